@@ -1,0 +1,124 @@
+//! Shared nouns without behaviour: the names an operator gives to things, and where a webhook is going.
+//! Which words does the whole house use?
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A name from the configuration: cheap to clone, compared by its text.
+macro_rules! name {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            pub fn new(text: impl Into<Arc<str>>) -> Self {
+                Self(text.into())
+            }
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    )*};
+}
+
+name! {
+    /// `[clients.NAME]`: who calls.
+    ClientName;
+    /// `Outgate-Tenant`: for whom a client calls.
+    TenantName;
+    /// `[[routes]] name`.
+    RouteName;
+    /// `[egress.NAME]`: a pool of source addresses.
+    PoolName;
+    /// `[trust.NAME]`: what a target must prove.
+    TrustName;
+    /// `[signers.NAME]`.
+    SignerName;
+    /// `[limits.NAME]`.
+    LimitName;
+    /// The `id` of a signing key.
+    KeyId;
+}
+
+/// The host of a target or a pattern, canonical: see [`crate::host`], its only maker from text.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Host {
+    /// Lower case, no trailing dot, IDNA A-labels.
+    Name(Arc<str>),
+    Ip(IpAddr),
+}
+
+impl fmt::Display for Host {
+    /// As in a URI: an IPv6 address stands in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Name(name) => f.write_str(name),
+            Host::Ip(IpAddr::V4(ip)) => ip.fmt(f),
+            Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
+        }
+    }
+}
+
+/// How the onward hop speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scheme {
+    Https,
+    Http,
+}
+
+impl Scheme {
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Https => 443,
+            Scheme::Http => 80,
+        }
+    }
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Https => "https",
+            Scheme::Http => "http",
+        }
+    }
+}
+
+/// Where a webhook is going.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Target {
+    pub scheme: Scheme,
+    pub host: Host,
+    pub port: u16,
+}
+
+impl Target {
+    /// The authority as `Host` carries it: the default port is left out (RFC 9110 §7.2, RFC 3986 §6.2.3).
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            self.host.to_string()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
+    }
+}
