@@ -1,0 +1,146 @@
+//! Secrets that were written into the configuration itself, hidden before anything of it is shown.
+//! Which text of a file may not be seen?
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{secret, units};
+
+/// Keys whose values are no secret, where those of their neighbours may be.
+const OPEN: [&str; 9] =
+    ["id", "scheme", "from", "until", "key_dir", "networks", "tenants", "certificates", "public_keys"];
+/// Words in a key that make its value a secret anywhere.
+const SECRETIVE: [&str; 4] = ["secret", "token", "passw", "passphrase"];
+
+/// The text, byte for byte as long, with asterisks for every value that may be a secret: all but references and hashes
+/// in the sections of clients and signers and below keys that sound like it. `errors`: where the text is no TOML, so
+/// that `table` does not hold it all.
+pub(super) fn conceal(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) -> String {
+    let mut spans = Vec::new();
+    for (key, value) in table {
+        let section = key.get_ref();
+        let inside = secretive(section);
+        match value.get_ref() {
+            DeValue::Table(members) if section.starts_with("client") || section.starts_with("sign") => {
+                // One level down stand names, and below them what they name.
+                for (_, member) in members {
+                    gather(member, true, &mut spans);
+                }
+            }
+            _ => gather(value, inside, &mut spans),
+        }
+    }
+    if !errors.is_empty() {
+        spans.extend(broken_lines(text, errors));
+    }
+    let mut bytes = text.as_bytes().to_vec();
+    for span in spans {
+        for byte in bytes.get_mut(span).into_iter().flatten() {
+            // Quotes stay, so that it still is a string.
+            if !b"\n\"'".contains(byte) {
+                *byte = b'*';
+            }
+        }
+    }
+    // Spans are those of whole values and lines, so this loses nothing; and if it did, nothing is shown that must not.
+    String::from_utf8(bytes).unwrap_or_else(|_| "*".repeat(text.len()))
+}
+
+fn secretive(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    SECRETIVE.iter().any(|word| key.contains(word))
+}
+
+/// The spans of what must not be seen in a value; `inside`: it stands where secrets do.
+fn gather(value: &toml::Spanned<DeValue<'_>>, inside: bool, spans: &mut Vec<Range<usize>>) {
+    match value.get_ref() {
+        DeValue::Table(table) => {
+            for (key, value) in table {
+                let open = OPEN.contains(&key.get_ref().as_ref());
+                gather(value, (inside || secretive(key.get_ref())) && !open, spans);
+            }
+        }
+        DeValue::Array(array) => array.iter().for_each(|element| gather(element, inside, spans)),
+        DeValue::String(text) => {
+            // Standard Webhooks prefixes its secrets, so that they are known wherever they turn up.
+            let known = text.starts_with("whsec_") || text.starts_with("whsk_");
+            if known || inside && !secret::is_reference(text) && units::token_hash(text).is_err() {
+                spans.push(value.span());
+            }
+        }
+        _ if inside => spans.push(value.span()),
+        _ => {}
+    }
+}
+
+/// In a text that is no TOML, what follows the first `=` of each line that an error touches or that sounds secretive.
+fn broken_lines(text: &str, errors: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut spans = Vec::new();
+    let (mut start, mut section) = (0, "");
+    for line in text.split_inclusive('\n') {
+        let end = start + line.len();
+        let header = line.trim_start().starts_with('[') && !line.contains('=');
+        if header {
+            section = line.trim_matches(|c: char| c == '[' || c.is_whitespace());
+        }
+        let touched = errors.iter().any(|error| error.start < end && start <= error.end);
+        let private = section.starts_with("client") || section.starts_with("sign");
+        if !header && (secretive(line) || line.contains("whsec_") || touched && private) {
+            spans.push(line.find('=').map_or(start, |equals| start + equals + 1)..end);
+        }
+        start = end;
+    }
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn concealed(text: &str) -> String {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let errors: Vec<_> = errors.iter().filter_map(toml::de::Error::span).collect();
+        let concealed = conceal(text, table.get_ref(), &errors);
+        assert_eq!(concealed.len(), text.len());
+        concealed
+    }
+
+    #[test]
+    fn what_is_a_secret_is_hidden() {
+        for text in [
+            "[signers.a]\nkeys = [{ id = \"1\", secret = \"hunter2\" }]",
+            "[signers.a]\nkeys = [\"hunter2\", \"file:x\"]",
+            "[signers.a]\nsecret = 'hunter2'",
+            "[signers]\na.keys = [{ secret = \"\"\"hunter2\nhunter2\"\"\" }]",
+            "[sign.a]\nk = \"hunter2\"",
+            "[clients.a]\ntokens = [\"hunter2\", \"sha256:hunter2\"]",
+            "[clients.a]\ntoken = { value = \"hunter2\" }",
+            "api_token = \"hunter2\"",
+            "[[routes]]\nid = \"whsec_hunter2\"",
+            "[signers.a]\nsecret = hunter2",
+            "[signers.a]\nkeys = [{ id = \"1\", secret = hunter2 }]\n[server]\n",
+            "[clients.a]\ntokens = [\n  hunter2,\n]\n",
+            "[clients.a]\ntokens = [\"hunter2]\n",
+            "secret = \"hunter2",
+            "[signers.a]\nsecret = éhunter2",
+        ] {
+            assert!(!concealed(text).contains("hunter2"), "{text}\n{}", concealed(text));
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_shown() {
+        let hash = "sha256:".to_owned() + &"0a".repeat(32);
+        for text in [
+            "[signers.a]\nscheme = \"standard-webhooks\"\nkeys = [{ id = \"1\", secret = \"env:KEY\", from = \"soon\" }]",
+            "[clients.a]\nnetworks = [\"192.0.2.0/28\"]\ntenants = [\"a\"]",
+            "[[routes]]\nname = \"secret\"\nsign = [\"a\"]",
+            "[server\nlisten = [\"[::1]:1\"]",
+        ] {
+            assert_eq!(concealed(text), text);
+        }
+        let text = format!("[clients.a]\ntokens = [\"{hash}\"]");
+        assert_eq!(concealed(&text), text);
+    }
+}

@@ -1,0 +1,216 @@
+//! The only code of the configuration that opens files: never blocks on one, never reads without a limit, forgets none.
+//! What stands in this file, and which files were looked at?
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest;
+
+/// No configuration or certificate file is larger.
+pub(super) const FILE_MAX: u64 = 8 << 20;
+/// No pattern may name more files.
+pub(super) const INCLUDES_MAX: usize = 10_000;
+
+/// Why a file cannot be read.
+#[derive(Debug)]
+pub(super) enum FileFault {
+    Missing,
+    Denied,
+    Directory,
+    /// A pipe, a socket or a device: reading it could block, or never end.
+    NotRegular,
+    TooLarge {
+        max: u64,
+    },
+    TooMany,
+    Other(io::Error),
+}
+
+impl fmt::Display for FileFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("does not exist"),
+            Self::Denied => f.write_str("may not be read: permission denied"),
+            Self::Directory => f.write_str("is a directory"),
+            Self::NotRegular => f.write_str("is not a regular file"),
+            Self::TooLarge { max } if *max < 1 << 20 => write!(f, "is larger than {} KiB", max >> 10),
+            Self::TooLarge { max } => write!(f, "is larger than {} MiB", max >> 20),
+            Self::TooMany => write!(f, "names more than {INCLUDES_MAX} files"),
+            Self::Other(error) => write!(f, "cannot be read: {error}"),
+        }
+    }
+}
+
+impl From<io::Error> for FileFault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing,
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::IsADirectory => Self::Directory,
+            _ => Self::Other(error),
+        }
+    }
+}
+
+/// A file's bytes, and who may read it.
+pub(super) struct Content {
+    pub(super) bytes: Vec<u8>,
+    pub(super) mode: u32,
+}
+
+/// Every file and directory looked at, and the running digest of their content.
+pub(super) struct Files {
+    paths: BTreeSet<PathBuf>,
+    digest: digest::Context,
+}
+
+impl Files {
+    pub(super) fn new() -> Self {
+        Self { paths: BTreeSet::new(), digest: digest::Context::new(&digest::SHA256) }
+    }
+
+    /// A file that cannot be read is remembered too: that it appears is a change.
+    pub(super) fn read(&mut self, path: &Path, max: u64) -> Result<Content, FileFault> {
+        self.remember(path);
+        let content = read(path, max)?;
+        self.digest(path.as_os_str().as_encoded_bytes());
+        self.digest(&content.bytes);
+        Ok(content)
+    }
+
+    /// Content that is part of the configuration and stands in no file of ours.
+    pub(super) fn digest(&mut self, bytes: &[u8]) {
+        // The length keeps "ab", "c" and "a", "bc" apart.
+        self.digest.update(&(bytes.len() as u64).to_be_bytes());
+        self.digest.update(bytes);
+    }
+
+    /// The files of a directory whose names match, sorted by name; as in a shell `*` does not match a leading dot, so
+    /// that an editor's scratch file is no configuration. The directory is remembered: a new file in it is a change.
+    pub(super) fn matching(&mut self, directory: &Path, pattern: &str) -> Result<Vec<PathBuf>, FileFault> {
+        self.remember(directory);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.starts_with('.') != pattern.starts_with('.') || !matches(pattern, name) {
+                continue;
+            }
+            if found.len() == INCLUDES_MAX {
+                return Err(FileFault::TooMany);
+            }
+            found.push(directory.join(name));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn remember(&mut self, path: &Path) {
+        self.paths.insert(path.to_owned());
+    }
+
+    /// What was looked at, and SHA-256 over path and content of all that was read.
+    pub(super) fn finish(self) -> (Vec<PathBuf>, [u8; 32]) {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.digest.finish().as_ref());
+        (self.paths.into_iter().collect(), digest)
+    }
+}
+
+fn read(path: &Path, max: u64) -> Result<Content, FileFault> {
+    // O_NONBLOCK: opening a FIFO would wait for a writer, and what the path names may change after any check of it.
+    let file: File = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(FileFault::Directory);
+    }
+    if !metadata.is_file() {
+        return Err(FileFault::NotRegular);
+    }
+    // Sized at once, so that no half-grown copy of a secret stays behind in memory.
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(max) + 1).unwrap_or_default());
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(FileFault::TooLarge { max });
+    }
+    Ok(Content { bytes, mode: metadata.mode() })
+}
+
+/// `*` stands for any text, and nothing else is special.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        // The first place where a part fits leaves the most to the others.
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, expected) in [
+            ("*.toml", "a.toml", true),
+            ("*.toml", ".toml", true),
+            ("*.toml", "a.toml.bak", false),
+            ("a*b*c", "abc", true),
+            ("a*b*c", "axxbyybzc", true),
+            ("a*b*c", "acb", false),
+            ("ab*ba", "aba", false),
+            ("*", "anything", true),
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("[a]?", "[a]?", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        assert!(matches!(read(Path::new("/"), 9), Err(FileFault::Directory)));
+        assert!(matches!(read(Path::new("/dev/zero"), 9), Err(FileFault::NotRegular)));
+        assert!(matches!(read(Path::new("/dev/null/x"), 9), Err(FileFault::Missing)));
+        let path = std::env::temp_dir().join(format!("outgate-fifo-{}", std::process::id()));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        let fault = read(&path, 9);
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(fault, Err(FileFault::NotRegular)));
+    }
+
+    #[test]
+    fn limits_paths_and_digests() {
+        let path = std::env::temp_dir().join(format!("outgate-files-{}", std::process::id()));
+        fs::write(&path, b"12345").unwrap();
+        let digest = |max| {
+            let mut files = Files::new();
+            let fault = files.read(&path, max).is_err();
+            (fault, files.finish())
+        };
+        let (whole, short) = (digest(5), digest(4));
+        fs::write(&path, b"12346").unwrap();
+        let changed = digest(5);
+        fs::remove_file(&path).unwrap();
+        assert_eq!((whole.0, short.0), (false, true));
+        assert_eq!((&whole.1.0, &short.1.0), (&vec![path.clone()], &vec![path.clone()]));
+        assert_ne!(whole.1.1, changed.1.1);
+    }
+}

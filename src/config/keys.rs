@@ -1,0 +1,367 @@
+//! Every key there is, every key there will be, and the words that people write for them.
+//! Is this key known, and if not, which was meant?
+
+use super::problem::nearest;
+
+/// The keys of one kind of table.
+pub(super) struct Shape {
+    /// Dotted, `*` for a name the operator gives; empty for the file.
+    pub(super) path: &'static str,
+    /// As a person would name it.
+    pub(super) title: &'static str,
+    pub(super) keys: &'static [&'static str],
+    /// Of a later version.
+    later: &'static [&'static str],
+    /// What other proxies call it, or what it could be called; a section may be an answer too.
+    renamed: &'static [(&'static str, &'static str)],
+}
+
+pub(super) static FILE: Shape = Shape {
+    path: "",
+    title: "the file",
+    keys: &[
+        "include", "server", "admin", "egress", "clients", "routes", "trust", "signers", "limits", "guard", "resolver",
+        "timeouts", "log",
+    ],
+    later: &["audit", "redact"],
+    renamed: &[
+        ("pool", "egress"),
+        ("pools", "egress"),
+        ("outbound", "egress"),
+        ("timeout", "timeouts"),
+        ("sign", "signers"),
+        ("signing", "signers"),
+        ("dns", "resolver"),
+        ("acl", "guard"),
+        ("tls", "trust"),
+        ("logging", "log"),
+        ("metrics", "admin"),
+        ("listener", "server"),
+        ("listeners", "server"),
+        ("frontend", "server"),
+        ("backend", "routes"),
+        ("rate_limit", "limits"),
+        ("rate_limits", "limits"),
+        ("includes", "include"),
+    ],
+};
+
+/// What is said once, in the main file, and in no file that it includes.
+pub(super) const MAIN_ONLY: [&str; 7] = ["include", "server", "admin", "guard", "resolver", "timeouts", "log"];
+
+pub(super) static SERVER: Shape = Shape {
+    path: "server",
+    title: "[server]",
+    keys: &["name", "listen", "allow_anonymous", "max_connections", "drain_timeout", "workers"],
+    later: &["tls", "proxy_protocol"],
+    renamed: &[
+        ("bind", "listen"),
+        ("address", "listen"),
+        ("port", "listen"),
+        ("maxconn", "max_connections"),
+        ("threads", "workers"),
+        ("nbthread", "workers"),
+        ("shutdown_timeout", "drain_timeout"),
+        ("grace", "drain_timeout"),
+        ("allow_missing_role", "allow_anonymous"),
+        ("anonymous", "allow_anonymous"),
+        ("pseudonym", "name"),
+    ],
+};
+
+pub(super) static ADMIN: Shape = Shape {
+    path: "admin",
+    title: "[admin]",
+    keys: &["listen"],
+    later: &[],
+    renamed: &[("bind", "listen"), ("address", "listen"), ("port", "listen"), ("socket", "listen")],
+};
+
+pub(super) static POOL: Shape = Shape {
+    path: "egress.*",
+    title: "[egress.NAME]",
+    keys: &["ranges", "exclude", "select", "failover"],
+    later: &[],
+    renamed: &[
+        ("cidrs", "ranges"),
+        ("cidr", "ranges"),
+        ("addresses", "ranges"),
+        ("ips", "ranges"),
+        ("source", "ranges"),
+        ("sources", "ranges"),
+        ("except", "exclude"),
+        ("balance", "select"),
+        ("lb_policy", "select"),
+        ("strategy", "select"),
+        ("retry", "failover"),
+    ],
+};
+
+pub(super) static RANGE: Shape = Shape {
+    path: "egress.*.ranges",
+    title: "a range of [egress.NAME]",
+    keys: &["cidr", "from", "until"],
+    later: &[],
+    renamed: FROM_UNTIL,
+};
+
+/// What people write for what is in force for a time, a range or a key.
+const FROM_UNTIL: &[(&str, &str)] = &[
+    ("range", "cidr"),
+    ("start", "from"),
+    ("since", "from"),
+    ("not_before", "from"),
+    ("to", "until"),
+    ("end", "until"),
+    ("expires", "until"),
+    ("not_after", "until"),
+    ("name", "id"),
+    ("kid", "id"),
+    ("key", "secret"),
+    ("value", "secret"),
+    ("file", "secret"),
+    ("path", "secret"),
+];
+
+pub(super) static CLIENT: Shape = Shape {
+    path: "clients.*",
+    title: "[clients.NAME]",
+    keys: &["tokens", "networks", "tenants"],
+    later: &["certificates", "public_keys"],
+    renamed: &[
+        ("password", "tokens"),
+        ("secret", "tokens"),
+        ("hashes", "tokens"),
+        ("cidrs", "networks"),
+        ("ranges", "networks"),
+        ("addresses", "networks"),
+        ("allow", "networks"),
+        ("accounts", "tenants"),
+    ],
+};
+
+pub(super) static ROUTE: Shape = Shape {
+    path: "routes",
+    title: "[[routes]]",
+    keys: &[
+        "name",
+        "hosts",
+        "paths",
+        "ports",
+        "tenants",
+        "clients",
+        "egress",
+        "trust",
+        "sign",
+        "limits",
+        "plaintext",
+        "connect",
+        "body_max",
+        "timeouts",
+    ],
+    later: &[],
+    renamed: &[
+        ("domains", "hosts"),
+        ("allowed_domains", "hosts"),
+        ("prefix", "paths"),
+        ("pool", "egress"),
+        ("signers", "sign"),
+        ("timeout", "timeouts"),
+        ("max_body", "body_max"),
+        ("body_limit", "body_max"),
+        ("tunnel", "connect"),
+        ("mitm_domains", "connect"),
+        ("tls", "trust"),
+        ("rate_limits", "limits"),
+    ],
+};
+
+pub(super) static ROUTE_TIMEOUTS: Shape = Shape {
+    path: "routes.timeouts",
+    title: "the timeouts of [[routes]]",
+    keys: &["dns", "connect", "tls", "body", "response", "total"],
+    later: &[],
+    renamed: TIMES,
+};
+
+/// What people write for the timeouts.
+const TIMES: &[(&str, &str)] = &[
+    ("resolve", "dns"),
+    ("tcp", "connect"),
+    ("handshake", "tls"),
+    ("client", "body"),
+    ("request", "body"),
+    ("server", "response"),
+    ("read", "response"),
+    ("keepalive", "idle"),
+    ("keep_alive", "idle"),
+    ("overall", "total"),
+    ("max_age", "reuse"),
+];
+
+pub(super) static TRUST: Shape = Shape {
+    path: "trust.*",
+    title: "[trust.NAME]",
+    keys: &["roots", "min_version", "verify"],
+    later: &["pins", "crls", "identity"],
+    renamed: &[
+        ("ca", "roots"),
+        ("ca_file", "roots"),
+        ("cafile", "roots"),
+        ("trusted_ca", "roots"),
+        ("ssl_min_ver", "min_version"),
+        ("tls_minimum_protocol_version", "min_version"),
+        ("version", "min_version"),
+        ("insecure", "verify"),
+        ("insecure_skip_verify", "verify"),
+    ],
+};
+
+pub(super) static SIGNER: Shape = Shape {
+    path: "signers.*",
+    title: "[signers.NAME]",
+    keys: &["scheme", "keys"],
+    later: &["key_dir"],
+    renamed: &[
+        ("algorithm", "scheme"),
+        ("kind", "scheme"),
+        ("type", "scheme"),
+        ("key", "keys"),
+        ("secrets", "keys"),
+        ("secret", "keys"),
+    ],
+};
+
+pub(super) static SIGNING_KEY: Shape = Shape {
+    path: "signers.*.keys",
+    title: "a key of [signers.NAME]",
+    keys: &["id", "secret", "from", "until"],
+    later: &[],
+    renamed: FROM_UNTIL,
+};
+
+pub(super) static LIMIT: Shape = Shape {
+    path: "limits.*",
+    title: "[limits.NAME]",
+    keys: &["rate", "burst", "concurrency", "per", "wait"],
+    later: &[],
+    renamed: &[
+        ("requests", "rate"),
+        ("rps", "rate"),
+        ("max_concurrent", "concurrency"),
+        ("maxconn", "concurrency"),
+        ("by", "per"),
+        ("key", "per"),
+        ("delay", "wait"),
+        ("queue_timeout", "wait"),
+    ],
+};
+
+pub(super) static GUARD: Shape = Shape {
+    path: "guard",
+    title: "[guard]",
+    keys: &["allow", "deny", "ports"],
+    later: &[],
+    renamed: &[
+        ("allow_ranges", "allow"),
+        ("allow_addresses", "allow"),
+        ("deny_ranges", "deny"),
+        ("deny_addresses", "deny"),
+        ("block", "deny"),
+        ("allowed_ports", "ports"),
+    ],
+};
+
+pub(super) static RESOLVER: Shape = Shape {
+    path: "resolver",
+    title: "[resolver]",
+    keys: &["servers", "hosts"],
+    later: &[],
+    renamed: &[
+        ("nameservers", "servers"),
+        ("nameserver", "servers"),
+        ("resolver_addresses", "servers"),
+        ("static", "hosts"),
+    ],
+};
+
+pub(super) static TIMEOUTS: Shape = Shape {
+    path: "timeouts",
+    title: "[timeouts]",
+    keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "reuse"],
+    later: &[],
+    renamed: TIMES,
+};
+
+pub(super) static LOG: Shape = Shape {
+    path: "log",
+    title: "[log]",
+    keys: &["deliveries", "level"],
+    later: &[],
+    renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
+};
+
+static SHAPES: [&Shape; 16] = [
+    &FILE,
+    &SERVER,
+    &ADMIN,
+    &POOL,
+    &RANGE,
+    &CLIENT,
+    &ROUTE,
+    &ROUTE_TIMEOUTS,
+    &TRUST,
+    &SIGNER,
+    &SIGNING_KEY,
+    &LIMIT,
+    &GUARD,
+    &RESOLVER,
+    &TIMEOUTS,
+    &LOG,
+];
+
+/// What a key that is not of its table may be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// Of a later version.
+    Later,
+    /// Another name for this key.
+    Renamed(&'static str),
+    /// Close to this key.
+    Near(&'static str),
+    /// A key of the table with this title.
+    Elsewhere(&'static str),
+    Strange,
+}
+
+impl Shape {
+    pub(super) fn knows(&self, key: &str) -> bool {
+        self.keys.contains(&key)
+    }
+
+    pub(super) fn judge(&self, key: &str) -> Unknown {
+        // People write `drain-timeout` and `drainTimeout` too.
+        let plain = key.replace('-', "_").to_ascii_lowercase();
+        if self.later.contains(&key) {
+            return Unknown::Later;
+        }
+        // A name of several tables is only right where the table has the key.
+        if let Some((_, name)) = self.renamed.iter().find(|(old, name)| *old == plain && self.knows(name)) {
+            return Unknown::Renamed(name);
+        }
+        if let Some(near) = nearest(&plain, self.keys.iter().copied()) {
+            return Unknown::Near(near);
+        }
+        match SHAPES.iter().find(|shape| shape.knows(key)) {
+            Some(shape) => Unknown::Elsewhere(shape.title),
+            None => Unknown::Strange,
+        }
+    }
+}
+
+/// Every key as a dotted path, `*` for a name: `server.listen`, `egress.*.ranges`.
+pub fn known() -> impl Iterator<Item = String> {
+    SHAPES.iter().flat_map(|shape| {
+        shape.keys.iter().map(|key| if shape.path.is_empty() { (*key).into() } else { format!("{}.{key}", shape.path) })
+    })
+}

@@ -1,0 +1,321 @@
+//! The configuration as written: one struct a section, every value with the place it was read from.
+//! What may an operator write?
+
+mod conceal;
+mod files;
+mod keys;
+mod load;
+mod named;
+pub mod problem;
+mod read;
+mod render;
+mod secret;
+mod sections;
+mod syntax;
+mod units;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::names::{ClientName, Host, KeyId, LimitName, PoolName, SignerName, TrustName};
+pub use keys::known as known_keys;
+pub use load::{Loaded, Rejected, builtin, load, load_in, parse};
+pub use problem::{Place, Problem, Severity, Sources};
+pub use read::Environment;
+pub use render::{one_line_each, render, to_json};
+
+/// A value and the place in a file where it was written.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+impl<T> Deref for At<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// The whole configuration, includes merged, files it names already read; it may still be meaningless.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub server: Server,
+    pub admin: Admin,
+    pub egress: BTreeMap<PoolName, At<Pool>>,
+    pub clients: BTreeMap<ClientName, At<Client>>,
+    pub routes: Vec<At<Route>>,
+    pub trust: BTreeMap<TrustName, At<Trust>>,
+    pub signers: BTreeMap<SignerName, At<Signer>>,
+    pub limits: BTreeMap<LimitName, At<Limit>>,
+    pub guard: Guard,
+    pub resolver: Resolver,
+    pub timeouts: Timeouts,
+    pub log: Log,
+    /// The text of each file, for problems to point into.
+    pub sources: Sources,
+    /// Every file whose content is part of this configuration (the file, includes, keys, certificates), and every
+    /// directory that a pattern of `include` looked into: a file that appears there is a change too.
+    pub files: Vec<PathBuf>,
+    /// SHA-256 over path and content of `files`, and the system's roots if used: equal means nothing changed.
+    pub digest: [u8; 32],
+}
+
+/// A socket to listen on: `127.0.0.1:4750`, `[::1]:0`, `unix:/path`, `systemd`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(std::net::SocketAddr),
+    Unix(PathBuf),
+    Systemd,
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::Tcp(address) => address.fmt(f),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+            Listen::Systemd => f.write_str("systemd"),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Our pseudonym in `Via` and `Proxy-Status`; default `outgate`.
+    pub name: String,
+    pub listen: Vec<At<Listen>>,
+    pub allow_anonymous: At<bool>,
+    pub max_connections: usize,
+    pub drain_timeout: Duration,
+    /// Worker threads; `None`: one a core.
+    pub workers: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub listen: Vec<At<Listen>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pool {
+    pub ranges: Vec<At<PoolRange>>,
+    pub exclude: Vec<At<IpNet>>,
+    pub select: Select,
+    pub failover: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct PoolRange {
+    pub cidr: IpNet,
+    pub from: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+/// How a delivery chooses among the addresses of its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Select {
+    /// By (tenant, host): the same pair leaves from the same address.
+    Sticky,
+    /// Round robin.
+    Spread,
+    Random,
+}
+
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// SHA-256 of each token.
+    pub tokens: Vec<At<[u8; 32]>>,
+    pub networks: Vec<At<IpNet>>,
+    /// Names of tenants, or `*`.
+    pub tenants: Vec<At<String>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub name: At<String>,
+    /// `hooks.acme.example`, `*.acme.example`, `*`, or an address; as written.
+    pub hosts: Vec<At<String>>,
+    pub paths: Vec<At<String>>,
+    /// Ports beyond `guard.ports`.
+    pub ports: Vec<At<u16>>,
+    pub tenants: Vec<At<String>>,
+    pub clients: Vec<At<String>>,
+    pub egress: Option<At<String>>,
+    pub trust: Option<At<String>>,
+    pub sign: Vec<At<String>>,
+    pub limits: Vec<At<String>>,
+    pub plaintext: At<Plaintext>,
+    pub connect: At<Connect>,
+    /// Bytes.
+    pub body_max: Option<At<u64>>,
+    pub timeouts: RouteTimeouts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plaintext {
+    Refuse,
+    Upgrade,
+    Allow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connect {
+    Tunnel,
+    Inspect,
+    Refuse,
+}
+
+/// Each `None` is inherited from `[timeouts]`.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTimeouts {
+    pub dns: Option<Duration>,
+    pub connect: Option<Duration>,
+    pub tls: Option<Duration>,
+    pub body: Option<Duration>,
+    pub response: Option<Duration>,
+    pub total: Option<Duration>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    pub dns: Duration,
+    /// TCP, over all addresses tried.
+    pub connect: Duration,
+    pub tls: Duration,
+    /// The client sending its body.
+    pub body: Duration,
+    /// From the last byte of the request to the head of the response.
+    pub response: Duration,
+    /// A client or target connection without a request.
+    pub idle: Duration,
+    /// The whole delivery, from head to last byte.
+    pub total: Duration,
+    /// How old a reusable connection may grow.
+    pub reuse: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Trust {
+    pub roots: Vec<At<Roots>>,
+    pub min_version: TlsVersion,
+    pub verify: At<Verify>,
+}
+
+/// Trust anchors, already read from where they stand.
+#[derive(Clone, Debug)]
+pub enum Roots {
+    /// The Mozilla set, compiled in.
+    Mozilla,
+    /// The system's store: DER certificates.
+    System(Vec<Vec<u8>>),
+    /// DER certificates of a PEM file.
+    File(PathBuf, Vec<Vec<u8>>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    Full,
+    None,
+}
+
+#[derive(Clone, Debug)]
+pub struct Signer {
+    pub scheme: At<String>,
+    pub keys: Vec<At<SigningKey>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SigningKey {
+    pub id: KeyId,
+    pub secret: At<Secret>,
+    pub from: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+/// A secret's bytes: wiped when dropped, never printed.
+#[derive(Clone)]
+pub struct Secret(zeroize::Zeroizing<Vec<u8>>);
+
+impl Secret {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(zeroize::Zeroizing::new(bytes))
+    }
+    /// The bytes themselves; the only way to them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Limit {
+    pub rate: Option<At<Rate>>,
+    pub burst: Option<At<u32>>,
+    pub concurrency: Option<At<u32>>,
+    pub per: Vec<At<Per>>,
+    /// How long a delivery may be paced before it is refused.
+    pub wait: Duration,
+}
+
+/// `N/s`, `N/m`, `N/h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u32,
+    pub period: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Per {
+    Client,
+    Tenant,
+    Route,
+    Host,
+    Egress,
+}
+
+#[derive(Clone, Debug)]
+pub struct Guard {
+    pub allow: Vec<At<IpNet>>,
+    pub deny: Vec<At<IpNet>>,
+    pub ports: Vec<At<u16>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Resolver {
+    /// Empty: the system's resolv.conf.
+    pub servers: Vec<At<std::net::SocketAddr>>,
+    pub hosts: BTreeMap<Host, Vec<IpAddr>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub deliveries: Deliveries,
+    /// A tracing filter for diagnostics on stderr; default `info`.
+    pub level: String,
+}
+
+/// Where delivery records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deliveries {
+    Stdout,
+    File(PathBuf),
+    Off,
+}

@@ -1,0 +1,306 @@
+//! What the operator names, in any of the files: pools, clients, routes, trusts, signers, limits.
+//! What has the operator made?
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::files::FILE_MAX;
+use super::problem::Problem;
+use super::read::{Reader, Table, Value};
+use super::{
+    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Roots, Route, RouteTimeouts, Select, Signer,
+    SigningKey, TlsVersion, Trust, Verify, keys, secret, units,
+};
+use crate::names::{ClientName, KeyId, LimitName, PoolName, SignerName, TrustName};
+
+fn at<T>(table: &Table<'_>, value: T) -> At<T> {
+    At { value, place: table.place }
+}
+
+pub(super) fn pools(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<PoolName, At<Pool>> {
+    let tables = reader.named(files, "egress", &keys::POOL);
+    tables.into_iter().map(|(name, table)| (PoolName::new(name), at(&table, pool(reader, &table)))).collect()
+}
+
+fn pool(reader: &mut Reader<'_>, table: &Table<'_>) -> Pool {
+    let help = "write the addresses to send from: ranges = [\"192.0.2.0/28\"]";
+    table.require(reader, "ranges", help);
+    let ranges = table.many(reader, "ranges", Some(help), range);
+    let exclude = table.many(reader, "exclude", None, |reader, value| reader.parsed(value, units::network));
+    let select = table.one(reader, "select", |reader, value| {
+        reader.choice(value, &[("sticky", Select::Sticky), ("spread", Select::Spread), ("random", Select::Random)])
+    });
+    let failover = table.one(reader, "failover", |reader, value| reader.boolean(value));
+    Pool {
+        ranges: ranges.unwrap_or_default(),
+        exclude: exclude.unwrap_or_default(),
+        select: select.map_or(Select::Sticky, |select| select.value),
+        failover: failover.is_none_or(|failover| failover.value),
+    }
+}
+
+/// A network, or a table that says from when until when it is ours.
+fn range(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<PoolRange>> {
+    if !value.is_table() {
+        let cidr = reader.parsed(value, units::network)?.value;
+        return Some(value.at(PoolRange { cidr, from: None, until: None }));
+    }
+    let table = Table::open(reader, value, &keys::RANGE)?;
+    table.require(reader, "cidr", "write { cidr = \"192.0.2.0/28\", from = \"2027-01-01T00:00:00Z\" }");
+    let cidr = table.one(reader, "cidr", |reader, value| reader.parsed(value, units::network));
+    let (from, until) = period(reader, &table);
+    let At { value: cidr, place } = cidr?;
+    Some(At { value: PoolRange { cidr, from, until }, place })
+}
+
+/// `from` and `until`: half-open, so that the end of one may be the start of the next.
+fn period(reader: &mut Reader<'_>, table: &Table<'_>) -> (Option<jiff::Timestamp>, Option<jiff::Timestamp>) {
+    let from = table.one(reader, "from", |reader, value| reader.parsed(value, units::timestamp));
+    let until = table.one(reader, "until", |reader, value| reader.parsed(value, units::timestamp));
+    if let (Some(from), Some(until)) = (&from, &until)
+        && from.value >= until.value
+    {
+        let problem = Problem::at(until.place, "ends before it begins").also(from.place, "begins here");
+        reader.problems.push(problem.help("write an `until` that is later than `from`"));
+    }
+    (from.map(|from| from.value), until.map(|until| until.value))
+}
+
+pub(super) fn clients(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<ClientName, At<Client>> {
+    let tables = reader.named(files, "clients", &keys::CLIENT);
+    tables.into_iter().map(|(name, table)| (ClientName::new(name), at(&table, client(reader, &table)))).collect()
+}
+
+fn client(reader: &mut Reader<'_>, table: &Table<'_>) -> Client {
+    // An empty list could be read as "from nowhere" or as "from anywhere": it must be neither.
+    let if_empty = Some("leave it out if the client may call from anywhere");
+    let tokens = table.many(reader, "tokens", None, |reader, value| reader.parsed(value, units::token_hash));
+    let networks = table.many(reader, "networks", if_empty, |reader, value| reader.parsed(value, units::network));
+    let tenants = table.many(reader, "tenants", None, word);
+    Client {
+        tokens: tokens.unwrap_or_default(),
+        networks: networks.unwrap_or_default(),
+        tenants: tenants.unwrap_or_default(),
+    }
+}
+
+fn word(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<String>> {
+    reader.parsed(value, units::word)
+}
+
+/// In the order of the files, and of each file.
+pub(super) fn routes(reader: &mut Reader<'_>, files: &[Table<'_>]) -> Vec<At<Route>> {
+    let mut routes = Vec::new();
+    for value in files.iter().filter_map(|file| file.get("routes")) {
+        if value.is_table() {
+            reader.wrong_type(&value, "a list of tables", "write [[routes]], with two brackets on each side");
+            continue;
+        }
+        for value in reader.list(&value, None).unwrap_or_default() {
+            if let Some(table) = Table::open(reader, &value, &keys::ROUTE) {
+                routes.push(at(&table, route(reader, &table)));
+            }
+        }
+    }
+    let mut first = BTreeMap::new();
+    for route in routes.iter().filter(|route| !route.name.is_empty()) {
+        if let Some(first) = first.insert(route.name.as_str(), route.name.place) {
+            let problem = Problem::at(route.name.place, format!("two routes are called {:?}", route.name.value));
+            let problem = problem.label("again here").also(first, "first here");
+            reader.problems.push(problem.help("give one of them another name"));
+        }
+    }
+    routes
+}
+
+fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
+    table.require(reader, "name", "write name = \"acme\": refusals, records and metrics tell routes by it");
+    table.require(reader, "hosts", "write hosts = [\"hooks.acme.example\"], or [\"*\"] for every host");
+    let name =
+        table.one(reader, "name", |reader, value| reader.parsed(value, |text| units::name(text).map(str::to_owned)));
+    let mut words = |key, if_empty| table.many(reader, key, if_empty, word).unwrap_or_default();
+    let hosts = words("hosts", Some("write [\"*\"] for every host"));
+    // Here too an empty list could mean all or nothing.
+    let paths = words("paths", Some("leave it out for every path"));
+    let tenants = words("tenants", Some("leave it out for every tenant"));
+    let clients = words("clients", Some("leave it out for every client"));
+    let sign = words("sign", None);
+    let limits = words("limits", None);
+    let egress = table.one(reader, "egress", word);
+    let trust = table.one(reader, "trust", word);
+    let ports = table.many(reader, "ports", None, |reader, value| reader.port(value));
+    let plaintext = table.one(reader, "plaintext", |reader, value| {
+        let choices = [("refuse", Plaintext::Refuse), ("upgrade", Plaintext::Upgrade), ("allow", Plaintext::Allow)];
+        reader.choice(value, &choices)
+    });
+    let connect = table.one(reader, "connect", |reader, value| {
+        reader.choice(value, &[("tunnel", Connect::Tunnel), ("inspect", Connect::Inspect), ("refuse", Connect::Refuse)])
+    });
+    let body_max = table.one(reader, "body_max", |reader, value| reader.parsed(value, units::size));
+    let timeouts = table.one(reader, "timeouts", |reader, value| {
+        Table::open(reader, value, &keys::ROUTE_TIMEOUTS).map(|table| route_timeouts(reader, &table))
+    });
+    Route {
+        name: name.unwrap_or_else(|| at(table, String::new())),
+        hosts,
+        paths,
+        ports: ports.unwrap_or_default(),
+        tenants,
+        clients,
+        egress,
+        trust,
+        sign,
+        limits,
+        plaintext: plaintext.unwrap_or(at(table, Plaintext::Refuse)),
+        connect: connect.unwrap_or(at(table, Connect::Tunnel)),
+        body_max,
+        timeouts: timeouts.unwrap_or_default(),
+    }
+}
+
+fn route_timeouts(reader: &mut Reader<'_>, table: &Table<'_>) -> RouteTimeouts {
+    let mut duration = |key| {
+        let written = table.one(reader, key, |reader, value| reader.parsed(value, units::positive_duration));
+        written.map(|duration| duration.value)
+    };
+    RouteTimeouts {
+        dns: duration("dns"),
+        connect: duration("connect"),
+        tls: duration("tls"),
+        body: duration("body"),
+        response: duration("response"),
+        total: duration("total"),
+    }
+}
+
+pub(super) fn trusts(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<TrustName, At<Trust>> {
+    let tables = reader.named(files, "trust", &keys::TRUST);
+    tables.into_iter().map(|(name, table)| (TrustName::new(name), at(&table, trust(reader, &table)))).collect()
+}
+
+fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
+    let if_empty = Some("no target could prove its name: write [\"mozilla\"], or leave it out for that");
+    let roots = table.many(reader, "roots", if_empty, roots);
+    let min_version = table.one(reader, "min_version", |reader, value| {
+        reader.choice(value, &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)])
+    });
+    let verify = table
+        .one(reader, "verify", |reader, value| reader.choice(value, &[("full", Verify::Full), ("none", Verify::None)]));
+    Trust {
+        roots: roots.unwrap_or_else(|| vec![at(table, Roots::Mozilla)]),
+        min_version: min_version.map_or(TlsVersion::V1_2, |version| version.value),
+        verify: verify.unwrap_or(at(table, Verify::Full)),
+    }
+}
+
+fn roots(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Roots>> {
+    let roots = match reader.text(value)? {
+        "mozilla" => Some(Roots::Mozilla),
+        "system" => system(reader, value),
+        path => certificates(reader, value, &reader.resolve(value.place, path)),
+    };
+    Some(value.at(roots?))
+}
+
+fn system(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots> {
+    let found = rustls_native_certs::load_native_certs();
+    let certificates: Vec<Vec<u8>> = found.certs.iter().map(|certificate| certificate.to_vec()).collect();
+    if certificates.is_empty() {
+        let problem = Problem::at(value.place, "the system's store has no certificate")
+            .label(found.errors.first().map(ToString::to_string).unwrap_or_default());
+        reader.problems.push(problem.help("install the package ca-certificates, or write \"mozilla\""));
+        return None;
+    }
+    for error in found.errors {
+        let message = format!("a part of the system's store cannot be read: {error}");
+        reader.problems.push(Problem::warning(Some(value.place), message));
+    }
+    certificates.iter().for_each(|certificate| reader.files.digest(certificate));
+    Some(Roots::System(certificates))
+}
+
+fn certificates(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Option<Roots> {
+    let help = "write \"mozilla\", \"system\" or the path of a PEM file of CA certificates";
+    let mut wrong = |label: String| {
+        let problem = Problem::at(value.place, format!("`{}` has no certificates", value.key));
+        reader.problems.push(problem.label(label).help(help));
+        None
+    };
+    let bytes = match reader.files.read(path, FILE_MAX) {
+        Ok(content) => content.bytes,
+        Err(fault) => return wrong(format!("{} {fault}", path.display())),
+    };
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match certificates {
+        Ok(found) if found.is_empty() => wrong(format!("{} has no certificate in it", path.display())),
+        Ok(found) => Some(Roots::File(path.to_owned(), found.iter().map(|der| der.to_vec()).collect())),
+        Err(_) => wrong(format!("{} is not PEM", path.display())),
+    }
+}
+
+pub(super) fn signers(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<SignerName, At<Signer>> {
+    let tables = reader.named(files, "signers", &keys::SIGNER);
+    let signers = tables.into_iter().map(|(name, table)| {
+        let signer = signer(reader, &table)?;
+        Some((SignerName::new(name), at(&table, signer)))
+    });
+    signers.flatten().collect()
+}
+
+fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
+    let help = "write keys = [{ id = \"2026-11\", secret = \"file:PATH\" }]";
+    table.require(reader, "scheme", "write scheme = \"standard-webhooks\"");
+    table.require(reader, "keys", help);
+    let scheme = table.one(reader, "scheme", word);
+    let keys = table.many(reader, "keys", Some(help), signing_key).unwrap_or_default();
+    let mut first = BTreeMap::new();
+    for (id, place) in keys.iter().map(|(id, _)| (id.value.as_str(), id.place)) {
+        if let Some(first) = first.insert(id, place) {
+            let problem = Problem::at(place, format!("two keys of `{}` are called {id:?}", table.key));
+            let problem = problem.label("again here").also(first, "first here");
+            reader.problems.push(problem.help("give each key an id of its own"));
+        }
+    }
+    Some(Signer { scheme: scheme?, keys: keys.into_iter().filter_map(|(_, key)| key).collect() })
+}
+
+/// The id too, so that two keys of one id are found even if one of them has no secret.
+fn signing_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<(At<String>, Option<At<SigningKey>>)> {
+    let table = Table::open(reader, value, &keys::SIGNING_KEY)?;
+    table.require(reader, "id", "write id = \"2026-11\": records tell keys by it");
+    table.require(reader, "secret", "write secret = \"file:PATH\", \"credential:NAME\" or \"env:NAME\"");
+    let id = table.one(reader, "id", |reader, value| reader.parsed(value, |text| units::name(text).map(str::to_owned)));
+    let secret = table.one(reader, "secret", secret::read);
+    let (from, until) = period(reader, &table);
+    let id = id?;
+    let key = secret.map(|secret| value.at(SigningKey { id: KeyId::new(id.as_str()), secret, from, until }));
+    Some((id, key))
+}
+
+pub(super) fn limits(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<LimitName, At<Limit>> {
+    let tables = reader.named(files, "limits", &keys::LIMIT);
+    tables.into_iter().map(|(name, table)| (LimitName::new(name), at(&table, limit(reader, &table)))).collect()
+}
+
+fn limit(reader: &mut Reader<'_>, table: &Table<'_>) -> Limit {
+    const PER: [(&str, Per); 5] = [
+        ("client", Per::Client),
+        ("tenant", Per::Tenant),
+        ("route", Per::Route),
+        ("host", Per::Host),
+        ("egress", Per::Egress),
+    ];
+    // That a limit limits something at all is judged where limits are compiled.
+    let per = table.many(reader, "per", None, |reader, value| reader.choice(value, &PER));
+    let wait = table.one(reader, "wait", |reader, value| reader.parsed(value, units::duration));
+    Limit {
+        rate: table.one(reader, "rate", |reader, value| reader.parsed(value, units::rate)),
+        burst: table.one(reader, "burst", |reader, value| reader.integer(value, 0..=u32::MAX)),
+        concurrency: table.one(reader, "concurrency", |reader, value| reader.integer(value, 0..=u32::MAX)),
+        per: per.unwrap_or_default(),
+        wait: wait.map_or_else(Default::default, |wait| wait.value),
+    }
+}

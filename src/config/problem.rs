@@ -1,0 +1,136 @@
+//! What is wrong with a configuration, and where: file, line, column, the text underlined, what to write instead.
+//! How is an operator told?
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// More problems than these nobody reads.
+pub(super) const PROBLEMS_MAX: usize = 1000;
+
+/// A range of bytes in one of the [`Sources`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub file: u16,
+    pub start: u32,
+    pub end: u32,
+}
+
+/// A problem keeps a configuration from being adopted; a warning does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Problem,
+    Warning,
+}
+
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub severity: Severity,
+    /// `None`: about the whole, or a file that could not be read.
+    pub place: Option<Place>,
+    /// What is wrong, in lower case.
+    pub message: String,
+    /// What stands under the underline, if the message alone is not enough.
+    pub label: String,
+    /// What to write instead.
+    pub help: Option<String>,
+    /// Another place that matters: "first defined here".
+    pub also: Option<(Place, String)>,
+}
+
+impl Problem {
+    pub fn at(place: Place, message: impl Into<String>) -> Self {
+        Self { place: Some(place), ..Self::general(message) }
+    }
+    pub fn general(message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Problem,
+            place: None,
+            message: message.into(),
+            label: String::new(),
+            help: None,
+            also: None,
+        }
+    }
+    pub fn warning(place: Option<Place>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, place, ..Self::general(message) }
+    }
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+    #[must_use]
+    pub fn also(mut self, place: Place, label: impl Into<String>) -> Self {
+        self.also = Some((place, label.into()));
+        self
+    }
+}
+
+/// The files that were read, in order; a [`Place`] points into them by number.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(Vec<(PathBuf, Arc<str>)>);
+
+impl Sources {
+    pub fn add(&mut self, path: &Path, text: impl Into<Arc<str>>) -> u16 {
+        self.0.push((path.to_owned(), text.into()));
+        u16::try_from(self.0.len() - 1).unwrap_or(u16::MAX)
+    }
+    pub fn get(&self, file: u16) -> Option<(&Path, &str)> {
+        self.0.get(usize::from(file)).map(|(path, text)| (path.as_path(), &**text))
+    }
+    /// Put another text in the place of a file's: the same, byte for byte, but for what may not be shown.
+    pub(super) fn replace(&mut self, file: u16, text: String) {
+        if let Some((_, old)) = self.0.get_mut(usize::from(file)) {
+            debug_assert_eq!(old.len(), text.len(), "places would point elsewhere");
+            *old = text.into();
+        }
+    }
+}
+
+/// The candidate nearest to a mistyped word, if one is near enough to be meant.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = candidates.into_iter().map(|candidate| (edits(word, candidate), candidate));
+    let (distance, candidate) = near.min_by_key(|&(distance, _)| distance)?;
+    (distance <= (word.chars().count() / 3).max(1)).then_some(candidate)
+}
+
+/// Levenshtein distance: insertions, deletions and replacements from one word to the other.
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn a_typo_finds_its_word_and_another_word_finds_none() {
+        let names = ["default", "public", "per-host"];
+        for (word, expected) in [
+            ("defualt", Some("default")),
+            ("pubic", Some("public")),
+            ("per_host", Some("per-host")),
+            ("billing", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(word, names), expected, "{word}");
+        }
+        assert_eq!(nearest("anything", []), None);
+    }
+}

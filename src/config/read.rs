@@ -1,0 +1,349 @@
+//! Typed access to a parsed file that writes down what is wrong and goes on.
+//! Is what stands here of the right kind?
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::At;
+use super::files::Files;
+use super::keys::{Shape, Unknown};
+use super::problem::{Place, Problem, Sources, nearest};
+use super::units::{self, Wrong};
+
+/// Where `env:NAME` and `$CREDENTIALS_DIRECTORY` are looked up.
+pub type Environment<'e> = dyn Fn(&str) -> Option<OsString> + 'e;
+
+/// What reading gathers besides values.
+pub(super) struct Reader<'e> {
+    pub(super) environment: &'e Environment<'e>,
+    pub(super) sources: Sources,
+    pub(super) files: Files,
+    pub(super) problems: Vec<Problem>,
+    /// What is no TOML, apart: what is made of the rest of such a line says nothing.
+    pub(super) syntax: Vec<Problem>,
+}
+
+/// A table whose keys are all known ones, or reported.
+pub(super) struct Table<'a> {
+    pub(super) place: Place,
+    /// Dotted: `egress.default`; empty for a file.
+    pub(super) key: String,
+    /// `None`: not written.
+    nodes: Option<&'a DeTable<'a>>,
+    shape: &'static Shape,
+    /// Keys that were written under a wrong name: they are not missing.
+    meant: Vec<&'static str>,
+}
+
+/// A value, whatever its type, and the key that it belongs to.
+pub(super) struct Value<'a> {
+    pub(super) place: Place,
+    pub(super) key: String,
+    node: &'a DeValue<'a>,
+}
+
+/// May a list be empty? If not, what to write instead.
+pub(super) type IfEmpty = Option<&'static str>;
+
+impl<'a> Value<'a> {
+    pub(super) fn at<T>(&self, value: T) -> At<T> {
+        At { value, place: self.place }
+    }
+
+    fn child(&self, node: &'a toml::Spanned<DeValue<'a>>, key: String) -> Value<'a> {
+        Value { place: place(self.place.file, node.span()), key, node: node.get_ref() }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.node {
+            DeValue::String(_) => "this is a string",
+            DeValue::Integer(_) => "this is a whole number",
+            DeValue::Float(_) => "this is a number with a point",
+            DeValue::Boolean(_) => "this is true or false",
+            DeValue::Datetime(_) => "this is a date or time",
+            DeValue::Array(_) => "this is a list",
+            DeValue::Table(_) => "this is a table",
+        }
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        self.node.is_table()
+    }
+
+    /// `false` and `[]` ask for nothing.
+    fn is_nothing(&self) -> bool {
+        match self.node {
+            DeValue::Boolean(written) => !written,
+            DeValue::Array(array) => array.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+/// Files are far smaller than 4 GiB.
+pub(super) fn place(file: u16, span: std::ops::Range<usize>) -> Place {
+    let offset = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
+    Place { file, start: offset(span.start), end: offset(span.end) }
+}
+
+impl<'a> Table<'a> {
+    pub(super) fn of_file(reader: &mut Reader<'_>, file: u16, nodes: &'a DeTable<'a>, shape: &'static Shape) -> Self {
+        Self::checked(reader, place(file, 0..0), String::new(), nodes, shape)
+    }
+
+    /// The table that a value is.
+    pub(super) fn open(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Shape) -> Option<Self> {
+        let DeValue::Table(nodes) = value.node else {
+            let help = format!("write {} with its keys: {}", shape.title, shape.keys.join(", "));
+            reader.wrong_type(value, "a table", help);
+            return None;
+        };
+        Some(Self::checked(reader, value.place, value.key.clone(), nodes, shape))
+    }
+
+    /// The section `key` of a file; all defaults if it is not written.
+    pub(super) fn section(&self, reader: &mut Reader<'_>, key: &str, shape: &'static Shape) -> Self {
+        let written = self.one(reader, key, |reader, value| Self::open(reader, value, shape));
+        written.unwrap_or_else(|| Self { place: self.place, key: key.into(), nodes: None, shape, meant: Vec::new() })
+    }
+
+    fn checked(
+        reader: &mut Reader<'_>,
+        place: Place,
+        key: String,
+        nodes: &'a DeTable<'a>,
+        shape: &'static Shape,
+    ) -> Self {
+        let mut table = Self { place, key, nodes: Some(nodes), shape, meant: Vec::new() };
+        for (word, node) in nodes {
+            if !shape.knows(word.get_ref()) {
+                let value = Value {
+                    place: self::place(place.file, word.span()),
+                    key: table.key_of(word.get_ref()),
+                    node: node.get_ref(),
+                };
+                table.meant.extend(reader.unknown_key(&value, word.get_ref(), shape));
+            }
+        }
+        table
+    }
+
+    pub(super) fn key_of(&self, key: &str) -> String {
+        if self.key.is_empty() { key.into() } else { format!("{}.{key}", self.key) }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
+        debug_assert!(self.shape.knows(key), "{key} is not a key of {}", self.shape.title);
+        let node = self.nodes?.get(key)?;
+        Some(Value { place: place(self.place.file, node.span()), key: self.key_of(key), node: node.get_ref() })
+    }
+
+    pub(super) fn one<T>(
+        &self,
+        reader: &mut Reader<'_>,
+        key: &str,
+        read: impl FnOnce(&mut Reader<'_>, &Value<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.get(key).and_then(|value| read(reader, &value))
+    }
+
+    pub(super) fn many<T>(
+        &self,
+        reader: &mut Reader<'_>,
+        key: &str,
+        if_empty: IfEmpty,
+        mut read: impl FnMut(&mut Reader<'_>, &Value<'a>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let list = reader.list(&self.get(key)?, if_empty)?;
+        Some(list.iter().filter_map(|value| read(reader, value)).collect())
+    }
+
+    /// Whether the key is there, however wrong its value; if not, that is a problem.
+    pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str, help: &str) {
+        if self.get(key).is_none() && !self.meant.contains(&key) && !reader.is_broken(self.place.file) {
+            reader.problems.push(Problem::at(self.place, format!("`{}` has no `{key}`", self.key)).help(help));
+        }
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn is_broken(&self, file: u16) -> bool {
+        self.syntax.iter().any(|problem| problem.place.is_some_and(|place| place.file == file))
+    }
+
+    /// Relative paths are relative to the file that names them.
+    pub(super) fn resolve(&self, place: Place, path: &str) -> PathBuf {
+        let directory = self.sources.get(place.file).and_then(|(file, _)| file.parent()).unwrap_or(Path::new(""));
+        directory.join(path)
+    }
+
+    pub(super) fn wrong_type(&mut self, value: &Value<'_>, expected: &str, help: impl Into<String>) {
+        let message = format!("`{}` is not {expected}", value.key);
+        self.problems.push(Problem::at(value.place, message).label(value.kind()).help(help));
+    }
+
+    /// Reports a key that is not of this table; the key that was meant, if that is clear.
+    fn unknown_key(&mut self, value: &Value<'_>, word: &str, shape: &'static Shape) -> Option<&'static str> {
+        let problem = Problem::at(value.place, format!("unknown key `{}`", value.key));
+        let (problem, meant) = match shape.judge(word) {
+            Unknown::Later if value.is_nothing() => return None,
+            Unknown::Later => {
+                let message = format!("this version does not support \"{word}\" yet");
+                (Problem::at(value.place, message).help("leave it out"), None)
+            }
+            Unknown::Renamed(name) => (problem.help(format!("this is called `{name}`")), Some(name)),
+            Unknown::Near(name) => (problem.help(format!("did you mean `{name}`?")), Some(name)),
+            Unknown::Elsewhere(title) => (problem.help(format!("`{word}` belongs to {title}")), None),
+            Unknown::Strange => {
+                (problem.help(format!("the keys of {} are {}", shape.title, shape.keys.join(", "))), None)
+            }
+        };
+        self.problems.push(problem);
+        meant
+    }
+
+    pub(super) fn text<'a>(&mut self, value: &Value<'a>) -> Option<&'a str> {
+        match value.node {
+            DeValue::String(text) => Some(text),
+            _ => {
+                self.wrong_type(value, "a string", "write a string, in quotes");
+                None
+            }
+        }
+    }
+
+    /// Text that means something.
+    pub(super) fn parsed<T>(&mut self, value: &Value<'_>, parse: fn(&str) -> Result<T, Wrong>) -> Option<At<T>> {
+        let (unquoted, text) = match value.node {
+            DeValue::String(text) => (false, text.to_string()),
+            // TOML has times of its own: no quotes needed.
+            DeValue::Datetime(time) => (false, time.to_string()),
+            DeValue::Integer(number) => (true, number.to_string()),
+            DeValue::Float(number) => (true, number.to_string()),
+            DeValue::Boolean(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                self.wrong_type(value, "a string", "write one string, in quotes");
+                return None;
+            }
+        };
+        match parse(&text) {
+            Ok(_) if unquoted => self.wrong_type(value, "a string", "write it in quotes"),
+            Ok(parsed) => return Some(value.at(parsed)),
+            Err(Wrong { what, why, help }) => {
+                let message = format!("`{}` is not {what}", value.key);
+                self.problems.push(Problem::at(value.place, message).label(why).help(help));
+            }
+        }
+        None
+    }
+
+    pub(super) fn boolean(&mut self, value: &Value<'_>) -> Option<At<bool>> {
+        let DeValue::Boolean(written) = value.node else {
+            self.wrong_type(value, "true or false", "write true or false, without quotes");
+            return None;
+        };
+        Some(value.at(*written))
+    }
+
+    pub(super) fn integer(&mut self, value: &Value<'_>, range: RangeInclusive<u32>) -> Option<At<u32>> {
+        let help = format!("write a whole number from {} to {}, without quotes", range.start(), range.end());
+        let DeValue::Integer(written) = value.node else {
+            self.wrong_type(value, "a whole number", help);
+            return None;
+        };
+        let number = u32::from_str_radix(written.as_str(), written.radix()).ok();
+        let Some(number) = number.filter(|number| range.contains(number)) else {
+            self.problems.push(Problem::at(value.place, format!("`{}` is out of range", value.key)).help(help));
+            return None;
+        };
+        Some(value.at(number))
+    }
+
+    pub(super) fn port(&mut self, value: &Value<'_>) -> Option<At<u16>> {
+        let port = self.integer(value, 1..=u16::MAX.into())?;
+        u16::try_from(port.value).ok().map(|port| value.at(port))
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&mut self, value: &Value<'_>, choices: &[(&str, T)]) -> Option<At<T>> {
+        let quoted: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let all = format!("write one of {}", quoted.join(", "));
+        let DeValue::String(text) = value.node else {
+            self.wrong_type(value, "a string", all);
+            return None;
+        };
+        if let Some((_, chosen)) = choices.iter().find(|(word, _)| *word == text) {
+            return Some(value.at(*chosen));
+        }
+        let near = nearest(&text.to_ascii_lowercase(), choices.iter().map(|(word, _)| *word));
+        self.no_choice(value, near.map_or(all, |word| format!("did you mean \"{word}\"?")));
+        None
+    }
+
+    pub(super) fn no_choice(&mut self, value: &Value<'_>, help: impl Into<String>) {
+        self.problems.push(Problem::at(value.place, format!("unknown value for `{}`", value.key)).help(help));
+    }
+
+    pub(super) fn list<'a>(&mut self, value: &Value<'a>, if_empty: IfEmpty) -> Option<Vec<Value<'a>>> {
+        let DeValue::Array(array) = value.node else {
+            let help = if value.is_table() { "write a list, [ … ]" } else { "write a list: put [ and ] around it" };
+            self.wrong_type(value, "a list", help);
+            return None;
+        };
+        if let Some(help) = if_empty.filter(|_| array.is_empty()) {
+            self.problems.push(Problem::at(value.place, format!("`{}` is empty", value.key)).help(help));
+        }
+        Some(array.iter().map(|node| value.child(node, value.key.clone())).collect())
+    }
+
+    /// The members of a table whose keys are names, in the order of the text.
+    pub(super) fn members<'a>(&mut self, value: &Value<'a>, help: &str) -> Vec<(At<&'a str>, Value<'a>)> {
+        let DeValue::Table(nodes) = value.node else {
+            self.wrong_type(value, "a table", help);
+            return Vec::new();
+        };
+        let member = |(word, node): (&'a toml::Spanned<_>, &'a toml::Spanned<_>)| {
+            let name: &'a std::borrow::Cow<'a, str> = word.get_ref();
+            let at = At { value: &**name, place: place(value.place.file, word.span()) };
+            (at, value.child(node, format!("{}.{name}", value.key)))
+        };
+        let mut members: Vec<_> = nodes.iter().map(member).collect();
+        members.sort_by_key(|(name, _)| name.place);
+        members
+    }
+
+    /// The named tables `[section.NAME]` of all files; a name stands for one thing.
+    pub(super) fn named<'a>(
+        &mut self,
+        files: &[Table<'a>],
+        section: &str,
+        shape: &'static Shape,
+    ) -> Vec<(&'a str, Table<'a>)> {
+        let mut first = BTreeMap::new();
+        let mut tables = Vec::new();
+        for value in files.iter().filter_map(|file| file.get(section)) {
+            let help = format!("give it a name: write [{section}.NAME]");
+            for (name, value) in self.members(&value, &help) {
+                if !value.is_table() {
+                    self.wrong_type(&value, "a table", help.as_str());
+                    continue;
+                }
+                if let Err(wrong) = units::name(&name) {
+                    let message = format!("`{}` is not {}", value.key, wrong.what);
+                    self.problems.push(Problem::at(name.place, message).label(wrong.why).help(wrong.help));
+                }
+                let Some(table) = Table::open(self, &value, shape) else { continue };
+                if let Some(first) = first.insert(name.value, name.place) {
+                    let message = format!("`{}` is defined twice", value.key);
+                    let problem = Problem::at(name.place, message).label("again here").also(first, "first here");
+                    self.problems.push(problem.help("give one of them another name"));
+                }
+                tables.push((name.value, table));
+            }
+        }
+        tables
+    }
+}

@@ -1,0 +1,211 @@
+//! Problems as a person reads them, with the text underlined, as a log has them, and as a script reads them.
+//! What does a problem look like?
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::path::Path;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+use serde_json::{Value, json};
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Place, Problem, Severity, Sources};
+
+/// Every problem with its excerpt, a blank line between two; `styled` is for terminals.
+pub fn render(problems: &[Problem], sources: &Sources, styled: bool) -> String {
+    let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
+    let mut out = String::new();
+    for problem in problems {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        out.push_str(&renderer.render(&[group(problem, sources)]));
+        out.push('\n');
+    }
+    out
+}
+
+fn group<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
+    let level = match problem.severity {
+        Severity::Problem => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let mut group = Group::with_title(level.primary_title(normalize_untrusted_str(&problem.message)));
+    let first = problem.place.map(|place| Mark { place, kind: AnnotationKind::Primary, label: &problem.label });
+    let second =
+        problem.also.as_ref().map(|(place, label)| Mark { place: *place, kind: AnnotationKind::Context, label });
+    match (first, second) {
+        (Some(first), Some(second)) if first.place.file == second.place.file => {
+            group = excerpt(group, sources, &[first, second]);
+        }
+        (first, second) => {
+            for mark in [first, second].into_iter().flatten() {
+                group = excerpt(group, sources, &[mark]);
+            }
+        }
+    }
+    if let Some(help) = &problem.help {
+        group = group.element(Level::HELP.message(normalize_untrusted_str(help)));
+    }
+    group
+}
+
+/// What to underline, and what to write there.
+struct Mark<'a> {
+    place: Place,
+    kind: AnnotationKind,
+    label: &'a str,
+}
+
+/// The lines from the first mark to the last: all marks are in one file.
+fn excerpt<'a>(group: Group<'a>, sources: &'a Sources, marks: &[Mark<'a>]) -> Group<'a> {
+    let Some((path, text)) = marks.first().and_then(|mark| sources.get(mark.place.file)) else {
+        return group;
+    };
+    let path = shown(path);
+    let spans: Vec<Range<usize>> = marks.iter().map(|mark| within(text, mark.place)).collect();
+    if spans.iter().all(|span| span.end == 0) {
+        // Nothing was written: the problem is with the file as a whole.
+        return group.element(Origin::path(path));
+    }
+    let start = spans.iter().map(|span| line_start(text, span.start)).min().unwrap_or(0);
+    let end = spans.iter().map(|span| line_end(text, span.end)).max().unwrap_or(text.len());
+    let mut snippet = Snippet::source(&text[start..end]).line_start(line(text, start)).path(path);
+    for (mark, span) in marks.iter().zip(spans) {
+        let label = (!mark.label.is_empty()).then(|| normalize_untrusted_str(mark.label));
+        snippet = snippet.annotation(mark.kind.span(span.start - start..span.end - start).label(label));
+    }
+    group.element(snippet)
+}
+
+fn shown(path: &Path) -> Cow<'_, str> {
+    path.to_string_lossy()
+}
+
+/// The bytes of a place, cut to what the text has.
+fn within(text: &str, place: Place) -> Range<usize> {
+    let cut = |offset: u32| text.floor_char_boundary(offset as usize);
+    cut(place.start)..cut(place.end.max(place.start))
+}
+
+fn line_start(text: &str, offset: usize) -> usize {
+    text[..offset].rfind('\n').map_or(0, |newline| newline + 1)
+}
+
+fn line_end(text: &str, offset: usize) -> usize {
+    text[offset..].find('\n').map_or(text.len(), |newline| offset + newline)
+}
+
+/// Counted from 1.
+fn line(text: &str, offset: usize) -> usize {
+    1 + text[..offset].bytes().filter(|byte| *byte == b'\n').count()
+}
+
+/// `FILE:LINE:COLUMN: MESSAGE; LABEL; HELP`, for a log.
+pub fn one_line_each(problems: &[Problem], sources: &Sources) -> Vec<String> {
+    let line = |problem: &Problem| {
+        let position = problem.place.and_then(|place| position(place, sources));
+        let place =
+            position.map(|(path, line, column)| format!("{}:{line}:{column}: ", shown(path))).unwrap_or_default();
+        let texts = [problem.message.as_str(), &problem.label, problem.help.as_deref().unwrap_or_default()];
+        let texts: Vec<&str> = texts.into_iter().filter(|text| !text.is_empty()).collect();
+        normalize_untrusted_str(&format!("{place}{}", texts.join("; ")))
+    };
+    problems.iter().map(line).collect()
+}
+
+/// The file, line and column of a place; both from 1, the column in characters.
+fn position(place: Place, sources: &Sources) -> Option<(&Path, usize, usize)> {
+    let (path, text) = sources.get(place.file)?;
+    let start = within(text, place).start;
+    Some((path, line(text, start), 1 + text[line_start(text, start)..start].chars().count()))
+}
+
+/// An array with an object a problem: `severity`, `file`, `line`, `column` (both from 1; the column counts
+/// characters), `key`, `message`, `label`, `help`; `null` where there is none.
+pub fn to_json(problems: &[Problem], sources: &Sources) -> Value {
+    problems.iter().map(|problem| object(problem, sources)).collect()
+}
+
+fn object(problem: &Problem, sources: &Sources) -> Value {
+    let severity = match problem.severity {
+        Severity::Problem => "problem",
+        Severity::Warning => "warning",
+    };
+    let mut object = json!({
+        "severity": severity, "file": null, "line": null, "column": null, "key": null,
+        "message": problem.message, "label": problem.label, "help": problem.help,
+    });
+    if let Some(place) = problem.place
+        && let Some((path, line, column)) = position(place, sources)
+        && let Some((_, text)) = sources.get(place.file)
+    {
+        object["file"] = shown(path).into();
+        object["line"] = line.into();
+        object["column"] = column.into();
+        object["key"] = key_at(DeTable::parse_recoverable(text).0.get_ref(), place.start as usize).into();
+    }
+    object
+}
+
+/// The dotted path of the innermost key or value at a place, so that also problems found later have one.
+fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let below = match value.get_ref() {
+            DeValue::Table(table) => key_at(table, offset),
+            DeValue::Array(array) => array.iter().find_map(|element| match element.get_ref() {
+                DeValue::Table(table) => key_at(table, offset),
+                _ => None,
+            }),
+            _ => None,
+        };
+        match below {
+            Some(below) => Some(format!("{}.{below}", key.get_ref())),
+            None => (key.span().contains(&offset) || value.span().contains(&offset)).then(|| key.get_ref().to_string()),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str =
+        "[server]\nlisten = [\"é\", \"systemd\"]\n\n[[routes]]\nname = \"a\"\n\n[[routes]]\nname = \"b\"\n";
+
+    fn place(word: &str) -> Place {
+        let start = u32::try_from(TEXT.find(word).unwrap()).unwrap();
+        Place { file: 0, start, end: start + u32::try_from(word.len()).unwrap() }
+    }
+
+    #[test]
+    fn scripts_and_logs_learn_the_place() {
+        let mut sources = Sources::default();
+        sources.add(Path::new("c.toml"), TEXT);
+        let problems = [
+            Problem::at(place("\"systemd\""), "no"),
+            Problem::at(place("\"b\""), "no").help("yes"),
+            Problem::warning(None, "all of it"),
+        ];
+        let json = to_json(&problems, &sources);
+        assert_eq!(
+            (&json[0]["key"], &json[0]["line"], &json[0]["column"]),
+            (&json!("server.listen"), &json!(2), &json!(16))
+        );
+        assert_eq!((&json[1]["key"], &json[1]["help"]), (&json!("routes.name"), &json!("yes")));
+        let lines = one_line_each(&problems, &sources);
+        assert_eq!(lines, ["c.toml:2:16: no", "c.toml:8:8: no; yes", "all of it"]);
+        assert_eq!((&json[2]["severity"], &json[2]["file"]), (&json!("warning"), &Value::Null));
+    }
+
+    #[test]
+    fn a_place_beyond_the_text_is_no_panic() {
+        let mut sources = Sources::default();
+        sources.add(Path::new("c.toml"), "é");
+        for (start, end) in [(0, 0), (1, 1), (1, 9), (9, 3)] {
+            let problem =
+                Problem::at(Place { file: 0, start, end }, "m").also(Place { file: 7, start: 0, end: 1 }, "n");
+            assert!(render(&[problem], &sources, false).starts_with("error: m"));
+        }
+    }
+}

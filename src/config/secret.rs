@@ -1,0 +1,123 @@
+//! Secrets: where they stand is written in the configuration, what they are is not.
+//! What is the secret that this text points to?
+
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::files::FileFault;
+use super::problem::Problem;
+use super::read::{Reader, Value};
+use super::{At, Secret};
+
+/// No key is longer.
+const SECRET_MAX: u64 = 64 << 10;
+
+/// Where a secret stands. Anything else may be the secret itself and is never shown.
+enum Reference<'a> {
+    File(&'a str),
+    /// A systemd credential: `$CREDENTIALS_DIRECTORY/NAME` (systemd.exec(5)).
+    Credential(&'a str),
+    Env(&'a str),
+}
+
+impl<'a> Reference<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        match text.split_once(':')? {
+            ("file", path) => Some(Self::File(path)),
+            ("credential", name) => Some(Self::Credential(name)),
+            ("env", name) => Some(Self::Env(name)),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a text only says where a secret stands.
+pub(super) fn is_reference(text: &str) -> bool {
+    Reference::parse(text).is_some()
+}
+
+pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Secret>> {
+    let text = reader.text(value)?;
+    let bytes = match Reference::parse(text) {
+        Some(Reference::File("")) => Err(("no path".into(), "write \"file:PATH\"".into())),
+        Some(Reference::File(path)) => from_file(reader, value, &reader.resolve(value.place, path)),
+        Some(Reference::Credential(name)) => from_credential(reader, name),
+        Some(Reference::Env(name)) => from_environment(reader, name),
+        None => Err((
+            "a secret is not written here, but where it stands".into(),
+            "write \"file:PATH\", \"credential:NAME\" or \"env:NAME\"".into(),
+        )),
+    };
+    match bytes {
+        Ok(bytes) => {
+            let secret = bytes.trim_ascii();
+            if !secret.is_empty() {
+                return Some(value.at(Secret::new(secret.to_vec())));
+            }
+            let problem = Problem::at(value.place, format!("`{}` is empty", value.key));
+            reader.problems.push(problem.help("put the secret where this points to"));
+        }
+        Err((why, help)) => {
+            let problem = Problem::at(value.place, format!("`{}` has no secret", value.key));
+            reader.problems.push(problem.label(why).help(help));
+        }
+    }
+    None
+}
+
+/// Why there is no secret, and what to do.
+type Bytes = Result<Zeroizing<Vec<u8>>, (String, String)>;
+
+fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Bytes {
+    let content = reader.files.read(path, SECRET_MAX).map_err(|fault| explain(path, &fault))?;
+    let bytes = Zeroizing::new(content.bytes);
+    if content.mode & 0o007 != 0 {
+        let message = format!("every user of this host can open {}", path.display());
+        reader
+            .problems
+            .push(Problem::warning(Some(value.place), message).help(format!("run `chmod o-rwx {}`", path.display())));
+    }
+    Ok(bytes)
+}
+
+fn from_credential(reader: &mut Reader<'_>, name: &str) -> Bytes {
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        return Err(("not the name of a credential".into(), "write the name that LoadCredential= gives it".into()));
+    }
+    let Some(directory) = (reader.environment)("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty())
+    else {
+        let help = format!("add LoadCredential={name}:PATH to the service, or write \"file:PATH\"");
+        return Err(("no credentials were passed: $CREDENTIALS_DIRECTORY is not set".into(), help));
+    };
+    let path = PathBuf::from(directory).join(name);
+    let content = reader.files.read(&path, SECRET_MAX).map_err(|fault| match fault {
+        FileFault::Missing => {
+            (format!("no credential {name} was passed"), format!("add LoadCredential={name}:PATH to the service"))
+        }
+        fault => explain(&path, &fault),
+    })?;
+    Ok(Zeroizing::new(content.bytes))
+}
+
+fn from_environment(reader: &mut Reader<'_>, name: &str) -> Bytes {
+    let Some(secret) = (reader.environment)(name) else {
+        let why = "this environment variable is not set".to_owned();
+        return Err((why, format!("set {name}, or write \"file:PATH\"")));
+    };
+    let bytes = Zeroizing::new(secret.into_encoded_bytes());
+    if bytes.len() as u64 > SECRET_MAX {
+        let why = format!("this environment variable is longer than {} KiB", SECRET_MAX >> 10);
+        return Err((why, "no key is that long".into()));
+    }
+    Ok(bytes)
+}
+
+fn explain(path: &Path, fault: &FileFault) -> (String, String) {
+    let help = match fault {
+        FileFault::Missing => "write the path of a file that exists; `outgate keys new` makes a key".into(),
+        FileFault::Denied => format!("let the user that outgate runs as read {}", path.display()),
+        _ => "write the path of a file that holds one secret".into(),
+    };
+    (format!("{} {fault}", path.display()), help)
+}

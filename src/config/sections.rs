@@ -1,0 +1,152 @@
+//! The sections that stand once, in the main file: server, admin, guard, resolver, timeouts, log.
+//! How does the house itself behave?
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tracing_subscriber::filter::EnvFilter;
+
+use super::problem::{Place, Problem};
+use super::read::{Reader, Table};
+use super::{Admin, At, Deliveries, Guard, Listen, Log, Resolver, Server, Timeouts, keys, units};
+use crate::host;
+use crate::names::Host;
+
+/// More connections than any host has file descriptors for.
+const CONNECTIONS_MAX: u32 = 1_000_000;
+const WORKERS_MAX: u32 = 1024;
+
+pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
+    let table = file.section(reader, "server", &keys::SERVER);
+    let if_empty = Some("write at least one socket, \"127.0.0.1:4750\"");
+    let name = table.one(reader, "name", |reader, value| reader.parsed(value, units::pseudonym));
+    let listen = table.many(reader, "listen", if_empty, |reader, value| reader.parsed(value, units::listen));
+    let allow_anonymous = table.one(reader, "allow_anonymous", |reader, value| reader.boolean(value));
+    let max_connections =
+        table.one(reader, "max_connections", |reader, value| reader.integer(value, 1..=CONNECTIONS_MAX));
+    let drain_timeout = table.one(reader, "drain_timeout", |reader, value| reader.parsed(value, units::duration));
+    let workers = table.one(reader, "workers", |reader, value| reader.integer(value, 1..=WORKERS_MAX));
+    Server {
+        name: name.map_or("outgate".into(), |name| name.value),
+        listen: listen.unwrap_or_else(|| vec![At { value: loopback(4750), place: table.place }]),
+        allow_anonymous: allow_anonymous.unwrap_or(At { value: false, place: table.place }),
+        max_connections: max_connections.map_or(20_000, |connections| connections.value as usize),
+        drain_timeout: drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.value),
+        workers: workers.map(|workers| workers.value as usize),
+    }
+}
+
+fn loopback(port: u16) -> Listen {
+    Listen::Tcp(([127, 0, 0, 1], port).into())
+}
+
+pub(super) fn admin(reader: &mut Reader<'_>, file: &Table<'_>) -> Admin {
+    let table = file.section(reader, "admin", &keys::ADMIN);
+    let listen = table.many(reader, "listen", None, |reader, value| reader.parsed(value, units::listen));
+    Admin { listen: listen.unwrap_or_else(|| vec![At { value: loopback(4751), place: table.place }]) }
+}
+
+/// A socket can be listened on once. Port 0 is another port each time.
+pub(super) fn no_socket_twice(reader: &mut Reader<'_>, server: &Server, admin: &Admin) {
+    let mut seen: Vec<&At<Listen>> = Vec::new();
+    for listen in server.listen.iter().chain(&admin.listen) {
+        if matches!(listen.value, Listen::Tcp(address) if address.port() == 0) {
+            continue;
+        }
+        match seen.iter().find(|other| other.value == listen.value) {
+            Some(other) => {
+                let problem = Problem::at(listen.place, "the same socket twice").label("again here");
+                reader.problems.push(problem.also(other.place, "first here").help("write another port or path"));
+            }
+            None => seen.push(listen),
+        }
+    }
+}
+
+pub(super) fn guard(reader: &mut Reader<'_>, file: &Table<'_>) -> Guard {
+    let table = file.section(reader, "guard", &keys::GUARD);
+    let mut networks =
+        |key| table.many(reader, key, None, |reader, value| reader.parsed(value, units::network)).unwrap_or_default();
+    let (allow, deny) = (networks("allow"), networks("deny"));
+    let ports = table.many(reader, "ports", None, |reader, value| reader.port(value));
+    Guard { allow, deny, ports: ports.unwrap_or_else(|| vec![At { value: 443, place: table.place }]) }
+}
+
+pub(super) fn resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolver {
+    let table = file.section(reader, "resolver", &keys::RESOLVER);
+    let servers = table.many(reader, "servers", None, |reader, value| reader.parsed(value, units::server));
+    let mut hosts = BTreeMap::new();
+    // The same name may be written twice in two spellings.
+    let mut first: BTreeMap<Host, Place> = BTreeMap::new();
+    let members = table.get("hosts").map(|value| reader.members(&value, "write { \"NAME\" = [\"ADDRESS\"] }"));
+    for (name, value) in members.unwrap_or_default() {
+        let if_empty = Some("write the host's addresses, or leave the name out");
+        let addresses = reader.list(&value, if_empty).unwrap_or_default();
+        let addresses = addresses.iter().filter_map(|value| reader.parsed(value, units::host_address));
+        let addresses: Vec<IpAddr> = addresses.map(|address| address.value).collect();
+        match host::canonical(&name) {
+            Ok(host @ Host::Name(_)) => {
+                if let Some(first) = first.insert(host.clone(), name.place) {
+                    let problem = Problem::at(name.place, format!("`{host}` has its addresses twice"));
+                    reader.problems.push(problem.label("again here").also(first, "first here").help("write one list"));
+                }
+                hosts.insert(host, addresses);
+            }
+            Ok(Host::Ip(_)) => {
+                let problem = Problem::at(name.place, "an address has no addresses of its own");
+                reader.problems.push(problem.help("write a host name"));
+            }
+            Err(error) => {
+                let problem = Problem::at(name.place, format!("`{}` is not a host name", name.value));
+                reader.problems.push(problem.label(error.to_string()).help("write a name as in DNS"));
+            }
+        }
+    }
+    Resolver { servers: servers.unwrap_or_default(), hosts }
+}
+
+pub(super) fn timeouts(reader: &mut Reader<'_>, file: &Table<'_>) -> Timeouts {
+    let table = file.section(reader, "timeouts", &keys::TIMEOUTS);
+    let mut seconds = |key, default| {
+        let written = table.one(reader, key, |reader, value| reader.parsed(value, units::positive_duration));
+        written.map_or(Duration::from_secs(default), |duration| duration.value)
+    };
+    Timeouts {
+        dns: seconds("dns", 3),
+        connect: seconds("connect", 5),
+        tls: seconds("tls", 5),
+        body: seconds("body", 30),
+        response: seconds("response", 30),
+        idle: seconds("idle", 90),
+        total: seconds("total", 120),
+        reuse: seconds("reuse", 600),
+    }
+}
+
+pub(super) fn log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
+    let table = file.section(reader, "log", &keys::LOG);
+    let deliveries = table.one(reader, "deliveries", |reader, value| {
+        let text = reader.text(value)?;
+        match (text, text.strip_prefix("file:")) {
+            ("stdout", _) => Some(Deliveries::Stdout),
+            ("off", _) => Some(Deliveries::Off),
+            (_, Some(path)) if !path.is_empty() => Some(Deliveries::File(reader.resolve(value.place, path))),
+            _ => {
+                reader.no_choice(value, "write one of \"stdout\", \"file:PATH\", \"off\"");
+                None
+            }
+        }
+    });
+    let level = table.one(reader, "level", |reader, value| {
+        let text = reader.text(value)?;
+        if EnvFilter::builder().parse(text).is_err() || text.is_empty() {
+            let problem = Problem::at(value.place, format!("`{}` is not a log level", value.key));
+            let help = "write \"error\", \"warn\", \"info\", \"debug\" or \"trace\", or one a module, \"info,outgate::net=debug\"";
+            reader.problems.push(problem.help(help));
+            return None;
+        }
+        Some(text.to_owned())
+    });
+    Log { deliveries: deliveries.unwrap_or(Deliveries::Stdout), level: level.unwrap_or("info".into()) }
+}

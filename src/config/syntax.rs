@@ -1,0 +1,73 @@
+//! Text that is no TOML: the parser's findings, one a line, in our words where its own say too little.
+//! Where does this file stop being TOML?
+
+use toml::de::DeTable;
+
+use super::problem::{PROBLEMS_MAX, Place, Problem};
+use super::read;
+
+/// The table that could be made out, and the problems.
+pub(super) fn parse(file: u16, text: &str) -> (DeTable<'_>, Vec<Problem>) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut problems: Vec<Problem> = errors.iter().take(PROBLEMS_MAX).map(|error| problem(file, text, error)).collect();
+    problems.sort_by_key(|problem| problem.place);
+    // What follows on the same line is mostly an echo.
+    problems.dedup_by_key(|problem| problem.place.map(|place| line_of(text, place)));
+    (table.into_inner(), problems)
+}
+
+fn problem(file: u16, text: &str, error: &toml::de::Error) -> Problem {
+    let place = read::place(file, error.span().unwrap_or_default());
+    // The parser has only words for what it found; `tests/golden/duplicate-keys.toml` notices if they change.
+    if error.message() == "duplicate key" {
+        let problem = Problem::at(place, "written twice").label("again here").help("keep one of them");
+        return match first_writing(text, place) {
+            Some(first) => problem.also(first, "first here"),
+            None => problem,
+        };
+    }
+    Problem::at(place, format!("not TOML: {}", error.message()))
+}
+
+/// The number of the line where a place starts.
+pub(super) fn line_of(text: &str, place: Place) -> usize {
+    text.bytes().take(place.start as usize).filter(|byte| *byte == b'\n').count()
+}
+
+/// Where a header or a key was written before: the parser forgets it.
+fn first_writing(text: &str, again: Place) -> Option<Place> {
+    let key = |line: &str| line.split(['=', '#']).next().map(|key| key.trim().to_owned());
+    let lines = text.split_inclusive('\n').scan(0, |offset, line| {
+        let start = *offset;
+        *offset += line.len();
+        Some((start, line))
+    });
+    let before: Vec<(usize, &str)> = lines.take_while(|(start, _)| *start <= again.start as usize).collect();
+    let ((_, line), before) = before.split_last()?;
+    let header = line.trim_start().starts_with('[');
+    // A key's namesake stands in the same table, a table's anywhere.
+    let same_table = |(_, line): &&&(usize, &str)| header || !line.trim_start().starts_with('[');
+    let (start, first) =
+        before.iter().rev().take_while(|line| same_table(&line)).find(|(_, other)| key(other) == key(line))?;
+    let start = start + (first.len() - first.trim_start().len());
+    let length = key(first)?.len();
+    Some(read::place(again.file, start..start + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(text: &str) -> Option<&str> {
+        let (_, problems) = parse(0, text);
+        let (place, _) = problems.first()?.also.as_ref()?;
+        text.get(place.start as usize..place.end as usize)
+    }
+
+    #[test]
+    fn both_writings_are_named() {
+        assert_eq!(first("[a]\n x = 1 # one\ny = 2\nx = 2\n"), Some("x"));
+        assert_eq!(first("[a.b] # one\nx = 1\n[c]\n[a.b]\n"), Some("[a.b]"));
+        assert_eq!(first("[a]\nx = 1\n[b]\ny = { x = 1, x = 2 }\n"), None);
+    }
+}

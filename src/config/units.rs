@@ -1,0 +1,338 @@
+//! What may stand inside a string: durations, sizes, rates, times, networks, sockets.
+//! Which value does this text mean?
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+use jiff::Timestamp;
+
+use super::{Listen, Rate};
+
+/// Why a text is not what it should be: never repeats the text, which may be a secret.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// "a duration"
+    pub(super) what: &'static str,
+    /// What stands under the underline.
+    pub(super) why: String,
+    /// What to write instead.
+    pub(super) help: String,
+}
+
+fn wrong(what: &'static str, why: impl Into<String>, help: impl Into<String>) -> Wrong {
+    Wrong { what, why: why.into(), help: help.into() }
+}
+
+/// Longer is a slip of the pen, and would overflow the clock.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// The number and the unit of `250ms`, `1 MiB`.
+fn number_and_unit(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
+    const WHAT: &str = "a duration";
+    const HELP: &str = "write one whole number and one unit, ms, s, m or h: \"250ms\", \"30s\", \"5m\"";
+    let (number, unit) = number_and_unit(text);
+    let unit = match unit {
+        _ if number.is_empty() => return Err(wrong(WHAT, "does not start with a number", HELP)),
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3600),
+        "" => return Err(wrong(WHAT, "no unit", HELP)),
+        _ => return Err(wrong(WHAT, "unknown unit", HELP)),
+    };
+    number
+        .parse()
+        .ok()
+        .and_then(|number| unit.checked_mul(number))
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or_else(|| wrong(WHAT, "longer than a year", "write a shorter one"))
+}
+
+/// A duration in which something can happen.
+pub(super) fn positive_duration(text: &str) -> Result<Duration, Wrong> {
+    let duration = duration(text)?;
+    if duration.is_zero() {
+        return Err(wrong("a usable duration", "is over before it begins", "write 1ms or more"));
+    }
+    Ok(duration)
+}
+
+/// Bytes; `KB` is 1000 of them and `KiB` 1024 (IEC 80000-13).
+pub(super) fn size(text: &str) -> Result<u64, Wrong> {
+    const WHAT: &str = "a size";
+    const HELP: &str = "write one whole number and one unit, B, KB, MB, GB, KiB, MiB or GiB: \"512 B\", \"64 KiB\"";
+    let (number, unit) = number_and_unit(text);
+    let unit = match unit.strip_prefix(' ').unwrap_or(unit) {
+        _ if number.is_empty() => return Err(wrong(WHAT, "does not start with a number", HELP)),
+        "B" => 1,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "" => return Err(wrong(WHAT, "no unit", HELP)),
+        _ => return Err(wrong(WHAT, "unknown unit", HELP)),
+    };
+    let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(unit));
+    bytes.ok_or_else(|| wrong(WHAT, "too large", "write a smaller one"))
+}
+
+pub(super) fn rate(text: &str) -> Result<Rate, Wrong> {
+    const WHAT: &str = "a rate";
+    const HELP: &str = "write a whole number, a slash and s, m or h: \"50/s\", \"10/m\"";
+    let Some((count, period)) = text.split_once('/') else {
+        return Err(wrong(WHAT, "no period", HELP));
+    };
+    let period = match period {
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3600),
+        _ => return Err(wrong(WHAT, "unknown period", HELP)),
+    };
+    if count.is_empty() || !count.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong(WHAT, "does not start with a whole number", HELP));
+    }
+    let count = count.parse().map_err(|_| wrong(WHAT, "too large", HELP))?;
+    Ok(Rate { count, period })
+}
+
+pub(super) fn timestamp(text: &str) -> Result<Timestamp, Wrong> {
+    text.parse().map_err(|_| {
+        let date = text.parse::<jiff::civil::Date>().ok().filter(|_| !text.contains(['T', 't', ' ']));
+        let help = match date {
+            Some(date) => format!("write \"{date}T00:00:00Z\""),
+            None => "write date, time and offset as in RFC 3339: \"2027-01-01T00:00:00Z\"".into(),
+        };
+        let why = if text.parse::<jiff::civil::DateTime>().is_ok() { "no offset from UTC" } else { "not RFC 3339" };
+        wrong("a point in time", why, help)
+    })
+}
+
+fn address(text: &str) -> Result<IpAddr, Wrong> {
+    text.parse()
+        .map_err(|_| wrong("an IP address", "not an IPv4 or IPv6 address", "write \"192.0.2.1\" or \"2001:db8::1\""))
+}
+
+/// A network; an address alone is a network of one.
+pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
+    const WHAT: &str = "a network";
+    let parsed = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let Some(network) = parsed else {
+        let help = "write an address and a prefix length, \"192.0.2.0/28\", or an address";
+        return Err(wrong(WHAT, "not in CIDR notation", help));
+    };
+    // Nothing on the wire is in an IPv4-mapped network: to sockets these are IPv4 (RFC 4291 §2.5.5.2).
+    if let IpNet::V6(v6) = network
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+        && let Some(prefix) = v6.prefix_len().checked_sub(96)
+        && let Ok(v4) = Ipv4Net::new(v4, prefix)
+    {
+        return Err(wrong(WHAT, "an IPv4-mapped network", format!("write \"{}\"", v4.trunc())));
+    }
+    if network.trunc() != network {
+        let (host, whole) = (network.addr(), network.trunc());
+        let why = format!("has bits set beyond /{}", network.prefix_len());
+        return Err(wrong(WHAT, why, format!("write the network, \"{whole}\", or the one address, \"{host}\"")));
+    }
+    Ok(network)
+}
+
+/// The longest path that fits into `sockaddr_un` with its final zero.
+const UNIX_PATH_MAX: usize = 107;
+
+pub(super) fn listen(text: &str) -> Result<Listen, Wrong> {
+    const WHAT: &str = "a socket to listen on";
+    if text == "systemd" {
+        return Ok(Listen::Systemd);
+    }
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match Path::new(path) {
+            relative if relative.is_relative() => {
+                Err(wrong(WHAT, "not an absolute path", "write \"unix:/run/outgate/proxy.sock\""))
+            }
+            _ if path.len() > UNIX_PATH_MAX => {
+                Err(wrong(WHAT, "too long for a unix socket", format!("write at most {UNIX_PATH_MAX} bytes")))
+            }
+            path => Ok(Listen::Unix(PathBuf::from(path))),
+        };
+    }
+    if let Ok(address) = text.parse() {
+        return Ok(Listen::Tcp(address));
+    }
+    let help = match text.rsplit_once(':') {
+        _ if text.parse::<IpAddr>().is_ok() => "add a port: \"192.0.2.1:4750\", \"[2001:db8::1]:4750\"".into(),
+        Some(("localhost", port)) => format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
+        Some(("" | "*", port)) => format!("write \"0.0.0.0:{port}\" or \"[::]:{port}\" for all addresses of this host"),
+        _ => "write \"127.0.0.1:4750\", \"[::1]:4750\", \"unix:/path\" or \"systemd\"".to_owned(),
+    };
+    Err(wrong(WHAT, "not an address and a port", help))
+}
+
+/// A DNS server; port 53 unless it says otherwise.
+pub(super) fn server(text: &str) -> Result<SocketAddr, Wrong> {
+    let bare = || text.parse().ok().map(|address: IpAddr| SocketAddr::new(address, 53));
+    text.parse().ok().or_else(bare).filter(|server: &SocketAddr| server.port() != 0).ok_or_else(|| {
+        let help = "write an IP address, with a port if it is not 53: \"192.0.2.53\", \"[2001:db8::53]:5353\"";
+        wrong("the address of a DNS server", "not an IP address", help)
+    })
+}
+
+/// `sha256:` and 64 hexadecimal digits.
+pub(super) fn token_hash(text: &str) -> Result<[u8; 32], Wrong> {
+    const WHAT: &str = "the hash of a token";
+    const HELP: &str = "write \"sha256:\" and 64 hexadecimal digits; `outgate token new` makes a token and its hash";
+    let Some(hex) = text.strip_prefix("sha256:") else {
+        return Err(wrong(WHAT, "does not start with sha256:", HELP));
+    };
+    let mut hash = [0; 32];
+    if hex.len() != 2 * hash.len() || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(wrong(WHAT, "not 64 hexadecimal digits", HELP));
+    }
+    for (byte, digits) in hash.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        *byte = digits.iter().fold(0, |byte, digit| byte << 4 | hex_digit(*digit));
+    }
+    Ok(hash)
+}
+
+/// Of a byte known to be a hexadecimal digit.
+fn hex_digit(digit: u8) -> u8 {
+    if digit.is_ascii_digit() { digit - b'0' } else { (digit | 0x20) - b'a' + 10 }
+}
+
+/// A name that an operator gives: it becomes a metric's label, a user name (which ends at a colon, RFC 7617 §2) and
+/// a structured field's key, so it is plain.
+pub(super) fn name(text: &str) -> Result<&str, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(plain) {
+        let help = "write 1 to 64 letters, digits, hyphens, underscores and dots";
+        return Err(wrong("a name", "not a plain name", help));
+    }
+    Ok(text)
+}
+
+/// What we call ourselves: a token in `Via` (RFC 9110 §7.6.3) and in `Proxy-Status` (RFC 9209 §2, RFC 9651 §3.3.4).
+pub(super) fn pseudonym(text: &str) -> Result<String, Wrong> {
+    match name(text) {
+        Ok(name) if name.starts_with(|c: char| c.is_ascii_alphabetic()) => Ok(name.to_owned()),
+        Ok(_) => Err(wrong("a name", "does not start with a letter", "write \"outgate\" or the like")),
+        Err(wrong) => Err(wrong),
+    }
+}
+
+/// Text that is not empty and has nothing in it that no header could carry.
+pub(super) fn word(text: &str) -> Result<String, Wrong> {
+    match text {
+        "" => Err(wrong("a word", "empty", "write a word, or leave it out")),
+        _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+            Err(wrong("a word", "has white space in it", "write one word"))
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// The address of a host: not the unspecified one, which the kernel takes for this host.
+pub(super) fn host_address(text: &str) -> Result<IpAddr, Wrong> {
+    let address = address(text)?.to_canonical();
+    if address.is_unspecified() {
+        return Err(wrong("the address of a host", "stands for no host", "write the host's own address"));
+    }
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "s", "30", "30 s", "1m30s", "-1s", "1.5s", "30S", "8785h", "18446744073709551616s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        let good = [("512 B", 512), ("64 KiB", 65_536), ("1MB", 1_000_000), ("1 MiB", 1 << 20), ("2GiB", 2 << 30)];
+        for (text, bytes) in good {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "1", "1  MiB", "1 mib", "MiB", "1.5 MiB", "1 TiB", "99999999999 GiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(rate("50/s"), Ok(Rate { count: 50, period: Duration::from_secs(1) }));
+        assert_eq!(rate("10/m"), Ok(Rate { count: 10, period: Duration::from_secs(60) }));
+        assert_eq!(rate("5/h"), Ok(Rate { count: 5, period: Duration::from_secs(3600) }));
+        for text in ["", "50", "/s", "+5/s", "5/d", "5 / s", "5000000000/s", "5/s/s"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        assert!(timestamp("2027-01-01T00:00:00Z").is_ok());
+        assert_eq!(timestamp("2027-01-01T01:00:00+01:00"), timestamp("2027-01-01T00:00:00Z"));
+        assert_eq!(timestamp("2027-01-01T00:00:00").unwrap_err().why, "no offset from UTC");
+        assert_eq!(timestamp("2027-01-01").unwrap_err().help, "write \"2027-01-01T00:00:00Z\"");
+        assert!(timestamp("soon").is_err());
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!(network("192.0.2.7").unwrap().to_string(), "192.0.2.7/32");
+        assert_eq!(network("2001:db8::7").unwrap().to_string(), "2001:db8::7/128");
+        assert_eq!(network("2001:db8::/32").unwrap().to_string(), "2001:db8::/32");
+        let help = network("192.0.2.7/24").unwrap_err().help;
+        assert_eq!(help, "write the network, \"192.0.2.0/24\", or the one address, \"192.0.2.7\"");
+        assert_eq!(network("::ffff:192.0.2.0/124").unwrap_err().help, "write \"192.0.2.0/28\"");
+        for text in ["", "192.0.2/24", "192.0.2.0/33", "example.com", "192.0.2.0/24 "] {
+            assert!(network(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sockets() {
+        for text in ["127.0.0.1:4750", "[::1]:0", "unix:/run/outgate/proxy.sock", "systemd"] {
+            assert!(listen(text).is_ok(), "{text}");
+        }
+        for text in ["", "4750", ":4750", "localhost:4750", "192.0.2.1", "::1", "unix:proxy.sock", "Systemd"] {
+            assert!(listen(text).is_err(), "{text}");
+        }
+        assert!(listen(&format!("unix:/{}", "x".repeat(107))).is_err());
+        assert_eq!(server("192.0.2.53"), Ok("192.0.2.53:53".parse().unwrap()));
+        assert_eq!(server("[2001:db8::53]:5353"), Ok("[2001:db8::53]:5353".parse().unwrap()));
+        assert!(server("192.0.2.53:0").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_hash_reads_back(hash: [u8; 32]) {
+            let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+            prop_assert_eq!(token_hash(&format!("sha256:{hex}")), Ok(hash));
+            prop_assert_eq!(token_hash(&format!("sha256:{}", hex.to_uppercase())), Ok(hash));
+            let short = format!("sha256:{}", &hex[1..]);
+            prop_assert!(token_hash(&short).is_err());
+        }
+
+        #[test]
+        fn no_text_is_fatal(text: String) {
+            let _ = (duration(&text), size(&text), rate(&text), timestamp(&text), network(&text), listen(&text));
+            let _ = (server(&text), token_hash(&text), name(&text).is_ok(), pseudonym(&text), word(&text));
+        }
+    }
+}
