@@ -1,0 +1,345 @@
+//! The special-purpose address registries, and the IPv4 addresses that hide inside IPv6 addresses.
+//! Which addresses are not the public Internet?
+//!
+//! Every row of the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890), revision of 2025-10-09, also those
+//! that are globally reachable, since none of them serves webhooks. Multicast and the deprecated forms of IPv6 are in
+//! other registries and marked so. Of IPv6, only Global Unicast `2000::/3` is public.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::sync::LazyLock;
+
+use ipnet::{IpNet, Ipv6Net};
+
+/// A range that is not the public Internet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Special {
+    pub cidr: IpNet,
+    pub name: &'static str,
+    /// The RFC that says so.
+    pub reference: &'static str,
+    /// Where a cloud tells a machine its credentials.
+    pub metadata: bool,
+}
+
+impl fmt::Display for Special {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.metadata {
+            write!(f, "cloud metadata, {}", self.name)
+        } else {
+            write!(f, "{}, {}", self.name, self.reference)
+        }
+    }
+}
+
+/// Why an address is not the public Internet, judged also by the IPv4 addresses inside it; `None`: it is public.
+pub fn special(ip: IpAddr) -> Option<&'static Special> {
+    let inner = || embedded(ip).filter_map(|inner| listed(inner.address.into()));
+    // Metadata first: it is the one finding that no configuration lifts.
+    inner().find(|special| special.metadata).or_else(|| listed(ip)).or_else(|| inner().next())
+}
+
+/// Why an address is not the public Internet, judged as it stands, without looking inside it.
+pub fn listed(ip: IpAddr) -> Option<&'static Special> {
+    match ip {
+        IpAddr::V4(ip) => find(&TABLE.v4, ip.to_bits()),
+        IpAddr::V6(ip) if ip.segments()[0] & 0xe000 == 0x2000 => find(&TABLE.v6, ip.to_bits()),
+        IpAddr::V6(ip) => find(&TABLE.v6, ip.to_bits()).or(Some(&NOT_GLOBAL_UNICAST)),
+    }
+}
+
+/// Every range that is not public.
+pub fn rows() -> impl Iterator<Item = &'static Special> {
+    TABLE.v4.iter().map(|(_, row)| row).chain(TABLE.v6.iter().map(|(_, row)| row))
+}
+
+fn find<T: PartialOrd>(rows: &'static [(RangeInclusive<T>, Special)], bits: T) -> Option<&'static Special> {
+    rows.iter().find(|(range, _)| range.contains(&bits)).map(|(_, special)| special)
+}
+
+/// Whether two ranges have an address in common.
+pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// An IPv4 address inside an IPv6 address: where a translator, a tunnel or the kernel may take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Embedded {
+    pub address: Ipv4Addr,
+    /// For a translation prefix of the operator's own, the prefix length it would have (RFC 6052 §2.2): the same
+    /// address means something else under each.
+    pub translation: Option<u8>,
+}
+
+/// The IPv4 addresses that an IPv6 address may stand for.
+pub fn embedded(ip: IpAddr) -> impl Iterator<Item = Embedded> {
+    let mut found = [None; 5];
+    if let IpAddr::V6(ip) = ip {
+        unwrap_v6(ip.to_bits(), |index, translation, bits| {
+            found[index] = Some(Embedded { address: Ipv4Addr::from_bits(bits), translation });
+        });
+    }
+    found.into_iter().flatten()
+}
+
+/// Tells each IPv4 address in the IPv6 address `bits`, at its own index.
+fn unwrap_v6(bits: u128, mut tell: impl FnMut(usize, Option<u8>, u32)) {
+    let low = bits as u32;
+    match (bits >> 32, bits >> 80, bits >> 96, bits >> 112) {
+        // IPv4-compatible (RFC 4291 §2.5.5.1), which `::` and `::1` are not; -mapped (§2.5.5.2); -translated (RFC 2765
+        // §2.1); the well-known translation prefix 64:ff9b::/96 (RFC 6052 §2.1).
+        (0, ..) if low > 1 => tell(0, None, low),
+        (0xffff | 0xffff_0000 | 0x0064_ff9b_0000_0000_0000_0000, ..) => tell(0, None, low),
+        // 64:ff9b:1::/48, local-use translation (RFC 8215), in every layout of RFC 6052 §2.2 that fits. Octet 8 (bits
+        // 64 to 71) is skipped.
+        (_, 0x0064_ff9b_0001, ..) => {
+            let before = (bits >> 64) as u64;
+            let after = (bits as u64) << 8;
+            tell(0, Some(48), ((before << 16) as u32) | (after >> 48) as u32);
+            tell(1, Some(56), ((before << 24) as u32) | (after >> 40) as u32);
+            tell(2, Some(64), (after >> 32) as u32);
+            tell(3, Some(96), low);
+        }
+        // Teredo (RFC 4380 §4): the server, and the client with its bits inverted.
+        (_, _, 0x2001_0000, _) => {
+            tell(0, None, (bits >> 64) as u32);
+            tell(1, None, !low);
+        }
+        // 6to4 (RFC 3056 §2).
+        (_, _, _, 0x2002) => tell(0, None, (bits >> 80) as u32),
+        _ => {}
+    }
+    // ISATAP (RFC 5214 §6.1) is told by its interface identifier, under any prefix.
+    if matches!((bits >> 32) as u32, 0x0000_5efe | 0x0200_5efe) {
+        tell(4, None, low);
+    }
+}
+
+static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
+
+/// The rows as numbers, metadata first and then the most specific first, so that the first hit is the answer.
+struct Table {
+    v4: Vec<(RangeInclusive<u32>, Special)>,
+    v6: Vec<(RangeInclusive<u128>, Special)>,
+}
+
+impl Table {
+    fn new() -> Self {
+        let cidr = |text: &str| text.parse::<IpNet>().expect("the rows below are CIDRs");
+        let metadata = METADATA.iter().map(|&(text, name)| Special {
+            cidr: cidr(text),
+            name,
+            reference: "cloud metadata",
+            metadata: true,
+        });
+        let registry = REGISTRY.iter().chain(OTHERS).map(|&(text, name, reference)| Special {
+            cidr: cidr(text),
+            name,
+            reference,
+            metadata: false,
+        });
+        let mut rows: Vec<_> = metadata.chain(registry).collect();
+        rows.sort_by_key(|row| (!row.metadata, std::cmp::Reverse(row.cidr.prefix_len())));
+        let mut table = Self { v4: Vec::new(), v6: Vec::new() };
+        for row in rows {
+            match row.cidr {
+                IpNet::V4(net) => table.v4.push((net.network().to_bits()..=net.broadcast().to_bits(), row)),
+                IpNet::V6(net) => table.v6.push((net.network().to_bits()..=net.broadcast().to_bits(), row)),
+            }
+        }
+        table
+    }
+}
+
+/// RFC 4291 §2.4; all other IPv6 space is unallocated or special.
+static NOT_GLOBAL_UNICAST: Special = Special {
+    cidr: IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+    name: "outside Global Unicast 2000::/3",
+    reference: "RFC 4291",
+    metadata: false,
+};
+
+/// The two IANA registries, in their order.
+const REGISTRY: &[(&str, &str, &str)] = &[
+    ("0.0.0.0/8", "This network", "RFC 791"),
+    ("0.0.0.0/32", "This host on this network", "RFC 1122"),
+    ("10.0.0.0/8", "Private-Use", "RFC 1918"),
+    ("100.64.0.0/10", "Shared Address Space (CGNAT)", "RFC 6598"),
+    ("127.0.0.0/8", "Loopback", "RFC 1122"),
+    ("169.254.0.0/16", "Link Local", "RFC 3927"),
+    ("172.16.0.0/12", "Private-Use", "RFC 1918"),
+    ("192.0.0.0/24", "IETF Protocol Assignments", "RFC 6890"),
+    ("192.0.0.0/29", "IPv4 Service Continuity Prefix (DS-Lite)", "RFC 7335"),
+    ("192.0.0.8/32", "IPv4 dummy address", "RFC 7600"),
+    ("192.0.0.9/32", "Port Control Protocol Anycast", "RFC 7723"),
+    ("192.0.0.10/32", "TURN Anycast", "RFC 8155"),
+    ("192.0.0.170/32", "NAT64/DNS64 Discovery", "RFC 8880 and 7050"),
+    ("192.0.0.171/32", "NAT64/DNS64 Discovery", "RFC 8880 and 7050"),
+    ("192.0.2.0/24", "Documentation TEST-NET-1", "RFC 5737"),
+    ("192.31.196.0/24", "AS112-v4", "RFC 7535"),
+    ("192.52.193.0/24", "AMT", "RFC 7450"),
+    ("192.88.99.0/24", "Deprecated 6to4 Relay Anycast", "RFC 7526"),
+    ("192.88.99.2/32", "6a44-relay anycast address", "RFC 6751"),
+    ("192.168.0.0/16", "Private-Use", "RFC 1918"),
+    ("192.175.48.0/24", "Direct Delegation AS112 Service", "RFC 7534"),
+    ("198.18.0.0/15", "Benchmarking", "RFC 2544"),
+    ("198.51.100.0/24", "Documentation TEST-NET-2", "RFC 5737"),
+    ("203.0.113.0/24", "Documentation TEST-NET-3", "RFC 5737"),
+    ("240.0.0.0/4", "Reserved", "RFC 1112"),
+    ("255.255.255.255/32", "Limited Broadcast", "RFC 8190 and 919"),
+    ("::1/128", "Loopback", "RFC 4291"),
+    ("::/128", "Unspecified", "RFC 4291"),
+    ("::ffff:0:0/96", "IPv4-mapped", "RFC 4291"),
+    ("64:ff9b::/96", "IPv4-IPv6 Translation (NAT64 well-known)", "RFC 6052"),
+    ("64:ff9b:1::/48", "IPv4-IPv6 Translation (local use)", "RFC 8215"),
+    ("100::/64", "Discard-Only", "RFC 6666"),
+    ("100:0:0:1::/64", "Dummy IPv6 Prefix", "RFC 9780"),
+    ("2001::/23", "IETF Protocol Assignments", "RFC 2928"),
+    ("2001::/32", "Teredo", "RFC 4380 and 8190"),
+    ("2001:1::1/128", "PCP Anycast", "RFC 7723"),
+    ("2001:1::2/128", "TURN Anycast", "RFC 8155"),
+    ("2001:1::3/128", "DNS-SD SRP Anycast", "RFC 9665"),
+    ("2001:2::/48", "Benchmarking", "RFC 5180 and 1752"),
+    ("2001:3::/32", "AMT", "RFC 7450"),
+    ("2001:4:112::/48", "AS112-v6", "RFC 7535"),
+    ("2001:10::/28", "Deprecated ORCHID", "RFC 4843"),
+    ("2001:20::/28", "ORCHIDv2", "RFC 7343"),
+    ("2001:30::/28", "Drone Remote ID (DETs)", "RFC 9374"),
+    ("2001:db8::/32", "Documentation", "RFC 3849"),
+    ("2002::/16", "6to4", "RFC 3056"),
+    ("2620:4f:8000::/48", "Direct Delegation AS112 Service", "RFC 7534"),
+    ("3fff::/20", "Documentation", "RFC 9637"),
+    ("5f00::/16", "Segment Routing (SRv6) SIDs", "RFC 9602"),
+    ("fc00::/7", "Unique-Local", "RFC 4193 and 8190"),
+    ("fe80::/10", "Link-Local Unicast", "RFC 4291"),
+];
+
+/// What the two registries leave out.
+const OTHERS: &[(&str, &str, &str)] = &[
+    ("224.0.0.0/4", "Multicast", "RFC 5771"),
+    ("::/96", "IPv4-compatible (deprecated)", "RFC 4291"),
+    ("::ffff:0:0:0/96", "IPv4-translated (SIIT, obsolete)", "RFC 2765 and 7915"),
+    ("fec0::/10", "Site-local (deprecated)", "RFC 3879"),
+    ("ff00::/8", "Multicast", "RFC 4291"),
+];
+
+/// From the clouds' own documentation.
+const METADATA: &[(&str, &str)] = &[
+    ("169.254.169.254/32", "AWS, Azure, Google, Oracle, DigitalOcean, Hetzner, OpenStack and others"),
+    ("fd00:ec2::254/128", "AWS"),
+    ("169.254.170.2/32", "AWS ECS task credentials"),
+    ("169.254.170.23/32", "AWS EKS pod identity"),
+    ("fd00:ec2::23/128", "AWS EKS pod identity"),
+    ("169.254.169.253/32", "AWS VPC DNS"),
+    ("fd00:ec2::253/128", "AWS VPC DNS"),
+    ("169.254.169.123/32", "AWS time"),
+    ("100.100.100.200/32", "Alibaba Cloud"),
+    ("192.0.0.192/32", "Oracle Cloud Classic"),
+    ("fd00:c1::a9fe:a9fe/128", "Oracle Cloud"),
+    ("169.254.0.23/32", "Tencent Cloud"),
+    ("169.254.42.42/32", "Scaleway"),
+    ("fd00:42::42/128", "Scaleway"),
+    ("fd20:ce::254/128", "Google Cloud"),
+    ("fe80::a9fe:a9fe/128", "OpenStack"),
+    // Public addresses, which no registry has.
+    ("168.63.129.16/32", "Azure WireServer"),
+    ("192.80.8.124/32", "Equinix Metal"),
+    ("161.26.0.0/16", "IBM Cloud service endpoints"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> Option<String> {
+        special(text.parse().unwrap()).map(ToString::to_string)
+    }
+
+    #[test]
+    fn every_row_is_found_by_its_first_and_last_address() {
+        for row in rows() {
+            for ip in [row.cidr.network(), row.cidr.broadcast()] {
+                let hit = listed(ip).unwrap();
+                assert!(row.cidr.contains(&hit.cidr), "{row} is shadowed by {hit} at {ip}");
+            }
+        }
+        assert_eq!((TABLE.v4.len(), TABLE.v6.len()), (27 + 12, 29 + 7));
+    }
+
+    #[test]
+    fn the_public_internet_is_public() {
+        for text in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.0.1.1",
+            "198.17.255.255",
+            "198.20.0.0",
+            "223.255.255.255",
+            "161.27.0.1",
+            "168.63.129.17",
+            "2000::1",
+            "2001:200::1",
+            "2001:4860:4860::8888",
+            "2606:4700::1111",
+            "2003::1",
+            "3ffe:ffff::1",
+            // ISATAP around a public IPv4 address
+            "2606:4700::200:5efe:101:101",
+        ] {
+            assert_eq!(found(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_outside_global_unicast_is_not() {
+        for text in ["1fff:ffff::1", "4000::1", "200::1", "8000::", "fe00::1"] {
+            assert_eq!(found(text).as_deref(), Some("outside Global Unicast 2000::/3, RFC 4291"), "{text}");
+        }
+    }
+
+    /// Every form, around 169.254.169.254: metadata must show through, or an `allow` for the form would reach it.
+    #[test]
+    fn metadata_shows_through_every_embedding() {
+        for text in [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "::ffff:0:a9fe:a9fe",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "64:ff9b:1:a9:fe:a9fe::",
+            "64:ff9b:1:0:a9:fea9:fe00:0",
+            "64:ff9b:1::a9fe:a9fe",
+            "2002:a9fe:a9fe::",
+            "2002:a9fe:a9fe::1",
+            "2001:0:a9fe:a9fe:8000:cfc6:5601:1",
+            "2001:0:c000:22d:8000:cfc6:5601:5601",
+            "2001:db8::5efe:a9fe:a9fe",
+            "2606:4700::200:5efe:a9fe:a9fe",
+        ] {
+            assert!(special(text.parse().unwrap()).is_some_and(|special| special.metadata), "{text}");
+        }
+        assert!(special("168.63.129.16".parse().unwrap()).unwrap().metadata);
+        assert!(special("64:ff9b::a83f:8110".parse().unwrap()).unwrap().metadata);
+        assert!(special("fd00:ec2::254".parse().unwrap()).unwrap().metadata);
+    }
+
+    #[test]
+    fn private_addresses_show_through_where_the_prefix_is_public() {
+        assert_eq!(found("2606:4700::5efe:a00:1").as_deref(), Some("Private-Use, RFC 1918"));
+        assert_eq!(found("192.0.0.9").as_deref(), Some("Port Control Protocol Anycast, RFC 7723"));
+    }
+
+    #[test]
+    fn loopback_and_unspecified_are_not_ipv4_compatible() {
+        for text in ["::", "::1"] {
+            assert_eq!(embedded(text.parse().unwrap()).count(), 0, "{text}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The guard against reaching what is not a customer's receiver.
+//! May anything be sent to this name, port and address?
+//!
+//! Names are judged before DNS, so that a forbidden one leaves no query; addresses after it, every one, because DNS is
+//! the attacker's pen. What may be dialled is evidence that only [`Guard::clear`] makes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::addresses::{Special, embedded, listed, overlap, rows, special};
+use crate::config::{self, At, Config, Problem};
+use crate::host::is_below;
+use crate::names::{Host, PoolName, Scheme, Target};
+
+/// Names that mean something on this machine or network, or nothing at all, and everything below them.
+const SPECIAL_USE: &[&str] = &[
+    // RFC 6761 §6
+    "localhost",
+    "test",
+    "invalid",
+    "example",
+    "local",               // RFC 6762
+    "onion",               // RFC 7686
+    "home.arpa",           // RFC 8375
+    "alt",                 // RFC 9476
+    "internal",            // ICANN, reserved for private use in 2024; metadata.google.internal, *.ec2.internal
+    "metadata.goog",       // Google Cloud
+    "metadata.packet.net", // Equinix Metal
+    "metadata.tencentyun.com",
+    "kubernetes.default.svc", // completed by a search list, in a cluster
+];
+
+/// The guard, compiled.
+#[derive(Debug)]
+pub struct Guard {
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+    ports: Vec<u16>,
+    /// Names that the operator gave addresses to, and so vouches for.
+    vouched: BTreeSet<Arc<str>>,
+    /// Every range of every pool, in force or not: ours, even where this host does not answer for it.
+    pools: Vec<(PoolName, IpNet)>,
+}
+
+/// What this host answers for.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    pub local: Vec<IpNet>,
+    /// Our own sockets; a wildcard stands for every address of this host.
+    pub listeners: Vec<SocketAddr>,
+}
+
+/// Why nothing may be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forbidden {
+    Port(u16),
+    Name,
+    /// The rule is for the operator's record; a client would learn from it what stands where.
+    Address {
+        address: IpAddr,
+        rule: String,
+    },
+    /// To one of our own listeners.
+    LoopsBack,
+}
+
+/// Addresses of a target that were all judged: the proof that they may be dialled. Only [`Guard::clear`] makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClearedAddresses {
+    addresses: Vec<IpAddr>,
+    port: u16,
+}
+
+impl ClearedAddresses {
+    /// In the order of the answers.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Guard {
+    pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Self {
+        check_allow(&config.guard, problems);
+        Self::new(&config.guard, &config.resolver, &config.egress)
+    }
+
+    pub(super) fn new(
+        guard: &config::Guard,
+        resolver: &config::Resolver,
+        egress: &BTreeMap<PoolName, At<config::Pool>>,
+    ) -> Self {
+        let cidrs = |list: &[At<IpNet>]| list.iter().map(|cidr| cidr.trunc()).collect();
+        let name = |host: &Host| match host {
+            Host::Name(name) => Some(Arc::clone(name)),
+            Host::Ip(_) => None,
+        };
+        let ranges = |(name, pool): (&PoolName, &At<config::Pool>)| {
+            let name = name.clone();
+            pool.ranges.iter().map(move |range| (name.clone(), range.cidr.trunc())).collect::<Vec<_>>()
+        };
+        Self {
+            allow: cidrs(&guard.allow),
+            deny: cidrs(&guard.deny),
+            ports: guard.ports.iter().map(|port| port.value).collect(),
+            vouched: resolver.hosts.keys().filter_map(name).collect(),
+            pools: egress.iter().flat_map(ranges).collect(),
+        }
+    }
+
+    /// Judges port and name, before DNS.
+    pub fn judge_name(&self, target: &Target, route_ports: &[u16], plaintext_allowed: bool) -> Result<(), Forbidden> {
+        let port = target.port;
+        let plaintext = target.scheme == Scheme::Http && plaintext_allowed && port == Scheme::Http.default_port();
+        if !plaintext && !self.ports.contains(&port) && !route_ports.contains(&port) {
+            return Err(Forbidden::Port(port));
+        }
+        match &target.host {
+            Host::Name(name) if is_special_use(name) && !self.vouched.contains(name) => Err(Forbidden::Name),
+            Host::Name(_) | Host::Ip(_) => Ok(()),
+        }
+    }
+
+    /// Judges every address that the target's name has, or the one that the target is: one that is forbidden condemns
+    /// the name, since the next lookup might offer that one alone.
+    pub fn clear(&self, target: &Target, answers: &[IpAddr], own: &Own) -> Result<ClearedAddresses, Forbidden> {
+        let answers = match &target.host {
+            Host::Ip(ip) => std::slice::from_ref(ip),
+            Host::Name(_) => answers,
+        };
+        for &address in answers {
+            self.judge(address, target.port, own)?;
+        }
+        // An IPv4-mapped address is dialled as the IPv4 address that it was judged as, from a source of that family:
+        // the kernel would send IPv4 from an IPv6 socket, from another source than the one bound.
+        let addresses = answers.iter().map(IpAddr::to_canonical).collect();
+        Ok(ClearedAddresses { addresses, port: target.port })
+    }
+
+    fn judge(&self, address: IpAddr, port: u16, own: &Own) -> Result<(), Forbidden> {
+        if self.faces(address).any(|face| self.loops_back(face, port, own)) {
+            return Err(Forbidden::LoopsBack);
+        }
+        let refuse = |rule: String| Err(Forbidden::Address { address, rule });
+        if let Some(metadata) = special(address).filter(|special| special.metadata) {
+            return refuse(metadata.to_string());
+        }
+        for face in self.faces(address) {
+            if let Some(deny) = self.deny.iter().find(|deny| deny.contains(&face)) {
+                return refuse(format!("guard.deny {deny}"));
+            }
+            if self.allow.iter().any(|allow| allow.contains(&face)) {
+                continue;
+            }
+            if let Some(special) = listed(face) {
+                return refuse(special.to_string());
+            }
+            if let Some((pool, _)) = self.pools.iter().find(|(_, range)| range.contains(&face)) {
+                return refuse(format!("an address of egress.{pool}"));
+            }
+            if is_local(face, own) {
+                return refuse("an address of this host".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// What an address may turn out to be: itself, and the IPv4 addresses inside it. Each needs its own exception, so
+    /// that allowing a translation prefix allows translation, not what lies behind it.
+    ///
+    /// Inside `64:ff9b:1::/48` the prefix length of `allow` says which layout the network's translator has, if it is
+    /// one that RFC 6052 §2.2 has; otherwise every layout counts, and hardly any address passes.
+    fn faces(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let layout = move |length: u8| {
+            let prefixes = self.allow.iter().filter(|allow| allow.contains(&address)).map(IpNet::prefix_len);
+            prefixes.max().is_none_or(|allowed| allowed == length || !matches!(allowed, 48 | 56 | 64 | 96))
+        };
+        let inner = embedded(address).filter(move |inner| inner.translation.is_none_or(layout));
+        iter::once(address).chain(inner.map(|inner| IpAddr::V4(inner.address)))
+    }
+
+    fn loops_back(&self, address: IpAddr, port: u16, own: &Own) -> bool {
+        own.listeners.iter().any(|listener| {
+            let here = || is_local(address, own) || self.pools.iter().any(|(_, range)| range.contains(&address));
+            listener.port() == port
+                // Linux takes the unspecified address for this host.
+                && (listener.ip() == address || address.is_unspecified() || (listener.ip().is_unspecified() && here()))
+        })
+    }
+}
+
+fn is_local(address: IpAddr, own: &Own) -> bool {
+    address.is_loopback() || own.local.iter().any(|net| net.contains(&address))
+}
+
+fn is_special_use(name: &str) -> bool {
+    SPECIAL_USE.iter().any(|special| name == *special || is_below(name, special))
+}
+
+fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
+    for allow in &guard.allow {
+        if allow.prefix_len() == 0 {
+            problems.push(
+                Problem::at(allow.place, format!("`{}` allows every address: an open door", allow.value))
+                    .help("write the ranges that your receivers are in"),
+            );
+            continue;
+        }
+        if let Some(deny) = guard.deny.iter().find(|deny| deny.contains(&allow.value)) {
+            problems.push(
+                Problem::warning(Some(allow.place), format!("`{}` never has an effect: deny beats allow", allow.value))
+                    .also(deny.place, "denied here"),
+            );
+        }
+        if let Some(metadata) = rows().find(|row| row.metadata && overlap(&row.cidr, &allow.value)) {
+            let Special { cidr, name, .. } = metadata;
+            problems.push(
+                Problem::warning(Some(allow.place), format!("`{}` covers cloud metadata addresses", allow.value))
+                    .label(format!("{cidr} is {name}"))
+                    .help("metadata addresses stay refused, whatever is allowed"),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! What the guard says of every kind of name, port and address.
+//! Is there a way around it?
+
+use super::*;
+use crate::config::Place;
+use crate::host::canonical;
+
+fn at<T>(value: T) -> At<T> {
+    At { value, place: Place { file: 0, start: 0, end: 0 } }
+}
+
+fn section(allow: &[&str], deny: &[&str]) -> config::Guard {
+    let cidrs = |list: &[&str]| list.iter().map(|cidr| at(cidr.parse().unwrap())).collect();
+    config::Guard { allow: cidrs(allow), deny: cidrs(deny), ports: vec![at(443)] }
+}
+
+fn guard(allow: &[&str], deny: &[&str]) -> Guard {
+    let hosts = [(canonical("good.example").unwrap(), vec!["127.0.0.2".parse().unwrap()])].into();
+    let range = config::PoolRange { cidr: "8.8.8.0/28".parse().unwrap(), from: None, until: None };
+    let pool =
+        config::Pool { ranges: vec![at(range)], exclude: Vec::new(), select: config::Select::Sticky, failover: true };
+    let resolver = config::Resolver { servers: Vec::new(), hosts };
+    Guard::new(&section(allow, deny), &resolver, &[(PoolName::new("main"), at(pool))].into())
+}
+
+fn own() -> Own {
+    Own {
+        local: vec!["127.0.0.0/8".parse().unwrap(), "9.9.9.9/32".parse().unwrap()],
+        listeners: vec!["127.0.0.1:4750".parse().unwrap(), "[::]:4751".parse().unwrap()],
+    }
+}
+
+fn target(host: &str, port: u16) -> Target {
+    Target { scheme: Scheme::Https, host: canonical(host).unwrap(), port }
+}
+
+/// What is said of one address: `ok`, `loops back`, or the rule.
+fn verdict(guard: &Guard, address: &str, port: u16) -> String {
+    let answers = ["1.0.0.1".parse().unwrap(), address.parse().unwrap()];
+    match guard.clear(&target("hooks.acme.com", port), &answers, &own()) {
+        Ok(cleared) => {
+            assert_eq!((cleared.addresses().len(), cleared.port()), (2, port));
+            "ok".to_owned()
+        }
+        Err(Forbidden::LoopsBack) => "loops back".to_owned(),
+        Err(Forbidden::Address { address: refused, rule }) => {
+            assert_eq!(refused, answers[1]);
+            rule
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn addresses() {
+    let nat64 = "IPv4-IPv6 Translation (NAT64 well-known), RFC 6052";
+    let mapped = "IPv4-mapped, RFC 4291";
+    let imds = "cloud metadata, AWS, Azure, Google, Oracle, DigitalOcean, Hetzner, OpenStack and others";
+    let none: &[&str] = &[];
+    let table: &[(&[&str], &[&str], &str, &str)] = &[
+        (none, none, "1.1.1.1", "ok"),
+        (none, none, "2606:4700::1111", "ok"),
+        (none, none, "10.0.0.1", "Private-Use, RFC 1918"),
+        (none, none, "::1", "Loopback, RFC 4291"),
+        (none, none, "::ffff:1.1.1.1", mapped),
+        // deny, and allow, and both
+        (none, &["1.1.1.0/24"], "1.1.1.7", "guard.deny 1.1.1.0/24"),
+        (none, &["1.1.1.0/24"], "2606:4700::5efe:101:107", "guard.deny 1.1.1.0/24"),
+        (&["10.0.0.0/8"], none, "10.0.0.1", "ok"),
+        (&["10.0.0.0/8"], none, "192.168.0.1", "Private-Use, RFC 1918"),
+        (&["10.0.0.0/8"], &["10.1.0.0/16"], "10.1.0.1", "guard.deny 10.1.0.0/16"),
+        (&["10.1.0.0/16"], &["10.0.0.0/8"], "10.1.0.1", "guard.deny 10.0.0.0/8"),
+        (&["::1/128"], none, "::1", "ok"),
+        // our own
+        (none, none, "9.9.9.9", "an address of this host"),
+        (none, none, "8.8.8.15", "an address of egress.main"),
+        (none, none, "8.8.8.16", "ok"),
+        (&["9.9.9.9/32", "8.8.8.0/24"], none, "9.9.9.9", "ok"),
+        (&["9.9.9.9/32", "8.8.8.0/24"], none, "8.8.8.15", "ok"),
+        // metadata, never
+        (&["169.254.0.0/16"], none, "169.254.169.254", imds),
+        (&["169.254.169.254/32"], none, "169.254.169.254", imds),
+        (&["168.63.0.0/16"], none, "168.63.129.16", "cloud metadata, Azure WireServer"),
+        // An exception for an embedding is not one for what is embedded, nor the other way about.
+        (&["64:ff9b::/96"], none, "64:ff9b::101:101", "ok"),
+        (&["64:ff9b::/96"], none, "64:ff9b::a00:1", "Private-Use, RFC 1918"),
+        (&["64:ff9b::/96"], none, "64:ff9b::a9fe:a9fe", imds),
+        (&["64:ff9b::/96", "169.254.0.0/16"], none, "64:ff9b::a9fe:a9fe", imds),
+        (&["64:ff9b::/96", "10.0.0.0/8"], none, "64:ff9b::a00:1", "ok"),
+        (&["64:ff9b::/96"], &["1.1.1.1/32"], "64:ff9b::101:101", "guard.deny 1.1.1.1/32"),
+        (&["64:ff9b::/96"], none, "64:ff9b::909:909", "an address of this host"),
+        (&["10.0.0.0/8"], none, "64:ff9b::a00:1", nat64),
+        (&["::ffff:0:0/96"], none, "::ffff:1.1.1.1", "ok"),
+        (&["::ffff:0:0/96"], none, "::ffff:127.0.0.1", "Loopback, RFC 1122"),
+        (&["10.0.0.0/8"], none, "::ffff:10.0.0.1", mapped),
+        (&["2002::/16"], none, "2002:a00:1::1", "Private-Use, RFC 1918"),
+        (&["2001::/32"], none, "2001:0:101:101:8000:cfc6:f5ff:fffe", "Private-Use, RFC 1918"),
+        // A translation prefix of one's own has the layout of its length.
+        (&["64:ff9b:1::/96"], none, "64:ff9b:1::101:101", "ok"),
+        (&["64:ff9b:1::/96"], none, "64:ff9b:1::a00:1", "Private-Use, RFC 1918"),
+        (&["64:ff9b:1::/48"], none, "64:ff9b:1:101:1:100::", "ok"),
+        (&["64:ff9b:1::/48"], none, "64:ff9b:1:a00:0:100::", "Private-Use, RFC 1918"),
+        (&["64:ff9b:1::/48"], none, "64:ff9b:1::101:101", "This host on this network, RFC 1122"),
+        (&["64:ff9b:1::/48"], none, "64:ff9b:1::a9fe:a9fe", imds),
+        (&["64:ff9b:1:2::/64"], none, "64:ff9b:1:2:1:101:100:0", "ok"),
+        (&["64:ff9b::/32"], none, "64:ff9b:1::101:101", "This host on this network, RFC 1122"),
+    ];
+    for (allow, deny, address, expected) in table {
+        assert_eq!(verdict(&guard(allow, deny), address, 443), *expected, "{address} allow {allow:?} deny {deny:?}");
+    }
+}
+
+#[test]
+fn own_listeners_are_never_reached() {
+    let open = guard(&["127.0.0.0/8", "::/8", "9.9.9.9/32", "8.8.8.0/24", "0.0.0.0/8", "64:ff9b::/96"], &[]);
+    let table = [
+        ("127.0.0.1", 4750, "loops back"),
+        ("::ffff:127.0.0.1", 4750, "loops back"),
+        ("64:ff9b::7f00:1", 4750, "loops back"),
+        ("0.0.0.0", 4750, "loops back"),
+        ("::", 4750, "loops back"),
+        ("127.0.0.2", 4750, "ok"),
+        ("127.0.0.1", 4752, "ok"),
+        ("127.9.9.9", 4751, "loops back"),
+        ("::1", 4751, "loops back"),
+        ("9.9.9.9", 4751, "loops back"),
+        ("8.8.8.1", 4751, "loops back"),
+        ("1.1.1.1", 4751, "ok"),
+    ];
+    for (address, port, expected) in table {
+        assert_eq!(verdict(&open, address, port), expected, "{address} {port}");
+    }
+}
+
+#[test]
+fn a_literal_is_judged_whatever_the_answers() {
+    let guard = guard(&["::ffff:0:0/96"], &[]);
+    let public = ["1.1.1.1".parse().unwrap()];
+    assert!(guard.clear(&target("10.0.0.1", 443), &public, &own()).is_err());
+    let cleared = guard.clear(&target("[::ffff:1.0.0.1]", 443), &[], &own()).unwrap();
+    assert_eq!(cleared.addresses(), ["1.0.0.1".parse::<IpAddr>().unwrap()]);
+}
+
+#[test]
+fn names_and_ports() {
+    let guard = guard(&[], &[]);
+    let port = |port| Err(Forbidden::Port(port));
+    use Scheme::{Http, Https};
+    let table = [
+        (Https, "hooks.acme.com", 443, false, Ok(())),
+        (Https, "hooks.acme.com", 8443, false, Ok(())), // named by the route
+        (Https, "hooks.acme.com", 80, true, port(80)),
+        (Https, "hooks.acme.com", 22, true, port(22)),
+        (Http, "hooks.acme.com", 80, true, Ok(())),
+        (Http, "hooks.acme.com", 80, false, port(80)),
+        (Http, "hooks.acme.com", 8080, true, port(8080)),
+        (Https, "LOCALHOST.", 443, false, Err(Forbidden::Name)),
+        (Https, "a.localhost", 443, false, Err(Forbidden::Name)),
+        (Https, "notlocalhost", 443, false, Ok(())),
+        (Https, "metadata.google.internal", 443, false, Err(Forbidden::Name)),
+        (Https, "metadata.goog", 443, false, Err(Forbidden::Name)),
+        (Https, "metadata.packet.net", 443, false, Err(Forbidden::Name)),
+        (Https, "packet.net", 443, false, Ok(())),
+        (Https, "db.svc.cluster.local", 443, false, Err(Forbidden::Name)),
+        (Https, "kubernetes.default.svc", 443, false, Err(Forbidden::Name)),
+        (Https, "router.home.arpa", 443, false, Err(Forbidden::Name)),
+        (Https, "bad.example", 443, false, Err(Forbidden::Name)),
+        (Https, "good.example", 443, false, Ok(())), // in resolver.hosts
+        (Https, "a.good.example", 443, false, Err(Forbidden::Name)),
+        (Https, "example.com", 443, false, Ok(())),
+        (Https, "10.0.0.1", 443, false, Ok(())), // judged by `clear`
+    ];
+    for (scheme, host, port, plaintext, expected) in table {
+        let target = Target { scheme, ..target(host, port) };
+        assert_eq!(guard.judge_name(&target, &[8443], plaintext), expected, "{target}");
+    }
+}
+
+#[test]
+fn problems_of_allow() {
+    let table: &[(&str, &[&str], &[&str])] = &[
+        ("10.0.0.0/8", &[], &[]),
+        ("0.0.0.0/0", &[], &["`0.0.0.0/0` allows every address: an open door"]),
+        ("::/0", &[], &["`::/0` allows every address: an open door"]),
+        ("169.254.0.0/16", &[], &["`169.254.0.0/16` covers cloud metadata addresses"]),
+        ("161.26.1.0/24", &[], &["`161.26.1.0/24` covers cloud metadata addresses"]),
+        ("10.1.0.0/16", &["10.0.0.0/8"], &["`10.1.0.0/16` never has an effect: deny beats allow"]),
+        ("10.0.0.0/8", &["10.1.0.0/16"], &[]),
+    ];
+    for (allow, deny, expected) in table {
+        let mut problems = Vec::new();
+        check_allow(&section(&[allow], deny), &mut problems);
+        let messages: Vec<_> = problems.iter().map(|problem| problem.message.as_str()).collect();
+        assert_eq!(messages, *expected);
+    }
+}
