@@ -1,0 +1,374 @@
+//! Pools of source addresses, and the choice among them: the only maker of a [`Hop`].
+//! From which of our addresses does this delivery leave?
+//!
+//! Every address of a range is used, also the first and the last: the addresses are routed to this host, not shared on
+//! a link, so none of them is a network or broadcast address.
+
+mod check;
+
+use std::collections::BTreeMap;
+use std::iter;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
+use jiff::Timestamp;
+
+use super::guard::ClearedAddresses;
+use crate::config::{self, Config, Problem, Select};
+use crate::names::PoolName;
+
+/// How many addresses of a target are dialled at most: a name with a thousand of them must not make us knock a thousand
+/// times for one webhook.
+pub const TARGETS_MAX: usize = 16;
+/// How often an address is drawn before the pool is walked instead. With half of a pool unusable, one draw in two misses.
+const DRAWS: u64 = 64;
+/// How many addresses a walk asks about: all of a small pool, so that its last usable one is found.
+const WALK_MAX: u128 = 4096;
+
+/// One way to connect: from one of our addresses, to a judged one. Only [`choose`] makes it, so a socket that is opened
+/// for a `Hop` is neither unbound nor unguarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    from: IpAddr,
+    to: SocketAddr,
+}
+
+impl Hop {
+    pub fn from(&self) -> IpAddr {
+        self.from
+    }
+    pub fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(from: IpAddr, to: SocketAddr) -> Self {
+        Self { from, to }
+    }
+}
+
+/// Why there is no way to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoHop {
+    /// No address of the pool is usable.
+    Empty,
+    /// Some are, but of no family that the target has.
+    Family,
+}
+
+/// The ways to connect, in the order to try them: the target's addresses with their families interleaved, IPv6 first
+/// (RFC 8305 §4), from one source per family; then, with `failover`, the same from one other source per family.
+///
+/// `stick` is a hash of whom to keep at one address; `turn` counts deliveries, or is a random number where the pool says
+/// `random`. `usable` tells what this host can bind; it is asked a bounded number of times.
+pub fn choose(
+    pool: &Pool,
+    cleared: &ClearedAddresses,
+    stick: u64,
+    turn: u64,
+    now: Timestamp,
+    usable: &dyn Fn(IpAddr) -> bool,
+) -> Result<Vec<Hop>, NoHop> {
+    let wanted = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
+    let pick = |v6, usable: &dyn Fn(IpAddr) -> bool| pool.pick(v6, stick, turn, now, usable);
+    // By family, IPv4 at 0 and IPv6 at 1.
+    let sources = [false, true].map(|v6| if wanted(v6) { pick(v6, usable) } else { None });
+    if sources == [None, None] {
+        let elsewhere = [false, true].into_iter().any(|v6| !wanted(v6) && pick(v6, usable).is_some());
+        return Err(if elsewhere { NoHop::Family } else { NoHop::Empty });
+    }
+    let has_more = |from: &IpAddr| pool.failover && pool.size(now, from.is_ipv6()) > 1;
+    let other = |from: IpAddr| pick(from.is_ipv6(), &|ip| ip != from && usable(ip));
+    let others = sources.map(|from| from.filter(has_more).and_then(other));
+
+    let mut hops = Vec::with_capacity(2 * cleared.addresses().len().min(TARGETS_MAX));
+    for sources in [sources, others] {
+        let ways = interleave(cleared.addresses())
+            .filter_map(|to| Some(Hop { from: sources[usize::from(to.is_ipv6())]?, to: (to, cleared.port()).into() }));
+        hops.extend(ways.take(TARGETS_MAX));
+    }
+    Ok(hops)
+}
+
+/// The addresses by turns of their family, IPv6 first, each family in its own order.
+fn interleave(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let mut v6 = addresses.iter().filter(|ip| ip.is_ipv6());
+    let mut v4 = addresses.iter().filter(|ip| ip.is_ipv4());
+    let mut six = false;
+    iter::from_fn(move || {
+        six = !six;
+        if six { v6.next().or_else(|| v4.next()) } else { v4.next().or_else(|| v6.next()) }.copied()
+    })
+}
+
+/// A pool of source addresses, compiled.
+#[derive(Debug)]
+pub struct Pool {
+    name: PoolName,
+    select: Select,
+    failover: bool,
+    ranges: Vec<Range>,
+}
+
+/// A range as written, and what `exclude` leaves of it.
+#[derive(Debug)]
+struct Range {
+    cidr: IpNet,
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+    /// Names the range in draws: a hash of its CIDR alone, so that its place in the pool does not matter.
+    id: u64,
+    spans: Vec<Span>,
+}
+
+/// Addresses as numbers, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    first: u128,
+    last: u128,
+}
+
+/// A part of a range, with its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    pub cidr: IpNet,
+    pub from: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    pub standing: Standing,
+}
+
+/// Where a moment stands in the time of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Upcoming,
+    InForce,
+    Ended,
+}
+
+/// Compiles every pool, and tells what is wrong with each and between them.
+pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> BTreeMap<PoolName, Arc<Pool>> {
+    check::check(&config.egress, now, problems);
+    config.egress.iter().map(|(name, pool)| (name.clone(), Arc::new(Pool::new(name, pool)))).collect()
+}
+
+impl Pool {
+    fn new(name: &PoolName, pool: &config::Pool) -> Self {
+        let ranges = pool.ranges.iter().map(|range| Range::new(range, pool)).filter(|range| !range.spans.is_empty());
+        Self { name: name.clone(), select: pool.select, failover: pool.failover, ranges: ranges.collect() }
+    }
+
+    pub fn name(&self) -> &PoolName {
+        &self.name
+    }
+    pub fn select(&self) -> Select {
+        self.select
+    }
+    pub fn failover(&self) -> bool {
+        self.failover
+    }
+
+    /// Exactly the addresses that deliveries may leave from, in as few CIDRs as there can be.
+    pub fn in_force(&self, now: Timestamp) -> Vec<IpNet> {
+        let in_force = self.ranges.iter().filter(|range| range.standing(now) == Standing::InForce);
+        IpNet::aggregate(&in_force.flat_map(Range::nets).collect())
+    }
+
+    /// How many addresses of one family are in force.
+    pub fn size(&self, now: Timestamp, v6: bool) -> u128 {
+        self.spans(now, v6).map(Span::size).sum()
+    }
+
+    pub fn contains(&self, ip: IpAddr, now: Timestamp) -> bool {
+        self.ranges(now, ip.is_ipv6()).any(|range| range.has(number(ip)))
+    }
+
+    /// Everything that was, is or will be in force, for those who have to allow it in time.
+    pub fn announced(&self, now: Timestamp) -> impl Iterator<Item = Announced> {
+        self.ranges.iter().flat_map(move |range| {
+            let standing = range.standing(now);
+            range.nets().map(move |cidr| Announced { cidr, from: range.from, until: range.until, standing })
+        })
+    }
+
+    /// The source of each family that `stick` sticks to while it is usable.
+    pub fn sticky(&self, stick: u64, now: Timestamp) -> impl Iterator<Item = IpAddr> {
+        [true, false].into_iter().filter_map(move |v6| self.pick(v6, stick, 0, now, &|_| true))
+    }
+
+    fn ranges(&self, now: Timestamp, v6: bool) -> impl Iterator<Item = &Range> {
+        self.ranges.iter().filter(move |range| range.is_v6() == v6 && range.standing(now) == Standing::InForce)
+    }
+
+    fn spans(&self, now: Timestamp, v6: bool) -> impl Iterator<Item = &Span> {
+        self.ranges(now, v6).flat_map(|range| &range.spans)
+    }
+
+    /// A source of one family, by `select`, of those that are usable.
+    fn pick(&self, v6: bool, stick: u64, turn: u64, now: Timestamp, usable: &dyn Fn(IpAddr) -> bool) -> Option<IpAddr> {
+        let size = self.size(now, v6);
+        if size == 0 {
+            return None;
+        }
+        let seed = if self.select == Select::Sticky { stick } else { turn };
+        for draw in 0..DRAWS {
+            let ip = match self.select {
+                Select::Sticky => self.rendezvous(v6, mix(seed, draw), now),
+                Select::Spread if draw == 0 => self.nth(v6, u128::from(turn) % size, now),
+                Select::Spread | Select::Random => self.nth(v6, wide(mix(seed, draw)) % size, now),
+            };
+            if let Some(ip) = ip.filter(|ip| usable(*ip)) {
+                return Some(ip);
+            }
+        }
+        // Hardly anything is left: walk on from where the dice fell.
+        let start = wide(mix(seed, DRAWS)) % size;
+        let walk = (0..size.min(WALK_MAX)).map(|step| (start + step) % size);
+        walk.filter_map(|index| self.nth(v6, index, now)).find(|ip| usable(*ip))
+    }
+
+    /// The address that `seed` draws from all that the ranges have as written; `None`: it is excluded.
+    ///
+    /// A weighted rendezvous over the ranges (the least of `-ln(u) / weight` wins), then a uniform draw inside the
+    /// winner. What may not be used is drawn again, not moved aside, which is what makes the law of minimal disruption
+    /// exact: a range or an address that comes takes its own share of everybody and moves nothing else; one that goes
+    /// gives back its own share; and the load on the others stays even.
+    fn rendezvous(&self, v6: bool, seed: u64, now: Timestamp) -> Option<IpAddr> {
+        let scored = self.ranges(now, v6).map(|range| (range.score(seed), range));
+        let (_, winner) = scored.min_by(|(a, _), (b, _)| a.total_cmp(b))?;
+        let drawn = winner.draw(seed);
+        winner.has(drawn).then(|| address(drawn, v6))
+    }
+
+    /// The address at `index` of those in force.
+    fn nth(&self, v6: bool, mut index: u128, now: Timestamp) -> Option<IpAddr> {
+        for span in self.spans(now, v6) {
+            match index.checked_sub(span.size()) {
+                Some(rest) => index = rest,
+                None => return Some(address(span.first + index, v6)),
+            }
+        }
+        None
+    }
+}
+
+impl Range {
+    fn new(range: &config::PoolRange, pool: &config::Pool) -> Self {
+        let cidr = range.cidr.trunc();
+        let mut spans = vec![Span::of(&cidr)];
+        for exclude in pool.exclude.iter().filter(|exclude| is_v6(exclude) == is_v6(&cidr)) {
+            let hole = Span::of(exclude);
+            spans = spans.iter().flat_map(|span| span.without(&hole)).collect();
+        }
+        let Span { first, .. } = Span::of(&cidr);
+        let id = [first as u64, (first >> 64) as u64].into_iter().fold(cidr.prefix_len().into(), mix);
+        Self { cidr, from: range.from, until: range.until, id, spans }
+    }
+
+    fn is_v6(&self) -> bool {
+        is_v6(&self.cidr)
+    }
+
+    fn standing(&self, now: Timestamp) -> Standing {
+        if self.from.is_some_and(|from| now < from) {
+            Standing::Upcoming
+        } else if self.until.is_some_and(|until| until <= now) {
+            Standing::Ended
+        } else {
+            Standing::InForce
+        }
+    }
+
+    fn has(&self, number: u128) -> bool {
+        self.spans.iter().any(|span| (span.first..=span.last).contains(&number))
+    }
+
+    fn host_bits(&self) -> u8 {
+        self.cidr.max_prefix_len() - self.cidr.prefix_len()
+    }
+
+    /// Exponentially distributed with the number of addresses as its rate; what is excluded counts, so that excluding an
+    /// address moves nobody but those on it.
+    fn score(&self, seed: u64) -> f64 {
+        // 53 bits are what an f64 holds; the half keeps the logarithm finite.
+        let uniform = ((mix(seed, self.id) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        -uniform.ln() / f64::from(self.host_bits()).exp2()
+    }
+
+    /// An address of the range as written: its size is a power of two, so that random low bits are a fair draw.
+    fn draw(&self, seed: u64) -> u128 {
+        let Span { first, last } = Span::of(&self.cidr);
+        first | (wide(mix(seed, !self.id)) & (first ^ last))
+    }
+
+    fn nets(&self) -> impl Iterator<Item = IpNet> {
+        self.spans.iter().flat_map(|span| span.nets(self.is_v6()))
+    }
+}
+
+impl Span {
+    fn of(net: &IpNet) -> Self {
+        Self { first: number(net.network()), last: number(net.broadcast()) }
+    }
+
+    /// A range that would overflow this is refused: see [`check`].
+    fn size(&self) -> u128 {
+        (self.last - self.first).saturating_add(1)
+    }
+
+    /// What is left of it without the addresses in `hole`.
+    fn without(self, hole: &Span) -> impl Iterator<Item = Span> {
+        if hole.last < self.first || self.last < hole.first {
+            return [Some(self), None].into_iter().flatten();
+        }
+        let before = (self.first < hole.first).then(|| Span { first: self.first, last: hole.first - 1 });
+        let after = (hole.last < self.last).then(|| Span { first: hole.last + 1, last: self.last });
+        [before, after].into_iter().flatten()
+    }
+
+    fn nets(&self, v6: bool) -> IpSubnets {
+        if v6 {
+            Ipv6Subnets::new(Ipv6Addr::from_bits(self.first), Ipv6Addr::from_bits(self.last), 0).into()
+        } else {
+            Ipv4Subnets::new(v4(self.first), v4(self.last), 0).into()
+        }
+    }
+}
+
+fn is_v6(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(_))
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits().into(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
+fn address(number: u128, v6: bool) -> IpAddr {
+    if v6 { Ipv6Addr::from_bits(number).into() } else { v4(number).into() }
+}
+
+/// A number of IPv4 has 32 bits.
+fn v4(number: u128) -> Ipv4Addr {
+    Ipv4Addr::from_bits(number as u32)
+}
+
+/// Mixes `value` into `seed`: the finaliser of SplitMix64, twice. Not for secrets; the same in every build, so that who
+/// sticks to an address does so across restarts.
+fn mix(seed: u64, value: u64) -> u64 {
+    let finish = |mut x: u64| {
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    };
+    finish(finish(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ value)
+}
+
+fn wide(seed: u64) -> u128 {
+    u128::from(mix(seed, 1)) << 64 | u128::from(mix(seed, 2))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! What is wrong with the pools as written.
+//! Which ranges would surprise their operator, or the customers who allow-list them?
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{Pool, Range, Span, Standing, is_v6};
+use crate::config::{self, At, PoolRange, Problem};
+use crate::names::PoolName;
+use crate::policy::addresses::{self, overlap};
+
+/// The widest range: no platform has more, and what is wider is a slip of the pen.
+const WIDEST_V4: u8 = 8;
+const WIDEST_V6: u8 = 16;
+
+/// `from` and `until`.
+type Window = (Option<Timestamp>, Option<Timestamp>);
+type Pools = BTreeMap<PoolName, At<config::Pool>>;
+
+pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) {
+    for (name, pool) in pools {
+        for range in &pool.ranges {
+            check_range(range, problems);
+        }
+        check_overlaps(&pool.ranges, problems);
+        for exclude in &pool.exclude {
+            if !pool.ranges.iter().any(|range| overlap(&range.cidr, exclude)) {
+                let message = format!("`{}` excludes nothing: no range of egress.{name} has it", exclude.value);
+                problems.push(Problem::warning(Some(exclude.place), message));
+            }
+        }
+        check_empty(name, pool, now, problems);
+    }
+    check_shared(pools, problems);
+}
+
+fn check_range(range: &At<PoolRange>, problems: &mut Vec<Problem>) {
+    let cidr = range.cidr;
+    let widest = if is_v6(&cidr) { WIDEST_V6 } else { WIDEST_V4 };
+    if cidr.prefix_len() < widest {
+        problems.push(
+            Problem::at(range.place, format!("`{cidr}` is too wide for a pool"))
+                .help(format!("write the ranges that are routed to this host, /{widest} at most")),
+        );
+    }
+    if let (Some(from), Some(until)) = (range.from, range.until)
+        && from >= until
+    {
+        problems.push(
+            Problem::at(range.place, format!("`{cidr}` is never in force: it ends before it begins"))
+                .label(format!("from {from} until {until}"))
+                .help("write a later `until`"),
+        );
+    }
+    // A part of the range may be special, or all of it.
+    let special = addresses::listed(cidr.network()).or_else(|| addresses::rows().find(|row| overlap(&row.cidr, &cidr)));
+    if let Some(special) = special {
+        problems.push(
+            Problem::warning(Some(range.place), format!("`{cidr}` is not public: {special}"))
+                .help("on the Internet, targets see another source address, or nothing at all"),
+        );
+    }
+}
+
+/// At no moment may an address be in a pool twice: it would count twice.
+fn check_overlaps(ranges: &[At<PoolRange>], problems: &mut Vec<Problem>) {
+    for (index, range) in ranges.iter().enumerate() {
+        let earlier = &ranges[..index];
+        if let Some(first) = earlier.iter().find(|first| {
+            overlap(&first.cidr, &range.cidr) && meet((first.from, first.until), (range.from, range.until))
+        }) {
+            problems.push(
+                Problem::at(range.place, format!("`{}` overlaps `{}`", range.cidr, first.cidr))
+                    .also(first.place, "first used here")
+                    .help("write each address once, or give the ranges times that do not meet"),
+            );
+        }
+    }
+}
+
+fn check_empty(name: &PoolName, pool: &At<config::Pool>, now: Timestamp, problems: &mut Vec<Problem>) {
+    let ranges = Pool::new(name, pool).ranges;
+    if ranges.is_empty() {
+        problems.push(
+            Problem::at(pool.place, format!("egress.{name} has no address"))
+                .help("write at least one range, and let `exclude` leave some of it"),
+        );
+    } else if !ranges.iter().any(|range| range.standing(now) == Standing::InForce) {
+        let upcoming = |range: &Range| range.from.filter(|_| range.standing(now) == Standing::Upcoming);
+        let message = match ranges.iter().filter_map(upcoming).min() {
+            Some(from) => format!("egress.{name} has no address until {from}"),
+            None => format!("egress.{name} has no address any more: every range has ended"),
+        };
+        problems.push(Problem::warning(Some(pool.place), message).help("its deliveries are refused as no_egress"));
+    }
+}
+
+/// Two pools may share an address, but a customer who allows one of them then hears from both.
+fn check_shared(pools: &Pools, problems: &mut Vec<Problem>) {
+    let compiled = |(name, pool): (&PoolName, &At<config::Pool>)| {
+        let ranges = pool.ranges.iter().map(|range| (range.place, Range::new(range, pool)));
+        (name.clone(), ranges.collect::<Vec<_>>())
+    };
+    let compiled: Vec<_> = pools.iter().map(compiled).collect();
+    for (index, (name, ranges)) in compiled.iter().enumerate() {
+        for (other, others) in &compiled[..index] {
+            let pairs = ranges.iter().flat_map(|range| others.iter().map(move |other| (range, other)));
+            if let Some(((place, range), (first, _))) = pairs.into_iter().find(|((_, a), (_, b))| share(a, b)) {
+                problems.push(
+                    Problem::warning(
+                        Some(*place),
+                        format!("`{}` is shared by egress.{other} and egress.{name}", range.cidr),
+                    )
+                    .also(*first, format!("in egress.{other} here")),
+                );
+            }
+        }
+    }
+}
+
+fn share(a: &Range, b: &Range) -> bool {
+    let touch = |x: &Span| b.spans.iter().any(|y| x.first <= y.last && y.first <= x.last);
+    a.is_v6() == b.is_v6() && meet((a.from, a.until), (b.from, b.until)) && a.spans.iter().any(touch)
+}
+
+/// Whether there is a moment at which both are in force.
+fn meet(a: Window, b: Window) -> bool {
+    let before_end =
+        |from: Option<Timestamp>, until: Option<Timestamp>| from.is_none_or(|f| until.is_none_or(|u| f < u));
+    before_end(a.0, b.1) && before_end(b.0, a.1)
+}
