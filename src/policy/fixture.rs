@@ -1,0 +1,86 @@
+//! The least configuration, for tests to build on.
+//! What does a test start from?
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::config::*;
+use crate::names::PoolName;
+
+/// A value at a place of its own, so that a test can tell which place a problem points to.
+pub(crate) fn at<T>(start: u32, value: T) -> At<T> {
+    At { value, place: Place { file: 0, start, end: start + 1 } }
+}
+
+/// A loopback listener, the pool `default`, nothing else.
+pub(crate) fn config() -> Config {
+    let second = Duration::from_secs(1);
+    Config {
+        server: Server {
+            name: "outgate".into(),
+            listen: vec![at(0, Listen::Tcp(([127, 0, 0, 1], 4750).into()))],
+            allow_anonymous: at(1, false),
+            max_connections: 10,
+            drain_timeout: second,
+            workers: None,
+        },
+        admin: Admin { listen: vec![] },
+        egress: BTreeMap::from([(PoolName::new("default"), at(2, pool()))]),
+        clients: BTreeMap::new(),
+        routes: vec![],
+        trust: BTreeMap::new(),
+        signers: BTreeMap::new(),
+        limits: BTreeMap::new(),
+        guard: Guard { allow: vec![], deny: vec![], ports: vec![at(3, 443)] },
+        resolver: Resolver { servers: vec![], hosts: BTreeMap::new() },
+        timeouts: Timeouts {
+            dns: second,
+            connect: second,
+            tls: second,
+            body: second,
+            response: second,
+            idle: second,
+            total: second,
+            reuse: second,
+        },
+        log: Log { deliveries: Deliveries::Off, level: "info".into() },
+        sources: Sources::default(),
+        files: vec![],
+        digest: [0; 32],
+    }
+}
+
+pub(crate) fn pool() -> Pool {
+    let range = PoolRange { cidr: "127.0.7.0/28".parse().unwrap(), from: None, until: None };
+    Pool { ranges: vec![at(4, range)], exclude: vec![], select: Select::Sticky, failover: true }
+}
+
+/// `name` reached by `host`, everything else left at its default.
+pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
+    let route = Route {
+        name: at(start, name.into()),
+        hosts: vec![at(start + 1, host.into())],
+        paths: vec![],
+        ports: vec![],
+        tenants: vec![],
+        clients: vec![],
+        egress: None,
+        trust: None,
+        sign: vec![],
+        limits: vec![],
+        plaintext: at(start + 2, Plaintext::Refuse),
+        connect: at(start + 3, Connect::Tunnel),
+        body_max: None,
+        timeouts: RouteTimeouts::default(),
+    };
+    at(start, route)
+}
+
+/// The messages alone, warnings marked.
+pub(crate) fn messages(problems: &[Problem]) -> Vec<String> {
+    let text = |problem: &Problem| match problem.severity {
+        Severity::Problem => problem.message.clone(),
+        Severity::Warning => format!("warning: {}", problem.message),
+    };
+    problems.iter().map(text).collect()
+}

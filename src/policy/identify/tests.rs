@@ -1,0 +1,157 @@
+//! Credentials and networks, right and wrong; configurations that would let anyone in.
+//! Is everyone known who should be, and nobody else?
+
+use super::*;
+use crate::policy::fixture::{at, config, messages};
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE};
+
+fn client(start: u32, tokens: &[&[u8]], networks: &[&str], tenants: &[&str]) -> At<crate::config::Client> {
+    let mut place = start;
+    let mut next = || {
+        place += 1;
+        place
+    };
+    let client = crate::config::Client {
+        tokens: tokens.iter().map(|token| at(next(), sha256(token))).collect(),
+        networks: networks.iter().map(|network| at(next(), network.parse().unwrap())).collect(),
+        tenants: tenants.iter().map(|tenant| at(next(), tenant.to_string())).collect(),
+    };
+    at(start, client)
+}
+
+fn with(clients: Vec<(&str, At<crate::config::Client>)>) -> Config {
+    let clients = clients.into_iter().map(|(name, client)| (ClientName::new(name), client)).collect();
+    Config { clients, ..config() }
+}
+
+fn four() -> Config {
+    with(vec![
+        ("billing", client(10, &[b"old", b"new"], &[], &["*"])),
+        ("inside", client(20, &[b"in:side\xff"], &["10.1.0.0/16", "2001:db8::/32"], &["acme"])),
+        ("lan", client(30, &[], &["10.0.0.0/8"], &[])),
+        ("rack", client(40, &[], &["10.2.3.0/24"], &[])),
+    ])
+}
+
+#[test]
+fn identifies() {
+    let mut problems = vec![];
+    let clients = Clients::compile(&four(), &mut problems);
+    assert!(problems.is_empty(), "{problems:?}");
+    let basic = |text: &[u8]| format!("Basic {}", BASE64_STANDARD.encode(text)).into_bytes();
+    let huge = basic(&vec![b'a'; 1 << 20]);
+    let (outside, lan, rack, inside) = ("192.0.2.1", "10.9.9.9", "::ffff:10.2.3.4", "2001:db8::1");
+    type Case = (&'static str, Option<Vec<u8>>, Result<&'static str, Unidentified>);
+    let table: Vec<Case> = vec![
+        (outside, Some(basic(b"billing:old")), Ok("billing")),
+        (outside, Some(basic(b"billing:new")), Ok("billing")),
+        ("", Some(basic(b"billing:new")), Ok("billing")),
+        (outside, Some(b"bearer   new  ".to_vec()), Ok("billing")),
+        (outside, Some(b"BEARER old".to_vec()), Ok("billing")),
+        (outside, Some(format!("bAsIc  {}", BASE64_STANDARD_NO_PAD.encode("billing:old")).into()), Ok("billing")),
+        (inside, Some(basic(b"inside:in:side\xff")), Ok("inside")),
+        ("10.1.2.3", Some(b"Bearer in:side\xff".to_vec()), Ok("inside")),
+        // The right credential from elsewhere, and from a unix socket.
+        (outside, Some(basic(b"inside:in:side\xff")), Err(Unidentified::Network)),
+        ("", Some(basic(b"inside:in:side\xff")), Err(Unidentified::Network)),
+        // The network alone; the longest prefix wins.
+        (lan, None, Ok("lan")),
+        (rack, None, Ok("rack")),
+        (outside, None, Err(Unidentified::Missing)),
+        ("", None, Err(Unidentified::Missing)),
+        (inside, None, Err(Unidentified::Missing)),
+        // Wrong stays wrong, wherever it comes from.
+        (lan, Some(basic(b"billing:wrong")), Err(Unidentified::Wrong)),
+        (lan, Some(basic(b"lan:")), Err(Unidentified::Wrong)),
+        (lan, Some(basic(b"nobody:old")), Err(Unidentified::Wrong)),
+        (lan, Some(basic(b"\xff:old")), Err(Unidentified::Wrong)),
+        (lan, Some(basic(b"billing")), Err(Unidentified::Wrong)),
+        (lan, Some(basic(b"")), Err(Unidentified::Wrong)),
+        (lan, Some(b"Basic".to_vec()), Err(Unidentified::Wrong)),
+        (lan, Some(b"Basic !!!".to_vec()), Err(Unidentified::Wrong)),
+        (lan, Some(b"Bearer ".to_vec()), Err(Unidentified::Wrong)),
+        (lan, Some(b"".to_vec()), Err(Unidentified::Wrong)),
+        (lan, Some(b"Digest username=billing".to_vec()), Err(Unidentified::Wrong)),
+        (lan, Some(b" Bearer old".to_vec()), Err(Unidentified::Wrong)),
+        (lan, Some(huge), Err(Unidentified::Wrong)),
+        (lan, Some(format!("Basic {}", BASE64_URL_SAFE.encode("billing:>>>???")).into()), Err(Unidentified::Wrong)),
+    ];
+    for (peer, credential, expected) in table {
+        let found = clients.identify(peer.parse().ok(), credential.as_deref()).map(|client| client.name().as_str());
+        assert_eq!(found, expected, "{peer} {:?}", credential.map(|c| String::from_utf8_lossy(&c).into_owned()));
+    }
+}
+
+#[test]
+fn speaks_for_those_it_names() {
+    let clients = Clients::compile(&four(), &mut vec![]);
+    for (client, tenant, expected) in
+        [("billing", "anyone", true), ("inside", "acme", true), ("inside", "acm", false), ("lan", "acme", false)]
+    {
+        assert_eq!(clients.by_name[client].speaks_for(&TenantName::new(tenant)), expected, "{client} {tenant}");
+    }
+}
+
+#[test]
+fn strangers_come_in_only_where_allowed_and_never_with_a_wrong_credential() {
+    let mut config = four();
+    config.server.allow_anonymous.value = true;
+    let mut problems = vec![];
+    let clients = Clients::compile(&config, &mut problems);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(clients.identify(None, None).map(|client| client.name().as_str()), Ok("anonymous"));
+    assert_eq!(clients.identify(None, Some(b"Bearer wrong")).err(), Some(Unidentified::Wrong));
+    assert!(!clients.identify(None, None).unwrap().speaks_for(&TenantName::new("acme")));
+}
+
+#[test]
+fn problems() {
+    let token: &[u8] = b"t";
+    let open = |listen: Listen, mut config: Config| {
+        config.server.listen.push(at(9, listen));
+        config
+    };
+    let anyone = |mut config: Config| {
+        config.server.allow_anonymous.value = true;
+        config
+    };
+    let public = || Listen::Tcp(([0, 0, 0, 0], 4750).into());
+    const OPEN_PROXY: &str = "allow_anonymous on a listener that strangers can reach is an open proxy";
+    const EVERYONE: &str = "every address alone proves the client a: an open proxy";
+    let halves = || with(vec![("a", client(10, &[], &["0.0.0.0/1", "128.0.0.0/1"], &[]))]);
+    let table: Vec<(Config, &[&str])> = vec![
+        (config(), &["warning: no client is configured: nobody can use this"]),
+        (anyone(config()), &[]),
+        (open(Listen::Unix("/run/x".into()), anyone(config())), &[]),
+        (open(public(), anyone(config())), &[OPEN_PROXY]),
+        (open(Listen::Systemd, anyone(config())), &[OPEN_PROXY]),
+        (with(vec![("a", client(10, &[], &[], &[]))]), &["nothing proves the client a"]),
+        (halves(), &[]),
+        (open(public(), halves()), &[EVERYONE]),
+        (open(public(), with(vec![("a", client(10, &[], &["::/0"], &[]))])), &[EVERYONE]),
+        (open(public(), with(vec![("a", client(10, &[token], &["::/0"], &[]))])), &[]),
+        (
+            with(vec![("a", client(10, &[token], &[], &[])), ("b", client(20, &[token], &[], &[]))]),
+            &["a token proves one client only"],
+        ),
+        (
+            with(vec![("a", client(10, &[], &["10.0.0.0/8"], &[])), ("b", client(20, &[], &["10.0.0.0/8"], &[]))]),
+            &["a network alone proves one client only"],
+        ),
+        (with(vec![("anonymous", client(10, &[token], &[], &[]))]), &["the name \"anonymous\" is kept for strangers"]),
+    ];
+    for (config, expected) in table {
+        let mut problems = vec![];
+        Clients::compile(&config, &mut problems);
+        assert_eq!(messages(&problems), expected);
+    }
+}
+
+#[test]
+fn a_shared_token_is_told_with_both_places() {
+    let config = with(vec![("a", client(10, &[b"t"], &[], &[])), ("b", client(20, &[b"t"], &[], &[]))]);
+    let mut problems = vec![];
+    Clients::compile(&config, &mut problems);
+    let places = (problems[0].place.unwrap().start, problems[0].also.as_ref().unwrap().0.start);
+    assert_eq!(places, (21, 11));
+}

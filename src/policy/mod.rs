@@ -1,0 +1,68 @@
+//! Pure decisions over tables compiled from the configuration.
+//! May this webhook leave, from where, to whom, signed by whom?
+
+pub mod addresses;
+pub mod admit;
+pub mod egress;
+#[cfg(test)]
+mod fixture;
+pub mod guard;
+pub mod identify;
+pub mod route;
+pub mod sign;
+pub mod trust;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::config::{Config, Problem, Severity, Timeouts};
+use crate::names::{PoolName, SignerName, TrustName};
+
+/// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
+pub struct Plan {
+    /// Our pseudonym in `Via` and `Proxy-Status`.
+    pub name: String,
+    pub clients: identify::Clients,
+    pub routes: route::Routes,
+    pub guard: guard::Guard,
+    pub pools: BTreeMap<PoolName, Arc<egress::Pool>>,
+    pub trusts: BTreeMap<TrustName, Arc<trust::Trust>>,
+    pub signers: BTreeMap<SignerName, Arc<sign::Signer>>,
+    pub timeouts: Timeouts,
+    pub drain_timeout: Duration,
+    pub max_connections: usize,
+    pub digest: [u8; 32],
+}
+
+/// The one compiler: start, reload, `check` and `explain` all come through here. Gives the plan and its warnings, or
+/// everything that is wrong.
+pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
+    let mut problems = Vec::new();
+    let pools = egress::compile(config, now, &mut problems);
+    let trusts = trust::compile(config, &mut problems);
+    let signers = sign::compile(config, &mut problems);
+    problems.extend(signers.values().flat_map(|signer| signer.problems(now)));
+    let limits = admit::compile(config, &mut problems);
+    let tables = route::Tables { pools: &pools, trusts: &trusts, signers: &signers, limits: &limits };
+    let plan = Plan {
+        name: config.server.name.clone(),
+        clients: identify::Clients::compile(config, &mut problems),
+        routes: route::Routes::compile(config, &tables, &mut problems),
+        guard: guard::Guard::compile(config, &mut problems),
+        timeouts: config.timeouts.clone(),
+        drain_timeout: config.server.drain_timeout,
+        max_connections: config.server.max_connections,
+        digest: config.digest,
+        pools,
+        trusts,
+        signers,
+    };
+    if problems.iter().any(|problem| problem.severity == Severity::Problem) {
+        Err(problems)
+    } else {
+        Ok((plan, problems))
+    }
+}

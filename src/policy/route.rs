@@ -1,0 +1,261 @@
+//! The table of routes, and the order in which they match.
+//! Which route does this webhook take?
+
+mod compile;
+#[cfg(test)]
+mod compile_tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::iter::successors;
+use std::sync::Arc;
+
+use crate::config::{Connect, Plaintext, Timeouts};
+use crate::names::{ClientName, Host, LimitName, PoolName, RouteName, SignerName, TenantName, TrustName};
+use crate::policy::admit::Limit;
+use crate::policy::egress::Pool;
+use crate::policy::sign::Signer;
+use crate::policy::trust::Trust;
+
+/// How a webhook is treated.
+pub struct Route {
+    pub name: RouteName,
+    /// Beyond those that the guard allows everywhere.
+    pub ports: Vec<u16>,
+    pub pool: Arc<Pool>,
+    pub trust: Arc<Trust>,
+    pub signers: Vec<Arc<Signer>>,
+    /// By name, so that all deliveries take their places in one order: see `live::limits`.
+    pub limits: Vec<Arc<Limit>>,
+    pub plaintext: Plaintext,
+    pub connect: Connect,
+    /// Bytes.
+    pub body_max: u64,
+    pub timeouts: Timeouts,
+    /// It names its tenants: what they use is not shared between them.
+    pub tenant_specific: bool,
+}
+
+/// What routes name, compiled before them.
+pub struct Tables<'a> {
+    pub pools: &'a BTreeMap<PoolName, Arc<Pool>>,
+    pub trusts: &'a BTreeMap<TrustName, Arc<Trust>>,
+    pub signers: &'a BTreeMap<SignerName, Arc<Signer>>,
+    pub limits: &'a BTreeMap<LimitName, Arc<Limit>>,
+}
+
+/// All routes. A host is looked up, not searched for: there may be a hundred thousand.
+#[derive(Default)]
+pub struct Routes {
+    written: Vec<Arc<Route>>,
+    exact: HashMap<Host, Vec<Entry>>,
+    /// `*.acme.example` under `acme.example`.
+    subdomains: HashMap<Arc<str>, Vec<Entry>>,
+    any: Vec<Entry>,
+}
+
+/// One way into a route; those of one host pattern stand in order of precedence.
+#[derive(Clone)]
+struct Entry {
+    /// Empty: every path.
+    path: Arc<str>,
+    /// Empty: whoever it is for, or nobody.
+    tenants: Arc<[TenantName]>,
+    /// Empty: whoever calls.
+    clients: Arc<[ClientName]>,
+    route: Arc<Route>,
+}
+
+impl Entry {
+    fn matches(&self, client: &ClientName, tenant: Option<&TenantName>, path: &str) -> bool {
+        starts_with(path, &self.path)
+            && (self.tenants.is_empty() || tenant.is_some_and(|tenant| self.tenants.contains(tenant)))
+            && (self.clients.is_empty() || self.clients.contains(client))
+    }
+}
+
+impl Routes {
+    /// The best match: an exact host before the longest wildcard before `*`; then the longest path; then a route that
+    /// names the tenant, and one that names the client.
+    ///
+    /// `path` is without the query, as it will be sent.
+    pub fn choose(
+        &self,
+        client: &ClientName,
+        tenant: Option<&TenantName>,
+        host: &Host,
+        path: &str,
+    ) -> Option<&Arc<Route>> {
+        self.matching(client, tenant, host, path).next()
+    }
+
+    /// Everything that matches, the best first.
+    pub fn candidates(
+        &self,
+        client: &ClientName,
+        tenant: Option<&TenantName>,
+        host: &Host,
+        path: &str,
+    ) -> Vec<&Arc<Route>> {
+        let mut candidates: Vec<&Arc<Route>> = Vec::new();
+        for route in self.matching(client, tenant, host, path) {
+            // A route may match by more than one of its hosts and paths.
+            if !candidates.iter().any(|candidate| Arc::ptr_eq(candidate, route)) {
+                candidates.push(route);
+            }
+        }
+        candidates
+    }
+
+    /// In the order written.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.written.iter()
+    }
+
+    fn matching<'t, 'q>(
+        &'t self,
+        client: &'q ClientName,
+        tenant: Option<&'q TenantName>,
+        host: &'q Host,
+        path: &'q str,
+    ) -> impl Iterator<Item = &'t Arc<Route>> {
+        let name = match host {
+            Host::Name(name) => Some(&**name),
+            Host::Ip(_) => None,
+        };
+        let parent = |name: &&'q str| name.split_once('.').map(|(_, parent)| parent);
+        let parents = successors(name.as_ref().and_then(parent), parent);
+        let wildcards = parents.filter_map(|parent| self.subdomains.get(parent));
+        let entries = self.exact.get(host).into_iter().chain(wildcards).chain([&self.any]).flatten();
+        entries.filter(move |entry| entry.matches(client, tenant, path)).map(|entry| &entry.route)
+    }
+}
+
+/// Is this path one of those that a route means by `prefix`? `/in` means `/in` and what is below it; `/in/` means what
+/// begins so.
+///
+/// Bytes are compared as they are sent, nothing is decoded: only the target knows what it makes of `%2e` or `..`. So a
+/// path chooses how a webhook is treated, but fences nothing off: to this table `/in/../x` is below `/in/`, while to
+/// the target it may be `/x`. What must not be reached needs another host, or a target that refuses it.
+fn starts_with(path: &str, prefix: &str) -> bool {
+    let Some(rest) = path.strip_prefix(prefix) else { return false };
+    prefix.is_empty() || prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Client;
+    use crate::policy::fixture::{at, config, route};
+    use crate::policy::{egress, trust};
+    use proptest::prelude::*;
+
+    /// (name, host, path, tenant, client), the last three empty where the route does not say.
+    type Written<'a> = (&'a str, &'a str, &'a str, &'a str, &'a str);
+
+    fn routes(written: &[Written<'_>]) -> Routes {
+        let mut config = config();
+        for (i, (name, host, path, tenant, client)) in written.iter().enumerate() {
+            let mut route = route(100 + 10 * i as u32, name, host);
+            let named = |text: &str| Vec::from_iter((!text.is_empty()).then(|| at(99, text.to_owned())));
+            (route.value.paths, route.value.tenants, route.value.clients) = (named(path), named(tenant), named(client));
+            config.routes.push(route);
+            if !client.is_empty() {
+                let nobody = Client { tokens: vec![], networks: vec![], tenants: vec![] };
+                config.clients.insert(ClientName::new(*client), at(98, nobody));
+            }
+        }
+        let mut problems = vec![];
+        let (pools, trusts) =
+            (egress::compile(&config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(&config, &mut vec![]));
+        let tables = Tables { pools: &pools, trusts: &trusts, signers: &BTreeMap::new(), limits: &BTreeMap::new() };
+        let routes = Routes::compile(&config, &tables, &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
+        routes
+    }
+
+    fn names(routes: &Routes, host: &str, path: &str, tenant: &str, client: &str) -> Vec<String> {
+        let tenant = Some(TenantName::new(tenant)).filter(|tenant| !tenant.as_str().is_empty());
+        let (client, host) = (ClientName::new(client), crate::host::canonical(host).unwrap());
+        let candidates = routes.candidates(&client, tenant.as_ref(), &host, path);
+        let first = routes.choose(&client, tenant.as_ref(), &host, path).map(|route| route.name.to_string());
+        assert_eq!(first.as_ref(), candidates.first().map(|route| route.name.to_string()).as_ref());
+        candidates.iter().map(|route| route.name.to_string()).collect()
+    }
+
+    #[test]
+    fn the_best_match_first() {
+        let routes = routes(&[
+            ("any", "*", "", "", ""),
+            ("client", "hooks.acme.example", "", "", "billing"),
+            ("tenant", "hooks.acme.example", "", "acme", ""),
+            ("both", "hooks.acme.example", "", "acme", "billing"),
+            ("host", "hooks.acme.example", "", "", ""),
+            ("deep", "hooks.acme.example", "/in/deep", "", ""),
+            ("path", "hooks.acme.example", "/in", "", ""),
+            ("acme", "*.acme.example", "", "", ""),
+            ("acme-path", "*.acme.example", "/in/deep", "", ""),
+            ("eu", "*.eu.acme.example", "", "", ""),
+            ("address", "192.0.2.1", "", "", ""),
+        ]);
+        let all = ["both", "tenant", "client", "host", "acme", "any"];
+        for (host, path, tenant, client, expected) in [
+            ("hooks.acme.example", "/", "acme", "billing", &all[..]),
+            ("hooks.acme.example", "/", "acme", "other", &["tenant", "host", "acme", "any"]),
+            ("hooks.acme.example", "/", "", "billing", &["client", "host", "acme", "any"]),
+            ("hooks.acme.example", "/", "other", "other", &["host", "acme", "any"]),
+            // A longer path goes before whom the route is for, a host before any path.
+            ("hooks.acme.example", "/in/deep/x", "", "x", &["deep", "path", "host", "acme-path", "acme", "any"]),
+            ("hooks.acme.example", "/in/deeper", "", "x", &["path", "host", "acme", "any"]),
+            ("a.eu.acme.example", "/in/deep", "", "x", &["eu", "acme-path", "acme", "any"]),
+            ("eu.acme.example", "/", "", "x", &["acme", "any"]),
+            ("acme.example", "/", "", "x", &["any"]),
+            ("xacme.example", "/", "", "x", &["any"]),
+            ("192.0.2.1", "/", "", "x", &["address", "any"]),
+            ("192.0.2.2", "/", "", "x", &["any"]),
+        ] {
+            assert_eq!(names(&routes, host, path, tenant, client), expected, "{host}{path} {tenant} {client}");
+        }
+    }
+
+    #[test]
+    fn paths() {
+        for (prefix, path, expected) in [
+            ("/in", "/in", true),
+            ("/in", "/in/", true),
+            ("/in", "/in/x", true),
+            ("/in", "/inn", false),
+            ("/in", "/i", false),
+            ("/in", "/IN", false),
+            ("/in/", "/in", false),
+            ("/in/", "/in/", true),
+            ("/in/", "/in/x", true),
+            ("/", "/anything", true),
+            ("", "/anything", true),
+            ("", "", true),
+            // Nothing is decoded, nothing resolved.
+            ("/in", "/%69n", false),
+            ("/in/", "/in/../x", true),
+            ("/in/", "/in/%2e%2e/x", true),
+            ("/in/", "/x/../in/", false),
+        ] {
+            assert_eq!(starts_with(path, prefix), expected, "{prefix} {path}");
+        }
+    }
+
+    proptest! {
+        /// The tables find what asking each pattern would find.
+        #[test]
+        fn a_lookup_is_a_search(
+            patterns in prop::collection::btree_set("(\\*|(\\*\\.)?([ab]\\.){0,3}acme\\.example)", 1..12),
+            host in "([ab]\\.){0,4}acme\\.example",
+        ) {
+            let written: Vec<Written<'_>> = patterns.iter().map(|text| (&**text, &**text, "", "", "")).collect();
+            let routes = routes(&written);
+            let target = crate::host::canonical(&host).unwrap();
+            let matches = |pattern: &&String| crate::host::HostPattern::parse(pattern).unwrap().matches(&target);
+            let mut expected: Vec<String> = patterns.iter().filter(matches).cloned().collect();
+            expected.sort_by_key(|pattern| (pattern.starts_with('*'), std::cmp::Reverse(pattern.len())));
+            prop_assert_eq!(names(&routes, &host, "/", "", "c"), expected);
+        }
+    }
+}

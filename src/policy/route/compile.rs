@@ -1,0 +1,336 @@
+//! Routes from the configuration, and everything that may be wrong with them.
+//! What does each route mean, and can two be mistaken for each other?
+
+use std::borrow::Borrow;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Entry, Route, Routes, Tables};
+use crate::config::problem::nearest;
+use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
+use crate::host::HostPattern;
+use crate::names::{ClientName, RouteName, TenantName};
+use crate::policy::identify::ANONYMOUS;
+use crate::policy::sign::Signer;
+
+const BODY_MAX_DEFAULT: u64 = 1 << 20;
+
+/// A body to be signed is held in memory as a whole.
+const SIGNED_BODY_MAX: u64 = 64 << 20;
+
+const POOL_DEFAULT: &str = "default";
+const TRUST_DEFAULT: &str = "public";
+
+impl Routes {
+    pub fn compile(config: &Config, tables: &Tables<'_>, problems: &mut Vec<Problem>) -> Routes {
+        let mut routes = Routes::default();
+        if config.routes.is_empty() {
+            let help = "add [[routes]] with name and hosts";
+            problems.push(Problem::warning(None, "no route: everything will be refused as no_route").help(help));
+            return routes;
+        }
+        unique_names(&config.routes, problems);
+        let mut used = Used::default();
+        // Where each route's name is written, for two that cannot be told apart.
+        let mut names = HashMap::new();
+        for written in &config.routes {
+            let patterns = patterns(written, problems);
+            let paths = paths(written, problems);
+            let (tenants, clients) = (tenants(written), clients(written, config, problems));
+            let Some(route) = route(written, config, tables, &mut used, problems).map(Arc::new) else { continue };
+            names.insert(Arc::as_ptr(&route), written.name.place);
+            for pattern in patterns {
+                let list = match pattern {
+                    HostPattern::Exact(host) => routes.exact.entry(host).or_default(),
+                    HostPattern::Subdomains(parent) => routes.subdomains.entry(parent).or_default(),
+                    HostPattern::Any => &mut routes.any,
+                };
+                list.extend(paths.iter().map(|path| Entry {
+                    path: path.clone(),
+                    tenants: tenants.clone(),
+                    clients: clients.clone(),
+                    route: route.clone(),
+                }));
+            }
+            routes.written.push(route);
+        }
+        let mut told = HashSet::new();
+        let lists = routes.exact.values_mut().chain(routes.subdomains.values_mut()).chain([&mut routes.any]);
+        let mut ambiguous = Vec::new();
+        for list in lists {
+            list.sort_by_key(|entry| (Reverse(entry.path.len()), entry.tenants.is_empty(), entry.clients.is_empty()));
+            for pair in ties(list) {
+                if told.insert(pair) {
+                    ambiguous.push(pair.map(|route| names[&route]));
+                }
+            }
+        }
+        // The tables have no order; their problems do.
+        ambiguous.sort();
+        problems.extend(ambiguous.into_iter().map(|[first, second]| {
+            let problem = Problem::at(second, "this route matches the same as another: which one would be chosen?");
+            problem.also(first, "matches the same").help("give one of them another host, path, tenant or client")
+        }));
+        warn_of_unused(config, &used, problems);
+        routes
+    }
+}
+
+fn unique_names(routes: &[At<config::Route>], problems: &mut Vec<Problem>) {
+    let mut first = HashMap::new();
+    for name in routes.iter().map(|route| &route.name) {
+        match first.get(&name.value) {
+            Some(&first) => {
+                let problem = Problem::at(name.place, format!("two routes are named {:?}", name.value));
+                problems.push(problem.also(first, "first here").help("records and limits tell routes by their name"));
+            }
+            None => drop(first.insert(&name.value, name.place)),
+        }
+    }
+}
+
+fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPattern> {
+    if written.hosts.is_empty() {
+        let message = format!("the route {:?} matches no host", written.name.value);
+        problems.push(Problem::at(written.name.place, message).help("hosts = [\"*\"] matches every host"));
+    }
+    let mut patterns = Vec::new();
+    for host in &written.hosts {
+        match HostPattern::parse(host) {
+            // Written twice is as good as once.
+            Ok(pattern) if !patterns.contains(&pattern) => patterns.push(pattern),
+            Ok(_) => {}
+            Err(error) => {
+                let help = "a host name, \"*.\" and a domain, \"*\", or an address";
+                problems.push(Problem::at(host.place, error.to_string()).help(help));
+            }
+        }
+    }
+    patterns
+}
+
+/// Without any, the empty path, below which are all.
+fn paths(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<Arc<str>> {
+    if written.paths.is_empty() {
+        return vec!["".into()];
+    }
+    for path in &written.paths {
+        let never = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#');
+        if !path.starts_with('/') {
+            problems.push(Problem::at(path.place, "a path begins with \"/\"").help(format!("\"/{}\"", path.value)));
+        } else if path.bytes().any(never) {
+            let help = "paths are compared as they are sent: without query, percent-encoded";
+            problems.push(Problem::at(path.place, "no path that is sent looks like this").help(help));
+        }
+    }
+    BTreeSet::from_iter(written.paths.iter().map(|path| path.as_str())).into_iter().map(Arc::from).collect()
+}
+
+fn tenants(written: &config::Route) -> Arc<[TenantName]> {
+    written.tenants.iter().map(|tenant| TenantName::new(tenant.as_str())).collect()
+}
+
+fn clients(written: &config::Route, config: &Config, problems: &mut Vec<Problem>) -> Arc<[ClientName]> {
+    let anonymous = config.server.allow_anonymous.value.then_some(ANONYMOUS);
+    for client in &written.clients {
+        if !config.clients.contains_key(client.as_str()) && Some(client.as_str()) != anonymous {
+            let known = config.clients.keys().map(ClientName::as_str).chain(anonymous);
+            unknown("client", client, known, "clients", problems);
+        }
+    }
+    written.clients.iter().map(|client| ClientName::new(client.as_str())).collect()
+}
+
+/// The names that some route gives.
+#[derive(Default)]
+struct Used<'a> {
+    pools: BTreeSet<&'a str>,
+    trusts: BTreeSet<&'a str>,
+    signers: BTreeSet<&'a str>,
+    limits: BTreeSet<&'a str>,
+}
+
+fn route<'a>(
+    written: &'a config::Route,
+    config: &Config,
+    tables: &Tables<'_>,
+    used: &mut Used<'a>,
+    problems: &mut Vec<Problem>,
+) -> Option<Route> {
+    let pool = match &written.egress {
+        Some(name) => named("egress pool", name, tables.pools, &config.egress, "egress", problems),
+        None => default(POOL_DEFAULT, &written.name, tables.pools, &config.egress, problems),
+    };
+    used.pools.insert(written.egress.as_ref().map_or(POOL_DEFAULT, |name| name));
+    let trust = match &written.trust {
+        Some(name) => named("trust", name, tables.trusts, &config.trust, "trust", problems),
+        None => tables.trusts.get(TRUST_DEFAULT),
+    };
+    used.trusts.insert(written.trust.as_ref().map_or(TRUST_DEFAULT, |name| name));
+    let mut signers = Vec::new();
+    for name in &written.sign {
+        signers.extend(named("signer", name, tables.signers, &config.signers, "signers", problems));
+    }
+    used.signers.extend(written.sign.iter().map(|name| name.as_str()));
+    disjoint(&signers, written, problems);
+    let mut limits = Vec::new();
+    for name in &written.limits {
+        limits.extend(named("limit", name, tables.limits, &config.limits, "limits", problems));
+    }
+    used.limits.extend(written.limits.iter().map(|name| name.as_str()));
+    limits.sort_by(|a, b| a.name.cmp(&b.name));
+    limits.dedup_by(|a, b| a.name == b.name);
+    check_values(written, problems);
+    Some(Route {
+        name: RouteName::new(written.name.as_str()),
+        ports: written.ports.iter().map(|port| port.value).collect(),
+        pool: pool?.clone(),
+        trust: trust?.clone(),
+        signers: signers.into_iter().cloned().collect(),
+        limits: limits.into_iter().cloned().collect(),
+        plaintext: written.plaintext.value,
+        connect: written.connect.value,
+        body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
+        timeouts: timeouts(written, config),
+        tenant_specific: !written.tenants.is_empty(),
+    })
+}
+
+/// What a route names in a table; `None` is already told: the name is unknown, or what it stands for is itself a
+/// problem.
+fn named<'t, N: Ord + Borrow<str>, T, W>(
+    what: &str,
+    name: &At<String>,
+    compiled: &'t BTreeMap<N, T>,
+    written: &BTreeMap<N, W>,
+    section: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<&'t T> {
+    let found = compiled.get(name.as_str());
+    if found.is_none() && !written.contains_key(name.as_str()) {
+        unknown(what, name, compiled.keys().map(N::borrow), section, problems);
+    }
+    found
+}
+
+fn unknown<'a>(
+    what: &str,
+    name: &At<String>,
+    known: impl Iterator<Item = &'a str>,
+    section: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let help = match nearest(name, known) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("add [{section}.{}]", name.value),
+    };
+    problems.push(Problem::at(name.place, format!("no {what} is named {:?}", name.value)).help(help));
+}
+
+fn default<'t, N: Ord + Borrow<str>, T, W>(
+    name: &str,
+    route: &At<String>,
+    compiled: &'t BTreeMap<N, T>,
+    written: &BTreeMap<N, W>,
+    problems: &mut Vec<Problem>,
+) -> Option<&'t T> {
+    let found = compiled.get(name);
+    if found.is_none() && !written.contains_key(name) {
+        let message = format!("the route {:?} names no egress pool, and there is none named {name:?}", route.value);
+        problems.push(Problem::at(route.place, message).help(format!("add egress = \"NAME\" or [egress.{name}]")));
+    }
+    found
+}
+
+/// A header cannot carry two signers' values: the receiver would take one of them and find it wrong.
+fn disjoint(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
+    for (i, signer) in signers.iter().enumerate() {
+        let clash = signers[..i].iter().find(|first| first.headers().iter().any(|h| signer.headers().contains(h)));
+        if let Some(first) = clash {
+            let place = written.sign.iter().find(|name| name.value == signer.name().as_str()).map(|name| name.place);
+            let message = format!("{} and {} write the same headers", first.name(), signer.name());
+            let help = "to sign with two keys, give both to one signer";
+            problems.push(Problem::at(place.unwrap_or(written.name.place), message).help(help));
+        }
+    }
+}
+
+fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
+    for port in written.ports.iter().filter(|port| port.value == 0) {
+        problems.push(Problem::at(port.place, "0 is no port").help("1 to 65535"));
+    }
+    if let Some(max) = &written.body_max {
+        if max.value == 0 {
+            problems.push(Problem::at(max.place, "a body_max of 0 refuses every body").help("for example \"1 MiB\""));
+        }
+        if max.value > SIGNED_BODY_MAX && !written.sign.is_empty() {
+            let message = "a body to be signed is held in memory, at most 64 MiB of it";
+            problems.push(Problem::at(max.place, message).help("at most \"64 MiB\", or no sign: then bodies stream"));
+        }
+    }
+    if written.connect.value == Connect::Inspect {
+        let message = "this version does not inspect tunnels";
+        let help = "\"refuse\", or \"tunnel\" if nothing needs to be signed";
+        problems.push(Problem::at(written.connect.place, message).help(help));
+    }
+    if written.plaintext.value == Plaintext::Allow {
+        let message = "webhooks may leave in plaintext, to targets that prove nothing";
+        let help = "\"upgrade\" takes the same requests and sends them over TLS";
+        problems.push(Problem::warning(Some(written.plaintext.place), message).help(help));
+    }
+}
+
+fn timeouts(written: &config::Route, config: &Config) -> Timeouts {
+    let (own, all) = (&written.timeouts, &config.timeouts);
+    Timeouts {
+        dns: own.dns.unwrap_or(all.dns),
+        connect: own.connect.unwrap_or(all.connect),
+        tls: own.tls.unwrap_or(all.tls),
+        body: own.body.unwrap_or(all.body),
+        response: own.response.unwrap_or(all.response),
+        total: own.total.unwrap_or(all.total),
+        ..all.clone()
+    }
+}
+
+/// Pairs of routes of one host pattern that some webhook matches equally well, the one written first first.
+fn ties(list: &[Entry]) -> Vec<[*const Route; 2]> {
+    let mut first = HashMap::new();
+    let mut ties = Vec::new();
+    for entry in list {
+        let route = Arc::as_ptr(&entry.route);
+        for tenant in each(&entry.tenants) {
+            for client in each(&entry.clients) {
+                let before = *first.entry((&*entry.path, tenant, client)).or_insert(route);
+                if before != route {
+                    ties.push([before, route]);
+                }
+            }
+        }
+    }
+    ties
+}
+
+/// Each name, or `None` once where any will do.
+fn each<T>(names: &[T]) -> impl Iterator<Item = Option<&T>> {
+    names.iter().map(Some).chain(names.is_empty().then_some(None))
+}
+
+fn warn_of_unused(config: &Config, used: &Used<'_>, problems: &mut Vec<Problem>) {
+    unused("egress pool", &config.egress, &used.pools, problems);
+    unused("trust", &config.trust, &used.trusts, problems);
+    unused("signer", &config.signers, &used.signers, problems);
+    unused("limit", &config.limits, &used.limits, problems);
+}
+
+fn unused<N: Borrow<str>, T>(
+    what: &str,
+    written: &BTreeMap<N, At<T>>,
+    used: &BTreeSet<&str>,
+    problems: &mut Vec<Problem>,
+) {
+    for (name, at) in written.iter().filter(|(name, _)| !used.contains((*name).borrow())) {
+        problems.push(Problem::warning(Some(at.place), format!("no route uses the {what} {}", name.borrow())));
+    }
+}

@@ -1,0 +1,159 @@
+//! What is told of routes that mean nothing, or too much.
+//! Does each mistake get its own sentence?
+
+use std::time::Duration;
+
+use super::{Routes, Tables};
+use crate::config::{self, At, Client, Config, Connect, Limit, Per, Plaintext, Problem, Rate, Secret, SigningKey};
+use crate::names::{ClientName, Host, KeyId, LimitName, PoolName, SignerName, TenantName};
+use crate::policy::fixture::{at, config, messages, pool, route};
+use crate::policy::{admit, egress, sign, trust};
+
+fn compile(config: &Config) -> (Routes, Vec<Problem>) {
+    let mut problems = vec![];
+    let (pools, trusts) =
+        (egress::compile(config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(config, &mut vec![]));
+    let (signers, limits) = (sign::compile(config, &mut problems), admit::compile(config, &mut problems));
+    let tables = Tables { pools: &pools, trusts: &trusts, signers: &signers, limits: &limits };
+    let routes = Routes::compile(config, &tables, &mut problems);
+    (routes, problems)
+}
+
+fn signer() -> At<config::Signer> {
+    let secret = Secret::new(sign::new_key("standard-webhooks").unwrap().into());
+    let key = SigningKey { id: KeyId::new("k"), secret: at(41, secret), from: None, until: None };
+    at(40, config::Signer { scheme: at(42, "standard-webhooks".into()), keys: vec![at(43, key)] })
+}
+
+fn limit() -> At<Limit> {
+    let rate = Rate { count: 1, period: Duration::from_secs(1) };
+    let per = vec![at(52, Per::Host)];
+    at(50, Limit { rate: Some(at(51, rate)), burst: None, concurrency: None, per, wait: Duration::ZERO })
+}
+
+/// One route for `hooks.acme.example`, beside one of everything it may name.
+fn one(change: impl FnOnce(&mut config::Route)) -> Config {
+    let mut config = config();
+    let nobody = Client { tokens: vec![], networks: vec![], tenants: vec![] };
+    config.clients.insert(ClientName::new("billing"), at(60, nobody));
+    config.signers.insert(SignerName::new("platform"), signer());
+    config.limits.insert(LimitName::new("per-host"), limit());
+    let mut route = route(100, "acme", "hooks.acme.example");
+    route.value.sign = vec![at(110, "platform".into())];
+    route.value.limits = vec![at(111, "per-host".into())];
+    change(&mut route.value);
+    config.routes.push(route);
+    config
+}
+
+#[test]
+fn a_route_means_what_it_says_and_the_rest_is_inherited() {
+    let config = one(|route| {
+        route.timeouts.response = Some(Duration::from_secs(30));
+        route.tenants = vec![at(120, "acme".into())];
+        route.ports = vec![at(121, 8443)];
+        route.limits.push(at(122, "per-host".into()));
+    });
+    let (routes, problems) = compile(&config);
+    assert!(problems.is_empty(), "{problems:?}");
+    let host = Host::Name("hooks.acme.example".into());
+    let route = routes.choose(&ClientName::new("c"), Some(&TenantName::new("acme")), &host, "/").unwrap();
+    assert_eq!((route.pool.name().as_str(), route.trust.name.as_str()), ("default", "public"));
+    assert_eq!((route.body_max, route.ports.as_slice(), route.tenant_specific), (1 << 20, &[8443][..], true));
+    assert_eq!((route.signers.len(), route.limits.len()), (1, 1));
+    let seconds = [route.timeouts.response, route.timeouts.total].map(|time| time.as_secs());
+    assert_eq!(seconds, [30, 1]);
+}
+
+#[test]
+fn problems() {
+    type Change = fn(&mut config::Route);
+    let table: &[(Change, &[&str])] = &[
+        (|_| {}, &[]),
+        (|r| r.hosts.clear(), &["the route \"acme\" matches no host"]),
+        (|r| r.paths = vec![at(1, "in".into())], &["a path begins with \"/\""]),
+        (|r| r.paths = vec![at(1, "/in?x".into())], &["no path that is sent looks like this"]),
+        (|r| r.paths = vec![at(1, "/ä".into())], &["no path that is sent looks like this"]),
+        (|r| r.clients = vec![at(1, "biling".into())], &["no client is named \"biling\""]),
+        (|r| r.clients = vec![at(1, "anonymous".into())], &["no client is named \"anonymous\""]),
+        (|r| r.trust = Some(at(1, "pubic".into())), &["no trust is named \"pubic\""]),
+        (|r| r.sign.push(at(1, "platfrom".into())), &["no signer is named \"platfrom\""]),
+        (|r| r.limits.push(at(1, "per_host".into())), &["no limit is named \"per_host\""]),
+        (|r| r.sign.push(at(1, "platform".into())), &["platform and platform write the same headers"]),
+        (|r| r.ports = vec![at(1, 0)], &["0 is no port"]),
+        (|r| r.body_max = Some(at(1, 0)), &["a body_max of 0 refuses every body"]),
+        (|r| r.body_max = Some(at(1, 64 << 20)), &[]),
+        (
+            |r| r.body_max = Some(at(1, (64 << 20) + 1)),
+            &["a body to be signed is held in memory, at most 64 MiB of it"],
+        ),
+        (|r| r.connect.value = Connect::Inspect, &["this version does not inspect tunnels"]),
+        (
+            |r| r.plaintext.value = Plaintext::Allow,
+            &["warning: webhooks may leave in plaintext, to targets that prove nothing"],
+        ),
+        (
+            |r| r.egress = Some(at(1, "defualt".into())),
+            &["no egress pool is named \"defualt\"", "warning: no route uses the egress pool default"],
+        ),
+        (|r| r.sign.clear(), &["warning: no route uses the signer platform"]),
+        (|r| r.limits.clear(), &["warning: no route uses the limit per-host"]),
+    ];
+    for (change, expected) in table {
+        assert_eq!(messages(&compile(&one(change)).1), *expected);
+    }
+}
+
+#[test]
+fn names_are_suggested_and_sections_that_are_missing_named() {
+    for (name, help) in [("per-hots", "did you mean \"per-host\"?"), ("else", "add [limits.else]")] {
+        let (_, problems) = compile(&one(|route| route.limits.push(at(1, name.into()))));
+        assert_eq!(problems[0].help.as_deref(), Some(help));
+    }
+    let mut config = one(|_| {});
+    config.egress = [(PoolName::new("eu"), at(2, pool()))].into();
+    let expected = "the route \"acme\" names no egress pool, and there is none named \"default\"";
+    assert_eq!(messages(&compile(&config).1), [expected, "warning: no route uses the egress pool eu"]);
+}
+
+#[test]
+fn what_is_wrong_itself_is_not_told_again_where_it_is_named() {
+    let mut config = one(|_| {});
+    let signer = config.signers.get_mut("platform").unwrap();
+    signer.value.scheme.value = "x".into();
+    assert_eq!(messages(&compile(&config).1), ["no scheme is named \"x\""]);
+}
+
+#[test]
+fn two_routes_that_cannot_be_told_apart() {
+    type Change = fn(&mut config::Route);
+    let tenants = |route: &mut config::Route| route.tenants = vec![at(1, "acme".into()), at(1, "beta".into())];
+    let table: &[(Change, Change, bool)] = &[
+        (|_| {}, |_| {}, true),
+        (|_| {}, |r| r.hosts[0].value = "Hooks.ACME.example".into(), true),
+        (|_| {}, |r| r.hosts[0].value = "*.acme.example".into(), false),
+        (|_| {}, |r| r.paths = vec![at(1, "/in".into())], false),
+        (|_| {}, |r| r.tenants = vec![at(1, "acme".into())], false),
+        (tenants, |r| r.tenants = vec![at(1, "beta".into())], true),
+        (tenants, |r| r.tenants = vec![at(1, "other".into())], false),
+        (tenants, |r| r.clients = vec![at(1, "billing".into())], false),
+    ];
+    for (i, (first, second, expected)) in table.iter().enumerate() {
+        let mut config = one(first);
+        let mut other = route(200, "other", "hooks.acme.example");
+        second(&mut other.value);
+        config.routes.push(other);
+        let (_, problems) = compile(&config);
+        let places: Vec<_> =
+            problems.iter().map(|p| (p.place.unwrap().start, p.also.as_ref().unwrap().0.start)).collect();
+        assert_eq!(places, Vec::from_iter(expected.then_some((200, 100))), "{i} {problems:?}");
+    }
+}
+
+#[test]
+fn the_whole() {
+    assert_eq!(messages(&compile(&config()).1), ["warning: no route: everything will be refused as no_route"]);
+    let mut config = one(|_| {});
+    config.routes.push(route(200, "acme", "*"));
+    assert_eq!(messages(&compile(&config).1), ["two routes are named \"acme\""]);
+}

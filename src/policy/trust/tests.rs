@@ -1,0 +1,97 @@
+//! Trust compiled from configurations made by hand.
+//! What is said about roots that trust nobody?
+
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+
+use super::*;
+use crate::config::{Place, Severity};
+
+const HERE: Place = Place { file: 0, start: 3, end: 9 };
+
+fn at<T>(value: T) -> At<T> {
+    At { value, place: HERE }
+}
+
+fn root(name: &str) -> Vec<u8> {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+}
+
+fn file(certificates: &[&[u8]]) -> Roots {
+    Roots::File(PathBuf::from("roots.pem"), certificates.iter().map(|der| der.to_vec()).collect())
+}
+
+fn written(roots: Vec<Roots>, verify: Verify) -> At<config::Trust> {
+    at(config::Trust { roots: roots.into_iter().map(at).collect(), min_version: TlsVersion::V1_2, verify: at(verify) })
+}
+
+/// The problems of one trust, as (severity, message).
+fn problems(roots: Vec<Roots>, verify: Verify) -> Vec<(Severity, String)> {
+    let mut problems = Vec::new();
+    let trust = written(roots, verify);
+    let name = TrustName::new("t");
+    store(&name, &trust, &mut problems);
+    warn_unverified(&name, &trust.verify, &mut problems);
+    assert!(problems.iter().all(|problem| problem.place == Some(HERE) && problem.help.is_some()));
+    problems.into_iter().map(|problem| (problem.severity, problem.message)).collect()
+}
+
+#[test]
+fn what_is_said() {
+    let good = root("good");
+    let said = |roots, verify| problems(roots, verify).into_iter().map(|(_, message)| message).collect::<Vec<_>>();
+    assert_eq!(said(vec![Roots::Mozilla], Verify::Full), [""; 0]);
+    assert_eq!(said(vec![file(&[&good])], Verify::Full), [""; 0]);
+    assert_eq!(said(vec![Roots::System(vec![good.clone(), b"odd".to_vec()])], Verify::Full), [""; 0]);
+    assert_eq!(
+        said(vec![Roots::System(vec![b"odd".to_vec()])], Verify::Full),
+        ["the system's store holds no usable root certificate"]
+    );
+    assert_eq!(said(vec![file(&[])], Verify::Full), ["roots.pem holds no certificate"]);
+    assert_eq!(said(vec![], Verify::Full), ["trust t has no roots: no target could prove its name"]);
+    let two = said(vec![file(&[b"odd", &good, b"odd"])], Verify::Full);
+    assert_eq!(two.len(), 2, "every problem is reported");
+    assert!(two[0].starts_with("certificate 1 of roots.pem is not usable as a root: "), "{two:?}");
+    assert!(two[1].starts_with("certificate 3 of roots.pem"), "{two:?}");
+}
+
+#[test]
+fn unverified_trust_is_a_loud_warning_and_no_problem() {
+    let said = problems(vec![], Verify::None);
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0].0, Severity::Warning);
+    assert!(said[0].1.starts_with("trust t verifies nothing"));
+}
+
+#[test]
+fn the_fingerprint_is_of_what_is_trusted() {
+    let [a, b] = [root("a"), root("b")];
+    let print = |roots, min_version, verify| {
+        let store = store(&TrustName::new("t"), &written(roots, verify), &mut Vec::new());
+        fingerprint(&store, min_version, verify)
+    };
+    let plain = |roots| print(roots, TlsVersion::V1_2, Verify::Full);
+    let ab = plain(vec![file(&[&a, &b])]);
+    assert_eq!(ab, plain(vec![file(&[&b, &a])]), "order");
+    assert_eq!(ab, plain(vec![file(&[&a]), file(&[&b, &a])]), "files and repetitions");
+    let different = [
+        ab,
+        plain(vec![file(&[&a])]),
+        plain(vec![file(&[&a, &b]), Roots::Mozilla]),
+        plain(vec![]),
+        print(vec![file(&[&a, &b])], TlsVersion::V1_3, Verify::Full),
+        print(vec![file(&[&a, &b])], TlsVersion::V1_2, Verify::None),
+    ];
+    for (index, one) in different.iter().enumerate() {
+        assert_eq!(different.iter().position(|other| other == one), Some(index));
+    }
+}
+
+#[test]
+fn mozilla_is_not_empty() {
+    assert!(mozilla().len() > 50);
+}
