@@ -1,0 +1,196 @@
+//! The only code that opens an outgoing connection, always bound to the source address of a [`Hop`] first.
+//! How does a webhook leave by the door that was chosen for it?
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
+
+use super::connection::Socket;
+use super::{local, sockopt};
+use crate::policy::egress::Hop;
+
+/// How long one attempt may stay alone before the next one starts beside it (RFC 8305 §5, Connection Attempt Delay).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// What came of dialling, and which sources turned out not to be this host's.
+#[derive(Debug)]
+pub struct Dialling {
+    pub outcome: Result<Dialled, DialFault>,
+    pub unusable: Vec<IpAddr>,
+}
+
+#[derive(Debug)]
+pub struct Dialled {
+    pub socket: Socket,
+    pub hop: Hop,
+}
+
+/// Why no hop led to a connection: of several reasons, the one that says most about the target.
+#[derive(Debug)]
+pub enum DialFault {
+    Refused,
+    Timeout,
+    Unreachable,
+    /// No source could be used: not an address of this host, or out of ports towards this target.
+    NoSource,
+    Other(io::Error),
+}
+
+impl fmt::Display for DialFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::Timeout => "no connection in time",
+            Self::Unreachable => "no route to the target",
+            Self::NoSource => "no usable source address",
+            Self::Other(_) => "connection attempt did not succeed",
+        })
+    }
+}
+
+impl std::error::Error for DialFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Other(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Tries the hops in their order, as RFC 8305 §5 says: the next one starts when the last has failed or has not
+/// answered for [`ATTEMPT_DELAY`]; the first to connect wins, and the others are closed with their futures.
+pub async fn dial(hops: &[Hop], deadline: Instant) -> Dialling {
+    let mut unusable = Vec::new();
+    let mut fault = DialFault::NoSource;
+    let mut waiting = hops.iter().copied();
+    let mut running: Vec<Running> = Vec::new();
+    loop {
+        match waiting.find(|hop| !unusable.contains(&hop.from())) {
+            Some(hop) => running.push(Box::pin(attempt(hop))),
+            None if running.is_empty() => return Dialling { outcome: Err(fault), unusable },
+            None => {}
+        }
+        let until = if waiting.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
+        match timeout_at(until, first(&mut running)).await {
+            Ok((hop, Ok(socket))) => return Dialling { outcome: Ok(Dialled { socket, hop }), unusable },
+            Ok((hop, Err(Failure::Source))) => unusable.push(hop.from()),
+            Ok((_, Err(Failure::Fault(next)))) => fault = more_telling(fault, next),
+            Err(_) if Instant::now() < deadline => {}
+            Err(_) => return Dialling { outcome: Err(more_telling(fault, DialFault::Timeout)), unusable },
+        }
+    }
+}
+
+/// Is this an address that connections can leave from and answers come back to?
+///
+/// An IPv6 address is bindable whether this host has it or not, since [`bound`] asks for that: there, the routing
+/// table decides.
+pub fn try_source(ip: IpAddr) -> io::Result<()> {
+    bound(ip)?;
+    if ip.is_ipv6() && !local::read()?.contains(ip) {
+        return Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
+    }
+    Ok(())
+}
+
+type Running = Pin<Box<dyn Future<Output = (Hop, Result<Socket, Failure>)> + Send>>;
+
+/// Waits for whichever attempt ends first, and takes it out.
+async fn first(running: &mut Vec<Running>) -> (Hop, Result<Socket, Failure>) {
+    let (index, ended) = poll_fn(|cx| {
+        for (index, attempt) in running.iter_mut().enumerate() {
+            if let Poll::Ready(ended) = attempt.as_mut().poll(cx) {
+                return Poll::Ready((index, ended));
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    drop(running.remove(index));
+    ended
+}
+
+enum Failure {
+    /// The kernel does not let this host speak from the address.
+    Source,
+    Fault(DialFault),
+}
+
+async fn attempt(hop: Hop) -> (Hop, Result<Socket, Failure>) {
+    (hop, connect(hop).await)
+}
+
+async fn connect(hop: Hop) -> Result<Socket, Failure> {
+    let socket = bound(hop.from()).map_err(|error| match error.raw_os_error() {
+        // EAFNOSUPPORT: a host without IPv6 has none of its addresses.
+        Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT) => Failure::Source,
+        _ => Failure::Fault(DialFault::Other(error)),
+    })?;
+    let stream = socket.connect(hop.to()).await.map_err(|error| Failure::Fault(told_by_connect(error)))?;
+    left_from(&stream, hop.from()).map_err(|error| Failure::Fault(DialFault::Other(error)))?;
+    Ok(Socket::new(stream))
+}
+
+/// A socket that can leave from nowhere but `ip`.
+fn bound(ip: IpAddr) -> io::Result<TcpSocket> {
+    let socket = if ip.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if ip.is_ipv6() {
+        let options = SockRef::from(&socket);
+        // A local route for a whole prefix (AnyIP) is enough to bind any IPv4 address of it, but not an IPv6 one:
+        // EADDRNOTAVAIL for each, until the socket asks to bind freely. An address that does not come back to this
+        // host is bindable then too; `net::local` tells the two apart.
+        options.set_freebind_v6(true)?;
+        // Otherwise an IPv4-mapped target would leave from an IPv4 address that nobody chose.
+        options.set_only_v6(true)?;
+    }
+    sockopt::defer_port(socket.as_fd())?;
+    socket.set_nodelay(true)?;
+    socket.bind(SocketAddr::new(ip, 0))?;
+    Ok(socket)
+}
+
+/// The kernel was told where to leave from; the promise is worth the question whether it did.
+fn left_from(stream: &TcpStream, from: IpAddr) -> io::Result<()> {
+    if stream.local_addr()?.ip() == from {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the connection left from another address than its own"))
+    }
+}
+
+fn told_by_connect(error: io::Error) -> DialFault {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => DialFault::Refused,
+        Some(libc::ETIMEDOUT) => DialFault::Timeout,
+        // A local firewall says EPERM or EACCES.
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES | libc::EPERM) => {
+            DialFault::Unreachable
+        }
+        // At connect, not at bind: every port of this source is taken towards this target. Another hop may do.
+        Some(libc::EADDRNOTAVAIL) => DialFault::NoSource,
+        _ => DialFault::Other(error),
+    }
+}
+
+fn more_telling(one: DialFault, other: DialFault) -> DialFault {
+    let weight = |fault: &DialFault| match fault {
+        DialFault::Refused => 4, // the target has answered
+        DialFault::Timeout => 3,
+        DialFault::Unreachable => 2,
+        DialFault::Other(_) => 1,
+        DialFault::NoSource => 0,
+    };
+    if weight(&other) > weight(&one) { other } else { one }
+}
+
+#[cfg(test)]
+mod tests;

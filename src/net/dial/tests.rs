@@ -1,0 +1,173 @@
+//! Dialling over real sockets of 127.0.0.0/8.
+//! Does the target see the source that was chosen?
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+
+use socket2::{Domain, Socket as RawSocket, Type};
+
+use super::*;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn hop(from: &str, to: SocketAddr) -> Hop {
+    Hop::for_test(ip(from), to)
+}
+
+fn listening() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// A port where nobody listens: bound, so that nobody else can take it.
+fn refusing() -> (RawSocket, SocketAddr) {
+    let socket = RawSocket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// A listener whose queue is full, so that the kernel drops every further SYN.
+fn black_hole() -> (Vec<RawSocket>, SocketAddr) {
+    let (socket, address) = refusing();
+    socket.listen(0).unwrap();
+    let mut held = vec![socket];
+    for _ in 0..2 {
+        let filler = RawSocket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        filler.set_nonblocking(true).unwrap();
+        drop(filler.connect(&address.into()));
+        held.push(filler);
+    }
+    (held, address)
+}
+
+fn within(milliseconds: u64) -> Instant {
+    Instant::now() + Duration::from_millis(milliseconds)
+}
+
+#[tokio::test]
+async fn the_target_sees_the_chosen_source() {
+    let (listener, to) = listening();
+    for from in ["127.0.7.3", "127.200.1.1", "127.0.0.1"] {
+        let dialled = dial(&[hop(from, to)], within(2000)).await.outcome.unwrap();
+        let (accepted, peer) = listener.accept().unwrap();
+        assert_eq!(peer.ip(), ip(from));
+        assert_eq!(dialled.socket.local_addr().unwrap(), peer);
+        assert_eq!(accepted.local_addr().unwrap(), dialled.hop.to());
+    }
+}
+
+#[tokio::test]
+async fn ipv6_likewise() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
+    let to = listener.local_addr().unwrap();
+    let dialled = dial(&[hop("::1", to)], within(2000)).await.outcome.unwrap();
+    assert_eq!(dialled.socket.local_addr().unwrap().ip(), ip("::1"));
+}
+
+#[tokio::test]
+async fn a_refusal_goes_on_to_the_next_hop_at_once() {
+    let (_closed, refused) = refusing();
+    let (_listener, to) = listening();
+    let start = Instant::now();
+    let dialled = dial(&[hop("127.0.0.2", refused), hop("127.0.0.3", to)], within(5000)).await.outcome.unwrap();
+    assert_eq!(dialled.hop, hop("127.0.0.3", to));
+    assert!(start.elapsed() < ATTEMPT_DELAY, "no need to wait for the delay");
+    let dialling = dial(&[hop("127.0.0.2", refused)], within(5000)).await;
+    assert!(matches!(dialling.outcome, Err(DialFault::Refused)));
+    assert!(dialling.unusable.is_empty());
+}
+
+#[tokio::test]
+async fn silence_ends_at_the_deadline() {
+    let (_held, silent) = black_hole();
+    let start = Instant::now();
+    let dialling = dial(&[hop("127.0.0.2", silent)], within(100)).await;
+    assert!(matches!(dialling.outcome, Err(DialFault::Timeout)));
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn silence_starts_the_next_hop_and_the_loser_is_closed() {
+    let (_held, silent) = black_hole();
+    let (_listener, to) = listening();
+    let start = Instant::now();
+    let dialled = dial(&[hop("127.99.0.2", silent), hop("127.99.0.3", to)], within(5000)).await.outcome.unwrap();
+    assert_eq!(dialled.hop, hop("127.99.0.3", to));
+    assert!(start.elapsed() >= ATTEMPT_DELAY);
+    // Local addresses stand in /proc/net/tcp as hexadecimal words.
+    let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let seen = |address: Ipv4Addr| {
+        let word = format!(" {:08X}:", u32::from_ne_bytes(address.octets()));
+        table.lines().any(|line| line.contains(&word))
+    };
+    assert!(!seen(Ipv4Addr::new(127, 99, 0, 2)), "the loser is closed");
+    assert!(seen(Ipv4Addr::new(127, 99, 0, 3)), "and the table would have shown it");
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_ours_is_reported_and_never_replaced() {
+    let (listener, to) = listening();
+    listener.set_nonblocking(true).unwrap();
+    let dialling = dial(&[hop("192.0.2.77", to), hop("192.0.2.77", to)], within(2000)).await;
+    assert!(matches!(dialling.outcome, Err(DialFault::NoSource)));
+    assert_eq!(dialling.unusable, [ip("192.0.2.77")]);
+    assert!(listener.accept().is_err(), "nothing has reached the target");
+
+    let dialling = dial(&[hop("192.0.2.77", to), hop("127.0.0.4", to)], within(2000)).await;
+    assert_eq!(dialling.outcome.unwrap().hop.from(), ip("127.0.0.4"));
+    assert_eq!(dialling.unusable, [ip("192.0.2.77")]);
+}
+
+#[tokio::test]
+async fn of_several_faults_the_most_telling_is_told() {
+    let (_closed, refused) = refusing();
+    let (_held, silent) = black_hole();
+    let (_listener, to) = listening();
+    let told = async |hops: &[Hop]| dial(hops, within(400)).await.outcome.unwrap_err();
+    let [gone, closed, mute] = [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.2", silent)];
+    assert!(matches!(told(&[gone, closed]).await, DialFault::Refused));
+    assert!(matches!(told(&[closed, mute]).await, DialFault::Refused));
+    assert!(matches!(told(&[mute, gone]).await, DialFault::Timeout));
+    assert!(matches!(told(&[]).await, DialFault::NoSource));
+}
+
+#[tokio::test]
+async fn families_do_not_mix() {
+    let (listener, to) = listening();
+    listener.set_nonblocking(true).unwrap();
+    let mapped = SocketAddr::new(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(), to.port());
+    for hops in [[hop("::1", mapped)], [hop("::1", to)], [hop("127.0.0.2", mapped)]] {
+        assert!(dial(&hops, within(2000)).await.outcome.is_err(), "{hops:?}");
+    }
+    assert!(listener.accept().is_err(), "nothing has reached the target");
+}
+
+#[test]
+fn what_connect_says() {
+    let cases = [
+        (libc::ECONNREFUSED, "Refused"),
+        (libc::ETIMEDOUT, "Timeout"),
+        (libc::ENETUNREACH, "Unreachable"),
+        (libc::EHOSTUNREACH, "Unreachable"),
+        (libc::EACCES, "Unreachable"),
+        (libc::EPERM, "Unreachable"),
+        (libc::EADDRNOTAVAIL, "NoSource"),
+        (libc::EMFILE, "Other"),
+    ];
+    for (errno, fault) in cases {
+        let told = format!("{:?}", told_by_connect(io::Error::from_raw_os_error(errno)));
+        assert!(told.starts_with(fault), "{errno}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn sources_are_tried() {
+    assert!(try_source(ip("127.1.2.3")).is_ok());
+    for absent in ["192.0.2.77", "2001:db8::77"] {
+        assert!(try_source(ip(absent)).is_err(), "{absent}");
+    }
+}

@@ -1,0 +1,309 @@
+//! Sockets to listen on: TCP, unix, and those that systemd passes.
+//! Where do clients come in?
+
+use std::fs;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use listenfd::ListenFd;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::config::Listen;
+
+/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`, 4096 by default.
+const BACKLOG: i32 = 4096;
+/// Who may connect to a unix socket: the user and the group of the process.
+const UNIX_MODE: u32 = 0o660;
+
+#[derive(Debug)]
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// One listener, but of `systemd` as many as it passes, which can be taken once in the life of the process. Call it
+/// within the runtime.
+pub fn bind(listen: &Listen) -> io::Result<Vec<Listener>> {
+    match listen {
+        Listen::Tcp(address) => Ok(vec![tcp(*address)?]),
+        Listen::Unix(path) => Ok(vec![unix(path)?]),
+        Listen::Systemd => systemd(ListenFd::from_env()),
+    }
+}
+
+impl Listener {
+    /// The next client. Every error is one of this process or host (no descriptors, no memory), to be answered by
+    /// waiting: a connection that died before it was accepted is skipped.
+    pub async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        loop {
+            let accepted = match self {
+                Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
+                    // Answers are small and complete. This fails only on a connection that is gone already, and
+                    // reading from it will say so.
+                    let _ = stream.set_nodelay(true);
+                    // On a dual-stack socket an IPv4 client shows as an IPv4-mapped address.
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    (Stream::Tcp(stream), Some(peer))
+                }),
+                Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), None)),
+            };
+            match accepted {
+                Err(error) if died_in_the_queue(&error) => {}
+                accepted => return accepted,
+            }
+        }
+    }
+
+    /// `None`: a unix socket.
+    pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Some),
+            Self::Unix(_) => Ok(None),
+        }
+    }
+
+    /// As the configuration would spell it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string()),
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                path.map_or_else(|| "unix".into(), |path| format!("unix:{}", path.display()))
+            }
+        }
+    }
+}
+
+/// accept(2) hands on what the network has already done to the new connection.
+fn died_in_the_queue(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ETIMEDOUT
+                | libc::EPERM // a firewall's verdict
+        )
+    )
+}
+
+fn tcp(address: SocketAddr) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?; // `[::]` beside `0.0.0.0`: what is written is what is bound
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(Listener::Tcp(TcpListener::from_std(socket.into())?))
+}
+
+fn unix(path: &Path) -> io::Result<Listener> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Between bind and listen, so that nobody gets in under the umask's mode.
+    fs::set_permissions(path, fs::Permissions::from_mode(UNIX_MODE))?;
+    socket.listen(BACKLOG)?;
+    Ok(Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?))
+}
+
+/// A process that was killed leaves its socket file behind. One that still answers, and anything that is not a
+/// socket, is left alone.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket stands there"))
+        }
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+            Err(error) => Err(error),
+            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there")),
+        },
+    }
+}
+
+fn systemd(mut passed: ListenFd) -> io::Result<Vec<Listener>> {
+    let mut listeners = Vec::with_capacity(passed.len());
+    for index in 0..passed.len() {
+        if let Ok(Some(listener)) = passed.take_tcp_listener(index) {
+            listener.set_nonblocking(true)?;
+            listeners.push(Listener::Tcp(TcpListener::from_std(listener)?));
+        } else if let Some(listener) = passed.take_unix_listener(index)? {
+            listener.set_nonblocking(true)?;
+            listeners.push(Listener::Unix(UnixListener::from_std(listener)?));
+        }
+    }
+    if listeners.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "systemd has passed no sockets, or they are taken"));
+    }
+    Ok(listeners)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A folder of its own, gone with the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("outgate-listen-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+        fn socket(&self) -> PathBuf {
+            self.0.join("socket")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn one(listen: &Listen) -> io::Result<Listener> {
+        bind(listen).map(|mut listeners| listeners.remove(0))
+    }
+
+    #[tokio::test]
+    async fn tcp_tells_the_peer() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = one(&Listen::Tcp(address.parse().unwrap())) else { continue };
+            let bound = listener.local_addr().unwrap().unwrap();
+            assert_ne!(bound.port(), 0);
+            assert_eq!(listener.name(), bound.to_string());
+            let mut client = TcpStream::connect(bound).await.unwrap();
+            let (mut stream, peer) = listener.accept().await.unwrap();
+            assert_eq!(peer, Some(client.local_addr().unwrap()));
+            let Stream::Tcp(tcp) = &stream else { panic!("{stream:?}") };
+            assert!(tcp.nodelay().unwrap());
+            client.write_all(b"ping").await.unwrap();
+            let mut received = [0; 4];
+            stream.read_exact(&mut received).await.unwrap();
+            assert_eq!(&received, b"ping");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_an_error() {
+        let listener = one(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let again = one(&Listen::Tcp(listener.local_addr().unwrap().unwrap()));
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_is_for_user_and_group_and_has_no_peer() {
+        let folder = Folder::new("mode");
+        let listener = one(&Listen::Unix(folder.socket())).unwrap();
+        assert_eq!(fs::metadata(folder.socket()).unwrap().permissions().mode() & 0o777, UNIX_MODE);
+        assert_eq!(listener.name(), format!("unix:{}", folder.socket().display()));
+        assert_eq!(listener.local_addr().unwrap(), None);
+        let mut client = UnixStream::connect(folder.socket()).await.unwrap();
+        let (mut stream, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer, None);
+        stream.write_all(b"pong").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"pong");
+    }
+
+    #[tokio::test]
+    async fn only_a_stale_socket_is_replaced() {
+        let folder = Folder::new("stale");
+        let first = one(&Listen::Unix(folder.socket())).unwrap();
+        let second = one(&Listen::Unix(folder.socket()));
+        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse, "the first still answers");
+        drop(first);
+        assert!(folder.socket().exists());
+        drop(one(&Listen::Unix(folder.socket())).unwrap());
+
+        fs::remove_file(folder.socket()).unwrap();
+        fs::write(folder.socket(), "precious").unwrap();
+        let third = one(&Listen::Unix(folder.socket()));
+        assert_eq!(third.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(folder.socket()).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn systemd_without_sockets_is_an_error() {
+        assert_eq!(systemd(ListenFd::empty()).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,198 @@
+//! What can be wrong with a handshake, told apart by type.
+//! What does a target's operator need to mend?
+
+use std::error::Error as StdError;
+use std::{fmt, io};
+
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+
+/// Why a handshake came to nothing.
+#[derive(Debug)]
+pub enum TlsFault {
+    Certificate {
+        fault: CertificateFault,
+    },
+    /// The target has refused us, in these words of the IANA registry of TLS alerts.
+    Alert {
+        id: u8,
+        name: &'static str,
+    },
+    /// The target chose a version, suite or key exchange that we do not speak.
+    NoCommon(PeerIncompatible),
+    /// The target does not speak TLS on this port.
+    Plaintext,
+    Protocol(Error),
+    Timeout,
+    /// The connection ended during the handshake.
+    Lost(io::Error),
+}
+
+/// What is wrong with a target's certificate; [`super::verify`] says which is told where several are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CertificateFault {
+    SelfSigned,
+    UnknownIssuer,
+    Expired,
+    NotYetValid,
+    NameMismatch,
+    Revoked,
+    PinMismatch,
+    WrongUsage,
+    BadSignature,
+    Malformed,
+}
+
+impl CertificateFault {
+    /// As in the `details` of a refusal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SelfSigned => "self_signed",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::NameMismatch => "name_mismatch",
+            Self::Revoked => "revoked",
+            Self::PinMismatch => "pin_mismatch",
+            Self::WrongUsage => "wrong_usage",
+            Self::BadSignature => "bad_signature",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+impl From<&CertificateError> for CertificateFault {
+    fn from(error: &CertificateError) -> Self {
+        use CertificateError as E;
+        match error {
+            E::Expired | E::ExpiredContext { .. } => Self::Expired,
+            E::NotValidYet | E::NotValidYetContext { .. } => Self::NotYetValid,
+            E::NotValidForName | E::NotValidForNameContext { .. } => Self::NameMismatch,
+            E::Revoked => Self::Revoked,
+            E::InvalidPurpose | E::InvalidPurposeContext { .. } => Self::WrongUsage,
+            // An algorithm that proves nothing any more (SHA-1, MD5) counts as a signature that does not.
+            E::BadSignature
+            | E::UnsupportedSignatureAlgorithmContext { .. }
+            | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::BadSignature,
+            E::BadEncoding | E::UnhandledCriticalExtension | E::InvalidOcspResponse => Self::Malformed,
+            E::Other(other) => other.0.downcast_ref().copied().unwrap_or(Self::Malformed),
+            // Nobody whom we know vouches for it, in one way or another.
+            _ => Self::UnknownIssuer,
+        }
+    }
+}
+
+impl From<CertificateFault> for TlsFault {
+    fn from(fault: CertificateFault) -> Self {
+        Self::Certificate { fault }
+    }
+}
+
+impl From<io::Error> for TlsFault {
+    /// tokio-rustls wraps what rustls says in an I/O error; what it does not wrap is the network's.
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<Error>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::Lost(error),
+        }
+    }
+}
+
+impl From<Error> for TlsFault {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::InvalidCertificate(error) => CertificateFault::from(&error).into(),
+            Error::AlertReceived(alert) => Self::Alert { id: alert.into(), name: alert_name(alert) },
+            Error::PeerIncompatible(what) => Self::NoCommon(what),
+            // The first byte of every record is its type, and no text protocol begins with one of those five.
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::Plaintext,
+            error => Self::Protocol(error),
+        }
+    }
+}
+
+impl fmt::Display for CertificateFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SelfSigned => "the certificate is self-signed",
+            Self::UnknownIssuer => "the certificate's issuer is not trusted",
+            Self::Expired => "the certificate has expired",
+            Self::NotYetValid => "the certificate is not valid yet",
+            Self::NameMismatch => "the certificate is for another name",
+            Self::Revoked => "the certificate is revoked",
+            Self::PinMismatch => "the certificate's key is not a pinned one",
+            Self::WrongUsage => "the certificate may not be used so",
+            Self::BadSignature => "a signature does not verify",
+            Self::Malformed => "the certificate is malformed",
+        })
+    }
+}
+
+impl StdError for CertificateFault {}
+
+impl fmt::Display for TlsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate { .. } => f.write_str("the target has not proved its name"),
+            Self::Alert { id, name } => write!(f, "the target refused the handshake with alert {id} ({name})"),
+            Self::NoCommon(_) => f.write_str("no common TLS version or suite"),
+            Self::Plaintext => f.write_str("the target does not speak TLS on this port"),
+            Self::Protocol(_) => f.write_str("the target broke the TLS protocol"),
+            Self::Timeout => f.write_str("no TLS handshake in time"),
+            Self::Lost(_) => f.write_str("the connection ended during the TLS handshake"),
+        }
+    }
+}
+
+impl StdError for TlsFault {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Certificate { fault } => Some(fault),
+            Self::Protocol(error) => Some(error),
+            Self::Lost(error) => Some(error),
+            Self::Alert { .. } | Self::NoCommon(_) | Self::Plaintext | Self::Timeout => None,
+        }
+    }
+}
+
+/// The registry's spelling, which `Proxy-Status` wants (RFC 9209 §2.3.15, `alert-message`).
+fn alert_name(alert: AlertDescription) -> &'static str {
+    use AlertDescription as A;
+    match alert {
+        A::CloseNotify => "close_notify",
+        A::UnexpectedMessage => "unexpected_message",
+        A::BadRecordMac => "bad_record_mac",
+        A::DecryptionFailed => "decryption_failed",
+        A::RecordOverflow => "record_overflow",
+        A::DecompressionFailure => "decompression_failure",
+        A::HandshakeFailure => "handshake_failure",
+        A::NoCertificate => "no_certificate",
+        A::BadCertificate => "bad_certificate",
+        A::UnsupportedCertificate => "unsupported_certificate",
+        A::CertificateRevoked => "certificate_revoked",
+        A::CertificateExpired => "certificate_expired",
+        A::CertificateUnknown => "certificate_unknown",
+        A::IllegalParameter => "illegal_parameter",
+        A::UnknownCA => "unknown_ca",
+        A::AccessDenied => "access_denied",
+        A::DecodeError => "decode_error",
+        A::DecryptError => "decrypt_error",
+        A::ExportRestriction => "export_restriction",
+        A::ProtocolVersion => "protocol_version",
+        A::InsufficientSecurity => "insufficient_security",
+        A::InternalError => "internal_error",
+        A::InappropriateFallback => "inappropriate_fallback",
+        A::UserCanceled => "user_canceled",
+        A::NoRenegotiation => "no_renegotiation",
+        A::MissingExtension => "missing_extension",
+        A::UnsupportedExtension => "unsupported_extension",
+        A::CertificateUnobtainable => "certificate_unobtainable",
+        A::UnrecognisedName => "unrecognized_name",
+        A::BadCertificateStatusResponse => "bad_certificate_status_response",
+        A::BadCertificateHashValue => "bad_certificate_hash_value",
+        A::UnknownPSKIdentity => "unknown_psk_identity",
+        A::CertificateRequired => "certificate_required",
+        A::NoApplicationProtocol => "no_application_protocol",
+        A::EncryptedClientHelloRequired => "ech_required",
+        _ => "unknown",
+    }
+}

@@ -1,0 +1,325 @@
+//! Handshakes with servers that are wrong in one way each, over loopback.
+//! Is every certificate failure told apart?
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    KeyPair, NameConstraints, date_time_ymd,
+};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::names::TrustName;
+
+const NAME: &str = "hooks.acme.example";
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn params(common_name: &str, names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+}
+
+fn authority_params(common_name: &str) -> CertificateParams {
+    let mut params = params(common_name, &[]);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
+fn authority(common_name: &str) -> Authority {
+    CertifiedIssuer::self_signed(authority_params(common_name), KeyPair::generate().unwrap()).unwrap()
+}
+
+/// What a server shows: a chain, leaf first, and a key.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+fn shown(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Shown {
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    Shown(Arc::new(CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&key).unwrap())))
+}
+
+fn issued(params: &CertificateParams, by: &Authority, with: &[&Authority]) -> Shown {
+    let key = KeyPair::generate().unwrap();
+    let leaf = params.signed_by(&key, by).unwrap().der().clone();
+    shown([leaf].into_iter().chain(with.iter().map(|authority| authority.der().clone())).collect(), &key)
+}
+
+fn self_signed(params: &CertificateParams) -> Shown {
+    let key = KeyPair::generate().unwrap();
+    shown(vec![params.self_signed(&key).unwrap().der().clone()], &key)
+}
+
+fn trusting(roots: &[&CertificateDer<'static>], min_version: TlsVersion, verify: Verify) -> Arc<ClientConfig> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add((*root).clone()).unwrap();
+    }
+    client_config(&Trust {
+        name: TrustName::new("t"),
+        fingerprint: [0; 32],
+        roots: Arc::new(store),
+        min_version,
+        verify,
+    })
+}
+
+fn server(shown: Shown, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(shown));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// Handshakes with a peer that does `serve` with the connection.
+async fn with_peer<F: Future>(
+    serve: impl FnOnce(TcpStream) -> F,
+    config: &Arc<ClientConfig>,
+    host: &Host,
+    wait: Duration,
+) -> Result<(Wire, Proof), TlsFault> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let handshake = handshake(Socket::new(client), config, host, Instant::now() + wait);
+    let serve = serve(accepted);
+    tokio::pin!(handshake, serve);
+    tokio::select! {
+        outcome = &mut handshake => outcome,
+        _ = &mut serve => handshake.await,
+    }
+}
+
+async fn meet(server: Arc<ServerConfig>, config: &Arc<ClientConfig>, host: &Host) -> Result<(Wire, Proof), TlsFault> {
+    let serve = async move |stream| {
+        if let Ok(mut stream) = TlsAcceptor::from(server).accept(stream).await {
+            // What the client hears of TLS 1.3 before its first answer: the tickets.
+            stream.write_all(b"x").await.unwrap();
+            let _ = stream.read(&mut [0; 1]).await;
+        }
+    };
+    with_peer(serve, config, host, Duration::from_secs(10)).await
+}
+
+fn name() -> Host {
+    Host::Name(NAME.into())
+}
+
+fn ip(text: &str) -> Host {
+    Host::Ip(text.parse::<IpAddr>().unwrap())
+}
+
+const ALL: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+
+#[tokio::test]
+async fn a_good_chain_is_proof() {
+    let root = authority("root");
+    let config = trusting(&[root.der()], TlsVersion::V1_2, Verify::Full);
+    let mut leaf = params("leaf", &[NAME, "192.0.2.7", "2001:db8::7"]);
+    leaf.not_after = date_time_ymd(2090, 1, 2);
+    for host in [name(), ip("192.0.2.7"), ip("2001:db8::7")] {
+        let (_, proof) = meet(server(issued(&leaf, &root, &[]), ALL), &config, &host).await.unwrap();
+        let expires = "2090-01-02T00:00:00Z".parse().unwrap();
+        assert_eq!(proof, Proof { version: "TLSv1.3", suite: "TLS_AES_256_GCM_SHA384", expires });
+    }
+    let (_, proof) = meet(server(issued(&leaf, &root, &[]), &[&version::TLS12]), &config, &name()).await.unwrap();
+    assert_eq!((proof.version, proof.suite), ("TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"));
+
+    let middle = Authority::signed_by(authority_params("middle"), KeyPair::generate().unwrap(), &root).unwrap();
+    assert!(meet(server(issued(&leaf, &middle, &[&middle]), ALL), &config, &name()).await.is_ok());
+}
+
+#[tokio::test]
+async fn each_certificate_failure_is_told() {
+    use CertificateFault as F;
+    let root = authority("root");
+    let stranger = authority("stranger");
+    let impostor = authority("root");
+    let config = trusting(&[root.der()], TlsVersion::V1_2, Verify::Full);
+    let good = || params("leaf", &[NAME]);
+    let altered = |alter: &dyn Fn(&mut CertificateParams)| {
+        let mut params = good();
+        alter(&mut params);
+        params
+    };
+    let expired = altered(&|params| params.not_after = date_time_ymd(2001, 1, 1));
+    let future = altered(&|params| params.not_before = date_time_ymd(2999, 1, 1));
+    let for_clients = altered(&|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    let is_authority = altered(&|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    let mut constrained = authority_params("constrained");
+    constrained.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName("other.example".into())],
+        excluded_subtrees: vec![],
+    });
+    let constrained = Authority::signed_by(constrained, KeyPair::generate().unwrap(), &root).unwrap();
+    let no_authority = Authority::signed_by(params("no authority", &[]), KeyPair::generate().unwrap(), &root).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let anothers_key = |params: &CertificateParams| {
+        shown(vec![params.signed_by(&key, &root).unwrap().der().clone()], &KeyPair::generate().unwrap())
+    };
+
+    let cases = [
+        ("self-signed", self_signed(&good()), name(), F::SelfSigned),
+        ("self-signed authority", self_signed(&is_authority), name(), F::SelfSigned),
+        ("self-signed and expired", self_signed(&expired), name(), F::SelfSigned),
+        ("self-signed for another name", self_signed(&params("leaf", &["other.example"])), name(), F::SelfSigned),
+        ("stranger", issued(&good(), &stranger, &[]), name(), F::UnknownIssuer),
+        ("stranger with its root", issued(&good(), &stranger, &[&stranger]), name(), F::UnknownIssuer),
+        ("expired", issued(&expired, &root, &[]), name(), F::Expired),
+        ("expired, of a stranger", issued(&expired, &stranger, &[]), name(), F::Expired),
+        ("not yet valid", issued(&future, &root, &[]), name(), F::NotYetValid),
+        ("other name", issued(&params("leaf", &["other.example"]), &root, &[]), name(), F::NameMismatch),
+        ("name of the common name only", issued(&params(NAME, &[]), &root, &[]), name(), F::NameMismatch),
+        ("deeper than its wildcard", issued(&params("l", &["*.example"]), &root, &[]), name(), F::NameMismatch),
+        ("address in no SAN", issued(&good(), &root, &[]), ip("192.0.2.7"), F::NameMismatch),
+        ("other address", issued(&params("l", &["192.0.2.8"]), &root, &[]), ip("192.0.2.7"), F::NameMismatch),
+        ("for clients", issued(&for_clients, &root, &[]), name(), F::WrongUsage),
+        ("an authority's", issued(&is_authority, &root, &[]), name(), F::WrongUsage),
+        ("issued by a leaf", issued(&good(), &no_authority, &[&no_authority]), name(), F::WrongUsage),
+        ("issuer constrained", issued(&good(), &constrained, &[&constrained]), name(), F::WrongUsage),
+        ("impostor", issued(&good(), &impostor, &[]), name(), F::BadSignature),
+        ("another's key", anothers_key(&good()), name(), F::BadSignature),
+        ("no certificate", shown(vec![b"junk".to_vec().into()], &key), name(), F::Malformed),
+    ];
+    for (what, shown, host, expected) in cases {
+        match meet(server(shown, ALL), &config, &host).await {
+            Err(TlsFault::Certificate { fault }) => assert_eq!(fault, expected, "{what}"),
+            other => panic!("{what}: {:?}", other.map(|(_, proof)| proof)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_self_signed_root_is_a_root() {
+    let key = KeyPair::generate().unwrap();
+    let mut leaf = params("leaf", &[NAME]);
+    let show = |leaf: &CertificateParams| {
+        let certificate = leaf.self_signed(&key).unwrap().der().clone();
+        (trusting(&[&certificate], TlsVersion::V1_2, Verify::Full), server(shown(vec![certificate], &key), ALL))
+    };
+    let (config, good) = show(&leaf);
+    assert!(meet(good, &config, &name()).await.is_ok());
+    leaf.not_after = date_time_ymd(2001, 1, 1);
+    let (config, expired) = show(&leaf);
+    let fault = meet(expired, &config, &name()).await.unwrap_err();
+    assert!(matches!(fault, TlsFault::Certificate { fault: CertificateFault::Expired }), "{fault:?}");
+}
+
+#[tokio::test]
+async fn unverified_still_proves_the_key() {
+    let config = trusting(&[], TlsVersion::V1_2, Verify::None);
+    let leaf = params("leaf", &["other.example"]);
+    assert!(meet(server(self_signed(&leaf), ALL), &config, &name()).await.is_ok());
+    let certificate = leaf.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+    for versions in [&[&version::TLS13], &[&version::TLS12]] {
+        let stolen = shown(vec![certificate.clone()], &KeyPair::generate().unwrap());
+        let fault = meet(server(stolen, versions), &config, &name()).await.unwrap_err();
+        assert!(matches!(fault, TlsFault::Certificate { fault: CertificateFault::BadSignature }), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_version_too_old_is_an_alert() {
+    let root = authority("root");
+    let config = trusting(&[root.der()], TlsVersion::V1_3, Verify::Full);
+    let old = server(issued(&params("leaf", &[NAME]), &root, &[]), &[&version::TLS12]);
+    let fault = meet(old, &config, &name()).await.unwrap_err();
+    assert!(matches!(fault, TlsFault::Alert { id: 70, name: "protocol_version" }), "{fault:?}");
+}
+
+#[tokio::test]
+async fn peers_that_do_not_speak_tls() {
+    let config = trusting(&[authority("root").der()], TlsVersion::V1_2, Verify::Full);
+    let second = Duration::from_secs(10);
+    for greeting in ["HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "220 mail.example ESMTP\r\n"] {
+        let speak = async |mut stream: TcpStream| {
+            stream.write_all(greeting.as_bytes()).await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await
+        };
+        let fault = with_peer(speak, &config, &name(), second).await.unwrap_err();
+        assert!(matches!(fault, TlsFault::Plaintext), "{greeting:?}: {fault:?}");
+    }
+    let close = async |mut stream: TcpStream| stream.read(&mut [0; 4096]).await.map(drop);
+    let fault = with_peer(close, &config, &name(), second).await.unwrap_err();
+    assert!(matches!(fault, TlsFault::Lost(_)), "{fault:?}");
+
+    let stall = async |_stream: TcpStream| std::future::pending::<()>().await;
+    let fault = with_peer(stall, &config, &name(), Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(fault, TlsFault::Timeout), "{fault:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_dns_name_is_never_proved() {
+    let config = trusting(&[authority("root").der()], TlsVersion::V1_2, Verify::Full);
+    let stall = async |_stream: TcpStream| std::future::pending::<()>().await;
+    let fault = with_peer(stall, &config, &Host::Name("a b".into()), Duration::from_secs(10)).await.unwrap_err();
+    assert!(matches!(fault, TlsFault::Certificate { fault: CertificateFault::NameMismatch }), "{fault:?}");
+}
+
+#[derive(Debug)]
+struct At(u64);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
+    }
+}
+
+#[tokio::test]
+async fn a_resumed_session_does_not_outlive_its_certificate() {
+    const NOON: u64 = 1_800_014_400; // 2027-01-15, noon
+    let root = authority("root");
+    let mut leaf = params("leaf", &[NAME]);
+    leaf.not_after = date_time_ymd(2027, 1, 16);
+    let server = server(issued(&leaf, &root, &[]), ALL);
+    let mut config = ClientConfig::clone(&trusting(&[root.der()], TlsVersion::V1_2, Verify::Full));
+    let mut at = async |time: u64| {
+        config.time_provider = Arc::new(At(time));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let serve = async {
+            let mut stream = TlsAcceptor::from(Arc::clone(&server)).accept(accepted).await?;
+            stream.write_all(b"x").await?;
+            stream.flush().await?;
+            Ok::<_, std::io::Error>(stream)
+        };
+        let config = Arc::new(config.clone());
+        let ask = async {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let (wire, _) = handshake(Socket::new(client), &config, &name(), deadline).await?;
+            let mut wire = TokioIo::new(wire);
+            let read = wire.read(&mut [0; 1]).await.unwrap(); // and with it the tickets
+            assert_eq!(read, 1);
+            let Wire::Https(stream) = wire.into_inner() else { panic!() };
+            Ok::<_, TlsFault>(stream.inner().get_ref().1.handshake_kind().unwrap())
+        };
+        let (_stream, asked) = tokio::join!(serve, ask);
+        asked
+    };
+    assert_eq!(at(NOON).await.unwrap(), HandshakeKind::Full);
+    assert_eq!(at(NOON + 3600).await.unwrap(), HandshakeKind::Resumed);
+    let fault = at(NOON + 13 * 3600).await.unwrap_err();
+    assert!(matches!(fault, TlsFault::Certificate { fault: CertificateFault::Expired }), "{fault:?}");
+}
