@@ -1,0 +1,135 @@
+//! What is counted, as Prometheus reads it.
+//! How many deliveries, how did they end, how long did they take?
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::names::PoolName;
+
+/// Seconds. A webhook takes between a millisecond and the response timeout.
+const LATENCIES: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+pub struct Meters {
+    registry: Registry,
+    deliveries: Family<DeliveryLabels, Counter>,
+    latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    reloads: Family<ReloadLabels, Counter>,
+    pub reload_failed: Gauge,
+    pub client_connections: Gauge,
+    pub idle_target_connections: Gauge,
+    addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
+    pub records_lost: Gauge,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct DeliveryLabels {
+    route: Text,
+    code: &'static str,
+    blame: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RouteLabels {
+    route: Text,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct PoolLabels {
+    pool: String,
+    /// `configured` or `usable`.
+    state: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Text(Arc<str>);
+
+impl EncodeLabelValue for Text {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&&*self.0, encoder)
+    }
+}
+
+impl Meters {
+    #[expect(clippy::new_without_default, reason = "made once, by Live")]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("outgate");
+        let latency = Family::new_with_constructor((|| Histogram::new(LATENCIES)) as fn() -> Histogram);
+        let meters = Self {
+            deliveries: Family::default(),
+            latency,
+            reloads: Family::default(),
+            reload_failed: Gauge::default(),
+            client_connections: Gauge::default(),
+            idle_target_connections: Gauge::default(),
+            addresses: Family::default(),
+            records_lost: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register(
+            "deliveries",
+            "Deliveries by route, result and whose fault it was",
+            meters.deliveries.clone(),
+        );
+        let latency = meters.latency.clone();
+        registry.register_with_unit(
+            "delivery_duration",
+            "From the head of the request to the last byte of the answer",
+            Unit::Seconds,
+            latency,
+        );
+        registry.register("reloads", "Configurations adopted and rejected", meters.reloads.clone());
+        registry.register(
+            "reload_failed",
+            "1 while the configuration on disk is rejected",
+            meters.reload_failed.clone(),
+        );
+        registry.register("client_connections", "Open connections from clients", meters.client_connections.clone());
+        registry.register(
+            "idle_target_connections",
+            "Connections to targets kept for reuse",
+            meters.idle_target_connections.clone(),
+        );
+        registry.register("egress_addresses", "Source addresses of each pool", meters.addresses.clone());
+        registry.register("records_lost", "Delivery records that could not be written", meters.records_lost.clone());
+        Self { registry, ..meters }
+    }
+
+    pub fn delivery(&self, route: &str, code: &'static str, blame: &'static str, took: Duration) {
+        let route = Text(route.into());
+        self.latency.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
+        self.deliveries.get_or_create(&DeliveryLabels { route, code, blame }).inc();
+    }
+
+    pub fn reloaded(&self, adopted: bool) {
+        let result = if adopted { "adopted" } else { "rejected" };
+        self.reloads.get_or_create(&ReloadLabels { result }).inc();
+        self.reload_failed.set(i64::from(!adopted));
+    }
+
+    pub fn pool(&self, pool: &PoolName, configured: u128, usable: u128) {
+        for (state, count) in [("configured", configured), ("usable", usable)] {
+            self.addresses.get_or_create(&PoolLabels { pool: pool.to_string(), state }).set(count as f64);
+        }
+    }
+
+    /// The text format, and its media type.
+    pub fn render(&self) -> (String, &'static str) {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a String takes every write");
+        (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    }
+}

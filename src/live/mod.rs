@@ -1,0 +1,203 @@
+//! What outlives a delivery: the plan in force, and the state that no reload may reset.
+//! What does the running proxy remember?
+
+mod bucket;
+pub mod limits;
+pub mod meters;
+pub mod records;
+pub mod reuse;
+pub mod sources;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use jiff::Timestamp;
+use rustls::ClientConfig;
+use tokio::sync::watch;
+
+use crate::config::{self, Select};
+use crate::names::PoolName;
+use crate::net::resolve::{Basis, Resolver};
+use crate::net::tls;
+use crate::policy::Plan;
+use crate::policy::egress::Pool;
+use crate::policy::guard::ClearedAddresses;
+use crate::policy::trust::Trust;
+
+/// The state of a running proxy; one for the process.
+pub struct Live {
+    in_force: ArcSwap<InForce>,
+    pub limits: Arc<limits::Limits>,
+    pub reuse: Arc<reuse::Reuse>,
+    pub sources: sources::Sources,
+    pub meters: meters::Meters,
+    pub records: records::Records,
+    /// Why the configuration on disk is not the one in force, if it is not.
+    rejected: ArcSwapOption<String>,
+    draining: watch::Sender<bool>,
+    requests: AtomicU64,
+    random: RandomState,
+}
+
+/// A plan with what the network rooms made of it. A delivery holds one from its start to its end.
+pub struct InForce {
+    pub plan: Plan,
+    pub resolver: Arc<Resolver>,
+    tls: HashMap<[u8; 32], Arc<ClientConfig>>,
+    /// How many deliveries each pool has seen, by the IP versions of their targets. One count for all would, where two
+    /// kinds alternate, let each see only every other number, and use only half of the addresses.
+    turns: HashMap<PoolName, Arc<[AtomicU64; 3]>>,
+    random: RandomState,
+}
+
+/// Reasons, in words.
+pub struct Readiness {
+    /// Traffic should go elsewhere.
+    pub blocked: Vec<String>,
+    /// Traffic is served; somebody should look.
+    pub degraded: Vec<String>,
+}
+
+/// New deliveries are refused; the ones in flight finish.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Draining;
+
+impl InForce {
+    /// Prepares `plan` for the network. What `before` has for the same trust is kept, and with it the sessions that
+    /// can be resumed; likewise the resolver and its cache.
+    pub fn new(plan: Plan, resolver: &config::Resolver, before: Option<&InForce>) -> io::Result<Self> {
+        let basis = Basis::read(resolver)?;
+        let resolver = match before.map(|before| &before.resolver) {
+            Some(kept) if *kept.basis() == basis => Arc::clone(kept),
+            _ => Arc::new(Resolver::new(basis)?),
+        };
+        let config_of = |trust: &Arc<Trust>| {
+            let kept = before.and_then(|before| before.tls.get(&trust.fingerprint)).cloned();
+            (trust.fingerprint, kept.unwrap_or_else(|| tls::client_config(trust)))
+        };
+        let tls = plan.trusts.values().map(config_of).collect();
+        let turn_of = |name: &PoolName| {
+            let kept = before.and_then(|before| before.turns.get(name)).cloned();
+            (name.clone(), kept.unwrap_or_default())
+        };
+        let turns = plan.pools.keys().map(turn_of).collect();
+        Ok(Self { plan, resolver, tls, turns, random: RandomState::new() })
+    }
+
+    /// The position in the round for a pool that spreads, a random number for one that throws dice.
+    pub fn turn(&self, pool: &Pool, cleared: &ClearedAddresses) -> u64 {
+        let has = |v6| cleared.addresses().iter().any(|address| address.is_ipv6() == v6);
+        let kind = if has(false) { usize::from(has(true)) } else { 2 };
+        let next = || self.turns.get(pool.name()).map_or(0, |turns| turns[kind].fetch_add(1, Ordering::Relaxed));
+        match pool.select() {
+            Select::Sticky => 0,
+            Select::Spread => next(),
+            Select::Random => self.random.hash_one(next()),
+        }
+    }
+
+    pub fn tls_config(&self, trust: &Trust) -> Arc<ClientConfig> {
+        // Every trust of the plan has one: `new` made it.
+        self.tls.get(&trust.fingerprint).cloned().unwrap_or_else(|| tls::client_config(trust))
+    }
+}
+
+impl Live {
+    pub fn new(in_force: InForce, records: records::Records) -> Self {
+        Self {
+            in_force: ArcSwap::from_pointee(in_force),
+            limits: Arc::new(limits::Limits::new()),
+            reuse: Arc::new(reuse::Reuse::new()),
+            sources: sources::Sources::new(),
+            meters: meters::Meters::new(),
+            records,
+            rejected: ArcSwapOption::empty(),
+            draining: watch::Sender::new(false),
+            requests: AtomicU64::new(0),
+            random: RandomState::new(),
+        }
+    }
+
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.load_full()
+    }
+
+    /// Atomic: a delivery sees the plan before or the plan after, never a mixture.
+    pub fn adopt(&self, next: InForce) {
+        self.in_force.store(Arc::new(next));
+        self.rejected.store(None);
+        self.meters.reloaded(true);
+    }
+
+    /// The configuration on disk is not adopted; the one in force stays.
+    pub fn reject(&self, why: String) {
+        self.rejected.store(Some(Arc::new(why)));
+        self.meters.reloaded(false);
+    }
+
+    /// The configuration on disk is again the one in force.
+    pub fn unreject(&self) {
+        self.rejected.store(None);
+        self.meters.reload_failed.set(0);
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        let (mut blocked, mut degraded) = (Vec::new(), Vec::new());
+        if self.is_draining() {
+            blocked.push("draining".to_owned());
+        }
+        let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
+        let mut usable = 0;
+        for (name, pool) in &in_force.plan.pools {
+            match view.count(&pool.in_force(now)) {
+                0 => degraded.push(format!("pool {name} has no usable source address")),
+                count => usable += count,
+            }
+        }
+        if usable == 0 {
+            blocked.push("no source address is usable".to_owned());
+        }
+        if let Some(why) = &*self.rejected.load() {
+            degraded.push(format!("the configuration on disk is rejected, the one before stays in force: {why}"));
+        }
+        if self.records.lost() > 0 {
+            degraded.push(format!("{} delivery records could not be written", self.records.lost()));
+        }
+        Readiness { blocked, degraded }
+    }
+
+    /// Brings the gauges up to date, for whoever reads them next.
+    pub fn observe(&self) {
+        let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
+        for (name, pool) in &in_force.plan.pools {
+            let ranges = pool.in_force(now);
+            self.meters.pool(name, sources::total(&ranges), view.count(&ranges));
+        }
+        self.meters.idle_target_connections.set(i64::try_from(self.reuse.idle()).unwrap_or(i64::MAX));
+        self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
+    }
+
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+    /// Resolves when the drain begins.
+    pub fn drained(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+    pub fn refuse_when_draining(&self) -> Result<(), Draining> {
+        if self.is_draining() { Err(Draining) } else { Ok(()) }
+    }
+
+    /// Unique in this process and, for all practical purposes, beyond it.
+    pub fn next_request_id(&self) -> String {
+        let count = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}{count:08x}", self.random.hash_one((count, "request")))
+    }
+}

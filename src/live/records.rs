@@ -1,0 +1,158 @@
+//! Where delivery records go: lines appended to a buffer that a thread of its own writes out.
+//! How does evidence reach the disk without holding up a delivery?
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::Deliveries;
+
+/// What may wait for a disk that hangs; beyond it lines are lost, counted and reported.
+const BACKLOG_MAX: usize = 64 * 1024 * 1024;
+/// Lines are written out at the latest after this long, or when this much has gathered.
+const FLUSH_AFTER: Duration = Duration::from_millis(50);
+const FLUSH_SIZE: usize = 64 * 1024;
+
+pub struct Records {
+    shared: Option<Arc<Shared>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    lost: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    lines: Vec<u8>,
+    /// Open the file anew: it was rotated away.
+    reopen: bool,
+    closed: bool,
+}
+
+impl Records {
+    pub fn open(deliveries: &Deliveries) -> io::Result<Self> {
+        let sink = match deliveries {
+            Deliveries::Off => return Ok(Self { shared: None, writer: Mutex::new(None) }),
+            Deliveries::Stdout => Sink::Stdout,
+            Deliveries::File(path) => Sink::File(append_to(path)?, path.clone()),
+        };
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), lost: AtomicU64::new(0) });
+        let theirs = Arc::clone(&shared);
+        let writer = std::thread::Builder::new().name("records".into()).spawn(move || theirs.write_out(sink))?;
+        Ok(Self { shared: Some(shared), writer: Mutex::new(Some(writer)) })
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    pub fn write(&self, line: &impl Serialize) {
+        let Some(shared) = &self.shared else { return };
+        let mut state = shared.lock();
+        if state.lines.len() > BACKLOG_MAX {
+            shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let before = state.lines.len();
+        if serde_json::to_writer(&mut state.lines, line).is_err() {
+            state.lines.truncate(before);
+            shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        state.lines.push(b'\n');
+        if before < FLUSH_SIZE && state.lines.len() >= FLUSH_SIZE {
+            shared.wake.notify_one();
+        }
+    }
+
+    /// Records that could not be kept.
+    pub fn lost(&self) -> u64 {
+        self.shared.as_ref().map_or(0, |shared| shared.lost.load(Ordering::Relaxed))
+    }
+
+    pub fn reopen(&self) {
+        if let Some(shared) = &self.shared {
+            shared.lock().reopen = true;
+        }
+    }
+
+    /// Writes out what is left. Later lines are lost.
+    pub fn close(&self) {
+        if let Some(shared) = &self.shared {
+            shared.lock().closed = true;
+            shared.wake.notify_one();
+        }
+        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_out(&self, mut sink: Sink) {
+        let mut lines = Vec::new();
+        loop {
+            let mut state = self.lock();
+            if !state.closed && state.lines.len() < FLUSH_SIZE {
+                state = self.wake.wait_timeout(state, FLUSH_AFTER).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            std::mem::swap(&mut lines, &mut state.lines);
+            let (reopen, closed) = (std::mem::take(&mut state.reopen), state.closed);
+            drop(state);
+            if reopen {
+                sink.reopen();
+            }
+            if sink.write(&lines).is_err() {
+                let count = memchr::memchr_iter(b'\n', &lines).count() as u64;
+                self.lost.fetch_add(count, Ordering::Relaxed);
+            }
+            lines.clear();
+            lines.shrink_to(4 * FLUSH_SIZE);
+            if closed {
+                return;
+            }
+        }
+    }
+}
+
+enum Sink {
+    Stdout,
+    File(File, PathBuf),
+}
+
+impl Sink {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Sink::Stdout => io::stdout().lock().write_all(lines).and_then(|()| io::stdout().flush()),
+            Sink::File(file, _) => file.write_all(lines),
+        }
+    }
+
+    /// Keeps the old file where the new one cannot be opened: no line is dropped for it.
+    fn reopen(&mut self) {
+        if let Sink::File(file, path) = self
+            && let Ok(opened) = append_to(path)
+        {
+            *file = opened;
+        }
+    }
+}
+
+/// Records name clients and targets: nobody but the owner and the group reads them.
+fn append_to(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
