@@ -1,0 +1,235 @@
+//! What a client asks for, in any of the forms a request may take.
+//! Where should this webhook go?
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+use super::Arrival;
+use super::refusal::{Code, Refusal};
+use crate::config::Plaintext;
+use crate::host;
+use crate::names::{Host, Scheme, Target, TenantName};
+use crate::policy::route::Route;
+
+pub(super) static OUTGATE_TARGET: HeaderName = HeaderName::from_static("outgate-target");
+pub(super) static OUTGATE_TLS: HeaderName = HeaderName::from_static("outgate-tls");
+pub(super) static OUTGATE_TENANT: HeaderName = HeaderName::from_static("outgate-tenant");
+
+/// A tenant's name is written into keys, records and metrics: it has an end.
+const TENANT_MAX: usize = 128;
+
+#[derive(Debug)]
+pub(super) struct Ask {
+    scheme: Scheme,
+    pub(super) host: Host,
+    port: Option<u16>,
+    /// As sent, byte for byte; `*` for an `OPTIONS` about the server as a whole.
+    pub(super) path_and_query: String,
+    pub(super) tenant: Option<TenantName>,
+    /// `Outgate-TLS: 1`.
+    wants_tls: bool,
+}
+
+impl Ask {
+    pub(super) fn read(arrival: &Arrival) -> Result<Ask, Refusal> {
+        let fields = &arrival.fields;
+        if arrival.method == Method::CONNECT {
+            return Err(Refusal::new(
+                Code::TunnelForbidden,
+                "this proxy does not open tunnels; send the request itself, in absolute-form",
+            ));
+        }
+        if arrival.method == Method::TRACE {
+            // It would echo what the client sent to us, credentials included (RFC 9110 §9.3.8).
+            return Err(Refusal::new(Code::ClientForbidden, "TRACE is not forwarded"));
+        }
+        let named = single(fields, &OUTGATE_TARGET)?;
+        let url = match (arrival.target.starts_with('/'), named) {
+            (false, None) => arrival.target.as_str(),
+            (true, Some(url)) => url,
+            (true, None) => {
+                return Err(Refusal::malformed(
+                    "a proxy needs an absolute target: use absolute-form, or name it in Outgate-Target",
+                ));
+            }
+            (false, Some(_)) => {
+                return Err(Refusal::malformed("Outgate-Target goes with a request target that starts with /"));
+            }
+        };
+        let mut ask = parse_url(url, &arrival.method)?;
+        ask.wants_tls = wants_tls(fields)?;
+        ask.tenant = tenant(fields)?;
+        Ok(ask)
+    }
+
+    /// The same for a URL alone, as `explain` has it.
+    pub(super) fn of(method: &Method, url: &str, tenant: Option<TenantName>) -> Result<Ask, Refusal> {
+        Ok(Ask { tenant, ..parse_url(url, method)? })
+    }
+
+    /// Where the onward hop goes, under the route's stance on plaintext. An upgraded hop goes to port 443 unless a
+    /// port was named.
+    pub(super) fn target(&self, route: &Route) -> Result<Target, Refusal> {
+        let upgraded = self.wants_tls || route.plaintext == Plaintext::Upgrade;
+        let scheme = if upgraded { Scheme::Https } else { self.scheme };
+        if scheme == Scheme::Http && route.plaintext != Plaintext::Allow {
+            return Err(Refusal::new(
+                Code::PlaintextForbidden,
+                "the route takes no plaintext http: ask for https, or send Outgate-TLS: 1",
+            ));
+        }
+        Ok(Target { scheme, host: self.host.clone(), port: self.port.unwrap_or(scheme.default_port()) })
+    }
+
+    pub(super) fn path(&self) -> &str {
+        self.path_and_query.split('?').next().unwrap_or_default()
+    }
+}
+
+/// The only value of a field, as text.
+fn single<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+    let mut values = fields.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => {
+            value.to_str().map(Some).map_err(|_| Refusal::malformed(format!("{name} is not plain text")))
+        }
+        (Some(_), Some(_)) => Err(Refusal::malformed(format!("{name} is given more than once"))),
+    }
+}
+
+fn wants_tls(fields: &HeaderMap) -> Result<bool, Refusal> {
+    match single(fields, &OUTGATE_TLS)? {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(_) => Err(Refusal::malformed("Outgate-TLS is 1 or 0")),
+    }
+}
+
+fn tenant(fields: &HeaderMap) -> Result<Option<TenantName>, Refusal> {
+    match single(fields, &OUTGATE_TENANT)? {
+        None => Ok(None),
+        Some(name) if !name.is_empty() && name.len() <= TENANT_MAX => Ok(Some(TenantName::new(name))),
+        Some(_) => Err(Refusal::malformed(format!("Outgate-Tenant is a name of at most {TENANT_MAX} characters"))),
+    }
+}
+
+/// An http or https URL, its path and query untouched (RFC 9110 §7.7).
+fn parse_url(url: &str, method: &Method) -> Result<Ask, Refusal> {
+    if !url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\') {
+        return Err(Refusal::malformed("a character that may not stand in a URL"));
+    }
+    let (scheme, rest) =
+        url.split_once("://").ok_or_else(|| Refusal::malformed("the target is not an absolute URL"))?;
+    let scheme = if scheme.eq_ignore_ascii_case("https") {
+        Scheme::Https
+    } else if scheme.eq_ignore_ascii_case("http") {
+        Scheme::Http
+    } else {
+        return Err(Refusal::malformed("the target's scheme is neither https nor http"));
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (host, port) = parse_authority(authority)?;
+    let path_and_query = match path {
+        // RFC 9112 §3.2.4: the last proxy turns this into the asterisk-form.
+        "" if method == Method::OPTIONS => "*".to_owned(),
+        path if path.starts_with('/') => path.to_owned(),
+        path => format!("/{path}"),
+    };
+    Ok(Ask { scheme, host, port, path_and_query, tenant: None, wants_tls: false })
+}
+
+fn parse_authority(authority: &str) -> Result<(Host, Option<u16>), Refusal> {
+    if authority.contains('@') {
+        // RFC 9110 §4.2.4: userinfo in a target is how one host is made to look like another.
+        return Err(Refusal::malformed("the target must not carry a user name or password"));
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let port = match port {
+        None | Some("") => None,
+        Some(text) => Some(
+            text.parse()
+                .ok()
+                .filter(|port| *port != 0 && text.bytes().all(|byte| byte.is_ascii_digit()))
+                .ok_or_else(|| Refusal::malformed("the target's port is not a number from 1 to 65535"))?,
+        ),
+    };
+    let host =
+        host::canonical(host).map_err(|fault| Refusal::malformed(format!("the target's host is refused: {fault}")))?;
+    Ok((host, port))
+}
+
+/// RFC 9110 §7.6.2: `Max-Forwards: 0` on OPTIONS asks us, not the target; otherwise it counts down.
+pub(super) fn asks_us(method: &Method, fields: &mut HeaderMap) -> Result<bool, Refusal> {
+    if method != Method::OPTIONS {
+        return Ok(false);
+    }
+    let Some(value) = single(fields, &header::MAX_FORWARDS)? else { return Ok(false) };
+    let left: u32 = value
+        .parse()
+        .map_err(|_| Refusal::malformed("Max-Forwards is not a number").status(StatusCode::BAD_REQUEST))?;
+    if let Some(left) = left.checked_sub(1) {
+        fields.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+    }
+    Ok(left == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(url: &str) -> Option<(Scheme, String, Option<u16>, String)> {
+        let ask = parse_url(url, &Method::POST).ok()?;
+        Some((ask.scheme, ask.host.to_string(), ask.port, ask.path_and_query))
+    }
+
+    #[test]
+    fn urls_are_read_and_their_paths_left_alone() {
+        let https = |host: &str, port, path: &str| Some((Scheme::Https, host.to_owned(), port, path.to_owned()));
+        assert_eq!(parts("https://Hooks.Example/in?a=b%2F//../c"), https("hooks.example", None, "/in?a=b%2F//../c"));
+        assert_eq!(parts("HTTPS://hooks.example:8443"), https("hooks.example", Some(8443), "/"));
+        assert_eq!(parts("https://hooks.example?x"), https("hooks.example", None, "/?x"));
+        assert_eq!(parts("https://[2001:db8::1]:8443/"), https("[2001:db8::1]", Some(8443), "/"));
+        assert_eq!(parts("https://hooks.example:/"), https("hooks.example", None, "/"));
+    }
+
+    #[test]
+    fn what_is_not_a_target_is_refused() {
+        for url in [
+            "http:/x",
+            "http://",
+            "https://",
+            "https:///x",
+            "ftp://h/",
+            "h:443",
+            "*",
+            "https://u:p@h/",
+            "https://u@h/",
+            "https://h:0/",
+            "https://h:99999/",
+            "https://h:+1/",
+            "https://h:a/",
+            "https://h/#f",
+            "https://h\\@x/",
+            "https://127.1/",
+            "https://[::1%25lo]/",
+            "https://h /",
+        ] {
+            assert!(parts(url).is_none(), "{url}");
+        }
+    }
+
+    #[test]
+    fn max_forwards_counts_down_to_us() {
+        let fields =
+            |value: &'static str| HeaderMap::from_iter([(header::MAX_FORWARDS, HeaderValue::from_static(value))]);
+        assert!(asks_us(&Method::OPTIONS, &mut fields("0")).unwrap());
+        let mut two = fields("2");
+        assert!(!asks_us(&Method::OPTIONS, &mut two).unwrap());
+        assert_eq!(two[header::MAX_FORWARDS], "1");
+        assert!(asks_us(&Method::OPTIONS, &mut fields("x")).is_err());
+        assert!(!asks_us(&Method::POST, &mut fields("0")).unwrap());
+    }
+}

@@ -1,0 +1,182 @@
+//! The decisions of the story, told instead of acted on.
+//! What would happen to this webhook, and which rule says so?
+
+use http::Method;
+use jiff::Timestamp;
+
+use super::ask::Ask;
+use super::refusal::{Code, Refusal};
+use super::{stick, verdict};
+use crate::config::{Per, Plaintext, Select, TlsVersion, Verify};
+use crate::names::{ClientName, Host, KeyId, Scheme, Target, TenantName};
+use crate::policy::Plan;
+use crate::policy::admit::Limit;
+use crate::policy::egress;
+use crate::policy::guard::Own;
+use crate::policy::route::Route;
+use crate::policy::sign::Signer;
+
+/// Steps with what was decided in each, and the refusal that ended them, if one did.
+pub struct Explained {
+    pub lines: Vec<(&'static str, String)>,
+    pub refusal: Option<Code>,
+}
+
+/// Explains a webhook that would be sent now. No name is resolved: for a target that is a name, the guard's verdict on
+/// its addresses stays open.
+pub fn explain(
+    plan: &Plan,
+    method: &Method,
+    url: &str,
+    client: &ClientName,
+    tenant: Option<&TenantName>,
+    now: Timestamp,
+) -> Explained {
+    let mut lines = Vec::new();
+    let refusal = tell(plan, method, url, client, tenant, now, &mut lines).err();
+    if let Some(refusal) = &refusal {
+        let cause = refusal.why().map(|cause| format!(" ({cause})")).unwrap_or_default();
+        lines.push((
+            "refused",
+            format!("{} {}: {}{cause}", refusal.effective_status().as_u16(), refusal.code.name(), refusal.detail()),
+        ));
+    }
+    Explained { lines, refusal: refusal.map(|refusal| refusal.code) }
+}
+
+fn tell(
+    plan: &Plan,
+    method: &Method,
+    url: &str,
+    client: &ClientName,
+    tenant: Option<&TenantName>,
+    now: Timestamp,
+    lines: &mut Vec<(&'static str, String)>,
+) -> Result<(), Refusal> {
+    let ask = Ask::of(method, url, tenant.cloned())?;
+    let known = plan
+        .clients
+        .get(client)
+        .ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not let in"))?;
+    lines.push(("client", client.to_string()));
+    verdict::speaks_for(known, tenant)?;
+    lines.extend(tenant.map(|tenant| ("tenant", tenant.to_string())));
+    let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
+    let Some((route, others)) = candidates.split_first() else { return Err(verdict::no_route(&ask.host)) };
+    lines.push(("route", format!("{}: {}", route.name, why(others))));
+    let target = ask.target(route)?;
+    lines.push(("target", target.to_string()));
+    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
+    lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
+    lines.push(("egress", egress_in_words(plan, route, &target.host, target.port, tenant, now)?));
+    let trust = &route.trust;
+    let verified =
+        if trust.verify == Verify::None { "certificates are NOT verified" } else { "certificates are verified" };
+    lines.push((
+        "trust",
+        format!(
+            "{}: {verified} against {} roots, TLS {} or newer",
+            trust.name,
+            trust.roots.len(),
+            version(trust.min_version)
+        ),
+    ));
+    match route.signers.as_slice() {
+        [] => lines.push(("sign", "unsigned: the body streams".to_owned())),
+        signers => lines.extend(signers.iter().map(|signer| ("sign", signer_in_words(signer, now)))),
+    }
+    let timeouts = &route.timeouts;
+    lines.push(("body", format!("at most {} bytes within {:?}", route.body_max, timeouts.body)));
+    lines.push((
+        "timeouts",
+        format!(
+            "dns {:?}, connect {:?}, tls {:?}, response {:?}, total {:?}",
+            timeouts.dns, timeouts.connect, timeouts.tls, timeouts.response, timeouts.total
+        ),
+    ));
+    Ok(())
+}
+
+fn why(others: &[&std::sync::Arc<Route>]) -> String {
+    match others {
+        [] => "no other route matches".to_owned(),
+        others => {
+            let names: Vec<_> = others.iter().map(|route| route.name.as_str()).collect();
+            format!(
+                "more specific than {} (exact host, longest wildcard, longest path, tenant, client)",
+                names.join(", ")
+            )
+        }
+    }
+}
+
+fn version(version: TlsVersion) -> &'static str {
+    match version {
+        TlsVersion::V1_2 => "1.2",
+        TlsVersion::V1_3 => "1.3",
+    }
+}
+
+fn signer_in_words(signer: &Signer, now: Timestamp) -> String {
+    let keys: Vec<_> = signer.keys_in_force(now).map(KeyId::as_str).collect();
+    format!(
+        "{}: {} with {}",
+        signer.name(),
+        signer.scheme(),
+        if keys.is_empty() { "NO KEY".into() } else { keys.join(" and ") }
+    )
+}
+
+fn limit_in_words(limit: &Limit) -> String {
+    let mut parts = Vec::new();
+    if let Some(quota) = &limit.quota {
+        parts.push(format!("{} per {:?}, burst {}", quota.count, quota.period, quota.burst));
+    }
+    parts.extend(limit.concurrency.map(|most| format!("{most} at once")));
+    if !limit.per.is_empty() {
+        let per = limit.per.iter().map(|per| match per {
+            Per::Client => "client",
+            Per::Tenant => "tenant",
+            Per::Route => "route",
+            Per::Host => "host",
+            Per::Egress => "egress pool",
+        });
+        let per: Vec<_> = per.collect();
+        parts.push(format!("for each {}", per.join(" and ")));
+    }
+    if !limit.wait.is_zero() {
+        parts.push(format!("waiting at most {:?}", limit.wait));
+    }
+    format!("{}: {}", limit.name, parts.join(", "))
+}
+
+/// For a literal address the very source it would leave from; for a name, one of each family, as far as the pool goes.
+fn egress_in_words(
+    plan: &Plan,
+    route: &Route,
+    host: &Host,
+    port: u16,
+    tenant: Option<&TenantName>,
+    now: Timestamp,
+) -> Result<String, Refusal> {
+    let pool = &route.pool;
+    let (name, select) = (pool.name(), pool.select());
+    if pool.in_force(now).is_empty() {
+        return Err(Refusal::new(Code::NoEgress, "no source address of the pool is usable"));
+    }
+    if select != Select::Sticky {
+        let how = if select == Select::Spread { "each in turn" } else { "at random" };
+        return Ok(format!("pool {name}, {how}"));
+    }
+    if let Host::Ip(address) = host {
+        let target = Target { scheme: Scheme::Https, host: host.clone(), port };
+        let cleared = plan.guard.clear(&target, &[*address], &Own::default())?;
+        egress::choose(pool, &cleared, stick(tenant, host), 0, now, &|_| true)?;
+    }
+    let sources = pool.sticky(stick(tenant, host), now).filter(|source| match host {
+        Host::Ip(address) => address.is_ipv6() == source.is_ipv6(),
+        Host::Name(_) => true,
+    });
+    let sources: Vec<_> = sources.map(|source| source.to_string()).collect();
+    Ok(format!("pool {name}, always {} for this tenant and host while it is usable", sources.join(" or ")))
+}

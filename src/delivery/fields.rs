@@ -1,0 +1,140 @@
+//! Header fields that belong to one hop, or to us, and not to the other end.
+//! What must an intermediary take out, and what may nobody make it take out?
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Fields of the connection, never of the message (RFC 9110 §7.6.1).
+static HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+];
+
+/// What `Connection` may not name: to strip one of these would change the message or break its proof.
+const END_TO_END: [&str; 15] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "content-digest",
+    "authorization",
+    "cookie",
+    "date",
+    "signature",
+    "signature-input",
+    "webhook-id",
+    "webhook-timestamp",
+    "webhook-signature",
+    "cache-control",
+    "via",
+];
+
+/// `Connection` names an end-to-end field.
+#[derive(Debug)]
+pub(super) struct Unstrippable;
+
+/// Takes out the fields of the hop they came over, and every `Outgate-*`: from a client they were for us, from a
+/// target they would be forged.
+pub(super) fn strip(fields: &mut HeaderMap) -> Result<(), Unstrippable> {
+    for name in named_by_connection(fields)? {
+        fields.remove(name);
+    }
+    for name in &HOP_BY_HOP {
+        fields.remove(name);
+    }
+    if fields.keys().any(is_ours) {
+        let ours: Vec<_> = fields.keys().filter(|name| is_ours(name)).cloned().collect();
+        for name in ours {
+            fields.remove(name);
+        }
+    }
+    Ok(())
+}
+
+fn is_ours(name: &HeaderName) -> bool {
+    name.as_str().starts_with("outgate-")
+}
+
+fn named_by_connection(fields: &HeaderMap) -> Result<Vec<HeaderName>, Unstrippable> {
+    let mut named = Vec::new();
+    for value in fields.get_all(header::CONNECTION) {
+        for option in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if is_common_option(option) {
+                continue;
+            }
+            let Ok(name) = HeaderName::from_bytes(option) else { continue };
+            if END_TO_END.contains(&name.as_str()) {
+                return Err(Unstrippable);
+            }
+            named.push(name);
+        }
+    }
+    Ok(named)
+}
+
+fn is_common_option(option: &[u8]) -> bool {
+    option.is_empty() || option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive")
+}
+
+/// RFC 9110 §7.6.3: appended on requests and responses, under our pseudonym.
+pub(super) fn add_via(fields: &mut HeaderMap, pseudonym: &str) {
+    if let Ok(value) = HeaderValue::try_from(format!("1.1 {pseudonym}")) {
+        fields.append(header::VIA, value);
+    }
+}
+
+/// Whether a message already came through us.
+pub(super) fn has_via(fields: &HeaderMap, pseudonym: &str) -> bool {
+    fields.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value
+            .split(',')
+            .any(|hop| hop.split_ascii_whitespace().nth(1).is_some_and(|by| by.eq_ignore_ascii_case(pseudonym)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        list.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_hop_keeps_its_own_fields() {
+        let mut map = fields(&[
+            ("connection", "close, X-Hop"),
+            ("x-hop", "1"),
+            ("te", "trailers"),
+            ("proxy-authorization", "Basic eDp5"),
+            ("outgate-tenant", "acme"),
+            ("authorization", "Bearer t"),
+            ("x-kept", "1"),
+        ]);
+        strip(&mut map).unwrap();
+        let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "x-kept"]);
+    }
+
+    #[test]
+    fn connection_cannot_strip_what_the_message_is_made_of() {
+        for name in END_TO_END {
+            let mut map = HeaderMap::new();
+            map.insert(header::CONNECTION, HeaderValue::from_static(name));
+            assert!(strip(&mut map).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn our_own_via_is_recognised() {
+        assert!(has_via(&fields(&[("via", "1.0 a, 1.1 Outgate (x)")]), "outgate"));
+        assert!(!has_via(&fields(&[("via", "1.1 outgate-2")]), "outgate"));
+    }
+}

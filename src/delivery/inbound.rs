@@ -1,0 +1,126 @@
+//! Taking a body in: whole if it is to be signed, as a stream under the same cap if not.
+//! How much of the client's body do we accept, and for how long?
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::time::Instant;
+
+use super::refusal::{Code, Refusal};
+use crate::net::exchange::Upload;
+
+/// A request body as the server reads it off the client's connection.
+pub type Inbound = Pin<Box<dyn Body<Data = Bytes, Error = InboundFault> + Send>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InboundFault {
+    Malformed,
+    TooLarge,
+    Timeout,
+    /// The client hung up in the middle.
+    Gone,
+}
+
+impl std::fmt::Display for InboundFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            InboundFault::Malformed => "the body's framing is malformed",
+            InboundFault::TooLarge => "the body is larger than the route allows",
+            InboundFault::Timeout => "the body did not arrive in time",
+            InboundFault::Gone => "the client hung up",
+        })
+    }
+}
+
+impl std::error::Error for InboundFault {}
+
+impl From<InboundFault> for Refusal {
+    fn from(fault: InboundFault) -> Self {
+        let code = match fault {
+            InboundFault::Malformed | InboundFault::Gone => Code::RequestMalformed,
+            InboundFault::TooLarge => Code::BodyTooLarge,
+            InboundFault::Timeout => Code::BodyTimeout,
+        };
+        Refusal::new(code, fault.to_string())
+    }
+}
+
+/// The largest buffer made on a client's word alone; beyond it, memory follows the bytes that came.
+const TRUSTED_LENGTH: u64 = 64 * 1024;
+
+/// A length that is told in advance is judged in advance: no `100 Continue` for what will be refused.
+pub(super) fn judge_length(body: &Inbound, most: u64) -> Result<(), InboundFault> {
+    if body.size_hint().lower() > most { Err(InboundFault::TooLarge) } else { Ok(()) }
+}
+
+/// The whole body, for a signer to see.
+pub(super) async fn buffer(mut body: Inbound, most: u64, within: Duration) -> Result<Bytes, InboundFault> {
+    let gather = async {
+        let expected = body.size_hint().lower();
+        let mut first = Bytes::new();
+        let mut gathered = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            if (first.len() + gathered.len() + data.len()) as u64 > most {
+                return Err(InboundFault::TooLarge);
+            }
+            if first.is_empty() && gathered.is_empty() && (data.len() as u64) == expected {
+                first = data; // the usual webhook: it came in one piece and is not copied
+                continue;
+            }
+            if gathered.is_empty() {
+                gathered.reserve(usize::try_from(expected.min(TRUSTED_LENGTH)).unwrap_or(0));
+                gathered.extend_from_slice(&std::mem::take(&mut first));
+            }
+            gathered.extend_from_slice(&data);
+        }
+        Ok(if gathered.is_empty() { first } else { gathered.freeze() })
+    };
+    tokio::time::timeout(within, gather).await.unwrap_or(Err(InboundFault::Timeout))
+}
+
+/// A body passed on as it comes.
+pub(super) fn stream(body: Inbound, most: u64, within: Duration) -> Upload {
+    if body.is_end_stream() {
+        return Upload::whole(Bytes::new());
+    }
+    let timeout = Box::pin(tokio::time::sleep_until(Instant::now() + within));
+    Upload::Stream(Box::pin(Capped { body, left: most, timeout }))
+}
+
+struct Capped {
+    body: Inbound,
+    left: u64,
+    timeout: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Body for Capped {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) else {
+            ready!(self.timeout.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(InboundFault::Timeout.into())));
+        };
+        let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match self.left.checked_sub(length) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Some(Err(InboundFault::TooLarge.into()))),
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

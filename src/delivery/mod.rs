@@ -1,0 +1,155 @@
+//! The life of one webhook, step by step.
+//! What happens between a request that came in and the answer that goes back?
+
+mod ask;
+mod explain;
+mod fields;
+mod inbound;
+mod passage;
+mod record;
+pub mod refusal;
+mod response;
+mod verdict;
+mod webhook;
+
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use ask::Ask;
+pub use explain::{Explained, explain};
+pub use inbound::{Inbound, InboundFault};
+use passage::Passage;
+use record::{Record, Step};
+use refusal::{Code, Refusal};
+pub use response::{BrokeOff, Outbound};
+use webhook::Webhook;
+
+use crate::live::limits::Permit;
+use crate::live::reuse::Lease;
+use crate::live::{InForce, Live};
+use crate::names::{Host, TenantName};
+use crate::policy::admit::Who;
+use crate::policy::egress;
+
+/// A request as a server read it.
+pub struct Arrival {
+    pub method: Method,
+    /// The request target, byte for byte.
+    pub target: String,
+    pub fields: HeaderMap,
+    pub body: Inbound,
+    /// `None` over a unix socket.
+    pub peer: Option<IpAddr>,
+}
+
+/// One webhook, from arrival to answer. Everything it needs to know was decided when it started: a reload does not
+/// touch it.
+pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outbound> {
+    let in_force = live.in_force();
+    let mut record = Box::new(Record::open(live, &arrival.method, arrival.peer));
+    let pseudonym = &in_force.plan.name;
+    match ask::asks_us(&arrival.method, &mut arrival.fields) {
+        Ok(true) => return answer_options(record),
+        Ok(false) => {}
+        Err(refusal) => return response::refuse(refusal, record, pseudonym),
+    }
+    let deadline = Instant::now() + in_force.plan.timeouts.total;
+    // Pinned where it is made: the state of a whole delivery is not copied into the timeout.
+    let relayed = {
+        let relaying = pin!(relay(live, &in_force, arrival, &mut record));
+        tokio::time::timeout_at(deadline, relaying).await
+    };
+    match relayed {
+        Ok(Ok((lease, permit, answer))) => response::relay(answer, lease, permit, record, deadline, pseudonym),
+        Ok(Err(refusal)) => response::refuse(refusal, record, pseudonym),
+        Err(_) => {
+            let refusal = Refusal::new(Code::ResponseTimeout, "the delivery took longer than the total timeout");
+            response::refuse(refusal, record, pseudonym)
+        }
+    }
+}
+
+/// The story. Each line is a step, named like the room that does it.
+async fn relay(
+    live: &Arc<Live>,
+    in_force: &InForce,
+    arrival: Arrival,
+    record: &mut Record,
+) -> Result<(Lease, Permit, Response<Incoming>), Refusal> {
+    let plan = &in_force.plan;
+    live.refuse_when_draining()?;
+    let ask = Ask::read(&arrival)?;
+    let credential = verdict::one_credential(&arrival.fields)?;
+    let client = plan.clients.identify(arrival.peer, credential)?;
+    record.client(client.name(), ask.tenant.as_ref());
+    verdict::speaks_for(client, ask.tenant.as_ref())?;
+    let route = plan.routes.choose(client.name(), ask.tenant.as_ref(), &ask.host, ask.path());
+    let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
+    record.route(&route.name);
+    let target = ask.target(route)?;
+    record.target(&target, ask.path());
+    plan.guard.judge_name(&target, &route.ports, route.plaintext == crate::config::Plaintext::Allow)?;
+    verdict::no_loop(&arrival.fields, &plan.name)?;
+
+    let tenant = ask.tenant.clone();
+    let pool = &route.pool;
+    let who = Who {
+        client: client.name(),
+        tenant: tenant.as_ref(),
+        route: &route.name,
+        host: &target.host,
+        egress: pool.name(),
+    };
+    let permit = live.limits.admit(&route.limits, &who).await?;
+    record.step(Step::Admit);
+    let webhook = Webhook::take_in(arrival, ask, target.clone(), route, &plan.name).await?;
+    record.step(Step::TakeIn);
+
+    let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;
+    let cleared = plan.guard.clear(&target, &answers.addresses, &live.sources.own())?;
+    let turn = in_force.turn(pool, &cleared);
+    let usable = live.sources.view();
+    let stick = stick(tenant.as_ref(), &target.host);
+    let hops = egress::choose(pool, &cleared, stick, turn, Timestamp::now(), &|source| usable.has(source))?;
+    record.step(Step::Resolve);
+
+    let tenant = tenant.as_ref().filter(|_| route.tenant_specific);
+    let passage = Passage { live, in_force, route, target: &target, tenant, hops };
+    let lease = passage.open(record).await?;
+    let sealed = webhook.seal(route, Timestamp::now(), record)?;
+    record.step(Step::Sign);
+    let (lease, answer) = passage.forward(lease, sealed, record).await?;
+    record.step(Step::Response);
+    verdict::final_answer(&answer)?;
+    Ok((lease, permit, answer))
+}
+
+/// What sticky selection sticks to. The same in every process and after every restart, so it has keys of its own.
+fn stick(tenant: Option<&TenantName>, host: &Host) -> u64 {
+    std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default().hash_one((tenant, host))
+}
+
+/// What a server could not read as a request at all.
+pub fn refuse_unread(live: &Arc<Live>, peer: Option<IpAddr>, status: StatusCode, detail: &str) -> Response<Outbound> {
+    let record = Box::new(Record::open(live, &Method::default(), peer));
+    response::refuse(Refusal::malformed(detail).status(status), record, &live.in_force().plan.name)
+}
+
+fn answer_options(mut record: Box<Record>) -> Response<Outbound> {
+    let mut response = Response::new(Outbound::Whole(None));
+    *response.status_mut() = StatusCode::OK;
+    response
+        .headers_mut()
+        .insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    response::mark(response.headers_mut(), &record);
+    record.answered(200);
+    record.complete();
+    response
+}

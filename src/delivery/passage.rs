@@ -1,0 +1,152 @@
+//! Getting to the target: over a connection that is open already, or a new one that is dialled and verified.
+//! By which connection does this webhook travel?
+
+use std::net::IpAddr;
+use std::time::Instant as Clock;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::inbound::InboundFault;
+use super::record::Record;
+use super::refusal::{Code, Refusal};
+use crate::live::reuse::{Key, Lease, Reuse};
+use crate::live::{InForce, Live};
+use crate::names::{Scheme, Target, TenantName};
+use crate::net::dial::{self, DialFault};
+use crate::net::exchange::{Connection, SendFault, Upload};
+use crate::net::tls;
+use crate::policy::egress::Hop;
+use crate::policy::route::Route;
+
+/// What a connection for this delivery may be.
+pub(super) struct Passage<'a> {
+    pub(super) live: &'a Live,
+    pub(super) in_force: &'a InForce,
+    pub(super) route: &'a Route,
+    pub(super) target: &'a Target,
+    /// Set where the route is the tenant's own: its connections are nobody else's.
+    pub(super) tenant: Option<&'a TenantName>,
+    /// In the order they may be tried; all cleared by the guard, all from the pool.
+    pub(super) hops: Vec<Hop>,
+}
+
+impl Passage<'_> {
+    /// An open connection whose every part is what a new one would be, else a new one.
+    pub(super) async fn open(&self, record: &mut Record) -> Result<Lease, Refusal> {
+        for from in self.chosen_sources() {
+            let may_go = |hop: Hop| self.hops.contains(&hop);
+            if let Some(lease) = self.live.reuse.take(&self.key_from(from), &self.route.timeouts, may_go).await {
+                record.over(&lease, true);
+                return Ok(lease);
+            }
+        }
+        self.dial(record).await
+    }
+
+    /// The source of each family that was chosen, in the order of the hops; those behind them are for failover.
+    fn chosen_sources(&self) -> impl Iterator<Item = IpAddr> {
+        let first = self.hops.first().map(Hop::from);
+        let other =
+            self.hops.iter().map(Hop::from).find(|from| Some(from.is_ipv4()) != first.map(|from| from.is_ipv4()));
+        first.into_iter().chain(other)
+    }
+
+    async fn dial(&self, record: &mut Record) -> Result<Lease, Refusal> {
+        let start = Clock::now();
+        let dialling = dial::dial(&self.hops, Instant::now() + self.route.timeouts.connect).await;
+        for source in dialling.unusable {
+            self.live.sources.refused(source);
+        }
+        let dialled = dialling.outcome?;
+        let connected = Clock::now();
+        let liveness = dialled.socket.liveness();
+        let (wire, proof) = match self.target.scheme {
+            Scheme::Http => (dialled.socket.into_plaintext(), None),
+            Scheme::Https => {
+                let config = self.in_force.tls_config(&self.route.trust);
+                let deadline = Instant::now() + self.route.timeouts.tls;
+                let (wire, proof) = tls::handshake(dialled.socket, &config, &self.target.host, deadline).await?;
+                (wire, Some(proof))
+            }
+        };
+        record.dialled(connected - start, proof.is_some().then(|| connected.elapsed()));
+        let connection = Connection::open(wire, liveness, dialled.hop, proof).await.map_err(lost)?;
+        let lease = Reuse::lease(&self.live.reuse, self.key_from(dialled.hop.from()), connection);
+        record.over(&lease, false);
+        Ok(lease)
+    }
+
+    fn key_from(&self, from: IpAddr) -> Key {
+        Key { from, target: self.target.clone(), trust: self.route.trust.fingerprint, tenant: self.tenant.cloned() }
+    }
+
+    /// Sends the request, once. Only where not a byte of it was written may it go over another connection.
+    pub(super) async fn forward(
+        &self,
+        mut lease: Lease,
+        mut request: Request<Upload>,
+        record: &mut Record,
+    ) -> Result<(Lease, Response<Incoming>), Refusal> {
+        let timeouts = &self.route.timeouts;
+        // The response timeout runs from the last byte of the request: an upload that streams has its own time first.
+        let patience = match request.body() {
+            Upload::Whole(_) => timeouts.response,
+            Upload::Stream(_) => timeouts.body.saturating_add(timeouts.response),
+        };
+        // The first dial after a stale connection is fresh; a second failure before the first byte is the target's.
+        for _ in 0..2 {
+            let sent = tokio::time::timeout(patience, lease.send(request)).await;
+            match sent {
+                Err(_) => return Err(Refusal::new(Code::ResponseTimeout, "no answer within the response timeout")),
+                Ok(Ok(response)) => return Ok((lease, response)),
+                Ok(Err(SendFault::Lost(fault))) => return Err(lost(fault)),
+                Ok(Err(SendFault::Unsent(unsent))) => {
+                    request = *unsent;
+                    lease = self.dial(record).await?;
+                }
+            }
+        }
+        Err(Refusal::new(Code::ConnectionLost, "the target closes connections as soon as they open"))
+    }
+}
+
+fn lost(fault: hyper::Error) -> Refusal {
+    if let Some(inbound) = cause_of::<InboundFault>(&fault) {
+        return (*inbound).into();
+    }
+    let refusal = if fault.is_parse_too_large() {
+        Refusal::new(Code::ResponseTooLarge, "the header fields of the target's answer are too large")
+            .proxy_status("http_response_header_section_size")
+    } else if fault.is_parse() {
+        Refusal::new(Code::ResponseMalformed, "the target's answer is not HTTP/1.1")
+    } else {
+        Refusal::new(Code::ConnectionLost, "the connection ended before the answer; the webhook may have arrived")
+    };
+    refusal.cause(&fault)
+}
+
+/// The first error of a type among the causes of another.
+fn cause_of<'a, E: std::error::Error + 'static>(fault: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+    let mut next = fault.source();
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+impl From<DialFault> for Refusal {
+    fn from(fault: DialFault) -> Self {
+        match fault {
+            DialFault::Refused => Refusal::new(Code::ConnectRefused, "the target refused the connection"),
+            DialFault::Timeout => Refusal::new(Code::ConnectTimeout, "no connection within the connect timeout"),
+            DialFault::Unreachable => Refusal::new(Code::ConnectUnreachable, "no network path to the target"),
+            DialFault::NoSource => Refusal::new(Code::NoEgress, "no source address of the pool is usable"),
+            DialFault::Other(cause) => Refusal::new(Code::Internal, "the connection could not be made").cause(cause),
+        }
+    }
+}

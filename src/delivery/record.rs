@@ -1,0 +1,323 @@
+//! The evidence of one delivery: a line of JSON, written when the delivery is over, however it ends.
+//! What happened, to whom, from where, and how long did each step take?
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Method;
+use http_body::{Body, Frame, SizeHint};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::refusal::{Code, Refusal};
+use crate::live::Live;
+use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
+use crate::net::exchange::{Connection, Upload};
+
+/// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
+/// Bodies, queries, tokens and secrets have no field to stand in.
+pub(super) struct Record {
+    live: Arc<Live>,
+    started: Instant,
+    step: Instant,
+    request_id: String,
+    peer: Option<IpAddr>,
+    method: Method,
+    client: Option<ClientName>,
+    tenant: Option<TenantName>,
+    route: Option<RouteName>,
+    target: Option<(Target, String)>,
+    source: Option<IpAddr>,
+    address: Option<IpAddr>,
+    reused: Option<bool>,
+    tls: Option<TlsEvidence>,
+    signatures: Vec<KeyId>,
+    outcome: Outcome,
+    sent: Arc<AtomicU64>,
+    received: u64,
+    steps: Steps,
+}
+
+enum Outcome {
+    /// Nobody finished it: the client hung up.
+    Open,
+    /// The head of the target's answer went out; `fault` says why its body did not.
+    Answered {
+        status: u16,
+        fault: Option<Code>,
+        complete: bool,
+    },
+    Refused {
+        status: u16,
+        code: Code,
+        details: Option<&'static str>,
+        cause: Option<String>,
+    },
+}
+
+#[derive(Serialize, Clone)]
+struct TlsEvidence {
+    version: &'static str,
+    suite: &'static str,
+    certificate_expires: Timestamp,
+}
+
+/// Milliseconds.
+#[derive(Serialize, Default)]
+struct Steps {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    take_in: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolve: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sign: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<f64>,
+    total: f64,
+}
+
+/// The steps that are timed.
+#[derive(Clone, Copy)]
+pub(super) enum Step {
+    Admit,
+    TakeIn,
+    Resolve,
+    Sign,
+    Response,
+}
+
+impl Record {
+    pub(super) fn open(live: &Arc<Live>, method: &Method, peer: Option<IpAddr>) -> Self {
+        let now = Instant::now();
+        Self {
+            live: Arc::clone(live),
+            started: now,
+            step: now,
+            request_id: live.next_request_id(),
+            peer,
+            method: method.clone(),
+            client: None,
+            tenant: None,
+            route: None,
+            target: None,
+            source: None,
+            address: None,
+            reused: None,
+            tls: None,
+            signatures: Vec::new(),
+            outcome: Outcome::Open,
+            sent: Arc::default(),
+            received: 0,
+            steps: Steps::default(),
+        }
+    }
+
+    pub(super) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+
+    pub(super) fn client(&mut self, client: &ClientName, tenant: Option<&TenantName>) {
+        self.client = Some(client.clone());
+        self.tenant = tenant.cloned();
+    }
+    pub(super) fn route(&mut self, route: &RouteName) {
+        self.route = Some(route.clone());
+    }
+    /// The path is kept, the query is not.
+    pub(super) fn target(&mut self, target: &Target, path: &str) {
+        self.target = Some((target.clone(), path.to_owned()));
+    }
+    pub(super) fn over(&mut self, connection: &Connection, reused: bool) {
+        self.source = Some(connection.hop().from());
+        self.address = Some(connection.to().ip());
+        self.reused = Some(reused);
+        self.tls = connection.proof().map(|proof| TlsEvidence {
+            version: proof.version,
+            suite: proof.suite,
+            certificate_expires: proof.expires,
+        });
+        self.step = Instant::now();
+    }
+    pub(super) fn dialled(&mut self, connect: Duration, tls: Option<Duration>) {
+        self.steps.connect = Some(milliseconds(connect));
+        self.steps.tls = tls.map(milliseconds);
+    }
+    pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
+        self.signatures.extend(keys);
+    }
+    pub(super) fn body_length(&mut self, length: u64) {
+        self.sent.store(length, Ordering::Relaxed);
+    }
+    pub(super) fn count_upload(&mut self, upload: Upload) -> Upload {
+        match upload {
+            Upload::Whole(_) => {
+                self.body_length(upload.size_hint().lower());
+                upload
+            }
+            Upload::Stream(body) => Upload::Stream(Box::pin(Counted { body, sent: Arc::clone(&self.sent) })),
+        }
+    }
+    pub(super) fn received(&mut self, bytes: u64) {
+        self.received += bytes;
+    }
+
+    /// Ends a step: the time since the step before.
+    pub(super) fn step(&mut self, step: Step) {
+        let now = Instant::now();
+        let took = Some(milliseconds(now - self.step));
+        self.step = now;
+        match step {
+            Step::Admit => self.steps.admit = took,
+            Step::TakeIn => self.steps.take_in = took,
+            Step::Resolve => self.steps.resolve = took,
+            Step::Sign => self.steps.sign = took,
+            Step::Response => self.steps.response = took,
+        }
+    }
+
+    pub(super) fn answered(&mut self, status: u16) {
+        self.outcome = Outcome::Answered { status, fault: None, complete: false };
+    }
+    pub(super) fn complete(&mut self) {
+        if let Outcome::Answered { complete, .. } = &mut self.outcome {
+            *complete = true;
+        }
+    }
+    pub(super) fn broke_off(&mut self, code: Code) {
+        if let Outcome::Answered { fault, .. } = &mut self.outcome {
+            *fault = Some(code);
+        }
+    }
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.outcome = Outcome::Refused {
+            status: refusal.effective_status().as_u16(),
+            code: refusal.code,
+            details: refusal.word(),
+            cause: refusal.why().map(str::to_owned),
+        };
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The line. Names are part of the product's surface.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: Timestamp,
+    request_id: &'a str,
+    peer: Option<IpAddr>,
+    client: Option<&'a str>,
+    tenant: Option<&'a str>,
+    route: Option<&'a str>,
+    method: &'a str,
+    scheme: Option<&'static str>,
+    host: Option<String>,
+    port: Option<u16>,
+    path: Option<&'a str>,
+    source: Option<IpAddr>,
+    address: Option<IpAddr>,
+    reused: Option<bool>,
+    tls: Option<&'a TlsEvidence>,
+    signatures: Vec<&'a str>,
+    status: Option<u16>,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+    bytes_sent: u64,
+    bytes_received: u64,
+    ms: &'a Steps,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        self.steps.total = milliseconds(took);
+        let (status, code, blame, details, cause) = match &self.outcome {
+            Outcome::Open => (None, "client_gone", "client", None, None),
+            Outcome::Answered { status, fault: Some(code), .. } => {
+                (Some(*status), code.name(), code.row().blame.as_str(), None, None)
+            }
+            Outcome::Answered { status, complete: true, .. } => (Some(*status), "delivered", "none", None, None),
+            // Delivered, but the client did not stay for the whole answer.
+            Outcome::Answered { status, .. } => (Some(*status), "client_gone", "client", None, None),
+            Outcome::Refused { status, code, details, cause } => {
+                (Some(*status), code.name(), code.row().blame.as_str(), *details, cause.as_deref())
+            }
+        };
+        let route = self.route.as_ref().map(RouteName::as_str);
+        self.live.meters.delivery(route.unwrap_or(""), code, blame, took);
+        if !self.live.records.is_on() {
+            return;
+        }
+        let target = self.target.as_ref();
+        let line = Line {
+            time: Timestamp::try_from(std::time::SystemTime::now() - took).unwrap_or_default(),
+            request_id: &self.request_id,
+            peer: self.peer,
+            client: self.client.as_ref().map(ClientName::as_str),
+            tenant: self.tenant.as_ref().map(TenantName::as_str),
+            route,
+            method: self.method.as_str(),
+            scheme: target.map(|(target, _)| target.scheme.as_str()),
+            host: target.map(|(target, _)| target.host.to_string()),
+            port: target.map(|(target, _)| target.port),
+            path: target.map(|(_, path)| path.as_str()),
+            source: self.source,
+            address: self.address,
+            reused: self.reused,
+            tls: self.tls.as_ref(),
+            signatures: self.signatures.iter().map(KeyId::as_str).collect(),
+            status,
+            code,
+            details,
+            cause,
+            bytes_sent: self.sent.load(Ordering::Relaxed),
+            bytes_received: self.received,
+            ms: &self.steps,
+        };
+        self.live.records.write(&line);
+    }
+}
+
+/// Counts an upload as it passes.
+struct Counted {
+    body: Pin<Box<dyn Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send>>,
+    sent: Arc<AtomicU64>,
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = self.body.as_mut().poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.sent.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Ordering::Relaxed);
+        }
+        polled
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

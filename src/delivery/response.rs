@@ -1,0 +1,173 @@
+//! The answer on its way back: the target's, cleaned and marked, or a refusal.
+//! What does the client get to see, and when is the delivery over?
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::fields;
+use super::record::Record;
+use super::refusal::{Code, Refusal};
+use crate::live::limits::Permit;
+use crate::live::reuse::Lease;
+
+/// The body of every answer. Dropping it ends the delivery: the permit is freed, the record written.
+pub enum Outbound {
+    /// Ours.
+    Whole(Option<Bytes>),
+    /// The target's, streamed.
+    Relayed(Box<Relayed>),
+}
+
+pub struct Relayed {
+    body: Incoming,
+    /// Goes back for reuse when the body has ended.
+    lease: Option<Lease>,
+    record: Box<Record>,
+    _permit: Permit,
+    deadline: Pin<Box<Sleep>>,
+}
+
+/// The target broke off in the middle of its answer: the client's connection must not end cleanly.
+#[derive(Debug)]
+pub struct BrokeOff;
+
+/// The target's answer as the client gets it.
+pub(super) fn relay(
+    response: Response<Incoming>,
+    lease: Lease,
+    permit: Permit,
+    mut record: Box<Record>,
+    deadline: Instant,
+    pseudonym: &str,
+) -> Response<Outbound> {
+    let (mut head, body) = response.into_parts();
+    let keeps = !says_close(&head.headers);
+    // What a target's Connection names is removed as it says; it cannot harm more than its own answer.
+    let _ = fields::strip(&mut head.headers);
+    head.headers.remove("proxy-authentication-info");
+    head.headers.remove(header::CONNECTION);
+    fields::add_via(&mut head.headers, pseudonym);
+    if !head.headers.contains_key(header::DATE) {
+        // RFC 9110 §6.6.1: a recipient with a clock adds the Date that is missing.
+        let now = httpdate::fmt_http_date(std::time::SystemTime::now());
+        head.headers.extend(HeaderValue::try_from(now).ok().map(|now| (header::DATE, now)));
+    }
+    if let Ok(value) = HeaderValue::try_from(format!("{pseudonym}; received-status={}", head.status.as_u16())) {
+        head.headers.append("proxy-status", value);
+    }
+    mark(&mut head.headers, &record);
+    record.answered(head.status.as_u16());
+    let relayed = Relayed {
+        body,
+        lease: keeps.then_some(lease),
+        record,
+        _permit: permit,
+        deadline: Box::pin(tokio::time::sleep_until(deadline)),
+    };
+    Response::from_parts(head, Outbound::Relayed(Box::new(relayed)))
+}
+
+/// A refusal as the client gets it.
+pub(super) fn refuse(refusal: Refusal, mut record: Box<Record>, pseudonym: &str) -> Response<Outbound> {
+    record.refused(&refusal);
+    let mut response = refusal.respond(pseudonym, record.request_id());
+    mark(response.headers_mut(), &record);
+    response.map(|body| Outbound::Whole(Some(body)))
+}
+
+/// The headers whose presence proves that we spoke.
+pub(super) fn mark(headers: &mut HeaderMap, record: &Record) {
+    headers.extend(HeaderValue::from_str(record.request_id()).ok().map(|id| (OUTGATE_REQUEST_ID.clone(), id)));
+    if let Some(source) = record.source() {
+        headers.extend(HeaderValue::try_from(source.to_string()).ok().map(|source| (OUTGATE_EGRESS.clone(), source)));
+    }
+}
+
+static OUTGATE_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("outgate-request-id");
+static OUTGATE_EGRESS: http::HeaderName = http::HeaderName::from_static("outgate-egress");
+
+fn says_close(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|value| {
+        value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    })
+}
+
+impl Relayed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(self.deadline.as_mut().poll(cx));
+                self.record.broke_off(Code::ResponseTimeout);
+                return Poll::Ready(Some(Err(BrokeOff)));
+            }
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                self.record.received(frame.data_ref().map_or(0, |data| data.len() as u64));
+                // The server stops asking after the last byte of a known length, so the end must be seen here.
+                if self.body.is_end_stream() {
+                    self.end();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(fault)) => {
+                let code = if fault.is_parse() { Code::ResponseMalformed } else { Code::ConnectionLost };
+                self.record.broke_off(code);
+                Some(Err(BrokeOff))
+            }
+            None => {
+                self.end();
+                None
+            }
+        })
+    }
+
+    fn end(&mut self) {
+        self.record.complete();
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        // An answer without a body is never asked for one.
+        if self.body.is_end_stream() {
+            self.end();
+        }
+    }
+}
+
+impl Body for Outbound {
+    type Data = Bytes;
+    type Error = BrokeOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        match &mut *self {
+            Outbound::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Outbound::Relayed(relayed) => relayed.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Outbound::Whole(bytes) => bytes.is_none(),
+            Outbound::Relayed(relayed) => relayed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Outbound::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Outbound::Relayed(relayed) => relayed.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What each room's "no" means to the client.
+//! Which refusal is it?
+
+use http::{HeaderMap, Response, StatusCode, header};
+
+use super::fields;
+use super::refusal::{Code, Refusal};
+use crate::live::Draining;
+use crate::live::limits::{Kind, Limited};
+use crate::names::{Host, TenantName};
+use crate::net::resolve::ResolveFault;
+use crate::net::tls::TlsFault;
+use crate::policy::admit;
+use crate::policy::egress::NoHop;
+use crate::policy::guard::Forbidden;
+use crate::policy::identify::{Client, Unidentified};
+
+/// Of two credentials one would be proved and the other believed.
+pub(super) fn one_credential(fields: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
+    let mut values = fields.get_all(header::PROXY_AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(Refusal::malformed("Proxy-Authorization is given more than once")),
+        (value, None) => Ok(value.map(http::HeaderValue::as_bytes)),
+    }
+}
+
+pub(super) fn speaks_for(client: &Client, tenant: Option<&TenantName>) -> Result<(), Refusal> {
+    match tenant {
+        Some(tenant) if !client.speaks_for(tenant) => Err(Refusal::new(
+            Code::ClientForbidden,
+            format!("this client may not send for tenant {:?}", tenant.as_str()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn no_route(host: &Host) -> Refusal {
+    Refusal::new(Code::NoRoute, format!("no route takes this client and tenant to {host}"))
+}
+
+pub(super) fn no_loop(fields: &HeaderMap, pseudonym: &str) -> Result<(), Refusal> {
+    if fields::has_via(fields, pseudonym) {
+        return Err(Refusal::new(
+            Code::TargetLoopsBack,
+            format!("Via says that the request came through {pseudonym} already"),
+        ));
+    }
+    Ok(())
+}
+
+/// We asked for no upgrade, so a target that switches protocols speaks out of turn.
+pub(super) fn final_answer<B>(answer: &Response<B>) -> Result<(), Refusal> {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Refusal::new(Code::ResponseMalformed, "the target switched protocols, unasked"));
+    }
+    Ok(())
+}
+
+impl From<Draining> for Refusal {
+    fn from(Draining: Draining) -> Self {
+        Refusal::new(
+            Code::Draining,
+            "this proxy is shutting down; another one, or a restarted one, will take the webhook",
+        )
+    }
+}
+
+impl From<Unidentified> for Refusal {
+    fn from(fault: Unidentified) -> Self {
+        let detail = match fault {
+            Unidentified::Missing => "Proxy-Authorization is missing",
+            Unidentified::Wrong => "Proxy-Authorization does not prove a client",
+            Unidentified::Network => {
+                return Refusal::new(Code::ClientForbidden, "the client may not call from this network");
+            }
+        };
+        Refusal::new(Code::ClientUnauthenticated, detail)
+    }
+}
+
+impl From<Limited> for Refusal {
+    fn from(limited: Limited) -> Self {
+        let name = limited.limit.as_str();
+        let refusal = match limited.kind {
+            Kind::Rate => Refusal::new(Code::RateLimited, format!("the rate of limit {name:?} is exhausted")),
+            Kind::Concurrency => {
+                Refusal::new(Code::ConcurrencyLimited, format!("limit {name:?} allows no more deliveries at once"))
+            }
+        };
+        let refusal = refusal.retry_after(limited.retry_after);
+        let fields = admit::headers(&limited.standings).into_iter().flatten();
+        fields.fold(refusal, |refusal, (name, value)| refusal.field(name, value))
+    }
+}
+
+impl From<Forbidden> for Refusal {
+    fn from(forbidden: Forbidden) -> Self {
+        match forbidden {
+            Forbidden::Port(port) => Refusal::new(Code::TargetPortForbidden, format!("port {port} is not allowed")),
+            Forbidden::Name => Refusal::new(Code::TargetForbidden, "the target's name is reserved and never public")
+                .cause("special-use name"),
+            // Which rule it was tells a prober what stands inside: the operator's record alone says.
+            Forbidden::Address { address, rule } => {
+                Refusal::new(Code::TargetForbidden, "the target is not a public address")
+                    .cause(format!("{address}: {rule}"))
+            }
+            Forbidden::LoopsBack => Refusal::new(Code::TargetLoopsBack, "the target is this proxy itself"),
+        }
+    }
+}
+
+impl From<ResolveFault> for Refusal {
+    fn from(fault: ResolveFault) -> Self {
+        match fault {
+            ResolveFault::NotFound => Refusal::new(Code::NameNotFound, "the target's name has no address"),
+            ResolveFault::Timeout => {
+                Refusal::new(Code::NameTimeout, "the target's name did not resolve within the dns timeout")
+            }
+            ResolveFault::Failed(cause) => {
+                Refusal::new(Code::NameNotFound, "the name servers of the target's name fail").cause(cause)
+            }
+        }
+    }
+}
+
+impl From<NoHop> for Refusal {
+    fn from(fault: NoHop) -> Self {
+        match fault {
+            NoHop::Empty => Refusal::new(Code::NoEgress, "no source address of the pool is usable"),
+            NoHop::Family => Refusal::new(
+                Code::ConnectUnreachable,
+                "the target's addresses are of another IP version than our source addresses",
+            ),
+        }
+    }
+}
+
+impl From<TlsFault> for Refusal {
+    fn from(fault: TlsFault) -> Self {
+        let failed = |detail: &str| Refusal::new(Code::TlsFailed, detail);
+        match fault {
+            TlsFault::Certificate { fault } => Refusal::new(
+                Code::CertificateUntrusted,
+                format!("the target's certificate is refused: {}", fault.as_str()),
+            )
+            .details(fault.as_str()),
+            TlsFault::Alert { name, .. } => failed(&format!("the target ended the handshake with the alert {name}"))
+                .proxy_status("tls_alert_received")
+                .details(name),
+            TlsFault::NoCommon(cause) => failed("the target offers no TLS version or suite that the route accepts")
+                .details("no_common")
+                .cause(format!("{cause:?}")),
+            TlsFault::Plaintext => failed("the target's port does not speak TLS").details("plaintext"),
+            TlsFault::Protocol(cause) => {
+                failed("the target's handshake breaks the protocol").details("protocol").cause(cause)
+            }
+            TlsFault::Timeout => {
+                Refusal::new(Code::ConnectTimeout, "the TLS handshake did not end within the tls timeout")
+                    .details("tls")
+            }
+            TlsFault::Lost(cause) => Refusal::new(Code::ConnectionLost, "the target hung up during the TLS handshake")
+                .details("tls")
+                .cause(cause),
+        }
+    }
+}

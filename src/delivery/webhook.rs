@@ -1,0 +1,123 @@
+//! The request that the target will see: the client's, without what was for us, with what we add.
+//! What is forwarded, and what proves it is ours?
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use jiff::Timestamp;
+
+use super::ask::Ask;
+use super::inbound::{self, Inbound};
+use super::record::Record;
+use super::refusal::{Code, Refusal};
+use super::{Arrival, fields};
+use crate::names::Target;
+use crate::net::exchange::Upload;
+use crate::policy::route::Route;
+use crate::policy::sign::{self, Draft};
+
+static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+
+/// A webhook taken in: its fields cleaned, its body at hand or on its way.
+pub(super) struct Webhook {
+    method: Method,
+    target: Target,
+    path_and_query: String,
+    fields: HeaderMap,
+    body: Taken,
+}
+
+enum Taken {
+    Whole(Bytes),
+    Streaming(Upload),
+}
+
+impl Webhook {
+    /// Reads the body whole if a signer must see it, or prepares to stream it, under the route's cap either way.
+    pub(super) async fn take_in(
+        arrival: Arrival,
+        ask: Ask,
+        target: Target,
+        route: &Route,
+        pseudonym: &str,
+    ) -> Result<Self, Refusal> {
+        let Arrival { method, mut fields, body, .. } = arrival;
+        fields::strip(&mut fields)
+            .map_err(|_| Refusal::malformed("Connection names a field that is not the connection's"))?;
+        fields.remove(header::EXPECT);
+        fields.remove(header::CONTENT_LENGTH);
+        let host = HeaderValue::try_from(target.authority())
+            .map_err(|_| Refusal::malformed("the target's host is malformed"))?;
+        fields.insert(header::HOST, host);
+        fields::add_via(&mut fields, pseudonym);
+
+        inbound::judge_length(&body, route.body_max)?;
+        let body = Self::body(body, route).await?;
+        Ok(Self { method, target, path_and_query: ask.path_and_query, fields, body })
+    }
+
+    async fn body(body: Inbound, route: &Route) -> Result<Taken, Refusal> {
+        let within = route.timeouts.body;
+        if route.signers.is_empty() {
+            return Ok(Taken::Streaming(inbound::stream(body, route.body_max, within)));
+        }
+        Ok(Taken::Whole(inbound::buffer(body, route.body_max, within).await?))
+    }
+
+    /// Signs and closes it: nothing is changed afterwards.
+    pub(super) fn seal(
+        mut self,
+        route: &Route,
+        now: Timestamp,
+        record: &mut Record,
+    ) -> Result<Request<Upload>, Refusal> {
+        let uri: Uri = self
+            .path_and_query
+            .parse()
+            .map_err(|_| Refusal::malformed("a character that may not stand in the target's path or query"))?;
+        let upload = match std::mem::replace(&mut self.body, Taken::Whole(Bytes::new())) {
+            Taken::Whole(body) => {
+                self.sign(&body, route, now, record)?;
+                record.body_length(body.len() as u64);
+                Upload::whole(body)
+            }
+            Taken::Streaming(upload) => record.count_upload(upload),
+        };
+        let mut request = Request::new(upload);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.fields;
+        Ok(request)
+    }
+
+    fn sign(&mut self, body: &[u8], route: &Route, now: Timestamp, record: &mut Record) -> Result<(), Refusal> {
+        let id = match self.fields.get(&WEBHOOK_ID) {
+            None => format!("msg_{}", record.request_id()),
+            Some(id) => id
+                .to_str()
+                .ok()
+                .filter(|id| sign::valid_id(id))
+                .ok_or_else(|| Refusal::malformed("Webhook-Id must be visible ASCII without a full stop"))?
+                .to_owned(),
+        };
+        for signer in &route.signers {
+            let draft = Draft {
+                method: &self.method,
+                target: &self.target,
+                path_and_query: &self.path_and_query,
+                headers: &self.fields,
+                body,
+                now,
+                id: &id,
+            };
+            let signature = signer.sign(&draft).map_err(|fault| {
+                Refusal::new(Code::Internal, "no signing key is in force")
+                    .cause(format!("signer {}: {fault}", signer.name()))
+            })?;
+            for (name, value) in signature.headers {
+                self.fields.insert(name, value);
+            }
+            record.signed_by(signature.keys);
+        }
+        Ok(())
+    }
+}
