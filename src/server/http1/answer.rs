@@ -1,0 +1,152 @@
+//! Writing an answer in HTTP/1.1.
+//! How does the client know where the answer ends?
+
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use http_body::Body;
+
+use super::line::Line;
+use crate::delivery::Outbound;
+
+/// Small pieces are gathered to this size, larger ones written as they are.
+const GATHER: usize = 16 * 1024;
+
+/// How the end of the body is told (RFC 9112 §6.3).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    None,
+    Length,
+    Chunked,
+    UntilClose,
+}
+
+pub(super) struct Answer {
+    response: Response<Outbound>,
+    framing: Framing,
+    closes: bool,
+}
+
+impl Answer {
+    pub(super) fn new(mut response: Response<Outbound>, method: &Method, version: Version, keep_alive: bool) -> Self {
+        let framing = frame(&mut response, method, version);
+        let says_close = response.headers().contains_key(header::CONNECTION);
+        let closes = !keep_alive || says_close || framing == Framing::UntilClose;
+        let fields = response.headers_mut();
+        if closes {
+            fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if !fields.contains_key(header::DATE) {
+            let now = httpdate::fmt_http_date(SystemTime::now());
+            fields.extend(HeaderValue::try_from(now).ok().map(|now| (header::DATE, now)));
+        }
+        Self { response, framing, closes }
+    }
+
+    /// Whether the connection ends with this answer.
+    pub(super) fn closes(&self) -> bool {
+        self.closes
+    }
+
+    /// An error leaves the client's connection in the middle of the answer: it must be dropped.
+    pub(super) async fn write(self, line: &Line, patience: Duration) -> io::Result<()> {
+        let (head, mut body) = self.response.into_parts();
+        let mut out = Vec::with_capacity(1024);
+        write_head(&mut out, head.status, &head.headers);
+        if self.framing == Framing::None {
+            return line.write_all(&out, patience).await;
+        }
+        loop {
+            // What is there already goes out with the head, in one piece.
+            let next = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+            let next = match next {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    line.write_all(&out, patience).await?;
+                    out.clear();
+                    poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+                }
+            };
+            let Some(frame) = next else { break };
+            let frame = frame.map_err(|_| io::Error::other("the target broke off"))?;
+            // Trailers are dropped (RFC 9110 §6.5.1): nobody announced them to the client.
+            let Ok(data) = frame.into_data() else { continue };
+            self.framing.write(&mut out, &data, line, patience).await?;
+            if self.framing == Framing::Length && body.is_end_stream() {
+                break;
+            }
+        }
+        if self.framing == Framing::Chunked {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        line.write_all(&out, patience).await
+    }
+}
+
+impl Framing {
+    async fn write(self, out: &mut Vec<u8>, data: &Bytes, line: &Line, patience: Duration) -> io::Result<()> {
+        if data.is_empty() {
+            return Ok(()); // an empty chunk would end the body
+        }
+        if self == Framing::Chunked {
+            write!(out, "{:x}\r\n", data.len())?;
+        }
+        if out.len() + data.len() <= GATHER {
+            out.extend_from_slice(data);
+        } else {
+            line.write_all(out, patience).await?;
+            out.clear();
+            line.write_all(data, patience).await?;
+        }
+        if self == Framing::Chunked {
+            out.extend_from_slice(b"\r\n");
+        }
+        Ok(())
+    }
+}
+
+fn frame(response: &mut Response<Outbound>, method: &Method, version: Version) -> Framing {
+    let status = response.status();
+    let length = response.body().size_hint().exact();
+    let fields = response.headers_mut();
+    fields.remove(header::TRANSFER_ENCODING);
+    if status == StatusCode::NO_CONTENT {
+        fields.remove(header::CONTENT_LENGTH); // RFC 9110 §8.6
+        return Framing::None;
+    }
+    if method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
+        return Framing::None; // Content-Length, if any, is what GET would have got
+    }
+    fields.remove(header::CONTENT_LENGTH);
+    match length {
+        Some(length) => {
+            fields.insert(header::CONTENT_LENGTH, length.into());
+            Framing::Length
+        }
+        None if version == Version::HTTP_11 => {
+            fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            Framing::Chunked
+        }
+        None => Framing::UntilClose,
+    }
+}
+
+fn write_head(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for (name, value) in fields {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,264 @@
+//! A client's connection: its bytes in both directions, and the body that is being read off it.
+//! What is read, and by whom, while a delivery goes on?
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::body::{Decoded, Framing};
+use super::head::{self, Head, Malformed};
+use crate::delivery::InboundFault;
+
+/// What a client's connection is made of.
+pub(in crate::server) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Read at once.
+const READ_SIZE: usize = 8 * 1024;
+/// What a client may send ahead of its turn before we stop reading.
+const PIPELINE_MAX: usize = 64 * 1024;
+/// From the first byte of a head to its last: a slow client cannot hold a connection with less.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// The connection, shared between the loop that answers and the body that a delivery reads.
+#[derive(Clone)]
+pub(super) struct Line(Arc<Mutex<State>>);
+
+struct State {
+    stream: Box<dyn Stream>,
+    buffer: BytesMut,
+    framing: Framing,
+    /// The rest of `100 Continue`, which is due when the body is first asked for.
+    continuing: &'static [u8],
+    /// Whoever waits for more of the body, and whether it comes no more.
+    body_waker: Option<Waker>,
+    /// Whoever waits for the end of the body, to look out for a hang-up from then on.
+    end_waker: Option<Waker>,
+    body_abandoned: bool,
+}
+
+/// Why no head came.
+pub(super) enum NoHead {
+    /// The client closed, or was idle or slow for too long: nothing to answer.
+    Closed,
+    Malformed(Malformed),
+}
+
+impl Line {
+    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
+        let state = State {
+            stream,
+            buffer: BytesMut::new(),
+            framing: Framing::Ended,
+            continuing: b"",
+            body_waker: None,
+            end_waker: None,
+            body_abandoned: false,
+        };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next request's head. A connection that has sent nothing yet ends when `leave` does.
+    pub(super) async fn head(&self, idle: Duration, leave: impl Future<Output = ()>) -> Result<Head, NoHead> {
+        let mut leave = pin!(leave);
+        let mut deadline = Instant::now() + idle;
+        let mut begun = false;
+        loop {
+            if let Some(head) = self.state().take_head().map_err(NoHead::Malformed)? {
+                return Ok(head);
+            }
+            if !begun && !self.state().buffer.is_empty() {
+                begun = true;
+                deadline = Instant::now() + HEAD_TIMEOUT;
+            }
+            let read = poll_fn(|cx| {
+                if let Poll::Ready(read) = self.state().poll_read(cx) {
+                    return Poll::Ready(read);
+                }
+                if !begun && leave.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ok(0));
+                }
+                Poll::Pending
+            });
+            match tokio::time::timeout_at(deadline, read).await {
+                Ok(Ok(length)) if length > 0 => {}
+                _ => return Err(NoHead::Closed),
+            }
+        }
+    }
+
+    /// Whether the request's body was read to its end.
+    pub(super) fn body_has_ended(&self) -> bool {
+        self.state().framing.has_ended()
+    }
+
+    /// Whether what is left of the body is little enough to be read away, ours to read, and certain to come: a client
+    /// that still waits for `100 Continue` may send it or not.
+    pub(super) fn can_skip_body(&self) -> bool {
+        let is_read_by_another = Arc::strong_count(&self.0) > 1;
+        let state = self.state();
+        let is_short = state.framing.remaining().is_some_and(|left| left <= PIPELINE_MAX as u64);
+        state.framing.has_ended() || (!is_read_by_another && state.continuing.is_empty() && is_short)
+    }
+
+    /// Ends an upload that still streams although its answer is out: what is read from now on is not its body.
+    pub(super) fn abandon_body(&self) {
+        let mut state = self.state();
+        state.body_abandoned = true;
+        if let Some(waker) = state.body_waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn body(&self) -> LineBody {
+        LineBody(self.clone())
+    }
+
+    /// Resolves when the client hangs up while its answer is awaited. What it sends ahead is kept for later.
+    pub(super) async fn hangs_up(&self) {
+        poll_fn(|cx| {
+            let mut state = self.state();
+            while state.framing.has_ended() && state.buffer.len() < PIPELINE_MAX {
+                match ready!(state.poll_read(cx)) {
+                    Ok(length) if length > 0 => {}
+                    _ => return Poll::Ready(()),
+                }
+            }
+            if !state.framing.has_ended() {
+                state.end_waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Writes all of it; each piece of progress may take `patience`.
+    pub(super) async fn write_all(&self, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let write = poll_fn(|cx| Pin::new(&mut self.state().stream).poll_write(cx, bytes));
+            let written = tokio::time::timeout(patience, write).await??;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// Ends the connection so that the answer arrives: a close with unread bytes in the kernel would reset it
+    /// (RFC 9112 §9.6), so what still comes is read away for a moment.
+    pub(super) async fn linger(&self) {
+        const LONGEST: Duration = Duration::from_secs(1);
+        const MOST: usize = 256 * 1024;
+        self.abandon_body();
+        let lingering = async {
+            let shutdown = poll_fn(|cx| pin!(self.state().stream.shutdown()).poll(cx)).await;
+            let mut seen = 0;
+            while shutdown.is_ok() && seen < MOST {
+                let read = poll_fn(|cx| {
+                    let mut state = self.state();
+                    state.buffer.clear();
+                    state.poll_read(cx)
+                });
+                match read.await {
+                    Ok(length) if length > 0 => seen += length,
+                    _ => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LONGEST, lingering).await;
+    }
+}
+
+impl State {
+    fn take_head(&mut self) -> Result<Option<Head>, Malformed> {
+        if self.buffer.is_empty() {
+            return Ok(None);
+        }
+        let head = head::take(&mut self.buffer)?;
+        if let Some(head) = &head {
+            self.framing = head.framing;
+            self.continuing = if head.expects_continue && !head.framing.has_ended() { CONTINUE } else { b"" };
+        }
+        Ok(head)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.buffer.reserve(READ_SIZE);
+        pin!(self.stream.read_buf(&mut self.buffer)).poll(cx)
+    }
+
+    fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.continuing.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.continuing))?;
+            self.continuing = &self.continuing[written..];
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, InboundFault>>> {
+        let polled = self.poll_body_now(cx);
+        if polled.is_pending() {
+            self.body_waker = Some(cx.waker().clone());
+        } else if self.framing.has_ended()
+            && let Some(waker) = self.end_waker.take()
+        {
+            waker.wake();
+        }
+        polled
+    }
+
+    fn poll_body_now(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, InboundFault>>> {
+        if self.body_abandoned {
+            return Poll::Ready(Some(Err(InboundFault::Gone)));
+        }
+        loop {
+            match self.framing.decode(&mut self.buffer) {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::More) => {}
+                Err(_) => return Poll::Ready(Some(Err(InboundFault::Malformed))),
+            }
+            if ready!(self.poll_continue(cx)).is_err() {
+                return Poll::Ready(Some(Err(InboundFault::Gone)));
+            }
+            match ready!(self.poll_read(cx)) {
+                Ok(length) if length > 0 => {}
+                _ => return Poll::Ready(Some(Err(InboundFault::Gone))),
+            }
+        }
+    }
+}
+
+/// The body of the request whose head was read last.
+pub(super) struct LineBody(Line);
+
+impl Body for LineBody {
+    type Data = Bytes;
+    type Error = InboundFault;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundFault>>> {
+        self.0.state().poll_body(cx).map(|data| data.map(|data| data.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.body_has_ended()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.state().framing.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,105 @@
+//! HTTP/1 towards clients: request after request on one connection.
+//! What keeps a connection open, and what ends it?
+
+mod answer;
+mod body;
+mod head;
+mod line;
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Version};
+use http_body::Body;
+
+use crate::delivery::{self, Arrival};
+use crate::live::Live;
+use answer::Answer;
+use head::{Head, Malformed};
+use line::{Line, NoHead, Stream};
+
+/// Serves one connection to its end.
+pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, peer: Option<IpAddr>) {
+    let line = Line::new(stream);
+    // Who comes during a drain is told so, but must be quick to ask.
+    let latecomer = live.is_draining();
+    loop {
+        let idle = live.in_force().plan.timeouts.idle;
+        let mut drained = live.drained();
+        let leave = async {
+            match latecomer {
+                true => tokio::time::sleep(LATECOMER_PATIENCE).await,
+                false => drop(drained.wait_for(|draining| *draining).await),
+            }
+        };
+        let closes = match line.head(idle, leave).await {
+            Ok(head) => serve_one(&live, &line, head, peer, idle).await,
+            Err(NoHead::Malformed(why)) => refuse(&live, &line, why, peer, idle).await,
+            Err(NoHead::Closed) => return,
+        };
+        match closes {
+            Next::Another => {}
+            Next::Close => return line.linger().await,
+            Next::Abandon => return line.abandon_body(),
+        }
+    }
+}
+
+const LATECOMER_PATIENCE: Duration = Duration::from_secs(1);
+const SKIP_TIMEOUT: Duration = Duration::from_secs(5);
+
+enum Next {
+    Another,
+    /// The answer is out; let it arrive.
+    Close,
+    /// The client is gone, or must see that its answer is not whole.
+    Abandon,
+}
+
+async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, peer: Option<IpAddr>, idle: Duration) -> Next {
+    let Head { method, target, version, fields, keep_alive, .. } = head;
+    let arrival = Arrival { method: method.clone(), target, fields, body: Box::pin(line.body()), peer };
+    let response = {
+        let mut delivering = pin!(delivery::deliver(live, arrival));
+        tokio::select! {
+            biased;
+            response = &mut delivering => response,
+            () = line.hangs_up() => return Next::Abandon,
+        }
+    };
+    // Whatever follows a refused CONNECT was meant for the tunnel, not for us (RFC 9110 §9.3.6).
+    let keep_alive = keep_alive && method != Method::CONNECT && !live.is_draining() && line.can_skip_body();
+    let answer = Answer::new(response, &method, version, keep_alive);
+    let closes = answer.closes();
+    match answer.write(line, idle).await {
+        Err(_) => Next::Abandon,
+        Ok(()) if closes => Next::Close,
+        Ok(()) => skip_body(line).await,
+    }
+}
+
+/// An answer may be out before the body is in: the rest of it is read away before the next request.
+async fn skip_body(line: &Line) -> Next {
+    let mut body = line.body();
+    while !line.body_has_ended() {
+        let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));
+        match tokio::time::timeout(SKIP_TIMEOUT, frame).await {
+            Ok(Some(Ok(_))) => {}
+            _ => return Next::Close,
+        }
+    }
+    Next::Another
+}
+
+/// What cannot be read as a request is answered and recorded like any refusal, and ends the connection: where the next
+/// request would begin is anybody's guess.
+async fn refuse(live: &Arc<Live>, line: &Line, why: Malformed, peer: Option<IpAddr>, idle: Duration) -> Next {
+    let Malformed(status, detail) = why;
+    let response = delivery::refuse_unread(live, peer, status, detail);
+    match Answer::new(response, &Method::GET, Version::HTTP_11, false).write(line, idle).await {
+        Ok(()) => Next::Close,
+        Err(_) => Next::Abandon,
+    }
+}

@@ -1,0 +1,84 @@
+//! Accepts connections and lets each be served, until the drain is over.
+//! Who gets in, and when has the last one left?
+
+pub mod admin;
+mod http1;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::live::Live;
+use crate::net::listen::Listener;
+
+/// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The connections that are open now.
+#[derive(Clone)]
+pub struct Connections(watch::Sender<usize>);
+
+/// One of them; dropped with it.
+struct Open(Connections, Arc<Live>);
+
+impl Connections {
+    #[expect(clippy::new_without_default, reason = "made once, by the app")]
+    pub fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    fn open(&self, live: &Arc<Live>) -> Open {
+        self.0.send_modify(|count| *count += 1);
+        live.meters.client_connections.inc();
+        Open(self.clone(), Arc::clone(live))
+    }
+
+    async fn until(&self, enough: impl FnMut(&usize) -> bool) {
+        let _ = self.0.subscribe().wait_for(enough).await;
+    }
+
+    /// Resolves when the last one has closed.
+    pub async fn all_closed(&self) {
+        self.until(|count| *count == 0).await;
+    }
+
+    pub fn count(&self) -> usize {
+        *self.0.borrow()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|count| *count -= 1);
+        self.1.meters.client_connections.dec();
+    }
+}
+
+/// Accepts until it is dropped, and with it every connection that it accepted. During a drain it goes on, so that a new
+/// request is told `draining` instead of finding nobody.
+pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connections) {
+    let mut serving = JoinSet::new();
+    loop {
+        let most = live.in_force().plan.max_connections;
+        let next = async {
+            connections.until(|count| *count < most).await;
+            listener.accept().await
+        };
+        let accepted = tokio::select! {
+            accepted = next => accepted,
+            Some(_) = serving.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (live, open) = (Arc::clone(&live), connections.open(&live));
+                serving.spawn(async move {
+                    http1::serve(live, Box::new(stream), peer.map(|peer| peer.ip())).await;
+                    drop(open);
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
