@@ -1,0 +1,239 @@
+//! Puts the house together: listeners, tasks, signals, what systemd is told.
+//! How does the proxy start, and how does it stop?
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::{Config, Listen};
+use crate::live::records::Records;
+use crate::live::{InForce, Live};
+use crate::net::listen::{self, Listener};
+use crate::policy::Plan;
+use crate::reload::{Reloader, Trigger};
+use crate::server::{self, Connections};
+use crate::sysexits;
+
+/// How often the host's addresses are read again and idle connections looked over.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// For connections that were cut to be gone.
+const CUT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A valid configuration, and where it came from: `None` for the built-in one, which nothing can change.
+pub struct Start {
+    pub path: Option<PathBuf>,
+    pub config: Config,
+    pub plan: Plan,
+}
+
+/// Runs until TERM or INT, then drains.
+pub fn run(start: Start) -> ExitCode {
+    let workers = start.config.server.workers;
+    let runtime = match runtime(workers) {
+        Ok(runtime) => runtime,
+        Err(fault) => return fail(sysexits::OS_ERROR, &format!("cannot start worker threads: {fault}")),
+    };
+    runtime.block_on(async {
+        match Proxy::start(start).await {
+            Ok(proxy) => proxy.until_told_to_stop().await,
+            Err(Failed(code, why)) => fail(code, &why),
+        }
+    })
+}
+
+/// One worker needs no scheduler that shares work among many.
+fn runtime(workers: Option<usize>) -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = match workers {
+        Some(1) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    builder.enable_all().build()
+}
+
+fn fail(code: u8, why: &str) -> ExitCode {
+    eprintln!("outgate: {why}");
+    ExitCode::from(code)
+}
+
+/// An exit code and what to say on stderr.
+pub struct Failed(pub u8, pub String);
+
+/// A proxy that listens.
+pub struct Proxy {
+    live: Arc<Live>,
+    connections: Connections,
+    tasks: JoinSet<()>,
+    reloader: Option<Reloader>,
+    trigger: Option<Trigger>,
+    /// Where clients connect, as bound.
+    pub addresses: Vec<String>,
+    pub admin_addresses: Vec<String>,
+}
+
+impl Proxy {
+    pub async fn start(start: Start) -> Result<Self, Failed> {
+        let Start { path, config, plan } = start;
+        let records = Records::open(&config.log.deliveries)
+            .map_err(|fault| Failed(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {fault}")))?;
+        let in_force = InForce::new(plan, &config.resolver, None)
+            .map_err(|fault| Failed(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
+        let live = Arc::new(Live::new(in_force, records));
+        let listeners = bind_all(config.server.listen.iter().map(|listen| &listen.value))?;
+        let admin = bind_all(config.admin.listen.iter().map(|listen| &listen.value))?;
+        let addresses: Vec<_> = listeners.iter().map(Listener::name).collect();
+        let admin_addresses: Vec<_> = admin.iter().map(Listener::name).collect();
+        let sockets: Vec<SocketAddr> =
+            listeners.iter().chain(&admin).filter_map(|listener| listener.local_addr().ok().flatten()).collect();
+        live.sources.listening(sockets);
+
+        let connections = Connections::new();
+        let mut tasks = JoinSet::new();
+        for listener in listeners {
+            tasks.spawn(server::accept(Arc::clone(&live), listener, connections.clone()));
+        }
+        for listener in admin {
+            tasks.spawn(server::admin::accept(Arc::clone(&live), listener));
+        }
+        tasks.spawn(upkeep(Arc::clone(&live)));
+        let reloader = path.map(|path| Reloader::new(path, config, Arc::clone(&live)));
+        Ok(Self { live, connections, tasks, reloader, trigger: None, addresses, admin_addresses })
+    }
+
+    /// Watches the configuration from now on; without a file there is nothing to watch.
+    pub fn reload_on_change(&mut self) {
+        if let Some(reloader) = self.reloader.take() {
+            self.trigger = Some(reloader.trigger());
+            self.tasks.spawn(reloader.run());
+        }
+    }
+
+    /// Reloads on file changes and HUP; drains on TERM and INT, and then is over.
+    pub async fn until_told_to_stop(mut self) -> ExitCode {
+        let signals = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+        let [Ok(mut hup), Ok(mut term), Ok(mut int)] = signals else {
+            return fail(sysexits::OS_ERROR, "cannot listen for signals");
+        };
+        self.reload_on_change();
+        self.announce();
+        self.tasks.spawn(watchdog());
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                _ = hup.recv() => {
+                    self.live.records.reopen();
+                    match &self.trigger {
+                        Some(trigger) => trigger.pull(),
+                        None => info!("no configuration file to reload: the built-in one is in force"),
+                    }
+                }
+            }
+        }
+        self.stop().await
+    }
+
+    /// New requests are refused, those in flight finish, idle connections close, records are written out.
+    pub async fn stop(mut self) -> ExitCode {
+        let within = self.live.in_force().plan.drain_timeout;
+        info!("draining {} connections for at most {within:?}", self.connections.count());
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        self.live.drain();
+        if tokio::time::timeout(within, self.connections.all_closed()).await.is_err() {
+            warn!("{} connections were still open after {within:?}; they are cut", self.connections.count());
+        }
+        self.tasks.shutdown().await;
+        // The deliveries that were cut have records to leave.
+        let _ = tokio::time::timeout(CUT_PATIENCE, self.connections.all_closed()).await;
+        self.live.records.close();
+        info!("stopped");
+        ExitCode::SUCCESS
+    }
+
+    fn announce(&self) {
+        for address in &self.addresses {
+            info!("proxy listening on {address}");
+        }
+        for address in &self.admin_addresses {
+            info!("admin listening on {address}");
+        }
+        let (now, view, in_force) = (Timestamp::now(), self.live.sources.view(), self.live.in_force());
+        for (name, pool) in &in_force.plan.pools {
+            let ranges = pool.in_force(now);
+            let (configured, usable) = (crate::live::sources::total(&ranges), view.count(&ranges));
+            if usable == configured && usable > 0 {
+                info!("egress pool {name}: {usable} usable addresses");
+            } else {
+                warn!(
+                    "egress pool {name}: {usable} usable of {configured} addresses; `outgate egress verify` names the others"
+                );
+            }
+        }
+        info!("ready");
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+    }
+}
+
+fn bind_all<'a>(wanted: impl Iterator<Item = &'a Listen>) -> Result<Vec<Listener>, Failed> {
+    let bind = |wanted: &Listen| {
+        listen::bind(wanted)
+            .map_err(|fault| Failed(sysexits::UNAVAILABLE, format!("cannot listen on {wanted}: {fault}")))
+    };
+    wanted.map(bind).collect::<Result<Vec<_>, _>>().map(|lists| lists.into_iter().flatten().collect())
+}
+
+/// What changes without being told: the host's addresses, the age of connections, the tables of limits.
+async fn upkeep(live: Arc<Live>) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut usable_before = None;
+    loop {
+        ticks.tick().await;
+        live.sources.refresh();
+        let (now, view, in_force) = (Timestamp::now(), live.sources.view(), live.in_force());
+        let pools = &in_force.plan.pools;
+        let timeouts = &in_force.plan.timeouts;
+        live.limits.sweep();
+        live.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {
+            view.has(from) && pools.values().any(|pool| pool.contains(from, now))
+        });
+        let usable: Vec<_> = pools.iter().map(|(name, pool)| (name.clone(), view.count(&pool.in_force(now)))).collect();
+        if let Some(before) = usable_before.replace(usable.clone()) {
+            report_changes(&before, &usable);
+        }
+    }
+}
+
+type Counts = [(crate::names::PoolName, u128)];
+
+fn report_changes(before: &Counts, now: &Counts) {
+    for (name, count) in now {
+        match before.iter().find(|(other, _)| other == name) {
+            Some((_, then)) if then > count => warn!("egress pool {name}: {count} usable addresses left of {then}"),
+            Some((_, then)) if then < count => info!("egress pool {name}: {count} usable addresses, {then} before"),
+            _ => {}
+        }
+    }
+}
+
+/// Tells systemd that the event loop turns, twice in each period it allows.
+async fn watchdog() {
+    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(period / 2);
+    loop {
+        ticks.tick().await;
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+    }
+}

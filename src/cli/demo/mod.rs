@@ -1,0 +1,139 @@
+//! `outgate demo`: the newcomer's first minute.
+//! What does the whole product look like at work?
+
+mod receivers;
+mod scenes;
+mod sender;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::app::{Proxy, Start};
+use crate::sysexits;
+use receivers::Receivers;
+use sender::Sender;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate demo             # a report, then the proxy stays up for curl until Ctrl-C
+  outgate demo --once      # the report alone; exit code 0 only if everything went as it should
+
+Everything happens on loopback with certificates and keys that are thrown away: nothing leaves this host.")]
+pub(super) struct Demo {
+    /// Exit after the report
+    #[arg(long)]
+    once: bool,
+}
+
+/// Removed when the demo ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> std::io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("outgate-demo-{}", std::process::id()));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Everything the scenes play with.
+struct Stage {
+    /// Of the client `billing`.
+    token: String,
+    folder: Folder,
+    receivers: Receivers,
+    sender: Sender,
+}
+
+impl Demo {
+    pub(super) fn run(self) -> ExitCode {
+        let runtime = match tokio::runtime::Runtime::new() {
+            Ok(runtime) => runtime,
+            Err(fault) => return failed(&fault.to_string()),
+        };
+        runtime.block_on(async {
+            let folder = match Folder::new() {
+                Ok(folder) => folder,
+                Err(fault) => return failed(&fault.to_string()),
+            };
+            match self.play(folder).await {
+                Ok(code) => code,
+                Err(fault) => failed(&fault),
+            }
+        })
+    }
+
+    async fn play(self, folder: Folder) -> Result<ExitCode, String> {
+        let secret = crate::policy::sign::new_key("standard-webhooks").map_err(|fault| fault.to_string())?;
+        let token = super::token::fresh();
+        let receivers = Receivers::start(&secret).map_err(|fault| format!("no receivers: {fault}"))?;
+        write(&folder.path("ca.pem"), &receivers.ca)?;
+        write(&folder.path("key"), &secret)?;
+        write(&folder.path("config.toml"), &scenes::configuration(&receivers, &token, scenes::LIMIT))?;
+        let config = folder.path("config.toml");
+        let valid = super::load(Some(&config)).map_err(|invalid| {
+            super::show(&invalid.problems, &invalid.sources);
+            "the demo's configuration is not valid".to_owned()
+        })?;
+        let start = Start { path: valid.path, config: valid.config, plan: valid.plan };
+        let mut proxy = Proxy::start(start).await.map_err(|failed| failed.1)?;
+        proxy.reload_on_change();
+        let address =
+            proxy.addresses.first().and_then(|address| address.parse().ok()).ok_or("the proxy has no address")?;
+
+        println!("outgate {} on http://{address}, leaving from {}\n", env!("CARGO_PKG_VERSION"), scenes::POOL);
+        let stage = Stage { token, folder, receivers, sender: Sender { proxy: address } };
+        let (stage, passed) = tokio::task::spawn_blocking(move || {
+            let passed = scenes::play(&stage);
+            (stage, passed)
+        })
+        .await
+        .map_err(|fault| format!("the demo broke off: {fault}"))?;
+
+        if self.once {
+            proxy.stop().await;
+            return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        invite(&stage);
+        Ok(proxy.until_told_to_stop().await)
+    }
+}
+
+fn invite(stage: &Stage) {
+    let (proxy, port) = (stage.sender.proxy, stage.receivers.good.port());
+    let config = stage.folder.path("config.toml");
+    println!(
+        "\nIt stays up until Ctrl-C. Try, in another terminal:
+
+  # any client with an HTTP proxy setting; Outgate-TLS asks for https on the way out
+  curl -i -x http://{proxy} -H 'Outgate-TLS: 1' -d '{{\"hello\":1}}' http://good.example:{port}/
+
+  # a client without proxy support
+  curl -i -H 'Outgate-Target: https://good.example:{port}/' -d '{{}}' http://{proxy}/
+
+  # change it while it runs
+  ${{EDITOR:-vi}} {}
+",
+        config.display()
+    );
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|fault| format!("cannot write {}: {fault}", path.display()))
+}
+
+fn failed(why: &str) -> ExitCode {
+    eprintln!("outgate demo: {why}");
+    ExitCode::from(sysexits::UNAVAILABLE)
+}

@@ -1,0 +1,155 @@
+//! Customers' servers: a good one that verifies what it gets, and two that prove nothing.
+//! What does a receiver see, and how does it know that it was us?
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+pub(super) struct Receivers {
+    pub(super) good: SocketAddr,
+    pub(super) self_signed: SocketAddr,
+    pub(super) expired: SocketAddr,
+    /// The throw-away CA's certificate.
+    pub(super) ca: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+#[derive(Clone)]
+pub(super) struct Seen {
+    pub(super) from: IpAddr,
+    pub(super) verified: bool,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request of the demo is far smaller.
+const BODY_MAX: usize = 64 * 1024;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Receivers {
+    pub(super) fn start(secret: &str) -> Result<Self, Failure> {
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "outgate demo, thrown away");
+        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?;
+        let seen = Arc::default();
+        let key = signing_key(secret)?;
+        let start = |identity| receive(identity, key.clone(), Arc::clone(&seen));
+        Ok(Self {
+            good: start(leaf("good.example", &ca, false)?)?,
+            self_signed: start(self_signed("self-signed.example")?)?,
+            expired: start(leaf("expired.example", &ca, true)?)?,
+            ca: ca.pem(),
+            seen,
+        })
+    }
+
+    /// What arrived last, once it has.
+    pub(super) fn last(&self) -> Option<Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
+    }
+    pub(super) fn count(&self) -> usize {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+type Identity = (rustls_pki_types::CertificateDer<'static>, KeyPair);
+
+fn leaf(name: &str, ca: &CertifiedIssuer<'_, KeyPair>, expired: bool) -> Result<Identity, Failure> {
+    let mut params = CertificateParams::new(vec![name.to_owned()])?;
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    if expired {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 12, 31);
+    }
+    let key = KeyPair::generate()?;
+    Ok((params.signed_by(&key, ca)?.der().clone(), key))
+}
+
+fn self_signed(name: &str) -> Result<Identity, Failure> {
+    let key = KeyPair::generate()?;
+    Ok((CertificateParams::new(vec![name.to_owned()])?.self_signed(&key)?.der().clone(), key))
+}
+
+fn signing_key(secret: &str) -> Result<hmac::Key, Failure> {
+    let text = secret.strip_prefix("whsec_").ok_or("not a Standard Webhooks secret")?;
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, &STANDARD.decode(text)?))
+}
+
+fn receive(
+    (certificate, key): Identity,
+    secret: hmac::Key,
+    seen: Arc<Mutex<Vec<Seen>>>,
+) -> Result<SocketAddr, Failure> {
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], private)?;
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (config, secret, seen) = (Arc::clone(&config), secret.clone(), Arc::clone(&seen));
+            // One that breaks off, as the proxy does where the certificate is bad, is none of the others' business.
+            std::thread::spawn(move || drop(serve(stream, config, &secret, &seen)));
+        }
+    });
+    Ok(address)
+}
+
+fn serve(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    secret: &hmac::Key,
+    seen: &Mutex<Vec<Seen>>,
+) -> Result<(), Failure> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let from = stream.peer_addr()?.ip();
+    let mut wire = BufReader::new(StreamOwned::new(ServerConnection::new(config)?, stream));
+    loop {
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            if wire.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            if line == "\r\n" {
+                break;
+            }
+            head.push(line.trim_end().to_owned());
+        }
+        let field = |name: &str| {
+            let mut fields = head.iter().filter_map(|line| line.split_once(": "));
+            fields.find(|(other, _)| other.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+        };
+        let length = field("content-length").parse::<usize>()?.min(BODY_MAX);
+        let mut body = vec![0; length];
+        wire.read_exact(&mut body)?;
+        let verified =
+            verify(secret, field("webhook-id"), field("webhook-timestamp"), field("webhook-signature"), &body);
+        seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { from, verified });
+        let word = if verified { "signature verified" } else { "signature NOT verified" };
+        let answer = format!("from {from}: {word}\n");
+        write!(wire.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len())?;
+    }
+}
+
+/// As Standard Webhooks 1.0.0 has it: one of the `v1` signatures must fit.
+fn verify(secret: &hmac::Key, id: &str, timestamp: &str, signatures: &str, body: &[u8]) -> bool {
+    let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat();
+    signatures
+        .split(' ')
+        .filter_map(|one| one.strip_prefix("v1,"))
+        .any(|tag| STANDARD.decode(tag).is_ok_and(|tag| hmac::verify(secret, &signed, &tag).is_ok()))
+}

@@ -1,0 +1,42 @@
+//! A client such as any platform has: it writes a request to the proxy and reads the answer.
+//! What does a sender see?
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+pub(super) struct Sender {
+    pub(super) proxy: SocketAddr,
+}
+
+pub(super) struct Answer {
+    pub(super) status: u16,
+    head: String,
+}
+
+impl Answer {
+    pub(super) fn field(&self, name: &str) -> &str {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value).next().unwrap_or("")
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Sender {
+    pub(super) fn post(&self, target: &str, fields: &[(&str, &str)], body: &str) -> io::Result<Answer> {
+        let mut stream = TcpStream::connect(self.proxy)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut request = format!("POST {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.proxy);
+        for (name, value) in fields {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let head = answer.split("\r\n\r\n").next().unwrap_or_default().to_owned();
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok(Answer { status: status.ok_or(io::ErrorKind::InvalidData)?, head })
+    }
+}

@@ -1,0 +1,180 @@
+//! `outgate egress`: the addresses that customers allow.
+//! Which are they, and does this host have them?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::load_or_say;
+use crate::live::sources::{Sources, total};
+use crate::names::PoolName;
+use crate::net::dial;
+use crate::policy::egress::{Announced, Pool, Standing};
+use crate::sysexits;
+
+#[derive(Subcommand)]
+pub(super) enum Egress {
+    /// List the ranges to allow, as exact CIDRs
+    List(List),
+    /// Check that this host has every address of every pool
+    Verify(Verify),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// One CIDR a line, nothing else
+    Text,
+    /// With pool, and when a range comes and goes
+    Json,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate egress list
+  outgate egress list --format json --pool default")]
+pub(super) struct List {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// This pool only
+    #[arg(long)]
+    pool: Option<String>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate egress verify
+  outgate egress verify --json
+
+Exit code 0: every address is usable. 1: some are not; they are named. To give this host a whole range without
+adding each address: `ip route add local 198.51.100.16/28 dev lo`.")]
+pub(super) struct Verify {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Addresses named one by one, or bound for a try, in one range; of a larger one, the first of these.
+const SAMPLE: usize = 4096;
+
+impl Egress {
+    pub(super) fn run(self) -> ExitCode {
+        match self {
+            Egress::List(list) => list.run(),
+            Egress::Verify(verify) => verify.run(),
+        }
+    }
+}
+
+impl List {
+    fn run(self) -> ExitCode {
+        let plan = match load_or_say(self.config.as_deref()) {
+            Ok(valid) => valid.plan,
+            Err(code) => return code,
+        };
+        let wanted = |name: &PoolName| self.pool.as_deref().is_none_or(|pool| pool == name.as_str());
+        let pools: Vec<_> = plan.pools.iter().filter(|(name, _)| wanted(name)).collect();
+        if let (Some(pool), true) = (&self.pool, pools.is_empty()) {
+            eprintln!("outgate: there is no pool {pool:?}");
+            return ExitCode::from(sysexits::USAGE);
+        }
+        let now = Timestamp::now();
+        match self.format {
+            Format::Text => {
+                let mut ranges: Vec<IpNet> =
+                    pools.iter().flat_map(|(_, pool)| published(pool, now)).map(|range| range.cidr).collect();
+                ranges = IpNet::aggregate(&ranges);
+                ranges.iter().for_each(|range| println!("{range}"));
+            }
+            Format::Json => {
+                println!("{:#}", json!(pools.iter().map(|(name, pool)| listed(name, pool, now)).collect::<Vec<_>>()))
+            }
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+fn listed(name: &PoolName, pool: &Pool, now: Timestamp) -> serde_json::Value {
+    let ranges: Vec<_> = published(pool, now)
+        .map(|range| json!({ "cidr": range.cidr.to_string(), "from": range.from, "until": range.until, "state": state(&range) }))
+        .collect();
+    json!({ "pool": name.as_str(), "ranges": ranges })
+}
+
+/// What customers must allow: what is in use, and what is announced, whose firewalls must be first.
+fn published(pool: &Pool, now: Timestamp) -> impl Iterator<Item = Announced> {
+    pool.announced(now).filter(|range| range.standing != Standing::Ended)
+}
+
+fn state(range: &Announced) -> &'static str {
+    match (range.standing, range.until) {
+        (Standing::Upcoming, _) => "announced",
+        (_, Some(_)) => "retiring",
+        (_, None) => "active",
+    }
+}
+
+impl Verify {
+    fn run(self) -> ExitCode {
+        let plan = match load_or_say(self.config.as_deref()) {
+            Ok(valid) => valid.plan,
+            Err(code) => return code,
+        };
+        let sources = Sources::new();
+        sources.refresh();
+        let (now, view) = (Timestamp::now(), sources.view());
+        let mut report = Vec::new();
+        let mut whole = true;
+        for (name, pool) in &plan.pools {
+            let ranges = pool.in_force(now);
+            let missing: Vec<_> = ranges
+                .iter()
+                .flat_map(|range| range.hosts_and_edges().take(SAMPLE))
+                .filter(|source| !view.has(*source) || dial::try_source(*source).is_err())
+                .collect();
+            let (configured, usable) = (total(&ranges), view.count(&ranges));
+            let ok = missing.is_empty() && usable == configured && configured > 0;
+            whole &= ok;
+            if !self.json {
+                println!("{name}: {usable} usable of {configured} addresses{}", if ok { "" } else { ", missing:" });
+                missing.iter().for_each(|source| println!("  {source}"));
+            }
+            report.push(json!({
+                "pool": name.as_str(), "configured": configured.to_string(), "usable": usable.to_string(), "missing": missing,
+            }));
+        }
+        if self.json {
+            println!("{:#}", serde_json::Value::from(report));
+        }
+        if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+trait EveryAddress {
+    fn hosts_and_edges(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>>;
+}
+
+impl EveryAddress for IpNet {
+    /// With the first and the last, which are addresses like any other where the whole range is routed to the host.
+    fn hosts_and_edges(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>> {
+        match *self {
+            IpNet::V4(net) => {
+                let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
+                Box::new((first..=last).map(|bits| std::net::Ipv4Addr::from(bits).into()))
+            }
+            IpNet::V6(net) => {
+                let (first, last) = (u128::from(net.network()), u128::from(net.broadcast()));
+                Box::new((first..=last).map(|bits| std::net::Ipv6Addr::from(bits).into()))
+            }
+        }
+    }
+}

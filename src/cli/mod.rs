@@ -1,0 +1,144 @@
+//! The commands, one file each.
+//! What can an operator ask of outgate?
+
+mod check;
+mod demo;
+mod egress;
+mod explain;
+mod keys;
+mod run;
+mod token;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config, Problem, Sources};
+use crate::policy::{self, Plan};
+use crate::sysexits;
+
+/// Where the packages put it.
+const DEFAULT_PATH: &str = "/etc/outgate/config.toml";
+
+/// A static-egress webhook proxy: every webhook leaves from a fixed set of addresses, to a target that proved its name.
+#[derive(Parser)]
+#[command(name = "outgate", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy
+    Run(run::Run),
+    /// Show every problem and warning of a configuration
+    Check(check::Check),
+    /// Show which route, pool, source address, trust, signers and limits a webhook would get, and why
+    Explain(explain::Explain),
+    /// See the whole product at work on loopback, with throw-away certificates
+    Demo(demo::Demo),
+    /// The source addresses: list them, verify them
+    #[command(subcommand)]
+    Egress(egress::Egress),
+    /// Client tokens
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Signing keys
+    #[command(subcommand)]
+    Keys(keys::Keys),
+}
+
+impl Arguments {
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Run(run) => run.run(),
+            Command::Check(check) => check.run(),
+            Command::Explain(explain) => explain.run(),
+            Command::Demo(demo) => demo.run(),
+            Command::Egress(egress) => egress.run(),
+            Command::Token(token) => token.run(),
+            Command::Keys(keys) => keys.run(),
+        }
+    }
+}
+
+/// The file named, else the installed one, else none: then the built-in configuration serves.
+fn find(named: Option<&Path>) -> Option<PathBuf> {
+    match named {
+        Some(path) => Some(path.to_owned()),
+        None => Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.exists()),
+    }
+}
+
+/// A configuration that is valid, with its warnings.
+struct Valid {
+    path: Option<PathBuf>,
+    config: Config,
+    plan: Plan,
+    warnings: Vec<Problem>,
+}
+
+/// Everything that keeps a configuration from being valid.
+struct Invalid {
+    problems: Vec<Problem>,
+    sources: Sources,
+}
+
+fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
+    let path = find(named);
+    let now = jiff::Timestamp::now();
+    let loaded = match &path {
+        Some(path) => config::load(path),
+        None => config::builtin(&crate::net::local::global_addresses().unwrap_or_default()),
+    };
+    match loaded {
+        Ok(config::Loaded { config, mut warnings }) => match policy::compile(&config, now) {
+            Ok((plan, more)) => {
+                warnings.extend(more);
+                Ok(Valid { path, config, plan, warnings })
+            }
+            Err(problems) => {
+                warnings.extend(problems);
+                Err(Invalid { problems: warnings, sources: config.sources })
+            }
+        },
+        Err(rejected) => Err(every_problem(rejected, now)),
+    }
+}
+
+/// What the text alone tells, and what the parts of it that could be read would mean.
+fn every_problem(rejected: config::Rejected, now: jiff::Timestamp) -> Invalid {
+    let config::Rejected { mut problems, sources, rest, .. } = rejected;
+    if let Some(Err(more)) = rest.map(|rest| policy::compile(&rest, now)) {
+        problems.extend(more);
+    }
+    Invalid { problems, sources }
+}
+
+/// For commands that only need a valid configuration: its problems on stderr, and the exit code for it.
+fn load_or_say(named: Option<&Path>) -> Result<Valid, ExitCode> {
+    load(named).map_err(|invalid| {
+        show(&invalid.problems, &invalid.sources);
+        ExitCode::from(sysexits::CONFIG)
+    })
+}
+
+fn show(problems: &[Problem], sources: &Sources) {
+    if !problems.is_empty() {
+        eprintln!("{}", config::render(problems, sources, std::io::stderr().is_terminal()));
+    }
+}
+
+/// Random bytes from the operating system.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has random bytes");
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,220 @@
+//! Hot reload: from a changed file or a signal to a new plan, on one path, one at a time.
+//! When is the configuration read again, and what happens if it is wrong?
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use notify::RecursiveMode;
+use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
+use sd_notify::NotifyState;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::config::{self, Config};
+use crate::live::{InForce, Live};
+use crate::policy::{self, Plan};
+
+/// Editors write in several steps; what follows within this time is one change.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+
+pub struct Reloader {
+    path: PathBuf,
+    config: Config,
+    /// What to watch: all that the last reading looked at, whatever came of it.
+    files: Vec<PathBuf>,
+    live: Arc<Live>,
+    triggers: (mpsc::Sender<()>, mpsc::Receiver<()>),
+}
+
+/// Asks for a reload. Asking again before it has begun is the same request.
+#[derive(Clone)]
+pub struct Trigger(mpsc::Sender<()>);
+
+impl Trigger {
+    pub fn pull(&self) {
+        let _ = self.0.try_send(()); // full: one is due already
+    }
+}
+
+impl Reloader {
+    pub fn new(path: PathBuf, config: Config, live: Arc<Live>) -> Self {
+        Self { path, files: config.files.clone(), config, live, triggers: mpsc::channel(1) }
+    }
+
+    pub fn trigger(&self) -> Trigger {
+        Trigger(self.triggers.0.clone())
+    }
+
+    pub async fn run(mut self) {
+        let mut watch = Watch::new(self.trigger());
+        self.follow(&mut watch);
+        while self.triggers.1.recv().await.is_some() {
+            let _ = sd_notify::notify(&reloading());
+            self.reload().await;
+            self.follow(&mut watch);
+            let _ = sd_notify::notify(&[NotifyState::Ready]);
+        }
+    }
+
+    /// What changed after it was read and before it was watched has gone unseen: it is read once more.
+    fn follow(&self, watch: &mut Watch) {
+        if watch.follow(&self.files) {
+            self.trigger().pull();
+        }
+    }
+
+    /// Read and compiled away from the threads that carry traffic; put in force only as a whole and without problems.
+    async fn reload(&mut self) {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || read(&path)).await;
+        let Ok(read) = read else {
+            error!("the configuration could not be read; the one before stays in force");
+            return;
+        };
+        match read {
+            Ok((config, plan, warnings)) => {
+                self.files.clone_from(&config.files);
+                self.adopt(config, plan, &warnings);
+            }
+            Err(rejection) => {
+                self.keep(&rejection.problems);
+                self.files = rejection.files;
+            }
+        }
+    }
+
+    fn adopt(&mut self, config: Config, plan: Plan, warnings: &[String]) {
+        let before = self.live.in_force();
+        if config.digest == before.plan.digest {
+            self.live.unreject();
+            return;
+        }
+        match InForce::new(plan, &config.resolver, Some(&before)) {
+            Ok(next) => self.live.adopt(next),
+            Err(fault) => return self.keep(&[format!("cannot resolve names: {fault}")]),
+        }
+        warnings.iter().for_each(|warning| warn!("{warning}"));
+        needs_restart(&self.config, &config);
+        info!("configuration reloaded from {}", self.path.display());
+        self.config = config;
+    }
+
+    fn keep(&self, problems: &[String]) {
+        for problem in problems {
+            error!("{problem}");
+        }
+        error!("configuration not adopted: {} problems; the one before stays in force", problems.len());
+        self.live.reject(problems.first().cloned().unwrap_or_default());
+    }
+}
+
+/// Problems and warnings come as one line each.
+fn read(path: &Path) -> Result<(Config, Plan, Vec<String>), Rejection> {
+    let loaded = config::load(path).map_err(|rejected| Rejection {
+        problems: config::one_line_each(&rejected.problems, &rejected.sources),
+        files: rejected.files,
+    })?;
+    let config::Loaded { config, mut warnings } = loaded;
+    match policy::compile(&config, Timestamp::now()) {
+        Ok((plan, more)) => {
+            warnings.extend(more);
+            let warnings = config::one_line_each(&warnings, &config.sources);
+            Ok((config, plan, warnings))
+        }
+        Err(problems) => {
+            Err(Rejection { problems: config::one_line_each(&problems, &config.sources), files: config.files })
+        }
+    }
+}
+
+/// Why a configuration is not adopted, and the files whose change might mend it.
+struct Rejection {
+    problems: Vec<String>,
+    files: Vec<PathBuf>,
+}
+
+/// What was decided when the process started.
+fn needs_restart(before: &Config, after: &Config) {
+    let values =
+        |list: &[config::At<config::Listen>]| list.iter().map(|listen| listen.value.clone()).collect::<Vec<_>>();
+    let mut changed = Vec::new();
+    if values(&before.server.listen) != values(&after.server.listen) {
+        changed.push("server.listen");
+    }
+    if values(&before.admin.listen) != values(&after.admin.listen) {
+        changed.push("admin.listen");
+    }
+    if before.server.workers != after.server.workers {
+        changed.push("server.workers");
+    }
+    if before.log.deliveries != after.log.deliveries {
+        changed.push("log.deliveries");
+    }
+    for key in changed {
+        warn!("{key} changed: it takes effect at the next restart");
+    }
+}
+
+/// RELOADING=1 wants the time it began, for systemd to tell this reload from the last (sd_notify(3)).
+fn reloading() -> Vec<NotifyState<'static>> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+    vec![NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]
+}
+
+/// Watches the folders of files, not the files: an editor that renames, or a symlink that is swapped, puts another file
+/// in the same place.
+struct Watch {
+    debouncer: Option<Debouncer<notify::RecommendedWatcher, RecommendedCache>>,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Watch {
+    fn new(trigger: Trigger) -> Self {
+        let on_change = move |events: DebounceEventResult| {
+            let is_change = |event: &notify_debouncer_full::DebouncedEvent| !event.kind.is_access();
+            if events.map_or(true, |events| events.iter().any(is_change)) {
+                trigger.pull();
+            }
+        };
+        let debouncer = new_debouncer(DEBOUNCE, None, on_change);
+        if let Err(fault) = &debouncer {
+            warn!("cannot watch for changes: {fault}; reload with SIGHUP");
+        }
+        Self { debouncer: debouncer.ok(), folders: BTreeSet::new() }
+    }
+
+    /// True if there is a folder among theirs that was not watched before.
+    fn follow(&mut self, files: &[PathBuf]) -> bool {
+        let Some(debouncer) = &mut self.debouncer else { return false };
+        let wanted: BTreeSet<PathBuf> = files.iter().flat_map(|file| folders(file)).collect();
+        for gone in self.folders.difference(&wanted) {
+            let _ = debouncer.unwatch(gone);
+        }
+        for new in wanted.difference(&self.folders) {
+            if let Err(fault) = debouncer.watch(new, RecursiveMode::NonRecursive) {
+                warn!("cannot watch {}: {fault}; reload with SIGHUP", new.display());
+            }
+        }
+        let is_wider = !wanted.is_subset(&self.folders);
+        self.folders = wanted;
+        is_wider
+    }
+}
+
+/// The folder where a file's name stands, and the one where a symlink leads.
+fn folders(file: &Path) -> Vec<PathBuf> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_owned(),
+        None => path.to_owned(),
+    };
+    let mut folders = vec![parent(file)];
+    if let Ok(real) = file.canonicalize() {
+        folders.push(parent(&real));
+    }
+    folders
+}
