@@ -1,0 +1,204 @@
+//! Just enough reading of Rust and Markdown for the house rules, without a parser.
+//! What does a file say outside its comments and strings, and which of our modules does it use?
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A source file: as written; without comments and the content of literals; and without its tests as well.
+pub(crate) struct File {
+    pub(crate) path: String,
+    pub(crate) text: String,
+    pub(crate) code: String,
+    pub(crate) production: String,
+}
+
+impl File {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
+        let code = blank_literals(text);
+        let production = if path.ends_with("tests.rs") { String::new() } else { blank_tests(&code) };
+        Self { path: path.to_owned(), text: text.to_owned(), code, production }
+    }
+
+    /// `src/policy/sign/hmac.rs` is `policy`, `sign`, `hmac`; `mod.rs` is its folder.
+    pub(crate) fn module(&self) -> Vec<String> {
+        let path = self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
+        path.split('/').map(str::to_owned).collect()
+    }
+
+    pub(crate) fn room(&self) -> String {
+        self.module().swap_remove(0)
+    }
+
+    /// Every path into this crate, from its root, with the line it stands on.
+    pub(crate) fn uses(&self) -> Vec<(usize, Vec<String>)> {
+        let mut found = Vec::new();
+        for (start, _) in self.code.match_indices("crate::").chain(self.code.match_indices("outgate::")) {
+            if begins_word(&self.code, start) && !self.code[..start].ends_with(':') {
+                let after = start + self.code[start..].find("::").expect("just matched") + 2;
+                expand(&self.code[after..], &mut Vec::new(), &mut |path| {
+                    found.push((line_of(&self.code, start), path))
+                });
+            }
+        }
+        for (start, _) in self.code.match_indices("super::") {
+            if !begins_word(&self.code, start) || self.code[..start].ends_with("::") {
+                continue;
+            }
+            let mut above = self.module();
+            if self.production.get(start..start + 5) != Some("super") {
+                above.push("tests".to_owned());
+            }
+            let mut rest = &self.code[start..];
+            while let Some(outer) = rest.strip_prefix("super::") {
+                (rest, _) = (outer, above.pop());
+            }
+            expand(rest, &mut above, &mut |path| found.push((line_of(&self.code, start), path)));
+        }
+        found
+    }
+}
+
+/// Expands the use tree that `text` begins with, below `prefix`; returns its length.
+fn expand(text: &str, prefix: &mut Vec<String>, found: &mut dyn FnMut(Vec<String>)) -> usize {
+    let depth = prefix.len();
+    let mut at = text.len() - text.trim_start().len();
+    if text[at..].starts_with('{') {
+        at += 1;
+        while !text[at..].trim_start().starts_with('}') && at < text.len() {
+            at += expand(&text[at..], prefix, found);
+            at += text[at..].find([',', '}']).unwrap_or(text.len() - at);
+            at += usize::from(text[at..].starts_with(','));
+        }
+        return text[at..].find('}').map_or(text.len(), |end| at + end + 1);
+    }
+    let name: String = text[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    at += name.len();
+    if !name.is_empty() && name != "self" {
+        prefix.push(name);
+    }
+    if let Some(rest) = text[at..].strip_prefix("::") {
+        at += 2 + expand(rest, prefix, found);
+    } else if !prefix.is_empty() {
+        found(prefix.clone());
+    }
+    prefix.truncate(depth);
+    at
+}
+
+/// Comments and the content of string and character literals, as spaces.
+fn blank_literals(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = bytes.to_vec();
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let hashes = rest.iter().skip(1).take_while(|b| **b == b'#').count();
+        let end = if rest.starts_with(b"//") {
+            rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len())
+        } else if rest.starts_with(b"/*") {
+            position(rest, b"*/").map_or(rest.len(), |end| end + 2)
+        } else if rest[0] == b'r' && rest.get(1 + hashes) == Some(&b'"') {
+            let close = [b"\"".as_slice(), &b"#".repeat(hashes)].concat();
+            let from = 2 + hashes;
+            position(&rest[from..], &close).map_or(rest.len(), |end| from + end + close.len())
+        } else if rest[0] == b'"' {
+            let mut end = 1;
+            while end < rest.len() && rest[end] != b'"' {
+                end += 1 + usize::from(rest[end] == b'\\');
+            }
+            (end + 1).min(rest.len())
+        } else if rest.starts_with(b"'\\") {
+            rest.iter().skip(3).position(|b| *b == b'\'').map_or(rest.len(), |end| end + 4)
+        } else if rest[0] == b'\'' && text[at + 1..].chars().nth(1) == Some('\'') {
+            2 + text[at + 1..].chars().next().map_or(0, char::len_utf8)
+        } else {
+            at += 1;
+            continue;
+        };
+        blank(&mut out[at..at + end]);
+        at += end;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// What `#[cfg(test)]` stands before, as spaces.
+fn blank_tests(code: &str) -> String {
+    const MARK: &str = "#[cfg(test)]";
+    let mut out = code.as_bytes().to_vec();
+    for (start, _) in code.match_indices(MARK) {
+        let mut depth = 0;
+        let mut end = out.len();
+        for (at, byte) in code.bytes().enumerate().skip(start + MARK.len()) {
+            depth += i32::from(byte == b'{') - i32::from(byte == b'}');
+            // A `use` list has braces, too, but ends only at its semicolon; the semicolon then ends both.
+            if depth == 0 && (byte == b'}' || byte == b';') {
+                end = at + 1;
+                break;
+            }
+        }
+        blank(&mut out[start..end]);
+    }
+    String::from_utf8(out).expect("only whole characters were blanked")
+}
+
+fn blank(bytes: &mut [u8]) {
+    bytes.iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
+}
+
+fn position(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// The lines on which `word` stands by itself.
+pub(crate) fn find<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let ends = |end: usize| !text[end..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
+    text.match_indices(word)
+        .filter(move |(start, _)| begins_word(text, *start) && ends(start + word.len()))
+        .map(|(start, _)| line_of(text, start))
+}
+
+fn begins_word(text: &str, start: usize) -> bool {
+    !text[..start].ends_with(|c: char| c.is_alphanumeric() || c == '_')
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text[..at].matches('\n').count() + 1
+}
+
+/// Fenced lines and inline code of a Markdown text.
+pub(crate) fn snippets(paper: &str) -> Vec<&str> {
+    let mut fenced = false;
+    let mut found = Vec::new();
+    for line in paper.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if fenced {
+            found.push(line.trim());
+        } else {
+            found.extend(line.split('`').skip(1).step_by(2));
+        }
+    }
+    found
+}
+
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub(crate) fn sources() -> Vec<File> {
+    let mut files = Vec::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a readable folder") {
+            let path: PathBuf = entry.expect("a readable entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root()).expect("below the root").display().to_string();
+                files.push(File::new(&name, &fs::read_to_string(&path).expect("readable source")));
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    files
+}

@@ -1,0 +1,41 @@
+//! The documents say what the code does.
+//! Has a paper drifted from the product?
+
+use outgate::delivery::refusal::TABLE;
+
+#[test]
+fn the_readmes_refusals_are_the_codes() {
+    let readme = include_str!("../README.md");
+    let expected: Vec<String> = TABLE
+        .iter()
+        .map(|row| {
+            let retry = if row.retryable { "yes" } else { "no" };
+            format!(
+                "| {} | {} | {} | {} | {retry} |",
+                row.name,
+                row.status.as_u16(),
+                row.proxy_status,
+                row.blame.as_str()
+            )
+        })
+        .collect();
+    let table = readme.split("| code | status | Proxy-Status error | blame | retry |").nth(1).expect("the table");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn the_readmes_ten_lines_are_a_valid_configuration() {
+    let readme = include_str!("../README.md");
+    let toml = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the ten lines");
+    let folder = std::env::temp_dir().join(format!("outgate-papers-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("readme.toml"), toml).unwrap();
+    let check = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(["check", "--config"])
+        .arg(folder.join("readme.toml"))
+        .output()
+        .unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}

@@ -1,0 +1,320 @@
+//! A real outgate, real receivers and real certificates for black-box tests.
+//! What stands around the binary while it is tested?
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part; a test may panic")]
+
+pub mod pki;
+pub mod receiver;
+pub mod scene;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// Nothing in a test takes longer; whatever does is a failure, not a wait.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder that goes with the test.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("outgate-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("a folder for the test");
+        Self(path)
+    }
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).expect("a file for the test");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Lines that a process writes, as they come.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Lines {
+    fn collect(&self, from: impl Read + Send + 'static) {
+        let lines = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                lines.0.0.lock().unwrap().push(line);
+                lines.0.1.notify_all();
+            }
+        });
+    }
+    pub fn all(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().clone()
+    }
+    /// Waits until `found` gives something.
+    pub fn until<T>(&self, what: &str, mut found: impl FnMut(&[String]) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.0.0.lock().unwrap();
+        loop {
+            if let Some(found) = found(&lines) {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no {what} in:\n{}", lines.join("\n"));
+            lines = self.0.1.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+}
+
+/// A running outgate. Dropping it kills it.
+pub struct Outgate {
+    child: Child,
+    pub proxy: SocketAddr,
+    pub admin: SocketAddr,
+    pub log: Lines,
+    records: Lines,
+    pub folder: Folder,
+}
+
+impl Outgate {
+    /// Runs with this configuration; `{dir}` in it stands for the folder.
+    pub fn run(folder: Folder, config: &str) -> Self {
+        folder.write("config.toml", config.replace("{dir}", &folder.0.display().to_string()));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_outgate"))
+            .args(["run", "--config"])
+            .arg(folder.path("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let (log, records) = (Lines::default(), Lines::default());
+        log.collect(child.stderr.take().unwrap());
+        records.collect(child.stdout.take().unwrap());
+        log.until("ready", |lines| lines.iter().any(|line| line.ends_with(" ready")).then_some(()));
+        let address = |what: &str| {
+            let lines = log.all();
+            let found =
+                lines.iter().find_map(|line| line.split_once(what)).map(|(_, rest)| rest.trim().parse().unwrap());
+            found.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 1)))
+        };
+        let (proxy, admin) = (address("proxy listening on "), address("admin listening on "));
+        Self { child, proxy, admin, log, records, folder }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Replaces the configuration the way an editor does, and waits for it to be adopted or rejected.
+    pub fn reconfigure(&self, config: &str) {
+        let heard = |lines: &[String]| {
+            lines.iter().filter(|line| line.contains("configuration reloaded") || line.contains("not adopted")).count()
+        };
+        let before = heard(&self.log.all());
+        let next = self.folder.write("config.toml.new", config.replace("{dir}", &self.folder.0.display().to_string()));
+        std::fs::rename(next, self.folder.path("config.toml")).unwrap();
+        self.log.until("word of a reload", |lines| (heard(lines) > before).then_some(()));
+    }
+
+    /// The records so far, once there are `count`.
+    pub fn records(&self, count: usize) -> Vec<serde_json::Value> {
+        let lines = self.records.until("record", |lines| (lines.len() >= count).then(|| lines.to_vec()));
+        lines
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("a record is JSON: {line}")))
+            .collect()
+    }
+
+    /// Waits for the process to end.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "still running:\n{}", self.log.all().join("\n"));
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(self.proxy)
+    }
+
+    pub fn admin(&self, path: &str) -> Answer {
+        let mut client = Client::connect(self.admin);
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
+        client.answer()
+    }
+
+    /// One POST in absolute-form over a connection of its own.
+    pub fn post(&self, url: &str, fields: &str, body: &str) -> Answer {
+        let mut client = self.connect();
+        client.send(post(url, fields, body));
+        client.answer()
+    }
+}
+
+/// The text of a POST; `fields` end in CRLF each.
+pub fn post(url: &str, fields: &str, body: &str) -> String {
+    format!("POST {url} HTTP/1.1\r\nHost: ignored.example\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+impl Drop for Outgate {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client that writes what it is told and reads what comes.
+pub struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub fields: HashMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn field(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+    pub fn code(&self) -> &str {
+        self.field("outgate-error")
+    }
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{self:?}"))
+    }
+}
+
+impl Client {
+    pub fn connect(to: SocketAddr) -> Self {
+        let stream = TcpStream::connect(to).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+    pub fn send(&mut self, text: impl AsRef<[u8]>) {
+        self.stream.write_all(text.as_ref()).expect("the other side reads");
+    }
+    /// Where the other side may have closed already.
+    pub fn try_send(&mut self, text: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(text.as_ref()).is_ok()
+    }
+    pub fn hang_up_writing(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+    /// The next answer, interim ones left out.
+    pub fn answer(&mut self) -> Answer {
+        self.answer_to("POST")
+    }
+    pub fn answer_to(&mut self, method: &str) -> Answer {
+        loop {
+            let answer = self.one_answer(method);
+            if answer.status >= 200 {
+                return answer;
+            }
+        }
+    }
+    pub fn one_answer(&mut self, method: &str) -> Answer {
+        let end = self.fill_until(|buffer| buffer.windows(4).position(|four| four == b"\r\n\r\n")).expect("a head") + 4;
+        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        let mut lines = head.split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let mut fields = HashMap::new();
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            let entry: &mut String = fields.entry(name.to_ascii_lowercase()).or_default();
+            if !entry.is_empty() {
+                entry.push_str(", ");
+            }
+            entry.push_str(value.trim());
+        }
+        let mut answer = Answer { status, fields, body: Vec::new() };
+        if method != "HEAD" && status >= 200 && status != 204 && status != 304 {
+            answer.body = self.body(&answer);
+        }
+        answer
+    }
+    fn body(&mut self, answer: &Answer) -> Vec<u8> {
+        if answer.field("transfer-encoding") == "chunked" {
+            let mut body = Vec::new();
+            loop {
+                let end =
+                    self.fill_until(|buffer| buffer.windows(2).position(|two| two == b"\r\n")).expect("a chunk size");
+                let line: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                let size = usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
+                self.fill_until(|buffer| (buffer.len() >= size + 2).then_some(())).expect("a whole chunk");
+                body.extend(self.buffer.drain(..size));
+                self.buffer.drain(..2);
+                if size == 0 {
+                    return body;
+                }
+            }
+        }
+        match answer.fields.get("content-length") {
+            Some(length) => {
+                let length: usize = length.parse().unwrap();
+                self.fill_until(|buffer| (buffer.len() >= length).then_some(())).expect("a whole body");
+                self.buffer.drain(..length).collect()
+            }
+            None => self.rest(),
+        }
+    }
+    fn fill_until<T>(&mut self, mut found: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+        loop {
+            if let Some(found) = found(&self.buffer) {
+                return Some(found);
+            }
+            let mut piece = [0; 16 * 1024];
+            match self.stream.read(&mut piece) {
+                Ok(0) | Err(_) => return None,
+                Ok(length) => self.buffer.extend_from_slice(&piece[..length]),
+            }
+        }
+    }
+    /// What is there, as soon as something is.
+    pub fn read_some(&mut self) -> Vec<u8> {
+        self.fill_until(|buffer| (!buffer.is_empty()).then_some(())).expect("the other side speaks");
+        std::mem::take(&mut self.buffer)
+    }
+    /// Everything until the other side closes.
+    pub fn rest(&mut self) -> Vec<u8> {
+        self.fill_until(|_| None::<()>);
+        std::mem::take(&mut self.buffer)
+    }
+    /// Whether the other side closed without another byte.
+    pub fn is_closed(&mut self) -> bool {
+        self.rest().is_empty()
+    }
+}
+
+/// Whether the tests that need root, namespaces or Python must run: they are skipped on a laptop.
+pub fn required() -> bool {
+    std::env::var_os("OUTGATE_TEST_ALL").is_some()
+}

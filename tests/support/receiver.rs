@@ -1,0 +1,195 @@
+//! A webhook receiver that remembers what it saw.
+//! What arrived, from which address, over which connection?
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+use super::pki::Identity;
+
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub from: IpAddr,
+    /// Counted from 0 in the order of connections.
+    pub connection: usize,
+    /// Request line.
+    pub line: String,
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    pub fn field(&self, name: &str) -> &str {
+        self.all(name).first().copied().unwrap_or_default()
+    }
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        self.fields
+            .iter()
+            .filter(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+            .collect()
+    }
+}
+
+/// What a receiver does with a request: bytes to answer with, and whether to keep the connection.
+pub type Reaction = Arc<dyn Fn(&Seen) -> (Vec<u8>, bool) + Send + Sync>;
+
+#[derive(Clone)]
+pub struct Receiver {
+    pub address: SocketAddr,
+    seen: Arc<(Mutex<Vec<Seen>>, Condvar)>,
+    connections: Arc<AtomicUsize>,
+}
+
+pub fn ok() -> Reaction {
+    answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+}
+
+/// The same bytes for every request, on a connection that stays open.
+pub fn answering(text: &str) -> Reaction {
+    let text = text.as_bytes().to_vec();
+    Arc::new(move |_| (text.clone(), true))
+}
+
+/// The same bytes, and then the end of the connection.
+pub fn answering_once(text: &str) -> Reaction {
+    let text = text.as_bytes().to_vec();
+    Arc::new(move |_| (text.clone(), false))
+}
+
+trait Wire: Read + Write {}
+impl<T: Read + Write> Wire for T {}
+
+impl Receiver {
+    pub fn plain(reaction: Reaction) -> Self {
+        Self::start("127.0.0.1:0", reaction, |stream| Some(Box::new(stream)))
+    }
+
+    /// A port where a TLS handshake is answered in plain HTTP.
+    pub fn plain_speaking_first() -> Self {
+        Self::start("127.0.0.1:0", ok(), |mut stream| {
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").ok()?;
+            Some(Box::new(stream))
+        })
+    }
+
+    pub fn tls(identity: Identity, reaction: Reaction) -> Self {
+        Self::tls_at("127.0.0.1:0", identity, reaction)
+    }
+
+    pub fn tls_at(address: &str, identity: Identity, reaction: Reaction) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain, identity.key)
+            .unwrap();
+        let config = Arc::new(config);
+        Self::start(address, reaction, move |stream| {
+            let session = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
+            Some(Box::new(rustls::StreamOwned::new(session, stream)))
+        })
+    }
+
+    fn start(
+        address: &str,
+        reaction: Reaction,
+        wrap: impl Fn(TcpStream) -> Option<Box<dyn Wire>> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
+        let receiver =
+            Self { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default() };
+        let (this, wrap) = (receiver.clone(), Arc::new(wrap));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (this, wrap, reaction) = (this.clone(), Arc::clone(&wrap), Arc::clone(&reaction));
+                let connection = this.connections.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    let from = stream.peer_addr().unwrap().ip();
+                    let Some(mut wire) = wrap(stream) else { return };
+                    while let Some(seen) = read_request(&mut *wire, from, connection) {
+                        let (answer, stay) = reaction(&seen);
+                        this.seen.0.lock().unwrap().push(seen);
+                        this.seen.1.notify_all();
+                        if wire.write_all(&answer).and_then(|()| wire.flush()).is_err() || !stay {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        receiver
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.0.lock().unwrap().clone()
+    }
+    /// Waits for this many requests.
+    pub fn until(&self, count: usize) -> Vec<Seen> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = self.seen.0.lock().unwrap();
+        while seen.len() < count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(left > Duration::ZERO, "{} of {count} requests", seen.len());
+            seen = self.seen.1.wait_timeout(seen, left).unwrap().0;
+        }
+        seen.clone()
+    }
+}
+
+fn read_request(wire: &mut dyn Wire, from: IpAddr, connection: usize) -> Option<Seen> {
+    let mut buffer = Vec::new();
+    let end = read_until(wire, &mut buffer, |bytes| find(bytes, b"\r\n\r\n"))?;
+    let head = String::from_utf8(buffer[..end].to_vec()).ok()?;
+    let mut rest = buffer.split_off(end + 4);
+    let mut lines = head.split("\r\n");
+    let line = lines.next()?.to_owned();
+    let fields =
+        lines.filter_map(|line| line.split_once(':')).map(|(n, v)| (n.to_owned(), v.trim().to_owned())).collect();
+    let mut seen = Seen { from, connection, line, fields, body: Vec::new() };
+    if seen.field("transfer-encoding").eq_ignore_ascii_case("chunked") {
+        loop {
+            let end = read_until(wire, &mut rest, |bytes| find(bytes, b"\r\n"))?;
+            let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).ok()?, 16).ok()?;
+            rest.drain(..end + 2);
+            read_until(wire, &mut rest, |bytes| (bytes.len() >= size + 2).then_some(0))?;
+            seen.body.extend(rest.drain(..size));
+            rest.drain(..2);
+            if size == 0 {
+                return Some(seen);
+            }
+        }
+    }
+    let length = seen.field("content-length").parse().unwrap_or(0);
+    read_until(wire, &mut rest, |bytes| (bytes.len() >= length).then_some(0))?;
+    seen.body = rest;
+    Some(seen)
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+fn read_until(wire: &mut dyn Wire, buffer: &mut Vec<u8>, found: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
+    loop {
+        if let Some(at) = found(buffer) {
+            return Some(at);
+        }
+        let mut piece = [0; 16 * 1024];
+        match wire.read(&mut piece) {
+            Ok(0) | Err(_) => return None,
+            Ok(length) => buffer.extend_from_slice(&piece[..length]),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The usual scene: one outgate whose loopback pool reaches loopback receivers.
+//! Which configuration do most tests start from?
+
+use super::pki::{Identity, Pki, self_signed};
+use super::receiver::{Reaction, Receiver, ok};
+use super::{Folder, Outgate};
+
+pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+pub struct Scene {
+    pub pki: Pki,
+    pub outgate: Outgate,
+    pub good: Receiver,
+    pub plain: Receiver,
+}
+
+/// `hook.example` has a good certificate; `plain.example` is on a route that allows plaintext and does not sign.
+/// Outgate leaves from 127.0.7.0/30.
+pub fn scene() -> Scene {
+    scene_with(ok(), "")
+}
+
+pub fn scene_with(reaction: Reaction, more: &str) -> Scene {
+    let pki = Pki::new();
+    let good = Receiver::tls(pki.leaf(&["hook.example"]), reaction.clone());
+    let plain = Receiver::plain(reaction);
+    let config = config(&good, &plain, more);
+    let outgate = Outgate::run(folder(&pki), &config);
+    Scene { pki, outgate, good, plain }
+}
+
+pub fn folder(pki: &Pki) -> Folder {
+    let folder = Folder::new();
+    folder.write("ca.pem", &pki.pem);
+    folder.write("key", SECRET);
+    std::fs::set_permissions(folder.path("key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    folder
+}
+
+/// `more` stands before the routes, which come last.
+pub fn config(good: &Receiver, plain: &Receiver, more: &str) -> String {
+    format!(
+        r#"
+[server]
+listen = ["127.0.0.1:0"]
+allow_anonymous = true
+drain_timeout = "5s"
+[admin]
+listen = ["127.0.0.1:0"]
+[egress.default]
+ranges = ["127.0.7.0/30"]
+[guard]
+allow = ["127.0.0.0/8"]
+[resolver.hosts]
+"hook.example" = ["127.0.0.1"]
+"plain.example" = ["127.0.0.1"]
+"other.example" = ["127.0.0.1"]
+[trust.public]
+roots = ["{{dir}}/ca.pem"]
+[signers.platform]
+scheme = "standard-webhooks"
+keys = [{{ id = "k1", secret = "file:{{dir}}/key" }}]
+{more}
+[[routes]]
+name = "signed"
+hosts = ["hook.example", "other.example", "127.0.0.1"]
+ports = [{good}, {plain}]
+sign = ["platform"]
+body_max = "64 KiB"
+timeouts = {{ response = "5s", connect = "2s", tls = "2s", body = "5s" }}
+[[routes]]
+name = "plain"
+hosts = ["plain.example"]
+ports = [{good}, {plain}]
+plaintext = "allow"
+body_max = "1 MiB"
+timeouts = {{ response = "5s", connect = "2s", body = "5s" }}
+"#,
+        good = good.port(),
+        plain = plain.port(),
+    )
+}
+
+pub fn bad_receiver(names: &[&str]) -> Receiver {
+    let identity: Identity = self_signed(names);
+    Receiver::tls(identity, ok())
+}
+
+impl Scene {
+    pub fn good_url(&self) -> String {
+        format!("https://hook.example:{}/in", self.good.port())
+    }
+    pub fn plain_url(&self) -> String {
+        format!("http://plain.example:{}/in", self.plain.port())
+    }
+}
