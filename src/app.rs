@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -38,6 +39,7 @@ pub struct Start {
 
 /// Runs until TERM or INT, then drains.
 pub fn run(start: Start) -> ExitCode {
+    raise_descriptor_limit();
     let workers = start.config.server.workers;
     let runtime = match runtime(workers) {
         Ok(runtime) => runtime,
@@ -151,8 +153,12 @@ impl Proxy {
         info!("draining {} connections for at most {within:?}", self.connections.count());
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         self.live.drain();
-        if tokio::time::timeout(within, self.connections.all_closed()).await.is_err() {
-            warn!("{} connections were still open after {within:?}; they are cut", self.connections.count());
+        let finished = tokio::select! {
+            finished = tokio::time::timeout(within, self.connections.all_closed()) => finished.is_ok(),
+            () = told_again() => false,
+        };
+        if !finished {
+            warn!("{} connections are still open; they are cut", self.connections.count());
         }
         self.tasks.shutdown().await;
         // The deliveries that were cut have records to leave.
@@ -184,6 +190,25 @@ impl Proxy {
         info!("ready");
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
+}
+
+/// A second TERM or INT: whoever sends it does not want to wait.
+async fn told_again() {
+    match [SignalKind::terminate(), SignalKind::interrupt()].map(signal) {
+        [Ok(mut term), Ok(mut int)] => {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// Each delivery holds two descriptors; the soft limit of a login shell is far below `max_connections`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn bind_all<'a>(wanted: impl Iterator<Item = &'a Listen>) -> Result<Vec<Listener>, Failed> {

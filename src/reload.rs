@@ -3,18 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use notify::RecursiveMode;
-use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
+use notify_debouncer_full::{DebounceEventResult, DebouncedEvent, Debouncer, RecommendedCache, new_debouncer};
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config};
 use crate::live::{InForce, Live};
+use crate::net::resolve::Basis;
 use crate::policy::{self, Plan};
 
 /// Editors write in several steps; what follows within this time is one change.
@@ -88,7 +89,8 @@ impl Reloader {
 
     fn adopt(&mut self, config: Config, plan: Plan, warnings: &[String]) {
         let before = self.live.in_force();
-        if config.digest == before.plan.digest {
+        let is_same = config.digest == before.plan.digest;
+        if is_same && Basis::read(&config.resolver).is_ok_and(|basis| basis == *before.resolver.basis()) {
             self.live.unreject();
             return;
         }
@@ -170,12 +172,22 @@ fn reloading() -> Vec<NotifyState<'static>> {
 struct Watch {
     debouncer: Option<Debouncer<notify::RecommendedWatcher, RecommendedCache>>,
     folders: BTreeSet<PathBuf>,
+    /// What a change must be about: other files of a watched folder, such as a log, are none of our business.
+    followed: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Watch {
     fn new(trigger: Trigger) -> Self {
+        let followed: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
+        let theirs = Arc::clone(&followed);
         let on_change = move |events: DebounceEventResult| {
-            let is_change = |event: &notify_debouncer_full::DebouncedEvent| !event.kind.is_access();
+            let followed = theirs.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_ours = |path: &PathBuf| {
+                let is_in_followed_folder = path.parent().is_some_and(|folder| followed.contains(folder));
+                // A symlink or a folder may be on the way to one of ours.
+                followed.contains(path) || is_in_followed_folder || !path.is_file() || path.is_symlink()
+            };
+            let is_change = |event: &DebouncedEvent| !event.kind.is_access() && event.paths.iter().any(is_ours);
             if events.map_or(true, |events| events.iter().any(is_change)) {
                 trigger.pull();
             }
@@ -184,12 +196,14 @@ impl Watch {
         if let Err(fault) = &debouncer {
             warn!("cannot watch for changes: {fault}; reload with SIGHUP");
         }
-        Self { debouncer: debouncer.ok(), folders: BTreeSet::new() }
+        Self { debouncer: debouncer.ok(), folders: BTreeSet::new(), followed }
     }
 
     /// True if there is a folder among theirs that was not watched before.
     fn follow(&mut self, files: &[PathBuf]) -> bool {
         let Some(debouncer) = &mut self.debouncer else { return false };
+        let absolute = files.iter().flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()]);
+        *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = absolute.flatten().collect();
         let wanted: BTreeSet<PathBuf> = files.iter().flat_map(|file| folders(file)).collect();
         for gone in self.folders.difference(&wanted) {
             let _ = debouncer.unwatch(gone);
@@ -207,11 +221,8 @@ impl Watch {
 
 /// The folder where a file's name stands, and the one where a symlink leads.
 fn folders(file: &Path) -> Vec<PathBuf> {
-    let parent = |path: &Path| match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-        Some(parent) => parent.to_owned(),
-        None => path.to_owned(),
-    };
+    let parent = |path: &Path| path.parent().unwrap_or(path).to_owned();
+    let file = &std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let mut folders = vec![parent(file)];
     if let Ok(real) = file.canonicalize() {
         folders.push(parent(&real));

@@ -168,6 +168,12 @@ fn what_may_not_be_reached_is_not() {
 
 #[test]
 fn a_target_cannot_speak_in_our_name() {
+    let forged = "HTTP/1.1 200 OK\r\nConnection: date\r\nDate: Mon, 23 Nov 2026 02:20:00 GMT\r\nOutgate-Egress: 192.0.2.9\r\n\
+                  Outgate-Error: no_egress\r\nKeep-Alive: x\r\nProxy-Authenticate: Basic\r\nContent-Length: 2\r\n\r\nok";
+    let scene = scene_with(answering(forged), "");
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!((answer.code(), answer.field("keep-alive"), answer.field("proxy-authenticate")), ("", "", ""));
+    assert!(pool().contains(&answer.field("outgate-egress").parse().unwrap()), "{answer:?}");
     let reply = "HTTP/1.1 200 OK\r\nOutgate-Error: no_egress\r\nOutgate-Anything: x\r\nConnection: X-Hop\r\nX-Hop: 1\r\nX-Kept: 1\r\n\
                  Via: 1.1 theirs\r\nProxy-Status: theirs\r\nSet-Cookie: a\r\nContent-Length: 2\r\n\r\nok";
     let scene = scene_with(answering(reply), "");
@@ -334,4 +340,31 @@ fn clients_prove_who_they_are() {
     assert_eq!((answer.status, answer.code()), (403, "client_forbidden"));
     // Strangers learn nothing about routes.
     assert_eq!(scene.outgate.post("https://unrouted.example/", "", "x").code(), "client_unauthenticated");
+}
+
+#[test]
+fn no_body_is_lost_and_no_length_left_out() {
+    // A target that speaks HTTP/1.0 has no chunks: its connection is not used again for a stream.
+    let old = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
+    let scene = scene_with(answering(old), "");
+    let upload = |method: &str| {
+        let mut client = scene.outgate.connect();
+        let url = scene.plain_url();
+        client.send(format!(
+            "{method} {url} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        ));
+        assert_eq!(client.answer().status, 200);
+    };
+    for method in ["POST", "POST", "GET", "DELETE"] {
+        upload(method);
+        let seen = scene.plain.seen().pop().unwrap();
+        assert_eq!((seen.body.as_slice(), seen.line.ends_with("HTTP/1.1")), (&b"hello"[..], true), "{method}");
+    }
+    // Servers answer 411 where the length of an empty body is left out.
+    for url in [scene.good_url(), scene.plain_url()] {
+        assert_eq!(scene.outgate.post(&url, "", "").status, 200);
+    }
+    for seen in [scene.good.seen().pop().unwrap(), scene.plain.seen().pop().unwrap()] {
+        assert_eq!(seen.all("content-length"), ["0"]);
+    }
 }

@@ -1,6 +1,7 @@
 //! What a client asks for, in any of the forms a request may take.
 //! Where should this webhook go?
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::Arrival;
@@ -135,6 +136,9 @@ fn parse_url(url: &str, method: &Method) -> Result<Ask, Refusal> {
         path if path.starts_with('/') => path.to_owned(),
         path => format!("/{path}"),
     };
+    if path_and_query != "*" && path_and_query.parse::<PathAndQuery>().is_err() {
+        return Err(Refusal::malformed("a character that may not stand in a path or query"));
+    }
     Ok(Ask { scheme, host, port, path_and_query, tenant: None, wants_tls: false })
 }
 

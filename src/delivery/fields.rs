@@ -35,17 +35,16 @@ const END_TO_END: [&str; 15] = [
     "via",
 ];
 
-/// `Connection` names an end-to-end field.
-#[derive(Debug)]
-pub(super) struct Unstrippable;
+/// Whether `Connection` names an end-to-end field. A request that does so is refused; in an answer the name is ignored.
+pub(super) fn names_end_to_end(fields: &HeaderMap) -> bool {
+    named_by_connection(fields).any(|name| END_TO_END.contains(&name.as_str()))
+}
 
 /// Takes out the fields of the hop they came over, and every `Outgate-*`: from a client they were for us, from a
 /// target they would be forged.
-pub(super) fn strip(fields: &mut HeaderMap) -> Result<(), Unstrippable> {
-    for name in named_by_connection(fields)? {
-        fields.remove(name);
-    }
-    for name in &HOP_BY_HOP {
+pub(super) fn strip(fields: &mut HeaderMap) {
+    let named: Vec<_> = named_by_connection(fields).filter(|name| !END_TO_END.contains(&name.as_str())).collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
         fields.remove(name);
     }
     if fields.keys().any(is_ours) {
@@ -54,28 +53,19 @@ pub(super) fn strip(fields: &mut HeaderMap) -> Result<(), Unstrippable> {
             fields.remove(name);
         }
     }
-    Ok(())
 }
 
 fn is_ours(name: &HeaderName) -> bool {
     name.as_str().starts_with("outgate-")
 }
 
-fn named_by_connection(fields: &HeaderMap) -> Result<Vec<HeaderName>, Unstrippable> {
-    let mut named = Vec::new();
-    for value in fields.get_all(header::CONNECTION) {
-        for option in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            if is_common_option(option) {
-                continue;
-            }
-            let Ok(name) = HeaderName::from_bytes(option) else { continue };
-            if END_TO_END.contains(&name.as_str()) {
-                return Err(Unstrippable);
-            }
-            named.push(name);
-        }
-    }
-    Ok(named)
+fn named_by_connection(fields: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    let options =
+        fields.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    options
+        .map(<[u8]>::trim_ascii)
+        .filter(|option| !is_common_option(option))
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
 }
 
 fn is_common_option(option: &[u8]) -> bool {
@@ -117,7 +107,7 @@ mod tests {
             ("authorization", "Bearer t"),
             ("x-kept", "1"),
         ]);
-        strip(&mut map).unwrap();
+        strip(&mut map);
         let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "x-kept"]);
@@ -128,7 +118,12 @@ mod tests {
         for name in END_TO_END {
             let mut map = HeaderMap::new();
             map.insert(header::CONNECTION, HeaderValue::from_static(name));
-            assert!(strip(&mut map).is_err(), "{name}");
+            map.insert(name, HeaderValue::from_static("kept"));
+            map.append(header::CONNECTION, HeaderValue::from_static(name));
+            map.insert("outgate-error", HeaderValue::from_static("forged"));
+            assert!(names_end_to_end(&map), "{name}");
+            strip(&mut map);
+            assert!(map.contains_key(name) && !map.contains_key("outgate-error"), "{name}");
         }
     }
 

@@ -40,12 +40,13 @@ impl std::error::Error for InboundFault {}
 
 impl From<InboundFault> for Refusal {
     fn from(fault: InboundFault) -> Self {
-        let code = match fault {
-            InboundFault::Malformed | InboundFault::Gone => Code::RequestMalformed,
-            InboundFault::TooLarge => Code::BodyTooLarge,
-            InboundFault::Timeout => Code::BodyTimeout,
-        };
-        Refusal::new(code, fault.to_string())
+        let detail = fault.to_string();
+        match fault {
+            InboundFault::Malformed => Refusal::malformed(detail),
+            InboundFault::Gone => Refusal::malformed(detail).unheard(),
+            InboundFault::TooLarge => Refusal::new(Code::BodyTooLarge, detail),
+            InboundFault::Timeout => Refusal::new(Code::BodyTimeout, detail),
+        }
     }
 }
 

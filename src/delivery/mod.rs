@@ -12,11 +12,11 @@ mod response;
 mod verdict;
 mod webhook;
 
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -131,9 +131,16 @@ async fn relay(
     Ok((lease, permit, answer))
 }
 
-/// What sticky selection sticks to. The same in every process and after every restart, so it has keys of its own.
+/// What sticky selection sticks to. The same in every process, release and build: a customer's source address must not
+/// move because a library's hash did.
 fn stick(tenant: Option<&TenantName>, host: &Host) -> u64 {
-    std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default().hash_one((tenant, host))
+    let mut context = Context::new(&SHA256);
+    let tenant = tenant.map_or("", TenantName::as_str);
+    context.update(&(tenant.len() as u64).to_be_bytes());
+    context.update(tenant.as_bytes());
+    context.update(host.to_string().as_bytes());
+    let digest = context.finish();
+    digest.as_ref().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 /// What a server could not read as a request at all.

@@ -95,20 +95,27 @@ impl Passage<'_> {
             Upload::Whole(_) => timeouts.response,
             Upload::Stream(_) => timeouts.body.saturating_add(timeouts.response),
         };
-        // The first dial after a stale connection is fresh; a second failure before the first byte is the target's.
-        for _ in 0..2 {
+        let mut is_second = false;
+        loop {
             let sent = tokio::time::timeout(patience, lease.send(request)).await;
             match sent {
                 Err(_) => return Err(Refusal::new(Code::ResponseTimeout, "no answer within the response timeout")),
                 Ok(Ok(response)) => return Ok((lease, response)),
                 Ok(Err(SendFault::Lost(fault))) => return Err(lost(fault)),
+                // After a stale connection a fresh one is tried; if that one fails as early, it is the target's doing.
+                Ok(Err(SendFault::Unsent(_))) if is_second => {
+                    return Err(Refusal::new(
+                        Code::ConnectionLost,
+                        "the target closes connections as soon as they open",
+                    ));
+                }
                 Ok(Err(SendFault::Unsent(unsent))) => {
+                    is_second = true;
                     request = *unsent;
                     lease = self.dial(record).await?;
                 }
             }
         }
-        Err(Refusal::new(Code::ConnectionLost, "the target closes connections as soon as they open"))
     }
 }
 

@@ -203,6 +203,9 @@ impl Record {
         }
     }
     pub(super) fn refused(&mut self, refusal: &Refusal) {
+        if refusal.is_unheard() {
+            return;
+        }
         self.outcome = Outcome::Refused {
             status: refusal.effective_status().as_u16(),
             code: refusal.code,

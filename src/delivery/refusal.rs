@@ -121,6 +121,8 @@ struct Case {
     /// For the operator's record alone.
     cause: Option<String>,
     retry_after: Option<Duration>,
+    /// Nobody is there to hear it.
+    unheard: bool,
     fields: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -155,6 +157,12 @@ impl Refusal {
         self.case.cause = Some(cause.to_string());
         self
     }
+    /// The client has gone: the record says so, and not what it would have been told.
+    #[must_use]
+    pub fn unheard(mut self) -> Self {
+        self.case.unheard = true;
+        self
+    }
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.case.retry_after = Some(wait);
@@ -178,6 +186,10 @@ impl Refusal {
     /// For the operator alone.
     pub fn why(&self) -> Option<&str> {
         self.case.cause.as_deref()
+    }
+
+    pub fn is_unheard(&self) -> bool {
+        self.case.unheard
     }
 
     pub fn effective_status(&self) -> StatusCode {

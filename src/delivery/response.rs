@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderValue, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -46,10 +46,11 @@ pub(super) fn relay(
     deadline: Instant,
     pseudonym: &str,
 ) -> Response<Outbound> {
+    // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
+    let is_http_11 = response.version() == Version::HTTP_11;
     let (mut head, body) = response.into_parts();
-    let keeps = !says_close(&head.headers);
-    // What a target's Connection names is removed as it says; it cannot harm more than its own answer.
-    let _ = fields::strip(&mut head.headers);
+    let keeps = is_http_11 && !says_close(&head.headers);
+    fields::strip(&mut head.headers);
     head.headers.remove("proxy-authentication-info");
     head.headers.remove(header::CONNECTION);
     fields::add_via(&mut head.headers, pseudonym);
@@ -83,9 +84,11 @@ pub(super) fn refuse(refusal: Refusal, mut record: Box<Record>, pseudonym: &str)
 
 /// The headers whose presence proves that we spoke.
 pub(super) fn mark(headers: &mut HeaderMap, record: &Record) {
-    headers.extend(HeaderValue::from_str(record.request_id()).ok().map(|id| (OUTGATE_REQUEST_ID.clone(), id)));
-    if let Some(source) = record.source() {
-        headers.extend(HeaderValue::try_from(source.to_string()).ok().map(|source| (OUTGATE_EGRESS.clone(), source)));
+    if let Ok(id) = HeaderValue::from_str(record.request_id()) {
+        headers.insert(&OUTGATE_REQUEST_ID, id);
+    }
+    if let Some(source) = record.source().and_then(|source| HeaderValue::try_from(source.to_string()).ok()) {
+        headers.insert(&OUTGATE_EGRESS, source);
     }
 }
 
@@ -142,6 +145,16 @@ impl Drop for Relayed {
         // An answer without a body is never asked for one.
         if self.body.is_end_stream() {
             self.end();
+        }
+    }
+}
+
+impl Outbound {
+    /// Until when the whole answer must be out; `None` for what is ours and short.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Outbound::Whole(_) => None,
+            Outbound::Relayed(relayed) => Some(relayed.deadline.deadline()),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use http_body::Body;
 use jiff::Timestamp;
 
 use super::ask::Ask;
@@ -41,8 +42,10 @@ impl Webhook {
         pseudonym: &str,
     ) -> Result<Self, Refusal> {
         let Arrival { method, mut fields, body, .. } = arrival;
-        fields::strip(&mut fields)
-            .map_err(|_| Refusal::malformed("Connection names a field that is not the connection's"))?;
+        if fields::names_end_to_end(&fields) {
+            return Err(Refusal::malformed("Connection names a field that is not the connection's"));
+        }
+        fields::strip(&mut fields);
         fields.remove(header::EXPECT);
         fields.remove(header::CONTENT_LENGTH);
         let host = HeaderValue::try_from(target.authority())
@@ -82,11 +85,23 @@ impl Webhook {
             }
             Taken::Streaming(upload) => record.count_upload(upload),
         };
+        self.frame(&upload);
         let mut request = Request::new(upload);
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.headers_mut() = self.fields;
         Ok(request)
+    }
+
+    /// Says how long the body is where hyper would say nothing: it leaves out the length of an empty body, for which
+    /// servers answer 411 (RFC 9110 §8.6), and sends no stream of unknown length with a GET.
+    fn frame(&mut self, upload: &Upload) {
+        let takes_a_body = !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
+        match upload.size_hint().exact() {
+            Some(0) if takes_a_body => self.fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0")),
+            None => self.fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
+            Some(_) => None,
+        };
     }
 
     fn sign(&mut self, body: &[u8], route: &Route, now: Timestamp, record: &mut Record) -> Result<(), Refusal> {

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -19,10 +19,13 @@ const BACKLOG_MAX: usize = 64 * 1024 * 1024;
 /// Lines are written out at the latest after this long, or when this much has gathered.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 const FLUSH_SIZE: usize = 64 * 1024;
+/// For the last lines to be written when the process ends.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct Records {
     shared: Option<Arc<Shared>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Hears of the writer's end: its side is dropped then.
+    writer: Mutex<Option<Receiver<()>>>,
 }
 
 struct Shared {
@@ -48,7 +51,11 @@ impl Records {
         };
         let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), lost: AtomicU64::new(0) });
         let theirs = Arc::clone(&shared);
-        let writer = std::thread::Builder::new().name("records".into()).spawn(move || theirs.write_out(sink))?;
+        let (ending, writer) = mpsc::channel();
+        std::thread::Builder::new().name("records".into()).spawn(move || {
+            theirs.write_out(sink);
+            drop(ending);
+        })?;
         Ok(Self { shared: Some(shared), writer: Mutex::new(Some(writer)) })
     }
 
@@ -92,9 +99,9 @@ impl Records {
             shared.lock().closed = true;
             shared.wake.notify_one();
         }
-        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = writer.join();
-        }
+        // A reader that does not read, or a disk that hangs, must not keep the process.
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _ = writer.map(|ended| ended.recv_timeout(CLOSE_PATIENCE));
     }
 }
 

@@ -94,7 +94,9 @@ impl Sources {
     /// Reads the host's addresses again, and forgets refusals: an address may have come back.
     pub fn refresh(&self) {
         let listeners = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let local = local::read().ok();
+        // What was known stays known while the kernel does not answer: to forget this host's addresses would open the
+        // guard to them.
+        let local = local::read().ok().or_else(|| self.view.load().local.clone());
         let prefixes = local.as_ref().map(|local| local.prefixes().to_vec()).unwrap_or_default();
         self.own.store(Arc::new(Own { local: prefixes, listeners: listeners.clone() }));
         self.view.store(Arc::new(View { local, refused: HashSet::new() }));

@@ -96,10 +96,11 @@ impl Connection {
     /// Whether another request may go over it, as far as can be known before a byte is sent: neither hyper nor the
     /// kernel has seen an end or stray bytes.
     pub async fn is_reusable(&mut self) -> bool {
-        if self.sender.is_closed() || !self.liveness.is_quiet() {
-            return false;
-        }
-        self.sender.is_ready() || matches!(tokio::time::timeout(SETTLE, self.sender.ready()).await, Ok(Ok(())))
+        let ready = self.sender.is_ready()
+            || (!self.sender.is_closed()
+                && matches!(tokio::time::timeout(SETTLE, self.sender.ready()).await, Ok(Ok(()))));
+        // The kernel is asked last: nothing comes between its answer and the request.
+        ready && self.liveness.is_quiet()
     }
 
     pub async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, SendFault> {

@@ -39,11 +39,12 @@ struct State {
     framing: Framing,
     /// The rest of `100 Continue`, which is due when the body is first asked for.
     continuing: &'static [u8],
-    /// Whoever waits for more of the body, and whether it comes no more.
+    /// Whoever waits for more of the body.
     body_waker: Option<Waker>,
     /// Whoever waits for the end of the body, to look out for a hang-up from then on.
     end_waker: Option<Waker>,
-    body_abandoned: bool,
+    /// Whose turn it is to read: a body of a former turn gets nothing any more.
+    turn: u64,
 }
 
 /// Why no head came.
@@ -62,7 +63,7 @@ impl Line {
             continuing: b"",
             body_waker: None,
             end_waker: None,
-            body_abandoned: false,
+            turn: 0,
         };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -105,26 +106,25 @@ impl Line {
         self.state().framing.has_ended()
     }
 
-    /// Whether what is left of the body is little enough to be read away, ours to read, and certain to come: a client
-    /// that still waits for `100 Continue` may send it or not.
+    /// Whether what is left of the body is little enough to be read away, and certain to come: a client that still
+    /// waits for `100 Continue` may send it or not.
     pub(super) fn can_skip_body(&self) -> bool {
-        let is_read_by_another = Arc::strong_count(&self.0) > 1;
         let state = self.state();
         let is_short = state.framing.remaining().is_some_and(|left| left <= PIPELINE_MAX as u64);
-        state.framing.has_ended() || (!is_read_by_another && state.continuing.is_empty() && is_short)
+        state.framing.has_ended() || (state.continuing.is_empty() && is_short)
     }
 
     /// Ends an upload that still streams although its answer is out: what is read from now on is not its body.
     pub(super) fn abandon_body(&self) {
         let mut state = self.state();
-        state.body_abandoned = true;
+        state.turn += 1;
         if let Some(waker) = state.body_waker.take() {
             waker.wake();
         }
     }
 
     pub(super) fn body(&self) -> LineBody {
-        LineBody(self.clone())
+        LineBody { turn: self.state().turn, line: self.clone() }
     }
 
     /// Resolves when the client hangs up while its answer is awaited. What it sends ahead is kept for later.
@@ -190,6 +190,7 @@ impl State {
         }
         let head = head::take(&mut self.buffer)?;
         if let Some(head) = &head {
+            self.turn += 1;
             self.framing = head.framing;
             self.continuing = if head.expects_continue && !head.framing.has_ended() { CONTINUE } else { b"" };
         }
@@ -209,7 +210,10 @@ impl State {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, InboundFault>>> {
+    fn poll_body(&mut self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, InboundFault>>> {
+        if turn != self.turn {
+            return Poll::Ready(Some(Err(InboundFault::Gone)));
+        }
         let polled = self.poll_body_now(cx);
         if polled.is_pending() {
             self.body_waker = Some(cx.waker().clone());
@@ -222,9 +226,6 @@ impl State {
     }
 
     fn poll_body_now(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, InboundFault>>> {
-        if self.body_abandoned {
-            return Poll::Ready(Some(Err(InboundFault::Gone)));
-        }
         loop {
             match self.framing.decode(&mut self.buffer) {
                 Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
@@ -244,21 +245,25 @@ impl State {
 }
 
 /// The body of the request whose head was read last.
-pub(super) struct LineBody(Line);
+pub(super) struct LineBody {
+    line: Line,
+    turn: u64,
+}
 
 impl Body for LineBody {
     type Data = Bytes;
     type Error = InboundFault;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundFault>>> {
-        self.0.state().poll_body(cx).map(|data| data.map(|data| data.map(Frame::data)))
+        self.line.state().poll_body(self.turn, cx).map(|data| data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.body_has_ended()
+        let state = self.line.state();
+        state.turn == self.turn && state.framing.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.state().framing.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.line.state().framing.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -6,8 +6,9 @@ mod body;
 mod head;
 mod line;
 
+use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,26 +72,47 @@ async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, peer: Option<IpAdd
     };
     // Whatever follows a refused CONNECT was meant for the tunnel, not for us (RFC 9110 §9.3.6).
     let keep_alive = keep_alive && method != Method::CONNECT && !live.is_draining() && line.can_skip_body();
+    let deadline = response.body().deadline();
     let answer = Answer::new(response, &method, version, keep_alive);
     let closes = answer.closes();
-    match answer.write(line, idle).await {
+    let written = {
+        let mut writing = pin!(answer.write(line, idle));
+        let writing = async {
+            match deadline {
+                Some(deadline) => {
+                    tokio::time::timeout_at(deadline, &mut writing).await.unwrap_or_else(|late| Err(late.into()))
+                }
+                None => writing.await,
+            }
+        };
+        tokio::select! {
+            biased;
+            written = writing => written,
+            () = line.hangs_up() => return Next::Abandon,
+        }
+    };
+    match written {
         Err(_) => Next::Abandon,
         Ok(()) if closes => Next::Close,
+        Ok(()) if line.body_has_ended() => Next::Another,
         Ok(()) => skip_body(line).await,
     }
 }
 
 /// An answer may be out before the body is in: the rest of it is read away before the next request.
 async fn skip_body(line: &Line) -> Next {
+    line.abandon_body();
     let mut body = line.body();
-    while !line.body_has_ended() {
-        let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));
-        match tokio::time::timeout(SKIP_TIMEOUT, frame).await {
-            Ok(Some(Ok(_))) => {}
-            _ => return Next::Close,
+    let skipping = async {
+        while !line.body_has_ended() {
+            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            if !matches!(frame, Some(Ok(_))) {
+                return Next::Close;
+            }
         }
-    }
-    Next::Another
+        Next::Another
+    };
+    tokio::time::timeout(SKIP_TIMEOUT, skipping).await.unwrap_or(Next::Close)
 }
 
 /// What cannot be read as a request is answered and recorded like any refusal, and ends the connection: where the next
