@@ -160,6 +160,7 @@ impl Proxy {
         if !finished {
             warn!("{} connections are still open; they are cut", self.connections.count());
         }
+        self.live.cut();
         self.tasks.shutdown().await;
         // The deliveries that were cut have records to leave.
         let _ = tokio::time::timeout(CUT_PATIENCE, self.connections.all_closed()).await;

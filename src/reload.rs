@@ -23,7 +23,8 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 
 pub struct Reloader {
     path: PathBuf,
-    config: Config,
+    /// What the process started with, and cannot change.
+    started: Config,
     /// What to watch: all that the last reading looked at, whatever came of it.
     files: Vec<PathBuf>,
     live: Arc<Live>,
@@ -42,7 +43,7 @@ impl Trigger {
 
 impl Reloader {
     pub fn new(path: PathBuf, config: Config, live: Arc<Live>) -> Self {
-        Self { path, files: config.files.clone(), config, live, triggers: mpsc::channel(1) }
+        Self { path, files: config.files.clone(), started: config, live, triggers: mpsc::channel(1) }
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -99,9 +100,8 @@ impl Reloader {
             Err(fault) => return self.keep(&[format!("cannot resolve names: {fault}")]),
         }
         warnings.iter().for_each(|warning| warn!("{warning}"));
-        needs_restart(&self.config, &config);
+        needs_restart(&self.started, &config);
         info!("configuration reloaded from {}", self.path.display());
-        self.config = config;
     }
 
     fn keep(&self, problems: &[String]) {

@@ -248,6 +248,7 @@ fn hostile_answers_are_refused_or_cut() {
     for (reply, code) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "response_malformed"),
         ("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nok", "response_malformed"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "response_malformed"),
         ("ICY 200 OK\r\n\r\n", "response_malformed"),
         ("nonsense\r\n\r\n", "response_malformed"),
         ("", "connection_lost"),

@@ -138,7 +138,9 @@ fn a_drain_has_an_end() {
     wait_for_connection(&scene.good);
     scene.outgate.signal("INT");
     assert!(scene.outgate.wait().success());
-    assert_eq!(scene.outgate.records(1).len(), 1, "one delivery, one record, even if it is cut");
+    let records = scene.outgate.records(1);
+    assert_eq!(records.len(), 1, "one delivery, one record, even if it is cut");
+    assert_eq!(records[0]["code"], "draining");
 }
 
 /// Resident memory in KiB, and open descriptors.

@@ -44,7 +44,7 @@ pub(super) struct Record {
 }
 
 enum Outcome {
-    /// Nobody finished it: the client hung up.
+    /// Nobody finished it: the client hung up, or the drain was over.
     Open,
     /// The head of the target's answer went out; `fault` says why its body did not.
     Answered {
@@ -254,6 +254,7 @@ impl Drop for Record {
         let took = self.started.elapsed();
         self.steps.total = milliseconds(took);
         let (status, code, blame, details, cause) = match &self.outcome {
+            Outcome::Open if self.live.is_cut() => (None, Code::Draining.name(), "outgate", None, None),
             Outcome::Open => (None, "client_gone", "client", None, None),
             Outcome::Answered { status, fault: Some(code), .. } => {
                 (Some(*status), code.name(), code.row().blame.as_str(), None, None)
@@ -266,7 +267,7 @@ impl Drop for Record {
             }
         };
         let route = self.route.as_ref().map(RouteName::as_str);
-        self.live.meters.delivery(route.unwrap_or(""), code, blame, took);
+        self.live.meters.delivery(self.route.as_ref(), code, blame, took);
         if !self.live.records.is_on() {
             return;
         }

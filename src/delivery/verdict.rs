@@ -53,6 +53,12 @@ pub(super) fn final_answer<B>(answer: &Response<B>) -> Result<(), Refusal> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::new(Code::ResponseMalformed, "the target switched protocols, unasked"));
     }
+    let mut codings = answer.headers().get_all(header::TRANSFER_ENCODING).iter();
+    // Only chunked is taken off here: what another coding wraps would reach the client unlabelled.
+    if codings.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        let refusal = Refusal::new(Code::ResponseMalformed, "the target used a transfer coding that nobody asked for");
+        return Err(refusal.proxy_status("http_response_transfer_coding"));
+    }
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! What is counted, as Prometheus reads it.
 //! How many deliveries, how did they end, how long did they take?
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::names::PoolName;
+use crate::names::{PoolName, RouteName};
 
 /// Seconds. A webhook takes between a millisecond and the response timeout.
 const LATENCIES: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -54,12 +53,13 @@ struct PoolLabels {
     state: &'static str,
 }
 
+/// Empty where no route was found.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Text(Arc<str>);
+struct Text(Option<RouteName>);
 
 impl EncodeLabelValue for Text {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&&*self.0, encoder)
+        EncodeLabelValue::encode(&self.0.as_ref().map_or("", RouteName::as_str), encoder)
     }
 }
 
@@ -108,8 +108,8 @@ impl Meters {
         Self { registry, ..meters }
     }
 
-    pub fn delivery(&self, route: &str, code: &'static str, blame: &'static str, took: Duration) {
-        let route = Text(route.into());
+    pub fn delivery(&self, route: Option<&RouteName>, code: &'static str, blame: &'static str, took: Duration) {
+        let route = Text(route.cloned());
         self.latency.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
         self.deliveries.get_or_create(&DeliveryLabels { route, code, blame }).inc();
     }

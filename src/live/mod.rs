@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
@@ -39,6 +39,7 @@ pub struct Live {
     /// Why the configuration on disk is not the one in force, if it is not.
     rejected: ArcSwapOption<String>,
     draining: watch::Sender<bool>,
+    cut: AtomicBool,
     requests: AtomicU64,
     random: RandomState,
 }
@@ -117,6 +118,7 @@ impl Live {
             records,
             rejected: ArcSwapOption::empty(),
             draining: watch::Sender::new(false),
+            cut: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             random: RandomState::new(),
         }
@@ -183,6 +185,13 @@ impl Live {
 
     pub fn drain(&self) {
         self.draining.send_replace(true);
+    }
+    /// The drain is over: what is still in flight ends now, and not by its client's doing.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()

@@ -1,6 +1,7 @@
 //! Where delivery records go: lines appended to a buffer that a thread of its own writes out.
 //! How does evidence reach the disk without holding up a delivery?
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,6 +22,10 @@ const FLUSH_AFTER: Duration = Duration::from_millis(50);
 const FLUSH_SIZE: usize = 64 * 1024;
 /// For the last lines to be written when the process ends.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 pub struct Records {
     shared: Option<Arc<Shared>>,
@@ -65,21 +70,22 @@ impl Records {
 
     pub fn write(&self, line: &impl Serialize) {
         let Some(shared) = &self.shared else { return };
-        let mut state = shared.lock();
-        if state.lines.len() > BACKLOG_MAX {
-            shared.lost.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        let before = state.lines.len();
-        if serde_json::to_writer(&mut state.lines, line).is_err() {
-            state.lines.truncate(before);
-            shared.lost.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        state.lines.push(b'\n');
-        if before < FLUSH_SIZE && state.lines.len() >= FLUSH_SIZE {
-            shared.wake.notify_one();
-        }
+        // Written down before the lock is taken: what the others wait for is one copy.
+        LINE.with_borrow_mut(|text| {
+            text.clear();
+            let is_written = serde_json::to_writer(&mut *text, line).is_ok();
+            text.push(b'\n');
+            let mut state = shared.lock();
+            let before = state.lines.len();
+            if !is_written || before > BACKLOG_MAX {
+                shared.lost.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            state.lines.extend_from_slice(text);
+            if before < FLUSH_SIZE && state.lines.len() >= FLUSH_SIZE {
+                shared.wake.notify_one();
+            }
+        });
     }
 
     /// Records that could not be kept.

@@ -23,6 +23,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Read at once.
 const READ_SIZE: usize = 8 * 1024;
+/// With less room than this, more is made.
+const READ_LEAST: usize = 1024;
 /// What a client may send ahead of its turn before we stop reading.
 const PIPELINE_MAX: usize = 64 * 1024;
 /// From the first byte of a head to its last: a slow client cannot hold a connection with less.
@@ -198,7 +200,9 @@ impl State {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.buffer.reserve(READ_SIZE);
+        if self.buffer.capacity() - self.buffer.len() < READ_LEAST {
+            self.buffer.reserve(READ_SIZE);
+        }
         pin!(self.stream.read_buf(&mut self.buffer)).poll(cx)
     }
 

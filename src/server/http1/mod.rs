@@ -26,9 +26,9 @@ pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, peer: Option
     let line = Line::new(stream);
     // Who comes during a drain is told so, but must be quick to ask.
     let latecomer = live.is_draining();
+    let mut drained = live.drained();
     loop {
         let idle = live.in_force().plan.timeouts.idle;
-        let mut drained = live.drained();
         let leave = async {
             match latecomer {
                 true => tokio::time::sleep(LATECOMER_PATIENCE).await,
