@@ -73,7 +73,11 @@ impl Answer {
                 }
             };
             let Some(frame) = next else { break };
-            let frame = frame.map_err(|_| io::Error::other("the target broke off"))?;
+            let Ok(frame) = frame else {
+                // The client gets as much as there was, and sees that it is not all.
+                line.write_all(&out, patience).await?;
+                return Err(io::Error::other("the target broke off"));
+            };
             // Trailers are dropped (RFC 9110 §6.5.1): nobody announced them to the client.
             let Ok(data) = frame.into_data() else { continue };
             self.framing.write(&mut out, &data, line, patience).await?;
