@@ -1,7 +1,7 @@
 //! Header fields that belong to one hop, or to us, and not to the other end.
 //! What must an intermediary take out, and what may nobody make it take out?
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 /// Fields of the connection, never of the message (RFC 9110 §7.6.1).
 static HOP_BY_HOP: [HeaderName; 9] = [
@@ -72,9 +72,14 @@ fn is_common_option(option: &[u8]) -> bool {
     option.is_empty() || option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive")
 }
 
-/// RFC 9110 §7.6.3: appended on requests and responses, under our pseudonym.
-pub(super) fn add_via(fields: &mut HeaderMap, pseudonym: &str) {
-    if let Ok(value) = HeaderValue::try_from(format!("1.1 {pseudonym}")) {
+/// RFC 9110 §7.6.3: appended on requests and responses, with the version they were received in, under our pseudonym.
+pub(super) fn add_via(fields: &mut HeaderMap, version: Version, pseudonym: &str) {
+    let version = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    };
+    if let Ok(value) = HeaderValue::try_from(format!("{version} {pseudonym}")) {
         fields.append(header::VIA, value);
     }
 }

@@ -12,12 +12,11 @@ mod response;
 mod verdict;
 mod webhook;
 
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -37,23 +36,25 @@ use crate::live::{InForce, Live};
 use crate::names::{Host, TenantName};
 use crate::policy::admit::Who;
 use crate::policy::egress;
+use crate::policy::identify::Caller;
 
 /// A request as a server read it.
 pub struct Arrival {
     pub method: Method,
+    /// As the client sent it.
+    pub version: Version,
     /// The request target, byte for byte.
     pub target: String,
     pub fields: HeaderMap,
     pub body: Inbound,
-    /// `None` over a unix socket.
-    pub peer: Option<IpAddr>,
+    pub caller: Arc<Caller>,
 }
 
 /// One webhook, from arrival to answer. Everything it needs to know was decided when it started: a reload does not
 /// touch it.
 pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outbound> {
     let in_force = live.in_force();
-    let mut record = Box::new(Record::open(live, &arrival.method, arrival.peer));
+    let mut record = Box::new(Record::open(live, &arrival.method, &arrival.caller));
     let pseudonym = &in_force.plan.name;
     match ask::asks_us(&arrival.method, &mut arrival.fields) {
         Ok(true) => return answer_options(record),
@@ -87,7 +88,7 @@ async fn relay(
     live.refuse_when_draining()?;
     let ask = Ask::read(&arrival)?;
     let credential = verdict::one_credential(&arrival.fields)?;
-    let client = plan.clients.identify(arrival.peer, credential)?;
+    let client = plan.clients.identify(&arrival.caller, credential)?;
     record.client(client.name(), ask.tenant.as_ref());
     verdict::speaks_for(client, ask.tenant.as_ref())?;
     let route = plan.routes.choose(client.name(), ask.tenant.as_ref(), &ask.host, ask.path());
@@ -144,8 +145,8 @@ fn stick(tenant: Option<&TenantName>, host: &Host) -> u64 {
 }
 
 /// What a server could not read as a request at all.
-pub fn refuse_unread(live: &Arc<Live>, peer: Option<IpAddr>, status: StatusCode, detail: &str) -> Response<Outbound> {
-    let record = Box::new(Record::open(live, &Method::default(), peer));
+pub fn refuse_unread(live: &Arc<Live>, caller: &Caller, status: StatusCode, detail: &str) -> Response<Outbound> {
+    let record = Box::new(Record::open(live, &Method::default(), caller));
     response::refuse(Refusal::malformed(detail).status(status), record, &live.in_force().plan.name)
 }
 

@@ -18,6 +18,7 @@ use super::refusal::{Code, Refusal};
 use crate::live::Live;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
 use crate::net::exchange::{Connection, Upload};
+use crate::policy::identify::Caller;
 
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
 /// Bodies, queries, tokens and secrets have no field to stand in.
@@ -98,14 +99,14 @@ pub(super) enum Step {
 }
 
 impl Record {
-    pub(super) fn open(live: &Arc<Live>, method: &Method, peer: Option<IpAddr>) -> Self {
+    pub(super) fn open(live: &Arc<Live>, method: &Method, caller: &Caller) -> Self {
         let now = Instant::now();
         Self {
             live: Arc::clone(live),
             started: now,
             step: now,
             request_id: live.next_request_id(),
-            peer,
+            peer: caller.address,
             method: method.clone(),
             client: None,
             tenant: None,

@@ -47,13 +47,14 @@ pub(super) fn relay(
     pseudonym: &str,
 ) -> Response<Outbound> {
     // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
-    let is_http_11 = response.version() == Version::HTTP_11;
+    let version = response.version();
+    let is_http_11 = version == Version::HTTP_11;
     let (mut head, body) = response.into_parts();
     let keeps = is_http_11 && !says_close(&head.headers);
     fields::strip(&mut head.headers);
     head.headers.remove("proxy-authentication-info");
     head.headers.remove(header::CONNECTION);
-    fields::add_via(&mut head.headers, pseudonym);
+    fields::add_via(&mut head.headers, version, pseudonym);
     if !head.headers.contains_key(header::DATE) {
         // RFC 9110 §6.6.1: a recipient with a clock adds the Date that is missing.
         let now = httpdate::fmt_http_date(std::time::SystemTime::now());

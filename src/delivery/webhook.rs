@@ -41,7 +41,7 @@ impl Webhook {
         route: &Route,
         pseudonym: &str,
     ) -> Result<Self, Refusal> {
-        let Arrival { method, mut fields, body, .. } = arrival;
+        let Arrival { method, version, mut fields, body, .. } = arrival;
         if fields::names_end_to_end(&fields) {
             return Err(Refusal::malformed("Connection names a field that is not the connection's"));
         }
@@ -51,7 +51,7 @@ impl Webhook {
         let host = HeaderValue::try_from(target.authority())
             .map_err(|_| Refusal::malformed("the target's host is malformed"))?;
         fields.insert(header::HOST, host);
-        fields::add_via(&mut fields, pseudonym);
+        fields::add_via(&mut fields, version, pseudonym);
 
         inbound::judge_length(&body, route.body_max)?;
         let body = Self::body(body, route).await?;

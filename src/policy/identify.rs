@@ -52,6 +52,15 @@ enum Tenants {
     Named(Vec<TenantName>),
 }
 
+/// What a client's connection shows of who is at its other end.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// `None` behind a unix socket: such a caller has no network.
+    pub address: Option<IpAddr>,
+    /// The names in the certificate that the caller has proven to hold; empty without one.
+    pub certificate: Vec<String>,
+}
+
 /// Why a caller is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unidentified {
@@ -98,17 +107,11 @@ impl Client {
 }
 
 impl Clients {
-    /// `peer` is `None` behind a unix socket: such a caller has no network.
-    ///
     /// A credential that is wrong stays wrong, even where the network or nothing at all would have been proof enough:
     /// whoever sends one believes to be somebody else.
-    pub fn identify(
-        &self,
-        peer: Option<IpAddr>,
-        proxy_authorization: Option<&[u8]>,
-    ) -> Result<&Arc<Client>, Unidentified> {
+    pub fn identify(&self, caller: &Caller, proxy_authorization: Option<&[u8]>) -> Result<&Arc<Client>, Unidentified> {
         // On a dual-stack listener an IPv4 peer looks like ::ffff:192.0.2.1.
-        let peer = peer.map(|ip| ip.to_canonical());
+        let peer = caller.address.map(|ip| ip.to_canonical());
         let Some(credential) = proxy_authorization else {
             let known = peer.and_then(|ip| self.by_network.iter().find(|(network, _)| network.contains(&ip)));
             return known.map(|(_, client)| client).or(self.anonymous.as_ref()).ok_or(Unidentified::Missing);

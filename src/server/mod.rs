@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::live::Live;
 use crate::net::listen::Listener;
+use crate::policy::identify::Caller;
 
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -74,7 +75,8 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
             Ok((stream, peer)) => {
                 let (live, open) = (Arc::clone(&live), connections.open(&live));
                 serving.spawn(async move {
-                    http1::serve(live, Box::new(stream), peer.map(|peer| peer.ip())).await;
+                    let caller = Caller { address: peer.map(|peer| peer.ip()), ..Caller::default() };
+                    http1::serve(live, Box::new(stream), Arc::new(caller)).await;
                     drop(open);
                 });
             }

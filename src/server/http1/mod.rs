@@ -7,7 +7,6 @@ mod head;
 mod line;
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +16,13 @@ use http_body::Body;
 
 use crate::delivery::{self, Arrival};
 use crate::live::Live;
+use crate::policy::identify::Caller;
 use answer::Answer;
 use head::{Head, Malformed};
 use line::{Line, NoHead, Stream};
 
 /// Serves one connection to its end.
-pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, peer: Option<IpAddr>) {
+pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>) {
     let line = Line::new(stream);
     // Who comes during a drain is told so, but must be quick to ask.
     let latecomer = live.is_draining();
@@ -36,8 +36,8 @@ pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, peer: Option
             }
         };
         let closes = match line.head(idle, leave).await {
-            Ok(head) => serve_one(&live, &line, head, peer, idle).await,
-            Err(NoHead::Malformed(why)) => refuse(&live, &line, why, peer, idle).await,
+            Ok(head) => serve_one(&live, &line, head, &caller, idle).await,
+            Err(NoHead::Malformed(why)) => refuse(&live, &line, why, &caller, idle).await,
             Err(NoHead::Closed) => return,
         };
         match closes {
@@ -59,9 +59,16 @@ enum Next {
     Abandon,
 }
 
-async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, peer: Option<IpAddr>, idle: Duration) -> Next {
+async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Caller>, idle: Duration) -> Next {
     let Head { method, target, version, fields, keep_alive, .. } = head;
-    let arrival = Arrival { method: method.clone(), target, fields, body: Box::pin(line.body()), peer };
+    let arrival = Arrival {
+        method: method.clone(),
+        version,
+        target,
+        fields,
+        body: Box::pin(line.body()),
+        caller: Arc::clone(caller),
+    };
     let response = {
         let mut delivering = pin!(delivery::deliver(live, arrival));
         tokio::select! {
@@ -117,9 +124,9 @@ async fn skip_body(line: &Line) -> Next {
 
 /// What cannot be read as a request is answered and recorded like any refusal, and ends the connection: where the next
 /// request would begin is anybody's guess.
-async fn refuse(live: &Arc<Live>, line: &Line, why: Malformed, peer: Option<IpAddr>, idle: Duration) -> Next {
+async fn refuse(live: &Arc<Live>, line: &Line, why: Malformed, caller: &Caller, idle: Duration) -> Next {
     let Malformed(status, detail) = why;
-    let response = delivery::refuse_unread(live, peer, status, detail);
+    let response = delivery::refuse_unread(live, caller, status, detail);
     match Answer::new(response, &Method::GET, Version::HTTP_11, false).write(line, idle).await {
         Ok(()) => Next::Close,
         Err(_) => Next::Abandon,
