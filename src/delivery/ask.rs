@@ -2,7 +2,7 @@
 //! Where should this webhook go?
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::Arrival;
 use super::refusal::{Code, Refusal};
@@ -171,9 +171,11 @@ pub(super) fn asks_us(method: &Method, fields: &mut HeaderMap) -> Result<bool, R
         return Ok(false);
     }
     let Some(value) = single(fields, &header::MAX_FORWARDS)? else { return Ok(false) };
-    let left: u32 = value
-        .parse()
-        .map_err(|_| Refusal::malformed("Max-Forwards is not a number").status(StatusCode::BAD_REQUEST))?;
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Refusal::malformed("Max-Forwards is not a number"));
+    }
+    // A number too large for this type is as good as its largest.
+    let left = value.parse().unwrap_or(u64::MAX);
     if let Some(left) = left.checked_sub(1) {
         fields.insert(header::MAX_FORWARDS, HeaderValue::from(left));
     }
@@ -233,7 +235,11 @@ mod tests {
         let mut two = fields("2");
         assert!(!asks_us(&Method::OPTIONS, &mut two).unwrap());
         assert_eq!(two[header::MAX_FORWARDS], "1");
-        assert!(asks_us(&Method::OPTIONS, &mut fields("x")).is_err());
+        for wrong in ["x", "", "+5", "-1", "1 2"] {
+            assert!(asks_us(&Method::OPTIONS, &mut fields(wrong)).is_err(), "{wrong}");
+        }
+        let mut huge = fields("99999999999999999999999");
+        assert!(!asks_us(&Method::OPTIONS, &mut huge).unwrap());
         assert!(!asks_us(&Method::POST, &mut fields("0")).unwrap());
     }
 }

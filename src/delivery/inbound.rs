@@ -2,12 +2,15 @@
 //! How much of the client's body do we accept, and for how long?
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::refusal::{Code, Refusal};
@@ -84,19 +87,71 @@ pub(super) async fn buffer(mut body: Inbound, most: u64, within: Duration) -> Re
     tokio::time::timeout(within, gather).await.unwrap_or(Err(InboundFault::Timeout))
 }
 
-/// A body passed on as it comes.
-pub(super) fn stream(body: Inbound, most: u64, within: Duration) -> Upload {
+/// A body passed on as it comes, and what becomes of it.
+pub(super) fn stream(body: Inbound, most: u64, within: Duration) -> (Upload, Arc<Progress>) {
+    let progress = Arc::new(Progress::default());
     if body.is_end_stream() {
-        return Upload::whole(Bytes::new());
+        progress.end();
+        return (Upload::whole(Bytes::new()), progress);
     }
     let timeout = Box::pin(tokio::time::sleep_until(Instant::now() + within));
-    Upload::Stream(Box::pin(Capped { body, left: most, timeout }))
+    let capped = Capped { body, left: most, timeout, progress: Arc::clone(&progress) };
+    (Upload::Stream(Box::pin(capped)), progress)
+}
+
+/// How far an upload that streams has come, for those who do not carry it.
+#[derive(Default)]
+pub(super) struct Progress {
+    bytes: AtomicU64,
+    fault: OnceLock<InboundFault>,
+    ended: Notify,
+}
+
+impl Progress {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// What was wrong with it: the connection that it went over only knows that it failed.
+    pub(super) fn fault(&self) -> Option<InboundFault> {
+        self.fault.get().copied()
+    }
+
+    /// Resolves, for one caller, when its last byte has passed, or no more will.
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
+    fn end(&self) {
+        self.ended.notify_one();
+    }
 }
 
 struct Capped {
     body: Inbound,
     left: u64,
     timeout: Pin<Box<tokio::time::Sleep>>,
+    progress: Arc<Progress>,
+}
+
+impl Capped {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundFault>>> {
+        let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) else {
+            ready!(self.timeout.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(InboundFault::Timeout)));
+        };
+        let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.left = self.left.checked_sub(length).ok_or(InboundFault::TooLarge)?;
+        self.progress.bytes.fetch_add(length, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl Drop for Capped {
+    fn drop(&mut self) {
+        self.progress.end();
+    }
 }
 
 impl Body for Capped {
@@ -104,17 +159,15 @@ impl Body for Capped {
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) else {
-            ready!(self.timeout.as_mut().poll(cx));
-            return Poll::Ready(Some(Err(InboundFault::Timeout.into())));
-        };
-        let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
-        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-        match self.left.checked_sub(length) {
-            Some(left) => self.left = left,
-            None => return Poll::Ready(Some(Err(InboundFault::TooLarge.into()))),
+        let polled = ready!(self.poll(cx));
+        if let Some(Err(fault)) = &polled {
+            let _ = self.progress.fault.set(*fault);
         }
-        Poll::Ready(Some(Ok(frame)))
+        // Nobody asks for more after the last byte of a known length.
+        if !matches!(polled, Some(Ok(_))) || self.body.is_end_stream() {
+            self.progress.end();
+        }
+        Poll::Ready(polled.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

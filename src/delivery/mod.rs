@@ -16,7 +16,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use http::{HeaderMap, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -48,19 +48,19 @@ pub struct Arrival {
     pub fields: HeaderMap,
     pub body: Inbound,
     pub caller: Arc<Caller>,
+    /// Where interim answers go, if the client understands them.
+    pub interim: Option<Interim>,
 }
+
+/// Takes an interim answer (1xx) to the client, at once.
+pub type Interim = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 
 /// One webhook, from arrival to answer. Everything it needs to know was decided when it started: a reload does not
 /// touch it.
-pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outbound> {
+pub async fn deliver(live: &Arc<Live>, arrival: Arrival) -> Response<Outbound> {
     let in_force = live.in_force();
-    let mut record = Box::new(Record::open(live, &arrival.method, &arrival.caller));
+    let mut record = Box::new(Record::open(live, Some(&arrival.method), &arrival.caller));
     let pseudonym = &in_force.plan.name;
-    match ask::asks_us(&arrival.method, &mut arrival.fields) {
-        Ok(true) => return answer_options(record),
-        Ok(false) => {}
-        Err(refusal) => return response::refuse(refusal, record, pseudonym),
-    }
     let deadline = Instant::now() + in_force.plan.timeouts.total;
     // Pinned where it is made: the state of a whole delivery is not copied into the timeout.
     let relayed = {
@@ -68,7 +68,10 @@ pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outboun
         tokio::time::timeout_at(deadline, relaying).await
     };
     match relayed {
-        Ok(Ok((lease, permit, answer))) => response::relay(answer, lease, permit, record, deadline, pseudonym),
+        Ok(Ok(Answered::ByTarget(lease, permit, answer))) => {
+            response::relay(answer, lease, permit, record, deadline, pseudonym)
+        }
+        Ok(Ok(Answered::ByUs)) => response::options(record),
         Ok(Err(refusal)) => response::refuse(refusal, record, pseudonym),
         Err(_) => {
             let refusal = Refusal::new(Code::ResponseTimeout, "the delivery took longer than the total timeout");
@@ -77,13 +80,19 @@ pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outboun
     }
 }
 
+enum Answered {
+    ByTarget(Lease, Permit, Response<Incoming>),
+    /// `OPTIONS` with `Max-Forwards: 0`.
+    ByUs,
+}
+
 /// The story. Each line is a step, named like the room that does it.
 async fn relay(
     live: &Arc<Live>,
     in_force: &InForce,
-    arrival: Arrival,
+    mut arrival: Arrival,
     record: &mut Record,
-) -> Result<(Lease, Permit, Response<Incoming>), Refusal> {
+) -> Result<Answered, Refusal> {
     let plan = &in_force.plan;
     live.refuse_when_draining()?;
     let ask = Ask::read(&arrival)?;
@@ -91,6 +100,9 @@ async fn relay(
     let client = plan.clients.identify(&arrival.caller, credential)?;
     record.client(client.name(), ask.tenant.as_ref());
     verdict::speaks_for(client, ask.tenant.as_ref())?;
+    if ask::asks_us(&arrival.method, &mut arrival.fields)? {
+        return Ok(Answered::ByUs);
+    }
     let route = plan.routes.choose(client.name(), ask.tenant.as_ref(), &ask.host, ask.path());
     let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
     record.route(&route.name);
@@ -129,7 +141,7 @@ async fn relay(
     let (lease, answer) = passage.forward(lease, sealed, record).await?;
     record.step(Step::Response);
     verdict::final_answer(&answer)?;
-    Ok((lease, permit, answer))
+    Ok(Answered::ByTarget(lease, permit, answer))
 }
 
 /// What sticky selection sticks to. The same in every process, release and build: a customer's source address must not
@@ -146,18 +158,6 @@ fn stick(tenant: Option<&TenantName>, host: &Host) -> u64 {
 
 /// What a server could not read as a request at all.
 pub fn refuse_unread(live: &Arc<Live>, caller: &Caller, status: StatusCode, detail: &str) -> Response<Outbound> {
-    let record = Box::new(Record::open(live, &Method::default(), caller));
+    let record = Box::new(Record::open(live, None, caller));
     response::refuse(Refusal::malformed(detail).status(status), record, &live.in_force().plan.name)
-}
-
-fn answer_options(mut record: Box<Record>) -> Response<Outbound> {
-    let mut response = Response::new(Outbound::Whole(None));
-    *response.status_mut() = StatusCode::OK;
-    response
-        .headers_mut()
-        .insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
-    response::mark(response.headers_mut(), &record);
-    record.answered(200);
-    record.complete();
-    response
 }

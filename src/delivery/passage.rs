@@ -2,23 +2,31 @@
 //! By which connection does this webhook travel?
 
 use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant as Clock;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::inbound::InboundFault;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
+use super::webhook::Sealed;
+use super::{Interim, fields};
 use crate::live::reuse::{Key, Lease, Reuse};
 use crate::live::{InForce, Live};
 use crate::names::{Scheme, Target, TenantName};
 use crate::net::dial::{self, DialFault};
-use crate::net::exchange::{Connection, SendFault, Upload};
+use crate::net::exchange::{self, Connection, SendFault, Upload};
 use crate::net::tls;
 use crate::policy::egress::Hop;
 use crate::policy::route::Route;
+
+/// Interim answers (1xx) that one request may get before the final one.
+const INTERIM_MAX: usize = 16;
 
 /// What a connection for this delivery may be.
 pub(super) struct Passage<'a> {
@@ -72,7 +80,7 @@ impl Passage<'_> {
             }
         };
         record.dialled(connected - start, proof.is_some().then(|| connected.elapsed()));
-        let connection = Connection::open(wire, liveness, dialled.hop, proof).await.map_err(lost)?;
+        let connection = Connection::open(wire, liveness, dialled.hop, proof).await.map_err(|fault| lost(&fault))?;
         let lease = Reuse::lease(&self.live.reuse, self.key_from(dialled.hop.from()), connection);
         record.over(&lease, false);
         Ok(lease)
@@ -86,30 +94,45 @@ impl Passage<'_> {
     pub(super) async fn forward(
         &self,
         mut lease: Lease,
-        mut request: Request<Upload>,
+        sealed: Sealed,
         record: &mut Record,
     ) -> Result<(Lease, Response<Incoming>), Refusal> {
-        let timeouts = &self.route.timeouts;
+        let Sealed { mut request, progress, interim } = sealed;
+        let flooded = forward_interim(&mut request, interim);
         // The response timeout runs from the last byte of the request: an upload that streams has its own time first.
-        let patience = match request.body() {
-            Upload::Whole(_) => timeouts.response,
-            Upload::Stream(_) => timeouts.body.saturating_add(timeouts.response),
-        };
+        let mut late = pin!(async {
+            if let Some(progress) = &progress {
+                progress.ended().await;
+            }
+            tokio::time::sleep(self.route.timeouts.response).await;
+        });
         let mut is_second = false;
         loop {
-            let sent = tokio::time::timeout(patience, lease.send(request)).await;
+            let sent = tokio::select! {
+                biased;
+                () = flooded.notified() => {
+                    return Err(Refusal::new(Code::ResponseMalformed, "the target sends interim answers without an end"));
+                }
+                sent = lease.send(request) => sent,
+                () = &mut late => {
+                    lease.retire();
+                    return Err(Refusal::new(Code::ResponseTimeout, "no answer within the response timeout"));
+                }
+            };
             match sent {
-                Err(_) => return Err(Refusal::new(Code::ResponseTimeout, "no answer within the response timeout")),
-                Ok(Ok(response)) => return Ok((lease, response)),
-                Ok(Err(SendFault::Lost(fault))) => return Err(lost(fault)),
+                Ok(response) => return Ok((lease, response)),
+                Err(SendFault::Lost(fault)) => {
+                    let inbound = progress.as_ref().and_then(|progress| progress.fault());
+                    return Err(inbound.map_or_else(|| lost(&fault), Into::into));
+                }
                 // After a stale connection a fresh one is tried; if that one fails as early, it is the target's doing.
-                Ok(Err(SendFault::Unsent(_))) if is_second => {
+                Err(SendFault::Unsent(_)) if is_second => {
                     return Err(Refusal::new(
                         Code::ConnectionLost,
                         "the target closes connections as soon as they open",
                     ));
                 }
-                Ok(Err(SendFault::Unsent(unsent))) => {
+                Err(SendFault::Unsent(unsent)) => {
                     is_second = true;
                     request = *unsent;
                     lease = self.dial(record).await?;
@@ -119,31 +142,35 @@ impl Passage<'_> {
     }
 }
 
-fn lost(fault: hyper::Error) -> Refusal {
-    if let Some(inbound) = cause_of::<InboundFault>(&fault) {
-        return (*inbound).into();
-    }
+/// Passes the target's interim answers on to the client (RFC 9110 §15.2), and tells when there are too many of them.
+fn forward_interim(request: &mut Request<Upload>, interim: Option<Interim>) -> Arc<Notify> {
+    let flooded = Arc::new(Notify::new());
+    let (heard, flood) = (AtomicUsize::new(0), Arc::clone(&flooded));
+    exchange::on_interim(request, move |status, headers| {
+        if heard.fetch_add(1, Ordering::Relaxed) >= INTERIM_MAX {
+            flood.notify_one();
+        } else if status != StatusCode::CONTINUE
+            && let Some(interim) = &interim
+        {
+            // 100 Continue is a matter between us and the target: the client had its own from us.
+            let mut headers = headers.clone();
+            fields::strip(&mut headers);
+            interim(status, &headers);
+        }
+    });
+    flooded
+}
+
+fn lost(fault: &hyper::Error) -> Refusal {
     let refusal = if fault.is_parse_too_large() {
         Refusal::new(Code::ResponseTooLarge, "the header fields of the target's answer are too large")
             .proxy_status("http_response_header_section_size")
-    } else if fault.is_parse() {
-        Refusal::new(Code::ResponseMalformed, "the target's answer is not HTTP/1.1")
+    } else if exchange::breaks_the_protocol(fault) {
+        Refusal::new(Code::ResponseMalformed, "the target's answer breaks HTTP")
     } else {
         Refusal::new(Code::ConnectionLost, "the connection ended before the answer; the webhook may have arrived")
     };
-    refusal.cause(&fault)
-}
-
-/// The first error of a type among the causes of another.
-fn cause_of<'a, E: std::error::Error + 'static>(fault: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
-    let mut next = fault.source();
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
+    refusal.cause(fault)
 }
 
 impl From<DialFault> for Refusal {

@@ -2,22 +2,18 @@
 //! What happened, to whom, from where, and how long did each step take?
 
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::Method;
-use http_body::{Body, Frame, SizeHint};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::inbound::Progress;
 use super::refusal::{Code, Refusal};
 use crate::live::Live;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
-use crate::net::exchange::{Connection, Upload};
+use crate::net::exchange::Connection;
 use crate::policy::identify::Caller;
 
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
@@ -28,7 +24,8 @@ pub(super) struct Record {
     step: Instant,
     request_id: String,
     peer: Option<IpAddr>,
-    method: Method,
+    /// `None`: what came could not be read.
+    method: Option<Method>,
     client: Option<ClientName>,
     tenant: Option<TenantName>,
     route: Option<RouteName>,
@@ -36,10 +33,11 @@ pub(super) struct Record {
     source: Option<IpAddr>,
     address: Option<IpAddr>,
     reused: Option<bool>,
+    http: Option<&'static str>,
     tls: Option<TlsEvidence>,
     signatures: Vec<KeyId>,
     outcome: Outcome,
-    sent: Arc<AtomicU64>,
+    sent: Sent,
     received: u64,
     steps: Steps,
 }
@@ -59,6 +57,21 @@ enum Outcome {
         details: Option<&'static str>,
         cause: Option<String>,
     },
+}
+
+/// Of the body, to the target.
+enum Sent {
+    Whole(u64),
+    Streaming(Arc<Progress>),
+}
+
+impl Sent {
+    fn bytes(&self) -> u64 {
+        match self {
+            Sent::Whole(bytes) => *bytes,
+            Sent::Streaming(progress) => progress.bytes(),
+        }
+    }
 }
 
 #[derive(Serialize, Clone)]
@@ -99,7 +112,7 @@ pub(super) enum Step {
 }
 
 impl Record {
-    pub(super) fn open(live: &Arc<Live>, method: &Method, caller: &Caller) -> Self {
+    pub(super) fn open(live: &Arc<Live>, method: Option<&Method>, caller: &Caller) -> Self {
         let now = Instant::now();
         Self {
             live: Arc::clone(live),
@@ -107,7 +120,7 @@ impl Record {
             step: now,
             request_id: live.next_request_id(),
             peer: caller.address,
-            method: method.clone(),
+            method: method.cloned(),
             client: None,
             tenant: None,
             route: None,
@@ -115,10 +128,11 @@ impl Record {
             source: None,
             address: None,
             reused: None,
+            http: None,
             tls: None,
             signatures: Vec::new(),
             outcome: Outcome::Open,
-            sent: Arc::default(),
+            sent: Sent::Whole(0),
             received: 0,
             steps: Steps::default(),
         }
@@ -146,6 +160,7 @@ impl Record {
         self.source = Some(connection.hop().from());
         self.address = Some(connection.to().ip());
         self.reused = Some(reused);
+        self.http = Some(connection.http());
         self.tls = connection.proof().map(|proof| TlsEvidence {
             version: proof.version,
             suite: proof.suite,
@@ -161,16 +176,10 @@ impl Record {
         self.signatures.extend(keys);
     }
     pub(super) fn body_length(&mut self, length: u64) {
-        self.sent.store(length, Ordering::Relaxed);
+        self.sent = Sent::Whole(length);
     }
-    pub(super) fn count_upload(&mut self, upload: Upload) -> Upload {
-        match upload {
-            Upload::Whole(_) => {
-                self.body_length(upload.size_hint().lower());
-                upload
-            }
-            Upload::Stream(body) => Upload::Stream(Box::pin(Counted { body, sent: Arc::clone(&self.sent) })),
-        }
+    pub(super) fn uploads(&mut self, progress: Arc<Progress>) {
+        self.sent = Sent::Streaming(progress);
     }
     pub(super) fn received(&mut self, bytes: u64) {
         self.received += bytes;
@@ -229,7 +238,7 @@ struct Line<'a> {
     client: Option<&'a str>,
     tenant: Option<&'a str>,
     route: Option<&'a str>,
-    method: &'a str,
+    method: Option<&'a str>,
     scheme: Option<&'static str>,
     host: Option<String>,
     port: Option<u16>,
@@ -237,6 +246,8 @@ struct Line<'a> {
     source: Option<IpAddr>,
     address: Option<IpAddr>,
     reused: Option<bool>,
+    /// The version spoken with the target.
+    http: Option<&'static str>,
     tls: Option<&'a TlsEvidence>,
     signatures: Vec<&'a str>,
     status: Option<u16>,
@@ -280,7 +291,7 @@ impl Drop for Record {
             client: self.client.as_ref().map(ClientName::as_str),
             tenant: self.tenant.as_ref().map(TenantName::as_str),
             route,
-            method: self.method.as_str(),
+            method: self.method.as_ref().map(Method::as_str),
             scheme: target.map(|(target, _)| target.scheme.as_str()),
             host: target.map(|(target, _)| target.host.to_string()),
             port: target.map(|(target, _)| target.port),
@@ -288,41 +299,17 @@ impl Drop for Record {
             source: self.source,
             address: self.address,
             reused: self.reused,
+            http: self.http,
             tls: self.tls.as_ref(),
             signatures: self.signatures.iter().map(KeyId::as_str).collect(),
             status,
             code,
             details,
             cause,
-            bytes_sent: self.sent.load(Ordering::Relaxed),
+            bytes_sent: self.sent.bytes(),
             bytes_received: self.received,
             ms: &self.steps,
         };
         self.live.records.write(&line);
-    }
-}
-
-/// Counts an upload as it passes.
-struct Counted {
-    body: Pin<Box<dyn Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send>>,
-    sent: Arc<AtomicU64>,
-}
-
-impl Body for Counted {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = self.body.as_mut().poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            self.sent.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Ordering::Relaxed);
-        }
-        polled
-    }
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -15,6 +15,7 @@ use super::record::Record;
 use super::refusal::{Code, Refusal};
 use crate::live::limits::Permit;
 use crate::live::reuse::Lease;
+use crate::net::exchange;
 
 /// The body of every answer. Dropping it ends the delivery: the permit is freed, the record written.
 pub enum Outbound {
@@ -46,11 +47,10 @@ pub(super) fn relay(
     deadline: Instant,
     pseudonym: &str,
 ) -> Response<Outbound> {
-    // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
     let version = response.version();
-    let is_http_11 = version == Version::HTTP_11;
     let (mut head, body) = response.into_parts();
-    let keeps = is_http_11 && !says_close(&head.headers);
+    // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
+    let keeps = version != Version::HTTP_10 && !says_close(&head.headers);
     fields::strip(&mut head.headers);
     head.headers.remove("proxy-authentication-info");
     head.headers.remove(header::CONNECTION);
@@ -73,6 +73,17 @@ pub(super) fn relay(
         deadline: Box::pin(tokio::time::sleep_until(deadline)),
     };
     Response::from_parts(head, Outbound::Relayed(Box::new(relayed)))
+}
+
+/// Our own answer to `OPTIONS` with `Max-Forwards: 0` (RFC 9110 §7.6.2).
+pub(super) fn options(mut record: Box<Record>) -> Response<Outbound> {
+    let mut response = Response::new(Outbound::Whole(None));
+    let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    response.headers_mut().insert(header::ALLOW, allow);
+    mark(response.headers_mut(), &record);
+    record.answered(200);
+    record.complete();
+    response
 }
 
 /// A refusal as the client gets it.
@@ -122,7 +133,8 @@ impl Relayed {
                 Some(Ok(frame))
             }
             Some(Err(fault)) => {
-                let code = if fault.is_parse() { Code::ResponseMalformed } else { Code::ConnectionLost };
+                let malformed = exchange::breaks_the_protocol(&fault);
+                let code = if malformed { Code::ResponseMalformed } else { Code::ConnectionLost };
                 self.record.broke_off(code);
                 Some(Err(BrokeOff))
             }

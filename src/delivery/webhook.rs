@@ -1,16 +1,18 @@
 //! The request that the target will see: the client's, without what was for us, with what we add.
 //! What is forwarded, and what proves it is ours?
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body::Body;
 use jiff::Timestamp;
 
 use super::ask::Ask;
-use super::inbound::{self, Inbound};
+use super::inbound::{self, Inbound, Progress};
 use super::record::Record;
 use super::refusal::{Code, Refusal};
-use super::{Arrival, fields};
+use super::{Arrival, Interim, fields};
 use crate::names::Target;
 use crate::net::exchange::Upload;
 use crate::policy::route::Route;
@@ -25,11 +27,19 @@ pub(super) struct Webhook {
     path_and_query: String,
     fields: HeaderMap,
     body: Taken,
+    interim: Option<Interim>,
 }
 
 enum Taken {
     Whole(Bytes),
-    Streaming(Upload),
+    Streaming(Upload, Arc<Progress>),
+}
+
+/// A request that nothing will change any more, and what goes on around it while it is sent.
+pub(super) struct Sealed {
+    pub(super) request: Request<Upload>,
+    pub(super) progress: Option<Arc<Progress>>,
+    pub(super) interim: Option<Interim>,
 }
 
 impl Webhook {
@@ -41,7 +51,7 @@ impl Webhook {
         route: &Route,
         pseudonym: &str,
     ) -> Result<Self, Refusal> {
-        let Arrival { method, version, mut fields, body, .. } = arrival;
+        let Arrival { method, version, mut fields, body, interim, .. } = arrival;
         if fields::names_end_to_end(&fields) {
             return Err(Refusal::malformed("Connection names a field that is not the connection's"));
         }
@@ -55,42 +65,41 @@ impl Webhook {
 
         inbound::judge_length(&body, route.body_max)?;
         let body = Self::body(body, route).await?;
-        Ok(Self { method, target, path_and_query: ask.path_and_query, fields, body })
+        Ok(Self { method, target, path_and_query: ask.path_and_query, fields, body, interim })
     }
 
     async fn body(body: Inbound, route: &Route) -> Result<Taken, Refusal> {
         let within = route.timeouts.body;
         if route.signers.is_empty() {
-            return Ok(Taken::Streaming(inbound::stream(body, route.body_max, within)));
+            let (upload, progress) = inbound::stream(body, route.body_max, within);
+            return Ok(Taken::Streaming(upload, progress));
         }
         Ok(Taken::Whole(inbound::buffer(body, route.body_max, within).await?))
     }
 
     /// Signs and closes it: nothing is changed afterwards.
-    pub(super) fn seal(
-        mut self,
-        route: &Route,
-        now: Timestamp,
-        record: &mut Record,
-    ) -> Result<Request<Upload>, Refusal> {
+    pub(super) fn seal(mut self, route: &Route, now: Timestamp, record: &mut Record) -> Result<Sealed, Refusal> {
         let uri: Uri = self
             .path_and_query
             .parse()
             .map_err(|_| Refusal::malformed("a character that may not stand in the target's path or query"))?;
-        let upload = match std::mem::replace(&mut self.body, Taken::Whole(Bytes::new())) {
+        let (upload, progress) = match std::mem::replace(&mut self.body, Taken::Whole(Bytes::new())) {
             Taken::Whole(body) => {
                 self.sign(&body, route, now, record)?;
                 record.body_length(body.len() as u64);
-                Upload::whole(body)
+                (Upload::whole(body), None)
             }
-            Taken::Streaming(upload) => record.count_upload(upload),
+            Taken::Streaming(upload, progress) => {
+                record.uploads(Arc::clone(&progress));
+                (upload, Some(progress))
+            }
         };
         self.frame(&upload);
         let mut request = Request::new(upload);
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.headers_mut() = self.fields;
-        Ok(request)
+        Ok(Sealed { request, progress, interim: self.interim })
     }
 
     /// Says how long the body is where hyper would say nothing: it leaves out the length of an empty body, for which

@@ -179,7 +179,7 @@ impl Live {
             let ranges = pool.in_force(now);
             self.meters.pool(name, sources::total(&ranges), view.count(&ranges));
         }
-        self.meters.idle_target_connections.set(i64::try_from(self.reuse.idle()).unwrap_or(i64::MAX));
+        self.meters.idle_target_connections.set(i64::try_from(self.reuse.kept()).unwrap_or(i64::MAX));
         self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
     }
 

@@ -2,7 +2,6 @@
 //! Is there an open connection that is in every respect what a new one would be?
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,16 +24,24 @@ pub struct Key {
     pub tenant: Option<TenantName>,
 }
 
-/// Idle connections kept for one key, and altogether.
+/// Connections kept for one key, and altogether.
 const PER_KEY_MAX: usize = 256;
 const TOTAL_MAX: usize = 10_000;
 /// Locks are held for a few instructions; this many keep even those apart.
 const SHARDS: usize = 16;
 
 pub struct Reuse {
-    shards: [Mutex<HashMap<Key, Vec<Idle>>>; SHARDS],
-    hasher: RandomState,
-    idle: AtomicUsize,
+    shards: [Mutex<HashMap<Key, Kept>>; SHARDS],
+    kept: AtomicUsize,
+}
+
+/// The connections of one key.
+#[derive(Default)]
+struct Kept {
+    /// The one used last at the end.
+    idle: Vec<Idle>,
+    /// HTTP/2: they stay here while they are in use, too.
+    shared: Vec<Connection>,
 }
 
 struct Idle {
@@ -42,7 +49,8 @@ struct Idle {
     since: Instant,
 }
 
-/// A connection in use. Dropping it closes the connection; only [`Lease::give_back`] keeps it.
+/// A connection in use. Dropping it closes the connection, or, of a shared one, ends its part; only
+/// [`Lease::give_back`] keeps it.
 pub struct Lease {
     connection: Connection,
     key: Key,
@@ -52,81 +60,160 @@ pub struct Lease {
 impl Reuse {
     #[expect(clippy::new_without_default, reason = "made once, by Live")]
     pub fn new() -> Self {
-        Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
-            idle: AtomicUsize::new(0),
-        }
+        Self { shards: std::array::from_fn(|_| Mutex::default()), kept: AtomicUsize::new(0) }
     }
 
     pub fn lease(home: &Arc<Reuse>, key: Key, connection: Connection) -> Lease {
+        let connection = match connection.share() {
+            None => connection,
+            Some(handle) => {
+                home.keep(&key, |kept| {
+                    let has_room = kept.shared.len() < PER_KEY_MAX;
+                    has_room.then(|| kept.shared.push(connection)).is_some()
+                });
+                handle
+            }
+        };
         Lease { connection, key, home: Arc::clone(home) }
     }
 
-    /// The connection used last, so that the others can grow old and go. One that the peer has closed, that is too
-    /// old, or whose target address the guard would no longer clear is dropped on the way.
+    /// A connection that others use too, else the one used last, so that the rest can grow old and go. One that the
+    /// peer has closed, or that is too old, is dropped on the way; one to an address that the guard does not clear
+    /// now is left for when it does again.
     pub async fn take(self: &Arc<Self>, key: &Key, limits: &Timeouts, may_go: impl Fn(Hop) -> bool) -> Option<Lease> {
-        while let Some(Idle { mut connection, since }) = self.pop(key) {
-            let fresh = since.elapsed() < limits.idle && connection.born().elapsed() < limits.reuse;
-            if fresh && may_go(connection.hop()) && connection.is_reusable().await {
-                return Some(Self::lease(self, key.clone(), connection));
+        let connection = match self.take_shared(key, limits, &may_go).await {
+            Some(connection) => Some(connection),
+            None => self.take_idle(key, limits, &may_go).await,
+        };
+        connection.map(|connection| Lease { connection, key: key.clone(), home: Arc::clone(self) })
+    }
+
+    async fn take_shared(&self, key: &Key, limits: &Timeouts, may_go: &impl Fn(Hop) -> bool) -> Option<Connection> {
+        let mut seen = 0;
+        loop {
+            // Handles are tried one by one, and outside of the lock; each that fails has lost its connection.
+            let mut handle = {
+                let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+                let mut shared = shard.get_mut(key)?.shared.iter().enumerate().skip(seen);
+                let (index, handle) = shared.find_map(|(index, connection)| {
+                    let fit = !connection.is_closed() && connection.born().elapsed() < limits.reuse;
+                    let handle = (fit && may_go(connection.hop())).then(|| connection.share()).flatten();
+                    handle.map(|handle| (index, handle))
+                })?;
+                seen = index + 1;
+                handle
+            };
+            if handle.is_ready() || handle.becomes_ready().await {
+                return Some(handle);
+            }
+            handle.retire();
+        }
+    }
+
+    async fn take_idle(&self, key: &Key, limits: &Timeouts, may_go: &impl Fn(Hop) -> bool) -> Option<Connection> {
+        let (mut unsettled, mut elsewhere) = (None, Vec::new());
+        let mut found = None;
+        while let Some(idle) = self.pop(key) {
+            let connection = &idle.connection;
+            let is_fit = idle.since.elapsed() < limits.idle && connection.born().elapsed() < limits.reuse;
+            if !is_fit || connection.is_closed() {
+                continue;
+            }
+            if !may_go(connection.hop()) {
+                elsewhere.push(idle);
+            } else if connection.is_ready() {
+                found = Some(idle.connection);
+                break;
+            } else if unsettled.is_none() {
+                unsettled = Some(idle.connection);
             }
         }
-        None
+        for idle in elsewhere.into_iter().rev() {
+            self.push(key, idle);
+        }
+        match (found, unsettled) {
+            // One delivery waits for one connection, however many have a tail to read.
+            (None, Some(mut connection)) => connection.becomes_ready().await.then_some(connection),
+            (Some(connection), Some(unsettled)) => {
+                self.push(key, Idle { connection: unsettled, since: Instant::now() });
+                Some(connection)
+            }
+            (found, None) => found,
+        }
     }
 
     fn pop(&self, key: &Key) -> Option<Idle> {
         let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = shard.get_mut(key)?.pop()?;
-        self.idle.fetch_sub(1, Ordering::Relaxed);
+        let idle = shard.get_mut(key)?.idle.pop()?;
+        self.kept.fetch_sub(1, Ordering::Relaxed);
         Some(idle)
     }
 
-    fn push(&self, key: Key, connection: Connection) {
-        if connection.is_closed() || self.idle.load(Ordering::Relaxed) >= TOTAL_MAX {
-            return;
-        }
-        let mut shard = self.shard(&key).lock().unwrap_or_else(PoisonError::into_inner);
-        let list = shard.entry(key).or_default();
-        if list.len() < PER_KEY_MAX {
-            list.push(Idle { connection, since: Instant::now() });
-            self.idle.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Vec<Idle>>> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
-    }
-
-    /// Drops what is closed, has been idle for too long or is too old, and what leaves from a source that `keeps`
-    /// does not keep.
-    pub fn sweep(&self, idle_most: Duration, age_most: Duration, keeps: impl Fn(IpAddr) -> bool) {
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.retain(|key, list| {
-                let before = list.len();
-                list.retain(|idle| {
-                    keeps(key.from)
-                        && !idle.connection.is_closed()
-                        && idle.since.elapsed() < idle_most
-                        && idle.connection.born().elapsed() < age_most
-                });
-                self.idle.fetch_sub(before - list.len(), Ordering::Relaxed);
-                !list.is_empty()
+    fn push(&self, key: &Key, idle: Idle) {
+        if !idle.connection.is_closed() {
+            self.keep(key, |kept| {
+                let has_room = kept.idle.len() < PER_KEY_MAX;
+                has_room.then(|| kept.idle.push(idle)).is_some()
             });
         }
     }
 
-    pub fn idle(&self) -> usize {
-        self.idle.load(Ordering::Relaxed)
+    fn keep(&self, key: &Key, put: impl FnOnce(&mut Kept) -> bool) {
+        if self.kept.load(Ordering::Relaxed) >= TOTAL_MAX {
+            return;
+        }
+        let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+        let is_kept = match shard.get_mut(key) {
+            Some(kept) => put(kept),
+            None => put(shard.entry(key.clone()).or_default()),
+        };
+        if is_kept {
+            self.kept.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Kept>> {
+        // Only to keep locks apart: any spread will do, and the map hashes for itself.
+        let low = match key.from {
+            IpAddr::V4(ip) => ip.octets()[3],
+            IpAddr::V6(ip) => ip.octets()[15],
+        };
+        &self.shards[(usize::from(low) + usize::from(key.target.port)) % SHARDS]
+    }
+
+    /// Drops what is closed, has been idle for too long or is too old, and what leaves from a source that `keeps`
+    /// does not keep. Exchanges that are under way on a shared connection finish.
+    pub fn sweep(&self, idle_most: Duration, age_most: Duration, keeps: impl Fn(IpAddr) -> bool) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|key, kept| {
+                let before = kept.idle.len() + kept.shared.len();
+                let stays = |connection: &Connection, idle: Duration| {
+                    let is_young = idle < idle_most && connection.born().elapsed() < age_most;
+                    keeps(key.from) && is_young && !connection.is_closed()
+                };
+                kept.idle.retain(|idle| stays(&idle.connection, idle.since.elapsed()));
+                kept.shared.retain(|connection| stays(connection, connection.idle().unwrap_or_default()));
+                let after = kept.idle.len() + kept.shared.len();
+                self.kept.fetch_sub(before - after, Ordering::Relaxed);
+                after > 0
+            });
+        }
+    }
+
+    /// Connections that are kept.
+    pub fn kept(&self) -> usize {
+        self.kept.load(Ordering::Relaxed)
     }
 }
 
 impl Lease {
-    /// After the last byte of an answer that did not end the connection.
+    /// After the last byte of an answer that did not end the connection. A shared one was never taken away.
     pub fn give_back(self) {
         let Lease { connection, key, home } = self;
-        home.push(key, connection);
+        if connection.idle().is_none() {
+            home.push(&key, Idle { connection, since: Instant::now() });
+        }
     }
 }
 

@@ -40,6 +40,13 @@ impl Liveness {
         let peeked = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         peeked.is_err_and(|errno| errno == Errno::AGAIN)
     }
+
+    /// True once the peer has closed, whatever it said before and nobody has read yet.
+    pub fn has_ended(&self) -> bool {
+        let Some(stream) = self.0.upgrade() else { return true };
+        let peeked = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        peeked.map_or_else(|errno| errno != Errno::AGAIN, |(_, count)| count == 0)
+    }
 }
 
 impl Socket {

@@ -9,9 +9,10 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use listenfd::ListenFd;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -85,6 +86,16 @@ impl Listener {
                 let path = address.as_ref().and_then(|address| address.as_pathname());
                 path.map_or_else(|| "unix".into(), |path| format!("unix:{}", path.display()))
             }
+        }
+    }
+}
+
+impl Stream {
+    /// Whether to drop it resets the connection instead of ending it.
+    pub fn resets_when_dropped(&self, resets: bool) {
+        if let Self::Tcp(stream) = self {
+            // It fails only on a connection that is gone already.
+            let _ = SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO));
         }
     }
 }

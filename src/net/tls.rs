@@ -25,6 +25,9 @@ pub use fault::{CertificateFault, TlsFault};
 /// TLS sessions kept for resumption under one trust; rustls keeps up to eight for each of the most recent hosts.
 const SESSIONS: usize = 4096;
 
+/// RFC 9113 §3.2.
+const HTTP_2: &[u8] = b"h2";
+
 /// What a finished handshake has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
@@ -34,6 +37,8 @@ pub struct Proof {
     pub suite: &'static str,
     /// The end of the target's own certificate.
     pub expires: Timestamp,
+    /// The target chose HTTP/2 (RFC 7301).
+    pub speaks_http2: bool,
 }
 
 /// The configuration of every handshake under one trust. Its sessions are its own: what one trust has verified is
@@ -51,7 +56,7 @@ pub fn client_config(trust: &Trust) -> Arc<ClientConfig> {
         .dangerous()
         .with_custom_certificate_verifier(verify::verifier(trust, provider))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
     config.resumption = match trust.verify {
         Verify::Full => Resumption::in_memory_sessions(SESSIONS),
         // `handshake` judges a resumed session by the certificate that it was made with; here nothing is judged.
@@ -106,6 +111,7 @@ fn proof(connection: &ClientConnection) -> Result<Proof, CertificateFault> {
         suite: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).map_or("", registered),
         // RFC 5280 §4.1.2.5: 99991231235959Z says "does not expire", and is beyond what a `Timestamp` holds.
         expires: Timestamp::from_second(leaf.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX),
+        speaks_http2: connection.alpn_protocol() == Some(HTTP_2),
     })
 }
 

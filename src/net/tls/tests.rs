@@ -141,7 +141,7 @@ async fn a_good_chain_is_proof() {
     for host in [name(), ip("192.0.2.7"), ip("2001:db8::7")] {
         let (_, proof) = meet(server(issued(&leaf, &root, &[]), ALL), &config, &host).await.unwrap();
         let expires = "2090-01-02T00:00:00Z".parse().unwrap();
-        assert_eq!(proof, Proof { version: "TLSv1.3", suite: "TLS_AES_256_GCM_SHA384", expires });
+        assert_eq!(proof, Proof { version: "TLSv1.3", suite: "TLS_AES_256_GCM_SHA384", expires, speaks_http2: false });
     }
     let (_, proof) = meet(server(issued(&leaf, &root, &[]), &[&version::TLS12]), &config, &name()).await.unwrap();
     assert_eq!((proof.version, proof.suite), ("TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"));

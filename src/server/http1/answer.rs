@@ -55,6 +55,8 @@ impl Answer {
 
     /// An error leaves the client's connection in the middle of the answer: it must be dropped.
     pub(super) async fn write(self, line: &Line, patience: Duration) -> io::Result<()> {
+        // Where the end of the connection is the end of the answer, it must not look so before.
+        line.resets_when_dropped(self.framing == Framing::UntilClose);
         let (head, mut body) = self.response.into_parts();
         let mut out = Vec::with_capacity(1024);
         write_head(&mut out, head.status, &head.headers);
@@ -88,7 +90,9 @@ impl Answer {
         if self.framing == Framing::Chunked {
             out.extend_from_slice(b"0\r\n\r\n");
         }
-        line.write_all(&out, patience).await
+        line.write_all(&out, patience).await?;
+        line.resets_when_dropped(false);
+        Ok(())
     }
 }
 
@@ -140,7 +144,7 @@ fn frame(response: &mut Response<Outbound>, method: &Method, version: Version) -
     }
 }
 
-fn write_head(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap) {
+pub(super) fn write_head(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');

@@ -86,6 +86,15 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Malformed> {
     }))
 }
 
+/// Whether it is worth to parse what came, of which `examined` bytes are no whole head. The first piece always is: what
+/// is no HTTP at all is told so at once.
+pub(super) fn may_be_whole(buffer: &[u8], examined: usize) -> bool {
+    let crosses = |limit| examined <= limit && limit < buffer.len();
+    let fresh = &buffer[examined.saturating_sub(3)..];
+    let ends = memchr::memmem::find(fresh, b"\n\r\n").is_some() || memchr::memmem::find(fresh, b"\n\n").is_some();
+    examined == 0 || ends || crosses(REQUEST_LINE_MAX) || crosses(HEAD_MAX)
+}
+
 /// RFC 9112 §2.2: a server ignores empty lines before the request line.
 fn skip_empty_lines(buffer: &mut BytesMut) {
     while buffer.starts_with(b"\r\n") {

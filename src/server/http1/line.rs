@@ -16,10 +16,19 @@ use tokio::time::Instant;
 use super::body::{Decoded, Framing};
 use super::head::{self, Head, Malformed};
 use crate::delivery::InboundFault;
+use crate::net::listen;
 
 /// What a client's connection is made of.
-pub(in crate::server) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+pub(in crate::server) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Whether to drop it resets the connection, so that nobody takes its end for the end of an answer.
+    fn resets_when_dropped(&mut self, resets: bool);
+}
+
+impl Stream for listen::Stream {
+    fn resets_when_dropped(&mut self, resets: bool) {
+        listen::Stream::resets_when_dropped(self, resets);
+    }
+}
 
 /// Read at once.
 const READ_SIZE: usize = 8 * 1024;
@@ -39,12 +48,17 @@ struct State {
     stream: Box<dyn Stream>,
     buffer: BytesMut,
     framing: Framing,
-    /// The rest of `100 Continue`, which is due when the body is first asked for.
-    continuing: &'static [u8],
+    /// How much of it is no whole head: it is not parsed again for every byte that comes.
+    examined: usize,
+    /// `100 Continue` is due when the body is first asked for.
+    owes_continue: bool,
+    /// Interim answers that are still to be written, before anything else.
+    interim: Vec<u8>,
     /// Whoever waits for more of the body.
     body_waker: Option<Waker>,
-    /// Whoever waits for the end of the body, to look out for a hang-up from then on.
-    end_waker: Option<Waker>,
+    /// Whoever looks out for a hang-up: woken when there is an interim answer, or the body has ended.
+    lookout_waker: Option<Waker>,
+    resets: bool,
     /// Whose turn it is to read: a body of a former turn gets nothing any more.
     turn: u64,
 }
@@ -62,9 +76,12 @@ impl Line {
             stream,
             buffer: BytesMut::new(),
             framing: Framing::Ended,
-            continuing: b"",
+            examined: 0,
+            owes_continue: false,
+            interim: Vec::new(),
             body_waker: None,
-            end_waker: None,
+            lookout_waker: None,
+            resets: false,
             turn: 0,
         };
         Self(Arc::new(Mutex::new(state)))
@@ -113,7 +130,7 @@ impl Line {
     pub(super) fn can_skip_body(&self) -> bool {
         let state = self.state();
         let is_short = state.framing.remaining().is_some_and(|left| left <= PIPELINE_MAX as u64);
-        state.framing.has_ended() || (state.continuing.is_empty() && is_short)
+        state.framing.has_ended() || (!state.owes_continue && is_short)
     }
 
     /// Ends an upload that still streams although its answer is out: what is read from now on is not its body.
@@ -125,22 +142,40 @@ impl Line {
         }
     }
 
+    pub(super) fn resets_when_dropped(&self, resets: bool) {
+        let mut state = self.state();
+        if state.resets != resets {
+            state.resets = resets;
+            state.stream.resets_when_dropped(resets);
+        }
+    }
+
     pub(super) fn body(&self) -> LineBody {
         LineBody { turn: self.state().turn, line: self.clone() }
+    }
+
+    /// An interim answer, which whoever looks out for a hang-up writes.
+    pub(super) fn interim(&self, head: &[u8]) {
+        let mut state = self.state();
+        state.interim.extend_from_slice(head);
+        if let Some(waker) = state.lookout_waker.take() {
+            waker.wake();
+        }
     }
 
     /// Resolves when the client hangs up while its answer is awaited. What it sends ahead is kept for later.
     pub(super) async fn hangs_up(&self) {
         poll_fn(|cx| {
             let mut state = self.state();
+            state.lookout_waker = Some(cx.waker().clone());
+            if let Poll::Ready(Err(_)) = state.poll_interim(cx) {
+                return Poll::Ready(());
+            }
             while state.framing.has_ended() && state.buffer.len() < PIPELINE_MAX {
                 match ready!(state.poll_read(cx)) {
                     Ok(length) if length > 0 => {}
                     _ => return Poll::Ready(()),
                 }
-            }
-            if !state.framing.has_ended() {
-                state.end_waker = Some(cx.waker().clone());
             }
             Poll::Pending
         })
@@ -150,7 +185,11 @@ impl Line {
     /// Writes all of it; each piece of progress may take `patience`.
     pub(super) async fn write_all(&self, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
         while !bytes.is_empty() {
-            let write = poll_fn(|cx| Pin::new(&mut self.state().stream).poll_write(cx, bytes));
+            let write = poll_fn(|cx| {
+                let mut state = self.state();
+                ready!(state.poll_interim(cx))?;
+                Pin::new(&mut state.stream).poll_write(cx, bytes)
+            });
             let written = tokio::time::timeout(patience, write).await??;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -190,11 +229,16 @@ impl State {
         if self.buffer.is_empty() {
             return Ok(None);
         }
+        if !head::may_be_whole(&self.buffer, self.examined) {
+            self.examined = self.buffer.len();
+            return Ok(None);
+        }
         let head = head::take(&mut self.buffer)?;
+        self.examined = if head.is_some() { 0 } else { self.buffer.len() };
         if let Some(head) = &head {
             self.turn += 1;
             self.framing = head.framing;
-            self.continuing = if head.expects_continue && !head.framing.has_ended() { CONTINUE } else { b"" };
+            self.owes_continue = head.expects_continue && !head.framing.has_ended();
         }
         Ok(head)
     }
@@ -206,10 +250,10 @@ impl State {
         pin!(self.stream.read_buf(&mut self.buffer)).poll(cx)
     }
 
-    fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.continuing.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.continuing))?;
-            self.continuing = &self.continuing[written..];
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.interim))?;
+            self.interim.drain(..written);
         }
         Poll::Ready(Ok(()))
     }
@@ -222,7 +266,7 @@ impl State {
         if polled.is_pending() {
             self.body_waker = Some(cx.waker().clone());
         } else if self.framing.has_ended()
-            && let Some(waker) = self.end_waker.take()
+            && let Some(waker) = self.lookout_waker.take()
         {
             waker.wake();
         }
@@ -237,7 +281,10 @@ impl State {
                 Ok(Decoded::More) => {}
                 Err(_) => return Poll::Ready(Some(Err(InboundFault::Malformed))),
             }
-            if ready!(self.poll_continue(cx)).is_err() {
+            if std::mem::take(&mut self.owes_continue) {
+                self.interim.extend_from_slice(CONTINUE);
+            }
+            if ready!(self.poll_interim(cx)).is_err() {
                 return Poll::Ready(Some(Err(InboundFault::Gone)));
             }
             match ready!(self.poll_read(cx)) {

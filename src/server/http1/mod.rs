@@ -14,7 +14,7 @@ use std::time::Duration;
 use http::{Method, Version};
 use http_body::Body;
 
-use crate::delivery::{self, Arrival};
+use crate::delivery::{self, Arrival, Interim};
 use crate::live::Live;
 use crate::policy::identify::Caller;
 use answer::Answer;
@@ -61,6 +61,8 @@ enum Next {
 
 async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Caller>, idle: Duration) -> Next {
     let Head { method, target, version, fields, keep_alive, .. } = head;
+    // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
+    let interim = (version == Version::HTTP_11).then(|| interim(line));
     let arrival = Arrival {
         method: method.clone(),
         version,
@@ -68,6 +70,7 @@ async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Calle
         fields,
         body: Box::pin(line.body()),
         caller: Arc::clone(caller),
+        interim,
     };
     let response = {
         let mut delivering = pin!(delivery::deliver(live, arrival));
@@ -104,6 +107,15 @@ async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Calle
         Ok(()) if line.body_has_ended() => Next::Another,
         Ok(()) => skip_body(line).await,
     }
+}
+
+fn interim(line: &Line) -> Interim {
+    let line = line.clone();
+    Box::new(move |status, fields| {
+        let mut head = Vec::new();
+        answer::write_head(&mut head, status, fields);
+        line.interim(&head);
+    })
 }
 
 /// An answer may be out before the body is in: the rest of it is read away before the next request.

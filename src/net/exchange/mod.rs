@@ -1,0 +1,272 @@
+//! One connection to a target, over a stream that we dialled: HTTP/1.1, or HTTP/2 where the target chose it.
+//! How is a request sent, and can the connection serve another?
+
+mod streams;
+mod upload;
+
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::iter::successors;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::ready;
+use std::time::{Duration, Instant};
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::connection::{Liveness, Wire};
+use super::tls::Proof;
+use crate::policy::egress::Hop;
+use streams::{Slot, Streams};
+pub use upload::Upload;
+
+/// A connection that was dialled, and verified where it is TLS.
+pub struct Connection {
+    sender: Sender,
+    liveness: Liveness,
+    hop: Hop,
+    proof: Option<Proof>,
+    born: Instant,
+}
+
+enum Sender {
+    /// One exchange at a time.
+    Http1(http1::SendRequest<Upload>),
+    /// A handle; with a slot, on which one exchange may go.
+    Http2 { sender: http2::SendRequest<Upload>, streams: Arc<Streams>, _slot: Option<Slot> },
+}
+
+pub enum SendFault {
+    /// The target has not acted on it: the request may go over another connection.
+    Unsent(Box<Request<Upload>>),
+    /// Some of it may have arrived: it must not be sent again (RFC 9110 §9.2.2).
+    Lost(hyper::Error),
+}
+
+/// Fields and bytes of a response head; a target that sends more is refused.
+const RESPONSE_HEAD_MAX: usize = 64 * 1024;
+const RESPONSE_FIELDS_MAX: usize = 100;
+/// The tail of the last response may still be in hyper's hands when the next request asks for the connection.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Until the target says how many streams it allows (RFC 9113 §6.5.2 recommends no less).
+const STREAMS_AT_FIRST: usize = 100;
+/// What one target may have under way to us, in bytes; clients that read slowly would have us hold it.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// A connection that many deliveries share is asked whether it still lives while they wait.
+const PING_AFTER: Duration = Duration::from_secs(10);
+const PONG_WITHIN: Duration = Duration::from_secs(5);
+
+impl Connection {
+    /// Speaks HTTP over `wire`, and drives it in a task of its own until either side closes.
+    pub async fn open(wire: Wire, liveness: Liveness, hop: Hop, proof: Option<Proof>) -> Result<Self, hyper::Error> {
+        let sender = match proof.as_ref().is_some_and(|proof| proof.speaks_http2) {
+            true => open_http2(wire).await?,
+            false => open_http1(wire).await?,
+        };
+        Ok(Self { sender, liveness, hop, proof, born: Instant::now() })
+    }
+
+    /// Another handle on a connection that carries several exchanges at once, if it has room for one more.
+    pub fn share(&self) -> Option<Self> {
+        let Sender::Http2 { sender, streams, .. } = &self.sender else { return None };
+        let slot = streams.slot()?;
+        let sender = Sender::Http2 { sender: sender.clone(), streams: Arc::clone(streams), _slot: Some(slot) };
+        let (liveness, proof) = (self.liveness.clone(), self.proof.clone());
+        Some(Self { sender, liveness, hop: self.hop, proof, born: self.born })
+    }
+
+    /// Nothing new goes over it from now on; what is under way finishes.
+    pub fn retire(&self) {
+        if let Sender::Http2 { streams, .. } = &self.sender {
+            streams.retire();
+        }
+    }
+
+    /// Whether another request may go over it now, as far as can be known before a byte is sent: neither hyper nor the
+    /// kernel has seen an end or stray bytes.
+    pub fn is_ready(&self) -> bool {
+        // The kernel is asked last: nothing comes between its answer and the request.
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_ready() && self.liveness.is_quiet(),
+            Sender::Http2 { sender, .. } => sender.is_ready() && self.liveness.is_quiet(),
+        }
+    }
+
+    /// The same after a moment: for the last answer's tail to be read, or, in HTTP/2, frames that concern all streams.
+    pub async fn becomes_ready(&mut self) -> bool {
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                let settled = tokio::time::timeout(SETTLE, sender.ready()).await;
+                matches!(settled, Ok(Ok(()))) && self.liveness.is_quiet()
+            }
+            Sender::Http2 { sender, .. } => {
+                // What the kernel holds goes to the task that drives the connection: a GOAWAY would end it.
+                tokio::task::yield_now().await;
+                sender.is_ready() && !self.liveness.has_ended()
+            }
+        }
+    }
+
+    pub async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, SendFault> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(for_http1(request)).await.map_err(fault),
+            Sender::Http2 { sender, .. } => {
+                let again = again(&request);
+                sender.try_send_request(for_http2(request)).await.map_err(|error| match (fault(error), again) {
+                    (SendFault::Lost(error), Some(request)) if is_untouched(&error) => {
+                        SendFault::Unsent(Box::new(request))
+                    }
+                    (fault, _) => fault,
+                })
+            }
+        }
+    }
+
+    pub fn hop(&self) -> Hop {
+        self.hop
+    }
+    pub fn to(&self) -> SocketAddr {
+        self.hop.to()
+    }
+    /// The version in which it is spoken.
+    pub fn http(&self) -> &'static str {
+        match &self.sender {
+            Sender::Http1(_) => "1.1",
+            Sender::Http2 { .. } => "2",
+        }
+    }
+    pub fn proof(&self) -> Option<&Proof> {
+        self.proof.as_ref()
+    }
+    pub fn born(&self) -> Instant {
+        self.born
+    }
+    pub fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2 { sender, streams, .. } => sender.is_closed() || streams.is_retired(),
+        }
+    }
+    /// For how long nothing has gone over it, where it tells by itself.
+    pub fn idle(&self) -> Option<Duration> {
+        match &self.sender {
+            Sender::Http1(_) => None,
+            Sender::Http2 { streams, .. } => Some(streams.idle()),
+        }
+    }
+}
+
+/// Calls `hear` with each interim answer (1xx) that comes before the final one. Of HTTP/1.1 only: hyper keeps those of
+/// HTTP/2 to itself.
+pub fn on_interim(request: &mut Request<Upload>, hear: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static) {
+    hyper::ext::on_informational(request, move |response| {
+        hear(response.status(), response.headers());
+    });
+}
+
+/// Whether the target broke the rules of HTTP, rather than off.
+pub fn breaks_the_protocol(error: &hyper::Error) -> bool {
+    let mut causes = successors(std::error::Error::source(error), |cause| cause.source());
+    error.is_parse()
+        || causes.any(|cause| {
+            // How hyper tells of a malformed chunk.
+            let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            let is_malformed = matches!(kind, Some(ErrorKind::InvalidData | ErrorKind::InvalidInput));
+            is_malformed || cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library)
+        })
+}
+
+async fn open_http1(wire: Wire) -> Result<Sender, hyper::Error> {
+    let (sender, driver) =
+        http1::Builder::new().max_buf_size(RESPONSE_HEAD_MAX).max_headers(RESPONSE_FIELDS_MAX).handshake(wire).await?;
+    tokio::spawn(async move {
+        // Whoever waits for a response hears of the error there; on an idle connection it is no news.
+        let _ = driver.await;
+    });
+    Ok(Sender::Http1(sender))
+}
+
+async fn open_http2(wire: Wire) -> Result<Sender, hyper::Error> {
+    let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_max_send_streams(STREAMS_AT_FIRST)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(RESPONSE_HEAD_MAX as u32)
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PONG_WITHIN)
+        .handshake(wire)
+        .await?;
+    let streams = Arc::new(Streams::new(STREAMS_AT_FIRST));
+    let told = Arc::clone(&streams);
+    tokio::spawn(async move {
+        let mut driver = pin!(driver);
+        poll_fn(|cx| {
+            let polled = driver.as_mut().poll(cx);
+            told.allow(driver.current_max_send_streams());
+            ready!(polled).ok();
+            std::task::Poll::Ready(())
+        })
+        .await;
+    });
+    Ok(Sender::Http2 { sender, streams, _slot: None })
+}
+
+/// RFC 9112 §3.2.1: the path alone, and the host in a field.
+fn for_http1(mut request: Request<Upload>) -> Request<Upload> {
+    if let Some(authority) = request.uri().authority() {
+        let host = HeaderValue::from_str(authority.as_str());
+        request.headers_mut().extend(host.ok().map(|host| (header::HOST, host)));
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+    }
+    request
+}
+
+/// RFC 9113 §8.3.1: all of the target in pseudo-fields; and §8.2.2: nothing about the connection.
+fn for_http2(mut request: Request<Upload>) -> Request<Upload> {
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
+    if let Some(host) = request.headers_mut().remove(header::HOST) {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTPS);
+        parts.authority = Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok();
+        let path = request.uri().path_and_query().cloned();
+        parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    }
+    *request.version_mut() = http::Version::HTTP_2;
+    request
+}
+
+/// The same request once more, where it can be had twice.
+fn again(request: &Request<Upload>) -> Option<Request<Upload>> {
+    let mut again = Request::new(request.body().again()?);
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    Some(again)
+}
+
+fn fault(mut error: hyper::client::conn::TrySendError<Request<Upload>>) -> SendFault {
+    match error.take_message() {
+        Some(request) => SendFault::Unsent(Box::new(request)),
+        None => SendFault::Lost(error.into_error()),
+    }
+}
+
+/// Whether the target has promised not to have acted on the request: it refused the stream, or went away before it
+/// came to it (RFC 9113 §8.7).
+fn is_untouched(error: &hyper::Error) -> bool {
+    let Some(error) = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>()) else {
+        return false;
+    };
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let went = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    error.is_remote() && (refused || went)
+}
