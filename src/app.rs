@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -80,6 +80,7 @@ pub struct Proxy {
     tasks: JoinSet<()>,
     reloader: Option<Reloader>,
     trigger: Option<Trigger>,
+    signals: Signals,
     /// Where clients connect, as bound.
     pub addresses: Vec<String>,
     pub admin_addresses: Vec<String>,
@@ -87,6 +88,9 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn start(start: Start) -> Result<Self, Failed> {
+        // First of all: until a signal is listened for, it kills.
+        let signals = Signals::listen()
+            .map_err(|fault| Failed(sysexits::OS_ERROR, format!("cannot listen for signals: {fault}")))?;
         let Start { path, config, plan } = start;
         let records = Records::open(&config.log.deliveries)
             .map_err(|fault| Failed(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {fault}")))?;
@@ -111,7 +115,7 @@ impl Proxy {
         }
         tasks.spawn(upkeep(Arc::clone(&live)));
         let reloader = path.map(|path| Reloader::new(path, config, Arc::clone(&live)));
-        Ok(Self { live, connections, tasks, reloader, trigger: None, addresses, admin_addresses })
+        Ok(Self { live, connections, tasks, reloader, trigger: None, signals, addresses, admin_addresses })
     }
 
     /// Watches the configuration from now on; without a file there is nothing to watch.
@@ -124,30 +128,21 @@ impl Proxy {
 
     /// Reloads on file changes and HUP; drains on TERM and INT, and then is over.
     pub async fn until_told_to_stop(mut self) -> ExitCode {
-        let signals = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()].map(signal);
-        let [Ok(mut hup), Ok(mut term), Ok(mut int)] = signals else {
-            return fail(sysexits::OS_ERROR, "cannot listen for signals");
-        };
         self.reload_on_change();
         self.announce();
         self.tasks.spawn(watchdog());
-        loop {
-            tokio::select! {
-                _ = term.recv() => break,
-                _ = int.recv() => break,
-                _ = hup.recv() => {
-                    self.live.records.reopen();
-                    match &self.trigger {
-                        Some(trigger) => trigger.pull(),
-                        None => info!("no configuration file to reload: the built-in one is in force"),
-                    }
-                }
+        while let Told::Reload = self.signals.next().await {
+            self.live.records.reopen();
+            match &self.trigger {
+                Some(trigger) => trigger.pull(),
+                None => info!("no configuration file to reload: the built-in one is in force"),
             }
         }
         self.stop().await
     }
 
-    /// New requests are refused, those in flight finish, idle connections close, records are written out.
+    /// New requests are refused, those in flight finish, idle connections close, records are written out. Whoever says
+    /// stop again does not want to wait.
     pub async fn stop(mut self) -> ExitCode {
         let within = self.live.in_force().plan.drain_timeout;
         info!("draining {} connections for at most {within:?}", self.connections.count());
@@ -155,7 +150,7 @@ impl Proxy {
         self.live.drain();
         let finished = tokio::select! {
             finished = tokio::time::timeout(within, self.connections.all_closed()) => finished.is_ok(),
-            () = told_again() => false,
+            () = self.signals.stop() => false,
         };
         if !finished {
             warn!("{} connections are still open; they are cut", self.connections.count());
@@ -193,16 +188,34 @@ impl Proxy {
     }
 }
 
-/// A second TERM or INT: whoever sends it does not want to wait.
-async fn told_again() {
-    match [SignalKind::terminate(), SignalKind::interrupt()].map(signal) {
-        [Ok(mut term), Ok(mut int)] => {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
+/// What an operator tells a running process.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+enum Told {
+    Reload,
+    Stop,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let (hangup, terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
+        Ok(Self { hangup, terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
         }
-        _ => std::future::pending().await,
+    }
+
+    async fn stop(&mut self) {
+        while let Told::Reload = self.next().await {}
     }
 }
 

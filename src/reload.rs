@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::config::{self, Config};
 use crate::live::{InForce, Live};
 use crate::net::resolve::Basis;
-use crate::policy::{self, Plan};
+use crate::policy;
 
 /// Editors write in several steps; what follows within this time is one change.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -68,40 +68,26 @@ impl Reloader {
         }
     }
 
-    /// Read and compiled away from the threads that carry traffic; put in force only as a whole and without problems.
+    /// Read, compiled and prepared away from the threads that carry traffic; put in force only as a whole and without
+    /// problems.
     async fn reload(&mut self) {
-        let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || read(&path)).await;
-        let Ok(read) = read else {
-            error!("the configuration could not be read; the one before stays in force");
-            return;
-        };
-        match read {
-            Ok((config, plan, warnings)) => {
-                self.files.clone_from(&config.files);
-                self.adopt(config, plan, &warnings);
-            }
-            Err(rejection) => {
+        let (path, before) = (self.path.clone(), self.live.in_force());
+        let next = tokio::task::spawn_blocking(move || prepare(&path, &before)).await;
+        match next {
+            Err(_) => self.keep(&["the configuration could not be read".to_owned()]),
+            Ok(Err(rejection)) => {
                 self.keep(&rejection.problems);
                 self.files = rejection.files;
             }
+            Ok(Ok(Next { config, in_force, warnings })) => {
+                self.files.clone_from(&config.files);
+                let Some(in_force) = in_force else { return self.live.unreject() };
+                self.live.adopt(in_force);
+                warnings.iter().for_each(|warning| warn!("{warning}"));
+                needs_restart(&self.started, &config);
+                info!("configuration reloaded from {}", self.path.display());
+            }
         }
-    }
-
-    fn adopt(&mut self, config: Config, plan: Plan, warnings: &[String]) {
-        let before = self.live.in_force();
-        let is_same = config.digest == before.plan.digest;
-        if is_same && Basis::read(&config.resolver).is_ok_and(|basis| basis == *before.resolver.basis()) {
-            self.live.unreject();
-            return;
-        }
-        match InForce::new(plan, &config.resolver, Some(&before)) {
-            Ok(next) => self.live.adopt(next),
-            Err(fault) => return self.keep(&[format!("cannot resolve names: {fault}")]),
-        }
-        warnings.iter().for_each(|warning| warn!("{warning}"));
-        needs_restart(&self.started, &config);
-        info!("configuration reloaded from {}", self.path.display());
     }
 
     fn keep(&self, problems: &[String]) {
@@ -113,23 +99,35 @@ impl Reloader {
     }
 }
 
+/// A configuration without problems; `in_force` is `None` where it is the one that already is.
+struct Next {
+    config: Config,
+    in_force: Option<InForce>,
+    warnings: Vec<String>,
+}
+
 /// Problems and warnings come as one line each.
-fn read(path: &Path) -> Result<(Config, Plan, Vec<String>), Rejection> {
+fn prepare(path: &Path, before: &InForce) -> Result<Next, Rejection> {
     let loaded = config::load(path).map_err(|rejected| Rejection {
         problems: config::one_line_each(&rejected.problems, &rejected.sources),
         files: rejected.files,
     })?;
     let config::Loaded { config, mut warnings } = loaded;
-    match policy::compile(&config, Timestamp::now()) {
-        Ok((plan, more)) => {
-            warnings.extend(more);
-            let warnings = config::one_line_each(&warnings, &config.sources);
-            Ok((config, plan, warnings))
-        }
-        Err(problems) => {
-            Err(Rejection { problems: config::one_line_each(&problems, &config.sources), files: config.files })
-        }
-    }
+    let rejection = |problems| Rejection { problems, files: config.files.clone() };
+    let (plan, more) = policy::compile(&config, Timestamp::now())
+        .map_err(|problems| rejection(config::one_line_each(&problems, &config.sources)))?;
+    warnings.extend(more);
+    let warnings = config::one_line_each(&warnings, &config.sources);
+    let is_same = config.digest == before.plan.digest
+        && Basis::read(&config.resolver).is_ok_and(|basis| basis == *before.resolver.basis());
+    let in_force = match is_same {
+        true => None,
+        false => Some(
+            InForce::new(plan, &config.resolver, Some(before))
+                .map_err(|fault| rejection(vec![format!("cannot resolve names: {fault}")]))?,
+        ),
+    };
+    Ok(Next { config, in_force, warnings })
 }
 
 /// Why a configuration is not adopted, and the files whose change might mend it.

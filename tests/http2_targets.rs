@@ -108,7 +108,8 @@ async fn read(mut body: h2::RecvStream) -> Vec<u8> {
 #[test]
 fn a_request_is_whole_and_says_nothing_of_the_connection() {
     let pki = Pki::new();
-    let seen: Arc<Mutex<Vec<(http::request::Parts, Vec<u8>)>>> = Arc::default();
+    type Seen = Vec<(http::request::Parts, Vec<u8>)>;
+    let seen: Arc<Mutex<Seen>> = Arc::default();
     let sees = Arc::clone(&seen);
     let target = Target::start(
         &pki,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::load_or_say;
-use crate::delivery::{self, Explained};
+use crate::delivery::{self, Explained, Question};
 use crate::names::{ClientName, TenantName};
 use crate::sysexits;
 
@@ -50,8 +50,14 @@ impl Explain {
             return ExitCode::from(sysexits::USAGE);
         }
         let tenant = self.tenant.as_deref().map(TenantName::new);
-        let explained =
-            delivery::explain(&valid.plan, &self.method, &self.url, &client, tenant.as_ref(), Timestamp::now());
+        let question = Question {
+            method: &self.method,
+            url: &self.url,
+            client: &client,
+            tenant: tenant.as_ref(),
+            now: Timestamp::now(),
+        };
+        let explained = delivery::explain(&valid.plan, &question);
         if self.json {
             println!("{:#}", as_json(&explained));
         } else {

@@ -8,7 +8,7 @@ use super::ask::Ask;
 use super::refusal::{Code, Refusal};
 use super::{stick, verdict};
 use crate::config::{Per, Plaintext, Select, TlsVersion, Verify};
-use crate::names::{ClientName, Host, KeyId, Scheme, Target, TenantName};
+use crate::names::{ClientName, Host, KeyId, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Limit;
 use crate::policy::egress;
@@ -22,18 +22,19 @@ pub struct Explained {
     pub refusal: Option<Code>,
 }
 
-/// Explains a webhook that would be sent now. No name is resolved: for a target that is a name, the guard's verdict on
-/// its addresses stays open.
-pub fn explain(
-    plan: &Plan,
-    method: &Method,
-    url: &str,
-    client: &ClientName,
-    tenant: Option<&TenantName>,
-    now: Timestamp,
-) -> Explained {
+/// A webhook that would be sent.
+pub struct Question<'a> {
+    pub method: &'a Method,
+    pub url: &'a str,
+    pub client: &'a ClientName,
+    pub tenant: Option<&'a TenantName>,
+    pub now: Timestamp,
+}
+
+/// No name is resolved: for a target that is a name, the guard's verdict on its addresses stays open.
+pub fn explain(plan: &Plan, question: &Question<'_>) -> Explained {
     let mut lines = Vec::new();
-    let refusal = tell(plan, method, url, client, tenant, now, &mut lines).err();
+    let refusal = tell(plan, question, &mut lines).err();
     if let Some(refusal) = &refusal {
         let cause = refusal.why().map(|cause| format!(" ({cause})")).unwrap_or_default();
         lines.push((
@@ -44,15 +45,8 @@ pub fn explain(
     Explained { lines, refusal: refusal.map(|refusal| refusal.code) }
 }
 
-fn tell(
-    plan: &Plan,
-    method: &Method,
-    url: &str,
-    client: &ClientName,
-    tenant: Option<&TenantName>,
-    now: Timestamp,
-    lines: &mut Vec<(&'static str, String)>,
-) -> Result<(), Refusal> {
+fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, String)>) -> Result<(), Refusal> {
+    let &Question { method, url, client, tenant, now } = question;
     let ask = Ask::of(method, url, tenant.cloned())?;
     let known = plan
         .clients
@@ -68,7 +62,7 @@ fn tell(
     lines.push(("target", target.to_string()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
     lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
-    lines.push(("egress", egress_in_words(plan, route, &target.host, target.port, tenant, now)?));
+    lines.push(("egress", egress_in_words(plan, route, &target, question)?));
     let trust = &route.trust;
     let verified =
         if trust.verify == Verify::None { "certificates are NOT verified" } else { "certificates are verified" };
@@ -154,11 +148,10 @@ fn limit_in_words(limit: &Limit) -> String {
 fn egress_in_words(
     plan: &Plan,
     route: &Route,
-    host: &Host,
-    port: u16,
-    tenant: Option<&TenantName>,
-    now: Timestamp,
+    target: &Target,
+    &Question { tenant, now, .. }: &Question<'_>,
 ) -> Result<String, Refusal> {
+    let host = &target.host;
     let pool = &route.pool;
     let (name, select) = (pool.name(), pool.select());
     if pool.in_force(now).is_empty() {
@@ -169,8 +162,7 @@ fn egress_in_words(
         return Ok(format!("pool {name}, {how}"));
     }
     if let Host::Ip(address) = host {
-        let target = Target { scheme: Scheme::Https, host: host.clone(), port };
-        let cleared = plan.guard.clear(&target, &[*address], &Own::default())?;
+        let cleared = plan.guard.clear(target, &[*address], &Own::default())?;
         egress::choose(pool, &cleared, stick(tenant, host), 0, now, &|_| true)?;
     }
     let sources = pool.sticky(stick(tenant, host), now).filter(|source| match host {

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use ask::Ask;
-pub use explain::{Explained, explain};
+pub use explain::{Explained, Question, explain};
 pub use inbound::{Inbound, InboundFault};
 use passage::Passage;
 use record::{Record, Step};
@@ -80,6 +80,7 @@ pub async fn deliver(live: &Arc<Live>, arrival: Arrival) -> Response<Outbound> {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "one for each delivery, and nearly always the large one")]
 enum Answered {
     ByTarget(Lease, Permit, Response<Incoming>),
     /// `OPTIONS` with `Max-Forwards: 0`.

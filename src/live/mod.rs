@@ -166,6 +166,9 @@ impl Live {
         if let Some(why) = &*self.rejected.load() {
             degraded.push(format!("the configuration on disk is rejected, the one before stays in force: {why}"));
         }
+        if self.sources.are_stale() {
+            degraded.push("the kernel does not tell this host's addresses: the last known ones count".to_owned());
+        }
         if self.records.lost() > 0 {
             degraded.push(format!("{} delivery records could not be written", self.records.lost()));
         }

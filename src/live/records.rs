@@ -118,6 +118,8 @@ impl Shared {
 
     fn write_out(&self, mut sink: Sink) {
         let mut lines = Vec::new();
+        // A disk that was full has torn a line: the next one does not continue it.
+        let mut torn = false;
         loop {
             let mut state = self.lock();
             if !state.closed && state.lines.len() < FLUSH_SIZE {
@@ -129,7 +131,9 @@ impl Shared {
             if reopen {
                 sink.reopen();
             }
-            if sink.write(&lines).is_err() {
+            torn = torn && (lines.is_empty() || sink.write(b"\n").is_err());
+            if torn || sink.write(&lines).is_err() {
+                torn = true;
                 let count = memchr::memchr_iter(b'\n', &lines).count() as u64;
                 self.lost.fetch_add(count, Ordering::Relaxed);
             }

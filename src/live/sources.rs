@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -17,6 +18,8 @@ pub struct Sources {
     own: ArcSwap<Own>,
     /// One writer at a time: a view is copied, changed and put in place of the old one.
     writing: Mutex<Vec<SocketAddr>>,
+    /// The kernel did not answer the last time it was asked.
+    stale: AtomicBool,
 }
 
 /// One state of the knowledge; a delivery looks at one.
@@ -73,6 +76,7 @@ impl Sources {
             view: ArcSwap::default(),
             own: ArcSwap::from_pointee(Own { local: Vec::new(), listeners: Vec::new() }),
             writing: Mutex::default(),
+            stale: AtomicBool::new(false),
         }
     }
 
@@ -96,10 +100,17 @@ impl Sources {
         let listeners = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         // What was known stays known while the kernel does not answer: to forget this host's addresses would open the
         // guard to them.
-        let local = local::read().ok().or_else(|| self.view.load().local.clone());
+        let read = local::read().ok();
+        self.stale.store(read.is_none(), Ordering::Relaxed);
+        let local = read.or_else(|| self.view.load().local.clone());
         let prefixes = local.as_ref().map(|local| local.prefixes().to_vec()).unwrap_or_default();
         self.own.store(Arc::new(Own { local: prefixes, listeners: listeners.clone() }));
         self.view.store(Arc::new(View { local, refused: HashSet::new() }));
+    }
+
+    /// Whether what is known of this host's addresses may be out of date.
+    pub fn are_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
     }
 
     /// The kernel would not bind `source`: it is left out until the next refresh.
