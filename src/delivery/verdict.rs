@@ -67,7 +67,7 @@ impl From<Draining> for Refusal {
 
 impl From<Unidentified> for Refusal {
     fn from(fault: Unidentified) -> Self {
-        let refused = |detail: &str| Refusal::new(Code::ClientUnauthenticated, detail);
+        let refused = |detail: &str| Refusal::new(Code::ClientUnauthenticated, detail).cause(fault);
         match fault {
             Unidentified::Missing => refused("Proxy-Authorization is missing"),
             Unidentified::Wrong => refused("the credential does not prove a client"),
