@@ -181,22 +181,23 @@ impl Clients {
         let (signer, signed) = self.signer(claim, now)?.unzip();
 
         let proven = [(Proof::Token, token), (Proof::Certificate, certificate), (Proof::Signature, signer)];
-        let proven: Vec<_> = proven.into_iter().filter_map(|(proof, client)| Some((proof, client?))).collect();
-        let Some(&(strongest, client)) = proven.last() else {
+        let strongest = proven.iter().rev().find_map(|(proof, client)| Some((*proof, (*client)?)));
+        let Some((strongest, client)) = strongest else {
             return match claim.caller.certificate.is_empty() {
                 true => self.without_credential(peer),
                 false => Err(Unidentified::Wrong),
             };
         };
-        if proven.iter().any(|(_, other)| !Arc::ptr_eq(other, client)) {
+        if proven.iter().filter_map(|(_, proven)| *proven).any(|other| !Arc::ptr_eq(other, client)) {
             return Err(Unidentified::Conflict);
         }
         // Whoever may not call from here learns no more than that.
         if !client.may_call_from(peer) {
             return Err(Unidentified::Network);
         }
-        let is_given = |proof: &Proof| *proof == Proof::Network || proven.iter().any(|(given, _)| given == proof);
-        match client.require.iter().find(|proof| !is_given(proof)) {
+        let is_given =
+            |proof: Proof| proof == Proof::Network || proven.iter().any(|(given, by)| *given == proof && by.is_some());
+        match client.require.iter().find(|proof| !is_given(**proof)) {
             Some(missing) => Err(Unidentified::Incomplete(*missing)),
             None => Ok(Identified { client, proof: Some(strongest), signed }),
         }
