@@ -126,8 +126,8 @@ const FROM_UNTIL: &[(&str, &str)] = &[
 pub(super) static CLIENT: Shape = Shape {
     path: "clients.*",
     title: "[clients.NAME]",
-    keys: &["tokens", "networks", "tenants"],
-    later: &["certificates", "public_keys"],
+    keys: &["tokens", "certificates", "public_keys", "networks", "require", "tenants"],
+    later: &[],
     renamed: &[
         ("password", "tokens"),
         ("secret", "tokens"),
@@ -137,6 +137,14 @@ pub(super) static CLIENT: Shape = Shape {
         ("addresses", "networks"),
         ("allow", "networks"),
         ("accounts", "tenants"),
+        ("san", "certificates"),
+        ("sans", "certificates"),
+        ("subject_alt_names", "certificates"),
+        ("spiffe", "certificates"),
+        ("keys", "public_keys"),
+        ("jwks", "public_keys"),
+        ("proofs", "require"),
+        ("satisfy", "require"),
     ],
 };
 
