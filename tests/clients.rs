@@ -336,7 +336,8 @@ fn curl_answers_the_challenge_of_a_407() {
 fn curl_waits_for_continue_before_two_mebibytes() {
     let Some(place) = place() else { return };
     let body = "0123456789abcdef".repeat(2 * 1024 * 1024 / 16);
-    for form in SPOKEN.iter().copied() {
+    // Inside a tunnel that is not inspected, continuing is the target's to say.
+    for form in SPOKEN.iter().copied().filter(|form| *form != Tunnel) {
         let tap = Wiretap::before(place.outgate.proxy);
         let prefix = format!("/large/{form:?}/");
         let url = place.target(form, &format!("{prefix}1"));
@@ -346,10 +347,10 @@ fn curl_waits_for_continue_before_two_mebibytes() {
         assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{form:?}: {report:?}");
         let seen = place.seen(&prefix).pop().unwrap();
         assert!(seen.body == body.as_bytes(), "{form:?}: {} bytes arrived", seen.body.len());
-        if !matches!(form, Plain | Tunnel) {
+        if form != Plain {
             verify(&seen, SECRET);
         }
-        if !matches!(form, Tunnel | Inspect) {
+        if form != Inspect {
             let received = String::from_utf8(tap.carried()[0].received.clone()).unwrap();
             assert!(received.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 "), "{form:?}: {received}");
         }
