@@ -173,13 +173,13 @@ fn egress_in_words(
     if pool.in_force(now).is_empty() {
         return Err(Refusal::new(Code::NoEgress, "no source address of the pool is usable"));
     }
-    if select != Select::Sticky {
-        let how = if select == Select::Spread { "each in turn" } else { "at random" };
-        return Ok(format!("pool {name}, {how}"));
-    }
     if let Host::Ip(address) = host {
         let cleared = plan.guard.clear(target, &[*address], &Own::default())?;
         egress::choose(pool, &cleared, stick(tenant, host), 0, now, &|_| true)?;
+    }
+    if select != Select::Sticky {
+        let how = if select == Select::Spread { "each in turn" } else { "at random" };
+        return Ok(format!("pool {name}, {how}"));
     }
     let sources = pool.sticky(stick(tenant, host), now).filter(|source| match host {
         Host::Ip(address) => address.is_ipv6() == source.is_ipv6(),
