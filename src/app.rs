@@ -158,7 +158,11 @@ impl Proxy {
         self.live.cut();
         self.tasks.shutdown().await;
         // The deliveries that were cut have records to leave.
-        let _ = tokio::time::timeout(CUT_PATIENCE, self.connections.all_closed()).await;
+        let all_gone = async {
+            self.connections.all_closed().await;
+            self.live.all_streams_closed().await;
+        };
+        let _ = tokio::time::timeout(CUT_PATIENCE, all_gone).await;
         self.live.records.close();
         info!("stopped");
         ExitCode::SUCCESS

@@ -57,7 +57,7 @@ fn malformed_requests_are_refused_and_end_the_connection() {
         (format!("POST {url}\u{e9} HTTP/1.1\r\nHost: h\r\n\r\n"), 400),
         (format!("POST {url}\tx HTTP/1.1\r\nHost: h\r\n\r\n"), 400),
         (format!("POST {url} HTTP/1.2\r\nHost: h\r\n\r\n"), 505),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
+        ("PRI * HTTP/2.0\r\n\r\nno preface".into(), 505),
         ("GET /\r\n\r\n".into(), 400),
         (with("Expect: 200-ok\r\n"), 417),
         (format!("{} {url} HTTP/1.1\r\nHost: h\r\n\r\n", "M".repeat(40)), 501),

@@ -40,6 +40,8 @@ pub struct Live {
     pub records: records::Records,
     /// Why the configuration on disk is not the one in force, if it is not.
     rejected: ArcSwapOption<String>,
+    /// Requests of HTTP/2, which are tasks beside their connection's.
+    streams: watch::Sender<usize>,
     draining: watch::Sender<bool>,
     cut: AtomicBool,
     requests: AtomicU64,
@@ -63,6 +65,18 @@ pub struct Readiness {
     pub blocked: Vec<String>,
     /// Traffic is served; somebody should look.
     pub degraded: Vec<String>,
+}
+
+/// A request of HTTP/2 that is open; dropped when its delivery has left its record.
+pub struct OpenStream(Arc<Live>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.send_if_modified(|count| {
+            *count -= 1;
+            *count == 0
+        });
+    }
 }
 
 /// New deliveries are refused; the ones in flight finish.
@@ -120,6 +134,7 @@ impl Live {
             meters: meters::Meters::new(),
             records,
             rejected: ArcSwapOption::empty(),
+            streams: watch::Sender::new(0),
             draining: watch::Sender::new(false),
             cut: AtomicBool::new(false),
             requests: AtomicU64::new(0),
@@ -208,6 +223,18 @@ impl Live {
     }
     pub fn refuse_when_draining(&self) -> Result<(), Draining> {
         if self.is_draining() { Err(Draining) } else { Ok(()) }
+    }
+
+    pub fn open_stream(self: &Arc<Self>) -> OpenStream {
+        self.streams.send_if_modified(|count| {
+            *count += 1;
+            false
+        });
+        OpenStream(Arc::clone(self))
+    }
+    /// Resolves when no request of HTTP/2 is open.
+    pub async fn all_streams_closed(&self) {
+        let _ = self.streams.subscribe().wait_for(|count| *count == 0).await;
     }
 
     /// Unique in this process and, for all practical purposes, beyond it.

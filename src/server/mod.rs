@@ -3,6 +3,9 @@
 
 pub mod admin;
 mod http1;
+mod http2;
+mod serve;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +79,7 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
                 let (live, open) = (Arc::clone(&live), connections.open(&live));
                 serving.spawn(async move {
                     let caller = Caller { address: peer.map(|peer| peer.ip()), ..Caller::default() };
-                    http1::serve(live, Box::new(stream), Arc::new(caller)).await;
+                    serve::serve(live, Box::new(stream), Arc::new(caller)).await;
                     drop(open);
                 });
             }

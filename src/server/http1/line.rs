@@ -10,25 +10,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::body::{Decoded, Framing};
 use super::head::{self, Head, Malformed};
 use crate::delivery::InboundFault;
-use crate::net::listen;
-
-/// What a client's connection is made of.
-pub(in crate::server) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Whether to drop it resets the connection, so that nobody takes its end for the end of an answer.
-    fn resets_when_dropped(&mut self, resets: bool);
-}
-
-impl Stream for listen::Stream {
-    fn resets_when_dropped(&mut self, resets: bool) {
-        listen::Stream::resets_when_dropped(self, resets);
-    }
-}
+use crate::server::stream::Stream;
 
 /// Read at once.
 const READ_SIZE: usize = 8 * 1024;
@@ -71,10 +59,11 @@ pub(super) enum NoHead {
 }
 
 impl Line {
-    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
+    /// `buffer` has what was read of it already.
+    pub(super) fn new(stream: Box<dyn Stream>, buffer: BytesMut) -> Self {
         let state = State {
             stream,
-            buffer: BytesMut::new(),
+            buffer,
             framing: Framing::Ended,
             examined: 0,
             owes_continue: false,
@@ -196,7 +185,9 @@ impl Line {
             }
             bytes = &bytes[written..];
         }
-        Ok(())
+        // TLS may hold back what the socket had no room for.
+        let flush = poll_fn(|cx| Pin::new(&mut self.state().stream).poll_flush(cx));
+        tokio::time::timeout(patience, flush).await?
     }
 
     /// Ends the connection so that the answer arrives: a close with unread bytes in the kernel would reset it
@@ -254,6 +245,9 @@ impl State {
         while !self.interim.is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.interim))?;
             self.interim.drain(..written);
+            if self.interim.is_empty() {
+                let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+            }
         }
         Poll::Ready(Ok(()))
     }

@@ -11,31 +11,27 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::{Method, Version};
 use http_body::Body;
 
 use crate::delivery::{self, Arrival, Interim};
 use crate::live::Live;
 use crate::policy::identify::Caller;
+use crate::server::serve;
+use crate::server::stream::Stream;
 use answer::Answer;
 use head::{Head, Malformed};
-use line::{Line, NoHead, Stream};
+use line::{Line, NoHead};
 
-/// Serves one connection to its end.
-pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>) {
-    let line = Line::new(stream);
+/// Serves one connection to its end; `opening` has what was read of it already.
+pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, opening: BytesMut, caller: Arc<Caller>) {
+    let line = Line::new(stream, opening);
     // Who comes during a drain is told so, but must be quick to ask.
     let latecomer = live.is_draining();
-    let mut drained = live.drained();
     loop {
         let idle = live.in_force().plan.timeouts.idle;
-        let leave = async {
-            match latecomer {
-                true => tokio::time::sleep(LATECOMER_PATIENCE).await,
-                false => drop(drained.wait_for(|draining| *draining).await),
-            }
-        };
-        let closes = match line.head(idle, leave).await {
+        let closes = match line.head(idle, serve::leave(&live, latecomer)).await {
             Ok(head) => serve_one(&live, &line, head, &caller, idle).await,
             Err(NoHead::Malformed(why)) => refuse(&live, &line, why, &caller, idle).await,
             Err(NoHead::Closed) => return,
@@ -48,7 +44,6 @@ pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<
     }
 }
 
-const LATECOMER_PATIENCE: Duration = Duration::from_secs(1);
 const SKIP_TIMEOUT: Duration = Duration::from_secs(5);
 
 enum Next {

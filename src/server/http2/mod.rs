@@ -1,0 +1,137 @@
+//! HTTP/2 towards clients: the requests of one connection, each a task of its own.
+//! What keeps a connection open, and what ends it?
+
+mod body;
+mod reply;
+mod request;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{Request, Version};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::serve;
+use super::stream::Stream;
+use crate::delivery::{self, Arrival};
+use crate::live::Live;
+use crate::policy::identify::Caller;
+use body::ClientBody;
+use reply::Reply;
+use request::Malformed;
+
+/// Requests at a time on one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
+const STREAMS_MAX: u32 = 128;
+/// Tasks of a connection. A client that resets its streams may open others before their tasks have ended, but only so
+/// many: beyond, it wants to see us busy (CVE-2023-44487).
+const TASKS_MAX: usize = 4 * STREAMS_MAX as usize;
+/// Streams that were reset before anybody saw them, and those that we had to reset: more end the connection.
+const RESETS_UNSEEN_MAX: usize = 64;
+const RESETS_BY_US_MAX: usize = 256;
+/// Fields of one request, decompressed (RFC 9113 §10.5.1): answered 431. h2 limits CONTINUATION frames by it too.
+const FIELDS_SIZE_MAX: u32 = 64 * 1024;
+/// What may come of a body before it is asked for, for one request and for all of a connection.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What may wait to be sent, for one answer.
+const SEND_BUFFER: usize = 64 * 1024;
+/// For a client to take note of GOAWAY.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Serves one connection to its end.
+pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Caller>) {
+    let handshake = Builder::new()
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
+        .max_local_error_reset_streams(Some(RESETS_BY_US_MAX))
+        .max_header_list_size(FIELDS_SIZE_MAX)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake(stream);
+    let idle = live.in_force().plan.timeouts.idle;
+    if let Ok(Ok(connection)) = timeout(idle, handshake).await {
+        accept(live, connection, caller).await;
+    }
+}
+
+/// Dropped, it ends its requests: their tasks are the connection's.
+async fn accept<S: Stream>(live: Arc<Live>, mut connection: Connection<S, Bytes>, caller: Arc<Caller>) {
+    let mut tasks = JoinSet::new();
+    let mut leave = pin!(serve::leave(&live, live.is_draining()));
+    let mut is_leaving = false;
+    // Pings and settings are no reason to stay.
+    let mut quiet_since = Instant::now();
+    loop {
+        let patience = if is_leaving { GOODBYE } else { live.in_force().plan.timeouts.idle };
+        let is_over = tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok(_)) if tasks.len() >= TASKS_MAX => {
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    false
+                }
+                Some(Ok((request, reply))) => {
+                    let (live, caller, open) = (Arc::clone(&live), Arc::clone(&caller), live.open_stream());
+                    tasks.spawn(async move {
+                        answer(&live, request, reply, &caller).await;
+                        drop(open);
+                    });
+                    false
+                }
+                _ => return,
+            },
+            Some(_) = tasks.join_next() => {
+                quiet_since = Instant::now();
+                false
+            }
+            () = sleep_until(quiet_since + patience), if tasks.is_empty() => true,
+            () = &mut leave, if !is_leaving => true,
+        };
+        if is_over && is_leaving {
+            return;
+        } else if is_over {
+            is_leaving = true;
+            quiet_since = Instant::now();
+            connection.graceful_shutdown();
+        }
+    }
+}
+
+/// One request, from its head to the last byte of its answer. A client that resets the stream, or goes, ends it where
+/// it is.
+async fn answer(live: &Arc<Live>, request: Request<RecvStream>, reply: SendResponse<Bytes>, caller: &Arc<Caller>) {
+    let (mut head, incoming) = request.into_parts();
+    let reply = Reply::new(reply);
+    let patience = live.in_force().plan.timeouts.idle;
+    let method = head.method.clone();
+    let response = match request::read(&mut head) {
+        Ok(asked) => {
+            // An answer to CONNECT that opens a tunnel would take `incoming` and the stream of `reply` (RFC 9113 §8.5).
+            let body = ClientBody::new(incoming, asked.length, asked.expects_continue.then(|| reply.clone()));
+            let arrival = Arrival {
+                method: head.method,
+                version: Version::HTTP_2,
+                target: asked.target,
+                fields: head.headers,
+                body: Box::pin(body),
+                caller: Arc::clone(caller),
+                interim: Some(reply.interim()),
+            };
+            let mut delivering = pin!(delivery::deliver(live, arrival));
+            tokio::select! {
+                biased;
+                response = &mut delivering => response,
+                () = reply.is_reset() => return,
+            }
+        }
+        Err(Malformed(status, detail)) => delivery::refuse_unread(live, caller, status, detail),
+    };
+    let deadline = response.body().deadline().unwrap_or_else(|| Instant::now() + patience);
+    // Whatever is left open when this ends is reset, so that no client takes the half for the whole.
+    let _ = tokio::time::timeout_at(deadline, reply.send(response, &method)).await;
+}

@@ -1,0 +1,183 @@
+//! The head of an HTTP/2 request, beyond what its framing has proved, in the terms of HTTP/1.
+//! What is asked for, and could anybody read it otherwise?
+//!
+//! h2 resets a stream whose head breaks RFC 9113 §8.2 and §8.3 (upper case, `Connection` and its like, pseudo-fields
+//! that are missing or too many), or whose body is longer or shorter than its `Content-Length`.
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+/// As for HTTP/1, so that a request's fate does not depend on its version.
+const TARGET_MAX: usize = 16 * 1024;
+const FIELDS_MAX: usize = 100;
+const METHOD_MAX: usize = 32;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// In absolute-form; in origin-form where `Outgate-Target` has the target; in authority-form for CONNECT.
+    pub(super) target: String,
+    /// Of the body, if the client tells.
+    pub(super) length: Option<u64>,
+    /// The client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
+    pub(super) expects_continue: bool,
+}
+
+/// Why a head is refused: the status, and what to tell the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Malformed(pub(super) StatusCode, pub(super) &'static str);
+
+const fn bad(why: &'static str) -> Malformed {
+    Malformed(StatusCode::BAD_REQUEST, why)
+}
+
+pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
+    if head.headers.len() > FIELDS_MAX {
+        return Err(Malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the header fields are too large"));
+    }
+    if head.method.as_str().len() > METHOD_MAX {
+        return Err(Malformed(StatusCode::NOT_IMPLEMENTED, "an unknown method"));
+    }
+    let asked =
+        Asked { target: target(head)?, length: length(&head.headers)?, expects_continue: expectation(&head.headers)? };
+    join_cookies(&mut head.headers);
+    Ok(asked)
+}
+
+fn target(head: &Parts) -> Result<String, Malformed> {
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    if head.method == Method::CONNECT {
+        return Ok(authority.to_owned());
+    }
+    let scheme = head.uri.scheme_str().unwrap_or_default();
+    one_host(&head.headers, scheme, authority)?;
+    // RFC 9113 §8.3.1: the path of an OPTIONS that asks the server as a whole.
+    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let path = if path == "*" { "" } else { path };
+    let target = match authority.is_empty() || head.headers.contains_key("outgate-target") {
+        true => path.to_owned(),
+        false => format!("{scheme}://{authority}{path}"),
+    };
+    if target.len() > TARGET_MAX {
+        return Err(Malformed(StatusCode::URI_TOO_LONG, "the request target is too long"));
+    }
+    Ok(target)
+}
+
+/// RFC 9113 §8.3.1: a `Host` that names another than `:authority` is malformed.
+fn one_host(fields: &HeaderMap, scheme: &str, authority: &str) -> Result<(), Malformed> {
+    let mut hosts = fields.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(bad("more than one Host")),
+        (Some(host), None) if !authority.is_empty() && !is_same(host.as_bytes(), authority, scheme) => {
+            Err(bad("Host is not :authority"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Case and the scheme's own port say nothing (RFC 3986 §6.2).
+fn is_same(host: &[u8], authority: &str, scheme: &str) -> bool {
+    let port: &[u8] = if scheme == "https" { b":443" } else { b":80" };
+    let bare = |host: &[u8]| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+    bare(host) == bare(authority.as_bytes())
+}
+
+fn length(fields: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(bad("more than one Content-Length")),
+        (Some(length), None) => {
+            let length = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            length.and_then(|text| text.parse().ok()).map(Some).ok_or(bad("a malformed Content-Length"))
+        }
+    }
+}
+
+fn expectation(fields: &HeaderMap) -> Result<bool, Malformed> {
+    match fields.get(header::EXPECT) {
+        None => Ok(false),
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(true),
+        Some(_) => Err(Malformed(StatusCode::EXPECTATION_FAILED, "an unknown expectation")),
+    }
+}
+
+/// HTTP/2 may send a cookie in pieces, which nobody else takes for one (RFC 9113 §8.2.3).
+fn join_cookies(fields: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = fields.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        fields.insert(header::COOKIE, whole);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn asked(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<Asked, u16> {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        read(&mut request.body(()).unwrap().into_parts().0).map_err(|malformed| malformed.0.as_u16())
+    }
+
+    #[test]
+    fn every_form_has_its_target() {
+        let target = |method, uri, fields| asked(method, uri, fields).unwrap().target;
+        assert_eq!(target("POST", "https://h.example/in?a=%2F", &[]), "https://h.example/in?a=%2F");
+        assert_eq!(target("POST", "http://h.example:8080/", &[("host", "h.example:8080")]), "http://h.example:8080/");
+        assert_eq!(target("POST", "https://proxy:1/any?x", &[("outgate-target", "https://h.example/")]), "/any?x");
+        assert_eq!(target("POST", "/any", &[("host", "proxy")]), "/any");
+        assert_eq!(target("OPTIONS", "*", &[]), "");
+        assert_eq!(target("CONNECT", "h.example:443", &[("host", "other")]), "h.example:443");
+    }
+
+    #[test]
+    fn one_host_is_named_however_it_is_spelled() {
+        for (uri, host, is_good) in [
+            ("https://h.example/", "h.example", true),
+            ("https://h.example/", "H.Example:443", true),
+            ("https://h.example:443/", "h.example", true),
+            ("http://h.example:80/", "h.example", true),
+            ("https://h.example/", "h.example:80", false),
+            ("https://h.example/", "other.example", false),
+            ("https://h.example/", "", false),
+            ("https://h.example:8443/", "h.example", false),
+        ] {
+            let expected = if is_good { Ok(()) } else { Err(400) };
+            assert_eq!(asked("POST", uri, &[("host", host)]).map(|_| ()), expected, "{uri} {host}");
+        }
+        assert_eq!(asked("POST", "https://h/", &[("host", "h"), ("host", "h")]), Err(400));
+    }
+
+    #[test]
+    fn what_http_1_would_refuse_is_refused() {
+        for (fields, status) in [
+            (vec![("content-length", "+1")], 400),
+            (vec![("content-length", "")], 400),
+            (vec![("content-length", "1"), ("content-length", "1")], 400),
+            (vec![("expect", "200-ok")], 417),
+            (vec![("x", "y"); FIELDS_MAX + 1], 431),
+        ] {
+            assert_eq!(asked("POST", "https://h/", &fields), Err(status), "{fields:?}");
+        }
+        assert_eq!(asked(&"M".repeat(33), "https://h/", &[]), Err(501));
+        assert_eq!(asked("GET", &format!("https://h/{}", "a".repeat(TARGET_MAX)), &[]), Err(414));
+        let good = asked("POST", "https://h/", &[("content-length", "12"), ("expect", "100-Continue")]).unwrap();
+        assert_eq!((good.length, good.expects_continue), (Some(12), true));
+    }
+
+    #[test]
+    fn the_pieces_of_a_cookie_are_one() {
+        let mut head = Request::builder().uri("https://h/").header("cookie", "a=1").header("cookie", "b=2");
+        head = head.header("x", "y");
+        let mut head = head.body(()).unwrap().into_parts().0;
+        read(&mut head).unwrap();
+        assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+}

@@ -1,0 +1,66 @@
+//! One connection, in whatever version of HTTP the client speaks on it.
+//! Is this HTTP/2 or HTTP/1?
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout_at};
+
+use super::stream::{Replayed, Stream};
+use super::{http1, http2};
+use crate::live::Live;
+use crate::policy::identify::Caller;
+
+/// What a client of HTTP/2 sends first (RFC 9113 §3.4), with ALPN or without: no request of HTTP/1 begins so.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// From the first byte to the one that tells.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_SIZE: usize = 8 * 1024;
+const LATECOMER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
+pub(super) async fn serve(live: Arc<Live>, mut stream: Box<dyn Stream>, caller: Arc<Caller>) {
+    // Where it is HTTP/1 this becomes the connection's buffer: nothing is copied.
+    let mut opening = BytesMut::with_capacity(READ_SIZE);
+    if !read_opening(&live, &mut stream, &mut opening).await {
+        return;
+    }
+    if opening.starts_with(PREFACE) {
+        http2::serve(live, Replayed::new(opening, stream), caller).await;
+    } else {
+        http1::serve(live, stream, opening, caller).await;
+    }
+}
+
+/// Reads as much as tells the versions apart. False: the client went, or it is time to.
+async fn read_opening(live: &Live, stream: &mut Box<dyn Stream>, opening: &mut BytesMut) -> bool {
+    let mut leave = pin!(leave(live, live.is_draining()));
+    let mut deadline = Instant::now() + live.in_force().plan.timeouts.idle;
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = timeout_at(deadline, stream.read_buf(opening)) => read,
+            () = &mut leave, if opening.is_empty() => return false,
+        };
+        match read {
+            Ok(Ok(length)) if length > 0 => {}
+            _ => return false,
+        }
+        if opening.len() >= PREFACE.len() || !PREFACE.starts_with(opening) {
+            return true;
+        }
+        deadline = deadline.min(Instant::now() + OPENING_TIMEOUT);
+    }
+}
+
+/// Resolves when a connection that has nothing to do should end: when a drain begins. Who comes during one is told so,
+/// but must be quick to ask.
+pub(super) async fn leave(live: &Live, is_latecomer: bool) {
+    match is_latecomer {
+        true => tokio::time::sleep(LATECOMER_PATIENCE).await,
+        false => drop(live.drained().wait_for(|draining| *draining).await),
+    }
+}
