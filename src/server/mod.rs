@@ -4,6 +4,9 @@
 pub mod admin;
 mod http1;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use http1::fuzz;
+
 use std::sync::Arc;
 use std::time::Duration;
 
