@@ -7,6 +7,9 @@ mod http2;
 mod serve;
 mod stream;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use http1::fuzz;
+
 use std::sync::Arc;
 use std::time::Duration;
 
