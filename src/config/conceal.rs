@@ -64,7 +64,7 @@ fn gather(value: &toml::Spanned<DeValue<'_>>, inside: bool, spans: &mut Vec<Rang
         DeValue::Array(array) => array.iter().for_each(|element| gather(element, inside, spans)),
         DeValue::String(text) => {
             // Standard Webhooks prefixes its secrets, so that they are known wherever they turn up.
-            let known = text.starts_with("whsec_") || text.starts_with("whsk_");
+            let known = text.starts_with("whsec_") || text.starts_with("whsk_") || text.contains("PRIVATE KEY-----");
             if known || inside && !secret::is_reference(text) && units::token_hash(text).is_err() {
                 spans.push(value.span());
             }
@@ -124,6 +124,7 @@ mod tests {
             "[clients.a]\ntokens = [\"hunter2]\n",
             "secret = \"hunter2",
             "[signers.a]\nsecret = éhunter2",
+            "[server]\ntls = { key = \"\"\"-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\" }",
         ] {
             assert!(!concealed(text).contains("hunter2"), "{text}\n{}", concealed(text));
         }

@@ -52,9 +52,20 @@ pub(super) const MAIN_ONLY: [&str; 7] = ["include", "server", "admin", "guard", 
 pub(super) static SERVER: Shape = Shape {
     path: "server",
     title: "[server]",
-    keys: &["name", "listen", "allow_anonymous", "max_connections", "drain_timeout", "workers"],
-    later: &["tls", "proxy_protocol"],
+    keys: &[
+        "name",
+        "listen",
+        "tls",
+        "proxy_protocol",
+        "allow_anonymous",
+        "max_connections",
+        "drain_timeout",
+        "workers",
+    ],
+    later: &[],
     renamed: &[
+        ("accept_proxy", "proxy_protocol"),
+        ("ssl", "tls"),
         ("bind", "listen"),
         ("address", "listen"),
         ("port", "listen"),
@@ -67,6 +78,22 @@ pub(super) static SERVER: Shape = Shape {
         ("anonymous", "allow_anonymous"),
         ("pseudonym", "name"),
     ],
+};
+
+pub(super) static SERVER_TLS: Shape = Shape {
+    path: "server.tls",
+    title: "server.tls",
+    keys: &["certificate", "key", "client_ca", "client_crls"],
+    later: &[],
+    renamed: &[("cert", "certificate"), ("chain", "certificate"), ("ca", "client_ca"), ("crls", "client_crls")],
+};
+
+pub(super) static PROXY_PROTOCOL: Shape = Shape {
+    path: "server.proxy_protocol",
+    title: "server.proxy_protocol",
+    keys: &["from"],
+    later: &[],
+    renamed: &[("networks", "from"), ("trusted", "from"), ("allow", "from")],
 };
 
 pub(super) static ADMIN: Shape = Shape {
@@ -301,9 +328,11 @@ pub(super) static LOG: Shape = Shape {
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 16] = [
+static SHAPES: [&Shape; 18] = [
     &FILE,
     &SERVER,
+    &SERVER_TLS,
+    &PROXY_PROTOCOL,
     &ADMIN,
     &POOL,
     &RANGE,
