@@ -143,7 +143,7 @@ fn place_text(place: &Place, server: &str) -> String {
 #[test]
 fn a_unix_socket_delivers_and_may_carry_the_header() {
     let plain = Receiver::plain(ok());
-    let listen = "listen = [\"unix:{dir}/proxy.sock\"]";
+    let listen = "listen = [\"127.0.0.1:0\", \"unix:{dir}/proxy.sock\"]";
     let text = config(&plain, &plain, CLIENTS).replacen("listen = [\"127.0.0.1:0\"]", listen, 1);
     let outgate = Outgate::run(folder(&Pki::new()), &text);
     let ask = |header: &str| {

@@ -127,7 +127,7 @@ fn from_environment(reader: &mut Reader<'_>, name: &str) -> Bytes {
 
 fn explain(path: &Path, fault: &FileFault) -> (String, String) {
     let help = match fault {
-        FileFault::Missing => "write the path of a file that exists".into(),
+        FileFault::Missing => "write the path of a file that exists; `outgate keys new` makes a signing key".into(),
         FileFault::Denied => format!("let the user that outgate runs as read {}", path.display()),
         _ => "write the path of a file that holds one secret".into(),
     };
