@@ -249,6 +249,7 @@ async fn upkeep(live: Arc<Live>) {
         let pools = &in_force.plan.pools;
         let timeouts = &in_force.plan.timeouts;
         live.limits.sweep();
+        live.replay.sweep(now);
         live.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {
             view.has(from) && pools.values().any(|pool| pool.contains(from, now))
         });

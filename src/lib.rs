@@ -20,6 +20,8 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod delivery;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod host;
 pub mod live;
 pub mod names;

@@ -8,8 +8,8 @@ use toml::de::{DeTable, DeValue};
 use super::{secret, units};
 
 /// Keys whose values are no secret, where those of their neighbours may be.
-const OPEN: [&str; 9] =
-    ["id", "scheme", "from", "until", "key_dir", "networks", "tenants", "certificates", "public_keys"];
+const OPEN: [&str; 10] =
+    ["id", "scheme", "from", "until", "key_dir", "networks", "tenants", "certificates", "public_keys", "require"];
 /// Words in a key that make its value a secret anywhere.
 const SECRETIVE: [&str; 4] = ["secret", "token", "passw", "passphrase"];
 
@@ -63,8 +63,8 @@ fn gather(value: &toml::Spanned<DeValue<'_>>, inside: bool, spans: &mut Vec<Rang
         }
         DeValue::Array(array) => array.iter().for_each(|element| gather(element, inside, spans)),
         DeValue::String(text) => {
-            // Standard Webhooks prefixes its secrets, so that they are known wherever they turn up.
-            let known = text.starts_with("whsec_") || text.starts_with("whsk_") || text.contains("PRIVATE KEY-----");
+            // Standard Webhooks prefixes its secrets, and PEM names them, so that they are known wherever they turn up.
+            let known = text.starts_with("whsec_") || text.starts_with("whsk_") || text.contains("PRIVATE KEY");
             if known || inside && !secret::is_reference(text) && units::token_hash(text).is_err() {
                 spans.push(value.span());
             }
@@ -86,7 +86,8 @@ fn broken_lines(text: &str, errors: &[Range<usize>]) -> Vec<Range<usize>> {
         }
         let touched = errors.iter().any(|error| error.start < end && start <= error.end);
         let private = section.starts_with("client") || section.starts_with("sign");
-        if !header && (secretive(line) || line.contains("whsec_") || touched && private) {
+        if !header && (secretive(line) || line.contains("whsec_") || line.contains("PRIVATE KEY") || touched && private)
+        {
             spans.push(line.find('=').map_or(start, |equals| start + equals + 1)..end);
         }
         start = end;

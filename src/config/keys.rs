@@ -1,7 +1,10 @@
 //! Every key there is, every key there will be, and the words that people write for them.
 //! Is this key known, and if not, which was meant?
 
+mod listener;
+
 use super::problem::nearest;
+pub(super) use listener::{PROXY_PROTOCOL, SERVER_TLS};
 
 /// The keys of one kind of table.
 pub(super) struct Shape {
@@ -80,22 +83,6 @@ pub(super) static SERVER: Shape = Shape {
     ],
 };
 
-pub(super) static SERVER_TLS: Shape = Shape {
-    path: "server.tls",
-    title: "server.tls",
-    keys: &["certificate", "key", "client_ca", "client_crls"],
-    later: &[],
-    renamed: &[("cert", "certificate"), ("chain", "certificate"), ("ca", "client_ca"), ("crls", "client_crls")],
-};
-
-pub(super) static PROXY_PROTOCOL: Shape = Shape {
-    path: "server.proxy_protocol",
-    title: "server.proxy_protocol",
-    keys: &["from"],
-    later: &[],
-    renamed: &[("networks", "from"), ("trusted", "from"), ("allow", "from")],
-};
-
 pub(super) static ADMIN: Shape = Shape {
     path: "admin",
     title: "[admin]",
@@ -153,8 +140,8 @@ const FROM_UNTIL: &[(&str, &str)] = &[
 pub(super) static CLIENT: Shape = Shape {
     path: "clients.*",
     title: "[clients.NAME]",
-    keys: &["tokens", "networks", "tenants"],
-    later: &["certificates", "public_keys"],
+    keys: &["tokens", "certificates", "public_keys", "networks", "require", "tenants"],
+    later: &[],
     renamed: &[
         ("password", "tokens"),
         ("secret", "tokens"),
@@ -164,6 +151,14 @@ pub(super) static CLIENT: Shape = Shape {
         ("addresses", "networks"),
         ("allow", "networks"),
         ("accounts", "tenants"),
+        ("san", "certificates"),
+        ("sans", "certificates"),
+        ("subject_alt_names", "certificates"),
+        ("spiffe", "certificates"),
+        ("keys", "public_keys"),
+        ("jwks", "public_keys"),
+        ("proofs", "require"),
+        ("satisfy", "require"),
     ],
 };
 

@@ -9,6 +9,7 @@ mod load;
 mod named;
 mod pem;
 pub mod problem;
+mod public_key;
 mod read;
 mod render;
 mod secret;
@@ -164,9 +165,51 @@ pub enum Select {
 pub struct Client {
     /// SHA-256 of each token.
     pub tokens: Vec<At<[u8; 32]>>,
+    /// Subject alternative names.
+    pub certificates: Vec<At<String>>,
+    pub public_keys: Vec<At<PublicKey>>,
     pub networks: Vec<At<IpNet>>,
+    /// Proofs that must all be given; empty: any one.
+    pub require: Vec<At<Proof>>,
     /// Names of tenants, or `*`.
     pub tenants: Vec<At<String>>,
+}
+
+/// A public key, already read from where it stands.
+#[derive(Clone, Debug)]
+pub struct PublicKey {
+    pub path: PathBuf,
+    /// SubjectPublicKeyInfo.
+    pub der: Vec<u8>,
+}
+
+/// How a client shows who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    Network,
+    Token,
+    Certificate,
+    Signature,
+}
+
+impl Proof {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Proof::Network => "network",
+            Proof::Token => "token",
+            Proof::Certificate => "certificate",
+            Proof::Signature => "signature",
+        }
+    }
+    /// The key that its material is written under.
+    pub fn key(self) -> &'static str {
+        match self {
+            Proof::Network => "networks",
+            Proof::Token => "tokens",
+            Proof::Certificate => "certificates",
+            Proof::Signature => "public_keys",
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

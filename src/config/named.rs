@@ -11,8 +11,8 @@ use super::files::FILE_MAX;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
 use super::{
-    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Roots, Route, RouteTimeouts, Select, Signer,
-    SigningKey, TlsVersion, Trust, Verify, keys, secret, units,
+    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Proof, Roots, Route, RouteTimeouts, Select, Signer,
+    SigningKey, TlsVersion, Trust, Verify, keys, public_key, secret, units,
 };
 use crate::names::{ClientName, KeyId, LimitName, PoolName, SignerName, TrustName};
 
@@ -74,15 +74,29 @@ pub(super) fn clients(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<
     tables.into_iter().map(|(name, table)| (ClientName::new(name), at(&table, client(reader, &table)))).collect()
 }
 
+const PROOFS: [(&str, Proof); 4] = [
+    ("network", Proof::Network),
+    ("token", Proof::Token),
+    ("certificate", Proof::Certificate),
+    ("signature", Proof::Signature),
+];
+
 fn client(reader: &mut Reader<'_>, table: &Table<'_>) -> Client {
     // An empty list could be read as "from nowhere" or as "from anywhere": it must be neither.
     let if_empty = Some("leave it out if the client may call from anywhere");
     let tokens = table.many(reader, "tokens", None, |reader, value| reader.parsed(value, units::token_hash));
     let networks = table.many(reader, "networks", if_empty, |reader, value| reader.parsed(value, units::network));
+    let certificates = table.many(reader, "certificates", None, word);
+    let public_keys = table.many(reader, "public_keys", None, public_key::read);
+    let if_empty = Some("leave it out if any one proof will do");
+    let require = table.many(reader, "require", if_empty, |reader, value| reader.choice(value, &PROOFS));
     let tenants = table.many(reader, "tenants", None, word);
     Client {
         tokens: tokens.unwrap_or_default(),
+        certificates: certificates.unwrap_or_default(),
+        public_keys: public_keys.into_iter().flatten().flatten().collect(),
         networks: networks.unwrap_or_default(),
+        require: require.unwrap_or_default(),
         tenants: tenants.unwrap_or_default(),
     }
 }

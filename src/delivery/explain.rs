@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use super::ask::Ask;
 use super::refusal::{Code, Refusal};
 use super::{stick, verdict};
-use crate::config::{Per, Plaintext, Select, TlsVersion, Verify};
+use crate::config::{Per, Plaintext, Proof, Select, TlsVersion, Verify};
 use crate::names::{ClientName, Host, KeyId, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Limit;
 use crate::policy::egress;
 use crate::policy::guard::Own;
+use crate::policy::identify::Client;
 use crate::policy::route::Route;
 use crate::policy::sign::Signer;
 
@@ -52,7 +53,7 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
         .clients
         .get(client)
         .ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not let in"))?;
-    lines.push(("client", client.to_string()));
+    lines.push(("client", client_in_words(known)));
     verdict::speaks_for(known, tenant)?;
     lines.extend(tenant.map(|tenant| ("tenant", tenant.to_string())));
     let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
@@ -89,6 +90,21 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
         ),
     ));
     Ok(())
+}
+
+fn client_in_words(client: &Client) -> String {
+    let words = |proofs: &[Proof]| proofs.iter().map(|proof| proof.as_str()).collect::<Vec<_>>();
+    let (proofs, require) = client.proofs();
+    let credentials: Vec<Proof> = proofs.iter().copied().filter(|proof| *proof != Proof::Network).collect();
+    let how = match (proofs, credentials.as_slice(), require) {
+        ([], ..) => "nothing proves it".to_owned(),
+        (_, [], _) => "proven by network".to_owned(),
+        (_, any, []) => format!("proven by {}", words(any).join(" or ")),
+        (_, _, all) => format!("proven by {}, all of it", words(all).join(" and ")),
+    };
+    let only =
+        if proofs.contains(&Proof::Network) && !credentials.is_empty() { ", from its networks only" } else { "" };
+    format!("{}: {how}{only}", client.name())
 }
 
 fn why(others: &[&std::sync::Arc<Route>]) -> String {
@@ -157,13 +173,13 @@ fn egress_in_words(
     if pool.in_force(now).is_empty() {
         return Err(Refusal::new(Code::NoEgress, "no source address of the pool is usable"));
     }
-    if select != Select::Sticky {
-        let how = if select == Select::Spread { "each in turn" } else { "at random" };
-        return Ok(format!("pool {name}, {how}"));
-    }
     if let Host::Ip(address) = host {
         let cleared = plan.guard.clear(target, &[*address], &Own::default())?;
         egress::choose(pool, &cleared, stick(tenant, host), 0, now, &|_| true)?;
+    }
+    if select != Select::Sticky {
+        let how = if select == Select::Spread { "each in turn" } else { "at random" };
+        return Ok(format!("pool {name}, {how}"));
     }
     let sources = pool.sticky(stick(tenant, host), now).filter(|source| match host {
         Host::Ip(address) => address.is_ipv6() == source.is_ipv6(),

@@ -2,6 +2,7 @@
 //! What happens between a request that came in and the answer that goes back?
 
 mod ask;
+mod caller;
 mod explain;
 mod fields;
 mod inbound;
@@ -36,7 +37,7 @@ use crate::live::{InForce, Live};
 use crate::names::{Host, TenantName};
 use crate::policy::admit::Who;
 use crate::policy::egress;
-use crate::policy::identify::Caller;
+use crate::policy::identify::{Caller, Identified};
 
 /// A request as a server read it.
 pub struct Arrival {
@@ -97,9 +98,8 @@ async fn relay(
     let plan = &in_force.plan;
     live.refuse_when_draining()?;
     let ask = Ask::read(&arrival)?;
-    let credential = verdict::one_credential(&arrival.fields)?;
-    let client = plan.clients.identify(&arrival.caller, credential)?;
-    record.client(client.name(), ask.tenant.as_ref());
+    let Identified { client, proof, signed } = caller::identify(live, plan, &arrival)?;
+    record.client(client.name(), proof, ask.tenant.as_ref());
     verdict::speaks_for(client, ask.tenant.as_ref())?;
     if ask::asks_us(&arrival.method, &mut arrival.fields)? {
         return Ok(Answered::ByUs);
@@ -123,7 +123,8 @@ async fn relay(
     };
     let permit = live.limits.admit(&route.limits, &who).await?;
     record.step(Step::Admit);
-    let webhook = Webhook::take_in(arrival, ask, target.clone(), route, &plan.name).await?;
+    let pledge = signed.and_then(|signed| signed.pledge);
+    let webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &plan.name).await?;
     record.step(Step::TakeIn);
 
     let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;

@@ -11,10 +11,11 @@ use serde::Serialize;
 
 use super::inbound::Progress;
 use super::refusal::{Code, Refusal};
+use crate::config::Proof;
 use crate::live::Live;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
 use crate::net::exchange::Connection;
-use crate::policy::identify::Caller;
+use crate::policy::identify::{ANONYMOUS, Caller};
 
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
 /// Bodies, queries, tokens and secrets have no field to stand in.
@@ -27,6 +28,7 @@ pub(super) struct Record {
     /// `None`: what came could not be read.
     method: Option<Method>,
     client: Option<ClientName>,
+    proof: Option<&'static str>,
     tenant: Option<TenantName>,
     route: Option<RouteName>,
     target: Option<(Target, String)>,
@@ -122,6 +124,7 @@ impl Record {
             peer: caller.address,
             method: method.cloned(),
             client: None,
+            proof: None,
             tenant: None,
             route: None,
             target: None,
@@ -145,8 +148,9 @@ impl Record {
         self.source
     }
 
-    pub(super) fn client(&mut self, client: &ClientName, tenant: Option<&TenantName>) {
+    pub(super) fn client(&mut self, client: &ClientName, proof: Option<Proof>, tenant: Option<&TenantName>) {
         self.client = Some(client.clone());
+        self.proof = Some(proof.map_or(ANONYMOUS, Proof::as_str));
         self.tenant = tenant.cloned();
     }
     pub(super) fn route(&mut self, route: &RouteName) {
@@ -236,6 +240,7 @@ struct Line<'a> {
     request_id: &'a str,
     peer: Option<IpAddr>,
     client: Option<&'a str>,
+    proof: Option<&'static str>,
     tenant: Option<&'a str>,
     route: Option<&'a str>,
     method: Option<&'a str>,
@@ -289,6 +294,7 @@ impl Drop for Record {
             request_id: &self.request_id,
             peer: self.peer,
             client: self.client.as_ref().map(ClientName::as_str),
+            proof: self.proof,
             tenant: self.tenant.as_ref().map(TenantName::as_str),
             route,
             method: self.method.as_ref().map(Method::as_str),

@@ -1,12 +1,15 @@
 //! What each room's "no" means to the client.
 //! Which refusal is it?
 
+use std::time::Duration;
+
 use http::{HeaderMap, Response, StatusCode, header};
 
 use super::fields;
 use super::refusal::{Code, Refusal};
 use crate::live::Draining;
 use crate::live::limits::{Kind, Limited};
+use crate::live::replay::NotFresh;
 use crate::names::{Host, TenantName};
 use crate::net::resolve::ResolveFault;
 use crate::net::tls::TlsFault;
@@ -14,15 +17,6 @@ use crate::policy::admit;
 use crate::policy::egress::NoHop;
 use crate::policy::guard::Forbidden;
 use crate::policy::identify::{Client, Unidentified};
-
-/// Of two credentials one would be proved and the other believed.
-pub(super) fn one_credential(fields: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
-    let mut values = fields.get_all(header::PROXY_AUTHORIZATION).iter();
-    match (values.next(), values.next()) {
-        (_, Some(_)) => Err(Refusal::malformed("Proxy-Authorization is given more than once")),
-        (value, None) => Ok(value.map(http::HeaderValue::as_bytes)),
-    }
-}
 
 pub(super) fn speaks_for(client: &Client, tenant: Option<&TenantName>) -> Result<(), Refusal> {
     match tenant {
@@ -73,14 +67,29 @@ impl From<Draining> for Refusal {
 
 impl From<Unidentified> for Refusal {
     fn from(fault: Unidentified) -> Self {
-        let detail = match fault {
-            Unidentified::Missing => "Proxy-Authorization is missing",
-            Unidentified::Wrong => "Proxy-Authorization does not prove a client",
-            Unidentified::Network => {
-                return Refusal::new(Code::ClientForbidden, "the client may not call from this network");
+        let refused = |detail: &str| Refusal::new(Code::ClientUnauthenticated, detail).cause(fault);
+        match fault {
+            Unidentified::Missing => refused("Proxy-Authorization is missing"),
+            Unidentified::Wrong => refused("the credential does not prove a client"),
+            Unidentified::Conflict => refused("the credentials are those of different clients"),
+            Unidentified::Signature(why) => refused(&format!("the signature is refused: {why}")),
+            Unidentified::Incomplete(missing) => {
+                refused(&format!("the client must prove itself by {}, too", missing.as_str()))
             }
-        };
-        Refusal::new(Code::ClientUnauthenticated, detail)
+            Unidentified::Network => Refusal::new(Code::ClientForbidden, "the client may not call from this network"),
+        }
+    }
+}
+
+impl From<NotFresh> for Refusal {
+    fn from(fault: NotFresh) -> Self {
+        match fault {
+            NotFresh::Used => Refusal::new(Code::ClientUnauthenticated, "the signature is refused: it was used before"),
+            NotFresh::Full => {
+                let detail = "more requests are signed than can be told from those sent again";
+                Refusal::new(Code::RateLimited, detail).retry_after(Duration::from_secs(1))
+            }
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::refusal::{Code, Refusal};
 use super::{Arrival, Interim, fields};
 use crate::names::Target;
 use crate::net::exchange::Upload;
+use crate::policy::identify::{self, Pledge};
 use crate::policy::route::Route;
 use crate::policy::sign::{self, Draft};
 
@@ -43,12 +44,14 @@ pub(super) struct Sealed {
 }
 
 impl Webhook {
-    /// Reads the body whole if a signer must see it, or prepares to stream it, under the route's cap either way.
+    /// Reads the body whole if a signer must see it or the client has signed it, or prepares to stream it, under the
+    /// route's cap either way.
     pub(super) async fn take_in(
         arrival: Arrival,
         ask: Ask,
         target: Target,
         route: &Route,
+        pledge: Option<Pledge>,
         pseudonym: &str,
     ) -> Result<Self, Refusal> {
         let Arrival { method, version, mut fields, body, interim, .. } = arrival;
@@ -56,6 +59,7 @@ impl Webhook {
             return Err(Refusal::malformed("Connection names a field that is not the connection's"));
         }
         fields::strip(&mut fields);
+        identify::take_out_proofs(&mut fields);
         fields.remove(header::EXPECT);
         fields.remove(header::CONTENT_LENGTH);
         let host = HeaderValue::try_from(target.authority())
@@ -64,17 +68,19 @@ impl Webhook {
         fields::add_via(&mut fields, version, pseudonym);
 
         inbound::judge_length(&body, route.body_max)?;
-        let body = Self::body(body, route).await?;
+        let body = Self::body(body, route, pledge).await?;
         Ok(Self { method, target, path_and_query: ask.path_and_query, fields, body, interim })
     }
 
-    async fn body(body: Inbound, route: &Route) -> Result<Taken, Refusal> {
+    async fn body(body: Inbound, route: &Route, pledge: Option<Pledge>) -> Result<Taken, Refusal> {
         let within = route.timeouts.body;
-        if route.signers.is_empty() {
+        if route.signers.is_empty() && pledge.is_none() {
             let (upload, progress) = inbound::stream(body, route.body_max, within);
             return Ok(Taken::Streaming(upload, progress));
         }
-        Ok(Taken::Whole(inbound::buffer(body, route.body_max, within).await?))
+        let body = inbound::buffer(body, route.body_max, within).await?;
+        pledge.map_or(Ok(()), |pledge| pledge.kept_by(&body))?;
+        Ok(Taken::Whole(body))
     }
 
     /// Signs and closes it: nothing is changed afterwards.
@@ -114,6 +120,9 @@ impl Webhook {
     }
 
     fn sign(&mut self, body: &[u8], route: &Route, now: Timestamp, record: &mut Record) -> Result<(), Refusal> {
+        if route.signers.is_empty() {
+            return Ok(()); // it was taken in whole for the client's signature, not for one of ours
+        }
         let id = match self.fields.get(&WEBHOOK_ID) {
             None => format!("msg_{}", record.request_id()),
             Some(id) => id

@@ -5,6 +5,7 @@ mod bucket;
 pub mod limits;
 pub mod meters;
 pub mod records;
+pub mod replay;
 pub mod reuse;
 pub mod sources;
 
@@ -32,6 +33,7 @@ use crate::policy::trust::Trust;
 pub struct Live {
     in_force: ArcSwap<InForce>,
     pub limits: Arc<limits::Limits>,
+    pub replay: replay::Replay,
     pub reuse: Arc<reuse::Reuse>,
     pub sources: sources::Sources,
     pub meters: meters::Meters,
@@ -137,6 +139,7 @@ impl Live {
         Self {
             in_force: ArcSwap::from_pointee(in_force),
             limits: Arc::new(limits::Limits::new()),
+            replay: replay::Replay::new(),
             reuse: Arc::new(reuse::Reuse::new()),
             sources: sources::Sources::new(),
             meters: meters::Meters::new(),

@@ -57,6 +57,18 @@ pub(crate) fn pool() -> Pool {
     Pool { ranges: vec![at(4, range)], exclude: vec![], select: Select::Sticky, failover: true }
 }
 
+/// With no proof, for no tenant.
+pub(crate) fn client() -> Client {
+    Client {
+        tokens: vec![],
+        certificates: vec![],
+        public_keys: vec![],
+        networks: vec![],
+        require: vec![],
+        tenants: vec![],
+    }
+}
+
 /// `name` reached by `host`, everything else left at its default.
 pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
     let route = Route {

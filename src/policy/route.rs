@@ -144,8 +144,7 @@ fn starts_with(path: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Client;
-    use crate::policy::fixture::{at, config, route};
+    use crate::policy::fixture::{self, at, config, route};
     use crate::policy::{egress, trust};
     use proptest::prelude::*;
 
@@ -160,7 +159,7 @@ mod tests {
             (route.value.paths, route.value.tenants, route.value.clients) = (named(path), named(tenant), named(client));
             config.routes.push(route);
             if !client.is_empty() {
-                let nobody = Client { tokens: vec![], networks: vec![], tenants: vec![] };
+                let nobody = fixture::client();
                 config.clients.insert(ClientName::new(*client), at(98, nobody));
             }
         }

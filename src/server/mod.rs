@@ -10,6 +10,9 @@ mod rarely;
 mod serve;
 mod stream;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use http1::fuzz;
+
 use std::sync::Arc;
 use std::time::Duration;
 

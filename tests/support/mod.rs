@@ -2,9 +2,13 @@
 //! What stands around the binary while it is tested?
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part; a test may panic")]
 
+pub mod clients;
+pub mod origins;
 pub mod pki;
 pub mod receiver;
 pub mod scene;
+pub mod signature;
+pub mod wiretap;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -29,6 +29,10 @@ impl Pki {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     pub fn leaf(&self, names: &[&str]) -> Identity {
         self.leaf_with(names, |_| {})
     }

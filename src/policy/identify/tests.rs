@@ -1,9 +1,12 @@
-//! Credentials and networks, right and wrong; configurations that would let anyone in.
+//! Credentials, certificates and networks, right and wrong; configurations that would let anyone in.
 //! Is everyone known who should be, and nobody else?
 
 use super::*;
-use crate::policy::fixture::{at, config, messages};
+use crate::config::{At, Config, Listen};
+use crate::policy::fixture::{self, at, config, messages};
+use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE};
+use http::Method;
 
 fn client(start: u32, tokens: &[&[u8]], networks: &[&str], tenants: &[&str]) -> At<crate::config::Client> {
     let mut place = start;
@@ -15,6 +18,7 @@ fn client(start: u32, tokens: &[&[u8]], networks: &[&str], tenants: &[&str]) -> 
         tokens: tokens.iter().map(|token| at(next(), sha256(token))).collect(),
         networks: networks.iter().map(|network| at(next(), network.parse().unwrap())).collect(),
         tenants: tenants.iter().map(|tenant| at(next(), tenant.to_string())).collect(),
+        ..fixture::client()
     };
     at(start, client)
 }
@@ -33,9 +37,36 @@ fn four() -> Config {
     ])
 }
 
-/// Empty for a unix socket.
-fn from(address: &str) -> Caller {
-    Caller { address: address.parse().ok(), ..Caller::default() }
+/// Known by its certificate as well.
+fn certified(client: At<crate::config::Client>, names: &[&str]) -> At<crate::config::Client> {
+    let start = client.place.start + 5;
+    let certificates = (start..).zip(names).map(|(place, name)| at(place, (*name).to_owned())).collect();
+    At { value: crate::config::Client { certificates, ..client.value }, place: client.place }
+}
+
+fn keyed(start: u32, der: &[u8]) -> At<crate::config::Client> {
+    let key = crate::config::PublicKey { path: "a.pem".into(), der: der.to_vec() };
+    let client = client(start, &[], &[], &[]);
+    At { value: crate::config::Client { public_keys: vec![at(start + 7, key)], ..client.value }, place: client.place }
+}
+
+fn requiring(client: At<crate::config::Client>, require: &[Proof]) -> At<crate::config::Client> {
+    let require = require.iter().map(|proof| at(client.place.start + 8, *proof)).collect();
+    At { value: crate::config::Client { require, ..client.value }, place: client.place }
+}
+
+/// The address is empty for a unix socket.
+fn from(address: &str, certificate: &[&str]) -> Caller {
+    let certificate = certificate.iter().map(|name| (*name).to_owned()).collect();
+    Caller { address: address.parse().ok(), certificate }
+}
+
+fn identify(clients: &Clients, caller: &Caller, credential: Option<&[u8]>) -> Result<(String, String), Unidentified> {
+    let fields = HeaderMap::new();
+    let sent = Sent { method: &Method::GET, target: "http://hook.example/", fields: &fields, has_body: false };
+    let claim = Claim { caller, credential, validation: None, sent };
+    let known = clients.identify(&claim, Timestamp::UNIX_EPOCH)?;
+    Ok((known.client.name().to_string(), known.proof.map_or(ANONYMOUS, Proof::as_str).to_owned()))
 }
 
 #[test]
@@ -82,8 +113,13 @@ fn identifies() {
         (lan, Some(format!("Basic {}", BASE64_URL_SAFE.encode("billing:>>>???")).into()), Err(Unidentified::Wrong)),
     ];
     for (peer, credential, expected) in table {
-        let found = clients.identify(&from(peer), credential.as_deref()).map(|client| client.name().as_str());
-        assert_eq!(found, expected, "{peer} {:?}", credential.map(|c| String::from_utf8_lossy(&c).into_owned()));
+        let found = identify(&clients, &from(peer, &[]), credential.as_deref()).map(|(client, _)| client);
+        assert_eq!(
+            found.as_deref(),
+            expected.as_ref().map(|name| *name),
+            "{peer} {:?}",
+            credential.map(|c| String::from_utf8_lossy(&c).into_owned())
+        );
     }
 }
 
@@ -104,9 +140,61 @@ fn strangers_come_in_only_where_allowed_and_never_with_a_wrong_credential() {
     let mut problems = vec![];
     let clients = Clients::compile(&config, &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
-    assert_eq!(clients.identify(&from(""), None).map(|client| client.name().as_str()), Ok("anonymous"));
-    assert_eq!(clients.identify(&from(""), Some(b"Bearer wrong")).err(), Some(Unidentified::Wrong));
-    assert!(!clients.identify(&from(""), None).unwrap().speaks_for(&TenantName::new("acme")));
+    assert_eq!(identify(&clients, &from("", &[]), None), Ok(("anonymous".into(), "anonymous".into())));
+    assert_eq!(identify(&clients, &from("", &[]), Some(b"Bearer wrong")), Err(Unidentified::Wrong));
+    assert_eq!(identify(&clients, &from("", &["stranger.internal"]), None), Err(Unidentified::Wrong));
+    assert!(!clients.get(&ClientName::new(ANONYMOUS)).unwrap().speaks_for(&TenantName::new("acme")));
+}
+
+#[test]
+fn certificates_prove_restrict_and_contradict() {
+    use Proof::{Certificate, Network, Token};
+    let spiffe = "spiffe://acme.example/billing";
+    let clients = Clients::compile(
+        &with(vec![
+            ("billing", certified(client(10, &[b"bill"], &[], &[]), &["Billing.Internal", spiffe])),
+            ("crm", certified(client(20, &[], &["10.1.0.0/16"], &[]), &["crm.internal"])),
+            ("both", requiring(certified(client(30, &[b"both"], &[], &[]), &["both.internal"]), &[Token, Certificate])),
+            ("near", requiring(client(40, &[b"near"], &["10.1.0.0/16"], &[]), &[Network, Token])),
+            ("lan", client(50, &[], &["10.0.0.0/8"], &[])),
+        ]),
+        &mut vec![],
+    );
+    let known = |client: &str, proof: &str| Ok((client.to_owned(), proof.to_owned()));
+    let (bill, both, near) = (Some(&b"Bearer bill"[..]), Some(&b"Bearer both"[..]), Some(&b"Bearer near"[..]));
+    let (outside, lan, inside) = ("192.0.2.1", "10.9.9.9", "10.1.0.1");
+    for (address, certificate, credential, expected) in [
+        (outside, &["billing.internal"][..], None, known("billing", "certificate")),
+        (outside, &["x.internal", spiffe], None, known("billing", "certificate")),
+        (outside, &["billing.internal", spiffe], None, known("billing", "certificate")),
+        (outside, &["billing.internal"], bill, known("billing", "certificate")),
+        ("", &["billing.internal"], None, known("billing", "certificate")),
+        (outside, &["BILLING.internal"], None, Err(Unidentified::Wrong)),
+        (outside, &["a.billing.internal"], None, Err(Unidentified::Wrong)),
+        (outside, &["spiffe://acme.example/billing/x"], None, Err(Unidentified::Wrong)),
+        // Whoever has a certificate that nobody knows is somebody else, unless a token says who.
+        (lan, &["stranger.internal"], None, Err(Unidentified::Wrong)),
+        (lan, &["stranger.internal"], bill, known("billing", "token")),
+        (lan, &["stranger.internal"], Some(b"Bearer wrong"), Err(Unidentified::Wrong)),
+        // Two clients at once.
+        (inside, &["billing.internal", "crm.internal"], None, Err(Unidentified::Conflict)),
+        (inside, &["crm.internal"], bill, Err(Unidentified::Conflict)),
+        // A client that has a certificate is not proven by its network any more.
+        (inside, &[], None, known("lan", "network")),
+        (inside, &["crm.internal"], None, known("crm", "certificate")),
+        (lan, &["crm.internal"], None, Err(Unidentified::Network)),
+        ("", &["crm.internal"], None, Err(Unidentified::Network)),
+        // All that is required.
+        (outside, &["both.internal"], both, known("both", "certificate")),
+        (outside, &["both.internal"], None, Err(Unidentified::Incomplete(Token))),
+        (outside, &[], both, Err(Unidentified::Incomplete(Certificate))),
+        (outside, &["stranger.internal"], both, Err(Unidentified::Incomplete(Certificate))),
+        (inside, &[], near, known("near", "token")),
+        (lan, &[], near, Err(Unidentified::Network)),
+    ] {
+        let found = identify(&clients, &from(address, certificate), credential);
+        assert_eq!(found, expected, "{address} {certificate:?} {credential:?}");
+    }
 }
 
 #[test]
@@ -143,6 +231,29 @@ fn problems() {
             with(vec![("a", client(10, &[], &["10.0.0.0/8"], &[])), ("b", client(20, &[], &["10.0.0.0/8"], &[]))]),
             &["a network alone proves one client only"],
         ),
+        (
+            with(vec![
+                ("a", certified(client(10, &[], &[], &[]), &["A.internal"])),
+                ("b", certified(client(20, &[], &[], &[]), &["a.internal"])),
+            ]),
+            &["a name in a certificate proves one client only"],
+        ),
+        (
+            with(vec![("a", certified(client(10, &[], &[], &[]), &["*.internal"]))]),
+            &["this is no name of a certificate"],
+        ),
+        (open(public(), with(vec![("a", certified(client(10, &[], &["::/0"], &[]), &["a.internal"]))])), &[]),
+        (
+            with(vec![(
+                "a",
+                requiring(client(10, &[token], &[], &[]), &[Proof::Token, Proof::Signature, Proof::Network]),
+            )]),
+            &[
+                "a must prove itself by signature, and has no public_keys",
+                "a must prove itself by network, and has no networks",
+            ],
+        ),
+        (with(vec![("a", keyed(10, b"no key"))]), &["the public key in a.pem is malformed"]),
         (with(vec![("anonymous", client(10, &[token], &[], &[]))]), &["the name \"anonymous\" is kept for strangers"]),
     ];
     for (config, expected) in table {

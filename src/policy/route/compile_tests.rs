@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use super::{Routes, Tables};
-use crate::config::{self, At, Client, Config, Connect, Limit, Per, Plaintext, Problem, Rate, Secret, SigningKey};
+use crate::config::{self, At, Config, Connect, Limit, Per, Plaintext, Problem, Rate, Secret, SigningKey};
 use crate::names::{ClientName, Host, KeyId, LimitName, PoolName, SignerName, TenantName};
-use crate::policy::fixture::{at, config, messages, pool, route};
+use crate::policy::fixture::{at, client, config, messages, pool, route};
 use crate::policy::{admit, egress, sign, trust};
 
 fn compile(config: &Config) -> (Routes, Vec<Problem>) {
@@ -34,7 +34,7 @@ fn limit() -> At<Limit> {
 /// One route for `hooks.acme.example`, beside one of everything it may name.
 fn one(change: impl FnOnce(&mut config::Route)) -> Config {
     let mut config = config();
-    let nobody = Client { tokens: vec![], networks: vec![], tenants: vec![] };
+    let nobody = client();
     config.clients.insert(ClientName::new("billing"), at(60, nobody));
     config.signers.insert(SignerName::new("platform"), signer());
     config.limits.insert(LimitName::new("per-host"), limit());

@@ -1,0 +1,51 @@
+//! Public keys of clients, from PEM files; a private one has no business here.
+//! Which keys stand in this file?
+
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use zeroize::Zeroizing;
+
+use super::files::FILE_MAX;
+use super::problem::Problem;
+use super::read::{Reader, Value};
+use super::{At, PublicKey};
+
+const HELP: &str = "write the path of a PEM file with the public key: `openssl pkey -in PRIVATE -pubout`";
+
+/// Every public key of a file: while one replaces another, both may stand in it.
+pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<At<PublicKey>>> {
+    let text = reader.text(value)?;
+    match from_file(reader, value, text) {
+        Ok(keys) => Some(keys),
+        Err((why, help)) => {
+            let problem = Problem::at(value.place, format!("`{}` has no public key", value.key));
+            reader.problems.push(problem.label(why).help(help));
+            None
+        }
+    }
+}
+
+/// Why there is no key, and what to do.
+type Keys = Result<Vec<At<PublicKey>>, (String, &'static str)>;
+
+fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, text: &str) -> Keys {
+    if text.contains("-----") {
+        // A key that was pasted is not repeated, whichever half it is.
+        return Err(("a key is not written here, but where it stands".into(), HELP));
+    }
+    let path = reader.resolve(value.place, text);
+    let shown = path.display();
+    let content = reader.files.read(&path, FILE_MAX).map_err(|fault| (format!("{shown} {fault}"), HELP))?;
+    let bytes = Zeroizing::new(content.bytes);
+    // Also an encrypted one, or of a kind that the reader of PEM passes over.
+    if memchr::memmem::find(&bytes, b"PRIVATE KEY-----").is_some() {
+        return Err((
+            format!("{shown} holds a private key"),
+            "leave that with the client, and write the public half here",
+        ));
+    }
+    let sections: Result<Vec<_>, _> = <(SectionKind, Vec<u8>)>::pem_slice_iter(&bytes).collect();
+    let sections = sections.map_err(|_| (format!("{shown} is not PEM"), HELP))?;
+    let keys = sections.into_iter().filter(|(kind, _)| *kind == SectionKind::PublicKey);
+    let keys: Vec<_> = keys.map(|(_, der)| value.at(PublicKey { path: path.clone(), der })).collect();
+    if keys.is_empty() { Err((format!("{shown} has no PUBLIC KEY in it"), HELP)) } else { Ok(keys) }
+}

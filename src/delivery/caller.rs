@@ -1,0 +1,46 @@
+//! The client behind a request, and that its signature is not used twice.
+//! Who sends this?
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http_body::Body;
+use jiff::Timestamp;
+
+use super::Arrival;
+use super::refusal::Refusal;
+use crate::live::Live;
+use crate::policy::Plan;
+use crate::policy::identify::{CLIENT_VALIDATION, Claim, Identified, Sent};
+
+/// A signature is spent even if the webhook is then refused: whoever signs, signs anew.
+pub(super) fn identify<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival) -> Result<Identified<'p>, Refusal> {
+    let now = Timestamp::now();
+    let fields = &arrival.fields;
+    let claim = Claim {
+        caller: &arrival.caller,
+        credential: one(fields, &header::PROXY_AUTHORIZATION)?,
+        validation: one(fields, &CLIENT_VALIDATION)?,
+        sent: Sent {
+            method: &arrival.method,
+            target: &arrival.target,
+            fields,
+            has_body: !arrival.body.is_end_stream(),
+        },
+    };
+    let known = plan.clients.identify(&claim, now)?;
+    if let Some(signed) = &known.signed {
+        live.replay.first_use(known.client.name(), &signed.once, now)?;
+    }
+    Ok(known)
+}
+
+/// Of two credentials one would be proved and the other believed.
+fn one<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut values = fields.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) if *name == header::PROXY_AUTHORIZATION => {
+            Err(Refusal::malformed("Proxy-Authorization is given more than once"))
+        }
+        (_, Some(_)) => Err(Refusal::malformed("Twilio-Client-Validation is given more than once")),
+        (value, None) => Ok(value.map(HeaderValue::as_bytes)),
+    }
+}

@@ -1,0 +1,156 @@
+//! Where our own parsers are handed any bytes at all: by cargo-fuzz, and by a test here with seeds and small mutations.
+//! Which input makes one panic, or say two things about the same text?
+//!
+//! Another parser is a function here (or beside the parser, if that is private), its line in `ENTRIES`, a file each in
+//! `fuzz/fuzz_targets` and `fuzz/seeds`, and its name in `fuzz/Cargo.toml`.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use http::Method;
+use jiff::Timestamp;
+
+use crate::delivery::{self, Question};
+use crate::host::HostPattern;
+use crate::names::ClientName;
+use crate::policy::{self, Plan, identify};
+pub use crate::server::fuzz::{chunks, requests};
+use crate::{config, host};
+
+/// Each entry, with the name of its target and of its folder of seeds.
+pub const ENTRIES: &[(&str, fn(&[u8]))] =
+    &[("requests", requests), ("chunks", chunks), ("hosts", hosts), ("urls", urls), ("configuration", configuration)];
+
+/// A canonical host is its own canonical form.
+pub fn hosts(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(host) = host::canonical(text) {
+        let again = host.to_string();
+        assert_eq!(host::canonical(&again).as_ref(), Ok(&host), "{text:?} is {again:?}");
+    }
+    // A pattern that stands for one host stands for that host.
+    if let (Ok(HostPattern::Exact(pattern)), Ok(host)) = (HostPattern::parse(text), host::canonical(text)) {
+        assert_eq!(pattern, host, "{text:?}");
+    }
+}
+
+/// What a URL is taken for is what is taken from that again.
+pub fn urls(data: &[u8]) {
+    static PLAN: LazyLock<Plan> = LazyLock::new(|| {
+        let loaded = config::builtin(&["192.0.2.1".parse().expect("an address")]).expect("the built-in configuration");
+        policy::compile(&loaded.config, Timestamp::UNIX_EPOCH).expect("a plan").0
+    });
+    let target = |url: &str| {
+        let (method, client) = (&Method::POST, &ClientName::new(identify::ANONYMOUS));
+        let question = Question { method, url, client, tenant: None, now: Timestamp::UNIX_EPOCH };
+        let told = delivery::explain(&PLAN, &question);
+        told.lines.into_iter().find(|(step, _)| *step == "target").map(|(_, target)| target)
+    };
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(once) = target(text) {
+        assert_eq!(target(&once).as_ref(), Some(&once), "{text:?}");
+    }
+}
+
+/// Whatever is wrong with a configuration can be shown.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (problems, sources) = match config::parse(text, Path::new("/nowhere/config.toml")) {
+        Ok(loaded) => {
+            let compiled = policy::compile(&loaded.config, Timestamp::UNIX_EPOCH);
+            (compiled.map_or_else(|problems| problems, |(_, warnings)| warnings), loaded.config.sources)
+        }
+        Err(rejected) => (rejected.problems, rejected.sources),
+    };
+    let _ = config::render(&problems, &sources, true);
+    let _ = config::one_line_each(&problems, &sources);
+    let _ = config::to_json(&problems, &sources);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    /// A piece that is removed, and what comes in its place.
+    #[derive(Debug, Clone)]
+    struct Edit {
+        at: Index,
+        length: usize,
+        put: Put,
+    }
+
+    #[derive(Debug, Clone)]
+    enum Put {
+        Bytes(Vec<u8>),
+        /// A piece of this or another seed.
+        Copy {
+            seed: Index,
+            at: Index,
+            length: usize,
+        },
+    }
+
+    fn edits() -> impl Strategy<Value = Vec<Edit>> {
+        let telling = prop::sample::select(b"\r\n\0 \t:;,.-+=/\\#@[]{}\"'0aAfF\x7f\x80\xff".to_vec());
+        let bytes = vec(prop_oneof![telling, any::<u8>()], 0..4).prop_map(Put::Bytes);
+        let copy =
+            (any::<Index>(), any::<Index>(), 1usize..40).prop_map(|(seed, at, length)| Put::Copy { seed, at, length });
+        let edit = (any::<Index>(), 0usize..6, prop_oneof![3 => bytes, 1 => copy]);
+        vec(edit.prop_map(|(at, length, put)| Edit { at, length, put }), 0..6)
+    }
+
+    fn seeds(name: &str) -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
+        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files.into_iter().filter(|path| path.is_file()).map(|path| std::fs::read(path).unwrap()).collect()
+    }
+
+    fn mutated(seeds: &[Vec<u8>], seed: Index, edits: &[Edit]) -> Vec<u8> {
+        let mut data = seed.get(seeds).clone();
+        for Edit { at, length, put } in edits {
+            let at = at.index(data.len() + 1);
+            let end = data.len().min(at + length);
+            let put = match put {
+                Put::Bytes(bytes) => bytes.clone(),
+                Put::Copy { seed, at, length } => {
+                    let from = seed.get(seeds);
+                    let at = at.index(from.len() + 1);
+                    from[at..from.len().min(at + length)].to_vec()
+                }
+            };
+            data.splice(at..end, put);
+        }
+        data
+    }
+
+    /// So many mutations take a few seconds; they begin elsewhere in every run.
+    #[test]
+    fn every_entry_holds() {
+        for (name, entry) in ENTRIES {
+            let seeds = seeds(name);
+            seeds.iter().for_each(|seed| entry(seed));
+            let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+            proptest!(config, |(seed: Index, edits in edits())| entry(&mutated(&seeds, seed, &edits)));
+        }
+    }
+
+    #[test]
+    fn every_entry_is_a_target() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let manifest = std::fs::read_to_string(root.join("fuzz/Cargo.toml")).unwrap();
+        let targets = std::fs::read_dir(root.join("fuzz/fuzz_targets")).unwrap();
+        let mut targets: Vec<_> = targets.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        targets.sort();
+        let mut names: Vec<_> = ENTRIES.iter().map(|(name, _)| format!("{name}.rs")).collect();
+        names.sort();
+        assert_eq!(targets, names);
+        for (name, _) in ENTRIES {
+            assert!(manifest.contains(&format!("name = \"{name}\"\n")), "{name}");
+        }
+    }
+}

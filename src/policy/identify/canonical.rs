@@ -1,0 +1,146 @@
+//! Requests in the form that Twilio's client libraries hash them: as sent, or in canonical form.
+//! Which text may the hash be of?
+
+use http::header;
+
+use super::sent::Sent;
+
+/// Everything before the hash of the body, once as Python's library has it (as sent, the query sorted) and once as
+/// those of Java and Node have it. `names` are sorted; `None` if a field is missing.
+pub(super) fn texts(sent: &Sent<'_>, names: &[&str]) -> Option<Vec<Vec<u8>>> {
+    let query = sent.query().unwrap_or_default();
+    let as_sent = text(sent, names, sent.path(), &sorted(query), false)?;
+    let canonical = text(sent, names, &path(sent.path()), &canonical_query(query), true)?;
+    Some(if as_sent == canonical { vec![as_sent] } else { vec![as_sent, canonical] })
+}
+
+fn text(sent: &Sent<'_>, names: &[&str], path: &str, query: &str, bare_host: bool) -> Option<Vec<u8>> {
+    let mut text = format!("{}\n{path}\n{query}\n", sent.method).into_bytes();
+    for name in names {
+        let mut values: Vec<&[u8]> = sent.fields.get_all(*name).iter().map(|value| value.as_bytes()).collect();
+        if values.is_empty() {
+            return None;
+        }
+        values.sort_unstable();
+        let mut value = values.join(&b',');
+        if bare_host && *name == header::HOST.as_str() {
+            let bare = value.strip_suffix(b":443").or_else(|| value.strip_suffix(b":80"));
+            value = bare.map(<[u8]>::to_vec).unwrap_or(value);
+        }
+        text.extend_from_slice(name.as_bytes());
+        text.push(b':');
+        text.extend_from_slice(&value);
+        text.push(b'\n');
+    }
+    text.push(b'\n');
+    text.extend_from_slice(names.join(";").as_bytes());
+    text.push(b'\n');
+    Some(text)
+}
+
+fn sorted(query: &str) -> String {
+    let mut pairs: Vec<&str> = query.split('&').collect();
+    pairs.sort_unstable();
+    pairs.join("&")
+}
+
+fn canonical_query(query: &str) -> String {
+    sorted(&query.replace('+', "%20").replace('*', "%2A").replace("%7E", "~"))
+}
+
+/// Without empty and dot segments; each segment decoded and encoded anew.
+fn path(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    let mut ends_open = false;
+    for segment in path.split('/') {
+        ends_open = matches!(segment, "" | "." | "..");
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    let mut out = String::with_capacity(path.len());
+    for segment in segments {
+        out.push('/');
+        encode(&decode(segment), &mut out);
+    }
+    if ends_open || out.is_empty() {
+        out.push('/');
+    }
+    out
+}
+
+/// What is no `%` and two hexadecimal digits stays as it is.
+fn decode(segment: &str) -> Vec<u8> {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (bytes, mut out, mut at) = (segment.as_bytes(), Vec::with_capacity(segment.len()), 0);
+    while let Some(byte) = bytes.get(at) {
+        let code = match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => u8::try_from(high << 4 | low).ok(),
+            _ => None,
+        };
+        at += if code.is_some() { 3 } else { 1 };
+        out.push(code.unwrap_or(*byte));
+    }
+    out
+}
+
+/// RFC 3986 §2.3: all but the unreserved characters.
+fn encode(bytes: &[u8], out: &mut String) {
+    for byte in bytes {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(*byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::identify::pledge::Pledge;
+    use http::{HeaderMap, HeaderName, HeaderValue, Method};
+    use serde_json::Value;
+
+    fn vectors() -> Value {
+        serde_json::from_str(include_str!("../../../tests/vectors/twilio_client_validation.json")).unwrap()
+    }
+
+    #[test]
+    fn published_paths_and_queries() {
+        let vectors = vectors();
+        for (list, form) in [("canonical_path", path as fn(&str) -> String), ("canonical_query", canonical_query)] {
+            for vector in vectors[list].as_array().unwrap() {
+                let input = vector["input"].as_str().unwrap();
+                assert_eq!(form(input), vector["expected"].as_str().unwrap(), "{list} {input}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slash_at_the_end_stays() {
+        assert_eq!((path("/in/").as_str(), path("/in/..").as_str(), path("/%2f%").as_str()), ("/in/", "/", "/%2F%25"));
+    }
+
+    #[test]
+    fn published_request_hashes() {
+        for vector in vectors()["request_hash"].as_array().unwrap() {
+            let text = |key: &str| vector[key].as_str().unwrap();
+            let headers = vector["headers"].as_array().unwrap().iter();
+            let fields = headers.map(|header| {
+                let name = HeaderName::from_bytes(header[0].as_str().unwrap().as_bytes()).unwrap();
+                (name, HeaderValue::from_str(header[1].as_str().unwrap()).unwrap())
+            });
+            let mut map = HeaderMap::new();
+            map.extend(fields);
+            let method = Method::from_bytes(text("method").as_bytes()).unwrap();
+            let sent = Sent { method: &method, target: text("target"), fields: &map, has_body: true };
+            let names: Vec<&str> = text("hrh").split(';').collect();
+            let texts = texts(&sent, &names).unwrap();
+            let pledge = Pledge::RequestHash { texts, expected: text("rqh").to_owned() };
+            assert_eq!(pledge.kept_by(text("body").as_bytes()), Ok(()), "{}", text("name"));
+            assert!(pledge.kept_by(b"another").is_err(), "{}", text("name"));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! From clients as they are written to the tables that know them.
+//! Does every client have a proof, and every proof one client?
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::public_key::{PublicKey, Unusable};
+use super::{ANONYMOUS, Client, Clients, Tenants, certificate};
+use crate::config::{self, At, Config, Listen, Place, Problem, Proof};
+use crate::names::{ClientName, TenantName};
+
+impl Clients {
+    pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Clients {
+        // Whom the PROXY protocol tells of is whoever reaches the load balancer.
+        let proxied = config.server.proxy_protocol.is_some();
+        let open = config.server.listen.iter().find(|listen| proxied || strangers_reach(listen));
+        let anonymous = config.server.allow_anonymous.value;
+        if config.clients.is_empty() && !anonymous {
+            let help =
+                "add a [clients.NAME] with tokens or networks; on loopback, server.allow_anonymous = true will do";
+            // Not a problem: a package installs so, and lets nothing through until somebody says what.
+            problems.push(Problem::warning(None, "no client is configured: nobody can use this").help(help));
+        }
+        if let (true, Some(listen)) = (anonymous, open) {
+            let allow = config.server.allow_anonymous.place;
+            let problem = Problem::at(allow, "allow_anonymous on a listener that strangers can reach is an open proxy");
+            let help = "listen on loopback or a unix socket only, or leave this out and add a [clients.NAME]";
+            problems.push(problem.also(listen.place, "strangers can reach this").help(help));
+        }
+
+        let mut clients = Clients {
+            by_name: HashMap::new(),
+            by_token: HashMap::new(),
+            by_certificate: HashMap::new(),
+            by_network: Vec::new(),
+            anonymous: anonymous.then(|| Arc::new(stranger())),
+        };
+        let mut claimed = Claimed::default();
+        for (name, written) in &config.clients {
+            check(name, written, open, problems);
+            clients.add(name, written, &mut claimed, problems);
+        }
+        clients.by_network.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
+        clients
+    }
+
+    fn add<'w>(
+        &mut self,
+        name: &'w ClientName,
+        written: &'w config::Client,
+        claimed: &mut Claimed<'w>,
+        problems: &mut Vec<Problem>,
+    ) {
+        let client = Arc::new(client(name, written, problems));
+        for token in &written.tokens {
+            let message = "a token proves one client only";
+            first_of(&mut claimed.tokens, token.value, (name, token.place), message, problems);
+            self.by_token.insert(token.value, client.clone());
+        }
+        for written in &written.certificates {
+            match certificate::name(written) {
+                Ok(key) => {
+                    let message = "a name in a certificate proves one client only";
+                    first_of(&mut claimed.certificates, key.clone(), (name, written.place), message, problems);
+                    self.by_certificate.insert(key, client.clone());
+                }
+                Err(why) => {
+                    let problem = Problem::at(written.place, "this is no name of a certificate").label(why);
+                    let help =
+                        "write a subject alternative name: \"billing.internal\", \"spiffe://acme.example/billing\"";
+                    problems.push(problem.help(help));
+                }
+            }
+        }
+        if has_only_networks(written) {
+            for network in &written.networks {
+                let key = network.trunc();
+                let message = "a network alone proves one client only";
+                first_of(&mut claimed.networks, key, (name, network.place), message, problems);
+                self.by_network.push((key, client.clone()));
+            }
+        }
+        self.by_name.insert(name.clone(), client);
+    }
+}
+
+/// Who was first to claim each proof, and where. A public key is not among them: under each signature made with it
+/// stands the client's name.
+#[derive(Default)]
+struct Claimed<'w> {
+    tokens: BTreeMap<[u8; 32], (&'w ClientName, Place)>,
+    certificates: BTreeMap<String, (&'w ClientName, Place)>,
+    networks: BTreeMap<IpNet, (&'w ClientName, Place)>,
+}
+
+fn client(name: &ClientName, written: &config::Client, problems: &mut Vec<Problem>) -> Client {
+    Client {
+        name: name.clone(),
+        tokens: written.tokens.iter().map(|token| token.value).collect(),
+        public_keys: written.public_keys.iter().filter_map(|key| public_key(key, problems)).collect(),
+        networks: written.networks.iter().map(|network| network.trunc()).collect(),
+        require: written.require.iter().map(|proof| proof.value).collect(),
+        proofs: material(written),
+        tenants: match written.tenants.iter().any(|tenant| tenant.value == "*") {
+            true => Tenants::All,
+            false => Tenants::Named(written.tenants.iter().map(|t| TenantName::new(t.as_str())).collect()),
+        },
+    }
+}
+
+fn stranger() -> Client {
+    Client {
+        name: ClientName::new(ANONYMOUS),
+        tokens: vec![],
+        public_keys: vec![],
+        networks: vec![],
+        require: vec![],
+        proofs: vec![],
+        tenants: Tenants::Named(vec![]),
+    }
+}
+
+fn public_key(written: &At<config::PublicKey>, problems: &mut Vec<Problem>) -> Option<PublicKey> {
+    let unusable = match PublicKey::parse(&written.der) {
+        Ok(key) => return Some(key),
+        Err(unusable) => unusable,
+    };
+    let help = match unusable {
+        Unusable::RsaBits(_) => "use an RSA key of 2048 to 8192 bits",
+        Unusable::Malformed | Unusable::Kind => {
+            "use an Ed25519, P-256 or RSA key; `openssl pkey -in PRIVATE -pubout` writes the public half"
+        }
+    };
+    let message = format!("the public key in {} {unusable}", written.path.display());
+    problems.push(Problem::at(written.place, message).help(help));
+    None
+}
+
+/// The proofs that it has material for, the weakest first.
+fn material(client: &config::Client) -> Vec<Proof> {
+    let all = [
+        (Proof::Network, client.networks.is_empty()),
+        (Proof::Token, client.tokens.is_empty()),
+        (Proof::Certificate, client.certificates.is_empty()),
+        (Proof::Signature, client.public_keys.is_empty()),
+    ];
+    all.into_iter().filter(|(_, none)| !none).map(|(proof, _)| proof).collect()
+}
+
+/// Whether nothing but its networks proves it.
+fn has_only_networks(client: &config::Client) -> bool {
+    client.tokens.is_empty() && client.certificates.is_empty() && client.public_keys.is_empty()
+}
+
+fn check(name: &ClientName, client: &At<config::Client>, open: Option<&At<Listen>>, problems: &mut Vec<Problem>) {
+    if name.as_str() == ANONYMOUS {
+        let help = "choose another name; server.allow_anonymous lets strangers in";
+        problems.push(Problem::at(client.place, "the name \"anonymous\" is kept for strangers").help(help));
+    }
+    if name.as_str().contains(':') && !client.tokens.is_empty() {
+        let message = format!("{name} cannot call with Basic credentials: a colon ends the name there (RFC 7617 §2)");
+        problems.push(Problem::warning(Some(client.place), message));
+    }
+    if has_only_networks(client) && client.networks.is_empty() {
+        let help = "add tokens (`outgate token new` makes one), certificates, public_keys or networks";
+        problems.push(Problem::at(client.place, format!("nothing proves the client {name}")).help(help));
+    }
+    for proof in &client.require {
+        if !material(client).contains(&proof.value) {
+            let key = proof.key();
+            let message = format!("{name} must prove itself by {}, and has no {key}", proof.as_str());
+            problems.push(Problem::at(proof.place, message).help(format!("add {key}, or leave this out")));
+        }
+    }
+    // Two halves of the Internet are as open as the whole.
+    let networks: Vec<IpNet> = client.networks.iter().map(|network| network.value).collect();
+    let everyone = IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0);
+    if let (true, true, Some(listen)) = (has_only_networks(client), everyone, open) {
+        let place = client.networks.first().map_or(client.place, |network| network.place);
+        let problem = Problem::at(place, format!("every address alone proves the client {name}: an open proxy"));
+        let help = "add tokens, certificates or public_keys, or narrower networks";
+        problems.push(problem.also(listen.place, "strangers can reach this").help(help));
+    }
+}
+
+/// Keeps who was first to claim something, and tells whoever else does.
+fn first_of<'a, K: Ord>(
+    claimed: &mut BTreeMap<K, (&'a ClientName, Place)>,
+    key: K,
+    (name, place): (&'a ClientName, Place),
+    message: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let (first, there) = *claimed.entry(key).or_insert((name, place));
+    if first != name {
+        problems.push(Problem::at(place, message).also(there, format!("already a proof of {first}")));
+    }
+}
+
+/// Can anyone but this host's own processes connect? Where systemd's sockets listen is not known here.
+fn strangers_reach(listen: &Listen) -> bool {
+    match listen {
+        Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        Listen::Unix(_) => false,
+        Listen::Systemd => true,
+    }
+}

@@ -1,0 +1,107 @@
+//! The members of a dictionary field, each with the text that it was written in.
+//! Which bytes are whose?
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{Dictionary, Parser};
+
+/// A member of a dictionary (RFC 9651 §3.2).
+pub(super) struct Member<'a> {
+    pub(super) label: &'a str,
+    /// As it stands, without the white space around it.
+    pub(super) text: &'a str,
+}
+
+/// Of all lines of a field, in order; `None` if one of them is no dictionary, or if a label is there twice: the last
+/// would count (RFC 9651 §3.2), but not for every reader.
+pub(super) fn all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<Member<'a>>> {
+    let lines = fields.get_all(name).iter().map(of).collect::<Option<Vec<_>>>()?;
+    let members: Vec<_> = lines.into_iter().flatten().collect();
+    let mut labels: Vec<&str> = members.iter().map(|member| member.label).collect();
+    labels.sort_unstable();
+    labels.is_sorted_by(|one, next| one < next).then_some(members)
+}
+
+/// Of one line. That it is a dictionary says the parser; where its members end is read from the text, and must come to
+/// the same.
+pub(super) fn of(line: &HeaderValue) -> Option<Vec<Member<'_>>> {
+    let text = line.to_str().ok()?;
+    let parsed: Dictionary = Parser::new(text).parse().ok()?;
+    let members: Vec<_> = parts(text).filter(|text| !text.is_empty()).map(member).collect();
+    let same = members.len() == parsed.len() && members.iter().all(|member| parsed.contains_key(member.label));
+    same.then_some(members)
+}
+
+fn member(text: &str) -> Member<'_> {
+    Member { label: text.split(['=', ';']).next().unwrap_or_default(), text }
+}
+
+/// Between the commas that stand in no string.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let (mut in_string, mut escaped) = (false, false);
+    let at_comma = move |c: char| {
+        let ends = c == ',' && !in_string;
+        if !escaped && c == '"' {
+            in_string = !in_string;
+        }
+        escaped = in_string && !escaped && c == '\\';
+        ends
+    };
+    text.split(at_comma).map(|part| part.trim_matches([' ', '\t']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn texts(line: &str) -> Option<Vec<String>> {
+        let line = HeaderValue::from_str(line).unwrap();
+        of(&line).map(|members| members.iter().map(|member| format!("{}|{}", member.label, member.text)).collect())
+    }
+
+    #[test]
+    fn members_end_where_the_parser_says() {
+        let some = |list: &[&str]| Some(list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        for (line, expected) in [
+            ("", some(&[])),
+            ("a=1", some(&["a|a=1"])),
+            (" a=1 ,\tb;x=2, c=?0", some(&["a|a=1", "b|b;x=2", "c|c=?0"])),
+            (r#"a="x, y", b=("p,q" "r");s="\", t=1""#, some(&[r#"a|a="x, y""#, r#"b|b=("p,q" "r");s="\", t=1""#])),
+            (r#"a="\\", b=1"#, some(&[r#"a|a="\\""#, "b|b=1"])),
+            ("sig1=:YWJj:, sig2=:ZGVm:", some(&["sig1|sig1=:YWJj:", "sig2|sig2=:ZGVm:"])),
+            ("a=1, a=2", None),
+            ("a=1,", None),
+            ("a=1,,b=2", None),
+            ("A=1", None),
+            (r#"a="x"#, None),
+            ("keyId=\"x\",algorithm=\"rsa-sha256\"", None),
+        ] {
+            assert_eq!(texts(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_label_is_there_once_in_all_lines() {
+        let name = HeaderName::from_static("signature");
+        let mut fields = HeaderMap::new();
+        fields.append(&name, HeaderValue::from_static("a=1, b=2"));
+        fields.append(&name, HeaderValue::from_static("c=3"));
+        assert_eq!(all(&fields, &name).unwrap().len(), 3);
+        fields.append(&name, HeaderValue::from_static("b=2"));
+        assert!(all(&fields, &name).is_none());
+    }
+
+    proptest! {
+        /// Whatever is taken for members reads back as the same dictionary.
+        #[test]
+        fn nothing_is_lost_and_nothing_made_up(line in r#"[ab=,;"\\%()?01 :]{0,24}"#) {
+            let value = HeaderValue::from_str(&line).unwrap();
+            if let Some(members) = of(&value) {
+                let joined: Vec<&str> = members.iter().map(|member| member.text).collect();
+                let (again, once): (Dictionary, Dictionary) =
+                    (Parser::new(&joined.join(", ")).parse().unwrap(), Parser::new(&line).parse().unwrap());
+                prop_assert_eq!(again, once);
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! HTTP message signatures (RFC 9421) that are meant for us: those whose `tag` is "outgate".
+//! Did the client sign this very request, just now?
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItem, Dictionary, FieldType, InnerList, ListEntry, Parser};
+
+use super::members::{self, Member};
+use super::pledge::{self, Digest};
+use super::public_key::Algorithm;
+use super::{Client, Clients, LIFETIME_MAX, Once, Pledge, SKEW, Sent, Signed, Unidentified};
+
+static SIGNATURE: HeaderName = HeaderName::from_static("signature");
+static SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
+static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+
+/// The tag as it stands in a line that has it: a string has no other form (RFC 9651 §4.1.6). A line without it is none
+/// of our business, and is not even read.
+const TAG: &[u8] = b"\"outgate\"";
+
+/// A signature for us, and what it says of itself.
+pub(super) struct Ours<'a> {
+    label: &'a str,
+    /// Component names, in order.
+    covered: Vec<String>,
+    /// The value of `@signature-params` (RFC 9421 §2.3).
+    params: &'a str,
+    created: i64,
+    expires: Option<i64>,
+    keyid: String,
+    /// By which of these it may have been made.
+    algorithms: &'static [Algorithm],
+    signature: Vec<u8>,
+}
+
+fn fault(why: &'static str) -> Unidentified {
+    Unidentified::Signature(why)
+}
+
+fn concerns_us(line: &HeaderValue) -> bool {
+    memchr::memmem::find(line.as_bytes(), TAG).is_some()
+}
+
+/// The one signature of a request that is for us.
+pub(super) fn ours(fields: &HeaderMap) -> Result<Option<Ours<'_>>, Unidentified> {
+    if !fields.get_all(&SIGNATURE_INPUT).iter().any(concerns_us) {
+        return Ok(None);
+    }
+    const INPUTS: &str = "Signature-Input is not a dictionary in which each label stands once (RFC 9651 §3.2)";
+    const SIGNATURES: &str = "Signature is not a dictionary in which each label stands once (RFC 9651 §3.2)";
+    let inputs = members::all(fields, &SIGNATURE_INPUT).ok_or(fault(INPUTS))?;
+    let mut ours = inputs.iter().filter_map(|member| Some((member, tagged(member)?)));
+    let Some((member, list)) = ours.next() else { return Ok(None) };
+    if ours.next().is_some() {
+        return Err(fault("more than one has the tag outgate"));
+    }
+    let signatures = members::all(fields, &SIGNATURE).ok_or(fault(SIGNATURES))?;
+    let signature = signatures.iter().find(|signature| signature.label == member.label);
+    let signature = signature.and_then(bytes).ok_or(fault("Signature has no byte sequence under its label"))?;
+    read(member, &list, signature).map(Some)
+}
+
+/// The inner list of a member with our tag.
+fn tagged(member: &Member<'_>) -> Option<InnerList> {
+    let parsed: Dictionary = Parser::new(member.text).parse().ok()?;
+    let Some((_, ListEntry::InnerList(list))) = parsed.into_iter().next() else { return None };
+    let tag = list.params.get("tag").and_then(BareItem::as_string);
+    tag.is_some_and(|tag| tag.as_str().as_bytes() == &TAG[1..TAG.len() - 1]).then_some(list)
+}
+
+fn bytes(member: &Member<'_>) -> Option<Vec<u8>> {
+    let parsed: Dictionary = Parser::new(member.text).parse().ok()?;
+    match parsed.into_iter().next() {
+        Some((_, ListEntry::Item(item))) if item.params.is_empty() => match item.bare_item {
+            BareItem::ByteSequence(bytes) => Some(bytes),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn read<'a>(member: &Member<'a>, list: &InnerList, signature: Vec<u8>) -> Result<Ours<'a>, Unidentified> {
+    let params = member.text.split_once('=').map_or("", |(_, params)| params);
+    // What is signed is the strict serialization (RFC 9421 §2.3). What is written otherwise, with a parameter twice
+    // perhaps, would be one thing to read and another to verify.
+    let alone: Dictionary = Parser::new(member.text).parse().map_err(|_| fault("Signature-Input is malformed"))?;
+    if alone.serialize().as_deref() != Some(member.text) {
+        return Err(fault("Signature-Input is not written as RFC 9651 §4.1 serializes it"));
+    }
+    let (mut created, mut expires, mut keyid, mut algorithms) = (None, None, None, ANY);
+    for (name, value) in &list.params {
+        match (name.as_str(), value) {
+            ("created", BareItem::Integer(time)) => created = Some(i64::from(*time)),
+            ("expires", BareItem::Integer(time)) => expires = Some(i64::from(*time)),
+            ("keyid", BareItem::String(text)) => keyid = Some(text.as_str().to_owned()),
+            ("alg", BareItem::String(text)) => {
+                algorithms = self::algorithms(text.as_str()).ok_or(fault("its alg is not supported"))?;
+            }
+            ("nonce" | "tag", BareItem::String(_)) => {}
+            ("created" | "expires" | "keyid" | "alg" | "nonce" | "tag", _) => {
+                return Err(fault("a parameter is of the wrong type"));
+            }
+            _ => return Err(fault("a parameter is not supported")),
+        }
+    }
+    let mut covered = Vec::with_capacity(list.items.len());
+    for item in &list.items {
+        let Some(name) = item.bare_item.as_string() else { return Err(fault("a component is not a string")) };
+        if !item.params.is_empty() {
+            return Err(fault("a component has parameters: none of sf, key, bs, req, tr, name is supported"));
+        }
+        covered.push(name.as_str().to_owned());
+    }
+    let mut names: Vec<&String> = covered.iter().collect();
+    names.sort_unstable();
+    if !names.is_sorted_by(|one, next| one < next) {
+        return Err(fault("a component is covered twice"));
+    }
+    let created = created.ok_or(fault("created is missing"))?;
+    let keyid = keyid.ok_or(fault("keyid, the client's name, is missing"))?;
+    Ok(Ours { label: member.label, covered, params, created, expires, keyid, algorithms, signature })
+}
+
+const ANY: &[Algorithm] =
+    &[Algorithm::Ed25519, Algorithm::EcdsaP256Sha256, Algorithm::RsaPssSha512, Algorithm::RsaV15Sha256];
+
+/// The registry of RFC 9421 §6.2, without what is symmetric and what no client may have a key for.
+fn algorithms(name: &str) -> Option<&'static [Algorithm]> {
+    match name {
+        "ed25519" => Some(&[Algorithm::Ed25519]),
+        "ecdsa-p256-sha256" => Some(&[Algorithm::EcdsaP256Sha256]),
+        "rsa-pss-sha512" => Some(&[Algorithm::RsaPssSha512]),
+        "rsa-v1_5-sha256" => Some(&[Algorithm::RsaV15Sha256]),
+        _ => None,
+    }
+}
+
+pub(super) fn verify<'c>(
+    clients: &'c Clients,
+    ours: &Ours<'_>,
+    sent: &Sent<'_>,
+    now: i64,
+) -> Result<(&'c Arc<Client>, Signed), Unidentified> {
+    covers_enough(&ours.covered, sent).map_err(fault)?;
+    let until = in_time(ours, now).map_err(fault)?;
+    let base = base(ours, sent).map_err(fault)?;
+    let pledge = pledge(&ours.covered, sent).map_err(fault)?;
+
+    let client = clients.by_name.get(ours.keyid.as_str()).ok_or(Unidentified::Wrong)?;
+    let mut keys = client.public_keys.iter();
+    let algorithm = keys.find_map(|key| key.verify(ours.algorithms, base.as_bytes(), &ours.signature));
+    let once = Once { key: algorithm.ok_or(Unidentified::Wrong)?.identity(&ours.signature), until };
+    match pledge {
+        Some(pledge) if sent.has_body => Ok((client, Signed { once, pledge: Some(pledge) })),
+        pledge => {
+            pledge.map_or(Ok(()), |pledge| pledge.kept_by(b""))?;
+            Ok((client, Signed { once, pledge: None }))
+        }
+    }
+}
+
+/// What is not covered may be changed on the way, and must not matter to us.
+fn covers_enough(covered: &[String], sent: &Sent<'_>) -> Result<(), &'static str> {
+    let covers = |name: &str| covered.iter().any(|covered| covered == name);
+    if !covers("@method") {
+        return Err("it does not cover @method");
+    }
+    if !covers("@target-uri") && !["@authority", "@path", "@query"].into_iter().all(covers) {
+        return Err("it covers neither @target-uri nor all of @authority, @path and @query");
+    }
+    if sent.has_body && !covers(CONTENT_DIGEST.as_str()) {
+        return Err("it does not cover content-digest, and the request has a body");
+    }
+    // Where to, over what, and for whom.
+    let is_uncovered = |name: &HeaderName| name.as_str().starts_with("outgate-") && !covers(name.as_str());
+    if sent.fields.keys().any(is_uncovered) {
+        return Err("it does not cover every Outgate- field of the request");
+    }
+    Ok(())
+}
+
+/// The last second that it is good for.
+fn in_time(ours: &Ours<'_>, now: i64) -> Result<i64, &'static str> {
+    if ours.created > now + SKEW {
+        return Err("it was created in the future");
+    }
+    if ours.created < now - LIFETIME_MAX {
+        return Err("it was created more than 300 seconds ago");
+    }
+    if ours.expires.is_some_and(|expires| expires <= now) {
+        return Err("it has expired");
+    }
+    let last = ours.created + LIFETIME_MAX;
+    Ok(ours.expires.map_or(last, |expires| expires.min(last)))
+}
+
+/// RFC 9421 §2.5.
+fn base(ours: &Ours<'_>, sent: &Sent<'_>) -> Result<String, &'static str> {
+    let mut base = String::new();
+    for name in &ours.covered {
+        base.push_str(&format!("\"{name}\": {}\n", sent.component(name)?));
+    }
+    base.push_str(&format!("\"@signature-params\": {}", ours.params));
+    Ok(base)
+}
+
+/// RFC 9530 §2, if it is covered: every digest that we know must fit, and one of them must be there.
+fn pledge(covered: &[String], sent: &Sent<'_>) -> Result<Option<Pledge>, &'static str> {
+    const FORM: &str = "Content-Digest is malformed, or has neither sha-256 nor sha-512";
+    if !covered.iter().any(|name| name == CONTENT_DIGEST.as_str()) {
+        return Ok(None);
+    }
+    let mut digests = Vec::new();
+    for member in members::all(sent.fields, &CONTENT_DIGEST).ok_or(FORM)? {
+        if let Some(algorithm) = pledge::algorithm(member.label) {
+            digests.push(Digest { algorithm, expected: bytes(&member).ok_or(FORM)? });
+        }
+    }
+    if digests.is_empty() { Err(FORM) } else { Ok(Some(Pledge::ContentDigest(digests))) }
+}
+
+/// Takes our member out of both fields; the others stay byte for byte.
+pub(super) fn take_out(fields: &mut HeaderMap) {
+    let Ok(Some(Ours { label, .. })) = ours(fields) else { return };
+    let label = label.to_owned();
+    for name in [&SIGNATURE_INPUT, &SIGNATURE] {
+        let lines: Vec<_> = fields.get_all(name).iter().filter_map(|line| without(line, &label)).collect();
+        fields.remove(name);
+        fields.extend(lines.into_iter().map(|line| (name.clone(), line)));
+    }
+}
+
+/// `None`: nothing is left of the line.
+fn without(line: &HeaderValue, label: &str) -> Option<HeaderValue> {
+    let members = members::of(line)?;
+    if !members.iter().any(|member| member.label == label) {
+        return Some(line.clone());
+    }
+    let others: Vec<&str> = members.iter().filter(|member| member.label != label).map(|member| member.text).collect();
+    if others.is_empty() { None } else { HeaderValue::from_str(&others.join(", ")).ok() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! Who is calling, by what proof: a token, a certificate, a signature or the network it calls from.
+//! Which client is this?
+
+mod canonical;
+mod certificate;
+mod client_validation;
+mod compile;
+mod members;
+mod message_signature;
+mod pledge;
+mod public_key;
+mod sent;
+mod token;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use http::{HeaderMap, HeaderName, header};
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::config::Proof;
+use crate::names::{ClientName, TenantName};
+pub use pledge::Pledge;
+use public_key::PublicKey;
+pub use sent::Sent;
+
+/// What strangers are called where `allow_anonymous` lets them in.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// Twilio's public key client validation.
+pub static CLIENT_VALIDATION: HeaderName = HeaderName::from_static("twilio-client-validation");
+
+/// A signature made further in the future than this was made by no clock that is right.
+const SKEW: i64 = 60;
+
+/// Seconds that a signature may be good for. What was used is remembered as long: see `live::replay`.
+const LIFETIME_MAX: i64 = 300;
+
+/// All who may call.
+pub struct Clients {
+    by_name: HashMap<ClientName, Arc<Client>>,
+    /// A lookup by hash may take the time it likes: whoever learns from it something of the SHA-256 of a token is no
+    /// nearer to the token, which is drawn at random.
+    by_token: HashMap<[u8; 32], Arc<Client>>,
+    by_certificate: HashMap<String, Arc<Client>>,
+    /// Of the clients that nothing but their network proves; the longest prefix first.
+    by_network: Vec<(IpNet, Arc<Client>)>,
+    anonymous: Option<Arc<Client>>,
+}
+
+/// One caller, known.
+pub struct Client {
+    name: ClientName,
+    tokens: Vec<[u8; 32]>,
+    public_keys: Vec<PublicKey>,
+    networks: Vec<IpNet>,
+    /// All of these; none: any one.
+    require: Vec<Proof>,
+    /// What it has material for, the weakest first.
+    proofs: Vec<Proof>,
+    tenants: Tenants,
+}
+
+enum Tenants {
+    All,
+    Named(Vec<TenantName>),
+}
+
+/// What a client's connection shows of who is at its other end.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// `None` behind a unix socket: such a caller has no network.
+    pub address: Option<IpAddr>,
+    /// The names in the certificate that the caller has proven to hold; empty without one.
+    pub certificate: Vec<String>,
+}
+
+/// All that a request brings to say who calls.
+pub struct Claim<'a> {
+    pub caller: &'a Caller,
+    /// `Proxy-Authorization`.
+    pub credential: Option<&'a [u8]>,
+    /// `Twilio-Client-Validation`.
+    pub validation: Option<&'a [u8]>,
+    pub sent: Sent<'a>,
+}
+
+/// A client, and how it is known.
+pub struct Identified<'p> {
+    pub client: &'p Arc<Client>,
+    /// The strongest that it gave; `None`: nothing proves a stranger.
+    pub proof: Option<Proof>,
+    pub signed: Option<Signed>,
+}
+
+/// A request's signature, verified, and what is left to do about it.
+pub struct Signed {
+    pub once: Once,
+    /// What it says of a body that has not been read yet.
+    pub pledge: Option<Pledge>,
+}
+
+/// A signature is good for one request.
+pub struct Once {
+    /// The same for every way of writing the same signature.
+    pub key: [u8; 32],
+    /// The last second, since 1970, that it could be accepted in.
+    pub until: i64,
+}
+
+/// Why a caller is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unidentified {
+    /// No credential, and no network that proves a client.
+    Missing,
+    /// A credential that no client has, or none that can be read.
+    Wrong,
+    /// Credentials of different clients.
+    Conflict,
+    /// A signature that cannot be accepted, whoever made it.
+    Signature(&'static str),
+    /// Known, but not by all that its client requires.
+    Incomplete(Proof),
+    /// The right credential from a network that its client may not call from.
+    Network,
+}
+
+impl fmt::Display for Unidentified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("no credential"),
+            Self::Wrong => f.write_str("wrong credential"),
+            Self::Conflict => f.write_str("credentials of different clients"),
+            Self::Signature(why) => write!(f, "signature: {why}"),
+            Self::Incomplete(proof) => write!(f, "no proof by {}", proof.as_str()),
+            Self::Network => f.write_str("client calls from a network it may not call from"),
+        }
+    }
+}
+
+impl std::error::Error for Unidentified {}
+
+impl Client {
+    pub fn name(&self) -> &ClientName {
+        &self.name
+    }
+
+    pub fn speaks_for(&self, tenant: &TenantName) -> bool {
+        match &self.tenants {
+            Tenants::All => true,
+            Tenants::Named(names) => names.contains(tenant),
+        }
+    }
+
+    /// The proofs that it has material for, and whether it must give more than one of them.
+    pub fn proofs(&self) -> (&[Proof], &[Proof]) {
+        (&self.proofs, &self.require)
+    }
+
+    fn may_call_from(&self, peer: Option<IpAddr>) -> bool {
+        self.networks.is_empty() || peer.is_some_and(|ip| self.networks.iter().any(|network| network.contains(&ip)))
+    }
+}
+
+impl Clients {
+    /// A credential that is wrong stays wrong, even where the network or nothing at all would have been proof enough:
+    /// whoever sends one believes to be somebody else. Several must prove the same client.
+    ///
+    /// A certificate that no client has does no harm beside a credential: whoever issues them to all that is on a
+    /// network may let us tell callers apart by tokens.
+    pub fn identify(&self, claim: &Claim<'_>, now: Timestamp) -> Result<Identified<'_>, Unidentified> {
+        // On a dual-stack listener an IPv4 peer looks like ::ffff:192.0.2.1.
+        let peer = claim.caller.address.map(|ip| ip.to_canonical());
+        let token = claim.credential.map(|credential| token::client(self, credential).ok_or(Unidentified::Wrong));
+        let token = token.transpose()?;
+        let certificate = certificate::client(self, &claim.caller.certificate)?;
+        let (signer, signed) = self.signer(claim, now)?.unzip();
+
+        let proven = [(Proof::Token, token), (Proof::Certificate, certificate), (Proof::Signature, signer)];
+        let strongest = proven.iter().rev().find_map(|(proof, client)| Some((*proof, (*client)?)));
+        let Some((strongest, client)) = strongest else {
+            return match claim.caller.certificate.is_empty() {
+                true => self.without_credential(peer),
+                false => Err(Unidentified::Wrong),
+            };
+        };
+        if proven.iter().filter_map(|(_, proven)| *proven).any(|other| !Arc::ptr_eq(other, client)) {
+            return Err(Unidentified::Conflict);
+        }
+        // Whoever may not call from here learns no more than that.
+        if !client.may_call_from(peer) {
+            return Err(Unidentified::Network);
+        }
+        let is_given =
+            |proof: Proof| proof == Proof::Network || proven.iter().any(|(given, by)| *given == proof && by.is_some());
+        match client.require.iter().find(|proof| !is_given(**proof)) {
+            Some(missing) => Err(Unidentified::Incomplete(*missing)),
+            None => Ok(Identified { client, proof: Some(strongest), signed }),
+        }
+    }
+
+    fn without_credential(&self, peer: Option<IpAddr>) -> Result<Identified<'_>, Unidentified> {
+        let known = peer.and_then(|ip| self.by_network.iter().find(|(network, _)| network.contains(&ip)));
+        let known = known.map(|(_, client)| (client, Some(Proof::Network)));
+        let anonymous = || self.anonymous.as_ref().map(|client| (client, None));
+        let (client, proof) = known.or_else(anonymous).ok_or(Unidentified::Missing)?;
+        Ok(Identified { client, proof, signed: None })
+    }
+
+    fn signer(&self, claim: &Claim<'_>, now: Timestamp) -> Result<Option<(&Arc<Client>, Signed)>, Unidentified> {
+        let now = now.as_second();
+        let member = message_signature::ours(claim.sent.fields)?;
+        match (claim.validation, member) {
+            (None, None) => Ok(None),
+            (Some(token), None) => client_validation::verify(self, token, &claim.sent, now).map(Some),
+            (None, Some(member)) => message_signature::verify(self, &member, &claim.sent, now).map(Some),
+            (Some(_), Some(_)) => Err(Unidentified::Signature("Twilio-Client-Validation beside a Signature for us")),
+        }
+    }
+
+    /// A client by its name, proof aside; `anonymous` where strangers are let in.
+    pub fn get(&self, name: &ClientName) -> Option<&Arc<Client>> {
+        self.by_name.get(name).or(self.anonymous.as_ref().filter(|anonymous| anonymous.name == *name))
+    }
+}
+
+/// Takes out of a request what proves its client to us: the target could use it against us, or against the client.
+pub fn take_out_proofs(fields: &mut HeaderMap) {
+    fields.remove(header::PROXY_AUTHORIZATION);
+    fields.remove(&CLIENT_VALIDATION);
+    message_signature::take_out(fields);
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
+}
+
+#[cfg(test)]
+mod tests;

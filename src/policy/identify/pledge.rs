@@ -1,0 +1,57 @@
+//! What a verified signature says of the body, to be checked when the body is there.
+//! Is this the body that was signed?
+
+use aws_lc_rs::digest::{self, SHA256, SHA512};
+use subtle::ConstantTimeEq;
+
+use super::{Unidentified, sha256};
+
+/// The body must be taken in whole, and keep what was said of it.
+#[derive(Debug)]
+pub enum Pledge {
+    /// Twilio's request hash: the hexadecimal SHA-256 of one of these texts, each followed by that of the body.
+    RequestHash { texts: Vec<Vec<u8>>, expected: String },
+    /// RFC 9530 §2, each of them.
+    ContentDigest(Vec<Digest>),
+}
+
+#[derive(Debug)]
+pub struct Digest {
+    pub(super) algorithm: &'static digest::Algorithm,
+    pub(super) expected: Vec<u8>,
+}
+
+/// The algorithms that are still active (RFC 9530 §5).
+pub(super) fn algorithm(name: &str) -> Option<&'static digest::Algorithm> {
+    match name {
+        "sha-256" => Some(&SHA256),
+        "sha-512" => Some(&SHA512),
+        _ => None,
+    }
+}
+
+impl Pledge {
+    pub fn kept_by(&self, body: &[u8]) -> Result<(), Unidentified> {
+        match self {
+            Self::RequestHash { texts, expected } => {
+                // Of an empty body Twilio's libraries hash nothing, and write nothing.
+                let body = if body.is_empty() { String::new() } else { hex(&sha256(body)) };
+                let fits = |text: &Vec<u8>| {
+                    let hash = hex(&sha256(&[text, body.as_bytes()].concat()));
+                    bool::from(hash.as_bytes().ct_eq(expected.as_bytes()))
+                };
+                let fits = texts.iter().any(fits);
+                if fits { Ok(()) } else { Err(Unidentified::Signature("the request is not the one that was signed")) }
+            }
+            Self::ContentDigest(digests) => {
+                let fits = |digest: &Digest| digest::digest(digest.algorithm, body).as_ref() == digest.expected;
+                let fits = digests.iter().all(fits);
+                if fits { Ok(()) } else { Err(Unidentified::Signature("the body is not that of Content-Digest")) }
+            }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
+}

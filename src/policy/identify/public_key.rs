@@ -1,0 +1,197 @@
+//! Public keys of clients, and the only algorithms that each may verify with.
+//! Did the holder of the private half sign this?
+
+use std::fmt;
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA512, VerificationAlgorithm,
+};
+use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey as Parsed;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::sha256;
+
+/// Bits of the modulus.
+const RSA_MIN: usize = 2048;
+const RSA_MAX: usize = 8192;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Algorithm {
+    /// `RS256` (RFC 7518 §3.3), `rsa-v1_5-sha256` (RFC 9421 §3.3.2).
+    RsaV15Sha256,
+    /// `PS256` (RFC 7518 §3.5).
+    RsaPssSha256,
+    /// `rsa-pss-sha512` (RFC 9421 §3.3.1).
+    RsaPssSha512,
+    /// `ecdsa-p256-sha256` (RFC 9421 §3.3.4): r and s, 32 bytes each.
+    EcdsaP256Sha256,
+    /// `ed25519` (RFC 9421 §3.3.6).
+    Ed25519,
+}
+
+/// A key once for each algorithm that it may be used with. An algorithm of another kind of key finds no key here: a
+/// message cannot choose how its signature is understood.
+pub(super) struct PublicKey(Vec<(Algorithm, ParsedPublicKey)>);
+
+/// Why a key is not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unusable {
+    /// No SubjectPublicKeyInfo, or not a key of its kind.
+    Malformed,
+    Kind,
+    RsaBits(usize),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("is malformed"),
+            Self::Kind => f.write_str("is of a kind that is not supported"),
+            Self::RsaBits(bits) => write!(f, "has {bits} bits"),
+        }
+    }
+}
+
+impl PublicKey {
+    /// From a DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
+    pub(super) fn parse(der: &[u8]) -> Result<Self, Unusable> {
+        let Ok(([], info)) = SubjectPublicKeyInfo::from_der(der) else { return Err(Unusable::Malformed) };
+        let kind = &info.algorithm.algorithm;
+        let algorithms: &[Algorithm] = if *kind == OID_PKCS1_RSAENCRYPTION {
+            let Ok(Parsed::RSA(rsa)) = info.parsed() else { return Err(Unusable::Malformed) };
+            match bits(rsa.modulus) {
+                RSA_MIN..=RSA_MAX => &[Algorithm::RsaV15Sha256, Algorithm::RsaPssSha256, Algorithm::RsaPssSha512],
+                bits => return Err(Unusable::RsaBits(bits)),
+            }
+        } else if *kind == OID_KEY_TYPE_EC_PUBLIC_KEY {
+            let curve = info.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+            if curve != Some(OID_EC_P256) {
+                return Err(Unusable::Kind);
+            }
+            &[Algorithm::EcdsaP256Sha256]
+        } else if *kind == OID_SIG_ED25519 {
+            &[Algorithm::Ed25519]
+        } else {
+            return Err(Unusable::Kind);
+        };
+        let key = |algorithm: &Algorithm| {
+            let key = ParsedPublicKey::new(algorithm.verification(), &info.subject_public_key.data);
+            key.map(|key| (*algorithm, key)).map_err(|_| Unusable::Malformed)
+        };
+        algorithms.iter().map(key).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The first of these algorithms by which the signature is good.
+    pub(super) fn verify(&self, by: &[Algorithm], message: &[u8], signature: &[u8]) -> Option<Algorithm> {
+        let fits = |(algorithm, key): &&(Algorithm, ParsedPublicKey)| {
+            by.contains(algorithm) && key.verify_sig(message, signature).is_ok()
+        };
+        self.0.iter().find(fits).map(|(algorithm, _)| *algorithm)
+    }
+}
+
+impl Algorithm {
+    fn verification(self) -> &'static dyn VerificationAlgorithm {
+        match self {
+            Self::RsaV15Sha256 => &RSA_PKCS1_2048_8192_SHA256,
+            Self::RsaPssSha256 => &RSA_PSS_2048_8192_SHA256,
+            Self::RsaPssSha512 => &RSA_PSS_2048_8192_SHA512,
+            Self::EcdsaP256Sha256 => &ECDSA_P256_SHA256_FIXED,
+            Self::Ed25519 => &ED25519,
+        }
+    }
+
+    /// The same for every signature that anyone could make out of a good one without the key: of an ECDSA signature
+    /// (r, s) that is (r, n-s), as good as the first.
+    pub(super) fn identity(self, signature: &[u8]) -> [u8; 32] {
+        match self {
+            Self::EcdsaP256Sha256 => sha256(&signature[..signature.len() / 2]),
+            _ => sha256(signature),
+        }
+    }
+}
+
+/// A DER integer may begin with zeros.
+fn bits(number: &[u8]) -> usize {
+    match number.iter().position(|byte| *byte != 0) {
+        Some(first) => 8 * (number.len() - first) - number[first].leading_zeros() as usize,
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+        RSA_PSS_SHA256, RsaKeyPair,
+    };
+
+    fn spki(key: &impl KeyPair<PublicKey: AsDer<aws_lc_rs::encoding::PublicKeyX509Der<'static>>>) -> Vec<u8> {
+        key.public_key().as_der().unwrap().as_ref().to_vec()
+    }
+
+    #[test]
+    fn keys_that_are_taken() {
+        let p256 = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        let ed25519 = Ed25519KeyPair::generate().unwrap();
+        let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        assert!(PublicKey::parse(&spki(&p256)).is_ok());
+        assert!(PublicKey::parse(&spki(&ed25519)).is_ok());
+        assert!(PublicKey::parse(&spki(&rsa)).is_ok());
+        assert_eq!(PublicKey::parse(&spki(&p384)).err(), Some(Unusable::Kind));
+        let (mut longer, shorter) = (spki(&ed25519), spki(&rsa));
+        longer.push(0);
+        assert_eq!(PublicKey::parse(&longer).err(), Some(Unusable::Malformed));
+        assert_eq!(PublicKey::parse(&shorter[..100]).err(), Some(Unusable::Malformed));
+        assert_eq!(PublicKey::parse(b"").err(), Some(Unusable::Malformed));
+        let mut off_curve = spki(&p256);
+        *off_curve.last_mut().unwrap() ^= 1;
+        assert_eq!(PublicKey::parse(&off_curve).err(), Some(Unusable::Malformed));
+    }
+
+    #[test]
+    fn an_rsa_key_of_1024_bits_is_too_short() {
+        // SubjectPublicKeyInfo { rsaEncryption, NULL }, BIT STRING { SEQUENCE { INTEGER of 1024 bits, 65537 } }
+        let mut der = vec![0x30, 0x81, 0x9f, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
+        der.extend([0x01, 0x05, 0x00, 0x03, 0x81, 0x8d, 0x00, 0x30, 0x81, 0x89, 0x02, 0x81, 0x81, 0x00]);
+        der.extend([0xff; 128]);
+        der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
+        assert_eq!(PublicKey::parse(&der).err(), Some(Unusable::RsaBits(1024)));
+    }
+
+    #[test]
+    fn bits_are_counted_from_the_first_that_is_set() {
+        for (number, expected) in [(&[0x80, 0][..], 16), (&[0, 0x80, 0], 16), (&[1], 1), (&[0], 0), (&[], 0)] {
+            assert_eq!(bits(number), expected, "{number:?}");
+        }
+    }
+
+    #[test]
+    fn a_signature_is_understood_as_its_key_says() {
+        let key = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let mut signature = vec![0; key.public_modulus_len()];
+        key.sign(&RSA_PSS_SHA256, &SystemRandom::new(), b"message", &mut signature).unwrap();
+        let public = PublicKey::parse(&spki(&key)).unwrap();
+        let all = [Algorithm::RsaV15Sha256, Algorithm::RsaPssSha256, Algorithm::Ed25519];
+        assert_eq!(public.verify(&all, b"message", &signature), Some(Algorithm::RsaPssSha256));
+        assert_eq!(public.verify(&all, b"massage", &signature), None);
+        for other in [Algorithm::RsaV15Sha256, Algorithm::RsaPssSha512, Algorithm::Ed25519] {
+            assert_eq!(public.verify(&[other], b"message", &signature), None);
+        }
+    }
+
+    #[test]
+    fn an_ecdsa_signature_turned_over_is_the_same_signature() {
+        let (one, other) = ([[1; 32], [2; 32]].concat(), [[1; 32], [3; 32]].concat());
+        assert_eq!(Algorithm::EcdsaP256Sha256.identity(&one), Algorithm::EcdsaP256Sha256.identity(&other));
+        assert_ne!(Algorithm::Ed25519.identity(&one), Algorithm::Ed25519.identity(&other));
+    }
+}

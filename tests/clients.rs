@@ -1,0 +1,358 @@
+//! The clients that people use, as they are, in every form that they can send.
+//! Does each of them get its webhook delivered, signed and whole, and understand a refusal?
+//!
+//! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::{digest, rsa, signature};
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use support::Outgate;
+use support::clients::{Errand, Report, Workshop};
+use support::pki::Pki;
+use support::receiver::{Receiver, Seen, ok};
+use support::scene::{SECRET, config, folder};
+use support::signature::verify;
+use support::wiretap::Wiretap;
+
+/// How a client names its target to outgate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// `http://` in absolute-form, on a route with `plaintext = "allow"`.
+    Plain,
+    /// The same with `Outgate-TLS: 1`.
+    Upgrade,
+    /// `https://` in absolute-form.
+    Absolute,
+    /// `Outgate-Target`, and no proxy at all.
+    Gateway,
+    /// `CONNECT`.
+    Tunnel,
+    /// `CONNECT` on a route with `connect = "inspect"`.
+    Inspect,
+}
+use Form::{Absolute, Gateway, Inspect, Plain, Tunnel, Upgrade};
+
+/// The forms that outgate speaks.
+const SPOKEN: &[Form] = &[Plain, Upgrade, Absolute, Gateway];
+
+/// Which requests of a session share a connection.
+#[derive(Clone, Copy)]
+enum Sharing {
+    All,
+    /// All, or a second connection is opened while the first is not known to be free yet.
+    Nearly,
+    /// Those of one method, as wget does for the URLs of one command line.
+    Alike,
+    None,
+}
+
+/// What each client can send. undici and fetch send `http://` in absolute-form where `proxyTunnel` is off; got with
+/// hpagent tunnels even that.
+const CLIENTS: &[(&str, Sharing, &[Form])] = &[
+    ("curl", Sharing::All, &[Plain, Upgrade, Absolute, Gateway, Tunnel, Inspect]),
+    ("wget", Sharing::Alike, &[Plain, Upgrade, Tunnel, Inspect]),
+    ("wget", Sharing::None, &[Gateway]),
+    ("requests", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("httpx", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("aiohttp", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("urllib", Sharing::None, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("twilio", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("undici", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("fetch", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("axios", Sharing::All, &[Plain, Upgrade, Gateway]),
+    ("axios", Sharing::None, &[Tunnel, Inspect]),
+    ("got", Sharing::All, &[Gateway, Tunnel, Inspect]),
+    ("node_http", Sharing::All, &[Plain, Upgrade, Absolute, Gateway]),
+];
+
+const JSON: &str = r#"{"event":"payment.captured","note":"Größe ½ \u0000","list":[1,2.50,null]}"#;
+/// Basic `billing:t0ken`.
+const CREDENTIALS: &str = "Basic YmlsbGluZzp0MGtlbg==";
+
+struct Place {
+    outgate: Outgate,
+    tls: Receiver,
+    plain: Receiver,
+    workshop: Workshop,
+    /// Of Twilio's client.
+    key: rsa::KeyPair,
+}
+
+fn place() -> Option<Place> {
+    Workshop::open().map(Place::new)
+}
+
+impl Place {
+    fn new(workshop: Workshop) -> Self {
+        let (pki, inspector) = (Pki::new(), Pki::new());
+        let tls = Receiver::tls(pki.leaf(&["hook.example", "tunnel.example", "inspect.example"]), ok());
+        let plain = Receiver::plain(ok());
+        let folder = folder(&pki);
+        folder.write("inspector.pem", &inspector.pem);
+        folder.write("inspector.key", inspector.key_pem());
+        let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+        let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).unwrap();
+        let pem = BASE64_STANDARD.encode(der.as_ref());
+        folder.write("twilio.pem", format!("-----BEGIN PRIVATE KEY-----\n{pem}\n-----END PRIVATE KEY-----\n"));
+
+        let hash = digest::digest(&digest::SHA256, b"t0ken");
+        let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut text = config(&tls, &plain, &format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\n"))
+            .replace("allow_anonymous = true", "")
+            .replace("body_max = \"64 KiB\"", "body_max = \"4 MiB\"")
+            .replace("body_max = \"1 MiB\"", "body_max = \"4 MiB\"")
+            .replace(
+                "[resolver.hosts]",
+                "[resolver.hosts]\n\"tunnel.example\" = [\"127.0.0.1\"]\n\"inspect.example\" = [\"127.0.0.1\"]",
+            );
+        if SPOKEN.contains(&Tunnel) {
+            text += &route("tunnel", tls.port(), "");
+        }
+        if SPOKEN.contains(&Inspect) {
+            let ca = "ca = { certificate = \"{dir}/inspector.pem\", key = \"file:{dir}/inspector.key\" }";
+            text = text.replace("[server]", &format!("[server]\n{ca}"));
+            text += &route("inspect", tls.port(), "sign = [\"platform\"]");
+        }
+        Self { outgate: Outgate::run(folder, &text), tls, plain, workshop, key }
+    }
+
+    /// Where `form` sends to, and how it names that to the client.
+    fn target(&self, form: Form, path: &str) -> String {
+        let (tls, plain) = (self.tls.port(), self.plain.port());
+        match form {
+            Plain => format!("http://plain.example:{plain}{path}"),
+            Upgrade => format!("http://hook.example:{tls}{path}"),
+            Absolute | Gateway => format!("https://hook.example:{tls}{path}"),
+            Tunnel => format!("https://tunnel.example:{tls}{path}"),
+            Inspect => format!("https://inspect.example:{tls}{path}"),
+        }
+    }
+
+    fn errand(&self, form: Form, method: &'static str, url: String, body: Option<&str>, tap: &Wiretap) -> Errand {
+        let mut headers: Vec<(String, String)> = Vec::new();
+        let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
+        if body.is_some() {
+            header("Content-Type", "application/json");
+        }
+        let url = match form {
+            Upgrade => {
+                header("Outgate-TLS", "1");
+                url
+            }
+            Gateway => {
+                header("Outgate-Target", &url);
+                header("Proxy-Authorization", CREDENTIALS);
+                // wget names its files by the URL, and groups requests whose headers are equal.
+                let path = &url[url.rfind('/').unwrap()..];
+                format!("http://{}{path}", tap.address)
+            }
+            Plain | Absolute | Tunnel | Inspect => url,
+        };
+        Errand { method, url, headers, body: body.map(str::to_owned), options: Vec::new() }
+    }
+
+    fn run(&self, client: &str, form: Form, tap: &Wiretap, errands: &[Errand]) -> Vec<Report> {
+        let proxy = if form == Gateway { String::new() } else { format!("http://billing:t0ken@{}", tap.address) };
+        let ca = if form == Inspect { "inspector.pem" } else { "ca.pem" };
+        self.workshop.run(client, &proxy, &self.outgate.folder.path(ca), &format!("{form:?}").to_lowercase(), errands)
+    }
+
+    fn seen(&self, prefix: &str) -> Vec<Seen> {
+        let all = [self.tls.seen(), self.plain.seen()].concat();
+        all.into_iter().filter(|seen| seen.line.contains(prefix)).collect()
+    }
+}
+
+/// Every client in each of its forms that `wanted` lets pass, at the same time.
+fn for_each(wanted: impl Fn(Form) -> bool, test: impl Fn(&'static str, Sharing, Form) + Sync) {
+    let rows = CLIENTS.iter().flat_map(|(client, sharing, forms)| forms.iter().map(|form| (*client, *sharing, *form)));
+    let rows: Vec<_> = rows.filter(|(_, _, form)| wanted(*form)).collect();
+    std::thread::scope(|scope| {
+        for (client, sharing, form) in rows {
+            let test = &test;
+            scope.spawn(move || test(client, sharing, form));
+        }
+    });
+}
+
+fn route(connect: &str, port: u16, sign: &str) -> String {
+    format!(
+        "[[routes]]\nname = {connect:?}\nhosts = [\"{connect}.example\"]\nports = [{port}]\nconnect = {connect:?}\n{sign}\n"
+    )
+}
+
+#[test]
+fn every_client_delivers_in_every_form_it_can_send() {
+    let Some(place) = place() else { return };
+    for_each(|form| SPOKEN.contains(&form), |client, sharing, form| session(&place, client, sharing, form));
+}
+
+/// GET, three POSTs, and where the client sees it a refusal, in one session.
+fn session(place: &Place, client: &str, sharing: Sharing, form: Form) {
+    let what = format!("{client} {form:?}");
+    let tap = Wiretap::before(place.outgate.proxy);
+    let prefix = format!("/{client}/{form:?}/");
+    let to = |name: &str| place.target(form, &format!("{prefix}{name}"));
+    let mut errands = vec![place.errand(form, "GET", to("get"), None, &tap)];
+    errands.extend((1..=3).map(|number| place.errand(form, "POST", to(&number.to_string()), Some(JSON), &tap)));
+    let is_tunnel = matches!(form, Tunnel | Inspect);
+    if !is_tunnel {
+        let scheme = if form == Plain || form == Upgrade { "http" } else { "https" };
+        errands.push(place.errand(form, "GET", format!("{scheme}://unrouted.example/refused"), None, &tap));
+    }
+    let reports = place.run(client, form, &tap, &errands);
+    for report in &reports[..4] {
+        assert_eq!((report.status, report.body.as_str(), report.error.as_str()), (200, "ok", ""), "{what}: {report:?}");
+        // Inside a tunnel that is not inspected nobody but the target speaks.
+        let egress = report.header("outgate-egress");
+        assert_eq!(egress.starts_with("127.0.7."), form != Tunnel, "{what}: {report:?}");
+    }
+    if let Some(refused) = reports.get(4) {
+        assert_eq!((refused.status, refused.header("outgate-error")), (403, "no_route"), "{what}: {refused:?}");
+        let problem: serde_json::Value = serde_json::from_str(&refused.body).unwrap();
+        assert_eq!((&problem["code"], &problem["retryable"]), (&"no_route".into(), &false.into()), "{what}");
+    }
+    received(place, client, form, &prefix);
+
+    // What was on the wire is the form that was meant.
+    let carried = tap.carried();
+    let sharing_them = match sharing {
+        Sharing::All => 1..=1,
+        Sharing::Nearly => 1..=2,
+        Sharing::Alike => 2..=2,
+        Sharing::None => 4..=4,
+    };
+    let connections = carried.iter().filter(|one| find(&one.sent, &prefix) || is_tunnel).count();
+    assert!(sharing_them.contains(&connections), "{what}: {connections} connections");
+    let sent: String = carried.iter().map(|one| String::from_utf8_lossy(&one.sent)).collect();
+    let target = to("1");
+    let authority = target.split('/').nth(2).unwrap();
+    let line = match form {
+        Plain | Upgrade | Absolute => format!("POST {target} HTTP/1.1\r\n"),
+        Gateway => "POST /1 HTTP/1.1\r\n".to_owned(),
+        Tunnel | Inspect => format!("CONNECT {authority} HTTP/1."),
+    };
+    assert!(sent.contains(&line), "{what}: no {line} in {sent}");
+    let credentials = format!("proxy-authorization: {CREDENTIALS}").to_lowercase();
+    assert!(sent.to_lowercase().contains(&credentials), "{what}: {sent}");
+}
+
+fn find(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// What the receiver saw of a session: the same bytes, once, signed where outgate sees them.
+fn received(place: &Place, client: &str, form: Form, prefix: &str) {
+    let seen = place.seen(prefix);
+    assert_eq!(seen.len(), 4, "{prefix}: {seen:?}");
+    for seen in &seen {
+        let is_get = seen.line.starts_with("GET ");
+        assert_eq!(seen.body, if is_get { b"" } else { JSON.as_bytes() }, "{seen:?}");
+        assert_eq!(seen.field("proxy-authorization"), "", "{seen:?}");
+        assert!(seen.from.to_string().starts_with("127.0.7."), "{seen:?}");
+        match form {
+            Plain | Tunnel => assert_eq!(seen.field("webhook-signature"), "", "{seen:?}"),
+            Upgrade | Absolute | Gateway | Inspect => verify(seen, SECRET),
+        }
+        // In the gateway form the client hashes outgate's own address as the host.
+        if client == "twilio" && form != Gateway {
+            client_validation(seen, &place.key);
+        }
+    }
+}
+
+/// Twilio's public key client validation, as its own server checks it: what the client hashed is what arrived.
+fn client_validation(seen: &Seen, key: &rsa::KeyPair) {
+    let token = seen.field("twilio-client-validation");
+    let (signed, mac) = token.rsplit_once('.').expect("a JWT");
+    let public = signature::UnparsedPublicKey::new(
+        &signature::RSA_PKCS1_2048_8192_SHA256,
+        aws_lc_rs::signature::KeyPair::public_key(key),
+    );
+    public.verify(signed.as_bytes(), &BASE64_URL_SAFE_NO_PAD.decode(mac).unwrap()).expect("the client's signature");
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(signed.split('.').nth(1).unwrap()).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    let hex = |bytes: &[u8]| -> String {
+        digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let names = claims["hrh"].as_str().unwrap();
+    let fields: String = names.split(';').map(|name| format!("{name}:{}\n", seen.field(name))).collect();
+    let mut words = seen.line.split(' ');
+    let (method, path) = (words.next().unwrap(), words.next().unwrap());
+    let body = if seen.body.is_empty() { String::new() } else { hex(&seen.body) };
+    let canonical = format!("{method}\n{path}\n\n{fields}\n{names}\n{body}");
+    assert_eq!(claims["rqh"], hex(canonical.as_bytes()), "{canonical}");
+}
+
+#[test]
+fn a_refused_tunnel_is_a_clear_failure() {
+    let Some(place) = place() else { return };
+    for_each(
+        |form| form == Tunnel,
+        |client, _, form| {
+            let tap = Wiretap::before(place.outgate.proxy);
+            let errand = place.errand(form, "GET", "https://unrouted.example/".into(), None, &tap);
+            let report = &place.run(client, form, &tap, &[errand])[0];
+            // axios passes the proxy's own answer on; the others say what they got instead of a tunnel.
+            let says = match report.status {
+                0 => report.error.contains("403") || report.error.contains("Forbidden"),
+                status => status == 403 && !report.header("outgate-error").is_empty(),
+            };
+            assert!(says, "{client} says only: {report:?}");
+            let answer = String::from_utf8(tap.carried()[0].received.clone()).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("outgate-error: "), "{client}: {answer}");
+        },
+    );
+}
+
+#[test]
+fn curl_answers_the_challenge_of_a_407() {
+    let Some(place) = place() else { return };
+    for form in [Plain, Upgrade] {
+        let tap = Wiretap::before(place.outgate.proxy);
+        let prefix = format!("/challenge/{form:?}/");
+        let url = place.target(form, &format!("{prefix}1"));
+        let mut errand = place.errand(form, "POST", url, Some(JSON), &tap);
+        errand.options.push("--proxy-anyauth");
+        let report = &place.run("curl", form, &tap, &[errand.clone()])[0];
+        assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{report:?}");
+        let received: String = tap.carried().iter().map(|one| String::from_utf8_lossy(&one.received)).collect();
+        assert!(received.starts_with("HTTP/1.1 407 "), "{received}");
+        assert_eq!(place.seen(&prefix).len(), 1);
+        // With nothing to prove, it stays a refusal.
+        let ca = place.outgate.folder.path("ca.pem");
+        let report = &place.workshop.run("curl", &format!("http://{}", tap.address), &ca, "", &[errand])[0];
+        assert_eq!((report.status, report.header("outgate-error")), (407, "client_unauthenticated"), "{report:?}");
+        assert!(report.header("proxy-authenticate").contains("Basic"), "{report:?}");
+    }
+}
+
+#[test]
+fn curl_waits_for_continue_before_two_mebibytes() {
+    let Some(place) = place() else { return };
+    let body = "0123456789abcdef".repeat(2 * 1024 * 1024 / 16);
+    // Inside a tunnel that is not inspected, continuing is the target's to say.
+    for form in SPOKEN.iter().copied().filter(|form| *form != Tunnel) {
+        let tap = Wiretap::before(place.outgate.proxy);
+        let prefix = format!("/large/{form:?}/");
+        let url = place.target(form, &format!("{prefix}1"));
+        let mut errand = place.errand(form, "POST", url, Some(&body), &tap);
+        errand.options.extend(["-H", "Expect: 100-continue", "--expect100-timeout", "15"]);
+        let report = &place.run("curl", form, &tap, &[errand])[0];
+        assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{form:?}: {report:?}");
+        let seen = place.seen(&prefix).pop().unwrap();
+        assert!(seen.body == body.as_bytes(), "{form:?}: {} bytes arrived", seen.body.len());
+        if form != Plain {
+            verify(&seen, SECRET);
+        }
+        if form != Inspect {
+            let received = String::from_utf8(tap.carried()[0].received.clone()).unwrap();
+            assert!(received.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 "), "{form:?}: {received}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `outgate explain`, as an operator runs it.
+//! Does it tell what the proxy would do, without doing it?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::Folder;
+use support::scene::SECRET;
+
+const CONFIG: &str = r#"
+[server]
+listen = ["127.0.0.1:0"]
+[egress.default]
+ranges = ["198.51.100.16/28"]
+[egress.turns]
+ranges = ["203.0.113.0/29"]
+select = "spread"
+[guard]
+allow = ["203.0.113.9/32"]
+[resolver.hosts]
+"hooks.acme.example" = ["203.0.113.9"]
+"else.example" = ["203.0.113.9"]
+"old.example" = ["203.0.113.9"]
+[clients.billing]
+networks = ["127.0.0.0/8"]
+tenants = ["acme"]
+[signers.platform]
+scheme = "standard-webhooks"
+keys = [{ id = "k1", secret = "file:{dir}/key" }]
+[limits.gentle]
+rate = "5/s"
+per = ["tenant", "host"]
+[[routes]]
+name = "everybody"
+hosts = ["*"]
+egress = "turns"
+[[routes]]
+name = "acme"
+hosts = ["*.acme.example"]
+tenants = ["acme"]
+sign = ["platform"]
+limits = ["gentle"]
+[[routes]]
+name = "old"
+hosts = ["old.example"]
+plaintext = "upgrade"
+[[routes]]
+name = "address"
+hosts = ["10.0.0.1", "203.0.113.9"]
+"#;
+
+fn explain(arguments: &[&str]) -> Output {
+    let folder = Folder::new();
+    let key = folder.write("key", SECRET);
+    std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let dir = folder.path("").display().to_string();
+    let file = folder.write("config.toml", CONFIG.replace("{dir}", dir.trim_end_matches('/')));
+    let outgate = env!("CARGO_BIN_EXE_outgate");
+    Command::new(outgate).arg("explain").args(arguments).arg("--config").arg(file).output().unwrap()
+}
+
+/// The exit code, the refusal and the steps, by their names.
+fn told(arguments: &[&str]) -> (i32, Value, Vec<(String, String)>) {
+    let output = explain(&[arguments, &["--json"]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let steps = json["steps"].as_array().unwrap().iter().map(|step| (text(&step["step"]), text(&step["what"])));
+    (output.status.code().unwrap(), json["refusal"].clone(), steps.collect())
+}
+
+fn step<'a>(steps: &'a [(String, String)], name: &str) -> &'a str {
+    steps.iter().find(|(step, _)| step == name).map_or("", |(_, what)| what)
+}
+
+#[test]
+fn the_route_is_named_with_its_reason_and_all_that_follows() {
+    let url = "https://hooks.acme.example/in";
+    let (code, refusal, steps) = told(&["POST", url, "--client", "billing", "--tenant", "acme"]);
+    assert_eq!((code, &refusal), (0, &Value::Null), "{steps:?}");
+    assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing", "acme"));
+    assert!(step(&steps, "route").starts_with("acme: more specific than everybody"), "{steps:?}");
+    assert_eq!(step(&steps, "target"), "https://hooks.acme.example", "{steps:?}");
+    assert!(step(&steps, "limit").starts_with("gentle: 5 per 1s"), "{steps:?}");
+    assert!(step(&steps, "egress").starts_with("pool default, always 198.51.100."), "{steps:?}");
+    assert!(step(&steps, "trust").contains("certificates are verified"), "{steps:?}");
+    assert_eq!(step(&steps, "sign"), "platform: standard-webhooks with k1", "{steps:?}");
+
+    let (code, _, steps) = told(&["POST", "https://else.example/", "--client", "billing"]);
+    assert_eq!(code, 0);
+    assert_eq!(step(&steps, "route"), "everybody: no other route matches");
+    assert_eq!(step(&steps, "egress"), "pool turns, each in turn");
+    assert_eq!(step(&steps, "sign"), "unsigned: the body streams");
+
+    let (_, _, steps) = told(&["POST", "http://old.example/", "--client", "billing"]);
+    assert_eq!(step(&steps, "target"), "https://old.example");
+}
+
+#[test]
+fn a_refusal_is_told_where_it_would_happen() {
+    for (url, client, refusal) in [
+        ("https://10.0.0.1/", "billing", "target_forbidden"),
+        // Judged by address whatever the pool's way to choose.
+        ("https://[::1]/", "billing", "target_forbidden"),
+        ("https://localhost/", "billing", "target_forbidden"),
+        ("https://else.example:22/", "billing", "target_port_forbidden"),
+        ("http://else.example/", "billing", "plaintext_forbidden"),
+        ("https://127.1/", "billing", "request_malformed"),
+        ("else.example", "billing", "request_malformed"),
+        ("https://else.example/", "", "client_unauthenticated"),
+    ] {
+        let mut arguments = vec!["POST", url];
+        if !client.is_empty() {
+            arguments.extend(["--client", client]);
+        }
+        let (code, told, steps) = told(&arguments);
+        assert_eq!((code, &told), (1, &refusal.into()), "{url}: {steps:?}");
+        let (name, what) = steps.last().unwrap();
+        assert!(name == "refused" && what.contains(refusal), "{url}: {steps:?}");
+    }
+    let (_, refusal, _) = told(&["POST", "https://x.acme.example/", "--client", "billing", "--tenant", "other"]);
+    assert_eq!(refusal, "client_forbidden");
+    // An exception of the guard is one here, too.
+    let (code, _, steps) = told(&["POST", "https://203.0.113.9/", "--client", "billing"]);
+    assert_eq!(code, 0, "{steps:?}");
+}
+
+#[test]
+fn people_read_lines_and_mistakes_are_said_on_stderr() {
+    let output = explain(&["POST", "https://10.0.0.1/", "--client", "billing"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().any(|line| line.starts_with("route      address: ")), "{text}");
+    assert!(text.lines().last().unwrap().starts_with("refused    502 target_forbidden: "), "{text}");
+    for arguments in [&["POST", "https://else.example/", "--client", "nobody"][..], &["POST"], &["P T", "https://x/"]] {
+        let output = explain(arguments);
+        assert!(output.status.code() == Some(2), "{arguments:?}: {:?}", output.status);
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+    }
+}

@@ -1,0 +1,135 @@
+//! The unmodified clients of tests/clients, run as a user's program would run them.
+//! Which of them are installed, and what does each say that it got?
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::{Folder, required};
+
+/// One request that a client shall send.
+#[derive(Clone)]
+pub struct Errand {
+    pub method: &'static str,
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Option<String>,
+    /// Command-line options, for curl alone.
+    pub options: Vec<&'static str>,
+}
+
+/// What the client says about it: an answer, or an error in its own words.
+#[derive(Debug)]
+pub struct Report {
+    pub status: u16,
+    pub headers: HashMap<String, String>,
+    pub body: String,
+    pub error: String,
+}
+
+/// Where the client programs run: their Python, and a folder with a `node_modules` beside the Node programs.
+pub struct Workshop {
+    python: PathBuf,
+    folder: Folder,
+}
+
+const NODE_PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+
+impl Workshop {
+    /// `tests/clients/install` puts the clients where `OUTGATE_TEST_CLIENTS` says. None if it has not, unless they are
+    /// required.
+    pub fn open() -> Option<Self> {
+        let installed = std::env::var_os("OUTGATE_TEST_CLIENTS")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients"), PathBuf::from);
+        let (python, modules) = (installed.join("python/bin/python"), installed.join("node_modules"));
+        let programs = ["curl", "wget", "node"];
+        let absent: Vec<_> = programs
+            .into_iter()
+            .filter(|program| Command::new(program).arg("--version").output().is_err())
+            .map(PathBuf::from)
+            .chain([&python, &modules].into_iter().filter(|path| !path.exists()).cloned())
+            .collect();
+        if !absent.is_empty() {
+            assert!(!required(), "missing: {absent:?}; tests/clients/install installs them");
+            eprintln!("skipped: {absent:?} missing; tests/clients/install installs them");
+            return None;
+        }
+        // A Node module is looked for in a `node_modules` beside the program or above it.
+        let folder = Folder::new();
+        std::os::unix::fs::symlink(modules, folder.path("node_modules")).unwrap();
+        for entry in std::fs::read_dir(NODE_PROGRAMS).unwrap().map(Result::unwrap) {
+            if entry.path().extension().is_some_and(|extension| extension == "mjs") {
+                std::fs::copy(entry.path(), folder.path(entry.file_name().to_str().unwrap())).unwrap();
+            }
+        }
+        Some(Self { python, folder })
+    }
+
+    /// Lets `client` run all the errands in one session.
+    pub fn run(&self, client: &str, proxy: &str, ca: &Path, form: &str, errands: &[Errand]) -> Vec<Report> {
+        let node = self.folder.path(&format!("{client}_client.mjs"));
+        let mut command = if node.exists() {
+            let mut command = Command::new("node");
+            command.arg(node);
+            command
+        } else {
+            let mut command = Command::new(&self.python);
+            command.arg(Path::new(NODE_PROGRAMS).join(format!("{client}_client.py")));
+            command.env("PYTHONDONTWRITEBYTECODE", "1");
+            command
+        };
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
+            .args([proxy, ca.to_str().unwrap(), form])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the client runs");
+        let mut input = child.stdin.take().unwrap();
+        for errand in errands {
+            writeln!(input, "{}", errand.as_json()).expect("the client reads");
+        }
+        drop(input);
+        let output = child.wait_with_output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{client} {form}: {out}\n{err}");
+        let reports: Vec<_> = out.lines().map(Report::read).collect();
+        assert_eq!(reports.len(), errands.len(), "{client} {form}: {out}\n{err}");
+        reports
+    }
+}
+
+impl Errand {
+    fn as_json(&self) -> Value {
+        let headers: serde_json::Map<_, _> =
+            self.headers.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+        serde_json::json!({
+            "method": self.method, "url": self.url, "headers": headers, "body": self.body, "options": self.options,
+        })
+    }
+}
+
+impl Report {
+    fn read(line: &str) -> Self {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+        let headers = value["headers"].as_object().cloned().unwrap_or_default();
+        Self {
+            status: value["status"].as_u64().unwrap_or_default().try_into().unwrap(),
+            headers: headers.into_iter().map(|(n, v)| (n, v.as_str().unwrap_or_default().to_owned())).collect(),
+            body: text("body"),
+            error: text("error"),
+        }
+    }
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+}
