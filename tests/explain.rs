@@ -82,7 +82,7 @@ fn the_route_is_named_with_its_reason_and_all_that_follows() {
     let url = "https://hooks.acme.example/in";
     let (code, refusal, steps) = told(&["POST", url, "--client", "billing", "--tenant", "acme"]);
     assert_eq!((code, &refusal), (0, &Value::Null), "{steps:?}");
-    assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing", "acme"));
+    assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing: proven by network", "acme"));
     assert!(step(&steps, "route").starts_with("acme: more specific than everybody"), "{steps:?}");
     assert_eq!(step(&steps, "target"), "https://hooks.acme.example", "{steps:?}");
     assert!(step(&steps, "limit").starts_with("gentle: 5 per 1s"), "{steps:?}");

@@ -125,6 +125,7 @@ mod tests {
             "[clients.a]\ntokens = [\"hunter2]\n",
             "secret = \"hunter2",
             "[signers.a]\nsecret = éhunter2",
+            "[server]\ntls = { key = \"\"\"-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\" }",
         ] {
             assert!(!concealed(text).contains("hunter2"), "{text}\n{}", concealed(text));
         }

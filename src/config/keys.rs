@@ -1,7 +1,10 @@
 //! Every key there is, every key there will be, and the words that people write for them.
 //! Is this key known, and if not, which was meant?
 
+mod listener;
+
 use super::problem::nearest;
+pub(super) use listener::{PROXY_PROTOCOL, SERVER_TLS};
 
 /// The keys of one kind of table.
 pub(super) struct Shape {
@@ -52,9 +55,20 @@ pub(super) const MAIN_ONLY: [&str; 7] = ["include", "server", "admin", "guard", 
 pub(super) static SERVER: Shape = Shape {
     path: "server",
     title: "[server]",
-    keys: &["name", "listen", "allow_anonymous", "max_connections", "drain_timeout", "workers"],
-    later: &["tls", "proxy_protocol"],
+    keys: &[
+        "name",
+        "listen",
+        "tls",
+        "proxy_protocol",
+        "allow_anonymous",
+        "max_connections",
+        "drain_timeout",
+        "workers",
+    ],
+    later: &[],
     renamed: &[
+        ("accept_proxy", "proxy_protocol"),
+        ("ssl", "tls"),
         ("bind", "listen"),
         ("address", "listen"),
         ("port", "listen"),
@@ -309,9 +323,11 @@ pub(super) static LOG: Shape = Shape {
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 16] = [
+static SHAPES: [&Shape; 18] = [
     &FILE,
     &SERVER,
+    &SERVER_TLS,
+    &PROXY_PROTOCOL,
     &ADMIN,
     &POOL,
     &RANGE,

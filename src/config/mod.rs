@@ -4,8 +4,10 @@
 mod conceal;
 mod files;
 mod keys;
+mod listener;
 mod load;
 mod named;
+mod pem;
 pub mod problem;
 mod public_key;
 mod read;
@@ -97,6 +99,36 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Worker threads; `None`: one a core.
     pub workers: Option<usize>,
+    /// On every TCP socket of `listen`.
+    pub tls: Option<At<ListenerTls>>,
+    /// On every socket of `listen`; `None`: nobody sends it.
+    pub proxy_protocol: Option<At<ProxyProtocol>>,
+}
+
+/// What clients are shown, and what they may show.
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// The leaf first.
+    pub certificate: At<PemFile>,
+    /// In PEM.
+    pub key: At<Secret>,
+    pub client_ca: Option<At<PemFile>>,
+    pub client_crls: Vec<At<PemFile>>,
+}
+
+/// What stands in a PEM file, part by part in DER.
+#[derive(Clone, Debug)]
+pub struct PemFile {
+    pub path: PathBuf,
+    pub parts: Vec<Vec<u8>>,
+}
+
+/// Who must say, and is believed, for whom a connection is.
+#[derive(Clone, Debug)]
+pub enum ProxyProtocol {
+    /// Whoever can connect: only this host's own processes can.
+    Anyone,
+    From(Vec<At<IpNet>>),
 }
 
 #[derive(Clone, Debug)]

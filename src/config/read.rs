@@ -74,6 +74,10 @@ impl<'a> Value<'a> {
         self.node.is_table()
     }
 
+    pub(super) fn is_boolean(&self) -> bool {
+        self.node.is_bool()
+    }
+
     /// `false` and `[]` ask for nothing.
     fn is_nothing(&self) -> bool {
         match self.node {

@@ -39,7 +39,19 @@ pub(super) fn is_reference(text: &str) -> bool {
 
 pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Secret>> {
     let text = reader.text(value)?;
-    let bytes = match Reference::parse(text) {
+    resolve(reader, value, Reference::parse(text))
+}
+
+/// A key that everybody else names by the path of its file: that will do here, too.
+pub(super) fn read_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Secret>> {
+    let text = reader.text(value)?;
+    // Whoever pastes the key itself must not find it in an error message.
+    let path = Some(text).filter(|text| !text.is_empty() && !text.contains("-----"));
+    resolve(reader, value, Reference::parse(text).or(path.map(Reference::File)))
+}
+
+fn resolve(reader: &mut Reader<'_>, value: &Value<'_>, reference: Option<Reference<'_>>) -> Option<At<Secret>> {
+    let bytes = match reference {
         Some(Reference::File("")) => Err(("no path".into(), "write \"file:PATH\"".into())),
         Some(Reference::File(path)) => from_file(reader, value, &reader.resolve(value.place, path)),
         Some(Reference::Credential(name)) => from_credential(reader, name),
@@ -115,7 +127,7 @@ fn from_environment(reader: &mut Reader<'_>, name: &str) -> Bytes {
 
 fn explain(path: &Path, fault: &FileFault) -> (String, String) {
     let help = match fault {
-        FileFault::Missing => "write the path of a file that exists; `outgate keys new` makes a key".into(),
+        FileFault::Missing => "write the path of a file that exists; `outgate keys new` makes a signing key".into(),
         FileFault::Denied => format!("let the user that outgate runs as read {}", path.display()),
         _ => "write the path of a file that holds one secret".into(),
     };

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::EnvFilter;
 
 use super::problem::{Place, Problem};
 use super::read::{Reader, Table};
-use super::{Admin, At, Deliveries, Guard, Listen, Log, Resolver, Server, Timeouts, keys, units};
+use super::{Admin, At, Deliveries, Guard, Listen, Log, Resolver, Server, Timeouts, keys, listener, units};
 use crate::host;
 use crate::names::Host;
 
@@ -22,6 +22,10 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let if_empty = Some("write at least one socket, \"127.0.0.1:4750\"");
     let name = table.one(reader, "name", |reader, value| reader.parsed(value, units::pseudonym));
     let listen = table.many(reader, "listen", if_empty, |reader, value| reader.parsed(value, units::listen));
+    let tls = table.one(reader, "tls", listener::tls);
+    let listen = listen.unwrap_or_else(|| vec![At { value: loopback(4750), place: table.place }]);
+    let proxy_protocol =
+        table.one(reader, "proxy_protocol", |reader, value| listener::proxy_protocol(reader, value, &listen));
     let allow_anonymous = table.one(reader, "allow_anonymous", |reader, value| reader.boolean(value));
     let max_connections =
         table.one(reader, "max_connections", |reader, value| reader.integer(value, 1..=CONNECTIONS_MAX));
@@ -29,7 +33,9 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let workers = table.one(reader, "workers", |reader, value| reader.integer(value, 1..=WORKERS_MAX));
     Server {
         name: name.map_or("outgate".into(), |name| name.value),
-        listen: listen.unwrap_or_else(|| vec![At { value: loopback(4750), place: table.place }]),
+        listen,
+        tls,
+        proxy_protocol,
         allow_anonymous: allow_anonymous.unwrap_or(At { value: false, place: table.place }),
         max_connections: max_connections.map_or(20_000, |connections| connections.value as usize),
         drain_timeout: drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.value),

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::watch;
 
 use crate::config::{self, Select};
@@ -55,6 +55,8 @@ pub struct InForce {
     pub plan: Plan,
     pub resolver: Arc<Resolver>,
     tls: HashMap<[u8; 32], Arc<ClientConfig>>,
+    /// Towards clients, where the plan has it.
+    pub listener_tls: Option<Arc<ServerConfig>>,
     /// How many deliveries each pool has seen, by the IP versions of their targets. One count for all would, where two
     /// kinds alternate, let each see only every other number, and use only half of the addresses.
     turns: HashMap<PoolName, Arc<[AtomicU64; 3]>>,
@@ -104,7 +106,8 @@ impl InForce {
             (name.clone(), kept.unwrap_or_default())
         };
         let turns = plan.pools.keys().map(turn_of).collect();
-        Ok(Self { plan, resolver, tls, turns, random: RandomState::new() })
+        let listener_tls = listener_tls(&plan, before);
+        Ok(Self { plan, resolver, tls, listener_tls, turns, random: RandomState::new() })
     }
 
     /// The position in the round for a pool that spreads, a random number for one that throws dice.
@@ -123,6 +126,14 @@ impl InForce {
         // Every trust of the plan has one: `new` made it.
         self.tls.get(&trust.fingerprint).cloned().unwrap_or_else(|| tls::client_config(trust))
     }
+}
+
+/// A session can be resumed for as long as what is shown and whom we believe stay the same.
+fn listener_tls(plan: &Plan, before: Option<&InForce>) -> Option<Arc<ServerConfig>> {
+    let tls = plan.listener.tls.as_ref()?;
+    let same = |before: &&InForce| before.plan.listener.tls.as_ref().is_some_and(|b| b.fingerprint == tls.fingerprint);
+    let kept = before.filter(same).and_then(|before| before.listener_tls.clone());
+    Some(kept.unwrap_or_else(|| tls::accept::server_config(tls)))
 }
 
 impl Live {

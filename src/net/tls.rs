@@ -1,6 +1,7 @@
 //! TLS towards a target that must prove its name.
 //! Who is at the other end, and if it is not who it should be, in what way?
 
+pub mod accept;
 mod fault;
 mod verify;
 

@@ -23,6 +23,8 @@ pub(crate) fn config() -> Config {
             max_connections: 10,
             drain_timeout: second,
             workers: None,
+            tls: None,
+            proxy_protocol: None,
         },
         admin: Admin { listen: vec![] },
         egress: BTreeMap::from([(PoolName::new("default"), at(2, pool()))]),

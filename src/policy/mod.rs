@@ -8,6 +8,7 @@ pub mod egress;
 mod fixture;
 pub mod guard;
 pub mod identify;
+pub mod listener;
 pub mod route;
 pub mod sign;
 pub mod trust;
@@ -31,6 +32,7 @@ pub struct Plan {
     pub pools: BTreeMap<PoolName, Arc<egress::Pool>>,
     pub trusts: BTreeMap<TrustName, Arc<trust::Trust>>,
     pub signers: BTreeMap<SignerName, Arc<sign::Signer>>,
+    pub listener: listener::Listener,
     pub timeouts: Timeouts,
     pub drain_timeout: Duration,
     pub max_connections: usize,
@@ -52,6 +54,7 @@ pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), 
         clients: identify::Clients::compile(config, &mut problems),
         routes: route::Routes::compile(config, &tables, &mut problems),
         guard: guard::Guard::compile(config, &mut problems),
+        listener: listener::compile(config, now, &mut problems),
         timeouts: config.timeouts.clone(),
         drain_timeout: config.server.drain_timeout,
         max_connections: config.server.max_connections,

@@ -2,8 +2,11 @@
 //! Who gets in, and when has the last one left?
 
 pub mod admin;
+mod entrance;
 mod http1;
 mod http2;
+mod proxy_protocol;
+mod rarely;
 mod serve;
 mod stream;
 
@@ -18,10 +21,11 @@ use tokio::task::JoinSet;
 
 use crate::live::Live;
 use crate::net::listen::Listener;
-use crate::policy::identify::Caller;
+use rarely::{Kind, Rarely};
 
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const LATECOMER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The connections that are open now.
 #[derive(Clone)]
@@ -67,6 +71,7 @@ impl Drop for Open {
 /// request is told `draining` instead of finding nobody.
 pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connections) {
     let mut serving = JoinSet::new();
+    let rarely = Arc::new(Rarely::new());
     loop {
         let most = live.in_force().plan.max_connections;
         let next = async {
@@ -79,14 +84,34 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (live, open) = (Arc::clone(&live), connections.open(&live));
+                let (live, open, rarely) = (Arc::clone(&live), connections.open(&live), Arc::clone(&rarely));
                 serving.spawn(async move {
-                    let caller = Caller { address: peer.map(|peer| peer.ip()), ..Caller::default() };
-                    serve::serve(live, Box::new(stream), Arc::new(caller)).await;
+                    match entrance::enter(&live, stream, peer.map(|peer| peer.ip())).await {
+                        Ok((stream, caller)) => serve::serve(live, stream, Arc::new(caller)).await,
+                        Err(turned) => {
+                            if let Some(kind) = turned.kind() {
+                                rarely.warn(kind, || turned.to_string());
+                            }
+                        }
+                    }
                     drop(open);
                 });
             }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            Err(fault) => {
+                rarely.warn(Kind::Accept(fault.raw_os_error()), || {
+                    format!("cannot accept connections on {}: {fault}", listener.name())
+                });
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
+    }
+}
+
+/// Resolves when a connection that has nothing to do should end: when a drain begins. Who comes during one is told so,
+/// but must be quick to ask.
+async fn leave(live: &Live, is_latecomer: bool) {
+    match is_latecomer {
+        true => tokio::time::sleep(LATECOMER_PATIENCE).await,
+        false => drop(live.drained().wait_for(|draining| *draining).await),
     }
 }

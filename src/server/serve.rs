@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::stream::{Replayed, Stream};
-use super::{http1, http2};
+use super::{http1, http2, leave};
 use crate::live::Live;
 use crate::policy::identify::Caller;
 
@@ -19,7 +19,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// From the first byte to the one that tells.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_SIZE: usize = 8 * 1024;
-const LATECOMER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
 pub(super) async fn serve(live: Arc<Live>, mut stream: Box<dyn Stream>, caller: Arc<Caller>) {
@@ -53,14 +52,5 @@ async fn read_opening(live: &Live, stream: &mut Box<dyn Stream>, opening: &mut B
             return true;
         }
         deadline = deadline.min(Instant::now() + OPENING_TIMEOUT);
-    }
-}
-
-/// Resolves when a connection that has nothing to do should end: when a drain begins. Who comes during one is told so,
-/// but must be quick to ask.
-pub(super) async fn leave(live: &Live, is_latecomer: bool) {
-    match is_latecomer {
-        true => tokio::time::sleep(LATECOMER_PATIENCE).await,
-        false => drop(live.drained().wait_for(|draining| *draining).await),
     }
 }

@@ -46,6 +46,48 @@ impl Pki {
     }
 }
 
+impl Pki {
+    /// The list of what this authority has revoked, by serial number, in PEM.
+    pub fn revoked(&self, serials: &[u64]) -> String {
+        self.revoked_until(serials, (4000, 1, 1))
+    }
+
+    pub fn revoked_until(&self, serials: &[u64], (year, month, day): (i32, u8, u8)) -> String {
+        let date = rcgen::date_time_ymd;
+        let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: date(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: date(2026, 1, 1),
+            next_update: date(year, month, day),
+            crl_number: 1_u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+}
+
+impl Identity {
+    pub fn chain_pem(&self) -> String {
+        self.chain.iter().map(|certificate| pem("CERTIFICATE", certificate)).collect()
+    }
+    pub fn key_pem(&self) -> String {
+        pem("PRIVATE KEY", self.key.secret_der())
+    }
+}
+
+fn pem(what: &str, der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", lines.join("\n"))
+}
+
 pub fn self_signed(names: &[&str]) -> Identity {
     let key = KeyPair::generate().unwrap();
     let mut params = params(names);

@@ -13,7 +13,9 @@ use crate::names::{ClientName, TenantName};
 
 impl Clients {
     pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Clients {
-        let open = config.server.listen.iter().find(|listen| strangers_reach(listen));
+        // Whom the PROXY protocol tells of is whoever reaches the load balancer.
+        let proxied = config.server.proxy_protocol.is_some();
+        let open = config.server.listen.iter().find(|listen| proxied || strangers_reach(listen));
         let anonymous = config.server.allow_anonymous.value;
         if config.clients.is_empty() && !anonymous {
             let help =

@@ -21,7 +21,7 @@ use http_body::Body;
 use crate::delivery::{self, Arrival, Interim};
 use crate::live::Live;
 use crate::policy::identify::Caller;
-use crate::server::serve;
+use crate::server::leave;
 use crate::server::stream::Stream;
 use answer::Answer;
 use head::{Head, Malformed};
@@ -34,7 +34,7 @@ pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, opening: Byt
     let latecomer = live.is_draining();
     loop {
         let idle = live.in_force().plan.timeouts.idle;
-        let closes = match line.head(idle, serve::leave(&live, latecomer)).await {
+        let closes = match line.head(idle, leave(&live, latecomer)).await {
             Ok(head) if head.method == Method::CONNECT => connect::serve(&live, &line, head, &caller, idle).await,
             Ok(head) => serve_one(&live, &line, head, &caller, idle).await,
             Err(NoHead::Malformed(why)) => refuse(&live, &line, why, &caller, idle).await,

@@ -16,7 +16,6 @@ use http::{Request, Version};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::serve;
 use super::stream::Stream;
 use crate::delivery::{self, Arrival};
 use crate::live::Live;
@@ -63,7 +62,7 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
 /// Dropped, it ends its requests: their tasks are the connection's.
 async fn accept<S: Stream>(live: Arc<Live>, mut connection: Connection<S, Bytes>, caller: Arc<Caller>) {
     let mut tasks = JoinSet::new();
-    let mut leave = pin!(serve::leave(&live, live.is_draining()));
+    let mut leave = pin!(super::leave(&live, live.is_draining()));
     let mut is_leaving = false;
     // Pings and settings are no reason to stay.
     let mut quiet_since = Instant::now();

@@ -1,0 +1,20 @@
+//! The keys of what a listener does before HTTP.
+//! What may be said of TLS and of load balancers?
+
+use super::Shape;
+
+pub(in crate::config) static SERVER_TLS: Shape = Shape {
+    path: "server.tls",
+    title: "server.tls",
+    keys: &["certificate", "key", "client_ca", "client_crls"],
+    later: &[],
+    renamed: &[("cert", "certificate"), ("chain", "certificate"), ("ca", "client_ca"), ("crls", "client_crls")],
+};
+
+pub(in crate::config) static PROXY_PROTOCOL: Shape = Shape {
+    path: "server.proxy_protocol",
+    title: "server.proxy_protocol",
+    keys: &["from"],
+    later: &[],
+    renamed: &[("networks", "from"), ("trusted", "from"), ("allow", "from")],
+};

@@ -1,0 +1,139 @@
+//! TLS towards clients, who may prove who they are.
+//! Is this a handshake, and which names does the client's certificate hold?
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
+use rustls::sign::SingleCertAndKey;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::policy::listener::Tls;
+
+/// TLS sessions that may be resumed.
+const SESSIONS: usize = 4096;
+
+/// Why there is no TLS connection.
+#[derive(Debug)]
+pub enum AcceptFault {
+    Timeout,
+    /// The client hung up, or speaks no TLS, or we have no common ground, or its certificate is not believed.
+    Failed(io::Error),
+}
+
+impl fmt::Display for AcceptFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("no handshake within the tls timeout"),
+            Self::Failed(_) => f.write_str("the handshake failed"),
+        }
+    }
+}
+
+impl std::error::Error for AcceptFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Timeout => None,
+            Self::Failed(error) => Some(error),
+        }
+    }
+}
+
+/// The configuration of every handshake under one certificate and one set of authorities.
+pub fn server_config(tls: &Tls) -> Arc<ServerConfig> {
+    // Named here, so that no process-wide default decides.
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for both versions");
+    let shown = Arc::new(SingleCertAndKey::from(tls.certified.clone()));
+    let mut config = match &tls.clients {
+        None => {
+            let mut config = config.with_no_client_auth().with_cert_resolver(shown);
+            config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+            config
+        }
+        Some(clients) => {
+            let mut config = config.with_client_cert_verifier(Arc::clone(clients)).with_cert_resolver(shown);
+            // A session that is resumed brings its certificate along unjudged, expired or revoked as it may be by now.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            config
+        }
+    };
+    config.alpn_protocols = vec![super::HTTP_2.to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// Gives the connection, and the names that the client has proved to hold.
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    config: &Arc<ServerConfig>,
+    deadline: Instant,
+) -> Result<(TlsStream<S>, Vec<String>), AcceptFault> {
+    let accept = TlsAcceptor::from(Arc::clone(config)).accept(stream).into_fallible();
+    match timeout_at(deadline, accept).await {
+        Err(_) => Err(AcceptFault::Timeout),
+        Ok(Err((error, mut stream))) => {
+            // An alert is out: let it arrive.
+            let _ = timeout_at(deadline, stream.shutdown()).await;
+            Err(AcceptFault::Failed(error))
+        }
+        Ok(Ok(stream)) => {
+            let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let names = leaf.map(names).unwrap_or_default();
+            Ok((stream, names))
+        }
+    }
+}
+
+/// The subject's alternative names (RFC 5280 §4.2.1.6); what stands in the common name proves nothing (RFC 9525 §2).
+fn names(leaf: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return Vec::new() };
+    let Ok(Some(names)) = leaf.subject_alternative_name() else { return Vec::new() };
+    names.value.general_names.iter().filter_map(name).collect()
+}
+
+fn name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        GeneralName::URI(name) | GeneralName::RFC822Name(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from);
+            v4.or(v6).ok().map(|address| address.to_string())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    #[test]
+    fn names_of_every_kind_are_read_as_text() {
+        let mut params = CertificateParams::new(vec!["Billing.Internal".to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "admin");
+        params.subject_alt_names.extend([
+            SanType::URI("spiffe://acme/Billing".try_into().unwrap()),
+            SanType::Rfc822Name("ops@acme.example".try_into().unwrap()),
+            SanType::IpAddress("192.0.2.7".parse().unwrap()),
+            SanType::IpAddress("2001:db8::7".parse().unwrap()),
+        ]);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let expected = ["billing.internal", "spiffe://acme/Billing", "ops@acme.example", "192.0.2.7", "2001:db8::7"];
+        assert_eq!(names(certificate.der()), expected);
+        let nameless = CertificateParams::default().self_signed(&KeyPair::generate().unwrap()).unwrap();
+        assert!(names(nameless.der()).is_empty() && names(&CertificateDer::from_slice(b"?")).is_empty());
+    }
+}

@@ -1,0 +1,104 @@
+//! What a connection goes through before HTTP: the PROXY protocol, then TLS, each where it is in force.
+//! Who is at the other end, as far as the connection shows?
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+
+use bytes::BytesMut;
+use tokio::time::{Instant, timeout};
+
+use super::proxy_protocol::{self, Fault, Origin};
+use super::rarely::Kind;
+use super::stream::{Replayed, Stream};
+use crate::live::{InForce, Live};
+use crate::net::listen;
+use crate::net::tls::accept::{self, AcceptFault};
+use crate::policy::identify::Caller;
+
+/// Why a connection is closed before it has asked for anything.
+pub(super) struct Turned {
+    peer: Option<IpAddr>,
+    why: Why,
+}
+
+enum Why {
+    /// It comes from a network that may not send the PROXY protocol, which all must.
+    NoProxy,
+    Header(Fault),
+    Handshake(AcceptFault),
+}
+
+impl Turned {
+    /// `None`: a peer that connected and left, as health checks do.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        match &self.why {
+            Why::NoProxy => Some(Kind::NoProxy),
+            Why::Header(Fault::Cut) => None,
+            Why::Header(_) => Some(Kind::Header),
+            Why::Handshake(AcceptFault::Failed(error)) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+            Why::Handshake(_) => Some(Kind::Handshake),
+        }
+    }
+}
+
+impl fmt::Display for Turned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer {
+            Some(peer) => write!(f, "a connection from {peer} was closed: ")?,
+            None => f.write_str("a connection on a unix socket was closed: ")?,
+        }
+        match &self.why {
+            Why::NoProxy => f.write_str("server.proxy_protocol does not name its network"),
+            Why::Header(fault) => fault.fmt(f),
+            Why::Handshake(fault) => match fault.source() {
+                Some(cause) => write!(f, "{fault}: {cause}"),
+                None => fault.fmt(f),
+            },
+        }
+    }
+}
+
+/// Under the configuration in force now. Gives the bytes of HTTP, and what is known of who sends them.
+pub(super) async fn enter(
+    live: &Live,
+    stream: listen::Stream,
+    peer: Option<IpAddr>,
+) -> Result<(Box<dyn Stream>, Caller), Turned> {
+    let in_force = live.in_force();
+    let turned = |why| Turned { peer, why };
+    // Who comes in over a unix socket is on this host: there is nobody to hide from.
+    let wants_tls = matches!(stream, listen::Stream::Tcp(_));
+    let (stream, address) = introduced(&in_force, stream, peer).await.map_err(turned)?;
+    let caller = Caller { address, ..Caller::default() };
+    let Some(config) = in_force.listener_tls.as_ref().filter(|_| wants_tls) else { return Ok((stream, caller)) };
+    let deadline = Instant::now() + in_force.plan.timeouts.tls;
+    let accepted = accept::accept(stream, config, deadline).await;
+    let (stream, certificate) = accepted.map_err(|fault| turned(Why::Handshake(fault)))?;
+    Ok((Box::new(stream), Caller { certificate, ..caller }))
+}
+
+/// The address that the connection is for: its peer's, or where the PROXY protocol is spoken, what the peer says.
+async fn introduced(
+    in_force: &InForce,
+    mut stream: listen::Stream,
+    peer: Option<IpAddr>,
+) -> Result<(Box<dyn Stream>, Option<IpAddr>), Why> {
+    let Some(proxies) = &in_force.plan.listener.proxies else { return Ok((Box::new(stream), peer)) };
+    if !proxies.has(peer) {
+        return Err(Why::NoProxy);
+    }
+    let mut rest = BytesMut::new();
+    let receiving = proxy_protocol::receive(&mut stream, &mut rest);
+    let origin = timeout(proxy_protocol::TIMEOUT, receiving).await.unwrap_or(Err(Fault::Cut)).map_err(Why::Header)?;
+    let address = match origin {
+        Origin::Sender => peer,
+        Origin::Address(address) => Some(address),
+        Origin::Unix => None,
+    };
+    match rest.is_empty() {
+        true => Ok((Box::new(stream), address)),
+        false => Ok((Box::new(Replayed::new(rest, stream)), address)),
+    }
+}

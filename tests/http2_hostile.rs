@@ -1,0 +1,321 @@
+//! Hostile HTTP/2, written frame by frame.
+//! Does a client that breaks the protocol, floods, or never reads cost anybody but itself?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::time::Instant;
+
+use support::receiver::{answering, ok};
+use support::scene::{Scene, config, scene, scene_with};
+use support::{Client, Outgate, PATIENCE};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// Error codes (RFC 9113 §7).
+const PROTOCOL_ERROR: u32 = 1;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// A field as HPACK has it when nothing is compressed (RFC 7541 §6.2.2).
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let mut bytes = vec![0];
+    for text in [name, value] {
+        length(&mut bytes, text.len());
+        bytes.extend(text.as_bytes());
+    }
+    bytes
+}
+
+/// An integer with a prefix of 7 bits (RFC 7541 §5.1).
+fn length(bytes: &mut Vec<u8>, mut length: usize) {
+    if length < 127 {
+        return bytes.push(length as u8);
+    }
+    bytes.push(127);
+    length -= 127;
+    while length >= 128 {
+        bytes.push((length % 128) as u8 | 128);
+        length /= 128;
+    }
+    bytes.push(length as u8);
+}
+
+fn head(url: &str) -> Vec<u8> {
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap());
+    [field(":method", "POST"), field(":scheme", scheme), field(":authority", authority), field(":path", path)].concat()
+}
+
+fn opened(outgate: &Outgate) -> Client {
+    let mut client = outgate.connect();
+    client.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
+    client
+}
+
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    payload: Vec<u8>,
+}
+
+fn frames(mut bytes: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while bytes.len() >= 9 {
+        let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+        let end = (9 + length).min(bytes.len());
+        frames.push(Frame { kind: bytes[3], payload: bytes[9..end].to_vec() });
+        bytes = &bytes[end..];
+    }
+    frames
+}
+
+/// What comes, up to a frame of one of these kinds.
+fn until(client: &mut Client, kinds: &[u8]) -> Vec<Frame> {
+    let mut bytes = Vec::new();
+    loop {
+        bytes.extend(client.read_some());
+        let seen = frames(&bytes);
+        if seen.iter().any(|frame| kinds.contains(&frame.kind)) {
+            return seen;
+        }
+    }
+}
+
+/// The code of the last GOAWAY or of the reset of a stream.
+fn error(frames: &[Frame], kind: u8) -> Option<u32> {
+    let at = if kind == GOAWAY { 4 } else { 0 };
+    let last = frames.iter().rev().find(|frame| frame.kind == kind)?;
+    Some(u32::from_be_bytes(last.payload[at..at + 4].try_into().unwrap()))
+}
+
+/// Everybody else is served, and soon nothing is left of the connections before.
+fn others_are_served(scene: &Scene, what: &str) {
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200, "{what}");
+    let deadline = Instant::now() + PATIENCE;
+    while !scene.outgate.admin("/metrics").text().contains("outgate_client_connections 0") {
+        assert!(Instant::now() < deadline, "{what}: a connection is left");
+    }
+}
+
+fn resident(outgate: &Outgate) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", outgate.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn fields_of_a_connection_reset_their_stream() {
+    let scene = scene();
+    for (name, value) in [
+        ("connection", "close"),
+        ("transfer-encoding", "chunked"),
+        ("keep-alive", "1"),
+        ("proxy-connection", "keep-alive"),
+        ("upgrade", "h2c"),
+        ("te", "gzip"),
+        (":status", "200"),
+        (":path", "/twice"),
+    ] {
+        let mut client = opened(&scene.outgate);
+        let block = [head(&scene.plain_url()), field(name, value)].concat();
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
+        let seen = until(&mut client, &[RST_STREAM, GOAWAY]);
+        assert_eq!(error(&seen, RST_STREAM), Some(PROTOCOL_ERROR), "{name}: {seen:?}");
+    }
+    others_are_served(&scene, "malformed heads");
+    assert_eq!(scene.plain.seen().len(), 1, "nothing malformed was delivered");
+}
+
+#[test]
+fn what_breaks_the_protocol_ends_the_connection() {
+    let scene = scene();
+    let open = frame(HEADERS, END_HEADERS, 1, &head(&scene.plain_url()));
+    for (what, bytes) in [
+        ("garbage", b"GET http://plain.example/ HTTP/1.1\r\n\r\n".to_vec()),
+        ("DATA before HEADERS", frame(DATA, 0, 1, b"x")),
+        ("an even stream", frame(HEADERS, END_HEADERS | END_STREAM, 2, &head(&scene.plain_url()))),
+        ("CONTINUATION of nothing", frame(CONTINUATION, END_HEADERS, 1, b"")),
+        ("another stream's CONTINUATION", [frame(HEADERS, 0, 1, b""), frame(CONTINUATION, 4, 3, b"")].concat()),
+        ("a window that overflows", frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffff_u32.to_be_bytes())),
+        ("settings of a wrong length", frame(SETTINGS, 0, 0, b"12345")),
+        ("a broken field", frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff])),
+        ("upper case", frame(HEADERS, END_HEADERS | END_STREAM, 1, &field("X-Upper", "1"))),
+        ("a space in a name", frame(HEADERS, END_HEADERS | END_STREAM, 1, &field("x y", "1"))),
+        ("a table that grows too far", frame(HEADERS, END_HEADERS, 1, &[0x3f, 0xff, 0xff, 0xff, 0x0f])),
+        ("a frame too large", [open, frame(DATA, 0, 1, &[0; 20_000])].concat()),
+    ] {
+        let mut client = opened(&scene.outgate);
+        client.try_send(bytes);
+        let seen = frames(&client.rest());
+        assert!(error(&seen, GOAWAY).is_some_and(|code| code != 0), "{what}: {seen:?}");
+    }
+    others_are_served(&scene, "broken frames");
+}
+
+#[test]
+fn floods_end_the_connection_that_they_come_over() {
+    let scene = scene();
+    let mut continuations = frame(HEADERS, 0, 1, &head(&scene.plain_url()));
+    for _ in 0..10_000 {
+        continuations.extend(frame(CONTINUATION, 0, 1, &[]));
+    }
+    let resets = |spread: u32| -> Vec<u8> {
+        let one = |stream: u32| {
+            let open = frame(HEADERS, END_HEADERS, stream, &head(&scene.plain_url()));
+            [open, frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
+        };
+        (0..spread).flat_map(|number| one(2 * number + 1)).collect()
+    };
+    let malformed: Vec<u8> = (0..10_000)
+        .flat_map(|number| frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &field("connection", "x")))
+        .collect();
+    let empty: Vec<u8> = frame(DATA, 0, 1, &[]).repeat(100_000);
+    let empty = [frame(HEADERS, END_HEADERS, 1, &head(&scene.plain_url())), empty].concat();
+    for (what, bytes) in [
+        ("rapid reset", resets(10_000)),
+        ("CONTINUATION", continuations),
+        ("malformed heads", malformed),
+        ("empty DATA", empty),
+    ] {
+        let before = resident(&scene.outgate);
+        let mut client = opened(&scene.outgate);
+        client.try_send(bytes);
+        let seen = frames(&client.rest());
+        let code = error(&seen, GOAWAY);
+        assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{what}: {:?}", seen.last());
+        let after = resident(&scene.outgate);
+        assert!(after < before + 16 * 1024, "{what}: {before} KiB became {after} KiB");
+        others_are_served(&scene, what);
+    }
+    assert!(scene.plain.seen().len() < 200, "{} deliveries began", scene.plain.seen().len());
+}
+
+/// One field of 4000 bytes, named thousands of times by an index of one byte.
+#[test]
+fn a_header_bomb_is_not_unpacked() {
+    let scene = scene();
+    let mut block = head(&scene.plain_url());
+    let mut bomb = field("x-bomb", &"b".repeat(4000));
+    bomb[0] = 0x40; // with incremental indexing: it is entry 62 from now on
+    block.extend(bomb);
+    block.extend([0x80 | 62; 10_000]);
+    let before = resident(&scene.outgate);
+    for _ in 0..20 {
+        let mut client = opened(&scene.outgate);
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
+        let seen = until(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+        assert_eq!(error(&seen, GOAWAY), Some(ENHANCE_YOUR_CALM), "{seen:?}");
+    }
+    let after = resident(&scene.outgate);
+    assert!(after < before + 16 * 1024, "{before} KiB became {after} KiB");
+    // One that is merely too large is refused, and the connection goes on.
+    let mut client = opened(&scene.outgate);
+    let block = [head(&scene.plain_url()), (0..5).flat_map(|_| field("x", &"y".repeat(14_000))).collect()].concat();
+    let (first, rest) = block.split_at(16_000);
+    client.send(frame(HEADERS, END_STREAM, 1, first));
+    for piece in rest.chunks(16_000) {
+        client.send(frame(CONTINUATION, 0, 1, piece));
+    }
+    client.send(frame(CONTINUATION, END_HEADERS, 1, b""));
+    let seen = until(&mut client, &[HEADERS, GOAWAY]);
+    assert_eq!(error(&seen, GOAWAY), None, "{seen:?}");
+    drop(client);
+    others_are_served(&scene, "bombs");
+    assert_eq!(scene.plain.seen().len(), 1);
+}
+
+fn impatient(scene: &Scene) {
+    let text = config(&scene.good, &scene.plain, "[timeouts]\nidle = \"500ms\"\ntotal = \"1s\"\n");
+    scene.outgate.reconfigure(&text);
+}
+
+/// Settings and pings ask for answers that nobody reads: we stop reading, too, and then leave.
+#[test]
+fn control_frames_are_no_reason_to_stay() {
+    let scene = scene_with(ok(), "");
+    impatient(&scene);
+    for (what, one) in [
+        ("SETTINGS", frame(SETTINGS, 0, 0, &[])),
+        ("PING", frame(PING, 0, 0, &[0; 8])),
+        ("PRIORITY", frame(2, 0, 1, &[0; 5])),
+    ] {
+        let before = resident(&scene.outgate);
+        let mut client = opened(&scene.outgate);
+        let some = one.repeat(10_000);
+        let deadline = Instant::now() + PATIENCE;
+        while client.try_send(&some) {
+            assert!(Instant::now() < deadline, "{what}: still listening");
+        }
+        let after = resident(&scene.outgate);
+        assert!(after < before + 16 * 1024, "{what}: {before} KiB became {after} KiB");
+        others_are_served(&scene, what);
+    }
+}
+
+#[test]
+fn who_stops_in_the_middle_is_left_behind() {
+    let scene = scene_with(ok(), "");
+    impatient(&scene);
+    let url = scene.plain_url();
+    for sent in [
+        PREFACE[..10].to_vec(),
+        PREFACE.to_vec(),
+        [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat(),
+        [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, 0, 1, &head(&url))].concat(),
+        [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, END_HEADERS, 1, &head(&url))].concat(),
+    ] {
+        let mut client = scene.outgate.connect();
+        client.send(&sent);
+        client.rest();
+    }
+    others_are_served(&scene, "half a client");
+}
+
+/// Windows that never open, and a socket that nobody reads.
+#[test]
+fn who_does_not_read_holds_nothing_for_long() {
+    let large = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(1_000_000));
+    let scene = scene_with(answering(&large), "");
+    impatient(&scene);
+    let before = resident(&scene.outgate);
+    let no_window = [&[0, 4][..], &0_u32.to_be_bytes()].concat();
+    let all_windows = [&[0, 4][..], &0x7fff_ffff_u32.to_be_bytes()].concat();
+    let mut clients = Vec::new();
+    for settings in [&no_window, &all_windows] {
+        let mut client = scene.outgate.connect();
+        client.send([PREFACE, &frame(SETTINGS, 0, 0, settings)].concat());
+        if *settings == all_windows {
+            client.send(frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes()));
+        }
+        for number in 0..100 {
+            client.send(frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &head(&scene.plain_url())));
+        }
+        clients.push(client);
+    }
+    let records = scene.outgate.records(200);
+    let after = resident(&scene.outgate);
+    assert!(after < before + 64 * 1024, "{before} KiB became {after} KiB");
+    assert!(records.iter().filter(|record| record["code"] == "client_gone").count() > 150);
+    others_are_served(&scene, "nobody reads");
+}
