@@ -145,9 +145,9 @@ impl Proxy {
     /// stop again does not want to wait.
     pub async fn stop(mut self) -> ExitCode {
         let within = self.live.in_force().plan.drain_timeout;
+        self.live.drain();
         info!("draining {} connections for at most {within:?}", self.connections.count());
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
-        self.live.drain();
         let finished = tokio::select! {
             finished = tokio::time::timeout(within, self.connections.all_closed()) => finished.is_ok(),
             () = self.signals.stop() => false,

@@ -178,6 +178,7 @@ fn a_connection_that_the_peer_closed_never_costs_a_webhook() {
     let scene = scene_with(answering_once("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), "");
     for count in 1..=40 {
         assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200, "{count}");
+        scene.good.until_closed(count);
     }
     assert_eq!((scene.good.connections(), scene.good.seen().len()), (40, 40));
     let records = scene.outgate.records(40);

@@ -201,7 +201,7 @@ pub(super) static ROUTE: Shape = Shape {
 pub(super) static ROUTE_TIMEOUTS: Shape = Shape {
     path: "routes.timeouts",
     title: "the timeouts of [[routes]]",
-    keys: &["dns", "connect", "tls", "body", "response", "total"],
+    keys: &["dns", "connect", "tls", "body", "response", "total", "tunnel"],
     later: &[],
     renamed: TIMES,
 };
@@ -310,7 +310,7 @@ pub(super) static RESOLVER: Shape = Shape {
 pub(super) static TIMEOUTS: Shape = Shape {
     path: "timeouts",
     title: "[timeouts]",
-    keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "reuse"],
+    keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "tunnel", "reuse"],
     later: &[],
     renamed: TIMES,
 };

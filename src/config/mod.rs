@@ -227,7 +227,8 @@ pub struct Route {
     pub sign: Vec<At<String>>,
     pub limits: Vec<At<String>>,
     pub plaintext: At<Plaintext>,
-    pub connect: At<Connect>,
+    /// `None`: a tunnel, unless the route signs.
+    pub connect: Option<At<Connect>>,
     /// Bytes.
     pub body_max: Option<At<u64>>,
     pub timeouts: RouteTimeouts,
@@ -256,6 +257,7 @@ pub struct RouteTimeouts {
     pub body: Option<Duration>,
     pub response: Option<Duration>,
     pub total: Option<Duration>,
+    pub tunnel: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -272,6 +274,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// The whole delivery, from head to last byte.
     pub total: Duration,
+    /// A tunnel, from its opening to its end.
+    pub tunnel: Duration,
     /// How old a reusable connection may grow.
     pub reuse: Duration,
 }

@@ -169,7 +169,7 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         sign,
         limits,
         plaintext: plaintext.unwrap_or(at(table, Plaintext::Refuse)),
-        connect: connect.unwrap_or(at(table, Connect::Tunnel)),
+        connect,
         body_max,
         timeouts: timeouts.unwrap_or_default(),
     }
@@ -187,6 +187,7 @@ fn route_timeouts(reader: &mut Reader<'_>, table: &Table<'_>) -> RouteTimeouts {
         body: duration("body"),
         response: duration("response"),
         total: duration("total"),
+        tunnel: duration("tunnel"),
     }
 }
 

@@ -126,6 +126,7 @@ pub(super) fn timeouts(reader: &mut Reader<'_>, file: &Table<'_>) -> Timeouts {
         response: seconds("response", 30),
         idle: seconds("idle", 90),
         total: seconds("total", 120),
+        tunnel: seconds("tunnel", 3600),
         reuse: seconds("reuse", 600),
     }
 }

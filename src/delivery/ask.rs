@@ -3,12 +3,14 @@
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http_body::Body;
 
 use super::Arrival;
 use super::refusal::{Code, Refusal};
 use crate::config::Plaintext;
 use crate::host;
 use crate::names::{Host, Scheme, Target, TenantName};
+use crate::policy::identify::Inside;
 use crate::policy::route::Route;
 
 pub(super) static OUTGATE_TARGET: HeaderName = HeaderName::from_static("outgate-target");
@@ -34,16 +36,17 @@ impl Ask {
     pub(super) fn read(arrival: &Arrival) -> Result<Ask, Refusal> {
         let fields = &arrival.fields;
         if arrival.method == Method::CONNECT {
-            return Err(Refusal::new(
-                Code::TunnelForbidden,
-                "this proxy does not open tunnels; send the request itself, in absolute-form",
-            ));
+            // Where the client's connection cannot become the tunnel.
+            return Err(Refusal::new(Code::TunnelForbidden, "no tunnels here: send the request itself"));
         }
         if arrival.method == Method::TRACE {
             // It would echo what the client sent to us, credentials included (RFC 9110 §9.3.8).
             return Err(Refusal::new(Code::ClientForbidden, "TRACE is not forwarded"));
         }
         let named = single(fields, &OUTGATE_TARGET)?;
+        if let Some(inside) = &arrival.caller.inside {
+            return Self::inside(arrival, inside, named);
+        }
         let url = match (arrival.target.starts_with('/'), named) {
             (false, None) => arrival.target.as_str(),
             (true, Some(url)) => url,
@@ -60,6 +63,45 @@ impl Ask {
         ask.wants_tls = wants_tls(fields)?;
         ask.tenant = tenant(fields)?;
         Ok(ask)
+    }
+
+    /// A CONNECT has a host and a port, and nothing else (RFC 9112 §3.2.3); what its `Host` says differs from client to
+    /// client.
+    pub(super) fn connect(arrival: &Arrival) -> Result<Ask, Refusal> {
+        if !arrival.body.is_end_stream() {
+            return Err(Refusal::malformed("a CONNECT has no body"));
+        }
+        let (host, port) = parse_authority(&arrival.target)?;
+        if port.is_none() {
+            return Err(Refusal::malformed("a CONNECT names a host and a port"));
+        }
+        let tenant = tenant(&arrival.fields)?;
+        let path_and_query = String::new();
+        Ok(Ask { scheme: Scheme::Https, host, port, path_and_query, tenant, wants_tls: false })
+    }
+
+    /// Inside of a tunnel every request is for its host, and for whom it was opened.
+    fn inside(arrival: &Arrival, inside: &Inside, named: Option<&str>) -> Result<Ask, Refusal> {
+        if named.is_some() {
+            return Err(Refusal::malformed("Outgate-Target has no place inside of a tunnel"));
+        }
+        let url = match arrival.target.starts_with('/') {
+            false => arrival.target.clone(),
+            true => {
+                let host = single(&arrival.fields, &header::HOST)?.unwrap_or_default();
+                format!("https://{host}{}", arrival.target)
+            }
+        };
+        let ask = parse_url(&url, &arrival.method)?;
+        let target = Target { scheme: ask.scheme, host: ask.host.clone(), port: ask.port.unwrap_or(443) };
+        if target != inside.target {
+            return Err(Refusal::malformed("the request is for another host than the tunnel"));
+        }
+        Ok(Ask { tenant: inside.tenant.clone(), ..ask })
+    }
+
+    pub(super) fn port(&self) -> Option<u16> {
+        self.port
     }
 
     /// The same for a URL alone, as `explain` has it.

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::ask::Ask;
 use super::refusal::{Code, Refusal};
-use super::{stick, verdict};
+use super::steps::stick;
+use super::verdict;
 use crate::config::{Per, Plaintext, Proof, Select, TlsVersion, Verify};
 use crate::names::{ClientName, Host, KeyId, Target, TenantName};
 use crate::policy::Plan;

@@ -10,13 +10,14 @@ mod passage;
 mod record;
 pub mod refusal;
 mod response;
+mod steps;
+pub mod tunnel;
 mod verdict;
 mod webhook;
 
 use std::pin::pin;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -34,9 +35,6 @@ use webhook::Webhook;
 use crate::live::limits::Permit;
 use crate::live::reuse::Lease;
 use crate::live::{InForce, Live};
-use crate::names::{Host, TenantName};
-use crate::policy::admit::Who;
-use crate::policy::egress;
 use crate::policy::identify::{Caller, Identified};
 
 /// A request as a server read it.
@@ -98,9 +96,7 @@ async fn relay(
     let plan = &in_force.plan;
     live.refuse_when_draining()?;
     let ask = Ask::read(&arrival)?;
-    let Identified { client, proof, signed } = caller::identify(live, plan, &arrival)?;
-    record.client(client.name(), proof, ask.tenant.as_ref());
-    verdict::speaks_for(client, ask.tenant.as_ref())?;
+    let Identified { client, signed, .. } = steps::identify(live, plan, &arrival, ask.tenant.as_ref(), record)?;
     if ask::asks_us(&arrival.method, &mut arrival.fields)? {
         return Ok(Answered::ByUs);
     }
@@ -108,33 +104,17 @@ async fn relay(
     let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
     record.route(&route.name);
     let target = ask.target(route)?;
-    record.target(&target, ask.path());
+    record.target(&target, Some(ask.path()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == crate::config::Plaintext::Allow)?;
     verdict::no_loop(&arrival.fields, &plan.name)?;
 
     let tenant = ask.tenant.clone();
-    let pool = &route.pool;
-    let who = Who {
-        client: client.name(),
-        tenant: tenant.as_ref(),
-        route: &route.name,
-        host: &target.host,
-        egress: pool.name(),
-    };
-    let permit = live.limits.admit(&route.limits, &who).await?;
-    record.step(Step::Admit);
+    let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
     let pledge = signed.and_then(|signed| signed.pledge);
     let webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &plan.name).await?;
     record.step(Step::TakeIn);
 
-    let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;
-    let cleared = plan.guard.clear(&target, &answers.addresses, &live.sources.own())?;
-    let turn = in_force.turn(pool, &cleared);
-    let usable = live.sources.view();
-    let stick = stick(tenant.as_ref(), &target.host);
-    let hops = egress::choose(pool, &cleared, stick, turn, Timestamp::now(), &|source| usable.has(source))?;
-    record.step(Step::Resolve);
-
+    let hops = steps::hops(live, in_force, route, tenant.as_ref(), &target, record).await?;
     let tenant = tenant.as_ref().filter(|_| route.tenant_specific);
     let passage = Passage { live, in_force, route, target: &target, tenant, hops };
     let lease = passage.open(record).await?;
@@ -144,18 +124,6 @@ async fn relay(
     record.step(Step::Response);
     verdict::final_answer(&answer)?;
     Ok(Answered::ByTarget(lease, permit, answer))
-}
-
-/// What sticky selection sticks to. The same in every process, release and build: a customer's source address must not
-/// move because a library's hash did.
-fn stick(tenant: Option<&TenantName>, host: &Host) -> u64 {
-    let mut context = Context::new(&SHA256);
-    let tenant = tenant.map_or("", TenantName::as_str);
-    context.update(&(tenant.len() as u64).to_be_bytes());
-    context.update(tenant.as_bytes());
-    context.update(host.to_string().as_bytes());
-    let digest = context.finish();
-    digest.as_ref().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 /// What a server could not read as a request at all.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant as Clock;
+use std::time::{Duration, Instant as Clock};
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -19,9 +19,9 @@ use super::{Interim, fields};
 use crate::live::reuse::{Key, Lease, Reuse};
 use crate::live::{InForce, Live};
 use crate::names::{Scheme, Target, TenantName};
-use crate::net::dial::{self, DialFault};
+use crate::net::dial::{self, DialFault, Dialled};
 use crate::net::exchange::{self, Connection, SendFault, Upload};
-use crate::net::tls;
+use crate::net::tls::{self, Proof, TlsFault};
 use crate::policy::egress::Hop;
 use crate::policy::route::Route;
 
@@ -61,13 +61,33 @@ impl Passage<'_> {
         first.into_iter().chain(other)
     }
 
-    async fn dial(&self, record: &mut Record) -> Result<Lease, Refusal> {
+    /// A new connection to the target, with nothing said on it, and how long it took.
+    pub(super) async fn connect(&self) -> Result<(Dialled, Duration), Refusal> {
         let start = Clock::now();
-        let dialling = dial::dial(&self.hops, Instant::now() + self.route.timeouts.connect).await;
+        let dialled = self.dial_one_of(&self.hops).await?;
+        Ok((dialled, start.elapsed()))
+    }
+
+    /// What the target shows on a handshake of our own, over this hop and no other.
+    pub(super) async fn check(&self, hop: Hop) -> Result<Proof, CheckFault> {
+        let dialled = self.dial_one_of(&[hop]).await.map_err(CheckFault::Dial)?;
+        let config = self.in_force.tls_config(&self.route.trust);
+        let deadline = Instant::now() + self.route.timeouts.tls;
+        let (_, proof) =
+            tls::handshake(dialled.socket, &config, &self.target.host, deadline).await.map_err(CheckFault::Tls)?;
+        Ok(proof)
+    }
+
+    async fn dial_one_of(&self, hops: &[Hop]) -> Result<Dialled, DialFault> {
+        let dialling = dial::dial(hops, Instant::now() + self.route.timeouts.connect).await;
         for source in dialling.unusable {
             self.live.sources.refused(source);
         }
-        let dialled = dialling.outcome?;
+        dialling.outcome
+    }
+
+    async fn dial(&self, record: &mut Record) -> Result<Lease, Refusal> {
+        let (dialled, took) = self.connect().await?;
         let connected = Clock::now();
         let liveness = dialled.socket.liveness();
         let (wire, proof) = match self.target.scheme {
@@ -79,7 +99,7 @@ impl Passage<'_> {
                 (wire, Some(proof))
             }
         };
-        record.dialled(connected - start, proof.is_some().then(|| connected.elapsed()));
+        record.dialled(took, proof.is_some().then(|| connected.elapsed()));
         let connection = Connection::open(wire, liveness, dialled.hop, proof).await.map_err(|fault| lost(&fault))?;
         let lease = Reuse::lease(&self.live.reuse, self.key_from(dialled.hop.from()), connection);
         record.over(&lease, false);
@@ -171,6 +191,21 @@ fn lost(fault: &hyper::Error) -> Refusal {
         Refusal::new(Code::ConnectionLost, "the connection ended before the answer; the webhook may have arrived")
     };
     refusal.cause(fault)
+}
+
+/// Why a target could not be proven.
+pub(super) enum CheckFault {
+    Dial(DialFault),
+    Tls(TlsFault),
+}
+
+impl From<CheckFault> for Refusal {
+    fn from(fault: CheckFault) -> Self {
+        match fault {
+            CheckFault::Dial(fault) => fault.into(),
+            CheckFault::Tls(fault) => fault.into(),
+        }
+    }
 }
 
 impl From<DialFault> for Refusal {

@@ -15,6 +15,8 @@ use crate::config::Proof;
 use crate::live::Live;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
 use crate::net::exchange::Connection;
+use crate::net::tls;
+use crate::policy::egress::Hop;
 use crate::policy::identify::{ANONYMOUS, Caller};
 
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
@@ -31,7 +33,8 @@ pub(super) struct Record {
     proof: Option<&'static str>,
     tenant: Option<TenantName>,
     route: Option<RouteName>,
-    target: Option<(Target, String)>,
+    /// With the path, unless that is out of sight.
+    target: Option<(Target, Option<String>)>,
     source: Option<IpAddr>,
     address: Option<IpAddr>,
     reused: Option<bool>,
@@ -157,24 +160,34 @@ impl Record {
         self.route = Some(route.clone());
     }
     /// The path is kept, the query is not.
-    pub(super) fn target(&mut self, target: &Target, path: &str) {
-        self.target = Some((target.clone(), path.to_owned()));
+    pub(super) fn target(&mut self, target: &Target, path: Option<&str>) {
+        self.target = Some((target.clone(), path.map(str::to_owned)));
     }
     pub(super) fn over(&mut self, connection: &Connection, reused: bool) {
-        self.source = Some(connection.hop().from());
-        self.address = Some(connection.to().ip());
+        self.leaves_by(connection.hop());
         self.reused = Some(reused);
         self.http = Some(connection.http());
-        self.tls = connection.proof().map(|proof| TlsEvidence {
-            version: proof.version,
-            suite: proof.suite,
-            certificate_expires: proof.expires,
-        });
+        self.tls = None;
+        if let Some(proof) = connection.proof() {
+            self.proven(proof);
+        }
         self.step = Instant::now();
+    }
+    pub(super) fn leaves_by(&mut self, hop: Hop) {
+        self.source = Some(hop.from());
+        self.address = Some(hop.to().ip());
+    }
+    /// On this connection, or of a tunnel's target on one of our own.
+    pub(super) fn proven(&mut self, proof: &tls::Proof) {
+        let &tls::Proof { version, suite, expires, .. } = proof;
+        self.tls = Some(TlsEvidence { version, suite, certificate_expires: expires });
     }
     pub(super) fn dialled(&mut self, connect: Duration, tls: Option<Duration>) {
         self.steps.connect = Some(milliseconds(connect));
         self.steps.tls = tls.map(milliseconds);
+    }
+    pub(super) fn dialled_tls(&mut self, took: Duration) {
+        self.steps.tls = Some(milliseconds(took));
     }
     pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
         self.signatures.extend(keys);
@@ -184,6 +197,11 @@ impl Record {
     }
     pub(super) fn uploads(&mut self, progress: Arc<Progress>) {
         self.sent = Sent::Streaming(progress);
+    }
+    /// Bytes through a tunnel, to the target and back.
+    pub(super) fn passed(&mut self, up: u64, down: u64) {
+        self.sent = Sent::Whole(self.sent.bytes() + up);
+        self.received += down;
     }
     pub(super) fn received(&mut self, bytes: u64) {
         self.received += bytes;
@@ -217,11 +235,18 @@ impl Record {
         }
     }
     pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.ended_by(refusal, refusal.effective_status().as_u16());
+    }
+    /// A tunnel that was open was closed again: its client heard no more of us.
+    pub(super) fn cut(&mut self, refusal: &Refusal) {
+        self.ended_by(refusal, 200);
+    }
+    fn ended_by(&mut self, refusal: &Refusal, status: u16) {
         if refusal.is_unheard() {
             return;
         }
         self.outcome = Outcome::Refused {
-            status: refusal.effective_status().as_u16(),
+            status,
             code: refusal.code,
             details: refusal.word(),
             cause: refusal.why().map(str::to_owned),
@@ -277,6 +302,9 @@ impl Drop for Record {
                 (Some(*status), code.name(), code.row().blame.as_str(), None, None)
             }
             Outcome::Answered { status, complete: true, .. } => (Some(*status), "delivered", "none", None, None),
+            Outcome::Answered { status, .. } if self.live.is_cut() => {
+                (Some(*status), Code::Draining.name(), "outgate", None, None)
+            }
             // Delivered, but the client did not stay for the whole answer.
             Outcome::Answered { status, .. } => (Some(*status), "client_gone", "client", None, None),
             Outcome::Refused { status, code, details, cause } => {
@@ -284,7 +312,8 @@ impl Drop for Record {
             }
         };
         let route = self.route.as_ref().map(RouteName::as_str);
-        self.live.meters.delivery(self.route.as_ref(), code, blame, took);
+        let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
+        self.live.meters.delivery(self.route.as_ref(), code, blame, (!is_tunnel).then_some(took));
         if !self.live.records.is_on() {
             return;
         }
@@ -301,7 +330,7 @@ impl Drop for Record {
             scheme: target.map(|(target, _)| target.scheme.as_str()),
             host: target.map(|(target, _)| target.host.to_string()),
             port: target.map(|(target, _)| target.port),
-            path: target.map(|(_, path)| path.as_str()),
+            path: target.and_then(|(_, path)| path.as_deref()),
             source: self.source,
             address: self.address,
             reused: self.reused,

@@ -32,6 +32,12 @@ pub(super) fn no_route(host: &Host) -> Refusal {
     Refusal::new(Code::NoRoute, format!("no route takes this client and tenant to {host}"))
 }
 
+/// A tunnel may carry any path, so every route of the host has a say in it: see `Routes::choose_for_tunnel`.
+pub(super) fn no_tunnel() -> Refusal {
+    let detail = "no tunnels to this host: send the request itself, in absolute-form";
+    Refusal::new(Code::TunnelForbidden, detail)
+}
+
 pub(super) fn no_loop(fields: &HeaderMap, pseudonym: &str) -> Result<(), Refusal> {
     if fields::has_via(fields, pseudonym) {
         return Err(Refusal::new(

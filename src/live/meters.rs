@@ -24,9 +24,19 @@ pub struct Meters {
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
     pub client_connections: Gauge,
+    tunnels: Gauge,
     pub idle_target_connections: Gauge,
     addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
     pub records_lost: Gauge,
+}
+
+/// Counted while it lives.
+pub struct Counted(Gauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -74,6 +84,7 @@ impl Meters {
             reloads: Family::default(),
             reload_failed: Gauge::default(),
             client_connections: Gauge::default(),
+            tunnels: Gauge::default(),
             idle_target_connections: Gauge::default(),
             addresses: Family::default(),
             records_lost: Gauge::default(),
@@ -98,6 +109,7 @@ impl Meters {
             meters.reload_failed.clone(),
         );
         registry.register("client_connections", "Open connections from clients", meters.client_connections.clone());
+        registry.register("tunnels", "Open CONNECT tunnels", meters.tunnels.clone());
         registry.register(
             "idle_target_connections",
             "Connections to targets kept for reuse",
@@ -108,10 +120,19 @@ impl Meters {
         Self { registry, ..meters }
     }
 
-    pub fn delivery(&self, route: Option<&RouteName>, code: &'static str, blame: &'static str, took: Duration) {
+    /// `took` is `None` for what lasts as long as its client likes.
+    pub fn delivery(&self, route: Option<&RouteName>, code: &'static str, blame: &'static str, took: Option<Duration>) {
         let route = Text(route.cloned());
-        self.latency.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
+        if let Some(took) = took {
+            self.latency.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
+        }
         self.deliveries.get_or_create(&DeliveryLabels { route, code, blame }).inc();
+    }
+
+    /// One more tunnel, until what it gives is dropped.
+    pub fn tunnel(&self) -> Counted {
+        self.tunnels.inc();
+        Counted(self.tunnels.clone())
     }
 
     pub fn reloaded(&self, adopted: bool) {

@@ -4,6 +4,7 @@
 mod bucket;
 pub mod limits;
 pub mod meters;
+pub mod proven;
 pub mod records;
 pub mod replay;
 pub mod reuse;
@@ -35,6 +36,7 @@ pub struct Live {
     pub limits: Arc<limits::Limits>,
     pub replay: replay::Replay,
     pub reuse: Arc<reuse::Reuse>,
+    pub proven: proven::Proven,
     pub sources: sources::Sources,
     pub meters: meters::Meters,
     pub records: records::Records,
@@ -141,6 +143,7 @@ impl Live {
             limits: Arc::new(limits::Limits::new()),
             replay: replay::Replay::new(),
             reuse: Arc::new(reuse::Reuse::new()),
+            proven: proven::Proven::default(),
             sources: sources::Sources::new(),
             meters: meters::Meters::new(),
             records,

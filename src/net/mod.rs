@@ -1,11 +1,13 @@
 //! What touches the network: no opinions.
 //! How do bytes come in, and how do they leave from the address that was chosen?
 
+pub mod client_hello;
 pub mod connection;
 pub mod dial;
 pub mod exchange;
 pub mod listen;
 pub mod local;
+pub mod pipe;
 pub mod resolve;
 mod sockopt;
 pub mod tls;

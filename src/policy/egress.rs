@@ -28,7 +28,7 @@ const WALK_MAX: u128 = 4096;
 
 /// One way to connect: from one of our addresses, to a judged one. Only [`choose`] makes it, so a socket that is opened
 /// for a `Hop` is neither unbound nor unguarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hop {
     from: IpAddr,
     to: SocketAddr,

@@ -36,6 +36,7 @@ pub(crate) fn config() -> Config {
         guard: Guard { allow: vec![], deny: vec![], ports: vec![at(3, 443)] },
         resolver: Resolver { servers: vec![], hosts: BTreeMap::new() },
         timeouts: Timeouts {
+            tunnel: second,
             dns: second,
             connect: second,
             tls: second,
@@ -83,7 +84,7 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
         sign: vec![],
         limits: vec![],
         plaintext: at(start + 2, Plaintext::Refuse),
-        connect: at(start + 3, Connect::Tunnel),
+        connect: None,
         body_max: None,
         timeouts: RouteTimeouts::default(),
     };

@@ -67,8 +67,11 @@ struct Entry {
 
 impl Entry {
     fn matches(&self, client: &ClientName, tenant: Option<&TenantName>, path: &str) -> bool {
-        starts_with(path, &self.path)
-            && (self.tenants.is_empty() || tenant.is_some_and(|tenant| self.tenants.contains(tenant)))
+        starts_with(path, &self.path) && self.is_for(client, tenant)
+    }
+
+    fn is_for(&self, client: &ClientName, tenant: Option<&TenantName>) -> bool {
+        (self.tenants.is_empty() || tenant.is_some_and(|tenant| self.tenants.contains(tenant)))
             && (self.clients.is_empty() || self.clients.contains(client))
     }
 }
@@ -86,6 +89,29 @@ impl Routes {
         path: &str,
     ) -> Option<&Arc<Route>> {
         self.matching(client, tenant, host, path).next()
+    }
+
+    /// The route of a CONNECT, whose path nobody sees before it is open. So every route that what is inside could take
+    /// has a say, down to the one that takes every path: one that inspects settles it, since then each request is
+    /// judged for itself; else one that refuses does.
+    pub fn choose_for_tunnel(
+        &self,
+        client: &ClientName,
+        tenant: Option<&TenantName>,
+        host: &Host,
+    ) -> Option<&Arc<Route>> {
+        let mut refuses = None;
+        for entry in self.entries(host).filter(|entry| entry.is_for(client, tenant)) {
+            match entry.route.connect {
+                Connect::Inspect => return Some(&entry.route),
+                Connect::Refuse => refuses = refuses.or(Some(&entry.route)),
+                Connect::Tunnel => {}
+            }
+            if entry.path.is_empty() {
+                return refuses.or(Some(&entry.route));
+            }
+        }
+        refuses
     }
 
     /// Everything that matches, the best first.
@@ -118,6 +144,11 @@ impl Routes {
         host: &'q Host,
         path: &'q str,
     ) -> impl Iterator<Item = &'t Arc<Route>> {
+        self.entries(host).filter(move |entry| entry.matches(client, tenant, path)).map(|entry| &entry.route)
+    }
+
+    /// All that is said of a host, the most specific first.
+    fn entries<'t, 'q>(&'t self, host: &'q Host) -> impl Iterator<Item = &'t Entry> {
         let name = match host {
             Host::Name(name) => Some(&**name),
             Host::Ip(_) => None,
@@ -125,8 +156,7 @@ impl Routes {
         let parent = |name: &&'q str| name.split_once('.').map(|(_, parent)| parent);
         let parents = successors(name.as_ref().and_then(parent), parent);
         let wildcards = parents.filter_map(|parent| self.subdomains.get(parent));
-        let entries = self.exact.get(host).into_iter().chain(wildcards).chain([&self.any]).flatten();
-        entries.filter(move |entry| entry.matches(client, tenant, path)).map(|entry| &entry.route)
+        self.exact.get(host).into_iter().chain(wildcards).chain([&self.any]).flatten()
     }
 }
 

@@ -22,6 +22,11 @@ impl Stream for listen::Stream {
     }
 }
 
+/// In place of a stream that was taken out.
+impl Stream for tokio::io::Empty {
+    fn resets_when_dropped(&mut self, _: bool) {}
+}
+
 impl Stream for Box<dyn Stream> {
     fn resets_when_dropped(&mut self, resets: bool) {
         (**self).resets_when_dropped(resets);

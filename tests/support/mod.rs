@@ -8,6 +8,8 @@ pub mod pki;
 pub mod receiver;
 pub mod scene;
 pub mod signature;
+pub mod tunnel;
+pub mod tunnel_scene;
 pub mod wiretap;
 
 use std::collections::HashMap;
@@ -190,13 +192,20 @@ impl Drop for Outgate {
 
 /// A client that writes what it is told and reads what comes.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
+    /// What is below the stream.
+    socket: TcpStream,
     buffer: Vec<u8>,
 }
+
+/// TCP, or TLS over it.
+trait Wire: Read + Write + Send {}
+impl<T: Read + Write + Send> Wire for T {}
 
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
+    pub reason: String,
     pub fields: HashMap<String, String>,
     pub body: Vec<u8>,
 }
@@ -218,11 +227,11 @@ impl Answer {
 
 impl Client {
     pub fn connect(to: SocketAddr) -> Self {
-        let stream = TcpStream::connect(to).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: Vec::new() }
+        let socket = TcpStream::connect(to).expect("a connection");
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self { stream: Box::new(socket.try_clone().unwrap()), socket, buffer: Vec::new() }
     }
     pub fn send(&mut self, text: impl AsRef<[u8]>) {
         self.stream.write_all(text.as_ref()).expect("the other side reads");
@@ -232,7 +241,7 @@ impl Client {
         self.stream.write_all(text.as_ref()).is_ok()
     }
     pub fn hang_up_writing(&self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
     /// The next answer, interim ones left out.
     pub fn answer(&mut self) -> Answer {
@@ -250,7 +259,9 @@ impl Client {
         let end = self.fill_until(|buffer| buffer.windows(4).position(|four| four == b"\r\n\r\n")).expect("a head") + 4;
         let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
         let mut lines = head.split("\r\n");
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let mut line = lines.next().unwrap().splitn(3, ' ').skip(1);
+        let status = line.next().unwrap().parse().unwrap();
+        let reason = line.next().unwrap_or_default().to_owned();
         let mut fields = HashMap::new();
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
             let entry: &mut String = fields.entry(name.to_ascii_lowercase()).or_default();
@@ -259,8 +270,9 @@ impl Client {
             }
             entry.push_str(value.trim());
         }
-        let mut answer = Answer { status, fields, body: Vec::new() };
-        if method != "HEAD" && status >= 200 && status != 204 && status != 304 {
+        let mut answer = Answer { status, reason, fields, body: Vec::new() };
+        let is_tunnel = method == "CONNECT" && status < 300;
+        if method != "HEAD" && !is_tunnel && status >= 200 && status != 204 && status != 304 {
             answer.body = self.body(&answer);
         }
         answer

@@ -42,6 +42,7 @@ pub struct Receiver {
     pub address: SocketAddr,
     seen: Arc<(Mutex<Vec<Seen>>, Condvar)>,
     connections: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
 }
 
 pub fn ok() -> Reaction {
@@ -101,8 +102,12 @@ impl Receiver {
         wrap: impl Fn(TcpStream) -> Option<Box<dyn Wire>> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).expect("a port");
-        let receiver =
-            Self { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default() };
+        let receiver = Self {
+            address: listener.local_addr().unwrap(),
+            seen: Arc::default(),
+            connections: Arc::default(),
+            closed: Arc::default(),
+        };
         let (this, wrap) = (receiver.clone(), Arc::new(wrap));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -112,14 +117,15 @@ impl Receiver {
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
                     let from = stream.peer_addr().unwrap().ip();
                     let Some(mut wire) = wrap(stream) else { return };
-                    while let Some(seen) = read_request(&mut *wire, from, connection) {
+                    let mut stays = true;
+                    while let Some(seen) = stays.then(|| read_request(&mut *wire, from, connection)).flatten() {
                         let (answer, stay) = reaction(&seen);
                         this.seen.0.lock().unwrap().push(seen);
                         this.seen.1.notify_all();
-                        if wire.write_all(&answer).and_then(|()| wire.flush()).is_err() || !stay {
-                            return;
-                        }
+                        stays = wire.write_all(&answer).and_then(|()| wire.flush()).is_ok() && stay;
                     }
+                    drop(wire);
+                    this.closed.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
@@ -131,6 +137,14 @@ impl Receiver {
     }
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+    /// Waits until this many connections have been closed from this side.
+    pub fn until_closed(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.closed.load(Ordering::SeqCst) < count {
+            assert!(Instant::now() < deadline, "{count} closed connections");
+            std::thread::yield_now();
+        }
     }
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.0.lock().unwrap().clone()

@@ -23,7 +23,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::config::Proof;
-use crate::names::{ClientName, TenantName};
+use crate::names::{ClientName, Target, TenantName};
 pub use pledge::Pledge;
 use public_key::PublicKey;
 pub use sent::Sent;
@@ -77,6 +77,17 @@ pub struct Caller {
     pub address: Option<IpAddr>,
     /// The names in the certificate that the caller has proven to hold; empty without one.
     pub certificate: Vec<String>,
+    /// The tunnel that the connection is the inside of.
+    pub inside: Option<Inside>,
+}
+
+/// What a CONNECT has settled for all that is asked inside of its tunnel.
+#[derive(Clone, Debug)]
+pub struct Inside {
+    pub client: ClientName,
+    pub proof: Option<Proof>,
+    pub tenant: Option<TenantName>,
+    pub target: Target,
 }
 
 /// All that a request brings to say who calls.
@@ -173,6 +184,11 @@ impl Clients {
     /// A certificate that no client has does no harm beside a credential: whoever issues them to all that is on a
     /// network may let us tell callers apart by tokens.
     pub fn identify(&self, claim: &Claim<'_>, now: Timestamp) -> Result<Identified<'_>, Unidentified> {
+        if let Some(inside) = &claim.caller.inside {
+            // A reload may have taken the client away meanwhile.
+            let client = self.get(&inside.client).ok_or(Unidentified::Missing)?;
+            return Ok(Identified { client, proof: inside.proof, signed: None });
+        }
         // On a dual-stack listener an IPv4 peer looks like ::ffff:192.0.2.1.
         let peer = claim.caller.address.map(|ip| ip.to_canonical());
         let token = claim.credential.map(|credential| token::client(self, credential).ok_or(Unidentified::Wrong));

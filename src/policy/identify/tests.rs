@@ -58,7 +58,7 @@ fn requiring(client: At<crate::config::Client>, require: &[Proof]) -> At<crate::
 /// The address is empty for a unix socket.
 fn from(address: &str, certificate: &[&str]) -> Caller {
     let certificate = certificate.iter().map(|name| (*name).to_owned()).collect();
-    Caller { address: address.parse().ok(), certificate }
+    Caller { address: address.parse().ok(), certificate, inside: None }
 }
 
 fn identify(clients: &Clients, caller: &Caller, credential: Option<&[u8]>) -> Result<(String, String), Unidentified> {

@@ -190,7 +190,7 @@ fn route<'a>(
         signers: signers.into_iter().cloned().collect(),
         limits: limits.into_iter().cloned().collect(),
         plaintext: written.plaintext.value,
-        connect: written.connect.value,
+        connect: connect(written),
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),
         tenant_specific: !written.tenants.is_empty(),
@@ -269,16 +269,33 @@ fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
             problems.push(Problem::at(max.place, message).help("at most \"64 MiB\", or no sign: then bodies stream"));
         }
     }
-    if written.connect.value == Connect::Inspect {
+    if let Some(connect) = written.connect.as_ref().filter(|connect| connect.value == Connect::Inspect) {
         let message = "this version does not inspect tunnels";
         let help = "\"refuse\", or \"tunnel\" if nothing needs to be signed";
-        problems.push(Problem::at(written.connect.place, message).help(help));
+        problems.push(Problem::at(connect.place, message).help(help));
+    }
+    let tunnel = written.connect.as_ref().filter(|connect| connect.value == Connect::Tunnel);
+    if let (Some(connect), false) = (tunnel, written.paths.is_empty()) {
+        let message = "a tunnel shows no path: none is opened for a route that names its paths";
+        let help = "\"inspect\" looks inside; a route of the same host without paths may have tunnels";
+        problems.push(Problem::warning(Some(connect.place), message).help(help));
+    }
+    if let (Some(connect), false) = (tunnel, written.sign.is_empty()) {
+        let message = "what goes through a tunnel is not signed";
+        let help = "\"refuse\" leaves clients the other forms, which are signed; \"inspect\" signs inside of tunnels";
+        problems.push(Problem::warning(Some(connect.place), message).help(help));
     }
     if written.plaintext.value == Plaintext::Allow {
         let message = "webhooks may leave in plaintext, to targets that prove nothing";
         let help = "\"upgrade\" takes the same requests and sends them over TLS";
         problems.push(Problem::warning(Some(written.plaintext.place), message).help(help));
     }
+}
+
+/// A tunnel cannot be signed: a route that signs opens one only where that is said.
+fn connect(written: &config::Route) -> Connect {
+    let default = if written.sign.is_empty() { Connect::Tunnel } else { Connect::Refuse };
+    written.connect.as_ref().map_or(default, |connect| connect.value)
 }
 
 fn timeouts(written: &config::Route, config: &Config) -> Timeouts {
@@ -290,6 +307,7 @@ fn timeouts(written: &config::Route, config: &Config) -> Timeouts {
         body: own.body.unwrap_or(all.body),
         response: own.response.unwrap_or(all.response),
         total: own.total.unwrap_or(all.total),
+        tunnel: own.tunnel.unwrap_or(all.tunnel),
         ..all.clone()
     }
 }

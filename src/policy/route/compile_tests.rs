@@ -87,7 +87,7 @@ fn problems() {
             |r| r.body_max = Some(at(1, (64 << 20) + 1)),
             &["a body to be signed is held in memory, at most 64 MiB of it"],
         ),
-        (|r| r.connect.value = Connect::Inspect, &["this version does not inspect tunnels"]),
+        (|r| r.connect = Some(at(99, Connect::Inspect)), &["this version does not inspect tunnels"]),
         (
             |r| r.plaintext.value = Plaintext::Allow,
             &["warning: webhooks may leave in plaintext, to targets that prove nothing"],

@@ -30,6 +30,7 @@ pub(super) struct Answer {
     response: Response<Outbound>,
     framing: Framing,
     closes: bool,
+    reason: &'static str,
 }
 
 impl Answer {
@@ -45,7 +46,11 @@ impl Answer {
             let now = httpdate::fmt_http_date(SystemTime::now());
             fields.extend(HeaderValue::try_from(now).ok().map(|now| (header::DATE, now)));
         }
-        Self { response, framing, closes }
+        let status = response.status();
+        let opens = *method == Method::CONNECT && status.is_success();
+        // What clients have been told since there are tunnels.
+        let reason = if opens { "Connection established" } else { status.canonical_reason().unwrap_or_default() };
+        Self { response, framing, closes, reason }
     }
 
     /// Whether the connection ends with this answer.
@@ -59,7 +64,7 @@ impl Answer {
         line.resets_when_dropped(self.framing == Framing::UntilClose);
         let (head, mut body) = self.response.into_parts();
         let mut out = Vec::with_capacity(1024);
-        write_head(&mut out, head.status, &head.headers);
+        write_head(&mut out, head.status, self.reason, &head.headers);
         if self.framing == Framing::None {
             return line.write_all(&out, patience).await;
         }
@@ -123,8 +128,9 @@ fn frame(response: &mut Response<Outbound>, method: &Method, version: Version) -
     let length = response.body().size_hint().exact();
     let fields = response.headers_mut();
     fields.remove(header::TRANSFER_ENCODING);
-    if status == StatusCode::NO_CONTENT {
-        fields.remove(header::CONTENT_LENGTH); // RFC 9110 §8.6
+    // RFC 9110 §8.6, §9.3.6: neither has a body, nor a length of one.
+    if status == StatusCode::NO_CONTENT || (method == Method::CONNECT && status.is_success()) {
+        fields.remove(header::CONTENT_LENGTH);
         return Framing::None;
     }
     if method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
@@ -144,11 +150,11 @@ fn frame(response: &mut Response<Outbound>, method: &Method, version: Version) -
     }
 }
 
-pub(super) fn write_head(out: &mut Vec<u8>, status: StatusCode, fields: &HeaderMap) {
+pub(super) fn write_head(out: &mut Vec<u8>, status: StatusCode, reason: &str, fields: &HeaderMap) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(b"\r\n");
     for (name, value) in fields {
         out.extend_from_slice(name.as_str().as_bytes());

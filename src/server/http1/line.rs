@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::body::{Decoded, Framing};
 use super::head::{self, Head, Malformed};
 use crate::delivery::InboundFault;
-use crate::server::stream::Stream;
+use crate::server::stream::{Replayed, Stream};
 
 /// Read at once.
 const READ_SIZE: usize = 8 * 1024;
@@ -137,6 +137,13 @@ impl Line {
             state.resets = resets;
             state.stream.resets_when_dropped(resets);
         }
+    }
+
+    /// What comes through the connection from now on, beginning with what was read ahead.
+    pub(super) fn take(&self) -> Replayed<Box<dyn Stream>> {
+        let mut state = self.state();
+        let stream = std::mem::replace(&mut state.stream, Box::new(tokio::io::empty()));
+        Replayed::new(std::mem::take(&mut state.buffer), stream)
     }
 
     pub(super) fn body(&self) -> LineBody {

@@ -3,6 +3,7 @@
 
 mod answer;
 mod body;
+mod connect;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod head;
@@ -34,6 +35,7 @@ pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, opening: Byt
     loop {
         let idle = live.in_force().plan.timeouts.idle;
         let closes = match line.head(idle, leave(&live, latecomer)).await {
+            Ok(head) if head.method == Method::CONNECT => connect::serve(&live, &line, head, &caller, idle).await,
             Ok(head) => serve_one(&live, &line, head, &caller, idle).await,
             Err(NoHead::Malformed(why)) => refuse(&live, &line, why, &caller, idle).await,
             Err(NoHead::Closed) => return,
@@ -77,8 +79,7 @@ async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Calle
             () = line.hangs_up() => return Next::Abandon,
         }
     };
-    // Whatever follows a refused CONNECT was meant for the tunnel, not for us (RFC 9110 §9.3.6).
-    let keep_alive = keep_alive && method != Method::CONNECT && !live.is_draining() && line.can_skip_body();
+    let keep_alive = keep_alive && !live.is_draining() && line.can_skip_body();
     let deadline = response.body().deadline();
     let answer = Answer::new(response, &method, version, keep_alive);
     let closes = answer.closes();
@@ -110,7 +111,7 @@ fn interim(line: &Line) -> Interim {
     let line = line.clone();
     Box::new(move |status, fields| {
         let mut head = Vec::new();
-        answer::write_head(&mut head, status, fields);
+        answer::write_head(&mut head, status, status.canonical_reason().unwrap_or_default(), fields);
         line.interim(&head);
     })
 }

@@ -1,0 +1,76 @@
+//! The steps that a webhook and a tunnel have in common.
+//! Who asks, may they now, and which ways lead there?
+
+use aws_lc_rs::digest::{Context, SHA256};
+use jiff::Timestamp;
+
+use super::record::{Record, Step};
+use super::refusal::Refusal;
+use super::{Arrival, caller, verdict};
+use crate::live::limits::Permit;
+use crate::live::{InForce, Live};
+use crate::names::{Host, Target, TenantName};
+use crate::policy::Plan;
+use crate::policy::admit::Who;
+use crate::policy::egress::{self, Hop};
+use crate::policy::identify::{Client, Identified};
+use crate::policy::route::Route;
+
+/// A client that is known, and may send for the tenant.
+pub(super) fn identify<'p>(
+    live: &Live,
+    plan: &'p Plan,
+    arrival: &Arrival,
+    tenant: Option<&TenantName>,
+    record: &mut Record,
+) -> Result<Identified<'p>, Refusal> {
+    let identified = caller::identify(live, plan, arrival)?;
+    record.client(identified.client.name(), identified.proof, tenant);
+    verdict::speaks_for(identified.client, tenant)?;
+    Ok(identified)
+}
+
+pub(super) async fn admit(
+    live: &Live,
+    route: &Route,
+    client: &Client,
+    tenant: Option<&TenantName>,
+    target: &Target,
+    record: &mut Record,
+) -> Result<Permit, Refusal> {
+    let who = Who { client: client.name(), tenant, route: &route.name, host: &target.host, egress: route.pool.name() };
+    let permit = live.limits.admit(&route.limits, &who).await?;
+    record.step(Step::Admit);
+    Ok(permit)
+}
+
+/// The ways to a target, all judged: from an address of the pool that is usable, to one that the guard clears.
+pub(super) async fn hops(
+    live: &Live,
+    in_force: &InForce,
+    route: &Route,
+    tenant: Option<&TenantName>,
+    target: &Target,
+    record: &mut Record,
+) -> Result<Vec<Hop>, Refusal> {
+    let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;
+    let cleared = in_force.plan.guard.clear(target, &answers.addresses, &live.sources.own())?;
+    let turn = in_force.turn(&route.pool, &cleared);
+    let usable = live.sources.view();
+    let stick = stick(tenant, &target.host);
+    let hops = egress::choose(&route.pool, &cleared, stick, turn, Timestamp::now(), &|source| usable.has(source))?;
+    record.step(Step::Resolve);
+    Ok(hops)
+}
+
+/// What sticky selection sticks to. The same in every process, release and build: a customer's source address must not
+/// move because a library's hash did.
+pub(super) fn stick(tenant: Option<&TenantName>, host: &Host) -> u64 {
+    let mut context = Context::new(&SHA256);
+    let tenant = tenant.map_or("", TenantName::as_str);
+    context.update(&(tenant.len() as u64).to_be_bytes());
+    context.update(tenant.as_bytes());
+    context.update(host.to_string().as_bytes());
+    let digest = context.finish();
+    digest.as_ref().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}

@@ -1,0 +1,151 @@
+//! The first bytes of a TLS client, read along without taking part.
+//! Whom does this client mean to talk to?
+
+use std::io;
+use std::time::Duration;
+
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
+
+use crate::host;
+use crate::names::Host;
+
+/// What a ClientHello may take, in bytes. Post-quantum key shares make it a few thousand.
+const HELLO_MAX: usize = 32 * 1024;
+/// Read at once; the usual one comes in one or two pieces.
+const PIECE: usize = 4 * 1024;
+
+/// Why the first bytes are not those of a client that means the host.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HelloFault {
+    /// No TLS, or TLS that breaks its rules.
+    NotTls,
+    TooLarge,
+    /// Server Name Indication (RFC 6066 §3) names another host, or none.
+    OtherHost(Option<String>),
+    Timeout,
+    Gone,
+}
+
+/// Reads a ClientHello that means `host`: gives the bytes, all that came, unchanged. An address is meant by naming
+/// none (RFC 6066 §3).
+pub async fn read(client: &mut (impl AsyncRead + Unpin), host: &Host, within: Duration) -> Result<Vec<u8>, HelloFault> {
+    timeout(within, gather(client, host)).await.unwrap_or(Err(HelloFault::Timeout))
+}
+
+async fn gather(client: &mut (impl AsyncRead + Unpin), host: &Host) -> Result<Vec<u8>, HelloFault> {
+    let mut acceptor = Acceptor::default();
+    let mut all = Vec::with_capacity(PIECE);
+    loop {
+        let start = all.len();
+        if start > HELLO_MAX {
+            return Err(HelloFault::TooLarge);
+        }
+        all.reserve(PIECE);
+        match client.read_buf(&mut all).await {
+            Ok(length) if length > 0 => {}
+            _ => return Err(HelloFault::Gone),
+        }
+        if let Some(named) = hear(&mut acceptor, &all[start..])? {
+            return if means(named.as_deref(), host) { Ok(all) } else { Err(HelloFault::OtherHost(named)) };
+        }
+    }
+}
+
+/// The name in the ClientHello, once it is there.
+fn hear(acceptor: &mut Acceptor, mut piece: &[u8]) -> Result<Option<Option<String>>, HelloFault> {
+    while !piece.is_empty() {
+        let read: io::Result<usize> = acceptor.read_tls(&mut piece);
+        read.map_err(|_| HelloFault::NotTls)?;
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => return Ok(Some(accepted.client_hello().server_name().map(str::to_owned))),
+            Err(_) => return Err(HelloFault::NotTls),
+        }
+    }
+    Ok(None)
+}
+
+fn means(named: Option<&str>, host: &Host) -> bool {
+    match (named, host) {
+        (None, Host::Ip(_)) => true,
+        (Some(named), Host::Name(_)) => host::canonical(named).as_ref() == Ok(host),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use rustls_pki_types::ServerName;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    fn hello(name: &str) -> Vec<u8> {
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        connection.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    async fn judge(pieces: &[&[u8]], host: &str) -> Result<Vec<u8>, HelloFault> {
+        let (mut client, mut near) = tokio::io::duplex(64 * 1024);
+        let host = host::canonical(host).unwrap();
+        let sending = async {
+            for piece in pieces {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            drop(client);
+        };
+        tokio::join!(read(&mut near, &host, Duration::from_secs(5)), sending).0
+    }
+
+    #[tokio::test]
+    async fn the_host_must_be_named_and_an_address_must_not() {
+        let (name, address) = (hello("hook.example"), hello("192.0.2.1"));
+        assert_eq!(judge(&[&name], "Hook.Example.").await.as_ref(), Ok(&name));
+        assert_eq!(judge(&[&address], "192.0.2.1").await.as_ref(), Ok(&address));
+        let other = |named: Option<&str>| Err(HelloFault::OtherHost(named.map(str::to_owned)));
+        assert_eq!(judge(&[&name], "else.example").await, other(Some("hook.example")));
+        assert_eq!(judge(&[&name], "192.0.2.1").await, other(Some("hook.example")));
+        assert_eq!(judge(&[&address], "hook.example").await, other(None));
+    }
+
+    #[tokio::test]
+    async fn a_hello_may_come_in_pieces_and_with_more_behind_it() {
+        let whole = hello("hook.example");
+        for end in (1..whole.len()).step_by(13) {
+            assert_eq!(judge(&[&whole[..end], &whole[end..]], "hook.example").await.as_ref(), Ok(&whole), "{end}");
+        }
+        // The same handshake message, over two records (RFC 8446 §5.1).
+        let (record, message) = whole.split_at(5);
+        let (one, two) = message.split_at(100);
+        let fragment = |part: &[u8]| [&record[..3], &(part.len() as u16).to_be_bytes(), part].concat();
+        let fragmented = [fragment(one), fragment(two), b"early".to_vec()].concat();
+        assert_eq!(judge(&[&fragmented], "hook.example").await.as_ref(), Ok(&fragmented));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_hello_is_told_apart() {
+        let whole = hello("hook.example");
+        let mut alert = whole.clone();
+        alert[0] = 21;
+        for bad in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), b"\x16\x03\x01\x00\x05hello", &alert, b"SSH-2.0-x\r\n"] {
+            assert_eq!(judge(&[bad], "hook.example").await, Err(HelloFault::NotTls), "{bad:?}");
+        }
+        for end in [0, 1, 4, 5, 6, whole.len() - 1] {
+            assert_eq!(judge(&[&whole[..end]], "hook.example").await, Err(HelloFault::Gone), "{end}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! CONNECT: the client's connection becomes a tunnel, or is answered and closed.
+//! Who gets the connection after the answer?
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Response, Version};
+
+use super::Next;
+use super::answer::Answer;
+use super::head::Head;
+use super::line::Line;
+use crate::delivery::tunnel::{self, Connected};
+use crate::delivery::{Arrival, Outbound};
+use crate::live::Live;
+use crate::policy::identify::Caller;
+
+pub(super) async fn serve(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Caller>, idle: Duration) -> Next {
+    let Head { method, target, version, fields, .. } = head;
+    let body = Box::pin(line.body());
+    let arrival = Arrival { method, version, target, fields, body, caller: Arc::clone(caller), interim: None };
+    let connected = {
+        let mut connecting = pin!(tunnel::connect(live, arrival));
+        tokio::select! {
+            biased;
+            connected = &mut connecting => connected,
+            () = line.hangs_up() => return Next::Abandon,
+        }
+    };
+    match connected {
+        // Whatever follows was meant for the tunnel, not for us (RFC 9110 §9.3.6): the connection ends unread.
+        Connected::Refused(response) => match write(line, response, version, idle, false).await {
+            true => Next::Close,
+            false => Next::Abandon,
+        },
+        Connected::Tunnel(tunnel) => {
+            if write(line, tunnel.answer(live), version, idle, true).await {
+                tunnel.carry(line.take()).await;
+            }
+            Next::Abandon
+        }
+        Connected::Inspect(_) => Next::Abandon,
+    }
+}
+
+/// A tunnel opens whatever the client said of keeping its connection: many say `close`.
+async fn write(line: &Line, response: Response<Outbound>, version: Version, idle: Duration, opens: bool) -> bool {
+    Answer::new(response, &Method::CONNECT, version, opens).write(line, idle).await.is_ok()
+}

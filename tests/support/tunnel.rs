@@ -1,0 +1,85 @@
+//! A client that asks for a tunnel and speaks TLS through it.
+//! Who answers inside?
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+
+use super::{Answer, Client, Outgate};
+
+/// What a client that trusts the authority in `ca`, and nobody else, makes handshakes with.
+pub fn trusting(ca: &str) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+/// The first flight of a client that means `name`; an address is meant by naming none.
+pub fn hello(name: &str) -> Vec<u8> {
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut bytes = Vec::new();
+    ClientConnection::new(Arc::new(config), name).unwrap().write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+/// A CONNECT as most clients send it; `fields` end in CRLF each.
+pub fn connect(authority: &str, fields: &str) -> String {
+    format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n")
+}
+
+impl Outgate {
+    /// Asks for a tunnel, and gives what is left of the connection with the answer.
+    pub fn tunnel(&self, authority: &str, fields: &str) -> (Client, Answer) {
+        let mut client = self.connect();
+        client.send(connect(authority, fields));
+        let answer = client.answer_to("CONNECT");
+        (client, answer)
+    }
+
+    /// A tunnel that must open.
+    pub fn open_tunnel(&self, authority: &str) -> Client {
+        let (client, answer) = self.tunnel(authority, "");
+        assert_eq!(answer.status, 200, "{authority}: {answer:?}");
+        client
+    }
+}
+
+/// What the other end of a handshake showed.
+pub struct Shown {
+    pub chain: Vec<CertificateDer<'static>>,
+    pub protocol: Option<Vec<u8>>,
+}
+
+impl Client {
+    /// What is below whatever is spoken.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// TLS from here on, with whoever proves to be `name`.
+    pub fn secure(mut self, name: &str, config: ClientConfig) -> io::Result<(Self, Shown)> {
+        assert!(self.buffer.is_empty(), "in TLS nobody speaks before the client");
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut session = ClientConnection::new(Arc::new(config), name).unwrap();
+        session.complete_io(&mut self.stream)?;
+        let shown = Shown {
+            chain: session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect(),
+            protocol: session.alpn_protocol().map(<[u8]>::to_vec),
+        };
+        self.stream = Box::new(StreamOwned::new(session, self.stream));
+        Ok((self, shown))
+    }
+}

@@ -1,0 +1,129 @@
+//! Outgate with a route for each thing that can become of a CONNECT, and targets for it.
+//! What do the tests of tunnels start from?
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use serde_json::Value;
+
+use super::pki::{Identity, Pki};
+use super::receiver::{Receiver, ok};
+use super::scene::folder;
+use super::tunnel::connect;
+use super::wiretap::Wiretap;
+use super::{Client, Outgate, PATIENCE};
+
+/// Routes by what they make of a CONNECT; `tunnel` and `plain` say nothing about it and do not sign.
+pub fn config(port: u16, more: &str) -> String {
+    let hosts: String = ["tunnel", "plain", "signed", "forced", "refused", "paths"]
+        .iter()
+        .map(|name| format!("\"{name}.example\" = [\"127.0.0.1\"]\n"))
+        .collect();
+    let route = |name: &str, hosts: &str, rest: &str| {
+        format!(
+            "[[routes]]\nname = \"{name}\"\nhosts = [{hosts}]\nports = [{port}]\n\
+             timeouts = {{ connect = \"2s\", tls = \"2s\" }}\n{rest}\n"
+        )
+    };
+    [
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\ndrain_timeout = \"5s\"\n\
+         [admin]\nlisten = [\"127.0.0.1:0\"]\n[egress.default]\nranges = [\"127.0.7.0/30\"]\nselect = \"spread\"\n\
+         [guard]\nallow = [\"127.0.0.0/8\"]\n[trust.public]\nroots = [\"{dir}/ca.pem\"]\n[signers.platform]\n\
+         scheme = \"standard-webhooks\"\nkeys = [{ id = \"k1\", secret = \"file:{dir}/key\" }]\n[resolver.hosts]\n",
+        &hosts,
+        more,
+        &route("tunnel", "\"tunnel.example\", \"127.0.0.1\"", ""),
+        &route("plain", "\"plain.example\"", "plaintext = \"allow\""),
+        &route("signed", "\"signed.example\"", "sign = [\"platform\"]"),
+        &route("forced", "\"forced.example\"", "sign = [\"platform\"]\nconnect = \"tunnel\""),
+        &route("refused", "\"refused.example\"", "connect = \"refuse\""),
+        &route("paths", "\"paths.example\"", "paths = [\"/in\"]"),
+    ]
+    .concat()
+}
+
+pub struct Place {
+    pub pki: Pki,
+    pub outgate: Outgate,
+    pub target: Receiver,
+    /// Stands before the target: what it sees is what leaves outgate.
+    pub tap: Wiretap,
+}
+
+pub fn place() -> Place {
+    place_with(|pki| pki.leaf(&["tunnel.example", "plain.example", "forced.example", "127.0.0.1"]), "")
+}
+
+pub fn place_with(identity: impl FnOnce(&Pki) -> Identity, more: &str) -> Place {
+    let pki = Pki::new();
+    let target = Receiver::tls(identity(&pki), ok());
+    let tap = Wiretap::before(target.address);
+    let outgate = Outgate::run(folder(&pki), &config(tap.address.port(), more));
+    Place { pki, outgate, target, tap }
+}
+
+impl Place {
+    pub fn port(&self) -> u16 {
+        self.tap.address.port()
+    }
+    pub fn authority(&self) -> String {
+        format!("tunnel.example:{}", self.port())
+    }
+    pub fn record(&self, count: usize) -> Value {
+        self.outgate.records(count)[count - 1].clone()
+    }
+}
+
+/// A target that the test plays itself, on a route that takes plaintext.
+pub struct Played {
+    pub outgate: Outgate,
+    pub listener: TcpListener,
+}
+
+pub fn played(more: &str) -> Played {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = config(listener.local_addr().unwrap().port(), more);
+    Played { outgate: Outgate::run(folder(&Pki::new()), &config), listener }
+}
+
+impl Played {
+    pub fn authority(&self) -> String {
+        format!("plain.example:{}", self.listener.local_addr().unwrap().port())
+    }
+
+    pub fn accept(&self) -> TcpStream {
+        let (stream, _) = self.listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// The tunnel's own connection comes first; the second asks whether this port speaks TLS, and is told that it does
+    /// not.
+    pub fn open(&self) -> (Client, TcpStream) {
+        let mut client = self.outgate.connect();
+        client.send(connect(&self.authority(), ""));
+        let stream = self.accept();
+        self.deny();
+        let answer = client.answer_to("CONNECT");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        (client, stream)
+    }
+
+    pub fn deny(&self) {
+        let mut asking = self.accept();
+        assert!(asking.read(&mut [0; 1]).unwrap() == 1, "a ClientHello");
+        asking.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        let _ = asking.read_to_end(&mut Vec::new());
+    }
+
+    pub fn record(&self, count: usize) -> Value {
+        self.outgate.records(count)[count - 1].clone()
+    }
+}
+
+pub fn read(stream: &mut TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}

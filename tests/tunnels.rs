@@ -1,0 +1,338 @@
+//! CONNECT, from the request to the first bytes inside: who gets a tunnel, and what must be proven before.
+//! Does a tunnel keep the promises that a webhook is kept, as far as it shows itself?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+use support::pki::{Identity, Pki, self_signed};
+use support::post;
+use support::tunnel::{connect, hello, trusting};
+use support::tunnel_scene::{Place, config, place, place_with, played, read};
+
+fn pool() -> Vec<IpAddr> {
+    (0..4).map(|last| IpAddr::from([127, 0, 7, last])).collect()
+}
+
+#[test]
+fn whoever_asks_in_whatever_way_gets_tls_to_the_target_from_the_pool() {
+    let place = place();
+    let authority = place.authority();
+    for (count, request) in [
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Connection: Keep-Alive\r\n\r\n"),
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: tunnel.example\r\n\r\n"),
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n"),
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"),
+        format!("CONNECT {authority} HTTP/1.0\r\n\r\n"),
+        format!("CONNECT {} HTTP/1.1\r\nHost: h\r\n\r\n", authority.replace("tunnel.example", "TUNNEL.Example.")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = place.tap.carried().len();
+        let mut client = place.outgate.connect();
+        client.send(&request);
+        let answer = client.answer_to("CONNECT");
+        assert_eq!((answer.status, answer.reason.as_str()), (200, "Connection established"), "{request}");
+        for absent in ["content-length", "transfer-encoding", "outgate-error"] {
+            assert!(!answer.fields.contains_key(absent), "{request}: {answer:?}");
+        }
+        assert_eq!(answer.field("via"), "1.1 outgate", "{request}");
+        let source: IpAddr = answer.field("outgate-egress").parse().unwrap();
+        assert!(pool().contains(&source), "{source}");
+
+        let (mut inside, _) = client.secure("tunnel.example", trusting(&place.pki.pem)).unwrap();
+        inside.send(post("/in", "", "body"));
+        assert_eq!(inside.answer().text(), "ok", "{request}");
+        assert_eq!(place.target.until(count + 1)[count].body, b"body");
+        drop(inside);
+
+        let record = place.record(count + 1);
+        assert_eq!(record["request_id"], answer.field("outgate-request-id"), "{record}");
+        assert_eq!((&record["method"], &record["route"]), (&"CONNECT".into(), &"tunnel".into()), "{record}");
+        assert_eq!((&record["host"], &record["path"]), (&"tunnel.example".into(), &Value::Null), "{record}");
+        assert_eq!((&record["status"], &record["code"]), (&200.into(), &"delivered".into()), "{record}");
+        assert_eq!((&record["source"], &record["address"]), (&source.to_string().into(), &"127.0.0.1".into()));
+        let carried = place.tap.carried()[before].clone();
+        assert_eq!(record["bytes_sent"], carried.sent.len(), "{record}");
+        assert_eq!(record["bytes_received"], carried.received.len(), "{record}");
+    }
+}
+
+/// A second request behind a CONNECT that is refused: nobody may ever see it.
+fn smuggled(place: &Place) -> String {
+    post(&format!("http://plain.example:{}/smuggled", place.port()), "", "x")
+}
+
+#[test]
+fn the_authority_is_read_strictly_and_nothing_behind_a_refusal_is_read() {
+    let place = place();
+    let port = place.port();
+    let line = |target: &str| format!("CONNECT {target} HTTP/1.1\r\nHost: h\r\n");
+    let mut cases: Vec<(String, &str)> = Vec::new();
+    for target in [
+        "tunnel.example",
+        "tunnel.example:",
+        "tunnel.example:0",
+        "tunnel.example:99999",
+        "tunnel.example:+443",
+        "tunnel.example:443/",
+        "tunnel.example:443?x",
+        "http://tunnel.example:443",
+        "user@tunnel.example:443",
+        "user:password@tunnel.example:443",
+        ":443",
+        "/",
+        "*",
+        "::1:443",
+        "[::1:443",
+        "[::1]",
+        "127.1:443",
+        "0x7f000001:443",
+        "tunnel..example:443",
+    ] {
+        cases.push((format!("{}\r\n", line(target)), "request_malformed"));
+    }
+    let good = format!("tunnel.example:{port}");
+    cases.extend([
+        (format!("{}Content-Length: 5\r\n\r\nhello", line(&good)), "request_malformed"),
+        (format!("{}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", line(&good)), "request_malformed"),
+        (format!("{}\r\n", line(&format!("signed.example:{port}"))), "tunnel_forbidden"),
+        (format!("{}\r\n", line(&format!("refused.example:{port}"))), "tunnel_forbidden"),
+        (format!("{}\r\n", line(&format!("paths.example:{port}"))), "no_route"),
+        (format!("{}\r\n", line(&format!("unrouted.example:{port}"))), "no_route"),
+        (format!("{}\r\n", line("tunnel.example:22")), "target_port_forbidden"),
+        (format!("{}\r\n", line("tunnel.example:80")), "target_port_forbidden"),
+        (format!("{}Via: 1.1 outgate\r\n\r\n", line(&good)), "target_loops_back"),
+        (format!("{}Outgate-Tenant: acme\r\n\r\n", line(&good)), "client_forbidden"),
+        (format!("{}Proxy-Authorization: Bearer wrong\r\n\r\n", line(&good)), "client_unauthenticated"),
+    ]);
+    for (head, code) in &cases {
+        let mut client = place.outgate.connect();
+        client.send(format!("{head}{}", smuggled(&place)));
+        let answer = client.answer_to("CONNECT");
+        assert_eq!(answer.code(), *code, "{head}: {answer:?}");
+        assert_eq!(answer.json()["code"], *code);
+        assert_eq!(answer.field("connection"), "close", "{head}");
+        assert!(client.is_closed(), "{head}");
+    }
+    assert_eq!(place.outgate.records(cases.len()).len(), cases.len(), "one record each");
+    assert!(place.tap.carried().is_empty(), "nothing was dialled");
+}
+
+#[test]
+fn what_is_private_or_ourselves_is_no_target() {
+    let place = place();
+    let own = place.outgate.proxy.port();
+    let text = config(place.port(), "").replace("ports = [", &format!("ports = [{own}, "));
+    place.outgate.reconfigure(&text);
+    let (_, answer) = place.outgate.tunnel(&format!("127.0.0.1:{own}"), "");
+    assert_eq!((answer.status, answer.code()), (502, "target_loops_back"));
+    place.outgate.reconfigure(&text.replace("allow = [\"127.0.0.0/8\"]", ""));
+    for host in ["tunnel.example", "127.0.0.1"] {
+        let (_, answer) = place.outgate.tunnel(&format!("{host}:{}", place.port()), "");
+        assert_eq!((answer.status, answer.code()), (502, "target_forbidden"), "{host}");
+    }
+    place.outgate.reconfigure(&text.replace("127.0.7.0/30", "198.51.100.0/30"));
+    let (_, answer) = place.outgate.tunnel(&place.authority(), "");
+    assert_eq!((answer.status, answer.code()), (503, "no_egress"));
+    assert!(place.tap.carried().is_empty(), "nothing was dialled");
+}
+
+#[test]
+fn an_untrusted_target_never_gets_a_byte_of_the_client() {
+    type Show = fn(&Pki) -> Identity;
+    let cases: [(&str, Show); 4] = [
+        ("self_signed", |_| self_signed(&["tunnel.example"])),
+        ("unknown_issuer", |_| Pki::new().leaf(&["tunnel.example"])),
+        ("name_mismatch", |pki| pki.leaf(&["else.example"])),
+        ("expired", |pki| {
+            pki.leaf_with(&["tunnel.example"], |params| {
+                params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+                params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+            })
+        }),
+    ];
+    for (details, identity) in cases {
+        let place = place_with(identity, "");
+        let mut client = place.outgate.connect();
+        // As a client sends that does not wait for its 200.
+        client.send([connect(&place.authority(), "").as_bytes(), &hello("tunnel.example")].concat());
+        let answer = client.answer_to("CONNECT");
+        assert_eq!((answer.status, answer.code()), (502, "certificate_untrusted"), "{details}: {answer:?}");
+        assert_eq!(answer.json()["details"], details);
+        assert!(client.is_closed());
+        let record = place.record(1);
+        assert_eq!((&record["details"], &record["bytes_sent"]), (&details.into(), &0.into()), "{record}");
+        let carried = place.tap.carried();
+        assert_eq!(carried.len(), 2, "the tunnel's connection, and the one of the check");
+        assert!(carried.iter().any(|one| one.sent.is_empty()), "{details}");
+        assert!(place.target.seen().is_empty());
+    }
+}
+
+#[test]
+fn a_target_is_checked_once_in_a_while_and_under_each_trust_for_itself() {
+    let place = place();
+    let connections = |count| assert_eq!(place.tap.carried().len(), count);
+    drop(place.outgate.open_tunnel(&place.authority()));
+    connections(2);
+    // Four sources take turns, and what was seen from one of them says nothing about another.
+    for _ in 0..3 {
+        drop(place.outgate.open_tunnel(&place.authority()));
+    }
+    connections(8);
+    for more in 1..=4 {
+        drop(place.outgate.open_tunnel(&place.authority()));
+        connections(8 + more);
+    }
+    place.outgate.folder.write("other.pem", Pki::new().pem);
+    place.outgate.reconfigure(&config(place.port(), "").replace("{dir}/ca.pem", "{dir}/other.pem"));
+    let (_, answer) = place.outgate.tunnel(&place.authority(), "");
+    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("unknown_issuer")));
+}
+
+#[test]
+fn the_check_leaves_from_where_the_tunnel_does() {
+    let played = played("");
+    for _ in 0..4 {
+        let mut client = played.outgate.connect();
+        client.send(connect(&played.authority().replace("plain", "tunnel"), ""));
+        let (tunnel, check) = (played.accept(), played.accept());
+        assert_eq!(tunnel.peer_addr().unwrap().ip(), check.peer_addr().unwrap().ip());
+        assert!(pool().contains(&check.peer_addr().unwrap().ip()));
+        drop((tunnel, check));
+        assert_eq!(client.answer_to("CONNECT").code(), "connection_lost");
+    }
+}
+
+#[test]
+fn ports_without_tls_are_open_only_to_a_route_that_allows_plaintext() {
+    let played = played("");
+    let (mut client, mut target) = played.open();
+    client.send("SSH-2.0-client\r\n");
+    assert_eq!(read(&mut target, 16), b"SSH-2.0-client\r\n");
+    drop((client, target));
+    assert_eq!(played.record(1)["code"], "delivered");
+
+    let mut client = played.outgate.connect();
+    client.send(connect(&played.authority().replace("plain", "tunnel"), ""));
+    let target = played.accept();
+    played.deny();
+    let answer = client.answer_to("CONNECT");
+    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("tls_failed", Some("plaintext")));
+    drop(target);
+
+    // Port 80 is not even asked; nobody listens there.
+    let (_, answer) = played.outgate.tunnel("plain.example:80", "");
+    assert_eq!((answer.status, answer.code()), (502, "connect_refused"));
+}
+
+#[test]
+fn a_route_that_takes_plaintext_still_checks_a_target_that_speaks_tls() {
+    let place = place_with(|_| self_signed(&["plain.example"]), "");
+    let (_, answer) = place.outgate.tunnel(&format!("plain.example:{}", place.port()), "");
+    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("self_signed")));
+}
+
+#[test]
+fn only_a_client_that_means_the_host_gets_through() {
+    let place = place();
+    let (own, other, nameless) = (hello("tunnel.example"), hello("other.example"), hello("127.0.0.1"));
+    let mut alert = own.clone();
+    alert[0] = 21;
+    let by_address = format!("127.0.0.1:{}", place.port());
+    let cases: [(&str, &[u8]); 8] = [
+        (&place.authority(), &other),
+        (&place.authority(), &hello("sub.tunnel.example")),
+        (&place.authority(), &nameless),
+        (&place.authority(), b"GET / HTTP/1.1\r\nHost: tunnel.example\r\n\r\n"),
+        (&place.authority(), b"SSH-2.0-client\r\n"),
+        (&place.authority(), &alert),
+        (&place.authority(), b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"),
+        (&by_address, &own),
+    ];
+    for (count, (authority, first)) in cases.into_iter().enumerate() {
+        let before = place.tap.carried().len();
+        let mut client = place.outgate.open_tunnel(authority);
+        client.send(first);
+        assert!(client.is_closed(), "{authority} {first:?}");
+        let record = place.record(count + 1);
+        assert_eq!((&record["status"], &record["code"]), (&200.into(), &"tunnel_forbidden".into()), "{record}");
+        assert!(record["cause"].is_string(), "{record}");
+        assert!(place.tap.carried()[before].sent.is_empty(), "{authority} {first:?}");
+    }
+    let mut client = place.outgate.open_tunnel(&by_address);
+    client.send(&nameless);
+    assert_eq!(client.read_some()[0], 22, "the target's handshake");
+}
+
+#[test]
+fn a_hello_passes_unchanged_however_it_comes() {
+    let place = place();
+    let whole = hello("tunnel.example");
+    // One handshake message over three records (RFC 8446 §5.1), and more behind it.
+    let (head, message) = whole.split_at(5);
+    let record = |part: &[u8]| [&head[..3], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
+    let fragmented =
+        [record(&message[..1]), record(&message[1..90]), record(&message[90..]), b"\x17\x03\x03\x00\x01x".to_vec()];
+    let connecting = connect(&place.authority(), "");
+    for (before, sent) in [vec![whole.clone()], fragmented.to_vec(), whole.chunks(7).map(<[u8]>::to_vec).collect()]
+        .into_iter()
+        .map(|pieces| (place.tap.carried().len(), pieces))
+    {
+        let mut client = place.outgate.connect();
+        // The first piece comes with the CONNECT.
+        client.send([connecting.as_bytes(), &sent[0]].concat());
+        assert_eq!(client.answer_to("CONNECT").status, 200);
+        sent[1..].iter().for_each(|piece| client.send(piece));
+        assert!(!client.read_some().is_empty());
+        assert_eq!(place.tap.carried()[before].sent, sent.concat());
+    }
+}
+
+#[test]
+fn a_client_may_not_stall_its_hello() {
+    let place = place();
+    place.outgate.reconfigure(&config(place.port(), "").replace("tls = \"2s\"", "tls = \"300ms\""));
+    let whole = hello("tunnel.example");
+    for (count, length) in [0, 3, whole.len() - 1].into_iter().enumerate() {
+        let before = place.tap.carried().len();
+        let mut client = place.outgate.open_tunnel(&place.authority());
+        client.send(&whole[..length]);
+        assert!(client.is_closed(), "{length}");
+        let record = place.record(count + 1);
+        assert!(record["code"] != "delivered" && record["code"] != "client_gone", "{record}");
+        assert!(place.tap.carried()[before].sent.is_empty(), "{length}");
+    }
+}
+
+#[test]
+fn a_check_says_what_a_tunnel_cannot_do() {
+    let place = place();
+    let warnings = |text: &str| {
+        place
+            .outgate
+            .folder
+            .write("check.toml", text.replace("{dir}", &place.outgate.folder.path("").display().to_string()));
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+            .args(["check", "--config"])
+            .arg(place.outgate.folder.path("check.toml"))
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stderr).unwrap()
+    };
+    let text = config(place.port(), "");
+    let signs = warnings(&text);
+    let without = text.replace("sign = [\"platform\"]\nconnect = \"tunnel\"", "sign = [\"platform\"]");
+    let count = |told: &str| told.matches("warning:").count();
+    assert_eq!(count(&signs), count(&warnings(&without)) + 1, "a tunnel cannot be signed: {signs}");
+    let paths = warnings(&text.replace("paths = [\"/in\"]", "paths = [\"/in\"]\nconnect = \"tunnel\""));
+    assert_eq!(count(&paths), count(&signs) + 1, "a CONNECT shows no path: {paths}");
+    // It is the operator's to say so nevertheless.
+    drop(place.outgate.open_tunnel(&format!("forced.example:{}", place.port())));
+}
