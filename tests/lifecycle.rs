@@ -235,3 +235,24 @@ fn a_client_that_does_not_read_holds_nothing_past_the_total_timeout() {
     let total = record["ms"]["total"].as_f64().unwrap();
     assert!((900.0..5000.0).contains(&total), "{record}");
 }
+
+/// What the kernel refuses is said, once, and waited out.
+#[test]
+fn a_host_without_descriptors_is_complained_of_and_survived() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let place = place();
+    let url = format!("http://plain.example:{}/", place.plain.port());
+    assert_eq!(place.outgate.post(&url, "", "").status, 200);
+    let pid = Pid::from_raw(i32::try_from(place.outgate.pid()).unwrap());
+    let limit = |current| prlimit(pid, Resource::Nofile, Rlimit { current: Some(current), maximum: Some(1024) });
+    limit(0).unwrap();
+    let mut client = place.outgate.connect();
+    client.send(post(&url, "", "late"));
+    place.outgate.log.until("a complaint", |lines| {
+        lines.iter().any(|line| line.contains("cannot accept connections on 127.0.0.1")).then_some(())
+    });
+    limit(1024).unwrap();
+    assert_eq!(client.answer().status, 200);
+    let said = place.outgate.log.all().iter().filter(|line| line.contains("cannot accept")).count();
+    assert_eq!(said, 1);
+}

@@ -40,7 +40,13 @@ fn with_clients(more: &str) -> String {
 }
 
 fn text(plain: &Receiver, tls: &str) -> String {
-    config(plain, plain, "[timeouts]\ntls = \"1s\"").replacen("[admin]", &format!("{tls}\n[admin]"), 1)
+    let client =
+        if tls.contains("client_ca") { "[clients.billing]\ncertificates = [\"Billing.Internal\"]" } else { "" };
+    config(plain, plain, &format!("[timeouts]\ntls = \"1s\"\n{client}")).replacen(
+        "[admin]",
+        &format!("{tls}\n[admin]"),
+        1,
+    )
 }
 
 fn place(tls: &str) -> Place {
@@ -83,8 +89,14 @@ impl Place {
     }
 
     fn connect(&self, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
-        let stream = TcpStream::connect(self.outgate.proxy).unwrap();
+        self.connect_behind(b"", config)
+    }
+
+    /// Through a load balancer that says something first.
+    fn connect_behind(&self, said: &[u8], config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut stream = TcpStream::connect(self.outgate.proxy).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(said).unwrap();
         let session = ClientConnection::new(Arc::clone(config), ServerName::try_from("localhost").unwrap()).unwrap();
         StreamOwned::new(session, stream)
     }
@@ -217,6 +229,50 @@ fn a_client_certificate_is_judged_or_not_shown() {
         assert!(place.ask(&place.tls(Some(identity), &[])).is_err(), "{what}");
     }
     assert_eq!(place.plain.seen().len(), 2);
+}
+
+#[test]
+fn a_certificate_proves_its_client() {
+    let place = place(&with_clients(""));
+    let text = text(&place.plain, &with_clients("")).replace("allow_anonymous = true", "");
+    place.outgate.reconfigure(&text);
+    let ask = |identity| {
+        let mut stream = place.connect(&place.tls(identity, &[]));
+        stream.write_all(post(&place.url(), "Connection: close\r\n", "x").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask(Some(place.client(&place.clients, |_| {}))).starts_with("HTTP/1.1 200"));
+    assert_eq!(place.outgate.records(1)[0]["client"], "billing");
+    let other = place.clients.leaf_with(&["shipping.internal"], |params| {
+        params.distinguished_name.push(rcgen::DnType::CommonName, "billing.internal");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    assert!(ask(Some(other)).contains("client_unauthenticated"));
+    assert!(ask(None).contains("client_unauthenticated"));
+}
+
+/// The header and the first flight may come in one piece.
+#[test]
+fn a_load_balancer_speaks_before_tls() {
+    let place = place(TLS);
+    let client = "[clients.office]\nnetworks = [\"192.0.2.7\"]\n[[routes]]";
+    let listener = format!("{TLS}\nproxy_protocol = {{ from = [\"127.0.0.0/8\"] }}");
+    let text = text(&place.plain, &listener).replacen("[[routes]]", client, 1);
+    place.outgate.reconfigure(&text.replace("allow_anonymous = true", ""));
+    for said in
+        [&b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x0712345678"]
+    {
+        let mut stream = place.connect_behind(said, &place.tls(None, &[]));
+        stream.write_all(post(&place.url(), "Connection: close\r\n", "x").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let records = place.outgate.records(2);
+    assert!(records.iter().all(|record| record["client"] == "office" && record["peer"] == "192.0.2.7"), "{records:#?}");
+    assert!(place.ask(&place.tls(None, &[])).is_err(), "TLS alone is no header");
 }
 
 #[test]

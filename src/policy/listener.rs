@@ -60,6 +60,13 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
         config::ProxyProtocol::From(networks) => Proxies::In(networks.iter().map(|network| network.value).collect()),
     });
     let tls = config.server.tls.as_ref().and_then(|tls| compile_tls(tls, now, problems));
+    if config.server.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none())
+        && let Some(name) = config.clients.values().find_map(|client| client.certificates.first())
+    {
+        let message = "no certificate can prove a client: the listener asks for none";
+        let help = "add client_ca to server.tls: the authority that issues certificates to clients";
+        problems.push(Problem::warning(Some(name.place), message).help(help));
+    }
     Listener { tls, proxies }
 }
 

@@ -102,8 +102,12 @@ impl Receiver {
         wrap: impl Fn(TcpStream) -> Option<Box<dyn Wire>> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).expect("a port");
-        let receiver =
-            Self { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default(), closed: Arc::default() };
+        let receiver = Self {
+            address: listener.local_addr().unwrap(),
+            seen: Arc::default(),
+            connections: Arc::default(),
+            closed: Arc::default(),
+        };
         let (this, wrap) = (receiver.clone(), Arc::new(wrap));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {

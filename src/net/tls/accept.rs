@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -101,13 +102,18 @@ fn names(leaf: &CertificateDer<'_>) -> Vec<String> {
     names.value.general_names.iter().filter_map(name).collect()
 }
 
+/// As text; a name of one kind that looks like one of another is left out, so that none is taken for what it is not.
 fn name(name: &GeneralName<'_>) -> Option<String> {
+    let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
     match name {
-        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-        GeneralName::URI(name) | GeneralName::RFC822Name(name) => Some((*name).to_owned()),
+        GeneralName::DNSName(name) => {
+            (!name.contains([':', '@']) && !is_address(name)).then(|| name.to_ascii_lowercase())
+        }
+        GeneralName::URI(name) => (name.contains(':') && !is_address(name)).then(|| (*name).to_owned()),
+        GeneralName::RFC822Name(name) => (name.contains('@') && !name.contains(':')).then(|| (*name).to_owned()),
         GeneralName::IPAddress(bytes) => {
-            let v4 = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
-            let v6 = <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from);
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
             v4.or(v6).ok().map(|address| address.to_string())
         }
         _ => None,
@@ -127,6 +133,11 @@ mod tests {
         params.subject_alt_names.extend([
             SanType::URI("spiffe://acme/Billing".try_into().unwrap()),
             SanType::Rfc822Name("ops@acme.example".try_into().unwrap()),
+            SanType::URI("billing.internal".try_into().unwrap()),
+            SanType::URI("fe80::1".try_into().unwrap()),
+            SanType::Rfc822Name("spiffe://acme/Billing".try_into().unwrap()),
+            SanType::DnsName("ops@acme.example".try_into().unwrap()),
+            SanType::DnsName("192.0.2.9".try_into().unwrap()),
             SanType::IpAddress("192.0.2.7".parse().unwrap()),
             SanType::IpAddress("2001:db8::7".parse().unwrap()),
         ]);
