@@ -15,11 +15,20 @@ use crate::host::HostPattern;
 use crate::names::ClientName;
 use crate::policy::{self, Plan, identify};
 pub use crate::server::fuzz::{chunks, requests};
+pub use crate::server::proxy_protocol::introductions;
 use crate::{config, host};
 
 /// Each entry, with the name of its target and of its folder of seeds.
-pub const ENTRIES: &[(&str, fn(&[u8]))] =
-    &[("requests", requests), ("chunks", chunks), ("hosts", hosts), ("urls", urls), ("configuration", configuration)];
+pub const ENTRIES: &[Entry] = &[
+    ("requests", requests),
+    ("chunks", chunks),
+    ("introductions", introductions),
+    ("hosts", hosts),
+    ("urls", urls),
+    ("configuration", configuration),
+];
+
+type Entry = (&'static str, fn(&[u8]));
 
 /// A canonical host is its own canonical form.
 pub fn hosts(data: &[u8]) {

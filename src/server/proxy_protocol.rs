@@ -171,5 +171,19 @@ fn v2_address<const LENGTH: usize>(rest: &[u8]) -> Option<[u8; LENGTH]> {
     rest.first_chunk().copied()
 }
 
+/// Whatever more comes, a verdict stays.
+#[cfg(any(test, fuzzing))]
+pub fn introductions(data: &[u8]) {
+    let mut verdict = None;
+    for end in 0..=data.len() {
+        let found = parse(&data[..end]);
+        match &verdict {
+            Some(verdict) => assert_eq!(verdict, &found, "after {end} bytes"),
+            None if found != Ok(None) => verdict = Some(found),
+            None => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

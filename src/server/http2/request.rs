@@ -39,6 +39,7 @@ pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
     }
     let asked =
         Asked { target: target(head)?, length: length(&head.headers)?, expects_continue: expectation(&head.headers)? };
+    name_host(head);
     join_cookies(&mut head.headers);
     Ok(asked)
 }
@@ -99,6 +100,15 @@ fn expectation(fields: &HeaderMap) -> Result<bool, Malformed> {
         None => Ok(false),
         Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(true),
         Some(_) => Err(Malformed(StatusCode::EXPECTATION_FAILED, "an unknown expectation")),
+    }
+}
+
+/// RFC 9113 §8.3.1: whoever takes a request on to HTTP/1.1 makes `Host` from `:authority`.
+fn name_host(head: &mut Parts) {
+    if let Some(authority) = head.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        head.headers.entry(header::HOST).or_insert(host);
     }
 }
 
@@ -173,11 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn the_pieces_of_a_cookie_are_one() {
+    fn what_http_2_leaves_out_or_apart_is_as_in_http_1() {
         let mut head = Request::builder().uri("https://h/").header("cookie", "a=1").header("cookie", "b=2");
         head = head.header("x", "y");
         let mut head = head.body(()).unwrap().into_parts().0;
         read(&mut head).unwrap();
         assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+        assert_eq!(head.headers["host"], "h");
     }
 }

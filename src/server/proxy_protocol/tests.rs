@@ -1,8 +1,6 @@
 //! Headers of both versions, whole, in pieces, and broken.
 //! Is an address believed only where the header says it beyond doubt?
 
-use proptest::prelude::*;
-
 use super::*;
 
 fn v2(version_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
@@ -113,21 +111,4 @@ async fn what_follows_the_header_is_left_for_others() {
     }
     assert_eq!(receive(&mut &b"PROXY TCP4 1"[..], &mut BytesMut::new()).await, Err(Fault::Cut));
     assert_eq!(receive(&mut &b""[..], &mut BytesMut::new()).await, Err(Fault::Cut));
-}
-
-proptest! {
-    /// Whatever more comes, a verdict stays.
-    #[test]
-    fn no_bytes_are_fatal_and_no_verdict_is_taken_back(start in 0..3_usize, tail: Vec<u8>) {
-        let bytes = [[&b""[..], V1_SIGNATURE, V2_SIGNATURE][start], &tail].concat();
-        let mut verdict = None;
-        for end in 0..=bytes.len() {
-            let found = parse(&bytes[..end]);
-            if let Some(verdict) = &verdict {
-                prop_assert_eq!(verdict, &found);
-            } else if !matches!(found, Ok(None)) {
-                verdict = Some(found);
-            }
-        }
-    }
 }
