@@ -149,10 +149,11 @@ fn requests_share_a_connection_and_nothing_else() {
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
         let mut asking = tokio::task::JoinSet::new();
-        for number in 0..200_usize {
+        // Below the limit of streams: a server may count one that has just ended for a moment longer than its client.
+        for number in 0..100_usize {
             let (sender, url) = (sender.clone(), scene.plain_url());
             asking.spawn(async move {
-                let body = Bytes::from(vec![number as u8; number * 1000]);
+                let body = Bytes::from(vec![number as u8; number * 2000]);
                 let mut sender = sender.ready().await.unwrap();
                 let (response, mut stream) = sender.send_request(post(&url).body(()).unwrap(), false).unwrap();
                 let mut rest = body.clone();
@@ -169,7 +170,7 @@ fn requests_share_a_connection_and_nothing_else() {
             done.unwrap();
         }
     });
-    assert_eq!(scene.outgate.records(200).len(), 200);
+    assert_eq!(scene.outgate.records(100).len(), 100);
 }
 
 #[test]
@@ -213,8 +214,14 @@ fn a_target_that_breaks_off_resets_its_stream_alone() {
             let response = send(&sender, post(&scene.plain_url()), "x").await.unwrap();
             assert_eq!(response.status(), 200);
             let mut body = response.into_body();
-            assert_eq!(body.data().await.unwrap().unwrap(), "half");
-            let fault = body.data().await.unwrap().unwrap_err();
+            // What was not sent yet when the stream is reset is not sent any more.
+            let fault = match body.data().await.unwrap() {
+                Ok(data) => {
+                    assert_eq!(data, "half");
+                    body.data().await.unwrap().unwrap_err()
+                }
+                Err(fault) => fault,
+            };
             assert!(fault.is_reset() && fault.is_remote(), "{fault:?}");
         }
     });

@@ -25,7 +25,7 @@ use rarely::{Kind, Rarely};
 
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-const LATECOMER_PATIENCE: Duration = Duration::from_secs(1);
+const LATECOMER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The connections that are open now.
 #[derive(Clone)]
