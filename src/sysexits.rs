@@ -7,6 +7,8 @@ pub const USAGE: u8 = 2;
 pub const NO_INPUT: u8 = 66;
 /// `EX_UNAVAILABLE`
 pub const UNAVAILABLE: u8 = 69;
+/// `EX_SOFTWARE`
+pub const SOFTWARE: u8 = 70;
 /// `EX_OSERR`
 pub const OS_ERROR: u8 = 71;
 /// `EX_CANTCREAT`

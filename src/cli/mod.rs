@@ -1,6 +1,7 @@
 //! The commands, one file each.
 //! What can an operator ask of outgate?
 
+mod ca;
 mod check;
 mod demo;
 mod egress;
@@ -46,6 +47,9 @@ enum Command {
     /// Client tokens
     #[command(subcommand)]
     Token(token::Token),
+    /// The authority of inspected tunnels
+    #[command(subcommand)]
+    Ca(ca::Ca),
     /// Signing keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -60,6 +64,7 @@ impl Arguments {
             Command::Demo(demo) => demo.run(),
             Command::Egress(egress) => egress.run(),
             Command::Token(token) => token.run(),
+            Command::Ca(ca) => ca.run(),
             Command::Keys(keys) => keys.run(),
         }
     }

@@ -4,7 +4,7 @@
 mod listener;
 
 use super::problem::nearest;
-pub(super) use listener::{PROXY_PROTOCOL, SERVER_TLS};
+pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_TLS};
 
 /// The keys of one kind of table.
 pub(super) struct Shape {
@@ -59,6 +59,7 @@ pub(super) static SERVER: Shape = Shape {
         "name",
         "listen",
         "tls",
+        "ca",
         "proxy_protocol",
         "allow_anonymous",
         "max_connections",
@@ -323,10 +324,11 @@ pub(super) static LOG: Shape = Shape {
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 18] = [
+static SHAPES: [&Shape; 19] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
+    &SERVER_CA,
     &PROXY_PROTOCOL,
     &ADMIN,
     &POOL,

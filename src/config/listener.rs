@@ -1,9 +1,9 @@
-//! What a listener does before HTTP: TLS, and the PROXY protocol.
+//! What a listener does before HTTP: TLS, and the PROXY protocol; and what it does inside of tunnels.
 //! Who may connect how?
 
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
-use super::{At, Listen, ListenerTls, ProxyProtocol, keys, pem, secret, units};
+use super::{At, Ca, Listen, ListenerTls, ProxyProtocol, keys, pem, secret, units};
 
 pub(super) fn tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<ListenerTls>> {
     let table = Table::open(reader, value, &keys::SERVER_TLS)?;
@@ -18,6 +18,15 @@ pub(super) fn tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Liste
         reader.problems.push(problem.help("add client_ca, or leave client_crls out"));
     }
     Some(value.at(ListenerTls { certificate: certificate?, key: key?, client_ca, client_crls }))
+}
+
+pub(super) fn ca(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Ca>> {
+    let table = Table::open(reader, value, &keys::SERVER_CA)?;
+    table.require(reader, "certificate", "write certificate = \"ca.pem\": `outgate ca new` makes it");
+    table.require(reader, "key", "write key = \"ca.key\", or \"credential:NAME\" (systemd)");
+    let certificate = table.one(reader, "certificate", pem::certificates);
+    let key = table.one(reader, "key", secret::read_key);
+    Some(value.at(Ca { certificate: certificate?, key: key? }))
 }
 
 /// `false`, or who may send it. A bare `true` would let whoever connects say that they are somebody else.

@@ -94,6 +94,7 @@ pub struct Server {
     /// Our pseudonym in `Via` and `Proxy-Status`; default `outgate`.
     pub name: String,
     pub listen: Vec<At<Listen>>,
+    pub ca: Option<At<Ca>>,
     pub allow_anonymous: At<bool>,
     pub max_connections: usize,
     pub drain_timeout: Duration,
@@ -129,6 +130,15 @@ pub enum ProxyProtocol {
     /// Whoever can connect: only this host's own processes can.
     Anyone,
     From(Vec<At<IpNet>>),
+}
+
+/// Our own authority, in whose name inspected tunnels are answered.
+#[derive(Clone, Debug)]
+pub struct Ca {
+    /// It, and whoever stands between it and the one that clients trust.
+    pub certificate: At<PemFile>,
+    /// In PEM.
+    pub key: At<Secret>,
 }
 
 #[derive(Clone, Debug)]

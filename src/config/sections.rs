@@ -23,6 +23,7 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let name = table.one(reader, "name", |reader, value| reader.parsed(value, units::pseudonym));
     let listen = table.many(reader, "listen", if_empty, |reader, value| reader.parsed(value, units::listen));
     let tls = table.one(reader, "tls", listener::tls);
+    let ca = table.one(reader, "ca", listener::ca);
     let listen = listen.unwrap_or_else(|| vec![At { value: loopback(4750), place: table.place }]);
     let proxy_protocol =
         table.one(reader, "proxy_protocol", |reader, value| listener::proxy_protocol(reader, value, &listen));
@@ -35,6 +36,7 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
         name: name.map_or("outgate".into(), |name| name.value),
         listen,
         tls,
+        ca,
         proxy_protocol,
         allow_anonymous: allow_anonymous.unwrap_or(At { value: false, place: table.place }),
         max_connections: max_connections.map_or(20_000, |connections| connections.value as usize),

@@ -71,6 +71,9 @@ impl Ask {
         if !arrival.body.is_end_stream() {
             return Err(Refusal::malformed("a CONNECT has no body"));
         }
+        if arrival.caller.inside.is_some() {
+            return Err(Refusal::new(Code::TunnelForbidden, "no tunnel inside of a tunnel"));
+        }
         let (host, port) = parse_authority(&arrival.target)?;
         if port.is_none() {
             return Err(Refusal::malformed("a CONNECT names a host and a port"));

@@ -2,9 +2,12 @@
 //! What may pass through us unseen, and what must have been proven before?
 
 use std::sync::Arc;
-use std::time::Instant as Clock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant as Clock};
 
 use http::{HeaderValue, Method, Response, header};
+use jiff::Timestamp;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -23,6 +26,7 @@ use crate::net::client_hello::{self, HelloFault};
 use crate::net::connection::Socket;
 use crate::net::pipe::{self, PipeFault};
 use crate::net::tls::TlsFault;
+use crate::net::tls::mint::MintFault;
 use crate::policy::egress::Hop;
 use crate::policy::identify::{Identified, Inside};
 use crate::policy::route::Route;
@@ -47,11 +51,20 @@ pub struct Tunnel {
     _counted: Counted,
 }
 
-/// A tunnel that ends here.
+/// A tunnel that ends here. Dropping it writes its record.
 pub struct Inspection {
     pub inside: Inside,
+    /// Counted by whoever reads and writes.
+    pub passed: Arc<Passed>,
     record: Box<Record>,
     in_force: Arc<InForce>,
+}
+
+/// The bytes of a tunnel, up to the target and down to the client.
+#[derive(Default)]
+pub struct Passed {
+    pub up: AtomicU64,
+    pub down: AtomicU64,
 }
 
 /// The story of a tunnel, up to the moment that it is open.
@@ -79,7 +92,7 @@ pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
         }
         Ok(Opened::Inspect(inside)) => {
             record.answered(200);
-            Connected::Inspect(Box::new(Inspection { inside, record, in_force }))
+            Connected::Inspect(Box::new(Inspection { inside, passed: Arc::default(), record, in_force }))
         }
         Err(refusal) => Connected::Refused(response::refuse(refusal, record, &in_force.plan.name)),
     }
@@ -188,9 +201,30 @@ impl Inspection {
         established(&self.record, http::Version::HTTP_11, &self.in_force.plan.name)
     }
 
+    pub fn tls_timeout(&self) -> Duration {
+        self.in_force.plan.timeouts.tls
+    }
+
+    /// What the client is shown.
+    pub fn minted(&self, now: Timestamp) -> Result<Arc<ServerConfig>, MintFault> {
+        self.in_force.minted(&self.inside.target.host, now)
+    }
+
+    /// Nothing of it was served.
+    pub fn cut(&mut self, why: &str) {
+        let refusal = Refusal::new(Code::TunnelForbidden, "the tunnel is for TLS with the host of its CONNECT");
+        self.record.cut(&refusal.cause(why));
+    }
+
     /// The tunnel was served to its end.
     pub fn end(mut self) {
         self.record.complete();
+    }
+}
+
+impl Drop for Inspection {
+    fn drop(&mut self) {
+        self.record.passed(self.passed.up.load(Ordering::Relaxed), self.passed.down.load(Ordering::Relaxed));
     }
 }
 

@@ -22,9 +22,10 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::watch;
 
 use crate::config::{self, Select};
-use crate::names::PoolName;
+use crate::names::{Host, PoolName};
 use crate::net::resolve::{Basis, Resolver};
 use crate::net::tls;
+use crate::net::tls::mint::{Mint, MintFault};
 use crate::policy::Plan;
 use crate::policy::egress::Pool;
 use crate::policy::guard::ClearedAddresses;
@@ -57,6 +58,7 @@ pub struct InForce {
     tls: HashMap<[u8; 32], Arc<ClientConfig>>,
     /// Towards clients, where the plan has it.
     pub listener_tls: Option<Arc<ServerConfig>>,
+    mint: Option<Arc<Mint>>,
     /// How many deliveries each pool has seen, by the IP versions of their targets. One count for all would, where two
     /// kinds alternate, let each see only every other number, and use only half of the addresses.
     turns: HashMap<PoolName, Arc<[AtomicU64; 3]>>,
@@ -107,7 +109,8 @@ impl InForce {
         };
         let turns = plan.pools.keys().map(turn_of).collect();
         let listener_tls = listener_tls(&plan, before);
-        Ok(Self { plan, resolver, tls, listener_tls, turns, random: RandomState::new() })
+        let mint = mint(&plan, before)?;
+        Ok(Self { plan, resolver, tls, listener_tls, mint, turns, random: RandomState::new() })
     }
 
     /// The position in the round for a pool that spreads, a random number for one that throws dice.
@@ -122,9 +125,28 @@ impl InForce {
         }
     }
 
+    /// What a client is shown in the place of `host`, where tunnels are inspected.
+    pub fn minted(&self, host: &Host, now: Timestamp) -> Result<Arc<ServerConfig>, MintFault> {
+        match (&self.mint, &self.plan.authority) {
+            (Some(mint), Some(authority)) => mint.server_config(authority, host, now),
+            _ => Err(MintFault::NoAuthority),
+        }
+    }
+
     pub fn tls_config(&self, trust: &Trust) -> Arc<ClientConfig> {
         // Every trust of the plan has one: `new` made it.
         self.tls.get(&trust.fingerprint).cloned().unwrap_or_else(|| tls::client_config(trust))
+    }
+}
+
+/// What was minted in the name of the same authority is kept.
+fn mint(plan: &Plan, before: Option<&InForce>) -> io::Result<Option<Arc<Mint>>> {
+    let Some(authority) = &plan.authority else { return Ok(None) };
+    let same =
+        |before: &&InForce| before.plan.authority.as_ref().is_some_and(|b| b.fingerprint == authority.fingerprint);
+    match before.filter(same).and_then(|before| before.mint.clone()) {
+        Some(kept) => Ok(Some(kept)),
+        None => Mint::new().map(|mint| Some(Arc::new(mint))).map_err(io::Error::other),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod accept;
 mod fault;
+pub mod mint;
 mod verify;
 
 use std::sync::Arc;

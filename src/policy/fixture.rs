@@ -17,6 +17,7 @@ pub(crate) fn config() -> Config {
     let second = Duration::from_secs(1);
     Config {
         server: Server {
+            ca: None,
             name: "outgate".into(),
             listen: vec![at(0, Listen::Tcp(([127, 0, 0, 1], 4750).into()))],
             allow_anonymous: at(1, false),

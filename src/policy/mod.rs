@@ -8,6 +8,7 @@ pub mod egress;
 mod fixture;
 pub mod guard;
 pub mod identify;
+pub mod inspect;
 pub mod listener;
 pub mod route;
 pub mod sign;
@@ -33,6 +34,8 @@ pub struct Plan {
     pub trusts: BTreeMap<TrustName, Arc<trust::Trust>>,
     pub signers: BTreeMap<SignerName, Arc<sign::Signer>>,
     pub listener: listener::Listener,
+    /// Where routes inspect tunnels.
+    pub authority: Option<inspect::Authority>,
     pub timeouts: Timeouts,
     pub drain_timeout: Duration,
     pub max_connections: usize,
@@ -55,6 +58,7 @@ pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), 
         routes: route::Routes::compile(config, &tables, &mut problems),
         guard: guard::Guard::compile(config, &mut problems),
         listener: listener::compile(config, now, &mut problems),
+        authority: inspect::compile(config, now, &mut problems),
         timeouts: config.timeouts.clone(),
         drain_timeout: config.server.drain_timeout,
         max_connections: config.server.max_connections,

@@ -5,6 +5,7 @@ pub mod admin;
 mod entrance;
 mod http1;
 mod http2;
+mod inspect;
 pub(crate) mod proxy_protocol;
 mod rarely;
 mod serve;

@@ -10,7 +10,8 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::stream::{Replayed, Stream};
-use super::{http1, http2, leave};
+use super::{http1, http2, inspect, leave};
+use crate::delivery::tunnel::Inspection;
 use crate::live::Live;
 use crate::policy::identify::Caller;
 
@@ -21,16 +22,33 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_SIZE: usize = 8 * 1024;
 
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
-pub(super) async fn serve(live: Arc<Live>, mut stream: Box<dyn Stream>, caller: Arc<Caller>) {
+///
+/// A tunnel that is inspected makes way for what is inside of it.
+pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>) {
+    let Some((outside, mut inspection)) = serve_one(&live, stream, &caller).await else { return };
+    let Some(inside) = inspect::accept(outside, &mut inspection).await else { return };
+    let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
+    // Inside of a tunnel there is no other.
+    serve_one(&live, Box::new(inside), &Arc::new(caller)).await;
+    inspection.end();
+}
+
+/// Gives a tunnel that is to be inspected, if it comes to that.
+async fn serve_one(
+    live: &Arc<Live>,
+    mut stream: Box<dyn Stream>,
+    caller: &Arc<Caller>,
+) -> Option<(Box<dyn Stream>, Box<Inspection>)> {
     // Where it is HTTP/1 this becomes the connection's buffer: nothing is copied.
     let mut opening = BytesMut::with_capacity(READ_SIZE);
-    if !read_opening(&live, &mut stream, &mut opening).await {
-        return;
+    if !read_opening(live, &mut stream, &mut opening).await {
+        return None;
     }
     if opening.starts_with(PREFACE) {
-        http2::serve(live, Replayed::new(opening, stream), caller).await;
+        http2::serve(Arc::clone(live), Replayed::new(opening, stream), Arc::clone(caller)).await;
+        None
     } else {
-        http1::serve(live, stream, opening, caller).await;
+        http1::serve(live, stream, opening, caller).await
     }
 }
 

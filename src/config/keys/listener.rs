@@ -3,6 +3,14 @@
 
 use super::Shape;
 
+pub(in crate::config) static SERVER_CA: Shape = Shape {
+    path: "server.ca",
+    title: "server.ca",
+    keys: &["certificate", "key"],
+    later: &[],
+    renamed: &[("cert", "certificate"), ("file", "certificate"), ("private_key", "key")],
+};
+
 pub(in crate::config) static SERVER_TLS: Shape = Shape {
     path: "server.tls",
     title: "server.tls",

@@ -269,11 +269,6 @@ fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
             problems.push(Problem::at(max.place, message).help("at most \"64 MiB\", or no sign: then bodies stream"));
         }
     }
-    if let Some(connect) = written.connect.as_ref().filter(|connect| connect.value == Connect::Inspect) {
-        let message = "this version does not inspect tunnels";
-        let help = "\"refuse\", or \"tunnel\" if nothing needs to be signed";
-        problems.push(Problem::at(connect.place, message).help(help));
-    }
     let tunnel = written.connect.as_ref().filter(|connect| connect.value == Connect::Tunnel);
     if let (Some(connect), false) = (tunnel, written.paths.is_empty()) {
         let message = "a tunnel shows no path: none is opened for a route that names its paths";

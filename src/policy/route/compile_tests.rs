@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Routes, Tables};
-use crate::config::{self, At, Config, Connect, Limit, Per, Plaintext, Problem, Rate, Secret, SigningKey};
+use crate::config::{self, At, Config, Limit, Per, Plaintext, Problem, Rate, Secret, SigningKey};
 use crate::names::{ClientName, Host, KeyId, LimitName, PoolName, SignerName, TenantName};
 use crate::policy::fixture::{at, client, config, messages, pool, route};
 use crate::policy::{admit, egress, sign, trust};
@@ -87,7 +87,6 @@ fn problems() {
             |r| r.body_max = Some(at(1, (64 << 20) + 1)),
             &["a body to be signed is held in memory, at most 64 MiB of it"],
         ),
-        (|r| r.connect = Some(at(99, Connect::Inspect)), &["this version does not inspect tunnels"]),
         (
             |r| r.plaintext.value = Plaintext::Allow,
             &["warning: webhooks may leave in plaintext, to targets that prove nothing"],

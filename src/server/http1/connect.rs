@@ -40,7 +40,10 @@ pub(super) async fn serve(live: &Arc<Live>, line: &Line, head: Head, caller: &Ar
             }
             Next::Abandon
         }
-        Connected::Inspect(_) => Next::Abandon,
+        Connected::Inspect(inspection) => match write(line, inspection.answer(), version, idle, true).await {
+            true => Next::Inspect(inspection),
+            false => Next::Abandon,
+        },
     }
 }
 

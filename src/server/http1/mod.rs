@@ -18,6 +18,7 @@ use bytes::BytesMut;
 use http::{Method, Version};
 use http_body::Body;
 
+use crate::delivery::tunnel::Inspection;
 use crate::delivery::{self, Arrival, Interim};
 use crate::live::Live;
 use crate::policy::identify::Caller;
@@ -27,23 +28,35 @@ use answer::Answer;
 use head::{Head, Malformed};
 use line::{Line, NoHead};
 
-/// Serves one connection to its end; `opening` has what was read of it already.
-pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, opening: BytesMut, caller: Arc<Caller>) {
+/// Serves one connection to its end, or up to a tunnel that is to be inspected; `opening` has what was read of it already.
+pub(super) async fn serve(
+    live: &Arc<Live>,
+    stream: Box<dyn Stream>,
+    opening: BytesMut,
+    caller: &Arc<Caller>,
+) -> Option<(Box<dyn Stream>, Box<Inspection>)> {
     let line = Line::new(stream, opening);
     // Who comes during a drain is told so, but must be quick to ask.
     let latecomer = live.is_draining();
     loop {
         let idle = live.in_force().plan.timeouts.idle;
-        let closes = match line.head(idle, leave(&live, latecomer)).await {
-            Ok(head) if head.method == Method::CONNECT => connect::serve(&live, &line, head, &caller, idle).await,
-            Ok(head) => serve_one(&live, &line, head, &caller, idle).await,
-            Err(NoHead::Malformed(why)) => refuse(&live, &line, why, &caller, idle).await,
-            Err(NoHead::Closed) => return,
+        let closes = match line.head(idle, leave(live, latecomer)).await {
+            Ok(head) if head.method == Method::CONNECT => connect::serve(live, &line, head, caller, idle).await,
+            Ok(head) => serve_one(live, &line, head, caller, idle).await,
+            Err(NoHead::Malformed(why)) => refuse(live, &line, why, caller, idle).await,
+            Err(NoHead::Closed) => return None,
         };
         match closes {
             Next::Another => {}
-            Next::Close => return line.linger().await,
-            Next::Abandon => return line.abandon_body(),
+            Next::Close => {
+                line.linger().await;
+                return None;
+            }
+            Next::Abandon => {
+                line.abandon_body();
+                return None;
+            }
+            Next::Inspect(inspection) => return Some((Box::new(line.take()), inspection)),
         }
     }
 }
@@ -56,6 +69,8 @@ enum Next {
     Close,
     /// The client is gone, or must see that its answer is not whole.
     Abandon,
+    /// What comes from now on is TLS, to be accepted in the target's place.
+    Inspect(Box<Inspection>),
 }
 
 async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Caller>, idle: Duration) -> Next {

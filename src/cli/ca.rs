@@ -1,0 +1,133 @@
+//! `outgate ca new`: the authority of inspected tunnels.
+//! In whose name do we answer for targets, towards our own clients?
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints,
+};
+use time::OffsetDateTime;
+
+use crate::host;
+use crate::names::Host;
+use crate::sysexits;
+
+/// Clocks of clients may be behind.
+const BEFORE: i64 = 3600;
+const YEAR: i64 = 365 * 86_400;
+
+#[derive(Subcommand)]
+pub(super) enum Ca {
+    /// Make an authority: its certificate and its key
+    New(New),
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate ca new /etc/outgate/ca.pem /etc/outgate/ca.key
+  outgate ca new --permit acme.example --years 2 ca.pem ca.key
+
+Write `ca = { certificate = \"ca.pem\", key = \"ca.key\" }` under [server] and `connect = \"inspect\"` into the routes
+whose tunnels are to be looked into. Their clients must trust the certificate, and nobody else needs to: whoever has the
+key can pose as any host towards them, or as those below the domains of --permit.")]
+pub(super) struct New {
+    /// Where the certificate goes; a new file
+    certificate: PathBuf,
+    /// Where the key goes; a new file, readable by its owner alone
+    key: PathBuf,
+    /// What it is called where certificates are listed
+    #[arg(long, default_value = "outgate inspection CA")]
+    name: String,
+    /// A domain that it is good for, with all below; more than once for more; without it, for every host
+    #[arg(long, value_name = "DOMAIN", value_parser = domain)]
+    permit: Vec<String>,
+    /// Years until it ends
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=30))]
+    years: u8,
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    match host::canonical(text) {
+        Ok(Host::Name(name)) => Ok(name.to_string()),
+        Ok(Host::Ip(_)) => Err("an address is no domain".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Ca {
+    pub(super) fn run(self) -> ExitCode {
+        let Ca::New(new) = self;
+        let made = match new.make(Timestamp::now().as_second()) {
+            Ok(made) => made,
+            Err(fault) => {
+                eprintln!("outgate: the authority cannot be made: {fault}");
+                return ExitCode::from(sysexits::SOFTWARE);
+            }
+        };
+        match new.write(&made) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err((path, fault)) => {
+                eprintln!("outgate: cannot write {}: {fault}", path.display());
+                ExitCode::from(sysexits::CANNOT_CREATE)
+            }
+        }
+    }
+}
+
+struct Made {
+    certificate: String,
+    key: String,
+}
+
+impl New {
+    fn make(&self, now: i64) -> Result<Made, Box<dyn std::error::Error>> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, self.name.as_str());
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = OffsetDateTime::from_unix_timestamp(now - BEFORE)?;
+        params.not_after = OffsetDateTime::from_unix_timestamp(now + i64::from(self.years) * YEAR)?;
+        if !self.permit.is_empty() {
+            // RFC 5280 §4.2.1.10: a domain stands for itself and all below. Other kinds of names are not constrained
+            // by it, so addresses are excluded one and all.
+            let permitted_subtrees = self.permit.iter().cloned().map(GeneralSubtree::DnsName).collect();
+            let excluded_subtrees = vec![every_v4(), every_v6()];
+            params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees });
+        }
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let certificate = params.self_signed(&key)?;
+        Ok(Made { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+    /// Both files or none: half of an authority is of no use, and is in the way of the next one.
+    fn write(&self, made: &Made) -> Result<(), (&Path, io::Error)> {
+        let written = write_new(&self.key, 0o600, &made.key);
+        written.map_err(|fault| (self.key.as_path(), fault))?;
+        write_new(&self.certificate, 0o644, &made.certificate).map_err(|fault| {
+            // If it stays, the next attempt says so.
+            let _ = fs::remove_file(&self.key);
+            (self.certificate.as_path(), fault)
+        })
+    }
+}
+
+fn every_v4() -> GeneralSubtree {
+    GeneralSubtree::IpAddress(rcgen::CidrSubnet::V4([0; 4], [0; 4]))
+}
+
+fn every_v6() -> GeneralSubtree {
+    GeneralSubtree::IpAddress(rcgen::CidrSubnet::V6([0; 16], [0; 16]))
+}
+
+/// Never over a file that is there: clients trust what it holds.
+fn write_new(path: &Path, mode: u32, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(text.as_bytes()).inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
+}

@@ -1,0 +1,261 @@
+//! Certificates of targets, made on demand, for clients that trust our own authority.
+//! What do we show in the place of this target?
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use time::OffsetDateTime;
+
+use crate::names::Host;
+use crate::policy::inspect::Authority;
+
+/// Clocks of clients may be behind.
+const BEFORE: SignedDuration = SignedDuration::from_hours(1);
+/// Short, since nobody can revoke them; minted anew when half of it has passed.
+const LIFETIME: SignedDuration = SignedDuration::from_hours(7 * 24);
+const HOSTS_MAX: usize = 10_000;
+
+/// Mints in the name of one authority.
+pub struct Mint {
+    /// One for all leaves: what it could give away is gone with the process.
+    key: KeyPair,
+    leaves: Mutex<HashMap<Host, Leaf>>,
+}
+
+struct Leaf {
+    config: Arc<ServerConfig>,
+    renewed: Timestamp,
+}
+
+/// A host that no certificate can name, or an authority that cannot sign.
+#[derive(Debug)]
+pub enum MintFault {
+    NoAuthority,
+    Failed(String),
+}
+
+impl std::fmt::Display for MintFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoAuthority => f.write_str("there is no authority"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for MintFault {}
+
+impl From<rcgen::Error> for MintFault {
+    fn from(error: rcgen::Error) -> Self {
+        MintFault::Failed(error.to_string())
+    }
+}
+
+impl Mint {
+    pub fn new() -> Result<Self, MintFault> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        Ok(Self { key, leaves: Mutex::default() })
+    }
+
+    /// What a client is shown that asks for `host`.
+    pub fn server_config(
+        &self,
+        authority: &Authority,
+        host: &Host,
+        now: Timestamp,
+    ) -> Result<Arc<ServerConfig>, MintFault> {
+        if let Some(leaf) = self.lock().get(host).filter(|leaf| now < leaf.renewed) {
+            return Ok(Arc::clone(&leaf.config));
+        }
+        let leaf = self.mint(authority, host, now)?;
+        let config = Arc::clone(&leaf.config);
+        let mut leaves = self.lock();
+        if leaves.len() >= HOSTS_MAX {
+            leaves.retain(|_, leaf| now < leaf.renewed);
+        }
+        // Clients choose hosts, as far as routes let them: a flood of them starts the table anew.
+        if leaves.len() >= HOSTS_MAX {
+            leaves.clear();
+        }
+        leaves.insert(host.clone(), leaf);
+        Ok(config)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Host, Leaf>> {
+        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mint(&self, authority: &Authority, host: &Host, now: Timestamp) -> Result<Leaf, MintFault> {
+        let until = authority.ends.min(now + LIFETIME);
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![match host {
+            Host::Name(name) => SanType::DnsName((**name).try_into()?),
+            Host::Ip(ip) => SanType::IpAddress(*ip),
+        }];
+        // What stands in the common name proves nothing (RFC 9525 §2), but an empty subject would have to be critical.
+        params.distinguished_name.push(DnType::CommonName, "inspected by outgate");
+        params.not_before = date(now - BEFORE)?;
+        params.not_after = date(until)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let leaf = params.signed_by(&self.key, &authority.issuer)?;
+
+        let chain = [leaf.der().clone()].into_iter().chain(authority.chain.iter().cloned()).collect();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
+            .map_err(|error| MintFault::Failed(error.to_string()))?;
+        config.alpn_protocols = vec![super::HTTP_2.to_vec(), b"http/1.1".to_vec()];
+        Ok(Leaf { config: Arc::new(config), renewed: now + until.duration_since(now) / 2 })
+    }
+}
+
+fn date(at: Timestamp) -> Result<OffsetDateTime, MintFault> {
+    OffsetDateTime::from_unix_timestamp(at.as_second()).map_err(|error| MintFault::Failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, GeneralSubtree, IsCa, Issuer, NameConstraints};
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier;
+    use rustls::{CertificateError, Error, RootCertStore};
+    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    use super::*;
+    use crate::host;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn authority(permitted: &[&str], ends: Timestamp) -> (Authority, CertificateDer<'static>) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, "test");
+        (params.not_before, params.not_after) = (date(at(NOW - 100_000)).unwrap(), date(ends).unwrap());
+        if !permitted.is_empty() {
+            let permitted_subtrees = permitted.iter().map(|name| GeneralSubtree::DnsName((*name).to_owned())).collect();
+            params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+        }
+        let key = KeyPair::generate().unwrap();
+        let der = params.self_signed(&key).unwrap().der().clone();
+        let chain = vec![der.clone()];
+        (Authority { fingerprint: [0; 32], issuer: Issuer::new(params, key), chain, ends }, der)
+    }
+
+    /// What the mint shows for a host, as a client that trusts `root` judges it.
+    fn shown(mint: &Mint, authority: &Authority, root: &CertificateDer<'static>, name: &str) -> Result<i64, Error> {
+        let host = host::canonical(name).unwrap();
+        let leaf = mint.mint(authority, &host, at(NOW)).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let (mut client, mut server) = (Vec::new(), rustls::ServerConnection::new(leaf.config).unwrap());
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_no_client_auth();
+        let mut asking =
+            rustls::ClientConnection::new(Arc::new(config), ServerName::try_from("any.example").unwrap()).unwrap();
+        while asking.is_handshaking() {
+            client.clear();
+            asking.write_tls(&mut client).unwrap();
+            server.read_tls(&mut client.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            client.clear();
+            server.write_tls(&mut client).unwrap();
+            asking.read_tls(&mut client.as_slice()).unwrap();
+            asking.process_new_packets().unwrap();
+        }
+        let chain = asking.peer_certificates().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW as u64));
+        verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], now)?;
+        Ok(X509Certificate::from_der(&chain[0]).unwrap().1.validity().not_after.timestamp())
+    }
+
+    #[derive(Debug)]
+    struct Anybody;
+
+    impl ServerCertVerifier for Anybody {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<rustls::client::danger::ServerCertVerified, Error> {
+            Ok(rustls::client::danger::ServerCertVerified::assertion())
+        }
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, Error> {
+            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+        }
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    #[test]
+    fn clients_of_the_authority_believe_what_is_minted_and_for_no_longer_than_it() {
+        let mint = Mint::new().unwrap();
+        let (long, root) = authority(&[], at(NOW + 100 * 86_400));
+        for name in ["hook.example", "192.0.2.1", "2001:db8::1"] {
+            let host = if name.contains("::") { format!("[{name}]") } else { name.to_owned() };
+            let leaf = mint.mint(&long, &host::canonical(&host).unwrap(), at(NOW)).unwrap();
+            assert_eq!(leaf.renewed, at(NOW + 7 * 86_400 / 2), "{name}");
+        }
+        assert_eq!(shown(&mint, &long, &root, "hook.example"), Ok(NOW + 7 * 86_400));
+        assert_eq!(shown(&mint, &long, &root, "192.0.2.1"), Ok(NOW + 7 * 86_400));
+        let (short, root) = authority(&[], at(NOW + 86_400));
+        assert_eq!(shown(&mint, &short, &root, "hook.example"), Ok(NOW + 86_400));
+    }
+
+    #[test]
+    fn an_authority_for_some_names_is_good_for_no_other() {
+        let mint = Mint::new().unwrap();
+        let (authority, root) = authority(&["acme.example"], at(NOW + 100 * 86_400));
+        assert!(shown(&mint, &authority, &root, "hooks.acme.example").is_ok());
+        let other = shown(&mint, &authority, &root, "bank.example").unwrap_err();
+        assert!(matches!(other, Error::InvalidCertificate(CertificateError::Other(_))), "{other:?}");
+    }
+
+    #[test]
+    fn a_leaf_is_kept_for_half_of_its_life() {
+        let mint = Mint::new().unwrap();
+        let (authority, _) = authority(&[], at(NOW + 100 * 86_400));
+        let host = host::canonical("hook.example").unwrap();
+        let get = |second| mint.server_config(&authority, &host, at(second)).unwrap();
+        let first = get(NOW);
+        assert!(Arc::ptr_eq(&first, &get(NOW + 3 * 86_400)));
+        assert!(!Arc::ptr_eq(&first, &get(NOW + 4 * 86_400)));
+    }
+}

@@ -1,0 +1,87 @@
+//! The authority in whose name inspected tunnels are answered: outgate's own, which its clients have been told to trust.
+//! May we stand in for a target, towards our own clients?
+
+use ::aws_lc_rs::digest::{SHA256, digest};
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{Issuer, KeyPair, PublicKeyData};
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::config::{At, Ca, Config, Connect, Problem};
+
+/// An authority that ends sooner is warned about: its clients need the next one before that.
+const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+pub struct Authority {
+    /// SHA-256 of its certificate: what was minted under one is not shown under another.
+    pub fingerprint: [u8; 32],
+    pub issuer: Issuer<'static, KeyPair>,
+    /// Shown behind every leaf: the authority, and whoever stands between it and the one that clients trust.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Nothing that it signs is good for longer.
+    pub ends: Timestamp,
+}
+
+pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Option<Authority> {
+    let inspects = |connect: &&At<Connect>| connect.value == Connect::Inspect;
+    let inspecting = config.routes.iter().find_map(|route| route.connect.as_ref().filter(inspects));
+    match (&config.server.ca, inspecting) {
+        (None, Some(connect)) => {
+            let problem = Problem::at(connect.place, "there is no authority to inspect tunnels in the name of");
+            let help = "add server.ca = { certificate = \"ca.pem\", key = \"ca.key\" }; `outgate ca new` makes them";
+            problems.push(problem.help(help));
+            None
+        }
+        (None, None) => None,
+        (Some(ca), inspecting) => {
+            if inspecting.is_none() {
+                problems
+                    .push(Problem::warning(Some(ca.place), "no route inspects tunnels in the name of this authority"));
+            }
+            authority(ca, now, problems)
+        }
+    }
+}
+
+fn authority(ca: &At<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> Option<Authority> {
+    let mut wrong = |place, message: String, help: &str| {
+        problems.push(Problem::at(place, message).help(help));
+        None
+    };
+    let place = ca.certificate.place;
+    let path = ca.certificate.path.display();
+    let der = ca.certificate.parts.first()?;
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+        return wrong(place, format!("the first certificate of {path} cannot be read"), "an X.509 certificate");
+    };
+    if !certificate.is_ca() {
+        let help = "the certificate of an authority (CA:TRUE), as `outgate ca new` makes it";
+        return wrong(place, format!("the first certificate of {path} may not sign others"), help);
+    }
+    // RFC 5280 §4.1.2.5: the last date there is says "does not expire", and is beyond what a `Timestamp` holds.
+    let ends = Timestamp::from_second(certificate.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
+    if ends < now {
+        return wrong(place, format!("the authority has ended at {ends}"), "make another one with `outgate ca new`");
+    }
+    let pem = std::str::from_utf8(ca.key.expose()).ok();
+    let Some(key) = pem.and_then(|pem| KeyPair::from_pem(pem).ok()) else {
+        let help = "a PRIVATE KEY block (PKCS #8) of ECDSA, Ed25519 or RSA, not encrypted";
+        return wrong(ca.key.place, "no private key that can sign stands there".to_owned(), help);
+    };
+    if key.der_bytes() != &*certificate.public_key().subject_public_key.data {
+        let problem = Problem::at(ca.key.place, "the key and the certificate do not belong together");
+        problems.push(problem.also(place, "its certificate").help("the key of the first certificate of the file"));
+        return None;
+    }
+    let Ok(issuer) = Issuer::from_ca_cert_der(&CertificateDer::from_slice(der), key) else {
+        return wrong(place, format!("the first certificate of {path} is not usable"), "one of `outgate ca new`");
+    };
+    if ends.duration_since(now) < EXPIRES_SOON {
+        let problem = Problem::warning(Some(place), format!("the authority ends at {ends}"));
+        problems.push(problem.help("clients need to trust the next one before: `outgate ca new`"));
+    }
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest(&SHA256, der).as_ref());
+    let chain = ca.certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    Some(Authority { fingerprint, issuer, chain, ends })
+}

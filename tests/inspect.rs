@@ -1,0 +1,371 @@
+//! Inspected tunnels: TLS that ends at outgate, with certificates of its own authority.
+//! Is what is inside an ordinary delivery, for the client and the host of the CONNECT and for no other?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::process::Command;
+
+use serde_json::Value;
+use support::pki::{Pki, self_signed};
+use support::receiver::{Receiver, ok};
+use support::scene::{SECRET, folder};
+use support::signature::verify;
+use support::tunnel::{hello, trusting};
+use support::{Client, Outgate, post, required};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Basic `billing:t0ken`.
+const CREDENTIALS: &str = "Proxy-Authorization: Basic YmlsbGluZzp0MGtlbg==\r\n";
+
+struct Place {
+    /// Of outgate, which clients trust.
+    inspector: Pki,
+    outgate: Outgate,
+    target: Receiver,
+    text: String,
+}
+
+fn place() -> Place {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["inspect.example", "paths.example", "127.0.0.1"]), ok());
+    place_before(&pki, target)
+}
+
+fn place_before(pki: &Pki, target: Receiver) -> Place {
+    let inspector = Pki::new();
+    let folder = folder(pki);
+    folder.write("inspector.pem", &inspector.pem);
+    let key = folder.write("inspector.key", inspector.key_pem());
+    std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let text = config(target.port());
+    Place { inspector, outgate: Outgate::run(folder, &text), target, text }
+}
+
+fn config(port: u16) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"t0ken");
+    let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!(
+        r#"
+[server]
+listen = ["127.0.0.1:0"]
+ca = {{ certificate = "{{dir}}/inspector.pem", key = "file:{{dir}}/inspector.key" }}
+[admin]
+listen = ["127.0.0.1:0"]
+[egress.default]
+ranges = ["127.0.7.0/30"]
+[clients.billing]
+tokens = ["sha256:{hash}"]
+tenants = ["acme"]
+[guard]
+allow = ["127.0.0.0/8"]
+[resolver.hosts]
+"inspect.example" = ["127.0.0.1"]
+"paths.example" = ["127.0.0.1"]
+[trust.public]
+roots = ["{{dir}}/ca.pem"]
+[signers.platform]
+scheme = "standard-webhooks"
+keys = [{{ id = "k1", secret = "file:{{dir}}/key" }}]
+[limits.two]
+rate = "2/h"
+burst = 2
+[[routes]]
+name = "inspect"
+hosts = ["inspect.example", "127.0.0.1"]
+ports = [{port}]
+sign = ["platform"]
+connect = "inspect"
+[[routes]]
+name = "refused"
+hosts = ["paths.example"]
+paths = ["/refused"]
+ports = [{port}]
+connect = "refuse"
+[[routes]]
+name = "signed"
+hosts = ["paths.example"]
+paths = ["/signed"]
+ports = [{port}]
+sign = ["platform"]
+connect = "inspect"
+limits = ["two"]
+[[routes]]
+name = "limited"
+hosts = ["paths.example"]
+paths = ["/unsigned"]
+ports = [{port}]
+connect = "inspect"
+"#
+    )
+}
+
+impl Place {
+    fn authority(&self, host: &str) -> String {
+        format!("{host}:{}", self.target.port())
+    }
+
+    /// A tunnel to `host`, its TLS ended by outgate.
+    fn inside(&self, host: &str) -> Client {
+        let (client, answer) = self.outgate.tunnel(&self.authority(host), CREDENTIALS);
+        assert_eq!((answer.status, answer.reason.as_str()), (200, "Connection established"), "{answer:?}");
+        client.secure(host, trusting(&self.inspector.pem)).unwrap().0
+    }
+
+    /// A POST as a client inside writes it.
+    fn post(&self, host: &str, target: &str, fields: &str) -> String {
+        post(target, fields, "{}").replace("ignored.example", &self.authority(host))
+    }
+
+    fn records(&self, count: usize, method: &str) -> Vec<Value> {
+        self.outgate.records(count).into_iter().filter(|record| record["method"] == method).collect()
+    }
+}
+
+#[test]
+fn what_is_inside_is_delivered_signed_and_recorded() {
+    let place = place();
+    let mut client = place.inside("inspect.example");
+    assert_eq!(place.target.connections(), 0, "no connection before there is a request");
+    for path in ["/in?a=%2F", "/again"] {
+        client.send(place.post("inspect.example", path, ""));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
+        assert!(answer.field("outgate-egress").starts_with("127.0.7.") && answer.code().is_empty(), "{answer:?}");
+        let seen = place.target.seen().pop().unwrap();
+        assert_eq!(seen.line, format!("POST {path} HTTP/1.1"));
+        assert_eq!(seen.all("host"), [place.authority("inspect.example")]);
+        assert!(seen.from.to_string().starts_with("127.0.7."));
+        verify(&seen, SECRET);
+    }
+    assert_eq!(place.target.connections(), 1, "the same connection for both");
+    drop(client);
+    let delivered = place.records(3, "POST");
+    assert_eq!(delivered.len(), 2);
+    for record in &delivered {
+        assert_eq!((&record["client"], &record["route"]), (&"billing".into(), &"inspect".into()), "{record}");
+        assert_eq!((&record["code"], &record["scheme"]), (&"delivered".into(), &"https".into()), "{record}");
+        assert_eq!(record["signatures"][0], "k1", "{record}");
+    }
+    let connect = &place.records(3, "CONNECT")[0];
+    assert_eq!((&connect["status"], &connect["code"]), (&200.into(), &"delivered".into()), "{connect}");
+    assert_eq!((&connect["host"], &connect["source"]), (&"inspect.example".into(), &Value::Null), "{connect}");
+    assert!(connect["bytes_sent"].as_u64() > Some(500) && connect["bytes_received"].as_u64() > Some(500), "{connect}");
+}
+
+#[test]
+fn absolute_form_of_the_same_authority_is_the_same() {
+    let place = place();
+    let mut client = place.inside("inspect.example");
+    let url = format!("https://{}/in", place.authority("INSPECT.example."));
+    client.send(place.post("inspect.example", &url, ""));
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(place.target.seen()[0].line, "POST /in HTTP/1.1");
+    assert_eq!(place.target.seen()[0].all("host"), [place.authority("inspect.example")]);
+}
+
+#[test]
+fn nobody_else_can_be_reached_from_inside() {
+    let place = place();
+    let (port, own) = (place.target.port(), place.authority("inspect.example"));
+    let other = place.authority("paths.example");
+    let request = |target: &str, fields: &str| format!("POST {target} HTTP/1.1\r\n{fields}Content-Length: 0\r\n\r\n");
+    let host = |host: &str| format!("Host: {host}\r\n");
+    for sent in [
+        request("/in", &host(&other)),
+        request("/in", &host("inspect.example")),
+        request("/in", &host(&format!("inspect.example:{}", port ^ 1))),
+        request("/in", &host("")),
+        request(&format!("https://{other}/signed"), &host(&own)),
+        request(&format!("https://{other}/signed"), &host(&other)),
+        request("https://inspect.example/in", &host(&own)),
+        request(&format!("http://{own}/in"), &host(&own)),
+        request("/in", &format!("{}Outgate-Target: https://{other}/signed\r\n", host(&own))),
+        request("/in", &format!("{}Outgate-Target: https://{own}/in\r\n", host(&own))),
+        format!("CONNECT {own} HTTP/1.1\r\n{}\r\n", host(&own)),
+        format!("CONNECT {other} HTTP/1.1\r\n{}\r\n", host(&other)),
+    ] {
+        let mut client = place.inside("inspect.example");
+        client.send(&sent);
+        let answer = client.answer();
+        let expected = if sent.starts_with("CONNECT") { "tunnel_forbidden" } else { "request_malformed" };
+        let code = answer.code();
+        assert!(code == expected || code == "request_malformed", "{sent}: {answer:?}");
+    }
+    assert!(place.target.seen().is_empty());
+    assert_eq!(place.target.connections(), 0);
+}
+
+#[test]
+fn the_client_is_the_one_of_the_connect_and_stays_it() {
+    let place = place();
+    let (mut refused, answer) = place.outgate.tunnel(&place.authority("inspect.example"), "");
+    assert_eq!((answer.status, answer.code()), (407, "client_unauthenticated"));
+    assert!(refused.is_closed());
+    let (_, answer) =
+        place.outgate.tunnel(&place.authority("inspect.example"), &format!("{CREDENTIALS}Outgate-Tenant: other\r\n"));
+    assert_eq!(answer.code(), "client_forbidden");
+
+    let fields = format!("{CREDENTIALS}Outgate-Tenant: acme\r\n");
+    let (client, answer) = place.outgate.tunnel(&place.authority("inspect.example"), &fields);
+    assert_eq!(answer.status, 200);
+    let mut client = client.secure("inspect.example", trusting(&place.inspector.pem)).unwrap().0;
+    // Inside it means nothing, and goes no further.
+    client.send(place.post(
+        "inspect.example",
+        "/in",
+        "Proxy-Authorization: Bearer wrong\r\nAuthorization: Bearer t\r\n",
+    ));
+    assert_eq!(client.answer().status, 200);
+    let seen = &place.target.seen()[0];
+    assert_eq!((seen.field("proxy-authorization"), seen.field("authorization")), ("", "Bearer t"));
+    let record = &place.records(3, "POST")[0];
+    assert_eq!((&record["client"], &record["tenant"]), (&"billing".into(), &"acme".into()), "{record}");
+}
+
+#[test]
+fn each_request_inside_has_its_own_route_and_its_own_limits() {
+    let place = place();
+    let mut client = place.inside("paths.example");
+    let mut ask = |path: &str| {
+        client.send(place.post("paths.example", path, ""));
+        client.answer()
+    };
+    assert_eq!(ask("/unsigned").status, 200);
+    assert_eq!(ask("/signed/x").status, 200);
+    let seen = place.target.seen();
+    assert_eq!(seen[0].field("webhook-signature"), "");
+    verify(&seen[1], SECRET);
+    assert_eq!(ask("/elsewhere").code(), "no_route");
+    assert_eq!(ask("/signed/y").status, 200);
+    assert_eq!(ask("/signed/z").code(), "rate_limited");
+    assert_eq!(ask("/unsigned").status, 200);
+    // What a route says of CONNECT is no matter of the requests inside.
+    assert_eq!(ask("/refused").status, 200);
+}
+
+#[test]
+fn a_reload_reaches_what_is_inside() {
+    let place = place();
+    let mut client = place.inside("inspect.example");
+    client.send(place.post("inspect.example", "/1", ""));
+    assert_eq!(client.answer().status, 200);
+    place.outgate.reconfigure(&place.text.replace("hosts = [\"inspect.example\"", "hosts = [\"moved.example\""));
+    client.send(place.post("inspect.example", "/2", ""));
+    assert_eq!(client.answer().code(), "no_route");
+}
+
+#[test]
+fn a_target_must_prove_its_name_here_too() {
+    let pki = Pki::new();
+    let place = place_before(&pki, Receiver::tls(self_signed(&["inspect.example"]), ok()));
+    let mut client = place.inside("inspect.example");
+    client.send(place.post("inspect.example", "/in", ""));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.code()), (502, "certificate_untrusted"));
+    assert_eq!(answer.json()["details"], "self_signed");
+    assert!(place.target.seen().is_empty());
+}
+
+#[test]
+fn the_certificate_shown_is_for_the_host_and_for_a_week_at_most() {
+    let place = place();
+    for host in ["inspect.example", "127.0.0.1"] {
+        let (client, _) = place.outgate.tunnel(&place.authority(host), CREDENTIALS);
+        let mut config = trusting(&place.inspector.pem);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let (mut inside, shown) = client.secure(host, config).unwrap();
+        assert_eq!(shown.protocol.as_deref(), Some(&b"http/1.1"[..]));
+        let (_, leaf) = X509Certificate::from_der(&shown.chain[0]).unwrap();
+        let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+        match (host, names.as_slice()) {
+            ("127.0.0.1", [GeneralName::IPAddress([127, 0, 0, 1])]) => {}
+            (host, [GeneralName::DNSName(name)]) => assert_eq!(*name, host),
+            other => panic!("{other:?}"),
+        }
+        let validity = leaf.validity();
+        let now = jiff::Timestamp::now().as_second();
+        assert!(validity.not_before.timestamp() <= now - 600, "clocks differ");
+        assert!((now..=now + 7 * 86_400).contains(&validity.not_after.timestamp()));
+        assert!(!leaf.is_ca());
+        inside.send(place.post(host, "/in", ""));
+        assert_eq!(inside.answer().status, 200, "{host}");
+    }
+}
+
+#[test]
+fn only_a_client_that_means_the_host_is_shown_a_certificate() {
+    let place = place();
+    for (host, first) in [
+        ("inspect.example", hello("other.example")),
+        ("inspect.example", hello("127.0.0.1")),
+        ("127.0.0.1", hello("inspect.example")),
+        ("inspect.example", b"POST /in HTTP/1.1\r\nHost: inspect.example\r\n\r\n".to_vec()),
+    ] {
+        let (mut client, answer) = place.outgate.tunnel(&place.authority(host), CREDENTIALS);
+        assert_eq!(answer.status, 200);
+        client.send(&first);
+        // An alert is as good an end as any; a ServerHello is none.
+        assert_ne!(client.rest().first(), Some(&22), "{host} {first:?}");
+    }
+    let records = place.outgate.records(4);
+    assert!(records.iter().all(|record| record["code"] == "tunnel_forbidden"), "{records:?}");
+    assert_eq!(place.target.connections(), 0);
+}
+
+#[test]
+fn a_client_that_does_not_trust_us_sends_nothing() {
+    let place = place();
+    let (client, _) = place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
+    assert!(client.secure("inspect.example", trusting(&Pki::new().pem)).is_err());
+    let record = place.outgate.records(1)[0].clone();
+    assert_eq!((&record["method"], &record["status"]), (&"CONNECT".into(), &200.into()), "{record}");
+}
+
+#[test]
+fn a_drain_lets_the_request_inside_finish() {
+    let (release, wait) = std::sync::mpsc::channel();
+    let wait = std::sync::Mutex::new(wait);
+    let held = std::sync::Arc::new(move |_: &support::receiver::Seen| {
+        let _ = wait.lock().unwrap().recv_timeout(support::PATIENCE);
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
+    });
+    let pki = Pki::new();
+    let mut place = place_before(&pki, Receiver::tls(pki.leaf(&["inspect.example"]), held));
+    let mut idle = place.inside("inspect.example");
+    let mut busy = place.inside("inspect.example");
+    busy.send(place.post("inspect.example", "/in", ""));
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while place.target.connections() == 0 {
+        assert!(std::time::Instant::now() < deadline, "the request does not reach the target");
+    }
+    place.outgate.signal("TERM");
+    assert!(idle.is_closed(), "nothing is open in there");
+    release.send(()).unwrap();
+    let answer = busy.answer();
+    assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+    drop(busy);
+    assert!(place.outgate.wait().success());
+}
+
+#[test]
+fn curl_is_served_without_knowing() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        assert!(!required(), "missing: curl");
+        return;
+    }
+    let place = place();
+    let ca = place.outgate.folder.path("inspector.pem");
+    let done = Command::new("curl")
+        .args(["-sS", "--max-time", "20", "-d", "{}", "-o", "-", "-x"])
+        .arg(format!("http://billing:t0ken@{}", place.outgate.proxy))
+        .arg("--cacert")
+        .arg(&ca)
+        .args([1, 2].map(|number| format!("https://{}/{number}", place.authority("inspect.example"))))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "okok", "{}", String::from_utf8_lossy(&done.stderr));
+    place.target.seen().iter().for_each(|seen| verify(seen, SECRET));
+    assert_eq!(place.target.seen().len(), 2);
+}
