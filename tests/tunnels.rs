@@ -177,7 +177,7 @@ fn an_untrusted_target_never_gets_a_byte_of_the_client() {
 #[test]
 fn a_target_is_checked_once_in_a_while_and_under_each_trust_for_itself() {
     let place = place();
-    let connections = |count| assert_eq!(place.tap.carried().len(), count);
+    let connections = |count| assert_eq!(place.tap.until(count).len(), count);
     drop(place.outgate.open_tunnel(&place.authority()));
     connections(2);
     // Four sources take turns, and what was seen from one of them says nothing about another.
@@ -256,14 +256,13 @@ fn only_a_client_that_means_the_host_gets_through() {
         (&by_address, &own),
     ];
     for (count, (authority, first)) in cases.into_iter().enumerate() {
-        let before = place.tap.carried().len();
-        let mut client = place.outgate.open_tunnel(authority);
+        let (mut client, index) = place.open(authority);
         client.send(first);
         assert!(client.is_closed(), "{authority} {first:?}");
         let record = place.record(count + 1);
         assert_eq!((&record["status"], &record["code"]), (&200.into(), &"tunnel_forbidden".into()), "{record}");
         assert!(record["cause"].is_string(), "{record}");
-        assert!(place.tap.carried()[before].sent.is_empty(), "{authority} {first:?}");
+        assert!(place.tap.carried()[index].sent.is_empty(), "{authority} {first:?}");
     }
     let mut client = place.outgate.open_tunnel(&by_address);
     client.send(&nameless);
@@ -280,10 +279,8 @@ fn a_hello_passes_unchanged_however_it_comes() {
     let fragmented =
         [record(&message[..1]), record(&message[1..90]), record(&message[90..]), b"\x17\x03\x03\x00\x01x".to_vec()];
     let connecting = connect(&place.authority(), "");
-    for (before, sent) in [vec![whole.clone()], fragmented.to_vec(), whole.chunks(7).map(<[u8]>::to_vec).collect()]
-        .into_iter()
-        .map(|pieces| (place.tap.carried().len(), pieces))
-    {
+    for sent in [vec![whole.clone()], fragmented.to_vec(), whole.chunks(7).map(<[u8]>::to_vec).collect()] {
+        let before = place.tap.carried().len();
         let mut client = place.outgate.connect();
         // The first piece comes with the CONNECT.
         client.send([connecting.as_bytes(), &sent[0]].concat());
@@ -300,13 +297,12 @@ fn a_client_may_not_stall_its_hello() {
     place.outgate.reconfigure(&config(place.port(), "").replace("tls = \"2s\"", "tls = \"300ms\""));
     let whole = hello("tunnel.example");
     for (count, length) in [0, 3, whole.len() - 1].into_iter().enumerate() {
-        let before = place.tap.carried().len();
-        let mut client = place.outgate.open_tunnel(&place.authority());
+        let (mut client, index) = place.open(&place.authority());
         client.send(&whole[..length]);
         assert!(client.is_closed(), "{length}");
         let record = place.record(count + 1);
         assert!(record["code"] != "delivered" && record["code"] != "client_gone", "{record}");
-        assert!(place.tap.carried()[before].sent.is_empty(), "{length}");
+        assert!(place.tap.carried()[index].sent.is_empty(), "{length}");
     }
 }
 

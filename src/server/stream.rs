@@ -50,6 +50,8 @@ pub(super) struct Replayed<S> {
 
 impl<S: Stream> Replayed<S> {
     pub(super) fn new(first: BytesMut, stream: S) -> Self {
+        // A buffer with nothing in it has room all the same, for as long as the connection lives.
+        let first = if first.is_empty() { BytesMut::new() } else { first };
         Self { first, stream }
     }
 }

@@ -69,6 +69,13 @@ impl Place {
     pub fn authority(&self) -> String {
         format!("tunnel.example:{}", self.port())
     }
+    /// An open tunnel, and which of the tapped connections it is.
+    pub fn open(&self, authority: &str) -> (Client, usize) {
+        let index = self.tap.carried().len();
+        let client = self.outgate.open_tunnel(authority);
+        self.tap.until(index + 1);
+        (client, index)
+    }
     pub fn record(&self, count: usize) -> Value {
         self.outgate.records(count)[count - 1].clone()
     }

@@ -4,6 +4,9 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::PATIENCE;
 
 /// What one connection carried so far.
 #[derive(Clone, Default)]
@@ -42,6 +45,19 @@ impl Wiretap {
             }
         });
         tap
+    }
+
+    /// Every connection, in order, once there are as many as that. What connects does not wait to be accepted.
+    pub fn until(&self, count: usize) -> Vec<Carried> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let carried = self.carried();
+            if carried.len() >= count {
+                return carried;
+            }
+            assert!(Instant::now() < deadline, "{} of {count} connections", carried.len());
+            std::thread::yield_now();
+        }
     }
 
     /// Every connection so far, in order.
