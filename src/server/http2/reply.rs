@@ -103,7 +103,7 @@ impl Reply {
                         return Ok(());
                     }
                 }
-                // The stream is dropped unfinished, and h2 resets it.
+                // The stream is dropped unfinished: h2 sends the head, maybe some of the body, and resets it.
                 Some(Err(_)) => return Err(Broken),
                 None => return Ok(stream.send_data(Bytes::new(), true)?),
             }
