@@ -17,7 +17,7 @@ use crate::host::HostPattern;
 use crate::names::ClientName;
 use crate::policy::identify::{self, Caller, Claim, Sent};
 use crate::policy::{self, Plan};
-pub use crate::server::fuzz::{chunks, requests};
+pub use crate::server::http1::fuzz::{chunks, requests};
 pub use crate::server::proxy_protocol::introductions;
 use crate::{config, host};
 
