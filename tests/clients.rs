@@ -39,7 +39,7 @@ enum Form {
 use Form::{Absolute, Gateway, Inspect, Plain, Tunnel, Upgrade};
 
 /// The forms that outgate speaks.
-const SPOKEN: &[Form] = &[Plain, Upgrade, Absolute, Gateway];
+const SPOKEN: &[Form] = &[Plain, Upgrade, Absolute, Gateway, Tunnel];
 
 /// Which requests of a session share a connection.
 #[derive(Clone, Copy)]
