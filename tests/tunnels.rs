@@ -167,7 +167,7 @@ fn an_untrusted_target_never_gets_a_byte_of_the_client() {
         assert!(client.is_closed());
         let record = place.record(1);
         assert_eq!((&record["details"], &record["bytes_sent"]), (&details.into(), &0.into()), "{record}");
-        let carried = place.tap.carried();
+        let carried = place.tap.until(2);
         assert_eq!(carried.len(), 2, "the tunnel's connection, and the one of the check");
         assert!(carried.iter().any(|one| one.sent.is_empty()), "{details}");
         assert!(place.target.seen().is_empty());
@@ -177,7 +177,7 @@ fn an_untrusted_target_never_gets_a_byte_of_the_client() {
 #[test]
 fn a_target_is_checked_once_in_a_while_and_under_each_trust_for_itself() {
     let place = place();
-    let connections = |count| assert_eq!(place.tap.carried().len(), count);
+    let connections = |count| assert_eq!(place.tap.until(count).len(), count);
     drop(place.outgate.open_tunnel(&place.authority()));
     connections(2);
     // Four sources take turns, and what was seen from one of them says nothing about another.
