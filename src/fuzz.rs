@@ -7,14 +7,17 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use http::Method;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use jiff::Timestamp;
 
 use crate::delivery::{self, Question};
 use crate::host::HostPattern;
 use crate::names::ClientName;
-use crate::policy::{self, Plan, identify};
-pub use crate::server::fuzz::{chunks, requests};
+use crate::policy::identify::{self, Caller, Claim, Sent};
+use crate::policy::{self, Plan};
+pub use crate::server::http1::fuzz::{chunks, requests};
 pub use crate::server::proxy_protocol::introductions;
 use crate::{config, host};
 
@@ -25,10 +28,17 @@ pub const ENTRIES: &[Entry] = &[
     ("introductions", introductions),
     ("hosts", hosts),
     ("urls", urls),
+    ("proofs", proofs),
     ("configuration", configuration),
 ];
 
 type Entry = (&'static str, fn(&[u8]));
+
+/// Built in: strangers are let in, and nobody else is known.
+static PLAN: LazyLock<Plan> = LazyLock::new(|| {
+    let loaded = config::builtin(&["192.0.2.1".parse().expect("an address")]).expect("the built-in configuration");
+    policy::compile(&loaded.config, Timestamp::UNIX_EPOCH).expect("a plan").0
+});
 
 /// A canonical host is its own canonical form.
 pub fn hosts(data: &[u8]) {
@@ -45,10 +55,6 @@ pub fn hosts(data: &[u8]) {
 
 /// What a URL is taken for is what is taken from that again.
 pub fn urls(data: &[u8]) {
-    static PLAN: LazyLock<Plan> = LazyLock::new(|| {
-        let loaded = config::builtin(&["192.0.2.1".parse().expect("an address")]).expect("the built-in configuration");
-        policy::compile(&loaded.config, Timestamp::UNIX_EPOCH).expect("a plan").0
-    });
     let target = |url: &str| {
         let (method, client) = (&Method::POST, &ClientName::new(identify::ANONYMOUS));
         let question = Question { method, url, client, tenant: None, now: Timestamp::UNIX_EPOCH };
@@ -59,6 +65,36 @@ pub fn urls(data: &[u8]) {
     if let Some(once) = target(text) {
         assert_eq!(target(&once).as_ref(), Some(&once), "{text:?}");
     }
+}
+
+/// A target, and fields that may claim to prove who calls: where nobody has a credential, none proves anybody. The parts
+/// of a token stand between tildes and in clear, so that it is its content that is played with.
+pub fn proofs(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.lines();
+    let target = lines.next().unwrap_or_default();
+    let mut fields = HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        let encoded: Vec<String> = value.split('~').map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).collect();
+        let value = if identify::CLIENT_VALIDATION == name { &encoded.join(".") } else { value };
+        let Ok(name) = HeaderName::try_from(name) else { continue };
+        let Ok(value) = HeaderValue::try_from(value) else { continue };
+        fields.append(name, value);
+    }
+    let value = |name: &HeaderName| fields.get(name).map(HeaderValue::as_bytes);
+    let claim = Claim {
+        caller: &Caller::default(),
+        credential: value(&header::PROXY_AUTHORIZATION),
+        validation: value(&identify::CLIENT_VALIDATION),
+        sent: Sent { method: &Method::POST, target, fields: &fields, has_body: true },
+    };
+    if let Ok(known) = PLAN.clients.identify(&claim, Timestamp::UNIX_EPOCH) {
+        assert!(known.proof.is_none() && known.signed.is_none(), "{text:?}");
+        assert!(claim.credential.is_none() && claim.validation.is_none(), "{text:?}");
+    }
+    identify::take_out_proofs(&mut fields);
+    let taken = [header::PROXY_AUTHORIZATION, identify::CLIENT_VALIDATION.clone()];
+    assert!(!taken.iter().any(|name| fields.contains_key(name)), "{text:?}");
 }
 
 /// Whatever is wrong with a configuration can be shown.
@@ -143,7 +179,7 @@ mod tests {
         for (name, entry) in ENTRIES {
             let seeds = seeds(name);
             seeds.iter().for_each(|seed| entry(seed));
-            let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+            let config = ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() };
             proptest!(config, |(seed: Index, edits in edits())| entry(&mutated(&seeds, seed, &edits)));
         }
     }

@@ -3,16 +3,13 @@
 
 pub mod admin;
 mod entrance;
-mod http1;
+pub(crate) mod http1;
 mod http2;
 mod inspect;
 pub(crate) mod proxy_protocol;
 mod rarely;
 mod serve;
 mod stream;
-
-#[cfg(any(test, fuzzing))]
-pub(crate) use http1::fuzz;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,10 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
-
-use super::PATIENCE;
+use std::sync::{Arc, Condvar, Mutex};
 
 /// What one connection carried so far.
 #[derive(Clone, Default)]
@@ -17,7 +14,7 @@ pub struct Carried {
 
 pub struct Wiretap {
     pub address: SocketAddr,
-    carried: Arc<Mutex<Vec<Carried>>>,
+    carried: Arc<(Mutex<Vec<Carried>>, Condvar)>,
 }
 
 impl Wiretap {
@@ -29,40 +26,34 @@ impl Wiretap {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect(proxy) else { return };
                 let index = {
-                    let mut all = carried.lock().unwrap();
+                    let mut all = carried.0.lock().unwrap();
                     all.push(Carried::default());
+                    carried.1.notify_all();
                     all.len() - 1
                 };
                 let up = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let copy = Arc::clone(&carried);
                 std::thread::spawn(move || {
-                    relay(up.0, up.1, |piece| copy.lock().unwrap()[index].sent.extend_from_slice(piece));
+                    relay(up.0, up.1, |piece| copy.0.lock().unwrap()[index].sent.extend_from_slice(piece));
                 });
                 let copy = Arc::clone(&carried);
                 std::thread::spawn(move || {
-                    relay(server, client, |piece| copy.lock().unwrap()[index].received.extend_from_slice(piece));
+                    relay(server, client, |piece| copy.0.lock().unwrap()[index].received.extend_from_slice(piece));
                 });
             }
         });
         tap
     }
 
-    /// Every connection, in order, once there are as many as that. What connects does not wait to be accepted.
-    pub fn until(&self, count: usize) -> Vec<Carried> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let carried = self.carried();
-            if carried.len() >= count {
-                return carried;
-            }
-            assert!(Instant::now() < deadline, "{} of {count} connections", carried.len());
-            std::thread::yield_now();
-        }
-    }
-
     /// Every connection so far, in order.
     pub fn carried(&self) -> Vec<Carried> {
-        self.carried.lock().unwrap().clone()
+        self.carried.0.lock().unwrap().clone()
+    }
+
+    /// The same, once there are `count`: who connects may hear of it before we do.
+    pub fn until(&self, count: usize) -> Vec<Carried> {
+        let (all, more) = (self.carried.0.lock().unwrap(), &self.carried.1);
+        more.wait_timeout_while(all, super::PATIENCE, |all| all.len() < count).unwrap().0.clone()
     }
 }
 

@@ -1,27 +1,66 @@
 //! The body of an HTTP/2 request.
-//! When is it asked for, and how much may come ahead?
+//! When is it asked for, how much may come ahead, and what if nobody wants the rest?
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::reply::Reply;
 use crate::delivery::InboundFault;
 
 pub(super) struct ClientBody {
-    incoming: RecvStream,
+    /// `None` once this is being dropped.
+    incoming: Option<RecvStream>,
+    unread: Option<oneshot::Sender<RecvStream>>,
     /// What is still to come, if the client has told: h2 sees to it that this is true.
     left: Option<u64>,
     /// Through which `100 Continue` goes, while it is due.
     continues: Option<Reply>,
 }
 
+/// What still comes of a body that was dropped before its end.
+pub(super) struct Unread(oneshot::Receiver<RecvStream>);
+
 impl ClientBody {
-    pub(super) fn new(incoming: RecvStream, length: Option<u64>, continues: Option<Reply>) -> Self {
-        Self { incoming, left: length, continues }
+    pub(super) fn new(incoming: RecvStream, length: Option<u64>, continues: Option<Reply>) -> (Self, Unread) {
+        let (unread, rest) = oneshot::channel();
+        (Self { incoming: Some(incoming), unread: Some(unread), left: length, continues }, Unread(rest))
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        if let (Some(incoming), Some(unread)) = (self.incoming.take(), self.unread.take())
+            && !incoming.is_end_stream()
+        {
+            let _ = unread.send(incoming);
+        }
+    }
+}
+
+impl Unread {
+    /// Reads it away for a moment, as in HTTP/1: to reset a stream right behind its answer is permitted (RFC 9113
+    /// §8.1), but makes clients in the middle of sending drop the answer.
+    pub(super) async fn linger(self) {
+        const LONGEST: Duration = Duration::from_secs(1);
+        const MOST: usize = 256 * 1024;
+        let lingering = async {
+            let Ok(mut incoming) = self.0.await else { return };
+            let mut seen = 0;
+            while seen < MOST
+                && let Some(Ok(data)) = incoming.data().await
+            {
+                seen += data.len();
+                let _ = incoming.flow_control().release_capacity(data.len());
+            }
+        };
+        let _ = timeout(LONGEST, lingering).await;
     }
 }
 
@@ -30,19 +69,20 @@ impl Body for ClientBody {
     type Error = InboundFault;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundFault>>> {
-        let mut polled = self.incoming.poll_data(cx);
+        let Self { incoming: Some(incoming), left, continues, .. } = &mut *self else { return Poll::Ready(None) };
+        let mut polled = incoming.poll_data(cx);
         if polled.is_pending()
-            && let Some(reply) = self.continues.take()
+            && let Some(reply) = continues.take()
         {
             reply.proceed();
-            polled = self.incoming.poll_data(cx);
+            polled = incoming.poll_data(cx);
         }
         // Trailers are dropped, as those of HTTP/1 are.
         Poll::Ready(match ready!(polled) {
             Some(Ok(data)) => {
                 // The window opens again by what was taken in: a client cannot send faster than that.
-                let _ = self.incoming.flow_control().release_capacity(data.len());
-                self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                let _ = incoming.flow_control().release_capacity(data.len());
+                *left = left.map(|left| left.saturating_sub(data.len() as u64));
                 Some(Ok(Frame::data(data)))
             }
             Some(Err(fault)) if fault.is_library() => Some(Err(InboundFault::Malformed)),
@@ -52,7 +92,7 @@ impl Body for ClientBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -14,7 +14,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Request, Version};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::stream::Stream;
 use crate::delivery::{self, Arrival};
@@ -108,10 +108,11 @@ async fn answer(live: &Arc<Live>, request: Request<RecvStream>, reply: SendRespo
     let reply = Reply::new(reply);
     let patience = live.in_force().plan.timeouts.idle;
     let method = head.method.clone();
-    let response = match request::read(&mut head) {
+    let (response, unread) = match request::read(&mut head) {
         Ok(asked) => {
             // An answer to CONNECT that opens a tunnel would take `incoming` and the stream of `reply` (RFC 9113 §8.5).
-            let body = ClientBody::new(incoming, asked.length, asked.expects_continue.then(|| reply.clone()));
+            let continues = asked.expects_continue.then(|| reply.clone());
+            let (body, unread) = ClientBody::new(incoming, asked.length, continues);
             let arrival = Arrival {
                 method: head.method,
                 version: Version::HTTP_2,
@@ -124,13 +125,18 @@ async fn answer(live: &Arc<Live>, request: Request<RecvStream>, reply: SendRespo
             let mut delivering = pin!(delivery::deliver(live, arrival));
             tokio::select! {
                 biased;
-                response = &mut delivering => response,
+                response = &mut delivering => (response, unread),
                 () = reply.is_reset() => return,
             }
         }
-        Err(Malformed(status, detail)) => delivery::refuse_unread(live, caller, status, detail),
+        Err(Malformed(status, detail)) => {
+            let (_, unread) = ClientBody::new(incoming, None, None);
+            (delivery::refuse_unread(live, caller, status, detail), unread)
+        }
     };
     let deadline = response.body().deadline().unwrap_or_else(|| Instant::now() + patience);
     // Whatever is left open when this ends is reset, so that no client takes the half for the whole.
-    let _ = tokio::time::timeout_at(deadline, reply.send(response, &method)).await;
+    if let Ok(Ok(())) = timeout_at(deadline, reply.send(response, &method)).await {
+        unread.linger().await;
+    }
 }
