@@ -35,10 +35,6 @@ pub(super) struct Ask {
 impl Ask {
     pub(super) fn read(arrival: &Arrival) -> Result<Ask, Refusal> {
         let fields = &arrival.fields;
-        if arrival.method == Method::CONNECT {
-            // Where the client's connection cannot become the tunnel.
-            return Err(Refusal::new(Code::TunnelForbidden, "no tunnels here: send the request itself"));
-        }
         if arrival.method == Method::TRACE {
             // It would echo what the client sent to us, credentials included (RFC 9110 §9.3.8).
             return Err(Refusal::new(Code::ClientForbidden, "TRACE is not forwarded"));

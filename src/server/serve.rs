@@ -1,7 +1,7 @@
 //! One connection, in whatever version of HTTP the client speaks on it.
 //! Is this HTTP/2 or HTTP/1?
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,15 +22,27 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_SIZE: usize = 8 * 1024;
 
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
-///
-/// A tunnel that is inspected makes way for what is inside of it.
 pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>) {
-    let Some((outside, mut inspection)) = serve_one(&live, stream, &caller).await else { return };
-    let Some(inside) = inspect::accept(outside, &mut inspection).await else { return };
-    let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
-    // Inside of a tunnel there is no other.
-    serve_one(&live, Box::new(inside), &Arc::new(caller)).await;
-    inspection.end();
+    if let Some((outside, inspection)) = serve_one(&live, stream, &caller).await {
+        inside(live, outside, inspection, caller).await;
+    }
+}
+
+/// Serves what is inside of a tunnel that is inspected. Boxed, since a tunnel may be a stream of HTTP/2, which is served
+/// by tasks of what this is about to call.
+pub(super) fn inside(
+    live: Arc<Live>,
+    outside: Box<dyn Stream>,
+    mut inspection: Box<Inspection>,
+    caller: Arc<Caller>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let Some(stream) = inspect::accept(outside, &mut inspection).await else { return };
+        let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
+        // Inside of a tunnel there is no other.
+        serve_one(&live, Box::new(stream), &Arc::new(caller)).await;
+        inspection.end();
+    })
 }
 
 /// Gives a tunnel that is to be inspected, if it comes to that.

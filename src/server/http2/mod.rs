@@ -2,6 +2,7 @@
 //! What keeps a connection open, and what ends it?
 
 mod body;
+mod connect;
 mod reply;
 mod request;
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{Request, Version};
+use http::{Method, Request, Version};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -109,8 +110,12 @@ async fn answer(live: &Arc<Live>, request: Request<RecvStream>, reply: SendRespo
     let patience = live.in_force().plan.timeouts.idle;
     let method = head.method.clone();
     let (response, unread) = match request::read(&mut head) {
+        Ok(asked) if method == Method::CONNECT => {
+            let refused = connect::serve(live, head, asked.target, incoming, &reply, caller).await;
+            let Some((response, incoming)) = refused else { return };
+            (response, ClientBody::new(incoming, None, None).1)
+        }
         Ok(asked) => {
-            // An answer to CONNECT that opens a tunnel would take `incoming` and the stream of `reply` (RFC 9113 §8.5).
             let continues = asked.expects_continue.then(|| reply.clone());
             let (body, unread) = ClientBody::new(incoming, asked.length, continues);
             let arrival = Arrival {

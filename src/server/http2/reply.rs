@@ -69,6 +69,13 @@ impl Reply {
         poll_fn(|cx| self.lock().poll_reset(cx).map(drop)).await;
     }
 
+    /// Sends the head of an answer that opens a tunnel.
+    pub(super) fn open(&self, response: Response<Outbound>) -> Result<SendStream<Bytes>, Broken> {
+        let mut head = response.map(drop);
+        complete(head.headers_mut());
+        Ok(self.lock().send_response(head, false)?)
+    }
+
     /// Sends the answer, as fast as the client reads.
     pub(super) async fn send(&self, response: Response<Outbound>, method: &Method) -> Result<(), Broken> {
         let (mut head, mut body) = response.into_parts();

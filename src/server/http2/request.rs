@@ -39,6 +39,9 @@ pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
     }
     let asked =
         Asked { target: target(head)?, length: length(&head.headers)?, expects_continue: expectation(&head.headers)? };
+    if head.method == Method::CONNECT && asked.length.is_some() {
+        return Err(bad("a CONNECT has no body"));
+    }
     name_host(head);
     join_cookies(&mut head.headers);
     Ok(asked)
