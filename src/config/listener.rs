@@ -1,9 +1,39 @@
 //! What a listener does before HTTP: TLS, and the PROXY protocol; and what it does inside of tunnels.
 //! Who may connect how?
 
+use ipnet::IpNet;
+
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
-use super::{At, Ca, Listen, ListenerTls, ProxyProtocol, keys, pem, secret, units};
+use super::{At, Listen, PemFile, Secret, keys, pem, secret, units};
+
+/// What clients are shown, and what they may show.
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// The leaf first.
+    pub certificate: At<PemFile>,
+    /// In PEM.
+    pub key: At<Secret>,
+    pub client_ca: Option<At<PemFile>>,
+    pub client_crls: Vec<At<PemFile>>,
+}
+
+/// Who must say, and is believed, for whom a connection is.
+#[derive(Clone, Debug)]
+pub enum ProxyProtocol {
+    /// Whoever can connect: only this host's own processes can.
+    Anyone,
+    From(Vec<At<IpNet>>),
+}
+
+/// Our own authority, in whose name inspected tunnels are answered.
+#[derive(Clone, Debug)]
+pub struct Ca {
+    /// It, and whoever stands between it and the one that clients trust.
+    pub certificate: At<PemFile>,
+    /// In PEM.
+    pub key: At<Secret>,
+}
 
 pub(super) fn tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<ListenerTls>> {
     let table = Table::open(reader, value, &keys::SERVER_TLS)?;

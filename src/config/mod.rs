@@ -28,6 +28,7 @@ use jiff::Timestamp;
 
 use crate::names::{ClientName, Host, KeyId, LimitName, PoolName, SignerName, TrustName};
 pub use keys::known as known_keys;
+pub use listener::{Ca, ListenerTls, ProxyProtocol};
 pub use load::{Loaded, Rejected, builtin, load, load_in, parse};
 pub use problem::{Place, Problem, Severity, Sources};
 pub use read::Environment;
@@ -106,39 +107,11 @@ pub struct Server {
     pub proxy_protocol: Option<At<ProxyProtocol>>,
 }
 
-/// What clients are shown, and what they may show.
-#[derive(Clone, Debug)]
-pub struct ListenerTls {
-    /// The leaf first.
-    pub certificate: At<PemFile>,
-    /// In PEM.
-    pub key: At<Secret>,
-    pub client_ca: Option<At<PemFile>>,
-    pub client_crls: Vec<At<PemFile>>,
-}
-
 /// What stands in a PEM file, part by part in DER.
 #[derive(Clone, Debug)]
 pub struct PemFile {
     pub path: PathBuf,
     pub parts: Vec<Vec<u8>>,
-}
-
-/// Who must say, and is believed, for whom a connection is.
-#[derive(Clone, Debug)]
-pub enum ProxyProtocol {
-    /// Whoever can connect: only this host's own processes can.
-    Anyone,
-    From(Vec<At<IpNet>>),
-}
-
-/// Our own authority, in whose name inspected tunnels are answered.
-#[derive(Clone, Debug)]
-pub struct Ca {
-    /// It, and whoever stands between it and the one that clients trust.
-    pub certificate: At<PemFile>,
-    /// In PEM.
-    pub key: At<Secret>,
 }
 
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! An inspected tunnel: TLS is accepted in the target's place.
 //! Does the client mean the host that it asked for, and does it believe us?
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -12,7 +13,14 @@ use tracing::warn;
 use super::stream::{Metered, Stream};
 use crate::delivery::tunnel::Inspection;
 use crate::host;
+use crate::live::Live;
 use crate::names::Host;
+use crate::policy::identify::Caller;
+
+/// Serves what is inside of an inspected tunnel. Whoever meets a CONNECT is given it, since what is inside is served by
+/// those that may meet one.
+pub(super) type Inside =
+    fn(Arc<Live>, Box<dyn Stream>, Box<Inspection>, Arc<Caller>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Gives what is inside; `None` where the client means another host, or does not believe what it is shown.
 pub(super) async fn accept<S: Stream>(stream: S, inspection: &mut Inspection) -> Option<TlsStream<Metered<S>>> {

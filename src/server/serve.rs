@@ -28,9 +28,8 @@ pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<
     }
 }
 
-/// Serves what is inside of a tunnel that is inspected. Boxed, since a tunnel may be a stream of HTTP/2, which is served
-/// by tasks of what this is about to call.
-pub(super) fn inside(
+/// Serves what is inside of a tunnel that is inspected; an [`inspect::Inside`].
+fn inside(
     live: Arc<Live>,
     outside: Box<dyn Stream>,
     mut inspection: Box<Inspection>,
@@ -57,7 +56,7 @@ async fn serve_one(
         return None;
     }
     if opening.starts_with(PREFACE) {
-        http2::serve(Arc::clone(live), Replayed::new(opening, stream), Arc::clone(caller)).await;
+        http2::serve(Arc::clone(live), Replayed::new(opening, stream), Arc::clone(caller), inside).await;
         None
     } else {
         http1::serve(live, stream, opening, caller).await

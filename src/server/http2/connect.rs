@@ -18,7 +18,7 @@ use crate::delivery::tunnel::{self, Connected};
 use crate::delivery::{Arrival, Outbound};
 use crate::live::Live;
 use crate::policy::identify::Caller;
-use crate::server::serve;
+use crate::server::inspect::Inside;
 use crate::server::stream::Stream;
 
 /// Gives the answer to a CONNECT that is refused; a tunnel is served to its end.
@@ -29,6 +29,7 @@ pub(super) async fn serve(
     incoming: RecvStream,
     reply: &Reply,
     caller: &Arc<Caller>,
+    inside: Inside,
 ) -> Option<(Response<Outbound>, RecvStream)> {
     let arrival = Arrival {
         method: head.method,
@@ -58,7 +59,7 @@ pub(super) async fn serve(
         Connected::Inspect(inspection) => {
             if let Ok(outgoing) = reply.open(inspection.answer()) {
                 let outside = Box::new(Pipe::new(incoming, outgoing));
-                serve::inside(Arc::clone(live), outside, inspection, Arc::clone(caller)).await;
+                inside(Arc::clone(live), outside, inspection, Arc::clone(caller)).await;
             }
         }
     }

@@ -17,6 +17,7 @@ use http::{Method, Request, Version};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::inspect::Inside;
 use super::stream::Stream;
 use crate::delivery::{self, Arrival};
 use crate::live::Live;
@@ -44,7 +45,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Caller>) {
+pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Caller>, inside: Inside) {
     let handshake = Builder::new()
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
@@ -56,12 +57,12 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
         .handshake(stream);
     let idle = live.in_force().plan.timeouts.idle;
     if let Ok(Ok(connection)) = timeout(idle, handshake).await {
-        accept(live, connection, caller).await;
+        accept(live, connection, caller, inside).await;
     }
 }
 
 /// Dropped, it ends its requests: their tasks are the connection's.
-async fn accept<S: Stream>(live: Arc<Live>, mut connection: Connection<S, Bytes>, caller: Arc<Caller>) {
+async fn accept<S: Stream>(live: Arc<Live>, mut connection: Connection<S, Bytes>, caller: Arc<Caller>, inside: Inside) {
     let mut tasks = JoinSet::new();
     let mut leave = pin!(super::leave(&live, live.is_draining()));
     let mut is_leaving = false;
@@ -78,7 +79,7 @@ async fn accept<S: Stream>(live: Arc<Live>, mut connection: Connection<S, Bytes>
                 Some(Ok((request, reply))) => {
                     let (live, caller, open) = (Arc::clone(&live), Arc::clone(&caller), live.open_stream());
                     tasks.spawn(async move {
-                        answer(&live, request, reply, &caller).await;
+                        answer(&live, request, reply, &caller, inside).await;
                         drop(open);
                     });
                     false
@@ -104,14 +105,20 @@ async fn accept<S: Stream>(live: Arc<Live>, mut connection: Connection<S, Bytes>
 
 /// One request, from its head to the last byte of its answer. A client that resets the stream, or goes, ends it where
 /// it is.
-async fn answer(live: &Arc<Live>, request: Request<RecvStream>, reply: SendResponse<Bytes>, caller: &Arc<Caller>) {
+async fn answer(
+    live: &Arc<Live>,
+    request: Request<RecvStream>,
+    reply: SendResponse<Bytes>,
+    caller: &Arc<Caller>,
+    inside: Inside,
+) {
     let (mut head, incoming) = request.into_parts();
     let reply = Reply::new(reply);
     let patience = live.in_force().plan.timeouts.idle;
     let method = head.method.clone();
     let (response, unread) = match request::read(&mut head) {
         Ok(asked) if method == Method::CONNECT => {
-            let refused = connect::serve(live, head, asked.target, incoming, &reply, caller).await;
+            let refused = connect::serve(live, head, asked.target, incoming, &reply, caller, inside).await;
             let Some((response, incoming)) = refused else { return };
             (response, ClientBody::new(incoming, None, None).1)
         }
