@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use crate::delivery::{self, Question};
 use crate::host::HostPattern;
 use crate::names::ClientName;
+pub use crate::net::client_hello::hellos;
 use crate::policy::identify::{self, Caller, Claim, Sent};
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
@@ -26,6 +27,7 @@ pub const ENTRIES: &[Entry] = &[
     ("requests", requests),
     ("chunks", chunks),
     ("introductions", introductions),
+    ("hellos", hellos),
     ("hosts", hosts),
     ("urls", urls),
     ("proofs", proofs),

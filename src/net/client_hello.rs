@@ -67,11 +67,21 @@ fn hear(acceptor: &mut Acceptor, mut piece: &[u8]) -> Result<Option<Option<Strin
     Ok(None)
 }
 
-fn means(named: Option<&str>, host: &Host) -> bool {
+/// Whether a ClientHello that names this is meant for the host.
+pub fn means(named: Option<&str>, host: &Host) -> bool {
     match (named, host) {
         (None, Host::Ip(_)) => true,
         (Some(named), Host::Name(_)) => host::canonical(named).as_ref() == Ok(host),
         _ => false,
+    }
+}
+
+/// Any bytes at all: however they come, the same host is named.
+pub fn hellos(data: &[u8]) {
+    if let Ok(Some(named)) = hear(&mut Acceptor::default(), data) {
+        let mut acceptor = Acceptor::default();
+        let again = data.chunks(1).find_map(|byte| hear(&mut acceptor, byte).transpose());
+        assert_eq!(again, Some(Ok(named)), "{data:?}");
     }
 }
 

@@ -12,9 +12,8 @@ use tracing::warn;
 
 use super::stream::{Metered, Stream};
 use crate::delivery::tunnel::Inspection;
-use crate::host;
 use crate::live::Live;
-use crate::names::Host;
+use crate::net::client_hello;
 use crate::policy::identify::Caller;
 
 /// Serves what is inside of an inspected tunnel. Whoever meets a CONNECT is given it, since what is inside is served by
@@ -41,12 +40,7 @@ async fn handshake<S: Stream>(stream: S, inspection: &Inspection) -> Result<TlsS
         .await
         .map_err(|fault| format!("the first bytes are no ClientHello: {fault}"))?;
     let named = start.client_hello().server_name().map(str::to_owned);
-    let means = match (&named, host) {
-        (None, Host::Ip(_)) => true,
-        (Some(named), Host::Name(_)) => host::canonical(named).as_ref() == Ok(host),
-        _ => false,
-    };
-    if !means {
+    if !client_hello::means(named.as_deref(), host) {
         return Err(format!("the ClientHello names {}", named.as_deref().unwrap_or("no host")));
     }
     let config = match inspection.minted(Timestamp::now()) {
