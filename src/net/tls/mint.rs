@@ -124,9 +124,8 @@ fn date(at: Timestamp) -> Result<OffsetDateTime, MintFault> {
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, GeneralSubtree, IsCa, Issuer, NameConstraints};
-    use rustls::client::WebPkiServerVerifier;
-    use rustls::client::danger::ServerCertVerifier;
-    use rustls::{CertificateError, Error, RootCertStore};
+    use rustls::time_provider::TimeProvider;
+    use rustls::{CertificateError, ClientConfig, ClientConnection, Error, RootCertStore, ServerConnection};
     use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
     use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -155,73 +154,41 @@ mod tests {
         (Authority { fingerprint: [0; 32], issuer: Issuer::new(params, key), chain, ends }, der)
     }
 
-    /// What the mint shows for a host, as a client that trusts `root` judges it.
+    #[derive(Debug)]
+    struct Then;
+
+    impl TimeProvider for Then {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW as u64)))
+        }
+    }
+
+    /// A handshake of a client that trusts `root` with what the mint shows for a host: when that ends.
     fn shown(mint: &Mint, authority: &Authority, root: &CertificateDer<'static>, name: &str) -> Result<i64, Error> {
         let host = host::canonical(name).unwrap();
         let leaf = mint.mint(authority, &host, at(NOW)).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(root.clone()).unwrap();
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-        let (mut client, mut server) = (Vec::new(), rustls::ServerConnection::new(leaf.config).unwrap());
-        let config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody))
+        let config = ClientConfig::builder_with_details(Arc::new(aws_lc_rs::default_provider()), Arc::new(Then))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
             .with_no_client_auth();
-        let mut asking =
-            rustls::ClientConnection::new(Arc::new(config), ServerName::try_from("any.example").unwrap()).unwrap();
-        while asking.is_handshaking() {
-            client.clear();
-            asking.write_tls(&mut client).unwrap();
-            server.read_tls(&mut client.as_slice()).unwrap();
-            server.process_new_packets().unwrap();
-            client.clear();
-            server.write_tls(&mut client).unwrap();
-            asking.read_tls(&mut client.as_slice()).unwrap();
-            asking.process_new_packets().unwrap();
-        }
-        let chain = asking.peer_certificates().unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW as u64));
-        verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], now)?;
-        Ok(X509Certificate::from_der(&chain[0]).unwrap().1.validity().not_after.timestamp())
-    }
-
-    #[derive(Debug)]
-    struct Anybody;
-
-    impl ServerCertVerifier for Anybody {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<rustls::client::danger::ServerCertVerified, Error> {
-            Ok(rustls::client::danger::ServerCertVerified::assertion())
+        let mut client = ClientConnection::new(Arc::new(config), name)?;
+        let mut server = ServerConnection::new(leaf.config)?;
+        let mut flight = Vec::new();
+        while client.is_handshaking() {
+            client.write_tls(&mut flight).unwrap();
+            server.read_tls(&mut flight.as_slice()).unwrap();
+            server.process_new_packets()?;
+            flight.clear();
+            server.write_tls(&mut flight).unwrap();
+            client.read_tls(&mut flight.as_slice()).unwrap();
+            client.process_new_packets()?;
+            flight.clear();
         }
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &rustls::DigitallySignedStruct,
-        ) -> Result<rustls::client::danger::HandshakeSignatureValid, Error> {
-            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-        }
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &rustls::DigitallySignedStruct,
-        ) -> Result<rustls::client::danger::HandshakeSignatureValid, Error> {
-            Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-        }
-        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-            aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-        }
+        let leaf = &client.peer_certificates().unwrap()[0];
+        Ok(X509Certificate::from_der(leaf).unwrap().1.validity().not_after.timestamp())
     }
 
     #[test]
