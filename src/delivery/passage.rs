@@ -100,7 +100,8 @@ impl Passage<'_> {
             }
         };
         record.dialled(took, proof.is_some().then(|| connected.elapsed()));
-        let connection = Connection::open(wire, liveness, dialled.hop, proof).await.map_err(|fault| lost(&fault))?;
+        let connection =
+            Box::pin(Connection::open(wire, liveness, dialled.hop, proof)).await.map_err(|fault| lost(&fault))?;
         let lease = Reuse::lease(&self.live.reuse, self.key_from(dialled.hop.from()), connection);
         record.over(&lease, false);
         Ok(lease)

@@ -74,7 +74,7 @@ pub(super) async fn enter(
     let caller = Caller { address, ..Caller::default() };
     let Some(config) = in_force.listener_tls.as_ref().filter(|_| wants_tls) else { return Ok((stream, caller)) };
     let deadline = Instant::now() + in_force.plan.timeouts.tls;
-    let accepted = accept::accept(stream, config, deadline).await;
+    let accepted = Box::pin(accept::accept(stream, config, deadline)).await;
     let (stream, certificate) = accepted.map_err(|fault| turned(Why::Handshake(fault)))?;
     Ok((Box::new(stream), Caller { certificate, ..caller }))
 }

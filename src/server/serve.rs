@@ -1,15 +1,15 @@
 //! One connection, in whatever version of HTTP the client speaks on it.
 //! Is this HTTP/2 or HTTP/1?
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::stream::{Replayed, Stream};
+use super::stream::{Replayed, Stream, poll_read};
 use super::{http1, http2, inspect, leave};
 use crate::delivery::tunnel::Inspection;
 use crate::live::Live;
@@ -19,7 +19,6 @@ use crate::policy::identify::Caller;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// From the first byte to the one that tells.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
-const READ_SIZE: usize = 8 * 1024;
 
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
 pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>) {
@@ -50,13 +49,12 @@ async fn serve_one(
     mut stream: Box<dyn Stream>,
     caller: &Arc<Caller>,
 ) -> Option<(Box<dyn Stream>, Box<Inspection>)> {
-    // Where it is HTTP/1 this becomes the connection's buffer: nothing is copied.
-    let mut opening = BytesMut::with_capacity(READ_SIZE);
+    let mut opening = BytesMut::new();
     if !read_opening(live, &mut stream, &mut opening).await {
         return None;
     }
     if opening.starts_with(PREFACE) {
-        http2::serve(Arc::clone(live), Replayed::new(opening, stream), Arc::clone(caller), inside).await;
+        Box::pin(http2::serve(Arc::clone(live), Replayed::new(opening, stream), Arc::clone(caller), inside)).await;
         None
     } else {
         http1::serve(live, stream, opening, caller).await
@@ -70,7 +68,7 @@ async fn read_opening(live: &Live, stream: &mut Box<dyn Stream>, opening: &mut B
     loop {
         let read = tokio::select! {
             biased;
-            read = timeout_at(deadline, stream.read_buf(opening)) => read,
+            read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))) => read,
             () = &mut leave, if opening.is_empty() => return false,
         };
         match read {

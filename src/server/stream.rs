@@ -1,14 +1,15 @@
 //! A client's connection as bytes, whatever they come through.
 //! What is there to read, and how does it end?
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use crate::delivery::tunnel::Passed;
@@ -40,6 +41,36 @@ impl<S: Stream> Stream for TlsStream<S> {
     fn resets_when_dropped(&mut self, resets: bool) {
         self.get_mut().0.resets_when_dropped(resets);
     }
+}
+
+/// With less room than this, more is made.
+const ROOM_LEAST: usize = 1024;
+const ROOM: usize = 8 * 1024;
+
+thread_local! {
+    /// Where the first bytes of a request arrive.
+    static SCRATCH: RefCell<Box<[u8; 2 * ROOM]>> = RefCell::new(Box::new([0; 2 * ROOM]));
+}
+
+/// Reads what there is. A buffer that has never had room gets as much as has come, and none before: whoever waits for the
+/// next request holds no memory for it.
+pub(super) fn poll_read(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    if buffer.capacity() == 0 {
+        return SCRATCH.with_borrow_mut(|scratch| {
+            let mut read = ReadBuf::new(&mut scratch[..]);
+            ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+            buffer.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        });
+    }
+    if buffer.capacity() - buffer.len() < ROOM_LEAST {
+        buffer.reserve(ROOM);
+    }
+    pin!(stream.read_buf(buffer)).poll(cx)
 }
 
 /// A stream whose first bytes were read already, to see what they are.

@@ -34,12 +34,10 @@ pub(super) async fn serve(live: &Arc<Live>, line: &Line, head: Head, caller: &Ar
             true => Next::Close,
             false => Next::Abandon,
         },
-        Connected::Tunnel(tunnel) => {
-            if write(line, tunnel.answer(live), version, idle, true).await {
-                tunnel.carry(line.take()).await;
-            }
-            Next::Abandon
-        }
+        Connected::Tunnel(tunnel) => match write(line, tunnel.answer(live), version, idle, true).await {
+            true => Next::Carry(tunnel),
+            false => Next::Abandon,
+        },
         Connected::Inspect(inspection) => match write(line, inspection.answer(), version, idle, true).await {
             true => Next::Inspect(inspection),
             false => Next::Abandon,

@@ -10,18 +10,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::body::{Decoded, Framing};
 use super::head::{self, Head, Malformed};
 use crate::delivery::InboundFault;
-use crate::server::stream::{Replayed, Stream};
+use crate::server::stream::{Replayed, Stream, poll_read};
 
-/// Read at once.
-const READ_SIZE: usize = 8 * 1024;
-/// With less room than this, more is made.
-const READ_LEAST: usize = 1024;
 /// What a client may send ahead of its turn before we stop reading.
 const PIPELINE_MAX: usize = 64 * 1024;
 /// From the first byte of a head to its last: a slow client cannot hold a connection with less.
@@ -85,6 +81,7 @@ impl Line {
         let mut leave = pin!(leave);
         let mut deadline = Instant::now() + idle;
         let mut begun = false;
+        self.state().release();
         loop {
             if let Some(head) = self.state().take_head().map_err(NoHead::Malformed)? {
                 return Ok(head);
@@ -241,11 +238,15 @@ impl State {
         Ok(head)
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() - self.buffer.len() < READ_LEAST {
-            self.buffer.reserve(READ_SIZE);
+    /// Gives the buffer's memory back where it holds nothing.
+    fn release(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
         }
-        pin!(self.stream.read_buf(&mut self.buffer)).poll(cx)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        poll_read(&mut self.stream, &mut self.buffer, cx)
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

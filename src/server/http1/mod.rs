@@ -18,7 +18,7 @@ use bytes::BytesMut;
 use http::{Method, Version};
 use http_body::Body;
 
-use crate::delivery::tunnel::Inspection;
+use crate::delivery::tunnel::{Inspection, Tunnel};
 use crate::delivery::{self, Arrival, Interim};
 use crate::live::Live;
 use crate::policy::identify::Caller;
@@ -40,10 +40,13 @@ pub(super) async fn serve(
     let latecomer = live.is_draining();
     loop {
         let idle = live.in_force().plan.timeouts.idle;
+        // Boxed, so that a connection that waits for its next request holds nothing of them.
         let closes = match line.head(idle, leave(live, latecomer)).await {
-            Ok(head) if head.method == Method::CONNECT => connect::serve(live, &line, head, caller, idle).await,
-            Ok(head) => serve_one(live, &line, head, caller, idle).await,
-            Err(NoHead::Malformed(why)) => refuse(live, &line, why, caller, idle).await,
+            Ok(head) if head.method == Method::CONNECT => {
+                Box::pin(connect::serve(live, &line, head, caller, idle)).await
+            }
+            Ok(head) => Box::pin(serve_one(live, &line, head, caller, idle)).await,
+            Err(NoHead::Malformed(why)) => Box::pin(refuse(live, &line, why, caller, idle)).await,
             Err(NoHead::Closed) => return None,
         };
         match closes {
@@ -54,6 +57,10 @@ pub(super) async fn serve(
             }
             Next::Abandon => {
                 line.abandon_body();
+                return None;
+            }
+            Next::Carry(tunnel) => {
+                Box::pin(tunnel.carry(line.take())).await;
                 return None;
             }
             Next::Inspect(inspection) => return Some((Box::new(line.take()), inspection)),
@@ -69,6 +76,8 @@ enum Next {
     Close,
     /// The client is gone, or must see that its answer is not whole.
     Abandon,
+    /// What comes from now on is the tunnel's.
+    Carry(Box<Tunnel>),
     /// What comes from now on is TLS, to be accepted in the target's place.
     Inspect(Box<Inspection>),
 }
