@@ -10,9 +10,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use support::receiver::{answering_once, ok};
-use support::scene::{scene, scene_with};
-use support::{PATIENCE, post};
+use support::pki::Pki;
+use support::receiver::{Receiver, answering_once, ok};
+use support::scene::{config, folder, scene, scene_with};
+use support::{Outgate, PATIENCE, post};
 
 #[test]
 fn interim_answers_are_passed_on_but_not_without_end() {
@@ -58,6 +59,62 @@ fn an_answer_that_ends_with_its_connection_is_never_cut_unseen() {
     let scene = scene_with(answering_once(&format!("{whole}0\r\n\r\n")), "");
     assert!(read(&scene.plain_url(), &scene).is_ok());
     assert_eq!(scene.outgate.records(1)[0]["code"], "delivered");
+}
+
+#[test]
+fn an_answer_that_is_longer_than_the_route_allows_is_not_passed_on_as_whole() {
+    let more = "[[routes]]\nname = \"short\"\nhosts = [\"plain.example\"]\npaths = [\"/short\"]\nports = [PORT]\n\
+        plaintext = \"allow\"\nresponse_max = \"10 B\"\n";
+    let ask = |answer: &str| {
+        let plain = Receiver::plain(answering_once(answer));
+        let (pki, good) = (Pki::new(), Receiver::plain(ok()));
+        let text = config(&good, &plain, &more.replace("PORT", &plain.port().to_string()));
+        let outgate = Outgate::run(folder(&pki), &text);
+        let mut client = outgate.connect();
+        client.send(format!(
+            "GET http://plain.example:{}/short HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+            plain.port()
+        ));
+        let got = String::from_utf8(client.rest()).unwrap();
+        (got, outgate.records(1)[0]["code"].as_str().unwrap().to_owned())
+    };
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
+    let (got, code) = ask(&format!("{head}Content-Length: 11\r\n\r\nelevenbytes"));
+    assert!(got.starts_with("HTTP/1.1 502 ") && got.contains("\"response_too_large\""), "{got}");
+    assert_eq!(code, "response_too_large");
+    let (got, code) = ask(&format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n8\r\ndefghijk\r\n0\r\n\r\n"));
+    assert!(got.starts_with("HTTP/1.1 200 ") && !got.contains("ghi") && !got.ends_with("0\r\n\r\n"), "{got}");
+    assert_eq!(code, "response_too_large");
+    let (got, code) = ask(&format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n7\r\ndefghij\r\n0\r\n\r\n"));
+    assert!(got.ends_with("0\r\n\r\n"), "{got}");
+    assert_eq!(code, "delivered");
+}
+
+/// A route's own total holds, for a webhook and for the opening of a tunnel.
+#[test]
+fn a_route_has_its_own_total() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let (pki, good) = (Pki::new(), Receiver::plain(ok()));
+    let route = format!(
+        "[[routes]]\nname = \"hasty\"\nhosts = [\"hasty.example\"]\nports = [{port}]\nplaintext = \"allow\"\n\
+         timeouts = {{ total = \"300ms\" }}\n[timeouts]\ntotal = \"15s\"\n"
+    );
+    let hosts = "[resolver.hosts]\n\"hasty.example\" = [\"127.0.0.1\"]";
+    let text = config(&good, &good, &route).replace("[resolver.hosts]", hosts);
+    let outgate = Outgate::run(folder(&pki), &text);
+    for request in [
+        format!("GET http://hasty.example:{port}/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
+        format!("CONNECT hasty.example:{port} HTTP/1.1\r\nHost: h\r\n\r\n"),
+    ] {
+        let mut client = outgate.connect();
+        client.send(&request);
+        assert_eq!(client.answer().status, 504, "{request}");
+    }
+    for record in outgate.records(2) {
+        let took = record["ms"]["total"].as_f64().unwrap();
+        assert!((300.0..10_000.0).contains(&took), "{record}");
+    }
 }
 
 #[test]

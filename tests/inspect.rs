@@ -369,3 +369,84 @@ fn curl_is_served_without_knowing() {
     place.target.seen().iter().for_each(|seen| verify(seen, SECRET));
     assert_eq!(place.target.seen().len(), 2);
 }
+
+#[test]
+fn a_tunnel_that_is_old_takes_no_other_request() {
+    let place = place();
+    place.outgate.reconfigure(&format!("{}[timeouts]\ntunnel = \"700ms\"\n", place.text));
+    let mut idle = place.inside("inspect.example");
+    let mut busy = place.inside("inspect.example");
+    let started = std::time::Instant::now();
+    let last = loop {
+        busy.send(place.post("inspect.example", "/in", ""));
+        let answer = busy.answer();
+        assert_eq!(answer.status, 200);
+        if answer.field("connection") == "close" {
+            break answer;
+        }
+        assert!(started.elapsed() < support::PATIENCE, "it goes on");
+    };
+    assert_eq!(last.text(), "ok");
+    assert!(busy.is_closed() && idle.is_closed());
+    drop((idle, busy));
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while !place.outgate.admin("/metrics").text().contains("outgate_tunnels 0") {
+        assert!(std::time::Instant::now() < deadline, "a tunnel is left");
+    }
+}
+
+#[test]
+fn a_connect_counts_under_its_routes_limits() {
+    let place = place();
+    let limited =
+        place.text.replacen("sign = [\"platform\"]\nconnect", "limits = [\"two\"]\nsign = [\"platform\"]\nconnect", 1);
+    place.outgate.reconfigure(&limited);
+    let open = || place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
+    let (_first, answer) = open();
+    assert_eq!(answer.status, 200);
+    let (_second, answer) = open();
+    assert_eq!(answer.status, 200);
+    let (_, answer) = open();
+    assert_eq!((answer.status, answer.code()), (429, "rate_limited"));
+}
+
+#[test]
+fn a_client_that_hangs_up_or_says_nothing_is_recorded_as_that() {
+    let place = place();
+    place.outgate.reconfigure(&format!("{}[timeouts]\ntls = \"300ms\"\n", place.text));
+    let (client, _) = place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
+    drop(client);
+    assert_eq!(place.outgate.records(1)[0]["code"], "client_gone");
+    let (mut client, _) = place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
+    assert!(client.is_closed());
+    assert_eq!(place.outgate.records(2)[1]["code"], "body_timeout");
+}
+
+#[test]
+fn what_is_plaintext_outside_is_plaintext_inside() {
+    let target = Receiver::plain(ok());
+    let inspector = Pki::new();
+    let folder = folder(&Pki::new());
+    folder.write("inspector.pem", &inspector.pem);
+    folder.write("inspector.key", inspector.key_pem());
+    let text =
+        config(target.port()).replacen("connect = \"inspect\"", "connect = \"inspect\"\nplaintext = \"allow\"", 1);
+    let outgate = Outgate::run(folder, &text);
+    let (mut client, answer) = outgate.tunnel("inspect.example:80", CREDENTIALS);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // Nothing listens at port 80 here: that it was asked is seen by the refusal, and by its record.
+    client.send("OPTIONS * HTTP/1.1\r\nHost: inspect.example\r\n\r\n");
+    let answer = client.answer();
+    assert!(answer.code().starts_with("connect_"), "{answer:?}");
+    let record = &outgate.records(1)[0];
+    assert_eq!((&record["scheme"], &record["port"]), (&"http".into(), &80.into()), "{record}");
+}
+
+#[test]
+fn options_of_the_host_as_a_whole_reaches_it() {
+    let place = place();
+    let mut client = place.inside("inspect.example");
+    client.send(format!("OPTIONS * HTTP/1.1\r\nHost: {}\r\n\r\n", place.authority("inspect.example")));
+    assert_eq!(client.answer_to("OPTIONS").status, 200);
+    assert_eq!(place.target.seen()[0].line, "OPTIONS * HTTP/1.1");
+}

@@ -258,6 +258,35 @@ fn a_certificate_proves_its_client() {
     assert!(ask(None).contains("client_unauthenticated"));
 }
 
+#[test]
+fn a_certificate_that_is_revoked_proves_nothing_on_the_connection_it_was_shown_on() {
+    let listed = with_clients(", client_crls = [\"{dir}/clients.crl\"]");
+    let place = place(&listed);
+    place.outgate.reconfigure(&text(&place.plain, &listed).replace("allow_anonymous = true", ""));
+    let with_serial = |serial: u64| place.client(&place.clients, |params| params.serial_number = Some(serial.into()));
+    let mut open: Vec<_> = [6, 8].map(|serial| place.connect(&place.tls(Some(with_serial(serial)), &[]))).into();
+    let ask = |stream: &mut StreamOwned<ClientConnection, TcpStream>, fields: &str| {
+        stream.write_all(post(&place.url(), fields, "x").as_bytes()).unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"\r\n\r\nok") && !rest.ends_with(b"}") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            rest.extend(byte);
+        }
+        String::from_utf8(status.to_vec()).unwrap()
+    };
+    open.iter_mut().for_each(|stream| assert_eq!(ask(stream, ""), "HTTP/1.1 200"));
+    // The next list. It is read again because something in the configuration has changed: a file of its own will do.
+    let count = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
+    let before = count(&place.outgate.log.all());
+    place.outgate.folder.write("clients.crl", place.clients.revoked(&[7, 8]));
+    place.outgate.log.until("a reload", |lines| (count(lines) > before).then_some(()));
+    assert_eq!(ask(&mut open[0], ""), "HTTP/1.1 200", "who is not on it notices nothing");
+    assert_eq!(ask(&mut open[1], ""), "HTTP/1.1 407");
+}
+
 /// The header and the first flight may come in one piece.
 #[test]
 fn a_load_balancer_speaks_before_tls() {

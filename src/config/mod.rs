@@ -214,6 +214,7 @@ pub struct Route {
     pub connect: Option<At<Connect>>,
     /// Bytes.
     pub body_max: Option<At<u64>>,
+    pub response_max: Option<At<u64>>,
     pub timeouts: RouteTimeouts,
 }
 

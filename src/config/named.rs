@@ -153,6 +153,7 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
     let connect = table.one(reader, "connect", |reader, value| {
         reader.choice(value, &[("tunnel", Connect::Tunnel), ("inspect", Connect::Inspect), ("refuse", Connect::Refuse)])
     });
+    let response_max = table.one(reader, "response_max", |reader, value| reader.parsed(value, units::size));
     let body_max = table.one(reader, "body_max", |reader, value| reader.parsed(value, units::size));
     let timeouts = table.one(reader, "timeouts", |reader, value| {
         Table::open(reader, value, &keys::ROUTE_TIMEOUTS).map(|table| route_timeouts(reader, &table))
@@ -171,6 +172,7 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         plaintext: plaintext.unwrap_or(at(table, Plaintext::Refuse)),
         connect,
         body_max,
+        response_max,
         timeouts: timeouts.unwrap_or_default(),
     }
 }

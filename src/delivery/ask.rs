@@ -84,15 +84,18 @@ impl Ask {
         if named.is_some() {
             return Err(Refusal::malformed("Outgate-Target has no place inside of a tunnel"));
         }
-        let url = match arrival.target.starts_with('/') {
-            false => arrival.target.clone(),
-            true => {
-                let host = single(&arrival.fields, &header::HOST)?.unwrap_or_default();
-                format!("https://{host}{}", arrival.target)
-            }
+        let own = |path: &str| -> Result<String, Refusal> {
+            let host = single(&arrival.fields, &header::HOST)?.unwrap_or_default();
+            Ok(format!("{}://{host}{path}", inside.target.scheme.as_str()))
+        };
+        let url = match arrival.target.as_str() {
+            "*" if arrival.method == Method::OPTIONS => own("")?,
+            path if path.starts_with('/') => own(path)?,
+            url => url.to_owned(),
         };
         let ask = parse_url(&url, &arrival.method)?;
-        let target = Target { scheme: ask.scheme, host: ask.host.clone(), port: ask.port.unwrap_or(443) };
+        let target =
+            Target { scheme: ask.scheme, host: ask.host.clone(), port: ask.port.unwrap_or(ask.scheme.default_port()) };
         if target != inside.target {
             return Err(Refusal::malformed("the request is for another host than the tunnel"));
         }

@@ -9,7 +9,7 @@ use super::Arrival;
 use super::refusal::Refusal;
 use crate::live::Live;
 use crate::policy::Plan;
-use crate::policy::identify::{CLIENT_VALIDATION, Claim, Identified, Sent};
+use crate::policy::identify::{CLIENT_VALIDATION, Claim, Identified, Sent, Unidentified};
 
 /// A signature is spent even if the webhook is then refused: whoever signs, signs anew.
 pub(super) fn identify<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival) -> Result<Identified<'p>, Refusal> {
@@ -26,6 +26,9 @@ pub(super) fn identify<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival) -> Re
             has_body: !arrival.body.is_end_stream(),
         },
     };
+    if !plan.listener.believes(&arrival.caller.certificate, now) {
+        return Err(Unidentified::Wrong.into());
+    }
     let known = plan.clients.identify(&claim, now)?;
     if let Some(signed) = &known.signed {
         live.replay.first_use(known.client.name(), &signed.once, now)?;

@@ -32,10 +32,14 @@ use refusal::{Code, Refusal};
 pub use response::{BrokeOff, Outbound};
 use webhook::Webhook;
 
+use crate::config::Plaintext;
 use crate::live::limits::Permit;
 use crate::live::reuse::Lease;
 use crate::live::{InForce, Live};
-use crate::policy::identify::{Caller, Identified};
+use crate::names::Target;
+use crate::policy::Plan;
+use crate::policy::identify::{Caller, Client, Identified, Pledge};
+use crate::policy::route::Route;
 
 /// A request as a server read it.
 pub struct Arrival {
@@ -56,21 +60,26 @@ pub type Interim = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 
 /// One webhook, from arrival to answer. Everything it needs to know was decided when it started: a reload does not
 /// touch it.
-pub async fn deliver(live: &Arc<Live>, arrival: Arrival) -> Response<Outbound> {
+pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outbound> {
+    let started = Instant::now();
     let in_force = live.in_force();
     let mut record = Box::new(Record::open(live, Some(&arrival.method), &arrival.caller));
     let pseudonym = &in_force.plan.name;
-    let deadline = Instant::now() + in_force.plan.timeouts.total;
+    let judged = match judge(live, &in_force.plan, &mut arrival, &mut record) {
+        Ok(Some(judged)) => judged,
+        Ok(None) => return response::options(record),
+        Err(refusal) => return response::refuse(refusal, record, pseudonym),
+    };
+    let deadline = started + judged.route.timeouts.total;
     // Pinned where it is made: the state of a whole delivery is not copied into the timeout.
     let relayed = {
-        let relaying = pin!(relay(live, &in_force, arrival, &mut record));
+        let relaying = pin!(relay(live, &in_force, arrival, judged, &mut record));
         tokio::time::timeout_at(deadline, relaying).await
     };
     match relayed {
-        Ok(Ok(Answered::ByTarget(lease, permit, answer))) => {
-            response::relay(answer, lease, permit, record, deadline, pseudonym)
+        Ok(Ok(Answered { lease, permit, answer, limit })) => {
+            response::relay(answer, lease, permit, record, deadline, limit, pseudonym)
         }
-        Ok(Ok(Answered::ByUs)) => response::options(record),
         Ok(Err(refusal)) => response::refuse(refusal, record, pseudonym),
         Err(_) => {
             let refusal = Refusal::new(Code::ResponseTimeout, "the delivery took longer than the total timeout");
@@ -79,39 +88,61 @@ pub async fn deliver(live: &Arc<Live>, arrival: Arrival) -> Response<Outbound> {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "one for each delivery, and nearly always the large one")]
-enum Answered {
-    ByTarget(Lease, Permit, Response<Incoming>),
-    /// `OPTIONS` with `Max-Forwards: 0`.
-    ByUs,
+/// What is settled about a webhook by what it says of itself.
+struct Judged<'p> {
+    ask: Ask,
+    client: &'p Client,
+    /// What its client has signed of its body.
+    pledge: Option<Pledge>,
+    route: &'p Route,
+    target: Target,
 }
 
-/// The story. Each line is a step, named like the room that does it.
-async fn relay(
-    live: &Arc<Live>,
-    in_force: &InForce,
-    mut arrival: Arrival,
+struct Answered {
+    lease: Lease,
+    permit: Permit,
+    answer: Response<Incoming>,
+    /// Of its body, in bytes.
+    limit: u64,
+}
+
+/// The story, as far as nobody is waited for. Each line is a step, named like the room that does it. `None`: we are asked
+/// ourselves, by `OPTIONS` with `Max-Forwards: 0`.
+fn judge<'p>(
+    live: &Live,
+    plan: &'p Plan,
+    arrival: &mut Arrival,
     record: &mut Record,
-) -> Result<Answered, Refusal> {
-    let plan = &in_force.plan;
+) -> Result<Option<Judged<'p>>, Refusal> {
     live.refuse_when_draining()?;
-    let ask = Ask::read(&arrival)?;
-    let Identified { client, signed, .. } = steps::identify(live, plan, &arrival, ask.tenant.as_ref(), record)?;
+    let ask = Ask::read(arrival)?;
+    let Identified { client, signed, .. } = steps::identify(live, plan, arrival, ask.tenant.as_ref(), record)?;
     if ask::asks_us(&arrival.method, &mut arrival.fields)? {
-        return Ok(Answered::ByUs);
+        return Ok(None);
     }
     let route = plan.routes.choose(client.name(), ask.tenant.as_ref(), &ask.host, ask.path());
     let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
     record.route(&route.name);
     let target = ask.target(route)?;
     record.target(&target, Some(ask.path()));
-    plan.guard.judge_name(&target, &route.ports, route.plaintext == crate::config::Plaintext::Allow)?;
+    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
     verdict::no_loop(&arrival.fields, &plan.name)?;
+    let pledge = signed.and_then(|signed| signed.pledge);
+    Ok(Some(Judged { ask, client, pledge, route, target }))
+}
 
+/// The story from there on.
+async fn relay(
+    live: &Arc<Live>,
+    in_force: &InForce,
+    arrival: Arrival,
+    judged: Judged<'_>,
+    record: &mut Record,
+) -> Result<Answered, Refusal> {
+    let Judged { ask, client, pledge, route, target } = judged;
     let tenant = ask.tenant.clone();
     let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
-    let pledge = signed.and_then(|signed| signed.pledge);
-    let webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &plan.name).await?;
+    let webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
     record.step(Step::TakeIn);
 
     let hops = steps::hops(live, in_force, route, tenant.as_ref(), &target, record).await?;
@@ -122,8 +153,8 @@ async fn relay(
     record.step(Step::Sign);
     let (lease, answer) = passage.forward(lease, sealed, record).await?;
     record.step(Step::Response);
-    verdict::final_answer(&answer)?;
-    Ok(Answered::ByTarget(lease, permit, answer))
+    verdict::final_answer(&answer, route.response_max)?;
+    Ok(Answered { lease, permit, answer, limit: route.response_max })
 }
 
 /// What a server could not read as a request at all.

@@ -29,22 +29,25 @@ pub struct Relayed {
     body: Incoming,
     /// Goes back for reuse when the body has ended.
     lease: Option<Lease>,
+    /// How much more of it may come, in bytes.
+    left: u64,
     record: Box<Record>,
     _permit: Permit,
     deadline: Pin<Box<Sleep>>,
 }
 
-/// The target broke off in the middle of its answer: the client's connection must not end cleanly.
+/// The target broke off in the middle of its answer, or we did: the client's connection must not end cleanly.
 #[derive(Debug)]
 pub struct BrokeOff;
 
-/// The target's answer as the client gets it.
+/// The target's answer as the client gets it; `limit`: of its body, in bytes.
 pub(super) fn relay(
     response: Response<Incoming>,
     lease: Lease,
     permit: Permit,
     mut record: Box<Record>,
     deadline: Instant,
+    limit: u64,
     pseudonym: &str,
 ) -> Response<Outbound> {
     let version = response.version();
@@ -68,6 +71,7 @@ pub(super) fn relay(
     let relayed = Relayed {
         body,
         lease: keeps.then_some(lease),
+        left: limit,
         record,
         _permit: permit,
         deadline: Box::pin(tokio::time::sleep_until(deadline)),
@@ -125,7 +129,13 @@ impl Relayed {
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                self.record.received(frame.data_ref().map_or(0, |data| data.len() as u64));
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let Some(left) = self.left.checked_sub(length) else {
+                    self.record.broke_off(Code::ResponseTooLarge);
+                    return Poll::Ready(Some(Err(BrokeOff)));
+                };
+                self.left = left;
+                self.record.received(length);
                 // The server stops asking after the last byte of a known length, so the end must be seen here.
                 if self.body.is_end_stream() {
                     self.end();

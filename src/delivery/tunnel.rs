@@ -1,15 +1,16 @@
 //! The life of one tunnel: a CONNECT, judged like a webhook as far as it shows itself, and then bytes both ways.
 //! What may pass through us unseen, and what must have been proven before?
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant as Clock};
 
-use http::{HeaderValue, Method, Response, header};
+use http::{HeaderValue, Method, Response};
 use jiff::Timestamp;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
 
 use super::ask::Ask;
 use super::passage::{CheckFault, Passage};
@@ -21,12 +22,13 @@ use crate::live::limits::Permit;
 use crate::live::meters::Counted;
 use crate::live::proven::Key;
 use crate::live::{InForce, Live};
-use crate::names::{Host, Scheme, Target};
+use crate::names::{Host, Scheme, Target, TenantName};
 use crate::net::client_hello::{self, HelloFault};
 use crate::net::connection::Socket;
 use crate::net::pipe::{self, PipeFault};
 use crate::net::tls::TlsFault;
 use crate::net::tls::mint::MintFault;
+use crate::policy::Plan;
 use crate::policy::egress::Hop;
 use crate::policy::identify::{Identified, Inside};
 use crate::policy::route::Route;
@@ -56,8 +58,12 @@ pub struct Inspection {
     pub inside: Inside,
     /// Counted by whoever reads and writes.
     pub passed: Arc<Passed>,
+    /// No request is taken afterwards.
+    pub until: Instant,
+    route: Arc<Route>,
     record: Box<Record>,
     in_force: Arc<InForce>,
+    _counted: Counted,
 }
 
 /// The bytes of a tunnel, up to the target and down to the client.
@@ -69,71 +75,88 @@ pub struct Passed {
 
 /// The story of a tunnel, up to the moment that it is open.
 pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
+    let started = Instant::now();
     let in_force = live.in_force();
     let mut record = Box::new(Record::open(live, Some(&Method::CONNECT), &arrival.caller));
-    let deadline = Instant::now() + in_force.plan.timeouts.total;
-    let opening = open(live, &in_force, arrival, &mut record);
-    let opened = tokio::time::timeout_at(deadline, opening).await;
+    let judged = match judge(live, &in_force.plan, &arrival, &mut record) {
+        Ok(judged) => judged,
+        Err(refusal) => return Connected::Refused(response::refuse(refusal, record, &in_force.plan.name)),
+    };
+    drop(arrival);
+    let deadline = started + judged.route.timeouts.total;
+    let route = Arc::clone(judged.route);
+    let opened = timeout_at(deadline, open(live, &in_force, judged, &mut record)).await;
     let late = || Refusal::new(Code::ConnectTimeout, "the tunnel did not open within the total timeout");
-    match opened.unwrap_or_else(|_| Err(late())) {
-        Ok(Opened::Tunnel { socket, host, route, permit }) => {
-            record.answered(200);
-            let until = Instant::now() + route.timeouts.tunnel;
-            let counted = live.meters.tunnel();
-            Connected::Tunnel(Box::new(Tunnel {
-                socket,
-                host,
-                route,
-                until,
-                record,
-                _permit: permit,
-                _counted: counted,
-            }))
+    let opened = match opened.unwrap_or_else(|_| Err(late())) {
+        Ok(opened) => opened,
+        Err(refusal) => return Connected::Refused(response::refuse(refusal, record, &in_force.plan.name)),
+    };
+    record.answered(200);
+    let until = Instant::now() + route.timeouts.tunnel;
+    let _counted = live.meters.tunnel();
+    match opened {
+        Opened::Tunnel { socket, host, permit } => {
+            Connected::Tunnel(Box::new(Tunnel { socket, host, route, until, record, _permit: permit, _counted }))
         }
-        Ok(Opened::Inspect(inside)) => {
-            record.answered(200);
-            Connected::Inspect(Box::new(Inspection { inside, passed: Arc::default(), record, in_force }))
+        Opened::Inspect(inside) => {
+            let passed = Arc::default();
+            Connected::Inspect(Box::new(Inspection { inside, passed, until, route, record, in_force, _counted }))
         }
-        Err(refusal) => Connected::Refused(response::refuse(refusal, record, &in_force.plan.name)),
     }
 }
 
+/// What is settled about a tunnel by its CONNECT.
+struct Judged<'p> {
+    known: Identified<'p>,
+    tenant: Option<TenantName>,
+    route: &'p Arc<Route>,
+    target: Target,
+}
+
 enum Opened {
-    Tunnel { socket: Socket, host: Option<Host>, route: Arc<Route>, permit: Permit },
+    Tunnel { socket: Socket, host: Option<Host>, permit: Permit },
     Inspect(Inside),
 }
 
-/// Each line is a step, as in `relay`.
-async fn open(live: &Arc<Live>, in_force: &InForce, arrival: Arrival, record: &mut Record) -> Result<Opened, Refusal> {
-    let plan = &in_force.plan;
+/// Each line is a step, as for a webhook.
+fn judge<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival, record: &mut Record) -> Result<Judged<'p>, Refusal> {
     live.refuse_when_draining()?;
-    let ask = Ask::connect(&arrival)?;
-    let tenant = ask.tenant.as_ref();
-    let Identified { client, proof, .. } = steps::identify(live, plan, &arrival, tenant, record)?;
-    let route = plan.routes.choose_for_tunnel(client.name(), tenant, &ask.host);
+    let ask = Ask::connect(arrival)?;
+    let known = steps::identify(live, plan, arrival, ask.tenant.as_ref(), record)?;
+    let route = plan.routes.choose_for_tunnel(known.client.name(), ask.tenant.as_ref(), &ask.host);
     let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
     record.route(&route.name);
     let target = ask.tunnel_target(route);
     record.target(&target, None);
     verdict::no_loop(&arrival.fields, &plan.name)?;
-    let allows_plaintext = route.plaintext == Plaintext::Allow;
-    plan.guard.judge_name(&target, &route.ports, allows_plaintext)?;
+    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
     match route.connect {
-        Connect::Refuse => return Err(verdict::no_tunnel()),
-        // Its deliveries are counted one by one.
-        Connect::Inspect => {
-            return Ok(Opened::Inspect(Inside { client: client.name().clone(), proof, tenant: ask.tenant, target }));
-        }
-        Connect::Tunnel => {}
+        Connect::Refuse => Err(verdict::no_tunnel()),
+        Connect::Tunnel | Connect::Inspect => Ok(Judged { known, tenant: ask.tenant, route, target }),
     }
+}
 
-    drop(arrival);
-    let permit = steps::admit(live, route, client, tenant, &target, record).await?;
+/// The story from there on.
+async fn open(
+    live: &Arc<Live>,
+    in_force: &InForce,
+    judged: Judged<'_>,
+    record: &mut Record,
+) -> Result<Opened, Refusal> {
+    let Judged { known, tenant, route, target } = judged;
+    let tenant = tenant.as_ref();
+    let permit = steps::admit(live, route, known.client, tenant, &target, record).await?;
+    if route.connect == Connect::Inspect {
+        // Its place goes to the deliveries inside, one by one.
+        let (client, proof) = (known.client.name().clone(), known.proof);
+        return Ok(Opened::Inspect(Inside { client, proof, tenant: tenant.cloned(), target }));
+    }
     let hops = steps::hops(live, in_force, route, tenant, &target, record).await?;
     let passage = Passage { live, in_force, route, target: &target, tenant: None, hops };
     let (dialled, took) = passage.connect().await?;
     record.dialled(took, None);
     record.leaves_by(dialled.hop);
+    let allows_plaintext = route.plaintext == Plaintext::Allow;
     let host = match target.scheme {
         Scheme::Http => None,
         Scheme::Https => match passage.prove(dialled.hop, record).await {
@@ -143,7 +166,7 @@ async fn open(live: &Arc<Live>, in_force: &InForce, arrival: Arrival, record: &m
             Err(fault) => return Err(fault.into()),
         },
     };
-    Ok(Opened::Tunnel { socket: dialled.socket, host, route: Arc::clone(route), permit })
+    Ok(Opened::Tunnel { socket: dialled.socket, host, permit })
 }
 
 impl Ask {
@@ -164,7 +187,6 @@ fn established(record: &Record, version: http::Version, pseudonym: &str) -> Resp
     if let Ok(status) = HeaderValue::try_from(pseudonym) {
         response.headers_mut().insert("proxy-status", status);
     }
-    response.headers_mut().remove(header::CONTENT_LENGTH);
     response
 }
 
@@ -178,12 +200,12 @@ impl Tunnel {
         let Self { mut socket, host, route, until, mut record, _permit, _counted } = *self;
         let timeouts = &route.timeouts;
         let passed = async {
-            if let Some(host) = &host {
-                let hello = client_hello::read(&mut client, host, timeouts.tls).await?;
-                socket.write_all(&hello).await.map_err(PipeFault::Second)?;
-                record.passed(hello.len() as u64, 0);
-            }
-            let piped = pipe::both(&mut client, &mut socket, timeouts.idle, until, |up, down| record.passed(up, down));
+            let hello = match &host {
+                Some(host) => client_hello::read(&mut client, host, timeouts.tls).await?,
+                None => Vec::new(),
+            };
+            let (idle, count) = (timeouts.idle, |up, down| record.passed(up, down));
+            let piped = pipe::both(&mut client, &mut socket, hello, idle, until, count);
             match piped.await {
                 Ok(()) | Err(PipeFault::Idle | PipeFault::TooLong) => Ok(()),
                 Err(fault) => Err(Refusal::from(fault)),
@@ -202,7 +224,7 @@ impl Inspection {
     }
 
     pub fn tls_timeout(&self) -> Duration {
-        self.in_force.plan.timeouts.tls
+        self.route.timeouts.tls
     }
 
     /// What the client is shown.
@@ -211,15 +233,23 @@ impl Inspection {
     }
 
     /// Nothing of it was served.
-    pub fn cut(&mut self, why: &str) {
-        let refusal = Refusal::new(Code::TunnelForbidden, "the tunnel is for TLS with the host of its CONNECT");
-        self.record.cut(&refusal.cause(why));
+    pub fn cut(&mut self, why: InsideFault) {
+        self.record.cut(&why.into());
     }
 
     /// The tunnel was served to its end.
     pub fn end(mut self) {
         self.record.complete();
     }
+}
+
+/// Why a tunnel that was to be inspected was not served.
+#[derive(Debug)]
+pub enum InsideFault {
+    Hello(HelloFault),
+    /// The client did not go on with us.
+    Handshake(io::Error),
+    Mint(MintFault),
 }
 
 impl Drop for Inspection {
@@ -229,15 +259,26 @@ impl Drop for Inspection {
 }
 
 /// Why a tunnel that was open has been closed, for its record: the client hears no more of us.
+fn cut(cause: impl ToString) -> Refusal {
+    Refusal::new(Code::TunnelForbidden, "the tunnel is for TLS with the host of its CONNECT").cause(cause)
+}
+
+impl From<InsideFault> for Refusal {
+    fn from(fault: InsideFault) -> Self {
+        match fault {
+            InsideFault::Hello(fault) => fault.into(),
+            InsideFault::Handshake(fault) => cut(format!("the client ended the handshake: {fault}")),
+            InsideFault::Mint(fault) => Refusal::new(Code::Internal, "no certificate could be minted").cause(fault),
+        }
+    }
+}
+
 impl From<HelloFault> for Refusal {
     fn from(fault: HelloFault) -> Self {
-        let cut = |cause: String| {
-            Refusal::new(Code::TunnelForbidden, "the tunnel is for TLS with the host of its CONNECT").cause(cause)
-        };
         match fault {
-            HelloFault::NotTls => cut("the first bytes are no ClientHello".to_owned()),
-            HelloFault::TooLarge => cut("the ClientHello does not end".to_owned()),
-            HelloFault::OtherHost(None) => cut("the ClientHello names no host".to_owned()),
+            HelloFault::NotTls => cut("the first bytes are no ClientHello"),
+            HelloFault::TooLarge => cut("the ClientHello does not end"),
+            HelloFault::OtherHost(None) => cut("the ClientHello names no host"),
             HelloFault::OtherHost(Some(name)) => cut(format!("the ClientHello names {name}")),
             HelloFault::Timeout => Refusal::new(Code::BodyTimeout, "no ClientHello within the tls timeout"),
             HelloFault::Gone => Refusal::malformed("the client hung up before it sent a ClientHello").unheard(),

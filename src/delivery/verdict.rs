@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode, header};
+use http_body::Body;
 
 use super::fields;
 use super::refusal::{Code, Refusal};
@@ -48,8 +49,8 @@ pub(super) fn no_loop(fields: &HeaderMap, pseudonym: &str) -> Result<(), Refusal
     Ok(())
 }
 
-/// We asked for no upgrade, so a target that switches protocols speaks out of turn.
-pub(super) fn final_answer<B>(answer: &Response<B>) -> Result<(), Refusal> {
+/// We asked for no upgrade, so a target that switches protocols speaks out of turn. `limit`: of the body, in bytes.
+pub(super) fn final_answer(answer: &Response<impl Body>, limit: u64) -> Result<(), Refusal> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::new(Code::ResponseMalformed, "the target switched protocols, unasked"));
     }
@@ -58,6 +59,12 @@ pub(super) fn final_answer<B>(answer: &Response<B>) -> Result<(), Refusal> {
     if codings.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
         let refusal = Refusal::new(Code::ResponseMalformed, "the target used a transfer coding that nobody asked for");
         return Err(refusal.proxy_status("http_response_transfer_coding"));
+    }
+    if answer.body().size_hint().lower() > limit {
+        return Err(Refusal::new(
+            Code::ResponseTooLarge,
+            "the target's answer is longer than the route's response_max",
+        ));
     }
     Ok(())
 }

@@ -42,10 +42,11 @@ pub enum PipeFault {
     Second(io::Error),
 }
 
-/// Moves bytes between `first` and `second`. `count` hears how many went to the second side, and how many to the first.
+/// Moves bytes between `first` and `second`; `opening` came from the first already. `count` hears how many went to the second side, and how many to the first.
 pub async fn both<A, B>(
     first: &mut A,
     second: &mut B,
+    opening: Vec<u8>,
     idle: Duration,
     until: Instant,
     mut count: impl FnMut(u64, u64),
@@ -54,7 +55,8 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut there, mut back) = (Way::default(), Way::default());
+    count(opening.len() as u64, 0);
+    let (mut there, mut back) = (Way { pending: opening, ..Way::default() }, Way::default());
     let mut last = Instant::now();
     let mut timer = pin!(sleep_until(until.min(last + idle)));
     poll_fn(|cx| {
@@ -172,7 +174,8 @@ mod tests {
             let ((mut client, mut near), (mut far, mut server)) = (duplex(size), duplex(size));
             let sent: Vec<u8> = (0..20_000_u32).map(|n| n as u8).collect();
             let (mut up, mut down) = (0, 0);
-            let piping = both(&mut near, &mut far, LONG, Instant::now() + LONG, |went, came| {
+            let opening = sent[..5000].to_vec();
+            let piping = both(&mut near, &mut far, opening, LONG, Instant::now() + LONG, |went, came| {
                 up += went;
                 down += came;
             });
@@ -183,7 +186,7 @@ mod tests {
                 server.shutdown().await.unwrap();
             };
             let asking = async {
-                client.write_all(&sent).await.unwrap();
+                client.write_all(&sent[5000..]).await.unwrap();
                 client.shutdown().await.unwrap();
                 let mut got = Vec::new();
                 client.read_to_end(&mut got).await.unwrap();
@@ -200,7 +203,12 @@ mod tests {
         let ((mut client, mut near), (mut far, _server)) = (duplex(64), duplex(1 << 20));
         let second = Duration::from_secs(1);
         let begun = Instant::now();
-        let ended = both(&mut near, &mut far, second, begun + LONG, |_, _| {}).await;
+        let ended = both(&mut near, &mut far, Vec::new(), second, begun + LONG, |_, _| {}).await;
+        assert!(matches!(ended, Err(PipeFault::Idle)) && begun.elapsed() == second, "{ended:?}");
+
+        // Nobody takes what came first.
+        let ((_client, mut one), (mut other, _server), begun) = (duplex(64), duplex(64), Instant::now());
+        let ended = both(&mut one, &mut other, vec![0; 1000], second, begun + LONG, |_, _| {}).await;
         assert!(matches!(ended, Err(PipeFault::Idle)) && begun.elapsed() == second, "{ended:?}");
 
         let begun = Instant::now();
@@ -212,7 +220,7 @@ mod tests {
         };
         let until = begun + 5 * second;
         let ended = tokio::select! {
-            ended = both(&mut near, &mut far, second, until, |_, _| {}) => ended,
+            ended = both(&mut near, &mut far, Vec::new(), second, until, |_, _| {}) => ended,
             () = chatting => unreachable!(),
         };
         assert!(matches!(ended, Err(PipeFault::TooLong)) && Instant::now() == until, "{ended:?}");
@@ -224,7 +232,7 @@ mod tests {
         drop(server);
         let (mut client_read, mut client) = tokio::io::split(client);
         client.write_all(b"x").await.unwrap();
-        let ended = both(&mut near, &mut far, LONG, Instant::now() + LONG, |_, _| {}).await;
+        let ended = both(&mut near, &mut far, Vec::new(), LONG, Instant::now() + LONG, |_, _| {}).await;
         assert!(matches!(ended, Err(PipeFault::Second(_))), "{ended:?}");
         drop(near);
         assert_eq!(client_read.read(&mut [0; 1]).await.unwrap(), 0);

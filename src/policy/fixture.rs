@@ -87,6 +87,7 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
         plaintext: at(start + 2, Plaintext::Refuse),
         connect: None,
         body_max: None,
+        response_max: None,
         timeouts: RouteTimeouts::default(),
     };
     at(start, route)

@@ -13,7 +13,7 @@ use crate::config::{At, Ca, Config, Connect, Problem};
 const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 pub struct Authority {
-    /// SHA-256 of its certificate: what was minted under one is not shown under another.
+    /// SHA-256 of its chain: what was minted under one is not shown under another.
     pub fingerprint: [u8; 32],
     pub issuer: Issuer<'static, KeyPair>,
     /// Shown behind every leaf: the authority, and whoever stands between it and the one that clients trust.
@@ -81,7 +81,7 @@ fn authority(ca: &At<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> Option
         problems.push(problem.help("clients need to trust the next one before: `outgate ca new`"));
     }
     let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest(&SHA256, der).as_ref());
+    fingerprint.copy_from_slice(digest(&SHA256, &ca.certificate.parts.concat()).as_ref());
     let chain = ca.certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
     Some(Authority { fingerprint, issuer, chain, ends })
 }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::aws_lc_rs::digest::{Context, SHA256};
 use ipnet::IpNet;
@@ -13,9 +14,10 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
+use super::identify::Held;
 use crate::config::{self, At, Config, ListenerTls, PemFile, Problem, Severity};
 
 /// A certificate that ends sooner is warned about.
@@ -42,6 +44,20 @@ pub struct Tls {
 pub enum Proxies {
     All,
     In(Vec<IpNet>),
+}
+
+impl Listener {
+    /// Whether a certificate would be taken now, that was taken when its connection began: an authority or a list may
+    /// have changed since.
+    pub fn believes(&self, held: &Held, now: Timestamp) -> bool {
+        let Some((leaf, others)) = held.chain.split_first() else { return true };
+        let Some(tls) = &self.tls else { return false };
+        if tls.fingerprint == held.under {
+            return true;
+        }
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
+        tls.clients.as_ref().is_some_and(|clients| clients.verify_client_cert(leaf, others, now).is_ok())
+    }
 }
 
 impl Proxies {

@@ -30,6 +30,7 @@ pub struct Route {
     pub connect: Connect,
     /// Bytes.
     pub body_max: u64,
+    pub response_max: u64,
     pub timeouts: Timeouts,
     /// It names its tenants: what they use is not shared between them.
     pub tenant_specific: bool,

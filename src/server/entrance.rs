@@ -72,9 +72,10 @@ pub(super) async fn enter(
     let wants_tls = matches!(stream, listen::Stream::Tcp(_));
     let (stream, address) = introduced(&in_force, stream, peer).await.map_err(turned)?;
     let caller = Caller { address, ..Caller::default() };
-    let Some(config) = in_force.listener_tls.as_ref().filter(|_| wants_tls) else { return Ok((stream, caller)) };
+    let tls = in_force.listener_tls.as_ref().zip(in_force.plan.listener.tls.as_ref()).filter(|_| wants_tls);
+    let Some((config, tls)) = tls else { return Ok((stream, caller)) };
     let deadline = Instant::now() + in_force.plan.timeouts.tls;
-    let accepted = Box::pin(accept::accept(stream, config, deadline)).await;
+    let accepted = Box::pin(accept::accept(stream, config, tls.fingerprint, deadline)).await;
     let (stream, certificate) = accepted.map_err(|fault| turned(Why::Handshake(fault)))?;
     Ok((Box::new(stream), Caller { certificate, ..caller }))
 }

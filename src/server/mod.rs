@@ -9,6 +9,7 @@ mod inspect;
 pub(crate) mod proxy_protocol;
 mod rarely;
 mod serve;
+mod stay;
 mod stream;
 
 use std::sync::Arc;
@@ -23,7 +24,6 @@ use rarely::{Kind, Rarely};
 
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-const LATECOMER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The connections that are open now.
 #[derive(Clone)]
@@ -102,14 +102,5 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-/// Resolves when a connection that has nothing to do should end: when a drain begins. Who comes during one is told so,
-/// but must be quick to ask.
-async fn leave(live: &Live, is_latecomer: bool) {
-    match is_latecomer {
-        true => tokio::time::sleep(LATECOMER_PATIENCE).await,
-        false => drop(live.drained().wait_for(|draining| *draining).await),
     }
 }

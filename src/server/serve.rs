@@ -9,8 +9,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
+use super::stay::Stay;
 use super::stream::{Replayed, Stream, poll_read};
-use super::{http1, http2, inspect, leave};
+use super::{http1, http2, inspect};
 use crate::delivery::tunnel::Inspection;
 use crate::live::Live;
 use crate::policy::identify::Caller;
@@ -22,7 +23,7 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
 pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>) {
-    if let Some((outside, inspection)) = serve_one(&live, stream, &caller).await {
+    if let Some((outside, inspection)) = serve_one(&live, stream, &caller, None).await {
         inside(live, outside, inspection, caller).await;
     }
 }
@@ -38,7 +39,7 @@ fn inside(
         let Some(stream) = inspect::accept(outside, &mut inspection).await else { return };
         let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
         // Inside of a tunnel there is no other.
-        serve_one(&live, Box::new(stream), &Arc::new(caller)).await;
+        serve_one(&live, stream, &Arc::new(caller), Some(inspection.until)).await;
         inspection.end();
     })
 }
@@ -48,28 +49,31 @@ async fn serve_one(
     live: &Arc<Live>,
     mut stream: Box<dyn Stream>,
     caller: &Arc<Caller>,
+    until: Option<Instant>,
 ) -> Option<(Box<dyn Stream>, Box<Inspection>)> {
+    let stay = Stay::new(live, until);
     let mut opening = BytesMut::new();
-    if !read_opening(live, &mut stream, &mut opening).await {
+    if !read_opening(live, &stay, &mut stream, &mut opening).await {
         return None;
     }
     if opening.starts_with(PREFACE) {
-        Box::pin(http2::serve(Arc::clone(live), Replayed::new(opening, stream), Arc::clone(caller), inside)).await;
+        Box::pin(http2::serve(Arc::clone(live), Replayed::new(opening, stream), Arc::clone(caller), stay, inside))
+            .await;
         None
     } else {
-        http1::serve(live, stream, opening, caller).await
+        http1::serve(live, stream, opening, caller, stay).await
     }
 }
 
 /// Reads as much as tells the versions apart. False: the client went, or it is time to.
-async fn read_opening(live: &Live, stream: &mut Box<dyn Stream>, opening: &mut BytesMut) -> bool {
-    let mut leave = pin!(leave(live, live.is_draining()));
+async fn read_opening(live: &Live, stay: &Stay, stream: &mut Box<dyn Stream>, opening: &mut BytesMut) -> bool {
+    let mut over = pin!(stay.over());
     let mut deadline = Instant::now() + live.in_force().plan.timeouts.idle;
     loop {
         let read = tokio::select! {
             biased;
             read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))) => read,
-            () = &mut leave, if opening.is_empty() => return false,
+            () = &mut over, if opening.is_empty() => return false,
         };
         match read {
             Ok(Ok(length)) if length > 0 => {}

@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::policy::identify::Held;
 use crate::policy::listener::Tls;
 
 /// TLS sessions that may be resumed.
@@ -73,12 +74,13 @@ pub fn server_config(tls: &Tls) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// Gives the connection, and the names that the client has proved to hold.
+/// Gives the connection, and the certificate that the client has proved to hold.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     config: &Arc<ServerConfig>,
+    under: [u8; 32],
     deadline: Instant,
-) -> Result<(TlsStream<S>, Vec<String>), AcceptFault> {
+) -> Result<(TlsStream<S>, Held), AcceptFault> {
     let accept = TlsAcceptor::from(Arc::clone(config)).accept(stream).into_fallible();
     match timeout_at(deadline, accept).await {
         Err(_) => Err(AcceptFault::Timeout),
@@ -88,9 +90,10 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             Err(AcceptFault::Failed(error))
         }
         Ok(Ok(stream)) => {
-            let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-            let names = leaf.map(names).unwrap_or_default();
-            Ok((stream, names))
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+            let names = chain.first().map(names).unwrap_or_default();
+            Ok((stream, Held { names, chain, under }))
         }
     }
 }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::NoServerSessionStorage;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
 
@@ -24,6 +25,7 @@ const HOSTS_MAX: usize = 10_000;
 pub struct Mint {
     /// One for all leaves: what it could give away is gone with the process.
     key: KeyPair,
+    provider: Arc<CryptoProvider>,
     leaves: Mutex<HashMap<Host, Leaf>>,
 }
 
@@ -59,7 +61,7 @@ impl From<rcgen::Error> for MintFault {
 impl Mint {
     pub fn new() -> Result<Self, MintFault> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        Ok(Self { key, leaves: Mutex::default() })
+        Ok(Self { key, provider: Arc::new(aws_lc_rs::default_provider()), leaves: Mutex::default() })
     }
 
     /// What a client is shown that asks for `host`.
@@ -108,10 +110,13 @@ impl Mint {
 
         let chain = [leaf.der().clone()].into_iter().chain(authority.chain.iter().cloned()).collect();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
             .map_err(|error| MintFault::Failed(error.to_string()))?;
+        // A store of sessions for each host would weigh more than all the rest.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         config.alpn_protocols = vec![super::HTTP_2.to_vec(), b"http/1.1".to_vec()];
         Ok(Leaf { config: Arc::new(config), renewed: now + until.duration_since(now) / 2 })
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sfv::{BareItem, Dictionary, FieldType, InnerList, ListEntry, Parser};
 
 use super::members::{self, Member};
@@ -166,7 +166,11 @@ fn covers_enough(covered: &[String], sent: &Sent<'_>) -> Result<(), &'static str
     if !covers("@method") {
         return Err("it does not cover @method");
     }
-    if !covers("@target-uri") && !["@authority", "@path", "@query"].into_iter().all(covers) {
+    let is_connect = *sent.method == Method::CONNECT;
+    if is_connect && !covers("@authority") && !covers("@request-target") {
+        return Err("it covers neither @authority nor @request-target, and a CONNECT has nothing else");
+    }
+    if !is_connect && !covers("@target-uri") && !["@authority", "@path", "@query"].into_iter().all(covers) {
         return Err("it covers neither @target-uri nor all of @authority, @path and @query");
     }
     if sent.has_body && !covers(CONTENT_DIGEST.as_str()) {

@@ -21,6 +21,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
 
 use crate::config::Proof;
 use crate::names::{ClientName, Target, TenantName};
@@ -75,10 +76,19 @@ enum Tenants {
 pub struct Caller {
     /// `None` behind a unix socket: such a caller has no network.
     pub address: Option<IpAddr>,
-    /// The names in the certificate that the caller has proven to hold; empty without one.
-    pub certificate: Vec<String>,
+    pub certificate: Held,
     /// The tunnel that the connection is the inside of.
     pub inside: Option<Inside>,
+}
+
+/// The certificate that a caller has proven to hold; empty without one.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    pub names: Vec<String>,
+    /// The leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// What the listener believed when it was shown: its fingerprint.
+    pub under: [u8; 32],
 }
 
 /// What a CONNECT has settled for all that is asked inside of its tunnel.
@@ -187,19 +197,22 @@ impl Clients {
         if let Some(inside) = &claim.caller.inside {
             // A reload may have taken the client away meanwhile.
             let client = self.get(&inside.client).ok_or(Unidentified::Missing)?;
+            if !client.may_call_from(claim.caller.address.map(|ip| ip.to_canonical())) {
+                return Err(Unidentified::Network);
+            }
             return Ok(Identified { client, proof: inside.proof, signed: None });
         }
         // On a dual-stack listener an IPv4 peer looks like ::ffff:192.0.2.1.
         let peer = claim.caller.address.map(|ip| ip.to_canonical());
         let token = claim.credential.map(|credential| token::client(self, credential).ok_or(Unidentified::Wrong));
         let token = token.transpose()?;
-        let certificate = certificate::client(self, &claim.caller.certificate)?;
+        let certificate = certificate::client(self, &claim.caller.certificate.names)?;
         let (signer, signed) = self.signer(claim, now)?.unzip();
 
         let proven = [(Proof::Token, token), (Proof::Certificate, certificate), (Proof::Signature, signer)];
         let strongest = proven.iter().rev().find_map(|(proof, client)| Some((*proof, (*client)?)));
         let Some((strongest, client)) = strongest else {
-            return match claim.caller.certificate.is_empty() {
+            return match claim.caller.certificate.names.is_empty() {
                 true => self.without_credential(peer),
                 false => Err(Unidentified::Wrong),
             };

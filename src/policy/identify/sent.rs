@@ -22,8 +22,12 @@ impl<'a> Sent<'a> {
         self.absolute().map(|(scheme, _)| scheme)
     }
 
-    /// Of an absolute-form target, else of `Host`; in lower case, without the default port (RFC 9421 §2.2.3).
+    /// Of an absolute-form target, else of `Host`; in lower case, without the default port (RFC 9421 §2.2.3). A CONNECT
+    /// has it for its target, and what its `Host` says differs from client to client.
     pub(super) fn authority(&self) -> Option<String> {
+        if *self.method == Method::CONNECT {
+            return Some(self.target.to_ascii_lowercase());
+        }
         let Some((scheme, rest)) = self.absolute() else { return self.host() };
         let authority = rest.split(['/', '?']).next().unwrap_or_default().to_ascii_lowercase();
         let default = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };

@@ -58,6 +58,7 @@ fn requiring(client: At<crate::config::Client>, require: &[Proof]) -> At<crate::
 /// The address is empty for a unix socket.
 fn from(address: &str, certificate: &[&str]) -> Caller {
     let certificate = certificate.iter().map(|name| (*name).to_owned()).collect();
+    let certificate = Held { names: certificate, ..Held::default() };
     Caller { address: address.parse().ok(), certificate, inside: None }
 }
 

@@ -15,6 +15,7 @@ use crate::policy::identify::ANONYMOUS;
 use crate::policy::sign::Signer;
 
 const BODY_MAX_DEFAULT: u64 = 1 << 20;
+const RESPONSE_MAX_DEFAULT: u64 = 64 << 20;
 
 /// A body to be signed is held in memory as a whole.
 const SIGNED_BODY_MAX: u64 = 64 << 20;
@@ -191,6 +192,7 @@ fn route<'a>(
         limits: limits.into_iter().cloned().collect(),
         plaintext: written.plaintext.value,
         connect: connect(written),
+        response_max: written.response_max.as_ref().map_or(RESPONSE_MAX_DEFAULT, |max| max.value),
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),
         tenant_specific: !written.tenants.is_empty(),

@@ -76,9 +76,9 @@ impl Line {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next request's head. A connection that has sent nothing yet ends when `leave` does.
-    pub(super) async fn head(&self, idle: Duration, leave: impl Future<Output = ()>) -> Result<Head, NoHead> {
-        let mut leave = pin!(leave);
+    /// The next request's head. A connection that has sent nothing of it yet ends when `over` does.
+    pub(super) async fn head(&self, idle: Duration, over: impl Future<Output = ()>) -> Result<Head, NoHead> {
+        let mut over = pin!(over);
         let mut deadline = Instant::now() + idle;
         let mut begun = false;
         self.state().release();
@@ -94,7 +94,7 @@ impl Line {
                 if let Poll::Ready(read) = self.state().poll_read(cx) {
                     return Poll::Ready(read);
                 }
-                if !begun && leave.as_mut().poll(cx).is_ready() {
+                if !begun && over.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Ok(0));
                 }
                 Poll::Pending

@@ -22,7 +22,7 @@ use crate::delivery::tunnel::{Inspection, Tunnel};
 use crate::delivery::{self, Arrival, Interim};
 use crate::live::Live;
 use crate::policy::identify::Caller;
-use crate::server::leave;
+use crate::server::stay::Stay;
 use crate::server::stream::Stream;
 use answer::Answer;
 use head::{Head, Malformed};
@@ -34,18 +34,17 @@ pub(super) async fn serve(
     stream: Box<dyn Stream>,
     opening: BytesMut,
     caller: &Arc<Caller>,
+    stay: Stay,
 ) -> Option<(Box<dyn Stream>, Box<Inspection>)> {
     let line = Line::new(stream, opening);
-    // Who comes during a drain is told so, but must be quick to ask.
-    let latecomer = live.is_draining();
     loop {
         let idle = live.in_force().plan.timeouts.idle;
         // Boxed, so that a connection that waits for its next request holds nothing of them.
-        let closes = match line.head(idle, leave(live, latecomer)).await {
+        let closes = match line.head(idle, stay.over()).await {
             Ok(head) if head.method == Method::CONNECT => {
                 Box::pin(connect::serve(live, &line, head, caller, idle)).await
             }
-            Ok(head) => Box::pin(serve_one(live, &line, head, caller, idle)).await,
+            Ok(head) => Box::pin(serve_one(live, &line, head, caller, &stay)).await,
             Err(NoHead::Malformed(why)) => Box::pin(refuse(live, &line, why, caller, idle)).await,
             Err(NoHead::Closed) => return None,
         };
@@ -82,7 +81,8 @@ enum Next {
     Inspect(Box<Inspection>),
 }
 
-async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Caller>, idle: Duration) -> Next {
+async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Caller>, stay: &Stay) -> Next {
+    let idle = live.in_force().plan.timeouts.idle;
     let Head { method, target, version, fields, keep_alive, .. } = head;
     // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
     let interim = (version == Version::HTTP_11).then(|| interim(line));
@@ -103,7 +103,7 @@ async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Calle
             () = line.hangs_up() => return Next::Abandon,
         }
     };
-    let keep_alive = keep_alive && !live.is_draining() && line.can_skip_body();
+    let keep_alive = keep_alive && !stay.is_over() && line.can_skip_body();
     let deadline = response.body().deadline();
     let answer = Answer::new(response, &method, version, keep_alive);
     let closes = answer.closes();

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::inspect::Inside;
+use super::stay::Stay;
 use super::stream::Stream;
 use crate::delivery::{self, Arrival};
 use crate::live::Live;
@@ -45,7 +46,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Caller>, inside: Inside) {
+pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Caller>, stay: Stay, inside: Inside) {
     let handshake = Builder::new()
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
@@ -57,14 +58,20 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
         .handshake(stream);
     let idle = live.in_force().plan.timeouts.idle;
     if let Ok(Ok(connection)) = timeout(idle, handshake).await {
-        accept(live, connection, caller, inside).await;
+        accept(live, connection, caller, stay, inside).await;
     }
 }
 
 /// Dropped, it ends its requests: their tasks are the connection's.
-async fn accept<S: Stream>(live: Arc<Live>, mut connection: Connection<S, Bytes>, caller: Arc<Caller>, inside: Inside) {
+async fn accept<S: Stream>(
+    live: Arc<Live>,
+    mut connection: Connection<S, Bytes>,
+    caller: Arc<Caller>,
+    stay: Stay,
+    inside: Inside,
+) {
     let mut tasks = JoinSet::new();
-    let mut leave = pin!(super::leave(&live, live.is_draining()));
+    let mut over = pin!(stay.over());
     let mut is_leaving = false;
     // Pings and settings are no reason to stay.
     let mut quiet_since = Instant::now();
@@ -91,7 +98,7 @@ async fn accept<S: Stream>(live: Arc<Live>, mut connection: Connection<S, Bytes>
                 false
             }
             () = sleep_until(quiet_since + patience), if tasks.is_empty() => true,
-            () = &mut leave, if !is_leaving => true,
+            () = &mut over, if !is_leaving => true,
         };
         if is_over && is_leaving {
             return;

@@ -7,7 +7,8 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-/// As for HTTP/1, so that a request's fate does not depend on its version.
+/// As for HTTP/1, so that a request's fate does not depend on its version. (Only a fragment, which has no place in a
+/// request, is cut off before anybody sees it.)
 const TARGET_MAX: usize = 16 * 1024;
 const FIELDS_MAX: usize = 100;
 const METHOD_MAX: usize = 32;
