@@ -6,6 +6,7 @@ mod entrance;
 pub(crate) mod http1;
 mod http2;
 mod inspect;
+mod malformed;
 pub(crate) mod proxy_protocol;
 mod rarely;
 mod serve;

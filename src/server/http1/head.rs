@@ -7,13 +7,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::body::Framing;
-
-/// Request line and fields together. Larger heads are answered 431, longer request lines 414.
-const HEAD_MAX: usize = 64 * 1024;
-const REQUEST_LINE_MAX: usize = 16 * 1024;
-const FIELDS_MAX: usize = 100;
-/// No registered method is half as long (RFC 9110 §16.1).
-const METHOD_MAX: usize = 32;
+use crate::server::malformed::{
+    FIELDS_MAX, HEAD_MAX, Malformed, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, judge_method,
+    judge_target,
+};
 
 #[derive(Debug)]
 pub(super) struct Head {
@@ -24,32 +21,24 @@ pub(super) struct Head {
     pub(super) fields: HeaderMap,
     pub(super) framing: Framing,
     pub(super) keep_alive: bool,
-    /// The client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
+    /// The client waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
-}
-
-/// Why a head is refused: the status, and what to tell the client.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(super) struct Malformed(pub(super) StatusCode, pub(super) &'static str);
-
-const fn bad(why: &'static str) -> Malformed {
-    Malformed(StatusCode::BAD_REQUEST, why)
 }
 
 /// Takes a whole head off the front of `buffer`; `None` while it is incomplete.
 pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Malformed> {
     skip_empty_lines(buffer);
-    if buffer.len() > REQUEST_LINE_MAX && memchr::memchr(b'\n', &buffer[..REQUEST_LINE_MAX]).is_none() {
-        return Err(Malformed(StatusCode::URI_TOO_LONG, "the request target is too long"));
+    if buffer.len() > TARGET_MAX && memchr::memchr(b'\n', &buffer[..TARGET_MAX]).is_none() {
+        return Err(TARGET_TOO_LONG);
     }
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(buffer, &mut slots) {
         Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
-        Ok(httparse::Status::Complete(_)) => return Err(too_large()),
-        Ok(httparse::Status::Partial) if buffer.len() > HEAD_MAX => return Err(too_large()),
+        Ok(httparse::Status::Complete(_)) => return Err(TOO_MANY_FIELDS),
+        Ok(httparse::Status::Partial) if buffer.len() > HEAD_MAX => return Err(TOO_MANY_FIELDS),
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(too_large()),
+        Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_FIELDS),
         Err(httparse::Error::Version) => {
             return Err(Malformed(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "not HTTP/1.0 or HTTP/1.1"));
         }
@@ -57,12 +46,11 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Malformed> {
         Err(_) => return Err(bad("a malformed header field")),
     };
     let method = parsed.method.unwrap_or_default();
-    if method.len() > METHOD_MAX {
-        return Err(Malformed(StatusCode::NOT_IMPLEMENTED, "an unknown method"));
-    }
+    judge_method(method)?;
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad("a malformed method"))?;
     let target = parsed.path.unwrap_or_default();
-    let target = clean_target(target)?.to_owned();
+    judge_target(target)?;
+    let target = target.to_owned();
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let start = buffer.as_ptr() as usize;
     let spans: Vec<_> =
@@ -74,7 +62,8 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Malformed> {
     }
     let fields = fields(&head, &spans)?;
     one_host(&fields, version, &method)?;
-    let expects_continue = expectation(&fields, version)?;
+    // RFC 9110 §10.1.1: ignored in HTTP/1.0.
+    let expects_continue = version != Version::HTTP_10 && expects_continue(&fields)?;
     Ok(Some(Head {
         framing: framing(&fields, version)?,
         keep_alive: keep_alive(&fields, version),
@@ -92,7 +81,7 @@ pub(super) fn may_be_whole(buffer: &[u8], examined: usize) -> bool {
     let crosses = |limit| examined <= limit && limit < buffer.len();
     let fresh = &buffer[examined.saturating_sub(3)..];
     let ends = memchr::memmem::find(fresh, b"\n\r\n").is_some() || memchr::memmem::find(fresh, b"\n\n").is_some();
-    examined == 0 || ends || crosses(REQUEST_LINE_MAX) || crosses(HEAD_MAX)
+    examined == 0 || ends || crosses(TARGET_MAX) || crosses(HEAD_MAX)
 }
 
 /// RFC 9112 §2.2: a server ignores empty lines before the request line.
@@ -100,16 +89,6 @@ fn skip_empty_lines(buffer: &mut BytesMut) {
     while buffer.starts_with(b"\r\n") {
         let _ = buffer.split_to(2);
     }
-}
-
-fn too_large() -> Malformed {
-    Malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the header fields are too large")
-}
-
-/// A fragment is never sent (RFC 9112 §3.2), and a backslash is a slash to some readers and not to others.
-fn clean_target(target: &str) -> Result<&str, Malformed> {
-    let clean = target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\');
-    if clean { Ok(target) } else { Err(bad("a character that may not stand in the request target")) }
 }
 
 /// RFC 9112 §2.2 lets a recipient take a bare line feed for a line's end; recipients that differ in it are how
@@ -154,16 +133,6 @@ fn one_host(fields: &HeaderMap, version: Version, method: &Method) -> Result<(),
 /// uri-host [ ":" port ], by its characters (RFC 3986 §3.2.2); an empty one is what absolute-form may carry.
 fn is_host(host: &[u8]) -> bool {
     host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
-}
-
-fn expectation(fields: &HeaderMap, version: Version) -> Result<bool, Malformed> {
-    match fields.get(header::EXPECT) {
-        None => Ok(false),
-        // RFC 9110 §10.1.1: ignored in HTTP/1.0.
-        Some(_) if version == Version::HTTP_10 => Ok(false),
-        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(true),
-        Some(_) => Err(Malformed(StatusCode::EXPECTATION_FAILED, "an unknown expectation")),
-    }
 }
 
 /// RFC 9112 §6.3, and where it leaves a choice, the stricter one.
@@ -284,7 +253,7 @@ mod tests {
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
             ("GET /\r\n\r\n".into(), 400),
             (format!("{} http://h/ HTTP/1.1\r\nHost: h\r\n\r\n", "M".repeat(33)), 501),
-            (format!("GET http://h/{}", "a".repeat(REQUEST_LINE_MAX)), 414),
+            (format!("GET http://h/{}", "a".repeat(TARGET_MAX)), 414),
             (post(&"X: y\r\n".repeat(FIELDS_MAX)), 431),
             (post(&format!("X: {}", "y".repeat(HEAD_MAX))), 431),
         ] {

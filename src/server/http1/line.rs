@@ -14,8 +14,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::body::{Decoded, Framing};
-use super::head::{self, Head, Malformed};
+use super::head::{self, Head};
 use crate::delivery::InboundFault;
+use crate::server::malformed::Malformed;
 use crate::server::stream::{Replayed, Stream, poll_read};
 
 /// What a client may send ahead of its turn before we stop reading.

@@ -22,10 +22,11 @@ use crate::delivery::tunnel::{Inspection, Tunnel};
 use crate::delivery::{self, Arrival, Interim};
 use crate::live::Live;
 use crate::policy::identify::Caller;
+use crate::server::malformed::Malformed;
 use crate::server::stay::Stay;
 use crate::server::stream::Stream;
 use answer::Answer;
-use head::{Head, Malformed};
+use head::Head;
 use line::{Line, NoHead};
 
 /// Serves one connection to its end, or up to a tunnel that is to be inspected; `opening` has what was read of it already.

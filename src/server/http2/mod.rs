@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::inspect::Inside;
+use super::malformed::{HEAD_MAX, Malformed};
 use super::stay::Stay;
 use super::stream::Stream;
 use crate::delivery::{self, Arrival};
@@ -25,7 +26,6 @@ use crate::live::Live;
 use crate::policy::identify::Caller;
 use body::ClientBody;
 use reply::Reply;
-use request::Malformed;
 
 /// Requests at a time on one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
 const STREAMS_MAX: u32 = 128;
@@ -35,8 +35,6 @@ const TASKS_MAX: usize = 4 * STREAMS_MAX as usize;
 /// Streams that were reset before anybody saw them, and those that we had to reset: more end the connection.
 const RESETS_UNSEEN_MAX: usize = 64;
 const RESETS_BY_US_MAX: usize = 256;
-/// Fields of one request, decompressed (RFC 9113 §10.5.1): answered 431. h2 limits CONTINUATION frames by it too.
-const FIELDS_SIZE_MAX: u32 = 64 * 1024;
 /// What may come of a body before it is asked for, for one request and for all of a connection.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -51,7 +49,8 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
         .max_local_error_reset_streams(Some(RESETS_BY_US_MAX))
-        .max_header_list_size(FIELDS_SIZE_MAX)
+        // Decompressed (RFC 9113 §10.5.1): more is answered 431. h2 limits CONTINUATION frames by it, too.
+        .max_header_list_size(HEAD_MAX as u32)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)

@@ -5,13 +5,12 @@
 //! that are missing or too many), or whose body is longer or shorter than its `Content-Length`.
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 
-/// As for HTTP/1, so that a request's fate does not depend on its version. (Only a fragment, which has no place in a
-/// request, is cut off before anybody sees it.)
-const TARGET_MAX: usize = 16 * 1024;
-const FIELDS_MAX: usize = 100;
-const METHOD_MAX: usize = 32;
+use crate::server::malformed::{
+    FIELDS_MAX, Malformed, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, judge_method,
+    judge_target,
+};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Asked {
@@ -23,23 +22,14 @@ pub(super) struct Asked {
     pub(super) expects_continue: bool,
 }
 
-/// Why a head is refused: the status, and what to tell the client.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed(pub(super) StatusCode, pub(super) &'static str);
-
-const fn bad(why: &'static str) -> Malformed {
-    Malformed(StatusCode::BAD_REQUEST, why)
-}
-
+/// A request's fate does not depend on its version. (But h2 cuts off a fragment before anybody can see it.)
 pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
     if head.headers.len() > FIELDS_MAX {
-        return Err(Malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the header fields are too large"));
+        return Err(TOO_MANY_FIELDS);
     }
-    if head.method.as_str().len() > METHOD_MAX {
-        return Err(Malformed(StatusCode::NOT_IMPLEMENTED, "an unknown method"));
-    }
-    let asked =
-        Asked { target: target(head)?, length: length(&head.headers)?, expects_continue: expectation(&head.headers)? };
+    judge_method(head.method.as_str())?;
+    let expects_continue = expects_continue(&head.headers)?;
+    let asked = Asked { target: target(head)?, length: length(&head.headers)?, expects_continue };
     if head.method == Method::CONNECT && asked.length.is_some() {
         return Err(bad("a CONNECT has no body"));
     }
@@ -63,8 +53,9 @@ fn target(head: &Parts) -> Result<String, Malformed> {
         false => format!("{scheme}://{authority}{path}"),
     };
     if target.len() > TARGET_MAX {
-        return Err(Malformed(StatusCode::URI_TOO_LONG, "the request target is too long"));
+        return Err(TARGET_TOO_LONG);
     }
+    judge_target(&target)?;
     Ok(target)
 }
 
@@ -96,14 +87,6 @@ fn length(fields: &HeaderMap) -> Result<Option<u64>, Malformed> {
             let length = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
             length.and_then(|text| text.parse().ok()).map(Some).ok_or(bad("a malformed Content-Length"))
         }
-    }
-}
-
-fn expectation(fields: &HeaderMap) -> Result<bool, Malformed> {
-    match fields.get(header::EXPECT) {
-        None => Ok(false),
-        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(true),
-        Some(_) => Err(Malformed(StatusCode::EXPECTATION_FAILED, "an unknown expectation")),
     }
 }
 
@@ -182,6 +165,7 @@ mod tests {
         }
         assert_eq!(asked(&"M".repeat(33), "https://h/", &[]), Err(501));
         assert_eq!(asked("GET", &format!("https://h/{}", "a".repeat(TARGET_MAX)), &[]), Err(414));
+        assert_eq!(asked("GET", "https://h/a\\b", &[]), Err(400));
         let good = asked("POST", "https://h/", &[("content-length", "12"), ("expect", "100-Continue")]).unwrap();
         assert_eq!((good.length, good.expects_continue), (Some(12), true));
     }

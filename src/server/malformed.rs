@@ -1,0 +1,44 @@
+//! What no request may look like, in whatever version of HTTP it came.
+//! How much of it is too much, and what do we tell its client?
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+/// A request line of HTTP/1, a target of HTTP/2.
+pub(super) const TARGET_MAX: usize = 16 * 1024;
+pub(super) const FIELDS_MAX: usize = 100;
+/// All of them together.
+pub(super) const HEAD_MAX: usize = 64 * 1024;
+/// No registered method is half as long (RFC 9110 §16.1).
+const METHOD_MAX: usize = 32;
+
+/// Why a request is refused: the status, and what to tell the client.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(super) struct Malformed(pub(super) StatusCode, pub(super) &'static str);
+
+pub(super) const fn bad(why: &'static str) -> Malformed {
+    Malformed(StatusCode::BAD_REQUEST, why)
+}
+
+pub(super) const TOO_MANY_FIELDS: Malformed =
+    Malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the header fields are too large");
+pub(super) const TARGET_TOO_LONG: Malformed = Malformed(StatusCode::URI_TOO_LONG, "the request target is too long");
+
+pub(super) fn judge_method(method: &str) -> Result<(), Malformed> {
+    let is_short = method.len() <= METHOD_MAX;
+    if is_short { Ok(()) } else { Err(Malformed(StatusCode::NOT_IMPLEMENTED, "an unknown method")) }
+}
+
+/// A fragment is never sent (RFC 9112 §3.2), and a backslash is a slash to some readers and not to others.
+pub(super) fn judge_target(target: &str) -> Result<(), Malformed> {
+    let is_clean = target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\');
+    if is_clean { Ok(()) } else { Err(bad("a character that may not stand in the request target")) }
+}
+
+/// Whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
+pub(super) fn expects_continue(fields: &HeaderMap) -> Result<bool, Malformed> {
+    match fields.get(header::EXPECT).map(HeaderValue::as_bytes) {
+        None => Ok(false),
+        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(true),
+        Some(_) => Err(Malformed(StatusCode::EXPECTATION_FAILED, "an unknown expectation")),
+    }
+}
