@@ -212,3 +212,16 @@ fn a_drain_that_is_over_cuts_them() {
     let record = played.record(1);
     assert_eq!((&record["method"], &record["code"]), (&"CONNECT".into(), &"draining".into()), "{record}");
 }
+
+/// As many servers do with what they cannot read.
+#[test]
+fn a_target_that_hangs_up_on_a_handshake_speaks_plaintext() {
+    let played = played("");
+    let mut client = played.outgate.connect();
+    client.send(connect(&played.authority(), ""));
+    let mut target = played.accept();
+    drop(played.accept());
+    assert_eq!(client.answer_to("CONNECT").status, 200);
+    client.send("ping");
+    assert_eq!(read(&mut target, 4), b"ping");
+}

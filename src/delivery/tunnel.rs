@@ -161,8 +161,9 @@ async fn open(
         Scheme::Http => None,
         Scheme::Https => match passage.prove(dialled.hop, record).await {
             Ok(()) => Some(target.host.clone()),
-            // A port of which nobody knows whether it speaks TLS, on a route that takes both.
-            Err(CheckFault::Tls(TlsFault::Plaintext)) if allows_plaintext && target.port != 443 => None,
+            // A port of which nobody knows whether it speaks TLS, on a route that takes both: it answered something else,
+            // or hung up on the ClientHello.
+            Err(CheckFault::Tls(TlsFault::Plaintext | TlsFault::Lost(_))) if allows_plaintext && target.port != 443 => None,
             Err(fault) => return Err(fault.into()),
         },
     };
