@@ -136,13 +136,13 @@ impl Passage<'_> {
                 }
                 sent = lease.send(request) => sent,
                 () = &mut late => {
-                    lease.retire();
                     return Err(Refusal::new(Code::ResponseTimeout, "no answer within the response timeout"));
                 }
             };
             match sent {
                 Ok(response) => return Ok((lease, response)),
                 Err(SendFault::Lost(fault)) => {
+                    lease.end_exchange(); // by the target's word: a stream that it resets ends nothing else
                     let inbound = progress.as_ref().and_then(|progress| progress.fault());
                     return Err(inbound.map_or_else(|| lost(&fault), Into::into));
                 }

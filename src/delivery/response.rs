@@ -27,8 +27,10 @@ pub enum Outbound {
 
 pub struct Relayed {
     body: Incoming,
-    /// Goes back for reuse when the body has ended.
+    /// Held until the body has ended.
     lease: Option<Lease>,
+    /// Whether it goes back for reuse then.
+    keeps: bool,
     /// How much more of it may come, in bytes.
     left: u64,
     record: Box<Record>,
@@ -70,7 +72,8 @@ pub(super) fn relay(
     record.answered(head.status.as_u16());
     let relayed = Relayed {
         body,
-        lease: keeps.then_some(lease),
+        lease: Some(lease),
+        keeps,
         left: limit,
         record,
         _permit: permit,
@@ -143,6 +146,9 @@ impl Relayed {
                 Some(Ok(frame))
             }
             Some(Err(fault)) => {
+                if let Some(lease) = &mut self.lease {
+                    lease.end_exchange();
+                }
                 let malformed = exchange::breaks_the_protocol(&fault);
                 let code = if malformed { Code::ResponseMalformed } else { Code::ConnectionLost };
                 self.record.broke_off(code);
@@ -157,8 +163,10 @@ impl Relayed {
 
     fn end(&mut self) {
         self.record.complete();
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
+        match self.lease.take() {
+            Some(lease) if self.keeps => lease.give_back(),
+            Some(mut lease) => lease.end_exchange(),
+            None => {}
         }
     }
 }

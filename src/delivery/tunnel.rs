@@ -163,7 +163,9 @@ async fn open(
             Ok(()) => Some(target.host.clone()),
             // A port of which nobody knows whether it speaks TLS, on a route that takes both: it answered something else,
             // or hung up on the ClientHello.
-            Err(CheckFault::Tls(TlsFault::Plaintext | TlsFault::Lost(_))) if allows_plaintext && target.port != 443 => None,
+            Err(CheckFault::Tls(TlsFault::Plaintext | TlsFault::Lost(_))) if allows_plaintext && target.port != 443 => {
+                None
+            }
             Err(fault) => return Err(fault.into()),
         },
     };

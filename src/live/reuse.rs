@@ -106,7 +106,6 @@ impl Reuse {
             if handle.is_ready() || handle.becomes_ready().await {
                 return Some(handle);
             }
-            handle.retire();
         }
     }
 
@@ -210,7 +209,8 @@ impl Reuse {
 impl Lease {
     /// After the last byte of an answer that did not end the connection. A shared one was never taken away.
     pub fn give_back(self) {
-        let Lease { connection, key, home } = self;
+        let Lease { mut connection, key, home } = self;
+        connection.end_exchange();
         if connection.idle().is_none() {
             home.push(&key, Idle { connection, since: Instant::now() });
         }

@@ -7,11 +7,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -46,6 +48,16 @@ impl Liveness {
         let Some(stream) = self.0.upgrade() else { return true };
         let peeked = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         peeked.map_or_else(|errno| errno != Errno::AGAIN, |(_, count)| count == 0)
+    }
+}
+
+impl Liveness {
+    /// From now on to drop the connection resets it: what the peer has not taken yet does not wait in the kernel.
+    pub fn gives_up(&self) {
+        if let Some(stream) = self.0.upgrade() {
+            // It fails only on a connection that is gone already.
+            let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 

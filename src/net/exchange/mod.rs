@@ -1,6 +1,7 @@
 //! One connection to a target, over a stream that we dialled: HTTP/1.1, or HTTP/2 where the target chose it.
 //! How is a request sent, and can the connection serve another?
 
+mod hold;
 mod streams;
 mod upload;
 
@@ -8,20 +9,20 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::iter::successors;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::ready;
 use std::time::{Duration, Instant};
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
+use tokio::time::timeout;
 
 use super::connection::{Liveness, Wire};
 use super::tls::Proof;
 use crate::policy::egress::Hop;
+use hold::Held;
 use streams::{Slot, Streams};
 pub use upload::Upload;
 
@@ -32,6 +33,10 @@ pub struct Connection {
     hop: Hop,
     proof: Option<Proof>,
     born: Instant,
+    /// Every handle has it. With the last one the connection goes, whatever the target does.
+    held: Arc<Held>,
+    /// Through this handle a request has gone, whose exchange has not ended.
+    is_under_way: bool,
 }
 
 enum Sender {
@@ -63,28 +68,32 @@ const PING_AFTER: Duration = Duration::from_secs(10);
 const PONG_WITHIN: Duration = Duration::from_secs(5);
 
 impl Connection {
-    /// Speaks HTTP over `wire`, and drives it in a task of its own until either side closes.
+    /// Speaks HTTP over `wire`, and drives it in a task of its own until either side closes, or the last handle is gone.
     pub async fn open(wire: Wire, liveness: Liveness, hop: Hop, proof: Option<Proof>) -> Result<Self, hyper::Error> {
-        let sender = match proof.as_ref().is_some_and(|proof| proof.speaks_http2) {
-            true => open_http2(wire).await?,
-            false => open_http1(wire).await?,
+        let (sender, held) = match proof.as_ref().is_some_and(|proof| proof.speaks_http2) {
+            true => open_http2(wire, &liveness).await?,
+            false => open_http1(wire, &liveness).await?,
         };
-        Ok(Self { sender, liveness, hop, proof, born: Instant::now() })
+        Ok(Self { sender, liveness, hop, proof, born: Instant::now(), held, is_under_way: false })
     }
 
     /// Another handle on a connection that carries several exchanges at once, if it has room for one more.
     pub fn share(&self) -> Option<Self> {
         let Sender::Http2 { sender, streams, .. } = &self.sender else { return None };
+        if self.held.is_broken() {
+            return None;
+        }
         let slot = streams.slot()?;
         let sender = Sender::Http2 { sender: sender.clone(), streams: Arc::clone(streams), _slot: Some(slot) };
-        let (liveness, proof) = (self.liveness.clone(), self.proof.clone());
-        Some(Self { sender, liveness, hop: self.hop, proof, born: self.born })
+        let (liveness, proof, held) = (self.liveness.clone(), self.proof.clone(), Arc::clone(&self.held));
+        Some(Self { sender, liveness, hop: self.hop, proof, born: self.born, held, is_under_way: false })
     }
 
-    /// Nothing new goes over it from now on; what is under way finishes.
-    pub fn retire(&self) {
-        if let Sender::Http2 { streams, .. } = &self.sender {
-            streams.retire();
+    /// The exchange has come to its end. Where a handle is dropped before, the connection is broken: nothing new goes
+    /// over it, what is under way finishes, and nothing is kept for the target that it has not taken by then.
+    pub fn end_exchange(&mut self) {
+        if std::mem::take(&mut self.is_under_way) {
+            self.held.end();
         }
     }
 
@@ -102,7 +111,7 @@ impl Connection {
     pub async fn becomes_ready(&mut self) -> bool {
         match &mut self.sender {
             Sender::Http1(sender) => {
-                let settled = tokio::time::timeout(SETTLE, sender.ready()).await;
+                let settled = timeout(SETTLE, sender.ready()).await;
                 matches!(settled, Ok(Ok(()))) && self.liveness.is_quiet()
             }
             Sender::Http2 { sender, .. } => {
@@ -114,6 +123,9 @@ impl Connection {
     }
 
     pub async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, SendFault> {
+        if !std::mem::replace(&mut self.is_under_way, true) {
+            self.held.begin();
+        }
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(for_http1(request)).await.map_err(fault),
             Sender::Http2 { sender, .. } => {
@@ -150,7 +162,7 @@ impl Connection {
     pub fn is_closed(&self) -> bool {
         match &self.sender {
             Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2 { sender, streams, .. } => sender.is_closed() || streams.is_retired(),
+            Sender::Http2 { sender, .. } => sender.is_closed() || self.held.is_broken(),
         }
     }
     /// For how long nothing has gone over it, where it tells by itself.
@@ -158,6 +170,14 @@ impl Connection {
         match &self.sender {
             Sender::Http1(_) => None,
             Sender::Http2 { streams, .. } => Some(streams.idle()),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.is_under_way {
+            self.held.break_off();
         }
     }
 }
@@ -182,18 +202,18 @@ pub fn breaks_the_protocol(error: &hyper::Error) -> bool {
         })
 }
 
-async fn open_http1(wire: Wire) -> Result<Sender, hyper::Error> {
+async fn open_http1(wire: Wire, liveness: &Liveness) -> Result<(Sender, Arc<Held>), hyper::Error> {
     let (sender, driver) =
         http1::Builder::new().max_buf_size(RESPONSE_HEAD_MAX).max_headers(RESPONSE_FIELDS_MAX).handshake(wire).await?;
-    tokio::spawn(async move {
-        // Whoever waits for a response hears of the error there; on an idle connection it is no news.
-        let _ = driver.await;
-    });
-    Ok(Sender::Http1(sender))
+    let (held, hold) = hold::new(liveness);
+    // Whoever waits for a response hears of an error there; on an idle connection it is no news.
+    hold.drive(driver);
+    Ok((Sender::Http1(sender), held))
 }
 
-async fn open_http2(wire: Wire) -> Result<Sender, hyper::Error> {
-    let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+async fn open_http2(wire: Wire, liveness: &Liveness) -> Result<(Sender, Arc<Held>), hyper::Error> {
+    let (held, hold) = hold::new(liveness);
+    let (sender, driver) = http2::Builder::new(hold.clone())
         .timer(TokioTimer::new())
         .initial_max_send_streams(STREAMS_AT_FIRST)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -205,17 +225,13 @@ async fn open_http2(wire: Wire) -> Result<Sender, hyper::Error> {
         .await?;
     let streams = Arc::new(Streams::new(STREAMS_AT_FIRST));
     let told = Arc::clone(&streams);
-    tokio::spawn(async move {
-        let mut driver = pin!(driver);
-        poll_fn(|cx| {
-            let polled = driver.as_mut().poll(cx);
-            told.allow(driver.current_max_send_streams());
-            ready!(polled).ok();
-            std::task::Poll::Ready(())
-        })
-        .await;
-    });
-    Ok(Sender::Http2 { sender, streams, _slot: None })
+    let mut driver = Box::pin(driver);
+    hold.drive(poll_fn(move |cx| {
+        let polled = driver.as_mut().poll(cx);
+        told.allow(driver.current_max_send_streams());
+        polled
+    }));
+    Ok((Sender::Http2 { sender, streams, _slot: None }, held))
 }
 
 /// RFC 9112 §3.2.1: the path alone, and the host in a field.

@@ -1,7 +1,7 @@
 //! How many exchanges one HTTP/2 connection carries, and how many it may.
 //! Is there room for one more, and has it been idle?
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,6 @@ pub(super) struct Streams {
     open: AtomicUsize,
     /// SETTINGS_MAX_CONCURRENT_STREAMS of the target, as last heard.
     most: AtomicUsize,
-    /// No new exchange: the connection has let one down.
-    retired: AtomicBool,
     used: Mutex<Instant>,
 }
 
@@ -20,32 +18,19 @@ pub(super) struct Slot(Arc<Streams>);
 
 impl Streams {
     pub(super) fn new(most: usize) -> Self {
-        Self {
-            open: AtomicUsize::new(0),
-            most: AtomicUsize::new(most),
-            retired: AtomicBool::new(false),
-            used: Mutex::new(Instant::now()),
-        }
+        Self { open: AtomicUsize::new(0), most: AtomicUsize::new(most), used: Mutex::new(Instant::now()) }
     }
 
     /// A stream more than the target allows would wait inside this process, for who knows how long.
     pub(super) fn slot(self: &Arc<Self>) -> Option<Slot> {
         let most = self.most.load(Ordering::Relaxed);
-        let more = |open| (open < most && !self.is_retired()).then_some(open + 1);
+        let more = |open| (open < most).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Slot(Arc::clone(self)))
     }
 
     pub(super) fn allow(&self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
-    }
-
-    pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Relaxed)
     }
 
     /// For how long there has been no exchange.
@@ -79,7 +64,5 @@ mod tests {
         streams.allow(1);
         drop((second, third));
         assert!(streams.slot().is_some());
-        streams.retire();
-        assert!(streams.slot().is_none());
     }
 }

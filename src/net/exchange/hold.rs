@@ -1,0 +1,110 @@
+//! What drives a connection, for as long as somebody holds the connection.
+//! What if nobody needs it any more, and the target does not let it end?
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::net::connection::Liveness;
+
+/// For what was written to leave, and to say goodbye. A target that does not read would take for ever.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What all handles on a connection share; the connection goes when it does.
+pub(super) struct Held {
+    state: Arc<State>,
+    _let_go: watch::Sender<()>,
+}
+
+/// Runs what drives the connection, in tasks of its own that end with it.
+#[derive(Clone)]
+pub(super) struct Hold {
+    state: Arc<State>,
+    let_go: watch::Receiver<()>,
+}
+
+struct State {
+    liveness: Liveness,
+    /// Exchanges.
+    under_way: AtomicUsize,
+    /// One of them was broken off.
+    is_broken: AtomicBool,
+}
+
+pub(super) fn new(liveness: &Liveness) -> (Arc<Held>, Hold) {
+    let (under_way, is_broken) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let state = Arc::new(State { liveness: liveness.clone(), under_way, is_broken });
+    let (_let_go, let_go) = watch::channel(());
+    (Arc::new(Held { state: Arc::clone(&state), _let_go }), Hold { state, let_go })
+}
+
+impl Held {
+    /// An exchange begins; it ends, or breaks off.
+    pub(super) fn begin(&self) {
+        self.state.under_way.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.state.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn break_off(&self) {
+        self.state.is_broken.store(true, Ordering::Relaxed);
+        self.end();
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.state.is_broken.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.is_broken() {
+            self.state.liveness.gives_up();
+        }
+    }
+}
+
+impl Hold {
+    /// Runs what owns the connection: until it has ended, or the last handle is gone and a moment has passed. What the
+    /// target has not taken by then of an exchange that did not end is not kept for it in the kernel.
+    pub(super) fn drive(&self, driver: impl Future<Output: Send> + Send + 'static) {
+        let hold = self.clone();
+        tokio::spawn(async move {
+            let mut driver = pin!(driver);
+            let ended = hold.sees_out(&mut driver).await;
+            if !ended || hold.state.under_way.load(Ordering::Relaxed) > 0 {
+                hold.state.liveness.gives_up();
+            }
+        });
+    }
+
+    /// Whether it has ended by itself, before it had to.
+    async fn sees_out(&self, driver: impl Future) -> bool {
+        let (mut driver, mut let_go) = (pin!(driver), self.let_go.clone());
+        tokio::select! {
+            biased;
+            _ = &mut driver => true,
+            _ = let_go.changed() => timeout(GRACE, driver).await.is_ok(),
+        }
+    }
+}
+
+/// The tasks that HTTP/2 has besides; one of them owns the connection.
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Hold {
+    fn execute(&self, task: F) {
+        let hold = self.clone();
+        tokio::spawn(async move {
+            let mut task = pin!(task);
+            if !hold.sees_out(&mut task).await {
+                hold.state.liveness.gives_up();
+            }
+        });
+    }
+}
