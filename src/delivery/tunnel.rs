@@ -130,7 +130,7 @@ async fn open(live: &Arc<Live>, in_force: &InForce, arrival: Arrival, record: &m
     drop(arrival);
     let permit = steps::admit(live, route, client, tenant, &target, record).await?;
     let hops = steps::hops(live, in_force, route, tenant, &target, record).await?;
-    let passage = Passage { live, in_force, route, target: &target, tenant: None, hops };
+    let passage = Passage { live, in_force, route, target: &target, tenant, hops };
     let (dialled, took) = passage.connect().await?;
     record.dialled(took, None);
     record.leaves_by(dialled.hop);

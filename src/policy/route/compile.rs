@@ -193,7 +193,6 @@ fn route<'a>(
         connect: connect(written),
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),
-        tenant_specific: !written.tenants.is_empty(),
     })
 }
 
