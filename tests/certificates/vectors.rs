@@ -1,7 +1,7 @@
 //! What no library of ours would make: weak keys, weak signatures, the first version of X.509.
 //! Is what has been forbidden for years refused, under a word of its own?
 
-use super::workshop::{Authority, Case, Der, case, vector};
+use super::workshop::{Authority, Case, Der, case, pin, vector};
 
 pub fn cases() -> Vec<Case> {
     // Only for its shape: the root of these is a vector, too.
@@ -12,6 +12,11 @@ pub fn cases() -> Vec<Case> {
     };
     vec![
         of("an RSA key of 2048 bits", "BR §6.1.5", &["rsa2048"]),
+        of("an RSA root's key pinned", "RFC 7469 §2.6", &["rsa2048"]).more(format!(
+            "pins = [{:?}, {:?}]",
+            pin(&vector("root")),
+            pin(&nobody.der)
+        )),
         of("an RSA-PSS signature", "RFC 4055, BR §7.1.3.2.1", &["rsa-pss"]),
         of("an RSA key of 1024 bits", "BR §6.1.5", &["rsa1024"]).refused("weak_key"),
         of("an issuer with an RSA key of 1024 bits", "BR §6.1.5", &["below-rsa1024", "rsa1024-authority"])

@@ -40,7 +40,7 @@ fn trust(
     }
     let pins = pins(written, problems);
     let lists = revocation::lists(&written.crls, problems);
-    if *written.verify == Verify::Full && written.crl_policy() == CrlPolicy::Require && !lists.is_empty() {
+    if *written.verify == Verify::Full && !lists.is_empty() {
         let has_list = |subject: &[u8]| lists.iter().any(|list| list.issuer() == subject);
         warn_unlisted(&roots, written, &has_list, problems);
     }
@@ -208,20 +208,30 @@ fn warn_unfinished(roots: &RootCertStore, written: &At<config::Trust>, problems:
     }
 }
 
-/// Chains below a root that has no list are refused: which roots the operator wants for that is not ours to know.
+/// Which lists the operator has on purpose is not ours to know: an intermediate's authority shows itself with the target.
 fn warn_unlisted(
     roots: &RootCertStore,
     written: &At<config::Trust>,
     has_list: &dyn Fn(&[u8]) -> bool,
     problems: &mut Vec<Problem>,
 ) {
-    let unlisted = roots.roots.iter().filter(|root| !has_list(&root.subject)).count();
-    if let (Some(first), 1..) = (written.crls.first(), unlisted) {
-        let all = roots.len();
-        let message = format!("{unlisted} of {all} roots have no revocation list: what they issued is refused");
-        let help = "add the lists of these roots, take the roots out, or write crl_policy = \"lenient\"";
-        problems.push(Problem::warning(Some(first.place), message).help(help));
-    }
+    let Some(first) = written.crls.first() else { return };
+    let (all, unlisted) = (roots.len(), roots.roots.iter().filter(|root| !has_list(&root.subject)).count());
+    let are_files = written.roots.iter().all(|roots| matches!(roots.value, Roots::File(..)));
+    let problem = match written.crl_policy() {
+        CrlPolicy::Require if unlisted > 0 => Problem::warning(
+            Some(first.place),
+            format!("{unlisted} of {all} roots have no revocation list: what they issued is refused"),
+        )
+        .help("add the lists of these roots, take the roots out, or write crl_policy = \"lenient\""),
+        CrlPolicy::Lenient if unlisted == all && are_files => Problem::warning(
+            Some(first.place),
+            "no revocation list is of one of the roots: they count only for authorities that targets show below them",
+        )
+        .help("add the lists of the roots, or check that these are the lists of their authorities"),
+        _ => return,
+    };
+    problems.push(problem);
 }
 
 /// RFC 5280 §4.2.1.12: a target may refuse what is not for clients.
