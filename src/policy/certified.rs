@@ -17,7 +17,7 @@ pub(super) fn certified(
     provider: &CryptoProvider,
     problems: &mut Vec<Problem>,
 ) -> Option<CertifiedKey> {
-    if !certificate.parts.first().is_some_and(|der| X509Certificate::from_der(der).is_ok()) {
+    if certificate.parts.first().is_none_or(|der| X509Certificate::from_der(der).is_err()) {
         let message = format!("the first certificate of {} cannot be read", certificate.path.display());
         problems.push(Problem::at(certificate.place, message).help("an X.509 certificate of version 3"));
     }
