@@ -111,18 +111,29 @@ fn an_identity_is_shown_under_its_own_trust_alone_and_renewed_at_once() {
 #[test]
 fn a_target_that_misses_an_identity_is_told_apart_by_its_alert() {
     let (pki, clients) = (Pki::new(), Pki::new());
-    let target = server(pki.leaf(&["hook.example"]), Asks::Everybody, &clients);
-    let (target, _) = Receiver::gate(target, ok());
-    let outgate = Outgate::run(folder(&pki), &text(target.port(), &[("without", ROOTS)]));
-    let answer = send(&outgate, target.port(), "/without", "");
-    assert_eq!((answer.status, answer.code()), (502, "tls_failed"), "{answer:?}");
-    assert_eq!(answer.json()["details"], "certificate_required");
-    assert_eq!(
-        answer.field("proxy-status"),
-        "outgate; error=tls_alert_received; alert-id=116; alert-message=\"certificate_required\"; \
-         details=\"certificate_required\""
-    );
-    assert!(target.seen().is_empty());
+    let stranger = client_of(&Pki::new(), "stranger");
+    for http in ["http/1.1", "h2"] {
+        let mut target = server(pki.leaf(&["hook.example"]), Asks::Everybody, &clients);
+        target.alpn_protocols = vec![http.into()];
+        let (target, _) = Receiver::gate(target, ok());
+        let folder = folder(&pki);
+        keep(&folder, "client", &stranger);
+        let with =
+            format!("{ROOTS}\nidentity = {{ certificate = \"{{dir}}/client.pem\", key = \"{{dir}}/client.key\" }}");
+        let outgate = Outgate::run(folder, &text(target.port(), &[("without", ROOTS), ("stranger", &with)]));
+        for (path, id, name) in [("/without", 116, "certificate_required"), ("/stranger", 48, "unknown_ca")] {
+            let answer = send(&outgate, target.port(), path, "");
+            assert_eq!((answer.status, answer.code()), (502, "tls_failed"), "{http} {path}: {answer:?}");
+            assert_eq!(answer.json()["details"], name);
+            assert_eq!(
+                answer.field("proxy-status"),
+                format!(
+                    "outgate; error=tls_alert_received; alert-id={id}; alert-message=\"{name}\"; details=\"{name}\""
+                )
+            );
+        }
+        assert!(target.seen().is_empty());
+    }
 }
 
 #[test]

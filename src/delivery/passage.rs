@@ -145,14 +145,14 @@ impl Passage<'_> {
                 Ok(response) => return Ok((lease, response)),
                 Err(SendFault::Lost(fault)) => {
                     let inbound = progress.as_ref().and_then(|progress| progress.fault());
-                    return Err(inbound.map_or_else(|| lost(&fault), Into::into));
+                    let alert = lease.alert().map(Refusal::from);
+                    return Err(inbound.map(Refusal::from).or(alert).unwrap_or_else(|| lost(&fault)));
                 }
                 // After a stale connection a fresh one is tried; if that one fails as early, it is the target's doing.
                 Err(SendFault::Unsent(_)) if is_second => {
-                    return Err(Refusal::new(
-                        Code::ConnectionLost,
-                        "the target closes connections as soon as they open",
-                    ));
+                    let lost =
+                        || Refusal::new(Code::ConnectionLost, "the target closes connections as soon as they open");
+                    return Err(lease.alert().map_or_else(lost, Into::into));
                 }
                 Err(SendFault::Unsent(unsent)) => {
                     is_second = true;
@@ -184,9 +184,6 @@ fn forward_interim(request: &mut Request<Upload>, interim: Option<Interim>) -> A
 }
 
 fn lost(fault: &hyper::Error) -> Refusal {
-    if let Some(alert) = TlsFault::late_alert(fault) {
-        return alert.into();
-    }
     let refusal = if fault.is_parse_too_large() {
         Refusal::new(Code::ResponseTooLarge, "the header fields of the target's answer are too large")
             .proxy_status("http_response_header_section_size")

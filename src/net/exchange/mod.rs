@@ -1,6 +1,7 @@
 //! One connection to a target, over a stream that we dialled: HTTP/1.1, or HTTP/2 where the target chose it.
 //! How is a request sent, and can the connection serve another?
 
+mod farewell;
 mod streams;
 mod upload;
 
@@ -20,8 +21,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connection::{Liveness, Wire};
-use super::tls::Proof;
+use super::tls::{Proof, TlsFault};
 use crate::policy::egress::Hop;
+use farewell::{Attended, Farewell};
 use streams::{Slot, Streams};
 pub use upload::Upload;
 
@@ -31,6 +33,7 @@ pub struct Connection {
     liveness: Liveness,
     hop: Hop,
     proof: Option<Proof>,
+    farewell: Farewell,
     born: Instant,
 }
 
@@ -65,11 +68,13 @@ const PONG_WITHIN: Duration = Duration::from_secs(5);
 impl Connection {
     /// Speaks HTTP over `wire`, and drives it in a task of its own until either side closes.
     pub async fn open(wire: Wire, liveness: Liveness, hop: Hop, proof: Option<Proof>) -> Result<Self, hyper::Error> {
+        let farewell = Farewell::default();
+        let wire = Attended { wire, farewell: farewell.clone() };
         let sender = match proof.as_ref().is_some_and(|proof| proof.speaks_http2) {
             true => open_http2(wire).await?,
             false => open_http1(wire).await?,
         };
-        Ok(Self { sender, liveness, hop, proof, born: Instant::now() })
+        Ok(Self { sender, liveness, hop, proof, farewell, born: Instant::now() })
     }
 
     /// Another handle on a connection that carries several exchanges at once, if it has room for one more.
@@ -77,8 +82,8 @@ impl Connection {
         let Sender::Http2 { sender, streams, .. } = &self.sender else { return None };
         let slot = streams.slot()?;
         let sender = Sender::Http2 { sender: sender.clone(), streams: Arc::clone(streams), _slot: Some(slot) };
-        let (liveness, proof) = (self.liveness.clone(), self.proof.clone());
-        Some(Self { sender, liveness, hop: self.hop, proof, born: self.born })
+        let (liveness, proof, farewell) = (self.liveness.clone(), self.proof.clone(), self.farewell.clone());
+        Some(Self { sender, liveness, hop: self.hop, proof, farewell, born: self.born })
     }
 
     /// Nothing new goes over it from now on; what is under way finishes.
@@ -114,6 +119,19 @@ impl Connection {
     }
 
     pub async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, SendFault> {
+        let sent = self.exchange(request).await;
+        if sent.is_ok() {
+            self.farewell.answered();
+        }
+        sent
+    }
+
+    /// The alert by which the target has refused us before it has answered anything.
+    pub fn alert(&self) -> Option<TlsFault> {
+        self.farewell.fault()
+    }
+
+    async fn exchange(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, SendFault> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(for_http1(request)).await.map_err(fault),
             Sender::Http2 { sender, .. } => {
@@ -182,7 +200,7 @@ pub fn breaks_the_protocol(error: &hyper::Error) -> bool {
         })
 }
 
-async fn open_http1(wire: Wire) -> Result<Sender, hyper::Error> {
+async fn open_http1(wire: Attended) -> Result<Sender, hyper::Error> {
     let (sender, driver) =
         http1::Builder::new().max_buf_size(RESPONSE_HEAD_MAX).max_headers(RESPONSE_FIELDS_MAX).handshake(wire).await?;
     tokio::spawn(async move {
@@ -192,7 +210,7 @@ async fn open_http1(wire: Wire) -> Result<Sender, hyper::Error> {
     Ok(Sender::Http1(sender))
 }
 
-async fn open_http2(wire: Wire) -> Result<Sender, hyper::Error> {
+async fn open_http2(wire: Attended) -> Result<Sender, hyper::Error> {
     let (sender, driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_max_send_streams(STREAMS_AT_FIRST)

@@ -46,24 +46,6 @@ fn certificate_fault(error: &CertificateError) -> CertificateFault {
     }
 }
 
-impl TlsFault {
-    /// The alert that ended a connection whose handshake seemed over: with TLS 1.3 a target judges our certificate, or
-    /// misses it, after we have finished (RFC 8446 §4.4.2.4).
-    pub fn late_alert(error: &(dyn StdError + 'static)) -> Option<Self> {
-        let mut cause = Some(error);
-        while let Some(error) = cause {
-            // An I/O error has what it wraps not as its source, but inside.
-            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
-            if let Some(Error::AlertReceived(alert)) = found {
-                return Some(Self::Alert { id: (*alert).into(), name: alert_name(*alert) });
-            }
-            cause = error.source();
-        }
-        None
-    }
-}
-
 impl From<CertificateFault> for TlsFault {
     fn from(fault: CertificateFault) -> Self {
         Self::Certificate { fault }
