@@ -25,7 +25,7 @@ mod workshop;
 use std::collections::BTreeSet;
 
 use outgate::policy::trust::fault::CertificateFault;
-use workshop::{Case, GOOD};
+use workshop::{Authority, Case, GOOD, case};
 
 fn cases() -> Vec<Case> {
     let rooms: [fn() -> Vec<Case>; 7] = [
@@ -54,6 +54,16 @@ fn every_chain_gets_its_verdict() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn no_bent_bit_goes_unseen() {
+    let root = Authority::root("root");
+    let good = case("good", "RFC 5280 §6.1", &[&root], vec![root.leaf()]);
+    assert_eq!(good.judged(true), GOOD);
+    for (at, bent) in good.bent().enumerate() {
+        assert_ne!(bent.judged(false), GOOD, "byte {at}");
+    }
 }
 
 #[test]

@@ -21,8 +21,8 @@ pub fn cases() -> Vec<Case> {
         of("an RSA key of 1024 bits", "BR §6.1.5", &["rsa1024"]).refused("weak_key"),
         of("an issuer with an RSA key of 1024 bits", "BR §6.1.5", &["below-rsa1024", "rsa1024-authority"])
             .refused("weak_key"),
-        of("signed with SHA-1", "BR §7.1.3.2; RFC 9155", &["sha1"]).refused("weak_signature"),
-        of("an issuer that is signed with SHA-1", "BR §7.1.3.2; RFC 9155", &["below-sha1", "sha1-authority"])
+        of("signed with SHA-1", "BR §7.1.3.2", &["sha1"]).refused("weak_signature"),
+        of("an issuer that is signed with SHA-1", "BR §7.1.3.2", &["below-sha1", "sha1-authority"])
             .refused("weak_signature"),
         of("signed with MD5", "RFC 6151 §2", &["md5"]).refused("weak_signature"),
         of("of version 1", "RFC 5280 §4.1.2.1; BR §7.1.1", &["version1"]).refused("malformed"),

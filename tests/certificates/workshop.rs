@@ -239,6 +239,17 @@ impl Case {
         Self { roots: vec![der], ..self }
     }
 
+    /// The same with every byte of the leaf changed in turn, one bit of each.
+    pub fn bent(&self) -> impl Iterator<Item = Case> {
+        (0..self.shown[0].len()).map(|at| {
+            let mut shown = self.shown.clone();
+            shown[0][at] ^= 1 << (at % 8);
+            let (roots, target) = (self.roots.clone(), self.target.clone());
+            let (lists, more) = (self.lists.clone(), self.more.clone());
+            Case { shown, roots, lists, more, target, ..*self }
+        })
+    }
+
     /// What a delivery to the target would be told.
     pub fn judged(&self, strict: bool) -> &'static str {
         let folder = Folder::new();
