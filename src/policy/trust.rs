@@ -90,11 +90,11 @@ fn fingerprint(terms: &Terms<'_>) -> [u8; 32] {
             CrlPolicy::Lenient => 0,
         },
     ]);
-    let anchors = terms.roots.roots.iter().flat_map(|anchor| {
+    let anchors = terms.roots.roots.iter().map(|anchor| {
         let constraints = anchor.name_constraints.as_deref();
         [Some(anchor.subject.as_ref()), Some(anchor.subject_public_key_info.as_ref()), constraints]
     });
-    let mut anchors: Vec<_> = anchors.collect::<Vec<_>>().chunks(3).map(<[_]>::to_vec).collect();
+    let mut anchors: Vec<[Option<&[u8]>; 3]> = anchors.collect();
     anchors.sort_unstable();
     anchors.dedup();
     let mut crls = terms.crls.clone();

@@ -44,12 +44,10 @@ impl Trust {
         if self.verify == Verify::None {
             return Ok(());
         }
-        self.judge_chain(leaf, intermediates, now).map_err(|found| {
-            let tells = |fault| if is_self_signed(leaf) && !self.is_root(leaf) { Fault::SelfSigned } else { fault };
-            match found {
-                Found::Broken(fault) => fault,
-                Found::NoPath(error) => tells(told(&error, leaf, intermediates)),
-            }
+        self.judge_chain(leaf, intermediates, now).map_err(|found| match found {
+            Found::Broken(fault) => fault,
+            Found::NoPath(_) if is_self_signed(leaf) && !self.is_root(leaf) => Fault::SelfSigned,
+            Found::NoPath(error) => told(&error, leaf, intermediates),
         })?;
         let parsed = EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
         parsed.verify_is_valid_for_subject_name(name).map_err(|error| match error {
