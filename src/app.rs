@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, Verify};
 use crate::live::records::Records;
 use crate::live::{InForce, Live};
 use crate::net::listen::{self, Listener};
@@ -187,6 +187,9 @@ impl Proxy {
                 );
             }
         }
+        for trust in in_force.plan.trusts.values().filter(|trust| trust.verify == Verify::None) {
+            warn!("trust {} verifies nothing: webhooks on its routes go to whoever answers", trust.name);
+        }
         info!("ready");
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
@@ -246,6 +249,9 @@ async fn upkeep(live: Arc<Live>) {
         ticks.tick().await;
         live.sources.refresh();
         let (now, view, in_force) = (Timestamp::now(), live.sources.view(), live.in_force());
+        for warning in live.reminders.due(&in_force.plan.expiries, now) {
+            warn!("{warning}");
+        }
         let pools = &in_force.plan.pools;
         let timeouts = &in_force.plan.timeouts;
         live.limits.sweep();

@@ -61,8 +61,10 @@ fn a_signed_request_is_let_through_and_what_proved_it_stays_here() {
             refused(&scene.outgate.post(&url, &fields, "hello"), "it was used before");
         }
         let records = scene.outgate.records(4);
-        assert_eq!((&records[0]["client"], &records[0]["proof"]), (&"billing".into(), &"signature".into()));
-        assert_eq!((&records[1]["client"], &records[1]["proof"]), (&().into(), &().into()));
+        // A record is written after its answer: the next connection's may be there first.
+        let known = records.iter().filter(|record| record["client"] == "billing" && record["proof"] == "signature");
+        let unknown = records.iter().filter(|record| record["client"].is_null() && record["proof"].is_null());
+        assert_eq!((known.count(), unknown.count()), (2, 2));
         assert_eq!((scene.good.seen().len(), scene.plain.seen().len()), (1, 1));
     }
 }
@@ -207,11 +209,12 @@ networks = ["127.0.0.0/8"]
     // A reload does not forget what was used.
     refused(&send(&format!("{BEARER}{}", sign(&key, "billing", "7"))), "it was used before");
     let proofs: Vec<_> = scene.outgate.records(11).iter().map(|record| record["proof"].clone()).collect();
-    assert_eq!((&proofs[0], &proofs[1], &proofs[5]), (&"signature".into(), &"signature".into(), &().into()));
+    let count = |proof: &serde_json::Value| proofs.iter().filter(|found| *found == proof).count();
+    assert_eq!((count(&"signature".into()), count(&().into())), (4, 7));
     scene.outgate.reconfigure(&text.replace("networks = [\"127.0.0.0/8\"]", "networks = [\"192.0.2.0/24\"]"));
     assert_eq!(send(&sign(&other, "crm", "8")).code(), "client_forbidden");
     assert_eq!(send(BEARER).status, 200);
-    assert_eq!(scene.outgate.records(13)[12]["proof"], "token");
+    assert!(scene.outgate.records(13)[11..].iter().any(|record| record["proof"] == "token"));
 }
 
 #[test]

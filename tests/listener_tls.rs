@@ -396,7 +396,7 @@ fn what_is_wrong_with_the_files_is_said_where_they_are_named() {
         (tls("garbage.pem", key, ""), false, "garbage.pem does not hold a certificate"),
         (tls("empty.pem", key, ""), false, "empty.pem does not hold a certificate"),
         (tls("broken.pem", key, ""), false, "cannot be read"),
-        (tls("old.pem", "{dir}/old.key", ""), true, "the certificate has expired at 2026-01-01"),
+        (tls("old.pem", "{dir}/old.key", ""), true, "has expired at 2026-01-01"),
         (tls("listener.pem", key, ", client_ca = \"{dir}/broken.pem\""), false, "not usable as an authority"),
         (
             tls("listener.pem", key, ", client_ca = \"{dir}/ca.pem\", client_crls = [\"{dir}/ca.pem\"]"),

@@ -1,7 +1,10 @@
 //! The documents say what the code does.
 //! Has a paper drifted from the product?
 
+use std::collections::BTreeSet;
+
 use outgate::delivery::refusal::TABLE;
+use outgate::policy::trust::fault::CertificateFault;
 
 #[test]
 fn the_readmes_refusals_are_the_codes() {
@@ -22,6 +25,18 @@ fn the_readmes_refusals_are_the_codes() {
     let table = readme.split("| code | status | Proxy-Status error | blame | retry |").nth(1).expect("the table");
     let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
     assert_eq!(rows, expected);
+}
+
+#[test]
+fn the_readme_has_every_word_for_a_certificate_and_no_other() {
+    let readme = include_str!("../README.md");
+    let table = readme.split("| details | what was wrong |").nth(1).expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let words: BTreeSet<&str> = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|cell| cell.split(',').map(|word| word.trim().trim_matches('`')))
+        .collect();
+    assert_eq!(words, CertificateFault::ALL.iter().map(|fault| fault.as_str()).collect());
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //! Is this key known, and if not, which was meant?
 
 mod listener;
+mod trust;
 
 use super::problem::nearest;
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_TLS};
+pub(super) use trust::{TRUST, TRUST_IDENTITY};
 
 /// The keys of one kind of table.
 pub(super) struct Shape {
@@ -224,24 +226,6 @@ const TIMES: &[(&str, &str)] = &[
     ("max_age", "reuse"),
 ];
 
-pub(super) static TRUST: Shape = Shape {
-    path: "trust.*",
-    title: "[trust.NAME]",
-    keys: &["roots", "min_version", "verify"],
-    later: &["pins", "crls", "identity"],
-    renamed: &[
-        ("ca", "roots"),
-        ("ca_file", "roots"),
-        ("cafile", "roots"),
-        ("trusted_ca", "roots"),
-        ("ssl_min_ver", "min_version"),
-        ("tls_minimum_protocol_version", "min_version"),
-        ("version", "min_version"),
-        ("insecure", "verify"),
-        ("insecure_skip_verify", "verify"),
-    ],
-};
-
 pub(super) static SIGNER: Shape = Shape {
     path: "signers.*",
     title: "[signers.NAME]",
@@ -326,7 +310,7 @@ pub(super) static LOG: Shape = Shape {
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 19] = [
+static SHAPES: [&Shape; 20] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -339,6 +323,7 @@ static SHAPES: [&Shape; 19] = [
     &ROUTE,
     &ROUTE_TIMEOUTS,
     &TRUST,
+    &TRUST_IDENTITY,
     &SIGNER,
     &SIGNING_KEY,
     &LIMIT,

@@ -15,6 +15,7 @@ mod render;
 mod secret;
 mod sections;
 mod syntax;
+mod trust;
 mod units;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub use load::{Loaded, Rejected, builtin, load, load_in, parse};
 pub use problem::{Place, Problem, Severity, Sources};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
+pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
 
 /// A value and the place in a file where it was written.
 #[derive(Clone, Debug)]
@@ -262,36 +264,6 @@ pub struct Timeouts {
     pub tunnel: Duration,
     /// How old a reusable connection may grow.
     pub reuse: Duration,
-}
-
-#[derive(Clone, Debug)]
-pub struct Trust {
-    pub roots: Vec<At<Roots>>,
-    pub min_version: TlsVersion,
-    pub verify: At<Verify>,
-}
-
-/// Trust anchors, already read from where they stand.
-#[derive(Clone, Debug)]
-pub enum Roots {
-    /// The Mozilla set, compiled in.
-    Mozilla,
-    /// The system's store: DER certificates.
-    System(Vec<Vec<u8>>),
-    /// DER certificates of a PEM file.
-    File(PathBuf, Vec<Vec<u8>>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsVersion {
-    V1_2,
-    V1_3,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verify {
-    Full,
-    None,
 }
 
 #[derive(Clone, Debug)]

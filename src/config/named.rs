@@ -1,20 +1,15 @@
-//! What the operator names, in any of the files: pools, clients, routes, trusts, signers, limits.
+//! What the operator names, in any of the files: pools, clients, routes, signers, limits.
 //! What has the operator made?
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-
-use super::files::FILE_MAX;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
 use super::{
-    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Proof, Roots, Route, RouteTimeouts, Select, Signer,
-    SigningKey, TlsVersion, Trust, Verify, keys, public_key, secret, units,
+    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Proof, Route, RouteTimeouts, Select, Signer,
+    SigningKey, keys, public_key, secret, units,
 };
-use crate::names::{ClientName, KeyId, LimitName, PoolName, SignerName, TrustName};
+use crate::names::{ClientName, KeyId, LimitName, PoolName, SignerName};
 
 fn at<T>(table: &Table<'_>, value: T) -> At<T> {
     At { value, place: table.place }
@@ -190,71 +185,6 @@ fn route_timeouts(reader: &mut Reader<'_>, table: &Table<'_>) -> RouteTimeouts {
         response: duration("response"),
         total: duration("total"),
         tunnel: duration("tunnel"),
-    }
-}
-
-pub(super) fn trusts(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<TrustName, At<Trust>> {
-    let tables = reader.named(files, "trust", &keys::TRUST);
-    tables.into_iter().map(|(name, table)| (TrustName::new(name), at(&table, trust(reader, &table)))).collect()
-}
-
-fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
-    let if_empty = Some("no target could prove its name: write [\"mozilla\"], or leave it out for that");
-    let roots = table.many(reader, "roots", if_empty, roots);
-    let min_version = table.one(reader, "min_version", |reader, value| {
-        reader.choice(value, &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)])
-    });
-    let verify = table
-        .one(reader, "verify", |reader, value| reader.choice(value, &[("full", Verify::Full), ("none", Verify::None)]));
-    Trust {
-        roots: roots.unwrap_or_else(|| vec![at(table, Roots::Mozilla)]),
-        min_version: min_version.map_or(TlsVersion::V1_2, |version| version.value),
-        verify: verify.unwrap_or(at(table, Verify::Full)),
-    }
-}
-
-fn roots(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Roots>> {
-    let roots = match reader.text(value)? {
-        "mozilla" => Some(Roots::Mozilla),
-        "system" => system(reader, value),
-        path => certificates(reader, value, &reader.resolve(value.place, path)),
-    };
-    Some(value.at(roots?))
-}
-
-fn system(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots> {
-    let found = rustls_native_certs::load_native_certs();
-    let certificates: Vec<Vec<u8>> = found.certs.iter().map(|certificate| certificate.to_vec()).collect();
-    if certificates.is_empty() {
-        let problem = Problem::at(value.place, "the system's store has no certificate")
-            .label(found.errors.first().map(ToString::to_string).unwrap_or_default());
-        reader.problems.push(problem.help("install the package ca-certificates, or write \"mozilla\""));
-        return None;
-    }
-    for error in found.errors {
-        let message = format!("a part of the system's store cannot be read: {error}");
-        reader.problems.push(Problem::warning(Some(value.place), message));
-    }
-    certificates.iter().for_each(|certificate| reader.files.digest(certificate));
-    Some(Roots::System(certificates))
-}
-
-fn certificates(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Option<Roots> {
-    let help = "write \"mozilla\", \"system\" or the path of a PEM file of CA certificates";
-    let mut wrong = |label: String| {
-        let problem = Problem::at(value.place, format!("`{}` has no certificates", value.key));
-        reader.problems.push(problem.label(label).help(help));
-        None
-    };
-    let bytes = match reader.files.read(path, FILE_MAX) {
-        Ok(content) => content.bytes,
-        Err(fault) => return wrong(format!("{} {fault}", path.display())),
-    };
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    match certificates {
-        Ok(found) if found.is_empty() => wrong(format!("{} has no certificate in it", path.display())),
-        Ok(found) => Some(Roots::File(path.to_owned(), found.iter().map(|der| der.to_vec()).collect())),
-        Err(_) => wrong(format!("{} is not PEM", path.display())),
     }
 }
 

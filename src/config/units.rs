@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
 
@@ -204,6 +206,18 @@ pub(super) fn token_hash(text: &str) -> Result<[u8; 32], Wrong> {
 /// Of a byte known to be a hexadecimal digit.
 fn hex_digit(digit: u8) -> u8 {
     if digit.is_ascii_digit() { digit - b'0' } else { (digit | 0x20) - b'a' + 10 }
+}
+
+/// `sha256/` and the hash of a SubjectPublicKeyInfo in base64, as RFC 7469 §2.4 computes it.
+pub(super) fn pin(text: &str) -> Result<[u8; 32], Wrong> {
+    const WHAT: &str = "a pin";
+    const HELP: &str = "write \"sha256/…=\": `openssl x509 -in FILE -pubkey -noout | openssl pkey -pubin -outform der | \
+                        openssl dgst -sha256 -binary | base64` prints what follows the slash";
+    let Some(hash) = text.strip_prefix("sha256/") else {
+        return Err(wrong(WHAT, "does not begin with sha256/", HELP));
+    };
+    let Ok(bytes) = STANDARD.decode(hash) else { return Err(wrong(WHAT, "is not base64", HELP)) };
+    bytes.try_into().map_err(|_| wrong(WHAT, "does not have the 32 bytes of SHA-256", HELP))
 }
 
 /// A name that an operator gives: it becomes a metric's label, a user name (which ends at a colon, RFC 7617 §2) and

@@ -8,7 +8,7 @@ use super::ask::Ask;
 use super::refusal::{Code, Refusal};
 use super::steps::stick;
 use super::verdict;
-use crate::config::{Per, Plaintext, Proof, Select, TlsVersion, Verify};
+use crate::config::{CrlPolicy, Per, Plaintext, Proof, Select, TlsVersion, Verify};
 use crate::names::{ClientName, Host, KeyId, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Limit;
@@ -17,6 +17,7 @@ use crate::policy::guard::Own;
 use crate::policy::identify::Client;
 use crate::policy::route::Route;
 use crate::policy::sign::Signer;
+use crate::policy::trust::Trust;
 
 /// Steps with what was decided in each, and the refusal that ended them, if one did.
 pub struct Explained {
@@ -65,18 +66,7 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
     lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
     lines.push(("egress", egress_in_words(plan, route, &target, question)?));
-    let trust = &route.trust;
-    let verified =
-        if trust.verify == Verify::None { "certificates are NOT verified" } else { "certificates are verified" };
-    lines.push((
-        "trust",
-        format!(
-            "{}: {verified} against {} roots, TLS {} or newer",
-            trust.name,
-            trust.roots.len(),
-            version(trust.min_version)
-        ),
-    ));
+    lines.push(("trust", trust_in_words(&route.trust)));
     match route.signers.as_slice() {
         [] => lines.push(("sign", "unsigned: the body streams".to_owned())),
         signers => lines.extend(signers.iter().map(|signer| ("sign", signer_in_words(signer, now)))),
@@ -91,6 +81,31 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
         ),
     ));
     Ok(())
+}
+
+fn trust_in_words(trust: &Trust) -> String {
+    let version = version(trust.min_version);
+    let mut words = match trust.verify {
+        Verify::None => format!("{}: certificates are NOT verified, TLS {version} or newer", trust.name),
+        Verify::Full => {
+            let roots = trust.roots.len();
+            format!("{}: certificates are verified against {roots} roots, TLS {version} or newer", trust.name)
+        }
+    };
+    if trust.strict && trust.verify == Verify::Full {
+        words.push_str(", under the rules of the Web PKI");
+    }
+    if !trust.pins.is_empty() {
+        words.push_str(&format!(", {} pinned keys", trust.pins.len()));
+    }
+    if trust.lists() > 0 {
+        let policy = if trust.crl_policy == CrlPolicy::Require { "required" } else { "if they speak of it" };
+        words.push_str(&format!(", {} revocation lists, {policy}", trust.lists()));
+    }
+    if trust.identity.is_some() {
+        words.push_str(", and we show a certificate of our own");
+    }
+    words
 }
 
 fn client_in_words(client: &Client) -> String {

@@ -146,8 +146,7 @@ async fn relay(
     record.step(Step::TakeIn);
 
     let hops = steps::hops(live, in_force, route, tenant.as_ref(), &target, record).await?;
-    let tenant = tenant.as_ref().filter(|_| route.tenant_specific);
-    let passage = Passage { live, in_force, route, target: &target, tenant, hops };
+    let passage = Passage { live, in_force, route, target: &target, tenant: tenant.as_ref(), hops };
     let lease = passage.open(record).await?;
     let sealed = webhook.seal(route, Timestamp::now(), record)?;
     record.step(Step::Sign);

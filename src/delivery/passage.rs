@@ -19,6 +19,7 @@ use super::{Interim, fields};
 use crate::live::reuse::{Key, Lease, Reuse};
 use crate::live::{InForce, Live};
 use crate::names::{Scheme, Target, TenantName};
+use crate::net::connection::{Socket, Wire};
 use crate::net::dial::{self, DialFault, Dialled};
 use crate::net::exchange::{self, Connection, SendFault, Upload};
 use crate::net::tls::{self, Proof, TlsFault};
@@ -34,7 +35,7 @@ pub(super) struct Passage<'a> {
     pub(super) in_force: &'a InForce,
     pub(super) route: &'a Route,
     pub(super) target: &'a Target,
-    /// Set where the route is the tenant's own: its connections are nobody else's.
+    /// Its connections and TLS sessions are nobody else's.
     pub(super) tenant: Option<&'a TenantName>,
     /// In the order they may be tried; all cleared by the guard, all from the pool.
     pub(super) hops: Vec<Hop>,
@@ -71,11 +72,14 @@ impl Passage<'_> {
     /// What the target shows on a handshake of our own, over this hop and no other.
     pub(super) async fn check(&self, hop: Hop) -> Result<Proof, CheckFault> {
         let dialled = self.dial_one_of(&[hop]).await.map_err(CheckFault::Dial)?;
-        let config = self.in_force.tls_config(&self.route.trust);
-        let deadline = Instant::now() + self.route.timeouts.tls;
-        let (_, proof) =
-            tls::handshake(dialled.socket, &config, &self.target.host, deadline).await.map_err(CheckFault::Tls)?;
+        let (_, proof) = self.handshake(dialled.socket).await.map_err(CheckFault::Tls)?;
         Ok(proof)
+    }
+
+    async fn handshake(&self, socket: Socket) -> Result<(Wire, Proof), TlsFault> {
+        let terms = self.in_force.tls_terms(&self.route.trust);
+        let deadline = Instant::now() + self.route.timeouts.tls;
+        tls::handshake(socket, &terms, self.tenant, &self.target.host, deadline).await
     }
 
     async fn dial_one_of(&self, hops: &[Hop]) -> Result<Dialled, DialFault> {
@@ -93,9 +97,7 @@ impl Passage<'_> {
         let (wire, proof) = match self.target.scheme {
             Scheme::Http => (dialled.socket.into_plaintext(), None),
             Scheme::Https => {
-                let config = self.in_force.tls_config(&self.route.trust);
-                let deadline = Instant::now() + self.route.timeouts.tls;
-                let (wire, proof) = tls::handshake(dialled.socket, &config, &self.target.host, deadline).await?;
+                let (wire, proof) = self.handshake(dialled.socket).await?;
                 (wire, Some(proof))
             }
         };
@@ -144,14 +146,14 @@ impl Passage<'_> {
                 Err(SendFault::Lost(fault)) => {
                     lease.end_exchange(); // by the target's word: a stream that it resets ends nothing else
                     let inbound = progress.as_ref().and_then(|progress| progress.fault());
-                    return Err(inbound.map_or_else(|| lost(&fault), Into::into));
+                    let alert = lease.alert().map(Refusal::from);
+                    return Err(inbound.map(Refusal::from).or(alert).unwrap_or_else(|| lost(&fault)));
                 }
                 // After a stale connection a fresh one is tried; if that one fails as early, it is the target's doing.
                 Err(SendFault::Unsent(_)) if is_second => {
-                    return Err(Refusal::new(
-                        Code::ConnectionLost,
-                        "the target closes connections as soon as they open",
-                    ));
+                    let lost =
+                        || Refusal::new(Code::ConnectionLost, "the target closes connections as soon as they open");
+                    return Err(lease.alert().map_or_else(lost, Into::into));
                 }
                 Err(SendFault::Unsent(unsent)) => {
                     is_second = true;

@@ -84,6 +84,8 @@ struct TlsEvidence {
     version: &'static str,
     suite: &'static str,
     certificate_expires: Timestamp,
+    /// `false`: the route's trust says `verify = "none"`.
+    verified: bool,
 }
 
 /// Milliseconds.
@@ -179,8 +181,8 @@ impl Record {
     }
     /// On this connection, or of a tunnel's target on one of our own.
     pub(super) fn proven(&mut self, proof: &tls::Proof) {
-        let &tls::Proof { version, suite, expires, .. } = proof;
-        self.tls = Some(TlsEvidence { version, suite, certificate_expires: expires });
+        let &tls::Proof { version, suite, expires, verified, .. } = proof;
+        self.tls = Some(TlsEvidence { version, suite, certificate_expires: expires, verified });
     }
     pub(super) fn dialled(&mut self, connect: Duration, tls: Option<Duration>) {
         self.steps.connect = Some(milliseconds(connect));
@@ -314,6 +316,9 @@ impl Drop for Record {
         let route = self.route.as_ref().map(RouteName::as_str);
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
         self.live.meters.delivery(self.route.as_ref(), code, blame, (!is_tunnel).then_some(took));
+        if let (Some(route), Some(false)) = (&self.route, self.tls.as_ref().map(|tls| tls.verified)) {
+            self.live.meters.unverified(route);
+        }
         if !self.live.records.is_on() {
             return;
         }

@@ -114,6 +114,8 @@ struct Case {
     status: Option<StatusCode>,
     /// Where RFC 9209 has a more precise error type than the row.
     proxy_status: Option<&'static str>,
+    /// The target's TLS alert, as RFC 9209 §2.3.15 wants it told.
+    alert: Option<(u8, &'static str)>,
     /// For the client: never an internal address, never a secret.
     detail: String,
     /// One word within the code, such as `self_signed`.
@@ -146,6 +148,13 @@ impl Refusal {
     pub fn proxy_status(mut self, error: &'static str) -> Self {
         self.case.proxy_status = Some(error);
         self
+    }
+    /// The number and the name of the alert by which the target has refused us.
+    #[must_use]
+    pub fn alert(mut self, id: u8, name: &'static str) -> Self {
+        self.case.proxy_status = Some("tls_alert_received");
+        self.case.alert = Some((id, name));
+        self.details(name)
     }
     #[must_use]
     pub fn details(mut self, word: &'static str) -> Self {
@@ -241,7 +250,9 @@ impl Refusal {
         let row = self.code.row();
         let error = self.case.proxy_status.unwrap_or(row.proxy_status);
         let details = self.case.details.unwrap_or(row.name);
-        HeaderValue::from_str(&format!("{pseudonym}; error={error}; details=\"{details}\""))
+        let alert = self.case.alert.map(|(id, name)| format!("; alert-id={id}; alert-message=\"{name}\""));
+        let alert = alert.unwrap_or_default();
+        HeaderValue::from_str(&format!("{pseudonym}; error={error}{alert}; details=\"{details}\""))
             .unwrap_or(HeaderValue::from_static("outgate; error=proxy_internal_error"))
     }
 }

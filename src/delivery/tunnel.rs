@@ -152,7 +152,7 @@ async fn open(
         return Ok(Opened::Inspect(Inside { client, proof, tenant: tenant.cloned(), target }));
     }
     let hops = steps::hops(live, in_force, route, tenant, &target, record).await?;
-    let passage = Passage { live, in_force, route, target: &target, tenant: None, hops };
+    let passage = Passage { live, in_force, route, target: &target, tenant, hops };
     let (dialled, took) = passage.connect().await?;
     record.dialled(took, None);
     record.leaves_by(dialled.hop);

@@ -167,14 +167,13 @@ impl From<TlsFault> for Refusal {
     fn from(fault: TlsFault) -> Self {
         let failed = |detail: &str| Refusal::new(Code::TlsFailed, detail);
         match fault {
-            TlsFault::Certificate { fault } => Refusal::new(
-                Code::CertificateUntrusted,
-                format!("the target's certificate is refused: {}", fault.as_str()),
-            )
-            .details(fault.as_str()),
-            TlsFault::Alert { name, .. } => failed(&format!("the target ended the handshake with the alert {name}"))
-                .proxy_status("tls_alert_received")
-                .details(name),
+            TlsFault::Certificate { fault } => {
+                Refusal::new(Code::CertificateUntrusted, format!("the target's certificate is refused: {fault}"))
+                    .details(fault.as_str())
+            }
+            TlsFault::Alert { id, name } => {
+                failed(&format!("the target ended the handshake with the alert {name}")).alert(id, name)
+            }
             TlsFault::NoCommon(cause) => failed("the target offers no TLS version or suite that the route accepts")
                 .details("no_common")
                 .cause(format!("{cause:?}")),

@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::names::{PoolName, RouteName};
+use crate::policy::expiry::Expiry;
 
 /// Seconds. A webhook takes between a millisecond and the response timeout.
 const LATENCIES: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -21,12 +22,14 @@ pub struct Meters {
     registry: Registry,
     deliveries: Family<DeliveryLabels, Counter>,
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    unverified: Family<RouteLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
     pub client_connections: Gauge,
     tunnels: Gauge,
     pub idle_target_connections: Gauge,
     addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
+    expiries: Family<ExpiryLabels, Gauge>,
     pub records_lost: Gauge,
 }
 
@@ -63,6 +66,14 @@ struct PoolLabels {
     state: &'static str,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ExpiryLabels {
+    usage: &'static str,
+    /// Empty for the listener's.
+    trust: String,
+    file: String,
+}
+
 /// Empty where no route was found.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Text(Option<RouteName>);
@@ -81,12 +92,14 @@ impl Meters {
         let meters = Self {
             deliveries: Family::default(),
             latency,
+            unverified: Family::default(),
             reloads: Family::default(),
             reload_failed: Gauge::default(),
             client_connections: Gauge::default(),
             tunnels: Gauge::default(),
             idle_target_connections: Gauge::default(),
             addresses: Family::default(),
+            expiries: Family::default(),
             records_lost: Gauge::default(),
             registry: Registry::default(),
         };
@@ -101,6 +114,16 @@ impl Meters {
             "From the head of the request to the last byte of the answer",
             Unit::Seconds,
             latency,
+        );
+        registry.register(
+            "unverified_deliveries",
+            "Deliveries over connections to targets that had to prove nothing (verify = \"none\")",
+            meters.unverified.clone(),
+        );
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the first certificate or revocation list of a configured file runs out, as Unix time",
+            meters.expiries.clone(),
         );
         registry.register("reloads", "Configurations adopted and rejected", meters.reloads.clone());
         registry.register(
@@ -127,6 +150,23 @@ impl Meters {
             self.latency.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
         }
         self.deliveries.get_or_create(&DeliveryLabels { route, code, blame }).inc();
+    }
+
+    pub fn unverified(&self, route: &RouteName) {
+        self.unverified.get_or_create(&RouteLabels { route: Text(Some(route.clone())) }).inc();
+    }
+
+    /// What is no longer configured is no longer told.
+    pub fn expiries(&self, expiries: &[Expiry]) {
+        self.expiries.clear();
+        for expiry in expiries {
+            let (file, trust) = (expiry.path.display().to_string(), expiry.trust.clone());
+            let gauge = self.expiries.get_or_create(&ExpiryLabels { usage: expiry.usage.as_str(), trust, file });
+            let ends = expiry.ends.as_second();
+            if gauge.get() == 0 || ends < gauge.get() {
+                gauge.set(ends);
+            }
+        }
     }
 
     /// One more tunnel, until what it gives is dropped.

@@ -6,6 +6,7 @@ pub mod limits;
 pub mod meters;
 pub mod proven;
 pub mod records;
+pub mod reminders;
 pub mod replay;
 pub mod reuse;
 pub mod sources;
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use crate::config::{self, Select};
@@ -40,6 +41,7 @@ pub struct Live {
     pub proven: proven::Proven,
     pub sources: sources::Sources,
     pub meters: meters::Meters,
+    pub reminders: reminders::Reminders,
     pub records: records::Records,
     /// Why the configuration on disk is not the one in force, if it is not.
     rejected: ArcSwapOption<String>,
@@ -55,7 +57,7 @@ pub struct Live {
 pub struct InForce {
     pub plan: Plan,
     pub resolver: Arc<Resolver>,
-    tls: HashMap<[u8; 32], Arc<ClientConfig>>,
+    tls: HashMap<[u8; 32], Arc<tls::Terms>>,
     /// Towards clients, where the plan has it.
     pub listener_tls: Option<Arc<ServerConfig>>,
     mint: Option<Arc<Mint>>,
@@ -98,11 +100,11 @@ impl InForce {
             Some(kept) if *kept.basis() == basis => Arc::clone(kept),
             _ => Arc::new(Resolver::new(basis)?),
         };
-        let config_of = |trust: &Arc<Trust>| {
+        let terms_of = |trust: &Arc<Trust>| {
             let kept = before.and_then(|before| before.tls.get(&trust.fingerprint)).cloned();
-            (trust.fingerprint, kept.unwrap_or_else(|| tls::client_config(trust)))
+            (trust.fingerprint, kept.unwrap_or_else(|| Arc::new(tls::Terms::new(trust))))
         };
-        let tls = plan.trusts.values().map(config_of).collect();
+        let tls = plan.trusts.values().map(terms_of).collect();
         let turn_of = |name: &PoolName| {
             let kept = before.and_then(|before| before.turns.get(name)).cloned();
             (name.clone(), kept.unwrap_or_default())
@@ -133,9 +135,9 @@ impl InForce {
         }
     }
 
-    pub fn tls_config(&self, trust: &Trust) -> Arc<ClientConfig> {
-        // Every trust of the plan has one: `new` made it.
-        self.tls.get(&trust.fingerprint).cloned().unwrap_or_else(|| tls::client_config(trust))
+    pub fn tls_terms(&self, trust: &Arc<Trust>) -> Arc<tls::Terms> {
+        // Every trust of the plan has them: `new` made them.
+        self.tls.get(&trust.fingerprint).cloned().unwrap_or_else(|| Arc::new(tls::Terms::new(trust)))
     }
 }
 
@@ -168,6 +170,7 @@ impl Live {
             proven: proven::Proven::default(),
             sources: sources::Sources::new(),
             meters: meters::Meters::new(),
+            reminders: reminders::Reminders::default(),
             records,
             rejected: ArcSwapOption::empty(),
             streams: watch::Sender::new(0),
@@ -236,6 +239,7 @@ impl Live {
             let ranges = pool.in_force(now);
             self.meters.pool(name, sources::total(&ranges), view.count(&ranges));
         }
+        self.meters.expiries(&in_force.plan.expiries);
         self.meters.idle_target_connections.set(i64::try_from(self.reuse.kept()).unwrap_or(i64::MAX));
         self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
     }

@@ -18,9 +18,9 @@ use crate::policy::egress::Hop;
 pub struct Key {
     pub from: IpAddr,
     pub target: Target,
-    /// The fingerprint of the trust policy that its certificate satisfied.
+    /// The fingerprint of the trust policy that its certificate satisfied, and of who we are under it.
     pub trust: [u8; 32],
-    /// Set where the route is tenant-specific.
+    /// `None`: for no tenant.
     pub tenant: Option<TenantName>,
 }
 

@@ -4,28 +4,26 @@
 pub mod accept;
 mod fault;
 pub mod mint;
+mod terms;
 mod verify;
 
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, SupportedProtocolVersion, version};
-use rustls_pki_types::{DnsName, ServerName, UnixTime};
+use rustls::{ClientConnection, HandshakeKind, ProtocolVersion};
+use rustls_pki_types::{CertificateDer, DnsName, ServerName};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::connection::{Socket, Wire};
-use crate::config::{TlsVersion, Verify};
-use crate::names::Host;
+use crate::config::Verify;
+use crate::names::{Host, TenantName};
 use crate::policy::trust::Trust;
-pub use fault::{CertificateFault, TlsFault};
-
-/// TLS sessions kept for resumption under one trust; rustls keeps up to eight for each of the most recent hosts.
-const SESSIONS: usize = 4096;
+use crate::policy::trust::fault::CertificateFault;
+pub use fault::TlsFault;
+pub use terms::Terms;
 
 /// RFC 9113 §3.2.
 const HTTP_2: &[u8] = b"h2";
@@ -39,52 +37,37 @@ pub struct Proof {
     pub suite: &'static str,
     /// The end of the target's own certificate.
     pub expires: Timestamp,
+    /// `false`: under this trust any certificate would have done.
+    pub verified: bool,
     /// The target chose HTTP/2 (RFC 7301).
     pub speaks_http2: bool,
 }
 
-/// The configuration of every handshake under one trust. Its sessions are its own: what one trust has verified is
-/// never resumed under another.
-pub fn client_config(trust: &Trust) -> Arc<ClientConfig> {
-    // Named here, so that no process-wide default decides.
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let versions: &[&SupportedProtocolVersion] = match trust.min_version {
-        TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
-        TlsVersion::V1_3 => &[&version::TLS13],
-    };
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions)
-        .expect("the provider has suites for both versions")
-        .dangerous()
-        .with_custom_certificate_verifier(verify::verifier(trust, provider))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
-    config.resumption = match trust.verify {
-        Verify::Full => Resumption::in_memory_sessions(SESSIONS),
-        // `handshake` judges a resumed session by the certificate that it was made with; here nothing is judged.
-        Verify::None => Resumption::disabled(),
-    };
-    Arc::new(config)
-}
-
-/// Proves that the peer of `socket` is `host`.
+/// Proves that the peer of `socket` is `host`, under `terms` and with the sessions of `tenant` alone.
 pub async fn handshake(
     socket: Socket,
-    config: &Arc<ClientConfig>,
+    terms: &Terms,
+    tenant: Option<&TenantName>,
     host: &Host,
     deadline: Instant,
 ) -> Result<(Wire, Proof), TlsFault> {
-    let connect =
-        TlsConnector::from(Arc::clone(config)).connect(server_name(host)?, TokioIo::new(TokioIo::new(socket)));
+    let (config, name) = (terms.config(tenant), server_name(host)?);
+    let connect = TlsConnector::from(Arc::clone(&config)).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
     let stream = timeout_at(deadline, connect).await.map_err(|_| TlsFault::Timeout)?.map_err(TlsFault::from)?;
     let connection = stream.get_ref().1;
-    let proof = proof(connection)?;
-    // A resumed session brings its certificate along, which was good when the session began.
-    let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-    if resumed && config.time_provider.current_time().is_none_or(|now| has_expired(&proof, now)) {
-        return Err(CertificateFault::Expired.into());
+    // A resumed session brings its certificates along, which were good when the session began.
+    if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
+        let now = config.time_provider.current_time().ok_or(TlsFault::Timeout)?;
+        let (leaf, intermediates) = shown(connection)?;
+        terms.trust().judge(leaf, intermediates, &name, now)?;
     }
+    let proof = proof(connection, terms.trust())?;
     Ok((Wire::from(stream), proof))
+}
+
+fn shown(connection: &ClientConnection) -> Result<(&CertificateDer<'static>, &[CertificateDer<'static>]), TlsFault> {
+    let chain = connection.peer_certificates().and_then(<[_]>::split_first);
+    chain.ok_or(CertificateFault::Malformed.into())
 }
 
 fn server_name(host: &Host) -> Result<ServerName<'static>, CertificateFault> {
@@ -98,12 +81,8 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, CertificateFault> {
     }
 }
 
-fn has_expired(proof: &Proof, now: UnixTime) -> bool {
-    i64::try_from(now.as_secs()).is_ok_and(|now| proof.expires.as_second() < now)
-}
-
-fn proof(connection: &ClientConnection) -> Result<Proof, CertificateFault> {
-    let leaf = connection.peer_certificates().and_then(<[_]>::first).ok_or(CertificateFault::Malformed)?;
+fn proof(connection: &ClientConnection, trust: &Trust) -> Result<Proof, TlsFault> {
+    let (leaf, _) = shown(connection)?;
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| CertificateFault::Malformed)?;
     Ok(Proof {
         version: match connection.protocol_version() {
@@ -113,6 +92,7 @@ fn proof(connection: &ClientConnection) -> Result<Proof, CertificateFault> {
         suite: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).map_or("", registered),
         // RFC 5280 §4.1.2.5: 99991231235959Z says "does not expire", and is beyond what a `Timestamp` holds.
         expires: Timestamp::from_second(leaf.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX),
+        verified: trust.verify == Verify::Full,
         speaks_http2: connection.alpn_protocol() == Some(HTTP_2),
     })
 }

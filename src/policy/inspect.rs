@@ -2,15 +2,12 @@
 //! May we stand in for a target, towards our own clients?
 
 use ::aws_lc_rs::digest::{SHA256, digest};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rcgen::{Issuer, KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::{At, Ca, Config, Connect, Problem};
-
-/// An authority that ends sooner is warned about: its clients need the next one before that.
-const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 pub struct Authority {
     /// SHA-256 of its chain: what was minted under one is not shown under another.
@@ -76,10 +73,6 @@ fn authority(ca: &At<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> Option
     let Ok(issuer) = Issuer::from_ca_cert_der(&CertificateDer::from_slice(der), key) else {
         return wrong(place, format!("the first certificate of {path} is not usable"), "one of `outgate ca new`");
     };
-    if ends.duration_since(now) < EXPIRES_SOON {
-        let problem = Problem::warning(Some(place), format!("the authority ends at {ends}"));
-        problems.push(problem.help("clients need to trust the next one before: `outgate ca new`"));
-    }
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(digest(&SHA256, &ca.certificate.parts.concat()).as_ref());
     let chain = ca.certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();

@@ -7,21 +7,18 @@ use std::time::Duration;
 
 use ::aws_lc_rs::digest::{Context, SHA256};
 use ipnet::IpNet;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
-use rustls::{Error, InconsistentKeys, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
+use super::certified::certified;
 use super::identify::Held;
+use super::revocation;
 use crate::config::{self, At, Config, ListenerTls, PemFile, Problem, Severity};
-
-/// A certificate that ends sooner is warned about.
-const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// What stands between a socket and HTTP.
 #[derive(Default)]
@@ -70,12 +67,12 @@ impl Proxies {
     }
 }
 
-pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Listener {
+pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
     let proxies = config.server.proxy_protocol.as_ref().map(|written| match &written.value {
         config::ProxyProtocol::Anyone => Proxies::All,
         config::ProxyProtocol::From(networks) => Proxies::In(networks.iter().map(|network| network.value).collect()),
     });
-    let tls = config.server.tls.as_ref().and_then(|tls| compile_tls(tls, now, problems));
+    let tls = config.server.tls.as_ref().and_then(|tls| compile_tls(tls, problems));
     if config.server.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none())
         && let Some(name) = config.clients.values().find_map(|client| client.certificates.first())
     {
@@ -86,75 +83,19 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
     Listener { tls, proxies }
 }
 
-fn compile_tls(tls: &ListenerTls, now: Timestamp, problems: &mut Vec<Problem>) -> Option<Tls> {
+fn compile_tls(tls: &ListenerTls, problems: &mut Vec<Problem>) -> Option<Tls> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let certified = certified(tls, now, &provider, problems);
+    let certified = certified(&tls.certificate, &tls.key, &provider, problems);
     let clients = match &tls.client_ca {
         None => None,
-        Some(ca) => Some(clients(ca, &tls.client_crls, now, provider, problems)?),
+        Some(ca) => Some(clients(ca, &tls.client_crls, provider, problems)?),
     };
     Some(Tls { fingerprint: fingerprint(tls), certified: certified?, clients })
-}
-
-fn certified(
-    tls: &ListenerTls,
-    now: Timestamp,
-    provider: &CryptoProvider,
-    problems: &mut Vec<Problem>,
-) -> Option<CertifiedKey> {
-    judge_dates(&tls.certificate, now, problems);
-    let mut wrong = |message: String, help: &str| {
-        let problem = Problem::at(tls.key.place, message).also(tls.certificate.place, "its certificate");
-        problems.push(problem.help(help));
-        None
-    };
-    let Ok(key) = PrivateKeyDer::from_pem_slice(tls.key.expose()) else {
-        return wrong("no private key in PEM stands there".into(), "a PRIVATE KEY block that is not encrypted");
-    };
-    let key = match provider.key_provider.load_private_key(key) {
-        Ok(key) => key,
-        Err(error) => {
-            return wrong(format!("the private key is not usable: {error}"), "a key of ECDSA, RSA or Ed25519");
-        }
-    };
-    let chain = tls.certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    let certified = CertifiedKey::new(chain, key);
-    match certified.keys_match() {
-        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(certified),
-        Err(_) => wrong(
-            "the key and the certificate do not belong together".into(),
-            "the key of the first certificate of the file; the certificates of authorities follow it",
-        ),
-    }
-}
-
-fn judge_dates(certificate: &At<PemFile>, now: Timestamp, problems: &mut Vec<Problem>) {
-    let leaf = certificate.parts.first().and_then(|der| X509Certificate::from_der(der).ok());
-    let Some((_, leaf)) = leaf else {
-        let message = format!("the first certificate of {} cannot be read", certificate.path.display());
-        problems.push(Problem::at(certificate.place, message).help("an X.509 certificate of version 3"));
-        return;
-    };
-    let (from, until) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
-    // RFC 5280 §4.1.2.5: the last date there is says "does not expire", and is beyond what a `Timestamp` holds.
-    let until = Timestamp::from_second(until).unwrap_or(Timestamp::MAX);
-    let message = if until < now {
-        format!("the certificate has expired at {until}: no client will believe it")
-    } else if until.duration_since(now) < EXPIRES_SOON {
-        format!("the certificate expires at {until}")
-    } else if from > now.as_second() {
-        "the certificate is not valid yet: no client will believe it".to_owned()
-    } else {
-        return;
-    };
-    let help = "put a new one in its place: it is taken up at once";
-    problems.push(Problem::warning(Some(certificate.place), message).help(help));
 }
 
 fn clients(
     ca: &At<PemFile>,
     lists: &[At<PemFile>],
-    now: Timestamp,
     provider: Arc<CryptoProvider>,
     problems: &mut Vec<Problem>,
 ) -> Option<Arc<dyn ClientCertVerifier>> {
@@ -167,7 +108,7 @@ fn clients(
             problems.push(Problem::at(ca.place, message).help("an X.509 certificate of a certification authority"));
         }
     }
-    lists.iter().for_each(|list| judge_list(list, now, problems));
+    revocation::lists(lists, problems);
     if problems[before..].iter().any(|problem| problem.severity == Severity::Problem) {
         return None;
     }
@@ -183,22 +124,6 @@ fn clients(
             let problem = Problem::at(ca.place, format!("client certificates cannot be verified: {error}"));
             problems.push(problem.help("usable authorities, and revocation lists as RFC 5280 has them"));
             None
-        }
-    }
-}
-
-fn judge_list(list: &At<PemFile>, now: Timestamp, problems: &mut Vec<Problem>) {
-    for (index, der) in list.parts.iter().enumerate() {
-        let (number, path) = (index + 1, list.path.display());
-        let Ok((_, parsed)) = CertificateRevocationList::from_der(der) else {
-            let problem = Problem::at(list.place, format!("revocation list {number} of {path} cannot be read"));
-            problems.push(problem.help("a certificate revocation list as RFC 5280 has it"));
-            continue;
-        };
-        if parsed.next_update().is_some_and(|next| next.timestamp() < now.as_second()) {
-            let message = format!("revocation list {number} of {path} is out of date");
-            let help = "put the current one in its place; until then this one counts";
-            problems.push(Problem::warning(Some(list.place), message).help(help));
         }
     }
 }

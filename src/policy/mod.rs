@@ -3,13 +3,16 @@
 
 pub mod addresses;
 pub mod admit;
+mod certified;
 pub mod egress;
+pub mod expiry;
 #[cfg(test)]
 mod fixture;
 pub mod guard;
 pub mod identify;
 pub mod inspect;
 pub mod listener;
+mod revocation;
 pub mod route;
 pub mod sign;
 pub mod trust;
@@ -36,6 +39,8 @@ pub struct Plan {
     pub listener: listener::Listener,
     /// Where routes inspect tunnels.
     pub authority: Option<inspect::Authority>,
+    /// When what stands in files ends.
+    pub expiries: Vec<expiry::Expiry>,
     pub timeouts: Timeouts,
     pub drain_timeout: Duration,
     pub max_connections: usize,
@@ -57,8 +62,9 @@ pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), 
         clients: identify::Clients::compile(config, &mut problems),
         routes: route::Routes::compile(config, &tables, &mut problems),
         guard: guard::Guard::compile(config, &mut problems),
-        listener: listener::compile(config, now, &mut problems),
+        listener: listener::compile(config, &mut problems),
         authority: inspect::compile(config, now, &mut problems),
+        expiries: expiry::compile(config, now, &mut problems),
         timeouts: config.timeouts.clone(),
         drain_timeout: config.server.drain_timeout,
         max_connections: config.server.max_connections,

@@ -32,8 +32,6 @@ pub struct Route {
     pub body_max: u64,
     pub response_max: u64,
     pub timeouts: Timeouts,
-    /// It names its tenants: what they use is not shared between them.
-    pub tenant_specific: bool,
 }
 
 /// What routes name, compiled before them.

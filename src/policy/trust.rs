@@ -1,149 +1,117 @@
-//! What a target must prove: a chain to which roots, over which version of TLS.
+//! What a target must prove, over which version of TLS, and what we prove to it.
 //! Whose word is good enough for this target?
 
-use std::collections::BTreeMap;
+mod compile;
+pub mod fault;
+mod judge;
+mod strict;
+
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::sign::CertifiedKey;
+use webpki::CertRevocationList;
 
-use crate::config::{self, At, Config, Problem, Roots, TlsVersion, Verify};
+use crate::config::{CrlPolicy, TlsVersion, Verify};
 use crate::names::TrustName;
+pub use compile::compile;
 
 /// The trust of a route that names none.
 pub const PUBLIC: &str = "public";
 
 /// A trust policy, compiled.
-#[derive(Debug)]
 pub struct Trust {
     pub name: TrustName,
-    /// SHA-256 over all that makes a connection acceptable here, and over nothing else: connections and TLS sessions
-    /// may be shared exactly where it is equal. The name is not part of it.
+    /// SHA-256 over all that makes a connection acceptable here, and over who we are on it, and over nothing else:
+    /// connections and TLS sessions may be shared exactly where it is equal. The name is not part of it.
     pub fingerprint: [u8; 32],
     pub roots: Arc<RootCertStore>,
     pub min_version: TlsVersion,
     pub verify: Verify,
+    /// The rules of the Web PKI count.
+    pub strict: bool,
+    /// One of them is in the chain; empty: any key will do.
+    pub pins: BTreeSet<[u8; 32]>,
+    /// Whether a certificate must have a current list that speaks of it, where there are lists.
+    pub crl_policy: CrlPolicy,
+    /// What a target that asks is shown.
+    pub identity: Option<Arc<CertifiedKey>>,
+    /// The newest of an issuer first.
+    lists: Vec<CertRevocationList<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Every `[trust.NAME]`; `public` is there whether it is configured or not.
-pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<TrustName, Arc<Trust>> {
-    let mut trusts: BTreeMap<_, _> = config
-        .trust
-        .iter()
-        .map(|(name, trust)| {
-            let roots = store(name, trust, problems);
-            warn_unverified(name, &trust.verify, problems);
-            (name.clone(), Arc::new(Trust::new(name.clone(), roots, trust.min_version, *trust.verify)))
-        })
-        .collect();
-    let public = TrustName::new(PUBLIC);
-    trusts
-        .entry(public.clone())
-        .or_insert_with(|| Arc::new(Trust::new(public, mozilla(), TlsVersion::V1_2, Verify::Full)));
-    trusts
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Trust").field(&self.name).finish()
+    }
 }
 
 impl Trust {
-    fn new(name: TrustName, roots: RootCertStore, min_version: TlsVersion, verify: Verify) -> Self {
-        let fingerprint = fingerprint(&roots, min_version, verify);
-        Self { name, fingerprint, roots: Arc::new(roots), min_version, verify }
+    /// How many revocation lists are asked.
+    pub fn lists(&self) -> usize {
+        self.lists.len()
     }
 }
 
-fn mozilla() -> RootCertStore {
-    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
+/// What a fingerprint is of.
+struct Terms<'a> {
+    roots: &'a RootCertStore,
+    min_version: TlsVersion,
+    verify: Verify,
+    strict: bool,
+    pins: &'a BTreeSet<[u8; 32]>,
+    /// Lists in DER.
+    crls: Vec<&'a [u8]>,
+    crl_policy: CrlPolicy,
+    identity: Option<&'a CertifiedKey>,
 }
 
-fn store(name: &TrustName, trust: &At<config::Trust>, problems: &mut Vec<Problem>) -> RootCertStore {
-    let mut store = RootCertStore::empty();
-    for roots in &trust.roots {
-        match &roots.value {
-            Roots::Mozilla => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            // A distribution's store may hold a certificate that no verifier takes; the rest of it is good.
-            Roots::System(certificates) => {
-                let (usable, _) = store.add_parsable_certificates(certificates.iter().map(|der| der.as_slice().into()));
-                if usable == 0 {
-                    problems.push(
-                        Problem::at(roots.place, "the system's store holds no usable root certificate")
-                            .help("install ca-certificates, or write \"mozilla\" for the roots compiled in"),
-                    );
-                }
-            }
-            Roots::File(path, certificates) => {
-                if certificates.is_empty() {
-                    problems.push(
-                        Problem::at(roots.place, format!("{} holds no certificate", path.display()))
-                            .help("a PEM file with one or more CERTIFICATE blocks"),
-                    );
-                }
-                for (index, der) in certificates.iter().enumerate() {
-                    if let Err(error) = store.add(CertificateDer::from_slice(der)) {
-                        let number = index + 1;
-                        problems.push(
-                            Problem::at(
-                                roots.place,
-                                format!("certificate {number} of {} is not usable as a root: {error}", path.display()),
-                            )
-                            .help("an X.509 certificate of a certification authority"),
-                        );
-                    }
-                }
-            }
-        }
-    }
-    if trust.roots.is_empty() && *trust.verify == Verify::Full {
-        problems.push(
-            Problem::at(trust.place, format!("trust {name} has no roots: no target could prove its name"))
-                .help("roots = [\"mozilla\"]"),
-        );
-    }
-    store
-}
-
-fn warn_unverified(name: &TrustName, verify: &At<Verify>, problems: &mut Vec<Problem>) {
-    if verify.value == Verify::None {
-        problems.push(
-            Problem::warning(
-                Some(verify.place),
-                format!(
-                    "trust {name} verifies nothing: webhooks on its routes go to whoever answers, and anyone on the \
-                     path can read and change them"
-                ),
-            )
-            .help("verify = \"full\", and the target's own authority as a PEM file in roots"),
-        );
-    }
-}
-
-/// The roots count as a set: neither their order nor where they were read from says whom they trust.
-fn fingerprint(roots: &RootCertStore, min_version: TlsVersion, verify: Verify) -> [u8; 32] {
-    let mut anchors: Vec<_> = roots
-        .roots
-        .iter()
-        .map(|anchor| {
-            let constraints = anchor.name_constraints.as_deref();
-            (anchor.subject.as_ref(), anchor.subject_public_key_info.as_ref(), constraints)
-        })
-        .collect();
-    anchors.sort_unstable();
-    anchors.dedup();
-
+/// Roots, pins and lists count as sets: neither their order nor where they were read from says whom they trust.
+fn fingerprint(terms: &Terms<'_>) -> [u8; 32] {
     let mut digest = Context::new(&SHA256);
     digest.update(b"outgate trust\0");
     digest.update(&[
-        match min_version {
+        match terms.min_version {
             TlsVersion::V1_2 => 2,
             TlsVersion::V1_3 => 3,
         },
-        match verify {
+        match terms.verify {
             Verify::Full => 1,
             Verify::None => 0,
         },
+        u8::from(terms.strict),
+        match terms.crl_policy {
+            CrlPolicy::Require => 1,
+            CrlPolicy::Lenient => 0,
+        },
     ]);
-    for (subject, key, constraints) in anchors {
-        // Each part after its length, so that no two sets of roots read alike.
-        for part in [Some(subject), Some(key), constraints] {
+    let anchors = terms.roots.roots.iter().map(|anchor| {
+        let constraints = anchor.name_constraints.as_deref();
+        [Some(anchor.subject.as_ref()), Some(anchor.subject_public_key_info.as_ref()), constraints]
+    });
+    let mut anchors: Vec<[Option<&[u8]>; 3]> = anchors.collect();
+    anchors.sort_unstable();
+    anchors.dedup();
+    let mut crls = terms.crls.clone();
+    crls.sort_unstable();
+    crls.dedup();
+    let chain = terms.identity.map(|identity| identity.cert.as_slice()).unwrap_or_default();
+    let parts: [Vec<Option<&[u8]>>; 4] = [
+        anchors.into_iter().flatten().collect(),
+        terms.pins.iter().map(|pin| Some(pin.as_slice())).collect(),
+        crls.into_iter().map(Some).collect(),
+        // The key is the leaf's: it need not be part of it.
+        chain.iter().map(|der| Some(der.as_ref())).collect(),
+    ];
+    for parts in parts {
+        // Each list after its length and each part after its own, so that no two sets of terms read alike.
+        digest.update(&(parts.len() as u64).to_be_bytes());
+        for part in parts {
             digest.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_be_bytes());
             digest.update(part.unwrap_or_default());
         }

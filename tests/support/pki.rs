@@ -81,7 +81,7 @@ impl Identity {
     }
 }
 
-fn pem(what: &str, der: &[u8]) -> String {
+pub fn pem(what: &str, der: &[u8]) -> String {
     use base64::Engine;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();

@@ -34,6 +34,16 @@ impl Seen {
     }
 }
 
+/// What a handshake has shown of the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handshake {
+    pub resumed: bool,
+    /// The client's own certificate.
+    pub shown: Option<Vec<u8>>,
+}
+
+pub type Handshakes = Arc<Mutex<Vec<Handshake>>>;
+
 /// What a receiver does with a request: bytes to answer with, and whether to keep the connection.
 pub type Reaction = Arc<dyn Fn(&Seen) -> (Vec<u8>, bool) + Send + Sync>;
 
@@ -94,6 +104,28 @@ impl Receiver {
             let session = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
             Some(Box::new(rustls::StreamOwned::new(session, stream)))
         })
+    }
+
+    /// TLS as `config` has it, and what came of each handshake, in the order of connections.
+    pub fn gate(config: rustls::ServerConfig, reaction: Reaction) -> (Self, Handshakes) {
+        let (config, handshakes) = (Arc::new(config), Handshakes::default());
+        let kept = Arc::clone(&handshakes);
+        let receiver = Self::start("127.0.0.1:0", reaction, move |mut stream| {
+            let mut session = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
+            while session.is_handshaking() {
+                if session.complete_io(&mut stream).is_err() {
+                    // An alert is out: let it arrive, and what was on its way be read.
+                    let _ = stream.shutdown(std::net::Shutdown::Write);
+                    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+                    return None;
+                }
+            }
+            let shown = session.peer_certificates().map(|chain| chain[0].to_vec());
+            let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+            kept.lock().unwrap().push(Handshake { resumed, shown });
+            Some(Box::new(rustls::StreamOwned::new(session, stream)))
+        });
+        (receiver, handshakes)
     }
 
     fn start(

@@ -1,6 +1,7 @@
 //! One connection to a target, over a stream that we dialled: HTTP/1.1, or HTTP/2 where the target chose it.
 //! How is a request sent, and can the connection serve another?
 
+mod farewell;
 mod hold;
 mod streams;
 mod upload;
@@ -20,8 +21,9 @@ use hyper_util::rt::TokioTimer;
 use tokio::time::timeout;
 
 use super::connection::{Liveness, Wire};
-use super::tls::Proof;
+use super::tls::{Proof, TlsFault};
 use crate::policy::egress::Hop;
+use farewell::{Attended, Farewell};
 use hold::Held;
 use streams::{Slot, Streams};
 pub use upload::Upload;
@@ -32,6 +34,7 @@ pub struct Connection {
     liveness: Liveness,
     hop: Hop,
     proof: Option<Proof>,
+    farewell: Farewell,
     born: Instant,
     /// Every handle has it. With the last one the connection goes, whatever the target does.
     held: Arc<Held>,
@@ -70,11 +73,13 @@ const PONG_WITHIN: Duration = Duration::from_secs(5);
 impl Connection {
     /// Speaks HTTP over `wire`, and drives it in a task of its own until either side closes, or the last handle is gone.
     pub async fn open(wire: Wire, liveness: Liveness, hop: Hop, proof: Option<Proof>) -> Result<Self, hyper::Error> {
+        let farewell = Farewell::default();
+        let wire = Attended { wire, farewell: farewell.clone() };
         let (sender, held) = match proof.as_ref().is_some_and(|proof| proof.speaks_http2) {
             true => open_http2(wire, &liveness).await?,
             false => open_http1(wire, &liveness).await?,
         };
-        Ok(Self { sender, liveness, hop, proof, born: Instant::now(), held, is_under_way: false })
+        Ok(Self { sender, liveness, hop, proof, farewell, born: Instant::now(), held, is_under_way: false })
     }
 
     /// Another handle on a connection that carries several exchanges at once, if it has room for one more.
@@ -85,8 +90,16 @@ impl Connection {
         }
         let slot = streams.slot()?;
         let sender = Sender::Http2 { sender: sender.clone(), streams: Arc::clone(streams), _slot: Some(slot) };
-        let (liveness, proof, held) = (self.liveness.clone(), self.proof.clone(), Arc::clone(&self.held));
-        Some(Self { sender, liveness, hop: self.hop, proof, born: self.born, held, is_under_way: false })
+        Some(Self {
+            sender,
+            liveness: self.liveness.clone(),
+            proof: self.proof.clone(),
+            farewell: self.farewell.clone(),
+            held: Arc::clone(&self.held),
+            hop: self.hop,
+            born: self.born,
+            is_under_way: false,
+        })
     }
 
     /// The exchange has come to its end. Where a handle is dropped before, the connection is broken: nothing new goes
@@ -126,6 +139,19 @@ impl Connection {
         if !std::mem::replace(&mut self.is_under_way, true) {
             self.held.begin();
         }
+        let sent = self.exchange(request).await;
+        if sent.is_ok() {
+            self.farewell.answered();
+        }
+        sent
+    }
+
+    /// The alert by which the target has refused us before it has answered anything.
+    pub fn alert(&self) -> Option<TlsFault> {
+        self.farewell.fault()
+    }
+
+    async fn exchange(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, SendFault> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(for_http1(request)).await.map_err(fault),
             Sender::Http2 { sender, .. } => {
@@ -202,7 +228,7 @@ pub fn breaks_the_protocol(error: &hyper::Error) -> bool {
         })
 }
 
-async fn open_http1(wire: Wire, liveness: &Liveness) -> Result<(Sender, Arc<Held>), hyper::Error> {
+async fn open_http1(wire: Attended, liveness: &Liveness) -> Result<(Sender, Arc<Held>), hyper::Error> {
     let (sender, driver) =
         http1::Builder::new().max_buf_size(RESPONSE_HEAD_MAX).max_headers(RESPONSE_FIELDS_MAX).handshake(wire).await?;
     let (held, hold) = hold::new(liveness);
@@ -211,7 +237,7 @@ async fn open_http1(wire: Wire, liveness: &Liveness) -> Result<(Sender, Arc<Held
     Ok((Sender::Http1(sender), held))
 }
 
-async fn open_http2(wire: Wire, liveness: &Liveness) -> Result<(Sender, Arc<Held>), hyper::Error> {
+async fn open_http2(wire: Attended, liveness: &Liveness) -> Result<(Sender, Arc<Held>), hyper::Error> {
     let (held, hold) = hold::new(liveness);
     let (sender, driver) = http2::Builder::new(hold.clone())
         .timer(TokioTimer::new())

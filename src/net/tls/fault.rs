@@ -6,6 +6,8 @@ use std::{fmt, io};
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
+use crate::policy::trust::fault::CertificateFault;
+
 /// Why a handshake came to nothing.
 #[derive(Debug)]
 pub enum TlsFault {
@@ -27,57 +29,20 @@ pub enum TlsFault {
     Lost(io::Error),
 }
 
-/// What is wrong with a target's certificate; [`super::verify`] says which is told where several are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CertificateFault {
-    SelfSigned,
-    UnknownIssuer,
-    Expired,
-    NotYetValid,
-    NameMismatch,
-    Revoked,
-    PinMismatch,
-    WrongUsage,
-    BadSignature,
-    Malformed,
-}
-
-impl CertificateFault {
-    /// As in the `details` of a refusal.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::SelfSigned => "self_signed",
-            Self::UnknownIssuer => "unknown_issuer",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::NameMismatch => "name_mismatch",
-            Self::Revoked => "revoked",
-            Self::PinMismatch => "pin_mismatch",
-            Self::WrongUsage => "wrong_usage",
-            Self::BadSignature => "bad_signature",
-            Self::Malformed => "malformed",
-        }
-    }
-}
-
-impl From<&CertificateError> for CertificateFault {
-    fn from(error: &CertificateError) -> Self {
-        use CertificateError as E;
-        match error {
-            E::Expired | E::ExpiredContext { .. } => Self::Expired,
-            E::NotValidYet | E::NotValidYetContext { .. } => Self::NotYetValid,
-            E::NotValidForName | E::NotValidForNameContext { .. } => Self::NameMismatch,
-            E::Revoked => Self::Revoked,
-            E::InvalidPurpose | E::InvalidPurposeContext { .. } => Self::WrongUsage,
-            // An algorithm that proves nothing any more (SHA-1, MD5) counts as a signature that does not.
-            E::BadSignature
-            | E::UnsupportedSignatureAlgorithmContext { .. }
-            | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::BadSignature,
-            E::BadEncoding | E::UnhandledCriticalExtension | E::InvalidOcspResponse => Self::Malformed,
-            E::Other(other) => other.0.downcast_ref().copied().unwrap_or(Self::Malformed),
-            // Nobody whom we know vouches for it, in one way or another.
-            _ => Self::UnknownIssuer,
-        }
+/// What [`super::verify`] says, and what rustls finds by itself: that the peer does not hold the certificate's key.
+fn certificate_fault(error: &CertificateError) -> CertificateFault {
+    use CertificateError as E;
+    match error {
+        E::UnknownIssuer => CertificateFault::UnknownIssuer,
+        E::Expired => CertificateFault::Expired,
+        E::NotValidYet => CertificateFault::NotYetValid,
+        E::NotValidForName => CertificateFault::NameMismatch,
+        E::Revoked => CertificateFault::Revoked,
+        E::BadSignature
+        | E::UnsupportedSignatureAlgorithmContext { .. }
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => CertificateFault::BadSignature,
+        E::Other(other) => other.0.downcast_ref().copied().unwrap_or(CertificateFault::Malformed),
+        _ => CertificateFault::Malformed,
     }
 }
 
@@ -100,7 +65,7 @@ impl From<io::Error> for TlsFault {
 impl From<Error> for TlsFault {
     fn from(error: Error) -> Self {
         match error {
-            Error::InvalidCertificate(error) => CertificateFault::from(&error).into(),
+            Error::InvalidCertificate(error) => certificate_fault(&error).into(),
             Error::AlertReceived(alert) => Self::Alert { id: alert.into(), name: alert_name(alert) },
             Error::PeerIncompatible(what) => Self::NoCommon(what),
             // The first byte of every record is its type, and no text protocol begins with one of those five.
@@ -109,25 +74,6 @@ impl From<Error> for TlsFault {
         }
     }
 }
-
-impl fmt::Display for CertificateFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::SelfSigned => "the certificate is self-signed",
-            Self::UnknownIssuer => "the certificate's issuer is not trusted",
-            Self::Expired => "the certificate has expired",
-            Self::NotYetValid => "the certificate is not valid yet",
-            Self::NameMismatch => "the certificate is for another name",
-            Self::Revoked => "the certificate is revoked",
-            Self::PinMismatch => "the certificate's key is not a pinned one",
-            Self::WrongUsage => "the certificate may not be used so",
-            Self::BadSignature => "a signature does not verify",
-            Self::Malformed => "the certificate is malformed",
-        })
-    }
-}
-
-impl StdError for CertificateFault {}
 
 impl fmt::Display for TlsFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

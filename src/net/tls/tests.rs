@@ -9,17 +9,18 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
     KeyPair, NameConstraints, date_time_ymd,
 };
+use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::names::TrustName;
+use crate::config::TlsVersion;
 
 const NAME: &str = "hooks.acme.example";
 
@@ -68,18 +69,13 @@ fn self_signed(params: &CertificateParams) -> Shown {
     shown(vec![params.self_signed(&key).unwrap().der().clone()], &key)
 }
 
-fn trusting(roots: &[&CertificateDer<'static>], min_version: TlsVersion, verify: Verify) -> Arc<ClientConfig> {
+fn trusting(roots: &[&CertificateDer<'static>], min_version: TlsVersion, verify: Verify) -> Terms {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add((*root).clone()).unwrap();
     }
-    client_config(&Trust {
-        name: TrustName::new("t"),
-        fingerprint: [0; 32],
-        roots: Arc::new(store),
-        min_version,
-        verify,
-    })
+    let provider = aws_lc_rs::default_provider();
+    Terms::new(&Arc::new(Trust::plain(store, min_version, verify, false, &provider)))
 }
 
 fn server(shown: Shown, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
@@ -95,14 +91,14 @@ fn server(shown: Shown, versions: &[&'static SupportedProtocolVersion]) -> Arc<S
 /// Handshakes with a peer that does `serve` with the connection.
 async fn with_peer<F: Future>(
     serve: impl FnOnce(TcpStream) -> F,
-    config: &Arc<ClientConfig>,
+    config: &Terms,
     host: &Host,
     wait: Duration,
 ) -> Result<(Wire, Proof), TlsFault> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
-    let handshake = handshake(Socket::new(client), config, host, Instant::now() + wait);
+    let handshake = handshake(Socket::new(client), config, None, host, Instant::now() + wait);
     let serve = serve(accepted);
     tokio::pin!(handshake, serve);
     tokio::select! {
@@ -111,7 +107,7 @@ async fn with_peer<F: Future>(
     }
 }
 
-async fn meet(server: Arc<ServerConfig>, config: &Arc<ClientConfig>, host: &Host) -> Result<(Wire, Proof), TlsFault> {
+async fn meet(server: Arc<ServerConfig>, config: &Terms, host: &Host) -> Result<(Wire, Proof), TlsFault> {
     let serve = async move |stream| {
         if let Ok(mut stream) = TlsAcceptor::from(server).accept(stream).await {
             // What the client hears of TLS 1.3 before its first answer: the tickets.
@@ -141,7 +137,10 @@ async fn a_good_chain_is_proof() {
     for host in [name(), ip("192.0.2.7"), ip("2001:db8::7")] {
         let (_, proof) = meet(server(issued(&leaf, &root, &[]), ALL), &config, &host).await.unwrap();
         let expires = "2090-01-02T00:00:00Z".parse().unwrap();
-        assert_eq!(proof, Proof { version: "TLSv1.3", suite: "TLS_AES_256_GCM_SHA384", expires, speaks_http2: false });
+        assert_eq!(
+            proof,
+            Proof { version: "TLSv1.3", suite: "TLS_AES_256_GCM_SHA384", expires, verified: true, speaks_http2: false }
+        );
     }
     let (_, proof) = meet(server(issued(&leaf, &root, &[]), &[&version::TLS12]), &config, &name()).await.unwrap();
     assert_eq!((proof.version, proof.suite), ("TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"));
@@ -190,12 +189,12 @@ async fn each_certificate_failure_is_told() {
         ("expired, of a stranger", issued(&expired, &stranger, &[]), name(), F::Expired),
         ("not yet valid", issued(&future, &root, &[]), name(), F::NotYetValid),
         ("other name", issued(&params("leaf", &["other.example"]), &root, &[]), name(), F::NameMismatch),
-        ("name of the common name only", issued(&params(NAME, &[]), &root, &[]), name(), F::NameMismatch),
+        ("name of the common name only", issued(&params(NAME, &[]), &root, &[]), name(), F::NoSubjectAltName),
         ("deeper than its wildcard", issued(&params("l", &["*.example"]), &root, &[]), name(), F::NameMismatch),
         ("address in no SAN", issued(&good(), &root, &[]), ip("192.0.2.7"), F::NameMismatch),
         ("other address", issued(&params("l", &["192.0.2.8"]), &root, &[]), ip("192.0.2.7"), F::NameMismatch),
         ("for clients", issued(&for_clients, &root, &[]), name(), F::WrongUsage),
-        ("an authority's", issued(&is_authority, &root, &[]), name(), F::WrongUsage),
+        ("an authority's", issued(&is_authority, &root, &[]), name(), F::CaAsLeaf),
         ("issued by a leaf", issued(&good(), &no_authority, &[&no_authority]), name(), F::WrongUsage),
         ("issuer constrained", issued(&good(), &constrained, &[&constrained]), name(), F::WrongUsage),
         ("impostor", issued(&good(), &impostor, &[]), name(), F::BadSignature),
@@ -293,9 +292,9 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
     let mut leaf = params("leaf", &[NAME]);
     leaf.not_after = date_time_ymd(2027, 1, 16);
     let server = server(issued(&leaf, &root, &[]), ALL);
-    let mut config = ClientConfig::clone(&trusting(&[root.der()], TlsVersion::V1_2, Verify::Full));
+    let mut config = trusting(&[root.der()], TlsVersion::V1_2, Verify::Full);
     let mut at = async |time: u64| {
-        config.time_provider = Arc::new(At(time));
+        config.at(Arc::new(At(time)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
@@ -305,10 +304,9 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
             stream.flush().await?;
             Ok::<_, std::io::Error>(stream)
         };
-        let config = Arc::new(config.clone());
         let ask = async {
             let deadline = Instant::now() + Duration::from_secs(10);
-            let (wire, _) = handshake(Socket::new(client), &config, &name(), deadline).await?;
+            let (wire, _) = handshake(Socket::new(client), &config, None, &name(), deadline).await?;
             let mut wire = TokioIo::new(wire);
             let read = wire.read(&mut [0; 1]).await.unwrap(); // and with it the tickets
             assert_eq!(read, 1);

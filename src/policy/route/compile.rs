@@ -195,7 +195,6 @@ fn route<'a>(
         response_max: written.response_max.as_ref().map_or(RESPONSE_MAX_DEFAULT, |max| max.value),
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),
-        tenant_specific: !written.tenants.is_empty(),
     })
 }
 

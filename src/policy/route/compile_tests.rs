@@ -59,7 +59,7 @@ fn a_route_means_what_it_says_and_the_rest_is_inherited() {
     let host = Host::Name("hooks.acme.example".into());
     let route = routes.choose(&ClientName::new("c"), Some(&TenantName::new("acme")), &host, "/").unwrap();
     assert_eq!((route.pool.name().as_str(), route.trust.name.as_str()), ("default", "public"));
-    assert_eq!((route.body_max, route.ports.as_slice(), route.tenant_specific), (1 << 20, &[8443][..], true));
+    assert_eq!((route.body_max, route.ports.as_slice()), (1 << 20, &[8443][..]));
     assert_eq!((route.signers.len(), route.limits.len()), (1, 1));
     let seconds = [route.timeouts.response, route.timeouts.total].map(|time| time.as_secs());
     assert_eq!(seconds, [30, 1]);

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
+use super::compile::{mozilla, store, warn_unverified};
 use super::*;
-use crate::config::{Place, Severity};
+use crate::config::{self, At, Place, Roots, Severity};
 
 const HERE: Place = Place { file: 0, start: 3, end: 9 };
 
@@ -26,7 +27,16 @@ fn file(certificates: &[&[u8]]) -> Roots {
 }
 
 fn written(roots: Vec<Roots>, verify: Verify) -> At<config::Trust> {
-    at(config::Trust { roots: roots.into_iter().map(at).collect(), min_version: TlsVersion::V1_2, verify: at(verify) })
+    at(config::Trust {
+        roots: roots.into_iter().map(at).collect(),
+        min_version: TlsVersion::V1_2,
+        verify: at(verify),
+        strict: None,
+        pins: vec![],
+        crls: vec![],
+        crl_policy: None,
+        identity: None,
+    })
 }
 
 /// The problems of one trust, as (severity, message).
@@ -35,7 +45,9 @@ fn problems(roots: Vec<Roots>, verify: Verify) -> Vec<(Severity, String)> {
     let trust = written(roots, verify);
     let name = TrustName::new("t");
     store(&name, &trust, &mut problems);
-    warn_unverified(&name, &trust.verify, &mut problems);
+    if verify == Verify::None {
+        warn_unverified(&name, &trust, &mut problems);
+    }
     assert!(problems.iter().all(|problem| problem.place == Some(HERE) && problem.help.is_some()));
     problems.into_iter().map(|problem| (problem.severity, problem.message)).collect()
 }
@@ -68,23 +80,50 @@ fn unverified_trust_is_a_loud_warning_and_no_problem() {
 }
 
 #[test]
-fn the_fingerprint_is_of_what_is_trusted() {
+fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
     let [a, b] = [root("a"), root("b")];
-    let print = |roots, min_version, verify| {
-        let store = store(&TrustName::new("t"), &written(roots, verify), &mut Vec::new());
-        fingerprint(&store, min_version, verify)
+    let stored = |roots: Vec<Roots>| store(&TrustName::new("t"), &written(roots, Verify::Full), &mut Vec::new());
+    let ab = stored(vec![file(&[&a, &b])]);
+    let (none, pins) = (BTreeSet::new(), BTreeSet::from([[1; 32], [2; 32]]));
+    let identity = |name: &str| {
+        let key = rustls_pki_types::PrivateKeyDer::try_from(KeyPair::generate().unwrap().serialize_der()).unwrap();
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+        CertifiedKey::new(vec![root(name).into()], key)
     };
-    let plain = |roots| print(roots, TlsVersion::V1_2, Verify::Full);
-    let ab = plain(vec![file(&[&a, &b])]);
-    assert_eq!(ab, plain(vec![file(&[&b, &a])]), "order");
-    assert_eq!(ab, plain(vec![file(&[&a]), file(&[&b, &a])]), "files and repetitions");
+    let (one, other) = (identity("one"), identity("other"));
+    let plain = || Terms {
+        roots: &ab,
+        min_version: TlsVersion::V1_2,
+        verify: Verify::Full,
+        strict: false,
+        pins: &none,
+        crls: vec![],
+        crl_policy: CrlPolicy::Require,
+        identity: None,
+    };
+    let of_roots = |roots: Vec<Roots>| fingerprint(&Terms { roots: &stored(roots), ..plain() });
+    let first = fingerprint(&plain());
+    assert_eq!(first, of_roots(vec![file(&[&b, &a])]), "order");
+    assert_eq!(first, of_roots(vec![file(&[&a]), file(&[&b, &a])]), "files and repetitions");
+    let lists = |crls| fingerprint(&Terms { crls, ..plain() });
+    assert_eq!(lists(vec![b"1", b"2"]), lists(vec![b"2", b"1"]), "order of lists");
+    let one_pin = BTreeSet::from([[1; 32]]);
     let different = [
-        ab,
-        plain(vec![file(&[&a])]),
-        plain(vec![file(&[&a, &b]), Roots::Mozilla]),
-        plain(vec![]),
-        print(vec![file(&[&a, &b])], TlsVersion::V1_3, Verify::Full),
-        print(vec![file(&[&a, &b])], TlsVersion::V1_2, Verify::None),
+        first,
+        of_roots(vec![file(&[&a])]),
+        of_roots(vec![file(&[&a, &b]), Roots::Mozilla]),
+        of_roots(vec![]),
+        fingerprint(&Terms { min_version: TlsVersion::V1_3, ..plain() }),
+        fingerprint(&Terms { verify: Verify::None, ..plain() }),
+        fingerprint(&Terms { strict: true, ..plain() }),
+        fingerprint(&Terms { crl_policy: CrlPolicy::Lenient, ..plain() }),
+        fingerprint(&Terms { pins: &pins, ..plain() }),
+        fingerprint(&Terms { pins: &one_pin, ..plain() }),
+        fingerprint(&Terms { crls: vec![&[1; 32]], ..plain() }),
+        lists(vec![b"1", b"2"]),
+        lists(vec![b"1"]),
+        fingerprint(&Terms { identity: Some(&one), ..plain() }),
+        fingerprint(&Terms { identity: Some(&other), ..plain() }),
     ];
     for (index, one) in different.iter().enumerate() {
         assert_eq!(different.iter().position(|other| other == one), Some(index));

@@ -1,0 +1,41 @@
+//! The keys of `[trust.NAME]`.
+//! What may be said of whom we believe, and of who we are to them?
+
+use super::Shape;
+
+pub(in crate::config) static TRUST: Shape = Shape {
+    path: "trust.*",
+    title: "[trust.NAME]",
+    keys: &["roots", "min_version", "verify", "strict", "pins", "crls", "crl_policy", "identity"],
+    later: &[],
+    renamed: &[
+        ("ca", "roots"),
+        ("ca_file", "roots"),
+        ("cafile", "roots"),
+        ("trusted_ca", "roots"),
+        ("ssl_min_ver", "min_version"),
+        ("tls_minimum_protocol_version", "min_version"),
+        ("version", "min_version"),
+        ("insecure", "verify"),
+        ("insecure_skip_verify", "verify"),
+        ("webpki", "strict"),
+        ("pin_sha256", "pins"),
+        ("pinned_public_keys", "pins"),
+        ("verify_certificate_spki", "pins"),
+        ("crl", "crls"),
+        ("crl_file", "crls"),
+        ("crl_check", "crl_policy"),
+        ("client", "identity"),
+        ("client_certificate", "identity"),
+        ("client_cert", "identity"),
+        ("tls_certificates", "identity"),
+    ],
+};
+
+pub(in crate::config) static TRUST_IDENTITY: Shape = Shape {
+    path: "trust.*.identity",
+    title: "the identity of [trust.NAME]",
+    keys: &["certificate", "key"],
+    later: &[],
+    renamed: &[("cert", "certificate"), ("crt", "certificate"), ("chain", "certificate"), ("private_key", "key")],
+};

@@ -1,0 +1,163 @@
+//! `[trust.NAME]`: what a target must prove, and what we prove to it.
+//! Whom does the operator trust, and how far?
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::files::FILE_MAX;
+use super::problem::Problem;
+use super::read::{Reader, Table, Value};
+use super::{At, PemFile, Secret, keys, pem, secret, units};
+use crate::names::TrustName;
+
+#[derive(Clone, Debug)]
+pub struct Trust {
+    pub roots: Vec<At<Roots>>,
+    pub min_version: TlsVersion,
+    pub verify: At<Verify>,
+    /// The rules of the Web PKI; `None`: where the roots are Mozilla's alone.
+    pub strict: Option<At<bool>>,
+    /// SHA-256 of a SubjectPublicKeyInfo each; empty: any key.
+    pub pins: Vec<At<[u8; 32]>>,
+    pub crls: Vec<At<PemFile>>,
+    pub crl_policy: Option<At<CrlPolicy>>,
+    pub identity: Option<At<Identity>>,
+}
+
+impl Trust {
+    /// A list that somebody went to the trouble of configuring is meant to be asked.
+    pub fn crl_policy(&self) -> CrlPolicy {
+        self.crl_policy.as_ref().map_or(CrlPolicy::Require, |policy| policy.value)
+    }
+}
+
+/// Trust anchors, already read from where they stand.
+#[derive(Clone, Debug)]
+pub enum Roots {
+    /// The Mozilla set, compiled in.
+    Mozilla,
+    /// The system's store: DER certificates.
+    System(Vec<Vec<u8>>),
+    /// DER certificates of a PEM file.
+    File(PathBuf, Vec<Vec<u8>>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    Full,
+    None,
+}
+
+/// What becomes of a chain where a revocation list is missing or out of date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CrlPolicy {
+    /// It is refused.
+    Require,
+    /// The lists that are there count, however old; what they do not speak of passes.
+    Lenient,
+}
+
+/// What we show to a target that asks for a certificate.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The leaf first.
+    pub certificate: At<PemFile>,
+    /// In PEM.
+    pub key: At<Secret>,
+}
+
+pub(super) fn trusts(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<TrustName, At<Trust>> {
+    let tables = reader.named(files, "trust", &keys::TRUST);
+    let at = |table: &Table<'_>, value| At { value, place: table.place };
+    tables.into_iter().map(|(name, table)| (TrustName::new(name), at(&table, trust(reader, &table)))).collect()
+}
+
+fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
+    let if_empty = Some("no target could prove its name: write [\"mozilla\"], or leave it out for that");
+    let roots = table.many(reader, "roots", if_empty, roots);
+    let min_version = table.one(reader, "min_version", |reader, value| {
+        reader.choice(value, &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)])
+    });
+    let verify = table
+        .one(reader, "verify", |reader, value| reader.choice(value, &[("full", Verify::Full), ("none", Verify::None)]));
+    let strict = table.one(reader, "strict", |reader, value| reader.boolean(value));
+    let pins = table.many(reader, "pins", None, |reader, value| reader.parsed(value, units::pin));
+    let crls = table.many(reader, "crls", None, pem::revocation_lists);
+    let crl_policy = table.one(reader, "crl_policy", |reader, value| {
+        reader.choice(value, &[("require", CrlPolicy::Require), ("lenient", CrlPolicy::Lenient)])
+    });
+    let identity = table.one(reader, "identity", identity);
+    Trust {
+        roots: roots.unwrap_or_else(|| vec![At { value: Roots::Mozilla, place: table.place }]),
+        min_version: min_version.map_or(TlsVersion::V1_2, |version| version.value),
+        verify: verify.unwrap_or(At { value: Verify::Full, place: table.place }),
+        strict,
+        pins: pins.unwrap_or_default(),
+        crls: crls.unwrap_or_default(),
+        crl_policy,
+        identity,
+    }
+}
+
+fn identity(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Identity>> {
+    let table = Table::open(reader, value, &keys::TRUST_IDENTITY)?;
+    table.require(reader, "certificate", "write certificate = \"client.pem\": the chain that targets are shown");
+    table.require(reader, "key", "write key = \"client.key\", or \"credential:NAME\" (systemd)");
+    let certificate = table.one(reader, "certificate", pem::certificates);
+    let key = table.one(reader, "key", secret::read_key);
+    Some(value.at(Identity { certificate: certificate?, key: key? }))
+}
+
+fn roots(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Roots>> {
+    let roots = match reader.text(value)? {
+        "mozilla" => Some(Roots::Mozilla),
+        "system" => system(reader, value),
+        path => certificates(reader, value, &reader.resolve(value.place, path)),
+    };
+    Some(value.at(roots?))
+}
+
+fn system(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots> {
+    let found = rustls_native_certs::load_native_certs();
+    let certificates: Vec<Vec<u8>> = found.certs.iter().map(|certificate| certificate.to_vec()).collect();
+    if certificates.is_empty() {
+        let problem = Problem::at(value.place, "the system's store has no certificate")
+            .label(found.errors.first().map(ToString::to_string).unwrap_or_default());
+        reader.problems.push(problem.help("install the package ca-certificates, or write \"mozilla\""));
+        return None;
+    }
+    for error in found.errors {
+        let message = format!("a part of the system's store cannot be read: {error}");
+        reader.problems.push(Problem::warning(Some(value.place), message));
+    }
+    certificates.iter().for_each(|certificate| reader.files.digest(certificate));
+    Some(Roots::System(certificates))
+}
+
+fn certificates(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Option<Roots> {
+    let help = "write \"mozilla\", \"system\" or the path of a PEM file of CA certificates";
+    let mut wrong = |label: String| {
+        let problem = Problem::at(value.place, format!("`{}` has no certificates", value.key));
+        reader.problems.push(problem.label(label).help(help));
+        None
+    };
+    let bytes = match reader.files.read(path, FILE_MAX) {
+        Ok(content) => content.bytes,
+        Err(fault) => return wrong(format!("{} {fault}", path.display())),
+    };
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match certificates {
+        Ok(found) if found.is_empty() => wrong(format!("{} has no certificate in it", path.display())),
+        Ok(found) => Some(Roots::File(path.to_owned(), found.iter().map(|der| der.to_vec()).collect())),
+        Err(_) => wrong(format!("{} is not PEM", path.display())),
+    }
+}

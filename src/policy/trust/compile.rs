@@ -1,0 +1,246 @@
+//! From `[trust.NAME]` to a trust policy, with what is wrong or weak in it.
+//! What has the operator made of this trust?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::super::certified::certified;
+use super::super::revocation;
+use super::{PUBLIC, Terms, Trust, fingerprint};
+use crate::config::{self, At, Config, CrlPolicy, Problem, Roots, TlsVersion, Verify};
+use crate::names::TrustName;
+
+/// Every `[trust.NAME]`; `public` is there whether it is configured or not.
+pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<TrustName, Arc<Trust>> {
+    let provider = aws_lc_rs::default_provider();
+    let mut trusts: BTreeMap<_, _> = config
+        .trust
+        .iter()
+        .map(|(name, written)| (name.clone(), Arc::new(trust(name, written, &provider, problems))))
+        .collect();
+    trusts.entry(TrustName::new(PUBLIC)).or_insert_with(|| Arc::new(public(&provider)));
+    trusts
+}
+
+fn trust(
+    name: &TrustName,
+    written: &At<config::Trust>,
+    provider: &CryptoProvider,
+    problems: &mut Vec<Problem>,
+) -> Trust {
+    let roots = store(name, written, problems);
+    match *written.verify {
+        Verify::Full => warn_unfinished(&roots, written, problems),
+        Verify::None => warn_unverified(name, written, problems),
+    }
+    let pins = pins(written, problems);
+    let lists = revocation::lists(&written.crls, problems);
+    if *written.verify == Verify::Full && !lists.is_empty() {
+        let has_list = |subject: &[u8]| lists.iter().any(|list| list.issuer() == subject);
+        warn_unlisted(&roots, written, &has_list, problems);
+    }
+    let identity = written.identity.as_ref().and_then(|identity| {
+        warn_of_usage(identity, problems);
+        certified(&identity.certificate, &identity.key, provider, problems)
+    });
+    let only_mozilla = written.roots.iter().all(|roots| matches!(roots.value, Roots::Mozilla));
+    let strict = written.strict.as_ref().map_or(only_mozilla, |strict| strict.value);
+    let terms = Terms {
+        roots: &roots,
+        min_version: written.min_version,
+        verify: *written.verify,
+        strict,
+        pins: &pins,
+        crls: written.crls.iter().flat_map(|file| file.parts.iter().map(Vec::as_slice)).collect(),
+        crl_policy: written.crl_policy(),
+        identity: identity.as_ref(),
+    };
+    Trust {
+        name: name.clone(),
+        fingerprint: fingerprint(&terms),
+        min_version: written.min_version,
+        verify: *written.verify,
+        strict,
+        crl_policy: written.crl_policy(),
+        identity: identity.map(Arc::new),
+        lists,
+        algorithms: provider.signature_verification_algorithms,
+        roots: Arc::new(roots),
+        pins,
+    }
+}
+
+/// What there is without a line of configuration.
+fn public(provider: &CryptoProvider) -> Trust {
+    Trust::plain(mozilla(), TlsVersion::V1_2, Verify::Full, true, provider)
+}
+
+impl Trust {
+    /// Without pins, lists and identity.
+    pub(crate) fn plain(
+        roots: RootCertStore,
+        min_version: TlsVersion,
+        verify: Verify,
+        strict: bool,
+        provider: &CryptoProvider,
+    ) -> Self {
+        let (pins, crl_policy) = (BTreeSet::new(), CrlPolicy::Require);
+        let (crls, identity) = (Vec::new(), None);
+        let terms = Terms { roots: &roots, min_version, verify, strict, pins: &pins, crls, crl_policy, identity };
+        Self {
+            name: TrustName::new(PUBLIC),
+            fingerprint: fingerprint(&terms),
+            min_version,
+            verify,
+            strict,
+            crl_policy,
+            identity: None,
+            lists: Vec::new(),
+            algorithms: provider.signature_verification_algorithms,
+            roots: Arc::new(roots),
+            pins,
+        }
+    }
+}
+
+pub(super) fn mozilla() -> RootCertStore {
+    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
+}
+
+pub(super) fn store(name: &TrustName, trust: &At<config::Trust>, problems: &mut Vec<Problem>) -> RootCertStore {
+    let mut store = RootCertStore::empty();
+    for roots in &trust.roots {
+        match &roots.value {
+            Roots::Mozilla => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+            // A distribution's store may hold a certificate that no verifier takes; the rest of it is good.
+            Roots::System(certificates) => {
+                let (usable, _) = store.add_parsable_certificates(certificates.iter().map(|der| der.as_slice().into()));
+                if usable == 0 {
+                    problems.push(
+                        Problem::at(roots.place, "the system's store holds no usable root certificate")
+                            .help("install ca-certificates, or write \"mozilla\" for the roots compiled in"),
+                    );
+                }
+            }
+            Roots::File(path, certificates) => {
+                if certificates.is_empty() {
+                    problems.push(
+                        Problem::at(roots.place, format!("{} holds no certificate", path.display()))
+                            .help("a PEM file with one or more CERTIFICATE blocks"),
+                    );
+                }
+                for (index, der) in certificates.iter().enumerate() {
+                    if let Err(error) = store.add(CertificateDer::from_slice(der)) {
+                        let number = index + 1;
+                        problems.push(
+                            Problem::at(
+                                roots.place,
+                                format!("certificate {number} of {} is not usable as a root: {error}", path.display()),
+                            )
+                            .help("an X.509 certificate of a certification authority"),
+                        );
+                    }
+                }
+            }
+        }
+    }
+    if trust.roots.is_empty() && *trust.verify == Verify::Full {
+        problems.push(
+            Problem::at(trust.place, format!("trust {name} has no roots: no target could prove its name"))
+                .help("roots = [\"mozilla\"]"),
+        );
+    }
+    store
+}
+
+/// RFC 7469 §2.5 and §4.3: who pins one key alone is locked out when it is lost. A configuration is mended sooner than a
+/// header that browsers remember for months, but until then no webhook arrives: so a second pin is asked for.
+fn pins(written: &At<config::Trust>, problems: &mut Vec<Problem>) -> BTreeSet<[u8; 32]> {
+    let pins: BTreeSet<_> = written.pins.iter().map(|pin| pin.value).collect();
+    if let (Some(pin), 1) = (written.pins.first(), pins.len()) {
+        let message = "a pin without a backup: when this key is lost, no target can be reached until somebody mends it";
+        let help = "add the pin of a key that is kept elsewhere, or of the authority that issues the next certificate";
+        problems.push(Problem::at(pin.place, message).help(help));
+    }
+    pins
+}
+
+pub(super) fn warn_unverified(name: &TrustName, written: &At<config::Trust>, problems: &mut Vec<Problem>) {
+    let place = written.verify.place;
+    problems.push(
+        Problem::warning(
+            Some(place),
+            format!(
+                "trust {name} verifies nothing: webhooks on its routes go to whoever answers, and anyone on the path \
+                 can read and change them"
+            ),
+        )
+        .help("verify = \"full\", and the target's own authority as a PEM file in roots"),
+    );
+    let without_effect = [
+        ("pins", written.pins.first().map(|pin| pin.place)),
+        ("crls", written.crls.first().map(|list| list.place)),
+        ("strict", written.strict.as_ref().filter(|strict| strict.value).map(|strict| strict.place)),
+    ];
+    for (key, at) in without_effect.into_iter().filter_map(|(key, at)| at.map(|at| (key, at))) {
+        let problem = Problem::at(at, format!("trust {name} verifies nothing: {key} would have no effect"));
+        problems.push(problem.also(place, "because of this").help(format!("verify = \"full\", or no {key}")));
+    }
+}
+
+/// A policy about what is not there.
+fn warn_unfinished(roots: &RootCertStore, written: &At<config::Trust>, problems: &mut Vec<Problem>) {
+    if let (Some(policy), true) = (&written.crl_policy, written.crls.is_empty()) {
+        let problem = Problem::at(policy.place, "there are no revocation lists to have a policy about");
+        problems.push(problem.help("add crls = [\"FILE\"], or leave crl_policy out"));
+    }
+    let is_loose = written.strict.as_ref().filter(|strict| !strict.value);
+    if let (Some(strict), false) = (is_loose, roots.is_empty())
+        && written.roots.iter().any(|roots| matches!(roots.value, Roots::Mozilla))
+    {
+        let message = "certificates that no public authority may issue are believed, if one of them does";
+        problems.push(Problem::warning(Some(strict.place), message).help("leave strict out"));
+    }
+}
+
+/// Which lists the operator has on purpose is not ours to know: an intermediate's authority shows itself with the target.
+fn warn_unlisted(
+    roots: &RootCertStore,
+    written: &At<config::Trust>,
+    has_list: &dyn Fn(&[u8]) -> bool,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(first) = written.crls.first() else { return };
+    let (all, unlisted) = (roots.len(), roots.roots.iter().filter(|root| !has_list(&root.subject)).count());
+    let are_files = written.roots.iter().all(|roots| matches!(roots.value, Roots::File(..)));
+    let problem = match written.crl_policy() {
+        CrlPolicy::Require if unlisted > 0 => Problem::warning(
+            Some(first.place),
+            format!("{unlisted} of {all} roots have no revocation list: what they issued is refused"),
+        )
+        .help("add the lists of these roots, take the roots out, or write crl_policy = \"lenient\""),
+        CrlPolicy::Lenient if unlisted == all && are_files => Problem::warning(
+            Some(first.place),
+            "no revocation list is of one of the roots: they count only for authorities that targets show below them",
+        )
+        .help("add the lists of the roots, or check that these are the lists of their authorities"),
+        _ => return,
+    };
+    problems.push(problem);
+}
+
+/// RFC 5280 §4.2.1.12: a target may refuse what is not for clients.
+fn warn_of_usage(identity: &config::Identity, problems: &mut Vec<Problem>) {
+    let leaf = identity.certificate.parts.first().and_then(|der| X509Certificate::from_der(der).ok());
+    let purposes = leaf.as_ref().and_then(|(_, leaf)| leaf.extended_key_usage().ok().flatten());
+    if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
+        let message = "the certificate is not for clients: targets may refuse it";
+        let help = "a certificate whose extended key usage is clientAuth";
+        problems.push(Problem::warning(Some(identity.certificate.place), message).help(help));
+    }
+}

@@ -1,0 +1,79 @@
+//! Chains of our own making, each with its verdict and the rule that it follows from: what the proxy believes, and
+//! where it is stricter than its library.
+//! Is every chain that should not prove a name refused, and told why?
+
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic; its modules are its own")]
+
+#[path = "certificates/chains.rs"]
+mod chains;
+#[path = "certificates/constraints.rs"]
+mod constraints;
+#[path = "certificates/names.rs"]
+mod names;
+#[path = "certificates/revocation.rs"]
+mod revocation;
+mod support;
+#[path = "certificates/times.rs"]
+mod times;
+#[path = "certificates/usages.rs"]
+mod usages;
+#[path = "certificates/vectors.rs"]
+mod vectors;
+#[path = "certificates/workshop.rs"]
+mod workshop;
+
+use std::collections::BTreeSet;
+
+use outgate::policy::trust::fault::CertificateFault;
+use workshop::{Authority, Case, GOOD, case};
+
+fn cases() -> Vec<Case> {
+    let rooms: [fn() -> Vec<Case>; 7] = [
+        chains::cases,
+        constraints::cases,
+        names::cases,
+        revocation::cases,
+        times::cases,
+        usages::cases,
+        vectors::cases,
+    ];
+    rooms.iter().flat_map(|room| room()).collect()
+}
+
+#[test]
+fn every_chain_gets_its_verdict() {
+    let cases = cases();
+    let mut wrong = Vec::new();
+    for case in &cases {
+        for (strict, expected) in [(true, case.strict), (false, case.loose)] {
+            let found = case.judged(strict);
+            if found != expected {
+                let Case { made, rule, .. } = case;
+                wrong.push(format!("{made} (strict = {strict}): {found}, but {expected} by {rule}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn no_bent_bit_goes_unseen() {
+    let root = Authority::root("root");
+    let good = case("good", "RFC 5280 §6.1", &[&root], vec![root.leaf()]);
+    assert_eq!(good.judged(true), GOOD);
+    for (at, bent) in good.bent().enumerate() {
+        assert_ne!(bent.judged(false), GOOD, "byte {at}");
+    }
+}
+
+#[test]
+fn the_suite_is_what_it_says() {
+    let cases = cases();
+    assert!(cases.len() >= 60, "{} chains", cases.len());
+    let made: BTreeSet<_> = cases.iter().map(|case| case.made).collect();
+    assert_eq!(made.len(), cases.len(), "every chain is another");
+    assert!(cases.iter().all(|case| !case.rule.is_empty()));
+    let told: BTreeSet<_> = cases.iter().flat_map(|case| [case.strict, case.loose]).collect();
+    let all: BTreeSet<_> = CertificateFault::ALL.iter().map(|fault| fault.as_str()).chain([GOOD]).collect();
+    assert_eq!(told, all, "every word is told of some chain, and no other");
+}

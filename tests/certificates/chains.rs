@@ -1,0 +1,187 @@
+//! Who vouches for whom: roots, cross-signs, order, what is missing and what is too much.
+//! Is a path found exactly where there is one?
+
+use rcgen::IsCa;
+
+use super::workshop::{Authority, Case, Der, NAME, case, common_name, pin, self_signed};
+
+pub fn cases() -> Vec<Case> {
+    let root = Authority::root("root");
+    let issuer = root.below("issuer");
+    let leaf = issuer.leaf();
+    let stranger = Authority::root("stranger");
+    let impostor = Authority::root("root");
+    let (other_root, upper) = (Authority::root("other root"), root.below("upper"));
+    let deep = upper.below("deep");
+    let crossed = stranger.crosses(&issuer, |_| {});
+    let expired_cross =
+        root.crosses(&crossed, |params| params.not_after = super::workshop::date("2026-01-01T00:00:00Z"));
+    let by_cross = issuer.leaf();
+    // Two that certify each other, and nobody them.
+    let (one, two) = (Authority::root("one"), Authority::root("two"));
+    let ring = [one.crosses(&two, |_| {}).der, two.crosses(&one, |_| {}).der];
+    let is_ca = |params: &mut rcgen::CertificateParams| params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let flipped = |der: &Der, at: usize| {
+        let mut der = der.clone();
+        der[at] ^= 1;
+        der
+    };
+    let r = &[&root];
+    let show = |more: &[&Der]| [&[&leaf], more].concat().into_iter().cloned().collect::<Vec<Der>>();
+    let last = |der: &Der| der.len() - 1;
+    let mut cases = vec![
+        case("a leaf directly under the root", "RFC 5280 §6.1", r, vec![root.leaf()]),
+        case("a leaf, its issuer, the root", "RFC 5280 §6.1", r, show(&[&issuer.der])),
+        case("two intermediates", "RFC 5280 §6.1", r, vec![deep.leaf(), deep.der.clone(), upper.der.clone()]),
+        case(
+            "two intermediates in the wrong order",
+            "RFC 8446 §4.4.2: be prepared for any order",
+            r,
+            vec![deep.leaf(), upper.der.clone(), deep.der.clone()],
+        ),
+        case("the root shown too", "RFC 8446 §4.4.2: the anchor may be there", r, show(&[&issuer.der, &root.der])),
+        case(
+            "the issuer shown twice",
+            "RFC 8446 §4.4.2: extraneous certificates",
+            r,
+            show(&[&issuer.der, &issuer.der]),
+        ),
+        case("the leaf shown twice", "RFC 8446 §4.4.2: extraneous certificates", r, show(&[&leaf, &issuer.der])),
+        case(
+            "a stranger's certificate in between",
+            "RFC 8446 §4.4.2: extraneous certificates",
+            r,
+            show(&[&stranger.der, &issuer.der]),
+        ),
+        case(
+            "bytes that are no certificate in between",
+            "RFC 8446 §4.4.2: extraneous certificates",
+            r,
+            show(&[&b"junk".to_vec(), &issuer.der]),
+        ),
+        case("the issuer not shown", "RFC 8446 §4.4.2: the sender's chain; nothing is fetched", r, show(&[]))
+            .refused("unknown_issuer"),
+        case("the upper of two intermediates not shown", "RFC 5280 §6.1", r, vec![deep.leaf(), deep.der.clone()])
+            .refused("unknown_issuer"),
+        case("issued by a stranger", "RFC 5280 §6.1.1 (d)", r, vec![stranger.leaf()]).refused("unknown_issuer"),
+        case(
+            "a stranger's with the stranger's root",
+            "RFC 5280 §6.1.1 (d)",
+            r,
+            vec![stranger.leaf(), stranger.der.clone()],
+        )
+        .refused("unknown_issuer"),
+        case("trusted elsewhere only", "RFC 5280 §6.1.1 (d)", &[&other_root], show(&[&issuer.der, &root.der]))
+            .refused("unknown_issuer"),
+        case("signed by a namesake of the root", "RFC 5280 §6.1.3 (a) (1)", r, vec![impostor.leaf()])
+            .refused("bad_signature"),
+        case(
+            "a bit of the leaf's signature flipped",
+            "RFC 5280 §6.1.3 (a) (1)",
+            r,
+            vec![flipped(&leaf, last(&leaf)), issuer.der.clone()],
+        )
+        .refused("bad_signature"),
+        case(
+            "a bit of the issuer's signature flipped",
+            "RFC 5280 §6.1.3 (a) (1)",
+            r,
+            vec![leaf.clone(), flipped(&issuer.der, last(&issuer.der))],
+        )
+        .refused("bad_signature"),
+        case(
+            "cross-signed, the trusted one shown first",
+            "RFC 4158 §2.4: try other paths",
+            r,
+            vec![by_cross.clone(), issuer.der.clone(), crossed.der.clone()],
+        ),
+        case(
+            "cross-signed, the trusted one shown last",
+            "RFC 4158 §2.4: try other paths",
+            r,
+            vec![by_cross.clone(), crossed.der.clone(), stranger.der.clone(), issuer.der.clone()],
+        ),
+        case(
+            "cross-signed, only the stranger's shown",
+            "RFC 5280 §6.1.1 (d)",
+            r,
+            vec![by_cross.clone(), crossed.der.clone()],
+        )
+        .refused("unknown_issuer"),
+        case(
+            "cross-signed, one of the two expired",
+            "RFC 4158 §2.4: try other paths",
+            r,
+            vec![by_cross.clone(), expired_cross.der.clone(), issuer.der.clone()],
+        ),
+        case(
+            "cross-signed, and the stranger trusted instead",
+            "RFC 4158 §2.4",
+            &[&stranger],
+            vec![by_cross.clone(), issuer.der.clone(), crossed.der.clone()],
+        ),
+        case(
+            "two authorities that certify each other",
+            "RFC 4158 §5.2: loops",
+            r,
+            vec![one.leaf(), ring[0].clone(), ring[1].clone()],
+        )
+        .refused("unknown_issuer"),
+        case("self-signed", "BR §7.1.2.7: issued by a CA", r, vec![self_signed(|_| {})]).refused("self_signed"),
+        case(
+            "self-signed and expired",
+            "the order of verdicts: a new date would not help",
+            r,
+            vec![self_signed(|params| params.not_after = super::workshop::date("2026-11-02T00:00:00Z"))],
+        )
+        .refused("self_signed"),
+        case("self-signed authority", "RFC 5280 §6.1.1 (d)", r, vec![self_signed(is_ca)]).refused("self_signed"),
+        case(
+            "self-signed with the root's name",
+            "RFC 5280 §6.1.3 (a) (1)",
+            r,
+            vec![self_signed(|params| {
+                common_name(params, "root");
+            })],
+        )
+        .refused("self_signed"),
+        case("nothing that could be a certificate", "RFC 5280 §4.1", r, vec![b"junk".to_vec()]).refused("malformed"),
+    ];
+    let own = self_signed(|_| {});
+    cases.push(
+        case("self-signed, and made a root", "RFC 5280 §6.1: an anchor by the operator's word", r, vec![own.clone()])
+            .root(own),
+    );
+    cases.extend(pins());
+    cases
+}
+
+/// RFC 7469 §2.6: a pin that any certificate of the validated chain has.
+fn pins() -> Vec<Case> {
+    const RULE: &str = "RFC 7469 §2.6";
+    let root = Authority::root("root");
+    let issuer = root.below("issuer");
+    let (bystander, spare) = (root.below("bystander"), Authority::root("spare"));
+    let leaf = issuer.leaf();
+    let shown = || vec![leaf.clone(), bystander.der.clone(), issuer.der.clone()];
+    let pinned = |der: &Der| format!("pins = [{:?}, {:?}]", pin(der), pin(&spare.der));
+    let other = Authority::root("other");
+    let crossed = other.crosses(&issuer, |_| {});
+    let both = vec![leaf.clone(), crossed.der.clone(), issuer.der.clone()];
+    vec![
+        case("the leaf's key pinned", RULE, &[&root], shown()).more(pinned(&leaf)),
+        case("the issuer's key pinned", RULE, &[&root], shown()).more(pinned(&issuer.der)),
+        case("the root's key pinned", RULE, &[&root], shown()).more(pinned(&root.der)),
+        case("only a bystander's key pinned, shown and of no use", RULE, &[&root], shown())
+            .more(pinned(&bystander.der))
+            .refused("pin_mismatch"),
+        case("only keys pinned that are not there", RULE, &[&root], shown())
+            .more(format!("pins = [{:?}, {:?}]", pin(&spare.der), pin(&other.der)))
+            .refused("pin_mismatch"),
+        case("pinned to the second of two paths", RULE, &[&root, &other], both).more(pinned(&root.der)),
+        case("pinned, but for another name", "RFC 7469 §2.6: after the chain is validated", &[&root], shown())
+            .more(pinned(&leaf))
+            .target(&format!("not.{NAME}"))
+            .refused("name_mismatch"),
+    ]
+}

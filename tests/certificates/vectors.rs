@@ -1,0 +1,32 @@
+//! What no library of ours would make: weak keys, weak signatures, the first version of X.509.
+//! Is what has been forbidden for years refused, under a word of its own?
+
+use super::workshop::{Authority, Case, Der, case, pin, vector};
+
+pub fn cases() -> Vec<Case> {
+    // Only for its shape: the root of these is a vector, too.
+    let nobody = Authority::root("nobody");
+    let of = |made, rule, shown: &[&str]| {
+        let shown: Vec<Der> = shown.iter().map(|name| vector(name)).collect();
+        case(made, rule, &[&nobody], shown).root(vector("root"))
+    };
+    vec![
+        of("an RSA key of 2048 bits", "BR §6.1.5", &["rsa2048"]),
+        of("an RSA root's key pinned", "RFC 7469 §2.6", &["rsa2048"]).more(format!(
+            "pins = [{:?}, {:?}]",
+            pin(&vector("root")),
+            pin(&nobody.der)
+        )),
+        of("an RSA-PSS signature", "RFC 4055, BR §7.1.3.2.1", &["rsa-pss"]),
+        of("an RSA key of 1024 bits", "BR §6.1.5", &["rsa1024"]).refused("weak_key"),
+        of("an issuer with an RSA key of 1024 bits", "BR §6.1.5", &["below-rsa1024", "rsa1024-authority"])
+            .refused("weak_key"),
+        of("signed with SHA-1", "BR §7.1.3.2", &["sha1"]).refused("weak_signature"),
+        of("an issuer that is signed with SHA-1", "BR §7.1.3.2", &["below-sha1", "sha1-authority"])
+            .refused("weak_signature"),
+        of("signed with MD5", "RFC 6151 §2", &["md5"]).refused("weak_signature"),
+        of("of version 1", "RFC 5280 §4.1.2.1; BR §7.1.1", &["version1"]).refused("malformed"),
+        of("an issuer of version 1", "RFC 5280 §6.1.4 (k)", &["below-version1", "version1-authority"])
+            .refused("malformed"),
+    ]
+}

@@ -1,0 +1,285 @@
+//! Where chains are made, well or badly, and where they are judged: by the trust that a configuration compiles to.
+//! How do the cases make what they show?
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use outgate::names::TrustName;
+use outgate::{config, policy};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::support::Folder;
+
+pub type Der = Vec<u8>;
+
+pub const NAME: &str = "hooks.acme.example";
+/// When everything is judged that does not say otherwise.
+pub const NOW: &str = "2026-12-01T12:00:00Z";
+pub const GOOD: &str = "good";
+
+pub fn date(text: &str) -> time::OffsetDateTime {
+    time::OffsetDateTime::from_unix_timestamp(text.parse::<Timestamp>().unwrap().as_second()).unwrap()
+}
+
+/// A certificate that may issue others, and its key.
+pub struct Authority {
+    params: CertificateParams,
+    key: String,
+    pub der: Der,
+}
+
+fn authority_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = (date("2020-01-01T00:00:00Z"), date("2040-01-01T00:00:00Z"));
+    params
+}
+
+pub fn leaf_params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "a server");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.serial_number = Some(7_u64.into());
+    (params.not_before, params.not_after) = (date("2026-11-01T00:00:00Z"), date("2027-04-01T00:00:00Z"));
+    params
+}
+
+impl Authority {
+    pub fn root(name: &str) -> Self {
+        Self::root_with(name, |_| {})
+    }
+
+    pub fn root_with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (mut params, key) = (authority_params(name), KeyPair::generate().unwrap());
+        change(&mut params);
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        Self { params, key: key.serialize_pem(), der }
+    }
+
+    pub fn below(&self, name: &str) -> Self {
+        self.below_with(name, |_| {})
+    }
+
+    pub fn below_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        self.certifies(name, &KeyPair::generate().unwrap().serialize_pem(), change)
+    }
+
+    /// The same subject and key as `other`, issued by this one.
+    pub fn crosses(&self, other: &Self, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = other.params.clone();
+        change(&mut params);
+        let key = KeyPair::from_pem(&other.key).unwrap();
+        let der = params.signed_by(&key, &self.issuer()).unwrap().der().to_vec();
+        Self { params, key: other.key.clone(), der }
+    }
+
+    fn certifies(&self, name: &str, key: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = authority_params(name);
+        params.serial_number = Some(9_u64.into());
+        change(&mut params);
+        let pair = KeyPair::from_pem(key).unwrap();
+        let der = params.signed_by(&pair, &self.issuer()).unwrap().der().to_vec();
+        Self { params, key: key.to_owned(), der }
+    }
+
+    fn issuer(&self) -> Issuer<'static, KeyPair> {
+        Issuer::new(self.params.clone(), KeyPair::from_pem(&self.key).unwrap())
+    }
+
+    /// For [`NAME`].
+    pub fn leaf(&self) -> Der {
+        self.leaf_with(|_| {})
+    }
+
+    pub fn leaf_for(&self, names: &[&str]) -> Der {
+        self.sign(&leaf_params(names))
+    }
+
+    pub fn leaf_with(&self, change: impl FnOnce(&mut CertificateParams)) -> Der {
+        let mut params = leaf_params(&[NAME]);
+        change(&mut params);
+        self.sign(&params)
+    }
+
+    pub fn sign(&self, params: &CertificateParams) -> Der {
+        params.signed_by(&KeyPair::generate().unwrap(), &self.issuer()).unwrap().der().to_vec()
+    }
+
+    /// The revocation list of this authority, in date at [`NOW`].
+    pub fn list(&self, revoked: &[u64]) -> Der {
+        self.list_of(revoked, "2026-11-28T00:00:00Z", "2026-12-05T00:00:00Z")
+    }
+
+    pub fn list_of(&self, revoked: &[u64], from: &str, next: &str) -> Der {
+        let revoked = revoked.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: date("2026-11-20T00:00:00Z"),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date(from),
+            next_update: date(next),
+            crl_number: 1_u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        // rcgen would not sign for who may not; the cases do.
+        let mut params = self.params.clone();
+        params.key_usages.clear();
+        let issuer = Issuer::new(params, KeyPair::from_pem(&self.key).unwrap());
+        list.signed_by(&issuer).unwrap().der().to_vec()
+    }
+}
+
+pub fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> Der {
+    let mut params = leaf_params(&[NAME]);
+    change(&mut params);
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+}
+
+pub fn common_name(params: &mut CertificateParams, name: &str) {
+    params.distinguished_name.push(DnType::CommonName, DnValue::Utf8String(name.to_owned()));
+}
+
+/// An extension by its number below id-ce (2.5.29).
+pub fn extension(number: u64, critical: bool, content: &[u8]) -> CustomExtension {
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, number], content.to_vec());
+    extension.set_criticality(critical);
+    extension
+}
+
+/// A subjectAltName of raw GeneralNames: the tag and the bytes of each.
+pub fn names(names: &[(u8, &[u8])]) -> CustomExtension {
+    let each = names.iter().flat_map(|(tag, bytes)| [&[*tag, u8::try_from(bytes.len()).unwrap()], *bytes].concat());
+    let each: Vec<u8> = each.collect();
+    extension(17, false, &[&[0x30, u8::try_from(each.len()).unwrap()], each.as_slice()].concat())
+}
+
+/// `sha256/…` of the key of a certificate.
+pub fn pin(der: &[u8]) -> String {
+    use base64::Engine;
+    use x509_parser::prelude::FromDer;
+    let (_, certificate) = x509_parser::prelude::X509Certificate::from_der(der).unwrap();
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate.public_key().raw);
+    format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(hash))
+}
+
+/// From `tests/vectors/certificates`, where `make` says how they were made.
+pub fn vector(name: &str) -> Der {
+    let path = format!("{}/tests/vectors/certificates/{name}.pem", env!("CARGO_MANIFEST_DIR"));
+    CertificateDer::from_pem_file(path).unwrap().to_vec()
+}
+
+/// One chain and what is to become of it.
+pub struct Case {
+    /// How it is made.
+    pub made: &'static str,
+    /// Where it is written that it must end so.
+    pub rule: &'static str,
+    /// The leaf first.
+    shown: Vec<Der>,
+    roots: Vec<Der>,
+    lists: Vec<Der>,
+    /// Further lines of `[trust.NAME]`.
+    more: String,
+    target: String,
+    now: &'static str,
+    pub strict: &'static str,
+    pub loose: &'static str,
+}
+
+/// Good, unless it says otherwise.
+pub fn case(made: &'static str, rule: &'static str, roots: &[&Authority], shown: Vec<Der>) -> Case {
+    Case {
+        made,
+        rule,
+        shown,
+        roots: roots.iter().map(|root| root.der.clone()).collect(),
+        lists: Vec::new(),
+        more: String::new(),
+        target: NAME.to_owned(),
+        now: NOW,
+        strict: GOOD,
+        loose: GOOD,
+    }
+}
+
+impl Case {
+    pub fn refused(self, details: &'static str) -> Self {
+        Self { strict: details, loose: details, ..self }
+    }
+    /// The library would let it pass, and so do private roots: `strict` is what closes it.
+    pub fn refused_if_strict(self, details: &'static str) -> Self {
+        Self { strict: details, ..self }
+    }
+    pub fn target(self, target: &str) -> Self {
+        Self { target: target.to_owned(), ..self }
+    }
+    pub fn at(self, now: &'static str) -> Self {
+        Self { now, ..self }
+    }
+    pub fn lists(self, lists: Vec<Der>) -> Self {
+        Self { lists, ..self }
+    }
+    pub fn more(self, more: impl Into<String>) -> Self {
+        Self { more: more.into(), ..self }
+    }
+    pub fn root(self, der: Der) -> Self {
+        Self { roots: vec![der], ..self }
+    }
+
+    /// The same with every byte of the leaf changed in turn, one bit of each.
+    pub fn bent(&self) -> impl Iterator<Item = Case> {
+        (0..self.shown[0].len()).map(|at| {
+            let mut shown = self.shown.clone();
+            shown[0][at] ^= 1 << (at % 8);
+            let (roots, target) = (self.roots.clone(), self.target.clone());
+            let (lists, more) = (self.lists.clone(), self.more.clone());
+            Case { shown, roots, lists, more, target, ..*self }
+        })
+    }
+
+    /// What a delivery to the target would be told.
+    pub fn judged(&self, strict: bool) -> &'static str {
+        let folder = Folder::new();
+        folder.write("roots.pem", pem("CERTIFICATE", &self.roots));
+        let crls = if self.lists.is_empty() { "" } else { "crls = [\"lists.pem\"]\n" };
+        folder.write("lists.pem", pem("X509 CRL", &self.lists));
+        let text = format!(
+            "[egress.default]\nranges = [\"127.0.7.0/30\"]\n[trust.t]\nroots = [\"roots.pem\"]\nstrict = {strict}\n{crls}{}",
+            self.more
+        );
+        let now: Timestamp = self.now.parse().unwrap();
+        let loaded = config::parse(&text, &folder.path("config.toml")).unwrap_or_else(|rejected| {
+            panic!("{}: {}", self.made, config::render(&rejected.problems, &rejected.sources, false))
+        });
+        let plan = policy::compile(&loaded.config, now);
+        let (plan, _) = plan.unwrap_or_else(|problems| {
+            panic!("{}: {}", self.made, config::render(&problems, &loaded.config.sources, false))
+        });
+        let trust = &plan.trusts[&TrustName::new("t")];
+        let shown: Vec<CertificateDer<'_>> = self.shown.iter().map(|der| der.as_slice().into()).collect();
+        let (leaf, intermediates) = shown.split_first().unwrap();
+        let target = match self.target.parse::<IpAddr>() {
+            Ok(ip) => ServerName::from(ip),
+            Err(_) => ServerName::try_from(self.target.as_str()).unwrap(),
+        };
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_second().try_into().unwrap()));
+        trust.judge(leaf, intermediates, &target, now).map_or_else(|fault| fault.as_str(), |()| GOOD)
+    }
+}
+
+fn pem(what: &str, parts: &[Der]) -> String {
+    parts.iter().map(|der| super::support::pki::pem(what, der)).collect()
+}
