@@ -10,6 +10,7 @@ pub mod guard;
 pub mod identify;
 pub mod inspect;
 pub mod listener;
+mod message;
 pub mod route;
 pub mod sign;
 pub mod trust;
