@@ -2,9 +2,11 @@
 //! Is this key known, and if not, which was meant?
 
 mod listener;
+mod signer;
 
 use super::problem::nearest;
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_TLS};
+pub(super) use signer::{SIGNER, SIGNING_KEY};
 
 /// The keys of one kind of table.
 pub(super) struct Shape {
@@ -238,29 +240,6 @@ pub(super) static TRUST: Shape = Shape {
         ("insecure", "verify"),
         ("insecure_skip_verify", "verify"),
     ],
-};
-
-pub(super) static SIGNER: Shape = Shape {
-    path: "signers.*",
-    title: "[signers.NAME]",
-    keys: &["scheme", "keys"],
-    later: &["key_dir"],
-    renamed: &[
-        ("algorithm", "scheme"),
-        ("kind", "scheme"),
-        ("type", "scheme"),
-        ("key", "keys"),
-        ("secrets", "keys"),
-        ("secret", "keys"),
-    ],
-};
-
-pub(super) static SIGNING_KEY: Shape = Shape {
-    path: "signers.*.keys",
-    title: "a key of [signers.NAME]",
-    keys: &["id", "secret", "from", "until"],
-    later: &[],
-    renamed: FROM_UNTIL,
 };
 
 pub(super) static LIMIT: Shape = Shape {

@@ -14,6 +14,7 @@ mod read;
 mod render;
 mod secret;
 mod sections;
+mod signer;
 mod syntax;
 mod units;
 
@@ -26,12 +27,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::names::{ClientName, Host, KeyId, LimitName, PoolName, SignerName, TrustName};
+use crate::names::{ClientName, Host, LimitName, PoolName, SignerName, TrustName};
 pub use keys::known as known_keys;
 pub use load::{Loaded, Rejected, builtin, load, load_in, parse};
 pub use problem::{Place, Problem, Severity, Sources};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
+pub use signer::{Encoding, Hmac, Signer, SigningKey};
 
 /// A value and the place in a file where it was written.
 #[derive(Clone, Debug)]
@@ -318,20 +320,6 @@ pub enum TlsVersion {
 pub enum Verify {
     Full,
     None,
-}
-
-#[derive(Clone, Debug)]
-pub struct Signer {
-    pub scheme: At<String>,
-    pub keys: Vec<At<SigningKey>>,
-}
-
-#[derive(Clone, Debug)]
-pub struct SigningKey {
-    pub id: KeyId,
-    pub secret: At<Secret>,
-    pub from: Option<Timestamp>,
-    pub until: Option<Timestamp>,
 }
 
 /// A secret's bytes: wiped when dropped, never printed.
