@@ -19,7 +19,7 @@ pub(super) fn armour(label: &str, der: &[u8]) -> Zeroizing<String> {
             out.push('\n');
         }
     }
-    if text.len() % LINE != 0 {
+    if !text.len().is_multiple_of(LINE) {
         out.push('\n');
     }
     out.push_str(&format!("-----END {label}-----"));

@@ -22,7 +22,7 @@ const SHARED_NEW: usize = 32;
 /// The library wipes what it holds when it is dropped.
 pub(super) enum SecretKey {
     /// The key schedule is computed once.
-    Hmac(Hmac, hmac::Key),
+    Hmac(Hmac, Box<hmac::Key>),
     Ed25519(Ed25519KeyPair),
     /// It knows whether its signatures are r and s or DER.
     EcdsaP256(EcdsaKeyPair),
@@ -36,7 +36,7 @@ impl SecretKey {
             Hmac::Sha256 => hmac::HMAC_SHA256,
             Hmac::Sha512 => hmac::HMAC_SHA512,
         };
-        Self::Hmac(algorithm, hmac::Key::new(hash, secret))
+        Self::Hmac(algorithm, Box::new(hmac::Key::new(hash, secret)))
     }
 
     pub(super) fn algorithm(&self) -> Algorithm {

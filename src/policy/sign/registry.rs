@@ -27,10 +27,12 @@ pub(super) struct Known {
     pub(super) name: &'static str,
     /// The keys of `[signers.NAME]` that it takes, besides those that each takes.
     pub(super) options: &'static [&'static str],
-    pub(super) build: fn(&config::Signer, &mut Vec<Problem>) -> Option<Box<dyn Scheme>>,
+    pub(super) build: Build,
     /// Of each algorithm that its keys may be for, one that the scheme takes; the first unless another is asked for.
     pub(super) new_keys: &'static [(Algorithm, NewKey)],
 }
+
+pub(super) type Build = fn(&config::Signer, &mut Vec<Problem>) -> Option<Box<dyn Scheme>>;
 
 pub(super) type NewKey = fn() -> Result<Zeroizing<String>, NewKeyError>;
 

@@ -28,6 +28,9 @@ const IF_THERE: [&str; 2] = ["content-type", "webhook-id"];
 /// Seconds that a signature is good for, as long as Standard Webhooks tolerates.
 const LIFETIME: i64 = 300;
 
+/// All else that is covered is ours, or was read before.
+const UNCOVERABLE: SignError = SignError::Unsignable("Content-Type is not ASCII, and cannot be signed");
+
 /// What it is for (RFC 9421 §2.3): a signature for another purpose is no signature of a webhook.
 const TAG: &str = "webhook";
 
@@ -94,7 +97,7 @@ impl Scheme for MessageSignatures {
         let mut label = 0;
         for key in keys {
             let params = params(&covered, draft.now.as_second(), key)?;
-            let base = message::base(covered.iter().copied(), &params, &sent).map_err(SignError::Unsignable)?;
+            let base = message::base(covered.iter().copied(), &params, &sent).map_err(|_| UNCOVERABLE)?;
             let signature = base64(&key.secret.sign(&[base.as_bytes()])?);
             let label = loop {
                 label += 1;

@@ -150,6 +150,14 @@ fn foreign_signatures_stay_and_their_labels_are_not_taken() {
 }
 
 #[test]
+fn a_field_that_cannot_be_covered_is_refused() {
+    let mut headers = Sample::body(BODY).headers();
+    headers.insert("content-type", http::HeaderValue::from_bytes(b"text/\xe9").unwrap());
+    let sent = Sent { method: &http::Method::POST, target: "/", fields: &headers, has_body: true };
+    assert!(message::base(["content-type"], "()", &sent).is_err());
+}
+
+#[test]
 fn a_right_digest_stays_and_a_wrong_one_goes() {
     let sha512 = "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:";
     let right = message::digest::sha256(BODY.as_bytes());
