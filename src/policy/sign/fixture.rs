@@ -34,7 +34,7 @@ impl<'a> Sample<'a> {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::try_from(self.target.authority()).unwrap());
         for (name, value) in &self.fields {
-            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         headers
     }
