@@ -1,5 +1,5 @@
-//! `outgate keys new`: a signing key.
-//! What does the receiver verify with?
+//! `outgate keys`: the keys that webhooks are signed with.
+//! What signs, and what does a receiver verify with?
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -7,45 +7,112 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use crate::policy::sign;
+use super::load_or_say;
+use crate::policy::Plan;
+use crate::policy::sign::{self, Listed, NewKeyError};
 use crate::sysexits;
 
 #[derive(Subcommand)]
 pub(super) enum Keys {
     /// Make a signing key
     New(New),
+    /// List the keys of all signers: which signs, from when, until when
+    List(List),
+    /// The public halves of key pairs, for receivers to verify with
+    Public(Public),
 }
 
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate keys new > /etc/outgate/keys/platform-2026-11
-  outgate keys new --scheme standard-webhooks --out /etc/outgate/keys/platform-2026-11
+  outgate keys new --scheme rfc9421 --out /etc/outgate/keys/platform-2026-11.pem
+  outgate keys new --scheme rfc9421 --algorithm ecdsa-p256-sha256
+  outgate keys new --scheme standard-webhooks --algorithm ed25519
 
-The receiver gets the same text (standard-webhooks v1 is symmetric). Name it in `[signers.NAME] keys` as
-`secret = \"file:/etc/outgate/keys/platform-2026-11\"`, or hand it over as a systemd credential.")]
+Name it in `[signers.NAME] keys` as `secret = \"file:/etc/outgate/keys/platform-2026-11\"`, or hand it over as a systemd
+credential. A shared secret is what the receiver gets, too; of a key pair it gets the public half: `outgate keys public`.")]
 pub(super) struct New {
-    /// The signing scheme
+    /// The signing scheme: standard-webhooks, rfc9421, twilio, sendgrid, stripe, github, slack, shopify, hmac
     #[arg(long, default_value = "standard-webhooks")]
     scheme: String,
+    /// Where the scheme has keys for several: ed25519, ecdsa-p256-sha256, rsa-pss-sha512, hmac-sha256
+    #[arg(long)]
+    algorithm: Option<String>,
     /// Write to a new file, readable by its owner alone, instead of stdout
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate keys list
+  outgate keys list --json
+
+A key is announced (it begins later), active (it signs), replaced (it is in force, but the scheme carries one signature
+and a newer key signs) or ended.")]
+pub(super) struct List {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// JWK Set (RFC 7517); `kid` is the id of the key
+    Jwks,
+    /// PEM, with a line before each key that says which it is
+    Pem,
+    /// HTTP Message Signatures key directory: the keys of rfc9421 signers; `kid` is the thumbprint
+    Directory,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate keys public
+  outgate keys public --format pem --signer platform
+
+Keys that begin later are listed too, those that have ended are not. The admin listener serves the same at /keys and at
+/.well-known/http-message-signatures-directory.")]
+pub(super) struct Public {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "jwks")]
+    format: Format,
+    /// This signer's only
+    #[arg(long)]
+    signer: Option<String>,
+}
+
 impl Keys {
     pub(super) fn run(self) -> ExitCode {
-        let Keys::New(new) = self;
-        let key = match sign::new_key(&new.scheme) {
+        match self {
+            Keys::New(new) => new.run(),
+            Keys::List(list) => list.run(),
+            Keys::Public(public) => public.run(),
+        }
+    }
+}
+
+impl New {
+    fn run(self) -> ExitCode {
+        let key = match sign::new_key(&self.scheme, self.algorithm.as_deref()) {
             Ok(key) => key,
             Err(fault) => {
                 eprintln!("outgate: {fault}");
-                return ExitCode::from(sysexits::USAGE);
+                let is_usage = fault != NewKeyError::NoRandom;
+                return ExitCode::from(if is_usage { sysexits::USAGE } else { sysexits::SOFTWARE });
             }
         };
-        let Some(path) = new.out else {
-            println!("{key}");
+        let Some(path) = self.out else {
+            println!("{}", key.as_str());
             return ExitCode::SUCCESS;
         };
         // Never over a key that is there: its signatures would fail from that moment.
@@ -54,7 +121,7 @@ impl Keys {
             .create_new(true)
             .mode(0o600)
             .open(&path)
-            .and_then(|mut file| writeln!(file, "{key}"));
+            .and_then(|mut file| writeln!(file, "{}", key.as_str()));
         match written {
             Ok(()) => ExitCode::SUCCESS,
             Err(fault) => {
@@ -62,5 +129,78 @@ impl Keys {
                 ExitCode::from(sysexits::CANNOT_CREATE)
             }
         }
+    }
+}
+
+impl List {
+    fn run(self) -> ExitCode {
+        let plan = match load_or_say(self.config.as_deref()) {
+            Ok(valid) => valid.plan,
+            Err(code) => return code,
+        };
+        let keys = listed(&plan, Timestamp::now());
+        if self.json {
+            println!("{:#}", Value::from(keys.iter().map(as_json).collect::<Vec<_>>()));
+        } else {
+            println!("{}", table(&keys));
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+fn listed(plan: &Plan, now: Timestamp) -> Vec<Listed<'_>> {
+    plan.signers.values().flat_map(|signer| signer.list(now)).collect()
+}
+
+fn as_json(key: &Listed<'_>) -> Value {
+    json!({
+        "signer": key.signer.as_str(), "scheme": key.scheme, "id": key.id.as_str(), "algorithm": key.algorithm.name(),
+        "from": key.from, "until": key.until, "state": key.state.as_str(),
+        "thumbprint": key.public.map(|public| public.thumbprint()),
+    })
+}
+
+/// Columns as wide as what stands in them.
+fn table(keys: &[Listed<'_>]) -> String {
+    let time = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.to_string());
+    let head = ["SIGNER", "SCHEME", "KEY", "ALGORITHM", "FROM", "UNTIL", "STATE"].map(str::to_owned);
+    let row = |key: &Listed<'_>| {
+        let (signer, scheme, id) = (key.signer.to_string(), key.scheme.to_owned(), key.id.to_string());
+        let (from, until) = (time(key.from), time(key.until));
+        [signer, scheme, id, key.algorithm.name().to_owned(), from, until, key.state.as_str().to_owned()]
+    };
+    let rows: Vec<[String; 7]> = std::iter::once(head).chain(keys.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+impl Public {
+    fn run(self) -> ExitCode {
+        let mut plan = match load_or_say(self.config.as_deref()) {
+            Ok(valid) => valid.plan,
+            Err(code) => return code,
+        };
+        if let Some(signer) = self.signer {
+            plan.signers.retain(|name, _| name.as_str() == signer);
+            if plan.signers.is_empty() {
+                eprintln!("outgate: there is no signer {signer:?}");
+                return ExitCode::from(sysexits::USAGE);
+            }
+        }
+        let now = Timestamp::now();
+        match self.format {
+            Format::Jwks => println!("{:#}", sign::jwks(&plan.signers, now)),
+            Format::Directory => println!("{:#}", sign::directory(&plan.signers, now)),
+            Format::Pem => sign::published(&plan.signers, now).for_each(|(key, public)| {
+                // What stands outside of the armour is for people (RFC 7468 §2).
+                let written = key.written.map_or(String::new(), |written| format!(" {written}"));
+                println!("{} {} {}{written}\n{}", key.signer, key.id, key.algorithm.name(), public.pem());
+            }),
+        }
+        ExitCode::SUCCESS
     }
 }

@@ -8,8 +8,23 @@ use toml::de::{DeTable, DeValue};
 use super::{secret, units};
 
 /// Keys whose values are no secret, where those of their neighbours may be.
-const OPEN: [&str; 10] =
-    ["id", "scheme", "from", "until", "key_dir", "networks", "tenants", "certificates", "public_keys", "require"];
+const OPEN: [&str; 15] = [
+    "id",
+    "scheme",
+    "from",
+    "until",
+    "key_dir",
+    "algorithm",
+    "key_encoding",
+    "message",
+    "encoding",
+    "headers",
+    "networks",
+    "tenants",
+    "certificates",
+    "public_keys",
+    "require",
+];
 /// Words in a key that make its value a secret anywhere.
 const SECRETIVE: [&str; 4] = ["secret", "token", "passw", "passphrase"];
 

@@ -2,10 +2,12 @@
 //! Is this key known, and if not, which was meant?
 
 mod listener;
+mod signer;
 mod trust;
 
 use super::problem::nearest;
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_TLS};
+pub(super) use signer::{SIGNER, SIGNING_KEY};
 pub(super) use trust::{TRUST, TRUST_IDENTITY};
 
 /// The keys of one kind of table.
@@ -225,29 +227,6 @@ const TIMES: &[(&str, &str)] = &[
     ("overall", "total"),
     ("max_age", "reuse"),
 ];
-
-pub(super) static SIGNER: Shape = Shape {
-    path: "signers.*",
-    title: "[signers.NAME]",
-    keys: &["scheme", "keys"],
-    later: &["key_dir"],
-    renamed: &[
-        ("algorithm", "scheme"),
-        ("kind", "scheme"),
-        ("type", "scheme"),
-        ("key", "keys"),
-        ("secrets", "keys"),
-        ("secret", "keys"),
-    ],
-};
-
-pub(super) static SIGNING_KEY: Shape = Shape {
-    path: "signers.*.keys",
-    title: "a key of [signers.NAME]",
-    keys: &["id", "secret", "from", "until"],
-    later: &[],
-    renamed: FROM_UNTIL,
-};
 
 pub(super) static LIMIT: Shape = Shape {
     path: "limits.*",

@@ -14,6 +14,7 @@ mod read;
 mod render;
 mod secret;
 mod sections;
+mod signer;
 mod syntax;
 mod trust;
 mod units;
@@ -27,13 +28,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::names::{ClientName, Host, KeyId, LimitName, PoolName, SignerName, TrustName};
+use crate::names::{ClientName, Host, LimitName, PoolName, SignerName, TrustName};
 pub use keys::known as known_keys;
 pub use listener::{Ca, ListenerTls, ProxyProtocol};
 pub use load::{Loaded, Rejected, builtin, load, load_in, parse};
 pub use problem::{Place, Problem, Severity, Sources};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
+pub use signer::{Encoding, Hmac, Signer, SigningKey};
 pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
 
 /// A value and the place in a file where it was written.
@@ -264,20 +266,6 @@ pub struct Timeouts {
     pub tunnel: Duration,
     /// How old a reusable connection may grow.
     pub reuse: Duration,
-}
-
-#[derive(Clone, Debug)]
-pub struct Signer {
-    pub scheme: At<String>,
-    pub keys: Vec<At<SigningKey>>,
-}
-
-#[derive(Clone, Debug)]
-pub struct SigningKey {
-    pub id: KeyId,
-    pub secret: At<Secret>,
-    pub from: Option<Timestamp>,
-    pub until: Option<Timestamp>,
 }
 
 /// A secret's bytes: wiped when dropped, never printed.

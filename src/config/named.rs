@@ -1,4 +1,4 @@
-//! What the operator names, in any of the files: pools, clients, routes, signers, limits.
+//! What the operator names, in any of the files: pools, clients, routes, limits.
 //! What has the operator made?
 
 use std::collections::BTreeMap;
@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
 use super::{
-    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Proof, Route, RouteTimeouts, Select, Signer,
-    SigningKey, keys, public_key, secret, units,
+    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Proof, Route, RouteTimeouts, Select, keys, public_key,
+    units,
 };
-use crate::names::{ClientName, KeyId, LimitName, PoolName, SignerName};
+use crate::names::{ClientName, LimitName, PoolName};
 
 fn at<T>(table: &Table<'_>, value: T) -> At<T> {
     At { value, place: table.place }
@@ -52,7 +52,7 @@ fn range(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<PoolRange>> {
 }
 
 /// `from` and `until`: half-open, so that the end of one may be the start of the next.
-fn period(reader: &mut Reader<'_>, table: &Table<'_>) -> (Option<jiff::Timestamp>, Option<jiff::Timestamp>) {
+pub(super) fn period(reader: &mut Reader<'_>, table: &Table<'_>) -> (Option<jiff::Timestamp>, Option<jiff::Timestamp>) {
     let from = table.one(reader, "from", |reader, value| reader.parsed(value, units::timestamp));
     let until = table.one(reader, "until", |reader, value| reader.parsed(value, units::timestamp));
     if let (Some(from), Some(until)) = (&from, &until)
@@ -96,7 +96,7 @@ fn client(reader: &mut Reader<'_>, table: &Table<'_>) -> Client {
     }
 }
 
-fn word(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<String>> {
+pub(super) fn word(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<String>> {
     reader.parsed(value, units::word)
 }
 
@@ -186,45 +186,6 @@ fn route_timeouts(reader: &mut Reader<'_>, table: &Table<'_>) -> RouteTimeouts {
         total: duration("total"),
         tunnel: duration("tunnel"),
     }
-}
-
-pub(super) fn signers(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<SignerName, At<Signer>> {
-    let tables = reader.named(files, "signers", &keys::SIGNER);
-    let signers = tables.into_iter().map(|(name, table)| {
-        let signer = signer(reader, &table)?;
-        Some((SignerName::new(name), at(&table, signer)))
-    });
-    signers.flatten().collect()
-}
-
-fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
-    let help = "write keys = [{ id = \"2026-11\", secret = \"file:PATH\" }]";
-    table.require(reader, "scheme", "write scheme = \"standard-webhooks\"");
-    table.require(reader, "keys", help);
-    let scheme = table.one(reader, "scheme", word);
-    let keys = table.many(reader, "keys", Some(help), signing_key).unwrap_or_default();
-    let mut first = BTreeMap::new();
-    for (id, place) in keys.iter().map(|(id, _)| (id.value.as_str(), id.place)) {
-        if let Some(first) = first.insert(id, place) {
-            let problem = Problem::at(place, format!("two keys of `{}` are called {id:?}", table.key));
-            let problem = problem.label("again here").also(first, "first here");
-            reader.problems.push(problem.help("give each key an id of its own"));
-        }
-    }
-    Some(Signer { scheme: scheme?, keys: keys.into_iter().filter_map(|(_, key)| key).collect() })
-}
-
-/// The id too, so that two keys of one id are found even if one of them has no secret.
-fn signing_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<(At<String>, Option<At<SigningKey>>)> {
-    let table = Table::open(reader, value, &keys::SIGNING_KEY)?;
-    table.require(reader, "id", "write id = \"2026-11\": records tell keys by it");
-    table.require(reader, "secret", "write secret = \"file:PATH\", \"credential:NAME\" or \"env:NAME\"");
-    let id = table.one(reader, "id", |reader, value| reader.parsed(value, |text| units::name(text).map(str::to_owned)));
-    let secret = table.one(reader, "secret", secret::read);
-    let (from, until) = period(reader, &table);
-    let id = id?;
-    let key = secret.map(|secret| value.at(SigningKey { id: KeyId::new(id.as_str()), secret, from, until }));
-    Some((id, key))
 }
 
 pub(super) fn limits(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<LimitName, At<Limit>> {

@@ -144,7 +144,7 @@ fn version(version: TlsVersion) -> &'static str {
 }
 
 fn signer_in_words(signer: &Signer, now: Timestamp) -> String {
-    let keys: Vec<_> = signer.keys_in_force(now).map(KeyId::as_str).collect();
+    let keys: Vec<_> = signer.signing_keys(now).map(KeyId::as_str).collect();
     format!(
         "{}: {} with {}",
         signer.name(),

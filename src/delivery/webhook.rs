@@ -17,7 +17,7 @@ use crate::names::Target;
 use crate::net::exchange::Upload;
 use crate::policy::identify::{self, Pledge};
 use crate::policy::route::Route;
-use crate::policy::sign::{self, Draft};
+use crate::policy::sign::{self, Draft, SignError, Signer};
 
 static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
@@ -85,10 +85,6 @@ impl Webhook {
 
     /// Signs and closes it: nothing is changed afterwards.
     pub(super) fn seal(mut self, route: &Route, now: Timestamp, record: &mut Record) -> Result<Sealed, Refusal> {
-        let uri: Uri = self
-            .path_and_query
-            .parse()
-            .map_err(|_| Refusal::malformed("a character that may not stand in the target's path or query"))?;
         let (upload, progress) = match std::mem::replace(&mut self.body, Taken::Whole(Bytes::new())) {
             Taken::Whole(body) => {
                 self.sign(&body, route, now, record)?;
@@ -100,6 +96,10 @@ impl Webhook {
                 (upload, Some(progress))
             }
         };
+        let uri: Uri = self
+            .path_and_query
+            .parse()
+            .map_err(|_| Refusal::malformed("a character that may not stand in the target's path or query"))?;
         self.frame(&upload);
         let mut request = Request::new(upload);
         *request.method_mut() = self.method;
@@ -133,24 +133,47 @@ impl Webhook {
                 .to_owned(),
         };
         for signer in &route.signers {
-            let draft = Draft {
-                method: &self.method,
-                target: &self.target,
-                path_and_query: &self.path_and_query,
-                headers: &self.fields,
-                body,
-                now,
-                id: &id,
-            };
-            let signature = signer.sign(&draft).map_err(|fault| {
-                Refusal::new(Code::Internal, "no signing key is in force")
-                    .cause(format!("signer {}: {fault}", signer.name()))
-            })?;
-            for (name, value) in signature.headers {
-                self.fields.insert(name, value);
+            let changes = signer.prepare(&self.draft(body, now, &id)).map_err(|fault| unsigned(signer, fault))?;
+            self.set(changes.headers);
+            if let Some(changed) = changes.path_and_query {
+                self.path_and_query = changed;
             }
+        }
+        for signer in &route.signers {
+            let signature = signer.sign(&self.draft(body, now, &id)).map_err(|fault| unsigned(signer, fault))?;
+            // What a client sent of them is not the signer's word, even where the signer has none.
+            signer.headers().iter().for_each(|name| drop(self.fields.remove(name)));
+            self.set(signature.headers);
             record.signed_by(signature.keys);
         }
         Ok(())
+    }
+
+    fn draft<'a>(&'a self, body: &'a [u8], now: Timestamp, id: &'a str) -> Draft<'a> {
+        Draft {
+            method: &self.method,
+            target: &self.target,
+            path_and_query: &self.path_and_query,
+            headers: &self.fields,
+            body,
+            now,
+            id,
+        }
+    }
+
+    fn set(&mut self, headers: Vec<(HeaderName, HeaderValue)>) {
+        for (name, value) in headers {
+            self.fields.insert(name, value);
+        }
+    }
+}
+
+fn unsigned(signer: &Signer, fault: SignError) -> Refusal {
+    match fault {
+        SignError::Unsignable(why) => Refusal::malformed(why),
+        SignError::NoKey => Refusal::new(Code::Internal, "no signing key is in force")
+            .cause(format!("signer {}: {fault}", signer.name())),
+        SignError::Failed => Refusal::new(Code::Internal, "the webhook could not be signed")
+            .cause(format!("signer {}: {fault}", signer.name())),
     }
 }

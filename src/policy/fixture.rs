@@ -71,6 +71,12 @@ pub(crate) fn client() -> Client {
     }
 }
 
+/// With no key.
+pub(crate) fn signer(scheme: &str) -> Signer {
+    let scheme = at(11, scheme.into());
+    Signer { scheme, keys: vec![], algorithm: None, key_encoding: None, message: None, encoding: None, headers: None }
+}
+
 /// `name` reached by `host`, everything else left at its default.
 pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
     let route = Route {

@@ -12,6 +12,7 @@ pub mod guard;
 pub mod identify;
 pub mod inspect;
 pub mod listener;
+mod message;
 mod revocation;
 pub mod route;
 pub mod sign;

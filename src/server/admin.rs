@@ -1,5 +1,5 @@
-//! The admin listener: health, readiness, metrics.
-//! Is the proxy alive, is it fit for traffic, and what does it count?
+//! The admin listener: health, readiness, metrics, and the public halves of signing keys.
+//! Is the proxy alive, is it fit for traffic, what does it count, and what verifies its signatures?
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,16 +11,24 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::live::Live;
 use crate::net::listen::Listener;
+use crate::policy::sign;
 
 /// Probes and scrapers are few; more than this wait.
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A probe that has its answer has no reason to stay.
 const LONGEST: Duration = Duration::from_secs(60);
+
+const KEYS: &str = "/keys";
+const DIRECTORY: &str = "/.well-known/http-message-signatures-directory";
+/// A key that is announced an hour before it signs is known to all by then.
+const KEYS_KEPT: &str = "public, max-age=3600";
 
 pub async fn accept(live: Arc<Live>, listener: Listener) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -58,7 +66,12 @@ fn answer(live: &Live, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             let (body, media_type) = live.meters.render();
             text(StatusCode::OK, media_type, body)
         }
-        _ => text(StatusCode::NOT_FOUND, TEXT, "/healthz /readyz /metrics\n".into()),
+        KEYS => keys(sign::jwks(&live.in_force().plan.signers, Timestamp::now()), "application/jwk-set+json"),
+        DIRECTORY => {
+            let keys_of = sign::directory(&live.in_force().plan.signers, Timestamp::now());
+            keys(keys_of, "application/http-message-signatures-directory+json")
+        }
+        _ => text(StatusCode::NOT_FOUND, TEXT, format!("/healthz /readyz /metrics {KEYS} {DIRECTORY}\n")),
     }
 }
 
@@ -71,6 +84,15 @@ fn readiness(live: &Live, media_type: &'static str) -> Response<Full<Bytes>> {
         body.push('\n');
     }
     text(status, media_type, body)
+}
+
+/// For everybody, through whatever serves it to them: it may be kept, and be read by the scripts of any site.
+fn keys(set: Value, media_type: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, media_type, set.to_string());
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(KEYS_KEPT));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
 }
 
 fn text(status: StatusCode, media_type: &'static str, body: String) -> Response<Full<Bytes>> {

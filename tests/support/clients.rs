@@ -70,43 +70,72 @@ impl Workshop {
 
     /// Lets `client` run all the errands in one session.
     pub fn run(&self, client: &str, proxy: &str, ca: &Path, form: &str, errands: &[Errand]) -> Vec<Report> {
-        let node = self.folder.path(&format!("{client}_client.mjs"));
-        let mut command = if node.exists() {
-            let mut command = Command::new("node");
-            command.arg(node);
-            command
-        } else {
-            let mut command = Command::new(&self.python);
-            command.arg(Path::new(NODE_PROGRAMS).join(format!("{client}_client.py")));
-            command.env("PYTHONDONTWRITEBYTECODE", "1");
-            command
+        let mut command = self.program(&format!("{client}_client"));
+        command.args([proxy, ca.to_str().unwrap(), form]);
+        let reports = talk(command, &format!("{client} {form}"), errands.iter().map(Errand::as_json));
+        reports.iter().map(|line| Report::read(line)).collect()
+    }
+
+    /// What the library of a language says of each request: whether it takes it, and if not, perhaps why not.
+    pub fn verify(&self, language: Language, requests: &[Value]) -> Vec<(bool, String)> {
+        let command = match language {
+            Language::Python => self.python("verify"),
+            Language::Node => self.program("verify"),
         };
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy") {
-                command.env_remove(name);
-            }
+        let verdict = |line: &String| {
+            let value: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            (value["valid"] == true, value["error"].as_str().unwrap_or_default().to_owned())
+        };
+        talk(command, "verify", requests.iter().cloned()).iter().map(verdict).collect()
+    }
+
+    /// For Node if there is one for Node, else for Python.
+    fn program(&self, name: &str) -> Command {
+        let node = self.folder.path(&format!("{name}.mjs"));
+        if !node.exists() {
+            return self.python(name);
         }
-        let mut child = command
-            .args([proxy, ca.to_str().unwrap(), form])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the client runs");
-        let mut input = child.stdin.take().unwrap();
-        for errand in errands {
-            writeln!(input, "{}", errand.as_json()).expect("the client reads");
-        }
-        drop(input);
-        let output = child.wait_with_output().unwrap();
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{client} {form}: {out}\n{err}");
-        let reports: Vec<_> = out.lines().map(Report::read).collect();
-        assert_eq!(reports.len(), errands.len(), "{client} {form}: {out}\n{err}");
-        reports
+        let mut command = Command::new("node");
+        command.arg(node);
+        command
+    }
+
+    fn python(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.python);
+        command.arg(Path::new(NODE_PROGRAMS).join(format!("{name}.py")));
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    Python,
+    Node,
+}
+
+/// A line for each question, and a line for each answer.
+fn talk(mut command: Command, what: &str, questions: impl ExactSizeIterator<Item = Value>) -> Vec<String> {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy") {
+            command.env_remove(name);
+        }
+    }
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+    let mut input = child.stdin.take().unwrap();
+    let count = questions.len();
+    for question in questions {
+        writeln!(input, "{question}").expect("the program reads");
+    }
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{what}: {out}\n{err}");
+    let answers: Vec<_> = out.lines().map(str::to_owned).collect();
+    assert_eq!(answers.len(), count, "{what}: {out}\n{err}");
+    answers
+}
 impl Errand {
     fn as_json(&self) -> Value {
         let headers: serde_json::Map<_, _> =

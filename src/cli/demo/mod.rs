@@ -75,7 +75,7 @@ impl Demo {
     }
 
     async fn play(self, folder: Folder) -> Result<ExitCode, String> {
-        let secret = crate::policy::sign::new_key("standard-webhooks").map_err(|fault| fault.to_string())?;
+        let secret = crate::policy::sign::new_key("standard-webhooks", None).map_err(|fault| fault.to_string())?;
         let token = super::token::fresh();
         let receivers = Receivers::start(&secret).map_err(|fault| format!("no receivers: {fault}"))?;
         write(&folder.path("ca.pem"), &receivers.ca)?;

@@ -3,7 +3,7 @@
 
 use http::header;
 
-use super::sent::Sent;
+use crate::policy::message::Sent;
 
 /// Everything before the hash of the body, once as Python's library has it (as sent, the query sorted) and once as
 /// those of Java and Node have it. `names` are sorted; `None` if a field is missing.

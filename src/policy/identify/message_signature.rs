@@ -6,14 +6,14 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sfv::{BareItem, Dictionary, FieldType, InnerList, ListEntry, Parser};
 
-use super::members::{self, Member};
-use super::pledge::{self, Digest};
 use super::public_key::Algorithm;
 use super::{Client, Clients, LIFETIME_MAX, Once, Pledge, SKEW, Sent, Signed, Unidentified};
+use crate::policy::message;
+use crate::policy::message::digest::{self, CONTENT_DIGEST};
+use crate::policy::message::members::{self, Member};
 
 static SIGNATURE: HeaderName = HeaderName::from_static("signature");
 static SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
-static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
 /// The tag as it stands in a line that has it: a string has no other form (RFC 9651 §4.1.6). A line without it is none
 /// of our business, and is not even read.
@@ -57,7 +57,7 @@ pub(super) fn ours(fields: &HeaderMap) -> Result<Option<Ours<'_>>, Unidentified>
     }
     let signatures = members::all(fields, &SIGNATURE).ok_or(fault(SIGNATURES))?;
     let signature = signatures.iter().find(|signature| signature.label == member.label);
-    let signature = signature.and_then(bytes).ok_or(fault("Signature has no byte sequence under its label"))?;
+    let signature = signature.and_then(Member::bytes).ok_or(fault("Signature has no byte sequence under its label"))?;
     read(member, &list, signature).map(Some)
 }
 
@@ -67,17 +67,6 @@ fn tagged(member: &Member<'_>) -> Option<InnerList> {
     let Some((_, ListEntry::InnerList(list))) = parsed.into_iter().next() else { return None };
     let tag = list.params.get("tag").and_then(BareItem::as_string);
     tag.is_some_and(|tag| tag.as_str().as_bytes() == &TAG[1..TAG.len() - 1]).then_some(list)
-}
-
-fn bytes(member: &Member<'_>) -> Option<Vec<u8>> {
-    let parsed: Dictionary = Parser::new(member.text).parse().ok()?;
-    match parsed.into_iter().next() {
-        Some((_, ListEntry::Item(item))) if item.params.is_empty() => match item.bare_item {
-            BareItem::ByteSequence(bytes) => Some(bytes),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 fn read<'a>(member: &Member<'a>, list: &InnerList, signature: Vec<u8>) -> Result<Ours<'a>, Unidentified> {
@@ -144,7 +133,8 @@ pub(super) fn verify<'c>(
 ) -> Result<(&'c Arc<Client>, Signed), Unidentified> {
     covers_enough(&ours.covered, sent).map_err(fault)?;
     let until = in_time(ours, now).map_err(fault)?;
-    let base = base(ours, sent).map_err(fault)?;
+    let covered = ours.covered.iter().map(String::as_str);
+    let base = message::base(covered, ours.params, sent).map_err(fault)?;
     let pledge = pledge(&ours.covered, sent).map_err(fault)?;
 
     let client = clients.by_name.get(ours.keyid.as_str()).ok_or(Unidentified::Wrong)?;
@@ -199,28 +189,13 @@ fn in_time(ours: &Ours<'_>, now: i64) -> Result<i64, &'static str> {
     Ok(ours.expires.map_or(last, |expires| expires.min(last)))
 }
 
-/// RFC 9421 §2.5.
-fn base(ours: &Ours<'_>, sent: &Sent<'_>) -> Result<String, &'static str> {
-    let mut base = String::new();
-    for name in &ours.covered {
-        base.push_str(&format!("\"{name}\": {}\n", sent.component(name)?));
-    }
-    base.push_str(&format!("\"@signature-params\": {}", ours.params));
-    Ok(base)
-}
-
 /// RFC 9530 §2, if it is covered: every digest that we know must fit, and one of them must be there.
 fn pledge(covered: &[String], sent: &Sent<'_>) -> Result<Option<Pledge>, &'static str> {
     const FORM: &str = "Content-Digest is malformed, or has neither sha-256 nor sha-512";
     if !covered.iter().any(|name| name == CONTENT_DIGEST.as_str()) {
         return Ok(None);
     }
-    let mut digests = Vec::new();
-    for member in members::all(sent.fields, &CONTENT_DIGEST).ok_or(FORM)? {
-        if let Some(algorithm) = pledge::algorithm(member.label) {
-            digests.push(Digest { algorithm, expected: bytes(&member).ok_or(FORM)? });
-        }
-    }
+    let digests = digest::of(sent.fields).ok_or(FORM)?;
     if digests.is_empty() { Err(FORM) } else { Ok(Some(Pledge::ContentDigest(digests))) }
 }
 

@@ -5,11 +5,9 @@ mod canonical;
 mod certificate;
 mod client_validation;
 mod compile;
-mod members;
 mod message_signature;
 mod pledge;
 mod public_key;
-mod sent;
 mod token;
 
 use std::collections::HashMap;
@@ -25,9 +23,9 @@ use rustls_pki_types::CertificateDer;
 
 use crate::config::Proof;
 use crate::names::{ClientName, Target, TenantName};
+pub use crate::policy::message::Sent;
 pub use pledge::Pledge;
 use public_key::PublicKey;
-pub use sent::Sent;
 
 /// What strangers are called where `allow_anonymous` lets them in.
 pub const ANONYMOUS: &str = "anonymous";

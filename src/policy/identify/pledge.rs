@@ -1,10 +1,10 @@
 //! What a verified signature says of the body, to be checked when the body is there.
 //! Is this the body that was signed?
 
-use aws_lc_rs::digest::{self, SHA256, SHA512};
 use subtle::ConstantTimeEq;
 
 use super::{Unidentified, sha256};
+use crate::policy::message::digest::Digest;
 
 /// The body must be taken in whole, and keep what was said of it.
 #[derive(Debug)]
@@ -13,21 +13,6 @@ pub enum Pledge {
     RequestHash { texts: Vec<Vec<u8>>, expected: String },
     /// RFC 9530 §2, each of them.
     ContentDigest(Vec<Digest>),
-}
-
-#[derive(Debug)]
-pub struct Digest {
-    pub(super) algorithm: &'static digest::Algorithm,
-    pub(super) expected: Vec<u8>,
-}
-
-/// The algorithms that are still active (RFC 9530 §5).
-pub(super) fn algorithm(name: &str) -> Option<&'static digest::Algorithm> {
-    match name {
-        "sha-256" => Some(&SHA256),
-        "sha-512" => Some(&SHA512),
-        _ => None,
-    }
 }
 
 impl Pledge {
@@ -44,8 +29,7 @@ impl Pledge {
                 if fits { Ok(()) } else { Err(Unidentified::Signature("the request is not the one that was signed")) }
             }
             Self::ContentDigest(digests) => {
-                let fits = |digest: &Digest| digest::digest(digest.algorithm, body).as_ref() == digest.expected;
-                let fits = digests.iter().all(fits);
+                let fits = digests.iter().all(|digest| digest.fits(body));
                 if fits { Ok(()) } else { Err(Unidentified::Signature("the body is not that of Content-Digest")) }
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Routes, Tables};
 use crate::config::{self, At, Config, Limit, Per, Plaintext, Problem, Rate, Secret, SigningKey};
 use crate::names::{ClientName, Host, KeyId, LimitName, PoolName, SignerName, TenantName};
-use crate::policy::fixture::{at, client, config, messages, pool, route};
+use crate::policy::fixture::{self, at, client, config, messages, pool, route};
 use crate::policy::{admit, egress, sign, trust};
 
 fn compile(config: &Config) -> (Routes, Vec<Problem>) {
@@ -20,9 +20,9 @@ fn compile(config: &Config) -> (Routes, Vec<Problem>) {
 }
 
 fn signer() -> At<config::Signer> {
-    let secret = Secret::new(sign::new_key("standard-webhooks").unwrap().into());
+    let secret = Secret::new(sign::new_key("standard-webhooks", None).unwrap().as_bytes().to_vec());
     let key = SigningKey { id: KeyId::new("k"), secret: at(41, secret), from: None, until: None };
-    at(40, config::Signer { scheme: at(42, "standard-webhooks".into()), keys: vec![at(43, key)] })
+    at(40, config::Signer { keys: vec![at(43, key)], ..fixture::signer("standard-webhooks") })
 }
 
 fn limit() -> At<Limit> {

@@ -1,167 +1,186 @@
-//! Standard Webhooks 1.0.0, symmetric signatures (`v1`).
+//! Standard Webhooks 1.0.0: symmetric signatures (`v1`) and asymmetric ones (`v1a`), together in one header.
 //! What does <https://www.standardwebhooks.com> ask for?
 
 use std::ops::RangeInclusive;
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
+use zeroize::Zeroizing;
 
-use super::{BadKey, Draft, Key, NewKeyError, Scheme, SecretKey, SignError};
+use super::algorithm::Algorithm;
+use super::fault::{BadKey, NewKeyError, SignError, bad};
+use super::key::{SecretKey, base64, new_shared};
+use super::public::PublicKey;
+use super::registry::Known;
+use super::scheme::{Changes, Draft, Headers, Key, Scheme, header};
+use crate::config::Hmac;
 
-const ID: &str = "webhook-id";
-const TIMESTAMP: &str = "webhook-timestamp";
-const SIGNATURE: &str = "webhook-signature";
+static ID: HeaderName = HeaderName::from_static("webhook-id");
+static TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+static SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-const PREFIX: &str = "whsec_";
+const SECRET_PREFIX: &str = "whsec_";
+const PRIVATE_PREFIX: &str = "whsk_";
+const PUBLIC_PREFIX: &str = "whpk_";
 
 /// "between 24 bytes and 64 bytes" (spec/standard-webhooks.md, Signature scheme).
 const SECRET_BYTES: RangeInclusive<usize> = 24..=64;
 
-pub(super) struct StandardWebhooks;
+const SEED_BYTES: usize = 32;
+
+pub(super) const KNOWN: Known = Known {
+    name: "standard-webhooks",
+    options: &[],
+    build: |_, _| Some(Box::new(StandardWebhooks)),
+    new_keys: &[(Algorithm::HmacSha256, || new_shared(SECRET_PREFIX, base64)), (Algorithm::Ed25519, new_key_pair)],
+};
+
+struct StandardWebhooks;
 
 impl Scheme for StandardWebhooks {
-    fn name(&self) -> &'static str {
-        "standard-webhooks"
+    fn headers(&self) -> Vec<HeaderName> {
+        vec![ID.clone(), TIMESTAMP.clone(), SIGNATURE.clone()]
     }
 
-    fn headers(&self) -> &'static [&'static str] {
-        &[ID, TIMESTAMP, SIGNATURE]
+    /// A receiver takes any one, and passes over versions that it does not know.
+    fn carries_one(&self) -> bool {
+        false
     }
 
-    fn parse_key(&self, secret: &[u8]) -> Result<Box<dyn SecretKey>, BadKey> {
-        let bad = |message: &str| {
-            let help = "`outgate keys new standard-webhooks` makes one".to_owned();
-            BadKey { message: message.to_owned(), help }
-        };
-        let encoded = secret.strip_prefix(PREFIX.as_bytes()).ok_or_else(|| bad("does not begin with whsec_"))?;
-        // As strict as the strictest receiver's library: padded and canonical.
-        let secret = BASE64_STANDARD.decode(encoded).map_err(|_| bad("is not whsec_ and base64 with padding"))?;
-        let secret = zeroize::Zeroizing::new(secret);
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey> {
+        const HELP: &str = "`outgate keys new --scheme standard-webhooks` makes one";
+        if let Some(encoded) = secret.strip_prefix(PRIVATE_PREFIX.as_bytes()) {
+            let pair = decode(encoded).ok_or_else(|| bad("is not whsk_ and base64 with padding", HELP))?;
+            return match pair.split_at_checked(SEED_BYTES) {
+                Some((seed, public)) if public.len() == SEED_BYTES => {
+                    let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public);
+                    pair.map(SecretKey::Ed25519).map_err(|_| bad("has a public half that is not its own", HELP))
+                }
+                _ => Err(bad(format!("is {} bytes long, not {}", pair.len(), 2 * SEED_BYTES), HELP)),
+            };
+        }
+        let encoded = secret.strip_prefix(SECRET_PREFIX.as_bytes());
+        let encoded = encoded.ok_or_else(|| bad("begins with neither whsec_ nor whsk_", HELP))?;
+        let secret = decode(encoded).ok_or_else(|| bad("is not whsec_ and base64 with padding", HELP))?;
         if !SECRET_BYTES.contains(&secret.len()) {
-            return Err(bad(&format!("is {} bytes long, not 24 to 64", secret.len())));
+            return Err(bad(format!("is {} bytes long, not 24 to 64", secret.len()), HELP));
         }
-        Ok(Box::new(HmacSha256(hmac::Key::new(hmac::HMAC_SHA256, &secret))))
+        Ok(SecretKey::hmac(Hmac::Sha256, &secret))
     }
 
-    fn new_key(&self) -> Result<String, NewKeyError> {
-        let mut secret = [0; 32];
-        rand::fill(&mut secret).map_err(|_| NewKeyError::NoRandom)?;
-        Ok(format!("{PREFIX}{}", BASE64_STANDARD.encode(secret)))
+    /// The id is there before others sign, so that they can cover it.
+    fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
+        Ok(Changes { headers: vec![header(ID.clone(), draft.id)?], path_and_query: None })
     }
 
-    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Vec<(HeaderName, HeaderValue)>, SignError> {
-        // The time of this attempt, not of the event.
-        let timestamp = draft.now.as_second().to_string();
+    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
+        let timestamp = draft.timestamp();
         let message: [&[u8]; 5] = [draft.id.as_bytes(), b".", timestamp.as_bytes(), b".", draft.body];
-        let mut signatures = String::with_capacity(48 * keys.len());
+        let mut signatures = String::with_capacity(96 * keys.len());
         for key in keys {
-            signatures.push_str(if signatures.is_empty() { "v1," } else { " v1," });
-            BASE64_STANDARD.encode_string(key.secret.sign(&message), &mut signatures);
+            if !signatures.is_empty() {
+                signatures.push(' ');
+            }
+            let is_shared = key.secret.algorithm() == Algorithm::HmacSha256;
+            signatures.push_str(if is_shared { "v1," } else { "v1a," });
+            BASE64_STANDARD.encode_string(key.secret.sign(&message)?, &mut signatures);
         }
-        let header = |name, value: &str| match HeaderValue::from_str(value) {
-            Ok(value) => Ok((HeaderName::from_static(name), value)),
-            // Digits and base64 always are a header's value; only the id comes from elsewhere.
-            Err(_) => Err(SignError::InvalidId),
-        };
-        Ok(vec![header(ID, draft.id)?, header(TIMESTAMP, &timestamp)?, header(SIGNATURE, &signatures)?])
+        Ok(vec![
+            header(ID.clone(), draft.id)?,
+            header(TIMESTAMP.clone(), &timestamp)?,
+            header(SIGNATURE.clone(), &signatures)?,
+        ])
+    }
+
+    fn write_public(&self, key: &PublicKey) -> Option<String> {
+        key.raw().map(|raw| format!("{PUBLIC_PREFIX}{}", base64(raw)))
     }
 }
 
-/// The key schedule is computed once.
-struct HmacSha256(hmac::Key);
+/// As strict as the strictest receiver's library: padded and canonical.
+fn decode(encoded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    BASE64_STANDARD.decode(encoded).ok().map(Zeroizing::new)
+}
 
-impl SecretKey for HmacSha256 {
-    fn sign(&self, message: &[&[u8]]) -> Vec<u8> {
-        let mut context = hmac::Context::with_key(&self.0);
-        for part in message {
-            context.update(part);
-        }
-        context.sign().as_ref().to_vec()
-    }
+/// The seed and the public half, as svix keeps them.
+fn new_key_pair() -> Result<Zeroizing<String>, NewKeyError> {
+    let pair = Ed25519KeyPair::generate().map_err(|_| NewKeyError::NoRandom)?;
+    let seed = pair.seed().map_err(|_| NewKeyError::NoRandom)?;
+    let seed: Curve25519SeedBin<'_> = seed.as_be_bytes().map_err(|_| NewKeyError::NoRandom)?;
+    let both = Zeroizing::new([seed.as_ref(), pair.public_key().as_ref()].concat());
+    Ok(Zeroizing::new(format!("{PRIVATE_PREFIX}{}", Zeroizing::new(base64(&both)).as_str())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Config, Secret, SigningKey};
-    use crate::names::{Host, KeyId, SignerName, Target};
-    use crate::policy::fixture::{at, config};
-    use crate::policy::sign::{Signature, compile};
-    use http::{HeaderMap, Method};
-    use jiff::Timestamp;
+    use crate::policy::sign::fixture::Sample;
     use serde_json::Value;
-
-    /// Signs with these secrets, all in force, written in this order.
-    fn sign(secrets: &[&str], id: &str, timestamp: i64, body: &str) -> Result<Signature, SignError> {
-        let key = |(i, secret): (usize, &&str)| {
-            let secret = at(i as u32, Secret::new(secret.as_bytes().to_vec()));
-            at(i as u32, SigningKey { id: KeyId::new(i.to_string()), secret, from: None, until: None })
-        };
-        let keys = secrets.iter().enumerate().map(key).collect();
-        let signer = config::Signer { scheme: at(0, "standard-webhooks".into()), keys };
-        let config = Config { signers: [(SignerName::new("s"), at(0, signer))].into(), ..config() };
-        let mut problems = vec![];
-        let signers = compile(&config, &mut problems);
-        assert!(problems.is_empty(), "{problems:?}");
-        let host = Host::Name("hooks.acme.example".into());
-        let target = Target { scheme: crate::names::Scheme::Https, host, port: 443 };
-        signers["s"].sign(&Draft {
-            method: &Method::POST,
-            target: &target,
-            path_and_query: "/in",
-            headers: &HeaderMap::new(),
-            body: body.as_bytes(),
-            now: Timestamp::from_second(timestamp).unwrap(),
-            id,
-        })
-    }
 
     #[test]
     fn signs_as_published() {
         let vectors: Value =
             serde_json::from_str(include_str!("../../../tests/vectors/standard_webhooks.json")).unwrap();
-        let all: Vec<&Value> = ["sign", "rotation"].iter().flat_map(|list| vectors[list].as_array().unwrap()).collect();
-        assert_eq!(all.len(), 3);
+        let list = |name: &str| vectors[name].as_array().unwrap();
+        let all: Vec<&Value> = ["sign", "rotation", "asymmetric"].into_iter().flat_map(list).collect();
+        assert_eq!(all.len(), 4);
         for vector in all {
             let text = |name: &str| vector[name].as_str().unwrap();
-            let secrets = match vector["secrets"].as_array() {
-                Some(secrets) => secrets.iter().map(|secret| secret.as_str().unwrap()).collect(),
-                None => vec![text("secret")],
+            let secrets: Vec<&str> = match (vector["secrets"].as_array(), vector["secret"].as_str()) {
+                (Some(secrets), _) => secrets.iter().map(|secret| secret.as_str().unwrap()).collect(),
+                (None, Some(secret)) => vec![secret],
+                (None, None) => vec![text("secret_key")],
             };
+            let keys = secrets.iter().map(|secret| StandardWebhooks.parse_key(secret.as_bytes()).ok().unwrap());
             let timestamp = vector["timestamp"].as_i64().unwrap();
-            let signature = sign(&secrets, text("msg_id"), timestamp, text("payload")).unwrap();
-            let headers: Vec<_> =
-                signature.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-            let expected = [(ID, text("msg_id")), (TIMESTAMP, &timestamp.to_string()), (SIGNATURE, text("expected"))];
-            assert_eq!(headers, expected, "{}", text("name"));
-            assert_eq!(signature.keys.len(), secrets.len());
+            let sample = Sample { timestamp, id: text("msg_id"), ..Sample::body(text("payload")) };
+            let headers = sample.sign_with(&StandardWebhooks, keys.collect()).unwrap();
+            let expected = [
+                ("webhook-id", text("msg_id")),
+                ("webhook-timestamp", &timestamp.to_string()),
+                ("webhook-signature", text("expected")),
+            ];
+            assert_eq!(headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())), "{}", text("name"));
         }
     }
 
     #[test]
-    fn an_id_that_could_be_read_otherwise_is_not_signed() {
-        let secret = StandardWebhooks.new_key().unwrap();
-        assert!(sign(&[&secret], "msg_1", 1, "2.x").is_ok());
-        assert_eq!(sign(&[&secret], "msg_1.1", 2, "x").err(), Some(SignError::InvalidId));
+    fn both_versions_stand_in_one_header_and_the_public_half_is_written_as_published() {
+        let vectors: Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/standard_webhooks.json")).unwrap();
+        let pair = &vectors["asymmetric"][0];
+        let key = |secret: &str| StandardWebhooks.parse_key(secret.as_bytes()).ok().unwrap();
+        let (shared, pair_key) =
+            (key(vectors["sign"][0]["secret"].as_str().unwrap()), key(pair["secret_key"].as_str().unwrap()));
+        let public = StandardWebhooks.write_public(&pair_key.public().unwrap());
+        assert_eq!(public.as_deref(), pair["public_key"].as_str());
+        let (id, body) = (pair["msg_id"].as_str().unwrap(), pair["payload"].as_str().unwrap());
+        let sample = Sample { id, ..Sample::body(body) };
+        let headers = sample.sign_with(&StandardWebhooks, vec![shared, pair_key]).unwrap();
+        let (one, other) = (vectors["sign"][0]["expected"].as_str().unwrap(), pair["expected"].as_str().unwrap());
+        assert_eq!(headers[2].1, format!("{one} {other}"));
     }
 
     #[test]
     fn secrets() {
-        let encoded = |bytes: usize| format!("whsec_{}", BASE64_STANDARD.encode(vec![7; bytes]));
+        let encoded = |prefix: &str, bytes: usize| format!("{prefix}{}", BASE64_STANDARD.encode(vec![7; bytes]));
         let padding = "is not whsec_ and base64 with padding";
         for (secret, expected) in [
-            (encoded(24), None),
-            (encoded(64), None),
-            (encoded(23), Some("is 23 bytes long, not 24 to 64")),
-            (encoded(65), Some("is 65 bytes long, not 24 to 64")),
-            (encoded(32).trim_end_matches('=').into(), Some(padding)),
+            (encoded("whsec_", 24), None),
+            (encoded("whsec_", 64), None),
+            (encoded("whsec_", 23), Some("is 23 bytes long, not 24 to 64")),
+            (encoded("whsec_", 65), Some("is 65 bytes long, not 24 to 64")),
+            (encoded("whsec_", 32).trim_end_matches('=').into(), Some(padding)),
             // The last character before the padding carries bits that mean nothing.
-            (encoded(32).replace("BwcHBwc=", "BwcHBwd="), Some(padding)),
-            (encoded(24).replace("whsec_", ""), Some("does not begin with whsec_")),
-            (encoded(24).replace("whsec_", "whsk_"), Some("does not begin with whsec_")),
+            (encoded("whsec_", 32).replace("BwcHBwc=", "BwcHBwd="), Some(padding)),
+            (encoded("", 24), Some("begins with neither whsec_ nor whsk_")),
             ("whsec_****".into(), Some(padding)),
+            (encoded("whsk_", 64), Some("has a public half that is not its own")),
+            (encoded("whsk_", 32), Some("is 32 bytes long, not 64")),
+            ("whsk_****".into(), Some("is not whsk_ and base64 with padding")),
         ] {
             let message = StandardWebhooks.parse_key(secret.as_bytes()).err().map(|bad| bad.message);
             assert_eq!(message.as_deref(), expected, "{secret}");
@@ -170,8 +189,10 @@ mod tests {
 
     #[test]
     fn new_keys_differ_and_are_taken() {
-        let keys = [StandardWebhooks.new_key().unwrap(), StandardWebhooks.new_key().unwrap()];
-        assert_ne!(keys[0], keys[1]);
-        assert!(keys.iter().all(|key| StandardWebhooks.parse_key(key.as_bytes()).is_ok()));
+        for (algorithm, new) in KNOWN.new_keys {
+            let (one, other) = (new().unwrap(), new().unwrap());
+            assert_ne!(one, other);
+            assert_eq!(StandardWebhooks.parse_key(one.as_bytes()).ok().unwrap().algorithm(), *algorithm);
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! A request as its client sent it and may have signed it, before anything of it is changed.
-//! What did the client write there?
+//! A request whose parts are signed: as its client sent it, before anything of it is changed, or as it leaves.
+//! What stands in which part?
 
 use std::borrow::Cow;
 
@@ -18,13 +18,13 @@ pub struct Sent<'a> {
 
 impl<'a> Sent<'a> {
     /// `None` in origin-form: the request names its target in a field, and says only of itself where it goes.
-    pub(super) fn scheme(&self) -> Option<&'a str> {
+    pub(crate) fn scheme(&self) -> Option<&'a str> {
         self.absolute().map(|(scheme, _)| scheme)
     }
 
     /// Of an absolute-form target, else of `Host`; in lower case, without the default port (RFC 9421 §2.2.3). A CONNECT
     /// has it for its target, and what its `Host` says differs from client to client.
-    pub(super) fn authority(&self) -> Option<String> {
+    pub(crate) fn authority(&self) -> Option<String> {
         if *self.method == Method::CONNECT {
             return Some(self.target.to_ascii_lowercase());
         }
@@ -36,7 +36,7 @@ impl<'a> Sent<'a> {
     }
 
     /// Whether `Host` says what an absolute-form target says, as RFC 9112 §3.2.2 wants it.
-    pub(super) fn host_agrees(&self) -> bool {
+    pub(crate) fn host_agrees(&self) -> bool {
         let Some(scheme) = self.scheme() else { return true };
         let default = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
         let host = self.host();
@@ -49,12 +49,12 @@ impl<'a> Sent<'a> {
     }
 
     /// An empty path is `/` (RFC 9421 §2.2.6).
-    pub(super) fn path(&self) -> &'a str {
+    pub(crate) fn path(&self) -> &'a str {
         let path = self.path_and_query().split('?').next().unwrap_or_default();
         if path.is_empty() { "/" } else { path }
     }
 
-    pub(super) fn query(&self) -> Option<&'a str> {
+    pub(crate) fn query(&self) -> Option<&'a str> {
         self.path_and_query().split_once('?').map(|(_, query)| query)
     }
 
@@ -68,7 +68,7 @@ impl<'a> Sent<'a> {
     }
 
     /// The value of a component of RFC 9421 §2: a derived one, or a field.
-    pub(super) fn component(&self, name: &str) -> Result<Cow<'a, str>, &'static str> {
+    pub(crate) fn component(&self, name: &str) -> Result<Cow<'a, str>, &'static str> {
         const OWN_SCHEME: &str =
             "a request to this proxy itself has no scheme to cover: cover @authority, @path, @query";
         Ok(match name {

@@ -2,18 +2,32 @@
 //! Which bytes are whose?
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sfv::{Dictionary, Parser};
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 /// A member of a dictionary (RFC 9651 §3.2).
-pub(super) struct Member<'a> {
-    pub(super) label: &'a str,
+pub(crate) struct Member<'a> {
+    pub(crate) label: &'a str,
     /// As it stands, without the white space around it.
-    pub(super) text: &'a str,
+    pub(crate) text: &'a str,
+}
+
+impl Member<'_> {
+    /// Its value, if that is a byte sequence without parameters.
+    pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
+        let parsed: Dictionary = Parser::new(self.text).parse().ok()?;
+        match parsed.into_iter().next() {
+            Some((_, ListEntry::Item(item))) if item.params.is_empty() => match item.bare_item {
+                BareItem::ByteSequence(bytes) => Some(bytes),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 /// Of all lines of a field, in order; `None` if one of them is no dictionary, or if a label is there twice: the last
 /// would count (RFC 9651 §3.2), but not for every reader.
-pub(super) fn all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<Member<'a>>> {
+pub(crate) fn all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<Member<'a>>> {
     let lines = fields.get_all(name).iter().map(of).collect::<Option<Vec<_>>>()?;
     let members: Vec<_> = lines.into_iter().flatten().collect();
     let mut labels: Vec<&str> = members.iter().map(|member| member.label).collect();
@@ -23,7 +37,7 @@ pub(super) fn all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<Me
 
 /// Of one line. That it is a dictionary says the parser; where its members end is read from the text, and must come to
 /// the same.
-pub(super) fn of(line: &HeaderValue) -> Option<Vec<Member<'_>>> {
+pub(crate) fn of(line: &HeaderValue) -> Option<Vec<Member<'_>>> {
     let text = line.to_str().ok()?;
     let parsed: Dictionary = Parser::new(text).parse().ok()?;
     let members: Vec<_> = parts(text).filter(|text| !text.is_empty()).map(member).collect();

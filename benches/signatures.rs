@@ -1,0 +1,101 @@
+//! Time on the processor for a signature by each scheme, over a body of 1 KiB.
+//! What does it cost to sign a webhook?
+//!
+//! `cargo bench --bench signatures`
+
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
+
+use std::ffi::OsString;
+use std::hint::black_box;
+use std::path::Path;
+
+use http::{HeaderMap, HeaderValue, Method};
+use jiff::Timestamp;
+use outgate::config;
+use outgate::names::{Host, Scheme, Target};
+use outgate::policy::sign::{self, Draft, Signer};
+
+const BODY: [u8; 1024] = [b'x'; 1024];
+
+/// Signatures in a round, and rounds: the best is what the scheme costs, the others what the machine does besides.
+const SIGNATURES: u32 = 200;
+const ROUNDS: u32 = 15;
+
+/// Scheme, algorithm, and what else the signer is told.
+const SIGNERS: &[(&str, &str, &str)] = &[
+    ("standard-webhooks", "hmac-sha256", ""),
+    ("standard-webhooks", "ed25519", ""),
+    ("rfc9421", "hmac-sha256", ""),
+    ("rfc9421", "ed25519", ""),
+    ("rfc9421", "ecdsa-p256-sha256", ""),
+    ("rfc9421", "rsa-pss-sha512", ""),
+    ("twilio", "hmac-sha1", ""),
+    ("twilio", "hmac-sha256", "algorithm = \"hmac-sha256\""),
+    ("sendgrid", "ecdsa-p256-sha256", ""),
+    ("stripe", "hmac-sha256", ""),
+    ("github", "hmac-sha256", ""),
+    ("slack", "hmac-sha256", ""),
+    ("shopify", "hmac-sha256", ""),
+    ("hmac", "hmac-sha256", "message = \"{timestamp}.{id}.{body}\"\nheaders = [\"X-Acme: {signature}\"]"),
+];
+
+/// The signer with one new key, through the configuration.
+fn signer(scheme: &str, algorithm: &str, more: &str) -> std::sync::Arc<Signer> {
+    let secret: OsString = sign::new_key(scheme, Some(algorithm)).unwrap().as_str().into();
+    let text = format!(
+        "[egress.default]\nranges = [\"192.0.2.1\"]\n[signers.s]\nscheme = {scheme:?}\n{more}\n\
+         keys = [{{ id = \"k\", secret = \"env:KEY\" }}]\n"
+    );
+    let path = std::env::temp_dir().join(format!("outgate-bench-{}.toml", std::process::id()));
+    std::fs::write(&path, text).unwrap();
+    let loaded = config::load_in(Path::new(&path), &|name| (name == "KEY").then(|| secret.clone()));
+    std::fs::remove_file(&path).unwrap();
+    let Ok(loaded) = loaded else { panic!("{scheme}: the configuration is not valid") };
+    let mut problems = Vec::new();
+    let signers = sign::compile(&loaded.config, &mut problems);
+    assert!(problems.is_empty(), "{scheme}: {problems:?}");
+    signers["s"].clone()
+}
+
+/// Microseconds of this thread on the processor.
+fn processor() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
+}
+
+fn main() {
+    let target = Target { scheme: Scheme::Https, host: Host::Name("hooks.acme.example".into()), port: 443 };
+    let mut headers = HeaderMap::new();
+    headers.insert("host", HeaderValue::from_static("hooks.acme.example"));
+    headers.insert("content-type", HeaderValue::from_static("application/json"));
+    let draft = Draft {
+        method: &Method::POST,
+        target: &target,
+        path_and_query: "/webhooks/in?tenant=1",
+        headers: &headers,
+        body: &BODY,
+        now: Timestamp::from_second(1_800_000_000).unwrap(),
+        id: "msg_p5jXN8AQM9LWM0D4loKWxJek",
+    };
+    println!("{:<20} {:<20} {:>12}", "scheme", "algorithm", "µs, 1 KiB");
+    for (scheme, algorithm, more) in SIGNERS {
+        let signer = signer(scheme, algorithm, more);
+        // As it is before it signs: with what the scheme adds.
+        let changes = signer.prepare(&draft).unwrap();
+        let mut headers = headers.clone();
+        headers.extend(changes.headers);
+        let path_and_query = changes.path_and_query.as_deref().unwrap_or(draft.path_and_query);
+        let changed = Draft { headers: &headers, path_and_query, ..draft };
+        let best = (0..ROUNDS)
+            .map(|_| {
+                let start = processor();
+                for _ in 0..SIGNATURES {
+                    black_box(signer.prepare(black_box(&draft)).unwrap());
+                    black_box(signer.sign(black_box(&changed)).unwrap());
+                }
+                (processor() - start) / f64::from(SIGNATURES)
+            })
+            .fold(f64::INFINITY, f64::min);
+        println!("{scheme:<20} {algorithm:<20} {best:>12.2}");
+    }
+}

@@ -1,0 +1,35 @@
+//! The keys of signers.
+//! What may be said of how webhooks are signed?
+
+use super::{FROM_UNTIL, Shape};
+
+pub(in crate::config) static SIGNER: Shape = Shape {
+    path: "signers.*",
+    title: "[signers.NAME]",
+    keys: &["scheme", "keys", "algorithm", "key_encoding", "message", "encoding", "headers"],
+    later: &["key_dir"],
+    renamed: &[
+        ("kind", "scheme"),
+        ("type", "scheme"),
+        ("key", "keys"),
+        ("secrets", "keys"),
+        ("secret", "keys"),
+        ("alg", "algorithm"),
+        ("hash", "algorithm"),
+        ("digest", "algorithm"),
+        ("secret_encoding", "key_encoding"),
+        ("payload", "message"),
+        ("template", "message"),
+        ("signed", "message"),
+        ("header", "headers"),
+        ("output", "encoding"),
+    ],
+};
+
+pub(in crate::config) static SIGNING_KEY: Shape = Shape {
+    path: "signers.*.keys",
+    title: "a key of [signers.NAME]",
+    keys: &["id", "secret", "from", "until"],
+    later: &[],
+    renamed: FROM_UNTIL,
+};

@@ -1,0 +1,110 @@
+//! Signers: their scheme, their keys, and what some schemes want to be told besides.
+//! How is a webhook to be signed, and with what?
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::named::{period, word};
+use super::problem::Problem;
+use super::read::{Reader, Table, Value};
+use super::{At, Secret, keys, secret, units};
+use crate::names::{KeyId, SignerName};
+
+/// What is `None` was not written: whether a scheme takes it, and what it is then, is for the scheme to say.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    pub scheme: At<String>,
+    pub keys: Vec<At<SigningKey>>,
+    pub algorithm: Option<At<Hmac>>,
+    /// How a secret stands where it is kept.
+    pub key_encoding: Option<At<Encoding>>,
+    /// What is signed, with `{placeholders}`.
+    pub message: Option<At<String>>,
+    /// How the signature is written.
+    pub encoding: Option<At<Encoding>>,
+    /// `NAME: VALUE`, with `{placeholders}`.
+    pub headers: Option<Vec<At<String>>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SigningKey {
+    pub id: KeyId,
+    pub secret: At<Secret>,
+    pub from: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hmac {
+    Sha1,
+    Sha256,
+    Sha512,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// As it is.
+    Text,
+    /// In lower case.
+    Hex,
+    Base64,
+    /// Of RFC 4648 §5, without padding.
+    Base64Url,
+}
+
+const ALGORITHMS: [(&str, Hmac); 3] =
+    [("hmac-sha1", Hmac::Sha1), ("hmac-sha256", Hmac::Sha256), ("hmac-sha512", Hmac::Sha512)];
+const KEY_ENCODINGS: [(&str, Encoding); 3] =
+    [("text", Encoding::Text), ("hex", Encoding::Hex), ("base64", Encoding::Base64)];
+const ENCODINGS: [(&str, Encoding); 3] =
+    [("hex", Encoding::Hex), ("base64", Encoding::Base64), ("base64url", Encoding::Base64Url)];
+
+pub(super) fn all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<SignerName, At<Signer>> {
+    let tables = reader.named(files, "signers", &keys::SIGNER);
+    let signers = tables.into_iter().map(|(name, table)| {
+        let value = signer(reader, &table)?;
+        Some((SignerName::new(name), At { value, place: table.place }))
+    });
+    signers.flatten().collect()
+}
+
+fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
+    let help = "write keys = [{ id = \"2026-11\", secret = \"file:PATH\" }]";
+    table.require(reader, "scheme", "write scheme = \"standard-webhooks\"");
+    table.require(reader, "keys", help);
+    let scheme = table.one(reader, "scheme", word);
+    let keys = table.many(reader, "keys", Some(help), signing_key).unwrap_or_default();
+    let mut first = BTreeMap::new();
+    for (id, place) in keys.iter().map(|(id, _)| (id.value.as_str(), id.place)) {
+        if let Some(first) = first.insert(id, place) {
+            let problem = Problem::at(place, format!("two keys of `{}` are called {id:?}", table.key));
+            let problem = problem.label("again here").also(first, "first here");
+            reader.problems.push(problem.help("give each key an id of its own"));
+        }
+    }
+    let algorithm = table.one(reader, "algorithm", |reader, value| reader.choice(value, &ALGORITHMS));
+    let key_encoding = table.one(reader, "key_encoding", |reader, value| reader.choice(value, &KEY_ENCODINGS));
+    let message = table.one(reader, "message", text);
+    let encoding = table.one(reader, "encoding", |reader, value| reader.choice(value, &ENCODINGS));
+    let headers = table.many(reader, "headers", Some("write headers = [\"X-Acme-Signature: {signature}\"]"), text);
+    let keys = keys.into_iter().filter_map(|(_, key)| key).collect();
+    Some(Signer { scheme: scheme?, keys, algorithm, key_encoding, message, encoding, headers })
+}
+
+fn text(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<String>> {
+    reader.text(value).map(|text| value.at(text.to_owned()))
+}
+
+/// The id too, so that two keys of one id are found even if one of them has no secret.
+fn signing_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<(At<String>, Option<At<SigningKey>>)> {
+    let table = Table::open(reader, value, &keys::SIGNING_KEY)?;
+    table.require(reader, "id", "write id = \"2026-11\": records tell keys by it");
+    table.require(reader, "secret", "write secret = \"file:PATH\", \"credential:NAME\" or \"env:NAME\"");
+    let id = table.one(reader, "id", |reader, value| reader.parsed(value, |text| units::name(text).map(str::to_owned)));
+    let secret = table.one(reader, "secret", secret::read);
+    let (from, until) = period(reader, &table);
+    let id = id?;
+    let key = secret.map(|secret| value.at(SigningKey { id: KeyId::new(id.as_str()), secret, from, until }));
+    Some((id, key))
+}

@@ -1,0 +1,75 @@
+//! `Content-Digest` (RFC 9530 §2).
+//! Is this the body that the field speaks of?
+
+use aws_lc_rs::digest::{self, SHA256, SHA512};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::{HeaderMap, HeaderName};
+
+use super::members;
+
+pub(crate) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+
+#[derive(Debug)]
+pub struct Digest {
+    algorithm: &'static digest::Algorithm,
+    expected: Vec<u8>,
+}
+
+impl Digest {
+    pub(crate) fn fits(&self, body: &[u8]) -> bool {
+        digest::digest(self.algorithm, body).as_ref() == self.expected
+    }
+}
+
+/// The algorithms that are still active (RFC 9530 §5).
+fn algorithm(name: &str) -> Option<&'static digest::Algorithm> {
+    match name {
+        "sha-256" => Some(&SHA256),
+        "sha-512" => Some(&SHA512),
+        _ => None,
+    }
+}
+
+/// Every digest of the field that we know; `None` if it is malformed.
+pub(crate) fn of(fields: &HeaderMap) -> Option<Vec<Digest>> {
+    let known = |member: &members::Member<'_>| Some((algorithm(member.label)?, member.bytes()));
+    let all = members::all(fields, &CONTENT_DIGEST)?;
+    let known = all.iter().filter_map(known);
+    known.map(|(algorithm, bytes)| Some(Digest { algorithm, expected: bytes? })).collect()
+}
+
+/// The field for a body.
+pub(crate) fn sha256(body: &[u8]) -> String {
+    format!("sha-256=:{}:", BASE64_STANDARD.encode(digest::digest(&SHA256, body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    /// Of RFC 9421 Appendix B.2 and RFC 9530 Appendix B.
+    #[test]
+    fn published_digests() {
+        let fields = |value| HeaderMap::from_iter([(CONTENT_DIGEST.clone(), HeaderValue::from_static(value))]);
+        let body = br#"{"hello": "world"}"#;
+        assert_eq!(sha256(body), "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:");
+        let sha512 =
+            "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:";
+        for (value, body, expected) in [
+            ("sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:", &body[..], Some(vec![true])),
+            (sha512, body, Some(vec![true])),
+            (sha512, b"{}", Some(vec![false])),
+            ("sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:", b"{\"hello\": \"world\"}\n", Some(vec![true])),
+            ("sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:", b"", Some(vec![true])),
+            ("md5=:AAAA:", body, Some(vec![])),
+            ("sha-256=\"x\"", body, None),
+            ("sha-256", body, None),
+            ("no dictionary", body, None),
+        ] {
+            let found = of(&fields(value)).map(|all| all.iter().map(|digest| digest.fits(body)).collect::<Vec<_>>());
+            assert_eq!(found, expected, "{value}");
+        }
+    }
+}

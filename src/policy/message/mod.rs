@@ -1,0 +1,23 @@
+//! HTTP messages as their signatures speak of them (RFC 9421, RFC 9530): what was sent, fields member by member, digests.
+//! Which bytes does a signature stand for?
+
+pub(crate) mod digest;
+pub(crate) mod members;
+mod sent;
+
+pub use sent::Sent;
+
+/// What is signed (RFC 9421 §2.5): a line for each component, then `params`, the value of `@signature-params`, without
+/// an end of line.
+pub(crate) fn base<'a>(
+    covered: impl IntoIterator<Item = &'a str>,
+    params: &str,
+    sent: &Sent<'_>,
+) -> Result<String, &'static str> {
+    let mut base = String::new();
+    for name in covered {
+        base.push_str(&format!("\"{name}\": {}\n", sent.component(name)?));
+    }
+    base.push_str(&format!("\"@signature-params\": {params}"));
+    Ok(base)
+}

@@ -1,0 +1,91 @@
+//! A webhook to sign, for the tests of the schemes.
+//! What do the tests start from?
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::fault::SignError;
+use super::key::SecretKey;
+use super::scheme::{Changes, Draft, Key, Scheme};
+use crate::config::Hmac;
+use crate::names::{Host, KeyId, Scheme as UrlScheme, Target};
+
+pub(super) struct Sample<'a> {
+    pub(super) target: Target,
+    pub(super) path_and_query: String,
+    pub(super) fields: Vec<(&'a str, &'a str)>,
+    pub(super) body: &'a str,
+    pub(super) timestamp: i64,
+    pub(super) id: &'a str,
+}
+
+pub(super) fn target(scheme: UrlScheme, host: &str, port: u16) -> Target {
+    Target { scheme, host: Host::Name(host.into()), port }
+}
+
+impl<'a> Sample<'a> {
+    pub(super) fn body(body: &'a str) -> Self {
+        let target = target(UrlScheme::Https, "hooks.acme.example", 443);
+        Self { target, path_and_query: "/in?a=1".into(), fields: vec![], body, timestamp: 1_614_265_330, id: "msg_1" }
+    }
+
+    pub(super) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::try_from(self.target.authority()).unwrap());
+        for (name, value) in &self.fields {
+            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    fn draft<T>(&self, headers: &HeaderMap, what: impl FnOnce(&Draft<'_>) -> T) -> T {
+        what(&Draft {
+            method: &Method::POST,
+            target: &self.target,
+            path_and_query: &self.path_and_query,
+            headers,
+            body: self.body.as_bytes(),
+            now: Timestamp::from_second(self.timestamp).unwrap(),
+            id: self.id,
+        })
+    }
+
+    pub(super) fn prepare(&self, scheme: &dyn Scheme) -> Result<Changes, SignError> {
+        self.draft(&self.headers(), |draft| scheme.prepare(draft))
+    }
+
+    /// With these keys, which are called `k0`, `k1`.
+    pub(super) fn sign_with(
+        &self,
+        scheme: &dyn Scheme,
+        secrets: Vec<SecretKey>,
+    ) -> Result<Vec<(String, String)>, SignError> {
+        let keys: Vec<Key> = secrets
+            .into_iter()
+            .enumerate()
+            .map(|(i, secret)| {
+                let public = secret.public();
+                Key { id: KeyId::new(format!("k{i}")), from: None, until: None, secret, public }
+            })
+            .collect();
+        let changes = self.prepare(scheme)?;
+        let mut headers = self.headers();
+        headers.extend(changes.headers);
+        let path_and_query = changes.path_and_query.unwrap_or(self.path_and_query.clone());
+        let changed = Self { path_and_query, fields: vec![], target: self.target.clone(), ..*self };
+        let signed = changed.draft(&headers, |draft| scheme.sign(draft, &keys.iter().collect::<Vec<_>>()))?;
+        Ok(signed.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect())
+    }
+
+    /// With these secrets as they are, however short: published ones are.
+    pub(super) fn sign(&self, scheme: &dyn Scheme, secrets: &[&str]) -> Result<Vec<(String, String)>, SignError> {
+        let keys = secrets.iter().map(|secret| SecretKey::hmac(Hmac::Sha256, secret.as_bytes()));
+        self.sign_with(scheme, keys.collect())
+    }
+}
+
+pub(super) fn platforms(name: &str) -> Vec<Value> {
+    let vectors: Value = serde_json::from_str(include_str!("../../../tests/vectors/platforms.json")).unwrap();
+    vectors[name].as_array().unwrap().clone()
+}

@@ -1,0 +1,237 @@
+//! HMAC for everybody else: what is signed and how it is sent are written in the configuration.
+//! What does the platform sign, and where do its receivers look?
+
+use std::borrow::Cow;
+
+use http::HeaderName;
+
+use super::algorithm::Algorithm;
+use super::key::{hex, new_shared};
+use super::registry::Known;
+use super::scheme::Scheme;
+use super::template::{Piece, Template};
+use crate::config::problem::nearest;
+use crate::config::{self, At, Encoding, Hmac, Problem};
+
+/// Every option of a signer; other schemes take few of them or none.
+pub(super) const OPTIONS: &[&str] = &["algorithm", "key_encoding", "message", "encoding", "headers"];
+
+pub(super) const KNOWN: Known = Known {
+    name: "hmac",
+    options: OPTIONS,
+    build,
+    new_keys: &[
+        (Algorithm::HmacSha256, || new_shared("", hex)),
+        (Algorithm::HmacSha512, || new_shared("", hex)),
+        (Algorithm::HmacSha1, || new_shared("", hex)),
+    ],
+};
+
+const IN_MESSAGE: &[(&str, Piece)] = &[
+    ("body", Piece::Body),
+    ("id", Piece::Id),
+    ("timestamp", Piece::Timestamp),
+    ("timestamp_ms", Piece::TimestampMillis),
+    ("timestamp_rfc3339", Piece::TimestampRfc3339),
+    ("method", Piece::Method),
+    ("url", Piece::Url),
+    ("path", Piece::Path),
+];
+
+const IN_HEADERS: &[(&str, Piece)] = &[
+    ("signature", Piece::Signature),
+    ("id", Piece::Id),
+    ("timestamp", Piece::Timestamp),
+    ("timestamp_ms", Piece::TimestampMillis),
+    ("timestamp_rfc3339", Piece::TimestampRfc3339),
+    ("key_id", Piece::KeyId),
+];
+
+/// What makes the message what it is, or belongs to the connection, to the client or to another scheme.
+const TAKEN: &[&str] = &[
+    "authorization",
+    "connection",
+    "content-digest",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "signature",
+    "signature-input",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dyn Scheme>> {
+    let message = match &written.message {
+        None => Some(vec![Piece::Body]),
+        Some(text) => message(text, problems),
+    };
+    let headers = match &written.headers {
+        None => {
+            let problem = Problem::at(written.scheme.place, "the scheme hmac must be told its `headers`");
+            problems.push(problem.help("headers = [\"X-Acme-Signature: {signature}\"]"));
+            None
+        }
+        Some(lines) => headers(lines, problems),
+    };
+    Some(Box::new(Template {
+        algorithm: written.algorithm.as_ref().map_or(Hmac::Sha256, |algorithm| algorithm.value),
+        key_encoding: written.key_encoding.as_ref().map_or(Encoding::Text, |encoding| encoding.value),
+        message: message?,
+        encoding: written.encoding.as_ref().map_or(Encoding::Hex, |encoding| encoding.value),
+        headers: headers?,
+        further: None,
+    }))
+}
+
+fn message(written: &At<String>, problems: &mut Vec<Problem>) -> Option<Vec<Piece>> {
+    let pieces = pieces(written, &written.value, IN_MESSAGE, problems)?;
+    if pieces.contains(&Piece::Body) {
+        return Some(pieces);
+    }
+    let problem = Problem::at(written.place, "`message` leaves the body unsigned: anybody could write another");
+    problems.push(problem.help("\"{timestamp}.{body}\", for example"));
+    None
+}
+
+fn headers(written: &[At<String>], problems: &mut Vec<Problem>) -> Option<Vec<(HeaderName, Vec<Piece>)>> {
+    let mut headers: Vec<(HeaderName, Vec<Piece>)> = Vec::new();
+    for line in written {
+        let mut wrong = |message: String, help: &str| problems.push(Problem::at(line.place, message).help(help));
+        let Some((name, value)) = line.split_once(':').map(|(name, value)| (name, value.trim())) else {
+            wrong("no name and value".into(), "write \"NAME: VALUE\", as in a request");
+            return None;
+        };
+        let Ok(name) = HeaderName::try_from(name) else {
+            wrong(format!("{name:?} cannot be the name of a header"), "letters, digits and hyphens");
+            return None;
+        };
+        let is_ours = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
+        if is_ours || TAKEN.contains(&name.as_str()) {
+            wrong(format!("{name} is no header for a signature"), "one that the receiver reads for nothing else");
+            return None;
+        }
+        if headers.iter().any(|(other, _)| *other == name) {
+            wrong(format!("{name} is there twice"), "one value for each header");
+            return None;
+        }
+        if value.is_empty() || value.contains(|c: char| c.is_control() || !c.is_ascii()) {
+            wrong(
+                format!("the value of {name} is empty, or not of visible ASCII"),
+                "\"X-Acme-Signature: {signature}\"",
+            );
+            return None;
+        }
+        headers.push((name, pieces(line, value, IN_HEADERS, problems)?));
+    }
+    if let Some(first) = written.first()
+        && !headers.iter().any(|(_, pieces)| pieces.contains(&Piece::Signature))
+    {
+        let problem = Problem::at(first.place, "no header carries the signature");
+        problems.push(problem.help("\"X-Acme-Signature: {signature}\", for example"));
+        return None;
+    }
+    (!headers.is_empty()).then_some(headers)
+}
+
+/// The text around the braces, and what is meant in them.
+fn pieces(place: &At<String>, text: &str, known: &[(&str, Piece)], problems: &mut Vec<Problem>) -> Option<Vec<Piece>> {
+    let all = || known.iter().map(|(name, _)| format!("{{{name}}}")).collect::<Vec<_>>().join(" ");
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        let Some((name, after)) = after.split_once('}') else {
+            problems.push(Problem::at(place.place, "a brace that is not closed").help(all()));
+            return None;
+        };
+        let Some((_, piece)) = known.iter().find(|(known, _)| *known == name) else {
+            let near = nearest(name, known.iter().map(|(name, _)| *name));
+            let help = near.map_or_else(all, |near| format!("did you mean {{{near}}}? there is: {}", all()));
+            problems.push(Problem::at(place.place, format!("nothing is called {{{name}}} here")).help(help));
+            return None;
+        };
+        pieces.extend([Piece::Text(Cow::Owned(before.into())), piece.clone()]);
+        rest = after;
+    }
+    pieces.push(Piece::Text(Cow::Owned(rest.into())));
+    pieces.retain(|piece| *piece != Piece::Text(Cow::Borrowed("")));
+    Some(pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixture::{at, messages};
+    use crate::policy::sign::fixture::Sample;
+
+    fn written(message: Option<&str>, headers: Option<&[&str]>) -> config::Signer {
+        let headers = headers.map(|lines| lines.iter().map(|line| at(9, (*line).to_owned())).collect());
+        let message = message.map(|message| at(8, message.to_owned()));
+        config::Signer { message, headers, ..crate::policy::fixture::signer("hmac") }
+    }
+
+    fn sent(signer: &config::Signer) -> Vec<(String, String)> {
+        let mut problems = vec![];
+        let scheme = build(signer, &mut problems).unwrap();
+        assert!(problems.is_empty(), "{problems:?}");
+        Sample::body("{}").sign(scheme.as_ref(), &["secret"]).unwrap()
+    }
+
+    /// What `printf '%s' MESSAGE | openssl dgst -sha256 -hmac secret` says.
+    #[test]
+    fn texts_are_filled_in() {
+        let everything = "{method} {url} {path} {id} {timestamp} {timestamp_ms} {timestamp_rfc3339} {body}";
+        let headers: &[&str] =
+            &["X-A: v1={signature};k={key_id}", "X-B: {timestamp} {timestamp_ms} {timestamp_rfc3339} {id}"];
+        let found = sent(&written(Some(everything), Some(headers)));
+        let expected = [
+            ("x-a", "v1=47fdbd1da820114a0fd408a15ccbdf08b831d59f56df628ca13a9226a8d1dc0d;k=k0"),
+            ("x-b", "1614265330 1614265330000 2021-02-25T15:02:10Z msg_1"),
+        ];
+        assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn the_body_alone_in_each_encoding() {
+        for (encoding, expected) in [
+            (Encoding::Hex, "77325902caca812dc259733aacd046b73817372c777b8d95b402647474516e13"),
+            (Encoding::Base64, "dzJZAsrKgS3CWXM6rNBGtzgXNyx3e42VtAJkdHRRbhM="),
+            (Encoding::Base64Url, "dzJZAsrKgS3CWXM6rNBGtzgXNyx3e42VtAJkdHRRbhM"),
+        ] {
+            let signer =
+                config::Signer { encoding: Some(at(7, encoding)), ..written(None, Some(&["X-A: {signature}"])) };
+            assert_eq!(sent(&signer)[0].1, expected, "{encoding:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_a_problem() {
+        let good: Option<&[&str]> = Some(&["X-A: {signature}"]);
+        for (message, headers, expected) in [
+            (None, None, "the scheme hmac must be told its `headers`"),
+            (Some("{timestamp}"), good, "`message` leaves the body unsigned: anybody could write another"),
+            (Some("{time}{body}"), good, "nothing is called {time} here"),
+            (Some("{signature}{body}"), good, "nothing is called {signature} here"),
+            (Some("{body"), good, "a brace that is not closed"),
+            (None, Some(&["X-A"][..]), "no name and value"),
+            (None, Some(&["X A: {signature}"]), "\"X A\" cannot be the name of a header"),
+            (None, Some(&["Content-Type: {signature}"]), "content-type is no header for a signature"),
+            (None, Some(&["Outgate-A: {signature}"]), "outgate-a is no header for a signature"),
+            (None, Some(&["X-A: {signature}", "x-a: {id}"]), "x-a is there twice"),
+            (None, Some(&["X-A: "]), "the value of x-a is empty, or not of visible ASCII"),
+            (None, Some(&["X-A: {body}"]), "nothing is called {body} here"),
+            (None, Some(&["X-A: {timestamp}"]), "no header carries the signature"),
+        ] {
+            let mut problems = vec![];
+            assert!(build(&written(message, headers), &mut problems).is_none());
+            assert_eq!(messages(&problems), [expected]);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Secrets that sign: shared ones, and the private halves of key pairs.
+//! What is the signature of these bytes?
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::{self, SystemRandom};
+use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PSS_SHA512, RsaKeyPair};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use zeroize::Zeroizing;
+
+use super::algorithm::Algorithm;
+use super::fault::{BadKey, NewKeyError, SignError, bad};
+use super::public::PublicKey;
+use crate::config::{Encoding, Hmac};
+
+/// What guessing has to work against, at the least: 128 bits.
+const SHARED_MIN: usize = 16;
+
+/// Of what `new_shared` makes: the length of SHA-256, beyond which nothing is won (RFC 2104 §3).
+const SHARED_NEW: usize = 32;
+
+/// The library wipes what it holds when it is dropped.
+pub(super) enum SecretKey {
+    /// The key schedule is computed once.
+    Hmac(Hmac, Box<hmac::Key>),
+    Ed25519(Ed25519KeyPair),
+    /// It knows whether its signatures are r and s or DER.
+    EcdsaP256(EcdsaKeyPair),
+    RsaPss(Box<RsaKeyPair>),
+}
+
+impl SecretKey {
+    pub(super) fn hmac(algorithm: Hmac, secret: &[u8]) -> Self {
+        let hash = match algorithm {
+            Hmac::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            Hmac::Sha256 => hmac::HMAC_SHA256,
+            Hmac::Sha512 => hmac::HMAC_SHA512,
+        };
+        Self::Hmac(algorithm, Box::new(hmac::Key::new(hash, secret)))
+    }
+
+    pub(super) fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Hmac(algorithm, _) => (*algorithm).into(),
+            Self::Ed25519(_) => Algorithm::Ed25519,
+            Self::EcdsaP256(_) => Algorithm::EcdsaP256Sha256,
+            Self::RsaPss(_) => Algorithm::RsaPssSha512,
+        }
+    }
+
+    /// The raw signature of these parts, one after the other.
+    pub(super) fn sign(&self, message: &[&[u8]]) -> Result<Vec<u8>, SignError> {
+        let whole = || message.concat();
+        let signature = match self {
+            Self::Hmac(_, key) => {
+                let mut context = hmac::Context::with_key(key);
+                message.iter().for_each(|part| context.update(part));
+                Ok(context.sign().as_ref().to_vec())
+            }
+            Self::Ed25519(pair) => pair.try_sign(&whole()).map(|signature| signature.as_ref().to_vec()),
+            Self::EcdsaP256(pair) => {
+                pair.sign(&SystemRandom::new(), &whole()).map(|signature| signature.as_ref().to_vec())
+            }
+            Self::RsaPss(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PSS_SHA512, &SystemRandom::new(), &whole(), &mut signature).map(|()| signature)
+            }
+        };
+        signature.map_err(|_| SignError::Failed)
+    }
+
+    pub(super) fn public(&self) -> Option<PublicKey> {
+        match self {
+            Self::Hmac(..) => None,
+            Self::Ed25519(pair) => PublicKey::ed25519(pair.public_key()),
+            Self::EcdsaP256(pair) => PublicKey::p256(pair.public_key()),
+            Self::RsaPss(pair) => PublicKey::rsa(pair.public_key()),
+        }
+    }
+}
+
+/// A secret that both sides have, as it is kept.
+pub(super) fn shared(algorithm: Hmac, encoding: Encoding, secret: &[u8]) -> Result<SecretKey, BadKey> {
+    const HELP: &str = "`outgate keys new` makes one; the receiver must have the same";
+    if is_pem(secret) {
+        return Err(bad("is a PEM file, and the scheme takes a secret that both sides have", HELP));
+    }
+    let decoded = Zeroizing::new(match encoding {
+        Encoding::Text => secret.to_vec(),
+        Encoding::Hex => unhex(secret).ok_or_else(|| bad("is not hexadecimal", HELP))?,
+        Encoding::Base64 | Encoding::Base64Url => {
+            BASE64_STANDARD.decode(secret).map_err(|_| bad("is not base64 with padding", HELP))?
+        }
+    });
+    if decoded.len() < SHARED_MIN {
+        return Err(bad(format!("is too short: {} bytes, not {SHARED_MIN} or more", decoded.len()), HELP));
+    }
+    Ok(SecretKey::hmac(algorithm, &decoded))
+}
+
+/// Whoever keeps one where the other belongs is told so.
+pub(super) fn is_pem(secret: &[u8]) -> bool {
+    memchr::memmem::find(secret, b"-----BEGIN ").is_some()
+}
+
+fn unhex(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, []) = text.as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+/// In lower case. Half of what a signature costs went here once, into formatting each byte.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// A new secret, in this prefix and writing.
+pub(super) fn new_shared(prefix: &str, write: fn(&[u8]) -> String) -> Result<Zeroizing<String>, NewKeyError> {
+    let mut secret = Zeroizing::new([0; SHARED_NEW]);
+    rand::fill(secret.as_mut()).map_err(|_| NewKeyError::NoRandom)?;
+    Ok(Zeroizing::new(format!("{prefix}{}", Zeroizing::new(write(secret.as_ref())).as_str())))
+}
+
+pub(super) fn base64(bytes: &[u8]) -> String {
+    BASE64_STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_secrets() {
+        let long = "0123456789abcdef";
+        for (encoding, secret, expected) in [
+            (Encoding::Text, long, None),
+            (Encoding::Text, "0123456789abcde", Some("is too short: 15 bytes, not 16 or more")),
+            (Encoding::Hex, "000102030405060708090A0b0c0d0e0f", None),
+            (Encoding::Hex, long, Some("is too short: 8 bytes, not 16 or more")),
+            (Encoding::Hex, "0x0102030405060708090a0b0c0d0e0f", Some("is not hexadecimal")),
+            (Encoding::Hex, "000", Some("is not hexadecimal")),
+            (Encoding::Base64, "AAECAwQFBgcICQoLDA0ODw==", None),
+            (Encoding::Base64, "AAECAwQFBgcICQoLDA0ODw", Some("is not base64 with padding")),
+            (Encoding::Base64, "AAEC", Some("is too short: 3 bytes, not 16 or more")),
+            (
+                Encoding::Text,
+                "-----BEGIN PRIVATE KEY-----",
+                Some("is a PEM file, and the scheme takes a secret that both sides have"),
+            ),
+        ] {
+            let message = shared(Hmac::Sha256, encoding, secret.as_bytes()).err().map(|bad| bad.message);
+            assert_eq!(message.as_deref(), expected, "{secret}");
+        }
+    }
+
+    /// RFC 2202 §3, case 2, and RFC 4231 §4.3.
+    #[test]
+    fn published_hmacs() {
+        for (algorithm, expected) in [
+            (Hmac::Sha1, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"),
+            (Hmac::Sha256, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
+            (
+                Hmac::Sha512,
+                "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
+            ),
+        ] {
+            let key = SecretKey::hmac(algorithm, b"Jefe");
+            assert_eq!(hex(&key.sign(&[b"what do ya want ", b"for nothing?"]).unwrap()), expected, "{algorithm:?}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The keys of all signers, and those that everybody may know.
+//! Which keys are there, and what do receivers verify with?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::Signer;
+use super::algorithm::Algorithm;
+use super::public::PublicKey;
+use crate::names::{KeyId, SignerName};
+
+/// A key, as its operator wants to see it.
+pub struct Listed<'a> {
+    pub signer: &'a SignerName,
+    pub scheme: &'static str,
+    pub id: &'a KeyId,
+    pub algorithm: Algorithm,
+    pub from: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    pub state: State,
+    pub public: Option<&'a PublicKey>,
+    /// The public half in the scheme's own writing, if it has one.
+    pub written: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It begins later.
+    Announced,
+    /// It signs.
+    Active,
+    /// It is in force, and its scheme carries one signature, which is a newer key's.
+    Replaced,
+    Ended,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Announced => "announced",
+            Self::Active => "active",
+            Self::Replaced => "replaced",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+impl Signer {
+    /// The newest first.
+    pub fn list(&self, now: Timestamp) -> impl Iterator<Item = Listed<'_>> {
+        let active: BTreeSet<&KeyId> = self.signing_keys(now).collect();
+        self.keys.iter().map(move |key| Listed {
+            signer: &self.name,
+            scheme: self.known_as,
+            id: &key.id,
+            algorithm: key.secret.algorithm(),
+            from: key.from,
+            until: key.until,
+            state: match () {
+                () if active.contains(&key.id) => State::Active,
+                () if key.until.is_some_and(|until| until <= now) => State::Ended,
+                () if key.from.is_some_and(|from| now < from) => State::Announced,
+                () => State::Replaced,
+            },
+            public: key.public.as_ref(),
+            written: key.public.as_ref().and_then(|public| self.scheme.write_public(public)),
+        })
+    }
+}
+
+pub type Signers = BTreeMap<SignerName, Arc<Signer>>;
+
+/// Every public half that verifies something, or will: receivers must have a key before it signs.
+pub fn published(signers: &Signers, now: Timestamp) -> impl Iterator<Item = (Listed<'_>, &PublicKey)> {
+    let listed = signers.values().flat_map(move |signer| signer.list(now));
+    listed.filter(|key| key.state != State::Ended).filter_map(|key| key.public.map(|public| (key, public)))
+}
+
+/// A JWK Set (RFC 7517 §5): keys are known by the ids that the configuration gives them.
+pub fn jwks(signers: &Signers, now: Timestamp) -> Value {
+    let mut seen = BTreeSet::new();
+    let keys = published(signers, now).filter(|(key, public)| seen.insert((key.id.clone(), public.thumbprint())));
+    json!({ "keys": keys.map(|(key, public)| public.jwk(key.id.as_str())).collect::<Vec<_>>() })
+}
+
+/// A key directory for HTTP Message Signatures: keys are known by their thumbprints.
+pub fn directory(signers: &Signers, now: Timestamp) -> Value {
+    let mut seen = BTreeSet::new();
+    let keys = published(signers, now)
+        .filter(|(key, public)| key.scheme == super::rfc9421::KNOWN.name && seen.insert(public.thumbprint()));
+    json!({ "keys": keys.map(|(key, public)| public.directory_entry(key.from, key.until)).collect::<Vec<_>>() })
+}

@@ -1,0 +1,205 @@
+//! Private keys in PEM: PKCS #8, SEC 1 and PKCS #1.
+//! Which key pair is this, and may it be signed with?
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::encoding::Pkcs8V1Der;
+use aws_lc_rs::rsa::{self, KeySize};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, RsaKeyPair,
+};
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use x509_parser::asn1_rs::{Any, Integer};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_RSASSAPSS, OID_SIG_ED25519,
+};
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::AlgorithmIdentifier;
+use zeroize::Zeroizing;
+
+use super::algorithm::Algorithm;
+use super::armour::armour;
+use super::fault::{BadKey, NewKeyError, bad};
+use super::key::SecretKey;
+
+/// Bits of the modulus; what the library signs with, too.
+const RSA_MIN: usize = 2048;
+const RSA_MAX: usize = 8192;
+
+/// The key pairs of RFC 9421 Appendix B.1, by their thumbprints: everybody has their private halves.
+const PUBLISHED: [&str; 4] = [
+    "BHj8s0GPnMEQtkaULIM-PLgEhLBbuGUQ1vMxmBWZzEo",
+    "oD0HwocPBSfpNy5W3bpJeyFGY_IQ_YpqxSjQ3Yd-CLA",
+    "ydQXMtvbsOsZyFir-Y7A8t7fKEM1gbKPvyFkdpu4fvI",
+    "poqkLGiymh_W0uP6PZFw-dvez3QJT5SolqXBCW38r0U",
+];
+
+/// The one private key of a PEM file. `form`: how it writes its signatures, if it is of P-256.
+pub(super) fn private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, BadKey> {
+    let key = any_private(secret, form)?;
+    if key.public().is_some_and(|public| PUBLISHED.contains(&public.thumbprint().as_str())) {
+        return Err(bad("is published in RFC 9421: everybody has it", NEW));
+    }
+    Ok(key)
+}
+
+const NEW: &str = "`outgate keys new` makes one";
+
+fn any_private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, BadKey> {
+    const HELP: &str =
+        "write the path of a PEM file with one private key, without a passphrase; `outgate keys new` makes one";
+    let sections: Result<Vec<_>, _> = <(SectionKind, Vec<u8>)>::pem_slice_iter(secret)
+        .map(|section| section.map(|(kind, der)| (kind, Zeroizing::new(der))))
+        .collect();
+    let sections = sections.map_err(|_| bad("is not PEM", HELP))?;
+    let is_private =
+        |kind| matches!(kind, SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey);
+    let mut keys = sections.iter().filter(|(kind, _)| is_private(*kind));
+    match (keys.next(), keys.next()) {
+        (Some((kind, der)), None) => match kind {
+            SectionKind::PrivateKey => pkcs8(der, form),
+            SectionKind::EcPrivateKey => ec(der, form),
+            _ => rsa(der),
+        },
+        (Some(_), Some(_)) => Err(bad("is more than one private key", "give each key a file and an id of its own")),
+        (None, _) if memchr::memmem::find(secret, b"ENCRYPTED").is_some() => {
+            Err(bad("is encrypted", "there is nobody to ask for a passphrase: `openssl pkey -in FILE -out FILE.plain`"))
+        }
+        (None, _) => Err(bad("has no private key in it", HELP)),
+    }
+}
+
+/// RFC 5958 §2.
+fn pkcs8(der: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, BadKey> {
+    let (algorithm, key) = info(der).ok_or_else(|| bad("is malformed", NEW))?;
+    let kind = &algorithm.algorithm;
+    if *kind == OID_SIG_ED25519 {
+        Ed25519KeyPair::from_pkcs8(der).map(SecretKey::Ed25519).map_err(|_| bad("is malformed", NEW))
+    } else if *kind == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+        if curve == Some(OID_EC_P256) { ec(der, form) } else { Err(bad("is of another curve than P-256", NEW)) }
+    } else if *kind == OID_PKCS1_RSAENCRYPTION || *kind == OID_PKCS1_RSASSAPSS {
+        rsa(key)
+    } else {
+        Err(bad("is of a kind that is not supported", "there is: Ed25519, ECDSA P-256, RSA"))
+    }
+}
+
+/// The algorithm and the octets of a PrivateKeyInfo.
+fn info(der: &[u8]) -> Option<(AlgorithmIdentifier<'_>, &[u8])> {
+    let (_, sequence) = Any::from_der(der).ok()?;
+    let (rest, _version) = Integer::from_der(sequence.data).ok()?;
+    let (rest, algorithm) = AlgorithmIdentifier::from_der(rest).ok()?;
+    let (_, key) = <&[u8]>::from_der(rest).ok()?;
+    Some((algorithm, key))
+}
+
+fn ec(der: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, BadKey> {
+    let pair = EcdsaKeyPair::from_private_key_der(form, der);
+    pair.map(SecretKey::EcdsaP256).map_err(|_| bad("is malformed, or of another curve than P-256", NEW))
+}
+
+/// RFC 8017 §A.1.2.
+fn rsa(der: &[u8]) -> Result<SecretKey, BadKey> {
+    let malformed = || bad("is malformed", NEW);
+    let bits = modulus_bits(der).ok_or_else(malformed)?;
+    if !(RSA_MIN..=RSA_MAX).contains(&bits) {
+        return Err(bad(format!("is RSA of {bits} bits, not {RSA_MIN} to {RSA_MAX}"), NEW));
+    }
+    RsaKeyPair::from_der(der).map(|pair| SecretKey::RsaPss(Box::new(pair))).map_err(|_| malformed())
+}
+
+fn modulus_bits(der: &[u8]) -> Option<usize> {
+    let (_, sequence) = Any::from_der(der).ok()?;
+    let (rest, _version) = Integer::from_der(sequence.data).ok()?;
+    let (_, modulus) = Integer::from_der(rest).ok()?;
+    let modulus = modulus.as_ref();
+    let first = modulus.iter().position(|byte| *byte != 0)?;
+    Some(8 * (modulus.len() - first) - modulus[first].leading_zeros() as usize)
+}
+
+/// A new private key, in PKCS #8.
+pub(super) fn new(algorithm: Algorithm) -> Result<Zeroizing<String>, NewKeyError> {
+    let no_random = |_| NewKeyError::NoRandom;
+    let armoured = |der: &[u8]| armour("PRIVATE KEY", der);
+    Ok(match algorithm {
+        Algorithm::EcdsaP256Sha256 => {
+            let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(no_random)?;
+            armoured(pair.to_pkcs8v1().map_err(no_random)?.as_ref())
+        }
+        Algorithm::RsaPssSha512 => {
+            let pair = rsa::KeyPair::generate(KeySize::Rsa3072).map_err(no_random)?;
+            armoured(AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(no_random)?.as_ref())
+        }
+        _ => {
+            let pair = Ed25519KeyPair::generate().map_err(no_random)?;
+            armoured(AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(no_random)?.as_ref())
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::EcPrivateKeyRfc5915Der;
+    use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, KeyPair};
+    use serde_json::Value;
+
+    fn message(pem: &str) -> Result<Algorithm, String> {
+        let key = private(pem.as_bytes(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        key.map(|key| key.algorithm()).map_err(|bad| bad.message)
+    }
+
+    #[test]
+    fn new_keys_are_taken() {
+        for algorithm in [Algorithm::Ed25519, Algorithm::EcdsaP256Sha256, Algorithm::RsaPssSha512] {
+            let (one, other) = (new(algorithm).unwrap(), new(algorithm).unwrap());
+            assert_ne!(one, other);
+            assert_eq!(message(&one), Ok(algorithm));
+            assert!(one.lines().all(|line| line.len() <= 64), "{algorithm:?}");
+        }
+    }
+
+    /// In PKCS #8, with the identifier of RSASSA-PSS too, in SEC 1 and in PKCS #1.
+    #[test]
+    fn keys_of_rfc_9421_are_read_and_refused() {
+        let vectors: Value = serde_json::from_str(include_str!("../../../tests/vectors/private_keys.json")).unwrap();
+        let keys = vectors["keys"].as_object().unwrap();
+        assert_eq!(keys.len(), 4);
+        for (name, key) in keys {
+            let pem = key["private_pem"].as_str().unwrap();
+            let read = any_private(pem.as_bytes(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+            let public = read.ok().and_then(|key| key.public()).unwrap();
+            assert_eq!(public.thumbprint(), key["rfc7638_thumbprint"].as_str().unwrap(), "{name}");
+            assert_eq!(message(pem), Err("is published in RFC 9421: everybody has it".into()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_sign_is_refused() {
+        let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        let sec1 = |pair: &EcdsaKeyPair| {
+            let der: EcPrivateKeyRfc5915Der<'_> = pair.private_key().as_der().unwrap();
+            armour("EC PRIVATE KEY", der.as_ref())
+        };
+        let p256 = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        // SEQUENCE { 0, modulus of 1024 bits }
+        let mut short = vec![0x30, 0x81, 0x87, 0x02, 0x01, 0x00, 0x02, 0x81, 0x81, 0x00];
+        short.extend([0xff; 128]);
+        let pkcs8_p384 = p384.to_pkcs8v1().unwrap();
+        let ed25519 = new(Algorithm::Ed25519).unwrap();
+        let public = armour("PUBLIC KEY", Ed25519KeyPair::generate().unwrap().public_key().as_ref());
+        for (pem, expected) in [
+            (sec1(&p256).as_str(), Ok(Algorithm::EcdsaP256Sha256)),
+            (sec1(&p384).as_str(), Err("is malformed, or of another curve than P-256")),
+            (armour("PRIVATE KEY", pkcs8_p384.as_ref()).as_str(), Err("is of another curve than P-256")),
+            (armour("RSA PRIVATE KEY", &short).as_str(), Err("is RSA of 1024 bits, not 2048 to 8192")),
+            (armour("PRIVATE KEY", b"x").as_str(), Err("is malformed")),
+            (&format!("{}\n{}", *ed25519, *ed25519), Err("is more than one private key")),
+            (public.as_str(), Err("has no private key in it")),
+            (armour("ENCRYPTED PRIVATE KEY", b"x").as_str(), Err("is encrypted")),
+            ("-----BEGIN PRIVATE KEY-----\nA", Err("is not PEM")),
+        ] {
+            assert_eq!(message(pem), expected.map_err(str::to_owned), "{pem}");
+        }
+    }
+}

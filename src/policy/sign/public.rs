@@ -1,0 +1,126 @@
+//! The public halves of signing keys, for receivers to verify with: JWK (RFC 7517), PEM, thumbprints (RFC 7638).
+//! What may everybody know of a key?
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::signature::{EcdsaPublicKey, Ed25519PublicKey, RsaSubjectPublicKey};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey as Parsed;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::armour::armour;
+
+pub struct PublicKey {
+    /// SubjectPublicKeyInfo.
+    der: Vec<u8>,
+    /// The members that make the key what it is, in their order, without which there is no thumbprint.
+    members: BTreeMap<&'static str, String>,
+    /// JWA's name of what it verifies (RFC 7518 §3.1, RFC 8037 §3.1).
+    algorithm: &'static str,
+    /// As it is, where a receiver knows the kind from elsewhere: of Ed25519 only.
+    raw: Option<[u8; 32]>,
+}
+
+type Encoded = Result<PublicKeyX509Der<'static>, Unspecified>;
+
+fn url(bytes: &[u8]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+impl PublicKey {
+    /// RFC 8037 §2.
+    pub(super) fn ed25519(key: &Ed25519PublicKey) -> Option<Self> {
+        let members = BTreeMap::from([("crv", "Ed25519".into()), ("kty", "OKP".into()), ("x", url(key.as_ref()))]);
+        Self::of(key.as_der(), members, "EdDSA", key.as_ref().try_into().ok())
+    }
+
+    /// RFC 7518 §6.2.1; the library has the point without compression (SEC 1 §2.3.3).
+    pub(super) fn p256(key: &EcdsaPublicKey) -> Option<Self> {
+        let (x, y) = key.as_ref().strip_prefix(&[4])?.split_at_checked(32)?;
+        let members = [("crv", "P-256".into()), ("kty", "EC".into()), ("x", url(x)), ("y", url(y))];
+        Self::of(key.as_der(), members.into(), "ES256", None)
+    }
+
+    /// RFC 7518 §6.3.1: numbers without zeros before them.
+    pub(super) fn rsa(key: &RsaSubjectPublicKey) -> Option<Self> {
+        let der: Encoded = key.as_der();
+        let info = SubjectPublicKeyInfo::from_der(der.as_ref().ok()?.as_ref()).ok()?.1;
+        let Ok(Parsed::RSA(rsa)) = info.parsed() else { return None };
+        let number = |bytes: &[u8]| url(&bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]);
+        let members = [("e", number(rsa.exponent)), ("kty", "RSA".into()), ("n", number(rsa.modulus))].into();
+        Self::of(key.as_der(), members, "PS512", None)
+    }
+
+    fn of(
+        der: Encoded,
+        members: BTreeMap<&'static str, String>,
+        algorithm: &'static str,
+        raw: Option<[u8; 32]>,
+    ) -> Option<Self> {
+        Some(Self { der: der.ok()?.as_ref().to_vec(), members, algorithm, raw })
+    }
+
+    /// RFC 7638 §3: of the members in order, without white space.
+    pub fn thumbprint(&self) -> String {
+        url(digest(&SHA256, json!(self.members).to_string().as_bytes()).as_ref())
+    }
+
+    pub fn pem(&self) -> String {
+        armour("PUBLIC KEY", &self.der).to_string()
+    }
+
+    pub(super) fn raw(&self) -> Option<&[u8]> {
+        self.raw.as_ref().map(<[u8; 32]>::as_slice)
+    }
+
+    pub(super) fn jwk(&self, kid: &str) -> Value {
+        let mut jwk = json!(self.members);
+        jwk["kid"] = kid.into();
+        jwk["use"] = "sig".into();
+        jwk["alg"] = self.algorithm.into();
+        jwk
+    }
+
+    /// For a key directory (draft-meunier-webbotauth-httpsig-protocol): keys are known there by their thumbprints.
+    pub(super) fn directory_entry(&self, from: Option<Timestamp>, until: Option<Timestamp>) -> Value {
+        let mut jwk = json!(self.members);
+        jwk["kid"] = self.thumbprint().into();
+        jwk["use"] = "sig".into();
+        for (name, time) in [("nbf", from), ("exp", until)] {
+            if let Some(time) = time {
+                jwk[name] = time.as_second().into();
+            }
+        }
+        jwk
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+
+    /// RFC 8037 Appendix A.
+    #[test]
+    fn the_published_key() {
+        let seed = BASE64_URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+        let key = PublicKey::ed25519(pair.public_key()).unwrap();
+        assert_eq!(key.thumbprint(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "a", "use": "sig", "alg": "EdDSA" });
+        assert_eq!(key.jwk("a"), jwk);
+        let time = Timestamp::from_second(1_700_000_000).unwrap();
+        let entry = json!({
+            "kty": "OKP", "crv": "Ed25519", "x": x, "kid": key.thumbprint(), "use": "sig", "nbf": 1_700_000_000,
+        });
+        assert_eq!(key.directory_entry(Some(time), None), entry);
+    }
+}

@@ -1,0 +1,88 @@
+//! The schemes there are, where their names become code.
+//! Which scheme is meant, and what does it take?
+
+use zeroize::Zeroizing;
+
+use super::algorithm::Algorithm;
+use super::fault::NewKeyError;
+use super::scheme::Scheme;
+use super::{github, hmac, rfc9421, sendgrid, shopify, slack, standard_webhooks, stripe, twilio};
+use crate::config::problem::nearest;
+use crate::config::{self, Place, Problem};
+
+static SCHEMES: [Known; 9] = [
+    standard_webhooks::KNOWN,
+    rfc9421::KNOWN,
+    twilio::KNOWN,
+    sendgrid::KNOWN,
+    stripe::KNOWN,
+    github::KNOWN,
+    slack::KNOWN,
+    shopify::KNOWN,
+    hmac::KNOWN,
+];
+
+/// A scheme before it is told anything.
+pub(super) struct Known {
+    pub(super) name: &'static str,
+    /// The keys of `[signers.NAME]` that it takes, besides those that each takes.
+    pub(super) options: &'static [&'static str],
+    pub(super) build: Build,
+    /// Of each algorithm that its keys may be for, one that the scheme takes; the first unless another is asked for.
+    pub(super) new_keys: &'static [(Algorithm, NewKey)],
+}
+
+pub(super) type Build = fn(&config::Signer, &mut Vec<Problem>) -> Option<Box<dyn Scheme>>;
+
+pub(super) type NewKey = fn() -> Result<Zeroizing<String>, NewKeyError>;
+
+pub(super) fn find(name: &str) -> Option<&'static Known> {
+    SCHEMES.iter().find(|known| known.name == name)
+}
+
+/// The schemes a signer may name.
+pub fn schemes() -> impl Iterator<Item = &'static str> {
+    SCHEMES.iter().map(|known| known.name)
+}
+
+/// Which scheme might be meant, and which there are.
+pub(super) fn which(scheme: &str) -> String {
+    let known: Vec<&str> = schemes().collect();
+    let meant = nearest(scheme, schemes()).map_or(String::new(), |near| format!("did you mean {near:?}? "));
+    format!("{meant}there is: {}", known.join(", "))
+}
+
+/// A new secret for a key of this scheme, to be kept in a file or a credential.
+pub fn new_key(scheme: &str, algorithm: Option<&str>) -> Result<Zeroizing<String>, NewKeyError> {
+    let known = find(scheme).ok_or_else(|| NewKeyError::UnknownScheme(scheme.into(), which(scheme)))?;
+    let asked = |(has, _): &&(Algorithm, NewKey)| algorithm.is_none_or(|asked| asked == has.name());
+    match known.new_keys.iter().find(asked) {
+        Some((_, new_key)) => new_key(),
+        None => {
+            let all: Vec<&str> = known.new_keys.iter().map(|(has, _)| has.name()).collect();
+            Err(NewKeyError::UnknownAlgorithm(algorithm.unwrap_or_default().into(), all.join(", ")))
+        }
+    }
+}
+
+impl Known {
+    /// What is written and says nothing here.
+    pub(super) fn refuse_the_rest(&self, written: &config::Signer, problems: &mut Vec<Problem>) {
+        let place = |name: &str| -> Option<Place> {
+            match name {
+                "algorithm" => written.algorithm.as_ref().map(|written| written.place),
+                "key_encoding" => written.key_encoding.as_ref().map(|written| written.place),
+                "message" => written.message.as_ref().map(|written| written.place),
+                "encoding" => written.encoding.as_ref().map(|written| written.place),
+                _ => written.headers.as_ref().map(|headers| headers.first().map_or(written.scheme.place, |h| h.place)),
+            }
+        };
+        for name in hmac::OPTIONS.iter().filter(|name| !self.options.contains(name)) {
+            if let Some(place) = place(name) {
+                let message = format!("the scheme {} takes no `{name}`", self.name);
+                problems
+                    .push(Problem::at(place, message).help("leave it out; the scheme \"hmac\" can be told all of it"));
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! HTTP Message Signatures (RFC 9421), with a `Content-Digest` (RFC 9530) for the body.
+//! What of a webhook is covered, and how does our signature stand beside those that are there already?
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand;
+use aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+use http::{HeaderMap, HeaderName};
+
+use super::algorithm::Algorithm;
+use super::fault::{BadKey, SignError, bad};
+use super::key::{SecretKey, base64, is_pem, new_shared, shared};
+use super::pem;
+use super::registry::Known;
+use super::scheme::{Changes, Draft, Headers, Key, Scheme, header};
+use crate::config::{Encoding, Hmac};
+use crate::policy::message::digest::CONTENT_DIGEST;
+use crate::policy::message::{self, Sent, members};
+
+static SIGNATURE: HeaderName = HeaderName::from_static("signature");
+static SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
+
+/// What is covered of every webhook. Not `@target-uri` or `@scheme`, which a receiver behind a load balancer does not
+/// know; not `Host`, which HTTP/2 does not have.
+const ALWAYS: [&str; 5] = ["@method", "@authority", "@path", "@query", "content-digest"];
+/// What is covered where it is there.
+const IF_THERE: [&str; 2] = ["content-type", "webhook-id"];
+
+/// Seconds that a signature is good for, as long as Standard Webhooks tolerates.
+const LIFETIME: i64 = 300;
+
+/// All else that is covered is ours, or was read before.
+const UNCOVERABLE: SignError = SignError::Unsignable("Content-Type is not ASCII, and cannot be signed");
+
+/// What it is for (RFC 9421 §2.3): a signature for another purpose is no signature of a webhook.
+const TAG: &str = "webhook";
+
+/// SHA-256 of the shared secret of RFC 9421 §B.1.5.
+const PUBLISHED: [u8; 32] = [
+    0xdc, 0x52, 0x4b, 0x94, 0x6c, 0xca, 0xe6, 0x16, 0x16, 0x61, 0x8b, 0xae, 0xfc, 0x80, 0x73, 0x4d, 0x16, 0xf0, 0xa8,
+    0xb8, 0x30, 0xcb, 0xcb, 0x15, 0x2c, 0x44, 0x80, 0xc1, 0x5c, 0x4d, 0xa2, 0xea,
+];
+
+const NEW: &str = "`outgate keys new --scheme rfc9421` makes one";
+
+pub(super) const KNOWN: Known = Known {
+    name: "rfc9421",
+    options: &[],
+    build: |_, _| Some(Box::new(MessageSignatures)),
+    new_keys: &[
+        (Algorithm::Ed25519, || pem::new(Algorithm::Ed25519)),
+        (Algorithm::EcdsaP256Sha256, || pem::new(Algorithm::EcdsaP256Sha256)),
+        (Algorithm::RsaPssSha512, || pem::new(Algorithm::RsaPssSha512)),
+        (Algorithm::HmacSha256, || new_shared("", base64)),
+    ],
+};
+
+struct MessageSignatures;
+
+impl Scheme for MessageSignatures {
+    /// What a client sent of them stays, as a part of what we send.
+    fn headers(&self) -> Vec<HeaderName> {
+        vec![SIGNATURE.clone(), SIGNATURE_INPUT.clone()]
+    }
+
+    fn carries_one(&self) -> bool {
+        false
+    }
+
+    /// The kind of the key says which algorithm it is for: PEM holds key pairs, and base64 a shared secret.
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey> {
+        if is_pem(secret) {
+            return pem::private(secret, &ECDSA_P256_SHA256_FIXED_SIGNING);
+        }
+        if digest(&SHA256, secret).as_ref() == PUBLISHED {
+            return Err(bad("is published in RFC 9421: everybody has it", NEW));
+        }
+        shared(Hmac::Sha256, Encoding::Base64, secret)
+    }
+
+    /// A `Content-Digest` that is right stays: somebody else's signature may cover it.
+    fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
+        let digests = message::digest::of(draft.headers).unwrap_or_default();
+        if !digests.is_empty() && digests.iter().all(|digest| digest.fits(draft.body)) {
+            return Ok(Changes::default());
+        }
+        let digest = header(CONTENT_DIGEST.clone(), &message::digest::sha256(draft.body))?;
+        Ok(Changes { headers: vec![digest], path_and_query: None })
+    }
+
+    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
+        let (mut inputs, mut signatures) =
+            (Members::of(draft.headers, &SIGNATURE_INPUT)?, Members::of(draft.headers, &SIGNATURE)?);
+        // In origin-form: the authority is that of `Host`, the target's.
+        let sent = Sent { method: draft.method, target: draft.path_and_query, fields: draft.headers, has_body: true };
+        let there = IF_THERE.into_iter().filter(|name| draft.headers.contains_key(*name));
+        let covered: Vec<&str> = ALWAYS.into_iter().chain(there).collect();
+        let mut label = 0;
+        for key in keys {
+            let params = params(&covered, draft.now.as_second(), key)?;
+            let base = message::base(covered.iter().copied(), &params, &sent).map_err(|_| UNCOVERABLE)?;
+            let signature = base64(&key.secret.sign(&[base.as_bytes()])?);
+            let label = loop {
+                label += 1;
+                let name = format!("sig{label}");
+                if !inputs.has(&name) && !signatures.has(&name) {
+                    break name;
+                }
+            };
+            inputs.0.push((label.clone(), format!("{label}={params}")));
+            signatures.0.push((label.clone(), format!("{label}=:{signature}:")));
+        }
+        Ok(vec![header(SIGNATURE_INPUT.clone(), &inputs.line())?, header(SIGNATURE.clone(), &signatures.line())?])
+    }
+}
+
+/// The value of `@signature-params`, as RFC 9651 §4.1 serializes it: the id of a key and what is made here have no
+/// character that would be escaped.
+fn params(covered: &[&str], now: i64, key: &Key) -> Result<String, SignError> {
+    let names: Vec<String> = covered.iter().map(|name| format!("\"{name}\"")).collect();
+    // Two webhooks that are equal to the byte have different signatures, so that a receiver can take each once.
+    let mut nonce = [0; 16];
+    rand::fill(&mut nonce).map_err(|_| SignError::Failed)?;
+    Ok(format!(
+        "({});created={now};expires={};keyid=\"{}\";alg=\"{}\";nonce=\"{}\";tag=\"{TAG}\"",
+        names.join(" "),
+        now + LIFETIME,
+        key.id,
+        key.secret.algorithm().name(),
+        base64(&nonce),
+    ))
+}
+
+/// The members of a dictionary by their labels, each as it stands.
+struct Members(Vec<(String, String)>);
+
+impl Members {
+    /// Of what the client sent, which may be another's signature.
+    fn of(fields: &HeaderMap, name: &HeaderName) -> Result<Self, SignError> {
+        const FOREIGN: &str = "Signature or Signature-Input is no dictionary in which each label stands once, and \
+                               cannot have another signature (RFC 9651 §3.2)";
+        let members = members::all(fields, name).ok_or(SignError::Unsignable(FOREIGN))?;
+        Ok(Self(members.iter().map(|member| (member.label.to_owned(), member.text.to_owned())).collect()))
+    }
+
+    fn has(&self, label: &str) -> bool {
+        self.0.iter().any(|(other, _)| other == label)
+    }
+
+    /// In one line, which even those understand who read no more than the first.
+    fn line(&self) -> String {
+        self.0.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests;

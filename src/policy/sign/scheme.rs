@@ -1,0 +1,87 @@
+//! What a signing scheme is: keys of a kind, headers, and how signatures stand in them.
+//! What must a scheme know, and what is it given?
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
+
+use super::fault::{BadKey, SignError};
+use super::key::SecretKey;
+use super::public::PublicKey;
+use crate::names::{KeyId, Target};
+
+pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// A scheme, told all that it wants to know.
+pub(super) trait Scheme: Send + Sync {
+    /// The headers that are its own: what a client sent of them goes, and two signers of one webhook must not set the
+    /// same.
+    fn headers(&self) -> Vec<HeaderName>;
+
+    /// Whether receivers read one signature and no more. Then the newest key in force signs alone.
+    fn carries_one(&self) -> bool;
+
+    /// From the secret as an operator keeps it.
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey>;
+
+    /// What must change about the webhook before anybody signs it.
+    fn prepare(&self, _draft: &Draft<'_>) -> Result<Changes, SignError> {
+        Ok(Changes::default())
+    }
+
+    /// The headers for these keys, at least one, the newest first.
+    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError>;
+
+    /// A public key in the scheme's own writing, if it has one.
+    fn write_public(&self, _key: &PublicKey) -> Option<String> {
+        None
+    }
+}
+
+/// A key and when it is in force.
+pub(super) struct Key {
+    pub(super) id: KeyId,
+    /// Inclusive; `None`: always was.
+    pub(super) from: Option<Timestamp>,
+    /// Exclusive; `None`: for ever.
+    pub(super) until: Option<Timestamp>,
+    pub(super) secret: SecretKey,
+    /// `None`: a secret that both sides have.
+    pub(super) public: Option<PublicKey>,
+}
+
+/// A webhook about to leave.
+pub struct Draft<'a> {
+    pub method: &'a Method,
+    pub target: &'a Target,
+    pub path_and_query: &'a str,
+    /// With `Host`.
+    pub headers: &'a HeaderMap,
+    pub body: &'a [u8],
+    pub now: Timestamp,
+    /// `Webhook-Id`: [valid](super::valid_id), the same on each attempt.
+    pub id: &'a str,
+}
+
+impl Draft<'_> {
+    pub(super) fn url(&self) -> String {
+        format!("{}{}", self.target, self.path_and_query)
+    }
+
+    /// Seconds since 1970, of this attempt and not of the event.
+    pub(super) fn timestamp(&self) -> String {
+        self.now.as_second().to_string()
+    }
+}
+
+/// What a signature needs of the webhook that it is for.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub path_and_query: Option<String>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+pub(super) fn header(name: HeaderName, value: &str) -> Result<(HeaderName, HeaderValue), SignError> {
+    // Digits, signatures and the texts of schemes always are a header's value; only the id comes from elsewhere.
+    let value = HeaderValue::from_str(value).map_err(|_| SignError::Unsignable("the webhook id cannot be signed"))?;
+    Ok((name, value))
+}

@@ -1,0 +1,107 @@
+//! HMAC over a text with gaps, in headers with gaps: what nearly every platform's scheme comes to.
+//! What stands in which gap?
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use http::HeaderName;
+
+use super::fault::{BadKey, SignError};
+use super::key::{SecretKey, hex, shared};
+use super::scheme::{Draft, Headers, Key, Scheme, header};
+use crate::config::{Encoding, Hmac};
+
+/// A part of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Text(Cow<'static, str>),
+    Method,
+    Url,
+    /// With the query.
+    Path,
+    Body,
+    Id,
+    Timestamp,
+    TimestampMillis,
+    TimestampRfc3339,
+    KeyId,
+    Signature,
+}
+
+pub(super) const fn text(text: &'static str) -> Piece {
+    Piece::Text(Cow::Borrowed(text))
+}
+
+pub(super) struct Template {
+    pub(super) algorithm: Hmac,
+    pub(super) key_encoding: Encoding,
+    pub(super) message: Vec<Piece>,
+    pub(super) encoding: Encoding,
+    pub(super) headers: Vec<(HeaderName, Vec<Piece>)>,
+    /// What each further key adds to the first header; `None`: its receivers read one signature.
+    pub(super) further: Option<Vec<Piece>>,
+}
+
+impl Template {
+    fn encode(&self, signature: &[u8]) -> String {
+        match self.encoding {
+            Encoding::Base64 => BASE64_STANDARD.encode(signature),
+            Encoding::Base64Url => BASE64_URL_SAFE_NO_PAD.encode(signature),
+            Encoding::Hex | Encoding::Text => hex(signature),
+        }
+    }
+
+    fn signature(&self, draft: &Draft<'_>, key: &Key) -> Result<String, SignError> {
+        let parts: Vec<Cow<'_, [u8]>> = self.message.iter().map(|piece| fill(piece, draft, key, "")).collect();
+        let parts: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).collect();
+        Ok(self.encode(&key.secret.sign(&parts)?))
+    }
+}
+
+impl Scheme for Template {
+    fn headers(&self) -> Vec<HeaderName> {
+        self.headers.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn carries_one(&self) -> bool {
+        self.further.is_none()
+    }
+
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey> {
+        shared(self.algorithm, self.key_encoding, secret)
+    }
+
+    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
+        let (first, others) = keys.split_first().ok_or(SignError::NoKey)?;
+        let signature = self.signature(draft, first)?;
+        let mut values: Vec<String> =
+            self.headers.iter().map(|(_, pieces)| join(pieces, draft, first, &signature)).collect();
+        if let (Some(further), Some(value)) = (&self.further, values.first_mut()) {
+            for key in others {
+                value.push_str(&join(further, draft, key, &self.signature(draft, key)?));
+            }
+        }
+        self.headers.iter().zip(values).map(|((name, _), value)| header(name.clone(), &value)).collect()
+    }
+}
+
+fn join(pieces: &[Piece], draft: &Draft<'_>, key: &Key, signature: &str) -> String {
+    pieces.iter().map(|piece| String::from_utf8_lossy(&fill(piece, draft, key, signature)).into_owned()).collect()
+}
+
+fn fill<'a>(piece: &'a Piece, draft: &Draft<'a>, key: &'a Key, signature: &'a str) -> Cow<'a, [u8]> {
+    match piece {
+        Piece::Text(text) => text.as_bytes().into(),
+        Piece::Method => draft.method.as_str().as_bytes().into(),
+        Piece::Url => draft.url().into_bytes().into(),
+        Piece::Path => draft.path_and_query.as_bytes().into(),
+        Piece::Body => draft.body.into(),
+        Piece::Id => draft.id.as_bytes().into(),
+        Piece::Timestamp => draft.timestamp().into_bytes().into(),
+        Piece::TimestampMillis => draft.now.as_millisecond().to_string().into_bytes().into(),
+        Piece::TimestampRfc3339 => format!("{:.0}", draft.now).into_bytes().into(),
+        Piece::KeyId => key.id.as_str().as_bytes().into(),
+        Piece::Signature => signature.as_bytes().into(),
+    }
+}

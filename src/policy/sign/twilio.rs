@@ -1,0 +1,227 @@
+//! Twilio: `X-Twilio-Signature`, by the account's auth token (HMAC-SHA1) or by a shared key (HMAC-SHA256).
+//! What do Twilio's libraries validate?
+//!
+//! <https://www.twilio.com/docs/usage/webhooks/webhooks-security>, and `request_validator.py` of twilio-python, which
+//! knows shared keys since 9.13.
+
+use std::collections::BTreeSet;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use http::{HeaderName, header::CONTENT_TYPE};
+
+use super::algorithm::Algorithm;
+use super::fault::{BadKey, SignError};
+use super::key::{SecretKey, base64, hex, new_shared, shared};
+use super::registry::Known;
+use super::scheme::{Changes, Draft, Headers, Key, Scheme, header};
+use crate::config::{self, Encoding, Hmac, Problem};
+
+static SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-signature");
+/// Beside signatures by shared keys alone.
+static SETTINGS: HeaderName = HeaderName::from_static("x-twilio-webhooks-signature-settings");
+
+/// The query parameter that carries the hash of a body that is no form.
+const BODY_HASH: &str = "bodySHA256";
+
+pub(super) const KNOWN: Known = Known {
+    name: "twilio",
+    options: &["algorithm"],
+    build,
+    new_keys: &[(Algorithm::HmacSha1, || new_shared("", hex)), (Algorithm::HmacSha256, || new_shared("", hex))],
+};
+
+struct Twilio {
+    algorithm: Hmac,
+}
+
+fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dyn Scheme>> {
+    let algorithm = match &written.algorithm {
+        None => Hmac::Sha1,
+        Some(written) if written.value == Hmac::Sha512 => {
+            let problem = Problem::at(written.place, "the scheme twilio has no hmac-sha512");
+            problems.push(problem.help("\"hmac-sha1\" by the auth token, or \"hmac-sha256\" by a shared key"));
+            return None;
+        }
+        Some(written) => written.value,
+    };
+    Some(Box::new(Twilio { algorithm }))
+}
+
+impl Scheme for Twilio {
+    /// Both, whichever it signs by: settings of somebody else's would have the receiver verify by another algorithm.
+    fn headers(&self) -> Vec<HeaderName> {
+        vec![SIGNATURE.clone(), SETTINGS.clone()]
+    }
+
+    fn carries_one(&self) -> bool {
+        true
+    }
+
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey> {
+        shared(self.algorithm, Encoding::Text, secret)
+    }
+
+    /// The hash of a body that is no form goes into the URL that is requested, and is signed with it.
+    fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
+        if draft.body.is_empty() || is_form(draft) {
+            return Ok(Changes::default());
+        }
+        let hash = hex(digest(&SHA256, draft.body).as_ref());
+        let query = draft.path_and_query.split_once('?').map(|(_, query)| query);
+        let parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let there: Vec<_> = parameters.filter(|(name, _)| name == BODY_HASH).collect();
+        match there.as_slice() {
+            [] => {
+                let separator = match query {
+                    None => "?",
+                    Some("") => "",
+                    Some(_) => "&",
+                };
+                let path_and_query = format!("{}{separator}{BODY_HASH}={hash}", draft.path_and_query);
+                Ok(Changes { path_and_query: Some(path_and_query), headers: vec![] })
+            }
+            [(_, there)] if *there == hash => Ok(Changes::default()),
+            _ => Err(SignError::Unsignable("the query has a bodySHA256 that is not the body's")),
+        }
+    }
+
+    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
+        let key = keys.first().ok_or(SignError::NoKey)?;
+        let form = if is_form(draft) { draft.body } else { b"" };
+        let text = text(&draft.url(), form_urlencoded::parse(form));
+        let mut headers = vec![header(SIGNATURE.clone(), &base64(&key.secret.sign(&[text.as_bytes()])?))?];
+        if self.algorithm == Hmac::Sha256 {
+            headers.push(header(SETTINGS.clone(), &format!("key={},algorithm=HMAC_SHA256", key.id))?);
+        }
+        Ok(headers)
+    }
+}
+
+fn is_form(draft: &Draft<'_>) -> bool {
+    let essence = draft.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()?.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
+}
+
+/// The URL, then each parameter once by each of its values, sorted, with nothing between.
+fn text<N: AsRef<str>, V: AsRef<str>>(url: &str, parameters: impl Iterator<Item = (N, V)>) -> String {
+    let parameters: Vec<(N, V)> = parameters.collect();
+    let sorted: BTreeSet<(&str, &str)> =
+        parameters.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+    sorted.into_iter().fold(url.to_owned(), |text, (name, value)| text + name + value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Scheme as UrlScheme;
+    use crate::policy::fixture::{at, messages, signer};
+    use crate::policy::sign::fixture::{Sample, target};
+    use serde_json::Value;
+
+    const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded; charset=utf-8");
+
+    fn vectors() -> Value {
+        serde_json::from_str(include_str!("../../../tests/vectors/twilio_signature.json")).unwrap()
+    }
+
+    fn parameters(vector: &Value) -> Vec<(String, String)> {
+        let values = |name: &String, value: &Value| match value {
+            Value::Array(values) => values.iter().map(|value| (name.clone(), value.as_str().unwrap().into())).collect(),
+            value => vec![(name.clone(), value.as_str().unwrap().to_owned())],
+        };
+        vector["params"].as_object().unwrap().iter().flat_map(|(name, value)| values(name, value)).collect()
+    }
+
+    #[test]
+    fn published_texts_have_the_published_signatures() {
+        let vectors = vectors();
+        for (list, secret, algorithm) in [("sha1", "auth_token", Hmac::Sha1), ("sha256", "secret", Hmac::Sha256)] {
+            for vector in vectors[list].as_array().unwrap() {
+                let field = |name: &str| vector[name].as_str().unwrap();
+                let key = SecretKey::hmac(algorithm, field(secret).as_bytes());
+                let text = text(field("signed_url"), parameters(vector).into_iter());
+                assert_eq!(base64(&key.sign(&[text.as_bytes()]).unwrap()), field("expected"), "{}", field("name"));
+            }
+        }
+        assert_eq!(vectors["sha1"].as_array().unwrap().len(), 22);
+    }
+
+    /// Those without the parts of a URL that no target has: a user, an explicit default port, a path of other letters.
+    #[test]
+    fn webhooks_are_signed_as_published() {
+        let mut count = 0;
+        for vector in vectors()["sha1"].as_array().unwrap() {
+            let url = vector["signed_url"].as_str().unwrap();
+            let (scheme, rest) = url.split_once("://").unwrap();
+            let (host, path) = rest.split_at(rest.find('/').unwrap());
+            if host.contains('@') || host.ends_with(":443") || host.ends_with(":80") || url.contains(BODY_HASH) {
+                continue;
+            }
+            let (host, port) = host.split_once(':').map_or((host, None), |(host, port)| (host, port.parse().ok()));
+            let scheme = if scheme == "https" { UrlScheme::Https } else { UrlScheme::Http };
+            let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters(vector)).finish();
+            let sample = Sample {
+                target: target(scheme, host, port.unwrap_or(scheme.default_port())),
+                path_and_query: path.into(),
+                fields: vec![FORM],
+                ..Sample::body(&body)
+            };
+            let key = SecretKey::hmac(Hmac::Sha1, vector["auth_token"].as_str().unwrap().as_bytes());
+            let signed = sample.sign_with(&Twilio { algorithm: Hmac::Sha1 }, vec![key]).unwrap();
+            let expected = [(SIGNATURE.to_string(), vector["expected"].as_str().unwrap().to_owned())];
+            assert_eq!(signed, expected, "{url}");
+            count += 1;
+        }
+        assert_eq!(count, 13);
+    }
+
+    #[test]
+    fn a_body_that_is_no_form_is_hashed_into_the_url() {
+        let vectors = vectors();
+        let (body, hash) =
+            ("{\"property\": \"value\", \"boolean\": true}", &vectors["bodies"][0]["expected_sha256_hex"]);
+        let hash = hash.as_str().unwrap();
+        let at = |path: &str| Sample {
+            target: target(UrlScheme::Https, "mycompany.com", 443),
+            path_and_query: path.into(),
+            fields: vec![("content-type", "application/json")],
+            ..Sample::body(body)
+        };
+        let scheme = Twilio { algorithm: Hmac::Sha1 };
+        for (path, expected) in [
+            ("/myapp.php?foo=1&bar=2", Some(format!("/myapp.php?foo=1&bar=2&bodySHA256={hash}"))),
+            ("/myapp.php", Some(format!("/myapp.php?bodySHA256={hash}"))),
+            ("/myapp.php?", Some(format!("/myapp.php?bodySHA256={hash}"))),
+            (&format!("/?bodySHA256={hash}"), None),
+        ] {
+            assert_eq!(at(path).prepare(&scheme).unwrap().path_and_query, expected, "{path}");
+        }
+        for path in ["/?bodySHA256=00".to_owned(), format!("/?bodySHA256={hash}&bodySHA256={hash}")] {
+            assert!(at(&path).prepare(&scheme).is_err(), "{path}");
+        }
+        let signed = |path: &str| {
+            let key = SecretKey::hmac(Hmac::Sha1, b"12345");
+            at(path).sign_with(&scheme, vec![key]).unwrap()[0].1.clone()
+        };
+        assert_eq!(signed("/myapp.php?foo=1&bar=2"), "a9nBmqA0ju/hNViExpshrM61xv4=");
+        assert_eq!(signed("/myapp.php"), "y77kIzt2vzLz71DgmJGsen2scGs=");
+        let empty = Sample { fields: vec![], ..Sample::body("") };
+        assert_eq!(empty.prepare(&scheme).unwrap().path_and_query, None);
+    }
+
+    #[test]
+    fn a_shared_key_is_named() {
+        let scheme = Twilio { algorithm: Hmac::Sha256 };
+        let signed = Sample { fields: vec![FORM], ..Sample::body("a=1") }.sign(&scheme, &["12345"]).unwrap();
+        assert_eq!(signed[1], (SETTINGS.to_string(), "key=k0,algorithm=HMAC_SHA256".to_owned()));
+    }
+
+    #[test]
+    fn it_has_two_algorithms() {
+        let mut problems = vec![];
+        let with = |algorithm| config::Signer { algorithm: Some(at(5, algorithm)), ..signer("twilio") };
+        assert!(build(&with(Hmac::Sha256), &mut problems).is_some() && problems.is_empty());
+        assert!(build(&with(Hmac::Sha512), &mut problems).is_none());
+        assert_eq!(messages(&problems), ["the scheme twilio has no hmac-sha512"]);
+    }
+}
