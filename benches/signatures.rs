@@ -52,7 +52,7 @@ fn signer(scheme: &str, algorithm: &str, more: &str) -> std::sync::Arc<Signer> {
     std::fs::remove_file(&path).unwrap();
     let Ok(loaded) = loaded else { panic!("{scheme}: the configuration is not valid") };
     let mut problems = Vec::new();
-    let signers = sign::compile(&loaded.config, &mut problems);
+    let signers = sign::compile(&loaded.config, None, &mut problems);
     assert!(problems.is_empty(), "{scheme}: {problems:?}");
     signers["s"].clone()
 }
@@ -71,6 +71,7 @@ fn main() {
     let draft = Draft {
         method: &Method::POST,
         target: &target,
+        tenant: None,
         path_and_query: "/webhooks/in?tenant=1",
         headers: &headers,
         body: &BODY,

@@ -57,6 +57,9 @@ name! {
     KeyId;
 }
 
+/// A tenant's name is written into keys, records and folders: it has an end.
+pub const TENANT_MAX: usize = 128;
+
 /// The host of a target or a pattern, canonical: see [`crate::host`], its only maker from text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Host {

@@ -1,10 +1,12 @@
 //! Hot reload: from a changed file or a signal to a new plan, on one path, one at a time.
 //! When is the configuration read again, and what happens if it is wrong?
 
+mod folders;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use notify::RecursiveMode;
@@ -13,10 +15,11 @@ use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Deliveries, KeyDirs, Listen};
 use crate::live::{InForce, Live};
 use crate::net::resolve::Basis;
 use crate::policy;
+use folders::Folders;
 
 /// Editors write in several steps; what follows within this time is one change.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -24,11 +27,24 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 pub struct Reloader {
     path: PathBuf,
     /// What the process started with, and cannot change.
-    started: Config,
+    started: Started,
     /// What to watch: all that the last reading looked at, whatever came of it.
     files: Vec<PathBuf>,
+    /// What the last reading read of tenants' keys.
+    key_dirs: KeyDirs,
+    /// Why what stands on disk was not adopted the last time.
+    told: Vec<String>,
     live: Arc<Live>,
     triggers: (mpsc::Sender<()>, mpsc::Receiver<()>),
+}
+
+/// Why a reading begins.
+#[derive(PartialEq, Eq)]
+enum Cause {
+    /// Somebody, or something that changed, asked for it.
+    Asked,
+    /// It was time to look over what is not watched: silent where nothing has changed.
+    Due,
 }
 
 /// Asks for a reload. Asking again before it has begun is the same request.
@@ -39,11 +55,17 @@ impl Trigger {
     pub fn pull(&self) {
         let _ = self.0.try_send(()); // full: one is due already
     }
+    /// Whether nobody is there any more to reload.
+    fn is_dead(&self) -> bool {
+        self.0.is_closed()
+    }
 }
 
 impl Reloader {
     pub fn new(path: PathBuf, config: Config, live: Arc<Live>) -> Self {
-        Self { path, files: config.files.clone(), started: config, live, triggers: mpsc::channel(1) }
+        let started = Started::of(&config);
+        let Config { files, key_dirs, .. } = config;
+        Self { path, started, files, key_dirs, told: Vec::new(), live, triggers: mpsc::channel(1) }
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -51,51 +73,71 @@ impl Reloader {
     }
 
     pub async fn run(mut self) {
-        let mut watch = Watch::new(self.trigger());
-        self.follow(&mut watch);
-        while self.triggers.1.recv().await.is_some() {
-            let _ = sd_notify::notify(&reloading());
-            self.reload().await;
-            self.follow(&mut watch);
-            let _ = sd_notify::notify(&[NotifyState::Ready]);
+        let (mut watch, mut folders) = (Watch::new(self.trigger()), Folders::new(self.trigger()));
+        self.follow(&mut watch, &mut folders).await;
+        let mut took = Duration::ZERO;
+        loop {
+            let cause = tokio::select! {
+                _ = self.triggers.1.recv() => Cause::Asked,
+                () = folders.due(took) => Cause::Due,
+            };
+            let start = Instant::now();
+            if cause == Cause::Asked {
+                let _ = sd_notify::notify(&reloading());
+            }
+            self.reload(&cause).await;
+            self.follow(&mut watch, &mut folders).await;
+            if cause == Cause::Asked {
+                let _ = sd_notify::notify(&[NotifyState::Ready]);
+            }
+            took = start.elapsed();
         }
     }
 
     /// What changed after it was read and before it was watched has gone unseen: it is read once more.
-    fn follow(&self, watch: &mut Watch) {
-        if watch.follow(&self.files) {
+    async fn follow(&self, watch: &mut Watch, folders: &mut Folders) {
+        let is_wider = watch.follow(&self.files);
+        if folders.follow(&self.key_dirs).await || is_wider {
             self.trigger().pull();
         }
     }
 
     /// Read, compiled and prepared away from the threads that carry traffic; put in force only as a whole and without
     /// problems.
-    async fn reload(&mut self) {
-        let (path, before) = (self.path.clone(), self.live.in_force());
-        let next = tokio::task::spawn_blocking(move || prepare(&path, &before)).await;
+    async fn reload(&mut self, cause: &Cause) {
+        let (path, before, known) = (self.path.clone(), self.live.in_force(), self.key_dirs.clone());
+        let next = tokio::task::spawn_blocking(move || prepare(&path, &before, &known)).await;
         match next {
-            Err(_) => self.keep(&["the configuration could not be read".to_owned()]),
+            Err(_) => self.keep(vec!["the configuration could not be read".to_owned()], cause),
             Ok(Err(rejection)) => {
-                self.keep(&rejection.problems);
                 self.files = rejection.files;
+                // Where the text is broken not all of them were read, and those in force are needed again.
+                self.key_dirs.extend(rejection.key_dirs);
+                self.keep(rejection.problems, cause);
             }
             Ok(Ok(Next { config, in_force, warnings })) => {
-                self.files.clone_from(&config.files);
+                let started = Started::of(&config);
+                (self.files, self.key_dirs) = (config.files, config.key_dirs);
+                self.told.clear();
                 let Some(in_force) = in_force else { return self.live.unreject() };
                 self.live.adopt(in_force);
                 warnings.iter().for_each(|warning| warn!("{warning}"));
-                needs_restart(&self.started, &config);
+                needs_restart(&self.started, &started);
                 info!("configuration reloaded from {}", self.path.display());
             }
         }
     }
 
-    fn keep(&self, problems: &[String]) {
-        for problem in problems {
+    fn keep(&mut self, problems: Vec<String>, cause: &Cause) {
+        if *cause == Cause::Due && problems == self.told {
+            return;
+        }
+        for problem in &problems {
             error!("{problem}");
         }
         error!("configuration not adopted: {} problems; the one before stays in force", problems.len());
         self.live.reject(problems.first().cloned().unwrap_or_default());
+        self.told = problems;
     }
 }
 
@@ -107,14 +149,15 @@ struct Next {
 }
 
 /// Problems and warnings come as one line each.
-fn prepare(path: &Path, before: &InForce) -> Result<Next, Rejection> {
-    let loaded = config::load(path).map_err(|rejected| Rejection {
+fn prepare(path: &Path, before: &InForce, known: &KeyDirs) -> Result<Next, Rejection> {
+    let loaded = config::load_after(path, known).map_err(|rejected| Rejection {
         problems: config::one_line_each(&rejected.problems, &rejected.sources),
         files: rejected.files,
+        key_dirs: rejected.key_dirs,
     })?;
     let config::Loaded { config, mut warnings } = loaded;
-    let rejection = |problems| Rejection { problems, files: config.files.clone() };
-    let (plan, more) = policy::compile(&config, Timestamp::now())
+    let rejection = |problems| Rejection { problems, files: config.files.clone(), key_dirs: config.key_dirs.clone() };
+    let (plan, more) = policy::compile_after(&config, Some(&before.plan), Timestamp::now())
         .map_err(|problems| rejection(config::one_line_each(&problems, &config.sources)))?;
     warnings.extend(more);
     let warnings = config::one_line_each(&warnings, &config.sources);
@@ -134,27 +177,35 @@ fn prepare(path: &Path, before: &InForce) -> Result<Next, Rejection> {
 struct Rejection {
     problems: Vec<String>,
     files: Vec<PathBuf>,
+    key_dirs: KeyDirs,
 }
 
-/// What was decided when the process started.
-fn needs_restart(before: &Config, after: &Config) {
-    let values =
-        |list: &[config::At<config::Listen>]| list.iter().map(|listen| listen.value.clone()).collect::<Vec<_>>();
-    let mut changed = Vec::new();
-    if values(&before.server.listen) != values(&after.server.listen) {
-        changed.push("server.listen");
+/// What was decided when the process started. Not the whole configuration: its secrets would outlive their files.
+struct Started {
+    listen: Vec<Listen>,
+    admin: Vec<Listen>,
+    workers: Option<usize>,
+    deliveries: Deliveries,
+}
+
+impl Started {
+    fn of(config: &Config) -> Self {
+        let values = |list: &[config::At<Listen>]| list.iter().map(|listen| listen.value.clone()).collect();
+        let (listen, admin) = (values(&config.server.listen), values(&config.admin.listen));
+        Self { listen, admin, workers: config.server.workers, deliveries: config.log.deliveries.clone() }
     }
-    if values(&before.admin.listen) != values(&after.admin.listen) {
-        changed.push("admin.listen");
-    }
-    if before.server.workers != after.server.workers {
-        changed.push("server.workers");
-    }
-    if before.log.deliveries != after.log.deliveries {
-        changed.push("log.deliveries");
-    }
-    for key in changed {
-        warn!("{key} changed: it takes effect at the next restart");
+}
+
+fn needs_restart(before: &Started, after: &Started) {
+    for (key, is_same) in [
+        ("server.listen", before.listen == after.listen),
+        ("admin.listen", before.admin == after.admin),
+        ("server.workers", before.workers == after.workers),
+        ("log.deliveries", before.deliveries == after.deliveries),
+    ] {
+        if !is_same {
+            warn!("{key} changed: it takes effect at the next restart");
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::load_or_say;
+use crate::names::TenantName;
 use crate::policy::Plan;
 use crate::policy::sign::{self, Listed, NewKeyError};
 use crate::sysexits;
@@ -50,11 +51,15 @@ pub(super) struct New {
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate keys list
+  outgate keys list --tenant acme
   outgate keys list --json
 
 A key is announced (it begins later), active (it signs), replaced (it is in force, but the scheme carries one signature
-and a newer key signs) or ended.")]
+and a newer key signs) or ended. Keys that tenants have for themselves are listed one tenant at a time.")]
 pub(super) struct List {
+    /// What signs for this tenant; without it, what all tenants share
+    #[arg(long)]
+    tenant: Option<String>,
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -77,9 +82,10 @@ enum Format {
 #[command(after_help = "Examples:
   outgate keys public
   outgate keys public --format pem --signer platform
+  outgate keys public --tenant acme
 
 Keys that begin later are listed too, those that have ended are not. The admin listener serves the same at /keys and at
-/.well-known/http-message-signatures-directory.")]
+/.well-known/http-message-signatures-directory, and with ?tenant=NAME what verifies a tenant's webhooks.")]
 pub(super) struct Public {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -89,6 +95,9 @@ pub(super) struct Public {
     /// This signer's only
     #[arg(long)]
     signer: Option<String>,
+    /// What verifies the webhooks of this tenant; without it, what all tenants share
+    #[arg(long)]
+    tenant: Option<String>,
 }
 
 impl Keys {
@@ -138,7 +147,9 @@ impl List {
             Ok(valid) => valid.plan,
             Err(code) => return code,
         };
-        let keys = listed(&plan, Timestamp::now());
+        let tenant = self.tenant.map(TenantName::new);
+        say_whose(&plan, tenant.as_ref());
+        let keys = listed(&plan, tenant.as_ref(), Timestamp::now());
         if self.json {
             println!("{:#}", Value::from(keys.iter().map(as_json).collect::<Vec<_>>()));
         } else {
@@ -148,14 +159,36 @@ impl List {
     }
 }
 
-fn listed(plan: &Plan, now: Timestamp) -> Vec<Listed<'_>> {
-    plan.signers.values().flat_map(|signer| signer.list(now)).collect()
+fn listed<'a>(plan: &'a Plan, tenant: Option<&'a TenantName>, now: Timestamp) -> Vec<Listed<'a>> {
+    plan.signers.values().flat_map(|signer| signer.list(tenant, now)).collect()
+}
+
+/// On stderr, where what is listed is not all there is to say.
+fn say_whose(plan: &Plan, tenant: Option<&TenantName>) {
+    for signer in plan.signers.values() {
+        match (tenant, signer.tenants()) {
+            (_, None) => {}
+            (None, Some(count)) => {
+                eprintln!(
+                    "signer {}: {count} tenants have keys of their own: --tenant NAME shows one's",
+                    signer.name()
+                );
+            }
+            (Some(tenant), Some(_)) if signer.keys_of(Some(tenant)).is_err() => {
+                eprintln!("signer {}: no key for tenant {tenant}: its webhooks are refused", signer.name());
+            }
+            (Some(tenant), Some(_)) if !signer.has_own_keys(tenant) => {
+                eprintln!("signer {}: tenant {tenant} has no folder of its own", signer.name());
+            }
+            (Some(_), Some(_)) => {}
+        }
+    }
 }
 
 fn as_json(key: &Listed<'_>) -> Value {
     json!({
-        "signer": key.signer.as_str(), "scheme": key.scheme, "id": key.id.as_str(), "algorithm": key.algorithm.name(),
-        "from": key.from, "until": key.until, "state": key.state.as_str(),
+        "signer": key.signer.as_str(), "scheme": key.scheme, "tenant": key.tenant.map(TenantName::as_str),
+        "id": key.id.as_str(), "algorithm": key.algorithm.name(), "from": key.from, "until": key.until, "state": key.state.as_str(),
         "thumbprint": key.public.map(|public| public.thumbprint()),
     })
 }
@@ -163,15 +196,16 @@ fn as_json(key: &Listed<'_>) -> Value {
 /// Columns as wide as what stands in them.
 fn table(keys: &[Listed<'_>]) -> String {
     let time = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.to_string());
-    let head = ["SIGNER", "SCHEME", "KEY", "ALGORITHM", "FROM", "UNTIL", "STATE"].map(str::to_owned);
+    let head = ["SIGNER", "SCHEME", "TENANT", "KEY", "ALGORITHM", "FROM", "UNTIL", "STATE"].map(str::to_owned);
     let row = |key: &Listed<'_>| {
         let (signer, scheme, id) = (key.signer.to_string(), key.scheme.to_owned(), key.id.to_string());
+        let tenant = key.tenant.map_or("-".to_owned(), TenantName::to_string);
         let (from, until) = (time(key.from), time(key.until));
-        [signer, scheme, id, key.algorithm.name().to_owned(), from, until, key.state.as_str().to_owned()]
+        [signer, scheme, tenant, id, key.algorithm.name().to_owned(), from, until, key.state.as_str().to_owned()]
     };
-    let rows: Vec<[String; 7]> = std::iter::once(head).chain(keys.iter().map(row)).collect();
+    let rows: Vec<[String; 8]> = std::iter::once(head).chain(keys.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
-    let line = |row: &[String; 7]| {
+    let line = |row: &[String; 8]| {
         let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
@@ -191,11 +225,13 @@ impl Public {
                 return ExitCode::from(sysexits::USAGE);
             }
         }
-        let now = Timestamp::now();
+        let (now, tenant) = (Timestamp::now(), self.tenant.map(TenantName::new));
+        let tenant = tenant.as_ref();
+        say_whose(&plan, tenant);
         match self.format {
-            Format::Jwks => println!("{:#}", sign::jwks(&plan.signers, now)),
-            Format::Directory => println!("{:#}", sign::directory(&plan.signers, now)),
-            Format::Pem => sign::published(&plan.signers, now).for_each(|(key, public)| {
+            Format::Jwks => println!("{:#}", sign::jwks(&plan.signers, tenant, now)),
+            Format::Directory => println!("{:#}", sign::directory(&plan.signers, tenant, now)),
+            Format::Pem => sign::published(&plan.signers, tenant, now).for_each(|(key, public)| {
                 // What stands outside of the armour is for people (RFC 7468 §2).
                 let written = key.written.map_or(String::new(), |written| format!(" {written}"));
                 println!("{} {} {}{written}\n{}", key.signer, key.id, key.algorithm.name(), public.pem());

@@ -5,15 +5,20 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
+use rustix::fs::Stat;
 
 /// No configuration or certificate file is larger.
 pub(super) const FILE_MAX: u64 = 8 << 20;
 /// No pattern may name more files.
 pub(super) const INCLUDES_MAX: usize = 10_000;
+/// Two changes within this time may bear the same time: file systems have clocks of their own, most with ticks of
+/// milliseconds, some of two seconds.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// Why a file cannot be read.
 #[derive(Debug)]
@@ -26,7 +31,11 @@ pub(super) enum FileFault {
     TooLarge {
         max: u64,
     },
-    TooMany,
+    /// A symbolic link where none is followed.
+    Link,
+    TooMany {
+        max: usize,
+    },
     Other(io::Error),
 }
 
@@ -39,7 +48,8 @@ impl fmt::Display for FileFault {
             Self::NotRegular => f.write_str("is not a regular file"),
             Self::TooLarge { max } if *max < 1 << 20 => write!(f, "is larger than {} KiB", max >> 10),
             Self::TooLarge { max } => write!(f, "is larger than {} MiB", max >> 20),
-            Self::TooMany => write!(f, "names more than {INCLUDES_MAX} files"),
+            Self::Link => f.write_str("is a link"),
+            Self::TooMany { max } => write!(f, "has more than {max} files"),
             Self::Other(error) => write!(f, "cannot be read: {error}"),
         }
     }
@@ -56,10 +66,40 @@ impl From<io::Error> for FileFault {
     }
 }
 
-/// A file's bytes, and who may read it.
+/// A file's bytes, and what it looked like before they were read.
 pub(super) struct Content {
     pub(super) bytes: Vec<u8>,
-    pub(super) mode: u32,
+    pub(super) seen: Seen,
+}
+
+/// What a file or a folder looks like from outside: the same as before means the same content, once it is settled. By
+/// the time of the last change of its inode, which nobody can set back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    device: u64,
+    inode: u64,
+    size: i64,
+    mode: u32,
+    /// Nanoseconds since 1970.
+    changed: i128,
+}
+
+impl Seen {
+    pub(super) fn of(stat: &Stat) -> Self {
+        let changed = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
+        Self { device: stat.st_dev, inode: stat.st_ino, size: stat.st_size, mode: stat.st_mode, changed }
+    }
+
+    /// Whether a change after `now` would show.
+    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        i128::try_from(now.saturating_sub(SETTLED).as_nanos()).is_ok_and(|nanoseconds| self.changed < nanoseconds)
+    }
+
+    /// Whether any user of this host may read it, or worse.
+    pub(super) fn is_for_everybody(&self) -> bool {
+        self.mode & 0o007 != 0
+    }
 }
 
 /// Every file and directory looked at, and the running digest of their content.
@@ -101,7 +141,7 @@ impl Files {
                 continue;
             }
             if found.len() == INCLUDES_MAX {
-                return Err(FileFault::TooMany);
+                return Err(FileFault::TooMany { max: INCLUDES_MAX });
             }
             found.push(directory.join(name));
         }
@@ -109,7 +149,7 @@ impl Files {
         Ok(found)
     }
 
-    fn remember(&mut self, path: &Path) {
+    pub(super) fn remember(&mut self, path: &Path) {
         self.paths.insert(path.to_owned());
     }
 
@@ -123,7 +163,11 @@ impl Files {
 
 fn read(path: &Path, max: u64) -> Result<Content, FileFault> {
     // O_NONBLOCK: opening a FIFO would wait for a writer, and what the path names may change after any check of it.
-    let file: File = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    read_opened(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?, max)
+}
+
+/// Of a file that was opened so that it does not block.
+pub(super) fn read_opened(file: File, max: u64) -> Result<Content, FileFault> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(FileFault::Directory);
@@ -131,13 +175,14 @@ fn read(path: &Path, max: u64) -> Result<Content, FileFault> {
     if !metadata.is_file() {
         return Err(FileFault::NotRegular);
     }
+    let seen = Seen::of(&rustix::fs::fstat(&file).map_err(io::Error::from)?);
     // Sized at once, so that no half-grown copy of a secret stays behind in memory.
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(max) + 1).unwrap_or_default());
     file.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
         return Err(FileFault::TooLarge { max });
     }
-    Ok(Content { bytes, mode: metadata.mode() })
+    Ok(Content { bytes, seen })
 }
 
 /// `*` stands for any text, and nothing else is special.
@@ -194,6 +239,15 @@ mod tests {
         let fault = read(&path, 9);
         fs::remove_file(&path).unwrap();
         assert!(matches!(fault, Err(FileFault::NotRegular)));
+    }
+
+    #[test]
+    fn a_change_shows_once_it_cannot_share_its_time() {
+        let seen = |changed| Seen { device: 1, inode: 1, size: 1, mode: 0o600, changed };
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        for (age, expected) in [(0, false), (2_999_999_999, false), (3_000_000_001, true), (-5_000_000_000, false)] {
+            assert_eq!(seen(1_000_000_000_000 - age).is_settled(now), expected, "{age}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::conceal::conceal;
 use super::files::{FILE_MAX, FileFault, Files, INCLUDES_MAX};
 use super::problem::{PROBLEMS_MAX, Problem, Severity, Sources};
 use super::read::{Environment, Reader, Table, Value};
-use super::{Config, keys, named, sections, signer, syntax, trust};
+use super::{Config, KeyDirs, keys, named, sections, signer, syntax, trust};
 
 /// A configuration without problems, so far as its text tells.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Rejected {
     pub sources: Sources,
     /// Every file and directory looked at, also those that are not there: to be watched for a better state.
     pub files: Vec<PathBuf>,
+    /// What the next reading need not read again.
+    pub key_dirs: KeyDirs,
     /// What could be read, unless a file is no TOML: compile it to find the problems of meaning too, and for nothing else.
     pub rest: Option<Box<Config>>,
 }
@@ -47,12 +49,21 @@ impl std::error::Error for Rejected {}
 
 /// Reads a configuration file and all that it names.
 pub fn load(path: &Path) -> Result<Loaded, Rejected> {
-    load_in(path, &|name| std::env::var_os(name))
+    load_after(path, &KeyDirs::new())
+}
+
+/// The same, where some of it is known from a reading before: what has not changed since is not read again.
+pub fn load_after(path: &Path, known: &KeyDirs) -> Result<Loaded, Rejected> {
+    load_with(path, &|name| std::env::var_os(name), known)
 }
 
 /// The same, with another environment than that of this process.
 pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Rejected> {
-    let mut reader = Reader::new(environment);
+    load_with(path, environment, &KeyDirs::new())
+}
+
+fn load_with(path: &Path, environment: &Environment<'_>, known: &KeyDirs) -> Result<Loaded, Rejected> {
+    let mut reader = Reader::new(environment, known);
     match reader.source(path) {
         Ok((file, text)) => compose(reader, file, &text),
         Err(fault) => {
@@ -65,7 +76,8 @@ pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Rej
 
 /// The configuration that a text is; relative paths in it are relative to where `path` stands.
 pub fn parse(text: &str, path: &Path) -> Result<Loaded, Rejected> {
-    let mut reader = Reader::new(&|name| std::env::var_os(name));
+    let known = KeyDirs::new();
+    let mut reader = Reader::new(&|name| std::env::var_os(name), &known);
     reader.files.digest(text.as_bytes());
     let file = reader.sources.add(path, text);
     compose(reader, file, text)
@@ -75,7 +87,8 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Rejected> {
 pub fn builtin(addresses: &[IpAddr]) -> Result<Loaded, Rejected> {
     let path = Path::new("(built in)");
     if addresses.is_empty() {
-        let mut reader = Reader::new(&|_| None);
+        let known = KeyDirs::new();
+        let mut reader = Reader::new(&|_| None, &known);
         let problem = Problem::general("this host has no global address to send from");
         reader.problems.push(problem.help("write a configuration with a pool of addresses, [egress.default]"));
         return Err(reader.reject(None));
@@ -101,8 +114,16 @@ impl fmt::Display for SourceFault {
 }
 
 impl<'e> Reader<'e> {
-    fn new(environment: &'e Environment<'e>) -> Self {
-        Self { environment, sources: Sources::default(), files: Files::new(), problems: Vec::new(), syntax: Vec::new() }
+    fn new(environment: &'e Environment<'e>, known: &'e KeyDirs) -> Self {
+        Self {
+            environment,
+            sources: Sources::default(),
+            files: Files::new(),
+            known,
+            key_dirs: KeyDirs::new(),
+            problems: Vec::new(),
+            syntax: Vec::new(),
+        }
     }
 
     fn source(&mut self, path: &Path) -> Result<(u16, Arc<str>), SourceFault> {
@@ -180,7 +201,8 @@ impl<'e> Reader<'e> {
 
     fn reject(self, rest: Option<Box<Config>>) -> Rejected {
         let problems = in_order(self.problems, self.syntax, &self.sources);
-        Rejected { problems, sources: self.sources, files: self.files.finish().0, rest }
+        let (files, _) = self.files.finish();
+        Rejected { problems, sources: self.sources, files, key_dirs: self.key_dirs, rest }
     }
 }
 
@@ -247,6 +269,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         log: sections::log(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),
+        key_dirs: reader.key_dirs.clone(),
         digest: [0; 32],
     };
     let whole = reader.syntax.is_empty();

@@ -3,6 +3,7 @@
 
 mod conceal;
 mod files;
+mod key_dir;
 mod keys;
 mod listener;
 mod load;
@@ -29,10 +30,11 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::names::{ClientName, Host, LimitName, PoolName, SignerName, TrustName};
+pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
 pub use keys::known as known_keys;
 pub use listener::{Ca, ListenerTls, ProxyProtocol};
-pub use load::{Loaded, Rejected, builtin, load, load_in, parse};
-pub use problem::{Place, Problem, Severity, Sources};
+pub use load::{Loaded, Rejected, builtin, load, load_after, load_in, parse};
+pub use problem::{Place, Problem, Severity, Sources, few};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
 pub use signer::{Encoding, Hmac, Signer, SigningKey};
@@ -72,6 +74,8 @@ pub struct Config {
     /// Every file whose content is part of this configuration (the file, includes, keys, certificates), and every
     /// directory that a pattern of `include` looked into: a file that appears there is a change too.
     pub files: Vec<PathBuf>,
+    /// What the next reading need not read again.
+    pub key_dirs: KeyDirs,
     /// SHA-256 over path and content of `files`, and the system's roots if used: equal means nothing changed.
     pub digest: [u8; 32],
 }

@@ -15,6 +15,9 @@ pub struct Place {
     pub end: u32,
 }
 
+/// Of problems that are alike, one for each of thousands of tenants, these are told.
+const FEW: usize = 20;
+
 /// A problem keeps a configuration from being adopted; a warning does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -92,6 +95,23 @@ impl Sources {
     }
 }
 
+/// The first of them, problems before warnings, and how many more there are.
+pub fn few(problems: impl Iterator<Item = Problem>, place: &str) -> Vec<Problem> {
+    let (problems, warnings): (Vec<_>, Vec<_>) = problems.partition(|problem| problem.severity == Severity::Problem);
+    let mut told = Vec::new();
+    for (mut list, what) in [(problems, "problems"), (warnings, "warnings")] {
+        let more = list.len().saturating_sub(FEW);
+        list.truncate(FEW);
+        let last = list.last().filter(|_| more > 0).map(|last| Problem {
+            severity: last.severity,
+            place: last.place,
+            ..Problem::general(format!("{more} more {what} {place}"))
+        });
+        told.extend(list.into_iter().chain(last));
+    }
+    told
+}
+
 /// The candidate nearest to a mistyped word, if one is near enough to be meant.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = candidates.into_iter().map(|candidate| (edits(word, candidate), candidate));
@@ -117,7 +137,16 @@ fn edits(from: &str, to: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::nearest;
+    use super::{FEW, Problem, Severity, few, nearest};
+
+    #[test]
+    fn a_few_stand_for_many() {
+        let many = |count, severity| (0..count).map(move |i| Problem { severity, ..Problem::general(format!("{i}")) });
+        let told = few(many(FEW, Severity::Warning).chain(many(10_000, Severity::Problem)), "below /keys");
+        let severities = |severity| told.iter().filter(|problem| problem.severity == severity).count();
+        assert_eq!((severities(Severity::Problem), severities(Severity::Warning)), (FEW + 1, FEW));
+        assert_eq!(told[FEW].message, "9980 more problems below /keys");
+    }
 
     #[test]
     fn a_typo_finds_its_word_and_another_word_finds_none() {

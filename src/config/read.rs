@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::At;
 use super::files::Files;
 use super::keys::{Shape, Unknown};
 use super::problem::{Place, Problem, Sources, nearest};
 use super::units::{self, Wrong};
+use super::{At, KeyDirs};
 
 /// Where `env:NAME` and `$CREDENTIALS_DIRECTORY` are looked up.
 pub type Environment<'e> = dyn Fn(&str) -> Option<OsString> + 'e;
@@ -22,6 +22,9 @@ pub(super) struct Reader<'e> {
     pub(super) environment: &'e Environment<'e>,
     pub(super) sources: Sources,
     pub(super) files: Files,
+    /// Of the reading before, and of this one.
+    pub(super) known: &'e KeyDirs,
+    pub(super) key_dirs: KeyDirs,
     pub(super) problems: Vec<Problem>,
     /// What is no TOML, apart: what is made of the rest of such a line says nothing.
     pub(super) syntax: Vec<Problem>,

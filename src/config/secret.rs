@@ -11,7 +11,7 @@ use super::read::{Reader, Value};
 use super::{At, Secret};
 
 /// No key is longer.
-const SECRET_MAX: u64 = 64 << 10;
+pub(super) const SECRET_MAX: u64 = 64 << 10;
 
 /// Where a secret stands. Anything else may be the secret itself and is never shown.
 enum Reference<'a> {
@@ -84,7 +84,7 @@ type Bytes = Result<Zeroizing<Vec<u8>>, (String, String)>;
 fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Bytes {
     let content = reader.files.read(path, SECRET_MAX).map_err(|fault| explain(path, &fault))?;
     let bytes = Zeroizing::new(content.bytes);
-    if content.mode & 0o007 != 0 {
+    if content.seen.is_for_everybody() {
         let message = format!("every user of this host can open {}", path.display());
         reader
             .problems

@@ -2,20 +2,24 @@
 //! How is a webhook to be signed, and with what?
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::named::{period, word};
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
-use super::{At, Secret, keys, secret, units};
+use super::{At, KeyDir, Secret, key_dir, keys, secret, units};
 use crate::names::{KeyId, SignerName};
 
 /// What is `None` was not written: whether a scheme takes it, and what it is then, is for the scheme to say.
 #[derive(Clone, Debug)]
 pub struct Signer {
     pub scheme: At<String>,
+    /// Of all tenants that have none of their own.
     pub keys: Vec<At<SigningKey>>,
+    /// Of one tenant each.
+    pub key_dir: Option<At<Arc<KeyDir>>>,
     pub algorithm: Option<At<Hmac>>,
     /// How a secret stands where it is kept.
     pub key_encoding: Option<At<Encoding>>,
@@ -72,7 +76,10 @@ pub(super) fn all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<Sign
 fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
     let help = "write keys = [{ id = \"2026-11\", secret = \"file:PATH\" }]";
     table.require(reader, "scheme", "write scheme = \"standard-webhooks\"");
-    table.require(reader, "keys", help);
+    if table.get("key_dir").is_none() {
+        table.require(reader, "keys", help);
+    }
+    let key_dir = table.one(reader, "key_dir", key_dir::read);
     let scheme = table.one(reader, "scheme", word);
     let keys = table.many(reader, "keys", Some(help), signing_key).unwrap_or_default();
     let mut first = BTreeMap::new();
@@ -89,7 +96,7 @@ fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
     let encoding = table.one(reader, "encoding", |reader, value| reader.choice(value, &ENCODINGS));
     let headers = table.many(reader, "headers", Some("write headers = [\"X-Acme-Signature: {signature}\"]"), text);
     let keys = keys.into_iter().filter_map(|(_, key)| key).collect();
-    Some(Signer { scheme: scheme?, keys, algorithm, key_encoding, message, encoding, headers })
+    Some(Signer { scheme: scheme?, keys, key_dir, algorithm, key_encoding, message, encoding, headers })
 }
 
 fn text(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<String>> {

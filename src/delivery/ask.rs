@@ -9,16 +9,13 @@ use super::Arrival;
 use super::refusal::{Code, Refusal};
 use crate::config::Plaintext;
 use crate::host;
-use crate::names::{Host, Scheme, Target, TenantName};
+use crate::names::{Host, Scheme, TENANT_MAX, Target, TenantName};
 use crate::policy::identify::Inside;
 use crate::policy::route::Route;
 
 pub(super) static OUTGATE_TARGET: HeaderName = HeaderName::from_static("outgate-target");
 pub(super) static OUTGATE_TLS: HeaderName = HeaderName::from_static("outgate-tls");
 pub(super) static OUTGATE_TENANT: HeaderName = HeaderName::from_static("outgate-tenant");
-
-/// A tenant's name is written into keys, records and metrics: it has an end.
-const TENANT_MAX: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct Ask {

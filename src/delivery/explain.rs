@@ -67,9 +67,10 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
     lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
     lines.push(("egress", egress_in_words(plan, route, &target, question)?));
     lines.push(("trust", trust_in_words(&route.trust)));
+    verdict::has_keys(route, tenant)?;
     match route.signers.as_slice() {
         [] => lines.push(("sign", "unsigned: the body streams".to_owned())),
-        signers => lines.extend(signers.iter().map(|signer| ("sign", signer_in_words(signer, now)))),
+        signers => lines.extend(signers.iter().map(|signer| ("sign", signer_in_words(signer, tenant, now)))),
     }
     let timeouts = &route.timeouts;
     lines.push(("body", format!("at most {} bytes within {:?}", route.body_max, timeouts.body)));
@@ -143,10 +144,16 @@ fn version(version: TlsVersion) -> &'static str {
     }
 }
 
-fn signer_in_words(signer: &Signer, now: Timestamp) -> String {
-    let keys: Vec<_> = signer.signing_keys(now).map(KeyId::as_str).collect();
+fn signer_in_words(signer: &Signer, tenant: Option<&TenantName>, now: Timestamp) -> String {
+    let keys: Vec<_> = signer.signing_keys(tenant, now).map(KeyId::as_str).collect();
+    let whose = match (signer.tenants(), tenant) {
+        (None, _) => String::new(),
+        (Some(_), Some(tenant)) if signer.has_own_keys(tenant) => format!(", of tenant {tenant} alone"),
+        (Some(_), Some(tenant)) => format!(", which tenants share: {tenant} has no folder of its own"),
+        (Some(_), None) => ", which tenants share: none is named".to_owned(),
+    };
     format!(
-        "{}: {} with {}",
+        "{}: {} with {}{whose}",
         signer.name(),
         signer.scheme(),
         if keys.is_empty() { "NO KEY".into() } else { keys.join(" and ") }

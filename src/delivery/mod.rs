@@ -127,6 +127,7 @@ fn judge<'p>(
     record.target(&target, Some(ask.path()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
     verdict::no_loop(&arrival.fields, &plan.name)?;
+    verdict::has_keys(route, ask.tenant.as_ref())?;
     let pledge = signed.and_then(|signed| signed.pledge);
     Ok(Some(Judged { ask, client, pledge, route, target }))
 }

@@ -18,6 +18,8 @@ use crate::policy::admit;
 use crate::policy::egress::NoHop;
 use crate::policy::guard::Forbidden;
 use crate::policy::identify::{Client, Unidentified};
+use crate::policy::route::Route;
+use crate::policy::sign::{SignError, Signer};
 
 pub(super) fn speaks_for(client: &Client, tenant: Option<&TenantName>) -> Result<(), Refusal> {
     match tenant {
@@ -47,6 +49,33 @@ pub(super) fn no_loop(fields: &HeaderMap, pseudonym: &str) -> Result<(), Refusal
         ));
     }
     Ok(())
+}
+
+/// Settled before anything is taken in: every signer of the route has keys that may sign for this tenant.
+pub(super) fn has_keys(route: &Route, tenant: Option<&TenantName>) -> Result<(), Refusal> {
+    route
+        .signers
+        .iter()
+        .try_for_each(|signer| signer.keys_of(tenant).map(drop).map_err(|fault| unsigned(signer, tenant, fault)))
+}
+
+pub(super) fn unsigned(signer: &Signer, tenant: Option<&TenantName>, fault: SignError) -> Refusal {
+    let tenant = tenant.map_or("", TenantName::as_str);
+    let refusal = match fault {
+        SignError::Unsignable(why) => return Refusal::malformed(why),
+        SignError::NoTenant => Refusal::new(
+            Code::ClientForbidden,
+            "webhooks of this route are signed with their tenant's own key: name the tenant in Outgate-Tenant",
+        )
+        .details("no_tenant"),
+        SignError::NoKeys => {
+            Refusal::new(Code::ClientForbidden, format!("there is no signing key for tenant {tenant:?}"))
+                .details("no_tenant_key")
+        }
+        SignError::NoKey => Refusal::new(Code::Internal, "no signing key is in force"),
+        SignError::Failed => Refusal::new(Code::Internal, "the webhook could not be signed"),
+    };
+    refusal.cause(format!("signer {}: {fault}", signer.name()))
 }
 
 /// We asked for no upgrade, so a target that switches protocols speaks out of turn. `limit`: of the body, in bytes.

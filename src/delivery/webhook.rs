@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use super::ask::Ask;
 use super::inbound::{self, Inbound, Progress};
 use super::record::Record;
-use super::refusal::{Code, Refusal};
-use super::{Arrival, Interim, fields};
-use crate::names::Target;
+use super::refusal::Refusal;
+use super::{Arrival, Interim, fields, verdict};
+use crate::names::{Target, TenantName};
 use crate::net::exchange::Upload;
 use crate::policy::identify::{self, Pledge};
 use crate::policy::route::Route;
@@ -25,6 +25,7 @@ static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 pub(super) struct Webhook {
     method: Method,
     target: Target,
+    tenant: Option<TenantName>,
     path_and_query: String,
     fields: HeaderMap,
     body: Taken,
@@ -69,7 +70,8 @@ impl Webhook {
 
         inbound::judge_length(&body, route.body_max)?;
         let body = Self::body(body, route, pledge).await?;
-        Ok(Self { method, target, path_and_query: ask.path_and_query, fields, body, interim })
+        let Ask { path_and_query, tenant, .. } = ask;
+        Ok(Self { method, target, tenant, path_and_query, fields, body, interim })
     }
 
     async fn body(body: Inbound, route: &Route, pledge: Option<Pledge>) -> Result<Taken, Refusal> {
@@ -133,14 +135,14 @@ impl Webhook {
                 .to_owned(),
         };
         for signer in &route.signers {
-            let changes = signer.prepare(&self.draft(body, now, &id)).map_err(|fault| unsigned(signer, fault))?;
+            let changes = signer.prepare(&self.draft(body, now, &id)).map_err(|fault| self.unsigned(signer, fault))?;
             self.set(changes.headers);
             if let Some(changed) = changes.path_and_query {
                 self.path_and_query = changed;
             }
         }
         for signer in &route.signers {
-            let signature = signer.sign(&self.draft(body, now, &id)).map_err(|fault| unsigned(signer, fault))?;
+            let signature = signer.sign(&self.draft(body, now, &id)).map_err(|fault| self.unsigned(signer, fault))?;
             // What a client sent of them is not the signer's word, even where the signer has none.
             signer.headers().iter().for_each(|name| drop(self.fields.remove(name)));
             self.set(signature.headers);
@@ -153,6 +155,7 @@ impl Webhook {
         Draft {
             method: &self.method,
             target: &self.target,
+            tenant: self.tenant.as_ref(),
             path_and_query: &self.path_and_query,
             headers: &self.fields,
             body,
@@ -161,19 +164,13 @@ impl Webhook {
         }
     }
 
+    fn unsigned(&self, signer: &Signer, fault: SignError) -> Refusal {
+        verdict::unsigned(signer, self.tenant.as_ref(), fault)
+    }
+
     fn set(&mut self, headers: Vec<(HeaderName, HeaderValue)>) {
         for (name, value) in headers {
             self.fields.insert(name, value);
         }
-    }
-}
-
-fn unsigned(signer: &Signer, fault: SignError) -> Refusal {
-    match fault {
-        SignError::Unsignable(why) => Refusal::malformed(why),
-        SignError::NoKey => Refusal::new(Code::Internal, "no signing key is in force")
-            .cause(format!("signer {}: {fault}", signer.name())),
-        SignError::Failed => Refusal::new(Code::Internal, "the webhook could not be signed")
-            .cause(format!("signer {}: {fault}", signer.name())),
     }
 }

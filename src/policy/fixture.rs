@@ -50,6 +50,7 @@ pub(crate) fn config() -> Config {
         log: Log { deliveries: Deliveries::Off, level: "info".into() },
         sources: Sources::default(),
         files: vec![],
+        key_dirs: KeyDirs::new(),
         digest: [0; 32],
     }
 }
@@ -74,7 +75,16 @@ pub(crate) fn client() -> Client {
 /// With no key.
 pub(crate) fn signer(scheme: &str) -> Signer {
     let scheme = at(11, scheme.into());
-    Signer { scheme, keys: vec![], algorithm: None, key_encoding: None, message: None, encoding: None, headers: None }
+    Signer {
+        scheme,
+        keys: vec![],
+        key_dir: None,
+        algorithm: None,
+        key_encoding: None,
+        message: None,
+        encoding: None,
+        headers: None,
+    }
 }
 
 /// `name` reached by `host`, everything else left at its default.

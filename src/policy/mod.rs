@@ -25,7 +25,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::{Config, Problem, Severity, Timeouts};
-use crate::names::{PoolName, SignerName, TrustName};
+use crate::names::{PoolName, TrustName};
 
 /// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
 pub struct Plan {
@@ -36,7 +36,7 @@ pub struct Plan {
     pub guard: guard::Guard,
     pub pools: BTreeMap<PoolName, Arc<egress::Pool>>,
     pub trusts: BTreeMap<TrustName, Arc<trust::Trust>>,
-    pub signers: BTreeMap<SignerName, Arc<sign::Signer>>,
+    pub signers: sign::Signers,
     pub listener: listener::Listener,
     /// Where routes inspect tunnels.
     pub authority: Option<inspect::Authority>,
@@ -51,10 +51,19 @@ pub struct Plan {
 /// The one compiler: start, reload, `check` and `explain` all come through here. Gives the plan and its warnings, or
 /// everything that is wrong.
 pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
+    compile_after(config, None, now)
+}
+
+/// The same; of what is costly to compile, tenants' keys, what has not changed is that of the plan before.
+pub fn compile_after(
+    config: &Config,
+    before: Option<&Plan>,
+    now: Timestamp,
+) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
     let pools = egress::compile(config, now, &mut problems);
     let trusts = trust::compile(config, &mut problems);
-    let signers = sign::compile(config, &mut problems);
+    let signers = sign::compile(config, before.map(|before| &before.signers), &mut problems);
     problems.extend(signers.values().flat_map(|signer| signer.problems(now)));
     let limits = admit::compile(config, &mut problems);
     let tables = route::Tables { pools: &pools, trusts: &trusts, signers: &signers, limits: &limits };

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::live::Live;
+use crate::names::TenantName;
 use crate::net::listen::Listener;
 use crate::policy::sign;
 
@@ -66,10 +67,13 @@ fn answer(live: &Live, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             let (body, media_type) = live.meters.render();
             text(StatusCode::OK, media_type, body)
         }
-        KEYS => keys(sign::jwks(&live.in_force().plan.signers, Timestamp::now()), "application/jwk-set+json"),
+        KEYS => {
+            let set = sign::jwks(&live.in_force().plan.signers, tenant(request).as_ref(), Timestamp::now());
+            keys(set, "application/jwk-set+json")
+        }
         DIRECTORY => {
-            let keys_of = sign::directory(&live.in_force().plan.signers, Timestamp::now());
-            keys(keys_of, "application/http-message-signatures-directory+json")
+            let set = sign::directory(&live.in_force().plan.signers, tenant(request).as_ref(), Timestamp::now());
+            keys(set, "application/http-message-signatures-directory+json")
         }
         _ => text(StatusCode::NOT_FOUND, TEXT, format!("/healthz /readyz /metrics {KEYS} {DIRECTORY}\n")),
     }
@@ -84,6 +88,14 @@ fn readiness(live: &Live, media_type: &'static str) -> Response<Full<Bytes>> {
         body.push('\n');
     }
     text(status, media_type, body)
+}
+
+/// `?tenant=NAME` asks for what verifies that tenant's webhooks; without it nothing of any tenant's own is told.
+fn tenant(request: &Request<Incoming>) -> Option<TenantName> {
+    let query = request.uri().query()?;
+    form_urlencoded::parse(query.as_bytes())
+        .find(|(name, _)| name == "tenant")
+        .map(|(_, tenant)| TenantName::new(&*tenant))
 }
 
 /// For everybody, through whatever serves it to them: it may be kept, and be read by the scripts of any site.

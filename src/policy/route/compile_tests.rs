@@ -13,7 +13,7 @@ fn compile(config: &Config) -> (Routes, Vec<Problem>) {
     let mut problems = vec![];
     let (pools, trusts) =
         (egress::compile(config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(config, &mut vec![]));
-    let (signers, limits) = (sign::compile(config, &mut problems), admit::compile(config, &mut problems));
+    let (signers, limits) = (sign::compile(config, None, &mut problems), admit::compile(config, &mut problems));
     let tables = Tables { pools: &pools, trusts: &trusts, signers: &signers, limits: &limits };
     let routes = Routes::compile(config, &tables, &mut problems);
     (routes, problems)

@@ -1,24 +1,48 @@
 //! Signers from what is written.
 //! Can these keys sign by this scheme?
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::Signer;
 use super::fault::BadKey;
+use super::keyring::Keyring;
+use super::listing::Signers;
 use super::registry::{self, which};
 use super::scheme::{Key, Scheme};
-use crate::config::{self, At, Config, Problem};
-use crate::names::SignerName;
+use super::tenants::Tenants;
+use crate::config::{self, At, Config, Encoding, Hmac, Problem};
+use crate::names::{KeyId, SignerName};
 
-pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<SignerName, Arc<Signer>> {
-    let signer = |(name, written): (&SignerName, _)| Some((name.clone(), Arc::new(signer(name, written, problems)?)));
-    config.signers.iter().filter_map(signer).collect()
+/// `before`: those of the plan before, whose tenants' keys are kept where their files are the same.
+pub fn compile(config: &Config, before: Option<&Signers>, problems: &mut Vec<Problem>) -> Signers {
+    let mut signers = BTreeMap::new();
+    for (name, written) in &config.signers {
+        let before = before.and_then(|before| before.get(name)).map(|before| &**before);
+        if let Some(signer) = signer(name, written, before, problems) {
+            signers.insert(name.clone(), Arc::new(signer));
+        }
+    }
+    signers
 }
 
-fn signer(name: &SignerName, written: &At<config::Signer>, problems: &mut Vec<Problem>) -> Option<Signer> {
-    if written.keys.is_empty() {
+/// All that says how a secret is read.
+#[derive(PartialEq, Eq)]
+pub(super) struct Told {
+    scheme: &'static str,
+    algorithm: Option<Hmac>,
+    key_encoding: Option<Encoding>,
+}
+
+fn signer(
+    name: &SignerName,
+    written: &At<config::Signer>,
+    before: Option<&Signer>,
+    problems: &mut Vec<Problem>,
+) -> Option<Signer> {
+    if written.keys.is_empty() && written.key_dir.is_none() {
         let help = "keys = [{ id = \"…\", secret = \"file:…\" }]; `outgate keys new` makes a secret";
         problems.push(Problem::at(written.place, format!("the signer {name} has no key")).help(help));
     }
@@ -44,22 +68,42 @@ fn signer(name: &SignerName, written: &At<config::Signer>, problems: &mut Vec<Pr
     if scheme.carries_one() {
         one_after_the_other(known.name, &written.keys, problems);
     }
-    let mut keys: Vec<Key> =
-        written.keys.iter().filter_map(|written| key(scheme.as_ref(), written, problems)).collect();
-    // A key without a beginning is the oldest; equals stay as written.
-    keys.sort_by_key(|key| Reverse(key.from));
-    Some(Signer { name: name.clone(), known_as: known.name, scheme, keys, place: written.place })
+    let keys = written.keys.iter().filter_map(|written| key(scheme.as_ref(), written, problems));
+    let shared = Some(Keyring::new(keys.collect())).filter(|_| !written.keys.is_empty() || written.key_dir.is_none());
+    let told = Told {
+        scheme: known.name,
+        algorithm: written.algorithm.as_ref().map(|algorithm| algorithm.value),
+        key_encoding: written.key_encoding.as_ref().map(|encoding| encoding.value),
+    };
+    let before = before.filter(|before| before.told == told).and_then(|before| before.tenants.as_ref());
+    let tenants = written
+        .key_dir
+        .as_ref()
+        .map(|key_dir| Tenants::compile(name, known.name, scheme.as_ref(), key_dir, before, problems));
+    let name = name.clone();
+    Some(Signer { name, known_as: known.name, scheme, told, shared, tenants, place: written.place })
 }
 
 /// Where receivers read one signature, it must be clear which key signs: the one that began last.
 fn one_after_the_other(scheme: &str, keys: &[At<config::SigningKey>], problems: &mut Vec<Problem>) {
-    for (i, key) in keys.iter().enumerate() {
-        if let Some(first) = keys[..i].iter().find(|first| first.from == key.from && first.id != key.id) {
-            let message = format!("the keys {} and {} begin at the same time", first.id, key.id);
-            let help = format!("{scheme} carries one signature: write `from` where the newer key takes over");
-            problems.push(Problem::at(key.place, message).also(first.place, "first here").help(help));
-        }
+    let starts: Vec<Start<'_>> = keys.iter().map(|key| (&key.id, key.from)).collect();
+    for (first, second) in twins(&starts) {
+        let (first, second) = (&keys[first], &keys[second]);
+        let message = format!("the keys {} and {} begin at the same time", first.id, second.id);
+        let help = format!("{scheme} carries one signature: write `from` where the newer key takes over");
+        problems.push(Problem::at(second.place, message).also(first.place, "first here").help(help));
     }
+}
+
+/// A key, and when it begins.
+pub(super) type Start<'a> = (&'a KeyId, Option<Timestamp>);
+
+/// Those that begin together with one before them.
+pub(super) fn twins<'a>(keys: &'a [Start<'a>]) -> impl Iterator<Item = (usize, usize)> + 'a {
+    keys.iter().enumerate().filter_map(|(i, (id, from))| {
+        let first = keys[..i].iter().position(|(other, begins)| begins == from && other != id)?;
+        Some((first, i))
+    })
 }
 
 fn key(scheme: &dyn Scheme, written: &config::SigningKey, problems: &mut Vec<Problem>) -> Option<Key> {

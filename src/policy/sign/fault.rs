@@ -18,6 +18,10 @@ pub(super) fn bad(message: impl Into<String>, help: impl Into<String>) -> BadKey
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignError {
     NoKey,
+    /// The signer has keys for tenants alone, and the webhook is for none.
+    NoTenant,
+    /// The tenant has no keys, and none are shared.
+    NoKeys,
     /// The library could not.
     Failed,
     /// The request is such that no signature of it would hold: what is wrong with it.
@@ -28,6 +32,8 @@ impl fmt::Display for SignError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoKey => "no key is in force",
+            Self::NoTenant => "each tenant has keys of its own, and no tenant is named",
+            Self::NoKeys => "the tenant has no keys",
             Self::Failed => "the key could not sign",
             Self::Unsignable(why) => why,
         })

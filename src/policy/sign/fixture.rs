@@ -43,6 +43,7 @@ impl<'a> Sample<'a> {
         what(&Draft {
             method: &Method::POST,
             target: &self.target,
+            tenant: None,
             path_and_query: &self.path_and_query,
             headers,
             body: self.body.as_bytes(),

@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 use super::Signer;
 use super::algorithm::Algorithm;
 use super::public::PublicKey;
-use crate::names::{KeyId, SignerName};
+use crate::names::{KeyId, SignerName, TenantName};
 
 /// A key, as its operator wants to see it.
 pub struct Listed<'a> {
     pub signer: &'a SignerName,
     pub scheme: &'static str,
+    /// Whose key it is; `None`: of all that have none of their own.
+    pub tenant: Option<&'a TenantName>,
     pub id: &'a KeyId,
     pub algorithm: Algorithm,
     pub from: Option<Timestamp>,
@@ -49,12 +51,15 @@ impl State {
 }
 
 impl Signer {
-    /// The newest first.
-    pub fn list(&self, now: Timestamp) -> impl Iterator<Item = Listed<'_>> {
-        let active: BTreeSet<&KeyId> = self.signing_keys(now).collect();
-        self.keys.iter().map(move |key| Listed {
+    /// Those of this tenant, or those that are shared if it is `None` or has none of its own; the newest first.
+    pub fn list<'a>(&'a self, tenant: Option<&'a TenantName>, now: Timestamp) -> impl Iterator<Item = Listed<'a>> {
+        let active: BTreeSet<&KeyId> = self.signing_keys(tenant, now).collect();
+        let owner = tenant.filter(|tenant| self.has_own_keys(tenant));
+        let keys = self.keys_of(tenant).into_iter().flat_map(|keys| &keys.keys);
+        keys.map(move |key| Listed {
             signer: &self.name,
             scheme: self.known_as,
+            tenant: owner,
             id: &key.id,
             algorithm: key.secret.algorithm(),
             from: key.from,
@@ -73,23 +78,29 @@ impl Signer {
 
 pub type Signers = BTreeMap<SignerName, Arc<Signer>>;
 
-/// Every public half that verifies something, or will: receivers must have a key before it signs.
-pub fn published(signers: &Signers, now: Timestamp) -> impl Iterator<Item = (Listed<'_>, &PublicKey)> {
-    let listed = signers.values().flat_map(move |signer| signer.list(now));
+/// Every public half that verifies something of this tenant, or will: receivers must have a key before it signs. `None`:
+/// what is shared, and nothing that is a tenant's own.
+pub fn published<'a>(
+    signers: &'a Signers,
+    tenant: Option<&'a TenantName>,
+    now: Timestamp,
+) -> impl Iterator<Item = (Listed<'a>, &'a PublicKey)> {
+    let listed = signers.values().flat_map(move |signer| signer.list(tenant, now));
     listed.filter(|key| key.state != State::Ended).filter_map(|key| key.public.map(|public| (key, public)))
 }
 
 /// A JWK Set (RFC 7517 §5): keys are known by the ids that the configuration gives them.
-pub fn jwks(signers: &Signers, now: Timestamp) -> Value {
+pub fn jwks(signers: &Signers, tenant: Option<&TenantName>, now: Timestamp) -> Value {
     let mut seen = BTreeSet::new();
-    let keys = published(signers, now).filter(|(key, public)| seen.insert((key.id.clone(), public.thumbprint())));
+    let keys =
+        published(signers, tenant, now).filter(|(key, public)| seen.insert((key.id.clone(), public.thumbprint())));
     json!({ "keys": keys.map(|(key, public)| public.jwk(key.id.as_str())).collect::<Vec<_>>() })
 }
 
 /// A key directory for HTTP Message Signatures: keys are known by their thumbprints.
-pub fn directory(signers: &Signers, now: Timestamp) -> Value {
+pub fn directory(signers: &Signers, tenant: Option<&TenantName>, now: Timestamp) -> Value {
     let mut seen = BTreeSet::new();
-    let keys = published(signers, now)
+    let keys = published(signers, tenant, now)
         .filter(|(key, public)| key.scheme == super::rfc9421::KNOWN.name && seen.insert(public.thumbprint()));
     json!({ "keys": keys.map(|(key, public)| public.directory_entry(key.from, key.until)).collect::<Vec<_>>() })
 }

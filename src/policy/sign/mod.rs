@@ -10,6 +10,7 @@ mod fixture;
 mod github;
 mod hmac;
 mod key;
+mod keyring;
 mod listing;
 mod pem;
 mod public;
@@ -22,24 +23,25 @@ mod slack;
 mod standard_webhooks;
 mod stripe;
 mod template;
+mod tenants;
 mod twilio;
 
 use http::{HeaderName, HeaderValue};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use crate::config::{Place, Problem};
-use crate::names::{KeyId, SignerName};
+use crate::config::{Place, Problem, few};
+use crate::names::{KeyId, SignerName, TenantName};
 pub use algorithm::Algorithm;
+use compile::Told;
 pub use compile::compile;
 pub use fault::{NewKeyError, SignError};
+pub use keyring::Keyring;
 pub use listing::{Listed, Signers, State, directory, jwks, published};
 pub use public::PublicKey;
 pub use registry::{new_key, schemes};
 pub use scheme::{Changes, Draft};
 use scheme::{Key, Scheme};
-
-/// How long before the last key ends an operator is told.
-const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
+use tenants::Tenants;
 
 /// What is added to a webhook, and the keys it came from.
 #[derive(Debug)]
@@ -54,8 +56,12 @@ pub struct Signer {
     /// The name of its scheme.
     known_as: &'static str,
     scheme: Box<dyn Scheme>,
-    /// The newest first.
-    keys: Vec<Key>,
+    /// What its keys were read by.
+    told: Told,
+    /// Of all tenants that have none of their own, if there are any.
+    shared: Option<Keyring>,
+    /// Each with keys of its own.
+    tenants: Option<Tenants>,
     place: Place,
 }
 
@@ -85,7 +91,7 @@ impl Signer {
         if !valid_id(draft.id) {
             return Err(SignError::Unsignable("the webhook id cannot be signed"));
         }
-        let keys: Vec<&Key> = self.signing(draft.now).collect();
+        let keys: Vec<&Key> = self.keys_of(draft.tenant)?.signing(draft.now, self.scheme.carries_one()).collect();
         if keys.is_empty() {
             return Err(SignError::NoKey);
         }
@@ -93,50 +99,44 @@ impl Signer {
         Ok(Signature { headers, keys: keys.iter().map(|key| key.id.clone()).collect() })
     }
 
-    /// What an operator should know of its keys at this time: none in force is a problem, a gap to come is a warning.
+    /// How many tenants have keys of their own; `None`: none can.
+    pub fn tenants(&self) -> Option<usize> {
+        self.tenants.as_ref().map(Tenants::count)
+    }
+
+    /// Whether the tenant has a folder of its own, whatever stands in it.
+    pub fn has_own_keys(&self, tenant: &TenantName) -> bool {
+        self.tenants.as_ref().is_some_and(|tenants| tenants.keyring(tenant).is_some())
+    }
+
+    /// What signs for this tenant: its own keys where it has a folder, and be it an empty one; else those that all share,
+    /// if there are any. Never another tenant's.
+    pub fn keys_of(&self, tenant: Option<&TenantName>) -> Result<&Keyring, SignError> {
+        let own = self.tenants.as_ref().zip(tenant).and_then(|(tenants, tenant)| tenants.keyring(tenant));
+        let none = if tenant.is_some() { SignError::NoKeys } else { SignError::NoTenant };
+        own.or(self.shared.as_ref()).ok_or(none)
+    }
+
+    /// The keys that sign for this tenant at this time, the newest first.
+    pub fn signing_keys(&self, tenant: Option<&TenantName>, now: Timestamp) -> impl Iterator<Item = &KeyId> {
+        let keys = self.keys_of(tenant).into_iter();
+        keys.flat_map(move |keys| keys.signing(now, self.scheme.carries_one())).map(|key| &key.id)
+    }
+
+    /// What an operator should know of its keys at this time: none of the shared ones in force is a problem, a gap to
+    /// come is a warning. So is a tenant without a key: one of thousands must not keep the others from starting.
     pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
-        let Some(gap) = self.next_gap(now) else { return Vec::new() };
-        let next = self.keys.iter().filter_map(|key| key.from).filter(|&from| from > gap).min();
-        let until = next.map_or(String::new(), |next| format!(" until {next}"));
         let help = "add a key, or move from and until so that one follows the other";
-        if gap == now {
-            let message = format!("no key of the signer {} is in force{until}", self.name);
-            vec![Problem::at(self.place, message).help(help)]
-        } else if gap.duration_since(now) <= WARN_BEFORE {
-            let message = format!("no key of the signer {} is in force from {gap}{until}", self.name);
-            vec![Problem::warning(Some(self.place), message).help(help)]
-        } else {
-            Vec::new()
+        let shared = self.shared.as_ref().and_then(|keys| keys.gap(&format!("the signer {}", self.name), now));
+        let shared = shared.map(|gap| match gap.is_now {
+            true => Problem::at(self.place, gap.message),
+            false => Problem::warning(Some(self.place), gap.message),
+        });
+        let mut problems = Vec::from_iter(shared.map(|problem| problem.help(help)));
+        if let Some(tenants) = &self.tenants {
+            problems.extend(few(tenants.warnings(self.place, now), &tenants.place()));
         }
-    }
-
-    /// The keys that sign at this time, the newest first.
-    pub fn signing_keys(&self, now: Timestamp) -> impl Iterator<Item = &KeyId> {
-        self.signing(now).map(|key| &key.id)
-    }
-
-    fn signing(&self, now: Timestamp) -> impl Iterator<Item = &Key> {
-        self.in_force(now).take(if self.scheme.carries_one() { 1 } else { usize::MAX })
-    }
-
-    fn in_force(&self, now: Timestamp) -> impl Iterator<Item = &Key> {
-        let in_force = move |key: &&Key| key.from.is_none_or(|t| t <= now) && key.until.is_none_or(|t| now < t);
-        self.keys.iter().filter(in_force)
-    }
-
-    /// The first moment from `now` on without a key; `None`: there is always one.
-    fn next_gap(&self, now: Timestamp) -> Option<Timestamp> {
-        let mut gap = now;
-        loop {
-            let ends: Vec<_> = self.in_force(gap).map(|key| key.until).collect();
-            if ends.contains(&None) {
-                return None;
-            }
-            match ends.into_iter().flatten().max() {
-                Some(end) => gap = end,
-                None => return Some(gap),
-            }
-        }
+        problems
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::fault::{BadKey, SignError};
 use super::key::SecretKey;
 use super::public::PublicKey;
-use crate::names::{KeyId, Target};
+use crate::names::{KeyId, Target, TenantName};
 
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
@@ -20,7 +20,7 @@ pub(super) trait Scheme: Send + Sync {
     /// Whether receivers read one signature and no more. Then the newest key in force signs alone.
     fn carries_one(&self) -> bool;
 
-    /// From the secret as an operator keeps it.
+    /// From the secret as an operator keeps it. By [`Told`](super::Told) and nothing else that the scheme was told.
     fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey>;
 
     /// What must change about the webhook before anybody signs it.
@@ -53,6 +53,7 @@ pub(super) struct Key {
 pub struct Draft<'a> {
     pub method: &'a Method,
     pub target: &'a Target,
+    pub tenant: Option<&'a TenantName>,
     pub path_and_query: &'a str,
     /// With `Host`.
     pub headers: &'a HeaderMap,

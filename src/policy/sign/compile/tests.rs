@@ -22,7 +22,7 @@ fn compiled_as(signer: config::Signer) -> (Option<Arc<Signer>>, Vec<Problem>) {
     let name = SignerName::new("platform");
     let config = Config { signers: [(name.clone(), at(10, signer))].into(), ..config() };
     let mut problems = vec![];
-    let signer = compile(&config, &mut problems).remove(&name);
+    let signer = compile(&config, None, &mut problems).remove(&name);
     (signer, problems)
 }
 
@@ -74,7 +74,7 @@ fn keys_in_force_the_newest_first_and_gaps_told_in_time() {
         ("2027-03-10T00:00:00Z", &["third"], None),
     ] {
         let time: Timestamp = time.parse().unwrap();
-        let ids: Vec<&str> = signer.in_force(time).map(|key| key.id.as_str()).collect();
+        let ids: Vec<&str> = signer.keys_of(None).unwrap().in_force(time).map(|key| key.id.as_str()).collect();
         assert_eq!(ids, expected, "{time}");
         assert_eq!(messages(&signer.problems(time)), Vec::from_iter(problem.cloned()), "{time}");
     }
@@ -129,9 +129,9 @@ fn one_signature_is_the_newest_keys() {
             ("2027-01-15T00:00:00Z", "new", [State::Active, State::Replaced]),
         ] {
             let time: Timestamp = time.parse().unwrap();
-            let signing: Vec<&str> = signer.signing_keys(time).map(KeyId::as_str).collect();
+            let signing: Vec<&str> = signer.signing_keys(None, time).map(KeyId::as_str).collect();
             assert_eq!(signing, [expected], "{scheme}");
-            assert_eq!(signer.list(time).map(|key| key.state).collect::<Vec<_>>(), states, "{scheme}");
+            assert_eq!(signer.list(None, time).map(|key| key.state).collect::<Vec<_>>(), states, "{scheme}");
         }
         let (_, problems) = compiled(scheme, vec![key(20, "a", None), key(30, "b", None)]);
         assert_eq!(messages(&problems), ["the keys a and b begin at the same time"], "{scheme}");
@@ -140,7 +140,7 @@ fn one_signature_is_the_newest_keys() {
         let key = |start, id| key_of(scheme, start, id, None, None);
         let (signer, problems) = compiled(scheme, vec![key(20, "a"), key(30, "b")]);
         assert!(problems.is_empty(), "{problems:?}");
-        assert_eq!(signer.unwrap().signing_keys(Timestamp::UNIX_EPOCH).count(), 2, "{scheme}");
+        assert_eq!(signer.unwrap().signing_keys(None, Timestamp::UNIX_EPOCH).count(), 2, "{scheme}");
     }
 }
 
@@ -174,12 +174,12 @@ fn public_halves_are_published_from_before_they_sign_until_they_end() {
     let kids = |set: &serde_json::Value| -> Vec<String> {
         set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(kids(&jwks(&signers("rfc9421"), now)), ["announced", "active"]);
-    assert_eq!(kids(&jwks(&signers("github"), now)), [""; 0]);
+    assert_eq!(kids(&jwks(&signers("rfc9421"), None, now)), ["announced", "active"]);
+    assert_eq!(kids(&jwks(&signers("github"), None, now)), [""; 0]);
     let signers = signers("rfc9421");
-    let entries = directory(&signers, now);
+    let entries = directory(&signers, None, now);
     let thumbprints: Vec<_> = signers["platform"]
-        .list(now)
+        .list(None, now)
         .filter(|key| key.state != State::Ended)
         .map(|key| key.public.unwrap().thumbprint())
         .collect();

@@ -1,0 +1,159 @@
+//! Signing keys of many tenants: a directory with one folder a tenant, and in each one file a key.
+//! Which keys does each tenant have, and what is wrong with them?
+
+mod name;
+mod scan;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::files::{FileFault, Seen};
+use super::problem::{Problem, few};
+use super::read::{Reader, Value};
+use super::{At, Secret};
+use crate::names::{KeyId, TenantName};
+
+/// A `key_dir` as it was found.
+#[derive(Debug)]
+pub struct KeyDir {
+    pub path: PathBuf,
+    /// Every folder that a tenant can be called by, empty ones included.
+    pub tenants: BTreeMap<TenantName, Arc<KeyFolder>>,
+    /// Those whose folder could not be read: to be watched for a better state.
+    broken: Vec<TenantName>,
+}
+
+/// Those that were read, by path: what the next reading need not open again.
+pub type KeyDirs = BTreeMap<PathBuf, Arc<KeyDir>>;
+
+/// What stands in the folder of one tenant.
+#[derive(Debug)]
+pub struct KeyFolder {
+    /// SHA-256 over the names and the contents of its keys: equal means that nothing changed.
+    pub digest: [u8; 32],
+    pub keys: Vec<KeyFile>,
+    /// Files that are called like no key.
+    strays: Vec<String>,
+    /// Of the folder itself; `None`: it could change again without that being seen.
+    seen: Option<Seen>,
+}
+
+/// A key, and from when until when it is in force; its file's name says so.
+#[derive(Debug)]
+pub struct KeyFile {
+    pub id: KeyId,
+    pub from: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    pub secret: Secret,
+    name: String,
+    seen: Seen,
+}
+
+impl KeyFile {
+    /// Of the file, in its tenant's folder.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl KeyDir {
+    /// Itself, and every folder of a tenant.
+    pub fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        let tenants = self.tenants.keys().chain(&self.broken).map(|tenant| self.folder(tenant));
+        std::iter::once(self.path.clone()).chain(tenants)
+    }
+
+    /// Where the keys of a tenant stand, or would.
+    pub fn folder(&self, tenant: &TenantName) -> PathBuf {
+        self.path.join(tenant.as_str())
+    }
+}
+
+/// Reads the directory, or what has changed of it since the reading before. A broken one counts as empty, so that no
+/// more is said of it than what is wrong.
+pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Arc<KeyDir>>> {
+    let text = reader.text(value)?;
+    if text.is_empty() {
+        let problem = Problem::at(value.place, format!("`{}` is empty", value.key));
+        reader.problems.push(problem.help("write the path of a directory with one folder a tenant"));
+        return None;
+    }
+    let path = reader.resolve(value.place, text);
+    if let Some(read) = reader.key_dirs.get(&path) {
+        return Some(value.at(Arc::clone(read)));
+    }
+    reader.files.remember(&path);
+    let mut faults = Vec::new();
+    let mut read = KeyDir { path, tenants: BTreeMap::new(), broken: Vec::new() };
+    let known = reader.known.get(&read.path).map(Arc::as_ref);
+    if let Err(fault) = scan::scan(&mut read, known, &mut faults) {
+        faults.push(Fault::unreadable(&read.path, &fault));
+    }
+    let warnings = read.warnings();
+    let problems =
+        faults.into_iter().map(|fault| fault.problem(value)).chain(warnings.map(|fault| fault.warning(value)));
+    reader.problems.extend(few(problems, &format!("below {}", read.path.display())));
+    reader.files.digest(read.path.as_os_str().as_encoded_bytes());
+    for (tenant, folder) in &read.tenants {
+        reader.files.digest(tenant.as_str().as_bytes());
+        reader.files.digest(&folder.digest);
+    }
+    let read = Arc::new(read);
+    reader.key_dirs.insert(read.path.clone(), Arc::clone(&read));
+    Some(value.at(read))
+}
+
+impl KeyDir {
+    /// Of folders that were not opened this time, too.
+    fn warnings(&self) -> impl Iterator<Item = Fault> {
+        self.tenants.iter().flat_map(|(tenant, folder)| {
+            let path = self.folder(tenant);
+            let strays = folder.strays.iter().map(|name| Fault::stray(&path.join(name))).collect::<Vec<_>>();
+            let open = folder.keys.iter().filter(|key| key.seen.is_for_everybody());
+            strays.into_iter().chain(open.map(move |key| Fault::open(&path.join(&key.name))))
+        })
+    }
+}
+
+/// What is wrong below a `key_dir`.
+struct Fault {
+    message: String,
+    help: String,
+}
+
+impl Fault {
+    fn new(path: &Path, what: impl Display, help: impl Into<String>) -> Self {
+        Self { message: format!("{} {what}", path.display()), help: help.into() }
+    }
+
+    fn unreadable(path: &Path, fault: &FileFault) -> Self {
+        let help = match fault {
+            FileFault::Missing => "write the path of a directory with one folder a tenant".into(),
+            FileFault::Denied => format!("let the user that outgate runs as read {}", path.display()),
+            FileFault::Link => "put there what it leads to: below key_dir no link is followed".into(),
+            _ => "leave there a folder for each tenant, and in it a file for each key".to_owned(),
+        };
+        Self::new(path, fault, help)
+    }
+
+    fn stray(path: &Path) -> Self {
+        Self::new(path, "is not read: no key is called so", format!("call it {}", name::EXAMPLE))
+    }
+
+    fn open(path: &Path) -> Self {
+        let help = format!("run `chmod o-rwx {}`", path.display());
+        Self { message: format!("every user of this host can open {}", path.display()), help }
+    }
+
+    fn problem(self, value: &Value<'_>) -> Problem {
+        Problem::at(value.place, self.message).help(self.help)
+    }
+
+    fn warning(self, value: &Value<'_>) -> Problem {
+        Problem::warning(Some(value.place), self.message).help(self.help)
+    }
+}

@@ -1,0 +1,118 @@
+//! What the name of a key's file says: `2026-11.from-2026-11-01.until-2027-12-01.key`.
+//! Which key is it, and when is it in force?
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use crate::config::units::{self, Wrong};
+
+pub(super) const EXAMPLE: &str =
+    "ID.key or ID.pem, with times if need be: \"2026-11.from-2026-11-01.until-2027-12-01.key\"";
+
+const EXTENSIONS: [&str; 2] = [".key", ".pem"];
+const FROM: &str = ".from-";
+const UNTIL: &str = ".until-";
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Named<'a> {
+    pub(super) id: &'a str,
+    pub(super) from: Option<Timestamp>,
+    pub(super) until: Option<Timestamp>,
+}
+
+/// `None`: the name of no key.
+pub(super) fn parse(name: &str) -> Option<Result<Named<'_>, Wrong>> {
+    let stem = EXTENSIONS.iter().find_map(|extension| name.strip_suffix(extension))?;
+    Some(named(stem))
+}
+
+fn named(stem: &str) -> Result<Named<'_>, Wrong> {
+    let (stem, until) = period(stem, UNTIL)?;
+    let (id, from) = period(stem, FROM)?;
+    units::name(id)?;
+    if let (Some(from), Some(until)) = (from, until)
+        && from >= until
+    {
+        let (what, why) = ("the time of a key", "it ends before it begins".to_owned());
+        return Err(Wrong { what, why, help: "write an `until` that is later than `from`".into() });
+    }
+    Ok(Named { id, from, until })
+}
+
+/// The last part, if it is this one. A day begins at midnight UTC.
+fn period<'a>(stem: &'a str, word: &str) -> Result<(&'a str, Option<Timestamp>), Wrong> {
+    let Some((stem, text)) = stem.rsplit_once(word) else { return Ok((stem, None)) };
+    let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-11-01".len());
+    let midnight = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok()).map(|day| day.timestamp());
+    match midnight {
+        Some(midnight) => Ok((stem, Some(midnight))),
+        None => {
+            let help =
+                format!("write a day or a time after {word}: 2026-11-01, 2026-11-01T12:00:00Z, 20261101T120000Z");
+            let time = units::timestamp(text).map_err(|wrong| Wrong { help, ..wrong })?;
+            Ok((stem, Some(time)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn time(text: &str) -> Option<Timestamp> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn names_of_keys() {
+        let noon = "2026-11-01T12:00:00Z";
+        for (name, id, from, until) in [
+            ("2026-11.key", "2026-11", None, None),
+            ("k1.pem", "k1", None, None),
+            ("a.b.c.key", "a.b.c", None, None),
+            ("a.from-2026-11-01.key", "a", time("2026-11-01T00:00:00Z"), None),
+            ("a.until-2026-11-01T12:00:00Z.key", "a", None, time(noon)),
+            ("a.from-20261101T120000Z.pem", "a", time(noon), None),
+            ("a.from-2026-11-01T13:00:00+01:00.key", "a", time(noon), None),
+            (
+                "x.y.from-2026-11-01.until-2027-12-01.key",
+                "x.y",
+                time("2026-11-01T00:00:00Z"),
+                time("2027-12-01T00:00:00Z"),
+            ),
+        ] {
+            assert_eq!(parse(name), Some(Ok(Named { id, from, until })), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_no_key() {
+        for name in ["", "k1", "k1.key.bak", "k1.key~", "k1.pub", "key", "k1.KEY"] {
+            assert_eq!(parse(name), None, "{name}");
+        }
+        for (name, why) in [
+            (".key", "not a plain name"),
+            ("a b.key", "not a plain name"),
+            (".from-2026-11-01.key", "not a plain name"),
+            ("a.from-.key", "not RFC 3339"),
+            ("a.from-2026-13-01.key", "not RFC 3339"),
+            ("a.from-2026-11-01T12:00:00.key", "no offset from UTC"),
+            ("a.until-2026-11-01.from-2025-11-01.key", "not RFC 3339"),
+            ("a.from-2026-11-01.until-2026-11-01.key", "it ends before it begins"),
+        ] {
+            let wrong = parse(name).unwrap().unwrap_err();
+            assert_eq!(wrong.why, why, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_is_fatal(name in "[a-z0-9.:TZ+-]{0,20}(\\.from-|\\.until-)?[0-9TZ:-]{0,22}\\.key") {
+            if let Some(Ok(named)) = parse(&name) {
+                prop_assert!(name.starts_with(named.id));
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A directory of folders with keys, looked over: only what has changed since the last time is opened.
+//! What stands there now?
+//!
+//! Everything is looked up below a descriptor of the directory, and no link is followed: what one tenant's folder has in
+//! it can never be another's, or a file from elsewhere. The directory itself may be a link, so that all of it can be
+//! swapped at once.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
+use rustix::io::Errno;
+
+use super::{Fault, KeyDir, KeyFile, KeyFolder, name};
+use crate::config::Secret;
+use crate::config::files::{FileFault, Seen, read_opened};
+use crate::config::secret::SECRET_MAX;
+use crate::names::{KeyId, TENANT_MAX, TenantName};
+
+/// Each is watched, and held in memory.
+const TENANTS_MAX: usize = 250_000;
+/// Files in a tenant's folder: while keys rotate there are two or three.
+const FILES_MAX: usize = 1_000;
+
+/// Every tenant's folder. One with a fault will be read again.
+pub(super) fn scan(found: &mut KeyDir, before: Option<&KeyDir>, faults: &mut Vec<Fault>) -> Result<(), FileFault> {
+    let now = SystemTime::now();
+    let KeyDir { path, tenants, broken } = found;
+    let root = open(CWD, path, OFlags::DIRECTORY)?;
+    for entry in entries(&root, TENANTS_MAX)? {
+        let Some(tenant) = folder(&root, path, &entry, faults) else { continue };
+        let known = before.and_then(|before| before.tenants.get(&tenant));
+        if let Some(known) = known.filter(|known| known.is_unchanged(&root, &tenant)) {
+            tenants.insert(tenant, Arc::clone(known));
+            continue;
+        }
+        let path = path.join(tenant.as_str());
+        match read(&root, &path, &tenant, now, faults) {
+            Ok(Some(folder)) => drop(tenants.insert(tenant, Arc::new(folder))),
+            Ok(None) => broken.push(tenant),
+            // Gone while we looked: as if it had never been there.
+            Err(FileFault::Missing) => {}
+            Err(fault) => {
+                faults.push(Fault::unreadable(&path, &fault));
+                broken.push(tenant);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Something that stands in a directory.
+struct Entry {
+    name: String,
+    is_folder: bool,
+}
+
+/// In the order of their names. What begins with a dot is hidden: an editor's, or not there yet.
+fn entries(folder: &OwnedFd, max: usize) -> Result<Vec<Entry>, FileFault> {
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(folder).map_err(fault)? {
+        let entry = entry.map_err(fault)?;
+        let name = entry.file_name().to_string_lossy();
+        if name.starts_with('.') {
+            continue;
+        }
+        if entries.len() == max {
+            return Err(FileFault::TooMany { max });
+        }
+        entries.push(Entry { name: name.into_owned(), is_folder: entry.file_type() == FileType::Directory });
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// The tenant whose folder this is. Files beside the folders are none of ours.
+fn folder(root: &OwnedFd, path: &Path, entry: &Entry, faults: &mut Vec<Fault>) -> Option<TenantName> {
+    let is =
+        |kind, flags| statat(root, &entry.name, flags).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind);
+    let path = || path.join(&entry.name);
+    // Not every file system tells in its listing.
+    if !entry.is_folder && !is(FileType::Directory, AtFlags::SYMLINK_NOFOLLOW) {
+        if is(FileType::Directory, AtFlags::empty()) {
+            faults.push(Fault::unreadable(&path(), &FileFault::Link));
+        }
+        return None;
+    }
+    if entry.name.len() > TENANT_MAX || !entry.name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let help = format!("a tenant's name is 1 to {TENANT_MAX} visible ASCII characters, as in Outgate-Tenant");
+        faults.push(Fault::new(&path(), "is the folder of no tenant", help));
+        return None;
+    }
+    Some(TenantName::new(entry.name.as_str()))
+}
+
+impl KeyFolder {
+    /// Nothing is opened to tell.
+    fn is_unchanged(&self, root: &OwnedFd, tenant: &TenantName) -> bool {
+        let seen = |path: &str| Some(Seen::of(&statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?));
+        self.seen.is_some_and(|before| seen(tenant.as_str()) == Some(before))
+            && self.keys.iter().all(|key| seen(&format!("{tenant}/{}", key.name)) == Some(key.seen))
+    }
+}
+
+/// `None`: a fault was told.
+fn read(
+    root: &OwnedFd,
+    path: &Path,
+    tenant: &TenantName,
+    now: SystemTime,
+    faults: &mut Vec<Fault>,
+) -> Result<Option<KeyFolder>, FileFault> {
+    let folder = open(root, Path::new(tenant.as_str()), OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+    // Before anything is read: what changes from here on has another time.
+    let seen = Seen::of(&fstat(&folder).map_err(fault)?);
+    let (mut keys, mut strays, mut told) = (Vec::<KeyFile>::new(), Vec::new(), Vec::new());
+    for entry in entries(&folder, FILES_MAX)? {
+        match key(&folder, path, &entry.name) {
+            Some(Ok(key)) => match keys.iter().find(|other| other.id == key.id) {
+                Some(other) => {
+                    let what = format!("and {} have the same id, {}", other.name, key.id);
+                    told.push(Fault::new(
+                        &path.join(&entry.name),
+                        what,
+                        "records tell a tenant's keys apart by their id",
+                    ));
+                }
+                None => keys.push(key),
+            },
+            Some(Err(None)) => {}
+            Some(Err(Some(fault))) => told.push(fault),
+            None if entry.is_folder => {}
+            None => strays.push(entry.name),
+        }
+    }
+    if !told.is_empty() {
+        faults.extend(told);
+        return Ok(None);
+    }
+    let settled = seen.is_settled(now) && keys.iter().all(|key| key.seen.is_settled(now));
+    keys.shrink_to_fit();
+    Ok(Some(KeyFolder { digest: digest(&keys), keys, strays, seen: settled.then_some(seen) }))
+}
+
+/// `None`: not called like one. `Err(None)`: gone while we looked.
+fn key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile, Option<Fault>>> {
+    let path = path.join(file);
+    let named = match name::parse(file)? {
+        Ok(named) => named,
+        Err(wrong) => {
+            let what = format!("is not named like a key: it has not {}, {}", wrong.what, wrong.why);
+            return Some(Err(Some(Fault::new(&path, what, wrong.help))));
+        }
+    };
+    let opened = open(folder, Path::new(file), OFlags::NOFOLLOW);
+    let content = opened.and_then(|opened| read_opened(File::from(opened), SECRET_MAX));
+    let content = match content {
+        Ok(content) => content,
+        Err(FileFault::Missing) => return Some(Err(None)),
+        Err(fault) => return Some(Err(Some(Fault::unreadable(&path, &fault)))),
+    };
+    let bytes = zeroize::Zeroizing::new(content.bytes);
+    let secret = bytes.trim_ascii();
+    if secret.is_empty() {
+        let help = "put the secret there; move it there whole if this is seen while it is written";
+        return Some(Err(Some(Fault::new(&path, "is empty", help))));
+    }
+    Some(Ok(KeyFile {
+        id: KeyId::new(named.id),
+        from: named.from,
+        until: named.until,
+        secret: Secret::new(secret.to_vec()),
+        name: file.to_owned(),
+        seen: content.seen,
+    }))
+}
+
+fn digest(keys: &[KeyFile]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    for part in keys.iter().flat_map(|key| [key.name.as_bytes(), key.secret.expose()]) {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
+
+/// O_NONBLOCK: opening a FIFO would wait for a writer.
+fn open(at: impl AsFd, path: &Path, how: OFlags) -> Result<OwnedFd, FileFault> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | how;
+    openat(at, path, flags, Mode::empty()).map_err(fault)
+}
+
+fn fault(errno: Errno) -> FileFault {
+    if errno == Errno::LOOP { FileFault::Link } else { std::io::Error::from(errno).into() }
+}
