@@ -169,9 +169,14 @@ impl<'a> Table<'a> {
         Some(list.iter().filter_map(|value| read(reader, value)).collect())
     }
 
+    /// Whether the key is there, under whatever name.
+    pub(super) fn says(&self, key: &str) -> bool {
+        self.get(key).is_some() || self.meant.contains(&key)
+    }
+
     /// Whether the key is there, however wrong its value; if not, that is a problem.
     pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str, help: &str) {
-        if self.get(key).is_none() && !self.meant.contains(&key) && !reader.is_broken(self.place.file) {
+        if !self.says(key) && !reader.is_broken(self.place.file) {
             reader.problems.push(Problem::at(self.place, format!("`{}` has no `{key}`", self.key)).help(help));
         }
     }

@@ -76,7 +76,7 @@ pub(super) fn all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<Sign
 fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
     let help = "write keys = [{ id = \"2026-11\", secret = \"file:PATH\" }]";
     table.require(reader, "scheme", "write scheme = \"standard-webhooks\"");
-    if table.get("key_dir").is_none() {
+    if !table.says("key_dir") {
         table.require(reader, "keys", help);
     }
     let key_dir = table.one(reader, "key_dir", key_dir::read);

@@ -21,7 +21,7 @@ use super::{DEBOUNCE, Trigger};
 use crate::config::KeyDirs;
 
 /// How often what is not watched is looked over.
-const LOOK_OVER: Duration = Duration::from_secs(5);
+const LOOK_OVER: Duration = Duration::from_secs(2);
 /// And no more than this part of the time is spent on it.
 const SHARE: u32 = 50;
 

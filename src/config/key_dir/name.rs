@@ -34,7 +34,7 @@ fn named(stem: &str) -> Result<Named<'_>, Wrong> {
     if let (Some(from), Some(until)) = (from, until)
         && from >= until
     {
-        let (what, why) = ("the time of a key", "it ends before it begins".to_owned());
+        let (what, why) = ("a time for a key", "it ends before it begins".to_owned());
         return Err(Wrong { what, why, help: "write an `until` that is later than `from`".into() });
     }
     Ok(Named { id, from, until })

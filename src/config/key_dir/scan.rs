@@ -152,7 +152,7 @@ fn key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile, Opti
     let named = match name::parse(file)? {
         Ok(named) => named,
         Err(wrong) => {
-            let what = format!("is not named like a key: it has not {}, {}", wrong.what, wrong.why);
+            let what = format!("is not named like a key: not {}, {}", wrong.what, wrong.why);
             return Some(Err(Some(Fault::new(&path, what, wrong.help))));
         }
     };

@@ -1,6 +1,8 @@
 //! The keys of one owner, of one tenant or of all that share them, in time.
 //! Which of them sign now, and when will none of them?
 
+use std::fmt::Display;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::scheme::Key;
@@ -36,7 +38,7 @@ impl Keyring {
     }
 
     /// That there is no key, or soon will be none.
-    pub(super) fn gap(&self, owner: &str, now: Timestamp) -> Option<Gap> {
+    pub(super) fn gap(&self, owner: impl Display, now: Timestamp) -> Option<Gap> {
         let gap = self.next_gap(now)?;
         let next = self.keys.iter().filter_map(|key| key.from).filter(|&from| from > gap).min();
         let until = next.map_or(String::new(), |next| format!(" until {next}"));

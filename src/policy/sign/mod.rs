@@ -127,7 +127,7 @@ impl Signer {
     /// come is a warning. So is a tenant without a key: one of thousands must not keep the others from starting.
     pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
         let help = "add a key, or move from and until so that one follows the other";
-        let shared = self.shared.as_ref().and_then(|keys| keys.gap(&format!("the signer {}", self.name), now));
+        let shared = self.shared.as_ref().and_then(|keys| keys.gap(format_args!("the signer {}", self.name), now));
         let shared = shared.map(|gap| match gap.is_now {
             true => Problem::at(self.place, gap.message),
             false => Problem::warning(Some(self.place), gap.message),

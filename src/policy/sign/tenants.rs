@@ -11,7 +11,7 @@ use super::compile::{Start, twins};
 use super::fault::BadKey;
 use super::keyring::Keyring;
 use super::scheme::{Key, Scheme};
-use crate::config::{At, KeyDir, KeyFile, KeyFolder, Place, Problem, few};
+use crate::config::{At, KeyDir, KeyFolder, Place, Problem, few};
 use crate::names::{SignerName, TenantName};
 
 pub(super) struct Tenants {
@@ -36,22 +36,23 @@ impl Tenants {
         before: Option<&Tenants>,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let mut wrong = Vec::new();
-        let folder = |(tenant, read): (&TenantName, &Arc<KeyFolder>)| {
-            let known =
-                before.and_then(|before| before.folders.get(tenant)).filter(|known| known.digest == read.digest);
-            let folder = known.cloned().unwrap_or_else(|| {
-                let place = written.folder(tenant).display().to_string();
-                let keys = read.keys.iter().filter_map(|file| key(scheme, file, &place, written.place, &mut wrong));
-                let keys = Keyring::new(keys.collect());
-                if scheme.carries_one() {
-                    wrong.extend(same_time(known_as, &read.keys, &place, written.place));
+        let (mut folders, mut wrong) = (BTreeMap::new(), Vec::new());
+        for (tenant, read) in &written.tenants {
+            let known = before.and_then(|before| before.folders.get(tenant));
+            let folder = match known.filter(|known| known.digest == read.digest) {
+                Some(known) => Some(Arc::clone(known)),
+                None => {
+                    let path = written.folder(tenant);
+                    let mut fault = |fault: Fault| {
+                        let message = format!("{} {} {}", fault.before, path.join(fault.file).display(), fault.message);
+                        wrong.push(Problem::at(written.place, message).help(fault.help));
+                    };
+                    folder(known_as, scheme, read, &mut fault).map(Arc::new)
                 }
-                Arc::new(Folder { digest: read.digest, keys })
-            });
-            (tenant.clone(), folder)
-        };
-        let folders = written.tenants.iter().map(folder).collect();
+            };
+            // One with a fault would have fewer keys than its tenant thinks.
+            folders.extend(folder.map(|folder| (tenant.clone(), folder)));
+        }
         let tenants = Self { signer: signer.clone(), path: written.path.clone(), folders };
         problems.extend(few(wrong.into_iter(), &tenants.place()));
         tenants
@@ -72,7 +73,7 @@ impl Tenants {
     /// Of tenants that have no key, or soon will have none.
     pub(super) fn warnings(&self, place: Place, now: Timestamp) -> impl Iterator<Item = Problem> {
         self.folders.iter().filter_map(move |(tenant, folder)| {
-            let gap = folder.keys.gap(&format!("the tenant {tenant} of the signer {}", self.signer), now)?;
+            let gap = folder.keys.gap(format_args!("the tenant {tenant} of the signer {}", self.signer), now)?;
             let help = format!(
                 "put a key into {}; its webhooks are refused meanwhile",
                 self.path.join(tenant.as_str()).display()
@@ -82,27 +83,37 @@ impl Tenants {
     }
 }
 
-fn key(scheme: &dyn Scheme, file: &KeyFile, folder: &str, place: Place, wrong: &mut Vec<Problem>) -> Option<Key> {
-    match scheme.parse_key(file.secret.expose()) {
-        Ok(secret) => {
-            let public = secret.public();
-            Some(Key { id: file.id.clone(), from: file.from, until: file.until, secret, public })
-        }
-        Err(BadKey { message, help }) => {
-            let message = format!("the secret in {folder}/{} {message}", file.name());
-            wrong.push(Problem::at(place, message).help(help));
-            None
-        }
-    }
+/// What is wrong with a file.
+struct Fault<'a> {
+    before: &'static str,
+    file: &'a str,
+    message: String,
+    help: String,
 }
 
-fn same_time(scheme: &str, files: &[KeyFile], folder: &str, place: Place) -> Vec<Problem> {
-    let starts: Vec<Start<'_>> = files.iter().map(|file| (&file.id, file.from)).collect();
-    let problem = |(first, second): (usize, usize)| {
-        let (first, second) = (files[first].name(), files[second].name());
-        let message = format!("the keys {first} and {second} in {folder} begin at the same time");
-        let help = format!("{scheme} carries one signature: say in the newer one's name when it takes over, .from-…");
-        Problem::at(place, message).help(help)
-    };
-    twins(&starts).map(problem).collect()
+fn folder<'a>(
+    known_as: &str,
+    scheme: &dyn Scheme,
+    read: &'a KeyFolder,
+    fault: &mut impl FnMut(Fault<'a>),
+) -> Option<Folder> {
+    let mut keys = Vec::with_capacity(read.keys.len());
+    for file in &read.keys {
+        match scheme.parse_key(file.secret.expose()) {
+            Ok(secret) => {
+                let public = secret.public();
+                keys.push(Key { id: file.id.clone(), from: file.from, until: file.until, secret, public });
+            }
+            Err(BadKey { message, help }) => fault(Fault { before: "the secret in", file: file.name(), message, help }),
+        }
+    }
+    let starts: Vec<Start<'_>> = read.keys.iter().map(|file| (&file.id, file.from)).collect();
+    let twins: Vec<_> = twins(&starts).filter(|_| scheme.carries_one()).collect();
+    for (first, second) in &twins {
+        let message = format!("begins at the same time as {}", read.keys[*first].name());
+        let help = format!("{known_as} carries one signature: say in the newer key's name when it takes over, .from-…");
+        fault(Fault { before: "the key", file: read.keys[*second].name(), message, help });
+    }
+    let is_whole = keys.len() == read.keys.len() && twins.is_empty();
+    is_whole.then(|| Folder { digest: read.digest, keys: Keyring::new(keys) })
 }
