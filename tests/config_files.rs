@@ -7,8 +7,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use outgate::config::{self, Config, Loaded, Rejected, Severity};
+use jiff::Timestamp;
+use outgate::config::{self, Config, KeyFolder, Loaded, Rejected, Severity};
+use outgate::names::TenantName;
+use outgate::policy;
 
 /// A folder of its own for a test, gone with it.
 struct Folder(PathBuf);
@@ -187,4 +192,76 @@ fn without_a_file_strangers_on_loopback_reach_every_public_host() {
     assert_eq!((route.name.as_str(), route.hosts[0].as_str()), ("default", "*"));
     assert_eq!(config.files, Vec::<PathBuf>::new());
     assert_eq!(config::builtin(&[]).unwrap_err().problems.len(), 1);
+}
+
+const KEY: &[u8] = b"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+/// Of the one key_dir.
+fn tenant<'c>(config: &'c Config, name: &str) -> &'c Arc<KeyFolder> {
+    &config.key_dirs.values().next().unwrap().tenants[name]
+}
+
+#[test]
+fn only_the_folder_that_changed_is_read_again_and_compiled() {
+    let folder = Folder::new("tenants");
+    let names = ["acme", "globex", "initech"].map(TenantName::new);
+    names.iter().for_each(|name| drop(folder.write(&format!("keys/{name}/k1.key"), 0o600, KEY)));
+    let text = "[egress.default]\nranges = [\"192.0.2.1\"]\n\
+                [signers.a]\nscheme = \"standard-webhooks\"\nkey_dir = \"keys\"\n";
+    folder.write("config.toml", 0o644, text.as_bytes());
+    let again = |known: &Config| config::load_after(&folder.0.join("config.toml"), &known.key_dirs).unwrap().config;
+    let is_same = |one: &Config, other: &Config| {
+        names.each_ref().map(|name| Arc::ptr_eq(tenant(one, name.as_str()), tenant(other, name.as_str())))
+    };
+    // As long as another change could bear the same time, all are read again. Nothing tells when that has passed.
+    let mut before = folder.config();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let next = again(&before);
+        assert_eq!(next.digest, before.digest);
+        if is_same(&before, &next) == [true; 3] {
+            break;
+        }
+        assert!(Instant::now() < deadline);
+        before = next;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let plan = policy::compile(&before, Timestamp::UNIX_EPOCH).unwrap().0;
+
+    // Written over where it stands, as long as before; and one that only looks changed.
+    folder.write("keys/globex/k1.key", 0o600, b"whsec_D2FVsBQIhrscChlQIMV+b5sSYspob7oD");
+    folder.write("keys/initech/k1.key", 0o600, KEY);
+    let next = again(&before);
+    assert_eq!(is_same(&before, &next), [true, false, false]);
+    assert_ne!(next.digest, before.digest);
+    let digests = |config: &Config| names.each_ref().map(|name| tenant(config, name.as_str()).digest);
+    let (old, new) = (digests(&before), digests(&next));
+    assert!(old[0] == new[0] && old[1] != new[1] && old[2] == new[2]);
+    let after = policy::compile_after(&next, Some(&plan), Timestamp::UNIX_EPOCH).unwrap().0;
+    let kept = names.each_ref().map(|name| {
+        let keys = |plan: &policy::Plan| std::ptr::from_ref(plan.signers["a"].keys_of(Some(name)).unwrap());
+        keys(&plan) == keys(&after)
+    });
+    assert_eq!(kept, [true, false, true]);
+
+    // What says how a secret is read makes other keys of the same files.
+    folder.write("config.toml", 0o644, text.replace("standard-webhooks", "stripe").as_bytes());
+    let other = policy::compile_after(&again(&next), Some(&plan), Timestamp::UNIX_EPOCH).unwrap().0;
+    let algorithm = |plan: &policy::Plan| plan.signers["a"].scheme();
+    assert_eq!((algorithm(&plan), algorithm(&other)), ("standard-webhooks", "stripe"));
+    let keys = |plan: &policy::Plan| std::ptr::from_ref(plan.signers["a"].keys_of(Some(&names[0])).unwrap());
+    assert_ne!(keys(&plan), keys(&other));
+}
+
+#[test]
+fn a_directory_of_keys_is_watched_as_a_whole_also_where_a_key_is_broken() {
+    let folder = Folder::new("watched");
+    folder.write("keys/acme/k1.key", 0o600, KEY).write("keys/broken/k1.key", 0o600, b"").write("keys/file", 0o600, b"");
+    fs::create_dir_all(folder.0.join("keys/empty")).unwrap();
+    folder.write("config.toml", 0o644, b"[signers.a]\nscheme = \"stripe\"\nkey_dir = \"keys\"\n");
+    let rejected = folder.load().unwrap_err();
+    let mut watched: Vec<PathBuf> = rejected.key_dirs.values().flat_map(|key_dir| key_dir.folders()).collect();
+    watched.sort();
+    assert_eq!(watched, ["keys", "keys/acme", "keys/broken", "keys/empty"].map(|name| folder.0.join(name)));
+    assert!(rejected.files.contains(&folder.0.join("keys")), "{:?}", rejected.files);
 }
