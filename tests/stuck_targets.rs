@@ -17,7 +17,7 @@ use support::scene::{config, folder};
 use support::{Outgate, PATIENCE, post};
 
 /// More than the buffers of the kernel hold for a reader that does not read.
-const BODY: usize = 24 << 20;
+const BODY: usize = 12 << 20;
 /// A client that could not write for so long is held up by the target behind us, if what it sends streams.
 const HELD_UP: Duration = Duration::from_millis(500);
 
@@ -44,6 +44,7 @@ struct Stuck {
 }
 
 /// How a delivery ends for its client.
+#[derive(Debug, Clone, Copy)]
 enum End {
     Late,
     HangUp,
@@ -51,16 +52,8 @@ enum End {
     Answered(&'static [u8]),
 }
 
-fn place(protocol: &str) -> Place {
-    place_with(protocol, "1s", |text| text)
-}
-
-/// Where nothing is signed, so that bodies stream.
-fn streaming_place(protocol: &str, total: &str) -> Place {
-    place_with(protocol, total, |text| text.replace("sign = [\"platform\"]\n", ""))
-}
-
-fn place_with(protocol: &str, total: &str, change: impl FnOnce(String) -> String) -> Place {
+/// Where nothing is signed, bodies stream.
+fn place(protocol: &str, total: &str, body: Body) -> Place {
     let pki = Pki::new();
     let identity = pki.leaf(&["hook.example"]);
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -79,8 +72,8 @@ fn place_with(protocol: &str, total: &str, change: impl FnOnce(String) -> String
         .with_single_cert(identity.chain, identity.key)
         .unwrap();
     tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-    let text = change(text);
-    let streams = !text.contains("sign = [");
+    let streams = body == Body::Streams;
+    let text = if streams { text.replace("sign = [\"platform\"]\n", "") } else { text };
     Place { outgate: Outgate::run(folder(&pki), &text), target, tls: Arc::new(tls), streams }
 }
 
@@ -188,7 +181,7 @@ impl Place {
         let deadline = Instant::now() + PATIENCE;
         while self.holds(address) {
             assert!(Instant::now() < deadline, "{url}: the client's connection stays");
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(5)); // to ask is work for the kernel
         }
         if is_answered && streams {
             // The target has two seconds at least, but they are not the client's.
@@ -200,7 +193,7 @@ impl Place {
         // What the kernel still holds for us would be delivered by and by; a reset says that nothing is.
         while stuck.socket.take_error().unwrap().is_none() {
             assert!(Instant::now() < deadline, "{url}: the connection to the target stays");
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(5)); // to ask is work for the kernel
         }
         assert_eq!(self.outgate.records(1).len(), 1);
     }
@@ -209,104 +202,90 @@ impl Place {
 /// Long enough to hang up in. A stuck upload is not read from, so its client's end is seen when the delivery's time is up.
 const HANGS_UP_WITHIN: &str = "5s";
 /// Long enough for an early answer to be the first to end a delivery.
-const LONG: &str = "20s";
+const LONG: &str = "30s";
+
+/// How the target is spoken to; over HTTP/2, with what it says first.
+#[derive(Debug, Clone, Copy)]
+enum Over {
+    Plain,
+    Tls,
+    Http2(&'static [u8]),
+}
+
+/// All at the same time, since they wait more than they work.
+fn are_let_go(body: Body, rows: &[(Over, End)]) {
+    std::thread::scope(|scope| {
+        for (over, end) in rows.iter().copied() {
+            scope.spawn(move || is_let_go(body, over, end));
+        }
+    });
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Body {
+    Streams,
+    Whole,
+}
+
+fn is_let_go(body: Body, over: Over, end: End) {
+    let total = match (end, body) {
+        (End::Late, Body::Streams) => "4s",
+        // Time to be taken in, with all the others at the same time.
+        (End::Late, Body::Whole) => "8s",
+        (End::HangUp, Body::Streams) => HANGS_UP_WITHIN,
+        _ => LONG,
+    };
+    let protocol = if matches!(over, Over::Http2(_)) { "h2" } else { "http/1.1" };
+    let place = place(protocol, total, body);
+    match over {
+        Over::Plain => place.sends(&place.url("http"), || place.accept(), end),
+        Over::Tls => place.sends(&place.url("https"), || place.accept_tls(b""), end),
+        Over::Http2(says) => place.sends(&place.url("https"), || place.accept_tls(says), end),
+    }
+}
 
 #[test]
 fn a_body_that_streams_is_let_go() {
-    let place = place("http/1.1");
-    place.sends(&place.url("http"), || place.accept(), End::Late);
+    use Over::{Http2, Plain, Tls};
+    are_let_go(
+        Body::Streams,
+        &[
+            (Plain, End::Late),
+            (Plain, End::HangUp),
+            (Plain, End::Answered(OK_HTTP1)),
+            (Tls, End::Late),
+            (Tls, End::HangUp),
+            (Http2(OPEN), End::Late),
+            (Http2(OPEN), End::HangUp),
+            (Http2(OPEN), End::Answered(OK_HTTP2)),
+            (Http2(NARROW), End::Late),
+            (Http2(NARROW), End::HangUp),
+            (Http2(NARROW), End::Answered(OK_HTTP2)),
+        ],
+    );
 }
 
+/// With a narrow window it is HTTP/2 itself that would keep it, on a connection that is otherwise as good as any.
 #[test]
-fn a_body_that_streams_is_let_go_when_its_client_hangs_up() {
-    let place = streaming_place("http/1.1", HANGS_UP_WITHIN);
-    place.sends(&place.url("http"), || place.accept(), End::HangUp);
-}
-
-#[test]
-fn a_body_that_streams_is_let_go_when_its_target_has_answered() {
-    let place = streaming_place("http/1.1", LONG);
-    place.sends(&place.url("http"), || place.accept(), End::Answered(OK_HTTP1));
-}
-
-#[test]
-fn a_body_that_streams_is_let_go_over_tls() {
-    let place = streaming_place("http/1.1", "1s");
-    place.sends(&place.url("https"), || place.accept_tls(b""), End::Late);
-}
-
-#[test]
-fn a_body_that_streams_is_let_go_over_tls_when_its_client_hangs_up() {
-    let place = streaming_place("http/1.1", HANGS_UP_WITHIN);
-    place.sends(&place.url("https"), || place.accept_tls(b""), End::HangUp);
-}
-
-#[test]
-fn a_whole_body_is_let_go_over_tls() {
-    let place = place("http/1.1");
-    place.sends(&place.url("https"), || place.accept_tls(b""), End::Late);
-}
-
-#[test]
-fn a_whole_body_is_let_go_over_tls_when_its_client_hangs_up() {
-    let place = place_with("http/1.1", LONG, |text| text);
-    place.sends(&place.url("https"), || place.accept_tls(b""), End::HangUp);
-}
-
-#[test]
-fn a_whole_body_is_let_go_over_tls_when_its_target_has_answered() {
-    let place = place_with("http/1.1", LONG, |text| text);
-    place.sends(&place.url("https"), || place.accept_tls(b""), End::Answered(OK_HTTP1));
-}
-
-#[test]
-fn a_body_that_streams_is_let_go_over_http2() {
-    for windows in [OPEN, NARROW] {
-        let place = streaming_place("h2", "1s");
-        place.sends(&place.url("https"), || place.accept_tls(windows), End::Late);
-    }
-}
-
-#[test]
-fn a_body_that_streams_is_let_go_over_http2_when_its_client_hangs_up() {
-    for windows in [OPEN, NARROW] {
-        let place = streaming_place("h2", HANGS_UP_WITHIN);
-        place.sends(&place.url("https"), || place.accept_tls(windows), End::HangUp);
-    }
-}
-
-#[test]
-fn a_body_that_streams_is_let_go_over_http2_when_its_target_has_answered() {
-    for windows in [OPEN, NARROW] {
-        let place = streaming_place("h2", LONG);
-        place.sends(&place.url("https"), || place.accept_tls(windows), End::Answered(OK_HTTP2));
-    }
-}
-
-#[test]
-fn a_whole_body_is_let_go_over_http2() {
-    let place = place("h2");
-    place.sends(&place.url("https"), || place.accept_tls(OPEN), End::Late);
-}
-
-#[test]
-fn a_whole_body_is_let_go_over_http2_when_its_client_hangs_up() {
-    let place = place_with("h2", LONG, |text| text);
-    place.sends(&place.url("https"), || place.accept_tls(OPEN), End::HangUp);
-}
-
-/// With a narrow window it is HTTP/2 itself that would keep the body, on a connection that is otherwise as good as any.
-#[test]
-fn a_whole_body_is_let_go_over_http2_when_its_target_has_answered() {
-    for windows in [OPEN, NARROW] {
-        let place = place_with("h2", LONG, |text| text);
-        place.sends(&place.url("https"), || place.accept_tls(windows), End::Answered(OK_HTTP2));
-    }
+fn a_whole_body_is_let_go() {
+    use Over::{Http2, Tls};
+    are_let_go(
+        Body::Whole,
+        &[
+            (Tls, End::Late),
+            (Tls, End::HangUp),
+            (Tls, End::Answered(OK_HTTP1)),
+            (Http2(OPEN), End::Late),
+            (Http2(OPEN), End::HangUp),
+            (Http2(OPEN), End::Answered(OK_HTTP2)),
+            (Http2(NARROW), End::Answered(OK_HTTP2)),
+        ],
+    );
 }
 
 #[test]
 fn an_answer_that_says_it_is_the_last_is_passed_on_whole() {
-    let place = place("http/1.1");
+    let place = place("http/1.1", LONG, Body::Whole);
     let mut client = place.outgate.connect();
     client.send(post(&place.url("http"), "", "x"));
     let mut target = place.accept();

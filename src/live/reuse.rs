@@ -182,8 +182,8 @@ impl Reuse {
         &self.shards[(usize::from(low) + usize::from(key.target.port)) % SHARDS]
     }
 
-    /// Drops what is closed, has been idle for too long, is too old or does not settle, and what leaves from a source that `keeps`
-    /// does not keep. Exchanges that are under way on a shared connection finish.
+    /// Drops what is closed, has been idle for too long, is too old or does not settle, and what leaves from a source that
+    /// `keeps` does not keep. Exchanges that are under way on a shared connection finish.
     pub fn sweep(&self, idle_most: Duration, age_most: Duration, keeps: impl Fn(IpAddr) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
