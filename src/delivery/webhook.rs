@@ -9,6 +9,7 @@ use http_body::Body;
 use jiff::Timestamp;
 
 use super::ask::Ask;
+use super::credential::Shown;
 use super::inbound::{self, Inbound, Progress};
 use super::record::Record;
 use super::refusal::{Code, Refusal};
@@ -81,6 +82,11 @@ impl Webhook {
         let body = inbound::buffer(body, route.body_max, within).await?;
         pledge.map_or(Ok(()), |pledge| pledge.kept_by(&body))?;
         Ok(Taken::Whole(body))
+    }
+
+    /// What a client sent under the same name is not the route's credential.
+    pub(super) fn show(&mut self, shown: &Shown) {
+        self.fields.insert(shown.name.clone(), shown.value.clone());
     }
 
     /// Signs and closes it: nothing is changed afterwards.
