@@ -27,12 +27,16 @@ const ANSWER_MAX: usize = 64 << 10;
 
 /// What a target is shown.
 pub(super) struct Shown {
-    pub(super) name: HeaderName,
-    pub(super) value: HeaderValue,
+    name: HeaderName,
+    value: HeaderValue,
     token: Option<(Key, Token)>,
 }
 
 impl Shown {
+    pub(super) fn header(&self) -> (HeaderName, HeaderValue) {
+        (self.name.clone(), self.value.clone())
+    }
+
     /// A token that the target does not take is not shown again. The webhook is not sent again, either: its answer is
     /// the client's.
     pub(super) fn heed(&self, answer: &Response<Incoming>, live: &Live) {

@@ -150,7 +150,7 @@ async fn relay(
     let hops = steps::hops(live, in_force, route, tenant.as_ref(), &target, record).await?;
     let passage = Passage { live, in_force, route, target: &target, tenant: tenant.as_ref(), hops };
     let lease = passage.open(record).await?;
-    shown.iter().for_each(|shown| webhook.show(shown));
+    shown.iter().for_each(|shown| webhook.show(shown.header()));
     let sealed = webhook.seal(route, Timestamp::now(), record)?;
     record.step(Step::Sign);
     let (lease, answer) = passage.forward(lease, sealed, record).await?;

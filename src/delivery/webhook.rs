@@ -9,7 +9,6 @@ use http_body::Body;
 use jiff::Timestamp;
 
 use super::ask::Ask;
-use super::credential::Shown;
 use super::inbound::{self, Inbound, Progress};
 use super::record::Record;
 use super::refusal::{Code, Refusal};
@@ -84,9 +83,9 @@ impl Webhook {
         Ok(Taken::Whole(body))
     }
 
-    /// What a client sent under the same name is not the route's credential.
-    pub(super) fn show(&mut self, shown: &Shown) {
-        self.fields.insert(shown.name.clone(), shown.value.clone());
+    /// Adds the route's credential; what a client sent under its name is none.
+    pub(super) fn show(&mut self, (name, value): (HeaderName, HeaderValue)) {
+        self.fields.insert(name, value);
     }
 
     /// Signs and closes it: nothing is changed afterwards.
