@@ -62,11 +62,13 @@ pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), 
     let limits = admit::compile(config, &mut problems);
     let tables =
         route::Tables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
+    let guard = guard::Guard::compile(config, &mut problems);
+    credential::check_reach(config, &credentials, &guard, &mut problems);
     let plan = Plan {
         name: config.server.name.clone(),
         clients: identify::Clients::compile(config, &mut problems),
         routes: route::Routes::compile(config, &tables, &mut problems),
-        guard: guard::Guard::compile(config, &mut problems),
+        guard,
         listener: listener::compile(config, &mut problems),
         authority: inspect::compile(config, now, &mut problems),
         expiries: expiry::compile(config, now, &mut problems),

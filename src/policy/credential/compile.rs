@@ -17,6 +17,7 @@ use super::{Credential, OAuth2, Proof, bearer, secret_bytes, secret_value};
 use crate::config::{self, At, Authentication, ClientAuth, Config, Problem, Secret};
 use crate::host;
 use crate::names::{CredentialName, Scheme, Target};
+use crate::policy::guard::{Guard, Own};
 
 /// What makes the message what it is, belongs to the connection, or is somebody's signature.
 const TAKEN: [&str; 23] = [
@@ -70,6 +71,25 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<Credent
         Some((name.clone(), Arc::new(Credential { name: name.clone(), header, proof, allows_plaintext, kind })))
     };
     config.credentials.iter().filter_map(credential).collect()
+}
+
+/// A token endpoint that the guard refuses, as far as that is known without DNS.
+pub fn check_reach(
+    config: &Config,
+    credentials: &BTreeMap<CredentialName, Arc<Credential>>,
+    guard: &Guard,
+    problems: &mut Vec<Problem>,
+) {
+    for (name, written) in &config.credentials {
+        let Authentication::OAuth2(written) = &written.scheme else { continue };
+        let Some(Proof::Fetched(oauth2)) = credentials.get(name).map(|credential| &credential.proof) else { continue };
+        let endpoint = &oauth2.endpoint;
+        let judged = guard.judge_name(endpoint, &[endpoint.port], false);
+        if judged.is_err() || guard.clear(endpoint, &[], &Own::default()).is_err() {
+            let problem = Problem::at(written.token_url.place, "the guard lets nothing reach this token endpoint");
+            problems.push(problem.help("guard.allow makes exceptions for addresses, resolver.hosts for names"));
+        }
+    }
 }
 
 /// RFC 7617 §2: the first colon ends the name, and neither part has control characters.

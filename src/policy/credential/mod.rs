@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::names::CredentialName;
 pub use challenge::refuses_token;
-pub use compile::compile;
+pub use compile::{check_reach, compile};
 pub use oauth2::{Grant, NoGrant, OAuth2, pause};
 
 /// What a route's `credential` names.

@@ -150,6 +150,27 @@ fn the_client_proves_itself_in_a_header_or_in_the_body() {
 }
 
 #[test]
+fn an_endpoint_that_the_guard_refuses_is_a_problem() {
+    for (url, is_refused) in [
+        ("https://login.acme.com/", false),
+        ("https://login.acme.com:8443/", false),
+        ("https://login.internal/", true),
+        ("https://10.1.2.3/", true),
+        ("https://[::1]/", true),
+        ("https://169.254.169.254/", true),
+    ] {
+        let mut config = config();
+        let scheme = oauth2(|o| o.token_url.value = url.into());
+        config.credentials.insert(CredentialName::new("acme"), at(8, config::Credential { scheme, plaintext: false }));
+        let (mut problems, guard) = (vec![], Guard::compile(&config, &mut vec![]));
+        let credentials = compile(&config, &mut problems);
+        check_reach(&config, &credentials, &guard, &mut problems);
+        let expected = is_refused.then_some("the guard lets nothing reach this token endpoint".to_owned());
+        assert_eq!(messages(&problems), Vec::from_iter(expected), "{url}");
+    }
+}
+
+#[test]
 fn what_is_said_is_what_a_token_belongs_to() {
     let print = |change: fn(&mut config::OAuth2)| fetched(&one(oauth2(change)).unwrap()).fingerprint;
     let changes: [fn(&mut config::OAuth2); 6] = [
