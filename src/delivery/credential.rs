@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::passage::{Passage, lost};
 use super::record::{Record, Step};
@@ -105,7 +105,6 @@ fn told(failed: &Failed) -> Refusal {
     if refusal.code.row().retryable { refusal.retry_after(failed.again_in()) } else { refusal }
 }
 
-/// Bounded by the route's timeouts, each for its step.
 async fn run(live: Arc<Live>, in_force: Arc<InForce>, route: Arc<Route>, oauth2: Arc<OAuth2>, errand: Errand) {
     let fetched = fetch(&live, &in_force, &route, &oauth2, errand.tenant()).await;
     let result = fetched.as_ref().map_or_else(|refusal| refusal.code.name(), |_| "granted");
@@ -116,6 +115,7 @@ async fn run(live: Arc<Live>, in_force: Arc<InForce>, route: Arc<Route>, oauth2:
     }
 }
 
+/// Bounded by the route's timeouts: each for its step, and the total, which no delivery's end sets here.
 async fn fetch(
     live: &Arc<Live>,
     in_force: &InForce,
@@ -123,8 +123,9 @@ async fn fetch(
     oauth2: &OAuth2,
     tenant: Option<&TenantName>,
 ) -> Result<Grant, Refusal> {
-    let asked = ask(live, in_force, route, oauth2, tenant).await;
-    asked.map_err(|refusal| refusal.of_token_endpoint(&oauth2.endpoint))
+    let asked = timeout(route.timeouts.total, ask(live, in_force, route, oauth2, tenant)).await;
+    let late = || Refusal::new(Code::ResponseTimeout, "it was not there within the total timeout");
+    asked.unwrap_or_else(|_| Err(late())).map_err(|refusal| refusal.of_token_endpoint(&oauth2.endpoint))
 }
 
 /// The steps of a webhook, for a request of our own.
