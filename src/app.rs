@@ -256,6 +256,8 @@ async fn upkeep(live: Arc<Live>) {
         let timeouts = &in_force.plan.timeouts;
         live.limits.sweep();
         live.replay.sweep(now);
+        let credentials = &in_force.plan.credentials;
+        live.tokens.sweep(|print| credentials.values().any(|credential| credential.fetches_as(print)));
         live.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {
             view.has(from) && pools.values().any(|pool| pool.contains(from, now))
         });

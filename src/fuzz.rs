@@ -9,13 +9,14 @@ use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 
 use crate::delivery::{self, Question};
 use crate::host::HostPattern;
 use crate::names::ClientName;
 pub use crate::net::client_hello::hellos;
+use crate::policy::credential::{OAuth2, refuses_token};
 use crate::policy::identify::{self, Caller, Claim, Sent};
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
@@ -31,6 +32,7 @@ pub const ENTRIES: &[Entry] = &[
     ("hosts", hosts),
     ("urls", urls),
     ("proofs", proofs),
+    ("tokens", tokens),
     ("configuration", configuration),
 ];
 
@@ -97,6 +99,23 @@ pub fn proofs(data: &[u8]) {
     identify::take_out_proofs(&mut fields);
     let taken = [header::PROXY_AUTHORIZATION, identify::CLIENT_VALIDATION.clone()];
     assert!(!taken.iter().any(|name| fields.contains_key(name)), "{text:?}");
+}
+
+/// What a token endpoint says, or a target of a token: one that is shown is no more than one header, and secret; a
+/// refusal of one is a refusal however it is spaced.
+pub fn tokens(data: &[u8]) {
+    if let Ok(grant) = OAuth2::judge(StatusCode::OK, data) {
+        let token = grant.value.as_bytes().strip_prefix(b"Bearer ").expect("a scheme");
+        assert!(grant.value.is_sensitive() && token.iter().all(u8::is_ascii_graphic), "{token:?}");
+        assert!(grant.refresh_after() <= grant.usable_for());
+    }
+    assert!(OAuth2::judge(StatusCode::UNAUTHORIZED, data).is_err());
+    let refuses = |data: &[u8]| {
+        let fields =
+            HeaderValue::from_bytes(data).map(|value| HeaderMap::from_iter([(header::WWW_AUTHENTICATE, value)]));
+        fields.is_ok_and(|fields| refuses_token(StatusCode::UNAUTHORIZED, &fields))
+    };
+    assert_eq!(refuses(data), refuses(&[b" ,", data, b"\t"].concat()), "{data:?}");
 }
 
 /// Whatever is wrong with a configuration can be shown.

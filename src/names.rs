@@ -51,6 +51,8 @@ name! {
     TrustName;
     /// `[signers.NAME]`.
     SignerName;
+    /// `[credentials.NAME]`: what we show to a target.
+    CredentialName;
     /// `[limits.NAME]`.
     LimitName;
     /// The `id` of a signing key.

@@ -249,8 +249,11 @@ fn a_client_that_resets_ends_its_delivery_and_no_other() {
         stream.send_data(Bytes::from_static(b"half"), false).unwrap();
         stream.send_reset(Reason::CANCEL);
     });
-    let codes: Vec<_> = scene.outgate.records(3).iter().map(|record| record["code"].clone()).collect();
-    assert_eq!(codes, ["client_gone", "delivered", "client_gone"]);
+    // A client may know its answer before the record of it is written.
+    let mut codes: Vec<_> =
+        scene.outgate.records(3).iter().map(|record| record["code"].as_str().unwrap().to_owned()).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, ["client_gone", "client_gone", "delivered"]);
     assert_eq!(scene.good.seen().len(), 1);
 }
 

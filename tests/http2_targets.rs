@@ -246,3 +246,42 @@ fn a_connection_that_goes_away_is_left_alone() {
     }
     assert_eq!(target.connections(), 2);
 }
+
+#[test]
+fn tokens_are_fetched_and_shown_over_http2_too() {
+    let pki = Pki::new();
+    let seen: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+    let sees = Arc::clone(&seen);
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |_, request, to| {
+            let shown = request.headers()["authorization"].to_str().unwrap().to_owned();
+            let path = request.uri().path().to_owned();
+            let answer = if path == "/token" { r#"{"access_token":"t","token_type":"bearer"}"# } else { "ok" };
+            sees.lock().unwrap().push((path, shown));
+            respond(to, answer);
+        }),
+    );
+    let other = Receiver::plain(ok());
+    let port = target.address.port();
+    let credential = format!(
+        "[credentials.acme]\ntype = \"oauth2\"\ntoken_url = \"https://hook.example:{port}/token\"\nclient_id = \"us\"\n\
+         client_secret = \"file:{{dir}}/key\"\n"
+    );
+    let text = config(&other, &other, &credential)
+        .replace(
+            &format!("ports = [{0}, {0}]\nsign", other.port()),
+            &format!("ports = [{port}]\ncredential = \"acme\"\nsign"),
+        )
+        .replace("127.0.7.0/30", "127.0.7.1/32");
+    let outgate = Outgate::run(folder(&pki), &text);
+    for _ in 0..3 {
+        assert_eq!(outgate.post(&target.url(), "Authorization: Bearer theirs\r\n", "{}").status, 200);
+    }
+    let seen = seen.lock().unwrap();
+    let shown: Vec<&str> = seen.iter().skip(1).map(|(_, shown)| shown.as_str()).collect();
+    assert!(seen[0].0 == "/token" && seen[0].1.starts_with("Basic "), "{seen:?}");
+    assert_eq!(shown, ["Bearer t"; 3]);
+    assert_eq!(target.connections(), 1, "the endpoint is the target's own host: one connection is enough");
+}

@@ -69,6 +69,33 @@ fn a_signed_request_is_let_through_and_what_proved_it_stays_here() {
     }
 }
 
+/// Whatever its `Host` says.
+#[test]
+fn a_connect_is_signed_for_where_it_leads() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let authority = format!("other.example:{}", scene.good.port());
+    let asked = |host: &str, fields: &str| {
+        let mut client = scene.outgate.connect();
+        client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n"));
+        client.answer_to("CONNECT")
+    };
+    let method = ("@method", "CONNECT");
+    let fields = key.message_covering(&[method, ("@authority", &authority)], "");
+    // The route signs, so there is no tunnel; but the client is known.
+    assert_eq!(asked("whatever.example", &fields).code(), "tunnel_forbidden");
+    refused(&asked("whatever.example", &fields), "it was used before");
+    let target = ("@request-target", authority.as_str());
+    assert_eq!(asked(&authority, &key.message_covering(&[method, target], "")).code(), "tunnel_forbidden");
+    let elsewhere = format!("other.example:{}", scene.good.port() ^ 1);
+    let fields = key.message_covering(&[method, ("@authority", &elsewhere)], "");
+    assert_eq!(asked(&elsewhere, &fields).code(), "client_unauthenticated");
+    let fields = key.message_covering(&[method], "");
+    refused(&asked(&authority, &fields), "it covers neither @authority nor @request-target");
+    let records = scene.outgate.records(5);
+    assert_eq!(records.iter().filter(|record| record["proof"] == "signature").count(), 2);
+}
+
 #[test]
 fn a_signature_turned_over_is_not_a_second_one() {
     let key = Key::p256();

@@ -25,11 +25,14 @@ const OPEN: [&str; 15] = [
     "public_keys",
     "require",
 ];
+/// Of a credential, whose other values are all hidden: `token_url` sounds secretive, and is not.
+const OPEN_IN_CREDENTIALS: [&str; 8] =
+    ["type", "name", "token_url", "client_id", "client_auth", "scopes", "audience", "plaintext"];
 /// Words in a key that make its value a secret anywhere.
 const SECRETIVE: [&str; 4] = ["secret", "token", "passw", "passphrase"];
 
 /// The text, byte for byte as long, with asterisks for every value that may be a secret: all but references and hashes
-/// in the sections of clients and signers and below keys that sound like it. `errors`: where the text is no TOML, so
+/// in the sections of clients, signers and credentials and below keys that sound like it. `errors`: where the text is no TOML, so
 /// that `table` does not hold it all.
 pub(super) fn conceal(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) -> String {
     let mut spans = Vec::new();
@@ -37,13 +40,14 @@ pub(super) fn conceal(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) 
         let section = key.get_ref();
         let inside = secretive(section);
         match value.get_ref() {
-            DeValue::Table(members) if section.starts_with("client") || section.starts_with("sign") => {
+            DeValue::Table(members) if is_private(section) => {
+                let open = if is_credentials(section) { &OPEN_IN_CREDENTIALS[..] } else { &OPEN };
                 // One level down stand names, and below them what they name.
                 for (_, member) in members {
-                    gather(member, true, &mut spans);
+                    gather(member, true, open, &mut spans);
                 }
             }
-            _ => gather(value, inside, &mut spans),
+            _ => gather(value, inside, &OPEN, &mut spans),
         }
     }
     if !errors.is_empty() {
@@ -62,24 +66,34 @@ pub(super) fn conceal(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) 
     String::from_utf8(bytes).unwrap_or_else(|_| "*".repeat(text.len()))
 }
 
+fn is_credentials(section: &str) -> bool {
+    ["cred", "auth", "oauth"].iter().any(|start| section.starts_with(start))
+}
+
+fn is_private(section: &str) -> bool {
+    section.starts_with("client") || section.starts_with("sign") || is_credentials(section)
+}
+
 fn secretive(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     SECRETIVE.iter().any(|word| key.contains(word))
 }
 
 /// The spans of what must not be seen in a value; `inside`: it stands where secrets do.
-fn gather(value: &toml::Spanned<DeValue<'_>>, inside: bool, spans: &mut Vec<Range<usize>>) {
+fn gather(value: &toml::Spanned<DeValue<'_>>, inside: bool, open: &[&str], spans: &mut Vec<Range<usize>>) {
     match value.get_ref() {
         DeValue::Table(table) => {
             for (key, value) in table {
-                let open = OPEN.contains(&key.get_ref().as_ref());
-                gather(value, (inside || secretive(key.get_ref())) && !open, spans);
+                let is_open = open.contains(&key.get_ref().as_ref());
+                gather(value, (inside || secretive(key.get_ref())) && !is_open, open, spans);
             }
         }
-        DeValue::Array(array) => array.iter().for_each(|element| gather(element, inside, spans)),
+        DeValue::Array(array) => array.iter().for_each(|element| gather(element, inside, open, spans)),
         DeValue::String(text) => {
             // Standard Webhooks prefixes its secrets, and PEM names them, so that they are known wherever they turn up.
             let known = text.starts_with("whsec_") || text.starts_with("whsk_") || text.contains("PRIVATE KEY");
+            // A URL may bring a password along.
+            let known = known || text.contains("://") && text.contains('@');
             if known || inside && !secret::is_reference(text) && units::token_hash(text).is_err() {
                 spans.push(value.span());
             }
@@ -100,7 +114,7 @@ fn broken_lines(text: &str, errors: &[Range<usize>]) -> Vec<Range<usize>> {
             section = line.trim_matches(|c: char| c == '[' || c.is_whitespace());
         }
         let touched = errors.iter().any(|error| error.start < end && start <= error.end);
-        let private = section.starts_with("client") || section.starts_with("sign");
+        let private = is_private(section);
         if !header && (secretive(line) || line.contains("whsec_") || line.contains("PRIVATE KEY") || touched && private)
         {
             spans.push(line.find('=').map_or(start, |equals| start + equals + 1)..end);
@@ -140,6 +154,11 @@ mod tests {
             "[clients.a]\ntokens = [\"hunter2]\n",
             "secret = \"hunter2",
             "[signers.a]\nsecret = éhunter2",
+            "[credentials.a]\npassword = \"hunter2\"\nusername = \"hunter2\"\nvalue = 'hunter2'",
+            "[credentials.a]\nparameters = { resource = \"hunter2\" }",
+            "[credentials.a]\nclient_secret = \"hunter2\"\ntoken_url = \"https://a:hunter2@login.example\"",
+            "[auth.a]\nvalue = \"hunter2\"",
+            "[credentials.a]\nvalue = hunter2",
             "[server]\ntls = { key = \"\"\"-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\" }",
         ] {
             assert!(!concealed(text).contains("hunter2"), "{text}\n{}", concealed(text));
@@ -153,6 +172,7 @@ mod tests {
             "[signers.a]\nscheme = \"standard-webhooks\"\nkeys = [{ id = \"1\", secret = \"env:KEY\", from = \"soon\" }]",
             "[clients.a]\nnetworks = [\"192.0.2.0/28\"]\ntenants = [\"a\"]",
             "[[routes]]\nname = \"secret\"\nsign = [\"a\"]",
+            "[credentials.a]\ntype = \"oauth2\"\ntoken_url = \"https://login.example/\"\nclient_secret = \"env:KEY\"",
             "[server\nlisten = [\"[::1]:1\"]",
         ] {
             assert_eq!(concealed(text), text);

@@ -1,11 +1,13 @@
 //! Every key there is, every key there will be, and the words that people write for them.
 //! Is this key known, and if not, which was meant?
 
+mod credential;
 mod listener;
 mod signer;
 mod trust;
 
 use super::problem::nearest;
+pub(super) use credential::CREDENTIAL;
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_TLS};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
 pub(super) use trust::{TRUST, TRUST_IDENTITY};
@@ -27,8 +29,20 @@ pub(super) static FILE: Shape = Shape {
     path: "",
     title: "the file",
     keys: &[
-        "include", "server", "admin", "egress", "clients", "routes", "trust", "signers", "limits", "guard", "resolver",
-        "timeouts", "log",
+        "include",
+        "server",
+        "admin",
+        "egress",
+        "clients",
+        "routes",
+        "trust",
+        "signers",
+        "credentials",
+        "limits",
+        "guard",
+        "resolver",
+        "timeouts",
+        "log",
     ],
     later: &["audit", "redact"],
     renamed: &[
@@ -38,6 +52,8 @@ pub(super) static FILE: Shape = Shape {
         ("timeout", "timeouts"),
         ("sign", "signers"),
         ("signing", "signers"),
+        ("auth", "credentials"),
+        ("oauth2", "credentials"),
         ("dns", "resolver"),
         ("acl", "guard"),
         ("tls", "trust"),
@@ -180,6 +196,7 @@ pub(super) static ROUTE: Shape = Shape {
         "egress",
         "trust",
         "sign",
+        "credential",
         "limits",
         "plaintext",
         "connect",
@@ -194,6 +211,10 @@ pub(super) static ROUTE: Shape = Shape {
         ("prefix", "paths"),
         ("pool", "egress"),
         ("signers", "sign"),
+        ("auth", "credential"),
+        ("authorization", "credential"),
+        ("basic_auth", "credential"),
+        ("oauth2", "credential"),
         ("timeout", "timeouts"),
         ("max_body", "body_max"),
         ("body_limit", "body_max"),
@@ -289,7 +310,7 @@ pub(super) static LOG: Shape = Shape {
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 20] = [
+static SHAPES: [&Shape; 21] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -305,6 +326,7 @@ static SHAPES: [&Shape; 20] = [
     &TRUST_IDENTITY,
     &SIGNER,
     &SIGNING_KEY,
+    &CREDENTIAL,
     &LIMIT,
     &GUARD,
     &RESOLVER,

@@ -14,7 +14,7 @@ use super::conceal::conceal;
 use super::files::{FILE_MAX, FileFault, Files, INCLUDES_MAX};
 use super::problem::{PROBLEMS_MAX, Problem, Severity, Sources};
 use super::read::{Environment, Reader, Table, Value};
-use super::{Config, KeyDirs, keys, named, sections, signer, syntax, trust};
+use super::{Config, KeyDirs, credential, keys, named, sections, signer, syntax, trust};
 
 /// A configuration without problems, so far as its text tells.
 #[derive(Debug)]
@@ -262,6 +262,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         routes: named::routes(&mut reader, &files),
         trust: trust::trusts(&mut reader, &files),
         signers: signer::all(&mut reader, &files),
+        credentials: credential::all(&mut reader, &files),
         limits: named::limits(&mut reader, &files),
         guard: sections::guard(&mut reader, file),
         resolver: sections::resolver(&mut reader, file),

@@ -2,6 +2,7 @@
 //! What may an operator write?
 
 mod conceal;
+mod credential;
 mod files;
 mod key_dir;
 mod keys;
@@ -29,7 +30,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::names::{ClientName, Host, LimitName, PoolName, SignerName, TrustName};
+use crate::names::{ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
+pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
 pub use keys::known as known_keys;
 pub use listener::{Ca, ListenerTls, ProxyProtocol};
@@ -64,6 +66,7 @@ pub struct Config {
     pub routes: Vec<At<Route>>,
     pub trust: BTreeMap<TrustName, At<Trust>>,
     pub signers: BTreeMap<SignerName, At<Signer>>,
+    pub credentials: BTreeMap<CredentialName, At<Credential>>,
     pub limits: BTreeMap<LimitName, At<Limit>>,
     pub guard: Guard,
     pub resolver: Resolver,
@@ -216,9 +219,10 @@ pub struct Route {
     pub egress: Option<At<String>>,
     pub trust: Option<At<String>>,
     pub sign: Vec<At<String>>,
+    pub credential: Option<At<String>>,
     pub limits: Vec<At<String>>,
     pub plaintext: At<Plaintext>,
-    /// `None`: a tunnel, unless the route signs.
+    /// `None`: a tunnel, unless the route signs or has a credential.
     pub connect: Option<At<Connect>>,
     /// Bytes.
     pub body_max: Option<At<u64>>,

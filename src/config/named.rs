@@ -140,6 +140,7 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
     let limits = words("limits", None);
     let egress = table.one(reader, "egress", word);
     let trust = table.one(reader, "trust", word);
+    let credential = table.one(reader, "credential", word);
     let ports = table.many(reader, "ports", None, |reader, value| reader.port(value));
     let plaintext = table.one(reader, "plaintext", |reader, value| {
         let choices = [("refuse", Plaintext::Refuse), ("upgrade", Plaintext::Upgrade), ("allow", Plaintext::Allow)];
@@ -163,6 +164,7 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         egress,
         trust,
         sign,
+        credential,
         limits,
         plaintext: plaintext.unwrap_or(at(table, Plaintext::Refuse)),
         connect,

@@ -67,6 +67,9 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
     lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
     lines.push(("egress", egress_in_words(plan, route, &target, question)?));
     lines.push(("trust", trust_in_words(&route.trust)));
+    if let Some(credential) = &route.credential {
+        lines.push(("credential", format!("{}: {}", credential.name, credential.kind())));
+    }
     verdict::has_keys(route, tenant)?;
     match route.signers.as_slice() {
         [] => lines.push(("sign", "unsigned: the body streams".to_owned())),

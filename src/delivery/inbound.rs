@@ -96,7 +96,7 @@ pub(super) fn stream(body: Inbound, most: u64, within: Duration) -> (Upload, Arc
     }
     let timeout = Box::pin(tokio::time::sleep_until(Instant::now() + within));
     let capped = Capped { body, left: most, timeout, progress: Arc::clone(&progress) };
-    (Upload::Stream(Box::pin(capped)), progress)
+    (Upload::stream(capped), progress)
 }
 
 /// How far an upload that streams has come, for those who do not carry it.

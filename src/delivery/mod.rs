@@ -3,6 +3,7 @@
 
 mod ask;
 mod caller;
+mod credential;
 mod explain;
 mod fields;
 mod inbound;
@@ -94,7 +95,7 @@ struct Judged<'p> {
     client: &'p Client,
     /// What its client has signed of its body.
     pledge: Option<Pledge>,
-    route: &'p Route,
+    route: &'p Arc<Route>,
     target: Target,
 }
 
@@ -135,7 +136,7 @@ fn judge<'p>(
 /// The story from there on.
 async fn relay(
     live: &Arc<Live>,
-    in_force: &InForce,
+    in_force: &Arc<InForce>,
     arrival: Arrival,
     judged: Judged<'_>,
     record: &mut Record,
@@ -143,16 +144,19 @@ async fn relay(
     let Judged { ask, client, pledge, route, target } = judged;
     let tenant = ask.tenant.clone();
     let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
-    let webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
+    let shown = credential::obtain(live, in_force, route, tenant.as_ref(), record).await?;
+    let mut webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
     record.step(Step::TakeIn);
 
     let hops = steps::hops(live, in_force, route, tenant.as_ref(), &target, record).await?;
     let passage = Passage { live, in_force, route, target: &target, tenant: tenant.as_ref(), hops };
     let lease = passage.open(record).await?;
+    shown.iter().for_each(|shown| webhook.show(shown.header()));
     let sealed = webhook.seal(route, Timestamp::now(), record)?;
     record.step(Step::Sign);
     let (lease, answer) = passage.forward(lease, sealed, record).await?;
     record.step(Step::Response);
+    shown.iter().for_each(|shown| shown.heed(&answer, live));
     verdict::final_answer(&answer, route.response_max)?;
     Ok(Answered { lease, permit, answer, limit: route.response_max })
 }

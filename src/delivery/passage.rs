@@ -184,7 +184,7 @@ fn forward_interim(request: &mut Request<Upload>, interim: Option<Interim>) -> A
     flooded
 }
 
-fn lost(fault: &hyper::Error) -> Refusal {
+pub(super) fn lost(fault: &hyper::Error) -> Refusal {
     let refusal = if fault.is_parse_too_large() {
         Refusal::new(Code::ResponseTooLarge, "the header fields of the target's answer are too large")
             .proxy_status("http_response_header_section_size")

@@ -22,6 +22,8 @@ use crate::policy::identify::{ANONYMOUS, Caller};
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
 /// Bodies, queries, tokens and secrets have no field to stand in.
 pub(super) struct Record {
+    /// `false`: of a request of our own, which leaves no line.
+    is_written: bool,
     live: Arc<Live>,
     started: Instant,
     step: Instant,
@@ -94,6 +96,8 @@ struct Steps {
     #[serde(skip_serializing_if = "Option::is_none")]
     admit: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     take_in: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resolve: Option<f64>,
@@ -112,6 +116,7 @@ struct Steps {
 #[derive(Clone, Copy)]
 pub(super) enum Step {
     Admit,
+    Token,
     TakeIn,
     Resolve,
     Sign,
@@ -122,6 +127,7 @@ impl Record {
     pub(super) fn open(live: &Arc<Live>, method: Option<&Method>, caller: &Caller) -> Self {
         let now = Instant::now();
         Self {
+            is_written: true,
             live: Arc::clone(live),
             started: now,
             step: now,
@@ -144,6 +150,13 @@ impl Record {
             received: 0,
             steps: Steps::default(),
         }
+    }
+
+    /// What a request of our own goes by, beside the delivery that needs it: nothing of it is written or counted.
+    pub(super) fn aside(live: &Arc<Live>) -> Self {
+        let mut record = Self::open(live, None, &Caller::default());
+        record.is_written = false;
+        record
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -216,6 +229,7 @@ impl Record {
         self.step = now;
         match step {
             Step::Admit => self.steps.admit = took,
+            Step::Token => self.steps.token = took,
             Step::TakeIn => self.steps.take_in = took,
             Step::Resolve => self.steps.resolve = took,
             Step::Sign => self.steps.sign = took,
@@ -295,6 +309,9 @@ struct Line<'a> {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if !self.is_written {
+            return;
+        }
         let took = self.started.elapsed();
         self.steps.total = milliseconds(took);
         let (status, code, blame, details, cause) = match &self.outcome {

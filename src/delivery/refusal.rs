@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
+use crate::names::Target;
 use crate::policy::admit;
 
 /// Whose fault a refusal is.
@@ -102,13 +103,13 @@ impl Code {
 }
 
 /// One refusal: a row, and what is particular to this case. Rare, and so kept small where all goes well.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Refusal {
     pub code: Code,
     case: Box<Case>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Case {
     /// Where RFC 9110 has a more precise status than the row (414, 417, 431, 501, 505).
     status: Option<StatusCode>,
@@ -181,6 +182,20 @@ impl Refusal {
     pub fn field(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.case.fields.push((name, value));
         self
+    }
+
+    /// The same of the endpoint that was asked for a token, which was the target there. What would be the client's fault
+    /// of a target of its own is none here, where the operator has chosen it.
+    #[must_use]
+    pub fn of_token_endpoint(mut self, endpoint: &Target) -> Self {
+        if self.code.row().blame == Blame::Client {
+            self.code = Code::Internal;
+            self.case.proxy_status = None;
+        }
+        let detail = self.case.detail.replace("the target's", "its").replace("the target", "it");
+        self.case.detail = format!("no token from the token endpoint: {detail}");
+        let cause = self.case.cause.take().map(|cause| format!(": {cause}")).unwrap_or_default();
+        self.cause(format!("token endpoint {endpoint}{cause}"))
     }
 
     pub fn detail(&self) -> &str {
@@ -256,6 +271,14 @@ impl Refusal {
             .unwrap_or(HeaderValue::from_static("outgate; error=proxy_internal_error"))
     }
 }
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.case.detail)
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 /// RFC 9457 §3.1, and our extension members.
 #[derive(Serialize)]

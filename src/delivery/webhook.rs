@@ -85,6 +85,11 @@ impl Webhook {
         Ok(Taken::Whole(body))
     }
 
+    /// Adds the route's credential; what a client sent under its name is none.
+    pub(super) fn show(&mut self, (name, value): (HeaderName, HeaderValue)) {
+        self.fields.insert(name, value);
+    }
+
     /// Signs and closes it: nothing is changed afterwards.
     pub(super) fn seal(mut self, route: &Route, now: Timestamp, record: &mut Record) -> Result<Sealed, Refusal> {
         let (upload, progress) = match std::mem::replace(&mut self.body, Taken::Whole(Bytes::new())) {

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::names::{PoolName, RouteName};
+use crate::names::{CredentialName, PoolName, RouteName};
 use crate::policy::expiry::Expiry;
 
 /// Seconds. A webhook takes between a millisecond and the response timeout.
@@ -23,6 +23,7 @@ pub struct Meters {
     deliveries: Family<DeliveryLabels, Counter>,
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     unverified: Family<RouteLabels, Counter>,
+    token_requests: Family<TokenLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
     pub client_connections: Gauge,
@@ -60,6 +61,13 @@ struct ReloadLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct TokenLabels {
+    credential: String,
+    /// `granted`, or the code of the refusal.
+    result: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct PoolLabels {
     pool: String,
     /// `configured` or `usable`.
@@ -93,6 +101,7 @@ impl Meters {
             deliveries: Family::default(),
             latency,
             unverified: Family::default(),
+            token_requests: Family::default(),
             reloads: Family::default(),
             reload_failed: Gauge::default(),
             client_connections: Gauge::default(),
@@ -125,6 +134,11 @@ impl Meters {
             "When the first certificate or revocation list of a configured file runs out, as Unix time",
             meters.expiries.clone(),
         );
+        registry.register(
+            "token_requests",
+            "Requests for tokens of credentials, and what came of them",
+            meters.token_requests.clone(),
+        );
         registry.register("reloads", "Configurations adopted and rejected", meters.reloads.clone());
         registry.register(
             "reload_failed",
@@ -154,6 +168,10 @@ impl Meters {
 
     pub fn unverified(&self, route: &RouteName) {
         self.unverified.get_or_create(&RouteLabels { route: Text(Some(route.clone())) }).inc();
+    }
+
+    pub fn token_request(&self, credential: &CredentialName, result: &'static str) {
+        self.token_requests.get_or_create(&TokenLabels { credential: credential.to_string(), result }).inc();
     }
 
     /// What is no longer configured is no longer told.

@@ -10,6 +10,7 @@ pub mod reminders;
 pub mod replay;
 pub mod reuse;
 pub mod sources;
+pub mod tokens;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -39,6 +40,7 @@ pub struct Live {
     pub replay: replay::Replay,
     pub reuse: Arc<reuse::Reuse>,
     pub proven: proven::Proven,
+    pub tokens: Arc<tokens::Tokens>,
     pub sources: sources::Sources,
     pub meters: meters::Meters,
     pub reminders: reminders::Reminders,
@@ -168,6 +170,7 @@ impl Live {
             replay: replay::Replay::new(),
             reuse: Arc::new(reuse::Reuse::new()),
             proven: proven::Proven::default(),
+            tokens: Arc::default(),
             sources: sources::Sources::new(),
             meters: meters::Meters::new(),
             reminders: reminders::Reminders::default(),

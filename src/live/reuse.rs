@@ -27,6 +27,8 @@ pub struct Key {
 /// Connections kept for one key, and altogether.
 const PER_KEY_MAX: usize = 256;
 const TOTAL_MAX: usize = 10_000;
+/// For the tail of an answer to be read, and of an upload to leave, if its target answered early.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// Locks are held for a few instructions; this many keep even those apart.
 const SHARDS: usize = 16;
 
@@ -124,7 +126,7 @@ impl Reuse {
                 found = Some(idle.connection);
                 break;
             } else if unsettled.is_none() {
-                unsettled = Some(idle.connection);
+                unsettled = Some(idle);
             }
         }
         for idle in elsewhere.into_iter().rev() {
@@ -132,9 +134,9 @@ impl Reuse {
         }
         match (found, unsettled) {
             // One delivery waits for one connection, however many have a tail to read.
-            (None, Some(mut connection)) => connection.becomes_ready().await.then_some(connection),
+            (None, Some(Idle { mut connection, .. })) => connection.becomes_ready().await.then_some(connection),
             (Some(connection), Some(unsettled)) => {
-                self.push(key, Idle { connection: unsettled, since: Instant::now() });
+                self.push(key, unsettled);
                 Some(connection)
             }
             (found, None) => found,
@@ -180,8 +182,8 @@ impl Reuse {
         &self.shards[(usize::from(low) + usize::from(key.target.port)) % SHARDS]
     }
 
-    /// Drops what is closed, has been idle for too long or is too old, and what leaves from a source that `keeps`
-    /// does not keep. Exchanges that are under way on a shared connection finish.
+    /// Drops what is closed, has been idle for too long, is too old or does not settle, and what leaves from a source that
+    /// `keeps` does not keep. Exchanges that are under way on a shared connection finish.
     pub fn sweep(&self, idle_most: Duration, age_most: Duration, keeps: impl Fn(IpAddr) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,7 +193,11 @@ impl Reuse {
                     let is_young = idle < idle_most && connection.born().elapsed() < age_most;
                     keeps(key.from) && is_young && !connection.is_closed()
                 };
-                kept.idle.retain(|idle| stays(&idle.connection, idle.since.elapsed()));
+                kept.idle.retain(|idle| {
+                    let since = idle.since.elapsed();
+                    let is_settled = since < SETTLED_WITHIN || idle.connection.upload_is_through();
+                    is_settled && stays(&idle.connection, since)
+                });
                 kept.shared.retain(|connection| stays(connection, connection.idle().unwrap_or_default()));
                 let after = kept.idle.len() + kept.shared.len();
                 self.kept.fetch_sub(before - after, Ordering::Relaxed);
@@ -207,11 +213,16 @@ impl Reuse {
 }
 
 impl Lease {
-    /// After the last byte of an answer that did not end the connection. A shared one was never taken away.
+    /// After the last byte of an answer that did not end the connection. A shared one was never taken away, and is broken
+    /// off if the target still owes it to take the request; the sweep looks after those that serve one at a time.
     pub fn give_back(self) {
         let Lease { mut connection, key, home } = self;
+        let is_shared = connection.idle().is_some();
+        if is_shared && !connection.upload_is_through() {
+            return;
+        }
         connection.end_exchange();
-        if connection.idle().is_none() {
+        if !is_shared {
             home.push(&key, Idle { connection, since: Instant::now() });
         }
     }

@@ -4,6 +4,7 @@
 pub mod addresses;
 pub mod admit;
 mod certified;
+pub mod credential;
 pub mod egress;
 pub mod expiry;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::{Config, Problem, Severity, Timeouts};
-use crate::names::{PoolName, TrustName};
+use crate::names::{CredentialName, PoolName, TrustName};
 
 /// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
 pub struct Plan {
@@ -37,6 +38,7 @@ pub struct Plan {
     pub pools: BTreeMap<PoolName, Arc<egress::Pool>>,
     pub trusts: BTreeMap<TrustName, Arc<trust::Trust>>,
     pub signers: sign::Signers,
+    pub credentials: BTreeMap<CredentialName, Arc<credential::Credential>>,
     pub listener: listener::Listener,
     /// Where routes inspect tunnels.
     pub authority: Option<inspect::Authority>,
@@ -65,13 +67,17 @@ pub fn compile_after(
     let trusts = trust::compile(config, &mut problems);
     let signers = sign::compile(config, before.map(|before| &before.signers), &mut problems);
     problems.extend(signers.values().flat_map(|signer| signer.problems(now)));
+    let credentials = credential::compile(config, &mut problems);
     let limits = admit::compile(config, &mut problems);
-    let tables = route::Tables { pools: &pools, trusts: &trusts, signers: &signers, limits: &limits };
+    let tables =
+        route::Tables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
+    let guard = guard::Guard::compile(config, &mut problems);
+    credential::check_reach(config, &credentials, &guard, &mut problems);
     let plan = Plan {
         name: config.server.name.clone(),
         clients: identify::Clients::compile(config, &mut problems),
         routes: route::Routes::compile(config, &tables, &mut problems),
-        guard: guard::Guard::compile(config, &mut problems),
+        guard,
         listener: listener::compile(config, &mut problems),
         authority: inspect::compile(config, now, &mut problems),
         expiries: expiry::compile(config, now, &mut problems),
@@ -82,6 +88,7 @@ pub fn compile_after(
         pools,
         trusts,
         signers,
+        credentials,
     };
     if problems.iter().any(|problem| problem.severity == Severity::Problem) {
         Err(problems)

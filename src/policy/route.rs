@@ -4,14 +4,18 @@
 mod compile;
 #[cfg(test)]
 mod compile_tests;
+mod credential;
 
 use std::collections::{BTreeMap, HashMap};
 use std::iter::successors;
 use std::sync::Arc;
 
 use crate::config::{Connect, Plaintext, Timeouts};
-use crate::names::{ClientName, Host, LimitName, PoolName, RouteName, SignerName, TenantName, TrustName};
+use crate::names::{
+    ClientName, CredentialName, Host, LimitName, PoolName, RouteName, SignerName, TenantName, TrustName,
+};
 use crate::policy::admit::Limit;
+use crate::policy::credential::Credential;
 use crate::policy::egress::Pool;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
@@ -24,6 +28,9 @@ pub struct Route {
     pub pool: Arc<Pool>,
     pub trust: Arc<Trust>,
     pub signers: Vec<Arc<Signer>>,
+    pub credential: Option<Arc<Credential>>,
+    /// It names the tenants that it is for: what is fetched for one of them is no other's.
+    pub is_for_tenants: bool,
     /// By name, so that all deliveries take their places in one order: see `live::limits`.
     pub limits: Vec<Arc<Limit>>,
     pub plaintext: Plaintext,
@@ -39,6 +46,7 @@ pub struct Tables<'a> {
     pub pools: &'a BTreeMap<PoolName, Arc<Pool>>,
     pub trusts: &'a BTreeMap<TrustName, Arc<Trust>>,
     pub signers: &'a BTreeMap<SignerName, Arc<Signer>>,
+    pub credentials: &'a BTreeMap<CredentialName, Arc<Credential>>,
     pub limits: &'a BTreeMap<LimitName, Arc<Limit>>,
 }
 
@@ -195,7 +203,9 @@ mod tests {
         let mut problems = vec![];
         let (pools, trusts) =
             (egress::compile(&config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(&config, &mut vec![]));
-        let tables = Tables { pools: &pools, trusts: &trusts, signers: &BTreeMap::new(), limits: &BTreeMap::new() };
+        let (signers, credentials, limits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let tables =
+            Tables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
         let routes = Routes::compile(&config, &tables, &mut problems);
         assert!(problems.is_empty(), "{problems:?}");
         routes

@@ -170,10 +170,19 @@ impl Receiver {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
-    /// Waits until this many connections have been closed from this side.
+    /// Waits until this many connections have been closed from this side, and the kernel knows it on the other: on a busy
+    /// machine that takes a moment, even over loopback.
     pub fn until_closed(&self, count: usize) {
+        const ESTABLISHED: &str = "01";
         let deadline = Instant::now() + PATIENCE;
-        while self.closed.load(Ordering::SeqCst) < count {
+        let here = format!(":{:04X}", self.port());
+        let is_open = |line: &str| {
+            let mut words = line.split_whitespace().skip(2);
+            words.next().is_some_and(|remote| remote.ends_with(&here)) && words.next() == Some(ESTABLISHED)
+        };
+        while self.closed.load(Ordering::SeqCst) < count
+            || std::fs::read_to_string("/proc/net/tcp").unwrap().lines().any(is_open)
+        {
             assert!(Instant::now() < deadline, "{count} closed connections");
             std::thread::yield_now();
         }

@@ -45,8 +45,8 @@ pub struct Connection {
 enum Sender {
     /// One exchange at a time.
     Http1(http1::SendRequest<Upload>),
-    /// A handle; with a slot, on which one exchange may go.
-    Http2 { sender: http2::SendRequest<Upload>, streams: Arc<Streams>, _slot: Option<Slot> },
+    /// A handle; with a slot, on which one exchange may go. Its upload has the slot, too, until it is through.
+    Http2 { sender: http2::SendRequest<Upload>, streams: Arc<Streams>, slot: Option<Arc<Slot>> },
 }
 
 pub enum SendFault {
@@ -88,8 +88,8 @@ impl Connection {
         if self.held.is_broken() {
             return None;
         }
-        let slot = streams.slot()?;
-        let sender = Sender::Http2 { sender: sender.clone(), streams: Arc::clone(streams), _slot: Some(slot) };
+        let slot = Some(Arc::new(streams.slot()?));
+        let sender = Sender::Http2 { sender: sender.clone(), streams: Arc::clone(streams), slot };
         Some(Self {
             sender,
             liveness: self.liveness.clone(),
@@ -107,6 +107,15 @@ impl Connection {
     pub fn end_exchange(&mut self) {
         if std::mem::take(&mut self.is_under_way) {
             self.held.end();
+        }
+    }
+
+    /// Whether all of the request has left, or never will. A target may have answered before (RFC 9113 §8.1) and take no
+    /// more of it; nothing but the end of the connection would set the rest free then.
+    pub fn upload_is_through(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_ready(),
+            Sender::Http2 { slot, .. } => slot.as_ref().is_none_or(|slot| Arc::strong_count(slot) == 1),
         }
     }
 
@@ -151,11 +160,15 @@ impl Connection {
         self.farewell.fault()
     }
 
-    async fn exchange(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, SendFault> {
+    async fn exchange(&mut self, mut request: Request<Upload>) -> Result<Response<Incoming>, SendFault> {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(for_http1(request)).await.map_err(fault),
-            Sender::Http2 { sender, .. } => {
+            Sender::Http1(sender) => {
+                request.body_mut().goes_on(None);
+                sender.try_send_request(for_http1(request)).await.map_err(fault)
+            }
+            Sender::Http2 { sender, slot, .. } => {
                 let again = again(&request);
+                request.body_mut().goes_on(slot.clone());
                 sender.try_send_request(for_http2(request)).await.map_err(|error| match (fault(error), again) {
                     (SendFault::Lost(error), Some(request)) if is_untouched(&error) => {
                         SendFault::Unsent(Box::new(request))
@@ -257,7 +270,7 @@ async fn open_http2(wire: Attended, liveness: &Liveness) -> Result<(Sender, Arc<
         told.allow(driver.current_max_send_streams());
         polled
     }));
-    Ok((Sender::Http2 { sender, streams, _slot: None }, held))
+    Ok((Sender::Http2 { sender, streams, slot: None }, held))
 }
 
 /// RFC 9112 §3.2.1: the path alone, and the host in a field.

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::credential;
 use super::{Entry, Route, Routes, Tables};
 use crate::config::problem::nearest;
 use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
@@ -149,6 +150,7 @@ struct Used<'a> {
     pools: BTreeSet<&'a str>,
     trusts: BTreeSet<&'a str>,
     signers: BTreeSet<&'a str>,
+    credentials: BTreeSet<&'a str>,
     limits: BTreeSet<&'a str>,
 }
 
@@ -175,6 +177,14 @@ fn route<'a>(
     }
     used.signers.extend(written.sign.iter().map(|name| name.as_str()));
     disjoint(&signers, written, problems);
+    let credential = written
+        .credential
+        .as_ref()
+        .and_then(|name| named("credential", name, tables.credentials, &config.credentials, "credentials", problems));
+    used.credentials.extend(written.credential.as_ref().map(|name| name.as_str()));
+    if let Some(credential) = credential {
+        credential::check(credential, written, &signers, trust, problems);
+    }
     let mut limits = Vec::new();
     for name in &written.limits {
         limits.extend(named("limit", name, tables.limits, &config.limits, "limits", problems));
@@ -189,6 +199,8 @@ fn route<'a>(
         pool: pool?.clone(),
         trust: trust?.clone(),
         signers: signers.into_iter().cloned().collect(),
+        credential: credential.cloned(),
+        is_for_tenants: !written.tenants.is_empty(),
         limits: limits.into_iter().cloned().collect(),
         plaintext: written.plaintext.value,
         connect: connect(written),
@@ -288,9 +300,10 @@ fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
     }
 }
 
-/// A tunnel cannot be signed: a route that signs opens one only where that is said.
+/// Nothing can be put into a tunnel: a route that signs, or has a credential, opens one only where that is said.
 fn connect(written: &config::Route) -> Connect {
-    let default = if written.sign.is_empty() { Connect::Tunnel } else { Connect::Refuse };
+    let adds_nothing = written.sign.is_empty() && written.credential.is_none();
+    let default = if adds_nothing { Connect::Tunnel } else { Connect::Refuse };
     written.connect.as_ref().map_or(default, |connect| connect.value)
 }
 
@@ -335,6 +348,7 @@ fn warn_of_unused(config: &Config, used: &Used<'_>, problems: &mut Vec<Problem>)
     unused("egress pool", &config.egress, &used.pools, problems);
     unused("trust", &config.trust, &used.trusts, problems);
     unused("signer", &config.signers, &used.signers, problems);
+    unused("credential", &config.credentials, &used.credentials, problems);
     unused("limit", &config.limits, &used.limits, problems);
 }
 

@@ -4,17 +4,21 @@
 use std::time::Duration;
 
 use super::{Routes, Tables};
-use crate::config::{self, At, Config, Limit, Per, Plaintext, Problem, Rate, Secret, SigningKey};
-use crate::names::{ClientName, Host, KeyId, LimitName, PoolName, SignerName, TenantName};
+use crate::config::{
+    self, At, Authentication, Config, Connect, Credential, Limit, Per, Plaintext, Problem, Rate, Secret, SigningKey,
+};
+use crate::names::{ClientName, CredentialName, Host, KeyId, LimitName, PoolName, SignerName, TenantName};
 use crate::policy::fixture::{self, at, client, config, messages, pool, route};
-use crate::policy::{admit, egress, sign, trust};
+use crate::policy::{admit, credential, egress, sign, trust};
 
 fn compile(config: &Config) -> (Routes, Vec<Problem>) {
     let mut problems = vec![];
     let (pools, trusts) =
         (egress::compile(config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(config, &mut vec![]));
     let (signers, limits) = (sign::compile(config, None, &mut problems), admit::compile(config, &mut problems));
-    let tables = Tables { pools: &pools, trusts: &trusts, signers: &signers, limits: &limits };
+    let credentials = credential::compile(config, &mut problems);
+    let tables =
+        Tables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
     let routes = Routes::compile(config, &tables, &mut problems);
     (routes, problems)
 }
@@ -23,6 +27,11 @@ fn signer() -> At<config::Signer> {
     let secret = Secret::new(sign::new_key("standard-webhooks", None).unwrap().as_bytes().to_vec());
     let key = SigningKey { id: KeyId::new("k"), secret: at(41, secret), from: None, until: None };
     at(40, config::Signer { keys: vec![at(43, key)], ..fixture::signer("standard-webhooks") })
+}
+
+fn github() -> At<config::Signer> {
+    let key = SigningKey { id: KeyId::new("k"), secret: at(41, Secret::new(vec![b'x'; 32])), from: None, until: None };
+    at(40, config::Signer { keys: vec![at(43, key)], ..fixture::signer("github") })
 }
 
 fn limit() -> At<Limit> {
@@ -100,6 +109,79 @@ fn problems() {
     ];
     for (change, expected) in table {
         assert_eq!(messages(&compile(&one(change)).1), *expected);
+    }
+}
+
+#[test]
+fn credentials_and_where_they_go() {
+    type Change = fn(&mut Config);
+    let plain: Change = |c| c.routes[0].value.plaintext.value = Plaintext::Allow;
+    let tunnel: Change = |c| c.routes[0].value.connect = Some(at(3, Connect::Tunnel));
+    let table: &[(Change, &[&str])] = &[
+        (|_| {}, &[]),
+        (
+            |c| c.routes[0].value.credential = Some(at(1, "kye".into())),
+            &["no credential is named \"kye\"", "warning: no route uses the credential key"],
+        ),
+        (
+            |c| c.routes[0].value.hosts[0].value = "*".into(),
+            &["warning: the credential key is shown to every host that a webhook is sent to"],
+        ),
+        (tunnel, &["warning: what goes through a tunnel carries no credential"]),
+        (
+            plain,
+            &[
+                "the credential key would leave in plaintext, for all on the way to read",
+                "warning: webhooks may leave in plaintext, to targets that prove nothing",
+            ],
+        ),
+        (
+            |c| {
+                c.routes[0].value.plaintext.value = Plaintext::Allow;
+                c.credentials.get_mut("key").unwrap().value.plaintext = true;
+            },
+            &[
+                "warning: the credential key may leave in plaintext, for all on the way to read",
+                "warning: webhooks may leave in plaintext, to targets that prove nothing",
+            ],
+        ),
+        (
+            |c| {
+                c.signers.insert(SignerName::new("github"), github());
+                c.routes[0].value.sign = vec![at(4, "github".into())];
+            },
+            &["the credential key and the signer github write the same header, x-hub-signature-256"],
+        ),
+    ];
+    for (change, expected) in table {
+        let mut config = one(|route| {
+            route.credential = Some(at(1, "key".into()));
+            (route.sign, route.limits) = (vec![], vec![]);
+        });
+        (config.signers, config.limits) = Default::default();
+        let name = at(2, "X-Hub-Signature-256".into());
+        let value = at(2, Secret::new(b"k".to_vec()));
+        let credential = Credential { scheme: Authentication::Header { name, value }, plaintext: false };
+        config.credentials.insert(CredentialName::new("key"), at(2, credential));
+        change(&mut config);
+        assert_eq!(messages(&compile(&config).1), *expected);
+    }
+}
+
+#[test]
+fn a_route_with_a_credential_opens_no_tunnel_unless_it_says_so() {
+    for (credential, connect, expected) in [
+        (None, None, Connect::Tunnel),
+        (Some("key"), None, Connect::Refuse),
+        (Some("key"), Some(Connect::Tunnel), Connect::Tunnel),
+        (Some("key"), Some(Connect::Inspect), Connect::Inspect),
+    ] {
+        let config = one(|route| {
+            route.sign.clear();
+            route.credential = credential.map(|name| at(1, name.into()));
+            route.connect = connect.map(|connect| at(2, connect));
+        });
+        assert_eq!(compile(&config).0.iter().next().unwrap().connect, expected);
     }
 }
 

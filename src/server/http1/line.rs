@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -25,9 +25,12 @@ const PIPELINE_MAX: usize = 64 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The connection, shared between the loop that answers and the body that a delivery reads.
-#[derive(Clone)]
+/// The connection. The loop that answers is its one owner, and it closes with that; a body that is read off it does not
+/// keep it, since whoever carries the body to a target may do so for longer than there is a client.
 pub(super) struct Line(Arc<Mutex<State>>);
+
+/// Through which interim answers go, while there is a connection.
+pub(super) struct Aside(Weak<Mutex<State>>);
 
 struct State {
     stream: Box<dyn Stream>,
@@ -74,7 +77,7 @@ impl Line {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// The next request's head. A connection that has sent nothing of it yet ends when `over` does.
@@ -145,16 +148,11 @@ impl Line {
     }
 
     pub(super) fn body(&self) -> LineBody {
-        LineBody { turn: self.state().turn, line: self.clone() }
+        LineBody { turn: self.state().turn, line: Arc::downgrade(&self.0) }
     }
 
-    /// An interim answer, which whoever looks out for a hang-up writes.
-    pub(super) fn interim(&self, head: &[u8]) {
-        let mut state = self.state();
-        state.interim.extend_from_slice(head);
-        if let Some(waker) = state.lookout_waker.take() {
-            waker.wake();
-        }
+    pub(super) fn aside(&self) -> Aside {
+        Aside(Arc::downgrade(&self.0))
     }
 
     /// Resolves when the client hangs up while its answer is awaited. What it sends ahead is kept for later.
@@ -217,6 +215,31 @@ impl Line {
             }
         };
         let _ = tokio::time::timeout(LONGEST, lingering).await;
+    }
+}
+
+impl Aside {
+    /// An interim answer, which whoever looks out for a hang-up writes.
+    pub(super) fn interim(&self, head: &[u8]) {
+        let Some(line) = self.0.upgrade() else { return };
+        let mut state = lock(&line);
+        state.interim.extend_from_slice(head);
+        if let Some(waker) = state.lookout_waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // Whoever waits for more of a body learns that none will come.
+        if let Some(waker) = self.body_waker.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -300,7 +323,7 @@ impl State {
 
 /// The body of the request whose head was read last.
 pub(super) struct LineBody {
-    line: Line,
+    line: Weak<Mutex<State>>,
     turn: u64,
 }
 
@@ -309,15 +332,19 @@ impl Body for LineBody {
     type Error = InboundFault;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundFault>>> {
-        self.line.state().poll_body(self.turn, cx).map(|data| data.map(|data| data.map(Frame::data)))
+        let Some(line) = self.line.upgrade() else { return Poll::Ready(Some(Err(InboundFault::Gone))) };
+        lock(&line).poll_body(self.turn, cx).map(|data| data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        let state = self.line.state();
-        state.turn == self.turn && state.framing.has_ended()
+        self.line.upgrade().is_some_and(|line| {
+            let state = lock(&line);
+            state.turn == self.turn && state.framing.has_ended()
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.line.state().framing.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
+        let remaining = self.line.upgrade().and_then(|line| lock(&line).framing.remaining());
+        remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -55,10 +55,7 @@ pub(super) async fn serve(
                 line.linger().await;
                 return None;
             }
-            Next::Abandon => {
-                line.abandon_body();
-                return None;
-            }
+            Next::Abandon => return None,
             Next::Carry(tunnel) => {
                 Box::pin(tunnel.carry(line.take())).await;
                 return None;
@@ -133,7 +130,7 @@ async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Calle
 }
 
 fn interim(line: &Line) -> Interim {
-    let line = line.clone();
+    let line = line.aside();
     Box::new(move |status, fields| {
         let mut head = Vec::new();
         answer::write_head(&mut head, status, status.canonical_reason().unwrap_or_default(), fields);

@@ -1,0 +1,266 @@
+//! Credentials from what is written.
+//! Can a target be shown this?
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use form_urlencoded::byte_serialize;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Uri, header};
+use zeroize::Zeroizing;
+
+use super::{Credential, OAuth2, Proof, bearer, secret_bytes, secret_value};
+use crate::config::{self, At, Authentication, ClientAuth, Config, Problem, Secret};
+use crate::host;
+use crate::names::{CredentialName, Scheme, Target};
+use crate::policy::guard::{Guard, Own};
+
+/// What makes the message what it is, belongs to the connection, or is somebody's signature.
+const TAKEN: [&str; 23] = [
+    "connection",
+    "content-digest",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "max-forwards",
+    "signature",
+    "signature-input",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "twilio-client-validation",
+    "upgrade",
+    "via",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+];
+
+/// What the grant is made of, and no operator's to say.
+const PARAMETERS_TAKEN: [&str; 6] =
+    ["grant_type", "client_id", "client_secret", "scope", "client_assertion", "client_assertion_type"];
+
+pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<CredentialName, Arc<Credential>> {
+    let credential = |(name, written): (&CredentialName, &At<config::Credential>)| {
+        let (kind, header, proof) = match &written.scheme {
+            Authentication::Basic { username, password } => {
+                ("basic", header::AUTHORIZATION, Proof::Written(basic(username, password, problems)?))
+            }
+            Authentication::Bearer { token } => {
+                ("bearer", header::AUTHORIZATION, Proof::Written(token_of(token, problems)?))
+            }
+            Authentication::Header { name, value } => {
+                let (name, value) = (header_name(name, problems), header_value(value, problems));
+                ("header", name?, Proof::Written(value?))
+            }
+            Authentication::OAuth2(written) => {
+                ("oauth2", header::AUTHORIZATION, Proof::Fetched(Arc::new(oauth2(name, written, problems)?)))
+            }
+        };
+        let allows_plaintext = written.plaintext;
+        Some((name.clone(), Arc::new(Credential { name: name.clone(), header, proof, allows_plaintext, kind })))
+    };
+    config.credentials.iter().filter_map(credential).collect()
+}
+
+/// A token endpoint that the guard refuses, as far as that is known without DNS.
+pub fn check_reach(
+    config: &Config,
+    credentials: &BTreeMap<CredentialName, Arc<Credential>>,
+    guard: &Guard,
+    problems: &mut Vec<Problem>,
+) {
+    for (name, written) in &config.credentials {
+        let Authentication::OAuth2(written) = &written.scheme else { continue };
+        let Some(Proof::Fetched(oauth2)) = credentials.get(name).map(|credential| &credential.proof) else { continue };
+        let endpoint = &oauth2.endpoint;
+        let judged = guard.judge_name(endpoint, &[endpoint.port], false);
+        if judged.is_err() || guard.clear(endpoint, &[], &Own::default()).is_err() {
+            let problem = Problem::at(written.token_url.place, "the guard lets nothing reach this token endpoint");
+            problems.push(problem.help("guard.allow makes exceptions for addresses, resolver.hosts for names"));
+        }
+    }
+}
+
+/// RFC 7617 §2: the first colon ends the name, and neither part has control characters.
+fn basic(username: &At<String>, password: &At<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
+    let mut is_good = true;
+    if username.contains(':') || username.contains(char::is_control) {
+        let problem = Problem::at(username.place, "a user's name has neither colons nor control characters");
+        problems.push(problem.help("RFC 7617 §2: what follows a colon would be read as the password"));
+        is_good = false;
+    }
+    if password.expose().iter().any(u8::is_ascii_control) {
+        let problem = Problem::at(password.place, "a password has no control characters");
+        problems.push(problem.help("put the password alone, on one line, where this points to"));
+        is_good = false;
+    }
+    is_good.then(|| basic_value(username.as_bytes(), password.expose())).flatten()
+}
+
+fn basic_value(user: &[u8], password: &[u8]) -> Option<HeaderValue> {
+    let pair = secret_bytes(&[user, b":", password]);
+    let mut encoded = Zeroizing::new(vec![0; pair.len().div_ceil(3) * 4]);
+    let length = BASE64_STANDARD.encode_slice(&pair, &mut encoded).ok()?;
+    secret_value(&[b"Basic ", encoded.get(..length)?])
+}
+
+fn token_of(token: &At<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
+    let value = bearer(token.expose());
+    if value.is_none() {
+        let problem =
+            Problem::at(token.place, "no bearer token: it has white space in it, is not ASCII, or is too long");
+        problems.push(problem.help("put the token alone, without \"Bearer\", where this points to"));
+    }
+    value
+}
+
+fn header_name(written: &At<String>, problems: &mut Vec<Problem>) -> Option<HeaderName> {
+    let Ok(name) = HeaderName::try_from(written.as_str()) else {
+        let problem = Problem::at(written.place, "this cannot be the name of a header");
+        problems.push(problem.help("letters, digits and hyphens: \"X-Api-Key\""));
+        return None;
+    };
+    let is_ours = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
+    if is_ours || TAKEN.contains(&name.as_str()) {
+        let problem = Problem::at(written.place, format!("{name} is no header for a credential"));
+        problems.push(problem.help("one that the target reads for nothing else: \"Authorization\", \"X-Api-Key\""));
+        return None;
+    }
+    Some(name)
+}
+
+/// RFC 9110 §5.5, without what is obsolete there.
+fn header_value(written: &At<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
+    let is_text = written.expose().iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
+    if !is_text {
+        let problem = Problem::at(written.place, "the value has characters that no header carries safely");
+        problems.push(problem.help("put visible ASCII, on one line, where this points to"));
+        return None;
+    }
+    secret_value(&[written.expose()])
+}
+
+fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Problem>) -> Option<OAuth2> {
+    let before = problems.len();
+    let endpoint = endpoint(&written.token_url).map_err(|(why, help)| {
+        problems.push(Problem::at(written.token_url.place, format!("no token endpoint: {why}")).help(help));
+    });
+    check_scopes(&written.scopes, problems);
+    check_parameters(written, problems);
+    if problems.len() > before {
+        return None;
+    }
+    let (endpoint, path_and_query) = endpoint.ok()?;
+    let (id, secret) = (written.client_id.as_bytes(), written.client_secret.expose());
+    let authorization = match written.client_auth {
+        // RFC 6749 §2.3.1: each as in a form, before the two become Basic's.
+        ClientAuth::Basic => Some(basic_value(&encoded(id), &encoded(secret))?),
+        ClientAuth::Body => None,
+    };
+    let body = form(written);
+    let authority = endpoint.authority();
+    let mut digest = Context::new(&SHA256);
+    let proof = authorization.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
+    let said: [&[u8]; 5] =
+        [name.as_str().as_bytes(), authority.as_bytes(), path_and_query.as_str().as_bytes(), proof, &body];
+    for part in said {
+        digest.update(&(part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest.finish().as_ref());
+    Some(OAuth2 { credential: name.clone(), fingerprint, endpoint, path_and_query, authorization, body })
+}
+
+/// Why a text is no token endpoint, and what to write.
+type NoEndpoint = (&'static str, &'static str);
+
+/// RFC 6749 §3.2: over TLS, and without a fragment.
+fn endpoint(text: &str) -> Result<(Target, PathAndQuery), NoEndpoint> {
+    const HELP: &str = "\"https://login.acme.example/oauth2/token\"";
+    if text.contains('#') {
+        return Err(("a fragment is sent nowhere", HELP));
+    }
+    let uri: Uri = text.parse().map_err(|_| ("not a URL", HELP))?;
+    if uri.scheme_str() != Some("https") {
+        return Err(("what is said there is secret, and the URL is not https", HELP));
+    }
+    let authority = uri.authority().ok_or(("no host", HELP))?;
+    if authority.as_str().contains('@') {
+        return Err(("a URL is no place for a name and a password", "write them as client_id and client_secret"));
+    }
+    let port = match authority.as_str().strip_prefix(authority.host()) {
+        None | Some("" | ":") => Scheme::Https.default_port(),
+        Some(_) => authority.port_u16().filter(|port| *port != 0).ok_or(("no port from 1 to 65535", HELP))?,
+    };
+    let host = host::canonical(authority.host()).map_err(|_| ("no host name", HELP))?;
+    let path_and_query = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    Ok((Target { scheme: Scheme::Https, host, port }, path_and_query))
+}
+
+/// RFC 6749 §3.3: `scope-token`.
+fn check_scopes(scopes: &[At<String>], problems: &mut Vec<Problem>) {
+    for scope in scopes {
+        if !scope.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte)) {
+            let problem = Problem::at(scope.place, "a scope is visible ASCII without quotes and backslashes");
+            problems.push(problem.help("write each as the token endpoint's documentation has it"));
+        }
+    }
+}
+
+/// RFC 6749 §3.2: none more than once.
+fn check_parameters(written: &config::OAuth2, problems: &mut Vec<Problem>) {
+    for (name, _) in &written.parameters {
+        if name.is_empty() {
+            problems.push(Problem::at(name.place, "a parameter without a name").help("leave it out"));
+        }
+        let is_said = name.as_str() == "audience" && written.audience.is_some();
+        if PARAMETERS_TAKEN.contains(&name.as_str()) || is_said {
+            let problem = Problem::at(name.place, format!("the parameter {} is said elsewhere", name.value));
+            problems.push(problem.help("leave it out: client_id, client_secret, scopes and audience say it"));
+        }
+    }
+}
+
+/// The request's body (RFC 6749 §4.4.2).
+fn form(written: &config::OAuth2) -> Bytes {
+    let scopes = written.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ");
+    let mut fields: Vec<(&str, &[u8])> = vec![("grant_type", b"client_credentials")];
+    if !scopes.is_empty() {
+        fields.push(("scope", scopes.as_bytes()));
+    }
+    fields.extend(written.audience.iter().map(|audience| ("audience", audience.as_bytes())));
+    fields.extend(written.parameters.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+    if written.client_auth == ClientAuth::Body {
+        fields.push(("client_id", written.client_id.as_bytes()));
+        fields.push(("client_secret", written.client_secret.expose()));
+    }
+    let pairs = fields.into_iter().map(|(name, value)| [encoded(name.as_bytes()), encoded(value)]);
+    let mut parts: Vec<Zeroizing<Vec<u8>>> = Vec::new();
+    for [name, value] in pairs {
+        let separator: &[u8] = if parts.is_empty() { b"" } else { b"&" };
+        parts.extend([Zeroizing::new(separator.to_vec()), name, Zeroizing::new(b"=".to_vec()), value]);
+    }
+    secret_bytes(&parts.iter().map(|part| part.as_slice()).collect::<Vec<_>>())
+}
+
+/// As `application/x-www-form-urlencoded` (RFC 6749 Appendix B). Sized for the worst at once: no copy stays behind.
+fn encoded(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut encoded = Zeroizing::new(Vec::with_capacity(3 * bytes.len()));
+    byte_serialize(bytes).for_each(|piece| encoded.extend_from_slice(piece.as_bytes()));
+    encoded
+}
+
+#[cfg(test)]
+mod tests;

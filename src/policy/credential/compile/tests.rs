@@ -1,0 +1,187 @@
+//! What is made of each credential, and what is told of one that no target can be shown.
+//! Does each mistake get its own sentence?
+
+use std::collections::BTreeSet;
+
+use http::header;
+
+use super::*;
+use crate::policy::fixture::{at, config, messages};
+
+fn secret(text: &str) -> At<Secret> {
+    at(9, Secret::new(text.as_bytes().to_vec()))
+}
+
+fn one(scheme: Authentication) -> Result<Arc<Credential>, Vec<String>> {
+    let mut config = config();
+    config.credentials.insert(CredentialName::new("acme"), at(8, config::Credential { scheme, plaintext: false }));
+    let mut problems = vec![];
+    let mut compiled = compile(&config, &mut problems);
+    compiled.remove("acme").ok_or_else(|| messages(&problems))
+}
+
+fn value(credential: &Credential) -> (&str, String) {
+    let Proof::Written(value) = &credential.proof else { panic!("a token") };
+    assert!(value.is_sensitive());
+    (credential.header.as_str(), value.to_str().unwrap().to_owned())
+}
+
+fn basic(username: &str, password: &str) -> Authentication {
+    Authentication::Basic { username: at(7, username.into()), password: secret(password) }
+}
+
+fn header(name: &str, value: &str) -> Authentication {
+    Authentication::Header { name: at(7, name.into()), value: secret(value) }
+}
+
+fn oauth2(change: impl FnOnce(&mut config::OAuth2)) -> Authentication {
+    let mut written = config::OAuth2 {
+        token_url: at(20, "https://login.example/token?x=1".into()),
+        client_id: at(21, "s6BhdRkqt3".into()),
+        client_secret: secret("7Fjfp0ZBr1KtDRbnfVdmIw"),
+        client_auth: ClientAuth::Basic,
+        scopes: vec![],
+        audience: None,
+        parameters: vec![],
+    };
+    change(&mut written);
+    Authentication::OAuth2(Box::new(written))
+}
+
+fn fetched(credential: &Credential) -> &OAuth2 {
+    match &credential.proof {
+        Proof::Fetched(oauth2) => oauth2,
+        Proof::Written(_) => panic!("no token"),
+    }
+}
+
+#[test]
+fn headers() {
+    for (scheme, expected) in [
+        // RFC 7617 §2.
+        (basic("Aladdin", "open sesame"), ("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")),
+        (basic("Aladdin", "open:sesame"), ("authorization", "Basic QWxhZGRpbjpvcGVuOnNlc2FtZQ==")),
+        (Authentication::Bearer { token: secret("mF_9.B5f-4.1JqM") }, ("authorization", "Bearer mF_9.B5f-4.1JqM")),
+        (header("X-Api-Key", "k 1"), ("x-api-key", "k 1")),
+        (header("Authorization", "ApiKey k"), ("authorization", "ApiKey k")),
+    ] {
+        let credential = one(scheme).unwrap();
+        let (name, value) = value(&credential);
+        assert_eq!((name, value.as_str()), expected);
+    }
+}
+
+#[test]
+fn problems() {
+    let no_endpoint = |why: &str| format!("no token endpoint: {why}");
+    let url = |text: &'static str| oauth2(|o| o.token_url.value = text.into());
+    let named = |name: &'static str| oauth2(|o| o.parameters = vec![(at(1, name.into()), at(2, "x".into()))]);
+    for (scheme, expected) in [
+        (basic("a:b", "x"), "a user's name has neither colons nor control characters".to_owned()),
+        (basic("a", "x\ny"), "a password has no control characters".into()),
+        (
+            Authentication::Bearer { token: secret("Bearer x") },
+            "no bearer token: it has white space in it, is not ASCII, or is too long".into(),
+        ),
+        (header("X Key", "k"), "this cannot be the name of a header".into()),
+        (header("Outgate-Tenant", "k"), "outgate-tenant is no header for a credential".into()),
+        (header("Proxy-Authorization", "k"), "proxy-authorization is no header for a credential".into()),
+        (header("Host", "k"), "host is no header for a credential".into()),
+        (header("Transfer-Encoding", "k"), "transfer-encoding is no header for a credential".into()),
+        (header("Webhook-Signature", "k"), "webhook-signature is no header for a credential".into()),
+        (header("X-Key", "a\r\nX: b"), "the value has characters that no header carries safely".into()),
+        (header("X-Key", "é"), "the value has characters that no header carries safely".into()),
+        (url("http://login.example/token"), no_endpoint("what is said there is secret, and the URL is not https")),
+        (url("login.example/token"), no_endpoint("not a URL")),
+        (url("https://u:p@login.example/"), no_endpoint("a URL is no place for a name and a password")),
+        (url("https://login.example/#x"), no_endpoint("a fragment is sent nowhere")),
+        (url("https://login.example:0/"), no_endpoint("no port from 1 to 65535")),
+        (url("https://127.1/"), no_endpoint("no host name")),
+        (
+            oauth2(|o| o.scopes = vec![at(1, "a\"b".into())]),
+            "a scope is visible ASCII without quotes and backslashes".into(),
+        ),
+        (named("grant_type"), "the parameter grant_type is said elsewhere".into()),
+        (named("scope"), "the parameter scope is said elsewhere".into()),
+        (named(""), "a parameter without a name".into()),
+    ] {
+        assert_eq!(one(scheme).err(), Some(vec![expected]));
+    }
+}
+
+#[test]
+fn a_token_endpoint_is_asked_as_the_grant_has_it() {
+    let credential = one(oauth2(|o| {
+        o.scopes = vec![at(1, "a".into()), at(2, "b:c".into())];
+        o.audience = Some(at(3, "https://api.example/?x".into()));
+        o.parameters = vec![(at(4, "resource".into()), at(5, "ü &".into()))];
+    }))
+    .unwrap();
+    let request = fetched(&credential).request();
+    assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "/token?x=1"));
+    // RFC 6749 §2.3.1.
+    assert_eq!(request.headers()[header::AUTHORIZATION], "Basic czZCaGRSa3F0Mzo3RmpmcDBaQnIxS3REUmJuZlZkbUl3");
+    assert_eq!(request.headers()[header::HOST], "login.example");
+    let expected =
+        "grant_type=client_credentials&scope=a+b%3Ac&audience=https%3A%2F%2Fapi.example%2F%3Fx&resource=%C3%BC+%26";
+    assert_eq!(request.body(), expected.as_bytes());
+}
+
+/// Names and secrets are form-encoded before they become Basic's; a plain base64 of the two is what many get wrong.
+#[test]
+fn the_client_proves_itself_in_a_header_or_in_the_body() {
+    let odd = |auth| {
+        oauth2(move |o| {
+            o.client_id.value = "a:b c".into();
+            o.client_secret = secret("p+/%=é");
+            o.client_auth = auth;
+        })
+    };
+    let (header, body) = (one(odd(ClientAuth::Basic)).unwrap(), one(odd(ClientAuth::Body)).unwrap());
+    let header = fetched(&header).request();
+    let value = header.headers()[header::AUTHORIZATION].to_str().unwrap().strip_prefix("Basic ").unwrap();
+    let decoded = BASE64_STANDARD.decode(value).unwrap();
+    assert_eq!(String::from_utf8(decoded).unwrap(), "a%3Ab+c:p%2B%2F%25%3D%C3%A9");
+    assert_eq!(header.body(), b"grant_type=client_credentials".as_slice());
+    let body = fetched(&body).request();
+    assert!(!body.headers().contains_key(header::AUTHORIZATION));
+    let expected = "grant_type=client_credentials&client_id=a%3Ab+c&client_secret=p%2B%2F%25%3D%C3%A9";
+    assert_eq!(body.body(), expected.as_bytes());
+}
+
+#[test]
+fn an_endpoint_that_the_guard_refuses_is_a_problem() {
+    for (url, is_refused) in [
+        ("https://login.acme.com/", false),
+        ("https://login.acme.com:8443/", false),
+        ("https://login.internal/", true),
+        ("https://10.1.2.3/", true),
+        ("https://[::1]/", true),
+        ("https://169.254.169.254/", true),
+    ] {
+        let mut config = config();
+        let scheme = oauth2(|o| o.token_url.value = url.into());
+        config.credentials.insert(CredentialName::new("acme"), at(8, config::Credential { scheme, plaintext: false }));
+        let (mut problems, guard) = (vec![], Guard::compile(&config, &mut vec![]));
+        let credentials = compile(&config, &mut problems);
+        check_reach(&config, &credentials, &guard, &mut problems);
+        let expected = is_refused.then_some("the guard lets nothing reach this token endpoint".to_owned());
+        assert_eq!(messages(&problems), Vec::from_iter(expected), "{url}");
+    }
+}
+
+#[test]
+fn what_is_said_is_what_a_token_belongs_to() {
+    let print = |change: fn(&mut config::OAuth2)| fetched(&one(oauth2(change)).unwrap()).fingerprint;
+    let changes: [fn(&mut config::OAuth2); 6] = [
+        |_| {},
+        |o| o.client_secret = secret("other"),
+        |o| o.client_id.value = "other".into(),
+        |o| o.client_auth = ClientAuth::Body,
+        |o| o.scopes = vec![at(1, "a".into())],
+        |o| o.token_url.value = "https://login.example:8443/token?x=1".into(),
+    ];
+    let prints: BTreeSet<_> = changes.into_iter().map(print).collect();
+    assert_eq!(prints.len(), changes.len());
+    assert_eq!(print(|_| {}), print(|o| o.token_url.value = "https://LOGIN.example:443/token?x=1".into()));
+}

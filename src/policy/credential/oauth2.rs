@@ -1,0 +1,239 @@
+//! OAuth 2.0's client credentials grant (RFC 6749 §4.4), as far as it is words: the request, the answer, the times.
+//! What is asked of the token endpoint, and is what it says a token?
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use serde::Deserialize;
+
+use super::bearer;
+use crate::names::{CredentialName, Target};
+
+/// Where a token comes from, and what is said there.
+pub struct OAuth2 {
+    pub credential: CredentialName,
+    /// SHA-256 over the name of the credential and all that is said: tokens are shared exactly where it is equal.
+    pub fingerprint: [u8; 32],
+    pub endpoint: Target,
+    pub(super) path_and_query: PathAndQuery,
+    /// Where the client proves itself in a header.
+    pub(super) authorization: Option<HeaderValue>,
+    /// A form, with all that the client proves itself with where that is not in a header.
+    pub(super) body: Bytes,
+}
+
+/// A token, ready to be shown.
+#[derive(Debug)]
+pub struct Grant {
+    pub value: HeaderValue,
+    /// From its giving.
+    lifetime: Duration,
+}
+
+/// Why there is no token, though there was an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoGrant {
+    /// The endpoint does not take us for who we say we are, or not for what we ask; with its word for that, of those in
+    /// RFC 6749 §5.2.
+    Refused(StatusCode, Option<&'static str>),
+    /// It has troubles of its own, or is asked too often.
+    Failing(StatusCode),
+    /// What it says is no token.
+    Malformed(&'static str),
+}
+
+/// Where the endpoint does not say (RFC 6749 §5.1 leaves it to its documentation): short enough for most of them.
+const LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
+/// Nobody's token is good for as long; and if it were, to ask once a day costs nothing.
+const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A token is not used in its last minute: the webhook is still on its way, and clocks differ.
+const MARGIN_MAX: Duration = Duration::from_secs(60);
+
+/// The words of RFC 6749 §5.2. Its `error_description` is not read: it may hold what we sent.
+const ERRORS: [&str; 6] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+];
+
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How long an endpoint is left alone after it has failed this many times in a row.
+pub fn pause(failures: u32) -> Duration {
+    PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(PAUSE_MAX)
+}
+
+impl OAuth2 {
+    /// The same each time.
+    pub fn request(&self) -> Request<Bytes> {
+        let mut request = Request::new(self.body.clone());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from(self.path_and_query.clone());
+        let fields = request.headers_mut();
+        fields.extend(HeaderValue::try_from(self.endpoint.authority()).ok().map(|host| (header::HOST, host)));
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        fields.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        let agent = HeaderValue::from_static(concat!("outgate/", env!("CARGO_PKG_VERSION")));
+        fields.insert(header::USER_AGENT, agent);
+        fields.extend(self.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
+        request
+    }
+
+    /// RFC 6749 §5.1 and §5.2. What is not said there is ignored, as it wants; what is said twice is not.
+    pub fn judge(status: StatusCode, body: &[u8]) -> Result<Grant, NoGrant> {
+        #[derive(Deserialize)]
+        struct Given<'a> {
+            #[serde(borrow)]
+            access_token: Cow<'a, str>,
+            #[serde(borrow)]
+            token_type: Cow<'a, str>,
+            expires_in: Option<Seconds>,
+        }
+        match status {
+            status if status.is_success() => {}
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => return Err(NoGrant::Failing(status)),
+            status if status.is_client_error() => return Err(NoGrant::Refused(status, error_word(body))),
+            status if status.is_server_error() => return Err(NoGrant::Failing(status)),
+            _ => return Err(NoGrant::Malformed("a redirection, which is not followed")),
+        }
+        let given: Given<'_> =
+            serde_json::from_slice(body).map_err(|_| NoGrant::Malformed("not the JSON of RFC 6749 §5.1"))?;
+        if !given.token_type.eq_ignore_ascii_case("bearer") {
+            return Err(NoGrant::Malformed("a token of another type than Bearer"));
+        }
+        let value = bearer(given.access_token.as_bytes());
+        let value = value.ok_or(NoGrant::Malformed("a token that fits into no header"))?;
+        let lifetime = match given.expires_in {
+            None => LIFETIME_DEFAULT,
+            Some(Seconds::Number(seconds)) => Duration::from_secs(seconds),
+            Some(Seconds::Text(text)) => {
+                let seconds = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+                Duration::from_secs(seconds.ok_or(NoGrant::Malformed("expires_in is no number of seconds"))?)
+            }
+        };
+        Ok(Grant { value, lifetime: lifetime.min(LIFETIME_MAX) })
+    }
+}
+
+/// RFC 6749 wants a number; well-known endpoints write it as text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(u64),
+    Text(String),
+}
+
+fn error_word(body: &[u8]) -> Option<&'static str> {
+    #[derive(Deserialize)]
+    struct Fault<'a> {
+        #[serde(borrow)]
+        error: Cow<'a, str>,
+    }
+    let fault: Fault<'_> = serde_json::from_slice(body).ok()?;
+    ERRORS.into_iter().find(|word| *word == fault.error)
+}
+
+impl Grant {
+    /// For how long it is shown.
+    pub fn usable_for(&self) -> Duration {
+        self.lifetime - self.margin()
+    }
+
+    /// From when on another is fetched, while this one is still good.
+    pub fn refresh_after(&self) -> Duration {
+        self.lifetime - 2 * self.margin()
+    }
+
+    fn margin(&self) -> Duration {
+        (self.lifetime / 4).min(MARGIN_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TOKEN_MAX;
+    use super::*;
+
+    fn judge(status: u16, body: &str) -> Result<Grant, NoGrant> {
+        OAuth2::judge(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    }
+
+    #[test]
+    fn tokens_and_their_times() {
+        for (body, usable, refresh) in [
+            (r#"{"access_token":"t","token_type":"Bearer","expires_in":3600}"#, 3540, 3480),
+            (r#"{"expires_in":"300","token_type":"bEARER","access_token":"t","scope":"a","x":[1]}"#, 240, 180),
+            (r#"{"access_token":"t","token_type":"bearer"}"#, 240, 180),
+            (r#"{"access_token":"t","token_type":"bearer","expires_in":null}"#, 240, 180),
+            (r#"{"access_token":"t","token_type":"bearer","expires_in":40}"#, 30, 20),
+            (r#"{"access_token":"t","token_type":"bearer","expires_in":0}"#, 0, 0),
+            (r#"{"access_token":"t","token_type":"bearer","expires_in":18446744073709551615}"#, 86_340, 86_280),
+        ] {
+            let grant = judge(200, body).unwrap();
+            assert_eq!((grant.value.as_bytes(), grant.value.is_sensitive()), (&b"Bearer t"[..], true));
+            assert_eq!((grant.usable_for().as_secs(), grant.refresh_after().as_secs()), (usable, refresh), "{body}");
+        }
+        assert_eq!(
+            judge(201, "{\"access_token\":\"a!|b\\u003d\",\"token_type\":\"bearer\"}").unwrap().value,
+            "Bearer a!|b="
+        );
+    }
+
+    #[test]
+    fn what_is_no_token() {
+        let no_json = "not the JSON of RFC 6749 §5.1";
+        let no_header = "a token that fits into no header";
+        for (body, why) in [
+            ("", no_json),
+            ("<html>", no_json),
+            ("[]", no_json),
+            (r#"{"access_token":"t"}"#, no_json),
+            (r#"{"token_type":"bearer"}"#, no_json),
+            (r#"{"access_token":5,"token_type":"bearer"}"#, no_json),
+            (r#"{"access_token":"t","access_token":"u","token_type":"bearer"}"#, no_json),
+            (r#"{"access_token":"t","token_type":"bearer"} x"#, no_json),
+            (r#"{"access_token":"t","token_type":"bearer","expires_in":-1}"#, no_json),
+            (r#"{"access_token":"t","token_type":"bearer","expires_in":1.5}"#, no_json),
+            (r#"{"access_token":"t","token_type":"mac"}"#, "a token of another type than Bearer"),
+            (r#"{"access_token":"","token_type":"bearer"}"#, no_header),
+            (r#"{"access_token":"a b","token_type":"bearer"}"#, no_header),
+            (r#"{"access_token":"a\r\nX: y","token_type":"bearer"}"#, no_header),
+            (r#"{"access_token":"é","token_type":"bearer"}"#, no_header),
+            (r#"{"access_token":"t","token_type":"bearer","expires_in":"+5"}"#, "expires_in is no number of seconds"),
+            (r#"{"access_token":"t","token_type":"bearer","expires_in":""}"#, "expires_in is no number of seconds"),
+        ] {
+            assert_eq!(judge(200, body).unwrap_err(), NoGrant::Malformed(why), "{body}");
+        }
+        let long = format!(r#"{{"access_token":"{}","token_type":"bearer"}}"#, "t".repeat(TOKEN_MAX + 1));
+        assert_eq!(judge(200, &long).unwrap_err(), NoGrant::Malformed(no_header));
+    }
+
+    #[test]
+    fn refusals_are_told_from_troubles() {
+        let refused = |status: u16, word| NoGrant::Refused(StatusCode::from_u16(status).unwrap(), word);
+        let failing = |status: u16| NoGrant::Failing(StatusCode::from_u16(status).unwrap());
+        for (status, body, expected) in [
+            (401, r#"{"error":"invalid_client","error_description":"hunter2"}"#, refused(401, Some("invalid_client"))),
+            (400, r#"{"error":"hunter2"}"#, refused(400, None)),
+            (404, "<html>", refused(404, None)),
+            (429, r#"{"error":"slow_down"}"#, failing(429)),
+            (503, "", failing(503)),
+            (302, "", NoGrant::Malformed("a redirection, which is not followed")),
+        ] {
+            assert_eq!(judge(status, body).unwrap_err(), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_is_left_alone_longer_each_time() {
+        let seconds: Vec<u64> = [0, 1, 2, 3, 5, 6, 7, u32::MAX].map(|failures| pause(failures).as_secs()).into();
+        assert_eq!(seconds, [1, 1, 2, 4, 16, 30, 30, 30]);
+    }
+}
