@@ -15,7 +15,7 @@ use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::config::{self, Config, Deliveries, KeyDirs, Listen};
+use crate::config::{self, Config, Deliveries, KeyDirs, Listen, Severity};
 use crate::live::{InForce, Live};
 use crate::net::resolve::Basis;
 use crate::policy;
@@ -115,12 +115,13 @@ impl Reloader {
                 self.key_dirs.extend(rejection.key_dirs);
                 self.keep(rejection.problems, cause);
             }
-            Ok(Ok(Next { config, in_force, warnings })) => {
+            Ok(Ok(Next { config, in_force, left_out, warnings })) => {
                 let started = Started::of(&config);
                 (self.files, self.key_dirs) = (config.files, config.key_dirs);
                 self.told.clear();
                 let Some(in_force) = in_force else { return self.live.unreject() };
                 self.live.adopt(in_force);
+                left_out.iter().for_each(|problem| error!("{problem}"));
                 warnings.iter().for_each(|warning| warn!("{warning}"));
                 needs_restart(&self.started, &started);
                 info!("configuration reloaded from {}", self.path.display());
@@ -145,6 +146,8 @@ impl Reloader {
 struct Next {
     config: Config,
     in_force: Option<InForce>,
+    /// What is wrong with single tenants' keys.
+    left_out: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -160,7 +163,9 @@ fn prepare(path: &Path, before: &InForce, known: &KeyDirs) -> Result<Next, Rejec
     let (plan, more) = policy::compile_after(&config, Some(&before.plan), Timestamp::now())
         .map_err(|problems| rejection(config::one_line_each(&problems, &config.sources)))?;
     warnings.extend(more);
-    let warnings = config::one_line_each(&warnings, &config.sources);
+    let (left_out, warnings): (Vec<_>, Vec<_>) =
+        warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
+    let [left_out, warnings] = [left_out, warnings].map(|told| config::one_line_each(&told, &config.sources));
     let is_same = config.digest == before.plan.digest
         && Basis::read(&config.resolver).is_ok_and(|basis| basis == *before.resolver.basis());
     let in_force = match is_same {
@@ -170,7 +175,7 @@ fn prepare(path: &Path, before: &InForce, known: &KeyDirs) -> Result<Next, Rejec
                 .map_err(|fault| rejection(vec![format!("cannot resolve names: {fault}")]))?,
         ),
     };
-    Ok(Next { config, in_force, warnings })
+    Ok(Next { config, in_force, left_out, warnings })
 }
 
 /// Why a configuration is not adopted, and the files whose change might mend it.

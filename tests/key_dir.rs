@@ -241,40 +241,103 @@ fn shared_keys_are_for_those_without_a_folder_alone() {
     assert_eq!(signed_by(&place.deliver(Some("globex")), &secrets), [3]);
 }
 
+/// What `/metrics` says of the folders that are broken.
+fn broken(place: &Place) -> String {
+    let text = place.outgate.admin("/metrics").text();
+    let line = "outgate_tenants_with_keys{signer=\"platform\",folder=\"broken\"} ";
+    text.lines().find_map(|found| found.strip_prefix(line)).unwrap().to_owned()
+}
+
 #[test]
-fn one_broken_key_keeps_everything_as_it_was_and_is_named() {
-    let place = Place::new("");
-    let secrets = place.secrets();
+fn a_broken_key_keeps_its_tenants_keys_as_they_were_and_nobody_elses() {
+    let place = Place::new("keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
     let path = |name: &str| place.folder().path(name);
-    let broken = [
+    let mut order = [1, 2];
+    let secrets = place.secrets();
+    let breaks = [
         ("keys/acme/k2.key", "whsec_c2hvcnQ=", "is 5 bytes long"),
         ("keys/acme/k2.key", " \n", "is empty"),
-        ("keys/newcomer/k1.key", "-----BEGIN PRIVATE KEY-----", "the secret in "),
+        ("keys/acme/k2.key", "-----BEGIN PRIVATE KEY-----", "the secret in "),
         ("keys/acme/k2.from-soon.key", SECRET, "is not named like a key"),
         ("keys/acme/k1.pem", SECRET, "have the same id, k1"),
     ];
-    for (i, (name, content, fault)) in broken.into_iter().enumerate() {
+    for (name, content, fault) in breaks {
         let said = place.after(|folder| {
-            swap(folder, "globex", "initech"); // valid, and yet not adopted
             put(folder, name, content);
+            swap(folder, "globex", "initech");
         });
-        let said = said.join("\n");
-        let problem = said.lines().find(|line| line.contains(path(name).to_str().unwrap())).unwrap_or_default();
-        assert!(problem.contains(fault) && said.contains("not adopted"), "{name}: {said}");
-        assert!(!said.contains("c2hvcnQ"), "{said}");
-        for (own, tenant) in NAMES.iter().enumerate() {
-            assert_eq!(signed_by(&place.deliver(Some(tenant)), &secrets), [own], "{tenant}");
-        }
-        let said = place.after(|folder| swap(folder, "globex", "initech")).join("\n");
-        assert!(said.contains("not adopted"), "{said}");
-        // Mended in the folder that is at fault, and nowhere else.
-        place.adopts(|folder| {
-            let tenant = name.rsplit_once('/').unwrap().0;
-            fs::remove_file(path(name)).unwrap();
-            put(folder, &format!("{tenant}/n{i}.key"), &new_key("standard-webhooks"));
-        });
-        assert!(!place.outgate.admin("/readyz").text().contains("rejected"));
+        order.swap(0, 1);
+        let told = |said: &[String]| {
+            let line = said.iter().find(|line| line.contains(path(name).to_str().unwrap())).cloned();
+            let line = line.unwrap_or_else(|| panic!("{name}: {said:?}"));
+            assert!(line.contains("ERROR") && line.contains(fault) && !line.contains("c2hvcnQ"), "{line}");
+        };
+        told(&said);
+        assert!(!said.join("\n").contains("not adopted"), "{said:?}");
+        let expect = |order: [usize; 2]| {
+            for (own, tenant) in [0, order[0], order[1]].into_iter().zip(NAMES) {
+                assert_eq!(signed_by(&place.deliver(Some(tenant)), &secrets), [own], "{tenant}");
+            }
+        };
+        expect(order);
+        let ready = place.outgate.admin("/readyz").text();
+        assert!(ready.contains("signer platform: the folders of 1 tenants are broken (acme the first)"), "{ready}");
+        assert_eq!(broken(&place), "1");
+        // The others' keys go on changing; who is broken is told each time.
+        told(&place.after(|folder| swap(folder, "globex", "initech")));
+        order.swap(0, 1);
+        expect(order);
+        place.adopts(|_| fs::remove_file(path(name)).unwrap());
+        assert_eq!((broken(&place).as_str(), place.outgate.admin("/readyz").text().as_str()), ("0", "ready\n"));
+        expect(order);
     }
+}
+
+#[test]
+fn who_begins_with_a_broken_folder_is_refused_until_it_is_mended() {
+    let pki = Pki::new();
+    let receiver = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let folder = folder(&pki);
+    let key = new_key("standard-webhooks");
+    for (file, secret) in [("globex/k1.key", &*key), ("acme/k1.key", "short"), ("initech/k1.key", "")] {
+        put(&folder, &format!("keys/{file}"), secret);
+    }
+    symlink("globex", folder.path("keys/mallory")).unwrap();
+    let outgate = Outgate::run(folder, &text(&receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]"));
+    let place = Place { outgate, receiver };
+    // Neither with those of all, nor, through a link, with another's.
+    for name in ["acme", "initech", "mallory"] {
+        assert_eq!(place.refused(Some(name)), (500, "internal".into(), Value::Null), "{name}");
+        let said = run(&["keys", "list", "--tenant", name], place.folder()).1;
+        assert!(said.contains(&format!("the folder of tenant {name} is broken")), "{said}");
+    }
+    verify(&place.deliver(Some("globex")), key.trim());
+    verify(&place.deliver(Some("nobody")), SECRET);
+    assert_eq!(broken(&place), "3");
+    let (is_valid, said) = check(place.folder());
+    assert!(!is_valid && said.contains("valid but for single tenants: 3 problems, "), "{said}");
+    place.after(|folder| put(folder, "keys/acme/k1.key", &key));
+    verify(&place.deliver(Some("acme")), key.trim());
+    assert_eq!(place.refused(Some("initech")).0, 500);
+    assert_eq!(broken(&place), "2");
+}
+
+#[test]
+fn a_directory_that_is_gone_leaves_all_as_they_were() {
+    let place = Place::new("");
+    let secrets = place.secrets();
+    let said = place.after(|folder| fs::rename(folder.path("keys"), folder.path("elsewhere")).unwrap()).join("\n");
+    assert!(said.contains("not adopted") && said.contains("/keys does not exist"), "{said}");
+    for (own, tenant) in NAMES.iter().enumerate() {
+        assert_eq!(signed_by(&place.deliver(Some(tenant)), &secrets), [own], "{tenant}");
+    }
+    // Back, and changed: that it is only back is nothing to tell.
+    place.adopts(|folder| {
+        put(folder, "elsewhere/acme/k1.key", &secrets[1]);
+        fs::rename(folder.path("elsewhere"), folder.path("keys")).unwrap();
+    });
+    assert_eq!(signed_by(&place.deliver(Some("acme")), &secrets), [1]);
+    assert_eq!(place.outgate.admin("/readyz").text(), "ready\n");
 }
 
 /// The problems and warnings of `outgate check`.
@@ -473,6 +536,6 @@ fn folders_that_cannot_be_watched_are_looked_over() {
     place.adopts(|folder| put(folder, "keys/t9/k1.key", &secret));
     verify(&place.deliver(Some("t9")), secret.trim());
     let said = place.after(|folder| put(folder, "keys/t9/k2.key", "short")).join("\n");
-    assert!(said.contains("not adopted") && said.contains("keys/t9/k2.key"), "{said}");
+    assert!(said.contains("ERROR") && said.contains("keys/t9/k2.key"), "{said}");
     place.adopts(|folder| put(folder, "keys/t9/k2.key", &new_key("standard-webhooks")));
 }

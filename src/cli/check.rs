@@ -15,7 +15,7 @@ use crate::config::{self, Severity};
   outgate check --config new.toml && cp new.toml /etc/outgate/config.toml
   outgate check --json | jq '.[].message'
 
-Exit code 0: would be adopted, perhaps with warnings. 1: has problems. 2: wrong usage.")]
+Exit code 0: would be adopted, perhaps with warnings. 1: has problems, and be they in one tenant's keys. 2: wrong usage.")]
 pub(super) struct Check {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -36,14 +36,13 @@ impl Check {
         } else {
             show(&found, &sources);
         }
-        let problems = found.iter().filter(|problem| problem.severity == Severity::Problem).count();
-        let warnings = found.len() - problems;
-        if problems == 0 {
-            eprintln!("valid, with {warnings} warnings");
-            ExitCode::SUCCESS
-        } else {
-            eprintln!("not valid: {problems} problems, {warnings} warnings");
-            ExitCode::FAILURE
+        let count = |severity| found.iter().filter(|problem| problem.severity == severity).count();
+        let [problems, contained, warnings] = [Severity::Problem, Severity::Contained, Severity::Warning].map(count);
+        match (problems, contained) {
+            (0, 0) => eprintln!("valid, with {warnings} warnings"),
+            (0, _) => eprintln!("valid but for single tenants: {contained} problems, {warnings} warnings"),
+            (_, _) => eprintln!("not valid: {} problems, {warnings} warnings", problems + contained),
         }
+        if problems + contained == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }

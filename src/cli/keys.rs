@@ -177,6 +177,9 @@ fn say_whose(plan: &Plan, tenant: Option<&TenantName>) {
             (Some(tenant), Some(_)) if signer.keys_of(Some(tenant)).is_err() => {
                 eprintln!("signer {}: no key for tenant {tenant}: its webhooks are refused", signer.name());
             }
+            (Some(tenant), Some(_)) if signer.broken_tenants().any(|broken| broken == tenant) => {
+                eprintln!("signer {}: the folder of tenant {tenant} is broken: see `outgate check`", signer.name());
+            }
             (Some(tenant), Some(_)) if !signer.has_own_keys(tenant) => {
                 eprintln!("signer {}: tenant {tenant} has no folder of its own", signer.name());
             }

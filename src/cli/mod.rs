@@ -78,7 +78,7 @@ fn find(named: Option<&Path>) -> Option<PathBuf> {
     }
 }
 
-/// A configuration that is valid, with its warnings.
+/// A configuration that is valid, with its warnings and what is wrong with single tenants.
 struct Valid {
     path: Option<PathBuf>,
     config: Config,

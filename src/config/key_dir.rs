@@ -21,10 +21,9 @@ use crate::names::{KeyId, TenantName};
 #[derive(Debug)]
 pub struct KeyDir {
     pub path: PathBuf,
-    /// Every folder that a tenant can be called by, empty ones included.
+    /// Every folder that a tenant can be called by, also what is empty or broken: its tenant is not without keys, as one
+    /// is that has no folder.
     pub tenants: BTreeMap<TenantName, Arc<KeyFolder>>,
-    /// Those whose folder could not be read: to be watched for a better state.
-    broken: Vec<TenantName>,
 }
 
 /// Those that were read, by path: what the next reading need not open again.
@@ -33,9 +32,11 @@ pub type KeyDirs = BTreeMap<PathBuf, Arc<KeyDir>>;
 /// What stands in the folder of one tenant.
 #[derive(Debug)]
 pub struct KeyFolder {
-    /// SHA-256 over the names and the contents of its keys: equal means that nothing changed.
+    /// SHA-256 over the names and the contents of its keys, or what is wrong: equal means that nothing changed.
     pub digest: [u8; 32],
+    /// None, if anything is wrong with any of them: the tenant would have fewer keys than it thinks.
     pub keys: Vec<KeyFile>,
+    faults: Vec<Fault>,
     /// Files that are called like no key.
     strays: Vec<String>,
     /// Of the folder itself; `None`: it could change again without that being seen.
@@ -53,6 +54,13 @@ pub struct KeyFile {
     seen: Seen,
 }
 
+impl KeyFolder {
+    /// Whether what stands there cannot be told from here.
+    pub fn is_broken(&self) -> bool {
+        !self.faults.is_empty()
+    }
+}
+
 impl KeyFile {
     /// Of the file, in its tenant's folder.
     pub fn name(&self) -> &str {
@@ -63,8 +71,7 @@ impl KeyFile {
 impl KeyDir {
     /// Itself, and every folder of a tenant.
     pub fn folders(&self) -> impl Iterator<Item = PathBuf> {
-        let tenants = self.tenants.keys().chain(&self.broken).map(|tenant| self.folder(tenant));
-        std::iter::once(self.path.clone()).chain(tenants)
+        std::iter::once(self.path.clone()).chain(self.tenants.keys().map(|tenant| self.folder(tenant)))
     }
 
     /// Where the keys of a tenant stand, or would.
@@ -73,8 +80,8 @@ impl KeyDir {
     }
 }
 
-/// Reads the directory, or what has changed of it since the reading before. A broken one counts as empty, so that no
-/// more is said of it than what is wrong.
+/// Reads the directory, or what has changed of it since the reading before. What is wrong with a folder is its tenant's
+/// alone: one of thousands must neither keep the others from starting nor from new keys.
 pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Arc<KeyDir>>> {
     let text = reader.text(value)?;
     if text.is_empty() {
@@ -87,16 +94,18 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Arc<
         return Some(value.at(Arc::clone(read)));
     }
     reader.files.remember(&path);
-    let mut faults = Vec::new();
-    let mut read = KeyDir { path, tenants: BTreeMap::new(), broken: Vec::new() };
+    let mut nobodys = Vec::new();
+    let mut read = KeyDir { path, tenants: BTreeMap::new() };
     let known = reader.known.get(&read.path).map(Arc::as_ref);
-    if let Err(fault) = scan::scan(&mut read, known, &mut faults) {
-        faults.push(Fault::unreadable(&read.path, &fault));
+    if let Err(fault) = scan::scan(&mut read, known, &mut nobodys) {
+        let Fault { message, help } = Fault::unreadable(&read.path, &fault);
+        reader.problems.push(Problem::at(value.place, message).help(help));
     }
+    let faults = nobodys.iter().chain(read.tenants.values().flat_map(|folder| &folder.faults));
+    let faults = faults.map(|fault| Problem::contained(value.place, &fault.message).help(&fault.help));
     let warnings = read.warnings();
-    let problems =
-        faults.into_iter().map(|fault| fault.problem(value)).chain(warnings.map(|fault| fault.warning(value)));
-    reader.problems.extend(few(problems, &format!("below {}", read.path.display())));
+    let warnings = warnings.map(|fault| Problem::warning(Some(value.place), fault.message).help(fault.help));
+    reader.problems.extend(few(faults.chain(warnings), &format!("below {}", read.path.display())));
     reader.files.digest(read.path.as_os_str().as_encoded_bytes());
     for (tenant, folder) in &read.tenants {
         reader.files.digest(tenant.as_str().as_bytes());
@@ -120,6 +129,7 @@ impl KeyDir {
 }
 
 /// What is wrong below a `key_dir`.
+#[derive(Debug)]
 struct Fault {
     message: String,
     help: String,
@@ -147,13 +157,5 @@ impl Fault {
     fn open(path: &Path) -> Self {
         let help = format!("run `chmod o-rwx {}`", path.display());
         Self { message: format!("every user of this host can open {}", path.display()), help }
-    }
-
-    fn problem(self, value: &Value<'_>) -> Problem {
-        Problem::at(value.place, self.message).help(self.help)
-    }
-
-    fn warning(self, value: &Value<'_>) -> Problem {
-        Problem::warning(Some(value.place), self.message).help(self.help)
     }
 }

@@ -20,6 +20,7 @@ use super::{Config, KeyDirs, credential, keys, named, sections, signer, syntax, 
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
+    /// And what is wrong with single tenants.
     pub warnings: Vec<Problem>,
 }
 

@@ -18,10 +18,13 @@ pub struct Place {
 /// Of problems that are alike, one for each of thousands of tenants, these are told.
 const FEW: usize = 20;
 
-/// A problem keeps a configuration from being adopted; a warning does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
+    /// Keeps a configuration from being adopted.
     Problem,
+    /// Of one tenant alone: the configuration is adopted, and what is wrong is left out.
+    Contained,
+    /// Keeps nothing.
     Warning,
 }
 
@@ -56,6 +59,9 @@ impl Problem {
     }
     pub fn warning(place: Option<Place>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, place, ..Self::general(message) }
+    }
+    pub fn contained(place: Place, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Contained, ..Self::at(place, message) }
     }
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
@@ -97,7 +103,7 @@ impl Sources {
 
 /// The first of them, problems before warnings, and how many more there are.
 pub fn few(problems: impl Iterator<Item = Problem>, place: &str) -> Vec<Problem> {
-    let (problems, warnings): (Vec<_>, Vec<_>) = problems.partition(|problem| problem.severity == Severity::Problem);
+    let (warnings, problems): (Vec<_>, Vec<_>) = problems.partition(|problem| problem.severity == Severity::Warning);
     let mut told = Vec::new();
     for (mut list, what) in [(problems, "problems"), (warnings, "warnings")] {
         let more = list.len().saturating_sub(FEW);
@@ -142,9 +148,9 @@ mod tests {
     #[test]
     fn a_few_stand_for_many() {
         let many = |count, severity| (0..count).map(move |i| Problem { severity, ..Problem::general(format!("{i}")) });
-        let told = few(many(FEW, Severity::Warning).chain(many(10_000, Severity::Problem)), "below /keys");
+        let told = few(many(FEW, Severity::Warning).chain(many(10_000, Severity::Contained)), "below /keys");
         let severities = |severity| told.iter().filter(|problem| problem.severity == severity).count();
-        assert_eq!((severities(Severity::Problem), severities(Severity::Warning)), (FEW + 1, FEW));
+        assert_eq!((severities(Severity::Contained), severities(Severity::Warning)), (FEW + 1, FEW));
         assert_eq!(told[FEW].message, "9980 more problems below /keys");
     }
 

@@ -27,7 +27,7 @@ pub fn render(problems: &[Problem], sources: &Sources, styled: bool) -> String {
 
 fn group<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
     let level = match problem.severity {
-        Severity::Problem => Level::ERROR,
+        Severity::Problem | Severity::Contained => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
     let mut group = Group::with_title(level.primary_title(normalize_untrusted_str(&problem.message)));
@@ -129,7 +129,7 @@ pub fn to_json(problems: &[Problem], sources: &Sources) -> Value {
 
 fn object(problem: &Problem, sources: &Sources) -> Value {
     let severity = match problem.severity {
-        Severity::Problem => "problem",
+        Severity::Problem | Severity::Contained => "problem",
         Severity::Warning => "warning",
     };
     let mut object = json!({

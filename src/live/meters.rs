@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::names::{CredentialName, PoolName, RouteName};
+use crate::names::{CredentialName, PoolName, RouteName, SignerName};
 use crate::policy::expiry::Expiry;
 
 /// Seconds. A webhook takes between a millisecond and the response timeout.
@@ -31,6 +31,7 @@ pub struct Meters {
     pub idle_target_connections: Gauge,
     addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
     expiries: Family<ExpiryLabels, Gauge>,
+    tenants: Family<TenantLabels, Gauge>,
     pub records_lost: Gauge,
 }
 
@@ -82,6 +83,13 @@ struct ExpiryLabels {
     file: String,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct TenantLabels {
+    signer: String,
+    /// `whole` or `broken`.
+    folder: &'static str,
+}
+
 /// Empty where no route was found.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Text(Option<RouteName>);
@@ -109,6 +117,7 @@ impl Meters {
             idle_target_connections: Gauge::default(),
             addresses: Family::default(),
             expiries: Family::default(),
+            tenants: Family::default(),
             records_lost: Gauge::default(),
             registry: Registry::default(),
         };
@@ -138,6 +147,11 @@ impl Meters {
             "token_requests",
             "Requests for tokens of credentials, and what came of them",
             meters.token_requests.clone(),
+        );
+        registry.register(
+            "tenants_with_keys",
+            "Tenants with a folder of keys of their own, whole or broken, by signer",
+            meters.tenants.clone(),
         );
         registry.register("reloads", "Configurations adopted and rejected", meters.reloads.clone());
         registry.register(
@@ -183,6 +197,17 @@ impl Meters {
             let ends = expiry.ends.as_second();
             if gauge.get() == 0 || ends < gauge.get() {
                 gauge.set(ends);
+            }
+        }
+    }
+
+    /// Of each signer whose tenants may have keys of their own: how many do, and of how many the folder is broken.
+    pub fn tenants<'a>(&self, signers: impl Iterator<Item = (&'a SignerName, usize, usize)>) {
+        self.tenants.clear();
+        for (signer, count, broken) in signers {
+            for (folder, count) in [("whole", count - broken), ("broken", broken)] {
+                let labels = TenantLabels { signer: signer.to_string(), folder };
+                self.tenants.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
     }

@@ -226,6 +226,15 @@ impl Live {
         if let Some(why) = &*self.rejected.load() {
             degraded.push(format!("the configuration on disk is rejected, the one before stays in force: {why}"));
         }
+        for (name, signer) in &in_force.plan.signers {
+            let mut broken = signer.broken_tenants();
+            if let Some(first) = broken.next() {
+                let count = 1 + broken.count();
+                degraded.push(format!(
+                    "signer {name}: the folders of {count} tenants are broken ({first} the first), they keep the keys from before, if they had any"
+                ));
+            }
+        }
         if self.sources.are_stale() {
             degraded.push("the kernel does not tell this host's addresses: the last known ones count".to_owned());
         }
@@ -242,6 +251,13 @@ impl Live {
             let ranges = pool.in_force(now);
             self.meters.pool(name, sources::total(&ranges), view.count(&ranges));
         }
+        self.meters.tenants(
+            in_force
+                .plan
+                .signers
+                .iter()
+                .filter_map(|(name, signer)| Some((name, signer.tenants()?, signer.broken_tenants().count()))),
+        );
         self.meters.expiries(&in_force.plan.expiries);
         self.meters.idle_target_connections.set(i64::try_from(self.reuse.kept()).unwrap_or(i64::MAX));
         self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));

@@ -115,6 +115,7 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
 pub(crate) fn messages(problems: &[Problem]) -> Vec<String> {
     let text = |problem: &Problem| match problem.severity {
         Severity::Problem => problem.message.clone(),
+        Severity::Contained => format!("contained: {}", problem.message),
         Severity::Warning => format!("warning: {}", problem.message),
     };
     problems.iter().map(text).collect()

@@ -50,8 +50,8 @@ pub struct Plan {
     pub digest: [u8; 32],
 }
 
-/// The one compiler: start, reload, `check` and `explain` all come through here. Gives the plan and its warnings, or
-/// everything that is wrong.
+/// The one compiler: start, reload, `check` and `explain` all come through here. Gives the plan and its warnings (and what
+/// is wrong with single tenants), or everything that is wrong.
 pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     compile_after(config, None, now)
 }

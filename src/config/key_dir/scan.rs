@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::{Fault, KeyDir, KeyFile, KeyFolder, name};
@@ -26,29 +26,29 @@ const TENANTS_MAX: usize = 250_000;
 /// Files in a tenant's folder: while keys rotate there are two or three.
 const FILES_MAX: usize = 1_000;
 
-/// Every tenant's folder. One with a fault will be read again.
-pub(super) fn scan(found: &mut KeyDir, before: Option<&KeyDir>, faults: &mut Vec<Fault>) -> Result<(), FileFault> {
+/// Every tenant's folder. One with a fault will be read again. `nobodys`: faults with what is no tenant's.
+pub(super) fn scan(found: &mut KeyDir, before: Option<&KeyDir>, nobodys: &mut Vec<Fault>) -> Result<(), FileFault> {
     let now = SystemTime::now();
-    let KeyDir { path, tenants, broken } = found;
+    let KeyDir { path, tenants } = found;
     let root = open(CWD, path, OFlags::DIRECTORY)?;
     for entry in entries(&root, TENANTS_MAX)? {
-        let Some(tenant) = folder(&root, path, &entry, faults) else { continue };
+        if !entry.may_be_folder(&root) {
+            continue;
+        }
+        let Some(tenant) = tenant(path, &entry.name, nobodys) else { continue };
         let known = before.and_then(|before| before.tenants.get(&tenant));
         if let Some(known) = known.filter(|known| known.is_unchanged(&root, &tenant)) {
             tenants.insert(tenant, Arc::clone(known));
             continue;
         }
         let path = path.join(tenant.as_str());
-        match read(&root, &path, &tenant, now, faults) {
-            Ok(Some(folder)) => drop(tenants.insert(tenant, Arc::new(folder))),
-            Ok(None) => broken.push(tenant),
+        let folder = match read(&root, &path, &tenant, now) {
+            Ok(folder) => folder,
             // Gone while we looked: as if it had never been there.
-            Err(FileFault::Missing) => {}
-            Err(fault) => {
-                faults.push(Fault::unreadable(&path, &fault));
-                broken.push(tenant);
-            }
-        }
+            Err(FileFault::Missing) => continue,
+            Err(fault) => KeyFolder::broken(vec![Fault::unreadable(&path, &fault)]),
+        };
+        tenants.insert(tenant, Arc::new(folder));
     }
     Ok(())
 }
@@ -77,27 +77,32 @@ fn entries(folder: &OwnedFd, max: usize) -> Result<Vec<Entry>, FileFault> {
     Ok(entries)
 }
 
-/// The tenant whose folder this is. Files beside the folders are none of ours.
-fn folder(root: &OwnedFd, path: &Path, entry: &Entry, faults: &mut Vec<Fault>) -> Option<TenantName> {
-    let is =
-        |kind, flags| statat(root, &entry.name, flags).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind);
-    let path = || path.join(&entry.name);
-    // Not every file system tells in its listing.
-    if !entry.is_folder && !is(FileType::Directory, AtFlags::SYMLINK_NOFOLLOW) {
-        if is(FileType::Directory, AtFlags::empty()) {
-            faults.push(Fault::unreadable(&path(), &FileFault::Link));
-        }
-        return None;
+impl Entry {
+    /// Or a link to one, which is not followed: its tenant must not count as one without a folder. Files beside the
+    /// folders are none of ours.
+    fn may_be_folder(&self, root: &OwnedFd) -> bool {
+        let is_folder = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        // Not every file system tells in its listing.
+        self.is_folder || statat(root, &self.name, AtFlags::empty()).is_ok_and(is_folder)
     }
-    if entry.name.len() > TENANT_MAX || !entry.name.bytes().all(|byte| byte.is_ascii_graphic()) {
+}
+
+/// The tenant whose folder is called so.
+fn tenant(path: &Path, name: &str, nobodys: &mut Vec<Fault>) -> Option<TenantName> {
+    if name.len() > TENANT_MAX || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         let help = format!("a tenant's name is 1 to {TENANT_MAX} visible ASCII characters, as in Outgate-Tenant");
-        faults.push(Fault::new(&path(), "is the folder of no tenant", help));
+        nobodys.push(Fault::new(&path.join(name), "is the folder of no tenant", help));
         return None;
     }
-    Some(TenantName::new(entry.name.as_str()))
+    Some(TenantName::new(name))
 }
 
 impl KeyFolder {
+    fn broken(faults: Vec<Fault>) -> Self {
+        let digest = digest(faults.iter().map(|fault| fault.message.as_bytes()));
+        Self { digest, keys: Vec::new(), faults, strays: Vec::new(), seen: None }
+    }
+
     /// Nothing is opened to tell.
     fn is_unchanged(&self, root: &OwnedFd, tenant: &TenantName) -> bool {
         let seen = |path: &str| Some(Seen::of(&statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?));
@@ -106,44 +111,34 @@ impl KeyFolder {
     }
 }
 
-/// `None`: a fault was told.
-fn read(
-    root: &OwnedFd,
-    path: &Path,
-    tenant: &TenantName,
-    now: SystemTime,
-    faults: &mut Vec<Fault>,
-) -> Result<Option<KeyFolder>, FileFault> {
+fn read(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime) -> Result<KeyFolder, FileFault> {
     let folder = open(root, Path::new(tenant.as_str()), OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
     // Before anything is read: what changes from here on has another time.
     let seen = Seen::of(&fstat(&folder).map_err(fault)?);
-    let (mut keys, mut strays, mut told) = (Vec::<KeyFile>::new(), Vec::new(), Vec::new());
+    let (mut keys, mut strays, mut faults) = (Vec::<KeyFile>::new(), Vec::new(), Vec::new());
     for entry in entries(&folder, FILES_MAX)? {
         match key(&folder, path, &entry.name) {
             Some(Ok(key)) => match keys.iter().find(|other| other.id == key.id) {
                 Some(other) => {
                     let what = format!("and {} have the same id, {}", other.name, key.id);
-                    told.push(Fault::new(
-                        &path.join(&entry.name),
-                        what,
-                        "records tell a tenant's keys apart by their id",
-                    ));
+                    let help = "records tell a tenant's keys apart by their id";
+                    faults.push(Fault::new(&path.join(&entry.name), what, help));
                 }
                 None => keys.push(key),
             },
             Some(Err(None)) => {}
-            Some(Err(Some(fault))) => told.push(fault),
+            Some(Err(Some(fault))) => faults.push(fault),
             None if entry.is_folder => {}
             None => strays.push(entry.name),
         }
     }
-    if !told.is_empty() {
-        faults.extend(told);
-        return Ok(None);
+    if !faults.is_empty() {
+        return Ok(KeyFolder::broken(faults));
     }
     let settled = seen.is_settled(now) && keys.iter().all(|key| key.seen.is_settled(now));
     keys.shrink_to_fit();
-    Ok(Some(KeyFolder { digest: digest(&keys), keys, strays, seen: settled.then_some(seen) }))
+    let digest = digest(keys.iter().flat_map(|key| [key.name.as_bytes(), key.secret.expose()]));
+    Ok(KeyFolder { digest, keys, faults, strays, seen: settled.then_some(seen) })
 }
 
 /// `None`: not called like one. `Err(None)`: gone while we looked.
@@ -179,9 +174,9 @@ fn key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile, Opti
     }))
 }
 
-fn digest(keys: &[KeyFile]) -> [u8; 32] {
+fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
-    for part in keys.iter().flat_map(|key| [key.name.as_bytes(), key.secret.expose()]) {
+    for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
@@ -190,12 +185,15 @@ fn digest(keys: &[KeyFile]) -> [u8; 32] {
     digest
 }
 
-/// O_NONBLOCK: opening a FIFO would wait for a writer.
+/// O_NONBLOCK: opening a FIFO would wait for a writer. Under O_NOFOLLOW a link is ELOOP, and with O_DIRECTORY ENOTDIR.
 fn open(at: impl AsFd, path: &Path, how: OFlags) -> Result<OwnedFd, FileFault> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | how;
-    openat(at, path, flags, Mode::empty()).map_err(fault)
+    openat(at, path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::LOOP | Errno::NOTDIR if how.contains(OFlags::NOFOLLOW) => FileFault::Link,
+        errno => fault(errno),
+    })
 }
 
 fn fault(errno: Errno) -> FileFault {
-    if errno == Errno::LOOP { FileFault::Link } else { std::io::Error::from(errno).into() }
+    std::io::Error::from(errno).into()
 }

@@ -10,6 +10,7 @@ use super::*;
 use crate::config::{At, Place, PoolRange};
 use crate::host::canonical;
 use crate::names::{Scheme, Target};
+use crate::policy::fixture::messages;
 use crate::policy::guard::{Guard, Own};
 
 fn at<T>(value: T) -> At<T> {
@@ -202,11 +203,7 @@ fn problems_of_pools() {
         });
         let mut problems = Vec::new();
         check::check(&written.collect(), january(2026), &mut problems);
-        let text = |problem: &Problem| match problem.severity {
-            config::Severity::Problem => problem.message.clone(),
-            config::Severity::Warning => format!("warning: {}", problem.message),
-        };
-        assert_eq!(problems.iter().map(text).collect::<Vec<_>>(), *expected, "{pools:?}");
+        assert_eq!(messages(&problems), *expected, "{pools:?}");
     }
 }
 

@@ -10,6 +10,7 @@ use super::scheme::Key;
 /// How long before the last key ends an operator is told.
 const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
 
+#[derive(Default)]
 pub struct Keyring {
     /// The newest first.
     pub(super) keys: Vec<Key>,

@@ -109,6 +109,11 @@ impl Signer {
         self.tenants.as_ref().is_some_and(|tenants| tenants.keyring(tenant).is_some())
     }
 
+    /// Tenants whose folder is broken: they keep the keys that they had, and have none if they had none.
+    pub fn broken_tenants(&self) -> impl Iterator<Item = &TenantName> {
+        self.tenants.iter().flat_map(Tenants::broken)
+    }
+
     /// What signs for this tenant: its own keys where it has a folder, and be it an empty one; else those that all share,
     /// if there are any. Never another tenant's.
     pub fn keys_of(&self, tenant: Option<&TenantName>) -> Result<&Keyring, SignError> {

@@ -20,10 +20,12 @@ pub(super) struct Tenants {
     folders: BTreeMap<TenantName, Arc<Folder>>,
 }
 
-/// The keys of a tenant, and the digest of the files that they were read from.
+/// The keys of a tenant, and the digest of what stands in its folder.
 struct Folder {
     digest: [u8; 32],
-    keys: Keyring,
+    keys: Arc<Keyring>,
+    /// Something is wrong there: the keys are those from before, or none.
+    is_broken: bool,
 }
 
 impl Tenants {
@@ -39,19 +41,20 @@ impl Tenants {
         let (mut folders, mut wrong) = (BTreeMap::new(), Vec::new());
         for (tenant, read) in &written.tenants {
             let known = before.and_then(|before| before.folders.get(tenant));
-            let folder = match known.filter(|known| known.digest == read.digest) {
-                Some(known) => Some(Arc::clone(known)),
-                None => {
-                    let path = written.folder(tenant);
-                    let mut fault = |fault: Fault| {
-                        let message = format!("{} {} {}", fault.before, path.join(fault.file).display(), fault.message);
-                        wrong.push(Problem::at(written.place, message).help(fault.help));
-                    };
-                    folder(known_as, scheme, read, &mut fault).map(Arc::new)
-                }
+            if let Some(known) = known.filter(|known| known.digest == read.digest && !known.is_broken) {
+                folders.insert(tenant.clone(), Arc::clone(known));
+                continue;
+            }
+            let path = written.folder(tenant);
+            let mut fault = |fault: Fault| {
+                let message = format!("{} {} {}", fault.before, path.join(fault.file).display(), fault.message);
+                wrong.push(Problem::contained(written.place, message).help(fault.help));
             };
-            // One with a fault would have fewer keys than its tenant thinks.
-            folders.extend(folder.map(|folder| (tenant.clone(), folder)));
+            let keys = if read.is_broken() { None } else { keyring(known_as, scheme, read, &mut fault) };
+            let is_broken = keys.is_none();
+            // Never those that all share: whoever has a folder has keys of its own.
+            let keys = keys.map(Arc::new).or_else(|| known.map(|known| Arc::clone(&known.keys))).unwrap_or_default();
+            folders.insert(tenant.clone(), Arc::new(Folder { digest: read.digest, keys, is_broken }));
         }
         let tenants = Self { signer: signer.clone(), path: written.path.clone(), folders };
         problems.extend(few(wrong.into_iter(), &tenants.place()));
@@ -59,11 +62,16 @@ impl Tenants {
     }
 
     pub(super) fn keyring(&self, tenant: &TenantName) -> Option<&Keyring> {
-        self.folders.get(tenant).map(|folder| &folder.keys)
+        self.folders.get(tenant).map(|folder| &*folder.keys)
     }
 
     pub(super) fn count(&self) -> usize {
         self.folders.len()
+    }
+
+    /// Those whose folder is broken.
+    pub(super) fn broken(&self) -> impl Iterator<Item = &TenantName> {
+        self.folders.iter().filter(|(_, folder)| folder.is_broken).map(|(tenant, _)| tenant)
     }
 
     pub(super) fn place(&self) -> String {
@@ -72,7 +80,8 @@ impl Tenants {
 
     /// Of tenants that have no key, or soon will have none.
     pub(super) fn warnings(&self, place: Place, now: Timestamp) -> impl Iterator<Item = Problem> {
-        self.folders.iter().filter_map(move |(tenant, folder)| {
+        let whole = self.folders.iter().filter(|(_, folder)| !folder.is_broken);
+        whole.filter_map(move |(tenant, folder)| {
             let gap = folder.keys.gap(format_args!("the tenant {tenant} of the signer {}", self.signer), now)?;
             let help = format!(
                 "put a key into {}; its webhooks are refused meanwhile",
@@ -91,12 +100,13 @@ struct Fault<'a> {
     help: String,
 }
 
-fn folder<'a>(
+/// `None`: a fault was told. Without the keys at fault the tenant would have fewer than it thinks.
+fn keyring<'a>(
     known_as: &str,
     scheme: &dyn Scheme,
     read: &'a KeyFolder,
     fault: &mut impl FnMut(Fault<'a>),
-) -> Option<Folder> {
+) -> Option<Keyring> {
     let mut keys = Vec::with_capacity(read.keys.len());
     for file in &read.keys {
         match scheme.parse_key(file.secret.expose()) {
@@ -115,5 +125,5 @@ fn folder<'a>(
         fault(Fault { before: "the key", file: read.keys[*second].name(), message, help });
     }
     let is_whole = keys.len() == read.keys.len() && twins.is_empty();
-    is_whole.then(|| Folder { digest: read.digest, keys: Keyring::new(keys) })
+    is_whole.then(|| Keyring::new(keys))
 }
