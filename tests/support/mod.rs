@@ -8,6 +8,7 @@ pub mod pki;
 pub mod receiver;
 pub mod scene;
 pub mod signature;
+pub mod tenants;
 pub mod tunnel;
 pub mod tunnel_scene;
 pub mod wiretap;

@@ -1,0 +1,130 @@
+//! An outgate whose tenants have keys of their own, in a directory that a test changes as an operator would.
+//! Which keys are there, and with whose was this signed?
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde_json::Value;
+
+use super::pki::Pki;
+use super::receiver::{Receiver, Seen, ok};
+use super::scene::{config, folder};
+use super::signature::verifies;
+use super::{Answer, Folder, Outgate};
+
+pub const NAMES: [&str; 3] = ["acme", "globex", "initech"];
+
+pub struct Place {
+    pub outgate: Outgate,
+    pub receiver: Receiver,
+}
+
+pub fn new_key(scheme: &str) -> String {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_outgate")).args(["keys", "new", "--scheme", scheme]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whole, for nobody else to read, and unseen from the folder of the configuration.
+pub fn put(folder: &Folder, name: &str, secret: &str) {
+    let (path, elsewhere) = (folder.path(name), Folder::new());
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let new = elsewhere.write("new", secret);
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+/// The signer `platform` has a `key_dir`, and other keys only as `more` says; the client may send for any tenant.
+pub fn text(receiver: &Receiver, more: &str) -> String {
+    let client = "[clients.billing]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
+    let keys = "keys = [{ id = \"k1\", secret = \"file:{dir}/key\" }]";
+    config(receiver, receiver, client).replace(keys, &format!("key_dir = \"{{dir}}/keys\"\n{more}"))
+}
+
+impl Place {
+    /// Each tenant with one key, `k1`.
+    pub fn new(more: &str) -> Self {
+        let pki = Pki::new();
+        let receiver = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+        let folder = folder(&pki);
+        for name in NAMES {
+            put(&folder, &format!("keys/{name}/k1.key"), &new_key("standard-webhooks"));
+        }
+        let outgate = Outgate::run(folder, &text(&receiver, more));
+        Self { outgate, receiver }
+    }
+
+    pub fn folder(&self) -> &Folder {
+        &self.outgate.folder
+    }
+
+    pub fn secret(&self, file: &str) -> String {
+        fs::read_to_string(self.folder().path("keys").join(file)).unwrap().trim().to_owned()
+    }
+
+    /// A secret each, in the order of `NAMES`.
+    pub fn secrets(&self) -> Vec<String> {
+        NAMES.iter().map(|name| self.secret(&format!("{name}/k1.key"))).collect()
+    }
+
+    pub fn try_post(&self, tenant: Option<&str>) -> Answer {
+        let url = format!("https://hook.example:{}/in", self.receiver.port());
+        let tenant = tenant.map_or(String::new(), |tenant| format!("Outgate-Tenant: {tenant}\r\n"));
+        self.outgate.post(&url, &tenant, "{}")
+    }
+
+    pub fn deliver(&self, tenant: Option<&str>) -> Seen {
+        let answer = self.try_post(tenant);
+        assert_eq!(answer.status, 200, "{tenant:?}: {answer:?}");
+        self.receiver.seen().pop().unwrap()
+    }
+
+    pub fn refused(&self, tenant: Option<&str>) -> (u16, String, Value) {
+        let before = self.receiver.seen().len();
+        let answer = self.try_post(tenant);
+        assert_eq!(self.receiver.seen().len(), before, "{tenant:?}: {answer:?}");
+        (answer.status, answer.code().to_owned(), answer.json()["details"].clone())
+    }
+
+    /// What the log says after `change`: adopted, or why not.
+    pub fn after(&self, change: impl FnOnce(&Folder)) -> Vec<String> {
+        let before = self.outgate.log.all().len();
+        change(self.folder());
+        let is_word = |line: &String| line.contains("configuration reloaded") || line.contains("not adopted");
+        let heard = |lines: &[String]| lines[before..].iter().any(is_word).then(|| lines[before..].to_vec());
+        self.outgate.log.until("word of a reload", heard)
+    }
+
+    pub fn adopts(&self, change: impl FnOnce(&Folder)) {
+        let said = self.after(change).join("\n");
+        assert!(said.contains("configuration reloaded") && !said.contains("not adopted"), "{said}");
+    }
+}
+
+/// By the keys of which of these a webhook verifies.
+pub fn signed_by(seen: &Seen, secrets: &[String]) -> Vec<usize> {
+    (0..secrets.len()).filter(|i| verifies(seen, &secrets[*i])).collect()
+}
+
+/// Two folders become each other's, at once.
+pub fn swap(folder: &Folder, one: &str, other: &str) {
+    let path = |name: &str| folder.path("keys").join(name);
+    renameat_with(CWD, path(one), CWD, path(other), RenameFlags::EXCHANGE).unwrap();
+}
+
+/// The problems and warnings of `outgate check`.
+pub fn check(folder: &Folder) -> (bool, String) {
+    let file = folder.path("config.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(["check", "--config"]).arg(file).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stderr).unwrap())
+}
+
+pub fn run(arguments: &[&str], folder: &Folder) -> (String, String) {
+    let file = folder.path("config.toml");
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_outgate")).args(arguments).arg("--config").arg(file).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr))
+}
