@@ -12,6 +12,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 
+pub use crate::config::key_files;
 use crate::delivery::{self, Question};
 use crate::host::HostPattern;
 use crate::names::ClientName;
@@ -33,6 +34,7 @@ pub const ENTRIES: &[Entry] = &[
     ("urls", urls),
     ("proofs", proofs),
     ("tokens", tokens),
+    ("key_files", key_files),
     ("configuration", configuration),
 ];
 

@@ -16,6 +16,7 @@ use super::problem::{Problem, few};
 use super::read::{Reader, Value};
 use super::{At, Secret};
 use crate::names::{KeyId, TenantName};
+pub use name::key_files;
 
 /// A `key_dir` as it was found.
 #[derive(Debug)]

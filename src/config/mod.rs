@@ -32,7 +32,7 @@ use jiff::Timestamp;
 
 use crate::names::{ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
-pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
+pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder, key_files};
 pub use keys::known as known_keys;
 pub use listener::{Ca, ListenerTls, ProxyProtocol};
 pub use load::{Loaded, Rejected, builtin, load, load_after, load_in, parse};
