@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
 
+mod support;
+
 use std::ffi::OsString;
 use std::hint::black_box;
 use std::path::Path;
@@ -17,9 +19,7 @@ use outgate::policy::sign::{self, Draft, Signer};
 
 const BODY: [u8; 1024] = [b'x'; 1024];
 
-/// Signatures in a round, and rounds: the best is what the scheme costs, the others what the machine does besides.
 const SIGNATURES: u32 = 200;
-const ROUNDS: u32 = 15;
 
 /// Scheme, algorithm, and what else the signer is told.
 const SIGNERS: &[(&str, &str, &str)] = &[
@@ -57,12 +57,6 @@ fn signer(scheme: &str, algorithm: &str, more: &str) -> std::sync::Arc<Signer> {
     signers["s"].clone()
 }
 
-/// Microseconds of this thread on the processor.
-fn processor() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
-}
-
 fn main() {
     let target = Target { scheme: Scheme::Https, host: Host::Name("hooks.acme.example".into()), port: 443 };
     let mut headers = HeaderMap::new();
@@ -87,16 +81,10 @@ fn main() {
         headers.extend(changes.headers);
         let path_and_query = changes.path_and_query.as_deref().unwrap_or(draft.path_and_query);
         let changed = Draft { headers: &headers, path_and_query, ..draft };
-        let best = (0..ROUNDS)
-            .map(|_| {
-                let start = processor();
-                for _ in 0..SIGNATURES {
-                    black_box(signer.prepare(black_box(&draft)).unwrap());
-                    black_box(signer.sign(black_box(&changed)).unwrap());
-                }
-                (processor() - start) / f64::from(SIGNATURES)
-            })
-            .fold(f64::INFINITY, f64::min);
+        let best = support::microseconds(SIGNATURES, || {
+            black_box(signer.prepare(black_box(&draft)).unwrap());
+            black_box(signer.sign(black_box(&changed)).unwrap());
+        });
         println!("{scheme:<20} {algorithm:<20} {best:>12.2}");
     }
 }
