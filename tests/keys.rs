@@ -174,7 +174,7 @@ fn keys_are_listed_and_their_public_halves_published() {
     assert_eq!(states, expected);
     let table = command(&["list"]);
     assert_eq!(table.lines().count(), 1 + expected.len());
-    assert!(table.starts_with("SIGNER    SCHEME             KEY     ALGORITHM"), "{table}");
+    assert!(table.starts_with("SIGNER    SCHEME             TENANT  KEY     ALGORITHM"), "{table}");
 
     let jwks: Value = serde_json::from_str(&command(&["public"])).unwrap();
     assert_eq!(kids(&jwks), ["is", "will", "is", "pair"]);
