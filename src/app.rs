@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Listen, Verify};
 use crate::live::records::Records;
-use crate::live::{InForce, Live};
+use crate::live::{InForce, Live, circuits};
 use crate::net::listen::{self, Listener};
 use crate::policy::Plan;
 use crate::reload::{Reloader, Trigger};
@@ -256,6 +256,13 @@ async fn upkeep(live: Arc<Live>) {
         let timeouts = &in_force.plan.timeouts;
         live.limits.sweep();
         live.replay.sweep(now);
+        live.circuits.sweep(in_force.plan.fuse.as_ref());
+        for change in live.circuits.changes() {
+            match change.now {
+                circuits::Now::Open { .. } => warn!("{change}"),
+                circuits::Now::Closed { .. } => info!("{change}"),
+            }
+        }
         let credentials = &in_force.plan.credentials;
         live.tokens.sweep(|print| credentials.values().any(|credential| credential.fetches_as(print)));
         live.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {

@@ -4,12 +4,14 @@
 mod credential;
 mod listener;
 mod signer;
+mod times;
 mod trust;
 
 use super::problem::nearest;
 pub(super) use credential::CREDENTIAL;
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_TLS};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
+pub(super) use times::{CIRCUIT, ROUTE_TIMEOUTS, TIMEOUTS};
 pub(super) use trust::{TRUST, TRUST_IDENTITY};
 
 /// The keys of one kind of table.
@@ -42,6 +44,7 @@ pub(super) static FILE: Shape = Shape {
         "guard",
         "resolver",
         "timeouts",
+        "circuit",
         "log",
     ],
     later: &["audit", "redact"],
@@ -50,6 +53,9 @@ pub(super) static FILE: Shape = Shape {
         ("pools", "egress"),
         ("outbound", "egress"),
         ("timeout", "timeouts"),
+        ("circuit_breaker", "circuit"),
+        ("outlier_detection", "circuit"),
+        ("health", "circuit"),
         ("sign", "signers"),
         ("signing", "signers"),
         ("auth", "credentials"),
@@ -70,7 +76,8 @@ pub(super) static FILE: Shape = Shape {
 };
 
 /// What is said once, in the main file, and in no file that it includes.
-pub(super) const MAIN_ONLY: [&str; 7] = ["include", "server", "admin", "guard", "resolver", "timeouts", "log"];
+pub(super) const MAIN_ONLY: [&str; 8] =
+    ["include", "server", "admin", "guard", "resolver", "timeouts", "circuit", "log"];
 
 pub(super) static SERVER: Shape = Shape {
     path: "server",
@@ -226,29 +233,6 @@ pub(super) static ROUTE: Shape = Shape {
     ],
 };
 
-pub(super) static ROUTE_TIMEOUTS: Shape = Shape {
-    path: "routes.timeouts",
-    title: "the timeouts of [[routes]]",
-    keys: &["dns", "connect", "tls", "body", "response", "total", "tunnel"],
-    later: &[],
-    renamed: TIMES,
-};
-
-/// What people write for the timeouts.
-const TIMES: &[(&str, &str)] = &[
-    ("resolve", "dns"),
-    ("tcp", "connect"),
-    ("handshake", "tls"),
-    ("client", "body"),
-    ("request", "body"),
-    ("server", "response"),
-    ("read", "response"),
-    ("keepalive", "idle"),
-    ("keep_alive", "idle"),
-    ("overall", "total"),
-    ("max_age", "reuse"),
-];
-
 pub(super) static LIMIT: Shape = Shape {
     path: "limits.*",
     title: "[limits.NAME]",
@@ -294,14 +278,6 @@ pub(super) static RESOLVER: Shape = Shape {
     ],
 };
 
-pub(super) static TIMEOUTS: Shape = Shape {
-    path: "timeouts",
-    title: "[timeouts]",
-    keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "tunnel", "reuse"],
-    later: &[],
-    renamed: TIMES,
-};
-
 pub(super) static LOG: Shape = Shape {
     path: "log",
     title: "[log]",
@@ -310,7 +286,7 @@ pub(super) static LOG: Shape = Shape {
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 21] = [
+static SHAPES: [&Shape; 22] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -331,6 +307,7 @@ static SHAPES: [&Shape; 21] = [
     &GUARD,
     &RESOLVER,
     &TIMEOUTS,
+    &CIRCUIT,
     &LOG,
 ];
 

@@ -268,6 +268,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         guard: sections::guard(&mut reader, file),
         resolver: sections::resolver(&mut reader, file),
         timeouts: sections::timeouts(&mut reader, file),
+        circuit: sections::circuit(&mut reader, file),
         log: sections::log(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

@@ -71,6 +71,7 @@ pub struct Config {
     pub guard: Guard,
     pub resolver: Resolver,
     pub timeouts: Timeouts,
+    pub circuit: Circuit,
     pub log: Log,
     /// The text of each file, for problems to point into.
     pub sources: Sources,
@@ -242,6 +243,16 @@ pub enum Connect {
     Tunnel,
     Inspect,
     Refuse,
+}
+
+/// When a target that fails is left alone, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Circuit {
+    /// In a row; 0: never.
+    pub failures: u32,
+    pub window: Duration,
+    pub open: Duration,
+    pub open_max: Duration,
 }
 
 /// Each `None` is inherited from `[timeouts]`.

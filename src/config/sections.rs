@@ -1,4 +1,4 @@
-//! The sections that stand once, in the main file: server, admin, guard, resolver, timeouts, log.
+//! The sections that stand once, in the main file: server, admin, guard, resolver, timeouts, circuit, log.
 //! How does the house itself behave?
 
 use std::collections::BTreeMap;
@@ -9,13 +9,15 @@ use tracing_subscriber::filter::EnvFilter;
 
 use super::problem::{Place, Problem};
 use super::read::{Reader, Table};
-use super::{Admin, At, Deliveries, Guard, Listen, Log, Resolver, Server, Timeouts, keys, listener, units};
+use super::{Admin, At, Circuit, Deliveries, Guard, Listen, Log, Resolver, Server, Timeouts, keys, listener, units};
 use crate::host;
 use crate::names::Host;
 
 /// More connections than any host has file descriptors for.
 const CONNECTIONS_MAX: u32 = 1_000_000;
 const WORKERS_MAX: u32 = 1024;
+/// Who waits for more does not mean a circuit.
+const FAILURES_MAX: u32 = 1_000_000;
 
 pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let table = file.section(reader, "server", &keys::SERVER);
@@ -130,6 +132,26 @@ pub(super) fn timeouts(reader: &mut Reader<'_>, file: &Table<'_>) -> Timeouts {
         total: seconds("total", 120),
         tunnel: seconds("tunnel", 3600),
         reuse: seconds("reuse", 600),
+    }
+}
+
+pub(super) fn circuit(reader: &mut Reader<'_>, file: &Table<'_>) -> Circuit {
+    let table = file.section(reader, "circuit", &keys::CIRCUIT);
+    let failures = table.one(reader, "failures", |reader, value| reader.integer(value, 0..=FAILURES_MAX));
+    let mut seconds = |key, default| {
+        let written = table.one(reader, key, |reader, value| reader.parsed(value, units::positive_duration));
+        written.unwrap_or(At { value: Duration::from_secs(default), place: table.place })
+    };
+    let (window, open, open_max) = (seconds("window", 30), seconds("open", 10), seconds("open_max", 120));
+    if open.value > open_max.value {
+        let problem = Problem::at(open.place, "a pause that begins longer than it may grow");
+        reader.problems.push(problem.also(open_max.place, "the longest").help("write a longer open_max"));
+    }
+    Circuit {
+        failures: failures.map_or(10, |failures| failures.value),
+        window: window.value,
+        open: open.value,
+        open_max: open_max.value,
     }
 }
 

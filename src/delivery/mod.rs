@@ -3,6 +3,7 @@
 
 mod ask;
 mod caller;
+mod circuit;
 mod credential;
 mod explain;
 mod fields;
@@ -37,7 +38,7 @@ use crate::config::Plaintext;
 use crate::live::limits::Permit;
 use crate::live::reuse::Lease;
 use crate::live::{InForce, Live};
-use crate::names::Target;
+use crate::names::{Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::identify::{Caller, Client, Identified, Pledge};
 use crate::policy::route::Route;
@@ -143,22 +144,39 @@ async fn relay(
 ) -> Result<Answered, Refusal> {
     let Judged { ask, client, pledge, route, target } = judged;
     let tenant = ask.tenant.clone();
+    let attempt = circuit::enter(live, in_force, route, &target)?;
     let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
     let shown = credential::obtain(live, in_force, route, tenant.as_ref(), record).await?;
     let mut webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
     record.step(Step::TakeIn);
 
-    let hops = steps::hops(live, in_force, route, tenant.as_ref(), &target, record).await?;
-    let passage = Passage { live, in_force, route, target: &target, tenant: tenant.as_ref(), hops };
-    let lease = passage.open(record).await?;
     shown.iter().for_each(|shown| webhook.show(shown.header()));
+    let reached = reach(live, in_force, route, tenant.as_ref(), &target, webhook, record).await;
+    circuit::learn(live, attempt, &reached);
+    let (lease, answer) = reached?;
+    shown.iter().for_each(|shown| shown.heed(&answer, live));
+    verdict::final_answer(&answer, route.response_max)?;
+    Ok(Answered { lease, permit, answer, limit: route.response_max })
+}
+
+/// The part of it that the target has a hand in.
+async fn reach(
+    live: &Arc<Live>,
+    in_force: &Arc<InForce>,
+    route: &Arc<Route>,
+    tenant: Option<&TenantName>,
+    target: &Target,
+    webhook: Webhook,
+    record: &mut Record,
+) -> Result<(Lease, Response<Incoming>), Refusal> {
+    let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
+    let passage = Passage { live, in_force, route, target, tenant, hops };
+    let lease = passage.open(record).await?;
     let sealed = webhook.seal(route, Timestamp::now(), record)?;
     record.step(Step::Sign);
     let (lease, answer) = passage.forward(lease, sealed, record).await?;
     record.step(Step::Response);
-    shown.iter().for_each(|shown| shown.heed(&answer, live));
-    verdict::final_answer(&answer, route.response_max)?;
-    Ok(Answered { lease, permit, answer, limit: route.response_max })
+    Ok((lease, answer))
 }
 
 /// What a server could not read as a request at all.

@@ -16,7 +16,7 @@ use super::ask::Ask;
 use super::passage::{CheckFault, Passage};
 use super::record::Record;
 use super::refusal::{Code, Refusal};
-use super::{Arrival, Outbound, fields, response, steps, verdict};
+use super::{Arrival, Outbound, circuit, fields, response, steps, verdict};
 use crate::config::{Connect, Plaintext};
 use crate::live::limits::Permit;
 use crate::live::meters::Counted;
@@ -145,14 +145,30 @@ async fn open(
 ) -> Result<Opened, Refusal> {
     let Judged { known, tenant, route, target } = judged;
     let tenant = tenant.as_ref();
+    let attempt = circuit::enter(live, in_force, route, &target)?;
     let permit = steps::admit(live, route, known.client, tenant, &target, record).await?;
     if route.connect == Connect::Inspect {
         // Its place goes to the deliveries inside, one by one.
         let (client, proof) = (known.client.name().clone(), known.proof);
         return Ok(Opened::Inspect(Inside { client, proof, tenant: tenant.cloned(), target }));
     }
-    let hops = steps::hops(live, in_force, route, tenant, &target, record).await?;
-    let passage = Passage { live, in_force, route, target: &target, tenant, hops };
+    let reached = reach(live, in_force, route, tenant, &target, record).await;
+    circuit::learn(live, attempt, &reached);
+    let (socket, host) = reached?;
+    Ok(Opened::Tunnel { socket, host, permit })
+}
+
+/// The connection that the tunnel is to take, and whom the client must mean, where it is for TLS.
+async fn reach(
+    live: &Arc<Live>,
+    in_force: &InForce,
+    route: &Route,
+    tenant: Option<&TenantName>,
+    target: &Target,
+    record: &mut Record,
+) -> Result<(Socket, Option<Host>), Refusal> {
+    let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
+    let passage = Passage { live, in_force, route, target, tenant, hops };
     let (dialled, took) = passage.connect().await?;
     record.dialled(took, None);
     record.leaves_by(dialled.hop);
@@ -169,7 +185,7 @@ async fn open(
             Err(fault) => return Err(fault.into()),
         },
     };
-    Ok(Opened::Tunnel { socket: dialled.socket, host, permit })
+    Ok((dialled.socket, host))
 }
 
 impl Ask {

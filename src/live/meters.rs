@@ -32,6 +32,8 @@ pub struct Meters {
     addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
     expiries: Family<ExpiryLabels, Gauge>,
     tenants: Family<TenantLabels, Gauge>,
+    pub circuits_open: Gauge,
+    pub circuits_opened: Counter,
     pub records_lost: Gauge,
 }
 
@@ -118,6 +120,8 @@ impl Meters {
             addresses: Family::default(),
             expiries: Family::default(),
             tenants: Family::default(),
+            circuits_open: Gauge::default(),
+            circuits_opened: Counter::default(),
             records_lost: Gauge::default(),
             registry: Registry::default(),
         };
@@ -167,6 +171,12 @@ impl Meters {
             meters.idle_target_connections.clone(),
         );
         registry.register("egress_addresses", "Source addresses of each pool", meters.addresses.clone());
+        registry.register(
+            "circuits_open",
+            "Targets that are left alone because they keep failing",
+            meters.circuits_open.clone(),
+        );
+        registry.register("circuits_opened", "How often a target was to be left alone", meters.circuits_opened.clone());
         registry.register("records_lost", "Delivery records that could not be written", meters.records_lost.clone());
         Self { registry, ..meters }
     }

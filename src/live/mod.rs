@@ -2,6 +2,7 @@
 //! What does the running proxy remember?
 
 mod bucket;
+pub mod circuits;
 pub mod limits;
 pub mod meters;
 pub mod proven;
@@ -39,6 +40,7 @@ pub struct Live {
     pub limits: Arc<limits::Limits>,
     pub replay: replay::Replay,
     pub reuse: Arc<reuse::Reuse>,
+    pub circuits: Arc<circuits::Circuits>,
     pub proven: proven::Proven,
     pub tokens: Arc<tokens::Tokens>,
     pub sources: sources::Sources,
@@ -169,6 +171,7 @@ impl Live {
             limits: Arc::new(limits::Limits::new()),
             replay: replay::Replay::new(),
             reuse: Arc::new(reuse::Reuse::new()),
+            circuits: Arc::default(),
             proven: proven::Proven::default(),
             tokens: Arc::default(),
             sources: sources::Sources::new(),
@@ -260,6 +263,7 @@ impl Live {
         );
         self.meters.expiries(&in_force.plan.expiries);
         self.meters.idle_target_connections.set(i64::try_from(self.reuse.kept()).unwrap_or(i64::MAX));
+        self.meters.circuits_open.set(i64::try_from(self.circuits.open()).unwrap_or(i64::MAX));
         self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
     }
 

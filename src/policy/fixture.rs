@@ -48,6 +48,7 @@ pub(crate) fn config() -> Config {
             total: second,
             reuse: second,
         },
+        circuit: Circuit { failures: 0, window: second, open: second, open_max: second },
         log: Log { deliveries: Deliveries::Off, level: "info".into() },
         sources: Sources::default(),
         files: vec![],

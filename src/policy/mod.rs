@@ -4,6 +4,7 @@
 pub mod addresses;
 pub mod admit;
 mod certified;
+pub mod circuit;
 pub mod credential;
 pub mod egress;
 pub mod expiry;
@@ -45,6 +46,8 @@ pub struct Plan {
     /// When what stands in files ends.
     pub expiries: Vec<expiry::Expiry>,
     pub timeouts: Timeouts,
+    /// `None`: no circuit ever opens.
+    pub fuse: Option<circuit::Fuse>,
     pub drain_timeout: Duration,
     pub max_connections: usize,
     pub digest: [u8; 32],
@@ -82,6 +85,7 @@ pub fn compile_after(
         authority: inspect::compile(config, now, &mut problems),
         expiries: expiry::compile(config, now, &mut problems),
         timeouts: config.timeouts.clone(),
+        fuse: circuit::Fuse::compile(&config.circuit),
         drain_timeout: config.server.drain_timeout,
         max_connections: config.server.max_connections,
         digest: config.digest,

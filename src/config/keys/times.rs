@@ -1,0 +1,52 @@
+//! The keys of `[timeouts]`, of a route's own, and of `[circuit]`.
+//! What may be said of how long we wait, and when we do not?
+
+use super::Shape;
+
+pub(in crate::config) static TIMEOUTS: Shape = Shape {
+    path: "timeouts",
+    title: "[timeouts]",
+    keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "tunnel", "reuse"],
+    later: &[],
+    renamed: TIMES,
+};
+
+pub(in crate::config) static ROUTE_TIMEOUTS: Shape = Shape {
+    path: "routes.timeouts",
+    title: "the timeouts of [[routes]]",
+    keys: &["dns", "connect", "tls", "body", "response", "total", "tunnel"],
+    later: &[],
+    renamed: TIMES,
+};
+
+/// What people write for the timeouts.
+const TIMES: &[(&str, &str)] = &[
+    ("resolve", "dns"),
+    ("tcp", "connect"),
+    ("handshake", "tls"),
+    ("client", "body"),
+    ("request", "body"),
+    ("server", "response"),
+    ("read", "response"),
+    ("keepalive", "idle"),
+    ("keep_alive", "idle"),
+    ("overall", "total"),
+    ("max_age", "reuse"),
+];
+
+pub(in crate::config) static CIRCUIT: Shape = Shape {
+    path: "circuit",
+    title: "[circuit]",
+    keys: &["failures", "window", "open", "open_max"],
+    later: &[],
+    renamed: &[
+        ("consecutive_errors", "failures"),
+        ("threshold", "failures"),
+        ("max_fails", "failures"),
+        ("interval", "window"),
+        ("fail_timeout", "open"),
+        ("cooldown", "open"),
+        ("base_ejection_time", "open"),
+        ("max_ejection_time", "open_max"),
+    ],
+};
