@@ -1,6 +1,7 @@
 //! The commands, one file each.
 //! What can an operator ask of outgate?
 
+mod alone;
 mod ca;
 mod check;
 mod demo;
@@ -41,7 +42,7 @@ enum Command {
     Explain(explain::Explain),
     /// See the whole product at work on loopback, with throw-away certificates
     Demo(demo::Demo),
-    /// The source addresses: list them, verify them
+    /// The source addresses: list them, verify them, probe a target from them
     #[command(subcommand)]
     Egress(egress::Egress),
     /// Client tokens
@@ -142,6 +143,12 @@ fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has random bytes");
     bytes
+}
+
+/// What others have written, for a terminal to show and not to obey.
+fn visible(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(shown).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -21,6 +21,7 @@ use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
 
 /// How a webhook is treated.
+#[derive(Clone)]
 pub struct Route {
     pub name: RouteName,
     /// Beyond those that the guard allows everywhere.
