@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use tokio::runtime::Runtime;
 
 use super::Valid;
 use crate::config::Listen;
@@ -43,25 +44,29 @@ impl Sender {
 
 /// Wrong usage, and the exit code for it.
 pub(super) fn misused(why: &str) -> ExitCode {
-    eprintln!("outgate: {why}");
-    ExitCode::from(sysexits::USAGE)
+    failed(sysexits::USAGE, why)
 }
 
 /// Runs `work` beside what a proxy with this configuration would have.
 pub(super) fn with_live<T>(valid: Valid, work: impl AsyncFnOnce(&Arc<Live>) -> T) -> Result<T, ExitCode> {
-    let failed = |code: u8, why: String| {
-        eprintln!("outgate: {why}");
-        ExitCode::from(code)
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|fault| failed(sysexits::OS_ERROR, format!("cannot start: {fault}")))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let in_force = InForce::new(valid.plan, &valid.config.resolver, None)
-            .map_err(|fault| failed(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
+            .map_err(|fault| failed(sysexits::CONFIG, &format!("cannot resolve names: {fault}")))?;
         let live = Arc::new(Live::new(in_force, Records::kept()));
         live.sources.listening(listeners(&valid.config));
         Ok(work(&live).await)
     })
+}
+
+/// For one thing at a time.
+pub(super) fn runtime() -> Result<Runtime, ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|fault| failed(sysexits::OS_ERROR, &format!("cannot start: {fault}")))
+}
+
+fn failed(code: u8, why: &str) -> ExitCode {
+    eprintln!("outgate: {why}");
+    ExitCode::from(code)
 }
 
 /// Where the proxy of this configuration listens: as little as it would we send anything there.

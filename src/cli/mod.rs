@@ -9,6 +9,7 @@ mod egress;
 mod explain;
 mod keys;
 mod run;
+mod send;
 mod token;
 
 use std::io::IsTerminal;
@@ -40,6 +41,8 @@ enum Command {
     Check(check::Check),
     /// Show which route, pool, source address, trust, signers and limits a webhook would get, and why
     Explain(explain::Explain),
+    /// Send one webhook now, and see every step of it
+    Send(send::Send),
     /// See the whole product at work on loopback, with throw-away certificates
     Demo(demo::Demo),
     /// The source addresses: list them, verify them, probe a target from them
@@ -62,6 +65,7 @@ impl Arguments {
             Command::Run(run) => run.run(),
             Command::Check(check) => check.run(),
             Command::Explain(explain) => explain.run(),
+            Command::Send(send) => send.run(),
             Command::Demo(demo) => demo.run(),
             Command::Egress(egress) => egress.run(),
             Command::Token(token) => token.run(),

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::record::{Record, Step};
 use super::refusal::Refusal;
 use super::{Arrival, caller, verdict};
+use crate::config::Proof;
 use crate::live::limits::Permit;
 use crate::live::{InForce, Live};
 use crate::names::{Host, Target, TenantName};
@@ -25,7 +26,8 @@ pub(super) fn identify<'p>(
     record: &mut Record,
 ) -> Result<Identified<'p>, Refusal> {
     let identified = caller::identify(live, plan, arrival)?;
-    record.client(identified.client.name(), identified.proof, tenant);
+    let proof = identified.proof.map_or(arrival.caller.unproven(), Proof::as_str);
+    record.client(identified.client.name(), proof, tenant);
     verdict::speaks_for(identified.client, tenant)?;
     Ok(identified)
 }
