@@ -30,6 +30,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("demo", 7),
     ("app", 7),
     ("reload", 7),
+    ("upkeep", 7),
     ("fuzz", 7),
     ("sysexits", 7),
     ("lib", 7),

@@ -6,6 +6,7 @@ pub mod circuits;
 pub mod limits;
 pub mod meters;
 pub mod proven;
+pub mod reach;
 pub mod records;
 pub mod reminders;
 pub mod replay;
@@ -41,6 +42,7 @@ pub struct Live {
     pub replay: replay::Replay,
     pub reuse: Arc<reuse::Reuse>,
     pub circuits: Arc<circuits::Circuits>,
+    pub reach: reach::Reach,
     pub proven: proven::Proven,
     pub tokens: Arc<tokens::Tokens>,
     pub sources: sources::Sources,
@@ -172,6 +174,7 @@ impl Live {
             replay: replay::Replay::new(),
             reuse: Arc::new(reuse::Reuse::new()),
             circuits: Arc::default(),
+            reach: reach::Reach::default(),
             proven: proven::Proven::default(),
             tokens: Arc::default(),
             sources: sources::Sources::new(),
@@ -218,9 +221,15 @@ impl Live {
         let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
         let mut usable = 0;
         for (name, pool) in &in_force.plan.pools {
-            match view.count(&pool.in_force(now)) {
+            let ranges = pool.in_force(now);
+            let (count, configured) = (view.count(&ranges), sources::total(&ranges));
+            usable += count;
+            match count {
                 0 => degraded.push(format!("pool {name} has no usable source address")),
-                count => usable += count,
+                few if few < configured.div_ceil(2) => {
+                    degraded.push(format!("pool {name} has {few} usable source addresses of {configured}"));
+                }
+                _ => {}
             }
         }
         if usable == 0 {
@@ -237,6 +246,9 @@ impl Live {
                     "signer {name}: the folders of {count} tenants are broken ({first} the first), they keep the keys from before, if they had any"
                 ));
             }
+        }
+        if let resting @ [first, ..] = self.reach.resting().as_slice() {
+            degraded.push(format!("{} source addresses get no answer from anybody, {first} among them", resting.len()));
         }
         if self.sources.are_stale() {
             degraded.push("the kernel does not tell this host's addresses: the last known ones count".to_owned());
@@ -263,7 +275,10 @@ impl Live {
         );
         self.meters.expiries(&in_force.plan.expiries);
         self.meters.idle_target_connections.set(i64::try_from(self.reuse.kept()).unwrap_or(i64::MAX));
-        self.meters.circuits_open.set(i64::try_from(self.circuits.open()).unwrap_or(i64::MAX));
+        let counted = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.meters.suspected_gaps.set(counted(self.reach.gaps()));
+        self.meters.cut_off.set(counted(self.reach.resting().len()));
+        self.meters.circuits_open.set(counted(self.circuits.open()));
         self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
     }
 

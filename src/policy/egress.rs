@@ -6,6 +6,7 @@
 
 mod check;
 pub mod gap;
+pub mod heard;
 mod survey;
 
 use std::collections::BTreeMap;
