@@ -26,6 +26,7 @@ pub async fn upkeep(live: Arc<Live>) {
         for warning in live.reminders.due(&in_force.plan.expiries, Timestamp::now()) {
             warn!("{warning}");
         }
+        tell_of_keys(&live, &in_force);
         tell_of_targets(&live);
         tell_of_pools(&live, &in_force, &mut usable);
     }
@@ -42,6 +43,15 @@ fn sweep(live: &Live, in_force: &InForce) {
     live.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {
         view.has(from) && pools.values().any(|pool| pool.contains(from, now))
     });
+}
+
+/// Which signers have no key, or soon will have none.
+fn tell_of_keys(live: &Live, in_force: &InForce) {
+    let now = Timestamp::now();
+    let faults = in_force.plan.signers.values().flat_map(|signer| signer.problems(now));
+    for fault in live.signing.due(in_force.plan.digest, faults.map(|fault| fault.message).collect(), now) {
+        warn!("{fault}");
+    }
 }
 
 /// What deliveries have found out about those that they go to.

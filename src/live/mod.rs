@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
-use crate::config::{self, Select};
+use crate::config::{self, Select, Severity};
 use crate::names::{Host, PoolName};
 use crate::net::resolve::{Basis, Resolver};
 use crate::net::tls;
@@ -48,6 +48,7 @@ pub struct Live {
     pub sources: sources::Sources,
     pub meters: meters::Meters,
     pub reminders: reminders::Reminders,
+    pub signing: reminders::Signing,
     pub records: records::Records,
     /// Why the configuration on disk is not the one in force, if it is not.
     rejected: ArcSwapOption<String>,
@@ -180,6 +181,7 @@ impl Live {
             sources: sources::Sources::new(),
             meters: meters::Meters::new(),
             reminders: reminders::Reminders::default(),
+            signing: reminders::Signing::default(),
             records,
             rejected: ArcSwapOption::empty(),
             streams: watch::Sender::new(0),
@@ -235,6 +237,9 @@ impl Live {
         if usable == 0 {
             blocked.push("no source address is usable".to_owned());
         }
+        let faults = in_force.plan.signers.values().flat_map(|signer| signer.problems(now));
+        let faults = faults.filter(|fault| fault.severity == Severity::Problem);
+        degraded.extend(faults.map(|fault| fault.message));
         if let Some(why) = &*self.rejected.load() {
             degraded.push(format!("the configuration on disk is rejected, the one before stays in force: {why}"));
         }
