@@ -254,7 +254,7 @@ async fn upkeep(live: Arc<Live>) {
         }
         let pools = &in_force.plan.pools;
         let timeouts = &in_force.plan.timeouts;
-        live.limits.sweep();
+        live.limits.sweep().await;
         live.replay.sweep(now);
         let credentials = &in_force.plan.credentials;
         live.tokens.sweep(|print| credentials.values().any(|credential| credential.fetches_as(print)));

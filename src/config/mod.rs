@@ -292,7 +292,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Limit {
     pub rate: Option<At<Rate>>,
     pub burst: Option<At<u32>>,
@@ -300,6 +300,7 @@ pub struct Limit {
     pub per: Vec<At<Per>>,
     /// How long a delivery may be paced before it is refused.
     pub wait: Duration,
+    pub report_only: bool,
 }
 
 /// `N/s`, `N/m`, `N/h`.

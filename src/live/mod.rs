@@ -5,11 +5,14 @@ mod bucket;
 pub mod limits;
 pub mod meters;
 pub mod proven;
+mod queue;
+mod rate;
 pub mod records;
 pub mod reminders;
 pub mod replay;
 pub mod reuse;
 pub mod sources;
+mod table;
 pub mod tokens;
 
 use std::collections::HashMap;
