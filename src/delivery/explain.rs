@@ -176,6 +176,9 @@ fn limit_in_words(limit: &Limit) -> String {
     if !limit.wait.is_zero() {
         parts.push(format!("waiting at most {:?}", limit.wait));
     }
+    if limit.report_only {
+        parts.push("only reported, not enforced".to_owned());
+    }
     format!("{}: {}", limit.name, parts.join(", "))
 }
 

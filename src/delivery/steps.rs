@@ -40,6 +40,9 @@ pub(super) async fn admit(
 ) -> Result<Permit, Refusal> {
     let who = Who { client: client.name(), tenant, route: &route.name, host: &target.host, egress: route.pool.name() };
     let permit = live.limits.admit(&route.limits, &who).await?;
+    for (kind, limit) in permit.would_refuse() {
+        record.would_refuse("limit", limit.as_str(), verdict::limited(*kind));
+    }
     record.step(Step::Admit);
     Ok(permit)
 }

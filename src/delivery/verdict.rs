@@ -106,16 +106,21 @@ impl From<NotFresh> for Refusal {
     }
 }
 
+pub(super) fn limited(kind: Kind) -> Code {
+    match kind {
+        Kind::Rate => Code::RateLimited,
+        Kind::Concurrency => Code::ConcurrencyLimited,
+    }
+}
+
 impl From<Limited> for Refusal {
     fn from(limited: Limited) -> Self {
         let name = limited.limit.as_str();
-        let refusal = match limited.kind {
-            Kind::Rate => Refusal::new(Code::RateLimited, format!("the rate of limit {name:?} is exhausted")),
-            Kind::Concurrency => {
-                Refusal::new(Code::ConcurrencyLimited, format!("limit {name:?} allows no more deliveries at once"))
-            }
+        let detail = match limited.kind {
+            Kind::Rate => format!("the rate of limit {name:?} is exhausted"),
+            Kind::Concurrency => format!("limit {name:?} allows no more deliveries at once"),
         };
-        let refusal = refusal.retry_after(limited.retry_after);
+        let refusal = Refusal::new(self::limited(limited.kind), detail).retry_after(limited.retry_after);
         let fields = admit::headers(&limited.standings).into_iter().flatten();
         fields.fold(refusal, |refusal, (name, value)| refusal.field(name, value))
     }

@@ -23,6 +23,7 @@ pub struct Meters {
     deliveries: Family<DeliveryLabels, Counter>,
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     unverified: Family<RouteLabels, Counter>,
+    report_only: Family<ReportLabels, Counter>,
     token_requests: Family<TokenLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
@@ -68,6 +69,15 @@ struct TokenLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReportLabels {
+    /// Of what only reports: `limit`.
+    kind: &'static str,
+    /// From the configuration, so there are not many.
+    name: String,
+    code: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct PoolLabels {
     pool: String,
     /// `configured` or `usable`.
@@ -101,6 +111,7 @@ impl Meters {
             deliveries: Family::default(),
             latency,
             unverified: Family::default(),
+            report_only: Family::default(),
             token_requests: Family::default(),
             reloads: Family::default(),
             reload_failed: Gauge::default(),
@@ -128,6 +139,11 @@ impl Meters {
             "unverified_deliveries",
             "Deliveries over connections to targets that had to prove nothing (verify = \"none\")",
             meters.unverified.clone(),
+        );
+        registry.register(
+            "report_only",
+            "Deliveries that would have been refused, by what only reports (report_only = true)",
+            meters.report_only.clone(),
         );
         registry.register(
             "certificate_expiry_timestamp_seconds",
@@ -168,6 +184,10 @@ impl Meters {
 
     pub fn unverified(&self, route: &RouteName) {
         self.unverified.get_or_create(&RouteLabels { route: Text(Some(route.clone())) }).inc();
+    }
+
+    pub fn report_only(&self, kind: &'static str, name: &str, code: &'static str) {
+        self.report_only.get_or_create(&ReportLabels { kind, name: name.to_owned(), code }).inc();
     }
 
     pub fn token_request(&self, credential: &CredentialName, result: &'static str) {
