@@ -63,6 +63,7 @@ fn limit(name: &str, rate: bool, concurrency: bool) -> Arc<Limit> {
         concurrency: concurrency.then_some(100),
         per: vec![Per::Tenant, Per::Host],
         wait: Duration::ZERO,
+        bandwidth: None,
         report_only: false,
     })
 }

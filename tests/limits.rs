@@ -73,7 +73,15 @@ fn quota(count: u32, period: Duration, burst: u32) -> Quota {
 }
 
 fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, wait: Duration) -> Arc<Limit> {
-    Arc::new(Limit { name: LimitName::new(name), quota, concurrency, per: vec![Per::Host], wait, report_only: false })
+    Arc::new(Limit {
+        name: LimitName::new(name),
+        quota,
+        concurrency,
+        per: vec![Per::Host],
+        wait,
+        bandwidth: None,
+        report_only: false,
+    })
 }
 
 fn rate(count: u32, period: Duration, burst: u32) -> Arc<Limit> {

@@ -252,7 +252,7 @@ const TIMES: &[(&str, &str)] = &[
 pub(super) static LIMIT: Shape = Shape {
     path: "limits.*",
     title: "[limits.NAME]",
-    keys: &["rate", "burst", "concurrency", "per", "wait", "report_only"],
+    keys: &["rate", "burst", "concurrency", "per", "wait", "bandwidth", "report_only"],
     later: &[],
     renamed: &[
         ("requests", "rate"),
@@ -263,6 +263,7 @@ pub(super) static LIMIT: Shape = Shape {
         ("key", "per"),
         ("delay", "wait"),
         ("queue_timeout", "wait"),
+        ("throughput", "bandwidth"),
         ("dry_run", "report_only"),
         ("shadow", "report_only"),
     ],

@@ -300,6 +300,8 @@ pub struct Limit {
     pub per: Vec<At<Per>>,
     /// How long a delivery may be paced before it is refused.
     pub wait: Duration,
+    /// Bytes a second.
+    pub bandwidth: Option<At<u64>>,
     pub report_only: bool,
 }
 

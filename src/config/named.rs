@@ -213,6 +213,7 @@ fn limit(reader: &mut Reader<'_>, table: &Table<'_>) -> Limit {
         concurrency: table.one(reader, "concurrency", |reader, value| reader.integer(value, 0..=u32::MAX)),
         per: per.unwrap_or_default(),
         wait: wait.map_or_else(Default::default, |wait| wait.value),
+        bandwidth: table.one(reader, "bandwidth", |reader, value| reader.parsed(value, units::bandwidth)),
         report_only: report_only.is_some_and(|only| only.value),
     }
 }

@@ -7,6 +7,7 @@ mod credential;
 mod explain;
 mod fields;
 mod inbound;
+mod pacing;
 mod passage;
 mod record;
 pub mod refusal;
@@ -143,6 +144,7 @@ async fn relay(
     let Judged { ask, client, pledge, route, target } = judged;
     let tenant = ask.tenant.clone();
     let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
+    let arrival = Arrival { body: pacing::inbound(arrival.body, permit.tolls()), ..arrival };
     let shown = credential::obtain(live, in_force, route, tenant.as_ref(), record).await?;
     let mut webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
     record.step(Step::TakeIn);

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::fields;
+use super::pacing::Paced;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
 use crate::live::limits::Permit;
@@ -26,7 +27,7 @@ pub enum Outbound {
 }
 
 pub struct Relayed {
-    body: Incoming,
+    body: Paced<Incoming>,
     /// Held until the body has ended.
     lease: Option<Lease>,
     /// Whether it goes back for reuse then.
@@ -71,7 +72,7 @@ pub(super) fn relay(
     mark(&mut head.headers, &record);
     record.answered(head.status.as_u16());
     let relayed = Relayed {
-        body,
+        body: Paced::new(body, permit.tolls()),
         lease: Some(lease),
         keeps,
         left: limit,

@@ -1,4 +1,4 @@
-//! One key's counter of one limit: how many are under way, how many more its rate allows.
+//! One key's counter of one limit: how many are under way, how many more its rate allows, how many bytes.
 //! Is there room for one more, and if not, when?
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::flow::Flow;
 use super::queue::{Queues, Turn, What};
 use super::rate::Rate;
 use crate::policy::admit::{Quota, RateLeft};
@@ -15,6 +16,11 @@ const WAITING_MAX: usize = 1000;
 
 /// What is not known is when others will end: ask again soon.
 const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
+
+/// Handed out to one delivery at a time: few enough for others to get their turn soon, enough to be worth the trouble.
+const BYTES_AT_ONCE: u64 = 16 * 1024;
+/// And no more than come in this part of a second.
+const TURNS_A_SECOND: u64 = 8;
 
 /// There may be millions of them: 64 bytes, with the counts of their `Arc`.
 #[derive(Default)]
@@ -26,8 +32,14 @@ struct State {
     in_flight: u32,
     /// As the newest arrival has it, so that after a reload it holds for those in line too.
     maximum: u32,
-    /// Few keys have any.
-    queues: Option<Box<Queues>>,
+    /// What few keys have.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Default)]
+struct Rare {
+    queues: Queues,
+    flow: Option<Flow>,
 }
 
 /// One delivery under way; its drop makes room.
@@ -56,7 +68,10 @@ impl Bucket {
     /// For one of those that this one counted together: it owes what all of them owe. What it has under way here, it may
     /// have once more there.
     pub(super) fn heir(&self) -> Self {
-        Self(Mutex::new(State { rate: self.lock().rate, ..State::default() }))
+        let state = self.lock();
+        let flow = state.rare.as_ref().and_then(|rare| rare.flow.clone());
+        let rare = flow.map(|flow| Box::new(Rare { flow: Some(flow), ..Rare::default() }));
+        Self(Mutex::new(State { rate: state.rate, rare, ..State::default() }))
     }
 
     /// A place at once, and how many are left; nobody overtakes those in line.
@@ -133,10 +148,41 @@ impl Bucket {
         }
     }
 
+    /// From now on its deliveries share so many bytes a second, those under way too.
+    pub(super) fn open_flow(&self, bandwidth: u64) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let rare = state.rare.get_or_insert_default();
+        let changed = rare.flow.get_or_insert_with(|| Flow::new(bandwidth, now)).adopt(bandwidth, now);
+        if changed {
+            state.call(What::Bytes);
+        }
+    }
+
+    /// Some of these bytes, now; none where others are in line for theirs.
+    pub(super) fn take_bytes(&self, most: u64) -> Option<u64> {
+        let mut state = self.lock();
+        (state.waiting(What::Bytes) == 0).then(|| state.take_bytes(most).ok())?
+    }
+
+    /// Some of these bytes, in order of arrival.
+    pub(super) async fn wait_for_bytes(self: Arc<Self>, most: u64) -> u64 {
+        let in_line = self.join(What::Bytes, &mut self.lock());
+        let _first = in_line.turn.first().await;
+        loop {
+            let taken = self.lock().take_bytes(most);
+            match taken {
+                Ok(bytes) => return bytes,
+                Err(wait) => tokio::select! { () = sleep(wait) => {}, () = in_line.turn.called() => {} },
+            }
+        }
+    }
+
     /// Nothing would be forgotten by dropping it: nobody is in it, and its rate is as if never used.
     pub(super) fn is_idle(&self, now: u64) -> bool {
         let state = self.lock();
-        state.in_flight == 0 && state.rate.is_full(now)
+        let flow = state.rare.as_ref().and_then(|rare| rare.flow.as_ref());
+        state.in_flight == 0 && state.rate.is_full(now) && flow.is_none_or(|flow| flow.is_full(Instant::now()))
     }
 
     /// How full it is under this quota, which it does not take up.
@@ -159,7 +205,7 @@ impl Bucket {
     }
 
     fn join(&self, what: What, state: &mut State) -> InLine<'_> {
-        let turn = state.queues.get_or_insert_default().join(what);
+        let turn = state.rare.get_or_insert_default().queues.join(what);
         InLine { bucket: self, what, turn }
     }
 
@@ -176,13 +222,20 @@ fn after(quota: &Quota, tokens: usize) -> Duration {
 
 impl State {
     fn waiting(&self, what: What) -> usize {
-        self.queues.as_ref().map_or(0, |queues| queues.waiting(what))
+        self.rare.as_ref().map_or(0, |rare| rare.queues.waiting(what))
     }
 
     fn call(&self, what: What) {
-        if let Some(queues) = &self.queues {
-            queues.call(what);
+        if let Some(rare) = &self.rare {
+            rare.queues.call(what);
         }
+    }
+
+    fn take_bytes(&mut self, most: u64) -> Result<u64, Duration> {
+        let Some(flow) = self.rare.as_mut().and_then(|rare| rare.flow.as_mut()) else { return Ok(most) };
+        let at_once = BYTES_AT_ONCE.min(flow.bandwidth() / TURNS_A_SECOND).max(1);
+        let most = most.min(at_once);
+        flow.take(most, Instant::now())
     }
 }
 
@@ -196,10 +249,10 @@ struct InLine<'a> {
 impl Drop for InLine<'_> {
     fn drop(&mut self) {
         let mut state = self.bucket.lock();
-        let Some(queues) = &mut state.queues else { return };
-        queues.leave(self.what);
-        if queues.are_empty() {
-            state.queues = None;
+        let Some(rare) = &mut state.rare else { return };
+        rare.queues.leave(self.what);
+        if rare.queues.are_empty() && rare.flow.is_none() {
+            state.rare = None;
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::bucket::{Bucket, Full, Place};
 use super::table::{SHARDS, Table};
+use super::tolls::Tolls;
 use crate::names::LimitName;
 use crate::policy::admit::{Limit, RateLeft, Standing, Who};
 
@@ -91,6 +92,13 @@ impl Permit {
         self.shares.iter().filter(|share| share.is_enforced()).map(|share| &share.standing)
     }
 
+    /// What its bytes cost in one direction; `None`: nothing.
+    pub fn tolls(&self) -> Option<Tolls> {
+        let mut paced = self.shares.iter().filter(|share| share.bandwidth().is_some()).peekable();
+        paced.peek()?;
+        Some(Tolls::to(paced.map(|share| Arc::clone(&share.bucket))))
+    }
+
     /// By which limits that only report it would have been refused.
     pub fn would_refuse(&self) -> &[(Kind, LimitName)] {
         &self.would_refuse
@@ -144,6 +152,9 @@ impl<C: Clock> Limits<C> {
             Some((kind, share.standing.limit.name.clone()))
         });
         let would_refuse = would_refuse.collect();
+        for share in &shares {
+            share.bandwidth().into_iter().for_each(|bandwidth| share.bucket.open_flow(bandwidth));
+        }
         Ok(Permit { shares, would_refuse })
     }
 
@@ -198,6 +209,11 @@ impl<C: Clock> Limits<C> {
 impl Share {
     fn is_enforced(&self) -> bool {
         !self.standing.limit.report_only
+    }
+
+    /// A limit that only reports makes nobody slower.
+    fn bandwidth(&self) -> Option<u64> {
+        self.standing.limit.bandwidth.filter(|_| self.is_enforced())
     }
 
     /// A place by the limit's concurrency.
@@ -293,6 +309,7 @@ mod tests {
             concurrency: Some(concurrency),
             per: vec![Per::Host],
             wait: Duration::ZERO,
+            bandwidth: None,
             report_only: false,
         })
     }

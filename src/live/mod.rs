@@ -2,6 +2,7 @@
 //! What does the running proxy remember?
 
 mod bucket;
+mod flow;
 pub mod limits;
 pub mod meters;
 pub mod proven;
@@ -14,6 +15,7 @@ pub mod reuse;
 pub mod sources;
 mod table;
 pub mod tokens;
+pub mod tolls;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

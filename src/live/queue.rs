@@ -11,11 +11,12 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 pub(super) enum What {
     Place,
     Token,
+    Bytes,
 }
 
 /// The lines of one bucket; those that nobody stands in are not there.
 #[derive(Default)]
-pub(super) struct Queues([Option<Queue>; 2]);
+pub(super) struct Queues([Option<Queue>; 3]);
 
 #[derive(Default)]
 struct Queue {

@@ -27,6 +27,8 @@ pub struct Limit {
     pub per: Vec<Per>,
     /// How long a delivery may be held back before it is refused.
     pub wait: Duration,
+    /// Bytes a second, in both directions together.
+    pub bandwidth: Option<u64>,
     /// Judged, recorded and counted, and not enforced.
     pub report_only: bool,
 }
@@ -158,8 +160,8 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<LimitNa
 }
 
 fn limit(name: &LimitName, written: &At<config::Limit>, problems: &mut Vec<Problem>) -> Limit {
-    if written.rate.is_none() && written.concurrency.is_none() {
-        let help = "add rate = \"50/s\" or concurrency = 20";
+    if written.rate.is_none() && written.concurrency.is_none() && written.bandwidth.is_none() {
+        let help = "add rate = \"50/s\", concurrency = 20 or bandwidth = \"10 MiB/s\"";
         problems.push(Problem::at(written.place, format!("the limit {name} limits nothing")).help(help));
     }
     if let (Some(burst), None) = (&written.burst, &written.rate) {
@@ -168,6 +170,15 @@ fn limit(name: &LimitName, written: &At<config::Limit>, problems: &mut Vec<Probl
     if let Some(concurrency) = written.concurrency.as_ref().filter(|concurrency| concurrency.value == 0) {
         let help = "to refuse all, leave the route out; to limit nothing, leave this out";
         problems.push(Problem::at(concurrency.place, "a concurrency of 0 lets nothing pass").help(help));
+    }
+    if let Some(bandwidth) = written.bandwidth.as_ref().filter(|bandwidth| bandwidth.value == 0) {
+        let help = "to refuse all, leave the route out; to limit nothing, leave this out";
+        problems.push(Problem::at(bandwidth.place, "a bandwidth of 0 lets nothing pass").help(help));
+    }
+    if let Some(bandwidth) = written.bandwidth.as_ref().filter(|_| written.report_only) {
+        let help = "a delivery that is slower is not refused: there is nothing to report of it";
+        problems
+            .push(Problem::warning(Some(bandwidth.place), "a limit that only reports holds no bandwidth").help(help));
     }
     if written.wait > WAIT_MAX {
         let help = "it paces a burst; what comes later, the client sends again";
@@ -184,6 +195,7 @@ fn limit(name: &LimitName, written: &At<config::Limit>, problems: &mut Vec<Probl
         concurrency: written.concurrency.as_ref().map(|concurrency| concurrency.value),
         per: written.per.iter().map(|per| per.value).collect(),
         wait: written.wait.min(WAIT_MAX),
+        bandwidth: written.bandwidth.as_ref().map(|bandwidth| bandwidth.value),
         report_only: written.report_only,
     }
 }
@@ -229,7 +241,15 @@ mod tests {
 
     fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, per: &[Per]) -> Arc<Limit> {
         let wait = Duration::ZERO;
-        Arc::new(Limit { name: LimitName::new(name), quota, concurrency, per: per.into(), wait, report_only: false })
+        Arc::new(Limit {
+            name: LimitName::new(name),
+            quota,
+            concurrency,
+            per: per.into(),
+            wait,
+            bandwidth: None,
+            report_only: false,
+        })
     }
 
     #[test]
@@ -337,6 +357,19 @@ mod tests {
             assert_eq!(compile(&config, &mut problems)[&name].wait, HOUR);
             assert_eq!(messages(&problems), Vec::from_iter(expected));
         }
+    }
+
+    #[test]
+    fn a_bandwidth_may_stand_alone() {
+        let written = |bandwidth, report_only| {
+            let limit = config::Limit { bandwidth: Some(at(1, bandwidth)), report_only, ..config::Limit::default() };
+            let mut problems = vec![];
+            let limit = super::limit(&LimitName::new("l"), &at(10, limit), &mut problems);
+            (limit.bandwidth, messages(&problems))
+        };
+        assert_eq!(written(1000, false), (Some(1000), vec![]));
+        assert_eq!(written(0, false).1, ["a bandwidth of 0 lets nothing pass"]);
+        assert_eq!(written(1000, true).1, ["warning: a limit that only reports holds no bandwidth"]);
     }
 
     #[test]
