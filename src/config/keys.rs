@@ -83,6 +83,7 @@ pub(super) static SERVER: Shape = Shape {
         "proxy_protocol",
         "allow_anonymous",
         "max_connections",
+        "max_connections_per_ip",
         "drain_timeout",
         "workers",
     ],

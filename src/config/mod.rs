@@ -105,6 +105,8 @@ pub struct Server {
     pub ca: Option<At<Ca>>,
     pub allow_anonymous: At<bool>,
     pub max_connections: usize,
+    /// For one client's address; `None`: as many as for all.
+    pub max_connections_per_ip: Option<usize>,
     pub drain_timeout: Duration,
     /// Worker threads; `None`: one a core.
     pub workers: Option<usize>,

@@ -28,6 +28,7 @@ pub struct Meters {
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
     pub client_connections: Gauge,
+    connections_closed: Family<ReasonLabels, Counter>,
     tunnels: Gauge,
     pub idle_target_connections: Gauge,
     addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
@@ -59,6 +60,12 @@ struct RouteLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReasonLabels {
+    /// The key of `[server]` that bounds them.
+    reason: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -116,6 +123,7 @@ impl Meters {
             reloads: Family::default(),
             reload_failed: Gauge::default(),
             client_connections: Gauge::default(),
+            connections_closed: Family::default(),
             tunnels: Gauge::default(),
             idle_target_connections: Gauge::default(),
             addresses: Family::default(),
@@ -162,6 +170,11 @@ impl Meters {
             meters.reload_failed.clone(),
         );
         registry.register("client_connections", "Open connections from clients", meters.client_connections.clone());
+        registry.register(
+            "client_connections_closed",
+            "Connections closed since there were too many: of one address, or all together, the idle ones then",
+            meters.connections_closed.clone(),
+        );
         registry.register("tunnels", "Open CONNECT tunnels", meters.tunnels.clone());
         registry.register(
             "idle_target_connections",
@@ -211,6 +224,10 @@ impl Meters {
     pub fn tunnel(&self) -> Counted {
         self.tunnels.inc();
         Counted(self.tunnels.clone())
+    }
+
+    pub fn connection_closed(&self, reason: &'static str) {
+        self.connections_closed.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub fn reloaded(&self, adopted: bool) {

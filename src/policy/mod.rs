@@ -47,6 +47,7 @@ pub struct Plan {
     pub timeouts: Timeouts,
     pub drain_timeout: Duration,
     pub max_connections: usize,
+    pub max_connections_per_ip: Option<usize>,
     pub digest: [u8; 32],
 }
 
@@ -75,6 +76,7 @@ pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), 
         timeouts: config.timeouts.clone(),
         drain_timeout: config.server.drain_timeout,
         max_connections: config.server.max_connections,
+        max_connections_per_ip: config.server.max_connections_per_ip,
         digest: config.digest,
         pools,
         trusts,
