@@ -107,6 +107,8 @@ pub struct Server {
     pub max_connections: usize,
     /// For one client's address; `None`: as many as for all.
     pub max_connections_per_ip: Option<usize>,
+    /// In flight; tunnels do not count.
+    pub max_deliveries: usize,
     pub drain_timeout: Duration,
     /// Worker threads; `None`: one a core.
     pub workers: Option<usize>,

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::record::{Record, Step};
 use super::refusal::Refusal;
 use super::{Arrival, caller, verdict};
+use crate::live::gate::Pass;
 use crate::live::limits::Permit;
 use crate::live::{InForce, Live};
 use crate::names::{Host, Target, TenantName};
@@ -28,6 +29,16 @@ pub(super) fn identify<'p>(
     record.client(identified.client.name(), identified.proof, tenant);
     verdict::speaks_for(identified.client, tenant)?;
     Ok(identified)
+}
+
+/// One of those in flight, wherever they go. Comes before all that costs something and after all that refuses strangers,
+/// whose requests would else push others out of the line.
+pub(super) async fn enter(live: &Live, plan: &Plan) -> Result<Pass, Refusal> {
+    let entered = live.gate.enter(plan.max_deliveries).await;
+    entered.map_err(|busy| {
+        live.meters.deliveries_shed.inc();
+        busy.into()
+    })
 }
 
 pub(super) async fn admit(

@@ -9,6 +9,7 @@ use http_body::Body;
 use super::fields;
 use super::refusal::{Code, Refusal};
 use crate::live::Draining;
+use crate::live::gate::Busy;
 use crate::live::limits::{Kind, Limited};
 use crate::live::replay::NotFresh;
 use crate::names::{Host, TenantName};
@@ -123,6 +124,13 @@ impl From<Limited> for Refusal {
         let refusal = Refusal::new(self::limited(limited.kind), detail).retry_after(limited.retry_after);
         let fields = admit::headers(&limited.standings).into_iter().flatten();
         fields.fold(refusal, |refusal, (name, value)| refusal.field(name, value))
+    }
+}
+
+impl From<Busy> for Refusal {
+    fn from(Busy: Busy) -> Self {
+        let detail = "the proxy as a whole is busy: it has as many deliveries in flight as it may";
+        Refusal::new(Code::ConcurrencyLimited, detail).retry_after(Duration::from_secs(1)).details("busy")
     }
 }
 

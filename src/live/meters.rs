@@ -21,6 +21,9 @@ const LATENCIES: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 pub struct Meters {
     registry: Registry,
     deliveries: Family<DeliveryLabels, Counter>,
+    pub deliveries_in_flight: Gauge,
+    pub deliveries_waiting: Gauge,
+    pub deliveries_shed: Counter,
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     unverified: Family<RouteLabels, Counter>,
     report_only: Family<ReportLabels, Counter>,
@@ -116,6 +119,9 @@ impl Meters {
         let latency = Family::new_with_constructor((|| Histogram::new(LATENCIES)) as fn() -> Histogram);
         let meters = Self {
             deliveries: Family::default(),
+            deliveries_in_flight: Gauge::default(),
+            deliveries_waiting: Gauge::default(),
+            deliveries_shed: Counter::default(),
             latency,
             unverified: Family::default(),
             report_only: Family::default(),
@@ -135,6 +141,21 @@ impl Meters {
             "deliveries",
             "Deliveries by route, result and whose fault it was",
             meters.deliveries.clone(),
+        );
+        registry.register(
+            "deliveries_in_flight",
+            "Deliveries of all routes, without tunnels",
+            meters.deliveries_in_flight.clone(),
+        );
+        registry.register(
+            "deliveries_waiting",
+            "Deliveries that wait for one of server.max_deliveries to end",
+            meters.deliveries_waiting.clone(),
+        );
+        registry.register(
+            "deliveries_shed",
+            "Deliveries refused since there were server.max_deliveries already",
+            meters.deliveries_shed.clone(),
         );
         let latency = meters.latency.clone();
         registry.register_with_unit(

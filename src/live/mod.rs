@@ -3,6 +3,7 @@
 
 mod bucket;
 mod flow;
+pub mod gate;
 pub mod limits;
 pub mod meters;
 pub mod proven;
@@ -42,6 +43,7 @@ use crate::policy::trust::Trust;
 pub struct Live {
     in_force: ArcSwap<InForce>,
     pub limits: Arc<limits::Limits>,
+    pub gate: Arc<gate::Gate>,
     pub replay: replay::Replay,
     pub reuse: Arc<reuse::Reuse>,
     pub proven: proven::Proven,
@@ -172,6 +174,7 @@ impl Live {
         Self {
             in_force: ArcSwap::from_pointee(in_force),
             limits: Arc::new(limits::Limits::new()),
+            gate: Arc::new(gate::Gate::new()),
             replay: replay::Replay::new(),
             reuse: Arc::new(reuse::Reuse::new()),
             proven: proven::Proven::default(),
@@ -248,6 +251,9 @@ impl Live {
             self.meters.pool(name, sources::total(&ranges), view.count(&ranges));
         }
         self.meters.expiries(&in_force.plan.expiries);
+        let (in_flight, waiting) = self.gate.count();
+        self.meters.deliveries_in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+        self.meters.deliveries_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         self.meters.idle_target_connections.set(i64::try_from(self.reuse.kept()).unwrap_or(i64::MAX));
         self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
     }

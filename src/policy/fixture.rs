@@ -23,6 +23,7 @@ pub(crate) fn config() -> Config {
             allow_anonymous: at(1, false),
             max_connections: 10,
             max_connections_per_ip: None,
+            max_deliveries: 10,
             drain_timeout: second,
             workers: None,
             tls: None,

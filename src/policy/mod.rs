@@ -48,6 +48,7 @@ pub struct Plan {
     pub drain_timeout: Duration,
     pub max_connections: usize,
     pub max_connections_per_ip: Option<usize>,
+    pub max_deliveries: usize,
     pub digest: [u8; 32],
 }
 
@@ -77,6 +78,7 @@ pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), 
         drain_timeout: config.server.drain_timeout,
         max_connections: config.server.max_connections,
         max_connections_per_ip: config.server.max_connections_per_ip,
+        max_deliveries: config.server.max_deliveries,
         digest: config.digest,
         pools,
         trusts,
