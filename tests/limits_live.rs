@@ -1,8 +1,6 @@
 //! Limits of a running proxy: what only reports, and how fast bytes pass.
 //! What do clients, records and metrics see of a limit?
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use std::io::Write;

@@ -1,8 +1,6 @@
 //! A proxy that has as many deliveries in flight as it may.
 //! Who waits, who is told to come back, and what counts?
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use std::io::{Read, Write};
