@@ -108,7 +108,15 @@ fn behind_a_load_balancer_the_clients_address_counts() {
     let mut first = connect("2001:db8:0:1::1");
     ask(&scene, &mut first);
     assert!(is_gone(&scene, &mut connect("2001:db8:0:1:9::2")), "of the same /64");
-    ask(&scene, &mut connect("2001:db8:0:2::1"));
+    ask(&scene, &mut first);
+    let mut second = connect("2001:db8:0:2::1");
+    ask(&scene, &mut second);
+    // Who has enough takes nobody's room; who has not, that of the one that is idle for longest.
+    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", &format!("{keys}\nmax_connections = 2")));
+    assert!(is_gone(&scene, &mut connect("2001:db8:0:2::2")));
+    ask(&scene, &mut first);
+    ask(&scene, &mut connect("2001:db8:0:3::1"));
+    assert!(is_gone(&scene, &mut second));
     ask(&scene, &mut first);
 }
 

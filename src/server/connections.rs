@@ -26,6 +26,8 @@ struct All {
     idle: Mutex<Waiting>,
     /// A connection has nothing to do any more.
     idles: Notify,
+    /// Held by the newcomer that is next: what each of two found to be too many would be closed twice.
+    next: tokio::sync::Mutex<()>,
 }
 
 /// Connections without a request, in the order in which they have been so.
@@ -57,7 +59,7 @@ impl Connections {
     #[expect(clippy::new_without_default, reason = "made once, by the app")]
     pub fn new() -> Self {
         let (count, visitors, idle) = (watch::Sender::new(0), Mutex::default(), Mutex::default());
-        Self(Arc::new(All { count, visitors, idle, idles: Notify::new() }))
+        Self(Arc::new(All { count, visitors, idle, idles: Notify::new(), next: Default::default() }))
     }
 
     pub(super) fn open(&self, live: &Arc<Live>) -> Open {
@@ -77,7 +79,8 @@ impl Connections {
 
     /// Resolves when there are no more than `most`, the newcomer included. Those that have been idle for longest are told to go, one by one (RFC
     /// 9112 §9.5: at any time); none that has a request is.
-    pub(super) async fn make_room(&self, most: usize, live: &Live) {
+    async fn make_room(&self, most: usize, live: &Live) {
+        let _next = self.0.next.lock().await;
         let mut count = self.0.count.subscribe();
         while *count.borrow_and_update() > most {
             if self.send_oldest_away() {
@@ -87,6 +90,11 @@ impl Connections {
                 tokio::select! { _ = count.changed() => {}, () = self.0.idles.notified() => {} }
             }
         }
+    }
+
+    /// Resolves when there are no more than `most`, and nobody has to go for it.
+    pub(super) async fn wait_for_room(&self, most: usize) {
+        let _ = self.0.count.subscribe().wait_for(|count| *count <= most).await;
     }
 
     fn send_oldest_away(&self) -> bool {
@@ -120,6 +128,11 @@ impl Drop for Idle {
 }
 
 impl Open {
+    /// See [`Connections::make_room`].
+    pub(super) async fn makes_room(&self, most: usize) {
+        self.connections.make_room(most, &self.live).await;
+    }
+
     /// Counts it for whom it is, among no more than `most`. Who comes over a unix socket has no address.
     pub(super) fn comes_from(&mut self, address: Option<IpAddr>, most: Option<usize>) -> Result<(), TooMany> {
         let Some((address, most)) = address.map(visitor).zip(most) else { return Ok(()) };

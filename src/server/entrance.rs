@@ -78,6 +78,9 @@ pub(super) async fn enter(
     let wants_tls = matches!(stream, listen::Stream::Tcp(_));
     let (stream, address) = introduced(&in_force, stream, peer).await.map_err(turned)?;
     count(live, &in_force, open, address)?;
+    if in_force.plan.listener.proxies.is_some() {
+        open.makes_room(in_force.plan.max_connections).await;
+    }
     let caller = Caller { address, ..Caller::default() };
     let tls = in_force.listener_tls.as_ref().zip(in_force.plan.listener.tls.as_ref()).filter(|_| wants_tls);
     let Some((config, tls)) = tls else { return Ok((stream, caller)) };

@@ -28,6 +28,9 @@ use rarely::{Kind, Rarely};
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Beyond `max_connections`: those of which a load balancer has yet to say for whom they are, or that wait for room since.
+const INTRODUCING_MAX: usize = 100;
+
 /// Accepts until it is dropped, and with it every connection that it accepted. During a drain it goes on, so that a new
 /// request is told `draining` instead of finding nobody.
 pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connections) {
@@ -43,13 +46,14 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
                 let (in_force, peer) = (live.in_force(), peer.map(|peer| peer.ip()));
                 let (most, mut open) = (in_force.plan.max_connections, connections.open(&live));
                 // Whoever has enough takes nobody's room. Behind a load balancer it is told later for whom this one is.
-                if in_force.plan.listener.proxies.is_none()
-                    && let Err(turned) = entrance::count(&live, &in_force, &mut open, peer)
-                {
+                if in_force.plan.listener.proxies.is_some() {
+                    connections.wait_for_room(most + INTRODUCING_MAX).await;
+                } else if let Err(turned) = entrance::count(&live, &in_force, &mut open, peer) {
                     warn_of(&rarely, &turned);
                     continue;
+                } else {
+                    open.makes_room(most).await;
                 }
-                connections.make_room(most, &live).await;
                 let (live, rarely, connections) = (Arc::clone(&live), Arc::clone(&rarely), connections.clone());
                 serving.spawn(async move {
                     match entrance::enter(&live, stream, peer, &mut open).await {
