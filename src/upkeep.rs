@@ -22,7 +22,7 @@ pub async fn upkeep(live: Arc<Live>) {
         ticks.tick().await;
         live.sources.refresh();
         let in_force = live.in_force();
-        sweep(&live, &in_force);
+        sweep(&live, &in_force).await;
         for warning in live.reminders.due(&in_force.plan.expiries, Timestamp::now()) {
             warn!("{warning}");
         }
@@ -33,10 +33,10 @@ pub async fn upkeep(live: Arc<Live>) {
 }
 
 /// Forgets what nobody needs any more.
-fn sweep(live: &Live, in_force: &InForce) {
+async fn sweep(live: &Live, in_force: &InForce) {
     let (now, view) = (Timestamp::now(), live.sources.view());
     let (pools, timeouts, credentials) = (&in_force.plan.pools, &in_force.plan.timeouts, &in_force.plan.credentials);
-    live.limits.sweep();
+    live.limits.sweep().await;
     live.replay.sweep(now);
     live.circuits.sweep(in_force.plan.fuse.as_ref());
     live.tokens.sweep(|print| credentials.values().any(|credential| credential.fetches_as(print)));

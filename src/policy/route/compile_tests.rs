@@ -37,7 +37,7 @@ fn github() -> At<config::Signer> {
 fn limit() -> At<Limit> {
     let rate = Rate { count: 1, period: Duration::from_secs(1) };
     let per = vec![at(52, Per::Host)];
-    at(50, Limit { rate: Some(at(51, rate)), burst: None, concurrency: None, per, wait: Duration::ZERO })
+    at(50, Limit { rate: Some(at(51, rate)), per, ..Limit::default() })
 }
 
 /// One route for `hooks.acme.example`, beside one of everything it may name.
