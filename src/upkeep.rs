@@ -36,6 +36,7 @@ pub async fn upkeep(live: Arc<Live>) {
 async fn sweep(live: &Live, in_force: &InForce) {
     let (now, view) = (Timestamp::now(), live.sources.view());
     let (pools, timeouts, credentials) = (&in_force.plan.pools, &in_force.plan.timeouts, &in_force.plan.credentials);
+    live.sweep_retired();
     live.limits.sweep().await;
     live.replay.sweep(now);
     live.circuits.sweep(in_force.plan.fuse.as_ref());

@@ -14,6 +14,7 @@ pub mod reach;
 pub mod records;
 pub mod reminders;
 pub mod replay;
+pub mod retired;
 pub mod reuse;
 pub mod sources;
 mod table;
@@ -44,6 +45,7 @@ use crate::policy::trust::Trust;
 /// The state of a running proxy; one for the process.
 pub struct Live {
     in_force: ArcSwap<InForce>,
+    pub retired: Arc<retired::Retired>,
     pub limits: Arc<limits::Limits>,
     pub gate: Arc<gate::Gate>,
     pub replay: replay::Replay,
@@ -178,6 +180,7 @@ impl Live {
     pub fn new(in_force: InForce, records: records::Records) -> Self {
         Self {
             in_force: ArcSwap::from_pointee(in_force),
+            retired: Arc::default(),
             limits: Arc::new(limits::Limits::new()),
             gate: Arc::new(gate::Gate::new()),
             replay: replay::Replay::new(),
@@ -206,9 +209,18 @@ impl Live {
 
     /// Atomic: a delivery sees the plan before or the plan after, never a mixture.
     pub fn adopt(&self, next: InForce) {
-        self.in_force.store(Arc::new(next));
+        self.retired.keep(self.in_force.swap(Arc::new(next)));
+        self.sweep_retired();
         self.rejected.store(None);
         self.meters.reloaded(true);
+    }
+
+    /// Frees plans that nobody holds any more, away from the threads that carry traffic.
+    pub fn sweep_retired(&self) {
+        if self.retired.count() > 0 {
+            let retired = Arc::clone(&self.retired);
+            tokio::task::spawn_blocking(move || retired.sweep());
+        }
     }
 
     /// The configuration on disk is not adopted; the one in force stays.
