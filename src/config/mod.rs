@@ -3,6 +3,7 @@
 
 mod conceal;
 mod credential;
+pub mod difference;
 mod files;
 mod key_dir;
 mod keys;
@@ -20,11 +21,13 @@ mod signer;
 mod syntax;
 mod trust;
 mod units;
+mod written;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -40,6 +43,7 @@ pub use problem::{Place, Problem, Severity, Sources, few};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
 pub use signer::{Encoding, Hmac, Signer, SigningKey};
+pub use written::Written;
 pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
 
 /// A value and the place in a file where it was written.
@@ -80,6 +84,8 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     /// What the next reading need not read again.
     pub key_dirs: KeyDirs,
+    /// As the files say it, to be compared with another and kept.
+    pub written: Arc<Written>,
     /// SHA-256 over path and content of `files`, and the system's roots if used: equal means nothing changed.
     pub digest: [u8; 32],
 }

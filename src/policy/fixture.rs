@@ -53,6 +53,7 @@ pub(crate) fn config() -> Config {
         sources: Sources::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),
+        written: std::sync::Arc::default(),
         digest: [0; 32],
     }
 }
