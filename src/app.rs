@@ -17,15 +17,13 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Listen, Verify};
 use crate::live::records::Records;
-use crate::live::{InForce, Live, circuits};
+use crate::live::{InForce, Live};
 use crate::net::listen::{self, Listener};
 use crate::policy::Plan;
 use crate::reload::{Reloader, Trigger};
 use crate::server::{self, Connections};
 use crate::sysexits;
-
-/// How often the host's addresses are read again and idle connections looked over.
-const UPKEEP: Duration = Duration::from_secs(5);
+use crate::upkeep;
 
 /// For connections that were cut to be gone.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
@@ -113,7 +111,7 @@ impl Proxy {
         for listener in admin {
             tasks.spawn(server::admin::accept(Arc::clone(&live), listener));
         }
-        tasks.spawn(upkeep(Arc::clone(&live)));
+        tasks.spawn(upkeep::upkeep(Arc::clone(&live)));
         let reloader = path.map(|path| Reloader::new(path, config, Arc::clone(&live)));
         Ok(Self { live, connections, tasks, reloader, trigger: None, signals, addresses, admin_addresses })
     }
@@ -238,53 +236,6 @@ fn bind_all<'a>(wanted: impl Iterator<Item = &'a Listen>) -> Result<Vec<Listener
             .map_err(|fault| Failed(sysexits::UNAVAILABLE, format!("cannot listen on {wanted}: {fault}")))
     };
     wanted.map(bind).collect::<Result<Vec<_>, _>>().map(|lists| lists.into_iter().flatten().collect())
-}
-
-/// What changes without being told: the host's addresses, the age of connections, the tables of limits.
-async fn upkeep(live: Arc<Live>) {
-    let mut ticks = tokio::time::interval(UPKEEP);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut usable_before = None;
-    loop {
-        ticks.tick().await;
-        live.sources.refresh();
-        let (now, view, in_force) = (Timestamp::now(), live.sources.view(), live.in_force());
-        for warning in live.reminders.due(&in_force.plan.expiries, now) {
-            warn!("{warning}");
-        }
-        let pools = &in_force.plan.pools;
-        let timeouts = &in_force.plan.timeouts;
-        live.limits.sweep();
-        live.replay.sweep(now);
-        live.circuits.sweep(in_force.plan.fuse.as_ref());
-        for change in live.circuits.changes() {
-            match change.now {
-                circuits::Now::Open { .. } => warn!("{change}"),
-                circuits::Now::Closed { .. } => info!("{change}"),
-            }
-        }
-        let credentials = &in_force.plan.credentials;
-        live.tokens.sweep(|print| credentials.values().any(|credential| credential.fetches_as(print)));
-        live.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {
-            view.has(from) && pools.values().any(|pool| pool.contains(from, now))
-        });
-        let usable: Vec<_> = pools.iter().map(|(name, pool)| (name.clone(), view.count(&pool.in_force(now)))).collect();
-        if let Some(before) = usable_before.replace(usable.clone()) {
-            report_changes(&before, &usable);
-        }
-    }
-}
-
-type Counts = [(crate::names::PoolName, u128)];
-
-fn report_changes(before: &Counts, now: &Counts) {
-    for (name, count) in now {
-        match before.iter().find(|(other, _)| other == name) {
-            Some((_, then)) if then > count => warn!("egress pool {name}: {count} usable addresses left of {then}"),
-            Some((_, then)) if then < count => info!("egress pool {name}: {count} usable addresses, {then} before"),
-            _ => {}
-        }
-    }
 }
 
 /// Tells systemd that the event loop turns, twice in each period it allows.

@@ -30,3 +30,4 @@ pub mod policy;
 pub mod reload;
 pub mod server;
 pub mod sysexits;
+pub mod upkeep;

@@ -77,7 +77,9 @@ fn a_clients_webhook_id_is_kept_and_two_keys_give_two_signatures() {
     verify(seen, SECRET);
     verify(seen, OLD);
     assert_eq!(outgate.records(1)[0]["signatures"].as_array().unwrap().len(), 2);
-    assert_eq!(outgate.post(&url, "Webhook-Id: has.stop\r\n", "{}").code(), "request_malformed");
+    for id in ["has.stop", "a:1:b", "a,s=0", "a b", "a\r\nWebhook-Id: b"] {
+        assert_eq!(outgate.post(&url, &format!("Webhook-Id: {id}\r\n"), "{}").code(), "request_malformed", "{id}");
+    }
 }
 
 #[test]

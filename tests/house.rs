@@ -30,6 +30,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("demo", 7),
     ("app", 7),
     ("reload", 7),
+    ("upkeep", 7),
     ("fuzz", 7),
     ("sysexits", 7),
     ("lib", 7),
@@ -44,8 +45,17 @@ const DOORS: &[(&[&str], &[&str], &str)] = &[
         &["src/net/dial.rs", "src/net/listen.rs", "src/net/local.rs", "src/net/sockopt.rs"],
         "an outgoing socket is opened in one place, bound to a source address of the pool",
     ),
-    // The demo plays the platform and its targets.
-    (&["TcpStream::connect"], &["src/cli/demo"], "it connects from whatever address the kernel likes"),
+    // The demo plays the platform and its targets; `send --proxy` is a client of a proxy.
+    (
+        &["TcpStream::connect"],
+        &["src/cli/demo", "src/cli/send/through.rs"],
+        "it connects from whatever address the kernel likes",
+    ),
+    (
+        &["by_operator"],
+        &["src/policy/identify/mod.rs", "src/cli/send/straight.rs"],
+        "who comes over the network proves who it is",
+    ),
     (&["lookup_host", "to_socket_addrs", "ToSocketAddrs"], &[], "it resolves past the guard"),
     (
         &["std::fs", "tokio::fs", "fs::read", "fs::read_to_string", "fs::write", "File::open", "File::create"],
@@ -316,6 +326,7 @@ fn rules_tell_right_from_wrong() {
         (doors, "src/config/load.rs", "use std::fs;", 0),
         (doors, "src/configure.rs", "use std::fs;", 1),
         (doors, "src/cli/demo/sender.rs", "TcpStream::connect(proxy)", 0),
+        (doors, "src/server/entrance.rs", "Caller { stated: Some(Stated::by_operator(name)), ..caller }", 1),
         (purity, "src/policy/egress.rs", "async fn f() { Instant::now(); }", 2),
         (purity, "src/policy/egress.rs", "let c = '\"'; tracing::info!(\"x\"); let r = r#\"tokio\"#;", 1),
         (purity, "src/policy/egress.rs", "/// Not async.\nfn f(now: Instant) {}", 0),

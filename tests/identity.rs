@@ -135,6 +135,20 @@ fn a_body_that_was_not_signed_goes_nowhere() {
     assert_eq!((scene.good.seen().len(), scene.plain.seen().len()), (1, 1));
 }
 
+/// A body that is streamed otherwise, of whatever size, must fit into memory where its client has signed it.
+#[test]
+fn what_is_held_in_memory_has_an_end_whatever_the_route_allows() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let text = config(&scene.good, &scene.plain, "[clients.billing]\npublic_keys = [\"{dir}/billing.pem\"]\n");
+    scene.outgate.reconfigure(&text.replace("body_max = \"1 MiB\"", "body_max = \"10 GiB\""));
+    let url = scene.plain_url();
+    let fields = key.message("POST", &url, "hello", "");
+    let mut client = scene.outgate.connect();
+    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}Content-Length: {}\r\n\r\n", (64 << 20) + 1));
+    assert_eq!(client.answer().code(), "body_too_large");
+}
+
 #[test]
 fn a_signature_is_for_one_target_and_one_tenant() {
     let key = Key::ed25519();

@@ -177,7 +177,13 @@ fn keys_are_listed_and_their_public_halves_published() {
     assert!(table.starts_with("SIGNER    SCHEME             TENANT  KEY     ALGORITHM"), "{table}");
 
     let jwks: Value = serde_json::from_str(&command(&["public"])).unwrap();
-    assert_eq!(kids(&jwks), ["is", "will", "is", "pair"]);
+    // By signer, the newest key first; two keys of one name are two.
+    let of = |signer: &str, id: &str| {
+        let key = list.as_array().unwrap().iter().find(|key| key["signer"] == signer && key["id"] == id).unwrap();
+        key["thumbprint"].as_str().unwrap()
+    };
+    let expected = [of("events", "is"), of("messages", "will"), of("messages", "is"), of("pairs", "pair")];
+    assert_eq!(kids(&jwks), expected);
     assert_eq!((&jwks["keys"][0]["kty"], &jwks["keys"][0]["alg"]), (&json!("EC"), &json!("ES256")));
     assert_eq!((&jwks["keys"][1]["kty"], &jwks["keys"][1]["alg"]), (&json!("RSA"), &json!("PS512")));
     let directory: Value = serde_json::from_str(&command(&["public", "--format", "directory"])).unwrap();
@@ -258,6 +264,7 @@ fn what_a_platform_needs_can_be_said() {
     assert_eq!(place.outgate.post(&url, "Webhook-Id: evt_1\r\nX-Acme-Delivery: forged\r\n", "{}").status, 200);
     let seen = place.receiver.seen().pop().unwrap();
     assert_eq!(seen.all("x-acme-delivery"), ["evt_1"]);
+    assert_eq!(seen.all("webhook-id"), ["evt_1"]);
     let (timestamp, signature) = seen.field("x-acme-signature").split_once(",s=").unwrap();
     let timestamp = timestamp.strip_prefix("t=").unwrap();
     let secret = std::fs::read_to_string(place.outgate.folder.path("voice")).unwrap();

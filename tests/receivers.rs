@@ -60,12 +60,17 @@ const FORM: (&str, &str) = (
 const FOREIGN: &str = "Signature-Input: sig1=(\"@method\");created=1;keyid=\"theirs\";tag=\"theirs\"\r\n\
                        Signature: sig1=:AAAA:\r\n";
 
+/// Of a platform that has come from Svix, whose libraries look for these first.
+const SVIX: &str = "Svix-Id: msg_theirs\r\nsvix-timestamp: 1\r\nSvix-Signature: v1,AAAA\r\n";
+
 struct Place {
     outgate: Outgate,
     receiver: Receiver,
     workshop: Workshop,
     /// By signer and key: the secret, or the public half.
     keys: HashMap<(String, String), String>,
+    /// By signer and key: the thumbprint of a key pair.
+    thumbprints: HashMap<(String, String), String>,
 }
 
 fn run(arguments: &[&str]) -> String {
@@ -119,7 +124,14 @@ impl Place {
             let mut words = line.split(' ').map(str::to_owned);
             keys.insert((words.next().unwrap(), words.next().unwrap()), armoured.trim().to_owned());
         }
-        Self { outgate, receiver, workshop, keys }
+        let listed = run(&["keys", "list", "--json", "--config", file.to_str().unwrap()]);
+        let listed: Vec<HashMap<String, Value>> = serde_json::from_str(&listed).unwrap();
+        let thumbprint = |key: &HashMap<String, Value>| {
+            let text = |name: &str| key[name].as_str().map(str::to_owned);
+            Some(((text("signer")?, text("id")?), text("thumbprint")?))
+        };
+        let thumbprints = listed.iter().filter_map(thumbprint).collect();
+        Self { outgate, receiver, workshop, keys, thumbprints }
     }
 
     fn deliver(&self, host: &str, (content_type, body): (&str, &str), more: &str) -> Seen {
@@ -136,7 +148,11 @@ impl Place {
         if *scheme != "rfc9421" {
             return key(ids[0]).into();
         }
-        let keys: HashMap<&str, String> = ids.iter().map(|id| (*id, key(id))).collect();
+        let keyid = |id: &str| {
+            let pair = self.thumbprints.get(&(signer.to_owned(), id.to_owned()));
+            pair.map_or(id, String::as_str).to_owned()
+        };
+        let keys: HashMap<String, String> = ids.iter().map(|id| (keyid(id), key(id))).collect();
         json!({ "algorithm": algorithm, "keys": keys, "label": label })
     }
 }
@@ -167,7 +183,11 @@ fn cases(place: &Place, library: &str, signer: &str) -> Cases {
     let forms = if library == "twilio" { &[JSON, FORM][..] } else { &[JSON] };
     let mut cases = Cases::new();
     for form in forms {
-        let (more, first) = if signer == "ed25519" { (FOREIGN, 2) } else { ("", 1) };
+        let (more, first) = match signer {
+            "ed25519" => (FOREIGN, 2),
+            "standard" => (SVIX, 1),
+            _ => ("", 1),
+        };
         let seen = place.deliver(signer, *form, more);
         let (first, second) = (format!("sig{first}"), format!("sig{}", first + 1));
         let mut case = |seen: &Seen, key: Value, what: &str, expected: bool| {

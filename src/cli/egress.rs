@@ -1,6 +1,8 @@
 //! `outgate egress`: the addresses that customers allow.
 //! Which are they, and does this host have them?
 
+mod probe;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,6 +24,8 @@ pub(super) enum Egress {
     List(List),
     /// Check that this host has every address of every pool
     Verify(Verify),
+    /// Try a target from every address: DNS, TCP, TLS and certificate, and whose allow-list lacks which
+    Probe(probe::Probe),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -71,6 +75,7 @@ impl Egress {
         match self {
             Egress::List(list) => list.run(),
             Egress::Verify(verify) => verify.run(),
+            Egress::Probe(probe) => probe.run(),
         }
     }
 }

@@ -9,10 +9,9 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::alone::Sender;
 use super::load_or_say;
 use crate::delivery::{self, Explained, Question};
-use crate::names::{ClientName, TenantName};
-use crate::sysexits;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -24,12 +23,8 @@ pub(super) struct Explain {
     method: Method,
     /// The target, an https or http URL
     url: String,
-    /// As this client; without it, as an anonymous one
-    #[arg(long)]
-    client: Option<String>,
-    /// For this tenant
-    #[arg(long)]
-    tenant: Option<String>,
+    #[command(flatten)]
+    sender: Sender,
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -44,12 +39,11 @@ impl Explain {
             Ok(valid) => valid,
             Err(code) => return code,
         };
-        let client = ClientName::new(self.client.as_deref().unwrap_or(crate::policy::identify::ANONYMOUS));
-        if self.client.is_some() && valid.plan.clients.get(&client).is_none() {
-            eprintln!("outgate: there is no client {:?}", client.as_str());
-            return ExitCode::from(sysexits::USAGE);
-        }
-        let tenant = self.tenant.as_deref().map(TenantName::new);
+        let client = match self.sender.client(&valid.plan) {
+            Ok(client) => client,
+            Err(code) => return code,
+        };
+        let tenant = self.sender.tenant();
         let question = Question {
             method: &self.method,
             url: &self.url,

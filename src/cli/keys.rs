@@ -40,7 +40,7 @@ pub(super) struct New {
     /// The signing scheme: standard-webhooks, rfc9421, twilio, sendgrid, stripe, github, slack, shopify, hmac
     #[arg(long, default_value = "standard-webhooks")]
     scheme: String,
-    /// Where the scheme has keys for several: ed25519, ecdsa-p256-sha256, rsa-pss-sha512, hmac-sha256
+    /// Where the scheme has keys for several: ed25519, ecdsa-p256-sha256, rsa-pss-sha512, hmac-sha256, hmac-sha1, hmac-sha512
     #[arg(long)]
     algorithm: Option<String>,
     /// Write to a new file, readable by its owner alone, instead of stdout
@@ -70,7 +70,7 @@ pub(super) struct List {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
-    /// JWK Set (RFC 7517); `kid` is the id of the key
+    /// JWK Set (RFC 7517); `kid` is the thumbprint of the key (RFC 7638)
     Jwks,
     /// PEM, with a line before each key that says which it is
     Pem,

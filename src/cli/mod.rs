@@ -1,6 +1,7 @@
 //! The commands, one file each.
 //! What can an operator ask of outgate?
 
+mod alone;
 mod ca;
 mod check;
 mod demo;
@@ -8,6 +9,7 @@ mod egress;
 mod explain;
 mod keys;
 mod run;
+mod send;
 mod token;
 
 use std::io::IsTerminal;
@@ -39,9 +41,11 @@ enum Command {
     Check(check::Check),
     /// Show which route, pool, source address, trust, signers and limits a webhook would get, and why
     Explain(explain::Explain),
+    /// Send one webhook now, and see every step of it
+    Send(send::Send),
     /// See the whole product at work on loopback, with throw-away certificates
     Demo(demo::Demo),
-    /// The source addresses: list them, verify them
+    /// The source addresses: list them, verify them, probe a target from them
     #[command(subcommand)]
     Egress(egress::Egress),
     /// Client tokens
@@ -61,6 +65,7 @@ impl Arguments {
             Command::Run(run) => run.run(),
             Command::Check(check) => check.run(),
             Command::Explain(explain) => explain.run(),
+            Command::Send(send) => send.run(),
             Command::Demo(demo) => demo.run(),
             Command::Egress(egress) => egress.run(),
             Command::Token(token) => token.run(),
@@ -142,6 +147,12 @@ fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has random bytes");
     bytes
+}
+
+/// What others have written, for a terminal to show and not to obey.
+fn visible(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(shown).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -45,6 +45,7 @@ pub use render::{one_line_each, render, to_json};
 pub use signer::{Encoding, Hmac, Signer, SigningKey};
 pub use written::Written;
 pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
+pub use units::duration_argument;
 
 /// A value and the place in a file where it was written.
 #[derive(Clone, Debug)]

@@ -65,6 +65,11 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, Wrong> {
     Ok(duration)
 }
 
+/// The same for an argument of a command.
+pub fn duration_argument(text: &str) -> Result<Duration, String> {
+    positive_duration(text).map_err(|wrong| format!("{}: {}", wrong.why, wrong.help))
+}
+
 /// Bytes; `KB` is 1000 of them and `KiB` 1024 (IEC 80000-13).
 pub(super) fn size(text: &str) -> Result<u64, Wrong> {
     const WHAT: &str = "a size";

@@ -87,6 +87,8 @@ impl Passage<'_> {
         for source in dialling.unusable {
             self.live.sources.refused(source);
         }
+        let answered = dialling.outcome.as_ref().ok().map(|dialled| dialled.hop);
+        self.live.reach.heard(&self.target.host, answered, &dialling.unanswered);
         dialling.outcome
     }
 

@@ -11,13 +11,12 @@ use serde::Serialize;
 
 use super::inbound::Progress;
 use super::refusal::{Code, Refusal};
-use crate::config::Proof;
 use crate::live::Live;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
 use crate::net::exchange::Connection;
 use crate::net::tls;
 use crate::policy::egress::Hop;
-use crate::policy::identify::{ANONYMOUS, Caller};
+use crate::policy::identify::Caller;
 
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
 /// Bodies, queries, tokens and secrets have no field to stand in.
@@ -166,9 +165,9 @@ impl Record {
         self.source
     }
 
-    pub(super) fn client(&mut self, client: &ClientName, proof: Option<Proof>, tenant: Option<&TenantName>) {
+    pub(super) fn client(&mut self, client: &ClientName, proof: &'static str, tenant: Option<&TenantName>) {
         self.client = Some(client.clone());
-        self.proof = Some(proof.map_or(ANONYMOUS, Proof::as_str));
+        self.proof = Some(proof);
         self.tenant = tenant.cloned();
     }
     pub(super) fn route(&mut self, route: &RouteName) {
@@ -270,7 +269,7 @@ impl Record {
     }
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::record::{Record, Step};
 use super::refusal::Refusal;
 use super::{Arrival, caller, verdict};
+use crate::config::Proof;
 use crate::live::limits::Permit;
 use crate::live::{InForce, Live};
 use crate::names::{Host, Target, TenantName};
@@ -25,7 +26,8 @@ pub(super) fn identify<'p>(
     record: &mut Record,
 ) -> Result<Identified<'p>, Refusal> {
     let identified = caller::identify(live, plan, arrival)?;
-    record.client(identified.client.name(), identified.proof, tenant);
+    let proof = identified.proof.map_or(arrival.caller.unproven(), Proof::as_str);
+    record.client(identified.client.name(), proof, tenant);
     verdict::speaks_for(identified.client, tenant)?;
     Ok(identified)
 }
@@ -56,9 +58,11 @@ pub(super) async fn hops(
     let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;
     let cleared = in_force.plan.guard.clear(target, &answers.addresses, &live.sources.own())?;
     let turn = in_force.turn(&route.pool, &cleared);
-    let usable = live.sources.view();
-    let stick = stick(tenant, &target.host);
-    let hops = egress::choose(&route.pool, &cleared, stick, turn, Timestamp::now(), &|source| usable.has(source))?;
+    let (view, stick, now) = (live.sources.view(), stick(tenant, &target.host), Timestamp::now());
+    let choose = |usable: &dyn Fn(_) -> bool| egress::choose(&route.pool, &cleared, stick, turn, now, usable);
+    // An address that nobody answers is used where there is no other: it is of the pool, too.
+    let hops = choose(&|source| view.has(source) && !live.reach.is_resting(source))
+        .or_else(|_| choose(&|source| view.has(source)))?;
     record.step(Step::Resolve);
     Ok(hops)
 }

@@ -16,7 +16,7 @@ use super::{Arrival, Interim, fields, verdict};
 use crate::names::{Target, TenantName};
 use crate::net::exchange::Upload;
 use crate::policy::identify::{self, Pledge};
-use crate::policy::route::Route;
+use crate::policy::route::{Route, WHOLE_BODY_MAX};
 use crate::policy::sign::{self, Draft, SignError, Signer};
 
 static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -68,7 +68,6 @@ impl Webhook {
         fields.insert(header::HOST, host);
         fields::add_via(&mut fields, version, pseudonym);
 
-        inbound::judge_length(&body, route.body_max)?;
         let body = Self::body(body, route, pledge).await?;
         let Ask { path_and_query, tenant, .. } = ask;
         Ok(Self { method, target, tenant, path_and_query, fields, body, interim })
@@ -77,10 +76,13 @@ impl Webhook {
     async fn body(body: Inbound, route: &Route, pledge: Option<Pledge>) -> Result<Taken, Refusal> {
         let within = route.timeouts.body;
         if route.signers.is_empty() && pledge.is_none() {
+            inbound::judge_length(&body, route.body_max)?;
             let (upload, progress) = inbound::stream(body, route.body_max, within);
             return Ok(Taken::Streaming(upload, progress));
         }
-        let body = inbound::buffer(body, route.body_max, within).await?;
+        let most = route.body_max.min(WHOLE_BODY_MAX);
+        inbound::judge_length(&body, most)?;
+        let body = inbound::buffer(body, most, within).await?;
         pledge.map_or(Ok(()), |pledge| pledge.kept_by(&body))?;
         Ok(Taken::Whole(body))
     }
@@ -130,13 +132,16 @@ impl Webhook {
         if route.signers.is_empty() {
             return Ok(()); // it was taken in whole for the client's signature, not for one of ours
         }
+        if self.fields.get_all(&WEBHOOK_ID).iter().nth(1).is_some() {
+            return Err(Refusal::malformed("Webhook-Id stands there more than once"));
+        }
         let id = match self.fields.get(&WEBHOOK_ID) {
             None => format!("msg_{}", record.request_id()),
             Some(id) => id
                 .to_str()
                 .ok()
                 .filter(|id| sign::valid_id(id))
-                .ok_or_else(|| Refusal::malformed("Webhook-Id must be visible ASCII without a full stop"))?
+                .ok_or_else(|| Refusal::malformed("Webhook-Id may have letters, digits and -_~+@, up to 256 of them"))?
                 .to_owned(),
         };
         for signer in &route.signers {

@@ -32,6 +32,8 @@ pub struct Meters {
     addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
     expiries: Family<ExpiryLabels, Gauge>,
     tenants: Family<TenantLabels, Gauge>,
+    pub suspected_gaps: Gauge,
+    pub cut_off: Gauge,
     pub circuits_open: Gauge,
     pub circuits_opened: Counter,
     pub records_lost: Gauge,
@@ -120,6 +122,8 @@ impl Meters {
             addresses: Family::default(),
             expiries: Family::default(),
             tenants: Family::default(),
+            suspected_gaps: Gauge::default(),
+            cut_off: Gauge::default(),
             circuits_open: Gauge::default(),
             circuits_opened: Counter::default(),
             records_lost: Gauge::default(),
@@ -171,6 +175,16 @@ impl Meters {
             meters.idle_target_connections.clone(),
         );
         registry.register("egress_addresses", "Source addresses of each pool", meters.addresses.clone());
+        registry.register(
+            "suspected_allow_list_gaps",
+            "Addresses of targets that answer some of our source addresses and not others",
+            meters.suspected_gaps.clone(),
+        );
+        registry.register(
+            "egress_addresses_cut_off",
+            "Source addresses that no target answers any more, and that come last",
+            meters.cut_off.clone(),
+        );
         registry.register(
             "circuits_open",
             "Targets that are left alone because they keep failing",

@@ -6,6 +6,7 @@ pub mod circuits;
 pub mod limits;
 pub mod meters;
 pub mod proven;
+pub mod reach;
 pub mod records;
 pub mod reminders;
 pub mod replay;
@@ -24,7 +25,7 @@ use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
-use crate::config::{self, Select};
+use crate::config::{self, Select, Severity};
 use crate::names::{Host, PoolName};
 use crate::net::resolve::{Basis, Resolver};
 use crate::net::tls;
@@ -41,11 +42,13 @@ pub struct Live {
     pub replay: replay::Replay,
     pub reuse: Arc<reuse::Reuse>,
     pub circuits: Arc<circuits::Circuits>,
+    pub reach: reach::Reach,
     pub proven: proven::Proven,
     pub tokens: Arc<tokens::Tokens>,
     pub sources: sources::Sources,
     pub meters: meters::Meters,
     pub reminders: reminders::Reminders,
+    pub signing: reminders::Signing,
     pub records: records::Records,
     /// Why the configuration on disk is not the one in force, if it is not.
     rejected: ArcSwapOption<String>,
@@ -172,11 +175,13 @@ impl Live {
             replay: replay::Replay::new(),
             reuse: Arc::new(reuse::Reuse::new()),
             circuits: Arc::default(),
+            reach: reach::Reach::default(),
             proven: proven::Proven::default(),
             tokens: Arc::default(),
             sources: sources::Sources::new(),
             meters: meters::Meters::new(),
             reminders: reminders::Reminders::default(),
+            signing: reminders::Signing::default(),
             records,
             rejected: ArcSwapOption::empty(),
             streams: watch::Sender::new(0),
@@ -218,14 +223,23 @@ impl Live {
         let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
         let mut usable = 0;
         for (name, pool) in &in_force.plan.pools {
-            match view.count(&pool.in_force(now)) {
+            let ranges = pool.in_force(now);
+            let (count, configured) = (view.count(&ranges), sources::total(&ranges));
+            usable += count;
+            match count {
                 0 => degraded.push(format!("pool {name} has no usable source address")),
-                count => usable += count,
+                few if few < configured.div_ceil(2) => {
+                    degraded.push(format!("pool {name} has {few} usable source addresses of {configured}"));
+                }
+                _ => {}
             }
         }
         if usable == 0 {
             blocked.push("no source address is usable".to_owned());
         }
+        let faults = in_force.plan.signers.values().flat_map(|signer| signer.problems(now));
+        let faults = faults.filter(|fault| fault.severity == Severity::Problem);
+        degraded.extend(faults.map(|fault| fault.message));
         if let Some(why) = &*self.rejected.load() {
             degraded.push(format!("the configuration on disk is rejected, the one before stays in force: {why}"));
         }
@@ -237,6 +251,9 @@ impl Live {
                     "signer {name}: the folders of {count} tenants are broken ({first} the first), they keep the keys from before, if they had any"
                 ));
             }
+        }
+        if let resting @ [first, ..] = self.reach.resting().as_slice() {
+            degraded.push(format!("{} source addresses get no answer from anybody, {first} among them", resting.len()));
         }
         if self.sources.are_stale() {
             degraded.push("the kernel does not tell this host's addresses: the last known ones count".to_owned());
@@ -263,7 +280,10 @@ impl Live {
         );
         self.meters.expiries(&in_force.plan.expiries);
         self.meters.idle_target_connections.set(i64::try_from(self.reuse.kept()).unwrap_or(i64::MAX));
-        self.meters.circuits_open.set(i64::try_from(self.circuits.open()).unwrap_or(i64::MAX));
+        let counted = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.meters.suspected_gaps.set(counted(self.reach.gaps()));
+        self.meters.cut_off.set(counted(self.reach.resting().len()));
+        self.meters.circuits_open.set(counted(self.circuits.open()));
         self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
     }
 

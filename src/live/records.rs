@@ -64,6 +64,17 @@ impl Records {
         Ok(Self { shared: Some(shared), writer: Mutex::new(Some(writer)) })
     }
 
+    /// For a process that delivers by itself: lines wait until they are taken.
+    pub fn kept() -> Self {
+        let shared = Shared { state: Mutex::default(), wake: Condvar::new(), lost: AtomicU64::new(0) };
+        Self { shared: Some(Arc::new(shared)), writer: Mutex::new(None) }
+    }
+
+    /// The lines that are kept and nobody has written out.
+    pub fn take(&self) -> Vec<u8> {
+        self.shared.as_ref().map(|shared| std::mem::take(&mut shared.lock().lines)).unwrap_or_default()
+    }
+
     pub fn is_on(&self) -> bool {
         self.shared.is_some()
     }

@@ -35,6 +35,33 @@ impl Reminders {
     }
 }
 
+/// What is wrong with signers' keys, by itself and as time goes on.
+#[derive(Default)]
+pub struct Signing(Mutex<Spoken>);
+
+#[derive(Default)]
+struct Spoken {
+    /// Of the configuration that was last asked about.
+    digest: [u8; 32],
+    when: HashMap<String, Timestamp>,
+}
+
+impl Signing {
+    /// What is due of `faults`. What a configuration began with was told where it was read.
+    pub fn due(&self, digest: [u8; 32], faults: Vec<String>, now: Timestamp) -> Vec<String> {
+        let mut spoken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spoken.digest != digest {
+            *spoken = Spoken { digest, when: faults.into_iter().map(|fault| (fault, now)).collect() };
+            return Vec::new();
+        }
+        spoken.when.retain(|fault, _| faults.contains(fault));
+        let is_due = |fault: &String| spoken.when.get(fault).is_none_or(|last| now.duration_since(*last) >= AGAIN);
+        let due: Vec<String> = faults.into_iter().filter(is_due).collect();
+        spoken.when.extend(due.iter().map(|fault| (fault.clone(), now)));
+        due
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
@@ -74,5 +101,19 @@ mod tests {
         ]);
         // Said where the configuration was read.
         story(&[("2026-11-20T00:00:00Z", 0), ("2026-11-20T23:59:59Z", 0), ("2026-11-21T00:00:00Z", 1)]);
+    }
+
+    #[test]
+    fn what_time_brings_is_said_when_it_comes_and_once_a_day() {
+        let (signing, start) = (Signing::default(), Timestamp::UNIX_EPOCH);
+        let said = |hour: i64, digest: u8, faults: &[&str]| {
+            let faults = faults.iter().map(|fault| (*fault).to_owned()).collect();
+            signing.due([digest; 32], faults, start + SignedDuration::from_hours(hour)).len()
+        };
+        assert_eq!(said(0, 1, &["a"]), 0, "told where it was read");
+        assert_eq!([said(1, 1, &["a", "b"]), said(2, 1, &["a", "b"])], [1, 0]);
+        assert_eq!([said(24, 1, &["a", "b"]), said(25, 1, &["a", "b"]), said(26, 1, &["a", "b"])], [1, 1, 0]);
+        assert_eq!([said(27, 1, &[]), said(28, 1, &["b"])], [0, 1], "it had gone");
+        assert_eq!(said(29, 2, &["b"]), 0);
     }
 }

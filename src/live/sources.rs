@@ -38,11 +38,19 @@ impl View {
         self.local.as_ref().is_none_or(|local| local.contains(source)) && !self.refused.contains(&source)
     }
 
+    /// What this host has of `ranges`, whatever the kernel has refused of it lately.
+    pub fn of(&self, ranges: &[IpNet]) -> Vec<IpNet> {
+        match &self.local {
+            None => ranges.to_vec(),
+            Some(local) => ranges.iter().flat_map(|range| overlap(range, local.prefixes())).copied().collect(),
+        }
+    }
+
     /// How many addresses of `ranges` are usable.
     pub fn count(&self, ranges: &[IpNet]) -> u128 {
         let count: u128 = match &self.local {
             None => total(ranges),
-            Some(local) => ranges.iter().map(|range| overlap(range, local.prefixes())).sum(),
+            Some(local) => ranges.iter().flat_map(|range| overlap(range, local.prefixes())).map(size).sum(),
         };
         let refused = self.refused.iter().filter(|source| ranges.iter().any(|range| range.contains(*source)));
         count.saturating_sub(
@@ -61,12 +69,11 @@ fn size(range: &IpNet) -> u128 {
     1u128.checked_shl(bits).unwrap_or(u128::MAX)
 }
 
-/// Addresses of `range` that lie in `prefixes`, which do not overlap each other.
-fn overlap(range: &IpNet, prefixes: &[IpNet]) -> u128 {
-    if prefixes.iter().any(|prefix| prefix.contains(range)) {
-        return size(range);
-    }
-    prefixes.iter().filter(|prefix| range.contains(*prefix)).map(size).sum()
+/// What of `range` lies in `prefixes`, which do not overlap each other.
+fn overlap<'a>(range: &'a IpNet, prefixes: &'a [IpNet]) -> impl Iterator<Item = &'a IpNet> {
+    let whole = prefixes.iter().any(|prefix| prefix.contains(range)).then_some(range);
+    let parts = prefixes.iter().filter(move |prefix| whole.is_none() && range.contains(*prefix));
+    whole.into_iter().chain(parts)
 }
 
 impl Sources {
@@ -134,7 +141,8 @@ mod tests {
         for (range, expected) in
             [("127.0.7.0/28", 16), ("198.51.100.16/28", 5), ("2001:db8:5::/64", 1 << 64), ("2001:db8:6::/64", 0)]
         {
-            assert_eq!(overlap(&range.parse().unwrap(), &local), expected, "{range}");
+            let counted: u128 = overlap(&range.parse().unwrap(), &local).map(size).sum();
+            assert_eq!(counted, expected, "{range}");
         }
     }
 }

@@ -21,11 +21,14 @@ use crate::policy::egress::Hop;
 /// How long one attempt may stay alone before the next one starts beside it (RFC 8305 §5, Connection Attempt Delay).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// What came of dialling, and which sources turned out not to be this host's.
+/// What came of dialling.
 #[derive(Debug)]
 pub struct Dialling {
     pub outcome: Result<Dialled, DialFault>,
+    /// Sources that turned out not to be this host's.
     pub unusable: Vec<IpAddr>,
+    /// Ways that were refused, had no answer until the deadline, or none for as long as the next one waits.
+    pub unanswered: Vec<Hop>,
 }
 
 #[derive(Debug)]
@@ -69,25 +72,33 @@ impl std::error::Error for DialFault {
 /// Tries the hops in their order, as RFC 8305 §5 says: the next one starts when the last has failed or has not
 /// answered for [`ATTEMPT_DELAY`]; the first to connect wins, and the others are closed with their futures.
 pub async fn dial(hops: &[Hop], deadline: Instant) -> Dialling {
-    let mut unusable = Vec::new();
+    let (mut unusable, mut unanswered) = (Vec::new(), Vec::new());
     let mut fault = DialFault::NoSource;
     let mut waiting = hops.iter().copied();
     let mut running: Vec<Running> = Vec::new();
-    loop {
+    let outcome = loop {
         match waiting.find(|hop| !unusable.contains(&hop.from())) {
-            Some(hop) => running.push(Box::pin(attempt(hop))),
-            None if running.is_empty() => return Dialling { outcome: Err(fault), unusable },
+            Some(hop) => running.push(Running { hop, since: Instant::now(), attempt: Box::pin(connect(hop)) }),
+            None if running.is_empty() => break Err(fault),
             None => {}
         }
         let until = if waiting.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
         match timeout_at(until, first(&mut running)).await {
-            Ok((hop, Ok(socket))) => return Dialling { outcome: Ok(Dialled { socket, hop }), unusable },
+            Ok((hop, Ok(socket))) => break Ok(Dialled { socket, hop }),
             Ok((hop, Err(Failure::Source))) => unusable.push(hop.from()),
-            Ok((_, Err(Failure::Fault(next)))) => fault = more_telling(fault, next),
+            Ok((hop, Err(Failure::Fault(next)))) => {
+                if matches!(next, DialFault::Refused | DialFault::Timeout | DialFault::Unreachable) {
+                    unanswered.push(hop);
+                }
+                fault = more_telling(fault, next);
+            }
             Err(_) if Instant::now() < deadline => {}
-            Err(_) => return Dialling { outcome: Err(more_telling(fault, DialFault::Timeout)), unusable },
+            Err(_) => break Err(more_telling(fault, DialFault::Timeout)),
         }
-    }
+    };
+    let has_waited = |running: &&Running| outcome.is_err() || running.since.elapsed() >= ATTEMPT_DELAY;
+    unanswered.extend(running.iter().filter(has_waited).map(|running| running.hop));
+    Dialling { outcome, unusable, unanswered }
 }
 
 /// Is this an address that connections can leave from and answers come back to?
@@ -102,31 +113,31 @@ pub fn try_source(ip: IpAddr) -> io::Result<()> {
     Ok(())
 }
 
-type Running = Pin<Box<dyn Future<Output = (Hop, Result<Socket, Failure>)> + Send>>;
+/// An attempt under way.
+struct Running {
+    hop: Hop,
+    since: Instant,
+    attempt: Pin<Box<dyn Future<Output = Result<Socket, Failure>> + Send>>,
+}
 
 /// Waits for whichever attempt ends first, and takes it out.
 async fn first(running: &mut Vec<Running>) -> (Hop, Result<Socket, Failure>) {
     let (index, ended) = poll_fn(|cx| {
-        for (index, attempt) in running.iter_mut().enumerate() {
-            if let Poll::Ready(ended) = attempt.as_mut().poll(cx) {
+        for (index, running) in running.iter_mut().enumerate() {
+            if let Poll::Ready(ended) = running.attempt.as_mut().poll(cx) {
                 return Poll::Ready((index, ended));
             }
         }
         Poll::Pending
     })
     .await;
-    drop(running.remove(index));
-    ended
+    (running.remove(index).hop, ended)
 }
 
 enum Failure {
     /// The kernel does not let this host speak from the address.
     Source,
     Fault(DialFault),
-}
-
-async fn attempt(hop: Hop) -> (Hop, Result<Socket, Failure>) {
-    (hop, connect(hop).await)
 }
 
 async fn connect(hop: Hop) -> Result<Socket, Failure> {

@@ -65,6 +65,14 @@ pub async fn handshake(
     Ok((Wire::from(stream), proof))
 }
 
+/// Who has issued what the peer shows, for people to read.
+pub fn issuer(wire: &Wire) -> Option<String> {
+    let Wire::Https(stream) = wire else { return None };
+    let (leaf, _) = shown(stream.inner().get_ref().1).ok()?;
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    Some(leaf.issuer().to_string())
+}
+
 fn shown(connection: &ClientConnection) -> Result<(&CertificateDer<'static>, &[CertificateDer<'static>]), TlsFault> {
     let chain = connection.peer_certificates().and_then(<[_]>::split_first);
     chain.ok_or(CertificateFault::Malformed.into())

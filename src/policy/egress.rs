@@ -5,6 +5,9 @@
 //! a link, so none of them is a network or broadcast address.
 
 mod check;
+pub mod gap;
+pub mod heard;
+mod survey;
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -17,6 +20,7 @@ use jiff::Timestamp;
 use super::guard::ClearedAddresses;
 use crate::config::{self, Config, Problem, Select};
 use crate::names::PoolName;
+pub use survey::{Survey, survey};
 
 /// How many addresses of a target are dialled at most: a name with a thousand of them must not make us knock a thousand
 /// times for one webhook.
@@ -26,8 +30,8 @@ const DRAWS: u64 = 64;
 /// How many addresses a walk asks about: all of a small pool, so that its last usable one is found.
 const WALK_MAX: u128 = 4096;
 
-/// One way to connect: from one of our addresses, to a judged one. Only [`choose`] makes it, so a socket that is opened
-/// for a `Hop` is neither unbound nor unguarded.
+/// One way to connect: from one of our addresses, to a judged one. Only [`choose`] and [`survey`] make it, so a
+/// socket that is opened for a `Hop` is neither unbound nor unguarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hop {
     from: IpAddr,

@@ -20,7 +20,11 @@ use crate::policy::egress::Pool;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
 
+/// Bytes. A body that is signed, by us or by its client, is held in memory as a whole.
+pub const WHOLE_BODY_MAX: u64 = 64 << 20;
+
 /// How a webhook is treated.
+#[derive(Clone)]
 pub struct Route {
     pub name: RouteName,
     /// Beyond those that the guard allows everywhere.

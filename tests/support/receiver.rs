@@ -2,10 +2,12 @@
 //! What arrived, from which address, over which connection?
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
+
+use socket2::{SockFilter, SockRef};
 
 use super::PATIENCE;
 use super::pki::Identity;
@@ -50,6 +52,7 @@ pub type Reaction = Arc<dyn Fn(&Seen) -> (Vec<u8>, bool) + Send + Sync>;
 #[derive(Clone)]
 pub struct Receiver {
     pub address: SocketAddr,
+    listener: Arc<TcpListener>,
     seen: Arc<(Mutex<Vec<Seen>>, Condvar)>,
     connections: Arc<AtomicUsize>,
     closed: Arc<AtomicUsize>,
@@ -92,6 +95,20 @@ impl Receiver {
     }
 
     pub fn tls_at(address: &str, identity: Identity, reaction: Reaction) -> Self {
+        Self::tls_for(address, identity, reaction, |_| true)
+    }
+
+    /// Takes every connection, and hangs up on those from `hated`.
+    pub fn tls_unless(identity: Identity, reaction: Reaction, hated: &'static str) -> Self {
+        Self::tls_for("127.0.0.1:0", identity, reaction, move |from| from.to_string() != hated)
+    }
+
+    fn tls_for(
+        address: &str,
+        identity: Identity,
+        reaction: Reaction,
+        likes: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -101,6 +118,7 @@ impl Receiver {
             .unwrap();
         let config = Arc::new(config);
         Self::start(address, reaction, move |stream| {
+            stream.peer_addr().ok().filter(|peer| likes(peer.ip()))?;
             let session = rustls::ServerConnection::new(Arc::clone(&config)).ok()?;
             Some(Box::new(rustls::StreamOwned::new(session, stream)))
         })
@@ -136,6 +154,7 @@ impl Receiver {
         let listener = TcpListener::bind(address).expect("a port");
         let receiver = Self {
             address: listener.local_addr().unwrap(),
+            listener: Arc::new(listener.try_clone().unwrap()),
             seen: Arc::default(),
             connections: Arc::default(),
             closed: Arc::default(),
@@ -167,6 +186,24 @@ impl Receiver {
     pub fn port(&self) -> u16 {
         self.address.port()
     }
+
+    /// From now on, nothing that comes from these addresses arrives, as behind a firewall that drops it: the kernel asks
+    /// a filter of the listening socket about every segment (socket(7), SO_ATTACH_FILTER).
+    pub fn shut_out(&self, sources: &[&str]) {
+        const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+        const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        // SKF_NET_OFF: from the start of the network header, where IPv4 has its source address at 12.
+        let mut filter = vec![SockFilter::new(LOAD, 0, 0, (-0x0010_0000_i32 + 12) as u32)];
+        for (index, source) in sources.iter().enumerate() {
+            let source: Ipv4Addr = source.parse().unwrap();
+            let to_the_end = u8::try_from(sources.len() - index).unwrap();
+            filter.push(SockFilter::new(EQUALS, to_the_end, 0, source.to_bits()));
+        }
+        filter.extend([SockFilter::new(RETURN, 0, 0, u32::MAX), SockFilter::new(RETURN, 0, 0, 0)]);
+        SockRef::from(&*self.listener).attach_filter(&filter).unwrap();
+    }
+
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }

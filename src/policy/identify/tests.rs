@@ -59,7 +59,7 @@ fn requiring(client: At<crate::config::Client>, require: &[Proof]) -> At<crate::
 fn from(address: &str, certificate: &[&str]) -> Caller {
     let certificate = certificate.iter().map(|name| (*name).to_owned()).collect();
     let certificate = Held { names: certificate, ..Held::default() };
-    Caller { address: address.parse().ok(), certificate, inside: None }
+    Caller { address: address.parse().ok(), certificate, ..Caller::default() }
 }
 
 fn identify(clients: &Clients, caller: &Caller, credential: Option<&[u8]>) -> Result<(String, String), Unidentified> {

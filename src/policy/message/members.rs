@@ -49,15 +49,17 @@ fn member(text: &str) -> Member<'_> {
     Member { label: text.split(['=', ';']).next().unwrap_or_default(), text }
 }
 
-/// Between the commas that stand in no string.
+/// Between the commas that stand in no string. In a Display String (`%"…"`) a backslash escapes nothing (RFC 9651
+/// §3.3.8).
 fn parts(text: &str) -> impl Iterator<Item = &str> {
-    let (mut in_string, mut escaped) = (false, false);
+    let (mut in_string, mut escaped, mut is_display, mut before) = (false, false, false, ' ');
     let at_comma = move |c: char| {
         let ends = c == ',' && !in_string;
         if !escaped && c == '"' {
-            in_string = !in_string;
+            (in_string, is_display) = (!in_string, before == '%' && !in_string);
         }
-        escaped = in_string && !escaped && c == '\\';
+        escaped = in_string && !is_display && !escaped && c == '\\';
+        before = c;
         ends
     };
     text.split(at_comma).map(|part| part.trim_matches([' ', '\t']))
@@ -82,6 +84,7 @@ mod tests {
             (" a=1 ,\tb;x=2, c=?0", some(&["a|a=1", "b|b;x=2", "c|c=?0"])),
             (r#"a="x, y", b=("p,q" "r");s="\", t=1""#, some(&[r#"a|a="x, y""#, r#"b|b=("p,q" "r");s="\", t=1""#])),
             (r#"a="\\", b=1"#, some(&[r#"a|a="\\""#, "b|b=1"])),
+            (r#"a=%"\", b="p,b=1""#, some(&[r#"a|a=%"\""#, r#"b|b="p,b=1""#])),
             ("sig1=:YWJj:, sig2=:ZGVm:", some(&["sig1|sig1=:YWJj:", "sig2|sig2=:ZGVm:"])),
             ("a=1, a=2", None),
             ("a=1,", None),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::credential;
-use super::{Entry, Route, Routes, Tables};
+use super::{Entry, Route, Routes, Tables, WHOLE_BODY_MAX};
 use crate::config::problem::nearest;
 use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
 use crate::host::HostPattern;
@@ -17,9 +17,6 @@ use crate::policy::sign::Signer;
 
 const BODY_MAX_DEFAULT: u64 = 1 << 20;
 const RESPONSE_MAX_DEFAULT: u64 = 64 << 20;
-
-/// A body to be signed is held in memory as a whole.
-const SIGNED_BODY_MAX: u64 = 64 << 20;
 
 const POOL_DEFAULT: &str = "default";
 const TRUST_DEFAULT: &str = "public";
@@ -177,6 +174,7 @@ fn route<'a>(
     }
     used.signers.extend(written.sign.iter().map(|name| name.as_str()));
     disjoint(&signers, written, problems);
+    forgeable(&signers, written, problems);
     let credential = written
         .credential
         .as_ref()
@@ -256,6 +254,17 @@ fn default<'t, N: Ord + Borrow<str>, T, W>(
     found
 }
 
+/// Standard Webhooks wants a secret for each endpoint (spec, Signature scheme).
+fn forgeable(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
+    let Some(any) = written.hosts.iter().find(|host| host.value == "*") else { return };
+    for signer in signers.iter().filter(|signer| signer.shares_a_secret()) {
+        let message = format!("every receiver on this route has the secret of the signer {}", signer.name());
+        let help =
+            "whoever has it can forge for all others: a key_dir gives each tenant its own, a key pair shares none";
+        problems.push(Problem::warning(Some(any.place), message).help(help));
+    }
+}
+
 /// A header cannot carry two signers' values: the receiver would take one of them and find it wrong.
 fn disjoint(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
     for (i, signer) in signers.iter().enumerate() {
@@ -277,7 +286,7 @@ fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
         if max.value == 0 {
             problems.push(Problem::at(max.place, "a body_max of 0 refuses every body").help("for example \"1 MiB\""));
         }
-        if max.value > SIGNED_BODY_MAX && !written.sign.is_empty() {
+        if max.value > WHOLE_BODY_MAX && !written.sign.is_empty() {
             let message = "a body to be signed is held in memory, at most 64 MiB of it";
             problems.push(Problem::at(max.place, message).help("at most \"64 MiB\", or no sign: then bodies stream"));
         }

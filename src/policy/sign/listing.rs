@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::Signer;
@@ -78,6 +78,9 @@ impl Signer {
 
 pub type Signers = BTreeMap<SignerName, Arc<Signer>>;
 
+/// How long after its end a key is published: receivers take what it signed a moment before.
+const VERIFIES: SignedDuration = SignedDuration::from_mins(5);
+
 /// Every public half that verifies something of this tenant, or will: receivers must have a key before it signs. `None`:
 /// what is shared, and nothing that is a tenant's own.
 pub fn published<'a>(
@@ -86,15 +89,15 @@ pub fn published<'a>(
     now: Timestamp,
 ) -> impl Iterator<Item = (Listed<'a>, &'a PublicKey)> {
     let listed = signers.values().flat_map(move |signer| signer.list(tenant, now));
-    listed.filter(|key| key.state != State::Ended).filter_map(|key| key.public.map(|public| (key, public)))
+    let is_of_use = move |key: &Listed<'_>| key.until.is_none_or(|until| now < until + VERIFIES);
+    listed.filter(is_of_use).filter_map(|key| key.public.map(|public| (key, public)))
 }
 
-/// A JWK Set (RFC 7517 §5): keys are known by the ids that the configuration gives them.
+/// A JWK Set (RFC 7517 §5): keys are known by their thumbprints.
 pub fn jwks(signers: &Signers, tenant: Option<&TenantName>, now: Timestamp) -> Value {
     let mut seen = BTreeSet::new();
-    let keys =
-        published(signers, tenant, now).filter(|(key, public)| seen.insert((key.id.clone(), public.thumbprint())));
-    json!({ "keys": keys.map(|(key, public)| public.jwk(key.id.as_str())).collect::<Vec<_>>() })
+    let keys = published(signers, tenant, now).filter(|(_, public)| seen.insert(public.thumbprint()));
+    json!({ "keys": keys.map(|(_, public)| public.jwk()).collect::<Vec<_>>() })
 }
 
 /// A key directory for HTTP Message Signatures: keys are known by their thumbprints.

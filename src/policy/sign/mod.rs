@@ -104,6 +104,11 @@ impl Signer {
         self.tenants.as_ref().map(Tenants::count)
     }
 
+    /// Whether receivers verify with the very secret that signs, and tenants have the same.
+    pub fn shares_a_secret(&self) -> bool {
+        self.shared.iter().flat_map(|keys| &keys.keys).any(|key| key.public.is_none())
+    }
+
     /// Whether the tenant has a folder of its own, whatever stands in it.
     pub fn has_own_keys(&self, tenant: &TenantName) -> bool {
         self.tenants.as_ref().is_some_and(|tenants| tenants.keyring(tenant).is_some())
@@ -145,8 +150,10 @@ impl Signer {
     }
 }
 
-/// May a client's `Webhook-Id` be kept? Visible ASCII without a full stop, which ends the id in what Standard Webhooks
-/// signs; not so long that it makes the header a burden.
+/// May a client's `Webhook-Id` be kept? Only of letters, digits and `-_~+@`, none of which separates the id from what
+/// follows it in what is signed or in a header: Standard Webhooks ends it with a full stop, templates with what they
+/// like. Not so long that it makes the header a burden.
 pub fn valid_id(id: &str) -> bool {
-    (1..=256).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'.')
+    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~+@".contains(&byte);
+    (1..=256).contains(&id.len()) && id.bytes().all(is_safe)
 }

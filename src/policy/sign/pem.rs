@@ -36,7 +36,7 @@ const PUBLISHED: [&str; 4] = [
 /// The one private key of a PEM file. `form`: how it writes its signatures, if it is of P-256.
 pub(super) fn private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, BadKey> {
     let key = any_private(secret, form)?;
-    if key.public().is_some_and(|public| PUBLISHED.contains(&public.thumbprint().as_str())) {
+    if key.public().is_some_and(|public| PUBLISHED.contains(&public.thumbprint())) {
         return Err(bad("is published in RFC 9421: everybody has it", NEW));
     }
     Ok(key)

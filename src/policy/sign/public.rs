@@ -26,6 +26,7 @@ pub struct PublicKey {
     algorithm: &'static str,
     /// As it is, where a receiver knows the kind from elsewhere: of Ed25519 only.
     raw: Option<[u8; 32]>,
+    thumbprint: String,
 }
 
 type Encoded = Result<PublicKeyX509Der<'static>, Unspecified>;
@@ -64,12 +65,14 @@ impl PublicKey {
         algorithm: &'static str,
         raw: Option<[u8; 32]>,
     ) -> Option<Self> {
-        Some(Self { der: der.ok()?.as_ref().to_vec(), members, algorithm, raw })
+        // RFC 7638 §3: of the members in order, without white space.
+        let thumbprint = url(digest(&SHA256, json!(members).to_string().as_bytes()).as_ref());
+        Some(Self { der: der.ok()?.as_ref().to_vec(), members, algorithm, raw, thumbprint })
     }
 
-    /// RFC 7638 §3: of the members in order, without white space.
-    pub fn thumbprint(&self) -> String {
-        url(digest(&SHA256, json!(self.members).to_string().as_bytes()).as_ref())
+    /// The same wherever the key is, and no other key's.
+    pub fn thumbprint(&self) -> &str {
+        &self.thumbprint
     }
 
     pub fn pem(&self) -> String {
@@ -80,9 +83,9 @@ impl PublicKey {
         self.raw.as_ref().map(<[u8; 32]>::as_slice)
     }
 
-    pub(super) fn jwk(&self, kid: &str) -> Value {
+    pub(super) fn jwk(&self) -> Value {
         let mut jwk = json!(self.members);
-        jwk["kid"] = kid.into();
+        jwk["kid"] = self.thumbprint().into();
         jwk["use"] = "sig".into();
         jwk["alg"] = self.algorithm.into();
         jwk
@@ -115,8 +118,9 @@ mod tests {
         let key = PublicKey::ed25519(pair.public_key()).unwrap();
         assert_eq!(key.thumbprint(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
         let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
-        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "a", "use": "sig", "alg": "EdDSA" });
-        assert_eq!(key.jwk("a"), jwk);
+        let kid = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid, "use": "sig", "alg": "EdDSA" });
+        assert_eq!(key.jwk(), jwk);
         let time = Timestamp::from_second(1_700_000_000).unwrap();
         let entry = json!({
             "kty": "OKP", "crv": "Ed25519", "x": x, "kid": key.thumbprint(), "use": "sig", "nbf": 1_700_000_000,

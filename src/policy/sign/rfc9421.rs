@@ -113,6 +113,9 @@ impl Scheme for MessageSignatures {
     }
 }
 
+/// A key pair is known by its thumbprint, in `/keys` and in the key directory, too: the id that an operator gave it may
+/// be another key's of another signer.
+///
 /// The value of `@signature-params`, as RFC 9651 §4.1 serializes it: the id of a key and what is made here have no
 /// character that would be escaped.
 fn params(covered: &[&str], now: i64, key: &Key) -> Result<String, SignError> {
@@ -124,7 +127,7 @@ fn params(covered: &[&str], now: i64, key: &Key) -> Result<String, SignError> {
         "({});created={now};expires={};keyid=\"{}\";alg=\"{}\";nonce=\"{}\";tag=\"{TAG}\"",
         names.join(" "),
         now + LIFETIME,
-        key.id,
+        key.public.as_ref().map_or(key.id.as_str(), |public| public.thumbprint()),
         key.secret.algorithm().name(),
         base64(&nonce),
     ))

@@ -41,8 +41,10 @@ pub(super) const KNOWN: Known = Known {
 struct StandardWebhooks;
 
 impl Scheme for StandardWebhooks {
+    /// Also those that the scheme grew out of: Svix's libraries look for each of them first.
     fn headers(&self) -> Vec<HeaderName> {
-        vec![ID.clone(), TIMESTAMP.clone(), SIGNATURE.clone()]
+        let svix = ["svix-id", "svix-timestamp", "svix-signature"].map(HeaderName::from_static);
+        [ID.clone(), TIMESTAMP.clone(), SIGNATURE.clone()].into_iter().chain(svix).collect()
     }
 
     /// A receiver takes any one, and passes over versions that it does not know.

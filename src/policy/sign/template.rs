@@ -9,7 +9,7 @@ use http::HeaderName;
 
 use super::fault::{BadKey, SignError};
 use super::key::{SecretKey, hex, shared};
-use super::scheme::{Draft, Headers, Key, Scheme, header};
+use super::scheme::{Changes, Draft, Headers, Key, Scheme, header};
 use crate::config::{Encoding, Hmac};
 
 /// A part of a text.
@@ -53,7 +53,7 @@ impl Template {
     }
 
     fn signature(&self, draft: &Draft<'_>, key: &Key) -> Result<String, SignError> {
-        let parts: Vec<Cow<'_, [u8]>> = self.message.iter().map(|piece| fill(piece, draft, key, "")).collect();
+        let parts: Vec<Cow<'_, [u8]>> = self.message.iter().map(|piece| fill(piece, draft, Some(key), "")).collect();
         let parts: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).collect();
         Ok(self.encode(&key.secret.sign(&parts)?))
     }
@@ -72,25 +72,33 @@ impl Scheme for Template {
         shared(self.algorithm, self.key_encoding, secret)
     }
 
+    /// What no key has a part in is there before others sign, so that they cover what will be sent.
+    fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
+        let by_key = |piece: &Piece| matches!(piece, Piece::KeyId | Piece::Signature);
+        let headers = self.headers.iter().filter(|(_, pieces)| !pieces.iter().any(by_key));
+        let headers = headers.map(|(name, pieces)| header(name.clone(), &join(pieces, draft, None, "")));
+        Ok(Changes { headers: headers.collect::<Result<_, _>>()?, path_and_query: None })
+    }
+
     fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
         let (first, others) = keys.split_first().ok_or(SignError::NoKey)?;
         let signature = self.signature(draft, first)?;
         let mut values: Vec<String> =
-            self.headers.iter().map(|(_, pieces)| join(pieces, draft, first, &signature)).collect();
+            self.headers.iter().map(|(_, pieces)| join(pieces, draft, Some(first), &signature)).collect();
         if let (Some(further), Some(value)) = (&self.further, values.first_mut()) {
             for key in others {
-                value.push_str(&join(further, draft, key, &self.signature(draft, key)?));
+                value.push_str(&join(further, draft, Some(key), &self.signature(draft, key)?));
             }
         }
         self.headers.iter().zip(values).map(|((name, _), value)| header(name.clone(), &value)).collect()
     }
 }
 
-fn join(pieces: &[Piece], draft: &Draft<'_>, key: &Key, signature: &str) -> String {
+fn join(pieces: &[Piece], draft: &Draft<'_>, key: Option<&Key>, signature: &str) -> String {
     pieces.iter().map(|piece| String::from_utf8_lossy(&fill(piece, draft, key, signature)).into_owned()).collect()
 }
 
-fn fill<'a>(piece: &'a Piece, draft: &Draft<'a>, key: &'a Key, signature: &'a str) -> Cow<'a, [u8]> {
+fn fill<'a>(piece: &'a Piece, draft: &Draft<'a>, key: Option<&'a Key>, signature: &'a str) -> Cow<'a, [u8]> {
     match piece {
         Piece::Text(text) => text.as_bytes().into(),
         Piece::Method => draft.method.as_str().as_bytes().into(),
@@ -101,7 +109,7 @@ fn fill<'a>(piece: &'a Piece, draft: &Draft<'a>, key: &'a Key, signature: &'a st
         Piece::Timestamp => draft.timestamp().into_bytes().into(),
         Piece::TimestampMillis => draft.now.as_millisecond().to_string().into_bytes().into(),
         Piece::TimestampRfc3339 => format!("{:.0}", draft.now).into_bytes().into(),
-        Piece::KeyId => key.id.as_str().as_bytes().into(),
+        Piece::KeyId => key.map_or("", |key| key.id.as_str()).as_bytes().into(),
         Piece::Signature => signature.as_bytes().into(),
     }
 }

@@ -2,6 +2,7 @@
 //! Is exactly the webhook signed that leaves?
 
 use super::*;
+use crate::policy::sign::PublicKey;
 use crate::policy::sign::fixture::Sample;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair, ParsedPublicKey, RSA_PSS_2048_8192_SHA512,
@@ -88,6 +89,7 @@ fn each_algorithm_signs_what_the_receiver_gets() {
         public(p256.public_key().as_ref(), &ECDSA_P256_SHA256_FIXED),
         public(rsa.public_key().as_ref(), &RSA_PSS_2048_8192_SHA512),
     ];
+    let thumbprint = PublicKey::ed25519(pair.public_key()).unwrap().thumbprint().to_owned();
     let secrets = vec![
         SecretKey::Ed25519(pair),
         SecretKey::EcdsaP256(p256),
@@ -99,8 +101,9 @@ fn each_algorithm_signs_what_the_receiver_gets() {
     let (inputs, signatures): (Vec<_>, Vec<_>) = (inputs.split(", ").collect(), signatures.split(", ").collect());
     assert_eq!((inputs.len(), signatures.len()), (4, 4));
     let covered = r#"sig1=("@method" "@authority" "@path" "@query" "content-digest" "content-type" "webhook-id")"#;
-    let params = r#";created=1614265330;expires=1614265630;keyid="k0";alg="ed25519";nonce=""#;
+    let params = format!(r#";created=1614265330;expires=1614265630;keyid="{thumbprint}";alg="ed25519";nonce=""#);
     assert!(inputs[0].starts_with(&format!("{covered}{params}")), "{}", inputs[0]);
+    assert!(inputs[3].contains(r#";keyid="k3";alg="hmac-sha256""#), "{}", inputs[3]);
     for ((key, input), made) in keys.iter().zip(&inputs).zip(&signatures) {
         let (base, made) = (base(&sample, input, &received), signature(made));
         assert!(key.verify_sig(base.as_bytes(), &made).is_ok(), "{input}");

@@ -1,0 +1,80 @@
+//! A configuration put to work for one command, without a listener: what commands that ask or send as a client share.
+//! On whose behalf, and by which rules?
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::runtime::Runtime;
+
+use super::Valid;
+use crate::config::Listen;
+use crate::live::records::Records;
+use crate::live::{InForce, Live};
+use crate::names::{ClientName, TenantName};
+use crate::policy::Plan;
+use crate::policy::identify::ANONYMOUS;
+use crate::sysexits;
+
+/// Whoever runs a command says who sends: nothing has to be proven on this side of the network.
+#[derive(Args)]
+pub(super) struct Sender {
+    /// As this client; without it, as an anonymous one
+    #[arg(long)]
+    client: Option<String>,
+    /// For this tenant
+    #[arg(long)]
+    tenant: Option<String>,
+}
+
+impl Sender {
+    pub(super) fn client(&self, plan: &Plan) -> Result<ClientName, ExitCode> {
+        let client = ClientName::new(self.client.as_deref().unwrap_or(ANONYMOUS));
+        if self.client.is_some() && plan.clients.get(&client).is_none() {
+            return Err(misused(&format!("there is no client {:?}", client.as_str())));
+        }
+        Ok(client)
+    }
+
+    pub(super) fn tenant(&self) -> Option<TenantName> {
+        self.tenant.as_deref().map(TenantName::new)
+    }
+}
+
+/// Wrong usage, and the exit code for it.
+pub(super) fn misused(why: &str) -> ExitCode {
+    failed(sysexits::USAGE, why)
+}
+
+/// Runs `work` beside what a proxy with this configuration would have.
+pub(super) fn with_live<T>(valid: Valid, work: impl AsyncFnOnce(&Arc<Live>) -> T) -> Result<T, ExitCode> {
+    runtime()?.block_on(async {
+        let in_force = InForce::new(valid.plan, &valid.config.resolver, None)
+            .map_err(|fault| failed(sysexits::CONFIG, &format!("cannot resolve names: {fault}")))?;
+        let live = Arc::new(Live::new(in_force, Records::kept()));
+        live.sources.listening(listeners(&valid.config));
+        Ok(work(&live).await)
+    })
+}
+
+/// For one thing at a time.
+pub(super) fn runtime() -> Result<Runtime, ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|fault| failed(sysexits::OS_ERROR, &format!("cannot start: {fault}")))
+}
+
+fn failed(code: u8, why: &str) -> ExitCode {
+    eprintln!("outgate: {why}");
+    ExitCode::from(code)
+}
+
+/// Where the proxy of this configuration listens: as little as it would we send anything there.
+fn listeners(config: &crate::config::Config) -> Vec<SocketAddr> {
+    let written = config.server.listen.iter().chain(&config.admin.listen);
+    let tcp = written.filter_map(|listen| match listen.value {
+        Listen::Tcp(address) => Some(address),
+        Listen::Unix(_) | Listen::Systemd => None,
+    });
+    tcp.collect()
+}

@@ -1,0 +1,138 @@
+//! `outgate send`: one webhook, sent now, and everything that came of it.
+//! Does it arrive, by which way, and how long does each step take?
+
+mod answer;
+mod straight;
+mod through;
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use clap::Args;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use super::alone::{Sender, misused};
+use super::load_or_say;
+use through::Proxy;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate send https://hooks.acme.example/in -d '{\"type\":\"ping\"}' --client billing --tenant acme
+  outgate send https://hooks.acme.example/in -d @event.json -H 'Webhook-Id: msg_1' --json
+  outgate send https://hooks.acme.example/in -d @- --proxy http://billing:TOKEN@127.0.0.1:4750
+
+Straight from the configuration unless --proxy names a proxy that runs: the same delivery, in this process, with limits
+of its own and no line in the log. The client is then whoever --client says; a proxy must be shown its proof. The webhook
+really leaves, once, and is signed like any other.
+
+A body is application/json unless -H 'Content-Type: …' says otherwise. Exit code 0: the target answered 2xx. 1: it
+answered something else. 69: refused, or no whole answer. 2: wrong usage. 78: the configuration has problems.")]
+pub(super) struct Send {
+    /// The target, an https or http URL
+    url: String,
+    #[arg(short = 'X', long = "request", value_name = "METHOD", default_value = "POST")]
+    method: Method,
+    /// A header field; may be given more than once
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = field)]
+    header: Vec<(HeaderName, HeaderValue)>,
+    /// The body; @FILE for what is in a file, @- for stdin
+    #[arg(short, long, value_name = "BODY")]
+    data: Option<String>,
+    #[command(flatten)]
+    sender: Sender,
+    /// Through this proxy, as any client of it: http://[CLIENT:TOKEN@]HOST:PORT
+    #[arg(long, value_name = "URL", conflicts_with_all = ["client", "config"])]
+    proxy: Option<Proxy>,
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is to be sent.
+struct Errand {
+    method: Method,
+    url: String,
+    fields: HeaderMap,
+    body: Bytes,
+}
+
+/// Said by whoever frames the message and knows the target.
+const NOT_TO_BE_SAID: [HeaderName; 4] =
+    [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
+
+impl Send {
+    pub(super) fn run(self) -> ExitCode {
+        self.send().unwrap_or_else(|code| code)
+    }
+
+    fn send(self) -> Result<ExitCode, ExitCode> {
+        let errand = self.errand().map_err(|why| misused(&why))?;
+        let answer = match &self.proxy {
+            Some(proxy) => through::send(proxy, &errand)?,
+            None => {
+                let valid = load_or_say(self.config.as_deref())?;
+                let client = self.sender.client(&valid.plan)?;
+                if valid.plan.clients.get(&client).is_none() {
+                    return Err(misused("anonymous clients are not let in: say --client NAME"));
+                }
+                straight::send(valid, client, &errand)?
+            }
+        };
+        if self.json {
+            println!("{:#}", answer.as_json());
+        } else {
+            print!("{}", answer.in_words());
+        }
+        Ok(answer.exit_code())
+    }
+
+    fn errand(&self) -> Result<Errand, String> {
+        if self.method == Method::CONNECT {
+            return Err("a CONNECT opens a tunnel; it is not sent".to_owned());
+        }
+        let mut fields = HeaderMap::new();
+        fields.insert(header::USER_AGENT, HeaderValue::from_static(concat!("outgate/", env!("CARGO_PKG_VERSION"))));
+        if self.data.is_some() {
+            fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let said: HeaderMap = self.header.iter().cloned().collect();
+        for name in said.keys() {
+            fields.remove(name);
+        }
+        for (name, value) in &self.header {
+            fields.append(name, value.clone());
+        }
+        if let Some(tenant) = self.sender.tenant() {
+            let tenant = HeaderValue::try_from(tenant.as_str()).map_err(|_| "a tenant is plain text")?;
+            fields.insert("outgate-tenant", tenant);
+        }
+        let body = self.data.as_deref().map_or(Ok(Bytes::new()), body)?;
+        Ok(Errand { method: self.method.clone(), url: self.url.clone(), fields, body })
+    }
+}
+
+fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as NAME: VALUE")?;
+    let name: HeaderName = name.trim().parse().map_err(|_| "that is no name of a header field")?;
+    if NOT_TO_BE_SAID.contains(&name) {
+        return Err("the message's length and the target's name are not for you to say".to_owned());
+    }
+    let value = HeaderValue::try_from(value.trim()).map_err(|_| "that may not stand in a header field")?;
+    Ok((name, value))
+}
+
+fn body(data: &str) -> Result<Bytes, String> {
+    let Some(path) = data.strip_prefix('@') else { return Ok(Bytes::copy_from_slice(data.as_bytes())) };
+    let mut bytes = Vec::new();
+    let read = match path {
+        "-" => io::stdin().read_to_end(&mut bytes).map(drop),
+        path => fs::read(path).map(|read| bytes = read),
+    };
+    read.map(|()| bytes.into()).map_err(|fault| format!("cannot read {path}: {fault}"))
+}

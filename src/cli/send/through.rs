@@ -1,0 +1,82 @@
+//! A delivery through a proxy that runs, as any HTTP client would ask for it.
+//! What does the proxy say of it?
+
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Uri, header};
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::super::alone::{misused, runtime};
+use super::Errand;
+use super::answer::Answer;
+use crate::sysexits;
+
+/// Longer than the proxy gives a delivery, unless it was told otherwise.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Where a proxy listens, and what proves the client to it.
+#[derive(Clone)]
+pub(super) struct Proxy {
+    host: String,
+    port: u16,
+    credential: Option<HeaderValue>,
+}
+
+impl FromStr for Proxy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.parse().map_err(|_| "that is no URL")?;
+        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
+        let authority = authority.ok_or("write http://HOST:PORT")?;
+        let port = authority.port_u16().ok_or("name the port that the proxy listens on")?;
+        let secret = authority.as_str().rsplit_once('@').map(|(secret, _)| secret);
+        let basic = |secret| HeaderValue::try_from(format!("Basic {}", STANDARD.encode(secret)));
+        let credential = secret.map(basic).transpose().map_err(|_| "the credential is no text")?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port, credential })
+    }
+}
+
+pub(super) fn send(proxy: &Proxy, errand: &Errand) -> Result<Answer, ExitCode> {
+    let request = request(proxy, errand).map_err(misused)?;
+    let asked = runtime()?.block_on(async { timeout(PATIENCE, ask(proxy, request)).await });
+    asked.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))).map_err(|why| {
+        eprintln!("outgate: {}:{}: {why}", proxy.host, proxy.port);
+        ExitCode::from(sysexits::UNAVAILABLE)
+    })
+}
+
+/// In absolute-form (RFC 9112 §3.2.2).
+fn request(proxy: &Proxy, errand: &Errand) -> Result<Request<Full<Bytes>>, &'static str> {
+    let uri: Uri = errand.url.parse().map_err(|_| "the target is no URL")?;
+    let authority = uri.authority().filter(|_| uri.scheme().is_some()).ok_or("the target is no absolute URL")?;
+    let host = HeaderValue::try_from(authority.as_str()).map_err(|_| "the target's host is no text")?;
+    let mut request = Request::new(Full::from(errand.body.clone()));
+    *request.method_mut() = errand.method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = errand.fields.clone();
+    request.headers_mut().insert(header::HOST, host);
+    if let Some(credential) = &proxy.credential {
+        request.headers_mut().insert(header::PROXY_AUTHORIZATION, credential.clone());
+    }
+    Ok(request)
+}
+
+async fn ask(proxy: &Proxy, request: Request<Full<Bytes>>) -> Result<Answer, String> {
+    let stream = TcpStream::connect((proxy.host.as_str(), proxy.port)).await.map_err(|fault| fault.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|fault| fault.to_string())?;
+    tokio::spawn(connection);
+    let started = Instant::now();
+    let response = sender.send_request(request).await.map_err(|fault| fault.to_string())?;
+    Ok(Answer::read(response, started).await)
+}

@@ -1,0 +1,180 @@
+//! The ways to one target tried from many source addresses, as deliveries would go them, and nothing sent.
+//! Which of our addresses does this target let in, and what does it show them?
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
+
+use http::Method;
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::ask::Ask;
+use super::refusal::{Code, Refusal};
+use super::verdict;
+use crate::config::Plaintext;
+use crate::live::{InForce, Live};
+use crate::names::{ClientName, Scheme, Target, TenantName};
+use crate::net::tls::{Proof, Terms};
+use crate::net::{dial, tls};
+use crate::policy::egress::gap::{Gap, Stretch};
+use crate::policy::egress::{self, Hop, Pool, Survey};
+use crate::policy::route::Route;
+
+/// Connections under way at once: a target that counts them should not take us for an attack.
+const AT_ONCE: usize = 16;
+
+/// What is to be found out.
+pub struct Asked<'a> {
+    pub url: &'a str,
+    pub client: &'a ClientName,
+    pub tenant: Option<&'a TenantName>,
+    /// Instead of the route's.
+    pub pool: Option<&'a Arc<Pool>>,
+    /// Source addresses to try; of more, a sample.
+    pub most: usize,
+    /// For DNS, TCP and TLS each, instead of the route's.
+    pub timeout: Option<Duration>,
+}
+
+pub struct Probed {
+    pub target: Target,
+    /// As deliveries to the target would take it, but for what was asked otherwise.
+    pub route: Route,
+    /// All that the name has.
+    pub addresses: Vec<IpAddr>,
+    pub resolved: Duration,
+    pub survey: Survey,
+    /// In the order of the survey's hops.
+    pub met: Vec<Met>,
+    pub gaps: Vec<Gap>,
+}
+
+/// What came of one way.
+pub struct Met {
+    pub hop: Hop,
+    /// Until the connection was there, or failed.
+    pub connect: Duration,
+    /// The same for the handshake, if it came to one.
+    pub tls: Option<Duration>,
+    /// `None`: the target is spoken to in plaintext.
+    pub outcome: Result<Option<Shown>, Refusal>,
+}
+
+pub struct Shown {
+    pub proof: Proof,
+    pub issuer: String,
+}
+
+/// Route, guard, resolver, pool and trust are the configuration's own; each hop is dialled and each handshake made by the
+/// code that deliveries use. Only sessions are not resumed: what a target shows to one address says nothing of another.
+pub async fn probe(live: &Live, asked: &Asked<'_>) -> Result<Probed, Refusal> {
+    let in_force = live.in_force();
+    let (target, route) = judge(&in_force, asked)?;
+    let start = Clock::now();
+    let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;
+    let resolved = start.elapsed();
+    let cleared = in_force.plan.guard.clear(&target, &answers.addresses, &live.sources.own())?;
+    let now = Timestamp::now();
+    let usable = live.sources.view().of(&route.pool.in_force(now));
+    let survey = egress::survey(&route.pool, &cleared, &usable, asked.most, now)?;
+    let met = try_all(&survey.hops, &route, &target, asked.tenant).await;
+    let gaps = gaps(&target, &survey, &met);
+    let addresses = cleared.addresses().to_vec();
+    Ok(Probed { target, route, addresses, resolved, survey, met, gaps })
+}
+
+fn judge(in_force: &InForce, asked: &Asked<'_>) -> Result<(Target, Route), Refusal> {
+    let plan = &in_force.plan;
+    let ask = Ask::of(&Method::POST, asked.url, asked.tenant.cloned())?;
+    // Nothing is sent, so a stranger is nobody to be refused: the route is that of whoever no route names.
+    plan.clients.get(asked.client).map_or(Ok(()), |client| verdict::speaks_for(client, asked.tenant))?;
+    let route = plan.routes.choose(asked.client, asked.tenant, &ask.host, ask.path());
+    let mut route = Route::clone(route.ok_or_else(|| verdict::no_route(&ask.host))?);
+    let target = ask.target(&route)?;
+    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
+    if let Some(pool) = asked.pool {
+        route.pool = Arc::clone(pool);
+    }
+    if let Some(timeout) = asked.timeout {
+        (route.timeouts.dns, route.timeouts.connect, route.timeouts.tls) = (timeout, timeout, timeout);
+    }
+    Ok((target, route))
+}
+
+async fn try_all(hops: &[Hop], route: &Route, target: &Target, tenant: Option<&TenantName>) -> Vec<Met> {
+    let mut waiting = hops.iter().copied().enumerate();
+    let mut running = JoinSet::new();
+    let mut ended: Vec<(usize, Met)> = Vec::new();
+    loop {
+        for (index, hop) in waiting.by_ref().take(AT_ONCE - running.len()) {
+            let (route, target, tenant) = (route.clone(), target.clone(), tenant.cloned());
+            running.spawn(async move { (index, go(hop, &route, &target, tenant.as_ref()).await) });
+        }
+        match running.join_next().await {
+            Some(Ok(met)) => ended.push(met),
+            Some(Err(broken)) => std::panic::resume_unwind(broken.into_panic()),
+            None => break,
+        }
+    }
+    ended.sort_unstable_by_key(|(index, _)| *index);
+    ended.into_iter().map(|(_, met)| met).collect()
+}
+
+async fn go(hop: Hop, route: &Route, target: &Target, tenant: Option<&TenantName>) -> Met {
+    let start = Clock::now();
+    let dialled = dial::dial(&[hop], Instant::now() + route.timeouts.connect).await.outcome;
+    let connect = start.elapsed();
+    let socket = match dialled {
+        Ok(dialled) => dialled.socket,
+        Err(fault) => return Met { hop, connect, tls: None, outcome: Err(fault.into()) },
+    };
+    if target.scheme == Scheme::Http {
+        return Met { hop, connect, tls: None, outcome: Ok(None) };
+    }
+    let (terms, start) = (Terms::new(&route.trust), Clock::now());
+    let shaken = tls::handshake(socket, &terms, tenant, &target.host, Instant::now() + route.timeouts.tls).await;
+    let tls = Some(start.elapsed());
+    let outcome = shaken.map(|(wire, proof)| Some(Shown { proof, issuer: tls::issuer(&wire).unwrap_or_default() }));
+    Met { hop, connect, tls, outcome: outcome.map_err(Refusal::from) }
+}
+
+impl Met {
+    /// Nothing came back but, at best, a connection.
+    fn is_kept_out(&self) -> bool {
+        use Code::{ConnectRefused, ConnectTimeout, ConnectUnreachable, ConnectionLost};
+        let code = self.outcome.as_ref().err().map(|refusal| refusal.code);
+        matches!(code, Some(ConnectRefused | ConnectTimeout | ConnectUnreachable | ConnectionLost))
+    }
+
+    /// The target itself has spoken, whatever it had to say.
+    fn is_answered(&self) -> bool {
+        let code = self.outcome.as_ref().err().map(|refusal| refusal.code);
+        matches!(code, None | Some(Code::CertificateUntrusted | Code::TlsFailed))
+    }
+}
+
+/// Each address of the target by itself: it may stand behind a firewall of its own.
+fn gaps(target: &Target, survey: &Survey, met: &[Met]) -> Vec<Gap> {
+    let mut addresses: Vec<_> = met.iter().map(|met| met.hop.to()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let is_one = addresses.len() == 1;
+    let gap = |to: SocketAddr| {
+        let towards = || met.iter().filter(move |met| met.hop.to() == to);
+        let of = |is_meant: fn(&Met) -> bool| -> Vec<_> {
+            let meant: Vec<_> = towards().filter(|met| is_meant(met)).map(|met| met.hop.from()).collect();
+            if !survey.is_sample() {
+                return Stretch::exactly(meant);
+            }
+            let asked: Vec<_> = towards().map(|met| met.hop.from()).collect();
+            Stretch::between(&asked, |source| meant.contains(&source))
+        };
+        let (answers, lacks) = (of(Met::is_answered), of(Met::is_kept_out));
+        let at = if is_one { String::new() } else { format!(" at {}", to.ip()) };
+        let target = format!("{}:{}{at}", target.host, target.port);
+        (!answers.is_empty() && !lacks.is_empty()).then_some(Gap { target, answers, lacks })
+    };
+    addresses.into_iter().filter_map(gap).collect()
+}

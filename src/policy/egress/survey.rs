@@ -1,0 +1,139 @@
+//! The ways to a target from many addresses of a pool at once, for whoever asks which of them it answers.
+//! From which addresses must one knock, to know about all?
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::{Hop, NoHop, Pool, Span, TARGETS_MAX, address, interleave, is_v6};
+use crate::policy::guard::ClearedAddresses;
+
+/// One source after the other, to every address of the target that is of its family.
+pub struct Survey {
+    pub hops: Vec<Hop>,
+    /// Where the hops start: in order, IPv4 first.
+    pub sources: Vec<IpAddr>,
+    /// The addresses that the sources stand for.
+    pub of: u128,
+}
+
+impl Survey {
+    pub fn is_sample(&self) -> bool {
+        self.of > self.sources.len() as u128
+    }
+}
+
+/// From every address of the pool that is in `usable`, or, where there are more, from `most` of them: each stretch of
+/// addresses gets its share, and of its share the first and the last.
+pub fn survey(
+    pool: &Pool,
+    cleared: &ClearedAddresses,
+    usable: &[IpNet],
+    most: usize,
+    now: Timestamp,
+) -> Result<Survey, NoHop> {
+    let wanted = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
+    let families = [false, true].into_iter().filter(|v6| wanted(*v6));
+    let stretches: Vec<(bool, Span)> =
+        families.flat_map(|v6| stretches(usable, v6).into_iter().map(move |span| (v6, span))).collect();
+    if stretches.is_empty() {
+        return Err(if usable.is_empty() { NoHop::Empty } else { NoHop::Family });
+    }
+    let sizes: Vec<u128> = stretches.iter().map(|(_, span)| span.size()).collect();
+    let drawn = stretches.iter().zip(shares(&sizes, most)).flat_map(|((v6, span), share)| {
+        let v6 = *v6;
+        span.sample(share).map(move |number| address(number, v6))
+    });
+    let sources: Vec<IpAddr> = drawn.filter(|source| pool.contains(*source, now)).collect();
+    let of = sizes.iter().copied().fold(0, u128::saturating_add);
+    let ways = |from: IpAddr| {
+        let to = interleave(cleared.addresses()).filter(move |to| to.is_ipv6() == from.is_ipv6()).take(TARGETS_MAX);
+        to.map(move |to| Hop { from, to: (to, cleared.port()).into() })
+    };
+    Ok(Survey { hops: sources.iter().copied().flat_map(ways).collect(), sources, of })
+}
+
+/// What lies side by side, as one.
+fn stretches(nets: &[IpNet], v6: bool) -> Vec<Span> {
+    let mut spans: Vec<Span> = nets.iter().filter(|net| is_v6(net) == v6).map(Span::of).collect();
+    spans.sort_unstable_by_key(|span| span.first);
+    let mut merged: Vec<Span> = Vec::new();
+    for span in spans {
+        match merged.last_mut() {
+            Some(last) if span.first <= last.last.saturating_add(1) => last.last = last.last.max(span.last),
+            _ => merged.push(span),
+        }
+    }
+    merged
+}
+
+/// Divides `most` among sizes; what a small one does not need goes to the larger ones.
+fn shares(sizes: &[u128], most: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_key(|index| sizes[*index]);
+    let (mut shares, mut left) = (vec![0; sizes.len()], most);
+    for (done, index) in order.into_iter().enumerate() {
+        let fair = left / (sizes.len() - done);
+        shares[index] = usize::try_from(sizes[index]).unwrap_or(usize::MAX).min(fair);
+        left -= shares[index];
+    }
+    shares
+}
+
+impl Span {
+    /// At most `count` of its addresses, as numbers, evenly apart from the first to the last.
+    fn sample(self, count: usize) -> impl Iterator<Item = u128> {
+        let count = (count as u128).min(self.size());
+        let gaps = count.saturating_sub(1).max(1);
+        let (step, rest) = ((self.last - self.first) / gaps, (self.last - self.first) % gaps);
+        (0..count).map(move |index| self.first + index * step + index * rest / gaps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampled(first: u128, last: u128, count: usize) -> Vec<u128> {
+        Span { first, last }.sample(count).collect()
+    }
+
+    #[test]
+    fn a_sample_has_the_first_and_the_last() {
+        assert_eq!(sampled(16, 31, 16), (16..=31).collect::<Vec<_>>());
+        assert_eq!(sampled(16, 31, 99), (16..=31).collect::<Vec<_>>());
+        assert_eq!(sampled(16, 31, 4), [16, 21, 26, 31]);
+        assert_eq!(sampled(0, 9, 4), [0, 3, 6, 9]);
+        assert_eq!(sampled(0, 10, 4), [0, 3, 6, 10]);
+        assert_eq!((sampled(5, 5, 4), sampled(5, 9, 1), sampled(5, 9, 0)), (vec![5], vec![5], vec![]));
+        let wide = sampled(0, u128::MAX, 4096);
+        assert_eq!((wide.len(), wide[0], wide[4095]), (4096, 0, u128::MAX));
+        assert!(wide.is_sorted_by(|one, next| one < next));
+    }
+
+    #[test]
+    fn every_stretch_gets_its_share_and_no_more_than_it_has() {
+        assert_eq!(shares(&[16, 1 << 64], 32), [16, 16]);
+        assert_eq!(shares(&[1 << 64, 4, 1 << 80], 32), [14, 4, 14]);
+        assert_eq!(shares(&[2, 3], 32), [2, 3]);
+        assert_eq!(shares(&[100; 3], 32), [10, 11, 11]);
+        assert_eq!(shares(&[100; 3], 2), [0, 1, 1]);
+    }
+
+    #[test]
+    fn neighbours_are_one_stretch() {
+        let nets: Vec<IpNet> = ["192.0.2.18/31", "192.0.2.17/32", "192.0.2.20/30", "192.0.2.32/32", "2001:db8::/64"]
+            .map(|net| net.parse().unwrap())
+            .into();
+        let ends = |v6| {
+            stretches(&nets, v6)
+                .iter()
+                .map(|span| (address(span.first, v6), address(span.last, v6)))
+                .collect::<Vec<_>>()
+        };
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(ends(false), [(ip("192.0.2.17"), ip("192.0.2.23")), (ip("192.0.2.32"), ip("192.0.2.32"))]);
+        assert_eq!(ends(true), [(ip("2001:db8::"), ip("2001:db8::ffff:ffff:ffff:ffff"))]);
+    }
+}

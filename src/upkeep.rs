@@ -1,0 +1,92 @@
+//! What changes without being told: the host's addresses, the age of connections, what is remembered of others.
+//! Is what the proxy remembers still so, and has anything to be said?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use crate::live::circuits::Now;
+use crate::live::reach::News;
+use crate::live::{InForce, Live};
+use crate::names::PoolName;
+
+const EVERY: Duration = Duration::from_secs(5);
+
+pub async fn upkeep(live: Arc<Live>) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut usable = None;
+    loop {
+        ticks.tick().await;
+        live.sources.refresh();
+        let in_force = live.in_force();
+        sweep(&live, &in_force);
+        for warning in live.reminders.due(&in_force.plan.expiries, Timestamp::now()) {
+            warn!("{warning}");
+        }
+        tell_of_keys(&live, &in_force);
+        tell_of_targets(&live);
+        tell_of_pools(&live, &in_force, &mut usable);
+    }
+}
+
+/// Forgets what nobody needs any more.
+fn sweep(live: &Live, in_force: &InForce) {
+    let (now, view) = (Timestamp::now(), live.sources.view());
+    let (pools, timeouts, credentials) = (&in_force.plan.pools, &in_force.plan.timeouts, &in_force.plan.credentials);
+    live.limits.sweep();
+    live.replay.sweep(now);
+    live.circuits.sweep(in_force.plan.fuse.as_ref());
+    live.tokens.sweep(|print| credentials.values().any(|credential| credential.fetches_as(print)));
+    live.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {
+        view.has(from) && pools.values().any(|pool| pool.contains(from, now))
+    });
+}
+
+/// Which signers have no key, or soon will have none.
+fn tell_of_keys(live: &Live, in_force: &InForce) {
+    let now = Timestamp::now();
+    let faults = in_force.plan.signers.values().flat_map(|signer| signer.problems(now));
+    for fault in live.signing.due(in_force.plan.digest, faults.map(|fault| fault.message).collect(), now) {
+        warn!("{fault}");
+    }
+}
+
+/// What deliveries have found out about those that they go to.
+fn tell_of_targets(live: &Live) {
+    for change in live.circuits.changes() {
+        match change.now {
+            Now::Open { .. } => warn!("{change}"),
+            Now::Closed { .. } => info!("{change}"),
+        }
+    }
+    for news in live.reach.review() {
+        match news {
+            News::Gap(words) => warn!("{words}"),
+            News::Closed(target) => info!("{target}: no address of ours is suspected any more to be on no allow-list"),
+            News::CutOff(source, hosts) => {
+                warn!(
+                    "{source} gets no answer from any of {hosts} hosts that answer others: it comes last for a while"
+                );
+            }
+            News::TriedAgain(source) => info!("{source} is tried again"),
+        }
+    }
+}
+
+/// How many addresses of each pool are usable, where that has changed.
+fn tell_of_pools(live: &Live, in_force: &InForce, before: &mut Option<Vec<(PoolName, u128)>>) {
+    let (now, view) = (Timestamp::now(), live.sources.view());
+    let counts = in_force.plan.pools.iter().map(|(name, pool)| (name.clone(), view.count(&pool.in_force(now))));
+    let counts: Vec<_> = counts.collect();
+    for (name, count) in &counts {
+        match before.iter().flatten().find(|(other, _)| other == name) {
+            Some((_, then)) if then > count => warn!("egress pool {name}: {count} usable addresses left of {then}"),
+            Some((_, then)) if then < count => info!("egress pool {name}: {count} usable addresses, {then} before"),
+            _ => {}
+        }
+    }
+    *before = Some(counts);
+}

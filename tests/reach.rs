@@ -1,0 +1,137 @@
+//! Targets that answer some of our addresses and not others, as the running proxy notices them.
+//! Is a customer's half-finished allow-list told to the operator, and an address of ours that is cut off?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::time::Instant;
+
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::folder;
+use support::{Outgate, PATIENCE};
+
+/// Four sources in turn, one way each and no connection kept, so that each delivery shows what its source can reach.
+fn run(targets: &[(&str, &Receiver)], pki: &Pki) -> Outgate {
+    run_with(targets, pki, "ranges = [\"127.0.7.0/30\"]\nselect = \"spread\"\nfailover = false", "100ms")
+}
+
+fn run_with(targets: &[(&str, &Receiver)], pki: &Pki, pool: &str, connect: &str) -> Outgate {
+    let hosts: String = targets.iter().map(|(name, _)| format!("\"{name}\" = [\"127.0.0.1\"]\n")).collect();
+    let ports: Vec<_> = targets.iter().map(|(_, receiver)| receiver.port().to_string()).collect();
+    let ports = ports.join(", ");
+    Outgate::run(
+        folder(pki),
+        &format!(
+            "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
+             [egress.default]\n{pool}\n\
+             [guard]\nallow = [\"127.0.0.0/8\"]\n[resolver.hosts]\n{hosts}[trust.public]\nroots = [\"{{dir}}/ca.pem\"]\n\
+             [circuit]\nfailures = 0\n[timeouts]\nconnect = \"{connect}\"\nidle = \"1ms\"\n\
+             [[routes]]\nname = \"all\"\nhosts = [\"*\"]\nports = [{ports}]\n"
+        ),
+    )
+}
+
+fn gauge(outgate: &Outgate, name: &str, value: u32) -> bool {
+    outgate.admin("/metrics").text().lines().any(|line| line == format!("{name} {value}"))
+}
+
+/// Sends to each in turn until it is so.
+fn send_until(outgate: &Outgate, urls: &[String], what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}\n{}", outgate.log.all().join("\n"));
+        // One more than there are, so that each meets each source.
+        for url in urls.iter().chain(urls.first()) {
+            outgate.post(url, "Connection: close\r\n", "x");
+        }
+    }
+}
+
+#[test]
+fn an_allow_list_that_lacks_one_of_us_is_told_and_when_it_does_not_any_more() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let outgate = run(&[("hook.example", &target)], &pki);
+    let url = [format!("https://hook.example:{}/in", target.port())];
+    target.shut_out(&["127.0.7.2"]);
+    let gaps = |count| gauge(&outgate, "outgate_suspected_allow_list_gaps", count);
+    send_until(&outgate, &url, "a gap", || gaps(1));
+    let words = format!(
+        "hook.example:{} at 127.0.0.1 answers 127.0.7.0/31 and 127.0.7.3, but not 127.0.7.2: \
+         looks like an allow-list that lacks it",
+        target.port()
+    );
+    let told = || outgate.log.all().iter().filter(|line| line.contains(&words)).count();
+    send_until(&outgate, &url, "words of it", || told() > 0);
+    target.shut_out(&[]);
+    send_until(&outgate, &url, "no gap", || gaps(0));
+    send_until(&outgate, &url, "word of that", || {
+        outgate.log.all().iter().any(|line| line.contains("no address of ours is suspected any more"))
+    });
+    assert_eq!(told(), 1, "once is enough");
+}
+
+#[test]
+fn a_target_that_is_down_is_no_gap() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let outgate = run(&[("hook.example", &target)], &pki);
+    let url = format!("https://hook.example:{}/in", target.port());
+    assert_eq!(outgate.post(&url, "", "x").status, 200);
+    target.shut_out(&["127.0.7.0", "127.0.7.1", "127.0.7.2", "127.0.7.3"]);
+    for _ in 0..4 {
+        assert_eq!(outgate.post(&url, "", "x").code(), "connect_timeout");
+    }
+    assert!(gauge(&outgate, "outgate_suspected_allow_list_gaps", 0));
+}
+
+#[test]
+fn an_address_that_nobody_answers_comes_last() {
+    let pki = Pki::new();
+    let names = ["a.example", "b.example", "c.example", "d.example"];
+    let targets = names.map(|name| Receiver::tls(pki.leaf(&[name]), ok()));
+    let list: Vec<_> = names.iter().copied().zip(&targets).collect();
+    let outgate = run(&list, &pki);
+    let urls: Vec<_> = list.iter().map(|(name, target)| format!("https://{name}:{}/", target.port())).collect();
+    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    send_until(&outgate, &urls, "a source that is cut off", || gauge(&outgate, "outgate_egress_addresses_cut_off", 1));
+    let ready = outgate.admin("/readyz");
+    assert!(ready.status == 200 && ready.text().contains("127.0.7.1 among them"), "{}", ready.text());
+    outgate.log.until("word of it", |lines| {
+        lines.iter().any(|line| line.contains("127.0.7.1 gets no answer from any of 4 hosts")).then_some(())
+    });
+    for url in urls.iter().cycle().take(16) {
+        assert_eq!(outgate.post(url, "Connection: close\r\n", "x").status, 200, "{url}");
+    }
+}
+
+/// Which the next one notices only by its milliseconds, unless somebody says it.
+#[test]
+fn a_delivery_goes_from_another_address_where_the_first_gets_no_answer() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let outgate =
+        run_with(&[("hook.example", &target)], &pki, "ranges = [\"127.0.7.0/30\"]\nselect = \"sticky\"", "2s");
+    let url = format!("https://hook.example:{}/in", target.port());
+    let usual = outgate.post(&url, "", "x").field("outgate-egress").to_owned();
+    target.shut_out(&[&usual]);
+    for _ in 0..3 {
+        let answer = outgate.post(&url, "Connection: close\r\n", "x");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_ne!(answer.field("outgate-egress"), usual);
+    }
+    assert!(gauge(&outgate, "outgate_suspected_allow_list_gaps", 1));
+    assert_eq!(target.seen().len(), 4, "none was sent twice");
+}
+
+#[test]
+fn a_pool_with_few_usable_addresses_is_told() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let absent = "exclude = [\"127.0.7.0\"]\nranges = [\"127.0.7.0/30\", \"203.0.113.0/28\"]\n";
+    let outgate = run_with(&[("hook.example", &target)], &pki, absent, "2s");
+    let ready = outgate.admin("/readyz");
+    assert!(ready.text().contains("pool default has 3 usable source addresses of 19"), "{}", ready.text());
+}
