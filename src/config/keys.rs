@@ -92,6 +92,7 @@ pub(super) static SERVER: Shape = Shape {
         "max_connections",
         "drain_timeout",
         "workers",
+        "watch",
     ],
     later: &[],
     renamed: &[
@@ -108,6 +109,8 @@ pub(super) static SERVER: Shape = Shape {
         ("allow_missing_role", "allow_anonymous"),
         ("anonymous", "allow_anonymous"),
         ("pseudonym", "name"),
+        ("auto_reload", "watch"),
+        ("hot_reload", "watch"),
     ],
 };
 

@@ -10,6 +10,7 @@ mod keys;
 mod listener;
 mod load;
 mod named;
+mod operating;
 mod pem;
 pub mod problem;
 mod public_key;
@@ -39,13 +40,14 @@ pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder, key_files};
 pub use keys::known as known_keys;
 pub use listener::{Ca, ListenerTls, ProxyProtocol};
 pub use load::{Loaded, Rejected, builtin, load, load_after, load_in, parse};
+pub use operating::Operating;
 pub use problem::{Place, Problem, Severity, Sources, few};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
 pub use signer::{Encoding, Hmac, Signer, SigningKey};
-pub use written::Written;
 pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
 pub use units::duration_argument;
+pub use written::Written;
 
 /// A value and the place in a file where it was written.
 #[derive(Clone, Debug)]
@@ -120,6 +122,8 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Worker threads; `None`: one a core.
     pub workers: Option<usize>,
+    /// Whether files are read again when they change.
+    pub watch: bool,
     /// On every TCP socket of `listen`.
     pub tls: Option<At<ListenerTls>>,
     /// On every socket of `listen`; `None`: nobody sends it.

@@ -27,7 +27,7 @@ pub struct Meters {
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
     pub client_connections: Gauge,
-    tunnels: Gauge,
+    pub tunnels: Gauge,
     pub idle_target_connections: Gauge,
     addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
     expiries: Family<ExpiryLabels, Gauge>,

@@ -24,6 +24,7 @@ pub(crate) fn config() -> Config {
             max_connections: 10,
             drain_timeout: second,
             workers: None,
+            watch: true,
             tls: None,
             proxy_protocol: None,
         },

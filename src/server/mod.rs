@@ -2,6 +2,7 @@
 //! Who gets in, and when has the last one left?
 
 pub mod admin;
+mod door;
 mod entrance;
 pub(crate) mod http1;
 mod http2;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::live::Live;
 use crate::net::listen::Listener;
+pub use door::{Door, Doorkeeper};
 use rarely::{Kind, Rarely};
 
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
@@ -66,9 +68,9 @@ impl Drop for Open {
     }
 }
 
-/// Accepts until it is dropped, and with it every connection that it accepted. During a drain it goes on, so that a new
-/// request is told `draining` instead of finding nobody.
-pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connections) {
+/// Accepts until the door closes, and ends when all have left who came in; dropped, it takes them along. During a drain it
+/// goes on, so that a new request is told `draining` instead of finding nobody.
+pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connections, door: Door) {
     let mut serving = JoinSet::new();
     let rarely = Arc::new(Rarely::new());
     loop {
@@ -78,15 +80,19 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
             listener.accept().await
         };
         let accepted = tokio::select! {
-            accepted = next => accepted,
+            biased;
             Some(_) = serving.join_next() => continue,
+            accepted = next => accepted,
+            // Last: who is in the kernel's queue already has come in.
+            () = door.closing() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
                 let (live, open, rarely) = (Arc::clone(&live), connections.open(&live), Arc::clone(&rarely));
+                let door = door.clone();
                 serving.spawn(async move {
                     match entrance::enter(&live, stream, peer.map(|peer| peer.ip())).await {
-                        Ok((stream, caller)) => serve::serve(live, stream, Arc::new(caller)).await,
+                        Ok((stream, caller)) => serve::serve(live, stream, Arc::new(caller), door).await,
                         Err(turned) => {
                             if let Some(kind) = turned.kind() {
                                 rarely.warn(kind, || turned.to_string());
@@ -104,4 +110,6 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
             }
         }
     }
+    drop(listener);
+    while serving.join_next().await.is_some() {}
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
+use super::door::Door;
 use super::stay::Stay;
 use super::stream::{Replayed, Stream, poll_read};
 use super::{http1, http2, inspect};
@@ -22,8 +23,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
-pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>) {
-    if let Some((outside, inspection)) = serve_one(&live, stream, &caller, None).await {
+pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>, door: Door) {
+    let stay = Stay::new(&live, None, Some(door));
+    if let Some((outside, inspection)) = serve_one(&live, stream, &caller, stay).await {
         inside(live, outside, inspection, caller).await;
     }
 }
@@ -39,7 +41,8 @@ fn inside(
         let Some(stream) = inspect::accept(outside, &mut inspection).await else { return };
         let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
         // Inside of a tunnel there is no other.
-        serve_one(&live, stream, &Arc::new(caller), Some(inspection.until)).await;
+        let stay = Stay::new(&live, Some(inspection.until), None);
+        serve_one(&live, stream, &Arc::new(caller), stay).await;
         inspection.end();
     })
 }
@@ -49,9 +52,8 @@ async fn serve_one(
     live: &Arc<Live>,
     mut stream: Box<dyn Stream>,
     caller: &Arc<Caller>,
-    until: Option<Instant>,
+    stay: Stay,
 ) -> Option<(Box<dyn Stream>, Box<Inspection>)> {
-    let stay = Stay::new(live, until);
     let mut opening = BytesMut::new();
     if !read_opening(live, &stay, &mut stream, &mut opening).await {
         return None;

@@ -83,9 +83,11 @@ impl Users<'_> {
     fn named(&mut self, document: &Document<'_>, user: &str, text: &str) {
         let found = match text.split_once(':') {
             // Where systemd put it, the file bears the name of the credential.
-            Some(("credential", name)) => {
-                self.changed.iter().find(|path| path.file_name().is_some_and(|file| file == name)).map(|path| (*path).to_owned())
-            }
+            Some(("credential", name)) => self
+                .changed
+                .iter()
+                .find(|path| path.file_name().is_some_and(|file| file == name))
+                .map(|path| (*path).to_owned()),
             Some(("file", path)) => Some(self.resolved(document, path)),
             _ => Some(self.resolved(document, text)),
         };

@@ -51,14 +51,15 @@ fn every_kind_of_change_is_told() {
             "[signers.a]\nkeys = [{ id = \"k1\", secret = \"env:K\", until = \"soon\" }, { id = \"k2\" }]",
             &["signers.a.keys.k1: until \"soon\" added", "signers.a.keys.k2: added: { id = \"k2\" }"],
         ),
-        ("[trust.a]\nroots = [\"x\", \"y\"]", "[trust.a]\nroots = [\"y\", \"x\"]", &["trust.a: roots in another order"]),
+        (
+            "[trust.a]\nroots = [\"x\", \"y\"]",
+            "[trust.a]\nroots = [\"y\", \"x\"]",
+            &["trust.a: roots in another order"],
+        ),
         (
             "[resolver.hosts]\n\"a.example\" = [\"192.0.2.1\"]",
             "[resolver.hosts]\n\"a.example\" = [\"192.0.2.2\"]",
-            &[
-                "resolver.hosts: a.example \"192.0.2.1\" removed",
-                "resolver.hosts: a.example \"192.0.2.2\" added",
-            ],
+            &["resolver.hosts: a.example \"192.0.2.1\" removed", "resolver.hosts: a.example \"192.0.2.2\" added"],
         ),
         ("", "[a_key_of_tomorrow]\nx = true", &["a_key_of_tomorrow: x true added"]),
         ("[[routes]]\nname = \"a\"", "", &["routes.a: removed"]),
