@@ -29,7 +29,7 @@ pub async fn upkeep(live: Arc<Live>) {
         }
         live.sources.refresh();
         let in_force = live.in_force();
-        sweep(&live, &in_force);
+        sweep(&live, &in_force).await;
         for warning in live.reminders.due(&in_force.plan.expiries, Timestamp::now()) {
             warn!("{warning}");
         }
@@ -48,9 +48,9 @@ fn next_end(in_force: &InForce) -> Duration {
 }
 
 /// Forgets what nobody needs any more.
-fn sweep(live: &Live, in_force: &InForce) {
+async fn sweep(live: &Live, in_force: &InForce) {
     let (now, credentials) = (Timestamp::now(), &in_force.plan.credentials);
-    live.limits.sweep();
+    live.limits.sweep().await;
     live.replay.sweep(now);
     live.circuits.sweep(in_force.plan.fuse.as_ref());
     live.tokens.sweep(|print| credentials.values().any(|credential| credential.fetches_as(print)));

@@ -24,11 +24,13 @@ fn the_example_states_the_defaults() {
     let general = |config: &config::Config| {
         let Deliveries::Stdout = config.log.deliveries else { panic!("{:?}", config.log) };
         format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             config.server.name,
             config.server.listen[0].value,
             config.server.allow_anonymous.value,
             config.server.max_connections,
+            config.server.max_connections_per_ip,
+            config.server.max_deliveries,
             config.server.drain_timeout,
             config.server.workers,
             config.admin.listen[0].value,

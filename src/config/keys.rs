@@ -90,6 +90,8 @@ pub(super) static SERVER: Shape = Shape {
         "proxy_protocol",
         "allow_anonymous",
         "max_connections",
+        "max_connections_per_ip",
+        "max_deliveries",
         "drain_timeout",
         "workers",
         "watch",
@@ -102,6 +104,7 @@ pub(super) static SERVER: Shape = Shape {
         ("address", "listen"),
         ("port", "listen"),
         ("maxconn", "max_connections"),
+        ("max_requests", "max_deliveries"),
         ("threads", "workers"),
         ("nbthread", "workers"),
         ("shutdown_timeout", "drain_timeout"),
@@ -239,7 +242,7 @@ pub(super) static ROUTE: Shape = Shape {
 pub(super) static LIMIT: Shape = Shape {
     path: "limits.*",
     title: "[limits.NAME]",
-    keys: &["rate", "burst", "concurrency", "per", "wait"],
+    keys: &["rate", "burst", "concurrency", "per", "wait", "bandwidth", "report_only"],
     later: &[],
     renamed: &[
         ("requests", "rate"),
@@ -250,6 +253,9 @@ pub(super) static LIMIT: Shape = Shape {
         ("key", "per"),
         ("delay", "wait"),
         ("queue_timeout", "wait"),
+        ("throughput", "bandwidth"),
+        ("dry_run", "report_only"),
+        ("shadow", "report_only"),
     ],
 };
 

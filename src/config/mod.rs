@@ -119,6 +119,10 @@ pub struct Server {
     pub ca: Option<At<Ca>>,
     pub allow_anonymous: At<bool>,
     pub max_connections: usize,
+    /// For one client's address; `None`: as many as for all.
+    pub max_connections_per_ip: Option<usize>,
+    /// In flight; tunnels do not count.
+    pub max_deliveries: usize,
     pub drain_timeout: Duration,
     /// Worker threads; `None`: one a core.
     pub workers: Option<usize>,
@@ -318,7 +322,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Limit {
     pub rate: Option<At<Rate>>,
     pub burst: Option<At<u32>>,
@@ -326,6 +330,9 @@ pub struct Limit {
     pub per: Vec<At<Per>>,
     /// How long a delivery may be paced before it is refused.
     pub wait: Duration,
+    /// Bytes a second.
+    pub bandwidth: Option<At<u64>>,
+    pub report_only: bool,
 }
 
 /// `N/s`, `N/m`, `N/h`.

@@ -206,11 +206,14 @@ fn limit(reader: &mut Reader<'_>, table: &Table<'_>) -> Limit {
     // That a limit limits something at all is judged where limits are compiled.
     let per = table.many(reader, "per", None, |reader, value| reader.choice(value, &PER));
     let wait = table.one(reader, "wait", |reader, value| reader.parsed(value, units::duration));
+    let report_only = table.one(reader, "report_only", |reader, value| reader.boolean(value));
     Limit {
         rate: table.one(reader, "rate", |reader, value| reader.parsed(value, units::rate)),
         burst: table.one(reader, "burst", |reader, value| reader.integer(value, 0..=u32::MAX)),
         concurrency: table.one(reader, "concurrency", |reader, value| reader.integer(value, 0..=u32::MAX)),
         per: per.unwrap_or_default(),
         wait: wait.map_or_else(Default::default, |wait| wait.value),
+        bandwidth: table.one(reader, "bandwidth", |reader, value| reader.parsed(value, units::bandwidth)),
+        report_only: report_only.is_some_and(|only| only.value),
     }
 }

@@ -30,8 +30,10 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let proxy_protocol =
         table.one(reader, "proxy_protocol", |reader, value| listener::proxy_protocol(reader, value, &listen));
     let allow_anonymous = table.one(reader, "allow_anonymous", |reader, value| reader.boolean(value));
-    let max_connections =
-        table.one(reader, "max_connections", |reader, value| reader.integer(value, 1..=CONNECTIONS_MAX));
+    let mut connections = |key| table.one(reader, key, |reader, value| reader.integer(value, 1..=CONNECTIONS_MAX));
+    let (max_connections, max_connections_per_ip) =
+        (connections("max_connections"), connections("max_connections_per_ip"));
+    let max_deliveries = connections("max_deliveries");
     let drain_timeout = table.one(reader, "drain_timeout", |reader, value| reader.parsed(value, units::duration));
     let workers = table.one(reader, "workers", |reader, value| reader.integer(value, 1..=WORKERS_MAX));
     let watch = table.one(reader, "watch", |reader, value| reader.boolean(value));
@@ -43,6 +45,8 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
         proxy_protocol,
         allow_anonymous: allow_anonymous.unwrap_or(At { value: false, place: table.place }),
         max_connections: max_connections.map_or(20_000, |connections| connections.value as usize),
+        max_connections_per_ip: max_connections_per_ip.map(|connections| connections.value as usize),
+        max_deliveries: max_deliveries.map_or(10_000, |deliveries| deliveries.value as usize),
         drain_timeout: drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.value),
         workers: workers.map(|workers| workers.value as usize),
         watch: watch.is_none_or(|watch| watch.value),

@@ -91,6 +91,14 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
     bytes.ok_or_else(|| wrong(WHAT, "too large", "write a smaller one"))
 }
 
+/// Bytes a second.
+pub(super) fn bandwidth(text: &str) -> Result<u64, Wrong> {
+    const WHAT: &str = "a bandwidth";
+    const HELP: &str = "write a size and /s: \"10 MiB/s\", \"500 KB/s\"";
+    let Some(bytes) = text.strip_suffix("/s") else { return Err(wrong(WHAT, "no /s at its end", HELP)) };
+    size(bytes).map_err(|Wrong { why, .. }| wrong(WHAT, why, HELP))
+}
+
 pub(super) fn rate(text: &str) -> Result<Rate, Wrong> {
     const WHAT: &str = "a rate";
     const HELP: &str = "write a whole number, a slash and s, m or h: \"50/s\", \"10/m\"";
@@ -303,6 +311,14 @@ mod tests {
     }
 
     #[test]
+    fn bandwidths() {
+        assert_eq!((bandwidth("10 MiB/s"), bandwidth("1KB/s")), (Ok(10 << 20), Ok(1000)));
+        for text in ["", "/s", "10/s", "10 MiB", "10 MiB/m", "10 Mbit/s", "10 MiB / s", "99999999999 GiB/s"] {
+            assert!(bandwidth(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn times() {
         assert!(timestamp("2027-01-01T00:00:00Z").is_ok());
         assert_eq!(timestamp("2027-01-01T01:00:00+01:00"), timestamp("2027-01-01T00:00:00Z"));
@@ -350,7 +366,7 @@ mod tests {
 
         #[test]
         fn no_text_is_fatal(text: String) {
-            let _ = (duration(&text), size(&text), rate(&text), timestamp(&text), network(&text), listen(&text));
+            let _ = (duration(&text), size(&text), rate(&text), bandwidth(&text), timestamp(&text), network(&text), listen(&text));
             let _ = (server(&text), token_hash(&text), name(&text).is_ok(), pseudonym(&text), word(&text));
         }
     }

@@ -169,6 +169,7 @@ fn limit_in_words(limit: &Limit) -> String {
         parts.push(format!("{} per {:?}, burst {}", quota.count, quota.period, quota.burst));
     }
     parts.extend(limit.concurrency.map(|most| format!("{most} at once")));
+    parts.extend(limit.bandwidth.map(|bytes| format!("{bytes} bytes per second")));
     if !limit.per.is_empty() {
         let per = limit.per.iter().map(|per| match per {
             Per::Client => "client",
@@ -182,6 +183,9 @@ fn limit_in_words(limit: &Limit) -> String {
     }
     if !limit.wait.is_zero() {
         parts.push(format!("waiting at most {:?}", limit.wait));
+    }
+    if limit.report_only {
+        parts.push("only reported, not enforced".to_owned());
     }
     format!("{}: {}", limit.name, parts.join(", "))
 }

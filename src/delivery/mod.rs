@@ -8,6 +8,7 @@ mod credential;
 mod explain;
 mod fields;
 mod inbound;
+mod pacing;
 mod passage;
 mod probe;
 mod record;
@@ -38,6 +39,7 @@ pub use response::{BrokeOff, Outbound};
 use webhook::Webhook;
 
 use crate::config::Plaintext;
+use crate::live::gate::Pass;
 use crate::live::limits::Permit;
 use crate::live::reuse::Lease;
 use crate::live::{InForce, Live};
@@ -82,8 +84,8 @@ pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outboun
         tokio::time::timeout_at(deadline, relaying).await
     };
     match relayed {
-        Ok(Ok(Answered { lease, permit, answer, limit })) => {
-            response::relay(answer, lease, permit, record, deadline, limit, pseudonym)
+        Ok(Ok(Answered { lease, held, answer, limit })) => {
+            response::relay(answer, lease, held, record, deadline, limit, pseudonym)
         }
         Ok(Err(refusal)) => response::refuse(refusal, record, pseudonym),
         Err(_) => {
@@ -105,10 +107,16 @@ struct Judged<'p> {
 
 struct Answered {
     lease: Lease,
-    permit: Permit,
+    held: Held,
     answer: Response<Incoming>,
     /// Of its body, in bytes.
     limit: u64,
+}
+
+/// What a delivery holds to its last byte.
+struct Held {
+    permit: Permit,
+    _pass: Pass,
 }
 
 /// The story, as far as nobody is waited for. Each line is a step, named like the room that does it. `None`: we are asked
@@ -148,7 +156,9 @@ async fn relay(
     let Judged { ask, client, pledge, route, target } = judged;
     let tenant = ask.tenant.clone();
     let attempt = circuit::enter(live, in_force, route, &target)?;
+    let _pass = steps::enter(live, &in_force.plan).await?;
     let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
+    let arrival = Arrival { body: pacing::inbound(arrival.body, permit.tolls()), ..arrival };
     let shown = credential::obtain(live, in_force, route, tenant.as_ref(), record).await?;
     let mut webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
     record.step(Step::TakeIn);
@@ -159,7 +169,7 @@ async fn relay(
     let (lease, answer) = reached?;
     shown.iter().for_each(|shown| shown.heed(&answer, live));
     verdict::final_answer(&answer, route.response_max)?;
-    Ok(Answered { lease, permit, answer, limit: route.response_max })
+    Ok(Answered { lease, held: Held { permit, _pass }, answer, limit: route.response_max })
 }
 
 /// The part of it that the target has a hand in.

@@ -42,6 +42,7 @@ pub(super) struct Record {
     http: Option<&'static str>,
     tls: Option<TlsEvidence>,
     signatures: Vec<KeyId>,
+    would_refuse: Vec<WouldRefuse>,
     outcome: Outcome,
     sent: Sent,
     received: u64,
@@ -78,6 +79,14 @@ impl Sent {
             Sent::Streaming(progress) => progress.bytes(),
         }
     }
+}
+
+/// By what only reports, a limit for example.
+#[derive(Serialize)]
+struct WouldRefuse {
+    kind: &'static str,
+    name: String,
+    code: &'static str,
 }
 
 #[derive(Serialize, Clone)]
@@ -144,6 +153,7 @@ impl Record {
             http: None,
             tls: None,
             signatures: Vec::new(),
+            would_refuse: Vec::new(),
             outcome: Outcome::Open,
             sent: Sent::Whole(0),
             received: 0,
@@ -205,6 +215,10 @@ impl Record {
     }
     pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
         self.signatures.extend(keys);
+    }
+    /// By something of the configuration that only reports: its kind, and its name.
+    pub(super) fn would_refuse(&mut self, kind: &'static str, name: &str, code: Code) {
+        self.would_refuse.push(WouldRefuse { kind, name: name.to_owned(), code: code.name() });
     }
     pub(super) fn body_length(&mut self, length: u64) {
         self.sent = Sent::Whole(length);
@@ -301,6 +315,8 @@ struct Line<'a> {
     details: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    would_refuse: &'a [WouldRefuse],
     bytes_sent: u64,
     bytes_received: u64,
     ms: &'a Steps,
@@ -335,6 +351,9 @@ impl Drop for Record {
         if let (Some(route), Some(false)) = (&self.route, self.tls.as_ref().map(|tls| tls.verified)) {
             self.live.meters.unverified(route);
         }
+        for WouldRefuse { kind, name, code } in &self.would_refuse {
+            self.live.meters.report_only(kind, name, code);
+        }
         if !self.live.records.is_on() {
             return;
         }
@@ -362,6 +381,7 @@ impl Drop for Record {
             code,
             details,
             cause,
+            would_refuse: &self.would_refuse,
             bytes_sent: self.sent.bytes(),
             bytes_received: self.received,
             ms: &self.steps,

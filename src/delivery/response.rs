@@ -10,10 +10,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::fields;
+use super::pacing::Paced;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
-use crate::live::limits::Permit;
+use super::{Held, fields};
 use crate::live::reuse::Lease;
 use crate::net::exchange;
 
@@ -26,7 +26,7 @@ pub enum Outbound {
 }
 
 pub struct Relayed {
-    body: Incoming,
+    body: Paced<Incoming>,
     /// Held until the body has ended.
     lease: Option<Lease>,
     /// Whether it goes back for reuse then.
@@ -34,7 +34,7 @@ pub struct Relayed {
     /// How much more of it may come, in bytes.
     left: u64,
     record: Box<Record>,
-    _permit: Permit,
+    _held: Held,
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -46,7 +46,7 @@ pub struct BrokeOff;
 pub(super) fn relay(
     response: Response<Incoming>,
     lease: Lease,
-    permit: Permit,
+    held: Held,
     mut record: Box<Record>,
     deadline: Instant,
     limit: u64,
@@ -71,12 +71,12 @@ pub(super) fn relay(
     mark(&mut head.headers, &record);
     record.answered(head.status.as_u16());
     let relayed = Relayed {
-        body,
+        body: Paced::new(body, held.permit.tolls()),
         lease: Some(lease),
         keeps,
         left: limit,
         record,
-        _permit: permit,
+        _held: held,
         deadline: Box::pin(tokio::time::sleep_until(deadline)),
     };
     Response::from_parts(head, Outbound::Relayed(Box::new(relayed)))

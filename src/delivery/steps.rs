@@ -8,6 +8,7 @@ use super::record::{Record, Step};
 use super::refusal::Refusal;
 use super::{Arrival, caller, verdict};
 use crate::config::Proof;
+use crate::live::gate::Pass;
 use crate::live::limits::Permit;
 use crate::live::{InForce, Live};
 use crate::names::{Host, Target, TenantName};
@@ -32,6 +33,16 @@ pub(super) fn identify<'p>(
     Ok(identified)
 }
 
+/// One of those in flight, wherever they go. Comes before all that costs something and after all that refuses strangers,
+/// whose requests would else push others out of the line.
+pub(super) async fn enter(live: &Live, plan: &Plan) -> Result<Pass, Refusal> {
+    let entered = live.gate.enter(plan.max_deliveries).await;
+    entered.map_err(|busy| {
+        live.meters.deliveries_shed.inc();
+        busy.into()
+    })
+}
+
 pub(super) async fn admit(
     live: &Live,
     route: &Route,
@@ -42,6 +53,9 @@ pub(super) async fn admit(
 ) -> Result<Permit, Refusal> {
     let who = Who { client: client.name(), tenant, route: &route.name, host: &target.host, egress: route.pool.name() };
     let permit = live.limits.admit(&route.limits, &who).await?;
+    for (kind, limit) in permit.would_refuse() {
+        record.would_refuse("limit", limit.as_str(), verdict::limited(*kind));
+    }
     record.step(Step::Admit);
     Ok(permit)
 }

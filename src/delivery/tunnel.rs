@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::ask::Ask;
+use super::pacing::Paced;
 use super::passage::{CheckFault, Passage};
 use super::record::Record;
 use super::refusal::{Code, Refusal};
@@ -49,7 +50,7 @@ pub struct Tunnel {
     route: Arc<Route>,
     until: Instant,
     record: Box<Record>,
-    _permit: Permit,
+    permit: Permit,
     _counted: Counted,
 }
 
@@ -96,7 +97,7 @@ pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
     let _counted = live.meters.tunnel();
     match opened {
         Opened::Tunnel { socket, host, permit } => {
-            Connected::Tunnel(Box::new(Tunnel { socket, host, route, until, record, _permit: permit, _counted }))
+            Connected::Tunnel(Box::new(Tunnel { socket, host, route, until, record, permit, _counted }))
         }
         Opened::Inspect(inside) => {
             let passed = Arc::default();
@@ -215,8 +216,9 @@ impl Tunnel {
     }
 
     /// Carries what the client and the target have to say to each other, until both have ended.
-    pub async fn carry(self: Box<Self>, mut client: impl AsyncRead + AsyncWrite + Unpin) {
-        let Self { mut socket, host, route, until, mut record, _permit, _counted } = *self;
+    pub async fn carry(self: Box<Self>, client: impl AsyncRead + AsyncWrite + Unpin) {
+        let Self { socket, host, route, until, mut record, permit, _counted } = *self;
+        let (mut client, mut socket) = (Paced::new(client, permit.tolls()), Paced::new(socket, permit.tolls()));
         let timeouts = &route.timeouts;
         let passed = async {
             let hello = match &host {

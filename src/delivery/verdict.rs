@@ -9,6 +9,7 @@ use http_body::Body;
 use super::fields;
 use super::refusal::{Code, Refusal};
 use crate::live::Draining;
+use crate::live::gate::Busy;
 use crate::live::limits::{Kind, Limited};
 use crate::live::replay::NotFresh;
 use crate::names::{Host, TenantName};
@@ -135,18 +136,30 @@ impl From<NotFresh> for Refusal {
     }
 }
 
+pub(super) fn limited(kind: Kind) -> Code {
+    match kind {
+        Kind::Rate => Code::RateLimited,
+        Kind::Concurrency => Code::ConcurrencyLimited,
+    }
+}
+
 impl From<Limited> for Refusal {
     fn from(limited: Limited) -> Self {
         let name = limited.limit.as_str();
-        let refusal = match limited.kind {
-            Kind::Rate => Refusal::new(Code::RateLimited, format!("the rate of limit {name:?} is exhausted")),
-            Kind::Concurrency => {
-                Refusal::new(Code::ConcurrencyLimited, format!("limit {name:?} allows no more deliveries at once"))
-            }
+        let detail = match limited.kind {
+            Kind::Rate => format!("the rate of limit {name:?} is exhausted"),
+            Kind::Concurrency => format!("limit {name:?} allows no more deliveries at once"),
         };
-        let refusal = refusal.retry_after(limited.retry_after);
+        let refusal = Refusal::new(self::limited(limited.kind), detail).retry_after(limited.retry_after);
         let fields = admit::headers(&limited.standings).into_iter().flatten();
         fields.fold(refusal, |refusal, (name, value)| refusal.field(name, value))
+    }
+}
+
+impl From<Busy> for Refusal {
+    fn from(Busy: Busy) -> Self {
+        let detail = "the proxy as a whole is busy: it has as many deliveries in flight as it may";
+        Refusal::new(Code::ConcurrencyLimited, detail).retry_after(Duration::from_secs(1)).details("busy")
     }
 }
 

@@ -1,122 +1,108 @@
-//! One key's counter of one limit: how many are under way, and how many more the rate allows.
+//! One key's counter of one limit: how many are under way, how many more its rate allows, how many bytes.
 //! Is there room for one more, and if not, when?
 
-use std::cell::Cell;
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::RateLimiter;
-use governor::clock::{Clock, Reference};
-use governor::middleware::StateInformationMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::policy::admit::Quota;
+use super::flow::Flow;
+use super::queue::{Queues, Turn, What};
+use super::rate::Rate;
+use crate::policy::admit::{Quota, RateLeft};
 
 /// Deliveries held back by one bucket for each of its two reasons; more are refused at once.
-const WAITING_MAX: u32 = 1000;
+const WAITING_MAX: usize = 1000;
 
 /// What is not known is when others will end: ask again soon.
 const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
 
-pub(super) struct Bucket<I: Reference> {
-    state: Mutex<State<I>>,
-    /// Held by who waits first for a place; the mutex serves in order of arrival. A line of its own: those who wait
-    /// for a token already hold a place, and must not stand behind those who wait for it.
-    first_for_place: tokio::sync::Mutex<()>,
-    /// A place came free; only the first in line listens.
-    freed: Notify,
-    /// Held by who waits first for a token.
-    first_for_token: tokio::sync::Mutex<()>,
-}
+/// Handed out to one delivery at a time: few enough for others to get their turn soon, enough to be worth the trouble.
+const BYTES_AT_ONCE: u64 = 16 * 1024;
+/// And no more than come in this part of a second.
+const TURNS_A_SECOND: u64 = 8;
 
-struct State<I: Reference> {
+/// There may be millions of them: 64 bytes, with the counts of their `Arc`.
+#[derive(Default)]
+pub(super) struct Bucket(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    rate: Rate,
     in_flight: u32,
     /// As the newest arrival has it, so that after a reload it holds for those in line too.
     maximum: u32,
-    waiting_for_place: u32,
-    waiting_for_token: u32,
-    /// Made by the first who asks for a token.
-    meter: Option<Meter<I>>,
+    /// What few keys have.
+    rare: Option<Box<Rare>>,
 }
 
-struct Meter<I: Reference> {
-    quota: Quota,
-    limiter: RateLimiter<NotKeyed, InMemoryState, Told<I>, StateInformationMiddleware>,
-}
-
-/// The time it was told: one clock serves all buckets, and a meter can be told of the past when it is made.
-struct Told<I>(Cell<I>);
-
-impl<I: Reference> Clock for Told<I> {
-    type Instant = I;
-    fn now(&self) -> I {
-        self.0.get()
-    }
+#[derive(Default)]
+struct Rare {
+    queues: Queues,
+    flow: Option<Flow>,
 }
 
 /// One delivery under way; its drop makes room.
-pub(super) struct Place<I: Reference>(Arc<Bucket<I>>);
+pub(super) struct Place(Arc<Bucket>);
 
-impl<I: Reference> Drop for Place<I> {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.in_flight -= 1;
-        if state.waiting_for_place > 0 {
-            self.0.freed.notify_one();
-        }
+        state.call(What::Place);
     }
 }
 
 /// No room; perhaps after this time.
+#[derive(Debug)]
 pub(super) struct Full(pub(super) Duration);
 
-impl<I: Reference> Bucket<I> {
-    pub(super) fn new() -> Self {
-        let state = State { in_flight: 0, maximum: 0, waiting_for_place: 0, waiting_for_token: 0, meter: None };
-        Self {
-            state: Mutex::new(state),
-            first_for_place: tokio::sync::Mutex::new(()),
-            freed: Notify::new(),
-            first_for_token: tokio::sync::Mutex::new(()),
-        }
+/// How full a bucket is.
+pub(super) struct Level {
+    pub(super) rate: Option<RateLeft>,
+    pub(super) in_flight: u32,
+    pub(super) waiting: usize,
+}
+
+impl Bucket {
+    /// For one of those that this one counted together: it owes what all of them owe. What it has under way here, it may
+    /// have once more there.
+    pub(super) fn heir(&self) -> Self {
+        let state = self.lock();
+        let flow = state.rare.as_ref().and_then(|rare| rare.flow.clone());
+        let rare = flow.map(|flow| Box::new(Rare { flow: Some(flow), ..Rare::default() }));
+        Self(Mutex::new(State { rate: state.rate, rare, ..State::default() }))
     }
 
     /// A place at once, and how many are left; nobody overtakes those in line.
-    pub(super) fn enter(self: &Arc<Self>, maximum: u32) -> Result<(Place<I>, u32), Full> {
+    pub(super) fn enter(self: &Arc<Self>, maximum: u32) -> Result<(Place, u32), Full> {
         let mut state = self.lock();
-        if maximum > state.maximum && state.waiting_for_place > 0 {
-            self.freed.notify_one();
+        if maximum > state.maximum {
+            state.call(What::Place);
         }
         state.maximum = maximum;
-        if state.waiting_for_place == 0 { self.occupy(&mut state) } else { Err(Full(CONCURRENCY_RETRY)) }
+        if state.waiting(What::Place) == 0 { self.occupy(&mut state) } else { Err(Full(CONCURRENCY_RETRY)) }
     }
 
     /// A place by the deadline, in order of arrival.
-    pub(super) async fn wait_to_enter(self: &Arc<Self>, deadline: Instant) -> Result<(Place<I>, u32), Full> {
-        let in_line = || {
-            let mut state = self.lock();
-            let room = state.waiting_for_place < WAITING_MAX;
-            state.waiting_for_place += u32::from(room);
-            room.then(|| InLine { bucket: self, line: |state| &mut state.waiting_for_place })
-        };
-        let _in_line = in_line().ok_or(Full(CONCURRENCY_RETRY))?;
+    pub(super) async fn wait_to_enter(self: &Arc<Self>, deadline: Instant) -> Result<(Place, u32), Full> {
+        let in_line = self.queue(What::Place, |ahead| match ahead < WAITING_MAX {
+            true => Ok(()),
+            false => Err(Full(CONCURRENCY_RETRY)),
+        })?;
         let first_in_line = async {
-            let _first = self.first_for_place.lock().await;
+            let _first = in_line.turn.first().await;
             loop {
                 if let Ok(entered) = self.occupy(&mut self.lock()) {
                     return entered;
                 }
-                self.freed.notified().await;
+                in_line.turn.called().await;
             }
         };
         timeout_at(deadline, first_in_line).await.map_err(|_| Full(CONCURRENCY_RETRY))
     }
 
-    fn occupy(self: &Arc<Self>, state: &mut State<I>) -> Result<(Place<I>, u32), Full> {
+    fn occupy(self: &Arc<Self>, state: &mut State) -> Result<(Place, u32), Full> {
         if state.in_flight >= state.maximum {
             return Err(Full(CONCURRENCY_RETRY));
         }
@@ -124,123 +110,159 @@ impl<I: Reference> Bucket<I> {
         Ok((Place(self.clone()), state.maximum - state.in_flight))
     }
 
-    /// A token at once, and how many are left; nobody overtakes those in line.
-    pub(super) fn take(&self, quota: Quota, now: I) -> Result<u32, Full> {
+    /// A token at once, and how many are left; nobody overtakes those in line, for whom a new quota holds too.
+    pub(super) fn take(&self, quota: &Quota, now: u64) -> Result<u32, Full> {
         let mut state = self.lock();
-        match state.waiting_for_token {
-            0 => state.meter(quota, now).take(now),
-            ahead => Err(Full(quota.interval() * (ahead + 1))),
+        if state.rate.adopt(quota, now) {
+            state.call(What::Token);
+        }
+        match state.waiting(What::Token) {
+            0 => state.rate.take(now).map_err(Full),
+            ahead => Err(Full(after(quota, ahead + 1))),
         }
     }
 
-    /// A token by the deadline, in order of arrival. Who cannot get one in time is not made to wait for a refusal.
-    pub(super) async fn wait_to_take<C: Clock<Instant = I>>(
+    /// A token by the deadline, in order of arrival, once [`take`](Self::take) had none. Who cannot get one in time is
+    /// not made to wait for a refusal.
+    pub(super) async fn wait_to_take(
         &self,
-        quota: Quota,
-        clock: &C,
+        quota: &Quota,
+        clock: impl Fn() -> u64,
         deadline: Instant,
     ) -> Result<u32, Full> {
-        let interval = quota.interval();
-        let in_line = || {
-            let mut state = self.lock();
-            let ahead = state.waiting_for_token;
-            if ahead >= WAITING_MAX || Instant::now() + interval * ahead > deadline {
-                return Err(Full(interval * (ahead + 1)));
-            }
-            state.waiting_for_token += 1;
-            Ok(InLine { bucket: self, line: |state| &mut state.waiting_for_token })
-        };
-        let _in_line = in_line()?;
-        let _first = timeout_at(deadline, self.first_for_token.lock()).await.map_err(|_| Full(interval))?;
+        let in_time = |ahead| Instant::now() + after(quota, ahead) <= deadline;
+        let in_line = self.queue(What::Token, |ahead| match ahead < WAITING_MAX && in_time(ahead) {
+            true => Ok(()),
+            false => Err(Full(after(quota, ahead + 1))),
+        })?;
+        let first = timeout_at(deadline, in_line.turn.first()).await;
+        let _first = first.map_err(|_| Full(quota.interval()))?;
         loop {
-            let now = clock.now();
-            let taken = self.lock().meter(quota, now).take(now);
+            let taken = self.lock().rate.take(clock());
             match taken {
-                Err(Full(after)) if Instant::now() + after <= deadline => sleep(after).await,
-                decided => return decided,
+                Err(wait) if Instant::now() + wait <= deadline => {
+                    tokio::select! { () = sleep(wait) => {}, () = in_line.turn.called() => {} }
+                }
+                decided => return decided.map_err(Full),
             }
         }
     }
 
-    /// Nothing would be forgotten by dropping it: nobody is in it, and its rate is as if never used. To be asked of a
-    /// bucket that is dropped if it is idle, for asking takes its tokens.
-    pub(super) fn is_idle(&self, now: I) -> bool {
+    /// From now on its deliveries share so many bytes a second, those under way too.
+    pub(super) fn open_flow(&self, bandwidth: u64) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let rare = state.rare.get_or_insert_default();
+        let changed = rare.flow.get_or_insert_with(|| Flow::new(bandwidth, now)).adopt(bandwidth, now);
+        if changed {
+            state.call(What::Bytes);
+        }
+    }
+
+    /// Some of these bytes, now; none where others are in line for theirs.
+    pub(super) fn take_bytes(&self, most: u64) -> Option<u64> {
+        let mut state = self.lock();
+        (state.waiting(What::Bytes) == 0).then(|| state.take_bytes(most).ok())?
+    }
+
+    /// Some of these bytes, in order of arrival.
+    pub(super) async fn wait_for_bytes(self: Arc<Self>, most: u64) -> u64 {
+        let in_line = self.join(What::Bytes, &mut self.lock());
+        let _first = in_line.turn.first().await;
+        loop {
+            let taken = self.lock().take_bytes(most);
+            match taken {
+                Ok(bytes) => return bytes,
+                Err(wait) => tokio::select! { () = sleep(wait) => {}, () = in_line.turn.called() => {} },
+            }
+        }
+    }
+
+    /// Nothing would be forgotten by dropping it: nobody is in it, and its rate is as if never used.
+    pub(super) fn is_idle(&self, now: u64) -> bool {
         let state = self.lock();
-        state.in_flight == 0 && state.meter.as_ref().is_none_or(|meter| meter.take_all(now).is_ok())
+        let flow = state.rare.as_ref().and_then(|rare| rare.flow.as_ref());
+        state.in_flight == 0 && state.rate.is_full(now) && flow.is_none_or(|flow| flow.is_full(Instant::now()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<I>> {
+    /// How full it is under this quota, which it does not take up.
+    pub(super) fn level(&self, quota: Option<&Quota>, now: u64) -> Level {
+        let state = self.lock();
+        let rate = quota.map(|quota| {
+            let mut rate = state.rate;
+            rate.adopt(quota, now);
+            rate.left(now)
+        });
+        let waiting = state.waiting(What::Place) + state.waiting(What::Token);
+        Level { rate, in_flight: state.in_flight, waiting }
+    }
+
+    /// Stands in line, if `wants` says so of as many as are ahead.
+    fn queue(&self, what: What, wants: impl FnOnce(usize) -> Result<(), Full>) -> Result<InLine<'_>, Full> {
+        let mut state = self.lock();
+        wants(state.waiting(what))?;
+        Ok(self.join(what, &mut state))
+    }
+
+    fn join(&self, what: What, state: &mut State) -> InLine<'_> {
+        let turn = state.rare.get_or_insert_default().queues.join(what);
+        InLine { bucket: self, what, turn }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics half-way through a change of the state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<I: Reference> State<I> {
-    /// The meter at this quota.
-    fn meter(&mut self, quota: Quota, now: I) -> &Meter<I> {
-        let before = self.meter.take_if(|meter| meter.quota != quota);
-        self.meter.get_or_insert_with(|| match before {
-            None => Meter::new(quota, now, 0),
-            Some(before) => before.succeeded_by(quota, now),
-        })
-    }
+/// The time that so many tokens take.
+fn after(quota: &Quota, tokens: usize) -> Duration {
+    quota.interval().saturating_mul(u32::try_from(tokens).unwrap_or(u32::MAX))
 }
 
-impl<I: Reference> Meter<I> {
-    /// One that is full after so many nanoseconds.
-    fn new(quota: Quota, now: I, debt: u128) -> Self {
-        let interval = quota.interval().max(Duration::from_nanos(1));
-        let tokens = debt.div_ceil(interval.as_nanos());
-        // Whole tokens are taken out of it, so the last is taken a little earlier than now.
-        let earlier = u64::try_from(tokens * interval.as_nanos() - debt).unwrap_or(0);
-        let clock = Told(Cell::new(now.saturating_sub(Nanos::new(earlier))));
-        let pace = governor::Quota::with_period(interval).expect("an interval of a nanosecond or more");
-        let limiter = RateLimiter::direct_with_clock(pace.allow_burst(quota.burst), clock).with_middleware();
-        if let Some(tokens) = u32::try_from(tokens).ok().and_then(NonZeroU32::new) {
-            // A new limiter has a burst, and nobody owes more.
-            let _taken = limiter.check_n(tokens);
-        }
-        Self { quota, limiter }
+impl State {
+    fn waiting(&self, what: What) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.queues.waiting(what))
     }
 
-    /// The quota of a limiter cannot change, so a changed quota needs another one. What was left of the old is left of
-    /// the new, to the fraction of a token, up to the new burst: reloads neither refill nor starve, however often they
-    /// come.
-    fn succeeded_by(self, quota: Quota, now: I) -> Self {
-        let [before, after] = [self.quota, quota].map(|quota| quota.interval().as_nanos().max(1));
-        let full = |quota: Quota, interval| u128::from(quota.burst.get()) * interval;
-        let debt = self.take_all(now).err().map_or(0, |full_after| full_after.as_nanos());
-        let left = full(self.quota, before).saturating_sub(debt) * after / before;
-        Self::new(quota, now, full(quota, after).saturating_sub(left))
-    }
-
-    fn take(&self, now: I) -> Result<u32, Full> {
-        self.limiter.clock().0.set(now);
-        match self.limiter.check() {
-            Ok(left) => Ok(left.remaining_burst_capacity()),
-            Err(until) => Err(Full(until.wait_time_from(now))),
+    fn call(&self, what: What) {
+        if let Some(rare) = &self.rare {
+            rare.queues.call(what);
         }
     }
 
-    /// The whole burst, or the time until it is there: all that governor tells of a limiter's state.
-    fn take_all(&self, now: I) -> Result<(), Duration> {
-        self.limiter.clock().0.set(now);
-        match self.limiter.check_n(self.quota.burst) {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(until)) => Err(until.wait_time_from(now)),
-            Err(_) => Err(Duration::MAX),
-        }
+    fn take_bytes(&mut self, most: u64) -> Result<u64, Duration> {
+        let Some(flow) = self.rare.as_mut().and_then(|rare| rare.flow.as_mut()) else { return Ok(most) };
+        let at_once = BYTES_AT_ONCE.min(flow.bandwidth() / TURNS_A_SECOND).max(1);
+        let most = most.min(at_once);
+        flow.take(most, Instant::now())
     }
 }
 
 /// Somebody waiting, counted until dropped.
-struct InLine<'a, I: Reference> {
-    bucket: &'a Bucket<I>,
-    line: fn(&mut State<I>) -> &mut u32,
+struct InLine<'a> {
+    bucket: &'a Bucket,
+    what: What,
+    turn: Arc<Turn>,
 }
 
-impl<I: Reference> Drop for InLine<'_, I> {
+impl Drop for InLine<'_> {
     fn drop(&mut self) {
-        *(self.line)(&mut self.bucket.lock()) -= 1;
+        let mut state = self.bucket.lock();
+        let Some(rare) = &mut state.rare else { return };
+        rare.queues.leave(self.what);
+        if rare.queues.are_empty() && rare.flow.is_none() {
+            state.rare = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_small() {
+        assert_eq!(size_of::<Bucket>() + 2 * size_of::<usize>(), 64);
     }
 }

@@ -3,44 +3,47 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use governor::clock::{Clock, DefaultClock};
-use governor::nanos::Nanos;
+use governor::clock::{Clock, DefaultClock, Reference};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, Full, Place};
+use super::table::{SHARDS, Table};
+use super::tolls::Tolls;
 use crate::names::LimitName;
-use crate::policy::admit::{Limit, LimitKey, RateLeft, Standing, Who};
+use crate::policy::admit::{Limit, RateLeft, Standing, Who};
 
-/// Keys one limit counts apart. Clients choose keys (a tenant, a host), so there must be an end to them; at half a
-/// kilobyte each, this many take 128 MiB.
-pub const KEYS_MAX: usize = 262_144;
-
-/// Locks one limit's keys are spread over.
-const SHARDS: usize = 64;
-
-/// A full shard is searched for idle keys at most this often: a flood of new keys must not pay for a search each.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Keys one limit counts apart. Clients choose keys (a tenant, a host), so there must be an end to them. This many fill
+/// the hash tables of a limit to the brim (7 in 8 of 32,768 slots, 64 times): 160 MiB, or 92 bytes each.
+pub const KEYS_MAX: usize = 64 * 28_672;
 
 /// The state of all limits, by name and key. It knows no quota and no maximum: those come with each delivery, from the
 /// plan that it runs under.
+///
+/// A limit goes by its name, and a key by what the limit counts by: under another name, or counted `per` something else,
+/// a delivery counts anew.
 pub struct Limits<C: Clock = DefaultClock> {
-    tables: RwLock<HashMap<LimitName, Table<C>>>,
+    tables: RwLock<HashMap<LimitName, Table>>,
     clock: C,
+    epoch: C::Instant,
     keys_max: usize,
 }
 
 /// What one delivery holds of its limits, freed on drop: keep it until the last byte of the response.
-pub struct Permit<C: Clock = DefaultClock>(Vec<Share<C>>);
+pub struct Permit {
+    shares: Vec<Share>,
+    /// What limits that only report would have said.
+    would_refuse: Vec<(Kind, LimitName)>,
+}
 
 /// A delivery's share of one limit.
-struct Share<C: Clock> {
+struct Share {
     standing: Standing,
-    bucket: Arc<Bucket<C::Instant>>,
-    place: Option<Place<C::Instant>>,
+    bucket: Arc<Bucket>,
+    place: Option<Place>,
 }
 
 /// Refused, and by what.
@@ -60,6 +63,17 @@ pub enum Kind {
     Concurrency,
 }
 
+/// How full a limit is for one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fullness {
+    /// Where there is a rate.
+    pub rate: Option<RateLeft>,
+    pub in_flight: u32,
+    pub maximum: Option<u32>,
+    /// Held back, for a place or a token.
+    pub waiting: usize,
+}
+
 impl fmt::Display for Limited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
@@ -72,10 +86,22 @@ impl fmt::Display for Limited {
 
 impl std::error::Error for Limited {}
 
-impl<C: Clock> Permit<C> {
+impl Permit {
     /// For [`headers`](crate::policy::admit::headers).
     pub fn standings(&self) -> impl Iterator<Item = &Standing> {
-        self.0.iter().map(|share| &share.standing)
+        self.shares.iter().filter(|share| share.is_enforced()).map(|share| &share.standing)
+    }
+
+    /// What its bytes cost in one direction; `None`: nothing.
+    pub fn tolls(&self) -> Option<Tolls> {
+        let mut paced = self.shares.iter().filter(|share| share.bandwidth().is_some()).peekable();
+        paced.peek()?;
+        Some(Tolls::to(paced.map(|share| Arc::clone(&share.bucket))))
+    }
+
+    /// By which limits that only report it would have been refused.
+    pub fn would_refuse(&self) -> &[(Kind, LimitName)] {
+        &self.would_refuse
     }
 }
 
@@ -93,159 +119,153 @@ impl Default for Limits {
 
 impl<C: Clock> Limits<C> {
     pub fn with_clock(clock: C) -> Self {
-        Self { tables: RwLock::default(), clock, keys_max: KEYS_MAX }
+        let epoch = clock.now();
+        Self { tables: RwLock::default(), clock, epoch, keys_max: KEYS_MAX }
     }
 
     /// All of the limits or none. Places are taken first, since they can be given back; the tokens of a rate cannot,
-    /// so where a later limit's rate refuses, those taken from an earlier one are spent.
+    /// so where a later limit's rate refuses, those taken from an earlier one are spent. Limits that only report are
+    /// asked last, of what the others let through, and never make it wait.
     ///
     /// Each limit may hold the delivery back for its own `wait` from now, so all together for the longest of them.
     /// Give limits in one order everywhere (a route has them by name): two deliveries that wait for a place which the
     /// other holds would wait in vain.
-    pub async fn admit(&self, limits: &[Arc<Limit>], who: &Who<'_>) -> Result<Permit<C>, Limited> {
-        let mut shares: Vec<Share<C>> = limits.iter().map(|limit| self.share(limit, who)).collect();
+    pub async fn admit(&self, limits: &[Arc<Limit>], who: &Who<'_>) -> Result<Permit, Limited> {
+        let mut shares: Vec<Share> = limits.iter().map(|limit| self.share(limit, who)).collect();
         let mut begun = None;
         let mut deadline = |wait: Duration| *begun.get_or_insert_with(Instant::now) + wait;
-        for Share { standing: Standing { limit, places, .. }, bucket, place } in &mut shares {
-            let Some(maximum) = limit.concurrency else { continue };
-            let entered = match bucket.enter(maximum) {
-                Err(_) if !limit.wait.is_zero() => bucket.wait_to_enter(deadline(limit.wait)).await,
-                decided => decided,
-            };
-            match entered {
-                Ok((entered, left)) => (*place, *places) = (Some(entered), Some(left)),
-                Err(Full(after)) => {
-                    *places = Some(0);
-                    let limit = limit.name.clone();
-                    return Err(Limited::new(Kind::Concurrency, limit, after, shares));
-                }
+        for share in shares.iter_mut().filter(|share| share.is_enforced()) {
+            if let Err(Full(after)) = share.enter(&mut deadline).await {
+                let limit = share.standing.limit.name.clone();
+                return Err(Limited::new(Kind::Concurrency, limit, after, shares));
             }
         }
-        for Share { standing: Standing { limit, rate, .. }, bucket, .. } in &mut shares {
-            let Some(quota) = limit.quota else { continue };
-            let taken = match bucket.take(quota, self.clock.now()) {
-                Err(_) if !limit.wait.is_zero() => bucket.wait_to_take(quota, &self.clock, deadline(limit.wait)).await,
-                decided => decided,
-            };
-            match taken {
-                Ok(remaining) => *rate = Some(RateLeft { remaining, next: quota.interval() }),
-                Err(Full(after)) => {
-                    *rate = Some(RateLeft { remaining: 0, next: after });
-                    let limit = limit.name.clone();
-                    return Err(Limited::new(Kind::Rate, limit, after, shares));
-                }
+        for share in shares.iter_mut().filter(|share| share.is_enforced()) {
+            if let Err(Full(after)) = share.take(|| self.now(), &mut deadline).await {
+                let limit = share.standing.limit.name.clone();
+                return Err(Limited::new(Kind::Rate, limit, after, shares));
             }
         }
-        Ok(Permit(shares))
+        let reporting = shares.iter_mut().filter(|share| !share.is_enforced());
+        let would_refuse = reporting.filter_map(|share| {
+            let kind = share.judge(self.now()).err()?;
+            Some((kind, share.standing.limit.name.clone()))
+        });
+        let would_refuse = would_refuse.collect();
+        for share in &shares {
+            share.bandwidth().into_iter().for_each(|bandwidth| share.bucket.open_flow(bandwidth));
+        }
+        Ok(Permit { shares, would_refuse })
+    }
+
+    /// How full a limit is for a key, for who wants to know: nothing is taken, and no counter begun.
+    pub fn fullness(&self, limit: &Limit, who: &Who<'_>) -> Fullness {
+        let bucket = self.tables().get(&limit.name).map(|table| table.peek(limit.key(who))).unwrap_or_default();
+        let level = bucket.level(limit.quota.as_ref(), self.now());
+        Fullness { rate: level.rate, in_flight: level.in_flight, maximum: limit.concurrency, waiting: level.waiting }
     }
 
     /// Drops what is as if it had never been used. Call it from time to time: keys of limits that no plan names any
-    /// more go this way too.
-    pub fn sweep(&self) {
-        let now = self.clock.now();
-        for table in self.tables.read().unwrap_or_else(PoisonError::into_inner).values() {
-            for shard in &table.shards {
-                lock(shard).sweep(now);
-            }
+    /// more go this way too. Others get their turn between the parts of a large table.
+    pub async fn sweep(&self) {
+        for part in 0..SHARDS {
+            let now = self.now();
+            self.tables().values().for_each(|table| table.sweep(part, now));
+            yield_now().await;
         }
+        let now = self.now();
         self.tables.write().unwrap_or_else(PoisonError::into_inner).retain(|_, table| !table.is_idle(now));
     }
 
     /// How many keys are counted.
     pub fn keys(&self) -> usize {
-        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        tables.values().flat_map(|table| &table.shards).map(|shard| lock(shard).buckets.len()).sum()
+        self.tables().values().map(Table::keys).sum()
     }
 
-    fn share(&self, limit: &Arc<Limit>, who: &Who<'_>) -> Share<C> {
+    fn share(&self, limit: &Arc<Limit>, who: &Who<'_>) -> Share {
         let standing = Standing { limit: limit.clone(), rate: None, places: None };
         Share { standing, bucket: self.bucket(limit, who), place: None }
     }
 
-    fn bucket(&self, limit: &Limit, who: &Who<'_>) -> Arc<Bucket<C::Instant>> {
+    fn bucket(&self, limit: &Limit, who: &Who<'_>) -> Arc<Bucket> {
         let key = limit.key(who);
-        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = tables.get(&limit.name) {
-            return table.bucket(key, &self.clock);
+        if let Some(table) = self.tables().get(&limit.name) {
+            return table.bucket(key, || self.now());
         }
-        drop(tables);
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let table = tables.entry(limit.name.clone()).or_insert_with(|| Table::new(self.keys_max));
-        table.bucket(key, &self.clock)
+        table.bucket(key, || self.now())
+    }
+
+    fn tables(&self) -> RwLockReadGuard<'_, HashMap<LimitName, Table>> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now().duration_since(self.epoch).as_u64()
+    }
+}
+
+impl Share {
+    fn is_enforced(&self) -> bool {
+        !self.standing.limit.report_only
+    }
+
+    /// A limit that only reports makes nobody slower.
+    fn bandwidth(&self) -> Option<u64> {
+        self.standing.limit.bandwidth.filter(|_| self.is_enforced())
+    }
+
+    /// A place by the limit's concurrency.
+    async fn enter(&mut self, deadline: impl FnOnce(Duration) -> Instant) -> Result<(), Full> {
+        let Some(maximum) = self.standing.limit.concurrency else { return Ok(()) };
+        let wait = self.standing.limit.wait;
+        let entered = match self.bucket.enter(maximum) {
+            Err(_) if !wait.is_zero() => self.bucket.wait_to_enter(deadline(wait)).await,
+            decided => decided,
+        };
+        self.standing.places = Some(entered.as_ref().map_or(0, |(_, left)| *left));
+        self.place = Some(entered?.0);
+        Ok(())
+    }
+
+    /// A token by the limit's rate.
+    async fn take(&mut self, now: impl Fn() -> u64, deadline: impl FnOnce(Duration) -> Instant) -> Result<(), Full> {
+        let limit = &self.standing.limit;
+        let Some(quota) = &limit.quota else { return Ok(()) };
+        let taken = match self.bucket.take(quota, now()) {
+            Err(_) if !limit.wait.is_zero() => self.bucket.wait_to_take(quota, now, deadline(limit.wait)).await,
+            decided => decided,
+        };
+        let left = match &taken {
+            Ok(remaining) => RateLeft { remaining: *remaining, next: quota.interval() },
+            Err(Full(after)) => RateLeft { remaining: 0, next: *after },
+        };
+        self.standing.rate = Some(left);
+        taken.map(drop)
+    }
+
+    /// As if it were enforced, but for its `wait`.
+    fn judge(&mut self, now: u64) -> Result<(), Kind> {
+        let limit = &self.standing.limit;
+        if let Some(maximum) = limit.concurrency {
+            self.place = Some(self.bucket.enter(maximum).map_err(|_| Kind::Concurrency)?.0);
+        }
+        if let Some(quota) = &limit.quota
+            && self.bucket.take(quota, now).is_err()
+        {
+            self.place = None; // what is refused takes no room
+            return Err(Kind::Rate);
+        }
+        Ok(())
     }
 }
 
 impl Limited {
-    fn new<C: Clock>(kind: Kind, limit: LimitName, retry_after: Duration, shares: Vec<Share<C>>) -> Self {
-        let standings = shares.into_iter().map(|share| share.standing).collect();
-        Self { kind, limit, retry_after, standings }
+    fn new(kind: Kind, limit: LimitName, retry_after: Duration, shares: Vec<Share>) -> Self {
+        let enforced = shares.into_iter().filter(Share::is_enforced);
+        Self { kind, limit, retry_after, standings: enforced.map(|share| share.standing).collect() }
     }
-}
-
-/// The keys of one limit.
-struct Table<C: Clock> {
-    shards: [Mutex<Shard<C>>; SHARDS],
-    shard_max: usize,
-    /// Keyed at random, since clients choose keys.
-    hasher: RandomState,
-    /// Where there is no room for a new key, newcomers count together: none of them gets a fresh start.
-    overflow: Arc<Bucket<C::Instant>>,
-}
-
-struct Shard<C: Clock> {
-    buckets: HashMap<LimitKey, Arc<Bucket<C::Instant>>>,
-    swept: Option<C::Instant>,
-}
-
-impl<C: Clock> Table<C> {
-    fn new(keys_max: usize) -> Self {
-        Self {
-            shards: std::array::from_fn(|_| Mutex::new(Shard { buckets: HashMap::new(), swept: None })),
-            shard_max: keys_max.div_ceil(SHARDS),
-            hasher: RandomState::new(),
-            overflow: Arc::new(Bucket::new()),
-        }
-    }
-
-    fn bucket(&self, key: LimitKey, clock: &C) -> Arc<Bucket<C::Instant>> {
-        let shard = self.hasher.hash_one(&key) % SHARDS as u64;
-        let mut shard = lock(&self.shards[shard as usize]);
-        if let Some(bucket) = shard.buckets.get(&key) {
-            return bucket.clone();
-        }
-        if shard.buckets.len() >= self.shard_max && !shard.make_room(clock.now()) {
-            return self.overflow.clone();
-        }
-        shard.buckets.entry(key).or_insert_with(|| Arc::new(Bucket::new())).clone()
-    }
-
-    fn is_idle(&self, now: C::Instant) -> bool {
-        let empty = self.shards.iter().all(|shard| lock(shard).buckets.is_empty());
-        empty && Arc::strong_count(&self.overflow) == 1 && self.overflow.is_idle(now)
-    }
-}
-
-impl<C: Clock> Shard<C> {
-    fn make_room(&mut self, now: C::Instant) -> bool {
-        if self.swept.is_some_and(|swept| now < swept + Nanos::from(SWEEP_EVERY)) {
-            return false;
-        }
-        let before = self.buckets.len();
-        self.sweep(now);
-        self.buckets.len() < before
-    }
-
-    /// Nobody can take hold of a bucket that only the shard holds, while the shard is locked.
-    fn sweep(&mut self, now: C::Instant) {
-        self.swept = Some(now);
-        self.buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_idle(now));
-        self.buckets.shrink_to(self.buckets.len() * 2);
-    }
-}
-
-fn lock<C: Clock>(shard: &Mutex<Shard<C>>) -> MutexGuard<'_, Shard<C>> {
-    // Nothing panics half-way through a change of a shard.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -256,45 +276,100 @@ mod tests {
     use crate::policy::admit::Quota;
     use governor::clock::FakeRelativeClock;
     use std::num::NonZeroU32;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Nothing here waits, so no runtime is needed.
-    fn admitted(limits: &Limits<FakeRelativeClock>, limit: &Arc<Limit>, host: usize) -> bool {
+    /// Nothing here waits for a timer, so no runtime is needed.
+    fn done<T>(future: impl Future<Output = T>) -> T {
+        let (mut future, mut context) = (pin!(future), Context::from_waker(Waker::noop()));
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                return output;
+            }
+        }
+    }
+
+    fn with_host<T>(host: usize, then: impl FnOnce(&Who<'_>) -> T) -> T {
         let (client, route, egress) = (ClientName::new("c"), RouteName::new("r"), PoolName::new("e"));
         let host = Host::Name(host.to_string().into());
-        let who = Who { client: &client, tenant: None, route: &route, host: &host, egress: &egress };
-        let mut admission = std::pin::pin!(limits.admit(std::slice::from_ref(limit), &who));
-        let polled = admission.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-        matches!(polled, std::task::Poll::Ready(Ok(_)))
+        then(&Who { client: &client, tenant: None, route: &route, host: &host, egress: &egress })
+    }
+
+    fn admit(limits: &Limits<FakeRelativeClock>, limit: &Arc<Limit>, host: usize) -> Result<Permit, Limited> {
+        with_host(host, |who| done(limits.admit(std::slice::from_ref(limit), who)))
+    }
+
+    fn limit(count: u32, burst: u32, concurrency: u32) -> Arc<Limit> {
+        let [count, burst] = [count, burst].map(|n| NonZeroU32::new(n).unwrap());
+        Arc::new(Limit {
+            name: LimitName::new("l"),
+            quota: Some(Quota { count, period: HOUR, burst }),
+            concurrency: Some(concurrency),
+            per: vec![Per::Host],
+            wait: Duration::ZERO,
+            bandwidth: None,
+            report_only: false,
+        })
     }
 
     #[test]
     fn keys_are_bounded_and_no_newcomer_resets_anyone() {
         let clock = FakeRelativeClock::default();
         let limits = Limits { keys_max: SHARDS, ..Limits::with_clock(clock.clone()) };
-        let quota = Quota { count: NonZeroU32::MIN, period: HOUR, burst: NonZeroU32::MIN };
-        let limit = Arc::new(Limit {
-            name: LimitName::new("l"),
-            quota: Some(quota),
-            concurrency: Some(1),
-            per: vec![Per::Host],
-            wait: Duration::ZERO,
-        });
-        let flood = (0..5000).filter(|&host| admitted(&limits, &limit, host)).count();
-        assert_eq!((limits.keys(), flood), (SHARDS, SHARDS + 1), "one each, and one for all others together");
-        assert!(!admitted(&limits, &limit, 0), "the first key still knows what it used");
-        assert!(!admitted(&limits, &limit, 9000), "and so do newcomers");
+        let limit = limit(1, 1, 1);
+        let admitted = |host| admit(&limits, &limit, host).is_ok();
+        let flood = (0..5000).filter(|&host| admitted(host)).count();
+        assert_eq!((limits.keys(), flood), (SHARDS, 2 * SHARDS), "one each, and one for all others together");
+        assert!(!admitted(0), "the first key still knows what it used");
+        assert!(!admitted(9000), "and so do newcomers");
 
         // An hour later nobody owes anything, and old keys make room for new ones.
         clock.advance(HOUR);
-        let again = (5000..10_000).filter(|&host| admitted(&limits, &limit, host)).count();
-        assert_eq!((limits.keys(), again), (SHARDS, SHARDS + 1));
+        let again = (5000..10_000).filter(|&host| admitted(host)).count();
+        assert_eq!((limits.keys(), again), (SHARDS, 2 * SHARDS));
 
-        limits.sweep();
+        done(limits.sweep());
         assert_eq!(limits.keys(), SHARDS, "not one of them is idle");
         clock.advance(HOUR);
-        limits.sweep();
-        assert_eq!((limits.keys(), limits.tables.read().unwrap().len()), (0, 0));
+        done(limits.sweep());
+        assert_eq!((limits.keys(), limits.tables().len()), (0, 0));
+    }
+
+    /// A key that counted among the others, for want of room, does not begin anew when it gets its own counter.
+    #[test]
+    fn room_resets_nobody() {
+        let clock = FakeRelativeClock::default();
+        let limits = Limits { keys_max: SHARDS, ..Limits::with_clock(clock.clone()) };
+        let limit = limit(10, 10, 2000);
+        let left = || with_host(5000, |who| limits.fullness(&limit, who).rate.unwrap().remaining);
+        (0..5000).for_each(|host| drop(admit(&limits, &limit, host)));
+        assert_eq!((limits.keys(), left()), (SHARDS, 0), "the others have used up what they have together");
+        // One token comes back to everybody: those with a counter of their own have used no more.
+        clock.advance(HOUR / 10);
+        done(limits.sweep());
+        assert_eq!((limits.keys(), left()), (0, 1));
+        let used = (0..10).filter(|_| admit(&limits, &limit, 5000).is_ok()).count();
+        assert_eq!((limits.keys(), used), (1, 1));
+    }
+
+    #[test]
+    fn fullness_is_told_and_begins_no_counter() {
+        let clock = FakeRelativeClock::default();
+        let limits = Limits::with_clock(clock.clone());
+        let limit = limit(2, 3, 2);
+        let fullness = |host| with_host(host, |who| limits.fullness(&limit, who));
+        let fresh = RateLeft { remaining: 3, next: Duration::ZERO };
+        let unused = Fullness { rate: Some(fresh), in_flight: 0, maximum: Some(2), waiting: 0 };
+        assert_eq!((fullness(1), limits.keys()), (unused, 0));
+        let held = admit(&limits, &limit, 1);
+        let rate = Some(RateLeft { remaining: 2, next: HOUR / 2 });
+        assert_eq!(fullness(1), Fullness { rate, in_flight: 1, ..unused });
+        assert_eq!((fullness(2), limits.keys()), (unused, 1));
+        drop(held);
+        clock.advance(HOUR / 4);
+        let rate = Some(RateLeft { remaining: 2, next: HOUR / 4 });
+        assert_eq!(fullness(1), Fullness { rate, ..unused });
     }
 }

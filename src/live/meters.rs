@@ -21,12 +21,17 @@ const LATENCIES: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 pub struct Meters {
     registry: Registry,
     deliveries: Family<DeliveryLabels, Counter>,
+    pub deliveries_in_flight: Gauge,
+    pub deliveries_waiting: Gauge,
+    pub deliveries_shed: Counter,
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     unverified: Family<RouteLabels, Counter>,
+    report_only: Family<ReportLabels, Counter>,
     token_requests: Family<TokenLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
     pub client_connections: Gauge,
+    connections_closed: Family<ReasonLabels, Counter>,
     pub tunnels: Gauge,
     pub idle_target_connections: Gauge,
     addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
@@ -66,10 +71,25 @@ struct ReloadLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReasonLabels {
+    /// The key of `[server]` that bounds them.
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct TokenLabels {
     credential: String,
     /// `granted`, or the code of the refusal.
     result: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReportLabels {
+    /// Of what only reports: `limit`.
+    kind: &'static str,
+    /// From the configuration, so there are not many.
+    name: String,
+    code: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -111,12 +131,17 @@ impl Meters {
         let latency = Family::new_with_constructor((|| Histogram::new(LATENCIES)) as fn() -> Histogram);
         let meters = Self {
             deliveries: Family::default(),
+            deliveries_in_flight: Gauge::default(),
+            deliveries_waiting: Gauge::default(),
+            deliveries_shed: Counter::default(),
             latency,
             unverified: Family::default(),
+            report_only: Family::default(),
             token_requests: Family::default(),
             reloads: Family::default(),
             reload_failed: Gauge::default(),
             client_connections: Gauge::default(),
+            connections_closed: Family::default(),
             tunnels: Gauge::default(),
             idle_target_connections: Gauge::default(),
             addresses: Family::default(),
@@ -134,6 +159,21 @@ impl Meters {
             "Deliveries by route, result and whose fault it was",
             meters.deliveries.clone(),
         );
+        registry.register(
+            "deliveries_in_flight",
+            "Deliveries of all routes, without tunnels",
+            meters.deliveries_in_flight.clone(),
+        );
+        registry.register(
+            "deliveries_waiting",
+            "Deliveries that wait for one of server.max_deliveries to end",
+            meters.deliveries_waiting.clone(),
+        );
+        registry.register(
+            "deliveries_shed",
+            "Deliveries refused since there were server.max_deliveries already",
+            meters.deliveries_shed.clone(),
+        );
         let latency = meters.latency.clone();
         registry.register_with_unit(
             "delivery_duration",
@@ -145,6 +185,11 @@ impl Meters {
             "unverified_deliveries",
             "Deliveries over connections to targets that had to prove nothing (verify = \"none\")",
             meters.unverified.clone(),
+        );
+        registry.register(
+            "report_only",
+            "Deliveries that would have been refused, by what only reports (report_only = true)",
+            meters.report_only.clone(),
         );
         registry.register(
             "certificate_expiry_timestamp_seconds",
@@ -168,6 +213,11 @@ impl Meters {
             meters.reload_failed.clone(),
         );
         registry.register("client_connections", "Open connections from clients", meters.client_connections.clone());
+        registry.register(
+            "client_connections_closed",
+            "Connections closed since there were too many: of one address, or all together, the idle ones then",
+            meters.connections_closed.clone(),
+        );
         registry.register("tunnels", "Open CONNECT tunnels", meters.tunnels.clone());
         registry.register(
             "idle_target_connections",
@@ -208,6 +258,10 @@ impl Meters {
         self.unverified.get_or_create(&RouteLabels { route: Text(Some(route.clone())) }).inc();
     }
 
+    pub fn report_only(&self, kind: &'static str, name: &str, code: &'static str) {
+        self.report_only.get_or_create(&ReportLabels { kind, name: name.to_owned(), code }).inc();
+    }
+
     pub fn token_request(&self, credential: &CredentialName, result: &'static str) {
         self.token_requests.get_or_create(&TokenLabels { credential: credential.to_string(), result }).inc();
     }
@@ -240,6 +294,10 @@ impl Meters {
     pub fn tunnel(&self) -> Counted {
         self.tunnels.inc();
         Counted(self.tunnels.clone())
+    }
+
+    pub fn connection_closed(&self, reason: &'static str) {
+        self.connections_closed.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub fn reloaded(&self, adopted: bool) {

@@ -5,16 +5,22 @@ mod bucket;
 pub mod circuits;
 pub mod configuration;
 pub mod desk;
+mod flow;
+pub mod gate;
 pub mod limits;
 pub mod meters;
 pub mod proven;
+mod queue;
+mod rate;
 pub mod reach;
 pub mod records;
 pub mod reminders;
 pub mod replay;
 pub mod reuse;
 pub mod sources;
+mod table;
 pub mod tokens;
+pub mod tolls;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -41,6 +47,7 @@ use crate::policy::trust::Trust;
 pub struct Live {
     in_force: ArcSwap<InForce>,
     pub limits: Arc<limits::Limits>,
+    pub gate: Arc<gate::Gate>,
     pub replay: replay::Replay,
     pub reuse: Arc<reuse::Reuse>,
     pub circuits: Arc<circuits::Circuits>,
@@ -175,6 +182,7 @@ impl Live {
         Self {
             in_force: ArcSwap::from_pointee(in_force),
             limits: Arc::new(limits::Limits::new()),
+            gate: Arc::new(gate::Gate::new()),
             replay: replay::Replay::new(),
             reuse: Arc::new(reuse::Reuse::new()),
             circuits: Arc::default(),
@@ -294,6 +302,9 @@ impl Live {
                 .filter_map(|(name, signer)| Some((name, signer.tenants()?, signer.broken_tenants().count()))),
         );
         self.meters.expiries(&in_force.plan.expiries);
+        let (in_flight, waiting) = self.gate.count();
+        self.meters.deliveries_in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+        self.meters.deliveries_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         self.meters.idle_target_connections.set(i64::try_from(self.reuse.kept()).unwrap_or(i64::MAX));
         let counted = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.meters.suspected_gaps.set(counted(self.reach.gaps()));

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::hash::{Hash, Hasher};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,10 @@ pub struct Limit {
     pub per: Vec<Per>,
     /// How long a delivery may be held back before it is refused.
     pub wait: Duration,
+    /// Bytes a second, in both directions together.
+    pub bandwidth: Option<u64>,
+    /// Judged, recorded and counted, and not enforced.
+    pub report_only: bool,
 }
 
 /// `count` in each `period`, and `burst` at once.
@@ -60,39 +63,28 @@ pub struct Who<'a> {
     pub egress: &'a PoolName,
 }
 
-/// One counter of a limit. A field is `None` where the limit does not count by it; a delivery for no tenant is
-/// `Some(None)`, so that it is told from a limit that does not ask. Names are shared, so making one allocates nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LimitKey {
-    client: Option<ClientName>,
-    tenant: Option<Option<TenantName>>,
-    route: Option<RouteName>,
-    host: Option<Host>,
-    egress: Option<PoolName>,
-}
-
-impl Hash for LimitKey {
-    /// Only what is there: the keys of a limit all have the same fields, and this runs for every delivery.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { client, tenant, route, host, egress } = self;
-        client.iter().for_each(|name| name.hash(state));
-        tenant.iter().flatten().for_each(|name| name.hash(state));
-        route.iter().for_each(|name| name.hash(state));
-        host.iter().for_each(|host| host.hash(state));
-        egress.iter().for_each(|name| name.hash(state));
-    }
+/// What one counter of a limit counts. A field is `None` where the limit does not count by it; a delivery for no tenant
+/// is `Some(None)`, so that it is told from a limit that does not ask. All of it goes into the hash that the counter is
+/// known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LimitKey<'a> {
+    client: Option<&'a ClientName>,
+    tenant: Option<Option<&'a TenantName>>,
+    route: Option<&'a RouteName>,
+    host: Option<&'a Host>,
+    egress: Option<&'a PoolName>,
 }
 
 impl Limit {
     /// Unambiguous within this limit; another limit counts on its own.
-    pub fn key(&self, who: &Who<'_>) -> LimitKey {
+    pub fn key<'a>(&self, who: &Who<'a>) -> LimitKey<'a> {
         let per = |what| self.per.contains(&what);
         LimitKey {
-            client: per(Per::Client).then(|| who.client.clone()),
-            tenant: per(Per::Tenant).then(|| who.tenant.cloned()),
-            route: per(Per::Route).then(|| who.route.clone()),
-            host: per(Per::Host).then(|| who.host.clone()),
-            egress: per(Per::Egress).then(|| who.egress.clone()),
+            client: per(Per::Client).then_some(who.client),
+            tenant: per(Per::Tenant).then_some(who.tenant),
+            route: per(Per::Route).then_some(who.route),
+            host: per(Per::Host).then_some(who.host),
+            egress: per(Per::Egress).then_some(who.egress),
         }
     }
 }
@@ -168,8 +160,8 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<LimitNa
 }
 
 fn limit(name: &LimitName, written: &At<config::Limit>, problems: &mut Vec<Problem>) -> Limit {
-    if written.rate.is_none() && written.concurrency.is_none() {
-        let help = "add rate = \"50/s\" or concurrency = 20";
+    if written.rate.is_none() && written.concurrency.is_none() && written.bandwidth.is_none() {
+        let help = "add rate = \"50/s\", concurrency = 20 or bandwidth = \"10 MiB/s\"";
         problems.push(Problem::at(written.place, format!("the limit {name} limits nothing")).help(help));
     }
     if let (Some(burst), None) = (&written.burst, &written.rate) {
@@ -178,6 +170,15 @@ fn limit(name: &LimitName, written: &At<config::Limit>, problems: &mut Vec<Probl
     if let Some(concurrency) = written.concurrency.as_ref().filter(|concurrency| concurrency.value == 0) {
         let help = "to refuse all, leave the route out; to limit nothing, leave this out";
         problems.push(Problem::at(concurrency.place, "a concurrency of 0 lets nothing pass").help(help));
+    }
+    if let Some(bandwidth) = written.bandwidth.as_ref().filter(|bandwidth| bandwidth.value == 0) {
+        let help = "to refuse all, leave the route out; to limit nothing, leave this out";
+        problems.push(Problem::at(bandwidth.place, "a bandwidth of 0 lets nothing pass").help(help));
+    }
+    if let Some(bandwidth) = written.bandwidth.as_ref().filter(|_| written.report_only) {
+        let help = "a delivery that is slower is not refused: there is nothing to report of it";
+        problems
+            .push(Problem::warning(Some(bandwidth.place), "a limit that only reports holds no bandwidth").help(help));
     }
     if written.wait > WAIT_MAX {
         let help = "it paces a burst; what comes later, the client sends again";
@@ -194,6 +195,8 @@ fn limit(name: &LimitName, written: &At<config::Limit>, problems: &mut Vec<Probl
         concurrency: written.concurrency.as_ref().map(|concurrency| concurrency.value),
         per: written.per.iter().map(|per| per.value).collect(),
         wait: written.wait.min(WAIT_MAX),
+        bandwidth: written.bandwidth.as_ref().map(|bandwidth| bandwidth.value),
+        report_only: written.report_only,
     }
 }
 
@@ -237,7 +240,16 @@ mod tests {
     }
 
     fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, per: &[Per]) -> Arc<Limit> {
-        Arc::new(Limit { name: LimitName::new(name), quota, concurrency, per: per.into(), wait: Duration::ZERO })
+        let wait = Duration::ZERO;
+        Arc::new(Limit {
+            name: LimitName::new(name),
+            quota,
+            concurrency,
+            per: per.into(),
+            wait,
+            bandwidth: None,
+            report_only: false,
+        })
     }
 
     #[test]
@@ -286,7 +298,7 @@ mod tests {
         let tenants = [None, Some(TenantName::new("")), Some(TenantName::new("a.example"))];
         let keys = |per: &[Per]| -> usize {
             let limit = limit("l", None, Some(1), per);
-            let mut keys = HashSet::new();
+            let mut keys = HashSet::<LimitKey<'_>>::new();
             for host in &hosts {
                 for tenant in &tenants {
                     let who = Who { client: &client, tenant: tenant.as_ref(), route: &route, host, egress: &egress };
@@ -310,7 +322,7 @@ mod tests {
                 burst: burst.map(|burst| at(12, burst)),
                 concurrency: concurrency.map(|concurrency| at(13, concurrency)),
                 per: per.iter().map(|per| at(14, *per)).collect(),
-                wait: Duration::ZERO,
+                ..config::Limit::default()
             };
             let name = LimitName::new("l");
             let mut problems = vec![];
@@ -337,7 +349,7 @@ mod tests {
 
     #[test]
     fn no_wait_is_endless() {
-        let written = |wait| config::Limit { rate: None, burst: None, concurrency: Some(at(1, 1)), per: vec![], wait };
+        let written = |wait| config::Limit { concurrency: Some(at(1, 1)), wait, ..config::Limit::default() };
         let name = LimitName::new("l");
         for (wait, expected) in [(HOUR, None), (Duration::MAX, Some("a wait of more than an hour"))] {
             let mut problems = vec![];
@@ -345,6 +357,19 @@ mod tests {
             assert_eq!(compile(&config, &mut problems)[&name].wait, HOUR);
             assert_eq!(messages(&problems), Vec::from_iter(expected));
         }
+    }
+
+    #[test]
+    fn a_bandwidth_may_stand_alone() {
+        let written = |bandwidth, report_only| {
+            let limit = config::Limit { bandwidth: Some(at(1, bandwidth)), report_only, ..config::Limit::default() };
+            let mut problems = vec![];
+            let limit = super::limit(&LimitName::new("l"), &at(10, limit), &mut problems);
+            (limit.bandwidth, messages(&problems))
+        };
+        assert_eq!(written(1000, false), (Some(1000), vec![]));
+        assert_eq!(written(0, false).1, ["a bandwidth of 0 lets nothing pass"]);
+        assert_eq!(written(1000, true).1, ["warning: a limit that only reports holds no bandwidth"]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(crate) fn config() -> Config {
             listen: vec![at(0, Listen::Tcp(([127, 0, 0, 1], 4750).into()))],
             allow_anonymous: at(1, false),
             max_connections: 10,
+            max_connections_per_ip: None,
+            max_deliveries: 10,
             drain_timeout: second,
             workers: None,
             watch: true,

@@ -50,6 +50,8 @@ pub struct Plan {
     pub fuse: Option<circuit::Fuse>,
     pub drain_timeout: Duration,
     pub max_connections: usize,
+    pub max_connections_per_ip: Option<usize>,
+    pub max_deliveries: usize,
     pub digest: [u8; 32],
 }
 
@@ -88,6 +90,8 @@ pub fn compile_after(
         fuse: circuit::Fuse::compile(&config.circuit),
         drain_timeout: config.server.drain_timeout,
         max_connections: config.server.max_connections,
+        max_connections_per_ip: config.server.max_connections_per_ip,
+        max_deliveries: config.server.max_deliveries,
         digest: config.digest,
         pools,
         trusts,

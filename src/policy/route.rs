@@ -5,6 +5,8 @@ mod compile;
 #[cfg(test)]
 mod compile_tests;
 mod credential;
+mod reach;
+mod table;
 
 use std::collections::{BTreeMap, HashMap};
 use std::iter::successors;
@@ -19,6 +21,7 @@ use crate::policy::credential::Credential;
 use crate::policy::egress::Pool;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
+use table::Table;
 
 /// Bytes. A body that is signed, by us or by its client, is held in memory as a whole.
 pub const WHOLE_BODY_MAX: u64 = 64 << 20;
@@ -58,40 +61,20 @@ pub struct Tables<'a> {
 #[derive(Default)]
 pub struct Routes {
     written: Vec<Arc<Route>>,
-    exact: HashMap<Host, Vec<Entry>>,
+    exact: HashMap<Host, Table>,
     /// `*.acme.example` under `acme.example`.
-    subdomains: HashMap<Arc<str>, Vec<Entry>>,
-    any: Vec<Entry>,
-}
-
-/// One way into a route; those of one host pattern stand in order of precedence.
-#[derive(Clone)]
-struct Entry {
-    /// Empty: every path.
-    path: Arc<str>,
-    /// Empty: whoever it is for, or nobody.
-    tenants: Arc<[TenantName]>,
-    /// Empty: whoever calls.
-    clients: Arc<[ClientName]>,
-    route: Arc<Route>,
-}
-
-impl Entry {
-    fn matches(&self, client: &ClientName, tenant: Option<&TenantName>, path: &str) -> bool {
-        starts_with(path, &self.path) && self.is_for(client, tenant)
-    }
-
-    fn is_for(&self, client: &ClientName, tenant: Option<&TenantName>) -> bool {
-        (self.tenants.is_empty() || tenant.is_some_and(|tenant| self.tenants.contains(tenant)))
-            && (self.clients.is_empty() || self.clients.contains(client))
-    }
+    subdomains: HashMap<Arc<str>, Table>,
+    any: Table,
 }
 
 impl Routes {
     /// The best match: an exact host before the longest wildcard before `*`; then the longest path; then a route that
     /// names the tenant, and one that names the client.
     ///
-    /// `path` is without the query, as it will be sent.
+    /// `path` is without the query, as it will be sent. `/in` means `/in` and what is below it; `/in/` means what begins
+    /// so. Bytes are compared as they are sent, nothing is decoded: only the target knows what it makes of `%2e` or `..`.
+    /// So a path chooses how a webhook is treated, but fences nothing off: to this table `/in/../x` is below `/in/`, while
+    /// to the target it may be `/x`. What must not be reached needs another host, or a target that refuses it.
     pub fn choose(
         &self,
         client: &ClientName,
@@ -112,14 +95,15 @@ impl Routes {
         host: &Host,
     ) -> Option<&Arc<Route>> {
         let mut refuses = None;
-        for entry in self.entries(host).filter(|entry| entry.is_for(client, tenant)) {
-            match entry.route.connect {
-                Connect::Inspect => return Some(&entry.route),
-                Connect::Refuse => refuses = refuses.or(Some(&entry.route)),
-                Connect::Tunnel => {}
+        for table in self.tables(host) {
+            let [inspecting, refusing, whole] = table.of_tunnels(client, tenant);
+            let inspects = |route: &&Arc<Route>| route.connect == Connect::Inspect;
+            if let Some(route) = inspecting.or(whole.filter(inspects)) {
+                return Some(route);
             }
-            if entry.path.is_empty() {
-                return refuses.or(Some(&entry.route));
+            refuses = refuses.or(refusing);
+            if whole.is_some() {
+                return refuses.or(whole);
             }
         }
         refuses
@@ -155,11 +139,11 @@ impl Routes {
         host: &'q Host,
         path: &'q str,
     ) -> impl Iterator<Item = &'t Arc<Route>> {
-        self.entries(host).filter(move |entry| entry.matches(client, tenant, path)).map(|entry| &entry.route)
+        self.tables(host).flat_map(move |table| table.matching(client, tenant, path))
     }
 
     /// All that is said of a host, the most specific first.
-    fn entries<'t, 'q>(&'t self, host: &'q Host) -> impl Iterator<Item = &'t Entry> {
+    fn tables<'t, 'q>(&'t self, host: &'q Host) -> impl Iterator<Item = &'t Table> {
         let name = match host {
             Host::Name(name) => Some(&**name),
             Host::Ip(_) => None,
@@ -167,19 +151,8 @@ impl Routes {
         let parent = |name: &&'q str| name.split_once('.').map(|(_, parent)| parent);
         let parents = successors(name.as_ref().and_then(parent), parent);
         let wildcards = parents.filter_map(|parent| self.subdomains.get(parent));
-        self.exact.get(host).into_iter().chain(wildcards).chain([&self.any]).flatten()
+        self.exact.get(host).into_iter().chain(wildcards).chain([&self.any])
     }
-}
-
-/// Is this path one of those that a route means by `prefix`? `/in` means `/in` and what is below it; `/in/` means what
-/// begins so.
-///
-/// Bytes are compared as they are sent, nothing is decoded: only the target knows what it makes of `%2e` or `..`. So a
-/// path chooses how a webhook is treated, but fences nothing off: to this table `/in/../x` is below `/in/`, while to
-/// the target it may be `/x`. What must not be reached needs another host, or a target that refuses it.
-fn starts_with(path: &str, prefix: &str) -> bool {
-    let Some(rest) = path.strip_prefix(prefix) else { return false };
-    prefix.is_empty() || prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
 }
 
 #[cfg(test)]
@@ -199,9 +172,10 @@ mod tests {
             let named = |text: &str| Vec::from_iter((!text.is_empty()).then(|| at(99, text.to_owned())));
             (route.value.paths, route.value.tenants, route.value.clients) = (named(path), named(tenant), named(client));
             config.routes.push(route);
-            if !client.is_empty() {
-                let nobody = fixture::client();
-                config.clients.insert(ClientName::new(*client), at(98, nobody));
+            // And one more than the routes name, for those that name none.
+            for name in [client, "anybody"].into_iter().filter(|name| !name.is_empty()) {
+                let client = crate::config::Client { tenants: vec![at(97, "*".into())], ..fixture::client() };
+                config.clients.insert(ClientName::new(name), at(98, client));
             }
         }
         let mut problems = vec![];
@@ -272,15 +246,14 @@ mod tests {
             ("/in/", "/in/", true),
             ("/in/", "/in/x", true),
             ("/", "/anything", true),
-            ("", "/anything", true),
-            ("", "", true),
             // Nothing is decoded, nothing resolved.
             ("/in", "/%69n", false),
             ("/in/", "/in/../x", true),
             ("/in/", "/in/%2e%2e/x", true),
             ("/in/", "/x/../in/", false),
         ] {
-            assert_eq!(starts_with(path, prefix), expected, "{prefix} {path}");
+            let routes = routes(&[("r", "*", prefix, "", "")]);
+            assert_eq!(names(&routes, "a.example", path, "", "c").len(), usize::from(expected), "{prefix} {path}");
         }
     }
 
@@ -298,6 +271,34 @@ mod tests {
             let mut expected: Vec<String> = patterns.iter().filter(matches).cloned().collect();
             expected.sort_by_key(|pattern| (pattern.starts_with('*'), std::cmp::Reverse(pattern.len())));
             prop_assert_eq!(names(&routes, &host, "/", "", "c"), expected);
+        }
+
+        /// And so it is with paths, tenants and clients.
+        #[test]
+        fn the_best_of_all_that_match(
+            written in prop::collection::btree_set(
+                ("(\\*|(\\*\\.)?a\\.example)", "(|(/[ab]?){1,3})", "(|[tu])", "(|[cd])"), 1..20),
+            asked in prop::collection::vec(("(a|b)\\.a\\.example|a\\.example|z", "(/[abc]?){1,4}", "(|[tuv])", "[cde]"), 1..20),
+        ) {
+            let written: Vec<_> = written.into_iter().enumerate().map(|(i, it)| (format!("r{i}"), it)).collect();
+            let list: Vec<Written<'_>> =
+                written.iter().map(|(name, (host, path, tenant, client))| (&**name, &**host, &**path, &**tenant, &**client)).collect();
+            let routes = routes(&list);
+            for (host, path, tenant, client) in asked {
+                let target = crate::host::canonical(&host).unwrap();
+                let below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| {
+                    prefix.is_empty() || prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
+                });
+                let mut expected: Vec<&Written<'_>> = list.iter().filter(|(_, pattern, prefix, of, by)| {
+                    crate::host::HostPattern::parse(pattern).unwrap().matches(&target) && below(prefix)
+                        && (of.is_empty() || *of == tenant) && (by.is_empty() || *by == client)
+                }).collect();
+                expected.sort_by_key(|(_, pattern, prefix, of, by)| {
+                    (pattern.starts_with('*'), std::cmp::Reverse((pattern.len(), prefix.len())), of.is_empty(), by.is_empty())
+                });
+                let expected: Vec<String> = expected.iter().map(|(name, ..)| (*name).to_owned()).collect();
+                prop_assert_eq!(names(&routes, &host, &path, &tenant, &client), expected, "{} {} {} {}", host, path, tenant, client);
+            }
         }
     }
 }

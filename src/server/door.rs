@@ -3,12 +3,21 @@
 
 use tokio::sync::watch;
 
+use super::connections::Connections;
+
 /// Closes the door. Dropped, it leaves it as it is.
 pub struct Doorkeeper(watch::Sender<bool>);
 
 /// Those who came in through it hold it.
 #[derive(Clone)]
 pub struct Door(watch::Receiver<bool>);
+
+/// How a connection came in.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) connections: Connections,
+    pub(super) door: Door,
+}
 
 impl Doorkeeper {
     pub fn new() -> (Self, Door) {

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
+use super::connections::{Open, TooMany};
 use super::proxy_protocol::{self, Fault, Origin};
 use super::rarely::Kind;
 use super::stream::{Replayed, Stream};
@@ -28,6 +29,8 @@ enum Why {
     NoProxy,
     Header(Fault),
     Handshake(AcceptFault),
+    /// As many connections for this address are open already as may be.
+    Crowd,
 }
 
 impl Turned {
@@ -39,6 +42,7 @@ impl Turned {
             Why::Header(_) => Some(Kind::Header),
             Why::Handshake(AcceptFault::Failed(error)) if error.kind() == io::ErrorKind::UnexpectedEof => None,
             Why::Handshake(_) => Some(Kind::Handshake),
+            Why::Crowd => Some(Kind::Crowd),
         }
     }
 }
@@ -52,6 +56,7 @@ impl fmt::Display for Turned {
         match &self.why {
             Why::NoProxy => f.write_str("server.proxy_protocol does not name its network"),
             Why::Header(fault) => fault.fmt(f),
+            Why::Crowd => f.write_str("its address has as many as server.max_connections_per_ip allows"),
             Why::Handshake(fault) => match fault.source() {
                 Some(cause) => write!(f, "{fault}: {cause}"),
                 None => fault.fmt(f),
@@ -65,12 +70,17 @@ pub(super) async fn enter(
     live: &Live,
     stream: listen::Stream,
     peer: Option<IpAddr>,
+    open: &mut Open,
 ) -> Result<(Box<dyn Stream>, Caller), Turned> {
     let in_force = live.in_force();
     let turned = |why| Turned { peer, why };
     // Who comes in over a unix socket is on this host: there is nobody to hide from.
     let wants_tls = matches!(stream, listen::Stream::Tcp(_));
     let (stream, address) = introduced(&in_force, stream, peer).await.map_err(turned)?;
+    count(live, &in_force, open, address)?;
+    if in_force.plan.listener.proxies.is_some() {
+        open.makes_room(in_force.plan.max_connections).await;
+    }
     let caller = Caller { address, ..Caller::default() };
     let tls = in_force.listener_tls.as_ref().zip(in_force.plan.listener.tls.as_ref()).filter(|_| wants_tls);
     let Some((config, tls)) = tls else { return Ok((stream, caller)) };
@@ -78,6 +88,14 @@ pub(super) async fn enter(
     let accepted = Box::pin(accept::accept(stream, config, tls.fingerprint, deadline)).await;
     let (stream, certificate) = accepted.map_err(|fault| turned(Why::Handshake(fault)))?;
     Ok((Box::new(stream), Caller { certificate, ..caller }))
+}
+
+/// Counts a connection for the address that it is for.
+pub(super) fn count(live: &Live, in_force: &InForce, open: &mut Open, address: Option<IpAddr>) -> Result<(), Turned> {
+    open.comes_from(address, in_force.plan.max_connections_per_ip).map_err(|TooMany| {
+        live.meters.connection_closed("max_connections_per_ip");
+        Turned { peer: address, why: Why::Crowd }
+    })
 }
 
 /// The address that the connection is for: its peer's, or where the PROXY protocol is spoken, what the peer says.

@@ -18,6 +18,8 @@ pub(super) enum Kind {
     NoProxy,
     Header,
     Handshake,
+    /// One address has too many connections.
+    Crowd,
 }
 
 pub(super) struct Rarely(Mutex<HashMap<Kind, Heard>>);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
-use super::door::Door;
+use super::door::Way;
 use super::stay::Stay;
 use super::stream::{Replayed, Stream, poll_read};
 use super::{http1, http2, inspect};
@@ -23,8 +23,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
-pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>, door: Door) {
-    let stay = Stay::new(&live, None, Some(door));
+pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>, way: Way) {
+    let stay = Stay::new(&live, None, Some(way));
     if let Some((outside, inspection)) = serve_one(&live, stream, &caller, stay).await {
         inside(live, outside, inspection, caller).await;
     }
@@ -69,14 +69,18 @@ async fn serve_one(
 
 /// Reads as much as tells the versions apart. False: the client went, or it is time to.
 async fn read_opening(live: &Live, stay: &Stay, stream: &mut Box<dyn Stream>, opening: &mut BytesMut) -> bool {
-    let mut over = pin!(stay.over());
+    let mut over = pin!(Some(stay.over()));
     let mut deadline = Instant::now() + live.in_force().plan.timeouts.idle;
     loop {
-        let read = tokio::select! {
-            biased;
-            read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))) => read,
-            () = &mut over, if opening.is_empty() => return false,
+        let read = match over.as_mut().as_pin_mut() {
+            Some(over) => tokio::select! {
+                biased;
+                read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))) => read,
+                () = over => return false,
+            },
+            None => timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))).await,
         };
+        over.set(None); // it is not idle any more
         match read {
             Ok(Ok(length)) if length > 0 => {}
             _ => return false,

@@ -76,6 +76,8 @@ fn lines(status: &Value) -> Vec<(&'static str, String)> {
         lines.push(("egress", format!("{}: {usable} usable of {configured} addresses", text(&pool["pool"]))));
     }
     let count = |name: &str| status[name].to_string();
+    let (running, waiting) = (count("deliveries_in_flight"), count("deliveries_waiting"));
+    lines.push(("deliveries", format!("{running} in flight, {waiting} wait to be admitted")));
     let (clients, tunnels) = (count("client_connections"), count("tunnels"));
     let idle = count("idle_target_connections");
     lines.push(("connections", format!("{clients} of clients, {tunnels} tunnels, {idle} to targets kept for reuse")));

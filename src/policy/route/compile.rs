@@ -2,12 +2,12 @@
 //! What does each route mean, and can two be mistaken for each other?
 
 use std::borrow::Borrow;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::credential;
-use super::{Entry, Route, Routes, Tables, WHOLE_BODY_MAX};
+use super::table::Table;
+use super::{Route, Routes, Tables, WHOLE_BODY_MAX, reach};
 use crate::config::problem::nearest;
 use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
 use crate::host::HostPattern;
@@ -32,7 +32,7 @@ impl Routes {
         unique_names(&config.routes, problems);
         let mut used = Used::default();
         // Where each route's name is written, for two that cannot be told apart.
-        let mut names = HashMap::new();
+        let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());
         for written in &config.routes {
             let patterns = patterns(written, problems);
             let paths = paths(written, problems);
@@ -40,37 +40,26 @@ impl Routes {
             let Some(route) = route(written, config, tables, &mut used, problems).map(Arc::new) else { continue };
             names.insert(Arc::as_ptr(&route), written.name.place);
             for pattern in patterns {
-                let list = match pattern {
+                let table = match pattern {
                     HostPattern::Exact(host) => routes.exact.entry(host).or_default(),
                     HostPattern::Subdomains(parent) => routes.subdomains.entry(parent).or_default(),
                     HostPattern::Any => &mut routes.any,
                 };
-                list.extend(paths.iter().map(|path| Entry {
-                    path: path.clone(),
-                    tenants: tenants.clone(),
-                    clients: clients.clone(),
-                    route: route.clone(),
-                }));
+                for (path, tenant, client) in combinations(&paths, &tenants, &clients) {
+                    if let Some(before) = table.insert(path, tenant, client, &route) {
+                        ambiguous.insert((names[&Arc::as_ptr(&before)], written.name.place));
+                    }
+                }
             }
             routes.written.push(route);
         }
-        let mut told = HashSet::new();
-        let lists = routes.exact.values_mut().chain(routes.subdomains.values_mut()).chain([&mut routes.any]);
-        let mut ambiguous = Vec::new();
-        for list in lists {
-            list.sort_by_key(|entry| (Reverse(entry.path.len()), entry.tenants.is_empty(), entry.clients.is_empty()));
-            for pair in ties(list) {
-                if told.insert(pair) {
-                    ambiguous.push(pair.map(|route| names[&route]));
-                }
-            }
-        }
-        // The tables have no order; their problems do.
-        ambiguous.sort();
-        problems.extend(ambiguous.into_iter().map(|[first, second]| {
+        problems.extend(ambiguous.into_iter().map(|(first, second)| {
             let problem = Problem::at(second, "this route matches the same as another: which one would be chosen?");
             problem.also(first, "matches the same").help("give one of them another host, path, tenant or client")
         }));
+        let tables = routes.exact.values_mut().chain(routes.subdomains.values_mut()).chain([&mut routes.any]);
+        tables.for_each(Table::settle_tunnels);
+        reach::check(&routes, config, &names, problems);
         warn_of_unused(config, &used, problems);
         routes
     }
@@ -330,22 +319,16 @@ fn timeouts(written: &config::Route, config: &Config) -> Timeouts {
     }
 }
 
-/// Pairs of routes of one host pattern that some webhook matches equally well, the one written first first.
-fn ties(list: &[Entry]) -> Vec<[*const Route; 2]> {
-    let mut first = HashMap::new();
-    let mut ties = Vec::new();
-    for entry in list {
-        let route = Arc::as_ptr(&entry.route);
-        for tenant in each(&entry.tenants) {
-            for client in each(&entry.clients) {
-                let before = *first.entry((&*entry.path, tenant, client)).or_insert(route);
-                if before != route {
-                    ties.push([before, route]);
-                }
-            }
-        }
-    }
-    ties
+/// Each way in to a route: by each of its paths, for each of its tenants, from each of its clients.
+fn combinations<'a>(
+    paths: &'a [Arc<str>],
+    tenants: &'a [TenantName],
+    clients: &'a [ClientName],
+) -> impl Iterator<Item = (&'a str, Option<&'a TenantName>, Option<&'a ClientName>)> {
+    let pairs = move |path: &'a Arc<str>| {
+        each(tenants).flat_map(move |tenant| each(clients).map(move |client| (&**path, tenant, client)))
+    };
+    paths.iter().flat_map(pairs)
 }
 
 /// Each name, or `None` once where any will do.

@@ -37,14 +37,14 @@ fn github() -> At<config::Signer> {
 fn limit() -> At<Limit> {
     let rate = Rate { count: 1, period: Duration::from_secs(1) };
     let per = vec![at(52, Per::Host)];
-    at(50, Limit { rate: Some(at(51, rate)), burst: None, concurrency: None, per, wait: Duration::ZERO })
+    at(50, Limit { rate: Some(at(51, rate)), per, ..Limit::default() })
 }
 
 /// One route for `hooks.acme.example`, beside one of everything it may name.
 fn one(change: impl FnOnce(&mut config::Route)) -> Config {
     let mut config = config();
-    let nobody = client();
-    config.clients.insert(ClientName::new("billing"), at(60, nobody));
+    let anybodys = config::Client { tenants: vec![at(61, "*".into())], ..client() };
+    config.clients.insert(ClientName::new("billing"), at(60, anybodys));
     config.signers.insert(SignerName::new("platform"), signer());
     config.limits.insert(LimitName::new("per-host"), limit());
     let mut route = route(100, "acme", "hooks.acme.example");
@@ -228,6 +228,43 @@ fn two_routes_that_cannot_be_told_apart() {
         let places: Vec<_> =
             problems.iter().map(|p| (p.place.unwrap().start, p.also.as_ref().unwrap().0.start)).collect();
         assert_eq!(places, Vec::from_iter(expected.then_some((200, 100))), "{i} {problems:?}");
+    }
+}
+
+/// (clients as name and tenants, routes as tenants and clients, which of them nothing can take).
+type Hidden<'a> = (&'a [(&'a str, &'a [&'a str])], &'a [(&'a [&'a str], &'a [&'a str])], &'a [usize]);
+
+#[test]
+fn routes_that_nothing_can_take() {
+    let table: &[Hidden<'_>] = &[
+        (&[("a", &["t"])], &[(&["t"], &["a"])], &[]),
+        (&[("a", &["t"])], &[(&["u"], &["a"])], &[0]),
+        (&[("a", &["t"])], &[(&["u"], &[])], &[0]),
+        (&[("a", &["t"])], &[(&["t", "u"], &[])], &[]),
+        (&[("a", &["*"])], &[(&["u"], &[])], &[]),
+        (&[("a", &["t"]), ("b", &["u"])], &[(&["u"], &["a"]), (&["t"], &["a", "b"])], &[0]),
+        (&[("a", &["*"]), ("b", &["*"])], &[(&[], &["a"]), (&[], &["b"]), (&[], &[])], &[2]),
+        (&[("a", &["*"]), ("b", &["*"])], &[(&[], &["a"]), (&["t"], &["b"]), (&[], &[])], &[]),
+        (&[("a", &["t"]), ("b", &["u"])], &[(&["t"], &["a"]), (&["t"], &[]), (&[], &[])], &[1]),
+        // Nobody may call: that is another matter.
+        (&[], &[(&["t"], &[])], &[]),
+    ];
+    let list = |names: &[&str]| names.iter().map(|name| at(1, (*name).to_owned())).collect::<Vec<_>>();
+    for (i, (clients, routes, expected)) in table.iter().enumerate() {
+        let mut config = config();
+        for (name, tenants) in *clients {
+            let named = config::Client { tenants: list(tenants), ..client() };
+            config.clients.insert(ClientName::new(*name), at(60, named));
+        }
+        for (number, (tenants, clients)) in routes.iter().enumerate() {
+            let mut route = route(100 * (number as u32 + 1), &number.to_string(), "hooks.acme.example");
+            (route.value.tenants, route.value.clients) = (list(tenants), list(clients));
+            config.routes.push(route);
+        }
+        let (_, problems) = compile(&config);
+        let found: Vec<_> = problems.iter().map(|p| (p.place.unwrap().start, p.also.is_some())).collect();
+        let expected: Vec<_> = expected.iter().map(|number| (100 * (*number as u32 + 1), true)).collect();
+        assert_eq!(found, expected, "{i} {problems:?}");
     }
 }
 

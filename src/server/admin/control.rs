@@ -111,6 +111,8 @@ pub(super) fn status(live: &Live) -> Value {
         "listeners": *live.configuration.listening(),
         "pools": in_force.plan.pools.iter().map(pool).collect::<Vec<_>>(),
         "client_connections": live.meters.client_connections.get(),
+        "deliveries_in_flight": live.gate.count().0,
+        "deliveries_waiting": live.gate.count().1,
         "tunnels": live.meters.tunnels.get(),
         "idle_target_connections": live.reuse.kept(),
     })

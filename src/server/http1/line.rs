@@ -82,7 +82,7 @@ impl Line {
 
     /// The next request's head. A connection that has sent nothing of it yet ends when `over` does.
     pub(super) async fn head(&self, idle: Duration, over: impl Future<Output = ()>) -> Result<Head, NoHead> {
-        let mut over = pin!(over);
+        let mut over = pin!(Some(over));
         let mut deadline = Instant::now() + idle;
         let mut begun = false;
         self.state().release();
@@ -92,13 +92,14 @@ impl Line {
             }
             if !begun && !self.state().buffer.is_empty() {
                 begun = true;
+                over.set(None);
                 deadline = Instant::now() + HEAD_TIMEOUT;
             }
             let read = poll_fn(|cx| {
                 if let Poll::Ready(read) = self.state().poll_read(cx) {
                     return Poll::Ready(read);
                 }
-                if !begun && over.as_mut().poll(cx).is_ready() {
+                if over.as_mut().as_pin_mut().is_some_and(|over| over.poll(cx).is_ready()) {
                     return Poll::Ready(Ok(0));
                 }
                 Poll::Pending

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::inspect::Inside;
 use super::malformed::{HEAD_MAX, Malformed};
-use super::stay::Stay;
+use super::stay::{Stay, told_to_go};
 use super::stream::Stream;
 use crate::delivery::{self, Arrival};
 use crate::live::Live;
@@ -70,12 +70,13 @@ async fn accept<S: Stream>(
     inside: Inside,
 ) {
     let mut tasks = JoinSet::new();
-    let mut over = pin!(stay.over());
+    let mut over = pin!(stay.drained());
     let mut is_leaving = false;
     // Pings and settings are no reason to stay.
     let mut quiet_since = Instant::now();
     loop {
         let patience = if is_leaving { GOODBYE } else { live.in_force().plan.timeouts.idle };
+        let idle = (tasks.is_empty() && !is_leaving).then(|| stay.idle()).flatten();
         let is_over = tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok(_)) if tasks.len() >= TASKS_MAX => {
@@ -98,6 +99,13 @@ async fn accept<S: Stream>(
             }
             () = sleep_until(quiet_since + patience), if tasks.is_empty() => true,
             () = &mut over, if !is_leaving => true,
+            () = told_to_go(idle.as_ref()) => {
+                // What the client has asked for just now it may ask for elsewhere: it was not seen (RFC 9113 §6.8).
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                is_leaving = true;
+                quiet_since = Instant::now();
+                false
+            }
         };
         if is_over && is_leaving {
             return;

@@ -1,0 +1,174 @@
+//! The routes of one host pattern: by path, then by tenant, then by client, each looked up by what it is.
+//! Which of them does this webhook take, however many there are?
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Route;
+use crate::config::Connect;
+use crate::names::{ClientName, TenantName};
+
+/// Small where there is one route, since most hosts have one.
+#[derive(Default)]
+pub(super) struct Table {
+    /// Of every path.
+    whole: Ways,
+    paths: Option<Box<Paths>>,
+}
+
+#[derive(Default)]
+struct Paths {
+    by_prefix: HashMap<Box<[u8]>, Ways>,
+    /// Of the prefixes, the longest first.
+    lengths: Vec<usize>,
+    /// Of those that look inside of tunnels, and of those that open none: which path a tunnel is for, nobody knows.
+    inspecting: Ways,
+    refusing: Ways,
+}
+
+/// Routes of one path.
+#[derive(Default)]
+#[expect(
+    clippy::box_collection,
+    reason = "a table for each of a hundred thousand hosts: a pointer is an eighth of a map"
+)]
+pub(super) struct Ways {
+    by_tenant: Option<Box<HashMap<TenantName, Calls>>>,
+    /// Whoever it is for, or nobody.
+    others: Calls,
+}
+
+/// Routes of one path and tenant.
+#[derive(Default)]
+#[expect(clippy::box_collection, reason = "as above")]
+pub(super) struct Calls {
+    by_client: Option<Box<HashMap<ClientName, Arc<Route>>>>,
+    /// Whoever calls.
+    others: Option<Arc<Route>>,
+}
+
+impl Table {
+    /// Another route is there already for the same: it stays, and is given back.
+    pub(super) fn insert(
+        &mut self,
+        path: &str,
+        tenant: Option<&TenantName>,
+        client: Option<&ClientName>,
+        route: &Arc<Route>,
+    ) -> Option<Arc<Route>> {
+        if path.is_empty() {
+            return self.whole.insert(tenant, client, route);
+        }
+        let paths = self.paths.get_or_insert_default();
+        if let Err(at) = paths.lengths.binary_search_by(|length| path.len().cmp(length)) {
+            paths.lengths.insert(at, path.len());
+        }
+        paths.by_prefix.entry(path.as_bytes().into()).or_default().insert(tenant, client, route)
+    }
+
+    /// To be called when all are there: of those that say something of tunnels, the longest path is asked.
+    pub(super) fn settle_tunnels(&mut self) {
+        let Some(paths) = &mut self.paths else { return };
+        let mut prefixes: Vec<_> = paths.by_prefix.iter().collect();
+        prefixes.sort_unstable_by_key(|(prefix, _)| (Reverse(prefix.len()), *prefix));
+        for (tenant, client, route) in prefixes.into_iter().flat_map(|(_, ways)| ways.all()) {
+            match route.connect {
+                Connect::Inspect => drop(paths.inspecting.insert(tenant, client, route)),
+                Connect::Refuse => drop(paths.refusing.insert(tenant, client, route)),
+                Connect::Tunnel => {}
+            }
+        }
+    }
+
+    /// Everything that matches, the best first: the longest path, then who names the tenant, then who names the client.
+    pub(super) fn matching<'t, 'q>(
+        &'t self,
+        client: &'q ClientName,
+        tenant: Option<&'q TenantName>,
+        path: &'q str,
+    ) -> impl Iterator<Item = &'t Arc<Route>> + use<'t, 'q> {
+        let by_path = self.paths.iter().flat_map(move |paths| paths.ways(path));
+        by_path.chain([&self.whole]).flat_map(move |ways| ways.matching(client, tenant))
+    }
+
+    /// One that inspects tunnels, or refuses them, for some paths of all; and the one for all of them.
+    pub(super) fn of_tunnels(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 3] {
+        let settles = |ways: fn(&Paths) -> &Ways| {
+            self.paths.as_ref().and_then(|paths| ways(paths).matching(client, tenant).next())
+        };
+        let whole = self.whole.matching(client, tenant).next();
+        [settles(|paths| &paths.inspecting), settles(|paths| &paths.refusing), whole]
+    }
+
+    /// Each place in it: for the tenant, if it is for one, the calls.
+    pub(super) fn calls(&self) -> impl Iterator<Item = (Option<&TenantName>, &Calls)> {
+        let ways = self.paths.iter().flat_map(|paths| paths.by_prefix.values()).chain([&self.whole]);
+        ways.flat_map(Ways::calls)
+    }
+}
+
+impl Paths {
+    /// Bytes are compared, so no character is cut. A path is asked about once for each length of which there are
+    /// prefixes, whatever its own length and however many slashes it has.
+    fn ways<'t, 'q>(&'t self, path: &'q str) -> impl Iterator<Item = &'t Ways> + use<'t, 'q> {
+        let path = path.as_bytes();
+        let may_end = move |length: &&usize| {
+            let (length, slash) = (**length, Some(&b'/'));
+            length <= path.len() && (path.get(length - 1) == slash || length == path.len() || path.get(length) == slash)
+        };
+        self.lengths.iter().filter(may_end).filter_map(move |length| self.by_prefix.get(&path[..*length]))
+    }
+}
+
+impl Ways {
+    fn insert(
+        &mut self,
+        tenant: Option<&TenantName>,
+        client: Option<&ClientName>,
+        route: &Arc<Route>,
+    ) -> Option<Arc<Route>> {
+        let calls = match tenant {
+            Some(tenant) => self.by_tenant.get_or_insert_default().entry(tenant.clone()).or_default(),
+            None => &mut self.others,
+        };
+        let there = match client {
+            Some(client) => {
+                calls.by_client.get_or_insert_default().entry(client.clone()).or_insert_with(|| route.clone())
+            }
+            None => calls.others.get_or_insert_with(|| route.clone()),
+        };
+        (!Arc::ptr_eq(there, route)).then(|| there.clone())
+    }
+
+    fn calls(&self) -> impl Iterator<Item = (Option<&TenantName>, &Calls)> {
+        let by_tenant = self.by_tenant.iter().flat_map(|tenants| tenants.iter());
+        by_tenant.map(|(tenant, calls)| (Some(tenant), calls)).chain([(None, &self.others)])
+    }
+
+    fn all(&self) -> impl Iterator<Item = (Option<&TenantName>, Option<&ClientName>, &Arc<Route>)> {
+        self.calls().flat_map(|(tenant, calls)| {
+            let by_client = calls.clients().map(move |(client, route)| (tenant, Some(client), route));
+            by_client.chain(calls.others.iter().map(move |route| (tenant, None, route)))
+        })
+    }
+
+    fn matching(&self, client: &ClientName, tenant: Option<&TenantName>) -> impl Iterator<Item = &Arc<Route>> {
+        let of_tenant = tenant.and_then(|tenant| self.by_tenant.as_ref()?.get(tenant));
+        of_tenant.into_iter().chain([&self.others]).flat_map(|calls| calls.by(client).into_iter().chain(&calls.others))
+    }
+}
+
+impl Calls {
+    pub(super) fn by(&self, client: &ClientName) -> Option<&Arc<Route>> {
+        self.by_client.as_ref()?.get(client)
+    }
+
+    pub(super) fn others(&self) -> Option<&Arc<Route>> {
+        self.others.as_ref()
+    }
+
+    pub(super) fn clients(&self) -> impl Iterator<Item = (&ClientName, &Arc<Route>)> {
+        self.by_client.iter().flat_map(|clients| clients.iter())
+    }
+}
