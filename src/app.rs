@@ -2,7 +2,6 @@
 //! How does the proxy start, and how does it stop?
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,13 +14,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{Config, Listen, Verify};
+use crate::config::{self, Config, Problem, Verify};
+use crate::live::configuration::By;
 use crate::live::records::Records;
 use crate::live::{InForce, Live};
-use crate::net::listen::{self, Listener};
 use crate::policy::Plan;
-use crate::reload::{Reloader, Trigger};
-use crate::server::{self, Connections};
+use crate::reload::listeners::Listeners;
+use crate::reload::{self, Reloader};
+use crate::server::Connections;
 use crate::sysexits;
 use crate::upkeep;
 
@@ -33,6 +33,7 @@ pub struct Start {
     pub path: Option<PathBuf>,
     pub config: Config,
     pub plan: Plan,
+    pub warnings: Vec<Problem>,
 }
 
 /// Runs until TERM or INT, then drains.
@@ -76,12 +77,11 @@ pub struct Proxy {
     live: Arc<Live>,
     connections: Connections,
     tasks: JoinSet<()>,
+    listeners: Arc<Listeners>,
     reloader: Option<Reloader>,
-    trigger: Option<Trigger>,
     signals: Signals,
     /// Where clients connect, as bound.
     pub addresses: Vec<String>,
-    pub admin_addresses: Vec<String>,
 }
 
 impl Proxy {
@@ -89,37 +89,28 @@ impl Proxy {
         // First of all: until a signal is listened for, it kills.
         let signals = Signals::listen()
             .map_err(|fault| Failed(sysexits::OS_ERROR, format!("cannot listen for signals: {fault}")))?;
-        let Start { path, config, plan } = start;
+        let Start { path, config, plan, warnings } = start;
         let records = Records::open(&config.log.deliveries)
             .map_err(|fault| Failed(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {fault}")))?;
         let in_force = InForce::new(plan, &config.resolver, None)
             .map_err(|fault| Failed(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
         let live = Arc::new(Live::new(in_force, records));
-        let listeners = bind_all(config.server.listen.iter().map(|listen| &listen.value))?;
-        let admin = bind_all(config.admin.listen.iter().map(|listen| &listen.value))?;
-        let addresses: Vec<_> = listeners.iter().map(Listener::name).collect();
-        let admin_addresses: Vec<_> = admin.iter().map(Listener::name).collect();
-        let sockets: Vec<SocketAddr> =
-            listeners.iter().chain(&admin).filter_map(|listener| listener.local_addr().ok().flatten()).collect();
-        live.sources.listening(sockets);
-
+        live.configuration.adopt(reload::first(&config, config::one_line_each(&warnings, &config.sources)));
         let connections = Connections::new();
+        let listeners = Arc::new(Listeners::new(Arc::clone(&live), connections.clone()));
+        listeners
+            .start(&config)
+            .map_err(|(listen, fault)| Failed(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {fault}")))?;
+        let addresses = live.configuration.listening().server.clone();
         let mut tasks = JoinSet::new();
-        for listener in listeners {
-            tasks.spawn(server::accept(Arc::clone(&live), listener, connections.clone()));
-        }
-        for listener in admin {
-            tasks.spawn(server::admin::accept(Arc::clone(&live), listener));
-        }
         tasks.spawn(upkeep::upkeep(Arc::clone(&live)));
-        let reloader = path.map(|path| Reloader::new(path, config, Arc::clone(&live)));
-        Ok(Self { live, connections, tasks, reloader, trigger: None, signals, addresses, admin_addresses })
+        let reloader = path.map(|path| Reloader::new(path, config, Arc::clone(&live), Arc::clone(&listeners)));
+        Ok(Self { live, connections, tasks, listeners, reloader, signals, addresses })
     }
 
     /// Watches the configuration from now on; without a file there is nothing to watch.
     pub fn reload_on_change(&mut self) {
         if let Some(reloader) = self.reloader.take() {
-            self.trigger = Some(reloader.trigger());
             self.tasks.spawn(reloader.run());
         }
     }
@@ -131,9 +122,9 @@ impl Proxy {
         self.tasks.spawn(watchdog());
         while let Told::Reload = self.signals.next().await {
             self.live.records.reopen();
-            match &self.trigger {
-                Some(trigger) => trigger.pull(),
-                None => info!("no configuration file to reload: the built-in one is in force"),
+            match self.live.desk.is_attended() {
+                true => self.live.desk.ask(By::Signal),
+                false => info!("no configuration file to reload: the built-in one is in force"),
             }
         }
         self.stop().await
@@ -155,6 +146,7 @@ impl Proxy {
         }
         self.live.cut();
         self.tasks.shutdown().await;
+        self.listeners.shutdown().await;
         // The deliveries that were cut have records to leave.
         let all_gone = async {
             self.connections.all_closed().await;
@@ -167,12 +159,6 @@ impl Proxy {
     }
 
     fn announce(&self) {
-        for address in &self.addresses {
-            info!("proxy listening on {address}");
-        }
-        for address in &self.admin_addresses {
-            info!("admin listening on {address}");
-        }
         let (now, view, in_force) = (Timestamp::now(), self.live.sources.view(), self.live.in_force());
         for (name, pool) in &in_force.plan.pools {
             let ranges = pool.in_force(now);
@@ -228,14 +214,6 @@ impl Signals {
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
-
-fn bind_all<'a>(wanted: impl Iterator<Item = &'a Listen>) -> Result<Vec<Listener>, Failed> {
-    let bind = |wanted: &Listen| {
-        listen::bind(wanted)
-            .map_err(|fault| Failed(sysexits::UNAVAILABLE, format!("cannot listen on {wanted}: {fault}")))
-    };
-    wanted.map(bind).collect::<Result<Vec<_>, _>>().map(|lists| lists.into_iter().flatten().collect())
 }
 
 /// Tells systemd that the event loop turns, twice in each period it allows.

@@ -19,7 +19,14 @@ pub async fn upkeep(live: Arc<Live>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut usable = None;
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // A range ends when it was said to, not some seconds later.
+            () = tokio::time::sleep(next_end(&live.in_force())) => {
+                live.sweep_connections();
+                continue;
+            }
+        }
         live.sources.refresh();
         let in_force = live.in_force();
         sweep(&live, &in_force).await;
@@ -32,18 +39,23 @@ pub async fn upkeep(live: Arc<Live>) {
     }
 }
 
+/// How long until the next of our ranges ends, if that is soon.
+fn next_end(in_force: &InForce) -> Duration {
+    let now = Timestamp::now();
+    let ranges = in_force.plan.pools.values().flat_map(|pool| pool.announced(now));
+    let ends = ranges.filter_map(|range| range.until).filter(|until| *until > now);
+    ends.min().map_or(2 * EVERY, |until| until.duration_since(now).unsigned_abs())
+}
+
 /// Forgets what nobody needs any more.
 async fn sweep(live: &Live, in_force: &InForce) {
-    let (now, view) = (Timestamp::now(), live.sources.view());
-    let (pools, timeouts, credentials) = (&in_force.plan.pools, &in_force.plan.timeouts, &in_force.plan.credentials);
+    let (now, credentials) = (Timestamp::now(), &in_force.plan.credentials);
     live.sweep_retired();
     live.limits.sweep().await;
     live.replay.sweep(now);
     live.circuits.sweep(in_force.plan.fuse.as_ref());
     live.tokens.sweep(|print| credentials.values().any(|credential| credential.fetches_as(print)));
-    live.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {
-        view.has(from) && pools.values().any(|pool| pool.contains(from, now))
-    });
+    live.sweep_connections();
 }
 
 /// Which signers have no key, or soon will have none.

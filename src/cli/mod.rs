@@ -4,6 +4,7 @@
 mod alone;
 mod ca;
 mod check;
+mod control;
 mod demo;
 mod egress;
 mod explain;
@@ -41,6 +42,12 @@ enum Command {
     Check(check::Check),
     /// Show which route, pool, source address, trust, signers and limits a webhook would get, and why
     Explain(explain::Explain),
+    /// Put into force what is on disk, and show what that changes
+    Reload(control::reload::Reload),
+    /// Show what would change, before it does
+    Diff(control::diff::Diff),
+    /// Show what a running proxy has in force, since when, by whom, and what is wrong
+    Status(control::status::Status),
     /// Send one webhook now, and see every step of it
     Send(send::Send),
     /// See the whole product at work on loopback, with throw-away certificates
@@ -65,6 +72,9 @@ impl Arguments {
             Command::Run(run) => run.run(),
             Command::Check(check) => check.run(),
             Command::Explain(explain) => explain.run(),
+            Command::Reload(reload) => reload.run(),
+            Command::Diff(diff) => diff.run(),
+            Command::Status(status) => status.run(),
             Command::Send(send) => send.run(),
             Command::Demo(demo) => demo.run(),
             Command::Egress(egress) => egress.run(),
@@ -115,17 +125,11 @@ fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
                 Err(Invalid { problems: warnings, sources: config.sources })
             }
         },
-        Err(rejected) => Err(every_problem(rejected, now)),
+        Err(rejected) => {
+            let (problems, sources) = policy::every_problem(rejected, now);
+            Err(Invalid { problems, sources })
+        }
     }
-}
-
-/// What the text alone tells, and what the parts of it that could be read would mean.
-fn every_problem(rejected: config::Rejected, now: jiff::Timestamp) -> Invalid {
-    let config::Rejected { mut problems, sources, rest, .. } = rejected;
-    if let Some(Err(more)) = rest.map(|rest| policy::compile(&rest, now)) {
-        problems.extend(more);
-    }
-    Invalid { problems, sources }
 }
 
 /// For commands that only need a valid configuration: its problems on stderr, and the exit code for it.

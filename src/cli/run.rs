@@ -35,7 +35,7 @@ impl Run {
         if valid.path.is_none() {
             warn!("no configuration file: the built-in one serves this host alone");
         }
-        app::run(Start { path: valid.path, config: valid.config, plan: valid.plan })
+        app::run(Start { path: valid.path, config: valid.config, plan: valid.plan, warnings: valid.warnings })
     }
 }
 

@@ -35,6 +35,25 @@ const SECRETIVE: [&str; 4] = ["secret", "token", "passw", "passphrase"];
 /// in the sections of clients, signers and credentials and below keys that sound like it. `errors`: where the text is no TOML, so
 /// that `table` does not hold it all.
 pub(super) fn conceal(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) -> String {
+    let mut spans = secrets(table);
+    if !errors.is_empty() {
+        spans.extend(broken_lines(text, errors));
+    }
+    let mut bytes = text.as_bytes().to_vec();
+    for span in spans {
+        for byte in bytes.get_mut(span).into_iter().flatten() {
+            // Quotes stay, so that it still is a string.
+            if !b"\n\"'".contains(byte) {
+                *byte = b'*';
+            }
+        }
+    }
+    // Spans are those of whole values and lines, so this loses nothing; and if it did, nothing is shown that must not.
+    String::from_utf8(bytes).unwrap_or_else(|_| "*".repeat(text.len()))
+}
+
+/// Where the values stand that may be secrets.
+pub(super) fn secrets(table: &DeTable<'_>) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     for (key, value) in table {
         let section = key.get_ref();
@@ -50,20 +69,7 @@ pub(super) fn conceal(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) 
             _ => gather(value, inside, &OPEN, &mut spans),
         }
     }
-    if !errors.is_empty() {
-        spans.extend(broken_lines(text, errors));
-    }
-    let mut bytes = text.as_bytes().to_vec();
-    for span in spans {
-        for byte in bytes.get_mut(span).into_iter().flatten() {
-            // Quotes stay, so that it still is a string.
-            if !b"\n\"'".contains(byte) {
-                *byte = b'*';
-            }
-        }
-    }
-    // Spans are those of whole values and lines, so this loses nothing; and if it did, nothing is shown that must not.
-    String::from_utf8(bytes).unwrap_or_else(|_| "*".repeat(text.len()))
+    spans
 }
 
 fn is_credentials(section: &str) -> bool {

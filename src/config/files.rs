@@ -1,7 +1,7 @@
 //! The only code of the configuration that opens files: never blocks on one, never reads without a limit, forgets none.
 //! What stands in this file, and which files were looked at?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -105,12 +105,22 @@ impl Seen {
 /// Every file and directory looked at, and the running digest of their content.
 pub(super) struct Files {
     paths: BTreeSet<PathBuf>,
+    /// SHA-256 of each file that was read, and of what else stands at a path.
+    contents: BTreeMap<PathBuf, [u8; 32]>,
     digest: digest::Context,
+}
+
+/// What reading has looked at.
+pub(super) struct Looked {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) contents: BTreeMap<PathBuf, [u8; 32]>,
+    /// SHA-256 over path and content of all that was read.
+    pub(super) digest: [u8; 32],
 }
 
 impl Files {
     pub(super) fn new() -> Self {
-        Self { paths: BTreeSet::new(), digest: digest::Context::new(&digest::SHA256) }
+        Self { paths: BTreeSet::new(), contents: BTreeMap::new(), digest: digest::Context::new(&digest::SHA256) }
     }
 
     /// A file that cannot be read is remembered too: that it appears is a change.
@@ -119,7 +129,14 @@ impl Files {
         let content = read(path, max)?;
         self.digest(path.as_os_str().as_encoded_bytes());
         self.digest(&content.bytes);
+        self.contents.insert(path.to_owned(), sha256(&content.bytes));
         Ok(content)
+    }
+
+    /// What stands at a path, where that is more than a file.
+    pub(super) fn note(&mut self, path: PathBuf, digest: [u8; 32]) {
+        self.digest(&digest);
+        self.contents.insert(path, digest);
     }
 
     /// Content that is part of the configuration and stands in no file of ours.
@@ -153,12 +170,17 @@ impl Files {
         self.paths.insert(path.to_owned());
     }
 
-    /// What was looked at, and SHA-256 over path and content of all that was read.
-    pub(super) fn finish(self) -> (Vec<PathBuf>, [u8; 32]) {
+    pub(super) fn finish(self) -> Looked {
         let mut digest = [0; 32];
         digest.copy_from_slice(self.digest.finish().as_ref());
-        (self.paths.into_iter().collect(), digest)
+        Looked { paths: self.paths.into_iter().collect(), contents: self.contents, digest }
     }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    sum
 }
 
 fn read(path: &Path, max: u64) -> Result<Content, FileFault> {
@@ -257,7 +279,8 @@ mod tests {
         let digest = |max| {
             let mut files = Files::new();
             let fault = files.read(&path, max).is_err();
-            (fault, files.finish())
+            let looked = files.finish();
+            (fault, (looked.paths, looked.digest))
         };
         let (whole, short) = (digest(5), digest(4));
         fs::write(&path, b"12346").unwrap();

@@ -110,7 +110,7 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Arc<
     reader.files.digest(read.path.as_os_str().as_encoded_bytes());
     for (tenant, folder) in &read.tenants {
         reader.files.digest(tenant.as_str().as_bytes());
-        reader.files.digest(&folder.digest);
+        reader.files.note(read.folder(tenant), folder.digest);
     }
     let read = Arc::new(read);
     reader.key_dirs.insert(read.path.clone(), Arc::clone(&read));

@@ -94,6 +94,7 @@ pub(super) static SERVER: Shape = Shape {
         "max_deliveries",
         "drain_timeout",
         "workers",
+        "watch",
     ],
     later: &[],
     renamed: &[
@@ -111,6 +112,8 @@ pub(super) static SERVER: Shape = Shape {
         ("allow_missing_role", "allow_anonymous"),
         ("anonymous", "allow_anonymous"),
         ("pseudonym", "name"),
+        ("auto_reload", "watch"),
+        ("hot_reload", "watch"),
     ],
 };
 

@@ -14,6 +14,7 @@ use super::conceal::conceal;
 use super::files::{FILE_MAX, FileFault, Files, INCLUDES_MAX};
 use super::problem::{PROBLEMS_MAX, Problem, Severity, Sources};
 use super::read::{Environment, Reader, Table, Value};
+use super::written::Written;
 use super::{Config, KeyDirs, credential, keys, named, sections, signer, syntax, trust};
 
 /// A configuration without problems, so far as its text tells.
@@ -202,7 +203,7 @@ impl<'e> Reader<'e> {
 
     fn reject(self, rest: Option<Box<Config>>) -> Rejected {
         let problems = in_order(self.problems, self.syntax, &self.sources);
-        let (files, _) = self.files.finish();
+        let files = self.files.finish().paths;
         Rejected { problems, sources: self.sources, files, key_dirs: self.key_dirs, rest }
     }
 }
@@ -273,6 +274,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         sources: reader.sources.clone(),
         files: Vec::new(),
         key_dirs: reader.key_dirs.clone(),
+        written: Arc::default(),
         digest: [0; 32],
     };
     let whole = reader.syntax.is_empty();
@@ -280,6 +282,9 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         return Err(reader.reject(whole.then(|| Box::new(config))));
     }
     let warnings = in_order(reader.problems, Vec::new(), &reader.sources);
-    (config.files, config.digest) = reader.files.finish();
+    let looked = reader.files.finish();
+    (config.files, config.digest) = (looked.paths, looked.digest);
+    let texts = std::iter::once((main, text.into())).chain(texts);
+    config.written = Arc::new(Written::new(texts, &config.sources, looked.contents, config.digest));
     Ok(Loaded { config, warnings })
 }

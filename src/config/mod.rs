@@ -3,12 +3,14 @@
 
 mod conceal;
 mod credential;
+pub mod difference;
 mod files;
 mod key_dir;
 mod keys;
 mod listener;
 mod load;
 mod named;
+mod operating;
 mod pem;
 pub mod problem;
 mod public_key;
@@ -20,11 +22,13 @@ mod signer;
 mod syntax;
 mod trust;
 mod units;
+mod written;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -36,12 +40,14 @@ pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder, key_files};
 pub use keys::known as known_keys;
 pub use listener::{Ca, ListenerTls, ProxyProtocol};
 pub use load::{Loaded, Rejected, builtin, load, load_after, load_in, parse};
+pub use operating::Operating;
 pub use problem::{Place, Problem, Severity, Sources, few};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
 pub use signer::{Encoding, Hmac, Signer, SigningKey};
 pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
 pub use units::duration_argument;
+pub use written::Written;
 
 /// A value and the place in a file where it was written.
 #[derive(Clone, Debug)]
@@ -81,6 +87,8 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     /// What the next reading need not read again.
     pub key_dirs: KeyDirs,
+    /// As the files say it, to be compared with another and kept.
+    pub written: Arc<Written>,
     /// SHA-256 over path and content of `files`, and the system's roots if used: equal means nothing changed.
     pub digest: [u8; 32],
 }
@@ -118,6 +126,8 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Worker threads; `None`: one a core.
     pub workers: Option<usize>,
+    /// Whether files are read again when they change.
+    pub watch: bool,
     /// On every TCP socket of `listen`.
     pub tls: Option<At<ListenerTls>>,
     /// On every socket of `listen`; `None`: nobody sends it.

@@ -36,6 +36,7 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let max_deliveries = connections("max_deliveries");
     let drain_timeout = table.one(reader, "drain_timeout", |reader, value| reader.parsed(value, units::duration));
     let workers = table.one(reader, "workers", |reader, value| reader.integer(value, 1..=WORKERS_MAX));
+    let watch = table.one(reader, "watch", |reader, value| reader.boolean(value));
     Server {
         name: name.map_or("outgate".into(), |name| name.value),
         listen,
@@ -48,6 +49,7 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
         max_deliveries: max_deliveries.map_or(10_000, |deliveries| deliveries.value as usize),
         drain_timeout: drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.value),
         workers: workers.map(|workers| workers.value as usize),
+        watch: watch.is_none_or(|watch| watch.value),
     }
 }
 

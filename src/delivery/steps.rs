@@ -14,7 +14,7 @@ use crate::live::{InForce, Live};
 use crate::names::{Host, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Who;
-use crate::policy::egress::{self, Hop};
+use crate::policy::egress::{self, Hop, NoHop};
 use crate::policy::identify::{Client, Identified};
 use crate::policy::route::Route;
 
@@ -71,9 +71,12 @@ pub(super) async fn hops(
 ) -> Result<Vec<Hop>, Refusal> {
     let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;
     let cleared = in_force.plan.guard.clear(target, &answers.addresses, &live.sources.own())?;
-    let turn = in_force.turn(&route.pool, &cleared);
+    // What left the pool since the delivery began opens no connection any more: the pool is the one in force now.
+    let now_in_force = live.in_force();
+    let pool = now_in_force.plan.pools.get(route.pool.name()).ok_or(NoHop::Empty)?;
+    let turn = in_force.turn(pool, &cleared);
     let (view, stick, now) = (live.sources.view(), stick(tenant, &target.host), Timestamp::now());
-    let choose = |usable: &dyn Fn(_) -> bool| egress::choose(&route.pool, &cleared, stick, turn, now, usable);
+    let choose = |usable: &dyn Fn(_) -> bool| egress::choose(pool, &cleared, stick, turn, now, usable);
     // An address that nobody answers is used where there is no other: it is of the pool, too.
     let hops = choose(&|source| view.has(source) && !live.reach.is_resting(source))
         .or_else(|_| choose(&|source| view.has(source)))?;

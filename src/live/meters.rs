@@ -32,7 +32,7 @@ pub struct Meters {
     pub reload_failed: Gauge,
     pub client_connections: Gauge,
     connections_closed: Family<ReasonLabels, Counter>,
-    tunnels: Gauge,
+    pub tunnels: Gauge,
     pub idle_target_connections: Gauge,
     addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
     expiries: Family<ExpiryLabels, Gauge>,

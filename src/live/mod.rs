@@ -3,6 +3,8 @@
 
 mod bucket;
 pub mod circuits;
+pub mod configuration;
+pub mod desk;
 mod flow;
 pub mod gate;
 pub mod limits;
@@ -27,7 +29,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::sync::watch;
@@ -59,8 +61,9 @@ pub struct Live {
     pub reminders: reminders::Reminders,
     pub signing: reminders::Signing,
     pub records: records::Records,
-    /// Why the configuration on disk is not the one in force, if it is not.
-    rejected: ArcSwapOption<String>,
+    pub started: Timestamp,
+    pub configuration: configuration::Configuration,
+    pub desk: Arc<desk::Desk>,
     /// Requests of HTTP/2, which are tasks beside their connection's.
     streams: watch::Sender<usize>,
     draining: watch::Sender<bool>,
@@ -194,7 +197,9 @@ impl Live {
             reminders: reminders::Reminders::default(),
             signing: reminders::Signing::default(),
             records,
-            rejected: ArcSwapOption::empty(),
+            started: Timestamp::now(),
+            configuration: configuration::Configuration::default(),
+            desk: Arc::default(),
             streams: watch::Sender::new(0),
             draining: watch::Sender::new(false),
             cut: AtomicBool::new(false),
@@ -207,12 +212,14 @@ impl Live {
         self.in_force.load_full()
     }
 
-    /// Atomic: a delivery sees the plan before or the plan after, never a mixture.
-    pub fn adopt(&self, next: InForce) {
+    /// Atomic: a delivery sees the plan before or the plan after, never a mixture. Nothing leaves any more over idle
+    /// connections from addresses that are not ours now.
+    pub fn adopt(&self, next: InForce, adopted: configuration::Adopted) {
         self.retired.keep(self.in_force.swap(Arc::new(next)));
         self.sweep_retired();
-        self.rejected.store(None);
+        self.configuration.adopt(adopted);
         self.meters.reloaded(true);
+        self.sweep_connections();
     }
 
     /// Frees plans that nobody holds any more, away from the threads that carry traffic.
@@ -224,15 +231,25 @@ impl Live {
     }
 
     /// The configuration on disk is not adopted; the one in force stays.
-    pub fn reject(&self, why: String) {
-        self.rejected.store(Some(Arc::new(why)));
+    pub fn reject(&self, rejected: configuration::Rejected) {
+        self.configuration.reject(rejected);
         self.meters.reloaded(false);
     }
 
     /// The configuration on disk is again the one in force.
     pub fn unreject(&self) {
-        self.rejected.store(None);
+        self.configuration.unreject();
         self.meters.reload_failed.set(0);
+    }
+
+    /// Closes the idle connections to targets that nobody may use any more.
+    pub fn sweep_connections(&self) {
+        let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
+        let (pools, timeouts) = (&in_force.plan.pools, &in_force.plan.timeouts);
+        self.reuse.keep_sources(pools.values().cloned().collect());
+        self.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {
+            view.has(from) && pools.values().any(|pool| pool.contains(from, now))
+        });
     }
 
     pub fn readiness(&self) -> Readiness {
@@ -260,9 +277,7 @@ impl Live {
         let faults = in_force.plan.signers.values().flat_map(|signer| signer.problems(now));
         let faults = faults.filter(|fault| fault.severity == Severity::Problem);
         degraded.extend(faults.map(|fault| fault.message));
-        if let Some(why) = &*self.rejected.load() {
-            degraded.push(format!("the configuration on disk is rejected, the one before stays in force: {why}"));
-        }
+        degraded.extend(self.configuration.degraded());
         for (name, signer) in &in_force.plan.signers {
             let mut broken = signer.broken_tenants();
             if let Some(first) = broken.next() {

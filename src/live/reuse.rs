@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
+
 use crate::config::Timeouts;
 use crate::names::{Target, TenantName};
 use crate::net::exchange::Connection;
-use crate::policy::egress::Hop;
+use crate::policy::egress::{Hop, Pool};
 
 /// Everything that makes a connection what it is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -35,6 +38,8 @@ const SHARDS: usize = 16;
 pub struct Reuse {
     shards: [Mutex<HashMap<Key, Kept>>; SHARDS],
     kept: AtomicUsize,
+    /// Where connections leave from that may serve again: what comes back from elsewhere is not kept.
+    sources: ArcSwapOption<Vec<Arc<Pool>>>,
 }
 
 /// The connections of one key.
@@ -62,7 +67,11 @@ pub struct Lease {
 impl Reuse {
     #[expect(clippy::new_without_default, reason = "made once, by Live")]
     pub fn new() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()), kept: AtomicUsize::new(0) }
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            kept: AtomicUsize::new(0),
+            sources: ArcSwapOption::empty(),
+        }
     }
 
     pub fn lease(home: &Arc<Reuse>, key: Key, connection: Connection) -> Lease {
@@ -151,12 +160,22 @@ impl Reuse {
     }
 
     fn push(&self, key: &Key, idle: Idle) {
-        if !idle.connection.is_closed() {
+        if !idle.connection.is_closed() && self.may_leave_from(key.from) {
             self.keep(key, |kept| {
                 let has_room = kept.idle.len() < PER_KEY_MAX;
                 has_room.then(|| kept.idle.push(idle)).is_some()
             });
         }
+    }
+
+    /// From now on.
+    pub fn keep_sources(&self, pools: Vec<Arc<Pool>>) {
+        self.sources.store(Some(Arc::new(pools)));
+    }
+
+    fn may_leave_from(&self, source: IpAddr) -> bool {
+        let now = Timestamp::now();
+        self.sources.load().as_ref().is_none_or(|pools| pools.iter().any(|pool| pool.contains(source, now)))
     }
 
     fn keep(&self, key: &Key, put: impl FnOnce(&mut Kept) -> bool) {

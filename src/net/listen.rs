@@ -5,8 +5,8 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,7 +26,16 @@ const UNIX_MODE: u32 = 0o660;
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    /// With its file, where it is ours and not systemd's.
+    Unix(UnixListener, Option<SocketFile>),
+}
+
+/// The file of a unix socket of ours: gone with it, unless another stands in its place by then.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
 }
 
 /// A client's connection.
@@ -60,7 +69,7 @@ impl Listener {
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     (Stream::Tcp(stream), Some(peer))
                 }),
-                Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), None)),
+                Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), None)),
             };
             match accepted {
                 Err(error) if died_in_the_queue(&error) => {}
@@ -73,7 +82,7 @@ impl Listener {
     pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Some),
-            Self::Unix(_) => Ok(None),
+            Self::Unix(..) => Ok(None),
         }
     }
 
@@ -81,7 +90,7 @@ impl Listener {
     pub fn name(&self) -> String {
         match self {
             Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string()),
-            Self::Unix(listener) => {
+            Self::Unix(listener, _) => {
                 let address = listener.local_addr().ok();
                 let path = address.as_ref().and_then(|address| address.as_pathname());
                 path.map_or_else(|| "unix".into(), |path| format!("unix:{}", path.display()))
@@ -136,8 +145,25 @@ fn unix(path: &Path) -> io::Result<Listener> {
     socket.bind(&SockAddr::unix(path)?)?;
     // Between bind and listen, so that nobody gets in under the umask's mode.
     fs::set_permissions(path, fs::Permissions::from_mode(UNIX_MODE))?;
+    let file = SocketFile::of(path)?;
     socket.listen(BACKLOG)?;
-    Ok(Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?))
+    Ok(Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?, Some(file)))
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = Self::of(&self.path).is_ok_and(|now| (now.device, now.inode) == (self.device, self.inode));
+        if is_ours {
+            let _ = fs::remove_file(&self.path); // the next who listens there removes what is stale
+        }
+    }
 }
 
 /// A process that was killed leaves its socket file behind. One that still answers, and anything that is not a
@@ -165,7 +191,7 @@ fn systemd(mut passed: ListenFd) -> io::Result<Vec<Listener>> {
             listeners.push(Listener::Tcp(TcpListener::from_std(listener)?));
         } else if let Some(listener) = passed.take_unix_listener(index)? {
             listener.set_nonblocking(true)?;
-            listeners.push(Listener::Unix(UnixListener::from_std(listener)?));
+            listeners.push(Listener::Unix(UnixListener::from_std(listener)?, None));
         }
     }
     if listeners.is_empty() {
@@ -223,8 +249,6 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -303,13 +327,15 @@ mod tests {
         let second = one(&Listen::Unix(folder.socket()));
         assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse, "the first still answers");
         drop(first);
-        assert!(folder.socket().exists());
-        drop(one(&Listen::Unix(folder.socket())).unwrap());
-
+        assert!(!folder.socket().exists(), "it goes with its listener");
+        // A process that was killed leaves its own behind.
+        drop(std::os::unix::net::UnixListener::bind(folder.socket()).unwrap());
+        let third = one(&Listen::Unix(folder.socket())).unwrap();
         fs::remove_file(folder.socket()).unwrap();
         fs::write(folder.socket(), "precious").unwrap();
-        let third = one(&Listen::Unix(folder.socket()));
-        assert_eq!(third.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        drop(third);
+        let fourth = one(&Listen::Unix(folder.socket()));
+        assert_eq!(fourth.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(folder.socket()).unwrap(), b"precious");
     }
 

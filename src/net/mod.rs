@@ -7,6 +7,7 @@ pub mod dial;
 pub mod exchange;
 pub mod listen;
 pub mod local;
+pub mod peer;
 pub mod pipe;
 pub mod resolve;
 mod sockopt;

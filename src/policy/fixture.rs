@@ -26,6 +26,7 @@ pub(crate) fn config() -> Config {
             max_deliveries: 10,
             drain_timeout: second,
             workers: None,
+            watch: true,
             tls: None,
             proxy_protocol: None,
         },
@@ -55,6 +56,7 @@ pub(crate) fn config() -> Config {
         sources: Sources::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),
+        written: std::sync::Arc::default(),
         digest: [0; 32],
     }
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::config::{Config, Problem, Severity, Timeouts};
+use crate::config::{Config, Problem, Rejected, Severity, Sources, Timeouts};
 use crate::names::{CredentialName, PoolName, TrustName};
 
 /// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
@@ -103,4 +103,13 @@ pub fn compile_after(
     } else {
         Ok((plan, problems))
     }
+}
+
+/// What the text alone tells, and what the parts of it that could be read would mean.
+pub fn every_problem(rejected: Rejected, now: Timestamp) -> (Vec<Problem>, Sources) {
+    let Rejected { mut problems, sources, rest, .. } = rejected;
+    if let Some(Err(more)) = rest.map(|rest| compile(&rest, now)) {
+        problems.extend(more);
+    }
+    (problems, sources)
 }

@@ -3,6 +3,7 @@
 
 pub mod admin;
 mod connections;
+mod door;
 mod entrance;
 pub(crate) mod http1;
 mod http2;
@@ -22,6 +23,8 @@ use tokio::task::JoinSet;
 use crate::live::Live;
 use crate::net::listen::Listener;
 pub use connections::Connections;
+use door::Way;
+pub use door::{Door, Doorkeeper};
 use entrance::Turned;
 use rarely::{Kind, Rarely};
 
@@ -31,15 +34,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Beyond `max_connections`: those of which a load balancer has yet to say for whom they are, or that wait for room since.
 const INTRODUCING_MAX: usize = 100;
 
-/// Accepts until it is dropped, and with it every connection that it accepted. During a drain it goes on, so that a new
-/// request is told `draining` instead of finding nobody.
-pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connections) {
+/// Accepts until the door closes, and ends when all have left who came in; dropped, it takes them along. During a drain it
+/// goes on, so that a new request is told `draining` instead of finding nobody.
+pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connections, door: Door) {
     let mut serving = JoinSet::new();
     let rarely = Arc::new(Rarely::new());
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             Some(_) = serving.join_next() => continue,
+            accepted = listener.accept() => accepted,
+            // Last: who is in the kernel's queue already has come in.
+            () = door.closing() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -54,10 +60,11 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
                 } else {
                     open.makes_room(most).await;
                 }
-                let (live, rarely, connections) = (Arc::clone(&live), Arc::clone(&rarely), connections.clone());
+                let (live, rarely) = (Arc::clone(&live), Arc::clone(&rarely));
+                let way = Way { connections: connections.clone(), door: door.clone() };
                 serving.spawn(async move {
                     match entrance::enter(&live, stream, peer, &mut open).await {
-                        Ok((stream, caller)) => serve::serve(live, stream, Arc::new(caller), &connections).await,
+                        Ok((stream, caller)) => serve::serve(live, stream, Arc::new(caller), way).await,
                         Err(turned) => warn_of(&rarely, &turned),
                     }
                     drop(open);
@@ -71,6 +78,8 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
             }
         }
     }
+    drop(listener);
+    while serving.join_next().await.is_some() {}
 }
 
 fn warn_of(rarely: &Rarely, turned: &Turned) {

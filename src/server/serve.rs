@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
-use super::connections::Connections;
+use super::door::Way;
 use super::stay::Stay;
 use super::stream::{Replayed, Stream, poll_read};
 use super::{http1, http2, inspect};
@@ -23,8 +23,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
-pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>, connections: &Connections) {
-    let stay = Stay::new(&live, None, Some(connections));
+pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>, way: Way) {
+    let stay = Stay::new(&live, None, Some(way));
     if let Some((outside, inspection)) = serve_one(&live, stream, &caller, stay).await {
         inside(live, outside, inspection, caller).await;
     }

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::connections::{Connections, Idle};
+use super::connections::Idle;
+use super::door::{Door, Way};
 use crate::live::Live;
 
-/// Who comes during a drain is told so, but must be quick to ask.
+/// Who comes during a drain is told so, but must be quick to ask. And where a door closes whoever has a request on its way
+/// gets an answer, which says that it is the last.
 const LATECOMER_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Stay {
@@ -18,18 +20,19 @@ pub(super) struct Stay {
     is_latecomer: bool,
     /// `None`: as long as it likes.
     until: Option<Instant>,
-    /// `None`: it is in a connection that is counted.
-    connections: Option<Connections>,
+    /// `None`: it is in a tunnel, in a connection that is counted and ends when its door closes.
+    way: Option<Way>,
 }
 
 impl Stay {
-    pub(super) fn new(live: &Arc<Live>, until: Option<Instant>, connections: Option<&Connections>) -> Self {
-        Self { live: Arc::clone(live), is_latecomer: live.is_draining(), until, connections: connections.cloned() }
+    pub(super) fn new(live: &Arc<Live>, until: Option<Instant>, way: Option<Way>) -> Self {
+        Self { live: Arc::clone(live), is_latecomer: live.is_draining(), until, way }
     }
 
     /// Whether no request is taken after this one.
     pub(super) fn is_over(&self) -> bool {
-        self.live.is_draining() || self.until.is_some_and(|until| until <= Instant::now())
+        let is_closing = self.way.as_ref().is_some_and(|way| way.door.is_closing());
+        is_closing || self.live.is_draining() || self.until.is_some_and(|until| until <= Instant::now())
     }
 
     /// A connection that has nothing to do, as long as this is waited for. Resolves when it should end.
@@ -43,10 +46,10 @@ impl Stay {
 
     /// Others may need its room, until this is dropped.
     pub(super) fn idle(&self) -> Option<Idle> {
-        self.connections.as_ref().map(Connections::idle)
+        self.way.as_ref().map(|way| way.connections.idle())
     }
 
-    /// Resolves when its time is over, or a drain has begun.
+    /// Resolves when its time is over, a drain has begun, or its door is closing.
     pub(super) async fn drained(&self) {
         let drain = async {
             match self.is_latecomer {
@@ -54,11 +57,22 @@ impl Stay {
                 false => drop(self.live.drained().wait_for(|draining| *draining).await),
             }
         };
+        let over = async {
+            match &self.way {
+                Some(way) => tokio::select! { () = drain => {}, () = closed(&way.door) => {} },
+                None => drain.await,
+            }
+        };
         match self.until {
-            Some(until) => drop(timeout_at(until, drain).await),
-            None => drain.await,
+            Some(until) => drop(timeout_at(until, over).await),
+            None => over.await,
         }
     }
+}
+
+async fn closed(door: &Door) {
+    door.closing().await;
+    sleep(LATECOMER_PATIENCE).await;
 }
 
 pub(super) async fn told_to_go(idle: Option<&Idle>) {

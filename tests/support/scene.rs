@@ -29,6 +29,15 @@ pub fn scene_with(reaction: Reaction, more: &str) -> Scene {
     Scene { pki, outgate, good, plain }
 }
 
+/// With another text in the place of the usual one.
+pub fn scene_of(text: &dyn Fn(&str) -> String) -> Scene {
+    let pki = Pki::new();
+    let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let plain = Receiver::plain(ok());
+    let outgate = Outgate::run(folder(&pki), &text(&config(&good, &plain, "")));
+    Scene { pki, outgate, good, plain }
+}
+
 pub fn folder(pki: &Pki) -> Folder {
     let folder = Folder::new();
     folder.write("ca.pem", &pki.pem);

@@ -86,7 +86,7 @@ impl Demo {
             super::show(&invalid.problems, &invalid.sources);
             "the demo's configuration is not valid".to_owned()
         })?;
-        let start = Start { path: valid.path, config: valid.config, plan: valid.plan };
+        let start = Start { path: valid.path, config: valid.config, plan: valid.plan, warnings: valid.warnings };
         let mut proxy = Proxy::start(start).await.map_err(|failed| failed.1)?;
         proxy.reload_on_change();
         let address =

@@ -1,7 +1,10 @@
-//! The admin listener: health, readiness, metrics, and the public halves of signing keys.
+//! The admin listener: health, readiness, metrics, the public halves of signing keys, and what operators ask for.
 //! Is the proxy alive, is it fit for traffic, what does it count, and what verifies its signatures?
 
+mod control;
+
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +17,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
+use super::door::Door;
 use crate::live::Live;
 use crate::names::TenantName;
-use crate::net::listen::Listener;
+use crate::net::listen::{Listener, Stream};
+use crate::net::peer::{self, Peer};
 use crate::policy::sign;
+use control::STATUS;
 
 /// Probes and scrapers are few; more than this wait.
 const CONNECTIONS_MAX: usize = 64;
@@ -31,37 +38,73 @@ const DIRECTORY: &str = "/.well-known/http-message-signatures-directory";
 /// A key that is announced an hour before it signs is known to all by then.
 const KEYS_KEPT: &str = "public, max-age=3600";
 
-pub async fn accept(live: Arc<Live>, listener: Listener) {
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// Accepts until the door closes, and ends when all have left who came in.
+pub async fn accept(live: Arc<Live>, listener: Listener, door: Door) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut serving = JoinSet::new();
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(super::ACCEPT_PAUSE).await;
-            continue;
+        let next = async {
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else { std::future::pending().await };
+            (listener.accept().await, place)
         };
-        let live = Arc::clone(&live);
-        tokio::spawn(async move {
-            let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&live, &request))));
-            let serving = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(LONGEST, serving).await;
-            drop(place);
-        });
+        let (accepted, place) = tokio::select! {
+            biased;
+            Some(_) = serving.join_next() => continue,
+            accepted = next => accepted,
+            () = door.closing() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (live, door) = (Arc::clone(&live), door.clone());
+                serving.spawn(async move {
+                    serve(&live, stream, &door).await;
+                    drop(place);
+                });
+            }
+            Err(_) => tokio::time::sleep(super::ACCEPT_PAUSE).await,
+        }
     }
+    drop(listener);
+    while serving.join_next().await.is_some() {}
 }
 
-fn answer(live: &Live, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=utf-8";
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+async fn serve(live: &Arc<Live>, stream: Stream, door: &Door) {
+    let peer = peer::of(&stream);
+    let peer = peer.as_ref();
+    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(live, request, peer).await) });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut serving = pin!(serving);
+    let served = async {
+        tokio::select! {
+            _ = serving.as_mut() => return,
+            () = door.closing() => serving.as_mut().graceful_shutdown(),
+        }
+        let _ = serving.await;
+    };
+    let _ = tokio::time::timeout(LONGEST, served).await;
+}
+
+async fn answer(live: &Arc<Live>, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return told(live, &request);
+    }
+    control::answer(live, request, peer).await.unwrap_or_else(|| {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n".into());
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
+        response
+    })
+}
+
+fn told(live: &Live, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, TEXT, "ok\n".into()),
-        "/readyz" => readiness(live, TEXT),
+        "/readyz" => readiness(live),
         "/metrics" => {
             live.observe();
             let (body, media_type) = live.meters.render();
@@ -75,11 +118,12 @@ fn answer(live: &Live, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             let set = sign::directory(&live.in_force().plan.signers, tenant(request).as_ref(), Timestamp::now());
             keys(set, "application/http-message-signatures-directory+json")
         }
-        _ => text(StatusCode::NOT_FOUND, TEXT, format!("/healthz /readyz /metrics {KEYS} {DIRECTORY}\n")),
+        STATUS => text(StatusCode::OK, JSON, control::status(live).to_string()),
+        _ => text(StatusCode::NOT_FOUND, TEXT, format!("/healthz /readyz /metrics {STATUS} {KEYS} {DIRECTORY}\n")),
     }
 }
 
-fn readiness(live: &Live, media_type: &'static str) -> Response<Full<Bytes>> {
+fn readiness(live: &Live) -> Response<Full<Bytes>> {
     let state = live.readiness();
     let status = if state.blocked.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = String::from(if state.blocked.is_empty() { "ready\n" } else { "not ready\n" });
@@ -87,7 +131,7 @@ fn readiness(live: &Live, media_type: &'static str) -> Response<Full<Bytes>> {
         body.push_str(reason);
         body.push('\n');
     }
-    text(status, media_type, body)
+    text(status, TEXT, body)
 }
 
 /// `?tenant=NAME` asks for what verifies that tenant's webhooks; without it nothing of any tenant's own is told.

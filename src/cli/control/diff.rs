@@ -1,0 +1,88 @@
+//! `outgate diff`: a change, before it is made.
+//! What would be different from what runs?
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::super::load_or_say;
+use super::socket::{Question, Socket, Unasked, ask};
+use super::{count, rejected, show};
+use crate::live::configuration::{Outcome, Verdict};
+use crate::sysexits;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate diff                        # what `outgate reload` would change
+  outgate diff --config new.toml && echo the same
+  outgate diff --json | jq -r '.changes[]'
+
+What differs is told by section and name and key; of secrets, only that they do. A running proxy takes up its files as soon as they
+change, unless it has `watch = false` in [server]: then there is a difference to see, and `outgate reload` makes it.
+
+Exit code 0: no difference. 1: differences. 78: would not be adopted; its problems are shown. 69: nobody to ask.")]
+pub(in crate::cli) struct Diff {
+    /// The configuration to compare with what runs; its admin.listen says where that is. Default: the file of what runs
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The unix socket of what runs
+    #[arg(long, value_name = "unix:PATH")]
+    admin: Option<Socket>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Diff {
+    pub(in crate::cli) fn run(self) -> ExitCode {
+        let sockets = match &self.admin {
+            Some(socket) => vec![socket.clone()],
+            None => Socket::of(self.config.as_deref()),
+        };
+        let body = match self.other_file(&sockets) {
+            Ok(None) => Vec::new(),
+            // Read by whoever asks: the proxy reads no file because somebody names it.
+            Ok(Some(path)) => match load_or_say(Some(path)) {
+                Ok(valid) => json!(Arc::unwrap_or_clone(valid.config.written)).to_string().into_bytes(),
+                Err(code) => return code,
+            },
+            Err(unasked) => return unasked.say(),
+        };
+        let outcome: Outcome = match ask(&sockets, &Question::post("/diff", body)) {
+            Ok(outcome) => outcome,
+            Err(unasked) => return unasked.say(),
+        };
+        if self.json {
+            println!("{:#}", json!(outcome));
+        }
+        match outcome.outcome {
+            Verdict::Rejected if self.json => ExitCode::from(sysexits::CONFIG),
+            Verdict::Rejected => rejected(&outcome),
+            Verdict::Unchanged | Verdict::Adopted => {
+                if !self.json {
+                    eprintln!("no difference to configuration {}", outcome.number);
+                }
+                ExitCode::SUCCESS
+            }
+            Verdict::Different => {
+                if !self.json {
+                    show(&outcome);
+                    eprintln!("{} to configuration {}", count(&outcome), outcome.number);
+                }
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// `None`: the file of what runs is meant, which the proxy reads as it would for a reload, with its own secrets.
+    fn other_file(&self, sockets: &[Socket]) -> Result<Option<&Path>, Unasked> {
+        let Some(path) = &self.config else { return Ok(None) };
+        let status: Value = ask(sockets, &Question::get("/status"))?;
+        let running = status["configuration"]["file"].as_str().map(Path::new);
+        let same = |a: &Path, b: &Path| a == b || a.canonicalize().ok() == b.canonicalize().ok();
+        Ok((!running.is_some_and(|running| same(running, path))).then_some(path.as_path()))
+    }
+}

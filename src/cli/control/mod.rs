@@ -1,0 +1,61 @@
+//! The commands that ask a running proxy, over the unix socket of its admin listener.
+//! What is said where, and with which exit code does it end?
+
+pub(super) mod diff;
+pub(super) mod reload;
+mod socket;
+pub(super) mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::live::configuration::Outcome;
+use crate::sysexits;
+use socket::Socket;
+
+/// Which proxy is meant.
+#[derive(Args)]
+pub(super) struct Which {
+    /// The configuration file: its admin.listen says where the proxy can be asked
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The unix socket itself
+    #[arg(long, value_name = "unix:PATH")]
+    admin: Option<Socket>,
+}
+
+impl Which {
+    fn sockets(&self) -> Vec<Socket> {
+        match &self.admin {
+            Some(socket) => vec![socket.clone()],
+            None => Socket::of(self.config.as_deref()),
+        }
+    }
+}
+
+/// Changes, and what is to be said beside them.
+fn show(outcome: &Outcome) {
+    print!("{}", outcome.difference);
+    for warning in &outcome.warnings {
+        eprintln!("warning: {warning}");
+    }
+    for key in &outcome.restart {
+        eprintln!("{key} waits for a restart");
+    }
+}
+
+/// As `check` shows them, and the exit code for it.
+fn rejected(outcome: &Outcome) -> ExitCode {
+    eprint!("{}", outcome.report);
+    ExitCode::from(sysexits::CONFIG)
+}
+
+fn count(outcome: &Outcome) -> String {
+    match outcome.difference.changes.len() + outcome.difference.more {
+        0 => "nothing but comments, white space or order".to_owned(),
+        1 => "1 change".to_owned(),
+        count => format!("{count} changes"),
+    }
+}

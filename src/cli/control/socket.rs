@@ -1,0 +1,140 @@
+//! HTTP over a unix socket, one request a connection.
+//! Where does the proxy listen, and what does it answer?
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::super::DEFAULT_PATH;
+use super::super::alone::runtime;
+use crate::config::Operating;
+use crate::sysexits;
+
+/// Where the packages have it.
+const DEFAULT_SOCKET: &str = "/run/outgate/admin.sock";
+/// As long as the proxy keeps a connection that asks.
+const PATIENCE: Duration = Duration::from_secs(70);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Socket(PathBuf);
+
+impl FromStr for Socket {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("unix:") {
+            Some(path) if !path.is_empty() => Ok(Self(path.into())),
+            _ => Err("write unix:PATH: over the network nobody would know who asks"),
+        }
+    }
+}
+
+impl Socket {
+    /// Those of a configuration, else where the packages have it.
+    pub(super) fn of(config: Option<&Path>) -> Vec<Self> {
+        let mut sockets = Operating::read(config.unwrap_or(Path::new(DEFAULT_PATH))).sockets;
+        if sockets.is_empty() {
+            sockets.push(DEFAULT_SOCKET.into());
+        }
+        sockets.into_iter().map(Self).collect()
+    }
+}
+
+/// What to ask.
+pub(super) struct Question {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) body: Vec<u8>,
+}
+
+impl Question {
+    pub(super) fn get(path: &'static str) -> Self {
+        Self { method: Method::GET, path, body: Vec::new() }
+    }
+    pub(super) fn post(path: &'static str, body: Vec<u8>) -> Self {
+        Self { method: Method::POST, path, body }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Unasked {
+    /// Nobody listens there.
+    Nobody(String),
+    Failed(String),
+}
+
+impl Unasked {
+    /// Says so, and gives the exit code for it.
+    pub(super) fn say(self) -> ExitCode {
+        let (Self::Nobody(why) | Self::Failed(why)) = self;
+        eprintln!("outgate: {why}");
+        ExitCode::from(sysexits::UNAVAILABLE)
+    }
+}
+
+/// Asks the first of the sockets where somebody listens.
+pub(super) fn ask<T: DeserializeOwned>(sockets: &[Socket], question: &Question) -> Result<T, Unasked> {
+    let runtime = runtime().map_err(|_| Unasked::Failed("cannot wait for an answer".into()))?;
+    let (status, body) = runtime.block_on(async {
+        let asking = async {
+            let (stream, socket) = connect(sockets).await?;
+            let failed = |fault: hyper::Error| Unasked::Failed(format!("unix:{}: {fault}", socket.0.display()));
+            exchange(stream, question).await.map_err(failed)
+        };
+        let late = |_| Unasked::Failed(format!("no answer within {PATIENCE:?}"));
+        timeout(PATIENCE, asking).await.map_err(late).flatten()
+    })?;
+    let refused = || String::from_utf8_lossy(&body).trim_end().to_owned();
+    if !status.is_success() && status != StatusCode::UNPROCESSABLE_ENTITY {
+        return Err(Unasked::Failed(refused()));
+    }
+    serde_json::from_slice(&body).map_err(|fault| Unasked::Failed(format!("an answer that says nothing: {fault}")))
+}
+
+async fn connect(sockets: &[Socket]) -> Result<(UnixStream, &Socket), Unasked> {
+    let mut why = Vec::new();
+    for socket in sockets {
+        match UnixStream::connect(&socket.0).await {
+            Ok(stream) => return Ok((stream, socket)),
+            Err(fault) => why.push(explain(socket, &fault)),
+        }
+    }
+    Err(Unasked::Nobody(why.join("\n")))
+}
+
+fn explain(Socket(path): &Socket, fault: &io::Error) -> String {
+    let path = path.display();
+    match fault.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("nobody listens on unix:{path}: is outgate running, and has its admin.listen that socket?")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("unix:{path} is not for you: ask as root, or as a member of the group that outgate runs as")
+        }
+        _ => format!("unix:{path}: {fault}"),
+    }
+}
+
+async fn exchange(stream: UnixStream, question: &Question) -> Result<(StatusCode, Bytes), hyper::Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let mut request = Request::new(Full::new(Bytes::from(question.body.clone())));
+    *request.method_mut() = question.method.clone();
+    *request.uri_mut() = http::Uri::from_static(question.path);
+    request.headers_mut().insert(header::HOST, http::HeaderValue::from_static("outgate"));
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    Ok((status, response.into_body().collect().await?.to_bytes()))
+}

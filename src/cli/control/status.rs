@@ -1,0 +1,93 @@
+//! `outgate status`: how a running proxy is.
+//! What is in force, since when, and what is wrong?
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::Which;
+use super::socket::{Question, ask};
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate status
+  outgate status --json | jq .configuration.number
+
+Exit code 0: it is ready, and nothing is wrong. 1: something is. 69: nobody to ask.")]
+pub(in crate::cli) struct Status {
+    #[command(flatten)]
+    which: Which,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(in crate::cli) fn run(self) -> ExitCode {
+        let status: Value = match ask(&self.which.sockets(), &Question::get("/status")) {
+            Ok(status) => status,
+            Err(unasked) => return unasked.say(),
+        };
+        if self.json {
+            println!("{status:#}");
+        } else {
+            lines(&status).iter().for_each(|(what, words)| println!("{what:<14} {}", super::super::visible(words)));
+        }
+        let is_well = list(&status["blocked"]).chain(list(&status["degraded"])).next().is_none();
+        if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// What, and how it is.
+fn lines(status: &Value) -> Vec<(&'static str, String)> {
+    let configuration = &status["configuration"];
+    let digest: String = text(&configuration["digest"]).chars().take(12).collect();
+    let mut lines = vec![
+        ("outgate", format!("{}, started {}", text(&status["version"]), text(&status["started"]))),
+        ("state", if status["ready"] == true { "ready".into() } else { "not ready".into() }),
+        (
+            "configuration",
+            format!(
+                "{} of {}, since {}, by {}, digest {digest}",
+                configuration["number"],
+                text(&configuration["file"]),
+                text(&configuration["at"]),
+                text(&configuration["by"]),
+            ),
+        ),
+    ];
+    lines.extend(list(&configuration["changes"]).map(|change| ("  changed", change)));
+    if let Some(more @ 1..) = configuration["more"].as_u64() {
+        lines.push(("  changed", format!("and {more} more")));
+    }
+    lines.extend(list(&configuration["restart"]).map(|key| ("  restart", format!("{key} waits for one"))));
+    lines.extend(list(&configuration["warnings"]).map(|warning| ("  warning", warning)));
+    if let rejected @ Value::Object(_) = &status["rejected"] {
+        lines.push(("rejected", format!("at {}, by {}", text(&rejected["at"]), text(&rejected["by"]))));
+        lines.extend(list(&rejected["problems"]).map(|problem| ("  problem", problem)));
+    }
+    lines.extend(list(&status["blocked"]).map(|why| ("not ready", why)));
+    lines.extend(list(&status["degraded"]).map(|why| ("degraded", why)));
+    lines.extend(list(&status["listeners"]["server"]).map(|name| ("listens", name)));
+    lines.extend(list(&status["listeners"]["admin"]).map(|name| ("admin", name)));
+    for pool in status["pools"].as_array().into_iter().flatten() {
+        let (usable, configured) = (text(&pool["usable"]), text(&pool["configured"]));
+        lines.push(("egress", format!("{}: {usable} usable of {configured} addresses", text(&pool["pool"]))));
+    }
+    let count = |name: &str| status[name].to_string();
+    let (running, waiting) = (count("deliveries_in_flight"), count("deliveries_waiting"));
+    lines.push(("deliveries", format!("{running} in flight, {waiting} wait to be admitted")));
+    let (clients, tunnels) = (count("client_connections"), count("tunnels"));
+    let idle = count("idle_target_connections");
+    lines.push(("connections", format!("{clients} of clients, {tunnels} tunnels, {idle} to targets kept for reuse")));
+    lines
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> impl Iterator<Item = String> {
+    value.as_array().into_iter().flatten().map(|value| text(value).to_owned())
+}

@@ -1,0 +1,221 @@
+//! One side of a comparison: a value of a file, or what several files say together.
+//! What are the members of this value, is it the same as that one, and how is it shown?
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::conceal;
+
+/// Keys that name the tables of a list.
+const NAMES: [&str; 2] = ["name", "id"];
+/// A value is shown up to here.
+const SHOWN_MAX: usize = 200;
+/// Of the 64 digits of a hash.
+const HASH_SHOWN: usize = 16;
+
+/// One file.
+pub(super) struct Document<'a> {
+    pub(super) path: &'a Path,
+    pub(super) table: DeTable<'a>,
+    /// Where values stand that must not be shown.
+    secrets: Vec<Range<usize>>,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
+        let table = DeTable::parse_recoverable(text).0.into_inner();
+        let mut secrets = conceal::secrets(&table);
+        secrets.sort_by_key(|span| span.start);
+        Self { path, table, secrets }
+    }
+
+    fn hides(&self, span: &Range<usize>) -> bool {
+        let after = self.secrets.partition_point(|secret| secret.start <= span.start);
+        after > 0 && self.secrets[after - 1].end >= span.end
+    }
+}
+
+#[derive(Clone)]
+pub(super) enum Node<'a> {
+    Value(&'a Document<'a>, &'a Spanned<DeValue<'a>>),
+    /// What several files have under one name, or nothing.
+    Members(BTreeMap<&'a str, Node<'a>>),
+    Elements(Vec<Node<'a>>),
+}
+
+impl<'a> Node<'a> {
+    pub(super) fn empty() -> Self {
+        Self::Members(BTreeMap::new())
+    }
+
+    /// The sections of all files.
+    pub(super) fn of_files(documents: &'a [Document<'a>]) -> Self {
+        let mut sections: BTreeMap<&str, Node<'_>> = BTreeMap::new();
+        for document in documents {
+            for (name, value) in &document.table {
+                let node = Node::Value(document, value);
+                let node = match sections.remove(name.get_ref().as_ref()) {
+                    Some(other) => other.and(node),
+                    None => node,
+                };
+                sections.insert(name.get_ref(), node);
+            }
+        }
+        Self::Members(sections)
+    }
+
+    /// Of a section that two files have parts of.
+    fn and(self, other: Self) -> Self {
+        if let (Some(mut all), Some(more)) = (self.listed(), other.listed()) {
+            all.extend(more);
+            return Self::Elements(all);
+        }
+        match (self.members(), other.members()) {
+            (Some(mut all), Some(more)) => {
+                all.extend(more);
+                Self::Members(all)
+            }
+            _ => self,
+        }
+    }
+
+    /// By name; also of a list of tables that have names.
+    pub(super) fn members(&self) -> Option<BTreeMap<&'a str, Node<'a>>> {
+        if let Node::Members(members) = self {
+            return Some(members.clone());
+        }
+        if let Node::Value(document, value) = self
+            && let DeValue::Table(table) = value.get_ref()
+        {
+            return Some(table.iter().map(|(name, value)| (&**name.get_ref(), Node::Value(document, value))).collect());
+        }
+        let elements = self.listed().filter(|elements| !elements.is_empty())?;
+        let count = elements.len();
+        let named: Option<BTreeMap<_, _>> =
+            elements.into_iter().map(|element| Some((element.name()?, element))).collect();
+        // With a name twice it is a list like any other.
+        named.filter(|named| named.len() == count)
+    }
+
+    /// Of a list without names.
+    pub(super) fn elements(&self) -> Option<Vec<Node<'a>>> {
+        self.listed()
+    }
+
+    fn listed(&self) -> Option<Vec<Node<'a>>> {
+        match self {
+            Node::Elements(elements) => Some(elements.clone()),
+            Node::Members(_) => None,
+            Node::Value(document, value) => {
+                let elements = value.get_ref().as_array()?;
+                Some(elements.iter().map(|value| Node::Value(document, value)).collect())
+            }
+        }
+    }
+
+    fn name(&self) -> Option<&'a str> {
+        let Node::Value(_, value) = self else { return None };
+        let table = value.get_ref().as_table()?;
+        NAMES.iter().find_map(|name| table.get(*name)?.get_ref().as_str())
+    }
+
+    /// Of equal meaning, however it is spelled.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Node::Value(_, one), Node::Value(_, other)) => same(one.get_ref(), other.get_ref()),
+            _ => false, // to be looked into
+        }
+    }
+}
+
+impl Node<'_> {
+    /// All of it, for nobody's eyes: equal for equal values.
+    pub(super) fn spelled(&self) -> String {
+        let mut text = String::new();
+        if let Node::Value(_, value) = self {
+            spell(None, value, &mut text);
+        }
+        text
+    }
+}
+
+fn same(one: &DeValue<'_>, other: &DeValue<'_>) -> bool {
+    match (one, other) {
+        (DeValue::String(one), DeValue::String(other)) => one == other,
+        (DeValue::Integer(one), DeValue::Integer(other)) => {
+            one.as_str() == other.as_str() && one.radix() == other.radix()
+        }
+        (DeValue::Float(one), DeValue::Float(other)) => one.as_str() == other.as_str(),
+        (DeValue::Boolean(one), DeValue::Boolean(other)) => one == other,
+        (DeValue::Datetime(one), DeValue::Datetime(other)) => one == other,
+        (DeValue::Array(one), DeValue::Array(other)) => {
+            one.len() == other.len()
+                && one.iter().zip(other.iter()).all(|(one, other)| same(one.get_ref(), other.get_ref()))
+        }
+        (DeValue::Table(one), DeValue::Table(other)) => {
+            let has = |name: &str, value: &Spanned<_>| {
+                other.get(name).is_some_and(|other| same(value.get_ref(), other.get_ref()))
+            };
+            one.len() == other.len() && one.iter().all(|(name, value)| has(name.get_ref(), value))
+        }
+        _ => false,
+    }
+}
+
+impl fmt::Display for Node<'_> {
+    /// As TOML spells it on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        match self {
+            Node::Value(document, value) => spell(Some(document), value, &mut text),
+            // Only what is looked into further is made of several files.
+            Node::Members(_) | Node::Elements(_) => text.push('…'),
+        }
+        let end = text.floor_char_boundary(SHOWN_MAX);
+        f.write_str(&text[..end])?;
+        if end < text.len() { f.write_str(" …") } else { Ok(()) }
+    }
+}
+
+/// To be shown, where the value stands in a `document`: then short, and without secrets.
+fn spell(document: Option<&Document<'_>>, value: &Spanned<DeValue<'_>>, out: &mut String) {
+    if document.is_some() && out.len() > SHOWN_MAX {
+        return;
+    }
+    match value.get_ref() {
+        DeValue::Array(array) => {
+            out.push('[');
+            for (number, value) in array.iter().enumerate() {
+                out.push_str(if number > 0 { ", " } else { "" });
+                spell(document, value, out);
+            }
+            out.push(']');
+        }
+        DeValue::Table(table) => {
+            out.push_str("{ ");
+            for (number, (name, value)) in table.iter().enumerate() {
+                out.push_str(if number > 0 { ", " } else { "" });
+                out.push_str(name.get_ref());
+                out.push_str(" = ");
+                spell(document, value, out);
+            }
+            out.push_str(" }");
+        }
+        _ if document.is_some_and(|document| document.hides(&value.span())) => out.push_str("(hidden)"),
+        DeValue::String(text) => match text.strip_prefix("sha256:").filter(|_| document.is_some()) {
+            Some(hash) if hash.len() > HASH_SHOWN => {
+                out.push_str(&format!("\"sha256:{}…\"", &hash[..hash.floor_char_boundary(HASH_SHOWN)]));
+            }
+            _ => out.push_str(&format!("{:?}", &**text)),
+        },
+        DeValue::Integer(number) => out.push_str(&number.to_string()),
+        DeValue::Float(number) => out.push_str(&number.to_string()),
+        DeValue::Boolean(is) => out.push_str(if *is { "true" } else { "false" }),
+        DeValue::Datetime(time) => out.push_str(&time.to_string()),
+    }
+}

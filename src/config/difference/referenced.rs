@@ -1,0 +1,107 @@
+//! What stands in the files that a configuration names: certificates, lists and keys, known by their digests alone.
+//! Which of them are not what they were, and for whom?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::node::Document;
+use super::{Difference, Written};
+
+/// Tells of content that changed at the same path. That another path is named stands in the text.
+pub(super) fn compare(before: &Written, after: &Written, difference: &mut Difference) {
+    let is_other = |(path, digest): &(&PathBuf, &String)| before.contents.get(*path) != Some(*digest);
+    let gone = before.contents.keys().filter(|path| !after.contents.contains_key(*path));
+    let changed: BTreeSet<&Path> =
+        after.contents.iter().filter(is_other).map(|(path, _)| path).chain(gone).map(PathBuf::as_path).collect();
+    if changed.is_empty() {
+        return;
+    }
+    let mut users = Users { changed: &changed, by: BTreeMap::new() };
+    for written in [after, before] {
+        for (path, text) in &written.texts {
+            users.find(&Document::new(path, text));
+        }
+    }
+    for path in &changed {
+        let what = match (before.contents.contains_key(*path), after.contents.contains_key(*path)) {
+            (true, true) => "changed",
+            (false, _) => "added",
+            (_, false) => "removed",
+        };
+        let user = users.by.get(*path);
+        let folder = path.parent().and_then(|folder| users.by.get(folder));
+        match (user, folder) {
+            // What is named now and was not before, or the other way round, is told by the text.
+            (Some(_), _) if what != "changed" => {}
+            (Some(user), _) | (None, Some(user)) => difference.tell(|| format!("{user}: {} {what}", path.display())),
+            (None, None) => difference.tell(|| format!("{} {what}", path.display())),
+        }
+    }
+}
+
+/// Who names a file.
+struct Users<'a> {
+    changed: &'a BTreeSet<&'a Path>,
+    /// Dotted: `trust.public`.
+    by: BTreeMap<PathBuf, String>,
+}
+
+impl Users<'_> {
+    fn find(&mut self, document: &Document<'_>) {
+        for (section, value) in &document.table {
+            match value.get_ref() {
+                DeValue::Array(array) => {
+                    array.iter().for_each(|value| self.look(document, section.get_ref(), value.get_ref()));
+                }
+                DeValue::Table(table) => self.look_into(document, section.get_ref(), table),
+                value => self.look(document, section.get_ref(), value),
+            }
+        }
+    }
+
+    /// The tables of a section that stand below names.
+    fn look_into(&mut self, document: &Document<'_>, section: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            match value.get_ref() {
+                value @ DeValue::Table(_) => self.look(document, &format!("{section}.{}", name.get_ref()), value),
+                value => self.look(document, section, value),
+            }
+        }
+    }
+
+    fn look(&mut self, document: &Document<'_>, user: &str, value: &DeValue<'_>) {
+        match value {
+            DeValue::Table(table) => table.iter().for_each(|(_, value)| self.look(document, user, value.get_ref())),
+            DeValue::Array(array) => array.iter().for_each(|value| self.look(document, user, value.get_ref())),
+            DeValue::String(text) => self.named(document, user, text),
+            _ => {}
+        }
+    }
+
+    fn named(&mut self, document: &Document<'_>, user: &str, text: &str) {
+        let found = match text.split_once(':') {
+            // Where systemd put it, the file bears the name of the credential.
+            Some(("credential", name)) => self
+                .changed
+                .iter()
+                .find(|path| path.file_name().is_some_and(|file| file == name))
+                .map(|path| (*path).to_owned()),
+            Some(("file", path)) => Some(self.resolved(document, path)),
+            _ => Some(self.resolved(document, text)),
+        };
+        // A folder of keys is named by what stands above it.
+        let is_ours = |path: &PathBuf| {
+            self.changed.contains(path.as_path())
+                || self.changed.range(path.as_path()..).next().is_some_and(|next| next.parent() == Some(path))
+        };
+        if let Some(path) = found.filter(is_ours) {
+            self.by.entry(path).or_insert_with(|| user.to_owned());
+        }
+    }
+
+    fn resolved(&self, document: &Document<'_>, path: &str) -> PathBuf {
+        document.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+}

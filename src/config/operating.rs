@@ -1,0 +1,55 @@
+//! What whoever operates a proxy needs of its configuration, also of one with problems: they are what is to be mended.
+//! Where can the proxy be asked?
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::Listen;
+use super::files::{FILE_MAX, Files};
+use super::units;
+
+/// As far as it can be made out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Operating {
+    /// The unix sockets of `admin.listen`.
+    pub sockets: Vec<PathBuf>,
+}
+
+impl Operating {
+    pub fn read(path: &Path) -> Self {
+        let content = Files::new().read(path, FILE_MAX).ok();
+        let text = content.and_then(|content| String::from_utf8(content.bytes).ok()).unwrap_or_default();
+        Self::of(&text)
+    }
+
+    fn of(text: &str) -> Self {
+        let table = DeTable::parse_recoverable(text).0.into_inner();
+        let listen = |table: &DeTable<'_>| -> Option<Vec<PathBuf>> {
+            let list = table.get("admin")?.get_ref().as_table()?.get("listen")?.get_ref().as_array()?;
+            let sockets = list.iter().filter_map(|value| match units::listen(value.get_ref().as_str()?) {
+                Ok(Listen::Unix(path)) => Some(path),
+                _ => None,
+            });
+            Some(sockets.collect())
+        };
+        Self { sockets: listen(&table).unwrap_or_default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_found_in_broken_files_too() {
+        for (text, expected) in [
+            ("[admin]\nlisten = [\"127.0.0.1:1\", \"unix:/a\", \"unix:b\"]", &["/a"][..]),
+            ("[server\nlisten = [1]\n[admin]\nlisten = [\"unix:/a\"]\n[[routes]\n", &["/a"]),
+            ("", &[]),
+        ] {
+            let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+            assert_eq!(Operating::of(text).sockets, expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! A configuration as its files say it: their texts, and of all that they name no more than a digest.
+//! What was adopted, so that it can be compared, shown and put back?
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::problem::Sources;
+
+/// Holds no secret: a configuration that does is not adopted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Written {
+    /// The main file, then those that it includes.
+    pub texts: Vec<(PathBuf, Arc<str>)>,
+    /// SHA-256, in hex, of each other file, and of each folder of a tenant's keys.
+    pub contents: BTreeMap<PathBuf, String>,
+    /// Of all of it: [`Config::digest`](super::Config), in hex.
+    pub digest: String,
+}
+
+impl Written {
+    pub(super) fn new(
+        texts: impl Iterator<Item = (u16, Arc<str>)>,
+        sources: &Sources,
+        mut contents: BTreeMap<PathBuf, [u8; 32]>,
+        digest: [u8; 32],
+    ) -> Self {
+        let path = |file| sources.get(file).map(|(path, _)| path.to_owned());
+        let texts: Vec<_> = texts.filter_map(|(file, text)| Some((path(file)?, text))).collect();
+        for (path, _) in &texts {
+            contents.remove(path);
+        }
+        let contents = contents.into_iter().map(|(path, digest)| (path, hex(&digest))).collect();
+        Self { texts, contents, digest: hex(&digest) }
+    }
+
+    /// The path of the main file.
+    pub fn path(&self) -> &Path {
+        self.texts.first().map_or(Path::new(""), |(path, _)| path)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

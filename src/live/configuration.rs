@@ -1,0 +1,202 @@
+//! The configuration in force, and what is said of it: its number, who adopted it, what it changed, what is wrong.
+//! What runs, since when, by whose doing?
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::Written;
+use crate::config::difference::Difference;
+
+/// Those who asked that are told one by one.
+const NAMED_MAX: usize = 3;
+
+/// Who, or what, wants the files read again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum By {
+    Start,
+    FileChange,
+    Signal,
+    /// Of this host, as the kernel knows them.
+    User {
+        name: Option<String>,
+        uid: u32,
+        pid: Option<i32>,
+    },
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            By::Start => f.write_str("start"),
+            By::FileChange => f.write_str("file change"),
+            By::Signal => f.write_str("signal"),
+            By::User { name, uid, pid } => {
+                match name {
+                    Some(name) => write!(f, "user {name} (uid {uid}")?,
+                    None => write!(f, "user {uid} (uid {uid}")?,
+                }
+                match pid {
+                    Some(pid) => write!(f, ", pid {pid})"),
+                    None => f.write_str(")"),
+                }
+            }
+        }
+    }
+}
+
+/// All who asked for the same, in words.
+pub fn named(by: &[By]) -> String {
+    // A file that changed while a user asks is what the user means.
+    let users = by.iter().filter(|by| matches!(by, By::User { .. })).collect::<Vec<_>>();
+    let all = if users.is_empty() { by.iter().collect() } else { users };
+    let mut words = all.iter().take(NAMED_MAX).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if all.len() > NAMED_MAX {
+        words.push_str(&format!(" and {} more", all.len() - NAMED_MAX));
+    }
+    words
+}
+
+/// A configuration that was adopted.
+#[derive(Clone, Debug, Default)]
+pub struct Adopted {
+    /// Counted from 1.
+    pub number: u64,
+    pub at: Timestamp,
+    pub by: String,
+    /// To the one before.
+    pub difference: Difference,
+    pub written: Arc<Written>,
+    pub warnings: Vec<String>,
+    /// Keys whose values take effect at the next restart.
+    pub restart: Vec<String>,
+}
+
+/// One that was not.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    pub at: Timestamp,
+    pub by: String,
+    /// One a line, with its place.
+    pub problems: Vec<String>,
+}
+
+/// What came of a request to read the files again, or to compare.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    pub outcome: Verdict,
+    /// The number of the configuration in force afterwards, and who adopted it when.
+    pub number: u64,
+    pub at: Timestamp,
+    pub by: String,
+    #[serde(flatten)]
+    pub difference: Difference,
+    pub warnings: Vec<String>,
+    pub restart: Vec<String>,
+    /// As `check --json` has them.
+    pub problems: Value,
+    /// As `check` shows them.
+    pub report: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Adopted,
+    /// What is on disk is what runs.
+    #[default]
+    Unchanged,
+    /// It would be adopted.
+    Different,
+    Rejected,
+}
+
+/// Where clients and operators come in, as bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Listening {
+    pub server: Vec<String>,
+    pub admin: Vec<String>,
+}
+
+#[derive(Default)]
+pub struct Configuration {
+    adopted: ArcSwap<Adopted>,
+    rejected: ArcSwapOption<Rejected>,
+    listening: ArcSwap<Listening>,
+}
+
+impl Configuration {
+    pub fn adopted(&self) -> Arc<Adopted> {
+        self.adopted.load_full()
+    }
+
+    pub fn adopt(&self, adopted: Adopted) {
+        self.adopted.store(Arc::new(adopted));
+        self.rejected.store(None);
+    }
+
+    /// Keys that wait for a restart may be written back without anything else being changed.
+    pub fn needs_restart(&self, keys: Vec<String>) {
+        self.adopted.store(Arc::new(Adopted { restart: keys, ..Adopted::clone(&self.adopted()) }));
+    }
+
+    pub fn rejected(&self) -> Option<Arc<Rejected>> {
+        self.rejected.load_full()
+    }
+
+    pub fn reject(&self, rejected: Rejected) {
+        self.rejected.store(Some(Arc::new(rejected)));
+    }
+
+    /// What is on disk is again what runs.
+    pub fn unreject(&self) {
+        self.rejected.store(None);
+    }
+
+    pub fn listening(&self) -> Arc<Listening> {
+        self.listening.load_full()
+    }
+
+    pub fn listens(&self, listening: Listening) {
+        self.listening.store(Arc::new(listening));
+    }
+
+    /// An outcome that leaves, or found, things as they are now.
+    pub fn outcome(&self, outcome: Verdict) -> Outcome {
+        let adopted = self.adopted();
+        Outcome {
+            outcome,
+            number: adopted.number,
+            at: adopted.at,
+            by: adopted.by.clone(),
+            restart: adopted.restart.clone(),
+            ..Outcome::default()
+        }
+    }
+
+    /// Why somebody should look.
+    pub fn degraded(&self) -> Option<String> {
+        let rejected = self.rejected()?;
+        let why = rejected.problems.first().map_or("", String::as_str);
+        Some(format!("the configuration on disk is rejected, the one before stays in force: {why}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asked_is_named_and_a_crowd_is_counted() {
+        let user = |uid| By::User { name: None, uid, pid: Some(7) };
+        assert_eq!(named(&[By::FileChange, By::Signal]), "file change, signal");
+        let root = By::User { name: Some("root".into()), uid: 0, pid: None };
+        assert_eq!(named(&[By::FileChange, root]), "user root (uid 0)");
+        let crowd = [user(1), user(2), user(3), user(4), user(5)];
+        assert_eq!(named(&crowd), "user 1 (uid 1, pid 7), user 2 (uid 2, pid 7), user 3 (uid 3, pid 7) and 2 more");
+    }
+}

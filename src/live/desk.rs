@@ -1,0 +1,90 @@
+//! Requests to read the configuration again, from wherever they come, until the one who reads it takes them all at once.
+//! Who asks, and who waits for what comes of it?
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::configuration::{By, Outcome};
+use crate::config::Written;
+
+/// Bounded by who can ask: files and signals are one request each however often they ask, and each user holds one of
+/// the admin listener's connections.
+#[derive(Default)]
+pub struct Desk {
+    waiting: Mutex<Waiting>,
+    arrived: Notify,
+    is_attended: AtomicBool,
+}
+
+/// What was asked since the last time.
+#[derive(Default)]
+pub struct Waiting {
+    /// Who wants the configuration read again; empty: nobody.
+    pub by: Vec<By>,
+    /// Told what came of it: of a reading that begins after they asked.
+    pub told: Vec<oneshot::Sender<Outcome>>,
+    pub comparisons: Vec<Comparison>,
+}
+
+/// A configuration to compare with the one in force.
+pub struct Comparison {
+    /// `None`: what is on disk now.
+    pub with: Option<Written>,
+    pub told: oneshot::Sender<Outcome>,
+}
+
+impl Desk {
+    /// Asks for a reload. To ask again before it has begun is the same request.
+    pub fn ask(&self, by: By) {
+        self.with(|waiting| waiting.note(by));
+    }
+
+    /// The same, to be told what came of it.
+    pub fn ask_and_wait(&self, by: By) -> oneshot::Receiver<Outcome> {
+        let (told, outcome) = oneshot::channel();
+        self.with(|waiting| {
+            waiting.note(by);
+            waiting.told.push(told);
+        });
+        outcome
+    }
+
+    pub fn compare(&self, with: Option<Written>) -> oneshot::Receiver<Outcome> {
+        let (told, outcome) = oneshot::channel();
+        self.with(|waiting| waiting.comparisons.push(Comparison { with, told }));
+        outcome
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Waiting)) {
+        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.arrived.notify_one();
+    }
+
+    /// Whether there is a configuration file, and somebody who reads it.
+    pub fn is_attended(&self) -> bool {
+        self.is_attended.load(Ordering::Relaxed)
+    }
+
+    pub fn attend(&self) {
+        self.is_attended.store(true, Ordering::Relaxed);
+    }
+
+    /// Resolves when something was asked since it was last taken.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    pub fn take(&self) -> Waiting {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Waiting {
+    fn note(&mut self, by: By) {
+        if !self.by.contains(&by) {
+            self.by.push(by);
+        }
+    }
+}

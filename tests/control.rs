@@ -1,0 +1,211 @@
+//! `outgate reload`, `diff` and `status`, on the real binary, over the socket of the admin listener.
+//! Is a change seen before it is made, told when it is, and who made it?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::Client;
+use support::scene::{Scene, config, scene_of};
+
+/// With a socket to ask, and files that are read only when somebody asks.
+fn text(scene: &Scene, more: &str) -> String {
+    asked(&config(&scene.good, &scene.plain, more))
+}
+
+fn asked(text: &str) -> String {
+    text.replace(
+        "[admin]\nlisten = [\"127.0.0.1:0\"]",
+        "[admin]\nlisten = [\"127.0.0.1:0\", \"unix:{dir}/admin.sock\"]",
+    )
+    .replace("[server]\n", "[server]\nwatch = false\n")
+}
+
+fn scene() -> Scene {
+    scene_of(&asked)
+}
+
+fn write(scene: &Scene, text: &str) {
+    scene.outgate.folder.write("config.toml", placed(scene, text));
+}
+
+/// With the folder's path, as the scene spells it.
+fn placed(scene: &Scene, text: &str) -> String {
+    text.replace("{dir}", scene.outgate.folder.path("x").parent().unwrap().to_str().unwrap())
+}
+
+fn run(scene: &Scene, words: &[&str]) -> Output {
+    let config = scene.outgate.folder.path("config.toml");
+    let named = words.contains(&"--config") || words.contains(&"--admin");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    command.args(words);
+    if !named {
+        command.arg("--config").arg(config);
+    }
+    command.output().unwrap()
+}
+
+fn said(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{:?}", said(output)))
+}
+
+fn metric(scene: &Scene, line: &str) -> bool {
+    scene.outgate.admin("/metrics").text().lines().any(|found| found == line)
+}
+
+#[test]
+fn a_change_is_seen_before_it_is_made_and_told_when_it_is() {
+    let scene = scene();
+    assert_eq!(run(&scene, &["diff"]).status.code(), Some(0));
+    let changed = text(&scene, "[limits.per-host]\nrate = \"20/s\"\n")
+        .replace("hosts = [\"plain.example\"]", "hosts = [\"other.example\"]")
+        .replace("\"other.example\", \"127.0.0.1\"", "\"127.0.0.1\"");
+    write(&scene, &changed);
+    let expected = "limits.per-host: added: { rate = \"20/s\" }\nroutes.plain: hosts \"plain.example\" removed\n\
+                    routes.plain: hosts \"other.example\" added\nroutes.signed: hosts \"other.example\" removed\n";
+    // Seen, and not made.
+    for _ in 0..2 {
+        let (code, out, err) = said(&run(&scene, &["diff"]));
+        assert_eq!((code, out.as_str()), (1, expected), "{err}");
+        assert!(err.contains("4 changes to configuration 1"), "{err}");
+    }
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+    let (code, out, err) = said(&run(&scene, &["reload"]));
+    assert_eq!((code, out.as_str()), (0, expected), "{err}");
+    assert!(err.contains("configuration 2 is in force: 4 changes"), "{err}");
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "no_route");
+    let (code, out, err) = said(&run(&scene, &["reload"]));
+    assert_eq!((code, out.as_str()), (0, ""), "{err}");
+    assert!(err.contains("unchanged: configuration 2 is in force since"), "{err}");
+
+    let status = json(&run(&scene, &["status", "--json"]));
+    let configuration = &status["configuration"];
+    let uid = rustix::process::getuid().as_raw();
+    assert!(configuration["by"].as_str().unwrap().contains(&format!("(uid {uid}, pid ")), "{configuration}");
+    assert_eq!((&configuration["number"], configuration["changes"].as_array().unwrap().len()), (&2.into(), 4));
+    let (code, out, _) = said(&run(&scene, &["status"]));
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("configuration  2 of ") && out.contains("egress         default: 4 usable of 4"), "{out}");
+    assert!(scene.outgate.log.all().iter().any(|line| line.contains("changed: routes.plain: hosts")));
+}
+
+#[test]
+fn what_is_wrong_is_shown_and_changes_nothing() {
+    let scene = scene();
+    write(&scene, &text(&scene, "").replace("hosts = [\"plain.example\"]", "hots = [\"plain.example\"]"));
+    for command in ["diff", "reload"] {
+        let (code, out, err) = said(&run(&scene, &[command]));
+        assert_eq!((code, out.as_str()), (78, ""), "{err}");
+        assert!(err.contains("error: unknown key `routes.hots`") && err.contains("config.toml:"), "{err}");
+        let rejected = scene.outgate.admin("/readyz").text().contains("rejected");
+        assert_eq!(rejected, command == "reload", "a look changes nothing");
+    }
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+    assert!(metric(&scene, "outgate_reload_failed 1"));
+    let status = json(&run(&scene, &["status", "--json"]));
+    assert_eq!(status["configuration"]["number"], 1);
+    assert!(status["rejected"]["problems"][0].as_str().unwrap().contains("hots"), "{status}");
+    let reload = run(&scene, &["reload", "--json"]);
+    assert_eq!((reload.status.code(), &json(&reload)["outcome"]), (Some(78), &"rejected".into()));
+
+    // Another file is compared by whoever asks, without what runs reading it.
+    let new = placed(&scene, &text(&scene, "[timeouts]\nidle = \"7s\"\n"));
+    let new = scene.outgate.folder.write("new.toml", new);
+    let (code, out, err) = said(&run(&scene, &["diff", "--config", new.to_str().unwrap()]));
+    assert_eq!((code, out.as_str()), (1, "timeouts: idle \"7s\" added\n"), "{err}");
+
+    write(&scene, &text(&scene, ""));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert!(metric(&scene, "outgate_reload_failed 0"));
+}
+
+#[test]
+fn files_signals_and_users_take_one_path() {
+    let scene = scene_of(&|text| asked(text).replace("watch = false", "watch = true"));
+    let watched = |more: &str| text(&scene, more).replace("watch = false", "watch = true");
+    for (number, idle) in [(2, "7s"), (3, "8s")] {
+        scene.outgate.reconfigure(&watched(&format!("[timeouts]\nidle = \"{idle}\"\n")));
+        let status = json(&run(&scene, &["status", "--json"]));
+        assert_eq!(status["configuration"]["number"], number);
+        assert_eq!(status["configuration"]["by"], "file change");
+    }
+    // From now on nothing is watched.
+    scene.outgate.reconfigure(&text(&scene, ""));
+    write(&scene, &text(&scene, "[timeouts]\nidle = \"9s\"\n"));
+    let heard = || scene.outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
+    let before = heard();
+    scene.outgate.signal("HUP");
+    scene.outgate.log.until("a reload", |lines| {
+        (lines.iter().filter(|line| line.contains("configuration reloaded")).count() > before).then_some(())
+    });
+    let status = json(&run(&scene, &["status", "--json"]));
+    assert_eq!((&status["configuration"]["number"], &status["configuration"]["by"]), (&5.into(), &"signal".into()));
+}
+
+#[test]
+fn who_asks_together_gets_one_answer_that_is_true_for_all() {
+    let scene = scene();
+    let numbers = std::thread::scope(|scope| {
+        let ask = |number: usize| {
+            let scene = &scene;
+            move || {
+                let limit = format!("[limits.l{number}]\nrate = \"20/s\"\n");
+                let next = placed(scene, &text(scene, &limit));
+                let next = scene.outgate.folder.write(&format!("next{number}"), next);
+                std::fs::rename(next, scene.outgate.folder.path("config.toml")).unwrap();
+                let outcome = json(&run(scene, &["reload", "--json"]));
+                assert!(outcome["outcome"] == "adopted" || outcome["outcome"] == "unchanged", "{outcome}");
+                outcome["number"].as_u64().unwrap()
+            }
+        };
+        let threads: Vec<_> = (0..50).map(|number| scope.spawn(ask(number))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    // Whatever was written last was on disk before its writer asked: so it is in force now.
+    assert_eq!(run(&scene, &["diff"]).status.code(), Some(0));
+    let last = json(&run(&scene, &["status", "--json"]))["configuration"]["number"].as_u64().unwrap();
+    assert!(last <= 51 && numbers.iter().all(|number| (1..=last).contains(number)), "{numbers:?} {last}");
+}
+
+#[test]
+fn nothing_changes_over_the_network() {
+    let scene = scene();
+    for path in ["/reload", "/diff"] {
+        let mut client = Client::connect(scene.outgate.admin);
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
+        let answer = client.answer();
+        assert!(answer.status == 403 && answer.text().contains("unix socket"), "{answer:?}");
+    }
+    let mut socket = UnixStream::connect(scene.outgate.folder.path("admin.sock")).unwrap();
+    socket.write_all(b"POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"unchanged\""), "{answer}");
+}
+
+#[test]
+fn nobody_there_is_said_with_the_name_of_the_socket() {
+    let folder = support::Folder::new();
+    let socket = format!("unix:{}", folder.path("admin.sock").display());
+    let named = folder.write("config.toml", format!("[admin]\nlisten = [\"{socket}\"]\n[[broken"));
+    for words in [["--admin", socket.as_str()], ["--config", named.to_str().unwrap()]] {
+        for command in ["reload", "status", "diff"] {
+            let output = Command::new(env!("CARGO_BIN_EXE_outgate")).arg(command).args(words).output().unwrap();
+            let (code, _, err) = said(&output);
+            assert!(code == 69 && err.contains(&format!("nobody listens on {socket}")), "{command}: {err}");
+        }
+    }
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_outgate")).args(["reload", "--admin", "127.0.0.1:1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
