@@ -15,7 +15,7 @@ use crate::policy::admit::Limit;
 use crate::policy::egress;
 use crate::policy::guard::Own;
 use crate::policy::identify::Client;
-use crate::policy::route::{Match, Route};
+use crate::policy::route::{Match, Route, Split};
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
 
@@ -63,6 +63,16 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
         return Err(verdict::no_route(&ask.host));
     };
     lines.push(("route", format!("{}: {}", route.name, why(&candidates))));
+    if let Some(shadow) = plan.routes.shadow(client, tenant, &ask.host, ask.path()) {
+        lines.push(("shadow", format!("{} would be taken, but only reports", shadow.name)));
+    }
+    let route = plan.routes.choose(client, tenant, &ask.host, ask.path()).unwrap_or(route);
+    if let (Some(side), Some(percent)) = (route.side, candidates[0].1.route.split.as_ref().map(Split::percent)) {
+        lines.push((
+            "split",
+            format!("{side}: {percent} % of all tenants and hosts are on the other side, named split"),
+        ));
+    }
     let target = ask.target(route)?;
     lines.push(("target", target.to_string()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
