@@ -115,13 +115,20 @@ impl Proxy {
         }
     }
 
-    /// Reloads on file changes and HUP; drains on TERM and INT, and then is over.
+    /// Reloads on file changes and HUP; opens log files again on that and USR1; drains on TERM and INT, and then is over.
     pub async fn until_told_to_stop(mut self) -> ExitCode {
         self.reload_on_change();
         self.announce();
         self.tasks.spawn(watchdog());
-        while let Told::Reload = self.signals.next().await {
-            self.live.records.reopen();
+        loop {
+            let told = self.signals.next().await;
+            match told {
+                Told::Stop => break,
+                Told::Reopen | Told::Reload => self.live.records.reopen(),
+            }
+            if let Told::Reopen = told {
+                continue;
+            }
             match self.live.desk.is_attended() {
                 true => self.live.desk.ask(By::Signal),
                 false => info!("no configuration file to reload: the built-in one is in force"),
@@ -182,31 +189,36 @@ impl Proxy {
 /// What an operator tells a running process.
 struct Signals {
     hangup: Signal,
+    reopen: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
 enum Told {
     Reload,
+    /// As logrotate asks, that must not adopt what somebody is about to look at first.
+    Reopen,
     Stop,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
         let (hangup, terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
-        Ok(Self { hangup, terminate, interrupt: signal(SignalKind::interrupt())? })
+        let reopen = signal(SignalKind::user_defined1())?;
+        Ok(Self { hangup, reopen, terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
     async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.hangup.recv() => Told::Reload,
+            _ = self.reopen.recv() => Told::Reopen,
             _ = self.terminate.recv() => Told::Stop,
             _ = self.interrupt.recv() => Told::Stop,
         }
     }
 
     async fn stop(&mut self) {
-        while let Told::Reload = self.next().await {}
+        while let Told::Reload | Told::Reopen = self.next().await {}
     }
 }
 

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::config::Written;
 use crate::config::difference::Difference;
@@ -127,9 +128,15 @@ pub struct Configuration {
     adopted: ArcSwap<Adopted>,
     rejected: ArcSwapOption<Rejected>,
     listening: ArcSwap<Listening>,
+    changed: Notify,
 }
 
 impl Configuration {
+    /// Resolves when another one is in force; for one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     pub fn adopted(&self) -> Arc<Adopted> {
         self.adopted.load_full()
     }
@@ -137,11 +144,7 @@ impl Configuration {
     pub fn adopt(&self, adopted: Adopted) {
         self.adopted.store(Arc::new(adopted));
         self.rejected.store(None);
-    }
-
-    /// Keys that wait for a restart may be written back without anything else being changed.
-    pub fn needs_restart(&self, keys: Vec<String>) {
-        self.adopted.store(Arc::new(Adopted { restart: keys, ..Adopted::clone(&self.adopted()) }));
+        self.changed.notify_one();
     }
 
     pub fn rejected(&self) -> Option<Arc<Rejected>> {

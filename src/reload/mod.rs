@@ -159,14 +159,19 @@ impl Reloader {
             Ok(listeners) => {
                 self.told.clear();
                 self.watches = config.server.watch;
-                let outcome = self.adopt(change, config.written, restart, by);
-                self.listeners.commit(listeners);
-                outcome
+                self.adopt(change, listeners, config.written, restart, by)
             }
         }
     }
 
-    fn adopt(&self, change: Change, written: Arc<Written>, restart: Vec<String>, by: &str) -> Outcome {
+    fn adopt(
+        &self,
+        change: Change,
+        listeners: listeners::Change,
+        written: Arc<Written>,
+        restart: Vec<String>,
+        by: &str,
+    ) -> Outcome {
         let Change { in_force, difference, left_out, warnings } = change;
         let number = self.live.configuration.adopted().number + 1;
         let all_warnings: Vec<String> = left_out.iter().chain(&warnings).cloned().collect();
@@ -180,6 +185,7 @@ impl Reloader {
             restart: restart.clone(),
         };
         self.live.adopt(in_force, adopted);
+        self.listeners.commit(listeners);
         left_out.iter().for_each(|problem| error!("{problem}"));
         warnings.iter().for_each(|warning| warn!("{warning}"));
         for key in &restart {
@@ -192,11 +198,11 @@ impl Reloader {
 
     fn keep(&mut self, problems: Found, by: &str, cause: Cause) -> Outcome {
         if cause == Cause::Asked || problems.lines != self.told {
+            self.live.reject(Rejected { at: Timestamp::now(), by: by.to_owned(), problems: problems.lines.clone() });
             for problem in &problems.lines {
                 error!("{problem}");
             }
             error!("configuration not adopted: {} problems; the one before stays in force", problems.lines.len());
-            self.live.reject(Rejected { at: Timestamp::now(), by: by.to_owned(), problems: problems.lines.clone() });
             self.told.clone_from(&problems.lines);
         }
         self.rejected(problems)

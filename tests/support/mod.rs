@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part; a test may panic")]
 
 pub mod clients;
+pub mod control;
 pub mod origins;
 pub mod pki;
 pub mod receiver;

@@ -41,10 +41,11 @@ impl FromStr for Socket {
 }
 
 impl Socket {
-    /// Those of a configuration, else where the packages have it.
+    /// Those of a configuration; without a file named, also where the packages have it: what runs may be older than the
+    /// file.
     pub(super) fn of(config: Option<&Path>) -> Vec<Self> {
         let mut sockets = Operating::read(config.unwrap_or(Path::new(DEFAULT_PATH))).sockets;
-        if sockets.is_empty() {
+        if sockets.is_empty() || config.is_none() {
             sockets.push(DEFAULT_SOCKET.into());
         }
         sockets.into_iter().map(Self).collect()
@@ -118,7 +119,9 @@ fn explain(Socket(path): &Socket, fault: &io::Error) -> String {
     let path = path.display();
     match fault.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            format!("nobody listens on unix:{path}: is outgate running, and has its admin.listen that socket?")
+            format!(
+                "nobody listens on unix:{path}: is outgate running, and has its admin.listen that socket? (else --admin)"
+            )
         }
         io::ErrorKind::PermissionDenied => {
             format!("unix:{path} is not for you: ask as root, or as a member of the group that outgate runs as")
