@@ -51,6 +51,7 @@ fn next_end(in_force: &InForce) -> Duration {
 /// Forgets what nobody needs any more.
 async fn sweep(live: &Live, in_force: &InForce) {
     let (now, credentials) = (Timestamp::now(), &in_force.plan.credentials);
+    live.sweep_retired();
     live.limits.sweep().await;
     live.replay.sweep(now);
     live.circuits.sweep(in_force.plan.fuse.as_ref());

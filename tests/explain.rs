@@ -28,6 +28,8 @@ allow = ["203.0.113.9/32"]
 [clients.billing]
 networks = ["127.0.0.0/8"]
 tenants = ["acme"]
+[clients.crm]
+networks = ["10.0.0.0/8"]
 [signers.platform]
 scheme = "standard-webhooks"
 keys = [{ id = "k1", secret = "file:{dir}/key" }]
@@ -47,6 +49,21 @@ limits = ["gentle"]
 [[routes]]
 name = "old"
 hosts = ["old.example"]
+plaintext = "upgrade"
+[[routes]]
+name = "old-deep"
+hosts = ["old.example"]
+paths = ["/deep/"]
+plaintext = "upgrade"
+[[routes]]
+name = "old-acme"
+hosts = ["old.example"]
+tenants = ["acme"]
+plaintext = "upgrade"
+[[routes]]
+name = "old-billing"
+hosts = ["old.example"]
+clients = ["billing"]
 plaintext = "upgrade"
 [[routes]]
 name = "address"
@@ -78,12 +95,37 @@ fn step<'a>(steps: &'a [(String, String)], name: &str) -> &'a str {
 }
 
 #[test]
+fn which_of_two_routes_wins_and_by_which_rule() {
+    for (url, who, expected) in [
+        ("https://old.example/", &["--client", "crm"][..], "old: more specific than everybody, by its host"),
+        (
+            "https://old.example/",
+            &["--client", "billing"],
+            "old-billing: more specific than old, before everybody, because it names the client",
+        ),
+        (
+            "https://old.example/",
+            &["--client", "billing", "--tenant", "acme"],
+            "old-acme: more specific than old-billing, before old, before everybody, because it names the tenant",
+        ),
+        (
+            "https://old.example/deep/x",
+            &["--client", "crm"],
+            "old-deep: more specific than old, before everybody, by its longer path",
+        ),
+    ] {
+        let (_, _, steps) = told(&[&["POST", url], who].concat());
+        assert!(step(&steps, "route").starts_with(expected), "{url} {who:?}: {steps:?}");
+    }
+}
+
+#[test]
 fn the_route_is_named_with_its_reason_and_all_that_follows() {
     let url = "https://hooks.acme.example/in";
     let (code, refusal, steps) = told(&["POST", url, "--client", "billing", "--tenant", "acme"]);
     assert_eq!((code, &refusal), (0, &Value::Null), "{steps:?}");
     assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing: proven by network", "acme"));
-    assert!(step(&steps, "route").starts_with("acme: more specific than everybody"), "{steps:?}");
+    assert!(step(&steps, "route").starts_with("acme: more specific than everybody, by its host"), "{steps:?}");
     assert_eq!(step(&steps, "target"), "https://hooks.acme.example", "{steps:?}");
     assert!(step(&steps, "limit").starts_with("gentle: 5 per 1s"), "{steps:?}");
     assert!(step(&steps, "egress").starts_with("pool default, always 198.51.100."), "{steps:?}");

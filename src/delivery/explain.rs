@@ -15,7 +15,7 @@ use crate::policy::admit::Limit;
 use crate::policy::egress;
 use crate::policy::guard::Own;
 use crate::policy::identify::Client;
-use crate::policy::route::Route;
+use crate::policy::route::{Match, Route};
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
 
@@ -59,8 +59,10 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
     verdict::speaks_for(known, tenant)?;
     lines.extend(tenant.map(|tenant| ("tenant", tenant.to_string())));
     let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
-    let Some((route, others)) = candidates.split_first() else { return Err(verdict::no_route(&ask.host)) };
-    lines.push(("route", format!("{}: {}", route.name, why(others))));
+    let Some((&(_, Match { route, .. }), _)) = candidates.split_first() else {
+        return Err(verdict::no_route(&ask.host));
+    };
+    lines.push(("route", format!("{}: {}", route.name, why(&candidates))));
     let target = ask.target(route)?;
     lines.push(("target", target.to_string()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
@@ -127,17 +129,22 @@ fn client_in_words(client: &Client) -> String {
     format!("{}: {how}{only}", client.name())
 }
 
-fn why(others: &[&std::sync::Arc<Route>]) -> String {
-    match others {
-        [] => "no other route matches".to_owned(),
-        others => {
-            let names: Vec<_> = others.iter().map(|route| route.name.as_str()).collect();
-            format!(
-                "more specific than {} (exact host, longest wildcard, longest path, tenant, client)",
-                names.join(", ")
-            )
-        }
-    }
+/// By what the first goes before the second, and that there are others.
+fn why(candidates: &[(usize, Match<'_>)]) -> String {
+    let [(host, best), (other_host, next), others @ ..] = candidates else {
+        return "no other route matches".to_owned();
+    };
+    let by = if host != other_host {
+        "by its host: the name itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"
+    } else if best.path != next.path {
+        "by its longer path"
+    } else if best.tenant != next.tenant {
+        "because it names the tenant"
+    } else {
+        "because it names the client"
+    };
+    let also: String = others.iter().map(|(_, found)| format!(", before {}", found.route.name)).collect();
+    format!("more specific than {}{also}, {by}", next.route.name)
 }
 
 fn version(version: TlsVersion) -> &'static str {

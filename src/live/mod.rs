@@ -16,6 +16,7 @@ pub mod reach;
 pub mod records;
 pub mod reminders;
 pub mod replay;
+pub mod retired;
 pub mod reuse;
 pub mod sources;
 mod table;
@@ -46,6 +47,7 @@ use crate::policy::trust::Trust;
 /// The state of a running proxy; one for the process.
 pub struct Live {
     in_force: ArcSwap<InForce>,
+    pub retired: Arc<retired::Retired>,
     pub limits: Arc<limits::Limits>,
     pub gate: Arc<gate::Gate>,
     pub replay: replay::Replay,
@@ -181,6 +183,7 @@ impl Live {
     pub fn new(in_force: InForce, records: records::Records) -> Self {
         Self {
             in_force: ArcSwap::from_pointee(in_force),
+            retired: Arc::default(),
             limits: Arc::new(limits::Limits::new()),
             gate: Arc::new(gate::Gate::new()),
             replay: replay::Replay::new(),
@@ -212,10 +215,19 @@ impl Live {
     /// Atomic: a delivery sees the plan before or the plan after, never a mixture. Nothing leaves any more over idle
     /// connections from addresses that are not ours now.
     pub fn adopt(&self, next: InForce, adopted: configuration::Adopted) {
-        self.in_force.store(Arc::new(next));
+        self.retired.keep(self.in_force.swap(Arc::new(next)));
+        self.sweep_retired();
         self.configuration.adopt(adopted);
         self.meters.reloaded(true);
         self.sweep_connections();
+    }
+
+    /// Frees plans that nobody holds any more, away from the threads that carry traffic.
+    pub fn sweep_retired(&self) {
+        if self.retired.count() > 0 {
+            let retired = Arc::clone(&self.retired);
+            tokio::task::spawn_blocking(move || retired.sweep());
+        }
     }
 
     /// The configuration on disk is not adopted; the one in force stays.

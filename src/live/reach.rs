@@ -26,7 +26,7 @@ const CUT_OFF: usize = 4;
 /// How long it comes last, before it is tried again.
 const REST: Duration = Duration::from_secs(60);
 
-/// Told at a time.
+/// Gaps told at a time; the others wait for the next.
 const NEWS_MAX: usize = 100;
 
 #[derive(Default)]
@@ -110,9 +110,9 @@ impl Reach {
         let now = Instant::now();
         let mut places = self.places();
         places.known.retain(|_, (_, last)| now.saturating_duration_since(*last) <= WINDOW);
-        let mut news = places.gaps();
-        news.extend(places.rest(now));
-        news.truncate(NEWS_MAX);
+        places.known.values_mut().for_each(|(heard, _)| heard.forget(now, WINDOW));
+        let mut news = places.rest(now);
+        news.extend(places.gaps());
         self.count.store(places.known.len(), Ordering::Relaxed);
         let resting: HashSet<IpAddr> = places.resting.keys().copied().collect();
         if resting != **self.resting.load() {
@@ -165,10 +165,15 @@ impl Places {
             Some((target.clone(), Gap { target, answers, lacks }.to_string()))
         };
         let found: BTreeMap<String, String> = self.known.iter().filter_map(gap).collect();
-        let closed = self.told.keys().filter(|target| !found.contains_key(*target)).cloned().map(News::Closed);
-        let new = found.iter().filter(|(target, words)| self.told.get(*target) != Some(*words));
-        let news = closed.chain(new.map(|(_, words)| News::Gap(words.clone()))).collect();
-        self.told = found;
+        let is_closed = |target: &&String| !found.contains_key(*target);
+        let closed: Vec<String> = self.told.keys().filter(is_closed).take(NEWS_MAX).cloned().collect();
+        closed.iter().for_each(|target| drop(self.told.remove(target)));
+        let mut new = found;
+        new.retain(|target, words| self.told.get(target) != Some(words));
+        let new: Vec<_> = new.into_iter().take(NEWS_MAX - closed.len()).collect();
+        let news = closed.into_iter().map(News::Closed).chain(new.iter().map(|(_, words)| News::Gap(words.clone())));
+        let news = news.collect();
+        self.told.extend(new);
         news
     }
 
@@ -234,5 +239,21 @@ mod tests {
         assert_eq!((told(reach.review()), told(reach.review())), (1, 0), "once");
         reach.heard(&host(0), Some(hop(18, 0)), &[]);
         assert!(matches!(reach.review().as_slice(), [News::Closed(target)] if target == "0.example:443 at 0.0.0.0"));
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_time_is_told_the_next() {
+        let reach = Reach::default();
+        let hop = |from: u8, to: u32| {
+            Hop::for_test(IpAddr::from([198, 51, 100, from]), SocketAddr::new(IpAddr::from(to.to_be_bytes()), 443))
+        };
+        let all = NEWS_MAX as u32 + 10;
+        for name in 0..all {
+            let host = Host::Name(format!("{name}.example").into());
+            (0..3).for_each(|_| reach.heard(&host, Some(hop(17, name)), &[hop(18, name)]));
+        }
+        let told = |news: Vec<News>| news.iter().filter(|news| matches!(news, News::Gap(_))).count();
+        let both = [told(reach.review()), told(reach.review()), told(reach.review())];
+        assert_eq!(both, [NEWS_MAX, 10, 0]);
     }
 }

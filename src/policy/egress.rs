@@ -30,7 +30,7 @@ const DRAWS: u64 = 64;
 /// How many addresses a walk asks about: all of a small pool, so that its last usable one is found.
 const WALK_MAX: u128 = 4096;
 
-/// One way to connect: from one of our addresses, to a judged one. Only [`choose`] and [`survey`] make it, so a
+/// One way to connect: from one of our addresses, to a judged one. Only [`choose`] and [`survey()`] make it, so a
 /// socket that is opened for a `Hop` is neither unbound nor unguarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hop {

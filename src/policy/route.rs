@@ -21,6 +21,7 @@ use crate::policy::credential::Credential;
 use crate::policy::egress::Pool;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
+pub use table::Match;
 use table::Table;
 
 /// Bytes. A body that is signed, by us or by its client, is held in memory as a whole.
@@ -82,7 +83,7 @@ impl Routes {
         host: &Host,
         path: &str,
     ) -> Option<&Arc<Route>> {
-        self.matching(client, tenant, host, path).next()
+        self.matching(client, tenant, host, path).next().map(|(_, found)| found.route)
     }
 
     /// The route of a CONNECT, whose path nobody sees before it is open. So every route that what is inside could take
@@ -109,19 +110,20 @@ impl Routes {
         refuses
     }
 
-    /// Everything that matches, the best first.
+    /// Everything that matches, the best first, each with the number of the host pattern that it matches by: a more
+    /// specific one has a lower number.
     pub fn candidates(
         &self,
         client: &ClientName,
         tenant: Option<&TenantName>,
         host: &Host,
         path: &str,
-    ) -> Vec<&Arc<Route>> {
-        let mut candidates: Vec<&Arc<Route>> = Vec::new();
-        for route in self.matching(client, tenant, host, path) {
+    ) -> Vec<(usize, Match<'_>)> {
+        let mut candidates: Vec<(usize, Match<'_>)> = Vec::new();
+        for (distance, found) in self.matching(client, tenant, host, path) {
             // A route may match by more than one of its hosts and paths.
-            if !candidates.iter().any(|candidate| Arc::ptr_eq(candidate, route)) {
-                candidates.push(route);
+            if !candidates.iter().any(|(_, candidate)| Arc::ptr_eq(candidate.route, found.route)) {
+                candidates.push((distance, found));
             }
         }
         candidates
@@ -138,8 +140,9 @@ impl Routes {
         tenant: Option<&'q TenantName>,
         host: &'q Host,
         path: &'q str,
-    ) -> impl Iterator<Item = &'t Arc<Route>> {
-        self.tables(host).flat_map(move |table| table.matching(client, tenant, path))
+    ) -> impl Iterator<Item = (usize, Match<'t>)> {
+        let tables = self.tables(host).enumerate();
+        tables.flat_map(move |(at, table)| table.matching(client, tenant, path).map(move |found| (at, found)))
     }
 
     /// All that is said of a host, the most specific first.
@@ -194,8 +197,8 @@ mod tests {
         let (client, host) = (ClientName::new(client), crate::host::canonical(host).unwrap());
         let candidates = routes.candidates(&client, tenant.as_ref(), &host, path);
         let first = routes.choose(&client, tenant.as_ref(), &host, path).map(|route| route.name.to_string());
-        assert_eq!(first.as_ref(), candidates.first().map(|route| route.name.to_string()).as_ref());
-        candidates.iter().map(|route| route.name.to_string()).collect()
+        assert_eq!(first.as_ref(), candidates.first().map(|(_, found)| found.route.name.to_string()).as_ref());
+        candidates.iter().map(|(_, found)| found.route.name.to_string()).collect()
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sd_notify::NotifyState;
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::config::difference::Difference;
@@ -26,6 +27,8 @@ use watch::Watch;
 
 /// Editors write in several steps; what follows within this time is one change.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Steps by which traffic goes before reloads, of 19 (nice(2)).
+const NICENESS: i32 = 10;
 /// Changes that the log tells one by one.
 const LOGGED_MAX: usize = 20;
 
@@ -128,7 +131,7 @@ impl Reloader {
     async fn read(&self) -> Result<Next, Box<Rejection>> {
         let (path, before, known) = (self.path.clone(), self.live.in_force(), self.key_dirs.clone());
         let written = Arc::clone(&self.live.configuration.adopted().written);
-        let reading = tokio::task::spawn_blocking(move || prepare(&path, &before, &written, &known));
+        let reading = gently(move || prepare(&path, &before, &written, &known));
         reading.await.unwrap_or_else(|_| {
             let problems = Found::general("the configuration could not be read");
             Err(Box::new(Rejection { problems, files: self.files.clone(), key_dirs: KeyDirs::new() }))
@@ -152,16 +155,19 @@ impl Reloader {
         let Some(change) = change else {
             self.told.clear();
             self.live.unreject();
+            drop(gently(|| drop(config)));
             return self.live.configuration.outcome(Verdict::Unchanged);
         };
-        match self.listeners.prepare(&config) {
+        let outcome = match self.listeners.prepare(&config) {
             Err(problems) => self.keep(Found::of(&problems, &config.sources), by, cause),
             Ok(listeners) => {
                 self.told.clear();
                 self.watches = config.server.watch;
-                self.adopt(change, listeners, config.written, restart, by)
+                self.adopt(change, listeners, Arc::clone(&config.written), restart, by)
             }
-        }
+        };
+        drop(gently(|| drop(config)));
+        outcome
     }
 
     fn adopt(
@@ -232,6 +238,21 @@ impl Reloader {
         let verdict = if difference.is_empty() { Verdict::Unchanged } else { Verdict::Different };
         Outcome { difference, warnings, ..self.live.configuration.outcome(verdict) }
     }
+}
+
+/// Does what may take a second on a thread that gives way to those which carry traffic: to read a hundred thousand
+/// routes, or to free them.
+fn gently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (told, outcome) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+        // Of this thread alone (nice(2), C library/kernel differences).
+        let _ = rustix::process::nice(NICENESS);
+        let _ = told.send(work());
+    });
+    if let Err(fault) = thread {
+        warn!("no thread to read the configuration on: {fault}");
+    }
+    outcome
 }
 
 fn log(difference: &Difference) {

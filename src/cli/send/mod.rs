@@ -43,7 +43,7 @@ pub(super) struct Send {
     data: Option<String>,
     #[command(flatten)]
     sender: Sender,
-    /// Through this proxy, as any client of it: http://[CLIENT:TOKEN@]HOST:PORT
+    /// Through this proxy, as any client of it: http://CLIENT:TOKEN@HOST:PORT
     #[arg(long, value_name = "URL", conflicts_with_all = ["client", "config"])]
     proxy: Option<Proxy>,
     /// The configuration file

@@ -75,6 +75,13 @@ impl Heard {
         }
     }
 
+    /// Addresses of ours that were not heard of for so long: who left the pool must not stay suspected, since nobody can
+    /// take it back by an answer.
+    pub fn forget(&mut self, now: Instant, window: Duration) {
+        let is_new = |at: Instant| now.saturating_duration_since(at) <= window;
+        self.sources.retain(|_, source| source.answered.max(source.silent).is_some_and(is_new));
+    }
+
     fn chosen(&self, is_meant: impl Fn(&Source) -> bool) -> impl Iterator<Item = IpAddr> {
         self.sources.iter().filter(move |(_, heard)| is_meant(heard)).map(|(source, _)| *source)
     }
@@ -119,6 +126,19 @@ mod tests {
         assert_eq!(heard(&[(18, 0, true), (18, 1, false), (18, 2, false), (18, 3, false)]), None, "nobody else knows");
         let answer = &[(17, 0, true), (18, 1, false), (18, 2, false), (18, 3, true), (18, 4, false)];
         assert_eq!(heard(answer), None, "an answer takes it all back");
+    }
+
+    #[test]
+    fn an_address_that_is_not_tried_any_more_is_not_suspected_for_ever() {
+        let (mut heard, start, window) = (Heard::default(), Instant::now(), Duration::from_secs(3600));
+        heard.answered(ip(17), start);
+        (0..3).for_each(|_| heard.unanswered(ip(18), start));
+        let later = start + window;
+        heard.answered(ip(17), later);
+        heard.forget(later, window);
+        assert!(heard.lacks(ip(18)));
+        heard.forget(later + Duration::from_secs(1), window);
+        assert!(!heard.has_gap() && heard.sources.contains_key(&ip(17)));
     }
 
     #[test]

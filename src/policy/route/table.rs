@@ -9,6 +9,18 @@ use super::Route;
 use crate::config::Connect;
 use crate::names::{ClientName, TenantName};
 
+/// A route that matches, and by what of it.
+#[derive(Clone, Copy)]
+pub struct Match<'t> {
+    pub route: &'t Arc<Route>,
+    /// The length of its path; 0: all paths.
+    pub path: usize,
+    /// It names the tenant.
+    pub tenant: bool,
+    /// It names the client.
+    pub client: bool,
+}
+
 /// Small where there is one route, since most hosts have one.
 #[derive(Default)]
 pub(super) struct Table {
@@ -87,17 +99,19 @@ impl Table {
         client: &'q ClientName,
         tenant: Option<&'q TenantName>,
         path: &'q str,
-    ) -> impl Iterator<Item = &'t Arc<Route>> + use<'t, 'q> {
+    ) -> impl Iterator<Item = Match<'t>> + use<'t, 'q> {
         let by_path = self.paths.iter().flat_map(move |paths| paths.ways(path));
-        by_path.chain([&self.whole]).flat_map(move |ways| ways.matching(client, tenant))
+        by_path
+            .chain([(0, &self.whole)])
+            .flat_map(move |(path, ways)| ways.matching(client, tenant).map(move |found| Match { path, ..found }))
     }
 
     /// One that inspects tunnels, or refuses them, for some paths of all; and the one for all of them.
     pub(super) fn of_tunnels(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 3] {
         let settles = |ways: fn(&Paths) -> &Ways| {
-            self.paths.as_ref().and_then(|paths| ways(paths).matching(client, tenant).next())
+            self.paths.as_ref().and_then(|paths| ways(paths).matching(client, tenant).next()).map(|found| found.route)
         };
-        let whole = self.whole.matching(client, tenant).next();
+        let whole = self.whole.matching(client, tenant).next().map(|found| found.route);
         [settles(|paths| &paths.inspecting), settles(|paths| &paths.refusing), whole]
     }
 
@@ -111,13 +125,16 @@ impl Table {
 impl Paths {
     /// Bytes are compared, so no character is cut. A path is asked about once for each length of which there are
     /// prefixes, whatever its own length and however many slashes it has.
-    fn ways<'t, 'q>(&'t self, path: &'q str) -> impl Iterator<Item = &'t Ways> + use<'t, 'q> {
+    fn ways<'t, 'q>(&'t self, path: &'q str) -> impl Iterator<Item = (usize, &'t Ways)> + use<'t, 'q> {
         let path = path.as_bytes();
         let may_end = move |length: &&usize| {
             let (length, slash) = (**length, Some(&b'/'));
             length <= path.len() && (path.get(length - 1) == slash || length == path.len() || path.get(length) == slash)
         };
-        self.lengths.iter().filter(may_end).filter_map(move |length| self.by_prefix.get(&path[..*length]))
+        self.lengths
+            .iter()
+            .filter(may_end)
+            .filter_map(move |&length| Some((length, self.by_prefix.get(&path[..length])?)))
     }
 }
 
@@ -153,9 +170,16 @@ impl Ways {
         })
     }
 
-    fn matching(&self, client: &ClientName, tenant: Option<&TenantName>) -> impl Iterator<Item = &Arc<Route>> {
-        let of_tenant = tenant.and_then(|tenant| self.by_tenant.as_ref()?.get(tenant));
-        of_tenant.into_iter().chain([&self.others]).flat_map(|calls| calls.by(client).into_iter().chain(&calls.others))
+    fn matching<'t, 'q>(
+        &'t self,
+        client: &'q ClientName,
+        tenant: Option<&'q TenantName>,
+    ) -> impl Iterator<Item = Match<'t>> + use<'t, 'q> {
+        let of_tenant = tenant.and_then(|tenant| self.by_tenant.as_ref()?.get(tenant)).map(|calls| (true, calls));
+        of_tenant.into_iter().chain([(false, &self.others)]).flat_map(move |(tenant, calls)| {
+            let found = [(true, calls.by(client)), (false, calls.others())];
+            found.into_iter().filter_map(move |(client, route)| Some(Match { route: route?, path: 0, tenant, client }))
+        })
     }
 }
 

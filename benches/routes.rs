@@ -1,0 +1,139 @@
+//! Time on the processor to find the route of a webhook among few and among many, and to read and compile many.
+//! What do a hundred thousand routes cost?
+//!
+//! `cargo bench --bench routes`
+
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
+
+mod support;
+
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use outgate::config::{self, Config};
+use outgate::names::{ClientName, Host, TenantName};
+use outgate::policy;
+
+const COUNTS: [usize; 4] = [10, 1_000, 100_000, 1_000_000];
+/// Files that the largest table of an installation is parted into.
+const FILES: usize = 1_000;
+const LOOKUPS: u32 = 10_000;
+/// Different ones among them that are busy.
+const HOT: usize = 10;
+
+/// What all routes have in common, and what tells them apart.
+#[derive(Clone, Copy)]
+enum Apart {
+    Hosts,
+    /// Of one host.
+    Paths,
+    /// Of one host and path.
+    Tenants,
+}
+
+impl Apart {
+    fn route(self, n: usize) -> String {
+        match self {
+            Self::Hosts => format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h{n}.example\"]\n"),
+            Self::Paths => format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h.example\"]\npaths = [\"/in/{n}/\"]\n"),
+            Self::Tenants => {
+                format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h.example\"]\ntenants = [\"t{n}\"]\n")
+            }
+        }
+    }
+
+    /// What a webhook on the route brings: host, path, tenant.
+    fn asks(self, n: usize) -> (Host, String, Option<TenantName>) {
+        let host = |name: String| Host::Name(name.into());
+        match self {
+            Self::Hosts => (host(format!("h{n}.example")), "/in".into(), None),
+            Self::Paths => (host("h.example".into()), format!("/in/{n}/x"), None),
+            Self::Tenants => (host("h.example".into()), "/in".into(), Some(TenantName::new(format!("t{n}")))),
+        }
+    }
+}
+
+const HEAD: &str = "[egress.default]\nranges = [\"192.0.2.1\"]\n[clients.c]\nnetworks = [\"10.0.0.0/8\"]\n\
+                    tenants = [\"*\"]\n";
+
+/// A folder that goes with the benchmark.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The routes in so many files, which a main file includes.
+fn written(apart: Apart, count: usize, files: usize) -> Folder {
+    let folder = Folder(std::env::temp_dir().join(format!("outgate-bench-routes-{}", std::process::id())));
+    std::fs::create_dir_all(folder.0.join("conf.d")).unwrap();
+    std::fs::write(folder.0.join("config.toml"), format!("include = [\"conf.d/*.toml\"]\n{HEAD}")).unwrap();
+    let each = count.div_ceil(files);
+    for file in 0..files {
+        let text: String = (file * each..count.min((file + 1) * each)).map(|n| apart.route(n)).collect();
+        std::fs::write(folder.0.join(format!("conf.d/{file:04}.toml")), text).unwrap();
+    }
+    folder
+}
+
+fn load(folder: &Folder) -> Config {
+    match config::load(&folder.0.join("config.toml")) {
+        Ok(loaded) => loaded.config,
+        Err(rejected) => panic!("{}", config::render(&rejected.problems, &rejected.sources, false)),
+    }
+}
+
+fn lookups(apart: Apart, name: &str) {
+    for count in COUNTS {
+        let folder = written(apart, count, count.div_ceil(1_000).min(FILES));
+        let config = load(&folder);
+        let before = resident();
+        let Ok((plan, _)) = policy::compile(&config, Timestamp::now()) else { panic!("not valid") };
+        let bytes = resident().saturating_sub(before) / count as u64;
+        drop(config);
+        let client = ClientName::new("c");
+        // Few are asked for again and again, as busy customers are; then many, spread over the whole table: what is not
+        // in the processor's caches comes from memory, three or four times a lookup, however it is done.
+        let [warm, cold] = [HOT, LOOKUPS as usize].map(|different| {
+            let asks = |n: usize| apart.asks((n % different).wrapping_mul(7_919) % count);
+            let asked: Vec<_> = (0..LOOKUPS as usize).map(asks).collect();
+            let mut asked = asked.iter().cycle();
+            let cost = support::microseconds(LOOKUPS, || {
+                let (host, path, tenant) = asked.next().unwrap();
+                assert!(plan.routes.choose(&client, tenant.as_ref(), black_box(host), path).is_some());
+            });
+            cost * 1e3
+        });
+        println!("{name:<10} {count:>9} {warm:>9.0} {cold:>9.0} {bytes:>9}");
+    }
+}
+
+fn main() {
+    println!("{:<10} {:>9} {:>9} {:>9} {:>9}", "apart by", "routes", "warm, ns", "cold, ns", "bytes");
+    lookups(Apart::Hosts, "hosts");
+    lookups(Apart::Paths, "paths");
+    lookups(Apart::Tenants, "tenants");
+    let folder = written(Apart::Hosts, 100_000, FILES);
+    let start = Instant::now();
+    let config = load(&folder);
+    let read = start.elapsed();
+    let start = Instant::now();
+    let compiled = policy::compile(&config, Timestamp::now());
+    let took = start.elapsed();
+    assert!(compiled.is_ok());
+    println!("100,000 routes in {FILES} files: read in {read:.2?}, compiled in {took:.2?}");
+    let start = Instant::now();
+    drop((compiled, config));
+    println!("and freed in {:.2?}", start.elapsed());
+}
+
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
