@@ -14,13 +14,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{self, Config, Problem, Verify};
+use crate::config::{Config, Problem, Verify};
 use crate::live::configuration::By;
 use crate::live::records::Records;
 use crate::live::{InForce, Live};
 use crate::policy::Plan;
+use crate::reload::Reloader;
+use crate::reload::kept::Kept;
 use crate::reload::listeners::Listeners;
-use crate::reload::{self, Reloader};
 use crate::server::Connections;
 use crate::sysexits;
 use crate::upkeep;
@@ -95,7 +96,11 @@ impl Proxy {
         let in_force = InForce::new(plan, &config.resolver, None)
             .map_err(|fault| Failed(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
         let live = Arc::new(Live::new(in_force, records));
-        live.configuration.adopt(reload::first(&config, config::one_line_each(&warnings, &config.sources)));
+        let kept = if path.is_some() { Kept::open(&config) } else { Kept::nowhere() };
+        live.configuration.adopt(kept.first(&config, &warnings));
+        if let Some(folder) = kept.folder() {
+            live.configuration.keeps_history(folder);
+        }
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&live), connections.clone()));
         listeners
@@ -104,7 +109,7 @@ impl Proxy {
         let addresses = live.configuration.listening().server.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep::upkeep(Arc::clone(&live)));
-        let reloader = path.map(|path| Reloader::new(path, config, Arc::clone(&live), Arc::clone(&listeners)));
+        let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&live), Arc::clone(&listeners)));
         Ok(Self { live, connections, tasks, listeners, reloader, signals, addresses })
     }
 

@@ -55,16 +55,16 @@ impl Socket {
 /// What to ask.
 pub(super) struct Question {
     pub(super) method: Method,
-    pub(super) path: &'static str,
+    pub(super) path: String,
     pub(super) body: Vec<u8>,
 }
 
 impl Question {
-    pub(super) fn get(path: &'static str) -> Self {
-        Self { method: Method::GET, path, body: Vec::new() }
+    pub(super) fn get(path: &str) -> Self {
+        Self { method: Method::GET, path: path.to_owned(), body: Vec::new() }
     }
-    pub(super) fn post(path: &'static str, body: Vec<u8>) -> Self {
-        Self { method: Method::POST, path, body }
+    pub(super) fn post(path: &str, body: Vec<u8>) -> Self {
+        Self { method: Method::POST, path: path.to_owned(), body }
     }
 }
 
@@ -135,7 +135,7 @@ async fn exchange(stream: UnixStream, question: &Question) -> Result<(StatusCode
     tokio::spawn(connection);
     let mut request = Request::new(Full::new(Bytes::from(question.body.clone())));
     *request.method_mut() = question.method.clone();
-    *request.uri_mut() = http::Uri::from_static(question.path);
+    *request.uri_mut() = question.path.parse().unwrap_or_default();
     request.headers_mut().insert(header::HOST, http::HeaderValue::from_static("outgate"));
     let response = sender.send_request(request).await?;
     let status = response.status();

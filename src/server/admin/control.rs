@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{JSON, TEXT, text};
-use crate::config::Written;
 use crate::live::configuration::{By, Outcome, Verdict};
+use crate::live::desk::With;
 use crate::live::{Live, sources};
 use crate::net::peer::Peer;
 
@@ -48,7 +48,7 @@ pub(super) async fn answer(
         let by = By::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
         live.desk.ask_and_wait(by)
     } else {
-        match written(request).await {
+        match with(request).await {
             Ok(with) => live.desk.compare(with),
             Err(refused) => return Some(*refused),
         }
@@ -60,15 +60,20 @@ pub(super) async fn answer(
     })
 }
 
-/// The configuration to compare with: none is meant by an empty body.
-async fn written(request: Request<Incoming>) -> Result<Option<Written>, Box<Response<Full<Bytes>>>> {
+/// What to compare with: `?entry=N`, a configuration in the body, or what is on disk.
+async fn with(request: Request<Incoming>) -> Result<With, Box<Response<Full<Bytes>>>> {
     let refused = |status, why: String| Box::new(text(status, TEXT, why));
+    if let Some(entry) = request.uri().query().and_then(|query| query.strip_prefix("entry=")) {
+        let number = entry.parse().map_err(|_| refused(StatusCode::BAD_REQUEST, "entry is a number\n".into()))?;
+        return Ok(With::Entry(number));
+    }
     let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
     let body = body.map_err(|fault| refused(StatusCode::PAYLOAD_TOO_LARGE, format!("{fault}\n")))?.to_bytes();
     if body.is_empty() {
-        return Ok(None);
+        return Ok(With::Disk);
     }
-    serde_json::from_slice(&body).map(Some).map_err(|fault| refused(StatusCode::BAD_REQUEST, format!("{fault}\n")))
+    let written = serde_json::from_slice(&body);
+    written.map(With::Written).map_err(|fault| refused(StatusCode::BAD_REQUEST, format!("{fault}\n")))
 }
 
 fn told(outcome: &Outcome) -> Response<Full<Bytes>> {
@@ -100,6 +105,7 @@ pub(super) fn status(live: &Live) -> Value {
             "digest": adopted.written.digest,
             "at": adopted.at,
             "by": adopted.by,
+            "how": adopted.how,
             "changes": adopted.difference.changes,
             "more": adopted.difference.more,
             "warnings": adopted.warnings,
@@ -108,6 +114,8 @@ pub(super) fn status(live: &Live) -> Value {
         "rejected": rejected.map(|rejected| json!({
             "at": rejected.at, "by": rejected.by, "problems": rejected.problems,
         })),
+        "drift": live.configuration.drift().as_deref(),
+        "history": live.configuration.history().as_deref(),
         "listeners": *live.configuration.listening(),
         "pools": in_force.plan.pools.iter().map(pool).collect::<Vec<_>>(),
         "client_connections": live.meters.client_connections.get(),
