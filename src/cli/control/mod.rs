@@ -2,7 +2,9 @@
 //! What is said where, and with which exit code does it end?
 
 pub(super) mod diff;
+pub(super) mod history;
 pub(super) mod reload;
+pub(super) mod rollback;
 mod socket;
 pub(super) mod status;
 

@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{JSON, TEXT, text};
-use crate::config::Written;
 use crate::delivery::{self, Question};
 use crate::live::configuration::{By, Outcome, Verdict};
+use crate::live::desk::With;
 use crate::live::{Live, sources};
 use crate::names::{ClientName, TenantName};
 use crate::net::peer::Peer;
@@ -56,7 +56,7 @@ pub(super) async fn answer(
         let by = By::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
         live.desk.ask_and_wait(by)
     } else {
-        match written(request).await {
+        match with(request).await {
             Ok(with) => live.desk.compare(with),
             Err(refused) => return Some(*refused),
         }
@@ -70,10 +70,15 @@ pub(super) async fn answer(
 
 type Refused = Box<Response<Full<Bytes>>>;
 
-/// The configuration to compare with: none is meant by an empty body.
-async fn written(request: Request<Incoming>) -> Result<Option<Written>, Refused> {
+/// What to compare with: `?entry=N`, a configuration in the body, or what is on disk.
+async fn with(request: Request<Incoming>) -> Result<With, Refused> {
+    if let Some(entry) = request.uri().query().and_then(|query| query.strip_prefix("entry=")) {
+        let number = entry.parse();
+        let number = number.map_err(|_| Box::new(text(StatusCode::BAD_REQUEST, TEXT, "entry is a number\n".into())))?;
+        return Ok(With::Entry(number));
+    }
     let body = body(request).await?;
-    if body.is_empty() { Ok(None) } else { read(&body).map(Some) }
+    if body.is_empty() { Ok(With::Disk) } else { read(&body).map(With::Written) }
 }
 
 /// A webhook, as `outgate explain` names it.
@@ -134,6 +139,7 @@ pub(super) fn status(live: &Live) -> Value {
             "digest": adopted.written.digest,
             "at": adopted.at,
             "by": adopted.by,
+            "how": adopted.how,
             "changes": adopted.difference.changes,
             "more": adopted.difference.more,
             "warnings": adopted.warnings,
@@ -142,6 +148,8 @@ pub(super) fn status(live: &Live) -> Value {
         "rejected": rejected.map(|rejected| json!({
             "at": rejected.at, "by": rejected.by, "problems": rejected.problems,
         })),
+        "drift": live.configuration.drift().as_deref(),
+        "history": live.configuration.history().as_deref(),
         "listeners": *live.configuration.listening(),
         "pools": in_force.plan.pools.iter().map(pool).collect::<Vec<_>>(),
         "client_connections": live.meters.client_connections.get(),
