@@ -395,7 +395,7 @@ fn a_token_that_the_target_does_not_take_is_not_shown_again() {
 #[test]
 fn a_tenants_token_is_its_own_where_the_route_is_for_tenants() {
     for (route, fetches) in [("tenants = [\"a\", \"b\"]", 2), ("", 1)] {
-        let scene = scene(ok(), granting("3600"), "", route);
+        let scene = scene(ok(), granting("3600"), "", "");
         let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), route);
         let clients = "allow_anonymous = false\n[clients.us]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
         scene.outgate.reconfigure(&text.replace("allow_anonymous = true\n", clients));
