@@ -167,3 +167,42 @@ fn nobody_there_is_said_with_the_name_of_the_socket() {
         Command::new(env!("CARGO_BIN_EXE_outgate")).args(["reload", "--admin", "127.0.0.1:1"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_running_proxy_says_how_full_its_limits_are_and_whom_it_leaves_alone() {
+    let more = "[limits.few]\nrate = \"3/h\"\nconcurrency = 5\nper = [\"host\"]\n[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n";
+    let scene = scene();
+    let limited = text(&scene, more).replace("sign = [\"platform\"]", "sign = [\"platform\"]\nlimits = [\"few\"]");
+    write(&scene, &limited);
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    let explain = |url: &str| {
+        let output = run(&scene, &["explain", "POST", url, "--running", "--json"]);
+        let steps = json(&output)["steps"].as_array().unwrap().clone();
+        let now =
+            steps.iter().filter(|step| step["step"] == "now").map(|step| step["what"].as_str().unwrap().to_owned());
+        (output.status.code().unwrap(), now.collect::<Vec<_>>())
+    };
+    let url = scene.good_url();
+    let pool = "pool default: 4 of 4 addresses usable".to_owned();
+    assert_eq!(explain(&url), (0, vec!["limit few: 3 of 3 left, 0 of 5 under way".to_owned(), pool.clone()]));
+    for _ in 0..3 {
+        assert_eq!(scene.outgate.post(&url, "", "x").status, 200);
+    }
+    let (code, now) = explain(&url);
+    assert_eq!((code, &now[1]), (0, &pool));
+    assert!(
+        now[0].starts_with("limit few: 0 of 3 left, the next in ") && now[0].ends_with(", 0 of 5 under way"),
+        "{now:?}"
+    );
+    // To ask takes nothing: another host still has all of it.
+    let other = url.replace("hook.example", "other.example");
+    assert_eq!(explain(&other).1[0], "limit few: 3 of 3 left, 0 of 5 under way");
+
+    let nobody = format!("https://plain.example:{}/", scene.plain.port());
+    assert_eq!(scene.outgate.post(&nobody, "", "x").code(), "connect_timeout", "it waits for a request in plaintext");
+    let (_, now) = explain(&nobody);
+    assert!(now[1].starts_with("its circuit is open: refused as target_circuit_open for 3"), "{now:?}");
+    assert_eq!(explain("https://elsewhere.example/").0, 1, "refused, as it would be");
+    let (code, out, _) = said(&run(&scene, &["explain", "POST", &url, "--running"]));
+    assert!(code == 0 && out.contains("now        limit few: 0 of 3 left"), "{out}");
+}

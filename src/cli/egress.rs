@@ -5,6 +5,7 @@ mod probe;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
@@ -92,32 +93,40 @@ impl List {
             eprintln!("outgate: there is no pool {pool:?}");
             return ExitCode::from(sysexits::USAGE);
         }
-        let now = Timestamp::now();
+        let (now, longest) = (Timestamp::now(), plan.routes.longest());
         match self.format {
             Format::Text => {
                 let mut ranges: Vec<IpNet> =
-                    pools.iter().flat_map(|(_, pool)| published(pool, now)).map(|range| range.cidr).collect();
+                    pools.iter().flat_map(|(_, pool)| published(pool, longest, now)).map(|range| range.cidr).collect();
                 ranges = IpNet::aggregate(&ranges);
                 ranges.iter().for_each(|range| println!("{range}"));
             }
             Format::Json => {
-                println!("{:#}", json!(pools.iter().map(|(name, pool)| listed(name, pool, now)).collect::<Vec<_>>()))
+                println!(
+                    "{:#}",
+                    json!(pools.iter().map(|(name, pool)| listed(name, pool, longest, now)).collect::<Vec<_>>())
+                )
             }
         }
         ExitCode::SUCCESS
     }
 }
 
-fn listed(name: &PoolName, pool: &Pool, now: Timestamp) -> serde_json::Value {
-    let ranges: Vec<_> = published(pool, now)
+fn listed(name: &PoolName, pool: &Pool, longest: Duration, now: Timestamp) -> serde_json::Value {
+    let ranges: Vec<_> = published(pool, longest, now)
         .map(|range| json!({ "cidr": range.cidr.to_string(), "from": range.from, "until": range.until, "state": state(&range) }))
         .collect();
     json!({ "pool": name.as_str(), "ranges": ranges })
 }
 
-/// What customers must allow: what is in use, and what is announced, whose firewalls must be first.
-fn published(pool: &Pool, now: Timestamp) -> impl Iterator<Item = Announced> {
-    pool.announced(now).filter(|range| range.standing != Standing::Ended)
+/// What customers must allow: what is in use, what is announced, whose firewalls must be first, and what has ended for no
+/// longer than deliveries may last that began before.
+fn published(pool: &Pool, longest: Duration, now: Timestamp) -> impl Iterator<Item = Announced> {
+    let is_gone = move |range: &Announced| {
+        range.standing == Standing::Ended
+            && range.until.is_none_or(|until| now.duration_since(until).unsigned_abs() > longest)
+    };
+    pool.announced(now).filter(move |range| !is_gone(range))
 }
 
 fn state(range: &Announced) -> &'static str {

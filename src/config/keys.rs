@@ -2,6 +2,7 @@
 //! Is this key known, and if not, which was meant?
 
 mod credential;
+mod gradual;
 mod listener;
 mod signer;
 mod times;
@@ -9,6 +10,7 @@ mod trust;
 
 use super::problem::nearest;
 pub(super) use credential::CREDENTIAL;
+pub(super) use gradual::{DENIED, SPLIT};
 pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_TLS};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
 pub(super) use times::{CIRCUIT, ROUTE_TIMEOUTS, TIMEOUTS};
@@ -220,9 +222,15 @@ pub(super) static ROUTE: Shape = Shape {
         "body_max",
         "response_max",
         "timeouts",
+        "split",
+        "report_only",
     ],
     later: &[],
     renamed: &[
+        ("canary", "split"),
+        ("weight", "split"),
+        ("shadow", "report_only"),
+        ("dry_run", "report_only"),
         ("domains", "hosts"),
         ("allowed_domains", "hosts"),
         ("prefix", "paths"),
@@ -299,7 +307,7 @@ pub(super) static LOG: Shape = Shape {
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 22] = [
+static SHAPES: [&Shape; 24] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -311,6 +319,8 @@ static SHAPES: [&Shape; 22] = [
     &CLIENT,
     &ROUTE,
     &ROUTE_TIMEOUTS,
+    &SPLIT,
+    &DENIED,
     &TRUST,
     &TRUST_IDENTITY,
     &SIGNER,

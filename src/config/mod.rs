@@ -21,6 +21,7 @@ mod secret;
 mod sections;
 mod signer;
 mod syntax;
+mod times;
 mod trust;
 mod units;
 mod written;
@@ -47,6 +48,7 @@ pub use problem::{Place, Problem, Severity, Sources, few};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
 pub use signer::{Encoding, Hmac, Signer, SigningKey};
+pub use times::{Circuit, RouteTimeouts, Timeouts};
 pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
 pub use units::duration_argument;
 pub use written::Written;
@@ -252,6 +254,19 @@ pub struct Route {
     pub body_max: Option<At<u64>>,
     pub response_max: Option<At<u64>>,
     pub timeouts: RouteTimeouts,
+    /// For some of its tenants and hosts it is another.
+    pub split: Option<At<Split>>,
+    /// It is judged beside the others, and not taken.
+    pub report_only: bool,
+}
+
+/// A part of a route's tenants and hosts, treated otherwise.
+#[derive(Clone, Debug)]
+pub struct Split {
+    /// Hundredths of a percent, of 10,000.
+    pub share: u32,
+    /// The route as it is for them.
+    pub other: Box<Route>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,48 +281,6 @@ pub enum Connect {
     Tunnel,
     Inspect,
     Refuse,
-}
-
-/// When a target that fails is left alone, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Circuit {
-    /// In a row; 0: never.
-    pub failures: u32,
-    pub window: Duration,
-    pub open: Duration,
-    pub open_max: Duration,
-}
-
-/// Each `None` is inherited from `[timeouts]`.
-#[derive(Clone, Debug, Default)]
-pub struct RouteTimeouts {
-    pub dns: Option<Duration>,
-    pub connect: Option<Duration>,
-    pub tls: Option<Duration>,
-    pub body: Option<Duration>,
-    pub response: Option<Duration>,
-    pub total: Option<Duration>,
-    pub tunnel: Option<Duration>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Timeouts {
-    pub dns: Duration,
-    /// TCP, over all addresses tried.
-    pub connect: Duration,
-    pub tls: Duration,
-    /// The client sending its body.
-    pub body: Duration,
-    /// From the last byte of the request to the head of the response.
-    pub response: Duration,
-    /// A client or target connection without a request.
-    pub idle: Duration,
-    /// The whole delivery, from head to last byte.
-    pub total: Duration,
-    /// A tunnel, from its opening to its end.
-    pub tunnel: Duration,
-    /// How old a reusable connection may grow.
-    pub reuse: Duration,
 }
 
 /// A secret's bytes: wiped when dropped, never printed.
@@ -359,10 +332,17 @@ pub enum Per {
     Egress,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    pub cidr: IpNet,
+    /// What it would refuse is recorded, and let through.
+    pub report_only: bool,
+}
+
 #[derive(Clone, Debug)]
 pub struct Guard {
     pub allow: Vec<At<IpNet>>,
-    pub deny: Vec<At<IpNet>>,
+    pub deny: Vec<At<Denied>>,
     pub ports: Vec<At<u16>>,
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
 use super::{
-    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Proof, Route, RouteTimeouts, Select, keys, public_key,
-    units,
+    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Proof, Route, RouteTimeouts, Select, Split, keys,
+    public_key, units,
 };
 use crate::names::{ClientName, LimitName, PoolName};
 
@@ -154,7 +154,8 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
     let timeouts = table.one(reader, "timeouts", |reader, value| {
         Table::open(reader, value, &keys::ROUTE_TIMEOUTS).map(|table| route_timeouts(reader, &table))
     });
-    Route {
+    let report_only = table.one(reader, "report_only", |reader, value| reader.boolean(value));
+    let mut route = Route {
         name: name.unwrap_or_else(|| at(table, String::new())),
         hosts,
         paths,
@@ -171,7 +172,34 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         body_max,
         response_max,
         timeouts: timeouts.unwrap_or_default(),
+        split: None,
+        report_only: report_only.is_some_and(|report_only| report_only.value),
+    };
+    route.split = table.one(reader, "split", |reader, value| split(reader, value, &route));
+    route
+}
+
+/// What is not said of those in it is as for all others.
+fn split(reader: &mut Reader<'_>, value: &Value<'_>, route: &Route) -> Option<At<Split>> {
+    let table = Table::open(reader, value, &keys::SPLIT)?;
+    table.require(reader, "percent", "write the part of tenants and hosts: percent = 1");
+    let share = table.one(reader, "percent", |reader, value| reader.percent(value));
+    let mut other = route.clone();
+    let (egress, trust) = (table.one(reader, "egress", word), table.one(reader, "trust", word));
+    let (sign, credential) = (table.many(reader, "sign", None, word), table.one(reader, "credential", word));
+    let timeouts = table.one(reader, "timeouts", |reader, value| {
+        Table::open(reader, value, &keys::ROUTE_TIMEOUTS).map(|table| route_timeouts(reader, &table))
+    });
+    if egress.is_none() && trust.is_none() && sign.is_none() && credential.is_none() && timeouts.is_none() {
+        let problem = Problem::at(table.place, "a split between two that are the same");
+        reader.problems.push(problem.help("write what is other: egress, trust, sign, credential or timeouts"));
     }
+    other.egress = egress.or(other.egress);
+    other.trust = trust.or(other.trust);
+    other.sign = sign.unwrap_or(other.sign);
+    other.credential = credential.or(other.credential);
+    other.timeouts = timeouts.map_or(other.timeouts.clone(), |timeouts| timeouts.or(&other.timeouts));
+    Some(at(&table, Split { share: share?.value, other: Box::new(other) }))
 }
 
 fn route_timeouts(reader: &mut Reader<'_>, table: &Table<'_>) -> RouteTimeouts {

@@ -28,7 +28,7 @@ pub enum Severity {
     Warning,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub severity: Severity,
     /// `None`: about the whole, or a file that could not be read.

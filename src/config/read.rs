@@ -277,6 +277,29 @@ impl Reader<'_> {
         Some(value.at(number))
     }
 
+    /// In hundredths; no more than two places.
+    pub(super) fn percent(&mut self, value: &Value<'_>) -> Option<At<u32>> {
+        const HELP: &str = "write a number from 0 to 100 with up to two places, without quotes and sign: 1, 0.25";
+        let text = match value.node {
+            DeValue::Integer(written) if written.radix() == 10 => written.as_str(),
+            DeValue::Float(written) => written.as_str(),
+            _ => {
+                self.wrong_type(value, "a number", HELP);
+                return None;
+            }
+        };
+        let (whole, places) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let hundredths = Some(format!("{whole}{places:0<2}"))
+            .filter(|number| digits(number) && (1..=3).contains(&whole.len()) && places.len() <= 2)
+            .and_then(|number| number.parse().ok())
+            .filter(|hundredths| *hundredths <= 10_000);
+        if hundredths.is_none() {
+            self.problems.push(Problem::at(value.place, format!("`{}` is no percentage", value.key)).help(HELP));
+        }
+        hundredths.map(|hundredths| value.at(hundredths))
+    }
+
     pub(super) fn port(&mut self, value: &Value<'_>) -> Option<At<u16>> {
         let port = self.integer(value, 1..=u16::MAX.into())?;
         u16::try_from(port.value).ok().map(|port| value.at(port))

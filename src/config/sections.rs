@@ -10,7 +10,9 @@ use tracing_subscriber::filter::EnvFilter;
 
 use super::problem::{Place, Problem};
 use super::read::{Reader, Table, Value};
-use super::{Admin, At, Circuit, Deliveries, Guard, Listen, Log, Resolver, Server, Timeouts, keys, listener, units};
+use super::{
+    Admin, At, Circuit, Deliveries, Denied, Guard, Listen, Log, Resolver, Server, Timeouts, keys, listener, units,
+};
 use crate::host;
 use crate::names::Host;
 
@@ -101,9 +103,23 @@ pub(super) fn guard(reader: &mut Reader<'_>, file: &Table<'_>) -> Guard {
     let table = file.section(reader, "guard", &keys::GUARD);
     let mut networks =
         |key| table.many(reader, key, None, |reader, value| reader.parsed(value, units::network)).unwrap_or_default();
-    let (allow, deny) = (networks("allow"), networks("deny"));
+    let allow = networks("allow");
+    let deny = table.many(reader, "deny", None, denied).unwrap_or_default();
     let ports = table.many(reader, "ports", None, |reader, value| reader.port(value));
     Guard { allow, deny, ports: ports.unwrap_or_else(|| vec![At { value: 443, place: table.place }]) }
+}
+
+/// A network alone, or one that only reports.
+fn denied(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Denied>> {
+    if !value.is_table() {
+        let cidr = reader.parsed(value, units::network)?;
+        return Some(value.at(Denied { cidr: cidr.value, report_only: false }));
+    }
+    let table = Table::open(reader, value, &keys::DENIED)?;
+    table.require(reader, "cidr", "write cidr = \"203.0.113.0/24\"");
+    let cidr = table.one(reader, "cidr", |reader, value| reader.parsed(value, units::network));
+    let report_only = table.one(reader, "report_only", |reader, value| reader.boolean(value));
+    Some(value.at(Denied { cidr: cidr?.value, report_only: report_only.is_some_and(|report_only| report_only.value) }))
 }
 
 pub(super) fn resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolver {

@@ -1,21 +1,25 @@
 //! The decisions of the story, told instead of acted on.
 //! What would happen to this webhook, and which rule says so?
 
+mod now;
+
 use http::Method;
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::ask::Ask;
 use super::refusal::{Code, Refusal};
 use super::steps::stick;
 use super::verdict;
 use crate::config::{CrlPolicy, Per, Plaintext, Proof, Select, TlsVersion, Verify};
+use crate::live::Live;
 use crate::names::{ClientName, Host, KeyId, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Limit;
 use crate::policy::egress;
 use crate::policy::guard::Own;
 use crate::policy::identify::Client;
-use crate::policy::route::{Match, Route};
+use crate::policy::route::{Match, Route, Split};
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
 
@@ -23,6 +27,13 @@ use crate::policy::trust::Trust;
 pub struct Explained {
     pub lines: Vec<(&'static str, String)>,
     pub refusal: Option<Code>,
+}
+
+impl Explained {
+    pub fn as_json(&self) -> Value {
+        let steps: Vec<_> = self.lines.iter().map(|(step, what)| json!({ "step": step, "what": what })).collect();
+        json!({ "steps": steps, "refusal": self.refusal.map(Code::name) })
+    }
 }
 
 /// A webhook that would be sent.
@@ -48,6 +59,14 @@ pub fn explain(plan: &Plan, question: &Question<'_>) -> Explained {
     Explained { lines, refusal: refusal.map(|refusal| refusal.code) }
 }
 
+/// The same by the plan in force, with what the proxy knows at this moment.
+pub fn explain_now(live: &Live, question: &Question<'_>) -> Explained {
+    let in_force = live.in_force();
+    let mut explained = explain(&in_force.plan, question);
+    explained.lines.extend(now::lines(live, &in_force.plan, question));
+    explained
+}
+
 fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, String)>) -> Result<(), Refusal> {
     let &Question { method, url, client, tenant, now } = question;
     let ask = Ask::of(method, url, tenant.cloned())?;
@@ -63,6 +82,16 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
         return Err(verdict::no_route(&ask.host));
     };
     lines.push(("route", format!("{}: {}", route.name, why(&candidates))));
+    if let Some(shadow) = plan.routes.shadow(client, tenant, &ask.host, ask.path()) {
+        lines.push(("shadow", format!("{} would be taken, but only reports", shadow.name)));
+    }
+    let route = plan.routes.choose(client, tenant, &ask.host, ask.path()).unwrap_or(route);
+    if let (Some(side), Some(percent)) = (route.side, candidates[0].1.route.split.as_ref().map(Split::percent)) {
+        lines.push((
+            "split",
+            format!("{side}: {percent} % of all tenants and hosts are on the other side, named split"),
+        ));
+    }
     let target = ask.target(route)?;
     lines.push(("target", target.to_string()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;

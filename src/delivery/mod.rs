@@ -14,6 +14,7 @@ mod probe;
 mod record;
 pub mod refusal;
 mod response;
+mod shadow;
 mod steps;
 pub mod tunnel;
 mod verdict;
@@ -28,7 +29,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use ask::Ask;
-pub use explain::{Explained, Question, explain};
+pub use explain::{Explained, Question, explain, explain_now};
 pub use inbound::{Inbound, InboundFault};
 use passage::Passage;
 pub use probe::{Asked, Met, Probed, probe};
@@ -133,9 +134,10 @@ fn judge<'p>(
     if ask::asks_us(&arrival.method, &mut arrival.fields)? {
         return Ok(None);
     }
+    shadow::judge(plan, client.name(), &ask, &arrival.body, record);
     let route = plan.routes.choose(client.name(), ask.tenant.as_ref(), &ask.host, ask.path());
     let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
-    record.route(&route.name);
+    record.route(route);
     let target = ask.target(route)?;
     record.target(&target, Some(ask.path()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;

@@ -1,13 +1,14 @@
 //! The evidence of one delivery: a line of JSON, written when the delivery is over, however it ends.
 //! What happened, to whom, from where, and how long did each step take?
 
+mod line;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Method;
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::inbound::Progress;
 use super::refusal::{Code, Refusal};
@@ -17,6 +18,8 @@ use crate::net::exchange::Connection;
 use crate::net::tls;
 use crate::policy::egress::Hop;
 use crate::policy::identify::Caller;
+use crate::policy::route::Route;
+use line::{Line, Steps, TlsEvidence, WouldRefuse};
 
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
 /// Bodies, queries, tokens and secrets have no field to stand in.
@@ -34,6 +37,10 @@ pub(super) struct Record {
     proof: Option<&'static str>,
     tenant: Option<TenantName>,
     route: Option<RouteName>,
+    /// Of a route that is split.
+    side: Option<&'static str>,
+    /// The route that would have been taken, if those that only report were in force.
+    would_take: Option<RouteName>,
     /// With the path, unless that is out of sight.
     target: Option<(Target, Option<String>)>,
     source: Option<IpAddr>,
@@ -81,45 +88,6 @@ impl Sent {
     }
 }
 
-/// By what only reports, a limit for example.
-#[derive(Serialize)]
-struct WouldRefuse {
-    kind: &'static str,
-    name: String,
-    code: &'static str,
-}
-
-#[derive(Serialize, Clone)]
-struct TlsEvidence {
-    version: &'static str,
-    suite: &'static str,
-    certificate_expires: Timestamp,
-    /// `false`: the route's trust says `verify = "none"`.
-    verified: bool,
-}
-
-/// Milliseconds.
-#[derive(Serialize, Default)]
-struct Steps {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    admit: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    take_in: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resolve: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sign: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<f64>,
-    total: f64,
-}
-
 /// The steps that are timed.
 #[derive(Clone, Copy)]
 pub(super) enum Step {
@@ -146,6 +114,8 @@ impl Record {
             proof: None,
             tenant: None,
             route: None,
+            side: None,
+            would_take: None,
             target: None,
             source: None,
             address: None,
@@ -180,8 +150,15 @@ impl Record {
         self.proof = Some(proof);
         self.tenant = tenant.cloned();
     }
-    pub(super) fn route(&mut self, route: &RouteName) {
-        self.route = Some(route.clone());
+    pub(super) fn route(&mut self, route: &Route) {
+        (self.route, self.side) = (Some(route.name.clone()), route.side);
+    }
+    /// The code by which it would have refused, as far as its head tells.
+    pub(super) fn would_take(&mut self, shadow: &Route, refused: Option<Code>) {
+        self.would_take = Some(shadow.name.clone());
+        if let Some(code) = refused {
+            self.would_refuse("route", shadow.name.as_str(), code);
+        }
     }
     /// The path is kept, the query is not.
     pub(super) fn target(&mut self, target: &Target, path: Option<&str>) {
@@ -287,41 +264,6 @@ pub fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// The line. Names are part of the product's surface.
-#[derive(Serialize)]
-struct Line<'a> {
-    time: Timestamp,
-    request_id: &'a str,
-    peer: Option<IpAddr>,
-    client: Option<&'a str>,
-    proof: Option<&'static str>,
-    tenant: Option<&'a str>,
-    route: Option<&'a str>,
-    method: Option<&'a str>,
-    scheme: Option<&'static str>,
-    host: Option<String>,
-    port: Option<u16>,
-    path: Option<&'a str>,
-    source: Option<IpAddr>,
-    address: Option<IpAddr>,
-    reused: Option<bool>,
-    /// The version spoken with the target.
-    http: Option<&'static str>,
-    tls: Option<&'a TlsEvidence>,
-    signatures: Vec<&'a str>,
-    status: Option<u16>,
-    code: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    would_refuse: &'a [WouldRefuse],
-    bytes_sent: u64,
-    bytes_received: u64,
-    ms: &'a Steps,
-}
-
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.is_written {
@@ -351,6 +293,12 @@ impl Drop for Record {
         if let (Some(route), Some(false)) = (&self.route, self.tls.as_ref().map(|tls| tls.verified)) {
             self.live.meters.unverified(route);
         }
+        if let (Some(route), Some(side)) = (&self.route, self.side) {
+            self.live.meters.split(route, side, code);
+        }
+        if let Some(shadow) = &self.would_take {
+            self.live.meters.would_take(shadow);
+        }
         for WouldRefuse { kind, name, code } in &self.would_refuse {
             self.live.meters.report_only(kind, name, code);
         }
@@ -366,6 +314,7 @@ impl Drop for Record {
             proof: self.proof,
             tenant: self.tenant.as_ref().map(TenantName::as_str),
             route,
+            side: self.side,
             method: self.method.as_ref().map(Method::as_str),
             scheme: target.map(|(target, _)| target.scheme.as_str()),
             host: target.map(|(target, _)| target.host.to_string()),
@@ -381,6 +330,7 @@ impl Drop for Record {
             code,
             details,
             cause,
+            would_take: self.would_take.as_ref().map(RouteName::as_str),
             would_refuse: &self.would_refuse,
             bytes_sent: self.sent.bytes(),
             bytes_received: self.received,

@@ -5,7 +5,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use jiff::Timestamp;
 
 use super::record::{Record, Step};
-use super::refusal::Refusal;
+use super::refusal::{Code, Refusal};
 use super::{Arrival, caller, verdict};
 use crate::config::Proof;
 use crate::live::gate::Pass;
@@ -71,6 +71,9 @@ pub(super) async fn hops(
 ) -> Result<Vec<Hop>, Refusal> {
     let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;
     let cleared = in_force.plan.guard.clear(target, &answers.addresses, &live.sources.own())?;
+    if let Some(denied) = cleared.would_deny() {
+        record.would_refuse("guard", &denied.to_string(), Code::TargetForbidden);
+    }
     // What left the pool since the delivery began opens no connection any more: the pool is the one in force now.
     let now_in_force = live.in_force();
     let pool = now_in_force.plan.pools.get(route.pool.name()).ok_or(NoHop::Empty)?;

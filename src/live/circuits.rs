@@ -87,6 +87,12 @@ impl Circuits {
         std::mem::take(&mut self.changes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// How long an open circuit still refuses, for who wants to know: nothing is tried. `None`: it is closed.
+    pub fn peek(&self, key: &Key) -> Option<Duration> {
+        let (_, until) = self.known().get(key)?.open()?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
     /// How many are open.
     pub fn open(&self) -> usize {
         if self.count.load(Ordering::Relaxed) == 0 {

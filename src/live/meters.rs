@@ -27,6 +27,8 @@ pub struct Meters {
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     unverified: Family<RouteLabels, Counter>,
     report_only: Family<ReportLabels, Counter>,
+    would_take: Family<RouteLabels, Counter>,
+    split: Family<SplitLabels, Counter>,
     token_requests: Family<TokenLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
@@ -64,6 +66,14 @@ struct DeliveryLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RouteLabels {
     route: Text,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct SplitLabels {
+    route: Text,
+    /// `main` or `split`.
+    side: &'static str,
+    code: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -138,6 +148,8 @@ impl Meters {
             latency,
             unverified: Family::default(),
             report_only: Family::default(),
+            would_take: Family::default(),
+            split: Family::default(),
             token_requests: Family::default(),
             reloads: Family::default(),
             reload_failed: Gauge::default(),
@@ -192,6 +204,16 @@ impl Meters {
             "report_only",
             "Deliveries that would have been refused, by what only reports (report_only = true)",
             meters.report_only.clone(),
+        );
+        registry.register(
+            "shadowed_deliveries",
+            "Deliveries that a route would have taken, if it did not only report",
+            meters.would_take.clone(),
+        );
+        registry.register(
+            "split_deliveries",
+            "Deliveries on routes that are split, by side and result",
+            meters.split.clone(),
         );
         registry.register(
             "certificate_expiry_timestamp_seconds",
@@ -263,6 +285,14 @@ impl Meters {
 
     pub fn unverified(&self, route: &RouteName) {
         self.unverified.get_or_create(&RouteLabels { route: Text(Some(route.clone())) }).inc();
+    }
+
+    pub fn would_take(&self, route: &RouteName) {
+        self.would_take.get_or_create(&RouteLabels { route: Text(Some(route.clone())) }).inc();
+    }
+
+    pub fn split(&self, route: &RouteName, side: &'static str, code: &'static str) {
+        self.split.get_or_create(&SplitLabels { route: Text(Some(route.clone())), side, code }).inc();
     }
 
     pub fn report_only(&self, kind: &'static str, name: &str, code: &'static str) {

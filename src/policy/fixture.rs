@@ -115,6 +115,8 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
         body_max: None,
         response_max: None,
         timeouts: RouteTimeouts::default(),
+        split: None,
+        report_only: false,
     };
     at(start, route)
 }

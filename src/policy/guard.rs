@@ -39,6 +39,8 @@ const SPECIAL_USE: &[&str] = &[
 pub struct Guard {
     allow: Vec<IpNet>,
     deny: Vec<IpNet>,
+    /// What these would refuse is told, and let through.
+    reporting: Vec<IpNet>,
     ports: Vec<u16>,
     /// Names that the operator gave addresses to, and so vouches for.
     vouched: BTreeSet<Arc<str>>,
@@ -73,6 +75,7 @@ pub enum Forbidden {
 pub struct ClearedAddresses {
     addresses: Vec<IpAddr>,
     port: u16,
+    would_deny: Option<IpNet>,
 }
 
 impl ClearedAddresses {
@@ -82,6 +85,10 @@ impl ClearedAddresses {
     }
     pub fn port(&self) -> u16 {
         self.port
+    }
+    /// The entry of `guard.deny` that would have refused one of them, and only reports.
+    pub fn would_deny(&self) -> Option<IpNet> {
+        self.would_deny
     }
 }
 
@@ -97,6 +104,10 @@ impl Guard {
         egress: &BTreeMap<PoolName, At<config::Pool>>,
     ) -> Self {
         let cidrs = |list: &[At<IpNet>]| list.iter().map(|cidr| cidr.trunc()).collect();
+        let denied = |report_only| {
+            let meant = guard.deny.iter().filter(|deny| deny.report_only == report_only);
+            meant.map(|deny| deny.cidr.trunc()).collect()
+        };
         let name = |host: &Host| match host {
             Host::Name(name) => Some(Arc::clone(name)),
             Host::Ip(_) => None,
@@ -107,7 +118,8 @@ impl Guard {
         };
         Self {
             allow: cidrs(&guard.allow),
-            deny: cidrs(&guard.deny),
+            deny: denied(false),
+            reporting: denied(true),
             ports: guard.ports.iter().map(|port| port.value).collect(),
             vouched: resolver.hosts.keys().filter_map(name).collect(),
             pools: egress.iter().flat_map(ranges).collect(),
@@ -140,7 +152,11 @@ impl Guard {
         // An IPv4-mapped address is dialled as the IPv4 address that it was judged as, from a source of that family:
         // the kernel would send IPv4 from an IPv6 socket, from another source than the one bound.
         let addresses = answers.iter().map(IpAddr::to_canonical).collect();
-        Ok(ClearedAddresses { addresses, port: target.port })
+        let would_deny = self
+            .reporting
+            .iter()
+            .find(|deny| answers.iter().any(|address| self.faces(*address).any(|face| deny.contains(&face))));
+        Ok(ClearedAddresses { addresses, port: target.port, would_deny: would_deny.copied() })
     }
 
     fn judge(&self, address: IpAddr, port: u16, own: &Own) -> Result<(), Forbidden> {
@@ -212,7 +228,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
             );
             continue;
         }
-        if let Some(deny) = guard.deny.iter().find(|deny| deny.contains(&allow.value)) {
+        if let Some(deny) = guard.deny.iter().find(|deny| !deny.report_only && deny.cidr.contains(&allow.value)) {
             problems.push(
                 Problem::warning(Some(allow.place), format!("`{}` never has an effect: deny beats allow", allow.value))
                     .also(deny.place, "denied here"),

@@ -6,11 +6,14 @@ mod compile;
 mod compile_tests;
 mod credential;
 mod reach;
+mod split;
 mod table;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::iter::successors;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{Connect, Plaintext, Timeouts};
 use crate::names::{
@@ -21,6 +24,7 @@ use crate::policy::credential::Credential;
 use crate::policy::egress::Pool;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
+pub use split::Split;
 pub use table::Match;
 use table::Table;
 
@@ -47,6 +51,10 @@ pub struct Route {
     pub body_max: u64,
     pub response_max: u64,
     pub timeouts: Timeouts,
+    /// For some of its tenants and hosts it is another.
+    pub split: Option<Split>,
+    /// On which side of a split it is, in records and metrics.
+    pub side: Option<&'static str>,
 }
 
 /// What routes name, compiled before them.
@@ -66,6 +74,8 @@ pub struct Routes {
     /// `*.acme.example` under `acme.example`.
     subdomains: HashMap<Arc<str>, Table>,
     any: Table,
+    /// Those that only report.
+    shadows: Option<Box<Routes>>,
 }
 
 impl Routes {
@@ -83,7 +93,23 @@ impl Routes {
         host: &Host,
         path: &str,
     ) -> Option<&Arc<Route>> {
-        self.matching(client, tenant, host, path).next().map(|(_, found)| found.route)
+        self.matching(client, tenant, host, path).next().map(|(_, found)| found.route.side_for(tenant, host))
+    }
+
+    /// The route that would be chosen if those that only report were in force, where it is one of them.
+    pub fn shadow(
+        &self,
+        client: &ClientName,
+        tenant: Option<&TenantName>,
+        host: &Host,
+        path: &str,
+    ) -> Option<&Arc<Route>> {
+        let rank = |(distance, found): (usize, Match<'_>)| {
+            (distance, Reverse(found.path), Reverse(found.tenant), Reverse(found.client))
+        };
+        let shadow = self.shadows.as_ref()?.matching(client, tenant, host, path).next()?;
+        let taken = self.matching(client, tenant, host, path).next();
+        taken.is_none_or(|taken| rank(shadow) <= rank(taken)).then_some(shadow.1.route)
     }
 
     /// The route of a CONNECT, whose path nobody sees before it is open. So every route that what is inside could take
@@ -96,22 +122,22 @@ impl Routes {
         host: &Host,
     ) -> Option<&Arc<Route>> {
         let mut refuses = None;
-        for table in self.tables(host) {
+        for (_, table) in self.tables(host) {
             let [inspecting, refusing, whole] = table.of_tunnels(client, tenant);
             let inspects = |route: &&Arc<Route>| route.connect == Connect::Inspect;
             if let Some(route) = inspecting.or(whole.filter(inspects)) {
-                return Some(route);
+                return Some(route.side_for(tenant, host));
             }
             refuses = refuses.or(refusing);
             if whole.is_some() {
-                return refuses.or(whole);
+                return refuses.or(whole).map(|route| route.side_for(tenant, host));
             }
         }
-        refuses
+        refuses.map(|route: &Arc<Route>| route.side_for(tenant, host))
     }
 
-    /// Everything that matches, the best first, each with the number of the host pattern that it matches by: a more
-    /// specific one has a lower number.
+    /// Everything that matches, the best first, each with how far the host pattern that it matches by is from the name: a
+    /// more specific one is nearer.
     pub fn candidates(
         &self,
         client: &ClientName,
@@ -129,9 +155,11 @@ impl Routes {
         candidates
     }
 
-    /// In the order written.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.written.iter()
+    /// How long a delivery or a tunnel may last at most.
+    pub fn longest(&self) -> Duration {
+        let sides = self.written.iter().flat_map(|route| [Some(route), route.split.as_ref().map(Split::other)]);
+        let longest = sides.flatten().map(|route| route.timeouts.total.max(route.timeouts.tunnel)).max();
+        longest.unwrap_or_default()
     }
 
     fn matching<'t, 'q>(
@@ -141,20 +169,21 @@ impl Routes {
         host: &'q Host,
         path: &'q str,
     ) -> impl Iterator<Item = (usize, Match<'t>)> {
-        let tables = self.tables(host).enumerate();
-        tables.flat_map(move |(at, table)| table.matching(client, tenant, path).map(move |found| (at, found)))
+        self.tables(host)
+            .flat_map(move |(at, table)| table.matching(client, tenant, path).map(move |found| (at, found)))
     }
 
-    /// All that is said of a host, the most specific first.
-    fn tables<'t, 'q>(&'t self, host: &'q Host) -> impl Iterator<Item = &'t Table> {
+    /// All that is said of a host, the most specific first, each with its distance: 0 is the name itself, `*` is farthest.
+    fn tables<'t, 'q>(&'t self, host: &'q Host) -> impl Iterator<Item = (usize, &'t Table)> {
         let name = match host {
             Host::Name(name) => Some(&**name),
             Host::Ip(_) => None,
         };
         let parent = |name: &&'q str| name.split_once('.').map(|(_, parent)| parent);
-        let parents = successors(name.as_ref().and_then(parent), parent);
-        let wildcards = parents.filter_map(|parent| self.subdomains.get(parent));
-        self.exact.get(host).into_iter().chain(wildcards).chain([&self.any])
+        let parents = successors(name.as_ref().and_then(parent), parent).zip(1..);
+        let wildcards = parents.filter_map(|(parent, distance)| Some((distance, self.subdomains.get(parent)?)));
+        let exact = self.exact.get(host).map(|table| (0, table));
+        exact.into_iter().chain(wildcards).chain([(usize::MAX, &self.any)])
     }
 }
 

@@ -158,9 +158,8 @@ impl Reloader {
         }
         if self.watches {
             // Not in the middle of a change.
-            match self.changed.replace(sight) == Some(sight) {
-                true => drop(self.reload(&Asked::by(&[]), Cause::Due).await),
-                false => {}
+            if self.changed.replace(sight) == Some(sight) {
+                self.reload(&Asked::by(&[]), Cause::Due).await;
             }
             return;
         }

@@ -10,8 +10,11 @@ fn at<T>(value: T) -> At<T> {
 }
 
 fn section(allow: &[&str], deny: &[&str]) -> config::Guard {
-    let cidrs = |list: &[&str]| list.iter().map(|cidr| at(cidr.parse().unwrap())).collect();
-    config::Guard { allow: cidrs(allow), deny: cidrs(deny), ports: vec![at(443)] }
+    let cidrs = |list: &[&str]| list.iter().map(|cidr| at(cidr.parse().unwrap())).collect::<Vec<_>>();
+    let deny = cidrs(deny)
+        .into_iter()
+        .map(|cidr| At { value: config::Denied { cidr: cidr.value, report_only: false }, place: cidr.place });
+    config::Guard { allow: cidrs(allow), deny: deny.collect(), ports: vec![at(443)] }
 }
 
 fn guard(allow: &[&str], deny: &[&str]) -> Guard {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::credential;
 use super::table::Table;
-use super::{Route, Routes, Tables, WHOLE_BODY_MAX, reach};
+use super::{Route, Routes, Split, Tables, WHOLE_BODY_MAX, reach, split};
 use crate::config::problem::nearest;
 use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
 use crate::host::HostPattern;
@@ -39,11 +39,15 @@ impl Routes {
             let (tenants, clients) = (tenants(written), clients(written, config, problems));
             let Some(route) = route(written, config, tables, &mut used, problems).map(Arc::new) else { continue };
             names.insert(Arc::as_ptr(&route), written.name.place);
+            let into = match written.report_only {
+                true => routes.shadows.get_or_insert_default(),
+                false => &mut routes,
+            };
             for pattern in patterns {
                 let table = match pattern {
-                    HostPattern::Exact(host) => routes.exact.entry(host).or_default(),
-                    HostPattern::Subdomains(parent) => routes.subdomains.entry(parent).or_default(),
-                    HostPattern::Any => &mut routes.any,
+                    HostPattern::Exact(host) => into.exact.entry(host).or_default(),
+                    HostPattern::Subdomains(parent) => into.subdomains.entry(parent).or_default(),
+                    HostPattern::Any => &mut into.any,
                 };
                 for (path, tenant, client) in combinations(&paths, &tenants, &clients) {
                     if let Some(before) = table.insert(path, tenant, client, &route) {
@@ -51,7 +55,7 @@ impl Routes {
                     }
                 }
             }
-            routes.written.push(route);
+            into.written.push(route);
         }
         problems.extend(ambiguous.into_iter().map(|(first, second)| {
             let problem = Problem::at(second, "this route matches the same as another: which one would be chosen?");
@@ -180,6 +184,18 @@ fn route<'a>(
     limits.sort_by(|a, b| a.name.cmp(&b.name));
     limits.dedup_by(|a, b| a.name == b.name);
     check_values(written, problems);
+    let split = match &written.split {
+        None => None,
+        Some(split) => {
+            let mut of_other = Vec::new();
+            let other = route(&split.other, config, tables, used, &mut of_other);
+            // What is wrong with what both have was told once.
+            of_other.retain(|problem| !problems.contains(problem));
+            problems.append(&mut of_other);
+            let other = Route { side: Some(split::SPLIT), ..other? };
+            Some(Split { share: split.share, other: Arc::new(other) })
+        }
+    };
     Some(Route {
         name: RouteName::new(written.name.as_str()),
         ports: written.ports.iter().map(|port| port.value).collect(),
@@ -194,6 +210,8 @@ fn route<'a>(
         response_max: written.response_max.as_ref().map_or(RESPONSE_MAX_DEFAULT, |max| max.value),
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),
+        side: split.is_some().then_some(split::MAIN),
+        split,
     })
 }
 

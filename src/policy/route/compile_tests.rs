@@ -181,7 +181,7 @@ fn a_route_with_a_credential_opens_no_tunnel_unless_it_says_so() {
             route.credential = credential.map(|name| at(1, name.into()));
             route.connect = connect.map(|connect| at(2, connect));
         });
-        assert_eq!(compile(&config).0.iter().next().unwrap().connect, expected);
+        assert_eq!(compile(&config).0.written[0].connect, expected);
     }
 }
 

@@ -31,7 +31,7 @@ impl<'a> Callers<'a> {
         let mut all: HashMap<ClientName, _> =
             config.clients.iter().map(|(name, client)| (name.clone(), tenants(&client.value))).collect();
         if config.server.allow_anonymous.value {
-            all.entry(ClientName::new(ANONYMOUS)).or_insert(None);
+            all.entry(ClientName::new(ANONYMOUS)).or_insert_with(|| Some(HashSet::new()));
         }
         let tenants = all.values().map(Option::as_ref).collect::<Option<Vec<_>>>();
         let tenants = tenants.map(|named| named.into_iter().flatten().copied().collect());

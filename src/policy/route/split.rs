@@ -1,0 +1,80 @@
+//! Routes of which some tenants and hosts are treated otherwise: a change that is tried on few first.
+//! On which side of the split is this webhook?
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use super::Route;
+use crate::names::{Host, RouteName, TenantName};
+
+/// Hundredths of a percent that make a whole.
+const WHOLE: u64 = 10_000;
+
+/// The two sides, as records and metrics call them.
+pub(super) const MAIN: &str = "main";
+pub(super) const SPLIT: &str = "split";
+
+#[derive(Clone)]
+pub struct Split {
+    /// Hundredths of a percent.
+    pub(super) share: u32,
+    /// The route as it is for them.
+    pub(super) other: Arc<Route>,
+}
+
+impl Split {
+    pub fn percent(&self) -> f64 {
+        f64::from(self.share) / 100.0
+    }
+
+    pub fn other(&self) -> &Arc<Route> {
+        &self.other
+    }
+}
+
+impl Route {
+    /// This route, or what it is for the tenant and host. The same in every process and release, so that a customer stays
+    /// on one side; and whoever is in a small share is in every larger one.
+    pub(super) fn side_for<'r>(self: &'r Arc<Self>, tenant: Option<&TenantName>, host: &Host) -> &'r Arc<Self> {
+        match &self.split {
+            Some(split) if place(&self.name, tenant, host) < u64::from(split.share) => &split.other,
+            _ => self,
+        }
+    }
+}
+
+/// Where in the whole a tenant and host stand, on this route: other ones come first on another.
+fn place(route: &RouteName, tenant: Option<&TenantName>, host: &Host) -> u64 {
+    let mut context = Context::new(&SHA256);
+    for part in [route.as_str(), tenant.map_or("", TenantName::as_str), &host.to_string()] {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let number = context.finish().as_ref().iter().take(8).fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
+    number % WHOLE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_what_they_say_and_nobody_moves_when_they_grow() {
+        let (route, host) = (RouteName::new("r"), Host::Name("hooks.acme.example".into()));
+        let places: Vec<u64> =
+            (0..100_000).map(|n| place(&route, Some(&TenantName::new(format!("t{n}"))), &host)).collect();
+        for share in [1, 100, 2_500, 9_999] {
+            let found = places.iter().filter(|place| **place < share).count() as f64;
+            let expected = share as f64 * 10.0;
+            assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{share}: {found}");
+        }
+        // The same for ever: this is a promise to whoever is on one side.
+        assert_eq!(&places[..3], &PROMISED);
+        let other = RouteName::new("s");
+        let moved = (0..1000).filter(|n| place(&other, Some(&TenantName::new(format!("t{n}"))), &host) != places[*n]);
+        assert!(moved.count() > 990, "on another route others come first");
+    }
+
+    const PROMISED: [u64; 3] = [8708, 6007, 3535];
+}
