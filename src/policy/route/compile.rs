@@ -151,6 +151,7 @@ fn route<'a>(
     used: &mut Used<'a>,
     problems: &mut Vec<Problem>,
 ) -> Option<Route> {
+    let told = problems.len();
     let pool = match &written.egress {
         Some(name) => named("egress pool", name, tables.pools, &config.egress, "egress", problems),
         None => default(POOL_DEFAULT, &written.name, tables.pools, &config.egress, problems),
@@ -184,15 +185,17 @@ fn route<'a>(
     limits.sort_by(|a, b| a.name.cmp(&b.name));
     limits.dedup_by(|a, b| a.name == b.name);
     check_values(written, problems);
+    let connect = connect(written);
     let split = match &written.split {
         None => None,
         Some(split) => {
             let mut of_other = Vec::new();
             let other = route(&split.other, config, tables, used, &mut of_other);
             // What is wrong with what both have was told once.
-            of_other.retain(|problem| !problems.contains(problem));
+            of_other.retain(|problem| !problems[told..].contains(problem));
             problems.append(&mut of_other);
-            let other = Route { side: Some(split::SPLIT), ..other? };
+            let mut other = Route { side: Some(split::SPLIT), ..other? };
+            other.connect = split::tunnels(written, connect, other.connect, split.place, problems);
             Some(Split { share: split.share, other: Arc::new(other) })
         }
     };
@@ -206,7 +209,7 @@ fn route<'a>(
         is_for_tenants: !written.tenants.is_empty(),
         limits: limits.into_iter().cloned().collect(),
         plaintext: written.plaintext.value,
-        connect: connect(written),
+        connect,
         response_max: written.response_max.as_ref().map_or(RESPONSE_MAX_DEFAULT, |max| max.value),
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),
