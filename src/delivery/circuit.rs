@@ -18,7 +18,8 @@ pub(super) fn enter(
     target: &Target,
 ) -> Result<Option<Attempt>, Refusal> {
     let Some(fuse) = in_force.plan.fuse else { return Ok(None) };
-    let key = Key { target: target.clone(), pool: route.pool.name().clone() };
+    let trial = route.is_trial().then(|| route.name.clone());
+    let key = Key { target: target.clone(), pool: route.pool.name().clone(), trial };
     Ok(Some(live.circuits.enter(key, fuse)?))
 }
 

@@ -36,6 +36,16 @@ impl Split {
 }
 
 impl Route {
+    /// It is what a route is for those on the other side of its split.
+    pub fn is_trial(&self) -> bool {
+        self.side == Some(SPLIT)
+    }
+
+    /// Where the tenant and host stand on this route, in percent: below the split's, they are on its other side.
+    pub fn place(&self, tenant: Option<&TenantName>, host: &Host) -> f64 {
+        place(&self.name, tenant, host) as f64 / 100.0
+    }
+
     /// This route, or what it is for the tenant and host. The same in every process and release, so that a customer stays
     /// on one side; and whoever is in a small share is in every larger one.
     pub(super) fn side_for<'r>(self: &'r Arc<Self>, tenant: Option<&TenantName>, host: &Host) -> &'r Arc<Self> {
