@@ -29,6 +29,11 @@ impl Routes {
             problems.push(Problem::warning(None, "no route: everything will be refused as no_route").help(help));
             return routes;
         }
+        if config.routes.iter().all(|route| route.report_only) {
+            let help = "take report_only from one of them";
+            let message = "every route only reports: everything will be refused as no_route";
+            problems.push(Problem::warning(None, message).help(help));
+        }
         unique_names(&config.routes, problems);
         let mut used = Used::default();
         // Where each route's name is written, for two that cannot be told apart.
@@ -64,6 +69,9 @@ impl Routes {
         let tables = routes.exact.values_mut().chain(routes.subdomains.values_mut()).chain([&mut routes.any]);
         tables.for_each(Table::settle_tunnels);
         reach::check(&routes, config, &names, problems);
+        if let Some(shadows) = &routes.shadows {
+            reach::check(shadows, config, &names, problems);
+        }
         warn_of_unused(config, &used, problems);
         routes
     }

@@ -340,6 +340,46 @@ fn routes_that_nothing_can_take() {
     }
 }
 
+/// (the first route reports, the second does, whether they are told apart).
+#[test]
+fn a_route_that_only_reports_hides_none_and_is_hidden_by_none() {
+    for (first, second, expected) in [
+        (false, false, &["this route matches the same as another: which one would be chosen?"][..]),
+        (true, false, &[]),
+        (false, true, &[]),
+        (
+            true,
+            true,
+            &[
+                "warning: every route only reports: everything will be refused as no_route",
+                "this route matches the same as another: which one would be chosen?",
+            ],
+        ),
+    ] {
+        let mut config = one(|route| route.report_only = first);
+        let mut other = route(200, "other", "hooks.acme.example");
+        other.value.report_only = second;
+        config.routes.push(other);
+        let (routes, problems) = compile(&config);
+        assert_eq!(messages(&problems), expected, "{first} {second}");
+        let (client, host) = (ClientName::new("billing"), Host::Name("hooks.acme.example".into()));
+        let found = [routes.choose(&client, None, &host, "/"), routes.shadow(&client, None, &host, "/")]
+            .map(|route| route.map(|route| route.name.to_string()));
+        if expected.is_empty() {
+            assert_eq!(found.map(Option::unwrap), if first { ["other", "acme"] } else { ["acme", "other"] });
+        }
+    }
+    // What nothing could take, were it in force, is told before it is.
+    let mut config = one(|_| {});
+    let mut other = route(200, "other", "else.acme.example");
+    (other.value.report_only, other.value.clients) = (true, vec![at(201, "billing".into())]);
+    other.value.tenants = vec![at(202, "acme".into())];
+    config.clients.get_mut("billing").unwrap().value.tenants.clear();
+    config.routes.push(other);
+    let expected = "no webhook can take this route: none of its clients may send for its tenants";
+    assert_eq!(messages(&compile(&config).1), [expected]);
+}
+
 #[test]
 fn the_whole() {
     assert_eq!(messages(&compile(&config()).1), ["warning: no route: everything will be refused as no_route"]);
