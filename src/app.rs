@@ -14,13 +14,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{self, Config, Problem, Verify};
+use crate::config::{Config, Problem, Verify};
 use crate::live::configuration::By;
 use crate::live::records::Records;
 use crate::live::{InForce, Live};
 use crate::policy::Plan;
+use crate::reload::Reloader;
+use crate::reload::kept::Kept;
 use crate::reload::listeners::Listeners;
-use crate::reload::{self, Reloader};
 use crate::server::Connections;
 use crate::sysexits;
 use crate::upkeep;
@@ -95,7 +96,11 @@ impl Proxy {
         let in_force = InForce::new(plan, &config.resolver, None)
             .map_err(|fault| Failed(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
         let live = Arc::new(Live::new(in_force, records));
-        live.configuration.adopt(reload::first(&config, config::one_line_each(&warnings, &config.sources)));
+        let kept = if path.is_some() { Kept::open(&config) } else { Kept::nowhere() };
+        live.configuration.adopt(kept.first(&config, &warnings));
+        if let Some(folder) = kept.folder() {
+            live.configuration.keeps_history(folder);
+        }
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&live), connections.clone()));
         listeners
@@ -104,7 +109,7 @@ impl Proxy {
         let addresses = live.configuration.listening().server.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(upkeep::upkeep(Arc::clone(&live)));
-        let reloader = path.map(|path| Reloader::new(path, config, Arc::clone(&live), Arc::clone(&listeners)));
+        let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&live), Arc::clone(&listeners)));
         Ok(Self { live, connections, tasks, listeners, reloader, signals, addresses })
     }
 
@@ -115,13 +120,20 @@ impl Proxy {
         }
     }
 
-    /// Reloads on file changes and HUP; drains on TERM and INT, and then is over.
+    /// Reloads on file changes and HUP; opens log files again on that and USR1; drains on TERM and INT, and then is over.
     pub async fn until_told_to_stop(mut self) -> ExitCode {
         self.reload_on_change();
         self.announce();
         self.tasks.spawn(watchdog());
-        while let Told::Reload = self.signals.next().await {
-            self.live.records.reopen();
+        loop {
+            let told = self.signals.next().await;
+            match told {
+                Told::Stop => break,
+                Told::Reopen | Told::Reload => self.live.records.reopen(),
+            }
+            if let Told::Reopen = told {
+                continue;
+            }
             match self.live.desk.is_attended() {
                 true => self.live.desk.ask(By::Signal),
                 false => info!("no configuration file to reload: the built-in one is in force"),
@@ -182,31 +194,36 @@ impl Proxy {
 /// What an operator tells a running process.
 struct Signals {
     hangup: Signal,
+    reopen: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
 enum Told {
     Reload,
+    /// As logrotate asks, that must not adopt what somebody is about to look at first.
+    Reopen,
     Stop,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
         let (hangup, terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
-        Ok(Self { hangup, terminate, interrupt: signal(SignalKind::interrupt())? })
+        let reopen = signal(SignalKind::user_defined1())?;
+        Ok(Self { hangup, reopen, terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
     async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.hangup.recv() => Told::Reload,
+            _ = self.reopen.recv() => Told::Reopen,
             _ = self.terminate.recv() => Told::Stop,
             _ = self.interrupt.recv() => Told::Stop,
         }
     }
 
     async fn stop(&mut self) {
-        while let Told::Reload = self.next().await {}
+        while let Told::Reload | Told::Reopen = self.next().await {}
     }
 }
 

@@ -9,6 +9,7 @@
 //! | 4 | [`live`] | what outlives a delivery: plan in force, limits, connections, records, meters |
 //! | 3 | [`net`] | touches the network: listen, resolve, dial, TLS, HTTP to targets |
 //! | 2 | [`policy`] | pure decisions: identify, route, admit, guard, egress, trust, sign |
+//! | 2 | [`history`] | configurations that were adopted, and putting one back |
 //! | 1 | [`config`] | the text as written; the only code that opens configuration files |
 //! | 0 | [`names`], [`host`] | shared nouns |
 //!
@@ -22,6 +23,7 @@ pub mod config;
 pub mod delivery;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod history;
 pub mod host;
 pub mod live;
 pub mod names;

@@ -26,6 +26,7 @@ pub async fn upkeep(live: Arc<Live>) {
                 live.sweep_connections();
                 continue;
             }
+            () = live.configuration.changed() => continue,
         }
         live.sources.refresh();
         let in_force = live.in_force();

@@ -7,56 +7,14 @@ mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use serde_json::Value;
 use support::Client;
-use support::scene::{Scene, config, scene_of};
-
-/// With a socket to ask, and files that are read only when somebody asks.
-fn text(scene: &Scene, more: &str) -> String {
-    asked(&config(&scene.good, &scene.plain, more))
-}
-
-fn asked(text: &str) -> String {
-    text.replace(
-        "[admin]\nlisten = [\"127.0.0.1:0\"]",
-        "[admin]\nlisten = [\"127.0.0.1:0\", \"unix:{dir}/admin.sock\"]",
-    )
-    .replace("[server]\n", "[server]\nwatch = false\n")
-}
+use support::control::{asked, json, placed, run, said, status, text, write};
+use support::scene::{Scene, scene_of};
 
 fn scene() -> Scene {
     scene_of(&asked)
-}
-
-fn write(scene: &Scene, text: &str) {
-    scene.outgate.folder.write("config.toml", placed(scene, text));
-}
-
-/// With the folder's path, as the scene spells it.
-fn placed(scene: &Scene, text: &str) -> String {
-    text.replace("{dir}", scene.outgate.folder.path("x").parent().unwrap().to_str().unwrap())
-}
-
-fn run(scene: &Scene, words: &[&str]) -> Output {
-    let config = scene.outgate.folder.path("config.toml");
-    let named = words.contains(&"--config") || words.contains(&"--admin");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
-    command.args(words);
-    if !named {
-        command.arg("--config").arg(config);
-    }
-    command.output().unwrap()
-}
-
-fn said(output: &Output) -> (i32, String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{:?}", said(output)))
 }
 
 fn metric(scene: &Scene, line: &str) -> bool {
@@ -88,8 +46,8 @@ fn a_change_is_seen_before_it_is_made_and_told_when_it_is() {
     assert_eq!((code, out.as_str()), (0, ""), "{err}");
     assert!(err.contains("unchanged: configuration 2 is in force since"), "{err}");
 
-    let status = json(&run(&scene, &["status", "--json"]));
-    let configuration = &status["configuration"];
+    let found = status(&scene);
+    let configuration = &found["configuration"];
     let uid = rustix::process::getuid().as_raw();
     assert!(configuration["by"].as_str().unwrap().contains(&format!("(uid {uid}, pid ")), "{configuration}");
     assert_eq!((&configuration["number"], configuration["changes"].as_array().unwrap().len()), (&2.into(), 4));
@@ -112,9 +70,9 @@ fn what_is_wrong_is_shown_and_changes_nothing() {
     }
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
     assert!(metric(&scene, "outgate_reload_failed 1"));
-    let status = json(&run(&scene, &["status", "--json"]));
-    assert_eq!(status["configuration"]["number"], 1);
-    assert!(status["rejected"]["problems"][0].as_str().unwrap().contains("hots"), "{status}");
+    let found = status(&scene);
+    assert_eq!(found["configuration"]["number"], 1);
+    assert!(found["rejected"]["problems"][0].as_str().unwrap().contains("hots"), "{found}");
     let reload = run(&scene, &["reload", "--json"]);
     assert_eq!((reload.status.code(), &json(&reload)["outcome"]), (Some(78), &"rejected".into()));
 
@@ -135,9 +93,9 @@ fn files_signals_and_users_take_one_path() {
     let watched = |more: &str| text(&scene, more).replace("watch = false", "watch = true");
     for (number, idle) in [(2, "7s"), (3, "8s")] {
         scene.outgate.reconfigure(&watched(&format!("[timeouts]\nidle = \"{idle}\"\n")));
-        let status = json(&run(&scene, &["status", "--json"]));
-        assert_eq!(status["configuration"]["number"], number);
-        assert_eq!(status["configuration"]["by"], "file change");
+        let found = status(&scene);
+        assert_eq!(found["configuration"]["number"], number);
+        assert_eq!(found["configuration"]["by"], "file change");
     }
     // From now on nothing is watched.
     scene.outgate.reconfigure(&text(&scene, ""));
@@ -148,8 +106,8 @@ fn files_signals_and_users_take_one_path() {
     scene.outgate.log.until("a reload", |lines| {
         (lines.iter().filter(|line| line.contains("configuration reloaded")).count() > before).then_some(())
     });
-    let status = json(&run(&scene, &["status", "--json"]));
-    assert_eq!((&status["configuration"]["number"], &status["configuration"]["by"]), (&5.into(), &"signal".into()));
+    let found = status(&scene);
+    assert_eq!((&found["configuration"]["number"], &found["configuration"]["by"]), (&5.into(), &"signal".into()));
 }
 
 #[test]
@@ -173,7 +131,7 @@ fn who_asks_together_gets_one_answer_that_is_true_for_all() {
     });
     // Whatever was written last was on disk before its writer asked: so it is in force now.
     assert_eq!(run(&scene, &["diff"]).status.code(), Some(0));
-    let last = json(&run(&scene, &["status", "--json"]))["configuration"]["number"].as_u64().unwrap();
+    let last = status(&scene)["configuration"]["number"].as_u64().unwrap();
     assert!(last <= 51 && numbers.iter().all(|number| (1..=last).contains(number)), "{numbers:?} {last}");
 }
 
@@ -208,4 +166,43 @@ fn nobody_there_is_said_with_the_name_of_the_socket() {
     let output =
         Command::new(env!("CARGO_BIN_EXE_outgate")).args(["reload", "--admin", "127.0.0.1:1"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_running_proxy_says_how_full_its_limits_are_and_whom_it_leaves_alone() {
+    let more = "[limits.few]\nrate = \"3/h\"\nconcurrency = 5\nper = [\"host\"]\n[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n";
+    let scene = scene();
+    let limited = text(&scene, more).replace("sign = [\"platform\"]", "sign = [\"platform\"]\nlimits = [\"few\"]");
+    write(&scene, &limited);
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    let explain = |url: &str| {
+        let output = run(&scene, &["explain", "POST", url, "--running", "--json"]);
+        let steps = json(&output)["steps"].as_array().unwrap().clone();
+        let now =
+            steps.iter().filter(|step| step["step"] == "now").map(|step| step["what"].as_str().unwrap().to_owned());
+        (output.status.code().unwrap(), now.collect::<Vec<_>>())
+    };
+    let url = scene.good_url();
+    let pool = "pool default: 4 of 4 addresses usable".to_owned();
+    assert_eq!(explain(&url), (0, vec!["limit few: 3 of 3 left, 0 of 5 under way".to_owned(), pool.clone()]));
+    for _ in 0..3 {
+        assert_eq!(scene.outgate.post(&url, "", "x").status, 200);
+    }
+    let (code, now) = explain(&url);
+    assert_eq!((code, &now[1]), (0, &pool));
+    assert!(
+        now[0].starts_with("limit few: 0 of 3 left, the next in ") && now[0].ends_with(", 0 of 5 under way"),
+        "{now:?}"
+    );
+    // To ask takes nothing: another host still has all of it.
+    let other = url.replace("hook.example", "other.example");
+    assert_eq!(explain(&other).1[0], "limit few: 3 of 3 left, 0 of 5 under way");
+
+    let nobody = format!("https://plain.example:{}/", scene.plain.port());
+    assert_eq!(scene.outgate.post(&nobody, "", "x").code(), "connect_timeout", "it waits for a request in plaintext");
+    let (_, now) = explain(&nobody);
+    assert!(now[1].starts_with("its circuit is open: refused as target_circuit_open for 3"), "{now:?}");
+    assert_eq!(explain("https://elsewhere.example/").0, 1, "refused, as it would be");
+    let (code, out, _) = said(&run(&scene, &["explain", "POST", &url, "--running"]));
+    assert!(code == 0 && out.contains("now        limit few: 0 of 3 left"), "{out}");
 }

@@ -22,6 +22,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("host", 0),
     ("config", 1),
     ("policy", 2),
+    ("history", 2),
     ("net", 3),
     ("live", 4),
     ("delivery", 5),
@@ -61,6 +62,7 @@ const DOORS: &[(&[&str], &[&str], &str)] = &[
         &["std::fs", "tokio::fs", "fs::read", "fs::read_to_string", "fs::write", "File::open", "File::create"],
         &[
             "src/config",
+            "src/history",         // keeps configurations, and puts one back
             "src/net/listen.rs",   // a unix socket's mode, and the stale one of a former process
             "src/net/resolve.rs",  // the system's /etc/hosts and /etc/resolv.conf
             "src/net/sockopt.rs",  // the kernel's range of local ports

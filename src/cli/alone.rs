@@ -37,6 +37,10 @@ impl Sender {
         Ok(client)
     }
 
+    pub(super) fn named(&self) -> Option<&str> {
+        self.client.as_deref()
+    }
+
     pub(super) fn tenant(&self) -> Option<TenantName> {
         self.tenant.as_deref().map(TenantName::new)
     }

@@ -10,13 +10,16 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::alone::Sender;
-use super::load_or_say;
-use crate::delivery::{self, Explained, Question};
+use super::{control, load_or_say};
+use crate::delivery::{self, Question};
+use crate::names::TenantName;
+use crate::policy::identify::ANONYMOUS;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate explain POST https://hooks.acme.example/in
   outgate explain POST https://hooks.acme.example/in --client billing --tenant acme --json
+  outgate explain POST https://hooks.acme.example/in --client billing --running
 
 Nothing is sent and no name is resolved. Exit code 0: the webhook would go out. 1: it would be refused.")]
 pub(super) struct Explain {
@@ -28,6 +31,9 @@ pub(super) struct Explain {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// By the proxy that runs with this configuration: also how full each limit is, now
+    #[arg(long)]
+    running: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -35,36 +41,35 @@ pub(super) struct Explain {
 
 impl Explain {
     pub(super) fn run(self) -> ExitCode {
-        let valid = match load_or_say(self.config.as_deref()) {
-            Ok(valid) => valid,
+        let told = if self.running { self.ask() } else { self.judge() };
+        let told = match told {
+            Ok(told) => told,
             Err(code) => return code,
         };
-        let client = match self.sender.client(&valid.plan) {
-            Ok(client) => client,
-            Err(code) => return code,
-        };
-        let tenant = self.sender.tenant();
-        let question = Question {
-            method: &self.method,
-            url: &self.url,
-            client: &client,
-            tenant: tenant.as_ref(),
-            now: Timestamp::now(),
-        };
-        let explained = delivery::explain(&valid.plan, &question);
         if self.json {
-            println!("{:#}", as_json(&explained));
+            println!("{told:#}");
         } else {
-            explained.lines.iter().for_each(|(step, what)| println!("{step:<10} {what}"));
+            for step in told["steps"].as_array().into_iter().flatten() {
+                let text = |key: &str| step[key].as_str().unwrap_or_default();
+                println!("{:<10} {}", text("step"), text("what"));
+            }
         }
-        match explained.refusal {
-            None => ExitCode::SUCCESS,
-            Some(_) => ExitCode::FAILURE,
-        }
+        if told["refusal"].is_null() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
-}
 
-fn as_json(explained: &Explained) -> Value {
-    let steps: Vec<_> = explained.lines.iter().map(|(step, what)| json!({ "step": step, "what": what })).collect();
-    json!({ "steps": steps, "refusal": explained.refusal.map(delivery::refusal::Code::name) })
+    /// By the plan in force of a proxy that runs.
+    fn ask(&self) -> Result<Value, ExitCode> {
+        let (client, tenant) = (self.sender.named().unwrap_or(ANONYMOUS), self.sender.tenant());
+        let tenant = tenant.as_ref().map(TenantName::as_str);
+        let webhook = json!({ "method": self.method.as_str(), "url": self.url, "client": client, "tenant": tenant });
+        control::explain(self.config.clone(), &webhook)
+    }
+
+    fn judge(&self) -> Result<Value, ExitCode> {
+        let valid = load_or_say(self.config.as_deref())?;
+        let (client, tenant) = (self.sender.client(&valid.plan)?, self.sender.tenant());
+        let (tenant, now) = (tenant.as_ref(), Timestamp::now());
+        let question = Question { method: &self.method, url: &self.url, client: &client, tenant, now };
+        Ok(delivery::explain(&valid.plan, &question).as_json())
+    }
 }

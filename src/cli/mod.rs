@@ -46,6 +46,10 @@ enum Command {
     Reload(control::reload::Reload),
     /// Show what would change, before it does
     Diff(control::diff::Diff),
+    /// List the configurations that were adopted: when, by whom, how, and what they changed
+    History(control::history::History),
+    /// Put a configuration back that was adopted before
+    Rollback(control::rollback::Rollback),
     /// Show what a running proxy has in force, since when, by whom, and what is wrong
     Status(control::status::Status),
     /// Send one webhook now, and see every step of it
@@ -74,6 +78,8 @@ impl Arguments {
             Command::Explain(explain) => explain.run(),
             Command::Reload(reload) => reload.run(),
             Command::Diff(diff) => diff.run(),
+            Command::History(history) => history.run(),
+            Command::Rollback(rollback) => rollback.run(),
             Command::Status(status) => status.run(),
             Command::Send(send) => send.run(),
             Command::Demo(demo) => demo.run(),
@@ -117,6 +123,7 @@ fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
     match loaded {
         Ok(config::Loaded { config, mut warnings }) => match policy::compile(&config, now) {
             Ok((plan, more)) => {
+                warnings.extend(config.rollback.map(unfinished));
                 warnings.extend(more);
                 Ok(Valid { path, config, plan, warnings })
             }
@@ -130,6 +137,13 @@ fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
             Err(Invalid { problems, sources })
         }
     }
+}
+
+/// Files that are not what counts.
+fn unfinished(rollback: u64) -> Problem {
+    let message =
+        format!("a rollback to configuration {rollback} has not finished: its files count, wherever they stand");
+    Problem::warning(None, message).help("run `outgate rollback --finish`")
 }
 
 /// For commands that only need a valid configuration: its problems on stderr, and the exit code for it.

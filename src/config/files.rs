@@ -133,6 +133,14 @@ impl Files {
         Ok(content)
     }
 
+    /// As if these were the bytes of the file.
+    pub(super) fn read_as(&mut self, path: &Path, bytes: &[u8]) -> Vec<u8> {
+        self.remember(path);
+        self.digest(path.as_os_str().as_encoded_bytes());
+        self.digest(bytes);
+        bytes.to_vec()
+    }
+
     /// What stands at a path, where that is more than a file.
     pub(super) fn note(&mut self, path: PathBuf, digest: [u8; 32]) {
         self.digest(&digest);
@@ -183,6 +191,30 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     sum
 }
 
+/// What files and folders look like from outside. Two that are equal, and settled, stand for the same content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    print: [u8; 32],
+    /// Whether a change after the time that was asked about would show.
+    pub is_settled: bool,
+}
+
+impl Sight {
+    /// Of what was read at `then`.
+    pub fn of<'a>(paths: impl Iterator<Item = &'a Path>, then: SystemTime) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut is_settled = true;
+        for path in paths {
+            let seen = rustix::fs::stat(path).ok().map(|stat| Seen::of(&stat));
+            is_settled &= seen.is_none_or(|seen| seen.is_settled(then));
+            context.update(format!("{path:?} {seen:?};").as_bytes());
+        }
+        let mut print = [0; 32];
+        print.copy_from_slice(context.finish().as_ref());
+        Self { print, is_settled }
+    }
+}
+
 fn read(path: &Path, max: u64) -> Result<Content, FileFault> {
     // O_NONBLOCK: opening a FIFO would wait for a writer, and what the path names may change after any check of it.
     read_opened(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?, max)
@@ -208,7 +240,7 @@ pub(super) fn read_opened(file: File, max: u64) -> Result<Content, FileFault> {
 }
 
 /// `*` stands for any text, and nothing else is special.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
     let mut parts = parts.peekable();

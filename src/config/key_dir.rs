@@ -75,6 +75,14 @@ impl KeyDir {
         std::iter::once(self.path.clone()).chain(self.tenants.keys().map(|tenant| self.folder(tenant)))
     }
 
+    /// Every file of a key.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.tenants.iter().flat_map(|(tenant, folder)| {
+            let path = self.folder(tenant);
+            folder.keys.iter().map(move |key| path.join(&key.name))
+        })
+    }
+
     /// Where the keys of a tenant stand, or would.
     pub fn folder(&self, tenant: &TenantName) -> PathBuf {
         self.path.join(tenant.as_str())

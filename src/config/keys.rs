@@ -97,6 +97,8 @@ pub(super) static SERVER: Shape = Shape {
         "drain_timeout",
         "workers",
         "watch",
+        "state",
+        "history",
     ],
     later: &[],
     renamed: &[
@@ -115,6 +117,8 @@ pub(super) static SERVER: Shape = Shape {
         ("anonymous", "allow_anonymous"),
         ("pseudonym", "name"),
         ("auto_reload", "watch"),
+        ("state_dir", "state"),
+        ("data_dir", "state"),
         ("hot_reload", "watch"),
     ],
 };

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use super::conceal::conceal;
-use super::files::{FILE_MAX, FileFault, Files, INCLUDES_MAX};
+use super::files::{self, FILE_MAX, FileFault, Files, INCLUDES_MAX};
+use super::journal::{self, Overlay, Unreadable};
 use super::problem::{PROBLEMS_MAX, Problem, Severity, Sources};
 use super::read::{Environment, Reader, Table, Value};
 use super::written::Written;
@@ -56,16 +57,36 @@ pub fn load(path: &Path) -> Result<Loaded, Rejected> {
 
 /// The same, where some of it is known from a reading before: what has not changed since is not read again.
 pub fn load_after(path: &Path, known: &KeyDirs) -> Result<Loaded, Rejected> {
-    load_with(path, &|name| std::env::var_os(name), known)
+    load_with(path, &|name| std::env::var_os(name), known, journal::read(path))
+}
+
+/// The same, as it would be with other files in the place of these.
+pub fn load_over(path: &Path, known: &KeyDirs, overlay: Overlay) -> Result<Loaded, Rejected> {
+    load_with(path, &|name| std::env::var_os(name), known, Ok(Some(overlay)))
 }
 
 /// The same, with another environment than that of this process.
 pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Rejected> {
-    load_with(path, environment, &KeyDirs::new())
+    load_with(path, environment, &KeyDirs::new(), journal::read(path))
 }
 
-fn load_with(path: &Path, environment: &Environment<'_>, known: &KeyDirs) -> Result<Loaded, Rejected> {
+fn load_with(
+    path: &Path,
+    environment: &Environment<'_>,
+    known: &KeyDirs,
+    overlay: Result<Option<Overlay>, Unreadable>,
+) -> Result<Loaded, Rejected> {
     let mut reader = Reader::new(environment, known);
+    reader.files.remember(&journal::place(path));
+    match overlay {
+        Ok(overlay) => reader.overlay = overlay,
+        // Neither the files in their places nor those of the folder can be trusted to belong together.
+        Err(unreadable) => {
+            let problem = Problem::general(format!("an unfinished rollback: {unreadable}"));
+            reader.problems.push(problem.help("run `outgate rollback --finish`, as who began it"));
+            return Err(reader.reject(None));
+        }
+    }
     match reader.source(path) {
         Ok((file, text)) => compose(reader, file, &text),
         Err(fault) => {
@@ -125,11 +146,15 @@ impl<'e> Reader<'e> {
             key_dirs: KeyDirs::new(),
             problems: Vec::new(),
             syntax: Vec::new(),
+            overlay: None,
         }
     }
 
     fn source(&mut self, path: &Path) -> Result<(u16, Arc<str>), SourceFault> {
-        let bytes = self.files.read(path, FILE_MAX).map_err(SourceFault::File)?.bytes;
+        let bytes = match self.overlay.as_ref().and_then(|overlay| overlay.text(path)) {
+            Some(bytes) => self.files.read_as(path, bytes),
+            None => self.files.read(path, FILE_MAX).map_err(SourceFault::File)?.bytes,
+        };
         let text: Arc<str> = String::from_utf8(bytes)
             .map_err(|error| {
                 let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -185,7 +210,7 @@ impl<'e> Reader<'e> {
             return vec![path];
         }
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        match self.files.matching(directory, pattern) {
+        let found = match self.files.matching(directory, pattern) {
             Ok(paths) => paths,
             // As with a directory that is empty: a package may bring it later.
             Err(FileFault::Missing) => Vec::new(),
@@ -193,6 +218,10 @@ impl<'e> Reader<'e> {
                 self.include_fault(value, &format!("{} {fault}", directory.display()));
                 Vec::new()
             }
+        };
+        match &self.overlay {
+            Some(overlay) => overlay.expand(directory, |name| files::matches(pattern, name), found),
+            None => found,
         }
     }
 
@@ -275,6 +304,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         files: Vec::new(),
         key_dirs: reader.key_dirs.clone(),
         written: Arc::default(),
+        rollback: reader.overlay.as_ref().map(|overlay| overlay.number),
         digest: [0; 32],
     };
     let whole = reader.syntax.is_empty();

@@ -5,6 +5,7 @@ mod conceal;
 mod credential;
 pub mod difference;
 mod files;
+pub mod journal;
 mod key_dir;
 mod keys;
 mod listener;
@@ -37,10 +38,11 @@ use jiff::Timestamp;
 
 use crate::names::{ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
+pub use files::Sight;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder, key_files};
 pub use keys::known as known_keys;
 pub use listener::{Ca, ListenerTls, ProxyProtocol};
-pub use load::{Loaded, Rejected, builtin, load, load_after, load_in, parse};
+pub use load::{Loaded, Rejected, builtin, load, load_after, load_in, load_over, parse};
 pub use operating::Operating;
 pub use problem::{Place, Problem, Severity, Sources, few};
 pub use read::Environment;
@@ -89,6 +91,8 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     /// What the next reading need not read again.
     pub key_dirs: KeyDirs,
+    /// Of the configuration that is being put back, where a rollback has not finished.
+    pub rollback: Option<u64>,
     /// As the files say it, to be compared with another and kept.
     pub written: Arc<Written>,
     /// SHA-256 over path and content of `files`, and the system's roots if used: equal means nothing changed.
@@ -130,6 +134,10 @@ pub struct Server {
     pub workers: Option<usize>,
     /// Whether files are read again when they change.
     pub watch: bool,
+    /// A folder of our own; `None`: where the packages have it, if it is there.
+    pub state: Option<PathBuf>,
+    /// Adopted configurations that are kept.
+    pub history: usize,
     /// On every TCP socket of `listen`.
     pub tls: Option<At<ListenerTls>>,
     /// On every socket of `listen`; `None`: nobody sends it.

@@ -1,5 +1,5 @@
 //! What whoever operates a proxy needs of its configuration, also of one with problems: they are what is to be mended.
-//! Where can the proxy be asked?
+//! Where can the proxy be asked, and where does it keep what it adopted?
 
 use std::path::{Path, PathBuf};
 
@@ -14,13 +14,17 @@ use super::units;
 pub struct Operating {
     /// The unix sockets of `admin.listen`.
     pub sockets: Vec<PathBuf>,
+    /// `server.state`.
+    pub state: Option<PathBuf>,
 }
 
 impl Operating {
     pub fn read(path: &Path) -> Self {
         let content = Files::new().read(path, FILE_MAX).ok();
         let text = content.and_then(|content| String::from_utf8(content.bytes).ok()).unwrap_or_default();
-        Self::of(&text)
+        let operating = Self::of(&text);
+        let state = operating.state.map(|state| path.parent().unwrap_or(Path::new("")).join(state));
+        Self { state, ..operating }
     }
 
     fn of(text: &str) -> Self {
@@ -33,13 +37,21 @@ impl Operating {
             });
             Some(sockets.collect())
         };
-        Self { sockets: listen(&table).unwrap_or_default() }
+        let state = |table: &DeTable<'_>| {
+            table.get("server")?.get_ref().as_table()?.get("state")?.get_ref().as_str().map(PathBuf::from)
+        };
+        Self { sockets: listen(&table).unwrap_or_default(), state: state(&table) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn state_is_found() {
+        assert_eq!(Operating::of("[server]\nstate = \"/s\"\nlisten = [").state, Some("/s".into()));
+    }
 
     #[test]
     fn sockets_are_found_in_broken_files_too() {

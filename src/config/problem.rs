@@ -92,6 +92,9 @@ impl Sources {
     pub fn get(&self, file: u16) -> Option<(&Path, &str)> {
         self.0.get(usize::from(file)).map(|(path, text)| (path.as_path(), &**text))
     }
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|(path, _)| path.as_path())
+    }
     /// Put another text in the place of a file's: the same, byte for byte, but for what may not be shown.
     pub(super) fn replace(&mut self, file: u16, text: String) {
         if let Some((_, old)) = self.0.get_mut(usize::from(file)) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::files::Files;
+use super::journal::Overlay;
 use super::keys::{Shape, Unknown};
 use super::problem::{Place, Problem, Sources, nearest};
 use super::units::{self, Wrong};
@@ -28,6 +29,8 @@ pub(super) struct Reader<'e> {
     pub(super) problems: Vec<Problem>,
     /// What is no TOML, apart: what is made of the rest of such a line says nothing.
     pub(super) syntax: Vec<Problem>,
+    /// What counts in the place of what stands on disk.
+    pub(super) overlay: Option<Overlay>,
 }
 
 /// A table whose keys are all known ones, or reported.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::filter::EnvFilter;
@@ -18,6 +19,8 @@ use crate::names::Host;
 /// More connections than any host has file descriptors for.
 const CONNECTIONS_MAX: u32 = 1_000_000;
 const WORKERS_MAX: u32 = 1024;
+/// Each is read when they are listed.
+const HISTORY_MAX: u32 = 10_000;
 /// Who waits for more does not mean a circuit.
 const FAILURES_MAX: u32 = 1_000_000;
 
@@ -38,6 +41,8 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let max_deliveries = connections("max_deliveries");
     let drain_timeout = table.one(reader, "drain_timeout", |reader, value| reader.parsed(value, units::duration));
     let workers = table.one(reader, "workers", |reader, value| reader.integer(value, 1..=WORKERS_MAX));
+    let state = table.one(reader, "state", |reader, value| state(reader, value));
+    let history = table.one(reader, "history", |reader, value| reader.integer(value, 1..=HISTORY_MAX));
     let watch = table.one(reader, "watch", |reader, value| reader.boolean(value));
     Server {
         name: name.map_or("outgate".into(), |name| name.value),
@@ -52,7 +57,19 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
         drain_timeout: drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.value),
         workers: workers.map(|workers| workers.value as usize),
         watch: watch.is_none_or(|watch| watch.value),
+        state: state.map(|state| state.value),
+        history: history.map_or(100, |history| history.value as usize),
     }
+}
+
+fn state(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<PathBuf>> {
+    let text = reader.text(value)?;
+    if text.is_empty() {
+        let problem = Problem::at(value.place, "`server.state` is empty");
+        reader.problems.push(problem.help("write the path of a directory, \"/var/lib/outgate\""));
+        return None;
+    }
+    Some(value.at(reader.resolve(value.place, text)))
 }
 
 fn loopback(port: u16) -> Listen {

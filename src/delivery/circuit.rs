@@ -18,9 +18,7 @@ pub(super) fn enter(
     target: &Target,
 ) -> Result<Option<Attempt>, Refusal> {
     let Some(fuse) = in_force.plan.fuse else { return Ok(None) };
-    let trial = route.is_trial().then(|| route.name.clone());
-    let key = Key { target: target.clone(), pool: route.pool.name().clone(), trial };
-    Ok(Some(live.circuits.enter(key, fuse)?))
+    Ok(Some(live.circuits.enter(Key::of(route, target), fuse)?))
 }
 
 /// What this says of the target; what failed for other reasons says nothing.

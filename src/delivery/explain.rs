@@ -1,14 +1,18 @@
 //! The decisions of the story, told instead of acted on.
 //! What would happen to this webhook, and which rule says so?
 
+mod now;
+
 use http::Method;
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::ask::Ask;
 use super::refusal::{Code, Refusal};
 use super::steps::stick;
 use super::{shadow, verdict};
 use crate::config::{CrlPolicy, Per, Plaintext, Proof, Select, TlsVersion, Verify};
+use crate::live::Live;
 use crate::names::{ClientName, Host, KeyId, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Limit;
@@ -23,6 +27,13 @@ use crate::policy::trust::Trust;
 pub struct Explained {
     pub lines: Vec<(&'static str, String)>,
     pub refusal: Option<Code>,
+}
+
+impl Explained {
+    pub fn as_json(&self) -> Value {
+        let steps: Vec<_> = self.lines.iter().map(|(step, what)| json!({ "step": step, "what": what })).collect();
+        json!({ "steps": steps, "refusal": self.refusal.map(Code::name) })
+    }
 }
 
 /// A webhook that would be sent.
@@ -46,6 +57,14 @@ pub fn explain(plan: &Plan, question: &Question<'_>) -> Explained {
         ));
     }
     Explained { lines, refusal: refusal.map(|refusal| refusal.code) }
+}
+
+/// The same by the plan in force, with what the proxy knows at this moment.
+pub fn explain_now(live: &Live, question: &Question<'_>) -> Explained {
+    let in_force = live.in_force();
+    let mut explained = explain(&in_force.plan, question);
+    explained.lines.extend(now::lines(live, &in_force.plan, question));
+    explained
 }
 
 fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, String)>) -> Result<(), Refusal> {

@@ -29,7 +29,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use ask::Ask;
-pub use explain::{Explained, Question, explain};
+pub use explain::{Explained, Question, explain, explain_now};
 pub use inbound::{Inbound, InboundFault};
 use passage::Passage;
 pub use probe::{Asked, Met, Probed, probe};

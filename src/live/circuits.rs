@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::names::{PoolName, RouteName, Target};
 use crate::policy::circuit::{Circuit, Fuse, Leave, Open};
+use crate::policy::route::Route;
 
 /// Targets that failed within the window, or whose circuit is open. Where there is no room for another, it has no
 /// circuit: so strangers who name targets that fail can keep a circuit from opening, as if there were none, but never
@@ -26,6 +27,13 @@ pub struct Key {
     /// The route on whose other side of a split it is tried: what is too strict or too short there says nothing of the
     /// target, and must cost nobody else their deliveries.
     pub trial: Option<RouteName>,
+}
+
+impl Key {
+    pub fn of(route: &Route, target: &Target) -> Self {
+        let trial = route.is_trial().then(|| route.name.clone());
+        Self { target: target.clone(), pool: route.pool.name().clone(), trial }
+    }
 }
 
 #[derive(Default)]
@@ -88,6 +96,12 @@ impl Circuits {
     /// What opened and closed since this was asked the last time.
     pub fn changes(&self) -> Vec<Change> {
         std::mem::take(&mut self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How long an open circuit still refuses, for who wants to know: nothing is tried. `None`: it is closed.
+    pub fn peek(&self, key: &Key) -> Option<Duration> {
+        let (_, until) = self.known().get(key)?.open()?;
+        Some(until.saturating_duration_since(Instant::now()))
     }
 
     /// How many are open.

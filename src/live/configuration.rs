@@ -2,12 +2,15 @@
 //! What runs, since when, by whose doing?
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::config::Written;
 use crate::config::difference::Difference;
@@ -49,6 +52,17 @@ impl fmt::Display for By {
     }
 }
 
+/// How a configuration came to be read, by whoever it was.
+pub fn how(by: &[By]) -> &'static str {
+    let has = |kind: fn(&By) -> bool| by.iter().any(kind);
+    match () {
+        () if has(|by| matches!(by, By::User { .. })) => "reload",
+        () if has(|by| *by == By::Signal) => "signal",
+        () if has(|by| *by == By::Start) => "start",
+        () => "file change",
+    }
+}
+
 /// All who asked for the same, in words.
 pub fn named(by: &[By]) -> String {
     // A file that changed while a user asks is what the user means.
@@ -68,6 +82,8 @@ pub struct Adopted {
     pub number: u64,
     pub at: Timestamp,
     pub by: String,
+    /// `reload`, `rollback to 41`.
+    pub how: String,
     /// To the one before.
     pub difference: Difference,
     pub written: Arc<Written>,
@@ -85,6 +101,14 @@ pub struct Rejected {
     pub problems: Vec<String>,
 }
 
+/// What is on disk is not what runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Drift {
+    pub since: Timestamp,
+    /// The first that differs.
+    pub what: String,
+}
+
 /// What came of a request to read the files again, or to compare.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
@@ -93,6 +117,7 @@ pub struct Outcome {
     pub number: u64,
     pub at: Timestamp,
     pub by: String,
+    pub how: String,
     #[serde(flatten)]
     pub difference: Difference,
     pub warnings: Vec<String>,
@@ -126,10 +151,20 @@ pub struct Listening {
 pub struct Configuration {
     adopted: ArcSwap<Adopted>,
     rejected: ArcSwapOption<Rejected>,
+    drift: ArcSwapOption<Drift>,
+    /// The number of a configuration that is being put back; 0: none is.
+    rollback: AtomicU64,
+    history: ArcSwapOption<PathBuf>,
     listening: ArcSwap<Listening>,
+    changed: Notify,
 }
 
 impl Configuration {
+    /// Resolves when another one is in force; for one who waits.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     pub fn adopted(&self) -> Arc<Adopted> {
         self.adopted.load_full()
     }
@@ -137,11 +172,7 @@ impl Configuration {
     pub fn adopt(&self, adopted: Adopted) {
         self.adopted.store(Arc::new(adopted));
         self.rejected.store(None);
-    }
-
-    /// Keys that wait for a restart may be written back without anything else being changed.
-    pub fn needs_restart(&self, keys: Vec<String>) {
-        self.adopted.store(Arc::new(Adopted { restart: keys, ..Adopted::clone(&self.adopted()) }));
+        self.changed.notify_one();
     }
 
     pub fn rejected(&self) -> Option<Arc<Rejected>> {
@@ -155,6 +186,33 @@ impl Configuration {
     /// What is on disk is again what runs.
     pub fn unreject(&self) {
         self.rejected.store(None);
+    }
+
+    pub fn drift(&self) -> Option<Arc<Drift>> {
+        self.drift.load_full()
+    }
+
+    /// True if it begins or ends with this.
+    pub fn drifts(&self, what: Option<String>) -> bool {
+        let before = self.drift();
+        let since = before.as_ref().map_or_else(Timestamp::now, |drift| drift.since);
+        let is_other = before.is_some() != what.is_some();
+        self.drift.store(what.map(|what| Arc::new(Drift { since, what })));
+        is_other
+    }
+
+    /// Which configuration is being put back, if one is.
+    pub fn rolls_back(&self, number: Option<u64>) {
+        self.rollback.store(number.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Where adopted configurations are kept.
+    pub fn history(&self) -> Option<Arc<PathBuf>> {
+        self.history.load_full()
+    }
+
+    pub fn keeps_history(&self, folder: PathBuf) {
+        self.history.store(Some(Arc::new(folder)));
     }
 
     pub fn listening(&self) -> Arc<Listening> {
@@ -173,16 +231,28 @@ impl Configuration {
             number: adopted.number,
             at: adopted.at,
             by: adopted.by.clone(),
+            how: adopted.how.clone(),
             restart: adopted.restart.clone(),
             ..Outcome::default()
         }
     }
 
     /// Why somebody should look.
-    pub fn degraded(&self) -> Option<String> {
-        let rejected = self.rejected()?;
-        let why = rejected.problems.first().map_or("", String::as_str);
-        Some(format!("the configuration on disk is rejected, the one before stays in force: {why}"))
+    pub fn degraded(&self) -> Vec<String> {
+        let mut degraded = Vec::new();
+        if let Some(rejected) = self.rejected() {
+            let why = rejected.problems.first().map_or("", String::as_str);
+            degraded.push(format!("the configuration on disk is rejected, the one before stays in force: {why}"));
+        } else if let Some(drift) = self.drift() {
+            degraded.push(format!("what is on disk is not what runs: {}", drift.what));
+        }
+        match self.rollback.load(Ordering::Relaxed) {
+            0 => {}
+            number => {
+                degraded.push(format!("a rollback to {number} has not finished: run `outgate rollback --finish`"))
+            }
+        }
+        degraded
     }
 }
 

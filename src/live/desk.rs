@@ -30,9 +30,16 @@ pub struct Waiting {
 
 /// A configuration to compare with the one in force.
 pub struct Comparison {
-    /// `None`: what is on disk now.
-    pub with: Option<Written>,
+    pub with: With,
     pub told: oneshot::Sender<Outcome>,
+}
+
+pub enum With {
+    /// What is there now.
+    Disk,
+    Written(Box<Written>),
+    /// One that was adopted, by its number.
+    Entry(u64),
 }
 
 impl Desk {
@@ -51,7 +58,7 @@ impl Desk {
         outcome
     }
 
-    pub fn compare(&self, with: Option<Written>) -> oneshot::Receiver<Outcome> {
+    pub fn compare(&self, with: With) -> oneshot::Receiver<Outcome> {
         let (told, outcome) = oneshot::channel();
         self.with(|waiting| waiting.comparisons.push(Comparison { with, told }));
         outcome

@@ -32,6 +32,7 @@ pub struct Meters {
     token_requests: Family<TokenLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
+    pub config_drift: Gauge,
     pub client_connections: Gauge,
     connections_closed: Family<ReasonLabels, Counter>,
     pub tunnels: Gauge,
@@ -152,6 +153,7 @@ impl Meters {
             token_requests: Family::default(),
             reloads: Family::default(),
             reload_failed: Gauge::default(),
+            config_drift: Gauge::default(),
             client_connections: Gauge::default(),
             connections_closed: Family::default(),
             tunnels: Gauge::default(),
@@ -233,6 +235,11 @@ impl Meters {
             "reload_failed",
             "1 while the configuration on disk is rejected",
             meters.reload_failed.clone(),
+        );
+        registry.register(
+            "config_drift",
+            "1 while the configuration on disk is not the one that runs",
+            meters.config_drift.clone(),
         );
         registry.register("client_connections", "Open connections from clients", meters.client_connections.clone());
         registry.register(

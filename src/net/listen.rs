@@ -152,15 +152,18 @@ fn unix(path: &Path) -> io::Result<Listener> {
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+        let (device, inode) = file_at(path)?;
+        Ok(Self { path: path.to_owned(), device, inode })
     }
+}
+
+fn file_at(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_ours = Self::of(&self.path).is_ok_and(|now| (now.device, now.inode) == (self.device, self.inode));
-        if is_ours {
+        if file_at(&self.path).is_ok_and(|now| now == (self.device, self.inode)) {
             let _ = fs::remove_file(&self.path); // the next who listens there removes what is stale
         }
     }

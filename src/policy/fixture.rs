@@ -27,6 +27,8 @@ pub(crate) fn config() -> Config {
             drain_timeout: second,
             workers: None,
             watch: true,
+            state: None,
+            history: 100,
             tls: None,
             proxy_protocol: None,
         },
@@ -57,6 +59,7 @@ pub(crate) fn config() -> Config {
         files: vec![],
         key_dirs: KeyDirs::new(),
         written: std::sync::Arc::default(),
+        rollback: None,
         digest: [0; 32],
     }
 }

@@ -2,33 +2,40 @@
 //! When is the configuration read again, and what happens if it is wrong?
 
 mod folders;
+mod gently;
+pub mod kept;
 pub mod listeners;
 mod prepare;
+mod started;
 mod watch;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use sd_notify::NotifyState;
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::config::difference::Difference;
-use crate::config::{Config, Deliveries, KeyDirs, Listen, Written};
+use crate::config::{Config, KeyDirs, Sight};
 use crate::live::Live;
-use crate::live::configuration::{Adopted, By, Outcome, Rejected, Verdict, named};
-use crate::live::desk::{Comparison, Desk};
+use crate::live::configuration::{Adopted, By, Outcome, Rejected, Verdict, how, named};
+use crate::live::desk::{Comparison, Desk, With};
 use folders::Folders;
+use gently::gently;
+use kept::Kept;
 use listeners::Listeners;
-use prepare::{Change, Found, Next, Rejection, prepare};
+use prepare::{Change, Files, Found, Next, Rejection, look, prepare};
+use started::Started;
 use watch::Watch;
 
 /// Editors write in several steps; what follows within this time is one change.
 const DEBOUNCE: Duration = Duration::from_millis(200);
-/// Steps by which traffic goes before reloads, of 19 (nice(2)).
-const NICENESS: i32 = 10;
+/// How often the files are looked at that are not watched, or whose change went unheard.
+const LOOK: Duration = Duration::from_secs(2);
+/// And no more than this part of the time is spent on it.
+const LOOK_SHARE: u32 = 50;
 /// Changes that the log tells one by one.
 const LOGGED_MAX: usize = 20;
 
@@ -44,6 +51,11 @@ pub struct Reloader {
     key_dirs: KeyDirs,
     /// Why what stands on disk was not adopted the last time.
     told: Vec<String>,
+    /// What the files looked like when they were read the last time; `None`: they might have changed at that moment.
+    sight: Option<Sight>,
+    /// What they look like since, if that is something else.
+    changed: Option<Sight>,
+    kept: Kept,
     live: Arc<Live>,
     listeners: Arc<Listeners>,
 }
@@ -55,6 +67,20 @@ enum Cause {
     Asked,
     /// It was time to look over what is not watched: silent where nothing has changed.
     Due,
+}
+
+/// On whose behalf.
+struct Asked {
+    by: String,
+    how: &'static str,
+}
+
+impl Asked {
+    fn by(by: &[By]) -> Self {
+        let nobody = [By::FileChange];
+        let by = if by.is_empty() { &nobody[..] } else { by };
+        Self { by: named(by), how: how(by) }
+    }
 }
 
 /// Asks for a reload because a file has changed.
@@ -74,22 +100,30 @@ impl Trigger {
 }
 
 impl Reloader {
-    pub fn new(path: PathBuf, config: Config, live: Arc<Live>, listeners: Arc<Listeners>) -> Self {
+    pub fn new(path: PathBuf, config: Config, kept: Kept, live: Arc<Live>, listeners: Arc<Listeners>) -> Self {
         live.desk.attend();
+        live.configuration.rolls_back(config.rollback);
         let started = Started::of(&config);
         let Config { files, key_dirs, server, .. } = config;
-        Self { path, started, watches: server.watch, files, key_dirs, told: Vec::new(), live, listeners }
+        let (told, watches) = (Vec::new(), server.watch);
+        Self { path, started, watches, files, key_dirs, told, sight: None, changed: None, kept, live, listeners }
     }
 
     pub async fn run(mut self) {
         let trigger = Trigger(Arc::downgrade(&self.live.desk));
         let (mut watch, mut folders) = (Watch::new(trigger.clone()), Folders::new(trigger.clone()));
         self.follow(&trigger, &mut watch, &mut folders).await;
-        let mut took = Duration::ZERO;
+        let (mut took, mut looked) = (Duration::ZERO, Duration::ZERO);
         loop {
             let cause = tokio::select! {
                 () = self.live.desk.arrived() => Cause::Asked,
                 () = folders.due(took) => Cause::Due,
+                () = tokio::time::sleep(LOOK.max(looked * LOOK_SHARE)) => {
+                    let start = Instant::now();
+                    self.look().await;
+                    looked = start.elapsed();
+                    continue;
+                }
             };
             // All of them at once: what begins now is after each of them asked.
             let waiting = self.live.desk.take();
@@ -98,8 +132,7 @@ impl Reloader {
                 if cause == Cause::Asked {
                     let _ = sd_notify::notify(&reloading());
                 }
-                let by = if waiting.by.is_empty() { By::FileChange.to_string() } else { named(&waiting.by) };
-                let outcome = self.reload(&by, cause).await;
+                let outcome = self.reload(&Asked::by(&waiting.by), cause).await;
                 for told in waiting.told {
                     let _ = told.send(outcome.clone()); // who asked may have gone
                 }
@@ -111,6 +144,56 @@ impl Reloader {
             }
             for Comparison { with, told } in waiting.comparisons {
                 let _ = told.send(self.compare(with).await);
+            }
+        }
+    }
+
+    /// Whether the files are still what was read. Where they are watched a change went unheard if it is there for a while:
+    /// it is taken up. Where they are not, it is told.
+    async fn look(&mut self) {
+        let (files, key_dirs) = (self.files.clone(), self.key_dirs.clone());
+        let Ok(sight) = gently(move || look(&files, &key_dirs, SystemTime::now())).await else { return };
+        if self.sight == Some(sight) {
+            return;
+        }
+        if self.watches {
+            // Not in the middle of a change.
+            if self.changed.replace(sight) == Some(sight) {
+                drop(self.reload(&Asked::by(&[]), Cause::Due).await);
+            }
+            return;
+        }
+        let drift = match self.read(Files::OnDisk).await {
+            Ok(Next { change, sight, config }) => {
+                self.seen(Some(sight));
+                self.live.configuration.rolls_back(config.rollback);
+                drop(gently(|| drop(config)));
+                change.map(|change| {
+                    let first = change.difference.changes.into_iter().next();
+                    first.unwrap_or_else(|| "comments, white space or order".to_owned())
+                })
+            }
+            Err(rejection) => {
+                self.seen(rejection.sight);
+                rejection.problems.lines.into_iter().next()
+            }
+        };
+        self.drifts(drift);
+    }
+
+    fn seen(&mut self, sight: Option<Sight>) {
+        self.sight = sight.filter(|sight| sight.is_settled);
+        self.changed = None;
+    }
+
+    /// Told when it begins and when it ends.
+    fn drifts(&self, what: Option<String>) {
+        self.live.meters.config_drift.set(i64::from(what.is_some()));
+        let line = what.clone();
+        if self.live.configuration.drifts(what) {
+            match line {
+                Some(line) => warn!("what is on disk is not what runs: {line}"),
+                None => info!("what is on disk is what runs again"),
             }
         }
     }
@@ -127,84 +210,90 @@ impl Reloader {
         }
     }
 
-    /// What is on disk now, or why it cannot be adopted.
-    async fn read(&self) -> Result<Next, Box<Rejection>> {
+    /// What these files say, or why they cannot be adopted.
+    async fn read(&self, files: Files) -> Result<Next, Box<Rejection>> {
         let (path, before, known) = (self.path.clone(), self.live.in_force(), self.key_dirs.clone());
         let written = Arc::clone(&self.live.configuration.adopted().written);
-        let reading = gently(move || prepare(&path, &before, &written, &known));
+        let reading = gently(move || prepare(&path, &before, &written, &known, files));
         reading.await.unwrap_or_else(|_| {
             let problems = Found::general("the configuration could not be read");
-            Err(Box::new(Rejection { problems, files: self.files.clone(), key_dirs: KeyDirs::new() }))
+            Err(Box::new(Rejection { problems, files: self.files.clone(), key_dirs: KeyDirs::new(), sight: None }))
         })
     }
 
     /// Put in force only as a whole and without problems.
-    async fn reload(&mut self, by: &str, cause: Cause) -> Outcome {
-        let next = match self.read().await {
+    async fn reload(&mut self, asked: &Asked, cause: Cause) -> Outcome {
+        let Next { config, change, sight } = match self.read(Files::OnDisk).await {
             Ok(next) => next,
             Err(rejection) => {
+                self.seen(rejection.sight);
                 self.files = rejection.files;
                 // Where the text is broken not all of them were read, and those in force are needed again.
                 self.key_dirs.extend(rejection.key_dirs);
-                return self.keep(rejection.problems, by, cause);
+                return self.keep(rejection.problems, asked, cause);
             }
         };
-        let Next { config, change } = next;
+        self.seen(Some(sight));
         (self.files, self.key_dirs) = (config.files.clone(), config.key_dirs.clone());
-        let restart = self.started.needed_by(&Started::of(&config));
-        let Some(change) = change else {
-            self.told.clear();
-            self.live.unreject();
-            drop(gently(|| drop(config)));
-            return self.live.configuration.outcome(Verdict::Unchanged);
-        };
-        let outcome = match self.listeners.prepare(&config) {
-            Err(problems) => self.keep(Found::of(&problems, &config.sources), by, cause),
-            Ok(listeners) => {
+        self.live.configuration.rolls_back(config.rollback);
+        let outcome = match change {
+            None => {
                 self.told.clear();
-                self.watches = config.server.watch;
-                let outcome = self.adopt(change, Arc::clone(&config.written), restart, by);
-                self.listeners.commit(listeners);
-                outcome
+                self.live.unreject();
+                self.drifts(None);
+                self.live.configuration.outcome(Verdict::Unchanged)
             }
+            Some(change) => match self.listeners.prepare(&config) {
+                Err(problems) => self.keep(Found::of(&problems, &config.sources), asked, cause),
+                Ok(listeners) => self.adopt(change, listeners, &config, asked).await,
+            },
         };
         drop(gently(|| drop(config)));
         outcome
     }
 
-    fn adopt(&self, change: Change, written: Arc<Written>, restart: Vec<String>, by: &str) -> Outcome {
+    async fn adopt(&mut self, change: Change, listeners: listeners::Change, config: &Config, asked: &Asked) -> Outcome {
         let Change { in_force, difference, left_out, warnings } = change;
-        let number = self.live.configuration.adopted().number + 1;
-        let all_warnings: Vec<String> = left_out.iter().chain(&warnings).cloned().collect();
+        let restart = self.started.needed_by(&Started::of(config));
         let adopted = Adopted {
-            number,
+            number: self.kept.number_after(self.live.configuration.adopted().number),
             at: Timestamp::now(),
-            by: by.to_owned(),
+            by: asked.by.clone(),
+            how: config.rollback.map_or_else(|| asked.how.to_owned(), |number| format!("rollback to {number}")),
             difference: difference.clone(),
-            written,
-            warnings: all_warnings.clone(),
+            written: Arc::clone(&config.written),
+            warnings: left_out.iter().chain(&warnings).cloned().collect(),
             restart: restart.clone(),
         };
-        self.live.adopt(in_force, adopted);
+        let (number, how) = (adopted.number, adopted.how.clone());
+        let all_warnings = adopted.warnings.clone();
+        self.told.clear();
+        self.watches = config.server.watch;
+        self.live.adopt(in_force, adopted.clone());
+        self.listeners.commit(listeners);
+        self.drifts(None);
+        self.kept.keep(adopted, config.server.history).await;
         left_out.iter().for_each(|problem| error!("{problem}"));
         warnings.iter().for_each(|warning| warn!("{warning}"));
         for key in &restart {
             warn!("{key} changed: it takes effect at the next restart");
         }
         log(&difference);
-        info!("configuration reloaded from {}: number {number}, by {by}", self.path.display());
+        info!("configuration reloaded from {}: number {number}, {how}, by {}", self.path.display(), asked.by);
         Outcome { difference, warnings: all_warnings, ..self.live.configuration.outcome(Verdict::Adopted) }
     }
 
-    fn keep(&mut self, problems: Found, by: &str, cause: Cause) -> Outcome {
+    fn keep(&mut self, problems: Found, asked: &Asked, cause: Cause) -> Outcome {
         if cause == Cause::Asked || problems.lines != self.told {
+            self.live.reject(Rejected { at: Timestamp::now(), by: asked.by.clone(), problems: problems.lines.clone() });
             for problem in &problems.lines {
                 error!("{problem}");
             }
             error!("configuration not adopted: {} problems; the one before stays in force", problems.lines.len());
-            self.live.reject(Rejected { at: Timestamp::now(), by: by.to_owned(), problems: problems.lines.clone() });
             self.told.clone_from(&problems.lines);
         }
+        self.live.meters.config_drift.set(1);
+        self.live.configuration.drifts(problems.lines.first().cloned()); // it is told as what it is
         self.rejected(problems)
     }
 
@@ -214,39 +303,30 @@ impl Reloader {
     }
 
     /// Changes nothing.
-    async fn compare(&self, with: Option<Written>) -> Outcome {
-        let (difference, warnings) = match with {
-            Some(with) => {
-                let before = Arc::clone(&self.live.configuration.adopted().written);
-                let comparing = tokio::task::spawn_blocking(move || Difference::between(&before, &with));
-                (comparing.await.unwrap_or_default(), Vec::new())
-            }
-            None => match self.read().await {
-                Err(rejection) => return self.rejected(rejection.problems),
-                Ok(Next { change: None, .. }) => return self.live.configuration.outcome(Verdict::Unchanged),
-                Ok(Next { change: Some(Change { difference, warnings, left_out, .. }), .. }) => {
-                    (difference, left_out.into_iter().chain(warnings).collect())
-                }
+    async fn compare(&self, with: With) -> Outcome {
+        let files = match with {
+            With::Disk => Files::OnDisk,
+            With::Entry(number) => match self.kept.overlay(&self.path, number).await {
+                Ok(overlay) => Files::Over(overlay),
+                Err(why) => return self.rejected(Found::general(why)),
             },
+            With::Written(with) => {
+                let before = Arc::clone(&self.live.configuration.adopted().written);
+                let difference = gently(move || Difference::between(&before, &with)).await.unwrap_or_default();
+                let verdict = if difference.is_empty() { Verdict::Unchanged } else { Verdict::Different };
+                return Outcome { difference, ..self.live.configuration.outcome(verdict) };
+            }
         };
-        let verdict = if difference.is_empty() { Verdict::Unchanged } else { Verdict::Different };
-        Outcome { difference, warnings, ..self.live.configuration.outcome(verdict) }
+        match self.read(files).await {
+            Err(rejection) => self.rejected(rejection.problems),
+            Ok(Next { change: None, .. }) => self.live.configuration.outcome(Verdict::Unchanged),
+            Ok(Next { change: Some(change), .. }) => Outcome {
+                warnings: change.left_out.into_iter().chain(change.warnings).collect(),
+                difference: change.difference,
+                ..self.live.configuration.outcome(Verdict::Different)
+            },
+        }
     }
-}
-
-/// Does what may take a second on a thread that gives way to those which carry traffic: to read a hundred thousand
-/// routes, or to free them.
-fn gently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
-    let (told, outcome) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
-        // Of this thread alone (nice(2), C library/kernel differences).
-        let _ = rustix::process::nice(NICENESS);
-        let _ = told.send(work());
-    });
-    if let Err(fault) = thread {
-        warn!("no thread to read the configuration on: {fault}");
-    }
-    outcome
 }
 
 fn log(difference: &Difference) {
@@ -259,51 +339,9 @@ fn log(difference: &Difference) {
     }
 }
 
-/// What was decided when the process started. Not the whole configuration: its secrets would outlive their files.
-struct Started {
-    /// Whether systemd passes sockets, for `server.listen` and for `admin.listen`.
-    passed: [bool; 2],
-    workers: Option<usize>,
-    deliveries: Deliveries,
-    level: String,
-}
-
-impl Started {
-    fn of(config: &Config) -> Self {
-        let passed = [&config.server.listen, &config.admin.listen]
-            .map(|list| list.iter().any(|listen| listen.value == Listen::Systemd));
-        let (workers, log) = (config.server.workers, &config.log);
-        Self { passed, workers, deliveries: log.deliveries.clone(), level: log.level.clone() }
-    }
-
-    /// The keys that differ, and wait for a restart.
-    fn needed_by(&self, after: &Self) -> Vec<String> {
-        let keys = [
-            ("server.listen", self.passed[0] == after.passed[0]),
-            ("admin.listen", self.passed[1] == after.passed[1]),
-            ("server.workers", self.workers == after.workers),
-            ("log.deliveries", self.deliveries == after.deliveries),
-            ("log.level", self.level == after.level),
-        ];
-        keys.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key.to_owned()).collect()
-    }
-}
-
 /// RELOADING=1 wants the time it began, for systemd to tell this reload from the last (sd_notify(3)).
 fn reloading() -> Vec<NotifyState<'static>> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
     vec![NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]
-}
-
-/// The configuration that a process starts with.
-pub fn first(config: &Config, warnings: Vec<String>) -> Adopted {
-    Adopted {
-        number: 1,
-        at: Timestamp::now(),
-        by: By::Start.to_string(),
-        written: Arc::clone(&config.written),
-        warnings,
-        ..Adopted::default()
-    }
 }

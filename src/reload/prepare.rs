@@ -2,12 +2,14 @@
 //! Would what is on disk now be adopted, and what would it change?
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::config::difference::Difference;
-use crate::config::{self, Config, KeyDirs, Problem, Severity, Sources, Written};
+use crate::config::journal::Overlay;
+use crate::config::{self, Config, KeyDirs, Problem, Severity, Sight, Sources, Written};
 use crate::live::InForce;
 use crate::net::resolve::Basis;
 use crate::policy;
@@ -17,6 +19,8 @@ pub(super) struct Next {
     pub(super) config: Config,
     /// `None`: it is the one that is in force.
     pub(super) change: Option<Change>,
+    /// Of the files as they were read.
+    pub(super) sight: Sight,
 }
 
 pub(super) struct Change {
@@ -32,6 +36,14 @@ pub(super) struct Rejection {
     pub(super) problems: Found,
     pub(super) files: Vec<PathBuf>,
     pub(super) key_dirs: KeyDirs,
+    pub(super) sight: Option<Sight>,
+}
+
+/// Which files are meant.
+pub(super) enum Files {
+    OnDisk,
+    /// With these in the place of those on disk.
+    Over(Overlay),
 }
 
 /// Problems as a log has them, as a script and as a person reads them.
@@ -61,22 +73,31 @@ pub(super) fn prepare(
     before: &InForce,
     written: &Written,
     known: &KeyDirs,
+    files: Files,
 ) -> Result<Next, Box<Rejection>> {
-    let now = Timestamp::now();
-    let loaded = config::load_after(path, known).map_err(|rejected| {
+    let (now, then) = (Timestamp::now(), SystemTime::now());
+    let loaded = match files {
+        Files::OnDisk => config::load_after(path, known),
+        Files::Over(overlay) => config::load_over(path, known, overlay),
+    };
+    let loaded = loaded.map_err(|rejected| {
         let (files, key_dirs) = (rejected.files.clone(), rejected.key_dirs.clone());
+        let sight = look(&files, &key_dirs, then);
         let (problems, sources) = policy::every_problem(rejected, now);
-        Box::new(Rejection { problems: Found::of(&problems, &sources), files, key_dirs })
+        Box::new(Rejection { problems: Found::of(&problems, &sources), files, key_dirs, sight: Some(sight) })
     })?;
     let config::Loaded { config, mut warnings } = loaded;
-    let rejection =
-        |problems| Box::new(Rejection { problems, files: config.files.clone(), key_dirs: config.key_dirs.clone() });
+    let sight = look(&config.files, &config.key_dirs, then);
+    let rejection = |problems| {
+        let (files, key_dirs) = (config.files.clone(), config.key_dirs.clone());
+        Box::new(Rejection { problems, files, key_dirs, sight: Some(sight) })
+    };
     let (plan, more) = policy::compile_after(&config, Some(&before.plan), now)
         .map_err(|problems| rejection(Found::of(&problems, &config.sources)))?;
     let basis = Basis::read(&config.resolver);
     let resolves_the_same = basis.is_ok_and(|basis| basis == *before.resolver.basis());
     if config.digest == before.plan.digest && resolves_the_same {
-        return Ok(Next { config, change: None });
+        return Ok(Next { config, change: None, sight });
     }
     warnings.extend(more);
     let (left_out, warnings): (Vec<_>, Vec<_>) =
@@ -88,5 +109,11 @@ pub(super) fn prepare(
     if !resolves_the_same && difference.is_empty() {
         difference.changes.push("resolver: what the system says of it changed".to_owned());
     }
-    Ok(Next { config, change: Some(Change { in_force, difference, left_out, warnings }) })
+    Ok(Next { config, change: Some(Change { in_force, difference, left_out, warnings }), sight })
+}
+
+/// All that makes up a configuration, from outside; `then`: it was read, or is looked at.
+pub(super) fn look(files: &[PathBuf], key_dirs: &KeyDirs, then: SystemTime) -> Sight {
+    let keys: Vec<PathBuf> = key_dirs.values().flat_map(|key_dir| key_dir.folders().chain(key_dir.files())).collect();
+    Sight::of(files.iter().chain(&keys).map(PathBuf::as_path), then)
 }

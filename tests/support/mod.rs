@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part; a test may panic")]
 
 pub mod clients;
+pub mod control;
 pub mod origins;
 pub mod pki;
 pub mod receiver;
@@ -25,8 +26,8 @@ use std::time::{Duration, Instant};
 /// Nothing in a test takes longer; whatever does is a failure, not a wait.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A folder that goes with the test.
-pub struct Folder(PathBuf);
+/// A folder that goes with the test, unless another one is to take it along.
+pub struct Folder(PathBuf, bool);
 
 impl Folder {
     pub fn new() -> Self {
@@ -34,7 +35,11 @@ impl Folder {
         let name = format!("outgate-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("a folder for the test");
-        Self(path)
+        Self(path, true)
+    }
+    /// The same folder, which goes with the other.
+    pub fn linked(other: &Folder) -> Self {
+        Self(other.0.clone(), false)
     }
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
@@ -48,7 +53,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        if self.1 {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 }
 
@@ -98,9 +105,15 @@ impl Outgate {
     /// Runs with this configuration; `{dir}` in it stands for the folder.
     pub fn run(folder: Folder, config: &str) -> Self {
         folder.write("config.toml", config.replace("{dir}", &folder.0.display().to_string()));
+        Self::run_in(folder)
+    }
+
+    /// Runs with what is there.
+    pub fn run_in(folder: Folder) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_outgate"))
             .args(["run", "--config"])
             .arg(folder.path("config.toml"))
+            .env("STATE_DIRECTORY", folder.path("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -118,6 +131,13 @@ impl Outgate {
         };
         let (proxy, admin) = (address("proxy listening on "), address("admin listening on "));
         Self { child, proxy, admin, log, records, folder }
+    }
+
+    /// Kills it and runs another in the same folder.
+    pub fn restarted(mut self) -> Self {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        Self::run_in(std::mem::replace(&mut self.folder, Folder::new()))
     }
 
     pub fn pid(&self) -> u32 {

@@ -2,7 +2,9 @@
 //! What is said where, and with which exit code does it end?
 
 pub(super) mod diff;
+pub(super) mod history;
 pub(super) mod reload;
+pub(super) mod rollback;
 mod socket;
 pub(super) mod status;
 
@@ -10,10 +12,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::Value;
 
 use crate::live::configuration::Outcome;
 use crate::sysexits;
-use socket::Socket;
+use socket::{Question, Socket};
 
 /// Which proxy is meant.
 #[derive(Args)]
@@ -33,6 +36,13 @@ impl Which {
             None => Socket::of(self.config.as_deref()),
         }
     }
+}
+
+/// What a running proxy says of a webhook.
+pub(super) fn explain(config: Option<PathBuf>, webhook: &Value) -> Result<Value, ExitCode> {
+    let sockets = Which { config, admin: None }.sockets();
+    let question = Question::post("/explain", webhook.to_string().into_bytes());
+    socket::ask(&sockets, &question).map_err(socket::Unasked::say)
 }
 
 /// Changes, and what is to be said beside them.

@@ -41,10 +41,11 @@ impl FromStr for Socket {
 }
 
 impl Socket {
-    /// Those of a configuration, else where the packages have it.
+    /// Those of a configuration; without a file named, also where the packages have it: what runs may be older than the
+    /// file.
     pub(super) fn of(config: Option<&Path>) -> Vec<Self> {
         let mut sockets = Operating::read(config.unwrap_or(Path::new(DEFAULT_PATH))).sockets;
-        if sockets.is_empty() {
+        if sockets.is_empty() || config.is_none() {
             sockets.push(DEFAULT_SOCKET.into());
         }
         sockets.into_iter().map(Self).collect()
@@ -54,16 +55,16 @@ impl Socket {
 /// What to ask.
 pub(super) struct Question {
     pub(super) method: Method,
-    pub(super) path: &'static str,
+    pub(super) path: String,
     pub(super) body: Vec<u8>,
 }
 
 impl Question {
-    pub(super) fn get(path: &'static str) -> Self {
-        Self { method: Method::GET, path, body: Vec::new() }
+    pub(super) fn get(path: &str) -> Self {
+        Self { method: Method::GET, path: path.to_owned(), body: Vec::new() }
     }
-    pub(super) fn post(path: &'static str, body: Vec<u8>) -> Self {
-        Self { method: Method::POST, path, body }
+    pub(super) fn post(path: &str, body: Vec<u8>) -> Self {
+        Self { method: Method::POST, path: path.to_owned(), body }
     }
 }
 
@@ -118,7 +119,9 @@ fn explain(Socket(path): &Socket, fault: &io::Error) -> String {
     let path = path.display();
     match fault.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            format!("nobody listens on unix:{path}: is outgate running, and has its admin.listen that socket?")
+            format!(
+                "nobody listens on unix:{path}: is outgate running, and has its admin.listen that socket? (else --admin)"
+            )
         }
         io::ErrorKind::PermissionDenied => {
             format!("unix:{path} is not for you: ask as root, or as a member of the group that outgate runs as")
@@ -132,7 +135,7 @@ async fn exchange(stream: UnixStream, question: &Question) -> Result<(StatusCode
     tokio::spawn(connection);
     let mut request = Request::new(Full::new(Bytes::from(question.body.clone())));
     *request.method_mut() = question.method.clone();
-    *request.uri_mut() = http::Uri::from_static(question.path);
+    *request.uri_mut() = question.path.parse().unwrap_or_default();
     request.headers_mut().insert(header::HOST, http::HeaderValue::from_static("outgate"));
     let response = sender.send_request(request).await?;
     let status = response.status();

@@ -10,17 +10,22 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{JSON, TEXT, text};
-use crate::config::Written;
+use crate::delivery::{self, Question};
 use crate::live::configuration::{By, Outcome, Verdict};
+use crate::live::desk::With;
 use crate::live::{Live, sources};
+use crate::names::{ClientName, TenantName};
 use crate::net::peer::Peer;
 
 pub(super) const STATUS: &str = "/status";
 const RELOAD: &str = "/reload";
 const DIFF: &str = "/diff";
+const EXPLAIN: &str = "/explain";
 
 /// A configuration with a hundred thousand routes has some ten of them.
 const BODY_MAX: usize = 64 << 20;
@@ -32,7 +37,7 @@ pub(super) async fn answer(
     peer: Option<&Peer>,
 ) -> Option<Response<Full<Bytes>>> {
     let path = request.uri().path();
-    if request.method() != Method::POST || ![RELOAD, DIFF].contains(&path) {
+    if request.method() != Method::POST || ![RELOAD, DIFF, EXPLAIN].contains(&path) {
         return None;
     }
     let Some(peer) = peer else {
@@ -40,6 +45,9 @@ pub(super) async fn answer(
             format!("{path} is for the unix socket of admin.listen alone: over the network nobody says who asks\n");
         return Some(text(StatusCode::FORBIDDEN, TEXT, why));
     };
+    if path == EXPLAIN {
+        return Some(explain(live, request).await.unwrap_or_else(|refused| *refused));
+    }
     if !live.desk.is_attended() {
         let why = "no configuration file: the built-in one is in force, and nothing can change it\n";
         return Some(text(StatusCode::CONFLICT, TEXT, why.into()));
@@ -48,7 +56,7 @@ pub(super) async fn answer(
         let by = By::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
         live.desk.ask_and_wait(by)
     } else {
-        match written(request).await {
+        match with(request).await {
             Ok(with) => live.desk.compare(with),
             Err(refused) => return Some(*refused),
         }
@@ -60,15 +68,46 @@ pub(super) async fn answer(
     })
 }
 
-/// The configuration to compare with: none is meant by an empty body.
-async fn written(request: Request<Incoming>) -> Result<Option<Written>, Box<Response<Full<Bytes>>>> {
-    let refused = |status, why: String| Box::new(text(status, TEXT, why));
-    let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
-    let body = body.map_err(|fault| refused(StatusCode::PAYLOAD_TOO_LARGE, format!("{fault}\n")))?.to_bytes();
-    if body.is_empty() {
-        return Ok(None);
+type Refused = Box<Response<Full<Bytes>>>;
+
+/// What to compare with: `?entry=N`, a configuration in the body, or what is on disk.
+async fn with(request: Request<Incoming>) -> Result<With, Refused> {
+    if let Some(entry) = request.uri().query().and_then(|query| query.strip_prefix("entry=")) {
+        let number = entry.parse();
+        let number = number.map_err(|_| Box::new(text(StatusCode::BAD_REQUEST, TEXT, "entry is a number\n".into())))?;
+        return Ok(With::Entry(number));
     }
-    serde_json::from_slice(&body).map(Some).map_err(|fault| refused(StatusCode::BAD_REQUEST, format!("{fault}\n")))
+    let body = body(request).await?;
+    if body.is_empty() { Ok(With::Disk) } else { read(&body).map(With::Written) }
+}
+
+/// A webhook, as `outgate explain` names it.
+#[derive(Deserialize)]
+struct Webhook {
+    method: String,
+    url: String,
+    client: String,
+    tenant: Option<String>,
+}
+
+async fn explain(live: &Live, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refused> {
+    let webhook: Webhook = read(&body(request).await?)?;
+    let method = Method::from_bytes(webhook.method.as_bytes())
+        .map_err(|fault| Box::new(text(StatusCode::BAD_REQUEST, TEXT, format!("{fault}\n"))))?;
+    let (client, tenant) = (ClientName::new(webhook.client), webhook.tenant.map(TenantName::new));
+    let now = Timestamp::now();
+    let question = Question { method: &method, url: &webhook.url, client: &client, tenant: tenant.as_ref(), now };
+    Ok(text(StatusCode::OK, JSON, delivery::explain_now(live, &question).as_json().to_string()))
+}
+
+async fn body(request: Request<Incoming>) -> Result<Bytes, Refused> {
+    let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
+    let body = body.map_err(|fault| Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, TEXT, format!("{fault}\n"))))?;
+    Ok(body.to_bytes())
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|fault| Box::new(text(StatusCode::BAD_REQUEST, TEXT, format!("{fault}\n"))))
 }
 
 fn told(outcome: &Outcome) -> Response<Full<Bytes>> {
@@ -100,6 +139,7 @@ pub(super) fn status(live: &Live) -> Value {
             "digest": adopted.written.digest,
             "at": adopted.at,
             "by": adopted.by,
+            "how": adopted.how,
             "changes": adopted.difference.changes,
             "more": adopted.difference.more,
             "warnings": adopted.warnings,
@@ -108,6 +148,8 @@ pub(super) fn status(live: &Live) -> Value {
         "rejected": rejected.map(|rejected| json!({
             "at": rejected.at, "by": rejected.by, "problems": rejected.problems,
         })),
+        "drift": live.configuration.drift().as_deref(),
+        "history": live.configuration.history().as_deref(),
         "listeners": *live.configuration.listening(),
         "pools": in_force.plan.pools.iter().map(pool).collect::<Vec<_>>(),
         "client_connections": live.meters.client_connections.get(),

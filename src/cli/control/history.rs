@@ -1,0 +1,123 @@
+//! `outgate history`: the configurations that were adopted.
+//! What ran when, who put it into force, and how?
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::super::{DEFAULT_PATH, visible};
+use super::Which;
+use super::socket::{Question, ask};
+use crate::config::Operating;
+use crate::history::{self, Entry};
+use crate::sysexits;
+
+/// Of its changes, in the list.
+const SUMMARY_MAX: usize = 70;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  outgate history
+  outgate history 41
+  outgate history --json | jq '.[] | select(.how == \"reload\") | .by'
+
+The newest first; * marks the one in force. They stand in the folder that `server.state` or systemd names, and are read by root and
+by the user that outgate runs as.")]
+pub(in crate::cli) struct History {
+    /// What this one changed
+    number: Option<u64>,
+    #[command(flatten)]
+    pub(super) which: Which,
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where they are kept.
+#[derive(Args)]
+pub(super) struct Place {
+    /// The folder of server.state. Default: the running proxy's, else what the configuration says
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+impl Place {
+    /// As the one that runs says, where one does.
+    pub(super) fn open(&self, which: &Which, running: Option<&Value>) -> history::History {
+        let folder = match (&self.state, running.and_then(|running| running["history"].as_str())) {
+            (Some(state), _) => state.join("history"),
+            (None, Some(folder)) => PathBuf::from(folder),
+            (None, None) => {
+                let file = which.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+                let state = Operating::read(&file).state;
+                state.unwrap_or_else(|| history::DEFAULT_STATE.into()).join("history")
+            }
+        };
+        history::History::at(folder)
+    }
+}
+
+/// Why they cannot be read, and the exit code for it.
+pub(super) fn unread(history: &history::History, fault: &io::Error) -> ExitCode {
+    let folder = history.folder().display();
+    match fault.kind() {
+        io::ErrorKind::PermissionDenied => eprintln!("outgate: {folder} is not for you: ask as root"),
+        _ => eprintln!("outgate: no configurations are kept in {folder}: {fault}"),
+    }
+    ExitCode::from(sysexits::NO_INPUT)
+}
+
+impl History {
+    pub(in crate::cli) fn run(self) -> ExitCode {
+        let running: Option<Value> = ask(&self.which.sockets(), &Question::get("/status")).ok();
+        let history = self.place.open(&self.which, running.as_ref());
+        let in_force = running.and_then(|running| running["configuration"]["number"].as_u64());
+        let entries = match self.number {
+            Some(number) => history.entry(number).map(|entry| vec![entry]),
+            None => history.entries(),
+        };
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(fault) => return unread(&history, &fault),
+        };
+        let newest_first = entries.iter().rev();
+        if self.json {
+            let entry = |entry: &Entry| {
+                let mut entry_json = json!(entry);
+                entry_json["in_force"] = (Some(entry.number) == in_force).into();
+                entry_json
+            };
+            println!("{:#}", Value::from(newest_first.map(entry).collect::<Vec<_>>()));
+            return ExitCode::SUCCESS;
+        }
+        for entry in newest_first {
+            let mark = if Some(entry.number) == in_force { '*' } else { ' ' };
+            let Entry { number, at, by, how, difference, .. } = entry;
+            match self.number {
+                Some(_) => {
+                    println!("{mark}{number}  {at:.0}  {how}  {}", visible(by));
+                    print!("{}", visible(&difference.to_string()));
+                }
+                None => println!("{mark}{number:<5} {at:.0}  {how:<14} {}  {}", visible(by), summary(entry)),
+            }
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+fn summary(entry: &Entry) -> String {
+    let count = entry.difference.changes.len() + entry.difference.more;
+    let Some(first) = entry.difference.changes.first() else { return "-".to_owned() };
+    let first = visible(first);
+    let end = first.floor_char_boundary(SUMMARY_MAX);
+    let cut = if end < first.len() { " …" } else { "" };
+    match count {
+        1 => format!("{}{cut}", &first[..end]),
+        _ => format!("{}{cut} and {} more", &first[..end], count - 1),
+    }
+}

@@ -1,0 +1,100 @@
+//! A rollback that has begun: the whole set of files that is to be there, beside the main file, until all of them are.
+//! Which files count while some are new and some are old?
+//!
+//! Whoever puts files back does it one by one, and may be killed between two. So they are all written into one folder
+//! first, which appears under its name in one step: from then on the configuration is what stands there, whatever
+//! stands in their places, until they are what stands there and the folder is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::files::{FILE_MAX, FileFault, Files};
+
+/// Says what the files of the folder are; written like them before the folder has its name.
+pub const MANIFEST: &str = "manifest.json";
+
+/// File number `n` of the folder is called `n`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Of the configuration that comes back.
+    pub number: u64,
+    /// Absolute, the main file first.
+    pub files: Vec<PathBuf>,
+    /// Files that patterns of `include` find, and that the configuration had not.
+    pub removed: BTreeSet<PathBuf>,
+}
+
+/// What counts in the place of what stands on disk.
+#[derive(Clone, Debug, Default)]
+pub struct Overlay {
+    pub number: u64,
+    /// By absolute path.
+    pub texts: BTreeMap<PathBuf, Vec<u8>>,
+    pub removed: BTreeSet<PathBuf>,
+}
+
+/// A folder that is there and makes no sense: nothing can be told of the configuration then.
+#[derive(Debug)]
+pub struct Unreadable(String);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// Where the folder of a main file stands.
+pub fn place(main: &Path) -> PathBuf {
+    let name = main.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    main.with_file_name(format!(".{name}.rollback"))
+}
+
+/// `None`: no rollback is under way.
+pub fn read(main: &Path) -> Result<Option<Overlay>, Unreadable> {
+    let place = place(&absolute(main));
+    let mut files = Files::new();
+    let manifest = match files.read(&place.join(MANIFEST), FILE_MAX) {
+        Ok(manifest) => manifest.bytes,
+        Err(FileFault::Missing) if !place.exists() => return Ok(None),
+        Err(fault) => return Err(Unreadable(format!("{}/{MANIFEST} {fault}", place.display()))),
+    };
+    let manifest: Manifest = serde_json::from_slice(&manifest)
+        .map_err(|fault| Unreadable(format!("{}/{MANIFEST}: {fault}", place.display())))?;
+    let mut texts = BTreeMap::new();
+    for (number, path) in manifest.files.into_iter().enumerate() {
+        let file = place.join(number.to_string());
+        match files.read(&file, FILE_MAX) {
+            Ok(content) => texts.insert(path, content.bytes),
+            // It was finished, and went, while it was read.
+            Err(FileFault::Missing) if !place.exists() => return Ok(None),
+            Err(fault) => return Err(Unreadable(format!("{} {fault}", file.display()))),
+        };
+    }
+    Ok(Some(Overlay { number: manifest.number, texts, removed: manifest.removed }))
+}
+
+impl Overlay {
+    pub(super) fn text(&self, path: &Path) -> Option<&[u8]> {
+        self.texts.get(&absolute(path)).map(Vec::as_slice)
+    }
+
+    /// What a pattern finds: `found` on disk, but for what counts instead.
+    pub(super) fn expand(&self, directory: &Path, matches: impl Fn(&str) -> bool, found: Vec<PathBuf>) -> Vec<PathBuf> {
+        let folder = absolute(directory);
+        let own = self.texts.keys().filter(|path| path.parent() == Some(&folder));
+        let own = own.filter_map(|path| path.file_name()).filter(|name| name.to_str().is_some_and(&matches));
+        let mut all: BTreeSet<PathBuf> = own.map(|name| directory.join(name)).collect();
+        all.extend(found.into_iter().filter(|path| !self.removed.contains(&absolute(path))));
+        all.into_iter().collect()
+    }
+}
+
+/// From the root, without following anything.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

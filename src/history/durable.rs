@@ -1,0 +1,40 @@
+//! Files and folders that are there as a whole or not at all, also after the power was cut.
+//! When is it safe to say that it is written?
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// For our own user, and with all that lead to it.
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// A new file for our own user, on the disk.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// What a folder says of its files, on the disk.
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Gives a file, or a folder with its files, another name, in one step.
+pub(super) fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
+    if from.is_dir() {
+        sync_folder(from)?;
+    }
+    fs::rename(from, to)?;
+    sync_folder(to.parent().unwrap_or(Path::new("/")))
+}
+
+pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}

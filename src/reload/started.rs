@@ -1,0 +1,44 @@
+//! What was decided when the process started.
+//! Which keys wait for a restart?
+
+use std::path::PathBuf;
+
+use crate::config::{Config, Deliveries, Listen};
+
+/// Not the whole configuration: its secrets would outlive their files.
+pub(super) struct Started {
+    /// Whether systemd passes sockets, for `server.listen` and for `admin.listen`.
+    passed: [bool; 2],
+    workers: Option<usize>,
+    deliveries: Deliveries,
+    level: String,
+    state: Option<PathBuf>,
+}
+
+impl Started {
+    pub(super) fn of(config: &Config) -> Self {
+        let passed = [&config.server.listen, &config.admin.listen]
+            .map(|list| list.iter().any(|listen| listen.value == Listen::Systemd));
+        let (workers, log) = (config.server.workers, &config.log);
+        Self {
+            passed,
+            workers,
+            deliveries: log.deliveries.clone(),
+            level: log.level.clone(),
+            state: config.server.state.clone(),
+        }
+    }
+
+    /// The keys that differ, and wait for a restart.
+    pub(super) fn needed_by(&self, after: &Self) -> Vec<String> {
+        let keys = [
+            ("server.listen", self.passed[0] == after.passed[0]),
+            ("admin.listen", self.passed[1] == after.passed[1]),
+            ("server.workers", self.workers == after.workers),
+            ("server.state", self.state == after.state),
+            ("log.deliveries", self.deliveries == after.deliveries),
+            ("log.level", self.level == after.level),
+        ];
+        keys.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key.to_owned()).collect()
+    }
+}

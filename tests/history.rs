@@ -1,0 +1,292 @@
+//! Configurations that were adopted, put back, and noticed when they are not what is on disk.
+//! Can every change be undone, also when the undoing is broken off?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use outgate::config;
+use outgate::history::{History, restore};
+use support::control::{asked, json, placed, run, said, status};
+use support::scene::{Scene, config as scene_config, scene_of};
+use support::{Folder, Outgate, PATIENCE};
+
+/// A main file and one that it includes, each of which says which version it is of.
+struct Version {
+    main: String,
+    include: (&'static str, String),
+}
+
+fn version(scene: &Scene, number: u32, watch: bool) -> Version {
+    let name = if number == 1 { "a.toml" } else { "b.toml" };
+    let text = format!("include = [\"conf.d/*.toml\"]\n# v{number}\n");
+    let text = text + &asked(&scene_config(&scene.good, &scene.plain, &format!("[timeouts]\nidle = \"{number}s\"\n")));
+    let text = text.replace("watch = false", &format!("watch = {watch}"));
+    let include = format!("# v{number}\n[limits.of-{number}]\nrate = \"{number}/s\"\n");
+    Version { main: placed(scene, &text), include: (name, include) }
+}
+
+/// As an operator would, file by file.
+fn write(scene: &Scene, version: &Version) {
+    let folder = &scene.outgate.folder;
+    fs::create_dir_all(folder.path("conf.d")).unwrap();
+    for other in ["a.toml", "b.toml"].iter().filter(|name| **name != version.include.0) {
+        let _ = fs::remove_file(folder.path("conf.d").join(other));
+    }
+    fs::write(folder.path("conf.d").join(version.include.0), &version.include.1).unwrap();
+    folder.write("next", &version.main);
+    fs::rename(folder.path("next"), folder.path("config.toml")).unwrap();
+}
+
+/// Which versions the files that count are of.
+fn versions(main: &Path) -> BTreeSet<String> {
+    let loaded = config::load(main)
+        .unwrap_or_else(|rejected| panic!("{}", config::render(&rejected.problems, &rejected.sources, false)));
+    let texts = &loaded.config.written.texts;
+    let names: Vec<_> = texts.iter().map(|(path, _)| path.file_name().unwrap().to_owned()).collect();
+    let first = |text: &str| text.lines().find(|line| line.starts_with("# v")).unwrap().to_owned();
+    let found: BTreeSet<_> = texts.iter().map(|(_, text)| first(text)).collect();
+    let expected = if found.contains("# v1") { "a.toml" } else { "b.toml" };
+    assert_eq!(names, ["config.toml", expected], "{found:?}");
+    found
+}
+
+/// Two versions were adopted, as numbers 2 and 3.
+fn scene(watch: bool) -> Scene {
+    let scene = scene_of(&asked);
+    for number in [1, 2] {
+        write(&scene, &version(&scene, number, watch));
+        let (code, _, err) = said(&run(&scene, &["reload"]));
+        assert_eq!(code, 0, "{err}");
+        until("it is in force", || status(&scene)["configuration"]["number"] == number + 1);
+    }
+    scene
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20)); // each look is a process of its own
+    }
+}
+
+fn file(scene: &Scene, name: &str) -> Option<String> {
+    fs::read_to_string(scene.outgate.folder.path(name)).ok()
+}
+
+#[test]
+fn what_was_adopted_is_listed_and_comes_back_with_its_includes() {
+    for watch in [false, true] {
+        let scene = scene(watch);
+        let (code, out, err) = said(&run(&scene, &["rollback", "2", "--dry-run"]));
+        assert!(code == 1 && out.contains("limits.of-1: added") && err.contains("nothing was written"), "{out} {err}");
+        assert!(file(&scene, "conf.d/a.toml").is_none());
+
+        let (code, out, err) = said(&run(&scene, &["rollback", "2"]));
+        assert!(code == 0 && out.contains("timeouts: idle \"2s\" → \"1s\""), "{out} {err}");
+        assert!(err.contains("configuration 4 is in force") && err.contains("rollback to 2"), "{err}");
+        let expected = version(&scene, 1, watch);
+        assert_eq!(file(&scene, "config.toml"), Some(expected.main));
+        assert_eq!(file(&scene, "conf.d/a.toml"), Some(expected.include.1));
+        assert_eq!(file(&scene, "conf.d/b.toml"), None);
+        // Nothing is lost that nobody has adopted yet.
+        assert_eq!(file(&scene, "conf.d/.b.toml.before-rollback"), Some(version(&scene, 2, watch).include.1));
+
+        let entries = json(&run(&scene, &["history", "--json"]));
+        let told = |index: usize, key: &str| entries[index][key].to_string();
+        let numbers: Vec<_> = (0..4).map(|index| told(index, "number")).collect();
+        assert_eq!(numbers, ["4", "3", "2", "1"]);
+        assert_eq!((told(0, "how"), told(3, "how")), ("\"rollback to 2\"".into(), "\"start\"".into()));
+        assert!(told(0, "by").contains("(uid ") && told(0, "in_force") == "true" && told(1, "in_force") == "false");
+        let (_, out, _) = said(&run(&scene, &["history"]));
+        assert!(out.starts_with("*4 ") && out.lines().count() == 4, "{out}");
+        let (_, out, _) = said(&run(&scene, &["history", "3"]));
+        assert!(out.contains("limits.of-2: added: { rate = \"2/s\" }"), "{out}");
+
+        let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+        assert!(code == 0 && err.contains("nothing to do"), "{err}");
+        assert_eq!(said(&run(&scene, &["rollback", "9"])).0, 2);
+        until("nothing is told to be unfinished", || !scene.outgate.admin("/readyz").text().contains("rollback"));
+    }
+}
+
+#[test]
+fn what_would_not_be_adopted_today_is_not_put_back() {
+    let scene = scene(false);
+    let before = file(&scene, "config.toml");
+    let folder = &scene.outgate.folder;
+    // The one in force does without the key, the one before does not.
+    let text = before.unwrap().replace("keys = [{ id = \"k1\"", "keys = [{ id = \"k2\"").replace("/key\"", "/key2\"");
+    fs::copy(folder.path("key"), folder.path("key2")).unwrap();
+    folder.write("config.toml", &text);
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    fs::remove_file(folder.path("key")).unwrap();
+    for number in ["2", "3"] {
+        let (code, _, err) = said(&run(&scene, &["rollback", number]));
+        assert!(code == 78 && err.contains("has no secret") && err.contains("not put back"), "{err}");
+    }
+    assert_eq!(file(&scene, "config.toml"), Some(text));
+    assert_eq!(status(&scene)["configuration"]["number"], 4);
+    assert!(!folder.path(".config.toml.rollback").exists());
+}
+
+#[test]
+fn a_restart_counts_on_and_repeats_nothing() {
+    let mut scene = scene(false);
+    scene.outgate = scene.outgate.restarted();
+    assert_eq!(status(&scene)["configuration"]["number"], 3);
+    assert_eq!(json(&run(&scene, &["history", "--json"])).as_array().unwrap().len(), 3);
+    // What changed while nobody ran is told by who starts.
+    write(&scene, &version(&scene, 1, false));
+    scene.outgate = scene.outgate.restarted();
+    let entries = json(&run(&scene, &["history", "--json"]));
+    assert_eq!((&entries[0]["number"], &entries[0]["how"]), (&4.into(), &"start".into()));
+    assert!(entries[0]["changes"].to_string().contains("limits.of-2: removed"), "{entries}");
+    // As many as are to be kept.
+    let main = version(&scene, 2, false).main.replace("watch = false", "watch = false\nhistory = 2");
+    scene.outgate.folder.write("config.toml", main);
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    let numbers: Vec<_> = fs::read_dir(scene.outgate.folder.path("state/history")).unwrap().collect();
+    assert_eq!(numbers.len(), 2);
+}
+
+#[test]
+fn what_is_on_disk_and_not_in_force_is_told_within_seconds() {
+    let scene = scene(false);
+    let metric = |value: u8| {
+        let line = format!("outgate_config_drift {value}");
+        until(&line, || scene.outgate.admin("/metrics").text().lines().any(|found| found == line));
+    };
+    metric(0);
+    write(&scene, &version(&scene, 1, false));
+    metric(1);
+    let ready = scene.outgate.admin("/readyz");
+    assert!(ready.status == 200 && ready.text().contains("what is on disk is not what runs: limits.of-1: added"));
+    assert!(status(&scene)["drift"]["what"].as_str().unwrap().starts_with("limits.of-1"));
+    write(&scene, &version(&scene, 2, false));
+    metric(0);
+    // A file that the configuration names counts, too.
+    scene.outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
+    metric(1);
+    assert!(scene.outgate.admin("/readyz").text().contains("signers.platform: "));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    metric(0);
+    let lines = scene.outgate.log.all();
+    let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+    assert_eq!((count("what is on disk is not what runs"), count("is what runs again")), (2, 2), "{lines:#?}");
+}
+
+#[test]
+fn a_change_that_nobody_heard_is_taken_up() {
+    let scene = scene(true);
+    // Through another name of the file: its folder hears nothing.
+    let folder = &scene.outgate.folder;
+    fs::create_dir(folder.path("elsewhere")).unwrap();
+    fs::hard_link(folder.path("config.toml"), folder.path("elsewhere/x")).unwrap();
+    until("the link was heard", || status(&scene)["configuration"]["number"] == 3);
+    fs::write(folder.path("elsewhere/x"), version(&scene, 2, true).main.replace("idle = \"2s\"", "idle = \"9s\""))
+        .unwrap();
+    until("it is in force", || status(&scene)["configuration"]["changes"][0] == "timeouts: idle \"2s\" → \"9s\"");
+}
+
+/// What is left on disk, to be broken off anywhere.
+struct Left {
+    scene: Scene,
+    main: PathBuf,
+}
+
+impl Left {
+    /// Nobody runs.
+    fn new() -> Self {
+        let mut scene = scene(false);
+        scene.outgate.signal("KILL");
+        scene.outgate.wait();
+        let main = scene.outgate.folder.path("config.toml");
+        Self { scene, main }
+    }
+
+    fn rollback(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        command.arg("rollback").args(words).arg("--config").arg(&self.main);
+        command.arg("--state").arg(self.scene.outgate.folder.path("state"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    fn is_valid(&self) {
+        let check = Command::new(env!("CARGO_BIN_EXE_outgate")).arg("check").arg("--config").arg(&self.main).output();
+        assert!(check.as_ref().unwrap().status.success(), "{}", said(check.as_ref().unwrap()).2);
+    }
+}
+
+#[test]
+fn killed_at_any_moment_a_rollback_leaves_one_whole_configuration() {
+    let left = Left::new();
+    let start = Instant::now();
+    assert!(left.rollback(&["2"]).status().unwrap().success());
+    let whole = start.elapsed();
+    assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
+    let rounds = if support::required() { 400 } else { 60 };
+    for round in 0..rounds {
+        // To and fro: the other one is what may be half there.
+        let number = if versions(&left.main).contains("# v1") { "3" } else { "2" };
+        let mut child = left.rollback(&[number]).spawn().unwrap();
+        // The pace of the killer, from the first moment to a little after the last.
+        std::thread::sleep(whole.mul_f64(1.2 * f64::from(round) / f64::from(rounds)));
+        let _ = child.kill();
+        let _ = child.wait();
+        assert_eq!(versions(&left.main).len(), 1, "killed in round {round}");
+        if round % 10 == 0 {
+            left.is_valid();
+        }
+    }
+    assert!(left.rollback(&["3"]).status().unwrap().success());
+    assert_eq!(versions(&left.main), BTreeSet::from(["# v2".to_owned()]));
+    assert!(!left.scene.outgate.folder.path(".config.toml.rollback").exists());
+}
+
+#[test]
+fn between_any_two_steps_the_whole_set_counts() {
+    let left = Left::new();
+    let folder = &left.scene.outgate.folder;
+    let (one, two) = (BTreeSet::from(["# v1".to_owned()]), BTreeSet::from(["# v2".to_owned()]));
+    let history = History::at(folder.path("state/history"));
+    let entry = history.entry(2).unwrap();
+    let overlay = || restore::overlay(&left.main, 2, &history.written(&entry).unwrap());
+    assert_eq!(overlay().removed, BTreeSet::from([folder.path("conf.d/b.toml")]));
+
+    // Before it has its name, it is nothing.
+    fs::create_dir(folder.path(".config.toml.rollback-unfinished")).unwrap();
+    folder.write(".config.toml.rollback-unfinished/0", "half");
+    assert_eq!(versions(&left.main), two);
+    restore::begin(&left.main, overlay()).unwrap();
+    assert_eq!(versions(&left.main), one, "it has its name");
+    let version = version(&left.scene, 1, false);
+    folder.write(".config.toml.rollback-next", "half a file");
+    assert_eq!(versions(&left.main), one);
+    fs::write(&left.main, &version.main).unwrap();
+    assert_eq!(versions(&left.main), one, "the main file is in its place");
+    left.is_valid();
+    // What starts now runs all of it, and says so.
+    let running = Outgate::run_in(Folder::linked(folder));
+    let ready = running.admin("/readyz").text();
+    assert!(ready.contains("a rollback to 2 has not finished"), "{ready}");
+    let mut asking = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    let found = json(&asking.args(["status", "--json", "--config"]).arg(&left.main).output().unwrap());
+    assert_eq!(found["configuration"]["how"], "rollback to 2");
+    let (code, _, err) = said(&left.rollback(&["--finish"]).output().unwrap());
+    assert!(code == 0 && err.contains("the rollback to configuration 2 that was broken off is finished"), "{err}");
+    assert_eq!(versions(&left.main), one);
+    assert_eq!(fs::read_to_string(folder.path("conf.d/a.toml")).unwrap(), version.include.1);
+    until("it is told no more", || !running.admin("/readyz").text().contains("rollback"));
+    // A folder that makes no sense is not passed over.
+    fs::create_dir(folder.path(".config.toml.rollback")).unwrap();
+    assert!(config::load(&left.main).is_err());
+}
