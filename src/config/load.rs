@@ -77,7 +77,6 @@ fn load_with(
     overlay: Result<Option<Overlay>, Unreadable>,
 ) -> Result<Loaded, Rejected> {
     let mut reader = Reader::new(environment, known);
-    reader.files.remember(&journal::place(path));
     match overlay {
         Ok(overlay) => reader.overlay = overlay,
         // Neither the files in their places nor those of the folder can be trusted to belong together.

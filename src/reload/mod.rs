@@ -151,15 +151,15 @@ impl Reloader {
     /// Whether the files are still what was read. Where they are watched a change went unheard if it is there for a while:
     /// it is taken up. Where they are not, it is told.
     async fn look(&mut self) {
-        let (files, key_dirs) = (self.files.clone(), self.key_dirs.clone());
-        let Ok(sight) = gently(move || look(&files, &key_dirs, SystemTime::now())).await else { return };
+        let (main, files, key_dirs) = (self.path.clone(), self.files.clone(), self.key_dirs.clone());
+        let Ok(sight) = gently(move || look(&main, &files, &key_dirs, SystemTime::now())).await else { return };
         if self.sight == Some(sight) {
             return;
         }
         if self.watches {
             // Not in the middle of a change.
             if self.changed.replace(sight) == Some(sight) {
-                drop(self.reload(&Asked::by(&[]), Cause::Due).await);
+                self.reload(&Asked::by(&[]), Cause::Due).await;
             }
             return;
         }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::config::difference::Difference;
-use crate::config::journal::Overlay;
+use crate::config::journal::{self, Overlay};
 use crate::config::{self, Config, KeyDirs, Problem, Severity, Sight, Sources, Written};
 use crate::live::InForce;
 use crate::net::resolve::Basis;
@@ -82,12 +82,12 @@ pub(super) fn prepare(
     };
     let loaded = loaded.map_err(|rejected| {
         let (files, key_dirs) = (rejected.files.clone(), rejected.key_dirs.clone());
-        let sight = look(&files, &key_dirs, then);
+        let sight = look(path, &files, &key_dirs, then);
         let (problems, sources) = policy::every_problem(rejected, now);
         Box::new(Rejection { problems: Found::of(&problems, &sources), files, key_dirs, sight: Some(sight) })
     })?;
     let config::Loaded { config, mut warnings } = loaded;
-    let sight = look(&config.files, &config.key_dirs, then);
+    let sight = look(path, &config.files, &config.key_dirs, then);
     let rejection = |problems| {
         let (files, key_dirs) = (config.files.clone(), config.key_dirs.clone());
         Box::new(Rejection { problems, files, key_dirs, sight: Some(sight) })
@@ -113,7 +113,8 @@ pub(super) fn prepare(
 }
 
 /// All that makes up a configuration, from outside; `then`: it was read, or is looked at.
-pub(super) fn look(files: &[PathBuf], key_dirs: &KeyDirs, then: SystemTime) -> Sight {
+pub(super) fn look(main: &Path, files: &[PathBuf], key_dirs: &KeyDirs, then: SystemTime) -> Sight {
+    let rollback = journal::place(main);
     let keys: Vec<PathBuf> = key_dirs.values().flat_map(|key_dir| key_dir.folders().chain(key_dir.files())).collect();
-    Sight::of(files.iter().chain(&keys).map(PathBuf::as_path), then)
+    Sight::of(files.iter().chain(&keys).chain([&rollback]).map(PathBuf::as_path), then)
 }

@@ -73,9 +73,9 @@ type Refused = Box<Response<Full<Bytes>>>;
 /// What to compare with: `?entry=N`, a configuration in the body, or what is on disk.
 async fn with(request: Request<Incoming>) -> Result<With, Refused> {
     if let Some(entry) = request.uri().query().and_then(|query| query.strip_prefix("entry=")) {
-        let number = entry.parse();
-        let number = number.map_err(|_| Box::new(text(StatusCode::BAD_REQUEST, TEXT, "entry is a number\n".into())))?;
-        return Ok(With::Entry(number));
+        let number =
+            entry.parse().map_err(|_| Box::new(text(StatusCode::BAD_REQUEST, TEXT, "entry is a number\n".into())));
+        return number.map(With::Entry);
     }
     let body = body(request).await?;
     if body.is_empty() { Ok(With::Disk) } else { read(&body).map(With::Written) }
