@@ -138,6 +138,30 @@ fn what_would_not_be_adopted_today_is_not_put_back() {
 }
 
 #[test]
+fn nothing_is_written_where_the_configuration_is_not() {
+    let scene = scene(false);
+    let folder = &scene.outgate.folder;
+    // Whoever took over the proxy can write what it keeps, and waits for root to put it back.
+    let elsewhere = support::Folder::new();
+    let entry = folder.path("state/history/000002/entry.json");
+    let text = fs::read_to_string(&entry).unwrap();
+    for place in [elsewhere.path("x.toml"), folder.path("conf.d/../../x.toml")] {
+        let here = folder.path("conf.d/a.toml").display().to_string();
+        fs::write(&entry, text.replace(&here, place.to_str().unwrap())).unwrap();
+        let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+        assert!(code == 73 && err.contains("x.toml, which is neither below"), "{code} {err}");
+        assert!(!place.exists() && !folder.path(".config.toml.rollback").exists());
+    }
+    fs::write(&entry, text).unwrap();
+    let main = folder.path("state/history/000002/0");
+    fs::remove_file(&main).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &main).unwrap();
+    let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+    assert_eq!(code, 66, "{err}");
+    assert_eq!(status(&scene)["configuration"]["number"], 3);
+}
+
+#[test]
 fn a_restart_counts_on_and_repeats_nothing() {
     let mut scene = scene(false);
     scene.outgate = scene.outgate.restarted();

@@ -2,7 +2,7 @@
 //! When is it safe to say that it is written?
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -16,6 +16,22 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// No file of ours is larger.
+const FILE_MAX: u64 = 64 << 20;
+
+/// A file of ours, and no link to somebody else's: the folder belongs to the user that the proxy runs as, and root reads it.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is no file of ours", path.display())));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What a folder says of its files, on the disk.

@@ -90,7 +90,11 @@ impl History {
     }
 
     pub fn entry(&self, number: u64) -> io::Result<Entry> {
-        let bytes = fs::read(self.place(number).join(ENTRY))?;
+        let place = self.place(number);
+        if !fs::symlink_metadata(&place)?.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is no folder", place.display())));
+        }
+        let bytes = durable::read(&place.join(ENTRY))?;
         serde_json::from_slice(&bytes).map_err(io::Error::other)
     }
 
@@ -98,7 +102,8 @@ impl History {
     pub fn written(&self, entry: &Entry) -> io::Result<Written> {
         let place = self.place(entry.number);
         let texts = entry.files.iter().enumerate().map(|(number, path)| {
-            let text = fs::read_to_string(place.join(number.to_string()))?;
+            let text = durable::read(&place.join(number.to_string()))?;
+            let text = String::from_utf8(text).map_err(io::Error::other)?;
             Ok((path.clone(), Arc::from(text)))
         });
         let texts = texts.collect::<io::Result<Vec<_>>>()?;
@@ -197,6 +202,12 @@ mod tests {
         let last = history.last().unwrap();
         assert_eq!((last.number, history.written(&last).unwrap().texts), (6, written.texts));
         assert_eq!(history.next(), 10);
+        // A link is not followed: whoever reads may see more than whoever wrote.
+        let text = history.place(6).join("0");
+        fs::rename(&text, history.place(6).join("x")).unwrap();
+        std::os::unix::fs::symlink("x", &text).unwrap();
+        assert!(history.written(&last).is_err());
+        fs::rename(history.place(6).join("x"), text).unwrap();
         use std::os::unix::fs::PermissionsExt;
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(history.place(6)), mode(history.place(6).join("0"))), (0o700, 0o600));

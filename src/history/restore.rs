@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::durable::{put_in_place, remove_folder, sync_folder};
 use crate::config::journal::{self, MANIFEST, Manifest, Overlay};
@@ -56,6 +56,25 @@ pub fn overlay(main: &Path, number: u64, written: &Written) -> Overlay {
     };
     overlay.removed = found.into_iter().filter(|path| !overlay.texts.contains_key(path)).collect();
     overlay
+}
+
+/// The files that must not be written for a configuration that was kept: those that neither stand below the main file's
+/// folder nor are of the configuration that is on disk. What was kept is the proxy's to write, and root puts it back.
+pub fn strangers(main: &Path, overlay: &Overlay) -> Vec<PathBuf> {
+    let home = main.parent().unwrap_or(Path::new("/"));
+    let on_disk: BTreeSet<PathBuf> = match config::load(main) {
+        Ok(loaded) => loaded.config.sources.paths().map(journal::absolute).collect(),
+        Err(rejected) => rejected.sources.paths().map(journal::absolute).collect(),
+    };
+    let is_below = |path: &Path| {
+        let is_plain = path.components().all(|part| part != Component::ParentDir);
+        // Where the folder is there, it must not lead elsewhere by a link.
+        let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+        let leads_home = folder.is_none_or(|folder| home.canonicalize().is_ok_and(|home| folder.starts_with(home)));
+        is_plain && path.starts_with(home) && leads_home
+    };
+    let all = overlay.texts.keys().chain(&overlay.removed);
+    all.filter(|path| !is_below(path) && !on_disk.contains(*path)).cloned().collect()
 }
 
 /// One that somebody else began.

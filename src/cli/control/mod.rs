@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
+use super::visible;
 use crate::live::configuration::Outcome;
 use crate::sysexits;
 use socket::{Question, Socket};
@@ -47,9 +48,9 @@ pub(super) fn explain(config: Option<PathBuf>, webhook: &Value) -> Result<Value,
 
 /// Changes, and what is to be said beside them.
 fn show(outcome: &Outcome) {
-    print!("{}", outcome.difference);
+    print!("{}", visible(&outcome.difference.to_string()));
     for warning in &outcome.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", visible(warning));
     }
     for key in &outcome.restart {
         eprintln!("{key} waits for a restart");
@@ -58,7 +59,7 @@ fn show(outcome: &Outcome) {
 
 /// As `check` shows them, and the exit code for it.
 fn rejected(outcome: &Outcome) -> ExitCode {
-    eprint!("{}", outcome.report);
+    eprint!("{}", visible(&outcome.report));
     ExitCode::from(sysexits::CONFIG)
 }
 

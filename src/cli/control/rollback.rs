@@ -105,7 +105,19 @@ fn overlay(history: &History, entry: &Entry, main: &Path) -> Result<Overlay, Exi
         return Err(ExitCode::from(sysexits::USAGE));
     }
     let written = history.written(entry).map_err(|fault| no_entry(history, entry.number, &fault))?;
-    Ok(restore::overlay(main, entry.number, &written))
+    let overlay = restore::overlay(main, entry.number, &written);
+    match restore::strangers(main, &overlay).first() {
+        None => Ok(overlay),
+        Some(stranger) => {
+            eprintln!(
+                "outgate: configuration {} has {}, which is neither below {} nor of the one on disk: put it back by hand",
+                entry.number,
+                stranger.display(),
+                main.parent().unwrap_or(Path::new("/")).display()
+            );
+            Err(ExitCode::from(sysexits::CANNOT_CREATE))
+        }
+    }
 }
 
 /// Whether it would be adopted today: by the word of the one that runs, which has its own secrets, else by ours.
