@@ -92,7 +92,7 @@ fn what_was_adopted_is_listed_and_comes_back_with_its_includes() {
         let (code, out, err) = said(&run(&scene, &["rollback", "2"]));
         assert!(code == 0 && out.contains("timeouts: idle \"2s\" → \"1s\""), "{out} {err}");
         assert!(err.contains("configuration 4 is in force") && err.contains("rollback to 2"), "{err}");
-        let expected = version(&scene, 1, watch);
+        let expected = version(&scene, 1, false);
         assert_eq!(file(&scene, "config.toml"), Some(expected.main));
         assert_eq!(file(&scene, "conf.d/a.toml"), Some(expected.include.1));
         assert_eq!(file(&scene, "conf.d/b.toml"), None);
