@@ -463,3 +463,22 @@ fn explain_and_check_say_its_name_and_type_alone() {
     assert!(told.contains("the credential acme would leave in plaintext"), "{told}");
     assert!(!told.contains(HUSH), "{told}");
 }
+
+/// Or it would be cut off on the day that the denial is in force.
+#[test]
+fn a_denial_that_only_reports_is_counted_for_token_endpoints_too() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let endpoint = Receiver::tls_at("127.0.0.9:0", pki.leaf(&["login.example"]), granting("3600"));
+    let text = config(&[target.port()], &oauth2(endpoint.port(), ""), "")
+        .replace("\"login.example\" = [\"127.0.0.1\"]", "\"login.example\" = [\"127.0.0.9\"]")
+        .replace("[guard]", "[guard]\ndeny = [{ cidr = \"127.0.0.9/32\", report_only = true }]");
+    let outgate = Outgate::run(secrets(&pki), &text);
+    let url = format!("https://hook.example:{}/in", target.port());
+    assert_eq!(outgate.post(&url, "", "{}").status, 200);
+    let metrics = outgate.admin("/metrics").text();
+    let line = "outgate_report_only_total{kind=\"guard\",name=\"127.0.0.9/32\",code=\"target_forbidden\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    let record = outgate.records(1).pop().unwrap();
+    assert!(record.get("would_refuse").is_none(), "the webhook itself would not be refused: {record}");
+}

@@ -21,10 +21,13 @@ ranges = ["203.0.113.0/29"]
 select = "spread"
 [guard]
 allow = ["203.0.113.9/32"]
+deny = [{ cidr = "203.0.113.8/31", report_only = true }]
 [resolver.hosts]
 "hooks.acme.example" = ["203.0.113.9"]
 "else.example" = ["203.0.113.9"]
 "old.example" = ["203.0.113.9"]
+"tried.example" = ["203.0.113.9"]
+"new.example" = ["203.0.113.9"]
 [clients.billing]
 networks = ["127.0.0.0/8"]
 tenants = ["acme"]
@@ -68,6 +71,14 @@ plaintext = "upgrade"
 [[routes]]
 name = "address"
 hosts = ["10.0.0.1", "203.0.113.9"]
+[[routes]]
+name = "tried"
+hosts = ["tried.example"]
+split = { percent = 30.25, egress = "turns", sign = ["platform"] }
+[[routes]]
+name = "shadow"
+hosts = ["new.example"]
+report_only = true
 "#;
 
 fn explain(arguments: &[&str]) -> Output {
@@ -140,6 +151,49 @@ fn the_route_is_named_with_its_reason_and_all_that_follows() {
 
     let (_, _, steps) = told(&["POST", "http://old.example/", "--client", "billing"]);
     assert_eq!(step(&steps, "target"), "https://old.example");
+}
+
+#[test]
+fn on_which_side_of_a_split_a_tenant_and_host_are() {
+    let mut sides = Vec::new();
+    for who in [&["--client", "billing"][..], &["--client", "billing", "--tenant", "acme"]] {
+        let (code, _, steps) = told(&[&["POST", "https://tried.example/"], who].concat());
+        assert_eq!(
+            (code, step(&steps, "route")),
+            (
+                0,
+                "tried: more specific than everybody, by its host: the name \
+            itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"
+            )
+        );
+        let said = step(&steps, "split");
+        let place =
+            said.strip_prefix("30.25 %: this tenant and host, at ").and_then(|rest| rest.split_once(" % of all, are "));
+        let (place, side) = place.unwrap_or_else(|| panic!("{said}"));
+        let is_other = place.parse::<f64>().unwrap() < 30.25;
+        assert_eq!(side.starts_with("on the other side"), is_other, "{said}");
+        assert_eq!(step(&steps, "egress").starts_with("pool turns"), is_other, "{steps:?}");
+        assert_eq!(step(&steps, "sign").starts_with("platform"), is_other, "{steps:?}");
+        sides.push(is_other);
+    }
+    assert_eq!(sides, SIDES, "for ever");
+    let (_, _, steps) = told(&["POST", "https://else.example/", "--client", "billing"]);
+    assert_eq!(step(&steps, "split"), "");
+}
+
+/// Of nobody and of acme, at tried.example.
+const SIDES: [bool; 2] = [false, true];
+
+#[test]
+fn what_only_reports_is_told() {
+    let (code, _, steps) = told(&["POST", "https://new.example/", "--client", "billing"]);
+    assert_eq!((code, step(&steps, "shadow")), (0, "shadow would be taken, but only reports"), "{steps:?}");
+    assert_eq!(step(&steps, "route"), "everybody: no other route matches");
+    let (_, _, steps) = told(&["POST", "http://new.example/", "--client", "billing"]);
+    let expected = "shadow would be taken, but only reports, and would refuse it as plaintext_forbidden";
+    assert_eq!(step(&steps, "shadow"), expected);
+    let (code, _, steps) = told(&["POST", "https://203.0.113.9/", "--client", "billing"]);
+    assert_eq!((code, step(&steps, "guard")), (0, "203.0.113.8/31 would deny it, but only reports"), "{steps:?}");
 }
 
 #[test]

@@ -6,33 +6,34 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
-use support::receiver::{Receiver, ok};
+use support::receiver::{Reaction, Receiver, ok};
 use support::scene::{Scene, config, scene, scene_with};
-use support::{Answer, Folder, PATIENCE, signature};
+use support::tunnel_scene::{self, place};
+use support::{Answer, Folder, Outgate, PATIENCE, signature};
 
 /// Who may send for all of them.
 const CLIENT: &str = "[clients.platform]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
 
 /// What each of these tenants leaves from.
-fn sources(scene: &Scene, tenants: usize) -> BTreeMap<String, String> {
+fn sources(scene: &Scene, outgate: &Outgate, tenants: usize) -> BTreeMap<String, String> {
     let send = |n: usize| {
         let tenant = format!("t{n}");
-        let answer = scene.outgate.post(&scene.good_url(), &format!("Outgate-Tenant: {tenant}\r\n"), "x");
+        let answer = outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: {tenant}\r\n"), "x");
         assert_eq!(answer.status, 200, "{answer:?}");
         (tenant, answer.field("outgate-egress").to_owned())
     };
     (0..tenants).map(send).collect()
 }
 
-fn split(scene: &Scene, percent: &str) {
+/// The route `plain` with a split: those on its other side leave from 127.0.8.0/30, and are signed.
+fn split_text(scene: &Scene, percent: &str, more: &str) -> String {
     let pool = "[egress.next]\nranges = [\"127.0.8.0/30\"]\n";
-    let text = config(&scene.good, &scene.plain, &format!("{CLIENT}{pool}"));
-    let route = "sign = [\"platform\"]\nbody_max";
-    let with =
-        format!("sign = [\"platform\"]\nsplit = {{ percent = {percent}, egress = \"next\", sign = [] }}\nbody_max");
-    scene.outgate.reconfigure(&text.replace(route, &with));
+    let text = config(&scene.good, &scene.plain, &format!("{CLIENT}{pool}{more}"));
+    let split = format!("split = {{ percent = {percent}, egress = \"next\", sign = [\"platform\"] }}");
+    text.replace("plaintext = \"allow\"", &format!("plaintext = \"allow\"\n{split}"))
 }
 
 fn is_next(source: &str) -> bool {
@@ -41,39 +42,104 @@ fn is_next(source: &str) -> bool {
 
 #[test]
 fn a_part_of_the_tenants_is_on_the_other_side_and_stays_there() {
-    let scene = scene_with(ok(), CLIENT);
-    let before = sources(&scene, 200);
+    const TENANTS: usize = 400;
+    let mut scene = scene_with(ok(), CLIENT);
+    let before = sources(&scene, &scene.outgate, TENANTS);
     assert!(before.values().all(|source| source.starts_with("127.0.7.")));
-    split(&scene, "25");
-    let quarter = sources(&scene, 200);
+    scene.outgate.reconfigure(&split_text(&scene, "25", ""));
+    let quarter = sources(&scene, &scene.outgate, TENANTS);
     let moved = quarter.values().filter(|source| is_next(source)).count();
-    assert!((25..=75).contains(&moved), "{moved} of 200");
+    // 100, give or take five times the standard deviation.
+    assert!((57..=143).contains(&moved), "{moved} of {TENANTS}");
     assert!(
         quarter.iter().all(|(tenant, source)| is_next(source) || before[tenant] == *source),
         "the others do not move"
     );
-    assert_eq!(sources(&scene, 200), quarter, "and nobody goes back and forth");
-    // Only those on the other side are unsigned.
-    for seen in scene.good.seen().iter().rev().take(200) {
-        assert_eq!(seen.field("webhook-signature").is_empty(), is_next(&seen.from.to_string()), "{seen:?}");
+    // Only those on the other side are signed.
+    for seen in scene.plain.seen().iter().skip(TENANTS) {
+        assert_eq!(signature::verifies(seen, support::scene::SECRET), is_next(&seen.from.to_string()), "{seen:?}");
     }
-    split(&scene, "50.5");
-    let half = sources(&scene, 200);
+    let record = scene.outgate.records(2 * TENANTS).pop().unwrap();
+    let side = if is_next(record["source"].as_str().unwrap()) { "split" } else { "main" };
+    assert_eq!((&record["route"], &record["side"]), (&"plain".into(), &side.into()), "{record}");
+    let metrics = scene.outgate.admin("/metrics").text();
+    for (side, count) in [("split", moved), ("main", TENANTS - moved)] {
+        let line =
+            format!("outgate_split_deliveries_total{{route=\"plain\",side=\"{side}\",code=\"delivered\"}} {count}\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
+
+    scene.outgate = scene.outgate.restarted();
+    assert_eq!(sources(&scene, &scene.outgate, TENANTS), quarter, "another process, and nobody has moved");
+    scene.outgate.reconfigure(&split_text(&scene, "50.5", ""));
+    let half = sources(&scene, &scene.outgate, TENANTS);
     assert!(
         quarter.iter().all(|(tenant, source)| !is_next(source) || half[tenant] == *source),
         "who has moved has moved"
     );
+    assert!(half.values().filter(|source| is_next(source)).count() > moved);
     for (percent, all) in [("0", false), ("100", true)] {
-        split(&scene, percent);
-        assert!(sources(&scene, 50).values().all(|source| is_next(source) == all), "{percent}");
+        scene.outgate.reconfigure(&split_text(&scene, percent, ""));
+        let sources = sources(&scene, &scene.outgate, 50);
+        assert!(sources.values().all(|source| is_next(source) == all), "{percent}");
     }
-    let record = scene.outgate.records(700).pop().unwrap();
+    let text = split_text(&scene, "25", "");
+    scene.outgate.reconfigure(&text);
+    assert_eq!(sources(&scene, &scene.outgate, TENANTS), quarter, "and back");
+}
+
+/// What is tried on few fails for few.
+#[test]
+fn a_trial_that_breaks_receivers_closes_them_to_nobody_else() {
+    let reaction: Reaction = Arc::new(|seen| match seen.field("webhook-signature") {
+        "" => (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(), true),
+        _ => (Vec::new(), false),
+    });
+    let scene = scene_with(reaction, CLIENT);
+    let circuit = "[circuit]\nfailures = 3\nwindow = \"10m\"\nopen = \"1h\"\nopen_max = \"1h\"\n";
+    // From the same pool: nothing but the signature is tried.
+    scene.outgate.reconfigure(&split_text(&scene, "50", circuit).replace("egress = \"next\", ", ""));
+    let send = |n: usize| {
+        let answer = scene.outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: t{n}\r\n"), "x");
+        if answer.status == 200 { "200".to_owned() } else { answer.code().to_owned() }
+    };
+    let first: Vec<String> = (0..20).map(send).collect();
+    let (tried, other) = (first.iter().position(|code| code != "200"), first.iter().position(|code| code == "200"));
+    let (tried, other) = (tried.unwrap(), other.unwrap());
+    assert!((0..4).any(|_| send(tried) == "target_circuit_open"), "{first:?}");
+    assert_eq!(send(other), "200");
+    assert_eq!(send(tried), "target_circuit_open", "the success of another says nothing of the trial");
+    scene.outgate.log.until("word of it", |lines| {
+        let told =
+            |line: &String| line.contains("on the other side of route plain") && line.contains("circuit is open");
+        lines.iter().any(told).then_some(())
+    });
+}
+
+/// Nobody gets a tunnel past a signature that would not have got one without the split.
+#[test]
+fn a_split_opens_no_tunnel_that_its_route_refuses() {
+    let place = place();
+    let authority = format!("signed.example:{}", place.port());
+    let tunnel = |route: &str| {
+        let (written, by) = ("hosts = [\"signed.example\"]", "sign = [\"platform\"]\n");
+        let text = tunnel_scene::config(place.port(), "").replacen(by, "", 1);
+        place.outgate.reconfigure(&text.replace(written, &format!("{written}\n{route}")));
+        place.outgate.tunnel(&authority, "").1.code().to_owned()
+    };
+    // The target has no certificate for this name: whoever gets so far is not refused the tunnel.
+    let open = "certificate_untrusted";
+    let signs = "sign = [\"platform\"]";
+    assert_eq!(tunnel(&format!("split = {{ percent = 0, {signs} }}")), open);
+    assert_eq!(tunnel(&format!("split = {{ percent = 100, {signs} }}")), "tunnel_forbidden");
+    assert_eq!(tunnel(&format!("{signs}\nsplit = {{ percent = 100, sign = [] }}")), "tunnel_forbidden");
+    let record = place.record(3);
     assert_eq!((&record["route"], &record["side"]), (&"signed".into(), &"split".into()), "{record}");
-    let metrics = scene.outgate.admin("/metrics").text();
-    assert!(
-        metrics.contains("outgate_split_deliveries_total{route=\"signed\",side=\"main\",code=\"delivered\"}"),
-        "{metrics}"
-    );
+    // Of some paths only, beside a route of all paths that has tunnels.
+    let some =
+        format!("paths = [\"/in\"]\nports = [{}]\n{signs}\nsplit = {{ percent = 100, sign = [] }}", place.port());
+    let all = "[[routes]]\nname = \"all\"\nhosts = [\"signed.example\"]";
+    assert_eq!(tunnel(&format!("{some}\n{all}")), "tunnel_forbidden");
 }
 
 fn reported<'a>(record: &'a serde_json::Value) -> Vec<(&'a str, &'a str, &'a str)> {
@@ -150,9 +216,11 @@ fn a_route_that_only_reports_takes_nothing_and_is_told_what_it_would_have_taken(
     shadowed(&scene, &format!("hosts = [\"hook.example\"]\nbody_max = \"10 B\"\n{ports}"));
     let answer = scene.outgate.post(&scene.good_url(), "", "more than ten bytes");
     assert_eq!((answer.status, reported(&seen(&scene, &answer))), (200, vec![("route", "shadow", "body_too_large")]));
-    shadowed(&scene, "hosts = [\"hook.example\"]\nconnect = \"refuse\"");
-    let (_, answer) = scene.outgate.tunnel(&format!("hook.example:{}", good.port()), "");
-    assert_eq!(reported(&seen(&scene, &answer)), [("route", "shadow", "tunnel_forbidden")]);
+    for (more, code) in [("", "target_port_forbidden"), (ports.as_str(), "tunnel_forbidden")] {
+        shadowed(&scene, &format!("hosts = [\"hook.example\"]\nconnect = \"refuse\"\n{more}"));
+        let (_, answer) = scene.outgate.tunnel(&format!("hook.example:{}", good.port()), "");
+        assert_eq!(reported(&seen(&scene, &answer)), [("route", "shadow", code)]);
+    }
 }
 
 /// Customers' firewalls must know a range before it is used, and for as long as anything may still leave from it.

@@ -18,8 +18,7 @@ pub(super) fn enter(
     target: &Target,
 ) -> Result<Option<Attempt>, Refusal> {
     let Some(fuse) = in_force.plan.fuse else { return Ok(None) };
-    let key = Key { target: target.clone(), pool: route.pool.name().clone() };
-    Ok(Some(live.circuits.enter(key, fuse)?))
+    Ok(Some(live.circuits.enter(Key::of(route, target), fuse)?))
 }
 
 /// What this says of the target; what failed for other reasons says nothing.

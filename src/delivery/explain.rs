@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use super::ask::Ask;
 use super::refusal::{Code, Refusal};
 use super::steps::stick;
-use super::verdict;
+use super::{shadow, verdict};
 use crate::config::{CrlPolicy, Per, Plaintext, Proof, Select, TlsVersion, Verify};
 use crate::live::Live;
-use crate::names::{ClientName, Host, KeyId, Target, TenantName};
+use crate::names::{ClientName, Host, KeyId, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Limit;
 use crate::policy::egress;
-use crate::policy::guard::Own;
+use crate::policy::guard::{ClearedAddresses, Own};
 use crate::policy::identify::Client;
 use crate::policy::route::{Match, Route, Split};
 use crate::policy::sign::Signer;
@@ -77,26 +77,28 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
     lines.push(("client", client_in_words(known)));
     verdict::speaks_for(known, tenant)?;
     lines.extend(tenant.map(|tenant| ("tenant", tenant.to_string())));
+    if let Some((shadow, refused)) = shadow::taken(plan, client, &ask) {
+        let refused = refused.map(|code| format!(", and would refuse it as {}", code.name())).unwrap_or_default();
+        lines.push(("shadow", format!("{} would be taken, but only reports{refused}", shadow.name)));
+    }
     let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
-    let Some((&(_, Match { route, .. }), _)) = candidates.split_first() else {
+    let chosen = plan.routes.choose(client, tenant, &ask.host, ask.path());
+    let (Some((_, Match { route: written, .. })), Some(route)) = (candidates.first(), chosen) else {
         return Err(verdict::no_route(&ask.host));
     };
     lines.push(("route", format!("{}: {}", route.name, why(&candidates))));
-    if let Some(shadow) = plan.routes.shadow(client, tenant, &ask.host, ask.path()) {
-        lines.push(("shadow", format!("{} would be taken, but only reports", shadow.name)));
-    }
-    let route = plan.routes.choose(client, tenant, &ask.host, ask.path()).unwrap_or(route);
-    if let (Some(side), Some(percent)) = (route.side, candidates[0].1.route.split.as_ref().map(Split::percent)) {
-        lines.push((
-            "split",
-            format!("{side}: {percent} % of all tenants and hosts are on the other side, named split"),
-        ));
-    }
+    lines.extend(written.split.as_ref().map(|split| ("split", split_in_words(split, route, tenant, &ask.host))));
     let target = ask.target(route)?;
     lines.push(("target", target.to_string()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
     lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
-    lines.push(("egress", egress_in_words(plan, route, &target, question)?));
+    let cleared = match target.host {
+        Host::Ip(address) => Some(plan.guard.clear(&target, &[address], &Own::default())?),
+        Host::Name(_) => None,
+    };
+    let denied = cleared.as_ref().and_then(ClearedAddresses::would_deny);
+    lines.extend(denied.map(|denied| ("guard", format!("{denied} would deny it, but only reports"))));
+    lines.push(("egress", egress_in_words(route, &target.host, cleared.as_ref(), question)?));
     lines.push(("trust", trust_in_words(&route.trust)));
     if let Some(credential) = &route.credential {
         lines.push(("credential", format!("{}: {}", credential.name, credential.kind())));
@@ -116,6 +118,13 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
         ),
     ));
     Ok(())
+}
+
+/// `route` is the side that is taken.
+fn split_in_words(split: &Split, route: &Route, tenant: Option<&TenantName>, host: &Host) -> String {
+    let (percent, place) = (split.percent(), route.place(tenant, host));
+    let side = if route.is_trial() { "on the other side, with what the split says" } else { "not on the other side" };
+    format!("{percent} %: this tenant and host, at {place:.2} % of all, are {side}")
 }
 
 fn trust_in_words(trust: &Trust) -> String {
@@ -228,20 +237,18 @@ fn limit_in_words(limit: &Limit) -> String {
 
 /// For a literal address the very source it would leave from; for a name, one of each family, as far as the pool goes.
 fn egress_in_words(
-    plan: &Plan,
     route: &Route,
-    target: &Target,
+    host: &Host,
+    cleared: Option<&ClearedAddresses>,
     &Question { tenant, now, .. }: &Question<'_>,
 ) -> Result<String, Refusal> {
-    let host = &target.host;
     let pool = &route.pool;
     let (name, select) = (pool.name(), pool.select());
     if pool.in_force(now).is_empty() {
         return Err(Refusal::new(Code::NoEgress, "no source address of the pool is usable"));
     }
-    if let Host::Ip(address) = host {
-        let cleared = plan.guard.clear(target, &[*address], &Own::default())?;
-        egress::choose(pool, &cleared, stick(tenant, host), 0, now, &|_| true)?;
+    if let Some(cleared) = cleared {
+        egress::choose(pool, cleared, stick(tenant, host), 0, now, &|_| true)?;
     }
     if select != Select::Sticky {
         let how = if select == Select::Spread { "each in turn" } else { "at random" };

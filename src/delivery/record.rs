@@ -131,7 +131,8 @@ impl Record {
         }
     }
 
-    /// What a request of our own goes by, beside the delivery that needs it: nothing of it is written or counted.
+    /// What a request of our own goes by, beside the delivery that needs it: nothing of it is written, and nothing counted
+    /// but what would be refused, which nobody else would notice before it is.
     pub(super) fn aside(live: &Arc<Live>) -> Self {
         let mut record = Self::open(live, None, &Caller::default());
         record.is_written = false;
@@ -266,6 +267,9 @@ pub fn milliseconds(time: Duration) -> f64 {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        for WouldRefuse { kind, name, code } in &self.would_refuse {
+            self.live.meters.report_only(kind, name, code);
+        }
         if !self.is_written {
             return;
         }
@@ -298,9 +302,6 @@ impl Drop for Record {
         }
         if let Some(shadow) = &self.would_take {
             self.live.meters.would_take(shadow);
-        }
-        for WouldRefuse { kind, name, code } in &self.would_refuse {
-            self.live.meters.report_only(kind, name, code);
         }
         if !self.live.records.is_on() {
             return;

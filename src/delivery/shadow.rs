@@ -8,26 +8,32 @@ use super::ask::Ask;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
 use crate::config::{Connect, Plaintext};
-use crate::names::ClientName;
+use crate::names::{ClientName, Target};
 use crate::policy::Plan;
 use crate::policy::route::Route;
 
 /// As far as the head of the request tells.
 pub(super) fn judge(plan: &Plan, client: &ClientName, ask: &Ask, body: &Inbound, record: &mut Record) {
-    let Some(shadow) = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, ask.path()) else { return };
-    let too_large = || Refusal::new(Code::BodyTooLarge, "the body is larger than the route allows");
-    let refused = try_it(plan, ask, shadow)
-        .and_then(|()| if body.size_hint().lower() > shadow.body_max { Err(too_large()) } else { Ok(()) });
-    record.would_take(shadow, refused.err().map(|refusal| refusal.code));
+    let Some((shadow, refused)) = taken(plan, client, ask) else { return };
+    let is_too_large = body.size_hint().lower() > shadow.body_max;
+    record.would_take(shadow, refused.or(is_too_large.then_some(Code::BodyTooLarge)));
 }
 
-fn try_it(plan: &Plan, ask: &Ask, shadow: &Route) -> Result<(), Refusal> {
-    let target = ask.target(shadow)?;
-    Ok(plan.guard.judge_name(&target, &shadow.ports, shadow.plaintext == Plaintext::Allow)?)
+/// The route that would be taken, and by what it would refuse all that is known before the body.
+pub(super) fn taken<'p>(plan: &'p Plan, client: &ClientName, ask: &Ask) -> Option<(&'p Route, Option<Code>)> {
+    let shadow = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, ask.path())?;
+    let judged = ask.target(shadow).and_then(|target| is_open(plan, shadow, &target));
+    Some((shadow, judged.err().map(|refusal| refusal.code)))
 }
 
 /// Of a tunnel nobody knows the path, so only routes of all paths have a say.
 pub(super) fn judge_tunnel(plan: &Plan, client: &ClientName, ask: &Ask, record: &mut Record) {
     let Some(shadow) = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, "") else { return };
-    record.would_take(shadow, (shadow.connect == Connect::Refuse).then_some(Code::TunnelForbidden));
+    let judged = is_open(plan, shadow, &ask.tunnel_target(shadow));
+    let refuses = (shadow.connect == Connect::Refuse).then_some(Code::TunnelForbidden);
+    record.would_take(shadow, judged.err().map(|refusal| refusal.code).or(refuses));
+}
+
+fn is_open(plan: &Plan, shadow: &Route, target: &Target) -> Result<(), Refusal> {
+    Ok(plan.guard.judge_name(target, &shadow.ports, shadow.plaintext == Plaintext::Allow)?)
 }

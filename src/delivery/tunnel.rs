@@ -192,7 +192,7 @@ async fn reach(
 
 impl Ask {
     /// Port 80 is plain where that is allowed; whatever else comes is taken for TLS.
-    fn tunnel_target(&self, route: &Route) -> Target {
+    pub(super) fn tunnel_target(&self, route: &Route) -> Target {
         let port = self.port();
         let is_plain = port == Some(Scheme::Http.default_port()) && route.plaintext == Plaintext::Allow;
         let scheme = if is_plain { Scheme::Http } else { Scheme::Https };

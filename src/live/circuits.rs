@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::names::{PoolName, Target};
+use crate::names::{PoolName, RouteName, Target};
 use crate::policy::circuit::{Circuit, Fuse, Leave, Open};
+use crate::policy::route::Route;
 
 /// Targets that failed within the window, or whose circuit is open. Where there is no room for another, it has no
 /// circuit: so strangers who name targets that fail can keep a circuit from opening, as if there were none, but never
@@ -23,6 +24,16 @@ const CHANGES_MAX: usize = 100;
 pub struct Key {
     pub target: Target,
     pub pool: PoolName,
+    /// The route on whose other side of a split it is tried: what is too strict or too short there says nothing of the
+    /// target, and must cost nobody else their deliveries.
+    pub trial: Option<RouteName>,
+}
+
+impl Key {
+    pub fn of(route: &Route, target: &Target) -> Self {
+        let trial = route.is_trial().then(|| route.name.clone());
+        Self { target: target.clone(), pool: route.pool.name().clone(), trial }
+    }
 }
 
 #[derive(Default)]
@@ -165,7 +176,10 @@ impl Drop for Attempt {
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Key { target, pool } = &self.key;
+        let Key { target, pool, trial } = &self.key;
+        if let Some(route) = trial {
+            write!(f, "on the other side of route {route}, ")?;
+        }
         match &self.now {
             Now::Open { again_in, code } => write!(
                 f,

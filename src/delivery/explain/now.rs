@@ -29,7 +29,7 @@ pub(super) fn lines(live: &Live, plan: &Plan, question: &Question<'_>) -> Vec<(&
         egress: route.pool.name(),
     };
     let limits = route.limits.iter().map(|limit| in_words(limit, &live.limits.fullness(limit, &who)));
-    let words = limits.chain([egress(live, route, question)]).chain(circuit(live, route, target.clone()));
+    let words = limits.chain([egress(live, route, question)]).chain(circuit(live, route, &target));
     words.map(|words| ("now", words)).collect()
 }
 
@@ -57,9 +57,8 @@ fn egress(live: &Live, route: &Route, question: &Question<'_>) -> String {
     format!("pool {}: {usable} of {all} addresses usable", route.pool.name())
 }
 
-fn circuit(live: &Live, route: &Route, target: Target) -> Option<String> {
-    let key = Key { target, pool: route.pool.name().clone() };
-    let again_in = live.circuits.peek(&key)?;
+fn circuit(live: &Live, route: &Route, target: &Target) -> Option<String> {
+    let again_in = live.circuits.peek(&Key::of(route, target))?;
     Some(match again_in.is_zero() {
         true => "its circuit is open, and the next delivery tries".to_owned(),
         false => format!("its circuit is open: refused as target_circuit_open for {} s", again_in.as_secs() + 1),

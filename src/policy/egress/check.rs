@@ -23,6 +23,7 @@ pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) 
         for range in &pool.ranges {
             check_range(range, problems);
         }
+        check_ended(name, pool, now, problems);
         check_overlaps(&pool.ranges, problems);
         for exclude in &pool.exclude {
             if !pool.ranges.iter().any(|range| overlap(&range.cidr, exclude)) {
@@ -60,6 +61,21 @@ fn check_range(range: &At<PoolRange>, problems: &mut Vec<Problem>) {
             Problem::warning(Some(range.place), format!("`{cidr}` is not public: {special}"))
                 .help("on the Internet, targets see another source address, or nothing at all"),
         );
+    }
+}
+
+/// What has ended stands there for those who must still allow it, and longer where it was forgotten. A pool of which
+/// nothing is left is told of as a whole.
+fn check_ended(name: &PoolName, pool: &At<config::Pool>, now: Timestamp, problems: &mut Vec<Problem>) {
+    let ended = |range: &&At<PoolRange>| range.until.is_some_and(|until| until <= now && range.from < Some(until));
+    if pool.ranges.iter().all(|range| ended(&range)) {
+        return;
+    }
+    for range in pool.ranges.iter().filter(ended) {
+        let message = format!("`{}` has ended: nothing new leaves from it", range.cidr);
+        let help =
+            format!("take it out when `outgate egress list --pool {name}` no longer lists it: then nothing is left");
+        problems.push(Problem::warning(Some(range.place), message).help(help));
     }
 }
 

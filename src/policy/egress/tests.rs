@@ -182,6 +182,13 @@ fn problems_of_pools() {
         (&[(&["8.8.8.0/28 from 2027"], &[])], &["warning: egress.p0 has no address until 2027-01-01T00:00:00Z"]),
         (&[(&["8.8.8.0/28 until 2025"], &[])], &["warning: egress.p0 has no address any more: every range has ended"]),
         (
+            &[(&["8.8.8.0/28 until 2025", "8.8.9.0/28", "8.8.10.0/28 from 2024 until 2026"], &[])],
+            &[
+                "warning: `8.8.8.0/28` has ended: nothing new leaves from it",
+                "warning: `8.8.10.0/28` has ended: nothing new leaves from it",
+            ],
+        ),
+        (
             &[(&["8.8.8.0/28 from 2025 until 2025", "8.8.9.0/28"], &[])],
             &["`8.8.8.0/28` is never in force: it ends before it begins"],
         ),

@@ -9,12 +9,14 @@ fn at<T>(value: T) -> At<T> {
     At { value, place: Place { file: 0, start: 0, end: 0 } }
 }
 
+/// What is to be denied only reports where it begins with `?`.
 fn section(allow: &[&str], deny: &[&str]) -> config::Guard {
-    let cidrs = |list: &[&str]| list.iter().map(|cidr| at(cidr.parse().unwrap())).collect::<Vec<_>>();
-    let deny = cidrs(deny)
-        .into_iter()
-        .map(|cidr| At { value: config::Denied { cidr: cidr.value, report_only: false }, place: cidr.place });
-    config::Guard { allow: cidrs(allow), deny: deny.collect(), ports: vec![at(443)] }
+    let denied = |text: &&str| {
+        let cidr = text.trim_start_matches('?').parse().unwrap();
+        at(config::Denied { cidr, report_only: text.starts_with('?') })
+    };
+    let allow = allow.iter().map(|cidr| at(cidr.parse().unwrap())).collect();
+    config::Guard { allow, deny: deny.iter().map(denied).collect(), ports: vec![at(443)] }
 }
 
 fn guard(allow: &[&str], deny: &[&str]) -> Guard {
@@ -113,6 +115,41 @@ fn addresses() {
     }
 }
 
+/// What only reports refuses nothing and opens nothing.
+#[test]
+fn denials_that_only_report() {
+    type Reported<'a> = (&'a [&'a str], &'a [&'a str], &'a str, Result<Option<&'a str>, &'a str>);
+    let imds = "cloud metadata, AWS, Azure, Google, Oracle, DigitalOcean, Hetzner, OpenStack and others";
+    let table: &[Reported<'_>] = &[
+        (&[], &["?1.1.1.0/24"], "1.1.1.7", Ok(Some("1.1.1.0/24"))),
+        (&[], &["?1.1.1.7/24"], "1.1.1.9", Ok(Some("1.1.1.0/24"))),
+        (&[], &["?1.1.1.0/24"], "1.1.2.7", Ok(None)),
+        (&[], &["?1.1.1.0/24"], "2606:4700::5efe:101:107", Ok(Some("1.1.1.0/24"))),
+        (&["64:ff9b::/96"], &["?1.1.1.0/24"], "64:ff9b::101:107", Ok(Some("1.1.1.0/24"))),
+        // It beats allow as it would if it were in force.
+        (&["10.0.0.0/8"], &["?10.1.0.0/16"], "10.1.0.1", Ok(Some("10.1.0.0/16"))),
+        // What is denied is denied, in whatever order.
+        (&[], &["?1.1.1.0/24", "1.1.1.7/32"], "1.1.1.7", Err("guard.deny 1.1.1.7/32")),
+        (&[], &["1.1.1.0/24", "?1.1.1.7/32"], "1.1.1.7", Err("guard.deny 1.1.1.0/24")),
+        // The registry, metadata and our own addresses are no more open for it.
+        (&[], &["?10.0.0.0/8"], "10.0.0.1", Err("Private-Use, RFC 1918")),
+        (&["169.254.0.0/16"], &["?169.254.0.0/16"], "169.254.169.254", Err(imds)),
+        (&[], &["?9.9.9.9/32"], "9.9.9.9", Err("an address of this host")),
+        (&[], &["?8.8.8.0/28"], "8.8.8.15", Err("an address of egress.main")),
+    ];
+    for (allow, deny, address, expected) in table {
+        let guard = guard(allow, deny);
+        let answers = ["1.0.0.1".parse().unwrap(), address.parse().unwrap()];
+        let found = guard.clear(&target("hooks.acme.com", 443), &answers, &own());
+        let found = found.map(|cleared| cleared.would_deny().map(|deny| deny.to_string()));
+        match (&found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found.as_deref(), *expected, "{address} {deny:?}"),
+            (Err(Forbidden::Address { rule, .. }), Err(expected)) => assert_eq!(rule, expected, "{address} {deny:?}"),
+            _ => panic!("{address} {deny:?}: {found:?}"),
+        }
+    }
+}
+
 #[test]
 fn own_listeners_are_never_reached() {
     let open = guard(&["127.0.0.0/8", "::/8", "9.9.9.9/32", "8.8.8.0/24", "0.0.0.0/8", "64:ff9b::/96"], &[]);
@@ -189,6 +226,7 @@ fn problems_of_allow() {
         ("161.26.1.0/24", &[], &["`161.26.1.0/24` covers cloud metadata addresses"]),
         ("10.1.0.0/16", &["10.0.0.0/8"], &["`10.1.0.0/16` never has an effect: deny beats allow"]),
         ("10.0.0.0/8", &["10.1.0.0/16"], &[]),
+        ("10.1.0.0/16", &["?10.0.0.0/8"], &[]),
     ];
     for (allow, deny, expected) in table {
         let mut problems = Vec::new();

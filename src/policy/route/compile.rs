@@ -29,6 +29,11 @@ impl Routes {
             problems.push(Problem::warning(None, "no route: everything will be refused as no_route").help(help));
             return routes;
         }
+        if config.routes.iter().all(|route| route.report_only) {
+            let help = "take report_only from one of them";
+            let message = "every route only reports: everything will be refused as no_route";
+            problems.push(Problem::warning(None, message).help(help));
+        }
         unique_names(&config.routes, problems);
         let mut used = Used::default();
         // Where each route's name is written, for two that cannot be told apart.
@@ -64,6 +69,9 @@ impl Routes {
         let tables = routes.exact.values_mut().chain(routes.subdomains.values_mut()).chain([&mut routes.any]);
         tables.for_each(Table::settle_tunnels);
         reach::check(&routes, config, &names, problems);
+        if let Some(shadows) = &routes.shadows {
+            reach::check(shadows, config, &names, problems);
+        }
         warn_of_unused(config, &used, problems);
         routes
     }
@@ -151,6 +159,7 @@ fn route<'a>(
     used: &mut Used<'a>,
     problems: &mut Vec<Problem>,
 ) -> Option<Route> {
+    let told = problems.len();
     let pool = match &written.egress {
         Some(name) => named("egress pool", name, tables.pools, &config.egress, "egress", problems),
         None => default(POOL_DEFAULT, &written.name, tables.pools, &config.egress, problems),
@@ -184,15 +193,17 @@ fn route<'a>(
     limits.sort_by(|a, b| a.name.cmp(&b.name));
     limits.dedup_by(|a, b| a.name == b.name);
     check_values(written, problems);
+    let connect = connect(written);
     let split = match &written.split {
         None => None,
         Some(split) => {
             let mut of_other = Vec::new();
             let other = route(&split.other, config, tables, used, &mut of_other);
             // What is wrong with what both have was told once.
-            of_other.retain(|problem| !problems.contains(problem));
+            of_other.retain(|problem| !problems[told..].contains(problem));
             problems.append(&mut of_other);
-            let other = Route { side: Some(split::SPLIT), ..other? };
+            let mut other = Route { side: Some(split::SPLIT), ..other? };
+            other.connect = split::tunnels(written, connect, other.connect, split.place, problems);
             Some(Split { share: split.share, other: Arc::new(other) })
         }
     };
@@ -206,7 +217,7 @@ fn route<'a>(
         is_for_tenants: !written.tenants.is_empty(),
         limits: limits.into_iter().cloned().collect(),
         plaintext: written.plaintext.value,
-        connect: connect(written),
+        connect,
         response_max: written.response_max.as_ref().map_or(RESPONSE_MAX_DEFAULT, |max| max.value),
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),

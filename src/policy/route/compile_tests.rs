@@ -185,6 +185,78 @@ fn a_route_with_a_credential_opens_no_tunnel_unless_it_says_so() {
     }
 }
 
+/// (what the route has, its `connect`, its paths; what the other side has; what each makes of tunnels).
+type Sides<'a> = ([&'a str; 2], Option<Connect>, &'a [&'a str], [&'a str; 2], [Connect; 2], &'a [&'a str]);
+
+#[test]
+fn the_sides_of_a_split_and_tunnels() {
+    use Connect::{Inspect, Refuse, Tunnel};
+    let (nothing, signs, shows) = (["", ""], ["platform", ""], ["", "key"]);
+    let unseen: &[&str] = &["tunnels to these hosts would pass by what this split adds"];
+    let pathless: &str = "warning: a tunnel shows no path: none is opened for a route that names its paths";
+    let unsigned: &str = "warning: what goes through a tunnel is not signed";
+    let table: &[Sides<'_>] = &[
+        (nothing, None, &[], signs, [Tunnel, Refuse], &[]),
+        (nothing, None, &[], shows, [Tunnel, Refuse], &[]),
+        (signs, None, &[], nothing, [Refuse, Refuse], &[]),
+        (signs, None, &["/in"], nothing, [Refuse, Refuse], &[]),
+        (nothing, None, &["/in"], signs, [Tunnel, Refuse], unseen),
+        (nothing, None, &["/in"], shows, [Tunnel, Refuse], unseen),
+        (nothing, Some(Tunnel), &["/in"], signs, [Tunnel, Tunnel], &[pathless, unsigned]),
+        (nothing, Some(Refuse), &["/in"], signs, [Refuse, Refuse], &[]),
+        (nothing, Some(Inspect), &["/in"], signs, [Inspect, Inspect], &[]),
+        (nothing, Some(Tunnel), &[], signs, [Tunnel, Tunnel], &[unsigned]),
+        // Told once, though it is so of both.
+        (
+            signs,
+            Some(Tunnel),
+            &[],
+            shows,
+            [Tunnel, Tunnel],
+            &[unsigned, "warning: what goes through a tunnel carries no credential"],
+        ),
+    ];
+    let some = |name: &str| (!name.is_empty()).then(|| at(5, name.to_owned()));
+    for (i, (main, connect, paths, other, expected, told)) in table.iter().enumerate() {
+        let mut config = one(|route| {
+            (route.sign, route.credential) = (some(main[0]).into_iter().collect(), some(main[1]));
+            route.connect = connect.map(|connect| at(6, connect));
+            route.paths = paths.iter().map(|path| at(7, (*path).to_owned())).collect();
+            let (sign, credential) = (some(other[0]).into_iter().collect(), some(other[1]));
+            let other = config::Route { sign, credential, ..route.clone() };
+            route.split = Some(at(8, config::Split { share: 100, other: Box::new(other) }));
+        });
+        let value = at(2, Secret::new(b"k".to_vec()));
+        let scheme = Authentication::Header { name: at(2, "X-Key".into()), value };
+        config.credentials.insert(CredentialName::new("key"), at(2, Credential { scheme, plaintext: false }));
+        let (routes, problems) = compile(&config);
+        let route = &routes.written[0];
+        assert_eq!([route.connect, route.split.as_ref().unwrap().other().connect], *expected, "{i}");
+        let told_of = messages(&problems).into_iter().filter(|message| !message.contains("no route uses"));
+        assert_eq!(told_of.collect::<Vec<_>>(), *told, "{i}");
+    }
+}
+
+/// What holds for the other side alone is found, too.
+#[test]
+fn the_other_side_of_a_split_is_checked_like_any_route() {
+    let mut config = one(|route| {
+        let signed = config::Route { sign: vec![at(5, "platform".into()), at(6, "platform".into())], ..route.clone() };
+        route.sign.clear();
+        route.body_max = Some(at(7, (64 << 20) + 1));
+        let other = config::Route { body_max: route.body_max.clone(), ..signed };
+        route.split = Some(at(8, config::Split { share: 1, other: Box::new(other) }));
+    });
+    let expected =
+        ["platform and platform write the same headers", "a body to be signed is held in memory, at most 64 MiB of it"];
+    assert_eq!(messages(&compile(&config).1), expected);
+    // What is used there is used.
+    config.routes[0].value.body_max = None;
+    config.routes[0].value.split.as_mut().unwrap().value.other.sign.truncate(1);
+    config.routes[0].value.split.as_mut().unwrap().value.other.body_max = None;
+    assert_eq!(messages(&compile(&config).1), Vec::<String>::new());
+}
+
 #[test]
 fn names_are_suggested_and_sections_that_are_missing_named() {
     for (name, help) in [("per-hots", "did you mean \"per-host\"?"), ("else", "add [limits.else]")] {
@@ -266,6 +338,46 @@ fn routes_that_nothing_can_take() {
         let expected: Vec<_> = expected.iter().map(|number| (100 * (*number as u32 + 1), true)).collect();
         assert_eq!(found, expected, "{i} {problems:?}");
     }
+}
+
+/// (the first route reports, the second does, whether they are told apart).
+#[test]
+fn a_route_that_only_reports_hides_none_and_is_hidden_by_none() {
+    for (first, second, expected) in [
+        (false, false, &["this route matches the same as another: which one would be chosen?"][..]),
+        (true, false, &[]),
+        (false, true, &[]),
+        (
+            true,
+            true,
+            &[
+                "warning: every route only reports: everything will be refused as no_route",
+                "this route matches the same as another: which one would be chosen?",
+            ],
+        ),
+    ] {
+        let mut config = one(|route| route.report_only = first);
+        let mut other = route(200, "other", "hooks.acme.example");
+        other.value.report_only = second;
+        config.routes.push(other);
+        let (routes, problems) = compile(&config);
+        assert_eq!(messages(&problems), expected, "{first} {second}");
+        let (client, host) = (ClientName::new("billing"), Host::Name("hooks.acme.example".into()));
+        let found = [routes.choose(&client, None, &host, "/"), routes.shadow(&client, None, &host, "/")]
+            .map(|route| route.map(|route| route.name.to_string()));
+        if expected.is_empty() {
+            assert_eq!(found.map(Option::unwrap), if first { ["other", "acme"] } else { ["acme", "other"] });
+        }
+    }
+    // What nothing could take, were it in force, is told before it is.
+    let mut config = one(|_| {});
+    let mut other = route(200, "other", "else.acme.example");
+    (other.value.report_only, other.value.clients) = (true, vec![at(201, "billing".into())]);
+    other.value.tenants = vec![at(202, "acme".into())];
+    config.clients.get_mut("billing").unwrap().value.tenants.clear();
+    config.routes.push(other);
+    let expected = "no webhook can take this route: none of its clients may send for its tenants";
+    assert_eq!(messages(&compile(&config).1), [expected]);
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::Route;
+use crate::config::problem::Place;
+use crate::config::{self, Connect, Problem};
 use crate::names::{Host, RouteName, TenantName};
 
 /// Hundredths of a percent that make a whole.
@@ -34,6 +36,16 @@ impl Split {
 }
 
 impl Route {
+    /// It is what a route is for those on the other side of its split.
+    pub fn is_trial(&self) -> bool {
+        self.side == Some(SPLIT)
+    }
+
+    /// Where the tenant and host stand on this route, in percent: below the split's, they are on its other side.
+    pub fn place(&self, tenant: Option<&TenantName>, host: &Host) -> f64 {
+        place(&self.name, tenant, host) as f64 / 100.0
+    }
+
     /// This route, or what it is for the tenant and host. The same in every process and release, so that a customer stays
     /// on one side; and whoever is in a small share is in every larger one.
     pub(super) fn side_for<'r>(self: &'r Arc<Self>, tenant: Option<&TenantName>, host: &Host) -> &'r Arc<Self> {
@@ -42,6 +54,24 @@ impl Route {
             _ => self,
         }
     }
+}
+
+/// What the other side makes of tunnels. It opens none where the route opens none: that is not what is tried. Where it adds
+/// to webhooks what cannot be added inside of tunnels, it opens none either; but of a tunnel nobody knows the path, so the
+/// table asks a route of some paths once, for both of its sides.
+pub(super) fn tunnels(
+    written: &config::Route,
+    route: Connect,
+    other: Connect,
+    place: Place,
+    problems: &mut Vec<Problem>,
+) -> Connect {
+    if (route, other) == (Connect::Tunnel, Connect::Refuse) && !written.paths.is_empty() {
+        let message = "tunnels to these hosts would pass by what this split adds";
+        let help = "write connect = \"refuse\" at the route: none for any tenant; or \"tunnel\": they may pass it by";
+        problems.push(Problem::at(place, message).help(help));
+    }
+    if route == Connect::Refuse { route } else { other }
 }
 
 /// Where in the whole a tenant and host stand, on this route: other ones come first on another.
