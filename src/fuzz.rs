@@ -12,6 +12,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 
+use crate::config::Written;
+use crate::config::difference::Difference;
 pub use crate::config::key_files;
 use crate::delivery::{self, Question};
 use crate::host::HostPattern;
@@ -36,6 +38,7 @@ pub const ENTRIES: &[Entry] = &[
     ("tokens", tokens),
     ("key_files", key_files),
     ("configuration", configuration),
+    ("differences", differences),
 ];
 
 type Entry = (&'static str, fn(&[u8]));
@@ -45,6 +48,18 @@ static PLAN: LazyLock<Plan> = LazyLock::new(|| {
     let loaded = config::builtin(&["192.0.2.1".parse().expect("an address")]).expect("the built-in configuration");
     policy::compile(&loaded.config, Timestamp::UNIX_EPOCH).expect("a plan").0
 });
+
+/// Two texts with a line of dashes between them: what differs one way differs the other way, and from itself nothing does.
+pub fn differences(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (before, after) = text.split_once("\n---\n").unwrap_or((text, ""));
+    let written =
+        |text: &str| Written { texts: vec![(Path::new("/c.toml").into(), text.into())], ..Written::default() };
+    let (before, after) = (written(before), written(after));
+    let [there, back] = [(&before, &after), (&after, &before)].map(|(one, other)| Difference::between(one, other));
+    assert_eq!(there.is_empty(), back.is_empty(), "{text:?}: {there} {back}");
+    assert!(Difference::between(&after, &after).is_empty(), "{text:?}");
+}
 
 /// A canonical host is its own canonical form.
 pub fn hosts(data: &[u8]) {
