@@ -117,6 +117,7 @@ fn turn(outgate: &Outgate, port: u16, ca: &str, seen: &mut Seen, reloading: Opti
 
 /// Each change means something: a limit is another, and so is a route's timeout.
 fn reload_until(end: Instant, outgate: &Outgate, text: &str) {
+    let mut next_at = Instant::now();
     for count in 1u64.. {
         if Instant::now() >= end {
             break;
@@ -126,7 +127,8 @@ fn reload_until(end: Instant, outgate: &Outgate, text: &str) {
             outgate.folder.write("next", format!("{changed}timeouts = {{ response = \"{}s\" }}\n", 10 + count % 9));
         std::fs::rename(next, outgate.folder.path("config.toml")).unwrap();
         outgate.signal("HUP");
-        std::thread::sleep(BETWEEN_RELOADS);
+        next_at += BETWEEN_RELOADS;
+        std::thread::sleep(next_at.saturating_duration_since(Instant::now()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What outlives a delivery: the plan in force, and the state that no reload may reset.
 //! What does the running proxy remember?
 
+pub mod aside;
 mod bucket;
 pub mod circuits;
 pub mod configuration;
@@ -9,6 +10,7 @@ mod flow;
 pub mod gate;
 pub mod limits;
 pub mod meters;
+mod priority;
 pub mod proven;
 mod queue;
 mod rate;
@@ -47,6 +49,7 @@ use crate::policy::trust::Trust;
 /// The state of a running proxy; one for the process.
 pub struct Live {
     in_force: ArcSwap<InForce>,
+    pub aside: aside::Aside,
     pub retired: Arc<retired::Retired>,
     pub limits: Arc<limits::Limits>,
     pub gate: Arc<gate::Gate>,
@@ -183,6 +186,7 @@ impl Live {
     pub fn new(in_force: InForce, records: records::Records) -> Self {
         Self {
             in_force: ArcSwap::from_pointee(in_force),
+            aside: aside::Aside::default(),
             retired: Arc::default(),
             limits: Arc::new(limits::Limits::new()),
             gate: Arc::new(gate::Gate::new()),
@@ -226,7 +230,7 @@ impl Live {
     pub fn sweep_retired(&self) {
         if self.retired.count() > 0 {
             let retired = Arc::clone(&self.retired);
-            tokio::task::spawn_blocking(move || retired.sweep());
+            drop(self.aside.run(move || retired.sweep()));
         }
     }
 

@@ -1,4 +1,4 @@
-//! The socket options that no library offers, and the only `unsafe` of the house.
+//! The socket options that no library offers.
 //! How is a source address used by a hundred thousand connections at once?
 
 #![expect(unsafe_code, reason = "setsockopt for options that neither socket2 nor rustix wraps")]

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::gently::gently;
 use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
 use crate::config::{self, Config, Problem};
 use crate::history::{Entry, History, restore};
+use crate::live::aside::Aside;
 use crate::live::configuration::{Adopted, By};
 
 /// Set by systemd for a unit with StateDirectory= (systemd.exec(5)); a list, where that names several.
@@ -73,20 +73,20 @@ impl Kept {
     }
 
     /// On disk, when this is over.
-    pub(super) async fn keep(&mut self, adopted: Adopted, most: usize) {
+    pub(super) async fn keep(&mut self, adopted: Adopted, most: usize, aside: &Aside) {
         let Some(history) = &mut self.0 else { return };
         history.keeps(most);
         let history = history.clone();
-        if let Ok(added) = gently(move || add(&history, &adopted)).await {
+        if let Ok(added) = aside.run(move || add(&history, &adopted)).await {
             told(added);
         }
     }
 
     /// What a configuration that was kept would put in the place of what is on disk.
-    pub(super) async fn overlay(&self, main: &Path, number: u64) -> Result<Overlay, String> {
+    pub(super) async fn overlay(&self, main: &Path, number: u64, aside: &Aside) -> Result<Overlay, String> {
         let history = self.0.clone().ok_or("no adopted configurations are kept: write server.state")?;
         let main = main.to_owned();
-        let reading = gently(move || {
+        let reading = aside.run(move || {
             let entry = history.entry(number).map_err(|fault| unkept(number, &fault))?;
             if entry.files.first() != Some(&journal::absolute(&main)) {
                 return Err(format!("configuration {number} is of another file than {}", main.display()));

@@ -2,7 +2,6 @@
 //! When is the configuration read again, and what happens if it is wrong?
 
 mod folders;
-mod gently;
 pub mod kept;
 pub mod listeners;
 mod prepare;
@@ -23,7 +22,6 @@ use crate::live::Live;
 use crate::live::configuration::{Adopted, By, Outcome, Rejected, Verdict, how, named};
 use crate::live::desk::{Comparison, Desk, With};
 use folders::Folders;
-use gently::gently;
 use kept::Kept;
 use listeners::Listeners;
 use prepare::{Change, Files, Found, Next, Rejection, look, prepare};
@@ -152,7 +150,9 @@ impl Reloader {
     /// it is taken up. Where they are not, it is told.
     async fn look(&mut self) {
         let (main, files, key_dirs) = (self.path.clone(), self.files.clone(), self.key_dirs.clone());
-        let Ok(sight) = gently(move || look(&main, &files, &key_dirs, SystemTime::now())).await else { return };
+        let Ok(sight) = self.live.aside.run(move || look(&main, &files, &key_dirs, SystemTime::now())).await else {
+            return;
+        };
         if self.sight == Some(sight) {
             return;
         }
@@ -167,7 +167,7 @@ impl Reloader {
             Ok(Next { change, sight, config }) => {
                 self.seen(Some(sight));
                 self.live.configuration.rolls_back(config.rollback);
-                drop(gently(|| drop(config)));
+                self.live.aside.free(config);
                 change.map(|change| {
                     let first = change.difference.changes.into_iter().next();
                     first.unwrap_or_else(|| "comments, white space or order".to_owned())
@@ -214,7 +214,7 @@ impl Reloader {
     async fn read(&self, files: Files) -> Result<Next, Box<Rejection>> {
         let (path, before, known) = (self.path.clone(), self.live.in_force(), self.key_dirs.clone());
         let written = Arc::clone(&self.live.configuration.adopted().written);
-        let reading = gently(move || prepare(&path, &before, &written, &known, files));
+        let reading = self.live.aside.run(move || prepare(&path, &before, &written, &known, files));
         reading.await.unwrap_or_else(|_| {
             let problems = Found::general("the configuration could not be read");
             Err(Box::new(Rejection { problems, files: self.files.clone(), key_dirs: KeyDirs::new(), sight: None }))
@@ -248,7 +248,7 @@ impl Reloader {
                 Ok(listeners) => self.adopt(change, listeners, &config, asked).await,
             },
         };
-        drop(gently(|| drop(config)));
+        self.live.aside.free(config);
         outcome
     }
 
@@ -272,7 +272,7 @@ impl Reloader {
         self.live.adopt(in_force, adopted.clone());
         self.listeners.commit(listeners);
         self.drifts(None);
-        self.kept.keep(adopted, config.server.history).await;
+        self.kept.keep(adopted, config.server.history, &self.live.aside).await;
         left_out.iter().for_each(|problem| error!("{problem}"));
         warnings.iter().for_each(|warning| warn!("{warning}"));
         for key in &restart {
@@ -306,13 +306,14 @@ impl Reloader {
     async fn compare(&self, with: With) -> Outcome {
         let files = match with {
             With::Disk => Files::OnDisk,
-            With::Entry(number) => match self.kept.overlay(&self.path, number).await {
+            With::Entry(number) => match self.kept.overlay(&self.path, number, &self.live.aside).await {
                 Ok(overlay) => Files::Over(overlay),
                 Err(why) => return self.rejected(Found::general(why)),
             },
             With::Written(with) => {
                 let before = Arc::clone(&self.live.configuration.adopted().written);
-                let difference = gently(move || Difference::between(&before, &with)).await.unwrap_or_default();
+                let difference =
+                    self.live.aside.run(move || Difference::between(&before, &with)).await.unwrap_or_default();
                 let verdict = if difference.is_empty() { Verdict::Unchanged } else { Verdict::Different };
                 return Outcome { difference, ..self.live.configuration.outcome(verdict) };
             }

@@ -1,0 +1,51 @@
+//! Work beside the traffic, not before it, on one thread: to read a hundred thousand routes, to free them.
+//! Who gives way to whom?
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::priority::give_way;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// One thread for the process, so that what was allocated here is also freed here.
+pub struct Aside(Sender<Job>);
+
+impl Default for Aside {
+    fn default() -> Self {
+        let (sender, jobs) = channel();
+        if let Err(fault) = thread::Builder::new().name("aside".to_owned()).spawn(|| work(jobs)) {
+            warn!("no thread to read the configuration on: {fault}");
+        }
+        Self(sender)
+    }
+}
+
+impl Aside {
+    /// Done after all that was asked before; who waits gets an error if it could not be done.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+        let (told, outcome) = oneshot::channel();
+        // Without the thread, `told` goes as well.
+        let _ = self.0.send(Box::new(move || drop(told.send(work()))));
+        outcome
+    }
+
+    /// Freed when there is time for it.
+    pub fn free<T: Send + 'static>(&self, what: T) {
+        drop(self.run(|| drop(what)));
+    }
+}
+
+fn work(jobs: Receiver<Job>) {
+    if let Err(fault) = give_way() {
+        warn!("reloads are not kept back behind traffic: {fault}");
+    }
+    for job in jobs {
+        // One that panics is not the last.
+        let _ = catch_unwind(AssertUnwindSafe(job));
+    }
+}
