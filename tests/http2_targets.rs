@@ -9,15 +9,16 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Outgate, post};
+use support::{Outgate, PATIENCE, post};
 use tokio::net::TcpListener;
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Semaphore};
 
 type Respond = h2::server::SendResponse<Bytes>;
 type Peer = h2::server::Connection<tokio_rustls::server::TlsStream<tokio::net::TcpStream>, Bytes>;
@@ -39,6 +40,11 @@ struct Target {
 
 impl Target {
     fn start(pki: &Pki, streams: u32, reaction: Reaction) -> Self {
+        Self::start_late(pki, streams, Arc::new(Semaphore::new(1)), reaction)
+    }
+
+    /// Whose SETTINGS are sent when `may_speak` has a permit.
+    fn start_late(pki: &Pki, streams: u32, may_speak: Arc<Semaphore>, reaction: Reaction) -> Self {
         let identity = pki.leaf(&["hook.example"]);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -55,10 +61,12 @@ impl Target {
         let count = Arc::clone(&connections);
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let connection = count.fetch_add(1, Ordering::SeqCst);
                 let (acceptor, reaction) = (acceptor.clone(), Arc::clone(&reaction));
+                let (may_speak, count) = (Arc::clone(&may_speak), Arc::clone(&count));
                 tokio::spawn(async move {
-                    let stream = acceptor.accept(stream).await.unwrap();
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let connection = count.fetch_add(1, Ordering::SeqCst);
+                    drop(may_speak.acquire().await.unwrap());
                     let mut peer =
                         h2::server::Builder::new().max_concurrent_streams(streams).handshake(stream).await.unwrap();
                     let mut request = 0;
@@ -70,6 +78,15 @@ impl Target {
             }
         });
         Self { address, connections, _runtime: runtime }
+    }
+
+    /// Waits for so many; more may come.
+    fn until_connections(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.connections() < count {
+            assert!(Instant::now() < deadline, "{count} connections");
+            std::thread::yield_now();
+        }
     }
 
     fn connections(&self) -> usize {
@@ -180,6 +197,26 @@ fn deliveries_at_once_share_as_many_connections_as_the_target_allows() {
     }
     let connections = target.connections();
     assert!((2..=5).contains(&connections), "four of eight share one, the others bring their own: {connections}");
+}
+
+#[test]
+fn nobody_joins_a_connection_before_its_target_has_said_how_many_may() {
+    let pki = Pki::new();
+    let may_speak = Arc::new(Semaphore::new(0));
+    let target = Target::start_late(&pki, 1, Arc::clone(&may_speak), Arc::new(|_, _, to| respond(to, "ok")));
+    let outgate = target.outgate(&pki);
+    let mut clients = Vec::new();
+    for count in 1..=3 {
+        let mut client = outgate.connect();
+        client.send(post(&target.url(), "", "{}"));
+        target.until_connections(count);
+        clients.push(client);
+    }
+    may_speak.add_permits(1);
+    for mut client in clients {
+        assert_eq!(client.answer().text(), "ok");
+    }
+    assert_eq!(target.connections(), 3);
 }
 
 #[test]

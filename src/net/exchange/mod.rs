@@ -61,8 +61,9 @@ const RESPONSE_HEAD_MAX: usize = 64 * 1024;
 const RESPONSE_FIELDS_MAX: usize = 100;
 /// The tail of the last response may still be in hyper's hands when the next request asks for the connection.
 const SETTLE: Duration = Duration::from_millis(50);
-/// Until the target says how many streams it allows (RFC 9113 §6.5.2 recommends no less).
-const STREAMS_AT_FIRST: usize = 100;
+/// Until the target says how many streams it allows: no target says this, for h2 takes none for `usize::MAX`, and any other
+/// has 32 bits (RFC 9113 §6.5.2).
+const UNHEARD: usize = usize::MAX - 1;
 /// What one target may have under way to us, in bytes; clients that read slowly would have us hold it.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -82,13 +83,18 @@ impl Connection {
         Ok(Self { sender, liveness, hop, proof, farewell, born: Instant::now(), held, is_under_way: false })
     }
 
-    /// Another handle on a connection that carries several exchanges at once, if it has room for one more.
+    /// Another handle on a connection that carries several exchanges at once, if it has room for one more. Where it is
+    /// so young that nobody knows, that turns out when the handle becomes ready.
     pub fn share(&self) -> Option<Self> {
         let Sender::Http2 { sender, streams, .. } = &self.sender else { return None };
         if self.held.is_broken() {
             return None;
         }
-        let slot = Some(Arc::new(streams.slot()?));
+        let slot = streams.slot().map(Arc::new);
+        let may_be_told = !streams.is_heard() && self.born.elapsed() < SETTLE;
+        if slot.is_none() && !may_be_told {
+            return None;
+        }
         let sender = Sender::Http2 { sender: sender.clone(), streams: Arc::clone(streams), slot };
         Some(Self {
             sender,
@@ -125,7 +131,7 @@ impl Connection {
         // The kernel is asked last: nothing comes between its answer and the request.
         match &self.sender {
             Sender::Http1(sender) => sender.is_ready() && self.liveness.is_quiet(),
-            Sender::Http2 { sender, .. } => sender.is_ready() && self.liveness.is_quiet(),
+            Sender::Http2 { sender, slot, .. } => slot.is_some() && sender.is_ready() && self.liveness.is_quiet(),
         }
     }
 
@@ -136,10 +142,14 @@ impl Connection {
                 let settled = timeout(SETTLE, sender.ready()).await;
                 matches!(settled, Ok(Ok(()))) && self.liveness.is_quiet()
             }
-            Sender::Http2 { sender, .. } => {
+            Sender::Http2 { sender, streams, slot } => {
+                if slot.is_none() {
+                    let _ = timeout(SETTLE, streams.heard()).await;
+                    *slot = streams.slot().map(Arc::new);
+                }
                 // What the kernel holds goes to the task that drives the connection: a GOAWAY would end it.
                 tokio::task::yield_now().await;
-                sender.is_ready() && !self.liveness.has_ended()
+                slot.is_some() && sender.is_ready() && !self.liveness.has_ended()
             }
         }
     }
@@ -254,7 +264,7 @@ async fn open_http2(wire: Attended, liveness: &Liveness) -> Result<(Sender, Arc<
     let (held, hold) = hold::new(liveness);
     let (sender, driver) = http2::Builder::new(hold.clone())
         .timer(TokioTimer::new())
-        .initial_max_send_streams(STREAMS_AT_FIRST)
+        .initial_max_send_streams(UNHEARD)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(RESPONSE_HEAD_MAX as u32)
@@ -262,12 +272,15 @@ async fn open_http2(wire: Attended, liveness: &Liveness) -> Result<(Sender, Arc<
         .keep_alive_timeout(PONG_WITHIN)
         .handshake(wire)
         .await?;
-    let streams = Arc::new(Streams::new(STREAMS_AT_FIRST));
+    let streams = Arc::new(Streams::new());
     let told = Arc::clone(&streams);
-    let mut driver = Box::pin(driver);
+    let (mut driver, mut most) = (Box::pin(driver), UNHEARD);
     hold.drive(poll_fn(move |cx| {
         let polled = driver.as_mut().poll(cx);
-        told.allow(driver.current_max_send_streams());
+        let before = std::mem::replace(&mut most, driver.current_max_send_streams());
+        if most != before {
+            told.allow(most);
+        }
         polled
     }));
     Ok((Sender::Http2 { sender, streams, slot: None }, held))

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 /// Of all handles on one connection.
 pub(super) struct Streams {
     open: AtomicUsize,
-    /// SETTINGS_MAX_CONCURRENT_STREAMS of the target, as last heard.
-    most: AtomicUsize,
+    /// SETTINGS_MAX_CONCURRENT_STREAMS of the target, as last heard. Before that one may go: who opened the connection.
+    most: watch::Sender<Option<usize>>,
     used: Mutex<Instant>,
 }
 
@@ -17,20 +19,29 @@ pub(super) struct Streams {
 pub(super) struct Slot(Arc<Streams>);
 
 impl Streams {
-    pub(super) fn new(most: usize) -> Self {
-        Self { open: AtomicUsize::new(0), most: AtomicUsize::new(most), used: Mutex::new(Instant::now()) }
+    pub(super) fn new() -> Self {
+        Self { open: AtomicUsize::new(0), most: watch::Sender::new(None), used: Mutex::new(Instant::now()) }
     }
 
     /// A stream more than the target allows would wait inside this process, for who knows how long.
     pub(super) fn slot(self: &Arc<Self>) -> Option<Slot> {
-        let most = self.most.load(Ordering::Relaxed);
+        let most = self.most.borrow().unwrap_or(1);
         let more = |open| (open < most).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Slot(Arc::clone(self)))
     }
 
     pub(super) fn allow(&self, most: usize) {
-        self.most.store(most, Ordering::Relaxed);
+        self.most.send_replace(Some(most));
+    }
+
+    pub(super) fn is_heard(&self) -> bool {
+        self.most.borrow().is_some()
+    }
+
+    /// Resolves when the target has said how many it allows.
+    pub(super) async fn heard(&self) {
+        let _ = self.most.subscribe().wait_for(Option::is_some).await;
     }
 
     /// For how long there has been no exchange.
@@ -55,7 +66,11 @@ mod tests {
 
     #[test]
     fn a_slot_is_held_until_it_is_dropped() {
-        let streams = Arc::new(Streams::new(2));
+        let streams = Arc::new(Streams::new());
+        let opener = streams.slot().unwrap();
+        assert!(streams.slot().is_none(), "nobody knows yet");
+        drop(opener);
+        streams.allow(2);
         let (first, second) = (streams.slot().unwrap(), streams.slot().unwrap());
         assert!(streams.slot().is_none());
         assert_eq!(streams.idle(), Duration::ZERO);
