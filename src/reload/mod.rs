@@ -289,7 +289,7 @@ impl Reloader {
             for problem in &problems.lines {
                 error!("{problem}");
             }
-            error!("configuration not adopted: {} problems; the one before stays in force", problems.lines.len());
+            error!("configuration not adopted: the one before stays in force");
             self.told.clone_from(&problems.lines);
         }
         self.live.meters.config_drift.set(1);
