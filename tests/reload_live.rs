@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use socket2::{Domain, SockAddr, Socket, Type};
 use support::control::{asked, reload, run, said, status, text, write};
 use support::pki::Pki;
 use support::receiver::{Reaction, Receiver, ok};
@@ -256,5 +257,44 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_socket_on_which_nobody_accepts_is_taken_and_holds_up_nobody() {
+    let scene = scene();
+    let path = scene.outgate.folder.path("silent.sock");
+    let silent = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    silent.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    silent.listen(0).unwrap();
+    // One waits, and there is room for no other.
+    let _waiting = UnixStream::connect(&path).unwrap();
+    write(&scene, &listening(&scene, &format!("\"127.0.0.1:0\", \"unix:{}\"", path.display())));
+    let (code, _, err) = said(&run(&scene, &["reload"]));
+    assert_eq!(code, 78, "{err}");
+    assert!(err.contains("another process listens there"), "{err}");
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
+}
+
+#[test]
+fn a_listener_that_goes_waits_for_nobodys_room() {
+    let (reaction, release) = held();
+    let scene = scene_with(reaction);
+    let gone = free();
+    let full = |sockets: &str| listening(&scene, sockets).replacen("[server]", "[server]\nmax_connections = 2", 1);
+    reload(&scene, &full(&format!("\"127.0.0.1:0\", \"{gone}\"")));
+    let mut busy = [(); 2].map(|()| Client::connect(gone));
+    for client in &mut busy {
+        client.send(post(&scene.good_url(), "", "x"));
+    }
+    until("both are under way", || scene.good.connections() == 2);
+    // Takes the accept loop to where it waits for room.
+    let _waiting = TcpStream::connect(gone).unwrap();
+    until("three are in", || status(&scene)["client_connections"] == 3);
+    reload(&scene, &full("\"127.0.0.1:0\""));
+    until("nobody listens there", || TcpStream::connect(gone).is_err());
+    let _ = [(); 2].map(|()| release.send(()).unwrap());
+    for client in &mut busy {
+        assert_eq!(client.answer().status, 200);
     }
 }

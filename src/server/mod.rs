@@ -52,13 +52,22 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
                 let (in_force, peer) = (live.in_force(), peer.map(|peer| peer.ip()));
                 let (most, mut open) = (in_force.plan.max_connections, connections.open(&live));
                 // Whoever has enough takes nobody's room. Behind a load balancer it is told later for whom this one is.
-                if in_force.plan.listener.proxies.is_some() {
-                    connections.wait_for_room(most + INTRODUCING_MAX).await;
-                } else if let Err(turned) = entrance::count(&live, &in_force, &mut open, peer) {
+                let is_introduced = in_force.plan.listener.proxies.is_some();
+                if !is_introduced && let Err(turned) = entrance::count(&live, &in_force, &mut open, peer) {
                     warn_of(&rarely, &turned);
                     continue;
-                } else {
-                    open.makes_room(most).await;
+                }
+                let room = async {
+                    match is_introduced {
+                        true => connections.wait_for_room(most + INTRODUCING_MAX).await,
+                        false => open.makes_room(most).await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    () = room => {}
+                    // Whoever has no place by then goes: to wait for one would keep the address from its next owner.
+                    () = door.closing() => continue,
                 }
                 let (live, rarely) = (Arc::clone(&live), Arc::clone(&rarely));
                 let way = Way { connections: connections.clone(), door: door.clone() };
