@@ -130,8 +130,9 @@ impl Difference {
 
 /// A file whose text is the same on the other side says the same.
 fn own_texts<'a>(written: &'a Written, other: &Written) -> Vec<Document<'a>> {
-    let own = |text: &&(_, _)| !other.texts.contains(text);
-    written.texts.iter().filter(own).map(|(path, text)| Document::new(path, text)).collect()
+    let others: HashMap<_, _> = other.texts.iter().map(|(path, text)| (path, text)).collect();
+    let own = written.texts.iter().filter(|(path, text)| others.get(path) != Some(&text));
+    own.map(|(path, text)| Document::new(path, text)).collect()
 }
 
 /// Where something stands: the key `egress` of `routes.acme`.

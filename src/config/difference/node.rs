@@ -55,33 +55,28 @@ impl<'a> Node<'a> {
 
     /// The sections of all files.
     pub(super) fn of_files(documents: &'a [Document<'a>]) -> Self {
-        let mut sections: BTreeMap<&str, Node<'_>> = BTreeMap::new();
+        let mut sections: BTreeMap<&str, Vec<Node<'_>>> = BTreeMap::new();
         for document in documents {
             for (name, value) in &document.table {
-                let node = Node::Value(document, value);
-                let node = match sections.remove(name.get_ref().as_ref()) {
-                    Some(other) => other.and(node),
-                    None => node,
-                };
-                sections.insert(name.get_ref(), node);
+                sections.entry(name.get_ref()).or_default().push(Node::Value(document, value));
             }
         }
-        Self::Members(sections)
+        Self::Members(sections.into_iter().map(|(name, parts)| (name, Self::whole(parts))).collect())
     }
 
-    /// Of a section that two files have parts of.
-    fn and(self, other: Self) -> Self {
-        if let (Some(mut all), Some(more)) = (self.listed(), other.listed()) {
-            all.extend(more);
-            return Self::Elements(all);
-        }
-        match (self.members(), other.members()) {
-            (Some(mut all), Some(more)) => {
-                all.extend(more);
-                Self::Members(all)
+    /// A section that several files have parts of.
+    fn whole(mut parts: Vec<Self>) -> Self {
+        if parts.len() > 1 {
+            let lists: Option<Vec<_>> = parts.iter().map(Self::listed).collect();
+            if let Some(lists) = lists {
+                return Self::Elements(lists.concat());
             }
-            _ => self,
+            let tables: Option<Vec<_>> = parts.iter().map(Self::members).collect();
+            if let Some(tables) = tables {
+                return Self::Members(tables.into_iter().flatten().collect());
+            }
         }
+        parts.swap_remove(0)
     }
 
     /// By name; also of a list of tables that have names.

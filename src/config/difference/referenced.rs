@@ -1,6 +1,7 @@
 //! What stands in the files that a configuration names: certificates, lists and keys, known by their digests alone.
 //! Which of them are not what they were, and for whom?
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use super::{Difference, Written};
 
 /// Tells of content that changed at the same path. That another path is named stands in the text.
 pub(super) fn compare(before: &Written, after: &Written, difference: &mut Difference) {
+    let after = &*in_the_place_of(before, after);
     let is_other = |(path, digest): &(&PathBuf, &String)| before.contents.get(*path) != Some(*digest);
     let gone = before.contents.keys().filter(|path| !after.contents.contains_key(*path));
     let changed: BTreeSet<&Path> =
@@ -39,6 +41,21 @@ pub(super) fn compare(before: &Written, after: &Written, difference: &mut Differ
             (None, None) => difference.tell(|| format!("{} {what}", path.display())),
         }
     }
+}
+
+/// A configuration that stands in another folder, as if it stood there: what is named beside it is compared with what is
+/// named beside the other.
+fn in_the_place_of<'w>(before: &Written, after: &'w Written) -> Cow<'w, Written> {
+    let [there, here] = [before, after].map(|written| written.path().parent().unwrap_or(Path::new("")));
+    if there == here {
+        return Cow::Borrowed(after);
+    }
+    let place = |path: &Path| path.strip_prefix(here).map_or_else(|_| path.to_owned(), |rest| there.join(rest));
+    Cow::Owned(Written {
+        texts: after.texts.iter().map(|(path, text)| (place(path), text.clone())).collect(),
+        contents: after.contents.iter().map(|(path, digest)| (place(path), digest.clone())).collect(),
+        digest: after.digest.clone(),
+    })
 }
 
 /// Who names a file.

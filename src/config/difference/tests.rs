@@ -20,6 +20,16 @@ fn changes(before: &str, after: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_stands_beside_another_file_is_compared_with_what_stands_beside_ours() {
+    let text = "[server.tls]\ncertificate = \"c.pem\"\n[trust.public]\nroots = [\"/etc/ca.pem\"]";
+    let ours =
+        |digest| written(&[("/etc/outgate/c.toml", text)], &[("/etc/outgate/c.pem", digest), ("/etc/ca.pem", "2")]);
+    let theirs = |digest| written(&[("/staging/n.toml", text)], &[("/staging/c.pem", digest), ("/etc/ca.pem", "2")]);
+    assert!(Difference::between(&ours("1"), &theirs("1")).is_empty());
+    assert_eq!(Difference::between(&ours("1"), &theirs("3")).changes, ["server.tls: /etc/outgate/c.pem changed"]);
+}
+
+#[test]
 fn every_kind_of_change_is_told() {
     for (before, after, expected) in [
         ("[server]\nlisten = [\"a\"] # one", "server.listen = ['a']", &[][..]),
