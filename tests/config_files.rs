@@ -122,6 +122,18 @@ fn includes_are_merged_in_order_each_once() {
     assert_eq!(config.files.iter().collect::<std::collections::BTreeSet<_>>(), files.iter().collect());
 }
 
+/// Some editors empty a file before they write it.
+#[test]
+fn an_included_file_without_a_byte_is_no_configuration() {
+    let folder = Folder::new("empty-include");
+    folder.write("config.toml", 0o644, b"include = [\"conf.d/*.toml\"]\n").write("conf.d/10.toml", 0o644, b"");
+    let rejected = folder.load().unwrap_err();
+    let told: Vec<_> = rejected.problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(told, [format!("the included file {} is empty", folder.0.join("conf.d/10.toml").display())]);
+    folder.write("conf.d/10.toml", 0o644, b"# nothing yet\n");
+    folder.config();
+}
+
 #[test]
 fn symlinked_files_are_read_and_relative_to_the_link() {
     let folder = Folder::new("symlink");
@@ -139,7 +151,7 @@ fn the_digest_changes_with_every_file_and_with_nothing_else() {
     assert_eq!(folder.config().digest, digests[0]);
     folder.write("a", 0o600, b"whsec_BBBB");
     digests.push(folder.config().digest);
-    folder.write("conf.d/x.toml", 0o644, b"");
+    folder.write("conf.d/x.toml", 0o644, b"#");
     digests.push(folder.config().digest);
     folder.write("config.toml", 0o644, &[main, b"# x".to_vec()].concat());
     digests.push(folder.config().digest);

@@ -271,7 +271,12 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
     let texts = reader.included(main, &file);
     let documents: Vec<_> = texts.iter().map(|(file, text)| (*file, reader.document(*file, text))).collect();
     let mut files = vec![file];
-    for (file, nodes) in &documents {
+    for ((file, nodes), (_, text)) in documents.iter().zip(&texts) {
+        if text.is_empty() {
+            let (path, _) = reader.sources.get(*file).unwrap_or((Path::new(""), ""));
+            let problem = Problem::general(format!("the included file {} is empty", path.display()));
+            reader.problems.push(problem.help("remove it, or write what belongs there: a comment will do"));
+        }
         let table = Table::of_file(&mut reader, *file, nodes, &keys::FILE);
         for key in keys::MAIN_ONLY.iter().filter_map(|key| table.get(key)) {
             let problem = Problem::at(key.place, format!("`{}` stands in an included file", key.key));
