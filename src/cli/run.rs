@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{load_or_say, show};
 use crate::app::{self, Start};
+use crate::config::journal::absolute;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -26,7 +27,9 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> ExitCode {
-        let valid = match load_or_say(self.config.as_deref()) {
+        // Whoever asks what runs may stand in another folder.
+        let path = self.config.as_deref().map(absolute);
+        let valid = match load_or_say(path.as_deref()) {
             Ok(valid) => valid,
             Err(code) => return code,
         };

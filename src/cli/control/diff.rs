@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::super::load_or_say;
 use super::socket::{Question, Socket, Unasked, ask};
 use super::{count, rejected, show};
+use crate::config::journal::absolute;
 use crate::live::configuration::{Outcome, Verdict};
 use crate::sysexits;
 
@@ -45,7 +46,7 @@ impl Diff {
         let body = match self.other_file(&sockets) {
             Ok(None) => Vec::new(),
             // Read by whoever asks: the proxy reads no file because somebody names it.
-            Ok(Some(path)) => match load_or_say(Some(path)) {
+            Ok(Some(path)) => match load_or_say(Some(&absolute(path))) {
                 Ok(valid) => json!(Arc::unwrap_or_clone(valid.config.written)).to_string().into_bytes(),
                 Err(code) => return code,
             },
