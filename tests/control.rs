@@ -8,10 +8,11 @@ mod support;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Instant;
 
-use support::Client;
 use support::control::{asked, json, placed, run, said, status, text, write};
 use support::scene::{Scene, scene_of};
+use support::{Client, PATIENCE};
 
 fn scene() -> Scene {
     scene_of(&asked)
@@ -205,4 +206,45 @@ fn a_running_proxy_says_how_full_its_limits_are_and_whom_it_leaves_alone() {
     assert_eq!(explain("https://elsewhere.example/").0, 1, "refused, as it would be");
     let (code, out, _) = said(&run(&scene, &["explain", "POST", &url, "--running"]));
     assert!(code == 0 && out.contains("now        limit few: 0 of 3 left"), "{out}");
+}
+
+/// Polls: what is looked for comes by itself, within seconds.
+fn until(scene: &Scene, what: &str, mut found: impl FnMut(&serde_json::Value) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = status(scene);
+        if found(&status) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {status:#}");
+    }
+}
+
+#[test]
+fn what_was_rejected_is_forgotten_when_it_is_gone_from_the_disk() {
+    let scene = scene();
+    let good = text(&scene, "");
+    write(&scene, &good.replace("scheme = \"standard-webhooks\"", "scheme = \"other\""));
+    assert_eq!(run(&scene, &["reload"]).status.code(), Some(78));
+    assert!(metric(&scene, "outgate_reload_failed 1"));
+    write(&scene, &good);
+    until(&scene, "neither rejected nor drifting", |status| status["rejected"].is_null() && status["drift"].is_null());
+    assert!(metric(&scene, "outgate_reload_failed 0"));
+    // What is there next is told as what it is.
+    write(&scene, &good.replace("scheme = \"standard-webhooks\"", "scheme = \"other\""));
+    assert_eq!(run(&scene, &["reload"]).status.code(), Some(78));
+    write(&scene, &text(&scene, "[limits.late]\nrate = \"20/s\"\n"));
+    until(&scene, "drifting only", |status| {
+        status["rejected"].is_null() && status["drift"]["what"] == "limits.late: added: { rate = \"20/s\" }"
+    });
+}
+
+#[test]
+fn drift_is_noticed_while_others_keep_asking() {
+    let scene = scene();
+    write(&scene, &text(&scene, "[limits.late]\nrate = \"20/s\"\n"));
+    until(&scene, "drift", |status| {
+        assert_eq!(run(&scene, &["diff"]).status.code(), Some(1));
+        !status["drift"].is_null()
+    });
 }

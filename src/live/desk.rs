@@ -10,7 +10,7 @@ use super::configuration::{By, Outcome};
 use crate::config::Written;
 
 /// Bounded by who can ask: files and signals are one request each however often they ask, and each user holds one of
-/// the admin listener's connections.
+/// the admin listener's connections; who has gone is forgotten.
 #[derive(Default)]
 pub struct Desk {
     waiting: Mutex<Waiting>,
@@ -53,6 +53,7 @@ impl Desk {
         let (told, outcome) = oneshot::channel();
         self.with(|waiting| {
             waiting.note(by);
+            waiting.told.retain(|told| !told.is_closed());
             waiting.told.push(told);
         });
         outcome
@@ -60,7 +61,10 @@ impl Desk {
 
     pub fn compare(&self, with: With) -> oneshot::Receiver<Outcome> {
         let (told, outcome) = oneshot::channel();
-        self.with(|waiting| waiting.comparisons.push(Comparison { with, told }));
+        self.with(|waiting| {
+            waiting.comparisons.retain(|asked| !asked.told.is_closed());
+            waiting.comparisons.push(Comparison { with, told });
+        });
         outcome
     }
 

@@ -81,10 +81,18 @@ pub struct Basis {
     system: Option<(String, String)>,
 }
 
+/// What this host says of names.
+const SYSTEM: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
+
 impl Basis {
+    /// The files that it is read from, beside the configuration.
+    pub fn files(config: &config::Resolver) -> &'static [&'static str] {
+        if config.servers.is_empty() { &SYSTEM } else { &[] }
+    }
+
     pub fn read(config: &config::Resolver) -> io::Result<Self> {
         let system = match config.servers.is_empty() {
-            true => Some((text_of("/etc/hosts")?, text_of("/etc/resolv.conf")?)),
+            true => Some((text_of(SYSTEM[0])?, text_of(SYSTEM[1])?)),
             false => None,
         };
         let servers = config.servers.iter().map(|server| server.value).collect();

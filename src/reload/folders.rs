@@ -5,25 +5,18 @@
 //! thousand folders would flood it.
 
 use std::collections::BTreeSet;
-use std::future::pending;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::{DEBOUNCE, Trigger};
+use super::{DEBOUNCE, LOOK, Trigger};
 use crate::config::KeyDirs;
-
-/// How often what is not watched is looked over.
-const LOOK_OVER: Duration = Duration::from_secs(2);
-/// And no more than this part of the time is spent on it.
-const SHARE: u32 = 50;
 
 /// How long the thread that listens lives on when it is not needed any more.
 const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
@@ -87,20 +80,12 @@ impl Folders {
     fn tell(&mut self, missed: usize, count: usize, why: &str) {
         if missed > 0 && self.unwatched == 0 {
             warn!(
-                "{missed} of {count} folders of keys are not watched: {why}; they are looked over every {LOOK_OVER:?} instead"
+                "{missed} of {count} folders of keys are not watched: {why}; they are looked over every {LOOK:?} instead"
             );
         } else if missed == 0 && self.unwatched > 0 {
             info!("all {count} folders of keys are watched again");
         }
         self.unwatched = missed;
-    }
-
-    /// Resolves when it is time to look over what is not watched; `took`: what that cost the last time.
-    pub(super) async fn due(&self, took: Duration) {
-        match self.unwatched {
-            0 => pending().await,
-            _ => tokio::time::sleep(LOOK_OVER.max(took * SHARE)).await,
-        }
     }
 }
 

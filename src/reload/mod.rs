@@ -17,14 +17,14 @@ use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::config::difference::Difference;
-use crate::config::{Config, KeyDirs, Sight};
+use crate::config::{Config, Sight};
 use crate::live::Live;
 use crate::live::configuration::{Adopted, By, Outcome, Rejected, Verdict, how, named};
 use crate::live::desk::{Comparison, Desk, With};
 use folders::Folders;
 use kept::Kept;
 use listeners::Listeners;
-use prepare::{Change, Files, Found, Next, Rejection, look, prepare};
+use prepare::{Change, Files, Found, Looked, Next, Rejection, prepare};
 use started::Started;
 use watch::Watch;
 
@@ -43,12 +43,12 @@ pub struct Reloader {
     started: Started,
     /// Whether files are read again when they change, and not only when somebody asks.
     watches: bool,
-    /// What to watch: all that the last reading looked at, whatever came of it.
-    files: Vec<PathBuf>,
-    /// What the last reading read of tenants' keys.
-    key_dirs: KeyDirs,
+    /// By the last reading.
+    looked: Looked,
     /// Why what stands on disk was not adopted the last time.
     told: Vec<String>,
+    /// The digest of a configuration without problems whose listeners could not be opened.
+    unheard: Option<[u8; 32]>,
     /// What the files looked like when they were read the last time; `None`: they might have changed at that moment.
     sight: Option<Sight>,
     /// What they look like since, if that is something else.
@@ -63,8 +63,8 @@ pub struct Reloader {
 enum Cause {
     /// Somebody, or something that changed, asked for it.
     Asked,
-    /// It was time to look over what is not watched: silent where nothing has changed.
-    Due,
+    /// It was found to have changed, unheard: silent where nothing has.
+    Found,
 }
 
 /// On whose behalf.
@@ -102,71 +102,67 @@ impl Reloader {
         live.desk.attend();
         live.configuration.rolls_back(config.rollback);
         let started = Started::of(&config);
-        let Config { files, key_dirs, server, .. } = config;
-        let (told, watches) = (Vec::new(), server.watch);
-        Self { path, started, watches, files, key_dirs, told, sight: None, changed: None, kept, live, listeners }
+        let (watches, looked, told) = (config.server.watch, Looked::of(&config), Vec::new());
+        Self { path, started, watches, looked, told, unheard: None, sight: None, changed: None, kept, live, listeners }
     }
 
     pub async fn run(mut self) {
         let trigger = Trigger(Arc::downgrade(&self.live.desk));
         let (mut watch, mut folders) = (Watch::new(trigger.clone()), Folders::new(trigger.clone()));
         self.follow(&trigger, &mut watch, &mut folders).await;
-        let (mut took, mut looked) = (Duration::ZERO, Duration::ZERO);
+        let mut next_look = Instant::now() + LOOK;
         loop {
-            let cause = tokio::select! {
-                () = self.live.desk.arrived() => Cause::Asked,
-                () = folders.due(took) => Cause::Due,
-                () = tokio::time::sleep(LOOK.max(looked * LOOK_SHARE)) => {
+            tokio::select! {
+                () = self.live.desk.arrived() => {}
+                () = tokio::time::sleep_until(next_look.into()) => {
                     let start = Instant::now();
-                    self.look().await;
-                    looked = start.elapsed();
+                    if self.look().await {
+                        self.follow(&trigger, &mut watch, &mut folders).await;
+                    }
+                    next_look = Instant::now() + LOOK.max(start.elapsed() * LOOK_SHARE);
                     continue;
                 }
-            };
+            }
             // All of them at once: what begins now is after each of them asked.
             let waiting = self.live.desk.take();
-            if cause == Cause::Due || !waiting.by.is_empty() {
-                let start = Instant::now();
-                if cause == Cause::Asked {
-                    let _ = sd_notify::notify(&reloading());
-                }
-                let outcome = self.reload(&Asked::by(&waiting.by), cause).await;
+            if !waiting.by.is_empty() {
+                let _ = sd_notify::notify(&reloading());
+                let outcome = self.reload(&Asked::by(&waiting.by), Cause::Asked).await;
                 for told in waiting.told {
                     let _ = told.send(outcome.clone()); // who asked may have gone
                 }
                 self.follow(&trigger, &mut watch, &mut folders).await;
-                if cause == Cause::Asked {
-                    let _ = sd_notify::notify(&[NotifyState::Ready]);
-                }
-                took = start.elapsed();
+                let _ = sd_notify::notify(&[NotifyState::Ready]);
             }
-            for Comparison { with, told } in waiting.comparisons {
+            for Comparison { with, told } in waiting.comparisons.into_iter().filter(|asked| !asked.told.is_closed()) {
                 let _ = told.send(self.compare(with).await);
             }
         }
     }
 
     /// Whether the files are still what was read. Where they are watched a change went unheard if it is there for a while:
-    /// it is taken up. Where they are not, it is told.
-    async fn look(&mut self) {
-        let (main, files, key_dirs) = (self.path.clone(), self.files.clone(), self.key_dirs.clone());
-        let Ok(sight) = self.live.aside.run(move || look(&main, &files, &key_dirs, SystemTime::now())).await else {
-            return;
-        };
+    /// it is taken up. Where they are not, it is told. True if they were read.
+    async fn look(&mut self) -> bool {
+        let (main, looked) = (self.path.clone(), self.looked.clone());
+        let Ok(sight) = self.live.aside.run(move || looked.sight(&main, SystemTime::now())).await else { return false };
         if self.sight == Some(sight) {
-            return;
+            return false;
         }
         if self.watches {
             // Not in the middle of a change.
-            if self.changed.replace(sight) == Some(sight) {
-                self.reload(&Asked::by(&[]), Cause::Due).await;
+            let is_over = self.changed.replace(sight) == Some(sight);
+            if is_over {
+                self.reload(&Asked::by(&[]), Cause::Found).await;
             }
-            return;
+            return is_over;
         }
         let drift = match self.read(Files::OnDisk).await {
-            Ok(Next { change, sight, config }) => {
-                self.seen(Some(sight));
+            Ok(Next { change, looked, sight, config }) => {
+                self.saw(looked, Some(sight));
                 self.live.configuration.rolls_back(config.rollback);
+                if self.unheard != Some(config.digest) {
+                    self.forget_rejection();
+                }
                 self.live.aside.free(config);
                 change.map(|change| {
                     let first = change.difference.changes.into_iter().next();
@@ -174,16 +170,28 @@ impl Reloader {
                 })
             }
             Err(rejection) => {
-                self.seen(rejection.sight);
+                self.saw(rejection.looked, rejection.sight);
+                if rejection.problems.lines != self.told {
+                    self.forget_rejection();
+                }
                 rejection.problems.lines.into_iter().next()
             }
         };
         self.drifts(drift);
+        true
     }
 
-    fn seen(&mut self, sight: Option<Sight>) {
+    fn saw(&mut self, looked: Looked, sight: Option<Sight>) {
+        self.looked = looked;
         self.sight = sight.filter(|sight| sight.is_settled);
         self.changed = None;
+    }
+
+    /// What was rejected is not on disk any more.
+    fn forget_rejection(&mut self) {
+        self.told.clear();
+        self.unheard = None;
+        self.live.unreject();
     }
 
     /// Told when it begins and when it ends.
@@ -200,51 +208,48 @@ impl Reloader {
 
     /// What changed after it was read and before it was watched has gone unseen: it is read once more.
     async fn follow(&self, trigger: &Trigger, watch: &mut Watch, folders: &mut Folders) {
-        let (files, key_dirs) = match self.watches {
-            true => (self.files.as_slice(), &self.key_dirs),
-            false => (&[][..], &KeyDirs::new()),
-        };
-        let is_wider = watch.follow(files);
-        if folders.follow(key_dirs).await || is_wider {
+        let none = Looked::default();
+        let looked = if self.watches { &self.looked } else { &none };
+        let is_wider = watch.follow(&looked.files, &self.live.aside).await;
+        if folders.follow(&looked.key_dirs).await || is_wider {
             trigger.pull();
         }
     }
 
     /// What these files say, or why they cannot be adopted.
     async fn read(&self, files: Files) -> Result<Next, Box<Rejection>> {
-        let (path, before, known) = (self.path.clone(), self.live.in_force(), self.key_dirs.clone());
+        let (path, before, known) = (self.path.clone(), self.live.in_force(), self.looked.key_dirs.clone());
         let written = Arc::clone(&self.live.configuration.adopted().written);
         let reading = self.live.aside.run(move || prepare(&path, &before, &written, &known, files));
         reading.await.unwrap_or_else(|_| {
             let problems = Found::general("the configuration could not be read");
-            Err(Box::new(Rejection { problems, files: self.files.clone(), key_dirs: KeyDirs::new(), sight: None }))
+            Err(Box::new(Rejection { problems, looked: self.looked.clone(), sight: None }))
         })
     }
 
     /// Put in force only as a whole and without problems.
     async fn reload(&mut self, asked: &Asked, cause: Cause) -> Outcome {
-        let Next { config, change, sight } = match self.read(Files::OnDisk).await {
+        let Next { config, looked, change, sight } = match self.read(Files::OnDisk).await {
             Ok(next) => next,
             Err(rejection) => {
-                self.seen(rejection.sight);
-                self.files = rejection.files;
-                // Where the text is broken not all of them were read, and those in force are needed again.
-                self.key_dirs.extend(rejection.key_dirs);
+                self.saw(rejection.looked, rejection.sight);
+                self.unheard = None;
                 return self.keep(rejection.problems, asked, cause);
             }
         };
-        self.seen(Some(sight));
-        (self.files, self.key_dirs) = (config.files.clone(), config.key_dirs.clone());
+        self.saw(looked, Some(sight));
         self.live.configuration.rolls_back(config.rollback);
         let outcome = match change {
             None => {
-                self.told.clear();
-                self.live.unreject();
+                self.forget_rejection();
                 self.drifts(None);
                 self.live.configuration.outcome(Verdict::Unchanged)
             }
             Some(change) => match self.listeners.prepare(&config) {
-                Err(problems) => self.keep(Found::of(&problems, &config.sources), asked, cause),
+                Err(problems) => {
+                    self.unheard = Some(config.digest);
+                    self.keep(Found::of(&problems, &config.sources), asked, cause)
+                }
                 Ok(listeners) => self.adopt(change, listeners, &config, asked).await,
             },
         };
@@ -268,6 +273,7 @@ impl Reloader {
         let (number, how) = (adopted.number, adopted.how.clone());
         let all_warnings = adopted.warnings.clone();
         self.told.clear();
+        self.unheard = None;
         self.watches = config.server.watch;
         self.live.adopt(in_force, adopted.clone());
         self.listeners.commit(listeners);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
-use crate::config::{self, Config, KeyDirs, Problem, Severity, Sight, Sources, Written};
+use crate::config::{self, Config, KeyDirs, Problem, Rejected, Severity, Sight, Sources, Written};
 use crate::live::InForce;
 use crate::net::resolve::Basis;
 use crate::policy;
@@ -17,6 +17,7 @@ use crate::policy;
 /// A configuration without problems.
 pub(super) struct Next {
     pub(super) config: Config,
+    pub(super) looked: Looked,
     /// `None`: it is the one that is in force.
     pub(super) change: Option<Change>,
     /// Of the files as they were read.
@@ -31,12 +32,46 @@ pub(super) struct Change {
     pub(super) warnings: Vec<String>,
 }
 
-/// Why a configuration is not adopted, and the files whose change might mend it.
+/// Why a configuration is not adopted, and what might mend it.
 pub(super) struct Rejection {
     pub(super) problems: Found,
-    pub(super) files: Vec<PathBuf>,
-    pub(super) key_dirs: KeyDirs,
+    pub(super) looked: Looked,
     pub(super) sight: Option<Sight>,
+}
+
+/// All that a reading looked at, whatever came of it.
+#[derive(Clone, Default)]
+pub(super) struct Looked {
+    /// What is watched.
+    pub(super) files: Vec<PathBuf>,
+    /// What was read of tenants' keys.
+    pub(super) key_dirs: KeyDirs,
+    /// What this host says of names: in a folder where too much goes on to be watched.
+    system: &'static [&'static str],
+}
+
+impl Looked {
+    pub(super) fn of(config: &Config) -> Self {
+        let (files, key_dirs) = (config.files.clone(), config.key_dirs.clone());
+        Self { files, key_dirs, system: Basis::files(&config.resolver) }
+    }
+
+    /// Where the text is broken not all of it was read, and what was `known` is needed again.
+    fn at(rejected: &Rejected, known: &KeyDirs) -> Self {
+        let mut key_dirs = known.clone();
+        key_dirs.extend(rejected.key_dirs.clone());
+        let system = rejected.rest.as_ref().map_or(&[][..], |config| Basis::files(&config.resolver));
+        Self { files: rejected.files.clone(), key_dirs, system }
+    }
+
+    /// All of it, from outside; `then`: it was read, or is looked at.
+    pub(super) fn sight(&self, main: &Path, then: SystemTime) -> Sight {
+        let rollback = journal::place(main);
+        let folders = self.key_dirs.values();
+        let keys: Vec<PathBuf> = folders.flat_map(|key_dir| key_dir.folders().chain(key_dir.files())).collect();
+        let paths = self.files.iter().chain(&keys).chain([&rollback]).map(PathBuf::as_path);
+        Sight::of(paths.chain(self.system.iter().map(Path::new)), then)
+    }
 }
 
 /// Which files are meant.
@@ -81,23 +116,21 @@ pub(super) fn prepare(
         Files::Over(overlay) => config::load_over(path, known, overlay),
     };
     let loaded = loaded.map_err(|rejected| {
-        let (files, key_dirs) = (rejected.files.clone(), rejected.key_dirs.clone());
-        let sight = look(path, &files, &key_dirs, then);
+        let looked = Looked::at(&rejected, known);
+        let sight = Some(looked.sight(path, then));
         let (problems, sources) = policy::every_problem(rejected, now);
-        Box::new(Rejection { problems: Found::of(&problems, &sources), files, key_dirs, sight: Some(sight) })
+        Box::new(Rejection { problems: Found::of(&problems, &sources), looked, sight })
     })?;
     let config::Loaded { config, mut warnings } = loaded;
-    let sight = look(path, &config.files, &config.key_dirs, then);
-    let rejection = |problems| {
-        let (files, key_dirs) = (config.files.clone(), config.key_dirs.clone());
-        Box::new(Rejection { problems, files, key_dirs, sight: Some(sight) })
-    };
+    let looked = Looked::of(&config);
+    let sight = looked.sight(path, then);
+    let rejection = |problems| Box::new(Rejection { problems, looked: Looked::of(&config), sight: Some(sight) });
     let (plan, more) = policy::compile_after(&config, Some(&before.plan), now)
         .map_err(|problems| rejection(Found::of(&problems, &config.sources)))?;
     let basis = Basis::read(&config.resolver);
     let resolves_the_same = basis.is_ok_and(|basis| basis == *before.resolver.basis());
     if config.digest == before.plan.digest && resolves_the_same {
-        return Ok(Next { config, change: None, sight });
+        return Ok(Next { config, looked, change: None, sight });
     }
     warnings.extend(more);
     let (left_out, warnings): (Vec<_>, Vec<_>) =
@@ -109,12 +142,5 @@ pub(super) fn prepare(
     if !resolves_the_same && difference.is_empty() {
         difference.changes.push("resolver: what the system says of it changed".to_owned());
     }
-    Ok(Next { config, change: Some(Change { in_force, difference, left_out, warnings }), sight })
-}
-
-/// All that makes up a configuration, from outside; `then`: it was read, or is looked at.
-pub(super) fn look(main: &Path, files: &[PathBuf], key_dirs: &KeyDirs, then: SystemTime) -> Sight {
-    let rollback = journal::place(main);
-    let keys: Vec<PathBuf> = key_dirs.values().flat_map(|key_dir| key_dir.folders().chain(key_dir.files())).collect();
-    Sight::of(files.iter().chain(&keys).chain([&rollback]).map(PathBuf::as_path), then)
+    Ok(Next { config, looked, change: Some(Change { in_force, difference, left_out, warnings }), sight })
 }

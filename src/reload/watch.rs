@@ -2,7 +2,7 @@
 //! When has one of them changed?
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use notify::RecursiveMode;
@@ -10,6 +10,7 @@ use notify_debouncer_full::{DebounceEventResult, DebouncedEvent, Debouncer, Reco
 use tracing::warn;
 
 use super::{DEBOUNCE, Trigger};
+use crate::live::aside::Aside;
 
 /// Watches the folders of files, not the files: an editor that renames, or a symlink that is swapped, puts another file
 /// in the same place.
@@ -44,11 +45,11 @@ impl Watch {
     }
 
     /// True if there is a folder among theirs that was not watched before.
-    pub(super) fn follow(&mut self, files: &[PathBuf]) -> bool {
+    pub(super) async fn follow(&mut self, files: &[PathBuf], aside: &Aside) -> bool {
         let Some(debouncer) = &mut self.debouncer else { return false };
-        let absolute = files.iter().flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()]);
-        *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = absolute.flatten().collect();
-        let wanted: BTreeSet<PathBuf> = files.iter().flat_map(|file| folders(file)).collect();
+        let files = files.to_vec();
+        let Ok((followed, wanted)) = aside.run(move || places(&files)).await else { return false };
+        *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = followed;
         for gone in self.folders.difference(&wanted) {
             let _ = debouncer.unwatch(gone);
         }
@@ -63,13 +64,19 @@ impl Watch {
     }
 }
 
-/// The folder where a file's name stands, and the one where a symlink leads.
-fn folders(file: &Path) -> Vec<PathBuf> {
-    let parent = |path: &Path| path.parent().unwrap_or(path).to_owned();
-    let file = &std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-    let mut folders = vec![parent(file)];
-    if let Ok(real) = file.canonicalize() {
-        folders.push(parent(&real));
+/// What files are called, also where a symlink leads, and the folders where these names stand. Of a folder that is looked
+/// into, also itself: there may be no file in it yet.
+fn places(files: &[PathBuf]) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
+    let (mut names, mut folders) = (BTreeSet::new(), BTreeSet::new());
+    for file in files {
+        let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        for name in [absolute.canonicalize().ok(), Some(absolute)].into_iter().flatten() {
+            folders.insert(name.parent().unwrap_or(&name).to_owned());
+            if name.is_dir() {
+                folders.insert(name.clone());
+            }
+            names.insert(name);
+        }
     }
-    folders
+    (names, folders)
 }
