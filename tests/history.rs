@@ -149,7 +149,7 @@ fn nothing_is_written_where_the_configuration_is_not() {
         let here = folder.path("conf.d/a.toml").display().to_string();
         fs::write(&entry, text.replace(&here, place.to_str().unwrap())).unwrap();
         let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
-        assert!(code == 73 && err.contains("x.toml, which is neither below"), "{code} {err}");
+        assert!(code == 73 && err.contains("x.toml, which is not of it, or neither below"), "{code} {err}");
         assert!(!place.exists() && !folder.path(".config.toml.rollback").exists());
     }
     fs::write(&entry, text).unwrap();
@@ -159,6 +159,118 @@ fn nothing_is_written_where_the_configuration_is_not() {
     let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
     assert_eq!(code, 66, "{err}");
     assert_eq!(status(&scene)["configuration"]["number"], 3);
+}
+
+/// Of a configuration that was kept, one that was broken off, and the word of a socket: the proxy may write all of them.
+#[test]
+fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
+    let scene = scene(false);
+    let (folder, elsewhere) = (&scene.outgate.folder, Folder::new());
+    let victim = elsewhere.write("victim", "untouched");
+    let is_refused = |words: &[&str], expected: i32, why: &str| {
+        let (code, _, err) = said(&run(&scene, words));
+        assert!(code == expected && err.contains(why), "{words:?}: {code} {err}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+    };
+    // A link of the operator's, among the files of a configuration.
+    let link = folder.path("link.pem");
+    std::os::unix::fs::symlink(&victim, &link).unwrap();
+    let kept = folder.path("state/history/000002");
+    let entry = fs::read_to_string(kept.join("entry.json")).unwrap();
+    let include = folder.path("conf.d/a.toml").display().to_string();
+    let text = fs::read_to_string(kept.join("0")).unwrap();
+    let named = text.replacen("conf.d/*.toml", "link.pem", 1);
+    for text in [&text, &named] {
+        fs::write(kept.join("0"), text).unwrap();
+        fs::write(kept.join("entry.json"), entry.replace(&include, link.to_str().unwrap())).unwrap();
+        is_refused(&["rollback", "2"], 73, "link.pem, which is not of it");
+    }
+    fs::write(kept.join("entry.json"), &entry).unwrap();
+    fs::write(kept.join("0"), text).unwrap();
+
+    // A rollback that seems broken off.
+    let journal = folder.path(".config.toml.rollback");
+    fs::create_dir(&journal).unwrap();
+    let manifest = serde_json::json!({
+        "number": 2, "files": [folder.path("config.toml"), elsewhere.path("new")], "removed": [victim],
+    });
+    fs::copy(folder.path("config.toml"), journal.join("0")).unwrap();
+    fs::write(journal.join("1"), "").unwrap();
+    fs::write(journal.join("manifest.json"), manifest.to_string()).unwrap();
+    for words in [&["rollback", "2"][..], &["rollback", "--finish"]] {
+        is_refused(words, 73, "new, which is not of it");
+        assert!(!elsewhere.path("new").exists());
+    }
+    fs::remove_dir_all(journal).unwrap();
+
+    // A folder that others may write to.
+    let open = |mode| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(folder.path("x").parent().unwrap(), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(0o777);
+    is_refused(&["rollback", "2"], 73, "is open to others");
+    open(0o755);
+
+    // Somebody else's socket, or a proxy of another file.
+    let other = folder.write("other.toml", file(&scene, "config.toml").unwrap());
+    is_refused(&["rollback", "2", "--config", other.to_str().unwrap()], 2, "what runs is of ");
+    assert_eq!(status(&scene)["configuration"]["number"], 3);
+}
+
+#[test]
+fn a_rollback_is_asked_about_and_one_at_a_time() {
+    let left = Left::new();
+    let mut unasked = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    unasked
+        .args(["rollback", "2", "--config"])
+        .arg(&left.main)
+        .arg("--state")
+        .arg(left.scene.outgate.folder.path("state"));
+    let (code, _, err) = said(&unasked.output().unwrap());
+    assert!(code == 69 && err.contains("--offline writes without its word"), "{code} {err}");
+    let held = restore::lock(&left.main).unwrap().unwrap();
+    let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
+    assert!(code == 75 && err.contains("under way"), "{code} {err}");
+    drop(held);
+    assert_eq!(versions(&left.main), BTreeSet::from(["# v2".to_owned()]));
+    let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
+    assert!(code == 0 && err.contains("from the next start"), "{code} {err}");
+    assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
+}
+
+#[test]
+fn a_rollback_may_move_the_socket_that_it_is_asked_over() {
+    let scene = scene(false);
+    let moved = file(&scene, "config.toml").unwrap().replace("admin.sock", "moved.sock");
+    scene.outgate.folder.write("config.toml", moved);
+    let before = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
+    assert_eq!(said(&run(&scene, &["reload", "--admin", &before])).0, 0);
+    let (code, _, err) = said(&run(&scene, &["rollback", "3"]));
+    assert!(code == 0 && err.contains("configuration 5 is in force") && err.contains("rollback to 3"), "{code} {err}");
+}
+
+#[test]
+fn what_is_gone_comes_back_for_nobody_but_who_might_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = scene_of(&asked);
+    let include = scene.outgate.folder.path("conf.d/a.toml");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    write(&scene, &version(&scene, 1, false));
+    fs::set_permissions(&include, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    write(&scene, &version(&scene, 2, false));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    let main = scene.outgate.folder.path("config.toml");
+    let of_main = mode(&main);
+    // The main file as well, by mistake.
+    fs::remove_file(&main).unwrap();
+    let socket = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
+    let words = ["rollback", "2", "--admin", &socket, "--config", main.to_str().unwrap()];
+    let (code, _, err) = said(&run(&scene, &words));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!((mode(&include), mode(&main)), (0o600, of_main));
+    assert_eq!(versions(&main), BTreeSet::from(["# v1".to_owned()]));
 }
 
 #[test]
@@ -239,6 +351,7 @@ impl Left {
     fn rollback(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
         command.arg("rollback").args(words).arg("--config").arg(&self.main);
+        command.args(words.first().filter(|word| **word != "--finish").map(|_| "--offline"));
         command.arg("--state").arg(self.scene.outgate.folder.path("state"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
@@ -283,7 +396,7 @@ fn between_any_two_steps_the_whole_set_counts() {
     let (one, two) = (BTreeSet::from(["# v1".to_owned()]), BTreeSet::from(["# v2".to_owned()]));
     let history = History::at(folder.path("state/history"));
     let entry = history.entry(2).unwrap();
-    let overlay = || restore::overlay(&left.main, 2, &history.written(&entry).unwrap());
+    let overlay = || restore::overlay(&left.main, &entry, &history.written(&entry).unwrap());
     assert_eq!(overlay().removed, BTreeSet::from([folder.path("conf.d/b.toml")]));
 
     // Before it has its name, it is nothing.

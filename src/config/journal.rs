@@ -25,6 +25,8 @@ pub struct Manifest {
     pub files: Vec<PathBuf>,
     /// Files that patterns of `include` find, and that the configuration had not.
     pub removed: BTreeSet<PathBuf>,
+    #[serde(default)]
+    pub modes: BTreeMap<PathBuf, u32>,
 }
 
 /// What counts in the place of what stands on disk.
@@ -33,6 +35,8 @@ pub struct Overlay {
     pub number: u64,
     /// By absolute path.
     pub texts: BTreeMap<PathBuf, Vec<u8>>,
+    /// Who might read them, as far as that is known.
+    pub modes: BTreeMap<PathBuf, u32>,
     pub removed: BTreeSet<PathBuf>,
 }
 
@@ -75,7 +79,7 @@ pub fn read(main: &Path) -> Result<Option<Overlay>, Unreadable> {
             Err(fault) => return Err(Unreadable(format!("{} {fault}", file.display()))),
         };
     }
-    Ok(Some(Overlay { number: manifest.number, texts, removed: manifest.removed }))
+    Ok(Some(Overlay { number: manifest.number, texts, modes: manifest.modes, removed: manifest.removed }))
 }
 
 impl Overlay {

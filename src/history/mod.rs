@@ -10,6 +10,7 @@ pub mod restore;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,6 +52,9 @@ pub struct Entry {
     pub version: String,
     /// Absolute, the main file first. File number `n` of the folder is called `n`.
     pub files: Vec<PathBuf>,
+    /// Of each of them: who might read it (chmod(2)).
+    #[serde(default)]
+    pub modes: Vec<Option<u32>>,
     /// SHA-256 of each file that they name.
     pub contents: BTreeMap<PathBuf, String>,
 }
@@ -114,6 +118,7 @@ impl History {
     /// not at all.
     pub fn add(&self, mut entry: Entry, written: &Written) -> io::Result<u64> {
         entry.files = written.texts.iter().map(|(path, _)| journal::absolute(path)).collect();
+        entry.modes = entry.files.iter().map(|path| Some(fs::metadata(path).ok()?.mode() & 0o666)).collect();
         entry.contents.clone_from(&written.contents);
         let unfinished = self.folder.join(format!("{UNFINISHED}{}", std::process::id()));
         for _ in 0..TRIES_MAX {
@@ -179,6 +184,7 @@ mod tests {
             digest: number.to_string(),
             version: String::new(),
             files: Vec::new(),
+            modes: Vec::new(),
             contents: BTreeMap::new(),
         }
     }

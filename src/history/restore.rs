@@ -11,6 +11,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use super::Entry;
 use super::durable::{put_in_place, remove_folder, sync_folder};
 use crate::config::journal::{self, MANIFEST, Manifest, Overlay};
 use crate::config::{self, KeyDirs, Written};
@@ -24,57 +28,70 @@ pub struct Begun {
 /// Writes the whole set. From when this returns it is the configuration, whatever happens.
 pub fn begin(main: &Path, overlay: Overlay) -> io::Result<Begun> {
     let main = journal::absolute(main);
-    let (place, unfinished) = (journal::place(&main), beside(&main, "rollback-unfinished"));
+    let unfinished = beside(&main, "rollback-unfinished");
+    let begun = Begun { main, overlay };
     remove_folder(&unfinished)?;
     fs::create_dir(&unfinished)?;
-    let like = fs::metadata(&main)?;
-    let files = [main.clone()].into_iter().chain(overlay.texts.keys().filter(|path| **path != main).cloned());
-    let manifest = Manifest { number: overlay.number, files: files.collect(), removed: overlay.removed.clone() };
-    for (number, path) in manifest.files.iter().enumerate() {
-        let text = overlay.texts.get(path).ok_or_else(|| io::Error::other("no main file"))?;
-        write_like(&unfinished.join(number.to_string()), text, &like)?;
+    let written = begun.write(&unfinished);
+    if written.is_err() {
+        let _ = remove_folder(&unfinished); // what is wrong with the disk was told
     }
-    let json = serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?;
-    write_like(&unfinished.join(MANIFEST), &json, &like)?;
-    // Whoever may read the configuration may read it here.
-    let folder = fs::metadata(main.parent().unwrap_or(Path::new("/")))?;
-    let opened = File::open(&unfinished)?;
-    give(&opened, &folder)?;
-    opened.set_permissions(fs::Permissions::from_mode(folder.mode() & 0o7777))?;
-    put_in_place(&unfinished, &place)?;
-    Ok(Begun { main, overlay })
+    written.map(|()| begun)
 }
 
 /// A configuration that was adopted, in the place of what is on disk.
-pub fn overlay(main: &Path, number: u64, written: &Written) -> Overlay {
+pub fn overlay(main: &Path, entry: &Entry, written: &Written) -> Overlay {
     let texts = written.texts.iter().map(|(path, text)| (journal::absolute(path), text.as_bytes().to_vec()));
-    let mut overlay = Overlay { number, texts: texts.collect(), removed: BTreeSet::new() };
+    let modes = entry.files.iter().zip(&entry.modes).filter_map(|(path, mode)| Some((path.clone(), (*mode)?)));
+    let mut overlay =
+        Overlay { number: entry.number, texts: texts.collect(), modes: modes.collect(), removed: BTreeSet::new() };
     // Files that came later, and that its patterns would find.
-    let found: Vec<PathBuf> = match config::load_over(main, &KeyDirs::new(), overlay.clone()) {
-        Ok(loaded) => loaded.config.sources.paths().map(journal::absolute).collect(),
-        Err(rejected) => rejected.sources.paths().map(journal::absolute).collect(),
-    };
-    overlay.removed = found.into_iter().filter(|path| !overlay.texts.contains_key(path)).collect();
+    overlay.removed = read_by(main, &overlay).into_iter().filter(|path| !overlay.texts.contains_key(path)).collect();
     overlay
 }
 
-/// The files that must not be written for a configuration that was kept: those that neither stand below the main file's
-/// folder nor are of the configuration that is on disk. What was kept is the proxy's to write, and root puts it back.
-pub fn strangers(main: &Path, overlay: &Overlay) -> Vec<PathBuf> {
-    let home = main.parent().unwrap_or(Path::new("/"));
-    let on_disk: BTreeSet<PathBuf> = match config::load(main) {
+/// The main file, and what it includes.
+fn read_by(main: &Path, overlay: &Overlay) -> BTreeSet<PathBuf> {
+    match config::load_over(main, &KeyDirs::new(), overlay.clone()) {
         Ok(loaded) => loaded.config.sources.paths().map(journal::absolute).collect(),
         Err(rejected) => rejected.sources.paths().map(journal::absolute).collect(),
-    };
+    }
+}
+
+/// The files that must not be written: what was kept is the proxy's to write, and root puts it back. So a file has to be
+/// one that the configuration reads as its text, and to stand below the main file's folder, wherever links lead, or to
+/// be of the configuration that is on disk.
+pub fn strangers(main: &Path, overlay: &Overlay) -> Vec<PathBuf> {
+    let home = main.parent().unwrap_or(Path::new("/"));
+    let (read, on_disk) = (read_by(main, overlay), read_by(main, &Overlay::default()));
     let is_below = |path: &Path| {
         let is_plain = path.components().all(|part| part != Component::ParentDir);
-        // Where the folder is there, it must not lead elsewhere by a link.
-        let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
-        let leads_home = folder.is_none_or(|folder| home.canonicalize().is_ok_and(|home| folder.starts_with(home)));
-        is_plain && path.starts_with(home) && leads_home
+        let leads_to = path.ancestors().find_map(|part| part.canonicalize().ok());
+        is_plain
+            && path.starts_with(home)
+            && home.canonicalize().is_ok_and(|home| leads_to.is_some_and(|place| place.starts_with(home)))
     };
+    let texts = overlay.texts.keys().filter(|path| !read.contains(*path));
     let all = overlay.texts.keys().chain(&overlay.removed);
-    all.filter(|path| !is_below(path) && !on_disk.contains(*path)).cloned().collect()
+    texts.chain(all.filter(|path| !is_below(path) && !on_disk.contains(*path))).cloned().collect()
+}
+
+/// A folder in which nobody else may put files: root writes what it finds there to where that says.
+pub fn is_ours(folder: &Path) -> io::Result<bool> {
+    let found = fs::metadata(folder)?;
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let by_group = found.mode() & 0o020 != 0 && ![0, gid].contains(&found.gid());
+    Ok([0, uid].contains(&found.uid()) && found.mode() & 0o002 == 0 && !by_group)
+}
+
+/// Keeps a second one from writing the same files, while it is held.
+pub fn lock(main: &Path) -> io::Result<Option<File>> {
+    let folder = File::open(main.parent().unwrap_or(Path::new("/")))?;
+    match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(folder)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(fault) => Err(fault.into()),
+    }
 }
 
 /// One that somebody else began.
@@ -84,8 +101,46 @@ pub fn begun(main: &Path) -> Result<Option<Begun>, journal::Unreadable> {
 }
 
 impl Begun {
-    pub fn number(&self) -> u64 {
-        self.overlay.number
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// All of it into a folder, and that to where it counts.
+    fn write(&self, unfinished: &Path) -> io::Result<()> {
+        let Self { main, overlay } = self;
+        let files = [main.clone()].into_iter().chain(overlay.texts.keys().filter(|path| *path != main).cloned());
+        let manifest = Manifest {
+            number: overlay.number,
+            files: files.collect(),
+            removed: overlay.removed.clone(),
+            modes: overlay.modes.clone(),
+        };
+        for (number, path) in manifest.files.iter().enumerate() {
+            let text = overlay.texts.get(path).ok_or_else(|| io::Error::other("no main file"))?;
+            write_like(&unfinished.join(number.to_string()), text, &self.like(path)?)?;
+        }
+        let json = serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?;
+        // Whoever may look into the folder may know what is there.
+        let folder = fs::metadata(main.parent().unwrap_or(Path::new("/")))?;
+        write_like(&unfinished.join(MANIFEST), &json, &Like::of(&folder))?;
+        let opened = File::open(unfinished)?;
+        give(&opened, &Like::of(&folder))?;
+        opened.set_permissions(fs::Permissions::from_mode(folder.mode() & 0o7777))?;
+        put_in_place(unfinished, &journal::place(main))
+    }
+
+    /// Whose a file is to be, and who may read it: as it is now, else as it was, in a folder of those whose folder it is.
+    fn like(&self, path: &Path) -> io::Result<Like> {
+        match fs::metadata(path) {
+            Ok(found) => Ok(Like::of(&found)),
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
+                let folder = path.ancestors().skip(1).find_map(|folder| fs::metadata(folder).ok());
+                let folder = folder.ok_or(io::ErrorKind::NotFound)?;
+                let mode = self.overlay.modes.get(path).map_or(0o640, |mode| mode & 0o644);
+                Ok(Like { mode, ..Like::of(&folder) })
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     /// As if it had never begun; for one whose files are not in their places yet.
@@ -96,7 +151,7 @@ impl Begun {
     /// Puts each file in its place. To do it again, from wherever it was broken off, does what is left.
     pub fn finish(self) -> io::Result<()> {
         for (path, text) in &self.overlay.texts {
-            replace(path, text)?;
+            self.replace(path, text)?;
         }
         for path in &self.overlay.removed {
             match fs::rename(path, beside(path, "before-rollback")) {
@@ -105,6 +160,23 @@ impl Begun {
             }
         }
         self.clear()
+    }
+
+    /// Where a link leads to, the file is replaced, not the link.
+    fn replace(&self, path: &Path, text: &[u8]) -> io::Result<()> {
+        let like = self.like(path)?;
+        let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        match fs::read(path) {
+            Ok(before) if before == text => return Ok(()),
+            Ok(before) => write_anew(&beside(path, "before-rollback"), &before, &like)?,
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+            }
+            Err(fault) => return Err(fault),
+        }
+        let next = beside(path, "rollback-next");
+        write_anew(&next, text, &like)?;
+        put_in_place(&next, path)
     }
 
     /// The name first: half of the set must not count.
@@ -121,52 +193,42 @@ fn beside(path: &Path, what: &str) -> PathBuf {
     path.with_file_name(format!(".{}.{what}", path.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// Where a link leads to, the file is replaced, not the link.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let like = match fs::metadata(path) {
-        Ok(like) => {
-            let before = fs::read(path)?;
-            if before == text {
-                return Ok(());
-            }
-            write_anew(&beside(path, "before-rollback"), &before, &like)?;
-            like
-        }
-        Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(folder)?;
-            // As the folder is readable, without what makes a folder one.
-            fs::metadata(folder)?
-        }
-        Err(fault) => return Err(fault),
-    };
-    let next = beside(path, "rollback-next");
-    write_anew(&next, text, &like)?;
-    put_in_place(&next, path)
+/// Whose a file is, and who may read it.
+#[derive(Clone, Copy)]
+struct Like {
+    uid: u32,
+    gid: u32,
+    mode: u32,
 }
 
-fn write_anew(path: &Path, bytes: &[u8], like: &fs::Metadata) -> io::Result<()> {
+impl Like {
+    /// Of a folder: without what makes it one.
+    fn of(found: &fs::Metadata) -> Self {
+        Self { uid: found.uid(), gid: found.gid(), mode: found.mode() & 0o666 }
+    }
+}
+
+fn write_anew(path: &Path, bytes: &[u8], like: &Like) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(fault) if fault.kind() != io::ErrorKind::NotFound => Err(fault),
         _ => write_like(path, bytes, like),
     }
 }
 
-/// A new file, on the disk, with the owner and the mode of another.
-fn write_like(path: &Path, bytes: &[u8], like: &fs::Metadata) -> io::Result<()> {
+/// A new file, on the disk.
+fn write_like(path: &Path, bytes: &[u8], like: &Like) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     give(&file, like)?;
-    file.set_permissions(fs::Permissions::from_mode(like.mode() & 0o666))?;
+    file.set_permissions(fs::Permissions::from_mode(like.mode))?;
     file.sync_all()
 }
 
 /// To its owner and group, where they are others' than ours.
-fn give(file: &File, like: &fs::Metadata) -> io::Result<()> {
+fn give(file: &File, like: &Like) -> io::Result<()> {
     let own = file.metadata()?;
-    if (own.uid(), own.gid()) == (like.uid(), like.gid()) {
+    if (own.uid(), own.gid()) == (like.uid, like.gid) {
         return Ok(());
     }
-    fchown(file, Some(like.uid()), Some(like.gid()))
+    fchown(file, Some(like.uid), Some(like.gid))
 }

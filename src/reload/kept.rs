@@ -92,7 +92,7 @@ impl Kept {
                 return Err(format!("configuration {number} is of another file than {}", main.display()));
             }
             let written = history.written(&entry).map_err(|fault| unkept(number, &fault))?;
-            Ok(restore::overlay(&main, number, &written))
+            Ok(restore::overlay(&main, &entry, &written))
         });
         reading.await.unwrap_or_else(|_| Err(format!("configuration {number} could not be read")))
     }
@@ -112,6 +112,7 @@ fn add(history: &History, adopted: &Adopted) -> io::Result<u64> {
         digest: adopted.written.digest.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         files: Vec::new(),
+        modes: Vec::new(),
         contents: Default::default(),
     };
     history.add(entry, &adopted.written)

@@ -63,13 +63,22 @@ impl Place {
 }
 
 /// Why they cannot be read, and the exit code for it.
-pub(super) fn unread(history: &history::History, fault: &io::Error) -> ExitCode {
+fn unread(history: &history::History, fault: &io::Error) -> ExitCode {
     let folder = history.folder().display();
     match fault.kind() {
         io::ErrorKind::PermissionDenied => eprintln!("outgate: {folder} is not for you: ask as root"),
         _ => eprintln!("outgate: no configurations are kept in {folder}: {fault}"),
     }
     ExitCode::from(sysexits::NO_INPUT)
+}
+
+/// Why one of them cannot be read.
+pub(super) fn no_entry(history: &history::History, number: u64, fault: &io::Error) -> ExitCode {
+    if fault.kind() == io::ErrorKind::NotFound && history.entries().is_ok() {
+        eprintln!("outgate: there is no configuration {number}: `outgate history` lists them");
+        return ExitCode::from(sysexits::USAGE);
+    }
+    unread(history, fault)
 }
 
 impl History {
@@ -83,7 +92,11 @@ impl History {
         };
         let entries = match entries {
             Ok(entries) => entries,
-            Err(fault) => return unread(&history, &fault),
+            Err(fault) => {
+                return self
+                    .number
+                    .map_or_else(|| unread(&history, &fault), |number| no_entry(&history, number, &fault));
+            }
         };
         let newest_first = entries.iter().rev();
         if self.json {
@@ -100,10 +113,10 @@ impl History {
             let Entry { number, at, by, how, difference, .. } = entry;
             match self.number {
                 Some(_) => {
-                    println!("{mark}{number}  {at:.0}  {how}  {}", visible(by));
+                    println!("{mark}{number}  {at:.0}  {}  {}", visible(how), visible(by));
                     print!("{}", visible(&difference.to_string()));
                 }
-                None => println!("{mark}{number:<5} {at:.0}  {how:<14} {}  {}", visible(by), summary(entry)),
+                None => println!("{mark}{number:<5} {at:.0}  {:<14} {}  {}", visible(how), visible(by), summary(entry)),
             }
         }
         ExitCode::SUCCESS

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
+use super::super::visible;
 use super::socket::{Question, ask};
 use super::{Which, count, rejected, show};
 use crate::live::configuration::{Outcome, Verdict};
@@ -51,7 +52,7 @@ impl Reload {
             }
             Verdict::Unchanged | Verdict::Different => {
                 show(&outcome);
-                eprintln!("unchanged: configuration {number} is in force since {at}, by {by}");
+                eprintln!("unchanged: configuration {number} is in force since {at}, by {}", visible(by));
                 ExitCode::SUCCESS
             }
         }

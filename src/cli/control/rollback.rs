@@ -4,6 +4,7 @@
 //! The proxy has no right to write its configuration. Whoever runs this has: it asks the proxy whether the old one would still be
 //! adopted, writes the files, and asks for a reload.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,8 +12,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::super::{DEFAULT_PATH, show as show_problems};
-use super::history::{Place, unread};
+use super::super::{DEFAULT_PATH, show as show_problems, visible};
+use super::history::{Place, no_entry};
 use super::socket::{Question, Socket, Unasked, ask};
 use super::{Which, count, rejected, show};
 use crate::config::difference::Difference;
@@ -30,13 +31,14 @@ use crate::sysexits;
   outgate rollback 41 --dry-run
   outgate rollback 41
   outgate rollback --finish           # one that was broken off
+  outgate rollback 41 --offline       # where outgate does not run
 
 Run it as root, or as who may write the configuration. The files that configuration had are written as they were; keys, certificates
 and lists are used as they are today. What stands in their places and is different is kept beside them, as .NAME.before-rollback.
 However it is broken off, what starts or reloads is the one configuration or the other, never a part of each.
 
-Exit code 0: it is in force, or nothing would change. 1: --dry-run, and something would. 78: it would not be adopted today; nothing was
-written.")]
+Exit code 0: it is in force, or nothing would change. 1: --dry-run, and something would. 69: nobody to ask; nothing was written. 75:
+another one is under way. 78: it would not be adopted today; nothing was written.")]
 pub(in crate::cli) struct Rollback {
     /// The number of the configuration, from `outgate history`
     #[arg(required_unless_present = "finish")]
@@ -48,6 +50,9 @@ pub(in crate::cli) struct Rollback {
     /// Only show what would change
     #[arg(long)]
     dry_run: bool,
+    /// Ask no proxy: for one that does not run
+    #[arg(long, conflicts_with = "admin")]
+    offline: bool,
     /// Finish one that was broken off
     #[arg(long, conflicts_with_all = ["number", "dry_run"])]
     finish: bool,
@@ -59,42 +64,88 @@ impl Rollback {
     }
 
     fn roll_back(&self) -> Result<ExitCode, ExitCode> {
-        let sockets = self.which.sockets();
-        let running: Option<Value> = ask(&sockets, &Question::get("/status")).ok();
-        let main = self.main_file(running.as_ref());
+        // Never by the word of who answers: whoever took over the proxy would choose what root writes.
+        let main = journal::absolute(self.which.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH)));
+        let asked = self.asked(&main)?;
+        let _held = if self.dry_run { None } else { Some(held(&main)?) };
         if !self.dry_run {
             finish_former(&main)?;
         }
-        let Some(number) = self.number else { return tell(&sockets, running.is_some()) };
-        let history = self.place.open(&self.which, running.as_ref());
+        let Some(number) = self.number else { return tell(&self.which.sockets(), asked.is_some(), None) };
+        let history = self.place.open(&self.which, asked.as_ref());
         let entry = history.entry(number).map_err(|fault| no_entry(&history, number, &fault))?;
         let overlay = overlay(&history, &entry, &main)?;
-        let outcome = judge(&sockets, running.is_some(), &main, &overlay, &history)?;
-        let is_on_disk = outcome.outcome == Verdict::Unchanged && stands(&overlay);
+        let sockets = self.which.sockets();
+        let outcome = judge(&sockets, asked.is_some(), &main, &overlay, &history)?;
+        let differs = differing(&overlay);
         show(&outcome);
-        if is_on_disk {
+        if outcome.outcome == Verdict::Unchanged && differs.is_empty() {
             eprintln!("nothing to do: configuration {number} is on disk, and in force");
             return Ok(ExitCode::SUCCESS);
         }
         if self.dry_run {
+            differs.iter().for_each(|path| eprintln!("{} would be another", path.display()));
             eprintln!("{}, by a rollback to configuration {number}; nothing was written", count(&outcome));
             return Ok(ExitCode::FAILURE);
         }
         let begun = restore::begin(&main, overlay).map_err(|fault| unwritten(&main, &fault))?;
-        if running.is_some() {
-            // In force first, then in its places: what is read until then is the same.
-            begun_is_in_force(&sockets, begun, &main)?;
-        } else {
+        if asked.is_none() {
             begun.finish().map_err(|fault| unwritten(&main, &fault))?;
+            return tell(&[], false, None);
         }
-        tell(&sockets, running.is_some())
+        // In force first, then in its places: what is read until then is the same.
+        let taken = begun_is_in_force(&sockets, begun, &main)?;
+        // What is in force now may listen elsewhere.
+        tell(&[self.which.sockets(), sockets].concat(), true, taken)
     }
 
-    fn main_file(&self, running: Option<&Value>) -> PathBuf {
-        let named = self.which.config.clone();
-        let running = || running.and_then(|running| running["configuration"]["file"].as_str()).map(PathBuf::from);
-        journal::absolute(&named.or_else(running).unwrap_or_else(|| DEFAULT_PATH.into()))
+    /// What the proxy says of itself, which must be the one of this file. `None`: it is not to be asked.
+    fn asked(&self, main: &Path) -> Result<Option<Value>, ExitCode> {
+        if self.offline {
+            return Ok(None);
+        }
+        let running: Value = match ask(&self.which.sockets(), &Question::get("/status")) {
+            Ok(running) => running,
+            // Nothing depends on its word: nothing is written, or what is counts already.
+            Err(Unasked::Nobody(_)) if self.dry_run || self.finish => return Ok(None),
+            Err(unasked) => {
+                let code = unasked.say();
+                eprintln!("nothing was written: where outgate does not run, --offline writes without its word");
+                return Err(code);
+            }
+        };
+        let file = running["configuration"]["file"].as_str().map(Path::new);
+        let same = |file: &Path| file == main || file.canonicalize().ok() == main.canonicalize().ok();
+        if file.is_none_or(same) {
+            return Ok(Some(running));
+        }
+        eprintln!(
+            "outgate: what runs is of {}, not of {}: name the one that is meant with --config",
+            visible(&file.unwrap_or(Path::new("")).display().to_string()),
+            main.display()
+        );
+        Err(ExitCode::from(sysexits::USAGE))
     }
+}
+
+/// The folder of the main file, in which nobody else may write, and nobody else does meanwhile.
+fn held(main: &Path) -> Result<File, ExitCode> {
+    let home = main.parent().unwrap_or(Path::new("/"));
+    let place = journal::place(main);
+    let folders = [Some(home), place.symlink_metadata().is_ok().then_some(place.as_path())];
+    for folder in folders.into_iter().flatten() {
+        if !restore::is_ours(folder).map_err(|fault| unwritten(main, &fault))? {
+            eprintln!(
+                "outgate: {} is open to others than root and you: they would choose what is written",
+                folder.display()
+            );
+            return Err(ExitCode::from(sysexits::CANNOT_CREATE));
+        }
+    }
+    restore::lock(main).map_err(|fault| unwritten(main, &fault))?.ok_or_else(|| {
+        eprintln!("outgate: another rollback of {} is under way", main.display());
+        ExitCode::from(sysexits::TEMPORARY)
+    })
 }
 
 /// The files that are to be there, if they are of this configuration.
@@ -105,19 +156,21 @@ fn overlay(history: &History, entry: &Entry, main: &Path) -> Result<Overlay, Exi
         return Err(ExitCode::from(sysexits::USAGE));
     }
     let written = history.written(entry).map_err(|fault| no_entry(history, entry.number, &fault))?;
-    let overlay = restore::overlay(main, entry.number, &written);
-    match restore::strangers(main, &overlay).first() {
-        None => Ok(overlay),
-        Some(stranger) => {
-            eprintln!(
-                "outgate: configuration {} has {}, which is neither below {} nor of the one on disk: put it back by hand",
-                entry.number,
-                stranger.display(),
-                main.parent().unwrap_or(Path::new("/")).display()
-            );
-            Err(ExitCode::from(sysexits::CANNOT_CREATE))
-        }
-    }
+    let overlay = restore::overlay(main, entry, &written);
+    no_strangers(main, &overlay)?;
+    Ok(overlay)
+}
+
+fn no_strangers(main: &Path, overlay: &Overlay) -> Result<(), ExitCode> {
+    let strangers = restore::strangers(main, overlay);
+    let Some(stranger) = strangers.first() else { return Ok(()) };
+    eprintln!(
+        "outgate: configuration {} has {}, which is not of it, or neither below {} nor of the one on disk: put it back by hand",
+        overlay.number,
+        visible(&stranger.display().to_string()),
+        main.parent().unwrap_or(Path::new("/")).display()
+    );
+    Err(ExitCode::from(sysexits::CANNOT_CREATE))
 }
 
 /// Whether it would be adopted today: by the word of the one that runs, which has its own secrets, else by ours.
@@ -163,14 +216,25 @@ fn judge(
     Ok(Outcome { outcome, difference, ..Outcome::default() })
 }
 
-/// Whether all of it is on disk already.
-fn stands(overlay: &Overlay) -> bool {
-    let same = |(path, text): (&PathBuf, &Vec<u8>)| std::fs::read(path).is_ok_and(|found| found == *text);
-    overlay.removed.is_empty() && overlay.texts.iter().all(same)
+/// The files that are not on disk as they would be.
+fn differing(overlay: &Overlay) -> Vec<&Path> {
+    let differs = |(path, text): &(&PathBuf, &Vec<u8>)| std::fs::read(path).ok().as_ref() != Some(text);
+    overlay.texts.iter().filter(differs).map(|(path, _)| path).chain(&overlay.removed).map(PathBuf::as_path).collect()
 }
 
-fn begun_is_in_force(sockets: &[Socket], begun: Begun, main: &Path) -> Result<(), ExitCode> {
+/// What came of it, if anybody was there to take it.
+fn begun_is_in_force(sockets: &[Socket], begun: Begun, main: &Path) -> Result<Option<Outcome>, ExitCode> {
+    let number = begun.overlay().number;
     let taken: Result<Outcome, Unasked> = ask(sockets, &Question::post("/reload", Vec::new()));
+    let finish = |begun: Begun| {
+        begun.finish().map_err(|fault| {
+            let code = unwritten(main, &fault);
+            eprintln!(
+                "configuration {number} counts, and is not whole in its places: `outgate rollback --finish` goes on"
+            );
+            code
+        })
+    };
     match taken {
         Ok(outcome) if outcome.outcome == Verdict::Rejected => {
             begun.give_up().map_err(|fault| unwritten(main, &fault))?;
@@ -178,8 +242,16 @@ fn begun_is_in_force(sockets: &[Socket], begun: Begun, main: &Path) -> Result<()
             eprintln!("not put back: configuration {} stays in force, and on disk", outcome.number);
             Err(code)
         }
+        Ok(outcome) => finish(begun).map(|()| Some(outcome)),
         // Whoever ran is gone by now: the next start finds it.
-        Ok(_) | Err(_) => begun.finish().map_err(|fault| unwritten(main, &fault)),
+        Err(Unasked::Nobody(_)) => finish(begun).map(|()| None),
+        Err(unasked) => {
+            let code = unasked.say();
+            eprintln!(
+                "configuration {number} counts from the next reading: `outgate rollback --finish` puts it in its places"
+            );
+            Err(code)
+        }
     }
 }
 
@@ -189,35 +261,34 @@ fn finish_former(main: &Path) -> Result<(), ExitCode> {
         ExitCode::from(sysexits::NO_INPUT)
     })?;
     let Some(begun) = begun else { return Ok(()) };
-    let number = begun.number();
+    no_strangers(main, begun.overlay())?;
+    let number = begun.overlay().number;
     begun.finish().map_err(|fault| unwritten(main, &fault))?;
     eprintln!("the rollback to configuration {number} that was broken off is finished");
     Ok(())
 }
 
-/// What is in force in the end.
-fn tell(sockets: &[Socket], is_running: bool) -> Result<ExitCode, ExitCode> {
+/// What is in force in the end; `taken`: as it was before the files were in their places.
+fn tell(sockets: &[Socket], is_running: bool, taken: Option<Outcome>) -> Result<ExitCode, ExitCode> {
     if !is_running {
-        eprintln!("nobody runs here: what is on disk is in force from the next start");
+        eprintln!("nobody was asked: what is on disk is in force from the next start or reload");
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome: Outcome = ask(sockets, &Question::post("/reload", Vec::new())).map_err(Unasked::say)?;
+    let outcome: Outcome = match (ask(sockets, &Question::post("/reload", Vec::new())), taken) {
+        (Ok(outcome), _) | (Err(_), Some(outcome)) => outcome,
+        (Err(unasked), None) => return Err(unasked.say()),
+    };
     if outcome.outcome == Verdict::Rejected {
         return Ok(rejected(&outcome));
     }
     eprintln!(
         "configuration {} is in force since {:.0}: {}, by {}",
-        outcome.number, outcome.at, outcome.how, outcome.by
+        outcome.number,
+        outcome.at,
+        visible(&outcome.how),
+        visible(&outcome.by)
     );
     Ok(ExitCode::SUCCESS)
-}
-
-fn no_entry(history: &History, number: u64, fault: &io::Error) -> ExitCode {
-    if fault.kind() == io::ErrorKind::NotFound && history.entries().is_ok() {
-        eprintln!("outgate: there is no configuration {number}: `outgate history` lists them");
-        return ExitCode::from(sysexits::USAGE);
-    }
-    unread(history, fault)
 }
 
 fn unwritten(main: &Path, fault: &io::Error) -> ExitCode {

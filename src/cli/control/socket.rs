@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::super::DEFAULT_PATH;
 use super::super::alone::runtime;
+use super::super::{DEFAULT_PATH, visible};
 use crate::config::Operating;
 use crate::sysexits;
 
@@ -97,7 +97,7 @@ pub(super) fn ask<T: DeserializeOwned>(sockets: &[Socket], question: &Question) 
         let late = |_| Unasked::Failed(format!("no answer within {PATIENCE:?}"));
         timeout(PATIENCE, asking).await.map_err(late).flatten()
     })?;
-    let refused = || String::from_utf8_lossy(&body).trim_end().to_owned();
+    let refused = || visible(String::from_utf8_lossy(&body).trim_end());
     if !status.is_success() && status != StatusCode::UNPROCESSABLE_ENTITY {
         return Err(Unasked::Failed(refused()));
     }
@@ -105,20 +105,28 @@ pub(super) fn ask<T: DeserializeOwned>(sockets: &[Socket], question: &Question) 
 }
 
 async fn connect(sockets: &[Socket]) -> Result<(UnixStream, &Socket), Unasked> {
-    let mut why = Vec::new();
+    let (mut why, mut may_be_there) = (Vec::new(), false);
     for socket in sockets {
         match UnixStream::connect(&socket.0).await {
             Ok(stream) => return Ok((stream, socket)),
-            Err(fault) => why.push(explain(socket, &fault)),
+            Err(fault) => {
+                may_be_there |= !is_nobody(&fault);
+                why.push(explain(socket, &fault));
+            }
         }
     }
-    Err(Unasked::Nobody(why.join("\n")))
+    let why = why.join("\n");
+    Err(if may_be_there { Unasked::Failed(why) } else { Unasked::Nobody(why) })
+}
+
+fn is_nobody(fault: &io::Error) -> bool {
+    matches!(fault.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 fn explain(Socket(path): &Socket, fault: &io::Error) -> String {
     let path = path.display();
     match fault.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+        _ if is_nobody(fault) => {
             format!(
                 "nobody listens on unix:{path}: is outgate running, and has its admin.listen that socket? (else --admin)"
             )
