@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use outgate::config;
+use aws_lc_rs::digest;
+use outgate::config::{self, written};
 use outgate::history::{History, restore};
 use support::control::{asked, json, placed, run, said, status};
 use support::scene::{Scene, config as scene_config, scene_of};
@@ -153,7 +154,7 @@ fn nothing_is_written_where_the_configuration_is_not() {
         assert!(!place.exists() && !folder.path(".config.toml.rollback").exists());
     }
     fs::write(&entry, text).unwrap();
-    let main = folder.path("state/history/000002/0");
+    let main = folder.path("state/history/000002/texts.json");
     fs::remove_file(&main).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", &main).unwrap();
     let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
@@ -178,15 +179,19 @@ fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
     let kept = folder.path("state/history/000002");
     let entry = fs::read_to_string(kept.join("entry.json")).unwrap();
     let include = folder.path("conf.d/a.toml").display().to_string();
-    let text = fs::read_to_string(kept.join("0")).unwrap();
-    let named = text.replacen("conf.d/*.toml", "link.pem", 1);
-    for text in [&text, &named] {
-        fs::write(kept.join("0"), text).unwrap();
-        fs::write(kept.join("entry.json"), entry.replace(&include, link.to_str().unwrap())).unwrap();
+    let texts = fs::read_to_string(kept.join("texts.json")).unwrap();
+    let named = texts.replacen("conf.d/*.toml", "link.pem", 1);
+    let hash = |text: &str| written::hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    for text in [&texts, &named] {
+        fs::write(kept.join("texts.json"), text).unwrap();
+        let entry = entry.replace(&include, link.to_str().unwrap()).replace(&hash(&texts), &hash(text));
+        fs::write(kept.join("entry.json"), entry).unwrap();
         is_refused(&["rollback", "2"], 73, "link.pem, which is not of it");
     }
+    fs::write(kept.join("texts.json"), texts.replacen("idle", "Idle", 1)).unwrap();
     fs::write(kept.join("entry.json"), &entry).unwrap();
-    fs::write(kept.join("0"), text).unwrap();
+    is_refused(&["rollback", "2"], 66, "configuration 2 in ");
+    fs::write(kept.join("texts.json"), texts).unwrap();
 
     // A rollback that seems broken off.
     let journal = folder.path(".config.toml.rollback");
@@ -282,8 +287,10 @@ fn a_restart_counts_on_and_repeats_nothing() {
     // What changed while nobody ran is told by who starts.
     write(&scene, &version(&scene, 1, false));
     scene.outgate = scene.outgate.restarted();
-    let entries = json(&run(&scene, &["history", "--json"]));
-    assert_eq!((&entries[0]["number"], &entries[0]["how"]), (&4.into(), &"start".into()));
+    let kept = || json(&run(&scene, &["history", "--json"]));
+    until("it is kept, too", || kept()[0]["number"] == 4);
+    let entries = kept();
+    assert_eq!(entries[0]["how"], "start");
     assert!(entries[0]["changes"].to_string().contains("limits.of-2: removed"), "{entries}");
     // As many as are to be kept.
     let main = version(&scene, 2, false).main.replace("watch = false", "watch = false\nhistory = 2");
@@ -291,6 +298,44 @@ fn a_restart_counts_on_and_repeats_nothing() {
     assert_eq!(said(&run(&scene, &["reload"])).0, 0);
     let numbers: Vec<_> = fs::read_dir(scene.outgate.folder.path("state/history")).unwrap().collect();
     assert_eq!(numbers.len(), 2);
+}
+
+#[test]
+fn a_history_that_cannot_be_written_is_told_until_it_can() {
+    let scene = scene(false);
+    let (history, aside) = (scene.outgate.folder.path("state/history"), scene.outgate.folder.path("state/aside"));
+    let change = |number: u32| {
+        write(&scene, &version(&scene, number, false));
+        assert_eq!(said(&run(&scene, &["reload"])).0, 0, "it is adopted all the same");
+    };
+    let is_told = || {
+        let metric = scene.outgate.admin("/metrics").text().lines().any(|line| line == "outgate_history_failed 1");
+        (scene.outgate.admin("/readyz").text().contains("the configuration in force is not kept"), metric)
+    };
+    fs::rename(&history, &aside).unwrap();
+    fs::write(&history, "no folder").unwrap();
+    change(1);
+    until("it is told", || is_told() == (true, true));
+    fs::remove_file(&history).unwrap();
+    fs::rename(&aside, &history).unwrap();
+    change(2);
+    until("it is told no more", || is_told() == (false, false));
+    assert_eq!(json(&run(&scene, &["history", "--json"]))[0]["number"], 5);
+}
+
+#[test]
+fn a_start_that_fails_is_in_no_history() {
+    let scene = scene(false);
+    let state = Folder::new();
+    let start = |listen: &str| {
+        let text = file(&scene, "config.toml").unwrap().replace("listen = [\"127.0.0.1:0\"]", listen);
+        let config = scene.outgate.folder.write("second.toml", text.replace("admin.sock", "second.sock"));
+        let mut second = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        second.args(["run", "--config"]).arg(config).env("STATE_DIRECTORY", state.path("")).output().unwrap()
+    };
+    let (code, _, err) = said(&start(&format!("listen = [\"{}\"]", scene.outgate.proxy)));
+    assert!(code == 69 && err.contains("cannot listen"), "{err}");
+    assert_eq!(fs::read_dir(state.path("history")).unwrap().count(), 0);
 }
 
 #[test]

@@ -24,7 +24,7 @@ mod syntax;
 mod times;
 mod trust;
 mod units;
-mod written;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

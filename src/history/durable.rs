@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::FlockOperation;
+
 /// For our own user, and with all that lead to it.
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -18,20 +20,24 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// No file of ours is larger.
-const FILE_MAX: u64 = 64 << 20;
-
 /// A file of ours, and no link to somebody else's: the folder belongs to the user that the proxy runs as, and root reads it.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > FILE_MAX {
+    if !metadata.is_file() || metadata.len() > max {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is no file of ours", path.display())));
     }
     let mut bytes = Vec::new();
-    file.take(FILE_MAX).read_to_end(&mut bytes)?;
+    file.take(max).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Waits until nobody else has it, and keeps it for as long as it is held.
+pub(super) fn lock(folder: &Path) -> io::Result<File> {
+    let folder = File::open(folder)?;
+    rustix::fs::flock(&folder, FlockOperation::LockExclusive)?;
+    Ok(folder)
 }
 
 /// What a folder says of its files, on the disk.

@@ -14,20 +14,25 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::config::difference::Difference;
+use crate::config::written::hex;
 use crate::config::{Written, journal};
 
 /// Where the packages have our own folder.
 pub const DEFAULT_STATE: &str = "/var/lib/outgate";
 const FOLDER: &str = "history";
 const ENTRY: &str = "entry.json";
-/// What is being written; it has no number.
-const UNFINISHED: &str = ".unfinished-";
-/// Others may be counting here, too.
-const TRIES_MAX: usize = 100;
+/// The texts of all its files, in their order.
+const TEXTS: &str = "texts.json";
+/// What is being written, by whoever has the lock; it has no number.
+const UNFINISHED: &str = ".unfinished";
+/// No file of ours is larger.
+const ENTRY_MAX: u64 = 64 << 20;
+const TEXTS_MAX: u64 = 1 << 30;
 
 /// One folder of adopted configurations.
 #[derive(Clone, Debug)]
@@ -50,7 +55,9 @@ pub struct Entry {
     /// Of all that was read.
     pub digest: String,
     pub version: String,
-    /// Absolute, the main file first. File number `n` of the folder is called `n`.
+    /// SHA-256 of their texts, as they are kept.
+    pub texts: String,
+    /// Absolute, the main file first.
     pub files: Vec<PathBuf>,
     /// Of each of them: who might read it (chmod(2)).
     #[serde(default)]
@@ -98,50 +105,58 @@ impl History {
         if !fs::symlink_metadata(&place)?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is no folder", place.display())));
         }
-        let bytes = durable::read(&place.join(ENTRY))?;
+        let bytes = durable::read(&place.join(ENTRY), ENTRY_MAX)?;
         serde_json::from_slice(&bytes).map_err(io::Error::other)
     }
 
     /// The configuration itself.
     pub fn written(&self, entry: &Entry) -> io::Result<Written> {
-        let place = self.place(entry.number);
-        let texts = entry.files.iter().enumerate().map(|(number, path)| {
-            let text = durable::read(&place.join(number.to_string()))?;
-            let text = String::from_utf8(text).map_err(io::Error::other)?;
-            Ok((path.clone(), Arc::from(text)))
-        });
-        let texts = texts.collect::<io::Result<Vec<_>>>()?;
+        let json = durable::read(&self.place(entry.number).join(TEXTS), TEXTS_MAX)?;
+        let texts: Vec<Arc<str>> = match digest(&json) == entry.texts {
+            true => serde_json::from_slice(&json).map_err(io::Error::other)?,
+            false => return Err(damaged("the texts of its files are not what was kept")),
+        };
+        if texts.len() != entry.files.len() {
+            return Err(damaged("it has not as many texts as files"));
+        }
+        let texts = entry.files.iter().cloned().zip(texts).collect();
         Ok(Written { texts, contents: entry.contents.clone(), digest: entry.digest.clone() })
     }
 
     /// Adds one, with the next number that is free, and drops the oldest beyond what is kept. It is there as a whole or
     /// not at all.
     pub fn add(&self, mut entry: Entry, written: &Written) -> io::Result<u64> {
+        let texts: Vec<&str> = written.texts.iter().map(|(_, text)| &**text).collect();
+        let texts = serde_json::to_vec(&texts).map_err(io::Error::other)?;
+        entry.texts = digest(&texts);
         entry.files = written.texts.iter().map(|(path, _)| journal::absolute(path)).collect();
         entry.modes = entry.files.iter().map(|path| Some(fs::metadata(path).ok()?.mode() & 0o666)).collect();
         entry.contents.clone_from(&written.contents);
-        let unfinished = self.folder.join(format!("{UNFINISHED}{}", std::process::id()));
-        for _ in 0..TRIES_MAX {
-            durable::remove_folder(&unfinished)?;
-            durable::make_folder(&unfinished)?;
-            for (number, (_, text)) in written.texts.iter().enumerate() {
-                durable::write(&unfinished.join(number.to_string()), text.as_bytes())?;
-            }
-            let json = serde_json::to_vec_pretty(&entry).map_err(io::Error::other)?;
-            durable::write(&unfinished.join(ENTRY), &json)?;
-            match durable::put_in_place(&unfinished, &self.place(entry.number)) {
-                Ok(()) => {
-                    self.drop_oldest();
-                    return Ok(entry.number);
-                }
-                // A folder that is not empty is not replaced (rename(2)).
-                Err(fault) if fault.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    entry.number = self.next().max(entry.number + 1);
-                }
-                Err(fault) => return Err(fault),
-            }
+        let _lock = durable::lock(&self.folder)?;
+        // Others may have counted on since.
+        entry.number = self.next().max(entry.number);
+        let unfinished = self.folder.join(UNFINISHED);
+        let added = self.write(&unfinished, &entry, &texts);
+        if added.is_err() {
+            let _ = durable::remove_folder(&unfinished); // what is wrong with the disk is told
         }
-        Err(io::Error::new(io::ErrorKind::AlreadyExists, "others count faster"))
+        added?;
+        self.drop_oldest();
+        Ok(entry.number)
+    }
+
+    fn write(&self, unfinished: &Path, entry: &Entry, texts: &[u8]) -> io::Result<()> {
+        durable::remove_folder(unfinished)?;
+        durable::make_folder(unfinished)?;
+        // Where only a certificate or a tenant's key is another, the texts are there already.
+        let same = self.last().filter(|last| last.texts == entry.texts).map(|last| self.place(last.number).join(TEXTS));
+        let place = unfinished.join(TEXTS);
+        if same.is_none_or(|same| fs::hard_link(same, &place).is_err()) {
+            durable::write(&place, texts)?;
+        }
+        let json = serde_json::to_vec_pretty(entry).map_err(io::Error::other)?;
+        durable::write(&unfinished.join(ENTRY), &json)?;
+        durable::put_in_place(unfinished, &self.place(entry.number))
     }
 
     /// The number that the next one gets.
@@ -160,14 +175,28 @@ impl History {
         Ok(numbers)
     }
 
-    /// What cannot be dropped now is dropped the next time.
+    /// Those that are kept: the last ones, and as many that somebody wrote, the last of each, so that keys and certificates
+    /// that come and go push none of these out. What cannot be dropped now is dropped the next time.
     fn drop_oldest(&self) {
-        let numbers = self.numbers().unwrap_or_default();
-        let too_many = numbers.len().saturating_sub(self.most);
-        for number in numbers.into_iter().take(too_many) {
-            let _ = durable::remove_folder(&self.place(number));
+        let (mut recent, mut texts) = (0, Vec::new());
+        for number in self.numbers().unwrap_or_default().into_iter().rev() {
+            let of_it = self.entry(number).ok().map(|entry| entry.texts);
+            let is_another = of_it.is_some() && of_it.as_ref() != texts.last() && texts.len() < self.most;
+            texts.extend(of_it.filter(|_| is_another));
+            recent += 1;
+            if recent > self.most && !is_another {
+                let _ = durable::remove_folder(&self.place(number));
+            }
         }
     }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+fn damaged(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 #[cfg(test)]
@@ -185,6 +214,7 @@ mod tests {
             version: String::new(),
             files: Vec::new(),
             modes: Vec::new(),
+            texts: String::new(),
             contents: BTreeMap::new(),
         }
     }
@@ -194,29 +224,41 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("outgate-history-{}", std::process::id()));
         let history = History::open(Some(&folder), None, 3).unwrap().unwrap();
         assert_eq!((history.next(), history.last().is_none()), (1, true));
-        let written = Written { texts: vec![("/e/c.toml".into(), "text".into())], ..Written::default() };
+        let text = |text: &str| Written { texts: vec![("/e/c.toml".into(), text.into())], ..Written::default() };
+        let numbers = || history.entries().unwrap().iter().map(|entry| entry.number).collect::<Vec<_>>();
         for number in 1..=5 {
-            assert_eq!(history.add(entry(number), &written).unwrap(), number);
+            assert_eq!(history.add(entry(number), &text(&number.to_string())).unwrap(), number);
         }
         // A number that is taken is not given twice, and nothing is overwritten.
+        let written = text("text");
         assert_eq!(history.add(entry(5), &written).unwrap(), 6);
-        // What was killed while it was written is nobody's.
-        fs::create_dir(history.folder().join(".unfinished-1")).unwrap();
-        fs::create_dir(history.place(9)).unwrap();
-        let numbers: Vec<u64> = history.entries().unwrap().iter().map(|entry| entry.number).collect();
-        assert_eq!(numbers, [4, 5, 6]);
+        // What was killed while it was written is nobody's, and goes with the next.
+        fs::create_dir(history.folder().join(UNFINISHED)).unwrap();
+        assert_eq!(numbers(), [4, 5, 6]);
+        // What only keys have changed pushes out nothing that somebody wrote, and takes no more room.
+        for number in 7..=16 {
+            history.add(entry(number), &written).unwrap();
+        }
+        assert_eq!(numbers(), [4, 5, 14, 15, 16]);
+        assert!(!history.folder().join(UNFINISHED).exists());
+        let inode = |number| fs::metadata(history.place(number).join(TEXTS)).unwrap().ino();
+        assert_eq!(inode(14), inode(16));
+        fs::create_dir(history.place(19)).unwrap();
         let last = history.last().unwrap();
-        assert_eq!((last.number, history.written(&last).unwrap().texts), (6, written.texts));
-        assert_eq!(history.next(), 10);
+        assert_eq!((last.number, history.written(&last).unwrap().texts), (16, written.texts));
+        assert_eq!(history.next(), 20);
         // A link is not followed: whoever reads may see more than whoever wrote.
-        let text = history.place(6).join("0");
-        fs::rename(&text, history.place(6).join("x")).unwrap();
-        std::os::unix::fs::symlink("x", &text).unwrap();
+        let texts = history.place(16).join(TEXTS);
+        fs::rename(&texts, history.place(16).join("x")).unwrap();
+        std::os::unix::fs::symlink("x", &texts).unwrap();
         assert!(history.written(&last).is_err());
-        fs::rename(history.place(6).join("x"), text).unwrap();
+        fs::rename(history.place(16).join("x"), &texts).unwrap();
+        // Nor is what is not what was kept.
+        fs::write(&texts, "[\"tex\"]").unwrap();
+        assert_eq!(history.written(&last).unwrap_err().to_string(), "the texts of its files are not what was kept");
         use std::os::unix::fs::PermissionsExt;
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(history.place(6)), mode(history.place(6).join("0"))), (0o700, 0o600));
+        assert_eq!((mode(history.place(16)), mode(texts)), (0o700, 0o600));
         fs::remove_dir_all(folder).unwrap();
     }
 }

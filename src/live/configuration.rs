@@ -155,6 +155,7 @@ pub struct Configuration {
     /// The number of a configuration that is being put back; 0: none is.
     rollback: AtomicU64,
     history: ArcSwapOption<PathBuf>,
+    unkept: ArcSwapOption<String>,
     listening: ArcSwap<Listening>,
     changed: Notify,
 }
@@ -215,6 +216,11 @@ impl Configuration {
         self.history.store(Some(Arc::new(folder)));
     }
 
+    /// Why the one in force is not kept; `None`: it is.
+    pub fn unkept(&self, why: Option<String>) {
+        self.unkept.store(why.map(Arc::new));
+    }
+
     pub fn listening(&self) -> Arc<Listening> {
         self.listening.load_full()
     }
@@ -252,6 +258,7 @@ impl Configuration {
                 degraded.push(format!("a rollback to {number} has not finished: run `outgate rollback --finish`"))
             }
         }
+        degraded.extend(self.unkept.load_full().map(|why| format!("the configuration in force is not kept: {why}")));
         degraded
     }
 }

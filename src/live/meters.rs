@@ -33,6 +33,7 @@ pub struct Meters {
     reloads: Family<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
     pub config_drift: Gauge,
+    pub history_failed: Gauge,
     pub client_connections: Gauge,
     connections_closed: Family<ReasonLabels, Counter>,
     pub tunnels: Gauge,
@@ -154,6 +155,7 @@ impl Meters {
             reloads: Family::default(),
             reload_failed: Gauge::default(),
             config_drift: Gauge::default(),
+            history_failed: Gauge::default(),
             client_connections: Gauge::default(),
             connections_closed: Family::default(),
             tunnels: Gauge::default(),
@@ -240,6 +242,11 @@ impl Meters {
             "config_drift",
             "1 while the configuration on disk is not the one that runs",
             meters.config_drift.clone(),
+        );
+        registry.register(
+            "history_failed",
+            "1 while the configuration that runs could not be kept in the history",
+            meters.history_failed.clone(),
         );
         registry.register("client_connections", "Open connections from clients", meters.client_connections.clone());
         registry.register(

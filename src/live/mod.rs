@@ -240,6 +240,12 @@ impl Live {
         self.meters.reloaded(false);
     }
 
+    /// Why the one in force is not in the history; `None`: it is.
+    pub fn unkept(&self, why: Option<String>) {
+        self.meters.history_failed.set(i64::from(why.is_some()));
+        self.configuration.unkept(why);
+    }
+
     /// The configuration on disk is again the one in force.
     pub fn unreject(&self) {
         self.configuration.unreject();

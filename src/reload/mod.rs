@@ -110,6 +110,7 @@ impl Reloader {
         let trigger = Trigger(Arc::downgrade(&self.live.desk));
         let (mut watch, mut folders) = (Watch::new(trigger.clone()), Folders::new(trigger.clone()));
         self.follow(&trigger, &mut watch, &mut folders).await;
+        self.kept.keep_first().await;
         let mut next_look = Instant::now() + LOOK;
         loop {
             tokio::select! {
@@ -278,7 +279,7 @@ impl Reloader {
         self.live.adopt(in_force, adopted.clone());
         self.listeners.commit(listeners);
         self.drifts(None);
-        self.kept.keep(adopted, config.server.history, &self.live.aside).await;
+        self.kept.keep(adopted, config.server.history).await;
         left_out.iter().for_each(|problem| error!("{problem}"));
         warnings.iter().for_each(|warning| warn!("{warning}"));
         for key in &restart {
@@ -312,7 +313,7 @@ impl Reloader {
     async fn compare(&self, with: With) -> Outcome {
         let files = match with {
             With::Disk => Files::OnDisk,
-            With::Entry(number) => match self.kept.overlay(&self.path, number, &self.live.aside).await {
+            With::Entry(number) => match self.kept.overlay(&self.path, number).await {
                 Ok(overlay) => Files::Over(overlay),
                 Err(why) => return self.rejected(Found::general(why)),
             },

@@ -78,6 +78,10 @@ pub(super) fn no_entry(history: &history::History, number: u64, fault: &io::Erro
         eprintln!("outgate: there is no configuration {number}: `outgate history` lists them");
         return ExitCode::from(sysexits::USAGE);
     }
+    if fault.kind() == io::ErrorKind::InvalidData {
+        eprintln!("outgate: configuration {number} in {} is damaged: {fault}", history.folder().display());
+        return ExitCode::from(sysexits::NO_INPUT);
+    }
     unread(history, fault)
 }
 

@@ -128,7 +128,8 @@ fn explain(Socket(path): &Socket, fault: &io::Error) -> String {
     match fault.kind() {
         _ if is_nobody(fault) => {
             format!(
-                "nobody listens on unix:{path}: is outgate running, and has its admin.listen that socket? (else --admin)"
+                "nobody listens on unix:{path}: is outgate running, and has its admin.listen that socket? (else --admin; SIGHUP \
+                 reloads as well)"
             )
         }
         io::ErrorKind::PermissionDenied => {
