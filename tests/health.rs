@@ -99,6 +99,20 @@ fn one_delivery_tries_and_its_answer_closes_the_circuit() {
         .until("word of it", |lines| lines.iter().any(|line| line.contains("its circuit is closed")).then_some(()));
 }
 
+/// Where the total timeout is the shorter one, it says the same of a target that does not answer.
+#[test]
+fn a_target_that_keeps_everybody_waiting_to_the_end_is_left_alone() {
+    let silent: Reaction = Arc::new(|_| {
+        std::thread::sleep(PATIENCE); // longer than anybody waits
+        (Vec::new(), false)
+    });
+    let scene = scene_with(
+        silent,
+        "[circuit]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"300ms\"\n",
+    );
+    assert_eq!(codes(&scene, &scene.good_url(), 3), ["response_timeout", "response_timeout", OPEN]);
+}
+
 /// A refusal that comes before the body is asked for costs no upload.
 #[test]
 fn nobody_sends_a_body_to_an_open_circuit() {

@@ -140,7 +140,7 @@ async fn ask(
     // Its port is open because the operator has written it.
     in_force.plan.guard.judge_name(target, &[target.port], false)?;
     let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
-    let passage = Passage { live, in_force, route, target, tenant, hops };
+    let passage = Passage { live, in_force, route, target, tenant, hops, started: record.started() };
     let lease = passage.open(record).await?;
     let deadline = Instant::now() + route.timeouts.response;
     let request = Sealed { request: oauth2.request().map(Upload::whole), progress: None, interim: None };

@@ -185,7 +185,7 @@ async fn reach(
     record: &mut Record,
 ) -> Result<(Lease, Response<Incoming>), Refusal> {
     let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
-    let passage = Passage { live, in_force, route, target, tenant, hops };
+    let passage = Passage { live, in_force, route, target, tenant, hops, started: record.started() };
     let lease = passage.open(record).await?;
     let sealed = webhook.seal(route, Timestamp::now(), record)?;
     record.step(Step::Sign);

@@ -29,6 +29,9 @@ use crate::policy::route::Route;
 /// Interim answers (1xx) that one request may get before the final one.
 const INTERIM_MAX: usize = 16;
 
+/// Timers go by milliseconds: what is to come before the total timeout comes so much earlier.
+const TICK: Duration = Duration::from_millis(2);
+
 /// What a connection for this delivery may be.
 pub(super) struct Passage<'a> {
     pub(super) live: &'a Live,
@@ -39,6 +42,8 @@ pub(super) struct Passage<'a> {
     pub(super) tenant: Option<&'a TenantName>,
     /// In the order they may be tried; all cleared by the guard, all from the pool.
     pub(super) hops: Vec<Hop>,
+    /// When the delivery began.
+    pub(super) started: Clock,
 }
 
 impl Passage<'_> {
@@ -78,12 +83,12 @@ impl Passage<'_> {
 
     async fn handshake(&self, socket: Socket) -> Result<(Wire, Proof), TlsFault> {
         let terms = self.in_force.tls_terms(&self.route.trust);
-        let deadline = Instant::now() + self.route.timeouts.tls;
+        let deadline = Instant::now() + self.patience(self.route.timeouts.tls);
         tls::handshake(socket, &terms, self.tenant, &self.target.host, deadline).await
     }
 
     async fn dial_one_of(&self, hops: &[Hop]) -> Result<Dialled, DialFault> {
-        let dialling = dial::dial(hops, Instant::now() + self.route.timeouts.connect).await;
+        let dialling = dial::dial(hops, Instant::now() + self.patience(self.route.timeouts.connect)).await;
         for source in dialling.unusable {
             self.live.sources.refused(source);
         }
@@ -129,7 +134,7 @@ impl Passage<'_> {
             if let Some(progress) = &progress {
                 progress.ended().await;
             }
-            tokio::time::sleep(self.route.timeouts.response).await;
+            tokio::time::sleep(self.patience(self.route.timeouts.response)).await;
         });
         let mut is_second = false;
         loop {
@@ -164,6 +169,14 @@ impl Passage<'_> {
                 }
             }
         }
+    }
+
+    /// How long the target may keep us waiting, from now. Where the total timeout ends before this one, and most of it was
+    /// the target's own, that says as much of the target; else it says nothing, and ends the delivery by itself.
+    fn patience(&self, timeout: Duration) -> Duration {
+        let total = self.route.timeouts.total;
+        let left = total.saturating_sub(self.started.elapsed()).saturating_sub(TICK);
+        if left >= total / 2 { timeout.min(left) } else { timeout }
     }
 }
 

@@ -139,6 +139,10 @@ impl Record {
         record
     }
 
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
     pub(super) fn request_id(&self) -> &str {
         &self.request_id
     }

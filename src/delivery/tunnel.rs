@@ -170,7 +170,7 @@ async fn reach(
     record: &mut Record,
 ) -> Result<(Socket, Option<Host>), Refusal> {
     let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
-    let passage = Passage { live, in_force, route, target, tenant, hops };
+    let passage = Passage { live, in_force, route, target, tenant, hops, started: record.started() };
     let (dialled, took) = passage.connect().await?;
     record.dialled(took, None);
     record.leaves_by(dialled.hop);
