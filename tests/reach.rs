@@ -5,10 +5,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use support::pki::Pki;
-use support::receiver::{Receiver, ok};
+use support::receiver::{Reaction, Receiver};
 use support::scene::folder;
 use support::{Outgate, PATIENCE};
 
@@ -27,10 +28,15 @@ fn run_with(targets: &[(&str, &Receiver)], pki: &Pki, pool: &str, connect: &str)
             "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
              [egress.default]\n{pool}\n\
              [guard]\nallow = [\"127.0.0.0/8\"]\n[resolver.hosts]\n{hosts}[trust.public]\nroots = [\"{{dir}}/ca.pem\"]\n\
-             [circuit]\nfailures = 0\n[timeouts]\nconnect = \"{connect}\"\nidle = \"1ms\"\n\
+             [circuit]\nfailures = 0\n[timeouts]\nconnect = \"{connect}\"\n\
              [[routes]]\nname = \"all\"\nhosts = [\"*\"]\nports = [{ports}]\n"
         ),
     )
+}
+
+/// Answers, and keeps no connection: each delivery has to come in anew.
+fn once() -> Reaction {
+    Arc::new(|_| (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".to_vec(), false))
 }
 
 fn gauge(outgate: &Outgate, name: &str, value: u32) -> bool {
@@ -52,7 +58,7 @@ fn send_until(outgate: &Outgate, urls: &[String], what: &str, is_so: impl Fn() -
 #[test]
 fn an_allow_list_that_lacks_one_of_us_is_told_and_when_it_does_not_any_more() {
     let pki = Pki::new();
-    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
     let outgate = run(&[("hook.example", &target)], &pki);
     let url = [format!("https://hook.example:{}/in", target.port())];
     target.shut_out(&["127.0.7.2"]);
@@ -76,7 +82,7 @@ fn an_allow_list_that_lacks_one_of_us_is_told_and_when_it_does_not_any_more() {
 #[test]
 fn a_target_that_is_down_is_no_gap() {
     let pki = Pki::new();
-    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
     let outgate = run(&[("hook.example", &target)], &pki);
     let url = format!("https://hook.example:{}/in", target.port());
     assert_eq!(outgate.post(&url, "", "x").status, 200);
@@ -91,7 +97,7 @@ fn a_target_that_is_down_is_no_gap() {
 fn an_address_that_nobody_answers_comes_last() {
     let pki = Pki::new();
     let names = ["a.example", "b.example", "c.example", "d.example"];
-    let targets = names.map(|name| Receiver::tls(pki.leaf(&[name]), ok()));
+    let targets = names.map(|name| Receiver::tls(pki.leaf(&[name]), once()));
     let list: Vec<_> = names.iter().copied().zip(&targets).collect();
     let outgate = run(&list, &pki);
     let urls: Vec<_> = list.iter().map(|(name, target)| format!("https://{name}:{}/", target.port())).collect();
@@ -111,7 +117,7 @@ fn an_address_that_nobody_answers_comes_last() {
 #[test]
 fn a_delivery_goes_from_another_address_where_the_first_gets_no_answer() {
     let pki = Pki::new();
-    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
     let outgate =
         run_with(&[("hook.example", &target)], &pki, "ranges = [\"127.0.7.0/30\"]\nselect = \"sticky\"", "2s");
     let url = format!("https://hook.example:{}/in", target.port());
@@ -129,7 +135,7 @@ fn a_delivery_goes_from_another_address_where_the_first_gets_no_answer() {
 #[test]
 fn a_pool_with_few_usable_addresses_is_told() {
     let pki = Pki::new();
-    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
     let absent = "exclude = [\"127.0.7.0\"]\nranges = [\"127.0.7.0/30\", \"203.0.113.0/28\"]\n";
     let outgate = run_with(&[("hook.example", &target)], &pki, absent, "2s");
     let ready = outgate.admin("/readyz");
