@@ -22,6 +22,7 @@ mod webhook;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -48,6 +49,9 @@ use crate::names::{Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::identify::{Caller, Client, Identified, Pledge};
 use crate::policy::route::Route;
+
+/// Timers go by milliseconds: a step that the total timeout ends has its say before the delivery as a whole is ended.
+const LAST_WORD: Duration = Duration::from_millis(2);
 
 /// A request as a server read it.
 pub struct Arrival {
@@ -82,7 +86,7 @@ pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outboun
     // Pinned where it is made: the state of a whole delivery is not copied into the timeout.
     let relayed = {
         let relaying = pin!(relay(live, &in_force, arrival, judged, &mut record));
-        tokio::time::timeout_at(deadline, relaying).await
+        tokio::time::timeout_at(deadline + LAST_WORD, relaying).await
     };
     match relayed {
         Ok(Ok(Answered { lease, held, answer, limit })) => {

@@ -29,9 +29,6 @@ use crate::policy::route::Route;
 /// Interim answers (1xx) that one request may get before the final one.
 const INTERIM_MAX: usize = 16;
 
-/// Timers go by milliseconds: what is to come before the total timeout comes so much earlier.
-const TICK: Duration = Duration::from_millis(2);
-
 /// What a connection for this delivery may be.
 pub(super) struct Passage<'a> {
     pub(super) live: &'a Live,
@@ -175,7 +172,7 @@ impl Passage<'_> {
     /// the target's own, that says as much of the target; else it says nothing, and ends the delivery by itself.
     fn patience(&self, timeout: Duration) -> Duration {
         let total = self.route.timeouts.total;
-        let left = total.saturating_sub(self.started.elapsed()).saturating_sub(TICK);
+        let left = total.saturating_sub(self.started.elapsed());
         if left >= total / 2 { timeout.min(left) } else { timeout }
     }
 }

@@ -17,7 +17,7 @@ use super::pacing::Paced;
 use super::passage::{CheckFault, Passage};
 use super::record::Record;
 use super::refusal::{Code, Refusal};
-use super::{Arrival, Outbound, circuit, fields, response, shadow, steps, verdict};
+use super::{Arrival, LAST_WORD, Outbound, circuit, fields, response, shadow, steps, verdict};
 use crate::config::{Connect, Plaintext};
 use crate::live::limits::Permit;
 use crate::live::meters::Counted;
@@ -86,7 +86,7 @@ pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
     drop(arrival);
     let deadline = started + judged.route.timeouts.total;
     let route = Arc::clone(judged.route);
-    let opened = timeout_at(deadline, open(live, &in_force, judged, &mut record)).await;
+    let opened = timeout_at(deadline + LAST_WORD, open(live, &in_force, judged, &mut record)).await;
     let late = || Refusal::new(Code::ConnectTimeout, "the tunnel did not open within the total timeout");
     let opened = match opened.unwrap_or_else(|_| Err(late())) {
         Ok(opened) => opened,
