@@ -220,6 +220,62 @@ fn nobody_joins_a_connection_before_its_target_has_said_how_many_may() {
 }
 
 #[test]
+fn a_connection_is_joined_while_its_first_delivery_still_waits() {
+    let pki = Pki::new();
+    let (may_speak, may_answer) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let (waits, counts) = (Arc::clone(&may_answer), Arc::clone(&seen));
+    let target = Target::start_late(
+        &pki,
+        100,
+        Arc::clone(&may_speak),
+        Arc::new(move |stage, _, to| {
+            counts.fetch_add(usize::from(stage.connection == 0), Ordering::SeqCst);
+            let waits = Arc::clone(&waits);
+            let first = (stage.connection, stage.request) == (0, 0);
+            tokio::spawn(async move {
+                if first {
+                    drop(waits.acquire().await.unwrap());
+                }
+                respond(to, "ok");
+            });
+        }),
+    );
+    let outgate = target.outgate(&pki);
+    let mut first = outgate.connect();
+    first.send(post(&target.url(), "", "{}"));
+    target.until_connections(1);
+    may_speak.add_permits(1);
+    let deadline = Instant::now() + PATIENCE;
+    while seen.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < deadline, "no request");
+        std::thread::yield_now();
+    }
+    // SETTINGS may still be on their way when the next one comes; it waits for them a moment only.
+    while seen.load(Ordering::SeqCst) == 1 {
+        assert!(Instant::now() < deadline, "nobody joins");
+        assert_eq!(outgate.post(&target.url(), "", "{}").text(), "ok");
+    }
+    may_answer.add_permits(1);
+    assert_eq!(first.answer().text(), "ok");
+}
+
+/// RFC 9113 §8.1: a target may answer before it has all of a request, and have the rest stopped without an error.
+#[test]
+fn a_target_that_has_heard_enough_keeps_its_connection() {
+    let pki = Pki::new();
+    // That it drops the body makes h2 say so.
+    let target = Target::start(&pki, 100, Arc::new(|_, _, to| respond(to, "enough")));
+    let outgate = target.outgate(&pki);
+    // More than the window takes (65,535 bytes, RFC 9113 §6.9.2): the last one is never sent.
+    let large = "x".repeat(65_536);
+    for _ in 0..20 {
+        assert_eq!(outgate.post(&target.url(), "", &large).text(), "enough");
+    }
+    assert_eq!(target.connections(), 1);
+}
+
+#[test]
 fn what_the_target_did_not_begin_goes_over_another_connection() {
     for graceful in [true, false] {
         let pki = Pki::new();

@@ -233,16 +233,20 @@ impl Reuse {
 
 impl Lease {
     /// After the last byte of an answer that did not end the connection. A shared one was never taken away, and is broken
-    /// off if the target still owes it to take the request; the sweep looks after those that serve one at a time.
+    /// off if the target goes on owing it to take the request; the sweep looks after those that serve one at a time.
     pub fn give_back(self) {
         let Lease { mut connection, key, home } = self;
-        let is_shared = connection.idle().is_some();
-        if is_shared && !connection.upload_is_through() {
-            return;
-        }
-        connection.end_exchange();
-        if !is_shared {
+        if connection.idle().is_none() {
+            connection.end_exchange();
             home.push(&key, Idle { connection, since: Instant::now() });
+        } else if connection.upload_is_through() {
+            connection.end_exchange();
+        } else {
+            tokio::spawn(async move {
+                if connection.upload_gets_through().await {
+                    connection.end_exchange();
+                }
+            });
         }
     }
 }

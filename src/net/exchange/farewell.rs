@@ -1,4 +1,4 @@
-//! A listener on the wire for the alert by which a target refuses us when the handshake seems over.
+//! A listener on the wire, above all for the alert by which a target refuses us when the handshake seems over.
 //! Has the target sent us away, and in which words?
 //!
 //! With TLS 1.3 a target judges our certificate, or misses it, after we have finished and begun to speak HTTP (RFC 8446
@@ -8,13 +8,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use rustls::{AlertDescription, Error};
 
 use super::super::connection::Wire;
 use super::super::tls::TlsFault;
+use super::streams::Streams;
 
 /// What one connection has heard.
 #[derive(Clone, Default)]
@@ -49,13 +50,21 @@ impl Farewell {
 pub(super) struct Attended {
     pub(super) wire: Wire,
     pub(super) farewell: Farewell,
+    /// Of HTTP/2.
+    pub(super) streams: Option<Arc<Streams>>,
 }
 
 impl Read for Attended {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let read = ready!(Pin::new(&mut this.wire).poll_read(cx, buf));
-        Poll::Ready(read.inspect_err(|error| this.farewell.hear(error)))
+        let read = Pin::new(&mut this.wire).poll_read(cx, buf);
+        match (&read, &this.streams) {
+            (Poll::Ready(Err(error)), _) => this.farewell.hear(error),
+            // Who waits for more has acted on all that came before.
+            (Poll::Pending, Some(streams)) => streams.look(),
+            _ => {}
+        }
+        read
     }
 }
 

@@ -10,6 +10,7 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::iter::successors;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ enum Sender {
     /// One exchange at a time.
     Http1(http1::SendRequest<Upload>),
     /// A handle; with a slot, on which one exchange may go. Its upload has the slot, too, until it is through.
-    Http2 { sender: http2::SendRequest<Upload>, streams: Arc<Streams>, slot: Option<Arc<Slot>> },
+    Http2 { sender: http2::SendRequest<Upload>, streams: Arc<Streams>, slot: Option<Slot> },
 }
 
 pub enum SendFault {
@@ -75,10 +76,11 @@ impl Connection {
     /// Speaks HTTP over `wire`, and drives it in a task of its own until either side closes, or the last handle is gone.
     pub async fn open(wire: Wire, liveness: Liveness, hop: Hop, proof: Option<Proof>) -> Result<Self, hyper::Error> {
         let farewell = Farewell::default();
-        let wire = Attended { wire, farewell: farewell.clone() };
-        let (sender, held) = match proof.as_ref().is_some_and(|proof| proof.speaks_http2) {
-            true => open_http2(wire, &liveness).await?,
-            false => open_http1(wire, &liveness).await?,
+        let streams = proof.as_ref().is_some_and(|proof| proof.speaks_http2).then(|| Arc::new(Streams::new()));
+        let wire = Attended { wire, farewell: farewell.clone(), streams: streams.clone() };
+        let (sender, held) = match streams {
+            Some(streams) => open_http2(wire, &liveness, streams).await?,
+            None => open_http1(wire, &liveness).await?,
         };
         Ok(Self { sender, liveness, hop, proof, farewell, born: Instant::now(), held, is_under_way: false })
     }
@@ -90,7 +92,7 @@ impl Connection {
         if self.held.is_broken() {
             return None;
         }
-        let slot = streams.slot().map(Arc::new);
+        let slot = streams.slot();
         let may_be_told = !streams.is_heard() && self.born.elapsed() < SETTLE;
         if slot.is_none() && !may_be_told {
             return None;
@@ -121,7 +123,16 @@ impl Connection {
     pub fn upload_is_through(&self) -> bool {
         match &self.sender {
             Sender::Http1(sender) => sender.is_ready(),
-            Sender::Http2 { slot, .. } => slot.as_ref().is_none_or(|slot| Arc::strong_count(slot) == 1),
+            Sender::Http2 { slot, .. } => slot.as_ref().is_none_or(Slot::is_uploaded),
+        }
+    }
+
+    /// The same of HTTP/2 after a moment: for what was on its way when the answer overtook it, or for the target to say
+    /// that it wants no more of it (RST_STREAM with NO_ERROR).
+    pub async fn upload_gets_through(&self) -> bool {
+        match &self.sender {
+            Sender::Http2 { slot: Some(slot), .. } => timeout(SETTLE, slot.uploaded()).await.is_ok(),
+            _ => self.upload_is_through(),
         }
     }
 
@@ -145,7 +156,7 @@ impl Connection {
             Sender::Http2 { sender, streams, slot } => {
                 if slot.is_none() {
                     let _ = timeout(SETTLE, streams.heard()).await;
-                    *slot = streams.slot().map(Arc::new);
+                    *slot = streams.slot();
                 }
                 // What the kernel holds goes to the task that drives the connection: a GOAWAY would end it.
                 tokio::task::yield_now().await;
@@ -176,10 +187,16 @@ impl Connection {
                 request.body_mut().goes_on(None);
                 sender.try_send_request(for_http1(request)).await.map_err(fault)
             }
-            Sender::Http2 { sender, slot, .. } => {
+            Sender::Http2 { sender, streams, slot } => {
                 let again = again(&request);
-                request.body_mut().goes_on(slot.clone());
-                sender.try_send_request(for_http2(request)).await.map_err(|error| match (fault(error), again) {
+                request.body_mut().goes_on(slot.as_ref().map(Slot::part));
+                let sent = sender.try_send_request(for_http2(request)).await;
+                if sent.is_ok() && !streams.is_heard() {
+                    // It came before the answer (RFC 9113 §3.4): who is next will not find that nobody knows.
+                    streams.look();
+                    let _ = timeout(SETTLE, streams.heard()).await;
+                }
+                sent.map_err(|error| match (fault(error), again) {
                     (SendFault::Lost(error), Some(request)) if is_untouched(&error) => {
                         SendFault::Unsent(Box::new(request))
                     }
@@ -260,7 +277,11 @@ async fn open_http1(wire: Attended, liveness: &Liveness) -> Result<(Sender, Arc<
     Ok((Sender::Http1(sender), held))
 }
 
-async fn open_http2(wire: Attended, liveness: &Liveness) -> Result<(Sender, Arc<Held>), hyper::Error> {
+async fn open_http2(
+    wire: Attended,
+    liveness: &Liveness,
+    streams: Arc<Streams>,
+) -> Result<(Sender, Arc<Held>), hyper::Error> {
     let (held, hold) = hold::new(liveness);
     let (sender, driver) = http2::Builder::new(hold.clone())
         .timer(TokioTimer::new())
@@ -272,17 +293,26 @@ async fn open_http2(wire: Attended, liveness: &Liveness) -> Result<(Sender, Arc<
         .keep_alive_timeout(PONG_WITHIN)
         .handshake(wire)
         .await?;
-    let streams = Arc::new(Streams::new());
     let told = Arc::clone(&streams);
-    let (mut driver, mut most) = (Box::pin(driver), UNHEARD);
-    hold.drive(poll_fn(move |cx| {
-        let polled = driver.as_mut().poll(cx);
-        let before = std::mem::replace(&mut most, driver.current_max_send_streams());
-        if most != before {
-            told.allow(most);
+    hold.drive(async move {
+        let (mut driver, mut most) = (pin!(driver), UNHEARD);
+        let mut drives = poll_fn(|cx| {
+            let polled = driver.as_mut().poll(cx);
+            let before = std::mem::replace(&mut most, driver.current_max_send_streams());
+            if most != before {
+                told.allow(most);
+            }
+            polled
+        });
+        // Of SETTINGS nobody wakes it: another task of hyper's reads them.
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut drives => break,
+                () = told.wanted() => {}
+            }
         }
-        polled
-    }));
+    });
     Ok((Sender::Http2 { sender, streams, slot: None }, held))
 }
 

@@ -1,26 +1,42 @@
 //! How many exchanges one HTTP/2 connection carries, and how many it may.
-//! Is there room for one more, and has it been idle?
+//! Is there room for one more, has its upload left, and has the connection been idle?
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Of all handles on one connection.
 pub(super) struct Streams {
     open: AtomicUsize,
     /// SETTINGS_MAX_CONCURRENT_STREAMS of the target, as last heard. Before that one may go: who opened the connection.
     most: watch::Sender<Option<usize>>,
+    wanted: Notify,
     used: Mutex<Instant>,
 }
 
-/// The right to one stream, until it is dropped.
-pub(super) struct Slot(Arc<Streams>);
+/// The right to one stream, until it is dropped, and all of its upload.
+pub(super) struct Slot {
+    place: Arc<Place>,
+    /// Closed while nobody has a [`Part`].
+    uploading: watch::Sender<()>,
+}
+
+/// What an upload has of the slot, and each piece of it.
+#[derive(Clone)]
+pub(super) struct Part {
+    _place: Arc<Place>, // goes first: who hears that the last part has gone finds the place free
+    _uploading: watch::Receiver<()>,
+}
+
+/// One of the streams that are open.
+struct Place(Arc<Streams>);
 
 impl Streams {
     pub(super) fn new() -> Self {
-        Self { open: AtomicUsize::new(0), most: watch::Sender::new(None), used: Mutex::new(Instant::now()) }
+        let (open, most) = (AtomicUsize::new(0), watch::Sender::new(None));
+        Self { open, most, wanted: Notify::new(), used: Mutex::new(Instant::now()) }
     }
 
     /// A stream more than the target allows would wait inside this process, for who knows how long.
@@ -28,7 +44,7 @@ impl Streams {
         let most = self.most.borrow().unwrap_or(1);
         let more = |open| (open < most).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Slot(Arc::clone(self)))
+        Some(Slot { place: Arc::new(Place(Arc::clone(self))), uploading: watch::Sender::new(()) })
     }
 
     pub(super) fn allow(&self, most: usize) {
@@ -37,6 +53,18 @@ impl Streams {
 
     pub(super) fn is_heard(&self) -> bool {
         self.most.borrow().is_some()
+    }
+
+    /// The target may have said something: whoever can tell is to have a look, where nobody knows yet.
+    pub(super) fn look(&self) {
+        if !self.is_heard() {
+            self.wanted.notify_one();
+        }
+    }
+
+    /// Resolves when somebody wants to know.
+    pub(super) async fn wanted(&self) {
+        self.wanted.notified().await;
     }
 
     /// Resolves when the target has said how many it allows.
@@ -53,7 +81,23 @@ impl Streams {
     }
 }
 
-impl Drop for Slot {
+impl Slot {
+    pub(super) fn part(&self) -> Part {
+        Part { _place: Arc::clone(&self.place), _uploading: self.uploading.subscribe() }
+    }
+
+    /// Whether nobody has a part of it.
+    pub(super) fn is_uploaded(&self) -> bool {
+        self.uploading.is_closed()
+    }
+
+    /// Resolves when nobody has.
+    pub(super) async fn uploaded(&self) {
+        self.uploading.closed().await;
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         *self.0.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.0.open.fetch_sub(1, Ordering::Relaxed);
@@ -78,6 +122,23 @@ mod tests {
         let third = streams.slot().unwrap();
         streams.allow(1);
         drop((second, third));
+        assert!(streams.slot().is_some());
+    }
+
+    #[tokio::test]
+    async fn an_upload_has_its_slot_until_all_of_it_is_gone() {
+        let streams = Arc::new(Streams::new());
+        let slot = streams.slot().unwrap();
+        assert!(slot.is_uploaded(), "there is none");
+        let (upload, piece) = (slot.part(), slot.part());
+        drop(upload);
+        assert!(!slot.is_uploaded());
+        drop(piece);
+        slot.uploaded().await;
+        let upload = slot.part();
+        drop(slot);
+        assert!(streams.slot().is_none());
+        drop(upload);
         assert!(streams.slot().is_some());
     }
 }

@@ -3,19 +3,18 @@
 
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
-use super::streams::Slot;
+use super::streams::Part;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub struct Upload {
     content: Content,
-    slot: Option<Arc<Slot>>,
+    slot: Option<Part>,
 }
 
 enum Content {
@@ -27,7 +26,7 @@ enum Content {
 /// opens no window, whatever became of the exchange.
 pub struct Piece {
     bytes: Bytes,
-    _slot: Option<Arc<Slot>>,
+    _slot: Option<Part>,
 }
 
 impl Upload {
@@ -48,7 +47,7 @@ impl Upload {
     }
 
     /// On which stream it goes from now on.
-    pub(super) fn goes_on(&mut self, slot: Option<Arc<Slot>>) {
+    pub(super) fn goes_on(&mut self, slot: Option<Part>) {
         self.slot = slot;
     }
 }
