@@ -76,6 +76,12 @@ name = "tried"
 hosts = ["tried.example"]
 split = { percent = 30.25, egress = "turns", sign = ["platform"] }
 [[routes]]
+name = "seen"
+hosts = ["old.example"]
+paths = ["/signed/"]
+sign = ["platform"]
+plaintext = "upgrade"
+[[routes]]
 name = "shadow"
 hosts = ["new.example"]
 report_only = true
@@ -194,6 +200,36 @@ fn what_only_reports_is_told() {
     assert_eq!(step(&steps, "shadow"), expected);
     let (code, _, steps) = told(&["POST", "https://203.0.113.9/", "--client", "billing"]);
     assert_eq!((code, step(&steps, "guard")), (0, "203.0.113.8/31 would deny it, but only reports"), "{steps:?}");
+}
+
+#[test]
+fn a_tunnel_has_every_route_that_what_is_inside_could_take() {
+    let connect = |target| told(&["CONNECT", target, "--client", "billing"]);
+    let (code, _, steps) = connect("tried.example:443");
+    assert_eq!((code, step(&steps, "target")), (0, "https://tried.example"), "{steps:?}");
+    assert!(step(&steps, "route").starts_with("tried: more specific than everybody, by its host"), "{steps:?}");
+    assert!(step(&steps, "tunnel").starts_with("opened when the target has proven its name"), "{steps:?}");
+    assert!(step(&steps, "timeouts").contains("tunnel "), "{steps:?}");
+    assert_eq!((step(&steps, "sign"), step(&steps, "body")), ("", ""), "nothing of it applies");
+
+    let (code, refusal, steps) = connect("old.example:443");
+    assert_eq!((code, &refusal), (1, &"tunnel_forbidden".into()), "{steps:?}");
+    let expected =
+        "seen: what is inside of a tunnel could take it, and it refuses tunnels, so old-billing does not settle it";
+    assert_eq!(step(&steps, "route"), expected);
+
+    let (_, _, steps) = connect("new.example:443");
+    assert_eq!(step(&steps, "shadow"), "shadow would be taken, but only reports");
+    for (target, refusal) in [
+        ("https://tried.example/", "request_malformed"),
+        ("tried.example", "request_malformed"),
+        ("tried.example:22", "target_port_forbidden"),
+        ("localhost:443", "target_forbidden"),
+        ("10.0.0.1:443", "target_forbidden"),
+    ] {
+        assert_eq!(connect(target).1, refusal, "{target}");
+    }
+    assert_eq!(told(&["TRACE", "https://tried.example/", "--client", "billing"]).1, "client_forbidden");
 }
 
 #[test]

@@ -107,10 +107,8 @@ fn a_target_that_keeps_everybody_waiting_to_the_end_is_left_alone() {
         (Vec::new(), false)
     });
     // Of which half is the target's, however busy this machine is.
-    let scene = scene_with(
-        silent,
-        "[circuit]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"2s\"\n",
-    );
+    let scene =
+        scene_with(silent, "[circuit]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"2s\"\n");
     assert_eq!(codes(&scene, &scene.good_url(), 3), ["response_timeout", "response_timeout", OPEN]);
 }
 

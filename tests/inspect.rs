@@ -124,6 +124,26 @@ impl Place {
 }
 
 #[test]
+fn explain_says_that_what_is_inside_is_judged_for_itself() {
+    let place = place();
+    let explain = |method: &str, target: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        command.args(["explain", method, target, "--client", "billing", "--config"]);
+        let output = command.arg(place.outgate.folder.path("config.toml")).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = explain("CONNECT", &place.authority("paths.example"));
+    assert_eq!(code, Some(0), "{text}");
+    let line = |step: &str| text.lines().find_map(|line| line.strip_prefix(step)).unwrap_or_default().trim();
+    let expected = "limited: what is inside of a tunnel could take it, and it inspects tunnels";
+    assert_eq!(line("route"), expected, "no route is for all of its paths");
+    assert_eq!(line("tunnel"), "inspected: each request inside is judged for itself, by its own URL");
+    assert_eq!(line("egress"), "", "nobody is asked before");
+    let (code, text) = explain("POST", &format!("https://{}/refused", place.authority("paths.example")));
+    assert_eq!((code, text.contains("route      refused: ")), (Some(0), true), "{text}");
+}
+
+#[test]
 fn what_is_inside_is_delivered_signed_and_recorded() {
     let place = place();
     let mut client = place.inside("inspect.example");

@@ -1,4 +1,4 @@
-//! `outgate explain`: the decisions about one webhook, made without sending it.
+//! `outgate explain`: the decisions about one webhook or tunnel, made without sending or opening it.
 //! Which route would it take, and why?
 
 use std::path::PathBuf;
@@ -20,11 +20,12 @@ use crate::policy::identify::ANONYMOUS;
   outgate explain POST https://hooks.acme.example/in
   outgate explain POST https://hooks.acme.example/in --client billing --tenant acme --json
   outgate explain POST https://hooks.acme.example/in --client billing --running
+  outgate explain CONNECT hooks.acme.example:443
 
 Nothing is sent and no name is resolved. Exit code 0: the webhook would go out. 1: it would be refused.")]
 pub(super) struct Explain {
     method: Method,
-    /// The target, an https or http URL
+    /// The target, an https or http URL; of a CONNECT, host and port
     url: String,
     #[command(flatten)]
     sender: Sender,

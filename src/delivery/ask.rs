@@ -32,10 +32,7 @@ pub(super) struct Ask {
 impl Ask {
     pub(super) fn read(arrival: &Arrival) -> Result<Ask, Refusal> {
         let fields = &arrival.fields;
-        if arrival.method == Method::TRACE {
-            // It would echo what the client sent to us, credentials included (RFC 9110 §9.3.8).
-            return Err(Refusal::new(Code::ClientForbidden, "TRACE is not forwarded"));
-        }
+        is_forwarded(&arrival.method)?;
         let named = single(fields, &OUTGATE_TARGET)?;
         if let Some(inside) = &arrival.caller.inside {
             return Self::inside(arrival, inside, named);
@@ -67,13 +64,7 @@ impl Ask {
         if arrival.caller.inside.is_some() {
             return Err(Refusal::new(Code::TunnelForbidden, "no tunnel inside of a tunnel"));
         }
-        let (host, port) = parse_authority(&arrival.target)?;
-        if port.is_none() {
-            return Err(Refusal::malformed("a CONNECT names a host and a port"));
-        }
-        let tenant = tenant(&arrival.fields)?;
-        let path_and_query = String::new();
-        Ok(Ask { scheme: Scheme::Https, host, port, path_and_query, tenant, wants_tls: false })
+        Ok(Ask { tenant: tenant(&arrival.fields)?, ..parse_tunnel(&arrival.target)? })
     }
 
     /// Inside of a tunnel every request is for its host, and for whom it was opened.
@@ -103,9 +94,11 @@ impl Ask {
         self.port
     }
 
-    /// The same for a URL alone, as `explain` has it.
-    pub(super) fn of(method: &Method, url: &str, tenant: Option<TenantName>) -> Result<Ask, Refusal> {
-        Ok(Ask { tenant, ..parse_url(url, method)? })
+    /// The same for a URL alone, or what a CONNECT names, as `explain` has it.
+    pub(super) fn of(method: &Method, target: &str, tenant: Option<TenantName>) -> Result<Ask, Refusal> {
+        is_forwarded(method)?;
+        let ask = if method == Method::CONNECT { parse_tunnel(target)? } else { parse_url(target, method)? };
+        Ok(Ask { tenant, ..ask })
     }
 
     /// Where the onward hop goes, under the route's stance on plaintext. An upgraded hop goes to port 443 unless a
@@ -153,6 +146,24 @@ fn tenant(fields: &HeaderMap) -> Result<Option<TenantName>, Refusal> {
         Some(name) if !name.is_empty() && name.len() <= TENANT_MAX => Ok(Some(TenantName::new(name))),
         Some(_) => Err(Refusal::malformed(format!("Outgate-Tenant is a name of at most {TENANT_MAX} characters"))),
     }
+}
+
+fn is_forwarded(method: &Method) -> Result<(), Refusal> {
+    if method == Method::TRACE {
+        // It would echo what the client sent to us, credentials included (RFC 9110 §9.3.8).
+        return Err(Refusal::new(Code::ClientForbidden, "TRACE is not forwarded"));
+    }
+    Ok(())
+}
+
+/// The authority-form (RFC 9112 §3.2.3).
+fn parse_tunnel(authority: &str) -> Result<Ask, Refusal> {
+    let (host, port) = parse_authority(authority)?;
+    if port.is_none() {
+        return Err(Refusal::malformed("a CONNECT names a host and a port"));
+    }
+    let path_and_query = String::new();
+    Ok(Ask { scheme: Scheme::Https, host, port, path_and_query, tenant: None, wants_tls: false })
 }
 
 /// An http or https URL, its path and query untouched (RFC 9110 §7.7).

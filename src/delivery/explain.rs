@@ -2,6 +2,7 @@
 //! What would happen to this webhook, and which rule says so?
 
 mod now;
+mod way;
 
 use http::Method;
 use jiff::Timestamp;
@@ -11,17 +12,18 @@ use super::ask::Ask;
 use super::refusal::{Code, Refusal};
 use super::steps::stick;
 use super::{shadow, verdict};
-use crate::config::{CrlPolicy, Per, Plaintext, Proof, Select, TlsVersion, Verify};
+use crate::config::{Connect, CrlPolicy, Per, Plaintext, Proof, Select, Timeouts, TlsVersion, Verify};
 use crate::live::Live;
-use crate::names::{ClientName, Host, KeyId, TenantName};
+use crate::names::{ClientName, Host, KeyId, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Limit;
 use crate::policy::egress;
 use crate::policy::guard::{ClearedAddresses, Own};
 use crate::policy::identify::Client;
-use crate::policy::route::{Match, Route, Split};
+use crate::policy::route::{Route, Split};
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
+use way::Way;
 
 /// Steps with what was decided in each, and the refusal that ended them, if one did.
 pub struct Explained {
@@ -36,13 +38,24 @@ impl Explained {
     }
 }
 
-/// A webhook that would be sent.
+/// A webhook that would be sent, or a tunnel that would be opened.
 pub struct Question<'a> {
     pub method: &'a Method,
+    /// Of a CONNECT, host and port.
     pub url: &'a str,
     pub client: &'a ClientName,
     pub tenant: Option<&'a TenantName>,
     pub now: Timestamp,
+}
+
+impl Question<'_> {
+    fn is_tunnel(&self) -> bool {
+        self.method == Method::CONNECT
+    }
+
+    fn target(&self, ask: &Ask, route: &Route) -> Result<Target, Refusal> {
+        if self.is_tunnel() { Ok(ask.tunnel_target(route)) } else { ask.target(route) }
+    }
 }
 
 /// No name is resolved: for a target that is a name, the guard's verdict on its addresses stays open.
@@ -77,21 +90,28 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
     lines.push(("client", client_in_words(known)));
     verdict::speaks_for(known, tenant)?;
     lines.extend(tenant.map(|tenant| ("tenant", tenant.to_string())));
-    if let Some((shadow, refused)) = shadow::taken(plan, client, &ask) {
+    let shadow = match question.is_tunnel() {
+        true => shadow::taken_by_tunnel(plan, client, &ask),
+        false => shadow::taken(plan, client, &ask),
+    };
+    if let Some((shadow, refused)) = shadow {
         let refused = refused.map(|code| format!(", and would refuse it as {}", code.name())).unwrap_or_default();
         lines.push(("shadow", format!("{} would be taken, but only reports{refused}", shadow.name)));
     }
-    let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
-    let chosen = plan.routes.choose(client, tenant, &ask.host, ask.path());
-    let (Some((_, Match { route: written, .. })), Some(route)) = (candidates.first(), chosen) else {
-        return Err(verdict::no_route(&ask.host));
-    };
-    lines.push(("route", format!("{}: {}", route.name, why(&candidates))));
-    lines.extend(written.split.as_ref().map(|split| ("split", split_in_words(split, route, tenant, &ask.host))));
-    let target = ask.target(route)?;
+    let way = Way::of(plan, question, &ask).ok_or_else(|| verdict::no_route(&ask.host))?;
+    let route = way.route;
+    lines.push(("route", format!("{}: {}", route.name, way.why)));
+    lines.extend(way.split.map(|split| ("split", split_in_words(split, route, tenant, &ask.host))));
+    let target = question.target(&ask, route)?;
     lines.push(("target", target.to_string()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
+    if question.is_tunnel() {
+        lines.push(("tunnel", tunnel_in_words(route)?));
+    }
     lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
+    if question.is_tunnel() && route.connect == Connect::Inspect {
+        return Ok(());
+    }
     let cleared = match target.host {
         Host::Ip(address) => Some(plan.guard.clear(&target, &[address], &Own::default())?),
         Host::Name(_) => None,
@@ -100,6 +120,13 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
     lines.extend(denied.map(|denied| ("guard", format!("{denied} would deny it, but only reports"))));
     lines.push(("egress", egress_in_words(route, &target.host, cleared.as_ref(), question)?));
     lines.push(("trust", trust_in_words(&route.trust)));
+    let timeouts = &route.timeouts;
+    if question.is_tunnel() {
+        let Timeouts { dns, connect, tls, idle, tunnel, .. } = timeouts;
+        let words = format!("dns {dns:?}, connect {connect:?}, tls {tls:?}, idle {idle:?}, tunnel {tunnel:?}");
+        lines.push(("timeouts", words));
+        return Ok(());
+    }
     if let Some(credential) = &route.credential {
         lines.push(("credential", format!("{}: {}", credential.name, credential.kind())));
     }
@@ -108,7 +135,6 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
         [] => lines.push(("sign", "unsigned: the body streams".to_owned())),
         signers => lines.extend(signers.iter().map(|signer| ("sign", signer_in_words(signer, tenant, now)))),
     }
-    let timeouts = &route.timeouts;
     lines.push(("body", format!("at most {} bytes within {:?}", route.body_max, timeouts.body)));
     lines.push((
         "timeouts",
@@ -125,6 +151,14 @@ fn split_in_words(split: &Split, route: &Route, tenant: Option<&TenantName>, hos
     let (percent, place) = (split.percent(), route.place(tenant, host));
     let side = if route.is_trial() { "on the other side, with what the split says" } else { "not on the other side" };
     format!("{percent} %: this tenant and host, at {place:.2} % of all, are {side}")
+}
+
+fn tunnel_in_words(route: &Route) -> Result<String, Refusal> {
+    match route.connect {
+        Connect::Refuse => Err(verdict::no_tunnel()),
+        Connect::Tunnel => Ok("opened when the target has proven its name: what is inside is not seen".to_owned()),
+        Connect::Inspect => Ok("inspected: each request inside is judged for itself, by its own URL".to_owned()),
+    }
 }
 
 fn trust_in_words(trust: &Trust) -> String {
@@ -165,24 +199,6 @@ fn client_in_words(client: &Client) -> String {
     let only =
         if proofs.contains(&Proof::Network) && !credentials.is_empty() { ", from its networks only" } else { "" };
     format!("{}: {how}{only}", client.name())
-}
-
-/// By what the first goes before the second, and that there are others.
-fn why(candidates: &[(usize, Match<'_>)]) -> String {
-    let [(host, best), (other_host, next), others @ ..] = candidates else {
-        return "no other route matches".to_owned();
-    };
-    let by = if host != other_host {
-        "by its host: the name itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"
-    } else if best.path != next.path {
-        "by its longer path"
-    } else if best.tenant != next.tenant {
-        "because it names the tenant"
-    } else {
-        "because it names the client"
-    };
-    let also: String = others.iter().map(|(_, found)| format!(", before {}", found.route.name)).collect();
-    format!("more specific than {}{also}, {by}", next.route.name)
 }
 
 fn version(version: TlsVersion) -> &'static str {

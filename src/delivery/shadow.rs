@@ -26,12 +26,18 @@ pub(super) fn taken<'p>(plan: &'p Plan, client: &ClientName, ask: &Ask) -> Optio
     Some((shadow, judged.err().map(|refusal| refusal.code)))
 }
 
-/// Of a tunnel nobody knows the path, so only routes of all paths have a say.
 pub(super) fn judge_tunnel(plan: &Plan, client: &ClientName, ask: &Ask, record: &mut Record) {
-    let Some(shadow) = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, "") else { return };
+    if let Some((shadow, refused)) = taken_by_tunnel(plan, client, ask) {
+        record.would_take(shadow, refused);
+    }
+}
+
+/// Of a tunnel nobody knows the path, so only routes of all paths have a say.
+pub(super) fn taken_by_tunnel<'p>(plan: &'p Plan, client: &ClientName, ask: &Ask) -> Option<(&'p Route, Option<Code>)> {
+    let shadow = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, "")?;
     let judged = is_open(plan, shadow, &ask.tunnel_target(shadow));
     let refuses = (shadow.connect == Connect::Refuse).then_some(Code::TunnelForbidden);
-    record.would_take(shadow, judged.err().map(|refusal| refusal.code).or(refuses));
+    Some((shadow, judged.err().map(|refusal| refusal.code).or(refuses)))
 }
 
 fn is_open(plan: &Plan, shadow: &Route, target: &Target) -> Result<(), Refusal> {

@@ -112,28 +112,33 @@ impl Routes {
         taken.is_none_or(|taken| rank(shadow) <= rank(taken)).then_some(shadow.1.route)
     }
 
-    /// The route of a CONNECT, whose path nobody sees before it is open. So every route that what is inside could take
-    /// has a say, down to the one that takes every path: one that inspects settles it, since then each request is
-    /// judged for itself; else one that refuses does.
+    /// The route of a CONNECT: see [`Self::settling`].
     pub fn choose_for_tunnel(
         &self,
         client: &ClientName,
         tenant: Option<&TenantName>,
         host: &Host,
     ) -> Option<&Arc<Route>> {
+        self.settling(client, tenant, host).map(|route| route.side_for(tenant, host))
+    }
+
+    /// The route that settles a CONNECT, whose path nobody sees before it is open. So every route that what is inside
+    /// could take has a say, down to the one that takes every path: one that inspects settles it, since then each request
+    /// is judged for itself; else one that refuses does.
+    pub fn settling(&self, client: &ClientName, tenant: Option<&TenantName>, host: &Host) -> Option<&Arc<Route>> {
         let mut refuses = None;
         for (_, table) in self.tables(host) {
             let [inspecting, refusing, whole] = table.of_tunnels(client, tenant);
             let inspects = |route: &&Arc<Route>| route.connect == Connect::Inspect;
             if let Some(route) = inspecting.or(whole.filter(inspects)) {
-                return Some(route.side_for(tenant, host));
+                return Some(route);
             }
             refuses = refuses.or(refusing);
             if whole.is_some() {
-                return refuses.or(whole).map(|route| route.side_for(tenant, host));
+                return refuses.or(whole);
             }
         }
-        refuses.map(|route: &Arc<Route>| route.side_for(tenant, host))
+        refuses
     }
 
     /// Everything that matches, the best first, each with how far the host pattern that it matches by is from the name: a

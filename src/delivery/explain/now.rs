@@ -4,6 +4,7 @@
 
 use super::super::ask::Ask;
 use super::Question;
+use super::way::Way;
 use crate::live::Live;
 use crate::live::circuits::Key;
 use crate::live::limits::Fullness;
@@ -16,8 +17,8 @@ use crate::policy::route::Route;
 pub(super) fn lines(live: &Live, plan: &Plan, question: &Question<'_>) -> Vec<(&'static str, String)> {
     let ways = || {
         let ask = Ask::of(question.method, question.url, question.tenant.cloned()).ok()?;
-        let route = plan.routes.choose(question.client, question.tenant, &ask.host, ask.path())?;
-        Some((route, ask.target(route).ok()?))
+        let route = Way::of(plan, question, &ask)?.route;
+        Some((route, question.target(&ask, route).ok()?))
     };
     // Refused before: there is nothing more to say.
     let Some((route, target)) = ways() else { return Vec::new() };

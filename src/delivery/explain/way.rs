@@ -1,0 +1,63 @@
+//! The route of a webhook or a tunnel, and the rule that chose it.
+//! Which one wins, and why?
+
+use std::sync::Arc;
+
+use super::super::ask::Ask;
+use super::Question;
+use crate::config::Connect;
+use crate::policy::Plan;
+use crate::policy::route::{Match, Route, Split};
+
+pub(super) struct Way<'p> {
+    /// On its side of the split.
+    pub(super) route: &'p Arc<Route>,
+    pub(super) split: Option<&'p Split>,
+    pub(super) why: String,
+}
+
+impl<'p> Way<'p> {
+    pub(super) fn of(plan: &'p Plan, question: &Question<'_>, ask: &Ask) -> Option<Self> {
+        let &Question { client, tenant, .. } = question;
+        // Of a tunnel nobody knows the path: what the candidates are for every path is one reason of two.
+        let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
+        let first = candidates.first().map(|(_, found)| found.route);
+        let (written, route) = match question.is_tunnel() {
+            true => (
+                plan.routes.settling(client, tenant, &ask.host)?,
+                plan.routes.choose_for_tunnel(client, tenant, &ask.host)?,
+            ),
+            false => (first?, plan.routes.choose(client, tenant, &ask.host, ask.path())?),
+        };
+        let why = match first {
+            Some(first) if Arc::ptr_eq(first, written) => why(&candidates),
+            first => settles(written, first),
+        };
+        Some(Self { route, split: written.split.as_ref(), why })
+    }
+}
+
+/// Of a tunnel, by some path of all that may be asked for inside.
+fn settles(route: &Route, instead: Option<&Arc<Route>>) -> String {
+    let does = if route.connect == Connect::Inspect { "inspects" } else { "refuses" };
+    let instead = instead.map(|other| format!(", so {} does not settle it", other.name)).unwrap_or_default();
+    format!("what is inside of a tunnel could take it, and it {does} tunnels{instead}")
+}
+
+/// By what the first goes before the second, and that there are others.
+fn why(candidates: &[(usize, Match<'_>)]) -> String {
+    let [(host, best), (other_host, next), others @ ..] = candidates else {
+        return "no other route matches".to_owned();
+    };
+    let by = if host != other_host {
+        "by its host: the name itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"
+    } else if best.path != next.path {
+        "by its longer path"
+    } else if best.tenant != next.tenant {
+        "because it names the tenant"
+    } else {
+        "because it names the client"
+    };
+    let also: String = others.iter().map(|(_, found)| format!(", before {}", found.route.name)).collect();
+    format!("more specific than {}{also}, {by}", next.route.name)
+}
