@@ -75,7 +75,7 @@ fn main() {
 /// Routes that nobody takes stand before those of the load.
 fn config(port: u16, others: u64) -> String {
     let others: String = (0..others)
-        .map(|n| format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h{n}.example\"]\npaths = [\"/a\", \"/b\"]\n"))
+        .map(|n| format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h{n}.acme.com\"]\npaths = [\"/a\", \"/b\"]\n"))
         .collect();
     let route = |name: &str, more: &str| {
         format!("[[routes]]\nname = {name:?}\nhosts = [\"{name}.example\"]\nports = [{port}]\n{more}\n")

@@ -36,10 +36,10 @@ enum Apart {
 impl Apart {
     fn route(self, n: usize) -> String {
         match self {
-            Self::Hosts => format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h{n}.example\"]\n"),
-            Self::Paths => format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h.example\"]\npaths = [\"/in/{n}/\"]\n"),
+            Self::Hosts => format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h{n}.acme.com\"]\n"),
+            Self::Paths => format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h.acme.com\"]\npaths = [\"/in/{n}/\"]\n"),
             Self::Tenants => {
-                format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h.example\"]\ntenants = [\"t{n}\"]\n")
+                format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h.acme.com\"]\ntenants = [\"t{n}\"]\n")
             }
         }
     }
@@ -48,9 +48,9 @@ impl Apart {
     fn asks(self, n: usize) -> (Host, String, Option<TenantName>) {
         let host = |name: String| Host::Name(name.into());
         match self {
-            Self::Hosts => (host(format!("h{n}.example")), "/in".into(), None),
-            Self::Paths => (host("h.example".into()), format!("/in/{n}/x"), None),
-            Self::Tenants => (host("h.example".into()), "/in".into(), Some(TenantName::new(format!("t{n}")))),
+            Self::Hosts => (host(format!("h{n}.acme.com")), "/in".into(), None),
+            Self::Paths => (host("h.acme.com".into()), format!("/in/{n}/x"), None),
+            Self::Tenants => (host("h.acme.com".into()), "/in".into(), Some(TenantName::new(format!("t{n}")))),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Names are judged before DNS, so that a forbidden one leaves no query; addresses after it, every one, because DNS is
 //! the attacker's pen. What may be dialled is evidence that only [`Guard::clear`] makes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub struct Guard {
     reporting: Vec<IpNet>,
     ports: Vec<u16>,
     /// Names that the operator gave addresses to, and so vouches for.
-    vouched: BTreeSet<Arc<str>>,
+    vouched: BTreeMap<Arc<str>, Vec<IpAddr>>,
     /// Every range of every pool, in force or not: ours, even where this host does not answer for it.
     pools: Vec<(PoolName, IpNet)>,
 }
@@ -108,8 +108,8 @@ impl Guard {
             let meant = guard.deny.iter().filter(|deny| deny.report_only == report_only);
             meant.map(|deny| deny.cidr.trunc()).collect()
         };
-        let name = |host: &Host| match host {
-            Host::Name(name) => Some(Arc::clone(name)),
+        let name = |(host, addresses): (&Host, &Vec<IpAddr>)| match host {
+            Host::Name(name) => Some((Arc::clone(name), addresses.clone())),
             Host::Ip(_) => None,
         };
         let ranges = |(name, pool): (&PoolName, &At<config::Pool>)| {
@@ -121,7 +121,7 @@ impl Guard {
             deny: denied(false),
             reporting: denied(true),
             ports: guard.ports.iter().map(|port| port.value).collect(),
-            vouched: resolver.hosts.keys().filter_map(name).collect(),
+            vouched: resolver.hosts.iter().filter_map(name).collect(),
             pools: egress.iter().flat_map(ranges).collect(),
         }
     }
@@ -134,7 +134,7 @@ impl Guard {
             return Err(Forbidden::Port(port));
         }
         match &target.host {
-            Host::Name(name) if is_special_use(name) && !self.vouched.contains(name) => Err(Forbidden::Name),
+            Host::Name(name) if is_special_use(name) && !self.vouched.contains_key(name) => Err(Forbidden::Name),
             Host::Name(_) | Host::Ip(_) => Ok(()),
         }
     }
@@ -157,6 +157,24 @@ impl Guard {
             .iter()
             .find(|deny| answers.iter().any(|address| self.faces(*address).any(|face| deny.contains(&face))));
         Ok(ClearedAddresses { addresses, port: target.port, would_deny: would_deny.copied() })
+    }
+
+    /// Why nothing will be sent to this host, whatever the port, and whatever this host's own addresses are.
+    pub fn shuts(&self, host: &Host) -> Option<Forbidden> {
+        let judge = |address: &IpAddr| self.judge(*address, 0, &Own::default()).err();
+        match host {
+            Host::Ip(address) => judge(address),
+            Host::Name(name) => match self.vouched.get(name) {
+                Some(addresses) => addresses.iter().find_map(judge),
+                None => is_special_use(name).then_some(Forbidden::Name),
+            },
+        }
+    }
+
+    /// Why nothing will be sent to any host below this one.
+    pub fn shuts_below(&self, parent: &str) -> Option<Forbidden> {
+        let vouched = || self.vouched.keys().any(|name| is_below(name, parent));
+        (is_special_use(parent) && !vouched()).then_some(Forbidden::Name)
     }
 
     fn judge(&self, address: IpAddr, port: u16, own: &Own) -> Result<(), Forbidden> {

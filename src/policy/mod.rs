@@ -78,10 +78,12 @@ pub fn compile_after(
         route::Tables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
     let guard = guard::Guard::compile(config, &mut problems);
     credential::check_reach(config, &credentials, &guard, &mut problems);
+    let routes = route::Routes::compile(config, &tables, &mut problems);
+    route::check_reach(config, &routes, &guard, &mut problems);
     let plan = Plan {
         name: config.server.name.clone(),
         clients: identify::Clients::compile(config, &mut problems),
-        routes: route::Routes::compile(config, &tables, &mut problems),
+        routes,
         guard,
         listener: listener::compile(config, &mut problems),
         authority: inspect::compile(config, now, &mut problems),

@@ -5,6 +5,7 @@ mod compile;
 #[cfg(test)]
 mod compile_tests;
 mod credential;
+mod guarded;
 mod reach;
 mod split;
 mod table;
@@ -24,6 +25,7 @@ use crate::policy::credential::Credential;
 use crate::policy::egress::Pool;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
+pub use guarded::check_reach;
 pub use split::Split;
 pub use table::Match;
 use table::Table;
