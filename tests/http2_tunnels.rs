@@ -177,7 +177,7 @@ fn a_refused_tunnel_is_an_answer_and_the_connection_goes_on() {
 
 async fn open(played: &Played, sender: &SendRequest<Bytes>) -> (RecvStream, SendStream<Bytes>, std::net::TcpStream) {
     let asking = ask(sender, a_connect(&played.authority()));
-    let accepting = async { tokio::task::block_in_place(|| (played.accept(), played.deny()).0) };
+    let accepting = async { tokio::task::block_in_place(|| (played.deny(), played.accept()).1) };
     let ((response, outgoing), stream) = tokio::join!(asking, accepting);
     assert_eq!(code(&response), (200, ""));
     (response.into_body(), outgoing, stream)

@@ -5,13 +5,15 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::net::IpAddr;
 
 use serde_json::Value;
 use support::pki::{Identity, Pki, self_signed};
-use support::post;
+use support::scene::folder;
 use support::tunnel::{connect, hello, trusting};
 use support::tunnel_scene::{Place, config, place, place_with, played, read};
+use support::{Outgate, post};
 
 fn pool() -> Vec<IpAddr> {
     (0..4).map(|last| IpAddr::from([127, 0, 7, last])).collect()
@@ -32,7 +34,6 @@ fn whoever_asks_in_whatever_way_gets_tls_to_the_target_from_the_pool() {
     .into_iter()
     .enumerate()
     {
-        let before = place.tap.carried().len();
         let mut client = place.outgate.connect();
         client.send(&request);
         let answer = client.answer_to("CONNECT");
@@ -56,7 +57,7 @@ fn whoever_asks_in_whatever_way_gets_tls_to_the_target_from_the_pool() {
         assert_eq!((&record["host"], &record["path"]), (&"tunnel.example".into(), &Value::Null), "{record}");
         assert_eq!((&record["status"], &record["code"]), (&200.into(), &"delivered".into()), "{record}");
         assert_eq!((&record["source"], &record["address"]), (&source.to_string().into(), &"127.0.0.1".into()));
-        let carried = place.tap.carried()[before].clone();
+        let carried = place.tap.carried().last().unwrap().clone();
         assert_eq!(record["bytes_sent"], carried.sent.len(), "{record}");
         assert_eq!(record["bytes_received"], carried.received.len(), "{record}");
     }
@@ -167,9 +168,8 @@ fn an_untrusted_target_never_gets_a_byte_of_the_client() {
         assert!(client.is_closed());
         let record = place.record(1);
         assert_eq!((&record["details"], &record["bytes_sent"]), (&details.into(), &0.into()), "{record}");
-        let carried = place.tap.until(2);
-        assert_eq!(carried.len(), 2, "the tunnel's connection, and the one of the check");
-        assert!(carried.iter().any(|one| one.sent.is_empty()), "{details}");
+        let carried = place.tap.until(1);
+        assert_eq!(carried.len(), 1, "{details}: the verification's connection, and none for the tunnel");
         assert!(place.target.seen().is_empty());
     }
 }
@@ -196,17 +196,92 @@ fn a_target_is_checked_once_in_a_while_and_under_each_trust_for_itself() {
 }
 
 #[test]
-fn the_check_leaves_from_where_the_tunnel_does() {
+fn a_tunnel_leaves_from_the_source_address_that_was_verified() {
     let played = played("");
     for _ in 0..4 {
         let mut client = played.outgate.connect();
-        client.send(connect(&played.authority().replace("plain", "tunnel"), ""));
-        let (tunnel, check) = (played.accept(), played.accept());
-        assert_eq!(tunnel.peer_addr().unwrap().ip(), check.peer_addr().unwrap().ip());
-        assert!(pool().contains(&check.peer_addr().unwrap().ip()));
-        drop((tunnel, check));
-        assert_eq!(client.answer_to("CONNECT").code(), "connection_lost");
+        client.send(connect(&played.authority(), ""));
+        let verified = played.deny();
+        let tunnel = played.accept();
+        assert_eq!(tunnel.peer_addr().unwrap().ip(), verified.ip());
+        assert!(pool().contains(&verified.ip()));
+        assert_eq!(client.answer_to("CONNECT").status, 200);
     }
+}
+
+/// A receiver that finishes one connection before it accepts the next, as gunicorn's sync worker does.
+struct SerialReceiver {
+    address: std::net::SocketAddr,
+}
+
+impl SerialReceiver {
+    /// Closes the connections whose numbers are in `closed` when their first bytes have come.
+    fn start(identity: Identity, closed: &'static [usize]) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain, identity.key)
+            .unwrap();
+        let config = std::sync::Arc::new(config);
+        std::thread::spawn(move || {
+            for (number, mut stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                if closed.contains(&number) {
+                    let _ = stream.read(&mut [0; 4096]);
+                    continue;
+                }
+                let mut session = rustls::ServerConnection::new(std::sync::Arc::clone(&config)).unwrap();
+                let mut stream = rustls::Stream::new(&mut session, &mut stream);
+                let mut request = [0; 4096];
+                if stream.read(&mut request).is_ok_and(|length| length > 0) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+                    stream.conn.send_close_notify();
+                    let _ = stream.flush();
+                }
+            }
+        });
+        Self { address }
+    }
+}
+
+/// A webhook through a tunnel to the receiver: what came back.
+fn through_a_tunnel(identity: impl FnOnce(&Pki) -> Identity, closed: &'static [usize]) -> (String, Value) {
+    let pki = Pki::new();
+    let receiver = SerialReceiver::start(identity(&pki), closed);
+    let outgate = Outgate::run(folder(&pki), &config(receiver.address.port(), ""));
+    let client = outgate.open_tunnel(&format!("tunnel.example:{}", receiver.address.port()));
+    let (mut inside, _) = client.secure("tunnel.example", trusting(&pki.pem)).unwrap();
+    inside.send(post("/in", "", "body"));
+    let text = inside.answer().text();
+    drop(inside);
+    (text, outgate.records(1)[0].clone())
+}
+
+#[test]
+fn a_tunnel_opens_to_a_receiver_that_handshakes_serially() {
+    let (text, record) = through_a_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[]);
+    assert_eq!((text.as_str(), &record["code"]), ("ok", &"delivered".into()), "{record}");
+}
+
+#[test]
+fn a_tunnel_closed_before_its_first_byte_is_dialled_once_more() {
+    // Connection 0 is the verification's, 1 the tunnel's first.
+    let (text, record) = through_a_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[1]);
+    assert_eq!((text.as_str(), &record["code"]), ("ok", &"delivered".into()), "{record}");
+}
+
+#[test]
+fn a_target_that_cannot_be_verified_gets_no_tunnel_connection() {
+    let played = played("");
+    let mut client = played.outgate.connect();
+    client.send(connect(&played.authority().replace("plain", "tunnel"), ""));
+    drop(played.accept());
+    assert_eq!(client.answer_to("CONNECT").code(), "connection_lost");
+    played.listener.set_nonblocking(true).unwrap();
+    assert_eq!(played.listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
@@ -220,11 +295,9 @@ fn ports_without_tls_are_open_only_to_a_route_that_allows_plaintext() {
 
     let mut client = played.outgate.connect();
     client.send(connect(&played.authority().replace("plain", "tunnel"), ""));
-    let target = played.accept();
     played.deny();
     let answer = client.answer_to("CONNECT");
     assert_eq!((answer.code(), answer.json()["details"].as_str()), ("tls_failed", Some("plaintext")));
-    drop(target);
 
     // Port 80 is not even asked; nobody listens there.
     let (_, answer) = played.outgate.tunnel("plain.example:80", "");
@@ -280,14 +353,13 @@ fn a_hello_passes_unchanged_however_it_comes() {
         [record(&message[..1]), record(&message[1..90]), record(&message[90..]), b"\x17\x03\x03\x00\x01x".to_vec()];
     let connecting = connect(&place.authority(), "");
     for sent in [vec![whole.clone()], fragmented.to_vec(), whole.chunks(7).map(<[u8]>::to_vec).collect()] {
-        let before = place.tap.carried().len();
         let mut client = place.outgate.connect();
         // The first piece comes with the CONNECT.
         client.send([connecting.as_bytes(), &sent[0]].concat());
         assert_eq!(client.answer_to("CONNECT").status, 200);
         sent[1..].iter().for_each(|piece| client.send(piece));
         assert!(!client.read_some().is_empty());
-        assert_eq!(place.tap.carried()[before].sent, sent.concat());
+        assert_eq!(place.tap.carried().last().unwrap().sent, sent.concat());
     }
 }
 

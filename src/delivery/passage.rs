@@ -18,7 +18,7 @@ use super::webhook::Sealed;
 use super::{Interim, fields};
 use crate::live::reuse::{Key, Lease, Reuse};
 use crate::live::{InForce, Live};
-use crate::names::{Scheme, Target, TenantName};
+use crate::names::{Host, Scheme, Target, TenantName};
 use crate::net::connection::{Socket, Wire};
 use crate::net::dial::{self, DialFault, Dialled};
 use crate::net::exchange::{self, Connection, SendFault, Upload};
@@ -71,10 +71,10 @@ impl Passage<'_> {
         Ok((dialled, start.elapsed()))
     }
 
-    /// What the target shows on a handshake of our own, over this hop and no other.
-    pub(super) async fn check(&self, hop: Hop) -> Result<Proof, CheckFault> {
-        let dialled = self.dial_one_of(&[hop]).await.map_err(CheckFault::Dial)?;
-        let (_, proof) = self.handshake(dialled.socket).await.map_err(CheckFault::Tls)?;
+    /// Verifies the target by a handshake on a connection that carries nothing else, and closes the connection.
+    pub(super) async fn verify(&self, socket: Socket) -> Result<Proof, TlsFault> {
+        let (wire, proof) = self.handshake(socket).await?;
+        tls::close(wire).await;
         Ok(proof)
     }
 
@@ -84,14 +84,8 @@ impl Passage<'_> {
         tls::handshake(socket, &terms, self.tenant, &self.target.host, deadline).await
     }
 
-    async fn dial_one_of(&self, hops: &[Hop]) -> Result<Dialled, DialFault> {
-        let dialling = dial::dial(hops, Instant::now() + self.patience(self.route.timeouts.connect)).await;
-        for source in dialling.unusable {
-            self.live.sources.refused(source);
-        }
-        let answered = dialling.outcome.as_ref().ok().map(|dialled| dialled.hop);
-        self.live.reach.heard(&self.target.host, answered, &dialling.unanswered);
-        dialling.outcome
+    pub(super) async fn dial_one_of(&self, hops: &[Hop]) -> Result<Dialled, DialFault> {
+        dial(self.live, &self.target.host, hops, self.patience(self.route.timeouts.connect)).await
     }
 
     async fn dial(&self, record: &mut Record) -> Result<Lease, Refusal> {
@@ -208,19 +202,15 @@ pub(super) fn lost(fault: &hyper::Error) -> Refusal {
     refusal.cause(fault)
 }
 
-/// Why a target could not be proven.
-pub(super) enum CheckFault {
-    Dial(DialFault),
-    Tls(TlsFault),
-}
-
-impl From<CheckFault> for Refusal {
-    fn from(fault: CheckFault) -> Self {
-        match fault {
-            CheckFault::Dial(fault) => fault.into(),
-            CheckFault::Tls(fault) => fault.into(),
-        }
+/// Dials one of the hops, and records what the attempts say of their sources.
+pub(super) async fn dial(live: &Live, host: &Host, hops: &[Hop], timeout: Duration) -> Result<Dialled, DialFault> {
+    let dialling = dial::dial(hops, Instant::now() + timeout).await;
+    for source in dialling.unusable {
+        live.sources.refused(source);
     }
+    let answered = dialling.outcome.as_ref().ok().map(|dialled| dialled.hop);
+    live.reach.heard(host, answered, &dialling.unanswered);
+    dialling.outcome
 }
 
 impl From<DialFault> for Refusal {

@@ -1,10 +1,12 @@
 //! The life of one tunnel: a CONNECT, judged like a webhook as far as it shows itself, and then bytes both ways.
 //! What may pass through us unseen, and what must have been proven before?
 
+mod connect;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant as Clock};
+use std::time::Duration;
 
 use http::{HeaderValue, Method, Response};
 use jiff::Timestamp;
@@ -12,22 +14,22 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
+use connect::Opening;
+
 use super::ask::Ask;
 use super::pacing::Paced;
-use super::passage::{CheckFault, Passage};
+use super::passage::Passage;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
 use super::{Arrival, LAST_WORD, Outbound, circuit, fields, response, shadow, steps, verdict};
 use crate::config::{Connect, Plaintext};
 use crate::live::limits::Permit;
 use crate::live::meters::Counted;
-use crate::live::proven::Key;
 use crate::live::{InForce, Live};
 use crate::names::{Host, Scheme, Target, TenantName};
 use crate::net::client_hello::{self, HelloFault};
 use crate::net::connection::Socket;
 use crate::net::pipe::{self, PipeFault};
-use crate::net::tls::TlsFault;
 use crate::net::tls::mint::MintFault;
 use crate::policy::Plan;
 use crate::policy::egress::Hop;
@@ -44,7 +46,9 @@ pub enum Connected {
 
 /// A tunnel that is open at the target's end. Dropping it closes both ends and writes its record.
 pub struct Tunnel {
+    live: Arc<Live>,
     socket: Socket,
+    hop: Hop,
     /// Whom the client must mean, where the tunnel is for TLS.
     host: Option<Host>,
     route: Arc<Route>,
@@ -96,8 +100,9 @@ pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
     let until = Instant::now() + route.timeouts.tunnel;
     let _counted = live.meters.tunnel();
     match opened {
-        Opened::Tunnel { socket, host, permit } => {
-            Connected::Tunnel(Box::new(Tunnel { socket, host, route, until, record, permit, _counted }))
+        Opened::Tunnel(Opening { socket, hop, host }, permit) => {
+            let live = Arc::clone(live);
+            Connected::Tunnel(Box::new(Tunnel { live, socket, hop, host, route, until, record, permit, _counted }))
         }
         Opened::Inspect(inside) => {
             let passed = Arc::default();
@@ -115,7 +120,7 @@ struct Judged<'p> {
 }
 
 enum Opened {
-    Tunnel { socket: Socket, host: Option<Host>, permit: Permit },
+    Tunnel(Opening, Permit),
     Inspect(Inside),
 }
 
@@ -156,11 +161,10 @@ async fn open(
     }
     let reached = reach(live, in_force, route, tenant, &target, record).await;
     circuit::learn(live, attempt, &reached);
-    let (socket, host) = reached?;
-    Ok(Opened::Tunnel { socket, host, permit })
+    Ok(Opened::Tunnel(reached?, permit))
 }
 
-/// The connection that the tunnel is to take, and whom the client must mean, where it is for TLS.
+/// The part of it that the target has a hand in.
 async fn reach(
     live: &Arc<Live>,
     in_force: &InForce,
@@ -168,26 +172,10 @@ async fn reach(
     tenant: Option<&TenantName>,
     target: &Target,
     record: &mut Record,
-) -> Result<(Socket, Option<Host>), Refusal> {
+) -> Result<Opening, Refusal> {
     let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
     let passage = Passage { live, in_force, route, target, tenant, hops, started: record.started() };
-    let (dialled, took) = passage.connect().await?;
-    record.dialled(took, None);
-    record.leaves_by(dialled.hop);
-    let allows_plaintext = route.plaintext == Plaintext::Allow;
-    let host = match target.scheme {
-        Scheme::Http => None,
-        Scheme::Https => match passage.prove(dialled.hop, record).await {
-            Ok(()) => Some(target.host.clone()),
-            // A port of which nobody knows whether it speaks TLS, on a route that takes both: it answered something else,
-            // or hung up on the ClientHello.
-            Err(CheckFault::Tls(TlsFault::Plaintext | TlsFault::Lost(_))) if allows_plaintext && target.port != 443 => {
-                None
-            }
-            Err(fault) => return Err(fault.into()),
-        },
-    };
-    Ok((dialled.socket, host))
+    passage.open_tunnel(record).await
 }
 
 impl Ask {
@@ -216,18 +204,24 @@ impl Tunnel {
         established(&self.record, http::Version::HTTP_11, &live.in_force().plan.name)
     }
 
+    /// Passes on the ClientHello, if it means the host that the target has proven to be.
+    async fn greet(&mut self, client: &mut (impl AsyncRead + Unpin)) -> Result<(), Refusal> {
+        let Some(host) = &self.host else { return Ok(()) };
+        let hello = client_hello::read(client, host, self.route.timeouts.tls).await?;
+        self.record.passed(hello.len() as u64, 0);
+        self.send_hello(&hello).await.map_err(|fault| PipeFault::Second(fault).into())
+    }
+
     /// Carries what the client and the target have to say to each other, until both have ended.
-    pub async fn carry(self: Box<Self>, client: impl AsyncRead + AsyncWrite + Unpin) {
-        let Self { socket, host, route, until, mut record, permit, _counted } = *self;
-        let (mut client, mut socket) = (Paced::new(client, permit.tolls()), Paced::new(socket, permit.tolls()));
-        let timeouts = &route.timeouts;
+    pub async fn carry(mut self: Box<Self>, client: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut client = Paced::new(client, self.permit.tolls());
+        let greeted = self.greet(&mut client).await;
+        let Self { socket, route, until, mut record, permit, _counted, .. } = *self;
         let passed = async {
-            let hello = match &host {
-                Some(host) => client_hello::read(&mut client, host, timeouts.tls).await?,
-                None => Vec::new(),
-            };
-            let (idle, count) = (timeouts.idle, |up, down| record.passed(up, down));
-            let piped = pipe::both(&mut client, &mut socket, hello, idle, until, count);
+            greeted?;
+            let (idle, count) = (route.timeouts.idle, |up, down| record.passed(up, down));
+            let mut socket = Paced::new(socket, permit.tolls());
+            let piped = pipe::both(&mut client, &mut socket, Vec::new(), idle, until, count);
             match piped.await {
                 Ok(()) | Err(PipeFault::Idle | PipeFault::TooLong) => Ok(()),
                 Err(fault) => Err(Refusal::from(fault)),
@@ -317,24 +311,5 @@ impl From<PipeFault> for Refusal {
             }
             PipeFault::Second(fault) => Refusal::new(Code::ConnectionLost, "the target broke off").cause(fault),
         }
-    }
-}
-
-/// What a tunnel's certificate check leaves behind, and how long it took.
-impl Passage<'_> {
-    /// Proves the target on a handshake of our own, over the very hop that the tunnel takes, unless that was done a
-    /// moment ago.
-    async fn prove(&self, hop: Hop, record: &mut Record) -> Result<(), CheckFault> {
-        let key = Key::of(hop, &self.target.host, &self.route.trust);
-        if let Some(proof) = self.live.proven.get(&key) {
-            record.proven(&proof);
-            return Ok(());
-        }
-        let start = Clock::now();
-        let proof = self.check(hop).await?;
-        record.dialled_tls(start.elapsed());
-        record.proven(&proof);
-        self.live.proven.put(key, proof);
-        Ok(())
     }
 }

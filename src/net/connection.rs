@@ -74,6 +74,11 @@ impl Socket {
         self.0.local_addr()
     }
 
+    /// Waits until the peer has sent something, or has closed.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.0.readable().await
+    }
+
     /// The wire without TLS.
     pub fn into_plaintext(self) -> Wire {
         Wire::from(TokioIo::new(self))

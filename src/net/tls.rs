@@ -7,13 +7,16 @@ pub mod mint;
 mod terms;
 mod verify;
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use rustls::{ClientConnection, HandshakeKind, ProtocolVersion};
 use rustls_pki_types::{CertificateDer, DnsName, ServerName};
-use tokio::time::{Instant, timeout_at};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -27,6 +30,11 @@ pub use terms::Terms;
 
 /// RFC 9113 §3.2.
 const HTTP_2: &[u8] = b"h2";
+
+/// Time for a peer to close its end of a connection that has ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
+/// Bytes that are read meanwhile.
+const CLOSE_READ_MAX: u64 = 64 * 1024;
 
 /// What a finished handshake has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +71,19 @@ pub async fn handshake(
     }
     let proof = proof(connection, terms.trust())?;
     Ok((Wire::from(stream), proof))
+}
+
+/// Ends a connection on which nothing but a handshake was spoken, and waits for the peer to end it too, for a bounded
+/// time: a peer that serves one connection at a time is then free for the next.
+pub async fn close(wire: Wire) {
+    let mut stream = TokioIo::new(wire);
+    let closed = async {
+        stream.shutdown().await?;
+        // The peer's session tickets are read: bytes left unread would turn the close into a reset.
+        tokio::io::copy(&mut stream.take(CLOSE_READ_MAX), &mut tokio::io::sink()).await
+    };
+    // However it ends, the connection is dropped here.
+    let _: Result<io::Result<u64>, _> = timeout(CLOSE_TIMEOUT, closed).await;
 }
 
 /// Who has issued what the peer shows, for people to read.

@@ -2,7 +2,7 @@
 //! What do the tests of tunnels start from?
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use serde_json::Value;
 
@@ -69,12 +69,11 @@ impl Place {
     pub fn authority(&self) -> String {
         format!("tunnel.example:{}", self.port())
     }
-    /// An open tunnel, and which of the tapped connections it is.
+    /// An open tunnel, and which of the tapped connections it is: a verification of the target may come before it.
     pub fn open(&self, authority: &str) -> (Client, usize) {
-        let index = self.tap.carried().len();
+        let before = self.tap.carried().len();
         let client = self.outgate.open_tunnel(authority);
-        self.tap.until(index + 1);
-        (client, index)
+        (client, self.tap.until_silent(before))
     }
     pub fn record(&self, count: usize) -> Value {
         self.outgate.records(count)[count - 1].clone()
@@ -105,23 +104,25 @@ impl Played {
         stream
     }
 
-    /// The tunnel's own connection comes first; the second asks whether this port speaks TLS, and is told that it does
-    /// not.
+    /// The first connection asks whether this port speaks TLS, and is told that it does not; the second is the
+    /// tunnel's own.
     pub fn open(&self) -> (Client, TcpStream) {
         let mut client = self.outgate.connect();
         client.send(connect(&self.authority(), ""));
-        let stream = self.accept();
         self.deny();
+        let stream = self.accept();
         let answer = client.answer_to("CONNECT");
         assert_eq!(answer.status, 200, "{answer:?}");
         (client, stream)
     }
 
-    pub fn deny(&self) {
+    /// Answers the verification in plaintext, and gives the address that it came from.
+    pub fn deny(&self) -> SocketAddr {
         let mut asking = self.accept();
         assert!(asking.read(&mut [0; 1]).unwrap() == 1, "a ClientHello");
         asking.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
         let _ = asking.read_to_end(&mut Vec::new());
+        asking.peer_addr().unwrap()
     }
 
     pub fn record(&self, count: usize) -> Value {

@@ -55,6 +55,14 @@ impl Wiretap {
         let (all, more) = (self.carried.0.lock().unwrap(), &self.carried.1);
         more.wait_timeout_while(all, super::PATIENCE, |all| all.len() < count).unwrap().0.clone()
     }
+
+    /// The index of the first connection from `start` on over which the client has sent nothing, once there is one.
+    pub fn until_silent(&self, start: usize) -> usize {
+        let silent = |all: &[Carried]| all.iter().skip(start).position(|one| one.sent.is_empty());
+        let (all, more) = (self.carried.0.lock().unwrap(), &self.carried.1);
+        let (all, _) = more.wait_timeout_while(all, super::PATIENCE, |all| silent(all).is_none()).unwrap();
+        start + silent(&all).expect("a connection that carried nothing")
+    }
 }
 
 fn relay(mut from: TcpStream, mut to: TcpStream, copy: impl Fn(&[u8])) {

@@ -1,0 +1,119 @@
+//! The connection that a tunnel takes, dialled after the target has proven its name on a connection before it.
+//! Is this the target that was verified, and does it take two connections so soon after each other?
+//!
+//! Receivers that accept one connection at a time (gunicorn's sync worker, Flask, a wrapped `http.server`) finish one
+//! handshake before they accept the next. So the verification ends, and its connection is closed, before the tunnel's
+//! own connection is dialled to the same hop.
+
+use std::io;
+use std::time::{Duration, Instant as Clock};
+
+use jiff::Timestamp;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{sleep, timeout};
+
+use super::Tunnel;
+use crate::config::Plaintext;
+use crate::delivery::passage::{self, Passage};
+use crate::delivery::record::Record;
+use crate::delivery::refusal::Refusal;
+use crate::live::proven::Key;
+use crate::names::{Host, Scheme};
+use crate::net::connection::Socket;
+use crate::net::dial::{DialFault, Dialled};
+use crate::net::tls::TlsFault;
+use crate::policy::egress::Hop;
+
+/// Wait before the second attempt at the tunnel's connection, for a target that refused the first as too soon.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Time after the ClientHello in which a close without a byte counts as "too soon". A server that limits connections
+/// closes at once.
+const EARLY_CLOSE: Duration = Duration::from_millis(250);
+
+/// A connection for a tunnel.
+pub(super) struct Opening {
+    pub(super) socket: Socket,
+    pub(super) hop: Hop,
+    /// Whom the client must mean, where the tunnel is for TLS.
+    pub(super) host: Option<Host>,
+}
+
+impl Passage<'_> {
+    /// Dials a hop, verifies the target on that connection unless it was verified lately, and dials the tunnel's own.
+    pub(super) async fn open_tunnel(&self, record: &mut Record) -> Result<Opening, Refusal> {
+        let (Dialled { socket, hop }, took) = self.connect().await?;
+        record.dialled(took, None);
+        record.leaves_by(hop);
+        if self.target.scheme == Scheme::Http {
+            return Ok(Opening { socket, hop, host: None });
+        }
+        let key = Key::of(hop, &self.target.host, &self.route.trust);
+        let host = Some(self.target.host.clone());
+        if let Some(proof) = self.live.proven.get(&key) {
+            record.proven(&proof);
+            return Ok(Opening { socket, hop, host });
+        }
+        let start = Clock::now();
+        let host = match self.verify(socket).await {
+            Ok(proof) => {
+                record.dialled_tls(start.elapsed());
+                record.proven(&proof);
+                self.live.proven.put(key, proof);
+                host
+            }
+            // A port of which nobody knows whether it speaks TLS, on a route that takes both: the target answered
+            // something else, or closed the connection on the ClientHello.
+            Err(TlsFault::Plaintext | TlsFault::Lost(_))
+                if self.route.plaintext == Plaintext::Allow && self.target.port != 443 =>
+            {
+                None
+            }
+            Err(fault) => return Err(fault.into()),
+        };
+        Ok(Opening { socket: self.dial_again(hop).await?, hop, host })
+    }
+
+    /// Dials the hop that has just been verified. A target that refuses the connection is asked once more.
+    async fn dial_again(&self, hop: Hop) -> Result<Socket, DialFault> {
+        match self.dial_one_of(&[hop]).await {
+            Err(DialFault::Refused) => {
+                sleep(RETRY_DELAY).await;
+                Ok(self.dial_one_of(&[hop]).await?.socket)
+            }
+            dialled => Ok(dialled?.socket),
+        }
+    }
+}
+
+impl Tunnel {
+    /// Sends the client's ClientHello. If the target closes the connection before its first byte, the hop is dialled
+    /// once more and the ClientHello sent again: it holds no data of the client's, and no handshake has begun.
+    pub(super) async fn send_hello(&mut self, hello: &[u8]) -> io::Result<()> {
+        if is_answered(&mut self.socket, hello).await {
+            return Ok(());
+        }
+        sleep(RETRY_DELAY).await;
+        // A reload may have taken the source out of the pool since the tunnel opened.
+        let in_force = self.live.in_force();
+        let pool = in_force.plan.pools.get(self.route.pool.name());
+        if !pool.is_some_and(|pool| pool.contains(self.hop.from(), Timestamp::now())) {
+            return Ok(());
+        }
+        let Some(host) = &self.host else { return Ok(()) };
+        if let Ok(dialled) = passage::dial(&self.live, host, &[self.hop], self.route.timeouts.connect).await {
+            self.socket = dialled.socket;
+            self.socket.write_all(hello).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Sends `hello`; false if the target closed the connection instead of answering.
+async fn is_answered(socket: &mut Socket, hello: &[u8]) -> bool {
+    if socket.liveness().has_ended() || socket.write_all(hello).await.is_err() {
+        return false;
+    }
+    // A slower target is not waited for: what it answers goes to the client.
+    let _ = timeout(EARLY_CLOSE, socket.readable()).await;
+    !socket.liveness().has_ended()
+}
