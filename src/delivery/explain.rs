@@ -98,7 +98,7 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
         let refused = refused.map(|code| format!(", and would refuse it as {}", code.name())).unwrap_or_default();
         lines.push(("shadow", format!("{} would be taken, but only reports{refused}", shadow.name)));
     }
-    let way = Way::of(plan, question, &ask).ok_or_else(|| verdict::no_route(&ask.host))?;
+    let way = Way::of(plan, question, &ask)?;
     let route = way.route;
     lines.push(("route", format!("{}: {}", route.name, way.why)));
     lines.extend(way.split.map(|split| ("split", split_in_words(split, route, tenant, &ask.host))));

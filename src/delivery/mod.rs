@@ -139,7 +139,7 @@ fn judge<'p>(
         return Ok(None);
     }
     shadow::judge(plan, client.name(), &ask, &arrival.body, record);
-    let route = plan.routes.choose(client.name(), ask.tenant.as_ref(), &ask.host, ask.path());
+    let route = plan.routes.choose(client.name(), ask.tenant.as_ref(), &ask.host, ask.path())?;
     let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
     record.route(route);
     let target = ask.target(route)?;

@@ -90,7 +90,7 @@ fn judge(in_force: &InForce, asked: &Asked<'_>) -> Result<(Target, Route), Refus
     let ask = Ask::of(&Method::POST, asked.url, asked.tenant.cloned())?;
     // Nothing is sent, so a stranger is nobody to be refused: the route is that of whoever no route names.
     plan.clients.get(asked.client).map_or(Ok(()), |client| verdict::speaks_for(client, asked.tenant))?;
-    let route = plan.routes.choose(asked.client, asked.tenant, &ask.host, ask.path());
+    let route = plan.routes.choose(asked.client, asked.tenant, &ask.host, ask.path())?;
     let mut route = Route::clone(route.ok_or_else(|| verdict::no_route(&ask.host))?);
     let target = ask.target(&route)?;
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;

@@ -21,8 +21,11 @@ pub(super) fn judge(plan: &Plan, client: &ClientName, ask: &Ask, body: &Inbound,
 
 /// The route that would be taken, and by what it would refuse all that is known before the body.
 pub(super) fn taken<'p>(plan: &'p Plan, client: &ClientName, ask: &Ask) -> Option<(&'p Route, Option<Code>)> {
-    let shadow = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, ask.path())?;
-    let judged = ask.target(shadow).and_then(|target| is_open(plan, shadow, &target));
+    let (shadow, agreed) = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, ask.path())?;
+    let judged = agreed
+        .map_err(Refusal::from)
+        .and_then(|()| ask.target(shadow))
+        .and_then(|target| is_open(plan, shadow, &target));
     Some((shadow, judged.err().map(|refusal| refusal.code)))
 }
 
@@ -34,7 +37,7 @@ pub(super) fn judge_tunnel(plan: &Plan, client: &ClientName, ask: &Ask, record: 
 
 /// Of a tunnel nobody knows the path, so only routes of all paths have a say.
 pub(super) fn taken_by_tunnel<'p>(plan: &'p Plan, client: &ClientName, ask: &Ask) -> Option<(&'p Route, Option<Code>)> {
-    let shadow = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, "")?;
+    let (shadow, _) = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, "")?;
     let judged = is_open(plan, shadow, &ask.tunnel_target(shadow));
     let refuses = (shadow.connect == Connect::Refuse).then_some(Code::TunnelForbidden);
     Some((shadow, judged.err().map(|refusal| refusal.code).or(refuses)))

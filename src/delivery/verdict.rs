@@ -19,7 +19,7 @@ use crate::policy::admit;
 use crate::policy::egress::NoHop;
 use crate::policy::guard::Forbidden;
 use crate::policy::identify::{Client, Unidentified};
-use crate::policy::route::Route;
+use crate::policy::route::{AmbiguousPath, Route};
 use crate::policy::sign::{SignError, Signer};
 
 pub(super) fn speaks_for(client: &Client, tenant: Option<&TenantName>) -> Result<(), Refusal> {
@@ -97,6 +97,25 @@ pub(super) fn final_answer(answer: &Response<impl Body>, limit: u64) -> Result<(
         ));
     }
     Ok(())
+}
+
+/// Of a path's reading, in characters: the rest adds nothing to a refusal.
+const READING_SHOWN: usize = 200;
+
+impl From<AmbiguousPath> for Refusal {
+    fn from(fault: AmbiguousPath) -> Self {
+        let detail = match fault {
+            AmbiguousPath::Differs { reading, steps, has_route } => {
+                let reading: String = reading.chars().take(READING_SHOWN).collect();
+                let taken = if has_route { "another route takes" } else { "no route takes" };
+                format!("the path is ambiguous: with {steps} it is {reading:?}, which {taken}")
+            }
+            AmbiguousPath::TooManyReadings => {
+                "the path is ambiguous: its escapes and dot segments can be read in too many ways".to_owned()
+            }
+        };
+        Refusal::malformed(detail).details("ambiguous_path")
+    }
 }
 
 impl From<Draining> for Refusal {

@@ -7,6 +7,7 @@ mod compile_tests;
 mod credential;
 mod guarded;
 mod reach;
+mod readings;
 mod split;
 mod table;
 
@@ -28,7 +29,7 @@ use crate::policy::trust::Trust;
 pub use guarded::check_reach;
 pub use split::Split;
 pub use table::Match;
-use table::Table;
+use table::{PathSeen, Table};
 
 /// Bytes. A body that is signed, by us or by its client, is held in memory as a whole.
 pub const WHOLE_BODY_MAX: u64 = 64 << 20;
@@ -68,6 +69,20 @@ pub struct Tables<'a> {
     pub limits: &'a BTreeMap<LimitName, Arc<Limit>>,
 }
 
+/// A path that servers can read as another one, which another route takes.
+#[derive(Debug)]
+pub enum AmbiguousPath {
+    Differs {
+        /// Of at most the bytes of the path itself.
+        reading: String,
+        /// What a server does to read the path so.
+        steps: String,
+        /// A route takes the reading. Which one is not for clients to know.
+        has_route: bool,
+    },
+    TooManyReadings,
+}
+
 /// All routes. A host is looked up, not searched for: there may be a hundred thousand.
 #[derive(Default)]
 pub struct Routes {
@@ -85,33 +100,71 @@ impl Routes {
     /// names the tenant, and one that names the client.
     ///
     /// `path` is without the query, as it will be sent. `/in` means `/in` and what is below it; `/in/` means what begins
-    /// so. Bytes are compared as they are sent, nothing is decoded: only the target knows what it makes of `%2e` or `..`.
-    /// So a path chooses how a webhook is treated, but fences nothing off: to this table `/in/../x` is below `/in/`, while
-    /// to the target it may be `/x`. What must not be reached needs another host, or a target that refuses it.
+    /// so. Bytes are compared as they are sent. Servers read some paths otherwise: `/in/../x` or `/in/%2e%2e/x` may be
+    /// `/x`. Such a path has a route only if each of its readings has the same one.
     pub fn choose(
         &self,
         client: &ClientName,
         tenant: Option<&TenantName>,
         host: &Host,
         path: &str,
-    ) -> Option<&Arc<Route>> {
-        self.matching(client, tenant, host, path).next().map(|(_, found)| found.route.side_for(tenant, host))
+    ) -> Result<Option<&Arc<Route>>, AmbiguousPath> {
+        let found = self.agreed(host, path, |path| {
+            self.matching(client, tenant, host, path).next().map(|(_, found)| found.route)
+        })?;
+        Ok(found.map(|route| route.side_for(tenant, host)))
     }
 
-    /// The route that would be chosen if those that only report were in force, where it is one of them.
+    /// The route that would be chosen if those that only report were in force, where it is one of them. The error: it
+    /// would not be chosen, since the path would be ambiguous.
     pub fn shadow(
         &self,
         client: &ClientName,
         tenant: Option<&TenantName>,
         host: &Host,
         path: &str,
-    ) -> Option<&Arc<Route>> {
+    ) -> Option<(&Arc<Route>, Result<(), AmbiguousPath>)> {
+        let shadows = self.shadows.as_ref()?;
         let rank = |(distance, found): (usize, Match<'_>)| {
             (distance, Reverse(found.path), Reverse(found.tenant), Reverse(found.client))
         };
-        let shadow = self.shadows.as_ref()?.matching(client, tenant, host, path).next()?;
-        let taken = self.matching(client, tenant, host, path).next();
-        taken.is_none_or(|taken| rank(shadow) <= rank(taken)).then_some(shadow.1.route)
+        let look = |path: PathSeen<'_>| {
+            let shadow = shadows.matching(client, tenant, host, path).next();
+            let taken = self.matching(client, tenant, host, path).next();
+            match (shadow, taken) {
+                (Some(shadow), Some(taken)) if rank(taken) < rank(shadow) => Some((taken.1.route, false)),
+                (Some(shadow), _) => Some((shadow.1.route, true)),
+                (None, taken) => taken.map(|taken| (taken.1.route, false)),
+            }
+        };
+        let (shadow, _) = look(PathSeen::AsSent(path.as_bytes())).filter(|(_, is_shadow)| *is_shadow)?;
+        Some((shadow, self.agreed(host, path, |path| look(path).map(|(route, _)| route)).map(drop)))
+    }
+
+    /// What `look` finds for the path as it was sent, if it finds the same for every reading of it.
+    fn agreed<'t>(
+        &'t self,
+        host: &Host,
+        path: &str,
+        look: impl Fn(PathSeen<'_>) -> Option<&'t Arc<Route>>,
+    ) -> Result<Option<&'t Arc<Route>>, AmbiguousPath> {
+        let found = look(PathSeen::AsSent(path.as_bytes()));
+        let tables = self.tables(host).chain(self.shadows.iter().flat_map(|shadows| shadows.tables(host)));
+        if !tables.into_iter().any(|(_, table)| table.names_paths()) {
+            return Ok(found);
+        }
+        for reading in readings::readings(path.as_bytes()) {
+            let reading = reading.map_err(|readings::TooMany| AmbiguousPath::TooManyReadings)?;
+            let read = look(PathSeen::Reading(&reading.path));
+            if read.map(Arc::as_ptr) != found.map(Arc::as_ptr) {
+                return Err(AmbiguousPath::Differs {
+                    reading: String::from_utf8_lossy(&reading.path).into_owned(),
+                    steps: reading.steps.join(", then "),
+                    has_route: read.is_some(),
+                });
+            }
+        }
+        Ok(found)
     }
 
     /// The route of a CONNECT: see [`Self::settling`].
@@ -153,13 +206,19 @@ impl Routes {
         path: &str,
     ) -> Vec<(usize, Match<'_>)> {
         let mut candidates: Vec<(usize, Match<'_>)> = Vec::new();
-        for (distance, found) in self.matching(client, tenant, host, path) {
+        for (distance, found) in self.matching(client, tenant, host, PathSeen::AsSent(path.as_bytes())) {
             // A route may match by more than one of its hosts and paths.
             if !candidates.iter().any(|(_, candidate)| Arc::ptr_eq(candidate.route, found.route)) {
                 candidates.push((distance, found));
             }
         }
         candidates
+    }
+
+    fn settle(&mut self) {
+        let tables = self.exact.values_mut().chain(self.subdomains.values_mut()).chain([&mut self.any]);
+        tables.for_each(Table::settle);
+        self.shadows.iter_mut().for_each(|shadows| shadows.settle());
     }
 
     /// How long a delivery or a tunnel may last at most.
@@ -174,7 +233,7 @@ impl Routes {
         client: &'q ClientName,
         tenant: Option<&'q TenantName>,
         host: &'q Host,
-        path: &'q str,
+        path: PathSeen<'q>,
     ) -> impl Iterator<Item = (usize, Match<'t>)> {
         self.tables(host)
             .flat_map(move |(at, table)| table.matching(client, tenant, path).map(move |found| (at, found)))
@@ -195,149 +254,4 @@ impl Routes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::fixture::{self, at, config, route};
-    use crate::policy::{egress, trust};
-    use proptest::prelude::*;
-
-    /// (name, host, path, tenant, client), the last three empty where the route does not say.
-    type Written<'a> = (&'a str, &'a str, &'a str, &'a str, &'a str);
-
-    fn routes(written: &[Written<'_>]) -> Routes {
-        let mut config = config();
-        for (i, (name, host, path, tenant, client)) in written.iter().enumerate() {
-            let mut route = route(100 + 10 * i as u32, name, host);
-            let named = |text: &str| Vec::from_iter((!text.is_empty()).then(|| at(99, text.to_owned())));
-            (route.value.paths, route.value.tenants, route.value.clients) = (named(path), named(tenant), named(client));
-            config.routes.push(route);
-            // And one more than the routes name, for those that name none.
-            for name in [client, "anybody"].into_iter().filter(|name| !name.is_empty()) {
-                let client = crate::config::Client { tenants: vec![at(97, "*".into())], ..fixture::client() };
-                config.clients.insert(ClientName::new(name), at(98, client));
-            }
-        }
-        let mut problems = vec![];
-        let (pools, trusts) =
-            (egress::compile(&config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(&config, &mut vec![]));
-        let (signers, credentials, limits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let tables =
-            Tables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
-        let routes = Routes::compile(&config, &tables, &mut problems);
-        assert!(problems.is_empty(), "{problems:?}");
-        routes
-    }
-
-    fn names(routes: &Routes, host: &str, path: &str, tenant: &str, client: &str) -> Vec<String> {
-        let tenant = Some(TenantName::new(tenant)).filter(|tenant| !tenant.as_str().is_empty());
-        let (client, host) = (ClientName::new(client), crate::host::canonical(host).unwrap());
-        let candidates = routes.candidates(&client, tenant.as_ref(), &host, path);
-        let first = routes.choose(&client, tenant.as_ref(), &host, path).map(|route| route.name.to_string());
-        assert_eq!(first.as_ref(), candidates.first().map(|(_, found)| found.route.name.to_string()).as_ref());
-        candidates.iter().map(|(_, found)| found.route.name.to_string()).collect()
-    }
-
-    #[test]
-    fn the_best_match_first() {
-        let routes = routes(&[
-            ("any", "*", "", "", ""),
-            ("client", "hooks.acme.example", "", "", "billing"),
-            ("tenant", "hooks.acme.example", "", "acme", ""),
-            ("both", "hooks.acme.example", "", "acme", "billing"),
-            ("host", "hooks.acme.example", "", "", ""),
-            ("deep", "hooks.acme.example", "/in/deep", "", ""),
-            ("path", "hooks.acme.example", "/in", "", ""),
-            ("acme", "*.acme.example", "", "", ""),
-            ("acme-path", "*.acme.example", "/in/deep", "", ""),
-            ("eu", "*.eu.acme.example", "", "", ""),
-            ("address", "192.0.2.1", "", "", ""),
-        ]);
-        let all = ["both", "tenant", "client", "host", "acme", "any"];
-        for (host, path, tenant, client, expected) in [
-            ("hooks.acme.example", "/", "acme", "billing", &all[..]),
-            ("hooks.acme.example", "/", "acme", "other", &["tenant", "host", "acme", "any"]),
-            ("hooks.acme.example", "/", "", "billing", &["client", "host", "acme", "any"]),
-            ("hooks.acme.example", "/", "other", "other", &["host", "acme", "any"]),
-            // A longer path goes before whom the route is for, a host before any path.
-            ("hooks.acme.example", "/in/deep/x", "", "x", &["deep", "path", "host", "acme-path", "acme", "any"]),
-            ("hooks.acme.example", "/in/deeper", "", "x", &["path", "host", "acme", "any"]),
-            ("a.eu.acme.example", "/in/deep", "", "x", &["eu", "acme-path", "acme", "any"]),
-            ("eu.acme.example", "/", "", "x", &["acme", "any"]),
-            ("acme.example", "/", "", "x", &["any"]),
-            ("xacme.example", "/", "", "x", &["any"]),
-            ("192.0.2.1", "/", "", "x", &["address", "any"]),
-            ("192.0.2.2", "/", "", "x", &["any"]),
-        ] {
-            assert_eq!(names(&routes, host, path, tenant, client), expected, "{host}{path} {tenant} {client}");
-        }
-    }
-
-    #[test]
-    fn paths() {
-        for (prefix, path, expected) in [
-            ("/in", "/in", true),
-            ("/in", "/in/", true),
-            ("/in", "/in/x", true),
-            ("/in", "/inn", false),
-            ("/in", "/i", false),
-            ("/in", "/IN", false),
-            ("/in/", "/in", false),
-            ("/in/", "/in/", true),
-            ("/in/", "/in/x", true),
-            ("/", "/anything", true),
-            // Nothing is decoded, nothing resolved.
-            ("/in", "/%69n", false),
-            ("/in/", "/in/../x", true),
-            ("/in/", "/in/%2e%2e/x", true),
-            ("/in/", "/x/../in/", false),
-        ] {
-            let routes = routes(&[("r", "*", prefix, "", "")]);
-            assert_eq!(names(&routes, "a.example", path, "", "c").len(), usize::from(expected), "{prefix} {path}");
-        }
-    }
-
-    proptest! {
-        /// The tables find what asking each pattern would find.
-        #[test]
-        fn a_lookup_is_a_search(
-            patterns in prop::collection::btree_set("(\\*|(\\*\\.)?([ab]\\.){0,3}acme\\.example)", 1..12),
-            host in "([ab]\\.){0,4}acme\\.example",
-        ) {
-            let written: Vec<Written<'_>> = patterns.iter().map(|text| (&**text, &**text, "", "", "")).collect();
-            let routes = routes(&written);
-            let target = crate::host::canonical(&host).unwrap();
-            let matches = |pattern: &&String| crate::host::HostPattern::parse(pattern).unwrap().matches(&target);
-            let mut expected: Vec<String> = patterns.iter().filter(matches).cloned().collect();
-            expected.sort_by_key(|pattern| (pattern.starts_with('*'), std::cmp::Reverse(pattern.len())));
-            prop_assert_eq!(names(&routes, &host, "/", "", "c"), expected);
-        }
-
-        /// And so it is with paths, tenants and clients.
-        #[test]
-        fn the_best_of_all_that_match(
-            written in prop::collection::btree_set(
-                ("(\\*|(\\*\\.)?a\\.example)", "(|(/[ab]?){1,3})", "(|[tu])", "(|[cd])"), 1..20),
-            asked in prop::collection::vec(("(a|b)\\.a\\.example|a\\.example|z", "(/[abc]?){1,4}", "(|[tuv])", "[cde]"), 1..20),
-        ) {
-            let written: Vec<_> = written.into_iter().enumerate().map(|(i, it)| (format!("r{i}"), it)).collect();
-            let list: Vec<Written<'_>> =
-                written.iter().map(|(name, (host, path, tenant, client))| (&**name, &**host, &**path, &**tenant, &**client)).collect();
-            let routes = routes(&list);
-            for (host, path, tenant, client) in asked {
-                let target = crate::host::canonical(&host).unwrap();
-                let below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| {
-                    prefix.is_empty() || prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
-                });
-                let mut expected: Vec<&Written<'_>> = list.iter().filter(|(_, pattern, prefix, of, by)| {
-                    crate::host::HostPattern::parse(pattern).unwrap().matches(&target) && below(prefix)
-                        && (of.is_empty() || *of == tenant) && (by.is_empty() || *by == client)
-                }).collect();
-                expected.sort_by_key(|(_, pattern, prefix, of, by)| {
-                    (pattern.starts_with('*'), std::cmp::Reverse((pattern.len(), prefix.len())), of.is_empty(), by.is_empty())
-                });
-                let expected: Vec<String> = expected.iter().map(|(name, ..)| (*name).to_owned()).collect();
-                prop_assert_eq!(names(&routes, &host, &path, &tenant, &client), expected, "{} {} {} {}", host, path, tenant, client);
-            }
-        }
-    }
-}
+mod tests;

@@ -17,7 +17,7 @@ use crate::policy::route::Route;
 pub(super) fn lines(live: &Live, plan: &Plan, question: &Question<'_>) -> Vec<(&'static str, String)> {
     let ways = || {
         let ask = Ask::of(question.method, question.url, question.tenant.cloned()).ok()?;
-        let route = Way::of(plan, question, &ask)?.route;
+        let route = Way::of(plan, question, &ask).ok()?.route;
         Some((route, question.target(&ask, route).ok()?))
     };
     // Refused before: there is nothing more to say.

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use super::super::ask::Ask;
+use super::super::refusal::Refusal;
+use super::super::verdict;
 use super::Question;
 use crate::config::Connect;
 use crate::policy::Plan;
@@ -17,23 +19,24 @@ pub(super) struct Way<'p> {
 }
 
 impl<'p> Way<'p> {
-    pub(super) fn of(plan: &'p Plan, question: &Question<'_>, ask: &Ask) -> Option<Self> {
+    pub(super) fn of(plan: &'p Plan, question: &Question<'_>, ask: &Ask) -> Result<Self, Refusal> {
         let &Question { client, tenant, .. } = question;
         // Of a tunnel nobody knows the path: what the candidates are for every path is one reason of two.
         let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
         let first = candidates.first().map(|(_, found)| found.route);
         let (written, route) = match question.is_tunnel() {
             true => (
-                plan.routes.settling(client, tenant, &ask.host)?,
-                plan.routes.choose_for_tunnel(client, tenant, &ask.host)?,
+                plan.routes.settling(client, tenant, &ask.host),
+                plan.routes.choose_for_tunnel(client, tenant, &ask.host),
             ),
-            false => (first?, plan.routes.choose(client, tenant, &ask.host, ask.path())?),
+            false => (first, plan.routes.choose(client, tenant, &ask.host, ask.path())?),
         };
+        let (written, route) = written.zip(route).ok_or_else(|| verdict::no_route(&ask.host))?;
         let why = match first {
             Some(first) if Arc::ptr_eq(first, written) => why(&candidates),
             first => settles(written, first),
         };
-        Some(Self { route, split: written.split.as_ref(), why })
+        Ok(Self { route, split: written.split.as_ref(), why })
     }
 }
 

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::credential;
-use super::table::Table;
 use super::{Route, Routes, Split, Tables, WHOLE_BODY_MAX, reach, split};
 use crate::config::problem::nearest;
 use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
@@ -66,8 +65,7 @@ impl Routes {
             let problem = Problem::at(second, "this route matches the same as another: which one would be chosen?");
             problem.also(first, "matches the same").help("give one of them another host, path, tenant or client")
         }));
-        let tables = routes.exact.values_mut().chain(routes.subdomains.values_mut()).chain([&mut routes.any]);
-        tables.for_each(Table::settle_tunnels);
+        routes.settle();
         reach::check(&routes, config, &names, problems);
         if let Some(shadows) = &routes.shadows {
             reach::check(shadows, config, &names, problems);

@@ -66,7 +66,7 @@ fn a_route_means_what_it_says_and_the_rest_is_inherited() {
     let (routes, problems) = compile(&config);
     assert!(problems.is_empty(), "{problems:?}");
     let host = Host::Name("hooks.acme.example".into());
-    let route = routes.choose(&ClientName::new("c"), Some(&TenantName::new("acme")), &host, "/").unwrap();
+    let route = routes.choose(&ClientName::new("c"), Some(&TenantName::new("acme")), &host, "/").unwrap().unwrap();
     assert_eq!((route.pool.name().as_str(), route.trust.name.as_str()), ("default", "public"));
     assert_eq!((route.body_max, route.ports.as_slice()), (1 << 20, &[8443][..]));
     assert_eq!((route.signers.len(), route.limits.len()), (1, 1));
@@ -363,7 +363,8 @@ fn a_route_that_only_reports_hides_none_and_is_hidden_by_none() {
         let (routes, problems) = compile(&config);
         assert_eq!(messages(&problems), expected, "{first} {second}");
         let (client, host) = (ClientName::new("billing"), Host::Name("hooks.acme.example".into()));
-        let found = [routes.choose(&client, None, &host, "/"), routes.shadow(&client, None, &host, "/")]
+        let shadow = routes.shadow(&client, None, &host, "/").map(|(route, _)| route);
+        let found = [routes.choose(&client, None, &host, "/").unwrap(), shadow]
             .map(|route| route.map(|route| route.name.to_string()));
         if expected.is_empty() {
             assert_eq!(found.map(Option::unwrap), if first { ["other", "acme"] } else { ["acme", "other"] });

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Route;
+use super::readings::readings;
 use crate::config::Connect;
 use crate::names::{ClientName, TenantName};
 
@@ -19,6 +20,15 @@ pub struct Match<'t> {
     pub tenant: bool,
     /// It names the client.
     pub client: bool,
+}
+
+/// A path to look up.
+#[derive(Clone, Copy)]
+pub(super) enum PathSeen<'q> {
+    /// Byte for byte: it is compared with prefixes as they are written.
+    AsSent(&'q [u8]),
+    /// What a server may make of it: it is compared with what the server would make of the prefixes.
+    Reading(&'q [u8]),
 }
 
 /// Small where there is one route, since most hosts have one.
@@ -37,6 +47,9 @@ struct Paths {
     /// Of those that look inside of tunnels, and of those that open none: which path a tunnel is for, nobody knows.
     inspecting: Ways,
     refusing: Ways,
+    /// The same routes by every reading of their prefixes, where a prefix has more than one: for paths that are not as
+    /// they were sent.
+    by_reading: Option<Box<Paths>>,
 }
 
 /// Routes of one path.
@@ -72,16 +85,13 @@ impl Table {
         if path.is_empty() {
             return self.whole.insert(tenant, client, route);
         }
-        let paths = self.paths.get_or_insert_default();
-        if let Err(at) = paths.lengths.binary_search_by(|length| path.len().cmp(length)) {
-            paths.lengths.insert(at, path.len());
-        }
-        paths.by_prefix.entry(path.as_bytes().into()).or_default().insert(tenant, client, route)
+        self.paths.get_or_insert_default().ways_of(path.as_bytes()).insert(tenant, client, route)
     }
 
     /// To be called when all are there: of those that say something of tunnels, the longest path is asked.
-    pub(super) fn settle_tunnels(&mut self) {
+    pub(super) fn settle(&mut self) {
         let Some(paths) = &mut self.paths else { return };
+        paths.by_reading = paths.read();
         let mut prefixes: Vec<_> = paths.by_prefix.iter().collect();
         prefixes.sort_unstable_by_key(|(prefix, _)| (Reverse(prefix.len()), *prefix));
         for (tenant, client, route) in prefixes.into_iter().flat_map(|(_, ways)| ways.all()) {
@@ -93,12 +103,16 @@ impl Table {
         }
     }
 
+    pub(super) fn names_paths(&self) -> bool {
+        self.paths.is_some()
+    }
+
     /// Everything that matches, the best first: the longest path, then who names the tenant, then who names the client.
     pub(super) fn matching<'t, 'q>(
         &'t self,
         client: &'q ClientName,
         tenant: Option<&'q TenantName>,
-        path: &'q str,
+        path: PathSeen<'q>,
     ) -> impl Iterator<Item = Match<'t>> + use<'t, 'q> {
         let by_path = self.paths.iter().flat_map(move |paths| paths.ways(path));
         by_path
@@ -125,16 +139,47 @@ impl Table {
 impl Paths {
     /// Bytes are compared, so no character is cut. A path is asked about once for each length of which there are
     /// prefixes, whatever its own length and however many slashes it has.
-    fn ways<'t, 'q>(&'t self, path: &'q str) -> impl Iterator<Item = (usize, &'t Ways)> + use<'t, 'q> {
-        let path = path.as_bytes();
+    fn ways<'t, 'q>(&'t self, path: PathSeen<'q>) -> impl Iterator<Item = (usize, &'t Ways)> + use<'t, 'q> {
+        let (paths, path) = match path {
+            PathSeen::AsSent(path) => (self, path),
+            PathSeen::Reading(path) => (self.by_reading.as_deref().unwrap_or(self), path),
+        };
         let may_end = move |length: &&usize| {
             let (length, slash) = (**length, Some(&b'/'));
             length <= path.len() && (path.get(length - 1) == slash || length == path.len() || path.get(length) == slash)
         };
-        self.lengths
+        paths
+            .lengths
             .iter()
             .filter(may_end)
-            .filter_map(move |&length| Some((length, self.by_prefix.get(&path[..length])?)))
+            .filter_map(move |&length| Some((length, paths.by_prefix.get(&path[..length])?)))
+    }
+
+    /// A prefix as it is written goes before the reading of another one.
+    fn read(&self) -> Option<Box<Paths>> {
+        let others: Vec<(Vec<u8>, &Ways)> = self
+            .by_prefix
+            .iter()
+            .flat_map(|(prefix, ways)| readings(prefix).map_while(Result::ok).map(move |found| (found.path, ways)))
+            .collect();
+        if others.is_empty() {
+            return None;
+        }
+        let written = self.by_prefix.iter().map(|(prefix, ways)| (prefix.to_vec(), ways));
+        let mut read = Box::<Paths>::default();
+        for (prefix, ways) in written.chain(others) {
+            for (tenant, client, route) in ways.all() {
+                read.ways_of(&prefix).insert(tenant, client, route);
+            }
+        }
+        Some(read)
+    }
+
+    fn ways_of(&mut self, prefix: &[u8]) -> &mut Ways {
+        if let Err(at) = self.lengths.binary_search_by(|length| prefix.len().cmp(length)) {
+            self.lengths.insert(at, prefix.len());
+        }
+        self.by_prefix.entry(prefix.into()).or_default()
     }
 }
 

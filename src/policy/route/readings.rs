@@ -1,0 +1,249 @@
+//! Readings of a path: what servers make of dot segments, escapes, backslashes and empty segments.
+//! Which paths can this path mean to the server that receives it?
+//!
+//! Servers apply these steps in different orders and numbers, so the readings of a path are all that any sequence of the
+//! steps leads to. RFC 3986 §5.2.4 and §6.2.2 define two of the steps; the others are what servers do beyond them.
+
+use std::collections::{HashSet, VecDeque};
+
+/// Bytes that all readings of one path have together. Ordinary paths have a few hundred.
+const READINGS_MAX: usize = 256 << 10;
+
+type Path = Vec<u8>;
+
+/// What a server does to a path, with its name in refusals.
+type Step = (&'static str, fn(&[u8]) -> Path);
+
+const STEPS: [Step; 10] = [
+    ("dot segments removed", |path| remove_dot_segments(path, true)),
+    ("percent-decoded", |path| decode(path, |_| true)),
+    ("unreserved characters decoded", |path| decode(path, is_unreserved)),
+    ("encoded slashes decoded", |path| decode(path, |byte| matches!(byte, b'/' | b'\\'))),
+    ("backslashes read as slashes", |path| path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect()),
+    ("repeated slashes merged", merge_slashes),
+    ("path parameters removed", remove_parameters),
+    // As `path.Clean` of Go and `normpath` of Python do it.
+    ("dot segments removed without a trailing slash", |path| remove_dot_segments(path, false)),
+    ("overlong UTF-8 decoded", decode_overlong),
+    ("read as a network-path reference", remove_authority),
+];
+
+/// Another path that the same bytes can mean.
+pub(super) struct Reading {
+    pub(super) path: Path,
+    /// The steps that lead to it, in their order.
+    pub(super) steps: Vec<&'static str>,
+}
+
+/// The path has more readings than [`READINGS_MAX`] allows.
+#[derive(Debug)]
+pub(super) struct TooMany;
+
+/// Every reading of `path` other than itself, those of the fewest steps first.
+pub(super) fn readings(path: &[u8]) -> impl Iterator<Item = Result<Reading, TooMany>> {
+    let mut waiting = VecDeque::new();
+    let mut seen = HashSet::new();
+    if !is_plain(path) {
+        seen.insert(path.to_vec());
+        waiting.push_back(Reading { path: path.to_vec(), steps: Vec::new() });
+    }
+    let mut found = VecDeque::new();
+    let mut bytes = 0;
+    std::iter::from_fn(move || {
+        while found.is_empty() {
+            let from = waiting.pop_front()?;
+            for (name, step) in STEPS {
+                let path = step(&from.path);
+                if seen.contains(&path) {
+                    continue;
+                }
+                bytes += path.len();
+                if bytes > READINGS_MAX {
+                    waiting.clear();
+                    found.push_back(Err(TooMany));
+                    break;
+                }
+                seen.insert(path.clone());
+                let steps = [from.steps.as_slice(), &[name]].concat();
+                waiting.push_back(Reading { path: path.clone(), steps: steps.clone() });
+                found.push_back(Ok(Reading { path, steps }));
+            }
+        }
+        found.pop_front()
+    })
+}
+
+/// No step changes such a path. Most paths are plain, and this is all that they cost.
+fn is_plain(path: &[u8]) -> bool {
+    let is_special = |byte: &u8| matches!(byte, b'%' | b'\\' | b';') || !byte.is_ascii();
+    !path.iter().any(is_special)
+        && !path.windows(2).any(|pair| pair == b"//")
+        && !path.split(|byte| *byte == b'/').any(is_dot_segment)
+}
+
+fn is_dot_segment(segment: &[u8]) -> bool {
+    matches!(segment, b"." | b"..")
+}
+
+/// RFC 3986 §5.2.4. `trailing`: a dot segment at the end leaves its slash.
+fn remove_dot_segments(path: &[u8], trailing: bool) -> Path {
+    let Some(rest) = path.strip_prefix(b"/") else { return path.to_vec() };
+    let segments: Vec<&[u8]> = rest.split(|byte| *byte == b'/').collect();
+    if !segments.iter().any(|segment| is_dot_segment(segment)) {
+        return path.to_vec();
+    }
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for segment in &segments {
+        match *segment {
+            b"." => {}
+            b".." => drop(kept.pop()),
+            segment => kept.push(segment),
+        }
+    }
+    if trailing && segments.last().is_some_and(|last| is_dot_segment(last)) {
+        kept.push(b"");
+    }
+    [b"/", kept.join(&b'/').as_slice()].concat()
+}
+
+/// Decodes each escape of a byte that `takes` takes, once; `%uXXXX` of IIS is an escape, too.
+fn decode(path: &[u8], takes: fn(u8) -> bool) -> Path {
+    let mut decoded = Path::with_capacity(path.len());
+    let mut rest = path;
+    while let [first, after @ ..] = rest {
+        let escape = if *first == b'%' { escaped(after) } else { None };
+        match escape.filter(|(byte, _)| takes(*byte)) {
+            Some((byte, length)) => {
+                decoded.push(byte);
+                rest = &after[length..];
+            }
+            None => {
+                decoded.push(*first);
+                rest = after;
+            }
+        }
+    }
+    decoded
+}
+
+/// The byte that an escape stands for, and how many bytes of it follow the `%`.
+fn escaped(after: &[u8]) -> Option<(u8, usize)> {
+    let hex = |digits: &[u8]| digits.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?));
+    match after {
+        [b'u' | b'U', digits @ ..] => Some((u8::try_from(hex(digits.get(..4)?)?).ok().filter(u8::is_ascii)?, 5)),
+        digits => Some((u8::try_from(hex(digits.get(..2)?)?).ok()?, 2)),
+    }
+}
+
+/// RFC 3986 §2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// ASCII in two or three bytes of UTF-8, which RFC 3629 §3 forbids and some decoders take: `C0 AE` for a dot.
+fn decode_overlong(path: &[u8]) -> Path {
+    let mut decoded = Path::with_capacity(path.len());
+    let mut rest = path;
+    loop {
+        rest = match rest {
+            [lead @ (0xC0 | 0xC1), low @ 0x80..=0xBF, after @ ..]
+            | [0xE0, lead @ (0x80 | 0x81), low @ 0x80..=0xBF, after @ ..] => {
+                decoded.push((lead & 1) << 6 | (low & 0x3F));
+                after
+            }
+            [first, after @ ..] => {
+                decoded.push(*first);
+                after
+            }
+            [] => return decoded,
+        }
+    }
+}
+
+fn merge_slashes(path: &[u8]) -> Path {
+    let mut merged = path.to_vec();
+    merged.dedup_by(|one, before| (*one, *before) == (b'/', b'/'));
+    merged
+}
+
+/// A `;` and what follows it in its segment, as servlet containers remove it before they look for dot segments.
+fn remove_parameters(path: &[u8]) -> Path {
+    let segments = path.split(|byte| *byte == b'/');
+    let bare = segments.map(|segment| segment.split(|byte| *byte == b';').next().unwrap_or_default());
+    bare.collect::<Vec<_>>().join(&b'/')
+}
+
+/// `//a/b` is `/b` of the host `a` to a parser of URL references (RFC 3986 §4.2).
+fn remove_authority(path: &[u8]) -> Path {
+    match path.strip_prefix(b"//") {
+        Some(rest) => match rest.iter().position(|byte| *byte == b'/') {
+            Some(slash) => rest[slash..].to_vec(),
+            None => b"/".to_vec(),
+        },
+        None => path.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all(path: &str) -> Vec<String> {
+        readings(path.as_bytes()).map(|found| String::from_utf8_lossy(&found.unwrap().path).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_plain_path_has_no_other_reading() {
+        for path in ["/", "/in", "/in/x.y/...", "/in/.x/..y/z~", "*", ""] {
+            assert_eq!(all(path), [""; 0], "{path}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_are_found_in_every_encoding() {
+        for dots in [
+            "..",
+            "%2e%2e",
+            ".%2E",
+            "%2e.",
+            "%252e%252e",
+            "%25252e.",
+            "..;",
+            "..;a=b",
+            "%2e%2e;x",
+            "%c0%ae%c0%ae",
+            "%e0%80%ae.",
+            "%u002e%u002e",
+        ] {
+            for slash in ["/", "%2f", "%2F", "%252f", "\\", "%5c", "%255C", "//", "/./", "%c0%af", "%c1%9c"] {
+                let path = format!("/in{slash}{dots}{slash}admin");
+                assert!(all(&path).contains(&"/admin".to_owned()), "{path}: {:?}", all(&path));
+            }
+        }
+    }
+
+    #[test]
+    fn empty_segments_are_read_in_each_way() {
+        let found = all("//in//../x");
+        for reading in ["/in/../x", "/x", "//in/x", "/in/x"] {
+            assert!(found.contains(&reading.to_owned()), "{reading}: {found:?}");
+        }
+        assert!(all("/in/x/..").contains(&"/in".to_owned()));
+    }
+
+    #[test]
+    fn a_path_with_readings_without_end_is_too_many() {
+        let path = format!("/%{}2e", "25".repeat(1000));
+        assert!(readings(path.as_bytes()).any(|found| found.is_err()));
+    }
+
+    proptest! {
+        /// The search ends, within its bound, for whatever a client sends.
+        #[test]
+        fn readings_end(path in "/([a-b./\\\\;%]|%2e|%2f|%5c|%25|%c0%ae|%u002f){0,40}") {
+            let bytes: usize = readings(path.as_bytes()).map_while(Result::ok).map(|found| found.path.len()).sum();
+            prop_assert!(bytes <= READINGS_MAX);
+        }
+    }
+}
