@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Problem, Verify};
 use crate::live::configuration::By;
+use crate::live::log;
 use crate::live::records::Records;
 use crate::live::{InForce, Live};
 use crate::policy::Plan;
@@ -45,12 +46,15 @@ pub fn run(start: Start) -> ExitCode {
         Ok(runtime) => runtime,
         Err(fault) => return fail(sysexits::OS_ERROR, &format!("cannot start worker threads: {fault}")),
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match Proxy::start(start).await {
             Ok(proxy) => proxy.until_told_to_stop().await,
             Err(Failed(code, why)) => fail(code, &why),
         }
-    })
+    });
+    // Work on a disk that hangs must not keep the process.
+    runtime.shutdown_background();
+    code
 }
 
 /// One worker needs no scheduler that shares work among many.
@@ -66,7 +70,7 @@ fn runtime(workers: Option<usize>) -> io::Result<tokio::runtime::Runtime> {
 }
 
 fn fail(code: u8, why: &str) -> ExitCode {
-    eprintln!("outgate: {why}");
+    log::text(&format!("outgate: {why}"));
     ExitCode::from(code)
 }
 

@@ -13,6 +13,8 @@ pub const SOFTWARE: u8 = 70;
 pub const OS_ERROR: u8 = 71;
 /// `EX_CANTCREAT`
 pub const CANNOT_CREATE: u8 = 73;
+/// `EX_IOERR`
+pub const IO_ERROR: u8 = 74;
 /// `EX_TEMPFAIL`: somebody else is at it.
 pub const TEMPORARY: u8 = 75;
 /// `EX_CONFIG`

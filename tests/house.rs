@@ -61,17 +61,26 @@ const DOORS: &[(&[&str], &[&str], &str)] = &[
         &["src/policy/identify/mod.rs", "src/cli/send/straight.rs"],
         "who comes over the network proves who it is",
     ),
+    (
+        &["println!", "print!", "eprintln!", "eprint!", "io::stdout()", "io::stderr()"],
+        &[
+            "src/cli",           // its own macros of these names ignore a closed pipe
+            "src/live/lines.rs", // the writers of records and log
+            "src/live/log.rs",   // asks whether stderr is a terminal
+        ],
+        "a write to a standard stream blocks or panics",
+    ),
     (&["lookup_host", "to_socket_addrs", "ToSocketAddrs"], &[], "it resolves past the guard"),
     (
         &["std::fs", "tokio::fs", "fs::read", "fs::read_to_string", "fs::write", "File::open", "File::create"],
         &[
             "src/config",
-            "src/history",         // keeps configurations, and puts one back
-            "src/net/listen.rs",   // a unix socket's mode, and the stale one of a former process
-            "src/net/resolve.rs",  // the system's /etc/hosts and /etc/resolv.conf
-            "src/net/sockopt.rs",  // the kernel's range of local ports
-            "src/live/records.rs", // appends a line a delivery
-            "src/net/peer.rs",     // the names of this host's users
+            "src/history",        // keeps configurations, and puts one back
+            "src/net/listen.rs",  // a unix socket's mode, and the stale one of a former process
+            "src/net/resolve.rs", // the system's /etc/hosts and /etc/resolv.conf
+            "src/net/sockopt.rs", // the kernel's range of local ports
+            "src/live/lines.rs",  // appends a line a delivery
+            "src/net/peer.rs",    // the names of this host's users
             "src/app.rs",
             "src/cli",
         ],

@@ -1,6 +1,9 @@
 //! The commands, one file each.
 //! What can an operator ask of outgate?
 
+#[macro_use]
+mod print; // first: its `println!` hides std's in all that follows
+
 mod alone;
 mod ca;
 mod check;
@@ -72,7 +75,13 @@ enum Command {
 
 impl Arguments {
     pub fn run(self) -> ExitCode {
-        match self.command {
+        print::finish(self.command.run())
+    }
+}
+
+impl Command {
+    fn run(self) -> ExitCode {
+        match self {
             Command::Run(run) => run.run(),
             Command::Check(check) => check.run(),
             Command::Explain(explain) => explain.run(),

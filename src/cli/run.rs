@@ -1,16 +1,19 @@
 //! `outgate run`: the proxy.
 //! With which configuration does it start?
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use tracing::warn;
-use tracing_subscriber::EnvFilter;
 
-use super::{load_or_say, show};
+use super::{Invalid, load};
 use crate::app::{self, Start};
 use crate::config::journal::absolute;
+use crate::config::{Problem, Sources, render};
+use crate::live::log;
+use crate::sysexits;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -27,14 +30,28 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> ExitCode {
+        // From here on stderr is the log's alone: a pipe that nobody reads must not hold up the start either.
+        if let Err(fault) = log::start() {
+            eprintln!("outgate: cannot start the thread that writes the log: {fault}");
+            return ExitCode::from(sysexits::OS_ERROR);
+        }
+        let code = self.serve();
+        log::flush();
+        code
+    }
+
+    fn serve(self) -> ExitCode {
         // Whoever asks what runs may stand in another folder.
         let path = self.config.as_deref().map(absolute);
-        let valid = match load_or_say(path.as_deref()) {
+        let valid = match load(path.as_deref()) {
             Ok(valid) => valid,
-            Err(code) => return code,
+            Err(Invalid { problems, sources }) => {
+                log_problems(&problems, &sources);
+                return ExitCode::from(sysexits::CONFIG);
+            }
         };
-        log_to_stderr(&valid.config.log.level);
-        show(&valid.warnings, &valid.config.sources);
+        log::subscribe(&valid.config.log.level);
+        log_problems(&valid.warnings, &valid.config.sources);
         if valid.path.is_none() {
             warn!("no configuration file: the built-in one serves this host alone");
         }
@@ -42,13 +59,8 @@ impl Run {
     }
 }
 
-/// Under systemd the journal adds the time.
-fn log_to_stderr(level: &str) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().with_ansi(false).init();
-    } else {
-        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+fn log_problems(problems: &[Problem], sources: &Sources) {
+    if !problems.is_empty() {
+        log::text(&render(problems, sources, std::io::stderr().is_terminal()));
     }
 }

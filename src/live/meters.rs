@@ -46,6 +46,7 @@ pub struct Meters {
     pub circuits_open: Gauge,
     pub circuits_opened: Counter,
     pub records_lost: Gauge,
+    pub log_lines_lost: Gauge,
 }
 
 /// Counted while it lives.
@@ -168,6 +169,7 @@ impl Meters {
             circuits_open: Gauge::default(),
             circuits_opened: Counter::default(),
             records_lost: Gauge::default(),
+            log_lines_lost: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -278,6 +280,7 @@ impl Meters {
         );
         registry.register("circuits_opened", "How often a target was to be left alone", meters.circuits_opened.clone());
         registry.register("records_lost", "Delivery records that could not be written", meters.records_lost.clone());
+        registry.register("log_lines_lost", "Log lines that stderr did not take", meters.log_lines_lost.clone());
         Self { registry, ..meters }
     }
 

@@ -9,6 +9,8 @@ pub mod desk;
 mod flow;
 pub mod gate;
 pub mod limits;
+mod lines;
+pub mod log;
 pub mod meters;
 mod priority;
 pub mod proven;
@@ -306,6 +308,10 @@ impl Live {
         if self.records.lost() > 0 {
             degraded.push(format!("{} delivery records could not be written", self.records.lost()));
         }
+        match log::unreported() {
+            0 => {}
+            lost => degraded.push(format!("the log cannot be written: stderr did not take {lost} lines")),
+        }
         Readiness { blocked, degraded }
     }
 
@@ -333,6 +339,7 @@ impl Live {
         self.meters.cut_off.set(counted(self.reach.resting().len()));
         self.meters.circuits_open.set(counted(self.circuits.open()));
         self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
+        self.meters.log_lines_lost.set(i64::try_from(log::lost()).unwrap_or(i64::MAX));
     }
 
     pub fn drain(&self) {

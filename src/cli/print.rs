@@ -1,0 +1,62 @@
+//! `println!` and its kin for commands: std's panic when nobody reads the pipe, these do not.
+//! What becomes of a command's answer when its reader has gone?
+//!
+//! The macros have std's names and hide std's within `cli`: no command can end by its own output. A command whose pipe is
+//! closed goes on quietly to its end, because some do more than print (`rollback`, `keys new`).
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use crate::sysexits;
+
+/// The first failed write to stdout that was not due to a closed pipe, such as a full disk.
+static FAULT: Mutex<Option<io::Error>> = Mutex::new(None);
+
+macro_rules! print {
+    ($($words:tt)*) => { $crate::cli::print::to_stdout(format_args!($($words)*)) };
+}
+
+macro_rules! println {
+    () => { $crate::cli::print::to_stdout(format_args!("\n")) };
+    ($($words:tt)*) => { $crate::cli::print::to_stdout(format_args!("{}\n", format_args!($($words)*))) };
+}
+
+macro_rules! eprint {
+    ($($words:tt)*) => { $crate::cli::print::to_stderr(format_args!($($words)*)) };
+}
+
+macro_rules! eprintln {
+    ($($words:tt)*) => { $crate::cli::print::to_stderr(format_args!("{}\n", format_args!($($words)*))) };
+}
+
+pub(super) fn to_stdout(words: fmt::Arguments<'_>) {
+    note(io::stdout().lock().write_fmt(words));
+}
+
+/// Nobody can be told that stderr takes nothing.
+pub(super) fn to_stderr(words: fmt::Arguments<'_>) {
+    let _ = io::stderr().lock().write_fmt(words);
+}
+
+/// The exit code of a command: `code`, unless its answer could not be written out.
+pub(super) fn finish(code: ExitCode) -> ExitCode {
+    note(io::stdout().lock().flush());
+    match FAULT.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(fault) if code == ExitCode::SUCCESS => {
+            eprintln!("outgate: cannot write to stdout: {fault}");
+            ExitCode::from(sysexits::IO_ERROR)
+        }
+        _ => code,
+    }
+}
+
+fn note(written: io::Result<()>) {
+    if let Err(fault) = written
+        && fault.kind() != io::ErrorKind::BrokenPipe
+    {
+        FAULT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+    }
+}

@@ -1,0 +1,229 @@
+//! A bounded queue of text lines, written by a thread of its own to a file or a standard stream.
+//! How does text leave the process without making its author wait?
+//!
+//! The queue is lossy: where the disk hangs or nobody reads the pipe, lines beyond the bound are dropped and counted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// The capacity that the buffer keeps after a burst, in bytes.
+const CAPACITY_KEPT: usize = 256 * 1024;
+
+/// How much may wait, and for how long.
+pub(super) struct Pace {
+    /// Bytes that may wait; further lines are dropped.
+    pub(super) backlog_max: usize,
+    /// Bytes that are written without waiting for more.
+    pub(super) flush_size: usize,
+    /// How long fewer bytes wait.
+    pub(super) flush_after: Duration,
+}
+
+pub(super) struct Lines {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pace: Pace,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// Notified when nothing waits and nothing is being written.
+    drained: Condvar,
+    lost: AtomicU64,
+    /// How many of them `recovered` was called with.
+    reported: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: Vec<u8>,
+    is_writing: bool,
+    /// Open the file anew: it was rotated away.
+    reopen: bool,
+    closed: bool,
+}
+
+impl Lines {
+    /// A queue without a writer: lines wait until [`Lines::take`].
+    pub(super) fn kept(pace: Pace) -> Self {
+        let (queue, wake, drained) = (Mutex::default(), Condvar::new(), Condvar::new());
+        let (lost, reported) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { pace, queue, wake, drained, lost, reported }) }
+    }
+
+    /// Starts the writer, a thread called `name`. After a loss, when lines can be written again, the writer calls
+    /// `recovered` with the number of lines lost since the last call.
+    pub(super) fn open(name: &str, pace: Pace, sink: Sink, recovered: fn(u64)) -> io::Result<Self> {
+        let lines = Self::kept(pace);
+        let shared = Arc::clone(&lines.shared);
+        std::thread::Builder::new().name(name.into()).spawn(move || shared.write_out(sink, recovered))?;
+        Ok(lines)
+    }
+
+    /// Appends whole lines, each with its line feed, unless too much waits already. Never blocks on the sink.
+    pub(super) fn push(&self, text: &[u8]) {
+        let mut queue = self.shared.lock();
+        let before = queue.lines.len();
+        if before > self.shared.pace.backlog_max {
+            drop(queue);
+            return self.count_lost(count_lines(text));
+        }
+        queue.lines.extend_from_slice(text);
+        let is_due = before < self.shared.pace.flush_size && queue.lines.len() >= self.shared.pace.flush_size;
+        drop(queue);
+        if is_due {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    pub(super) fn count_lost(&self, lines: u64) {
+        self.shared.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Lines that could not be written.
+    pub(super) fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that were lost since lines could last be written.
+    pub(super) fn unreported(&self) -> u64 {
+        self.lost().saturating_sub(self.shared.reported.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.shared.lock().lines)
+    }
+
+    pub(super) fn reopen(&self) {
+        self.shared.lock().reopen = true;
+    }
+
+    /// Waits until all lines are written, for at most `patience`.
+    pub(super) fn flush(&self, patience: Duration) {
+        let queue = self.shared.lock();
+        self.shared.wake.notify_one();
+        let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
+        let _ = self.shared.drained.wait_timeout_while(queue, patience, is_busy);
+    }
+
+    /// Writes out what is left, for at most `patience`. Later lines are lost.
+    pub(super) fn close(&self, patience: Duration) {
+        self.shared.lock().closed = true;
+        self.flush(patience);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_out(&self, mut sink: Sink, recovered: fn(u64)) {
+        let mut lines = Vec::new();
+        // A disk that was full has torn a line: the next one does not continue it.
+        let mut torn = false;
+        loop {
+            let mut queue = self.lock();
+            if !queue.closed && queue.lines.len() < self.pace.flush_size {
+                let waited = self.wake.wait_timeout(queue, self.pace.flush_after);
+                queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            std::mem::swap(&mut lines, &mut queue.lines);
+            let (reopen, closed) = (std::mem::take(&mut queue.reopen), queue.closed);
+            queue.is_writing = !lines.is_empty();
+            drop(queue);
+            if reopen {
+                sink.reopen();
+            }
+            torn = torn && (lines.is_empty() || sink.write(b"\n").is_err());
+            if torn || sink.write(&lines).is_err() {
+                torn = true;
+                self.lost.fetch_add(count_lines(&lines), Ordering::Relaxed);
+            } else if !lines.is_empty() {
+                self.report(recovered);
+            }
+            lines.clear();
+            lines.shrink_to(CAPACITY_KEPT);
+            let mut queue = self.lock();
+            queue.is_writing = false;
+            if queue.lines.is_empty() {
+                self.drained.notify_all();
+            }
+            if closed {
+                return;
+            }
+        }
+    }
+
+    fn report(&self, recovered: fn(u64)) {
+        let lost = self.lost.load(Ordering::Relaxed);
+        let before = self.reported.swap(lost, Ordering::Relaxed);
+        if lost > before {
+            recovered(lost - before);
+        }
+    }
+}
+
+fn count_lines(text: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', text).count() as u64
+}
+
+/// Where the lines go.
+pub(super) enum Sink {
+    /// A descriptor of our own for a standard stream: std's would buffer, lock, and flush at exit.
+    Stream(File),
+    File(File, PathBuf),
+}
+
+impl Sink {
+    pub(super) fn stdout() -> io::Result<Self> {
+        Ok(Self::Stream(io::stdout().as_fd().try_clone_to_owned()?.into()))
+    }
+
+    pub(super) fn stderr() -> io::Result<Self> {
+        Ok(Self::Stream(io::stderr().as_fd().try_clone_to_owned()?.into()))
+    }
+
+    pub(super) fn append_to(path: &PathBuf) -> io::Result<Self> {
+        Ok(Self::File(append_to(path)?, path.clone()))
+    }
+
+    fn write(&mut self, mut lines: &[u8]) -> io::Result<()> {
+        let (Self::Stream(file) | Self::File(file, _)) = self;
+        while !lines.is_empty() {
+            match file.write(lines) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => lines = &lines[count..],
+                Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+                // Another process may share the stream and have made it non-blocking.
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(file, PollFlags::OUT)], None)?;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the old file where the new one cannot be opened: no line is dropped for it.
+    fn reopen(&mut self) {
+        if let Sink::File(file, path) = self
+            && let Ok(opened) = append_to(path)
+        {
+            *file = opened;
+        }
+    }
+}
+
+/// Records name clients and targets: nobody but the owner and the group reads them.
+fn append_to(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
