@@ -5,6 +5,7 @@ pub mod admin;
 mod connections;
 mod door;
 mod entrance;
+mod hang_up;
 pub(crate) mod http1;
 mod http2;
 mod inspect;

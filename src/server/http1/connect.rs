@@ -15,18 +15,16 @@ use crate::delivery::tunnel::{self, Connected};
 use crate::delivery::{Arrival, Outbound};
 use crate::live::Live;
 use crate::policy::identify::Caller;
+use crate::server::hang_up::unless;
 
 pub(super) async fn serve(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Caller>, idle: Duration) -> Next {
     let Head { method, target, version, fields, .. } = head;
     let body = Box::pin(line.body());
     let arrival = Arrival { method, version, target, fields, body, caller: Arc::clone(caller), interim: None };
     let connected = {
-        let mut connecting = pin!(tunnel::connect(live, arrival));
-        tokio::select! {
-            biased;
-            connected = &mut connecting => connected,
-            () = line.hangs_up() => return Next::Abandon,
-        }
+        let connecting = pin!(tunnel::connect(live, arrival));
+        let Some(connected) = unless(line.hangs_up(), connecting).await else { return Next::Abandon };
+        connected
     };
     match connected {
         // Whatever follows was meant for the tunnel, not for us (RFC 9110 §9.3.6): the connection ends unread.

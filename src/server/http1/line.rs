@@ -19,8 +19,8 @@ use crate::delivery::InboundFault;
 use crate::server::malformed::Malformed;
 use crate::server::stream::{Replayed, Stream, poll_read};
 
-/// What a client may send ahead of its turn before we stop reading.
-const PIPELINE_MAX: usize = 64 * 1024;
+/// Bytes that are read ahead of the body's reader and of the next request. A hang-up behind more than that is not seen.
+const READ_AHEAD_MAX: usize = 64 * 1024;
 /// From the first byte of a head to its last: a slow client cannot hold a connection with less.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -42,9 +42,10 @@ struct State {
     owes_continue: bool,
     /// Interim answers that are still to be written, before anything else.
     interim: Vec<u8>,
-    /// Whoever waits for more of the body.
+    /// Wakes the reader of the body.
     body_waker: Option<Waker>,
-    /// Whoever looks out for a hang-up: woken when there is an interim answer, or the body has ended.
+    /// Wakes the task in [`Line::hangs_up`]. The socket wakes one reader only, and this is the one: it reads for the body's
+    /// reader too, which may have stopped to poll.
     lookout_waker: Option<Waker>,
     resets: bool,
     /// Whose turn it is to read: a body of a former turn gets nothing any more.
@@ -120,7 +121,7 @@ impl Line {
     /// waits for `100 Continue` may send it or not.
     pub(super) fn can_skip_body(&self) -> bool {
         let state = self.state();
-        let is_short = state.framing.remaining().is_some_and(|left| left <= PIPELINE_MAX as u64);
+        let is_short = state.framing.remaining().is_some_and(|left| left <= READ_AHEAD_MAX as u64);
         state.framing.has_ended() || (!state.owes_continue && is_short)
     }
 
@@ -156,23 +157,11 @@ impl Line {
         Aside(Arc::downgrade(&self.0))
     }
 
-    /// Resolves when the client hangs up while its answer is awaited. What it sends ahead is kept for later.
+    /// Resolves when the client hangs up while its answer is awaited: it closes, resets, or ends its own direction. A
+    /// half-close counts as a hang-up, as in nginx and Envoy, since most clients that give up send nothing else. What the
+    /// client sends ahead, of the body and behind it, is kept for later, up to [`READ_AHEAD_MAX`].
     pub(super) async fn hangs_up(&self) {
-        poll_fn(|cx| {
-            let mut state = self.state();
-            state.lookout_waker = Some(cx.waker().clone());
-            if let Poll::Ready(Err(_)) = state.poll_interim(cx) {
-                return Poll::Ready(());
-            }
-            while state.framing.has_ended() && state.buffer.len() < PIPELINE_MAX {
-                match ready!(state.poll_read(cx)) {
-                    Ok(length) if length > 0 => {}
-                    _ => return Poll::Ready(()),
-                }
-            }
-            Poll::Pending
-        })
-        .await;
+        poll_fn(|cx| self.state().poll_hang_up(cx)).await;
     }
 
     /// Writes all of it; each piece of progress may take `patience`.
@@ -285,21 +274,42 @@ impl State {
         Poll::Ready(Ok(()))
     }
 
+    fn poll_hang_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.lookout_waker = Some(cx.waker().clone());
+        if let Poll::Ready(Err(_)) = self.poll_interim(cx) {
+            return Poll::Ready(());
+        }
+        while self.buffer.len() < READ_AHEAD_MAX {
+            let read = ready!(self.poll_read(cx));
+            if let Some(waker) = self.body_waker.take() {
+                waker.wake();
+            }
+            if !matches!(read, Ok(1..)) {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
     fn poll_body(&mut self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, InboundFault>>> {
         if turn != self.turn {
             return Poll::Ready(Some(Err(InboundFault::Gone)));
         }
-        let polled = self.poll_body_now(cx);
+        let was_full = self.buffer.len() >= READ_AHEAD_MAX;
+        let reader = self.lookout_waker.clone();
+        let polled = self
+            .poll_body_now(&mut reader.as_ref().map_or_else(|| Context::from_waker(cx.waker()), Context::from_waker));
         if polled.is_pending() {
             self.body_waker = Some(cx.waker().clone());
-        } else if self.framing.has_ended()
-            && let Some(waker) = self.lookout_waker.take()
-        {
-            waker.wake();
+        }
+        // There is room again to read ahead.
+        if was_full && let Some(reader) = reader {
+            reader.wake();
         }
         polled
     }
 
+    /// `cx` is that of the connection's task, where it looks out for a hang-up.
     fn poll_body_now(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, InboundFault>>> {
         loop {
             match self.framing.decode(&mut self.buffer) {

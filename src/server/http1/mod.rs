@@ -22,6 +22,7 @@ use crate::delivery::tunnel::{Inspection, Tunnel};
 use crate::delivery::{self, Arrival, Interim};
 use crate::live::Live;
 use crate::policy::identify::Caller;
+use crate::server::hang_up::unless;
 use crate::server::malformed::Malformed;
 use crate::server::stay::Stay;
 use crate::server::stream::Stream;
@@ -94,12 +95,9 @@ async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Calle
         interim,
     };
     let response = {
-        let mut delivering = pin!(delivery::deliver(live, arrival));
-        tokio::select! {
-            biased;
-            response = &mut delivering => response,
-            () = line.hangs_up() => return Next::Abandon,
-        }
+        let delivering = pin!(delivery::deliver(live, arrival));
+        let Some(response) = unless(line.hangs_up(), delivering).await else { return Next::Abandon };
+        response
     };
     let keep_alive = keep_alive && !stay.is_over() && line.can_skip_body();
     let deadline = response.body().deadline();

@@ -18,6 +18,7 @@ use crate::delivery::tunnel::{self, Connected};
 use crate::delivery::{Arrival, Outbound};
 use crate::live::Live;
 use crate::policy::identify::Caller;
+use crate::server::hang_up::unless;
 use crate::server::inspect::Inside;
 use crate::server::stream::Stream;
 
@@ -42,12 +43,8 @@ pub(super) async fn serve(
         interim: None,
     };
     let connected = {
-        let mut connecting = pin!(tunnel::connect(live, arrival));
-        tokio::select! {
-            biased;
-            connected = &mut connecting => connected,
-            () = reply.is_reset() => return None,
-        }
+        let connecting = pin!(tunnel::connect(live, arrival));
+        unless(reply.is_reset(), connecting).await?
     };
     match connected {
         Connected::Refused(response) => return Some((response, incoming)),

@@ -17,6 +17,7 @@ use http::{Method, Request, Version};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::hang_up::unless;
 use super::inspect::Inside;
 use super::malformed::{HEAD_MAX, Malformed};
 use super::stay::{Stay, told_to_go};
@@ -148,12 +149,9 @@ async fn answer(
                 caller: Arc::clone(caller),
                 interim: Some(reply.interim()),
             };
-            let mut delivering = pin!(delivery::deliver(live, arrival));
-            tokio::select! {
-                biased;
-                response = &mut delivering => (response, unread),
-                () = reply.is_reset() => return,
-            }
+            let delivering = pin!(delivery::deliver(live, arrival));
+            let Some(response) = unless(reply.is_reset(), delivering).await else { return };
+            (response, unread)
         }
         Err(Malformed(status, detail)) => {
             let (_, unread) = ClientBody::new(incoming, None, None);
