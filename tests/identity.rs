@@ -188,7 +188,7 @@ fn requests_of_twilios_libraries_are_let_through_once() {
         client.answer()
     };
     let token = |body: &str, exp: i64| key.validation("billing", "/in", "a=1&b=2", &host, body, exp);
-    let with_query = format!("{url}?b=2&a=1");
+    let with_query = format!("{url}?a=1&b=2");
     let soon = now() + 300;
     let first = token("To=1", soon);
     refused(&send(&first, &host, &with_query, "To=2"), "the request is not the one that was signed");
@@ -198,7 +198,12 @@ fn requests_of_twilios_libraries_are_let_through_once() {
     refused(&send(&second, &host, &with_query, "To=1"), "it was used before");
     let seen = scene.plain.until(1).pop().unwrap();
     assert_eq!((seen.field("twilio-client-validation"), seen.field("authorization")), ("", "Basic eDp5"));
-    assert_eq!(seen.line, "POST /in?b=2&a=1 HTTP/1.1");
+    assert_eq!(seen.line, "POST /in?a=1&b=2 HTTP/1.1");
+    // What was signed stands for other ways to write it, too: none of them is let through.
+    let unsorted = "the query's parameters are not sorted";
+    refused(&send(&token("", soon - 5), &host, &format!("{url}?b=2&a=1"), ""), unsorted);
+    let dotted = with_query.replace("/in", "/x/../in");
+    refused(&send(&token("", soon - 6), &host, &dotted, ""), "the request is not the one that was signed");
 
     refused(&send(&token("", now() - 1), &host, &with_query, ""), "it has expired");
     refused(&send(&token("", now() + 3600), &host, &with_query, ""), "it expires later than in 300 seconds");
@@ -363,4 +368,39 @@ fn explain_says_how_a_client_is_known() {
         let line = told.lines().find_map(|line| line.strip_prefix("client")).map(str::trim);
         assert_eq!(line, Some(expected), "{told}{}", String::from_utf8_lossy(&run.stderr));
     }
+}
+
+/// RFC 9110 §7.6.1: what `Connection` names is removed before the request is forwarded.
+#[test]
+fn a_signed_request_whose_connection_names_a_covered_field_is_refused() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let url = scene.plain_url();
+    let covered = [("@method", "GET"), ("@target-uri", &*url), ("x-event", "paid")];
+    let send = |more: &str, nonce: u8| {
+        let fields = key.message_covering(&covered, &format!(";nonce=\"{nonce}\""));
+        let mut client = scene.outgate.connect();
+        client.send(format!("GET {url} HTTP/1.1\r\nHost: h\r\nX-Event: paid\r\n{more}{fields}\r\n"));
+        client.answer()
+    };
+    refused(&send("Connection: close, X-Event\r\n", 1), "Connection names a field that it covers");
+    assert_eq!(send("Connection: close, X-Other\r\n", 2).status, 200);
+    assert_eq!(scene.plain.until(1)[0].field("x-event"), "paid");
+}
+
+/// Without the scheme, https could be made http, or the other way round, under the same signature.
+#[test]
+fn a_signature_on_an_absolute_form_request_covers_its_scheme() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let url = scene.plain_url();
+    let authority = format!("plain.example:{}", scene.plain.port());
+    let parts = [("@method", "GET"), ("@authority", &*authority), ("@path", "/in"), ("@query", "?")];
+    let send = |covered: &[(&str, &str)]| {
+        let mut client = scene.outgate.connect();
+        client.send(format!("GET {url} HTTP/1.1\r\nHost: h\r\n{}\r\n", key.message_covering(covered, "")));
+        client.answer()
+    };
+    refused(&send(&parts), "it covers neither @target-uri nor @scheme");
+    assert_eq!(send(&[&parts[..], &[("@scheme", "http")]].concat()).status, 200);
 }

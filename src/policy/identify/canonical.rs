@@ -5,16 +5,31 @@ use http::header;
 
 use crate::policy::message::Sent;
 
-/// Everything before the hash of the body, once as Python's library has it (as sent, the query sorted) and once as
-/// those of Java and Node have it. `names` are sorted; `None` if a field is missing.
+/// Everything before the hash of the body, once as Python's library has it and once as those of Java and Node have it.
+///
+/// The canonical form of a path or query stands for many. What is forwarded must be the one that was signed, so the
+/// canonical form counts only where it equals what was sent. Then the two differ in the port of `Host` at most. `names`
+/// are sorted; `None` if a field is missing.
 pub(super) fn texts(sent: &Sent<'_>, names: &[&str]) -> Option<Vec<Vec<u8>>> {
-    let query = sent.query().unwrap_or_default();
-    let as_sent = text(sent, names, sent.path(), &sorted(query), false)?;
-    let canonical = text(sent, names, &path(sent.path()), &canonical_query(query), true)?;
-    Some(if as_sent == canonical { vec![as_sent] } else { vec![as_sent, canonical] })
+    let as_sent = text(sent, names, false)?;
+    let canonical = is_canonical(sent).then(|| text(sent, names, true)).flatten();
+    Some(std::iter::once(as_sent.clone()).chain(canonical.filter(|canonical| *canonical != as_sent)).collect())
 }
 
-fn text(sent: &Sent<'_>, names: &[&str], path: &str, query: &str, bare_host: bool) -> Option<Vec<u8>> {
+/// Every library sorts the parameters before it hashes them.
+pub(super) fn is_sorted(sent: &Sent<'_>) -> bool {
+    let query = sent.query().unwrap_or_default();
+    sorted(query) == query
+}
+
+fn is_canonical(sent: &Sent<'_>) -> bool {
+    let query = sent.query().unwrap_or_default();
+    path(sent.path()) == sent.path() && canonical_query(query) == query
+}
+
+/// `bare_host`: `Host` without the default port of the target's scheme.
+fn text(sent: &Sent<'_>, names: &[&str], bare_host: bool) -> Option<Vec<u8>> {
+    let (path, query) = (sent.path(), sent.query().unwrap_or_default());
     let mut text = format!("{}\n{path}\n{query}\n", sent.method).into_bytes();
     for name in names {
         let mut values: Vec<&[u8]> = sent.fields.get_all(*name).iter().map(|value| value.as_bytes()).collect();
@@ -24,7 +39,13 @@ fn text(sent: &Sent<'_>, names: &[&str], path: &str, query: &str, bare_host: boo
         values.sort_unstable();
         let mut value = values.join(&b',');
         if bare_host && *name == header::HOST.as_str() {
-            let bare = value.strip_suffix(b":443").or_else(|| value.strip_suffix(b":80"));
+            // Another scheme's port says where the request goes. Without a scheme, the field that names the target does.
+            let ports: &[&[u8]] = match sent.scheme() {
+                Some(scheme) if scheme.eq_ignore_ascii_case("https") => &[b":443"],
+                Some(_) => &[b":80"],
+                None => &[b":443", b":80"],
+            };
+            let bare = ports.iter().find_map(|port| value.strip_suffix(*port));
             value = bare.map(<[u8]>::to_vec).unwrap_or(value);
         }
         text.extend_from_slice(name.as_bytes());
@@ -123,6 +144,30 @@ mod tests {
         assert_eq!((path("/in/").as_str(), path("/in/..").as_str(), path("/%2f%").as_str()), ("/in/", "/", "/%2F%25"));
     }
 
+    /// The hash of the canonical form of what is sent would be the same for all of these.
+    #[test]
+    fn a_canonical_form_counts_only_for_what_is_sent_in_it() {
+        let host = |host: &'static str| HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
+        let forms = |target: &str, host: &HeaderMap| {
+            let sent = Sent { method: &Method::POST, target, fields: host, has_body: true };
+            (is_sorted(&sent), texts(&sent, &["host"]).unwrap().len())
+        };
+        let (bare, tls, plain) = (host("a.example"), host("a.example:443"), host("a.example:80"));
+        for (target, host, expected) in [
+            ("https://a.example/in?a=1&b=2", &bare, (true, 1)),
+            ("https://a.example:443/in?a=1&b=2", &tls, (true, 2)),
+            ("http://a.example:80/in", &plain, (true, 2)),
+            ("https://a.example:80/in", &plain, (true, 1)),
+            ("https://a.example:443/in/../x", &tls, (true, 1)),
+            ("https://a.example:443//in", &tls, (true, 1)),
+            ("https://a.example:443/%69n", &tls, (true, 1)),
+            ("https://a.example:443/in?a=b+c", &tls, (true, 1)),
+            ("https://a.example:443/in?b=2&a=1", &tls, (false, 1)),
+        ] {
+            assert_eq!(forms(target, host), expected, "{target}");
+        }
+    }
+
     #[test]
     fn published_request_hashes() {
         for vector in vectors()["request_hash"].as_array().unwrap() {
@@ -135,7 +180,11 @@ mod tests {
             let mut map = HeaderMap::new();
             map.extend(fields);
             let method = Method::from_bytes(text("method").as_bytes()).unwrap();
-            let sent = Sent { method: &method, target: text("target"), fields: &map, has_body: true };
+            // As it must be sent: the hash does not tell other ways to write the same from each other.
+            let (sent_path, query) = text("target").split_once('?').unwrap_or((text("target"), ""));
+            let query = if query.is_empty() { String::new() } else { format!("?{}", canonical_query(query)) };
+            let target = path(sent_path) + &query;
+            let sent = Sent { method: &method, target: &target, fields: &map, has_body: true };
             let names: Vec<&str> = text("hrh").split(';').collect();
             let texts = texts(&sent, &names).unwrap();
             let pledge = Pledge::RequestHash { texts, expected: text("rqh").to_owned() };

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::public_key::Algorithm;
-use super::{Client, Clients, LIFETIME_MAX, Once, Pledge, SKEW, Sent, Signed, Unidentified, canonical};
+use super::{Client, Clients, LIFETIME_MAX, Once, Pledge, REMOVED, SKEW, Sent, Signed, Unidentified, canonical};
 
 /// A key of 8192 bits signs 1366 characters; the rest names a few fields.
 const TOKEN_MAX: usize = 8192;
@@ -62,6 +62,9 @@ pub(super) fn verify<'c>(
     let claims: Claims = part(claims).ok_or(fault("iss, exp, hrh or rqh is missing or of another type"))?;
     let names = covered(&claims.hrh, sent).map_err(fault)?;
     in_time(&claims, now).map_err(fault)?;
+    if !canonical::is_sorted(sent) {
+        return Err(fault("the query's parameters are not sorted, and the request hash does not cover their order"));
+    }
     let texts = canonical::texts(sent, &names).ok_or(fault("hrh names a field that the request does not have"))?;
 
     let client = clients.by_name.get(claims.iss.as_str()).ok_or(Unidentified::Wrong)?;
@@ -107,6 +110,9 @@ fn covered<'n>(hrh: &'n str, sent: &Sent<'_>) -> Result<Vec<&'n str>, &'static s
     }
     if sent.fields.contains_key("outgate-target") && !names.contains(&"outgate-target") {
         return Err("hrh does not name outgate-target");
+    }
+    if names.iter().any(|name| sent.is_removed_by_connection(name)) {
+        return Err(REMOVED);
     }
     if !sent.host_agrees() {
         return Err("the target that was signed, in Host, is not the request's");

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sfv::{BareItem, Dictionary, FieldType, InnerList, ListEntry, Parser};
 
 use super::public_key::Algorithm;
-use super::{Client, Clients, LIFETIME_MAX, Once, Pledge, SKEW, Sent, Signed, Unidentified};
+use super::{Client, Clients, LIFETIME_MAX, Once, Pledge, REMOVED, SKEW, Sent, Signed, Unidentified};
 use crate::policy::message;
 use crate::policy::message::digest::{self, CONTENT_DIGEST};
 use crate::policy::message::members::{self, Member};
@@ -162,6 +162,15 @@ fn covers_enough(covered: &[String], sent: &Sent<'_>) -> Result<(), &'static str
     }
     if !is_connect && !covers("@target-uri") && !["@authority", "@path", "@query"].into_iter().all(covers) {
         return Err("it covers neither @target-uri nor all of @authority, @path and @query");
+    }
+    // An attacker could ask for http instead of https, and read what the target's name was to protect. Without a scheme,
+    // the target stands in a field.
+    let covers_scheme = ["@target-uri", "@scheme", "@request-target"].into_iter().any(covers);
+    if !is_connect && sent.scheme().is_some() && !covers_scheme {
+        return Err("it covers neither @target-uri nor @scheme, and the request is in absolute-form");
+    }
+    if covered.iter().any(|name| sent.is_removed_by_connection(name)) {
+        return Err(REMOVED);
     }
     if sent.has_body && !covers(CONTENT_DIGEST.as_str()) {
         return Err("it does not cover content-digest, and the request has a body");

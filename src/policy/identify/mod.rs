@@ -154,6 +154,9 @@ pub struct Once {
     pub until: i64,
 }
 
+/// What a signature covers must reach the target.
+const REMOVED: &str = "Connection names a field that it covers, so the target would not receive the field";
+
 /// Why a caller is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unidentified {

@@ -44,6 +44,14 @@ impl<'a> Sent<'a> {
         host == self.authority().as_deref()
     }
 
+    /// Whether `Connection` lists the field, in lower case, as one of this hop alone (RFC 9110 §7.6.1): then it is removed
+    /// before the request is forwarded. `Connection` itself is hardly ever covered, so anyone on the path could add it.
+    pub(crate) fn is_removed_by_connection(&self, name: &str) -> bool {
+        let lines = self.fields.get_all(header::CONNECTION).iter();
+        let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    }
+
     fn host(&self) -> Option<String> {
         self.fields.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase)
     }

@@ -45,14 +45,19 @@ fn the_token_of_the_official_library_is_taken() {
     let text = |key: &str| vector[key].as_str().unwrap();
     let clients = clients(text("iss"), &BASE64_STANDARD.decode(text("public_key")).unwrap());
     let fields = fields(&[("authorization", "foobar"), ("host", "api.twilio.com")]);
-    let sent = Sent { method: &Method::GET, target: text("target"), fields: &fields, has_body: true };
+    assert_eq!(text("target"), "/Messages?PageSize=5&Limit=10");
+    let target = "/Messages?Limit=10&PageSize=5";
+    let sent = Sent { method: &Method::GET, target, fields: &fields, has_body: true };
     let at = |now, sent: &Sent<'_>| verify(&clients, text("value").as_bytes(), sent, now);
     let (client, signed) = at(NOW, &sent).unwrap();
     assert_eq!((client.name().as_str(), signed.once.until), ("SK123", vector["exp"].as_i64().unwrap()));
     let pledge = signed.pledge.unwrap();
     assert_eq!(pledge.kept_by(b"foobar"), Ok(()));
     assert!(pledge.kept_by(b"foobaz").is_err() && pledge.kept_by(b"").is_err());
-    // What Python sends through a proxy, the query in another order.
+    // The hash is of the sorted query: the order in which it was sent is not covered, so anyone could change it.
+    let unsorted = "the query's parameters are not sorted, and the request hash does not cover their order";
+    assert_eq!(at(NOW, &Sent { target: text("target"), ..sent }).err(), Some(Unidentified::Signature(unsorted)));
+    // What Python sends through a proxy.
     let target = "http://api.twilio.com/Messages?Limit=10&PageSize=5";
     assert!(at(NOW, &Sent { target, ..sent }).unwrap().1.pledge.unwrap().kept_by(b"foobar").is_ok());
     let other = at(NOW, &Sent { target: "http://api.twilio.com/Messages?Limit=11&PageSize=5", ..sent }).unwrap();
@@ -207,6 +212,19 @@ fn what_is_no_token() {
         assert_eq!(bench.judge(&token), Err(Unidentified::Signature(why)));
     }
     assert_eq!(bench.judge(&bench.signed("[]", &claims, &RSA_PKCS1_SHA256)), Err(WHY_FORM));
+}
+
+#[test]
+fn a_covered_field_that_connection_names_is_refused() {
+    let bench = Bench::new();
+    let good = bench.signed(HEADER, &bench.claims().to_string(), &RSA_PKCS1_SHA256);
+    for (connection, expected) in
+        [("close, Authorization", Err(Unidentified::Signature(REMOVED))), ("close, x-other", Ok("billing".into()))]
+    {
+        let mut fields = bench.fields.clone();
+        fields.append("connection", HeaderValue::from_static(connection));
+        assert_eq!(bench.judge_of(&good, &Sent { fields: &fields, ..bench.sent() }), expected, "{connection}");
+    }
 }
 
 #[test]

@@ -166,7 +166,8 @@ impl Bench {
 #[test]
 fn what_is_signed_is_let_through() {
     let bench = Bench::new();
-    let all = r#""@method" "@authority" "@path" "@query" "content-digest""#;
+    let all = r#""@method" "@scheme" "@authority" "@path" "@query" "content-digest""#;
+    let form = r#""@method" "@request-target" "@authority" "@path" "@query" "content-digest""#;
     let own = r#""@method" "@authority" "@path" "@query" "content-digest" "outgate-target""#;
     let target = ("outgate-target", "https://hook.example/in");
     let digest = ("content-digest", DIGEST);
@@ -175,6 +176,7 @@ fn what_is_signed_is_let_through() {
     for (case, expected) in [
         (Case::default(), "billing until 300"),
         (Case { covered: all, ..Case::default() }, "billing until 300"),
+        (Case { covered: form, ..Case::default() }, "billing until 300"),
         (Case { params: more, ..Case::default() }, "billing until 50"),
         (Case { covered: empty, has_body: false, ..Case::default() }, "billing until 300"),
         (
@@ -236,6 +238,10 @@ fn too_little_or_something_strange_is_covered() {
         (r#""@target-uri" "content-digest""#, "it does not cover @method"),
         (r#""@method" "content-digest""#, parts),
         (r#""@method" "@authority" "@path" "content-digest""#, parts),
+        (
+            r#""@method" "@authority" "@path" "@query" "content-digest""#,
+            "it covers neither @target-uri nor @scheme, and the request is in absolute-form",
+        ),
         (r#""@method" "@target-uri""#, "it does not cover content-digest, and the request has a body"),
         (r#""@method" "@target-uri" "content-digest" "@status""#, "it covers a component that is not supported"),
         (r#""@method" "@target-uri" "content-digest" "x-none""#, "it covers a field that the request does not have"),
@@ -253,6 +259,21 @@ fn too_little_or_something_strange_is_covered() {
     assert_eq!(bench.judge(&Case { fields: tenant, ..Case::default() }), Err(why));
     let why = "a request to this proxy itself has no scheme to cover: cover @authority, @path, @query";
     assert_eq!(bench.judge(&Case { target: "/in", ..Case::default() }), Err(Unidentified::Signature(why)));
+}
+
+#[test]
+fn a_covered_field_that_connection_names_is_refused() {
+    let bench = Bench::new();
+    let covered = r#""@method" "@target-uri" "content-digest" "x-event""#;
+    for (connection, expected) in [
+        ("X-Event", Err(Unidentified::Signature(REMOVED))),
+        ("close ,\tx-event", Err(Unidentified::Signature(REMOVED))),
+        ("content-digest", Err(Unidentified::Signature(REMOVED))),
+        ("close, x-other", Ok("billing until 300".to_owned())),
+    ] {
+        let fields = vec![("content-digest", DIGEST), ("x-event", "paid"), ("connection", connection)];
+        assert_eq!(bench.judge(&Case { covered, fields, ..Case::default() }), expected, "{connection}");
+    }
 }
 
 #[test]
