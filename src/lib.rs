@@ -26,6 +26,7 @@ pub mod fuzz;
 pub mod history;
 pub mod host;
 pub mod live;
+pub mod lru;
 pub mod names;
 pub mod net;
 pub mod policy;

@@ -20,6 +20,7 @@ const MAX_LINES: usize = 400;
 const FLOORS: &[(&str, u8)] = &[
     ("names", 0),
     ("host", 0),
+    ("lru", 0),
     ("config", 1),
     ("policy", 2),
     ("history", 2),

@@ -1,12 +1,12 @@
 //! Targets that have proven their name a moment ago, for tunnels: their own handshake is not ours to see.
 //! Must this target show its certificate once more?
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::lru::LruCache;
 use crate::names::Host;
 use crate::net::tls::Proof;
 use crate::policy::egress::Hop;
@@ -17,15 +17,21 @@ const GOOD_FOR: Duration = Duration::from_secs(60);
 const PROOFS_MAX: usize = 10_000;
 
 /// Everything that the proof was about.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     hop: Hop,
     host: Host,
     trust: [u8; 32],
 }
 
-#[derive(Default)]
-pub struct Proven(Mutex<HashMap<Key, (Instant, Proof)>>);
+/// A new proof evicts the least recently used one.
+pub struct Proven(Mutex<LruCache<Key, (Instant, Proof)>>);
+
+impl Default for Proven {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(PROOFS_MAX)))
+    }
+}
 
 impl Key {
     pub fn of(hop: Hop, host: &Host, trust: &Trust) -> Self {
@@ -35,19 +41,12 @@ impl Key {
 
 impl Proven {
     pub fn get(&self, key: &Key) -> Option<Proof> {
-        let proofs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut proofs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, proof) = proofs.get(key)?;
         (since.elapsed() < GOOD_FOR && Timestamp::now() < proof.expires).then(|| proof.clone())
     }
 
     pub fn put(&self, key: Key, proof: Proof) {
-        let mut proofs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if proofs.len() >= PROOFS_MAX {
-            proofs.retain(|_, (since, _)| since.elapsed() < GOOD_FOR);
-        }
-        // A table full of fresh proofs keeps them: the newcomer is asked again next time.
-        if proofs.len() < PROOFS_MAX {
-            proofs.insert(key, (Instant::now(), proof));
-        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (Instant::now(), proof));
     }
 }

@@ -1,7 +1,6 @@
 //! Tokens that were fetched for credentials, and who is fetching one now.
 //! Is there a token to show, and if not, whose turn is it to fetch one?
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use tokio::sync::watch;
 
+use crate::lru::LruCache;
 use crate::names::{PoolName, TenantName};
 use crate::policy::credential::{Grant, pause};
 
@@ -29,8 +29,15 @@ const TOKENS_MAX: usize = 10_000;
 /// A target that takes no token at all does not make us fetch one for each webhook.
 const REFUSED_AGAIN: Duration = Duration::from_secs(30);
 
-#[derive(Default)]
-pub struct Tokens(Mutex<HashMap<Key, Entry>>);
+/// A new key evicts the least recently used one. Deliveries that wait for a fetch of an evicted key get its outcome all
+/// the same.
+pub struct Tokens(Mutex<LruCache<Key, Entry>>);
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(TOKENS_MAX)))
+    }
+}
 
 /// What is known of one key.
 #[derive(Default)]
@@ -107,11 +114,7 @@ impl Tokens {
     pub fn find(self: &Arc<Self>, key: &Key) -> (Found, Option<Errand>) {
         let now = Instant::now();
         let mut entries = self.entries();
-        if entries.len() >= TOKENS_MAX && !entries.contains_key(key) {
-            // Whoever is still around fetches anew.
-            entries.retain(|_, entry| entry.coming.is_some());
-        }
-        let entry = entries.entry(key.clone()).or_default();
+        let entry = entries.get_or_insert_with(key, Entry::default);
         let resting = entry.failed.as_ref().filter(|failed| now < failed.until);
         if let Some(kept) = entry.kept.as_ref().filter(|kept| now < kept.until) {
             let found = Found::Token(kept.token.clone());
@@ -139,7 +142,7 @@ impl Tokens {
     pub fn refused(&self, key: &Key, token: &Token) {
         let now = Instant::now();
         let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(key) else { return };
+        let Some(entry) = entries.peek(key) else { return };
         // Many may have been on their way with the same token: what came after it is another.
         let is_kept = entry.kept.as_ref().is_some_and(|kept| Arc::ptr_eq(&kept.token.0, &token.0));
         if is_kept && entry.refused.is_none_or(|last| now.duration_since(last) >= REFUSED_AGAIN) {
@@ -162,7 +165,7 @@ impl Tokens {
         });
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, LruCache<Key, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -176,28 +179,33 @@ impl Errand {
         let now = Instant::now();
         let (refresh, until) = (now + grant.refresh_after(), now + grant.usable_for());
         let token = Token(Arc::new(grant.value));
-        self.home.entries().entry(self.key.clone()).and_modify(|entry| {
+        if let Some(entry) = self.home.entries().peek(&self.key) {
             entry.kept = Some(Kept { token: token.clone(), refresh, until });
             (entry.failed, entry.failures) = (None, 0);
-        });
+        }
         // Whoever has waited may show it, however short its life is.
         self.word.send_replace(Some(Ok(token)));
     }
 
     pub fn failed(self, why: Arc<dyn Error + Send + Sync>) {
         let mut failed = Failed { why, until: Instant::now() };
-        self.home.entries().entry(self.key.clone()).and_modify(|entry| {
+        if let Some(entry) = self.home.entries().peek(&self.key) {
             entry.failures = entry.failures.saturating_add(1);
             failed.until += pause(entry.failures);
             entry.failed = Some(failed.clone());
-        });
+        }
         self.word.send_replace(Some(Err(failed)));
     }
 }
 
 impl Drop for Errand {
     fn drop(&mut self) {
-        self.home.entries().entry(self.key.clone()).and_modify(|entry| entry.coming = None);
+        let mut entries = self.home.entries();
+        let Some(entry) = entries.peek(&self.key) else { return };
+        // After an eviction the entry may belong to a later fetch.
+        if entry.coming.as_ref().is_some_and(|coming| coming.0.same_channel(&self.word.subscribe())) {
+            entry.coming = None;
+        }
     }
 }
 
@@ -303,5 +311,31 @@ mod tests {
         assert_eq!(shown(&tokens, &key(None)), "Bearer t");
         tokens.sweep(|_| false);
         assert_eq!(tokens.entries().len(), 1, "what is under way stays");
+    }
+
+    #[tokio::test]
+    async fn token_cache_evicts_one_token_for_a_new_key() {
+        let tokens = Arc::new(Tokens::default());
+        let tenant = |number: usize| key(Some(&number.to_string()));
+        for number in 0..TOKENS_MAX {
+            tokens.find(&tenant(number)).1.unwrap().granted(grant("t", 3600));
+        }
+        assert_eq!(shown(&tokens, &tenant(0)), "Bearer t");
+        let (_, _fetching) = tokens.find(&tenant(TOKENS_MAX));
+        assert_eq!(tokens.entries().len(), TOKENS_MAX);
+        assert_eq!(shown(&tokens, &tenant(0)), "Bearer t", "used after all others");
+        assert_eq!(shown(&tokens, &tenant(2)), "Bearer t");
+        assert!(tokens.entries().peek(&tenant(1)).is_none(), "the least recently used");
+    }
+
+    #[tokio::test]
+    async fn token_fetch_of_an_evicted_key_leaves_the_next_fetch_alone() {
+        let tokens = Arc::new(Tokens::default());
+        let (_, first) = tokens.find(&key(None));
+        tokens.entries().retain(|_, _| false);
+        let (Found::Coming(coming), Some(_second)) = tokens.find(&key(None)) else { panic!("no second fetch") };
+        drop(first);
+        let (Found::Coming(again), None) = tokens.find(&key(None)) else { panic!("a third fetch") };
+        assert!(again.0.same_channel(&coming.0));
     }
 }

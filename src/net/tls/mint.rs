@@ -1,7 +1,6 @@
 //! Certificates of targets, made on demand, for clients that trust our own authority.
 //! What do we show in the place of this target?
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,6 +11,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
 
+use crate::lru::LruCache;
 use crate::names::Host;
 use crate::policy::inspect::Authority;
 
@@ -26,7 +26,8 @@ pub struct Mint {
     /// One for all leaves: what it could give away is gone with the process.
     key: KeyPair,
     provider: Arc<CryptoProvider>,
-    leaves: Mutex<HashMap<Host, Leaf>>,
+    /// Clients choose hosts, as far as routes let them: a new host evicts the least recently used one.
+    leaves: Mutex<LruCache<Host, Leaf>>,
 }
 
 struct Leaf {
@@ -61,7 +62,8 @@ impl From<rcgen::Error> for MintFault {
 impl Mint {
     pub fn new() -> Result<Self, MintFault> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        Ok(Self { key, provider: Arc::new(aws_lc_rs::default_provider()), leaves: Mutex::default() })
+        let leaves = Mutex::new(LruCache::new(HOSTS_MAX));
+        Ok(Self { key, provider: Arc::new(aws_lc_rs::default_provider()), leaves })
     }
 
     /// What a client is shown that asks for `host`.
@@ -76,19 +78,11 @@ impl Mint {
         }
         let leaf = self.mint(authority, host, now)?;
         let config = Arc::clone(&leaf.config);
-        let mut leaves = self.lock();
-        if leaves.len() >= HOSTS_MAX {
-            leaves.retain(|_, leaf| now < leaf.renewed);
-        }
-        // Clients choose hosts, as far as routes let them: a flood of them starts the table anew.
-        if leaves.len() >= HOSTS_MAX {
-            leaves.clear();
-        }
-        leaves.insert(host.clone(), leaf);
+        self.lock().insert(host.clone(), leaf);
         Ok(config)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Host, Leaf>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Host, Leaf>> {
         self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -4,7 +4,6 @@
 //! A session belongs to one trust, which is to say to one set of roots, rules and lists and one identity of ours, and to
 //! one tenant. A trust that verifies nothing resumes nothing.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +14,7 @@ use rustls::{ClientConfig, SupportedProtocolVersion, version};
 
 use super::verify::Verifier;
 use crate::config::{TlsVersion, Verify};
+use crate::lru::LruCache;
 use crate::names::TenantName;
 use crate::policy::trust::Trust;
 
@@ -28,7 +28,8 @@ const TENANTS_MAX: usize = 1024;
 pub struct Terms {
     trust: Arc<Trust>,
     config: Arc<ClientConfig>,
-    tenants: Mutex<HashMap<TenantName, Arc<ClientConfig>>>,
+    /// A new tenant evicts the least recently used one, whose sessions are then not resumed.
+    tenants: Mutex<LruCache<TenantName, Arc<ClientConfig>>>,
 }
 
 impl fmt::Debug for Terms {
@@ -39,7 +40,8 @@ impl fmt::Debug for Terms {
 
 impl Terms {
     pub fn new(trust: &Arc<Trust>) -> Self {
-        Self { trust: Arc::clone(trust), config: Arc::new(client_config(trust)), tenants: Mutex::default() }
+        let tenants = Mutex::new(LruCache::new(TENANTS_MAX));
+        Self { trust: Arc::clone(trust), config: Arc::new(client_config(trust)), tenants }
     }
 
     pub(super) fn trust(&self) -> &Trust {
@@ -50,16 +52,12 @@ impl Terms {
     pub(super) fn config(&self, tenant: Option<&TenantName>) -> Arc<ClientConfig> {
         let Some(tenant) = tenant else { return Arc::clone(&self.config) };
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(config) = tenants.get(tenant) {
-            return Arc::clone(config);
-        }
-        if tenants.len() >= TENANTS_MAX {
-            // Sessions only save time: whoever is still around begins anew.
-            tenants.clear();
-        }
-        let mut config = ClientConfig::clone(&self.config);
-        config.resumption = resumption(&self.trust, SESSIONS_OF_TENANT);
-        Arc::clone(tenants.entry(tenant.clone()).or_insert(Arc::new(config)))
+        let config = tenants.get_or_insert_with(tenant, || {
+            let mut config = ClientConfig::clone(&self.config);
+            config.resumption = resumption(&self.trust, SESSIONS_OF_TENANT);
+            Arc::new(config)
+        });
+        Arc::clone(config)
     }
 
     #[cfg(test)]
@@ -95,5 +93,25 @@ fn resumption(trust: &Trust, sessions: usize) -> Resumption {
         Verify::Full => Resumption::in_memory_sessions(sessions),
         // A resumed session is judged by the certificates that it was made with; here nothing is judged.
         Verify::None => Resumption::disabled(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::RootCertStore;
+
+    use super::*;
+
+    #[test]
+    fn tls_session_cache_evicts_one_tenant_for_a_new_tenant() {
+        let (roots, provider) = (RootCertStore::empty(), aws_lc_rs::default_provider());
+        let terms = Terms::new(&Arc::new(Trust::plain(roots, TlsVersion::V1_2, Verify::Full, false, &provider)));
+        let config = |number: usize| terms.config(Some(&TenantName::new(number.to_string())));
+        let first = (0..TENANTS_MAX).map(config).collect::<Vec<_>>();
+        config(0);
+        config(TENANTS_MAX);
+        assert!(Arc::ptr_eq(&config(0), &first[0]), "used after all others");
+        assert!(Arc::ptr_eq(&config(2), &first[2]));
+        assert!(!Arc::ptr_eq(&config(1), &first[1]), "the least recently used");
     }
 }
