@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -19,6 +18,7 @@ use crate::live::configuration::By;
 use crate::live::log;
 use crate::live::records::Records;
 use crate::live::{InForce, Live};
+use crate::net::descriptors;
 use crate::policy::Plan;
 use crate::reload::Reloader;
 use crate::reload::kept::Kept;
@@ -40,12 +40,13 @@ pub struct Start {
 
 /// Runs until TERM or INT, then drains.
 pub fn run(start: Start) -> ExitCode {
-    raise_descriptor_limit();
+    let soft_limit = descriptors::raise_limit();
     let workers = start.config.server.workers;
     let runtime = match runtime(workers) {
         Ok(runtime) => runtime,
         Err(fault) => return fail(sysexits::OS_ERROR, &format!("cannot start worker threads: {fault}")),
     };
+    announce_descriptors(soft_limit, &start.plan);
     let code = runtime.block_on(async {
         match Proxy::start(start).await {
             Ok(proxy) => proxy.until_told_to_stop().await,
@@ -228,10 +229,19 @@ impl Signals {
     }
 }
 
-/// Each delivery holds two descriptors; the soft limit of a login shell is far below `max_connections`.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+/// Logs how many connections the limit of file descriptors allows.
+fn announce_descriptors(soft_limit: Option<u64>, plan: &Plan) {
+    let Some(limit) = descriptors::limit() else { return };
+    let raised = soft_limit.filter(|soft| *soft < limit).map_or(String::new(), |soft| format!(", raised from {soft}"));
+    let (wanted, most) = (plan.max_connections, descriptors::connections_max());
+    if wanted > most {
+        warn!(
+            "max_connections is capped from {wanted} to {most}: this process may open {limit} files (RLIMIT_NOFILE{raised}); \
+             raise LimitNOFILE= of the systemd unit"
+        );
+    } else {
+        info!("this process may open {limit} files (RLIMIT_NOFILE{raised}): enough for {wanted} client connections");
+    }
 }
 
 /// Tells systemd that the event loop turns, twice in each period it allows.

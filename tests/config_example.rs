@@ -28,7 +28,7 @@ fn the_example_states_the_defaults() {
             config.server.name,
             config.server.listen[0].value,
             config.server.allow_anonymous.value,
-            config.server.max_connections,
+            config.server.max_connections.as_ref().map_or(20_000, |written| written.value),
             config.server.max_connections_per_ip,
             config.server.max_deliveries,
             config.server.drain_timeout,

@@ -175,3 +175,130 @@ fn an_idle_http_2_connection_says_goodbye() {
     let rest = client.rest();
     assert!(rest.windows(5).any(|frame| frame == b"\0\0\x08\x07\0"), "GOAWAY in {rest:?}");
 }
+
+/// A new connection with these bytes, which have been read by the proxy when a later connection is served.
+fn unfinished(scene: &Scene, bytes: impl AsRef<[u8]>) -> Client {
+    let mut client = scene.outgate.connect();
+    client.send(bytes);
+    client
+}
+
+#[test]
+fn unidentified_peers_with_incomplete_heads_are_evicted_oldest_first() {
+    let scene = with("max_connections = 4");
+    let mut idle = served(&scene);
+    let half = post(&scene.plain_url(), "", "x")[..20].to_owned();
+    let mut oldest = unfinished(&scene, &half);
+    let mut preface = unfinished(&scene, "PRI * HT");
+    let mut younger = unfinished(&scene, &half);
+    let mut newcomer = served(&scene);
+    assert!(oldest.is_closed(), "the oldest incomplete head makes room");
+    let mut second = served(&scene);
+    assert!(preface.is_closed(), "an incomplete HTTP/2 preface is one");
+    let mut third = served(&scene);
+    assert!(younger.is_closed());
+    for client in [&mut idle, &mut newcomer, &mut second, &mut third] {
+        ask(&scene, client);
+    }
+    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"unidentified\"} 3"));
+}
+
+#[test]
+fn unidentified_peers_stay_evictable_after_a_refusal() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "[clients.other]\nnetworks = [\"192.0.2.0/24\"]\n");
+    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", "max_connections = 1"));
+    let mut first = scene.outgate.connect();
+    first.send(post(&scene.plain_url(), "", "x"));
+    assert_eq!(first.answer().code(), "client_unauthenticated");
+    first.send(&post(&scene.plain_url(), "", "x")[..20]);
+    let mut newcomer = scene.outgate.connect();
+    newcomer.send(post(&scene.plain_url(), "", "x"));
+    assert_eq!(newcomer.answer().code(), "client_unauthenticated");
+    assert!(first.is_closed());
+}
+
+#[test]
+fn unidentified_peers_with_incomplete_proxy_headers_are_evicted_oldest_first() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "[clients.inside]\nnetworks = [\"192.0.2.0/24\"]\n");
+    let keys = "max_connections = 1\nproxy_protocol = true";
+    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", keys));
+    // More than may wait with an incomplete header; each stays for seconds unless it is evicted.
+    let silent = (0..120).map(|_| unfinished(&scene, "PROXY TCP4 192.")).collect::<Vec<_>>();
+    let mut newcomer = scene.outgate.connect();
+    newcomer.send(format!("PROXY TCP4 192.0.2.7 192.0.2.1 1 1\r\n{}", post(&scene.plain_url(), "", "x")));
+    assert_eq!(newcomer.answer().status, 200);
+    let evicted = "outgate_client_connections_closed_total{reason=\"unidentified\"} ";
+    let metrics = scene.outgate.admin("/metrics").text();
+    let count = metrics.lines().find_map(|line| line.strip_prefix(evicted)).and_then(|count| count.parse::<u64>().ok());
+    assert!(count.is_some_and(|count| count >= 119), "{count:?} of {}", silent.len());
+}
+
+#[test]
+fn max_connections_per_ip_evicts_unidentified_peers_of_that_address_before_it_refuses() {
+    let scene = with("max_connections_per_ip = 2");
+    let mut busy = busy(&scene);
+    let mut half = unfinished(&scene, "POST http");
+    let mut newcomer = served(&scene);
+    assert!(half.is_closed(), "an incomplete head of the same address makes room");
+    assert!(is_closed(&mut connect_from(&scene, [127, 0, 0, 1])), "both that are left are identified");
+    ask(&scene, &mut newcomer);
+    busy.send("x");
+    assert_eq!(busy.answer().status, 200);
+}
+
+/// A login shell's soft limit is lower than what the test opens.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+}
+
+#[test]
+fn max_connections_per_ip_has_a_default_of_half_of_all() {
+    raise_descriptor_limit();
+    let scene = with("max_connections = 2002");
+    let held = (0..1001).map(|_| scene.outgate.connect()).collect::<Vec<_>>();
+    // They are evicted one by one by newcomers of their own address, of which there are more than half.
+    let mut newcomer = served(&scene);
+    ask(&scene, &mut newcomer);
+    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
+    assert!(is_answered(&scene, [127, 0, 0, 9]));
+    drop(held);
+}
+
+#[test]
+fn max_connections_is_capped_by_the_descriptor_limit() {
+    let pki = support::pki::Pki::new();
+    let receiver = support::receiver::Receiver::plain(support::receiver::ok());
+    let text = config(&receiver, &receiver, "").replace("allow_anonymous", "max_connections = 500\nallow_anonymous");
+    // (301 - 256) / 3
+    let outgate = support::Outgate::run_limited(support::scene::folder(&pki), &text, 301);
+    let capped = "max_connections is capped from 500 to 15: this process may open 301 files (RLIMIT_NOFILE";
+    assert!(outgate.log.all().iter().any(|line| line.contains(capped)), "{:?}", outgate.log.all());
+    let url = format!("http://plain.example:{}/in", receiver.port());
+    let idle = (0..40).map(|_| outgate.connect()).collect::<Vec<_>>();
+    assert_eq!(outgate.post(&url, "", "x").status, 200, "idle connections make room");
+    assert_eq!(outgate.admin("/healthz").status, 200);
+    let open = outgate.admin("/metrics").text();
+    let open = open.lines().find_map(|line| line.strip_prefix("outgate_client_connections ")).unwrap().to_owned();
+    assert!(open.parse::<u32>().unwrap() <= 16, "{open} of {}", idle.len());
+}
+
+#[test]
+fn check_warns_of_max_connections_beyond_the_descriptor_limit() {
+    let folder = support::scene::folder(&support::pki::Pki::new());
+    let receiver = support::receiver::Receiver::plain(support::receiver::ok());
+    let check = |most: &str| {
+        let text = config(&receiver, &receiver, "").replace("allow_anonymous", &format!("{most}\nallow_anonymous"));
+        let path = folder.write("config.toml", text.replace("{dir}", &folder.path("").display().to_string()));
+        let output = support::limited(556).arg("check").arg("--config").arg(path).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let warned = check("max_connections = 101");
+    let message = "max_connections is 101, but this process may open 556 files (RLIMIT_NOFILE)";
+    assert!(warned.contains(message) && warned.contains("raise the limit to 559"), "{warned}");
+    assert!(!check("max_connections = 100").contains("RLIMIT_NOFILE"));
+}

@@ -141,7 +141,8 @@ fn nothing_changes_over_the_network() {
     let scene = scene();
     for path in ["/reload", "/diff"] {
         let mut client = Client::connect(scene.outgate.admin);
-        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
+        client
+            .send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
         let answer = client.answer();
         assert!(answer.status == 403 && answer.text().contains("unix socket"), "{answer:?}");
     }

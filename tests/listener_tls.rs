@@ -424,3 +424,22 @@ fn what_is_wrong_with_the_files_is_said_where_they_are_named() {
         assert!(!words.is_empty() || said.contains("valid, with 2 warnings"), "{written}:\n{said}");
     }
 }
+
+#[test]
+fn unidentified_peers_with_incomplete_tls_handshakes_are_evicted_oldest_first() {
+    let place = place(TLS);
+    let patient = text(&place.plain, &format!("max_connections = 2\n{TLS}")).replace("tls = \"1s\"", "tls = \"60s\"");
+    place.outgate.reconfigure(&patient);
+    let hello = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(place.outgate.proxy).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let (mut oldest, _younger) = (hello(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"), hello(b"\x16"));
+    assert_eq!(place.ask(&place.tls(None, &[])).unwrap(), HandshakeKind::Full);
+    let evicted = "outgate_client_connections_closed_total{reason=\"unidentified\"} 1";
+    let metrics = place.outgate.admin("/metrics").text();
+    assert!(metrics.lines().any(|line| line == evicted), "the younger handshake goes on: {metrics}");
+    assert_eq!(oldest.read(&mut [0; 1]).unwrap_or(0), 0);
+}

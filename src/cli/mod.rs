@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, Problem, Sources};
+use crate::net::descriptors;
 use crate::policy::{self, Plan};
 use crate::sysexits;
 
@@ -134,6 +135,7 @@ fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
             Ok((plan, more)) => {
                 warnings.extend(config.rollback.map(unfinished));
                 warnings.extend(more);
+                warnings.extend(descriptors::warning(&config));
                 Ok(Valid { path, config, plan, warnings })
             }
             Err(problems) => {

@@ -126,7 +126,7 @@ pub(super) static SERVER: Shape = Shape {
 pub(super) static ADMIN: Shape = Shape {
     path: "admin",
     title: "[admin]",
-    keys: &["listen"],
+    keys: &["listen", "hosts"],
     later: &[],
     renamed: &[("bind", "listen"), ("address", "listen"), ("port", "listen"), ("socket", "listen")],
 };

@@ -124,8 +124,9 @@ pub struct Server {
     pub listen: Vec<At<Listen>>,
     pub ca: Option<At<Ca>>,
     pub allow_anonymous: At<bool>,
-    pub max_connections: usize,
-    /// For one client's address; `None`: as many as for all.
+    /// `None`: 20,000.
+    pub max_connections: Option<At<usize>>,
+    /// For one client's address; `None`: half of all, see `Plan::max_connections_per_ip`.
     pub max_connections_per_ip: Option<usize>,
     /// In flight; tunnels do not count.
     pub max_deliveries: usize,
@@ -154,6 +155,8 @@ pub struct PemFile {
 #[derive(Clone, Debug)]
 pub struct Admin {
     pub listen: Vec<At<Listen>>,
+    /// Names by which it is asked over TCP, besides addresses and `localhost`.
+    pub hosts: Vec<Host>,
 }
 
 #[derive(Clone, Debug)]

@@ -51,7 +51,8 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
         ca,
         proxy_protocol,
         allow_anonymous: allow_anonymous.unwrap_or(At { value: false, place: table.place }),
-        max_connections: max_connections.map_or(20_000, |connections| connections.value as usize),
+        max_connections: max_connections
+            .map(|connections| At { value: connections.value as usize, place: connections.place }),
         max_connections_per_ip: max_connections_per_ip.map(|connections| connections.value as usize),
         max_deliveries: max_deliveries.map_or(10_000, |deliveries| deliveries.value as usize),
         drain_timeout: drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.value),
@@ -79,7 +80,25 @@ fn loopback(port: u16) -> Listen {
 pub(super) fn admin(reader: &mut Reader<'_>, file: &Table<'_>) -> Admin {
     let table = file.section(reader, "admin", &keys::ADMIN);
     let listen = table.many(reader, "listen", None, |reader, value| reader.parsed(value, units::listen));
-    Admin { listen: listen.unwrap_or_else(|| vec![At { value: loopback(4751), place: table.place }]) }
+    let hosts = table.many(reader, "hosts", None, admin_host).unwrap_or_default();
+    Admin { listen: listen.unwrap_or_else(|| vec![At { value: loopback(4751), place: table.place }]), hosts }
+}
+
+fn admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
+    let text = reader.text(value)?;
+    match host::canonical(text) {
+        Ok(host @ Host::Name(_)) => Some(host),
+        Ok(Host::Ip(_)) => {
+            let problem = Problem::at(value.place, "an address is always a name of the admin listener");
+            reader.problems.push(problem.help("leave it out"));
+            None
+        }
+        Err(error) => {
+            let problem = Problem::at(value.place, format!("`{text}` is not a host name")).label(error.to_string());
+            reader.problems.push(problem.help("write the name that scrapers send in Host, without a port"));
+            None
+        }
+    }
 }
 
 /// A socket can be listened on once. Port 0 is another port each time.

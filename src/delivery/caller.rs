@@ -33,6 +33,7 @@ pub(super) fn identify<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival) -> Re
     if let Some(signed) = &known.signed {
         live.replay.first_use(known.client.name(), &signed.once, now)?;
     }
+    arrival.caller.set_identified();
     Ok(known)
 }
 

@@ -40,6 +40,7 @@ use tokio::sync::watch;
 
 use crate::config::{self, Select, Severity};
 use crate::names::{Host, PoolName};
+use crate::net::descriptors;
 use crate::net::resolve::{Basis, Resolver};
 use crate::net::tls;
 use crate::net::tls::mint::{Mint, MintFault};
@@ -118,7 +119,8 @@ pub struct Draining;
 impl InForce {
     /// Prepares `plan` for the network. What `before` has for the same trust is kept, and with it the sessions that
     /// can be resumed; likewise the resolver and its cache.
-    pub fn new(plan: Plan, resolver: &config::Resolver, before: Option<&InForce>) -> io::Result<Self> {
+    pub fn new(mut plan: Plan, resolver: &config::Resolver, before: Option<&InForce>) -> io::Result<Self> {
+        descriptors::cap(&mut plan);
         let basis = Basis::read(resolver)?;
         let resolver = match before.map(|before| &before.resolver) {
             Some(kept) if *kept.basis() == basis => Arc::clone(kept),

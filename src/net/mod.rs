@@ -3,6 +3,7 @@
 
 pub mod client_hello;
 pub mod connection;
+pub mod descriptors;
 pub mod dial;
 pub mod exchange;
 pub mod listen;

@@ -20,14 +20,14 @@ pub mod route;
 pub mod sign;
 pub mod trust;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::config::{Config, Problem, Rejected, Severity, Sources, Timeouts};
-use crate::names::{CredentialName, PoolName, TrustName};
+use crate::names::{CredentialName, Host, PoolName, TrustName};
 
 /// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
 pub struct Plan {
@@ -50,9 +50,25 @@ pub struct Plan {
     pub fuse: Option<circuit::Fuse>,
     pub drain_timeout: Duration,
     pub max_connections: usize,
+    /// As written; see [`Plan::connections_per_ip`].
     pub max_connections_per_ip: Option<usize>,
     pub max_deliveries: usize,
+    /// Names by which the admin listener may be asked over TCP.
+    pub admin_hosts: BTreeSet<Host>,
     pub digest: [u8; 32],
+}
+
+/// Connections of clients, where the configuration does not say.
+const CONNECTIONS: usize = 20_000;
+/// A default of [`Plan::connections_per_ip`] that is lower would hold back honest senders where `max_connections` is low.
+const CONNECTIONS_PER_IP_LEAST: usize = 1000;
+
+impl Plan {
+    /// Connections of one client's address. By default half of all: one address cannot take every connection, and no
+    /// sender keeps so many busy, since `max_deliveries` is 10,000.
+    pub fn connections_per_ip(&self) -> usize {
+        self.max_connections_per_ip.unwrap_or((self.max_connections / 2).max(CONNECTIONS_PER_IP_LEAST))
+    }
 }
 
 /// The one compiler: start, reload, `check` and `explain` all come through here. Gives the plan and its warnings (and what
@@ -91,9 +107,10 @@ pub fn compile_after(
         timeouts: config.timeouts.clone(),
         fuse: circuit::Fuse::compile(&config.circuit),
         drain_timeout: config.server.drain_timeout,
-        max_connections: config.server.max_connections,
+        max_connections: config.server.max_connections.as_ref().map_or(CONNECTIONS, |written| written.value),
         max_connections_per_ip: config.server.max_connections_per_ip,
         max_deliveries: config.server.max_deliveries,
+        admin_hosts: config.admin.hosts.iter().cloned().collect(),
         digest: config.digest,
         pools,
         trusts,

@@ -11,6 +11,7 @@ use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
 use crate::config::{self, Config, KeyDirs, Problem, Rejected, Severity, Sight, Sources, Written};
 use crate::live::InForce;
+use crate::net::descriptors;
 use crate::net::resolve::Basis;
 use crate::policy;
 
@@ -133,6 +134,7 @@ pub(super) fn prepare(
         return Ok(Next { config, looked, change: None, sight });
     }
     warnings.extend(more);
+    warnings.extend(descriptors::warning(&config));
     let (left_out, warnings): (Vec<_>, Vec<_>) =
         warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
     let [left_out, warnings] = [left_out, warnings].map(|told| config::one_line_each(&told, &config.sources));

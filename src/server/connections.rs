@@ -1,9 +1,10 @@
-//! The connections of clients that are open: how many, from which addresses, and which of them have nothing to do.
+//! The connections of clients that are open: how many, from which addresses, and which of them may be evicted.
 //! Is there room for one more, and whose?
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use tokio::time::timeout;
 
 use crate::live::Live;
 
-/// For a connection that was told to go to be gone. It may have been asked for something just before: then another goes.
-const GOING: Duration = Duration::from_millis(100);
+/// For an evicted connection to close, before another is evicted as well. It does so at once, but a loaded host may keep
+/// its task waiting.
+const GOING: Duration = Duration::from_secs(1);
 
 /// The connections that are open now.
 #[derive(Clone)]
@@ -23,17 +25,34 @@ struct All {
     count: watch::Sender<usize>,
     /// Only those who have a connection.
     visitors: Mutex<HashMap<IpAddr, usize>>,
-    idle: Mutex<Waiting>,
-    /// A connection has nothing to do any more.
-    idles: Notify,
-    /// Held by the newcomer that is next: what each of two found to be too many would be closed twice.
-    next: tokio::sync::Mutex<()>,
+    evictable: Mutex<Evictables>,
+    /// New connections that wait for room among `max_connections`.
+    admission: Admission,
+    /// The same before a PROXY header, where no identified connection closes for them.
+    introduction: Admission,
 }
 
-/// Connections without a request, in the order in which they have been so.
+/// A queue for room. One newcomer at a time evicts: two that find one connection too many would close two.
 #[derive(Default)]
-struct Waiting {
-    oldest_first: BTreeMap<u64, Arc<Notify>>,
+struct Admission {
+    next: tokio::sync::Mutex<()>,
+    /// A connection has become evictable.
+    evictable: Notify,
+    /// An evicted connection had got a request just before, and stays.
+    survived: Notify,
+}
+
+/// Connections that may be closed to make room, oldest first.
+#[derive(Default)]
+struct Evictables {
+    /// Connections on which no client was identified and no request is under way: with an incomplete PROXY header,
+    /// handshake or head, or none yet. By their arrival.
+    unidentified: BTreeMap<u64, (Option<IpAddr>, Arc<Notify>)>,
+    /// The same by the client's address.
+    by_visitor: BTreeSet<(IpAddr, u64)>,
+    /// Identified connections without a request, by the begin of that.
+    idle: BTreeMap<u64, Arc<Notify>>,
+    /// Counts arrivals, and begins of idleness.
     next: u64,
 }
 
@@ -41,14 +60,29 @@ struct Waiting {
 pub(super) struct Open {
     connections: Connections,
     live: Arc<Live>,
+    arrived: u64,
     visitor: Option<IpAddr>,
 }
 
-/// A connection without a request, until dropped.
-pub(super) struct Idle {
+/// Which connection it is, for as long as it is served.
+#[derive(Clone, Copy)]
+pub(super) struct Number {
+    arrived: u64,
+    visitor: Option<IpAddr>,
+}
+
+/// A connection that may be evicted, until dropped.
+pub(super) struct Evictable {
     connections: Connections,
-    number: u64,
-    told: Arc<Notify>,
+    place: Place,
+    notify: Arc<Notify>,
+    /// The connection knows that it is evicted.
+    is_notified: AtomicBool,
+}
+
+enum Place {
+    Unidentified(Number),
+    Idle(u64),
 }
 
 /// As many connections of one address as there may be.
@@ -58,14 +92,16 @@ pub(super) struct TooMany;
 impl Connections {
     #[expect(clippy::new_without_default, reason = "made once, by the app")]
     pub fn new() -> Self {
-        let (count, visitors, idle) = (watch::Sender::new(0), Mutex::default(), Mutex::default());
-        Self(Arc::new(All { count, visitors, idle, idles: Notify::new(), next: Default::default() }))
+        let (admission, introduction) = (Admission::default(), Admission::default());
+        let (count, visitors, evictable) = (watch::Sender::new(0), Mutex::default(), Mutex::default());
+        Self(Arc::new(All { count, visitors, evictable, admission, introduction }))
     }
 
     pub(super) fn open(&self, live: &Arc<Live>) -> Open {
         self.0.count.send_modify(|count| *count += 1);
         live.meters.client_connections.inc();
-        Open { connections: self.clone(), live: Arc::clone(live), visitor: None }
+        let arrived = lock(&self.0.evictable).number();
+        Open { connections: self.clone(), live: Arc::clone(live), arrived, visitor: None }
     }
 
     /// Resolves when the last one has closed.
@@ -77,74 +113,159 @@ impl Connections {
         *self.0.count.borrow()
     }
 
-    /// Resolves when there are no more than `most`, the newcomer included. Those that have been idle for longest are told to go, one by one (RFC
-    /// 9112 §9.5: at any time); none that has a request is.
-    async fn make_room(&self, most: usize, live: &Live) {
-        let _next = self.0.next.lock().await;
+    /// Resolves when there are no more than `most`, the newcomer included. Until then `evict` closes one connection after
+    /// the other (RFC 9112 §9.5: at any time), and gives the reason; `None`: there is none to close.
+    async fn make_room(
+        &self,
+        admission: &Admission,
+        most: usize,
+        live: &Live,
+        evict: impl Fn(&mut Evictables) -> Option<&'static str>,
+    ) {
+        let _next = admission.next.lock().await;
         let mut count = self.0.count.subscribe();
         while *count.borrow_and_update() > most {
-            if self.send_oldest_away() {
-                live.meters.connection_closed("max_connections");
-                let _ = timeout(GOING, count.changed()).await;
+            let evicted = evict(&mut lock(&self.0.evictable));
+            if let Some(reason) = evicted {
+                live.meters.connection_closed(reason);
+                let gone = async {
+                    tokio::select! { _ = count.changed() => {}, () = admission.survived.notified() => {} }
+                };
+                let _ = timeout(GOING, gone).await;
             } else {
-                tokio::select! { _ = count.changed() => {}, () = self.0.idles.notified() => {} }
+                tokio::select! { _ = count.changed() => {}, () = admission.evictable.notified() => {} }
             }
         }
     }
 
-    /// Resolves when there are no more than `most`, and nobody has to go for it.
-    pub(super) async fn wait_for_room(&self, most: usize) {
-        let _ = self.0.count.subscribe().wait_for(|count| *count <= most).await;
+    /// An identified connection without a request from now on.
+    pub(super) fn idle(&self) -> Evictable {
+        let notify = Arc::new(Notify::new());
+        let mut evictable = lock(&self.0.evictable);
+        let number = evictable.number();
+        evictable.idle.insert(number, Arc::clone(&notify));
+        self.0.admission.evictable.notify_one();
+        Evictable { connections: self.clone(), place: Place::Idle(number), notify, is_notified: AtomicBool::new(false) }
     }
 
-    fn send_oldest_away(&self) -> bool {
-        let oldest = lock(&self.0.idle).oldest_first.pop_first();
-        oldest.inspect(|(_, told)| told.notify_one()).is_some()
-    }
-
-    /// A connection that has nothing to do from now on.
-    pub(super) fn idle(&self) -> Idle {
-        let told = Arc::new(Notify::new());
-        let mut waiting = lock(&self.0.idle);
-        let number = waiting.next;
-        waiting.next += 1;
-        waiting.oldest_first.insert(number, Arc::clone(&told));
-        self.0.idles.notify_one();
-        Idle { connections: self.clone(), number, told }
-    }
-}
-
-impl Idle {
-    /// Resolves when the connection should go, to make room for others.
-    pub(super) async fn told_to_go(&self) {
-        self.told.notified().await;
+    /// A connection of an unidentified peer that has no request under way from now on.
+    pub(super) fn unidentified(&self, number: Number) -> Evictable {
+        let notify = Arc::new(Notify::new());
+        let mut evictable = lock(&self.0.evictable);
+        evictable.unidentified.insert(number.arrived, (number.visitor, Arc::clone(&notify)));
+        evictable.by_visitor.extend(number.visitor.map(|visitor| (visitor, number.arrived)));
+        self.0.admission.evictable.notify_one();
+        self.0.introduction.evictable.notify_one();
+        Evictable {
+            connections: self.clone(),
+            place: Place::Unidentified(number),
+            notify,
+            is_notified: AtomicBool::new(false),
+        }
     }
 }
 
-impl Drop for Idle {
+impl Evictables {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Evicts the oldest connection: of an unidentified peer, else the one that has been idle for longest.
+    fn evict(&mut self) -> Option<&'static str> {
+        let idle = |this: &mut Self| this.idle.pop_first().map(|(_, notify)| notify.notify_one());
+        self.evict_unidentified().or_else(|| idle(self).map(|()| "max_connections"))
+    }
+
+    fn evict_unidentified(&mut self) -> Option<&'static str> {
+        let (arrived, (visitor, notify)) = self.unidentified.pop_first()?;
+        if let Some(visitor) = visitor {
+            self.by_visitor.remove(&(visitor, arrived));
+        }
+        notify.notify_one();
+        Some("unidentified")
+    }
+
+    /// Evicts the oldest connection of an unidentified peer with this address.
+    fn evict_of(&mut self, visitor: IpAddr) -> bool {
+        let oldest = self.by_visitor.range((visitor, 0)..=(visitor, u64::MAX)).next().copied();
+        let notify = oldest.and_then(|oldest| {
+            self.by_visitor.remove(&oldest);
+            self.unidentified.remove(&oldest.1)
+        });
+        notify.is_some_and(|(_, notify)| {
+            notify.notify_one();
+            true
+        })
+    }
+}
+
+impl Evictable {
+    /// Resolves when the connection should close, to make room for others.
+    pub(super) async fn evicted(&self) {
+        self.notify.notified().await;
+        self.is_notified.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Evictable {
     fn drop(&mut self) {
-        lock(&self.connections.0.idle).oldest_first.remove(&self.number);
+        let mut evictable = lock(&self.connections.0.evictable);
+        let was_there = match self.place {
+            Place::Idle(number) => evictable.idle.remove(&number).is_some(),
+            Place::Unidentified(Number { arrived, visitor }) => {
+                if let Some(visitor) = visitor {
+                    evictable.by_visitor.remove(&(visitor, arrived));
+                }
+                evictable.unidentified.remove(&arrived).is_some()
+            }
+        };
+        if !was_there && !self.is_notified.load(Ordering::Relaxed) {
+            self.connections.0.admission.survived.notify_one();
+            self.connections.0.introduction.survived.notify_one();
+        }
     }
 }
 
 impl Open {
-    /// See [`Connections::make_room`].
+    /// Resolves when it is one of at most `most`: unidentified peers make room for it, then idle connections do.
     pub(super) async fn makes_room(&self, most: usize) {
-        self.connections.make_room(most, &self.live).await;
+        let all = &self.connections.0;
+        self.connections.make_room(&all.admission, most, &self.live, Evictables::evict).await;
+    }
+
+    /// The same before it is known for whom it is: unidentified peers alone make room.
+    pub(super) async fn makes_room_unidentified(&self, most: usize) {
+        let all = &self.connections.0;
+        self.connections.make_room(&all.introduction, most, &self.live, Evictables::evict_unidentified).await;
+    }
+
+    pub(super) fn number(&self) -> Number {
+        Number { arrived: self.arrived, visitor: self.visitor }
+    }
+
+    /// See [`Connections::unidentified`].
+    pub(super) fn unidentified(&self) -> Evictable {
+        self.connections.unidentified(self.number())
     }
 
     /// Counts it for whom it is, among no more than `most`. Who comes over a unix socket has no address.
-    pub(super) fn comes_from(&mut self, address: Option<IpAddr>, most: Option<usize>) -> Result<(), TooMany> {
-        let Some((address, most)) = address.map(visitor).zip(most) else { return Ok(()) };
+    pub(super) fn comes_from(&mut self, address: Option<IpAddr>, most: usize) -> Result<(), TooMany> {
+        let Some(address) = address.map(visitor) else { return Ok(()) };
         if self.visitor == Some(address) {
             return Ok(());
         }
         self.leave();
         let mut visitors = lock(&self.connections.0.visitors);
-        match visitors.get(&address).copied().unwrap_or(0) {
-            count if count < most => visitors.insert(address, count + 1),
-            _ => return Err(TooMany),
-        };
+        let count = visitors.get(&address).copied().unwrap_or(0);
+        if count >= most {
+            // The evicted connection is gone in a moment, and its count with it.
+            if !lock(&self.connections.0.evictable).evict_of(address) {
+                return Err(TooMany);
+            }
+            self.live.meters.connection_closed("unidentified");
+        }
+        visitors.insert(address, count + 1);
         self.visitor = Some(address);
         Ok(())
     }

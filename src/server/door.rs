@@ -3,7 +3,7 @@
 
 use tokio::sync::watch;
 
-use super::connections::Connections;
+use super::connections::{Connections, Number};
 
 /// Closes the door. Dropped, it leaves it as it is.
 pub struct Doorkeeper(watch::Sender<bool>);
@@ -13,10 +13,10 @@ pub struct Doorkeeper(watch::Sender<bool>);
 pub struct Door(watch::Receiver<bool>);
 
 /// How a connection came in.
-#[derive(Clone)]
 pub(super) struct Way {
     pub(super) connections: Connections,
     pub(super) door: Door,
+    pub(super) number: Number,
 }
 
 impl Doorkeeper {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
-use super::connections::{Open, TooMany};
+use super::connections::{Evictable, Open, TooMany};
 use super::proxy_protocol::{self, Fault, Origin};
 use super::rarely::Kind;
 use super::stream::{Replayed, Stream};
@@ -31,6 +31,8 @@ enum Why {
     Handshake(AcceptFault),
     /// As many connections for this address are open already as may be.
     Crowd,
+    /// It made room for another connection.
+    Evicted,
 }
 
 impl Turned {
@@ -38,7 +40,7 @@ impl Turned {
     pub(super) fn kind(&self) -> Option<Kind> {
         match &self.why {
             Why::NoProxy => Some(Kind::NoProxy),
-            Why::Header(Fault::Cut) => None,
+            Why::Header(Fault::Cut) | Why::Evicted => None,
             Why::Header(_) => Some(Kind::Header),
             Why::Handshake(AcceptFault::Failed(error)) if error.kind() == io::ErrorKind::UnexpectedEof => None,
             Why::Handshake(_) => Some(Kind::Handshake),
@@ -56,6 +58,7 @@ impl fmt::Display for Turned {
         match &self.why {
             Why::NoProxy => f.write_str("server.proxy_protocol does not name its network"),
             Why::Header(fault) => fault.fmt(f),
+            Why::Evicted => f.write_str("it made room for another"),
             Why::Crowd => f.write_str("its address has as many as server.max_connections_per_ip allows"),
             Why::Handshake(fault) => match fault.source() {
                 Some(cause) => write!(f, "{fault}: {cause}"),
@@ -65,34 +68,49 @@ impl fmt::Display for Turned {
     }
 }
 
-/// Under the configuration in force now. Gives the bytes of HTTP, and what is known of who sends them.
+/// Under the configuration in force now. Gives the bytes of HTTP, and what is known of who sends them. Unidentified peers
+/// are evicted where others need their room.
 pub(super) async fn enter(
     live: &Live,
     stream: listen::Stream,
     peer: Option<IpAddr>,
     open: &mut Open,
-) -> Result<(Box<dyn Stream>, Caller), Turned> {
+    mut evictable: Evictable,
+) -> Result<(Box<dyn Stream>, Caller, Evictable), Turned> {
     let in_force = live.in_force();
     let turned = |why| Turned { peer, why };
     // Who comes in over a unix socket is on this host: there is nobody to hide from.
     let wants_tls = matches!(stream, listen::Stream::Tcp(_));
-    let (stream, address) = introduced(&in_force, stream, peer).await.map_err(turned)?;
+    let introducing = introduced(&in_force, stream, peer);
+    let (stream, address) = unless_evicted(&evictable, introducing).await.map_err(turned)?;
     count(live, &in_force, open, address)?;
     if in_force.plan.listener.proxies.is_some() {
+        // What waits for room makes none.
+        drop(evictable);
         open.makes_room(in_force.plan.max_connections).await;
+        evictable = open.unidentified();
     }
     let caller = Caller { address, ..Caller::default() };
     let tls = in_force.listener_tls.as_ref().zip(in_force.plan.listener.tls.as_ref()).filter(|_| wants_tls);
-    let Some((config, tls)) = tls else { return Ok((stream, caller)) };
+    let Some((config, tls)) = tls else { return Ok((stream, caller, evictable)) };
     let deadline = Instant::now() + in_force.plan.timeouts.tls;
-    let accepted = Box::pin(accept::accept(stream, config, tls.fingerprint, deadline)).await;
-    let (stream, certificate) = accepted.map_err(|fault| turned(Why::Handshake(fault)))?;
-    Ok((Box::new(stream), Caller { certificate, ..caller }))
+    let accepting = async { accept::accept(stream, config, tls.fingerprint, deadline).await.map_err(Why::Handshake) };
+    let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(turned)?;
+    Ok((Box::new(stream), Caller { certificate, ..caller }, evictable))
+}
+
+/// Takes a step that the peer can draw out.
+async fn unless_evicted<T>(evictable: &Evictable, step: impl Future<Output = Result<T, Why>>) -> Result<T, Why> {
+    tokio::select! {
+        biased;
+        done = step => done,
+        () = evictable.evicted() => Err(Why::Evicted),
+    }
 }
 
 /// Counts a connection for the address that it is for.
 pub(super) fn count(live: &Live, in_force: &InForce, open: &mut Open, address: Option<IpAddr>) -> Result<(), Turned> {
-    open.comes_from(address, in_force.plan.max_connections_per_ip).map_err(|TooMany| {
+    open.comes_from(address, in_force.plan.connections_per_ip()).map_err(|TooMany| {
         live.meters.connection_closed("max_connections_per_ip");
         Turned { peer: address, why: Why::Crowd }
     })

@@ -32,7 +32,7 @@ use rarely::{Kind, Rarely};
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Beyond `max_connections`: those of which a load balancer has yet to say for whom they are, or that wait for room since.
+/// Connections beyond `max_connections` whose PROXY header is incomplete, or that wait for room since.
 const INTRODUCING_MAX: usize = 100;
 
 /// Accepts until the door closes, and ends when all have left who came in; dropped, it takes them along. During a drain it
@@ -60,7 +60,7 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
                 }
                 let room = async {
                     match is_introduced {
-                        true => connections.wait_for_room(most + INTRODUCING_MAX).await,
+                        true => open.makes_room_unidentified(most + INTRODUCING_MAX).await,
                         false => open.makes_room(most).await,
                     }
                 };
@@ -70,11 +70,15 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
                     // Whoever has no place by then goes: to wait for one would keep the address from its next owner.
                     () = door.closing() => continue,
                 }
+                let evictable = open.unidentified();
                 let (live, rarely) = (Arc::clone(&live), Arc::clone(&rarely));
-                let way = Way { connections: connections.clone(), door: door.clone() };
+                let (connections, door) = (connections.clone(), door.clone());
                 serving.spawn(async move {
-                    match entrance::enter(&live, stream, peer, &mut open).await {
-                        Ok((stream, caller)) => serve::serve(live, stream, Arc::new(caller), way).await,
+                    match entrance::enter(&live, stream, peer, &mut open, evictable).await {
+                        Ok((stream, caller, evictable)) => {
+                            let way = Way { connections, door, number: open.number() };
+                            serve::serve(live, stream, Arc::new(caller), (way, evictable)).await;
+                        }
                         Err(turned) => warn_of(&rarely, &turned),
                     }
                     drop(open);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
+use super::connections::Evictable;
 use super::door::Way;
 use super::stay::Stay;
 use super::stream::{Replayed, Stream, poll_read};
@@ -22,9 +23,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// From the first byte to the one that tells.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a connection to its end. Of `caller` it is known by now what the connection shows.
-pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>, way: Way) {
-    let stay = Stay::new(&live, None, Some(way));
+/// Serves a connection to its end. Of `caller` it is known by now what the connection shows. It stays evictable from its
+/// arrival to the first request.
+pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>, way: (Way, Evictable)) {
+    let stay = Stay::new(&live, &caller, None, Some(way));
     if let Some((outside, inspection)) = serve_one(&live, stream, &caller, stay).await {
         inside(live, outside, inspection, caller).await;
     }
@@ -41,8 +43,9 @@ fn inside(
         let Some(stream) = inspect::accept(outside, &mut inspection).await else { return };
         let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
         // Inside of a tunnel there is no other.
-        let stay = Stay::new(&live, Some(inspection.until), None);
-        serve_one(&live, stream, &Arc::new(caller), stay).await;
+        let caller = Arc::new(caller);
+        let stay = Stay::new(&live, &caller, Some(inspection.until), None);
+        serve_one(&live, stream, &caller, stay).await;
         inspection.end();
     })
 }
@@ -70,6 +73,7 @@ async fn serve_one(
 /// Reads as much as tells the versions apart. False: the client went, or it is time to.
 async fn read_opening(live: &Live, stay: &Stay, stream: &mut Box<dyn Stream>, opening: &mut BytesMut) -> bool {
     let mut over = pin!(Some(stay.over()));
+    let mut evicted = pin!(stay.evicted_unidentified());
     let mut deadline = Instant::now() + live.in_force().plan.timeouts.idle;
     loop {
         let read = match over.as_mut().as_pin_mut() {
@@ -77,8 +81,13 @@ async fn read_opening(live: &Live, stay: &Stay, stream: &mut Box<dyn Stream>, op
                 biased;
                 read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))) => read,
                 () = over => return false,
+                () = &mut evicted => return false,
             },
-            None => timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))).await,
+            None => tokio::select! {
+                biased;
+                read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))) => read,
+                () = &mut evicted => return false,
+            },
         };
         over.set(None); // it is not idle any more
         match read {

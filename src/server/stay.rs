@@ -2,14 +2,15 @@
 //! May it ask for more, and when has it to go though nobody asks it to?
 
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::connections::Idle;
+use super::connections::Evictable;
 use super::door::{Door, Way};
 use crate::live::Live;
+use crate::policy::identify::Caller;
 
 /// Who comes during a drain is told so, but must be quick to ask. And where a door closes whoever has a request on its way
 /// gets an answer, which says that it is the last.
@@ -17,16 +18,27 @@ const LATECOMER_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Stay {
     live: Arc<Live>,
+    caller: Arc<Caller>,
     is_latecomer: bool,
     /// `None`: as long as it likes.
     until: Option<Instant>,
     /// `None`: it is in a tunnel, in a connection that is counted and ends when its door closes.
     way: Option<Way>,
+    /// While no client was identified and no request is under way.
+    unidentified: Mutex<Option<Arc<Evictable>>>,
 }
 
 impl Stay {
-    pub(super) fn new(live: &Arc<Live>, until: Option<Instant>, way: Option<Way>) -> Self {
-        Self { live: Arc::clone(live), is_latecomer: live.is_draining(), until, way }
+    pub(super) fn new(
+        live: &Arc<Live>,
+        caller: &Arc<Caller>,
+        until: Option<Instant>,
+        way: Option<(Way, Evictable)>,
+    ) -> Self {
+        let (live, caller) = (Arc::clone(live), Arc::clone(caller));
+        let (way, evictable) = way.unzip();
+        let unidentified = Mutex::new(evictable.map(Arc::new));
+        Self { is_latecomer: live.is_draining(), live, caller, until, way, unidentified }
     }
 
     /// Whether no request is taken after this one.
@@ -40,13 +52,35 @@ impl Stay {
         let idle = self.idle();
         tokio::select! {
             () = self.drained() => {}
-            () = told_to_go(idle.as_ref()) => {}
+            () = evicted(idle.as_ref()) => {}
         }
     }
 
-    /// Others may need its room, until this is dropped.
-    pub(super) fn idle(&self) -> Option<Idle> {
-        self.way.as_ref().map(|way| way.connections.idle())
+    /// Lets an identified connection be evicted to make room for others, until this is dropped.
+    pub(super) fn idle(&self) -> Option<Evictable> {
+        self.way.as_ref().filter(|_| self.is_identified()).map(|way| way.connections.idle())
+    }
+
+    /// Resolves when a connection should close on which no client was identified, whether or not part of a head has
+    /// arrived. It stays evictable until [`Stay::begin_request`].
+    pub(super) async fn evicted_unidentified(&self) {
+        let Some(way) = self.way.as_ref().filter(|_| !self.is_identified()) else { return pending().await };
+        let begin = || Arc::new(way.connections.unidentified(way.number));
+        let evictable = Arc::clone(self.unidentified().get_or_insert_with(begin));
+        evictable.evicted().await;
+    }
+
+    /// A request has arrived: the connection is not evicted before it has its response.
+    pub(super) fn begin_request(&self) {
+        *self.unidentified() = None;
+    }
+
+    pub(super) fn is_identified(&self) -> bool {
+        self.caller.is_identified()
+    }
+
+    fn unidentified(&self) -> MutexGuard<'_, Option<Arc<Evictable>>> {
+        self.unidentified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves when its time is over, a drain has begun, or its door is closing.
@@ -75,9 +109,9 @@ async fn closed(door: &Door) {
     sleep(LATECOMER_PATIENCE).await;
 }
 
-pub(super) async fn told_to_go(idle: Option<&Idle>) {
-    match idle {
-        Some(idle) => idle.told_to_go().await,
+pub(super) async fn evicted(evictable: Option<&Evictable>) {
+    match evictable {
+        Some(evictable) => evictable.evicted().await,
         None => pending().await,
     }
 }

@@ -110,7 +110,17 @@ impl Outgate {
 
     /// Runs with what is there.
     pub fn run_in(folder: Folder) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_outgate"))
+        Self::run_as(Command::new(env!("CARGO_BIN_EXE_outgate")), folder)
+    }
+
+    /// Runs with this configuration, and no more than `files` file descriptors.
+    pub fn run_limited(folder: Folder, config: &str, files: u32) -> Self {
+        folder.write("config.toml", config.replace("{dir}", &folder.0.display().to_string()));
+        Self::run_as(limited(files), folder)
+    }
+
+    fn run_as(mut command: Command, folder: Folder) -> Self {
+        let mut child = command
             .args(["run", "--config"])
             .arg(folder.path("config.toml"))
             .env("STATE_DIRECTORY", folder.path("state"))
@@ -187,7 +197,7 @@ impl Outgate {
 
     pub fn admin(&self, path: &str) -> Answer {
         let mut client = Client::connect(self.admin);
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
         client.answer()
     }
 
@@ -349,6 +359,13 @@ impl Client {
     pub fn is_closed(&mut self) -> bool {
         self.rest().is_empty()
     }
+}
+
+/// The binary, with a hard limit of file descriptors.
+pub fn limited(files: u32) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_outgate")]);
+    command
 }
 
 /// Whether the tests that need root, namespaces or Python must run: they are skipped on a laptop.

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderName, header};
@@ -82,6 +83,8 @@ pub struct Caller {
     pub inside: Option<Inside>,
     /// No connection: somebody on this host runs a command.
     pub stated: Option<Stated>,
+    /// Whether a request on the connection has been identified. All clones share it.
+    pub identified: Arc<AtomicBool>,
 }
 
 /// A client by the word of whoever can read the configuration, and needs no proxy to do what it may do.
@@ -96,6 +99,15 @@ impl Stated {
 }
 
 impl Caller {
+    /// Records that a client was identified on this connection.
+    pub fn set_identified(&self) {
+        self.identified.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_identified(&self) -> bool {
+        self.identified.load(Ordering::Relaxed)
+    }
+
     /// What stands in a record where nothing was proven.
     pub fn unproven(&self) -> &'static str {
         if self.stated.is_some() { STATED } else { ANONYMOUS }

@@ -1,6 +1,7 @@
 //! The admin listener: health, readiness, metrics, the public halves of signing keys, and what operators ask for.
 //! Is the proxy alive, is it fit for traffic, what does it count, and what verifies its signatures?
 
+mod bounds;
 mod control;
 
 use std::convert::Infallible;
@@ -25,9 +26,10 @@ use crate::names::TenantName;
 use crate::net::listen::{Listener, Stream};
 use crate::net::peer::{self, Peer};
 use crate::policy::sign;
+use bounds::{Bounds, Foreign};
 use control::STATUS;
 
-/// Probes and scrapers are few; more than this wait.
+/// Connections at a time on one unix socket; more wait. For TCP see [`bounds`].
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A probe that has its answer has no reason to stay.
@@ -45,9 +47,13 @@ const JSON: &str = "application/json";
 pub async fn accept(live: Arc<Live>, listener: Listener, door: Door) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut serving = JoinSet::new();
+    let (is_tcp, mut bounds) = (matches!(listener, Listener::Tcp(_)), Bounds::default());
     loop {
         let next = async {
-            let Ok(place) = Arc::clone(&room).acquire_owned().await else { std::future::pending().await };
+            let place = match is_tcp {
+                true => None,
+                false => Arc::clone(&room).acquire_owned().await.ok(),
+            };
             (listener.accept().await, place)
         };
         let (accepted, place) = tokio::select! {
@@ -57,12 +63,15 @@ pub async fn accept(live: Arc<Live>, listener: Listener, door: Door) {
             () = door.closing() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let (live, door) = (Arc::clone(&live), door.clone());
-                serving.spawn(async move {
+                let task = serving.spawn(async move {
                     serve(&live, stream, &door).await;
                     drop(place);
                 });
+                if let Some(peer) = peer {
+                    bounds.add(peer.ip(), task);
+                }
             }
             Err(_) => tokio::time::sleep(super::ACCEPT_PAUSE).await,
         }
@@ -73,9 +82,19 @@ pub async fn accept(live: Arc<Live>, listener: Listener, door: Door) {
 
 async fn serve(live: &Arc<Live>, stream: Stream, door: &Door) {
     let peer = peer::of(&stream);
-    let peer = peer.as_ref();
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(live, request, peer).await) });
-    let serving = hyper::server::conn::http1::Builder::new()
+    let (peer, is_tcp) = (peer.as_ref(), matches!(stream, Stream::Tcp(_)));
+    let service = service_fn(|request| async move {
+        let judged = if is_tcp { bounds::judge_host(&request, &live.in_force().plan.admin_hosts) } else { Ok(()) };
+        Ok::<_, Infallible>(match judged {
+            Ok(()) => answer(live, request, peer).await,
+            Err(Foreign(status, why)) => text(status, TEXT, why),
+        })
+    });
+    let mut http1 = hyper::server::conn::http1::Builder::new();
+    if is_tcp {
+        http1.max_buf_size(bounds::HEAD_MAX);
+    }
+    let serving = http1
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);

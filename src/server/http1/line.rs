@@ -81,9 +81,15 @@ impl Line {
         lock(&self.0)
     }
 
-    /// The next request's head. A connection that has sent nothing of it yet ends when `over` does.
-    pub(super) async fn head(&self, idle: Duration, over: impl Future<Output = ()>) -> Result<Head, NoHead> {
-        let mut over = pin!(Some(over));
+    /// The next request's head. A connection that has sent nothing of it yet ends when `over` does, and any when `evicted`
+    /// does.
+    pub(super) async fn head(
+        &self,
+        idle: Duration,
+        over: impl Future<Output = ()>,
+        evicted: impl Future<Output = ()>,
+    ) -> Result<Head, NoHead> {
+        let (mut over, mut evicted) = (pin!(Some(over)), pin!(evicted));
         let mut deadline = Instant::now() + idle;
         let mut begun = false;
         self.state().release();
@@ -100,7 +106,8 @@ impl Line {
                 if let Poll::Ready(read) = self.state().poll_read(cx) {
                     return Poll::Ready(read);
                 }
-                if over.as_mut().as_pin_mut().is_some_and(|over| over.poll(cx).is_ready()) {
+                let is_over = over.as_mut().as_pin_mut().is_some_and(|over| over.poll(cx).is_ready());
+                if is_over || evicted.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Ok(0));
                 }
                 Poll::Pending

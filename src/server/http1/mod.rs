@@ -41,8 +41,10 @@ pub(super) async fn serve(
     let line = Line::new(stream, opening);
     loop {
         let idle = live.in_force().plan.timeouts.idle;
+        let head = line.head(idle, stay.over(), stay.evicted_unidentified()).await;
+        stay.begin_request();
         // Boxed, so that a connection that waits for its next request holds nothing of them.
-        let closes = match line.head(idle, stay.over()).await {
+        let closes = match head {
             Ok(head) if head.method == Method::CONNECT => {
                 Box::pin(connect::serve(live, &line, head, caller, idle)).await
             }
@@ -53,7 +55,10 @@ pub(super) async fn serve(
         match closes {
             Next::Another => {}
             Next::Close => {
-                line.linger().await;
+                tokio::select! {
+                    () = line.linger() => {}
+                    () = stay.evicted_unidentified() => {}
+                }
                 return None;
             }
             Next::Abandon => return None,

@@ -6,8 +6,10 @@ mod connect;
 mod reply;
 mod request;
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::hang_up::unless;
 use super::inspect::Inside;
 use super::malformed::{HEAD_MAX, Malformed};
-use super::stay::{Stay, told_to_go};
+use super::stay::{Stay, evicted};
 use super::stream::Stream;
 use crate::delivery::{self, Arrival};
 use crate::live::Live;
@@ -43,6 +45,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// For a client to take note of GOAWAY.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// The same where another connection waits for the room.
+const EVICTED_GOODBYE: Duration = Duration::from_millis(200);
 
 /// Serves one connection to its end.
 pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Caller>, stay: Stay, inside: Inside) {
@@ -57,7 +61,12 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(stream);
     let idle = live.in_force().plan.timeouts.idle;
-    if let Ok(Ok(connection)) = timeout(idle, handshake).await {
+    let handshaken = tokio::select! {
+        biased;
+        handshaken = timeout(idle, handshake) => handshaken,
+        () = stay.evicted_unidentified() => return,
+    };
+    if let Ok(Ok(connection)) = handshaken {
         accept(live, connection, caller, stay, inside).await;
     }
 }
@@ -72,12 +81,13 @@ async fn accept<S: Stream>(
 ) {
     let mut tasks = JoinSet::new();
     let mut over = pin!(stay.drained());
-    let mut is_leaving = false;
+    let (mut is_leaving, mut goodbye) = (false, GOODBYE);
     // Pings and settings are no reason to stay.
     let mut quiet_since = Instant::now();
     loop {
-        let patience = if is_leaving { GOODBYE } else { live.in_force().plan.timeouts.idle };
-        let idle = (tasks.is_empty() && !is_leaving).then(|| stay.idle()).flatten();
+        let patience = if is_leaving { goodbye } else { live.in_force().plan.timeouts.idle };
+        let waits = tasks.is_empty() && !is_leaving;
+        let idle = waits.then(|| stay.idle()).flatten();
         let is_over = tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok(_)) if tasks.len() >= TASKS_MAX => {
@@ -85,6 +95,7 @@ async fn accept<S: Stream>(
                     false
                 }
                 Some(Ok((request, reply))) => {
+                    stay.begin_request();
                     let (live, caller, open) = (Arc::clone(&live), Arc::clone(&caller), live.open_stream());
                     tasks.spawn(async move {
                         answer(&live, request, reply, &caller, inside).await;
@@ -100,10 +111,15 @@ async fn accept<S: Stream>(
             }
             () = sleep_until(quiet_since + patience), if tasks.is_empty() => true,
             () = &mut over, if !is_leaving => true,
-            () = told_to_go(idle.as_ref()) => {
+            () = stay.evicted_unidentified(), if waits => {
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                // One poll writes GOAWAY; another connection waits for the room.
+                return poll_fn(|cx| Poll::Ready(drop(connection.poll_accept(cx)))).await;
+            }
+            () = evicted(idle.as_ref()) => {
                 // What the client has asked for just now it may ask for elsewhere: it was not seen (RFC 9113 §6.8).
                 connection.abrupt_shutdown(Reason::NO_ERROR);
-                is_leaving = true;
+                (is_leaving, goodbye) = (true, EVICTED_GOODBYE);
                 quiet_since = Instant::now();
                 false
             }
