@@ -7,6 +7,7 @@ mod listener;
 mod signer;
 mod times;
 mod trust;
+mod upstream;
 
 use super::problem::nearest;
 pub(super) use credential::CREDENTIAL;
@@ -15,6 +16,7 @@ pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_TLS};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
 pub(super) use times::{CIRCUIT, ROUTE_TIMEOUTS, TIMEOUTS};
 pub(super) use trust::{TRUST, TRUST_IDENTITY};
+pub(super) use upstream::RESPONSE_HEAD_MAX;
 
 /// The keys of one kind of table.
 pub(super) struct Shape {
@@ -221,6 +223,8 @@ pub(super) static ROUTE: Shape = Shape {
         "connect",
         "body_max",
         "response_max",
+        "response_head_max",
+        "client_connections",
         "timeouts",
         "split",
         "report_only",
@@ -244,6 +248,7 @@ pub(super) static ROUTE: Shape = Shape {
         ("max_body", "body_max"),
         ("body_limit", "body_max"),
         ("max_response", "response_max"),
+        ("response_headers_max", "response_head_max"),
         ("tunnel", "connect"),
         ("mitm_domains", "connect"),
         ("tls", "trust"),
@@ -307,7 +312,7 @@ pub(super) static LOG: Shape = Shape {
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 24] = [
+static SHAPES: [&Shape; 25] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -320,6 +325,7 @@ static SHAPES: [&Shape; 24] = [
     &ROUTE,
     &ROUTE_TIMEOUTS,
     &SPLIT,
+    &RESPONSE_HEAD_MAX,
     &DENIED,
     &TRUST,
     &TRUST_IDENTITY,

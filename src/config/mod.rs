@@ -24,6 +24,7 @@ mod syntax;
 mod times;
 mod trust;
 mod units;
+mod upstream;
 pub mod written;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,7 @@ pub use signer::{Encoding, Hmac, Signer, SigningKey};
 pub use times::{Circuit, RouteTimeouts, Timeouts};
 pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
 pub use units::duration_argument;
+pub use upstream::{ClientConnections, ResponseHeadMax};
 pub use written::Written;
 
 /// A value and the place in a file where it was written.
@@ -256,6 +258,8 @@ pub struct Route {
     /// Bytes.
     pub body_max: Option<At<u64>>,
     pub response_max: Option<At<u64>>,
+    pub response_head_max: ResponseHeadMax,
+    pub client_connections: ClientConnections,
     pub timeouts: RouteTimeouts,
     /// For some of its tenants and hosts it is another.
     pub split: Option<At<Split>>,

@@ -7,7 +7,7 @@ use super::problem::Problem;
 use super::read::{Reader, Table, Value};
 use super::{
     At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Proof, Route, RouteTimeouts, Select, Split, keys,
-    public_key, units,
+    public_key, units, upstream,
 };
 use crate::names::{ClientName, LimitName, PoolName};
 
@@ -150,6 +150,8 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         reader.choice(value, &[("tunnel", Connect::Tunnel), ("inspect", Connect::Inspect), ("refuse", Connect::Refuse)])
     });
     let response_max = table.one(reader, "response_max", |reader, value| reader.parsed(value, units::size));
+    let response_head_max = table.one(reader, "response_head_max", upstream::response_head_max);
+    let client_connections = table.one(reader, "client_connections", upstream::client_connections);
     let body_max = table.one(reader, "body_max", |reader, value| reader.parsed(value, units::size));
     let timeouts = table.one(reader, "timeouts", |reader, value| {
         Table::open(reader, value, &keys::ROUTE_TIMEOUTS).map(|table| route_timeouts(reader, &table))
@@ -171,6 +173,8 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         connect,
         body_max,
         response_max,
+        response_head_max: response_head_max.unwrap_or_default(),
+        client_connections: client_connections.map(|connections| connections.value).unwrap_or_default(),
         timeouts: timeouts.unwrap_or_default(),
         split: None,
         report_only: report_only.is_some_and(|report_only| report_only.value),

@@ -114,6 +114,8 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
         connect: None,
         body_max: None,
         response_max: None,
+        response_head_max: ResponseHeadMax::default(),
+        client_connections: ClientConnections::default(),
         timeouts: RouteTimeouts::default(),
         split: None,
         report_only: false,

@@ -17,7 +17,7 @@ use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Connect, Plaintext, Timeouts};
+use crate::config::{ClientConnections, Connect, Plaintext, ResponseHeadMax, Timeouts};
 use crate::names::{
     ClientName, CredentialName, Host, LimitName, PoolName, RouteName, SignerName, TenantName, TrustName,
 };
@@ -53,6 +53,8 @@ pub struct Route {
     /// Bytes.
     pub body_max: u64,
     pub response_max: u64,
+    pub response_head_max: ResponseHeadMax,
+    pub client_connections: ClientConnections,
     pub timeouts: Timeouts,
     /// For some of its tenants and hosts it is another.
     pub split: Option<Split>,

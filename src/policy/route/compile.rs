@@ -217,6 +217,8 @@ fn route<'a>(
         plaintext: written.plaintext.value,
         connect,
         response_max: written.response_max.as_ref().map_or(RESPONSE_MAX_DEFAULT, |max| max.value),
+        response_head_max: written.response_head_max,
+        client_connections: written.client_connections,
         body_max: written.body_max.as_ref().map_or(BODY_MAX_DEFAULT, |max| max.value),
         timeouts: timeouts(written, config),
         side: split.is_some().then_some(split::MAIN),

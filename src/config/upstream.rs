@@ -1,0 +1,60 @@
+//! What a route says of connections to its targets and of the heads of their responses.
+//! Which clients share a connection, and how large may a response head be?
+
+use super::problem::Problem;
+use super::read::{Reader, Table, Value};
+use super::{At, keys, units};
+
+/// Whether deliveries of different clients may use one connection to a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientConnections {
+    /// Each client has connections of its own.
+    #[default]
+    Separate,
+    /// All clients use the same connections.
+    Shared,
+}
+
+/// Limits of one field section of a response: the head, or the trailers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ResponseHeadMax {
+    /// Field lines.
+    pub count: usize,
+    /// Bytes as received over HTTP/1.1; names, values and 32 per field over HTTP/2 (RFC 9113 §6.5.2).
+    pub bytes: usize,
+}
+
+/// Values that an operator may write for `count`; the HTTP/1.1 parser allocates 64 bytes for each.
+const COUNT: std::ops::RangeInclusive<u32> = 1..=2_000;
+/// Values that an operator may write for `bytes`; one response head is held in memory.
+const BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 20;
+
+impl Default for ResponseHeadMax {
+    fn default() -> Self {
+        Self { count: 100, bytes: 64 << 10 }
+    }
+}
+
+/// Reads `response_head_max = { count = 100, bytes = "64 KiB" }`; a missing key has its default.
+pub(super) fn response_head_max(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<ResponseHeadMax> {
+    let table = Table::open(reader, value, &keys::RESPONSE_HEAD_MAX)?;
+    let default = ResponseHeadMax::default();
+    let count = table.one(reader, "count", |reader, value| reader.integer(value, COUNT));
+    let bytes = table.one(reader, "bytes", |reader, value| {
+        let bytes = reader.parsed(value, units::size)?;
+        if !BYTES.contains(&bytes.value) {
+            let problem = Problem::at(value.place, format!("`{}` is out of range", value.key));
+            reader.problems.push(problem.help("write a size from \"1 KiB\" to \"1 MiB\""));
+        }
+        Some(bytes)
+    });
+    let number = |number: At<u32>| number.value as usize;
+    let bytes = bytes.and_then(|bytes| usize::try_from(bytes.value).ok());
+    Some(ResponseHeadMax { count: count.map_or(default.count, number), bytes: bytes.unwrap_or(default.bytes) })
+}
+
+/// Reads `client_connections`.
+pub(super) fn client_connections(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<ClientConnections>> {
+    let choices = [("separate", ClientConnections::Separate), ("shared", ClientConnections::Shared)];
+    reader.choice(value, &choices)
+}
