@@ -102,7 +102,7 @@ async fn token(
 fn told(failed: &Failed) -> Refusal {
     let refusal = failed.why.downcast_ref::<Refusal>().cloned();
     let refusal = refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "no token could be fetched"));
-    if refusal.code.row().retryable { refusal.retry_after(failed.again_in()) } else { refusal }
+    if refusal.is_retryable() { refusal.retry_after(failed.again_in()) } else { refusal }
 }
 
 async fn run(live: Arc<Live>, in_force: Arc<InForce>, route: Arc<Route>, oauth2: Arc<OAuth2>, errand: Errand) {
@@ -140,25 +140,26 @@ async fn ask(
     // Its port is open because the operator has written it.
     in_force.plan.guard.judge_name(target, &[target.port], false)?;
     let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
-    let passage = Passage { live, in_force, route, target, tenant, hops, started: record.started() };
+    let passage = Passage { live, in_force, route, target, tenant, client: None, hops, started: record.started() };
     let lease = passage.open(record).await?;
     let deadline = Instant::now() + route.timeouts.response;
     let request = Sealed { request: oauth2.request().map(Upload::whole), progress: None, interim: None };
     let (mut lease, answer) = passage.forward(lease, request, record).await?;
-    verdict::final_answer(&answer, ANSWER_MAX as u64)?;
+    verdict::final_answer(&answer, ANSWER_MAX as u64, route.response_head_max)?;
     let status = answer.status();
     let read = timeout_at(deadline, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
     let late = || Refusal::new(Code::ResponseTimeout, "no whole answer within the response timeout");
-    let body = read.map_err(|_| late())?.map_err(|fault| broken(fault.as_ref()))?.to_bytes();
+    let body = read.map_err(|_| late())?.map_err(|fault| broken(fault.as_ref(), route))?.to_bytes();
     lease.end_exchange();
     OAuth2::judge(status, &body).map_err(Refusal::from)
 }
 
-fn broken(fault: &(dyn std::error::Error + Send + Sync + 'static)) -> Refusal {
+fn broken(fault: &(dyn std::error::Error + Send + Sync + 'static), route: &Route) -> Refusal {
     if fault.is::<LengthLimitError>() {
         return Refusal::new(Code::ResponseTooLarge, "an answer longer than any token");
     }
-    fault.downcast_ref().map_or_else(|| Refusal::new(Code::ConnectionLost, "the answer broke off").cause(fault), lost)
+    let broke_off = || Refusal::new(Code::ConnectionLost, "the answer broke off").cause(fault);
+    fault.downcast_ref().map_or_else(broke_off, |fault| lost(fault, route.response_head_max, 0))
 }
 
 impl From<NoGrant> for Refusal {

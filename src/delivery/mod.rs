@@ -40,12 +40,12 @@ use refusal::{Code, Refusal};
 pub use response::{BrokeOff, Outbound};
 use webhook::Webhook;
 
-use crate::config::Plaintext;
+use crate::config::{ClientConnections, Plaintext};
 use crate::live::gate::Pass;
 use crate::live::limits::Permit;
 use crate::live::reuse::Lease;
 use crate::live::{InForce, Live};
-use crate::names::{Target, TenantName};
+use crate::names::{ClientName, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::identify::{Caller, Client, Identified, Pledge};
 use crate::policy::route::Route;
@@ -170,11 +170,12 @@ async fn relay(
     record.step(Step::TakeIn);
 
     shown.iter().for_each(|shown| webhook.show(shown.header()));
-    let reached = reach(live, in_force, route, tenant.as_ref(), &target, webhook, record).await;
+    let client = (route.client_connections == ClientConnections::Separate).then(|| client.name());
+    let reached = reach(live, in_force, route, (tenant.as_ref(), client), &target, webhook, record).await;
     circuit::learn(live, attempt, &reached);
     let (lease, answer) = reached?;
     shown.iter().for_each(|shown| shown.heed(&answer, live));
-    verdict::final_answer(&answer, route.response_max)?;
+    verdict::final_answer(&answer, route.response_max, route.response_head_max)?;
     Ok(Answered { lease, held: Held { permit, _pass }, answer, limit: route.response_max })
 }
 
@@ -183,13 +184,13 @@ async fn reach(
     live: &Arc<Live>,
     in_force: &Arc<InForce>,
     route: &Arc<Route>,
-    tenant: Option<&TenantName>,
+    (tenant, client): (Option<&TenantName>, Option<&ClientName>),
     target: &Target,
     webhook: Webhook,
     record: &mut Record,
 ) -> Result<(Lease, Response<Incoming>), Refusal> {
     let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
-    let passage = Passage { live, in_force, route, target, tenant, hops, started: record.started() };
+    let passage = Passage { live, in_force, route, target, tenant, client, hops, started: record.started() };
     let lease = passage.open(record).await?;
     let sealed = webhook.seal(route, Timestamp::now(), record)?;
     record.step(Step::Sign);

@@ -14,15 +14,17 @@ use tokio::time::Instant;
 
 use super::record::Record;
 use super::refusal::{Code, Refusal};
+use super::verdict::{self, HeadLimit};
 use super::webhook::Sealed;
 use super::{Interim, fields};
+use crate::config::ResponseHeadMax;
 use crate::live::reuse::{Key, Lease, Reuse};
 use crate::live::{InForce, Live};
-use crate::names::{Host, Scheme, Target, TenantName};
+use crate::names::{ClientName, Host, Scheme, Target, TenantName};
 use crate::net::connection::{Socket, Wire};
 use crate::net::dial::{self, DialFault, Dialled};
-use crate::net::exchange::{self, Connection, SendFault, Upload};
-use crate::net::tls::{self, Proof, TlsFault};
+use crate::net::exchange::{self, Connection, SendFault, Unprocessed, Upload};
+use crate::net::tls::{self, Offer, Proof, TlsFault};
 use crate::policy::egress::Hop;
 use crate::policy::route::Route;
 
@@ -37,6 +39,8 @@ pub(super) struct Passage<'a> {
     pub(super) target: &'a Target,
     /// Its connections and TLS sessions are nobody else's.
     pub(super) tenant: Option<&'a TenantName>,
+    /// Its connections are no other client's; `None`: those of all clients.
+    pub(super) client: Option<&'a ClientName>,
     /// In the order they may be tried; all cleared by the guard, all from the pool.
     pub(super) hops: Vec<Hop>,
     /// When the delivery began.
@@ -73,51 +77,89 @@ impl Passage<'_> {
 
     /// Verifies the target by a handshake on a connection that carries nothing else, and closes the connection.
     pub(super) async fn verify(&self, socket: Socket) -> Result<Proof, TlsFault> {
-        let (wire, proof) = self.handshake(socket).await?;
+        let (wire, proof) = self.handshake(socket, Offer::Http2OrHttp1).await?;
         tls::close(wire).await;
         Ok(proof)
     }
 
-    async fn handshake(&self, socket: Socket) -> Result<(Wire, Proof), TlsFault> {
+    async fn handshake(&self, socket: Socket, offer: Offer) -> Result<(Wire, Proof), TlsFault> {
         let terms = self.in_force.tls_terms(&self.route.trust);
         let deadline = Instant::now() + self.patience(self.route.timeouts.tls);
-        tls::handshake(socket, &terms, self.tenant, &self.target.host, deadline).await
+        tls::handshake(socket, &terms, self.tenant, &self.target.host, offer, deadline).await
     }
 
     pub(super) async fn dial_one_of(&self, hops: &[Hop]) -> Result<Dialled, DialFault> {
         dial(self.live, &self.target.host, hops, self.patience(self.route.timeouts.connect)).await
     }
 
+    /// A new connection, which other deliveries may use, too.
     async fn dial(&self, record: &mut Record) -> Result<Lease, Refusal> {
+        let connection = self.dial_new(record).await?;
+        let lease = Reuse::lease(&self.live.reuse, self.key_from(connection.hop().from()), connection);
+        record.over(&lease, false);
+        Ok(lease)
+    }
+
+    /// A new connection for this delivery alone.
+    async fn dial_dedicated(&self, record: &mut Record) -> Result<Lease, Refusal> {
+        let connection = self.dial_new(record).await?;
+        let lease = Reuse::lease_dedicated(&self.live.reuse, self.key_from(connection.hop().from()), connection);
+        record.over(&lease, false);
+        Ok(lease)
+    }
+
+    async fn dial_new(&self, record: &mut Record) -> Result<Connection, Refusal> {
         let (dialled, took) = self.connect().await?;
         let connected = Clock::now();
         let liveness = dialled.socket.liveness();
         let (wire, proof) = match self.target.scheme {
             Scheme::Http => (dialled.socket.into_plaintext(), None),
             Scheme::Https => {
-                let (wire, proof) = self.handshake(dialled.socket).await?;
+                let offer = if self.live.http1_only.contains(self.target) { Offer::Http1 } else { Offer::Http2OrHttp1 };
+                let (wire, proof) = self.handshake(dialled.socket, offer).await?;
                 (wire, Some(proof))
             }
         };
         record.dialled(took, proof.is_some().then(|| connected.elapsed()));
-        let connection =
-            Box::pin(Connection::open(wire, liveness, dialled.hop, proof)).await.map_err(|fault| lost(&fault))?;
-        let lease = Reuse::lease(&self.live.reuse, self.key_from(dialled.hop.from()), connection);
-        record.over(&lease, false);
-        Ok(lease)
+        let opening = Connection::open(wire, liveness, dialled.hop, proof, self.route.response_head_max);
+        Box::pin(opening).await.map_err(|fault| lost(&fault, self.route.response_head_max, 0))
     }
 
     fn key_from(&self, from: IpAddr) -> Key {
-        Key { from, target: self.target.clone(), trust: self.route.trust.fingerprint, tenant: self.tenant.cloned() }
+        Key {
+            from,
+            target: self.target.clone(),
+            trust: self.route.trust.fingerprint,
+            tenant: self.tenant.cloned(),
+            client: self.client.cloned(),
+            head_max: self.route.response_head_max,
+        }
     }
 
-    /// Sends the request, once. Only where not a byte of it was written may it go over another connection.
+    /// Sends the request. It goes over another connection only where the target has not processed it.
     pub(super) async fn forward(
         &self,
         mut lease: Lease,
         sealed: Sealed,
         record: &mut Record,
     ) -> Result<(Lease, Response<Incoming>), Refusal> {
+        let head = exchange::head_size(&sealed.request);
+        if !lease.accepts_head(head).await {
+            lease = self.dial_dedicated(record).await?;
+        }
+        let sent = self.send(&mut lease, sealed, head, record).await;
+        // A response, however malformed or incomplete, shows that the webhook has arrived.
+        let sent = sent.map_err(|refusal| if lease.response_has_begun() { refusal.responded() } else { refusal });
+        sent.map(|response| (lease, response))
+    }
+
+    async fn send(
+        &self,
+        lease: &mut Lease,
+        sealed: Sealed,
+        head: usize,
+        record: &mut Record,
+    ) -> Result<Response<Incoming>, Refusal> {
         let Sealed { mut request, progress, interim } = sealed;
         let flooded = forward_interim(&mut request, interim);
         // The response timeout runs from the last byte of the request: an upload that streams has its own time first.
@@ -127,7 +169,7 @@ impl Passage<'_> {
             }
             tokio::time::sleep(self.patience(self.route.timeouts.response)).await;
         });
-        let mut is_second = false;
+        let mut returns = Returns::default();
         loop {
             let sent = tokio::select! {
                 biased;
@@ -139,24 +181,37 @@ impl Passage<'_> {
                     return Err(Refusal::new(Code::ResponseTimeout, "no answer within the response timeout"));
                 }
             };
+            let is_oversized = head > lease.request_head_max();
             match sent {
-                Ok(response) => return Ok((lease, response)),
+                Ok(response) => return Ok(response),
                 Err(SendFault::Lost(fault)) => {
                     lease.end_exchange(); // by the target's word: a stream that it resets ends nothing else
                     let inbound = progress.as_ref().and_then(|progress| progress.fault());
-                    let alert = lease.alert().map(Refusal::from);
-                    return Err(inbound.map(Refusal::from).or(alert).unwrap_or_else(|| lost(&fault)));
+                    let refusal = inbound.map(Refusal::from).or(lease.alert().map(Refusal::from));
+                    let lost = || lost(&fault, self.route.response_head_max, lease.response_bytes());
+                    let refusal = refusal.unwrap_or_else(lost);
+                    let is_unanswered = refusal.code == Code::ConnectionLost && !lease.response_has_begun();
+                    return Err(if is_oversized && is_unanswered { oversized(head, lease) } else { refusal });
                 }
-                // After a stale connection a fresh one is tried; if that one fails as early, it is the target's doing.
-                Err(SendFault::Unsent(_)) if is_second => {
-                    let lost =
-                        || Refusal::new(Code::ConnectionLost, "the target closes connections as soon as they open");
-                    return Err(lease.alert().map_or_else(lost, Into::into));
+                Err(SendFault::Unprocessed { why: Unprocessed::Refused, .. }) if is_oversized => {
+                    lease.end_exchange();
+                    return Err(oversized(head, lease));
                 }
-                Err(SendFault::Unsent(unsent)) => {
-                    is_second = true;
-                    request = *unsent;
-                    lease = self.dial(record).await?;
+                Err(SendFault::Unprocessed { why, request: returned }) => {
+                    if why == Unprocessed::RequiresHttp1 {
+                        self.live.http1_only.remember(self.target); // and nothing new goes over this connection
+                    } else {
+                        lease.end_exchange();
+                    }
+                    request = match returned.filter(|_| returns.may_resend(why)) {
+                        Some(returned) => *returned,
+                        None => return Err(lease.alert().map_or_else(|| not_processed(why), Into::into)),
+                    };
+                    *lease = if lease.accepts_head(head).await {
+                        self.dial(record).await?
+                    } else {
+                        self.dial_dedicated(record).await?
+                    };
                 }
             }
         }
@@ -190,15 +245,56 @@ fn forward_interim(request: &mut Request<Upload>, interim: Option<Interim>) -> A
     flooded
 }
 
-pub(super) fn lost(fault: &hyper::Error) -> Refusal {
+/// How often a request has been returned unprocessed.
+#[derive(Default)]
+struct Returns {
+    /// It was sent over another connection.
+    elsewhere: bool,
+    /// It was sent over HTTP/1.1.
+    over_http1: bool,
+}
+
+impl Returns {
+    /// Returns whether to send the request again: once over another connection, and once over HTTP/1.1.
+    fn may_resend(&mut self, why: Unprocessed) -> bool {
+        let was_resent = match why {
+            Unprocessed::Unsent | Unprocessed::Refused => &mut self.elsewhere,
+            Unprocessed::RequiresHttp1 => &mut self.over_http1,
+        };
+        !std::mem::replace(was_resent, true)
+    }
+}
+
+fn not_processed(why: Unprocessed) -> Refusal {
+    let how = match why {
+        Unprocessed::Unsent => "closes connections as soon as they open",
+        Unprocessed::Refused => "returned the request unprocessed (REFUSED_STREAM or GOAWAY)",
+        Unprocessed::RequiresHttp1 => "returned the request unprocessed (HTTP_1_1_REQUIRED)",
+    };
+    Refusal::new(Code::ConnectionLost, format!("the target {how}; the webhook has not arrived")).unprocessed()
+}
+
+/// The target ended the exchange without a response, for which the size of the request head is reason enough: the target
+/// is not to blame, and another client's webhook would fare better.
+fn oversized(head: usize, lease: &Lease) -> Refusal {
+    let accepted = lease.request_head_max();
+    let detail = format!(
+        "the target ended the exchange without a response: the request head has {head} bytes, and the target accepts \
+         {accepted} (its SETTINGS_MAX_HEADER_LIST_SIZE, or 16 KiB where it announces none)"
+    );
+    Refusal::malformed(detail).status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).details("request_head_too_large")
+}
+
+/// `received`: bytes of the response, as far as they are counted.
+pub(super) fn lost(fault: &hyper::Error, head_max: ResponseHeadMax, received: usize) -> Refusal {
     let refusal = if fault.is_parse_too_large() {
-        Refusal::new(Code::ResponseTooLarge, "the header fields of the target's answer are too large")
-            .proxy_status("http_response_header_section_size")
+        verdict::head_too_large(head_max, if received < head_max.bytes { HeadLimit::Count } else { HeadLimit::Bytes })
     } else if exchange::breaks_the_protocol(fault) {
         Refusal::new(Code::ResponseMalformed, "the target's answer breaks HTTP")
     } else {
         Refusal::new(Code::ConnectionLost, "the connection ended before the answer; the webhook may have arrived")
     };
+    let refusal = if exchange::shows_a_response(fault) { refusal.responded() } else { refusal };
     refusal.cause(fault)
 }
 

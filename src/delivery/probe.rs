@@ -16,7 +16,7 @@ use super::verdict;
 use crate::config::Plaintext;
 use crate::live::{InForce, Live};
 use crate::names::{ClientName, Scheme, Target, TenantName};
-use crate::net::tls::{Proof, Terms};
+use crate::net::tls::{Offer, Proof, Terms};
 use crate::net::{dial, tls};
 use crate::policy::egress::gap::{Gap, Stretch};
 use crate::policy::egress::{self, Hop, Pool, Survey};
@@ -134,7 +134,8 @@ async fn go(hop: Hop, route: &Route, target: &Target, tenant: Option<&TenantName
         return Met { hop, connect, tls: None, outcome: Ok(None) };
     }
     let (terms, start) = (Terms::new(&route.trust), Clock::now());
-    let shaken = tls::handshake(socket, &terms, tenant, &target.host, Instant::now() + route.timeouts.tls).await;
+    let (offer, deadline) = (Offer::Http2OrHttp1, Instant::now() + route.timeouts.tls);
+    let shaken = tls::handshake(socket, &terms, tenant, &target.host, offer, deadline).await;
     let tls = Some(start.elapsed());
     let outcome = shaken.map(|(wire, proof)| Some(Shown { proof, issuer: tls::issuer(&wire).unwrap_or_default() }));
     Met { hop, connect, tls, outcome: outcome.map_err(Refusal::from) }

@@ -124,9 +124,20 @@ struct Case {
     /// For the operator's record alone.
     cause: Option<String>,
     retry_after: Option<Duration>,
+    /// What is known of the request's arrival, where it says more than the row.
+    arrival: Option<Evidence>,
     /// Nobody is there to hear it.
     unheard: bool,
     fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What shows whether the target has the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// A byte of a response has come.
+    Responded,
+    /// The target has said that it has not processed the request, or not a byte of it was sent.
+    Unprocessed,
 }
 
 /// How long a client should leave us alone where no limit says it better.
@@ -167,6 +178,18 @@ impl Refusal {
         self.case.cause = Some(cause.to_string());
         self
     }
+    /// A byte of a response has come: the webhook has arrived, and a retry would deliver it once more.
+    #[must_use]
+    pub fn responded(mut self) -> Self {
+        self.case.arrival = Some(Evidence::Responded);
+        self
+    }
+    /// The webhook has certainly not arrived.
+    #[must_use]
+    pub fn unprocessed(mut self) -> Self {
+        self.case.arrival = Some(Evidence::Unprocessed);
+        self.details("unprocessed")
+    }
     /// The client has gone: the record says so, and not what it would have been told.
     #[must_use]
     pub fn unheard(mut self) -> Self {
@@ -192,6 +215,7 @@ impl Refusal {
             self.code = Code::Internal;
             self.case.proxy_status = None;
         }
+        self.case.arrival = None; // what has arrived there is the request for a token
         let detail = self.case.detail.replace("the target's", "its").replace("the target", "it");
         self.case.detail = format!("no token from the token endpoint: {detail}");
         let cause = self.case.cause.take().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -216,6 +240,16 @@ impl Refusal {
         self.case.unheard
     }
 
+    /// Returns whether a retry makes sense: never where a response shows that the webhook has arrived, and always where
+    /// it certainly has not been processed; else as the row says.
+    pub fn is_retryable(&self) -> bool {
+        match self.case.arrival {
+            Some(Evidence::Responded) => false,
+            Some(Evidence::Unprocessed) => true,
+            None => self.code.row().retryable,
+        }
+    }
+
     pub fn effective_status(&self) -> StatusCode {
         self.case.status.unwrap_or(self.code.row().status)
     }
@@ -231,7 +265,7 @@ impl Refusal {
             detail: &self.case.detail,
             code: row.name,
             blame: row.blame,
-            retryable: row.retryable,
+            retryable: self.is_retryable(),
             details: self.case.details,
             request_id,
         };

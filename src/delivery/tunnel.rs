@@ -174,7 +174,7 @@ async fn reach(
     record: &mut Record,
 ) -> Result<Opening, Refusal> {
     let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
-    let passage = Passage { live, in_force, route, target, tenant, hops, started: record.started() };
+    let passage = Passage { live, in_force, route, target, tenant, client: None, hops, started: record.started() };
     passage.open_tunnel(record).await
 }
 

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode, Version, header};
 use http_body::Body;
 
 use super::fields;
 use super::refusal::{Code, Refusal};
+use crate::config::ResponseHeadMax;
 use crate::live::Draining;
 use crate::live::gate::Busy;
 use crate::live::limits::{Kind, Limited};
@@ -79,8 +80,42 @@ pub(super) fn unsigned(signer: &Signer, tenant: Option<&TenantName>, fault: Sign
     refusal.cause(format!("signer {}: {fault}", signer.name()))
 }
 
+/// A limit of a response head.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeadLimit {
+    Count,
+    Bytes,
+}
+
+pub(super) fn head_too_large(max: ResponseHeadMax, limit: HeadLimit) -> Refusal {
+    let (detail, word) = match limit {
+        HeadLimit::Count => {
+            (format!("more than {} fields (the route's response_head_max.count)", max.count), "response_head_count")
+        }
+        HeadLimit::Bytes => {
+            (format!("more than {} bytes (the route's response_head_max.bytes)", max.bytes), "response_head_bytes")
+        }
+    };
+    let refusal = Refusal::new(Code::ResponseTooLarge, format!("the head of the target's response has {detail}"));
+    refusal.proxy_status("http_response_header_section_size").details(word)
+}
+
+/// Judges a response before it is passed on. Whatever is wrong with it, it shows that the request has arrived.
+pub(super) fn final_answer(answer: &Response<impl Body>, limit: u64, head: ResponseHeadMax) -> Result<(), Refusal> {
+    acceptable(answer, limit, head).map_err(Refusal::responded)
+}
+
 /// We asked for no upgrade, so a target that switches protocols speaks out of turn. `limit`: of the body, in bytes.
-pub(super) fn final_answer(answer: &Response<impl Body>, limit: u64) -> Result<(), Refusal> {
+fn acceptable(answer: &Response<impl Body>, limit: u64, head: ResponseHeadMax) -> Result<(), Refusal> {
+    // Over HTTP/1.1 the parser has held both limits.
+    if answer.version() == Version::HTTP_2 {
+        if answer.headers().len() > head.count {
+            return Err(head_too_large(head, HeadLimit::Count));
+        }
+        if fields::list_size(answer.headers()) > head.bytes {
+            return Err(head_too_large(head, HeadLimit::Bytes));
+        }
+    }
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::new(Code::ResponseMalformed, "the target switched protocols, unasked"));
     }

@@ -8,6 +8,7 @@ pub mod configuration;
 pub mod desk;
 mod flow;
 pub mod gate;
+pub mod http1_only;
 pub mod limits;
 mod lines;
 pub mod log;
@@ -61,6 +62,7 @@ pub struct Live {
     pub circuits: Arc<circuits::Circuits>,
     pub reach: reach::Reach,
     pub proven: proven::Proven,
+    pub http1_only: http1_only::Http1Only,
     pub tokens: Arc<tokens::Tokens>,
     pub sources: sources::Sources,
     pub meters: meters::Meters,
@@ -199,6 +201,7 @@ impl Live {
             circuits: Arc::default(),
             reach: reach::Reach::default(),
             proven: proven::Proven::default(),
+            http1_only: http1_only::Http1Only::default(),
             tokens: Arc::default(),
             sources: sources::Sources::new(),
             meters: meters::Meters::new(),

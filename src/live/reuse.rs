@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
-use crate::config::Timeouts;
-use crate::names::{Target, TenantName};
+use crate::config::{ResponseHeadMax, Timeouts};
+use crate::names::{ClientName, Target, TenantName};
 use crate::net::exchange::Connection;
 use crate::policy::egress::{Hop, Pool};
 
@@ -25,6 +25,10 @@ pub struct Key {
     pub trust: [u8; 32],
     /// `None`: for no tenant.
     pub tenant: Option<TenantName>,
+    /// `None`: for all clients.
+    pub client: Option<ClientName>,
+    /// The limits under which it reads responses.
+    pub head_max: ResponseHeadMax,
 }
 
 /// Connections kept for one key, and altogether.
@@ -85,6 +89,12 @@ impl Reuse {
                 handle
             }
         };
+        Lease { connection, key, home: Arc::clone(home) }
+    }
+
+    /// Leases a new connection for one exchange. No other delivery gets it, neither during the exchange nor afterwards.
+    pub fn lease_dedicated(home: &Arc<Reuse>, key: Key, connection: Connection) -> Lease {
+        let connection = connection.share().unwrap_or(connection);
         Lease { connection, key, home: Arc::clone(home) }
     }
 

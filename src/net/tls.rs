@@ -30,6 +30,15 @@ pub use terms::Terms;
 
 /// RFC 9113 §3.2.
 const HTTP_2: &[u8] = b"h2";
+/// RFC 7301 §6.
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// The versions of HTTP that are offered to a target (RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    Http2OrHttp1,
+    Http1,
+}
 
 /// Time for a peer to close its end of a connection that has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
@@ -57,10 +66,16 @@ pub async fn handshake(
     terms: &Terms,
     tenant: Option<&TenantName>,
     host: &Host,
+    offer: Offer,
     deadline: Instant,
 ) -> Result<(Wire, Proof), TlsFault> {
     let (config, name) = (terms.config(tenant), server_name(host)?);
-    let connect = TlsConnector::from(Arc::clone(&config)).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
+    let versions = match offer {
+        Offer::Http2OrHttp1 => config.alpn_protocols.clone(),
+        Offer::Http1 => vec![HTTP_1_1.to_vec()],
+    };
+    let connector = TlsConnector::from(Arc::clone(&config));
+    let connect = connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
     let stream = timeout_at(deadline, connect).await.map_err(|_| TlsFault::Timeout)?.map_err(TlsFault::from)?;
     let connection = stream.get_ref().1;
     // A resumed session brings its certificates along, which were good when the session began.

@@ -4,6 +4,7 @@
 
 pub mod clients;
 pub mod control;
+pub mod frames;
 pub mod origins;
 pub mod pki;
 pub mod receiver;

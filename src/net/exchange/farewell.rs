@@ -1,21 +1,38 @@
-//! A listener on the wire, above all for the alert by which a target refuses us when the handshake seems over.
+//! A listener on the wire: for the alert by which a target refuses us when the handshake seems over, for the first bytes
+//! of a response, and for a failed write that a response may explain.
 //! Has the target sent us away, and in which words?
 //!
 //! With TLS 1.3 a target judges our certificate, or misses it, after we have finished and begun to speak HTTP (RFC 8446
 //! §4.4.2.4). What becomes of the error on its way through HTTP's layers differs; here it comes by in any case.
+//!
+//! A target may respond before it has the whole request, and then reset the connection (RFC 9112 §9.5). The kernel
+//! delivers what arrived before the reset, but reports the reset to the next write first. So a failed write does not end
+//! the connection here: what is written after it is discarded, and the read side decides what the exchange was.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use rustls::{AlertDescription, Error};
 
 use super::super::connection::Wire;
 use super::super::tls::TlsFault;
+use super::frames::{Frames, Notice};
 use super::streams::Streams;
+
+/// Bytes read at once while they are observed; they are copied.
+const SCRATCH: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH_BUFFER: RefCell<Box<[u8; SCRATCH]>> = RefCell::new(Box::new([0; SCRATCH]));
+}
+
+/// RFC 9113 §7.
+const HTTP_1_1_REQUIRED: u32 = 13;
 
 /// What one connection has heard.
 #[derive(Clone, Default)]
@@ -25,12 +42,59 @@ pub(super) struct Farewell(Arc<Heard>);
 struct Heard {
     alert: OnceLock<AlertDescription>,
     answered: AtomicBool,
+    /// HTTP/1.1: a request was sent whose response head is not complete.
+    awaits_response: AtomicBool,
+    /// HTTP/1.1: bytes that came since the last request was sent, until its response head was complete.
+    response_bytes: AtomicUsize,
+    is_unwritable: AtomicBool,
+    /// HTTP/2: SETTINGS_MAX_HEADER_LIST_SIZE of the target, and 1 more; 0 while it has announced none.
+    head_max: AtomicU64,
+    /// HTTP/2: the target has ended the connection with HTTP_1_1_REQUIRED.
+    requires_http1: AtomicBool,
 }
 
 impl Farewell {
+    /// Counts the bytes of the next response, of HTTP/1.1.
+    pub(super) fn expect_response(&self) {
+        self.0.response_bytes.store(0, Ordering::Relaxed);
+        self.0.awaits_response.store(true, Ordering::Relaxed);
+    }
+
     /// From now on an alert ends a connection that was good, and refuses nobody.
     pub(super) fn answered(&self) {
         self.0.answered.store(true, Ordering::Relaxed);
+        self.0.awaits_response.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns the bytes of the response that have arrived before its head was complete.
+    pub(super) fn response_bytes(&self) -> usize {
+        self.0.response_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a write has failed: the connection carries no further request.
+    pub(super) fn is_unwritable(&self) -> bool {
+        self.0.is_unwritable.load(Ordering::Relaxed)
+    }
+
+    /// Returns the largest request head that the target has announced, in bytes; `None`: it has announced none.
+    pub(super) fn head_max(&self) -> Option<usize> {
+        let announced = self.0.head_max.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(usize::try_from(announced).unwrap_or(usize::MAX))
+    }
+
+    /// Returns whether the target has ended the connection with GOAWAY(HTTP_1_1_REQUIRED).
+    pub(super) fn requires_http1(&self) -> bool {
+        self.0.requires_http1.load(Ordering::Relaxed)
+    }
+
+    fn notice(&self, notice: Notice) {
+        match notice {
+            Notice::Settings { header_list_max: Some(max) } => {
+                self.0.head_max.store(u64::from(max) + 1, Ordering::Relaxed);
+            }
+            Notice::GoAway(HTTP_1_1_REQUIRED) => self.0.requires_http1.store(true, Ordering::Relaxed),
+            Notice::Settings { header_list_max: None } | Notice::GoAway(_) => {}
+        }
     }
 
     pub(super) fn fault(&self) -> Option<TlsFault> {
@@ -48,16 +112,70 @@ impl Farewell {
 
 /// The wire, listened to.
 pub(super) struct Attended {
-    pub(super) wire: Wire,
-    pub(super) farewell: Farewell,
+    wire: Wire,
+    farewell: Farewell,
     /// Of HTTP/2.
-    pub(super) streams: Option<Arc<Streams>>,
+    streams: Option<Arc<Streams>>,
+    /// Of HTTP/2.
+    frames: Frames,
+}
+
+impl Attended {
+    /// `streams`: of HTTP/2.
+    pub(super) fn new(wire: Wire, farewell: Farewell, streams: Option<Arc<Streams>>) -> Self {
+        Self { wire, farewell, streams, frames: Frames::default() }
+    }
+
+    fn is_observed(&self) -> bool {
+        self.streams.is_some()
+            || self.farewell.0.awaits_response.load(Ordering::Relaxed)
+            || self.farewell.is_unwritable()
+    }
+
+    fn poll_read_observed(&mut self, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+            let room = buf.remaining().min(SCRATCH);
+            let mut read = ReadBuf::new(&mut scratch[..room]);
+            ready!(Pin::new(&mut self.wire).poll_read(cx, read.unfilled()))?;
+            self.observe(read.filled())?;
+            buf.put_slice(read.filled());
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    fn observe(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.streams {
+            Some(_) => self.frames.read(bytes, |notice| self.farewell.notice(notice)),
+            None => drop(self.farewell.0.response_bytes.fetch_add(bytes.len(), Ordering::Relaxed)),
+        }
+        // The failed write took the socket's error away. Without TLS nothing else tells a reset from an orderly end,
+        // which would make a response whole that only the end of the connection delimits.
+        if bytes.is_empty() && self.farewell.is_unwritable() && matches!(self.wire, Wire::Http(_)) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
+
+    /// Returns what a write of `length` bytes came to. A failed write is taken for a whole one: see the module.
+    fn written(&self, written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(count)) if count > 0 || length == 0 => Poll::Ready(Ok(count)),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(_) => {
+                self.farewell.0.is_unwritable.store(true, Ordering::Relaxed);
+                Poll::Ready(Ok(length))
+            }
+        }
+    }
 }
 
 impl Read for Attended {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let read = Pin::new(&mut this.wire).poll_read(cx, buf);
+        let read = match this.is_observed() {
+            true => this.poll_read_observed(cx, buf),
+            false => Pin::new(&mut this.wire).poll_read(cx, buf),
+        };
         match (&read, &this.streams) {
             (Poll::Ready(Err(error)), _) => this.farewell.hear(error),
             // Who waits for more has acted on all that came before.
@@ -70,22 +188,42 @@ impl Read for Attended {
 
 impl Write for Attended {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().wire).poll_write(cx, bytes)
+        let this = self.get_mut();
+        if this.farewell.is_unwritable() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut this.wire).poll_write(cx, bytes);
+        this.written(written, bytes.len())
     }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().wire).poll_flush(cx)
+        let this = self.get_mut();
+        if this.farewell.is_unwritable() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = Pin::new(&mut this.wire).poll_flush(cx);
+        this.written(flushed.map_ok(|()| 0), 0).map_ok(|_| ())
     }
+
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().wire).poll_shutdown(cx)
     }
+
     fn is_write_vectored(&self) -> bool {
         self.wire.is_write_vectored()
     }
+
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().wire).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        if this.farewell.is_unwritable() {
+            return Poll::Ready(Ok(length));
+        }
+        let written = Pin::new(&mut this.wire).poll_write_vectored(cx, slices);
+        this.written(written, length)
     }
 }

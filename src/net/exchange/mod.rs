@@ -2,30 +2,33 @@
 //! How is a request sent, and can the connection serve another?
 
 mod farewell;
+mod fault;
+mod frames;
 mod hold;
+mod open;
+mod request;
 mod streams;
 mod upload;
 
-use std::future::poll_fn;
-use std::io::ErrorKind;
-use std::iter::successors;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioTimer;
 use tokio::time::timeout;
 
 use super::connection::{Liveness, Wire};
 use super::tls::{Proof, TlsFault};
+use crate::config::ResponseHeadMax;
 use crate::policy::egress::Hop;
 use farewell::{Attended, Farewell};
+pub use fault::{SendFault, Unprocessed, breaks_the_protocol, shows_a_response};
+use fault::{fault, unprocessed};
 use hold::Held;
+pub use request::head_size;
+use request::{Head, for_http1, for_http2};
 use streams::{Slot, Streams};
 pub use upload::Upload;
 
@@ -50,37 +53,27 @@ enum Sender {
     Http2 { sender: http2::SendRequest<Upload>, streams: Arc<Streams>, slot: Option<Slot> },
 }
 
-pub enum SendFault {
-    /// The target has not acted on it: the request may go over another connection.
-    Unsent(Box<Request<Upload>>),
-    /// Some of it may have arrived: it must not be sent again (RFC 9110 §9.2.2).
-    Lost(hyper::Error),
-}
-
-/// Fields and bytes of a response head; a target that sends more is refused.
-const RESPONSE_HEAD_MAX: usize = 64 * 1024;
-const RESPONSE_FIELDS_MAX: usize = 100;
 /// The tail of the last response may still be in hyper's hands when the next request asks for the connection.
 const SETTLE: Duration = Duration::from_millis(50);
-/// Until the target says how many streams it allows: no target says this, for h2 takes none for `usize::MAX`, and any other
-/// has 32 bits (RFC 9113 §6.5.2).
-const UNHEARD: usize = usize::MAX - 1;
-/// What one target may have under way to us, in bytes; clients that read slowly would have us hold it.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// A connection that many deliveries share is asked whether it still lives while they wait.
-const PING_AFTER: Duration = Duration::from_secs(10);
-const PONG_WITHIN: Duration = Duration::from_secs(5);
+/// The largest request head, in bytes, that a target is taken to accept where it announces no limit: the least that
+/// common servers have.
+const REQUEST_HEAD_MAX: usize = 16 * 1024;
 
 impl Connection {
     /// Speaks HTTP over `wire`, and drives it in a task of its own until either side closes, or the last handle is gone.
-    pub async fn open(wire: Wire, liveness: Liveness, hop: Hop, proof: Option<Proof>) -> Result<Self, hyper::Error> {
+    pub async fn open(
+        wire: Wire,
+        liveness: Liveness,
+        hop: Hop,
+        proof: Option<Proof>,
+        head_max: ResponseHeadMax,
+    ) -> Result<Self, hyper::Error> {
         let farewell = Farewell::default();
         let streams = proof.as_ref().is_some_and(|proof| proof.speaks_http2).then(|| Arc::new(Streams::new()));
-        let wire = Attended { wire, farewell: farewell.clone(), streams: streams.clone() };
+        let wire = Attended::new(wire, farewell.clone(), streams.clone());
         let (sender, held) = match streams {
-            Some(streams) => open_http2(wire, &liveness, streams).await?,
-            None => open_http1(wire, &liveness).await?,
+            Some(streams) => open::open_http2(wire, &liveness, streams, head_max).await?,
+            None => open::open_http1(wire, &liveness, head_max).await?,
         };
         Ok(Self { sender, liveness, hop, proof, farewell, born: Instant::now(), held, is_under_way: false })
     }
@@ -176,6 +169,35 @@ impl Connection {
         sent
     }
 
+    /// Returns whether a byte of a response has arrived since the last request was sent. Over HTTP/2 only the fault of
+    /// the exchange tells: see [`shows_a_response`].
+    pub fn response_has_begun(&self) -> bool {
+        self.response_bytes() > 0
+    }
+
+    /// Returns the bytes that have arrived over HTTP/1.1 since the last request was sent, until the head of its response
+    /// was complete.
+    pub fn response_bytes(&self) -> usize {
+        self.farewell.response_bytes()
+    }
+
+    /// Returns the largest request head that the target accepts, in bytes as [`head_size`] counts them.
+    pub fn request_head_max(&self) -> usize {
+        self.farewell.head_max().unwrap_or(REQUEST_HEAD_MAX)
+    }
+
+    /// Returns whether a request head of `size` bytes may share the connection with other exchanges: a target ends the
+    /// whole of an HTTP/2 connection for a head that is too large. Waits a moment for the target's SETTINGS if it
+    /// depends on them.
+    pub async fn accepts_head(&self, size: usize) -> bool {
+        let Sender::Http2 { streams, .. } = &self.sender else { return true };
+        if size > REQUEST_HEAD_MAX && !streams.is_heard() {
+            streams.look();
+            let _ = timeout(SETTLE, streams.heard()).await;
+        }
+        size <= self.request_head_max()
+    }
+
     /// The alert by which the target has refused us before it has answered anything.
     pub fn alert(&self) -> Option<TlsFault> {
         self.farewell.fault()
@@ -185,10 +207,11 @@ impl Connection {
         match &mut self.sender {
             Sender::Http1(sender) => {
                 request.body_mut().goes_on(None);
+                self.farewell.expect_response();
                 sender.try_send_request(for_http1(request)).await.map_err(fault)
             }
             Sender::Http2 { sender, streams, slot } => {
-                let again = again(&request);
+                let (head, body) = (Head::of(&request), request.body_mut().keep());
                 request.body_mut().goes_on(slot.as_ref().map(Slot::part));
                 let sent = sender.try_send_request(for_http2(request)).await;
                 if sent.is_ok() && !streams.is_heard() {
@@ -196,11 +219,15 @@ impl Connection {
                     streams.look();
                     let _ = timeout(SETTLE, streams.heard()).await;
                 }
-                sent.map_err(|error| match (fault(error), again) {
-                    (SendFault::Lost(error), Some(request)) if is_untouched(&error) => {
-                        SendFault::Unsent(Box::new(request))
-                    }
-                    (fault, _) => fault,
+                sent.map_err(|error| {
+                    let error = match fault(error) {
+                        SendFault::Lost(error) => error,
+                        unsent @ SendFault::Unprocessed { .. } => return unsent,
+                    };
+                    let Some(why) = unprocessed(&error, self.farewell.requires_http1()) else {
+                        return SendFault::Lost(error);
+                    };
+                    SendFault::Unprocessed { why, request: body.again().map(|body| head.with(body)) }
                 })
             }
         }
@@ -227,8 +254,10 @@ impl Connection {
     }
     pub fn is_closed(&self) -> bool {
         match &self.sender {
-            Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2 { sender, .. } => sender.is_closed() || self.held.is_broken(),
+            Sender::Http1(sender) => sender.is_closed() || self.farewell.is_unwritable(),
+            Sender::Http2 { sender, .. } => {
+                sender.is_closed() || self.held.is_broken() || self.farewell.is_unwritable()
+            }
         }
     }
     /// For how long nothing has gone over it, where it tells by itself.
@@ -254,117 +283,4 @@ pub fn on_interim(request: &mut Request<Upload>, hear: impl Fn(StatusCode, &Head
     hyper::ext::on_informational(request, move |response| {
         hear(response.status(), response.headers());
     });
-}
-
-/// Whether the target broke the rules of HTTP, rather than off.
-pub fn breaks_the_protocol(error: &hyper::Error) -> bool {
-    let mut causes = successors(std::error::Error::source(error), |cause| cause.source());
-    error.is_parse()
-        || causes.any(|cause| {
-            // How hyper tells of a malformed chunk.
-            let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-            let is_malformed = matches!(kind, Some(ErrorKind::InvalidData | ErrorKind::InvalidInput));
-            is_malformed || cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library)
-        })
-}
-
-async fn open_http1(wire: Attended, liveness: &Liveness) -> Result<(Sender, Arc<Held>), hyper::Error> {
-    let (sender, driver) =
-        http1::Builder::new().max_buf_size(RESPONSE_HEAD_MAX).max_headers(RESPONSE_FIELDS_MAX).handshake(wire).await?;
-    let (held, hold) = hold::new(liveness);
-    // Whoever waits for a response hears of an error there; on an idle connection it is no news.
-    hold.drive(driver);
-    Ok((Sender::Http1(sender), held))
-}
-
-async fn open_http2(
-    wire: Attended,
-    liveness: &Liveness,
-    streams: Arc<Streams>,
-) -> Result<(Sender, Arc<Held>), hyper::Error> {
-    let (held, hold) = hold::new(liveness);
-    let (sender, driver) = http2::Builder::new(hold.clone())
-        .timer(TokioTimer::new())
-        .initial_max_send_streams(UNHEARD)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(RESPONSE_HEAD_MAX as u32)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PONG_WITHIN)
-        .handshake(wire)
-        .await?;
-    let told = Arc::clone(&streams);
-    hold.drive(async move {
-        let (mut driver, mut most) = (pin!(driver), UNHEARD);
-        let mut drives = poll_fn(|cx| {
-            let polled = driver.as_mut().poll(cx);
-            let before = std::mem::replace(&mut most, driver.current_max_send_streams());
-            if most != before {
-                told.allow(most);
-            }
-            polled
-        });
-        // Of SETTINGS nobody wakes it: another task of hyper's reads them.
-        loop {
-            tokio::select! {
-                biased;
-                _ = &mut drives => break,
-                () = told.wanted() => {}
-            }
-        }
-    });
-    Ok((Sender::Http2 { sender, streams, slot: None }, held))
-}
-
-/// RFC 9112 §3.2.1: the path alone, and the host in a field.
-fn for_http1(mut request: Request<Upload>) -> Request<Upload> {
-    if let Some(authority) = request.uri().authority() {
-        let host = HeaderValue::from_str(authority.as_str());
-        request.headers_mut().extend(host.ok().map(|host| (header::HOST, host)));
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
-    }
-    request
-}
-
-/// RFC 9113 §8.3.1: all of the target in pseudo-fields; and §8.2.2: nothing about the connection.
-fn for_http2(mut request: Request<Upload>) -> Request<Upload> {
-    request.headers_mut().remove(header::TRANSFER_ENCODING);
-    if let Some(host) = request.headers_mut().remove(header::HOST) {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(Scheme::HTTPS);
-        parts.authority = Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok();
-        let path = request.uri().path_and_query().cloned();
-        parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-    }
-    *request.version_mut() = http::Version::HTTP_2;
-    request
-}
-
-/// The same request once more, where it can be had twice.
-fn again(request: &Request<Upload>) -> Option<Request<Upload>> {
-    let mut again = Request::new(request.body().again()?);
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.headers_mut() = request.headers().clone();
-    Some(again)
-}
-
-fn fault(mut error: hyper::client::conn::TrySendError<Request<Upload>>) -> SendFault {
-    match error.take_message() {
-        Some(request) => SendFault::Unsent(Box::new(request)),
-        None => SendFault::Lost(error.into_error()),
-    }
-}
-
-/// Whether the target has promised not to have acted on the request: it refused the stream, or went away before it
-/// came to it (RFC 9113 §8.7).
-fn is_untouched(error: &hyper::Error) -> bool {
-    let Some(error) = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>()) else {
-        return false;
-    };
-    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    let went = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-    error.is_remote() && (refused || went)
 }

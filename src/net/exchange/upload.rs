@@ -3,14 +3,20 @@
 
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
 use super::streams::Part;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+
+/// Bytes of a streaming body that are kept until the response begins, so that a request that the target has not
+/// processed can be sent again.
+const KEPT_MAX: usize = 64 * 1024;
 
 pub struct Upload {
     content: Content,
@@ -19,7 +25,34 @@ pub struct Upload {
 
 enum Content {
     Whole(Option<Bytes>),
-    Stream(Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>),
+    Stream(Stream),
+    Shared(Sharing),
+}
+
+/// One sending of a body that may be sent again.
+struct Sharing {
+    source: Arc<Mutex<Source>>,
+    /// What an earlier sending has read, still to be sent by this one.
+    first: Bytes,
+    /// Counted from 0. Only the last sending may read on.
+    sending: usize,
+}
+
+struct Source {
+    body: Stream,
+    /// All that was read of `body`; `None`: more than [`KEPT_MAX`], or no longer needed.
+    kept: Option<BytesMut>,
+    /// The last sending.
+    sending: usize,
+}
+
+/// The body of a request that is being sent, to be sent again; until it is dropped, the body is kept.
+pub(super) struct Kept(From);
+
+enum From {
+    Whole(Bytes),
+    Source(Arc<Mutex<Source>>),
+    Nothing,
 }
 
 /// Some of it. It has the slot of its stream until it is written: HTTP/2 may keep it back for as long as the target
@@ -38,17 +71,83 @@ impl Upload {
         Self { content: Content::Stream(Box::pin(body)), slot: None }
     }
 
-    /// The same once more; a stream cannot be had twice.
-    pub(super) fn again(&self) -> Option<Self> {
-        match &self.content {
-            Content::Whole(bytes) => Some(Self { content: Content::Whole(bytes.clone()), slot: None }),
-            Content::Stream(_) => None,
-        }
+    /// Keeps what is sent of the body from now on.
+    pub(super) fn keep(&mut self) -> Kept {
+        let source = match std::mem::replace(&mut self.content, Content::Whole(None)) {
+            Content::Whole(bytes) => {
+                self.content = Content::Whole(bytes.clone());
+                return Kept(bytes.map_or(From::Nothing, From::Whole));
+            }
+            // It is sent for the second time, or a later one.
+            Content::Shared(sharing) => {
+                let source = Arc::clone(&sharing.source);
+                self.content = Content::Shared(sharing);
+                return Kept(From::Source(source));
+            }
+            Content::Stream(body) => Arc::new(Mutex::new(Source { body, kept: Some(BytesMut::new()), sending: 0 })),
+        };
+        self.content = Content::Shared(Sharing { source: Arc::clone(&source), first: Bytes::new(), sending: 0 });
+        Kept(From::Source(source))
     }
 
     /// On which stream it goes from now on.
     pub(super) fn goes_on(&mut self, slot: Option<Part>) {
         self.slot = slot;
+    }
+}
+
+impl Kept {
+    /// Returns the same body for another sending; `None`: too much of it has gone. The sending before reads no more.
+    pub(super) fn again(mut self) -> Option<Upload> {
+        let content = match std::mem::replace(&mut self.0, From::Nothing) {
+            From::Nothing => Content::Whole(None),
+            From::Whole(bytes) => Content::Whole(Some(bytes)),
+            From::Source(source) => {
+                let mut locked = lock(&source);
+                let first = Bytes::copy_from_slice(locked.kept.as_ref()?);
+                locked.sending += 1;
+                let sending = locked.sending;
+                drop(locked);
+                Content::Shared(Sharing { source, first, sending })
+            }
+        };
+        Some(Upload { content, slot: None })
+    }
+}
+
+fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
+    source.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sharing {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
+        }
+        let mut source = lock(&self.source);
+        if source.sending != self.sending {
+            return Poll::Ready(Some(Err("the request is sent over another connection".into())));
+        }
+        let frame = ready!(source.body.as_mut().poll_frame(cx));
+        let Source { kept, .. } = &mut *source;
+        match frame.as_ref().and_then(|frame| frame.as_ref().ok()).map(Frame::data_ref) {
+            Some(Some(data)) if kept.as_ref().is_some_and(|kept| kept.len() + data.len() <= KEPT_MAX) => {
+                kept.iter_mut().for_each(|kept| kept.extend_from_slice(data));
+            }
+            // Too much, or trailers, which are not kept.
+            Some(_) => *kept = None,
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (mut hint, first) = (lock(&self.source).body.size_hint(), self.first.len() as u64);
+        match hint.exact() {
+            Some(rest) => hint.set_exact(rest + first),
+            None => hint.set_lower(hint.lower() + first),
+        }
+        hint
     }
 }
 
@@ -59,18 +158,19 @@ impl Body for Upload {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
         let Self { content, slot } = &mut *self;
         let piece = |bytes| Piece { bytes, _slot: slot.clone() };
-        match content {
-            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(piece(bytes))))),
-            Content::Stream(body) => {
-                body.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
-            }
-        }
+        let frame = match content {
+            Content::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(piece(bytes))))),
+            Content::Stream(body) => body.as_mut().poll_frame(cx),
+            Content::Shared(sharing) => sharing.poll_frame(cx),
+        };
+        frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Whole(bytes) => bytes.is_none(),
             Content::Stream(body) => body.is_end_stream(),
+            Content::Shared(sharing) => sharing.first.is_empty() && lock(&sharing.source).body.is_end_stream(),
         }
     }
 
@@ -78,6 +178,15 @@ impl Body for Upload {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Stream(body) => body.size_hint(),
+            Content::Shared(sharing) => sharing.size_hint(),
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let From::Source(source) = &self.0 {
+            lock(source).kept = None;
         }
     }
 }

@@ -83,7 +83,7 @@ fn client_config(trust: &Arc<Trust>) -> ClientConfig {
         None => config.with_no_client_auth(),
         Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from((**identity).clone()))),
     };
-    config.alpn_protocols = vec![super::HTTP_2.to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![super::HTTP_2.to_vec(), super::HTTP_1_1.to_vec()];
     config.resumption = resumption(trust, SESSIONS);
     config
 }

@@ -98,7 +98,7 @@ async fn with_peer<F: Future>(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
-    let handshake = handshake(Socket::new(client), config, None, host, Instant::now() + wait);
+    let handshake = handshake(Socket::new(client), config, None, host, Offer::Http2OrHttp1, Instant::now() + wait);
     let serve = serve(accepted);
     tokio::pin!(handshake, serve);
     tokio::select! {
@@ -306,7 +306,8 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
         };
         let ask = async {
             let deadline = Instant::now() + Duration::from_secs(10);
-            let (wire, _) = handshake(Socket::new(client), &config, None, &name(), deadline).await?;
+            let (wire, _) =
+                handshake(Socket::new(client), &config, None, &name(), Offer::Http2OrHttp1, deadline).await?;
             let mut wire = TokioIo::new(wire);
             let read = wire.read(&mut [0; 1]).await.unwrap(); // and with it the tickets
             assert_eq!(read, 1);

@@ -1,0 +1,78 @@
+//! What went wrong with an exchange.
+//! Has the target processed the request, and has it broken the rules of HTTP?
+
+use std::io::ErrorKind;
+use std::iter::successors;
+
+use http::Request;
+use hyper::client::conn::TrySendError;
+
+use super::Upload;
+
+pub enum SendFault {
+    /// The target has not processed the request (RFC 9113 §8.7).
+    Unprocessed {
+        why: Unprocessed,
+        /// The request, to be sent again; `None`: too much of its body has gone to be kept.
+        request: Option<Box<Request<Upload>>>,
+    },
+    /// Some of the request may have arrived: it must not be sent again (RFC 9110 §9.2.2).
+    Lost(hyper::Error),
+}
+
+/// How it is known that the target has not processed a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unprocessed {
+    /// The connection had ended before a byte of the request was written.
+    Unsent,
+    /// REFUSED_STREAM, or a GOAWAY whose last stream identifier is lower.
+    Refused,
+    /// HTTP_1_1_REQUIRED (RFC 9113 §7).
+    RequiresHttp1,
+}
+
+/// Returns whether the target broke the rules of HTTP, rather than off.
+pub fn breaks_the_protocol(error: &hyper::Error) -> bool {
+    let mut causes = successors(std::error::Error::source(error), |cause| cause.source());
+    error.is_parse()
+        || causes.any(|cause| {
+            // How hyper tells of a malformed chunk.
+            let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            let is_malformed = matches!(kind, Some(ErrorKind::InvalidData | ErrorKind::InvalidInput));
+            is_malformed || cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library)
+        })
+}
+
+/// Returns whether the target has sent a response to the request, however malformed.
+pub fn shows_a_response(error: &hyper::Error) -> bool {
+    // A malformed response over HTTP/2 ends its stream; what ends the connection may concern another.
+    error.is_parse() || h2_error(error).is_some_and(|error| error.is_library() && error.is_reset())
+}
+
+pub(super) fn fault(mut error: TrySendError<Request<Upload>>) -> SendFault {
+    match error.take_message() {
+        Some(request) => SendFault::Unprocessed { why: Unprocessed::Unsent, request: Some(Box::new(request)) },
+        None => SendFault::Lost(error.into_error()),
+    }
+}
+
+/// Returns how the target has promised not to have processed the request.
+///
+/// h2 reports a GOAWAY only to streams above its last stream identifier. `requires_http1`: the connection ended with
+/// GOAWAY(HTTP_1_1_REQUIRED), which holds for the streams below it, too.
+pub(super) fn unprocessed(error: &hyper::Error, requires_http1: bool) -> Option<Unprocessed> {
+    let error = h2_error(error);
+    if requires_http1 && !error.is_some_and(h2::Error::is_reset) {
+        return Some(Unprocessed::RequiresHttp1);
+    }
+    let error = error.filter(|error| error.is_remote())?;
+    match error.reason()? {
+        h2::Reason::HTTP_1_1_REQUIRED => Some(Unprocessed::RequiresHttp1),
+        h2::Reason::REFUSED_STREAM => Some(Unprocessed::Refused),
+        _ => error.is_go_away().then_some(Unprocessed::Refused),
+    }
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}

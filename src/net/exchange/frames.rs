@@ -1,0 +1,119 @@
+//! The frames of an HTTP/2 target that concern the whole connection, read beside the HTTP/2 library, which does not tell
+//! what they say.
+//! How large a request head does the target accept, and why does it end the connection?
+
+/// Bytes of a frame header (RFC 9113 §4.1).
+const FRAME_HEADER: usize = 9;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+/// Flag of a SETTINGS frame that only confirms ours.
+const ACK: u8 = 1;
+/// RFC 9113 §6.5.2.
+const MAX_HEADER_LIST_SIZE: u16 = 6;
+/// Bytes of one setting.
+const SETTING: usize = 6;
+/// Bytes of a frame's payload that are looked at: a hundred settings. Servers send about five.
+const PAYLOAD_MAX: usize = 100 * SETTING;
+
+/// What a frame says of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// SETTINGS; with SETTINGS_MAX_HEADER_LIST_SIZE if it is among them.
+    Settings { header_list_max: Option<u32> },
+    /// GOAWAY, with its error code (RFC 9113 §7).
+    GoAway(u32),
+}
+
+/// Finds the frames in the bytes of a connection, however they are split. Holds at most [`PAYLOAD_MAX`] bytes.
+#[derive(Default)]
+pub(super) struct Frames {
+    /// The frame header, as far as it has come.
+    header: Vec<u8>,
+    /// The payload of a frame of interest, as far as it has come and is looked at.
+    payload: Vec<u8>,
+    /// Bytes of the payload that are still to come.
+    left: usize,
+}
+
+impl Frames {
+    /// Takes the next bytes of the connection and calls `notice` for each frame of interest that is complete.
+    pub(super) fn read(&mut self, mut bytes: &[u8], mut notice: impl FnMut(Notice)) {
+        while !bytes.is_empty() {
+            if self.header.len() < FRAME_HEADER {
+                let (header, rest) = bytes.split_at(bytes.len().min(FRAME_HEADER - self.header.len()));
+                self.header.extend_from_slice(header);
+                bytes = rest;
+                let [a, b, c, _, _, _, _, _, _] = self.header[..] else { return };
+                self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+            }
+            let (payload, rest) = bytes.split_at(bytes.len().min(self.left));
+            if matches!(self.header[3], SETTINGS | GOAWAY) {
+                let room = PAYLOAD_MAX - self.payload.len();
+                self.payload.extend_from_slice(&payload[..payload.len().min(room)]);
+            }
+            self.left -= payload.len();
+            bytes = rest;
+            if self.left == 0 {
+                self.complete().into_iter().for_each(&mut notice);
+                self.header.clear();
+                self.payload.clear();
+            }
+        }
+    }
+
+    fn complete(&self) -> Option<Notice> {
+        let number = |bytes: &[u8]| bytes.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
+        match (self.header[3], self.header[4] & ACK) {
+            (SETTINGS, 0) => {
+                let settings = self.payload.chunks_exact(SETTING);
+                let header_list_max = settings
+                    .filter(|setting| number(&setting[..2]) == u32::from(MAX_HEADER_LIST_SIZE))
+                    .map(|setting| number(&setting[2..]))
+                    .last();
+                Some(Notice::Settings { header_list_max })
+            }
+            // After the last stream's identifier of four bytes (RFC 9113 §6.8).
+            (GOAWAY, _) => self.payload.get(4..8).map(|code| Notice::GoAway(number(code))),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SETTINGS with two values, their acknowledgement, DATA that looks like GOAWAY, and GOAWAY(HTTP_1_1_REQUIRED).
+    const FRAMES: &[u8] = b"\0\0\x0c\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\x06\0\0\x40\0\
+        \0\0\0\x04\x01\0\0\0\0\
+        \0\0\x11\0\0\0\0\0\x01\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\x02\
+        \0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d";
+
+    fn notices(pieces: &[&[u8]]) -> Vec<Notice> {
+        let (mut frames, mut notices) = (Frames::default(), Vec::new());
+        for piece in pieces {
+            frames.read(piece, |notice| notices.push(notice));
+        }
+        notices
+    }
+
+    #[test]
+    fn settings_and_goaway_are_read_however_the_frames_are_split() {
+        let expected = [Notice::Settings { header_list_max: Some(16 << 10) }, Notice::GoAway(13)];
+        for split in 0..=FRAMES.len() {
+            let (a, b) = FRAMES.split_at(split);
+            assert_eq!(notices(&[a, b]), expected, "{split}");
+        }
+    }
+
+    #[test]
+    fn a_frame_of_any_length_holds_a_bounded_part_of_it() {
+        let mut frames = Frames::default();
+        frames.read(b"\xff\xff\xff\x04\0\0\0\0\0", |_| ());
+        for _ in 0..100 {
+            frames.read(&[7; 1000], |_| ());
+            assert!(frames.payload.len() <= PAYLOAD_MAX);
+        }
+        assert_eq!(notices(&[b"\0\0\0\x04\0\0\0\0\0"]), [Notice::Settings { header_list_max: None }]);
+    }
+}

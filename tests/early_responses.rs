@@ -1,0 +1,118 @@
+//! Targets that respond before they have the whole request, and then reset the connection.
+//! Does the client get the response, rather than word of the reset?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use support::PATIENCE;
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Answer, Outgate, post};
+
+/// More than the kernel's buffers hold, so that outgate still writes when the reset comes.
+const BODY: usize = 2 << 20;
+const TOO_LARGE: &str = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large";
+/// Only the end of the connection ends its body.
+const UNDELIMITED: &str = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\ntoo large";
+
+/// Reads the head of each request, responds, and closes with unread data, for which the kernel sends a reset.
+fn target(identity: Option<support::pki::Identity>, response: &'static str) -> SocketAddr {
+    let tls = identity.map(|identity| {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain, identity.key);
+        Arc::new(config.unwrap())
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let tls = tls.clone();
+            std::thread::spawn(move || {
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                // Else the kernel may hold the response back until the session tickets are acknowledged, and discard
+                // it with the reset.
+                stream.set_nodelay(true).unwrap();
+                match tls {
+                    None => {
+                        respond(stream, response);
+                    }
+                    Some(tls) => {
+                        let session = rustls::ServerConnection::new(tls).unwrap();
+                        respond(rustls::StreamOwned::new(session, stream), response);
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+fn respond(mut wire: impl Read + Write, response: &str) -> Option<()> {
+    let mut seen = Vec::new();
+    while !seen.windows(4).any(|four| four == b"\r\n\r\n") {
+        let mut piece = [0; 512];
+        let count = wire.read(&mut piece).ok().filter(|count| *count > 0)?;
+        seen.extend_from_slice(&piece[..count]);
+    }
+    wire.write_all(response.as_bytes()).ok()?;
+    wire.flush().ok()
+}
+
+fn outgate(pki: &Pki, port: u16) -> Outgate {
+    let other = Receiver::plain(ok());
+    let text = config(&other, &other, "")
+        .replace("sign = [\"platform\"]", "")
+        .replace("body_max = \"64 KiB\"", "body_max = \"4 MiB\"")
+        .replace("body_max = \"1 MiB\"", "body_max = \"4 MiB\"")
+        .replace("ports = [", &format!("ports = [{port}, "));
+    Outgate::run(folder(pki), &text)
+}
+
+/// Sends a large body and reads the answer beside it, like a client that notices an early response.
+fn upload(outgate: &Outgate, url: &str) -> Answer {
+    let mut client = outgate.connect();
+    let request = post(url, "", &"x".repeat(BODY));
+    client.try_send(request);
+    client.answer()
+}
+
+#[test]
+fn an_early_response_takes_precedence_over_the_reset_that_follows_it() {
+    for is_tls in [false, true] {
+        let pki = Pki::new();
+        let port = target(is_tls.then(|| pki.leaf(&["hook.example"])), TOO_LARGE).port();
+        let outgate = outgate(&pki, port);
+        let url = if is_tls { "https://hook.example" } else { "http://plain.example" };
+        for _ in 0..12 {
+            let answer = upload(&outgate, &format!("{url}:{port}/in"));
+            assert_eq!((answer.status, answer.text().as_str()), (413, "too large"), "{answer:?}");
+        }
+        let record = outgate.records(12).pop().unwrap();
+        assert_eq!((&record["status"], &record["code"]), (&413.into(), &"delivered".into()), "{record}");
+    }
+}
+
+#[test]
+fn a_response_that_a_reset_cut_short_is_not_taken_for_whole() {
+    let pki = Pki::new();
+    let port = target(None, UNDELIMITED).port();
+    let outgate = outgate(&pki, port);
+    for _ in 0..3 {
+        let mut client = outgate.connect();
+        client.try_send(post(&format!("http://plain.example:{port}/in"), "", &"x".repeat(BODY)));
+        client.rest();
+    }
+    for record in outgate.records(3) {
+        assert_ne!(record["code"], "delivered", "{record}");
+    }
+}

@@ -1,0 +1,163 @@
+//! Targets that return a request unprocessed, over HTTP/2.
+//! Is it sent again where that is safe, and does the refusal say so where it is not possible?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::Arc;
+
+use support::frames::{Asked, FrameTarget, Moment, OK_HTTP1, Script, goaway, ok_response, reset};
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Answer, Outgate};
+
+const REFUSED_STREAM: u32 = 7;
+const HTTP_1_1_REQUIRED: u32 = 13;
+const NO_ERROR: u32 = 0;
+const ENHANCE_YOUR_CALM: u32 = 11;
+/// Of a body that streams so much is kept.
+const KEPT: usize = 64 << 10;
+
+struct Scene {
+    target: FrameTarget,
+    outgate: Outgate,
+}
+
+/// `signs`: bodies are held whole; else they stream.
+fn scene(signs: bool, script: Script) -> Scene {
+    let pki = Pki::new();
+    let target = FrameTarget::start(&pki, &[], script);
+    let other = Receiver::plain(ok());
+    let text = config(&other, &other, "")
+        .replace("sign = [\"platform\"]", if signs { "sign = [\"platform\"]" } else { "" })
+        .replace("body_max = \"64 KiB\"", "body_max = \"1 MiB\"")
+        .replace("127.0.7.0/30", "127.0.7.1/32")
+        .replace("ports = [", &format!("ports = [{}, ", target.address.port()));
+    Scene { outgate: Outgate::run(folder(&pki), &text), target }
+}
+
+impl Scene {
+    fn post(&self, body: &str) -> Answer {
+        self.outgate.post(&self.target.url(), "", body)
+    }
+}
+
+/// The answer to the first request of the first connection; every other one is answered with 200.
+fn first(asked: &Asked, answer: Vec<u8>) -> Vec<u8> {
+    match (asked.connection, asked.request, asked.moment) {
+        (0, 0, Moment::End) => answer,
+        (_, _, Moment::End) if asked.stream == 0 => OK_HTTP1.to_vec(),
+        (_, _, Moment::End) => ok_response(asked.stream),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn refused_stream_is_resent_over_another_connection() {
+    for signs in [false, true] {
+        let scene = scene(signs, Arc::new(|asked| first(asked, reset(asked.stream, REFUSED_STREAM))));
+        for body in ["{}", "x".repeat(KEPT).as_str()] {
+            let answer = scene.post(body);
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert_eq!(scene.target.asked().last().unwrap().body, body.as_bytes());
+        }
+        let connections: Vec<_> = scene.target.asked().iter().map(|asked| asked.connection).collect();
+        assert_eq!(connections[..2], [0, 1], "signs: {signs}");
+    }
+}
+
+#[test]
+fn a_request_above_the_last_stream_of_a_goaway_is_resent() {
+    for code in [NO_ERROR, ENHANCE_YOUR_CALM] {
+        let scene = scene(false, Arc::new(move |asked| first(asked, goaway(0, code))));
+        let answer = scene.post("{}");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(scene.target.asked().iter().filter(|asked| asked.body == b"{}").count(), 2);
+    }
+}
+
+#[test]
+fn a_refused_upload_is_resent_from_its_first_byte_while_the_client_still_sends() {
+    // The target refuses as soon as it has some of the body.
+    let scene = scene(
+        false,
+        Arc::new(|asked| match (asked.connection, asked.moment) {
+            (0, Moment::Body) => reset(asked.stream, REFUSED_STREAM),
+            (0, _) => Vec::new(),
+            _ => first(asked, Vec::new()),
+        }),
+    );
+    let mut client = scene.outgate.connect();
+    let head = format!("POST {} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", scene.target.url());
+    client.send(format!("{head}3\r\nabc\r\n"));
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while scene.target.connections() < 2 {
+        assert!(std::time::Instant::now() < deadline, "no second connection");
+        std::thread::yield_now();
+    }
+    client.send("3\r\ndef\r\n0\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(scene.target.until(1)[0].body, b"abcdef");
+}
+
+#[test]
+fn a_refused_request_that_cannot_be_resent_has_not_arrived_and_is_retryable() {
+    let scene = scene(
+        false,
+        Arc::new(|asked| match asked.moment {
+            Moment::End => reset(asked.stream, REFUSED_STREAM),
+            _ => Vec::new(),
+        }),
+    );
+    // Too large to be kept, and refused twice.
+    for (body, sent) in [("x".repeat(KEPT + 1), 1), ("{}".into(), 2)] {
+        let before = scene.target.asked().len();
+        let answer = scene.post(&body);
+        assert_eq!((answer.status, answer.code()), (502, "connection_lost"), "{answer:?}");
+        let problem = answer.json();
+        assert_eq!(problem["retryable"], true, "{problem}");
+        assert_eq!(problem["details"], "unprocessed", "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("the webhook has not arrived"), "{problem}");
+        assert_eq!(scene.target.asked().len() - before, sent);
+    }
+}
+
+#[test]
+fn http_1_1_required_is_resent_over_http1_and_remembered() {
+    for signs in [false, true] {
+        for ends_connection in [None, Some(0), Some(u32::MAX >> 1)] {
+            let script = move |asked: &Asked| match (asked.stream, asked.moment, ends_connection) {
+                (0, Moment::End, _) => OK_HTTP1.to_vec(),
+                (_, Moment::End, None) => reset(asked.stream, HTTP_1_1_REQUIRED),
+                (_, Moment::End, Some(last)) => goaway(last, HTTP_1_1_REQUIRED),
+                _ => Vec::new(),
+            };
+            let scene = scene(signs, Arc::new(script));
+            for _ in 0..3 {
+                let answer = scene.post("{}");
+                assert_eq!(answer.status, 200, "{answer:?}");
+            }
+            let asked = scene.target.asked();
+            let over_http2 = asked.iter().filter(|asked| asked.stream != 0).count();
+            assert_eq!((over_http2, asked.len()), (1, 4), "only the first request goes over HTTP/2: {asked:?}");
+            assert_eq!(scene.target.connections(), 2);
+            assert_eq!(scene.outgate.records(3)[2]["http"], "1.1");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_the_target_may_have_processed_is_not_resent() {
+    let scene = scene(
+        false,
+        Arc::new(|asked| match asked.moment {
+            Moment::End => reset(asked.stream, 2), // INTERNAL_ERROR
+            _ => Vec::new(),
+        }),
+    );
+    assert_eq!(scene.post("{}").code(), "connection_lost");
+    assert_eq!(scene.target.asked().len(), 1);
+}

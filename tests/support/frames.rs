@@ -1,0 +1,249 @@
+//! A target that speaks HTTP/2 frame by frame, and HTTP/1.1 where the handshake chose it.
+//! What does outgate do when a target says exactly this?
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::PATIENCE;
+use super::pki::Pki;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const GOAWAY: u8 = 7;
+pub const OK_HTTP1: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+/// A window of 16 MiB for the connection.
+const WINDOW: &[u8] = b"\0\0\x04\x08\0\0\0\0\0\x01\0\0\0";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The head has come, and the body has not ended with it.
+    Head,
+    /// Some of the body, and not its end.
+    Body,
+    /// All of the request has come.
+    End,
+}
+
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Counted from 0, as are the requests on it.
+    pub connection: usize,
+    pub request: usize,
+    pub moment: Moment,
+    /// 0: over HTTP/1.1.
+    pub stream: u32,
+    /// Bytes of the head as it was sent, compressed over HTTP/2.
+    pub head: usize,
+    pub body: Vec<u8>,
+}
+
+/// What the target writes; after GOAWAY it closes the connection.
+pub type Script = Arc<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>;
+
+pub struct FrameTarget {
+    pub address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    /// Each request that was complete.
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A whole response of status 200.
+pub fn ok_response(stream: u32) -> Vec<u8> {
+    frame(1, 5, stream, b"\x88")
+}
+
+pub fn reset(stream: u32, code: u32) -> Vec<u8> {
+    frame(3, 0, stream, &code.to_be_bytes())
+}
+
+pub fn goaway(last_stream: u32, code: u32) -> Vec<u8> {
+    frame(GOAWAY, 0, 0, &[last_stream.to_be_bytes(), code.to_be_bytes()].concat())
+}
+
+impl FrameTarget {
+    /// For `hook.example`; `settings`: of its first SETTINGS frame, besides large windows.
+    pub fn start(pki: &Pki, settings: &[(u16, u32)], script: Script) -> Self {
+        let identity = pki.leaf(&["hook.example"]);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain, identity.key)
+            .unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let tls = Arc::new(tls);
+        let mut payload = b"\0\x04\x00\x80\0\0".to_vec(); // SETTINGS_INITIAL_WINDOW_SIZE
+        for (name, value) in settings {
+            payload.extend([&name.to_be_bytes()[..], &value.to_be_bytes()].concat());
+        }
+        let hello = [frame(4, 0, 0, &payload), WINDOW.to_vec()].concat();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target =
+            Self { address: listener.local_addr().unwrap(), connections: Arc::default(), asked: Arc::default() };
+        let (connections, asked) = (Arc::clone(&target.connections), Arc::clone(&target.asked));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let connection = connections.fetch_add(1, Ordering::SeqCst);
+                let (tls, script, asked, hello) =
+                    (Arc::clone(&tls), Arc::clone(&script), Arc::clone(&asked), hello.clone());
+                std::thread::spawn(move || {
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    let session = rustls::ServerConnection::new(tls).unwrap();
+                    let mut wire = rustls::StreamOwned::new(session, stream);
+                    while wire.conn.is_handshaking() {
+                        if wire.conn.complete_io(&mut wire.sock).is_err() {
+                            return;
+                        }
+                    }
+                    let say = |seen: Asked| {
+                        let answer = script(&seen);
+                        if seen.moment == Moment::End {
+                            asked.lock().unwrap().push(seen);
+                        }
+                        answer
+                    };
+                    match wire.conn.alpn_protocol() == Some(b"h2") {
+                        true => drop(http2(&mut wire, connection, &hello, say)),
+                        false => drop(http1(&mut wire, connection, say)),
+                    }
+                });
+            }
+        });
+        target
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://hook.example:{}/in", self.address.port())
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Waits for so many requests that are complete.
+    pub fn until(&self, count: usize) -> Vec<Asked> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let asked = self.asked.lock().unwrap().clone();
+            if asked.len() >= count {
+                return asked;
+            }
+            assert!(Instant::now() < deadline, "{} of {count} requests", asked.len());
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn http2(
+    wire: &mut (impl Read + Write),
+    connection: usize,
+    hello: &[u8],
+    say: impl Fn(Asked) -> Vec<u8>,
+) -> std::io::Result<()> {
+    wire.write_all(hello)?;
+    let (mut bytes, mut open, mut requests) = (Vec::new(), Vec::<Asked>::new(), 0);
+    loop {
+        let mut piece = [0; 16 * 1024];
+        let count = wire.read(&mut piece)?;
+        if count == 0 {
+            return Ok(());
+        }
+        bytes.extend_from_slice(&piece[..count]);
+        if bytes.starts_with(PREFACE) {
+            bytes.drain(..PREFACE.len());
+        }
+        while let [a, b, c, kind, flags, d, e, f, g, ..] = bytes[..] {
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            if bytes.starts_with(&PREFACE[..9]) || bytes.len() < 9 + length {
+                break;
+            }
+            let stream = u32::from_be_bytes([d, e, f, g]);
+            let payload = bytes[9..9 + length].to_vec();
+            bytes.drain(..9 + length);
+            if kind == 4 && flags & 1 == 0 {
+                wire.write_all(&frame(4, 1, 0, b""))?;
+            }
+            if kind == 1 {
+                let (request, moment) = (requests, Moment::Head);
+                open.push(Asked { connection, request, moment, stream, head: length, body: Vec::new() });
+                requests += 1;
+            }
+            if kind <= 1
+                && let Some(asked) = open.iter_mut().find(|asked| asked.stream == stream)
+            {
+                if kind == 0 {
+                    asked.body.extend(payload);
+                }
+                asked.moment = match (kind, flags & 1) {
+                    (_, 1) => Moment::End,
+                    (1, _) => Moment::Head,
+                    _ => Moment::Body,
+                };
+                let answer = say(asked.clone());
+                wire.write_all(&answer)?;
+                wire.flush()?;
+                if answer.get(3) == Some(&GOAWAY) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn http1(wire: &mut (impl Read + Write), connection: usize, say: impl Fn(Asked) -> Vec<u8>) -> std::io::Result<()> {
+    for request in 0.. {
+        let mut bytes = Vec::new();
+        let body = loop {
+            let mut piece = [0; 16 * 1024];
+            let count = wire.read(&mut piece)?;
+            if count == 0 {
+                return Ok(());
+            }
+            bytes.extend_from_slice(&piece[..count]);
+            if let Some(body) = whole_body(&bytes) {
+                break body;
+            }
+        };
+        let answer = say(Asked { connection, request, moment: Moment::End, stream: 0, head: 0, body });
+        wire.write_all(&answer)?;
+        wire.flush()?;
+    }
+    Ok(())
+}
+
+fn whole_body(bytes: &[u8]) -> Option<Vec<u8>> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let (body, length) = (&bytes[end + 4..], head.split("content-length: ").nth(1));
+    let length: usize = match length {
+        Some(length) => length.split("\r\n").next()?.parse().ok()?,
+        None => return chunks(body),
+    };
+    (body.len() >= length).then(|| body[..length].to_vec())
+}
+
+fn chunks(mut body: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let line = body.windows(2).position(|two| two == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&body[..line]).ok()?, 16).ok()?;
+        let chunk = body.get(line + 2..line + 2 + size)?;
+        body = body.get(line + 2 + size + 2..)?;
+        if size == 0 {
+            return Some(whole);
+        }
+        whole.extend_from_slice(chunk);
+    }
+}
