@@ -196,7 +196,7 @@ fn without_a_file_strangers_on_loopback_reach_every_public_host() {
     let addresses = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
     let config = config::builtin(&addresses).unwrap().config;
     let [listen] = config.server.listen.as_slice() else { panic!("{:?}", config.server) };
-    assert_eq!(listen.value.to_string(), "127.0.0.1:4750");
+    assert_eq!(listen.address.to_string(), "127.0.0.1:4750");
     assert!(config.server.allow_anonymous.value && config.clients.is_empty());
     let ranges: Vec<String> = config.egress["default"].ranges.iter().map(|range| range.cidr.to_string()).collect();
     assert_eq!(ranges, ["192.0.2.7/32", "2001:db8::7/128"]);

@@ -76,7 +76,7 @@ fn failed(code: u8, why: &str) -> ExitCode {
 /// Where the proxy of this configuration listens: as little as it would we send anything there.
 fn listeners(config: &crate::config::Config) -> Vec<SocketAddr> {
     let written = config.server.listen.iter().chain(&config.admin.listen);
-    let tcp = written.filter_map(|listen| match listen.value {
+    let tcp = written.filter_map(|listen| match listen.address {
         Listen::Tcp(address) => Some(address),
         Listen::Unix(_) | Listen::Systemd => None,
     });

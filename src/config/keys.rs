@@ -12,7 +12,7 @@ mod upstream;
 use super::problem::nearest;
 pub(super) use credential::CREDENTIAL;
 pub(super) use gradual::{DENIED, SPLIT};
-pub(super) use listener::{PROXY_PROTOCOL, SERVER_CA, SERVER_TLS};
+pub(super) use listener::{ADMIN_LISTEN, PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
 pub(super) use times::{CIRCUIT, ROUTE_TIMEOUTS, TIMEOUTS};
 pub(super) use trust::{TRUST, TRUST_IDENTITY};
@@ -312,10 +312,12 @@ pub(super) static LOG: Shape = Shape {
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 25] = [
+static SHAPES: [&Shape; 27] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
+    &SERVER_LISTEN,
+    &ADMIN_LISTEN,
     &SERVER_CA,
     &PROXY_PROTOCOL,
     &ADMIN,

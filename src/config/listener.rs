@@ -3,9 +3,60 @@
 
 use ipnet::IpNet;
 
+use super::keys::Shape;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
-use super::{At, Listen, PemFile, Secret, keys, pem, secret, units};
+use super::{At, Listen, PemFile, Secret, Server, keys, pem, secret, units};
+
+/// One entry of `listen`: an address and its own settings.
+#[derive(Clone, Debug)]
+pub struct Bind {
+    pub address: Listen,
+    pub tls: BindTls,
+    /// What TLS offers; `None`: HTTP/2 and HTTP/1.1.
+    pub alpn: Option<Vec<Alpn>>,
+    /// Permissions of a unix socket; `None`: 0660.
+    pub mode: Option<u32>,
+    /// Group of a unix socket, by name or number; `None`: that of the process.
+    pub group: Option<At<String>>,
+}
+
+/// TLS of one listener.
+#[derive(Clone, Debug)]
+pub enum BindTls {
+    /// That of `server.tls`, if there is one.
+    Inherited,
+    Off,
+    Own(Box<At<ListenerTls>>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpn {
+    Http2,
+    Http1,
+}
+
+impl Bind {
+    /// Without settings of its own.
+    pub fn plain(address: Listen) -> Self {
+        Self { address, tls: BindTls::Inherited, alpn: None, mode: None, group: None }
+    }
+
+    fn has_own_settings(&self) -> bool {
+        !matches!(self.tls, BindTls::Inherited) || self.alpn.is_some()
+    }
+}
+
+impl Server {
+    /// The TLS of all listeners, the shared one once.
+    pub fn all_tls(&self) -> impl Iterator<Item = &At<ListenerTls>> {
+        let own = self.listen.iter().filter_map(|bind| match &bind.tls {
+            BindTls::Own(tls) => Some(&**tls),
+            BindTls::Inherited | BindTls::Off => None,
+        });
+        self.tls.iter().chain(own)
+    }
+}
 
 /// What clients are shown, and what they may show.
 #[derive(Clone, Debug)]
@@ -50,6 +101,82 @@ pub(super) fn tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Liste
     Some(value.at(ListenerTls { certificate: certificate?, key: key?, client_ca, client_crls }))
 }
 
+/// An address, or a table with an address and the listener's own settings.
+pub(super) fn server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Bind>> {
+    let (table, bind) = bind(reader, value, &keys::SERVER_LISTEN)?;
+    let Some(table) = table else { return Some(value.at(bind)) };
+    let off = |reader: &mut Reader<'_>, value: &Value<'_>| {
+        let is_on = reader.boolean(value)?.value;
+        if is_on {
+            let problem = Problem::at(value.place, "`tls` names no certificate");
+            reader.problems.push(problem.help("write { certificate = …, key = … }, or leave it out for server.tls"));
+        }
+        (!is_on).then_some(BindTls::Off)
+    };
+    let tls = table.one(reader, "tls", |reader, value| match value.is_boolean() {
+        true => off(reader, value),
+        false => tls(reader, value).map(|tls| BindTls::Own(Box::new(tls))),
+    });
+    let choices = [("h2", Alpn::Http2), ("http/1.1", Alpn::Http1)];
+    let if_empty = Some("write [\"h2\", \"http/1.1\"], or one of them");
+    let alpn = table.many(reader, "alpn", if_empty, |reader, value| Some(reader.choice(value, &choices)?.value));
+    for key in ["tls", "alpn"] {
+        if let (Listen::Unix(_), Some(value)) = (&bind.address, table.get(key)) {
+            let problem = Problem::at(value.place, format!("`{key}` on a unix socket, which has no TLS"));
+            reader.problems.push(problem.help("leave it out"));
+        }
+    }
+    Some(value.at(Bind { tls: tls.unwrap_or(BindTls::Inherited), alpn, ..bind }))
+}
+
+/// The same of the admin listener, which has no TLS.
+pub(super) fn admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Bind>> {
+    let (_, bind) = bind(reader, value, &keys::ADMIN_LISTEN)?;
+    if bind.mode.is_some_and(|mode| mode & 0o002 != 0) {
+        let message = "every user of this host may change the proxy's configuration through this socket";
+        let help = "write a mode without permissions for others, \"0660\", and a group";
+        reader.problems.push(Problem::warning(Some(value.place), message).help(help));
+    }
+    Some(value.at(bind))
+}
+
+/// `None`: the entry is no table.
+fn bind<'a>(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Shape) -> Option<(Option<Table<'a>>, Bind)> {
+    if !value.is_table() {
+        let address = reader.parsed(value, units::listen)?;
+        return Some((None, Bind::plain(address.value)));
+    }
+    let table = Table::open(reader, value, shape)?;
+    table.require(reader, "address", "write address = \"0.0.0.0:4750\" or \"unix:/path\"");
+    let address = table.one(reader, "address", |reader, value| reader.parsed(value, units::listen));
+    let mode = table.one(reader, "mode", |reader, value| reader.parsed(value, units::mode));
+    let group = table.one(reader, "group", |reader, value| reader.text(value).map(|text| value.at(text.to_owned())));
+    let address = address?.value;
+    for key in ["mode", "group"] {
+        if let (false, Some(value)) = (matches!(address, Listen::Unix(_)), table.get(key)) {
+            let problem = Problem::at(value.place, format!("`{key}` is for unix sockets alone"));
+            let help = "leave it out; systemd's sockets have SocketMode= and SocketGroup=";
+            reader.problems.push(problem.help(help));
+        }
+    }
+    Some((Some(table), Bind { mode: mode.map(|mode| mode.value), group, ..Bind::plain(address) }))
+}
+
+/// A socket can be listened on once. Port 0 is another port each time, but then nothing tells two entries apart.
+pub(super) fn no_socket_twice(reader: &mut Reader<'_>, server: &[At<Bind>], admin: &[At<Bind>]) {
+    let mut seen: Vec<&At<Bind>> = Vec::new();
+    for bind in server.iter().chain(admin) {
+        let is_any_port = matches!(bind.address, Listen::Tcp(address) if address.port() == 0);
+        match seen.iter().find(|other| other.address == bind.address) {
+            Some(other) if !is_any_port || bind.has_own_settings() || other.has_own_settings() => {
+                let problem = Problem::at(bind.place, "the same socket twice").label("again here");
+                reader.problems.push(problem.also(other.place, "first here").help("write another port or path"));
+            }
+            _ => seen.push(bind),
+        }
+    }
+}
+
 pub(super) fn ca(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Ca>> {
     let table = Table::open(reader, value, &keys::SERVER_CA)?;
     table.require(reader, "certificate", "write certificate = \"ca.pem\": `outgate ca new` makes it");
@@ -63,7 +190,7 @@ pub(super) fn ca(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Ca>> {
 pub(super) fn proxy_protocol(
     reader: &mut Reader<'_>,
     value: &Value<'_>,
-    listen: &[At<Listen>],
+    listen: &[At<Bind>],
 ) -> Option<At<ProxyProtocol>> {
     const HELP: &str = "write false, or { from = [\"10.0.0.0/8\"] } with the networks of your load balancers";
     if value.is_table() {
@@ -80,7 +207,7 @@ pub(super) fn proxy_protocol(
     if !reader.boolean(value)?.value {
         return None;
     }
-    if let Some(open) = listen.iter().find(|listen| !is_of_this_host(listen)) {
+    if let Some(open) = listen.iter().find(|bind| !is_of_this_host(&bind.address)) {
         let problem = Problem::at(value.place, "anybody could claim any address").also(open.place, "reached from here");
         reader.problems.push(problem.help(HELP));
         return None;

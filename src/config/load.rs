@@ -288,7 +288,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
 
     let server = sections::server(&mut reader, file);
     let admin = sections::admin(&mut reader, file);
-    sections::no_socket_twice(&mut reader, &server, &admin);
+    super::listener::no_socket_twice(&mut reader, &server.listen, &admin.listen);
     let mut config = Config {
         server,
         admin,

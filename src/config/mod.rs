@@ -42,7 +42,7 @@ pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use files::Sight;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder, key_files};
 pub use keys::known as known_keys;
-pub use listener::{Ca, ListenerTls, ProxyProtocol};
+pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol};
 pub use load::{Loaded, Rejected, builtin, load, load_after, load_in, load_over, parse};
 pub use operating::Operating;
 pub use problem::{Place, Problem, Severity, Sources, few};
@@ -102,7 +102,7 @@ pub struct Config {
 }
 
 /// A socket to listen on: `127.0.0.1:4750`, `[::1]:0`, `unix:/path`, `systemd`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
     Tcp(std::net::SocketAddr),
     Unix(PathBuf),
@@ -123,7 +123,7 @@ impl std::fmt::Display for Listen {
 pub struct Server {
     /// Our pseudonym in `Via` and `Proxy-Status`; default `outgate`.
     pub name: String,
-    pub listen: Vec<At<Listen>>,
+    pub listen: Vec<At<Bind>>,
     pub ca: Option<At<Ca>>,
     pub allow_anonymous: At<bool>,
     /// `None`: 20,000.
@@ -141,7 +141,7 @@ pub struct Server {
     pub state: Option<PathBuf>,
     /// Adopted configurations that are kept.
     pub history: usize,
-    /// On every TCP socket of `listen`.
+    /// On every TCP socket of `listen` without a `tls` of its own.
     pub tls: Option<At<ListenerTls>>,
     /// On every socket of `listen`; `None`: nobody sends it.
     pub proxy_protocol: Option<At<ProxyProtocol>>,
@@ -156,7 +156,7 @@ pub struct PemFile {
 
 #[derive(Clone, Debug)]
 pub struct Admin {
-    pub listen: Vec<At<Listen>>,
+    pub listen: Vec<At<Bind>>,
     /// Names by which it is asked over TCP, besides addresses and `localhost`.
     pub hosts: Vec<Host>,
 }

@@ -31,9 +31,13 @@ impl Operating {
         let table = DeTable::parse_recoverable(text).0.into_inner();
         let listen = |table: &DeTable<'_>| -> Option<Vec<PathBuf>> {
             let list = table.get("admin")?.get_ref().as_table()?.get("listen")?.get_ref().as_array()?;
-            let sockets = list.iter().filter_map(|value| match units::listen(value.get_ref().as_str()?) {
-                Ok(Listen::Unix(path)) => Some(path),
-                _ => None,
+            let sockets = list.iter().filter_map(|entry| {
+                let entry = entry.get_ref();
+                let address = || entry.as_table()?.get("address")?.get_ref().as_str();
+                match units::listen(entry.as_str().or_else(address)?) {
+                    Ok(Listen::Unix(path)) => Some(path),
+                    _ => None,
+                }
             });
             Some(sockets.collect())
         };
@@ -58,6 +62,7 @@ mod tests {
         for (text, expected) in [
             ("[admin]\nlisten = [\"127.0.0.1:1\", \"unix:/a\", \"unix:b\"]", &["/a"][..]),
             ("[server\nlisten = [1]\n[admin]\nlisten = [\"unix:/a\"]\n[[routes]\n", &["/a"]),
+            ("[admin]\nlisten = [{ mode = \"0600\", address = \"unix:/a\" }, {}]", &["/a"]),
             ("", &[]),
         ] {
             let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();

@@ -11,7 +11,7 @@ use tracing_subscriber::filter::EnvFilter;
 use super::problem::{Place, Problem};
 use super::read::{Reader, Table, Value};
 use super::{
-    Admin, At, Circuit, Deliveries, Denied, Guard, Listen, Log, Resolver, Server, Timeouts, keys, listener, units,
+    Admin, At, Bind, Circuit, Deliveries, Denied, Guard, Listen, Log, Resolver, Server, Timeouts, keys, listener, units,
 };
 use crate::host;
 use crate::names::Host;
@@ -28,7 +28,7 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let table = file.section(reader, "server", &keys::SERVER);
     let if_empty = Some("write at least one socket, \"127.0.0.1:4750\"");
     let name = table.one(reader, "name", |reader, value| reader.parsed(value, units::pseudonym));
-    let listen = table.many(reader, "listen", if_empty, |reader, value| reader.parsed(value, units::listen));
+    let listen = table.many(reader, "listen", if_empty, listener::server_listen);
     let tls = table.one(reader, "tls", listener::tls);
     let ca = table.one(reader, "ca", listener::ca);
     let listen = listen.unwrap_or_else(|| vec![At { value: loopback(4750), place: table.place }]);
@@ -73,13 +73,13 @@ fn state(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<PathBuf>> {
     Some(value.at(reader.resolve(value.place, text)))
 }
 
-fn loopback(port: u16) -> Listen {
-    Listen::Tcp(([127, 0, 0, 1], port).into())
+fn loopback(port: u16) -> Bind {
+    Bind::plain(Listen::Tcp(([127, 0, 0, 1], port).into()))
 }
 
 pub(super) fn admin(reader: &mut Reader<'_>, file: &Table<'_>) -> Admin {
     let table = file.section(reader, "admin", &keys::ADMIN);
-    let listen = table.many(reader, "listen", None, |reader, value| reader.parsed(value, units::listen));
+    let listen = table.many(reader, "listen", None, listener::admin_listen);
     let hosts = table.many(reader, "hosts", None, admin_host).unwrap_or_default();
     Admin { listen: listen.unwrap_or_else(|| vec![At { value: loopback(4751), place: table.place }]), hosts }
 }
@@ -97,23 +97,6 @@ fn admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
             let problem = Problem::at(value.place, format!("`{text}` is not a host name")).label(error.to_string());
             reader.problems.push(problem.help("write the name that scrapers send in Host, without a port"));
             None
-        }
-    }
-}
-
-/// A socket can be listened on once. Port 0 is another port each time.
-pub(super) fn no_socket_twice(reader: &mut Reader<'_>, server: &Server, admin: &Admin) {
-    let mut seen: Vec<&At<Listen>> = Vec::new();
-    for listen in server.listen.iter().chain(&admin.listen) {
-        if matches!(listen.value, Listen::Tcp(address) if address.port() == 0) {
-            continue;
-        }
-        match seen.iter().find(|other| other.value == listen.value) {
-            Some(other) => {
-                let problem = Problem::at(listen.place, "the same socket twice").label("again here");
-                reader.problems.push(problem.also(other.place, "first here").help("write another port or path"));
-            }
-            None => seen.push(listen),
         }
     }
 }

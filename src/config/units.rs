@@ -190,6 +190,13 @@ pub(super) fn listen(text: &str) -> Result<Listen, Wrong> {
     Err(wrong(WHAT, "not an address and a port", help))
 }
 
+/// Permissions of a file, in octal.
+pub(super) fn mode(text: &str) -> Result<u32, Wrong> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    let mode = if is_octal { u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777) } else { None };
+    mode.ok_or_else(|| wrong("the permissions of a file", "not three octal digits", "write \"0660\""))
+}
+
 /// A DNS server; port 53 unless it says otherwise.
 pub(super) fn server(text: &str) -> Result<SocketAddr, Wrong> {
     let bare = || text.parse().ok().map(|address: IpAddr| SocketAddr::new(address, 53));

@@ -26,7 +26,7 @@ pub(super) fn identify<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival) -> Re
             has_body: !arrival.body.is_end_stream(),
         },
     };
-    if !plan.listener.believes(&arrival.caller.certificate, now) {
+    if !plan.listener.believes(&arrival.caller.certificate, arrival.caller.listen.as_deref(), now) {
         return Err(Unidentified::Wrong.into());
     }
     let known = plan.clients.identify(&claim, now)?;

@@ -48,6 +48,7 @@ use crate::net::tls::mint::{Mint, MintFault};
 use crate::policy::Plan;
 use crate::policy::egress::Pool;
 use crate::policy::guard::ClearedAddresses;
+use crate::policy::listener;
 use crate::policy::trust::Trust;
 
 /// The state of a running proxy; one for the process.
@@ -85,8 +86,8 @@ pub struct InForce {
     pub plan: Plan,
     pub resolver: Arc<Resolver>,
     tls: HashMap<[u8; 32], Arc<tls::Terms>>,
-    /// Towards clients, where the plan has it.
-    pub listener_tls: Option<Arc<ServerConfig>>,
+    /// Towards clients, on each socket where the plan has it.
+    listener_tls: HashMap<config::Listen, Arc<ServerConfig>>,
     mint: Option<Arc<Mint>>,
     /// How many deliveries each pool has seen, by the IP versions of their targets. One count for all would, where two
     /// kinds alternate, let each see only every other number, and use only half of the addresses.
@@ -163,6 +164,11 @@ impl InForce {
         }
     }
 
+    /// TLS on a socket, and the fingerprint of what it shows and believes; `None`: plaintext.
+    pub fn listener_tls(&self, listen: &config::Listen) -> Option<(&Arc<ServerConfig>, [u8; 32])> {
+        self.listener_tls.get(listen).zip(self.plan.listener.tls(listen).map(|tls| tls.fingerprint))
+    }
+
     pub fn tls_terms(&self, trust: &Arc<Trust>) -> Arc<tls::Terms> {
         // Every trust of the plan has them: `new` made them.
         self.tls.get(&trust.fingerprint).cloned().unwrap_or_else(|| Arc::new(tls::Terms::new(trust)))
@@ -181,11 +187,15 @@ fn mint(plan: &Plan, before: Option<&InForce>) -> io::Result<Option<Arc<Mint>>> 
 }
 
 /// A session can be resumed for as long as what is shown and whom we believe stay the same.
-fn listener_tls(plan: &Plan, before: Option<&InForce>) -> Option<Arc<ServerConfig>> {
-    let tls = plan.listener.tls.as_ref()?;
-    let same = |before: &&InForce| before.plan.listener.tls.as_ref().is_some_and(|b| b.fingerprint == tls.fingerprint);
-    let kept = before.filter(same).and_then(|before| before.listener_tls.clone());
-    Some(kept.unwrap_or_else(|| tls::accept::server_config(tls)))
+fn listener_tls(plan: &Plan, before: Option<&InForce>) -> HashMap<config::Listen, Arc<ServerConfig>> {
+    let config_of = |(listen, tls): (&config::Listen, &listener::Tls)| {
+        let kept = before.and_then(|before| {
+            let same = before.plan.listener.tls(listen).is_some_and(|before| before.fingerprint == tls.fingerprint);
+            before.listener_tls.get(listen).filter(|_| same).cloned()
+        });
+        (listen.clone(), kept.unwrap_or_else(|| tls::accept::server_config(tls)))
+    };
+    plan.listener.all_tls().map(config_of).collect()
 }
 
 impl Live {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,12 +16,13 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use crate::config::Listen;
+use crate::config::{Bind, Listen};
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
-/// Who may connect to a unix socket: the user and the group of the process.
+/// Permissions of a unix socket that has none of its own: for the user and the group of the process.
 const UNIX_MODE: u32 = 0o660;
+const GROUPS: &str = "/etc/group";
 
 #[derive(Debug)]
 pub enum Listener {
@@ -47,10 +48,10 @@ pub enum Stream {
 
 /// One listener, but of `systemd` as many as it passes, which can be taken once in the life of the process. Call it
 /// within the runtime.
-pub fn bind(listen: &Listen) -> io::Result<Vec<Listener>> {
-    match listen {
+pub fn bind(bind: &Bind) -> io::Result<Vec<Listener>> {
+    match &bind.address {
         Listen::Tcp(address) => Ok(vec![tcp(*address)?]),
-        Listen::Unix(path) => Ok(vec![unix(path)?]),
+        Listen::Unix(path) => Ok(vec![unix(path, bind)?]),
         Listen::Systemd => systemd(ListenFd::from_env()),
     }
 }
@@ -139,15 +140,55 @@ fn tcp(address: SocketAddr) -> io::Result<Listener> {
     Ok(Listener::Tcp(TcpListener::from_std(socket.into())?))
 }
 
-fn unix(path: &Path) -> io::Result<Listener> {
+fn unix(path: &Path, bind: &Bind) -> io::Result<Listener> {
+    let group = group(bind)?;
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    // Between bind and listen, so that nobody gets in under the umask's mode.
-    fs::set_permissions(path, fs::Permissions::from_mode(UNIX_MODE))?;
     let file = SocketFile::of(path)?;
+    // Between bind and listen, so that nobody gets in under the umask's mode.
+    set_owner(path, group, bind.mode)?;
     socket.listen(BACKLOG)?;
     Ok(Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?, Some(file)))
+}
+
+/// Gives the socket's file the group and mode of `bind`: what a reload changes of a socket that stays.
+pub fn apply_mode(bind: &Bind) -> io::Result<()> {
+    match &bind.address {
+        Listen::Unix(path) => set_owner(path, group(bind)?, bind.mode),
+        Listen::Tcp(_) | Listen::Systemd => Ok(()),
+    }
+}
+
+fn set_owner(path: &Path, group: Option<u32>, mode: Option<u32>) -> io::Result<()> {
+    // The group first: a mode that lets the group in is for the new one.
+    let group = group.unwrap_or_else(|| rustix::process::getegid().as_raw());
+    lchown(path, None, Some(group)).map_err(|fault| {
+        let why = format!("cannot give it to group {group}, of which the process is no member: {fault}");
+        io::Error::new(fault.kind(), why)
+    })?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode.unwrap_or(UNIX_MODE)))
+}
+
+/// The number of the group that is written, as this host knows it; a directory in the network is not asked.
+fn group(bind: &Bind) -> io::Result<Option<u32>> {
+    let Some(name) = &bind.group else { return Ok(None) };
+    if let Ok(number) = name.parse() {
+        return Ok(Some(number));
+    }
+    let groups = fs::read_to_string(GROUPS)?;
+    let number = group_number(&groups, name);
+    let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("this host has no group \"{}\"", name.value));
+    number.map(Some).ok_or_else(unknown)
+}
+
+/// group(5): `name:password:number:members`
+fn group_number(groups: &str, name: &str) -> Option<u32> {
+    let number = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok()).flatten()
+    };
+    groups.lines().find_map(number)
 }
 
 impl SocketFile {
@@ -285,7 +326,7 @@ mod tests {
     }
 
     fn one(listen: &Listen) -> io::Result<Listener> {
-        bind(listen).map(|mut listeners| listeners.remove(0))
+        bind(&Bind::plain(listen.clone())).map(|mut listeners| listeners.remove(0))
     }
 
     #[tokio::test]

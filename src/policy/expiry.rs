@@ -71,7 +71,7 @@ pub struct Expiry {
 /// Every certificate and list that a file of the configuration holds; those that need care are warned about.
 pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Vec<Expiry> {
     let mut all = Found(Vec::new());
-    if let Some(tls) = &config.server.tls {
+    for tls in config.server.all_tls() {
         all.chain(Use::Listener, "", &tls.certificate);
         tls.client_ca.iter().for_each(|ca| all.each(Use::ClientCa, "", ca, life_of_certificate));
         tls.client_crls.iter().for_each(|list| all.each(Use::ClientCrl, "", list, life_of_list));

@@ -19,7 +19,7 @@ pub(crate) fn config() -> Config {
         server: Server {
             ca: None,
             name: "outgate".into(),
-            listen: vec![at(0, Listen::Tcp(([127, 0, 0, 1], 4750).into()))],
+            listen: vec![at(0, Bind::plain(Listen::Tcp(([127, 0, 0, 1], 4750).into())))],
             allow_anonymous: at(1, false),
             max_connections: Some(at(5, 10)),
             max_connections_per_ip: None,

@@ -1,6 +1,7 @@
 //! What a client meets before it can ask: who is shown to it, whose word counts for it.
 //! Which certificate do we show, which of theirs do we believe, and who may speak for others?
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,23 +19,26 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use super::certified::certified;
 use super::identify::Held;
 use super::revocation;
-use crate::config::{self, At, Config, ListenerTls, PemFile, Problem, Severity};
+use crate::config::{self, Alpn, At, BindTls, Config, Listen, ListenerTls, PemFile, Problem, Severity};
 
 /// What stands between a socket and HTTP.
 #[derive(Default)]
 pub struct Listener {
-    /// On TCP.
-    pub tls: Option<Tls>,
+    /// TLS of each entry of `server.listen` that has it, on TCP.
+    tls: HashMap<Listen, Tls>,
     pub proxies: Option<Proxies>,
 }
 
 /// TLS towards clients, compiled.
+#[derive(Clone)]
 pub struct Tls {
-    /// SHA-256 over what is shown and what is believed: where it is equal, sessions may be resumed.
+    /// SHA-256 over what is shown, believed and offered: where it is equal, sessions may be resumed.
     pub fingerprint: [u8; 32],
     pub certified: CertifiedKey,
     /// `None`: certificates are not asked for.
     pub clients: Option<Arc<dyn ClientCertVerifier>>,
+    /// Versions of HTTP that are offered (RFC 7301), the preferred one first.
+    pub alpn: Vec<Alpn>,
 }
 
 /// Who sends the PROXY protocol.
@@ -44,16 +48,39 @@ pub enum Proxies {
 }
 
 impl Listener {
+    /// TLS on this socket; `None`: plaintext.
+    pub fn tls(&self, at: &Listen) -> Option<&Tls> {
+        self.tls.get(at)
+    }
+
+    /// All that has TLS.
+    pub fn all_tls(&self) -> impl Iterator<Item = (&Listen, &Tls)> {
+        self.tls.iter()
+    }
+
     /// Whether a certificate would be taken now, that was taken when its connection began: an authority or a list may
     /// have changed since.
-    pub fn believes(&self, held: &Held, now: Timestamp) -> bool {
+    pub fn believes(&self, held: &Held, at: Option<&Listen>, now: Timestamp) -> bool {
         let Some((leaf, others)) = held.chain.split_first() else { return true };
-        let Some(tls) = &self.tls else { return false };
+        let Some(tls) = at.and_then(|at| self.tls(at)) else { return false };
         if tls.fingerprint == held.under {
             return true;
         }
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
         tls.clients.as_ref().is_some_and(|clients| clients.verify_client_cert(leaf, others, now).is_ok())
+    }
+}
+
+impl Tls {
+    /// With other versions of HTTP, if some are written.
+    fn offering(mut self, alpn: Option<&[Alpn]>) -> Self {
+        let Some(alpn) = alpn else { return self };
+        self.alpn = alpn.to_vec();
+        let mut digest = Context::new(&SHA256);
+        digest.update(&self.fingerprint);
+        alpn.iter().for_each(|alpn| digest.update(&[*alpn as u8]));
+        self.fingerprint.copy_from_slice(digest.finish().as_ref());
+        self
     }
 }
 
@@ -72,12 +99,22 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
         config::ProxyProtocol::Anyone => Proxies::All,
         config::ProxyProtocol::From(networks) => Proxies::In(networks.iter().map(|network| network.value).collect()),
     });
-    let tls = config.server.tls.as_ref().and_then(|tls| compile_tls(tls, problems));
-    if config.server.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none())
+    // Compiled once for all sockets that share it, so that its problems are told once.
+    let shared = config.server.tls.as_ref().and_then(|tls| compile_tls(tls, problems));
+    let mut tls = HashMap::new();
+    for bind in config.server.listen.iter().filter(|bind| !matches!(bind.address, Listen::Unix(_))) {
+        let own = match &bind.tls {
+            BindTls::Off => None,
+            BindTls::Inherited => shared.clone(),
+            BindTls::Own(own) => compile_tls(own, problems),
+        };
+        tls.extend(own.map(|tls| (bind.address.clone(), tls.offering(bind.alpn.as_deref()))));
+    }
+    if config.server.all_tls().all(|tls| tls.client_ca.is_none())
         && let Some(name) = config.clients.values().find_map(|client| client.certificates.first())
     {
         let message = "no certificate can prove a client: the listener asks for none";
-        let help = "add client_ca to server.tls: the authority that issues certificates to clients";
+        let help = "add client_ca to server.tls, or to the tls of a listener: the authority that issues certificates to clients";
         problems.push(Problem::warning(Some(name.place), message).help(help));
     }
     Listener { tls, proxies }
@@ -90,7 +127,7 @@ fn compile_tls(tls: &ListenerTls, problems: &mut Vec<Problem>) -> Option<Tls> {
         None => None,
         Some(ca) => Some(clients(ca, &tls.client_crls, provider, problems)?),
     };
-    Some(Tls { fingerprint: fingerprint(tls), certified: certified?, clients })
+    Some(Tls { fingerprint: fingerprint(tls), certified: certified?, clients, alpn: vec![Alpn::Http2, Alpn::Http1] })
 }
 
 fn clients(

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::config::{At, Config, Listen, Problem};
+use crate::config::{At, Bind, Config, Listen, Problem};
 use crate::live::Live;
 use crate::live::configuration::Listening;
 use crate::net::listen::{self, Listener};
@@ -37,7 +37,7 @@ struct State {
 /// What one entry of `listen` stands for.
 struct Open {
     kind: Kind,
-    listen: Listen,
+    bind: Bind,
     names: Vec<String>,
     addresses: Vec<SocketAddr>,
     keepers: Vec<Doorkeeper>,
@@ -45,8 +45,10 @@ struct Open {
 
 /// What is bound already, and takes nobody yet; and what is to go.
 pub struct Change {
-    added: Vec<(Kind, Listen, Vec<Listener>)>,
+    added: Vec<(Kind, Bind, Vec<Listener>)>,
     removed: Vec<Open>,
+    /// Sockets that stay, as they are written now, whose files get another mode or group.
+    kept: Vec<(Kind, Bind)>,
 }
 
 impl Listeners {
@@ -57,11 +59,11 @@ impl Listeners {
     /// Opens all, also what systemd passes, when the process starts.
     pub fn start(&self, config: &Config) -> Result<(), (Listen, io::Error)> {
         let mut added = Vec::new();
-        for (kind, listen) in wanted(config) {
-            let bound = listen::bind(&listen.value).map_err(|fault| (listen.value.clone(), fault))?;
-            added.push((kind, listen.value.clone(), bound));
+        for (kind, bind) in wanted(config) {
+            let bound = listen::bind(bind).map_err(|fault| (bind.address.clone(), fault))?;
+            added.push((kind, bind.value.clone(), bound));
         }
-        self.commit(Change { added, removed: Vec::new() });
+        self.commit(Change { added, removed: Vec::new(), kept: Vec::new() });
         Ok(())
     }
 
@@ -69,17 +71,23 @@ impl Listeners {
     /// start: it stays as it is.
     pub fn prepare(&self, config: &Config) -> Result<Change, Vec<Problem>> {
         let mut state = self.state();
-        let mut kept: Vec<bool> = state.open.iter().map(|open| open.listen == Listen::Systemd).collect();
-        let (mut added, mut problems) = (Vec::new(), Vec::new());
-        for (kind, listen) in wanted(config).filter(|(_, listen)| listen.value != Listen::Systemd) {
-            let same = |(at, open): &(usize, &Open)| !kept[*at] && (open.kind, &open.listen) == (kind, &listen.value);
+        let mut kept: Vec<bool> = state.open.iter().map(|open| open.bind.address == Listen::Systemd).collect();
+        let (mut added, mut changed, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        for (kind, bind) in wanted(config).filter(|(_, bind)| bind.address != Listen::Systemd) {
+            let same =
+                |(at, open): &(usize, &Open)| !kept[*at] && (open.kind, &open.bind.address) == (kind, &bind.address);
             if let Some((at, _)) = state.open.iter().enumerate().find(same) {
                 kept[at] = true;
+                let before = &state.open[at].bind;
+                let group = |bind: &Bind| bind.group.as_ref().map(|group| group.value.clone());
+                if (before.mode, group(before)) != (bind.mode, group(bind)) {
+                    changed.push((kind, bind.value.clone()));
+                }
                 continue;
             }
-            match listen::bind(&listen.value) {
-                Ok(bound) => added.push((kind, listen.value.clone(), bound)),
-                Err(fault) => problems.push(cannot_listen(listen, &fault)),
+            match listen::bind(bind) {
+                Ok(bound) => added.push((kind, bind.value.clone(), bound)),
+                Err(fault) => problems.push(cannot_listen(bind, &fault)),
             }
         }
         if !problems.is_empty() {
@@ -87,7 +95,7 @@ impl Listeners {
         }
         let mut kept = kept.into_iter();
         let removed = state.open.extract_if(.., |_| !kept.next().unwrap_or(true)).collect();
-        let change = Change { added, removed };
+        let change = Change { added, removed, kept: changed };
         // Before anybody comes in there: the guard keeps deliveries away from our own doors, and from those that close.
         self.live.sources.listening(change.addresses(&state.open));
         Ok(change)
@@ -96,14 +104,24 @@ impl Listeners {
     /// Lets in where it was bound, and lets nobody in any more where it goes.
     pub fn commit(&self, change: Change) {
         let mut state = self.state();
-        for (kind, listen, bound) in change.added {
+        for (kind, bind) in change.kept {
+            if let Err(fault) = listen::apply_mode(&bind) {
+                warn!("{} keeps its mode and group: {fault}", bind.address);
+            }
+            let same = |open: &&mut Open| open.kind == kind && open.bind.address == bind.address;
+            if let Some(open) = state.open.iter_mut().find(same) {
+                open.bind = bind;
+            }
+        }
+        for (kind, bind, bound) in change.added {
             let names: Vec<_> = bound.iter().map(Listener::name).collect();
             for name in &names {
                 info!("{} listening on {name}", kind.as_str());
             }
             let addresses = addresses(&bound).collect();
-            let keepers = bound.into_iter().map(|listener| self.serve(&mut state.tasks, kind, listener)).collect();
-            state.open.push(Open { kind, listen, names, addresses, keepers });
+            let serve = |listener| self.serve(&mut state.tasks, kind, &bind, listener);
+            let keepers = bound.into_iter().map(serve).collect();
+            state.open.push(Open { kind, bind, names, addresses, keepers });
         }
         for open in change.removed {
             for name in &open.names {
@@ -119,11 +137,14 @@ impl Listeners {
         self.live.sources.listening(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
     }
 
-    fn serve(&self, tasks: &mut JoinSet<()>, kind: Kind, listener: Listener) -> Doorkeeper {
+    fn serve(&self, tasks: &mut JoinSet<()>, kind: Kind, bind: &Bind, listener: Listener) -> Doorkeeper {
         let (keeper, door) = Doorkeeper::new();
         let live = Arc::clone(&self.live);
         match kind {
-            Kind::Server => tasks.spawn(server::accept(live, listener, self.connections.clone(), door)),
+            Kind::Server => {
+                let connections = self.connections.clone();
+                tasks.spawn(server::accept(live, listener, bind.address.clone(), connections, door))
+            }
             Kind::Admin => tasks.spawn(server::admin::accept(live, listener, door)),
         };
         keeper
@@ -157,17 +178,17 @@ impl Change {
     }
 }
 
-fn wanted(config: &Config) -> impl Iterator<Item = (Kind, &At<Listen>)> {
-    let server = config.server.listen.iter().map(|listen| (Kind::Server, listen));
-    server.chain(config.admin.listen.iter().map(|listen| (Kind::Admin, listen)))
+fn wanted(config: &Config) -> impl Iterator<Item = (Kind, &At<Bind>)> {
+    let server = config.server.listen.iter().map(|bind| (Kind::Server, bind));
+    server.chain(config.admin.listen.iter().map(|bind| (Kind::Admin, bind)))
 }
 
 fn addresses(bound: &[Listener]) -> impl Iterator<Item = SocketAddr> {
     bound.iter().filter_map(|listener| listener.local_addr().ok().flatten())
 }
 
-fn cannot_listen(listen: &At<Listen>, fault: &io::Error) -> Problem {
-    let problem = Problem::at(listen.place, format!("cannot listen on {}", listen.value)).label(fault.to_string());
+fn cannot_listen(bind: &At<Bind>, fault: &io::Error) -> Problem {
+    let problem = Problem::at(bind.place, format!("cannot listen on {}", bind.address)).label(fault.to_string());
     match fault.kind() {
         io::ErrorKind::AddrInUse => problem.help(
             "write an address that is free; one that overlaps with an address that goes is free after another reload",

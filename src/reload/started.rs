@@ -18,7 +18,7 @@ pub(super) struct Started {
 impl Started {
     pub(super) fn of(config: &Config) -> Self {
         let passed = [&config.server.listen, &config.admin.listen]
-            .map(|list| list.iter().any(|listen| listen.value == Listen::Systemd));
+            .map(|list| list.iter().any(|bind| bind.address == Listen::Systemd));
         let (workers, log) = (config.server.workers, &config.log);
         Self {
             passed,

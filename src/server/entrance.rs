@@ -75,7 +75,7 @@ pub(super) async fn enter(
     stream: listen::Stream,
     peer: Option<IpAddr>,
     open: &mut Open,
-    mut evictable: Evictable,
+    (caller, mut evictable): (Caller, Evictable),
 ) -> Result<(Box<dyn Stream>, Caller, Evictable), Turned> {
     let in_force = live.in_force();
     let turned = |why| Turned { peer, why };
@@ -90,11 +90,11 @@ pub(super) async fn enter(
         open.makes_room(in_force.plan.max_connections).await;
         evictable = open.unidentified();
     }
-    let caller = Caller { address, ..Caller::default() };
-    let tls = in_force.listener_tls.as_ref().zip(in_force.plan.listener.tls.as_ref()).filter(|_| wants_tls);
-    let Some((config, tls)) = tls else { return Ok((stream, caller, evictable)) };
+    let caller = Caller { address, ..caller };
+    let tls = caller.listen.as_deref().and_then(|listen| in_force.listener_tls(listen)).filter(|_| wants_tls);
+    let Some((config, fingerprint)) = tls else { return Ok((stream, caller, evictable)) };
     let deadline = Instant::now() + in_force.plan.timeouts.tls;
-    let accepting = async { accept::accept(stream, config, tls.fingerprint, deadline).await.map_err(Why::Handshake) };
+    let accepting = async { accept::accept(stream, config, fingerprint, deadline).await.map_err(Why::Handshake) };
     let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(turned)?;
     Ok((Box::new(stream), Caller { certificate, ..caller }, evictable))
 }

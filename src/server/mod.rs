@@ -21,8 +21,10 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::config::Listen;
 use crate::live::Live;
 use crate::net::listen::Listener;
+use crate::policy::identify::Caller;
 pub use connections::Connections;
 use door::Way;
 pub use door::{Door, Doorkeeper};
@@ -37,7 +39,8 @@ const INTRODUCING_MAX: usize = 100;
 
 /// Accepts until the door closes, and ends when all have left who came in; dropped, it takes them along. During a drain it
 /// goes on, so that a new request is told `draining` instead of finding nobody.
-pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connections, door: Door) {
+pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connections: Connections, door: Door) {
+    let listen = Arc::new(listen);
     let mut serving = JoinSet::new();
     let rarely = Arc::new(Rarely::new());
     loop {
@@ -72,9 +75,10 @@ pub async fn accept(live: Arc<Live>, listener: Listener, connections: Connection
                 }
                 let evictable = open.unidentified();
                 let (live, rarely) = (Arc::clone(&live), Arc::clone(&rarely));
+                let caller = Caller { listen: Some(Arc::clone(&listen)), ..Caller::default() };
                 let (connections, door) = (connections.clone(), door.clone());
                 serving.spawn(async move {
-                    match entrance::enter(&live, stream, peer, &mut open, evictable).await {
+                    match entrance::enter(&live, stream, peer, &mut open, (caller, evictable)).await {
                         Ok((stream, caller, evictable)) => {
                             let way = Way { connections, door, number: open.number() };
                             serve::serve(live, stream, Arc::new(caller), (way, evictable)).await;

@@ -19,6 +19,35 @@ pub(in crate::config) static SERVER_TLS: Shape = Shape {
     renamed: &[("cert", "certificate"), ("chain", "certificate"), ("ca", "client_ca"), ("crls", "client_crls")],
 };
 
+const LISTEN_RENAMED: &[(&str, &str)] = &[
+    ("bind", "address"),
+    ("listen", "address"),
+    ("socket", "address"),
+    ("path", "address"),
+    ("ssl", "tls"),
+    ("protocols", "alpn"),
+    ("permissions", "mode"),
+    ("gid", "group"),
+];
+
+/// One entry of `server.listen`.
+pub(in crate::config) static SERVER_LISTEN: Shape = Shape {
+    path: "server.listen",
+    title: "an entry of server.listen",
+    keys: &["address", "tls", "alpn", "mode", "group"],
+    later: &[],
+    renamed: LISTEN_RENAMED,
+};
+
+/// One entry of `admin.listen`.
+pub(in crate::config) static ADMIN_LISTEN: Shape = Shape {
+    path: "admin.listen",
+    title: "an entry of admin.listen",
+    keys: &["address", "mode", "group"],
+    later: &[],
+    renamed: LISTEN_RENAMED,
+};
+
 pub(in crate::config) static PROXY_PROTOCOL: Shape = Shape {
     path: "server.proxy_protocol",
     title: "server.proxy_protocol",

@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::config::Alpn;
 use crate::policy::identify::Held;
 use crate::policy::listener::Tls;
 
@@ -70,7 +71,11 @@ pub fn server_config(tls: &Tls) -> Arc<ServerConfig> {
             config
         }
     };
-    config.alpn_protocols = vec![super::HTTP_2.to_vec(), b"http/1.1".to_vec()];
+    let protocol = |alpn: &Alpn| match alpn {
+        Alpn::Http2 => super::HTTP_2.to_vec(),
+        Alpn::Http1 => b"http/1.1".to_vec(),
+    };
+    config.alpn_protocols = tls.alpn.iter().map(protocol).collect();
     Arc::new(config)
 }
 

@@ -8,14 +8,14 @@ use ipnet::IpNet;
 
 use super::public_key::{PublicKey, Unusable};
 use super::{ANONYMOUS, Client, Clients, Tenants, certificate};
-use crate::config::{self, At, Config, Listen, Place, Problem, Proof};
+use crate::config::{self, At, Bind, Config, Listen, Place, Problem, Proof};
 use crate::names::{ClientName, TenantName};
 
 impl Clients {
     pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Clients {
         // Whom the PROXY protocol tells of is whoever reaches the load balancer.
         let proxied = config.server.proxy_protocol.is_some();
-        let open = config.server.listen.iter().find(|listen| proxied || strangers_reach(listen));
+        let open = config.server.listen.iter().find(|bind| proxied || strangers_reach(&bind.address));
         let anonymous = config.server.allow_anonymous.value;
         if config.clients.is_empty() && !anonymous {
             let help =
@@ -154,7 +154,7 @@ fn has_only_networks(client: &config::Client) -> bool {
     client.tokens.is_empty() && client.certificates.is_empty() && client.public_keys.is_empty()
 }
 
-fn check(name: &ClientName, client: &At<config::Client>, open: Option<&At<Listen>>, problems: &mut Vec<Problem>) {
+fn check(name: &ClientName, client: &At<config::Client>, open: Option<&At<Bind>>, problems: &mut Vec<Problem>) {
     if name.as_str() == ANONYMOUS {
         let help = "choose another name; server.allow_anonymous lets strangers in";
         problems.push(Problem::at(client.place, "the name \"anonymous\" is kept for strangers").help(help));

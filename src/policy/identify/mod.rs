@@ -22,7 +22,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 
-use crate::config::Proof;
+use crate::config::{Listen, Proof};
 use crate::names::{ClientName, Target, TenantName};
 pub use crate::policy::message::Sent;
 pub use pledge::Pledge;
@@ -78,6 +78,8 @@ enum Tenants {
 pub struct Caller {
     /// `None` behind a unix socket: such a caller has no network.
     pub address: Option<IpAddr>,
+    /// The socket that it connected to.
+    pub listen: Option<Arc<Listen>>,
     pub certificate: Held,
     /// The tunnel that the connection is the inside of.
     pub inside: Option<Inside>,

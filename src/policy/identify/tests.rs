@@ -2,7 +2,7 @@
 //! Is everyone known who should be, and nobody else?
 
 use super::*;
-use crate::config::{At, Config, Listen};
+use crate::config::{At, Bind, Config, Listen};
 use crate::policy::fixture::{self, at, config, messages};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE};
@@ -202,7 +202,7 @@ fn certificates_prove_restrict_and_contradict() {
 fn problems() {
     let token: &[u8] = b"t";
     let open = |listen: Listen, mut config: Config| {
-        config.server.listen.push(at(9, listen));
+        config.server.listen.push(at(9, Bind::plain(listen)));
         config
     };
     let anyone = |mut config: Config| {
