@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use support::scene::{Scene, config, scene};
-use support::{Client, PATIENCE, post, tunnel_scene};
+use support::{Client, PATIENCE, control, post, tunnel_scene};
 
 fn with(key: &str) -> Scene {
     let scene = scene();
@@ -100,4 +100,44 @@ fn tunnels_do_not_count() {
     assert!(target.read(&mut [0; 1]).unwrap() == 1);
     target.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
     assert_eq!(client.answer().status, 200);
+}
+
+#[test]
+fn max_deliveries_has_no_place_for_a_delivery_that_waits_for_its_limit() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "[limits.one]\nconcurrency = 1\nper = [\"host\"]\nwait = \"1m\"\n");
+    let text = text.replace("allow_anonymous", "max_deliveries = 2\nallow_anonymous");
+    scene.outgate.reconfigure(&control::asked(&text.replace("body_max =", "limits = [\"one\"]\nbody_max =")));
+    let mut first = in_flight(&scene);
+    let mut waiting: Vec<_> = (0..5)
+        .map(|_| {
+            let mut client = scene.outgate.connect();
+            client.send(post(&scene.plain_url(), "", "x"));
+            client
+        })
+        .collect();
+    // The last of them is where the others are: in the queue of the limit.
+    let url = scene.plain_url();
+    let explained = || control::said(&control::run(&scene, &["explain", "POST", &url, "--running"])).1;
+    let deadline = Instant::now() + PATIENCE;
+    while !explained().contains("5 waiting") {
+        assert!(Instant::now() < deadline, "they do not wait");
+    }
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200, "to another host");
+    first.send("x");
+    assert!(waiting.iter_mut().all(|client| client.answer().status == 200));
+}
+
+#[test]
+fn max_deliveries_counts_a_connect_until_its_tunnel_is_open() {
+    let place = tunnel_scene::played("");
+    let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), "");
+    let text = text.replace("allow_anonymous", "max_deliveries = 1\nallow_anonymous");
+    place.outgate.reconfigure(&text.replace("tls = \"2s\"", "tls = \"1m\""));
+    let mut client = place.outgate.connect();
+    client.send(support::tunnel::connect(&place.authority(), ""));
+    let mut verified = place.accept();
+    assert_eq!(verified.read(&mut [0; 1]).unwrap(), 1, "a ClientHello, which nobody answers");
+    let answer = place.outgate.post(&format!("http://{}/", place.authority()), "", "x");
+    assert_eq!((answer.status, &answer.json()["details"]), (429, &json!("busy")));
 }

@@ -1,55 +1,64 @@
-//! The circuit of a target: who may knock, and what is learned when they do.
+//! The circuit of a target: whether a delivery may contact the target, and what its outcome says.
 //! Is a target that keeps failing left alone, and does nobody else suffer for it?
 
 use super::refusal::{Code, Refusal};
-use crate::live::circuits::{Attempt, Key};
+use crate::live::circuits::{Attempt, Failure, Key};
 use crate::live::{InForce, Live};
-use crate::names::Target;
 use crate::policy::circuit::Open;
-use crate::policy::route::Route;
 
-/// Leave to go on, to be told what came of it. `None`: this configuration has no circuits.
-///
-/// Asked before anything is spent on the webhook: no token of a limit, no memory for its body, no wait.
-pub(super) fn enter(
-    live: &Live,
-    in_force: &InForce,
-    route: &Route,
-    target: &Target,
-) -> Result<Option<Attempt>, Refusal> {
-    let Some(fuse) = in_force.plan.fuse else { return Ok(None) };
-    Ok(Some(live.circuits.enter(Key::of(route, target), fuse)?))
+/// Refuses a delivery to a target whose circuit is open, before anything is spent on it: no token of a limit, no memory
+/// for its body, no wait.
+pub(super) fn check(live: &Live, in_force: &InForce, key: &Key) -> Result<(), Refusal> {
+    if in_force.plan.fuse.is_none() {
+        return Ok(());
+    }
+    Ok(live.circuits.check(key)?)
 }
 
-/// What this says of the target; what failed for other reasons says nothing.
+/// Begins the attempt, just before it contacts the target: a delivery that waits for its limits or for its client's body
+/// keeps no other from probing. `None`: this configuration has no circuits.
+pub(super) fn begin(live: &Live, in_force: &InForce, key: Key) -> Result<Option<Attempt>, Refusal> {
+    let Some(fuse) = in_force.plan.fuse else { return Ok(None) };
+    Ok(Some(live.circuits.begin(key, fuse)?))
+}
+
+/// Counts what this says of the target; what failed for other reasons says nothing.
 pub(super) fn learn<T>(live: &Live, attempt: Option<Attempt>, reached: &Result<T, Refusal>) {
     let Some(attempt) = attempt else { return };
-    match reached {
-        Ok(_) => attempt.succeeded(),
-        Err(refusal) if is_of_the_target(refusal) => {
-            if attempt.failed(refusal.code.name()) {
+    match reached.as_ref().map_err(outcome) {
+        Ok(_) | Err(Outcome::Response) => attempt.succeeded(),
+        Err(Outcome::Failure(failure, code)) => {
+            if attempt.failed(failure, code) {
                 live.meters.circuits_opened.inc();
             }
         }
-        Err(_) => {}
+        Err(Outcome::Unknown) => {}
     }
 }
 
-/// That it cannot be reached, or does not answer. A certificate that proves nothing is not among them: who waits for it
-/// to be mended wants to hear of it at each try.
-fn is_of_the_target(refusal: &Refusal) -> bool {
-    let told = matches!(
-        refusal.code,
+enum Outcome {
+    /// The target has responded; outgate refuses the response.
+    Response,
+    Failure(Failure, &'static str),
+    Unknown,
+}
+
+/// A certificate that proves nothing says nothing here: who waits for it to be mended wants to hear of it at each try.
+fn outcome(refusal: &Refusal) -> Outcome {
+    let failure = match refusal.code {
+        _ if refusal.is_unheard() => return Outcome::Unknown,
+        Code::ResponseTooLarge => return Outcome::Response,
         Code::NameTimeout
-            | Code::ConnectRefused
-            | Code::ConnectTimeout
-            | Code::ConnectUnreachable
-            | Code::TlsFailed
-            | Code::ResponseTimeout
-            | Code::ResponseMalformed
-            | Code::ConnectionLost
-    );
-    told && !refusal.is_unheard()
+        | Code::ConnectRefused
+        | Code::ConnectTimeout
+        | Code::ConnectUnreachable
+        | Code::TlsFailed => Failure::Unreachable,
+        // The handshake was cut off.
+        Code::ConnectionLost if refusal.word() == Some("tls") => Failure::Unreachable,
+        Code::ResponseTimeout | Code::ResponseMalformed | Code::ConnectionLost => Failure::NoResponse,
+        _ => return Outcome::Unknown,
+    };
+    Outcome::Failure(failure, refusal.code.name())
 }
 
 impl From<Open> for Refusal {

@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -94,17 +94,35 @@ pub(super) fn stream(body: Inbound, most: u64, within: Duration) -> (Upload, Arc
         progress.end();
         return (Upload::whole(Bytes::new()), progress);
     }
-    let timeout = Box::pin(tokio::time::sleep_until(Instant::now() + within));
-    let capped = Capped { body, left: most, timeout, progress: Arc::clone(&progress) };
+    let timeout = Box::pin(tokio::time::sleep(OFF));
+    let capped = Capped { body, left: most, within, timeout, is_timed: false, progress: Arc::clone(&progress) };
     (Upload::stream(capped), progress)
 }
 
 /// How far an upload that streams has come, for those who do not carry it.
-#[derive(Default)]
 pub(super) struct Progress {
     bytes: AtomicU64,
     fault: OnceLock<InboundFault>,
-    ended: Notify,
+    stage: Mutex<Stage>,
+    /// The target is waited for again.
+    changed: Notify,
+}
+
+/// Which side an upload waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Client,
+    /// The connection has taken all that it was given, and has not asked for more since.
+    Target(Instant),
+    /// The last byte has passed, or no more will.
+    Ended(Instant),
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        let stage = Mutex::new(Stage::Target(Instant::now()));
+        Self { bytes: AtomicU64::default(), fault: OnceLock::new(), stage, changed: Notify::new() }
+    }
 }
 
 impl Progress {
@@ -117,33 +135,94 @@ impl Progress {
         self.fault.get().copied()
     }
 
-    /// Resolves, for one caller, when its last byte has passed, or no more will.
-    pub(super) async fn ended(&self) {
-        self.ended.notified().await;
+    /// The request goes out now: what the target is waited for begins anew.
+    pub(super) fn begin(&self) {
+        let mut stage = self.stage();
+        if let Stage::Target(since) | Stage::Ended(since) = &mut *stage {
+            *since = Instant::now();
+        }
+    }
+
+    /// Resolves, for one caller, when the target has been waited for as long as `patience` says at the beginning of the
+    /// wait: since it took the last byte, or since it took some of the upload and no more.
+    pub(super) async fn overdue(&self, patience: impl Fn() -> Duration) {
+        let mut wait: Option<(Instant, Instant)> = None;
+        loop {
+            let stage = *self.stage();
+            match stage {
+                Stage::Client => self.changed.notified().await,
+                Stage::Target(since) | Stage::Ended(since) => match wait {
+                    Some((begun, due)) if begun == since && due <= Instant::now() => return,
+                    Some((begun, due)) if begun == since => tokio::time::sleep_until(due).await,
+                    _ => wait = Some((since, since + patience())),
+                },
+            }
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(*self.stage(), Stage::Ended(_))
     }
 
     fn end(&self) {
-        self.ended.notify_one();
+        let mut stage = self.stage();
+        if !matches!(*stage, Stage::Ended(_)) {
+            *stage = Stage::Ended(Instant::now());
+            self.changed.notify_one();
+        }
+    }
+
+    /// The connection asks for more.
+    fn asked(&self) {
+        let mut stage = self.stage();
+        if matches!(*stage, Stage::Target(_)) {
+            *stage = Stage::Client;
+        }
+    }
+
+    fn took(&self, length: u64) {
+        self.bytes.fetch_add(length, Ordering::Relaxed);
+        *self.stage() = Stage::Target(Instant::now());
+        self.changed.notify_one();
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Longer than any delivery.
+const OFF: Duration = Duration::from_secs(365 * 24 * 3600);
 
 struct Capped {
     body: Inbound,
     left: u64,
+    /// How much longer the client may take. The time that the target lets pass is not the client's.
+    within: Duration,
+    /// Runs while the client is waited for. It does not wake a connection that waits for the target.
     timeout: Pin<Box<tokio::time::Sleep>>,
+    is_timed: bool,
     progress: Arc<Progress>,
 }
 
 impl Capped {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundFault>>> {
+        self.progress.asked();
+        let now = Instant::now();
+        if !std::mem::replace(&mut self.is_timed, true) {
+            self.timeout.as_mut().reset(now + self.within);
+        }
         let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) else {
             ready!(self.timeout.as_mut().poll(cx));
             return Poll::Ready(Some(Err(InboundFault::Timeout)));
         };
+        self.within = self.timeout.deadline().saturating_duration_since(now);
+        self.is_timed = false;
+        self.timeout.as_mut().reset(now + OFF);
         let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.left = self.left.checked_sub(length).ok_or(InboundFault::TooLarge)?;
-        self.progress.bytes.fetch_add(length, Ordering::Relaxed);
+        self.progress.took(length);
         Poll::Ready(Some(Ok(frame)))
     }
 }

@@ -41,6 +41,7 @@ pub use response::{BrokeOff, Outbound};
 use webhook::Webhook;
 
 use crate::config::{ClientConnections, Plaintext};
+use crate::live::circuits::Key;
 use crate::live::gate::Pass;
 use crate::live::limits::Permit;
 use crate::live::reuse::Lease;
@@ -161,15 +162,18 @@ async fn relay(
 ) -> Result<Answered, Refusal> {
     let Judged { ask, client, pledge, route, target } = judged;
     let tenant = ask.tenant.clone();
-    let attempt = circuit::enter(live, in_force, route, &target)?;
-    let _pass = steps::enter(live, &in_force.plan).await?;
+    let circuit = Key::of(route, &target, client.name(), tenant.as_ref());
+    circuit::check(live, in_force, &circuit)?;
+    // Limits first: a delivery that waits for its own limit takes no place among those in flight from others.
     let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
+    let _pass = steps::enter(live, &in_force.plan).await?;
     let arrival = Arrival { body: pacing::inbound(arrival.body, permit.tolls()), ..arrival };
     let shown = credential::obtain(live, in_force, route, tenant.as_ref(), record).await?;
     let mut webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
     record.step(Step::TakeIn);
 
     shown.iter().for_each(|shown| webhook.show(shown.header()));
+    let attempt = circuit::begin(live, in_force, circuit)?;
     let client = (route.client_connections == ClientConnections::Separate).then(|| client.name());
     let reached = reach(live, in_force, route, (tenant.as_ref(), client), &target, webhook, record).await;
     circuit::learn(live, attempt, &reached);

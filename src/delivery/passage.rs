@@ -162,15 +162,18 @@ impl Passage<'_> {
     ) -> Result<Response<Incoming>, Refusal> {
         let Sealed { mut request, progress, interim } = sealed;
         let flooded = forward_interim(&mut request, interim);
-        // The response timeout runs from the last byte of the request: an upload that streams has its own time first.
+        // The response timeout runs from the last byte of the request. An upload that streams has its own time first, while
+        // its client is waited for; a target that takes no more of it has the response timeout to go on.
+        let patience = || self.patience(self.route.timeouts.response);
         let mut late = pin!(async {
-            if let Some(progress) = &progress {
-                progress.ended().await;
+            match &progress {
+                Some(progress) => progress.overdue(patience).await,
+                None => tokio::time::sleep(patience()).await,
             }
-            tokio::time::sleep(self.patience(self.route.timeouts.response)).await;
         });
         let mut returns = Returns::default();
         loop {
+            progress.iter().for_each(|progress| progress.begin());
             let sent = tokio::select! {
                 biased;
                 () = flooded.notified() => {
@@ -178,7 +181,12 @@ impl Passage<'_> {
                 }
                 sent = lease.send(request) => sent,
                 () = &mut late => {
-                    return Err(Refusal::new(Code::ResponseTimeout, "no answer within the response timeout"));
+                    let stalled = progress.as_ref().is_some_and(|progress| !progress.has_ended());
+                    let detail = match stalled {
+                        true => "the target took no more of the request body within the response timeout",
+                        false => "no answer within the response timeout",
+                    };
+                    return Err(Refusal::new(Code::ResponseTimeout, detail));
                 }
             };
             let is_oversized = head > lease.request_head_max();

@@ -23,6 +23,7 @@ use super::record::Record;
 use super::refusal::{Code, Refusal};
 use super::{Arrival, LAST_WORD, Outbound, circuit, fields, response, shadow, steps, verdict};
 use crate::config::{Connect, Plaintext};
+use crate::live::circuits;
 use crate::live::limits::Permit;
 use crate::live::meters::Counted;
 use crate::live::{InForce, Live};
@@ -152,13 +153,17 @@ async fn open(
 ) -> Result<Opened, Refusal> {
     let Judged { known, tenant, route, target } = judged;
     let tenant = tenant.as_ref();
-    let attempt = circuit::enter(live, in_force, route, &target)?;
+    let circuit = circuits::Key::of(route, &target, known.client.name(), tenant);
+    circuit::check(live, in_force, &circuit)?;
     let permit = steps::admit(live, route, known.client, tenant, &target, record).await?;
     if route.connect == Connect::Inspect {
         // Its place goes to the deliveries inside, one by one.
         let (client, proof) = (known.client.name().clone(), known.proof);
         return Ok(Opened::Inspect(Inside { client, proof, tenant: tenant.cloned(), target }));
     }
+    // In flight until it is open: to resolve, dial and verify costs what it costs a webhook.
+    let _pass = steps::enter(live, &in_force.plan).await?;
+    let attempt = circuit::begin(live, in_force, circuit)?;
     let reached = reach(live, in_force, route, tenant, &target, record).await;
     circuit::learn(live, attempt, &reached);
     Ok(Opened::Tunnel(reached?, permit))

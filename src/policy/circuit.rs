@@ -1,10 +1,10 @@
-//! The circuit of one target: closed while it answers, open after it has failed too often, half-open while one delivery
-//! tries it again.
-//! Is it worth knocking there now?
+//! The circuit of one target: closed while the target responds, open after it has failed too often, half-open while one
+//! delivery probes it.
+//! Is it worth contacting the target now?
 //!
-//! A target is a host and port as one pool reaches it: what fails from one pool's addresses may work from another's. It
-//! opens after so many failures in a row within a time: one success, of whomever, begins the count anew. So a host that
-//! many customers share is never closed to all of them by the path of one on which nothing answers.
+//! A target is a host and port as one pool reaches it: what fails from one pool's addresses may work from another's. Its
+//! circuit opens after so many failures in a row within a time. One response, to any client, begins the count anew, and
+//! failures that arrive together count once. So the path of one client that never responds does not close a shared host.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,14 @@ use crate::config;
 /// Pauses differ by up to this part, so that circuits that opened together are not tried together.
 const JITTER: u32 = 10;
 
+/// The least time from the first counted failure to the last. One event, such as a restart of the target or the end of a
+/// shared connection, fails many deliveries at once and says no more than one failure.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// A probe that has no outcome after this time lets another delivery probe. Its client may be slow to send the body, and
+/// the target may have recovered.
+pub const PROBE_MAX: Duration = Duration::from_secs(1);
+
 /// When a circuit opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fuse {
@@ -20,6 +28,8 @@ pub struct Fuse {
     failures: u32,
     /// All of them within this time.
     window: Duration,
+    /// A failure that follows a counted one sooner than this is not counted.
+    spacing: Duration,
     open: Duration,
     open_max: Duration,
 }
@@ -28,7 +38,8 @@ impl Fuse {
     /// `None`: no circuit ever opens.
     pub fn compile(config: &config::Circuit) -> Option<Self> {
         let config::Circuit { failures, window, open, open_max } = *config;
-        (failures > 0).then_some(Self { failures, window, open, open_max: open_max.max(open) })
+        let spacing = SPREAD.min(window / 2) / failures.saturating_sub(1).max(1);
+        (failures > 0).then_some(Self { failures, window, spacing, open, open_max: open_max.max(open) })
     }
 
     /// What follows on `pauses` that were for nothing; `dice` is any number.
@@ -39,7 +50,7 @@ impl Fuse {
     }
 }
 
-/// What has been heard of a target lately. One of which nothing bad was heard needs none.
+/// The recent failures of a target. A target without failures needs no circuit.
 #[derive(Debug)]
 pub struct Circuit {
     state: State,
@@ -47,15 +58,17 @@ pub struct Circuit {
 
 #[derive(Debug)]
 enum State {
-    /// Failures in a row, and when the first of them was.
-    Closed { failures: u32, first: Instant },
+    /// Counted failures in a row; when the first of them was, and the last.
+    Closed { failures: u32, first: Instant, last: Instant },
     Open {
         since: Instant,
+        /// When it opened, or a probe failed, for the last time.
+        failed: Instant,
         until: Instant,
         /// Pauses so far, this one not counted.
         pauses: u32,
-        /// Somebody tries.
-        is_tried: bool,
+        /// When the newest probe that has no outcome began.
+        probe: Option<Instant>,
     },
 }
 
@@ -64,7 +77,7 @@ enum State {
 pub enum Leave {
     /// One of many.
     Plain,
-    /// The one that tries a target whose circuit is open.
+    /// The one that probes a target whose circuit is open.
     Probe,
 }
 
@@ -74,57 +87,68 @@ pub struct Open {
     pub again_in: Duration,
 }
 
-/// A probe is under way: nobody knows how long it takes.
-const PROBE: Duration = Duration::from_secs(1);
-
 impl Circuit {
-    /// After the first failure.
+    /// Before the first failure.
     pub fn new(now: Instant) -> Self {
-        Self { state: State::Closed { failures: 0, first: now } }
+        Self { state: State::Closed { failures: 0, first: now, last: now } }
     }
 
-    pub fn enter(&mut self, now: Instant) -> Result<Leave, Open> {
-        match &mut self.state {
+    /// Whether a delivery may go on, and as what. Takes nothing: a delivery asks this before anything is spent on it.
+    pub fn check(&self, now: Instant) -> Result<Leave, Open> {
+        match self.state {
             State::Closed { .. } => Ok(Leave::Plain),
-            State::Open { until, .. } if now < *until => Err(Open { again_in: *until - now }),
-            State::Open { is_tried: true, .. } => Err(Open { again_in: PROBE }),
-            State::Open { is_tried, .. } => {
-                *is_tried = true;
-                Ok(Leave::Probe)
+            State::Open { until, .. } if now < until => Err(Open { again_in: until - now }),
+            State::Open { probe: Some(began), .. } if now < began + PROBE_MAX => {
+                Err(Open { again_in: began + PROBE_MAX - now })
             }
+            State::Open { .. } => Ok(Leave::Probe),
         }
     }
 
-    /// Whether this failure has opened the circuit.
-    pub fn failed(&mut self, leave: Leave, fuse: &Fuse, now: Instant, dice: u64) -> bool {
+    /// The same for a delivery that contacts the target now. The probe is taken.
+    pub fn begin(&mut self, now: Instant) -> Result<Leave, Open> {
+        let leave = self.check(now)?;
+        if let (Leave::Probe, State::Open { probe, .. }) = (leave, &mut self.state) {
+            *probe = Some(now);
+        }
+        Ok(leave)
+    }
+
+    /// Counts the failure of an attempt that began at `began`. Returns whether this has opened the circuit.
+    pub fn failed(&mut self, leave: Leave, began: Instant, fuse: &Fuse, now: Instant, dice: u64) -> bool {
         match &mut self.state {
-            State::Closed { failures, first } => {
+            State::Closed { failures, first, last } => {
                 if now.saturating_duration_since(*first) > fuse.window {
                     (*failures, *first) = (0, now);
                 }
-                *failures += 1;
+                if *failures > 0 && now.saturating_duration_since(*last) < fuse.spacing {
+                    return false;
+                }
+                (*failures, *last) = (*failures + 1, now);
                 if *failures < fuse.failures {
                     return false;
                 }
                 let until = now + fuse.pause(0, dice);
-                self.state = State::Open { since: now, until, pauses: 0, is_tried: false };
+                self.state = State::Open { since: now, failed: now, until, pauses: 0, probe: None };
                 true
             }
-            State::Open { until, pauses, is_tried, .. } => {
-                // What began before the circuit opened says nothing new.
-                if leave == Leave::Probe {
+            State::Open { failed, until, pauses, probe, .. } => {
+                // What began before the last failure says nothing new: the circuit opened since, or another probe failed.
+                if leave == Leave::Probe && began > *failed {
                     *pauses += 1;
-                    (*until, *is_tried) = (now + fuse.pause(*pauses, dice), false);
+                    (*failed, *until, *probe) = (now, now + fuse.pause(*pauses, dice), None);
                 }
                 false
             }
         }
     }
 
-    /// A probe has ended, and nothing is known of the target: another may try.
-    pub fn released(&mut self) {
-        if let State::Open { is_tried, .. } = &mut self.state {
-            *is_tried = false;
+    /// The probe that began at this time has ended, and nothing is known of the target: another delivery may probe.
+    pub fn released(&mut self, began: Instant) {
+        if let State::Open { probe, .. } = &mut self.state
+            && *probe == Some(began)
+        {
+            *probe = None;
         }
     }
 
@@ -136,12 +160,15 @@ impl Circuit {
         }
     }
 
-    /// Whether to forget it changes nothing. An open circuit that nobody comes to try goes with its longest pause: who
-    /// comes after that is one delivery, and its failure counts like the first.
+    /// Whether to forget it changes nothing. An open circuit that no delivery comes to probe goes with its longest pause:
+    /// the next delivery is one, and its failure counts like the first.
     pub fn is_idle(&self, fuse: &Fuse, now: Instant) -> bool {
         match self.state {
             State::Closed { first, .. } => now.saturating_duration_since(first) > fuse.window,
-            State::Open { until, is_tried, .. } => !is_tried && now.saturating_duration_since(until) > fuse.open_max,
+            State::Open { until, probe, .. } => {
+                let quiet_since = probe.map_or(until, |began| until.max(began + PROBE_MAX));
+                now.saturating_duration_since(quiet_since) > fuse.open_max
+            }
         }
     }
 }
@@ -154,61 +181,102 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn fuse() -> Fuse {
-        Fuse { failures: 3, window: 30 * SECOND, open: 10 * SECOND, open_max: 60 * SECOND }
+        let config = config::Circuit { failures: 3, window: 30 * SECOND, open: 10 * SECOND, open_max: 60 * SECOND };
+        Fuse::compile(&config).unwrap()
+    }
+
+    fn plain(circuit: &mut Circuit, now: Instant) -> bool {
+        circuit.failed(Leave::Plain, now, &fuse(), now, 0)
     }
 
     /// A circuit that opened at the moment it gives.
     fn opened() -> (Circuit, Instant) {
-        let now = Instant::now();
-        let mut circuit = Circuit::new(now);
-        let heard = [0, 1, 2].map(|_| circuit.failed(Leave::Plain, &fuse(), now, 0));
+        let start = Instant::now();
+        let mut circuit = Circuit::new(start);
+        let heard = [0, 1, 2].map(|second| plain(&mut circuit, start + second * SECOND));
         assert_eq!(heard, [false, false, true]);
-        (circuit, now)
+        (circuit, start + 2 * SECOND)
     }
 
     #[test]
-    fn it_opens_after_failures_in_a_row_within_the_window() {
+    fn circuit_opens_after_failures_in_a_row_within_the_window() {
         let (mut circuit, now) = opened();
-        assert_eq!(circuit.enter(now), Err(Open { again_in: 10 * SECOND }));
+        assert_eq!(circuit.begin(now), Err(Open { again_in: 10 * SECOND }));
         let mut slow = Circuit::new(now);
         for second in [0, 20, 40, 60, 80] {
-            assert!(!slow.failed(Leave::Plain, &fuse(), now + second * SECOND, 0), "{second}");
+            assert!(!plain(&mut slow, now + second * SECOND), "{second}");
         }
-        assert_eq!(slow.enter(now), Ok(Leave::Plain));
+        assert_eq!(slow.begin(now), Ok(Leave::Plain));
     }
 
     #[test]
-    fn one_tries_it_and_its_failure_doubles_the_pause() {
+    fn circuit_counts_failures_that_arrive_together_once() {
+        let (start, burst) = (Instant::now(), Duration::from_millis(1));
+        let mut circuit = Circuit::new(start);
+        assert!((0..100).all(|failure| !plain(&mut circuit, start + failure * burst)));
+        assert!((0..100).all(|failure| !plain(&mut circuit, start + SECOND / 2 + failure * burst)));
+        assert!(plain(&mut circuit, start + SECOND), "three events, a second apart");
+        // One failure opens it where the operator has said so.
+        let config = config::Circuit { failures: 1, window: SECOND, open: SECOND, open_max: SECOND };
+        let fuse = Fuse::compile(&config).unwrap();
+        assert!(Circuit::new(start).failed(Leave::Plain, start, &fuse, start, 0));
+        // A short window has room for all of the failures.
+        let config = config::Circuit { failures: 10, window: SECOND / 10, open: SECOND, open_max: SECOND };
+        let fuse = Fuse::compile(&config).unwrap();
+        let mut circuit = Circuit::new(start);
+        let heard = (0..10).map(|failure| {
+            let now = start + failure * SECOND / 100;
+            circuit.failed(Leave::Plain, now, &fuse, now, 0)
+        });
+        assert_eq!(heard.filter(|opened| *opened).count(), 1);
+    }
+
+    #[test]
+    fn circuit_probe_that_fails_doubles_the_pause() {
         let (mut circuit, start) = opened();
         let (mut now, mut pauses) = (start, vec![]);
         for _ in 0..5 {
-            let Err(Open { again_in }) = circuit.enter(now) else { panic!("it is open") };
+            let Err(Open { again_in }) = circuit.begin(now) else { panic!("it is open") };
             pauses.push(again_in.as_secs());
             now += again_in;
-            assert_eq!(circuit.enter(now), Ok(Leave::Probe));
-            assert_eq!(circuit.enter(now), Err(Open { again_in: PROBE }), "one at a time");
-            assert!(!circuit.failed(Leave::Plain, &fuse(), now, 0), "what began before says nothing");
-            assert_eq!(circuit.enter(now), Err(Open { again_in: PROBE }));
-            assert!(!circuit.failed(Leave::Probe, &fuse(), now, 0));
+            assert_eq!((circuit.check(now), circuit.check(now)), (Ok(Leave::Probe), Ok(Leave::Probe)), "takes nothing");
+            assert_eq!(circuit.begin(now), Ok(Leave::Probe));
+            assert_eq!(circuit.begin(now), Err(Open { again_in: PROBE_MAX }), "one at a time");
+            assert!(!plain(&mut circuit, now), "what began before says nothing");
+            assert_eq!(circuit.begin(now), Err(Open { again_in: PROBE_MAX }));
+            assert!(!circuit.failed(Leave::Probe, now, &fuse(), now, 0));
         }
         assert_eq!(pauses, [10, 20, 40, 60, 60]);
     }
 
     #[test]
-    fn a_probe_that_learns_nothing_leaves_its_place_to_another() {
+    fn circuit_probe_without_an_outcome_lets_another_delivery_probe() {
         let (mut circuit, now) = opened();
-        let later = now + 10 * SECOND;
-        assert_eq!(circuit.enter(later), Ok(Leave::Probe));
-        circuit.released();
-        assert_eq!(circuit.enter(later), Ok(Leave::Probe));
+        let first = now + 10 * SECOND;
+        assert_eq!(circuit.begin(first), Ok(Leave::Probe));
+        circuit.released(first);
+        assert_eq!(circuit.begin(first), Ok(Leave::Probe));
+        let second = first + PROBE_MAX;
+        assert!(circuit.begin(second - Duration::from_millis(1)).is_err());
+        assert_eq!(circuit.begin(second), Ok(Leave::Probe), "the first has had its time");
+        circuit.released(first);
+        assert!(circuit.begin(second).is_err(), "the second goes on");
+        // Of two probes that fail, one doubles the pause.
+        let failed = second + SECOND / 10;
+        for began in [first, second] {
+            circuit.failed(Leave::Probe, began, &fuse(), failed, 0);
+            assert_eq!(circuit.begin(failed), Err(Open { again_in: 20 * SECOND }));
+        }
     }
 
     #[test]
-    fn it_is_forgotten_when_that_changes_nothing() {
-        let (circuit, now) = opened();
+    fn circuit_is_forgotten_when_that_changes_nothing() {
+        let (mut circuit, now) = opened();
         let closed = Circuit::new(now);
         assert_eq!([29, 31].map(|second| closed.is_idle(&fuse(), now + second * SECOND)), [false, true]);
         assert_eq!([69, 71].map(|second| circuit.is_idle(&fuse(), now + second * SECOND)), [false, true]);
+        assert_eq!(circuit.begin(now + 30 * SECOND), Ok(Leave::Probe));
+        assert_eq!([90, 92].map(|second| circuit.is_idle(&fuse(), now + second * SECOND)), [false, true]);
     }
 
     proptest! {

@@ -30,7 +30,7 @@ pub(super) fn lines(live: &Live, plan: &Plan, question: &Question<'_>) -> Vec<(&
         egress: route.pool.name(),
     };
     let limits = route.limits.iter().map(|limit| in_words(limit, &live.limits.fullness(limit, &who)));
-    let words = limits.chain([egress(live, route, question)]).chain(circuit(live, route, &target));
+    let words = limits.chain([egress(live, route, question)]).chain(circuit(live, route, &target, question));
     words.map(|words| ("now", words)).collect()
 }
 
@@ -58,8 +58,8 @@ fn egress(live: &Live, route: &Route, question: &Question<'_>) -> String {
     format!("pool {}: {usable} of {all} addresses usable", route.pool.name())
 }
 
-fn circuit(live: &Live, route: &Route, target: &Target) -> Option<String> {
-    let again_in = live.circuits.peek(&Key::of(route, target))?;
+fn circuit(live: &Live, route: &Route, target: &Target, question: &Question<'_>) -> Option<String> {
+    let again_in = live.circuits.peek(&Key::of(route, target, question.client, question.tenant))?;
     Some(match again_in.is_zero() {
         true => "its circuit is open, and the next delivery tries".to_owned(),
         false => format!("its circuit is open: refused as target_circuit_open for {} s", again_in.as_secs() + 1),
