@@ -7,9 +7,10 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use socket2::SockRef;
 use support::receiver::{Reaction, answering, ok};
 use support::scene::{Scene, config, scene_with};
-use support::{Client, tunnel_scene};
+use support::{Client, post, tunnel_scene};
 
 /// The usual scene, with this limit on the routes.
 fn limited(limit: &str) -> Scene {
@@ -109,4 +110,35 @@ fn tunnels_are_paced_both_ways() {
     }
     assert!(got == sent[..32 * 1024]);
     assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
+}
+
+/// A client that reads nothing of its answer has a turn in the queue that it does not take.
+#[test]
+fn bandwidth_of_a_slow_reader_is_left_to_the_others() {
+    const CHUNK: usize = 4000; // small ones: they are gathered, and the next is waited for before they are written
+    const LARGE: usize = 8192 * CHUNK; // more than the buffers of the kernel hold
+    let chunk = format!("{CHUNK:x}\r\n{}\r\n", "a".repeat(CHUNK));
+    let large =
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk.repeat(LARGE / CHUNK));
+    let scene = limited_with(answering(&large), "bandwidth = \"8 MiB/s\"");
+    let text = with_limit(&scene, "bandwidth = \"8 MiB/s\"");
+    scene.outgate.reconfigure(&text.replace("body_max = \"1 MiB\"", "response_max = \"1 GiB\""));
+    let asking = || {
+        let mut client = scene.outgate.connect();
+        client.send(post(&scene.plain_url(), "", "x"));
+        client
+    };
+    let mut stuck = [(); 4].map(|()| {
+        let client = asking();
+        SockRef::from(client.socket()).set_recv_buffer_size(4096).unwrap();
+        client
+    });
+    let mut reader = asking();
+    // They get a share for as long as the kernel takes it, and are stuck long before the other has everything.
+    let mut read = 0;
+    while read < LARGE {
+        read += reader.read_some().len();
+    }
+    assert!(scene.outgate.records(1)[0]["bytes_received"].as_u64() >= Some(LARGE as u64), "the others are under way");
+    assert!(stuck.iter_mut().all(|client| !client.read_some().is_empty()));
 }

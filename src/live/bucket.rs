@@ -1,14 +1,18 @@
 //! One key's counter of one limit: how many are under way, how many more its rate allows, how many bytes.
 //! Is there room for one more, and if not, when?
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::flow::Flow;
 use super::queue::{Queues, Turn, What};
 use super::rate::Rate;
+use super::turns::Turns;
 use crate::policy::admit::{Quota, RateLeft};
 
 /// Deliveries held back by one bucket for each of its two reasons; more are refused at once.
@@ -40,6 +44,7 @@ struct State {
 struct Rare {
     queues: Queues,
     flow: Option<Flow>,
+    turns: Turns,
 }
 
 /// One delivery under way; its drop makes room.
@@ -155,26 +160,51 @@ impl Bucket {
         let rare = state.rare.get_or_insert_default();
         let changed = rare.flow.get_or_insert_with(|| Flow::new(bandwidth, now)).adopt(bandwidth, now);
         if changed {
-            state.call(What::Bytes);
+            rare.turns.changed.notify_one();
         }
     }
 
     /// Some of these bytes, now; none where others are in line for theirs.
     pub(super) fn take_bytes(&self, most: u64) -> Option<u64> {
         let mut state = self.lock();
-        (state.waiting(What::Bytes) == 0).then(|| state.take_bytes(most).ok())?
+        let is_first = state.rare.as_ref().is_none_or(|rare| rare.turns.is_empty());
+        is_first.then(|| state.take_bytes(most).ok())?
     }
 
-    /// Some of these bytes, in order of arrival.
-    pub(super) async fn wait_for_bytes(self: Arc<Self>, most: u64) -> u64 {
-        let in_line = self.join(What::Bytes, &mut self.lock());
-        let _first = in_line.turn.first().await;
+    /// Some of these bytes, in order of arrival, whether or not the caller polls for them.
+    pub(super) fn wait_for_bytes(self: &Arc<Self>, most: u64) -> BytesGrant {
+        let (number, granted, is_first) = self.lock().rare.get_or_insert_default().turns.join(most);
+        if is_first {
+            tokio::spawn(Arc::clone(self).serve());
+        }
+        BytesGrant { bucket: Arc::clone(self), number, granted }
+    }
+
+    /// Bytes that were taken and did not pass.
+    pub(super) fn give_back(&self, bytes: u64) {
+        if let Some(flow) = self.lock().rare.as_mut().and_then(|rare| rare.flow.as_mut()) {
+            flow.give_back(bytes);
+        }
+    }
+
+    /// Grants turns until no body waits.
+    async fn serve(self: Arc<Self>) {
         loop {
-            let taken = self.lock().take_bytes(most);
-            match taken {
-                Ok(bytes) => return bytes,
-                Err(wait) => tokio::select! { () = sleep(wait) => {}, () = in_line.turn.called() => {} },
-            }
+            let (wait, changed) = {
+                let mut state = self.lock();
+                let Some(rare) = &mut state.rare else { return };
+                let Rare { flow, turns, .. } = &mut **rare;
+                let (now, mut unclaimed) = (Instant::now(), 0);
+                let take = |most| match flow.as_mut() {
+                    Some(flow) => take_from(flow, most, now),
+                    None => Ok(most),
+                };
+                let wait = turns.grant(take, |bytes| unclaimed += bytes);
+                flow.iter_mut().for_each(|flow| flow.give_back(unclaimed));
+                let Some(wait) = wait else { return };
+                (wait, Arc::clone(&turns.changed))
+            };
+            tokio::select! { () = sleep(wait) => {}, () = changed.notified() => {} }
         }
     }
 
@@ -233,9 +263,39 @@ impl State {
 
     fn take_bytes(&mut self, most: u64) -> Result<u64, Duration> {
         let Some(flow) = self.rare.as_mut().and_then(|rare| rare.flow.as_mut()) else { return Ok(most) };
-        let at_once = BYTES_AT_ONCE.min(flow.bandwidth() / TURNS_A_SECOND).max(1);
-        let most = most.min(at_once);
-        flow.take(most, Instant::now())
+        take_from(flow, most, Instant::now())
+    }
+}
+
+fn take_from(flow: &mut Flow, most: u64, now: Instant) -> Result<u64, Duration> {
+    let at_once = BYTES_AT_ONCE.min(flow.bandwidth() / TURNS_A_SECOND).max(1);
+    flow.take(most.min(at_once), now)
+}
+
+/// The bytes that a body waits for. Dropping it leaves the queue, and gives back what was granted meanwhile.
+pub(super) struct BytesGrant {
+    bucket: Arc<Bucket>,
+    number: u64,
+    granted: oneshot::Receiver<u64>,
+}
+
+impl Future for BytesGrant {
+    type Output = u64;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<u64> {
+        // The task that grants ends without a grant where the runtime ends: one byte at a time is no bandwidth then.
+        Poll::Ready(ready!(Pin::new(&mut self.granted).poll(cx)).unwrap_or(1))
+    }
+}
+
+impl Drop for BytesGrant {
+    fn drop(&mut self) {
+        if let Some(rare) = &mut self.bucket.lock().rare {
+            rare.turns.leave(self.number);
+        }
+        if let Ok(bytes) = self.granted.try_recv() {
+            self.bucket.give_back(bytes);
+        }
     }
 }
 
@@ -251,7 +311,7 @@ impl Drop for InLine<'_> {
         let mut state = self.bucket.lock();
         let Some(rare) = &mut state.rare else { return };
         rare.queues.leave(self.what);
-        if rare.queues.are_empty() && rare.flow.is_none() {
+        if rare.queues.are_empty() && rare.flow.is_none() && rare.turns.is_empty() {
             state.rare = None;
         }
     }

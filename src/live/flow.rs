@@ -43,6 +43,11 @@ impl Flow {
         Ok(bytes)
     }
 
+    /// Takes back bytes that were taken and did not pass.
+    pub(super) fn give_back(&mut self, bytes: u64) {
+        self.left = self.left.saturating_add(u128::from(bytes) * SECOND).min(self.whole());
+    }
+
     pub(super) fn bandwidth(&self) -> u64 {
         self.bandwidth
     }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock, Reference};
 use tokio::task::yield_now;
-use tokio::time::Instant;
 
 use super::bucket::{Bucket, Full, Place};
 use super::table::{SHARDS, Table};
 use super::tolls::Tolls;
+use super::waiting::{WAITING_MAX, Wait, Waiting};
 use crate::names::LimitName;
 use crate::policy::admit::{Limit, RateLeft, Standing, Who};
 
@@ -30,6 +30,7 @@ pub struct Limits<C: Clock = DefaultClock> {
     clock: C,
     epoch: C::Instant,
     keys_max: usize,
+    waiting: Waiting,
 }
 
 /// What one delivery holds of its limits, freed on drop: keep it until the last byte of the response.
@@ -120,7 +121,7 @@ impl Default for Limits {
 impl<C: Clock> Limits<C> {
     pub fn with_clock(clock: C) -> Self {
         let epoch = clock.now();
-        Self { tables: RwLock::default(), clock, epoch, keys_max: KEYS_MAX }
+        Self { tables: RwLock::default(), clock, epoch, keys_max: KEYS_MAX, waiting: Waiting::new(WAITING_MAX) }
     }
 
     /// All of the limits or none. Places are taken first, since they can be given back; the tokens of a rate cannot,
@@ -132,16 +133,15 @@ impl<C: Clock> Limits<C> {
     /// other holds would wait in vain.
     pub async fn admit(&self, limits: &[Arc<Limit>], who: &Who<'_>) -> Result<Permit, Limited> {
         let mut shares: Vec<Share> = limits.iter().map(|limit| self.share(limit, who)).collect();
-        let mut begun = None;
-        let mut deadline = |wait: Duration| *begun.get_or_insert_with(Instant::now) + wait;
+        let mut wait = Wait::new(&self.waiting, who.client);
         for share in shares.iter_mut().filter(|share| share.is_enforced()) {
-            if let Err(Full(after)) = share.enter(&mut deadline).await {
+            if let Err(Full(after)) = share.enter(&mut wait).await {
                 let limit = share.standing.limit.name.clone();
                 return Err(Limited::new(Kind::Concurrency, limit, after, shares));
             }
         }
         for share in shares.iter_mut().filter(|share| share.is_enforced()) {
-            if let Err(Full(after)) = share.take(|| self.now(), &mut deadline).await {
+            if let Err(Full(after)) = share.take(|| self.now(), &mut wait).await {
                 let limit = share.standing.limit.name.clone();
                 return Err(Limited::new(Kind::Rate, limit, after, shares));
             }
@@ -217,12 +217,14 @@ impl Share {
     }
 
     /// A place by the limit's concurrency.
-    async fn enter(&mut self, deadline: impl FnOnce(Duration) -> Instant) -> Result<(), Full> {
+    async fn enter(&mut self, wait: &mut Wait<'_>) -> Result<(), Full> {
         let Some(maximum) = self.standing.limit.concurrency else { return Ok(()) };
-        let wait = self.standing.limit.wait;
         let entered = match self.bucket.enter(maximum) {
-            Err(_) if !wait.is_zero() => self.bucket.wait_to_enter(deadline(wait)).await,
-            decided => decided,
+            Err(full) => match wait.deadline(self.standing.limit.wait) {
+                Some(deadline) => self.bucket.wait_to_enter(deadline).await,
+                None => Err(full),
+            },
+            entered => entered,
         };
         self.standing.places = Some(entered.as_ref().map_or(0, |(_, left)| *left));
         self.place = Some(entered?.0);
@@ -230,12 +232,15 @@ impl Share {
     }
 
     /// A token by the limit's rate.
-    async fn take(&mut self, now: impl Fn() -> u64, deadline: impl FnOnce(Duration) -> Instant) -> Result<(), Full> {
+    async fn take(&mut self, now: impl Fn() -> u64, wait: &mut Wait<'_>) -> Result<(), Full> {
         let limit = &self.standing.limit;
         let Some(quota) = &limit.quota else { return Ok(()) };
         let taken = match self.bucket.take(quota, now()) {
-            Err(_) if !limit.wait.is_zero() => self.bucket.wait_to_take(quota, now, deadline(limit.wait)).await,
-            decided => decided,
+            Err(full) => match wait.deadline(limit.wait) {
+                Some(deadline) => self.bucket.wait_to_take(quota, now, deadline).await,
+                None => Err(full),
+            },
+            taken => taken,
         };
         let left = match &taken {
             Ok(remaining) => RateLeft { remaining: *remaining, next: quota.interval() },

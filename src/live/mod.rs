@@ -27,6 +27,8 @@ pub mod sources;
 mod table;
 pub mod tokens;
 pub mod tolls;
+mod turns;
+mod waiting;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -11,12 +11,11 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 pub(super) enum What {
     Place,
     Token,
-    Bytes,
 }
 
 /// The lines of one bucket; those that nobody stands in are not there.
 #[derive(Default)]
-pub(super) struct Queues([Option<Queue>; 3]);
+pub(super) struct Queues([Option<Queue>; 2]);
 
 #[derive(Default)]
 struct Queue {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, BytesGrant};
 
 /// To the buckets of a delivery's limits that have a bandwidth. One direction's: each waits for itself.
 pub struct Tolls(Vec<Toll>);
@@ -14,7 +14,7 @@ struct Toll {
     bucket: Arc<Bucket>,
     /// Paid for, while another limit is waited for.
     credit: u64,
-    waiting: Option<Pin<Box<dyn Future<Output = u64> + Send>>>,
+    waiting: Option<BytesGrant>,
 }
 
 impl Tolls {
@@ -37,6 +37,14 @@ impl Tolls {
     }
 }
 
+impl Drop for Toll {
+    fn drop(&mut self) {
+        if self.credit > 0 {
+            self.bucket.give_back(self.credit);
+        }
+    }
+}
+
 impl Toll {
     fn poll_take(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<u64> {
         if self.waiting.is_none()
@@ -45,8 +53,8 @@ impl Toll {
             return Poll::Ready(taken);
         }
         let bucket = &self.bucket;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(Arc::clone(bucket).wait_for_bytes(most)));
-        let taken = ready!(waiting.as_mut().poll(cx));
+        let waiting = self.waiting.get_or_insert_with(|| bucket.wait_for_bytes(most));
+        let taken = ready!(Pin::new(waiting).poll(cx));
         self.waiting = None;
         Poll::Ready(taken)
     }
@@ -56,6 +64,7 @@ impl Toll {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+    use std::task::Waker;
     use std::time::Duration;
     use tokio::time::{Instant, timeout_at};
 
@@ -87,6 +96,27 @@ mod tests {
         let all = one + other + third;
         assert!((1_080_000..=1_100_000).contains(&all), "{all}: a second's worth, and ten seconds");
         assert!(one.abs_diff(other) < 400_000, "{one} and {other}");
+    }
+
+    /// Its client has stopped reading: it got a turn in the queue, and nobody asks for it.
+    #[tokio::test(start_paused = true)]
+    async fn bandwidth_of_a_stuck_reader_goes_to_the_others() {
+        let bucket = bucket(100_000);
+        let tolls = || Tolls::to([Arc::clone(&bucket)].into_iter());
+        let mut stuck: Vec<Tolls> = (0..10).map(|_| tolls()).collect();
+        let mut poll_once = |tolls: &mut Tolls| tolls.poll_pay(&mut Context::from_waker(Waker::noop()), 1 << 20);
+        for tolls in &mut stuck {
+            while poll_once(tolls).is_ready() {}
+        }
+        // The first second's worth has gone, and each of them holds one turn.
+        let until = Instant::now() + Duration::from_secs(10);
+        let passed = pass(tolls(), 4096, until).await;
+        assert!((860_000..=1_000_000).contains(&passed), "{passed}: all but ten turns of 12,500 bytes");
+        // What they were granted and did not take comes back, up to a second's worth.
+        let before = pass(tolls(), 1 << 20, Instant::now()).await;
+        drop(stuck);
+        let after = pass(tolls(), 1 << 20, Instant::now()).await;
+        assert!(before < 20_000 && (87_500..=100_000).contains(&after), "{before} and {after}");
     }
 
     #[tokio::test(start_paused = true)]
