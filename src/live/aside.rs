@@ -1,4 +1,4 @@
-//! Work beside the traffic, not before it, on one thread: to read a hundred thousand routes, to free them.
+//! Work beside the traffic, not before it, on one thread for each kind: to read a hundred thousand routes, to free them.
 //! Who gives way to whom?
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,20 +12,24 @@ use super::priority::give_way;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// One thread for the process, so that what was allocated here is also freed here.
+/// One thread, so that what was allocated here is also freed here.
 pub struct Aside(Sender<Job>);
 
 impl Default for Aside {
     fn default() -> Self {
-        let (sender, jobs) = channel();
-        if let Err(fault) = thread::Builder::new().name("aside".to_owned()).spawn(|| work(jobs)) {
-            warn!("no thread to read the configuration on: {fault}");
-        }
-        Self(sender)
+        Self::named("aside")
     }
 }
 
 impl Aside {
+    pub fn named(name: &str) -> Self {
+        let (sender, jobs) = channel();
+        if let Err(fault) = thread::Builder::new().name(name.to_owned()).spawn(|| work(jobs)) {
+            warn!("cannot start the thread {name}: {fault}; its work is not done");
+        }
+        Self(sender)
+    }
+
     /// Done after all that was asked before; who waits gets an error if it could not be done.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
         let (told, outcome) = oneshot::channel();

@@ -1,18 +1,23 @@
 //! What is counted, as Prometheus reads it.
 //! How many deliveries, how did they end, how long did they take?
 
+mod series;
+
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use series::Series;
+
 use crate::names::{CredentialName, PoolName, RouteName, SignerName};
+use crate::policy::Plan;
 use crate::policy::expiry::Expiry;
 
 /// Seconds. A webhook takes between a millisecond and the response timeout.
@@ -20,27 +25,27 @@ const LATENCIES: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 
 pub struct Meters {
     registry: Registry,
-    deliveries: Family<DeliveryLabels, Counter>,
+    deliveries: Series<DeliveryLabels, Counter>,
     pub deliveries_in_flight: Gauge,
     pub deliveries_waiting: Gauge,
     pub deliveries_shed: Counter,
-    latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
-    unverified: Family<RouteLabels, Counter>,
-    report_only: Family<ReportLabels, Counter>,
-    would_take: Family<RouteLabels, Counter>,
-    split: Family<SplitLabels, Counter>,
-    token_requests: Family<TokenLabels, Counter>,
-    reloads: Family<ReloadLabels, Counter>,
+    latency: Series<RouteLabels, Histogram>,
+    unverified: Series<RouteLabels, Counter>,
+    report_only: Series<ReportLabels, Counter>,
+    would_take: Series<RouteLabels, Counter>,
+    split: Series<SplitLabels, Counter>,
+    token_requests: Series<TokenLabels, Counter>,
+    reloads: Series<ReloadLabels, Counter>,
     pub reload_failed: Gauge,
     pub config_drift: Gauge,
     pub history_failed: Gauge,
     pub client_connections: Gauge,
-    connections_closed: Family<ReasonLabels, Counter>,
+    connections_closed: Series<ReasonLabels, Counter>,
     pub tunnels: Gauge,
     pub idle_target_connections: Gauge,
-    addresses: Family<PoolLabels, Gauge<f64, AtomicU64>>,
-    expiries: Family<ExpiryLabels, Gauge>,
-    tenants: Family<TenantLabels, Gauge>,
+    addresses: Series<PoolLabels, Gauge<f64, AtomicU64>>,
+    expiries: Series<ExpiryLabels, Gauge>,
+    tenants: Series<TenantLabels, Gauge>,
     pub suspected_gaps: Gauge,
     pub cut_off: Gauge,
     pub circuits_open: Gauge,
@@ -141,29 +146,28 @@ impl Meters {
     #[expect(clippy::new_without_default, reason = "made once, by Live")]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("outgate");
-        let latency = Family::new_with_constructor((|| Histogram::new(LATENCIES)) as fn() -> Histogram);
         let meters = Self {
-            deliveries: Family::default(),
+            deliveries: Series::new(Default::default),
             deliveries_in_flight: Gauge::default(),
             deliveries_waiting: Gauge::default(),
             deliveries_shed: Counter::default(),
-            latency,
-            unverified: Family::default(),
-            report_only: Family::default(),
-            would_take: Family::default(),
-            split: Family::default(),
-            token_requests: Family::default(),
-            reloads: Family::default(),
+            latency: Series::new(|| Histogram::new(LATENCIES)),
+            unverified: Series::new(Default::default),
+            report_only: Series::new(Default::default),
+            would_take: Series::new(Default::default),
+            split: Series::new(Default::default),
+            token_requests: Series::new(Default::default),
+            reloads: Series::new(Default::default),
             reload_failed: Gauge::default(),
             config_drift: Gauge::default(),
             history_failed: Gauge::default(),
             client_connections: Gauge::default(),
-            connections_closed: Family::default(),
+            connections_closed: Series::new(Default::default),
             tunnels: Gauge::default(),
             idle_target_connections: Gauge::default(),
-            addresses: Family::default(),
-            expiries: Family::default(),
-            tenants: Family::default(),
+            addresses: Series::new(Default::default),
+            expiries: Series::new(Default::default),
+            tenants: Series::new(Default::default),
             suspected_gaps: Gauge::default(),
             cut_off: Gauge::default(),
             circuits_open: Gauge::default(),
@@ -288,37 +292,59 @@ impl Meters {
     pub fn delivery(&self, route: Option<&RouteName>, code: &'static str, blame: &'static str, took: Option<Duration>) {
         let route = Text(route.cloned());
         if let Some(took) = took {
-            self.latency.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
+            self.latency.get(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
         }
-        self.deliveries.get_or_create(&DeliveryLabels { route, code, blame }).inc();
+        self.deliveries.get(&DeliveryLabels { route, code, blame }).inc();
     }
 
     pub fn unverified(&self, route: &RouteName) {
-        self.unverified.get_or_create(&RouteLabels { route: Text(Some(route.clone())) }).inc();
+        self.unverified.get(&RouteLabels { route: Text(Some(route.clone())) }).inc();
     }
 
     pub fn would_take(&self, route: &RouteName) {
-        self.would_take.get_or_create(&RouteLabels { route: Text(Some(route.clone())) }).inc();
+        self.would_take.get(&RouteLabels { route: Text(Some(route.clone())) }).inc();
     }
 
     pub fn split(&self, route: &RouteName, side: &'static str, code: &'static str) {
-        self.split.get_or_create(&SplitLabels { route: Text(Some(route.clone())), side, code }).inc();
+        self.split.get(&SplitLabels { route: Text(Some(route.clone())), side, code }).inc();
     }
 
     pub fn report_only(&self, kind: &'static str, name: &str, code: &'static str) {
-        self.report_only.get_or_create(&ReportLabels { kind, name: name.to_owned(), code }).inc();
+        self.report_only.get(&ReportLabels { kind, name: name.to_owned(), code }).inc();
     }
 
     pub fn token_request(&self, credential: &CredentialName, result: &'static str) {
-        self.token_requests.get_or_create(&TokenLabels { credential: credential.to_string(), result }).inc();
+        self.token_requests.get(&TokenLabels { credential: credential.to_string(), result }).inc();
+    }
+
+    /// Drops the series of routes, limits and credentials that `plan` does not have. A delivery that began before a reload
+    /// may bring one back; it goes before the next scrape.
+    pub fn prune(&self, plan: &Plan) {
+        let routes: HashSet<&str> = plan.routes.all().map(|route| route.name.as_str()).collect();
+        let limits: HashSet<&str> =
+            plan.routes.all().flat_map(|route| &route.limits).map(|limit| limit.name.as_str()).collect();
+        let has = |route: &Text| route.0.as_ref().is_none_or(|route| routes.contains(route.as_str()));
+        self.deliveries.retain(|labels| has(&labels.route));
+        for by_route in [&self.unverified, &self.would_take] {
+            by_route.retain(|labels| has(&labels.route));
+        }
+        self.latency.retain(|labels| has(&labels.route));
+        self.split.retain(|labels| has(&labels.route));
+        self.report_only.retain(|labels| match labels.kind {
+            "route" => routes.contains(labels.name.as_str()),
+            "limit" => limits.contains(labels.name.as_str()),
+            _ => true,
+        });
+        self.token_requests.retain(|labels| plan.credentials.keys().any(|name| name.as_str() == labels.credential));
+        self.addresses.retain(|labels| plan.pools.keys().any(|name| name.as_str() == labels.pool));
     }
 
     /// What is no longer configured is no longer told.
     pub fn expiries(&self, expiries: &[Expiry]) {
-        self.expiries.clear();
+        self.expiries.retain(|_| false);
         for expiry in expiries {
             let (file, trust) = (expiry.path.display().to_string(), expiry.trust.clone());
-            let gauge = self.expiries.get_or_create(&ExpiryLabels { usage: expiry.usage.as_str(), trust, file });
+            let gauge = self.expiries.get(&ExpiryLabels { usage: expiry.usage.as_str(), trust, file });
             let ends = expiry.ends.as_second();
             if gauge.get() == 0 || ends < gauge.get() {
                 gauge.set(ends);
@@ -328,11 +354,11 @@ impl Meters {
 
     /// Of each signer whose tenants may have keys of their own: how many do, and of how many the folder is broken.
     pub fn tenants<'a>(&self, signers: impl Iterator<Item = (&'a SignerName, usize, usize)>) {
-        self.tenants.clear();
+        self.tenants.retain(|_| false);
         for (signer, count, broken) in signers {
             for (folder, count) in [("whole", count - broken), ("broken", broken)] {
                 let labels = TenantLabels { signer: signer.to_string(), folder };
-                self.tenants.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+                self.tenants.get(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
     }
@@ -344,18 +370,18 @@ impl Meters {
     }
 
     pub fn connection_closed(&self, reason: &'static str) {
-        self.connections_closed.get_or_create(&ReasonLabels { reason }).inc();
+        self.connections_closed.get(&ReasonLabels { reason }).inc();
     }
 
     pub fn reloaded(&self, adopted: bool) {
         let result = if adopted { "adopted" } else { "rejected" };
-        self.reloads.get_or_create(&ReloadLabels { result }).inc();
+        self.reloads.get(&ReloadLabels { result }).inc();
         self.reload_failed.set(i64::from(!adopted));
     }
 
     pub fn pool(&self, pool: &PoolName, configured: u128, usable: u128) {
         for (state, count) in [("configured", configured), ("usable", usable)] {
-            self.addresses.get_or_create(&PoolLabels { pool: pool.to_string(), state }).set(count as f64);
+            self.addresses.get(&PoolLabels { pool: pool.to_string(), state }).set(count as f64);
         }
     }
 

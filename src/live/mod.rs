@@ -57,6 +57,10 @@ use crate::policy::trust::Trust;
 pub struct Live {
     in_force: ArcSwap<InForce>,
     pub aside: aside::Aside,
+    /// Renders `/metrics`, and nothing else: readiness must not wait for it.
+    pub scrapes: aside::Aside,
+    /// Works out what other requests to the admin listener ask for.
+    pub inquiries: aside::Aside,
     pub retired: Arc<retired::Retired>,
     pub limits: Arc<limits::Limits>,
     pub gate: Arc<gate::Gate>,
@@ -205,6 +209,8 @@ impl Live {
         Self {
             in_force: ArcSwap::from_pointee(in_force),
             aside: aside::Aside::default(),
+            scrapes: aside::Aside::named("metrics"),
+            inquiries: aside::Aside::named("admin"),
             retired: Arc::default(),
             limits: Arc::new(limits::Limits::new()),
             gate: Arc::new(gate::Gate::new()),
@@ -335,6 +341,7 @@ impl Live {
     /// Brings the gauges up to date, for whoever reads them next.
     pub fn observe(&self) {
         let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
+        self.meters.prune(&in_force.plan);
         for (name, pool) in &in_force.plan.pools {
             let ranges = pool.in_force(now);
             self.meters.pool(name, sources::total(&ranges), view.count(&ranges));

@@ -223,6 +223,13 @@ impl Routes {
         self.shadows.iter_mut().for_each(|shadows| shadows.settle());
     }
 
+    /// Every route, with the other side of a split and those that only report.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
+        let shadows = self.shadows.iter().flat_map(|shadows| &shadows.written);
+        let written = self.written.iter().chain(shadows);
+        written.flat_map(|route| [Some(route), route.split.as_ref().map(Split::other)]).flatten()
+    }
+
     /// How long a delivery or a tunnel may last at most.
     pub fn longest(&self) -> Duration {
         let sides = self.written.iter().flat_map(|route| [Some(route), route.split.as_ref().map(Split::other)]);

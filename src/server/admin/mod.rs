@@ -35,6 +35,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A probe that has its answer has no reason to stay.
 const LONGEST: Duration = Duration::from_secs(60);
 
+const METRICS: &str = "/metrics";
 const KEYS: &str = "/keys";
 const DIRECTORY: &str = "/.well-known/http-message-signatures-directory";
 /// A key that is announced an hour before it signs is known to all by then.
@@ -111,7 +112,7 @@ async fn serve(live: &Arc<Live>, stream: Stream, door: &Door) {
 
 async fn answer(live: &Arc<Live>, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return told(live, &request);
+        return read(live, &request).await;
     }
     control::answer(live, request, peer).await.unwrap_or_else(|| {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n".into());
@@ -120,21 +121,34 @@ async fn answer(live: &Arc<Live>, request: Request<Incoming>, peer: Option<&Peer
     })
 }
 
-fn told(live: &Live, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    match request.uri().path() {
-        "/healthz" => text(StatusCode::OK, TEXT, "ok\n".into()),
+/// What can take more than a moment is worked out beside the threads that carry traffic: a plan may have 100,000 routes.
+async fn read(live: &Arc<Live>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path().to_owned();
+    let worker = match &*path {
+        // It says that these threads turn.
+        "/healthz" => return text(StatusCode::OK, TEXT, "ok\n".into()),
+        METRICS => &live.scrapes,
+        _ => &live.inquiries,
+    };
+    let (tenant, theirs) = (tenant(request), Arc::clone(live));
+    let told = worker.run(move || told(&theirs, &path, tenant.as_ref())).await;
+    told.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "not answered: see the log\n".into()))
+}
+
+fn told(live: &Live, path: &str, tenant: Option<&TenantName>) -> Response<Full<Bytes>> {
+    match path {
         "/readyz" => readiness(live),
-        "/metrics" => {
+        METRICS => {
             live.observe();
             let (body, media_type) = live.meters.render();
             text(StatusCode::OK, media_type, body)
         }
         KEYS => {
-            let set = sign::jwks(&live.in_force().plan.signers, tenant(request).as_ref(), Timestamp::now());
+            let set = sign::jwks(&live.in_force().plan.signers, tenant, Timestamp::now());
             keys(set, "application/jwk-set+json")
         }
         DIRECTORY => {
-            let set = sign::directory(&live.in_force().plan.signers, tenant(request).as_ref(), Timestamp::now());
+            let set = sign::directory(&live.in_force().plan.signers, tenant, Timestamp::now());
             keys(set, "application/http-message-signatures-directory+json")
         }
         STATUS => text(StatusCode::OK, JSON, control::status(live).to_string()),
