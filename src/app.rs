@@ -101,8 +101,8 @@ impl Proxy {
         let in_force = InForce::new(plan, &config.resolver, None)
             .map_err(|fault| Failed(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
         let live = Arc::new(Live::new(in_force, records));
-        let mut kept = if path.is_some() { Kept::open(&config, &live) } else { Kept::nowhere(&live) };
-        live.configuration.adopt(kept.first(&config, &warnings));
+        let (kept, first) = Kept::open(&config, &warnings, path.is_some(), &live).await;
+        live.configuration.adopt(first);
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&live), connections.clone()));
         listeners

@@ -200,3 +200,32 @@ fn a_storm_of_reloads_under_load_loses_nothing() {
     let reloads = scene.outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
     assert!(reloads > rounds / 10, "{reloads} of {rounds} changes were seen one by one");
 }
+
+/// With no pause in which the debounce could find it quiet, and none in which it looks the same twice.
+#[test]
+fn reload_reads_a_file_that_is_rewritten_all_the_time() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let drain = format!("drain_timeout = \"{}s\"", 10 + number % 50);
+                let next = text.replace("drain_timeout = \"5s\"", &drain);
+                let next = next.replace("{dir}", &scene.outgate.folder.path("").display().to_string());
+                let next = scene.outgate.folder.write("config.toml.new", next);
+                std::fs::rename(next, scene.outgate.folder.path("config.toml")).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        });
+        let reloads = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            scene.outgate.log.until("two reloads", |lines| (reloads(lines) >= 2).then_some(()));
+        }));
+        stop.store(true, Ordering::Relaxed);
+        read.unwrap();
+    });
+}

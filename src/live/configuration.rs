@@ -176,6 +176,16 @@ impl Configuration {
         self.changed.notify_one();
     }
 
+    /// Gives the configuration in force the number that it is kept by, if it still has the number `from`.
+    pub fn renumber(&self, from: u64, number: u64) {
+        if from != number {
+            self.adopted.rcu(|adopted| match adopted.number == from {
+                true => Arc::new(Adopted { number, ..Adopted::clone(adopted) }),
+                false => Arc::clone(adopted),
+            });
+        }
+    }
+
     pub fn rejected(&self) -> Option<Arc<Rejected>> {
         self.rejected.load_full()
     }

@@ -3,8 +3,8 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -24,49 +24,40 @@ const STATE: &str = "STATE_DIRECTORY";
 
 /// As long as an answer waits for the disk: so whoever reads the history then finds what was adopted.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// As long as an operator who compares with a kept configuration waits for the disk, and no reload begins.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// On a disk that hangs, so many are waited for in memory.
 const WAITING_MAX: usize = 10;
 
 /// Without a folder to keep them in, configurations are only counted.
 pub struct Kept {
-    history: Option<History>,
+    /// Set by the writer when it has opened the folder; `None` in it: there is none.
+    history: Arc<OnceLock<Option<History>>>,
+    most: usize,
     live: Arc<Live>,
     /// The one that the process starts with, until it listens.
     first: Option<Adopted>,
-    /// A thread of its own: a disk that hangs holds up nothing else.
+    /// The only thread that touches the folder: a disk that hangs holds up nothing else.
     writer: Aside,
     waiting: Arc<AtomicUsize>,
 }
 
 impl Kept {
-    /// For a configuration that nobody wrote.
-    pub fn nowhere(live: &Arc<Live>) -> Self {
-        let (writer, waiting) = (Aside::default(), Arc::default());
-        Self { history: None, live: Arc::clone(live), first: None, writer, waiting }
+    fn new(live: &Arc<Live>, most: usize) -> Self {
+        let writer = Aside::named("history");
+        Self { history: Arc::default(), most, live: Arc::clone(live), first: None, writer, waiting: Arc::default() }
     }
 
-    /// That there is no history keeps nothing from starting.
-    pub fn open(config: &Config, live: &Arc<Live>) -> Self {
+    /// Opens the history, and returns what is to be known of the configuration that the process starts with. That there is
+    /// no history, or a disk that does not answer, keeps nothing from starting: the folder is opened when the disk answers.
+    /// `has_file`: without a file there is nothing to keep.
+    pub async fn open(config: &Config, warnings: &[Problem], has_file: bool, live: &Arc<Live>) -> (Self, Adopted) {
         let passed = std::env::var_os(STATE).and_then(|list| std::env::split_paths(&list).next());
         let passed = passed.filter(|path| path.is_absolute());
-        let server = &config.server;
-        let history = History::open(server.state.as_deref(), passed.as_deref(), server.history);
-        let history = history.unwrap_or_else(|fault| {
-            let state = passed.as_deref().or(server.state.as_deref()).unwrap_or(Path::new("server.state"));
-            told(live, Err(io::Error::new(fault.kind(), format!("{}: {fault}", state.display()))));
-            None
-        });
-        if let Some(history) = &history {
-            live.configuration.keeps_history(history.folder().to_owned());
-        }
-        Self { history, ..Self::nowhere(live) }
-    }
-
-    /// The configuration that a process starts with; the one that it ended with is the same one.
-    pub fn first(&mut self, config: &Config, warnings: &[Problem]) -> Adopted {
-        let last = self.history.as_ref().and_then(History::last);
+        let (state, most) = (config.server.state.clone(), config.server.history);
+        let mut kept = Self::new(live, most);
         let mut adopted = Adopted {
-            number: self.number_after(0),
+            number: 1,
             at: Timestamp::now(),
             by: By::Start.to_string(),
             how: config.rollback.map_or_else(|| By::Start.to_string(), |number| format!("rollback to {number}")),
@@ -74,47 +65,77 @@ impl Kept {
             warnings: config::one_line_each(warnings, &config.sources),
             ..Adopted::default()
         };
-        match (&self.history, last) {
-            (_, Some(last)) if last.digest == config.written.digest => adopted.number = last.number,
-            (Some(history), last) => {
-                let before = last.and_then(|last| history.written(&last).ok());
-                adopted.difference =
-                    before.map(|before| Difference::between(&before, &config.written)).unwrap_or_default();
-                self.first = Some(adopted.clone());
-            }
-            (None, _) => {}
+        if !has_file {
+            let _ = kept.history.set(None); // it is new
+            return (kept, adopted);
         }
-        adopted
+        let (history, theirs, mut found) = (Arc::clone(&kept.history), Arc::clone(live), adopted.clone());
+        let opening = kept.writer.run(move || {
+            let opened = History::open(state.as_deref(), passed.as_deref(), most).unwrap_or_else(|fault| {
+                let state = passed.as_deref().or(state.as_deref()).unwrap_or(Path::new("server.state"));
+                told(&theirs, Err(io::Error::new(fault.kind(), format!("{}: {fault}", state.display()))));
+                None
+            });
+            if let Some(history) = &opened {
+                theirs.configuration.keeps_history(history.folder().to_owned());
+            }
+            let is_new = opened.as_ref().is_some_and(|history| is_new(history, &mut found));
+            let _ = history.set(opened); // this runs once
+            (found, is_new)
+        });
+        let is_new = match timeout(PATIENCE, opening).await {
+            Ok(Ok((found, is_new))) => {
+                adopted = found;
+                is_new
+            }
+            Ok(Err(_)) => false,
+            Err(_) => {
+                told(live, Err(io::Error::other(format!("the disk has not answered within {PATIENCE:?}"))));
+                true
+            }
+        };
+        kept.first = is_new.then(|| adopted.clone());
+        (kept, adopted)
     }
 
     /// Once the process listens: nothing is kept of a start that failed.
     pub(super) async fn keep_first(&mut self) {
         if let Some(first) = self.first.take() {
-            self.write(first).await;
+            self.write(first, true).await;
         }
-    }
-
-    pub(super) fn number_after(&self, number: u64) -> u64 {
-        self.history.as_ref().map_or(number + 1, |history| history.next().max(number + 1))
     }
 
     pub(super) async fn keep(&mut self, adopted: Adopted, most: usize) {
-        if let Some(history) = &mut self.history {
-            history.keeps(most);
-        }
-        self.write(adopted).await;
+        self.most = most;
+        self.write(adopted, false).await;
     }
 
-    /// On disk, when this is over, unless the disk takes its time.
-    async fn write(&self, adopted: Adopted) {
-        let Some(history) = &self.history else { return };
+    /// On disk, when this is over, unless the disk takes its time. Others may have counted on since the number was given:
+    /// then the configuration in force gets the number that it is kept by. `is_first`: of a start; it is kept already
+    /// if it is what the process ended with.
+    async fn write(&self, mut adopted: Adopted, is_first: bool) {
+        if matches!(self.history.get(), Some(None)) {
+            return;
+        }
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return told(&self.live, Err(io::Error::other("the disk has not taken those before")));
         }
-        let (history, live, waiting) = (history.clone(), Arc::clone(&self.live), Arc::clone(&self.waiting));
+        let (history, live, waiting) = (Arc::clone(&self.history), Arc::clone(&self.live), Arc::clone(&self.waiting));
+        let most = self.most;
         let writing = self.writer.run(move || {
-            told(&live, add(&history, &adopted));
+            if let Some(mut history) = history.get().cloned().flatten() {
+                history.keeps(most);
+                let given = adopted.number;
+                let added = match is_first && !is_new(&history, &mut adopted) {
+                    true => Ok(adopted.number),
+                    false => add(&history, &adopted),
+                };
+                if let Ok(number) = added {
+                    live.configuration.renumber(given, number);
+                }
+                told(&live, added);
+            }
             waiting.fetch_sub(1, Ordering::Relaxed);
         });
         let _ = timeout(PATIENCE, writing).await;
@@ -122,9 +143,12 @@ impl Kept {
 
     /// What a configuration that was kept would put in the place of what is on disk.
     pub(super) async fn overlay(&self, main: &Path, number: u64) -> Result<Overlay, String> {
-        let history = self.history.clone().ok_or("no adopted configurations are kept: write server.state")?;
-        let main = main.to_owned();
-        let reading = self.live.aside.run(move || {
+        if matches!(self.history.get(), Some(None)) {
+            return Err("no adopted configurations are kept: write server.state".to_owned());
+        }
+        let (history, main) = (Arc::clone(&self.history), main.to_owned());
+        let reading = self.writer.run(move || {
+            let history = history.get().cloned().flatten().ok_or("no adopted configurations are kept")?;
             let entry = history.entry(number).map_err(|fault| unkept(number, &fault))?;
             if entry.files.first() != Some(&journal::absolute(&main)) {
                 return Err(format!("configuration {number} is of another file than {}", main.display()));
@@ -132,8 +156,25 @@ impl Kept {
             let written = history.written(&entry).map_err(|fault| unkept(number, &fault))?;
             Ok(restore::overlay(&main, &entry, &written))
         });
-        reading.await.unwrap_or_else(|_| Err(format!("configuration {number} could not be read")))
+        match timeout(READ_PATIENCE, reading).await {
+            Ok(read) => read.unwrap_or_else(|_| Err(format!("configuration {number} could not be read"))),
+            Err(_) => Err(format!("configuration {number} could not be read within {READ_PATIENCE:?}: the disk hangs")),
+        }
     }
+}
+
+/// Gives the configuration of a start its number, and what it changed. False: the process ended with it before.
+fn is_new(history: &History, adopted: &mut Adopted) -> bool {
+    let last = history.last();
+    if let Some(last) = last.as_ref().filter(|last| last.digest == adopted.written.digest) {
+        adopted.number = last.number;
+        return false;
+    }
+    adopted.number = history.next().max(adopted.number);
+    let before = last.and_then(|last| history.written(&last).ok());
+    let difference = before.map(|before| Difference::between(&before, &adopted.written));
+    adopted.difference = difference.unwrap_or_default();
+    true
 }
 
 fn unkept(number: u64, fault: &io::Error) -> String {

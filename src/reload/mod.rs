@@ -30,6 +30,10 @@ use watch::Watch;
 
 /// Editors write in several steps; what follows within this time is one change.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// The longest wait after the first change, however long they go on.
+const DEBOUNCE_MAX: Duration = Duration::from_millis(800);
+/// How many looks in a row may find another change before one is taken up.
+const LOOKS_MAX: u32 = 3;
 /// How often the files are looked at that are not watched, or whose change went unheard.
 const LOOK: Duration = Duration::from_secs(2);
 /// And no more than this part of the time is spent on it.
@@ -51,8 +55,8 @@ pub struct Reloader {
     unheard: Option<[u8; 32]>,
     /// What the files looked like when they were read the last time; `None`: they might have changed at that moment.
     sight: Option<Sight>,
-    /// What they look like since, if that is something else.
-    changed: Option<Sight>,
+    /// What they look like since, if that is something else, and in how many looks they did not look the same.
+    changed: Option<(Sight, u32)>,
     kept: Kept,
     live: Arc<Live>,
     listeners: Arc<Listeners>,
@@ -150,8 +154,10 @@ impl Reloader {
             return false;
         }
         if self.watches {
-            // Not in the middle of a change.
-            let is_over = self.changed.replace(sight) == Some(sight);
+            // Not in the middle of a change, unless it does not end.
+            let looks = self.changed.map_or(1, |(_, looks)| looks + 1);
+            let is_over = self.changed.is_some_and(|(before, _)| before == sight) || looks >= LOOKS_MAX;
+            self.changed = Some((sight, looks));
             if is_over {
                 self.reload(&Asked::by(&[]), Cause::Found).await;
             }
@@ -262,7 +268,7 @@ impl Reloader {
         let Change { in_force, difference, left_out, warnings } = change;
         let restart = self.started.needed_by(&Started::of(config));
         let adopted = Adopted {
-            number: self.kept.number_after(self.live.configuration.adopted().number),
+            number: self.live.configuration.adopted().number + 1,
             at: Timestamp::now(),
             by: asked.by.clone(),
             how: config.rollback.map_or_else(|| asked.how.to_owned(), |number| format!("rollback to {number}")),
@@ -271,12 +277,14 @@ impl Reloader {
             warnings: left_out.iter().chain(&warnings).cloned().collect(),
             restart: restart.clone(),
         };
-        let (number, how) = (adopted.number, adopted.how.clone());
+        let how = adopted.how.clone();
         let all_warnings = adopted.warnings.clone();
         self.told.clear();
         self.unheard = None;
         self.watches = config.server.watch;
         self.live.adopt(in_force, adopted.clone());
+        let live = Arc::clone(&self.live);
+        drop(self.live.aside.run(move || live.meters.prune(&live.in_force().plan)));
         self.listeners.commit(listeners);
         self.drifts(None);
         self.kept.keep(adopted, config.server.history).await;
@@ -286,6 +294,7 @@ impl Reloader {
             warn!("{key} changed: it takes effect at the next restart");
         }
         log(&difference);
+        let number = self.live.configuration.adopted().number;
         info!("configuration reloaded from {}: number {number}, {how}, by {}", self.path.display(), asked.by);
         Outcome { difference, warnings: all_warnings, ..self.live.configuration.outcome(Verdict::Adopted) }
     }

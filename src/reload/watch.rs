@@ -2,20 +2,21 @@
 //! When has one of them changed?
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use notify::RecursiveMode;
-use notify_debouncer_full::{DebounceEventResult, DebouncedEvent, Debouncer, RecommendedCache, new_debouncer};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tracing::warn;
 
-use super::{DEBOUNCE, Trigger};
+use super::{DEBOUNCE, DEBOUNCE_MAX, Trigger};
 use crate::live::aside::Aside;
 
 /// Watches the folders of files, not the files: an editor that renames, or a symlink that is swapped, puts another file
 /// in the same place.
 pub(super) struct Watch {
-    debouncer: Option<Debouncer<notify::RecommendedWatcher, RecommendedCache>>,
+    watcher: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
     /// What a change must be about: other files of a watched folder, such as a log, are none of our business.
     followed: Arc<Mutex<BTreeSet<PathBuf>>>,
@@ -24,43 +25,70 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(trigger: Trigger) -> Self {
         let followed: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
-        let theirs = Arc::clone(&followed);
-        let on_change = move |events: DebounceEventResult| {
-            let followed = theirs.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_ours = |path: &PathBuf| {
-                let is_in_followed_folder = path.parent().is_some_and(|folder| followed.contains(folder));
-                // A symlink or a folder may be on the way to one of ours.
-                followed.contains(path) || is_in_followed_folder || !path.is_file() || path.is_symlink()
-            };
-            let is_change = |event: &DebouncedEvent| !event.kind.is_access() && event.paths.iter().any(is_ours);
-            if events.map_or(true, |events| events.iter().any(is_change)) {
-                trigger.pull();
-            }
-        };
-        let debouncer = new_debouncer(DEBOUNCE, None, on_change);
-        if let Err(fault) = &debouncer {
+        let watcher = watch(Arc::clone(&followed), trigger);
+        if let Err(fault) = &watcher {
             warn!("cannot watch for changes: {fault}; reload with SIGHUP");
         }
-        Self { debouncer: debouncer.ok(), folders: BTreeSet::new(), followed }
+        Self { watcher: watcher.ok(), folders: BTreeSet::new(), followed }
     }
 
     /// True if there is a folder among theirs that was not watched before.
     pub(super) async fn follow(&mut self, files: &[PathBuf], aside: &Aside) -> bool {
-        let Some(debouncer) = &mut self.debouncer else { return false };
+        let Some(watcher) = &mut self.watcher else { return false };
         let files = files.to_vec();
         let Ok((followed, wanted)) = aside.run(move || places(&files)).await else { return false };
         *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = followed;
         for gone in self.folders.difference(&wanted) {
-            let _ = debouncer.unwatch(gone);
+            let _ = watcher.unwatch(gone);
         }
         for new in wanted.difference(&self.folders) {
-            if let Err(fault) = debouncer.watch(new, RecursiveMode::NonRecursive) {
+            if let Err(fault) = watcher.watch(new, RecursiveMode::NonRecursive) {
                 warn!("cannot watch {}: {fault}; reload with SIGHUP", new.display());
             }
         }
         let is_wider = !wanted.is_subset(&self.folders);
         self.folders = wanted;
         is_wider
+    }
+}
+
+/// Passes changes of what is followed on to a thread that gathers them.
+fn watch(followed: Arc<Mutex<BTreeSet<PathBuf>>>, trigger: Trigger) -> notify::Result<RecommendedWatcher> {
+    let (changed, changes) = sync_channel(1);
+    std::thread::Builder::new().name("watch".into()).spawn(move || gather(&changes, &trigger))?;
+    notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where events were lost, everything may have changed.
+        if event.map_or(true, |event| event.need_rescan() || is_change(&event, &followed)) {
+            note(&changed);
+        }
+    })
+}
+
+fn is_change(event: &Event, followed: &BTreeSet<PathBuf>) -> bool {
+    let is_ours = |path: &PathBuf| {
+        let is_in_followed_folder = path.parent().is_some_and(|folder: &Path| followed.contains(folder));
+        // A symlink or a folder may be on the way to one of ours.
+        followed.contains(path) || is_in_followed_folder || !path.is_file() || path.is_symlink()
+    };
+    !event.kind.is_access() && event.paths.iter().any(is_ours)
+}
+
+fn note(changed: &SyncSender<()>) {
+    let _ = changed.try_send(()); // one that waits stands for all
+}
+
+/// Pulls the trigger [`DEBOUNCE`] after the last of several changes, and at the latest [`DEBOUNCE_MAX`] after the first:
+/// a file that is rewritten all the time is read, too. Ends with the watcher.
+fn gather(changes: &Receiver<()>, trigger: &Trigger) {
+    while changes.recv().is_ok() {
+        let end = Instant::now() + DEBOUNCE_MAX;
+        while changes.recv_timeout(DEBOUNCE.min(end.saturating_duration_since(Instant::now()))).is_ok() {
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        trigger.pull();
     }
 }
 

@@ -18,7 +18,7 @@ pub mod wiretap;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -118,6 +118,13 @@ impl Outgate {
     pub fn run_limited(folder: Folder, config: &str, files: u32) -> Self {
         folder.write("config.toml", config.replace("{dir}", &folder.0.display().to_string()));
         Self::run_as(limited(files), folder)
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn run_in_with(folder: Folder, environment: &[(&str, &Path)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        command.envs(environment.iter().copied());
+        Self::run_as(command, folder)
     }
 
     fn run_as(mut command: Command, folder: Folder) -> Self {
