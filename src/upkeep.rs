@@ -34,7 +34,7 @@ pub async fn upkeep(live: Arc<Live>) {
         for warning in live.reminders.due(&in_force.plan.expiries, Timestamp::now()) {
             warn!("{warning}");
         }
-        tell_of_keys(&live, &in_force);
+        tell_of_keys(&live, &in_force).await;
         tell_of_targets(&live);
         tell_of_pools(&live, &in_force, &mut usable);
     }
@@ -60,10 +60,15 @@ async fn sweep(live: &Live, in_force: &InForce) {
 }
 
 /// Which signers have no key, or soon will have none.
-fn tell_of_keys(live: &Live, in_force: &InForce) {
-    let now = Timestamp::now();
-    let faults = in_force.plan.signers.values().flat_map(|signer| signer.problems(now));
-    for fault in live.signing.due(in_force.plan.digest, faults.map(|fault| fault.message).collect(), now) {
+async fn tell_of_keys(live: &Live, in_force: &Arc<InForce>) {
+    let (now, theirs) = (Timestamp::now(), Arc::clone(in_force));
+    // Not on the threads that carry traffic: tens of thousands of tenants may have keys.
+    let faults = live.inquiries.run(move || {
+        let faults = theirs.plan.signers.values().flat_map(|signer| signer.problems(now));
+        faults.map(|fault| fault.message).collect()
+    });
+    let Ok(faults) = faults.await else { return };
+    for fault in live.signing.due(in_force.plan.digest, faults, now) {
         warn!("{fault}");
     }
 }
@@ -80,9 +85,10 @@ fn tell_of_targets(live: &Live) {
         match news {
             News::Gap(words) => warn!("{words}"),
             News::Closed(target) => info!("{target}: no address of ours is suspected any more to be on no allow-list"),
-            News::CutOff(source, hosts) => {
+            News::CutOff(source, networks) => {
                 warn!(
-                    "{source} gets no answer from any of {hosts} hosts that answer others: it comes last for a while"
+                    "source {source} timed out to targets in {networks} networks that answer other sources, and no \
+                     target answers it: other sources are preferred for a minute"
                 );
             }
             News::TriedAgain(source) => info!("{source} is tried again"),

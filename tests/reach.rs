@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use support::pki::Pki;
-use support::receiver::{Reaction, Receiver};
+use support::receiver::{Reaction, Receiver, ok};
 use support::scene::folder;
 use support::{Outgate, PATIENCE};
 
@@ -19,19 +19,49 @@ fn run(targets: &[(&str, &Receiver)], pki: &Pki) -> Outgate {
 }
 
 fn run_with(targets: &[(&str, &Receiver)], pki: &Pki, pool: &str, connect: &str) -> Outgate {
-    let hosts: String = targets.iter().map(|(name, _)| format!("\"{name}\" = [\"127.0.0.1\"]\n")).collect();
+    let hosts: String = targets.iter().map(|(name, receiver)| host(name, receiver)).collect();
     let ports: Vec<_> = targets.iter().map(|(_, receiver)| receiver.port().to_string()).collect();
     let ports = ports.join(", ");
     Outgate::run(
         folder(pki),
         &format!(
-            "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
+            "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n[clients.platform]\nnetworks = [\"127.0.0.1/32\"]\ntenants = [\"*\"]\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
              [egress.default]\n{pool}\n\
              [guard]\nallow = [\"127.0.0.0/8\"]\n[resolver.hosts]\n{hosts}[trust.public]\nroots = [\"{{dir}}/ca.pem\"]\n\
              [circuit]\nfailures = 0\n[timeouts]\nconnect = \"{connect}\"\n\
              [[routes]]\nname = \"all\"\nhosts = [\"*\"]\nports = [{ports}]\n"
         ),
     )
+}
+
+fn host(name: &str, receiver: &Receiver) -> String {
+    format!("\"{name}\" = [\"{}\"]\n", receiver.address.ip())
+}
+
+const GAPS: &str = "outgate_suspected_allow_list_gaps";
+const CUT_OFF: &str = "outgate_egress_addresses_cut_off";
+
+const NAMES: [&str; 4] = ["a.example", "b.example", "c.example", "d.example"];
+
+/// Four targets, each in a network of its own.
+fn four_networks(pki: &Pki) -> [Receiver; 4] {
+    let mut number = 20;
+    NAMES.map(|name| {
+        number += 1;
+        Receiver::tls_at(&format!("127.0.{number}.1:0"), pki.leaf(&[name]), once())
+    })
+}
+
+fn urls(targets: &[(&str, &Receiver)]) -> Vec<String> {
+    targets.iter().map(|(name, target)| format!("https://{name}:{}/", target.port())).collect()
+}
+
+/// Waits until the silence of each of these is known, and was looked at; each is told then.
+fn until_reviewed(outgate: &Outgate, names: &[&str]) {
+    outgate.log.until("word of each gap", |lines| {
+        let is_told = |name: &&str| lines.iter().any(|line| line.contains(*name) && line.contains("but not 127.0.7.1"));
+        names.iter().all(is_told).then_some(())
+    });
 }
 
 /// Answers, and keeps no connection: each delivery has to come in anew.
@@ -94,22 +124,79 @@ fn a_target_that_is_down_is_no_gap() {
 }
 
 #[test]
-fn an_address_that_nobody_answers_comes_last() {
+fn a_source_that_four_networks_do_not_answer_is_ejected() {
     let pki = Pki::new();
-    let names = ["a.example", "b.example", "c.example", "d.example"];
-    let targets = names.map(|name| Receiver::tls(pki.leaf(&[name]), once()));
-    let list: Vec<_> = names.iter().copied().zip(&targets).collect();
-    let outgate = run(&list, &pki);
-    let urls: Vec<_> = list.iter().map(|(name, target)| format!("https://{name}:{}/", target.port())).collect();
+    let targets = four_networks(&pki);
+    let list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
+    let (outgate, urls) = (run(&list, &pki), urls(&list));
     targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
-    send_until(&outgate, &urls, "a source that is cut off", || gauge(&outgate, "outgate_egress_addresses_cut_off", 1));
+    send_until(&outgate, &urls, "a source that is cut off", || gauge(&outgate, CUT_OFF, 1));
     let ready = outgate.admin("/readyz");
     assert!(ready.status == 200 && ready.text().contains("127.0.7.1 among them"), "{}", ready.text());
     outgate.log.until("word of it", |lines| {
-        lines.iter().any(|line| line.contains("127.0.7.1 gets no answer from any of 4 hosts")).then_some(())
+        lines.iter().any(|line| line.contains("source 127.0.7.1 timed out to targets in 4 networks")).then_some(())
     });
     for url in urls.iter().cycle().take(16) {
         assert_eq!(outgate.post(url, "Connection: close\r\n", "x").status, 200, "{url}");
+    }
+}
+
+#[test]
+fn a_source_is_not_ejected_for_four_names_of_one_address() {
+    let pki = Pki::new();
+    let targets = NAMES.map(|name| Receiver::tls(pki.leaf(&[name]), once()));
+    let list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
+    let (outgate, urls) = (run(&list, &pki), urls(&list));
+    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    send_until(&outgate, &urls, "four gaps", || gauge(&outgate, GAPS, 4));
+    until_reviewed(&outgate, &NAMES);
+    assert!(gauge(&outgate, CUT_OFF, 0));
+}
+
+#[test]
+fn a_source_is_not_ejected_while_responses_come_on_a_kept_connection() {
+    let pki = Pki::new();
+    let targets = four_networks(&pki);
+    let kept = Receiver::tls_at("127.0.30.1:0", pki.leaf(&["kept.example"]), ok());
+    let mut list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
+    list.push(("kept.example", &kept));
+    let (outgate, mut urls) = (run(&list, &pki), urls(&list));
+    let kept_url = urls.pop().unwrap();
+    // A connection from each of the four sources.
+    (0..4).for_each(|_| assert_eq!(outgate.post(&kept_url, "", "x").status, 200));
+    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    send_until(&outgate, &urls, "four gaps", || {
+        (0..4).for_each(|_| assert_eq!(outgate.post(&kept_url, "", "x").status, 200));
+        gauge(&outgate, GAPS, 4)
+    });
+    until_reviewed(&outgate, &NAMES);
+    assert!(gauge(&outgate, CUT_OFF, 0));
+    assert_eq!(kept.connections(), 4, "nothing was dialled for this");
+}
+
+#[test]
+fn a_source_is_not_ejected_by_one_tenant_of_several() {
+    let pki = Pki::new();
+    let targets = four_networks(&pki);
+    let list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
+    let (outgate, urls) = (run(&list, &pki), urls(&list));
+    let post = |url: &str, tenant: &str| {
+        outgate.post(url, &format!("Connection: close\r\nOutgate-Tenant: {tenant}\r\n"), "x");
+    };
+    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    post(&urls[0], "other");
+    let deadline = Instant::now() + PATIENCE;
+    while !gauge(&outgate, GAPS, 4) {
+        assert!(Instant::now() < deadline, "no four gaps");
+        urls.iter().chain(urls.first()).for_each(|url| post(url, "one"));
+    }
+    until_reviewed(&outgate, &NAMES);
+    assert!(gauge(&outgate, CUT_OFF, 0));
+    // Two of the four networks for each of two tenants are enough.
+    let deadline = Instant::now() + PATIENCE;
+    while !gauge(&outgate, CUT_OFF, 1) {
+        assert!(Instant::now() < deadline, "never ejected");
+        urls.iter().chain(urls.first()).for_each(|url| post(url, "other"));
     }
 }
 

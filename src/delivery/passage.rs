@@ -89,7 +89,7 @@ impl Passage<'_> {
     }
 
     pub(super) async fn dial_one_of(&self, hops: &[Hop]) -> Result<Dialled, DialFault> {
-        dial(self.live, &self.target.host, hops, self.patience(self.route.timeouts.connect)).await
+        dial(self.live, &self.target.host, self.tenant, hops, self.patience(self.route.timeouts.connect)).await
     }
 
     /// A new connection, which other deliveries may use, too.
@@ -191,7 +191,10 @@ impl Passage<'_> {
             };
             let is_oversized = head > lease.request_head_max();
             match sent {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    self.live.reach.responded(lease.hop().from());
+                    return Ok(response);
+                }
                 Err(SendFault::Lost(fault)) => {
                     lease.end_exchange(); // by the target's word: a stream that it resets ends nothing else
                     let inbound = progress.as_ref().and_then(|progress| progress.fault());
@@ -307,13 +310,19 @@ pub(super) fn lost(fault: &hyper::Error, head_max: ResponseHeadMax, received: us
 }
 
 /// Dials one of the hops, and records what the attempts say of their sources.
-pub(super) async fn dial(live: &Live, host: &Host, hops: &[Hop], timeout: Duration) -> Result<Dialled, DialFault> {
+pub(super) async fn dial(
+    live: &Live,
+    host: &Host,
+    tenant: Option<&TenantName>,
+    hops: &[Hop],
+    timeout: Duration,
+) -> Result<Dialled, DialFault> {
     let dialling = dial::dial(hops, Instant::now() + timeout).await;
     for source in dialling.unusable {
         live.sources.refused(source);
     }
     let answered = dialling.outcome.as_ref().ok().map(|dialled| dialled.hop);
-    live.reach.heard(host, answered, &dialling.unanswered);
+    live.reach.heard(host, tenant, answered, &dialling.unanswered);
     dialling.outcome
 }
 

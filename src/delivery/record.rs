@@ -150,6 +150,10 @@ impl Record {
         self.source
     }
 
+    pub(super) fn tenant(&self) -> Option<&TenantName> {
+        self.tenant.as_ref()
+    }
+
     pub(super) fn client(&mut self, client: &ClientName, proof: &'static str, tenant: Option<&TenantName>) {
         self.client = Some(client.clone());
         self.proof = Some(proof);

@@ -2,15 +2,17 @@
 //! Does somebody's allow-list lack some of us, or is one of our addresses cut off from everybody?
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::names::Host;
+use crate::names::{Host, TenantName};
 use crate::policy::egress::Hop;
+use crate::policy::egress::cut_off::{self, NETWORKS_MIN, Witness};
 use crate::policy::egress::gap::{Gap, Stretch};
 use crate::policy::egress::heard::{Heard, MOMENT};
 
@@ -21,27 +23,70 @@ const PLACES_MAX: usize = 4096;
 /// What is not heard of for so long is forgotten.
 const WINDOW: Duration = Duration::from_secs(3600);
 
-/// An address of ours that so many hosts leave without an answer, and none gives one, is cut off.
-const CUT_OFF: usize = 4;
+/// Sources of which witnesses are remembered, and how many of each: far more than decide.
+const SUSPECTS_MAX: usize = 4096;
+const WITNESSES_MAX: usize = 64;
+/// Of the memory of answers: two sources that fall into one slot are taken for one, and the other one's answers then keep
+/// a source from being ejected.
+const SLOTS: usize = 1 << 16;
+
 /// How long it comes last, before it is tried again.
 const REST: Duration = Duration::from_secs(60);
 
 /// Gaps told at a time; the others wait for the next.
 const NEWS_MAX: usize = 100;
 
-#[derive(Default)]
 pub struct Reach {
     places: Mutex<Places>,
     /// While every target answers there are none, and nobody locks.
     count: AtomicUsize,
     resting: ArcSwap<HashSet<IpAddr>>,
+    answers: Answers,
+    /// The first tenant that was seen, `None` in it for deliveries without one, and whether there was another.
+    tenant: OnceLock<Option<TenantName>>,
+    has_several_tenants: AtomicBool,
+}
+
+/// When any target last answered each source: lock-free, since each response counts.
+struct Answers {
+    start: Instant,
+    /// In seconds since the start, from 1; 0: never.
+    slots: Box<[AtomicU32]>,
+    random: RandomState,
+}
+
+impl Answers {
+    fn new() -> Self {
+        let slots = (0..SLOTS).map(|_| AtomicU32::new(0)).collect();
+        Self { start: Instant::now(), slots, random: RandomState::new() }
+    }
+
+    fn slot(&self, source: IpAddr) -> &AtomicU32 {
+        &self.slots[self.random.hash_one(source) as usize % SLOTS]
+    }
+
+    fn note(&self, source: IpAddr, now: Instant) {
+        let second = 1 + u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX - 1);
+        let slot = self.slot(source);
+        // Not written again within a second: processors share what they only read.
+        if slot.load(Ordering::Relaxed) != second {
+            slot.store(second, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there was one within the last [`MOMENT`].
+    fn has(&self, source: IpAddr, now: Instant) -> bool {
+        let second = u64::from(self.slot(source).load(Ordering::Relaxed));
+        let now = now.saturating_duration_since(self.start).as_secs();
+        second > 0 && now + 1 - second.min(now + 1) <= MOMENT.as_secs()
+    }
 }
 
 #[derive(Default)]
 struct Places {
     known: HashMap<Place, (Heard, Instant)>,
-    /// Our addresses that some target leaves without an answer, and when they last had one from whomever.
-    suspects: HashMap<IpAddr, Option<Instant>>,
+    /// The sources that some target leaves without an answer while it answers others: for whom, and when last.
+    suspects: HashMap<IpAddr, HashMap<Witness, Instant>>,
     /// Since when.
     resting: HashMap<IpAddr, Instant>,
     /// Gaps that were told, in their words.
@@ -60,14 +105,38 @@ pub enum News {
     Gap(String),
     /// The target of a gap.
     Closed(String),
-    /// Cut off from so many hosts.
+    /// Ejected: targets in so many networks leave it without an answer.
     CutOff(IpAddr, usize),
     TriedAgain(IpAddr),
 }
 
+impl Default for Reach {
+    fn default() -> Self {
+        Self {
+            places: Mutex::default(),
+            count: AtomicUsize::new(0),
+            resting: ArcSwap::default(),
+            answers: Answers::new(),
+            tenant: OnceLock::new(),
+            has_several_tenants: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Reach {
-    /// What came of one dialling of `host`.
-    pub fn heard(&self, host: &Host, answered: Option<Hop>, unanswered: &[Hop]) {
+    /// Notes a response to a request from `source`, over whichever connection: the source is not cut off.
+    pub fn responded(&self, source: IpAddr) {
+        self.answers.note(source, Instant::now());
+    }
+
+    /// What came of one dialling of `host` for `tenant`.
+    pub fn heard(&self, host: &Host, tenant: Option<&TenantName>, answered: Option<Hop>, unanswered: &[Hop]) {
+        if self.tenant.get_or_init(|| tenant.cloned()).as_ref() != tenant {
+            self.has_several_tenants.store(true, Ordering::Relaxed);
+        }
+        if let Some(hop) = answered {
+            self.responded(hop.from());
+        }
         if unanswered.is_empty() && self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -81,7 +150,7 @@ impl Reach {
             places.answered(&Place { host: host.clone(), to: hop.to() }, hop.from(), now);
         }
         for hop in unanswered {
-            places.unanswered(&Place { host: host.clone(), to: hop.to() }, hop.from(), now);
+            places.unanswered(&Place { host: host.clone(), to: hop.to() }, tenant, hop.from(), now);
         }
         self.count.store(places.known.len(), Ordering::Relaxed);
     }
@@ -111,7 +180,7 @@ impl Reach {
         let mut places = self.places();
         places.known.retain(|_, (_, last)| now.saturating_duration_since(*last) <= WINDOW);
         places.known.values_mut().for_each(|(heard, _)| heard.forget(now, WINDOW));
-        let mut news = places.rest(now);
+        let mut news = places.rest(now, &self.answers, self.has_several_tenants.load(Ordering::Relaxed));
         news.extend(places.gaps());
         self.count.store(places.known.len(), Ordering::Relaxed);
         let resting: HashSet<IpAddr> = places.resting.keys().copied().collect();
@@ -139,20 +208,27 @@ impl Places {
     }
 
     fn answered(&mut self, place: &Place, source: IpAddr, now: Instant) {
-        if let Some(answered) = self.suspects.get_mut(&source) {
-            *answered = Some(now);
-        }
         if let Some((heard, last)) = self.known.get_mut(place) {
             heard.answered(source, now);
             *last = now;
         }
     }
 
-    fn unanswered(&mut self, place: &Place, source: IpAddr, now: Instant) {
+    fn unanswered(&mut self, place: &Place, tenant: Option<&TenantName>, source: IpAddr, now: Instant) {
         let Some((heard, _)) = self.known.get_mut(place) else { return };
-        heard.unanswered(source, now);
-        if heard.lacks(source) {
-            self.suspects.entry(source).or_default();
+        let is_counted = heard.unanswered(source, now);
+        if !is_counted || !heard.lacks(source) {
+            return;
+        }
+        if self.suspects.len() >= SUSPECTS_MAX && !self.suspects.contains_key(&source) {
+            return;
+        }
+        let witnesses = self.suspects.entry(source).or_default();
+        if witnesses.len() >= WITNESSES_MAX {
+            witnesses.retain(|_, at| now.saturating_duration_since(*at) <= MOMENT);
+        }
+        if witnesses.len() < WITNESSES_MAX {
+            witnesses.insert(Witness::new(place.to.ip(), tenant.cloned()), now);
         }
     }
 
@@ -177,29 +253,27 @@ impl Places {
         news
     }
 
-    /// Which of our addresses nobody answers any more, and which are to be tried again.
-    fn rest(&mut self, now: Instant) -> Vec<News> {
+    /// Which sources no target answers any more, and which are to be tried again.
+    fn rest(&mut self, now: Instant, answers: &Answers, has_several_tenants: bool) -> Vec<News> {
         let mut news = Vec::new();
         let rested: Vec<IpAddr> =
             self.resting.iter().filter(|(_, since)| now - **since >= REST).map(|(ip, _)| *ip).collect();
         for source in rested {
             self.resting.remove(&source);
+            self.suspects.remove(&source);
             self.known.values_mut().for_each(|(heard, _)| heard.forgive(source));
             news.push(News::TriedAgain(source));
         }
-        let mut silent: HashMap<IpAddr, HashSet<&Host>> = HashMap::new();
-        for (place, (heard, _)) in &self.known {
-            for source in heard.silent(now) {
-                silent.entry(source).or_default().insert(&place.host);
-            }
-        }
-        self.suspects.retain(|source, _| silent.contains_key(source));
-        for (source, hosts) in silent {
-            let answered = self.suspects.get(&source).copied().flatten();
-            let is_answered = answered.is_some_and(|at| now.saturating_duration_since(at) <= MOMENT);
-            if hosts.len() >= CUT_OFF && !is_answered && !self.resting.contains_key(&source) {
-                news.push(News::CutOff(source, hosts.len()));
-                self.resting.insert(source, now);
+        self.suspects.retain(|_, witnesses| {
+            witnesses.retain(|_, at| now.saturating_duration_since(*at) <= MOMENT);
+            !witnesses.is_empty()
+        });
+        for (source, witnesses) in &self.suspects {
+            let networks = cut_off::networks(witnesses.keys(), has_several_tenants);
+            let is_used = !self.resting.contains_key(source);
+            if networks >= NETWORKS_MIN && is_used && !answers.has(*source, now) {
+                news.push(News::CutOff(*source, networks));
+                self.resting.insert(*source, now);
             }
         }
         news
@@ -227,17 +301,17 @@ mod tests {
         };
         let host = |name: u32| Host::Name(format!("{name}.example").into());
         for _ in 0..3 {
-            reach.heard(&host(0), Some(hop(17, 0)), &[hop(18, 0)]);
+            reach.heard(&host(0), None, Some(hop(17, 0)), &[hop(18, 0)]);
         }
         assert_eq!(reach.gaps(), 1);
         for name in 1..=PLACES_MAX as u32 + 100 {
-            reach.heard(&host(name), None, &[hop(18, name)]);
+            reach.heard(&host(name), None, None, &[hop(18, name)]);
         }
         let kept = reach.places().known.len();
         assert_eq!((kept, reach.gaps()), (PLACES_MAX, 1));
         let told = |news: Vec<News>| news.iter().filter(|news| matches!(news, News::Gap(_))).count();
         assert_eq!((told(reach.review()), told(reach.review())), (1, 0), "once");
-        reach.heard(&host(0), Some(hop(18, 0)), &[]);
+        reach.heard(&host(0), None, Some(hop(18, 0)), &[]);
         assert!(matches!(reach.review().as_slice(), [News::Closed(target)] if target == "0.example:443 at 0.0.0.0"));
     }
 
@@ -250,7 +324,7 @@ mod tests {
         let all = NEWS_MAX as u32 + 10;
         for name in 0..all {
             let host = Host::Name(format!("{name}.example").into());
-            (0..3).for_each(|_| reach.heard(&host, Some(hop(17, name)), &[hop(18, name)]));
+            (0..3).for_each(|_| reach.heard(&host, None, Some(hop(17, name)), &[hop(18, name)]));
         }
         let told = |news: Vec<News>| news.iter().filter(|news| matches!(news, News::Gap(_))).count();
         let both = [told(reach.review()), told(reach.review()), told(reach.review())];

@@ -5,6 +5,7 @@
 //! a link, so none of them is a network or broadcast address.
 
 mod check;
+pub mod cut_off;
 pub mod gap;
 pub mod heard;
 mod survey;

@@ -100,7 +100,9 @@ impl Tunnel {
             return Ok(());
         }
         let Some(host) = &self.host else { return Ok(()) };
-        if let Ok(dialled) = passage::dial(&self.live, host, &[self.hop], self.route.timeouts.connect).await {
+        if let Ok(dialled) =
+            passage::dial(&self.live, host, self.record.tenant(), &[self.hop], self.route.timeouts.connect).await
+        {
             self.socket = dialled.socket;
             self.socket.write_all(hello).await?;
         }

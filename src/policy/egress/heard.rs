@@ -37,12 +37,16 @@ impl Heard {
         }
     }
 
-    pub fn unanswered(&mut self, source: IpAddr, now: Instant) {
+    /// True if it is counted: another of our addresses had an answer a moment ago.
+    pub fn unanswered(&mut self, source: IpAddr, now: Instant) -> bool {
         let moment = |at: Instant| now.saturating_duration_since(at) <= MOMENT;
         let is_up = self.sources.iter().any(|(other, heard)| *other != source && heard.answered.is_some_and(moment));
-        if let Some(known) = self.of(source).filter(|_| is_up) {
+        let known = self.of(source).filter(|_| is_up);
+        let is_counted = known.is_some();
+        if let Some(known) = known {
             (known.silences, known.silent) = (known.silences.saturating_add(1), Some(now));
         }
+        is_counted
     }
 
     /// Those that had answers and those that have none, each in order; neither is empty.
@@ -60,12 +64,6 @@ impl Heard {
 
     pub fn lacks(&self, source: IpAddr) -> bool {
         self.sources.get(&source).is_some_and(|known| known.silences >= SUSPICIOUS)
-    }
-
-    /// Those that have found it silent within the last [`MOMENT`], not for the first time.
-    pub fn silent(&self, now: Instant) -> impl Iterator<Item = IpAddr> {
-        let is_new = move |at: Instant| now.saturating_duration_since(at) <= MOMENT;
-        self.chosen(move |source| source.silences >= SUSPICIOUS && source.silent.is_some_and(is_new))
     }
 
     /// One more silence, and the address is suspicious again.
@@ -110,7 +108,10 @@ mod tests {
         let (mut heard, start) = (Heard::default(), Instant::now());
         for &(source, second, is_answer) in story {
             let now = start + Duration::from_secs(second);
-            if is_answer { heard.answered(ip(source), now) } else { heard.unanswered(ip(source), now) }
+            match is_answer {
+                true => heard.answered(ip(source), now),
+                false => drop(heard.unanswered(ip(source), now)),
+            }
         }
         assert_eq!(heard.gap().is_some(), heard.has_gap());
         heard.gap()
@@ -132,7 +133,7 @@ mod tests {
     fn an_address_that_is_not_tried_any_more_is_not_suspected_for_ever() {
         let (mut heard, start, window) = (Heard::default(), Instant::now(), Duration::from_secs(3600));
         heard.answered(ip(17), start);
-        (0..3).for_each(|_| heard.unanswered(ip(18), start));
+        (0..3).for_each(|_| assert!(heard.unanswered(ip(18), start)));
         let later = start + window;
         heard.answered(ip(17), later);
         heard.forget(later, window);
@@ -146,7 +147,7 @@ mod tests {
         let mut heard = Heard::default();
         let now = Instant::now();
         heard.answered(ip(1), now);
-        (0..3).for_each(|_| heard.unanswered(ip(2), now));
+        (0..3).for_each(|_| assert!(heard.unanswered(ip(2), now)));
         for n in 0..1000_u32 {
             heard.answered(IpAddr::from(n.to_be_bytes()), now + Duration::from_millis(n.into()));
         }
