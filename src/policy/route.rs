@@ -93,11 +93,18 @@ pub struct Routes {
     /// `*.acme.example` under `acme.example`.
     subdomains: HashMap<Arc<str>, Table>,
     any: Table,
+    /// The largest of all, in bytes.
+    body_max: u64,
     /// Those that only report.
     shadows: Option<Box<Routes>>,
 }
 
 impl Routes {
+    /// The largest `body_max` of all routes, in bytes; 0 without routes.
+    pub fn body_max(&self) -> u64 {
+        self.body_max
+    }
+
     /// The best match: an exact host before the longest wildcard before `*`; then the longest path; then a route that
     /// names the tenant, and one that names the client.
     ///

@@ -4,6 +4,7 @@
 pub mod admin;
 mod connections;
 mod door;
+mod drain;
 mod entrance;
 mod hang_up;
 pub(crate) mod http1;

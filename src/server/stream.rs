@@ -73,6 +73,20 @@ pub(super) fn poll_read(
     pin!(stream.read_buf(buffer)).poll(cx)
 }
 
+/// Reads up to `most` bytes and drops them; gives their number, 0 at the end of the stream.
+pub(super) fn poll_discard(
+    stream: &mut (impl AsyncRead + Unpin),
+    most: u64,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(scratch.len());
+        let mut read = ReadBuf::new(&mut scratch[..most]);
+        ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+        Poll::Ready(Ok(read.filled().len()))
+    })
+}
+
 /// A stream whose first bytes were read already, to see what they are.
 pub(super) struct Replayed<S> {
     first: BytesMut,

@@ -59,6 +59,8 @@ impl Routes {
                     }
                 }
             }
+            let split = route.split.as_ref().map_or(0, |split| split.other.body_max);
+            into.body_max = into.body_max.max(route.body_max).max(split);
             into.written.push(route);
         }
         problems.extend(ambiguous.into_iter().map(|(first, second)| {

@@ -97,6 +97,9 @@ impl Answer {
         }
         line.write_all(&out, patience).await?;
         line.resets_when_dropped(false);
+        if self.framing == Framing::UntilClose {
+            line.half_close().await; // what is left of the request is read away afterwards
+        }
         Ok(())
     }
 }

@@ -12,8 +12,13 @@ const SURPLUS_MAX: usize = 8 * 1024;
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Framing {
     Length(u64),
-    Chunked { state: Chunk, surplus: usize },
+    Chunked {
+        state: Chunk,
+        surplus: usize,
+    },
     Ended,
+    /// Where the body ends is unknown, and so is where the next request begins.
+    Malformed,
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -52,13 +57,23 @@ impl Framing {
     pub(super) fn remaining(&self) -> Option<u64> {
         match self {
             Framing::Length(length) => Some(*length),
-            Framing::Chunked { .. } => None,
+            Framing::Chunked { .. } | Framing::Malformed => None,
             Framing::Ended => Some(0),
         }
     }
 
+    /// After an error, every call gives one.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, BadChunk> {
+        let decoded = self.decode_next(buffer);
+        if decoded.is_err() {
+            *self = Framing::Malformed;
+        }
+        decoded
+    }
+
+    fn decode_next(&mut self, buffer: &mut BytesMut) -> Result<Decoded, BadChunk> {
         match self {
+            Framing::Malformed => Err(BadChunk),
             Framing::Ended => Ok(Decoded::End),
             Framing::Length(_) if buffer.is_empty() => Ok(Decoded::More),
             Framing::Length(length) => {

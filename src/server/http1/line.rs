@@ -1,6 +1,8 @@
 //! A client's connection: its bytes in both directions, and the body that is being read off it.
 //! What is read, and by whom, while a delivery goes on?
 
+mod drain;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::body::{Decoded, Framing};
@@ -124,12 +126,13 @@ impl Line {
         self.state().framing.has_ended()
     }
 
-    /// Whether what is left of the body is little enough to be read away, and certain to come: a client that still
+    /// Whether what is left of the body can be read away so that the next request may follow: it has no more than `most`
+    /// bytes, or as many as chunks will tell where `takes_chunks` is set, and it is certain to come. A client that still
     /// waits for `100 Continue` may send it or not.
-    pub(super) fn can_skip_body(&self) -> bool {
+    pub(super) fn can_drain_body(&self, most: u64, takes_chunks: bool) -> bool {
         let state = self.state();
-        let is_short = state.framing.remaining().is_some_and(|left| left <= READ_AHEAD_MAX as u64);
-        state.framing.has_ended() || (!state.owes_continue && is_short)
+        let is_short = state.framing.remaining().map_or(takes_chunks, |left| left <= most);
+        state.framing.has_ended() || (!state.owes_continue && state.framing != Framing::Malformed && is_short)
     }
 
     /// Ends an upload that still streams although its answer is out: what is read from now on is not its body.
@@ -188,30 +191,6 @@ impl Line {
         // TLS may hold back what the socket had no room for.
         let flush = poll_fn(|cx| Pin::new(&mut self.state().stream).poll_flush(cx));
         tokio::time::timeout(patience, flush).await?
-    }
-
-    /// Ends the connection so that the answer arrives: a close with unread bytes in the kernel would reset it
-    /// (RFC 9112 §9.6), so what still comes is read away for a moment.
-    pub(super) async fn linger(&self) {
-        const LONGEST: Duration = Duration::from_secs(1);
-        const MOST: usize = 256 * 1024;
-        self.abandon_body();
-        let lingering = async {
-            let shutdown = poll_fn(|cx| pin!(self.state().stream.shutdown()).poll(cx)).await;
-            let mut seen = 0;
-            while shutdown.is_ok() && seen < MOST {
-                let read = poll_fn(|cx| {
-                    let mut state = self.state();
-                    state.buffer.clear();
-                    state.poll_read(cx)
-                });
-                match read.await {
-                    Ok(length) if length > 0 => seen += length,
-                    _ => return,
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LONGEST, lingering).await;
     }
 }
 

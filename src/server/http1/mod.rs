@@ -9,19 +9,19 @@ pub(crate) mod fuzz;
 mod head;
 mod line;
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Method, Version};
-use http_body::Body;
+use tokio::time::Instant;
 
 use crate::delivery::tunnel::{Inspection, Tunnel};
-use crate::delivery::{self, Arrival, Interim};
+use crate::delivery::{self, Arrival, Interim, Outbound};
 use crate::live::Live;
 use crate::policy::identify::Caller;
+use crate::server::drain;
 use crate::server::hang_up::unless;
 use crate::server::malformed::Malformed;
 use crate::server::stay::Stay;
@@ -44,7 +44,7 @@ pub(super) async fn serve(
         let head = line.head(idle, stay.over(), stay.evicted_unidentified()).await;
         stay.begin_request();
         // Boxed, so that a connection that waits for its next request holds nothing of them.
-        let closes = match head {
+        let next = match head {
             Ok(head) if head.method == Method::CONNECT => {
                 Box::pin(connect::serve(live, &line, head, caller, idle)).await
             }
@@ -52,13 +52,15 @@ pub(super) async fn serve(
             Err(NoHead::Malformed(why)) => Box::pin(refuse(live, &line, why, caller, idle)).await,
             Err(NoHead::Closed) => return None,
         };
-        match closes {
-            Next::Another => {}
-            Next::Close => {
-                tokio::select! {
-                    () = line.linger() => {}
-                    () = stay.evicted_unidentified() => {}
+        match next {
+            Next::Another if line.body_has_ended() => {}
+            Next::Another => {
+                if !Box::pin(finish(live, &line, &stay, true)).await {
+                    return None;
                 }
+            }
+            Next::Close => {
+                Box::pin(finish(live, &line, &stay, false)).await;
                 return None;
             }
             Next::Abandon => return None,
@@ -71,9 +73,8 @@ pub(super) async fn serve(
     }
 }
 
-const SKIP_TIMEOUT: Duration = Duration::from_secs(5);
-
 enum Next {
+    /// The answer is out; another request may follow the body of this one.
     Another,
     /// The answer is out; let it arrive.
     Close,
@@ -104,7 +105,9 @@ async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Calle
         let Some(response) = unless(line.hangs_up(), delivering).await else { return Next::Abandon };
         response
     };
-    let keep_alive = keep_alive && !stay.is_over() && line.can_skip_body();
+    // The target's answer to half an upload may be all that it wants of this client.
+    let is_ours = matches!(response.body(), Outbound::Whole(_));
+    let keep_alive = keep_alive && !stay.is_over() && line.can_drain_body(drain::limit(live), is_ours);
     let deadline = response.body().deadline();
     let answer = Answer::new(response, &method, version, keep_alive);
     let closes = answer.closes();
@@ -127,8 +130,7 @@ async fn serve_one(live: &Arc<Live>, line: &Line, head: Head, caller: &Arc<Calle
     match written {
         Err(_) => Next::Abandon,
         Ok(()) if closes => Next::Close,
-        Ok(()) if line.body_has_ended() => Next::Another,
-        Ok(()) => skip_body(line).await,
+        Ok(()) => Next::Another,
     }
 }
 
@@ -141,20 +143,22 @@ fn interim(line: &Line) -> Interim {
     })
 }
 
-/// An answer may be out before the body is in: the rest of it is read away before the next request.
-async fn skip_body(line: &Line) -> Next {
-    line.abandon_body();
-    let mut body = line.body();
-    let skipping = async {
-        while !line.body_has_ended() {
-            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-            if !matches!(frame, Some(Ok(_))) {
-                return Next::Close;
-            }
+/// Lets the answer arrive at a client that is still writing its request. True if another one may follow. A connection of
+/// an unidentified peer may be evicted meanwhile.
+async fn finish(live: &Live, line: &Line, stay: &Stay, keeps: bool) -> bool {
+    let (most, deadline) = (drain::limit(live), Instant::now() + drain::TOTAL);
+    let draining = async {
+        let is_whole = line.drain_body(most, deadline).await;
+        if keeps && is_whole {
+            return true;
         }
-        Next::Another
+        line.linger(most, deadline).await;
+        false
     };
-    tokio::time::timeout(SKIP_TIMEOUT, skipping).await.unwrap_or(Next::Close)
+    tokio::select! {
+        may_follow = draining => may_follow,
+        () = stay.evicted_unidentified() => false,
+    }
 }
 
 /// What cannot be read as a request is answered and recorded like any refusal, and ends the connection: where the next

@@ -3,7 +3,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -13,6 +12,7 @@ use tokio::time::timeout;
 
 use super::reply::Reply;
 use crate::delivery::InboundFault;
+use crate::server::drain;
 
 pub(super) struct ClientBody {
     /// `None` once this is being dropped.
@@ -45,22 +45,20 @@ impl Drop for ClientBody {
 }
 
 impl Unread {
-    /// Reads it away for a moment, as in HTTP/1: to reset a stream right behind its answer is permitted (RFC 9113
+    /// Reads away up to `most` bytes of it, as in HTTP/1: to reset a stream right behind its answer is permitted (RFC 9113
     /// §8.1), but makes clients in the middle of sending drop the answer.
-    pub(super) async fn linger(self) {
-        const LONGEST: Duration = Duration::from_secs(1);
-        const MOST: usize = 256 * 1024;
-        let lingering = async {
+    pub(super) async fn drain(self, most: u64) {
+        let draining = async {
             let Ok(mut incoming) = self.0.await else { return };
-            let mut seen = 0;
-            while seen < MOST
-                && let Some(Ok(data)) = incoming.data().await
+            let mut left = most;
+            while left > 0
+                && let Ok(Some(Ok(data))) = timeout(drain::STALL, incoming.data()).await
             {
-                seen += data.len();
+                left = left.saturating_sub(data.len() as u64);
                 let _ = incoming.flow_control().release_capacity(data.len());
             }
         };
-        let _ = timeout(LONGEST, lingering).await;
+        let _ = timeout(drain::TOTAL, draining).await;
     }
 }
 

@@ -19,6 +19,7 @@ use http::{Method, Request, Version};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::drain;
 use super::hang_up::unless;
 use super::inspect::Inside;
 use super::malformed::{HEAD_MAX, Malformed};
@@ -177,6 +178,6 @@ async fn answer(
     let deadline = response.body().deadline().unwrap_or_else(|| Instant::now() + patience);
     // Whatever is left open when this ends is reset, so that no client takes the half for the whole.
     if let Ok(Ok(())) = timeout_at(deadline, reply.send(response, &method)).await {
-        unread.linger().await;
+        unread.drain(drain::limit(live)).await;
     }
 }
