@@ -23,6 +23,7 @@ pub mod reminders;
 pub mod replay;
 pub mod retired;
 pub mod reuse;
+mod shares;
 pub mod sources;
 mod table;
 pub mod tokens;

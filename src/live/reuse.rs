@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
+use super::shares::Shares;
 use crate::config::{ResponseHeadMax, Timeouts};
 use crate::names::{ClientName, Target, TenantName};
+use crate::net::descriptors;
 use crate::net::exchange::Connection;
 use crate::policy::egress::{Hop, Pool};
 
@@ -31,7 +32,7 @@ pub struct Key {
     pub head_max: ResponseHeadMax,
 }
 
-/// Connections kept for one key, and altogether.
+/// Connections kept for one key, and altogether: see [`descriptors`] for what else the process must hold.
 const PER_KEY_MAX: usize = 256;
 const TOTAL_MAX: usize = 10_000;
 /// For the tail of an answer to be read, and of an upload to leave, if its target answered early.
@@ -41,7 +42,8 @@ const SHARDS: usize = 16;
 
 pub struct Reuse {
     shards: [Mutex<HashMap<Key, Kept>>; SHARDS],
-    kept: AtomicUsize,
+    /// Of all that is kept. Locked after a shard, never before.
+    shares: Mutex<Shares<Option<ClientName>, Key>>,
     /// Where connections leave from that may serve again: what comes back from elsewhere is not kept.
     sources: ArcSwapOption<Vec<Arc<Pool>>>,
 }
@@ -52,12 +54,19 @@ struct Kept {
     /// The one used last at the end.
     idle: Vec<Idle>,
     /// HTTP/2: they stay here while they are in use, too.
-    shared: Vec<Connection>,
+    shared: Vec<Shared>,
 }
 
 struct Idle {
     connection: Connection,
     since: Instant,
+    /// Its last use, in [`Shares`].
+    number: u64,
+}
+
+struct Shared {
+    connection: Connection,
+    number: u64,
 }
 
 /// A connection in use. Dropping it closes the connection, or, of a shared one, ends its part; only
@@ -73,7 +82,7 @@ impl Reuse {
     pub fn new() -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
-            kept: AtomicUsize::new(0),
+            shares: Mutex::new(Shares::new(TOTAL_MAX.min(descriptors::connections_max()))),
             sources: ArcSwapOption::empty(),
         }
     }
@@ -82,9 +91,12 @@ impl Reuse {
         let connection = match connection.share() {
             None => connection,
             Some(handle) => {
-                home.keep(&key, |kept| {
-                    let has_room = kept.shared.len() < PER_KEY_MAX;
-                    has_room.then(|| kept.shared.push(connection)).is_some()
+                home.keep(&key, |kept, number| {
+                    let oldest = kept.shared.iter().enumerate().min_by_key(|(_, shared)| shared.number);
+                    let oldest = oldest.map(|(at, _)| at).filter(|_| kept.shared.len() >= PER_KEY_MAX);
+                    let oldest = oldest.map(|at| kept.shared.remove(at));
+                    kept.shared.push(Shared { connection, number });
+                    oldest.map(|oldest| (oldest.connection, oldest.number))
                 });
                 handle
             }
@@ -115,12 +127,13 @@ impl Reuse {
             // Handles are tried one by one, and outside of the lock; each that fails has lost its connection.
             let mut handle = {
                 let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
-                let mut shared = shard.get_mut(key)?.shared.iter().enumerate().skip(seen);
-                let (index, handle) = shared.find_map(|(index, connection)| {
+                let mut shared = shard.get_mut(key)?.shared.iter_mut().enumerate().skip(seen);
+                let (index, number, handle) = shared.find_map(|(index, Shared { connection, number })| {
                     let fit = !connection.is_closed() && connection.born().elapsed() < limits.reuse;
                     let handle = (fit && may_go(connection.hop())).then(|| connection.share()).flatten();
-                    handle.map(|handle| (index, handle))
+                    handle.map(|handle| (index, number, handle))
                 })?;
+                *number = self.shares().touch(&key.client, *number);
                 seen = index + 1;
                 handle
             };
@@ -148,14 +161,14 @@ impl Reuse {
                 unsettled = Some(idle);
             }
         }
-        for idle in elsewhere.into_iter().rev() {
-            self.push(key, idle);
+        for Idle { connection, since, .. } in elsewhere.into_iter().rev() {
+            self.push(key, connection, since);
         }
         match (found, unsettled) {
             // One delivery waits for one connection, however many have a tail to read.
             (None, Some(Idle { mut connection, .. })) => connection.becomes_ready().await.then_some(connection),
             (Some(connection), Some(unsettled)) => {
-                self.push(key, unsettled);
+                self.push(key, unsettled.connection, unsettled.since);
                 Some(connection)
             }
             (found, None) => found,
@@ -165,15 +178,16 @@ impl Reuse {
     fn pop(&self, key: &Key) -> Option<Idle> {
         let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
         let idle = shard.get_mut(key)?.idle.pop()?;
-        self.kept.fetch_sub(1, Ordering::Relaxed);
+        self.shares().remove(&key.client, idle.number);
         Some(idle)
     }
 
-    fn push(&self, key: &Key, idle: Idle) {
-        if !idle.connection.is_closed() && self.may_leave_from(key.from) {
-            self.keep(key, |kept| {
-                let has_room = kept.idle.len() < PER_KEY_MAX;
-                has_room.then(|| kept.idle.push(idle)).is_some()
+    fn push(&self, key: &Key, connection: Connection, since: Instant) {
+        if !connection.is_closed() && self.may_leave_from(key.from) {
+            self.keep(key, |kept, number| {
+                let oldest = (kept.idle.len() >= PER_KEY_MAX).then(|| kept.idle.remove(0));
+                kept.idle.push(Idle { connection, since, number });
+                oldest.map(|oldest| (oldest.connection, oldest.number))
             });
         }
     }
@@ -188,18 +202,41 @@ impl Reuse {
         self.sources.load().as_ref().is_none_or(|pools| pools.iter().any(|pool| pool.contains(source, now)))
     }
 
-    fn keep(&self, key: &Key, put: impl FnOnce(&mut Kept) -> bool) {
-        if self.kept.load(Ordering::Relaxed) >= TOTAL_MAX {
-            return;
-        }
-        let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
-        let is_kept = match shard.get_mut(key) {
-            Some(kept) => put(kept),
-            None => put(shard.entry(key.clone()).or_default()),
+    /// Keeps a connection, which `put` adds under its number. Where there are too many, of its key or altogether, the one
+    /// goes that was used least recently.
+    fn keep(&self, key: &Key, put: impl FnOnce(&mut Kept, u64) -> Option<(Connection, u64)>) {
+        let (oldest, evicted) = {
+            let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+            let (number, evicted) = self.shares().add(&key.client, key.clone());
+            let oldest = put(shard.entry(key.clone()).or_default(), number);
+            if let Some((_, number)) = &oldest {
+                self.shares().remove(&key.client, *number);
+            }
+            (oldest, evicted)
         };
-        if is_kept {
-            self.kept.fetch_add(1, Ordering::Relaxed);
+        // Closed outside of the locks.
+        drop(oldest);
+        drop(evicted.and_then(|(key, number)| self.take_out(&key, number)));
+    }
+
+    /// `None`: another delivery has taken it meanwhile.
+    fn take_out(&self, key: &Key, number: u64) -> Option<Connection> {
+        let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = shard.get_mut(key)?;
+        let idle = kept.idle.iter().position(|idle| idle.number == number);
+        let shared = kept.shared.iter().position(|shared| shared.number == number);
+        let connection = idle
+            .map(|at| kept.idle.remove(at).connection)
+            .or_else(|| shared.map(|at| kept.shared.remove(at).connection));
+        if kept.idle.is_empty() && kept.shared.is_empty() {
+            shard.remove(key);
         }
+        connection
+    }
+
+    fn shares(&self) -> MutexGuard<'_, Shares<Option<ClientName>, Key>> {
+        // Nothing panics half-way through a change.
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Kept>> {
@@ -217,27 +254,32 @@ impl Reuse {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.retain(|key, kept| {
-                let before = kept.idle.len() + kept.shared.len();
                 let stays = |connection: &Connection, idle: Duration| {
                     let is_young = idle < idle_most && connection.born().elapsed() < age_most;
                     keeps(key.from) && is_young && !connection.is_closed()
                 };
+                let stays_or_goes = |stays: bool, number: u64| {
+                    if !stays {
+                        self.shares().remove(&key.client, number);
+                    }
+                    stays
+                };
                 kept.idle.retain(|idle| {
                     let since = idle.since.elapsed();
                     let is_settled = since < SETTLED_WITHIN || idle.connection.upload_is_through();
-                    is_settled && stays(&idle.connection, since)
+                    stays_or_goes(is_settled && stays(&idle.connection, since), idle.number)
                 });
-                kept.shared.retain(|connection| stays(connection, connection.idle().unwrap_or_default()));
-                let after = kept.idle.len() + kept.shared.len();
-                self.kept.fetch_sub(before - after, Ordering::Relaxed);
-                after > 0
+                kept.shared.retain(|Shared { connection, number }| {
+                    stays_or_goes(stays(connection, connection.idle().unwrap_or_default()), *number)
+                });
+                kept.idle.len() + kept.shared.len() > 0
             });
         }
     }
 
     /// Connections that are kept.
     pub fn kept(&self) -> usize {
-        self.kept.load(Ordering::Relaxed)
+        self.shares().total()
     }
 }
 
@@ -248,7 +290,7 @@ impl Lease {
         let Lease { mut connection, key, home } = self;
         if connection.idle().is_none() {
             connection.end_exchange();
-            home.push(&key, Idle { connection, since: Instant::now() });
+            home.push(&key, connection, Instant::now());
         } else if connection.upload_is_through() {
             connection.end_exchange();
         } else {
