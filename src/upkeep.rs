@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_secs(5);
 pub async fn upkeep(live: Arc<Live>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut usable = None;
+    let (mut usable, mut is_outage) = (None, false);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -37,6 +37,7 @@ pub async fn upkeep(live: Arc<Live>) {
         tell_of_keys(&live, &in_force).await;
         tell_of_targets(&live);
         tell_of_pools(&live, &in_force, &mut usable);
+        log_dns_outage(&in_force, &mut is_outage);
     }
 }
 
@@ -94,6 +95,19 @@ fn tell_of_targets(live: &Live) {
             News::TriedAgain(source) => info!("{source} is tried again"),
         }
     }
+}
+
+/// Logs the beginning and the end of a DNS outage.
+fn log_dns_outage(in_force: &InForce, was_outage: &mut bool) {
+    let (outage, servers) = (in_force.resolver.outage(), in_force.resolver.server_list());
+    match (outage, *was_outage) {
+        (Some(_), false) => {
+            warn!("no name server responds ({servers}): names that are not cached fail with name_timeout")
+        }
+        (None, true) => info!("a name server responds again ({servers})"),
+        _ => {}
+    }
+    *was_outage = outage.is_some();
 }
 
 /// How many addresses of each pool are usable, where that has changed.

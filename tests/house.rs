@@ -54,7 +54,8 @@ const DOORS: &[(&[&str], &[&str], &str)] = &[
     // The demo plays the platform and its targets; `send --proxy` is a client of a proxy.
     (
         &["TcpStream::connect"],
-        &["src/cli/demo", "src/cli/send/through.rs"],
+        // Name servers are asked from whatever address routes to them.
+        &["src/cli/demo", "src/cli/send/through.rs", "src/net/resolve/query.rs"],
         "it connects from whatever address the kernel likes",
     ),
     (
@@ -76,12 +77,12 @@ const DOORS: &[(&[&str], &[&str], &str)] = &[
         &["std::fs", "tokio::fs", "fs::read", "fs::read_to_string", "fs::write", "File::open", "File::create"],
         &[
             "src/config",
-            "src/history",        // keeps configurations, and puts one back
-            "src/net/listen.rs",  // a unix socket's mode, and the stale one of a former process
-            "src/net/resolve.rs", // the system's /etc/hosts and /etc/resolv.conf
-            "src/net/sockopt.rs", // the kernel's range of local ports
-            "src/live/lines.rs",  // appends a line a delivery
-            "src/net/peer.rs",    // the names of this host's users
+            "src/history",               // keeps configurations, and puts one back
+            "src/net/listen.rs",         // a unix socket's mode, and the stale one of a former process
+            "src/net/resolve/system.rs", // the system's /etc/hosts and /etc/resolv.conf
+            "src/net/sockopt.rs",        // the kernel's range of local ports
+            "src/live/lines.rs",         // appends a line a delivery
+            "src/net/peer.rs",           // the names of this host's users
             "src/app.rs",
             "src/cli",
         ],

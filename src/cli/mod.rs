@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, Problem, Sources};
 use crate::net::descriptors;
+use crate::net::resolve;
 use crate::policy::{self, Plan};
 use crate::sysexits;
 
@@ -136,6 +137,7 @@ fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
                 warnings.extend(config.rollback.map(unfinished));
                 warnings.extend(more);
                 warnings.extend(descriptors::warning(&config));
+                warnings.extend(resolve::warnings(&config.resolver));
                 Ok(Valid { path, config, plan, warnings })
             }
             Err(problems) => {

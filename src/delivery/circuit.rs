@@ -1,7 +1,7 @@
 //! The circuit of a target: whether a delivery may contact the target, and what its outcome says.
 //! Is a target that keeps failing left alone, and does nobody else suffer for it?
 
-use super::refusal::{Code, Refusal};
+use super::refusal::{Blame, Code, Refusal};
 use crate::live::circuits::{Attempt, Failure, Key};
 use crate::live::{InForce, Live};
 use crate::policy::circuit::Open;
@@ -47,6 +47,9 @@ enum Outcome {
 fn outcome(refusal: &Refusal) -> Outcome {
     let failure = match refusal.code {
         _ if refusal.is_unheard() => return Outcome::Unknown,
+        // A DNS outage is not the target's failure, nor is a pool without the target's address family.
+        _ if refusal.effective_blame() != Blame::Target => return Outcome::Unknown,
+        Code::ConnectUnreachable if !refusal.is_retryable() => return Outcome::Unknown,
         Code::ResponseTooLarge => return Outcome::Response,
         Code::NameTimeout
         | Code::ConnectRefused

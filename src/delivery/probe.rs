@@ -73,7 +73,8 @@ pub async fn probe(live: &Live, asked: &Asked<'_>) -> Result<Probed, Refusal> {
     let in_force = live.in_force();
     let (target, route) = judge(&in_force, asked)?;
     let start = Clock::now();
-    let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;
+    let families = route.pool.families(Timestamp::now());
+    let answers = in_force.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
     let resolved = start.elapsed();
     let cleared = in_force.plan.guard.clear(&target, &answers.addresses, &live.sources.own())?;
     let now = Timestamp::now();

@@ -11,7 +11,7 @@ use http::Method;
 use jiff::Timestamp;
 
 use super::inbound::Progress;
-use super::refusal::{Code, Refusal};
+use super::refusal::{Blame, Code, Refusal};
 use crate::live::Live;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
 use crate::net::exchange::Connection;
@@ -68,6 +68,7 @@ enum Outcome {
     Refused {
         status: u16,
         code: Code,
+        blame: Blame,
         details: Option<&'static str>,
         cause: Option<String>,
     },
@@ -263,6 +264,7 @@ impl Record {
         self.outcome = Outcome::Refused {
             status,
             code: refusal.code,
+            blame: refusal.effective_blame(),
             details: refusal.word(),
             cause: refusal.why().map(str::to_owned),
         };
@@ -295,8 +297,8 @@ impl Drop for Record {
             }
             // Delivered, but the client did not stay for the whole answer.
             Outcome::Answered { status, .. } => (Some(*status), "client_gone", "client", None, None),
-            Outcome::Refused { status, code, details, cause } => {
-                (Some(*status), code.name(), code.row().blame.as_str(), *details, cause.as_deref())
+            Outcome::Refused { status, code, blame, details, cause } => {
+                (Some(*status), code.name(), blame.as_str(), *details, cause.as_deref())
             }
         };
         let route = self.route.as_ref().map(RouteName::as_str);

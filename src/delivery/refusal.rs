@@ -126,6 +126,10 @@ struct Case {
     retry_after: Option<Duration>,
     /// What is known of the request's arrival, where it says more than the row.
     arrival: Option<Evidence>,
+    /// Whose fault it is, where that is not the row's.
+    blame: Option<Blame>,
+    /// To send the webhook again is of no use, though the row says that it may be.
+    is_final: bool,
     /// Nobody is there to hear it.
     unheard: bool,
     fields: Vec<(HeaderName, HeaderValue)>,
@@ -196,6 +200,18 @@ impl Refusal {
         self.case.unheard = true;
         self
     }
+    /// Whose fault this case is, where that is not the row's.
+    #[must_use]
+    pub fn blame(mut self, blame: Blame) -> Self {
+        self.case.blame = Some(blame);
+        self
+    }
+    /// Somebody must change something before the webhook can arrive.
+    #[must_use]
+    pub fn not_retryable(mut self) -> Self {
+        self.case.is_final = true;
+        self
+    }
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.case.retry_after = Some(wait);
@@ -240,13 +256,17 @@ impl Refusal {
         self.case.unheard
     }
 
+    pub fn effective_blame(&self) -> Blame {
+        self.case.blame.unwrap_or(self.code.row().blame)
+    }
+
     /// Returns whether a retry makes sense: never where a response shows that the webhook has arrived, and always where
     /// it certainly has not been processed; else as the row says.
     pub fn is_retryable(&self) -> bool {
         match self.case.arrival {
             Some(Evidence::Responded) => false,
             Some(Evidence::Unprocessed) => true,
-            None => self.code.row().retryable,
+            None => self.code.row().retryable && !self.case.is_final,
         }
     }
 
@@ -264,7 +284,7 @@ impl Refusal {
             status: status.as_u16(),
             detail: &self.case.detail,
             code: row.name,
-            blame: row.blame,
+            blame: self.effective_blame(),
             retryable: self.is_retryable(),
             details: self.case.details,
             request_id,

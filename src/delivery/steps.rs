@@ -1,6 +1,8 @@
 //! The steps that a webhook and a tunnel have in common.
 //! Who asks, may they now, and which ways lead there?
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{Context, SHA256};
 use jiff::Timestamp;
 
@@ -14,7 +16,7 @@ use crate::live::{InForce, Live};
 use crate::names::{Host, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Who;
-use crate::policy::egress::{self, Hop, NoHop};
+use crate::policy::egress::{self, Hop, NoHop, Pool};
 use crate::policy::identify::{Client, Identified};
 use crate::policy::route::Route;
 
@@ -69,14 +71,17 @@ pub(super) async fn hops(
     target: &Target,
     record: &mut Record,
 ) -> Result<Vec<Hop>, Refusal> {
-    let answers = in_force.resolver.resolve(&target.host, route.timeouts.dns).await?;
+    // What left the pool since the delivery began opens no connection any more: the pool is the one in force now.
+    let families = pool_now(live, route)?.families(Timestamp::now());
+    if !families.v4 && !families.v6 {
+        return Err(NoHop::Empty.into());
+    }
+    let answers = in_force.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
     let cleared = in_force.plan.guard.clear(target, &answers.addresses, &live.sources.own())?;
     if let Some(denied) = cleared.would_deny() {
         record.would_refuse("guard", &denied.to_string(), Code::TargetForbidden);
     }
-    // What left the pool since the delivery began opens no connection any more: the pool is the one in force now.
-    let now_in_force = live.in_force();
-    let pool = now_in_force.plan.pools.get(route.pool.name()).ok_or(NoHop::Empty)?;
+    let pool = &pool_now(live, route)?;
     let turn = in_force.turn(pool, &cleared);
     let (view, stick, now) = (live.sources.view(), stick(tenant, &target.host), Timestamp::now());
     let choose = |usable: &dyn Fn(_) -> bool| egress::choose(pool, &cleared, stick, turn, now, usable);
@@ -85,6 +90,11 @@ pub(super) async fn hops(
         .or_else(|_| choose(&|source| view.has(source)))?;
     record.step(Step::Resolve);
     Ok(hops)
+}
+
+/// The pool as it is in force now.
+fn pool_now(live: &Live, route: &Route) -> Result<Arc<Pool>, NoHop> {
+    live.in_force().plan.pools.get(route.pool.name()).cloned().ok_or(NoHop::Empty)
 }
 
 /// What sticky selection sticks to. The same in every process, release and build: a customer's source address must not

@@ -7,7 +7,7 @@ use http::{HeaderMap, Response, StatusCode, Version, header};
 use http_body::Body;
 
 use super::fields;
-use super::refusal::{Code, Refusal};
+use super::refusal::{Blame, Code, Refusal};
 use crate::config::ResponseHeadMax;
 use crate::live::Draining;
 use crate::live::gate::Busy;
@@ -237,12 +237,22 @@ impl From<ResolveFault> for Refusal {
     fn from(fault: ResolveFault) -> Self {
         match fault {
             ResolveFault::NotFound => Refusal::new(Code::NameNotFound, "the target's name has no address"),
+            ResolveFault::NoFamily => NoHop::Family.into(),
             ResolveFault::Timeout => {
                 Refusal::new(Code::NameTimeout, "the target's name did not resolve within the dns timeout")
             }
+            ResolveFault::Outage => Refusal::new(Code::NameTimeout, "no name server of this proxy responds")
+                .blame(Blame::Outgate)
+                .details("no_server_responds"),
+            // A failure that may pass: only NXDOMAIN and a name without addresses say that there is nothing to find.
             ResolveFault::Failed(cause) => {
-                Refusal::new(Code::NameNotFound, "the name servers of the target's name fail").cause(cause)
+                Refusal::new(Code::NameTimeout, format!("the target's name did not resolve: {cause}"))
+                    .proxy_status("dns_error")
+                    .cause(fault)
             }
+            ResolveFault::Busy => Refusal::new(Code::NameTimeout, "too many names are being resolved")
+                .blame(Blame::Outgate)
+                .details("busy"),
         }
     }
 }
@@ -251,10 +261,13 @@ impl From<NoHop> for Refusal {
     fn from(fault: NoHop) -> Self {
         match fault {
             NoHop::Empty => Refusal::new(Code::NoEgress, "no source address of the pool is usable"),
+            // The target gets an address of the other family, or the pool a source: no retry helps before.
             NoHop::Family => Refusal::new(
                 Code::ConnectUnreachable,
-                "the target's addresses are of another IP version than our source addresses",
-            ),
+                "the target has no address of an IP version that the route's pool has source addresses of",
+            )
+            .details("address_family")
+            .not_retryable(),
         }
     }
 }

@@ -48,6 +48,7 @@ pub struct Meters {
     tenants: Series<TenantLabels, Gauge>,
     pub suspected_gaps: Gauge,
     pub cut_off: Gauge,
+    pub dns_outage: Gauge,
     pub circuits_open: Gauge,
     pub circuits_opened: Counter,
     pub records_lost: Gauge,
@@ -170,6 +171,7 @@ impl Meters {
             tenants: Series::new(Default::default),
             suspected_gaps: Gauge::default(),
             cut_off: Gauge::default(),
+            dns_outage: Gauge::default(),
             circuits_open: Gauge::default(),
             circuits_opened: Counter::default(),
             records_lost: Gauge::default(),
@@ -277,6 +279,7 @@ impl Meters {
             "Source addresses that no target answers any more, and that come last",
             meters.cut_off.clone(),
         );
+        registry.register("dns_outage", "1 while no name server responds", meters.dns_outage.clone());
         registry.register(
             "circuits_open",
             "Targets that are left alone because they keep failing",

@@ -134,7 +134,7 @@ impl InForce {
         let basis = Basis::read(resolver)?;
         let resolver = match before.map(|before| &before.resolver) {
             Some(kept) if *kept.basis() == basis => Arc::clone(kept),
-            _ => Arc::new(Resolver::new(basis)?),
+            _ => Arc::new(Resolver::new(basis)),
         };
         let terms_of = |trust: &Arc<Trust>| {
             let kept = before.and_then(|before| before.tls.get(&trust.fingerprint)).cloned();
@@ -326,6 +326,13 @@ impl Live {
         if let resting @ [first, ..] = self.reach.resting().as_slice() {
             degraded.push(format!("{} source addresses get no answer from anybody, {first} among them", resting.len()));
         }
+        if let Some(outage) = in_force.resolver.outage() {
+            degraded.push(format!(
+                "no name server responds for {} s ({}): names that are not cached fail with name_timeout",
+                outage.as_secs(),
+                in_force.resolver.server_list()
+            ));
+        }
         if self.sources.are_stale() {
             degraded.push("the kernel does not tell this host's addresses: the last known ones count".to_owned());
         }
@@ -359,6 +366,7 @@ impl Live {
         self.meters.deliveries_in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
         self.meters.deliveries_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         self.meters.idle_target_connections.set(i64::try_from(self.reuse.kept()).unwrap_or(i64::MAX));
+        self.meters.dns_outage.set(i64::from(in_force.resolver.outage().is_some()));
         let counted = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.meters.suspected_gaps.set(counted(self.reach.gaps()));
         self.meters.cut_off.set(counted(self.reach.resting().len()));

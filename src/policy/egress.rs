@@ -62,6 +62,13 @@ pub enum NoHop {
     Family,
 }
 
+/// The address families that a pool has sources of: a target's addresses of others are of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    pub v4: bool,
+    pub v6: bool,
+}
+
 /// The ways to connect, in the order to try them: the target's addresses with their families interleaved, IPv6 first
 /// (RFC 8305 §4), from one source per family; then, with `failover`, the same from one other source per family.
 ///
@@ -182,6 +189,11 @@ impl Pool {
     /// How many addresses of one family are in force.
     pub fn size(&self, now: Timestamp, v6: bool) -> u128 {
         self.spans(now, v6).map(Span::size).sum()
+    }
+
+    pub fn families(&self, now: Timestamp) -> Families {
+        let has = |v6| self.ranges(now, v6).next().is_some();
+        Families { v4: has(false), v6: has(true) }
     }
 
     pub fn contains(&self, ip: IpAddr, now: Timestamp) -> bool {

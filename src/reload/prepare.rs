@@ -12,7 +12,7 @@ use crate::config::journal::{self, Overlay};
 use crate::config::{self, Config, KeyDirs, Problem, Rejected, Severity, Sight, Sources, Written};
 use crate::live::InForce;
 use crate::net::descriptors;
-use crate::net::resolve::Basis;
+use crate::net::resolve::{self, Basis};
 use crate::policy;
 
 /// A configuration without problems.
@@ -135,6 +135,7 @@ pub(super) fn prepare(
     }
     warnings.extend(more);
     warnings.extend(descriptors::warning(&config));
+    warnings.extend(resolve::warnings(&config.resolver));
     let (left_out, warnings): (Vec<_>, Vec<_>) =
         warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
     let [left_out, warnings] = [left_out, warnings].map(|told| config::one_line_each(&told, &config.sources));

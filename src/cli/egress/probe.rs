@@ -190,7 +190,7 @@ fn refusal_as_json(refusal: &Refusal) -> Value {
     json!({
         "code": refusal.code.name(),
         "details": refusal.word(),
-        "blame": refusal.code.row().blame,
+        "blame": refusal.effective_blame(),
         "detail": refusal.detail(),
         "cause": refusal.why(),
     })

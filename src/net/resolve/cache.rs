@@ -1,80 +1,160 @@
-//! What DNS has answered, for as long as it holds, and who is asking for what right now.
-//! Is this name known, or being asked for, or ours to ask for?
+//! What DNS has answered, for as long as it holds, and which names are being asked for right now.
+//! Is this name known, or being asked for, or for the caller to ask for?
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::ResolveFault;
+use super::answer::{Found, Half};
 
 const SHARDS: usize = 16;
-/// Names in one shard, known or asked for. Clients choose the names, so their number must have an end.
-const SHARD_CAPACITY: usize = 1024;
+/// Names and families in one shard, known or asked for. Clients choose the names, so their number must have an end.
+const SHARD_CAPACITY: usize = 2048;
 
-pub(super) type Outcome = Result<Arc<[IpAddr]>, ResolveFault>;
-/// Becomes `Some` once, when the answer is there; closed without it, the question was abandoned.
-pub(super) type Answer = watch::Receiver<Option<Outcome>>;
-
-pub(super) struct Found {
-    pub(super) outcome: Outcome,
-    pub(super) ttl: Duration,
-}
+/// RFC 9520 §3.2: that every server fails is remembered too, for at least this long.
+const FAULT_TTL: Duration = Duration::from_secs(1);
+/// The same where the name has addresses of the other family.
+const PARTIAL_TTL: Duration = Duration::from_secs(10);
 
 /// Sharded, since every delivery looks in; keyed with a random seed, since clients choose the names.
 pub(super) struct Cache {
-    shards: [Mutex<HashMap<Arc<str>, Entry>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     seed: RandomState,
 }
 
+type Shard = HashMap<Key, Entry>;
+
+/// A name, in one address family.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) name: Arc<str>,
+    pub(super) v6: bool,
+}
+
 enum Entry {
-    Known { outcome: Outcome, until: Instant },
-    Asked(Answer),
+    Known { half: Half, since: Instant, until: Instant },
+    Asked(Arc<Flight>),
 }
 
 pub(super) enum Look {
-    Known(Outcome),
-    /// Somebody asks already.
-    Asked(Answer),
+    Known(Half, Instant),
+    /// It is being asked for.
+    Asked(Waiter),
     /// The caller is to ask.
-    Unasked(Question, Answer),
+    Unasked(Question, Waiter),
     /// So many names are being asked for that this one has no place.
     Full,
+}
+
+/// A question under way, and those who wait for it.
+pub(super) struct Flight {
+    pub(super) started: Instant,
+    /// Becomes `Some` once.
+    outcome: watch::Sender<Option<Half>>,
+    waiters: watch::Sender<usize>,
+    joined: Notify,
+    /// What some server has said instead of answering.
+    fault: Mutex<Option<&'static str>>,
+}
+
+/// Waits for a question; counted while it lives.
+pub(super) struct Waiter {
+    pub(super) flight: Arc<Flight>,
+    outcome: watch::Receiver<Option<Half>>,
 }
 
 /// The duty to ask for one name. Dropped without an answer, it lets the next one ask.
 pub(super) struct Question {
     cache: Arc<Cache>,
-    name: Arc<str>,
-    answer: watch::Sender<Option<Outcome>>,
+    key: Key,
+    pub(super) flight: Arc<Flight>,
 }
+
+impl Flight {
+    fn new(now: Instant) -> Self {
+        Self {
+            started: now,
+            outcome: watch::Sender::new(None),
+            waiters: watch::Sender::new(0),
+            joined: Notify::new(),
+            fault: Mutex::default(),
+        }
+    }
+
+    /// Resolves when one more waits for the answer.
+    pub(super) async fn joined(&self) {
+        self.joined.notified().await;
+    }
+
+    /// Keeps what a server has said instead of answering, for those who give up before another one answers.
+    pub(super) fn note(&self, fault: &'static str) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when nobody waits for the answer.
+    async fn is_unwanted(&self) {
+        let _ = self.waiters.subscribe().wait_for(|waiters| *waiters == 0).await;
+    }
+
+    /// Resolves when somebody waits for the answer.
+    async fn is_wanted(&self) {
+        let _ = self.waiters.subscribe().wait_for(|waiters| *waiters > 0).await;
+    }
+}
+
+impl Waiter {
+    fn new(flight: &Arc<Flight>) -> Self {
+        flight.waiters.send_modify(|waiters| *waiters += 1);
+        flight.joined.notify_one();
+        Self { flight: Arc::clone(flight), outcome: flight.outcome.subscribe() }
+    }
+
+    pub(super) async fn answered(&mut self) -> Half {
+        let outcome = self.outcome.wait_for(Option::is_some).await;
+        outcome.ok().and_then(|half| half.clone()).unwrap_or(Half::Fault(ABANDONED))
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.flight.waiters.send_modify(|waiters| *waiters -= 1);
+    }
+}
+
+/// The question ended without an answer, with its task.
+const ABANDONED: &str = "the question was abandoned";
 
 impl Cache {
     pub(super) fn new() -> Self {
         Self { shards: std::array::from_fn(|_| Mutex::default()), seed: RandomState::new() }
     }
 
-    pub(super) fn look(self: &Arc<Self>, name: &Arc<str>, now: Instant) -> Look {
-        let mut shard = self.shard(name);
-        match shard.get(name) {
-            Some(Entry::Known { outcome, until }) if now < *until => return Look::Known(outcome.clone()),
-            Some(Entry::Asked(answer)) => return Look::Asked(answer.clone()),
+    pub(super) fn look(self: &Arc<Self>, key: Key, now: Instant) -> Look {
+        let mut shard = self.shard(&key);
+        match shard.get(&key) {
+            Some(Entry::Known { half, since, until }) if now < *until => return Look::Known(half.clone(), *since),
+            Some(Entry::Asked(flight)) => return Look::Asked(Waiter::new(flight)),
             Some(Entry::Known { .. }) | None => {}
         }
-        if !shard.contains_key(name) && shard.len() >= SHARD_CAPACITY && !make_room(&mut shard, now) {
+        if !shard.contains_key(&key) && shard.len() >= SHARD_CAPACITY && !make_room(&mut shard, now) {
             return Look::Full;
         }
-        let (sender, receiver) = watch::channel(None);
-        shard.insert(Arc::clone(name), Entry::Asked(receiver.clone()));
-        let question = Question { cache: Arc::clone(self), name: Arc::clone(name), answer: sender };
-        Look::Unasked(question, receiver)
+        let flight = Arc::new(Flight::new(now));
+        shard.insert(key.clone(), Entry::Asked(Arc::clone(&flight)));
+        let waiter = Waiter::new(&flight);
+        Look::Unasked(Question { cache: Arc::clone(self), key, flight }, waiter)
     }
 
-    fn shard(&self, name: &str) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
-        let index = self.seed.hash_one(name) as usize % SHARDS;
+    /// Both families of a name are in one shard.
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
+        let index = self.seed.hash_one(&key.name) as usize % SHARDS;
         // No code of ours panics while it holds the lock, and the map is whole between any two calls.
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,32 +162,52 @@ impl Cache {
 
 impl Question {
     pub(super) fn answer(self, found: Found, now: Instant) {
-        let known = Entry::Known { outcome: found.outcome.clone(), until: now + found.ttl };
-        self.cache.shard(&self.name).insert(Arc::clone(&self.name), known);
-        self.answer.send_replace(Some(found.outcome));
+        let Found { half, mut ttl } = found;
+        let mut shard = self.cache.shard(&self.key);
+        if let Half::Fault(_) = half {
+            let other = shard.get(&Key { v6: !self.key.v6, ..self.key.clone() });
+            let is_partial = matches!(other, Some(Entry::Known { half: Half::Addresses(_), .. }));
+            ttl = if is_partial { PARTIAL_TTL } else { FAULT_TTL };
+        }
+        shard.insert(self.key.clone(), Entry::Known { half: half.clone(), since: now, until: now + ttl });
+        drop(shard);
+        self.flight.outcome.send_replace(Some(half));
+    }
+
+    /// Resolves when nobody has waited for the answer for as long as `linger`.
+    pub(super) async fn is_unwanted_for(&self, linger: Duration) {
+        loop {
+            self.flight.is_unwanted().await;
+            if tokio::time::timeout(linger, self.flight.is_wanted()).await.is_err() {
+                return;
+            }
+        }
     }
 }
 
 impl Drop for Question {
     fn drop(&mut self) {
-        if self.answer.borrow().is_none() {
-            self.cache.shard(&self.name).remove(&self.name);
+        if self.flight.outcome.borrow().is_none() {
+            self.cache.shard(&self.key).remove(&self.key);
+            // Who has come since hears at once, and may ask again.
+            self.flight.outcome.send_replace(Some(Half::Fault(ABANDONED)));
         }
     }
 }
 
 /// Drops what has expired, else what would expire first; what is being asked for stays.
-fn make_room(shard: &mut HashMap<Arc<str>, Entry>, now: Instant) -> bool {
+fn make_room(shard: &mut Shard, now: Instant) -> bool {
     shard.retain(|_, entry| !matches!(entry, Entry::Known { until, .. } if *until <= now));
     if shard.len() < SHARD_CAPACITY {
         return true;
     }
-    let known = shard.iter().filter_map(|(name, entry)| match entry {
-        Entry::Known { until, .. } => Some((*until, Arc::clone(name))),
+    let known = shard.iter().filter_map(|(key, entry)| match entry {
+        Entry::Known { until, .. } => Some((*until, key)),
         Entry::Asked(_) => None,
     });
-    match known.min() {
-        Some((_, name)) => shard.remove(&name).is_some(),
+    let first = known.min_by_key(|(until, _)| *until).map(|(_, key)| key.clone());
+    match first {
+        Some(key) => shard.remove(&key).is_some(),
         None => false,
     }
 }
@@ -116,46 +216,50 @@ fn make_room(shard: &mut HashMap<Arc<str>, Entry>, now: Instant) -> bool {
 mod tests {
     use super::*;
 
-    fn name(text: &str) -> Arc<str> {
-        text.into()
+    fn name(text: &str) -> Key {
+        Key { name: text.into(), v6: false }
+    }
+
+    fn half() -> Half {
+        Half::Addresses(Arc::new(["192.0.2.1".parse().unwrap()]))
     }
 
     fn found(seconds: u64) -> Found {
-        Found { outcome: Ok(Arc::new(["192.0.2.1".parse().unwrap()])), ttl: Duration::from_secs(seconds) }
+        Found { half: half(), ttl: Duration::from_secs(seconds) }
     }
 
-    fn question(look: Look) -> (Question, Answer) {
+    fn question(look: Look) -> (Question, Waiter) {
         match look {
-            Look::Unasked(question, answer) => (question, answer),
+            Look::Unasked(question, waiter) => (question, waiter),
             _ => panic!("not ours to ask"),
         }
     }
 
     fn is_known(look: &Look) -> bool {
-        matches!(look, Look::Known(_))
+        matches!(look, Look::Known(..))
     }
 
     #[test]
     fn an_answer_holds_for_its_ttl() {
         let (cache, now) = (Arc::new(Cache::new()), Instant::now());
         let acme = name("acme.example");
-        question(cache.look(&acme, now)).0.answer(found(60), now);
-        assert!(is_known(&cache.look(&acme, now + Duration::from_secs(59))));
-        let (again, _) = question(cache.look(&acme, now + Duration::from_secs(60)));
+        question(cache.look(acme.clone(), now)).0.answer(found(60), now);
+        assert!(is_known(&cache.look(acme.clone(), now + Duration::from_secs(59))));
+        let (again, _) = question(cache.look(acme.clone(), now + Duration::from_secs(60)));
         again.answer(found(60), now + Duration::from_secs(61));
-        assert!(is_known(&cache.look(&acme, now + Duration::from_secs(120))));
+        assert!(is_known(&cache.look(acme.clone(), now + Duration::from_secs(120))));
     }
 
     #[test]
     fn one_asks_and_the_others_wait() {
         let (cache, now) = (Arc::new(Cache::new()), Instant::now());
         let acme = name("acme.example");
-        let (asking, first) = question(cache.look(&acme, now));
-        let Look::Asked(second) = cache.look(&acme, now) else { panic!() };
-        assert!(first.borrow().is_none());
+        let (asking, first) = question(cache.look(acme.clone(), now));
+        let Look::Asked(second) = cache.look(acme.clone(), now) else { panic!() };
+        assert!(first.outcome.borrow().is_none());
         asking.answer(found(60), now);
-        for answer in [first, second] {
-            assert_eq!(*answer.borrow(), Some(found(60).outcome));
+        for waiter in [first, second] {
+            assert_eq!(*waiter.outcome.borrow(), Some(half()));
         }
     }
 
@@ -163,10 +267,23 @@ mod tests {
     fn an_abandoned_question_is_free_again() {
         let (cache, now) = (Arc::new(Cache::new()), Instant::now());
         let acme = name("acme.example");
-        let (asking, answer) = question(cache.look(&acme, now));
+        let (asking, waiter) = question(cache.look(acme.clone(), now));
         drop(asking);
-        assert!(answer.has_changed().is_err(), "those who wait are told");
-        question(cache.look(&acme, now));
+        assert!(waiter.outcome.borrow().is_some(), "those who wait are told");
+        question(cache.look(acme, now));
+    }
+
+    #[test]
+    fn a_fault_is_kept_longer_where_the_other_family_has_addresses() {
+        let (cache, now) = (Arc::new(Cache::new()), Instant::now());
+        let (v4, v6) = (name("acme.example"), Key { v6: true, ..name("acme.example") });
+        let fault = || Found { half: Half::Fault("SERVFAIL"), ttl: Duration::ZERO };
+        question(cache.look(v6.clone(), now)).0.answer(fault(), now);
+        assert!(!is_known(&cache.look(v6.clone(), now + FAULT_TTL)));
+        question(cache.look(v4, now)).0.answer(found(60), now);
+        let later = now + 2 * FAULT_TTL;
+        question(cache.look(v6.clone(), later)).0.answer(fault(), later);
+        assert!(is_known(&cache.look(v6, later + 2 * FAULT_TTL)));
     }
 
     #[test]
@@ -175,13 +292,13 @@ mod tests {
         let capacity = SHARDS * SHARD_CAPACITY;
         for number in 0..2 * capacity {
             let seconds = 60 + number as u64;
-            question(cache.look(&name(&format!("{number}.example")), now)).0.answer(found(seconds), now);
+            question(cache.look(name(&format!("{number}.example")), now)).0.answer(found(seconds), now);
         }
         let held: usize = cache.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
         assert!(held <= capacity && held > capacity / 2, "{held}");
         let last = name(&format!("{}.example", 2 * capacity - 1));
-        assert!(is_known(&cache.look(&last, now)), "what expires first has gone first");
-        assert!(!is_known(&cache.look(&name("0.example"), now)));
+        assert!(is_known(&cache.look(last, now)), "what expires first has gone first");
+        assert!(!is_known(&cache.look(name("0.example"), now)));
     }
 
     #[test]
@@ -190,7 +307,7 @@ mod tests {
         let mut asking = Vec::new();
         let mut refused = 0;
         for number in 0..2 * SHARDS * SHARD_CAPACITY {
-            match cache.look(&name(&format!("{number}.example")), now) {
+            match cache.look(name(&format!("{number}.example")), now) {
                 Look::Unasked(question, _) => asking.push(question),
                 Look::Full => refused += 1,
                 _ => panic!(),
@@ -198,6 +315,6 @@ mod tests {
         }
         assert!(refused > 0 && asking.len() <= SHARDS * SHARD_CAPACITY);
         drop(asking);
-        question(cache.look(&name("0.example"), now));
+        question(cache.look(name("0.example"), now));
     }
 }

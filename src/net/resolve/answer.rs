@@ -1,0 +1,115 @@
+//! What a response says of a name's addresses of one family: aliases followed, strange records left out.
+//! Which addresses does the name have, and how long may that be believed?
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+
+/// Aliases that one response may hold in a chain.
+const ALIASES_MAX: usize = 16;
+
+/// How long a response is believed, whatever its TTL says: no storm of questions for a TTL of zero, and no mistake in
+/// a customer's zone outlives this.
+const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+/// The same for "there is no such name" (RFC 2308 §5): a customer who adds it should not wait for long.
+const NEGATIVE_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
+
+/// What is known of a name in one address family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    /// Never empty.
+    Addresses(Arc<[IpAddr]>),
+    Nothing {
+        no_such_name: bool,
+    },
+    /// Every server has failed; the response code of one, as the IANA registry spells it.
+    Fault(&'static str),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) half: Half,
+    pub(super) ttl: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    Found(Found),
+    /// The name is an alias of another, of which the response says nothing.
+    Alias(Name, Duration),
+}
+
+impl Found {
+    pub(super) fn nothing(no_such_name: bool, ttl: Duration) -> Self {
+        Self { half: Half::Nothing { no_such_name }, ttl: ttl.clamp(*NEGATIVE_TTL.start(), *NEGATIVE_TTL.end()) }
+    }
+}
+
+/// Why this response is none: the next server is asked. NXDOMAIN is a response, and final.
+pub(super) fn fault(response: &Message) -> Option<&'static str> {
+    let is_lame = response.answers.is_empty()
+        && negative_ttl(response).is_none()
+        && !response.metadata.authoritative
+        && !response.metadata.recursion_available;
+    match response.metadata.response_code {
+        // A referral: the server knows nothing of the name, and will not ask for us.
+        ResponseCode::NoError if is_lame => Some("a referral"),
+        ResponseCode::NoError | ResponseCode::NXDomain => None,
+        ResponseCode::FormErr => Some("FORMERR"),
+        ResponseCode::ServFail => Some("SERVFAIL"),
+        ResponseCode::NotImp => Some("NOTIMP"),
+        ResponseCode::Refused => Some("REFUSED"),
+        ResponseCode::NotAuth => Some("NOTAUTH"),
+        ResponseCode::BADVERS | ResponseCode::BADSIG => Some("BADVERS"),
+        _ => Some("an unusual response code"),
+    }
+}
+
+/// Reads a response without a [`fault`]. `chain` is the shortest TTL of the aliases that led to `name`.
+pub(super) fn read(response: &Message, name: &Name, kind: RecordType, chain: Duration) -> Read {
+    let (mut name, mut ttl, mut is_alias) = (name, chain, false);
+    for _ in 0..ALIASES_MAX {
+        let alias = records(response, name).find_map(|record| match &record.data {
+            RData::CNAME(to) => Some((&to.0, record.ttl)),
+            _ => None,
+        });
+        let Some((to, seconds)) = alias else { break };
+        // A chain of aliases is as short-lived as its shortest-lived link.
+        (name, ttl, is_alias) = (to, ttl.min(seconds_of(seconds)), true);
+    }
+    let mut addresses = Vec::new();
+    for record in records(response, name).filter(|record| record.record_type() == kind) {
+        ttl = ttl.min(seconds_of(record.ttl));
+        addresses.extend(record.data.ip_addr().filter(|address| !addresses.contains(address)));
+    }
+    if !addresses.is_empty() {
+        return Read::Found(Found {
+            half: Half::Addresses(addresses.into()),
+            ttl: ttl.clamp(*TTL.start(), *TTL.end()),
+        });
+    }
+    let no_such_name = response.metadata.response_code == ResponseCode::NXDomain;
+    match negative_ttl(response) {
+        None if is_alias && !no_such_name => Read::Alias(name.clone(), ttl),
+        negative => Read::Found(Found::nothing(no_such_name, negative.unwrap_or_default())),
+    }
+}
+
+fn records<'r>(response: &'r Message, owner: &'r Name) -> impl Iterator<Item = &'r Record> {
+    response.answers.iter().filter(move |record| record.name == *owner)
+}
+
+/// RFC 2308 §5.
+fn negative_ttl(response: &Message) -> Option<Duration> {
+    response.authorities.iter().find_map(|record| match &record.data {
+        RData::SOA(soa) => Some(seconds_of(record.ttl.min(soa.minimum))),
+        _ => None,
+    })
+}
+
+fn seconds_of(ttl: u32) -> Duration {
+    Duration::from_secs(ttl.into())
+}

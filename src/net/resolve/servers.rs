@@ -1,0 +1,200 @@
+//! The name servers, asked one after the other: the next one as soon as one fails, and soon when one is silent.
+//! Which server's response counts?
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Name, RecordType};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::answer::{self, Found, Half, Read};
+use super::cache::Flight;
+use super::health::Health;
+use super::query;
+
+/// A server that is silent for this long has the next one asked beside it.
+const NEXT_SERVER: Duration = Duration::from_millis(300);
+/// A round of questions to the servers that are silent is repeated after this: a datagram may be lost.
+const RESEND: Duration = Duration::from_secs(1);
+/// The wait doubles up to this.
+const RESEND_MAX: Duration = Duration::from_secs(5);
+/// Questions that wait for a response at once, for one name and family. The first question to each server waits on: a
+/// slow server may take longer for each question than it takes until the next one.
+const OPEN_MAX: usize = 8;
+/// Questions for the names that a name is an alias of.
+const ALIAS_QUESTIONS_MAX: usize = 8;
+
+/// Silence of all servers for this long has them probed.
+const SUSPICIOUS: Duration = Duration::from_millis(150);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two probes while no server responds.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) struct Servers {
+    /// Not empty.
+    addresses: Vec<SocketAddr>,
+    /// The one that responded last is asked first.
+    preferred: AtomicUsize,
+    pub(super) health: Health,
+}
+
+/// A question under way.
+struct Asking {
+    server: usize,
+    response: Pin<Box<dyn Future<Output = io::Result<Message>> + Send>>,
+}
+
+impl Servers {
+    pub(super) fn new(addresses: Vec<SocketAddr>) -> Self {
+        Self { addresses, preferred: AtomicUsize::new(0), health: Health::default() }
+    }
+
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Finds the addresses of one family. Goes on for as long as the caller lets it, while a server is silent.
+    pub(super) async fn find(self: &Arc<Self>, name: &str, kind: RecordType, flight: &Flight) -> Found {
+        // The last dot makes it absolute: there are no search domains.
+        let Ok(mut name) = Name::from_ascii(format!("{name}.")) else { return Found::nothing(true, Duration::MAX) };
+        let mut ttl = Duration::MAX;
+        for _ in 0..ALIAS_QUESTIONS_MAX {
+            let response = match self.ask(&name, kind, flight).await {
+                Ok(response) => response,
+                Err(code) => return Found { half: Half::Fault(code), ttl: Duration::ZERO },
+            };
+            match answer::read(&response, &name, kind, ttl) {
+                Read::Found(found) => return found,
+                Read::Alias(next, shortest) => (name, ttl) = (next, shortest),
+            }
+        }
+        Found { half: Half::Fault("a chain of aliases without an end"), ttl: Duration::ZERO }
+    }
+
+    /// The first response that is one. The error is the response code of the first server, once all have failed.
+    async fn ask(self: &Arc<Self>, name: &Name, kind: RecordType, flight: &Flight) -> Result<Message, &'static str> {
+        let (start, count) = (Instant::now(), self.addresses.len());
+        let first = self.preferred.load(Ordering::Relaxed) % count;
+        let mut faults: Vec<Option<&'static str>> = vec![None; count];
+        let mut unreachable = vec![false; count];
+        let mut running: Vec<Asking> = Vec::new();
+        let (mut turn, mut pause, mut is_suspicious) = (0, RESEND, false);
+        loop {
+            let server = (first + turn) % count;
+            turn += 1;
+            if faults[server].is_none() {
+                if running.len() >= OPEN_MAX.max(2 * count) {
+                    running.remove(count.min(running.len() - 1));
+                }
+                let (address, name) = (self.addresses[server], name.clone());
+                let response = Box::pin(async move { query::ask(address, &name, kind).await });
+                running.push(Asking { server, response });
+            }
+            let (sent, is_round) = (Instant::now(), turn % count == 0);
+            let mut until = sent + if is_round { pause } else { NEXT_SERVER };
+            if is_round {
+                pause = (2 * pause).min(RESEND_MAX);
+            } else if faults[server].is_some() {
+                continue; // it has nothing to say: on to the next one
+            }
+            loop {
+                tokio::select! {
+                    biased;
+                    (server, response) = next(&mut running) => {
+                        match response {
+                            Ok(response) => {
+                                self.health.responded();
+                                let Some(code) = answer::fault(&response) else {
+                                    self.preferred.store(server, Ordering::Relaxed);
+                                    return Ok(response);
+                                };
+                                flight.note(code);
+                                faults[server] = Some(code);
+                            }
+                            Err(_) => unreachable[server] = true,
+                        }
+                        if faults.iter().all(Option::is_some) {
+                            return Err(faults[first].unwrap_or_default());
+                        }
+                        if unreachable.iter().all(|one| *one) {
+                            self.health.silent_since(start.into_std());
+                            self.probe();
+                        }
+                        if !is_round {
+                            break;
+                        }
+                    }
+                    () = flight.joined() => until = until.min(sent + RESEND),
+                    () = sleep_until(start + SUSPICIOUS), if !is_suspicious => {
+                        is_suspicious = true;
+                        if !self.health.has_responded_since(start.into_std()) {
+                            self.probe();
+                        }
+                    }
+                    () = sleep_until(until) => break,
+                }
+            }
+        }
+    }
+
+    /// Asks all servers for what each of them knows, the root's name servers, until one responds: a name that takes long
+    /// is no outage. At most one task does so.
+    fn probe(self: &Arc<Self>) {
+        if !self.health.begin_probing() {
+            return;
+        }
+        let servers = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                let Some(servers) = servers.upgrade() else { return };
+                let asked = Instant::now();
+                let mut running: Vec<Asking> =
+                    (0..servers.addresses.len()).map(|server| servers.ask_root(server)).collect();
+                let responded = async {
+                    while !running.is_empty() {
+                        if next(&mut running).await.1.is_ok() {
+                            return;
+                        }
+                    }
+                    std::future::pending().await
+                };
+                if timeout(PROBE_TIMEOUT, responded).await.is_ok() {
+                    servers.health.responded();
+                }
+                if servers.health.has_responded_since(asked.into_std()) {
+                    servers.health.end_probing();
+                    return;
+                }
+                servers.health.silent_since(asked.into_std());
+                drop(servers);
+                sleep(PROBE_INTERVAL).await;
+            }
+        });
+    }
+
+    fn ask_root(&self, server: usize) -> Asking {
+        let address = self.addresses[server];
+        Asking { server, response: Box::pin(async move { query::ask(address, &Name::root(), RecordType::NS).await }) }
+    }
+}
+
+/// Waits for whichever question ends first, and takes it out.
+async fn next(running: &mut Vec<Asking>) -> (usize, io::Result<Message>) {
+    let (index, ended) = poll_fn(|cx| {
+        for (index, asking) in running.iter_mut().enumerate() {
+            if let Poll::Ready(ended) = asking.response.as_mut().poll(cx) {
+                return Poll::Ready((index, ended));
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    (running.remove(index).server, ended)
+}
