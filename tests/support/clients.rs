@@ -100,7 +100,8 @@ impl Workshop {
         command
     }
 
-    fn python(&self, name: &str) -> Command {
+    /// A program of tests/clients, run by the Python that has their packages.
+    pub fn python(&self, name: &str) -> Command {
         let mut command = Command::new(&self.python);
         command.arg(Path::new(NODE_PROGRAMS).join(format!("{name}.py")));
         command.env("PYTHONDONTWRITEBYTECODE", "1");
