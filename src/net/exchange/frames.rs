@@ -66,10 +66,11 @@ impl Frames {
         match (self.header[3], self.header[4] & ACK) {
             (SETTINGS, 0) => {
                 let settings = self.payload.chunks_exact(SETTING);
+                // The last one counts (RFC 9113 §6.5.3).
                 let header_list_max = settings
-                    .filter(|setting| number(&setting[..2]) == u32::from(MAX_HEADER_LIST_SIZE))
-                    .map(|setting| number(&setting[2..]))
-                    .last();
+                    .rev()
+                    .find(|setting| number(&setting[..2]) == u32::from(MAX_HEADER_LIST_SIZE))
+                    .map(|setting| number(&setting[2..]));
                 Some(Notice::Settings { header_list_max })
             }
             // After the last stream's identifier of four bytes (RFC 9113 §6.8).
