@@ -67,7 +67,13 @@ const CLIENTS: &[(&str, Sharing, &[Form])] = &[
     ("axios", Sharing::None, &[Tunnel, Inspect]),
     ("got", Sharing::All, &[Gateway, Tunnel, Inspect]),
     ("node_http", Sharing::All, &[Plain, Upgrade, Absolute, Gateway]),
+    ("go", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    // It proves itself only after a 407, behind which a tunnel needs another connection.
+    ("apache", Sharing::All, &[Plain, Upgrade, Gateway]),
+    ("apache", Sharing::Nearly, &[Tunnel, Inspect]),
 ];
+
+const ROWS_AT_ONCE: usize = 8;
 
 const JSON: &str = r#"{"event":"payment.captured","note":"Größe ½ \u0000","list":[1,2.50,null]}"#;
 /// Basic `billing:t0ken`.
@@ -178,16 +184,18 @@ impl Place {
     }
 }
 
-/// Every client in each of its forms that `wanted` lets pass, at the same time.
-fn for_each(wanted: impl Fn(Form) -> bool, test: impl Fn(&'static str, Sharing, Form) + Sync) {
+/// Every client in each of its forms that `wanted` lets pass, a few at a time: each is a process or more.
+fn for_each(place: &Place, wanted: impl Fn(Form) -> bool, test: impl Fn(&'static str, Sharing, Form) + Sync) {
     let rows = CLIENTS.iter().flat_map(|(client, sharing, forms)| forms.iter().map(|form| (*client, *sharing, *form)));
-    let rows: Vec<_> = rows.filter(|(_, _, form)| wanted(*form)).collect();
-    std::thread::scope(|scope| {
-        for (client, sharing, form) in rows {
-            let test = &test;
-            scope.spawn(move || test(client, sharing, form));
-        }
-    });
+    let rows: Vec<_> = rows.filter(|(client, _, form)| wanted(*form) && place.workshop.has(client)).collect();
+    for some in rows.chunks(ROWS_AT_ONCE) {
+        std::thread::scope(|scope| {
+            for &(client, sharing, form) in some {
+                let test = &test;
+                scope.spawn(move || test(client, sharing, form));
+            }
+        });
+    }
 }
 
 fn route(connect: &str, port: u16, sign: &str) -> String {
@@ -199,7 +207,7 @@ fn route(connect: &str, port: u16, sign: &str) -> String {
 #[test]
 fn every_client_delivers_in_every_form_it_can_send() {
     let Some(place) = place() else { return };
-    for_each(|_| true, |client, sharing, form| session(&place, client, sharing, form));
+    for_each(&place, |_| true, |client, sharing, form| session(&place, client, sharing, form));
 }
 
 /// GET, three POSTs, and where the client sees it a refusal, in one session.
@@ -280,6 +288,7 @@ fn received(place: &Place, client: &str, form: Form, prefix: &str) {
 fn a_refused_tunnel_is_a_clear_failure() {
     let Some(place) = place() else { return };
     for_each(
+        &place,
         |form| form == Tunnel,
         |client, _, form| {
             let tap = Wiretap::before(place.outgate.proxy);
@@ -291,7 +300,8 @@ fn a_refused_tunnel_is_a_clear_failure() {
                 status => status == 403 && !report.header("outgate-error").is_empty(),
             };
             assert!(says, "{client} says only: {report:?}");
-            let answer = String::from_utf8(tap.carried()[0].received.clone()).unwrap();
+            // The last of them: Apache HttpClient answers a challenge first.
+            let answer = String::from_utf8(tap.carried().pop().unwrap().received).unwrap();
             assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("outgate-error: "), "{client}: {answer}");
         },
     );
