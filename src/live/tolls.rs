@@ -104,7 +104,7 @@ mod tests {
         let bucket = bucket(100_000);
         let tolls = || Tolls::to([Arc::clone(&bucket)].into_iter());
         let mut stuck: Vec<Tolls> = (0..10).map(|_| tolls()).collect();
-        let mut poll_once = |tolls: &mut Tolls| tolls.poll_pay(&mut Context::from_waker(Waker::noop()), 1 << 20);
+        let poll_once = |tolls: &mut Tolls| tolls.poll_pay(&mut Context::from_waker(Waker::noop()), 1 << 20);
         for tolls in &mut stuck {
             while poll_once(tolls).is_ready() {}
         }
