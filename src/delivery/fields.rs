@@ -78,6 +78,24 @@ fn is_common_option(option: &[u8]) -> bool {
     option.is_empty() || option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive")
 }
 
+/// Removes a Content-Length that is not one number (RFC 9110 §8.6), where no body proves it: in responses to HEAD, and 304.
+pub(super) fn check_content_length(fields: &mut HeaderMap) {
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    let is_number = |length: &HeaderValue| {
+        let length = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        length.is_some_and(|text| text.parse::<u64>().is_ok())
+    };
+    if !(lengths.next().is_none_or(is_number) && lengths.next().is_none()) {
+        fields.remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// Removes from an interim response (1xx) the fields of the hop, and the length that it must not have (RFC 9110 §8.6).
+pub(super) fn strip_interim(fields: &mut HeaderMap) {
+    strip(fields);
+    fields.remove(header::CONTENT_LENGTH);
+}
+
 /// RFC 9110 §7.6.3: appended on requests and responses, with the version they were received in, under our pseudonym.
 pub(super) fn add_via(fields: &mut HeaderMap, version: Version, pseudonym: &str) {
     let version = match version {

@@ -84,6 +84,7 @@ pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outboun
         Err(refusal) => return response::refuse(refusal, record, pseudonym),
     };
     let deadline = started + judged.route.timeouts.total;
+    let method = arrival.method.clone();
     // Pinned where it is made: the state of a whole delivery is not copied into the timeout.
     let relayed = {
         let relaying = pin!(relay(live, &in_force, arrival, judged, &mut record));
@@ -91,7 +92,7 @@ pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outboun
     };
     match relayed {
         Ok(Ok(Answered { lease, held, answer, limit })) => {
-            response::relay(answer, lease, held, record, deadline, limit, pseudonym)
+            response::relay(&method, answer, lease, held, record, deadline, limit, pseudonym)
         }
         Ok(Err(refusal)) => response::refuse(refusal, record, pseudonym),
         Err(_) => {

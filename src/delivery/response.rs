@@ -3,12 +3,14 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 
 use super::pacing::Paced;
 use super::record::Record;
@@ -26,11 +28,15 @@ pub enum Outbound {
 }
 
 pub struct Relayed {
-    body: Paced<Incoming>,
+    /// `None` only while this is being dropped.
+    body: Option<Paced<Incoming>>,
+    /// Bytes of the announced length that are still missing. `None`: the target announced no length.
+    missing: Option<u64>,
     /// Held until the body has ended.
     lease: Option<Lease>,
     /// Whether it goes back for reuse then.
     keeps: bool,
+    is_http2: bool,
     /// How much more of it may come, in bytes.
     left: u64,
     record: Box<Record>,
@@ -42,8 +48,12 @@ pub struct Relayed {
 #[derive(Debug)]
 pub struct BrokeOff;
 
-/// The target's answer as the client gets it; `limit`: of its body, in bytes.
+/// The time for END_STREAM to follow the last byte of an announced length. The client already has its whole response.
+const END_STREAM_WITHIN: Duration = Duration::from_secs(1);
+
+/// The target's answer as the client gets it; `method`: of the request; `limit`: of its body, in bytes.
 pub(super) fn relay(
+    method: &Method,
     response: Response<Incoming>,
     lease: Lease,
     held: Held,
@@ -70,10 +80,16 @@ pub(super) fn relay(
     }
     mark(&mut head.headers, &record);
     record.answered(head.status.as_u16());
+    let has_body = allows_body(method, head.status);
+    if !has_body {
+        fields::check_content_length(&mut head.headers);
+    }
     let relayed = Relayed {
-        body: Paced::new(body, held.permit.tolls()),
+        missing: if has_body { body.size_hint().exact() } else { Some(0) },
+        body: Some(Paced::new(body, held.permit.tolls())),
         lease: Some(lease),
         keeps,
+        is_http2: version == Version::HTTP_2,
         left: limit,
         record,
         _held: held,
@@ -114,6 +130,11 @@ pub(super) fn mark(headers: &mut HeaderMap, record: &Record) {
 static OUTGATE_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("outgate-request-id");
 static OUTGATE_EGRESS: http::HeaderName = http::HeaderName::from_static("outgate-egress");
 
+/// Whether a response to `method` with this status has a body (RFC 9112 §6.3, rule 1).
+fn allows_body(method: &Method, status: StatusCode) -> bool {
+    method != Method::HEAD && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
+}
+
 fn says_close(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONNECTION).iter().any(|value| {
         value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
@@ -122,60 +143,130 @@ fn says_close(headers: &HeaderMap) -> bool {
 
 impl Relayed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
-        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+        let polled = self.poll_body(cx);
+        let frame = match polled {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(self.deadline.as_mut().poll(cx));
-                self.record.broke_off(Code::ResponseTimeout);
-                return Poll::Ready(Some(Err(BrokeOff)));
+                return Poll::Ready(Some(Err(self.break_off(Code::ResponseTimeout))));
             }
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let Some(left) = self.left.checked_sub(length) else {
-                    self.record.broke_off(Code::ResponseTooLarge);
-                    return Poll::Ready(Some(Err(BrokeOff)));
+                    return Poll::Ready(Some(Err(self.break_off(Code::ResponseTooLarge))));
                 };
                 self.left = left;
                 self.record.received(length);
-                // The server stops asking after the last byte of a known length, so the end must be seen here.
-                if self.body.is_end_stream() {
-                    self.end();
+                self.missing = self.missing.map(|missing| missing.saturating_sub(length));
+                // The server does not poll after the last byte of an announced length, so the end must be seen here.
+                if self.is_whole()
+                    && let Some(fault) = self.poll_end(cx)
+                {
+                    return Poll::Ready(Some(Err(fault)));
                 }
                 Some(Ok(frame))
             }
-            Some(Err(fault)) => {
-                if let Some(lease) = &mut self.lease {
-                    lease.end_exchange();
-                }
-                let malformed = exchange::breaks_the_protocol(&fault);
-                let code = if malformed { Code::ResponseMalformed } else { Code::ConnectionLost };
-                self.record.broke_off(code);
-                Some(Err(BrokeOff))
-            }
-            None => {
+            Some(Err(fault)) => Some(Err(self.fail(&fault))),
+            None if self.has_ended() && self.missing.is_none_or(|missing| missing == 0) => {
                 self.end();
                 None
             }
+            // RST_STREAM or GOAWAY with NO_ERROR: hyper reports it like END_STREAM (RFC 9113 §8.1).
+            None => Some(Err(self.break_off(Code::ConnectionLost))),
         })
+    }
+
+    /// Looks for what has arrived behind the last byte. An end other than END_STREAM makes the response incomplete while
+    /// the client can still learn of it.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Option<BrokeOff> {
+        while !self.has_ended() {
+            match self.poll_body(cx) {
+                Poll::Pending => return None,
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
+                Poll::Ready(Some(Ok(_))) => return Some(self.break_off(Code::ResponseMalformed)),
+                Poll::Ready(Some(Err(fault))) => return Some(self.fail(&fault)),
+                Poll::Ready(None) if self.has_ended() => {}
+                Poll::Ready(None) => return Some(self.break_off(Code::ConnectionLost)),
+            }
+        }
+        self.end();
+        None
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.body.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(cx))
+    }
+
+    /// Returns whether the target has ended the response in an orderly way.
+    fn has_ended(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| !self.is_http2 || body.is_end_stream())
+    }
+
+    /// Returns whether every byte of the response was polled: the announced length, or all up to the end.
+    fn is_whole(&self) -> bool {
+        match self.missing {
+            Some(missing) => missing == 0,
+            None => self.body.as_ref().is_none_or(Body::is_end_stream),
+        }
+    }
+
+    fn fail(&mut self, fault: &hyper::Error) -> BrokeOff {
+        let malformed = exchange::breaks_the_protocol(fault);
+        self.break_off(if malformed { Code::ResponseMalformed } else { Code::ConnectionLost })
+    }
+
+    /// Drops the lease of an unfinished exchange, so that the target's connection is not reused.
+    fn break_off(&mut self, code: Code) -> BrokeOff {
+        self.record.broke_off(code);
+        self.lease = None;
+        BrokeOff
     }
 
     fn end(&mut self) {
         self.record.complete();
-        match self.lease.take() {
-            Some(lease) if self.keeps => lease.give_back(),
-            Some(mut lease) => lease.end_exchange(),
-            None => {}
+        if let Some(lease) = self.lease.take() {
+            release(lease, self.keeps);
         }
+    }
+}
+
+fn release(mut lease: Lease, keeps: bool) {
+    if keeps { lease.give_back() } else { lease.end_exchange() }
+}
+
+/// Waits for the END_STREAM of a response whose announced length has arrived, and returns the connection to the pool. A
+/// stream that stays open is reset; one that ends otherwise leaves the connection broken.
+async fn await_end(mut body: Paced<Incoming>, lease: Lease, keeps: bool) {
+    let ending = async {
+        while let Some(frame) = body.frame().await {
+            if !frame.is_ok_and(|frame| frame.data_ref().is_none_or(Bytes::is_empty)) {
+                return false;
+            }
+        }
+        body.is_end_stream()
+    };
+    let is_orderly = timeout(END_STREAM_WITHIN, ending).await.unwrap_or(true);
+    drop(body);
+    if is_orderly {
+        release(lease, keeps);
     }
 }
 
 impl Drop for Relayed {
     fn drop(&mut self) {
-        // An answer without a body is never asked for one.
-        if self.body.is_end_stream() {
+        // A response without a body is never polled.
+        if !self.is_whole() {
+            return;
+        }
+        if self.has_ended() {
             self.end();
+            return;
+        }
+        self.record.complete();
+        if let (Some(body), Some(lease)) = (self.body.take(), self.lease.take()) {
+            tokio::spawn(await_end(body, lease, self.keeps));
         }
     }
 }
@@ -204,14 +295,14 @@ impl Body for Outbound {
     fn is_end_stream(&self) -> bool {
         match self {
             Outbound::Whole(bytes) => bytes.is_none(),
-            Outbound::Relayed(relayed) => relayed.body.is_end_stream(),
+            Outbound::Relayed(relayed) => relayed.is_whole(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Outbound::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Outbound::Relayed(relayed) => relayed.body.size_hint(),
+            Outbound::Relayed(relayed) => relayed.body.as_ref().map_or_else(SizeHint::default, Body::size_hint),
         }
     }
 }

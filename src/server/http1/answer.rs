@@ -65,10 +65,9 @@ impl Answer {
         let (head, mut body) = self.response.into_parts();
         let mut out = Vec::with_capacity(1024);
         write_head(&mut out, head.status, self.reason, &head.headers);
-        if self.framing == Framing::None {
-            return line.write_all(&out, patience).await;
-        }
-        loop {
+        // Counted here, whatever the body says of itself: the client finds the next response by this number.
+        let mut missing = if self.framing == Framing::Length { body.size_hint().exact() } else { None };
+        while self.framing != Framing::None && missing != Some(0) {
             // What is there already goes out with the head, in one piece.
             let next = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
             let next = match next {
@@ -87,15 +86,19 @@ impl Answer {
             };
             // Trailers are dropped (RFC 9110 §6.5.1): nobody announced them to the client.
             let Ok(data) = frame.into_data() else { continue };
-            self.framing.write(&mut out, &data, line, patience).await?;
-            if self.framing == Framing::Length && body.is_end_stream() {
-                break;
+            if let Some(missing) = &mut missing {
+                let left = missing.checked_sub(data.len() as u64);
+                *missing = left.ok_or_else(|| io::Error::other("the body is longer than announced"))?;
             }
+            self.framing.write(&mut out, &data, line, patience).await?;
         }
         if self.framing == Framing::Chunked {
             out.extend_from_slice(b"0\r\n\r\n");
         }
         line.write_all(&out, patience).await?;
+        if missing.is_some_and(|missing| missing > 0) {
+            return Err(io::Error::other("the body is shorter than announced"));
+        }
         line.resets_when_dropped(false);
         if self.framing == Framing::UntilClose {
             line.half_close().await; // what is left of the request is read away afterwards

@@ -8,8 +8,8 @@ use std::task::Poll;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::server::SendResponse;
+use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
 
@@ -88,33 +88,33 @@ impl Reply {
             head.headers.insert(header::CONTENT_LENGTH, length.into());
         }
         complete(&mut head.headers);
+        let length = body.size_hint().exact().filter(|_| has_body);
         let ends = !has_body || body.is_end_stream();
-        let mut stream = self.lock().send_response(Response::from_parts(head, ()), ends)?;
-        if ends {
-            return Ok(());
-        }
-        loop {
+        let stream = self.lock().send_response(Response::from_parts(head, ()), ends)?;
+        let mut stream = Outgoing { stream, has_ended: ends };
+        let mut sent = 0;
+        while !stream.has_ended {
             let frame = poll_fn(|cx| {
-                if stream.poll_reset(cx).is_ready() {
+                if stream.stream.poll_reset(cx).is_ready() {
                     return Poll::Ready(Err(Broken));
                 }
                 Pin::new(&mut body).poll_frame(cx).map(Ok)
             });
-            match frame.await? {
-                Some(Ok(frame)) => {
-                    // Trailers are dropped (RFC 9110 §6.5.1): nobody announced them to the client.
-                    let Ok(data) = frame.into_data() else { continue };
-                    let ends = body.is_end_stream();
-                    send_all(&mut stream, data, ends).await?;
-                    if ends {
-                        return Ok(());
-                    }
-                }
-                // The stream is dropped unfinished: h2 sends the head, maybe some of the body, and resets it.
-                Some(Err(_)) => return Err(Broken),
-                None => return Ok(stream.send_data(Bytes::new(), true)?),
+            let Ok(frame) = frame.await?.transpose() else {
+                // A reset discards what h2 has not written yet: the connection's task gets its turn before.
+                tokio::task::yield_now().await;
+                return Err(Broken);
+            };
+            let ends = frame.is_none() || body.is_end_stream();
+            // Trailers are dropped (RFC 9110 §6.5.1): the client was not told of them.
+            let data = frame.and_then(|frame| frame.into_data().ok()).unwrap_or_default();
+            sent += data.len() as u64;
+            if ends && length.is_some_and(|length| length != sent) {
+                return Err(Broken);
             }
+            stream.send(data, ends).await?;
         }
+        Ok(())
     }
 }
 
@@ -128,16 +128,43 @@ fn complete(fields: &mut HeaderMap) {
     }
 }
 
-/// Hands over what the client's window has room for, piece by piece: no more of an answer is held here than one frame.
-async fn send_all(stream: &mut SendStream<Bytes>, mut data: Bytes, ends: bool) -> Result<(), Broken> {
-    while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        // What is left of an earlier grant is not announced again.
-        while stream.capacity() == 0 {
-            poll_fn(|cx| stream.poll_capacity(cx)).await.ok_or(Broken)??;
+/// The stream of a response. Dropped before its end, it is reset with an error: some HTTP clients take CANCEL, which h2 would
+/// send, for the end of the body.
+struct Outgoing {
+    stream: SendStream<Bytes>,
+    has_ended: bool,
+}
+
+impl Outgoing {
+    /// Sends what the client's window has room for, piece by piece: no more of a response is held here than one frame.
+    /// END_STREAM goes out with the last piece, an empty one too.
+    async fn send(&mut self, mut data: Bytes, ends: bool) -> Result<(), Broken> {
+        while !data.is_empty() {
+            self.stream.reserve_capacity(data.len());
+            // What is left of an earlier grant is not announced again.
+            while self.stream.capacity() == 0 {
+                poll_fn(|cx| self.stream.poll_capacity(cx)).await.ok_or(Broken)??;
+            }
+            let piece = data.split_to(self.stream.capacity().min(data.len()));
+            self.send_piece(piece, ends && data.is_empty())?;
         }
-        let piece = data.split_to(stream.capacity().min(data.len()));
-        stream.send_data(piece, ends && data.is_empty())?;
+        if ends && !self.has_ended {
+            self.send_piece(Bytes::new(), true)?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn send_piece(&mut self, piece: Bytes, ends: bool) -> Result<(), Broken> {
+        self.stream.send_data(piece, ends)?;
+        self.has_ended = ends;
+        Ok(())
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.stream.send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
 }
