@@ -16,11 +16,17 @@ use support::scene::{config, folder, scene, scene_with};
 use support::{Outgate, PATIENCE, post};
 
 #[test]
-fn interim_answers_are_passed_on_but_not_without_end() {
+fn interim_responses_reach_http1_clients_only_where_the_route_forwards_them() {
     let early = "HTTP/1.1 100 Continue\r\n\r\n\
-        HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\nOutgate-Error: forged\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n\
+        HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\nContent-Length: 2\r\nOutgate-Error: forged\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n\
         HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
     let scene = scene_with(answering_once(early), "");
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.plain_url(), "", "x"));
+    assert_eq!(client.one_answer("POST").text(), "ok", "many clients take 103 for the final response");
+
+    let text = config(&scene.good, &scene.plain, "");
+    scene.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\ninterim = \"forward\""));
     let mut client = scene.outgate.connect();
     client.send(post(&scene.plain_url(), "", "x"));
     let hints = client.one_answer("POST");

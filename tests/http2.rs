@@ -281,8 +281,8 @@ fn continue_is_said_only_when_the_body_is_wanted() {
 }
 
 #[test]
-fn interim_answers_of_the_target_pass() {
-    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+fn interim_responses_reach_http2_clients_without_a_content_length() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nContent-Length: 2\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let scene = scene_with(answering(hints), "");
     run(async {
         let (sender, _connection) = connect(&scene.outgate).await;
@@ -290,6 +290,7 @@ fn interim_answers_of_the_target_pass() {
         let (mut response, _) = sender.send_request(post(&scene.plain_url()).body(()).unwrap(), true).unwrap();
         let interim = poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
         assert!(interim.status() == 103 && interim.headers()["link"] == "</x>", "{interim:?}");
+        assert_eq!(interim.headers().len(), 1, "{interim:?}");
         assert_eq!(response.await.unwrap().status(), 200);
     });
 }

@@ -221,6 +221,7 @@ pub(super) static ROUTE: Shape = Shape {
         "limits",
         "plaintext",
         "connect",
+        "interim",
         "body_max",
         "response_max",
         "response_head_max",

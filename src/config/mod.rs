@@ -255,6 +255,7 @@ pub struct Route {
     pub plaintext: At<Plaintext>,
     /// `None`: a tunnel, unless the route signs or has a credential.
     pub connect: Option<At<Connect>>,
+    pub interim: Interim,
     /// Bytes.
     pub body_max: Option<At<u64>>,
     pub response_max: Option<At<u64>>,
@@ -281,6 +282,16 @@ pub enum Plaintext {
     Refuse,
     Upgrade,
     Allow,
+}
+
+/// Which clients get the target's interim responses (1xx).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interim {
+    /// Clients over HTTP/2. Many HTTP/1.1 clients take 103 for the final response.
+    #[default]
+    Http2,
+    /// Every client whose version of HTTP has interim responses.
+    Forward,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
 use super::{
-    At, Client, Connect, Limit, Per, Plaintext, Pool, PoolRange, Proof, Route, RouteTimeouts, Select, Split, keys,
-    public_key, units, upstream,
+    At, Client, Connect, Interim, Limit, Per, Plaintext, Pool, PoolRange, Proof, Route, RouteTimeouts, Select, Split,
+    keys, public_key, units, upstream,
 };
 use crate::names::{ClientName, LimitName, PoolName};
 
@@ -149,6 +149,9 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
     let connect = table.one(reader, "connect", |reader, value| {
         reader.choice(value, &[("tunnel", Connect::Tunnel), ("inspect", Connect::Inspect), ("refuse", Connect::Refuse)])
     });
+    let interim = table.one(reader, "interim", |reader, value| {
+        reader.choice(value, &[("http2", Interim::Http2), ("forward", Interim::Forward)])
+    });
     let response_max = table.one(reader, "response_max", |reader, value| reader.parsed(value, units::size));
     let response_head_max = table.one(reader, "response_head_max", upstream::response_head_max);
     let client_connections = table.one(reader, "client_connections", upstream::client_connections);
@@ -171,6 +174,7 @@ fn route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
         limits,
         plaintext: plaintext.unwrap_or(at(table, Plaintext::Refuse)),
         connect,
+        interim: interim.map(|interim| interim.value).unwrap_or_default(),
         body_max,
         response_max,
         response_head_max: response_head_max.unwrap_or_default(),

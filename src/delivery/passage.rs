@@ -249,7 +249,7 @@ fn forward_interim(request: &mut Request<Upload>, interim: Option<Interim>) -> A
         {
             // 100 Continue is a matter between us and the target: the client had its own from us.
             let mut headers = headers.clone();
-            fields::strip(&mut headers);
+            fields::strip_interim(&mut headers);
             interim(status, &headers);
         }
     });

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use http_body::Body;
 use jiff::Timestamp;
 
@@ -13,6 +13,7 @@ use super::inbound::{self, Inbound, Progress};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::{Arrival, Interim, fields, verdict};
+use crate::config;
 use crate::names::{Target, TenantName};
 use crate::net::exchange::Upload;
 use crate::policy::identify::{self, Pledge};
@@ -68,6 +69,7 @@ impl Webhook {
         fields.insert(header::HOST, host);
         fields::add_via(&mut fields, version, pseudonym);
 
+        let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == config::Interim::Forward);
         let body = Self::body(body, route, pledge).await?;
         let Ask { path_and_query, tenant, .. } = ask;
         Ok(Self { method, target, tenant, path_and_query, fields, body, interim })

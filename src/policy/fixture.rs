@@ -112,6 +112,7 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
         limits: vec![],
         plaintext: at(start + 2, Plaintext::Refuse),
         connect: None,
+        interim: Interim::default(),
         body_max: None,
         response_max: None,
         response_head_max: ResponseHeadMax::default(),

@@ -17,7 +17,7 @@ use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{ClientConnections, Connect, Plaintext, ResponseHeadMax, Timeouts};
+use crate::config::{ClientConnections, Connect, Interim, Plaintext, ResponseHeadMax, Timeouts};
 use crate::names::{
     ClientName, CredentialName, Host, LimitName, PoolName, RouteName, SignerName, TenantName, TrustName,
 };
@@ -50,6 +50,7 @@ pub struct Route {
     pub limits: Vec<Arc<Limit>>,
     pub plaintext: Plaintext,
     pub connect: Connect,
+    pub interim: Interim,
     /// Bytes.
     pub body_max: u64,
     pub response_max: u64,

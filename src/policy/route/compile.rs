@@ -218,6 +218,7 @@ fn route<'a>(
         limits: limits.into_iter().cloned().collect(),
         plaintext: written.plaintext.value,
         connect,
+        interim: written.interim,
         response_max: written.response_max.as_ref().map_or(RESPONSE_MAX_DEFAULT, |max| max.value),
         response_head_max: written.response_head_max,
         client_connections: written.client_connections,
