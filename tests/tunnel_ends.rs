@@ -152,6 +152,46 @@ fn a_side_that_breaks_off_is_told_from_one_that_ends() {
     assert_eq!(played.record(2)["code"], "client_gone");
 }
 
+#[test]
+fn tunnel_that_carried_bytes_both_ways_is_delivered_however_it_closes() {
+    let played = played("");
+    let mut count = 0;
+    for ends in [
+        |client: TcpStream, target: TcpStream| drop((client, target)),
+        |client: TcpStream, target: TcpStream| {
+            reset(target);
+            drop(client);
+        },
+        |client: TcpStream, target: TcpStream| {
+            reset(client);
+            drop(target);
+        },
+        // The target has closed, and the client goes on to send.
+        |mut client: TcpStream, target: TcpStream| {
+            drop(target);
+            while client.write(&[b'x'; 4096]).is_ok() {}
+        },
+        // Unread bytes make the kernel send RST.
+        |mut client: TcpStream, target: TcpStream| {
+            client.write_all(b"unread").unwrap();
+            let _ = target.peek(&mut [0; 1]);
+            drop(target);
+        },
+    ] {
+        let (mut client, mut target) = played.open();
+        client.send("ping");
+        assert_eq!(read(&mut target, 4), b"ping");
+        target.write_all(b"pong").unwrap();
+        assert_eq!(client.read_some(), b"pong");
+        let socket = client.socket().try_clone().unwrap();
+        drop(client);
+        ends(socket, target);
+        count += 1;
+        let record = played.record(count);
+        assert_eq!(record["code"], "delivered", "{record}");
+    }
+}
+
 /// Closes with RST instead of FIN.
 fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();

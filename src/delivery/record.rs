@@ -218,6 +218,10 @@ impl Record {
         self.sent = Sent::Whole(self.sent.bytes() + up);
         self.received += down;
     }
+    /// Returns whether a tunnel has carried bytes to the target and back.
+    pub(super) fn has_bytes_both_ways(&self) -> bool {
+        self.sent.bytes() > 0 && self.received > 0
+    }
     pub(super) fn received(&mut self, bytes: u64) {
         self.received += bytes;
     }

@@ -28,6 +28,8 @@ struct Way {
     /// The sender has ended: what is pending goes out, and then the end (RFC 9110 §9.3.6).
     ended: bool,
     done: bool,
+    /// The receiver takes no more. What it sent before still goes the other way.
+    unwritable: Option<io::Error>,
 }
 
 /// How a pipe ended, if not by both sides' doing.
@@ -61,15 +63,17 @@ where
     let mut timer = pin!(sleep_until(until.min(last + idle)));
     poll_fn(|cx| {
         let (mut went, mut came) = (0, 0);
-        let polled = there.poll(cx, first, second, &mut went);
-        let polled = match (polled, back.poll(cx, second, first, &mut came)) {
-            (Poll::Ready(Err(Side::Reader(fault))), _) | (_, Poll::Ready(Err(Side::Writer(fault)))) => {
-                Poll::Ready(Err(PipeFault::First(fault)))
+        let polled = (there.poll(cx, first, second, &mut went), back.poll(cx, second, first, &mut came));
+        let polled = match polled {
+            (Poll::Ready(Err(fault)), _) => Poll::Ready(Err(PipeFault::First(fault))),
+            (_, Poll::Ready(Err(fault))) => Poll::Ready(Err(PipeFault::Second(fault))),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                Poll::Ready(match (there.unwritable.take(), back.unwritable.take()) {
+                    (Some(fault), _) => Err(PipeFault::Second(fault)),
+                    (None, Some(fault)) => Err(PipeFault::First(fault)),
+                    (None, None) => Ok(()),
+                })
             }
-            (Poll::Ready(Err(Side::Writer(fault))), _) | (_, Poll::Ready(Err(Side::Reader(fault)))) => {
-                Poll::Ready(Err(PipeFault::Second(fault)))
-            }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
             _ => Poll::Pending,
         };
         if went + came > 0 {
@@ -98,7 +102,30 @@ enum Side {
 }
 
 impl Way {
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W, moved: &mut u64) -> Poll<Result<(), Side>>
+    /// Fails where `from` breaks off.
+    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W, moved: &mut u64) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        Poll::Ready(match ready!(self.advance(cx, from, to, moved)) {
+            Ok(()) => Ok(()),
+            Err(Side::Reader(fault)) => Err(fault),
+            Err(Side::Writer(fault)) => {
+                self.done = true;
+                self.unwritable = Some(fault);
+                Ok(())
+            }
+        })
+    }
+
+    fn advance<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        moved: &mut u64,
+    ) -> Poll<Result<(), Side>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -224,6 +251,43 @@ mod tests {
             () = chatting => unreachable!(),
         };
         assert!(matches!(ended, Err(PipeFault::TooLong)) && Instant::now() == until, "{ended:?}");
+    }
+
+    /// A target may answer, and take no more of what it is sent.
+    #[tokio::test]
+    async fn tunnel_passes_on_the_last_words_of_a_side_that_takes_no_more() {
+        /// A socket whose peer has reset it after it sent `0`.
+        struct Reset(&'static [u8]);
+        impl AsyncRead for Reset {
+            fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+                buf.put_slice(std::mem::take(&mut self.0));
+                Poll::Ready(Ok(()))
+            }
+        }
+        impl AsyncWrite for Reset {
+            fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            }
+        }
+        for closes in [false, true] {
+            let ((mut client, mut near), mut far) = (duplex(64), Reset(b"413 and a body"));
+            match closes {
+                true => client.shutdown().await.unwrap(),
+                false => client.write_all(b"upload").await.unwrap(),
+            }
+            let ended = both(&mut near, &mut far, Vec::new(), LONG, Instant::now() + LONG, |_, _| {}).await;
+            assert!(matches!(ended, Err(PipeFault::Second(_))), "{ended:?}");
+            drop(near);
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"413 and a body");
+        }
     }
 
     #[tokio::test]
