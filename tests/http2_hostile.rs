@@ -109,6 +109,49 @@ fn error(frames: &[Frame], kind: u8) -> Option<u32> {
     Some(u32::from_be_bytes(last.payload[at..at + 4].try_into().unwrap()))
 }
 
+/// A burst beyond SETTINGS_MAX_CONCURRENT_STREAMS is not hostile: a client may not know the limit yet (RFC 9113 §5.1.2).
+#[test]
+fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
+    const STREAMS: u32 = 600;
+    const LIMIT: usize = 128;
+    const REFUSED_STREAM: u32 = 7;
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let scene = scene_with(
+        std::sync::Arc::new(move |_| {
+            let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
+        }),
+        "",
+    );
+    let mut client = opened(&scene.outgate);
+    let head = head(&scene.plain_url());
+    for stream in (1..2 * STREAMS).step_by(2) {
+        client.send(frame(HEADERS, END_HEADERS, stream, &head));
+        client.send(frame(DATA, 0, stream, b"{"));
+        client.send(frame(DATA, END_STREAM, stream, b"}"));
+    }
+    let mut bytes = Vec::new();
+    let refused = |frames: &[Frame]| {
+        let is_refused = |frame: &&Frame| frame.kind == RST_STREAM && frame.payload == REFUSED_STREAM.to_be_bytes();
+        frames.iter().filter(is_refused).count()
+    };
+    while refused(&frames(&bytes)) < STREAMS as usize - LIMIT {
+        bytes.extend(client.read_some());
+        assert_eq!(error(&frames(&bytes), GOAWAY), None);
+    }
+    drop(release); // those within the limit are answered
+    let is_answered = |frame: &&Frame| frame.kind == HEADERS;
+    while frames(&bytes).iter().filter(is_answered).count() < LIMIT {
+        bytes.extend(client.read_some());
+    }
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 2 * STREAMS + 1, &head));
+    while frames(&bytes).iter().filter(is_answered).count() < LIMIT + 1 {
+        bytes.extend(client.read_some());
+    }
+    assert_eq!(error(&frames(&bytes), GOAWAY), None);
+}
+
 /// Everybody else is served, and soon nothing is left of the connections before.
 fn others_are_served(scene: &Scene, what: &str) {
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200, "{what}");
@@ -187,7 +230,7 @@ fn floods_end_the_connection_that_they_come_over() {
         };
         (0..spread).flat_map(|number| one(2 * number + 1)).collect()
     };
-    let malformed: Vec<u8> = (0..10_000)
+    let malformed: Vec<u8> = (0..20_000)
         .flat_map(|number| frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &field("connection", "x")))
         .collect();
     let empty: Vec<u8> = frame(DATA, 0, 1, &[]).repeat(100_000);
@@ -316,6 +359,9 @@ fn who_does_not_read_holds_nothing_for_long() {
     let records = scene.outgate.records(200);
     let after = resident(&scene.outgate);
     assert!(after < before + 64 * 1024, "{before} KiB became {after} KiB");
-    assert!(records.iter().filter(|record| record["code"] == "client_gone").count() > 150);
+    let codes: Vec<_> = records.iter().map(|record| record["code"].as_str().unwrap()).collect();
+    // On a loaded machine a target may not have sent its response when the time is over.
+    let unread = codes.iter().filter(|code| matches!(**code, "client_gone" | "response_timeout"));
+    assert!(unread.count() > 150, "{codes:?}");
     others_are_served(&scene, "nobody reads");
 }

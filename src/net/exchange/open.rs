@@ -12,16 +12,18 @@ use hyper_util::rt::TokioTimer;
 use super::Sender;
 use super::farewell::Attended;
 use super::hold::{self, Held};
-use super::streams::Streams;
+use super::streams::{STREAMS_MAX, Streams};
 use crate::config::ResponseHeadMax;
 use crate::net::connection::Liveness;
 
 /// Until the target says how many streams it allows: no target says this, for h2 takes none for `usize::MAX`, and any other
 /// has 32 bits (RFC 9113 §6.5.2).
 const UNHEARD: usize = usize::MAX - 1;
-/// What one target may have under way to us, in bytes; clients that read slowly would have us hold it.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of a response that a target may send before its client reads them.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// Bytes of all responses on a connection. It covers the windows of all streams: clients that do not read must not stall
+/// the other streams.
+const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// A connection that many deliveries share is asked whether it still lives while they wait.
 const PING_AFTER: Duration = Duration::from_secs(10);
 const PONG_WITHIN: Duration = Duration::from_secs(5);

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+/// Exchanges that one connection carries at a time, even if its target allows more.
+pub(super) const STREAMS_MAX: u32 = 128;
+
 /// Of all handles on one connection.
 pub(super) struct Streams {
     open: AtomicUsize,
@@ -41,7 +44,7 @@ impl Streams {
 
     /// A stream more than the target allows would wait inside this process, for who knows how long.
     pub(super) fn slot(self: &Arc<Self>) -> Option<Slot> {
-        let most = self.most.borrow().unwrap_or(1);
+        let most = self.most.borrow().unwrap_or(1).min(STREAMS_MAX as usize);
         let more = |open| (open < most).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Slot { place: Arc::new(Place(Arc::clone(self))), uploading: watch::Sender::new(()) })

@@ -36,12 +36,17 @@ const STREAMS_MAX: u32 = 128;
 /// Tasks of a connection. A client that resets its streams may open others before their tasks have ended, but only so
 /// many: beyond, it wants to see us busy (CVE-2023-44487).
 const TASKS_MAX: usize = 4 * STREAMS_MAX as usize;
-/// Streams that were reset before anybody saw them, and those that we had to reset: more end the connection.
+/// Streams that the client resets before they are accepted: more end the connection.
 const RESETS_UNSEEN_MAX: usize = 64;
-const RESETS_BY_US_MAX: usize = 256;
-/// What may come of a body before it is asked for, for one request and for all of a connection.
+/// Streams that h2 resets by itself: more end the connection. h2 counts them over the connection's whole life: each stream
+/// beyond STREAMS_MAX, once more for each frame of its body, and each malformed one. A reset waits in memory for a client
+/// that does not read, in some 500 bytes.
+const RESETS_BY_US_MAX: usize = 16 * 1024;
+/// Bytes of a body that a client may send before they are read.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of all bodies of a connection. It covers the windows of all streams: bodies that wait for a limit must not keep
+/// other requests of the connection from being sent.
+const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// What may wait to be sent, for one answer.
 const SEND_BUFFER: usize = 64 * 1024;
 /// For a client to take note of GOAWAY.
