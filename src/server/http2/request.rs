@@ -28,6 +28,9 @@ pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
         return Err(TOO_MANY_FIELDS);
     }
     judge_method(head.method.as_str())?;
+    if head.headers.values().any(has_outer_space) {
+        return Err(bad("white space around a field value"));
+    }
     let expects_continue = expects_continue(&head.headers)?;
     let asked = Asked { target: target(head)?, length: length(&head.headers)?, expects_continue };
     if head.method == Method::CONNECT && asked.length.is_some() {
@@ -36,6 +39,12 @@ pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
     name_host(head);
     join_cookies(&mut head.headers);
     Ok(asked)
+}
+
+/// RFC 9113 §8.2.1: HTTP/1 strips such white space, so that two parsers could read two values.
+fn has_outer_space(value: &HeaderValue) -> bool {
+    let is_space = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
+    is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
 }
 
 fn target(head: &Parts) -> Result<String, Malformed> {
@@ -159,6 +168,9 @@ mod tests {
             (vec![("content-length", "")], 400),
             (vec![("content-length", "1"), ("content-length", "1")], 400),
             (vec![("expect", "200-ok")], 417),
+            (vec![("outgate-tenant", " acme")], 400),
+            (vec![("outgate-tenant", "acme\t")], 400),
+            (vec![("x", " ")], 400),
             (vec![("x", "y"); FIELDS_MAX + 1], 431),
         ] {
             assert_eq!(asked("POST", "https://h/", &fields), Err(status), "{fields:?}");
