@@ -114,6 +114,18 @@ impl Workshop {
         talk(command, "verify", requests.iter().cloned()).iter().map(verdict).collect()
     }
 
+    /// A target of `tests/origins`, with the packages that are installed for the clients.
+    pub fn origin(&self, language: Language, name: &str) -> Command {
+        let folder = Path::new(NODE_PROGRAMS).with_file_name("origins");
+        let (interpreter, file) = match language {
+            Language::Python => (self.python.as_path(), format!("{name}.py")),
+            Language::Node => (Path::new("node"), format!("{name}.mjs")),
+        };
+        let mut command = Command::new(interpreter);
+        command.arg(folder.join(file)).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+
     /// For Node if there is one for Node, else for Python.
     fn program(&self, name: &str) -> Command {
         let node = self.folder.path(&format!("{name}.mjs"));
