@@ -258,6 +258,62 @@ fn a_client_that_resets_ends_its_delivery_and_no_other() {
 }
 
 #[test]
+fn http2_requests_are_answered_while_bodies_of_others_wait_for_a_limit() {
+    const WAITING: usize = 100;
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let reaction: Reaction = Arc::new(move |seen| {
+        if seen.line.contains("/slow") {
+            let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        }
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
+    });
+    let scene = scene_with(reaction, "");
+    let limit = "[limits.one]\nconcurrency = 1\nper = [\"host\"]\nwait = \"20s\"\n";
+    let text = config(&scene.good, &scene.plain, limit);
+    scene.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\nlimits = [\"one\"]"));
+    run(async {
+        let (sender, _connection) = connect(&scene.outgate).await;
+        let url = scene.plain_url().replace("/in", "/slow");
+        let mut waiting = Vec::new();
+        for _ in 0..WAITING {
+            let mut sender = sender.clone().ready().await.unwrap();
+            let (response, mut stream) = sender.send_request(post(&url).body(()).unwrap(), false).unwrap();
+            let mut body = Bytes::from(vec![b'x'; 65_535]);
+            while !body.is_empty() {
+                stream.reserve_capacity(body.len());
+                let room = poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
+                let piece = body.split_to(room.min(body.len()));
+                stream.send_data(piece, body.is_empty()).unwrap();
+            }
+            waiting.push(response);
+        }
+        assert_eq!(send(&sender, post(&scene.good_url()), "{}").await.unwrap().status(), 200);
+        drop(release);
+        for response in waiting {
+            assert_eq!(response.await.unwrap().status(), 200);
+        }
+    });
+}
+
+/// RFC 9113 §8.2.1: it is malformed, and HTTP/1 would strip it.
+#[test]
+fn white_space_around_an_http2_field_value_is_refused_and_the_connection_goes_on() {
+    let scene = scene();
+    run(async {
+        let (sender, _connection) = connect(&scene.outgate).await;
+        for (name, value) in
+            [("outgate-tenant", " acme"), ("outgate-tenant", "acme "), ("x-mine", "\tx"), ("x-mine", " ")]
+        {
+            let response = send(&sender, post(&scene.plain_url()).header(name, value), "").await.unwrap();
+            assert_eq!(code(&response), (400, "request_malformed"), "{name}: {value:?}");
+        }
+        assert_eq!(send(&sender, post(&scene.plain_url()), "x").await.unwrap().status(), 200);
+    });
+    assert_eq!(scene.plain.seen().len(), 1);
+}
+
+#[test]
 fn continue_is_said_only_when_the_body_is_wanted() {
     let scene = scene();
     run(async {

@@ -276,6 +276,59 @@ fn a_target_that_has_heard_enough_keeps_its_connection() {
 }
 
 #[test]
+fn slow_readers_do_not_stall_other_streams_of_a_shared_connection() {
+    const SLOW: usize = 6;
+    /// More than the kernel takes for a client that does not read.
+    const LARGE: usize = 32 << 20;
+    /// Requests in a row during which nothing more was sent to the slow readers.
+    const STALLED: usize = 20;
+    let pki = Pki::new();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&sent);
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |_, request, mut to| {
+            if request.uri().path() != "/large" {
+                return respond(to, "ok");
+            }
+            let counts = Arc::clone(&counts);
+            tokio::spawn(async move {
+                let mut stream = to.send_response(Response::new(()), false).unwrap();
+                let mut left = LARGE;
+                while left > 0 {
+                    stream.reserve_capacity(16 * 1024);
+                    let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
+                    let piece = room.min(left).min(16 * 1024);
+                    if stream.send_data(Bytes::from(vec![b'x'; piece]), piece == left).is_err() {
+                        return;
+                    }
+                    left -= piece;
+                    counts.fetch_add(piece, Ordering::SeqCst);
+                }
+            });
+        }),
+    );
+    let outgate = target.outgate(&pki);
+    assert_eq!(outgate.post(&target.url(), "", "{}").text(), "ok");
+    let mut slow: Vec<_> = (0..SLOW).map(|_| outgate.connect()).collect();
+    for client in &mut slow {
+        client.send(post(&target.url().replace("/in", "/large"), "", "{}"));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let (mut before, mut stalled) = (0, 0);
+    while stalled < STALLED {
+        assert!(Instant::now() < deadline, "the slow readers never stall");
+        let answer = outgate.post(&target.url(), "", "{}");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
+        let now = sent.load(Ordering::SeqCst);
+        stalled = if now == before && now > SLOW << 20 { stalled + 1 } else { 0 };
+        before = now;
+    }
+    assert_eq!(target.connections(), 1);
+}
+
+#[test]
 fn what_the_target_did_not_begin_goes_over_another_connection() {
     for graceful in [true, false] {
         let pki = Pki::new();
