@@ -23,6 +23,7 @@ use crate::policy::credential::{OAuth2, refuses_token};
 use crate::policy::identify::{self, Caller, Claim, Sent};
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
+pub use crate::server::http2::fields;
 pub use crate::server::proxy_protocol::introductions;
 use crate::{config, host};
 
@@ -30,6 +31,7 @@ use crate::{config, host};
 pub const ENTRIES: &[Entry] = &[
     ("requests", requests),
     ("chunks", chunks),
+    ("fields", fields),
     ("introductions", introductions),
     ("hellos", hellos),
     ("hosts", hosts),

@@ -8,7 +8,7 @@ mod drain;
 mod entrance;
 mod hang_up;
 pub(crate) mod http1;
-mod http2;
+pub(crate) mod http2;
 mod inspect;
 mod malformed;
 pub(crate) mod proxy_protocol;

@@ -3,6 +3,9 @@
 
 mod body;
 mod connect;
+#[cfg(any(test, fuzzing))]
+pub use filter::fields;
+mod filter;
 mod reply;
 mod request;
 
@@ -16,6 +19,7 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Version};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -29,6 +33,7 @@ use crate::delivery::{self, Arrival};
 use crate::live::Live;
 use crate::policy::identify::Caller;
 use body::ClientBody;
+use filter::Filtered;
 use reply::Reply;
 
 /// Requests at a time on one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
@@ -40,8 +45,8 @@ const TASKS_MAX: usize = 4 * STREAMS_MAX as usize;
 const RESETS_UNSEEN_MAX: usize = 64;
 /// Streams that h2 resets by itself: more end the connection. h2 counts them over the connection's whole life: each stream
 /// beyond STREAMS_MAX, once more for each frame of its body, and each malformed one. A reset waits in memory for a client
-/// that does not read, in some 500 bytes.
-const RESETS_BY_US_MAX: usize = 16 * 1024;
+/// that does not read, in about 1 KiB.
+const RESETS_BY_US_MAX: usize = 4 * 1024;
 /// Bytes of a body that a client may send before they are read.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes of all bodies of a connection. It covers the windows of all streams: bodies that wait for a limit must not keep
@@ -65,7 +70,7 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .handshake(stream);
+        .handshake(Filtered::new(stream));
     let idle = live.in_force().plan.timeouts.idle;
     let handshaken = tokio::select! {
         biased;
@@ -78,7 +83,7 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
 }
 
 /// Dropped, it ends its requests: their tasks are the connection's.
-async fn accept<S: Stream>(
+async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     live: Arc<Live>,
     mut connection: Connection<S, Bytes>,
     caller: Arc<Caller>,

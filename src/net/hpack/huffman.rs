@@ -1,0 +1,90 @@
+//! The Huffman code of HPACK (RFC 7541 §5.2).
+//! What text does a compressed string stand for?
+
+use super::Undecodable;
+
+/// Lengths of the codes of all octets and of the end, in bits (RFC 7541 Appendix B).
+static CODE_LENGTHS: [u8; 257] = [
+    13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
+    28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
+    10, 13, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 8, 7, 8, 13, 19, 13, 14, 6, 15, 5, 6,
+    5, 6, 5, 6, 6, 6, 5, 7, 7, 6, 6, 6, 5, 6, 7, 6, 5, 5, 6, 7, 7, 7, 7, 7, 15, 11, 14, 13, 28, 20, 22, 20, 20, 22, 22,
+    22, 23, 22, 23, 23, 23, 23, 23, 24, 23, 24, 24, 22, 23, 24, 23, 23, 23, 23, 21, 22, 23, 22, 23, 23, 24, 22, 21, 20,
+    22, 22, 23, 23, 21, 23, 22, 22, 24, 21, 22, 23, 23, 21, 21, 22, 21, 23, 22, 23, 23, 20, 22, 22, 22, 23, 22, 22, 23,
+    26, 26, 20, 19, 22, 23, 22, 25, 26, 26, 26, 27, 27, 26, 24, 25, 19, 21, 26, 27, 27, 26, 27, 24, 21, 21, 26, 26, 28,
+    27, 27, 27, 20, 24, 20, 21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28,
+    27, 27, 27, 27, 27, 26, 30,
+];
+const LONGEST_CODE: usize = 30;
+const END: usize = 256;
+
+/// The code is canonical: codes of one length are numbers in a row, in the order of what they stand for.
+struct Huffman {
+    /// By length: the first code, and where its symbol is.
+    first: [(u32, usize); LONGEST_CODE + 2],
+    symbols: [u16; 257],
+}
+
+static HUFFMAN: Huffman = {
+    let (mut first, mut symbols) = ([(0_u32, 0_usize); LONGEST_CODE + 2], [0_u16; 257]);
+    let (mut length, mut code, mut count) = (1, 0_u32, 0);
+    while length <= LONGEST_CODE {
+        first[length] = (code, count);
+        let mut symbol = 0;
+        while symbol < 257 {
+            if CODE_LENGTHS[symbol] as usize == length {
+                symbols[count] = symbol as u16;
+                count += 1;
+                code += 1;
+            }
+            symbol += 1;
+        }
+        code <<= 1;
+        length += 1;
+    }
+    first[LONGEST_CODE + 1] = (0, count);
+    Huffman { first, symbols }
+};
+
+pub(super) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, Undecodable> {
+    let mut text = Vec::with_capacity(bytes.len() * 8 / 5);
+    let (mut code, mut length) = (0_u32, 0);
+    for bit in bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)) {
+        code = code << 1 | u32::from(bit);
+        length += 1;
+        if length > LONGEST_CODE {
+            return Err(Undecodable);
+        }
+        let ((first, start), (_, end)) = (HUFFMAN.first[length], HUFFMAN.first[length + 1]);
+        let symbol = code.checked_sub(first).map(|offset| start + offset as usize).filter(|symbol| *symbol < end);
+        if let Some(symbol) = symbol {
+            let symbol = usize::from(HUFFMAN.symbols[symbol]);
+            if symbol == END {
+                return Err(Undecodable);
+            }
+            text.push(symbol as u8);
+            (code, length) = (0, 0);
+        }
+    }
+    // What is left is padding: the beginning of the end's code, which is all ones (RFC 7541 §5.2).
+    if length < 8 && code == (1 << length) - 1 { Ok(text) } else { Err(Undecodable) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::hex;
+    use super::*;
+
+    /// RFC 7541 Appendix C.6.1: dates and URLs, compressed.
+    #[test]
+    fn huffman_code_is_that_of_the_rfc() {
+        assert_eq!(
+            decompress(&hex("d07abe941054d444a8200595040b8166e082a62d1bff")).unwrap(),
+            b"Mon, 21 Oct 2013 20:13:21 GMT"
+        );
+        assert_eq!(decompress(&hex("9d29ad171863c78f0b97c8e9ae82ae43d3")).unwrap(), b"https://www.example.com");
+        for broken in ["ff", "ffffffff", "1c"] {
+            assert_eq!(decompress(&hex(broken)), Err(Undecodable), "{broken}: padding is seven ones at most");
+        }
+    }
+}
