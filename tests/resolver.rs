@@ -246,6 +246,31 @@ fn a_dns_outage_does_not_open_circuits() {
     assert_eq!(codes, ["name_timeout"; 5]);
 }
 
+/// The system's resolv.conf is replaced in a mount namespace of the command's own.
+#[test]
+fn check_warns_of_a_system_without_name_servers() {
+    let place = place(&[]);
+    let config = place.outgate.folder.path("config.toml").display().to_string();
+    let check = |resolv_conf: &str| {
+        let file = place.outgate.folder.write("resolv.conf", resolv_conf).display().to_string();
+        let script = format!(
+            "mount --bind {file} /etc/resolv.conf && exec {} check --config {config}",
+            env!("CARGO_BIN_EXE_outgate")
+        );
+        let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().ok()?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        told.contains("valid").then_some(told)
+    };
+    let Some(none) = check("options edns0\nsearch example.net\n") else {
+        assert!(!required(), "this host cannot make mount namespaces");
+        eprintln!("skipped: needs root, unshare and mount");
+        return;
+    };
+    assert!(none.contains("no name server is configured") && none.contains("127.0.0.1:53"), "{none}");
+    let some = check("unheard-of line\nnameserver 192.0.2.53\noptions x:y\n").unwrap();
+    assert!(!some.contains("name server"), "{some}");
+}
+
 /// A name server of Debian's. Dropping it ends it.
 struct Daemon(Child, SocketAddr);
 

@@ -25,9 +25,9 @@ const NEXT_SERVER: Duration = Duration::from_millis(300);
 const RESEND: Duration = Duration::from_secs(1);
 /// The wait doubles up to this.
 const RESEND_MAX: Duration = Duration::from_secs(5);
-/// Questions that wait for a response at once, for one name and family. The first question to each server waits on: a
-/// slow server may take longer for each question than it takes until the next one.
-const OPEN_MAX: usize = 8;
+/// Questions beyond the first to each server that wait for a response at once, for one name and family: each is an open
+/// socket. The first ones wait on, since a slow server may take longer for each question than until the next one.
+const REPEATED_MAX: usize = 3;
 /// Questions for the names that a name is an alias of.
 const ALIAS_QUESTIONS_MAX: usize = 8;
 
@@ -90,8 +90,8 @@ impl Servers {
             let server = (first + turn) % count;
             turn += 1;
             if faults[server].is_none() {
-                if running.len() >= OPEN_MAX.max(2 * count) {
-                    running.remove(count.min(running.len() - 1));
+                if running.len() >= count + REPEATED_MAX {
+                    running.remove(count); // the oldest but for the first ones
                 }
                 let (address, name) = (self.addresses[server], name.clone());
                 let response = Box::pin(async move { query::ask(address, &name, kind).await });
@@ -118,7 +118,7 @@ impl Servers {
                                 flight.note(code);
                                 faults[server] = Some(code);
                             }
-                            Err(_) => unreachable[server] = true,
+                            Err(error) => unreachable[server] |= is_of_the_network(&error),
                         }
                         if faults.iter().all(Option::is_some) {
                             return Err(faults[first].unwrap_or_default());
@@ -138,7 +138,8 @@ impl Servers {
                             self.probe();
                         }
                     }
-                    () = sleep_until(until) => break,
+                    // A response may still come for whom nobody waits for; nothing is repeated for that.
+                    () = sleep_until(until), if flight.has_waiters() => break,
                 }
             }
         }
@@ -183,6 +184,12 @@ impl Servers {
         let address = self.addresses[server];
         Asking { server, response: Box::pin(async move { query::ask(address, &Name::root(), RecordType::NS).await }) }
     }
+}
+
+/// That the server cannot be reached. Other errors are this host's own, such as too many open files.
+fn is_of_the_network(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable};
+    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkDown | NetworkUnreachable)
 }
 
 /// Waits for whichever question ends first, and takes it out.
