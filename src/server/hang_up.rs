@@ -38,7 +38,9 @@ mod tests {
     #[tokio::test]
     async fn unless_polls_the_hang_up_before_the_second_step() {
         assert_eq!(unless(ready(()), yield_now()).await, None);
+        // The hang-up is polled from the second poll of the work on: both end at its third.
         let both_at_once = (yield_now(), async {
+            yield_now().await;
             yield_now().await;
             2
         });
