@@ -91,9 +91,7 @@ pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outboun
         tokio::time::timeout_at(deadline + LAST_WORD, relaying).await
     };
     match relayed {
-        Ok(Ok(Answered { lease, held, answer, limit })) => {
-            response::relay(&method, answer, lease, held, record, deadline, limit, pseudonym)
-        }
+        Ok(Ok(answered)) => response::relay(&method, answered, record, deadline, pseudonym),
         Ok(Err(refusal)) => response::refuse(refusal, record, pseudonym),
         Err(_) => {
             let refusal = Refusal::new(Code::ResponseTimeout, "the delivery took longer than the total timeout");

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use super::pacing::Paced;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
-use super::{Held, fields};
+use super::{Answered, Held, fields};
 use crate::live::reuse::Lease;
 use crate::net::exchange;
 
@@ -51,19 +51,16 @@ pub struct BrokeOff;
 /// The time for END_STREAM to follow the last byte of an announced length. The client already has its whole response.
 const END_STREAM_WITHIN: Duration = Duration::from_secs(1);
 
-/// The target's answer as the client gets it; `method`: of the request; `limit`: of its body, in bytes.
+/// Returns the target's answer as the client gets it; `method`: of the request.
 pub(super) fn relay(
     method: &Method,
-    response: Response<Incoming>,
-    lease: Lease,
-    held: Held,
+    Answered { lease, held, answer, limit }: Answered,
     mut record: Box<Record>,
     deadline: Instant,
-    limit: u64,
     pseudonym: &str,
 ) -> Response<Outbound> {
-    let version = response.version();
-    let (mut head, body) = response.into_parts();
+    let version = answer.version();
+    let (mut head, body) = answer.into_parts();
     // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
     let keeps = version != Version::HTTP_10 && !says_close(&head.headers);
     fields::strip(&mut head.headers);

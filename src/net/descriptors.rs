@@ -27,7 +27,7 @@ pub fn limit() -> Option<u64> {
 /// A third of what the reserve leaves: for connections of clients, for connections to targets in use, and for idle
 /// connections to targets.
 pub fn connections_max() -> usize {
-    limit().map_or(usize::MAX, |limit| third(limit))
+    limit().map_or(usize::MAX, third)
 }
 
 fn third(limit: u64) -> usize {

@@ -339,8 +339,8 @@ async fn what_two_halves_make() {
         (none(), late(), Err(ResolveFault::Timeout)),
         (late(), none(), Err(ResolveFault::Timeout)),
         (Slot::Unasked, outage(), Err(ResolveFault::Outage)),
-        (late(), sick(), failed.clone()),
-        (sick(), late(), failed.clone()),
+        (late(), sick(), failed),
+        (sick(), late(), failed),
         (sick(), none(), failed),
     ] {
         assert_eq!(whole(&v6, &v4).map(|addresses| addresses.len()), expected);

@@ -54,8 +54,8 @@ pub(super) fn judge_host<B>(request: &Request<B>, allowed: &BTreeSet<Host>) -> R
         _ => return Err(Foreign(StatusCode::BAD_REQUEST, "exactly one Host is required\n".to_owned())),
     };
     // The request target of the absolute form goes before the field (RFC 9112 §3.2.2).
-    let named = field.into_iter().chain(request.uri().authority().map(|authority| authority.as_str().as_bytes()));
-    named.map(|name| judge_name(name, allowed)).collect()
+    let mut named = field.into_iter().chain(request.uri().authority().map(|authority| authority.as_str().as_bytes()));
+    named.try_for_each(|name| judge_name(name, allowed))
 }
 
 fn judge_name(name: &[u8], allowed: &BTreeSet<Host>) -> Result<(), Foreign> {

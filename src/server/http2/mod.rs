@@ -125,7 +125,11 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             () = stay.evicted_unidentified(), if waits => {
                 connection.abrupt_shutdown(Reason::NO_ERROR);
                 // One poll writes GOAWAY; another connection waits for the room.
-                return poll_fn(|cx| Poll::Ready(drop(connection.poll_accept(cx)))).await;
+                return poll_fn(|cx| {
+                    let _ = connection.poll_accept(cx);
+                    Poll::Ready(())
+                })
+                .await;
             }
             () = evicted(idle.as_ref()) => {
                 // What the client has asked for just now it may ask for elsewhere: it was not seen (RFC 9113 §6.8).
