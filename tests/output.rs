@@ -64,7 +64,7 @@ impl Piped {
 
     fn admin(&self, path: &str) -> Answer {
         let mut client = Client::connect(self.admin);
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin));
         client.answer()
     }
 
