@@ -264,7 +264,8 @@ fn floods_end_the_connection_that_they_come_over() {
         let code = error(&seen, GOAWAY);
         assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{what}: {:?}", seen.last());
         let after = resident(&scene.outgate);
-        assert!(after < before + 16 * 1024, "{what}: {before} KiB became {after} KiB");
+        // What a connection needs stays with the heap of the thread that served it: up to 10 MiB in each of two threads.
+        assert!(after < before + 32 * 1024, "{what}: {before} KiB became {after} KiB");
         others_are_served(&scene, what);
     }
     assert!(scene.plain.seen().len() < 200, "{} deliveries began", scene.plain.seen().len());

@@ -46,7 +46,7 @@ const RESETS_UNSEEN_MAX: usize = 64;
 /// Streams that h2 resets by itself: more end the connection. h2 counts them over the connection's whole life: each stream
 /// beyond STREAMS_MAX, once more for each frame of its body, and each malformed one. A reset waits in memory for a client
 /// that does not read, in about 1 KiB.
-const RESETS_BY_US_MAX: usize = 4 * 1024;
+const RESETS_BY_US_MAX: usize = 2 * 1024;
 /// Bytes of a body that a client may send before they are read.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes of all bodies of a connection. It covers the windows of all streams: bodies that wait for a limit must not keep
