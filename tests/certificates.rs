@@ -4,14 +4,20 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic; its modules are its own")]
 
+#[path = "certificates/baseline.rs"]
+mod baseline;
 #[path = "certificates/chains.rs"]
 mod chains;
 #[path = "certificates/constraints.rs"]
 mod constraints;
+#[path = "certificates/lists.rs"]
+mod lists;
 #[path = "certificates/names.rs"]
 mod names;
 #[path = "certificates/revocation.rs"]
 mod revocation;
+#[path = "certificates/roots.rs"]
+mod roots;
 mod support;
 #[path = "certificates/times.rs"]
 mod times;
@@ -19,6 +25,8 @@ mod times;
 mod usages;
 #[path = "certificates/vectors.rs"]
 mod vectors;
+#[path = "certificates/verdicts.rs"]
+mod verdicts;
 #[path = "certificates/workshop.rs"]
 mod workshop;
 
@@ -28,11 +36,14 @@ use outgate::policy::trust::fault::CertificateFault;
 use workshop::{Authority, Case, GOOD, case};
 
 fn cases() -> Vec<Case> {
-    let rooms: [fn() -> Vec<Case>; 7] = [
+    let rooms: [fn() -> Vec<Case>; 10] = [
+        baseline::cases,
         chains::cases,
         constraints::cases,
+        lists::cases,
         names::cases,
         revocation::cases,
+        roots::cases,
         times::cases,
         usages::cases,
         vectors::cases,
@@ -76,4 +87,30 @@ fn the_suite_is_what_it_says() {
     let told: BTreeSet<_> = cases.iter().flat_map(|case| [case.strict, case.loose]).collect();
     let all: BTreeSet<_> = CertificateFault::ALL.iter().map(|fault| fault.as_str()).chain([GOOD]).collect();
     assert_eq!(told, all, "every word is told of some chain, and no other");
+}
+
+/// In words that an operator can send to whoever runs the target.
+#[test]
+fn unknown_issuer_names_the_issuer_that_was_not_sent() {
+    let root = Authority::root("root");
+    let issuer = root.below("Acme R3");
+    let stranger = Authority::root("stranger");
+    for (shown, expected) in [
+        (
+            vec![issuer.leaf()],
+            "the server did not send the certificate of the issuer \"CN=Acme R3\". If that is an intermediate authority, \
+             configure the server to send its full chain; if it is a root, it is not trusted here",
+        ),
+        (
+            vec![stranger.leaf(), stranger.der.clone()],
+            "the chain that the server sent ends at \"CN=stranger\", which is no authority that is trusted here",
+        ),
+        (
+            vec![root.namesake().leaf()],
+            "an authority called \"CN=root\" is known here, but the certificate was signed with another key",
+        ),
+    ] {
+        let refused = case("", "", &[&root], shown).refused_as(false).unwrap();
+        assert_eq!((refused.fault, refused.issuer.as_deref()), (CertificateFault::UnknownIssuer, Some(expected)));
+    }
 }

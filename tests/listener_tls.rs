@@ -288,6 +288,45 @@ fn a_certificate_that_is_revoked_proves_nothing_on_the_connection_it_was_shown_o
 }
 
 /// The header and the first flight may come in one piece.
+/// Seconds: enough for a handshake and a request on a loaded machine.
+const SHORT_LIFE: i64 = 20;
+
+#[test]
+fn a_client_certificate_that_expires_proves_nothing_on_an_open_connection() {
+    let place = place(&with_clients(""));
+    let end = jiff::Timestamp::now().as_second() + SHORT_LIFE;
+    let identity = place.client(&place.clients, |params| {
+        params.not_after = time::OffsetDateTime::from_unix_timestamp(end).unwrap();
+    });
+    let mut stream = place.connect(&place.tls(Some(identity), &["http/1.1"]));
+    let mut ask = || {
+        stream.write_all(post(&place.url(), "", "x").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !complete(&answer) {
+            let mut piece = [0; 4096];
+            let read = stream.read(&mut piece).unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        String::from_utf8(answer).unwrap()
+    };
+    assert!(ask().starts_with("HTTP/1.1 200 OK\r\n"));
+    // It is the clock that is waited for: notAfter is a second that the certificate is still good in.
+    let left = end + 1 - jiff::Timestamp::now().as_second();
+    std::thread::sleep(std::time::Duration::from_secs(left.try_into().unwrap_or(0)));
+    let refused = ask();
+    assert!(refused.starts_with("HTTP/1.1 407 ") && refused.contains("client_unauthenticated"), "{refused}");
+    assert_eq!(place.plain.seen().len(), 1);
+}
+
+/// Whether the body is there as far as `Content-Length` says.
+fn complete(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    body.len() >= length.trim().parse().unwrap()
+}
+
 #[test]
 fn a_load_balancer_speaks_before_tls() {
     let place = place(TLS);

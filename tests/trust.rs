@@ -234,6 +234,26 @@ fn a_list_that_revokes_is_taken_up_at_once() {
     assert_eq!(send(&outgate, target.port(), "/listed", "").status, 200);
 }
 
+/// The customer's server sends its leaf alone; the alert that it hears is still the one of TLS for this.
+#[test]
+fn unknown_issuer_names_the_missing_issuer_and_intermediates_mend_it() {
+    let pki = Pki::new();
+    let intermediate = pki.intermediate("Acme Issuing CA");
+    let leaf = intermediate.leaf(&["hook.example"]);
+    let (receiver, _) = Receiver::gate(server(leaf, Asks::Nobody, &pki), answering_once(CLOSING));
+    let folder = folder(&pki);
+    folder.write("intermediate.pem", &intermediate.pem);
+    let mended = format!("{ROOTS}\nintermediates = [\"{{dir}}/intermediate.pem\"]");
+    let outgate = Outgate::run(folder, &text(receiver.port(), &[("broken", ROOTS), ("mended", &mended)]));
+    let answer = send(&outgate, receiver.port(), "/broken", "");
+    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("unknown_issuer")));
+    let expected = "the target's certificate is refused: the certificate's issuer is not trusted: the server did not send the \
+                    certificate of the issuer \"CN=Acme Issuing CA\". If that is an intermediate authority, configure the \
+                    server to send its full chain; if it is a root, it is not trusted here";
+    assert_eq!(answer.json()["detail"], expected);
+    assert_eq!(send(&outgate, receiver.port(), "/mended", "").status, 200);
+}
+
 #[test]
 fn what_a_target_shows_is_told_by_a_word_of_its_own() {
     let pki = Pki::new();

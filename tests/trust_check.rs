@@ -107,6 +107,64 @@ fn what_is_wrong_or_weak_is_said() {
 }
 
 #[test]
+fn roots_that_are_no_authorities_are_trusted_for_themselves_alone_and_said() {
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    let root = |name: &str, change: fn(&mut rcgen::CertificateParams)| {
+        let mut params = rcgen::CertificateParams::new([]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        change(&mut params);
+        let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        folder.write(name, der.pem());
+    };
+    root("no.pem", |params| params.is_ca = rcgen::IsCa::ExplicitNoCa);
+    root("silent.pem", |params| params.is_ca = rcgen::IsCa::NoCa);
+    root("mute.pem", |params| params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign]);
+    root("clients.pem", |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/certificates/version1-authority.pem");
+    std::fs::copy(old, folder.path("old.pem")).unwrap();
+    let alone = "it is trusted for itself alone, with its own names, and what it issued is refused";
+    for (file, words) in [
+        ("no.pem", ["is no authority (basicConstraints: CA:FALSE)", alone]),
+        ("silent.pem", ["does not say that it is an authority (no basicConstraints)", alone]),
+        ("mute.pem", ["may not sign certificates (keyUsage without keyCertSign)", alone]),
+        ("clients.pem", ["may not issue for this use (extended key usage without serverAuth)", alone]),
+        ("old.pem", ["is older than version 3", "it counts as one, for every name"]),
+    ] {
+        let (good, said) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
+        assert!(good && said.contains("warning: certificate 1 of "), "{file}:\n{said}");
+        words.iter().for_each(|words| assert!(said.contains(words), "{file}: no {words:?} in\n{said}"));
+    }
+}
+
+#[test]
+fn intermediates_are_authorities() {
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    keep(&folder, "leaf", &pki.leaf(&["hook.example"]));
+    let check =
+        |file: &str, more: &str| check(&folder, &format!("{ROOTS}\nintermediates = [\"{{dir}}/{file}\"]\n{more}"));
+    assert!(check("ca.pem", "").0);
+    for (file, more, words) in [
+        ("leaf.pem", "", "leaf.pem is no authority: no path can lead through it"),
+        ("none.pem", "", "none.pem does not exist"),
+        ("ca.pem", "verify = \"none\"", "intermediates would have no effect"),
+    ] {
+        let (good, said) = check(file, more);
+        assert!(!good && said.contains(words), "{file}:\n{said}");
+    }
+}
+
+#[test]
+fn a_revocation_list_of_the_future_is_warned_about() {
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    folder.write("late.crl", pki.revoked_from(&[], (3000, 1, 1)));
+    let (good, said) = check(&folder, &format!("{ROOTS}\ncrls = [\"{{dir}}/late.crl\"]"));
+    assert!(good && said.contains("has a thisUpdate in the future: it is ignored until then"), "{said}");
+}
+
+#[test]
 fn explain_tells_what_a_target_must_prove() {
     let pki = Pki::new();
     let folder = folder(&pki);

@@ -22,6 +22,8 @@ pub struct Trust {
     pub strict: Option<At<bool>>,
     /// SHA-256 of a SubjectPublicKeyInfo each; empty: any key.
     pub pins: Vec<At<[u8; 32]>>,
+    /// For paths that targets leave out.
+    pub intermediates: Vec<At<PemFile>>,
     pub crls: Vec<At<PemFile>>,
     pub crl_policy: Option<At<CrlPolicy>>,
     pub identity: Option<At<Identity>>,
@@ -91,6 +93,7 @@ fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
         .one(reader, "verify", |reader, value| reader.choice(value, &[("full", Verify::Full), ("none", Verify::None)]));
     let strict = table.one(reader, "strict", |reader, value| reader.boolean(value));
     let pins = table.many(reader, "pins", None, |reader, value| reader.parsed(value, units::pin));
+    let intermediates = table.many(reader, "intermediates", None, pem::certificates);
     let crls = table.many(reader, "crls", None, pem::revocation_lists);
     let crl_policy = table.one(reader, "crl_policy", |reader, value| {
         reader.choice(value, &[("require", CrlPolicy::Require), ("lenient", CrlPolicy::Lenient)])
@@ -102,6 +105,7 @@ fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
         verify: verify.unwrap_or(At { value: Verify::Full, place: table.place }),
         strict,
         pins: pins.unwrap_or_default(),
+        intermediates: intermediates.unwrap_or_default(),
         crls: crls.unwrap_or_default(),
         crl_policy,
         identity,

@@ -170,6 +170,9 @@ fn trust_in_words(trust: &Trust) -> String {
             format!("{}: certificates are verified against {roots} roots, TLS {version} or newer", trust.name)
         }
     };
+    if trust.own() > 0 && trust.verify == Verify::Full {
+        words.push_str(&format!(", {} certificates are trusted for themselves alone", trust.own()));
+    }
     if trust.strict && trust.verify == Verify::Full {
         words.push_str(", under the rules of the Web PKI");
     }

@@ -276,9 +276,10 @@ impl From<TlsFault> for Refusal {
     fn from(fault: TlsFault) -> Self {
         let failed = |detail: &str| Refusal::new(Code::TlsFailed, detail);
         match fault {
-            TlsFault::Certificate { fault } => {
-                Refusal::new(Code::CertificateUntrusted, format!("the target's certificate is refused: {fault}"))
-                    .details(fault.as_str())
+            TlsFault::Certificate { fault, issuer } => {
+                let issuer = issuer.map(|issuer| format!(": {issuer}")).unwrap_or_default();
+                let detail = format!("the target's certificate is refused: {fault}{issuer}");
+                Refusal::new(Code::CertificateUntrusted, detail).details(fault.as_str())
             }
             TlsFault::Alert { id, name } => {
                 failed(&format!("the target ended the handshake with the alert {name}")).alert(id, name)

@@ -76,7 +76,8 @@ pub async fn handshake(
     };
     let connector = TlsConnector::from(Arc::clone(&config));
     let connect = connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
-    let stream = timeout_at(deadline, connect).await.map_err(|_| TlsFault::Timeout)?.map_err(TlsFault::from)?;
+    let (connected, refused) = timeout_at(deadline, verify::watched(connect)).await.map_err(|_| TlsFault::Timeout)?;
+    let stream = connected.map_err(|error| refused.map_or_else(|| error.into(), TlsFault::from))?;
     let connection = stream.get_ref().1;
     // A resumed session brings its certificates along, which were good when the session began.
     if connection.handshake_kind() == Some(HandshakeKind::Resumed) {

@@ -24,6 +24,7 @@ pub enum Use {
     Ca,
     Identity,
     Roots,
+    Intermediates,
     Crl(CrlPolicy),
 }
 
@@ -36,6 +37,7 @@ impl Use {
             Self::Ca => "ca",
             Self::Identity => "identity",
             Self::Roots => "roots",
+            Self::Intermediates => "intermediates",
             Self::Crl(_) => "crl",
         }
     }
@@ -46,6 +48,7 @@ impl Use {
             Self::Listener => "no client will believe it",
             Self::Identity => "no target will believe it",
             Self::Ca => "no tunnel can be inspected",
+            Self::Intermediates => "no path leads through it",
             // RFC 5280 §6.1.1 (d): of an anchor the name and the key count, not its dates.
             Self::ClientCa | Self::Roots => "what it issued counts all the same",
             Self::Crl(CrlPolicy::Require) => "targets that it speaks for are refused",
@@ -85,6 +88,8 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
                 all.each(Use::Roots, name, &At { value: file, place: roots.place }, life_of_certificate);
             }
         }
+        let intermediates = &trust.intermediates;
+        intermediates.iter().for_each(|file| all.each(Use::Intermediates, name, file, life_of_certificate));
         let usage = Use::Crl(trust.crl_policy());
         trust.crls.iter().for_each(|list| all.each(usage, name, list, life_of_list));
         trust.identity.iter().for_each(|identity| all.chain(Use::Identity, name, &identity.certificate));
@@ -111,6 +116,8 @@ impl Expiry {
             })
         } else if self.is_soon(now) {
             Some(format!("{what} {} at {ends}", if is_list { "will be out of date" } else { "expires" }))
+        } else if self.from > now.as_second() && is_list {
+            Some(format!("{what} has a thisUpdate in the future: it is ignored until then"))
         } else if self.from > now.as_second() {
             Some(format!("{what} is not valid yet: {then}"))
         } else {

@@ -11,12 +11,13 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls_pki_types::UnixTime;
 
+use super::anchors::{Anchors, Purpose};
 use super::certified::certified;
+use super::client_certificates::ClientVerifier;
 use super::identify::Held;
 use super::revocation;
 use crate::config::{self, Alpn, At, BindTls, Config, Listen, ListenerTls, PemFile, Problem, Severity};
@@ -59,11 +60,11 @@ impl Listener {
     }
 
     /// Whether a certificate would be taken now, that was taken when its connection began: an authority or a list may
-    /// have changed since.
+    /// have changed since, and the certificate or one of its issuers may have expired.
     pub fn believes(&self, held: &Held, at: Option<&Listen>, now: Timestamp) -> bool {
         let Some((leaf, others)) = held.chain.split_first() else { return true };
         let Some(tls) = at.and_then(|at| self.tls(at)) else { return false };
-        if tls.fingerprint == held.under {
+        if tls.fingerprint == held.under && now.as_second() <= held.until {
             return true;
         }
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
@@ -121,11 +122,11 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
 }
 
 fn compile_tls(tls: &ListenerTls, problems: &mut Vec<Problem>) -> Option<Tls> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = aws_lc_rs::default_provider();
     let certified = certified(&tls.certificate, &tls.key, &provider, problems);
     let clients = match &tls.client_ca {
         None => None,
-        Some(ca) => Some(clients(ca, &tls.client_crls, provider, problems)?),
+        Some(ca) => Some(clients(ca, &tls.client_crls, &provider, problems)?),
     };
     Some(Tls { fingerprint: fingerprint(tls), certified: certified?, clients, alpn: vec![Alpn::Http2, Alpn::Http1] })
 }
@@ -133,36 +134,21 @@ fn compile_tls(tls: &ListenerTls, problems: &mut Vec<Problem>) -> Option<Tls> {
 fn clients(
     ca: &At<PemFile>,
     lists: &[At<PemFile>],
-    provider: Arc<CryptoProvider>,
+    provider: &CryptoProvider,
     problems: &mut Vec<Problem>,
 ) -> Option<Arc<dyn ClientCertVerifier>> {
     let before = problems.len();
-    let mut roots = RootCertStore::empty();
+    let (mut roots, mut anchors) = (RootCertStore::empty(), Anchors::default());
     for (index, der) in ca.parts.iter().enumerate() {
-        if let Err(error) = roots.add(CertificateDer::from_slice(der).into_owned()) {
-            let (number, path) = (index + 1, ca.path.display());
-            let message = format!("certificate {number} of {path} is not usable as an authority: {error}");
-            problems.push(Problem::at(ca.place, message).help("an X.509 certificate of a certification authority"));
-        }
+        let what = format!("certificate {} of {}", index + 1, ca.path.display());
+        anchors.add_at(der, Purpose::Clients, &mut roots, (&what, ca.place), problems);
     }
-    revocation::lists(lists, problems);
+    let lists = revocation::lists(lists, problems);
     if problems[before..].iter().any(|problem| problem.severity == Severity::Problem) {
         return None;
     }
-    let lists = lists.iter().flat_map(|list| &list.parts);
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .with_crls(lists.map(|der| CertificateRevocationListDer::from(der.clone())))
-        // A certificate is one proof among others: which are asked for is the client's own section to say.
-        .allow_unauthenticated()
-        .build();
-    match verifier {
-        Ok(verifier) => Some(verifier),
-        Err(error) => {
-            let problem = Problem::at(ca.place, format!("client certificates cannot be verified: {error}"));
-            problems.push(problem.help("usable authorities, and revocation lists as RFC 5280 has them"));
-            None
-        }
-    }
+    let (hints, algorithms) = (roots.subjects(), provider.signature_verification_algorithms);
+    Some(Arc::new(ClientVerifier { roots, anchors, lists, algorithms, hints }))
 }
 
 /// The key is the certificate's: it need not be part of it.

@@ -3,8 +3,10 @@
 
 pub mod addresses;
 pub mod admit;
+mod anchors;
 mod certified;
 pub mod circuit;
+mod client_certificates;
 pub mod credential;
 pub mod egress;
 pub mod expiry;
@@ -18,6 +20,7 @@ mod message;
 mod revocation;
 pub mod route;
 pub mod sign;
+mod signed;
 pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,17 +1,82 @@
-//! Revocation lists from files: readable, and the newest first.
-//! Can this list say which certificates are revoked?
+//! Revocation lists from files, and what they say of a path (RFC 5280 §6.3).
+//! Is a certificate of this path revoked, as far as lists know?
 
-use webpki::{CertRevocationList, Error, OwnedCertRevocationList};
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
+use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
+use webpki::{Error, OwnedCertRevocationList, VerifiedPath};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{DistributionPointName, GeneralName, IssuingDistributionPoint, ParsedExtension};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
+use super::anchors::Anchors;
+use super::signed::{self, Signed};
 use crate::config::{At, PemFile, Problem};
 
-/// The lists of all files. webpki takes the first that speaks for a certificate, so the newest of an issuer comes first.
-pub(super) fn lists(files: &[At<PemFile>], problems: &mut Vec<Problem>) -> Vec<CertRevocationList<'static>> {
+/// A complete list of one issuer, read once.
+pub(super) struct RevocationList {
+    der: Vec<u8>,
+    /// The issuer's name, a SEQUENCE.
+    issuer: Vec<u8>,
+    /// Whose of the keys under that name has signed it (§5.2.1).
+    key_id: Option<Vec<u8>>,
+    /// Seconds since 1970.
+    this_update: i64,
+    next_update: i64,
+    /// crlNumber (§5.2.3) without leading zeros: the longer of two is the greater.
+    number: Vec<u8>,
+    scope: Scope,
+    /// Serial numbers without leading zeros.
+    revoked: HashSet<Box<[u8]>>,
+}
+
+/// Which certificates of its issuer a list speaks of (§5.2.5).
+#[derive(Default)]
+struct Scope {
+    only_users: bool,
+    only_authorities: bool,
+    /// `None`: those of every distribution point.
+    points: Option<Vec<PointName>>,
+}
+
+#[derive(PartialEq, Eq)]
+enum PointName {
+    Uri(String),
+    /// A name as it stands.
+    Directory(Vec<u8>),
+}
+
+/// What lists say against a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Revocation {
+    Revoked,
+    /// No usable list speaks of a certificate.
+    Unknown,
+    /// The list that does is past its nextUpdate.
+    Stale,
+}
+
+/// What passes though lists do not say that it is good.
+#[derive(Clone, Copy)]
+pub(super) struct Leniency {
+    pub(super) unknown: bool,
+    pub(super) stale: bool,
+}
+
+/// Who has issued a certificate of a path.
+struct IssuerKey<'a> {
+    key: SubjectPublicKeyInfoDer<'a>,
+    key_id: Option<Vec<u8>>,
+    may_sign_lists: bool,
+}
+
+/// The lists of all files; of those that speak for a certificate the first counts, so the newest comes first.
+pub(super) fn lists(files: &[At<PemFile>], problems: &mut Vec<Problem>) -> Vec<RevocationList> {
     let mut found = Vec::new();
     for file in files {
         for (index, der) in file.parts.iter().enumerate() {
-            match read(der) {
+            match RevocationList::read(der) {
                 Ok(list) => found.push(list),
                 Err(why) => {
                     let (number, path) = (index + 1, file.path.display());
@@ -21,19 +86,197 @@ pub(super) fn lists(files: &[At<PemFile>], problems: &mut Vec<Problem>) -> Vec<C
             }
         }
     }
-    found.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
-    found.into_iter().map(|(_, list)| list).collect()
+    found.sort_by_cached_key(|list| Reverse((list.this_update, list.number.len(), list.number.clone())));
+    found
 }
 
-/// With the time of its making.
-fn read(der: &[u8]) -> Result<(i64, CertRevocationList<'static>), &'static str> {
-    let (_, parsed) = CertificateRevocationList::from_der(der).map_err(|_| "it cannot be read")?;
-    let list = OwnedCertRevocationList::from_der(der).map_err(|error| match error {
+/// Asks the lists about every certificate below the anchor.
+pub(super) fn check(
+    lists: &[RevocationList],
+    path: &VerifiedPath<'_>,
+    anchors: &Anchors,
+    lenient: Leniency,
+    algorithms: &[&dyn SignatureVerificationAlgorithm],
+    now: i64,
+) -> Result<(), Revocation> {
+    let leaf = path.end_entity().der();
+    let intermediates: Vec<_> = path.intermediate_certificates().map(|certificate| certificate.der()).collect();
+    let ders: Vec<&[u8]> = std::iter::once(&leaf).chain(&intermediates).map(|der| der.as_ref()).collect();
+    for (at, der) in ders.iter().enumerate() {
+        let certificate = signed::certificate(der).ok_or(Revocation::Unknown)?;
+        let issuer = match ders.get(at + 1).map(|der| signed::certificate(der)) {
+            Some(issuer) => IssuerKey::of(&issuer.ok_or(Revocation::Unknown)?),
+            None => {
+                let known = anchors.facts(path.anchor());
+                IssuerKey {
+                    key: signed::sequence(&path.anchor().subject_public_key_info).into(),
+                    key_id: known.and_then(|known| known.key_id.clone()),
+                    may_sign_lists: known.is_none_or(|known| known.may_sign_lists),
+                }
+            }
+        };
+        match ask(lists, &certificate, &issuer, lenient, algorithms, now) {
+            Err(Revocation::Unknown) if lenient.unknown => {}
+            said => said?,
+        }
+    }
+    Ok(())
+}
+
+fn ask(
+    lists: &[RevocationList],
+    certificate: &X509Certificate<'_>,
+    issuer: &IssuerKey<'_>,
+    lenient: Leniency,
+    algorithms: &[&dyn SignatureVerificationAlgorithm],
+    now: i64,
+) -> Result<(), Revocation> {
+    if !issuer.may_sign_lists {
+        return Err(Revocation::Unknown);
+    }
+    // The issuer's own word for its key, else the certificate's.
+    let key_id = issuer.key_id.as_deref().or(signed::authority_key_id(certificate));
+    let speaks = |list: &&RevocationList| {
+        let is_of_this_key = list.key_id.as_deref().zip(key_id).is_none_or(|(list, issuer)| list == issuer);
+        // §6.3.3 says nothing of a list of the future. It was made by a clock that is wrong, or to be used then.
+        list.this_update <= now && is_of_this_key && list.covers(certificate)
+    };
+    let is_signed = |list: &&RevocationList| {
+        Signed::read(&list.der).is_some_and(|list| list.verify(&issuer.key, algorithms).is_ok())
+    };
+    let list = lists.iter().filter(speaks).find(is_signed).ok_or(Revocation::Unknown)?;
+    if list.next_update <= now && !lenient.stale {
+        return Err(Revocation::Stale);
+    }
+    if list.revoked.contains(without_zeros(certificate.raw_serial())) { Err(Revocation::Revoked) } else { Ok(()) }
+}
+
+impl<'a> IssuerKey<'a> {
+    fn of(issuer: &X509Certificate<'_>) -> Self {
+        let usage = issuer.key_usage().ok().flatten();
+        Self {
+            key: issuer.public_key().raw.to_vec().into(),
+            key_id: signed::subject_key_id(issuer).map(<[u8]>::to_vec),
+            may_sign_lists: usage.is_none_or(|usage| usage.value.crl_sign()),
+        }
+    }
+}
+
+impl RevocationList {
+    fn read(der: &[u8]) -> Result<Self, &'static str> {
+        let (_, parsed) = CertificateRevocationList::from_der(der).map_err(|_| "it cannot be read")?;
+        let (mut key_id, mut scope) = (None, Scope::default());
+        for extension in parsed.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::AuthorityKeyIdentifier(id) => {
+                    key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
+                }
+                ParsedExtension::IssuingDistributionPoint(point) => scope = Scope::read(point)?,
+                _ => {}
+            }
+        }
+        match OwnedCertRevocationList::from_der(der) {
+            // webpki wants a distribution point there; §5.2.5 does not.
+            Ok(_) | Err(Error::UnsupportedCrlIssuingDistributionPoint) => {}
+            Err(error) => return Err(meaning(&error)),
+        }
+        let mut revoked = HashSet::new();
+        for entry in parsed.iter_revoked_certificates() {
+            let is_known = |extension: &ParsedExtension<'_>| {
+                matches!(extension, ParsedExtension::ReasonCode(_) | ParsedExtension::InvalidityDate(_))
+            };
+            // Of those that are critical there is certificateIssuer (§5.3.3), which makes the entry another issuer's.
+            if entry.extensions().iter().any(|found| found.critical && !is_known(found.parsed_extension())) {
+                return Err("an entry has a critical extension that is not known here");
+            }
+            revoked.insert(without_zeros(entry.raw_serial()).into());
+        }
+        Ok(Self {
+            issuer: parsed.issuer().as_raw().to_vec(),
+            key_id,
+            this_update: parsed.last_update().timestamp(),
+            next_update: parsed.next_update().ok_or("it has no nextUpdate")?.timestamp(),
+            number: parsed.crl_number().map(|number| number.to_bytes_be()).unwrap_or_default(),
+            scope,
+            revoked,
+            der: der.to_vec(),
+        })
+    }
+
+    /// The issuer's name, without the SEQUENCE around it.
+    pub(super) fn issuer(&self) -> &[u8] {
+        signed::contents(&self.issuer)
+    }
+
+    /// §6.3.3 (b).
+    fn covers(&self, certificate: &X509Certificate<'_>) -> bool {
+        if certificate.issuer().as_raw() != self.issuer {
+            return false;
+        }
+        let is_authority = certificate.is_ca();
+        if (self.scope.only_users && is_authority) || (self.scope.only_authorities && !is_authority) {
+            return false;
+        }
+        let Some(points) = &self.scope.points else { return true };
+        // A certificate without distribution points has one in effect: its issuer's name.
+        points.contains(&PointName::Directory(self.issuer.clone()))
+            || points_of(certificate).iter().any(|name| points.contains(name))
+    }
+}
+
+impl Scope {
+    fn read(point: &IssuingDistributionPoint<'_>) -> Result<Self, &'static str> {
+        if point.only_contains_attribute_certs {
+            return Err("it lists attribute certificates only");
+        }
+        let points = match &point.distribution_point {
+            None => None,
+            Some(DistributionPointName::FullName(names)) => Some(names.iter().filter_map(PointName::read).collect()),
+            Some(DistributionPointName::NameRelativeToCRLIssuer(_)) => {
+                return Err("the name of its distribution point is relative to its issuer");
+            }
+        };
+        let (only_users, only_authorities) = (point.only_contains_user_certs, point.only_contains_ca_certs);
+        Ok(Self { only_users, only_authorities, points })
+    }
+}
+
+impl PointName {
+    fn read(name: &GeneralName<'_>) -> Option<Self> {
+        match name {
+            GeneralName::URI(uri) => Some(Self::Uri((*uri).to_owned())),
+            GeneralName::DirectoryName(name) => Some(Self::Directory(name.as_raw().to_vec())),
+            _ => None,
+        }
+    }
+}
+
+/// Where a certificate says that it would be listed (§4.2.1.13), as far as that is a complete list of its own issuer.
+fn points_of(certificate: &X509Certificate<'_>) -> Vec<PointName> {
+    let points = certificate.extensions().iter().filter_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::CRLDistributionPoints(points) => Some(points.iter()),
+        _ => None,
+    });
+    let complete = points.flatten().filter(|point| point.reasons.is_none() && point.crl_issuer.is_none());
+    let names = complete.filter_map(|point| match &point.distribution_point {
+        Some(DistributionPointName::FullName(names)) => Some(names.iter().filter_map(PointName::read)),
+        _ => None,
+    });
+    names.flatten().collect()
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    number.get(zeros..).unwrap_or_default()
+}
+
+fn meaning(error: &Error) -> &'static str {
+    match error {
         Error::UnsupportedDeltaCrl => "it lists changes to another list only",
         Error::UnsupportedIndirectCrl => "it speaks for other issuers than its own",
+        Error::UnsupportedRevocationReasonsPartitioning => "it lists some reasons of revocation only",
         Error::UnsupportedCrlVersion => "it is of version 1",
         Error::UnsupportedCriticalExtension => "it has a critical extension that is not known here",
         _ => "it is not as RFC 5280 has it",
-    })?;
-    Ok((parsed.last_update().timestamp(), list.into()))
+    }
 }

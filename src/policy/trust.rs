@@ -4,6 +4,7 @@
 mod compile;
 pub mod fault;
 mod judge;
+mod links;
 mod strict;
 
 use std::collections::BTreeSet;
@@ -14,8 +15,10 @@ use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::sign::CertifiedKey;
-use webpki::CertRevocationList;
+use rustls_pki_types::CertificateDer;
 
+use super::anchors::Anchors;
+use super::revocation::RevocationList;
 use crate::config::{CrlPolicy, TlsVersion, Verify};
 use crate::names::TrustName;
 pub use compile::compile;
@@ -30,6 +33,9 @@ pub struct Trust {
     /// connections and TLS sessions may be shared exactly where it is equal. The name is not part of it.
     pub fingerprint: [u8; 32],
     pub roots: Arc<RootCertStore>,
+    anchors: Anchors,
+    /// Paths may go through these, though targets do not send them. Nothing is trusted for being here.
+    intermediates: Vec<CertificateDer<'static>>,
     pub min_version: TlsVersion,
     pub verify: Verify,
     /// The rules of the Web PKI count.
@@ -41,7 +47,7 @@ pub struct Trust {
     /// What a target that asks is shown.
     pub identity: Option<Arc<CertifiedKey>>,
     /// The newest of an issuer first.
-    lists: Vec<CertRevocationList<'static>>,
+    lists: Vec<RevocationList>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -56,11 +62,20 @@ impl Trust {
     pub fn lists(&self) -> usize {
         self.lists.len()
     }
+
+    /// How many certificates are trusted for themselves alone.
+    pub fn own(&self) -> usize {
+        self.anchors.own().len()
+    }
 }
 
 /// What a fingerprint is of.
 struct Terms<'a> {
     roots: &'a RootCertStore,
+    /// Certificates in DER that are trusted for themselves alone.
+    own: Vec<&'a [u8]>,
+    /// Certificates in DER.
+    intermediates: Vec<&'a [u8]>,
     min_version: TlsVersion,
     verify: Verify,
     strict: bool,
@@ -97,14 +112,13 @@ fn fingerprint(terms: &Terms<'_>) -> [u8; 32] {
     let mut anchors: Vec<[Option<&[u8]>; 3]> = anchors.collect();
     anchors.sort_unstable();
     anchors.dedup();
-    let mut crls = terms.crls.clone();
-    crls.sort_unstable();
-    crls.dedup();
     let chain = terms.identity.map(|identity| identity.cert.as_slice()).unwrap_or_default();
-    let parts: [Vec<Option<&[u8]>>; 4] = [
+    let parts: [Vec<Option<&[u8]>>; 6] = [
         anchors.into_iter().flatten().collect(),
         terms.pins.iter().map(|pin| Some(pin.as_slice())).collect(),
-        crls.into_iter().map(Some).collect(),
+        set(&terms.crls),
+        set(&terms.own),
+        set(&terms.intermediates),
         // The key is the leaf's: it need not be part of it.
         chain.iter().map(|der| Some(der.as_ref())).collect(),
     ];
@@ -119,6 +133,11 @@ fn fingerprint(terms: &Terms<'_>) -> [u8; 32] {
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(digest.finish().as_ref());
     fingerprint
+}
+
+fn set<'a>(ders: &[&'a [u8]]) -> Vec<Option<&'a [u8]>> {
+    let set: BTreeSet<&[u8]> = ders.iter().copied().collect();
+    set.into_iter().map(Some).collect()
 }
 
 #[cfg(test)]

@@ -74,7 +74,32 @@ pub fn cases() -> Vec<Case> {
         case("trusted elsewhere only", "RFC 5280 §6.1.1 (d)", &[&other_root], show(&[&issuer.der, &root.der]))
             .refused("unknown_issuer"),
         case("signed by a namesake of the root", "RFC 5280 §6.1.3 (a) (1)", r, vec![impostor.leaf()])
-            .refused("bad_signature"),
+            .refused("unknown_issuer"),
+        case(
+            "signed by a namesake of the issuer",
+            "RFC 5280 §6.1.3 (a) (1): another authority of one name",
+            r,
+            vec![issuer.namesake().leaf(), issuer.der.clone()],
+        )
+        .refused("unknown_issuer"),
+        case(
+            "signed by a namesake, which it does not identify",
+            "RFC 5280 §4.2.1.1: without an identifier nobody knows whose the signature should be",
+            r,
+            vec![impostor.leaf_with(|params| params.use_authority_key_identifier_extension = false)],
+        )
+        .refused("unknown_issuer"),
+        case(
+            "an expired leaf with its root's name",
+            "RFC 5280 §6.1.3 (a) (2); not self-signed: the root's key is another",
+            r,
+            vec![root.leaf_with(|params| {
+                common_name(params, "root");
+                params.distinguished_name.remove(rcgen::DnType::OrganizationName);
+                params.not_after = super::workshop::date("2026-11-02T00:00:00Z");
+            })],
+        )
+        .refused("expired"),
         case(
             "a bit of the leaf's signature flipped",
             "RFC 5280 §6.1.3 (a) (1)",
@@ -142,6 +167,7 @@ pub fn cases() -> Vec<Case> {
             r,
             vec![self_signed(|params| {
                 common_name(params, "root");
+                params.distinguished_name.remove(rcgen::DnType::OrganizationName);
             })],
         )
         .refused("self_signed"),

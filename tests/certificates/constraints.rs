@@ -134,7 +134,8 @@ fn name_constraints() -> Vec<Case> {
         .refused("wrong_usage"),
         case("limited two authorities above", "RFC 5280 §6.1.4 (g)", r, vec![lower.leaf(), lower.der, upper.der])
             .refused("wrong_usage"),
-        case("a common name beyond what is permitted", "RFC 9525 §2: a common name is no name", r, only_common_name),
+        case("a common name beyond what is permitted", "RFC 9525 §2: a common name is no name", r, only_common_name)
+            .refused_if_strict("not_baseline"),
         // Openly: limits on directory names cannot be judged here, so whoever has them is refused, as §4.2.1.10 wants
         // of an application that does not process them.
         case(
@@ -190,7 +191,7 @@ fn path_lengths() -> Vec<Case> {
             &[&root],
             vec![self_issued.leaf(), self_issued.der, limited.der],
         )
-        .refused("bad_signature"),
+        .refused("unknown_issuer"),
     ]
 }
 

@@ -79,10 +79,11 @@ pub fn cases() -> Vec<Case> {
         .refused_if_strict(wrong),
         case(
             "an issuer whose key is for anything",
-            "RFC 5280 §6.1.4 (n): only where keyUsage is",
+            "RFC 5280 §6.1.4 (n): only where keyUsage is; BR §7.1.2.10.7: it is",
             r,
             below(&keys(&[])),
-        ),
+        )
+        .refused_if_strict("not_baseline"),
         case(
             "an issuer whose key may not sign certificates",
             "RFC 5280 §6.1.4 (n)",

@@ -21,6 +21,15 @@ pub fn cases() -> Vec<Case> {
         of("an RSA key of 1024 bits", "BR §6.1.5", &["rsa1024"]).refused("weak_key"),
         of("an issuer with an RSA key of 1024 bits", "BR §6.1.5", &["below-rsa1024", "rsa1024-authority"])
             .refused("weak_key"),
+        of("a leaf on the curve secp256k1", "BR §6.1.5; RFC 8446 §4.2.3", &["secp256k1"])
+            .refused("unsupported_algorithm"),
+        of("an issuer on the curve P-224", "BR §6.1.5", &["below-p224", "p224-authority"])
+            .refused("unsupported_algorithm"),
+        of("an issuer with an Ed448 key", "BR §6.1.5", &["below-ed448", "ed448-authority"])
+            .refused("unsupported_algorithm"),
+        of("a root with an RSA key of 1024 bits", "BR §6.1.5", &["below-weak-root"])
+            .root(vector("weak-root"))
+            .refused("weak_key"),
         of("signed with SHA-1", "BR §7.1.3.2", &["sha1"]).refused("weak_signature"),
         of("an issuer that is signed with SHA-1", "BR §7.1.3.2", &["below-sha1", "sha1-authority"])
             .refused("weak_signature"),

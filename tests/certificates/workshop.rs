@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use outgate::names::TrustName;
+use outgate::policy::trust::fault::Refused;
 use outgate::{config, policy};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SigningKey,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -37,6 +38,7 @@ fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new([]).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     (params.not_before, params.not_after) = (date("2020-01-01T00:00:00Z"), date("2040-01-01T00:00:00Z"));
     params
@@ -45,7 +47,10 @@ fn authority_params(name: &str) -> CertificateParams {
 pub fn leaf_params(names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
-    params.distinguished_name.push(DnType::CommonName, "a server");
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "a server");
+    params.use_authority_key_identifier_extension = true;
+    params.custom_extensions = vec![policies(1)];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.serial_number = Some(7_u64.into());
@@ -89,6 +94,18 @@ impl Authority {
         let pair = KeyPair::from_pem(key).unwrap();
         let der = params.signed_by(&pair, &self.issuer()).unwrap().der().to_vec();
         Self { params, key: key.to_owned(), der }
+    }
+
+    /// For what rcgen does not write.
+    pub fn signs(&self, text: &[u8]) -> Vec<u8> {
+        KeyPair::from_pem(&self.key).unwrap().sign(text).unwrap()
+    }
+
+    /// Another authority of the same name, with another key.
+    pub fn namesake(&self) -> Self {
+        let (params, key) = (self.params.clone(), KeyPair::generate().unwrap());
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        Self { params, key: key.serialize_pem(), der }
     }
 
     fn issuer(&self) -> Issuer<'static, KeyPair> {
@@ -159,6 +176,11 @@ pub fn extension(number: u64, critical: bool, content: &[u8]) -> CustomExtension
     extension
 }
 
+/// certificatePolicies with one reserved policy of the Baseline Requirements: domain (1), organisation or individual.
+pub fn policies(validation: u8) -> CustomExtension {
+    extension(32, false, &[0x30, 10, 0x30, 8, 6, 6, 0x67, 0x81, 0x0c, 1, 2, validation])
+}
+
 /// A subjectAltName of raw GeneralNames: the tag and the bytes of each.
 pub fn names(names: &[(u8, &[u8])]) -> CustomExtension {
     let each = names.iter().flat_map(|(tag, bytes)| [&[*tag, u8::try_from(bytes.len()).unwrap()], *bytes].concat());
@@ -191,6 +213,8 @@ pub struct Case {
     shown: Vec<Der>,
     roots: Vec<Der>,
     lists: Vec<Der>,
+    /// Configured, not shown.
+    intermediates: Vec<Der>,
     /// Further lines of `[trust.NAME]`.
     more: String,
     target: String,
@@ -207,6 +231,7 @@ pub fn case(made: &'static str, rule: &'static str, roots: &[&Authority], shown:
         shown,
         roots: roots.iter().map(|root| root.der.clone()).collect(),
         lists: Vec::new(),
+        intermediates: Vec::new(),
         more: String::new(),
         target: NAME.to_owned(),
         now: NOW,
@@ -232,6 +257,9 @@ impl Case {
     pub fn lists(self, lists: Vec<Der>) -> Self {
         Self { lists, ..self }
     }
+    pub fn intermediates(self, intermediates: Vec<Der>) -> Self {
+        Self { intermediates, ..self }
+    }
     pub fn more(self, more: impl Into<String>) -> Self {
         Self { more: more.into(), ..self }
     }
@@ -245,38 +273,65 @@ impl Case {
             let mut shown = self.shown.clone();
             shown[0][at] ^= 1 << (at % 8);
             let (roots, target) = (self.roots.clone(), self.target.clone());
-            let (lists, more) = (self.lists.clone(), self.more.clone());
-            Case { shown, roots, lists, more, target, ..*self }
+            let (lists, intermediates, more) = (self.lists.clone(), self.intermediates.clone(), self.more.clone());
+            Case { shown, roots, lists, intermediates, more, target, ..*self }
         })
     }
 
     /// What a delivery to the target would be told.
     pub fn judged(&self, strict: bool) -> &'static str {
-        let folder = Folder::new();
-        folder.write("roots.pem", pem("CERTIFICATE", &self.roots));
-        let crls = if self.lists.is_empty() { "" } else { "crls = [\"lists.pem\"]\n" };
-        folder.write("lists.pem", pem("X509 CRL", &self.lists));
+        self.refused_as(strict).map_or(GOOD, |refused| refused.fault.as_str())
+    }
+
+    pub fn refused_as(&self, strict: bool) -> Option<Refused> {
+        let folder = self.folder();
+        let key = |key: &str, parts: &[Der]| match parts {
+            [] => String::new(),
+            _ => format!("{key} = [\"{key}.pem\"]\n"),
+        };
+        let files = key("crls", &self.lists) + &key("intermediates", &self.intermediates);
         let text = format!(
-            "[egress.default]\nranges = [\"127.0.7.0/30\"]\n[trust.t]\nroots = [\"roots.pem\"]\nstrict = {strict}\n{crls}{}",
+            "[egress.default]\nranges = [\"127.0.7.0/30\"]\n[trust.t]\nroots = [\"roots.pem\"]\nstrict = {strict}\n{files}{}",
             self.more
         );
-        let now: Timestamp = self.now.parse().unwrap();
         let loaded = config::parse(&text, &folder.path("config.toml")).unwrap_or_else(|rejected| {
             panic!("{}: {}", self.made, config::render(&rejected.problems, &rejected.sources, false))
         });
-        let plan = policy::compile(&loaded.config, now);
+        let plan = policy::compile(&loaded.config, self.now.parse().unwrap());
         let (plan, _) = plan.unwrap_or_else(|problems| {
             panic!("{}: {}", self.made, config::render(&problems, &loaded.config.sources, false))
         });
         let trust = &plan.trusts[&TrustName::new("t")];
         let shown: Vec<CertificateDer<'_>> = self.shown.iter().map(|der| der.as_slice().into()).collect();
         let (leaf, intermediates) = shown.split_first().unwrap();
-        let target = match self.target.parse::<IpAddr>() {
+        trust.judge(leaf, intermediates, &self.name(), self.time()).err()
+    }
+
+    /// Its certificates and lists, in files.
+    pub fn folder(&self) -> Folder {
+        let folder = Folder::new();
+        folder.write("roots.pem", pem("CERTIFICATE", &self.roots));
+        folder.write("leaf.pem", pem("CERTIFICATE", &self.shown[..1]));
+        folder.write("shown.pem", pem("CERTIFICATE", &[&self.shown[1..], &self.intermediates].concat()));
+        folder.write("intermediates.pem", pem("CERTIFICATE", &self.intermediates));
+        folder.write("crls.pem", pem("X509 CRL", &self.lists));
+        folder
+    }
+
+    pub fn name(&self) -> ServerName<'static> {
+        match self.target.parse::<IpAddr>() {
             Ok(ip) => ServerName::from(ip),
-            Err(_) => ServerName::try_from(self.target.as_str()).unwrap(),
-        };
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_second().try_into().unwrap()));
-        trust.judge(leaf, intermediates, &target, now).map_or_else(|fault| fault.as_str(), |()| GOOD)
+            Err(_) => ServerName::try_from(self.target.clone()).unwrap(),
+        }
+    }
+
+    pub fn time(&self) -> UnixTime {
+        let now: Timestamp = self.now.parse().unwrap();
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_second().try_into().unwrap()))
+    }
+
+    pub fn parts(&self) -> (&[Der], &[Der], &[Der], &[Der]) {
+        (&self.shown, &self.roots, &self.intermediates, &self.lists)
     }
 }
 

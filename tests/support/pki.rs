@@ -47,12 +47,33 @@ impl Pki {
 }
 
 impl Pki {
+    /// An authority below this one; its own certificate is its `pem`.
+    pub fn intermediate(&self, name: &str) -> Pki {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Pki { issuer: Issuer::new(params, key), pem }
+    }
+
     /// The list of what this authority has revoked, by serial number, in PEM.
     pub fn revoked(&self, serials: &[u64]) -> String {
         self.revoked_until(serials, (4000, 1, 1))
     }
 
-    pub fn revoked_until(&self, serials: &[u64], (year, month, day): (i32, u8, u8)) -> String {
+    pub fn revoked_until(&self, serials: &[u64], until: (i32, u8, u8)) -> String {
+        self.revoked_within(serials, (2026, 1, 1), until)
+    }
+
+    pub fn revoked_from(&self, serials: &[u64], from: (i32, u8, u8)) -> String {
+        self.revoked_within(serials, from, (4000, 1, 1))
+    }
+
+    fn revoked_within(&self, serials: &[u64], from: (i32, u8, u8), until: (i32, u8, u8)) -> String {
+        let day = |(year, month, day): (i32, u8, u8)| rcgen::date_time_ymd(year, month, day);
         let date = rcgen::date_time_ymd;
         let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
             serial_number: (*serial).into(),
@@ -61,8 +82,8 @@ impl Pki {
             invalidity_date: None,
         });
         let list = rcgen::CertificateRevocationListParams {
-            this_update: date(2026, 1, 1),
-            next_update: date(year, month, day),
+            this_update: day(from),
+            next_update: day(until),
             crl_number: 1_u64.into(),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),

@@ -6,7 +6,7 @@ use super::Shape;
 pub(in crate::config) static TRUST: Shape = Shape {
     path: "trust.*",
     title: "[trust.NAME]",
-    keys: &["roots", "min_version", "verify", "strict", "pins", "crls", "crl_policy", "identity"],
+    keys: &["roots", "min_version", "verify", "strict", "pins", "intermediates", "crls", "crl_policy", "identity"],
     later: &[],
     renamed: &[
         ("ca", "roots"),
@@ -22,6 +22,9 @@ pub(in crate::config) static TRUST: Shape = Shape {
         ("pin_sha256", "pins"),
         ("pinned_public_keys", "pins"),
         ("verify_certificate_spki", "pins"),
+        ("chain", "intermediates"),
+        ("ca_chain", "intermediates"),
+        ("untrusted", "intermediates"),
         ("crl", "crls"),
         ("crl_file", "crls"),
         ("crl_check", "crl_policy"),

@@ -98,7 +98,8 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
             let names = chain.first().map(names).unwrap_or_default();
-            Ok((stream, Held { names, chain, under }))
+            let until = chain.iter().map(end).min().unwrap_or(i64::MAX);
+            Ok((stream, Held { names, chain, under, until }))
         }
     }
 }
@@ -108,6 +109,11 @@ fn names(leaf: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return Vec::new() };
     let Ok(Some(names)) = leaf.subject_alternative_name() else { return Vec::new() };
     names.value.general_names.iter().filter_map(name).collect()
+}
+
+/// RFC 5280 §4.1.2.5: the last second of its validity. What cannot be read is judged again at every request.
+fn end(certificate: &CertificateDer<'_>) -> i64 {
+    X509Certificate::from_der(certificate).map_or(i64::MIN, |(_, parsed)| parsed.validity().not_after.timestamp())
 }
 
 /// As text; a name of one kind that looks like one of another is left out, so that none is taken for what it is not.

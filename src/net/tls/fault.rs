@@ -6,13 +6,15 @@ use std::{fmt, io};
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
-use crate::policy::trust::fault::CertificateFault;
+use crate::policy::trust::fault::{CertificateFault, Refused};
 
 /// Why a handshake came to nothing.
 #[derive(Debug)]
 pub enum TlsFault {
     Certificate {
         fault: CertificateFault,
+        /// For `unknown_issuer`, in sentences: see [`Refused::issuer`].
+        issuer: Option<String>,
     },
     /// The target has refused us, in these words of the IANA registry of TLS alerts.
     Alert {
@@ -38,9 +40,10 @@ fn certificate_fault(error: &CertificateError) -> CertificateFault {
         E::NotValidYet => CertificateFault::NotYetValid,
         E::NotValidForName => CertificateFault::NameMismatch,
         E::Revoked => CertificateFault::Revoked,
-        E::BadSignature
-        | E::UnsupportedSignatureAlgorithmContext { .. }
-        | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => CertificateFault::BadSignature,
+        E::BadSignature => CertificateFault::BadSignature,
+        E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            CertificateFault::UnsupportedAlgorithm
+        }
         E::Other(other) => other.0.downcast_ref().copied().unwrap_or(CertificateFault::Malformed),
         _ => CertificateFault::Malformed,
     }
@@ -48,7 +51,13 @@ fn certificate_fault(error: &CertificateError) -> CertificateFault {
 
 impl From<CertificateFault> for TlsFault {
     fn from(fault: CertificateFault) -> Self {
-        Self::Certificate { fault }
+        Refused::from(fault).into()
+    }
+}
+
+impl From<Refused> for TlsFault {
+    fn from(Refused { fault, issuer }: Refused) -> Self {
+        Self::Certificate { fault, issuer }
     }
 }
 
@@ -92,7 +101,7 @@ impl fmt::Display for TlsFault {
 impl StdError for TlsFault {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Certificate { fault } => Some(fault),
+            Self::Certificate { fault, .. } => Some(fault),
             Self::Protocol(error) => Some(error),
             Self::Lost(error) => Some(error),
             Self::Alert { .. } | Self::NoCommon(_) | Self::Plaintext | Self::Timeout => None,

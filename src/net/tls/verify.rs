@@ -1,6 +1,7 @@
 //! The judgement of a trust policy as rustls asks for it.
 //! May this handshake go on?
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -9,7 +10,18 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, Signatu
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::policy::trust::Trust;
-use crate::policy::trust::fault::CertificateFault;
+use crate::policy::trust::fault::{CertificateFault, Refused};
+
+tokio::task_local! {
+    /// What was refused in the handshake of this task: rustls's errors that make an alert have no room for it.
+    static REFUSED: RefCell<Option<Refused>>;
+}
+
+/// Drives a handshake, and gives what the trust has refused in it.
+pub(super) async fn watched<T>(handshake: impl Future<Output = T>) -> (T, Option<Refused>) {
+    let scope = async { (handshake.await, REFUSED.with(RefCell::take)) };
+    REFUSED.scope(RefCell::default(), scope).await
+}
 
 /// Whatever the trust lets pass: that the peer holds the certificate's key is always proved.
 #[derive(Debug)]
@@ -27,8 +39,15 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let judged = self.trust.judge(leaf, intermediates, name, now);
-        judged.map(|()| ServerCertVerified::assertion()).map_err(|fault| Error::InvalidCertificate(told(fault)))
+        match self.trust.judge(leaf, intermediates, name, now) {
+            Ok(()) => Ok(ServerCertVerified::assertion()),
+            Err(refused) => {
+                let fault = refused.fault;
+                // Outside of a handshake of ours nobody asks.
+                let _ = REFUSED.try_with(|last| last.replace(Some(refused)));
+                Err(Error::InvalidCertificate(told(fault)))
+            }
+        }
     }
 
     fn verify_tls12_signature(

@@ -124,6 +124,8 @@ pub struct Held {
     pub chain: Vec<CertificateDer<'static>>,
     /// What the listener believed when it was shown: its fingerprint.
     pub under: [u8; 32],
+    /// The last second, since 1970, that the whole chain is valid in. After it the chain is judged again.
+    pub until: i64,
 }
 
 /// What a CONNECT has settled for all that is asked inside of its tunnel.

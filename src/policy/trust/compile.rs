@@ -9,8 +9,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::super::anchors::{Anchors, Purpose};
 use super::super::certified::certified;
-use super::super::revocation;
+use super::super::{revocation, signed};
 use super::{PUBLIC, Terms, Trust, fingerprint};
 use crate::config::{self, At, Config, CrlPolicy, Problem, Roots, TlsVersion, Verify};
 use crate::names::TrustName;
@@ -33,7 +34,8 @@ fn trust(
     provider: &CryptoProvider,
     problems: &mut Vec<Problem>,
 ) -> Trust {
-    let roots = store(name, written, problems);
+    let (roots, anchors) = store(name, written, problems);
+    let intermediates = intermediates(written, problems);
     match *written.verify {
         Verify::Full => warn_unfinished(&roots, written, problems),
         Verify::None => warn_unverified(name, written, problems),
@@ -52,6 +54,8 @@ fn trust(
     let strict = written.strict.as_ref().map_or(only_mozilla, |strict| strict.value);
     let terms = Terms {
         roots: &roots,
+        own: anchors.own().iter().map(|der| der.as_ref()).collect(),
+        intermediates: intermediates.iter().map(|der| der.as_ref()).collect(),
         min_version: written.min_version,
         verify: *written.verify,
         strict,
@@ -71,6 +75,8 @@ fn trust(
         lists,
         algorithms: provider.signature_verification_algorithms,
         roots: Arc::new(roots),
+        anchors,
+        intermediates,
         pins,
     }
 }
@@ -90,8 +96,19 @@ impl Trust {
         provider: &CryptoProvider,
     ) -> Self {
         let (pins, crl_policy) = (BTreeSet::new(), CrlPolicy::Require);
-        let (crls, identity) = (Vec::new(), None);
-        let terms = Terms { roots: &roots, min_version, verify, strict, pins: &pins, crls, crl_policy, identity };
+        let (crls, identity, own, intermediates) = (Vec::new(), None, Vec::new(), Vec::new());
+        let terms = Terms {
+            roots: &roots,
+            own,
+            intermediates,
+            min_version,
+            verify,
+            strict,
+            pins: &pins,
+            crls,
+            crl_policy,
+            identity,
+        };
         Self {
             name: TrustName::new(PUBLIC),
             fingerprint: fingerprint(&terms),
@@ -103,6 +120,8 @@ impl Trust {
             lists: Vec::new(),
             algorithms: provider.signature_verification_algorithms,
             roots: Arc::new(roots),
+            anchors: Anchors::default(),
+            intermediates: Vec::new(),
             pins,
         }
     }
@@ -112,15 +131,19 @@ pub(super) fn mozilla() -> RootCertStore {
     webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
 }
 
-pub(super) fn store(name: &TrustName, trust: &At<config::Trust>, problems: &mut Vec<Problem>) -> RootCertStore {
-    let mut store = RootCertStore::empty();
+pub(super) fn store(
+    name: &TrustName,
+    trust: &At<config::Trust>,
+    problems: &mut Vec<Problem>,
+) -> (RootCertStore, Anchors) {
+    let (mut store, mut anchors) = (RootCertStore::empty(), Anchors::default());
     for roots in &trust.roots {
         match &roots.value {
             Roots::Mozilla => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
             // A distribution's store may hold a certificate that no verifier takes; the rest of it is good.
             Roots::System(certificates) => {
-                let (usable, _) = store.add_parsable_certificates(certificates.iter().map(|der| der.as_slice().into()));
-                if usable == 0 {
+                let add = |der: &Vec<u8>| anchors.add(der, Purpose::Servers, &mut store).is_ok();
+                if certificates.iter().map(add).filter(|is_usable| *is_usable).count() == 0 {
                     problems.push(
                         Problem::at(roots.place, "the system's store holds no usable root certificate")
                             .help("install ca-certificates, or write \"mozilla\" for the roots compiled in"),
@@ -135,16 +158,8 @@ pub(super) fn store(name: &TrustName, trust: &At<config::Trust>, problems: &mut 
                     );
                 }
                 for (index, der) in certificates.iter().enumerate() {
-                    if let Err(error) = store.add(CertificateDer::from_slice(der)) {
-                        let number = index + 1;
-                        problems.push(
-                            Problem::at(
-                                roots.place,
-                                format!("certificate {number} of {} is not usable as a root: {error}", path.display()),
-                            )
-                            .help("an X.509 certificate of a certification authority"),
-                        );
-                    }
+                    let what = format!("certificate {} of {}", index + 1, path.display());
+                    anchors.add_at(der, Purpose::Servers, &mut store, (&what, roots.place), problems);
                 }
             }
         }
@@ -155,7 +170,28 @@ pub(super) fn store(name: &TrustName, trust: &At<config::Trust>, problems: &mut 
                 .help("roots = [\"mozilla\"]"),
         );
     }
-    store
+    (store, anchors)
+}
+
+/// Authorities for the middle of a path. A leaf in their place would be of no use, and was meant for something else.
+fn intermediates(written: &At<config::Trust>, problems: &mut Vec<Problem>) -> Vec<CertificateDer<'static>> {
+    let mut found = Vec::new();
+    for file in &written.intermediates {
+        for (index, der) in file.parts.iter().enumerate() {
+            let what = format!("certificate {} of {}", index + 1, file.path.display());
+            let message = match signed::certificate(der) {
+                Some(parsed) if parsed.is_ca() => {
+                    found.push(CertificateDer::from(der.clone()));
+                    continue;
+                }
+                Some(_) => format!("{what} is no authority: no path can lead through it"),
+                None => format!("{what} is not an X.509 certificate"),
+            };
+            let help = "the certificates of intermediate authorities that targets do not send";
+            problems.push(Problem::at(file.place, message).help(help));
+        }
+    }
+    found
 }
 
 /// RFC 7469 §2.5 and §4.3: who pins one key alone is locked out when it is lost. A configuration is mended sooner than a
@@ -185,6 +221,7 @@ pub(super) fn warn_unverified(name: &TrustName, written: &At<config::Trust>, pro
     let without_effect = [
         ("pins", written.pins.first().map(|pin| pin.place)),
         ("crls", written.crls.first().map(|list| list.place)),
+        ("intermediates", written.intermediates.first().map(|file| file.place)),
         ("strict", written.strict.as_ref().filter(|strict| strict.value).map(|strict| strict.place)),
     ];
     for (key, at) in without_effect.into_iter().filter_map(|(key, at)| at.map(|at| (key, at))) {

@@ -38,9 +38,11 @@ faults! {
     WrongUsage "wrong_usage" "a certificate of the chain may not be used so";
     CaAsLeaf "ca_as_leaf" "the certificate is an authority's, not a server's";
     ValidityTooLong "validity_too_long" "the certificate is valid for longer than public authorities may let it be";
+    NotBaseline "not_baseline" "the certificate is not one that a public authority may issue";
     WeakKey "weak_key" "a certificate of the chain has an RSA key of less than 2048 bits";
     WeakSignature "weak_signature" "a certificate of the chain is signed with SHA-1 or older";
-    BadSignature "bad_signature" "a signature does not verify";
+    UnsupportedAlgorithm "unsupported_algorithm" "a certificate of the chain has a key or signature of an algorithm that is not supported";
+    BadSignature "bad_signature" "a signature does not verify with its issuer's key";
     Malformed "malformed" "a certificate of the chain cannot be read";
 }
 
@@ -51,3 +53,28 @@ impl fmt::Display for CertificateFault {
 }
 
 impl error::Error for CertificateFault {}
+
+/// A fault, and what the target's operator should know of it beyond the word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub fault: CertificateFault,
+    /// Of `unknown_issuer`: which issuer is missing, in a sentence or two. It has names that the target wrote.
+    pub issuer: Option<String>,
+}
+
+impl From<CertificateFault> for Refused {
+    fn from(fault: CertificateFault) -> Self {
+        Self { fault, issuer: None }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.issuer {
+            Some(issuer) => write!(f, "{}: {issuer}", self.fault),
+            None => self.fault.fmt(f),
+        }
+    }
+}
+
+impl error::Error for Refused {}

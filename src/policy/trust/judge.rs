@@ -4,22 +4,22 @@
 //! Where several things are wrong, one is told. First self_signed, because webpki does not know it (it sees an unknown
 //! issuer, or the date first): an expired self-signed certificate is self-signed, a new date would not help it. Then
 //! what keeps webpki from a path, in its own order: malformed; ca_as_leaf; expired or not_yet_valid; wrong_usage;
-//! unknown_issuer, weak_signature or bad_signature; revocation. Then what is wrong with a path that it did find: a key,
-//! a usage, the validity, the pins. Last the name.
+//! unknown_issuer, weak_key, weak_signature, unsupported_algorithm or bad_signature. Then what is wrong with a path that
+//! it did find: revocation, a key, a usage, the validity, the pins. Last the name, and under `strict` the other names.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::{
-    CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
-};
+use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::fault::CertificateFault as Fault;
-use super::{Trust, strict};
+use super::super::revocation::{self, Leniency, Revocation};
+use super::super::signed;
+use super::fault::{CertificateFault as Fault, Refused};
+use super::{Trust, links, strict};
 use crate::config::{CrlPolicy, Verify};
 
 /// Signatures with hashes that no longer prove anything: MD2, MD5 and SHA-1 with RSA, SHA-1 with DSA and ECDSA.
@@ -37,95 +37,170 @@ impl Trust {
     pub fn judge(
         &self,
         leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        shown: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         now: UnixTime,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Refused> {
         if self.verify == Verify::None {
             return Ok(());
         }
-        self.judge_chain(leaf, intermediates, now).map_err(|found| match found {
-            Found::Broken(fault) => fault,
-            Found::NoPath(_) if is_self_signed(leaf) && !self.is_root(leaf) => Fault::SelfSigned,
-            Found::NoPath(error) => told(&error, leaf, intermediates),
-        })?;
+        let others = self.others(shown);
+        let judged = self.judge_chain(leaf, &others, now).map_err(|found| match found {
+            Found::Broken(fault) => fault.into(),
+            Found::NoPath(_) if links::is_self_signed(self, leaf) && !self.is_root(leaf) => Fault::SelfSigned.into(),
+            Found::NoPath(error) => self.told(&error, leaf, &others),
+        });
+        match judged {
+            // A certificate may have another way to be trusted, too.
+            Err(_) if self.anchors.own().contains(leaf) => self.judge_own(leaf, now)?,
+            judged => judged?,
+        }
         let parsed = EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
         parsed.verify_is_valid_for_subject_name(name).map_err(|error| match error {
-            Error::CertNotValidForName(_) if has_no_name(leaf) => Fault::NoSubjectAltName,
-            Error::CertNotValidForName(_) => Fault::NameMismatch,
-            _ => Fault::Malformed,
-        })
+            Error::CertNotValidForName(_) if has_no_name(leaf) => Fault::NoSubjectAltName.into(),
+            Error::CertNotValidForName(_) => Fault::NameMismatch.into(),
+            _ => Refused::from(Fault::Malformed),
+        })?;
+        if self.strict { strict::web_pki_names(leaf).map_err(Refused::from) } else { Ok(()) }
+    }
+
+    /// What a path may be built of, beside leaf and root.
+    fn others<'a>(&'a self, shown: &'a [CertificateDer<'a>]) -> Cow<'a, [CertificateDer<'a>]> {
+        if self.intermediates.is_empty() {
+            return shown.into();
+        }
+        let configured = self.intermediates.iter().map(|der| CertificateDer::from_slice(der));
+        shown.iter().map(|der| CertificateDer::from_slice(der)).chain(configured).collect()
+    }
+
+    /// A certificate that is trusted for itself alone: nobody vouches for it, so its own dates and uses are what counts.
+    fn judge_own(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Fault> {
+        EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
+        let parsed = signed::certificate(leaf).ok_or(Fault::Malformed)?;
+        let now = seconds(now);
+        if parsed.is_ca() {
+            return Err(Fault::CaAsLeaf);
+        }
+        if parsed.validity().not_after.timestamp() < now {
+            return Err(Fault::Expired);
+        }
+        if parsed.validity().not_before.timestamp() > now {
+            return Err(Fault::NotYetValid);
+        }
+        let purposes = parsed.extended_key_usage().map_err(|_| Fault::Malformed)?;
+        if purposes.is_some_and(|purposes| !purposes.value.server_auth) {
+            return Err(Fault::WrongUsage);
+        }
+        strict::every_chain(leaf, &[])?;
+        if self.strict {
+            strict::web_pki(leaf, &[])?;
+        }
+        let is_pinned = self.pins.is_empty() || self.is_pin(parsed.public_key().raw);
+        if is_pinned { Ok(()) } else { Err(Fault::PinMismatch) }
     }
 
     fn judge_chain(
         &self,
         leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Found> {
         let leaf = EndEntityCert::try_from(leaf).map_err(Found::NoPath)?;
-        let lists: Vec<&CertRevocationList<'_>> = self.lists.iter().collect();
-        let (status, expiration) = match self.crl_policy {
-            CrlPolicy::Require => (UnknownStatusPolicy::Deny, ExpirationPolicy::Enforce),
-            CrlPolicy::Lenient => (UnknownStatusPolicy::Allow, ExpirationPolicy::Ignore),
-        };
-        // Without lists nothing is asked of them.
-        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
-            let options = options.with_depth(RevocationCheckDepth::Chain);
-            options.with_status_policy(status).with_expiration_policy(expiration).build()
-        });
         // webpki goes on to other paths when ours refuse one, and its error has no room for our word.
         let broken = Cell::new(None);
         let rules = |path: &VerifiedPath<'_>| {
-            self.judge_path(path).map_err(|fault| {
+            self.judge_path(path, now).map_err(|fault| {
                 broken.set(broken.get().or(Some(fault)));
                 Error::CertDistrusted
             })
         };
-        let found = leaf.verify_for_usage(
-            self.algorithms.all,
-            &self.roots.roots,
-            intermediates,
-            now,
-            KeyUsage::server_auth(),
-            revocation,
-            Some(&rules),
-        );
-        match found {
+        let (algorithms, usage) = (self.algorithms.all, KeyUsage::server_auth());
+        match leaf.verify_for_usage(algorithms, &self.roots.roots, others, now, usage, None, Some(&rules)) {
             Ok(_) => Ok(()),
             Err(error) => Err(broken.get().map_or(Found::NoPath(error), Found::Broken)),
         }
     }
 
     /// A path that webpki has verified up to a root.
-    fn judge_path(&self, path: &VerifiedPath<'_>) -> Result<(), Fault> {
+    fn judge_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
+        self.unrevoked(path, now)?;
         let leaf = path.end_entity().der();
         let intermediates: Vec<_> = path.intermediate_certificates().map(|certificate| certificate.der()).collect();
         let intermediates: Vec<&[u8]> = intermediates.iter().map(|der| der.as_ref()).collect();
         strict::every_chain(&leaf, &intermediates)?;
         if self.strict {
-            strict::web_pki(&leaf)?;
+            strict::web_pki(&leaf, &intermediates)?;
         }
         if self.pins.is_empty() || self.is_pinned(path) { Ok(()) } else { Err(Fault::PinMismatch) }
     }
 
+    /// Without lists nothing is asked of them.
+    fn unrevoked(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
+        if self.lists.is_empty() {
+            return Ok(());
+        }
+        let passes = self.crl_policy == CrlPolicy::Lenient;
+        let lenient = Leniency { unknown: passes, stale: passes };
+        let said = revocation::check(&self.lists, path, &self.anchors, lenient, self.algorithms.all, seconds(now));
+        said.map_err(|said| match said {
+            Revocation::Revoked => Fault::Revoked,
+            Revocation::Unknown => Fault::RevocationUnknown,
+            Revocation::Stale => Fault::RevocationStale,
+        })
+    }
+
     /// RFC 7469 §2.6: one key of the validated chain, the root's included, is a pinned one.
     fn is_pinned(&self, path: &VerifiedPath<'_>) -> bool {
-        let is_pin = |key: &[u8]| self.pins.iter().any(|pin| pin == digest(&SHA256, key).as_ref());
-        is_pin(&path.end_entity().subject_public_key_info())
-            || path.intermediate_certificates().any(|certificate| is_pin(&certificate.subject_public_key_info()))
-            || is_pin(&sequence(&path.anchor().subject_public_key_info))
+        self.is_pin(&path.end_entity().subject_public_key_info())
+            || path.intermediate_certificates().any(|certificate| self.is_pin(&certificate.subject_public_key_info()))
+            || self.is_pin(&signed::sequence(&path.anchor().subject_public_key_info))
+    }
+
+    fn is_pin(&self, key: &[u8]) -> bool {
+        self.pins.iter().any(|pin| pin == digest(&SHA256, key).as_ref())
     }
 
     /// A self-signed certificate that the operator has made a root is trusted; if it is refused, then for another
     /// reason.
     fn is_root(&self, leaf: &CertificateDer<'_>) -> bool {
-        webpki::anchor_from_trusted_cert(leaf).is_ok_and(|leaf| {
-            let is_same = |root: &rustls_pki_types::TrustAnchor<'_>| {
-                root.subject == leaf.subject && root.subject_public_key_info == leaf.subject_public_key_info
-            };
-            self.roots.roots.iter().any(is_same)
-        })
+        self.anchors.own().contains(leaf)
+            || webpki::anchor_from_trusted_cert(leaf).is_ok_and(|leaf| {
+                let is_same = |root: &rustls_pki_types::TrustAnchor<'_>| {
+                    root.subject == leaf.subject && root.subject_public_key_info == leaf.subject_public_key_info
+                };
+                self.roots.roots.iter().any(is_same)
+            })
+    }
+
+    fn told(&self, error: &Error, leaf: &[u8], others: &[CertificateDer<'_>]) -> Refused {
+        let any = |is: fn(&X509Certificate<'_>) -> bool| {
+            let certificates = std::iter::once(leaf).chain(others.iter().map(|der| der.as_ref()));
+            certificates.into_iter().any(|der| signed::certificate(der).is_some_and(|parsed| is(&parsed)))
+        };
+        let fault = match error {
+            Error::CertExpired { .. } => Fault::Expired,
+            Error::CertNotValidYet { .. } => Fault::NotYetValid,
+            Error::CaUsedAsEndEntity => Fault::CaAsLeaf,
+            Error::EndEntityUsedAsCa
+            | Error::PathLenConstraintViolated
+            | Error::NameConstraintViolation
+            | Error::EmptyEkuExtension
+            | Error::RequiredEkuNotFoundContext(_) => Fault::WrongUsage,
+            Error::InvalidSignatureForPublicKey => self.fault_of_signature(leaf, others),
+            Error::UnsupportedSignatureAlgorithmContext(_) if any(is_weakly_signed) => Fault::WeakSignature,
+            Error::UnsupportedSignatureAlgorithmContext(_)
+            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Fault::UnsupportedAlgorithm,
+            // Nobody whom we know vouches for it, or the way to them is longer than anybody should look for.
+            Error::UnknownIssuer
+            | Error::CertDistrusted
+            | Error::MaximumPathDepthExceeded
+            | Error::MaximumPathBuildCallsExceeded
+            | Error::MaximumSignatureChecksExceeded
+            | Error::MaximumNameConstraintComparisonsExceeded => Fault::UnknownIssuer,
+            _ => Fault::Malformed,
+        };
+        let issuer = if fault == Fault::UnknownIssuer { self.missing_issuer(leaf, others) } else { None };
+        Refused { fault, issuer }
     }
 }
 
@@ -136,9 +211,8 @@ enum Found {
     Broken(Fault),
 }
 
-/// Issued by its own subject. Whether it is also signed by its own key says nothing more: nobody vouches for it.
-fn is_self_signed(leaf: &[u8]) -> bool {
-    X509Certificate::from_der(leaf).is_ok_and(|(_, leaf)| leaf.subject().as_raw() == leaf.issuer().as_raw())
+fn seconds(now: UnixTime) -> i64 {
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// RFC 9525 §6.3: a name in the subject's common name is no name of a server.
@@ -151,62 +225,7 @@ fn has_no_name(leaf: &[u8]) -> bool {
     }
 }
 
-fn told(error: &Error, leaf: &[u8], intermediates: &[CertificateDer<'_>]) -> Fault {
-    let any = |is: fn(&X509Certificate<'_>) -> bool| {
-        let certificates = std::iter::once(leaf).chain(intermediates.iter().map(|der| der.as_ref()));
-        certificates.into_iter().any(|der| X509Certificate::from_der(der).is_ok_and(|(_, parsed)| is(&parsed)))
-    };
-    match error {
-        Error::CertExpired { .. } => Fault::Expired,
-        Error::CertNotValidYet { .. } => Fault::NotYetValid,
-        Error::CertRevoked => Fault::Revoked,
-        Error::CrlExpired { .. } => Fault::RevocationStale,
-        Error::UnknownRevocationStatus
-        | Error::IssuerNotCrlSigner
-        | Error::InvalidCrlSignatureForPublicKey
-        | Error::UnsupportedCrlSignatureAlgorithmContext(_)
-        | Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => Fault::RevocationUnknown,
-        Error::CaUsedAsEndEntity => Fault::CaAsLeaf,
-        Error::EndEntityUsedAsCa
-        | Error::PathLenConstraintViolated
-        | Error::NameConstraintViolation
-        | Error::EmptyEkuExtension
-        | Error::RequiredEkuNotFoundContext(_) => Fault::WrongUsage,
-        // The verifiers of RSA signatures take no shorter keys: that says more than that a signature does not verify.
-        Error::InvalidSignatureForPublicKey if any(strict::is_weak) => Fault::WeakKey,
-        Error::UnsupportedSignatureAlgorithmContext(_) if any(is_weakly_signed) => Fault::WeakSignature,
-        Error::InvalidSignatureForPublicKey
-        | Error::UnsupportedSignatureAlgorithmContext(_)
-        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Fault::BadSignature,
-        // Nobody whom we know vouches for it, or the way to them is longer than anybody should look for.
-        Error::UnknownIssuer
-        | Error::CertDistrusted
-        | Error::MaximumPathDepthExceeded
-        | Error::MaximumPathBuildCallsExceeded
-        | Error::MaximumSignatureChecksExceeded
-        | Error::MaximumNameConstraintComparisonsExceeded => Fault::UnknownIssuer,
-        _ => Fault::Malformed,
-    }
-}
-
 fn is_weakly_signed(certificate: &X509Certificate<'_>) -> bool {
     let oid: &Oid<'_> = &certificate.signature_algorithm.algorithm;
     WEAK_SIGNATURES.contains(&oid.to_id_string().as_str())
-}
-
-/// An anchor's key comes without the SEQUENCE around it that a pin is computed over (X.690 §8.1.3).
-fn sequence(contents: &[u8]) -> Vec<u8> {
-    let length = contents.len().to_be_bytes();
-    let length: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
-    let mut der = vec![0x30];
-    match length.as_slice() {
-        [] => der.push(0),
-        [short] if *short < 0x80 => der.push(*short),
-        long => {
-            der.push(0x80 | u8::try_from(long.len()).unwrap_or(8));
-            der.extend_from_slice(long);
-        }
-    }
-    der.extend_from_slice(contents);
-    der
 }

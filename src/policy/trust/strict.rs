@@ -3,16 +3,33 @@
 //!
 //! BR: the CA/Browser Forum's Baseline Requirements for TLS server certificates.
 
+use std::net::IpAddr;
+
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::fault::CertificateFault as Fault;
 
 /// BR §6.1.5, and the least that our verifier of signatures takes.
 const RSA_BITS_MIN: usize = 2048;
 
+/// RFC 3279 §2.3.1, RFC 5480 §2.1.1 and RFC 8410 §3.
+const RSA_KEY: &str = "1.2.840.113549.1.1.1";
+const EC_KEY: &str = "1.2.840.10045.2.1";
+const ED25519_KEY: &str = "1.3.101.112";
+/// P-256, P-384 and P-521.
+const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"];
+
 const DAY: i64 = 86_400;
+
+/// Octets (BR §7.1, RFC 5280 §4.1.2.2), and one more for the sign.
+const SERIAL_MAX: usize = 21;
+
+/// BR §7.1.6.1: extended, domain, organisation and individual validation.
+const RESERVED_POLICIES: [&str; 4] = ["2.23.140.1.1", "2.23.140.1.2.1", "2.23.140.1.2.2", "2.23.140.1.2.3"];
 
 /// BR §6.3.2 as of ballot SC-081v3: the end of the time of issuing, and the days that what is issued until then may be
 /// valid for. What was issued under older rules has expired.
@@ -29,6 +46,9 @@ pub(super) fn every_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fa
     if is_weak(&leaf) {
         return Err(Fault::WeakKey);
     }
+    if !is_supported(&leaf) {
+        return Err(Fault::UnsupportedAlgorithm);
+    }
     for der in intermediates {
         let intermediate = read(der)?;
         if is_weak(&intermediate) {
@@ -42,25 +62,121 @@ pub(super) fn every_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fa
     Ok(())
 }
 
-/// What public authorities have promised of every certificate that they issue.
-pub(super) fn web_pki(leaf: &[u8]) -> Result<(), Fault> {
+/// What public authorities have promised of every certificate that they issue, as far as a client can see it and as far
+/// as it says whose key this is and for what. Where to ask for revocation (BR §7.1.2.7.7, §7.1.2.11.2) is not held: nothing
+/// is fetched.
+pub(super) fn web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
     let leaf = read(leaf)?;
-    // BR §7.1.2.7.10: extKeyUsage is there, and says serverAuth.
-    let purposes = leaf.extended_key_usage().map_err(|_| Fault::Malformed)?;
-    if !purposes.is_some_and(|purposes| purposes.value.server_auth) {
-        return Err(Fault::WrongUsage);
-    }
-    // RFC 8446 §4.4.2.2: where keyUsage is there, it says digitalSignature.
-    let usage = leaf.key_usage().map_err(|_| Fault::Malformed)?;
-    if usage.is_some_and(|usage| !usage.value.digital_signature()) {
-        return Err(Fault::WrongUsage);
-    }
+    purposes_of_leaf(&leaf)?;
+    key_usage_of_leaf(&leaf)?;
     // RFC 5280 §4.1.2.5: both ends are part of the period. BR §6.3.2: a second more than a day is a day more.
     let (from, until) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
     if until - from + 1 > validity_max(from) * DAY {
         return Err(Fault::ValidityTooLong);
     }
-    Ok(())
+    // BR §7.1.2.7.9: one of the policies says by which rules the name was validated.
+    let is_reserved = |extension: &X509Extension<'_>| match extension.parsed_extension() {
+        ParsedExtension::CertificatePolicies(policies) => {
+            policies.iter().any(|policy| RESERVED_POLICIES.contains(&policy.policy_id.to_id_string().as_str()))
+        }
+        _ => false,
+    };
+    if !leaf.extensions().iter().any(is_reserved) {
+        return Err(Fault::NotBaseline);
+    }
+    // BR §7.1: a positive serial number of at most 20 octets.
+    let serial = leaf.raw_serial();
+    if serial.len() > SERIAL_MAX
+        || serial.iter().all(|byte| *byte == 0)
+        || serial.first().is_some_and(|byte| byte >> 7 == 1)
+    {
+        return Err(Fault::NotBaseline);
+    }
+    std::iter::once(Ok(leaf.clone()))
+        .chain(intermediates.iter().map(|der| read(der)))
+        .try_for_each(|parsed| key(&parsed?))?;
+    intermediates.iter().try_for_each(|der| authority(&read(der)?))
+}
+
+/// BR §7.1.2.7.10: extKeyUsage is there, says serverAuth, and none of those that must not be there.
+fn purposes_of_leaf(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
+    let purposes = leaf.extended_key_usage().map_err(|_| Fault::Malformed)?.ok_or(Fault::WrongUsage)?.value;
+    let ExtendedKeyUsage { any, server_auth, code_signing, email_protection, time_stamping, ocsp_signing, .. } =
+        purposes;
+    let forbidden = [any, code_signing, email_protection, time_stamping, ocsp_signing];
+    if *server_auth && !forbidden.into_iter().any(|is| *is) { Ok(()) } else { Err(Fault::WrongUsage) }
+}
+
+/// RFC 8446 §4.4.2.2: where keyUsage is there, it says digitalSignature. BR §7.1.2.7.11: and nothing of authorities.
+fn key_usage_of_leaf(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
+    let usage = leaf.key_usage().map_err(|_| Fault::Malformed)?;
+    let fits = usage
+        .is_none_or(|usage| usage.value.digital_signature() && !usage.value.key_cert_sign() && !usage.value.crl_sign());
+    if fits { Ok(()) } else { Err(Fault::WrongUsage) }
+}
+
+/// BR §7.1.2.7.12 and §7.1.4.3: DNS names and addresses only, all of them public; the common name is one of them. Asked
+/// after the name, which says more where it is wrong.
+pub(super) fn web_pki_names(leaf: &[u8]) -> Result<(), Fault> {
+    let leaf = read(leaf)?;
+    let names = leaf.subject_alternative_name().map_err(|_| Fault::Malformed)?;
+    // That there are none is said of the name.
+    let Some(names) = names else { return Ok(()) };
+    let fits = names.value.general_names.iter().all(|name| match name {
+        GeneralName::DNSName(name) => is_public_name(name),
+        GeneralName::IPAddress(_) => true,
+        _ => false,
+    });
+    let is_named = |common: &str| {
+        names.value.general_names.iter().any(|name| match name {
+            GeneralName::DNSName(name) => name.eq_ignore_ascii_case(common),
+            GeneralName::IPAddress(bytes) => address(bytes).is_some_and(|ip| common.parse() == Ok(ip)),
+            _ => false,
+        })
+    };
+    let mut commons = leaf.subject().iter_common_name();
+    let fits = fits && commons.all(|common| common.as_str().is_ok_and(is_named));
+    if fits { Ok(()) } else { Err(Fault::NotBaseline) }
+}
+
+/// Letters, digits and hyphens, a wildcard for the whole first label at most, and more than one label: a name of one is
+/// an internal one (BR §1.6.1, §3.2.2.6, §4.2.2).
+fn is_public_name(name: &str) -> bool {
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    rest.contains('.') && rest.split('.').all(is_label)
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// BR §6.1.5 and §6.1.6: RSA keys of whole bytes with an odd exponent of 3 or more, or keys on P-256, P-384 or P-521.
+fn key(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => {
+            let is_whole = key.key_size() % 8 == 0;
+            let exponent = key.try_exponent().unwrap_or(0);
+            if is_whole && exponent >= 3 && exponent % 2 == 1 { Ok(()) } else { Err(Fault::WeakKey) }
+        }
+        Ok(PublicKey::EC(_)) => Ok(()),
+        _ => Err(Fault::UnsupportedAlgorithm),
+    }
+}
+
+/// BR §7.1.2.10: basicConstraints and keyUsage are critical and there; extKeyUsage, where it is there, says serverAuth and
+/// not anyExtendedKeyUsage.
+fn authority(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
+    let constraints = certificate.basic_constraints().map_err(|_| Fault::Malformed)?;
+    let usage = certificate.key_usage().map_err(|_| Fault::Malformed)?;
+    if !constraints.is_some_and(|constraints| constraints.critical) || !usage.is_some_and(|usage| usage.critical) {
+        return Err(Fault::NotBaseline);
+    }
+    let purposes = certificate.extended_key_usage().map_err(|_| Fault::Malformed)?;
+    let fits = purposes.is_none_or(|purposes| purposes.value.server_auth && !purposes.value.any);
+    if fits { Ok(()) } else { Err(Fault::WrongUsage) }
 }
 
 fn validity_max(issued: i64) -> i64 {
@@ -73,8 +189,25 @@ fn read(der: &[u8]) -> Result<X509Certificate<'_>, Fault> {
 
 /// Only RSA keys can be too short: of elliptic curves there are none below 256 bits that we take.
 pub(super) fn is_weak(certificate: &X509Certificate<'_>) -> bool {
-    match certificate.public_key().parsed() {
-        Ok(PublicKey::RSA(key)) => key.key_size() < RSA_BITS_MIN,
+    is_short(certificate.public_key())
+}
+
+/// The same of a SubjectPublicKeyInfo.
+pub(super) fn is_weak_key(der: &[u8]) -> bool {
+    SubjectPublicKeyInfo::from_der(der).is_ok_and(|(_, key)| is_short(&key))
+}
+
+/// Whether a handshake with this key can be verified: RSA, Ed25519, or a curve that our provider has.
+fn is_supported(certificate: &X509Certificate<'_>) -> bool {
+    let key = certificate.public_key();
+    let curve = key.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
+    match key.algorithm.algorithm.to_id_string().as_str() {
+        EC_KEY => curve.is_some_and(|curve| CURVES.contains(&curve.to_id_string().as_str())),
+        RSA_KEY | ED25519_KEY => true,
         _ => false,
     }
+}
+
+fn is_short(key: &SubjectPublicKeyInfo<'_>) -> bool {
+    matches!(key.parsed(), Ok(PublicKey::RSA(key)) if key.key_size() < RSA_BITS_MIN)
 }

@@ -34,6 +34,7 @@ fn written(roots: Vec<Roots>, verify: Verify) -> At<config::Trust> {
         strict: None,
         pins: vec![],
         crls: vec![],
+        intermediates: vec![],
         crl_policy: None,
         identity: None,
     })
@@ -82,7 +83,7 @@ fn unverified_trust_is_a_loud_warning_and_no_problem() {
 #[test]
 fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
     let [a, b] = [root("a"), root("b")];
-    let stored = |roots: Vec<Roots>| store(&TrustName::new("t"), &written(roots, Verify::Full), &mut Vec::new());
+    let stored = |roots: Vec<Roots>| store(&TrustName::new("t"), &written(roots, Verify::Full), &mut Vec::new()).0;
     let ab = stored(vec![file(&[&a, &b])]);
     let (none, pins) = (BTreeSet::new(), BTreeSet::from([[1; 32], [2; 32]]));
     let identity = |name: &str| {
@@ -93,6 +94,8 @@ fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
     let (one, other) = (identity("one"), identity("other"));
     let plain = || Terms {
         roots: &ab,
+        own: vec![],
+        intermediates: vec![],
         min_version: TlsVersion::V1_2,
         verify: Verify::Full,
         strict: false,
@@ -122,6 +125,8 @@ fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
         fingerprint(&Terms { crls: vec![&[1; 32]], ..plain() }),
         lists(vec![b"1", b"2"]),
         lists(vec![b"1"]),
+        fingerprint(&Terms { own: vec![b"1"], ..plain() }),
+        fingerprint(&Terms { intermediates: vec![b"1"], ..plain() }),
         fingerprint(&Terms { identity: Some(&one), ..plain() }),
         fingerprint(&Terms { identity: Some(&other), ..plain() }),
     ];

@@ -1,0 +1,145 @@
+//! Certificates that an operator trusts as they stand: authorities, and others that vouch for nobody but themselves.
+//! What does a certificate in `roots` or `client_ca` make its owner?
+
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::X509Version;
+
+use super::signed;
+use crate::config::{Place, Problem};
+
+/// What the certificates below an anchor are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Servers,
+    Clients,
+}
+
+#[derive(Default)]
+pub(super) struct Anchors {
+    facts: Vec<Facts>,
+    /// Each is trusted alone, with its own names.
+    own: Vec<CertificateDer<'static>>,
+}
+
+/// What a trust anchor (RFC 5280 §6.1.1 (d)) leaves out of the certificate that it was made of.
+pub(super) struct Facts {
+    subject: Vec<u8>,
+    key: Vec<u8>,
+    pub(super) key_id: Option<Vec<u8>>,
+    pub(super) may_sign_lists: bool,
+}
+
+/// Why a certificate may not issue others.
+enum NoAuthority {
+    /// RFC 5280 §4.2.1.9.
+    CaFalse,
+    NoBasicConstraints,
+    /// RFC 5280 §4.2.1.3.
+    NoCertSign,
+    /// RFC 5280 §4.2.1.12, as OpenSSL and others hold it against roots, too.
+    NoPurpose,
+}
+
+impl Anchors {
+    /// Takes one certificate up: into `store`, or as trusted for itself alone. The error is for people.
+    pub(super) fn add(
+        &mut self,
+        der: &[u8],
+        purpose: Purpose,
+        store: &mut RootCertStore,
+    ) -> Result<Option<String>, String> {
+        let Some(parsed) = signed::certificate(der) else {
+            return store.add(CertificateDer::from_slice(der)).map(|()| None).map_err(|error| error.to_string());
+        };
+        if let Some(reason) = no_authority(&parsed, purpose) {
+            webpki::EndEntityCert::try_from(&CertificateDer::from_slice(der)).map_err(|error| error.to_string())?;
+            self.own.push(CertificateDer::from(der.to_vec()));
+            return Ok(Some(reason.consequence(purpose)));
+        }
+        store.add(CertificateDer::from_slice(der)).map_err(|error| error.to_string())?;
+        let usage = parsed.key_usage().ok().flatten();
+        self.facts.push(Facts {
+            subject: signed::contents(parsed.subject().as_raw()).to_vec(),
+            key: signed::contents(parsed.public_key().raw).to_vec(),
+            key_id: signed::subject_key_id(&parsed).map(<[u8]>::to_vec),
+            may_sign_lists: usage.is_none_or(|usage| usage.value.crl_sign()),
+        });
+        // Before version 3 a certificate could not say what it is for: the operator's word stands.
+        let is_old = parsed.version() != X509Version::V3;
+        Ok(is_old.then(|| {
+            "is older than version 3 and does not say whether it is an authority: it counts as one, for every name"
+                .to_owned()
+        }))
+    }
+
+    /// The same with a warning or a problem at `place`; `what` names the certificate.
+    pub(super) fn add_at(
+        &mut self,
+        der: &[u8],
+        purpose: Purpose,
+        store: &mut RootCertStore,
+        (what, place): (&str, Place),
+        problems: &mut Vec<Problem>,
+    ) {
+        match self.add(der, purpose, store) {
+            Ok(None) => {}
+            Ok(Some(consequence)) => {
+                let subject = signed::certificate(der).map(|parsed| parsed.subject().to_string());
+                let message = format!("{what} ({}) {consequence}", subject.unwrap_or_default());
+                let help = "put the authority's certificate in its place, unless that is what you want";
+                problems.push(Problem::warning(Some(place), message).help(help));
+            }
+            Err(error) => {
+                let word = if purpose == Purpose::Servers { "a root" } else { "an authority" };
+                let problem = Problem::at(place, format!("{what} is not usable as {word}: {error}"));
+                problems.push(problem.help("an X.509 certificate of a certification authority"));
+            }
+        }
+    }
+
+    pub(super) fn facts(&self, anchor: &TrustAnchor<'_>) -> Option<&Facts> {
+        self.facts.iter().find(|facts| {
+            facts.subject == anchor.subject.as_ref() && facts.key == anchor.subject_public_key_info.as_ref()
+        })
+    }
+
+    /// Trusted for themselves alone.
+    pub(super) fn own(&self) -> &[CertificateDer<'static>] {
+        &self.own
+    }
+}
+
+fn no_authority(parsed: &X509Certificate<'_>, purpose: Purpose) -> Option<NoAuthority> {
+    if parsed.version() != X509Version::V3 {
+        return None;
+    }
+    match parsed.basic_constraints().ok().flatten() {
+        None => return Some(NoAuthority::NoBasicConstraints),
+        Some(constraints) if !constraints.value.ca => return Some(NoAuthority::CaFalse),
+        Some(_) => {}
+    }
+    if parsed.key_usage().ok().flatten().is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Some(NoAuthority::NoCertSign);
+    }
+    let purposes = parsed.extended_key_usage().ok().flatten();
+    let fits = purposes.is_none_or(|purposes| {
+        let of_use = if purpose == Purpose::Servers { purposes.value.server_auth } else { purposes.value.client_auth };
+        of_use || purposes.value.any
+    });
+    (!fits).then_some(NoAuthority::NoPurpose)
+}
+
+impl NoAuthority {
+    fn consequence(&self, purpose: Purpose) -> String {
+        let auth = if purpose == Purpose::Servers { "serverAuth" } else { "clientAuth" };
+        let why = match self {
+            Self::CaFalse => "is no authority (basicConstraints: CA:FALSE)".to_owned(),
+            Self::NoBasicConstraints => "does not say that it is an authority (no basicConstraints)".to_owned(),
+            Self::NoCertSign => "may not sign certificates (keyUsage without keyCertSign)".to_owned(),
+            Self::NoPurpose => format!("may not issue for this use (extended key usage without {auth})"),
+        };
+        format!("{why}: it is trusted for itself alone, with its own names, and what it issued is refused")
+    }
+}

@@ -1,0 +1,120 @@
+//! Certificates and revocation lists as what they have in common: a text, an algorithm and a signature (RFC 5280 §4.1.1).
+//! Did this key sign that?
+
+use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
+use webpki::{Error, RawPublicKeyEntity};
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The three parts, as they stand.
+pub(super) struct Signed<'a> {
+    /// With its tag and length: this is what was signed.
+    text: &'a [u8],
+    /// The contents of the AlgorithmIdentifier.
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+/// Why a signature does not verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SignatureFault {
+    /// No verifier takes the algorithm, or not with this key.
+    Unsupported,
+    /// Another key made it, or it was changed, or its key is too short to prove anything.
+    Wrong,
+}
+
+impl<'a> Signed<'a> {
+    pub(super) fn read(der: &'a [u8]) -> Option<Self> {
+        let whole = Element::read(der)?;
+        let text = Element::read(whole.contents)?;
+        let algorithm = Element::read(text.rest)?;
+        let signature = Element::read(algorithm.rest)?;
+        // The first byte of a BIT STRING counts the bits that its last byte leaves unused.
+        let signature = signature.contents.strip_prefix(&[0])?;
+        Some(Self { text: text.whole, algorithm: algorithm.contents, signature })
+    }
+
+    pub(super) fn verify(
+        &self,
+        key: &SubjectPublicKeyInfoDer<'_>,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> Result<(), SignatureFault> {
+        let key = RawPublicKeyEntity::try_from(key).map_err(|_| SignatureFault::Unsupported)?;
+        let mut fault = SignatureFault::Unsupported;
+        for algorithm in algorithms.iter().filter(|algorithm| algorithm.signature_alg_id().as_ref() == self.algorithm) {
+            match key.verify_signature(*algorithm, self.text, self.signature) {
+                Ok(()) => return Ok(()),
+                // One name stands for several: ECDSA with SHA-256 for one algorithm a curve.
+                Err(Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
+                Err(_) => fault = SignatureFault::Wrong,
+            }
+        }
+        Err(fault)
+    }
+}
+
+/// A DER element of definite length, and what follows it.
+struct Element<'a> {
+    whole: &'a [u8],
+    contents: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> Element<'a> {
+    fn read(input: &'a [u8]) -> Option<Self> {
+        let (length, header) = match *input.get(1)? {
+            short @ 0..=0x7F => (usize::from(short), 2),
+            long @ 0x81..=0x84 => {
+                let header = 2 + usize::from(long & 0x7F);
+                let bytes = input.get(2..header)?;
+                (bytes.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte)), header)
+            }
+            _ => return None,
+        };
+        let end = header.checked_add(length)?;
+        Some(Self { whole: input.get(..end)?, contents: input.get(header..end)?, rest: input.get(end..)? })
+    }
+}
+
+/// The contents of a SEQUENCE, which is how a trust anchor holds its names and keys, as a whole (X.690 §8.1.3).
+pub(super) fn sequence(contents: &[u8]) -> Vec<u8> {
+    let length = contents.len().to_be_bytes();
+    let length: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
+    let mut der = vec![0x30];
+    match length.as_slice() {
+        [] => der.push(0),
+        [short] if *short < 0x80 => der.push(*short),
+        long => {
+            der.push(0x80 | u8::try_from(long.len()).unwrap_or(8));
+            der.extend_from_slice(long);
+        }
+    }
+    der.extend_from_slice(contents);
+    der
+}
+
+/// The reverse.
+pub(super) fn contents(der: &[u8]) -> &[u8] {
+    Element::read(der).map_or(&[], |element| element.contents)
+}
+
+pub(super) fn certificate(der: &[u8]) -> Option<X509Certificate<'_>> {
+    X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
+}
+
+/// RFC 5280 §4.2.1.2.
+pub(super) fn subject_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+        _ => None,
+    })
+}
+
+/// RFC 5280 §4.2.1.1.
+pub(super) fn authority_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0),
+        _ => None,
+    })
+}

@@ -1,0 +1,112 @@
+//! The links of a chain that leads to no root: who issued which certificate, as far as their names go.
+//! Where does it break off, and what would the target's operator have to change?
+
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use x509_parser::certificate::X509Certificate;
+
+use super::super::signed::{self, SignatureFault, Signed};
+use super::Trust;
+use super::fault::CertificateFault as Fault;
+use super::strict;
+
+/// Certificates that are looked at, from the leaf upwards. A chain that ends well has at most six.
+const DEPTH_MAX: usize = 8;
+
+/// Characters of a name that a refusal shows: the target writes it.
+const NAME_SHOWN: usize = 200;
+
+/// Names of authorities that may have issued a certificate, with their keys.
+struct Candidate {
+    key: SubjectPublicKeyInfoDer<'static>,
+    key_id: Option<Vec<u8>>,
+    is_weak: bool,
+}
+
+impl Trust {
+    /// What a signature that does not verify means. It is wrong only if the key is the one that the certificate says to
+    /// be signed with; else the issuer is another authority of the same name.
+    pub(super) fn fault_of_signature(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Fault {
+        let mut unsupported = false;
+        for certificate in chain(leaf, others) {
+            let candidates = self.issuers(&certificate, others);
+            let Some(signed) = Signed::read(certificate.as_raw()) else { return Fault::Malformed };
+            let said: Vec<_> =
+                candidates.iter().map(|issuer| signed.verify(&issuer.key, self.algorithms.all)).collect();
+            if candidates.is_empty() || said.contains(&Ok(())) {
+                continue;
+            }
+            // The verifiers of RSA signatures take no shorter keys.
+            if candidates.iter().any(|issuer| issuer.is_weak) {
+                return Fault::WeakKey;
+            }
+            let key_id = signed::authority_key_id(&certificate);
+            let is_named = |issuer: &Candidate| key_id.is_some() && issuer.key_id.as_deref() == key_id;
+            let wrong = |(issuer, said): (&Candidate, &Result<(), SignatureFault>)| {
+                is_named(issuer) && *said == Err(SignatureFault::Wrong)
+            };
+            if candidates.iter().zip(&said).any(wrong) {
+                return Fault::BadSignature;
+            }
+            unsupported |= said.iter().all(|said| *said == Err(SignatureFault::Unsupported));
+        }
+        if unsupported { Fault::UnsupportedAlgorithm } else { Fault::UnknownIssuer }
+    }
+
+    /// For `unknown_issuer`, in words for the target's operator.
+    pub(super) fn missing_issuer(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Option<String> {
+        let last = chain(leaf, others).last()?;
+        let issuer = shown_name(&last.issuer().to_string());
+        Some(if last.subject().as_raw() == last.issuer().as_raw() {
+            format!("the chain that the server sent ends at {issuer}, which is no authority that is trusted here")
+        } else if self.issuers(&last, others).is_empty() {
+            format!(
+                "the server did not send the certificate of the issuer {issuer}. If that is an intermediate authority, \
+                 configure the server to send its full chain; if it is a root, it is not trusted here"
+            )
+        } else {
+            format!("an authority called {issuer} is known here, but the certificate was signed with another key")
+        })
+    }
+
+    /// Anchors, and certificates beside the leaf, whose name is that of the certificate's issuer.
+    fn issuers(&self, certificate: &X509Certificate<'_>, others: &[CertificateDer<'_>]) -> Vec<Candidate> {
+        let name = certificate.issuer().as_raw();
+        let anchors = self.roots.roots.iter().filter(|anchor| anchor.subject.as_ref() == signed::contents(name));
+        let anchors = anchors.map(|anchor| {
+            let key = signed::sequence(&anchor.subject_public_key_info);
+            let key_id = self.anchors.facts(anchor).and_then(|facts| facts.key_id.clone());
+            Candidate { is_weak: strict::is_weak_key(&key), key: key.into(), key_id }
+        });
+        let parsed = others.iter().filter_map(|der| signed::certificate(der));
+        let shown = parsed.filter(|other| other.subject().as_raw() == name).map(|other| Candidate {
+            is_weak: strict::is_weak(&other),
+            key: other.public_key().raw.to_vec().into(),
+            key_id: signed::subject_key_id(&other).map(<[u8]>::to_vec),
+        });
+        anchors.chain(shown).collect()
+    }
+}
+
+/// From the leaf upwards, each issued by the next, as far as names tell.
+fn chain<'a>(leaf: &'a [u8], others: &'a [CertificateDer<'_>]) -> impl Iterator<Item = X509Certificate<'a>> {
+    let next = move |below: &X509Certificate<'a>| {
+        if below.subject().as_raw() == below.issuer().as_raw() {
+            return None;
+        }
+        let mut parsed = others.iter().filter_map(|der| signed::certificate(der));
+        parsed.find(|other| other.subject().as_raw() == below.issuer().as_raw())
+    };
+    std::iter::successors(signed::certificate(leaf), next).take(DEPTH_MAX)
+}
+
+/// Issued by its own subject, and signed with its own key: nobody else vouches for it. An issuer of one name with its
+/// leaf is another matter.
+pub(super) fn is_self_signed(trust: &Trust, leaf: &[u8]) -> bool {
+    let Some((parsed, signed)) = signed::certificate(leaf).zip(Signed::read(leaf)) else { return false };
+    let key = parsed.public_key().raw.to_vec().into();
+    parsed.subject().as_raw() == parsed.issuer().as_raw() && signed.verify(&key, trust.algorithms.all).is_ok()
+}
+
+fn shown_name(name: &str) -> String {
+    format!("{:?}", name.chars().take(NAME_SHOWN).collect::<String>())
+}

@@ -1,0 +1,98 @@
+//! What stands in `roots` and is no authority, or not quite one; and intermediates that targets do not send.
+//! Is a certificate trusted as far as it goes, and no farther?
+
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyUsagePurpose as Usage};
+
+use super::workshop::{Authority, Case, Der, NAME, case, date, leaf_params, self_signed};
+
+/// A server's certificate whose owner issues others with its key.
+fn owner(change: impl FnOnce(&mut CertificateParams)) -> Authority {
+    Authority::root_with("owner", |params| {
+        let leaf = leaf_params(&[NAME]);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.distinguished_name = leaf.distinguished_name;
+        (params.subject_alt_names, params.key_usages) = (leaf.subject_alt_names, leaf.key_usages);
+        (params.extended_key_usages, params.custom_extensions) = (leaf.extended_key_usages, leaf.custom_extensions);
+        (params.not_before, params.not_after) = (leaf.not_before, leaf.not_after);
+        change(params);
+    })
+}
+
+pub fn cases() -> Vec<Case> {
+    const ALONE: &str =
+        "RFC 5280 §4.2.1.9: without cA its key verifies no certificate; the operator's word is for itself";
+    let own = owner(|_| {});
+    let no_constraints = owner(|params| params.is_ca = IsCa::NoCa);
+    let expired = owner(|params| params.not_after = date("2026-11-30T00:00:00Z"));
+    let for_clients = owner(|params| params.extended_key_usages = vec![Purpose::ClientAuth]);
+    let no_sign = Authority::root_with("no sign", |params| params.key_usages = vec![Usage::CrlSign]);
+    let clients = Authority::root_with("clients", |params| params.extended_key_usages = vec![Purpose::ClientAuth]);
+    let servers = Authority::root_with("servers", |params| params.extended_key_usages = vec![Purpose::ServerAuth]);
+    let any = Authority::root_with("any", |params| params.extended_key_usages = vec![Purpose::Any]);
+    let root = Authority::root("root");
+    let issued = root.leaf();
+    let unknown = "unknown_issuer";
+    let itself = |one: &Authority| vec![one.der.clone()];
+    let mut cases = vec![
+        case("CA:FALSE in roots, shown itself", ALONE, &[&own], itself(&own)),
+        case("CA:FALSE in roots, for another name", ALONE, &[&own], itself(&own))
+            .target("other.example")
+            .refused("name_mismatch"),
+        case("CA:FALSE in roots, a certificate by its owner", ALONE, &[&own], vec![own.leaf_for(&["other.example"])])
+            .target("other.example")
+            .refused(unknown),
+        case("CA:FALSE in roots, an authority by its owner", ALONE, &[&own], {
+            let below = own.below("below");
+            vec![below.leaf(), below.der, own.der.clone()]
+        })
+        .refused("wrong_usage"),
+        case("CA:FALSE in roots, with its issuer's other leaves", ALONE, &[], vec![root.leaf()])
+            .root(issued.clone())
+            .refused(unknown),
+        case("a leaf of somebody's in roots, shown itself", ALONE, &[], vec![issued.clone()]).root(issued),
+        case("CA:FALSE in roots, expired", ALONE, &[&expired], itself(&expired)).refused("expired"),
+        case("CA:FALSE in roots, for clients", ALONE, &[&for_clients], itself(&for_clients)).refused("wrong_usage"),
+        case("no basicConstraints in roots, shown itself", ALONE, &[&no_constraints], itself(&no_constraints)),
+        case(
+            "no basicConstraints in roots, a leaf by its owner",
+            ALONE,
+            &[&no_constraints],
+            vec![no_constraints.leaf()],
+        )
+        .refused(unknown),
+        case("a root without keyCertSign", "RFC 5280 §4.2.1.3", &[&no_sign], vec![no_sign.leaf()]).refused(unknown),
+        case("a root for clients", "RFC 5280 §4.2.1.12, held against roots", &[&clients], vec![clients.leaf()])
+            .refused(unknown),
+        case("a root for servers", "RFC 5280 §4.2.1.12", &[&servers], vec![servers.leaf()]),
+        case("a root for any purpose", "RFC 5280 §4.2.1.12", &[&any], vec![any.leaf()]),
+    ];
+    cases.extend(not_sent(&root));
+    cases
+}
+
+/// `intermediates`: for path building only.
+fn not_sent(root: &Authority) -> Vec<Case> {
+    const RULE: &str = "RFC 5280 §6.1: where a path's certificates come from does not count";
+    let (issuer, stranger) = (root.below("issuer"), Authority::root("stranger"));
+    let deep = issuer.below("deep");
+    let short = root.below_with("short", |params| params.not_after = date("2026-11-30T00:00:00Z"));
+    let below = |one: &Authority| -> Vec<Der> { vec![one.leaf()] };
+    vec![
+        case("the issuer configured, not sent", RULE, &[root], below(&issuer)).intermediates(vec![issuer.der.clone()]),
+        case("the upper of two configured, not sent", RULE, &[root], vec![deep.leaf(), deep.der.clone()])
+            .intermediates(vec![issuer.der.clone()]),
+        case("configured as an intermediate only", "intermediates are no roots", &[root], below(&stranger))
+            .intermediates(vec![stranger.der.clone()])
+            .refused("unknown_issuer"),
+        case("a configured intermediate that has expired", RULE, &[root], below(&short))
+            .intermediates(vec![short.der.clone()])
+            .refused("expired"),
+        case("a configured intermediate that is revoked", "RFC 5280 §6.3.3", &[root], below(&issuer))
+            .intermediates(vec![issuer.der.clone()])
+            .lists(vec![issuer.list(&[]), root.list(&[9])])
+            .refused("revoked"),
+        case("self-signed, beside an intermediate", RULE, &[root], vec![self_signed(|_| {})])
+            .intermediates(vec![issuer.der])
+            .refused("self_signed"),
+    ]
+}
