@@ -68,7 +68,7 @@ fn text(port: u16, trusts: &[(&str, &str)]) -> String {
     for (name, _) in trusts {
         text.push_str(&format!(
             "[[routes]]\nname = \"{name}\"\nhosts = [\"hook.example\"]\npaths = [\"/{name}\"]\ntrust = \"{name}\"\n\
-             ports = [{port}]\ntimeouts = {{ response = \"5s\", connect = \"2s\", tls = \"2s\" }}\n"
+             ports = [{port}]\ntimeouts = {{ response = \"5s\", connect = \"10s\", tls = \"10s\" }}\n"
         ));
     }
     text
