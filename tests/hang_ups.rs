@@ -28,6 +28,8 @@ struct Place {
     arrived: Arc<Mutex<Vec<String>>>,
     release: Sender<()>,
     silent: TcpListener,
+    /// The connections of `silent`: the target must not be the one that ends them.
+    accepted: Mutex<Vec<TcpStream>>,
     _token_endpoint: TcpListener,
     resolver: UdpSocket,
     /// What wants to connect to it is dropped.
@@ -108,7 +110,8 @@ wait = "{NEVER}"
         route("tunnel.example", "connect = \"tunnel\""),
     ];
     let outgate = Outgate::run(folder(&pki), &(text + &routes.concat()));
-    Place { outgate, held, arrived, release, silent, _token_endpoint: token_endpoint, resolver, unreachable }
+    let accepted = Mutex::default();
+    Place { outgate, held, arrived, release, silent, accepted, _token_endpoint: token_endpoint, resolver, unreachable }
 }
 
 /// Returns when the request of this number has come to where it waits.
@@ -118,7 +121,8 @@ impl Place {
     /// Where a request waits, and what shows that it does, if anything can.
     fn waits(&self) -> Vec<(&'static str, String, Option<Shown<'_>>)> {
         let silent = self.silent.local_addr().unwrap().port();
-        let accepts: fn(&Self) -> Shown<'_> = |place| Box::new(|_| drop(place.silent.accept().unwrap()));
+        let accepts: fn(&Self) -> Shown<'_> =
+            |place| Box::new(|_| place.accepted.lock().unwrap().push(place.silent.accept().unwrap().0));
         vec![
             ("limit", format!("http://limited.example:{}/gone", self.held.port()), None),
             ("token", format!("https://token.example:{}/gone", self.held.port()), None),
