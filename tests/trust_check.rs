@@ -121,6 +121,10 @@ fn roots_that_are_no_authorities_are_trusted_for_themselves_alone_and_said() {
     root("silent.pem", |params| params.is_ca = rcgen::IsCa::NoCa);
     root("mute.pem", |params| params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign]);
     root("clients.pem", |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    root("ended.pem", |params| {
+        params.is_ca = rcgen::IsCa::ExplicitNoCa;
+        params.not_after = date_time_ymd(2026, 2, 1);
+    });
     let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/certificates/version1-authority.pem");
     std::fs::copy(old, folder.path("old.pem")).unwrap();
     let alone = "it is trusted for itself alone, with its own names, and what it issued is refused";
@@ -129,6 +133,7 @@ fn roots_that_are_no_authorities_are_trusted_for_themselves_alone_and_said() {
         ("silent.pem", ["does not say that it is an authority (no basicConstraints)", alone]),
         ("mute.pem", ["may not sign certificates (keyUsage without keyCertSign)", alone]),
         ("clients.pem", ["may not issue for this use (extended key usage without serverAuth)", alone]),
+        ("ended.pem", ["has expired at 2026-02-01", "peers that show it are refused"]),
         ("old.pem", ["is older than version 3", "it counts as one, for every name"]),
     ] {
         let (good, said) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));

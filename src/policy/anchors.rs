@@ -10,8 +10,8 @@ use super::signed;
 use crate::config::{Place, Problem};
 
 /// What the certificates below an anchor are for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
     Servers,
     Clients,
 }
@@ -109,6 +109,11 @@ impl Anchors {
     pub(super) fn own(&self) -> &[CertificateDer<'static>] {
         &self.own
     }
+}
+
+/// Whether a certificate may issue others; one that cannot be read is a problem elsewhere.
+pub(super) fn is_authority(der: &[u8], purpose: Purpose) -> bool {
+    signed::certificate(der).is_none_or(|parsed| no_authority(&parsed, purpose).is_none())
 }
 
 fn no_authority(parsed: &X509Certificate<'_>, purpose: Purpose) -> Option<NoAuthority> {

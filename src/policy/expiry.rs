@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use jiff::{SignedDuration, Timestamp};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
+use super::anchors::{self, Purpose};
 use crate::config::{At, Config, CrlPolicy, PemFile, Place, Problem, Roots};
 
 /// Who renews by hand needs this long; an authority of our own must reach our clients first.
@@ -24,6 +25,8 @@ pub enum Use {
     Ca,
     Identity,
     Roots,
+    /// In `roots` or `client_ca`, but no authority.
+    TrustedAlone(Purpose),
     Intermediates,
     Crl(CrlPolicy),
 }
@@ -32,11 +35,11 @@ impl Use {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Listener => "listener",
-            Self::ClientCa => "client_ca",
+            Self::ClientCa | Self::TrustedAlone(Purpose::Clients) => "client_ca",
             Self::ClientCrl => "client_crl",
             Self::Ca => "ca",
             Self::Identity => "identity",
-            Self::Roots => "roots",
+            Self::Roots | Self::TrustedAlone(Purpose::Servers) => "roots",
             Self::Intermediates => "intermediates",
             Self::Crl(_) => "crl",
         }
@@ -48,6 +51,7 @@ impl Use {
             Self::Listener => "no client will believe it",
             Self::Identity => "no target will believe it",
             Self::Ca => "no tunnel can be inspected",
+            Self::TrustedAlone(_) => "peers that show it are refused",
             Self::Intermediates => "no path leads through it",
             // RFC 5280 §6.1.1 (d): of an anchor the name and the key count, not its dates.
             Self::ClientCa | Self::Roots => "what it issued counts all the same",
@@ -76,7 +80,7 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
     let mut all = Found(Vec::new());
     for tls in config.server.all_tls() {
         all.chain(Use::Listener, "", &tls.certificate);
-        tls.client_ca.iter().for_each(|ca| all.each(Use::ClientCa, "", ca, life_of_certificate));
+        tls.client_ca.iter().for_each(|ca| all.authorities(Use::ClientCa, Purpose::Clients, "", ca));
         tls.client_crls.iter().for_each(|list| all.each(Use::ClientCrl, "", list, life_of_list));
     }
     config.server.ca.iter().for_each(|ca| all.chain(Use::Ca, "", &ca.certificate));
@@ -85,7 +89,8 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
         for roots in &trust.roots {
             if let Roots::File(path, parts) = &roots.value {
                 let file = PemFile { path: path.clone(), parts: parts.clone() };
-                all.each(Use::Roots, name, &At { value: file, place: roots.place }, life_of_certificate);
+                let file = At { value: file, place: roots.place };
+                all.authorities(Use::Roots, Purpose::Servers, name, &file);
             }
         }
         let intermediates = &trust.intermediates;
@@ -163,6 +168,15 @@ impl Found {
 
     fn each(&mut self, usage: Use, trust: &str, file: &At<PemFile>, life: fn(&[u8]) -> Option<(i64, i64)>) {
         for (index, life) in file.parts.iter().enumerate().filter_map(|(index, der)| Some((index, life(der)?))) {
+            self.add(usage, trust, file, Some(index + 1), life);
+        }
+    }
+
+    /// What stands among authorities, and is one or not.
+    fn authorities(&mut self, usage: Use, purpose: Purpose, trust: &str, file: &At<PemFile>) {
+        for (index, der) in file.parts.iter().enumerate() {
+            let Some(life) = life_of_certificate(der) else { continue };
+            let usage = if anchors::is_authority(der, purpose) { usage } else { Use::TrustedAlone(purpose) };
             self.add(usage, trust, file, Some(index + 1), life);
         }
     }

@@ -118,3 +118,39 @@ pub(super) fn authority_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Opti
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, KeyPair};
+
+    #[test]
+    fn a_signature_verifies_with_its_key_and_no_other() {
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+        let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let der = CertificateParams::new([]).unwrap().self_signed(&key).unwrap().der().to_vec();
+        let verify = |der: &[u8], key: &KeyPair| {
+            let key = rcgen::PublicKeyData::subject_public_key_info(key);
+            Signed::read(der).unwrap().verify(&key.into(), algorithms)
+        };
+        assert_eq!(verify(&der, &key), Ok(()));
+        assert_eq!(verify(&der, &other), Err(SignatureFault::Wrong));
+        let mut bent = der.clone();
+        *bent.last_mut().unwrap() ^= 1;
+        assert_eq!(verify(&bent, &key), Err(SignatureFault::Wrong));
+        assert_eq!(sequence(contents(&der)), der);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_that_are_no_certificate_are_none(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let key = SubjectPublicKeyInfoDer::from(bytes.as_slice());
+            let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+            if let Some(signed) = Signed::read(&bytes) {
+                prop_assert!(signed.verify(&key, algorithms).is_err());
+            }
+            prop_assert!(contents(&bytes).len() <= bytes.len());
+        }
+    }
+}
