@@ -6,6 +6,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use support::frames::{Asked, FrameTarget, Moment, OK_HTTP1, Script, goaway, ok_response, reset};
 use support::pki::Pki;
@@ -128,7 +129,7 @@ fn a_refused_request_that_cannot_be_resent_has_not_arrived_and_is_retryable() {
 #[test]
 fn http_1_1_required_is_resent_over_http1_and_remembered() {
     for signs in [false, true] {
-        for ends_connection in [None, Some(0), Some(u32::MAX >> 1)] {
+        for ends_connection in [None, Some(0)] {
             let script = move |asked: &Asked| match (asked.stream, asked.moment, ends_connection) {
                 (0, Moment::End, _) => OK_HTTP1.to_vec(),
                 (_, Moment::End, None) => reset(asked.stream, HTTP_1_1_REQUIRED),
@@ -147,6 +148,58 @@ fn http_1_1_required_is_resent_over_http1_and_remembered() {
             assert_eq!(scene.outgate.records(3)[2]["http"], "1.1");
         }
     }
+}
+
+/// The last stream identifier covers the request, which may have been processed: RFC 9113 §6.8 wins over the wish for
+/// another version.
+#[test]
+fn a_request_that_a_goaway_with_http_1_1_required_covers_is_not_resent() {
+    for last in [1, u32::MAX >> 1] {
+        let scene = scene(
+            false,
+            Arc::new(move |asked| match (asked.stream, asked.moment) {
+                (0, _) => OK_HTTP1.to_vec(),
+                (_, Moment::End) => goaway(last, HTTP_1_1_REQUIRED),
+                _ => Vec::new(),
+            }),
+        );
+        let answer = scene.post("{}");
+        assert_eq!((answer.status, answer.code()), (502, "connection_lost"), "{last}: {answer:?}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains("may have arrived"), "{}", answer.json());
+        assert_eq!(scene.target.asked().len(), 1);
+        assert_eq!(scene.post("{}").status, 200);
+        assert_eq!(scene.target.asked()[1].stream, 0, "the target is remembered");
+    }
+}
+
+#[test]
+fn http_1_1_required_for_one_request_resends_no_other_of_its_connection() {
+    let waiting = Arc::new(AtomicU32::new(0));
+    let stream = Arc::clone(&waiting);
+    let scene = scene(
+        false,
+        Arc::new(move |asked| match (asked.moment, asked.stream, asked.body.as_slice()) {
+            (Moment::End, 0, _) => OK_HTTP1.to_vec(),
+            (Moment::End, _, b"wait") => {
+                stream.store(asked.stream, Ordering::SeqCst);
+                Vec::new()
+            }
+            (Moment::End, _, b"end") => goaway(stream.load(Ordering::SeqCst), HTTP_1_1_REQUIRED),
+            (Moment::End, _, _) => ok_response(asked.stream),
+            _ => Vec::new(),
+        }),
+    );
+    assert_eq!(scene.post("{}").status, 200); // the target's SETTINGS are known from here on
+    let mut client = scene.outgate.connect();
+    client.send(support::post(&scene.target.url(), "", "wait"));
+    scene.target.until(2);
+    assert_eq!(scene.post("end").status, 200);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.code()), (502, "connection_lost"), "{answer:?}");
+    let asked = scene.target.asked();
+    let asked: Vec<_> = asked.iter().map(|asked| (asked.body.as_slice(), asked.stream == 0)).collect();
+    let (end, wait) = (b"end".as_slice(), b"wait".as_slice());
+    assert_eq!(asked[1..], [(wait, false), (end, false), (end, true)], "each arrives once");
 }
 
 #[test]

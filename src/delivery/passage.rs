@@ -189,6 +189,9 @@ impl Passage<'_> {
                     return Err(Refusal::new(Code::ResponseTimeout, detail));
                 }
             };
+            if lease.requires_http1() {
+                self.live.http1_only.remember(self.target);
+            }
             let is_oversized = head > lease.request_head_max();
             match sent {
                 Ok(response) => {
@@ -202,7 +205,8 @@ impl Passage<'_> {
                     let lost = || lost(&fault, self.route.response_head_max, lease.response_bytes());
                     let refusal = refusal.unwrap_or_else(lost);
                     let is_unanswered = refusal.code == Code::ConnectionLost && !lease.response_has_begun();
-                    return Err(if is_oversized && is_unanswered { oversized(head, lease) } else { refusal });
+                    let is_size_enough = is_oversized && !lease.requires_http1();
+                    return Err(if is_size_enough && is_unanswered { oversized(head, lease) } else { refusal });
                 }
                 Err(SendFault::Unprocessed { why: Unprocessed::Refused, .. }) if is_oversized => {
                     lease.end_exchange();

@@ -58,14 +58,10 @@ pub(super) fn fault(mut error: TrySendError<Request<Upload>>) -> SendFault {
 
 /// Returns how the target has promised not to have processed the request.
 ///
-/// h2 reports a GOAWAY only to streams above its last stream identifier. `requires_http1`: the connection ended with
-/// GOAWAY(HTTP_1_1_REQUIRED), which holds for the streams below it, too.
-pub(super) fn unprocessed(error: &hyper::Error, requires_http1: bool) -> Option<Unprocessed> {
-    let error = h2_error(error);
-    if requires_http1 && !error.is_some_and(h2::Error::is_reset) {
-        return Some(Unprocessed::RequiresHttp1);
-    }
-    let error = error.filter(|error| error.is_remote())?;
+/// h2 reports a GOAWAY only to streams above its last stream identifier. The others may have been processed, whatever
+/// its error code (RFC 9113 §6.8): to them h2 reports the end of the connection.
+pub(super) fn unprocessed(error: &hyper::Error) -> Option<Unprocessed> {
+    let error = h2_error(error).filter(|error| error.is_remote())?;
     match error.reason()? {
         h2::Reason::HTTP_1_1_REQUIRED => Some(Unprocessed::RequiresHttp1),
         h2::Reason::REFUSED_STREAM => Some(Unprocessed::Refused),

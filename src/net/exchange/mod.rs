@@ -198,6 +198,11 @@ impl Connection {
         size <= self.request_head_max()
     }
 
+    /// Returns whether the target has ended the connection with GOAWAY(HTTP_1_1_REQUIRED).
+    pub fn requires_http1(&self) -> bool {
+        self.farewell.requires_http1()
+    }
+
     /// The alert by which the target has refused us before it has answered anything.
     pub fn alert(&self) -> Option<TlsFault> {
         self.farewell.fault()
@@ -224,7 +229,7 @@ impl Connection {
                         SendFault::Lost(error) => error,
                         unsent @ SendFault::Unprocessed { .. } => return unsent,
                     };
-                    let Some(why) = unprocessed(&error, self.farewell.requires_http1()) else {
+                    let Some(why) = unprocessed(&error) else {
                         return SendFault::Lost(error);
                     };
                     SendFault::Unprocessed { why, request: body.again().map(|body| head.with(body)) }
