@@ -80,6 +80,26 @@ fn a_request_above_the_last_stream_of_a_goaway_is_resent() {
 }
 
 #[test]
+fn a_refused_request_with_a_large_head_is_resent() {
+    // The second connection is for this request alone.
+    let large = format!("X-Large: {}\r\n", "x".repeat(20_000));
+    for answer in [reset(1, REFUSED_STREAM), goaway(0, NO_ERROR)] {
+        let refused = AtomicU32::new(0);
+        let scene = scene(
+            false,
+            Arc::new(move |asked| match asked.moment {
+                Moment::End if refused.fetch_add(1, Ordering::SeqCst) == 0 => answer.clone(),
+                Moment::End => ok_response(asked.stream),
+                _ => Vec::new(),
+            }),
+        );
+        let answer = scene.outgate.post(&scene.target.url(), &large, "{}");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(scene.target.asked().len(), 2);
+    }
+}
+
+#[test]
 fn a_refused_upload_is_resent_from_its_first_byte_while_the_client_still_sends() {
     // The target refuses as soon as it has some of the body.
     let scene = scene(

@@ -109,6 +109,7 @@ fn an_oversized_request_head_ends_no_other_clients_requests() {
             let problem = answer.json();
             assert_eq!((answer.status, &problem["blame"]), (431, &"client".into()), "{problem}");
             assert_eq!(problem["details"], "request_head_too_large", "{problem}");
+            assert_eq!(problem["retryable"], true, "the target has not processed it: {problem}");
         }
     }
 }
@@ -129,12 +130,14 @@ fn a_request_head_that_the_target_accepts_uses_the_shared_connection() {
 }
 
 #[test]
-fn an_oversized_request_head_that_an_http1_target_drops_is_the_clients_fault() {
+fn a_large_request_head_that_an_http1_target_drops_may_be_retried() {
     let target = Receiver::plain(answering_once(""));
     let outgate = outgate(&Pki::new(), target.port(), "");
     let url = format!("http://plain.example:{}/in", target.port());
     let small = outgate.post(&url, ONE, "{}").json();
     assert_eq!((&small["code"], &small["blame"]), (&"connection_lost".into(), &"target".into()), "{small}");
+    // A target that restarts drops it, too.
     let large = outgate.post(&url, &oversized(ONE, 20_000), "{}").json();
-    assert_eq!((&large["details"], &large["blame"]), (&"request_head_too_large".into(), &"client".into()), "{large}");
+    assert_eq!((&large["code"], &large["retryable"]), (&"connection_lost".into(), &true.into()), "{large}");
+    assert_eq!(large["details"], "large_request_head", "{large}");
 }

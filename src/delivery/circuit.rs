@@ -1,6 +1,7 @@
 //! The circuit of a target: whether a delivery may contact the target, and what its outcome says.
 //! Is a target that keeps failing left alone, and does nobody else suffer for it?
 
+use super::passage::LARGE_HEAD;
 use super::refusal::{Blame, Code, Refusal};
 use crate::live::circuits::{Attempt, Failure, Key};
 use crate::live::{InForce, Live};
@@ -56,6 +57,8 @@ fn outcome(refusal: &Refusal) -> Outcome {
         | Code::ConnectTimeout
         | Code::ConnectUnreachable
         | Code::TlsFailed => Failure::Unreachable,
+        // One client's request head is reason enough.
+        Code::ConnectionLost if refusal.word() == Some(LARGE_HEAD) => return Outcome::Unknown,
         // The handshake was cut off.
         Code::ConnectionLost if refusal.word() == Some("tls") => Failure::Unreachable,
         Code::ResponseTimeout | Code::ResponseMalformed | Code::ConnectionLost => Failure::NoResponse,
@@ -68,5 +71,17 @@ impl From<Open> for Refusal {
     fn from(Open { again_in }: Open) -> Self {
         Refusal::new(Code::TargetCircuitOpen, "the target has failed too often lately and is left alone for a while")
             .retry_after(again_in)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_lost_counts_for_the_circuit_unless_one_clients_large_head_explains_it() {
+        let lost = || Refusal::new(Code::ConnectionLost, "");
+        assert!(matches!(outcome(&lost()), Outcome::Failure(Failure::NoResponse, _)));
+        assert!(matches!(outcome(&lost().details(LARGE_HEAD)), Outcome::Unknown));
     }
 }

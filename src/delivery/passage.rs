@@ -31,6 +31,10 @@ use crate::policy::route::Route;
 /// Interim answers (1xx) that one request may get before the final one.
 const INTERIM_MAX: usize = 16;
 
+const OVERSIZED_HEAD: &str = "request_head_too_large";
+/// The target closed an HTTP/1.1 connection after a head that is larger than common servers accept.
+pub(super) const LARGE_HEAD: &str = "large_request_head";
+
 /// What a connection for this delivery may be.
 pub(super) struct Passage<'a> {
     pub(super) live: &'a Live,
@@ -205,12 +209,12 @@ impl Passage<'_> {
                     let lost = || lost(&fault, self.route.response_head_max, lease.response_bytes());
                     let refusal = refusal.unwrap_or_else(lost);
                     let is_unanswered = refusal.code == Code::ConnectionLost && !lease.response_has_begun();
-                    let is_size_enough = is_oversized && !lease.requires_http1();
-                    return Err(if is_size_enough && is_unanswered { oversized(head, lease) } else { refusal });
-                }
-                Err(SendFault::Unprocessed { why: Unprocessed::Refused, .. }) if is_oversized => {
-                    lease.end_exchange();
-                    return Err(oversized(head, lease));
+                    return Err(match is_oversized && is_unanswered && !lease.requires_http1() {
+                        true if lease.http() == "2" => oversized(head, lease),
+                        // It has no such limit to announce, and a target that restarts looks the same.
+                        true => refusal.details(LARGE_HEAD),
+                        false => refusal,
+                    });
                 }
                 Err(SendFault::Unprocessed { why, request: returned }) => {
                     if why == Unprocessed::RequiresHttp1 {
@@ -220,7 +224,13 @@ impl Passage<'_> {
                     }
                     request = match returned.filter(|_| returns.may_resend(why)) {
                         Some(returned) => *returned,
-                        None => return Err(lease.alert().map_or_else(|| not_processed(why), Into::into)),
+                        None => {
+                            let refusal = || match why {
+                                Unprocessed::Refused if is_oversized => returned_oversized(head, lease),
+                                _ => not_processed(why),
+                            };
+                            return Err(lease.alert().map_or_else(refusal, Into::into));
+                        }
                     };
                     *lease = if lease.accepts_head(head).await {
                         self.dial(record).await?
@@ -297,7 +307,12 @@ fn oversized(head: usize, lease: &Lease) -> Refusal {
         "the target ended the exchange without a response: the request head has {head} bytes, and the target accepts \
          {accepted} (its SETTINGS_MAX_HEADER_LIST_SIZE, or 16 KiB where it announces none)"
     );
-    Refusal::malformed(detail).status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).details("request_head_too_large")
+    Refusal::malformed(detail).status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).details(OVERSIZED_HEAD)
+}
+
+/// The same where the target has returned the request unprocessed, each time.
+fn returned_oversized(head: usize, lease: &Lease) -> Refusal {
+    oversized(head, lease).unprocessed().details(OVERSIZED_HEAD)
 }
 
 /// `received`: bytes of the response, as far as they are counted.
