@@ -246,6 +246,31 @@ fn a_dns_outage_does_not_open_circuits() {
     assert_eq!(codes, ["name_timeout"; 5]);
 }
 
+/// A resolver that has lost its upstream answers this for every name.
+#[test]
+fn circuits_stay_closed_while_the_resolver_answers_servfail() {
+    let is_up = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&is_up);
+    let server = NameServer::start(move |question| match theirs.load(Ordering::Relaxed) {
+        true => good(question),
+        false => Reply::Code(SERVFAIL),
+    });
+    let circuit = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n";
+    let place = place_with(&[server.address], |text| format!("{text}{circuit}"));
+    let codes: Vec<String> = (0..3).map(|_| place.post("one.example.net").code().to_owned()).collect();
+    assert_eq!(codes, ["name_timeout"; 3]);
+    is_up.store(true, Ordering::Relaxed);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = place.post("one.example.net");
+        if answer.status == 200 {
+            break;
+        }
+        assert_eq!(answer.code(), "name_timeout", "the failure is remembered for a moment");
+        assert!(Instant::now() < deadline, "{answer:?}");
+    }
+}
+
 /// The system's resolv.conf is replaced in a mount namespace of the command's own.
 #[test]
 fn check_warns_of_a_system_without_name_servers() {

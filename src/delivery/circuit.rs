@@ -48,15 +48,15 @@ enum Outcome {
 fn outcome(refusal: &Refusal) -> Outcome {
     let failure = match refusal.code {
         _ if refusal.is_unheard() => return Outcome::Unknown,
-        // A DNS outage is not the target's failure, nor is a pool without the target's address family.
         _ if refusal.effective_blame() != Blame::Target => return Outcome::Unknown,
+        // A resolver that lost its upstream fails for every name alike.
+        Code::NameTimeout => return Outcome::Unknown,
+        // The pool lacks the target's address family.
         Code::ConnectUnreachable if !refusal.is_retryable() => return Outcome::Unknown,
         Code::ResponseTooLarge => return Outcome::Response,
-        Code::NameTimeout
-        | Code::ConnectRefused
-        | Code::ConnectTimeout
-        | Code::ConnectUnreachable
-        | Code::TlsFailed => Failure::Unreachable,
+        Code::ConnectRefused | Code::ConnectTimeout | Code::ConnectUnreachable | Code::TlsFailed => {
+            Failure::Unreachable
+        }
         // One client's request head is reason enough.
         Code::ConnectionLost if refusal.word() == Some(LARGE_HEAD) => return Outcome::Unknown,
         // The handshake was cut off.
