@@ -247,6 +247,55 @@ fn circuit_of_one_client_or_tenant_does_not_stop_another() {
 }
 
 #[test]
+fn circuit_of_failures_to_connect_closes_when_a_tunnel_opens() {
+    let played = played("[circuit]\nfailures = 1\nopen = \"1ms\"\nopen_max = \"1h\"\n");
+    let open = |count: usize| {
+        let gauge = format!("outgate_circuits_open {count}");
+        assert!(played.outgate.admin("/metrics").text().contains(&gauge), "{gauge}");
+    };
+    let mut client = played.outgate.connect();
+    client.send(post(&format!("https://{}/in", played.authority()), "", "x"));
+    played.deny();
+    assert_eq!(client.answer().code(), "tls_failed");
+    open(1);
+    std::thread::sleep(Duration::from_millis(100)); // longer than the pause
+    let _tunnel = played.open();
+    open(0);
+}
+
+/// The target accepts connections, and responds to no request.
+#[test]
+fn circuit_of_requests_without_a_response_stays_open_when_a_tunnel_opens() {
+    let (begun, ended) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let theirs = (Arc::clone(&begun), Arc::clone(&ended));
+    let silent: Reaction = Arc::new(move |seen| {
+        if seen.line.contains("/hangs") {
+            theirs.0.wait();
+            theirs.1.wait();
+        }
+        (Vec::new(), false)
+    });
+    let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[clients.all]\n\
+                networks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
+    let scene = scene_with(silent, more);
+    let text = config(&scene.good, &scene.plain, more).replace("sign = [\"platform\"]", "connect = \"tunnel\"");
+    scene.outgate.reconfigure(&text);
+    let authority = format!("hook.example:{}", scene.good.port());
+    let send = || scene.outgate.post(&scene.good_url(), "Outgate-Tenant: acme\r\n", "x").code().to_owned();
+    assert_eq!([send(), send()], [LOST, OPEN]);
+    let mut client = scene.outgate.connect();
+    let hangs = scene.good_url().replace("/in", "/hangs");
+    client.send(post(&hangs, "Outgate-Tenant: globex\r\n", "x"));
+    begun.wait();
+    let _tunnel = scene.outgate.open_tunnel(&authority);
+    assert_eq!(send(), OPEN, "the tunnel has closed the circuit");
+    ended.wait();
+    assert_eq!(client.answer().code(), LOST);
+    let again = scene.outgate.post(&hangs, "Outgate-Tenant: globex\r\n", "x");
+    assert_eq!(again.code(), OPEN, "a failure under way counts");
+}
+
+#[test]
 fn circuit_of_a_route_with_short_timeouts_does_not_stop_a_patient_route() {
     let slow: Reaction = Arc::new(|_| {
         std::thread::sleep(Duration::from_millis(500)); // longer than the one route waits, and shorter than the other

@@ -3,7 +3,7 @@
 
 use super::passage::LARGE_HEAD;
 use super::refusal::{Blame, Code, Refusal};
-use crate::live::circuits::{Attempt, Failure, Key};
+use crate::live::circuits::{Attempt, Failure, Key, Success};
 use crate::live::{InForce, Live};
 use crate::policy::circuit::Open;
 
@@ -23,11 +23,12 @@ pub(super) fn begin(live: &Live, in_force: &InForce, key: Key) -> Result<Option<
     Ok(Some(live.circuits.begin(key, fuse)?))
 }
 
-/// Counts what this says of the target; what failed for other reasons says nothing.
-pub(super) fn learn<T>(live: &Live, attempt: Option<Attempt>, reached: &Result<T, Refusal>) {
+/// Counts what this says of the target; what failed for other reasons says nothing. `success`: what `Ok` shows.
+pub(super) fn learn<T>(live: &Live, attempt: Option<Attempt>, success: Success, reached: &Result<T, Refusal>) {
     let Some(attempt) = attempt else { return };
     match reached.as_ref().map_err(outcome) {
-        Ok(_) | Err(Outcome::Response) => attempt.succeeded(),
+        Ok(_) => attempt.succeeded(success),
+        Err(Outcome::Response) => attempt.succeeded(Success::Response),
         Err(Outcome::Failure(failure, code)) => {
             if attempt.failed(failure, code) {
                 live.meters.circuits_opened.inc();

@@ -41,7 +41,7 @@ pub use response::{BrokeOff, Outbound};
 use webhook::Webhook;
 
 use crate::config::{ClientConnections, Plaintext};
-use crate::live::circuits::Key;
+use crate::live::circuits::{Key, Success};
 use crate::live::gate::Pass;
 use crate::live::limits::Permit;
 use crate::live::reuse::Lease;
@@ -175,7 +175,7 @@ async fn relay(
     let attempt = circuit::begin(live, in_force, circuit)?;
     let client = (route.client_connections == ClientConnections::Separate).then(|| client.name());
     let reached = reach(live, in_force, route, (tenant.as_ref(), client), &target, webhook, record).await;
-    circuit::learn(live, attempt, &reached);
+    circuit::learn(live, attempt, Success::Response, &reached);
     let (lease, answer) = reached?;
     shown.iter().for_each(|shown| shown.heed(&answer, live));
     verdict::final_answer(&answer, route.response_max, route.response_head_max)?;

@@ -165,7 +165,7 @@ async fn open(
     let _pass = steps::enter(live, &in_force.plan).await?;
     let attempt = circuit::begin(live, in_force, circuit)?;
     let reached = reach(live, in_force, route, tenant, &target, record).await;
-    circuit::learn(live, attempt, &reached);
+    circuit::learn(live, attempt, circuits::Success::Connection, &reached);
     Ok(Opened::Tunnel(reached?, permit))
 }
 

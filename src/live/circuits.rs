@@ -68,12 +68,27 @@ pub enum Failure {
     NoResponse,
 }
 
+/// What a success shows of the target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Success {
+    /// A tunnel's connection is open. Whether the target responds to requests is unknown.
+    Connection,
+    Response,
+}
+
+impl Success {
+    /// Returns whether this shows that the target does not fail in this way.
+    fn refutes(self, failure: Failure) -> bool {
+        self == Self::Response || failure == Failure::Unreachable
+    }
+}
+
 /// A target that deliveries contact now, or that has circuits.
 #[derive(Default)]
 struct Watched {
     attempts: usize,
-    /// The last response, to any client.
-    responded: Option<Instant>,
+    /// The last success, for any client, that refutes each kind of failure.
+    refuted: [Option<Instant>; 2],
     circuits: HashMap<(Terms, Scope), Circuit>,
 }
 
@@ -141,6 +156,16 @@ impl Key {
             Failure::NoResponse => Scope::Sender(self.client.clone(), self.tenant.clone()),
         };
         (self.terms.clone(), scope)
+    }
+}
+
+impl Scope {
+    /// The failures that are counted here.
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Everyone => Failure::Unreachable,
+            Self::Sender(..) => Failure::NoResponse,
+        }
     }
 }
 
@@ -247,13 +272,20 @@ impl Watched {
 }
 
 impl Attempt {
-    /// The target has responded, whatever it said. Every count of its failures begins anew, and the circuits of deliveries
-    /// under the same terms close.
-    pub fn succeeded(self) {
+    /// The target has responded, whatever it said, or a connection to it is open. Every count of the failures that this
+    /// refutes begins anew, and their circuits close for deliveries under the same terms.
+    pub fn succeeded(self, success: Success) {
         let (now, mut closed) = (Instant::now(), Vec::new());
         if let Some(watched) = self.home.shard(&self.key.upstream).get_mut(&self.key.upstream) {
-            watched.responded = Some(now);
+            for failure in [Failure::Unreachable, Failure::NoResponse] {
+                if success.refutes(failure) {
+                    watched.refuted[failure as usize] = Some(now);
+                }
+            }
             self.home.retain(watched, |(terms, scope), circuit| {
+                if !success.refutes(scope.failure()) {
+                    return true;
+                }
                 let open = circuit.open();
                 if let Some((since, _)) = open.filter(|_| *terms == self.key.terms) {
                     closed.push((scope.clone(), now.saturating_duration_since(since)));
@@ -268,7 +300,7 @@ impl Attempt {
         }
     }
 
-    /// The target's doing; `code` says what. Not counted where the target has responded to any client since the attempt
+    /// The target's doing; `code` says what. Not counted where a success for any client has refuted it since the attempt
     /// began. Returns whether this has opened its circuit.
     pub fn failed(self, failure: Failure, code: &'static str) -> bool {
         let (now, circuit) = (Instant::now(), self.key.circuit(failure));
@@ -277,7 +309,7 @@ impl Attempt {
         let again_in = {
             let mut shard = self.home.shard(&self.key.upstream);
             let Some(watched) = shard.get_mut(&self.key.upstream) else { return false };
-            if watched.responded.is_some_and(|responded| responded >= self.began) {
+            if watched.refuted[failure as usize].is_some_and(|refuted| refuted >= self.began) {
                 return false;
             }
             if !watched.circuits.contains_key(&circuit) {
