@@ -205,9 +205,7 @@ fn unidentified_peers_with_incomplete_heads_are_evicted_oldest_first() {
 
 #[test]
 fn unidentified_peers_stay_evictable_after_a_refusal() {
-    let scene = scene();
-    let text = config(&scene.good, &scene.plain, "[clients.other]\nnetworks = [\"192.0.2.0/24\"]\n");
-    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", "max_connections = 1"));
+    let scene = for_strangers();
     let mut first = scene.outgate.connect();
     first.send(post(&scene.plain_url(), "", "x"));
     assert_eq!(first.answer().code(), "client_unauthenticated");
@@ -216,6 +214,72 @@ fn unidentified_peers_stay_evictable_after_a_refusal() {
     newcomer.send(post(&scene.plain_url(), "", "x"));
     assert_eq!(newcomer.answer().code(), "client_unauthenticated");
     assert!(first.is_closed());
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    support::frames::frame(kind, flags, stream, payload)
+}
+
+/// A POST without END_STREAM on an HTTP/2 connection with these settings.
+fn http2_post(scene: &Scene, settings: &[u8]) -> Client {
+    let mut client = scene.outgate.connect();
+    let (url, mut head) = (scene.plain_url(), vec![0x83, 0x86]); // POST, http (RFC 7541, appendix A)
+    let (authority, path) = url.strip_prefix("http://").unwrap().split_at(url.len() - "http:///in".len());
+    for (name, value) in [(1, authority), (4, path)] {
+        head.extend([name, u8::try_from(value.len()).unwrap()]);
+        head.extend(value.as_bytes());
+    }
+    client.send([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, settings)[..], &frame(1, 4, 1, &head)].concat());
+    client
+}
+
+/// Waits for the head of the response to it.
+fn until_answered(client: &mut Client) {
+    let (mut bytes, head) = (Vec::new(), [1, 4, 0, 0, 0, 1]);
+    while !bytes.windows(head.len()).any(|frame| frame == head) {
+        bytes.extend(client.read_some());
+    }
+}
+
+/// A client must prove who it is, and one connection may be open.
+fn for_strangers() -> Scene {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "[clients.other]\nnetworks = [\"192.0.2.0/24\"]\n");
+    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", "max_connections = 1"));
+    scene
+}
+
+fn makes_room(scene: &Scene) {
+    let mut newcomer = scene.outgate.connect();
+    newcomer.send(post(&scene.plain_url(), "", "x"));
+    assert_eq!(newcomer.answer().code(), "client_unauthenticated");
+    assert!(has_metric(scene, "outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
+}
+
+#[test]
+fn unidentified_http_2_peer_is_evictable_while_its_refused_request_drains() {
+    let scene = for_strangers();
+    let mut client = http2_post(&scene, &[]);
+    until_answered(&mut client);
+    // The rest of the body comes byte by byte, and would be waited for.
+    let (ended, has_ended) = std::sync::mpsc::channel::<()>();
+    let sending = std::thread::spawn(move || {
+        let pause = std::time::Duration::from_millis(500);
+        while has_ended.recv_timeout(pause).is_err_and(|fault| fault == std::sync::mpsc::RecvTimeoutError::Timeout)
+            && client.try_send(frame(0, 0, 1, b"x"))
+        {}
+    });
+    makes_room(&scene);
+    drop(ended);
+    sending.join().unwrap();
+}
+
+#[test]
+fn unidentified_http_2_peer_is_evictable_while_it_opens_no_window_for_a_refusal() {
+    let scene = for_strangers();
+    let mut client = http2_post(&scene, &[0, 4, 0, 0, 0, 0]);
+    until_answered(&mut client);
+    makes_room(&scene);
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod filter;
 mod reply;
 mod request;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -20,6 +20,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -29,7 +30,7 @@ use super::inspect::Inside;
 use super::malformed::{HEAD_MAX, Malformed};
 use super::stay::{Stay, evicted};
 use super::stream::Stream;
-use crate::delivery::{self, Arrival};
+use crate::delivery::{self, Arrival, Outbound};
 use crate::live::Live;
 use crate::policy::identify::Caller;
 use body::ClientBody;
@@ -91,14 +92,17 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     inside: Inside,
 ) {
     let mut tasks = JoinSet::new();
+    let unanswered = Arc::new(watch::Sender::new(0));
+    let mut all_answered = unanswered.subscribe();
     let mut over = pin!(stay.drained());
     let (mut is_leaving, mut goodbye) = (false, GOODBYE);
     // Pings and settings are no reason to stay.
     let mut quiet_since = Instant::now();
     loop {
         let patience = if is_leaving { goodbye } else { live.in_force().plan.timeouts.idle };
-        let waits = tasks.is_empty() && !is_leaving;
-        let idle = waits.then(|| stay.idle()).flatten();
+        let idle = (tasks.is_empty() && !is_leaving).then(|| stay.idle()).flatten();
+        // What comes after a response, such as the rest of a refused request, keeps no unidentified peer's connection.
+        let waits = *all_answered.borrow_and_update() == 0 && !is_leaving;
         let is_over = tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok(_)) if tasks.len() >= TASKS_MAX => {
@@ -108,8 +112,9 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
                 Some(Ok((request, reply))) => {
                     stay.begin_request();
                     let (live, caller, open) = (Arc::clone(&live), Arc::clone(&caller), live.open_stream());
+                    let unanswered = Unanswered::begin(&unanswered);
                     tasks.spawn(async move {
-                        answer(&live, request, reply, &caller, inside).await;
+                        answer(&live, request, reply, &caller, inside, unanswered).await;
                         drop(open);
                     });
                     false
@@ -120,6 +125,7 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
                 quiet_since = Instant::now();
                 false
             }
+            Ok(()) = all_answered.changed() => false,
             () = sleep_until(quiet_since + patience), if tasks.is_empty() => true,
             () = &mut over, if !is_leaving => true,
             () = stay.evicted_unidentified(), if waits => {
@@ -149,6 +155,29 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// A request whose response is not out, counted until this is dropped.
+struct Unanswered(Arc<watch::Sender<usize>>);
+
+impl Unanswered {
+    fn begin(count: &Arc<watch::Sender<usize>>) -> Self {
+        // Only the connection adds, and it reads the count next.
+        count.send_if_modified(|count| {
+            *count += 1;
+            false
+        });
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.send_if_modified(|count| {
+            *count -= 1;
+            *count == 0
+        });
+    }
+}
+
 /// One request, from its head to the last byte of its answer. A client that resets the stream, or goes, ends it where
 /// it is.
 async fn answer(
@@ -157,6 +186,7 @@ async fn answer(
     reply: SendResponse<Bytes>,
     caller: &Arc<Caller>,
     inside: Inside,
+    unanswered: Unanswered,
 ) {
     let (mut head, incoming) = request.into_parts();
     let reply = Reply::new(reply);
@@ -190,8 +220,18 @@ async fn answer(
         }
     };
     let deadline = response.body().deadline().unwrap_or_else(|| Instant::now() + patience);
+    let is_ours = matches!(response.body(), Outbound::Whole(_));
+    let mut sending = pin!(timeout_at(deadline, reply.send(response, &method)));
+    let mut unanswered = Some(unanswered);
+    let sent = poll_fn(|cx| {
+        let polled = sending.as_mut().poll(cx);
+        // A refusal is out as far as the client has opened its windows: we do not wait for it to open them further.
+        unanswered.take_if(|_| is_ours || polled.is_ready());
+        polled
+    })
+    .await;
     // Whatever is left open when this ends is reset, so that no client takes the half for the whole.
-    if let Ok(Ok(())) = timeout_at(deadline, reply.send(response, &method)).await {
+    if let Ok(Ok(())) = sent {
         unread.drain(drain::limit(live)).await;
     }
 }
