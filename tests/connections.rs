@@ -337,9 +337,9 @@ fn max_connections_is_capped_by_the_descriptor_limit() {
     let pki = support::pki::Pki::new();
     let receiver = support::receiver::Receiver::plain(support::receiver::ok());
     let text = config(&receiver, &receiver, "").replace("allow_anonymous", "max_connections = 500\nallow_anonymous");
-    // (301 - 256) / 3
-    let outgate = support::Outgate::run_limited(support::scene::folder(&pki), &text, 301);
-    let capped = "max_connections is capped from 500 to 15: this process may open 301 files (RLIMIT_NOFILE";
+    // (316 - 256) / 4
+    let outgate = support::Outgate::run_limited(support::scene::folder(&pki), &text, 316);
+    let capped = "max_connections is capped from 500 to 15: this process may open 316 files (RLIMIT_NOFILE";
     assert!(outgate.log.all().iter().any(|line| line.contains(capped)), "{:?}", outgate.log.all());
     let url = format!("http://plain.example:{}/in", receiver.port());
     let idle = (0..40).map(|_| outgate.connect()).collect::<Vec<_>>();
@@ -357,12 +357,12 @@ fn check_warns_of_max_connections_beyond_the_descriptor_limit() {
     let check = |most: &str| {
         let text = config(&receiver, &receiver, "").replace("allow_anonymous", &format!("{most}\nallow_anonymous"));
         let path = folder.write("config.toml", text.replace("{dir}", &folder.path("").display().to_string()));
-        let output = support::limited(556).arg("check").arg("--config").arg(path).output().unwrap();
+        let output = support::limited(656).arg("check").arg("--config").arg(path).output().unwrap();
         assert!(output.status.success());
         String::from_utf8(output.stderr).unwrap()
     };
     let warned = check("max_connections = 101");
-    let message = "max_connections is 101, but this process may open 556 files (RLIMIT_NOFILE)";
-    assert!(warned.contains(message) && warned.contains("raise the limit to 559"), "{warned}");
+    let message = "max_connections is 101, but this process may open 656 files (RLIMIT_NOFILE)";
+    assert!(warned.contains(message) && warned.contains("raise the limit to 660"), "{warned}");
     assert!(!check("max_connections = 100").contains("RLIMIT_NOFILE"));
 }

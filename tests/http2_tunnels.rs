@@ -184,6 +184,27 @@ async fn open(played: &Played, sender: &SendRequest<Bytes>) -> (RecvStream, Send
 }
 
 #[test]
+fn open_tunnels_are_capped_by_the_descriptor_limit() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = config(listener.local_addr().unwrap().port(), "");
+    // (264 - 256) / 4 = 2
+    let outgate = Outgate::run_limited(folder(&Pki::new()), &text, 264);
+    let played = Played { outgate, listener };
+    run(async {
+        let sender = connect(&played.outgate).await;
+        let (first, _second) = (open(&played, &sender).await, open(&played, &sender).await);
+        let (response, _outgoing) = ask(&sender, a_connect(&played.authority())).await;
+        assert_eq!(code(&response), (429, "concurrency_limited"));
+        assert_eq!(response.headers()["retry-after"], "1");
+        let problem = bytes(&mut response.into_body(), usize::MAX).await;
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&problem).unwrap()["details"], "busy");
+        drop(first);
+        tokio::task::block_in_place(|| played.outgate.records(2));
+        let _third = open(&played, &sender).await;
+    });
+}
+
+#[test]
 fn each_side_may_end_its_half_and_bulk_passes_whole() {
     const LENGTH: usize = 4 << 20;
     let played = played("");

@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Response};
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use connect::Opening;
@@ -56,8 +57,12 @@ pub struct Tunnel {
     until: Instant,
     record: Box<Record>,
     permit: Permit,
+    place: Place,
     _counted: Counted,
 }
+
+/// A place among the tunnels that the process has file descriptors for.
+type Place = OwnedSemaphorePermit;
 
 /// A tunnel that ends here. Dropping it writes its record.
 pub struct Inspection {
@@ -101,9 +106,10 @@ pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
     let until = Instant::now() + route.timeouts.tunnel;
     let _counted = live.meters.tunnel();
     match opened {
-        Opened::Tunnel(Opening { socket, hop, host }, permit) => {
+        Opened::Tunnel(Opening { socket, hop, host }, permit, place) => {
             let live = Arc::clone(live);
-            Connected::Tunnel(Box::new(Tunnel { live, socket, hop, host, route, until, record, permit, _counted }))
+            let tunnel = Tunnel { live, socket, hop, host, route, until, record, permit, place, _counted };
+            Connected::Tunnel(Box::new(tunnel))
         }
         Opened::Inspect(inside) => {
             let passed = Arc::default();
@@ -121,7 +127,7 @@ struct Judged<'p> {
 }
 
 enum Opened {
-    Tunnel(Opening, Permit),
+    Tunnel(Opening, Permit, Place),
     Inspect(Inside),
 }
 
@@ -163,10 +169,12 @@ async fn open(
     }
     // In flight until it is open: to resolve, dial and verify costs what it costs a webhook.
     let _pass = steps::enter(live, &in_force.plan).await?;
+    // It outlasts the pass: one HTTP/2 connection of a client may carry many tunnels, each with a socket of its own.
+    let place = Arc::clone(&live.tunnels).try_acquire_owned().map_err(|_| verdict::too_many_tunnels())?;
     let attempt = circuit::begin(live, in_force, circuit)?;
     let reached = reach(live, in_force, route, tenant, &target, record).await;
     circuit::learn(live, attempt, circuits::Success::Connection, &reached);
-    Ok(Opened::Tunnel(reached?, permit))
+    Ok(Opened::Tunnel(reached?, permit, place))
 }
 
 /// The part of it that the target has a hand in.
@@ -221,7 +229,7 @@ impl Tunnel {
     pub async fn carry(mut self: Box<Self>, client: impl AsyncRead + AsyncWrite + Unpin) {
         let mut client = Paced::new(client, self.permit.tolls());
         let greeted = self.greet(&mut client).await;
-        let Self { socket, route, until, mut record, permit, _counted, .. } = *self;
+        let Self { socket, route, until, mut record, permit, place: _place, _counted, .. } = *self;
         let passed = async {
             greeted?;
             let (idle, count) = (route.timeouts.idle, |up, down| record.passed(up, down));

@@ -210,10 +210,18 @@ impl From<Limited> for Refusal {
     }
 }
 
+/// Open tunnels have taken all file descriptors that they may.
+pub(super) fn too_many_tunnels() -> Refusal {
+    busy("the proxy as a whole is busy: it has as many tunnels open as it may")
+}
+
+fn busy(detail: &'static str) -> Refusal {
+    Refusal::new(Code::ConcurrencyLimited, detail).retry_after(Duration::from_secs(1)).details("busy")
+}
+
 impl From<Busy> for Refusal {
     fn from(Busy: Busy) -> Self {
-        let detail = "the proxy as a whole is busy: it has as many deliveries in flight as it may";
-        Refusal::new(Code::ConcurrencyLimited, detail).retry_after(Duration::from_secs(1)).details("busy")
+        busy("the proxy as a whole is busy: it has as many deliveries in flight as it may")
     }
 }
 

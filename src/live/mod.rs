@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rustls::ServerConfig;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{self, Select, Severity};
 use crate::names::{Host, PoolName};
@@ -66,6 +66,8 @@ pub struct Live {
     pub retired: Arc<retired::Retired>,
     pub limits: Arc<limits::Limits>,
     pub gate: Arc<gate::Gate>,
+    /// Places of open tunnels.
+    pub tunnels: Arc<Semaphore>,
     pub replay: replay::Replay,
     pub reuse: Arc<reuse::Reuse>,
     pub circuits: Arc<circuits::Circuits>,
@@ -216,6 +218,7 @@ impl Live {
             retired: Arc::default(),
             limits: Arc::new(limits::Limits::new()),
             gate: Arc::new(gate::Gate::new()),
+            tunnels: Arc::new(Semaphore::new(descriptors::connections_max().min(Semaphore::MAX_PERMITS))),
             replay: replay::Replay::new(),
             reuse: Arc::new(reuse::Reuse::new()),
             circuits: Arc::default(),

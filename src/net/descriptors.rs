@@ -9,6 +9,8 @@ use crate::policy::Plan;
 /// Descriptors that no connection of a client or to a target may take: for the admin listener, log files, DNS, and files
 /// that are read. The admin listener holds up to 64 on each unix socket and 32 on each TCP socket.
 const RESERVE: u64 = 256;
+/// Uses of connections among which the rest is divided; see [`connections_max`].
+const SHARES: u64 = 4;
 
 /// Raises the soft limit to the hard one, and returns the soft limit before. A login shell's is far below
 /// `max_connections`.
@@ -24,14 +26,15 @@ pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).maximum
 }
 
-/// A third of what the reserve leaves: for connections of clients, for connections to targets in use, and for idle
-/// connections to targets.
+/// A quarter of what the reserve leaves: for connections of clients, for connections to targets in use, for idle
+/// connections to targets, and for tunnels. One HTTP/2 connection of a client carries many deliveries and tunnels, so each
+/// of the four has a bound of its own.
 pub fn connections_max() -> usize {
-    limit().map_or(usize::MAX, third)
+    limit().map_or(usize::MAX, quarter)
 }
 
-fn third(limit: u64) -> usize {
-    usize::try_from(limit.saturating_sub(RESERVE) / 3).unwrap_or(usize::MAX).max(1)
+fn quarter(limit: u64) -> usize {
+    usize::try_from(limit.saturating_sub(RESERVE) / SHARES).unwrap_or(usize::MAX).max(1)
 }
 
 /// Caps what the plan allows by what the process can hold.
@@ -44,14 +47,14 @@ pub fn cap(plan: &mut Plan) {
 /// Warns of a `max_connections` that this process could not hold.
 pub fn warning(config: &Config) -> Option<Problem> {
     let (written, limit) = (config.server.max_connections.as_ref()?, limit()?);
-    let most = third(limit);
+    let most = quarter(limit);
     (written.value > most).then(|| {
         let message = format!(
             "max_connections is {}, but this process may open {limit} files (RLIMIT_NOFILE): it would accept {most} \
              connections",
             written.value
         );
-        let needed = written.value as u64 * 3 + RESERVE;
+        let needed = written.value as u64 * SHARES + RESERVE;
         let help = format!("raise the limit to {needed} (LimitNOFILE= of the systemd unit), or write {most}");
         Problem::warning(Some(written.place), message).help(help)
     })
@@ -63,8 +66,8 @@ mod tests {
 
     #[test]
     fn descriptor_limit_leaves_a_reserve_for_admin() {
-        for (limit, connections) in [(65_536, 21_760), (4096, 1280), (1024, 256), (256, 1), (16, 1)] {
-            assert_eq!(third(limit), connections, "{limit}");
+        for (limit, connections) in [(65_536, 16_320), (4096, 960), (1024, 192), (256, 1), (16, 1)] {
+            assert_eq!(quarter(limit), connections, "{limit}");
         }
     }
 }
