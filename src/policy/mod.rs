@@ -11,7 +11,7 @@ pub mod credential;
 pub mod egress;
 pub mod expiry;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod guard;
 pub mod identify;
 pub mod inspect;

@@ -22,7 +22,7 @@ const GOING: Duration = Duration::from_secs(1);
 pub struct Connections(Arc<All>);
 
 struct All {
-    count: watch::Sender<usize>,
+    count: watch::Sender<Count>,
     /// Only those who have a connection.
     visitors: Mutex<HashMap<IpAddr, usize>>,
     evictable: Mutex<Evictables>,
@@ -30,6 +30,13 @@ struct All {
     admission: Admission,
     /// The same before a PROXY header, where no identified connection closes for them.
     introduction: Admission,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Count {
+    open: usize,
+    /// Since the start.
+    closed: u64,
 }
 
 /// A queue for room. One newcomer at a time evicts: two that find one connection too many would close two.
@@ -93,12 +100,12 @@ impl Connections {
     #[expect(clippy::new_without_default, reason = "made once, by the app")]
     pub fn new() -> Self {
         let (admission, introduction) = (Admission::default(), Admission::default());
-        let (count, visitors, evictable) = (watch::Sender::new(0), Mutex::default(), Mutex::default());
+        let (count, visitors, evictable) = (watch::Sender::new(Count::default()), Mutex::default(), Mutex::default());
         Self(Arc::new(All { count, visitors, evictable, admission, introduction }))
     }
 
     pub(super) fn open(&self, live: &Arc<Live>) -> Open {
-        self.0.count.send_modify(|count| *count += 1);
+        self.0.count.send_modify(|count| count.open += 1);
         live.meters.client_connections.inc();
         let arrived = lock(&self.0.evictable).number();
         Open { connections: self.clone(), live: Arc::clone(live), arrived, visitor: None }
@@ -106,11 +113,11 @@ impl Connections {
 
     /// Resolves when the last one has closed.
     pub async fn all_closed(&self) {
-        let _ = self.0.count.subscribe().wait_for(|count| *count == 0).await;
+        let _ = self.0.count.subscribe().wait_for(|count| count.open == 0).await;
     }
 
     pub fn count(&self) -> usize {
-        *self.0.count.borrow()
+        self.0.count.borrow().open
     }
 
     /// Resolves when there are no more than `most`, the newcomer included. Until then `evict` closes one connection after
@@ -124,16 +131,22 @@ impl Connections {
     ) {
         let _next = admission.next.lock().await;
         let mut count = self.0.count.subscribe();
-        while *count.borrow_and_update() > most {
+        loop {
+            let Count { open, closed } = *count.borrow_and_update();
+            if open <= most {
+                return;
+            }
+            // Other listeners open connections meanwhile.
+            let one_closed = count.wait_for(|count| count.closed > closed);
             let evicted = evict(&mut lock(&self.0.evictable));
             if let Some(reason) = evicted {
                 live.meters.connection_closed(reason);
                 let gone = async {
-                    tokio::select! { _ = count.changed() => {}, () = admission.survived.notified() => {} }
+                    tokio::select! { _ = one_closed => {}, () = admission.survived.notified() => {} }
                 };
                 let _ = timeout(GOING, gone).await;
             } else {
-                tokio::select! { _ = count.changed() => {}, () = admission.evictable.notified() => {} }
+                tokio::select! { _ = one_closed => {}, () = admission.evictable.notified() => {} }
             }
         }
     }
@@ -284,7 +297,10 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.leave();
-        self.connections.0.count.send_modify(|count| *count -= 1);
+        self.connections.0.count.send_modify(|count| {
+            count.open -= 1;
+            count.closed += 1;
+        });
         self.live.meters.client_connections.dec();
     }
 }
@@ -304,7 +320,47 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::{Pin, pin};
+    use std::task::Poll;
+
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::live::InForce;
+    use crate::live::records::Records;
+    use crate::policy::fixture::{at, config};
+
+    fn live() -> Arc<Live> {
+        let mut config = config();
+        config.server.allow_anonymous.value = true;
+        config.resolver.servers = vec![at(6, ([127, 0, 0, 1], 53).into())];
+        let (plan, _) = crate::policy::compile(&config, Timestamp::UNIX_EPOCH).unwrap();
+        Arc::new(Live::new(InForce::new(plan, &config.resolver, None).unwrap(), Records::kept()))
+    }
+
+    #[tokio::test]
+    async fn max_connections_evicts_no_second_connection_when_another_opens_meanwhile() {
+        let (live, connections) = (live(), Connections::new());
+        let [oldest, younger, newcomer] = [(); 3].map(|()| connections.open(&live));
+        let _evictable = [&oldest, &younger].map(Open::unidentified);
+        let evictable = || lock(&connections.0.evictable).unidentified.len();
+        let mut room = pin!(newcomer.makes_room(2));
+        assert!(is_pending(room.as_mut()).await);
+        assert_eq!(evictable(), 1, "the oldest makes room");
+        let elsewhere = connections.open(&live);
+        assert!(is_pending(room.as_mut()).await);
+        assert_eq!(evictable(), 1, "it has not closed yet");
+        drop((oldest, elsewhere));
+        room.await;
+        assert_eq!(evictable(), 1);
+    }
+
+    /// Polls once.
+    async fn is_pending(work: Pin<&mut impl Future<Output = ()>>) -> bool {
+        let mut work = Some(work);
+        poll_fn(|cx| Poll::Ready(work.take().is_some_and(|work| work.poll(cx).is_pending()))).await
+    }
 
     #[test]
     fn a_visitor_is_an_ipv4_address_or_a_64() {
