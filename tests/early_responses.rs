@@ -18,6 +18,7 @@ use support::{Answer, Outgate, post};
 /// More than the kernel's buffers hold, so that outgate still writes when the reset comes.
 const BODY: usize = 2 << 20;
 const TOO_LARGE: &str = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// Only the end of the connection ends its body.
 const UNDELIMITED: &str = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\ntoo large";
 
@@ -115,4 +116,25 @@ fn a_response_that_a_reset_cut_short_is_not_taken_for_whole() {
     for record in outgate.records(3) {
         assert_ne!(record["code"], "delivered", "{record}");
     }
+}
+
+/// The target does not read the body that it has refused, so it reads no further request either.
+#[test]
+fn a_connection_on_which_a_body_was_refused_carries_no_further_request() {
+    let pki = Pki::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for (stream, response) in listener.incoming().map_while(Result::ok).zip([TOO_LARGE, OK]) {
+            respond(&stream, response);
+            held.push(stream);
+        }
+        std::thread::park_timeout(PATIENCE);
+    });
+    let outgate = outgate(&pki, port);
+    let url = format!("http://plain.example:{port}/in");
+    // The kernel takes all of it.
+    assert_eq!(outgate.post(&url, "", &"x".repeat(100_000)).status, 413);
+    assert_eq!(outgate.post(&url, "", "{}").status, 200);
 }

@@ -62,7 +62,7 @@ pub(super) fn relay(
     let version = answer.version();
     let (mut head, body) = answer.into_parts();
     // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
-    let keeps = version != Version::HTTP_10 && !says_close(&head.headers);
+    let keeps = version != Version::HTTP_10 && !says_close(&head.headers) && !precedes_close(head.status);
     fields::strip(&mut head.headers);
     head.headers.remove("proxy-authentication-info");
     head.headers.remove(header::CONNECTION);
@@ -130,6 +130,12 @@ static OUTGATE_EGRESS: http::HeaderName = http::HeaderName::from_static("outgate
 /// Whether a response to `method` with this status has a body (RFC 9112 §6.3, rule 1).
 fn allows_body(method: &Method, status: StatusCode) -> bool {
     method != Method::HEAD && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
+}
+
+/// Returns whether servers close the connection behind this status without having said so: after 408 (RFC 9110 §15.5.9), and
+/// after 413, which leaves a body that the server does not read (§15.5.14).
+fn precedes_close(status: StatusCode) -> bool {
+    matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE)
 }
 
 fn says_close(headers: &HeaderMap) -> bool {
