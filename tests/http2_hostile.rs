@@ -271,19 +271,22 @@ fn floods_end_the_connection_that_they_come_over() {
     assert!(scene.plain.seen().len() < 200, "{} deliveries began", scene.plain.seen().len());
 }
 
-/// One field of 4000 bytes, named thousands of times by an index of one byte.
+/// One field of 4000 bytes, or a name of so many, used thousands of times by an index.
 #[test]
 fn a_header_bomb_is_not_unpacked() {
     let scene = scene();
-    let mut block = head(&scene.plain_url());
-    let mut bomb = field("x-bomb", &"b".repeat(4000));
-    bomb[0] = 0x40; // with incremental indexing: it is entry 62 from now on
-    block.extend(bomb);
-    block.extend([0x80 | 62; 10_000]);
+    let bomb = |name: &str, value: &str, uses: Vec<u8>| {
+        let mut bomb = field(name, value);
+        bomb[0] = 0x40; // with incremental indexing: it is entry 62 from now on
+        [head(&scene.plain_url()), bomb, uses].concat()
+    };
+    let large = bomb("x-bomb", &"b".repeat(4000), vec![0x80 | 62; 10_000]);
+    // Malformed, and its name used by fields of three bytes that are not.
+    let malformed = bomb(&"b".repeat(4000), "\0", b"\x0f\x2f\0".repeat(4000));
     let before = resident(&scene.outgate);
-    for _ in 0..20 {
+    for block in [&large, &malformed].repeat(10) {
         let mut client = opened(&scene.outgate);
-        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block));
         let seen = until(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
         assert_eq!(error(&seen, GOAWAY), Some(ENHANCE_YOUR_CALM), "{seen:?}");
     }

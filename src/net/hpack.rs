@@ -8,13 +8,18 @@ mod huffman;
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
 
+use Fault::Undecodable;
 use huffman::decompress;
 
 /// SETTINGS_HEADER_TABLE_SIZE, which we leave as it is by default (RFC 9113 §6.5.2).
 const TABLE_MAX: usize = 4096;
+/// Bytes of one block when it is decoded, as SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113 §6.5.2): four times the
+/// largest request head. h2 ends the connection for so many, too.
+const DECODED_MAX: usize = 256 * 1024;
 /// What an entry takes beyond its name and value (RFC 7541 §4.1).
 const ENTRY_OVERHEAD: usize = 32;
 /// Octets of an integer; h2 takes no more.
@@ -23,9 +28,14 @@ const INTEGER_MAX: u32 = 5;
 /// The bits that tell how a literal is represented (RFC 7541 §6.2).
 const WITH_INDEXING: u8 = 0x40;
 
-/// The block cannot be decompressed: the state of the connection is lost with it (RFC 7541 §2.3.3).
+/// Why a block ends the connection.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Undecodable;
+pub enum Fault {
+    /// The block cannot be decompressed: the state of the connection is lost with it (RFC 7541 §2.3.3).
+    Undecodable,
+    /// It decodes to more than [`DECODED_MAX`] (RFC 9113 §10.5.1).
+    TooLarge,
+}
 
 /// The dynamic table of one direction of a connection.
 #[derive(Default)]
@@ -37,10 +47,28 @@ pub struct Decoder {
 }
 
 struct Entry {
-    name: Box<[u8]>,
+    name: Name,
     size: usize,
-    /// Its place in h2's table has a placeholder of the same size, with another name.
+    /// Its place in h2's table has a placeholder of the same size.
     is_malformed: bool,
+}
+
+/// A name, judged once: a block may name thousands of fields by one entry.
+#[derive(Clone)]
+struct Name {
+    text: Arc<[u8]>,
+    class: Class,
+    /// h2's table has a placeholder instead, of the same length unless this is empty.
+    is_renamed: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Class {
+    Method,
+    /// Another pseudo-header field of a request.
+    Pseudo,
+    Field,
+    Malformed,
 }
 
 /// A block with a placeholder in the place of each malformed field.
@@ -55,15 +83,25 @@ pub struct Repaired {
 type Replacement = (Range<usize>, Vec<u8>);
 
 impl Decoder {
-    /// Returns `None` for a block that is well-formed and can be taken as it is.
-    pub fn check(&mut self, block: &[u8]) -> Result<Option<Repaired>, Undecodable> {
+    /// Returns `None` for a block that is well-formed and can be taken as it is. What comes out is at most a few times as
+    /// large as the block.
+    pub fn check(&mut self, block: &[u8]) -> Result<Option<Repaired>, Fault> {
         let (mut reader, mut replacements, mut is_malformed) = (Reader { block, at: 0 }, Vec::new(), false);
+        let mut decoded = 0;
         while let Some(first) = reader.block.get(reader.at).copied() {
-            match first {
-                0x80.. => is_malformed |= self.entry(reader.integer(7)?)?.1,
-                0x40..0x80 => is_malformed |= self.literal(&mut reader, 6, WITH_INDEXING, &mut replacements)?,
-                0x20..0x40 => self.resize(reader.integer(5)?)?,
-                ..0x20 => is_malformed |= self.literal(&mut reader, 4, first & 0xf0, &mut replacements)?,
+            let (size, is_bad) = match first {
+                0x80.. => self.indexed(reader.integer(7)?)?,
+                0x40..0x80 => self.literal(&mut reader, 6, WITH_INDEXING, &mut replacements)?,
+                0x20..0x40 => {
+                    self.resize(reader.integer(5)?)?;
+                    continue;
+                }
+                ..0x20 => self.literal(&mut reader, 4, first & 0xf0, &mut replacements)?,
+            };
+            decoded += size;
+            is_malformed |= is_bad;
+            if decoded > DECODED_MAX {
+                return Err(Fault::TooLarge);
             }
         }
         if replacements.is_empty() && !is_malformed {
@@ -79,45 +117,68 @@ impl Decoder {
         Ok(Some(Repaired { block: repaired, is_malformed }))
     }
 
-    /// Returns whether the literal is malformed.
+    /// Returns the decoded size of the literal, and whether it is malformed.
     fn literal(
         &mut self,
         reader: &mut Reader<'_>,
         prefix: u32,
         kind: u8,
         replacements: &mut Vec<Replacement>,
-    ) -> Result<bool, Undecodable> {
+    ) -> Result<(usize, bool), Fault> {
         let start = reader.at;
-        let (name, is_renamed) = match reader.integer(prefix)? {
-            0 => (reader.string()?, false),
-            index => {
-                let (name, is_malformed) = self.entry(index)?;
-                (name.to_vec(), is_malformed)
-            }
+        let mut name = match reader.integer(prefix)? {
+            0 => Name::new(&reader.string()?),
+            index => self.name(index)?,
         };
+        let value_start = reader.at;
         let value = reader.string()?;
-        let is_malformed = !is_well_formed(&name, &value);
+        let is_malformed = !name.allows(&value);
         if is_malformed {
-            let sizes = placeholder(name.len(), value.len()).ok_or(Undecodable)?;
-            replacements.push((start..reader.at, encode(kind, &vec![b'x'; sizes.0], &vec![b'x'; sizes.1])));
-        } else if is_renamed {
-            replacements.push((start..reader.at, encode(kind, &name, &value)));
+            let sizes = placeholder(name.text.len(), value.len()).ok_or(Undecodable)?;
+            let filler = vec![b'x'; sizes.1];
+            // An index stays where it can: a name that is written out for each would make a large block of a small one.
+            let keeps_name = if name.is_renamed { !name.text.is_empty() } else { name.allows(&filler) };
+            if keeps_name {
+                let mut bytes = Vec::new();
+                encode_text(&mut bytes, &filler);
+                replacements.push((value_start..reader.at, bytes));
+            } else {
+                replacements.push((start..reader.at, encode(kind, &vec![b'x'; sizes.0], &filler)));
+                name.is_renamed = true;
+            }
+        } else if name.is_renamed {
+            replacements.push((start..reader.at, encode(kind, &name.text, &value))); // `:method`, and no longer name
+            name.is_renamed = false;
         }
+        let size = name.text.len() + value.len() + ENTRY_OVERHEAD;
         if kind == WITH_INDEXING {
-            let size = name.len() + value.len() + ENTRY_OVERHEAD;
-            self.insert(Entry { name: name.into(), size, is_malformed });
+            self.insert(Entry { name, size, is_malformed });
         }
-        Ok(is_malformed)
+        Ok((size, is_malformed))
     }
 
-    /// The name at an index, and whether the entry is malformed.
-    fn entry(&self, index: usize) -> Result<(&[u8], bool), Undecodable> {
+    /// Returns the decoded size of the field at an index, without a value of the static table, and whether it is malformed.
+    fn indexed(&self, index: usize) -> Result<(usize, bool), Fault> {
+        match self.entry(index)? {
+            Ok(name) => Ok((name.len() + ENTRY_OVERHEAD, false)),
+            Err(entry) => Ok((entry.size, entry.is_malformed)),
+        }
+    }
+
+    fn name(&self, index: usize) -> Result<Name, Fault> {
+        Ok(match self.entry(index)? {
+            Ok(name) => Name::new(name.as_bytes()),
+            Err(entry) => entry.name.clone(),
+        })
+    }
+
+    /// The name of the static table at an index, or the entry of the dynamic one.
+    fn entry(&self, index: usize) -> Result<Result<&'static str, &Entry>, Fault> {
         let index = index.checked_sub(1).ok_or(Undecodable)?;
         if let Some(name) = STATIC_NAMES.get(index) {
-            return Ok((name.as_bytes(), false));
+            return Ok(Ok(name));
         }
-        let entry = self.entries.get(index - STATIC_NAMES.len()).ok_or(Undecodable)?;
-        Ok((&entry.name, entry.is_malformed))
+        self.entries.get(index - STATIC_NAMES.len()).map(Err).ok_or(Undecodable)
     }
 
     fn insert(&mut self, entry: Entry) {
@@ -126,7 +187,7 @@ impl Decoder {
         self.evict();
     }
 
-    fn resize(&mut self, limit: usize) -> Result<(), Undecodable> {
+    fn resize(&mut self, limit: usize) -> Result<(), Fault> {
         if limit > TABLE_MAX {
             return Err(Undecodable);
         }
@@ -145,12 +206,25 @@ impl Decoder {
     }
 }
 
-/// Whether h2 can represent the field of a request. What else is malformed it resets the stream for.
-fn is_well_formed(name: &[u8], value: &[u8]) -> bool {
-    match name {
-        b":method" => Method::from_bytes(value).is_ok(),
-        b":scheme" | b":authority" | b":path" | b":protocol" => std::str::from_utf8(value).is_ok(),
-        name => HeaderName::from_lowercase(name).is_ok() && HeaderValue::from_bytes(value).is_ok(),
+impl Name {
+    fn new(text: &[u8]) -> Self {
+        let class = match text {
+            b":method" => Class::Method,
+            b":scheme" | b":authority" | b":path" | b":protocol" => Class::Pseudo,
+            text if HeaderName::from_lowercase(text).is_ok() => Class::Field,
+            _ => Class::Malformed,
+        };
+        Self { text: text.into(), class, is_renamed: false }
+    }
+
+    /// Whether h2 can represent the field of a request. What else is malformed it resets the stream for.
+    fn allows(&self, value: &[u8]) -> bool {
+        match self.class {
+            Class::Method => Method::from_bytes(value).is_ok(),
+            Class::Pseudo => std::str::from_utf8(value).is_ok(),
+            Class::Field => HeaderValue::from_bytes(value).is_ok(),
+            Class::Malformed => false,
+        }
     }
 }
 
@@ -167,11 +241,14 @@ fn placeholder(name: usize, value: usize) -> Option<(usize, usize)> {
 /// A literal whose name is no index, and nothing compressed.
 pub fn encode(kind: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind];
-    for text in [name, value] {
-        encode_length(&mut bytes, text.len());
-        bytes.extend_from_slice(text);
-    }
+    encode_text(&mut bytes, name);
+    encode_text(&mut bytes, value);
     bytes
+}
+
+fn encode_text(bytes: &mut Vec<u8>, text: &[u8]) {
+    encode_length(bytes, text.len());
+    bytes.extend_from_slice(text);
 }
 
 /// An integer with a prefix of 7 bits (RFC 7541 §5.1).
@@ -191,13 +268,13 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn byte(&mut self) -> Result<u8, Undecodable> {
+    fn byte(&mut self) -> Result<u8, Fault> {
         let byte = self.block.get(self.at).copied().ok_or(Undecodable)?;
         self.at += 1;
         Ok(byte)
     }
 
-    fn integer(&mut self, prefix: u32) -> Result<usize, Undecodable> {
+    fn integer(&mut self, prefix: u32) -> Result<usize, Fault> {
         let mask = (1_usize << prefix) - 1;
         let mut value = usize::from(self.byte()?) & mask;
         if value < mask {
@@ -213,7 +290,7 @@ impl Reader<'_> {
         Err(Undecodable)
     }
 
-    fn string(&mut self) -> Result<Vec<u8>, Undecodable> {
+    fn string(&mut self) -> Result<Vec<u8>, Fault> {
         let is_compressed = self.block.get(self.at).is_some_and(|byte| byte & 0x80 != 0);
         let length = self.integer(7)?;
         let end = self.at.checked_add(length).ok_or(Undecodable)?;
@@ -289,89 +366,4 @@ static STATIC_NAMES: [&str; 61] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    pub(in crate::net::hpack) fn hex(text: &str) -> Vec<u8> {
-        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-        digits.chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()).collect()
-    }
-
-    fn names(decoder: &Decoder) -> Vec<(String, usize)> {
-        decoder.entries.iter().map(|entry| (String::from_utf8_lossy(&entry.name).into_owned(), entry.size)).collect()
-    }
-
-    /// RFC 7541 Appendix C.3 and C.4: the same requests, without and with Huffman coding.
-    #[test]
-    fn requests_of_the_rfc_are_well_formed_and_fill_the_table() {
-        for blocks in [
-            [
-                "828684410f7777772e6578616d706c652e636f6d",
-                "828684be58086e6f2d6361636865",
-                "828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565",
-            ],
-            [
-                "828684418cf1e3c2e5f23a6ba0ab90f4ff",
-                "828684be5886a8eb10649cbf",
-                "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf",
-            ],
-        ] {
-            let mut decoder = Decoder::default();
-            for block in blocks {
-                assert_eq!(decoder.check(&hex(block)), Ok(None), "{block}");
-            }
-            let expected = [("custom-key", 54), ("cache-control", 53), (":authority", 57)];
-            assert_eq!(names(&decoder), expected.map(|(name, size)| (name.to_owned(), size)));
-        }
-    }
-
-    #[test]
-    fn malformed_field_gets_a_placeholder_of_the_same_size() {
-        let mut decoder = Decoder::default();
-        let bad = encode(WITH_INDEXING, b"X-Bad", b"value");
-        let good = encode(WITH_INDEXING, b"x-good", b"1");
-        let repaired = decoder.check(&[good.clone(), bad].concat()).unwrap().unwrap();
-        let placeholder = encode(WITH_INDEXING, b"xxxxx", b"xxxxx");
-        assert_eq!(repaired, Repaired { block: [good, placeholder].concat(), is_malformed: true });
-        // By its index it is malformed again.
-        assert!(decoder.check(&[0x80 | 62]).unwrap().unwrap().is_malformed);
-        assert_eq!(decoder.check(&[0x80 | 63]), Ok(None));
-
-        // A malformed value under a good name: who names the next field by it means the good name.
-        let mut decoder = Decoder::default();
-        assert!(decoder.check(&encode(WITH_INDEXING, b"x-name", b"a\0")).unwrap().unwrap().is_malformed);
-        let by_name = [&[WITH_INDEXING | 62][..], &[1, b'v']].concat();
-        let repaired = decoder.check(&by_name).unwrap().unwrap();
-        assert_eq!(repaired, Repaired { block: encode(WITH_INDEXING, b"x-name", b"v"), is_malformed: false });
-        assert_eq!(decoder.check(&[0x80 | 62]), Ok(None));
-    }
-
-    #[test]
-    fn fields_that_h2_would_end_the_connection_for_are_malformed() {
-        for (name, value) in [
-            ("X", "y"),
-            ("", "y"),
-            ("x y", "z"),
-            (":unknown", "x"),
-            (":status", "200"),
-            (":method", "a b"),
-            (":method", ""),
-            ("x", "a\nb"),
-            ("x", "\0"),
-            ("x", "\x7f"),
-        ] {
-            let repaired = Decoder::default().check(&encode(0, name.as_bytes(), value.as_bytes())).unwrap();
-            assert!(repaired.is_some_and(|repaired| repaired.is_malformed), "{name}: {value:?}");
-        }
-        assert_eq!(Decoder::default().check(&encode(0, b"x", " \u{e9} ".as_bytes())), Ok(None));
-    }
-
-    #[test]
-    fn block_that_cannot_be_decompressed_is_told_apart() {
-        for block in
-            [&[0x80][..], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x80 | 62], &[0, 5, b'x'], &[0x3f, 0xe2, 0x1f]]
-        {
-            assert_eq!(Decoder::default().check(block), Err(Undecodable), "{block:?}");
-        }
-    }
-}
+mod tests;

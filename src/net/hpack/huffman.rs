@@ -1,7 +1,7 @@
 //! The Huffman code of HPACK (RFC 7541 §5.2).
 //! What text does a compressed string stand for?
 
-use super::Undecodable;
+use super::Fault::{self, Undecodable};
 
 /// Lengths of the codes of all octets and of the end, in bits (RFC 7541 Appendix B).
 static CODE_LENGTHS: [u8; 257] = [
@@ -46,7 +46,7 @@ static HUFFMAN: Huffman = {
     Huffman { first, symbols }
 };
 
-pub(super) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, Undecodable> {
+pub(super) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
     let mut text = Vec::with_capacity(bytes.len() * 8 / 5);
     let (mut code, mut length) = (0_u32, 0);
     for bit in bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)) {

@@ -53,6 +53,8 @@ struct Filter {
     opening: Option<Opening>,
     /// Everything passes: h2 is about to end the connection, or will judge by itself.
     has_given_up: bool,
+    /// Nothing passes any more: h2 ends the connection for what has passed.
+    has_ended: bool,
 }
 
 /// Of the first frame of a block.
@@ -73,11 +75,12 @@ impl Filter {
             block: Vec::new(),
             opening: None,
             has_given_up: false,
+            has_ended: false,
         }
     }
 
     fn push(&mut self, mut input: &[u8], out: &mut BytesMut) {
-        while !input.is_empty() && !self.has_given_up {
+        while !input.is_empty() && !self.has_given_up && !self.has_ended {
             let wanted = if self.left > 0 { self.left } else { FRAME_HEAD - self.head.len() };
             let (piece, rest) = input.split_at(wanted.min(input.len()));
             input = rest;
@@ -96,7 +99,9 @@ impl Filter {
                 self.end(out);
             }
         }
-        out.extend_from_slice(input);
+        if !self.has_ended {
+            out.extend_from_slice(input);
+        }
     }
 
     /// A frame whose head has come.
@@ -148,7 +153,14 @@ impl Filter {
                     opening.write(&block, out);
                 }
             }
-            Err(hpack::Undecodable) => return self.give_up(out),
+            Err(hpack::Fault::Undecodable) => return self.give_up(out),
+            Err(hpack::Fault::TooLarge) => {
+                if let Some(opening) = &self.opening {
+                    opening.write_endless(out);
+                }
+                *self = Self { has_ended: true, ..Self::new() };
+                return;
+            }
         }
         // A connection that waits holds no memory for a block.
         (self.raw, self.block, self.opening) = (BytesMut::new(), Vec::new(), None);
@@ -167,11 +179,23 @@ impl Opening {
             let kind = if index == 0 { HEADERS } else { CONTINUATION };
             let ends_stream = if index == 0 && self.ends_stream { END_STREAM } else { 0 };
             let ends_block = if index + 1 == count { END_HEADERS } else { 0 };
-            out.extend_from_slice(&(piece.len() as u32).to_be_bytes()[1..]);
-            out.extend_from_slice(&[kind, ends_stream | ends_block]);
-            out.extend_from_slice(&self.stream);
-            out.extend_from_slice(piece);
+            self.write_frame(kind, ends_stream | ends_block, piece, out);
         }
+    }
+
+    /// Writes a block of more frames than h2 takes: it ends the connection with ENHANCE_YOUR_CALM.
+    fn write_endless(&self, out: &mut BytesMut) {
+        self.write_frame(HEADERS, 0, &[], out);
+        for _ in 0..=CONTINUATIONS_MAX {
+            self.write_frame(CONTINUATION, 0, &[], out);
+        }
+    }
+
+    fn write_frame(&self, kind: u8, flags: u8, payload: &[u8], out: &mut BytesMut) {
+        out.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+        out.extend_from_slice(&[kind, flags]);
+        out.extend_from_slice(&self.stream);
+        out.extend_from_slice(payload);
     }
 }
 
@@ -221,7 +245,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
                 filter.push(read.filled(), passed);
                 Poll::Ready(io::Result::Ok(read.filled().len()))
             }))?;
-            if length == 0 {
+            if length == 0 || filter.has_ended && passed.is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -261,6 +285,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
     }
 }
 
+/// So many times the bytes that went in may come out: a malformed field of two bytes may take ten that name no index.
+#[cfg(any(test, fuzzing))]
+const GROWTH: usize = 5;
+/// Bytes of a block that has too many frames.
+#[cfg(any(test, fuzzing))]
+const ENDLESS: usize = (CONTINUATIONS_MAX + 2) * FRAME_HEAD;
+
 /// What a client sends after the preface comes out the same however it arrives, and bytes that hold no malformed field as
 /// they are.
 #[cfg(any(test, fuzzing))]
@@ -274,6 +305,7 @@ pub fn fields(data: &[u8]) {
     let whole = run(&input, input.len());
     let step = 1 + data.len() % 13;
     assert_eq!(run(&input, step), whole, "in pieces of {step}");
+    assert!(whole.0.len() <= GROWTH * input.len() + ENDLESS, "{} became {} bytes", input.len(), whole.0.len());
     // No malformed field is left in what came out.
     assert_eq!(run(&whole.0, whole.0.len()).0, whole.0);
 }
@@ -326,5 +358,26 @@ mod tests {
             let expected = [frame(HEADERS, END_HEADERS, &reset), next.clone()].concat();
             assert_eq!(filtered(&[frames, next.clone()].concat()), expected);
         }
+    }
+
+    #[test]
+    fn block_that_decodes_to_too_much_ends_the_connection_and_does_not_pass() {
+        let bomb = hpack::encode(0x40, &[b'n'; 4000], b"\0");
+        let block = [bomb, b"\x0f\x2f\0".repeat(47_000)].concat();
+        let (first, rest) = block.split_at(FRAME_MAX);
+        let mut frames = frame(HEADERS, END_STREAM, first);
+        let count = rest.chunks(FRAME_MAX).len();
+        for (index, piece) in rest.chunks(FRAME_MAX).enumerate() {
+            frames.extend(frame(CONTINUATION, if index + 1 == count { END_HEADERS } else { 0 }, piece));
+        }
+        frames.extend(frame(0, END_STREAM, b"{}"));
+        let endless = frame(CONTINUATION, 0, &[]).repeat(CONTINUATIONS_MAX + 1);
+        assert_eq!(filtered(&frames), [frame(HEADERS, 0, &[]), endless].concat());
+        fields(&frames);
+        // Small blocks, of which none is too large: what they come to does not grow.
+        let small = frame(HEADERS, END_HEADERS, &b"\x0f\x2f\0".repeat(40));
+        let opening = frame(HEADERS, END_HEADERS, &hpack::encode(0x40, &[b'n'; 4000], b"\0"));
+        fields(&[opening, small.repeat(1000)].concat());
+        fields(&frame(HEADERS, END_HEADERS, &b"\x02\0\x08\0".repeat(2000)));
     }
 }
