@@ -1,21 +1,26 @@
 //! Targets that chose HTTP/2 in the handshake and then demanded HTTP/1.1 (HTTP_1_1_REQUIRED, RFC 9113 §7).
 //! Which version is offered to this target?
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::lru::LruCache;
 use crate::names::Target;
 
 /// How long a target is offered HTTP/1.1 alone. Afterwards one request finds out whether it still demands it.
 const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
-/// Targets that are remembered; for one more, the target that was remembered first is forgotten.
+/// Targets that are remembered; for one more, the target is forgotten that was asked about least recently.
 const TARGETS_MAX: usize = 1024;
 
-#[derive(Default)]
 pub struct Http1Only {
     /// When each has demanded it last.
-    since: Mutex<HashMap<Target, Instant>>,
+    since: Mutex<LruCache<Target, Instant>>,
+}
+
+impl Default for Http1Only {
+    fn default() -> Self {
+        Self { since: Mutex::new(LruCache::new(TARGETS_MAX)) }
+    }
 }
 
 impl Http1Only {
@@ -30,24 +35,12 @@ impl Http1Only {
     }
 
     fn remember_at(&self, target: &Target, now: Instant) {
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        if since.len() >= TARGETS_MAX && !since.contains_key(target) {
-            let oldest = since.iter().min_by_key(|(_, since)| **since).map(|(target, _)| target.clone());
-            oldest.map(|oldest| since.remove(&oldest));
-        }
-        since.insert(target.clone(), now);
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone(), now);
     }
 
     fn contains_at(&self, target: &Target, now: Instant) -> bool {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        match since.get(target) {
-            None => false,
-            Some(demanded) if now.saturating_duration_since(*demanded) < REMEMBERED_FOR => true,
-            Some(_) => {
-                since.remove(target);
-                false
-            }
-        }
+        since.get(target).is_some_and(|demanded| now.saturating_duration_since(*demanded) < REMEMBERED_FOR)
     }
 }
 
