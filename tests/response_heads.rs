@@ -140,7 +140,12 @@ fn a_refused_response_head_names_the_limit_that_it_exceeds() {
     let (many_block, long_block) = (block(&many), block(&long));
     let bytes = "response_head_max = { bytes = \"8 KiB\" }";
     let head = |fields: &str| format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n");
+    let early = format!("HTTP/1.1 103 Early Hints\r\n{}\r\n", fields(60, 1000));
+    let many_after_early = early.clone() + &head(&fields(101, 50));
+    let long_after_early = early + &head(&fields(70, 1000));
     for (answer, word, limit) in [
+        (over_http1(answering(&many_after_early), ""), "response_head_count", "100 fields"),
+        (over_http1(answering(&long_after_early), ""), "response_head_bytes", "65536 bytes"),
         (over_http1(answering(&head(&fields(101, 1))), ""), "response_head_count", "100 fields"),
         (over_http1(answering(&head(&fields(90, 100))), bytes), "response_head_bytes", "8192 bytes"),
         (over_http1(answering(&head(&fields(70, 1000))), ""), "response_head_bytes", "65536 bytes"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant as Clock};
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -165,7 +165,7 @@ impl Passage<'_> {
         record: &mut Record,
     ) -> Result<Response<Incoming>, Refusal> {
         let Sealed { mut request, progress, interim } = sealed;
-        let flooded = forward_interim(&mut request, interim);
+        let interims = forward_interim(&mut request, interim);
         // The response timeout runs from the last byte of the request. An upload that streams has its own time first, while
         // its client is waited for; a target that takes no more of it has the response timeout to go on.
         let patience = || self.patience(self.route.timeouts.response);
@@ -180,7 +180,7 @@ impl Passage<'_> {
             progress.iter().for_each(|progress| progress.begin());
             let sent = tokio::select! {
                 biased;
-                () = flooded.notified() => {
+                () = interims.flooded.notified() => {
                     return Err(Refusal::new(Code::ResponseMalformed, "the target sends interim answers without an end"));
                 }
                 sent = lease.send(request) => sent,
@@ -206,7 +206,8 @@ impl Passage<'_> {
                     lease.end_exchange(); // by the target's word: a stream that it resets ends nothing else
                     let inbound = progress.as_ref().and_then(|progress| progress.fault());
                     let refusal = inbound.map(Refusal::from).or(lease.alert().map(Refusal::from));
-                    let lost = || lost(&fault, self.route.response_head_max, lease.response_bytes());
+                    let received = lease.response_bytes().saturating_sub(interims.bytes.load(Ordering::Relaxed));
+                    let lost = || lost(&fault, self.route.response_head_max, received);
                     let refusal = refusal.unwrap_or_else(lost);
                     let is_unanswered = refusal.code == Code::ConnectionLost && !lease.response_has_begun();
                     return Err(match is_oversized && is_unanswered && !lease.requires_http1() {
@@ -252,12 +253,13 @@ impl Passage<'_> {
 }
 
 /// Passes the target's interim answers on to the client (RFC 9110 §15.2), and tells when there are too many of them.
-fn forward_interim(request: &mut Request<Upload>, interim: Option<Interim>) -> Arc<Notify> {
-    let flooded = Arc::new(Notify::new());
-    let (heard, flood) = (AtomicUsize::new(0), Arc::clone(&flooded));
+fn forward_interim(request: &mut Request<Upload>, interim: Option<Interim>) -> Arc<Interims> {
+    let interims = Arc::new(Interims::default());
+    let (heard, ours) = (AtomicUsize::new(0), Arc::clone(&interims));
     exchange::on_interim(request, move |status, headers| {
+        ours.bytes.fetch_add(interim_size(headers), Ordering::Relaxed);
         if heard.fetch_add(1, Ordering::Relaxed) >= INTERIM_MAX {
-            flood.notify_one();
+            ours.flooded.notify_one();
         } else if status != StatusCode::CONTINUE
             && let Some(interim) = &interim
         {
@@ -267,7 +269,22 @@ fn forward_interim(request: &mut Request<Upload>, interim: Option<Interim>) -> A
             interim(status, &headers);
         }
     });
-    flooded
+    interims
+}
+
+/// The interim answers that have come, of HTTP/1.1.
+#[derive(Default)]
+struct Interims {
+    /// Their heads, in bytes.
+    bytes: AtomicUsize,
+    /// There are too many of them.
+    flooded: Notify,
+}
+
+/// Returns the bytes of an interim head over HTTP/1.1, without optional white space and the words of its status line.
+fn interim_size(headers: &HeaderMap) -> usize {
+    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ":\r\n".len());
+    "HTTP/1.1 103 \r\n\r\n".len() + fields.sum::<usize>()
 }
 
 /// How often a request has been returned unprocessed.
@@ -315,7 +332,7 @@ fn returned_oversized(head: usize, lease: &Lease) -> Refusal {
     oversized(head, lease).unprocessed().details(OVERSIZED_HEAD)
 }
 
-/// `received`: bytes of the response, as far as they are counted.
+/// `received`: bytes of the final response, as far as they are counted.
 pub(super) fn lost(fault: &hyper::Error, head_max: ResponseHeadMax, received: usize) -> Refusal {
     let refusal = if fault.is_parse_too_large() {
         verdict::head_too_large(head_max, if received < head_max.bytes { HeadLimit::Count } else { HeadLimit::Bytes })
