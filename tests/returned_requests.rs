@@ -7,6 +7,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use support::frames::{Asked, FrameTarget, Moment, OK_HTTP1, Script, goaway, ok_response, reset};
 use support::pki::Pki;
@@ -167,6 +168,31 @@ fn http_1_1_required_is_resent_over_http1_and_remembered() {
             assert_eq!(scene.target.connections(), 2);
             assert_eq!(scene.outgate.records(3)[2]["http"], "1.1");
         }
+    }
+}
+
+#[test]
+fn the_response_timeout_begins_anew_when_a_request_is_resent() {
+    // Sent three times, it takes longer than the response timeout of 5 s, and each time less than half of it.
+    for signs in [false, true] {
+        let sent = AtomicU32::new(0);
+        let scene = scene(
+            signs,
+            Arc::new(move |asked| {
+                if asked.moment != Moment::End {
+                    return Vec::new();
+                }
+                std::thread::sleep(Duration::from_secs(2));
+                match (asked.stream, sent.fetch_add(1, Ordering::SeqCst)) {
+                    (0, _) => OK_HTTP1.to_vec(),
+                    (stream, 0) => reset(stream, REFUSED_STREAM),
+                    (stream, _) => reset(stream, HTTP_1_1_REQUIRED),
+                }
+            }),
+        );
+        let answer = scene.post("{}");
+        assert_eq!(answer.status, 200, "signs: {signs}, {answer:?}");
+        assert_eq!(scene.target.asked().len(), 3);
     }
 }
 

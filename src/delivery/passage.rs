@@ -2,7 +2,6 @@
 //! By which connection does this webhook travel?
 
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant as Clock};
@@ -168,13 +167,14 @@ impl Passage<'_> {
         let interims = forward_interim(&mut request, interim);
         // The response timeout runs from the last byte of the request. An upload that streams has its own time first, while
         // its client is waited for; a target that takes no more of it has the response timeout to go on.
+        // A request that is sent again has all of it once more.
         let patience = || self.patience(self.route.timeouts.response);
-        let mut late = pin!(async {
+        let late = || async {
             match &progress {
                 Some(progress) => progress.overdue(patience).await,
                 None => tokio::time::sleep(patience()).await,
             }
-        });
+        };
         let mut returns = Returns::default();
         loop {
             progress.iter().for_each(|progress| progress.begin());
@@ -184,7 +184,7 @@ impl Passage<'_> {
                     return Err(Refusal::new(Code::ResponseMalformed, "the target sends interim answers without an end"));
                 }
                 sent = lease.send(request) => sent,
-                () = &mut late => {
+                () = late() => {
                     let stalled = progress.as_ref().is_some_and(|progress| !progress.has_ended());
                     let detail = match stalled {
                         true => "the target took no more of the request body within the response timeout",
