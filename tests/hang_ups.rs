@@ -185,6 +185,9 @@ fn requests(url: &str) -> Vec<String> {
         // Half of a body, and a second request behind a whole one.
         chunked,
         post(url, "", "{}") + &post(url, "", "{}"),
+        // More than is read ahead, by FIN: the kernel's buffer holds it. Then more than that one holds, by RST.
+        post(url, "", &"x".repeat(75_000)),
+        post(url, "", &"x".repeat(200_000)),
     ]
 }
 
@@ -224,10 +227,13 @@ fn hang_up_is_noticed_in_the_queue_of_max_deliveries() {
     let _first = place.first();
     let url = format!("http://target.example:{}/gone", place.held.port());
     for (records, request) in requests(&url).into_iter().enumerate() {
-        let mut client = place.outgate.connect();
-        client.send(request);
-        drop(client);
-        place.is_gone(records + 1, "max_deliveries");
+        let socket = TcpStream::connect(place.outgate.proxy).unwrap();
+        (&socket).write_all(request.as_bytes()).unwrap();
+        if records % 2 == 1 {
+            SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        drop(socket);
+        place.is_gone(records + 1, &format!("max_deliveries {records}"));
     }
     assert_eq!(place.arrived(), ["POST /first HTTP/1.1"]);
 }

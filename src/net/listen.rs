@@ -1,21 +1,20 @@
 //! Sockets to listen on: TCP, unix, and those that systemd passes.
 //! Where do clients come in?
 
+mod stream;
+
 use std::fs;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use listenfd::ListenFd;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use socket2::{Domain, SockAddr, Type};
+use tokio::net::{TcpListener, UnixListener};
 
+pub use self::stream::{Socket, Stream};
 use crate::config::{Bind, Listen};
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`, 4096 by default.
@@ -37,13 +36,6 @@ pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
-}
-
-/// A client's connection.
-#[derive(Debug)]
-pub enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 /// One listener, but of `systemd` as many as it passes, which can be taken once in the life of the process. Call it
@@ -68,9 +60,9 @@ impl Listener {
                     let _ = stream.set_nodelay(true);
                     // On a dual-stack socket an IPv4 client shows as an IPv4-mapped address.
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                    (Stream::Tcp(stream), Some(peer))
+                    (Stream::tcp(stream), Some(peer))
                 }),
-                Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), None)),
+                Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| (Stream::unix(stream), None)),
             };
             match accepted {
                 Err(error) if died_in_the_queue(&error) => {}
@@ -100,16 +92,6 @@ impl Listener {
     }
 }
 
-impl Stream {
-    /// Whether to drop it resets the connection instead of ending it.
-    pub fn resets_when_dropped(&self, resets: bool) {
-        if let Self::Tcp(stream) = self {
-            // It fails only on a connection that is gone already.
-            let _ = SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO));
-        }
-    }
-}
-
 /// accept(2) hands on what the network has already done to the new connection.
 fn died_in_the_queue(error: &io::Error) -> bool {
     matches!(
@@ -129,7 +111,7 @@ fn died_in_the_queue(error: &io::Error) -> bool {
 }
 
 fn tcp(address: SocketAddr) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -143,7 +125,7 @@ fn tcp(address: SocketAddr) -> io::Result<Listener> {
 fn unix(path: &Path, bind: &Bind) -> io::Result<Listener> {
     let group = group(bind)?;
     remove_stale(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::of(path)?;
     // Between bind and listen, so that nobody gets in under the umask's mode.
@@ -230,7 +212,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// Waits for nobody: who listens there may never accept.
 fn knock(path: &Path) -> io::Result<()> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)
 }
@@ -252,56 +234,10 @@ fn systemd(mut passed: ListenFd) -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpStream, UnixStream};
 
     use super::*;
 
@@ -339,7 +275,7 @@ mod tests {
             let mut client = TcpStream::connect(bound).await.unwrap();
             let (mut stream, peer) = listener.accept().await.unwrap();
             assert_eq!(peer, Some(client.local_addr().unwrap()));
-            let Stream::Tcp(tcp) = &stream else { panic!("{stream:?}") };
+            let Socket::Tcp(tcp) = stream.socket() else { panic!("{stream:?}") };
             assert!(tcp.nodelay().unwrap());
             client.write_all(b"ping").await.unwrap();
             let mut received = [0; 4];

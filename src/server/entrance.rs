@@ -80,7 +80,7 @@ pub(super) async fn enter(
     let in_force = live.in_force();
     let turned = |why| Turned { peer, why };
     // Who comes in over a unix socket is on this host: there is nobody to hide from.
-    let wants_tls = matches!(stream, listen::Stream::Tcp(_));
+    let wants_tls = matches!(stream.socket(), listen::Socket::Tcp(_));
     let introducing = introduced(&in_force, stream, peer);
     let (stream, address) = unless_evicted(&evictable, introducing).await.map_err(turned)?;
     count(live, &in_force, open, address)?;

@@ -18,28 +18,56 @@ use crate::net::listen;
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Whether to drop it resets the connection, so that nobody takes its end for the end of an answer.
     fn resets_when_dropped(&mut self, resets: bool);
+
+    /// Waits, beside all that is still unread, until no more will come. In place of `poll_read`: it takes its waker.
+    fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 impl Stream for listen::Stream {
     fn resets_when_dropped(&mut self, resets: bool) {
         listen::Stream::resets_when_dropped(self, resets);
     }
+
+    fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        listen::Stream::poll_read_closed(self, cx)
+    }
 }
 
 /// In place of a stream that was taken out.
 impl Stream for tokio::io::Empty {
     fn resets_when_dropped(&mut self, _: bool) {}
+
+    fn poll_read_closed(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+impl Stream for tokio::io::DuplexStream {
+    fn resets_when_dropped(&mut self, _: bool) {}
+
+    fn poll_read_closed(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 impl Stream for Box<dyn Stream> {
     fn resets_when_dropped(&mut self, resets: bool) {
         (**self).resets_when_dropped(resets);
     }
+
+    fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_read_closed(cx)
+    }
 }
 
 impl<S: Stream> Stream for TlsStream<S> {
     fn resets_when_dropped(&mut self, resets: bool) {
         self.get_mut().0.resets_when_dropped(resets);
+    }
+
+    fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_mut().0.poll_read_closed(cx)
     }
 }
 
@@ -105,6 +133,10 @@ impl<S: Stream> Stream for Replayed<S> {
     fn resets_when_dropped(&mut self, resets: bool) {
         self.stream.resets_when_dropped(resets);
     }
+
+    fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_read_closed(cx)
+    }
 }
 
 impl<S: Stream> AsyncRead for Replayed<S> {
@@ -157,6 +189,10 @@ pub(super) struct Metered<S> {
 impl<S: Stream> Stream for Metered<S> {
     fn resets_when_dropped(&mut self, resets: bool) {
         self.stream.resets_when_dropped(resets);
+    }
+
+    fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_read_closed(cx)
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use super::door::Door;
 use crate::live::Live;
 use crate::names::TenantName;
-use crate::net::listen::{Listener, Stream};
+use crate::net::listen::{Listener, Socket, Stream};
 use crate::net::peer::{self, Peer};
 use crate::policy::sign;
 use bounds::{Bounds, Foreign};
@@ -83,7 +83,7 @@ pub async fn accept(live: Arc<Live>, listener: Listener, door: Door) {
 
 async fn serve(live: &Arc<Live>, stream: Stream, door: &Door) {
     let peer = peer::of(&stream);
-    let (peer, is_tcp) = (peer.as_ref(), matches!(stream, Stream::Tcp(_)));
+    let (peer, is_tcp) = (peer.as_ref(), matches!(stream.socket(), Socket::Tcp(_)));
     let service = service_fn(|request| async move {
         let judged = if is_tcp { bounds::judge_host(&request, &live.in_force().plan.admin_hosts) } else { Ok(()) };
         Ok::<_, Infallible>(match judged {

@@ -21,7 +21,7 @@ use crate::delivery::InboundFault;
 use crate::server::malformed::Malformed;
 use crate::server::stream::{Replayed, Stream, poll_read};
 
-/// Bytes that are read ahead of the body's reader and of the next request. A hang-up behind more than that is not seen.
+/// Bytes that are read ahead of the body's reader and of the next request.
 const READ_AHEAD_MAX: usize = 64 * 1024;
 /// From the first byte of a head to its last: a slow client cannot hold a connection with less.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -169,7 +169,7 @@ impl Line {
 
     /// Resolves when the client hangs up while its answer is awaited: it closes, resets, or ends its own direction. A
     /// half-close counts as a hang-up, as in nginx and Envoy, since most clients that give up send nothing else. What the
-    /// client sends ahead, of the body and behind it, is kept for later, up to [`READ_AHEAD_MAX`].
+    /// client sends ahead, of the body and behind it, is kept for later: here up to [`READ_AHEAD_MAX`], and in the socket.
     pub(super) async fn hangs_up(&self) {
         poll_fn(|cx| self.state().poll_hang_up(cx)).await;
     }
@@ -274,7 +274,7 @@ impl State {
                 return Poll::Ready(());
             }
         }
-        Poll::Pending
+        self.stream.poll_read_closed(cx)
     }
 
     fn poll_body(&mut self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, InboundFault>>> {

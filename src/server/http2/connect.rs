@@ -90,6 +90,11 @@ impl Drop for Pipe {
 impl Stream for Pipe {
     /// It always does.
     fn resets_when_dropped(&mut self, _: bool) {}
+
+    /// An orderly end is seen by `poll_read` alone, behind what came before it.
+    fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.outgoing.poll_reset(cx).map(drop)
+    }
 }
 
 impl AsyncRead for Pipe {
