@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::names::ClientName;
 
-/// Deliveries that wait for a limit. Each holds a connection or a stream, and the head of its request; its body has not
-/// been read.
+/// Deliveries that wait for a limit. Each holds a connection or a stream, the head of its request, and what was read ahead
+/// to notice a hang-up: over HTTP/1 about 8 KiB of the body.
 pub(super) const WAITING_MAX: usize = 20_000;
 
 /// Counts the deliveries that wait. A client may have as many of them as there are free places left. So one client takes

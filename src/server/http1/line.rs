@@ -21,8 +21,10 @@ use crate::delivery::InboundFault;
 use crate::server::malformed::Malformed;
 use crate::server::stream::{Replayed, Stream, poll_read};
 
-/// Bytes that are read ahead of the body's reader and of the next request.
+/// Bytes that are read ahead of the body's reader, and of the next request.
 const READ_AHEAD_MAX: usize = 64 * 1024;
+/// The same before the body is asked for. Many deliveries may wait like that, and the kernel keeps the rest.
+const READ_AHEAD_MAX_WAITING: usize = 8 * 1024;
 /// From the first byte of a head to its last: a slow client cannot hold a connection with less.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -40,6 +42,8 @@ struct State {
     framing: Framing,
     /// How much of it is no whole head: it is not parsed again for every byte that comes.
     examined: usize,
+    /// Somebody has asked for the body.
+    is_asked_for: bool,
     /// `100 Continue` is due when the body is first asked for.
     owes_continue: bool,
     /// Interim answers that are still to be written, before anything else.
@@ -69,6 +73,7 @@ impl Line {
             buffer,
             framing: Framing::Ended,
             examined: 0,
+            is_asked_for: false,
             owes_continue: false,
             interim: Vec::new(),
             body_waker: None,
@@ -233,6 +238,7 @@ impl State {
         if let Some(head) = &head {
             self.turn += 1;
             self.framing = head.framing;
+            self.is_asked_for = false;
             self.owes_continue = head.expects_continue && !head.framing.has_ended();
         }
         Ok(head)
@@ -265,7 +271,7 @@ impl State {
         if let Poll::Ready(Err(_)) = self.poll_interim(cx) {
             return Poll::Ready(());
         }
-        while self.buffer.len() < READ_AHEAD_MAX {
+        while !self.is_full() {
             let read = ready!(self.poll_read(cx));
             if let Some(waker) = self.body_waker.take() {
                 waker.wake();
@@ -277,11 +283,16 @@ impl State {
         self.stream.poll_read_closed(cx)
     }
 
+    fn is_full(&self) -> bool {
+        self.buffer.len() >= if self.is_asked_for { READ_AHEAD_MAX } else { READ_AHEAD_MAX_WAITING }
+    }
+
     fn poll_body(&mut self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, InboundFault>>> {
         if turn != self.turn {
             return Poll::Ready(Some(Err(InboundFault::Gone)));
         }
-        let was_full = self.buffer.len() >= READ_AHEAD_MAX;
+        let was_full = self.is_full();
+        self.is_asked_for = true;
         let reader = self.lookout_waker.clone();
         let polled = self
             .poll_body_now(&mut reader.as_ref().map_or_else(|| Context::from_waker(cx.waker()), Context::from_waker));
@@ -343,5 +354,33 @@ impl Body for LineBody {
     fn size_hint(&self) -> SizeHint {
         let remaining = self.line.upgrade().and_then(|line| lock(&line).framing.remaining());
         remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn hang_up_costs_little_memory_while_nobody_asks_for_the_body() {
+        let (near, mut far) = tokio::io::duplex(1024 * 1024);
+        let head = b"POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n";
+        far.write_all(&[&head[..], &[7; 200_000]].concat()).await.unwrap();
+        let line = Line::new(Box::new(near), BytesMut::new());
+        assert!(line.head(HEAD_TIMEOUT, pending(), pending()).await.is_ok());
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut looks_out = || {
+            assert!(line.state().poll_hang_up(&mut cx).is_pending());
+            line.state().buffer.capacity()
+        };
+        let held = looks_out();
+        assert!(held <= 3 * READ_AHEAD_MAX_WAITING, "{held} bytes");
+        let asked = Box::pin(line.body()).as_mut().poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(asked, Poll::Ready(Some(Ok(_)))));
+        assert!(looks_out() >= READ_AHEAD_MAX, "a body that is read is read ahead");
     }
 }
