@@ -130,6 +130,20 @@ fn a_malformed_http2_response_is_not_retryable() {
     }
 }
 
+/// The HTTP/2 library ends the connection for such a field.
+#[test]
+fn a_malformed_field_of_an_http2_response_is_not_retryable() {
+    for field in [("X-Upper", "1"), ("x-control", "a\0b"), ("x y", "1")] {
+        let block = header_block(&[field]);
+        let answer = over_http2(move |stream| response(stream, &block), NO_FIELD);
+        assert_eq!((answer.status, answer.code()), (502, "response_malformed"), "{answer:?}");
+        assert_eq!(answer.json()["retryable"], false, "{field:?}");
+    }
+    // A frame that is malformed before any response says nothing of the request.
+    let answer = over_http2(|_| frame(4, 0, 0, b"12345"), NO_FIELD);
+    assert_eq!((answer.code(), &answer.json()["retryable"]), ("response_malformed", &true.into()), "{answer:?}");
+}
+
 #[test]
 fn a_refused_response_head_names_the_limit_that_it_exceeds() {
     let many: Vec<(String, String)> = (0..101).map(|index| (format!("x-{index}"), "v".into())).collect();

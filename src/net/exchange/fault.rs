@@ -45,8 +45,14 @@ pub fn breaks_the_protocol(error: &hyper::Error) -> bool {
 
 /// Returns whether the target has sent a response to the request, however malformed.
 pub fn shows_a_response(error: &hyper::Error) -> bool {
-    // A malformed response over HTTP/2 ends its stream; what ends the connection may concern another.
+    // Over HTTP/2 this ends the stream. What ends the connection may concern another: see `ends_the_connection`.
     error.is_parse() || h2_error(error).is_some_and(|error| error.is_library() && error.is_reset())
+}
+
+/// Returns whether the HTTP/2 library has ended the whole connection for what the target sent: it does so for a field that
+/// it cannot represent, too.
+pub(super) fn ends_the_connection(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| error.is_library() && !error.is_reset())
 }
 
 pub(super) fn fault(mut error: TrySendError<Request<Upload>>) -> SendFault {

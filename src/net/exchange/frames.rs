@@ -1,9 +1,10 @@
 //! The frames of an HTTP/2 target that concern the whole connection, read beside the HTTP/2 library, which does not tell
 //! what they say.
-//! How large a request head does the target accept, and why does it end the connection?
+//! How large a request head does the target accept, has it begun to respond, and why does it end the connection?
 
 /// Bytes of a frame header (RFC 9113 §4.1).
 const FRAME_HEADER: usize = 9;
+const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 /// Flag of a SETTINGS frame that only confirms ours.
@@ -15,11 +16,13 @@ const SETTING: usize = 6;
 /// Bytes of a frame's payload that are looked at: a hundred settings. Servers send about five.
 const PAYLOAD_MAX: usize = 100 * SETTING;
 
-/// What a frame says of the connection.
+/// What a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
     /// SETTINGS; with SETTINGS_MAX_HEADER_LIST_SIZE if it is among them.
     Settings { header_list_max: Option<u32> },
+    /// HEADERS has begun: a response head, an interim one, or trailers.
+    Headers,
     /// GOAWAY, with its error code (RFC 9113 §7).
     GoAway(u32),
 }
@@ -36,7 +39,8 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// Takes the next bytes of the connection and calls `notice` for each frame of interest that is complete.
+    /// Takes the next bytes of the connection and calls `notice` for each frame of interest that is complete, and for
+    /// HEADERS when it begins.
     pub(super) fn read(&mut self, mut bytes: &[u8], mut notice: impl FnMut(Notice)) {
         while !bytes.is_empty() {
             if self.header.len() < FRAME_HEADER {
@@ -45,6 +49,10 @@ impl Frames {
                 bytes = rest;
                 let [a, b, c, _, _, _, _, _, _] = self.header[..] else { return };
                 self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+                // The library may refuse the frame before it is complete.
+                if self.header[3] == HEADERS {
+                    notice(Notice::Headers);
+                }
             }
             let (payload, rest) = bytes.split_at(bytes.len().min(self.left));
             if matches!(self.header[3], SETTINGS | GOAWAY) {
@@ -84,9 +92,11 @@ impl Frames {
 mod tests {
     use super::*;
 
-    /// SETTINGS with two values, their acknowledgement, DATA that looks like GOAWAY, and GOAWAY(HTTP_1_1_REQUIRED).
+    /// SETTINGS with two values, their acknowledgement, HEADERS, DATA that looks like GOAWAY, and
+    /// GOAWAY(HTTP_1_1_REQUIRED).
     const FRAMES: &[u8] = b"\0\0\x0c\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\x06\0\0\x40\0\
         \0\0\0\x04\x01\0\0\0\0\
+        \0\0\x01\x01\x04\0\0\0\x01\x88\
         \0\0\x11\0\0\0\0\0\x01\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\x02\
         \0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d";
 
@@ -99,8 +109,8 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_goaway_are_read_however_the_frames_are_split() {
-        let expected = [Notice::Settings { header_list_max: Some(16 << 10) }, Notice::GoAway(13)];
+    fn settings_headers_and_goaway_are_read_however_the_frames_are_split() {
+        let expected = [Notice::Settings { header_list_max: Some(16 << 10) }, Notice::Headers, Notice::GoAway(13)];
         for split in 0..=FRAMES.len() {
             let (a, b) = FRAMES.split_at(split);
             assert_eq!(notices(&[a, b]), expected, "{split}");

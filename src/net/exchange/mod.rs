@@ -25,7 +25,7 @@ use crate::config::ResponseHeadMax;
 use crate::policy::egress::Hop;
 use farewell::{Attended, Farewell};
 pub use fault::{SendFault, Unprocessed, breaks_the_protocol, shows_a_response};
-use fault::{fault, unprocessed};
+use fault::{ends_the_connection, fault, unprocessed};
 use hold::Held;
 pub use request::head_size;
 use request::{Head, for_http1, for_http2};
@@ -44,6 +44,8 @@ pub struct Connection {
     held: Arc<Held>,
     /// Through this handle a request has gone, whose exchange has not ended.
     is_under_way: bool,
+    /// HTTP/2: the last exchange was lost with the connection after a HEADERS frame that may have been its response.
+    was_lost_to_a_response: bool,
 }
 
 enum Sender {
@@ -75,7 +77,17 @@ impl Connection {
             Some(streams) => open::open_http2(wire, &liveness, streams, head_max).await?,
             None => open::open_http1(wire, &liveness, head_max).await?,
         };
-        Ok(Self { sender, liveness, hop, proof, farewell, born: Instant::now(), held, is_under_way: false })
+        Ok(Self {
+            sender,
+            liveness,
+            hop,
+            proof,
+            farewell,
+            born: Instant::now(),
+            held,
+            is_under_way: false,
+            was_lost_to_a_response: false,
+        })
     }
 
     /// Another handle on a connection that carries several exchanges at once, if it has room for one more. Where it is
@@ -100,6 +112,7 @@ impl Connection {
             hop: self.hop,
             born: self.born,
             is_under_way: false,
+            was_lost_to_a_response: false,
         })
     }
 
@@ -169,10 +182,10 @@ impl Connection {
         sent
     }
 
-    /// Returns whether a byte of a response has arrived since the last request was sent. Over HTTP/2 only the fault of
-    /// the exchange tells: see [`shows_a_response`].
+    /// Returns whether a byte of a response has arrived since the last request was sent. Over HTTP/2 that is known only of
+    /// an exchange that was lost with the connection; otherwise its fault tells: see [`shows_a_response`].
     pub fn response_has_begun(&self) -> bool {
-        self.response_bytes() > 0
+        self.was_lost_to_a_response || self.response_bytes() > 0
     }
 
     /// Returns the bytes that have arrived over HTTP/1.1 since the last request was sent, until the head of its response
@@ -218,7 +231,11 @@ impl Connection {
             Sender::Http2 { sender, streams, slot } => {
                 let (head, body) = (Head::of(&request), request.body_mut().keep());
                 request.body_mut().goes_on(slot.as_ref().map(Slot::part));
+                let heads = self.farewell.heads();
                 let sent = sender.try_send_request(for_http2(request)).await;
+                if sent.is_ok() {
+                    self.farewell.take_head();
+                }
                 if sent.is_ok() && !streams.is_heard() {
                     // It came before the answer (RFC 9113 §3.4): who is next will not find that nobody knows.
                     streams.look();
@@ -230,6 +247,8 @@ impl Connection {
                         unsent @ SendFault::Unprocessed { .. } => return unsent,
                     };
                     let Some(why) = unprocessed(&error) else {
+                        self.was_lost_to_a_response =
+                            ends_the_connection(&error) && self.farewell.may_have_responded(heads);
                         return SendFault::Lost(error);
                     };
                     SendFault::Unprocessed { why, request: body.again().map(|body| head.with(body)) }
