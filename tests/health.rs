@@ -367,6 +367,34 @@ fn circuit_counts_a_target_that_stops_reading_an_upload() {
     assert_eq!(codes(&scene, &url, 1), [OPEN]);
 }
 
+/// No stall is as long as the response timeout. All of them together are most of the total timeout.
+#[test]
+fn circuit_counts_an_upload_that_stalls_late_in_the_total_timeout() {
+    const BODY: usize = 32 << 20;
+    let scene = scene_with(moody().0, "");
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"6s\"\n";
+    let text = config(&scene.good, &scene.plain, more).replace("body_max = \"1 MiB\"", "body_max = \"64 MiB\"");
+    let text = text.replace("response = \"5s\"", "response = \"1m\"").replace("body = \"5s\"", "body = \"1m\"");
+    let port = target.local_addr().unwrap().port();
+    scene.outgate.reconfigure(&text.replace("ports = [", &format!("ports = [{port}, ")));
+    let url = format!("http://plain.example:{port}/in");
+    let reading = std::thread::spawn(move || {
+        let (mut stream, _) = target.accept().unwrap();
+        std::thread::sleep(Duration::from_millis(3600)); // more than half of the total timeout
+        stream.read_exact(&mut vec![0; 8 << 20]).unwrap();
+        (target, stream)
+    });
+    let mut client = scene.outgate.connect();
+    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: {BODY}\r\n\r\n"));
+    let piece = vec![b'x'; 64 << 10];
+    let _ = (0..BODY / piece.len()).take_while(|_| client.try_send(&piece)).count();
+    let records = scene.outgate.records(1);
+    let _target = reading.join().unwrap();
+    assert_eq!(records[0]["code"], "response_timeout", "{records:?}");
+    assert_eq!(codes(&scene, &url, 1), [OPEN]);
+}
+
 /// The body timeout is the client's. It does not run while the target takes its time to read.
 #[test]
 fn body_timeout_does_not_run_while_the_target_is_slow_to_read() {

@@ -103,9 +103,25 @@ pub(super) fn stream(body: Inbound, most: u64, within: Duration) -> (Upload, Arc
 pub(super) struct Progress {
     bytes: AtomicU64,
     fault: OnceLock<InboundFault>,
-    stage: Mutex<Stage>,
+    waits: Mutex<Waits>,
     /// The target is waited for again.
     changed: Notify,
+}
+
+/// The waits of an upload.
+struct Waits {
+    stage: Stage,
+    /// How long the upload has waited for the target, before this stage.
+    target: Duration,
+}
+
+impl Waits {
+    fn enter(&mut self, stage: Stage) {
+        if let Stage::Target(since) = self.stage {
+            self.target += since.elapsed();
+        }
+        self.stage = stage;
+    }
 }
 
 /// Which side an upload waits for.
@@ -120,8 +136,8 @@ enum Stage {
 
 impl Default for Progress {
     fn default() -> Self {
-        let stage = Mutex::new(Stage::Target(Instant::now()));
-        Self { bytes: AtomicU64::default(), fault: OnceLock::new(), stage, changed: Notify::new() }
+        let waits = Mutex::new(Waits { stage: Stage::Target(Instant::now()), target: Duration::ZERO });
+        Self { bytes: AtomicU64::default(), fault: OnceLock::new(), waits, changed: Notify::new() }
     }
 }
 
@@ -137,57 +153,60 @@ impl Progress {
 
     /// The request goes out now: what the target is waited for begins anew.
     pub(super) fn begin(&self) {
-        let mut stage = self.stage();
-        if let Stage::Target(since) | Stage::Ended(since) = &mut *stage {
+        if let Stage::Target(since) | Stage::Ended(since) = &mut self.waits().stage {
             *since = Instant::now();
         }
     }
 
     /// Resolves, for one caller, when the target has been waited for as long as `patience` says at the beginning of the
-    /// wait: since it took the last byte, or since it took some of the upload and no more.
-    pub(super) async fn overdue(&self, patience: impl Fn() -> Duration) {
+    /// wait: since it took the last byte, or since it took some of the upload and no more. `patience` gets the sum of the
+    /// upload's earlier waits for the target.
+    pub(super) async fn overdue(&self, patience: impl Fn(Duration) -> Duration) {
         let mut wait: Option<(Instant, Instant)> = None;
         loop {
-            let stage = *self.stage();
+            let (stage, waited) = {
+                let waits = self.waits();
+                (waits.stage, waits.target)
+            };
             match stage {
                 Stage::Client => self.changed.notified().await,
                 Stage::Target(since) | Stage::Ended(since) => match wait {
                     Some((begun, due)) if begun == since && due <= Instant::now() => return,
                     Some((begun, due)) if begun == since => tokio::time::sleep_until(due).await,
-                    _ => wait = Some((since, since + patience())),
+                    _ => wait = Some((since, since + patience(waited))),
                 },
             }
         }
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        matches!(*self.stage(), Stage::Ended(_))
+        matches!(self.waits().stage, Stage::Ended(_))
     }
 
     fn end(&self) {
-        let mut stage = self.stage();
-        if !matches!(*stage, Stage::Ended(_)) {
-            *stage = Stage::Ended(Instant::now());
+        let mut waits = self.waits();
+        if !matches!(waits.stage, Stage::Ended(_)) {
+            waits.enter(Stage::Ended(Instant::now()));
             self.changed.notify_one();
         }
     }
 
     /// The connection asks for more.
     fn asked(&self) {
-        let mut stage = self.stage();
-        if matches!(*stage, Stage::Target(_)) {
-            *stage = Stage::Client;
+        let mut waits = self.waits();
+        if matches!(waits.stage, Stage::Target(_)) {
+            waits.enter(Stage::Client);
         }
     }
 
     fn took(&self, length: u64) {
         self.bytes.fetch_add(length, Ordering::Relaxed);
-        *self.stage() = Stage::Target(Instant::now());
+        self.waits().enter(Stage::Target(Instant::now()));
         self.changed.notify_one();
     }
 
-    fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -87,12 +87,13 @@ impl Passage<'_> {
 
     async fn handshake(&self, socket: Socket, offer: Offer) -> Result<(Wire, Proof), TlsFault> {
         let terms = self.in_force.tls_terms(&self.route.trust);
-        let deadline = Instant::now() + self.patience(self.route.timeouts.tls);
+        let deadline = Instant::now() + self.patience(self.route.timeouts.tls, Duration::ZERO);
         tls::handshake(socket, &terms, self.tenant, &self.target.host, offer, deadline).await
     }
 
     pub(super) async fn dial_one_of(&self, hops: &[Hop]) -> Result<Dialled, DialFault> {
-        dial(self.live, &self.target.host, self.tenant, hops, self.patience(self.route.timeouts.connect)).await
+        let timeout = self.patience(self.route.timeouts.connect, Duration::ZERO);
+        dial(self.live, &self.target.host, self.tenant, hops, timeout).await
     }
 
     /// A new connection, which other deliveries may use, too.
@@ -168,11 +169,11 @@ impl Passage<'_> {
         // The response timeout runs from the last byte of the request. An upload that streams has its own time first, while
         // its client is waited for; a target that takes no more of it has the response timeout to go on.
         // A request that is sent again has all of it once more.
-        let patience = || self.patience(self.route.timeouts.response);
+        let patience = |waited| self.patience(self.route.timeouts.response, waited);
         let late = || async {
             match &progress {
                 Some(progress) => progress.overdue(patience).await,
-                None => tokio::time::sleep(patience()).await,
+                None => tokio::time::sleep(patience(Duration::ZERO)).await,
             }
         };
         let mut returns = Returns::default();
@@ -244,11 +245,12 @@ impl Passage<'_> {
     }
 
     /// How long the target may keep us waiting, from now. Where the total timeout ends before this one, and most of it was
-    /// the target's own, that says as much of the target; else it says nothing, and ends the delivery by itself.
-    fn patience(&self, timeout: Duration) -> Duration {
+    /// the target's own, that says as much of the target; else it says nothing, and ends the delivery by itself. `waited`:
+    /// for the target already, by this upload.
+    fn patience(&self, timeout: Duration, waited: Duration) -> Duration {
         let total = self.route.timeouts.total;
         let left = total.saturating_sub(self.started.elapsed());
-        if left >= total / 2 { timeout.min(left) } else { timeout }
+        if waited + left >= total / 2 { timeout.min(left) } else { timeout }
     }
 }
 
