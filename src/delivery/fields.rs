@@ -55,12 +55,6 @@ pub(super) fn strip(fields: &mut HeaderMap) {
     }
 }
 
-/// Returns the size of a field section in bytes, as RFC 9113 §6.5.2 counts it.
-pub(super) fn list_size(fields: &HeaderMap) -> usize {
-    const OVERHEAD: usize = 32;
-    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD).sum()
-}
-
 fn is_ours(name: &HeaderName) -> bool {
     name.as_str().starts_with("outgate-")
 }

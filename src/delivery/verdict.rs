@@ -14,6 +14,7 @@ use crate::live::gate::Busy;
 use crate::live::limits::{Kind, Limited};
 use crate::live::replay::NotFresh;
 use crate::names::{Host, TenantName};
+use crate::net::exchange;
 use crate::net::resolve::ResolveFault;
 use crate::net::tls::TlsFault;
 use crate::policy::admit;
@@ -112,7 +113,7 @@ fn acceptable(answer: &Response<impl Body>, limit: u64, head: ResponseHeadMax) -
         if answer.headers().len() > head.count {
             return Err(head_too_large(head, HeadLimit::Count));
         }
-        if fields::list_size(answer.headers()) > head.bytes {
+        if exchange::list_size(answer.headers()) > head.bytes {
             return Err(head_too_large(head, HeadLimit::Bytes));
         }
     }

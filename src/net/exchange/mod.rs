@@ -27,8 +27,8 @@ use farewell::{Attended, Farewell};
 pub use fault::{SendFault, Unprocessed, breaks_the_protocol, shows_a_response};
 use fault::{ends_the_connection, fault, unprocessed};
 use hold::Held;
-pub use request::head_size;
 use request::{Head, for_http1, for_http2};
+pub use request::{head_size, list_size};
 use streams::{Slot, Streams};
 pub use upload::Upload;
 

@@ -2,21 +2,25 @@
 //! Where do host and path stand, and how large is the head?
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Uri, header};
 
 use super::Upload;
 
 /// What RFC 9113 §6.5.2 adds to the name and the value of each field.
 const FIELD_OVERHEAD: usize = 32;
 
+/// Returns the size of a field section in bytes (RFC 9113 §6.5.2).
+pub fn list_size(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum()
+}
+
 /// Returns the size of the head in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts it (RFC 9113 §6.5.2).
 pub fn head_size(request: &Request<Upload>) -> usize {
-    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
     let path = request.uri().path_and_query().map_or(1, |path| path.as_str().len());
     let method = request.method().as_str().len();
     // Host stands among the fields here, and is `:authority` there.
     let pseudo = [":method".len() + method, ":scheme".len() + "https".len(), ":path".len() + path];
-    fields.sum::<usize>() + pseudo.iter().map(|length| length + FIELD_OVERHEAD).sum::<usize>()
+    list_size(request.headers()) + pseudo.iter().map(|length| length + FIELD_OVERHEAD).sum::<usize>()
 }
 
 /// RFC 9112 §3.2.1: the path alone, and the host in a field.

@@ -73,7 +73,7 @@ pub fn server_config(tls: &Tls) -> Arc<ServerConfig> {
     };
     let protocol = |alpn: &Alpn| match alpn {
         Alpn::Http2 => super::HTTP_2.to_vec(),
-        Alpn::Http1 => b"http/1.1".to_vec(),
+        Alpn::Http1 => super::HTTP_1_1.to_vec(),
     };
     config.alpn_protocols = tls.alpn.iter().map(protocol).collect();
     Arc::new(config)

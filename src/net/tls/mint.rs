@@ -111,7 +111,7 @@ impl Mint {
         // A store of sessions for each host would weigh more than all the rest.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        config.alpn_protocols = vec![super::HTTP_2.to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![super::HTTP_2.to_vec(), super::HTTP_1_1.to_vec()];
         Ok(Leaf { config: Arc::new(config), renewed: now + until.duration_since(now) / 2 })
     }
 }
