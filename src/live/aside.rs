@@ -46,7 +46,9 @@ impl Aside {
 
 fn work(jobs: Receiver<Job>) {
     if let Err(fault) = give_way() {
-        warn!("reloads are not kept back behind traffic: {fault}");
+        let thread = thread::current();
+        let name = thread.name().unwrap_or_default();
+        warn!("cannot lower the priority of the {name} thread; its work may slow the traffic down: {fault}");
     }
     for job in jobs {
         // One that panics is not the last.

@@ -19,7 +19,7 @@ const CIRCUITS_MAX: usize = 65_536;
 /// Locks that the targets are spread over.
 const SHARDS: usize = 16;
 
-/// Changes that nobody has asked about yet; more are counted by the gauge alone.
+/// Changes that are not logged yet. More are not logged: the metrics alone count them.
 const CHANGES_MAX: usize = 100;
 
 /// What a delivery contacts, for which client, and under which terms.

@@ -91,7 +91,7 @@ struct ReloadLabels {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ReasonLabels {
-    /// The key of `[server]` that bounds them.
+    /// The key of `[server]` that bounds them, or `unidentified`: the oldest that had proven no client was evicted.
     reason: &'static str,
 }
 
@@ -259,7 +259,7 @@ impl Meters {
         registry.register("client_connections", "Open connections from clients", meters.client_connections.clone());
         registry.register(
             "client_connections_closed",
-            "Connections closed since there were too many: of one address, or all together, the idle ones then",
+            "Connections closed since there were too many, by the bound of [server] that was reached; unidentified: the oldest that had proven no client",
             meters.connections_closed.clone(),
         );
         registry.register("tunnels", "Open CONNECT tunnels", meters.tunnels.clone());
@@ -282,10 +282,10 @@ impl Meters {
         registry.register("dns_outage", "1 while no name server responds", meters.dns_outage.clone());
         registry.register(
             "circuits_open",
-            "Targets that are left alone because they keep failing",
+            "Open circuits: a target may have several, for different timeouts, trust, clients and tenants",
             meters.circuits_open.clone(),
         );
-        registry.register("circuits_opened", "How often a target was to be left alone", meters.circuits_opened.clone());
+        registry.register("circuits_opened", "How often a circuit opened", meters.circuits_opened.clone());
         registry.register("records_lost", "Delivery records that could not be written", meters.records_lost.clone());
         registry.register("log_lines_lost", "Log lines that stderr did not take", meters.log_lines_lost.clone());
         Self { registry, ..meters }

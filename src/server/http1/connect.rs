@@ -27,7 +27,7 @@ pub(super) async fn serve(live: &Arc<Live>, line: &Line, head: Head, caller: &Ar
         connected
     };
     match connected {
-        // Whatever follows was meant for the tunnel, not for us (RFC 9110 §9.3.6): the connection ends unread.
+        // What follows was meant for the tunnel (RFC 9110 §9.3.6): none of it is served as a request.
         Connected::Refused(response) => match write(line, response, version, idle, false).await {
             true => Next::Close,
             false => Next::Abandon,
