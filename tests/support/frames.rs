@@ -96,6 +96,9 @@ impl FrameTarget {
                     (Arc::clone(&tls), Arc::clone(&script), Arc::clone(&asked), hello.clone());
                 std::thread::spawn(move || {
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    // Else the kernel may hold a GOAWAY back until earlier bytes are acknowledged, and discard it when
+                    // the connection closes with unread data.
+                    stream.set_nodelay(true).unwrap();
                     let session = rustls::ServerConnection::new(tls).unwrap();
                     let mut wire = rustls::StreamOwned::new(session, stream);
                     while wire.conn.is_handshaking() {
