@@ -1,4 +1,4 @@
-//! `println!` and its kin for commands: std's panic when nobody reads the pipe, these do not.
+//! `println!` and its kin for commands: those of std panic when the reader has closed the pipe, these do not.
 //! What becomes of a command's answer when its reader has gone?
 //!
 //! The macros have std's names and hide std's within `cli`: no command can end by its own output. A command whose pipe is
@@ -36,7 +36,7 @@ pub(super) fn to_stdout(words: fmt::Arguments<'_>) {
     note(io::stdout().lock().write_fmt(words));
 }
 
-/// Nobody can be told that stderr takes nothing.
+/// Ignores a failed write: there is no other stream to report it on.
 pub(super) fn to_stderr(words: fmt::Arguments<'_>) {
     let _ = io::stderr().lock().write_fmt(words);
 }

@@ -30,7 +30,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> ExitCode {
-        // From here on stderr is the log's alone: a pipe that nobody reads must not hold up the start either.
+        // From here on stderr is the log's alone: a full pipe must not delay the start either.
         if let Err(fault) = log::start() {
             eprintln!("outgate: cannot start the thread that writes the log: {fault}");
             return ExitCode::from(sysexits::OS_ERROR);

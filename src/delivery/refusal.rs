@@ -206,7 +206,7 @@ impl Refusal {
         self.case.blame = Some(blame);
         self
     }
-    /// Somebody must change something before the webhook can arrive.
+    /// The operator or the target must change something before the webhook can arrive.
     #[must_use]
     pub fn not_retryable(mut self) -> Self {
         self.case.is_final = true;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::{Live, log, sources};
 
 impl Live {
-    /// Brings the gauges up to date, for whoever reads them next.
+    /// Sets the gauges to their current values before a scrape.
     pub fn observe(&self) {
         let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
         self.meters.prune(&in_force.plan);

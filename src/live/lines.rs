@@ -1,7 +1,7 @@
 //! A bounded queue of text lines, written by a thread of its own to a file or a standard stream.
 //! How does text leave the process without making its author wait?
 //!
-//! The queue is lossy: where the disk hangs or nobody reads the pipe, lines beyond the bound are dropped and counted.
+//! The queue is lossy: where the disk hangs or the pipe is full, lines beyond the bound are dropped and counted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
