@@ -188,7 +188,13 @@ impl Proxy {
         for trust in in_force.plan.trusts.values().filter(|trust| trust.verify == Verify::None) {
             warn!("trust {} verifies nothing: webhooks on its routes go to whoever answers", trust.name);
         }
-        info!("ready");
+        let blocked = self.live.readiness().blocked;
+        if blocked.is_empty() {
+            info!("ready");
+        } else {
+            warn!("not ready: {}; outgate refuses every webhook until that changes", blocked.join(", "));
+        }
+        // To systemd the service has started: it listens, and refuses by itself what it cannot send.
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 }

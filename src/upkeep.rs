@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_secs(5);
 pub async fn upkeep(live: Arc<Live>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut usable, mut is_outage) = (None, false);
+    let (mut usable, mut is_outage, mut was_ready) = (None, false, None);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -38,6 +38,7 @@ pub async fn upkeep(live: Arc<Live>) {
         tell_of_targets(&live);
         tell_of_pools(&live, &in_force, &mut usable);
         log_dns_outage(&in_force, &mut is_outage);
+        log_readiness(&live, &mut was_ready);
     }
 }
 
@@ -123,4 +124,14 @@ fn tell_of_pools(live: &Live, in_force: &InForce, before: &mut Option<Vec<(PoolN
         }
     }
     *before = Some(counts);
+}
+
+/// Logs when outgate becomes ready, and when it no longer is. How it started is in the log already.
+fn log_readiness(live: &Live, was_ready: &mut Option<bool>) {
+    let blocked = live.readiness().blocked;
+    match (was_ready.replace(blocked.is_empty()), blocked.is_empty()) {
+        (Some(false), true) => info!("ready"),
+        (Some(true), false) if !live.is_draining() => warn!("not ready: {}", blocked.join(", ")),
+        _ => {}
+    }
 }

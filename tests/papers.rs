@@ -56,19 +56,3 @@ fn the_readme_has_every_metric_and_no_other() {
     });
     assert_eq!(told, names.into_iter().flatten().collect());
 }
-
-#[test]
-fn the_readmes_ten_lines_are_a_valid_configuration() {
-    let readme = include_str!("../README.md");
-    let toml = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the ten lines");
-    let folder = std::env::temp_dir().join(format!("outgate-papers-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("readme.toml"), toml).unwrap();
-    let check = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
-        .args(["check", "--config"])
-        .arg(folder.join("readme.toml"))
-        .output()
-        .unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
-    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
-}

@@ -8,6 +8,7 @@ pub mod frames;
 pub mod name_server;
 pub mod origins;
 pub mod pki;
+pub mod process;
 pub mod receiver;
 pub mod scene;
 pub mod signature;
@@ -129,9 +130,13 @@ impl Outgate {
     }
 
     fn run_as(mut command: Command, folder: Folder) -> Self {
+        command.args(["run", "--config"]).arg(folder.path("config.toml"));
+        Self::start(command, folder)
+    }
+
+    /// Runs this command, which is to run a proxy.
+    pub fn start(mut command: Command, folder: Folder) -> Self {
         let mut child = command
-            .args(["run", "--config"])
-            .arg(folder.path("config.toml"))
             .env("STATE_DIRECTORY", folder.path("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -141,7 +146,8 @@ impl Outgate {
         let (log, records) = (Lines::default(), Lines::default());
         log.collect(child.stderr.take().unwrap());
         records.collect(child.stdout.take().unwrap());
-        log.until("ready", |lines| lines.iter().any(|line| line.ends_with(" ready")).then_some(()));
+        let has_started = |line: &String| line.ends_with(" ready") || line.contains(" not ready: ");
+        log.until("ready", |lines| lines.iter().any(has_started).then_some(()));
         let address = |what: &str| {
             let lines = log.all();
             let found =

@@ -1,10 +1,15 @@
 //! `outgate demo`: the newcomer's first minute.
 //! What does the whole product look like at work?
 
+mod receiver;
 mod receivers;
 mod scenes;
 mod sender;
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,20 +24,27 @@ use sender::Sender;
 #[command(after_help = "Examples:
   outgate demo             # a report, then the proxy stays up for curl until Ctrl-C
   outgate demo --once      # the report alone; exit code 0 only if everything went as it should
+  outgate demo --receiver first    # only a customer's server, for a proxy that you configure and run yourself
 
 Everything happens on loopback with certificates and keys that are thrown away: nothing leaves this host.")]
 pub(super) struct Demo {
     /// Exit after the report
     #[arg(long)]
     once: bool,
+    /// Run only a receiver that verifies webhooks, until Ctrl-C; its certificate authority and signing key are put into
+    /// this new folder
+    #[arg(long, value_name = "FOLDER", conflicts_with = "once")]
+    receiver: Option<PathBuf>,
+    /// Where the receiver listens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443", requires = "receiver")]
+    listen: SocketAddr,
 }
 
 /// Removed when the demo ends.
 struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("outgate-demo-{}", std::process::id()));
+    fn new(path: PathBuf) -> std::io::Result<Self> {
         std::fs::create_dir(&path)?;
         Ok(Self(path))
     }
@@ -63,7 +75,13 @@ impl Demo {
             Err(fault) => return failed(&fault.to_string()),
         };
         runtime.block_on(async {
-            let folder = match Folder::new() {
+            if let Some(path) = self.receiver {
+                return receiver::run(path, self.listen)
+                    .await
+                    .map_or_else(|fault| failed(&fault), |()| ExitCode::SUCCESS);
+            }
+            let path = std::env::temp_dir().join(format!("outgate-demo-{}", std::process::id()));
+            let folder = match Folder::new(path) {
                 Ok(folder) => folder,
                 Err(fault) => return failed(&fault.to_string()),
             };
@@ -129,8 +147,11 @@ fn invite(stage: &Stage) {
     );
 }
 
+/// Writes a new file that this user alone can read: one of them is a key.
 fn write(path: &Path, text: &str) -> Result<(), String> {
-    std::fs::write(path, text).map_err(|fault| format!("cannot write {}: {fault}", path.display()))
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|fault| format!("cannot write {}: {fault}", path.display()))
 }
 
 fn failed(why: &str) -> ExitCode {

@@ -2,7 +2,7 @@
 //! What does a receiver see, and how does it know that it was us?
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,11 +24,19 @@ pub(super) struct Receivers {
 
 #[derive(Clone)]
 pub(super) struct Seen {
+    /// The method and the request target.
+    pub(super) request: String,
     pub(super) from: IpAddr,
     pub(super) verified: bool,
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Is told of each webhook before it is answered.
+pub(super) type Observer = Arc<dyn Fn(&Seen) + Send + Sync>;
+
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Any free port.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A request of the demo is far smaller.
 const BODY_MAX: usize = 64 * 1024;
@@ -36,13 +44,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Receivers {
     pub(super) fn start(secret: &str) -> Result<Self, Failure> {
-        let mut ca = CertificateParams::default();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca.distinguished_name.push(rcgen::DnType::CommonName, "outgate demo, thrown away");
-        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?;
-        let seen = Arc::default();
-        let key = signing_key(secret)?;
-        let start = |identity| receive(identity, key.clone(), Arc::clone(&seen));
+        let ca = authority()?;
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let list = Arc::clone(&seen);
+        let observer: Observer =
+            Arc::new(move |one| list.lock().unwrap_or_else(PoisonError::into_inner).push(one.clone()));
+        let start = |identity| receive(LOOPBACK, identity, secret, Arc::clone(&observer));
         Ok(Self {
             good: start(leaf("good.example", &ca, false)?)?,
             self_signed: start(self_signed("self-signed.example")?)?,
@@ -63,7 +70,14 @@ impl Receivers {
 
 type Identity = (rustls_pki_types::CertificateDer<'static>, KeyPair);
 
-fn leaf(name: &str, ca: &CertifiedIssuer<'_, KeyPair>, expired: bool) -> Result<Identity, Failure> {
+pub(super) fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, Failure> {
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "outgate demo, thrown away");
+    Ok(CertifiedIssuer::self_signed(ca, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?)
+}
+
+pub(super) fn leaf(name: &str, ca: &CertifiedIssuer<'_, KeyPair>, expired: bool) -> Result<Identity, Failure> {
     let mut params = CertificateParams::new(vec![name.to_owned()])?;
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     if expired {
@@ -84,11 +98,14 @@ fn signing_key(secret: &str) -> Result<hmac::Key, Failure> {
     Ok(hmac::Key::new(hmac::HMAC_SHA256, &STANDARD.decode(text)?))
 }
 
-fn receive(
+/// Starts a receiver. It runs until the process ends.
+pub(super) fn receive(
+    listen: SocketAddr,
     (certificate, key): Identity,
-    secret: hmac::Key,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    secret: &str,
+    observer: Observer,
 ) -> Result<SocketAddr, Failure> {
+    let secret = signing_key(secret)?;
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
@@ -96,24 +113,19 @@ fn receive(
         .with_no_client_auth()
         .with_single_cert(vec![certificate], private)?;
     let config = Arc::new(config);
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let listener = TcpListener::bind(listen)?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            let (config, secret, seen) = (Arc::clone(&config), secret.clone(), Arc::clone(&seen));
+            let (config, secret, observer) = (Arc::clone(&config), secret.clone(), Arc::clone(&observer));
             // One that breaks off, as the proxy does where the certificate is bad, is none of the others' business.
-            std::thread::spawn(move || drop(serve(stream, config, &secret, &seen)));
+            std::thread::spawn(move || drop(serve(stream, config, &secret, &observer)));
         }
     });
     Ok(address)
 }
 
-fn serve(
-    stream: TcpStream,
-    config: Arc<ServerConfig>,
-    secret: &hmac::Key,
-    seen: &Mutex<Vec<Seen>>,
-) -> Result<(), Failure> {
+fn serve(stream: TcpStream, config: Arc<ServerConfig>, secret: &hmac::Key, observer: &Observer) -> Result<(), Failure> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let from = stream.peer_addr()?.ip();
     let mut wire = BufReader::new(StreamOwned::new(ServerConnection::new(config)?, stream));
@@ -133,12 +145,13 @@ fn serve(
             let mut fields = head.iter().filter_map(|line| line.split_once(": "));
             fields.find(|(other, _)| other.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
         };
-        let length = field("content-length").parse::<usize>()?.min(BODY_MAX);
+        let length = field("content-length").parse::<usize>().unwrap_or(0).min(BODY_MAX);
         let mut body = vec![0; length];
         wire.read_exact(&mut body)?;
         let verified =
             verify(secret, field("webhook-id"), field("webhook-timestamp"), field("webhook-signature"), &body);
-        seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { from, verified });
+        let request = head.first().and_then(|line| line.strip_suffix(" HTTP/1.1")).unwrap_or_default().to_owned();
+        observer(&Seen { request, from, verified });
         let word = if verified { "signature verified" } else { "signature NOT verified" };
         let answer = format!("from {from}: {word}\n");
         write!(wire.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len())?;
