@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use support::pki::Pki;
 use support::receiver::{Receiver, answering_once, ok};
-use support::scene::{config, folder, scene, scene_with};
+use support::scene::{bad_receiver, config, folder, scene, scene_with};
 use support::{Outgate, PATIENCE, post};
 
 #[test]
@@ -174,4 +174,41 @@ fn options_about_us_needs_a_client_too() {
     let mut client = scene.outgate.connect();
     client.send(format!("OPTIONS {} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n", scene.plain_url()));
     assert_eq!(client.answer().code(), "client_unauthenticated");
+}
+
+/// A client that shows nothing of a refused CONNECT but the status line still shows the refusal.
+#[test]
+fn reason_phrase_carries_the_code_and_details_of_every_refusal() {
+    let scene = scene();
+    let port = scene.plain.port();
+    let bad = bad_receiver(&["hook.example"]);
+    let text = config(&scene.good, &scene.plain, "").replace("ports = [", &format!("ports = [{}, ", bad.port()));
+    scene.outgate.reconfigure(&text);
+    let untrusted = format!("hook.example:{}", bad.port());
+    let ask = |text: String, method: &str| {
+        let mut client = scene.outgate.connect();
+        client.send(text);
+        client.answer_to(method)
+    };
+    let connect = |authority: &str| ask(support::tunnel::connect(authority, ""), "CONNECT");
+    let to = |url: &str| ask(post(url, "", "x"), "POST");
+    let oversized = format!("x{}", "y".repeat(20_000));
+    for (answer, status, expected) in [
+        (to(&format!("https://{untrusted}/")), 502, "Bad Gateway (certificate_untrusted: self_signed)"),
+        (connect("nowhere.example:443"), 403, "Forbidden (no_route)"),
+        (connect("hook.example:443"), 403, "Forbidden (tunnel_forbidden)"),
+        (to("https://nowhere.example/<script>"), 400, "Bad Request (request_malformed)"),
+        (to(&format!("http://hook.example:{port}/")), 403, "Forbidden (plaintext_forbidden)"),
+        (to("https://plain.example:22/"), 403, "Forbidden (target_port_forbidden)"),
+        (ask("BAD\r\n\r\n".to_owned(), "POST"), 400, "Bad Request (request_malformed)"),
+        (ask(format!("GET http://{oversized}/ HTTP/1.1\r\n\r\n"), "GET"), 414, "URI Too Long (request_malformed)"),
+    ] {
+        assert_eq!((answer.status, answer.reason.as_str()), (status, expected), "{answer:?}");
+    }
+    // An answer of a target has the phrase of its status, whatever the target wrote.
+    assert_eq!(to(&scene.plain_url()).reason, "OK");
+    let tunnels = text.replace("plaintext = \"allow\"", "plaintext = \"refuse\"");
+    scene.outgate.reconfigure(&tunnels);
+    let refused = connect(&format!("plain.example:{}", bad.port()));
+    assert_eq!(refused.reason, "Bad Gateway (certificate_untrusted: self_signed)", "{refused:?}");
 }

@@ -1,6 +1,8 @@
 //! Every way a delivery can be refused: the one table behind the answers, the records, the metrics and the documents.
 //! What does the client learn when its webhook is not delivered?
 
+mod reason;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +11,7 @@ use serde::Serialize;
 
 use crate::names::Target;
 use crate::policy::admit;
+pub use reason::Reason;
 
 /// Whose fault a refusal is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Hash)]
@@ -292,6 +295,7 @@ impl Refusal {
         let body = Bytes::from(serde_json::to_vec(&problem).expect("strings and numbers always serialise"));
         let mut response = Response::new(body);
         *response.status_mut() = status;
+        response.extensions_mut().insert(self.reason());
         let fields = response.headers_mut();
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         fields.insert("outgate-error", HeaderValue::from_static(row.name));

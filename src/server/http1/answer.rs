@@ -1,6 +1,7 @@
 //! Writing an answer in HTTP/1.1.
 //! How does the client know where the answer ends?
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -13,6 +14,7 @@ use http_body::Body;
 
 use super::line::Line;
 use crate::delivery::Outbound;
+use crate::delivery::refusal::Reason;
 
 /// Small pieces are gathered to this size, larger ones written as they are.
 const GATHER: usize = 16 * 1024;
@@ -30,7 +32,7 @@ pub(super) struct Answer {
     response: Response<Outbound>,
     framing: Framing,
     closes: bool,
-    reason: &'static str,
+    reason: Cow<'static, str>,
 }
 
 impl Answer {
@@ -48,8 +50,12 @@ impl Answer {
         }
         let status = response.status();
         let opens = *method == Method::CONNECT && status.is_success();
-        // What clients have been told since there are tunnels.
-        let reason = if opens { "Connection established" } else { status.canonical_reason().unwrap_or_default() };
+        let reason = match response.extensions_mut().remove::<Reason>() {
+            Some(reason) => reason.into(),
+            // What clients have been told since there are tunnels.
+            None if opens => "Connection established".into(),
+            None => status.canonical_reason().unwrap_or_default().into(),
+        };
         Self { response, framing, closes, reason }
     }
 
@@ -64,7 +70,7 @@ impl Answer {
         line.resets_when_dropped(self.framing == Framing::UntilClose);
         let (head, mut body) = self.response.into_parts();
         let mut out = Vec::with_capacity(1024);
-        write_head(&mut out, head.status, self.reason, &head.headers);
+        write_head(&mut out, head.status, &self.reason, &head.headers);
         // Counted here, whatever the body says of itself: the client finds the next response by this number.
         let mut missing = if self.framing == Framing::Length { body.size_hint().exact() } else { None };
         while self.framing != Framing::None && missing != Some(0) {
