@@ -18,7 +18,7 @@ use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
 use support::signature::verify;
-use support::tunnel::trusting;
+use support::tunnel::{hello, trusting};
 use support::tunnel_scene::{Played, config, place, played, read};
 use support::{Outgate, PATIENCE};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -281,4 +281,21 @@ fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
     let seen = target.seen().pop().unwrap();
     assert_eq!((seen.line.as_str(), seen.body.as_slice()), ("POST /in HTTP/1.1", &b"body"[..]));
     verify(&seen, SECRET);
+}
+
+#[test]
+fn tunnel_over_http2_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
+    let place = place();
+    run(async {
+        let sender = connect(&place.outgate).await;
+        let (response, mut outgoing) = ask(&sender, a_connect(&place.authority())).await;
+        assert_eq!(code(&response), (200, ""));
+        outgoing.send_data(hello("other.example").into(), false).unwrap();
+        let mut incoming = response.into_body();
+        assert_eq!(bytes(&mut incoming, 7).await, [21, 3, 3, 0, 2, 2, 112]);
+        // END_STREAM, and no reset that could overtake the alert.
+        while let Some(data) = incoming.data().await {
+            assert!(data.unwrap().is_empty());
+        }
+    });
 }

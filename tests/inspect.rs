@@ -315,23 +315,41 @@ fn the_certificate_shown_is_for_the_host_and_for_a_week_at_most() {
 }
 
 #[test]
-fn only_a_client_that_means_the_host_is_shown_a_certificate() {
+fn inspected_tunnel_for_another_host_ends_with_a_tls_alert() {
     let place = place();
-    for (host, first) in [
-        ("inspect.example", hello("other.example")),
-        ("inspect.example", hello("127.0.0.1")),
-        ("127.0.0.1", hello("inspect.example")),
-        ("inspect.example", b"POST /in HTTP/1.1\r\nHost: inspect.example\r\n\r\n".to_vec()),
-    ] {
+    let unrecognized_name: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+    for (count, (host, first, end)) in [
+        ("inspect.example", hello("other.example"), unrecognized_name),
+        ("127.0.0.1", hello("inspect.example"), unrecognized_name),
+        ("inspect.example", b"POST /in HTTP/1.1\r\nHost: inspect.example\r\n\r\n".to_vec(), b""),
+        ("inspect.example", b"SSH-2.0-client\r\n".to_vec(), b""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let (mut client, answer) = place.outgate.tunnel(&place.authority(host), CREDENTIALS);
         assert_eq!(answer.status, 200);
         client.send(&first);
-        // An alert is as good an end as any; a ServerHello is none.
-        assert_ne!(client.rest().first(), Some(&22), "{host} {first:?}");
+        assert_eq!(client.rest(), end, "{host} {first:?}");
+        drop(client);
+        let record = place.outgate.records(count + 1)[count].clone();
+        assert_eq!(record["code"], "tunnel_forbidden", "{host} {first:?}: {record}");
     }
-    let records = place.outgate.records(4);
-    assert!(records.iter().all(|record| record["code"] == "tunnel_forbidden"), "{records:?}");
     assert_eq!(place.target.connections(), 0);
+}
+
+#[test]
+fn inspected_tunnel_takes_a_client_hello_without_server_name() {
+    let place = place();
+    let mut config = trusting(&place.inspector.pem);
+    config.enable_sni = false;
+    let (client, _) = place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
+    // The client verifies the certificate for the host of its CONNECT.
+    let (mut inside, shown) = client.secure("inspect.example", config).unwrap();
+    assert_eq!(shown.chain.len(), 2);
+    inside.send(place.post("inspect.example", "/in", ""));
+    assert_eq!(inside.answer().status, 200);
+    verify(&place.target.seen()[0], SECRET);
 }
 
 #[test]

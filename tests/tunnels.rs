@@ -311,27 +311,33 @@ fn a_route_that_takes_plaintext_still_checks_a_target_that_speaks_tls() {
     assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("self_signed")));
 }
 
+/// What a tunnel that is cut ends with: a fatal alert in a plaintext record (RFC 8446 §6.2).
+const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+const ACCESS_DENIED: &[u8] = &[21, 3, 3, 0, 2, 2, 49];
+
 #[test]
-fn only_a_client_that_means_the_host_gets_through() {
+fn tunnel_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
     let place = place();
     let (own, other, nameless) = (hello("tunnel.example"), hello("other.example"), hello("127.0.0.1"));
     let mut alert = own.clone();
     alert[0] = 21;
     let by_address = format!("127.0.0.1:{}", place.port());
-    let cases: [(&str, &[u8]); 8] = [
-        (&place.authority(), &other),
-        (&place.authority(), &hello("sub.tunnel.example")),
-        (&place.authority(), &nameless),
-        (&place.authority(), b"GET / HTTP/1.1\r\nHost: tunnel.example\r\n\r\n"),
-        (&place.authority(), b"SSH-2.0-client\r\n"),
-        (&place.authority(), &alert),
-        (&place.authority(), b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"),
-        (&by_address, &own),
+    let own_name = place.authority();
+    let cases: [(&str, &[u8], &[u8]); 8] = [
+        (&own_name, &other, UNRECOGNIZED_NAME),
+        (&own_name, &hello("sub.tunnel.example"), UNRECOGNIZED_NAME),
+        (&own_name, &nameless, ACCESS_DENIED),
+        (&own_name, b"GET / HTTP/1.1\r\nHost: tunnel.example\r\n\r\n", b""),
+        (&own_name, b"SSH-2.0-client\r\n", b""),
+        (&own_name, &alert, b""),
+        (&own_name, b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", ACCESS_DENIED),
+        (&by_address, &own, UNRECOGNIZED_NAME),
     ];
-    for (count, (authority, first)) in cases.into_iter().enumerate() {
+    for (count, (authority, first, end)) in cases.into_iter().enumerate() {
         let (mut client, index) = place.open(authority);
         client.send(first);
-        assert!(client.is_closed(), "{authority} {first:?}");
+        assert_eq!(client.rest(), end, "{authority} {first:?}");
+        drop(client);
         let record = place.record(count + 1);
         assert_eq!((&record["status"], &record["code"]), (&200.into(), &"tunnel_forbidden".into()), "{record}");
         assert!(record["cause"].is_string(), "{record}");
@@ -340,6 +346,15 @@ fn only_a_client_that_means_the_host_gets_through() {
     let mut client = place.outgate.open_tunnel(&by_address);
     client.send(&nameless);
     assert_eq!(client.read_some()[0], 22, "the target's handshake");
+}
+
+/// A TLS library reports the alert by its name.
+#[test]
+fn tunnel_alert_reaches_the_client_as_the_reason_of_its_handshake_error() {
+    let place = place();
+    let (client, _) = place.open(&place.authority());
+    let fault = client.secure("other.example", trusting(&place.pki.pem)).map(drop).unwrap_err().to_string();
+    assert!(fault.contains("UnrecognisedName"), "{fault}");
 }
 
 #[test]

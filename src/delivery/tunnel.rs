@@ -29,7 +29,7 @@ use crate::live::limits::Permit;
 use crate::live::meters::Counted;
 use crate::live::{InForce, Live};
 use crate::names::{Host, Scheme, Target, TenantName};
-use crate::net::client_hello::{self, HelloFault};
+use crate::net::client_hello::{self, HelloFault, Sni};
 use crate::net::connection::Socket;
 use crate::net::pipe::{self, PipeFault};
 use crate::net::tls::mint::MintFault;
@@ -218,9 +218,15 @@ impl Tunnel {
     }
 
     /// Passes on the ClientHello, if it means the host that the target has proven to be.
-    async fn greet(&mut self, client: &mut (impl AsyncRead + Unpin)) -> Result<(), Refusal> {
+    async fn greet(&mut self, client: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Refusal> {
         let Some(host) = &self.host else { return Ok(()) };
-        let hello = client_hello::read(client, host, self.route.timeouts.tls).await?;
+        let hello = match client_hello::read(client, host, Sni::Required, self.route.timeouts.tls).await {
+            Ok(hello) => hello,
+            Err(fault) => {
+                client_hello::refuse(client, &fault).await;
+                return Err(fault.into());
+            }
+        };
         self.record.passed(hello.len() as u64, 0);
         self.send_hello(&hello).await.map_err(|fault| PipeFault::Second(fault).into())
     }
@@ -308,7 +314,7 @@ impl From<InsideFault> for Refusal {
 impl From<HelloFault> for Refusal {
     fn from(fault: HelloFault) -> Self {
         match fault {
-            HelloFault::NotTls => cut("the first bytes are no ClientHello"),
+            HelloFault::NotTls | HelloFault::Malformed => cut("the first bytes are no ClientHello"),
             HelloFault::TooLarge => cut("the ClientHello does not end"),
             HelloFault::OtherHost(None) => cut("the ClientHello names no host"),
             HelloFault::OtherHost(Some(name)) => cut(format!("the ClientHello names {name}")),

@@ -5,7 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use rustls::{AlertDescription, ContentType};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::host;
@@ -15,12 +16,28 @@ use crate::names::Host;
 const HELLO_MAX: usize = 32 * 1024;
 /// Read at once; the usual one comes in one or two pieces.
 const PIECE: usize = 4 * 1024;
+/// For a client to read an alert and close. Until then the rest of what it sends is read: data that is left unread
+/// would reset the connection, and the reset can overtake the alert.
+const ALERT_WITHIN: Duration = Duration::from_secs(2);
+/// Bytes that are read meanwhile.
+const ALERT_REST_MAX: u64 = 256 * 1024;
+
+/// Whether a ClientHello must name the host (Server Name Indication, RFC 6066 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sni {
+    /// The target chooses its certificate by the name.
+    Required,
+    /// The certificate is chosen without it. A name that is there must be the host's.
+    Optional,
+}
 
 /// Why the first bytes are not those of a client that means the host.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HelloFault {
-    /// No TLS, or TLS that breaks its rules.
+    /// The first byte begins no handshake record.
     NotTls,
+    /// A handshake record that holds no valid ClientHello.
+    Malformed,
     TooLarge,
     /// Server Name Indication (RFC 6066 §3) names another host, or none.
     OtherHost(Option<String>),
@@ -28,13 +45,60 @@ pub enum HelloFault {
     Gone,
 }
 
-/// Reads a ClientHello that means `host`: gives the bytes, all that came, unchanged. An address is meant by naming
-/// none (RFC 6066 §3).
-pub async fn read(client: &mut (impl AsyncRead + Unpin), host: &Host, within: Duration) -> Result<Vec<u8>, HelloFault> {
-    timeout(within, gather(client, host)).await.unwrap_or(Err(HelloFault::Timeout))
+impl HelloFault {
+    /// The alert that tells the client why its ClientHello is refused (RFC 8446 §6.2); `None` where it sent none.
+    fn alert(&self) -> Option<AlertDescription> {
+        match self {
+            HelloFault::OtherHost(Some(_)) => Some(AlertDescription::UnrecognisedName),
+            HelloFault::OtherHost(None) | HelloFault::Malformed | HelloFault::TooLarge => {
+                Some(AlertDescription::AccessDenied)
+            }
+            HelloFault::NotTls | HelloFault::Timeout | HelloFault::Gone => None,
+        }
+    }
 }
 
-async fn gather(client: &mut (impl AsyncRead + Unpin), host: &Host) -> Result<Vec<u8>, HelloFault> {
+/// Whether the first byte of a client begins a TLS handshake (RFC 8446 §5.1).
+pub fn begins_handshake(first: u8) -> bool {
+    first == u8::from(ContentType::Handshake)
+}
+
+/// Reads a ClientHello that means `host`: gives the bytes, all that came, unchanged. An address is meant by naming
+/// none (RFC 6066 §3).
+pub async fn read(
+    client: &mut (impl AsyncRead + Unpin),
+    host: &Host,
+    sni: Sni,
+    within: Duration,
+) -> Result<Vec<u8>, HelloFault> {
+    timeout(within, gather(client, host, sni)).await.unwrap_or(Err(HelloFault::Timeout))
+}
+
+/// Ends the connection of a client whose ClientHello is refused: with a fatal alert, where it speaks TLS.
+pub async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), fault: &HelloFault) {
+    if let Some(alert) = fault.alert() {
+        send_alert(client, alert).await;
+    }
+}
+
+/// The same where the ClientHello was taken, and outgate cannot go on.
+pub async fn deny(client: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    send_alert(client, AlertDescription::AccessDenied).await;
+}
+
+/// Sends a fatal alert as a plaintext record (RFC 8446 §5.1, §6), and waits for the client to close.
+async fn send_alert(client: &mut (impl AsyncRead + AsyncWrite + Unpin), alert: AlertDescription) {
+    const FATAL: u8 = 2;
+    let record = [ContentType::Alert.into(), 3, 3, 0, 2, FATAL, alert.into()];
+    let sending = async {
+        client.write_all(&record).await?;
+        client.shutdown().await?;
+        tokio::io::copy(&mut client.take(ALERT_REST_MAX), &mut tokio::io::sink()).await
+    };
+    let _ = timeout(ALERT_WITHIN, sending).await;
+}
+
+async fn gather(client: &mut (impl AsyncRead + Unpin), host: &Host, sni: Sni) -> Result<Vec<u8>, HelloFault> {
     let mut acceptor = Acceptor::default();
     let mut all = Vec::with_capacity(PIECE);
     loop {
@@ -47,8 +111,11 @@ async fn gather(client: &mut (impl AsyncRead + Unpin), host: &Host) -> Result<Ve
             Ok(length) if length > 0 => {}
             _ => return Err(HelloFault::Gone),
         }
+        if !begins_handshake(all[0]) {
+            return Err(HelloFault::NotTls);
+        }
         if let Some(named) = hear(&mut acceptor, &all[start..])? {
-            return if means(named.as_deref(), host) { Ok(all) } else { Err(HelloFault::OtherHost(named)) };
+            return if means(named.as_deref(), host, sni) { Ok(all) } else { Err(HelloFault::OtherHost(named)) };
         }
     }
 }
@@ -57,20 +124,21 @@ async fn gather(client: &mut (impl AsyncRead + Unpin), host: &Host) -> Result<Ve
 fn hear(acceptor: &mut Acceptor, mut piece: &[u8]) -> Result<Option<Option<String>>, HelloFault> {
     while !piece.is_empty() {
         let read: io::Result<usize> = acceptor.read_tls(&mut piece);
-        read.map_err(|_| HelloFault::NotTls)?;
+        read.map_err(|_| HelloFault::Malformed)?;
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(accepted)) => return Ok(Some(accepted.client_hello().server_name().map(str::to_owned))),
-            Err(_) => return Err(HelloFault::NotTls),
+            Err(_) => return Err(HelloFault::Malformed),
         }
     }
     Ok(None)
 }
 
 /// Whether a ClientHello that names this is meant for the host.
-pub fn means(named: Option<&str>, host: &Host) -> bool {
+fn means(named: Option<&str>, host: &Host, sni: Sni) -> bool {
     match (named, host) {
         (None, Host::Ip(_)) => true,
+        (None, Host::Name(_)) => sni == Sni::Optional,
         (Some(named), Host::Name(_)) => host::canonical(named).as_ref() == Ok(host),
         _ => false,
     }
@@ -109,6 +177,10 @@ mod tests {
     }
 
     async fn judge(pieces: &[&[u8]], host: &str) -> Result<Vec<u8>, HelloFault> {
+        judge_with(pieces, host, Sni::Required).await
+    }
+
+    async fn judge_with(pieces: &[&[u8]], host: &str, sni: Sni) -> Result<Vec<u8>, HelloFault> {
         let (mut client, mut near) = tokio::io::duplex(64 * 1024);
         let host = host::canonical(host).unwrap();
         let sending = async {
@@ -118,7 +190,7 @@ mod tests {
             }
             drop(client);
         };
-        tokio::join!(read(&mut near, &host, Duration::from_secs(5)), sending).0
+        tokio::join!(read(&mut near, &host, sni, Duration::from_secs(5)), sending).0
     }
 
     #[tokio::test]
@@ -130,6 +202,8 @@ mod tests {
         assert_eq!(judge(&[&name], "else.example").await, other(Some("hook.example")));
         assert_eq!(judge(&[&name], "192.0.2.1").await, other(Some("hook.example")));
         assert_eq!(judge(&[&address], "hook.example").await, other(None));
+        assert_eq!(judge_with(&[&address], "hook.example", Sni::Optional).await.as_ref(), Ok(&address));
+        assert_eq!(judge_with(&[&name], "else.example", Sni::Optional).await, other(Some("hook.example")));
     }
 
     #[tokio::test]
@@ -151,9 +225,11 @@ mod tests {
         let whole = hello("hook.example");
         let mut alert = whole.clone();
         alert[0] = 21;
-        for bad in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), b"\x16\x03\x01\x00\x05hello", &alert, b"SSH-2.0-x\r\n"] {
+        for bad in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &alert, b"SSH-2.0-x\r\n"] {
             assert_eq!(judge(&[bad], "hook.example").await, Err(HelloFault::NotTls), "{bad:?}");
         }
+        let broken: &[u8] = b"\x16\x03\x01\x00\x05hello";
+        assert_eq!(judge(&[broken], "hook.example").await, Err(HelloFault::Malformed));
         for end in [0, 1, 4, 5, 6, whole.len() - 1] {
             assert_eq!(judge(&[&whole[..end]], "hook.example").await, Err(HelloFault::Gone), "{end}");
         }

@@ -1,21 +1,21 @@
 //! An inspected tunnel: TLS is accepted in the target's place.
 //! Does the client mean the host that it asked for, and does it believe us?
 
-use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use jiff::Timestamp;
-use tokio::time::timeout;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::warn;
 
-use super::stream::{Metered, Stream};
+use super::stream::{Metered, Replayed, Stream};
 use crate::delivery::tunnel::{InsideFault, Inspection};
 use crate::live::Live;
 use crate::names::Scheme;
-use crate::net::client_hello::{self, HelloFault};
+use crate::net::client_hello::{self, HelloFault, Sni};
 use crate::policy::identify::Caller;
 
 /// Serves what is inside of an inspected tunnel. Whoever meets a CONNECT is given it, since what is inside is served by
@@ -29,8 +29,7 @@ pub(super) async fn accept(outside: Box<dyn Stream>, inspection: &mut Inspection
     if inspection.inside.target.scheme == Scheme::Http {
         return Some(Box::new(stream)); // port 80 of a route that allows plaintext
     }
-    let accepted = timeout(inspection.tls_timeout(), handshake(stream, inspection)).await;
-    match accepted.unwrap_or(Err(InsideFault::Hello(HelloFault::Timeout))) {
+    match handshake(stream, inspection).await {
         Ok(stream) => Some(Box::new(stream)),
         Err(fault) => {
             if let InsideFault::Mint(fault) = &fault {
@@ -42,16 +41,25 @@ pub(super) async fn accept(outside: Box<dyn Stream>, inspection: &mut Inspection
     }
 }
 
-async fn handshake<S: Stream>(stream: S, inspection: &Inspection) -> Result<TlsStream<S>, InsideFault> {
-    let host = &inspection.inside.target.host;
-    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await.map_err(|fault| {
-        let gone = matches!(fault.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
-        InsideFault::Hello(if gone { HelloFault::Gone } else { HelloFault::NotTls })
-    })?;
-    let named = start.client_hello().server_name().map(str::to_owned);
-    if !client_hello::means(named.as_deref(), host) {
-        return Err(InsideFault::Hello(HelloFault::OtherHost(named)));
-    }
-    let config = inspection.minted(Timestamp::now()).map_err(InsideFault::Mint)?;
-    start.into_stream(config).await.map_err(InsideFault::Handshake)
+/// Accepts TLS in the target's place, within the tls timeout.
+async fn handshake<S: Stream>(mut stream: S, inspection: &Inspection) -> Result<TlsStream<Replayed<S>>, InsideFault> {
+    let (host, within) = (&inspection.inside.target.host, inspection.tls_timeout());
+    let deadline = Instant::now() + within;
+    let hello = match client_hello::read(&mut stream, host, Sni::Optional, within).await {
+        Ok(hello) => hello,
+        Err(fault) => {
+            client_hello::refuse(&mut stream, &fault).await;
+            return Err(InsideFault::Hello(fault));
+        }
+    };
+    let config = match inspection.minted(Timestamp::now()) {
+        Ok(config) => config,
+        Err(fault) => {
+            client_hello::deny(&mut stream).await;
+            return Err(InsideFault::Mint(fault));
+        }
+    };
+    let stream = Replayed::new(BytesMut::from(&hello[..]), stream);
+    let accepted = timeout_at(deadline, TlsAcceptor::from(config).accept(stream)).await;
+    accepted.map_err(|_| InsideFault::Hello(HelloFault::Timeout))?.map_err(InsideFault::Handshake)
 }
