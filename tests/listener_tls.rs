@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use support::pki::{Identity, Pki};
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
-use support::{Folder, Outgate, PATIENCE, post};
+use support::{Client, Folder, Outgate, PATIENCE, post};
 
 struct Place {
     /// Of the listener; the clients' own is another.
@@ -187,10 +187,10 @@ fn curl_comes_through_an_https_proxy() {
 }
 
 #[test]
-fn who_speaks_no_tls_is_told_by_the_end_of_the_connection() {
+fn a_broken_tls_handshake_ends_with_an_alert_and_is_logged() {
     let place = place(TLS);
     let mut client = place.outgate.connect();
-    client.send(post(&place.url(), "", "x"));
+    client.send([0x17, 3, 3, 0, 1, 0]); // application data before a handshake
     let said = client.rest();
     assert!(!said.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&said));
     assert_eq!(said.first(), Some(&21), "a TLS alert");
@@ -346,6 +346,12 @@ fn a_load_balancer_speaks_before_tls() {
     let records = place.outgate.records(2);
     assert!(records.iter().all(|record| record["client"] == "office" && record["peer"] == "192.0.2.7"), "{records:#?}");
     assert!(place.ask(&place.tls(None, &[])).is_err(), "TLS alone is no header");
+    // Plain HTTP behind the header, in the same piece, gets its 400.
+    let mut client = Client::connect(place.outgate.proxy);
+    client.send("PROXY TCP4 192.0.2.9 192.0.2.1 4000 443\r\nGE");
+    let answer = client.answer();
+    assert_eq!(answer.reason, "Bad Request (request_malformed: plaintext)", "{answer:?}");
+    assert_eq!(place.outgate.records(3)[2]["peer"], "192.0.2.9");
 }
 
 #[test]
@@ -481,4 +487,42 @@ fn unidentified_peers_with_incomplete_tls_handshakes_are_evicted_oldest_first() 
     let metrics = place.outgate.admin("/metrics").text();
     assert!(metrics.lines().any(|line| line == evicted), "the younger handshake goes on: {metrics}");
     assert_eq!(oldest.read(&mut [0; 1]).unwrap_or(0), 0);
+}
+
+#[test]
+fn plain_http_on_a_tls_listener_gets_a_readable_400() {
+    let place = place(TLS);
+    let whole = post(&place.url(), "", "x");
+    let requests = [
+        whole.as_str(),
+        &format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", place.url()),
+        "CONNECT plain.example:443 HTTP/1.1\r\nHost: plain.example:443\r\n\r\n",
+        // The client still writes its body, or its head, or prefers HTTP/2.
+        &format!("POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf", place.url()),
+        "P",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    ];
+    for (count, request) in requests.into_iter().enumerate() {
+        let mut client = Client::connect(place.outgate.proxy);
+        client.send(request);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{request:?}: {answer:?}");
+        assert_eq!(answer.reason, "Bad Request (request_malformed: plaintext)");
+        assert_eq!((answer.field("connection"), answer.field("content-type")), ("close", "application/problem+json"));
+        assert!(answer.json()["detail"].as_str().unwrap().contains("speaks TLS"), "{answer:?}");
+        client.hang_up_writing();
+        assert!(client.is_closed());
+        let record = place.outgate.records(count + 1)[count].clone();
+        assert_eq!((&record["code"], &record["details"]), (&"request_malformed".into(), &"plaintext".into()));
+        assert_eq!(
+            (&record["status"], &record["request_id"]),
+            (&400.into(), &answer.field("outgate-request-id").into())
+        );
+    }
+    assert!(place.plain.seen().is_empty());
+    place.ask(&place.tls(None, &[])).unwrap();
+    // What is neither is closed without an answer that it could take for one.
+    let mut other = Client::connect(place.outgate.proxy);
+    other.send([0x80, 0x2e, 1, 0, 2]);
+    assert!(!String::from_utf8_lossy(&other.rest()).contains("HTTP"));
 }

@@ -207,3 +207,10 @@ pub fn refuse_unread(live: &Arc<Live>, caller: &Caller, status: StatusCode, deta
     let record = Box::new(Record::open(live, None, caller));
     response::refuse(Refusal::malformed(detail).status(status), record, &live.in_force().plan.name)
 }
+
+/// Refuses a request in plain HTTP on a listener that speaks TLS.
+pub fn refuse_plaintext(live: &Arc<Live>, caller: &Caller) -> Response<Outbound> {
+    let record = Box::new(Record::open(live, None, caller));
+    let detail = "this port speaks TLS, and the request came in plaintext: connect to the proxy by https://";
+    response::refuse(Refusal::malformed(detail).details("plaintext"), record, &live.in_force().plan.name)
+}

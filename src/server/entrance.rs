@@ -3,16 +3,17 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 
 use bytes::BytesMut;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connections::{Evictable, Open, TooMany};
 use super::proxy_protocol::{self, Fault, Origin};
 use super::rarely::Kind;
-use super::stream::{Replayed, Stream};
+use super::stream::{Replayed, Stream, poll_read};
 use crate::live::{InForce, Live};
 use crate::net::listen;
 use crate::net::tls::accept::{self, AcceptFault};
@@ -68,15 +69,24 @@ impl fmt::Display for Turned {
     }
 }
 
-/// Under the configuration in force now. Gives the bytes of HTTP, and what is known of who sends them. Unidentified peers
-/// are evicted where others need their room.
+/// A connection that is ready for HTTP.
+pub(super) struct Entered {
+    pub(super) stream: Box<dyn Stream>,
+    /// What is known of who sends it.
+    pub(super) caller: Caller,
+    pub(super) evictable: Evictable,
+    /// The client speaks plain HTTP where TLS is spoken.
+    pub(super) lacks_tls: bool,
+}
+
+/// Under the configuration in force now. Unidentified peers are evicted where others need their room.
 pub(super) async fn enter(
     live: &Live,
     stream: listen::Stream,
     peer: Option<IpAddr>,
     open: &mut Open,
     (caller, mut evictable): (Caller, Evictable),
-) -> Result<(Box<dyn Stream>, Caller, Evictable), Turned> {
+) -> Result<Entered, Turned> {
     let in_force = live.in_force();
     let turned = |why| Turned { peer, why };
     // Who comes in over a unix socket is on this host: there is nobody to hide from.
@@ -92,11 +102,36 @@ pub(super) async fn enter(
     }
     let caller = Caller { address, ..caller };
     let tls = caller.listen.as_deref().and_then(|listen| in_force.listener_tls(listen)).filter(|_| wants_tls);
-    let Some((config, fingerprint)) = tls else { return Ok((stream, caller, evictable)) };
+    let Some((config, fingerprint)) = tls else {
+        return Ok(Entered { stream, caller, evictable, lacks_tls: false });
+    };
     let deadline = Instant::now() + in_force.plan.timeouts.tls;
-    let accepting = async { accept::accept(stream, config, fingerprint, deadline).await.map_err(Why::Handshake) };
+    let accepting = async {
+        let (is_http, stream) = speaks_http(stream, deadline).await.map_err(Why::Handshake)?;
+        if is_http {
+            return Ok((Box::new(stream) as Box<dyn Stream>, None));
+        }
+        let accepted = accept::accept(stream, config, fingerprint, deadline).await.map_err(Why::Handshake);
+        accepted.map(|(stream, certificate)| (Box::new(stream) as Box<dyn Stream>, Some(certificate)))
+    };
     let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(turned)?;
-    Ok((Box::new(stream), Caller { certificate, ..caller }, evictable))
+    let lacks_tls = certificate.is_none();
+    let caller = Caller { certificate: certificate.unwrap_or_default(), ..caller };
+    Ok(Entered { stream, caller, evictable, lacks_tls })
+}
+
+/// Whether the first byte is that of a request in plain HTTP: a method begins with a letter, a handshake does not. With
+/// the stream from its first byte on.
+async fn speaks_http(
+    mut stream: Box<dyn Stream>,
+    deadline: Instant,
+) -> Result<(bool, Replayed<Box<dyn Stream>>), AcceptFault> {
+    let mut first = BytesMut::new();
+    let read = timeout_at(deadline, poll_fn(|cx| poll_read(&mut stream, &mut first, cx))).await;
+    match read.map_err(|_| AcceptFault::Timeout)?.map_err(AcceptFault::Failed)? {
+        0 => Err(AcceptFault::Failed(io::ErrorKind::UnexpectedEof.into())),
+        _ => Ok((first[0].is_ascii_alphabetic(), Replayed::new(first, stream))),
+    }
 }
 
 /// Takes a step that the peer can draw out.

@@ -29,7 +29,7 @@ use crate::policy::identify::Caller;
 pub use connections::Connections;
 use door::Way;
 pub use door::{Door, Doorkeeper};
-use entrance::Turned;
+use entrance::{Entered, Turned};
 use rarely::{Kind, Rarely};
 
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
@@ -80,9 +80,13 @@ pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connect
                 let (connections, door) = (connections.clone(), door.clone());
                 serving.spawn(async move {
                     match entrance::enter(&live, stream, peer, &mut open, (caller, evictable)).await {
-                        Ok((stream, caller, evictable)) => {
+                        Ok(Entered { stream, caller, evictable, lacks_tls }) => {
                             let way = Way { connections, door, number: open.number() };
-                            serve::serve(live, stream, Arc::new(caller), (way, evictable)).await;
+                            let (caller, way) = (Arc::new(caller), (way, evictable));
+                            match lacks_tls {
+                                true => serve::refuse_plaintext(live, stream, caller, way).await,
+                                false => serve::serve(live, stream, caller, way).await,
+                            }
                         }
                         Err(turned) => warn_of(&rarely, &turned),
                     }

@@ -14,7 +14,7 @@ use super::door::Way;
 use super::stay::Stay;
 use super::stream::{Replayed, Stream, poll_read};
 use super::{http1, http2, inspect};
-use crate::delivery::tunnel::Inspection;
+use crate::delivery::{self, tunnel::Inspection};
 use crate::live::Live;
 use crate::policy::identify::Caller;
 
@@ -30,6 +30,18 @@ pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<
     if let Some((outside, inspection)) = serve_one(&live, stream, &caller, stay).await {
         inside(live, outside, inspection, caller).await;
     }
+}
+
+/// Answers a client that speaks plain HTTP to a listener with TLS, and closes the connection.
+pub(super) async fn refuse_plaintext(
+    live: Arc<Live>,
+    stream: Box<dyn Stream>,
+    caller: Arc<Caller>,
+    way: (Way, Evictable),
+) {
+    let stay = Stay::new(&live, &caller, None, Some(way));
+    let response = delivery::refuse_plaintext(&live, &caller);
+    http1::refuse(&live, stream, response, &stay).await;
 }
 
 /// Serves what is inside of a tunnel that is inspected; an [`inspect::Inside`].

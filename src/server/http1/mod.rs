@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Method, Version};
+use http::{Method, Response, Version};
 use tokio::time::Instant;
 
 use crate::delivery::tunnel::{Inspection, Tunnel};
@@ -49,7 +49,7 @@ pub(super) async fn serve(
                 Box::pin(connect::serve(live, &line, head, caller, idle)).await
             }
             Ok(head) => Box::pin(serve_one(live, &line, head, caller, &stay)).await,
-            Err(NoHead::Malformed(why)) => Box::pin(refuse(live, &line, why, caller, idle)).await,
+            Err(NoHead::Malformed(why)) => Box::pin(refuse_malformed(live, &line, why, caller, idle)).await,
             Err(NoHead::Closed) => return None,
         };
         match next {
@@ -70,6 +70,16 @@ pub(super) async fn serve(
             }
             Next::Inspect(inspection) => return Some((Box::new(line.take()), inspection)),
         }
+    }
+}
+
+/// Answers a connection on which no request is read, lets the answer arrive, and closes the connection.
+pub(super) async fn refuse(live: &Arc<Live>, stream: Box<dyn Stream>, response: Response<Outbound>, stay: &Stay) {
+    let line = Line::new(stream, BytesMut::new());
+    stay.begin_request();
+    let idle = live.in_force().plan.timeouts.idle;
+    if Answer::new(response, &Method::GET, Version::HTTP_11, false).write(&line, idle).await.is_ok() {
+        finish(live, &line, stay, false).await;
     }
 }
 
@@ -163,7 +173,7 @@ async fn finish(live: &Live, line: &Line, stay: &Stay, keeps: bool) -> bool {
 
 /// What cannot be read as a request is answered and recorded like any refusal, and ends the connection: where the next
 /// request would begin is anybody's guess.
-async fn refuse(live: &Arc<Live>, line: &Line, why: Malformed, caller: &Caller, idle: Duration) -> Next {
+async fn refuse_malformed(live: &Arc<Live>, line: &Line, why: Malformed, caller: &Caller, idle: Duration) -> Next {
     let Malformed(status, detail) = why;
     let response = delivery::refuse_unread(live, caller, status, detail);
     match Answer::new(response, &Method::GET, Version::HTTP_11, false).write(line, idle).await {
