@@ -30,6 +30,9 @@ use crate::upkeep;
 /// For connections that were cut to be gone.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Beyond the unit's `TimeoutStopSec`, each time that it is asked for. It must cover what follows the drain.
+const STOP_EXTENSION: Duration = Duration::from_secs(30);
+
 /// A valid configuration, and where it came from: `None` for the built-in one, which nothing can change.
 pub struct Start {
     pub path: Option<PathBuf>,
@@ -104,7 +107,7 @@ impl Proxy {
         let (kept, first) = Kept::open(&config, &warnings, path.is_some(), &live).await;
         live.configuration.adopt(first);
         let connections = Connections::new();
-        let listeners = Arc::new(Listeners::new(Arc::clone(&live), connections.clone()));
+        let listeners = Arc::new(Listeners::new(Arc::clone(&live), connections.clone(), config.server.reuse_port));
         listeners
             .start(&config)
             .map_err(|(listen, fault)| Failed(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {fault}")))?;
@@ -144,15 +147,25 @@ impl Proxy {
         self.stop().await
     }
 
-    /// New requests are refused, those in flight finish, idle connections close, records are written out. Whoever says
-    /// stop again does not want to wait.
+    /// Listeners that another process takes over close. Elsewhere new requests are refused. Requests in flight finish, idle
+    /// connections close, records are written out. Whoever says stop again does not want to wait.
     pub async fn stop(mut self) -> ExitCode {
         let within = self.live.in_force().plan.drain_timeout;
-        self.live.drain();
-        info!("draining {} connections for at most {within:?}", self.connections.count());
+        let handed_over = self.listeners.hand_over();
+        self.live.drain(&handed_over.listens);
+        let newcomers = match handed_over.listens.is_empty() {
+            true => "new requests are refused",
+            false => "new connections are the next process's",
+        };
+        info!("draining {} connections for at most {within:?}; {newcomers}", self.connections.count());
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        self.tasks.spawn(extend_stop_timeout());
+        let all_closed = async {
+            handed_over.all_closed().await;
+            self.connections.all_closed().await;
+        };
         let finished = tokio::select! {
-            finished = tokio::time::timeout(within, self.connections.all_closed()) => finished.is_ok(),
+            finished = tokio::time::timeout(within, all_closed) => finished.is_ok(),
             () = self.signals.stop() => false,
         };
         if !finished {
@@ -247,6 +260,15 @@ fn announce_descriptors(soft_limit: Option<u64>, plan: &Plan) {
         );
     } else {
         info!("this process may open {limit} files (RLIMIT_NOFILE{raised}): enough for {wanted} client connections");
+    }
+}
+
+/// Tells systemd that the drain is under way, whatever `TimeoutStopSec` says: `drain_timeout` bounds it.
+async fn extend_stop_timeout() {
+    let mut ticks = tokio::time::interval(STOP_EXTENSION / 3);
+    loop {
+        ticks.tick().await;
+        let _ = sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(STOP_EXTENSION.as_micros() as u32)]);
     }
 }
 

@@ -133,6 +133,8 @@ pub struct Server {
     /// In flight; tunnels do not count.
     pub max_deliveries: usize,
     pub drain_timeout: Duration,
+    /// Whether another process may listen on the same addresses (SO_REUSEPORT).
+    pub reuse_port: bool,
     /// Worker threads; `None`: one a core.
     pub workers: Option<usize>,
     /// Whether files are read again when they change.

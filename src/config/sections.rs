@@ -40,6 +40,7 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
         (connections("max_connections"), connections("max_connections_per_ip"));
     let max_deliveries = connections("max_deliveries");
     let drain_timeout = table.one(reader, "drain_timeout", |reader, value| reader.parsed(value, units::duration));
+    let reuse_port = table.one(reader, "reuse_port", |reader, value| reader.boolean(value));
     let workers = table.one(reader, "workers", |reader, value| reader.integer(value, 1..=WORKERS_MAX));
     let state = table.one(reader, "state", |reader, value| state(reader, value));
     let history = table.one(reader, "history", |reader, value| reader.integer(value, 1..=HISTORY_MAX));
@@ -56,6 +57,7 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
         max_connections_per_ip: max_connections_per_ip.map(|connections| connections.value as usize),
         max_deliveries: max_deliveries.map_or(10_000, |deliveries| deliveries.value as usize),
         drain_timeout: drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.value),
+        reuse_port: reuse_port.is_some_and(|reuse_port| reuse_port.value),
         workers: workers.map(|workers| workers.value as usize),
         watch: watch.is_none_or(|watch| watch.value),
         state: state.map(|state| state.value),

@@ -132,7 +132,7 @@ fn judge<'p>(
     arrival: &mut Arrival,
     record: &mut Record,
 ) -> Result<Option<Judged<'p>>, Refusal> {
-    live.refuse_when_draining()?;
+    live.refuse_when_draining(arrival.caller.listen.as_deref())?;
     let ask = Ask::read(arrival)?;
     let Identified { client, signed, .. } = steps::identify(live, plan, arrival, ask.tenant.as_ref(), record)?;
     if ask::asks_us(&arrival.method, &mut arrival.fields)? {

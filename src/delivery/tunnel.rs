@@ -133,7 +133,7 @@ enum Opened {
 
 /// Each line is a step, as for a webhook.
 fn judge<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival, record: &mut Record) -> Result<Judged<'p>, Refusal> {
-    live.refuse_when_draining()?;
+    live.refuse_when_draining(arrival.caller.listen.as_deref())?;
     let ask = Ask::connect(arrival)?;
     let known = steps::identify(live, plan, arrival, ask.tenant.as_ref(), record)?;
     shadow::judge_tunnel(plan, known.client.name(), &ask, record);

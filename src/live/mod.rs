@@ -19,6 +19,7 @@ pub mod proven;
 mod queue;
 mod rate;
 pub mod reach;
+mod readiness;
 pub mod records;
 pub mod reminders;
 pub mod replay;
@@ -35,15 +36,15 @@ mod waiting;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::{self, Select, Severity};
+use crate::config::{self, Select};
 use crate::names::{Host, PoolName};
 use crate::net::descriptors;
 use crate::net::resolve::{Basis, Resolver};
@@ -86,6 +87,8 @@ pub struct Live {
     /// Requests of HTTP/2, which are tasks beside their connection's.
     streams: watch::Sender<usize>,
     draining: watch::Sender<bool>,
+    /// The listeners that another process has taken over: see [`Live::drain`].
+    handed_over: OnceLock<Vec<config::Listen>>,
     cut: AtomicBool,
     requests: AtomicU64,
     random: RandomState,
@@ -103,14 +106,6 @@ pub struct InForce {
     /// kinds alternate, let each see only every other number, and use only half of the addresses.
     turns: HashMap<PoolName, Arc<[AtomicU64; 3]>>,
     random: RandomState,
-}
-
-/// Reasons, in words.
-pub struct Readiness {
-    /// Traffic should go elsewhere.
-    pub blocked: Vec<String>,
-    /// Traffic is served; somebody should look.
-    pub degraded: Vec<String>,
 }
 
 /// A request of HTTP/2 that is open; dropped when its delivery has left its record.
@@ -236,6 +231,7 @@ impl Live {
             desk: Arc::default(),
             streams: watch::Sender::new(0),
             draining: watch::Sender::new(false),
+            handed_over: OnceLock::new(),
             cut: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             random: RandomState::new(),
@@ -292,65 +288,10 @@ impl Live {
         });
     }
 
-    pub fn readiness(&self) -> Readiness {
-        let (mut blocked, mut degraded) = (Vec::new(), Vec::new());
-        if self.is_draining() {
-            blocked.push("draining".to_owned());
-        }
-        let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
-        let mut usable = 0;
-        for (name, pool) in &in_force.plan.pools {
-            let ranges = pool.in_force(now);
-            let (count, configured) = (view.count(&ranges), sources::total(&ranges));
-            usable += count;
-            match count {
-                0 => degraded.push(format!("pool {name} has no usable source address")),
-                few if few < configured.div_ceil(2) => {
-                    degraded.push(format!("pool {name} has {few} usable source addresses of {configured}"));
-                }
-                _ => {}
-            }
-        }
-        if usable == 0 {
-            blocked.push("no source address is usable".to_owned());
-        }
-        let faults = in_force.plan.signers.values().flat_map(|signer| signer.problems(now));
-        let faults = faults.filter(|fault| fault.severity == Severity::Problem);
-        degraded.extend(faults.map(|fault| fault.message));
-        degraded.extend(self.configuration.degraded());
-        for (name, signer) in &in_force.plan.signers {
-            let mut broken = signer.broken_tenants();
-            if let Some(first) = broken.next() {
-                let count = 1 + broken.count();
-                degraded.push(format!(
-                    "signer {name}: the folders of {count} tenants are broken ({first} the first), they keep the keys from before, if they had any"
-                ));
-            }
-        }
-        if let resting @ [first, ..] = self.reach.resting().as_slice() {
-            degraded.push(format!("{} source addresses get no answer from anybody, {first} among them", resting.len()));
-        }
-        if let Some(outage) = in_force.resolver.outage() {
-            degraded.push(format!(
-                "no name server responds for {} s ({}): names that are not cached fail with name_timeout",
-                outage.as_secs(),
-                in_force.resolver.server_list()
-            ));
-        }
-        if self.sources.are_stale() {
-            degraded.push("the kernel does not tell this host's addresses: the last known ones count".to_owned());
-        }
-        if self.records.lost() > 0 {
-            degraded.push(format!("{} delivery records could not be written", self.records.lost()));
-        }
-        match log::unreported() {
-            0 => {}
-            lost => degraded.push(format!("the log cannot be written: stderr did not take {lost} lines")),
-        }
-        Readiness { blocked, degraded }
-    }
-
-    pub fn drain(&self) {
+    /// New deliveries are refused, but of clients that connected to a listener of `handed_over`: their connections began
+    /// before, and this process alone can serve them.
+    pub fn drain(&self, handed_over: &[config::Listen]) {
+        self.handed_over.get_or_init(|| handed_over.to_vec());
         self.draining.send_replace(true);
     }
     /// The drain is over: what is still in flight ends now, and not by its client's doing.
@@ -367,8 +308,13 @@ impl Live {
     pub fn drained(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
     }
-    pub fn refuse_when_draining(&self) -> Result<(), Draining> {
-        if self.is_draining() { Err(Draining) } else { Ok(()) }
+    /// Judges a request of a client that connected to `listen`.
+    pub fn refuse_when_draining(&self, listen: Option<&config::Listen>) -> Result<(), Draining> {
+        let is_handed_over = || {
+            let handed_over = self.handed_over.get();
+            handed_over.zip(listen).is_some_and(|(handed_over, listen)| handed_over.contains(listen))
+        };
+        if self.is_draining() && !is_handed_over() { Err(Draining) } else { Ok(()) }
     }
 
     pub fn open_stream(self: &Arc<Self>) -> OpenStream {

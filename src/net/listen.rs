@@ -1,7 +1,10 @@
 //! Sockets to listen on: TCP, unix, and those that systemd passes.
 //! Where do clients come in?
 
+mod handshakes;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::fs;
 use std::io;
@@ -38,12 +41,33 @@ pub struct SocketFile {
     inode: u64,
 }
 
+/// Which process accepts the connections that arrive once this one has begun to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Successor {
+    /// None can bind before this process has closed its socket.
+    Later,
+    /// The next one that is given the same socket. The kernel queues connections until then.
+    Inherits,
+    /// Another one that listens on the same address already (SO_REUSEPORT), or on another socket at the same path.
+    Beside,
+}
+
+impl Successor {
+    pub fn of(address: &Listen, reuse_port: bool) -> Self {
+        match address {
+            Listen::Systemd => Self::Inherits,
+            Listen::Tcp(_) | Listen::Unix(_) if reuse_port => Self::Beside,
+            Listen::Tcp(_) | Listen::Unix(_) => Self::Later,
+        }
+    }
+}
+
 /// One listener, but of `systemd` as many as it passes, which can be taken once in the life of the process. Call it
 /// within the runtime.
-pub fn bind(bind: &Bind) -> io::Result<Vec<Listener>> {
+pub fn bind(bind: &Bind, successor: Successor) -> io::Result<Vec<Listener>> {
     match &bind.address {
-        Listen::Tcp(address) => Ok(vec![tcp(*address)?]),
-        Listen::Unix(path) => Ok(vec![unix(path, bind)?]),
+        Listen::Tcp(address) => Ok(vec![tcp(*address, successor)?]),
+        Listen::Unix(path) => Ok(vec![unix(path, bind, successor)?]),
         Listen::Systemd => systemd(ListenFd::from_env()),
     }
 }
@@ -71,6 +95,16 @@ impl Listener {
         }
     }
 
+    /// Sends new clients to the process that listens beside this one. Connections that have begun, in the queue or in
+    /// their TCP handshake, can still be accepted.
+    pub fn turn_away(&mut self) {
+        match self {
+            // Where it fails, closing the socket resets what arrives in between.
+            Self::Tcp(listener) => drop(handshakes::ignore_new(listener)),
+            Self::Unix(_, file) => *file = None,
+        }
+    }
+
     /// `None`: a unix socket.
     pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
         match self {
@@ -83,7 +117,8 @@ impl Listener {
     pub fn name(&self) -> String {
         match self {
             Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string()),
-            Self::Unix(listener, _) => {
+            Self::Unix(_, Some(file)) => format!("unix:{}", file.path.display()),
+            Self::Unix(listener, None) => {
                 let address = listener.local_addr().ok();
                 let path = address.as_ref().and_then(|address| address.as_pathname());
                 path.map_or_else(|| "unix".into(), |path| format!("unix:{}", path.display()))
@@ -110,10 +145,13 @@ fn died_in_the_queue(error: &io::Error) -> bool {
     )
 }
 
-fn tcp(address: SocketAddr) -> io::Result<Listener> {
+fn tcp(address: SocketAddr, successor: Successor) -> io::Result<Listener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
+    if successor == Successor::Beside {
+        socket.set_reuse_port(true)?; // the kernel lets only processes of the same user share it
+    }
     if address.is_ipv6() {
         socket.set_only_v6(true)?; // `[::]` beside `0.0.0.0`: what is written is what is bound
     }
@@ -122,15 +160,24 @@ fn tcp(address: SocketAddr) -> io::Result<Listener> {
     Ok(Listener::Tcp(TcpListener::from_std(socket.into())?))
 }
 
-fn unix(path: &Path, bind: &Bind) -> io::Result<Listener> {
+fn unix(path: &Path, bind: &Bind, successor: Successor) -> io::Result<Listener> {
     let group = group(bind)?;
-    remove_stale(path)?;
+    // Another process keeps listening at the path until this one can.
+    let at = match successor {
+        Successor::Beside => beside(path)?,
+        Successor::Later | Successor::Inherits => path.to_owned(),
+    };
+    remove_stale(&at)?;
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let file = SocketFile::of(path)?;
+    socket.bind(&SockAddr::unix(&at)?)?;
+    let mut file = SocketFile::of(&at)?;
     // Between bind and listen, so that nobody gets in under the umask's mode.
-    set_owner(path, group, bind.mode)?;
+    set_owner(&at, group, bind.mode)?;
     socket.listen(BACKLOG)?;
+    if at != path {
+        fs::rename(&at, path)?;
+        path.clone_into(&mut file.path);
+    }
     Ok(Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?, Some(file)))
 }
 
@@ -192,15 +239,30 @@ impl Drop for SocketFile {
     }
 }
 
+/// Where the socket that is to replace the one at `path` is made. What is not a socket is not replaced.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(not_a_socket()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{}", std::process::id()));
+            Ok(name.into())
+        }
+    }
+}
+
+fn not_a_socket() -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket stands there")
+}
+
 /// A process that was killed leaves its socket file behind. One that still answers, and anything that is not a
 /// socket, is left alone.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket stands there"))
-        }
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(not_a_socket()),
         Ok(_) => match knock(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
             // More are waiting already than it lets wait (connect(2), EAGAIN).
@@ -232,103 +294,4 @@ fn systemd(mut passed: ListenFd) -> io::Result<Vec<Listener>> {
         return Err(io::Error::new(io::ErrorKind::NotFound, "systemd has passed no sockets, or they are taken"));
     }
     Ok(listeners)
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpStream, UnixStream};
-
-    use super::*;
-
-    /// A folder of its own, gone with the test.
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("outgate-listen-{}-{name}", std::process::id()));
-            fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-        fn socket(&self) -> PathBuf {
-            self.0.join("socket")
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn one(listen: &Listen) -> io::Result<Listener> {
-        bind(&Bind::plain(listen.clone())).map(|mut listeners| listeners.remove(0))
-    }
-
-    #[tokio::test]
-    async fn tcp_tells_the_peer() {
-        for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(listener) = one(&Listen::Tcp(address.parse().unwrap())) else { continue };
-            let bound = listener.local_addr().unwrap().unwrap();
-            assert_ne!(bound.port(), 0);
-            assert_eq!(listener.name(), bound.to_string());
-            let mut client = TcpStream::connect(bound).await.unwrap();
-            let (mut stream, peer) = listener.accept().await.unwrap();
-            assert_eq!(peer, Some(client.local_addr().unwrap()));
-            let Socket::Tcp(tcp) = stream.socket() else { panic!("{stream:?}") };
-            assert!(tcp.nodelay().unwrap());
-            client.write_all(b"ping").await.unwrap();
-            let mut received = [0; 4];
-            stream.read_exact(&mut received).await.unwrap();
-            assert_eq!(&received, b"ping");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_address_in_use_is_an_error() {
-        let listener = one(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-        let again = one(&Listen::Tcp(listener.local_addr().unwrap().unwrap()));
-        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
-    }
-
-    #[tokio::test]
-    async fn a_unix_socket_is_for_user_and_group_and_has_no_peer() {
-        let folder = Folder::new("mode");
-        let listener = one(&Listen::Unix(folder.socket())).unwrap();
-        assert_eq!(fs::metadata(folder.socket()).unwrap().permissions().mode() & 0o777, UNIX_MODE);
-        assert_eq!(listener.name(), format!("unix:{}", folder.socket().display()));
-        assert_eq!(listener.local_addr().unwrap(), None);
-        let mut client = UnixStream::connect(folder.socket()).await.unwrap();
-        let (mut stream, peer) = listener.accept().await.unwrap();
-        assert_eq!(peer, None);
-        stream.write_all(b"pong").await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut received = Vec::new();
-        client.read_to_end(&mut received).await.unwrap();
-        assert_eq!(received, b"pong");
-    }
-
-    #[tokio::test]
-    async fn only_a_stale_socket_is_replaced() {
-        let folder = Folder::new("stale");
-        let first = one(&Listen::Unix(folder.socket())).unwrap();
-        let second = one(&Listen::Unix(folder.socket()));
-        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse, "the first still answers");
-        drop(first);
-        assert!(!folder.socket().exists(), "it goes with its listener");
-        // A process that was killed leaves its own behind.
-        drop(std::os::unix::net::UnixListener::bind(folder.socket()).unwrap());
-        let third = one(&Listen::Unix(folder.socket())).unwrap();
-        fs::remove_file(folder.socket()).unwrap();
-        fs::write(folder.socket(), "precious").unwrap();
-        drop(third);
-        let fourth = one(&Listen::Unix(folder.socket()));
-        assert_eq!(fourth.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(folder.socket()).unwrap(), b"precious");
-    }
-
-    #[test]
-    fn systemd_without_sockets_is_an_error() {
-        assert_eq!(systemd(ListenFd::empty()).unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
 }

@@ -25,6 +25,7 @@ pub(crate) fn config() -> Config {
             max_connections_per_ip: None,
             max_deliveries: 10,
             drain_timeout: second,
+            reuse_port: false,
             workers: None,
             watch: true,
             state: None,

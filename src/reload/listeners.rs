@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::config::{At, Bind, Config, Listen, Problem};
 use crate::live::Live;
 use crate::live::configuration::Listening;
-use crate::net::listen::{self, Listener};
+use crate::net::listen::{self, Listener, Successor};
 use crate::server::{self, Connections, Doorkeeper};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ enum Kind {
 pub struct Listeners {
     live: Arc<Live>,
     connections: Connections,
+    /// `server.reuse_port`, as it was at the start.
+    reuse_port: bool,
     state: Mutex<State>,
 }
 
@@ -43,6 +45,21 @@ struct Open {
     keepers: Vec<Doorkeeper>,
 }
 
+/// Listeners that close because another process takes them over.
+pub struct HandedOver {
+    pub listens: Vec<Listen>,
+    keepers: Vec<Doorkeeper>,
+}
+
+impl HandedOver {
+    /// Resolves when they and their connections are closed.
+    pub async fn all_closed(&self) {
+        for keeper in &self.keepers {
+            keeper.all_closed().await;
+        }
+    }
+}
+
 /// What is bound already, and takes nobody yet; and what is to go.
 pub struct Change {
     added: Vec<(Kind, Bind, Vec<Listener>)>,
@@ -52,15 +69,15 @@ pub struct Change {
 }
 
 impl Listeners {
-    pub fn new(live: Arc<Live>, connections: Connections) -> Self {
-        Self { live, connections, state: Mutex::default() }
+    pub fn new(live: Arc<Live>, connections: Connections, reuse_port: bool) -> Self {
+        Self { live, connections, reuse_port, state: Mutex::default() }
     }
 
     /// Opens all, also what systemd passes, when the process starts.
     pub fn start(&self, config: &Config) -> Result<(), (Listen, io::Error)> {
         let mut added = Vec::new();
         for (kind, bind) in wanted(config) {
-            let bound = listen::bind(bind).map_err(|fault| (bind.address.clone(), fault))?;
+            let bound = self.bind(bind).map_err(|fault| (bind.address.clone(), fault))?;
             added.push((kind, bind.value.clone(), bound));
         }
         self.commit(Change { added, removed: Vec::new(), kept: Vec::new() });
@@ -85,7 +102,7 @@ impl Listeners {
                 }
                 continue;
             }
-            match listen::bind(bind) {
+            match self.bind(bind) {
                 Ok(bound) => added.push((kind, bind.value.clone(), bound)),
                 Err(fault) => problems.push(cannot_listen(bind, &fault)),
             }
@@ -138,7 +155,7 @@ impl Listeners {
     }
 
     fn serve(&self, tasks: &mut JoinSet<()>, kind: Kind, bind: &Bind, listener: Listener) -> Doorkeeper {
-        let (keeper, door) = Doorkeeper::new();
+        let (keeper, door) = Doorkeeper::new(self.successor(bind));
         let live = Arc::clone(&self.live);
         match kind {
             Kind::Server => {
@@ -148,6 +165,27 @@ impl Listeners {
             Kind::Admin => tasks.spawn(server::admin::accept(live, listener, door)),
         };
         keeper
+    }
+
+    fn bind(&self, bind: &Bind) -> io::Result<Vec<Listener>> {
+        listen::bind(bind, self.successor(bind))
+    }
+
+    fn successor(&self, bind: &Bind) -> Successor {
+        Successor::of(&bind.address, self.reuse_port)
+    }
+
+    /// Closes the listeners that another process takes over. Connections that came in there are served.
+    pub fn hand_over(&self) -> HandedOver {
+        let (mut listens, mut keepers) = (Vec::new(), Vec::new());
+        for open in &mut self.state().open {
+            if self.successor(&open.bind) != Successor::Later {
+                open.keepers.iter().for_each(Doorkeeper::close);
+                keepers.append(&mut open.keepers);
+                listens.push(open.bind.address.clone());
+            }
+        }
+        HandedOver { listens, keepers }
     }
 
     /// Closes all, and cuts who is in.

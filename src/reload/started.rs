@@ -9,6 +9,7 @@ use crate::config::{Config, Deliveries, Listen};
 pub(super) struct Started {
     /// Whether systemd passes sockets, for `server.listen` and for `admin.listen`.
     passed: [bool; 2],
+    reuse_port: bool,
     workers: Option<usize>,
     deliveries: Deliveries,
     level: String,
@@ -22,6 +23,7 @@ impl Started {
         let (workers, log) = (config.server.workers, &config.log);
         Self {
             passed,
+            reuse_port: config.server.reuse_port,
             workers,
             deliveries: log.deliveries.clone(),
             level: log.level.clone(),
@@ -34,6 +36,7 @@ impl Started {
         let keys = [
             ("server.listen", self.passed[0] == after.passed[0]),
             ("admin.listen", self.passed[1] == after.passed[1]),
+            ("server.reuse_port", self.reuse_port == after.reuse_port),
             ("server.workers", self.workers == after.workers),
             ("server.state", self.state == after.state),
             ("log.deliveries", self.deliveries == after.deliveries),

@@ -1,6 +1,7 @@
 //! Accepts connections and lets each be served, until the drain is over.
 //! Who gets in, and when has the last one left?
 
+mod accept_queue;
 pub mod admin;
 mod connections;
 mod door;
@@ -9,6 +10,7 @@ mod entrance;
 mod hang_up;
 pub(crate) mod http1;
 pub(crate) mod http2;
+
 mod inspect;
 mod malformed;
 pub(crate) mod proxy_protocol;
@@ -26,6 +28,7 @@ use crate::config::Listen;
 use crate::live::Live;
 use crate::net::listen::Listener;
 use crate::policy::identify::Caller;
+use accept_queue::AcceptQueue;
 pub use connections::Connections;
 use door::Way;
 pub use door::{Door, Doorkeeper};
@@ -39,19 +42,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const INTRODUCING_MAX: usize = 100;
 
 /// Accepts until the door closes, and ends when all have left who came in; dropped, it takes them along. During a drain it
-/// goes on, so that a new request is told `draining` instead of finding nobody.
+/// goes on where no other process can listen yet, so that a new request gets `draining` instead of a refused connection.
 pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connections: Connections, door: Door) {
     let listen = Arc::new(listen);
     let mut serving = JoinSet::new();
     let rarely = Arc::new(Rarely::new());
+    let mut queue = AcceptQueue::new(listener, door.clone());
     loop {
         let accepted = tokio::select! {
             biased;
             Some(_) = serving.join_next() => continue,
-            accepted = listener.accept() => accepted,
-            // Last: who is in the kernel's queue already has come in.
-            () = door.closing() => break,
+            accepted = queue.next() => accepted,
         };
+        let Some(accepted) = accepted else { break };
         match accepted {
             Ok((stream, peer)) => {
                 let (in_force, peer) = (live.in_force(), peer.map(|peer| peer.ip()));
@@ -71,8 +74,7 @@ pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connect
                 tokio::select! {
                     biased;
                     () = room => {}
-                    // Whoever has no place by then goes: to wait for one would keep the address from its next owner.
-                    () = door.closing() => continue,
+                    () = door.waits_no_longer() => continue,
                 }
                 let evictable = open.unidentified();
                 let (live, rarely) = (Arc::clone(&live), Arc::clone(&rarely));
@@ -95,13 +97,13 @@ pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connect
             }
             Err(fault) => {
                 rarely.warn(Kind::Accept(fault.raw_os_error()), || {
-                    format!("cannot accept connections on {}: {fault}", listener.name())
+                    format!("cannot accept connections on {}: {fault}", queue.name())
                 });
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    drop(listener);
+    drop(queue);
     while serving.join_next().await.is_some() {}
 }
 

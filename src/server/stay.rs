@@ -2,24 +2,21 @@
 //! May it ask for more, and when has it to go though nobody asks it to?
 
 use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connections::Evictable;
-use super::door::{Door, Way};
+use super::door::{Door, LATECOMER_PATIENCE, Way};
 use crate::live::Live;
 use crate::policy::identify::Caller;
-
-/// Who comes during a drain is told so, but must be quick to ask. And where a door closes whoever has a request on its way
-/// gets an answer, which says that it is the last.
-const LATECOMER_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Stay {
     live: Arc<Live>,
     caller: Arc<Caller>,
     is_latecomer: bool,
+    has_requested: AtomicBool,
     /// `None`: as long as it likes.
     until: Option<Instant>,
     /// `None`: it is in a tunnel, in a connection that is counted and ends when its door closes.
@@ -38,7 +35,8 @@ impl Stay {
         let (live, caller) = (Arc::clone(live), Arc::clone(caller));
         let (way, evictable) = way.unzip();
         let unidentified = Mutex::new(evictable.map(Arc::new));
-        Self { is_latecomer: live.is_draining(), live, caller, until, way, unidentified }
+        let (is_latecomer, has_requested) = (live.is_draining(), AtomicBool::new(false));
+        Self { is_latecomer, has_requested, live, caller, until, way, unidentified }
     }
 
     /// Whether no request is taken after this one.
@@ -72,6 +70,7 @@ impl Stay {
 
     /// A request has arrived: the connection is not evicted before it has its response.
     pub(super) fn begin_request(&self) {
+        self.has_requested.store(true, Ordering::Relaxed);
         *self.unidentified() = None;
     }
 
@@ -83,12 +82,23 @@ impl Stay {
         self.unidentified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A client that connected before its listener was handed over has nowhere else to send its first request.
+    fn owes_first_response(&self) -> bool {
+        let is_handed_over = self.way.as_ref().is_some_and(|way| way.door.is_closing());
+        is_handed_over && !self.has_requested.load(Ordering::Relaxed)
+    }
+
     /// Resolves when its time is over, a drain has begun, or its door is closing.
     pub(super) async fn drained(&self) {
         let drain = async {
             match self.is_latecomer {
                 true => sleep(LATECOMER_PATIENCE).await,
-                false => drop(self.live.drained().wait_for(|draining| *draining).await),
+                false => {
+                    let _ = self.live.drained().wait_for(|draining| *draining).await;
+                    if self.owes_first_response() {
+                        sleep(LATECOMER_PATIENCE).await;
+                    }
+                }
             }
         };
         let over = async {

@@ -19,7 +19,8 @@ pub mod wiretap;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -129,16 +130,31 @@ impl Outgate {
         Self::run_as(command, folder)
     }
 
+    /// Runs with what is there and, as systemd would, with this socket.
+    pub fn run_activated(folder: Folder, listener: &TcpListener) -> Self {
+        let mut command = Command::new("sh");
+        // Standard input carries the socket to the shell, which passes it on as the first that systemd passes.
+        let shell = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\" 3<&0 0</dev/null";
+        command.args(["-c", shell, env!("CARGO_BIN_EXE_outgate")]);
+        command.args(["run", "--config"]).arg(folder.path("config.toml"));
+        let socket = OwnedFd::from(listener.try_clone().expect("another descriptor"));
+        Self::start_with_input(command, folder, socket.into())
+    }
+
     fn run_as(mut command: Command, folder: Folder) -> Self {
         command.args(["run", "--config"]).arg(folder.path("config.toml"));
         Self::start(command, folder)
     }
 
     /// Runs this command, which is to run a proxy.
-    pub fn start(mut command: Command, folder: Folder) -> Self {
+    pub fn start(command: Command, folder: Folder) -> Self {
+        Self::start_with_input(command, folder, Stdio::null())
+    }
+
+    fn start_with_input(mut command: Command, folder: Folder, input: Stdio) -> Self {
         let mut child = command
             .env("STATE_DIRECTORY", folder.path("state"))
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

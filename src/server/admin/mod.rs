@@ -20,6 +20,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::accept_queue::AcceptQueue;
 use super::door::Door;
 use crate::live::Live;
 use crate::names::TenantName;
@@ -48,21 +49,24 @@ const JSON: &str = "application/json";
 pub async fn accept(live: Arc<Live>, listener: Listener, door: Door) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut serving = JoinSet::new();
-    let (is_tcp, mut bounds) = (matches!(listener, Listener::Tcp(_)), Bounds::default());
+    let mut queue = AcceptQueue::new(listener, door.clone());
+    let (is_tcp, mut bounds) = (queue.is_tcp(), Bounds::default());
     loop {
         let next = async {
             let place = match is_tcp {
                 true => None,
                 false => Arc::clone(&room).acquire_owned().await.ok(),
             };
-            (listener.accept().await, place)
+            (queue.next().await, place)
         };
         let (accepted, place) = tokio::select! {
             biased;
             Some(_) = serving.join_next() => continue,
             accepted = next => accepted,
-            () = door.closing() => break,
+            // While all places are taken.
+            () = door.waits_no_longer() => break,
         };
+        let Some(accepted) = accepted else { break };
         match accepted {
             Ok((stream, peer)) => {
                 let (live, door) = (Arc::clone(&live), door.clone());
@@ -77,7 +81,7 @@ pub async fn accept(live: Arc<Live>, listener: Listener, door: Door) {
             Err(_) => tokio::time::sleep(super::ACCEPT_PAUSE).await,
         }
     }
-    drop(listener);
+    drop(queue);
     while serving.join_next().await.is_some() {}
 }
 

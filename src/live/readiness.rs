@@ -1,0 +1,75 @@
+//! Whether this process is fit for traffic, and what else is amiss.
+//! What does `/readyz` say?
+
+use jiff::Timestamp;
+
+use super::{Live, log, sources};
+use crate::config::Severity;
+
+/// Reasons, in words.
+pub struct Readiness {
+    /// Traffic should go elsewhere.
+    pub blocked: Vec<String>,
+    /// Traffic is served; somebody should look.
+    pub degraded: Vec<String>,
+}
+
+impl Live {
+    pub fn readiness(&self) -> Readiness {
+        let (mut blocked, mut degraded) = (Vec::new(), Vec::new());
+        if self.is_draining() {
+            blocked.push("draining".to_owned());
+        }
+        let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
+        let mut usable = 0;
+        for (name, pool) in &in_force.plan.pools {
+            let ranges = pool.in_force(now);
+            let (count, configured) = (view.count(&ranges), sources::total(&ranges));
+            usable += count;
+            match count {
+                0 => degraded.push(format!("pool {name} has no usable source address")),
+                few if few < configured.div_ceil(2) => {
+                    degraded.push(format!("pool {name} has {few} usable source addresses of {configured}"));
+                }
+                _ => {}
+            }
+        }
+        if usable == 0 {
+            blocked.push("no source address is usable".to_owned());
+        }
+        let faults = in_force.plan.signers.values().flat_map(|signer| signer.problems(now));
+        let faults = faults.filter(|fault| fault.severity == Severity::Problem);
+        degraded.extend(faults.map(|fault| fault.message));
+        degraded.extend(self.configuration.degraded());
+        for (name, signer) in &in_force.plan.signers {
+            let mut broken = signer.broken_tenants();
+            if let Some(first) = broken.next() {
+                let count = 1 + broken.count();
+                degraded.push(format!(
+                    "signer {name}: the folders of {count} tenants are broken ({first} the first), they keep the keys from before, if they had any"
+                ));
+            }
+        }
+        if let resting @ [first, ..] = self.reach.resting().as_slice() {
+            degraded.push(format!("{} source addresses get no answer from anybody, {first} among them", resting.len()));
+        }
+        if let Some(outage) = in_force.resolver.outage() {
+            degraded.push(format!(
+                "no name server responds for {} s ({}): names that are not cached fail with name_timeout",
+                outage.as_secs(),
+                in_force.resolver.server_list()
+            ));
+        }
+        if self.sources.are_stale() {
+            degraded.push("the kernel does not tell this host's addresses: the last known ones count".to_owned());
+        }
+        if self.records.lost() > 0 {
+            degraded.push(format!("{} delivery records could not be written", self.records.lost()));
+        }
+        match log::unreported() {
+            0 => {}
+            lost => degraded.push(format!("the log cannot be written: stderr did not take {lost} lines")),
+        }
+        Readiness { blocked, degraded }
+    }
+}
