@@ -10,6 +10,8 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 /// Aliases that one response may hold in a chain.
 const ALIASES_MAX: usize = 16;
+/// The fault of a server whose aliases lead in a circle, or further than anybody follows them.
+pub(super) const ENDLESS_CHAIN: &str = "a chain of aliases without an end";
 
 /// How long a response is believed, whatever its TTL says: no storm of questions for a TTL of zero, and no mistake in
 /// a customer's zone outlives this.
@@ -48,8 +50,8 @@ impl Found {
     }
 }
 
-/// Why this response is none: the next server is asked. NXDOMAIN is a response, and final.
-pub(super) fn fault(response: &Message) -> Option<&'static str> {
+/// What a response says of the server instead of the name. NXDOMAIN is a response, and final.
+fn fault(response: &Message) -> Option<&'static str> {
     let is_lame = response.answers.is_empty()
         && negative_ttl(response).is_none()
         && !response.metadata.authoritative
@@ -68,17 +70,20 @@ pub(super) fn fault(response: &Message) -> Option<&'static str> {
     }
 }
 
-/// Reads a response without a [`fault`]. `chain` is the shortest TTL of the aliases that led to `name`.
-pub(super) fn read(response: &Message, name: &Name, kind: RecordType, chain: Duration) -> Read {
-    let (mut name, mut ttl, mut is_alias) = (name, chain, false);
-    for _ in 0..ALIASES_MAX {
-        let alias = records(response, name).find_map(|record| match &record.data {
-            RData::CNAME(to) => Some((&to.0, record.ttl)),
-            _ => None,
-        });
-        let Some((to, seconds)) = alias else { break };
+/// Reads a response. `chain` is the shortest TTL of the aliases that led to `name`. An error says why the response is
+/// none: the next server is asked.
+pub(super) fn read(response: &Message, name: &Name, kind: RecordType, chain: Duration) -> Result<Read, &'static str> {
+    if let Some(fault) = fault(response) {
+        return Err(fault);
+    }
+    let (mut name, mut ttl, mut aliases) = (name, chain, 0);
+    while let Some((to, seconds)) = alias(response, name) {
+        aliases += 1;
+        if aliases > ALIASES_MAX {
+            return Err(ENDLESS_CHAIN);
+        }
         // A chain of aliases is as short-lived as its shortest-lived link.
-        (name, ttl, is_alias) = (to, ttl.min(seconds_of(seconds)), true);
+        (name, ttl) = (to, ttl.min(seconds_of(seconds)));
     }
     let mut addresses = Vec::new();
     for record in records(response, name).filter(|record| record.record_type() == kind) {
@@ -86,16 +91,25 @@ pub(super) fn read(response: &Message, name: &Name, kind: RecordType, chain: Dur
         addresses.extend(record.data.ip_addr().filter(|address| !addresses.contains(address)));
     }
     if !addresses.is_empty() {
-        return Read::Found(Found {
-            half: Half::Addresses(addresses.into()),
-            ttl: ttl.clamp(*TTL.start(), *TTL.end()),
-        });
+        let ttl = ttl.clamp(*TTL.start(), *TTL.end());
+        return Ok(Read::Found(Found { half: Half::Addresses(addresses.into()), ttl }));
     }
     let no_such_name = response.metadata.response_code == ResponseCode::NXDomain;
     match negative_ttl(response) {
-        None if is_alias && !no_such_name => Read::Alias(name.clone(), ttl),
-        negative => Read::Found(Found::nothing(no_such_name, negative.unwrap_or_default())),
+        None if aliases > 0 && !no_such_name => Ok(Read::Alias(name.clone(), ttl)),
+        // The chain is broken: the answer section is not empty, as it is for a name without data (RFC 2308 §2.2).
+        None if !no_such_name && !response.answers.is_empty() && records(response, name).next().is_none() => {
+            Err("records of other names")
+        }
+        negative => Ok(Read::Found(Found::nothing(no_such_name, negative.unwrap_or_default()))),
     }
+}
+
+fn alias<'r>(response: &'r Message, owner: &'r Name) -> Option<(&'r Name, u32)> {
+    records(response, owner).find_map(|record| match &record.data {
+        RData::CNAME(to) => Some((&to.0, record.ttl)),
+        _ => None,
+    })
 }
 
 fn records<'r>(response: &'r Message, owner: &'r Name) -> impl Iterator<Item = &'r Record> {

@@ -24,8 +24,8 @@ pub(super) async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> io
     let query = Query::query(name.clone(), kind);
     let mut question = question(&query, true);
     let mut response = over_udp(server, &question).await?;
-    if response.metadata.response_code == ResponseCode::FormErr {
-        // RFC 6891 §6.2.2: the server may be older than EDNS.
+    if matches!(response.metadata.response_code, ResponseCode::FormErr | ResponseCode::NotImp) {
+        // The server may be older than EDNS: RFC 6891 §7 has it answer FORMERR, and some answer NOTIMP.
         question = self::question(&query, false);
         response = over_udp(server, &question).await?;
     }

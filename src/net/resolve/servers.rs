@@ -61,28 +61,63 @@ impl Servers {
     }
 
     /// Finds the addresses of one family. Goes on for as long as the caller lets it, while a server is silent.
+    ///
+    /// A chain of aliases that leads nowhere is the fault of the servers that gave it, and the others are asked for the
+    /// name from the beginning.
     pub(super) async fn find(self: &Arc<Self>, name: &str, kind: RecordType, flight: &Flight) -> Found {
         // The last dot makes it absolute: there are no search domains.
-        let Ok(mut name) = Name::from_ascii(format!("{name}.")) else { return Found::nothing(true, Duration::MAX) };
-        let mut ttl = Duration::MAX;
-        for _ in 0..ALIAS_QUESTIONS_MAX {
-            let response = match self.ask(&name, kind, flight).await {
-                Ok(response) => response,
-                Err(code) => return Found { half: Half::Fault(code), ttl: Duration::ZERO },
+        let Ok(name) = Name::from_ascii(format!("{name}.")) else { return Found::nothing(true, Duration::MAX) };
+        let mut distrusted = vec![None; self.addresses.len()];
+        loop {
+            let mut chain = Vec::new();
+            let code = match self.follow(&name, kind, flight, &distrusted, &mut chain).await {
+                Ok(found) => return found,
+                Err(code) => code,
             };
-            match answer::read(&response, &name, kind, ttl) {
-                Read::Found(found) => return found,
-                Read::Alias(next, shortest) => (name, ttl) = (next, shortest),
+            for server in &chain {
+                distrusted[*server] = Some(code);
             }
+            if chain.is_empty() || distrusted.iter().all(Option::is_some) {
+                return Found { half: Half::Fault(code), ttl: Duration::ZERO };
+            }
+            flight.note(code);
         }
-        Found { half: Half::Fault("a chain of aliases without an end"), ttl: Duration::ZERO }
     }
 
-    /// The first response that is one. The error is the response code of the first server, once all have failed.
-    async fn ask(self: &Arc<Self>, name: &Name, kind: RecordType, flight: &Flight) -> Result<Message, &'static str> {
+    /// Asks for the name, and for the names that it is an alias of. Adds each server that gave an alias to `chain`.
+    async fn follow(
+        self: &Arc<Self>,
+        name: &Name,
+        kind: RecordType,
+        flight: &Flight,
+        distrusted: &[Option<&'static str>],
+        chain: &mut Vec<usize>,
+    ) -> Result<Found, &'static str> {
+        let (mut name, mut ttl) = (name.clone(), Duration::MAX);
+        for _ in 0..ALIAS_QUESTIONS_MAX {
+            match self.ask(&name, (kind, ttl), flight, distrusted).await? {
+                (_, Read::Found(found)) => return Ok(found),
+                (server, Read::Alias(next, shortest)) => {
+                    (name, ttl) = (next, shortest);
+                    chain.push(server);
+                }
+            }
+        }
+        Err(answer::ENDLESS_CHAIN)
+    }
+
+    /// The first response that is one, and the server that gave it; `distrusted` servers are not asked. `ttl` is the
+    /// shortest of the aliases that led to `name`. The error is the response code of the first server, once all failed.
+    async fn ask(
+        self: &Arc<Self>,
+        name: &Name,
+        (kind, ttl): (RecordType, Duration),
+        flight: &Flight,
+        distrusted: &[Option<&'static str>],
+    ) -> Result<(usize, Read), &'static str> {
         let (start, count) = (Instant::now(), self.addresses.len());
         let first = self.preferred.load(Ordering::Relaxed) % count;
-        let mut faults: Vec<Option<&'static str>> = vec![None; count];
+        let mut faults = distrusted.to_vec();
         let mut unreachable = vec![false; count];
         let mut running: Vec<Asking> = Vec::new();
         let (mut turn, mut pause, mut is_suspicious) = (0, RESEND, false);
@@ -111,12 +146,16 @@ impl Servers {
                         match response {
                             Ok(response) => {
                                 self.health.responded();
-                                let Some(code) = answer::fault(&response) else {
-                                    self.preferred.store(server, Ordering::Relaxed);
-                                    return Ok(response);
-                                };
-                                flight.note(code);
-                                faults[server] = Some(code);
+                                match answer::read(&response, name, kind, ttl) {
+                                    Ok(read) => {
+                                        self.preferred.store(server, Ordering::Relaxed);
+                                        return Ok((server, read));
+                                    }
+                                    Err(code) => {
+                                        flight.note(code);
+                                        faults[server] = Some(code);
+                                    }
+                                }
                             }
                             Err(error) => unreachable[server] |= is_of_the_network(&error),
                         }

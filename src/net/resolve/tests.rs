@@ -129,7 +129,7 @@ async fn every_fault_is_told_and_remembered() {
     for (name, fault) in [
         ("nowhere.example", ResolveFault::NotFound),
         ("empty.example", ResolveFault::NotFound),
-        ("stray.example", ResolveFault::NotFound),
+        ("stray.example", ResolveFault::Failed("records of other names")),
         ("broken.example", ResolveFault::Failed("SERVFAIL")),
         ("refused.example", ResolveFault::Failed("REFUSED")),
     ] {
@@ -245,10 +245,37 @@ async fn nxdomain_is_final() {
 }
 
 #[tokio::test]
-async fn formerr_has_the_question_asked_once_more_without_edns() {
-    let server = Server::start(|name, _| Reply::NoEdns(vec![address(name, 60, "192.0.2.4")])).await;
-    let answers = server.resolver().resolve(&host("old.example"), V4, WAIT).await.unwrap();
-    assert_eq!((answers.addresses.len(), server.asked()), (1, 2));
+async fn a_server_that_refuses_edns_is_asked_once_more_without_it() {
+    let formerr: server::Zone = |name, _| Reply::NoEdns(ResponseCode::FormErr, vec![address(name, 60, "192.0.2.4")]);
+    let notimp: server::Zone = |name, _| Reply::NoEdns(ResponseCode::NotImp, vec![address(name, 60, "192.0.2.4")]);
+    for zone in [formerr, notimp] {
+        let server = Server::start(zone).await;
+        let answers = server.resolver().resolve(&host("old.example"), V4, WAIT).await.unwrap();
+        assert_eq!((answers.addresses.len(), server.asked()), (1, 2));
+    }
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked_after_a_chain_of_aliases_that_leads_nowhere() {
+    let good = Server::start(zone).await;
+    let loop_in_one_response: server::Zone =
+        |name, _| Reply::Records(vec![alias(name, "b.example."), alias("b.example.", name)]);
+    let loop_over_responses: server::Zone = |name, _| match name {
+        "b.example." => Reply::Records(vec![alias(name, "both.example.")]),
+        _ => Reply::Records(vec![alias(name, "b.example.")]),
+    };
+    let alias_that_fails: server::Zone = |name, _| match name {
+        "broken.example." => Reply::Code(ResponseCode::ServFail),
+        _ => Reply::Records(vec![alias(name, "broken.example.")]),
+    };
+    let records_of_others: server::Zone = |_, _| Reply::Records(vec![address("b.example.", 60, "192.0.2.66")]);
+    for zone in [loop_in_one_response, loop_over_responses, alias_that_fails, records_of_others] {
+        let bad = Server::start(zone).await;
+        let answers = resolver(&[bad.address, good.address], &[]).resolve(&host("both.example"), V4, WAIT).await;
+        assert_eq!(answers.map(|answers| answers.addresses.len()), Ok(2), "{:?}", bad.asked.lock().unwrap());
+        let alone = resolver(&[bad.address], &[]).resolve(&host("both.example"), V4, WAIT).await;
+        assert!(matches!(alone, Err(ResolveFault::Failed(_))), "{alone:?}");
+    }
 }
 
 #[tokio::test]

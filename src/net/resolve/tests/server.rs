@@ -20,8 +20,8 @@ pub(super) enum Reply {
     NoSuchName,
     NoData,
     Code(ResponseCode),
-    /// FORMERR without the question, as from a server that cannot read it, unless the question is without EDNS.
-    NoEdns(Vec<Record>),
+    /// This code without the question, as from a server that cannot read it, unless the question is without EDNS.
+    NoEdns(ResponseCode, Vec<Record>),
     Silence,
     /// After this long.
     Late(Duration, Vec<Record>),
@@ -108,10 +108,10 @@ fn reply(
         }
         Reply::NoData => drop(message.add_authority(soa)),
         Reply::Code(code) => message.metadata.response_code = code,
-        Reply::NoEdns(records) if question.edns.is_none() => drop(message.add_answers(records)),
-        Reply::NoEdns(_) => {
+        Reply::NoEdns(_, records) if question.edns.is_none() => drop(message.add_answers(records)),
+        Reply::NoEdns(code, _) => {
             message.queries.clear();
-            message.metadata.response_code = ResponseCode::FormErr;
+            message.metadata.response_code = code;
         }
         Reply::Silence => return None,
         Reply::Late(after, records) => {
