@@ -100,6 +100,7 @@ impl Proxy {
             .map_err(|fault| Failed(sysexits::OS_ERROR, format!("cannot listen for signals: {fault}")))?;
         let Start { path, config, plan, warnings } = start;
         let records = Records::open(&config.log.deliveries)
+            .await
             .map_err(|fault| Failed(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {fault}")))?;
         let in_force = InForce::new(plan, &config.resolver, None)
             .map_err(|fault| Failed(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;

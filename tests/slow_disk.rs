@@ -1,4 +1,4 @@
-//! A disk that hangs below the history of adopted configurations.
+//! A disk that hangs below the history of adopted configurations, or below the delivery log.
 //! Does a delivery, a reload or a start wait for it?
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,21 +13,36 @@ use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Folder, Outgate, PATIENCE};
 
-/// Holds up whoever lists the history for as long as the file is there that `OUTGATE_TEST_HANG` names.
+/// Holds up whoever lists the history, or opens the delivery log, for as long as the file is there that
+/// `OUTGATE_TEST_HANG` names.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+static void hold_up(const char *path, const char *end) {
+    const char *hang = getenv("OUTGATE_TEST_HANG");
+    size_t length = strlen(path), tail = strlen(end);
+    if (hang && length > tail && !strcmp(path + length - tail, end))
+        while (!access(hang, F_OK)) usleep(10000);
+}
 DIR *opendir(const char *path) {
     DIR *(*real)(const char *) = dlsym(RTLD_NEXT, "opendir");
-    const char *hang = getenv("OUTGATE_TEST_HANG");
-    size_t length = strlen(path);
-    if (hang && length > 8 && !strcmp(path + length - 8, "/history"))
-        while (!access(hang, F_OK)) usleep(10000);
+    hold_up(path, "/history");
     return real(path);
+}
+int open64(const char *path, int flags, ...) {
+    int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, "open64");
+    va_list rest;
+    va_start(rest, flags);
+    int mode = flags & O_CREAT ? va_arg(rest, int) : 0;
+    va_end(rest);
+    hold_up(path, "/deliveries.jsonl");
+    return real(path, flags, mode);
 }
 "#;
 
@@ -56,7 +71,11 @@ impl Scene {
     }
 
     fn run(&self) -> Outgate {
-        let text = self.text("").replace("{dir}", &self.folder.path("").display().to_string());
+        self.run_with("")
+    }
+
+    fn run_with(&self, more: &str) -> Outgate {
+        let text = self.text(more).replace("{dir}", &self.folder.path("").display().to_string());
         self.folder.write("config.toml", text);
         let environment: [(&str, &Path); 2] = [("LD_PRELOAD", &self.shim), ("OUTGATE_TEST_HANG", &self.hang)];
         Outgate::run_in_with(Folder::linked(&self.folder), &environment)
@@ -129,4 +148,34 @@ fn history_on_a_disk_that_hangs_holds_up_no_start() {
     }
     let status = outgate.admin("/status").json();
     assert_eq!(status["configuration"]["number"], 2, "{status:#}");
+}
+
+#[test]
+fn delivery_log_on_a_disk_that_hangs_holds_up_no_start() {
+    let scene = Scene::new();
+    scene.hang();
+    let outgate = scene.run_with("[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\n");
+    scene.deliver(&outgate);
+    let is_told = |outgate: &Outgate| outgate.admin("/readyz").text().contains("the delivery log is not open yet");
+    assert!(is_told(&outgate), "{}", outgate.admin("/readyz").text());
+    assert!(outgate.log.all().iter().any(|line| line.contains("cannot open the delivery log")));
+    scene.go_on();
+    let deadline = Instant::now() + PATIENCE;
+    let records = || std::fs::read_to_string(scene.folder.path("deliveries.jsonl")).unwrap_or_default();
+    while records().lines().count() < 1 || is_told(&outgate) {
+        assert!(Instant::now() < deadline, "the record that waited is not written");
+    }
+}
+
+#[test]
+fn delivery_log_that_cannot_be_opened_ends_the_start() {
+    let scene = Scene::new();
+    // A folder cannot be opened for writing, by root either.
+    std::fs::create_dir(scene.folder.path("deliveries.jsonl")).unwrap();
+    let text = scene.text("[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\n");
+    let text = text.replace("{dir}", &scene.folder.path("").display().to_string());
+    let config = scene.folder.write("config.toml", text);
+    let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(["run", "--config"]).arg(config).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(73) && told.contains("cannot open the delivery log"), "{told}");
 }

@@ -7,12 +7,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
 
 /// The capacity that the buffer keeps after a burst, in bytes.
 const CAPACITY_KEPT: usize = 256 * 1024;
@@ -37,6 +39,8 @@ struct Shared {
     wake: Condvar,
     /// Notified when nothing waits and nothing is being written.
     drained: Condvar,
+    /// Whether the sink has been open once.
+    is_open: AtomicBool,
     lost: AtomicU64,
     /// How many of them `recovered` was called with.
     reported: AtomicU64,
@@ -55,17 +59,34 @@ impl Lines {
     /// A queue without a writer: lines wait until [`Lines::take`].
     pub(super) fn kept(pace: Pace) -> Self {
         let (queue, wake, drained) = (Mutex::default(), Condvar::new(), Condvar::new());
-        let (lost, reported) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { shared: Arc::new(Shared { pace, queue, wake, drained, lost, reported }) }
+        let (is_open, lost, reported) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { pace, queue, wake, drained, is_open, lost, reported }) }
     }
 
-    /// Starts the writer, a thread called `name`. After a loss, when lines can be written again, the writer calls
-    /// `recovered` with the number of lines lost since the last call.
-    pub(super) fn open(name: &str, pace: Pace, sink: Sink, recovered: fn(u64)) -> io::Result<Self> {
+    /// Starts the writer, a thread called `name`, which opens the sink first: the receiver gets the outcome. After a loss,
+    /// when lines can be written again, the writer calls `recovered` with the number of lines lost since the last call.
+    pub(super) fn open(
+        name: &str,
+        pace: Pace,
+        mut sink: Sink,
+        recovered: fn(u64),
+    ) -> io::Result<(Self, oneshot::Receiver<io::Result<()>>)> {
         let lines = Self::kept(pace);
         let shared = Arc::clone(&lines.shared);
-        std::thread::Builder::new().name(name.into()).spawn(move || shared.write_out(sink, recovered))?;
-        Ok(lines)
+        let (outcome, opened) = oneshot::channel();
+        let write = move || {
+            let result = sink.open();
+            let has_failed = result.is_err();
+            match outcome.send(result) {
+                Ok(()) if has_failed => return, // the receiver reports it
+                Ok(()) => {}
+                Err(late) => sink.report_late(&late),
+            }
+            shared.is_open.store(sink.is_open(), Ordering::Relaxed);
+            shared.write_out(sink, recovered);
+        };
+        std::thread::Builder::new().name(name.into()).spawn(write)?;
+        Ok((lines, opened))
     }
 
     /// Appends whole lines, each with its line feed, unless too much waits already. Never blocks on the sink.
@@ -86,6 +107,11 @@ impl Lines {
 
     pub(super) fn count_lost(&self, lines: u64) {
         self.shared.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Returns whether the sink has been open once. The queue of a process that takes the lines itself has none.
+    pub(super) fn is_open(&self) -> bool {
+        self.shared.is_open.load(Ordering::Relaxed)
     }
 
     /// Lines that could not be written.
@@ -145,9 +171,10 @@ impl Shared {
             }
             torn = torn && (lines.is_empty() || sink.write(b"\n").is_err());
             if torn || sink.write(&lines).is_err() {
-                torn = true;
+                torn = sink.is_open();
                 self.lost.fetch_add(count_lines(&lines), Ordering::Relaxed);
             } else if !lines.is_empty() {
+                self.is_open.store(true, Ordering::Relaxed);
                 self.report(recovered);
             }
             lines.clear();
@@ -180,7 +207,8 @@ fn count_lines(text: &[u8]) -> u64 {
 pub(super) enum Sink {
     /// A descriptor of our own for a standard stream: std's would buffer, lock, and flush at exit.
     Stream(File),
-    File(File, PathBuf),
+    /// `None`: not open yet.
+    File(Option<File>, PathBuf),
 }
 
 impl Sink {
@@ -192,12 +220,41 @@ impl Sink {
         Ok(Self::Stream(io::stderr().as_fd().try_clone_to_owned()?.into()))
     }
 
-    pub(super) fn append_to(path: &PathBuf) -> io::Result<Self> {
-        Ok(Self::File(append_to(path)?, path.clone()))
+    /// A file, which the writer opens: below it may be a disk that hangs.
+    pub(super) fn append_to(path: &Path) -> Self {
+        Self::File(None, path.to_owned())
+    }
+
+    fn is_open(&self) -> bool {
+        !matches!(self, Self::File(None, _))
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        if let Self::File(file @ None, path) = self {
+            *file = Some(append_to(path)?);
+        }
+        Ok(())
+    }
+
+    /// Logs the outcome of an open that took so long that the start went on without it.
+    fn report_late(&self, opened: &io::Result<()>) {
+        let Self::File(_, path) = self else { return };
+        match opened {
+            Ok(()) => info!("{} is open: delivery records are written", path.display()),
+            Err(fault) => warn!(
+                "cannot open {}: {fault}; delivery records are lost until it can be opened, and it is tried again for \
+                 each batch",
+                path.display()
+            ),
+        }
     }
 
     fn write(&mut self, mut lines: &[u8]) -> io::Result<()> {
-        let (Self::Stream(file) | Self::File(file, _)) = self;
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.open()?;
+        let (Self::Stream(file) | Self::File(Some(file), _)) = self else { return Err(io::ErrorKind::NotFound.into()) };
         while !lines.is_empty() {
             match file.write(lines) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -218,12 +275,12 @@ impl Sink {
         if let Sink::File(file, path) = self
             && let Ok(opened) = append_to(path)
         {
-            *file = opened;
+            *file = Some(opened);
         }
     }
 }
 
 /// Records name clients and targets: nobody but the owner and the group reads them.
-fn append_to(path: &PathBuf) -> io::Result<File> {
+fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }

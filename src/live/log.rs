@@ -27,7 +27,7 @@ static LOG: OnceLock<Lines> = OnceLock::new();
 /// Starts the writer. Before this, and where there is no thread for it, lines are dropped.
 pub fn start() -> io::Result<()> {
     let pace = Pace { backlog_max: BACKLOG_MAX, flush_size: 1, flush_after: FLUSH_AFTER };
-    let lines = Lines::open("log", pace, Sink::stderr()?, |lost| {
+    let (lines, _) = Lines::open("log", pace, Sink::stderr()?, |lost| {
         warn!("{lost} log lines were lost: stderr did not take them");
     })?;
     let _ = LOG.set(lines); // a second start changes nothing

@@ -63,6 +63,9 @@ impl Live {
         if self.sources.are_stale() {
             degraded.push("the kernel does not tell this host's addresses: the last known ones count".to_owned());
         }
+        if self.records.is_waiting_for_file() {
+            degraded.push("the delivery log is not open yet: records wait in memory for the disk".to_owned());
+        }
         if self.records.lost() > 0 {
             degraded.push(format!("{} delivery records could not be written", self.records.lost()));
         }

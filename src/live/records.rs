@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
+use tracing::warn;
 
 use super::lines::{Lines, Pace, Sink};
 use crate::config::Deliveries;
@@ -15,6 +16,8 @@ const BACKLOG_MAX: usize = 64 * 1024 * 1024;
 /// Lines are written out at the latest after this long, or when this much has gathered.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 const FLUSH_SIZE: usize = 64 * 1024;
+/// How long the start waits for the file to be opened.
+const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 /// For the last lines to be written when the process ends: a reader that does not read, or a disk that hangs, must not
 /// keep the process.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -27,13 +30,26 @@ thread_local! {
 pub struct Records(Option<Lines>);
 
 impl Records {
-    pub fn open(deliveries: &Deliveries) -> io::Result<Self> {
-        let sink = match deliveries {
+    /// Waits for [`OPEN_PATIENCE`] until the file is open. A disk that takes longer holds up no start: the records wait
+    /// for it in their backlog.
+    pub async fn open(deliveries: &Deliveries) -> io::Result<Self> {
+        let (sink, name) = match deliveries {
             Deliveries::Off => return Ok(Self(None)),
-            Deliveries::Stdout => Sink::stdout()?,
-            Deliveries::File(path) => Sink::append_to(path)?,
+            Deliveries::Stdout => (Sink::stdout()?, "standard output".to_owned()),
+            Deliveries::File(path) => (Sink::append_to(path), path.display().to_string()),
         };
-        Lines::open("records", pace(), sink, |_| {}).map(|lines| Self(Some(lines)))
+        let (lines, opened) = Lines::open("records", pace(), sink, |_| {})?;
+        match tokio::time::timeout(OPEN_PATIENCE, opened).await {
+            Ok(Ok(result)) => result?,
+            Ok(Err(_)) => return Err(io::Error::other("its thread has ended")),
+            Err(_) => warn!(
+                "cannot open the delivery log {name} yet: the disk has not answered for {} s; delivery records wait in \
+                 memory, up to {} MiB",
+                OPEN_PATIENCE.as_secs(),
+                BACKLOG_MAX >> 20
+            ),
+        }
+        Ok(Self(Some(lines)))
     }
 
     /// For a process that delivers by itself: lines wait until they are taken.
@@ -59,6 +75,11 @@ impl Records {
             text.push(b'\n');
             if is_written { lines.push(text) } else { lines.count_lost(1) }
         });
+    }
+
+    /// Returns whether records have nowhere to go: the file has not been opened yet.
+    pub fn is_waiting_for_file(&self) -> bool {
+        self.0.as_ref().is_some_and(|lines| !lines.is_open())
     }
 
     /// Records that could not be kept.
