@@ -1,19 +1,24 @@
 //! The circuits of all targets that have failed lately; a target that responds has none.
 //! Is it worth contacting the target, and who finds out?
 
+mod key;
+
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::names::{ClientName, PoolName, RouteName, Target, TenantName};
+use super::shares::Shares;
+use crate::names::ClientName;
 use crate::policy::circuit::{Circuit, Fuse, Leave, Open};
-use crate::policy::route::Route;
+pub use key::{Failure, Key, Success};
+use key::{Scope, Terms, Upstream};
 
-/// Circuits of targets that failed within the window, or that are open. Where there is no room for another, the target
-/// has no circuit: so strangers who name targets that fail can keep a circuit from opening, as if there were none, but
-/// never close one.
+/// Circuits of targets that failed within the window, or that are open. A further one evicts the circuit of the client
+/// that has most of them, the one whose last failure is the longest ago: a client that names many targets that fail costs
+/// itself circuits, and no other client below an even share.
 const CIRCUITS_MAX: usize = 65_536;
 
 /// Locks that the targets are spread over.
@@ -22,66 +27,8 @@ const SHARDS: usize = 16;
 /// Changes that are not logged yet. More are not logged: the metrics alone count them.
 const CHANGES_MAX: usize = 100;
 
-/// What a delivery contacts, for which client, and under which terms.
-#[derive(Clone, Debug)]
-pub struct Key {
-    upstream: Upstream,
-    terms: Terms,
-    client: ClientName,
-    tenant: Option<TenantName>,
-}
-
-/// A target, as the addresses of one pool reach it.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Upstream {
-    target: Target,
-    pool: PoolName,
-    /// The route on whose other side of a split it is tried: what is too strict or too short there says nothing of the
-    /// target, and must cost nobody else their deliveries.
-    trial: Option<RouteName>,
-}
-
-/// What a route asks of its targets. Routes that ask for different things do not decide each other's circuits: a target
-/// may fail the one and serve the other.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Terms {
-    /// DNS, connect, TLS, body, response, total.
-    timeouts: [Duration; 6],
-    /// The fingerprint of the trust, which has the TLS versions and the client certificate.
-    trust: [u8; 32],
-}
-
-/// Whose deliveries a circuit stops. One client's request can cause what comes after the request was sent, by its path,
-/// its size or its pace, so those failures count for the same client and tenant alone.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Scope {
-    Everyone,
-    Sender(ClientName, Option<TenantName>),
-}
-
-/// What a failure says of the target.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Failure {
-    /// There was no connection to send the request over.
-    Unreachable,
-    /// The request was sent, or a part of it, and there is no response.
-    NoResponse,
-}
-
-/// What a success shows of the target.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Success {
-    /// A tunnel's connection is open. Whether the target responds to requests is unknown.
-    Connection,
-    Response,
-}
-
-impl Success {
-    /// Returns whether this shows that the target does not fail in this way.
-    fn refutes(self, failure: Failure) -> bool {
-        self == Self::Response || failure == Failure::Unreachable
-    }
-}
+/// What each circuit is known by: a target, and whose deliveries it stops.
+type CircuitKey = (Upstream, (Terms, Scope));
 
 /// A target that deliveries contact now, or that has circuits.
 #[derive(Default)]
@@ -89,16 +36,25 @@ struct Watched {
     attempts: usize,
     /// The last success, for any client, that refutes each kind of failure.
     refuted: [Option<Instant>; 2],
-    circuits: HashMap<(Terms, Scope), Circuit>,
+    circuits: HashMap<(Terms, Scope), Owned>,
+}
+
+/// A circuit, and the client whose failure began it.
+struct Owned {
+    circuit: Circuit,
+    owner: ClientName,
+    /// Its last failure, in [`Shares`].
+    number: u64,
 }
 
 type Shard = HashMap<Upstream, Watched>;
 
-#[derive(Default)]
 pub struct Circuits {
     shards: [Mutex<Shard>; SHARDS],
     /// How many circuits there are: while all goes well, an early check takes no lock.
     count: AtomicUsize,
+    /// Locked within a shard, never the other way round.
+    shares: Mutex<Shares<ClientName, CircuitKey>>,
     changes: Mutex<Vec<Change>>,
     random: RandomState,
 }
@@ -130,46 +86,23 @@ pub struct Attempt {
     leave: [Leave; 2],
 }
 
-impl Key {
-    pub fn of(route: &Route, target: &Target, client: &ClientName, tenant: Option<&TenantName>) -> Self {
-        let trial = route.is_trial().then(|| route.name.clone());
-        let times = &route.timeouts;
-        Self {
-            upstream: Upstream { target: target.clone(), pool: route.pool.name().clone(), trial },
-            terms: Terms {
-                timeouts: [times.dns, times.connect, times.tls, times.body, times.response, times.total],
-                trust: route.trust.fingerprint,
-            },
-            client: client.clone(),
-            tenant: tenant.cloned(),
-        }
-    }
-
-    /// The circuits that stop this delivery.
-    fn circuits(&self) -> [(Terms, Scope); 2] {
-        [Failure::Unreachable, Failure::NoResponse].map(|failure| self.circuit(failure))
-    }
-
-    fn circuit(&self, failure: Failure) -> (Terms, Scope) {
-        let scope = match failure {
-            Failure::Unreachable => Scope::Everyone,
-            Failure::NoResponse => Scope::Sender(self.client.clone(), self.tenant.clone()),
-        };
-        (self.terms.clone(), scope)
-    }
-}
-
-impl Scope {
-    /// The failures that are counted here.
-    fn failure(&self) -> Failure {
-        match self {
-            Self::Everyone => Failure::Unreachable,
-            Self::Sender(..) => Failure::NoResponse,
-        }
+impl Default for Circuits {
+    fn default() -> Self {
+        Self::with_room_for(CIRCUITS_MAX)
     }
 }
 
 impl Circuits {
+    fn with_room_for(circuits: usize) -> Self {
+        Self {
+            shards: Default::default(),
+            count: AtomicUsize::new(0),
+            shares: Mutex::new(Shares::new(circuits)),
+            changes: Mutex::default(),
+            random: RandomState::new(),
+        }
+    }
+
     /// Refuses a delivery whose circuit is open, before anything is spent on it. Takes nothing.
     pub fn check(&self, key: &Key) -> Result<(), Open> {
         if self.count.load(Ordering::Relaxed) == 0 {
@@ -188,8 +121,8 @@ impl Circuits {
         if !watched.circuits.is_empty() {
             watched.check(&key, began)?; // of both, before a probe of one is taken
             for (circuit, leave) in key.circuits().iter().zip(&mut leave) {
-                let circuit = watched.circuits.get_mut(circuit);
-                *leave = circuit.map_or(Ok(Leave::Plain), |circuit| circuit.begin(began))?;
+                let owned = watched.circuits.get_mut(circuit);
+                *leave = owned.map_or(Ok(Leave::Plain), |owned| owned.circuit.begin(began))?;
             }
         }
         watched.attempts += 1;
@@ -220,7 +153,7 @@ impl Circuits {
     pub fn peek(&self, key: &Key) -> Option<Duration> {
         let shard = self.shard(&key.upstream);
         let watched = shard.get(&key.upstream)?;
-        let open = |circuit: &(Terms, Scope)| watched.circuits.get(circuit)?.open();
+        let open = |circuit: &(Terms, Scope)| watched.circuits.get(circuit)?.circuit.open();
         let until = key.circuits().iter().filter_map(open).map(|(_, until)| until).max()?;
         Some(until.saturating_duration_since(Instant::now()))
     }
@@ -230,7 +163,8 @@ impl Circuits {
         if self.count.load(Ordering::Relaxed) == 0 {
             return 0;
         }
-        let open_of = |watched: &Watched| watched.circuits.values().filter(|circuit| circuit.open().is_some()).count();
+        let open_of =
+            |watched: &Watched| watched.circuits.values().filter(|owned| owned.circuit.open().is_some()).count();
         self.shards.iter().map(|shard| lock(shard).values().map(open_of).sum::<usize>()).sum()
     }
 
@@ -238,10 +172,28 @@ impl Circuits {
         lock(&self.shards[(self.random.hash_one(upstream) % SHARDS as u64) as usize])
     }
 
-    fn retain(&self, watched: &mut Watched, keep: impl FnMut(&(Terms, Scope), &mut Circuit) -> bool) {
-        let before = watched.circuits.len();
-        watched.circuits.retain(keep);
-        self.count.fetch_sub(before - watched.circuits.len(), Ordering::Relaxed);
+    fn retain(&self, watched: &mut Watched, mut keep: impl FnMut(&(Terms, Scope), &Circuit) -> bool) {
+        watched.circuits.retain(|key, owned| {
+            let is_kept = keep(key, &owned.circuit);
+            if !is_kept {
+                self.count.fetch_sub(1, Ordering::Relaxed);
+                lock(&self.shares).remove(&owned.owner, owned.number);
+            }
+            is_kept
+        });
+    }
+
+    /// Removes a circuit that has lost its share, unless it has failed again since.
+    fn evict(&self, (upstream, circuit): CircuitKey, number: u64) {
+        let mut shard = self.shard(&upstream);
+        let Some(watched) = shard.get_mut(&upstream) else { return };
+        if watched.circuits.get(&circuit).is_some_and(|owned| owned.number == number) {
+            watched.circuits.remove(&circuit);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        if !watched.is_needed() {
+            shard.remove(&upstream);
+        }
     }
 
     fn changed(&self, change: Change) {
@@ -260,8 +212,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Watched {
     fn check(&self, key: &Key, now: Instant) -> Result<(), Open> {
         let circuits = key.circuits();
-        circuits.iter().filter_map(|circuit| self.circuits.get(circuit)).try_for_each(|circuit| {
-            circuit.check(now)?;
+        circuits.iter().filter_map(|circuit| self.circuits.get(circuit)).try_for_each(|owned| {
+            owned.circuit.check(now)?;
             Ok(())
         })
     }
@@ -306,29 +258,50 @@ impl Attempt {
         let (now, circuit) = (Instant::now(), self.key.circuit(failure));
         let leave = self.leave[failure as usize];
         let scope = circuit.1.clone();
-        let again_in = {
+        let (again_in, evicted) = {
             let mut shard = self.home.shard(&self.key.upstream);
             let Some(watched) = shard.get_mut(&self.key.upstream) else { return false };
             if watched.refuted[failure as usize].is_some_and(|refuted| refuted >= self.began) {
                 return false;
             }
-            if !watched.circuits.contains_key(&circuit) {
-                let count = &self.home.count;
-                if count.fetch_add(1, Ordering::Relaxed) >= CIRCUITS_MAX {
-                    count.fetch_sub(1, Ordering::Relaxed);
-                    return false;
-                }
-            }
-            let circuit = watched.circuits.entry(circuit).or_insert_with(|| Circuit::new(now));
+            let (owned, evicted) = self.circuit_to_count_in(watched, circuit, now);
             let dice = self.home.random.hash_one(now);
-            let has_opened = circuit.failed(leave, self.began, &self.fuse, now, dice);
-            circuit.open().filter(|_| has_opened).map(|(_, until)| until.saturating_duration_since(now))
+            let has_opened = owned.circuit.failed(leave, self.began, &self.fuse, now, dice);
+            let open = owned.circuit.open().filter(|_| has_opened);
+            (open.map(|(_, until)| until.saturating_duration_since(now)), evicted)
         };
+        if let Some((key, number)) = evicted {
+            self.home.evict(key, number);
+        }
         if let Some(again_in) = again_in {
             let upstream = self.key.upstream.clone();
             self.home.changed(Change { upstream, scope, now: Now::Open { again_in, code } });
         }
         again_in.is_some()
+    }
+
+    /// The circuit that a failure counts in, as the last of its owner that failed; a new one belongs to this client. Also
+    /// returns the one that is to be evicted for it.
+    fn circuit_to_count_in<'w>(
+        &self,
+        watched: &'w mut Watched,
+        circuit: (Terms, Scope),
+        now: Instant,
+    ) -> (&'w mut Owned, Option<(CircuitKey, u64)>) {
+        let mut shares = lock(&self.home.shares);
+        match watched.circuits.entry(circuit) {
+            Entry::Occupied(entry) => {
+                let owned = entry.into_mut();
+                owned.number = shares.touch(&owned.owner, owned.number);
+                (owned, None)
+            }
+            Entry::Vacant(entry) => {
+                let (number, evicted) = shares.add(&self.key.client, (self.key.upstream.clone(), entry.key().clone()));
+                self.home.count.fetch_add(1, Ordering::Relaxed);
+                let owner = self.key.client.clone();
+                (entry.insert(Owned { circuit: Circuit::new(now), owner, number }), evicted)
+            }
+        }
     }
 }
 
@@ -341,8 +314,8 @@ impl Drop for Attempt {
             let circuits = self.key.circuits();
             let probed = circuits.iter().zip(self.leave).filter(|(_, leave)| *leave == Leave::Probe);
             for (circuit, _) in probed {
-                if let Some(circuit) = watched.circuits.get_mut(circuit) {
-                    circuit.released(self.began);
+                if let Some(owned) = watched.circuits.get_mut(circuit) {
+                    owned.circuit.released(self.began);
                 }
             }
         }
@@ -373,3 +346,6 @@ impl std::fmt::Display for Change {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
-//! The order in which kept connections were used, by client: where there are too many, the client that keeps most loses
-//! its least recently used one.
-//! Which kept connection goes, and whose is it?
+//! The order in which entries of a bounded table were used, by client: where there are too many, the client that has most
+//! loses its least recently used one. Kept connections and circuits are such entries.
+//! Which entry goes, and whose is it?
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
