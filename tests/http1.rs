@@ -5,9 +5,13 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
 use support::receiver::{answering, answering_once};
 use support::scene::{scene, scene_with};
-use support::{Client, post};
+use support::{Client, PATIENCE, post};
 
 /// A second request that must never be answered or forwarded where the first one was refused with a close.
 const SMUGGLED: &str = "GET http://plain.example/smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -354,4 +358,34 @@ fn what_follows_an_early_answer_is_the_upload_or_nothing() {
     let rest = String::from_utf8(rest).unwrap();
     assert!(["", "4\r\nlate\r\n", "4\r\nlate\r\n0\r\n\r\n"].contains(&rest.as_str()), "{rest:?}");
     assert!(scene.plain.seen().is_empty(), "{:?}", scene.plain.seen());
+}
+
+/// Each write of such a client waits for the acknowledgment of the one before (RFC 896): Python's urllib3 writes so.
+#[test]
+fn quickack_spares_a_client_with_nagle_a_delayed_acknowledgment() {
+    let scene = scene();
+    let mut client = TcpStream::connect(scene.outgate.proxy).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(!client.nodelay().unwrap());
+    let request = post(&scene.plain_url(), "", "body");
+    let (head, body) = request.split_at(request.len() - 4);
+    let mut fastest = Duration::MAX;
+    for number in 0..40 {
+        let start = Instant::now();
+        client.write_all(head.as_bytes()).unwrap();
+        client.write_all(body.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok") {
+            let mut piece = [0; 4096];
+            let length = client.read(&mut piece).unwrap();
+            assert!(length > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..length]);
+        }
+        // The kernel acknowledges the first segments of a connection at once by itself.
+        if number >= 20 {
+            fastest = fastest.min(start.elapsed());
+        }
+    }
+    // Linux delays an acknowledgment by 40 ms at least: then none of the requests is as fast.
+    assert!(fastest < Duration::from_millis(30), "{fastest:?}");
 }

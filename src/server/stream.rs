@@ -21,6 +21,9 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
 
     /// Waits, beside all that is still unread, until no more will come. In place of `poll_read`: it takes its waker.
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Acknowledges at once what has arrived, where the stream is TCP: the client holds back what follows (RFC 896).
+    fn acknowledge(&mut self) {}
 }
 
 impl Stream for listen::Stream {
@@ -30,6 +33,10 @@ impl Stream for listen::Stream {
 
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         listen::Stream::poll_read_closed(self, cx)
+    }
+
+    fn acknowledge(&mut self) {
+        listen::Stream::acknowledge(self);
     }
 }
 
@@ -59,6 +66,10 @@ impl Stream for Box<dyn Stream> {
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         (**self).poll_read_closed(cx)
     }
+
+    fn acknowledge(&mut self) {
+        (**self).acknowledge();
+    }
 }
 
 impl<S: Stream> Stream for TlsStream<S> {
@@ -68,6 +79,10 @@ impl<S: Stream> Stream for TlsStream<S> {
 
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.get_mut().0.poll_read_closed(cx)
+    }
+
+    fn acknowledge(&mut self) {
+        self.get_mut().0.acknowledge();
     }
 }
 
@@ -137,6 +152,10 @@ impl<S: Stream> Stream for Replayed<S> {
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_read_closed(cx)
     }
+
+    fn acknowledge(&mut self) {
+        self.stream.acknowledge();
+    }
 }
 
 impl<S: Stream> AsyncRead for Replayed<S> {
@@ -193,6 +212,10 @@ impl<S: Stream> Stream for Metered<S> {
 
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_read_closed(cx)
+    }
+
+    fn acknowledge(&mut self) {
+        self.stream.acknowledge();
     }
 }
 

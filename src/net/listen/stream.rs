@@ -14,6 +14,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::net::sockopt;
+
 /// A client's connection.
 #[derive(Debug)]
 pub struct Stream {
@@ -46,6 +48,13 @@ impl Stream {
         if let Socket::Tcp(stream) = &self.socket {
             // It fails only on a connection that is gone already.
             let _ = SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO));
+        }
+    }
+
+    /// Acknowledges at once what has arrived over TCP. Without the option the acknowledgment comes some 40 ms later.
+    pub fn acknowledge(&self) {
+        if let Socket::Tcp(stream) = &self.socket {
+            let _ = sockopt::acknowledge(stream.as_fd());
         }
     }
 

@@ -62,6 +62,15 @@ impl Framing {
         }
     }
 
+    /// Whether the rest of the body stands in `buffer`, as far as is easily seen: of chunks, whether it ends like the last.
+    pub(super) fn is_whole(&self, buffer: &[u8]) -> bool {
+        match self {
+            Framing::Length(length) => buffer.len() as u64 >= *length,
+            Framing::Chunked { .. } => buffer.ends_with(b"\r\n\r\n"),
+            Framing::Ended | Framing::Malformed => true,
+        }
+    }
+
     /// After an error, every call gives one.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, BadChunk> {
         let decoded = self.decode_next(buffer);

@@ -44,6 +44,8 @@ struct State {
     examined: usize,
     /// Somebody has asked for the body.
     is_asked_for: bool,
+    /// What was read last is acknowledged, or needs no haste.
+    is_acknowledged: bool,
     /// `100 Continue` is due when the body is first asked for.
     owes_continue: bool,
     /// Interim answers that are still to be written, before anything else.
@@ -74,6 +76,7 @@ impl Line {
             framing: Framing::Ended,
             examined: 0,
             is_asked_for: false,
+            is_acknowledged: false,
             owes_continue: false,
             interim: Vec::new(),
             body_waker: None,
@@ -252,7 +255,14 @@ impl State {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        poll_read(&mut self.stream, &mut self.buffer, cx)
+        let read = poll_read(&mut self.stream, &mut self.buffer, cx);
+        // Once for each arrival: the client may hold the rest of the body back until it is acknowledged.
+        if read.is_ready() {
+            self.is_acknowledged = false;
+        } else if !std::mem::replace(&mut self.is_acknowledged, true) && !self.framing.is_whole(&self.buffer) {
+            self.stream.acknowledge();
+        }
+        read
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
