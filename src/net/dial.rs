@@ -25,10 +25,23 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Dialling {
     pub outcome: Result<Dialled, DialFault>,
+    /// The hop of the attempt that decided the outcome: the last one that failed in the way that is told.
+    pub hop: Option<Hop>,
+    /// In the order in which they ended.
+    pub attempts: Vec<Attempt>,
     /// Sources that turned out not to be this host's.
     pub unusable: Vec<IpAddr>,
     /// Ways that were refused, had no answer until the deadline, or none for as long as the next one waits.
     pub unanswered: Vec<Hop>,
+}
+
+/// One attempt to connect.
+#[derive(Debug)]
+pub struct Attempt {
+    pub hop: Hop,
+    /// `connected`, `abandoned` (another attempt had connected), or the word of its fault.
+    pub outcome: &'static str,
+    pub took: Duration,
 }
 
 #[derive(Debug)]
@@ -46,6 +59,19 @@ pub enum DialFault {
     /// No source could be used: not an address of this host, or out of ports towards this target.
     NoSource,
     Other(io::Error),
+}
+
+impl DialFault {
+    /// For records.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::NoSource => "no_source",
+            Self::Other(_) => "error",
+        }
+    }
 }
 
 impl fmt::Display for DialFault {
@@ -72,8 +98,8 @@ impl std::error::Error for DialFault {
 /// Tries the hops in their order, as RFC 8305 §5 says: the next one starts when the last has failed or has not
 /// answered for [`ATTEMPT_DELAY`]; the first to connect wins, and the others are closed with their futures.
 pub async fn dial(hops: &[Hop], deadline: Instant) -> Dialling {
-    let (mut unusable, mut unanswered) = (Vec::new(), Vec::new());
-    let mut fault = DialFault::NoSource;
+    let (mut unusable, mut unanswered, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut fault = (DialFault::NoSource, None);
     let mut waiting = hops.iter().copied();
     let mut running: Vec<Running> = Vec::new();
     let outcome = loop {
@@ -84,21 +110,42 @@ pub async fn dial(hops: &[Hop], deadline: Instant) -> Dialling {
         }
         let until = if waiting.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
         match timeout_at(until, first(&mut running)).await {
-            Ok((hop, Ok(socket))) => break Ok(Dialled { socket, hop }),
-            Ok((hop, Err(Failure::Source))) => unusable.push(hop.from()),
-            Ok((hop, Err(Failure::Fault(next)))) => {
+            Ok((hop, since, ended)) => {
+                let outcome = ended.as_ref().map_or_else(Failure::word, |_| "connected");
+                attempts.push(Attempt { hop, outcome, took: since.elapsed() });
+                let next = match ended {
+                    Ok(socket) => break Ok(Dialled { socket, hop }),
+                    Err(Failure::Source) => {
+                        unusable.push(hop.from());
+                        DialFault::NoSource
+                    }
+                    Err(Failure::Fault(next)) => next,
+                };
                 if matches!(next, DialFault::Refused | DialFault::Timeout | DialFault::Unreachable) {
                     unanswered.push(hop);
                 }
-                fault = more_telling(fault, next);
+                fault = more_telling(fault, (next, Some(hop)));
             }
             Err(_) if Instant::now() < deadline => {}
-            Err(_) => break Err(more_telling(fault, DialFault::Timeout)),
+            Err(_) => {
+                let last = running.last().map(|running| running.hop);
+                break Err(more_telling(fault, (DialFault::Timeout, last)));
+            }
         }
     };
     let has_waited = |running: &&Running| outcome.is_err() || running.since.elapsed() >= ATTEMPT_DELAY;
     unanswered.extend(running.iter().filter(has_waited).map(|running| running.hop));
-    Dialling { outcome, unusable, unanswered }
+    let unended = if outcome.is_ok() { "abandoned" } else { DialFault::Timeout.word() };
+    let attempt = |running: &Running| Attempt { hop: running.hop, outcome: unended, took: running.since.elapsed() };
+    attempts.extend(running.iter().map(attempt));
+    let (outcome, hop) = match outcome {
+        Ok(dialled) => {
+            let hop = Some(dialled.hop);
+            (Ok(dialled), hop)
+        }
+        Err((fault, hop)) => (Err(fault), hop),
+    };
+    Dialling { outcome, hop, attempts, unusable, unanswered }
 }
 
 /// Is this an address that connections can leave from and answers come back to?
@@ -121,7 +168,7 @@ struct Running {
 }
 
 /// Waits for whichever attempt ends first, and takes it out.
-async fn first(running: &mut Vec<Running>) -> (Hop, Result<Socket, Failure>) {
+async fn first(running: &mut Vec<Running>) -> (Hop, Instant, Result<Socket, Failure>) {
     let (index, ended) = poll_fn(|cx| {
         for (index, running) in running.iter_mut().enumerate() {
             if let Poll::Ready(ended) = running.attempt.as_mut().poll(cx) {
@@ -131,13 +178,23 @@ async fn first(running: &mut Vec<Running>) -> (Hop, Result<Socket, Failure>) {
         Poll::Pending
     })
     .await;
-    (running.remove(index).hop, ended)
+    let Running { hop, since, .. } = running.remove(index);
+    (hop, since, ended)
 }
 
 enum Failure {
     /// The kernel does not let this host speak from the address.
     Source,
     Fault(DialFault),
+}
+
+impl Failure {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Source => DialFault::NoSource.word(),
+            Self::Fault(fault) => fault.word(),
+        }
+    }
 }
 
 async fn connect(hop: Hop) -> Result<Socket, Failure> {
@@ -192,7 +249,10 @@ fn told_by_connect(error: io::Error) -> DialFault {
     }
 }
 
-fn more_telling(one: DialFault, other: DialFault) -> DialFault {
+/// A fault and the hop of it; of two that say the same, the later one.
+type Told = (DialFault, Option<Hop>);
+
+fn more_telling(one: Told, other: Told) -> Told {
     let weight = |fault: &DialFault| match fault {
         DialFault::Refused => 4, // the target has answered
         DialFault::Timeout => 3,
@@ -200,7 +260,7 @@ fn more_telling(one: DialFault, other: DialFault) -> DialFault {
         DialFault::Other(_) => 1,
         DialFault::NoSource => 0,
     };
-    if weight(&other) > weight(&one) { other } else { one }
+    if weight(&other.0) >= weight(&one.0) { other } else { one }
 }
 
 #[cfg(test)]

@@ -136,6 +136,26 @@ async fn of_several_faults_the_most_telling_is_told() {
 }
 
 #[tokio::test]
+async fn dialling_reports_every_attempt_and_the_hop_that_decided() {
+    let (_closed, refused) = refusing();
+    let (_held, silent) = black_hole();
+    let (_listener, to) = listening();
+    let [gone, closed, mute, good] =
+        [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.3", silent), hop("127.0.0.4", to)];
+    for (hops, decided, expected) in [
+        (&[gone, closed, mute][..], Some(closed), &["no_source", "refused", "timeout"][..]),
+        (&[mute, gone], Some(mute), &["no_source", "timeout"]),
+        (&[mute, good], Some(good), &["connected", "abandoned"]),
+        (&[closed, closed], Some(closed), &["refused", "refused"]),
+        (&[], None, &[]),
+    ] {
+        let dialling = dial(hops, within(400)).await;
+        let outcomes: Vec<_> = dialling.attempts.iter().map(|attempt| attempt.outcome).collect();
+        assert_eq!((dialling.hop, outcomes.as_slice()), (decided, expected), "{hops:?}");
+    }
+}
+
+#[tokio::test]
 async fn families_do_not_mix() {
     let (listener, to) = listening();
     listener.set_nonblocking(true).unwrap();
