@@ -75,6 +75,21 @@ pub struct LimitKey<'a> {
     egress: Option<&'a PoolName>,
 }
 
+impl LimitKey<'_> {
+    /// Returns the parts that the limit counts by, under their names in `per`; the tenant is `None` where there is none.
+    pub fn parts(&self) -> BTreeMap<&'static str, Option<String>> {
+        let part = |name, text: Option<Option<String>>| text.map(|text| (name, text));
+        let parts = [
+            part("client", self.client.map(|name| Some(name.to_string()))),
+            part("tenant", self.tenant.map(|name| name.map(TenantName::to_string))),
+            part("route", self.route.map(|name| Some(name.to_string()))),
+            part("host", self.host.map(|host| Some(host.to_string()))),
+            part("egress", self.egress.map(|name| Some(name.to_string()))),
+        ];
+        parts.into_iter().flatten().collect()
+    }
+}
+
 impl Limit {
     /// Unambiguous within this limit; another limit counts on its own.
     pub fn key<'a>(&self, who: &Who<'a>) -> LimitKey<'a> {

@@ -61,6 +61,11 @@ pub(super) fn ours(fields: &HeaderMap) -> Result<Option<Ours<'_>>, Unidentified>
     read(member, &list, signature).map(Some)
 }
 
+/// Returns the client's name under the signature that is for us.
+pub(super) fn keyid(fields: &HeaderMap) -> Option<String> {
+    ours(fields).ok().flatten().map(|ours| ours.keyid)
+}
+
 /// The inner list of a member with our tag.
 fn tagged(member: &Member<'_>) -> Option<InnerList> {
     let parsed: Dictionary = Parser::new(member.text).parse().ok()?;

@@ -3,6 +3,7 @@
 
 mod canonical;
 mod certificate;
+mod claimed;
 mod client_validation;
 mod compile;
 mod message_signature;

@@ -21,23 +21,42 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// `Basic` (RFC 7617) or `Bearer` (RFC 6750 §2.1): a scheme in any case, one or more spaces (RFC 9110 §11.4).
 pub(super) fn client<'c>(clients: &'c Clients, credential: &[u8]) -> Option<&'c Arc<Client>> {
-    if credential.len() > CREDENTIAL_MAX {
-        return None;
-    }
-    let end = credential.iter().position(|&byte| byte == b' ')?;
-    let (scheme, proof) = (&credential[..end], credential[end..].trim_ascii());
+    let (scheme, proof) = split(credential)?;
     if scheme.eq_ignore_ascii_case(b"bearer") {
         clients.by_token.get(&sha256(proof))
     } else if scheme.eq_ignore_ascii_case(b"basic") {
-        let decoded = BASE64.decode(proof).ok()?;
-        // The first colon ends the name; a token may contain more of them (RFC 7617 §2).
-        let colon = decoded.iter().position(|&byte| byte == b':')?;
-        let token = sha256(&decoded[colon + 1..]);
-        let client = clients.by_name.get(std::str::from_utf8(&decoded[..colon]).ok()?)?;
+        let (user, token) = basic(proof)?;
+        let token = sha256(&token);
+        let client = clients.by_name.get(user.as_str())?;
         has(client, &token).then_some(client)
     } else {
         None
     }
+}
+
+/// Returns the name in a `Basic` credential.
+pub(super) fn user(credential: &[u8]) -> Option<String> {
+    let (scheme, proof) = split(credential)?;
+    scheme.eq_ignore_ascii_case(b"basic").then(|| basic(proof))?.map(|(user, _)| user)
+}
+
+/// Splits a credential into its scheme and the rest.
+fn split(credential: &[u8]) -> Option<(&[u8], &[u8])> {
+    if credential.len() > CREDENTIAL_MAX {
+        return None;
+    }
+    let end = credential.iter().position(|&byte| byte == b' ')?;
+    Some((&credential[..end], credential[end..].trim_ascii()))
+}
+
+/// Returns the name and the token of a `Basic` credential. The first colon ends the name; a token may contain more of them
+/// (RFC 7617 §2).
+fn basic(proof: &[u8]) -> Option<(String, Vec<u8>)> {
+    let mut name = BASE64.decode(proof).ok()?;
+    let colon = name.iter().position(|&byte| byte == b':')?;
+    let token = name.split_off(colon + 1);
+    name.truncate(colon);
+    Some((String::from_utf8(name).ok()?, token))
 }
 
 /// Every token is compared, and in constant time: how long a wrong one takes tells nothing.
