@@ -130,6 +130,10 @@ fn what_could_be_read_in_two_ways_is_refused_and_the_connection_goes_on() {
             let response = send(&sender, request, "").await.unwrap();
             assert_eq!(code(&response), expected, "{what}");
             assert!(!response.headers().contains_key("connection"), "{what}");
+            assert!(
+                response.headers()["via"] == "1.1 outgate" && response.headers()["outgate-egress"] == "none",
+                "{what}"
+            );
             assert!(!read(response.into_body()).await.unwrap().is_empty(), "{what}");
         }
         assert_eq!(send(&sender, post(&url), "x").await.unwrap().status(), 200);

@@ -263,6 +263,36 @@ networks = ["127.0.0.0/8"]
     assert!(scene.outgate.records(13)[11..].iter().any(|record| record["proof"] == "token"));
 }
 
+/// A token in the place of the name must not get into the record.
+#[test]
+fn a_record_has_the_claimed_client_of_a_wrong_token_and_no_token() {
+    use base64::Engine;
+    let (key, other) = (Key::ed25519(), Key::ed25519());
+    let clients = "[clients.billing]\npublic_keys = [\"{dir}/billing.pem\"]\ntokens = [\"sha256:HASH\"]\n\
+                   [clients.far]\ntokens = [\"sha256:f79a1edeca2ab8e2a0c4ad8a2a8c5a8ec8fd6cbbbf1ef3d5d1b0cb0ec08fa3d1\"]\n";
+    let scene = scene(clients, |folder| drop(folder.write("billing.pem", key.public_pem())));
+    let url = scene.good_url();
+    let basic =
+        |text: &str| format!("Proxy-Authorization: Basic {}\r\n", base64::prelude::BASE64_STANDARD.encode(text));
+    let cases = [
+        (basic("billing:SECRET-1"), "billing".into()),
+        (basic("far:t0ken"), "far".into()),
+        (basic("SECRET-2:"), "unknown".into()),
+        (basic("SECRET-3:x"), "unknown".into()),
+        ("Proxy-Authorization: Bearer SECRET-4\r\n".to_owned(), ().into()),
+        (other.message("POST", &url, "x", ""), "billing".into()),
+        (other.message_of("SECRET-5", "POST", &url, "x", ""), "unknown".into()),
+        (String::new(), serde_json::Value::Null),
+    ];
+    for (fields, _) in &cases {
+        assert_eq!(scene.outgate.post(&url, fields, "x").code(), "client_unauthenticated", "{fields}");
+    }
+    for (record, (fields, claimed)) in scene.outgate.records(cases.len()).iter().zip(&cases) {
+        assert_eq!((&record["claimed_client"], &record["client"]), (claimed, &().into()), "{fields}: {record}");
+        assert!(!record.to_string().contains("SECRET"), "{record}");
+    }
+}
+
 #[test]
 fn a_key_that_is_replaced_in_its_file_is_replaced_here() {
     let (old, new) = (Key::ed25519(), Key::p256());

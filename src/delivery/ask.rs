@@ -1,11 +1,14 @@
 //! What a client asks for, in any of the forms a request may take.
 //! Where should this webhook go?
 
+use std::borrow::Cow;
+
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body::Body;
 
 use super::Arrival;
+use super::record::Record;
 use super::refusal::{Code, Refusal};
 use crate::config::Plaintext;
 use crate::host;
@@ -30,64 +33,50 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    pub(super) fn read(arrival: &Arrival) -> Result<Ask, Refusal> {
-        let fields = &arrival.fields;
-        is_forwarded(&arrival.method)?;
-        let named = single(fields, &OUTGATE_TARGET)?;
-        if let Some(inside) = &arrival.caller.inside {
-            return Self::inside(arrival, inside, named);
+    /// Records the host and the path as soon as they are read, whatever is wrong with the rest.
+    pub(super) fn read(arrival: &Arrival, record: &mut Record) -> Result<Ask, Refusal> {
+        let Arrival { method, fields, caller, .. } = arrival;
+        let inside = caller.inside.as_ref();
+        let wants_tls = if inside.is_some() { Ok(false) } else { wants_tls(fields) };
+        let ask = url(arrival, inside).and_then(|url| parse_url(&url, method));
+        let ask = ask.map(|ask| Ask { wants_tls: matches!(wants_tls, Ok(true)), ..ask });
+        ask.iter().for_each(|ask| record.target(&ask.as_written(), Some(ask.path())));
+        is_forwarded(method)?;
+        let ask = ask?;
+        wants_tls?;
+        match inside {
+            None => Ok(Ask { tenant: tenant(fields)?, ..ask }),
+            Some(inside) if ask.as_written() == inside.target => Ok(Ask { tenant: inside.tenant.clone(), ..ask }),
+            Some(_) => Err(Refusal::malformed("the request is for another host than the tunnel")),
         }
-        let url = match (arrival.target.starts_with('/'), named) {
-            (false, None) => arrival.target.as_str(),
-            (true, Some(url)) => url,
-            (true, None) => {
-                return Err(Refusal::malformed(
-                    "a proxy needs an absolute target: use absolute-form, or name it in Outgate-Target",
-                ));
-            }
-            (false, Some(_)) => {
-                return Err(Refusal::malformed("Outgate-Target goes with a request target that starts with /"));
-            }
-        };
-        let mut ask = parse_url(url, &arrival.method)?;
-        ask.wants_tls = wants_tls(fields)?;
-        ask.tenant = tenant(fields)?;
-        Ok(ask)
     }
 
     /// A CONNECT has a host and a port, and nothing else (RFC 9112 §3.2.3); what its `Host` says differs from client to
     /// client.
-    pub(super) fn connect(arrival: &Arrival) -> Result<Ask, Refusal> {
+    pub(super) fn connect(arrival: &Arrival, record: &mut Record) -> Result<Ask, Refusal> {
+        let ask = parse_tunnel(&arrival.target);
+        ask.iter().for_each(|ask| record.target(&ask.as_written(), None));
         if !arrival.body.is_end_stream() {
             return Err(Refusal::malformed("a CONNECT has no body"));
         }
         if arrival.caller.inside.is_some() {
             return Err(Refusal::new(Code::TunnelForbidden, "no tunnel inside of a tunnel"));
         }
-        Ok(Ask { tenant: tenant(&arrival.fields)?, ..parse_tunnel(&arrival.target)? })
+        Ok(Ask { tenant: tenant(&arrival.fields)?, ..ask? })
     }
 
-    /// Inside of a tunnel every request is for its host, and for whom it was opened.
-    fn inside(arrival: &Arrival, inside: &Inside, named: Option<&str>) -> Result<Ask, Refusal> {
-        if named.is_some() {
-            return Err(Refusal::malformed("Outgate-Target has no place inside of a tunnel"));
+    /// Records where a request is for that is refused before its fields are read.
+    pub(super) fn record(method: &Method, target: &str, record: &mut Record) {
+        if let Ok(ask) = Self::of(method, target, None) {
+            let path = (*method != Method::CONNECT).then(|| ask.path());
+            record.target(&ask.as_written(), path);
         }
-        let own = |path: &str| -> Result<String, Refusal> {
-            let host = single(&arrival.fields, &header::HOST)?.unwrap_or_default();
-            Ok(format!("{}://{host}{path}", inside.target.scheme.as_str()))
-        };
-        let url = match arrival.target.as_str() {
-            "*" if arrival.method == Method::OPTIONS => own("")?,
-            path if path.starts_with('/') => own(path)?,
-            url => url.to_owned(),
-        };
-        let ask = parse_url(&url, &arrival.method)?;
-        let target =
-            Target { scheme: ask.scheme, host: ask.host.clone(), port: ask.port.unwrap_or(ask.scheme.default_port()) };
-        if target != inside.target {
-            return Err(Refusal::malformed("the request is for another host than the tunnel"));
-        }
-        Ok(Ask { tenant: inside.tenant.clone(), ..ask })
+    }
+
+    /// Returns the target as the client has it, before a route says more.
+    fn as_written(&self) -> Target {
+        let scheme = if self.wants_tls { Scheme::Https } else { self.scheme };
+        Target { scheme, host: self.host.clone(), port: self.port.unwrap_or(scheme.default_port()) }
     }
 
     pub(super) fn port(&self) -> Option<u16> {
@@ -117,6 +106,33 @@ impl Ask {
 
     pub(super) fn path(&self) -> &str {
         self.path_and_query.split('?').next().unwrap_or_default()
+    }
+}
+
+/// Returns the URL that a request asks for. Inside of a tunnel every request is for the tunnel's host.
+fn url<'a>(arrival: &'a Arrival, inside: Option<&Inside>) -> Result<Cow<'a, str>, Refusal> {
+    let (target, named) = (arrival.target.as_str(), single(&arrival.fields, &OUTGATE_TARGET)?);
+    let Some(inside) = inside else {
+        return match (target.starts_with('/'), named) {
+            (false, None) => Ok(target.into()),
+            (true, Some(url)) => Ok(url.into()),
+            (true, None) => Err(Refusal::malformed(
+                "a proxy needs an absolute target: use absolute-form, or name it in Outgate-Target",
+            )),
+            (false, Some(_)) => Err(Refusal::malformed("Outgate-Target goes with a request target that starts with /")),
+        };
+    };
+    if named.is_some() {
+        return Err(Refusal::malformed("Outgate-Target has no place inside of a tunnel"));
+    }
+    let own = |path: &str| {
+        let host = single(&arrival.fields, &header::HOST)?.unwrap_or_default();
+        Ok(format!("{}://{host}{path}", inside.target.scheme.as_str()).into())
+    };
+    match target {
+        "*" if arrival.method == Method::OPTIONS => own(""),
+        path if path.starts_with('/') => own(path),
+        url => Ok(url.into()),
     }
 }
 

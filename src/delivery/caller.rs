@@ -6,13 +6,19 @@ use http_body::Body;
 use jiff::Timestamp;
 
 use super::Arrival;
+use super::record::Record;
 use super::refusal::Refusal;
 use crate::live::Live;
 use crate::policy::Plan;
 use crate::policy::identify::{CLIENT_VALIDATION, Claim, Identified, Sent, Unidentified};
 
 /// A signature is spent even if the webhook is then refused: whoever signs, signs anew.
-pub(super) fn identify<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival) -> Result<Identified<'p>, Refusal> {
+pub(super) fn identify<'p>(
+    live: &Live,
+    plan: &'p Plan,
+    arrival: &Arrival,
+    record: &mut Record,
+) -> Result<Identified<'p>, Refusal> {
     let now = Timestamp::now();
     let fields = &arrival.fields;
     let claim = Claim {
@@ -26,14 +32,22 @@ pub(super) fn identify<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival) -> Re
             has_body: !arrival.body.is_end_stream(),
         },
     };
-    if !plan.listener.believes(&arrival.caller.certificate, arrival.caller.listen.as_deref(), now) {
+    let proven = prove(live, plan, &claim, now);
+    match proven {
+        Ok(_) => arrival.caller.set_identified(),
+        Err(_) => record.claimed(plan.clients.claimed(&claim)),
+    }
+    proven
+}
+
+fn prove<'p>(live: &Live, plan: &'p Plan, claim: &Claim<'_>, now: Timestamp) -> Result<Identified<'p>, Refusal> {
+    if !plan.listener.believes(&claim.caller.certificate, claim.caller.listen.as_deref(), now) {
         return Err(Unidentified::Wrong.into());
     }
-    let known = plan.clients.identify(&claim, now)?;
+    let known = plan.clients.identify(claim, now)?;
     if let Some(signed) = &known.signed {
         live.replay.first_use(known.client.name(), &signed.once, now)?;
     }
-    arrival.caller.set_identified();
     Ok(known)
 }
 

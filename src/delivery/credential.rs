@@ -68,6 +68,7 @@ pub(super) async fn obtain(
         trust: route.trust.fingerprint,
         tenant: tenant.filter(|_| route.is_for_tenants).cloned(),
     };
+    record.begin(Step::Token);
     let token = token(live, in_force, route, oauth2, &key).await?;
     record.step(Step::Token);
     Ok(Some(Shown { name, value: token.value(), token: Some((key, token)) }))

@@ -77,10 +77,11 @@ pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outboun
     let started = Instant::now();
     let in_force = live.in_force();
     let mut record = Box::new(Record::open(live, Some(&arrival.method), &arrival.caller));
+    webhook::own_id(&arrival.fields).into_iter().for_each(|id| record.webhook_id(id));
     let pseudonym = &in_force.plan.name;
     let judged = match judge(live, &in_force.plan, &mut arrival, &mut record) {
         Ok(Some(judged)) => judged,
-        Ok(None) => return response::options(record),
+        Ok(None) => return response::options(record, pseudonym),
         Err(refusal) => return response::refuse(refusal, record, pseudonym),
     };
     let deadline = started + judged.route.timeouts.total;
@@ -132,8 +133,9 @@ fn judge<'p>(
     arrival: &mut Arrival,
     record: &mut Record,
 ) -> Result<Option<Judged<'p>>, Refusal> {
+    let ask = Ask::read(arrival, record);
     live.refuse_when_draining(arrival.caller.listen.as_deref())?;
-    let ask = Ask::read(arrival)?;
+    let ask = ask?;
     let Identified { client, signed, .. } = steps::identify(live, plan, arrival, ask.tenant.as_ref(), record)?;
     if ask::asks_us(&arrival.method, &mut arrival.fields)? {
         return Ok(None);
@@ -147,6 +149,10 @@ fn judge<'p>(
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
     verdict::no_loop(&arrival.fields, &plan.name)?;
     verdict::has_keys(route, ask.tenant.as_ref())?;
+    if !route.signers.is_empty() {
+        let id = webhook::id(&arrival.fields, record.request_id())?;
+        record.webhook_id(&id);
+    }
     let pledge = signed.and_then(|signed| signed.pledge);
     Ok(Some(Judged { ask, client, pledge, route, target }))
 }
@@ -165,9 +171,10 @@ async fn relay(
     circuit::check(live, in_force, &circuit)?;
     // Limits first: a delivery that waits for its own limit takes no place among those in flight from others.
     let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
-    let _pass = steps::enter(live, &in_force.plan).await?;
+    let _pass = steps::enter(live, &in_force.plan, record).await?;
     let arrival = Arrival { body: pacing::inbound(arrival.body, permit.tolls()), ..arrival };
     let shown = credential::obtain(live, in_force, route, tenant.as_ref(), record).await?;
+    record.begin(Step::TakeIn);
     let mut webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
     record.step(Step::TakeIn);
 
@@ -202,9 +209,17 @@ async fn reach(
     Ok((lease, answer))
 }
 
-/// What a server could not read as a request at all.
-pub fn refuse_unread(live: &Arc<Live>, caller: &Caller, status: StatusCode, detail: &str) -> Response<Outbound> {
-    let record = Box::new(Record::open(live, None, caller));
+/// Refuses what a server could not read as a request. `asked`: the method and target, where these at least were read.
+pub fn refuse_unread(
+    live: &Arc<Live>,
+    caller: &Caller,
+    asked: Option<&(Method, String)>,
+    (status, detail): (StatusCode, &str),
+) -> Response<Outbound> {
+    let mut record = Box::new(Record::open(live, asked.map(|(method, _)| method), caller));
+    if let Some((method, target)) = asked {
+        Ask::record(method, target, &mut record);
+    }
     response::refuse(Refusal::malformed(detail).status(status), record, &live.in_force().plan.name)
 }
 

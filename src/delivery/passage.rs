@@ -11,19 +11,19 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::record::Record;
+use super::record::{Record, Step};
 use super::refusal::{Code, Refusal};
 use super::verdict::{self, HeadLimit};
 use super::webhook::Sealed;
 use super::{Interim, fields};
-use crate::config::ResponseHeadMax;
+use crate::config::{ResponseHeadMax, Verify};
 use crate::live::reuse::{Key, Lease, Reuse};
 use crate::live::{InForce, Live};
 use crate::names::{ClientName, Host, Scheme, Target, TenantName};
 use crate::net::connection::{Socket, Wire};
 use crate::net::dial::{self, DialFault, Dialled};
 use crate::net::exchange::{self, Connection, SendFault, Unprocessed, Upload};
-use crate::net::tls::{self, Offer, Proof, TlsFault};
+use crate::net::tls::{self, Failed, Offer, Proof, TlsFault};
 use crate::policy::egress::Hop;
 use crate::policy::route::Route;
 
@@ -71,29 +71,34 @@ impl Passage<'_> {
         first.into_iter().chain(other)
     }
 
-    /// A new connection to the target, with nothing said on it, and how long it took.
-    pub(super) async fn connect(&self) -> Result<(Dialled, Duration), Refusal> {
-        let start = Clock::now();
-        let dialled = self.dial_one_of(&self.hops).await?;
-        Ok((dialled, start.elapsed()))
-    }
-
     /// Verifies the target by a handshake on a connection that carries nothing else, and closes the connection.
-    pub(super) async fn verify(&self, socket: Socket) -> Result<Proof, TlsFault> {
-        let (wire, proof) = self.handshake(socket, Offer::Http2OrHttp1).await?;
+    pub(super) async fn verify(&self, socket: Socket, record: &mut Record) -> Result<Proof, TlsFault> {
+        let (wire, proof) = self.handshake(socket, Offer::Http2OrHttp1, record).await?;
         tls::close(wire).await;
         Ok(proof)
     }
 
-    async fn handshake(&self, socket: Socket, offer: Offer) -> Result<(Wire, Proof), TlsFault> {
+    async fn handshake(&self, socket: Socket, offer: Offer, record: &mut Record) -> Result<(Wire, Proof), TlsFault> {
+        record.begin(Step::Tls);
         let terms = self.in_force.tls_terms(&self.route.trust);
         let deadline = Instant::now() + self.patience(self.route.timeouts.tls, Duration::ZERO);
-        tls::handshake(socket, &terms, self.tenant, &self.target.host, offer, deadline).await
+        let shaken = tls::handshake(socket, &terms, self.tenant, &self.target.host, offer, deadline).await;
+        record.step(Step::Tls);
+        shaken.map_err(|Failed { fault, certificate }| {
+            let verdict = match (&fault, self.route.trust.verify) {
+                (TlsFault::Certificate { fault, .. }, _) => fault.as_str(),
+                (_, Verify::Full) => "accepted",
+                (_, Verify::None) => "unverified",
+            };
+            record.shown(certificate, verdict);
+            fault
+        })
     }
 
-    pub(super) async fn dial_one_of(&self, hops: &[Hop]) -> Result<Dialled, DialFault> {
+    /// A new connection by one of these hops, with nothing said on it.
+    pub(super) async fn connect(&self, hops: &[Hop], record: &mut Record) -> Result<Dialled, DialFault> {
         let timeout = self.patience(self.route.timeouts.connect, Duration::ZERO);
-        dial(self.live, &self.target.host, self.tenant, hops, timeout).await
+        dial(self.live, &self.target.host, self.tenant, hops, timeout, record).await
     }
 
     /// A new connection, which other deliveries may use, too.
@@ -113,18 +118,17 @@ impl Passage<'_> {
     }
 
     async fn dial_new(&self, record: &mut Record) -> Result<Connection, Refusal> {
-        let (dialled, took) = self.connect().await?;
-        let connected = Clock::now();
+        record.needs_connection();
+        let dialled = self.connect(&self.hops, record).await?;
         let liveness = dialled.socket.liveness();
         let (wire, proof) = match self.target.scheme {
             Scheme::Http => (dialled.socket.into_plaintext(), None),
             Scheme::Https => {
                 let offer = if self.live.http1_only.contains(self.target) { Offer::Http1 } else { Offer::Http2OrHttp1 };
-                let (wire, proof) = self.handshake(dialled.socket, offer).await?;
+                let (wire, proof) = self.handshake(dialled.socket, offer, record).await?;
                 (wire, Some(proof))
             }
         };
-        record.dialled(took, proof.is_some().then(|| connected.elapsed()));
         let opening = Connection::open(wire, liveness, dialled.hop, proof, self.route.response_head_max);
         Box::pin(opening).await.map_err(|fault| lost(&fault, self.route.response_head_max, 0))
     }
@@ -179,6 +183,7 @@ impl Passage<'_> {
         let mut returns = Returns::default();
         loop {
             progress.iter().for_each(|progress| progress.begin());
+            record.begin(Step::Response);
             let sent = tokio::select! {
                 biased;
                 () = interims.flooded.notified() => {
@@ -200,6 +205,7 @@ impl Passage<'_> {
             let is_oversized = head > lease.request_head_max();
             match sent {
                 Ok(response) => {
+                    record.responded(response.status());
                     self.live.reach.responded(lease.hop().from());
                     return Ok(response);
                 }
@@ -354,8 +360,11 @@ pub(super) async fn dial(
     tenant: Option<&TenantName>,
     hops: &[Hop],
     timeout: Duration,
+    record: &mut Record,
 ) -> Result<Dialled, DialFault> {
+    record.dials(hops);
     let dialling = dial::dial(hops, Instant::now() + timeout).await;
+    record.dialled(&dialling);
     for source in dialling.unusable {
         live.sources.refused(source);
     }

@@ -139,7 +139,7 @@ async fn go(hop: Hop, route: &Route, target: &Target, tenant: Option<&TenantName
     let shaken = tls::handshake(socket, &terms, tenant, &target.host, offer, deadline).await;
     let tls = Some(start.elapsed());
     let outcome = shaken.map(|(wire, proof)| Some(Shown { proof, issuer: tls::issuer(&wire).unwrap_or_default() }));
-    Met { hop, connect, tls, outcome: outcome.map_err(Refusal::from) }
+    Met { hop, connect, tls, outcome: outcome.map_err(|failed| failed.fault.into()) }
 }
 
 impl Met {

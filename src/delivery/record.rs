@@ -1,25 +1,29 @@
 //! The evidence of one delivery: a line of JSON, written when the delivery is over, however it ends.
 //! What happened, to whom, from where, and how long did each step take?
 
+mod clock;
+mod connection;
 mod line;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::Method;
+use http::{Method, StatusCode};
 use jiff::Timestamp;
 
 use super::inbound::Progress;
 use super::refusal::{Blame, Code, Refusal};
 use crate::live::Live;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
-use crate::net::exchange::Connection;
-use crate::net::tls;
-use crate::policy::egress::Hop;
 use crate::policy::identify::Caller;
 use crate::policy::route::Route;
-use line::{Line, Steps, TlsEvidence, WouldRefuse};
+use clock::Clock;
+pub(super) use clock::Step;
+pub use clock::milliseconds;
+use connection::{Attempt, Shown, TlsEvidence};
+pub(super) use line::LimitKey;
+use line::{Line, RefusedBy, WouldRefuse};
 
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
 /// Bodies, queries, tokens and secrets have no field to stand in.
@@ -27,14 +31,15 @@ pub(super) struct Record {
     /// `false`: of a request of our own, which leaves no line.
     is_written: bool,
     live: Arc<Live>,
-    started: Instant,
-    step: Instant,
+    clock: Clock,
     request_id: String,
     peer: Option<IpAddr>,
     /// `None`: what came could not be read.
     method: Option<Method>,
     client: Option<ClientName>,
     proof: Option<&'static str>,
+    /// Whom a request that proved nothing claims to be from.
+    claimed_client: Option<String>,
     tenant: Option<TenantName>,
     route: Option<RouteName>,
     /// Of a route that is split.
@@ -43,33 +48,35 @@ pub(super) struct Record {
     would_take: Option<RouteName>,
     /// With the path, unless that is out of sight.
     target: Option<(Target, Option<String>)>,
+    webhook_id: Option<String>,
     source: Option<IpAddr>,
     address: Option<IpAddr>,
+    /// Where there was more than one, or none that connected.
+    attempts: Vec<Attempt>,
     reused: Option<bool>,
     http: Option<&'static str>,
     tls: Option<TlsEvidence>,
+    certificate: Option<Shown>,
     signatures: Vec<KeyId>,
     would_refuse: Vec<WouldRefuse>,
+    limit: Option<RefusedBy>,
+    status_class: Option<&'static str>,
     outcome: Outcome,
     sent: Sent,
     received: u64,
-    steps: Steps,
 }
 
 enum Outcome {
     /// Nobody finished it: the client hung up, or the drain was over.
     Open,
     /// The head of the target's answer went out; `fault` says why its body did not.
-    Answered {
-        status: u16,
-        fault: Option<Code>,
-        complete: bool,
-    },
+    Answered { status: u16, fault: Option<Code>, complete: bool },
     Refused {
         status: u16,
         code: Code,
         blame: Blame,
         details: Option<&'static str>,
+        detail: String,
         cause: Option<String>,
     },
 }
@@ -89,46 +96,39 @@ impl Sent {
     }
 }
 
-/// The steps that are timed.
-#[derive(Clone, Copy)]
-pub(super) enum Step {
-    Admit,
-    Token,
-    TakeIn,
-    Resolve,
-    Sign,
-    Response,
-}
-
 impl Record {
     pub(super) fn open(live: &Arc<Live>, method: Option<&Method>, caller: &Caller) -> Self {
-        let now = Instant::now();
         Self {
             is_written: true,
             live: Arc::clone(live),
-            started: now,
-            step: now,
+            clock: Clock::start(),
             request_id: live.next_request_id(),
             peer: caller.address,
             method: method.cloned(),
             client: None,
             proof: None,
+            claimed_client: None,
             tenant: None,
             route: None,
             side: None,
             would_take: None,
-            target: None,
+            // Inside of a tunnel every request is for its host.
+            target: caller.inside.as_ref().map(|inside| (inside.target.clone(), None)),
+            webhook_id: None,
             source: None,
             address: None,
+            attempts: Vec::new(),
             reused: None,
             http: None,
             tls: None,
+            certificate: None,
             signatures: Vec::new(),
             would_refuse: Vec::new(),
+            limit: None,
+            status_class: None,
             outcome: Outcome::Open,
             sent: Sent::Whole(0),
             received: 0,
-            steps: Steps::default(),
         }
     }
 
@@ -141,7 +141,7 @@ impl Record {
     }
 
     pub(super) fn started(&self) -> Instant {
-        self.started
+        self.clock.started()
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -155,10 +155,18 @@ impl Record {
         self.tenant.as_ref()
     }
 
-    pub(super) fn client(&mut self, client: &ClientName, proof: &'static str, tenant: Option<&TenantName>) {
-        self.client = Some(client.clone());
-        self.proof = Some(proof);
+    /// As the request names it, whether its client may send for it or not.
+    pub(super) fn for_tenant(&mut self, tenant: Option<&TenantName>) {
         self.tenant = tenant.cloned();
+    }
+    pub(super) fn client(&mut self, client: &ClientName, proof: &'static str) {
+        (self.client, self.proof) = (Some(client.clone()), Some(proof));
+    }
+    pub(super) fn claimed(&mut self, client: Option<&str>) {
+        self.claimed_client = client.map(str::to_owned);
+    }
+    pub(super) fn webhook_id(&mut self, id: &str) {
+        self.webhook_id = Some(id.to_owned());
     }
     pub(super) fn route(&mut self, route: &Route) {
         (self.route, self.side) = (Some(route.name.clone()), route.side);
@@ -174,38 +182,29 @@ impl Record {
     pub(super) fn target(&mut self, target: &Target, path: Option<&str>) {
         self.target = Some((target.clone(), path.map(str::to_owned)));
     }
-    pub(super) fn over(&mut self, connection: &Connection, reused: bool) {
-        self.leaves_by(connection.hop());
-        self.reused = Some(reused);
-        self.http = Some(connection.http());
-        self.tls = None;
-        if let Some(proof) = connection.proof() {
-            self.proven(proof);
-        }
-        self.step = Instant::now();
-    }
-    pub(super) fn leaves_by(&mut self, hop: Hop) {
-        self.source = Some(hop.from());
-        self.address = Some(hop.to().ip());
-    }
-    /// On this connection, or of a tunnel's target on one of our own.
-    pub(super) fn proven(&mut self, proof: &tls::Proof) {
-        let &tls::Proof { version, suite, expires, verified, .. } = proof;
-        self.tls = Some(TlsEvidence { version, suite, certificate_expires: expires, verified });
-    }
-    pub(super) fn dialled(&mut self, connect: Duration, tls: Option<Duration>) {
-        self.steps.connect = Some(milliseconds(connect));
-        self.steps.tls = tls.map(milliseconds);
-    }
-    pub(super) fn dialled_tls(&mut self, took: Duration) {
-        self.steps.tls = Some(milliseconds(took));
-    }
     pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
         self.signatures.extend(keys);
     }
     /// By something of the configuration that only reports: its kind, and its name.
     pub(super) fn would_refuse(&mut self, kind: &'static str, name: &str, code: Code) {
-        self.would_refuse.push(WouldRefuse { kind, name: name.to_owned(), code: code.name() });
+        self.would_refuse.push(WouldRefuse { kind, name: name.to_owned(), code: code.name(), key: LimitKey::new() });
+    }
+    pub(super) fn limit_would_refuse(&mut self, name: &str, code: Code, key: LimitKey) {
+        self.would_refuse.push(WouldRefuse { kind: "limit", name: name.to_owned(), code: code.name(), key });
+    }
+    pub(super) fn limited(&mut self, name: &str, key: LimitKey) {
+        self.limit = Some(RefusedBy { name: name.to_owned(), key });
+    }
+    /// The head of the target's response has come, whatever becomes of it.
+    pub(super) fn responded(&mut self, status: StatusCode) {
+        self.status_class = Some(match status.as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "other",
+        });
     }
     pub(super) fn body_length(&mut self, length: u64) {
         self.sent = Sent::Whole(length);
@@ -226,19 +225,13 @@ impl Record {
         self.received += bytes;
     }
 
+    /// Begins a step. If the delivery ends in it, the record has the time until then.
+    pub(super) fn begin(&mut self, step: Step) {
+        self.clock.begin(step);
+    }
     /// Ends a step: the time since the step before.
     pub(super) fn step(&mut self, step: Step) {
-        let now = Instant::now();
-        let took = Some(milliseconds(now - self.step));
-        self.step = now;
-        match step {
-            Step::Admit => self.steps.admit = took,
-            Step::Token => self.steps.token = took,
-            Step::TakeIn => self.steps.take_in = took,
-            Step::Resolve => self.steps.resolve = took,
-            Step::Sign => self.steps.sign = took,
-            Step::Response => self.steps.response = took,
-        }
+        self.clock.end(step);
     }
 
     pub(super) fn answered(&mut self, status: u16) {
@@ -262,6 +255,7 @@ impl Record {
         self.ended_by(refusal, 200);
     }
     fn ended_by(&mut self, refusal: &Refusal, status: u16) {
+        self.clock.stop();
         if refusal.is_unheard() {
             return;
         }
@@ -270,40 +264,36 @@ impl Record {
             code: refusal.code,
             blame: refusal.effective_blame(),
             details: refusal.word(),
+            detail: refusal.detail().to_owned(),
             cause: refusal.why().map(str::to_owned),
         };
     }
 }
 
-pub fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
 impl Drop for Record {
     fn drop(&mut self) {
-        for WouldRefuse { kind, name, code } in &self.would_refuse {
+        for WouldRefuse { kind, name, code, .. } in &self.would_refuse {
             self.live.meters.report_only(kind, name, code);
         }
         if !self.is_written {
             return;
         }
-        let took = self.started.elapsed();
-        self.steps.total = milliseconds(took);
-        let (status, code, blame, details, cause) = match &self.outcome {
-            Outcome::Open if self.live.is_cut() => (None, Code::Draining.name(), "outgate", None, None),
-            Outcome::Open => (None, "client_gone", "client", None, None),
+        let took = self.clock.finish();
+        let (status, code, blame) = match &self.outcome {
+            Outcome::Open if self.live.is_cut() => (None, Code::Draining.name(), "outgate"),
+            Outcome::Open => (None, "client_gone", "client"),
             Outcome::Answered { status, fault: Some(code), .. } => {
-                (Some(*status), code.name(), code.row().blame.as_str(), None, None)
+                (Some(*status), code.name(), code.row().blame.as_str())
             }
-            Outcome::Answered { status, complete: true, .. } => (Some(*status), "delivered", "none", None, None),
-            Outcome::Answered { status, .. } if self.live.is_cut() => {
-                (Some(*status), Code::Draining.name(), "outgate", None, None)
-            }
+            Outcome::Answered { status, complete: true, .. } => (Some(*status), "delivered", "none"),
+            Outcome::Answered { status, .. } if self.live.is_cut() => (Some(*status), Code::Draining.name(), "outgate"),
             // Delivered, but the client did not stay for the whole answer.
-            Outcome::Answered { status, .. } => (Some(*status), "client_gone", "client", None, None),
-            Outcome::Refused { status, code, blame, details, cause } => {
-                (Some(*status), code.name(), blame.as_str(), *details, cause.as_deref())
-            }
+            Outcome::Answered { status, .. } => (Some(*status), "client_gone", "client"),
+            Outcome::Refused { status, code, blame, .. } => (Some(*status), code.name(), blame.as_str()),
+        };
+        let (details, detail, cause) = match &self.outcome {
+            Outcome::Refused { details, detail, cause, .. } => (*details, Some(detail.as_str()), cause.as_deref()),
+            Outcome::Open | Outcome::Answered { .. } => (None, None, None),
         };
         let route = self.route.as_ref().map(RouteName::as_str);
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
@@ -327,9 +317,11 @@ impl Drop for Record {
             peer: self.peer,
             client: self.client.as_ref().map(ClientName::as_str),
             proof: self.proof,
+            claimed_client: self.claimed_client.as_deref(),
             tenant: self.tenant.as_ref().map(TenantName::as_str),
             route,
             side: self.side,
+            webhook_id: self.webhook_id.as_deref(),
             method: self.method.as_ref().map(Method::as_str),
             scheme: target.map(|(target, _)| target.scheme.as_str()),
             host: target.map(|(target, _)| target.host.to_string()),
@@ -337,19 +329,25 @@ impl Drop for Record {
             path: target.and_then(|(_, path)| path.as_deref()),
             source: self.source,
             address: self.address,
+            attempts: &self.attempts,
             reused: self.reused,
             http: self.http,
             tls: self.tls.as_ref(),
+            certificate: self.certificate.as_ref(),
             signatures: self.signatures.iter().map(KeyId::as_str).collect(),
             status,
+            status_class: self.status_class,
             code,
+            blame,
             details,
+            detail,
             cause,
+            limit: self.limit.as_ref(),
             would_take: self.would_take.as_ref().map(RouteName::as_str),
             would_refuse: &self.would_refuse,
             bytes_sent: self.sent.bytes(),
             bytes_received: self.received,
-            ms: &self.steps,
+            ms: self.clock.milliseconds(),
         };
         self.live.records.write(&line);
     }

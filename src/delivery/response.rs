@@ -96,11 +96,11 @@ pub(super) fn relay(
 }
 
 /// Our own answer to `OPTIONS` with `Max-Forwards: 0` (RFC 9110 §7.6.2).
-pub(super) fn options(mut record: Box<Record>) -> Response<Outbound> {
+pub(super) fn options(mut record: Box<Record>, pseudonym: &str) -> Response<Outbound> {
     let mut response = Response::new(Outbound::Whole(None));
     let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
     response.headers_mut().insert(header::ALLOW, allow);
-    mark(response.headers_mut(), &record);
+    mark_own(response.headers_mut(), &record, pseudonym);
     record.answered(200);
     record.complete();
     response
@@ -110,19 +110,32 @@ pub(super) fn options(mut record: Box<Record>) -> Response<Outbound> {
 pub(super) fn refuse(refusal: Refusal, mut record: Box<Record>, pseudonym: &str) -> Response<Outbound> {
     record.refused(&refusal);
     let mut response = refusal.respond(pseudonym, record.request_id());
-    mark(response.headers_mut(), &record);
+    mark_own(response.headers_mut(), &record, pseudonym);
     response.map(|body| Outbound::Whole(Some(body)))
 }
 
+/// Adds to a response of our own the fields that every response carries.
+pub(super) fn mark_own(headers: &mut HeaderMap, record: &Record, pseudonym: &str) {
+    // It was received in no version of HTTP: this is the one that its semantics are of.
+    fields::add_via(headers, Version::HTTP_11, pseudonym);
+    if let Ok(name) = HeaderValue::try_from(pseudonym) {
+        // A refusal has said more there.
+        headers.entry("proxy-status").or_insert(name);
+    }
+    mark(headers, record);
+}
+
 /// The headers whose presence proves that we spoke.
-pub(super) fn mark(headers: &mut HeaderMap, record: &Record) {
+fn mark(headers: &mut HeaderMap, record: &Record) {
     if let Ok(id) = HeaderValue::from_str(record.request_id()) {
         headers.insert(&OUTGATE_REQUEST_ID, id);
     }
-    if let Some(source) = record.source().and_then(|source| HeaderValue::try_from(source.to_string()).ok()) {
-        headers.insert(&OUTGATE_EGRESS, source);
-    }
+    let source = record.source().and_then(|source| HeaderValue::try_from(source.to_string()).ok());
+    headers.insert(&OUTGATE_EGRESS, source.unwrap_or(NO_EGRESS));
 }
+
+/// Says that no source address was chosen.
+const NO_EGRESS: HeaderValue = HeaderValue::from_static("none");
 
 static OUTGATE_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("outgate-request-id");
 static OUTGATE_EGRESS: http::HeaderName = http::HeaderName::from_static("outgate-egress");

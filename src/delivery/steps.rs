@@ -1,6 +1,7 @@
 //! The steps that a webhook and a tunnel have in common.
 //! Who asks, may they now, and which ways lead there?
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -13,7 +14,7 @@ use crate::config::Proof;
 use crate::live::gate::Pass;
 use crate::live::limits::Permit;
 use crate::live::{InForce, Live};
-use crate::names::{Host, Target, TenantName};
+use crate::names::{Host, LimitName, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Who;
 use crate::policy::egress::{self, Hop, NoHop, Pool};
@@ -28,19 +29,21 @@ pub(super) fn identify<'p>(
     tenant: Option<&TenantName>,
     record: &mut Record,
 ) -> Result<Identified<'p>, Refusal> {
-    let identified = caller::identify(live, plan, arrival)?;
+    record.for_tenant(tenant);
+    let identified = caller::identify(live, plan, arrival, record)?;
     let proof = identified.proof.map_or(arrival.caller.unproven(), Proof::as_str);
-    record.client(identified.client.name(), proof, tenant);
+    record.client(identified.client.name(), proof);
     verdict::speaks_for(identified.client, tenant)?;
     Ok(identified)
 }
 
 /// One of those in flight, wherever they go. Comes before all that costs something and after all that refuses strangers,
 /// whose requests would else push others out of the line.
-pub(super) async fn enter(live: &Live, plan: &Plan) -> Result<Pass, Refusal> {
+pub(super) async fn enter(live: &Live, plan: &Plan, record: &mut Record) -> Result<Pass, Refusal> {
     let entered = live.gate.enter(plan.max_deliveries).await;
     entered.map_err(|busy| {
         live.meters.deliveries_shed.inc();
+        record.limited("server.max_deliveries", BTreeMap::new());
         busy.into()
     })
 }
@@ -54,9 +57,18 @@ pub(super) async fn admit(
     record: &mut Record,
 ) -> Result<Permit, Refusal> {
     let who = Who { client: client.name(), tenant, route: &route.name, host: &target.host, egress: route.pool.name() };
-    let permit = live.limits.admit(&route.limits, &who).await?;
+    // The parts of the key that the limit of this name counts by.
+    let key = |name: &LimitName| {
+        let limit = route.limits.iter().find(|limit| limit.name == *name);
+        limit.map(|limit| limit.key(&who).parts()).unwrap_or_default()
+    };
+    record.begin(Step::Admit);
+    let permit = live.limits.admit(&route.limits, &who).await.map_err(|limited| {
+        record.limited(limited.limit.as_str(), key(&limited.limit));
+        Refusal::from(limited)
+    })?;
     for (kind, limit) in permit.would_refuse() {
-        record.would_refuse("limit", limit.as_str(), verdict::limited(*kind));
+        record.limit_would_refuse(limit.as_str(), verdict::limited(*kind), key(limit));
     }
     record.step(Step::Admit);
     Ok(permit)
@@ -71,6 +83,7 @@ pub(super) async fn hops(
     target: &Target,
     record: &mut Record,
 ) -> Result<Vec<Hop>, Refusal> {
+    record.begin(Step::Resolve);
     // What left the pool since the delivery began opens no connection any more: the pool is the one in force now.
     let families = pool_now(live, route)?.families(Timestamp::now());
     if !families.v4 && !families.v6 {

@@ -3,12 +3,13 @@
 
 mod connect;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Response};
+use http::{Method, Response};
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,7 +23,7 @@ use super::pacing::Paced;
 use super::passage::Passage;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
-use super::{Arrival, LAST_WORD, Outbound, circuit, fields, response, shadow, steps, verdict};
+use super::{Arrival, LAST_WORD, Outbound, circuit, response, shadow, steps, verdict};
 use crate::config::{Connect, Plaintext};
 use crate::live::circuits;
 use crate::live::limits::Permit;
@@ -133,8 +134,9 @@ enum Opened {
 
 /// Each line is a step, as for a webhook.
 fn judge<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival, record: &mut Record) -> Result<Judged<'p>, Refusal> {
+    let ask = Ask::connect(arrival, record);
     live.refuse_when_draining(arrival.caller.listen.as_deref())?;
-    let ask = Ask::connect(arrival)?;
+    let ask = ask?;
     let known = steps::identify(live, plan, arrival, ask.tenant.as_ref(), record)?;
     shadow::judge_tunnel(plan, known.client.name(), &ask, record);
     let route = plan.routes.choose_for_tunnel(known.client.name(), ask.tenant.as_ref(), &ask.host);
@@ -168,9 +170,12 @@ async fn open(
         return Ok(Opened::Inspect(Inside { client, proof, tenant: tenant.cloned(), target }));
     }
     // In flight until it is open: to resolve, dial and verify costs what it costs a webhook.
-    let _pass = steps::enter(live, &in_force.plan).await?;
+    let _pass = steps::enter(live, &in_force.plan, record).await?;
     // It outlasts the pass: one HTTP/2 connection of a client may carry many tunnels, each with a socket of its own.
-    let place = Arc::clone(&live.tunnels).try_acquire_owned().map_err(|_| verdict::too_many_tunnels())?;
+    let place = Arc::clone(&live.tunnels).try_acquire_owned().map_err(|_| {
+        record.limited("tunnels", BTreeMap::new());
+        verdict::too_many_tunnels()
+    })?;
     let attempt = circuit::begin(live, in_force, circuit)?;
     let reached = reach(live, in_force, route, tenant, &target, record).await;
     circuit::learn(live, attempt, circuits::Success::Connection, &reached);
@@ -202,19 +207,15 @@ impl Ask {
 }
 
 /// 200, and neither Content-Length nor Transfer-Encoding: what follows is the tunnel (RFC 9110 §9.3.6).
-fn established(record: &Record, version: http::Version, pseudonym: &str) -> Response<Outbound> {
+fn established(record: &Record, pseudonym: &str) -> Response<Outbound> {
     let mut response = Response::new(Outbound::Whole(None));
-    fields::add_via(response.headers_mut(), version, pseudonym);
-    response::mark(response.headers_mut(), record);
-    if let Ok(status) = HeaderValue::try_from(pseudonym) {
-        response.headers_mut().insert("proxy-status", status);
-    }
+    response::mark_own(response.headers_mut(), record, pseudonym);
     response
 }
 
 impl Tunnel {
     pub fn answer(&self, live: &Live) -> Response<Outbound> {
-        established(&self.record, http::Version::HTTP_11, &live.in_force().plan.name)
+        established(&self.record, &live.in_force().plan.name)
     }
 
     /// Passes on the ClientHello, if it means the host that the target has proven to be.
@@ -258,7 +259,7 @@ impl Tunnel {
 
 impl Inspection {
     pub fn answer(&self) -> Response<Outbound> {
-        established(&self.record, http::Version::HTTP_11, &self.in_force.plan.name)
+        established(&self.record, &self.in_force.plan.name)
     }
 
     pub fn tls_timeout(&self) -> Duration {

@@ -45,6 +45,25 @@ pub(super) struct Sealed {
     pub(super) interim: Option<Interim>,
 }
 
+/// Returns the id of a webhook that is signed: the client's own, or one that is made of the request's.
+pub(super) fn id(fields: &HeaderMap, request_id: &str) -> Result<String, Refusal> {
+    if fields.get_all(&WEBHOOK_ID).iter().nth(1).is_some() {
+        return Err(Refusal::malformed("Webhook-Id stands there more than once"));
+    }
+    let malformed = || Refusal::malformed("Webhook-Id may have letters, digits and -_~+@, up to 256 of them");
+    match fields.contains_key(&WEBHOOK_ID) {
+        false => Ok(format!("msg_{request_id}")),
+        true => own_id(fields).map(str::to_owned).ok_or_else(malformed),
+    }
+}
+
+/// Returns the id that the client gave, if it is one.
+pub(super) fn own_id(fields: &HeaderMap) -> Option<&str> {
+    let mut ids = fields.get_all(&WEBHOOK_ID).iter();
+    let (id, None) = (ids.next()?, ids.next()) else { return None };
+    id.to_str().ok().filter(|id| sign::valid_id(id))
+}
+
 impl Webhook {
     /// Reads the body whole if a signer must see it or the client has signed it, or prepares to stream it, under the
     /// route's cap either way.
@@ -134,18 +153,7 @@ impl Webhook {
         if route.signers.is_empty() {
             return Ok(()); // it was taken in whole for the client's signature, not for one of ours
         }
-        if self.fields.get_all(&WEBHOOK_ID).iter().nth(1).is_some() {
-            return Err(Refusal::malformed("Webhook-Id stands there more than once"));
-        }
-        let id = match self.fields.get(&WEBHOOK_ID) {
-            None => format!("msg_{}", record.request_id()),
-            Some(id) => id
-                .to_str()
-                .ok()
-                .filter(|id| sign::valid_id(id))
-                .ok_or_else(|| Refusal::malformed("Webhook-Id may have letters, digits and -_~+@, up to 256 of them"))?
-                .to_owned(),
-        };
+        let id = id(&self.fields, record.request_id())?;
         for signer in &route.signers {
             let changes = signer.prepare(&self.draft(body, now, &id)).map_err(|fault| self.unsigned(signer, fault))?;
             self.set(changes.headers);

@@ -2,6 +2,7 @@
 //! Who is at the other end, and if it is not who it should be, in what way?
 
 pub mod accept;
+mod certificate;
 mod fault;
 pub mod mint;
 mod terms;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use rustls::{ClientConnection, HandshakeKind, ProtocolVersion};
-use rustls_pki_types::{CertificateDer, DnsName, ServerName};
+use rustls_pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -25,8 +26,10 @@ use crate::config::Verify;
 use crate::names::{Host, TenantName};
 use crate::policy::trust::Trust;
 use crate::policy::trust::fault::CertificateFault;
-pub use fault::TlsFault;
+pub use certificate::Certificate;
+pub use fault::{Failed, TlsFault};
 pub use terms::Terms;
+use verify::Seen;
 
 /// RFC 9113 §3.2.
 const HTTP_2: &[u8] = b"h2";
@@ -68,7 +71,7 @@ pub async fn handshake(
     host: &Host,
     offer: Offer,
     deadline: Instant,
-) -> Result<(Wire, Proof), TlsFault> {
+) -> Result<(Wire, Proof), Failed> {
     let (config, name) = (terms.config(tenant), server_name(host)?);
     let versions = match offer {
         Offer::Http2OrHttp1 => config.alpn_protocols.clone(),
@@ -76,17 +79,30 @@ pub async fn handshake(
     };
     let connector = TlsConnector::from(Arc::clone(&config));
     let connect = connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
-    let (connected, refused) = timeout_at(deadline, verify::watched(connect)).await.map_err(|_| TlsFault::Timeout)?;
-    let stream = connected.map_err(|error| refused.map_or_else(|| error.into(), TlsFault::from))?;
+    let (connected, Seen { leaf, refused }) = verify::watched(timeout_at(deadline, connect)).await;
+    let connected = connected
+        .map_err(|_| TlsFault::Timeout)
+        .and_then(|connected| connected.map_err(|error| refused.map_or_else(|| error.into(), TlsFault::from)));
+    let stream = connected.map_err(|fault| Failed::with(fault, leaf.as_deref()))?;
     let connection = stream.get_ref().1;
-    // A resumed session brings its certificates along, which were good when the session began.
-    if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
-        let now = config.time_provider.current_time().ok_or(TlsFault::Timeout)?;
-        let (leaf, intermediates) = shown(connection)?;
-        terms.trust().judge(leaf, intermediates, &name, now)?;
-    }
-    let proof = proof(connection, terms.trust())?;
+    let proof = settle(connection, terms.trust(), &name, config.time_provider.current_time());
+    let leaf = shown(connection).ok().map(|(leaf, _)| leaf.as_ref());
+    let proof = proof.map_err(|fault| Failed::with(fault, leaf))?;
     Ok((Wire::from(stream), proof))
+}
+
+/// Judges a resumed session anew: its certificates were good when the session began.
+fn settle(
+    connection: &ClientConnection,
+    trust: &Trust,
+    name: &ServerName<'_>,
+    now: Option<UnixTime>,
+) -> Result<Proof, TlsFault> {
+    if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
+        let (leaf, intermediates) = shown(connection)?;
+        trust.judge(leaf, intermediates, name, now.ok_or(TlsFault::Timeout)?)?;
+    }
+    proof(connection, trust)
 }
 
 /// Ends a connection on which nothing but a handshake was spoken, and waits for the peer to end it too, for a bounded

@@ -1,7 +1,7 @@
 //! What no request may look like, in whatever version of HTTP it came.
 //! How much of it is too much, and what do we tell its client?
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 /// A request line of HTTP/1, a target of HTTP/2.
 pub(super) const TARGET_MAX: usize = 16 * 1024;
@@ -14,6 +14,20 @@ const METHOD_MAX: usize = 32;
 /// Why a request is refused: the status, and what to tell the client.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) struct Malformed(pub(super) StatusCode, pub(super) &'static str);
+
+/// A request that is refused before a delivery begins.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unread {
+    pub(super) why: Malformed,
+    /// The method and the target, where they were read.
+    pub(super) asked: Option<(Method, String)>,
+}
+
+impl From<Malformed> for Unread {
+    fn from(why: Malformed) -> Self {
+        Self { why, asked: None }
+    }
+}
 
 pub(super) const fn bad(why: &'static str) -> Malformed {
     Malformed(StatusCode::BAD_REQUEST, why)

@@ -55,6 +55,11 @@ impl Answer {
         self.head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     }
 
+    /// Returns the source address, where one was chosen.
+    fn source(&self) -> Option<String> {
+        self.field("outgate-egress").filter(|source| source != "none")
+    }
+
     fn is_delivered(&self) -> bool {
         self.field("outgate-error").is_none() && self.whole
     }
@@ -91,7 +96,7 @@ impl Answer {
         json!({
             "delivered": self.is_delivered(),
             "request_id": self.field("outgate-request-id"),
-            "source": self.field("outgate-egress"),
+            "source": self.source(),
             "status": self.head.status.as_u16(),
             "headers": headers,
             "body": text(&self.body),
@@ -111,7 +116,7 @@ impl Answer {
             }
         };
         line("request", &self.field("outgate-request-id").unwrap_or_else(|| "no outgate has answered".to_owned()));
-        line("source", &self.field("outgate-egress").unwrap_or_default());
+        line("source", &self.source().unwrap_or_default());
         for (name, value) in self.way() {
             line(name, &value);
         }

@@ -1,10 +1,14 @@
 //! The line that a record becomes.
 //! Which names does a delivery log have?
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
+
+use super::clock::Milliseconds;
+use super::connection::{Attempt, Shown, TlsEvidence};
 
 /// By what only reports, a limit for example.
 #[derive(Serialize)]
@@ -12,37 +16,19 @@ pub(super) struct WouldRefuse {
     pub(super) kind: &'static str,
     pub(super) name: String,
     pub(super) code: &'static str,
+    /// Of a limit that counts by something.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) key: LimitKey,
 }
 
-#[derive(Serialize, Clone)]
-pub(super) struct TlsEvidence {
-    pub(super) version: &'static str,
-    pub(super) suite: &'static str,
-    pub(super) certificate_expires: Timestamp,
-    /// `false`: the route's trust says `verify = "none"`.
-    pub(super) verified: bool,
-}
+/// The parts that a limit counts by; `None`: a delivery for no tenant.
+pub(in super::super) type LimitKey = BTreeMap<&'static str, Option<String>>;
 
-/// Milliseconds.
-#[derive(Serialize, Default)]
-pub(super) struct Steps {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) admit: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) token: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) take_in: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) resolve: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) connect: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tls: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) sign: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) response: Option<f64>,
-    pub(super) total: f64,
+/// The limit that refused a request.
+#[derive(Serialize)]
+pub(super) struct RefusedBy {
+    pub(super) name: String,
+    pub(super) key: LimitKey,
 }
 
 /// The line. Names are part of the product's surface.
@@ -53,10 +39,13 @@ pub(super) struct Line<'a> {
     pub(super) peer: Option<IpAddr>,
     pub(super) client: Option<&'a str>,
     pub(super) proof: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) claimed_client: Option<&'a str>,
     pub(super) tenant: Option<&'a str>,
     pub(super) route: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) side: Option<&'static str>,
+    pub(super) webhook_id: Option<&'a str>,
     pub(super) method: Option<&'a str>,
     pub(super) scheme: Option<&'static str>,
     pub(super) host: Option<String>,
@@ -64,22 +53,34 @@ pub(super) struct Line<'a> {
     pub(super) path: Option<&'a str>,
     pub(super) source: Option<IpAddr>,
     pub(super) address: Option<IpAddr>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) attempts: &'a [Attempt],
     pub(super) reused: Option<bool>,
     /// The version spoken with the target.
     pub(super) http: Option<&'static str>,
     pub(super) tls: Option<&'a TlsEvidence>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) certificate: Option<&'a Shown>,
     pub(super) signatures: Vec<&'a str>,
     pub(super) status: Option<u16>,
+    /// Of the target's response.
+    pub(super) status_class: Option<&'static str>,
     pub(super) code: &'static str,
+    pub(super) blame: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) details: Option<&'static str>,
+    /// As the client was told it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limit: Option<&'a RefusedBy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) would_take: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) would_refuse: &'a [WouldRefuse],
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
-    pub(super) ms: &'a Steps,
+    pub(super) ms: &'a Milliseconds,
 }

@@ -6,7 +6,7 @@
 //! own connection is dialled to the same hop.
 
 use std::io;
-use std::time::{Duration, Instant as Clock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::io::AsyncWriteExt;
@@ -41,9 +41,7 @@ pub(super) struct Opening {
 impl Passage<'_> {
     /// Dials a hop, verifies the target on that connection unless it was verified lately, and dials the tunnel's own.
     pub(super) async fn open_tunnel(&self, record: &mut Record) -> Result<Opening, Refusal> {
-        let (Dialled { socket, hop }, took) = self.connect().await?;
-        record.dialled(took, None);
-        record.leaves_by(hop);
+        let Dialled { socket, hop } = self.connect(&self.hops, record).await?;
         if self.target.scheme == Scheme::Http {
             return Ok(Opening { socket, hop, host: None });
         }
@@ -53,10 +51,8 @@ impl Passage<'_> {
             record.proven(&proof);
             return Ok(Opening { socket, hop, host });
         }
-        let start = Clock::now();
-        let host = match self.verify(socket).await {
+        let host = match self.verify(socket, record).await {
             Ok(proof) => {
-                record.dialled_tls(start.elapsed());
                 record.proven(&proof);
                 self.live.proven.put(key, proof);
                 host
@@ -70,15 +66,15 @@ impl Passage<'_> {
             }
             Err(fault) => return Err(fault.into()),
         };
-        Ok(Opening { socket: self.dial_again(hop).await?, hop, host })
+        Ok(Opening { socket: self.dial_again(hop, record).await?, hop, host })
     }
 
     /// Dials the hop that has just been verified. A target that refuses the connection is asked once more.
-    async fn dial_again(&self, hop: Hop) -> Result<Socket, DialFault> {
-        match self.dial_one_of(&[hop]).await {
+    async fn dial_again(&self, hop: Hop, record: &mut Record) -> Result<Socket, DialFault> {
+        match self.connect(&[hop], record).await {
             Err(DialFault::Refused) => {
                 sleep(RETRY_DELAY).await;
-                Ok(self.dial_one_of(&[hop]).await?.socket)
+                Ok(self.connect(&[hop], record).await?.socket)
             }
             dialled => Ok(dialled?.socket),
         }
@@ -100,9 +96,9 @@ impl Tunnel {
             return Ok(());
         }
         let Some(host) = &self.host else { return Ok(()) };
-        if let Ok(dialled) =
-            passage::dial(&self.live, host, self.record.tenant(), &[self.hop], self.route.timeouts.connect).await
-        {
+        let (tenant, connect) = (self.record.tenant().cloned(), self.route.timeouts.connect);
+        let (hops, record) = ([self.hop], &mut self.record);
+        if let Ok(dialled) = passage::dial(&self.live, host, tenant.as_ref(), &hops, connect, record).await {
             self.socket = dialled.socket;
             self.socket.write_all(hello).await?;
         }

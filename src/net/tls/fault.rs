@@ -6,6 +6,7 @@ use std::{fmt, io};
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
+use super::Certificate;
 use crate::policy::trust::fault::{CertificateFault, Refused};
 
 /// Why a handshake came to nothing.
@@ -29,6 +30,26 @@ pub enum TlsFault {
     Timeout,
     /// The connection ended during the handshake.
     Lost(io::Error),
+}
+
+/// A handshake that failed, and the certificate that the target has shown in it.
+#[derive(Debug)]
+pub struct Failed {
+    pub fault: TlsFault,
+    pub certificate: Option<Box<Certificate>>,
+}
+
+impl Failed {
+    /// `leaf`: in DER.
+    pub(super) fn with(fault: TlsFault, leaf: Option<&[u8]>) -> Self {
+        Self { fault, certificate: leaf.map(|der| Box::new(Certificate::read(der))) }
+    }
+}
+
+impl From<CertificateFault> for Failed {
+    fn from(fault: CertificateFault) -> Self {
+        Self { fault: fault.into(), certificate: None }
+    }
 }
 
 /// What [`super::verify`] says, and what rustls finds by itself: that the peer does not hold the certificate's key.

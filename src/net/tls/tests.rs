@@ -101,10 +101,11 @@ async fn with_peer<F: Future>(
     let handshake = handshake(Socket::new(client), config, None, host, Offer::Http2OrHttp1, Instant::now() + wait);
     let serve = serve(accepted);
     tokio::pin!(handshake, serve);
-    tokio::select! {
+    let outcome = tokio::select! {
         outcome = &mut handshake => outcome,
         _ = &mut serve => handshake.await,
-    }
+    };
+    outcome.map_err(|failed| failed.fault)
 }
 
 async fn meet(server: Arc<ServerConfig>, config: &Terms, host: &Host) -> Result<(Wire, Proof), TlsFault> {
@@ -306,8 +307,9 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
         };
         let ask = async {
             let deadline = Instant::now() + Duration::from_secs(10);
-            let (wire, _) =
-                handshake(Socket::new(client), &config, None, &name(), Offer::Http2OrHttp1, deadline).await?;
+            let (wire, _) = handshake(Socket::new(client), &config, None, &name(), Offer::Http2OrHttp1, deadline)
+                .await
+                .map_err(|failed| failed.fault)?;
             let mut wire = TokioIo::new(wire);
             let read = wire.read(&mut [0; 1]).await.unwrap(); // and with it the tickets
             assert_eq!(read, 1);

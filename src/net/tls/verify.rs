@@ -13,14 +13,23 @@ use crate::policy::trust::Trust;
 use crate::policy::trust::fault::{CertificateFault, Refused};
 
 tokio::task_local! {
-    /// What was refused in the handshake of this task: rustls's errors that make an alert have no room for it.
-    static REFUSED: RefCell<Option<Refused>>;
+    /// What is seen in the handshake of this task: rustls's errors that make an alert have no room for it.
+    static SEEN: RefCell<Seen>;
 }
 
-/// Drives a handshake, and gives what the trust has refused in it.
-pub(super) async fn watched<T>(handshake: impl Future<Output = T>) -> (T, Option<Refused>) {
-    let scope = async { (handshake.await, REFUSED.with(RefCell::take)) };
-    REFUSED.scope(RefCell::default(), scope).await
+/// What a handshake has shown, whether it ends well or not.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The target's own certificate.
+    pub(super) leaf: Option<CertificateDer<'static>>,
+    /// What the trust has refused.
+    pub(super) refused: Option<Refused>,
+}
+
+/// Drives a handshake, and gives what was seen in it.
+pub(super) async fn watched<T>(handshake: impl Future<Output = T>) -> (T, Seen) {
+    let scope = async { (handshake.await, SEEN.with(RefCell::take)) };
+    SEEN.scope(RefCell::default(), scope).await
 }
 
 /// Whatever the trust lets pass: that the peer holds the certificate's key is always proved.
@@ -39,13 +48,14 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        // Outside of a handshake of ours nothing is seen.
+        let see = |change: &dyn Fn(&mut Seen)| SEEN.try_with(|seen| change(&mut seen.borrow_mut())).unwrap_or_default();
+        see(&|seen| seen.leaf = Some(leaf.clone().into_owned()));
         match self.trust.judge(leaf, intermediates, name, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(refused) => {
-                let fault = refused.fault;
-                // Outside of a handshake of ours nobody asks.
-                let _ = REFUSED.try_with(|last| last.replace(Some(refused)));
-                Err(Error::InvalidCertificate(told(fault)))
+                see(&|seen| seen.refused = Some(refused.clone()));
+                Err(Error::InvalidCertificate(told(refused.fault)))
             }
         }
     }

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 
 use super::body::Framing;
 use crate::server::malformed::{
-    FIELDS_MAX, HEAD_MAX, Malformed, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, judge_method,
-    judge_target,
+    FIELDS_MAX, HEAD_MAX, Malformed, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, Unread, bad, expects_continue,
+    judge_method, judge_target,
 };
 
 #[derive(Debug)]
@@ -26,53 +26,71 @@ pub(super) struct Head {
 }
 
 /// Takes a whole head off the front of `buffer`; `None` while it is incomplete.
-pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Malformed> {
+pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Unread> {
     skip_empty_lines(buffer);
     if buffer.len() > TARGET_MAX && memchr::memchr(b'\n', &buffer[..TARGET_MAX]).is_none() {
-        return Err(TARGET_TOO_LONG);
+        return Err(TARGET_TOO_LONG.into());
     }
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(buffer, &mut slots) {
-        Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
-        Ok(httparse::Status::Complete(_)) => return Err(TOO_MANY_FIELDS),
-        Ok(httparse::Status::Partial) if buffer.len() > HEAD_MAX => return Err(TOO_MANY_FIELDS),
+        Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => Ok(length),
+        Ok(httparse::Status::Complete(_)) => Err(TOO_MANY_FIELDS),
+        Ok(httparse::Status::Partial) if buffer.len() > HEAD_MAX => Err(TOO_MANY_FIELDS),
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_FIELDS),
+        Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_FIELDS),
         Err(httparse::Error::Version) => {
-            return Err(Malformed(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "not HTTP/1.0 or HTTP/1.1"));
+            Err(Malformed(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "not HTTP/1.0 or HTTP/1.1"))
         }
-        Err(httparse::Error::Token) => return Err(bad("a character that may not stand in the request line")),
-        Err(_) => return Err(bad("a malformed header field")),
+        Err(httparse::Error::Token) => Err(bad("a character that may not stand in the request line")),
+        Err(_) => Err(bad("a malformed header field")),
     };
-    let method = parsed.method.unwrap_or_default();
-    judge_method(method)?;
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad("a malformed method"))?;
-    let target = parsed.path.unwrap_or_default();
-    judge_target(target)?;
-    let target = target.to_owned();
+    let line = request_line(&parsed);
+    let (length, asked) = match (length, line) {
+        (Ok(length), Ok(line)) => (length, line),
+        (Err(why), line) => return Err(Unread { why, asked: line.ok() }),
+        (Ok(_), Err(why)) => return Err(why.into()),
+    };
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let start = buffer.as_ptr() as usize;
     let spans: Vec<_> =
         parsed.headers.iter().map(|field| (span(start, field.name.as_bytes()), span(start, field.value))).collect();
 
     let head = buffer.split_to(length).freeze();
-    if has_bare_line_feed(&head) {
+    match judge(&head, &spans, version, &asked.0) {
+        Ok((fields, framing, expects_continue)) => {
+            let (method, target) = asked;
+            let keep_alive = keep_alive(&fields, version);
+            Ok(Some(Head { method, target, version, fields, framing, keep_alive, expects_continue }))
+        }
+        Err(why) => Err(Unread { why, asked: Some(asked) }),
+    }
+}
+
+fn request_line(parsed: &httparse::Request<'_, '_>) -> Result<(Method, String), Malformed> {
+    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+    judge_method(method)?;
+    judge_target(target)?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad("a malformed method"))?;
+    Ok((method, target.to_owned()))
+}
+
+/// Judges what follows the request line. Returns the fields, and what they say of the body and of `100 Continue`.
+fn judge(
+    head: &Bytes,
+    spans: &[(Span, Span)],
+    version: Version,
+    method: &Method,
+) -> Result<(HeaderMap, Framing, bool), Malformed> {
+    if has_bare_line_feed(head) {
         return Err(bad("a line that ends in a bare line feed"));
     }
-    let fields = fields(&head, &spans)?;
-    one_host(&fields, version, &method)?;
+    let fields = fields(head, spans)?;
+    one_host(&fields, version, method)?;
     // RFC 9110 §10.1.1: ignored in HTTP/1.0.
     let expects_continue = version != Version::HTTP_10 && expects_continue(&fields)?;
-    Ok(Some(Head {
-        framing: framing(&fields, version)?,
-        keep_alive: keep_alive(&fields, version),
-        expects_continue,
-        method,
-        target,
-        version,
-        fields,
-    }))
+    let framing = framing(&fields, version)?;
+    Ok((fields, framing, expects_continue))
 }
 
 /// Whether it is worth to parse what came, of which `examined` bytes are no whole head. The first piece always is: what
@@ -199,7 +217,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Option<Head>, Malformed> {
-        take(&mut BytesMut::from(text))
+        take(&mut BytesMut::from(text)).map_err(|unread| unread.why)
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::body::{Decoded, Framing};
 use super::head::{self, Head};
 use crate::delivery::InboundFault;
-use crate::server::malformed::Malformed;
+use crate::server::malformed::Unread;
 use crate::server::stream::{Replayed, Stream, poll_read};
 
 /// Bytes that are read ahead of the body's reader, and of the next request.
@@ -64,7 +64,7 @@ struct State {
 pub(super) enum NoHead {
     /// The client closed, or was idle or slow for too long: nothing to answer.
     Closed,
-    Malformed(Malformed),
+    Malformed(Unread),
 }
 
 impl Line {
@@ -228,7 +228,7 @@ impl Drop for State {
 }
 
 impl State {
-    fn take_head(&mut self) -> Result<Option<Head>, Malformed> {
+    fn take_head(&mut self) -> Result<Option<Head>, Unread> {
         if self.buffer.is_empty() {
             return Ok(None);
         }

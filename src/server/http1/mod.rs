@@ -23,7 +23,7 @@ use crate::live::Live;
 use crate::policy::identify::Caller;
 use crate::server::drain;
 use crate::server::hang_up::unless;
-use crate::server::malformed::Malformed;
+use crate::server::malformed::{Malformed, Unread};
 use crate::server::stay::Stay;
 use crate::server::stream::Stream;
 use answer::Answer;
@@ -173,9 +173,9 @@ async fn finish(live: &Live, line: &Line, stay: &Stay, keeps: bool) -> bool {
 
 /// What cannot be read as a request is answered and recorded like any refusal, and ends the connection: where the next
 /// request would begin is anybody's guess.
-async fn refuse_malformed(live: &Arc<Live>, line: &Line, why: Malformed, caller: &Caller, idle: Duration) -> Next {
-    let Malformed(status, detail) = why;
-    let response = delivery::refuse_unread(live, caller, status, detail);
+async fn refuse_malformed(live: &Arc<Live>, line: &Line, unread: Unread, caller: &Caller, idle: Duration) -> Next {
+    let Unread { why: Malformed(status, detail), asked } = unread;
+    let response = delivery::refuse_unread(live, caller, asked.as_ref(), (status, detail));
     match Answer::new(response, &Method::GET, Version::HTTP_11, false).write(line, idle).await {
         Ok(()) => Next::Close,
         Err(_) => Next::Abandon,

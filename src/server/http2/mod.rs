@@ -216,7 +216,9 @@ async fn answer(
         }
         Err(Malformed(status, detail)) => {
             let (_, unread) = ClientBody::new(incoming, None, None);
-            (delivery::refuse_unread(live, caller, status, detail), unread)
+            // With Outgate-Target the URI is not where the request is for.
+            let asked = (!head.headers.contains_key("outgate-target")).then(|| (method.clone(), head.uri.to_string()));
+            (delivery::refuse_unread(live, caller, asked.as_ref(), (status, detail)), unread)
         }
     };
     let deadline = response.body().deadline().unwrap_or_else(|| Instant::now() + patience);

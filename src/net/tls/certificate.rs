@@ -1,0 +1,114 @@
+//! The contents of a target's certificate, for people who must find out what is wrong with it.
+//! Whose certificate is it, who issued it, and when is it valid?
+
+use std::net::IpAddr;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use jiff::Timestamp;
+use serde::Serialize;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::time::ASN1Time;
+
+/// Names of subjectAltName that are kept.
+const NAMES_MAX: usize = 5;
+/// Characters of a name. The target writes it.
+const TEXT_MAX: usize = 200;
+/// Octets of a serial number: RFC 5280 §4.1.2.2 allows 20.
+const SERIAL_MAX: usize = 32;
+
+/// All texts are bounded and without control characters. Of what cannot be read there is the digest alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Certificate {
+    pub common_name: Option<String>,
+    /// DNS names and addresses, the first few.
+    pub names: Vec<String>,
+    /// The number of those that are left out.
+    pub more_names: usize,
+    pub issuer: Option<String>,
+    pub not_before: Option<Timestamp>,
+    pub not_after: Option<Timestamp>,
+    /// In hexadecimal.
+    pub serial: Option<String>,
+    /// Of the DER, in hexadecimal.
+    pub sha256: String,
+}
+
+impl Certificate {
+    pub(super) fn read(der: &[u8]) -> Self {
+        let sha256 = hex(digest(&SHA256, der).as_ref());
+        let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Self { sha256, ..Self::default() } };
+        let alternative = parsed.subject_alternative_name().ok().flatten();
+        let alternative = alternative.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+        let mut names = alternative.iter().filter_map(server_name);
+        let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let serial = parsed.raw_serial();
+        Self {
+            common_name: common_name.map(shown),
+            names: names.by_ref().take(NAMES_MAX).collect(),
+            more_names: names.count(),
+            issuer: Some(shown(&parsed.issuer().to_string())),
+            not_before: time(parsed.validity().not_before),
+            not_after: time(parsed.validity().not_after),
+            serial: Some(hex(&serial[..serial.len().min(SERIAL_MAX)])),
+            sha256,
+        }
+    }
+}
+
+fn server_name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some(shown(name)),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok().map(|ip| ip.to_string())
+        }
+        _ => None,
+    }
+}
+
+/// RFC 5280 §4.1.2.5: 99991231235959Z says "does not expire", and is beyond what a `Timestamp` holds.
+fn time(time: ASN1Time) -> Option<Timestamp> {
+    let seconds = time.timestamp();
+    Timestamp::from_second(seconds).ok().or((seconds > 0).then_some(Timestamp::MAX))
+}
+
+/// Cuts a text, and replaces characters that a terminal would act on or hide.
+fn shown(text: &str) -> String {
+    let is_hidden = |c: char| {
+        let is_format =
+            matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+        c.is_control() || is_format
+    };
+    text.chars().take(TEXT_MAX).map(|c| if is_hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn certificate_texts_are_bounded_and_without_control_characters() {
+        let names: Vec<String> = (0..9).map(|n| format!("n{n}.example")).chain(["192.0.2.1".to_owned()]).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("\u{1b}[31m\u{202e}{}", "a".repeat(1000)));
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+        let certificate = Certificate::read(&der);
+        assert_eq!((certificate.names.len(), certificate.names[4].as_str()), (NAMES_MAX, "n4.example"));
+        assert_eq!(certificate.more_names, 5);
+        let common_name = certificate.common_name.unwrap();
+        assert_eq!(common_name, format!("\u{fffd}[31m\u{fffd}{}", "a".repeat(TEXT_MAX - 6)));
+        assert!(certificate.issuer.unwrap().chars().count() <= TEXT_MAX);
+        assert_eq!(certificate.not_after.unwrap().to_string(), "2030-01-01T00:00:00Z");
+        assert_eq!((certificate.sha256.len(), certificate.serial.is_some()), (64, true));
+        let unreadable = Certificate::read(b"none");
+        assert_eq!((unreadable.issuer, unreadable.sha256.len()), (None, 64));
+    }
+}
