@@ -39,6 +39,48 @@ fn the_readme_has_every_word_for_a_certificate_and_no_other() {
     assert_eq!(words, CertificateFault::ALL.iter().map(|fault| fault.as_str()).collect());
 }
 
+/// The names of a struct's fields, in their order.
+fn fields(code: &str, of: &str) -> Vec<String> {
+    let body = code.split(&format!("pub(super) struct {of}")).nth(1);
+    let body = body.or_else(|| code.split(&format!("pub struct {of}")).nth(1)).expect(of);
+    let lines = body.lines().skip(1).take_while(|line| *line != "}").map(str::trim);
+    let lines = lines.filter(|line| !line.starts_with("//") && !line.starts_with('#'));
+    let names = lines.filter_map(|line| line.split_once(": "));
+    names.map(|(name, _)| name.rsplit(' ').next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn the_readme_has_every_field_of_a_record_in_its_order_and_no_other() {
+    let line = include_str!("../src/delivery/record/line.rs");
+    let connection = include_str!("../src/delivery/record/connection.rs");
+    let within = [
+        ("attempts", fields(connection, "Attempt")),
+        ("tls", fields(connection, "TlsEvidence")),
+        // The certificate is flattened.
+        (
+            "certificate",
+            [fields(include_str!("../src/net/tls/certificate.rs"), "Certificate"), vec!["verdict".to_owned()]].concat(),
+        ),
+        ("limit", fields(line, "RefusedBy")),
+        ("would_refuse", fields(line, "WouldRefuse")),
+        ("ms", fields(include_str!("../src/delivery/record/clock.rs"), "Milliseconds")),
+    ];
+    let expected: Vec<String> = fields(line, "Line")
+        .into_iter()
+        .flat_map(|field| {
+            let parts = within.iter().find(|(name, _)| *name == field).map(|(_, parts)| parts.as_slice());
+            let parts = parts.unwrap_or_default().iter().map(|part| format!("{field}.{part}")).collect::<Vec<_>>();
+            std::iter::once(field).chain(parts)
+        })
+        .collect();
+    let readme = include_str!("../README.md");
+    let table = readme.split("| field | meaning |").nth(1).expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let names = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split(','));
+    let names: Vec<String> = names.map(|name| name.trim().trim_matches(['`', '*']).to_owned()).collect();
+    assert_eq!(names, expected);
+}
+
 #[test]
 fn the_readme_has_every_metric_and_no_other() {
     let readme = include_str!("../README.md");
