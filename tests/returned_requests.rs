@@ -5,8 +5,8 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use support::frames::{Asked, FrameTarget, Moment, OK_HTTP1, Script, goaway, ok_response, reset};
@@ -29,8 +29,13 @@ struct Scene {
 
 /// `signs`: bodies are held whole; else they stream.
 fn scene(signs: bool, script: Script) -> Scene {
+    scene_with(&[], signs, script)
+}
+
+/// `settings`: of the target's first SETTINGS frame.
+fn scene_with(settings: &[(u16, u32)], signs: bool, script: Script) -> Scene {
     let pki = Pki::new();
-    let target = FrameTarget::start(&pki, &[], script);
+    let target = FrameTarget::start(&pki, settings, script);
     let other = Receiver::plain(ok());
     let text = config(&other, &other, "")
         .replace("sign = [\"platform\"]", if signs { "sign = [\"platform\"]" } else { "" })
@@ -169,6 +174,39 @@ fn http_1_1_required_is_resent_over_http1_and_remembered() {
             assert_eq!(scene.outgate.records(3)[2]["http"], "1.1");
         }
     }
+}
+
+#[test]
+fn http_1_1_required_leaves_other_http2_connections_of_the_target_unused() {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let (release, waits) = mpsc::channel::<()>();
+    let (comes, has_come) = mpsc::channel::<()>();
+    let (waits, comes) = (Mutex::new(waits), Mutex::new(comes));
+    let script = move |asked: &Asked| match (asked.moment, asked.stream, asked.body.as_slice()) {
+        (Moment::End, 0, _) => OK_HTTP1.to_vec(),
+        (Moment::End, _, b"wait") => {
+            comes.lock().unwrap().send(()).unwrap();
+            let _ = waits.lock().unwrap().recv_timeout(support::PATIENCE);
+            ok_response(asked.stream)
+        }
+        (Moment::End, _, b"old") => reset(asked.stream, HTTP_1_1_REQUIRED),
+        (Moment::End, _, _) => ok_response(asked.stream),
+        _ => Vec::new(),
+    };
+    let scene = scene_with(&[(MAX_CONCURRENT_STREAMS, 1)], false, Arc::new(script));
+    assert_eq!(scene.post("{}").status, 200); // SETTINGS are known from here on
+    let mut client = scene.outgate.connect();
+    client.send(support::post(&scene.target.url(), "", "wait"));
+    has_come.recv_timeout(support::PATIENCE).unwrap();
+    assert_eq!(scene.post("old").status, 200, "over another connection, and then over HTTP/1.1");
+    release.send(()).unwrap();
+    assert_eq!(client.answer().status, 200);
+    for _ in 0..3 {
+        assert_eq!(scene.post("new").status, 200);
+    }
+    let asked = scene.target.asked();
+    let new: Vec<_> = asked.iter().filter(|asked| asked.body == b"new").map(|asked| asked.stream).collect();
+    assert_eq!(new, [0; 3], "{asked:?}");
 }
 
 #[test]

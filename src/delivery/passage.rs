@@ -53,9 +53,13 @@ pub(super) struct Passage<'a> {
 impl Passage<'_> {
     /// An open connection whose every part is what a new one would be, else a new one.
     pub(super) async fn open(&self, record: &mut Record) -> Result<Lease, Refusal> {
+        let may_serve = |connection: &Connection| {
+            // Connections of before the target has demanded HTTP/1.1 do not count either.
+            let is_version_fit = connection.http() != "2" || !self.live.http1_only.contains(self.target);
+            self.hops.contains(&connection.hop()) && is_version_fit
+        };
         for from in self.chosen_sources() {
-            let may_go = |hop: Hop| self.hops.contains(&hop);
-            if let Some(lease) = self.live.reuse.take(&self.key_from(from), &self.route.timeouts, may_go).await {
+            if let Some(lease) = self.live.reuse.take(&self.key_from(from), &self.route.timeouts, may_serve).await {
                 record.over(&lease, true);
                 return Ok(lease);
             }

@@ -15,7 +15,7 @@ use crate::config::{ResponseHeadMax, Timeouts};
 use crate::names::{ClientName, Target, TenantName};
 use crate::net::descriptors;
 use crate::net::exchange::Connection;
-use crate::policy::egress::{Hop, Pool};
+use crate::policy::egress::Pool;
 
 /// Everything that makes a connection what it is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -111,17 +111,27 @@ impl Reuse {
     }
 
     /// A connection that others use too, else the one used last, so that the rest can grow old and go. One that the
-    /// peer has closed, or that is too old, is dropped on the way; one to an address that the guard does not clear
-    /// now is left for when it does again.
-    pub async fn take(self: &Arc<Self>, key: &Key, limits: &Timeouts, may_go: impl Fn(Hop) -> bool) -> Option<Lease> {
-        let connection = match self.take_shared(key, limits, &may_go).await {
+    /// peer has closed, or that is too old, is dropped on the way; one that `may_serve` does not permit now, such as one to
+    /// an address that the guard does not clear, is left for when it does again.
+    pub async fn take(
+        self: &Arc<Self>,
+        key: &Key,
+        limits: &Timeouts,
+        may_serve: impl Fn(&Connection) -> bool,
+    ) -> Option<Lease> {
+        let connection = match self.take_shared(key, limits, &may_serve).await {
             Some(connection) => Some(connection),
-            None => self.take_idle(key, limits, &may_go).await,
+            None => self.take_idle(key, limits, &may_serve).await,
         };
         connection.map(|connection| Lease { connection, key: key.clone(), home: Arc::clone(self) })
     }
 
-    async fn take_shared(&self, key: &Key, limits: &Timeouts, may_go: &impl Fn(Hop) -> bool) -> Option<Connection> {
+    async fn take_shared(
+        &self,
+        key: &Key,
+        limits: &Timeouts,
+        may_serve: &impl Fn(&Connection) -> bool,
+    ) -> Option<Connection> {
         let mut seen = 0;
         loop {
             // Handles are tried one by one, and outside of the lock; each that fails has lost its connection.
@@ -130,7 +140,7 @@ impl Reuse {
                 let mut shared = shard.get_mut(key)?.shared.iter_mut().enumerate().skip(seen);
                 let (index, number, handle) = shared.find_map(|(index, Shared { connection, number })| {
                     let fit = !connection.is_closed() && connection.born().elapsed() < limits.reuse;
-                    let handle = (fit && may_go(connection.hop())).then(|| connection.share()).flatten();
+                    let handle = (fit && may_serve(connection)).then(|| connection.share()).flatten();
                     handle.map(|handle| (index, number, handle))
                 })?;
                 *number = self.shares().touch(&key.client, *number);
@@ -143,7 +153,12 @@ impl Reuse {
         }
     }
 
-    async fn take_idle(&self, key: &Key, limits: &Timeouts, may_go: &impl Fn(Hop) -> bool) -> Option<Connection> {
+    async fn take_idle(
+        &self,
+        key: &Key,
+        limits: &Timeouts,
+        may_serve: &impl Fn(&Connection) -> bool,
+    ) -> Option<Connection> {
         let (mut unsettled, mut elsewhere) = (None, Vec::new());
         let mut found = None;
         while let Some(idle) = self.pop(key) {
@@ -152,7 +167,7 @@ impl Reuse {
             if !is_fit || connection.is_closed() {
                 continue;
             }
-            if !may_go(connection.hop()) {
+            if !may_serve(connection) {
                 elsewhere.push(idle);
             } else if connection.is_ready() {
                 found = Some(idle.connection);
