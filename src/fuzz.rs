@@ -19,11 +19,11 @@ use crate::delivery::{self, Question};
 use crate::host::HostPattern;
 use crate::names::ClientName;
 pub use crate::net::client_hello::hellos;
+pub use crate::net::field_filter::fuzz::fields;
 use crate::policy::credential::{OAuth2, refuses_token};
 use crate::policy::identify::{self, Caller, Claim, Sent};
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
-pub use crate::server::http2::fields;
 pub use crate::server::proxy_protocol::introductions;
 use crate::{config, host};
 

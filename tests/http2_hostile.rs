@@ -5,109 +5,19 @@
 
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use support::http2::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, error, field, frame, frames, head, opened, until, whole_frames,
+};
 use support::receiver::{answering, ok};
 use support::scene::{Scene, config, scene, scene_with};
 use support::{Client, Outgate, PATIENCE};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
 /// Error codes (RFC 9113 §7).
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A field as HPACK has it when nothing is compressed (RFC 7541 §6.2.2).
-fn field(name: &str, value: &str) -> Vec<u8> {
-    let mut bytes = vec![0];
-    for text in [name, value] {
-        length(&mut bytes, text.len());
-        bytes.extend(text.as_bytes());
-    }
-    bytes
-}
-
-/// An integer with a prefix of 7 bits (RFC 7541 §5.1).
-fn length(bytes: &mut Vec<u8>, mut length: usize) {
-    if length < 127 {
-        return bytes.push(length as u8);
-    }
-    bytes.push(127);
-    length -= 127;
-    while length >= 128 {
-        bytes.push((length % 128) as u8 | 128);
-        length /= 128;
-    }
-    bytes.push(length as u8);
-}
-
-fn head(url: &str) -> Vec<u8> {
-    let (scheme, rest) = url.split_once("://").unwrap();
-    let (authority, path) = rest.split_at(rest.find('/').unwrap());
-    [field(":method", "POST"), field(":scheme", scheme), field(":authority", authority), field(":path", path)].concat()
-}
-
-fn opened(outgate: &Outgate) -> Client {
-    let mut client = outgate.connect();
-    client.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
-    client
-}
-
-#[derive(Debug)]
-struct Frame {
-    kind: u8,
-    payload: Vec<u8>,
-}
-
-fn frames(mut bytes: &[u8]) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    while bytes.len() >= 9 {
-        let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
-        let end = (9 + length).min(bytes.len());
-        frames.push(Frame { kind: bytes[3], payload: bytes[9..end].to_vec() });
-        bytes = &bytes[end..];
-    }
-    frames
-}
-
-/// What comes, up to a frame of one of these kinds.
-fn until(client: &mut Client, kinds: &[u8]) -> Vec<Frame> {
-    let mut bytes = Vec::new();
-    loop {
-        bytes.extend(client.read_some());
-        let seen = frames(&bytes);
-        if seen.iter().any(|frame| kinds.contains(&frame.kind)) {
-            return seen;
-        }
-    }
-}
-
-/// The code of the last GOAWAY or of the reset of a stream.
-fn error(frames: &[Frame], kind: u8) -> Option<u32> {
-    let at = if kind == GOAWAY { 4 } else { 0 };
-    let last = frames.iter().rev().find(|frame| frame.kind == kind)?;
-    Some(u32::from_be_bytes(last.payload[at..at + 4].try_into().unwrap()))
-}
 
 /// A burst beyond SETTINGS_MAX_CONCURRENT_STREAMS is not hostile: a client may not know the limit yet (RFC 9113 §5.1.2).
 #[test]
@@ -150,6 +60,49 @@ fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
         bytes.extend(client.read_some());
     }
     assert_eq!(error(&frames(&bytes), GOAWAY), None);
+}
+
+/// Over the life of a connection so many add up, and no more at once than a client may send that does not know the limit.
+#[test]
+fn refused_streams_of_many_bursts_do_not_end_the_connection() {
+    const LIMIT: u32 = 128;
+    const BURST: u32 = 100;
+    /// More than may be refused at once, if they came faster.
+    const BURSTS: u32 = 60;
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let scene = scene_with(
+        std::sync::Arc::new(move |_| {
+            let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
+        }),
+        "",
+    );
+    let mut client = opened(&scene.outgate);
+    let head = head(&scene.plain_url());
+    let mut next = 1;
+    let mut send = |client: &mut Client, count: u32| {
+        for _ in 0..count {
+            client.send(frame(HEADERS, END_HEADERS | END_STREAM, next, &head));
+            next += 2;
+        }
+    };
+    send(&mut client, LIMIT);
+    let mut refused = 0;
+    let mut bytes = Vec::new();
+    for burst in 1..=BURSTS {
+        send(&mut client, BURST);
+        while refused < (burst * BURST) as usize {
+            bytes.extend(client.read_some());
+            let (seen, length) = whole_frames(&bytes);
+            assert_eq!(error(&seen, GOAWAY), None, "{refused} refused");
+            refused += seen.iter().filter(|frame| frame.kind == RST_STREAM).count();
+            bytes.drain(..length);
+        }
+        // A sender that is busy, and not a flood.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(release);
 }
 
 /// Everybody else is served, and soon nothing is left of the connections before.

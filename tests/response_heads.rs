@@ -152,6 +152,8 @@ fn a_refused_response_head_names_the_limit_that_it_exceeds() {
         header_block(&fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>())
     };
     let (many_block, long_block) = (block(&many), block(&long));
+    // So many times 8 KiB, and more; over HTTP/2 one of them has more bytes than are held, and ends its connection.
+    let large = |times: usize| header_block(&vec![("x", "v".repeat(100).as_str()); times * 82]);
     let bytes = "response_head_max = { bytes = \"8 KiB\" }";
     let head = |fields: &str| format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n");
     let early = format!("HTTP/1.1 103 Early Hints\r\n{}\r\n", fields(60, 1000));
@@ -165,6 +167,11 @@ fn a_refused_response_head_names_the_limit_that_it_exceeds() {
         (over_http1(answering(&head(&fields(70, 1000))), ""), "response_head_bytes", "65536 bytes"),
         (over_http2(move |stream| response(stream, &many_block), ""), "response_head_count", "100 fields"),
         (over_http2(move |stream| response(stream, &long_block), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response(stream, &large(5)), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response(stream, &large(20)), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response(stream, &large(100)), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response(stream, &large(40)), ""), "response_head_bytes", "65536 bytes"),
+        (over_http2(move |stream| response(stream, &large(200)), ""), "response_head_bytes", "65536 bytes"),
     ] {
         let problem = answer.json();
         assert_eq!((answer.status, answer.code()), (502, "response_too_large"), "{problem}");

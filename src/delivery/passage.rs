@@ -213,6 +213,11 @@ impl Passage<'_> {
                     self.live.reach.responded(lease.hop().from());
                     return Ok(response);
                 }
+                Err(SendFault::Malformed(violation)) => {
+                    lease.end_exchange(); // only its stream has ended
+                    self.live.reach.responded(lease.hop().from());
+                    return Err(verdict::malformed_response(violation, self.route.response_head_max));
+                }
                 Err(SendFault::Lost(fault)) => {
                     lease.end_exchange(); // by the target's word: a stream that it resets ends nothing else
                     let inbound = progress.as_ref().and_then(|progress| progress.fault());

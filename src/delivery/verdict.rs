@@ -14,7 +14,8 @@ use crate::live::gate::Busy;
 use crate::live::limits::{Kind, Limited};
 use crate::live::replay::NotFresh;
 use crate::names::{Host, TenantName};
-use crate::net::exchange;
+use crate::net::exchange::{self, Violation};
+use crate::net::hpack::Rule;
 use crate::net::resolve::ResolveFault;
 use crate::net::tls::TlsFault;
 use crate::policy::admit;
@@ -99,6 +100,24 @@ pub(super) fn head_too_large(max: ResponseHeadMax, limit: HeadLimit) -> Refusal 
     };
     let refusal = Refusal::new(Code::ResponseTooLarge, format!("the head of the target's response has {detail}"));
     refusal.proxy_status("http_response_header_section_size").details(word)
+}
+
+/// What is wrong with a response that no stream other than its own ends for.
+pub(super) fn malformed_response(violation: Violation, head: ResponseHeadMax) -> Refusal {
+    let rule = match violation {
+        Violation::TooLarge => return head_too_large(head, HeadLimit::Bytes).responded(),
+        Violation::Field(rule) => rule,
+    };
+    let broken = match rule {
+        Rule::FieldName => "a field name that has an upper-case letter, or is no name",
+        Rule::FieldValue => "a field value with a control character",
+        Rule::WhiteSpace => "white space around a field value",
+        Rule::ConnectionField => "a field of the connection, such as Connection or Transfer-Encoding",
+        Rule::PseudoHeader => "a pseudo-header field that is unknown, missing, repeated or out of place",
+        Rule::Status => "a :status that HTTP/2 does not permit",
+    };
+    let detail = format!("the target's response breaks HTTP/2: {broken}");
+    Refusal::new(Code::ResponseMalformed, detail).details(rule.as_str()).responded()
 }
 
 /// Judges a response before it is passed on. Whatever is wrong with it, it shows that the request has arrived.

@@ -1,40 +1,45 @@
-//! HPACK (RFC 7541) as far as it takes to judge fields before h2 sees them.
-//! Which field of a header block is malformed, and what can stand in its place?
-//!
-//! h2 treats a field with an upper-case name or a control character like a block that it cannot decompress, and ends the
-//! connection. RFC 9113 §8.1.1 wants the stream to end.
+//! HPACK (RFC 7541) as far as it takes to judge fields before h2 reads them.
+//! Is a field section well-formed, and what stands in the place of one that refers to fields of before?
 
 mod huffman;
+mod rules;
+mod static_table;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method};
-
-use Fault::Undecodable;
-use huffman::decompress;
+use rules::{Class, Judge, Kind};
+pub use rules::{Rule, Section};
+use static_table::STATIC_TABLE;
 
 /// SETTINGS_HEADER_TABLE_SIZE, which we leave as it is by default (RFC 9113 §6.5.2).
 const TABLE_MAX: usize = 4096;
-/// Bytes of one block when it is decoded, as SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113 §6.5.2): four times the
-/// largest request head. h2 ends the connection for so many, too.
-const DECODED_MAX: usize = 256 * 1024;
-/// What an entry takes beyond its name and value (RFC 7541 §4.1).
+/// What an entry takes beyond its name and value (RFC 7541 §4.1); a field section counts it for each field, too.
 const ENTRY_OVERHEAD: usize = 32;
 /// Octets of an integer; h2 takes no more.
 const INTEGER_MAX: u32 = 5;
-
-/// The bits that tell how a literal is represented (RFC 7541 §6.2).
+/// The bits of a literal that becomes an entry of the table (RFC 7541 §6.2.1).
 const WITH_INDEXING: u8 = 0x40;
+/// The bits of a literal that does not (RFC 7541 §6.2.2).
+const WITHOUT_INDEXING: u8 = 0;
 
-/// Why a block ends the connection.
+/// Sets the limit of the dynamic table to 0, which empties it (RFC 7541 §6.3).
+pub const EMPTY_TABLE: u8 = 0x20;
+
+/// The block cannot be decompressed: the state of the connection is lost with it (RFC 7541 §2.3.3).
 #[derive(Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The block cannot be decompressed: the state of the connection is lost with it (RFC 7541 §2.3.3).
-    Undecodable,
-    /// It decodes to more than [`DECODED_MAX`] (RFC 9113 §10.5.1).
-    TooLarge,
+pub struct Undecodable;
+
+/// What a block comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113 §6.5.2).
+    pub size: usize,
+    /// The first rule that a field breaks.
+    pub broken: Option<Rule>,
+    /// The head of an interim response (1xx).
+    pub is_interim: bool,
 }
 
 /// The dynamic table of one direction of a connection.
@@ -47,147 +52,120 @@ pub struct Decoder {
 }
 
 struct Entry {
-    name: Name,
-    size: usize,
-    /// Its place in h2's table has a placeholder of the same size.
-    is_malformed: bool,
-}
-
-/// A name, judged once: a block may name thousands of fields by one entry.
-#[derive(Clone)]
-struct Name {
-    text: Arc<[u8]>,
+    name: Arc<[u8]>,
+    value: Box<[u8]>,
     class: Class,
-    /// h2's table has a placeholder instead, of the same length unless this is empty.
-    is_renamed: bool,
+    kind: Kind,
 }
 
-#[derive(Clone, Copy)]
-enum Class {
-    Method,
-    /// Another pseudo-header field of a request.
-    Pseudo,
-    Field,
-    Malformed,
+/// The name of a literal.
+enum Name<'a> {
+    Literal(Cow<'a, [u8]>),
+    Static(&'static [u8]),
+    Entry(Arc<[u8]>),
 }
 
-/// A block with a placeholder in the place of each malformed field.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Repaired {
+/// A block that says the same as another, without the dynamic table.
+pub struct Rewritten {
     pub block: Vec<u8>,
-    /// `false`: it names a field by a malformed one of before, but is itself as it should be.
-    pub is_malformed: bool,
+    /// Bytes of a section for which h2 refuses it: what comes behind does not matter.
+    list_max: usize,
+    size: usize,
 }
-
-/// One literal, and what takes its place.
-type Replacement = (Range<usize>, Vec<u8>);
 
 impl Decoder {
-    /// Returns `None` for a block that is well-formed and can be taken as it is. What comes out is at most a few times as
-    /// large as the block.
-    pub fn check(&mut self, block: &[u8]) -> Result<Option<Repaired>, Fault> {
-        let (mut reader, mut replacements, mut is_malformed) = (Reader { block, at: 0 }, Vec::new(), false);
-        let mut decoded = 0;
+    /// Reads a block, which may refer to those before, and judges it. Writes the same fields to `rewritten`, where h2 is
+    /// not to have the block as it is.
+    pub fn check(
+        &mut self,
+        block: &[u8],
+        section: Section,
+        mut rewritten: Option<&mut Rewritten>,
+    ) -> Result<Checked, Undecodable> {
+        let (mut reader, mut judge, mut size) = (Reader { block, at: 0 }, Judge::new(section), 0);
         while let Some(first) = reader.block.get(reader.at).copied() {
-            let (size, is_bad) = match first {
-                0x80.. => self.indexed(reader.integer(7)?)?,
-                0x40..0x80 => self.literal(&mut reader, 6, WITH_INDEXING, &mut replacements)?,
-                0x20..0x40 => {
-                    self.resize(reader.integer(5)?)?;
-                    continue;
+            match first {
+                0x80.. => {
+                    let index = reader.integer(7)?.checked_sub(1).ok_or(Undecodable)?;
+                    size += self.indexed(index, &mut judge, rewritten.as_deref_mut())?;
                 }
-                ..0x20 => self.literal(&mut reader, 4, first & 0xf0, &mut replacements)?,
-            };
-            decoded += size;
-            is_malformed |= is_bad;
-            if decoded > DECODED_MAX {
-                return Err(Fault::TooLarge);
+                0x20..0x40 => self.resize(reader.integer(5)?)?,
+                _ => size += self.literal(&mut reader, first, &mut judge, rewritten.as_deref_mut())?,
             }
         }
-        if replacements.is_empty() && !is_malformed {
-            return Ok(None);
-        }
-        let (mut repaired, mut copied) = (Vec::with_capacity(block.len()), 0);
-        for (place, bytes) in replacements {
-            repaired.extend_from_slice(&block[copied..place.start]);
-            repaired.extend(bytes);
-            copied = place.end;
-        }
-        repaired.extend_from_slice(&block[copied..]);
-        Ok(Some(Repaired { block: repaired, is_malformed }))
+        let (broken, is_interim) = judge.end();
+        Ok(Checked { size, broken, is_interim })
     }
 
-    /// Returns the decoded size of the literal, and whether it is malformed.
+    /// Returns the size of the field. `index`: counted from 0.
+    fn indexed(
+        &self,
+        index: usize,
+        judge: &mut Judge,
+        rewritten: Option<&mut Rewritten>,
+    ) -> Result<usize, Undecodable> {
+        if let Some((name, value)) = STATIC_TABLE.get(index) {
+            judge.judge(Class::of(name.as_bytes()).judge(value.as_bytes()));
+            let size = name.len() + value.len() + ENTRY_OVERHEAD;
+            if let Some(rewritten) = rewritten {
+                rewritten.push(size, |block| block.push(0x80 | (index + 1) as u8));
+            }
+            return Ok(size);
+        }
+        let entry = self.entries.get(index - STATIC_TABLE.len()).ok_or(Undecodable)?;
+        judge.judge(entry.kind);
+        if let Some(rewritten) = rewritten {
+            rewritten.push(entry.size(), |block| encode(block, WITHOUT_INDEXING, &entry.name, &entry.value));
+        }
+        Ok(entry.size())
+    }
+
+    /// Returns the size of the field.
     fn literal(
         &mut self,
         reader: &mut Reader<'_>,
-        prefix: u32,
-        kind: u8,
-        replacements: &mut Vec<Replacement>,
-    ) -> Result<(usize, bool), Fault> {
-        let start = reader.at;
-        let mut name = match reader.integer(prefix)? {
-            0 => Name::new(&reader.string()?),
-            index => self.name(index)?,
-        };
-        let value_start = reader.at;
-        let value = reader.string()?;
-        let is_malformed = !name.allows(&value);
-        if is_malformed {
-            let sizes = placeholder(name.text.len(), value.len()).ok_or(Undecodable)?;
-            let filler = vec![b'x'; sizes.1];
-            // An index stays where it can: a name that is written out for each would make a large block of a small one.
-            let keeps_name = if name.is_renamed { !name.text.is_empty() } else { name.allows(&filler) };
-            if keeps_name {
-                let mut bytes = Vec::new();
-                encode_text(&mut bytes, &filler);
-                replacements.push((value_start..reader.at, bytes));
-            } else {
-                replacements.push((start..reader.at, encode(kind, &vec![b'x'; sizes.0], &filler)));
-                name.is_renamed = true;
+        first: u8,
+        judge: &mut Judge,
+        rewritten: Option<&mut Rewritten>,
+    ) -> Result<usize, Undecodable> {
+        let is_indexed = first & WITH_INDEXING != 0;
+        let (name, class) = match reader.integer(if is_indexed { 6 } else { 4 })? {
+            0 => {
+                let name = reader.string()?;
+                let class = Class::of(&name);
+                (Name::Literal(name), class)
             }
-        } else if name.is_renamed {
-            replacements.push((start..reader.at, encode(kind, &name.text, &value))); // `:method`, and no longer name
-            name.is_renamed = false;
+            index => self.name(index - 1)?,
+        };
+        let value = reader.string()?;
+        let kind = class.judge(&value);
+        judge.judge(kind);
+        let size = name.bytes().len() + value.len() + ENTRY_OVERHEAD;
+        if let Some(rewritten) = rewritten {
+            rewritten.push(size, |block| encode(block, WITHOUT_INDEXING, name.bytes(), &value));
         }
-        let size = name.text.len() + value.len() + ENTRY_OVERHEAD;
-        if kind == WITH_INDEXING {
-            self.insert(Entry { name, size, is_malformed });
+        if is_indexed {
+            self.insert(Entry { name: name.into_shared(), value: value.into(), class, kind });
         }
-        Ok((size, is_malformed))
+        Ok(size)
     }
 
-    /// Returns the decoded size of the field at an index, without a value of the static table, and whether it is malformed.
-    fn indexed(&self, index: usize) -> Result<(usize, bool), Fault> {
-        match self.entry(index)? {
-            Ok(name) => Ok((name.len() + ENTRY_OVERHEAD, false)),
-            Err(entry) => Ok((entry.size, entry.is_malformed)),
+    fn name(&self, index: usize) -> Result<(Name<'static>, Class), Undecodable> {
+        if let Some((name, _)) = STATIC_TABLE.get(index) {
+            return Ok((Name::Static(name.as_bytes()), Class::of(name.as_bytes())));
         }
+        let entry = self.entries.get(index - STATIC_TABLE.len()).ok_or(Undecodable)?;
+        Ok((Name::Entry(Arc::clone(&entry.name)), entry.class))
     }
 
-    fn name(&self, index: usize) -> Result<Name, Fault> {
-        Ok(match self.entry(index)? {
-            Ok(name) => Name::new(name.as_bytes()),
-            Err(entry) => entry.name.clone(),
-        })
-    }
-
-    /// The name of the static table at an index, or the entry of the dynamic one.
-    fn entry(&self, index: usize) -> Result<Result<&'static str, &Entry>, Fault> {
-        let index = index.checked_sub(1).ok_or(Undecodable)?;
-        if let Some(name) = STATIC_NAMES.get(index) {
-            return Ok(Ok(name));
-        }
-        self.entries.get(index - STATIC_NAMES.len()).map(Err).ok_or(Undecodable)
-    }
-
+    /// An entry that is larger than the table empties it (RFC 7541 §4.4).
     fn insert(&mut self, entry: Entry) {
-        self.size += entry.size;
+        self.size += entry.size();
         self.entries.push_front(entry);
         self.evict();
     }
 
-    fn resize(&mut self, limit: usize) -> Result<(), Fault> {
+    fn resize(&mut self, limit: usize) -> Result<(), Undecodable> {
         if limit > TABLE_MAX {
             return Err(Undecodable);
         }
@@ -196,70 +174,77 @@ impl Decoder {
         Ok(())
     }
 
-    /// An entry that is larger than the table empties it (RFC 7541 §4.4).
     fn evict(&mut self) {
         while self.size > self.limit.unwrap_or(TABLE_MAX)
             && let Some(entry) = self.entries.pop_back()
         {
-            self.size -= entry.size;
+            self.size -= entry.size();
         }
     }
 }
 
-impl Name {
-    fn new(text: &[u8]) -> Self {
-        let class = match text {
-            b":method" => Class::Method,
-            b":scheme" | b":authority" | b":path" | b":protocol" => Class::Pseudo,
-            text if HeaderName::from_lowercase(text).is_ok() => Class::Field,
-            _ => Class::Malformed,
-        };
-        Self { text: text.into(), class, is_renamed: false }
+impl Entry {
+    fn size(&self) -> usize {
+        self.name.len() + self.value.len() + ENTRY_OVERHEAD
+    }
+}
+
+impl Name<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Name::Literal(name) => name,
+            Name::Static(name) => name,
+            Name::Entry(name) => name,
+        }
     }
 
-    /// Whether h2 can represent the field of a request. What else is malformed it resets the stream for.
-    fn allows(&self, value: &[u8]) -> bool {
-        match self.class {
-            Class::Method => Method::from_bytes(value).is_ok(),
-            Class::Pseudo => std::str::from_utf8(value).is_ok(),
-            Class::Field => HeaderValue::from_bytes(value).is_ok(),
-            Class::Malformed => false,
+    fn into_shared(self) -> Arc<[u8]> {
+        match self {
+            Name::Entry(name) => name,
+            name => name.bytes().into(),
         }
     }
 }
 
-/// Lengths of a name and a value that take as much of the table as these; a name cannot be empty. What is larger than the
-/// table empties it, however large.
-fn placeholder(name: usize, value: usize) -> Option<(usize, usize)> {
-    match (name, value) {
-        (0, 0) => None,
-        (0, value) => Some((1, (value - 1).min(TABLE_MAX))),
-        (name, value) => Some((name.min(TABLE_MAX), value.min(TABLE_MAX))),
+impl Rewritten {
+    /// `list_max`: bytes of a section for which h2 refuses it, as [`Checked::size`] counts them.
+    pub fn new(list_max: usize) -> Self {
+        Self { block: vec![EMPTY_TABLE], list_max, size: 0 }
+    }
+
+    /// Adds a field of `size` bytes. In the place of the first that makes the section too large stands one of plain bytes: an
+    /// index of one byte may stand for thousands.
+    fn push(&mut self, size: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.size >= self.list_max {
+            return;
+        }
+        if self.size + size < self.list_max {
+            write(&mut self.block);
+        } else {
+            encode(&mut self.block, WITHOUT_INDEXING, b"x", &vec![b'x'; self.list_max - self.size]);
+        }
+        self.size += size;
     }
 }
 
-/// A literal whose name is no index, and nothing compressed.
-pub fn encode(kind: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![kind];
-    encode_text(&mut bytes, name);
-    encode_text(&mut bytes, value);
-    bytes
-}
-
-fn encode_text(bytes: &mut Vec<u8>, text: &[u8]) {
-    encode_length(bytes, text.len());
-    bytes.extend_from_slice(text);
+/// Adds a literal whose name is no index, and nothing compressed; `kind`: the bits that say what becomes of it.
+pub fn encode(block: &mut Vec<u8>, kind: u8, name: &[u8], value: &[u8]) {
+    block.push(kind);
+    for text in [name, value] {
+        encode_length(block, text.len());
+        block.extend_from_slice(text);
+    }
 }
 
 /// An integer with a prefix of 7 bits (RFC 7541 §5.1).
-fn encode_length(bytes: &mut Vec<u8>, length: usize) {
-    let Some(mut rest) = length.checked_sub(127) else { return bytes.push(length as u8) };
-    bytes.push(127);
+fn encode_length(block: &mut Vec<u8>, length: usize) {
+    let Some(mut rest) = length.checked_sub(127) else { return block.push(length as u8) };
+    block.push(127);
     while rest >= 128 {
-        bytes.push((rest % 128) as u8 | 128);
+        block.push((rest % 128) as u8 | 128);
         rest /= 128;
     }
-    bytes.push(rest as u8);
+    block.push(rest as u8);
 }
 
 struct Reader<'a> {
@@ -267,14 +252,14 @@ struct Reader<'a> {
     at: usize,
 }
 
-impl Reader<'_> {
-    fn byte(&mut self) -> Result<u8, Fault> {
+impl<'a> Reader<'a> {
+    fn byte(&mut self) -> Result<u8, Undecodable> {
         let byte = self.block.get(self.at).copied().ok_or(Undecodable)?;
         self.at += 1;
         Ok(byte)
     }
 
-    fn integer(&mut self, prefix: u32) -> Result<usize, Fault> {
+    fn integer(&mut self, prefix: u32) -> Result<usize, Undecodable> {
         let mask = (1_usize << prefix) - 1;
         let mut value = usize::from(self.byte()?) & mask;
         if value < mask {
@@ -290,80 +275,15 @@ impl Reader<'_> {
         Err(Undecodable)
     }
 
-    fn string(&mut self) -> Result<Vec<u8>, Fault> {
+    fn string(&mut self) -> Result<Cow<'a, [u8]>, Undecodable> {
         let is_compressed = self.block.get(self.at).is_some_and(|byte| byte & 0x80 != 0);
         let length = self.integer(7)?;
         let end = self.at.checked_add(length).ok_or(Undecodable)?;
         let text = self.block.get(self.at..end).ok_or(Undecodable)?;
         self.at = end;
-        if is_compressed { decompress(text) } else { Ok(text.to_vec()) }
+        Ok(if is_compressed { huffman::decompress(text)?.into() } else { text.into() })
     }
 }
-
-/// The names of the static table (RFC 7541 Appendix A).
-static STATIC_NAMES: [&str; 61] = [
-    ":authority",
-    ":method",
-    ":method",
-    ":path",
-    ":path",
-    ":scheme",
-    ":scheme",
-    ":status",
-    ":status",
-    ":status",
-    ":status",
-    ":status",
-    ":status",
-    ":status",
-    "accept-charset",
-    "accept-encoding",
-    "accept-language",
-    "accept-ranges",
-    "accept",
-    "access-control-allow-origin",
-    "age",
-    "allow",
-    "authorization",
-    "cache-control",
-    "content-disposition",
-    "content-encoding",
-    "content-language",
-    "content-length",
-    "content-location",
-    "content-range",
-    "content-type",
-    "cookie",
-    "date",
-    "etag",
-    "expect",
-    "expires",
-    "from",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "last-modified",
-    "link",
-    "location",
-    "max-forwards",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "range",
-    "referer",
-    "refresh",
-    "retry-after",
-    "server",
-    "set-cookie",
-    "strict-transport-security",
-    "transfer-encoding",
-    "user-agent",
-    "vary",
-    "via",
-    "www-authenticate",
-];
 
 #[cfg(test)]
 mod tests;

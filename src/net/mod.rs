@@ -6,6 +6,7 @@ pub mod connection;
 pub mod descriptors;
 pub mod dial;
 pub mod exchange;
+pub mod field_filter;
 pub mod hpack;
 pub mod listen;
 pub mod local;

@@ -11,6 +11,7 @@ use super::PATIENCE;
 use super::pki::Pki;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 pub const OK_HTTP1: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// A window of 16 MiB for the connection.
@@ -24,6 +25,8 @@ pub enum Moment {
     Body,
     /// All of the request has come.
     End,
+    /// Its stream is reset, with this error code.
+    Reset(u32),
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +50,8 @@ pub struct FrameTarget {
     connections: Arc<AtomicUsize>,
     /// Each request that was complete.
     asked: Arc<Mutex<Vec<Asked>>>,
+    /// The error code of each stream that was reset.
+    resets: Arc<Mutex<Vec<u32>>>,
 }
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -86,14 +91,19 @@ impl FrameTarget {
         }
         let hello = [frame(4, 0, 0, &payload), WINDOW.to_vec()].concat();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let target =
-            Self { address: listener.local_addr().unwrap(), connections: Arc::default(), asked: Arc::default() };
+        let target = Self {
+            address: listener.local_addr().unwrap(),
+            connections: Arc::default(),
+            asked: Arc::default(),
+            resets: Arc::default(),
+        };
         let (connections, asked) = (Arc::clone(&target.connections), Arc::clone(&target.asked));
+        let resets = Arc::clone(&target.resets);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let connection = connections.fetch_add(1, Ordering::SeqCst);
-                let (tls, script, asked, hello) =
-                    (Arc::clone(&tls), Arc::clone(&script), Arc::clone(&asked), hello.clone());
+                let (tls, script, hello) = (Arc::clone(&tls), Arc::clone(&script), hello.clone());
+                let (asked, resets) = (Arc::clone(&asked), Arc::clone(&resets));
                 std::thread::spawn(move || {
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
                     // Else the kernel may hold a GOAWAY back until earlier bytes are acknowledged, and discard it when
@@ -108,8 +118,10 @@ impl FrameTarget {
                     }
                     let say = |seen: Asked| {
                         let answer = script(&seen);
-                        if seen.moment == Moment::End {
-                            asked.lock().unwrap().push(seen);
+                        match seen.moment {
+                            Moment::End => asked.lock().unwrap().push(seen),
+                            Moment::Reset(code) => resets.lock().unwrap().push(code),
+                            Moment::Head | Moment::Body => {}
                         }
                         answer
                     };
@@ -147,6 +159,19 @@ impl FrameTarget {
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
+
+    /// Waits for so many streams that are reset, and returns their error codes.
+    pub fn until_reset(&self, count: usize) -> Vec<u32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let resets = self.resets.lock().unwrap().clone();
+            if resets.len() >= count {
+                return resets;
+            }
+            assert!(Instant::now() < deadline, "{} of {count} resets", resets.len());
+            std::thread::yield_now();
+        }
+    }
 }
 
 fn http2(
@@ -183,13 +208,14 @@ fn http2(
                 open.push(Asked { connection, request, moment, stream, head: length, body: Vec::new() });
                 requests += 1;
             }
-            if kind <= 1
+            if matches!(kind, 0 | 1 | RST_STREAM)
                 && let Some(asked) = open.iter_mut().find(|asked| asked.stream == stream)
             {
                 if kind == 0 {
-                    asked.body.extend(payload);
+                    asked.body.extend_from_slice(&payload);
                 }
                 asked.moment = match (kind, flags & 1) {
+                    (RST_STREAM, _) => Moment::Reset(u32::from_be_bytes(payload[..4].try_into().unwrap())),
                     (_, 1) => Moment::End,
                     (1, _) => Moment::Head,
                     _ => Moment::Body,

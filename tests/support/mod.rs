@@ -5,6 +5,7 @@
 pub mod clients;
 pub mod control;
 pub mod frames;
+pub mod http2;
 pub mod name_server;
 pub mod origins;
 pub mod pki;

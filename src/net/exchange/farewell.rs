@@ -16,10 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use rustls::{AlertDescription, Error};
 
 use super::super::connection::Wire;
+use super::super::field_filter::{Filter, Messages};
 use super::super::tls::TlsFault;
 use super::frames::{Frames, Notice};
 use super::streams::Streams;
@@ -136,22 +138,32 @@ impl Farewell {
 pub(super) struct Attended {
     wire: Wire,
     farewell: Farewell,
-    /// Of HTTP/2.
-    streams: Option<Arc<Streams>>,
-    /// Of HTTP/2.
+    http2: Option<Http2>,
+}
+
+/// What HTTP/2 needs besides.
+struct Http2 {
+    streams: Arc<Streams>,
     frames: Frames,
+    filter: Filter,
+    /// Judged by the filter, and not read yet.
+    passed: BytesMut,
 }
 
 impl Attended {
-    /// `streams`: of HTTP/2.
-    pub(super) fn new(wire: Wire, farewell: Farewell, streams: Option<Arc<Streams>>) -> Self {
-        Self { wire, farewell, streams, frames: Frames::default() }
+    /// `streams`: of HTTP/2; `list_max`: bytes of a field section that HTTP/2 is set to accept.
+    pub(super) fn new(wire: Wire, farewell: Farewell, streams: Option<Arc<Streams>>, list_max: usize) -> Self {
+        let http2 = streams.map(|streams| Http2 {
+            streams,
+            frames: Frames::default(),
+            filter: Filter::new(Messages::Responses, list_max),
+            passed: BytesMut::new(),
+        });
+        Self { wire, farewell, http2 }
     }
 
     fn is_observed(&self) -> bool {
-        self.streams.is_some()
-            || self.farewell.0.awaits_response.load(Ordering::Relaxed)
-            || self.farewell.is_unwritable()
+        self.farewell.0.awaits_response.load(Ordering::Relaxed) || self.farewell.is_unwritable()
     }
 
     fn poll_read_observed(&mut self, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
@@ -159,17 +171,15 @@ impl Attended {
             let room = buf.remaining().min(SCRATCH);
             let mut read = ReadBuf::new(&mut scratch[..room]);
             ready!(Pin::new(&mut self.wire).poll_read(cx, read.unfilled()))?;
-            self.observe(read.filled())?;
+            self.farewell.0.response_bytes.fetch_add(read.filled().len(), Ordering::Relaxed);
+            self.end(read.filled())?;
             buf.put_slice(read.filled());
             Poll::Ready(Ok(()))
         })
     }
 
-    fn observe(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self.streams {
-            Some(_) => self.frames.read(bytes, |notice| self.farewell.notice(notice)),
-            None => drop(self.farewell.0.response_bytes.fetch_add(bytes.len(), Ordering::Relaxed)),
-        }
+    /// Returns the end of the connection as an error where it may not be an orderly one.
+    fn end(&self, bytes: &[u8]) -> io::Result<()> {
         // The failed write took the socket's error away. Without TLS nothing else tells a reset from an orderly end,
         // which would make a response whole that only the end of the connection delimits.
         if bytes.is_empty() && self.farewell.is_unwritable() && matches!(self.wire, Wire::Http(_)) {
@@ -191,17 +201,53 @@ impl Attended {
     }
 }
 
+impl Http2 {
+    fn poll_read(
+        &mut self,
+        wire: &mut Wire,
+        farewell: &Farewell,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.passed.is_empty() {
+            let is_done = ready!(SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+                let room = buf.remaining().min(SCRATCH);
+                let mut read = ReadBuf::new(&mut scratch[..room]);
+                ready!(Pin::new(&mut *wire).poll_read(cx, read.unfilled()))?;
+                self.frames.read(read.filled(), |notice| farewell.notice(notice));
+                let passes = self.filter.read(read.filled(), &mut self.passed);
+                buf.put_slice(&read.filled()[..passes]);
+                let has_ended = read.filled().is_empty() || self.filter.has_ended() && self.passed.is_empty();
+                Poll::Ready(io::Result::Ok(passes > 0 || has_ended))
+            }))?;
+            if is_done {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let length = self.passed.len().min(buf.remaining());
+        buf.put_slice(&self.passed[..length]);
+        self.passed.advance(length);
+        if self.passed.is_empty() {
+            self.passed = BytesMut::new(); // the room is not needed while the connection waits
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl Read for Attended {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let read = match this.is_observed() {
-            true => this.poll_read_observed(cx, buf),
-            false => Pin::new(&mut this.wire).poll_read(cx, buf),
+        let read = if let Some(http2) = &mut this.http2 {
+            http2.poll_read(&mut this.wire, &this.farewell, cx, buf)
+        } else if this.is_observed() {
+            this.poll_read_observed(cx, buf)
+        } else {
+            Pin::new(&mut this.wire).poll_read(cx, buf)
         };
-        match (&read, &this.streams) {
+        match (&read, &this.http2) {
             (Poll::Ready(Err(error)), _) => this.farewell.hear(error),
             // Who waits for more has acted on all that came before.
-            (Poll::Pending, Some(streams)) => streams.look(),
+            (Poll::Pending, Some(http2)) => http2.streams.look(),
             _ => {}
         }
         read

@@ -7,7 +7,7 @@ use std::iter::successors;
 use http::Request;
 use hyper::client::conn::TrySendError;
 
-use super::Upload;
+use super::{Upload, Violation};
 
 pub enum SendFault {
     /// The target has not processed the request (RFC 9113 §8.7).
@@ -16,6 +16,8 @@ pub enum SendFault {
         /// The request, to be sent again; `None`: too much of its body has gone to be kept.
         request: Option<Box<Request<Upload>>>,
     },
+    /// Over HTTP/2 the target has sent a response that breaks a rule or a limit. Its stream is reset.
+    Malformed(Violation),
     /// Some of the request may have arrived: it must not be sent again (RFC 9110 §9.2.2).
     Lost(hyper::Error),
 }

@@ -20,6 +20,7 @@ use hyper::client::conn::{http1, http2};
 use tokio::time::timeout;
 
 use super::connection::{Liveness, Wire};
+pub use super::field_filter::Violation;
 use super::tls::{Proof, TlsFault};
 use crate::config::ResponseHeadMax;
 use crate::policy::egress::Hop;
@@ -72,7 +73,7 @@ impl Connection {
     ) -> Result<Self, hyper::Error> {
         let farewell = Farewell::default();
         let streams = proof.as_ref().is_some_and(|proof| proof.speaks_http2).then(|| Arc::new(Streams::new()));
-        let wire = Attended::new(wire, farewell.clone(), streams.clone());
+        let wire = Attended::new(wire, farewell.clone(), streams.clone(), open::list_max(head_max));
         let (sender, held) = match streams {
             Some(streams) => open::open_http2(wire, &liveness, streams, head_max).await?,
             None => open::open_http1(wire, &liveness, head_max).await?,
@@ -233,6 +234,7 @@ impl Connection {
                 request.body_mut().goes_on(slot.as_ref().map(Slot::part));
                 let heads = self.farewell.heads();
                 let sent = sender.try_send_request(for_http2(request)).await;
+                let violation = sent.as_ref().ok().and_then(|response| Violation::of(response.headers()));
                 if sent.is_ok() {
                     self.farewell.take_head();
                 }
@@ -241,10 +243,13 @@ impl Connection {
                     streams.look();
                     let _ = timeout(SETTLE, streams.heard()).await;
                 }
+                if let Some(violation) = violation {
+                    return Err(SendFault::Malformed(violation));
+                }
                 sent.map_err(|error| {
                     let error = match fault(error) {
                         SendFault::Lost(error) => error,
-                        unsent @ SendFault::Unprocessed { .. } => return unsent,
+                        other => return other,
                     };
                     let Some(why) = unprocessed(&error) else {
                         self.was_lost_to_a_response =

@@ -29,9 +29,13 @@ const PING_AFTER: Duration = Duration::from_secs(10);
 const PONG_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes that hyper may read ahead over HTTP/1.1, whatever the limit of a response head.
 const READ_AHEAD: usize = 64 * 1024;
-/// A response head of up to so many times the limit is read over HTTP/2, so that its refusal can name the limit: the
-/// library reports a larger one like any malformed response.
-pub(super) const HEAD_MARGIN: usize = 4;
+/// A response head of up to so many times the limit is read over HTTP/2. The filter refuses a larger one unread.
+const HEAD_MARGIN: usize = 4;
+
+/// Returns the bytes of a field section that are read over HTTP/2, as RFC 9113 §6.5.2 counts them.
+pub(super) fn list_max(head_max: ResponseHeadMax) -> usize {
+    head_max.bytes * HEAD_MARGIN
+}
 
 pub(super) async fn open_http1(
     wire: Attended,
@@ -63,7 +67,7 @@ pub(super) async fn open_http2(
         .initial_max_send_streams(UNHEARD)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(head_max.bytes * HEAD_MARGIN).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(list_max(head_max)).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PONG_WITHIN)
         .handshake(wire)

@@ -1,7 +1,7 @@
 //! The Huffman code of HPACK (RFC 7541 §5.2).
 //! What text does a compressed string stand for?
 
-use super::Fault::{self, Undecodable};
+use super::Undecodable;
 
 /// Lengths of the codes of all octets and of the end, in bits (RFC 7541 Appendix B).
 static CODE_LENGTHS: [u8; 257] = [
@@ -23,10 +23,13 @@ struct Huffman {
     /// By length: the first code, and where its symbol is.
     first: [(u32, usize); LONGEST_CODE + 2],
     symbols: [u16; 257],
+    /// By the next eight bits: the symbol and the length of its code; 0: the code is longer.
+    short: [(u8, u8); 256],
 }
 
 static HUFFMAN: Huffman = {
     let (mut first, mut symbols) = ([(0_u32, 0_usize); LONGEST_CODE + 2], [0_u16; 257]);
+    let mut short = [(0_u8, 0_u8); 256];
     let (mut length, mut code, mut count) = (1, 0_u32, 0);
     while length <= LONGEST_CODE {
         first[length] = (code, count);
@@ -35,6 +38,13 @@ static HUFFMAN: Huffman = {
             if CODE_LENGTHS[symbol] as usize == length {
                 symbols[count] = symbol as u16;
                 count += 1;
+                if length <= 8 {
+                    let (mut bits, end) = ((code << (8 - length)) as usize, ((code + 1) << (8 - length)) as usize);
+                    while bits < end {
+                        short[bits] = (symbol as u8, length as u8);
+                        bits += 1;
+                    }
+                }
                 code += 1;
             }
             symbol += 1;
@@ -43,31 +53,56 @@ static HUFFMAN: Huffman = {
         length += 1;
     }
     first[LONGEST_CODE + 1] = (0, count);
-    Huffman { first, symbols }
+    Huffman { first, symbols, short }
 };
 
-pub(super) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
+impl Huffman {
+    /// Returns the symbol that the bits begin with, and the length of its code.
+    fn symbol(&self, bits: u32) -> (usize, usize) {
+        let (symbol, length) = self.short[(bits >> (LONGEST_CODE - 8)) as usize];
+        if length > 0 {
+            return (usize::from(symbol), usize::from(length));
+        }
+        for length in 9..LONGEST_CODE {
+            let ((first, start), (_, end)) = (self.first[length], self.first[length + 1]);
+            let offset = (bits >> (LONGEST_CODE - length)).checked_sub(first);
+            if let Some(symbol) = offset.map(|offset| start + offset as usize).filter(|symbol| *symbol < end) {
+                return (usize::from(self.symbols[symbol]), length);
+            }
+        }
+        let (first, start) = self.first[LONGEST_CODE];
+        (usize::from(self.symbols[start + (bits - first) as usize]), LONGEST_CODE)
+    }
+}
+
+pub(super) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, Undecodable> {
     let mut text = Vec::with_capacity(bytes.len() * 8 / 5);
-    let (mut code, mut length) = (0_u32, 0);
-    for bit in bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)) {
-        code = code << 1 | u32::from(bit);
-        length += 1;
-        if length > LONGEST_CODE {
+    let (mut rest, mut buffer, mut count) = (bytes.iter(), 0_u64, 0_usize);
+    loop {
+        while count <= 56
+            && let Some(byte) = rest.next()
+        {
+            buffer = buffer << 8 | u64::from(*byte);
+            count += 8;
+        }
+        // Bits that are missing count as ones, like padding (RFC 7541 §5.2).
+        let bits = match count.checked_sub(LONGEST_CODE) {
+            Some(surplus) => buffer >> surplus,
+            None => (buffer << (LONGEST_CODE - count)) | ((1 << (LONGEST_CODE - count)) - 1),
+        };
+        let (symbol, length) = HUFFMAN.symbol((bits & ((1 << LONGEST_CODE) - 1)) as u32);
+        if length > count {
+            break;
+        }
+        if symbol == END {
             return Err(Undecodable);
         }
-        let ((first, start), (_, end)) = (HUFFMAN.first[length], HUFFMAN.first[length + 1]);
-        let symbol = code.checked_sub(first).map(|offset| start + offset as usize).filter(|symbol| *symbol < end);
-        if let Some(symbol) = symbol {
-            let symbol = usize::from(HUFFMAN.symbols[symbol]);
-            if symbol == END {
-                return Err(Undecodable);
-            }
-            text.push(symbol as u8);
-            (code, length) = (0, 0);
-        }
+        text.push(symbol as u8);
+        count -= length;
     }
     // What is left is padding: the beginning of the end's code, which is all ones (RFC 7541 §5.2).
-    if length < 8 && code == (1 << length) - 1 { Ok(text) } else { Err(Undecodable) }
+    let ones = (1_u64 << count) - 1;
+    if count < 8 && buffer & ones == ones { Ok(text) } else { Err(Undecodable) }
 }
 
 #[cfg(test)]

@@ -1,15 +1,36 @@
 //! Blocks of the RFC, and what hostile peers make of blocks.
-//! Is what comes out what h2 can take, and no larger?
+//! Which sections are malformed, and does a block that is rewritten say the same?
+
+use Section::{Request, Response, Trailers};
 
 use super::*;
+
+const LIST_MAX: usize = 64 * 1024;
 
 pub(in crate::net::hpack) fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     digits.chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()).collect()
 }
 
-fn names(decoder: &Decoder) -> Vec<(String, usize)> {
-    decoder.entries.iter().map(|entry| (String::from_utf8_lossy(&entry.name.text).into_owned(), entry.size)).collect()
+fn field(kind: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut block = Vec::new();
+    encode(&mut block, kind, name, value);
+    block
+}
+
+fn entries(decoder: &Decoder) -> Vec<(String, usize)> {
+    decoder.entries.iter().map(|entry| (String::from_utf8_lossy(&entry.name).into_owned(), entry.size())).collect()
+}
+
+fn broken(decoder: &mut Decoder, section: Section, block: &[u8]) -> Option<Rule> {
+    decoder.check(block, section, None).unwrap().broken
+}
+
+/// The fields of a block that refers to nothing.
+fn rewritten(decoder: &mut Decoder, block: &[u8]) -> Vec<u8> {
+    let mut rewritten = Rewritten::new(LIST_MAX);
+    assert_eq!(decoder.check(block, Request, Some(&mut rewritten)).unwrap().broken, None);
+    rewritten.block
 }
 
 /// RFC 7541 Appendix C.3 and C.4: the same requests, without and with Huffman coding.
@@ -28,88 +49,149 @@ fn requests_of_the_rfc_are_well_formed_and_fill_the_table() {
         ],
     ] {
         let mut decoder = Decoder::default();
-        for block in blocks {
-            assert_eq!(decoder.check(&hex(block)), Ok(None), "{block}");
-        }
+        let written: Vec<_> = blocks.iter().map(|block| rewritten(&mut decoder, &hex(block))).collect();
         let expected = [("custom-key", 54), ("cache-control", 53), (":authority", 57)];
-        assert_eq!(names(&decoder), expected.map(|(name, size)| (name.to_owned(), size)));
+        assert_eq!(entries(&decoder), expected.map(|(name, size)| (name.to_owned(), size)));
+        // Rewritten, each refers to nothing but the static table.
+        let authority = field(0, b":authority", b"www.example.com");
+        let last =
+            [&[EMPTY_TABLE, 0x82, 0x87, 0x85][..], &authority, &field(0, b"custom-key", b"custom-value")].concat();
+        assert_eq!(written[2], last);
+        let second =
+            [&[EMPTY_TABLE, 0x82, 0x86, 0x84][..], &authority, &field(0, b"cache-control", b"no-cache")].concat();
+        assert_eq!(written[1], second);
     }
 }
 
+/// RFC 7541 Appendix C.6, whose table holds 256 bytes, and RFC 9113 §6.5.2.
 #[test]
-fn malformed_field_gets_a_placeholder_of_the_same_size() {
+fn responses_of_the_rfc_are_well_formed_and_have_their_size() {
     let mut decoder = Decoder::default();
-    let bad = encode(WITH_INDEXING, b"X-Bad", b"value");
-    let good = encode(WITH_INDEXING, b"x-good", b"1");
-    let repaired = decoder.check(&[good.clone(), bad].concat()).unwrap().unwrap();
-    let placeholder = encode(WITH_INDEXING, b"xxxxx", b"xxxxx");
-    assert_eq!(repaired, Repaired { block: [good, placeholder].concat(), is_malformed: true });
-    // By its index it is malformed again.
-    assert!(decoder.check(&[0x80 | 62]).unwrap().unwrap().is_malformed);
-    assert_eq!(decoder.check(&[0x80 | 63]), Ok(None));
-
-    // A malformed value under a good name keeps the name, by which others may be named.
-    let mut decoder = Decoder::default();
-    let repaired = decoder.check(&encode(WITH_INDEXING, b"x-name", b"a\0")).unwrap().unwrap();
-    let placeholder = encode(WITH_INDEXING, b"x-name", b"xx");
-    assert_eq!(repaired, Repaired { block: placeholder, is_malformed: true });
-    assert!(decoder.check(&[0x80 | 62]).unwrap().unwrap().is_malformed);
-    let by_name = [WITH_INDEXING | 62, 1, b'v'];
-    assert_eq!(decoder.check(&by_name), Ok(None));
-    assert_eq!(decoder.check(&[0x80 | 62]), Ok(None));
-
-    // No placeholder can have this name: who names the next field by it means the name nevertheless.
-    let mut decoder = Decoder::default();
-    let repaired = decoder.check(&encode(WITH_INDEXING, b":method", b"")).unwrap().unwrap();
-    assert_eq!(repaired, Repaired { block: encode(WITH_INDEXING, b"xxxxxxx", b""), is_malformed: true });
-    let repaired = decoder.check(&by_name).unwrap().unwrap();
-    assert_eq!(repaired, Repaired { block: encode(WITH_INDEXING, b":method", b"v"), is_malformed: false });
-    assert_eq!(decoder.check(&[0x80 | 62]), Ok(None));
-}
-
-/// 4,000 bytes that each of the others names in three.
-#[test]
-fn block_that_names_one_field_over_and_over_grows_little_and_ends_at_a_limit() {
-    for (name, value) in
-        [(vec![b'n'; 4000], &b"\0"[..]), (vec![b'N'; 4000], b"v"), (vec![b'n'; 4000], b"v"), (b":method".to_vec(), b"")]
-    {
-        let first = encode(WITH_INDEXING, &name, value);
-        let block = |count: usize| [first.clone(), [0x0f, 0x2f, 1, 0].repeat(count)].concat();
-        let count = DECODED_MAX / (name.len() + 1 + ENTRY_OVERHEAD) - 1;
-        let repaired = Decoder::default().check(&block(count)).unwrap().unwrap();
-        assert!(repaired.block.len() <= 4 * block(count).len(), "{} of {}", repaired.block.len(), block(count).len());
-        assert_eq!(Decoder::default().check(&block(count + 2)), Err(Fault::TooLarge));
-    }
-    let mut decoder = Decoder::default();
-    assert_eq!(decoder.check(&encode(WITH_INDEXING, b"x", &[b'v'; 4000])), Ok(None));
-    assert_eq!(decoder.check(&[0x80 | 62; 60]), Ok(None));
-    assert_eq!(decoder.check(&[0x80 | 62; 70]), Err(Fault::TooLarge));
+    let first = "3fe101488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae\
+                 82ae43d3";
+    let fields = [7 + 3, 13 + 7, 4 + 29, 8 + 23];
+    let size = fields.iter().sum::<usize>() + fields.len() * ENTRY_OVERHEAD;
+    assert_eq!(decoder.check(&hex(first), Response, None), Ok(Checked { size, broken: None, is_interim: false }));
+    // `:status: 307` evicts `:status: 302`.
+    assert_eq!(broken(&mut decoder, Response, &hex("4883640effc1c0bf")), None);
+    let names: Vec<String> = entries(&decoder).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, [":status", "location", "date", "cache-control"]);
 }
 
 #[test]
-fn fields_that_h2_would_end_the_connection_for_are_malformed() {
-    for (name, value) in [
-        ("X", "y"),
-        ("", "y"),
-        ("x y", "z"),
-        (":unknown", "x"),
-        (":status", "200"),
-        (":method", "a b"),
-        (":method", ""),
-        ("x", "a\nb"),
-        ("x", "\0"),
-        ("x", "\x7f"),
+fn malformed_fields_break_the_rule_that_they_break() {
+    let status = field(0, b":status", b"200");
+    for (name, value, rule) in [
+        ("X", "y", Rule::FieldName),
+        ("", "y", Rule::FieldName),
+        ("x y", "z", Rule::FieldName),
+        ("x:", "z", Rule::FieldName),
+        ("x", "a\nb", Rule::FieldValue),
+        ("x", "\0", Rule::FieldValue),
+        ("x", "\x7f", Rule::FieldValue),
+        ("connection", "close", Rule::ConnectionField),
+        ("keep-alive", "1", Rule::ConnectionField),
+        ("proxy-connection", "close", Rule::ConnectionField),
+        ("transfer-encoding", "chunked", Rule::ConnectionField),
+        ("upgrade", "h2c", Rule::ConnectionField),
+        ("te", "gzip", Rule::ConnectionField),
+        (":unknown", "x", Rule::PseudoHeader),
     ] {
-        let repaired = Decoder::default().check(&encode(0, name.as_bytes(), value.as_bytes())).unwrap();
-        assert!(repaired.is_some_and(|repaired| repaired.is_malformed), "{name}: {value:?}");
+        let bad = field(0, name.as_bytes(), value.as_bytes());
+        assert_eq!(broken(&mut Decoder::default(), Request, &bad), Some(rule), "{name}: {value:?}");
+        assert_eq!(broken(&mut Decoder::default(), Trailers, &bad), Some(rule), "{name}: {value:?}");
+        let block = [status.clone(), bad].concat();
+        assert_eq!(broken(&mut Decoder::default(), Response, &block), Some(rule), "{name}: {value:?}");
     }
-    assert_eq!(Decoder::default().check(&encode(0, b"x", " \u{e9} ".as_bytes())), Ok(None));
+    for value in [" x", "x ", "\tx", "x\t", " "] {
+        let spaced = field(0, b"x", value.as_bytes());
+        assert_eq!(broken(&mut Decoder::default(), Trailers, &spaced), Some(Rule::WhiteSpace), "{value:?}");
+        let block = [status.clone(), spaced.clone()].concat();
+        assert_eq!(broken(&mut Decoder::default(), Response, &block), Some(Rule::WhiteSpace), "{value:?}");
+        // A request is refused with a response.
+        assert_eq!(broken(&mut Decoder::default(), Request, &spaced), None, "{value:?}");
+    }
+    for (name, value) in [("x", "a b"), ("x", ""), ("x", "\u{e9}"), ("te", "trailers"), ("x!#$%&'*+-.^_`|~9", "\u{80}")]
+    {
+        assert_eq!(
+            broken(&mut Decoder::default(), Trailers, &field(0, name.as_bytes(), value.as_bytes())),
+            None,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn pseudo_header_fields_stand_once_and_first_where_they_belong() {
+    let pseudo = |name: &str, value: &str| field(0, name.as_bytes(), value.as_bytes());
+    let (path, status, other) = (pseudo(":path", "/"), pseudo(":status", "200"), pseudo("x", "y"));
+    for (section, block, rule) in [
+        (Request, vec![&path, &other], None),
+        (Request, vec![&other, &path], Some(Rule::PseudoHeader)),
+        (Request, vec![&path, &path], Some(Rule::PseudoHeader)),
+        (Request, vec![&status], Some(Rule::PseudoHeader)),
+        (Request, vec![&pseudo(":method", "a b")], Some(Rule::FieldValue)),
+        (Request, vec![&pseudo(":method", "")], Some(Rule::FieldValue)),
+        (Request, vec![&pseudo(":path", " /")], Some(Rule::WhiteSpace)),
+        (Response, vec![&status, &other], None),
+        (Response, vec![&other, &status], Some(Rule::PseudoHeader)),
+        (Response, vec![&status, &status], Some(Rule::PseudoHeader)),
+        (Response, vec![&status, &path], Some(Rule::PseudoHeader)),
+        (Response, vec![&other], Some(Rule::PseudoHeader)),
+        (Response, vec![], Some(Rule::PseudoHeader)),
+        (Trailers, vec![&other], None),
+        (Trailers, vec![], None),
+        (Trailers, vec![&status], Some(Rule::PseudoHeader)),
+        (Trailers, vec![&path, &other], Some(Rule::PseudoHeader)),
+    ] {
+        let block: Vec<u8> = block.into_iter().flatten().copied().collect();
+        assert_eq!(broken(&mut Decoder::default(), section, &block), rule, "{section:?} {block:?}");
+    }
+    for (status, rule) in [("200", None), ("103", None), ("999", None)]
+        .into_iter()
+        .chain(["101", "20", "2000", "099", "2x0", ""].map(|status| (status, Some(Rule::Status))))
+    {
+        let checked = Decoder::default().check(&pseudo(":status", status), Response, None).unwrap();
+        assert_eq!((checked.broken, checked.is_interim), (rule, status == "103"), "{status}");
+    }
+}
+
+#[test]
+fn an_entry_is_judged_wherever_it_is_used() {
+    let mut decoder = Decoder::default();
+    let bad = field(WITH_INDEXING, b"x-name", b"a\0");
+    assert_eq!(broken(&mut decoder, Request, &bad), Some(Rule::FieldValue));
+    assert_eq!(broken(&mut decoder, Request, &[0x80 | 62]), Some(Rule::FieldValue));
+    // Its name is none the worse.
+    assert_eq!(
+        rewritten(&mut decoder, &[WITH_INDEXING | 62, 1, b'v']),
+        [&[EMPTY_TABLE][..], &field(0, b"x-name", b"v")].concat()
+    );
+    assert_eq!(rewritten(&mut decoder, &[0x80 | 62]), [&[EMPTY_TABLE][..], &field(0, b"x-name", b"v")].concat());
+    let spaced = field(WITH_INDEXING, b"x", b" y");
+    assert_eq!(broken(&mut decoder, Request, &spaced), None);
+    assert_eq!(broken(&mut decoder, Trailers, &[0x80 | 62]), Some(Rule::WhiteSpace));
+}
+
+/// 4,000 bytes that each of the others names in one or three.
+#[test]
+fn a_block_that_names_one_field_over_and_over_is_not_written_out() {
+    for uses in [vec![0x80 | 62; 10_000], [0x0f, 0x2f, 1, b'v'].repeat(10_000)] {
+        let block = [field(WITH_INDEXING, &[b'n'; 4000], b"v"), uses].concat();
+        let mut rewritten = Rewritten::new(LIST_MAX);
+        let checked = Decoder::default().check(&block, Request, Some(&mut rewritten)).unwrap();
+        assert_eq!(checked.size, 10_001 * (4001 + ENTRY_OVERHEAD));
+        assert!(rewritten.block.len() < LIST_MAX + 100, "{}", rewritten.block.len());
+        // And yet h2 sees that it is too large.
+        let size = Decoder::default().check(&rewritten.block, Request, None).unwrap().size;
+        assert!(size >= LIST_MAX, "{size}");
+    }
 }
 
 #[test]
 fn block_that_cannot_be_decompressed_is_told_apart() {
     for block in [&[0x80][..], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x80 | 62], &[0, 5, b'x'], &[0x3f, 0xe2, 0x1f]]
     {
-        assert_eq!(Decoder::default().check(block), Err(Undecodable), "{block:?}");
+        assert_eq!(Decoder::default().check(block, Request, None), Err(Undecodable), "{block:?}");
     }
 }

@@ -3,9 +3,7 @@
 
 mod body;
 mod connect;
-#[cfg(any(test, fuzzing))]
-pub use filter::fields;
-mod filter;
+mod filtered;
 mod reply;
 mod request;
 
@@ -34,7 +32,7 @@ use crate::delivery::{self, Arrival, Outbound};
 use crate::live::Live;
 use crate::policy::identify::Caller;
 use body::ClientBody;
-use filter::Filtered;
+use filtered::Filtered;
 use reply::Reply;
 
 /// Requests at a time on one connection (SETTINGS_MAX_CONCURRENT_STREAMS).

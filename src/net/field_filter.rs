@@ -1,0 +1,389 @@
+//! The bytes of an HTTP/2 peer before h2 reads them: a malformed field must not end the connection.
+//! How does h2 come to reset the stream alone (RFC 9113 §8.1.1)?
+//!
+//! h2 treats an upper-case name or a control character like a block that it cannot decompress, and ends the connection.
+//! White space around a value and pseudo-header fields of trailers pass it. So each block is judged here first. One
+//! with a malformed field is replaced by one with a field that h2 resets the stream for. From then on h2 gets each block
+//! rewritten so that it refers to no block of before. All other bytes pass as they are.
+
+mod output;
+
+use std::collections::BTreeSet;
+
+use bytes::BytesMut;
+use http::HeaderMap;
+
+use super::hpack::{Checked, Decoder, Rewritten, Rule, Section};
+use output::{Opening, Output};
+
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+const FRAME_HEAD: usize = 9;
+/// SETTINGS_MAX_FRAME_SIZE, which we leave as it is by default (RFC 9113 §6.5.2), in bytes.
+const FRAME_MAX: usize = 16 * 1024;
+/// Frames of one block after its first, at least. h2 takes five where it takes fields of less than 80 KiB.
+const CONTINUATIONS_LEAST: usize = 8;
+/// A request head that decodes to so many times what h2 accepts ends the connection; h2 does the same (RFC 9113 §10.5.1).
+const REQUEST_MARGIN: usize = 4;
+/// Streams that are remembered to have begun a body; the oldest is forgotten for one more, and its trailers pass as a head.
+const BODIES_MAX: usize = 1024;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY_FRAME: u8 = 2;
+const RST_STREAM: u8 = 3;
+const PUSH_PROMISE: u8 = 5;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+
+/// What the peer sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Messages {
+    Requests,
+    Responses,
+}
+
+/// Why a response is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    Field(Rule),
+    /// Its head is larger than the limit.
+    TooLarge,
+}
+
+/// The field that tells a [`Violation`] behind h2. It stands in a head in the place of the refused one.
+const VIOLATION: &str = "outgate-response-violation";
+const TOO_LARGE: &str = "too_large";
+
+impl Violation {
+    /// Returns what is wrong with the response that had this head in its place.
+    pub fn of(head: &HeaderMap) -> Option<Self> {
+        let word = head.get(VIOLATION)?.as_bytes();
+        let rule = Rule::ALL.into_iter().find(|rule| rule.as_str().as_bytes() == word);
+        rule.map(Violation::Field).or((word == TOO_LARGE.as_bytes()).then_some(Violation::TooLarge))
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Violation::Field(rule) => rule.as_str(),
+            Violation::TooLarge => TOO_LARGE,
+        }
+    }
+}
+
+/// Frames in, frames out.
+pub struct Filter {
+    messages: Messages,
+    /// Bytes of a section for which h2 refuses it (SETTINGS_MAX_HEADER_LIST_SIZE).
+    list_max: usize,
+    decoder: Decoder,
+    /// Bytes of the frame at hand that are still to come, the preface at first.
+    left: usize,
+    /// The frame at hand begins or continues a block; its head is in `raw` from here.
+    gathers_from: Option<usize>,
+    /// The head of the next frame, as far as it has come.
+    head: Vec<u8>,
+    /// The block that is gathered: its frames as they came, and what they carry.
+    raw: Vec<u8>,
+    block: Vec<u8>,
+    opening: Option<Opening>,
+    /// Streams whose head has come, and whose end has not.
+    bodies: BTreeSet<u32>,
+    /// h2's dynamic table is empty: what refers to ours is written out.
+    rewrites: bool,
+    /// The connection is to end before the next frame.
+    ends: bool,
+    /// Frames since the last call of [`Filter::take_answerable`] that h2 may answer with a reset.
+    answerable: usize,
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Judges,
+    /// Everything passes: h2 is about to end the connection.
+    GivenUp,
+    /// Nothing passes any more: h2 ends the connection for what has passed.
+    Ended,
+}
+
+impl Filter {
+    /// `list_max`: bytes of a field section, above which h2 is set to refuse it.
+    pub fn new(messages: Messages, list_max: usize) -> Self {
+        Self {
+            messages,
+            list_max,
+            decoder: Decoder::default(),
+            left: if messages == Messages::Requests { PREFACE } else { 0 },
+            gathers_from: None,
+            head: Vec::new(),
+            raw: Vec::new(),
+            block: Vec::new(),
+            opening: None,
+            bodies: BTreeSet::new(),
+            rewrites: false,
+            ends: false,
+            answerable: 0,
+            mode: Mode::Judges,
+        }
+    }
+
+    /// Takes the next bytes of the connection. Returns how many of them pass first, as they are; what comes behind these is
+    /// added to `rest`.
+    pub fn read(&mut self, input: &[u8], rest: &mut BytesMut) -> usize {
+        let (mut output, mut at) = (Output::new(input, rest), 0);
+        while at < input.len() && self.mode == Mode::Judges {
+            let wanted = if self.left > 0 { self.left } else { FRAME_HEAD - self.head.len() };
+            let end = input.len().min(at + wanted);
+            if self.left == 0 {
+                let held = self.head.len();
+                self.head.extend_from_slice(&input[at..end]);
+                if self.head.len() == FRAME_HEAD {
+                    let whole = self.begin(held, at..end, &mut output);
+                    at = whole.unwrap_or(end);
+                    continue;
+                }
+            } else if self.gathers_from.is_some() {
+                self.raw.extend_from_slice(&input[at..end]);
+                self.left -= end - at;
+            } else {
+                output.pass(at..end);
+                self.left -= end - at;
+            }
+            at = end;
+            if self.left == 0 && self.head.is_empty() {
+                self.end(&mut output);
+            }
+        }
+        if self.mode == Mode::GivenUp {
+            output.pass(at..input.len());
+        }
+        output.passes()
+    }
+
+    /// Ends the connection before the next frame, with ENHANCE_YOUR_CALM.
+    pub fn end_connection(&mut self) {
+        self.ends = true;
+    }
+
+    /// Returns whether nothing passes any more.
+    pub fn has_ended(&self) -> bool {
+        self.mode == Mode::Ended
+    }
+
+    /// Forgets a stream that was reset.
+    pub fn forget(&mut self, stream: u32) {
+        self.bodies.remove(&stream);
+    }
+
+    /// Returns how many frames h2 may have answered with a reset since the last call.
+    pub fn take_answerable(&mut self) -> usize {
+        std::mem::take(&mut self.answerable)
+    }
+
+    /// Begins a frame whose head has come, `held` bytes of it before this input. Returns where the frame ends in the input, if
+    /// the frame was judged where it lies.
+    fn begin(&mut self, held: usize, place: std::ops::Range<usize>, output: &mut Output<'_>) -> Option<usize> {
+        let length = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
+        let (kind, flags, stream) = (self.head[3], self.head[4], stream(&self.head[5..]));
+        let continues = match &mut self.opening {
+            None if self.ends => {
+                self.end_calmly(stream, output);
+                return None;
+            }
+            None => kind == HEADERS,
+            Some(opening) => {
+                opening.continuations += 1;
+                kind == CONTINUATION && stream == opening.stream
+            }
+        };
+        let breaks_off = self.opening.is_some() && !continues;
+        if breaks_off || length > FRAME_MAX {
+            output.write(&self.raw);
+            output.write(&self.head);
+            self.stop(Mode::GivenUp);
+            return None;
+        }
+        if kind == PUSH_PROMISE {
+            output.write_undecodable(stream); // it was not permitted (RFC 9113 §8.4)
+            self.stop(Mode::Ended);
+            return None;
+        }
+        if self.opening.as_ref().is_some_and(|opening| opening.continuations > self.continuations_max()) {
+            self.end_too_large(output);
+            return None;
+        }
+        self.left = length;
+        if continues {
+            let whole = place.end + length;
+            if held == 0 && self.opening.is_none() && flags & END_HEADERS != 0 && whole <= output.input().len() {
+                self.left = 0;
+                self.head.clear();
+                self.judge_frame(place.start..whole, output);
+                return Some(whole);
+            }
+            self.gathers_from = Some(self.raw.len());
+            self.raw.extend_from_slice(&self.head);
+        } else {
+            self.note(kind, flags, stream);
+            output.write(&self.head[..held]);
+            output.pass(place);
+        }
+        self.head.clear();
+        if length == 0 {
+            self.end(output);
+        }
+        None
+    }
+
+    /// Takes note of a frame that carries no block.
+    fn note(&mut self, kind: u8, flags: u8, stream: u32) {
+        match kind {
+            DATA if self.bodies.contains(&stream) => {}
+            DATA | PRIORITY_FRAME => self.answerable += 1,
+            _ => {}
+        }
+        if kind == RST_STREAM || kind == DATA && flags & END_STREAM != 0 {
+            self.bodies.remove(&stream);
+        }
+    }
+
+    /// Ends a frame that has come in pieces.
+    fn end(&mut self, output: &mut Output<'_>) {
+        let Some(from) = self.gathers_from.take() else { return };
+        let frame = &self.raw[from..];
+        let Some(fragment) = fragment(frame) else {
+            output.write(&self.raw);
+            return self.stop(Mode::GivenUp);
+        };
+        self.block.extend_from_slice(fragment);
+        let ends_block = frame[4] & END_HEADERS != 0;
+        let opening = self.opening.get_or_insert_with(|| Opening::of(frame));
+        if !ends_block {
+            return;
+        }
+        let (opening, raw, block) = (opening.clone(), std::mem::take(&mut self.raw), std::mem::take(&mut self.block));
+        self.opening = None;
+        if self.judge(&opening, &block, output) {
+            // h2 counts frames: a block in many small ones would end the connection.
+            match opening.continuations < CONTINUATIONS_LEAST / 2 {
+                true => output.write(&raw),
+                false => output.write_block(&opening, &block),
+            }
+        }
+    }
+
+    /// Judges a frame of the input with a whole block.
+    fn judge_frame(&mut self, place: std::ops::Range<usize>, output: &mut Output<'_>) {
+        let frame = &output.input()[place.clone()];
+        let Some(fragment) = fragment(frame) else {
+            output.pass(place);
+            return self.stop(Mode::GivenUp);
+        };
+        if self.judge(&Opening::of(frame), fragment, output) {
+            output.pass(place);
+        }
+    }
+
+    /// Returns whether a block passes as it came; else writes what h2 gets in its place.
+    fn judge(&mut self, opening: &Opening, block: &[u8], output: &mut Output<'_>) -> bool {
+        self.answerable += 1;
+        self.rewrites |= opening.depends_on_itself;
+        let head = if self.messages == Messages::Requests { Section::Request } else { Section::Response };
+        let section = if self.bodies.contains(&opening.stream) { Section::Trailers } else { head };
+        let mut rewritten = self.rewrites.then(|| Rewritten::new(self.list_max));
+        let Ok(Checked { size, broken, is_interim }) = self.decoder.check(block, section, rewritten.as_mut()) else {
+            output.write_undecodable(opening.stream);
+            self.stop(Mode::Ended);
+            return false;
+        };
+        let is_too_large = match self.messages {
+            Messages::Requests if size > REQUEST_MARGIN * self.list_max => {
+                self.end_calmly(opening.stream, output);
+                return false;
+            }
+            Messages::Requests => false, // h2 answers 431
+            Messages::Responses => size >= self.list_max,
+        };
+        // RFC 9113 §8.1: an interim response ends no stream.
+        let broken = broken.or((is_interim && opening.ends_stream).then_some(Rule::Status)).map(Violation::Field);
+        if let Some(violation) = broken.or(is_too_large.then_some(Violation::TooLarge)) {
+            self.rewrites = true;
+            self.bodies.remove(&opening.stream);
+            match section {
+                Section::Response => output.write_violation(opening.stream, violation),
+                Section::Request | Section::Trailers => output.write_malformed(opening),
+            }
+            return false;
+        }
+        if opening.ends_stream {
+            self.bodies.remove(&opening.stream);
+        } else if !is_interim {
+            self.bodies.insert(opening.stream);
+            if self.bodies.len() > BODIES_MAX {
+                self.bodies.pop_first();
+            }
+        }
+        if let Some(rewritten) = &rewritten {
+            output.write_block(opening, &rewritten.block);
+        }
+        rewritten.is_none()
+    }
+
+    /// A block of more frames than are taken ends the connection, and still names the limit.
+    fn end_too_large(&mut self, output: &mut Output<'_>) {
+        let Some(opening) = self.opening.take() else { return };
+        if self.messages == Messages::Responses && !self.bodies.contains(&opening.stream) {
+            output.write_violation(opening.stream, Violation::TooLarge);
+        }
+        self.end_calmly(opening.stream, output);
+    }
+
+    /// Has h2 end the connection: with ENHANCE_YOUR_CALM where a client may read that.
+    fn end_calmly(&mut self, stream: u32, output: &mut Output<'_>) {
+        match self.messages {
+            Messages::Requests => output.write_endless(stream, self.continuations_max()),
+            Messages::Responses => output.write_undecodable(stream),
+        }
+        self.stop(Mode::Ended);
+    }
+
+    fn continuations_max(&self) -> usize {
+        CONTINUATIONS_LEAST.max(self.list_max / FRAME_MAX * 5 / 4)
+    }
+
+    /// Judges no further, and holds nothing for it.
+    fn stop(&mut self, mode: Mode) {
+        *self = Self { mode, left: 0, ..Self::new(self.messages, self.list_max) };
+    }
+}
+
+/// Reads the identifier of a stream, without the bit that is reserved (RFC 9113 §4.1).
+fn stream(number: &[u8]) -> u32 {
+    u32::from_be_bytes([number[0], number[1], number[2], number[3]]) & (u32::MAX >> 1)
+}
+
+/// The part of a block that a frame carries, without padding and priority (RFC 9113 §6.2).
+fn fragment(frame: &[u8]) -> Option<&[u8]> {
+    let (head, mut payload) = frame.split_at(FRAME_HEAD);
+    let flags = if head[3] == HEADERS { head[4] } else { 0 };
+    let mut padding = 0;
+    if flags & PADDED != 0 {
+        let (first, rest) = payload.split_first()?;
+        (padding, payload) = (usize::from(*first), rest);
+    }
+    if flags & PRIORITY != 0 {
+        payload = payload.get(5..)?;
+    }
+    payload.get(..payload.len().checked_sub(padding)?)
+}
+
+/// Any bytes come out the same however they arrive, and hold no malformed field afterwards.
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! Frames in, frames out.
+//! What passes, and what does h2 get in the place of the rest?
+
+use super::fuzz::fields;
+use super::*;
+use crate::net::hpack::{self, EMPTY_TABLE};
+
+const LIST_MAX: usize = 64 * 1024;
+const SETTINGS: u8 = 4;
+
+fn frame_on(stream: u32, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    frame_on(1, kind, flags, payload)
+}
+
+fn field(kind: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut block = Vec::new();
+    hpack::encode(&mut block, kind, name, value);
+    block
+}
+
+fn malformed() -> Vec<u8> {
+    [&[EMPTY_TABLE][..], &field(0, b"connection", b"close")].concat()
+}
+
+fn violation(word: &str) -> Vec<u8> {
+    let told = [&[EMPTY_TABLE, 0x80 | 14][..], &field(0, b"outgate-response-violation", word.as_bytes())].concat();
+    [frame(HEADERS, END_HEADERS, &told), frame(HEADERS, END_HEADERS | END_STREAM, &malformed())].concat()
+}
+
+/// Returns the output, and how much of it was not copied.
+fn read(filter: &mut Filter, input: &[u8]) -> (Vec<u8>, usize) {
+    let mut rest = BytesMut::new();
+    let passes = filter.read(input, &mut rest);
+    ([&input[..passes], &rest].concat(), passes)
+}
+
+fn requests(frames: &[u8]) -> Vec<u8> {
+    let mut filter = Filter::new(Messages::Requests, LIST_MAX);
+    read(&mut filter, &[0; PREFACE]);
+    read(&mut filter, frames).0
+}
+
+fn responses(frames: &[u8]) -> Vec<u8> {
+    read(&mut Filter::new(Messages::Responses, LIST_MAX), frames).0
+}
+
+/// A block in as many frames as it takes.
+fn frames_of(flags: u8, block: &[u8]) -> Vec<u8> {
+    let mut pieces = block.chunks(FRAME_MAX).peekable();
+    let mut frames = Vec::new();
+    while let Some(piece) = pieces.next() {
+        let (kind, flags) = if frames.is_empty() { (HEADERS, flags) } else { (CONTINUATION, 0) };
+        let ends = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+        frames.extend(frame(kind, flags | ends, piece));
+    }
+    frames
+}
+
+#[test]
+fn frames_without_a_malformed_field_pass_as_they_are() {
+    let block = field(0, b"x", b"y");
+    let padded = [&[3][..], &block, &[0; 3]].concat();
+    for frames in [
+        frame(SETTINGS, 0, &[]),
+        frame(HEADERS, END_HEADERS, &block),
+        frame(HEADERS, END_HEADERS | PADDED, &padded),
+        frame(HEADERS, END_HEADERS | PRIORITY, &[&[0; 5][..], &block].concat()),
+        [frame(HEADERS, 0, &block[..2]), frame(CONTINUATION, END_HEADERS, &block[2..])].concat(),
+        // What h2 ends the connection for.
+        frame(HEADERS, END_HEADERS, &[0x80]),
+        frame(HEADERS, END_HEADERS | PADDED, &[9]),
+        [frame(HEADERS, 0, &block), frame(SETTINGS, 0, &[]), frame(0, 0, b"x")].concat(),
+    ] {
+        assert_eq!(requests(&frames), frames);
+    }
+}
+
+#[test]
+fn well_formed_frames_are_not_copied() {
+    let head = frame(HEADERS, END_HEADERS, &[0x88, 0x0f, 0x0d, 1, b'2']);
+    let frames = [head, frame(DATA, 0, &[7; 5000]), frame(DATA, END_STREAM, b"")].concat();
+    let mut filter = Filter::new(Messages::Responses, LIST_MAX);
+    assert_eq!(read(&mut filter, &frames), (frames.clone(), frames.len()));
+    // A piece that ends within the head of a frame holds back no more than that.
+    let (first, second) = frames.split_at(4);
+    assert_eq!(read(&mut filter, first), (Vec::new(), 0));
+    assert_eq!(read(&mut filter, second), (frames.clone(), 0));
+    let (first, second) = frames.split_at(1000);
+    assert_eq!(read(&mut filter, first), (first.to_vec(), 1000));
+    assert_eq!(read(&mut filter, second), (second.to_vec(), second.len()));
+}
+
+#[test]
+fn malformed_field_makes_a_block_that_resets_its_stream() {
+    let bad = field(0, b"X-Bad", b"y");
+    let next = frame(0, END_STREAM, b"{}");
+    for frames in [
+        frame(HEADERS, END_HEADERS, &bad),
+        frame(HEADERS, END_HEADERS | PADDED, &[&[1][..], &bad, &[0]].concat()),
+        [frame(HEADERS, 0, &bad[..3]), frame(CONTINUATION, END_HEADERS, &bad[3..])].concat(),
+    ] {
+        let expected = [frame(HEADERS, END_HEADERS, &malformed()), next.clone()].concat();
+        assert_eq!(requests(&[frames, next.clone()].concat()), expected);
+    }
+}
+
+#[test]
+fn malformed_response_tells_its_rule_and_resets_its_stream() {
+    let status = field(0, b":status", b"200");
+    let bad = [status.clone(), field(0, b"x", b" y")].concat();
+    let data = frame(DATA, END_STREAM, b"{}");
+    let frames = [frame(HEADERS, END_HEADERS, &bad), data.clone()].concat();
+    assert_eq!(responses(&frames), [violation("field_white_space"), data].concat());
+    let interim = field(0, b":status", b"103");
+    assert_eq!(responses(&frame(HEADERS, END_HEADERS | END_STREAM, &interim)), violation("status"));
+    let frames = [frame(HEADERS, END_HEADERS, &interim), frame(HEADERS, END_HEADERS, &status)].concat();
+    assert_eq!(responses(&frames), frames);
+}
+
+#[test]
+fn trailers_are_told_from_heads() {
+    let status = field(0, b":status", b"200");
+    let (head, data) = (frame(HEADERS, END_HEADERS, &status), frame(DATA, 0, b"x"));
+    let trailers = frame(HEADERS, END_HEADERS | END_STREAM, &status);
+    let reset = frame(HEADERS, END_HEADERS | END_STREAM, &malformed());
+    let frames = [head.clone(), data.clone(), trailers.clone()].concat();
+    assert_eq!(responses(&frames), [head.clone(), data.clone(), reset].concat());
+    // Each of them has a stream of its own, or the one before has ended.
+    let other = frame_on(3, HEADERS, END_HEADERS | END_STREAM, &status);
+    let frames = [trailers.clone(), other, frame(DATA, END_STREAM, b""), trailers].concat();
+    assert_eq!(responses(&frames), frames);
+    let path = field(0, b":path", b"/");
+    let frames = [frame(HEADERS, END_HEADERS, &path), frame(HEADERS, END_HEADERS | END_STREAM, &path)].concat();
+    let reset = frame(HEADERS, END_HEADERS | END_STREAM, &malformed());
+    assert_eq!(requests(&frames), [frame(HEADERS, END_HEADERS, &path), reset].concat());
+}
+
+/// h2 never gets the entries of a block that was replaced.
+#[test]
+fn blocks_behind_a_malformed_one_refer_to_no_block_of_before() {
+    let first = frame(HEADERS, END_HEADERS, &[field(0x40, b"x-good", b"1"), field(0x40, b"X-Bad", b"2")].concat());
+    let second = frame_on(3, HEADERS, END_HEADERS, &[0x82, 0x80 | 63]);
+    let rewritten = [&[EMPTY_TABLE, 0x82][..], &field(0, b"x-good", b"1")].concat();
+    let expected = [frame(HEADERS, END_HEADERS, &malformed()), frame_on(3, HEADERS, END_HEADERS, &rewritten)].concat();
+    assert_eq!(requests(&[first, second].concat()), expected);
+}
+
+/// h2 resets such a stream without reading the block, whose entries it would miss later.
+#[test]
+fn stream_that_depends_on_itself_loses_its_dependency() {
+    let block = field(0x40, b"x-good", b"1");
+    let first = frame(HEADERS, END_HEADERS | PRIORITY, &[&[0, 0, 0, 1, 7][..], &block].concat());
+    let expected = [&[EMPTY_TABLE][..], &field(0, b"x-good", b"1")].concat();
+    assert_eq!(requests(&first), frame(HEADERS, END_HEADERS, &expected));
+}
+
+#[test]
+fn block_that_decodes_to_too_much_ends_the_connection_and_does_not_pass() {
+    let bomb = field(0x40, &[b'n'; 4000], b"\0");
+    let block = [bomb, b"\x0f\x2f\0".repeat(35_000)].concat();
+    let frames = [frames_of(END_STREAM, &block), frame(0, END_STREAM, b"{}")].concat();
+    let endless = [frame(HEADERS, 0, &[]), frame(CONTINUATION, 0, &[]).repeat(CONTINUATIONS_LEAST + 1)].concat();
+    assert_eq!(requests(&frames), endless);
+    // So does one of too many frames, and the owner's word.
+    let many = [frame(HEADERS, 0, &[]), frame(CONTINUATION, 0, &[]).repeat(20)].concat();
+    assert_eq!(requests(&many), endless);
+    let mut filter = Filter::new(Messages::Requests, LIST_MAX);
+    let (preface, data) = ([0; PREFACE], frame(DATA, 0, b"x"));
+    read(&mut filter, &[&preface[..], &data[..4]].concat());
+    filter.end_connection();
+    assert_eq!(read(&mut filter, &[&data[4..], &data].concat()).0, endless);
+    assert!(filter.has_ended());
+    fields(&frames);
+    // Small blocks, of which none is too large: what they come to does not grow.
+    let small = frame(HEADERS, END_HEADERS, &b"\x0f\x2f\0".repeat(40));
+    let opening = frame(HEADERS, END_HEADERS, &field(0x40, &[b'n'; 4000], b"\0"));
+    fields(&[opening, small.repeat(1000)].concat());
+    fields(&frame(HEADERS, END_HEADERS, &b"\x02\0\x08\0".repeat(2000)));
+}
+
+#[test]
+fn response_head_that_is_too_large_names_the_limit_and_ends_its_stream() {
+    let large = field(0, b"x", &vec![b'v'; 8000]).repeat(LIST_MAX / 8000 + 1);
+    let next = frame_on(3, HEADERS, END_HEADERS | END_STREAM, &[0x88]);
+    let block = [&[0x88][..], &large].concat();
+    let after = frame_on(3, HEADERS, END_HEADERS | END_STREAM, &[EMPTY_TABLE, 0x88]);
+    assert_eq!(responses(&[frames_of(0, &block), next].concat()), [violation("too_large"), after].concat());
+    // A block of more frames than are held ends the connection, too.
+    let endless = [frame(HEADERS, 0, &[0x88]), frame(CONTINUATION, 0, &large[..8000]).repeat(20)].concat();
+    assert_eq!(responses(&endless), [violation("too_large"), frame(HEADERS, END_HEADERS, &[0x80])].concat());
+    // In small frames, which h2 would count, a block is taken as far as it goes.
+    let small =
+        [frame(HEADERS, 0, &[0x88]), frame(CONTINUATION, 0, &[]).repeat(6), frame(CONTINUATION, END_HEADERS, &[])];
+    assert_eq!(responses(&small.concat()), frame(HEADERS, END_HEADERS, &[0x88]));
+}

@@ -1,0 +1,240 @@
+//! A client's connection behind the filter of its fields, and the streams of it that h2 resets.
+//! When has a client had so many streams reset that its connection ends?
+//!
+//! h2 counts them over the whole life of a connection, which a busy client exceeds in time. Here they are counted as they
+//! are written, and forgotten at a rate. A client that reads no resets does not get them written: each waits in memory, in
+//! about 1 KiB. So while a write is blocked, the frames that could cause one are counted instead.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::net::field_filter::{Filter, Messages};
+use crate::server::malformed::HEAD_MAX;
+
+/// Streams of one connection that h2 may reset at once.
+const RESETS_MAX: u128 = 4096;
+/// So many of them are forgotten in a second: to reset them costs a few milliseconds.
+const RESETS_FORGOTTEN_PER_SECOND: u128 = 1024;
+/// Frames that may come while a write is blocked and that h2 may answer with a reset. Of an honest client these are the
+/// heads of its requests: h2 reads no further while it cannot write that it refuses one.
+const UNWRITTEN_MAX: usize = 2048;
+
+const FRAME_HEAD: usize = 9;
+const RST_STREAM: u8 = 3;
+/// Bytes of the payload of RST_STREAM: an error code.
+const CODE: usize = 4;
+
+/// A client's connection behind the filter.
+pub(super) struct Filtered<S> {
+    stream: S,
+    filter: Filter,
+    /// Judged, and not read yet.
+    passed: BytesMut,
+    written: Written,
+    resets: Resets,
+    is_blocked: bool,
+    unwritten: usize,
+}
+
+impl<S> Filtered<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            filter: Filter::new(Messages::Requests, HEAD_MAX),
+            passed: BytesMut::new(),
+            written: Written::default(),
+            resets: Resets { count: 0, since: Instant::now() },
+            is_blocked: false,
+            unwritten: 0,
+        }
+    }
+
+    /// Counts the frames that have come and that h2 may answer with a reset.
+    fn count_answerable(&mut self) {
+        let count = self.filter.take_answerable();
+        if self.is_blocked {
+            self.unwritten += count;
+            if self.unwritten > UNWRITTEN_MAX {
+                self.filter.end_connection();
+            }
+        }
+    }
+
+    /// Takes note of what a write of these bytes came to.
+    fn note<'a>(&mut self, written: &Poll<io::Result<usize>>, slices: impl Iterator<Item = &'a [u8]>) {
+        self.is_blocked = written.is_pending();
+        let Poll::Ready(Ok(mut count)) = *written else { return };
+        self.unwritten = 0;
+        for slice in slices {
+            let (part, _) = slice.split_at(count.min(slice.len()));
+            count -= part.len();
+            self.written.read(part, |stream, code| {
+                self.filter.forget(stream);
+                if is_of_library(code) && self.resets.add(Instant::now()) > RESETS_MAX {
+                    self.filter.end_connection();
+                }
+            });
+        }
+    }
+}
+
+/// Returns whether h2 resets streams with this code by itself; we do with the others.
+fn is_of_library(code: u32) -> bool {
+    use h2::Reason;
+    let by_itself = [Reason::PROTOCOL_ERROR, Reason::FLOW_CONTROL_ERROR, Reason::STREAM_CLOSED, Reason::REFUSED_STREAM];
+    by_itself.contains(&code.into())
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.passed.is_empty() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            let input = &buf.filled()[before..];
+            let has_come = !input.is_empty();
+            let passes = this.filter.read(input, &mut this.passed);
+            buf.set_filled(before + passes);
+            this.count_answerable();
+            if passes > 0 || !has_come || this.filter.has_ended() && this.passed.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let length = this.passed.len().min(buf.remaining());
+        buf.put_slice(&this.passed[..length]);
+        this.passed.advance(length);
+        if this.passed.is_empty() {
+            this.passed = BytesMut::new(); // the room is not needed while the connection waits
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(&written, std::iter::once(bytes));
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.note(&written, slices.iter().map(|slice| &**slice));
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The streams that were reset lately.
+struct Resets {
+    count: u128,
+    /// When the count was brought down last.
+    since: Instant,
+}
+
+impl Resets {
+    /// Returns how many there are with this one.
+    fn add(&mut self, now: Instant) -> u128 {
+        let forgotten =
+            (now - self.since).as_millis() * RESETS_FORGOTTEN_PER_SECOND / Duration::from_secs(1).as_millis();
+        if forgotten > 0 {
+            self.count = self.count.saturating_sub(forgotten);
+            self.since = now;
+        }
+        self.count += 1;
+        self.count
+    }
+}
+
+/// The frames that are written, however they are split.
+#[derive(Default)]
+struct Written {
+    /// The head of a frame, and an error code, as far as they have come.
+    frame: Vec<u8>,
+    /// Bytes of a payload that are of no interest.
+    skips: usize,
+}
+
+impl Written {
+    /// Calls `reset` with the stream and the error code of each RST_STREAM.
+    fn read(&mut self, mut bytes: &[u8], mut reset: impl FnMut(u32, u32)) {
+        while !bytes.is_empty() {
+            let wanted = match self.frame.len() {
+                0 if self.skips > 0 => self.skips,
+                length @ ..FRAME_HEAD => FRAME_HEAD - length,
+                length => FRAME_HEAD + CODE - length,
+            };
+            let (part, rest) = bytes.split_at(wanted.min(bytes.len()));
+            bytes = rest;
+            if self.skips > 0 {
+                self.skips -= part.len();
+                continue;
+            }
+            self.frame.extend_from_slice(part);
+            match self.frame[..] {
+                [a, b, c, kind, _, _, _, _, _] if kind != RST_STREAM => {
+                    self.skips = u32::from_be_bytes([0, a, b, c]) as usize;
+                    self.frame.clear();
+                }
+                [_, _, _, _, _, a, b, c, d, e, f, g, h] => {
+                    reset(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+                    self.frame.clear();
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resets_are_forgotten_at_a_rate() {
+        let start = Instant::now();
+        let mut resets = Resets { count: 0, since: start };
+        for count in 1..=RESETS_MAX {
+            assert_eq!(resets.add(start), count);
+        }
+        assert_eq!(resets.add(start), RESETS_MAX + 1);
+        let later = start + Duration::from_secs(1);
+        assert_eq!(resets.add(later), RESETS_MAX + 2 - RESETS_FORGOTTEN_PER_SECOND);
+        assert_eq!(resets.add(later + Duration::from_secs(60)), 1);
+    }
+
+    #[test]
+    fn resets_are_found_however_the_frames_are_split() {
+        let frames = b"\0\0\x04\0\0\0\0\0\x01\0\0\x04\x03\0\0\x04\x03\0\0\0\0\x05\0\0\0\x07\0\0\0\x04\x01\0\0\0\0\
+            \0\0\x04\x03\0\0\0\0\x07\0\0\0\x08";
+        for split in 0..=frames.len() {
+            let (mut written, mut resets) = (Written::default(), Vec::new());
+            let (first, second) = frames.split_at(split);
+            for part in [first, second] {
+                written.read(part, |stream, code| resets.push((stream, code)));
+            }
+            assert_eq!(resets, [(5, 7), (7, 8)], "{split}");
+        }
+    }
+}
