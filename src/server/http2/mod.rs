@@ -42,10 +42,6 @@ const STREAMS_MAX: u32 = 128;
 const TASKS_MAX: usize = 4 * STREAMS_MAX as usize;
 /// Streams that the client resets before they are accepted: more end the connection.
 const RESETS_UNSEEN_MAX: usize = 64;
-/// Streams that h2 resets by itself: more end the connection. h2 counts them over the connection's whole life: each stream
-/// beyond STREAMS_MAX, once more for each frame of its body, and each malformed one. A reset waits in memory for a client
-/// that does not read, in about 1 KiB.
-const RESETS_BY_US_MAX: usize = 2 * 1024;
 /// Bytes of a body that a client may send before they are read.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes of all bodies of a connection. It covers the windows of all streams: bodies that wait for a limit must not keep
@@ -63,7 +59,7 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
     let handshake = Builder::new()
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
-        .max_local_error_reset_streams(Some(RESETS_BY_US_MAX))
+        .max_local_error_reset_streams(None) // see `filtered`
         // Decompressed (RFC 9113 §10.5.1): more is answered 431. h2 limits CONTINUATION frames by it, too.
         .max_header_list_size(HEAD_MAX as u32)
         .initial_window_size(STREAM_WINDOW)
