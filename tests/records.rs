@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -50,6 +50,16 @@ fn is_of_the_pool(address: &Value) -> bool {
     address.as_str().is_some_and(|address| address.starts_with("127.0.7."))
 }
 
+/// The records of these answers, in this order: that of a delivery may be written after its client sends the next one.
+fn records_of(outgate: &Outgate, answers: &[Answer]) -> Vec<Value> {
+    let records = outgate.records(answers.len());
+    let record_of = |answer: &Answer| {
+        let id = answer.field("outgate-request-id");
+        records.iter().find(|record| record["request_id"] == id).expect("a record of the answer").clone()
+    };
+    answers.iter().map(record_of).collect()
+}
+
 /// What every response has: see README, "How a client sends".
 fn marked(answer: &Answer, egress: &str) {
     assert_eq!((answer.field("outgate-egress"), answer.field("via")), (egress, "1.1 outgate"), "{answer:?}");
@@ -89,6 +99,39 @@ fn a_record_of_a_connect_timeout_has_the_source_and_the_milliseconds() {
     assert!(record["ms"]["connect"].as_f64().unwrap() >= 100.0, "{record}");
     assert_eq!(record["attempts"][0]["outcome"], "timeout", "{record}");
     marked(&answer, record["source"].as_str().unwrap());
+}
+
+/// The target's kernel takes the connection, and nobody speaks on it.
+#[test]
+fn a_record_of_a_timeout_has_the_milliseconds_of_its_step() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "").replace("ports = [", &format!("ports = [{port}, "));
+    let text = text.replace("response = \"5s\"", "response = \"100ms\"").replace("tls = \"2s\"", "tls = \"100ms\"");
+    scene.outgate.reconfigure(&text);
+    for (url, code) in [
+        (format!("https://hook.example:{port}/"), "connect_timeout"),
+        (format!("http://plain.example:{port}/"), "response_timeout"),
+    ] {
+        assert_eq!(scene.outgate.post(&url, "", "x").code(), code);
+    }
+    let mut slow = scene.outgate.connect();
+    slow.send(format!(
+        "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+        scene.good_url()
+    ));
+    assert_eq!(slow.one_answer("POST").status, 100);
+    drop(slow);
+    let records = scene.outgate.records(3);
+    for record in &records[..2] {
+        assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
+        assert!(record["ms"]["connect"].is_number() && record.get("certificate").is_none(), "{record}");
+    }
+    assert!(records[0]["ms"]["tls"].as_f64().unwrap() >= 100.0, "{}", records[0]);
+    assert!(records[1]["ms"]["response"].as_f64().unwrap() >= 100.0, "{}", records[1]);
+    assert_eq!(records[2]["code"], "client_gone");
+    assert!(records[2]["ms"]["take_in"].is_number() && records[2]["ms"]["resolve"].is_null(), "{}", records[2]);
 }
 
 /// What a sender with a short timeout leaves behind of a target that does not answer.
@@ -196,7 +239,7 @@ fn a_record_has_the_webhook_id_as_soon_as_it_is_known() {
     let (_closed, port) = refusing();
     let scene = towards(port, "2s");
     let mine = "Webhook-Id: msg_mine\r\n";
-    for (url, fields, status) in [
+    let answers = [
         (scene.good_url(), "", 200),
         (scene.good_url(), mine, 200),
         (format!("https://hook.example:{port}/"), "", 502),
@@ -204,10 +247,13 @@ fn a_record_has_the_webhook_id_as_soon_as_it_is_known() {
         (scene.plain_url(), mine, 200),
         (scene.plain_url(), "", 200),
         (scene.good_url(), "Webhook-Id: a.b\r\n", 400),
-    ] {
-        assert_eq!(scene.outgate.post(&url, fields, "x").status, status, "{url} {fields}");
-    }
-    let records = scene.outgate.records(7);
+    ]
+    .map(|(url, fields, status)| {
+        let answer = scene.outgate.post(&url, fields, "x");
+        assert_eq!(answer.status, status, "{url} {fields}");
+        answer
+    });
+    let records = records_of(&scene.outgate, &answers);
     let seen = scene.good.seen();
     assert_eq!(records[0]["webhook_id"], seen[0].field("webhook-id"));
     assert_eq!(records[0]["webhook_id"], format!("msg_{}", records[0]["request_id"].as_str().unwrap()));
@@ -223,15 +269,19 @@ fn a_record_names_the_limit_that_refused_and_the_parts_of_its_key() {
                   [limits.seen]\nrate = \"1/h\"\nper = [\"route\", \"egress\"]\nreport_only = true\n";
     let text = config(&scene.good, &scene.plain, limits);
     scene.outgate.reconfigure(&text.replace("body_max =", "limits = [\"hosts\", \"seen\"]\nbody_max ="));
-    let url = scene.plain_url();
-    let sent: Vec<_> = (0..2).map(|_| scene.outgate.post(&url, "", "x").status).collect();
-    assert_eq!(sent, [200, 429]);
-    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
-    assert_eq!(
-        scene.outgate.post(&scene.good_url().replace("hook", "127.0.0.1").replace(".example", ""), "", "x").status,
-        502
-    );
-    let records = scene.outgate.records(4);
+    let by_address = scene.good_url().replace("hook.example", "127.0.0.1");
+    let answers = [
+        (scene.plain_url(), 200),
+        (scene.plain_url(), 429),
+        (scene.good_url(), 200),
+        (by_address, 502), // its certificate is for another name
+    ]
+    .map(|(url, status)| {
+        let answer = scene.outgate.post(&url, "", "x");
+        assert_eq!(answer.status, status, "{url}");
+        answer
+    });
+    let records = records_of(&scene.outgate, &answers);
     let limit = json!({ "name": "hosts", "key": { "client": "anonymous", "tenant": null, "host": "plain.example" } });
     assert_eq!((&records[1]["limit"], &records[1]["code"]), (&limit, &json!("rate_limited")));
     assert!(records[0].get("limit").is_none() && records[1]["ms"]["admit"].is_number(), "{}", records[1]);
@@ -286,6 +336,25 @@ fn a_record_has_host_and_path_wherever_they_were_read() {
         assert!(!record.to_string().contains("secret"), "{record}");
     }
     assert_eq!((&records[9]["tenant"], &records[9]["client"]), (&json!("acme"), &Value::Null));
+}
+
+#[test]
+fn a_record_of_a_request_that_came_while_draining_has_host_and_path() {
+    let scene = scene();
+    let mut busy = scene.outgate.connect();
+    busy.send(format!(
+        "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n",
+        scene.plain_url()
+    ));
+    assert_eq!(busy.one_answer("POST").status, 100);
+    scene.outgate.signal("TERM");
+    scene.outgate.log.until("the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
+    let answer = scene.outgate.post(&scene.good_url(), "Webhook-Id: msg_mine\r\n", "x");
+    assert_eq!(answer.code(), "draining");
+    marked(&answer, "none");
+    let record = &scene.outgate.records(1)[0];
+    let told = (&record["host"], &record["path"], &record["webhook_id"]);
+    assert_eq!(told, (&json!("hook.example"), &json!("/in"), &json!("msg_mine")), "{record}");
 }
 
 #[test]
