@@ -5,6 +5,8 @@
 pub const USAGE: u8 = 2;
 /// `EX_NOINPUT`
 pub const NO_INPUT: u8 = 66;
+/// `EX_NOUSER`: this host has no such user.
+pub const NO_USER: u8 = 67;
 /// `EX_UNAVAILABLE`
 pub const UNAVAILABLE: u8 = 69;
 /// `EX_SOFTWARE`
@@ -17,5 +19,7 @@ pub const CANNOT_CREATE: u8 = 73;
 pub const IO_ERROR: u8 = 74;
 /// `EX_TEMPFAIL`: somebody else is at it.
 pub const TEMPORARY: u8 = 75;
+/// `EX_NOPERM`
+pub const NO_PERMISSION: u8 = 77;
 /// `EX_CONFIG`
 pub const CONFIG: u8 = 78;

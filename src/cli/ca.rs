@@ -1,9 +1,8 @@
 //! `outgate ca new`: the authority of inspected tunnels.
 //! In whose name do we answer for targets, towards our own clients?
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,6 +13,7 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
+use super::new_file;
 use crate::host;
 use crate::names::Host;
 use crate::sysexits;
@@ -39,7 +39,7 @@ key can pose as any host towards them, or as those below the domains of --permit
 pub(super) struct New {
     /// Where the certificate goes; a new file
     certificate: PathBuf,
-    /// Where the key goes; a new file, readable by its owner alone
+    /// Where the key goes; a new file, readable by its owner alone; below /etc/outgate also by the folder's group
     key: PathBuf,
     /// What it is called where certificates are listed
     #[arg(long, default_value = "outgate inspection CA")]
@@ -106,9 +106,9 @@ impl New {
     }
     /// Both files or none: half of an authority is of no use, and is in the way of the next one.
     fn write(&self, made: &Made) -> Result<(), (&Path, io::Error)> {
-        let written = write_new(&self.key, 0o600, &made.key);
+        let written = new_file::write_secret(&self.key, &made.key);
         written.map_err(|fault| (self.key.as_path(), fault))?;
-        write_new(&self.certificate, 0o644, &made.certificate).map_err(|fault| {
+        new_file::write_public(&self.certificate, &made.certificate).map_err(|fault| {
             // If it stays, the next attempt says so.
             let _ = fs::remove_file(&self.key);
             (self.certificate.as_path(), fault)
@@ -122,12 +122,4 @@ fn every_v4() -> GeneralSubtree {
 
 fn every_v6() -> GeneralSubtree {
     GeneralSubtree::IpAddress(rcgen::CidrSubnet::V6([0; 16], [0; 16]))
-}
-
-/// Never over a file that is there: clients trust what it holds.
-fn write_new(path: &Path, mode: u32, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(text.as_bytes()).inspect_err(|_| {
-        let _ = fs::remove_file(path);
-    })
 }

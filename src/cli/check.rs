@@ -6,20 +6,29 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{load, show};
+use super::service::{Account, Unit};
+use super::{FOLDER, find, load, show};
 use crate::config::{self, Severity};
+use crate::sysexits;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
   outgate check
   outgate check --config new.toml && cp new.toml /etc/outgate/config.toml
   outgate check --json | jq '.[].message'
+  outgate check --config new.toml --as outgate
+
+Run by root, it judges as the service's user whether files can be read and written: by default where the configuration stands
+below /etc/outgate and outgate.service is installed.
 
 Exit code 0: would be adopted, perhaps with warnings. 1: has problems, and be they in one tenant's keys. 2: wrong usage.")]
 pub(super) struct Check {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Read and write as this user of the host, which takes root; by default as the service, see below
+    #[arg(long = "as", value_name = "USER")]
+    user: Option<String>,
     /// Problems and warnings as a JSON array on stdout
     #[arg(long)]
     json: bool,
@@ -27,6 +36,14 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> ExitCode {
+        let account = match self.account() {
+            Ok(account) => account,
+            Err((code, why)) => {
+                eprintln!("outgate: {why}");
+                return ExitCode::from(code);
+            }
+        };
+        let files = account.map_or(String::new(), |account| format!(", files as user {} has them", account.name));
         let (found, sources) = match load(self.config.as_deref()) {
             Ok(valid) => (valid.warnings, valid.config.sources),
             Err(invalid) => (invalid.problems, invalid.sources),
@@ -39,10 +56,43 @@ impl Check {
         let count = |severity| found.iter().filter(|problem| problem.severity == severity).count();
         let [problems, contained, warnings] = [Severity::Problem, Severity::Contained, Severity::Warning].map(count);
         match (problems, contained) {
-            (0, 0) => eprintln!("valid, with {warnings} warnings"),
-            (0, _) => eprintln!("valid but for single tenants: {contained} problems, {warnings} warnings"),
-            (_, _) => eprintln!("not valid: {} problems, {warnings} warnings", problems + contained),
+            (0, 0) => eprintln!("valid, with {warnings} warnings{files}"),
+            (0, _) => eprintln!("valid but for single tenants: {contained} problems, {warnings} warnings{files}"),
+            (_, _) => eprintln!("not valid: {} problems, {warnings} warnings{files}", problems + contained),
         }
         if problems + contained == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// Whom the process has become, for the kernel to judge what it can open; `None`: whoever has started it.
+    fn account(&self) -> Result<Option<Account>, (u8, String)> {
+        let is_root = rustix::process::geteuid().is_root();
+        let unit = Unit::read();
+        let account = if let Some(user) = &self.user {
+            Account::find(user, unit.as_ref()).map_err(|why| (sysexits::NO_USER, why))?
+        } else {
+            let is_installed = find(self.config.as_deref())
+                .and_then(|path| path.canonicalize().ok())
+                .is_some_and(|path| path.starts_with(FOLDER));
+            let user = unit.as_ref().and_then(|unit| unit.user.as_deref()).filter(|_| is_root && is_installed);
+            let Some(user) = user else { return Ok(None) };
+            match Account::find(user, unit.as_ref()) {
+                Ok(account) => account,
+                Err(why) => {
+                    eprintln!("outgate: files are judged as root has them: {why}");
+                    return Ok(None);
+                }
+            }
+        };
+        match () {
+            () if account.is_current() && (!is_root || account.is_root()) => {}
+            () if !is_root => {
+                let why = format!("only root can check as user {}: run this with sudo", account.name);
+                return Err((sysexits::NO_PERMISSION, why));
+            }
+            () => account
+                .assume()
+                .map_err(|fault| (sysexits::OS_ERROR, format!("cannot become user {}: {fault}", account.name)))?,
+        }
+        Ok(Some(account))
     }
 }

@@ -1,9 +1,6 @@
 //! `outgate keys`: the keys that webhooks are signed with.
 //! What signs, and what does a receiver verify with?
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::load_or_say;
+use super::{load_or_say, new_file};
 use crate::names::TenantName;
 use crate::policy::Plan;
 use crate::policy::sign::{self, Listed, NewKeyError};
@@ -29,10 +26,10 @@ pub(super) enum Keys {
 
 #[derive(Args)]
 #[command(after_help = "Examples:
-  outgate keys new > /etc/outgate/keys/platform-2026-11
+  outgate keys new --out /etc/outgate/keys/platform-2026-11
   outgate keys new --scheme rfc9421 --out /etc/outgate/keys/platform-2026-11.pem
-  outgate keys new --scheme rfc9421 --algorithm ecdsa-p256-sha256
-  outgate keys new --scheme standard-webhooks --algorithm ed25519
+  outgate keys new --scheme rfc9421 --algorithm ecdsa-p256-sha256 --out p256.pem
+  outgate keys new --scheme standard-webhooks --algorithm ed25519 --out ed25519.pem
 
 Name it in `[signers.NAME] keys` as `secret = \"file:/etc/outgate/keys/platform-2026-11\"`, or hand it over as a systemd
 credential. A shared secret is what the receiver gets, too; of a key pair it gets the public half: `outgate keys public`.")]
@@ -43,7 +40,7 @@ pub(super) struct New {
     /// Where the scheme has keys for several: ed25519, ecdsa-p256-sha256, rsa-pss-sha512, hmac-sha256, hmac-sha1, hmac-sha512
     #[arg(long)]
     algorithm: Option<String>,
-    /// Write to a new file, readable by its owner alone, instead of stdout
+    /// Write to a new file instead of stdout, readable by its owner alone; below /etc/outgate also by the folder's group
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -124,14 +121,7 @@ impl New {
             println!("{}", key.as_str());
             return ExitCode::SUCCESS;
         };
-        // Never over a key that is there: its signatures would fail from that moment.
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| writeln!(file, "{}", key.as_str()));
-        match written {
+        match new_file::write_secret(&path, &format!("{}\n", key.as_str())) {
             Ok(()) => ExitCode::SUCCESS,
             Err(fault) => {
                 eprintln!("outgate: cannot write {}: {fault}", path.display());

@@ -12,8 +12,10 @@ mod demo;
 mod egress;
 mod explain;
 mod keys;
+mod new_file;
 mod run;
 mod send;
+mod service;
 mod token;
 
 use std::io::IsTerminal;
@@ -28,6 +30,8 @@ use crate::net::resolve;
 use crate::policy::{self, Plan};
 use crate::sysexits;
 
+/// The folder of the service's configuration, its own keys among it.
+const FOLDER: &str = "/etc/outgate";
 /// Where the packages put it.
 const DEFAULT_PATH: &str = "/etc/outgate/config.toml";
 

@@ -128,7 +128,12 @@ fn from_environment(reader: &mut Reader<'_>, name: &str) -> Bytes {
 fn explain(path: &Path, fault: &FileFault) -> (String, String) {
     let help = match fault {
         FileFault::Missing => "write the path of a file that exists; `outgate keys new` makes a signing key".into(),
-        FileFault::Denied => format!("let the user that outgate runs as read {}", path.display()),
+        FileFault::Denied => {
+            let path = path.display();
+            format!(
+                "let outgate's group read it, and its folders be passed: `chgrp outgate {path} && chmod 0640 {path}`"
+            )
+        }
         _ => "write the path of a file that holds one secret".into(),
     };
     (format!("{} {fault}", path.display()), help)
