@@ -148,6 +148,32 @@ fn what_could_be_read_in_two_ways_is_refused_and_the_connection_goes_on() {
     }
 }
 
+/// Whatever its method, it gets the answer of a HEAD: the head of the refusal.
+#[test]
+fn an_http2_head_that_is_too_large_is_refused_with_every_field_and_a_record() {
+    let scene = scene();
+    run(async {
+        let (sender, _connection) = connect(&scene.outgate).await;
+        for body in ["", "x"] {
+            let large = post(&scene.plain_url()).header("x-kept", "1").header("x-large", "y".repeat(70_000));
+            let response = send(&sender, large, body).await.unwrap();
+            assert_eq!(code(&response), (431, "request_malformed"));
+            let fields = response.headers();
+            assert!(fields["via"] == "1.1 outgate" && fields["outgate-egress"] == "none", "{fields:?}");
+            assert!(fields.contains_key("outgate-request-id") && fields.contains_key("proxy-status"), "{fields:?}");
+            assert_eq!(read(response.into_body()).await.unwrap(), b"");
+            // What both sides have learnt of fields before is still right.
+            let next = post(&scene.plain_url()).header("x-kept", "1");
+            assert_eq!(send(&sender, next, "x").await.unwrap().status(), 200);
+        }
+    });
+    assert!(scene.plain.seen().iter().all(|seen| seen.field("x-kept") == "1"));
+    let records = scene.outgate.records(4);
+    let refused: Vec<_> = records.iter().filter(|record| record["status"] == 431).collect();
+    assert_eq!(refused.len(), 2, "{records:#?}");
+    assert!(refused.iter().all(|record| record["method"].is_null() && record["host"].is_null()), "{records:#?}");
+}
+
 #[test]
 fn requests_share_a_connection_and_nothing_else() {
     let echo: Reaction = Arc::new(|seen| {

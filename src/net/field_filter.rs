@@ -46,7 +46,7 @@ pub enum Messages {
     Responses,
 }
 
-/// Why a response is refused.
+/// Why a message is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
     Field(Rule),
@@ -59,7 +59,7 @@ const VIOLATION: &str = "outgate-response-violation";
 const TOO_LARGE: &str = "too_large";
 
 impl Violation {
-    /// Returns what is wrong with the response that had this head in its place.
+    /// Returns what is wrong with the message that had this head in its place.
     pub fn of(head: &HeaderMap) -> Option<Self> {
         let word = head.get(VIOLATION)?.as_bytes();
         let rule = Rule::ALL.into_iter().find(|rule| rule.as_str().as_bytes() == word);
@@ -305,7 +305,7 @@ impl Filter {
                 self.end_calmly(opening.stream, output);
                 return false;
             }
-            Messages::Requests => false, // h2 answers 431
+            Messages::Requests => false,
             Messages::Responses => size >= self.list_max,
         };
         // RFC 9113 §8.1: an interim response ends no stream.
@@ -326,6 +326,12 @@ impl Filter {
             if self.bodies.len() > BODIES_MAX {
                 self.bodies.pop_first();
             }
+        }
+        if matches!(section, Section::Request) && size >= self.list_max {
+            // h2 would answer 431 by itself, without a record.
+            self.rewrites = true;
+            output.write_large_request(opening);
+            return false;
         }
         if let Some(rewritten) = &rewritten {
             output.write_block(opening, &rewritten.block);

@@ -13,6 +13,9 @@ use crate::net::hpack::{self, EMPTY_TABLE};
 
 /// `:status: 500` in the static table (RFC 7541 Appendix A).
 const STATUS_500: u8 = 0x80 | 14;
+/// `:scheme: http` and `:path: /`, likewise.
+const SCHEME_HTTP: u8 = 0x80 | 6;
+const PATH_ROOT: u8 = 0x80 | 4;
 /// No field has the index 0 (RFC 7541 §6.1).
 const NO_INDEX: u8 = 0x80;
 /// The first frame of a block.
@@ -97,6 +100,14 @@ impl<'a> Output<'a> {
         hpack::encode(&mut block, 0, VIOLATION.as_bytes(), violation.as_str().as_bytes());
         self.write_block(&Opening::new(stream, false), &block);
         self.write_malformed(&Opening::new(stream, true));
+    }
+
+    /// Writes a request in the place of one whose head is too large. It is a HEAD, so that the answer fits any method.
+    pub(super) fn write_large_request(&mut self, opening: &Opening) {
+        let mut block = vec![EMPTY_TABLE, SCHEME_HTTP, PATH_ROOT];
+        hpack::encode(&mut block, 0, b":method", b"HEAD");
+        hpack::encode(&mut block, 0, VIOLATION.as_bytes(), Violation::TooLarge.as_str().as_bytes());
+        self.write_block(opening, &block);
     }
 
     /// Writes a block that h2 cannot decompress: it ends the connection.

@@ -30,6 +30,7 @@ use super::stay::{Stay, evicted};
 use super::stream::Stream;
 use crate::delivery::{self, Arrival, Outbound};
 use crate::live::Live;
+use crate::net::field_filter::Violation;
 use crate::policy::identify::Caller;
 use body::ClientBody;
 use filtered::Filtered;
@@ -60,7 +61,7 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
         .max_local_error_reset_streams(None) // see `filtered`
-        // Decompressed (RFC 9113 §10.5.1): more is answered 431. h2 limits CONTINUATION frames by it, too.
+        // Decompressed (RFC 9113 §10.5.1): more is answered 431, by the filter's help. h2 limits CONTINUATION frames by it, too.
         .max_header_list_size(HEAD_MAX as u32)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -210,8 +211,10 @@ async fn answer(
         }
         Err(Malformed(status, detail)) => {
             let (_, unread) = ClientBody::new(incoming, None, None);
-            // With Outgate-Target the URI is not where the request is for.
-            let asked = (!head.headers.contains_key("outgate-target")).then(|| (method.clone(), head.uri.to_string()));
+            // With Outgate-Target the URI is not where the request is for. In the place of a head that was too large stands
+            // another one.
+            let is_own = !head.headers.contains_key("outgate-target") && Violation::of(&head.headers).is_none();
+            let asked = is_own.then(|| (method.clone(), head.uri.to_string()));
             (delivery::refuse_unread(live, caller, asked.as_ref(), (status, detail)), unread)
         }
     };

@@ -7,6 +7,7 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 
+use crate::net::field_filter::Violation;
 use crate::server::malformed::{
     FIELDS_MAX, Malformed, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, judge_method,
     judge_target,
@@ -24,7 +25,7 @@ pub(super) struct Asked {
 
 /// A request's fate does not depend on its version. (But h2 cuts off a fragment before anybody can see it.)
 pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
-    if head.headers.len() > FIELDS_MAX {
+    if head.headers.len() > FIELDS_MAX || Violation::of(&head.headers).is_some() {
         return Err(TOO_MANY_FIELDS);
     }
     judge_method(head.method.as_str())?;
