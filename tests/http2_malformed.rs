@@ -180,3 +180,28 @@ fn response_head_above_any_limit_ends_its_stream_and_the_others_go_on() {
     assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
     assert_eq!(target.connections(), 1);
 }
+
+/// The HTTP/2 library ends a connection after 1,024 of them, with all of its streams.
+#[test]
+fn http2_connection_with_many_malformed_responses_is_replaced_before_it_ends() {
+    const MALFORMED_MAX: usize = 600;
+    let (target, outgate) = to(Arc::new(|asked: &Asked| match (asked.moment, asked.body.as_slice()) {
+        (Moment::End, b"malformed") => {
+            frame(HEADERS, END_HEADERS | END_STREAM, asked.stream, &[vec![0x88], field("x", " y")].concat())
+        }
+        (Moment::End, _) => ok_response(asked.stream),
+        _ => Vec::new(),
+    }));
+    let mut client = outgate.connect();
+    let mut malformed = 0;
+    while target.connections() < 2 {
+        // A response between them keeps the circuit closed.
+        for (body, code) in [("malformed", "response_malformed"), ("good", "")] {
+            client.send(post(&target.url(), "", body));
+            assert_eq!(client.answer().code(), code, "{malformed}");
+        }
+        malformed += 1;
+        assert!(malformed < MALFORMED_MAX, "the connection is not replaced");
+    }
+    assert!(malformed > MALFORMED_MAX / 2, "{malformed}");
+}

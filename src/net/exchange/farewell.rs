@@ -33,6 +33,9 @@ thread_local! {
     static SCRATCH_BUFFER: RefCell<Box<[u8; SCRATCH]>> = RefCell::new(Box::new([0; SCRATCH]));
 }
 
+/// Malformed responses over one HTTP/2 connection, behind which it takes no new exchange. The library ends a connection
+/// after 1,024 streams that it has reset; those that are under way may be among them.
+const MALFORMED_MAX: usize = 512;
 /// RFC 9113 §7.
 const HTTP_1_1_REQUIRED: u32 = 13;
 
@@ -57,6 +60,8 @@ struct Heard {
     taken: AtomicUsize,
     /// HTTP/2: the target has ended the connection with HTTP_1_1_REQUIRED.
     requires_http1: AtomicBool,
+    /// HTTP/2: malformed responses, whose streams were reset.
+    malformed: AtomicUsize,
 }
 
 impl Farewell {
@@ -91,6 +96,16 @@ impl Farewell {
     /// Returns whether the target has ended the connection with GOAWAY(HTTP_1_1_REQUIRED).
     pub(super) fn requires_http1(&self) -> bool {
         self.0.requires_http1.load(Ordering::Relaxed)
+    }
+
+    /// Counts a response that was malformed, and ended no more than its stream.
+    pub(super) fn count_malformed(&self) {
+        self.0.malformed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns whether the connection is to be replaced: the HTTP/2 library would end it, with all of its streams.
+    pub(super) fn is_spent(&self) -> bool {
+        self.0.malformed.load(Ordering::Relaxed) >= MALFORMED_MAX
     }
 
     /// Returns how many HEADERS frames have begun over HTTP/2.

@@ -244,6 +244,7 @@ impl Connection {
                     let _ = timeout(SETTLE, streams.heard()).await;
                 }
                 if let Some(violation) = violation {
+                    self.farewell.count_malformed();
                     return Err(SendFault::Malformed(violation));
                 }
                 sent.map_err(|error| {
@@ -252,6 +253,9 @@ impl Connection {
                         other => return other,
                     };
                     let Some(why) = unprocessed(&error) else {
+                        if shows_a_response(&error) {
+                            self.farewell.count_malformed();
+                        }
                         self.was_lost_to_a_response =
                             ends_the_connection(&error) && self.farewell.may_have_responded(heads);
                         return SendFault::Lost(error);
@@ -285,7 +289,8 @@ impl Connection {
         match &self.sender {
             Sender::Http1(sender) => sender.is_closed() || self.farewell.is_unwritable(),
             Sender::Http2 { sender, .. } => {
-                sender.is_closed() || self.held.is_broken() || self.farewell.is_unwritable()
+                let is_broken = self.held.is_broken() || self.farewell.is_unwritable();
+                sender.is_closed() || is_broken || self.farewell.is_spent()
             }
         }
     }

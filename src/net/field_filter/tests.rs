@@ -1,12 +1,16 @@
 //! Frames in, frames out.
 //! What passes, and what does h2 get in the place of the rest?
 
+use proptest::prelude::*;
+use tokio::io::AsyncWriteExt;
+
 use super::fuzz::fields;
 use super::*;
 use crate::net::hpack::{self, EMPTY_TABLE};
 
 const LIST_MAX: usize = 64 * 1024;
 const SETTINGS: u8 = 4;
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 fn frame_on(stream: u32, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
@@ -197,4 +201,124 @@ fn response_head_that_is_too_large_names_the_limit_and_ends_its_stream() {
     let small =
         [frame(HEADERS, 0, &[0x88]), frame(CONTINUATION, 0, &[]).repeat(6), frame(CONTINUATION, END_HEADERS, &[])];
     assert_eq!(responses(&small.concat()), frame(HEADERS, END_HEADERS, &[0x88]));
+}
+
+/// One field of a head, as it is encoded.
+#[derive(Debug, Clone)]
+enum Part {
+    Literal {
+        kind: u8,
+        name: &'static str,
+        value: &'static str,
+    },
+    /// Of the newest entries.
+    Index(u8),
+    /// A value under the name of an entry, which becomes one itself.
+    Named(u8, &'static str),
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let names =
+        ["x", "y-long-name", "te", "X", "", "connection", ":path", ":status", ":odd", "a b", "cookie", ":method"];
+    let values = ["v", "", " v", "v ", "a\0b", "trailers", "200", "GET", "\u{e9}"];
+    let (names, values) = (prop::sample::select(names.to_vec()), prop::sample::select(values.to_vec()));
+    let kinds = prop::sample::select(vec![0x40, 0x40, 0, 0x10]);
+    let literal = (kinds, names, values.clone()).prop_map(|(kind, name, value)| Part::Literal { kind, name, value });
+    prop_oneof![
+        3 => literal,
+        1 => (0_u8..8).prop_map(Part::Index),
+        1 => (0_u8..8, values).prop_map(|(index, value)| Part::Named(index, value)),
+    ]
+}
+
+/// Encodes a request, and returns its fields where none is malformed. `entries`: of the table, the newest first.
+fn request(
+    path: &str,
+    parts: &[Part],
+    entries: &mut Vec<(String, String)>,
+) -> (Vec<u8>, Option<Vec<(String, String)>>) {
+    let mut block = [&[0x82, 0x87, 0x41, 1, b'h'][..], &field(0, b":path", path.as_bytes())].concat();
+    entries.insert(0, (":authority".into(), "h".into()));
+    let mut fields = Vec::new();
+    for part in parts {
+        let (name, value) = match part {
+            Part::Literal { kind, name, value } => {
+                block.extend(field(*kind, name.as_bytes(), value.as_bytes()));
+                ((*name).to_owned(), (*value).to_owned())
+            }
+            Part::Index(index) => {
+                let Some(entry) = entries.get(usize::from(*index)) else { continue };
+                block.push(0x80 | (62 + index));
+                entry.clone()
+            }
+            Part::Named(index, value) => {
+                let Some((name, _)) = entries.get(usize::from(*index)) else { continue };
+                if 62 + index < 63 {
+                    block.push(0x40 | (62 + index));
+                } else {
+                    block.extend([0x7f, 62 + index - 63]);
+                }
+                block.push(value.len() as u8);
+                block.extend_from_slice(value.as_bytes());
+                (name.clone(), (*value).to_owned())
+            }
+        };
+        if matches!(part, Part::Literal { kind: 0x40, .. } | Part::Named(..)) {
+            entries.insert(0, (name.clone(), value.clone()));
+        }
+        fields.push((name, value));
+    }
+    let is_good = |(name, value): &(String, String)| {
+        matches!(name.as_str(), "x" | "y-long-name" | "cookie") && !value.contains('\0')
+            || name == "te" && value == "trailers"
+    };
+    let are_good = fields.iter().all(is_good);
+    (block, are_good.then_some(fields))
+}
+
+proptest! {
+    /// h2 gets the fields of every request that has no malformed one, and resets the streams of the others.
+    #[test]
+    fn h2_goes_on_behind_malformed_requests_and_reads_the_others_as_they_were_sent(
+        requests in prop::collection::vec(prop::collection::vec(part(), 0..6), 1..8),
+        step in 1_usize..200,
+    ) {
+        let mut input = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame_on(0, SETTINGS, 0, &[])].concat();
+        let (mut entries, mut expected) = (Vec::new(), Vec::new());
+        let last: &[Part] = &[Part::Literal { kind: 0x40, name: "x", value: "last" }];
+        let requests = requests.iter().map(Vec::as_slice).chain([last]);
+        for (number, parts) in requests.enumerate() {
+            let (block, fields) = request(&format!("/{number}"), parts, &mut entries);
+            let flags = END_HEADERS | END_STREAM;
+            input.extend(frame_on(2 * number as u32 + 1, HEADERS, flags, &block));
+            expected.extend(fields.map(|fields| (format!("/{number}"), fields)));
+        }
+        let (mut filter, mut out) = (Filter::new(Messages::Requests, LIST_MAX), Vec::new());
+        for piece in input.chunks(step) {
+            let (output, _) = read(&mut filter, piece);
+            out.extend(output);
+        }
+        expected.iter_mut().for_each(|(_, fields): &mut (_, Vec<_>)| fields.sort());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let seeing = async {
+            let (mut client, server) = tokio::io::duplex(1 << 20);
+            client.write_all(&out).await.unwrap();
+            let mut connection = h2::server::handshake(server).await.unwrap();
+            let mut seen = Vec::new();
+            while seen.last() != expected.last()
+                && let Some(request) = connection.accept().await
+            {
+                let Ok((request, _)) = request else { return None };
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let fields = request.headers().iter();
+                let mut fields: Vec<_> =
+                    fields.map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes()))).collect();
+                fields.sort();
+                seen.push((request.uri().path().to_owned(), fields));
+            }
+            Some(seen)
+        };
+        let seen = runtime.block_on(async { tokio::time::timeout(PATIENCE, seeing).await });
+        prop_assert_eq!(seen, Ok(Some(expected)));
+    }
 }
