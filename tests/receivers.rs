@@ -33,7 +33,15 @@ const SIGNERS: &[(&str, &str, &str, &str, bool)] = &[
     ("hmac", "rfc9421", "hmac-sha256", "", false),
     // What the receivers' libraries do not know must not keep them from what they know.
     ("v1a", "standard-webhooks", "ed25519", "", false),
+    ("bot", "rfc9421", "ed25519", BOT, false),
+    ("acme", "rfc9421", "ecdsa-p256-sha256", ACME, false),
 ];
+
+/// The profile of Web Bot Auth, and one of a receiver's own.
+const BOT: &str = "tag = \"web-bot-auth\"\nlabel = \"bot\"\nlifetime = \"1h\"\ncomponents = [\"@authority\"]\n\
+                   signature_agent = \"https://signer.example\"";
+const ACME: &str = "tag = \"acme-events\"\nlabel = \"acme\"\ncomponents = [\"@method\", \"@target-uri\", \
+                    '@query-param;name=\"b\"', \"content-digest;sf\", \"x-event;bs\", 'priority;key=\"u\"', \"x-absent\"]";
 
 /// Whose webhooks each library verifies.
 const LIBRARIES: &[(Language, &str, &[&str])] = &[
@@ -250,5 +258,42 @@ fn what_a_library_does_not_know_it_passes_over() {
     for language in [Python, Node] {
         let answers = place.workshop.verify(language, &[request("standardwebhooks", &seen, shared.clone().into())]);
         assert!(!answers[0].0 && answers[0].1.contains("No matching signature found"), "{language:?}: {answers:?}");
+    }
+}
+
+#[test]
+fn message_signatures_of_other_profiles_verify() {
+    let Some(workshop) = Workshop::open() else { return };
+    let place = Place::new(workshop);
+    let profile = |signer: &str, label: &str, tag: &str, components: &[&str]| {
+        let mut key = place.key(signer, &["new", "old"], Some(label));
+        key["tag"] = tag.into();
+        key["components"] = json!(components);
+        key
+    };
+    let agent = ["@authority", "\"signature-agent\";key=\"bot\""];
+    let agent_of_the_second = ["@authority", "\"signature-agent\";key=\"bot2\""];
+    let acme = ["@target-uri", "\"@query-param\";name=\"b\"", "\"x-event\";bs", "\"priority\";key=\"u\""];
+    let (bot, event) =
+        (place.deliver("bot", JSON, ""), place.deliver("acme", JSON, "X-Event: a, b\r\nPriority: u=1\r\n"));
+    assert_eq!(bot.field("signature-agent"), "bot=\"https://signer.example\", bot2=\"https://signer.example\"");
+    let elsewhere = Seen { line: event.line.replace("b=%20x", "b=y"), ..event.clone() };
+    let mut other_agent = bot.clone();
+    for (_, value) in other_agent.fields.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case("signature-agent")) {
+        *value = value.replace("signer", "other");
+    }
+    let library = "http_message_signatures";
+    let cases = [
+        (request(library, &bot, profile("bot", "bot", "web-bot-auth", &agent)), true),
+        (request(library, &bot, profile("bot", "bot2", "web-bot-auth", &agent_of_the_second)), true),
+        (request(library, &other_agent, profile("bot", "bot", "web-bot-auth", &agent)), false),
+        (request(library, &bot, profile("bot", "bot", "webhook", &agent)), false),
+        (request(library, &event, profile("acme", "acme", "acme-events", &acme)), true),
+        (request(library, &event, profile("acme", "acme2", "acme-events", &acme)), true),
+        (request(library, &elsewhere, profile("acme", "acme", "acme-events", &acme)), false),
+    ];
+    let requests: Vec<Value> = cases.iter().map(|(request, _)| request.clone()).collect();
+    for ((request, expected), (valid, error)) in cases.iter().zip(place.workshop.verify(Python, &requests)) {
+        assert_eq!(valid, *expected, "{request:#}: {error}");
     }
 }

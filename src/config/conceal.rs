@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::{secret, units};
 
 /// Keys whose values are no secret, where those of their neighbours may be.
-const OPEN: [&str; 15] = [
+const OPEN: [&str; 20] = [
     "id",
     "scheme",
     "from",
@@ -19,6 +19,11 @@ const OPEN: [&str; 15] = [
     "message",
     "encoding",
     "headers",
+    "tag",
+    "label",
+    "components",
+    "lifetime",
+    "signature_agent",
     "networks",
     "tenants",
     "certificates",

@@ -48,7 +48,7 @@ pub use operating::Operating;
 pub use problem::{Place, Problem, Severity, Sources, few};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
-pub use signer::{Encoding, Hmac, Signer, SigningKey};
+pub use signer::{Encoding, Hmac, Profile, Signer, SigningKey};
 pub use times::{Circuit, RouteTimeouts, Timeouts};
 pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
 pub use units::duration_argument;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -29,6 +30,22 @@ pub struct Signer {
     pub encoding: Option<At<Encoding>>,
     /// `NAME: VALUE`, with `{placeholders}`.
     pub headers: Option<Vec<At<String>>>,
+    pub profile: Profile,
+}
+
+/// What stands in a message signature (RFC 9421), as far as it is written.
+#[derive(Clone, Debug, Default)]
+pub struct Profile {
+    /// What the signature is for.
+    pub tag: Option<At<String>>,
+    /// Its name in `Signature` and `Signature-Input`.
+    pub label: Option<At<String>>,
+    /// Component identifiers.
+    pub components: Option<Vec<At<String>>>,
+    /// From `created` to `expires`.
+    pub lifetime: Option<At<Duration>>,
+    /// The URL of the key directory.
+    pub signature_agent: Option<At<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -96,7 +113,19 @@ fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
     let encoding = table.one(reader, "encoding", |reader, value| reader.choice(value, &ENCODINGS));
     let headers = table.many(reader, "headers", Some("write headers = [\"X-Acme-Signature: {signature}\"]"), text);
     let keys = keys.into_iter().filter_map(|(_, key)| key).collect();
-    Some(Signer { scheme: scheme?, keys, key_dir, algorithm, key_encoding, message, encoding, headers })
+    let profile = profile(reader, table);
+    Some(Signer { scheme: scheme?, keys, key_dir, algorithm, key_encoding, message, encoding, headers, profile })
+}
+
+fn profile(reader: &mut Reader<'_>, table: &Table<'_>) -> Profile {
+    let help = "write components = [\"@authority\", \"content-digest\"]";
+    Profile {
+        tag: table.one(reader, "tag", text),
+        label: table.one(reader, "label", text),
+        components: table.many(reader, "components", Some(help), text),
+        lifetime: table.one(reader, "lifetime", |reader, value| reader.parsed(value, units::positive_duration)),
+        signature_agent: table.one(reader, "signature_agent", text),
+    }
 }
 
 fn text(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<String>> {

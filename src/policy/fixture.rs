@@ -94,6 +94,7 @@ pub(crate) fn signer(scheme: &str) -> Signer {
         message: None,
         encoding: None,
         headers: None,
+        profile: crate::config::Profile::default(),
     }
 }
 

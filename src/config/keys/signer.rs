@@ -6,7 +6,21 @@ use super::{FROM_UNTIL, Shape};
 pub(in crate::config) static SIGNER: Shape = Shape {
     path: "signers.*",
     title: "[signers.NAME]",
-    keys: &["scheme", "keys", "key_dir", "algorithm", "key_encoding", "message", "encoding", "headers"],
+    keys: &[
+        "scheme",
+        "keys",
+        "key_dir",
+        "algorithm",
+        "key_encoding",
+        "message",
+        "encoding",
+        "headers",
+        "tag",
+        "label",
+        "components",
+        "lifetime",
+        "signature_agent",
+    ],
     later: &[],
     renamed: &[
         ("kind", "scheme"),
@@ -27,6 +41,13 @@ pub(in crate::config) static SIGNER: Shape = Shape {
         ("signed", "message"),
         ("header", "headers"),
         ("output", "encoding"),
+        ("covered", "components"),
+        ("covered_components", "components"),
+        ("fields", "components"),
+        ("expires", "lifetime"),
+        ("ttl", "lifetime"),
+        ("agent", "signature_agent"),
+        ("name", "label"),
     ],
 };
 

@@ -34,6 +34,8 @@ pub(super) struct Told {
     scheme: &'static str,
     algorithm: Option<Hmac>,
     key_encoding: Option<Encoding>,
+    /// Some tags allow key pairs alone.
+    tag: Option<String>,
 }
 
 fn signer(
@@ -74,6 +76,7 @@ fn signer(
         scheme: known.name,
         algorithm: written.algorithm.as_ref().map(|algorithm| algorithm.value),
         key_encoding: written.key_encoding.as_ref().map(|encoding| encoding.value),
+        tag: written.profile.tag.as_ref().map(|tag| tag.value.clone()),
     };
     let before = before.filter(|before| before.told == told).and_then(|before| before.tenants.as_ref());
     let tenants = written

@@ -52,6 +52,11 @@ impl<'a> Sample<'a> {
         })
     }
 
+    /// What comes of the webhook as it is before anybody has prepared it.
+    pub(super) fn drafted<T>(&self, what: impl FnOnce(&Draft<'_>) -> T) -> T {
+        self.draft(&self.headers(), what)
+    }
+
     pub(super) fn prepare(&self, scheme: &dyn Scheme) -> Result<Changes, SignError> {
         self.draft(&self.headers(), |draft| scheme.prepare(draft))
     }

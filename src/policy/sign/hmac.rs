@@ -13,8 +13,8 @@ use super::template::{Piece, Template};
 use crate::config::problem::nearest;
 use crate::config::{self, At, Encoding, Hmac, Problem};
 
-/// Every option of a signer; other schemes take few of them or none.
-pub(super) const OPTIONS: &[&str] = &["algorithm", "key_encoding", "message", "encoding", "headers"];
+/// Other schemes take few of them or none.
+const OPTIONS: &[&str] = &["algorithm", "key_encoding", "message", "encoding", "headers"];
 
 pub(super) const KNOWN: Known = Known {
     name: "hmac",

@@ -8,7 +8,7 @@ use super::fault::NewKeyError;
 use super::scheme::Scheme;
 use super::{github, hmac, rfc9421, sendgrid, shopify, slack, standard_webhooks, stripe, twilio};
 use crate::config::problem::nearest;
-use crate::config::{self, Place, Problem};
+use crate::config::{self, At, Place, Problem};
 
 static SCHEMES: [Known; 9] = [
     standard_webhooks::KNOWN,
@@ -68,20 +68,29 @@ pub fn new_key(scheme: &str, algorithm: Option<&str>) -> Result<Zeroizing<String
 impl Known {
     /// What is written and says nothing here.
     pub(super) fn refuse_the_rest(&self, written: &config::Signer, problems: &mut Vec<Problem>) {
-        let place = |name: &str| -> Option<Place> {
-            match name {
-                "algorithm" => written.algorithm.as_ref().map(|written| written.place),
-                "key_encoding" => written.key_encoding.as_ref().map(|written| written.place),
-                "message" => written.message.as_ref().map(|written| written.place),
-                "encoding" => written.encoding.as_ref().map(|written| written.place),
-                _ => written.headers.as_ref().map(|headers| headers.first().map_or(written.scheme.place, |h| h.place)),
-            }
+        fn place<T>(value: &Option<At<T>>) -> Option<Place> {
+            value.as_ref().map(|value| value.place)
+        }
+        let list = |list: &Option<Vec<At<String>>>| {
+            list.as_ref().map(|list| list.first().map_or(written.scheme.place, |first| first.place))
         };
-        for name in hmac::OPTIONS.iter().filter(|name| !self.options.contains(name)) {
-            if let Some(place) = place(name) {
+        let profile = &written.profile;
+        for (name, place, other) in [
+            ("algorithm", place(&written.algorithm), hmac::KNOWN.name),
+            ("key_encoding", place(&written.key_encoding), hmac::KNOWN.name),
+            ("message", place(&written.message), hmac::KNOWN.name),
+            ("encoding", place(&written.encoding), hmac::KNOWN.name),
+            ("headers", list(&written.headers), hmac::KNOWN.name),
+            ("tag", place(&profile.tag), rfc9421::KNOWN.name),
+            ("label", place(&profile.label), rfc9421::KNOWN.name),
+            ("components", list(&profile.components), rfc9421::KNOWN.name),
+            ("lifetime", place(&profile.lifetime), rfc9421::KNOWN.name),
+            ("signature_agent", place(&profile.signature_agent), rfc9421::KNOWN.name),
+        ] {
+            if let Some(place) = place.filter(|_| !self.options.contains(&name)) {
                 let message = format!("the scheme {} takes no `{name}`", self.name);
-                problems
-                    .push(Problem::at(place, message).help("leave it out; the scheme \"hmac\" can be told all of it"));
+                let help = format!("leave it out; the scheme {other:?} can be told it");
+                problems.push(Problem::at(place, message).help(help));
             }
         }
     }

@@ -1,6 +1,11 @@
 //! HTTP Message Signatures (RFC 9421), with a `Content-Digest` (RFC 9530) for the body.
 //! What of a webhook is covered, and how does our signature stand beside those that are there already?
 
+mod component;
+mod profile;
+
+use std::borrow::Cow;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
@@ -14,25 +19,13 @@ use super::registry::Known;
 use super::scheme::{Changes, Draft, Headers, Key, Scheme, header};
 use crate::config::{Encoding, Hmac};
 use crate::policy::message::digest::CONTENT_DIGEST;
-use crate::policy::message::{self, Sent, members};
+use crate::policy::message::{self, members};
+use profile::Profile;
 
 static SIGNATURE: HeaderName = HeaderName::from_static("signature");
 static SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
-
-/// What is covered of every webhook. Not `@target-uri` or `@scheme`, which a receiver behind a load balancer does not
-/// know; not `Host`, which HTTP/2 does not have.
-const ALWAYS: [&str; 5] = ["@method", "@authority", "@path", "@query", "content-digest"];
-/// What is covered where it is there.
-const IF_THERE: [&str; 2] = ["content-type", "webhook-id"];
-
-/// Seconds that a signature is good for, as long as Standard Webhooks tolerates.
-const LIFETIME: i64 = 300;
-
-/// All else that is covered is ours, or was read before.
-const UNCOVERABLE: SignError = SignError::Unsignable("Content-Type is not ASCII, and cannot be signed");
-
-/// What it is for (RFC 9421 §2.3): a signature for another purpose is no signature of a webhook.
-const TAG: &str = "webhook";
+/// Where the signer's key directory is (draft-meunier-webbotauth-httpsig-protocol).
+static SIGNATURE_AGENT: HeaderName = HeaderName::from_static("signature-agent");
 
 /// SHA-256 of the shared secret of RFC 9421 §B.1.5.
 const PUBLISHED: [u8; 32] = [
@@ -44,8 +37,8 @@ const NEW: &str = "`outgate keys new --scheme rfc9421` makes one";
 
 pub(super) const KNOWN: Known = Known {
     name: "rfc9421",
-    options: &[],
-    build: |_, _| Some(Box::new(MessageSignatures)),
+    options: profile::OPTIONS,
+    build: |written, problems| Some(Box::new(MessageSignatures(Profile::compile(written, problems)?))),
     new_keys: &[
         (Algorithm::Ed25519, || pem::new(Algorithm::Ed25519)),
         (Algorithm::EcdsaP256Sha256, || pem::new(Algorithm::EcdsaP256Sha256)),
@@ -54,12 +47,13 @@ pub(super) const KNOWN: Known = Known {
     ],
 };
 
-struct MessageSignatures;
+struct MessageSignatures(Profile);
 
 impl Scheme for MessageSignatures {
     /// What a client sent of them stays, as a part of what we send.
     fn headers(&self) -> Vec<HeaderName> {
-        vec![SIGNATURE.clone(), SIGNATURE_INPUT.clone()]
+        let agent = self.0.agent.iter().map(|_| SIGNATURE_AGENT.clone());
+        [SIGNATURE.clone(), SIGNATURE_INPUT.clone()].into_iter().chain(agent).collect()
     }
 
     fn carries_one(&self) -> bool {
@@ -71,6 +65,9 @@ impl Scheme for MessageSignatures {
         if is_pem(secret) {
             return pem::private(secret, &ECDSA_P256_SHA256_FIXED_SIGNING);
         }
+        if self.0.is_web_bot_auth() {
+            return Err(bad("is a shared secret, and web-bot-auth allows key pairs alone", NEW));
+        }
         if digest(&SHA256, secret).as_ref() == PUBLISHED {
             return Err(bad("is published in RFC 9421: everybody has it", NEW));
         }
@@ -79,6 +76,9 @@ impl Scheme for MessageSignatures {
 
     /// A `Content-Digest` that is right stays: somebody else's signature may cover it.
     fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
+        if !self.0.covers_body() {
+            return Ok(Changes::default());
+        }
         let digests = message::digest::of(draft.headers).unwrap_or_default();
         if !digests.is_empty() && digests.iter().all(|digest| digest.fits(draft.body)) {
             return Ok(Changes::default());
@@ -90,47 +90,57 @@ impl Scheme for MessageSignatures {
     fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
         let (mut inputs, mut signatures) =
             (Members::of(draft.headers, &SIGNATURE_INPUT)?, Members::of(draft.headers, &SIGNATURE)?);
-        // In origin-form: the authority is that of `Host`, the target's.
-        let sent = Sent { method: draft.method, target: draft.path_and_query, fields: draft.headers, has_body: true };
-        let there = IF_THERE.into_iter().filter(|name| draft.headers.contains_key(*name));
-        let covered: Vec<&str> = ALWAYS.into_iter().chain(there).collect();
-        let mut label = 0;
-        for key in keys {
-            let params = params(&covered, draft.now.as_second(), key)?;
-            let base = message::base(covered.iter().copied(), &params, &sent).map_err(|_| UNCOVERABLE)?;
-            let signature = base64(&key.secret.sign(&[base.as_bytes()])?);
-            let label = loop {
-                label += 1;
-                let name = format!("sig{label}");
-                if !inputs.has(&name) && !signatures.has(&name) {
-                    break name;
+        let labels: Vec<String> = self.0.labels(|label| inputs.has(label) || signatures.has(label), keys.len());
+        let (mut fields, mut added) = (Cow::Borrowed(draft.headers), Headers::new());
+        if let Some(agent) = &self.0.agent {
+            let mut agents = Members::of(draft.headers, &SIGNATURE_AGENT)?;
+            agents.0.retain(|(label, _)| !labels.contains(label));
+            agents.0.extend(labels.iter().map(|label| (label.clone(), format!("{label}=\"{agent}\""))));
+            let (name, value) = header(SIGNATURE_AGENT.clone(), &agents.line())?;
+            fields.to_mut().insert(name.clone(), value.clone());
+            added.push((name, value));
+        }
+        for (key, label) in keys.iter().zip(labels) {
+            let (mut base, mut covered) = (String::new(), Vec::new());
+            let own = self.0.agent_component(&label);
+            for component in self.0.components.iter().chain(&own) {
+                if let Some(value) = component.value(draft, &fields)? {
+                    base.push_str(&format!("{}: {value}\n", component.identifier));
+                    covered.push(component.identifier.as_str());
                 }
-            };
+            }
+            let params = self.params(&covered, draft.now.as_second(), key)?;
+            base.push_str(&format!("\"@signature-params\": {params}"));
+            let signature = base64(&key.secret.sign(&[base.as_bytes()])?);
             inputs.0.push((label.clone(), format!("{label}={params}")));
             signatures.0.push((label.clone(), format!("{label}=:{signature}:")));
         }
-        Ok(vec![header(SIGNATURE_INPUT.clone(), &inputs.line())?, header(SIGNATURE.clone(), &signatures.line())?])
+        added.push(header(SIGNATURE_INPUT.clone(), &inputs.line())?);
+        added.push(header(SIGNATURE.clone(), &signatures.line())?);
+        Ok(added)
     }
 }
 
-/// A key pair is known by its thumbprint, in `/keys` and in the key directory, too: the id that an operator gave it may
-/// be another key's of another signer.
-///
-/// The value of `@signature-params`, as RFC 9651 §4.1 serializes it: the id of a key and what is made here have no
-/// character that would be escaped.
-fn params(covered: &[&str], now: i64, key: &Key) -> Result<String, SignError> {
-    let names: Vec<String> = covered.iter().map(|name| format!("\"{name}\"")).collect();
-    // Two webhooks that are equal to the byte have different signatures, so that a receiver can take each once.
-    let mut nonce = [0; 16];
-    rand::fill(&mut nonce).map_err(|_| SignError::Failed)?;
-    Ok(format!(
-        "({});created={now};expires={};keyid=\"{}\";alg=\"{}\";nonce=\"{}\";tag=\"{TAG}\"",
-        names.join(" "),
-        now + LIFETIME,
-        key.public.as_ref().map_or(key.id.as_str(), |public| public.thumbprint()),
-        key.secret.algorithm().name(),
-        base64(&nonce),
-    ))
+impl MessageSignatures {
+    /// The value of `@signature-params`, as RFC 9651 §4.1 serializes it: the id of a key, the tag and what is made here
+    /// have no character that would be escaped.
+    ///
+    /// A key pair is known by its thumbprint, in `/keys` and in the key directory, too: the id that an operator gave it may
+    /// be another key's of another signer.
+    fn params(&self, covered: &[&str], now: i64, key: &Key) -> Result<String, SignError> {
+        // Two webhooks that are equal to the byte have different signatures, so that a receiver can take each once.
+        let mut nonce = [0; 16];
+        rand::fill(&mut nonce).map_err(|_| SignError::Failed)?;
+        Ok(format!(
+            "({});created={now};expires={};keyid=\"{}\";alg=\"{}\";nonce=\"{}\";tag=\"{}\"",
+            covered.join(" "),
+            now + self.0.lifetime,
+            key.public.as_ref().map_or(key.id.as_str(), |public| public.thumbprint()),
+            key.secret.algorithm().name(),
+            base64(&nonce),
+            self.0.tag,
+        ))
+    }
 }
 
 /// The members of a dictionary by their labels, each as it stands.
@@ -139,8 +149,8 @@ struct Members(Vec<(String, String)>);
 impl Members {
     /// Of what the client sent, which may be another's signature.
     fn of(fields: &HeaderMap, name: &HeaderName) -> Result<Self, SignError> {
-        const FOREIGN: &str = "Signature or Signature-Input is no dictionary in which each label stands once, and \
-                               cannot have another signature (RFC 9651 §3.2)";
+        const FOREIGN: &str = "Signature, Signature-Input or Signature-Agent is no dictionary in which each label \
+                               stands once, and cannot have another member (RFC 9651 §3.2)";
         let members = members::all(fields, name).ok_or(SignError::Unsignable(FOREIGN))?;
         Ok(Self(members.iter().map(|member| (member.label.to_owned(), member.text.to_owned())).collect()))
     }

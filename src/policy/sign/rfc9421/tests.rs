@@ -16,6 +16,11 @@ use sfv::{BareItem, Dictionary, FieldType, ListEntry, Parser};
 const BODY: &str = r#"{"hello": "world"}"#;
 const SHARED: &str = "uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ==";
 
+/// As an operator has it who says nothing more.
+fn usual() -> MessageSignatures {
+    MessageSignatures(Profile::compile(&crate::policy::fixture::signer("rfc9421"), &mut Vec::new()).unwrap())
+}
+
 fn ed25519() -> SecretKey {
     SecretKey::Ed25519(Ed25519KeyPair::generate().unwrap())
 }
@@ -96,7 +101,7 @@ fn each_algorithm_signs_what_the_receiver_gets() {
         SecretKey::RsaPss(Box::new(rsa)),
         SecretKey::hmac(Hmac::Sha256, &[7; 32]),
     ];
-    let signed = sample.sign_with(&MessageSignatures, secrets).unwrap();
+    let signed = sample.sign_with(&usual(), secrets).unwrap();
     let (inputs, signatures) = (value(&signed, "signature-input"), value(&signed, "signature"));
     let (inputs, signatures): (Vec<_>, Vec<_>) = (inputs.split(", ").collect(), signatures.split(", ").collect());
     assert_eq!((inputs.len(), signatures.len()), (4, 4));
@@ -115,7 +120,7 @@ fn each_algorithm_signs_what_the_receiver_gets() {
 
 #[test]
 fn what_is_written_is_strict() {
-    let signed = Sample::body(BODY).sign_with(&MessageSignatures, vec![ed25519(), ed25519()]).unwrap();
+    let signed = Sample::body(BODY).sign_with(&usual(), vec![ed25519(), ed25519()]).unwrap();
     for (name, value) in &signed {
         let parsed: Dictionary = Parser::new(value).parse().unwrap();
         assert_eq!(parsed.serialize().as_deref(), Some(value.as_str()), "{name}");
@@ -140,14 +145,14 @@ fn foreign_signatures_stay_and_their_labels_are_not_taken() {
         ("signature", "proxy=:CCCC:"),
     ];
     let sample = Sample { fields: foreign.to_vec(), ..Sample::body(BODY) };
-    let signed = sample.sign_with(&MessageSignatures, vec![ed25519(), ed25519()]).unwrap();
+    let signed = sample.sign_with(&usual(), vec![ed25519(), ed25519()]).unwrap();
     let (inputs, signatures) = (value(&signed, "signature-input"), value(&signed, "signature"));
     assert!(inputs.starts_with(r#"sig1=("@method");created=1;keyid="x, y", proxy=();created=2, sig2=("#), "{inputs}");
     assert!(signatures.starts_with("sig1=:AAAA:, sig3=:BBBB:, proxy=:CCCC:, sig2=:"), "{signatures}");
     assert!(inputs.contains(", sig4=(") && signatures.contains(", sig4=:"), "{signed:?}");
     for broken in ["keyId=\"x\",signature=\"y\"", "sig1=:AAAA:, sig1=:BBBB:"] {
         let sample = Sample { fields: vec![("signature", broken)], ..Sample::body(BODY) };
-        let refused = sample.sign_with(&MessageSignatures, vec![ed25519()]).err();
+        let refused = sample.sign_with(&usual(), vec![ed25519()]).err();
         assert!(matches!(refused, Some(SignError::Unsignable(_))), "{broken}");
     }
 }
@@ -155,7 +160,10 @@ fn foreign_signatures_stay_and_their_labels_are_not_taken() {
 #[test]
 fn a_field_that_cannot_be_covered_is_refused() {
     let sample = Sample { fields: vec![("content-type", "text/é")], ..Sample::body(BODY) };
-    assert_eq!(sample.sign_with(&MessageSignatures, vec![ed25519()]).err(), Some(UNCOVERABLE));
+    assert_eq!(
+        sample.sign_with(&usual(), vec![ed25519()]).err(),
+        Some(SignError::Unsignable("a field that the signature covers is not ASCII"))
+    );
 }
 
 #[test]
@@ -172,7 +180,7 @@ fn a_right_digest_stays_and_a_wrong_one_goes() {
         ("broken".into(), false),
     ] {
         let sample = Sample { fields: vec![("content-digest", &there)], ..Sample::body(BODY) };
-        let changes = sample.prepare(&MessageSignatures).unwrap().headers;
+        let changes = sample.prepare(&usual()).unwrap().headers;
         let set: Vec<_> = changes.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         let expected = if stays { vec![] } else { vec![("content-digest", right.as_str())] };
         assert_eq!(set, expected, "{there}");
@@ -182,7 +190,7 @@ fn a_right_digest_stays_and_a_wrong_one_goes() {
 #[test]
 fn keys_are_of_the_kind_that_they_are_written_as() {
     let algorithm = |secret: &str| {
-        MessageSignatures.parse_key(secret.as_bytes()).map(|key| key.algorithm().name()).map_err(|bad| bad.message)
+        usual().parse_key(secret.as_bytes()).map(|key| key.algorithm().name()).map_err(|bad| bad.message)
     };
     for (known, make) in KNOWN.new_keys {
         assert_eq!(algorithm(&make().unwrap()), Ok(known.name()));
@@ -191,4 +199,29 @@ fn keys_are_of_the_kind_that_they_are_written_as() {
     assert_eq!(algorithm(SHARED), refused("is published in RFC 9421: everybody has it"));
     assert_eq!(algorithm("c2hvcnQ="), refused("is too short: 5 bytes, not 16 or more"));
     assert_eq!(algorithm("no base64"), refused("is not base64 with padding"));
+}
+
+#[test]
+fn web_bot_auth_covers_its_agent_and_takes_no_shared_secret() {
+    let at = crate::policy::fixture::at::<String>;
+    let profile = crate::config::Profile {
+        tag: Some(at(40, "web-bot-auth".into())),
+        components: Some(vec![at(41, "@authority".into()), at(42, "x-none".into())]),
+        signature_agent: Some(at(43, "https://signer.example".into())),
+        ..crate::config::Profile::default()
+    };
+    let written = crate::config::Signer { profile, ..crate::policy::fixture::signer("rfc9421") };
+    let scheme = MessageSignatures(Profile::compile(&written, &mut Vec::new()).unwrap());
+    assert_eq!(
+        scheme.parse_key(&[b'A'; 44]).err().unwrap().message,
+        "is a shared secret, and web-bot-auth allows key pairs alone"
+    );
+    assert!(scheme.headers().contains(&SIGNATURE_AGENT));
+    let sample = Sample { fields: vec![("signature-agent", r#"theirs="https://a.example""#)], ..Sample::body(BODY) };
+    assert!(sample.prepare(&scheme).unwrap().headers.is_empty(), "no digest that nothing covers");
+    let signed = sample.sign_with(&scheme, vec![ed25519()]).unwrap();
+    assert_eq!(value(&signed, "signature-agent"), r#"theirs="https://a.example", sig1="https://signer.example""#);
+    let input = value(&signed, "signature-input");
+    let covered = r#"sig1=("@authority" "signature-agent";key="sig1");created=1614265330;expires=1614265630;"#;
+    assert!(input.starts_with(covered) && input.ends_with(r#";tag="web-bot-auth""#), "{input}");
 }

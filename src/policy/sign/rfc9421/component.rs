@@ -1,0 +1,299 @@
+//! The components that a signature covers (RFC 9421 §2): derived ones, fields, and members of fields.
+//! What does a component identifier stand for in a webhook that leaves?
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItem, Dictionary, FieldType, Item, List, ListEntry, Parser};
+
+use crate::policy::message::Sent;
+use crate::policy::sign::fault::SignError;
+use crate::policy::sign::scheme::Draft;
+
+/// The derived components of a request that take no parameter (RFC 9421 §2.2).
+const DERIVED: [&str; 7] = ["@method", "@target-uri", "@authority", "@scheme", "@request-target", "@path", "@query"];
+
+/// Fields that the receiver does not get as they are signed: each hop has its own, or HTTP/2 has none.
+const OF_ONE_HOP: [&str; 14] = [
+    "connection",
+    "content-length",
+    "expect",
+    "forwarded",
+    "keep-alive",
+    "max-forwards",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-forwarded-for",
+];
+
+/// Structured fields whose type is known, for the parameter `sf` (RFC 9421 §2.1.1).
+const STRUCTURED: [(&str, Structure); 8] = [
+    ("accept-ch", Structure::List),
+    ("cache-status", Structure::List),
+    ("content-digest", Structure::Dictionary),
+    ("idempotency-key", Structure::Item),
+    ("priority", Structure::Dictionary),
+    ("repr-digest", Structure::Dictionary),
+    ("signature-agent", Structure::Dictionary),
+    ("want-content-digest", Structure::Dictionary),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Structure {
+    Dictionary,
+    List,
+    Item,
+}
+
+/// What one signature covers of a webhook.
+#[derive(Debug)]
+pub(super) struct Component {
+    /// The name in quotes, and the parameters, as RFC 9651 §4.1.3 serializes them.
+    pub(super) identifier: String,
+    part: Part,
+}
+
+#[derive(Debug)]
+enum Part {
+    Derived(&'static str),
+    /// The value of one parameter of the query, whose name is given as it stands in the query.
+    QueryParam(String),
+    Field(HeaderName, Form),
+}
+
+/// How the value of a field stands in the signature base.
+#[derive(Debug)]
+enum Form {
+    Lines,
+    Strict(Structure),
+    /// The member of this key (RFC 9421 §2.1.2).
+    Member(String),
+    /// Each line as a byte sequence (RFC 9421 §2.1.3).
+    Bytes,
+}
+
+impl Component {
+    /// Reads an identifier, whose name may stand without its quotes: `@method`, `x-event;bs`, `"priority";key="u"`. The
+    /// error goes on after the identifier.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let quoted = match text.find(';') {
+            _ if text.starts_with('"') => text.to_owned(),
+            Some(end) => format!("\"{}\"{}", &text[..end], &text[end..]),
+            None => format!("\"{text}\""),
+        };
+        let item: Item =
+            Parser::new(&quoted).parse().map_err(|_| "is no component identifier (RFC 9421 §2)".to_owned())?;
+        let BareItem::String(name) = &item.bare_item else { return Err("does not begin with a name".into()) };
+        let parameters: Vec<(&str, &BareItem)> =
+            item.params.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        let part = match name.as_str() {
+            "@query-param" => match parameters[..] {
+                [("name", BareItem::String(name))] => Part::QueryParam(name.as_str().to_owned()),
+                _ => return Err("needs the name of the query parameter: @query-param;name=\"NAME\"".into()),
+            },
+            "@status" => return Err("is a component of responses".into()),
+            name if name.starts_with('@') => match DERIVED.into_iter().find(|known| *known == name) {
+                Some(known) if parameters.is_empty() => Part::Derived(known),
+                Some(_) => return Err("takes no parameter in a request".into()),
+                None => return Err(format!("is not known; there is: {}, @query-param", DERIVED.join(", "))),
+            },
+            name => field(name, &parameters)?,
+        };
+        Ok(Self { identifier: item.serialize(), part })
+    }
+
+    /// The member of `Signature-Agent` that belongs to the signature with this label.
+    pub(super) fn agent_of(label: &str) -> Self {
+        let part = Part::Field(super::SIGNATURE_AGENT.clone(), Form::Member(label.to_owned()));
+        Self { identifier: format!("\"signature-agent\";key=\"{label}\""), part }
+    }
+
+    /// Whether it is the whole of this field, in any form.
+    pub(super) fn is_field(&self, name: &HeaderName) -> bool {
+        matches!(&self.part, Part::Field(field, Form::Lines | Form::Strict(_) | Form::Bytes) if field == name)
+    }
+
+    pub(super) fn names_field(&self, name: &HeaderName) -> bool {
+        matches!(&self.part, Part::Field(field, _) if field == name)
+    }
+
+    /// Whether it says which host the webhook is for.
+    pub(super) fn is_destination(&self) -> bool {
+        matches!(self.part, Part::Derived("@authority" | "@target-uri"))
+    }
+
+    /// Its value in the signature base. `None`: the request has no such field, member or parameter.
+    pub(super) fn value(&self, draft: &Draft<'_>, fields: &HeaderMap) -> Result<Option<String>, SignError> {
+        match &self.part {
+            Part::Derived("@target-uri") => Ok(Some(draft.url())),
+            Part::Derived("@scheme") => Ok(Some(draft.target.scheme.as_str().to_owned())),
+            Part::Derived(name) => {
+                // In origin-form: the authority is that of `Host`, the target's.
+                let sent = Sent { method: draft.method, target: draft.path_and_query, fields, has_body: true };
+                sent.component(name).map(|value| Some(value.into_owned())).map_err(SignError::Unsignable)
+            }
+            Part::QueryParam(name) => query_param(draft.path_and_query, name),
+            Part::Field(name, form) => match fields.get_all(name).iter().collect::<Vec<_>>()[..] {
+                [] => Ok(None),
+                ref lines => form.of(lines),
+            },
+        }
+    }
+}
+
+fn field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<Part, String> {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(format!("is not in lower case: write {}", name.to_ascii_lowercase()));
+    }
+    let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "cannot be the name of a field".to_owned())?;
+    match name {
+        "host" => return Err("is not there in HTTP/2: cover @authority".into()),
+        "signature" | "signature-input" => return Err("has the signature itself, which cannot cover it".into()),
+        name if OF_ONE_HOP.contains(&name) || name.starts_with("outgate-") => {
+            return Err("is of one hop alone: the receiver gets another, or none".into());
+        }
+        _ => {}
+    }
+    let form = match parameters {
+        [] => Form::Lines,
+        [("sf", BareItem::Boolean(true))] => match STRUCTURED.iter().find(|(known, _)| *known == name) {
+            Some((_, structure)) => Form::Strict(*structure),
+            None => return Err("takes no `sf`: the type of the field is not known here; leave `sf` out".into()),
+        },
+        [("bs", BareItem::Boolean(true))] => Form::Bytes,
+        [("key", BareItem::String(key))] => Form::Member(key.as_str().to_owned()),
+        [("req" | "tr", _)] => return Err("takes no `req` or `tr`: a webhook is a request without trailers".into()),
+        _ => return Err("takes one parameter at most: sf, bs or key=\"NAME\"".into()),
+    };
+    Ok(Part::Field(header, form))
+}
+
+impl Form {
+    fn of(&self, lines: &[&HeaderValue]) -> Result<Option<String>, SignError> {
+        const NOT_ASCII: SignError = SignError::Unsignable("a field that the signature covers is not ASCII");
+        const NOT_STRUCTURED: SignError =
+            SignError::Unsignable("a field that the signature covers is no structured field (RFC 9651)");
+        if let Self::Bytes = self {
+            let line = |line: &&HeaderValue| format!(":{}:", BASE64_STANDARD.encode(line.as_bytes().trim_ascii()));
+            return Ok(Some(lines.iter().map(line).collect::<Vec<_>>().join(", ")));
+        }
+        let texts = lines.iter().map(|line| line.to_str().map(str::trim_ascii));
+        let joined = texts.collect::<Result<Vec<_>, _>>().map_err(|_| NOT_ASCII)?.join(", ");
+        let parser = Parser::new(&joined);
+        Ok(match self {
+            Self::Lines | Self::Bytes => Some(joined),
+            Self::Strict(Structure::Item) => Some(parser.parse::<Item>().map_err(|_| NOT_STRUCTURED)?.serialize()),
+            Self::Strict(Structure::List) => parser.parse::<List>().map_err(|_| NOT_STRUCTURED)?.serialize(),
+            Self::Strict(Structure::Dictionary) => {
+                parser.parse::<Dictionary>().map_err(|_| NOT_STRUCTURED)?.serialize()
+            }
+            Self::Member(key) => {
+                let members: Dictionary = parser.parse().map_err(|_| NOT_STRUCTURED)?;
+                let member = members.into_iter().find(|(name, _)| name.as_str() == key).map(|(_, member)| member);
+                match member {
+                    None => None,
+                    Some(ListEntry::Item(item)) => Some(item.serialize()),
+                    Some(list) => List::from_iter([list]).serialize(),
+                }
+            }
+        })
+    }
+}
+
+/// RFC 9421 §2.2.8: percent-encoded anew, and not to be covered if it is there twice.
+fn query_param(path_and_query: &str, name: &str) -> Result<Option<String>, SignError> {
+    let query = path_and_query.split_once('?').map_or("", |(_, query)| query);
+    // A space is `+` in a form, and `%20` in a component.
+    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
+    let mut values =
+        form_urlencoded::parse(query.as_bytes()).filter(|(other, _)| encode(other) == name).map(|(_, value)| value);
+    let value = values.next().map(|value| encode(&value));
+    match values.next() {
+        None => Ok(value),
+        Some(_) => Err(SignError::Unsignable("a query parameter that the signature covers is there twice")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::sign::fixture::Sample;
+
+    #[test]
+    fn component_values_are_those_of_rfc_9421() {
+        let fields = vec![
+            ("x-empty", ""),
+            ("x-two", "a "),
+            ("x-two", "b,  c"),
+            ("x-obs", "caf\u{e9}"),
+            ("priority", "u=1 ,  i"),
+            ("example-dict", "a=1, b=2;x=1;y=2, c=(a b c), d"),
+        ];
+        let path_and_query =
+            "/path?param=value&foo=bar&baz=batman&qux=&var=this%20is%20a%20big%0Avalue&twice=1&twice=2";
+        let sample = Sample { fields, path_and_query: path_and_query.into(), ..Sample::body("{}") };
+        for (identifier, expected) in [
+            ("@method", Some("POST")),
+            ("@target-uri", Some(&*format!("https://hooks.acme.example{path_and_query}"))),
+            ("@scheme", Some("https")),
+            ("@authority", Some("hooks.acme.example")),
+            ("@request-target", Some(path_and_query)),
+            ("@path", Some("/path")),
+            ("@query-param;name=\"baz\"", Some("batman")),
+            ("@query-param;name=\"qux\"", Some("")),
+            ("@query-param;name=\"var\"", Some("this%20is%20a%20big%0Avalue")),
+            ("@query-param;name=\"none\"", None),
+            ("x-empty", Some("")),
+            ("x-two", Some("a, b,  c")),
+            ("x-two;bs", Some(":YQ==:, :YiwgIGM=:")),
+            ("x-obs;bs", Some(":Y2Fmw6k=:")),
+            ("priority;sf", Some("u=1, i")),
+            ("\"priority\";key=\"u\"", Some("1")),
+            ("example-dict;key=\"a\"", Some("1")),
+            ("example-dict;key=\"b\"", Some("2;x=1;y=2")),
+            ("example-dict;key=\"c\"", Some("(a b c)")),
+            ("example-dict;key=\"d\"", Some("?1")),
+            ("example-dict;key=\"e\"", None),
+            ("x-none", None),
+        ] {
+            let component = Component::parse(identifier).unwrap();
+            let value = sample.drafted(|draft| component.value(draft, draft.headers)).unwrap();
+            assert_eq!(value.as_deref(), expected, "{identifier}");
+        }
+        for identifier in ["@query-param;name=\"twice\"", "x-obs", "x-obs;key=\"a\""] {
+            let component = Component::parse(identifier).unwrap();
+            assert!(sample.drafted(|draft| component.value(draft, draft.headers)).is_err(), "{identifier}");
+        }
+    }
+
+    #[test]
+    fn components_that_cannot_be_covered_are_refused() {
+        for (identifier, why) in [
+            ("", "cannot be the name"),
+            ("@status", "responses"),
+            ("@nothing", "is not known; there is: @method"),
+            ("@query-param", "needs the name"),
+            ("@method;req", "takes no parameter"),
+            ("Content-Type", "write content-type"),
+            ("x y", "cannot be the name"),
+            ("x\"y", "no component identifier"),
+            ("host", "@authority"),
+            ("connection", "one hop"),
+            ("via", "one hop"),
+            ("outgate-tenant", "one hop"),
+            ("signature", "itself"),
+            ("x-a;sf", "the type of the field is not known"),
+            ("x-a;tr", "without trailers"),
+            ("x-a;bs;sf", "one parameter at most"),
+            ("x-a;key=1", "one parameter at most"),
+        ] {
+            let refused = Component::parse(identifier).unwrap_err();
+            assert!(refused.contains(why), "{identifier}: {refused}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What an operator says of message signatures: tag, label, covered components, lifetime and key directory.
+//! Does such a signature prove anything to a receiver?
+
+use std::time::Duration;
+
+use super::component::Component;
+use super::{CONTENT_DIGEST, SIGNATURE_AGENT};
+use crate::config::{self, At, Problem};
+
+/// The keys of `[signers.NAME]` that are for message signatures.
+pub(in crate::policy::sign) const OPTIONS: &[&str] = &["tag", "label", "components", "lifetime", "signature_agent"];
+
+/// What is covered by default, each where the request has it. Not `@target-uri` or `@scheme`, which a receiver behind a
+/// load balancer does not know; not `Host`, which HTTP/2 does not have.
+const COMPONENTS: [&str; 7] =
+    ["@method", "@authority", "@path", "@query", "content-digest", "content-type", "webhook-id"];
+/// Components of one signature: each is a line of text that is signed.
+const COMPONENTS_MAX: usize = 64;
+/// As long as Standard Webhooks tolerates.
+const LIFETIME: Duration = Duration::from_secs(300);
+/// The most that the draft of Web Bot Auth allows.
+const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// What a signature is for (RFC 9421 §2.3): one for another purpose is no signature of a webhook.
+const TAG: &str = "webhook";
+const WEB_BOT_AUTH: &str = "web-bot-auth";
+/// Further labels are numbered: sig1, sig2.
+const LABEL: &str = "sig";
+/// Characters of a tag or label.
+const TEXT_MAX: usize = 64;
+
+pub(super) struct Profile {
+    pub(super) tag: String,
+    /// `None`: `sig1`, `sig2` and so on.
+    label: Option<String>,
+    pub(super) components: Vec<Component>,
+    /// From `created` to `expires`, in seconds.
+    pub(super) lifetime: i64,
+    /// The URL that `Signature-Agent` names.
+    pub(super) agent: Option<String>,
+}
+
+impl Profile {
+    /// All problems are reported; with one there is no profile.
+    pub(super) fn compile(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Self> {
+        let (before, written, scheme) = (problems.len(), &written.profile, written.scheme.place);
+        let mut wrong = |problem: Problem, help: &str| problems.push(problem.help(help));
+        let tag = written.tag.as_ref().map_or(TAG, |tag| tag.as_str());
+        if let Some(written) = &written.tag
+            && !is_text(tag)
+        {
+            wrong(Problem::at(written.place, "no tag"), "1 to 64 characters of visible ASCII, without \" and \\");
+        }
+        if let Some(label) = &written.label
+            && !is_label(label)
+        {
+            let help = "a lower-case letter, then up to 63 of a-z, 0-9, _ - . * (RFC 9651 §3.1.2)";
+            wrong(Problem::at(label.place, format!("{:?} is no label", label.value)), help);
+        }
+        let lifetime = written.lifetime.as_ref().map_or(LIFETIME, |lifetime| lifetime.value);
+        if let Some(written) = &written.lifetime
+            && (lifetime.subsec_nanos() > 0 || lifetime.is_zero() || lifetime > LIFETIME_MAX)
+        {
+            wrong(Problem::at(written.place, "no lifetime of a signature"), "whole seconds, from \"1s\" to \"24h\"");
+        }
+        if let Some(agent) = &written.signature_agent
+            && !(agent.starts_with("https://") && agent.len() > "https://".len() && is_visible(agent))
+        {
+            wrong(
+                Problem::at(agent.place, "no URL of a key directory"),
+                "signature_agent = \"https://signer.example\"",
+            );
+        }
+        let mut components: Vec<Component> = Vec::new();
+        let default = COMPONENTS.map(|name| At { value: name.to_owned(), place: scheme });
+        let list = written.components.as_deref().unwrap_or(&default);
+        for text in list {
+            match Component::parse(text) {
+                Ok(component) if components.iter().any(|other| other.identifier == component.identifier) => {
+                    wrong(Problem::at(text.place, format!("{} is there twice", text.value)), "cover it once");
+                }
+                Ok(component) => components.push(component),
+                Err(why) => {
+                    let help =
+                        "an identifier of RFC 9421 §2: \"@authority\", \"content-type\", \"x-dict;key=\\\"a\\\"\"";
+                    wrong(Problem::at(text.place, format!("the component {:?} {why}", text.value)), help);
+                }
+            }
+        }
+        let place = list.first().map_or(scheme, |first| first.place);
+        if list.len() > COMPONENTS_MAX {
+            wrong(Problem::at(place, format!("{} components", list.len())), "64 at most");
+        }
+        let agent = written.signature_agent.as_ref().map(|agent| agent.value.clone());
+        let profile = Self {
+            tag: tag.to_owned(),
+            label: written.label.as_ref().map(|label| label.value.clone()),
+            components,
+            lifetime: i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX),
+            agent,
+        };
+        if problems.len() == before {
+            profile.judge(place, problems);
+        }
+        (problems.len() == before).then_some(profile)
+    }
+
+    /// Whether the list as a whole proves something.
+    fn judge(&self, place: config::Place, problems: &mut Vec<Problem>) {
+        let mut wrong = |message: &str, help: &str| problems.push(Problem::at(place, message).help(help));
+        let has_destination = self.components.iter().any(Component::is_destination);
+        let names_digest = self.components.iter().any(|component| component.names_field(&CONTENT_DIGEST));
+        if names_digest && !self.covers_body() {
+            let message = "the components cover a part of Content-Digest, which may not be there";
+            wrong(message, "cover \"content-digest\" as a whole");
+        } else if self.is_web_bot_auth() && !has_destination {
+            let message = "a signature with the tag web-bot-auth must cover @authority or @target-uri";
+            wrong(message, "components = [\"@authority\"], for example");
+        } else if !self.is_web_bot_auth() && !self.covers_body() {
+            let message = "the components leave the body unsigned: anybody could write another";
+            wrong(message, "add \"content-digest\"; only the tag web-bot-auth goes without it");
+        }
+    }
+
+    pub(super) fn is_web_bot_auth(&self) -> bool {
+        self.tag == WEB_BOT_AUTH
+    }
+
+    pub(super) fn covers_body(&self) -> bool {
+        self.components.iter().any(|component| component.is_field(&CONTENT_DIGEST))
+    }
+
+    /// The member of `Signature-Agent` that the signature with this label covers; `None` where it covers the whole field,
+    /// or there is none.
+    pub(super) fn agent_component(&self, label: &str) -> Option<Component> {
+        let is_covered = self.components.iter().any(|component| component.is_field(&SIGNATURE_AGENT));
+        (self.agent.is_some() && !is_covered).then(|| Component::agent_of(label))
+    }
+
+    /// As many labels that are not taken, in order.
+    pub(super) fn labels(&self, is_taken: impl Fn(&str) -> bool, count: usize) -> Vec<String> {
+        let base = self.label.as_deref().unwrap_or(LABEL);
+        // A label that an operator chose stands alone first.
+        let first = self.label.iter().cloned();
+        let from = if self.label.is_some() { 2_u64 } else { 1 };
+        let numbered = (from..).map(|number| format!("{base}{number}"));
+        first.chain(numbered).filter(|label| !is_taken(label)).take(count).collect()
+    }
+}
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte))
+}
+
+fn is_text(text: &str) -> bool {
+    (1..=TEXT_MAX).contains(&text.len()) && is_visible(text)
+}
+
+/// A key of a dictionary (RFC 9651 §3.1.2); two letters are left for a number.
+fn is_label(label: &str) -> bool {
+    let follows = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.*".contains(&byte);
+    label.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
+        && label.len() <= TEXT_MAX
+        && label.bytes().all(follows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixture::{at, signer};
+
+    fn compiled(profile: config::Profile) -> (Option<Profile>, Vec<String>) {
+        let mut problems = Vec::new();
+        let compiled = Profile::compile(&config::Signer { profile, ..signer("rfc9421") }, &mut problems);
+        (compiled, problems.into_iter().map(|problem| problem.message).collect())
+    }
+
+    fn components(list: &[&str], tag: &str) -> config::Profile {
+        let components = list.iter().map(|text| at(40, (*text).to_owned())).collect();
+        config::Profile { components: Some(components), tag: Some(at(41, tag.into())), ..config::Profile::default() }
+    }
+
+    #[test]
+    fn component_lists_that_prove_nothing_are_refused() {
+        let body = "the components leave the body unsigned: anybody could write another";
+        let destination = "a signature with the tag web-bot-auth must cover @authority or @target-uri";
+        for (list, tag, expected) in [
+            (&["content-digest"][..], "acme", None),
+            (&["content-digest;sf", "@target-uri"], "acme", None),
+            (&["@authority"], "web-bot-auth", None),
+            (&["@target-uri", "content-digest"], "web-bot-auth", None),
+            (&[], "acme", Some(body)),
+            (&["@method", "@authority"], "webhook", Some(body)),
+            (&[], "web-bot-auth", Some(destination)),
+            (&["@path", "content-digest"], "web-bot-auth", Some(destination)),
+            (
+                &["@authority", "content-digest;key=\"sha-256\""],
+                "acme",
+                Some("the components cover a part of Content-Digest, which may not be there"),
+            ),
+            (&["content-digest", "content-digest"], "acme", Some("content-digest is there twice")),
+            (&["content-digest", "Date"], "acme", Some("the component \"Date\" is not in lower case: write date")),
+        ] {
+            let (compiled, problems) = compiled(components(list, tag));
+            assert_eq!(problems, Vec::from_iter(expected.map(str::to_owned)), "{list:?}");
+            assert_eq!(compiled.is_some(), expected.is_none(), "{list:?}");
+        }
+    }
+
+    #[test]
+    fn profile_values_that_cannot_be_written_are_refused() {
+        let text = |text: &str| Some(at(42, text.to_owned()));
+        let none = config::Profile::default();
+        for (profile, expected) in [
+            (config::Profile { tag: text("a\"b"), ..none.clone() }, "no tag"),
+            (config::Profile { tag: text(""), ..none.clone() }, "no tag"),
+            (config::Profile { label: text("Sig"), ..none.clone() }, "\"Sig\" is no label"),
+            (config::Profile { label: text("1"), ..none.clone() }, "\"1\" is no label"),
+            (
+                config::Profile { lifetime: Some(at(43, Duration::from_millis(1500))), ..none.clone() },
+                "no lifetime of a signature",
+            ),
+            (
+                config::Profile { lifetime: Some(at(43, Duration::from_secs(90_000))), ..none.clone() },
+                "no lifetime of a signature",
+            ),
+            (
+                config::Profile { signature_agent: text("http://a.example"), ..none.clone() },
+                "no URL of a key directory",
+            ),
+        ] {
+            assert_eq!(compiled(profile).1, [expected]);
+        }
+    }
+
+    #[test]
+    fn labels_that_are_taken_are_passed_over() {
+        let label = |label: Option<&str>| {
+            let label = label.map(|label| at(42, label.to_owned()));
+            compiled(config::Profile { label, ..config::Profile::default() }).0.unwrap()
+        };
+        assert_eq!(label(None).labels(|label| label == "sig1", 2), ["sig2", "sig3"]);
+        assert_eq!(label(Some("bot")).labels(|_| false, 2), ["bot", "bot2"]);
+        assert_eq!(label(Some("bot")).labels(|label| label == "bot", 1), ["bot2"]);
+    }
+}
