@@ -1,11 +1,13 @@
 //! Connections to targets that are kept for other deliveries, where there are more than may be kept.
-//! Which of them goes, and does one client push out those of another?
+//! Which of them goes, does one client push out those of another, and how long does one stay?
 
 mod support;
 
+use std::time::Duration;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use support::pki::Pki;
-use support::receiver::{Receiver, ok};
+use support::receiver::{Receiver, answering, ok};
 use support::scene::{config, folder};
 use support::{Outgate, post};
 
@@ -71,4 +73,56 @@ fn kept_connections_of_one_client_leave_others_their_share() {
         assert!(place.is_reused("quiet", tenant), "of tenant {tenant}");
     }
     assert!(place.is_reused("busy", 3 * KEPT - 1));
+}
+
+/// Connections that two deliveries take, `pause` apart, to a target that answers so, on a route with these timeouts.
+fn connections(field: &str, timeouts: &str, pause: Duration) -> usize {
+    let target = Receiver::plain(answering(&format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 2\r\n\r\nok")));
+    let text = config(&target, &target, "").replace("127.0.7.0/30", "127.0.7.1/32").replace(
+        "plaintext = \"allow\"\n",
+        &format!("plaintext = \"allow\"\nclient_connections = \"shared\"\n{timeouts}\n"),
+    );
+    let text = match timeouts {
+        "" => text,
+        _ => text.replace("timeouts = { response = \"5s\", connect = \"2s\", body = \"5s\" }\n", ""),
+    };
+    let outgate = Outgate::run(folder(&Pki::new()), &text);
+    let url = format!("http://plain.example:{}/in", target.port());
+    for _ in 0..2 {
+        let mut client = outgate.connect();
+        client.send(post(&url, "Connection: close\r\n", "x"));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("keep-alive")), (200, ""), "{answer:?}");
+        assert!(client.is_closed());
+        std::thread::sleep(pause);
+    }
+    target.connections()
+}
+
+#[test]
+fn keep_alive_timeout_of_the_target_ends_the_reuse_of_a_connection() {
+    let now = Duration::ZERO;
+    for (field, pause, expected) in [
+        ("", now, 1),
+        ("Keep-Alive: timeout=60, max=1000\r\n", now, 1),
+        ("Keep-Alive: timeout=99999999999999999999\r\n", now, 1),
+        ("Keep-Alive: timeout=-1, max=x\r\n", now, 1),
+        ("Keep-Alive: timeout=0\r\n", now, 2),
+        ("Keep-Alive: max=0\r\n", now, 2),
+        ("Keep-Alive: timeout=60\r\nKeep-Alive: timeout=0\r\n", now, 2),
+        // Half of a second before the target closes it is too late.
+        ("Keep-Alive: timeout=1\r\n", Duration::from_millis(600), 2),
+    ] {
+        assert_eq!(connections(field, "", pause), expected, "{field:?}");
+    }
+}
+
+#[test]
+fn idle_timeout_of_a_route_ends_the_reuse_of_a_connection() {
+    let pause = Duration::from_millis(100);
+    for (timeouts, expected) in [("timeouts = { idle = \"50ms\" }", 2), ("timeouts = { idle = \"1h\" }", 1)] {
+        assert_eq!(connections("", timeouts, pause), expected, "{timeouts}");
+    }
+    // What the target announces does not lengthen it.
+    assert_eq!(connections("Keep-Alive: timeout=60\r\n", "timeouts = { idle = \"50ms\" }", pause), 2);
 }

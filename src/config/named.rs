@@ -221,6 +221,7 @@ fn route_timeouts(reader: &mut Reader<'_>, table: &Table<'_>) -> RouteTimeouts {
         tls: duration("tls"),
         body: duration("body"),
         response: duration("response"),
+        idle: duration("idle"),
         total: duration("total"),
         tunnel: duration("tunnel"),
     }

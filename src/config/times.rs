@@ -21,6 +21,7 @@ pub struct RouteTimeouts {
     pub tls: Option<Duration>,
     pub body: Option<Duration>,
     pub response: Option<Duration>,
+    pub idle: Option<Duration>,
     pub total: Option<Duration>,
     pub tunnel: Option<Duration>,
 }
@@ -35,6 +36,7 @@ impl RouteTimeouts {
             tls: self.tls.or(there.tls),
             body: self.body.or(there.body),
             response: self.response.or(there.response),
+            idle: self.idle.or(there.idle),
             total: self.total.or(there.total),
             tunnel: self.tunnel.or(there.tunnel),
         }

@@ -108,7 +108,8 @@ impl Passage<'_> {
     /// A new connection, which other deliveries may use, too.
     async fn dial(&self, record: &mut Record) -> Result<Lease, Refusal> {
         let connection = self.dial_new(record).await?;
-        let lease = Reuse::lease(&self.live.reuse, self.key_from(connection.hop().from()), connection);
+        let (key, idle) = (self.key_from(connection.hop().from()), self.route.timeouts.idle);
+        let lease = Reuse::lease(&self.live.reuse, key, connection, idle);
         record.over(&lease, false);
         Ok(lease)
     }
@@ -211,6 +212,7 @@ impl Passage<'_> {
                 Ok(response) => {
                     record.responded(response.status());
                     self.live.reach.responded(lease.hop().from());
+                    lease.observe_keep_alive(response.headers());
                     return Ok(response);
                 }
                 Err(SendFault::Malformed(violation)) => {

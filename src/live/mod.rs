@@ -10,6 +10,7 @@ mod flow;
 pub mod gate;
 mod gauges;
 pub mod http1_only;
+mod keep_alive;
 pub mod limits;
 mod lines;
 pub mod log;
@@ -283,9 +284,7 @@ impl Live {
         let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
         let (pools, timeouts) = (&in_force.plan.pools, &in_force.plan.timeouts);
         self.reuse.keep_sources(pools.values().cloned().collect());
-        self.reuse.sweep(timeouts.idle, timeouts.reuse, |from| {
-            view.has(from) && pools.values().any(|pool| pool.contains(from, now))
-        });
+        self.reuse.sweep(timeouts.reuse, |from| view.has(from) && pools.values().any(|pool| pool.contains(from, now)));
     }
 
     /// New deliveries are refused, but of clients that connected to a listener of `handed_over`: their connections began

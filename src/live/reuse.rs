@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use http::HeaderMap;
 use jiff::Timestamp;
 
+use super::keep_alive;
 use super::shares::Shares;
 use crate::config::{ResponseHeadMax, Timeouts};
 use crate::names::{ClientName, Target, TenantName};
@@ -60,6 +62,7 @@ struct Kept {
 struct Idle {
     connection: Connection,
     since: Instant,
+    stay: Stay,
     /// Its last use, in [`Shares`].
     number: u64,
 }
@@ -67,6 +70,23 @@ struct Idle {
 struct Shared {
     connection: Connection,
     number: u64,
+    /// The longest of the routes that have used it.
+    idle: Duration,
+}
+
+/// How long a connection may be idle and be used again.
+#[derive(Clone, Copy)]
+struct Stay {
+    /// As the route says that used it last.
+    route: Duration,
+    /// As the target has announced, less the margin.
+    announced: Option<Duration>,
+}
+
+impl Stay {
+    fn longest(self) -> Duration {
+        self.announced.map_or(self.route, |announced| announced.min(self.route))
+    }
 }
 
 /// A connection in use. Dropping it closes the connection, or, of a shared one, ends its part; only
@@ -75,6 +95,7 @@ pub struct Lease {
     connection: Connection,
     key: Key,
     home: Arc<Reuse>,
+    stay: Stay,
 }
 
 impl Reuse {
@@ -87,7 +108,8 @@ impl Reuse {
         }
     }
 
-    pub fn lease(home: &Arc<Reuse>, key: Key, connection: Connection) -> Lease {
+    /// `idle`: how long the route lets it be idle.
+    pub fn lease(home: &Arc<Reuse>, key: Key, connection: Connection, idle: Duration) -> Lease {
         let connection = match connection.share() {
             None => connection,
             Some(handle) => {
@@ -95,19 +117,19 @@ impl Reuse {
                     let oldest = kept.shared.iter().enumerate().min_by_key(|(_, shared)| shared.number);
                     let oldest = oldest.map(|(at, _)| at).filter(|_| kept.shared.len() >= PER_KEY_MAX);
                     let oldest = oldest.map(|at| kept.shared.remove(at));
-                    kept.shared.push(Shared { connection, number });
+                    kept.shared.push(Shared { connection, number, idle });
                     oldest.map(|oldest| (oldest.connection, oldest.number))
                 });
                 handle
             }
         };
-        Lease { connection, key, home: Arc::clone(home) }
+        Lease { connection, key, home: Arc::clone(home), stay: Stay { route: idle, announced: None } }
     }
 
     /// Leases a new connection for one exchange. No other delivery gets it, neither during the exchange nor afterwards.
     pub fn lease_dedicated(home: &Arc<Reuse>, key: Key, connection: Connection) -> Lease {
         let connection = connection.share().unwrap_or(connection);
-        Lease { connection, key, home: Arc::clone(home) }
+        Lease { connection, key, home: Arc::clone(home), stay: Stay { route: Duration::ZERO, announced: None } }
     }
 
     /// A connection that others use too, else the one used last, so that the rest can grow old and go. One that the
@@ -119,11 +141,12 @@ impl Reuse {
         limits: &Timeouts,
         may_serve: impl Fn(&Connection) -> bool,
     ) -> Option<Lease> {
-        let connection = match self.take_shared(key, limits, &may_serve).await {
-            Some(connection) => Some(connection),
-            None => self.take_idle(key, limits, &may_serve).await,
+        let (connection, announced) = match self.take_shared(key, limits, &may_serve).await {
+            Some(connection) => (connection, None),
+            None => self.take_idle(key, limits, &may_serve).await?,
         };
-        connection.map(|connection| Lease { connection, key: key.clone(), home: Arc::clone(self) })
+        let stay = Stay { route: limits.idle, announced };
+        Some(Lease { connection, key: key.clone(), home: Arc::clone(self), stay })
     }
 
     async fn take_shared(
@@ -138,9 +161,11 @@ impl Reuse {
             let mut handle = {
                 let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
                 let mut shared = shard.get_mut(key)?.shared.iter_mut().enumerate().skip(seen);
-                let (index, number, handle) = shared.find_map(|(index, Shared { connection, number })| {
-                    let fit = !connection.is_closed() && connection.born().elapsed() < limits.reuse;
+                let (index, number, handle) = shared.find_map(|(index, Shared { connection, number, idle })| {
+                    let is_recent = connection.idle().unwrap_or_default() < limits.idle;
+                    let fit = is_recent && !connection.is_closed() && connection.born().elapsed() < limits.reuse;
                     let handle = (fit && may_serve(connection)).then(|| connection.share()).flatten();
+                    *idle = if handle.is_some() { limits.idle.max(*idle) } else { *idle };
                     handle.map(|handle| (index, number, handle))
                 })?;
                 *number = self.shares().touch(&key.client, *number);
@@ -153,38 +178,42 @@ impl Reuse {
         }
     }
 
+    /// With how long its target has announced to keep it.
     async fn take_idle(
         &self,
         key: &Key,
         limits: &Timeouts,
         may_serve: &impl Fn(&Connection) -> bool,
-    ) -> Option<Connection> {
+    ) -> Option<(Connection, Option<Duration>)> {
         let (mut unsettled, mut elsewhere) = (None, Vec::new());
         let mut found = None;
         while let Some(idle) = self.pop(key) {
             let connection = &idle.connection;
-            let is_fit = idle.since.elapsed() < limits.idle && connection.born().elapsed() < limits.reuse;
+            let stays = Stay { route: limits.idle, ..idle.stay }.longest();
+            let is_fit = idle.since.elapsed() < stays && connection.born().elapsed() < limits.reuse;
             if !is_fit || connection.is_closed() {
                 continue;
             }
             if !may_serve(connection) {
                 elsewhere.push(idle);
             } else if connection.is_ready() {
-                found = Some(idle.connection);
+                found = Some((idle.connection, idle.stay.announced));
                 break;
             } else if unsettled.is_none() {
                 unsettled = Some(idle);
             }
         }
-        for Idle { connection, since, .. } in elsewhere.into_iter().rev() {
-            self.push(key, connection, since);
+        for Idle { connection, since, stay, .. } in elsewhere.into_iter().rev() {
+            self.push(key, connection, since, stay);
         }
         match (found, unsettled) {
             // One delivery waits for one connection, however many have a tail to read.
-            (None, Some(Idle { mut connection, .. })) => connection.becomes_ready().await.then_some(connection),
-            (Some(connection), Some(unsettled)) => {
-                self.push(key, unsettled.connection, unsettled.since);
-                Some(connection)
+            (None, Some(Idle { mut connection, stay, .. })) => {
+                connection.becomes_ready().await.then_some((connection, stay.announced))
+            }
+            (Some(found), Some(unsettled)) => {
+                self.push(key, unsettled.connection, unsettled.since, unsettled.stay);
+                Some(found)
             }
             (found, None) => found,
         }
@@ -197,11 +226,11 @@ impl Reuse {
         Some(idle)
     }
 
-    fn push(&self, key: &Key, connection: Connection, since: Instant) {
-        if !connection.is_closed() && self.may_leave_from(key.from) {
+    fn push(&self, key: &Key, connection: Connection, since: Instant, stay: Stay) {
+        if !stay.longest().is_zero() && !connection.is_closed() && self.may_leave_from(key.from) {
             self.keep(key, |kept, number| {
                 let oldest = (kept.idle.len() >= PER_KEY_MAX).then(|| kept.idle.remove(0));
-                kept.idle.push(Idle { connection, since, number });
+                kept.idle.push(Idle { connection, since, stay, number });
                 oldest.map(|oldest| (oldest.connection, oldest.number))
             });
         }
@@ -265,11 +294,11 @@ impl Reuse {
 
     /// Drops what is closed, has been idle for too long, is too old or does not settle, and what leaves from a source that
     /// `keeps` does not keep. Exchanges that are under way on a shared connection finish.
-    pub fn sweep(&self, idle_most: Duration, age_most: Duration, keeps: impl Fn(IpAddr) -> bool) {
+    pub fn sweep(&self, age_most: Duration, keeps: impl Fn(IpAddr) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.retain(|key, kept| {
-                let stays = |connection: &Connection, idle: Duration| {
+                let stays = |connection: &Connection, idle: Duration, idle_most: Duration| {
                     let is_young = idle < idle_most && connection.born().elapsed() < age_most;
                     keeps(key.from) && is_young && !connection.is_closed()
                 };
@@ -282,10 +311,10 @@ impl Reuse {
                 kept.idle.retain(|idle| {
                     let since = idle.since.elapsed();
                     let is_settled = since < SETTLED_WITHIN || idle.connection.upload_is_through();
-                    stays_or_goes(is_settled && stays(&idle.connection, since), idle.number)
+                    stays_or_goes(is_settled && stays(&idle.connection, since, idle.stay.longest()), idle.number)
                 });
-                kept.shared.retain(|Shared { connection, number }| {
-                    stays_or_goes(stays(connection, connection.idle().unwrap_or_default()), *number)
+                kept.shared.retain(|Shared { connection, number, idle }| {
+                    stays_or_goes(stays(connection, connection.idle().unwrap_or_default(), *idle), *number)
                 });
                 kept.idle.len() + kept.shared.len() > 0
             });
@@ -299,13 +328,23 @@ impl Reuse {
 }
 
 impl Lease {
+    /// Takes note of how long the target keeps the connection, as its response says: `Keep-Alive: timeout=5, max=100`
+    /// (RFC 2068 §19.7.1.1). A response without the field changes nothing; HTTP/2 has no such field (RFC 9113 §8.2.2).
+    pub fn observe_keep_alive(&mut self, fields: &HeaderMap) {
+        if self.connection.idle().is_none()
+            && let Some(announced) = keep_alive::read(fields)
+        {
+            self.stay.announced = Some(announced);
+        }
+    }
+
     /// After the last byte of an answer that did not end the connection. A shared one was never taken away, and is broken
     /// off if the target goes on owing it to take the request; the sweep looks after those that serve one at a time.
     pub fn give_back(self) {
-        let Lease { mut connection, key, home } = self;
+        let Lease { mut connection, key, home, stay } = self;
         if connection.idle().is_none() {
             connection.end_exchange();
-            home.push(&key, connection, Instant::now());
+            home.push(&key, connection, Instant::now(), stay);
         } else if connection.upload_is_through() {
             connection.end_exchange();
         } else {

@@ -14,7 +14,7 @@ pub(in crate::config) static TIMEOUTS: Shape = Shape {
 pub(in crate::config) static ROUTE_TIMEOUTS: Shape = Shape {
     path: "routes.timeouts",
     title: "the timeouts of [[routes]]",
-    keys: &["dns", "connect", "tls", "body", "response", "total", "tunnel"],
+    keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "tunnel"],
     later: &[],
     renamed: TIMES,
 };

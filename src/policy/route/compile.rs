@@ -345,6 +345,7 @@ fn timeouts(written: &config::Route, config: &Config) -> Timeouts {
         tls: own.tls.unwrap_or(all.tls),
         body: own.body.unwrap_or(all.body),
         response: own.response.unwrap_or(all.response),
+        idle: own.idle.unwrap_or(all.idle),
         total: own.total.unwrap_or(all.total),
         tunnel: own.tunnel.unwrap_or(all.tunnel),
         ..all.clone()
