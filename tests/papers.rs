@@ -54,16 +54,17 @@ fn the_readme_has_every_field_of_a_record_in_its_order_and_no_other() {
     let line = include_str!("../src/delivery/record/line.rs");
     let connection = include_str!("../src/delivery/record/connection.rs");
     let within = [
-        ("attempts", fields(connection, "Attempt")),
+        ("attempts", fields(connection, "AttemptEvidence")),
         ("tls", fields(connection, "TlsEvidence")),
         // The certificate is flattened.
         (
             "certificate",
-            [fields(include_str!("../src/net/tls/certificate.rs"), "Certificate"), vec!["verdict".to_owned()]].concat(),
+            [fields(include_str!("../src/net/tls/certificate.rs"), "CertificateSummary"), vec!["verdict".to_owned()]]
+                .concat(),
         ),
         ("limit", fields(line, "RefusedBy")),
         ("would_refuse", fields(line, "WouldRefuse")),
-        ("ms", fields(include_str!("../src/delivery/record/clock.rs"), "Milliseconds")),
+        ("ms", fields(include_str!("../src/delivery/record/timing.rs"), "Milliseconds")),
     ];
     let expected: Vec<String> = fields(line, "Line")
         .into_iter()

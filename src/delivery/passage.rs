@@ -23,7 +23,7 @@ use crate::names::{ClientName, Host, Scheme, Target, TenantName};
 use crate::net::connection::{Socket, Wire};
 use crate::net::dial::{self, DialFault, Dialled};
 use crate::net::exchange::{self, Connection, SendFault, Unprocessed, Upload};
-use crate::net::tls::{self, Failed, Offer, Proof, TlsFault};
+use crate::net::tls::{self, HandshakeError, Offer, Proof, TlsFault};
 use crate::policy::egress::Hop;
 use crate::policy::route::Route;
 
@@ -88,13 +88,13 @@ impl Passage<'_> {
         let deadline = Instant::now() + self.patience(self.route.timeouts.tls, Duration::ZERO);
         let shaken = tls::handshake(socket, &terms, self.tenant, &self.target.host, offer, deadline).await;
         record.step(Step::Tls);
-        shaken.map_err(|Failed { fault, certificate }| {
+        shaken.map_err(|HandshakeError { fault, certificate }| {
             let verdict = match (&fault, self.route.trust.verify) {
                 (TlsFault::Certificate { fault, .. }, _) => fault.as_str(),
                 (_, Verify::Full) => "accepted",
                 (_, Verify::None) => "unverified",
             };
-            record.shown(certificate, verdict);
+            record.failed_certificate(certificate, verdict);
             fault
         })
     }

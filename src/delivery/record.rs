@@ -1,9 +1,9 @@
 //! The evidence of one delivery: a line of JSON, written when the delivery is over, however it ends.
 //! What happened, to whom, from where, and how long did each step take?
 
-mod clock;
 mod connection;
 mod line;
+mod timing;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::live::Live;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
 use crate::policy::identify::Caller;
 use crate::policy::route::Route;
-use clock::Clock;
-pub(super) use clock::Step;
-pub use clock::milliseconds;
-use connection::{Attempt, Shown, TlsEvidence};
+use connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
 pub(super) use line::LimitKey;
 use line::{Line, RefusedBy, WouldRefuse};
+pub(super) use timing::Step;
+use timing::StepTimer;
+pub use timing::milliseconds;
 
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
 /// Bodies, queries, tokens and secrets have no field to stand in.
@@ -31,7 +31,7 @@ pub(super) struct Record {
     /// `false`: of a request of our own, which leaves no line.
     is_written: bool,
     live: Arc<Live>,
-    clock: Clock,
+    timer: StepTimer,
     request_id: String,
     peer: Option<IpAddr>,
     /// `None`: what came could not be read.
@@ -52,11 +52,11 @@ pub(super) struct Record {
     source: Option<IpAddr>,
     address: Option<IpAddr>,
     /// Where there was more than one, or none that connected.
-    attempts: Vec<Attempt>,
+    attempts: Vec<AttemptEvidence>,
     reused: Option<bool>,
     http: Option<&'static str>,
     tls: Option<TlsEvidence>,
-    certificate: Option<Shown>,
+    certificate: Option<FailedCertificate>,
     signatures: Vec<KeyId>,
     would_refuse: Vec<WouldRefuse>,
     limit: Option<RefusedBy>,
@@ -101,7 +101,7 @@ impl Record {
         Self {
             is_written: true,
             live: Arc::clone(live),
-            clock: Clock::start(),
+            timer: StepTimer::start(),
             request_id: live.next_request_id(),
             peer: caller.address,
             method: method.cloned(),
@@ -141,7 +141,7 @@ impl Record {
     }
 
     pub(super) fn started(&self) -> Instant {
-        self.clock.started()
+        self.timer.started()
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -227,11 +227,11 @@ impl Record {
 
     /// Begins a step. If the delivery ends in it, the record has the time until then.
     pub(super) fn begin(&mut self, step: Step) {
-        self.clock.begin(step);
+        self.timer.begin(step);
     }
     /// Ends a step: the time since the step before.
     pub(super) fn step(&mut self, step: Step) {
-        self.clock.end(step);
+        self.timer.end(step);
     }
 
     pub(super) fn answered(&mut self, status: u16) {
@@ -255,7 +255,7 @@ impl Record {
         self.ended_by(refusal, 200);
     }
     fn ended_by(&mut self, refusal: &Refusal, status: u16) {
-        self.clock.stop();
+        self.timer.stop();
         if refusal.is_unheard() {
             return;
         }
@@ -278,7 +278,7 @@ impl Drop for Record {
         if !self.is_written {
             return;
         }
-        let took = self.clock.finish();
+        let took = self.timer.finish();
         let (status, code, blame) = match &self.outcome {
             Outcome::Open if self.live.is_cut() => (None, Code::Draining.name(), "outgate"),
             Outcome::Open => (None, "client_gone", "client"),
@@ -347,7 +347,7 @@ impl Drop for Record {
             would_refuse: &self.would_refuse,
             bytes_sent: self.sent.bytes(),
             bytes_received: self.received,
-            ms: self.clock.milliseconds(),
+            ms: self.timer.milliseconds(),
         };
         self.live.records.write(&line);
     }

@@ -25,7 +25,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Dialling {
     pub outcome: Result<Dialled, DialFault>,
-    /// The hop of the attempt that decided the outcome: the last one that failed in the way that is told.
+    /// The hop of the attempt that decided the outcome: the last one with the fault of the outcome.
     pub hop: Option<Hop>,
     /// In the order in which they ended.
     pub attempts: Vec<Attempt>,
@@ -39,7 +39,7 @@ pub struct Dialling {
 #[derive(Debug)]
 pub struct Attempt {
     pub hop: Hop,
-    /// `connected`, `abandoned` (another attempt had connected), or the word of its fault.
+    /// `connected`, `abandoned` (another attempt had connected), or what its fault is called in records.
     pub outcome: &'static str,
     pub took: Duration,
 }
@@ -63,7 +63,7 @@ pub enum DialFault {
 
 impl DialFault {
     /// For records.
-    fn word(&self) -> &'static str {
+    fn as_str(&self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
@@ -111,7 +111,7 @@ pub async fn dial(hops: &[Hop], deadline: Instant) -> Dialling {
         let until = if waiting.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
         match timeout_at(until, first(&mut running)).await {
             Ok((hop, since, ended)) => {
-                let outcome = ended.as_ref().map_or_else(Failure::word, |_| "connected");
+                let outcome = ended.as_ref().map_or_else(Failure::as_str, |_| "connected");
                 attempts.push(Attempt { hop, outcome, took: since.elapsed() });
                 let next = match ended {
                     Ok(socket) => break Ok(Dialled { socket, hop }),
@@ -135,7 +135,7 @@ pub async fn dial(hops: &[Hop], deadline: Instant) -> Dialling {
     };
     let has_waited = |running: &&Running| outcome.is_err() || running.since.elapsed() >= ATTEMPT_DELAY;
     unanswered.extend(running.iter().filter(has_waited).map(|running| running.hop));
-    let unended = if outcome.is_ok() { "abandoned" } else { DialFault::Timeout.word() };
+    let unended = if outcome.is_ok() { "abandoned" } else { DialFault::Timeout.as_str() };
     let attempt = |running: &Running| Attempt { hop: running.hop, outcome: unended, took: running.since.elapsed() };
     attempts.extend(running.iter().map(attempt));
     let (outcome, hop) = match outcome {
@@ -189,10 +189,10 @@ enum Failure {
 }
 
 impl Failure {
-    fn word(&self) -> &'static str {
+    fn as_str(&self) -> &'static str {
         match self {
-            Self::Source => DialFault::NoSource.word(),
-            Self::Fault(fault) => fault.word(),
+            Self::Source => DialFault::NoSource.as_str(),
+            Self::Fault(fault) => fault.as_str(),
         }
     }
 }
@@ -250,9 +250,9 @@ fn told_by_connect(error: io::Error) -> DialFault {
 }
 
 /// A fault and the hop of it; of two that say the same, the later one.
-type Told = (DialFault, Option<Hop>);
+type Decisive = (DialFault, Option<Hop>);
 
-fn more_telling(one: Told, other: Told) -> Told {
+fn more_telling(one: Decisive, other: Decisive) -> Decisive {
     let weight = |fault: &DialFault| match fault {
         DialFault::Refused => 4, // the target has answered
         DialFault::Timeout => 3,

@@ -26,10 +26,10 @@ use crate::config::Verify;
 use crate::names::{Host, TenantName};
 use crate::policy::trust::Trust;
 use crate::policy::trust::fault::CertificateFault;
-pub use certificate::Certificate;
-pub use fault::{Failed, TlsFault};
+pub use certificate::CertificateSummary;
+pub use fault::{HandshakeError, TlsFault};
 pub use terms::Terms;
-use verify::Seen;
+use verify::Captured;
 
 /// RFC 9113 §3.2.
 const HTTP_2: &[u8] = b"h2";
@@ -71,7 +71,7 @@ pub async fn handshake(
     host: &Host,
     offer: Offer,
     deadline: Instant,
-) -> Result<(Wire, Proof), Failed> {
+) -> Result<(Wire, Proof), HandshakeError> {
     let (config, name) = (terms.config(tenant), server_name(host)?);
     let versions = match offer {
         Offer::Http2OrHttp1 => config.alpn_protocols.clone(),
@@ -79,15 +79,15 @@ pub async fn handshake(
     };
     let connector = TlsConnector::from(Arc::clone(&config));
     let connect = connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
-    let (connected, Seen { leaf, refused }) = verify::watched(timeout_at(deadline, connect)).await;
+    let (connected, Captured { leaf, refused }) = verify::watched(timeout_at(deadline, connect)).await;
     let connected = connected
         .map_err(|_| TlsFault::Timeout)
         .and_then(|connected| connected.map_err(|error| refused.map_or_else(|| error.into(), TlsFault::from)));
-    let stream = connected.map_err(|fault| Failed::with(fault, leaf.as_deref()))?;
+    let stream = connected.map_err(|fault| HandshakeError::with(fault, leaf.as_deref()))?;
     let connection = stream.get_ref().1;
     let proof = settle(connection, terms.trust(), &name, config.time_provider.current_time());
     let leaf = shown(connection).ok().map(|(leaf, _)| leaf.as_ref());
-    let proof = proof.map_err(|fault| Failed::with(fault, leaf))?;
+    let proof = proof.map_err(|fault| HandshakeError::with(fault, leaf))?;
     Ok((Wire::from(stream), proof))
 }
 

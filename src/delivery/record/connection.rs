@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::Record;
-use super::clock::{Step, milliseconds};
+use super::timing::{Step, milliseconds};
 use crate::net::dial::Dialling;
 use crate::net::exchange::Connection;
-use crate::net::tls::{self, Certificate};
+use crate::net::tls::{self, CertificateSummary};
 use crate::policy::egress::Hop;
 
 /// Attempts that one record has.
@@ -17,7 +17,7 @@ const ATTEMPTS_MAX: usize = 16;
 
 /// One attempt to connect.
 #[derive(Serialize)]
-pub(super) struct Attempt {
+pub(super) struct AttemptEvidence {
     source: IpAddr,
     address: IpAddr,
     /// A word of [`crate::net::dial::Attempt`].
@@ -27,9 +27,9 @@ pub(super) struct Attempt {
 
 /// The certificate of a target, in a handshake that failed.
 #[derive(Serialize)]
-pub(super) struct Shown {
+pub(super) struct FailedCertificate {
     #[serde(flatten)]
-    certificate: Box<Certificate>,
+    certificate: Box<CertificateSummary>,
     /// The word of the refusal, or `accepted`, or `unverified` where the trust verifies nothing.
     verdict: &'static str,
 }
@@ -62,7 +62,7 @@ impl Record {
             return;
         }
         let room = ATTEMPTS_MAX - self.attempts.len();
-        self.attempts.extend(dialling.attempts.iter().take(room).map(|attempt| Attempt {
+        self.attempts.extend(dialling.attempts.iter().take(room).map(|attempt| AttemptEvidence {
             source: attempt.hop.from(),
             address: attempt.hop.to().ip(),
             outcome: attempt.outcome,
@@ -74,7 +74,7 @@ impl Record {
         self.leaves_by(connection.hop());
         (self.reused, self.http, self.tls) = (Some(reused), Some(connection.http()), None);
         connection.proof().into_iter().for_each(|proof| self.proven(proof));
-        self.clock.mark();
+        self.timer.mark();
     }
 
     pub(in super::super) fn leaves_by(&mut self, hop: Hop) {
@@ -88,7 +88,11 @@ impl Record {
     }
 
     /// The target has shown this certificate in a handshake that failed.
-    pub(in super::super) fn shown(&mut self, certificate: Option<Box<Certificate>>, verdict: &'static str) {
-        self.certificate = certificate.map(|certificate| Shown { certificate, verdict });
+    pub(in super::super) fn failed_certificate(
+        &mut self,
+        certificate: Option<Box<CertificateSummary>>,
+        verdict: &'static str,
+    ) {
+        self.certificate = certificate.map(|certificate| FailedCertificate { certificate, verdict });
     }
 }

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::clock::Milliseconds;
-use super::connection::{Attempt, Shown, TlsEvidence};
+use super::connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
+use super::timing::Milliseconds;
 
 /// By what only reports, a limit for example.
 #[derive(Serialize)]
@@ -54,13 +54,13 @@ pub(super) struct Line<'a> {
     pub(super) source: Option<IpAddr>,
     pub(super) address: Option<IpAddr>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub(super) attempts: &'a [Attempt],
+    pub(super) attempts: &'a [AttemptEvidence],
     pub(super) reused: Option<bool>,
     /// The version spoken with the target.
     pub(super) http: Option<&'static str>,
     pub(super) tls: Option<&'a TlsEvidence>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) certificate: Option<&'a Shown>,
+    pub(super) certificate: Option<&'a FailedCertificate>,
     pub(super) signatures: Vec<&'a str>,
     pub(super) status: Option<u16>,
     /// Of the target's response.
@@ -69,7 +69,7 @@ pub(super) struct Line<'a> {
     pub(super) blame: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) details: Option<&'static str>,
-    /// As the client was told it.
+    /// As in the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

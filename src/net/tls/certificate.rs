@@ -18,7 +18,7 @@ const SERIAL_MAX: usize = 32;
 
 /// All texts are bounded and without control characters. Of what cannot be read there is the digest alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Certificate {
+pub struct CertificateSummary {
     pub common_name: Option<String>,
     /// DNS names and addresses, the first few.
     pub names: Vec<String>,
@@ -33,7 +33,7 @@ pub struct Certificate {
     pub sha256: String,
 }
 
-impl Certificate {
+impl CertificateSummary {
     pub(super) fn read(der: &[u8]) -> Self {
         let sha256 = hex(digest(&SHA256, der).as_ref());
         let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Self { sha256, ..Self::default() } };
@@ -100,7 +100,7 @@ mod tests {
         params.distinguished_name.push(DnType::CommonName, format!("\u{1b}[31m\u{202e}{}", "a".repeat(1000)));
         params.not_after = rcgen::date_time_ymd(2030, 1, 1);
         let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
-        let certificate = Certificate::read(&der);
+        let certificate = CertificateSummary::read(&der);
         assert_eq!((certificate.names.len(), certificate.names[4].as_str()), (NAMES_MAX, "n4.example"));
         assert_eq!(certificate.more_names, 5);
         let common_name = certificate.common_name.unwrap();
@@ -108,7 +108,7 @@ mod tests {
         assert!(certificate.issuer.unwrap().chars().count() <= TEXT_MAX);
         assert_eq!(certificate.not_after.unwrap().to_string(), "2030-01-01T00:00:00Z");
         assert_eq!((certificate.sha256.len(), certificate.serial.is_some()), (64, true));
-        let unreadable = Certificate::read(b"none");
+        let unreadable = CertificateSummary::read(b"none");
         assert_eq!((unreadable.issuer, unreadable.sha256.len()), (None, 64));
     }
 }

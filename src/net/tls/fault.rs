@@ -6,7 +6,7 @@ use std::{fmt, io};
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
-use super::Certificate;
+use super::CertificateSummary;
 use crate::policy::trust::fault::{CertificateFault, Refused};
 
 /// Why a handshake came to nothing.
@@ -34,19 +34,19 @@ pub enum TlsFault {
 
 /// A handshake that failed, and the certificate that the target has shown in it.
 #[derive(Debug)]
-pub struct Failed {
+pub struct HandshakeError {
     pub fault: TlsFault,
-    pub certificate: Option<Box<Certificate>>,
+    pub certificate: Option<Box<CertificateSummary>>,
 }
 
-impl Failed {
+impl HandshakeError {
     /// `leaf`: in DER.
     pub(super) fn with(fault: TlsFault, leaf: Option<&[u8]>) -> Self {
-        Self { fault, certificate: leaf.map(|der| Box::new(Certificate::read(der))) }
+        Self { fault, certificate: leaf.map(|der| Box::new(CertificateSummary::read(der))) }
     }
 }
 
-impl From<CertificateFault> for Failed {
+impl From<CertificateFault> for HandshakeError {
     fn from(fault: CertificateFault) -> Self {
         Self { fault: fault.into(), certificate: None }
     }

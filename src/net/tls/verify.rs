@@ -14,12 +14,12 @@ use crate::policy::trust::fault::{CertificateFault, Refused};
 
 tokio::task_local! {
     /// What is seen in the handshake of this task: rustls's errors that make an alert have no room for it.
-    static SEEN: RefCell<Seen>;
+    static CAPTURED: RefCell<Captured>;
 }
 
 /// What a handshake has shown, whether it ends well or not.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct Captured {
     /// The target's own certificate.
     pub(super) leaf: Option<CertificateDer<'static>>,
     /// What the trust has refused.
@@ -27,9 +27,9 @@ pub(super) struct Seen {
 }
 
 /// Drives a handshake, and gives what was seen in it.
-pub(super) async fn watched<T>(handshake: impl Future<Output = T>) -> (T, Seen) {
-    let scope = async { (handshake.await, SEEN.with(RefCell::take)) };
-    SEEN.scope(RefCell::default(), scope).await
+pub(super) async fn watched<T>(handshake: impl Future<Output = T>) -> (T, Captured) {
+    let scope = async { (handshake.await, CAPTURED.with(RefCell::take)) };
+    CAPTURED.scope(RefCell::default(), scope).await
 }
 
 /// Whatever the trust lets pass: that the peer holds the certificate's key is always proved.
@@ -49,7 +49,9 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         // Outside of a handshake of ours nothing is seen.
-        let see = |change: &dyn Fn(&mut Seen)| SEEN.try_with(|seen| change(&mut seen.borrow_mut())).unwrap_or_default();
+        let see = |change: &dyn Fn(&mut Captured)| {
+            CAPTURED.try_with(|seen| change(&mut seen.borrow_mut())).unwrap_or_default()
+        };
         see(&|seen| seen.leaf = Some(leaf.clone().into_owned()));
         match self.trust.judge(leaf, intermediates, name, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),

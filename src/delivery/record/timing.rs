@@ -40,7 +40,7 @@ pub(super) struct Milliseconds {
     total: f64,
 }
 
-pub(super) struct Clock {
+pub(super) struct StepTimer {
     started: Instant,
     /// The end of the last step.
     last: Instant,
@@ -48,7 +48,7 @@ pub(super) struct Clock {
     took: Milliseconds,
 }
 
-impl Clock {
+impl StepTimer {
     pub(super) fn start() -> Self {
         let now = Instant::now();
         Self { started: now, last: now, underway: None, took: Milliseconds::default() }
