@@ -21,6 +21,7 @@ use crate::names::ClientName;
 pub use crate::net::client_hello::hellos;
 pub use crate::net::field_filter::fuzz::fields;
 use crate::policy::credential::{OAuth2, refuses_token};
+use crate::policy::guard::Own;
 use crate::policy::identify::{self, Caller, Claim, Sent};
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
@@ -81,7 +82,7 @@ pub fn urls(data: &[u8]) {
     let target = |url: &str| {
         let (method, client) = (&Method::POST, &ClientName::new(identify::ANONYMOUS));
         let question = Question { method, url, client, tenant: None, now: Timestamp::UNIX_EPOCH };
-        let told = delivery::explain(&PLAN, &question);
+        let told = delivery::explain(&PLAN, &question, &Own::default());
         told.lines.into_iter().find(|(step, _)| *step == "target").map(|(_, target)| target)
     };
     let Ok(text) = std::str::from_utf8(data) else { return };

@@ -9,11 +9,13 @@ use clap::Args;
 use tokio::runtime::Runtime;
 
 use super::Valid;
-use crate::config::Listen;
+use crate::config::{Config, Listen};
 use crate::live::records::Records;
+use crate::live::sources::Sources;
 use crate::live::{InForce, Live};
 use crate::names::{ClientName, TenantName};
 use crate::policy::Plan;
+use crate::policy::guard::Own;
 use crate::policy::identify::ANONYMOUS;
 use crate::sysexits;
 
@@ -73,8 +75,15 @@ fn failed(code: u8, why: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// What the guard keeps a proxy of this configuration from reaching, on this host.
+pub(super) fn own(config: &Config) -> Arc<Own> {
+    let sources = Sources::new();
+    sources.listening(listeners(config));
+    sources.own()
+}
+
 /// Where the proxy of this configuration listens: as little as it would we send anything there.
-fn listeners(config: &crate::config::Config) -> Vec<SocketAddr> {
+fn listeners(config: &Config) -> Vec<SocketAddr> {
     let written = config.server.listen.iter().chain(&config.admin.listen);
     let tcp = written.filter_map(|listen| match listen.address {
         Listen::Tcp(address) => Some(address),

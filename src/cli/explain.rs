@@ -9,7 +9,7 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::alone::Sender;
+use super::alone::{self, Sender};
 use super::{control, load_or_say};
 use crate::delivery::{self, Question};
 use crate::names::TenantName;
@@ -71,6 +71,6 @@ impl Explain {
         let (client, tenant) = (self.sender.client(&valid.plan)?, self.sender.tenant());
         let (tenant, now) = (tenant.as_ref(), Timestamp::now());
         let question = Question { method: &self.method, url: &self.url, client: &client, tenant, now };
-        Ok(delivery::explain(&valid.plan, &question).as_json())
+        Ok(delivery::explain(&valid.plan, &question, &alone::own(&valid.config)).as_json())
     }
 }

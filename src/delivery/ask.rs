@@ -41,8 +41,8 @@ impl Ask {
         let ask = url(arrival, inside).and_then(|url| parse_url(&url, method));
         let ask = ask.map(|ask| Ask { wants_tls: matches!(wants_tls, Ok(true)), ..ask });
         ask.iter().for_each(|ask| record.target(&ask.as_written(), Some(ask.path())));
-        is_forwarded(method)?;
         let ask = ask?;
+        is_forwarded(method)?;
         wants_tls?;
         match inside {
             None => Ok(Ask { tenant: tenant(fields)?, ..ask }),
@@ -79,15 +79,16 @@ impl Ask {
         Target { scheme, host: self.host.clone(), port: self.port.unwrap_or(scheme.default_port()) }
     }
 
-    pub(super) fn port(&self) -> Option<u16> {
-        self.port
+    /// Of a CONNECT.
+    pub(super) fn authority(&self) -> (&Host, u16) {
+        (&self.host, self.port.unwrap_or(Scheme::Https.default_port()))
     }
 
     /// The same for a URL alone, or what a CONNECT names, as `explain` has it.
     pub(super) fn of(method: &Method, target: &str, tenant: Option<TenantName>) -> Result<Ask, Refusal> {
-        is_forwarded(method)?;
         let ask = if method == Method::CONNECT { parse_tunnel(target)? } else { parse_url(target, method)? };
-        Ok(Ask { tenant, ..ask })
+        is_forwarded(method)?;
+        Ok(Ask { tenant: tenant.map(sized).transpose()?, ..ask })
     }
 
     /// Where the onward hop goes, under the route's stance on plaintext. An upgraded hop goes to port 443 unless a
@@ -157,10 +158,13 @@ fn wants_tls(fields: &HeaderMap) -> Result<bool, Refusal> {
 }
 
 fn tenant(fields: &HeaderMap) -> Result<Option<TenantName>, Refusal> {
-    match single(fields, &OUTGATE_TENANT)? {
-        None => Ok(None),
-        Some(name) if !name.is_empty() && name.len() <= TENANT_MAX => Ok(Some(TenantName::new(name))),
-        Some(_) => Err(Refusal::malformed(format!("Outgate-Tenant is a name of at most {TENANT_MAX} characters"))),
+    single(fields, &OUTGATE_TENANT)?.map(|name| sized(TenantName::new(name))).transpose()
+}
+
+fn sized(tenant: TenantName) -> Result<TenantName, Refusal> {
+    match tenant.as_str().len() {
+        1..=TENANT_MAX => Ok(tenant),
+        _ => Err(Refusal::malformed(format!("Outgate-Tenant is a name of at most {TENANT_MAX} characters"))),
     }
 }
 
@@ -198,6 +202,8 @@ fn parse_url(url: &str, method: &Method) -> Result<Ask, Refusal> {
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let (host, port) = parse_authority(authority)?;
+    // RFC 9110 §4.2.3: the default port and none are the same, and the upgraded hop of either goes to port 443.
+    let port = port.filter(|port| *port != scheme.default_port());
     let path_and_query = match path {
         // RFC 9112 §3.2.4: the last proxy turns this into the asterisk-form.
         "" if method == Method::OPTIONS => "*".to_owned(),
@@ -267,6 +273,8 @@ mod tests {
         assert_eq!(parts("https://hooks.example?x"), https("hooks.example", None, "/?x"));
         assert_eq!(parts("https://[2001:db8::1]:8443/"), https("[2001:db8::1]", Some(8443), "/"));
         assert_eq!(parts("https://hooks.example:/"), https("hooks.example", None, "/"));
+        assert_eq!(parts("https://hooks.example:443/"), https("hooks.example", None, "/"));
+        assert_eq!(parts("https://hooks.example:80/"), https("hooks.example", Some(80), "/"));
     }
 
     #[test]

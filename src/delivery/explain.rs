@@ -4,15 +4,18 @@
 mod now;
 mod way;
 
+use std::net::IpAddr;
+
 use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ask::Ask;
+use super::opens::Opens;
 use super::refusal::{Code, Refusal};
 use super::steps::stick;
 use super::{shadow, verdict};
-use crate::config::{Connect, CrlPolicy, Per, Plaintext, Proof, Select, Timeouts, TlsVersion, Verify};
+use crate::config::{CrlPolicy, Per, Plaintext, Proof, Select, Timeouts, TlsVersion, Verify};
 use crate::live::Live;
 use crate::names::{ClientName, Host, KeyId, Target, TenantName};
 use crate::policy::Plan;
@@ -58,10 +61,11 @@ impl Question<'_> {
     }
 }
 
-/// No name is resolved: for a target that is a name, the guard's verdict on its addresses stays open.
-pub fn explain(plan: &Plan, question: &Question<'_>) -> Explained {
+/// No name is resolved: for a target that is a name, and that the configuration gives no address, the guard's verdict on
+/// its addresses stays open.
+pub fn explain(plan: &Plan, question: &Question<'_>, own: &Own) -> Explained {
     let mut lines = Vec::new();
-    let refusal = tell(plan, question, &mut lines).err();
+    let refusal = tell(plan, question, own, &mut lines).err();
     if let Some(refusal) = &refusal {
         let cause = refusal.why().map(|cause| format!(" ({cause})")).unwrap_or_default();
         lines.push((
@@ -75,12 +79,18 @@ pub fn explain(plan: &Plan, question: &Question<'_>) -> Explained {
 /// The same by the plan in force, with what the proxy knows at this moment.
 pub fn explain_now(live: &Live, question: &Question<'_>) -> Explained {
     let in_force = live.in_force();
-    let mut explained = explain(&in_force.plan, question);
+    let mut explained = explain(&in_force.plan, question, &live.sources.own());
     explained.lines.extend(now::lines(live, &in_force.plan, question));
     explained
 }
 
-fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, String)>) -> Result<(), Refusal> {
+/// In the order of a delivery, so that the first refusal is the same.
+fn tell(
+    plan: &Plan,
+    question: &Question<'_>,
+    own: &Own,
+    lines: &mut Vec<(&'static str, String)>,
+) -> Result<(), Refusal> {
     let &Question { method, url, client, tenant, now } = question;
     let ask = Ask::of(method, url, tenant.cloned())?;
     let known = plan
@@ -105,17 +115,19 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
     let target = question.target(&ask, route)?;
     lines.push(("target", target.to_string()));
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
-    if question.is_tunnel() {
-        lines.push(("tunnel", tunnel_in_words(route)?));
+    match question.is_tunnel() {
+        true => lines.push(("tunnel", tunnel_in_words(ask.opens(route)?))),
+        false => verdict::has_keys(route, tenant)?,
     }
     lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
-    if question.is_tunnel() && route.connect == Connect::Inspect {
+    if question.is_tunnel() && ask.opens(route)? != Opens::Tunnel {
         return Ok(());
     }
-    let cleared = match target.host {
-        Host::Ip(address) => Some(plan.guard.clear(&target, &[address], &Own::default())?),
-        Host::Name(_) => None,
-    };
+    if route.pool.in_force(now).is_empty() {
+        return Err(egress::NoHop::Empty.into());
+    }
+    let addresses = plan.guard.pinned(&target.host);
+    let cleared = addresses.map(|addresses| plan.guard.clear(&target, addresses, own)).transpose()?;
     let denied = cleared.as_ref().and_then(ClearedAddresses::would_deny);
     lines.extend(denied.map(|denied| ("guard", format!("{denied} would deny it, but only reports"))));
     lines.push(("egress", egress_in_words(route, &target.host, cleared.as_ref(), question)?));
@@ -130,7 +142,6 @@ fn tell(plan: &Plan, question: &Question<'_>, lines: &mut Vec<(&'static str, Str
     if let Some(credential) = &route.credential {
         lines.push(("credential", format!("{}: {}", credential.name, credential.kind())));
     }
-    verdict::has_keys(route, tenant)?;
     match route.signers.as_slice() {
         [] => lines.push(("sign", "unsigned: the body streams".to_owned())),
         signers => lines.extend(signers.iter().map(|signer| ("sign", signer_in_words(signer, tenant, now)))),
@@ -153,12 +164,13 @@ fn split_in_words(split: &Split, route: &Route, tenant: Option<&TenantName>, hos
     format!("{percent} %: this tenant and host, at {place:.2} % of all, are {side}")
 }
 
-fn tunnel_in_words(route: &Route) -> Result<String, Refusal> {
-    match route.connect {
-        Connect::Refuse => Err(verdict::no_tunnel()),
-        Connect::Tunnel => Ok("opened when the target has proven its name: what is inside is not seen".to_owned()),
-        Connect::Inspect => Ok("inspected: each request inside is judged for itself, by its own URL".to_owned()),
-    }
+fn tunnel_in_words(opens: Opens) -> String {
+    let words = match opens {
+        Opens::Tunnel => "opened when the target has proven its name: what is inside is not seen",
+        Opens::Inspected => "inspected: each request inside is judged for itself, by its own URL",
+        Opens::Plaintext => "served: each plaintext request inside is judged for itself, and goes over TLS",
+    };
+    words.to_owned()
 }
 
 fn trust_in_words(trust: &Trust) -> String {
@@ -254,7 +266,7 @@ fn limit_in_words(limit: &Limit) -> String {
     format!("{}: {}", limit.name, parts.join(", "))
 }
 
-/// For a literal address the very source it would leave from; for a name, one of each family, as far as the pool goes.
+/// Where the addresses are known, the very source of their family; else one of each family, as far as the pool goes.
 fn egress_in_words(
     route: &Route,
     host: &Host,
@@ -263,9 +275,6 @@ fn egress_in_words(
 ) -> Result<String, Refusal> {
     let pool = &route.pool;
     let (name, select) = (pool.name(), pool.select());
-    if pool.in_force(now).is_empty() {
-        return Err(Refusal::new(Code::NoEgress, "no source address of the pool is usable"));
-    }
     if let Some(cleared) = cleared {
         egress::choose(pool, cleared, stick(tenant, host), 0, now, &|_| true)?;
     }
@@ -273,10 +282,10 @@ fn egress_in_words(
         let how = if select == Select::Spread { "each in turn" } else { "at random" };
         return Ok(format!("pool {name}, {how}"));
     }
-    let sources = pool.sticky(stick(tenant, host), now).filter(|source| match host {
-        Host::Ip(address) => address.is_ipv6() == source.is_ipv6(),
-        Host::Name(_) => true,
-    });
+    let reaches = |source: &IpAddr| {
+        cleared.is_none_or(|to| to.addresses().iter().any(|address| address.is_ipv6() == source.is_ipv6()))
+    };
+    let sources = pool.sticky(stick(tenant, host), now).filter(reaches);
     let sources: Vec<_> = sources.map(|source| source.to_string()).collect();
     Ok(format!("pool {name}, always {} for this tenant and host while it is usable", sources.join(" or ")))
 }

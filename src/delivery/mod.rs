@@ -8,6 +8,7 @@ mod credential;
 mod explain;
 mod fields;
 mod inbound;
+mod opens;
 mod pacing;
 mod passage;
 mod probe;

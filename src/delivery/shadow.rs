@@ -7,7 +7,7 @@ use super::Inbound;
 use super::ask::Ask;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
-use crate::config::{Connect, Plaintext};
+use crate::config::Plaintext;
 use crate::names::{ClientName, Target};
 use crate::policy::Plan;
 use crate::policy::route::Route;
@@ -39,8 +39,8 @@ pub(super) fn judge_tunnel(plan: &Plan, client: &ClientName, ask: &Ask, record: 
 pub(super) fn taken_by_tunnel<'p>(plan: &'p Plan, client: &ClientName, ask: &Ask) -> Option<(&'p Route, Option<Code>)> {
     let (shadow, _) = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, "")?;
     let judged = is_open(plan, shadow, &ask.tunnel_target(shadow));
-    let refuses = (shadow.connect == Connect::Refuse).then_some(Code::TunnelForbidden);
-    Some((shadow, judged.err().map(|refusal| refusal.code).or(refuses)))
+    let judged = judged.and_then(|()| ask.opens(shadow).map(drop));
+    Some((shadow, judged.err().map(|refusal| refusal.code)))
 }
 
 fn is_open(plan: &Plan, shadow: &Route, target: &Target) -> Result<(), Refusal> {

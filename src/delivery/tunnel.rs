@@ -19,17 +19,18 @@ use tokio::time::{Instant, timeout_at};
 use connect::Opening;
 
 use super::ask::Ask;
+use super::opens::Opens;
 use super::pacing::Paced;
 use super::passage::Passage;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
 use super::{Arrival, LAST_WORD, Outbound, circuit, response, shadow, steps, verdict};
-use crate::config::{Connect, Plaintext};
+use crate::config::Plaintext;
 use crate::live::circuits;
 use crate::live::limits::Permit;
 use crate::live::meters::Counted;
 use crate::live::{InForce, Live};
-use crate::names::{Host, Scheme, Target, TenantName};
+use crate::names::{Host, Target, TenantName};
 use crate::net::client_hello::{self, HelloFault, Sni};
 use crate::net::connection::Socket;
 use crate::net::pipe::{self, PipeFault};
@@ -122,7 +123,8 @@ pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
 /// What is settled about a tunnel by its CONNECT.
 struct Judged<'p> {
     known: Identified<'p>,
-    tenant: Option<TenantName>,
+    ask: Ask,
+    opens: Opens,
     route: &'p Arc<Route>,
     target: Target,
 }
@@ -139,17 +141,15 @@ fn judge<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival, record: &mut Record
     let ask = ask?;
     let known = steps::identify(live, plan, arrival, ask.tenant.as_ref(), record)?;
     shadow::judge_tunnel(plan, known.client.name(), &ask, record);
-    let route = plan.routes.choose_for_tunnel(known.client.name(), ask.tenant.as_ref(), &ask.host);
-    let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
+    let chosen = plan.routes.choose_for_tunnel(known.client.name(), ask.tenant.as_ref(), ask.authority());
+    let (_, route) = chosen.ok_or_else(|| verdict::no_route(&ask.host))?;
     record.route(route);
     let target = ask.tunnel_target(route);
     record.target(&target, None);
     verdict::no_loop(&arrival.fields, &plan.name)?;
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
-    match route.connect {
-        Connect::Refuse => Err(verdict::no_tunnel()),
-        Connect::Tunnel | Connect::Inspect => Ok(Judged { known, tenant: ask.tenant, route, target }),
-    }
+    let opens = ask.opens(route)?;
+    Ok(Judged { known, ask, opens, route, target })
 }
 
 /// The story from there on.
@@ -159,14 +159,15 @@ async fn open(
     judged: Judged<'_>,
     record: &mut Record,
 ) -> Result<Opened, Refusal> {
-    let Judged { known, tenant, route, target } = judged;
-    let tenant = tenant.as_ref();
+    let Judged { known, ask, opens, route, target } = judged;
+    let tenant = ask.tenant.as_ref();
     let circuit = circuits::Key::of(route, &target, known.client.name(), tenant);
     circuit::check(live, in_force, &circuit)?;
     let permit = steps::admit(live, route, known.client, tenant, &target, record).await?;
-    if route.connect == Connect::Inspect {
+    if opens != Opens::Tunnel {
         // Its place goes to the deliveries inside, one by one.
         let (client, proof) = (known.client.name().clone(), known.proof);
+        let target = if opens == Opens::Plaintext { ask.plaintext_target() } else { target };
         return Ok(Opened::Inspect(Inside { client, proof, tenant: tenant.cloned(), target }));
     }
     // In flight until it is open: to resolve, dial and verify costs what it costs a webhook.
@@ -194,16 +195,6 @@ async fn reach(
     let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
     let passage = Passage { live, in_force, route, target, tenant, client: None, hops, started: record.started() };
     passage.open_tunnel(record).await
-}
-
-impl Ask {
-    /// Port 80 is plain where that is allowed; whatever else comes is taken for TLS.
-    pub(super) fn tunnel_target(&self, route: &Route) -> Target {
-        let port = self.port();
-        let is_plain = port == Some(Scheme::Http.default_port()) && route.plaintext == Plaintext::Allow;
-        let scheme = if is_plain { Scheme::Http } else { Scheme::Https };
-        Target { scheme, host: self.host.clone(), port: port.unwrap_or(scheme.default_port()) }
-    }
 }
 
 /// 200, and neither Content-Length nor Transfer-Encoding: what follows is the tunnel (RFC 9110 §9.3.6).

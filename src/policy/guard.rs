@@ -31,7 +31,8 @@ const SPECIAL_USE: &[&str] = &[
     "metadata.goog",       // Google Cloud
     "metadata.packet.net", // Equinix Metal
     "metadata.tencentyun.com",
-    "kubernetes.default.svc", // completed by a search list, in a cluster
+    "api.metadata.cloud.ibm.com", // cloud.ibm.com/apidocs/vpc-metadata
+    "kubernetes.default.svc",     // completed by a search list, in a cluster
 ];
 
 /// The guard, compiled.
@@ -157,6 +158,14 @@ impl Guard {
             .iter()
             .find(|deny| answers.iter().any(|address| self.faces(*address).any(|face| deny.contains(&face))));
         Ok(ClearedAddresses { addresses, port: target.port, would_deny: would_deny.copied() })
+    }
+
+    /// The addresses that a host has without being resolved: its own, or those that the operator gave it.
+    pub fn pinned<'a>(&'a self, host: &'a Host) -> Option<&'a [IpAddr]> {
+        match host {
+            Host::Ip(address) => Some(std::slice::from_ref(address)),
+            Host::Name(name) => self.vouched.get(name).map(Vec::as_slice),
+        }
     }
 
     /// Why nothing will be sent to this host, whatever the port, and whatever this host's own addresses are.

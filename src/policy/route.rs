@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::config::{ClientConnections, Connect, Interim, Plaintext, ResponseHeadMax, Timeouts};
 use crate::names::{
-    ClientName, CredentialName, Host, LimitName, PoolName, RouteName, SignerName, TenantName, TrustName,
+    ClientName, CredentialName, Host, LimitName, PoolName, RouteName, Scheme, SignerName, TenantName, TrustName,
 };
 use crate::policy::admit::Limit;
 use crate::policy::credential::Credential;
@@ -177,20 +177,39 @@ impl Routes {
         Ok(found)
     }
 
-    /// The route of a CONNECT: see [`Self::settling`].
+    /// The route of a CONNECT, as it is written and as it is for the tenant and host: see [`Self::settling`].
     pub fn choose_for_tunnel(
         &self,
         client: &ClientName,
         tenant: Option<&TenantName>,
-        host: &Host,
-    ) -> Option<&Arc<Route>> {
-        self.settling(client, tenant, host).map(|route| route.side_for(tenant, host))
+        (host, port): (&Host, u16),
+    ) -> Option<(&Arc<Route>, &Arc<Route>)> {
+        let upgrades = port == Scheme::Http.default_port();
+        let upgrading = upgrades.then(|| self.upgrading(client, tenant, host)).flatten();
+        let written = upgrading.or_else(|| self.settling(client, tenant, host))?;
+        Some((written, written.side_for(tenant, host)))
+    }
+
+    /// The route that settles a CONNECT to port 80, where one of those that what is inside could take upgrades plaintext:
+    /// the requests inside are read, and each is judged for itself.
+    fn upgrading(&self, client: &ClientName, tenant: Option<&TenantName>, host: &Host) -> Option<&Arc<Route>> {
+        for (_, table) in self.tables(host) {
+            let [some, whole] = table.upgrading(client, tenant);
+            let upgrades = |route: &&Arc<Route>| route.plaintext == Plaintext::Upgrade;
+            if let Some(route) = some.or(whole.filter(upgrades)) {
+                return Some(route);
+            }
+            if whole.is_some() {
+                return None;
+            }
+        }
+        None
     }
 
     /// The route that settles a CONNECT, whose path nobody sees before it is open. So every route that what is inside
     /// could take has a say, down to the one that takes every path: one that inspects settles it, since then each request
     /// is judged for itself; else one that refuses does.
-    pub fn settling(&self, client: &ClientName, tenant: Option<&TenantName>, host: &Host) -> Option<&Arc<Route>> {
+    fn settling(&self, client: &ClientName, tenant: Option<&TenantName>, host: &Host) -> Option<&Arc<Route>> {
         let mut refuses = None;
         for (_, table) in self.tables(host) {
             let [inspecting, refusing, whole] = table.of_tunnels(client, tenant);

@@ -27,7 +27,7 @@ pub(super) type Inside =
 pub(super) async fn accept(outside: Box<dyn Stream>, inspection: &mut Inspection) -> Option<Box<dyn Stream>> {
     let stream = Metered { stream: outside, passed: Arc::clone(&inspection.passed) };
     if inspection.inside.target.scheme == Scheme::Http {
-        return Some(Box::new(stream)); // port 80 of a route that allows plaintext
+        return Some(Box::new(stream)); // port 80 of a route that allows plaintext, or upgrades it
     }
     match handshake(stream, inspection).await {
         Ok(stream) => Some(Box::new(stream)),

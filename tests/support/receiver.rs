@@ -94,6 +94,25 @@ impl Receiver {
         Self::tls_at("127.0.0.1:0", identity, reaction)
     }
 
+    /// On port 443, where `http://host/` is upgraded to, of a loopback address that no other test uses. None without the
+    /// right to bind it, unless that is required.
+    pub fn tls_on_443(identity: Identity, reaction: Reaction) -> Option<Self> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = format!("127.{}.{high}.{low}:443", 64 + COUNT.fetch_add(1, Ordering::Relaxed) % 64);
+        match TcpListener::bind(&address) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                assert!(!super::required(), "port 443 wants root");
+                eprintln!("skipped: port 443 wants root");
+                None
+            }
+            free => {
+                drop(free.unwrap());
+                Some(Self::tls_at(&address, identity, reaction))
+            }
+        }
+    }
+
     pub fn tls_at(address: &str, identity: Identity, reaction: Reaction) -> Self {
         Self::tls_for(address, identity, reaction, |_| true)
     }

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use super::super::ask::Ask;
+use super::super::opens::Opens;
 use super::super::refusal::Refusal;
 use super::super::verdict;
 use super::Question;
-use crate::config::Connect;
+
 use crate::policy::Plan;
 use crate::policy::route::{Match, Route, Split};
 
@@ -25,26 +26,27 @@ impl<'p> Way<'p> {
         let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
         let first = candidates.first().map(|(_, found)| found.route);
         let (written, route) = match question.is_tunnel() {
-            true => (
-                plan.routes.settling(client, tenant, &ask.host),
-                plan.routes.choose_for_tunnel(client, tenant, &ask.host),
-            ),
+            true => plan.routes.choose_for_tunnel(client, tenant, ask.authority()).unzip(),
             false => (first, plan.routes.choose(client, tenant, &ask.host, ask.path())?),
         };
         let (written, route) = written.zip(route).ok_or_else(|| verdict::no_route(&ask.host))?;
         let why = match first {
             Some(first) if Arc::ptr_eq(first, written) => why(&candidates),
-            first => settles(written, first),
+            first => settles(ask, written, first),
         };
         Ok(Self { route, split: written.split.as_ref(), why })
     }
 }
 
 /// Of a tunnel, by some path of all that may be asked for inside.
-fn settles(route: &Route, instead: Option<&Arc<Route>>) -> String {
-    let does = if route.connect == Connect::Inspect { "inspects" } else { "refuses" };
+fn settles(ask: &Ask, route: &Route, instead: Option<&Arc<Route>>) -> String {
+    let does = match ask.opens(route) {
+        Ok(Opens::Plaintext) => "sends plaintext requests over TLS",
+        Ok(Opens::Inspected | Opens::Tunnel) => "inspects tunnels",
+        Err(_) => "refuses tunnels",
+    };
     let instead = instead.map(|other| format!(", so {} does not settle it", other.name)).unwrap_or_default();
-    format!("what is inside of a tunnel could take it, and it {does} tunnels{instead}")
+    format!("what is inside of a tunnel could take it, and it {does}{instead}")
 }
 
 /// By what the first goes before the second, and that there are others.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Route;
 use super::readings::readings;
-use crate::config::Connect;
+use crate::config::{Connect, Plaintext};
 use crate::names::{ClientName, TenantName};
 
 /// A route that matches, and by what of it.
@@ -47,6 +47,8 @@ struct Paths {
     /// Of those that look inside of tunnels, and of those that open none: which path a tunnel is for, nobody knows.
     inspecting: Ways,
     refusing: Ways,
+    /// Of those that send requests in plaintext over TLS.
+    upgrading: Ways,
     /// The same routes by every reading of their prefixes, where a prefix has more than one: for paths that are not as
     /// they were sent.
     by_reading: Option<Box<Paths>>,
@@ -100,6 +102,9 @@ impl Table {
                 Connect::Refuse => drop(paths.refusing.insert(tenant, client, route)),
                 Connect::Tunnel => {}
             }
+            if route.plaintext == Plaintext::Upgrade {
+                drop(paths.upgrading.insert(tenant, client, route));
+            }
         }
     }
 
@@ -122,11 +127,27 @@ impl Table {
 
     /// One that inspects tunnels, or refuses them, for some paths of all; and the one for all of them.
     pub(super) fn of_tunnels(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 3] {
-        let settles = |ways: fn(&Paths) -> &Ways| {
-            self.paths.as_ref().and_then(|paths| ways(paths).matching(client, tenant).next()).map(|found| found.route)
-        };
-        let whole = self.whole.matching(client, tenant).next().map(|found| found.route);
-        [settles(|paths| &paths.inspecting), settles(|paths| &paths.refusing), whole]
+        let of = |ways| self.of_some_paths(ways, client, tenant);
+        [of(|paths| &paths.inspecting), of(|paths| &paths.refusing), self.of_all_paths(client, tenant)]
+    }
+
+    /// A route that upgrades plaintext for some paths of all; and the one for all of them.
+    pub(super) fn upgrading(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 2] {
+        [self.of_some_paths(|paths| &paths.upgrading, client, tenant), self.of_all_paths(client, tenant)]
+    }
+
+    fn of_some_paths(
+        &self,
+        ways: fn(&Paths) -> &Ways,
+        client: &ClientName,
+        tenant: Option<&TenantName>,
+    ) -> Option<&Arc<Route>> {
+        let found = self.paths.as_ref().and_then(|paths| ways(paths).matching(client, tenant).next());
+        found.map(|found| found.route)
+    }
+
+    fn of_all_paths(&self, client: &ClientName, tenant: Option<&TenantName>) -> Option<&Arc<Route>> {
+        self.whole.matching(client, tenant).next().map(|found| found.route)
     }
 
     /// Each place in it: for the tenant, if it is for one, the calls.
