@@ -226,7 +226,7 @@ const OTHERS: &[(&str, &str, &str)] = &[
 
 /// From the clouds' own documentation.
 const METADATA: &[(&str, &str)] = &[
-    ("169.254.169.254/32", "AWS, Azure, Google, Oracle, DigitalOcean, Hetzner, OpenStack and others"),
+    ("169.254.169.254/32", "AWS, Azure, Google, IBM, Linode, Oracle, DigitalOcean, Hetzner, OpenStack and others"),
     ("fd00:ec2::254/128", "AWS"),
     ("169.254.170.2/32", "AWS ECS task credentials"),
     ("169.254.170.23/32", "AWS EKS pod identity"),
@@ -241,7 +241,9 @@ const METADATA: &[(&str, &str)] = &[
     ("169.254.42.42/32", "Scaleway"),
     ("fd00:42::42/128", "Scaleway"),
     ("fd20:ce::254/128", "Google Cloud"),
-    ("fe80::a9fe:a9fe/128", "OpenStack"),
+    // techdocs.akamai.com/cloud-computing/docs/metadata-service-api
+    ("fd00:a9fe:a9fe::1/128", "Linode (Akamai)"),
+    ("fe80::a9fe:a9fe/128", "OpenStack and Linode (Akamai)"),
     // Public addresses, which no registry has.
     ("168.63.129.16/32", "Azure WireServer"),
     ("192.80.8.124/32", "Equinix Metal"),
@@ -264,7 +266,7 @@ mod tests {
                 assert!(row.cidr.contains(&hit.cidr), "{row} is shadowed by {hit} at {ip}");
             }
         }
-        assert_eq!((TABLE.v4.len(), TABLE.v6.len()), (27 + 12, 29 + 7));
+        assert_eq!((TABLE.v4.len(), TABLE.v6.len()), (27 + 12, 29 + 8));
     }
 
     #[test]
@@ -328,6 +330,7 @@ mod tests {
         assert!(special("168.63.129.16".parse().unwrap()).unwrap().metadata);
         assert!(special("64:ff9b::a83f:8110".parse().unwrap()).unwrap().metadata);
         assert!(special("fd00:ec2::254".parse().unwrap()).unwrap().metadata);
+        assert!(special("fd00:a9fe:a9fe::1".parse().unwrap()).unwrap().metadata);
     }
 
     #[test]

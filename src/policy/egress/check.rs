@@ -2,7 +2,9 @@
 //! Which ranges would surprise their operator, or the customers who allow-list them?
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 
 use super::{Pool, Range, Span, Standing, is_v6};
@@ -14,6 +16,25 @@ use crate::policy::addresses::{self, overlap};
 const WIDEST_V4: u8 = 8;
 const WIDEST_V6: u8 = 16;
 
+/// What the kernel binds no connection to, or takes for "any address", which would be another source than the pool's.
+const NEVER_A_SOURCE: [(IpNet, &str); 7] = [
+    (v4([0, 0, 0, 0], 32), "the unspecified address"),
+    (v4([224, 0, 0, 0], 4), "multicast"),
+    (v4([255, 255, 255, 255], 32), "the broadcast address"),
+    (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), "the unspecified address"),
+    (v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96), "IPv4-mapped: write the IPv4 address"),
+    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
+    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), "link-local, of one interface only"),
+];
+
+const fn v4(octets: [u8; 4], length: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from_octets(octets), length))
+}
+
+const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length))
+}
+
 /// `from` and `until`.
 type Window = (Option<Timestamp>, Option<Timestamp>);
 type Pools = BTreeMap<PoolName, At<config::Pool>>;
@@ -21,7 +42,7 @@ type Pools = BTreeMap<PoolName, At<config::Pool>>;
 pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) {
     for (name, pool) in pools {
         for range in &pool.ranges {
-            check_range(range, problems);
+            check_range(range, &pool.exclude, problems);
         }
         check_ended(name, pool, now, problems);
         check_overlaps(&pool.ranges, problems);
@@ -36,7 +57,7 @@ pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) 
     check_shared(pools, problems);
 }
 
-fn check_range(range: &At<PoolRange>, problems: &mut Vec<Problem>) {
+fn check_range(range: &At<PoolRange>, exclude: &[At<IpNet>], problems: &mut Vec<Problem>) {
     let cidr = range.cidr;
     let widest = if is_v6(&cidr) { WIDEST_V6 } else { WIDEST_V4 };
     if cidr.prefix_len() < widest {
@@ -44,6 +65,14 @@ fn check_range(range: &At<PoolRange>, problems: &mut Vec<Problem>) {
             Problem::at(range.place, format!("`{cidr}` is too wide for a pool"))
                 .help(format!("write the ranges that are routed to this host, /{widest} at most")),
         );
+        return;
+    }
+    let is_excluded = |net: &IpNet| exclude.iter().any(|excluded| excluded.contains(net));
+    if let Some((net, what)) = NEVER_A_SOURCE.iter().find(|(net, _)| overlap(net, &cidr) && !is_excluded(net)) {
+        let message = format!("`{cidr}` can never send: {net} is {what}, which no connection leaves from");
+        let help = "write addresses that are routed to this host; `exclude` leaves out some of a range";
+        problems.push(Problem::at(range.place, message).help(help));
+        return;
     }
     if let (Some(from), Some(until)) = (range.from, range.until)
         && from >= until

@@ -162,6 +162,12 @@ fn the_load_is_even() {
     }
 }
 
+macro_rules! never {
+    ($range:literal, $net:literal, $what:literal) => {
+        concat!("`", $range, "` can never send: ", $net, " is ", $what, ", which no connection leaves from")
+    };
+}
+
 #[test]
 fn problems_of_pools() {
     type Written<'a> = (&'a [&'a str], &'a [&'a str]);
@@ -193,6 +199,17 @@ fn problems_of_pools() {
             &["`8.8.8.0/28` is never in force: it ends before it begins"],
         ),
         (&[(&["2600::/15"], &[])], &["`2600::/15` is too wide for a pool"]),
+        (&[(&["0.0.0.0/32"], &[])], &[never!("0.0.0.0/32", "0.0.0.0/32", "the unspecified address")]),
+        (&[(&["0.0.0.0/8"], &[])], &[never!("0.0.0.0/8", "0.0.0.0/32", "the unspecified address")]),
+        (&[(&["224.0.0.0/28"], &[])], &[never!("224.0.0.0/28", "224.0.0.0/4", "multicast")]),
+        (&[(&["255.255.255.0/24"], &[])], &[never!("255.255.255.0/24", "255.255.255.255/32", "the broadcast address")]),
+        (&[(&["::/128"], &[])], &[never!("::/128", "::/128", "the unspecified address")]),
+        (&[(&["ff0e::/64"], &[])], &[never!("ff0e::/64", "ff00::/8", "multicast")]),
+        (&[(&["fe80::1/128"], &[])], &[never!("fe80::1/128", "fe80::/10", "link-local, of one interface only")]),
+        (
+            &[(&["255.255.255.0/24"], &["255.255.255.255/32"])],
+            &["warning: `255.255.255.0/24` is not public: Reserved, RFC 1112"],
+        ),
         (
             &[(&["8.8.8.0/28"], &[]), (&["8.8.8.8/32"], &[])],
             &["warning: `8.8.8.8/32` is shared by egress.p0 and egress.p1"],

@@ -60,7 +60,7 @@ fn verdict(guard: &Guard, address: &str, port: u16) -> String {
 fn addresses() {
     let nat64 = "IPv4-IPv6 Translation (NAT64 well-known), RFC 6052";
     let mapped = "IPv4-mapped, RFC 4291";
-    let imds = "cloud metadata, AWS, Azure, Google, Oracle, DigitalOcean, Hetzner, OpenStack and others";
+    let imds = "cloud metadata, AWS, Azure, Google, IBM, Linode, Oracle, DigitalOcean, Hetzner, OpenStack and others";
     let none: &[&str] = &[];
     let table: &[(&[&str], &[&str], &str, &str)] = &[
         (none, none, "1.1.1.1", "ok"),
@@ -119,7 +119,7 @@ fn addresses() {
 #[test]
 fn denials_that_only_report() {
     type Reported<'a> = (&'a [&'a str], &'a [&'a str], &'a str, Result<Option<&'a str>, &'a str>);
-    let imds = "cloud metadata, AWS, Azure, Google, Oracle, DigitalOcean, Hetzner, OpenStack and others";
+    let imds = "cloud metadata, AWS, Azure, Google, IBM, Linode, Oracle, DigitalOcean, Hetzner, OpenStack and others";
     let table: &[Reported<'_>] = &[
         (&[], &["?1.1.1.0/24"], "1.1.1.7", Ok(Some("1.1.1.0/24"))),
         (&[], &["?1.1.1.7/24"], "1.1.1.9", Ok(Some("1.1.1.0/24"))),
