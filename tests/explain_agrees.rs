@@ -94,6 +94,8 @@ fn configuration(dice: &mut Dice, port: u16) -> String {
 listen = ["127.0.0.1:0"]
 {anonymous}
 ca = {{ certificate = "{{dir}}/inspector.pem", key = "file:{{dir}}/inspector.key" }}
+[admin]
+listen = ["127.0.0.1:0"]
 [egress.default]
 ranges = ["127.0.7.0/30"]
 [egress.later]
