@@ -182,6 +182,9 @@ impl Proxy {
         };
         let _ = tokio::time::timeout(CUT_PATIENCE, all_gone).await;
         self.live.records.close();
+        if let Some(loss) = self.live.records.last_loss() {
+            warn!("{loss}");
+        }
         info!("stopped");
         ExitCode::SUCCESS
     }

@@ -2,7 +2,7 @@
 //! Is what the proxy remembers still so, and has anything to be said?
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -39,6 +39,10 @@ pub async fn upkeep(live: Arc<Live>) {
         tell_of_pools(&live, &in_force, &mut usable);
         log_dns_outage(&in_force, &mut is_outage);
         log_readiness(&live, &mut was_ready);
+        live.records.retry_reopen();
+        if let Some(loss) = live.records.loss_due(Instant::now()) {
+            warn!("{loss}");
+        }
     }
 }
 

@@ -22,7 +22,7 @@ fn the_example_loads_as_it_stands() {
 fn the_example_states_the_defaults() {
     let (example, bare) = (load("config.toml.example").config, load("tests/golden/bare.toml").config);
     let general = |config: &config::Config| {
-        let Deliveries::Stdout = config.log.deliveries else { panic!("{:?}", config.log) };
+        let Deliveries::Stdout = config.log.deliveries.value else { panic!("{:?}", config.log) };
         format!(
             "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             config.server.name,

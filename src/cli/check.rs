@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::service::{Account, Unit};
 use super::{FOLDER, find, load, show};
-use crate::config::{self, Severity};
+use crate::config::{self, At, Deliveries, Problem, Severity};
+use crate::live::records;
 use crate::sysexits;
 
 #[derive(Args)]
@@ -45,7 +46,11 @@ impl Check {
         };
         let files = account.map_or(String::new(), |account| format!(", files as user {} has them", account.name));
         let (found, sources) = match load(self.config.as_deref()) {
-            Ok(valid) => (valid.warnings, valid.config.sources),
+            Ok(valid) => {
+                let mut found = valid.warnings;
+                found.extend(log_fault(&valid.config.log.deliveries));
+                (found, valid.config.sources)
+            }
             Err(invalid) => (invalid.problems, invalid.sources),
         };
         if self.json {
@@ -95,4 +100,13 @@ impl Check {
         }
         Ok(Some(account))
     }
+}
+
+/// A start would end with it.
+fn log_fault(deliveries: &At<Deliveries>) -> Option<Problem> {
+    let fault = records::probe(deliveries).err()?;
+    let Deliveries::File(path) = &deliveries.value else { return None };
+    let problem = Problem::at(deliveries.place, "the delivery log cannot be written");
+    let help = "make its folder, and let the user that outgate runs as write there; or write \"stdout\"";
+    Some(problem.label(format!("{}: {fault}", path.display())).help(help))
 }

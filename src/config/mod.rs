@@ -375,7 +375,7 @@ pub struct Resolver {
 
 #[derive(Clone, Debug)]
 pub struct Log {
-    pub deliveries: Deliveries,
+    pub deliveries: At<Deliveries>,
     /// A tracing filter for diagnostics on stderr; default `info`.
     pub level: String,
 }

@@ -202,16 +202,18 @@ pub(super) fn log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
     let table = file.section(reader, "log", &keys::LOG);
     let deliveries = table.one(reader, "deliveries", |reader, value| {
         let text = reader.text(value)?;
-        match (text, text.strip_prefix("file:")) {
-            ("stdout", _) => Some(Deliveries::Stdout),
-            ("off", _) => Some(Deliveries::Off),
-            (_, Some(path)) if !path.is_empty() => Some(Deliveries::File(reader.resolve(value.place, path))),
+        let deliveries = match (text, text.strip_prefix("file:")) {
+            ("stdout", _) => Deliveries::Stdout,
+            ("off", _) => Deliveries::Off,
+            (_, Some(path)) if !path.is_empty() => Deliveries::File(reader.resolve(value.place, path)),
             _ => {
                 reader.no_choice(value, "write one of \"stdout\", \"file:PATH\", \"off\"");
-                None
+                return None;
             }
-        }
+        };
+        Some(value.at(deliveries))
     });
+    let deliveries = deliveries.unwrap_or(At { value: Deliveries::Stdout, place: table.place });
     let level = table.one(reader, "level", |reader, value| {
         let text = reader.text(value)?;
         if EnvFilter::builder().parse(text).is_err() || text.is_empty() {
@@ -222,5 +224,5 @@ pub(super) fn log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
         }
         Some(text.to_owned())
     });
-    Log { deliveries: deliveries.unwrap_or(Deliveries::Stdout), level: level.unwrap_or("info".into()) }
+    Log { deliveries, level: level.unwrap_or("info".into()) }
 }

@@ -32,6 +32,7 @@ impl Live {
         self.meters.cut_off.set(counted(self.reach.resting().len()));
         self.meters.circuits_open.set(counted(self.circuits.open()));
         self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
+        self.meters.log_reopen_failed.set(i64::from(self.records.reopen_fault().is_some()));
         self.meters.log_lines_lost.set(i64::try_from(log::lost()).unwrap_or(i64::MAX));
     }
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Access, access};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -44,6 +45,15 @@ struct Shared {
     lost: AtomicU64,
     /// How many of them `recovered` was called with.
     reported: AtomicU64,
+    faults: Mutex<Faults>,
+}
+
+/// What last went wrong with the sink, in words.
+#[derive(Default)]
+struct Faults {
+    write: Option<String>,
+    /// While the file that is written is not the one at its path.
+    reopen: Option<String>,
 }
 
 #[derive(Default)]
@@ -60,7 +70,8 @@ impl Lines {
     pub(super) fn kept(pace: Pace) -> Self {
         let (queue, wake, drained) = (Mutex::default(), Condvar::new(), Condvar::new());
         let (is_open, lost, reported) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-        Self { shared: Arc::new(Shared { pace, queue, wake, drained, is_open, lost, reported }) }
+        let faults = Mutex::default();
+        Self { shared: Arc::new(Shared { pace, queue, wake, drained, is_open, lost, reported, faults }) }
     }
 
     /// Starts the writer, a thread called `name`, which opens the sink first: the receiver gets the outcome. After a loss,
@@ -128,8 +139,27 @@ impl Lines {
         std::mem::take(&mut self.shared.lock().lines)
     }
 
+    /// Opens the file anew. Where that fails, the old one is kept, and the log and [`Lines::reopen_fault`] say so.
     pub(super) fn reopen(&self) {
+        self.shared.faults().reopen = None; // the log says it again
         self.shared.lock().reopen = true;
+    }
+
+    /// Tries again to open a file that could not be opened anew.
+    pub(super) fn retry_reopen(&self) {
+        if self.reopen_fault().is_some() {
+            self.shared.lock().reopen = true;
+        }
+    }
+
+    /// Why the file that is written is not the one at its path.
+    pub(super) fn reopen_fault(&self) -> Option<String> {
+        self.shared.faults().reopen.clone()
+    }
+
+    /// Why lines were last lost; `None`: they came faster than they could be written.
+    pub(super) fn write_fault(&self) -> Option<String> {
+        self.shared.faults().write.clone()
     }
 
     /// Waits until all lines are written, for at most `patience`.
@@ -152,6 +182,10 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn write_out(&self, mut sink: Sink, recovered: fn(u64)) {
         let mut lines = Vec::new();
         // A disk that was full has torn a line: the next one does not continue it.
@@ -167,11 +201,15 @@ impl Shared {
             queue.is_writing = !lines.is_empty();
             drop(queue);
             if reopen {
-                sink.reopen();
+                self.reopen(&mut sink);
             }
-            torn = torn && (lines.is_empty() || sink.write(b"\n").is_err());
-            if torn || sink.write(&lines).is_err() {
-                torn = sink.is_open();
+            let written = match torn && !lines.is_empty() {
+                true => sink.write(b"\n").and_then(|()| sink.write(&lines)),
+                false => sink.write(&lines),
+            };
+            torn = torn && lines.is_empty() || written.is_err() && sink.is_open();
+            if let Err(fault) = written {
+                self.faults().write = Some(fault.to_string());
                 self.lost.fetch_add(count_lines(&lines), Ordering::Relaxed);
             } else if !lines.is_empty() {
                 self.is_open.store(true, Ordering::Relaxed);
@@ -187,6 +225,25 @@ impl Shared {
             if closed {
                 return;
             }
+        }
+    }
+
+    fn reopen(&self, sink: &mut Sink) {
+        let Sink::File(file, path) = sink else { return };
+        let fault = match append_to(path) {
+            Ok(opened) => {
+                *file = Some(opened);
+                None
+            }
+            Err(fault) => Some(fault.to_string()),
+        };
+        let before = std::mem::replace(&mut self.faults().reopen, fault.clone());
+        match (fault, before) {
+            (Some(fault), before) if before.as_ref() != Some(&fault) => {
+                warn!("cannot reopen {}: {fault}; lines still go to the file that was open before", path.display());
+            }
+            (None, Some(_)) => info!("{} is open again", path.display()),
+            _ => {}
         }
     }
 
@@ -269,18 +326,23 @@ impl Sink {
         }
         Ok(())
     }
-
-    /// Keeps the old file where the new one cannot be opened: no line is dropped for it.
-    fn reopen(&mut self) {
-        if let Sink::File(file, path) = self
-            && let Ok(opened) = append_to(path)
-        {
-            *file = Some(opened);
-        }
-    }
 }
 
 /// Records name clients and targets: nobody but the owner and the group reads them.
 fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+/// Whether lines could be appended to `path`. It is not created, and nothing is written.
+pub(super) fn probe(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(_) => Ok(()),
+        // A pipe without a reader at the moment.
+        Err(fault) if fault.raw_os_error() == Some(libc::ENXIO) => Ok(()),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+            Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        Err(fault) => Err(fault),
+    }
 }

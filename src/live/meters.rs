@@ -53,6 +53,7 @@ pub struct Meters {
     pub circuits_opened: Counter,
     pub records_lost: Gauge,
     pub log_lines_lost: Gauge,
+    pub log_reopen_failed: Gauge,
 }
 
 /// Counted while it lives.
@@ -176,6 +177,7 @@ impl Meters {
             circuits_opened: Counter::default(),
             records_lost: Gauge::default(),
             log_lines_lost: Gauge::default(),
+            log_reopen_failed: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -288,6 +290,7 @@ impl Meters {
         registry.register("circuits_opened", "How often a circuit opened", meters.circuits_opened.clone());
         registry.register("records_lost", "Delivery records that could not be written", meters.records_lost.clone());
         registry.register("log_lines_lost", "Log lines that stderr did not take", meters.log_lines_lost.clone());
+        registry.register("log_reopen_failed", "Whether records go to a former file", meters.log_reopen_failed.clone());
         Self { registry, ..meters }
     }
 

@@ -69,6 +69,7 @@ impl Live {
         if self.records.lost() > 0 {
             degraded.push(format!("{} delivery records could not be written", self.records.lost()));
         }
+        degraded.extend(self.records.reopen_fault());
         match log::unreported() {
             0 => {}
             lost => degraded.push(format!("the log cannot be written: stderr did not take {lost} lines")),

@@ -3,12 +3,13 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing::warn;
 
-use super::lines::{Lines, Pace, Sink};
+use super::lines::{self, Lines, Pace, Sink};
 use crate::config::Deliveries;
 
 /// What may wait for a disk that hangs; beyond it lines are lost, counted and reported.
@@ -22,19 +23,54 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 /// keep the process.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between two lines of the log about lost records.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
 thread_local! {
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `None`: they are off.
-pub struct Records(Option<Lines>);
+pub struct Records {
+    /// `None`: they are off.
+    lines: Option<Lines>,
+    /// Where they go, in words.
+    destination: String,
+    reported: Mutex<Reported>,
+}
+
+/// The lost records that the log has reported.
+#[derive(Default)]
+struct Reported {
+    lost: u64,
+    at: Option<Instant>,
+}
+
+impl Reported {
+    /// How many more were lost, if that is to be reported now.
+    fn due(&mut self, lost: u64, now: Instant) -> Option<u64> {
+        let more = lost.saturating_sub(self.lost);
+        let is_due = more > 0 && self.at.is_none_or(|at| now.duration_since(at) >= REPORT_EVERY);
+        is_due.then(|| {
+            *self = Self { lost, at: Some(now) };
+            more
+        })
+    }
+}
+
+/// Whether records could be written; what is not there is not created.
+pub fn probe(deliveries: &Deliveries) -> io::Result<()> {
+    match deliveries {
+        Deliveries::File(path) => lines::probe(path),
+        Deliveries::Stdout | Deliveries::Off => Ok(()),
+    }
+}
 
 impl Records {
     /// Waits for [`OPEN_PATIENCE`] until the file is open. A disk that takes longer holds up no start: the records wait
     /// for it in their backlog.
     pub async fn open(deliveries: &Deliveries) -> io::Result<Self> {
         let (sink, name) = match deliveries {
-            Deliveries::Off => return Ok(Self(None)),
+            Deliveries::Off => return Ok(Self::to(None, String::new())),
             Deliveries::Stdout => (Sink::stdout()?, "standard output".to_owned()),
             Deliveries::File(path) => (Sink::append_to(path), path.display().to_string()),
         };
@@ -49,25 +85,29 @@ impl Records {
                 BACKLOG_MAX >> 20
             ),
         }
-        Ok(Self(Some(lines)))
+        Ok(Self::to(Some(lines), name))
+    }
+
+    fn to(lines: Option<Lines>, destination: String) -> Self {
+        Self { lines, destination, reported: Mutex::default() }
     }
 
     /// For a process that delivers by itself: lines wait until they are taken.
     pub fn kept() -> Self {
-        Self(Some(Lines::kept(pace())))
+        Self::to(Some(Lines::kept(pace())), String::new())
     }
 
     /// The lines that are kept and nobody has written out.
     pub fn take(&self) -> Vec<u8> {
-        self.0.as_ref().map(Lines::take).unwrap_or_default()
+        self.lines.as_ref().map(Lines::take).unwrap_or_default()
     }
 
     pub fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.lines.is_some()
     }
 
     pub fn write(&self, line: &impl Serialize) {
-        let Some(lines) = &self.0 else { return };
+        let Some(lines) = &self.lines else { return };
         // Written down before the lock is taken: what the others wait for is one copy.
         LINE.with_borrow_mut(|text| {
             text.clear();
@@ -79,23 +119,55 @@ impl Records {
 
     /// Returns whether records have nowhere to go: the file has not been opened yet.
     pub fn is_waiting_for_file(&self) -> bool {
-        self.0.as_ref().is_some_and(|lines| !lines.is_open())
+        self.lines.as_ref().is_some_and(|lines| !lines.is_open())
     }
 
     /// Records that could not be kept.
     pub fn lost(&self) -> u64 {
-        self.0.as_ref().map_or(0, Lines::lost)
+        self.lines.as_ref().map_or(0, Lines::lost)
     }
 
+    /// Opens the file anew: it was rotated away.
     pub fn reopen(&self) {
-        if let Some(lines) = &self.0 {
+        if let Some(lines) = &self.lines {
             lines.reopen();
         }
     }
 
+    /// Tries again what failed.
+    pub fn retry_reopen(&self) {
+        if let Some(lines) = &self.lines {
+            lines.retry_reopen();
+        }
+    }
+
+    /// Says that records go to a file that is no longer at its path.
+    pub fn reopen_fault(&self) -> Option<String> {
+        let fault = self.lines.as_ref()?.reopen_fault()?;
+        let path = &self.destination;
+        Some(format!("cannot reopen {path}: {fault}; delivery records still go to the file that was open before"))
+    }
+
+    /// The same at the end of the process, which does not wait for the minute.
+    pub fn last_loss(&self) -> Option<String> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).at = None;
+        self.loss_due(Instant::now())
+    }
+
+    /// A line for the log, once a minute while records are lost.
+    pub fn loss_due(&self, now: Instant) -> Option<String> {
+        let lost = self.lost();
+        let more = self.reported.lock().unwrap_or_else(PoisonError::into_inner).due(lost, now)?;
+        let why = match self.lines.as_ref().and_then(Lines::write_fault) {
+            Some(fault) => format!("cannot be written: {fault}"),
+            None => format!("does not take them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
+        };
+        Some(format!("{more} delivery records were lost ({lost} since the start): {} {why}", self.destination))
+    }
+
     /// Writes out what is left. Later lines are lost.
     pub fn close(&self) {
-        if let Some(lines) = &self.0 {
+        if let Some(lines) = &self.lines {
             lines.close(CLOSE_PATIENCE);
         }
     }
@@ -103,4 +175,21 @@ impl Records {
 
 fn pace() -> Pace {
     Pace { backlog_max: BACKLOG_MAX, flush_size: FLUSH_SIZE, flush_after: FLUSH_AFTER }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_records_are_reported_once_a_minute_with_their_count() {
+        let (mut reported, start) = (Reported::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(reported.due(0, at(0)), None);
+        assert_eq!(reported.due(3, at(1)), Some(3));
+        assert_eq!(reported.due(5, at(6)), None);
+        assert_eq!(reported.due(9, at(61)), Some(6));
+        assert_eq!(reported.due(9, at(200)), None);
+        assert_eq!(reported.due(10, at(205)), Some(1));
+    }
 }

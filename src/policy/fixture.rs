@@ -55,7 +55,7 @@ pub(crate) fn config() -> Config {
             reuse: second,
         },
         circuit: Circuit { failures: 0, window: second, open: second, open_max: second },
-        log: Log { deliveries: Deliveries::Off, level: "info".into() },
+        log: Log { deliveries: at(0, Deliveries::Off), level: "info".into() },
         sources: Sources::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),

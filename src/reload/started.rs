@@ -25,7 +25,7 @@ impl Started {
             passed,
             reuse_port: config.server.reuse_port,
             workers,
-            deliveries: log.deliveries.clone(),
+            deliveries: log.deliveries.value.clone(),
             level: log.level.clone(),
             state: config.server.state.clone(),
         }
