@@ -129,6 +129,6 @@ fn what_is_no_authority_is_a_problem() {
         assert!(said.contains(problem), "{problem}:\n{said}");
     }
     let (code, said) = check(&folder, MADE, "");
-    assert!(said.contains("warning: no route inspects tunnels in the name of this authority"), "{said}");
+    assert!(said.contains("warning[unused]: no route inspects tunnels in the name of this authority"), "{said}");
     assert_eq!(code, Some(0), "{said}");
 }

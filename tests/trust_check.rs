@@ -56,8 +56,8 @@ fn what_is_wrong_or_weak_is_said() {
     let lists = |lists: &str| format!("{ROOTS}\ncrls = [\"{{dir}}/{lists}\"]");
     let root_alone = format!("{ROOTS}\nstrict = true\nmin_version = \"1.3\"");
     for (trust, is_good, words) in [
-        (root_alone, true, &["valid, with 1 warnings"][..]), // the folder may be read by everybody: anonymous clients
-        (identity("client.pem", "client.key"), true, &["valid, with 1 warnings"]),
+        (root_alone, true, &["valid, with 1 warning"][..]), // the folder may be read by everybody: anonymous clients
+        (identity("client.pem", "client.key"), true, &["valid, with 1 warning"]),
         (identity("client.pem", "old.key"), false, &["the key and the certificate do not belong together"]),
         (identity("client.pem", "client.pem"), false, &["no private key in PEM stands there"]),
         (identity("none.pem", "client.key"), false, &["none.pem does not exist"]),
@@ -72,10 +72,10 @@ fn what_is_wrong_or_weak_is_said() {
             ],
         ),
         (identity("server.pem", "server.key"), true, &["the certificate is not for clients"]),
-        (format!("{ROOTS}\npins = [\"{one}\", \"{two}\"]"), true, &["valid, with 1 warnings"]),
+        (format!("{ROOTS}\npins = [\"{one}\", \"{two}\"]"), true, &["valid, with 1 warning"]),
         (format!("{ROOTS}\npins = [\"{one}\"]"), false, &["a pin without a backup", "the pin of a key that is kept"]),
         (format!("{ROOTS}\npins = [\"{one}\", \"{one}\"]"), false, &["a pin without a backup"]),
-        (lists("ca.crl"), true, &["valid, with 1 warnings"]),
+        (lists("ca.crl"), true, &["valid, with 1 warning"]),
         (lists("old.crl"), true, &["is out of date since 2026-02-01", "targets that it speaks for are refused"]),
         (format!("{}\ncrl_policy = \"lenient\"", lists("old.crl")), true, &["until there is another, this one counts"]),
         (lists("none.crl"), false, &["none.crl does not exist"]),
@@ -137,7 +137,7 @@ fn roots_that_are_no_authorities_are_trusted_for_themselves_alone_and_said() {
         ("old.pem", ["is older than version 3", "it counts as one, for every name"]),
     ] {
         let (good, said) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
-        assert!(good && said.contains("warning: certificate 1 of "), "{file}:\n{said}");
+        assert!(good && said.contains("warning[unusual_root]: certificate 1 of "), "{file}:\n{said}");
         words.iter().for_each(|words| assert!(said.contains(words), "{file}: no {words:?} in\n{said}"));
     }
 }

@@ -412,7 +412,7 @@ fn a_check_says_what_a_tunnel_cannot_do() {
     let text = config(place.port(), "");
     let signs = warnings(&text);
     let without = text.replace("sign = [\"platform\"]\nconnect = \"tunnel\"", "sign = [\"platform\"]");
-    let count = |told: &str| told.matches("warning:").count();
+    let count = |told: &str| told.matches("warning[").count();
     assert_eq!(count(&signs), count(&warnings(&without)) + 1, "a tunnel cannot be signed: {signs}");
     let paths = warnings(&text.replace("paths = [\"/in\"]", "paths = [\"/in\"]\nconnect = \"tunnel\""));
     assert_eq!(count(&paths), count(&signs) + 1, "a CONNECT shows no path: {paths}");

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::service::{Account, Unit};
-use super::{FOLDER, find, load, show};
+use super::{FOLDER, counted, find, load, show};
 use crate::config::{self, At, Deliveries, Problem, Severity};
 use crate::live::records;
 use crate::sysexits;
@@ -45,13 +45,13 @@ impl Check {
             }
         };
         let files = account.map_or(String::new(), |account| format!(", files as user {} has them", account.name));
-        let (found, sources) = match load(self.config.as_deref()) {
+        let (found, sources, acknowledged) = match load(self.config.as_deref()) {
             Ok(valid) => {
                 let mut found = valid.warnings;
                 found.extend(log_fault(&valid.config.log.deliveries));
-                (found, valid.config.sources)
+                (found, valid.config.sources, valid.acknowledged)
             }
-            Err(invalid) => (invalid.problems, invalid.sources),
+            Err(invalid) => (invalid.problems, invalid.sources, 0),
         };
         if self.json {
             println!("{:#}", config::to_json(&found, &sources));
@@ -60,10 +60,15 @@ impl Check {
         }
         let count = |severity| found.iter().filter(|problem| problem.severity == severity).count();
         let [problems, contained, warnings] = [Severity::Problem, Severity::Contained, Severity::Warning].map(count);
+        let acknowledged = match acknowledged {
+            0 => String::new(),
+            count => format!(" and {count} acknowledged"),
+        };
+        let warnings = format!("{}{acknowledged}{files}", counted(warnings, "warning"));
         match (problems, contained) {
-            (0, 0) => eprintln!("valid, with {warnings} warnings{files}"),
-            (0, _) => eprintln!("valid but for single tenants: {contained} problems, {warnings} warnings{files}"),
-            (_, _) => eprintln!("not valid: {} problems, {warnings} warnings{files}", problems + contained),
+            (0, 0) => eprintln!("valid, with {warnings}"),
+            (0, _) => eprintln!("valid but for single tenants: {}, {warnings}", counted(contained, "problem")),
+            (_, _) => eprintln!("not valid: {}, {warnings}", counted(problems + contained, "problem")),
         }
         if problems + contained == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

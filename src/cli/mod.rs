@@ -24,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::WarningCode;
 use crate::config::{self, Config, Problem, Sources};
 use crate::net::descriptors;
 use crate::net::resolve;
@@ -120,6 +121,8 @@ struct Valid {
     config: Config,
     plan: Plan,
     warnings: Vec<Problem>,
+    /// How many warnings more the operator has acknowledged.
+    acknowledged: usize,
 }
 
 /// Everything that keeps a configuration from being valid.
@@ -142,10 +145,12 @@ fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
                 warnings.extend(more);
                 warnings.extend(descriptors::warning(&config));
                 warnings.extend(resolve::warnings(&config.resolver));
-                Ok(Valid { path, config, plan, warnings })
+                let (warnings, acknowledged) = config::acknowledge(warnings, &config.acknowledge);
+                Ok(Valid { path, config, plan, warnings, acknowledged })
             }
             Err(problems) => {
                 warnings.extend(problems);
+                let warnings = config::without_acknowledged(warnings, &config.acknowledge);
                 Err(Invalid { problems: warnings, sources: config.sources })
             }
         },
@@ -160,7 +165,12 @@ fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
 fn unfinished(rollback: u64) -> Problem {
     let message =
         format!("a rollback to configuration {rollback} has not finished: its files count, wherever they stand");
-    Problem::warning(None, message).help("run `outgate rollback --finish`")
+    Problem::warning(WarningCode::UnfinishedRollback, None, message).help("run `outgate rollback --finish`")
+}
+
+/// `1 warning`, `2 warnings`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// For commands that only need a valid configuration: its problems on stderr, and the exit code for it.
@@ -173,7 +183,7 @@ fn load_or_say(named: Option<&Path>) -> Result<Valid, ExitCode> {
 
 fn show(problems: &[Problem], sources: &Sources) {
     if !problems.is_empty() {
-        eprintln!("{}", config::render(problems, sources, std::io::stderr().is_terminal()));
+        eprintln!("{}", config::render(&config::summary(problems), sources, std::io::stderr().is_terminal()));
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::warn;
 use super::{Invalid, load};
 use crate::app::{self, Start};
 use crate::config::journal::absolute;
-use crate::config::{Problem, Sources, render};
+use crate::config::{Problem, Sources, render, summary};
 use crate::live::log;
 use crate::sysexits;
 
@@ -61,6 +61,6 @@ impl Run {
 
 fn log_problems(problems: &[Problem], sources: &Sources) {
     if !problems.is_empty() {
-        log::text(&render(problems, sources, std::io::stderr().is_terminal()));
+        log::text(&render(&summary(problems), sources, std::io::stderr().is_terminal()));
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::WarningCode;
 use super::files::{FileFault, Seen};
 use super::problem::{Problem, few};
 use super::read::{Reader, Value};
@@ -113,7 +114,8 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Arc<
     let faults = nobodys.iter().chain(read.tenants.values().flat_map(|folder| &folder.faults));
     let faults = faults.map(|fault| Problem::contained(value.place, &fault.message).help(&fault.help));
     let warnings = read.warnings();
-    let warnings = warnings.map(|fault| Problem::warning(Some(value.place), fault.message).help(fault.help));
+    let warnings = warnings
+        .map(|fault| Problem::warning(WarningCode::TenantKeys, Some(value.place), fault.message).help(fault.help));
     reader.problems.extend(few(faults.chain(warnings), &format!("below {}", read.path.display())));
     reader.files.digest(read.path.as_os_str().as_encoded_bytes());
     for (tenant, folder) in &read.tenants {

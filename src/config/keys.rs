@@ -31,11 +31,14 @@ pub(super) struct Shape {
     renamed: &'static [(&'static str, &'static str)],
 }
 
+pub(super) const ACKNOWLEDGE: &str = "acknowledge";
+
 pub(super) static FILE: Shape = Shape {
     path: "",
     title: "the file",
     keys: &[
         "include",
+        ACKNOWLEDGE,
         "server",
         "admin",
         "egress",
@@ -53,6 +56,9 @@ pub(super) static FILE: Shape = Shape {
     ],
     later: &["audit", "redact"],
     renamed: &[
+        ("ignore", ACKNOWLEDGE),
+        ("suppress", ACKNOWLEDGE),
+        ("allow_warnings", ACKNOWLEDGE),
         ("pool", "egress"),
         ("pools", "egress"),
         ("outbound", "egress"),
@@ -80,8 +86,8 @@ pub(super) static FILE: Shape = Shape {
 };
 
 /// What is said once, in the main file, and in no file that it includes.
-pub(super) const MAIN_ONLY: [&str; 8] =
-    ["include", "server", "admin", "guard", "resolver", "timeouts", "circuit", "log"];
+pub(super) const MAIN_ONLY: [&str; 9] =
+    ["include", ACKNOWLEDGE, "server", "admin", "guard", "resolver", "timeouts", "circuit", "log"];
 
 pub(super) static SERVER: Shape = Shape {
     path: "server",

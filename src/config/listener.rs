@@ -3,6 +3,7 @@
 
 use ipnet::IpNet;
 
+use super::WarningCode;
 use super::keys::Shape;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
@@ -135,7 +136,7 @@ pub(super) fn admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option
     if bind.mode.is_some_and(|mode| mode & 0o002 != 0) {
         let message = "every user of this host may change the proxy's configuration through this socket";
         let help = "write a mode without permissions for others, \"0660\", and a group";
-        reader.problems.push(Problem::warning(Some(value.place), message).help(help));
+        reader.problems.push(Problem::warning(WarningCode::AdminSocketMode, Some(value.place), message).help(help));
     }
     Some(value.at(bind))
 }

@@ -7,6 +7,7 @@ pub mod difference;
 mod files;
 pub mod journal;
 mod key_dir;
+mod key_index;
 mod keys;
 mod listener;
 mod load;
@@ -25,6 +26,7 @@ mod times;
 mod trust;
 mod units;
 mod upstream;
+mod warning;
 pub mod written;
 
 use std::collections::BTreeMap;
@@ -53,6 +55,7 @@ pub use times::{Circuit, RouteTimeouts, Timeouts};
 pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
 pub use units::duration_argument;
 pub use upstream::{ClientConnections, ResponseHeadMax};
+pub use warning::{WarningCode, acknowledge, summary, without_acknowledged};
 pub use written::Written;
 
 /// A value and the place in a file where it was written.
@@ -86,6 +89,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     pub circuit: Circuit,
     pub log: Log,
+    /// Kinds of warnings that the operator has decided about.
+    pub acknowledge: Vec<At<WarningCode>>,
     /// The text of each file, for problems to point into.
     pub sources: Sources,
     /// Every file whose content is part of this configuration (the file, includes, keys, certificates), and every

@@ -2,7 +2,9 @@
 //! How is an operator told?
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use super::WarningCode;
 
 /// More problems than these nobody reads.
 pub(super) const PROBLEMS_MAX: usize = 1000;
@@ -31,6 +33,8 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub severity: Severity,
+    /// Of warnings alone.
+    pub code: Option<WarningCode>,
     /// `None`: about the whole, or a file that could not be read.
     pub place: Option<Place>,
     /// What is wrong, in lower case.
@@ -50,6 +54,7 @@ impl Problem {
     pub fn general(message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Problem,
+            code: None,
             place: None,
             message: message.into(),
             label: String::new(),
@@ -57,8 +62,8 @@ impl Problem {
             also: None,
         }
     }
-    pub fn warning(place: Option<Place>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, place, ..Self::general(message) }
+    pub fn warning(code: WarningCode, place: Option<Place>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, code: Some(code), place, ..Self::general(message) }
     }
     pub fn contained(place: Place, message: impl Into<String>) -> Self {
         Self { severity: Severity::Contained, ..Self::at(place, message) }
@@ -82,24 +87,38 @@ impl Problem {
 
 /// The files that were read, in order; a [`Place`] points into them by number.
 #[derive(Clone, Debug, Default)]
-pub struct Sources(Vec<(PathBuf, Arc<str>)>);
+pub struct Sources(Vec<Source>);
+
+#[derive(Clone, Debug)]
+struct Source {
+    path: PathBuf,
+    text: Arc<str>,
+    /// Where each line but the first starts, once it was asked for: tens of thousands of warnings may be in one file.
+    lines: Arc<OnceLock<Vec<usize>>>,
+}
 
 impl Sources {
     pub fn add(&mut self, path: &Path, text: impl Into<Arc<str>>) -> u16 {
-        self.0.push((path.to_owned(), text.into()));
+        self.0.push(Source { path: path.to_owned(), text: text.into(), lines: Arc::default() });
         u16::try_from(self.0.len() - 1).unwrap_or(u16::MAX)
     }
     pub fn get(&self, file: u16) -> Option<(&Path, &str)> {
-        self.0.get(usize::from(file)).map(|(path, text)| (path.as_path(), &**text))
+        self.0.get(usize::from(file)).map(|source| (source.path.as_path(), &*source.text))
+    }
+    /// The line of an offset in a file, counted from 1.
+    pub(super) fn line(&self, file: u16, offset: usize) -> usize {
+        let Some(source) = self.0.get(usize::from(file)) else { return 1 };
+        let starts = || memchr::memchr_iter(b'\n', source.text.as_bytes()).map(|newline| newline + 1).collect();
+        1 + source.lines.get_or_init(starts).partition_point(|start| *start <= offset)
     }
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().map(|(path, _)| path.as_path())
+        self.0.iter().map(|source| source.path.as_path())
     }
     /// Put another text in the place of a file's: the same, byte for byte, but for what may not be shown.
     pub(super) fn replace(&mut self, file: u16, text: String) {
-        if let Some((_, old)) = self.0.get_mut(usize::from(file)) {
-            debug_assert_eq!(old.len(), text.len(), "places would point elsewhere");
-            *old = text.into();
+        if let Some(source) = self.0.get_mut(usize::from(file)) {
+            debug_assert_eq!(source.text.len(), text.len(), "places would point elsewhere");
+            (source.text, source.lines) = (text.into(), Arc::default());
         }
     }
 }
@@ -113,6 +132,7 @@ pub fn few(problems: impl Iterator<Item = Problem>, place: &str) -> Vec<Problem>
         list.truncate(FEW);
         let last = list.last().filter(|_| more > 0).map(|last| Problem {
             severity: last.severity,
+            code: last.code,
             place: last.place,
             ..Problem::general(format!("{more} more {what} {place}"))
         });

@@ -2,14 +2,19 @@
 //! What does a problem look like?
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
 use serde_json::{Value, json};
-use toml::de::{DeTable, DeValue};
 
+use super::WarningCode;
+use super::key_index::KeyIndex;
 use super::problem::{Place, Problem, Severity, Sources};
+
+/// Bytes from one mark of an excerpt to the other.
+const EXCERPT_MAX: u32 = 64 * 1024;
 
 /// Every problem with its excerpt, a blank line between two; `styled` is for terminals.
 pub fn render(problems: &[Problem], sources: &Sources, styled: bool) -> String {
@@ -30,12 +35,16 @@ fn group<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
         Severity::Problem | Severity::Contained => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let mut group = Group::with_title(level.primary_title(normalize_untrusted_str(&problem.message)));
+    let title = level.primary_title(normalize_untrusted_str(&problem.message));
+    let mut group = Group::with_title(match problem.code {
+        Some(code) => title.id(code.as_str()),
+        None => title,
+    });
     let first = problem.place.map(|place| Mark { place, kind: AnnotationKind::Primary, label: &problem.label });
     let second =
         problem.also.as_ref().map(|(place, label)| Mark { place: *place, kind: AnnotationKind::Context, label });
     match (first, second) {
-        (Some(first), Some(second)) if first.place.file == second.place.file => {
+        (Some(first), Some(second)) if are_near(first.place, second.place) => {
             group = excerpt(group, sources, &[first, second]);
         }
         (first, second) => {
@@ -50,6 +59,11 @@ fn group<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
     group
 }
 
+/// Whether both fit into one excerpt: what is between them is searched for line ends.
+fn are_near(first: Place, second: Place) -> bool {
+    first.file == second.file && first.start.abs_diff(second.start) <= EXCERPT_MAX
+}
+
 /// What to underline, and what to write there.
 struct Mark<'a> {
     place: Place,
@@ -59,7 +73,8 @@ struct Mark<'a> {
 
 /// The lines from the first mark to the last: all marks are in one file.
 fn excerpt<'a>(group: Group<'a>, sources: &'a Sources, marks: &[Mark<'a>]) -> Group<'a> {
-    let Some((path, text)) = marks.first().and_then(|mark| sources.get(mark.place.file)) else {
+    let file = marks.first().map(|mark| mark.place.file);
+    let Some((file, (path, text))) = file.and_then(|file| Some((file, sources.get(file)?))) else {
         return group;
     };
     let path = shown(path);
@@ -70,7 +85,7 @@ fn excerpt<'a>(group: Group<'a>, sources: &'a Sources, marks: &[Mark<'a>]) -> Gr
     }
     let start = spans.iter().map(|span| line_start(text, span.start)).min().unwrap_or(0);
     let end = spans.iter().map(|span| line_end(text, span.end)).max().unwrap_or(text.len());
-    let mut snippet = Snippet::source(&text[start..end]).line_start(line(text, start)).path(path);
+    let mut snippet = Snippet::source(&text[start..end]).line_start(sources.line(file, start)).path(path);
     for (mark, span) in marks.iter().zip(spans) {
         let label = (!mark.label.is_empty()).then(|| normalize_untrusted_str(mark.label));
         snippet = snippet.annotation(mark.kind.span(span.start - start..span.end - start).label(label));
@@ -96,12 +111,7 @@ fn line_end(text: &str, offset: usize) -> usize {
     text[offset..].find('\n').map_or(text.len(), |newline| offset + newline)
 }
 
-/// Counted from 1.
-fn line(text: &str, offset: usize) -> usize {
-    1 + text[..offset].bytes().filter(|byte| *byte == b'\n').count()
-}
-
-/// `FILE:LINE:COLUMN: MESSAGE; LABEL; HELP`, for a log.
+/// `FILE:LINE:COLUMN: MESSAGE; LABEL; HELP [CODE]`, for a log.
 pub fn one_line_each(problems: &[Problem], sources: &Sources) -> Vec<String> {
     let line = |problem: &Problem| {
         let position = problem.place.and_then(|place| position(place, sources));
@@ -109,7 +119,8 @@ pub fn one_line_each(problems: &[Problem], sources: &Sources) -> Vec<String> {
             position.map(|(path, line, column)| format!("{}:{line}:{column}: ", shown(path))).unwrap_or_default();
         let texts = [problem.message.as_str(), &problem.label, problem.help.as_deref().unwrap_or_default()];
         let texts: Vec<&str> = texts.into_iter().filter(|text| !text.is_empty()).collect();
-        normalize_untrusted_str(&format!("{place}{}", texts.join("; ")))
+        let code = problem.code.map_or(String::new(), |code| format!(" [{code}]"));
+        normalize_untrusted_str(&format!("{place}{}{code}", texts.join("; ")))
     };
     problems.iter().map(line).collect()
 }
@@ -118,22 +129,23 @@ pub fn one_line_each(problems: &[Problem], sources: &Sources) -> Vec<String> {
 fn position(place: Place, sources: &Sources) -> Option<(&Path, usize, usize)> {
     let (path, text) = sources.get(place.file)?;
     let start = within(text, place).start;
-    Some((path, line(text, start), 1 + text[line_start(text, start)..start].chars().count()))
+    Some((path, sources.line(place.file, start), 1 + text[line_start(text, start)..start].chars().count()))
 }
 
 /// An array with an object a problem: `severity`, `file`, `line`, `column` (both from 1; the column counts
-/// characters), `key`, `message`, `label`, `help`; `null` where there is none.
+/// characters), `key`, `code` (of warnings), `message`, `label`, `help`; `null` where there is none.
 pub fn to_json(problems: &[Problem], sources: &Sources) -> Value {
-    problems.iter().map(|problem| object(problem, sources)).collect()
+    let mut keys = BTreeMap::new();
+    problems.iter().map(|problem| object(problem, sources, &mut keys)).collect()
 }
 
-fn object(problem: &Problem, sources: &Sources) -> Value {
+fn object(problem: &Problem, sources: &Sources, keys: &mut BTreeMap<u16, KeyIndex>) -> Value {
     let severity = match problem.severity {
         Severity::Problem | Severity::Contained => "problem",
         Severity::Warning => "warning",
     };
     let mut object = json!({
-        "severity": severity, "file": null, "line": null, "column": null, "key": null,
+        "severity": severity, "code": problem.code.map(WarningCode::as_str), "file": null, "line": null, "column": null, "key": null,
         "message": problem.message, "label": problem.label, "help": problem.help,
     });
     if let Some(place) = problem.place
@@ -143,27 +155,10 @@ fn object(problem: &Problem, sources: &Sources) -> Value {
         object["file"] = shown(path).into();
         object["line"] = line.into();
         object["column"] = column.into();
-        object["key"] = key_at(DeTable::parse_recoverable(text).0.get_ref(), place.start as usize).into();
+        let keys = keys.entry(place.file).or_insert_with(|| KeyIndex::of(text));
+        object["key"] = keys.at(place.start as usize).into();
     }
     object
-}
-
-/// The dotted path of the innermost key or value at a place, so that also problems found later have one.
-fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
-    table.iter().find_map(|(key, value)| {
-        let below = match value.get_ref() {
-            DeValue::Table(table) => key_at(table, offset),
-            DeValue::Array(array) => array.iter().find_map(|element| match element.get_ref() {
-                DeValue::Table(table) => key_at(table, offset),
-                _ => None,
-            }),
-            _ => None,
-        };
-        match below {
-            Some(below) => Some(format!("{}.{below}", key.get_ref())),
-            None => (key.span().contains(&offset) || value.span().contains(&offset)).then(|| key.get_ref().to_string()),
-        }
-    })
 }
 
 #[cfg(test)]
@@ -185,7 +180,7 @@ mod tests {
         let problems = [
             Problem::at(place("\"systemd\""), "no"),
             Problem::at(place("\"b\""), "no").help("yes"),
-            Problem::warning(None, "all of it"),
+            Problem::warning(WarningCode::Unused, None, "all of it"),
         ];
         let json = to_json(&problems, &sources);
         assert_eq!(
@@ -194,7 +189,7 @@ mod tests {
         );
         assert_eq!((&json[1]["key"], &json[1]["help"]), (&json!("routes.name"), &json!("yes")));
         let lines = one_line_each(&problems, &sources);
-        assert_eq!(lines, ["c.toml:2:16: no", "c.toml:8:8: no; yes", "all of it"]);
+        assert_eq!(lines, ["c.toml:2:16: no", "c.toml:8:8: no; yes", "all of it [unused]"]);
         assert_eq!((&json[2]["severity"], &json[2]["file"]), (&json!("warning"), &Value::Null));
     }
 

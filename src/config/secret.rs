@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::WarningCode;
 use super::files::FileFault;
 use super::problem::Problem;
 use super::read::{Reader, Value};
@@ -86,9 +87,10 @@ fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Bytes {
     let bytes = Zeroizing::new(content.bytes);
     if content.seen.is_for_everybody() {
         let message = format!("every user of this host can open {}", path.display());
-        reader
-            .problems
-            .push(Problem::warning(Some(value.place), message).help(format!("run `chmod o-rwx {}`", path.display())));
+        reader.problems.push(
+            Problem::warning(WarningCode::ReadableSecret, Some(value.place), message)
+                .help(format!("run `chmod o-rwx {}`", path.display())),
+        );
     }
     Ok(bytes)
 }

@@ -31,7 +31,7 @@ fn problem(file: u16, text: &str, error: &toml::de::Error) -> Problem {
 
 /// The number of the line where a place starts.
 pub(super) fn line_of(text: &str, place: Place) -> usize {
-    text.bytes().take(place.start as usize).filter(|byte| *byte == b'\n').count()
+    memchr::memchr_iter(b'\n', &text.as_bytes()[..text.len().min(place.start as usize)]).count()
 }
 
 /// Where a header or a key was written before: the parser forgets it.

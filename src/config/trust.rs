@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use super::WarningCode;
 use super::files::FILE_MAX;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
@@ -141,7 +142,7 @@ fn system(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots> {
     }
     for error in found.errors {
         let message = format!("a part of the system's store cannot be read: {error}");
-        reader.problems.push(Problem::warning(Some(value.place), message));
+        reader.problems.push(Problem::warning(WarningCode::SystemStore, Some(value.place), message));
     }
     certificates.iter().for_each(|certificate| reader.files.digest(certificate));
     Some(Roots::System(certificates))

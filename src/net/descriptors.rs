@@ -3,6 +3,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::config::WarningCode;
 use crate::config::{Config, Problem};
 use crate::policy::Plan;
 
@@ -56,7 +57,7 @@ pub fn warning(config: &Config) -> Option<Problem> {
         );
         let needed = written.value as u64 * SHARES + RESERVE;
         let help = format!("raise the limit to {needed} (LimitNOFILE= of the systemd unit), or write {most}");
-        Problem::warning(Some(written.place), message).help(help)
+        Problem::warning(WarningCode::FileDescriptors, Some(written.place), message).help(help)
     })
 }
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 use hickory_proto::rr::RecordType;
 use tokio::time::{Instant, sleep_until};
 
+use crate::config::WarningCode;
 use crate::config::{self, Problem};
 use crate::names::Host;
 use crate::policy::egress::Families;
@@ -245,7 +246,7 @@ fn whole(v6: &Slot, v4: &Slot) -> Result<Arc<[IpAddr]>, ResolveFault> {
 pub fn warnings(config: &config::Resolver) -> Vec<Problem> {
     let warnings = Basis::read(config).map(|basis| basis.warnings()).unwrap_or_default();
     let help = "name the servers in resolver.servers, or add nameserver lines to /etc/resolv.conf";
-    warnings.into_iter().map(|warning| Problem::warning(None, warning).help(help)).collect()
+    warnings.into_iter().map(|warning| Problem::warning(WarningCode::NameServers, None, warning).help(help)).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::config::WarningCode;
 use crate::config::{self, At, Config, Per, Problem};
 use crate::names::{ClientName, Host, LimitName, PoolName, RouteName, TenantName};
 
@@ -192,8 +193,8 @@ fn limit(name: &LimitName, written: &At<config::Limit>, problems: &mut Vec<Probl
     }
     if let Some(bandwidth) = written.bandwidth.as_ref().filter(|_| written.report_only) {
         let help = "a delivery that is slower is not refused: there is nothing to report of it";
-        problems
-            .push(Problem::warning(Some(bandwidth.place), "a limit that only reports holds no bandwidth").help(help));
+        let (code, message) = (WarningCode::BandwidthReports, "a limit that only reports holds no bandwidth");
+        problems.push(Problem::warning(code, Some(bandwidth.place), message).help(help));
     }
     if written.wait > WAIT_MAX {
         let help = "it paces a burst; what comes later, the client sends again";

@@ -7,6 +7,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::X509Version;
 
 use super::signed;
+use crate::config::WarningCode;
 use crate::config::{Place, Problem};
 
 /// What the certificates below an anchor are for.
@@ -89,7 +90,7 @@ impl Anchors {
                 let subject = signed::certificate(der).map(|parsed| parsed.subject().to_string());
                 let message = format!("{what} ({}) {consequence}", subject.unwrap_or_default());
                 let help = "put the authority's certificate in its place, unless that is what you want";
-                problems.push(Problem::warning(Some(place), message).help(help));
+                problems.push(Problem::warning(WarningCode::UnusualRoot, Some(place), message).help(help));
             }
             Err(error) => {
                 let word = if purpose == Purpose::Servers { "a root" } else { "an authority" };

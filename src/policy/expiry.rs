@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::anchors::{self, Purpose};
+use crate::config::WarningCode;
 use crate::config::{At, Config, CrlPolicy, PemFile, Place, Problem, Roots};
 
 /// Who renews by hand needs this long; an authority of our own must reach our clients first.
@@ -103,7 +104,7 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
         // That our own authority has ended is a problem, and said where it is compiled.
         let is_said = expiry.usage == Use::Ca && expiry.ends < now;
         if let Some(message) = expiry.warning(now).filter(|_| !is_said) {
-            problems.push(Problem::warning(Some(*place), message).help(expiry.help()));
+            problems.push(Problem::warning(WarningCode::ExpiresSoon, Some(*place), message).help(expiry.help()));
         }
     }
     all.0.into_iter().map(|(_, expiry)| expiry).collect()

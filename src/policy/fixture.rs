@@ -55,6 +55,7 @@ pub(crate) fn config() -> Config {
             reuse: second,
         },
         circuit: Circuit { failures: 0, window: second, open: second, open_max: second },
+        acknowledge: Vec::new(),
         log: Log { deliveries: at(0, Deliveries::Off), level: "info".into() },
         sources: Sources::default(),
         files: vec![],

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::addresses::{Special, embedded, listed, overlap, rows, special};
+use crate::config::WarningCode;
 use crate::config::{self, At, Config, Problem};
 use crate::host::is_below;
 use crate::names::{Host, PoolName, Scheme, Target};
@@ -257,16 +258,24 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
         }
         if let Some(deny) = guard.deny.iter().find(|deny| !deny.report_only && deny.cidr.contains(&allow.value)) {
             problems.push(
-                Problem::warning(Some(allow.place), format!("`{}` never has an effect: deny beats allow", allow.value))
-                    .also(deny.place, "denied here"),
+                Problem::warning(
+                    WarningCode::AllowWithoutEffect,
+                    Some(allow.place),
+                    format!("`{}` never has an effect: deny beats allow", allow.value),
+                )
+                .also(deny.place, "denied here"),
             );
         }
         if let Some(metadata) = rows().find(|row| row.metadata && overlap(&row.cidr, &allow.value)) {
             let Special { cidr, name, .. } = metadata;
             problems.push(
-                Problem::warning(Some(allow.place), format!("`{}` covers cloud metadata addresses", allow.value))
-                    .label(format!("{cidr} is {name}"))
-                    .help("metadata addresses stay refused, whatever is allowed"),
+                Problem::warning(
+                    WarningCode::AllowMetadata,
+                    Some(allow.place),
+                    format!("`{}` covers cloud metadata addresses", allow.value),
+                )
+                .label(format!("{cidr} is {name}"))
+                .help("metadata addresses stay refused, whatever is allowed"),
             );
         }
     }

@@ -7,6 +7,7 @@ use rcgen::{Issuer, KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::config::WarningCode;
 use crate::config::{At, Ca, Config, Connect, Problem};
 
 pub struct Authority {
@@ -32,8 +33,11 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
         (None, None) => None,
         (Some(ca), inspecting) => {
             if inspecting.is_none() {
-                problems
-                    .push(Problem::warning(Some(ca.place), "no route inspects tunnels in the name of this authority"));
+                problems.push(Problem::warning(
+                    WarningCode::Unused,
+                    Some(ca.place),
+                    "no route inspects tunnels in the name of this authority",
+                ));
             }
             authority(ca, now, problems)
         }

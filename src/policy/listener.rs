@@ -15,11 +15,13 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::UnixTime;
 
+use super::addresses::special;
 use super::anchors::{Anchors, Purpose};
 use super::certified::certified;
 use super::client_certificates::ClientVerifier;
 use super::identify::Held;
 use super::revocation;
+use crate::config::WarningCode;
 use crate::config::{self, Alpn, At, BindTls, Config, Listen, ListenerTls, PemFile, Problem, Severity};
 
 /// What stands between a socket and HTTP.
@@ -116,9 +118,45 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
     {
         let message = "no certificate can prove a client: the listener asks for none";
         let help = "add client_ca to server.tls, or to the tls of a listener: the authority that issues certificates to clients";
-        problems.push(Problem::warning(Some(name.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::NoClientCa, Some(name.place), message).help(help));
     }
+    warn_of_public(config, &tls, problems);
     Listener { tls, proxies }
+}
+
+/// What strangers on the way or at the other end would learn, or could do.
+fn warn_of_public(config: &Config, tls: &HashMap<Listen, Tls>, problems: &mut Vec<Problem>) {
+    for bind in config.admin.listen.iter().filter(|bind| is_public(&bind.address)) {
+        let message = format!("strangers can reach the admin listener on {}", bind.address);
+        let help = "write a loopback or private address, or \"unix:/path\": nothing there asks for a credential";
+        problems.push(Problem::warning(WarningCode::AdminPublic, Some(bind.place), message).help(help));
+    }
+    let Some((name, client)) = config.clients.iter().find(|(_, client)| !client.tokens.is_empty()) else { return };
+    let is_open = |bind: &&At<config::Bind>| is_public(&bind.address) && !tls.contains_key(&bind.address);
+    // Where TLS of a listener has a problem, that is what is told.
+    let has_tls = |bind: &At<config::Bind>| match &bind.tls {
+        BindTls::Off => false,
+        BindTls::Inherited => config.server.tls.is_some(),
+        BindTls::Own(_) => true,
+    };
+    for bind in config.server.listen.iter().filter(is_open).filter(|bind| !has_tls(bind)) {
+        let message = format!("tokens cross networks in plaintext to {}", bind.address);
+        let help = "add tls to the listener or to [server], or listen on a loopback or private address";
+        let problem = Problem::warning(WarningCode::TokensInPlaintext, Some(bind.place), message).help(help);
+        problems.push(problem.also(client.place, format!("{name} has a token")));
+    }
+}
+
+/// Whether strangers can reach it: all addresses of the host, or one that no registry keeps from the Internet. Where
+/// systemd's sockets listen is not known here.
+fn is_public(listen: &Listen) -> bool {
+    match listen {
+        Listen::Tcp(address) => {
+            let ip = address.ip().to_canonical();
+            ip.is_unspecified() || special(ip).is_none()
+        }
+        Listen::Unix(_) | Listen::Systemd => false,
+    }
 }
 
 fn compile_tls(tls: &ListenerTls, problems: &mut Vec<Problem>) -> Option<Tls> {

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::config::{Config, Problem, Rejected, Severity, Sources, Timeouts};
+use crate::config::{Config, Problem, Rejected, Severity, Sources, Timeouts, without_acknowledged};
 use crate::names::{CredentialName, Host, PoolName, TrustName};
 
 /// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
@@ -130,8 +130,11 @@ pub fn compile_after(
 /// What the text alone tells, and what the parts of it that could be read would mean.
 pub fn every_problem(rejected: Rejected, now: Timestamp) -> (Vec<Problem>, Sources) {
     let Rejected { mut problems, sources, rest, .. } = rejected;
-    if let Some(Err(more)) = rest.map(|rest| compile(&rest, now)) {
-        problems.extend(more);
+    if let Some(rest) = rest {
+        if let Err(more) = compile(&rest, now) {
+            problems.extend(more);
+        }
+        problems = without_acknowledged(problems, &rest.acknowledge);
     }
     (problems, sources)
 }

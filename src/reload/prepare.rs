@@ -92,9 +92,9 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn of(problems: &[Problem], sources: &Sources) -> Self {
         Self {
-            lines: config::one_line_each(problems, sources),
+            lines: config::one_line_each(&config::summary(problems), sources),
             json: config::to_json(problems, sources),
-            report: config::render(problems, sources, false),
+            report: config::render(&config::summary(problems), sources, false),
         }
     }
 
@@ -136,9 +136,11 @@ pub(super) fn prepare(
     warnings.extend(more);
     warnings.extend(descriptors::warning(&config));
     warnings.extend(resolve::warnings(&config.resolver));
+    let (warnings, _) = config::acknowledge(warnings, &config.acknowledge);
     let (left_out, warnings): (Vec<_>, Vec<_>) =
         warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
-    let [left_out, warnings] = [left_out, warnings].map(|told| config::one_line_each(&told, &config.sources));
+    let [left_out, warnings] =
+        [left_out, warnings].map(|told| config::one_line_each(&config::summary(&told), &config.sources));
     let in_force = InForce::new(plan, &config.resolver, Some(before))
         .map_err(|fault| rejection(Found::general(format!("cannot resolve names: {fault}"))))?;
     let mut difference = Difference::between(written, &config.written);

@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 
 use super::{Pool, Range, Span, Standing, is_v6};
+use crate::config::WarningCode;
 use crate::config::{self, At, PoolRange, Problem};
 use crate::names::PoolName;
 use crate::policy::addresses::{self, overlap};
@@ -49,7 +50,7 @@ pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) 
         for exclude in &pool.exclude {
             if !pool.ranges.iter().any(|range| overlap(&range.cidr, exclude)) {
                 let message = format!("`{}` excludes nothing: no range of egress.{name} has it", exclude.value);
-                problems.push(Problem::warning(Some(exclude.place), message));
+                problems.push(Problem::warning(WarningCode::ExcludesNothing, Some(exclude.place), message));
             }
         }
         check_empty(name, pool, now, problems);
@@ -87,7 +88,7 @@ fn check_range(range: &At<PoolRange>, exclude: &[At<IpNet>], problems: &mut Vec<
     let special = addresses::listed(cidr.network()).or_else(|| addresses::rows().find(|row| overlap(&row.cidr, &cidr)));
     if let Some(special) = special {
         problems.push(
-            Problem::warning(Some(range.place), format!("`{cidr}` is not public: {special}"))
+            Problem::warning(WarningCode::NotPublic, Some(range.place), format!("`{cidr}` is not public: {special}"))
                 .help("on the Internet, targets see another source address, or nothing at all"),
         );
     }
@@ -104,7 +105,7 @@ fn check_ended(name: &PoolName, pool: &At<config::Pool>, now: Timestamp, problem
         let message = format!("`{}` has ended: nothing new leaves from it", range.cidr);
         let help =
             format!("take it out when `outgate egress list --pool {name}` no longer lists it: then nothing is left");
-        problems.push(Problem::warning(Some(range.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::RangeEnded, Some(range.place), message).help(help));
     }
 }
 
@@ -137,7 +138,10 @@ fn check_empty(name: &PoolName, pool: &At<config::Pool>, now: Timestamp, problem
             Some(from) => format!("egress.{name} has no address until {from}"),
             None => format!("egress.{name} has no address any more: every range has ended"),
         };
-        problems.push(Problem::warning(Some(pool.place), message).help("its deliveries are refused as no_egress"));
+        problems.push(
+            Problem::warning(WarningCode::NoAddress, Some(pool.place), message)
+                .help("its deliveries are refused as no_egress"),
+        );
     }
 }
 
@@ -154,6 +158,7 @@ fn check_shared(pools: &Pools, problems: &mut Vec<Problem>) {
             if let Some(((place, range), (first, _))) = pairs.into_iter().find(|((_, a), (_, b))| share(a, b)) {
                 problems.push(
                     Problem::warning(
+                        WarningCode::SharedRange,
                         Some(*place),
                         format!("`{}` is shared by egress.{other} and egress.{name}", range.cidr),
                     )

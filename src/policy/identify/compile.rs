@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::public_key::{PublicKey, Unusable};
 use super::{ANONYMOUS, Client, Clients, Tenants, certificate};
+use crate::config::WarningCode;
 use crate::config::{self, At, Bind, Config, Listen, Place, Problem, Proof};
 use crate::names::{ClientName, TenantName};
 
@@ -21,7 +22,10 @@ impl Clients {
             let help =
                 "add a [clients.NAME] with tokens or networks; on loopback, server.allow_anonymous = true will do";
             // Not a problem: a package installs so, and lets nothing through until somebody says what.
-            problems.push(Problem::warning(None, "no client is configured: nobody can use this").help(help));
+            problems.push(
+                Problem::warning(WarningCode::NoClient, None, "no client is configured: nobody can use this")
+                    .help(help),
+            );
         }
         if let (true, Some(listen)) = (anonymous, open) {
             let allow = config.server.allow_anonymous.place;
@@ -161,7 +165,7 @@ fn check(name: &ClientName, client: &At<config::Client>, open: Option<&At<Bind>>
     }
     if name.as_str().contains(':') && !client.tokens.is_empty() {
         let message = format!("{name} cannot call with Basic credentials: a colon ends the name there (RFC 7617 §2)");
-        problems.push(Problem::warning(Some(client.place), message));
+        problems.push(Problem::warning(WarningCode::ColonInName, Some(client.place), message));
     }
     if has_only_networks(client) && client.networks.is_empty() {
         let help = "add tokens (`outgate token new` makes one), certificates, public_keys or networks";

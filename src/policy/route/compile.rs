@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::credential;
 use super::{Route, Routes, Split, Tables, WHOLE_BODY_MAX, reach, split};
+use crate::config::WarningCode;
 use crate::config::problem::nearest;
 use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
 use crate::host::HostPattern;
@@ -25,13 +26,16 @@ impl Routes {
         let mut routes = Routes::default();
         if config.routes.is_empty() {
             let help = "add [[routes]] with name and hosts";
-            problems.push(Problem::warning(None, "no route: everything will be refused as no_route").help(help));
+            problems.push(
+                Problem::warning(WarningCode::NoRoute, None, "no route: everything will be refused as no_route")
+                    .help(help),
+            );
             return routes;
         }
         if config.routes.iter().all(|route| route.report_only) {
             let help = "take report_only from one of them";
             let message = "every route only reports: everything will be refused as no_route";
-            problems.push(Problem::warning(None, message).help(help));
+            problems.push(Problem::warning(WarningCode::NoRoute, None, message).help(help));
         }
         unique_names(&config.routes, problems);
         let mut used = Used::default();
@@ -282,7 +286,7 @@ fn forgeable(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut V
         let message = format!("every receiver on this route has the secret of the signer {}", signer.name());
         let help =
             "whoever has it can forge for all others: a key_dir gives each tenant its own, a key pair shares none";
-        problems.push(Problem::warning(Some(any.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::SharedSecret, Some(any.place), message).help(help));
     }
 }
 
@@ -316,17 +320,17 @@ fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
     if let (Some(connect), false) = (tunnel, written.paths.is_empty()) {
         let message = "a tunnel shows no path: none is opened for a route that names its paths";
         let help = "\"inspect\" looks inside; a route of the same host without paths may have tunnels";
-        problems.push(Problem::warning(Some(connect.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::TunnelPaths, Some(connect.place), message).help(help));
     }
     if let (Some(connect), false) = (tunnel, written.sign.is_empty()) {
         let message = "what goes through a tunnel is not signed";
         let help = "\"refuse\" leaves clients the other forms, which are signed; \"inspect\" signs inside of tunnels";
-        problems.push(Problem::warning(Some(connect.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::TunnelUnsigned, Some(connect.place), message).help(help));
     }
     if written.plaintext.value == Plaintext::Allow {
         let message = "webhooks may leave in plaintext, to targets that prove nothing";
         let help = "\"upgrade\" takes the same requests and sends them over TLS";
-        problems.push(Problem::warning(Some(written.plaintext.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::Plaintext, Some(written.plaintext.place), message).help(help));
     }
 }
 
@@ -384,6 +388,10 @@ fn unused<N: Borrow<str>, T>(
     problems: &mut Vec<Problem>,
 ) {
     for (name, at) in written.iter().filter(|(name, _)| !used.contains((*name).borrow())) {
-        problems.push(Problem::warning(Some(at.place), format!("no route uses the {what} {}", name.borrow())));
+        problems.push(Problem::warning(
+            WarningCode::Unused,
+            Some(at.place),
+            format!("no route uses the {what} {}", name.borrow()),
+        ));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::config::WarningCode;
 use crate::config::{self, Connect, Plaintext, Problem, Verify};
 use crate::policy::credential::Credential;
 use crate::policy::sign::Signer;
@@ -24,7 +25,8 @@ pub(super) fn check(
     if written.plaintext.value == Plaintext::Allow {
         let problem = if credential.allows_plaintext {
             let message = format!("the credential {name} may leave in plaintext, for all on the way to read");
-            Problem::warning(Some(place), message).help("\"upgrade\" sends the same requests over TLS")
+            Problem::warning(WarningCode::CredentialInPlaintext, Some(place), message)
+                .help("\"upgrade\" sends the same requests over TLS")
         } else {
             let message = format!("the credential {name} would leave in plaintext, for all on the way to read");
             let help = "plaintext = \"upgrade\" or \"refuse\" here, or plaintext = \"allow\" at the credential, too";
@@ -35,17 +37,20 @@ pub(super) fn check(
     if trust.is_some_and(|trust| trust.verify == Verify::None) {
         let message =
             format!("the credential {name} is shown to whoever answers: the trust of this route verifies nothing");
-        problems.push(Problem::warning(Some(place), message).help("verify = \"full\" in the trust of this route"));
+        problems.push(
+            Problem::warning(WarningCode::CredentialUnverified, Some(place), message)
+                .help("verify = \"full\" in the trust of this route"),
+        );
     }
     if written.hosts.iter().any(|host| host.value == "*") {
         let message = format!("the credential {name} is shown to every host that a webhook is sent to");
         let help = "name the hosts that it is meant for: whoever has a webhook sent to itself learns it";
-        problems.push(Problem::warning(Some(place), message).help(help));
+        problems.push(Problem::warning(WarningCode::CredentialEverywhere, Some(place), message).help(help));
     }
     let tunnel = written.connect.as_ref().filter(|connect| connect.value == Connect::Tunnel);
     if let Some(connect) = tunnel {
         let message = "what goes through a tunnel carries no credential";
         let help = "\"refuse\" leaves clients the other forms, which carry it; \"inspect\" adds it inside of tunnels";
-        problems.push(Problem::warning(Some(connect.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::TunnelUnsigned, Some(connect.place), message).help(help));
     }
 }

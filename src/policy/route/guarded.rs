@@ -2,6 +2,7 @@
 //! Is there a webhook that this host of a route could be for?
 
 use super::Routes;
+use crate::config::WarningCode;
 use crate::config::{Config, Problem};
 use crate::host::HostPattern;
 use crate::names::Host;
@@ -25,7 +26,11 @@ pub fn check_reach(config: &Config, routes: &Routes, guard: &Guard, problems: &m
     for written in config.routes.iter().flat_map(|route| &route.hosts) {
         let Ok(pattern) = HostPattern::parse(written) else { continue };
         let warn = |why: String| {
-            Problem::warning(Some(written.place), format!("the guard lets nothing through to this host: {why}"))
+            Problem::warning(
+                WarningCode::GuardedHost,
+                Some(written.place),
+                format!("the guard lets nothing through to this host: {why}"),
+            )
         };
         problems.extend(shut(&pattern).map(|forbidden| match forbidden {
             Forbidden::Address { address, rule } => {

@@ -29,6 +29,7 @@ mod twilio;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
+use crate::config::WarningCode;
 use crate::config::{Place, Problem, few};
 use crate::names::{KeyId, SignerName, TenantName};
 pub use algorithm::Algorithm;
@@ -140,7 +141,7 @@ impl Signer {
         let shared = self.shared.as_ref().and_then(|keys| keys.gap(format_args!("the signer {}", self.name), now));
         let shared = shared.map(|gap| match gap.is_now {
             true => Problem::at(self.place, gap.message),
-            false => Problem::warning(Some(self.place), gap.message),
+            false => Problem::warning(WarningCode::NoKeyInForce, Some(self.place), gap.message),
         });
         let mut problems = Vec::from_iter(shared.map(|problem| problem.help(help)));
         if let Some(tenants) = &self.tenants {

@@ -11,6 +11,7 @@ use super::compile::{Start, twins};
 use super::fault::BadKey;
 use super::keyring::Keyring;
 use super::scheme::{Key, Scheme};
+use crate::config::WarningCode;
 use crate::config::{At, KeyDir, KeyFolder, Place, Problem, few};
 use crate::names::{SignerName, TenantName};
 
@@ -87,7 +88,7 @@ impl Tenants {
                 "put a key into {}; its webhooks are refused meanwhile",
                 self.path.join(tenant.as_str()).display()
             );
-            Some(Problem::warning(Some(place), gap.message).help(help))
+            Some(Problem::warning(WarningCode::NoKeyInForce, Some(place), gap.message).help(help))
         })
     }
 }

@@ -13,6 +13,7 @@ use super::super::anchors::{Anchors, Purpose};
 use super::super::certified::certified;
 use super::super::{revocation, signed};
 use super::{PUBLIC, Terms, Trust, fingerprint};
+use crate::config::WarningCode;
 use crate::config::{self, At, Config, CrlPolicy, Problem, Roots, TlsVersion, Verify};
 use crate::names::TrustName;
 
@@ -210,6 +211,7 @@ pub(super) fn warn_unverified(name: &TrustName, written: &At<config::Trust>, pro
     let place = written.verify.place;
     problems.push(
         Problem::warning(
+            WarningCode::Unverified,
             Some(place),
             format!(
                 "trust {name} verifies nothing: webhooks on its routes go to whoever answers, and anyone on the path \
@@ -241,7 +243,7 @@ fn warn_unfinished(roots: &RootCertStore, written: &At<config::Trust>, problems:
         && written.roots.iter().any(|roots| matches!(roots.value, Roots::Mozilla))
     {
         let message = "certificates that no public authority may issue are believed, if one of them does";
-        problems.push(Problem::warning(Some(strict.place), message).help("leave strict out"));
+        problems.push(Problem::warning(WarningCode::NotStrict, Some(strict.place), message).help("leave strict out"));
     }
 }
 
@@ -257,11 +259,13 @@ fn warn_unlisted(
     let are_files = written.roots.iter().all(|roots| matches!(roots.value, Roots::File(..)));
     let problem = match written.crl_policy() {
         CrlPolicy::Require if unlisted > 0 => Problem::warning(
+            WarningCode::CrlMissing,
             Some(first.place),
             format!("{unlisted} of {all} roots have no revocation list: what they issued is refused"),
         )
         .help("add the lists of these roots, take the roots out, or write crl_policy = \"lenient\""),
         CrlPolicy::Lenient if unlisted == all && are_files => Problem::warning(
+            WarningCode::CrlMissing,
             Some(first.place),
             "no revocation list is of one of the roots: they count only for authorities that targets show below them",
         )
@@ -278,6 +282,7 @@ fn warn_of_usage(identity: &config::Identity, problems: &mut Vec<Problem>) {
     if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
         let message = "the certificate is not for clients: targets may refuse it";
         let help = "a certificate whose extended key usage is clientAuth";
-        problems.push(Problem::warning(Some(identity.certificate.place), message).help(help));
+        problems
+            .push(Problem::warning(WarningCode::IdentityUsage, Some(identity.certificate.place), message).help(help));
     }
 }

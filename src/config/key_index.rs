@@ -1,0 +1,58 @@
+//! The keys of a file by their places, so that problems which are found later have one.
+//! Which key stands here?
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+/// Containers that start before a place and end before it, too, between it and the one that it is in.
+const STEPS_MAX: usize = 64;
+
+/// The dotted paths of keys, and where they and their values stand.
+pub(super) struct KeyIndex {
+    paths: Vec<String>,
+    /// By their start; none is in another.
+    leaves: Vec<(Range<usize>, usize)>,
+    /// By their start: values with tables in them.
+    containers: Vec<(Range<usize>, usize)>,
+}
+
+impl KeyIndex {
+    pub(super) fn of(text: &str) -> Self {
+        let mut index = Self { paths: Vec::new(), leaves: Vec::new(), containers: Vec::new() };
+        index.add(DeTable::parse_recoverable(text).0.get_ref(), "");
+        index.leaves.sort_by_key(|(span, _)| span.start);
+        index.containers.sort_by_key(|(span, _)| span.start);
+        index
+    }
+
+    /// The path of the innermost key whose name or value is at `offset`.
+    pub(super) fn at(&self, offset: usize) -> Option<&str> {
+        let find = |spans: &[(Range<usize>, usize)]| {
+            let before = spans.partition_point(|(span, _)| span.start <= offset);
+            let found = spans[..before].iter().rev().take(STEPS_MAX).find(|(span, _)| span.contains(&offset));
+            found.map(|(_, path)| self.paths[*path].as_str())
+        };
+        find(&self.leaves).or_else(|| find(&self.containers))
+    }
+
+    fn add(&mut self, table: &DeTable<'_>, above: &str) {
+        for (key, value) in table {
+            let path = match above {
+                "" => key.get_ref().to_string(),
+                above => format!("{above}.{}", key.get_ref()),
+            };
+            let number = self.paths.len();
+            self.paths.push(path.clone());
+            self.leaves.push((key.span(), number));
+            let tables: Vec<&DeTable<'_>> = match value.get_ref() {
+                DeValue::Table(table) => vec![table],
+                DeValue::Array(array) => array.iter().filter_map(|element| element.get_ref().as_table()).collect(),
+                _ => Vec::new(),
+            };
+            let list = if tables.is_empty() { &mut self.leaves } else { &mut self.containers };
+            list.push((value.span(), number));
+            tables.into_iter().for_each(|table| self.add(table, &path));
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The kinds of warnings, by the codes that an operator acknowledges them with.
+//! Which warnings has the operator decided about?
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::At;
+use super::keys;
+use super::problem::{Problem, Severity, nearest};
+use super::read::{Reader, Table};
+
+/// Of each kind, so many warnings are shown; the others are counted.
+const SHOWN: usize = 25;
+/// Longer lists of problems are not read.
+const PROBLEMS_SHOWN: usize = 1000;
+
+macro_rules! codes {
+    ($($name:ident $text:literal;)*) => {
+        /// A kind of warning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum WarningCode { $($name),* }
+
+        impl WarningCode {
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+        }
+    };
+}
+
+codes! {
+    AcknowledgedNothing "acknowledged_nothing";
+    AdminPublic "admin_public";
+    AdminSocketMode "admin_socket_mode";
+    AllowMetadata "allow_metadata";
+    AllowWithoutEffect "allow_without_effect";
+    BandwidthReports "bandwidth_reports";
+    ColonInName "colon_in_name";
+    CredentialEverywhere "credential_everywhere";
+    CredentialInPlaintext "credential_in_plaintext";
+    CredentialUnverified "credential_unverified";
+    CrlMissing "crl_missing";
+    ExcludesNothing "excludes_nothing";
+    ExpiresSoon "expires_soon";
+    FileDescriptors "file_descriptors";
+    GuardedHost "guarded_host";
+    IdentityUsage "identity_usage";
+    NameServers "name_servers";
+    NoAddress "no_address";
+    NoClient "no_client";
+    NoClientCa "no_client_ca";
+    NoKeyInForce "no_key_in_force";
+    NoRoute "no_route";
+    NotPublic "not_public";
+    NotStrict "not_strict";
+    Plaintext "plaintext";
+    RangeEnded "range_ended";
+    ReadableSecret "readable_secret";
+    SharedRange "shared_range";
+    SharedSecret "shared_secret";
+    SystemStore "system_store";
+    TenantKeys "tenant_keys";
+    TokensInPlaintext "tokens_in_plaintext";
+    TunnelPaths "tunnel_paths";
+    TunnelUnsigned "tunnel_unsigned";
+    UnfinishedRollback "unfinished_rollback";
+    Unused "unused";
+    UnusualRoot "unusual_root";
+    Unverified "unverified";
+}
+
+impl fmt::Display for WarningCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The codes of `acknowledge`.
+pub(super) fn acknowledged(reader: &mut Reader<'_>, file: &Table<'_>) -> Vec<At<WarningCode>> {
+    let read = |reader: &mut Reader<'_>, value: &super::read::Value<'_>| {
+        let text = reader.text(value)?;
+        let found = WarningCode::ALL.iter().find(|code| code.as_str() == text);
+        if found.is_none() {
+            let problem = Problem::at(value.place, format!("no warning has the code \"{text}\""));
+            let help = match nearest(text, WarningCode::ALL.iter().map(|code| code.as_str())) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => "write the code that `outgate check` shows with a warning: warning[CODE]".to_owned(),
+            };
+            reader.problems.push(problem.help(help));
+        }
+        found.map(|code| value.at(*code))
+    };
+    file.many(reader, keys::ACKNOWLEDGE, None, read).unwrap_or_default()
+}
+
+/// Takes out the warnings that the operator has acknowledged, and warns of codes that no warning has. Gives what is left, and
+/// how many were taken out.
+pub fn acknowledge(found: Vec<Problem>, acknowledged: &[At<WarningCode>]) -> (Vec<Problem>, usize) {
+    let (before, present) = (found.len(), codes(&found));
+    let mut found = without_acknowledged(found, acknowledged);
+    let taken = before - found.len();
+    let is_acknowledged = |code| acknowledged.iter().any(|other| other.value == code);
+    if !is_acknowledged(WarningCode::AcknowledgedNothing) {
+        let unused = acknowledged.iter().filter(|code| !present.contains_key(&code.value));
+        found.extend(unused.map(|code| {
+            let message = format!("no warning has the code \"{code}\" now", code = code.value);
+            Problem::warning(WarningCode::AcknowledgedNothing, Some(code.place), message)
+                .help("take it out of `acknowledge`")
+        }));
+    }
+    (found, taken)
+}
+
+/// The same, where not all warnings are known yet.
+pub fn without_acknowledged(mut found: Vec<Problem>, acknowledged: &[At<WarningCode>]) -> Vec<Problem> {
+    found.retain(|problem| problem.code.is_none_or(|code| acknowledged.iter().all(|other| other.value != code)));
+    found
+}
+
+/// The first problems, and the first warnings of each kind, with a summary of the others. Whatever there is, it can be read.
+pub fn summary(found: &[Problem]) -> Vec<Problem> {
+    let mut seen: BTreeMap<Option<WarningCode>, usize> = BTreeMap::new();
+    let is_shown = |problem: &&Problem| {
+        let count = seen.entry(problem.code).or_default();
+        *count += 1;
+        *count <= if problem.code.is_some() { SHOWN } else { PROBLEMS_SHOWN }
+    };
+    let mut shown: Vec<Problem> = found.iter().filter(is_shown).cloned().collect();
+    for (code, count) in seen {
+        match code {
+            Some(code) if count > SHOWN => {
+                let message = format!("{} more warnings of this kind", count - SHOWN);
+                let help =
+                    format!("acknowledge = [\"{code}\"] at the top of the main file keeps `check` quiet about them");
+                shown.push(Problem::warning(code, None, message).help(help));
+            }
+            None if count > PROBLEMS_SHOWN => {
+                shown.push(Problem::general(format!("{} more problems", count - PROBLEMS_SHOWN)));
+            }
+            _ => {}
+        }
+    }
+    shown
+}
+
+fn codes(found: &[Problem]) -> BTreeMap<WarningCode, usize> {
+    let mut codes = BTreeMap::new();
+    for code in found.iter().filter(|problem| problem.severity == Severity::Warning).filter_map(|problem| problem.code)
+    {
+        *codes.entry(code).or_default() += 1;
+    }
+    codes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Place;
+
+    #[test]
+    fn codes_are_unique_words() {
+        let mut words: Vec<_> = WarningCode::ALL.iter().map(|code| code.as_str()).collect();
+        words.dedup();
+        assert_eq!(words.len(), WarningCode::ALL.len());
+        assert!(words.is_sorted());
+    }
+
+    #[test]
+    fn warnings_are_shown_up_to_a_bound_with_a_summary() {
+        let many = (0..80_000).map(|number| Problem::warning(WarningCode::Plaintext, None, number.to_string()));
+        let found: Vec<_> =
+            many.chain([Problem::warning(WarningCode::Unused, None, "x"), Problem::general("y")]).collect();
+        let shown = summary(&found);
+        assert_eq!(shown.len(), SHOWN + 3);
+        assert_eq!(shown.last().unwrap().message, "79975 more warnings of this kind");
+    }
+
+    #[test]
+    fn an_acknowledged_code_that_no_warning_has_is_told() {
+        let at = |value| At { value, place: Place { file: 0, start: 0, end: 0 } };
+        let found = vec![Problem::warning(WarningCode::Unused, None, "x"), Problem::general("y")];
+        let (left, taken) = acknowledge(found, &[at(WarningCode::Unused), at(WarningCode::Plaintext)]);
+        let codes: Vec<_> = left.iter().map(|problem| problem.code).collect();
+        assert_eq!((codes, taken), (vec![None, Some(WarningCode::AcknowledgedNothing)], 1));
+    }
+}
