@@ -66,9 +66,9 @@ fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
 #[test]
 fn refused_streams_of_many_bursts_do_not_end_the_connection() {
     const LIMIT: u32 = 128;
-    const BURST: u32 = 100;
+    const BURST: u32 = 300;
     /// More than may be refused at once, if they came faster.
-    const BURSTS: u32 = 60;
+    const BURSTS: u32 = 15;
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let scene = scene_with(
@@ -78,6 +78,10 @@ fn refused_streams_of_many_bursts_do_not_end_the_connection() {
         }),
         "",
     );
+    // The first requests keep their streams to the end.
+    scene
+        .outgate
+        .reconfigure(&config(&scene.good, &scene.plain, "").replace(r#"response = "5s""#, r#"response = "60s""#));
     let mut client = opened(&scene.outgate);
     let head = head(&scene.plain_url());
     let mut next = 1;

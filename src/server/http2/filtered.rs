@@ -2,8 +2,8 @@
 //! When has a client had so many streams reset that its connection ends?
 //!
 //! h2 counts them over the whole life of a connection, which a busy client exceeds in time. Here they are counted as they
-//! are written, and forgotten at a rate. A client that reads no resets does not get them written: each waits in memory, in
-//! about 1 KiB. So while a write is blocked, the frames that could cause one are counted instead.
+//! are written, and forgotten at a rate. Until it is written, each waits in memory, in about 2 KiB: h2 reads all that has
+//! come before it writes, and a client may read nothing. So the frames that could cause a reset are counted between writes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,8 +21,8 @@ use crate::server::malformed::HEAD_MAX;
 const RESETS_MAX: u128 = 4096;
 /// So many of them are forgotten in a second: to reset them costs a few milliseconds.
 const RESETS_FORGOTTEN_PER_SECOND: u128 = 1024;
-/// Frames that may come while a write is blocked and that h2 may answer with a reset. Of an honest client these are the
-/// heads of its requests: h2 reads no further while it cannot write that it refuses one.
+/// Frames that may come between two writes and that h2 may answer with a reset. Of an honest client these are the heads of
+/// its requests.
 const UNWRITTEN_MAX: usize = 2048;
 
 const FRAME_HEAD: usize = 9;
@@ -38,7 +38,7 @@ pub(super) struct Filtered<S> {
     passed: BytesMut,
     written: Written,
     resets: Resets,
-    is_blocked: bool,
+    /// Frames since the last write that h2 may answer with a reset.
     unwritten: usize,
 }
 
@@ -50,25 +50,20 @@ impl<S> Filtered<S> {
             passed: BytesMut::new(),
             written: Written::default(),
             resets: Resets { count: 0, since: Instant::now() },
-            is_blocked: false,
             unwritten: 0,
         }
     }
 
     /// Counts the frames that have come and that h2 may answer with a reset.
     fn count_answerable(&mut self) {
-        let count = self.filter.take_answerable();
-        if self.is_blocked {
-            self.unwritten += count;
-            if self.unwritten > UNWRITTEN_MAX {
-                self.filter.end_connection();
-            }
+        self.unwritten += self.filter.take_answerable();
+        if self.unwritten > UNWRITTEN_MAX {
+            self.filter.end_connection();
         }
     }
 
     /// Takes note of what a write of these bytes came to.
     fn note<'a>(&mut self, written: &Poll<io::Result<usize>>, slices: impl Iterator<Item = &'a [u8]>) {
-        self.is_blocked = written.is_pending();
         let Poll::Ready(Ok(mut count)) = *written else { return };
         self.unwritten = 0;
         for slice in slices {
