@@ -1,6 +1,7 @@
 //! Shared nouns without behaviour: the names an operator gives to things, and where a webhook is going.
 //! Which words does the whole house use?
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -101,6 +102,26 @@ impl Scheme {
             Scheme::Http => "http",
         }
     }
+}
+
+/// Characters that stand in no path or query (RFC 3986 §3.3, §3.4), but that senders write there as they are.
+pub fn is_unencoded(byte: u8) -> bool {
+    matches!(byte, b'<' | b'>' | b'"' | b'{' | b'}' | b'|' | b'^' | b'`')
+}
+
+/// Percent-encodes the characters of a path and query that [`is_unencoded`] names, and no other.
+pub fn encode_path(path_and_query: &str) -> Cow<'_, str> {
+    if !path_and_query.bytes().any(is_unencoded) {
+        return path_and_query.into();
+    }
+    let mut encoded = String::with_capacity(path_and_query.len() + 8);
+    for character in path_and_query.chars() {
+        match u8::try_from(character) {
+            Ok(byte) if is_unencoded(byte) => encoded.push_str(&format!("%{byte:02X}")),
+            _ => encoded.push(character),
+        }
+    }
+    encoded.into()
 }
 
 /// Where a webhook is going.

@@ -146,6 +146,7 @@ impl<'e> Reader<'e> {
             problems: Vec::new(),
             syntax: Vec::new(),
             overlay: None,
+            declared: super::Declared::default(),
         }
     }
 
@@ -299,6 +300,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         signers: signer::all(&mut reader, &files),
         credentials: credential::all(&mut reader, &files),
         limits: named::limits(&mut reader, &files),
+        declared: super::Declared::default(),
         guard: sections::guard(&mut reader, file),
         resolver: sections::resolver(&mut reader, file),
         timeouts: sections::timeouts(&mut reader, file),
@@ -312,6 +314,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         rollback: reader.overlay.as_ref().map(|overlay| overlay.number),
         digest: [0; 32],
     };
+    config.declared = reader.declared.clone();
     let whole = reader.syntax.is_empty();
     if !whole || reader.problems.iter().any(|problem| problem.severity == Severity::Problem) {
         return Err(reader.reject(whole.then(|| Box::new(config))));

@@ -3,6 +3,7 @@
 
 mod conceal;
 mod credential;
+mod declared;
 pub mod difference;
 mod files;
 pub mod journal;
@@ -41,6 +42,7 @@ use jiff::Timestamp;
 
 use crate::names::{ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
+pub use declared::Declared;
 pub use files::Sight;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder, key_files};
 pub use keys::known as known_keys;
@@ -84,6 +86,7 @@ pub struct Config {
     pub signers: BTreeMap<SignerName, At<Signer>>,
     pub credentials: BTreeMap<CredentialName, At<Credential>>,
     pub limits: BTreeMap<LimitName, At<Limit>>,
+    pub declared: Declared,
     pub guard: Guard,
     pub resolver: Resolver,
     pub timeouts: Timeouts,

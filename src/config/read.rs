@@ -31,6 +31,7 @@ pub(super) struct Reader<'e> {
     pub(super) syntax: Vec<Problem>,
     /// What counts in the place of what stands on disk.
     pub(super) overlay: Option<Overlay>,
+    pub(super) declared: super::Declared,
 }
 
 /// A table whose keys are all known ones, or reported.
@@ -178,6 +179,12 @@ impl<'a> Table<'a> {
     }
 
     /// Whether the key is there, however wrong its value; if not, that is a problem.
+    /// From each key to the end of its value.
+    pub(super) fn parts(&self) -> Vec<Place> {
+        let nodes = self.nodes.into_iter().flatten();
+        nodes.map(|(key, value)| place(self.place.file, key.span().start..value.span().end)).collect()
+    }
+
     pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str, help: &str) {
         if !self.says(key) && !reader.is_broken(self.place.file) {
             reader.problems.push(Problem::at(self.place, format!("`{}` has no `{key}`", self.key)).help(help));
@@ -379,6 +386,7 @@ impl Reader<'_> {
                     let problem = Problem::at(name.place, message).label("again here").also(first, "first here");
                     self.problems.push(problem.help("give one of them another name"));
                 }
+                self.declared.add(section, name.value, &table);
                 tables.push((name.value, table));
             }
         }

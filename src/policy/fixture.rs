@@ -41,6 +41,7 @@ pub(crate) fn config() -> Config {
         signers: BTreeMap::new(),
         credentials: BTreeMap::new(),
         limits: BTreeMap::new(),
+        declared: crate::config::Declared::default(),
         guard: Guard { allow: vec![], deny: vec![], ports: vec![at(3, 443)] },
         resolver: Resolver { servers: vec![], hosts: BTreeMap::new() },
         timeouts: Timeouts {

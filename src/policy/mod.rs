@@ -132,7 +132,10 @@ pub fn every_problem(rejected: Rejected, now: Timestamp) -> (Vec<Problem>, Sourc
     let Rejected { mut problems, sources, rest, .. } = rejected;
     if let Some(rest) = rest {
         if let Err(more) = compile(&rest, now) {
-            problems.extend(more);
+            // What is said of a section that was not read as a whole may be no more than the consequence.
+            let broken = rest.declared.broken(&problems);
+            let is_consequence = |problem: &Problem| problem.place.is_some_and(|place| broken.contains(&place));
+            problems.extend(more.into_iter().filter(|problem| !is_consequence(problem)));
         }
         problems = without_acknowledged(problems, &rest.acknowledge);
     }

@@ -11,7 +11,7 @@ use crate::config::WarningCode;
 use crate::config::problem::nearest;
 use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
 use crate::host::HostPattern;
-use crate::names::{ClientName, RouteName, TenantName};
+use crate::names::{ClientName, RouteName, TenantName, encode_path};
 use crate::policy::identify::ANONYMOUS;
 use crate::policy::sign::Signer;
 
@@ -128,7 +128,9 @@ fn paths(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<Arc<str>> 
             problems.push(Problem::at(path.place, "no path that is sent looks like this").help(help));
         }
     }
-    BTreeSet::from_iter(written.paths.iter().map(|path| path.as_str())).into_iter().map(Arc::from).collect()
+    // As they are forwarded.
+    let paths = written.paths.iter().map(|path| encode_path(path));
+    BTreeSet::from_iter(paths).into_iter().map(Arc::from).collect()
 }
 
 fn tenants(written: &config::Route) -> Arc<[TenantName]> {
@@ -138,7 +140,7 @@ fn tenants(written: &config::Route) -> Arc<[TenantName]> {
 fn clients(written: &config::Route, config: &Config, problems: &mut Vec<Problem>) -> Arc<[ClientName]> {
     let anonymous = config.server.allow_anonymous.value.then_some(ANONYMOUS);
     for client in &written.clients {
-        if !config.clients.contains_key(client.as_str()) && Some(client.as_str()) != anonymous {
+        if !config.declares("clients", client) && Some(client.as_str()) != anonymous {
             let known = config.clients.keys().map(ClientName::as_str).chain(anonymous);
             unknown("client", client, known, "clients", problems);
         }
@@ -165,18 +167,18 @@ fn route<'a>(
 ) -> Option<Route> {
     let told = problems.len();
     let pool = match &written.egress {
-        Some(name) => named("egress pool", name, tables.pools, &config.egress, "egress", problems),
-        None => default(POOL_DEFAULT, &written.name, tables.pools, &config.egress, problems),
+        Some(name) => named("egress pool", name, tables.pools, config, "egress", problems),
+        None => default(POOL_DEFAULT, &written.name, tables.pools, config, problems),
     };
     used.pools.insert(written.egress.as_ref().map_or(POOL_DEFAULT, |name| name));
     let trust = match &written.trust {
-        Some(name) => named("trust", name, tables.trusts, &config.trust, "trust", problems),
+        Some(name) => named("trust", name, tables.trusts, config, "trust", problems),
         None => tables.trusts.get(TRUST_DEFAULT),
     };
     used.trusts.insert(written.trust.as_ref().map_or(TRUST_DEFAULT, |name| name));
     let mut signers = Vec::new();
     for name in &written.sign {
-        signers.extend(named("signer", name, tables.signers, &config.signers, "signers", problems));
+        signers.extend(named("signer", name, tables.signers, config, "signers", problems));
     }
     used.signers.extend(written.sign.iter().map(|name| name.as_str()));
     disjoint(&signers, written, problems);
@@ -184,14 +186,14 @@ fn route<'a>(
     let credential = written
         .credential
         .as_ref()
-        .and_then(|name| named("credential", name, tables.credentials, &config.credentials, "credentials", problems));
+        .and_then(|name| named("credential", name, tables.credentials, config, "credentials", problems));
     used.credentials.extend(written.credential.as_ref().map(|name| name.as_str()));
     if let Some(credential) = credential {
         credential::check(credential, written, &signers, trust, problems);
     }
     let mut limits = Vec::new();
     for name in &written.limits {
-        limits.extend(named("limit", name, tables.limits, &config.limits, "limits", problems));
+        limits.extend(named("limit", name, tables.limits, config, "limits", problems));
     }
     used.limits.extend(written.limits.iter().map(|name| name.as_str()));
     limits.sort_by(|a, b| a.name.cmp(&b.name));
@@ -235,16 +237,16 @@ fn route<'a>(
 
 /// What a route names in a table; `None` is already told: the name is unknown, or what it stands for is itself a
 /// problem.
-fn named<'t, N: Ord + Borrow<str>, T, W>(
+fn named<'t, N: Ord + Borrow<str>, T>(
     what: &str,
     name: &At<String>,
     compiled: &'t BTreeMap<N, T>,
-    written: &BTreeMap<N, W>,
+    config: &Config,
     section: &str,
     problems: &mut Vec<Problem>,
 ) -> Option<&'t T> {
     let found = compiled.get(name.as_str());
-    if found.is_none() && !written.contains_key(name.as_str()) {
+    if found.is_none() && !config.declares(section, name) {
         unknown(what, name, compiled.keys().map(N::borrow), section, problems);
     }
     found
@@ -264,15 +266,15 @@ fn unknown<'a>(
     problems.push(Problem::at(name.place, format!("no {what} is named {:?}", name.value)).help(help));
 }
 
-fn default<'t, N: Ord + Borrow<str>, T, W>(
+fn default<'t, N: Ord + Borrow<str>, T>(
     name: &str,
     route: &At<String>,
     compiled: &'t BTreeMap<N, T>,
-    written: &BTreeMap<N, W>,
+    config: &Config,
     problems: &mut Vec<Problem>,
 ) -> Option<&'t T> {
     let found = compiled.get(name);
-    if found.is_none() && !written.contains_key(name) {
+    if found.is_none() && !config.declares("egress", name) {
         let message = format!("the route {:?} names no egress pool, and there is none named {name:?}", route.value);
         problems.push(Problem::at(route.place, message).help(format!("add egress = \"NAME\" or [egress.{name}]")));
     }

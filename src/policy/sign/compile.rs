@@ -70,8 +70,10 @@ fn signer(
     if scheme.carries_one() {
         one_after_the_other(known.name, &written.keys, problems);
     }
-    let keys = written.keys.iter().filter_map(|written| key(scheme.as_ref(), written, problems));
-    let shared = Some(Keyring::new(keys.collect())).filter(|_| !written.keys.is_empty() || written.key_dir.is_none());
+    let keys: Vec<Key> = written.keys.iter().filter_map(|written| key(scheme.as_ref(), written, problems)).collect();
+    // Of what is left nobody can say whether a key is missing: the rejected one may be it.
+    let is_complete = !written.keys.is_empty() && keys.len() == written.keys.len();
+    let shared = Some(Keyring::new(keys)).filter(|_| !written.keys.is_empty() || written.key_dir.is_none());
     let told = Told {
         scheme: known.name,
         algorithm: written.algorithm.as_ref().map(|algorithm| algorithm.value),
@@ -84,7 +86,7 @@ fn signer(
         .as_ref()
         .map(|key_dir| Tenants::compile(name, known.name, scheme.as_ref(), key_dir, before, problems));
     let name = name.clone();
-    Some(Signer { name, known_as: known.name, scheme, told, shared, tenants, place: written.place })
+    Some(Signer { name, known_as: known.name, scheme, told, shared, is_complete, tenants, place: written.place })
 }
 
 /// Where receivers read one signature, it must be clear which key signs: the one that began last.

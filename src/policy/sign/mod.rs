@@ -61,6 +61,8 @@ pub struct Signer {
     told: Told,
     /// Of all tenants that have none of their own, if there are any.
     shared: Option<Keyring>,
+    /// Whether these are all that are written. Of a rejected key, or of none at all, is reported elsewhere.
+    is_complete: bool,
     /// Each with keys of its own.
     tenants: Option<Tenants>,
     place: Place,
@@ -138,7 +140,8 @@ impl Signer {
     /// come is a warning. So is a tenant without a key: one of thousands must not keep the others from starting.
     pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
         let help = "add a key, or move from and until so that one follows the other";
-        let shared = self.shared.as_ref().and_then(|keys| keys.gap(format_args!("the signer {}", self.name), now));
+        let shared = self.shared.as_ref().filter(|_| self.is_complete);
+        let shared = shared.and_then(|keys| keys.gap(format_args!("the signer {}", self.name), now));
         let shared = shared.map(|gap| match gap.is_now {
             true => Problem::at(self.place, gap.message),
             false => Problem::warning(WarningCode::NoKeyInForce, Some(self.place), gap.message),

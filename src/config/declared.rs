@@ -1,0 +1,56 @@
+//! Named sections as they are written, whatever could be read of them.
+//! Is a problem no more than the consequence of another?
+
+use super::Config;
+use super::problem::{Place, Problem, Severity};
+use super::read::Table;
+
+/// Every `[SECTION.NAME]` of the files.
+#[derive(Clone, Debug, Default)]
+pub struct Declared(Vec<Section>);
+
+#[derive(Clone, Debug)]
+struct Section {
+    /// As in `signers`.
+    kind: String,
+    name: String,
+    place: Place,
+    /// From each key to the end of its value.
+    parts: Vec<Place>,
+}
+
+impl Declared {
+    pub(super) fn add(&mut self, kind: &str, name: &str, table: &Table<'_>) {
+        let (kind, name) = (kind.to_owned(), name.to_owned());
+        self.0.push(Section { kind, name, place: table.place, parts: table.parts() });
+    }
+
+    /// The sections that a part of could not be read. What is said of such a section as a whole may be the consequence.
+    pub fn broken(&self, problems: &[Problem]) -> Vec<Place> {
+        let problems = problems.iter().filter(|problem| problem.severity == Severity::Problem);
+        let places: Vec<Place> = problems.filter_map(|problem| problem.place).collect();
+        let is_inside =
+            |part: &Place, place: &Place| part.file == place.file && part.start <= place.start && place.end <= part.end;
+        let is_broken = |section: &&Section| {
+            places
+                .iter()
+                .any(|place| *place == section.place || section.parts.iter().any(|part| is_inside(part, place)))
+        };
+        self.0.iter().filter(is_broken).map(|section| section.place).collect()
+    }
+}
+
+impl Config {
+    /// Whether `[SECTION.NAME]` is written, though nothing of it may have been read: what names it names something.
+    pub fn declares(&self, kind: &str, name: &str) -> bool {
+        let is_read = match kind {
+            "egress" => self.egress.contains_key(name),
+            "clients" => self.clients.contains_key(name),
+            "trust" => self.trust.contains_key(name),
+            "signers" => self.signers.contains_key(name),
+            "credentials" => self.credentials.contains_key(name),
+            _ => self.limits.contains_key(name),
+        };
+        is_read || self.declared.0.iter().any(|section| section.kind == kind && section.name == name)
+    }
+}
