@@ -342,3 +342,28 @@ fn who_does_not_read_holds_nothing_for_long() {
     assert!(unread.count() > 150, "{codes:?}");
     others_are_served(&scene, "nobody reads");
 }
+
+/// The library refuses some of these characters in a path, and others in a query.
+#[test]
+fn unencoded_characters_of_an_http2_path_are_percent_encoded() {
+    let scene = scene();
+    let path = "/<>\"{}|^`?<>\"{}|^`";
+    let url = scene.plain_url();
+    let (before, own) = (head(&url), field(":path", "/in"));
+    let at = before.windows(own.len()).position(|window| window == own).unwrap();
+    // With incremental indexing, after the field that is named by its index later.
+    let unencoded = [&[0x40], &field(":path", path)[1..]].concat();
+    let block = [&before[..at], &unencoded, &before[at + own.len()..]].concat();
+    let again = [&before[..at], &[0x80 | 62], &before[at + own.len()..]].concat();
+    let mut client = opened(&scene.outgate);
+    for (stream, block) in [(1, &block), (3, &again), (5, &before)] {
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, block));
+        let seen = until(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+        assert!(seen.iter().any(|frame| frame.kind == HEADERS), "{stream}: {seen:?}");
+    }
+    let encoded = "%3C%3E%22%7B%7D%7C%5E%60";
+    let lines: Vec<String> =
+        scene.plain.until(3).iter().map(|seen| seen.line.split(' ').nth(1).unwrap().to_owned()).collect();
+    let encoded = format!("/{encoded}?{encoded}");
+    assert_eq!(lines, [encoded.as_str(), encoded.as_str(), "/in"]);
+}

@@ -434,3 +434,17 @@ fn a_signature_on_an_absolute_form_request_covers_its_scheme() {
     refused(&send(&parts), "it covers neither @target-uri nor @scheme");
     assert_eq!(send(&[&parts[..], &[("@scheme", "http")]].concat()).status, 200);
 }
+
+#[test]
+fn a_signature_covers_unencoded_characters_as_the_client_sent_them() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let url = scene.plain_url() + "{a}?b=<c>";
+    let fields = key.message("POST", &url, "hello", "");
+    assert_eq!(scene.outgate.post(&url, &fields, "hello").status, 200);
+    assert_eq!(scene.plain.until(1)[0].line, "POST /in%7Ba%7D?b=%3Cc%3E HTTP/1.1");
+    // The encoded form is another request.
+    let encoded = scene.plain_url() + "%7Bb%7D";
+    let fields = key.message("POST", &(scene.plain_url() + "{b}"), "hello", "");
+    refused(&scene.outgate.post(&encoded, &fields, "hello"), "does not prove a client");
+}

@@ -123,3 +123,34 @@ fn a_report_only_route_with_paths_reports_ambiguous_paths_as_refused() {
     assert!(!reported(0).contains("request_malformed"), "{}", records[0]);
     assert!(records[1].to_string().contains("request_malformed"), "{}", records[1]);
 }
+
+/// Characters of a URL that senders should have encoded, and what the target gets instead.
+const UNENCODED: (&str, &str) =
+    ("/webhooks/<>\"{}|^`%7b?q=<>\"{}|^`", "/webhooks/%3C%3E%22%7B%7D%7C%5E%60%7b?q=%3C%3E%22%7B%7D%7C%5E%60");
+
+#[test]
+fn unencoded_characters_of_a_url_are_percent_encoded_in_every_form() {
+    let scene = scene();
+    let (url, expected) = (scene.url("hooks.example", UNENCODED.0), format!(" {} HTTP/1.1", UNENCODED.1));
+    let seen = |what: &str| {
+        let line = scene.target.seen().pop().unwrap().line;
+        assert!(line.ends_with(&expected), "{what}: {line}");
+    };
+    assert_eq!(scene.outgate.post(&url, "", "{}").status, 200);
+    seen("absolute-form");
+    assert_eq!(scene.outgate.post("/", &format!("Outgate-Target: {url}\r\n"), "{}").status, 200);
+    seen("Outgate-Target");
+    let proxy = format!("http://{}", scene.outgate.proxy);
+    let file = scene.outgate.folder.path("config.toml").display().to_string();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    run(&["send", &url, "-X", "PUT", "-d", "{}", "--proxy", &proxy]);
+    seen("send through a proxy");
+    run(&["send", &url, "-X", "PATCH", "-d", "{}", "--config", &file]);
+    seen("send straight");
+    let explained = run(&["explain", "POST", &url, "--config", &file]);
+    assert!(explained.contains("hooks"), "{explained}");
+}

@@ -12,7 +12,7 @@ use super::record::Record;
 use super::refusal::{Code, Refusal};
 use crate::config::Plaintext;
 use crate::host;
-use crate::names::{Host, Scheme, TENANT_MAX, Target, TenantName};
+use crate::names::{Host, Scheme, TENANT_MAX, Target, TenantName, encode_path};
 use crate::policy::identify::Inside;
 use crate::policy::route::Route;
 
@@ -25,7 +25,7 @@ pub(super) struct Ask {
     scheme: Scheme,
     pub(super) host: Host,
     port: Option<u16>,
-    /// As sent, byte for byte; `*` for an `OPTIONS` about the server as a whole.
+    /// As sent, byte for byte, but for characters that are percent-encoded ([`encode_path`]); `*` for an `OPTIONS` about the server as a whole.
     pub(super) path_and_query: String,
     pub(super) tenant: Option<TenantName>,
     /// `Outgate-TLS: 1`.
@@ -186,7 +186,8 @@ fn parse_tunnel(authority: &str) -> Result<Ask, Refusal> {
     Ok(Ask { scheme: Scheme::Https, host, port, path_and_query, tenant: None, wants_tls: false })
 }
 
-/// An http or https URL, its path and query untouched (RFC 9110 §7.7).
+/// An http or https URL. Of its path and query nothing changes (RFC 9110 §7.7) but characters that may not stand there:
+/// they are percent-encoded, for no receiver is to depend on which of them the libraries on the way let through.
 fn parse_url(url: &str, method: &Method) -> Result<Ask, Refusal> {
     if !url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\') {
         return Err(Refusal::malformed("a character that may not stand in a URL"));
@@ -204,6 +205,7 @@ fn parse_url(url: &str, method: &Method) -> Result<Ask, Refusal> {
     let (host, port) = parse_authority(authority)?;
     // RFC 9110 §4.2.3: the default port and none are the same, and the upgraded hop of either goes to port 443.
     let port = port.filter(|port| *port != scheme.default_port());
+    let path = &*encode_path(path);
     let path_and_query = match path {
         // RFC 9112 §3.2.4: the last proxy turns this into the asterisk-form.
         "" if method == Method::OPTIONS => "*".to_owned(),
@@ -275,6 +277,8 @@ mod tests {
         assert_eq!(parts("https://hooks.example:/"), https("hooks.example", None, "/"));
         assert_eq!(parts("https://hooks.example:443/"), https("hooks.example", None, "/"));
         assert_eq!(parts("https://hooks.example:80/"), https("hooks.example", Some(80), "/"));
+        let encoded = "/%3C%3E%22%7B%7D%7C%5E%60?%3C%3E%22%7B%7D%7C%5E%60%7b";
+        assert_eq!(parts("https://hooks.example/<>\"{}|^`?<>\"{}|^`%7b"), https("hooks.example", None, encoded));
     }
 
     #[test]
@@ -298,6 +302,8 @@ mod tests {
             "https://127.1/",
             "https://[::1%25lo]/",
             "https://h /",
+            "https://h{}/",
+            "https://h|/",
         ] {
             assert!(parts(url).is_none(), "{url}");
         }

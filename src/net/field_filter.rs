@@ -294,6 +294,7 @@ impl Filter {
         self.rewrites |= opening.depends_on_itself;
         let head = if self.messages == Messages::Requests { Section::Request } else { Section::Response };
         let section = if self.bodies.contains(&opening.stream) { Section::Trailers } else { head };
+        self.rewrites |= matches!(section, Section::Request) && self.decoder.has_unencoded_path(block);
         let mut rewritten = self.rewrites.then(|| Rewritten::new(self.list_max));
         let Ok(Checked { size, broken, is_interim }) = self.decoder.check(block, section, rewritten.as_mut()) else {
             output.write_undecodable(opening.stream);

@@ -4,6 +4,7 @@
 mod huffman;
 mod rules;
 mod static_table;
+mod unencoded;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use rules::{Class, Judge, Kind};
 pub use rules::{Rule, Section};
 use static_table::STATIC_TABLE;
+pub use unencoded::UNENCODED_PATH;
+use unencoded::{PLACEHOLDER, is_unencoded};
 
 /// SETTINGS_HEADER_TABLE_SIZE, which we leave as it is by default (RFC 9113 §6.5.2).
 const TABLE_MAX: usize = 4096;
@@ -71,6 +74,8 @@ pub struct Rewritten {
     /// Bytes of a section for which h2 refuses it: what comes behind does not matter.
     list_max: usize,
     size: usize,
+    /// A path that stands in [`UNENCODED_PATH`], behind all else.
+    path: Option<Vec<u8>>,
 }
 
 impl Decoder {
@@ -92,6 +97,9 @@ impl Decoder {
                 0x20..0x40 => self.resize(reader.integer(5)?)?,
                 _ => size += self.literal(&mut reader, first, &mut judge, rewritten.as_deref_mut())?,
             }
+        }
+        if let Some(rewritten) = rewritten {
+            rewritten.end();
         }
         let (broken, is_interim) = judge.end();
         Ok(Checked { size, broken, is_interim })
@@ -115,7 +123,7 @@ impl Decoder {
         let entry = self.entries.get(index - STATIC_TABLE.len()).ok_or(Undecodable)?;
         judge.judge(entry.kind);
         if let Some(rewritten) = rewritten {
-            rewritten.push(entry.size(), |block| encode(block, WITHOUT_INDEXING, &entry.name, &entry.value));
+            rewritten.field(entry.class, &entry.name, &entry.value);
         }
         Ok(entry.size())
     }
@@ -142,7 +150,7 @@ impl Decoder {
         judge.judge(kind);
         let size = name.bytes().len() + value.len() + ENTRY_OVERHEAD;
         if let Some(rewritten) = rewritten {
-            rewritten.push(size, |block| encode(block, WITHOUT_INDEXING, name.bytes(), &value));
+            rewritten.field(class, name.bytes(), &value);
         }
         if is_indexed {
             self.insert(Entry { name: name.into_shared(), value: value.into(), class, kind });
@@ -209,7 +217,24 @@ impl Name<'_> {
 impl Rewritten {
     /// `list_max`: bytes of a section for which h2 refuses it, as [`Checked::size`] counts them.
     pub fn new(list_max: usize) -> Self {
-        Self { block: vec![EMPTY_TABLE], list_max, size: 0 }
+        Self { block: vec![EMPTY_TABLE], list_max, size: 0, path: None }
+    }
+
+    fn field(&mut self, class: Class, name: &[u8], value: &[u8]) {
+        let size = name.len() + value.len() + ENTRY_OVERHEAD;
+        if is_unencoded(class, value) {
+            self.path = Some(value.to_vec());
+            self.push(size, |block| encode(block, WITHOUT_INDEXING, name, PLACEHOLDER));
+        } else {
+            self.push(size, |block| encode(block, WITHOUT_INDEXING, name, value));
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(path) = self.path.take() {
+            let name = UNENCODED_PATH.as_bytes();
+            self.push(name.len() + path.len() + ENTRY_OVERHEAD, |block| encode(block, WITHOUT_INDEXING, name, &path));
+        }
     }
 
     /// Adds a field of `size` bytes. In the place of the first that makes the section too large stands one of plain bytes: an
@@ -273,6 +298,12 @@ impl<'a> Reader<'a> {
             }
         }
         Err(Undecodable)
+    }
+
+    fn skip_string(&mut self) -> Result<(), Undecodable> {
+        let length = self.integer(7)?;
+        self.at = self.at.checked_add(length).filter(|end| *end <= self.block.len()).ok_or(Undecodable)?;
+        Ok(())
     }
 
     fn string(&mut self) -> Result<Cow<'a, [u8]>, Undecodable> {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::super::alone::{misused, runtime};
 use super::Errand;
 use super::answer::Answer;
+use crate::names::encode_path;
 use crate::sysexits;
 
 /// Longer than the proxy gives a delivery, unless it was told otherwise.
@@ -58,7 +59,7 @@ pub(super) fn send(proxy: &Proxy, errand: &Errand) -> Result<Answer, ExitCode> {
 
 /// In absolute-form (RFC 9112 §3.2.2).
 fn request(proxy: &Proxy, errand: &Errand) -> Result<Request<Full<Bytes>>, &'static str> {
-    let uri: Uri = errand.url.parse().map_err(|_| "the target is no URL")?;
+    let uri: Uri = encode_path(&errand.url).parse().map_err(|_| "the target is no URL")?;
     let authority = uri.authority().filter(|_| uri.scheme().is_some()).ok_or("the target is no absolute URL")?;
     let host = HeaderValue::try_from(authority.as_str()).map_err(|_| "the target's host is no text")?;
     let mut request = Request::new(Full::from(errand.body.clone()));

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::net::field_filter::Violation;
+use crate::net::hpack::UNENCODED_PATH;
 use crate::server::malformed::{
     FIELDS_MAX, Malformed, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, judge_method,
     judge_target,
@@ -25,6 +26,7 @@ pub(super) struct Asked {
 
 /// A request's fate does not depend on its version. (But h2 cuts off a fragment before anybody can see it.)
 pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
+    let path = unencoded_path(&mut head.headers)?;
     if head.headers.len() > FIELDS_MAX || Violation::of(&head.headers).is_some() {
         return Err(TOO_MANY_FIELDS);
     }
@@ -33,7 +35,7 @@ pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
         return Err(bad("white space around a field value"));
     }
     let expects_continue = expects_continue(&head.headers)?;
-    let asked = Asked { target: target(head)?, length: length(&head.headers)?, expects_continue };
+    let asked = Asked { target: target(head, path.as_deref())?, length: length(&head.headers)?, expects_continue };
     if head.method == Method::CONNECT && asked.length.is_some() {
         return Err(bad("a CONNECT has no body"));
     }
@@ -48,7 +50,20 @@ fn has_outer_space(value: &HeaderValue) -> bool {
     is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
 }
 
-fn target(head: &Parts) -> Result<String, Malformed> {
+/// The path, byte for byte, where it has characters that h2 refuses. A client that sends the field itself has written a
+/// path, and no more.
+fn unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, Malformed> {
+    let mut paths = fields.get_all(UNENCODED_PATH).iter();
+    let path = match (paths.next(), paths.next()) {
+        (None, _) => return Ok(None),
+        (Some(path), None) => path.to_str().ok().filter(|path| path.starts_with('/')).map(str::to_owned),
+        (Some(_), Some(_)) => None,
+    };
+    fields.remove(UNENCODED_PATH);
+    path.map(Some).ok_or(bad("Outgate-Unencoded-Path is no field of clients"))
+}
+
+fn target(head: &Parts, unencoded: Option<&str>) -> Result<String, Malformed> {
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     if head.method == Method::CONNECT {
         return Ok(authority.to_owned());
@@ -57,7 +72,7 @@ fn target(head: &Parts) -> Result<String, Malformed> {
     one_host(&head.headers, scheme, authority)?;
     // RFC 9113 §8.3.1: the path of an OPTIONS that asks the server as a whole.
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
-    let path = if path == "*" { "" } else { path };
+    let path = unencoded.unwrap_or(if path == "*" { "" } else { path });
     let target = match authority.is_empty() || head.headers.contains_key("outgate-target") {
         true => path.to_owned(),
         false => format!("{scheme}://{authority}{path}"),
