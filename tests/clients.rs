@@ -35,8 +35,18 @@ enum Form {
     Tunnel,
     /// `CONNECT` on a route with `connect = "inspect"`.
     Inspect,
+    /// `http://` without a port in absolute-form, on a route with `plaintext = "upgrade"`.
+    Upgraded,
+    /// The same by clients that ask for a tunnel to port 80.
+    UpgradedTunnel,
 }
-use Form::{Absolute, Gateway, Inspect, Plain, Tunnel, Upgrade};
+use Form::{Absolute, Gateway, Inspect, Plain, Tunnel, Upgrade, Upgraded, UpgradedTunnel};
+
+impl Form {
+    fn is_tunnel(self) -> bool {
+        matches!(self, Tunnel | Inspect | UpgradedTunnel)
+    }
+}
 
 /// Which requests of a session share a connection.
 #[derive(Clone, Copy)]
@@ -49,11 +59,11 @@ enum Sharing {
     None,
 }
 
-/// What each client can send. undici and fetch send `http://` in absolute-form where `proxyTunnel` is off; got with
-/// hpagent tunnels even that.
+/// What each client can send. undici and fetch send `http://` in absolute-form where `proxyTunnel` is off; without it, they
+/// and got with hpagent tunnel even that, as curl does with `-p`. Ruby's clients write the port 80 out.
 const CLIENTS: &[(&str, Sharing, &[Form])] = &[
-    ("curl", Sharing::All, &[Plain, Upgrade, Absolute, Gateway, Tunnel, Inspect]),
-    ("wget", Sharing::Alike, &[Plain, Upgrade, Tunnel, Inspect]),
+    ("curl", Sharing::All, &[Plain, Upgrade, Absolute, Gateway, Tunnel, Inspect, Upgraded, UpgradedTunnel]),
+    ("wget", Sharing::Alike, &[Plain, Upgrade, Tunnel, Inspect, Upgraded]),
     ("wget", Sharing::None, &[Gateway]),
     ("requests", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
     ("httpx", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
@@ -61,16 +71,18 @@ const CLIENTS: &[(&str, Sharing, &[Form])] = &[
     ("urllib", Sharing::None, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
     // It signs Host, and so not where Outgate-Target leads: its signature proves nothing in the gateway form.
     ("twilio", Sharing::All, &[Plain, Upgrade, Tunnel, Inspect]),
-    ("undici", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
-    ("fetch", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("undici", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded, UpgradedTunnel]),
+    ("fetch", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded, UpgradedTunnel]),
     ("axios", Sharing::All, &[Plain, Upgrade, Gateway]),
     ("axios", Sharing::None, &[Tunnel, Inspect]),
-    ("got", Sharing::All, &[Gateway, Tunnel, Inspect]),
+    ("got", Sharing::All, &[Gateway, Tunnel, Inspect, UpgradedTunnel]),
     ("node_http", Sharing::All, &[Plain, Upgrade, Absolute, Gateway]),
     ("go", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
     // It proves itself only after a 407, behind which a tunnel needs another connection.
     ("apache", Sharing::All, &[Plain, Upgrade, Gateway]),
     ("apache", Sharing::Nearly, &[Tunnel, Inspect]),
+    ("excon", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded]),
+    ("httpclient", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded]),
 ];
 
 const ROWS_AT_ONCE: usize = 8;
@@ -83,6 +95,8 @@ struct Place {
     outgate: Outgate,
     tls: Receiver,
     plain: Receiver,
+    /// `None` without the right to listen on port 443.
+    upgraded: Option<Receiver>,
     workshop: Workshop,
 }
 
@@ -100,6 +114,7 @@ impl Place {
         let (pki, inspector) = (Pki::new(), Pki::new());
         let tls = Receiver::tls(pki.leaf(&["hook.example", "tunnel.example", "inspect.example"]), ok());
         let plain = Receiver::plain(ok());
+        let upgraded = Receiver::tls_on_443(pki.leaf(&["upgraded.example"]), ok());
         let folder = folder(&pki);
         folder.write("inspector.pem", &inspector.pem);
         folder.write("inspector.key", inspector.key_pem());
@@ -130,7 +145,13 @@ impl Place {
         text = text.replace("[server]", &format!("[server]\n{ca}"));
         text += &route("tunnel", tls.port(), "");
         text += &route("inspect", tls.port(), "sign = [\"platform\"]\nbody_max = \"4 MiB\"");
-        Self { outgate: Outgate::run(folder, &text), tls, plain, workshop }
+        if let Some(upgraded) = &upgraded {
+            let pinned = format!("[resolver.hosts]\n\"upgraded.example\" = [\"{}\"]", upgraded.address.ip());
+            text = text.replace("[resolver.hosts]", &pinned);
+            let upgrade = "hosts = [\"upgraded.example\"]\nsign = [\"platform\"]\nplaintext = \"upgrade\"";
+            text += &format!("[[routes]]\nname = \"upgraded\"\n{upgrade}\n");
+        }
+        Self { outgate: Outgate::run(folder, &text), tls, plain, upgraded, workshop }
     }
 
     /// Where `form` sends to, and how it names that to the client.
@@ -142,6 +163,7 @@ impl Place {
             Absolute | Gateway => format!("https://hook.example:{tls}{path}"),
             Tunnel => format!("https://tunnel.example:{tls}{path}"),
             Inspect => format!("https://inspect.example:{tls}{path}"),
+            Upgraded | UpgradedTunnel => format!("http://upgraded.example{path}"),
         }
     }
 
@@ -163,9 +185,11 @@ impl Place {
                 let path = &url[url.rfind('/').unwrap()..];
                 format!("http://{}{path}", tap.address)
             }
-            Plain | Absolute | Tunnel | Inspect => url,
+            Plain | Absolute | Tunnel | Inspect | Upgraded | UpgradedTunnel => url,
         };
-        Errand { method, url, headers, body: body.map(str::to_owned), options: Vec::new() }
+        // For curl; the other programs know by the form.
+        let options = if form == UpgradedTunnel { vec!["-p"] } else { Vec::new() };
+        Errand { method, url, headers, body: body.map(str::to_owned), options }
     }
 
     fn run(&self, client: &str, form: Form, tap: &Wiretap, errands: &[Errand]) -> Vec<Report> {
@@ -179,7 +203,8 @@ impl Place {
     }
 
     fn seen(&self, prefix: &str) -> Vec<Seen> {
-        let all = [self.tls.seen(), self.plain.seen()].concat();
+        let upgraded = self.upgraded.as_ref().map(Receiver::seen).unwrap_or_default();
+        let all = [self.tls.seen(), self.plain.seen(), upgraded].concat();
         all.into_iter().filter(|seen| seen.line.contains(prefix)).collect()
     }
 }
@@ -187,7 +212,9 @@ impl Place {
 /// Every client in each of its forms that `wanted` lets pass, a few at a time: each is a process or more.
 fn for_each(place: &Place, wanted: impl Fn(Form) -> bool, test: impl Fn(&'static str, Sharing, Form) + Sync) {
     let rows = CLIENTS.iter().flat_map(|(client, sharing, forms)| forms.iter().map(|form| (*client, *sharing, *form)));
-    let rows: Vec<_> = rows.filter(|(client, _, form)| wanted(*form) && place.workshop.has(client)).collect();
+    let can = |form| place.upgraded.is_some() || !matches!(form, Upgraded | UpgradedTunnel);
+    let rows = rows.filter(|(client, _, form)| wanted(*form) && can(*form) && place.workshop.has(client));
+    let rows: Vec<_> = rows.collect();
     for some in rows.chunks(ROWS_AT_ONCE) {
         std::thread::scope(|scope| {
             for &(client, sharing, form) in some {
@@ -218,9 +245,9 @@ fn session(place: &Place, client: &str, sharing: Sharing, form: Form) {
     let to = |name: &str| place.target(form, &format!("{prefix}{name}"));
     let mut errands = vec![place.errand(form, "GET", to("get"), None, &tap)];
     errands.extend((1..=3).map(|number| place.errand(form, "POST", to(&number.to_string()), Some(JSON), &tap)));
-    let is_tunnel = matches!(form, Tunnel | Inspect);
+    let is_tunnel = form.is_tunnel();
     if !is_tunnel {
-        let scheme = if form == Plain || form == Upgrade { "http" } else { "https" };
+        let scheme = if matches!(form, Plain | Upgrade | Upgraded) { "http" } else { "https" };
         // Each form its own: two requests alike in one second have one signature, which proves its client once.
         errands.push(place.errand(form, "GET", format!("{scheme}://unrouted.example/{form:?}"), None, &tap));
     }
@@ -252,9 +279,13 @@ fn session(place: &Place, client: &str, sharing: Sharing, form: Form) {
     let target = to("1");
     let authority = target.split('/').nth(2).unwrap();
     let line = match form {
-        Plain | Upgrade | Absolute => format!("POST {target} HTTP/1.1\r\n"),
+        Upgraded if matches!(client, "excon" | "httpclient") => {
+            format!("POST {} HTTP/1.1\r\n", target.replace(".example/", ".example:80/"))
+        }
+        Plain | Upgrade | Absolute | Upgraded => format!("POST {target} HTTP/1.1\r\n"),
         Gateway => "POST /1 HTTP/1.1\r\n".to_owned(),
         Tunnel | Inspect => format!("CONNECT {authority} HTTP/1."),
+        UpgradedTunnel => "CONNECT upgraded.example:80 HTTP/1.".to_owned(),
     };
     assert!(sent.contains(&line), "{what}: no {line} in {sent}");
     let credentials = format!("proxy-authorization: {CREDENTIALS}").to_lowercase();
@@ -272,11 +303,14 @@ fn received(place: &Place, client: &str, form: Form, prefix: &str) {
     for seen in &seen {
         let is_get = seen.line.starts_with("GET ");
         assert_eq!(seen.body, if is_get { b"" } else { JSON.as_bytes() }, "{seen:?}");
-        assert_eq!(seen.field("proxy-authorization"), "", "{seen:?}");
+        // httpclient sends its proxy's credentials to the target of a tunnel, too, where nobody else sees them.
+        if (client, form) != ("httpclient", Tunnel) {
+            assert_eq!(seen.field("proxy-authorization"), "", "{seen:?}");
+        }
         assert!(seen.from.to_string().starts_with("127.0.7."), "{seen:?}");
         match form {
             Plain | Tunnel => assert_eq!(seen.field("webhook-signature"), "", "{seen:?}"),
-            Upgrade | Absolute | Gateway | Inspect => verify(seen, SECRET),
+            Upgrade | Absolute | Gateway | Inspect | Upgraded | UpgradedTunnel => verify(seen, SECRET),
         }
         // What proves the client is not the target's business, and inside a tunnel it is nobody else's.
         let signed_for_target = client == "twilio" && form == Tunnel;
@@ -296,6 +330,8 @@ fn a_refused_tunnel_is_a_clear_failure() {
             let report = &place.run(client, form, &tap, &[errand])[0];
             // axios passes the proxy's own answer on; the others say what they got instead of a tunnel.
             let says = match report.status {
+                // It keeps the answer in `response`, and says nothing of it.
+                0 if client == "excon" => report.error.contains("proxy connection could not be established"),
                 0 => report.error.contains("403") || report.error.contains("Forbidden"),
                 status => status == 403 && !report.header("outgate-error").is_empty(),
             };

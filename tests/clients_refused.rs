@@ -29,6 +29,8 @@ const CLIENTS: &[&str] = &[
     "node_http",
     "go",
     "apache",
+    "excon",
+    "httpclient",
 ];
 
 /// Bytes: more than the kernel takes from a client of what is not read.

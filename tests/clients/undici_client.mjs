@@ -1,9 +1,11 @@
-// undici: request() with a ProxyAgent. `proxyTunnel: false` is what sends http:// in absolute-form.
+// undici: request() with a ProxyAgent. `proxyTunnel: false` is what sends http:// in absolute-form; without it, undici asks
+// for a tunnel to port 80.
 
 import { Agent, ProxyAgent, request } from "undici";
-import { ca, exchange, proxy } from "./exchange.mjs";
+import { ca, exchange, form, proxy } from "./exchange.mjs";
 
-const dispatcher = proxy ? new ProxyAgent({ uri: proxy, proxyTunnel: false, requestTls: { ca } }) : new Agent();
+const plain = form === "upgradedtunnel" ? {} : { proxyTunnel: false };
+const dispatcher = proxy ? new ProxyAgent({ uri: proxy, ...plain, requestTls: { ca } }) : new Agent();
 
 await exchange(async (method, url, headers, body) => {
   const got = await request(url, { method, headers, body, dispatcher });

@@ -69,8 +69,18 @@ impl Workshop {
         Some(Self { installed, python, folder })
     }
 
-    /// Whether a client is there. Those in Go and Java need compilers, which a laptop may lack.
+    /// Whether a client is there. Those in Go and Java need compilers, which a laptop may lack, and those in Ruby are
+    /// Debian's packages.
     pub fn has(&self, client: &str) -> bool {
+        if let Some(library) = ["excon", "httpclient"].into_iter().find(|library| client == *library) {
+            let loaded = Command::new("ruby").args(["-r", library, "-e", ""]).stderr(Stdio::null()).status();
+            let is_there = loaded.is_ok_and(|status| status.success());
+            assert!(is_there || !required(), "missing: ruby-{library}");
+            if !is_there {
+                eprintln!("skipped: {client}; it is in Debian's ruby-{library}");
+            }
+            return is_there;
+        }
         let built = match client {
             "go" => "go_client",
             "apache" => "java/classpath",
@@ -126,8 +136,14 @@ impl Workshop {
         command
     }
 
-    /// For Node if there is one for Node, else for Python.
+    /// For Node or Ruby if there is one for them, else for Python.
     fn program(&self, name: &str) -> Command {
+        let ruby = Path::new(NODE_PROGRAMS).join(format!("{name}.rb"));
+        if ruby.exists() {
+            let mut command = Command::new("ruby");
+            command.arg(ruby);
+            return command;
+        }
         let node = self.folder.path(&format!("{name}.mjs"));
         if !node.exists() {
             return self.python(name);
