@@ -2,7 +2,7 @@
 //! How does the proxy start, and how does it stop?
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{Level, info, warn};
 
 use crate::config::{Config, Problem, Verify};
 use crate::live::configuration::By;
 use crate::live::log;
-use crate::live::records::Records;
+use crate::live::records::{Destination, Records};
 use crate::live::{InForce, Live};
 use crate::net::descriptors;
 use crate::policy::Plan;
@@ -74,7 +74,7 @@ fn runtime(workers: Option<usize>) -> io::Result<tokio::runtime::Runtime> {
 }
 
 fn fail(code: u8, why: &str) -> ExitCode {
-    log::text(&format!("outgate: {why}"));
+    log::text(Level::ERROR, &format!("outgate: {why}"));
     ExitCode::from(code)
 }
 
@@ -99,12 +99,12 @@ impl Proxy {
         let signals = Signals::listen()
             .map_err(|fault| Failed(sysexits::OS_ERROR, format!("cannot listen for signals: {fault}")))?;
         let Start { path, config, plan, warnings } = start;
-        let records = Records::open(&config.log.deliveries)
+        let records = Destination::open(&config.log.deliveries)
             .await
             .map_err(|fault| Failed(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {fault}")))?;
         let in_force = InForce::new(plan, &config.resolver, None)
             .map_err(|fault| Failed(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
-        let live = Arc::new(Live::new(in_force, records));
+        let live = Arc::new(Live::new(in_force, Records::new(records)));
         let (kept, first) = Kept::open(&config, &warnings, path.is_some(), &live).await;
         live.configuration.adopt(first);
         let connections = Connections::new();
@@ -117,6 +117,18 @@ impl Proxy {
         tasks.spawn(upkeep::upkeep(Arc::clone(&live)));
         let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&live), Arc::clone(&listeners)));
         Ok(Self { live, connections, tasks, listeners, reloader, signals, addresses })
+    }
+
+    /// The delivery records so far, in the file that the configuration names.
+    pub fn written_records(&self, path: &Path) -> String {
+        self.live.records.flush();
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// As a scraper reads them.
+    pub fn metrics(&self) -> String {
+        self.live.observe();
+        self.live.meters.render().0
     }
 
     /// Watches the configuration from now on; without a file there is nothing to watch.

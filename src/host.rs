@@ -177,6 +177,19 @@ pub fn is_below(name: &str, parent: &str) -> bool {
     name.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
 }
 
+/// The host of a URL, or of a host with a port.
+pub fn of_url(text: &str) -> Option<&str> {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host_port = authority.rsplit('@').next()?;
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let host = match host_port.rsplit_once(':') {
+        Some((host, port)) if is_port(port) => host,
+        _ => host_port,
+    };
+    (host != text && HostPattern::parse(host).is_ok()).then_some(host)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

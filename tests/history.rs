@@ -472,3 +472,30 @@ fn between_any_two_steps_the_whole_set_counts() {
     fs::create_dir(folder.path(".config.toml.rollback")).unwrap();
     assert!(config::load(&left.main).is_err());
 }
+
+/// Who finds a copy of an entry must not be able to try out which secret a file holds.
+#[test]
+fn history_keeps_keyed_digests_of_secrets() {
+    let scene = scene_of(&|text| text.to_owned());
+    let folder = &scene.outgate.folder;
+    let (history, key) = (folder.path("state/history"), folder.path("key"));
+    let entry = || fs::read_to_string(history.join("000001/entry.json"));
+    let deadline = Instant::now() + PATIENCE;
+    while entry().is_err() {
+        assert!(Instant::now() < deadline, "no entry");
+    }
+    let plain = written::hex(digest::digest(&digest::SHA256, &fs::read(&key).unwrap()).as_ref());
+    let kept: serde_json::Value = serde_json::from_str(&entry().unwrap()).unwrap();
+    assert!(kept["contents"][key.to_str().unwrap()].is_string() && !kept.to_string().contains(&plain), "{kept:#}");
+    let loaded = config::load(&folder.path("config.toml")).unwrap();
+    assert!(!kept.to_string().contains(&loaded.config.written.digest), "{kept:#}");
+    let metadata = fs::metadata(folder.path("state/history.key")).unwrap();
+    assert_eq!((metadata.len(), std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777), (32, 0o600));
+    // A restart with the same files is the same configuration; with another secret it is another.
+    let outgate = scene.outgate.restarted();
+    assert_eq!(History::at(history.clone()).entries().unwrap().len(), 1);
+    outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
+    let changed = |lines: &[String]| lines.iter().any(|line| line.contains("configuration reloaded")).then_some(());
+    outgate.log.until("a reload", changed);
+    assert_eq!(History::at(history).entries().unwrap().len(), 2);
+}

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::load_or_say;
+use super::{load_or_say, number};
 use crate::live::sources::{Sources, total};
 use crate::names::PoolName;
 use crate::net::dial;
@@ -163,7 +163,7 @@ impl Verify {
                 missing.iter().for_each(|source| println!("  {source}"));
             }
             report.push(json!({
-                "pool": name.as_str(), "configured": configured.to_string(), "usable": usable.to_string(), "missing": missing,
+                "pool": name.as_str(), "configured": number(configured), "usable": number(usable), "missing": missing,
             }));
         }
         if self.json {

@@ -18,7 +18,6 @@ mod send;
 mod service;
 mod token;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,6 +25,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::WarningCode;
 use crate::config::{self, Config, Problem, Sources};
+use crate::live::log;
 use crate::net::descriptors;
 use crate::net::resolve;
 use crate::policy::{self, Plan};
@@ -183,7 +183,7 @@ fn load_or_say(named: Option<&Path>) -> Result<Valid, ExitCode> {
 
 fn show(problems: &[Problem], sources: &Sources) {
     if !problems.is_empty() {
-        eprintln!("{}", config::render(&config::summary(problems), sources, std::io::stderr().is_terminal()));
+        eprintln!("{}", config::render(&config::summary(problems), sources, log::has_colours()));
     }
 }
 
@@ -198,6 +198,11 @@ fn random<const N: usize>() -> [u8; N] {
 fn visible(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().map(shown).collect()
+}
+
+/// A count as JSON: a number, also where a pool of IPv6 has more addresses than fit into 64 bits.
+fn number(count: u128) -> serde_json::Value {
+    u64::try_from(count).map_or_else(|_| (count as f64).into(), Into::into)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,12 +1,11 @@
 //! `outgate run`: the proxy.
 //! With which configuration does it start?
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use tracing::warn;
+use tracing::{Level, warn};
 
 use super::{Invalid, load};
 use crate::app::{self, Start};
@@ -35,6 +34,7 @@ impl Run {
             eprintln!("outgate: cannot start the thread that writes the log: {fault}");
             return ExitCode::from(sysexits::OS_ERROR);
         }
+        log::find_style();
         let code = self.serve();
         log::flush();
         code
@@ -46,12 +46,12 @@ impl Run {
         let valid = match load(path.as_deref()) {
             Ok(valid) => valid,
             Err(Invalid { problems, sources }) => {
-                log_problems(&problems, &sources);
+                log_problems(Level::ERROR, &problems, &sources);
                 return ExitCode::from(sysexits::CONFIG);
             }
         };
-        log::subscribe(&valid.config.log.level);
-        log_problems(&valid.warnings, &valid.config.sources);
+        log::configure(&valid.config.log);
+        log_problems(Level::WARN, &valid.warnings, &valid.config.sources);
         if valid.path.is_none() {
             warn!("no configuration file: the built-in one serves this host alone");
         }
@@ -59,8 +59,8 @@ impl Run {
     }
 }
 
-fn log_problems(problems: &[Problem], sources: &Sources) {
+fn log_problems(level: Level, problems: &[Problem], sources: &Sources) {
     if !problems.is_empty() {
-        log::text(&render(&summary(problems), sources, std::io::stderr().is_terminal()));
+        log::text(level, &render(&summary(problems), sources, log::has_colours() && !log::is_formatted()));
     }
 }

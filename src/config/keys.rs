@@ -317,7 +317,7 @@ pub(super) static RESOLVER: Shape = Shape {
 pub(super) static LOG: Shape = Shape {
     path: "log",
     title: "[log]",
-    keys: &["deliveries", "level"],
+    keys: &["deliveries", "level", "format"],
     later: &[],
     renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };

@@ -16,7 +16,7 @@ use super::journal::{self, Overlay, Unreadable};
 use super::problem::{PROBLEMS_MAX, Problem, Severity, Sources};
 use super::read::{Environment, Reader, Table, Value};
 use super::written::Written;
-use super::{Config, KeyDirs, credential, keys, named, sections, signer, syntax, trust, warning};
+use super::{Config, KeyDirs, credential, keys, log, named, sections, signer, syntax, trust, warning};
 
 /// A configuration without problems, so far as its text tells.
 #[derive(Debug)]
@@ -305,7 +305,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         resolver: sections::resolver(&mut reader, file),
         timeouts: sections::timeouts(&mut reader, file),
         circuit: sections::circuit(&mut reader, file),
-        log: sections::log(&mut reader, file),
+        log: log::read(&mut reader, file),
         acknowledge: warning::acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),

@@ -12,6 +12,7 @@ mod key_index;
 mod keys;
 mod listener;
 mod load;
+mod log;
 mod named;
 mod operating;
 mod pem;
@@ -48,6 +49,7 @@ pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder, key_files};
 pub use keys::known as known_keys;
 pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol};
 pub use load::{Loaded, Rejected, builtin, load, load_after, load_in, load_over, parse};
+pub use log::{Deliveries, Log, LogFormat};
 pub use operating::Operating;
 pub use problem::{Place, Problem, Severity, Sources, few};
 pub use read::Environment;
@@ -379,19 +381,4 @@ pub struct Resolver {
     /// Empty: the system's resolv.conf.
     pub servers: Vec<At<std::net::SocketAddr>>,
     pub hosts: BTreeMap<Host, Vec<IpAddr>>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Log {
-    pub deliveries: At<Deliveries>,
-    /// A tracing filter for diagnostics on stderr; default `info`.
-    pub level: String,
-}
-
-/// Where delivery records go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deliveries {
-    Stdout,
-    File(PathBuf),
-    Off,
 }

@@ -1,4 +1,4 @@
-//! The sections that stand once, in the main file: server, admin, guard, resolver, timeouts, circuit, log.
+//! The sections that stand once, in the main file: server, admin, guard, resolver, timeouts, circuit.
 //! How does the house itself behave?
 
 use std::collections::BTreeMap;
@@ -6,13 +6,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tracing_subscriber::filter::EnvFilter;
-
 use super::problem::{Place, Problem};
 use super::read::{Reader, Table, Value};
-use super::{
-    Admin, At, Bind, Circuit, Deliveries, Denied, Guard, Listen, Log, Resolver, Server, Timeouts, keys, listener, units,
-};
+use super::{Admin, At, Bind, Circuit, Denied, Guard, Listen, Resolver, Server, Timeouts, keys, listener, units};
 use crate::host;
 use crate::names::Host;
 
@@ -196,33 +192,4 @@ pub(super) fn circuit(reader: &mut Reader<'_>, file: &Table<'_>) -> Circuit {
         open: open.value,
         open_max: open_max.value,
     }
-}
-
-pub(super) fn log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
-    let table = file.section(reader, "log", &keys::LOG);
-    let deliveries = table.one(reader, "deliveries", |reader, value| {
-        let text = reader.text(value)?;
-        let deliveries = match (text, text.strip_prefix("file:")) {
-            ("stdout", _) => Deliveries::Stdout,
-            ("off", _) => Deliveries::Off,
-            (_, Some(path)) if !path.is_empty() => Deliveries::File(reader.resolve(value.place, path)),
-            _ => {
-                reader.no_choice(value, "write one of \"stdout\", \"file:PATH\", \"off\"");
-                return None;
-            }
-        };
-        Some(value.at(deliveries))
-    });
-    let deliveries = deliveries.unwrap_or(At { value: Deliveries::Stdout, place: table.place });
-    let level = table.one(reader, "level", |reader, value| {
-        let text = reader.text(value)?;
-        if EnvFilter::builder().parse(text).is_err() || text.is_empty() {
-            let problem = Problem::at(value.place, format!("`{}` is not a log level", value.key));
-            let help = "write \"error\", \"warn\", \"info\", \"debug\" or \"trace\", or one a module, \"info,outgate::net=debug\"";
-            reader.problems.push(problem.help(help));
-            return None;
-        }
-        Some(text.to_owned())
-    });
-    Log { deliveries, level: level.unwrap_or("info".into()) }
 }

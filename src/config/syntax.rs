@@ -9,11 +9,42 @@ use super::read;
 /// The table that could be made out, and the problems.
 pub(super) fn parse(file: u16, text: &str) -> (DeTable<'_>, Vec<Problem>) {
     let (table, errors) = DeTable::parse_recoverable(text);
+    if let (Some(first), Some((language, start))) = (errors.first(), other_language(text)) {
+        let place = read::place(file, start..start + 1);
+        let problem = Problem::at(place, format!("this is {language}, and not TOML: {}", first.message()));
+        return (
+            table.into_inner(),
+            vec![problem.help("write TOML: [server] and below it listen = [\"127.0.0.1:4750\"]")],
+        );
+    }
     let mut problems: Vec<Problem> = errors.iter().take(PROBLEMS_MAX).map(|error| problem(file, text, error)).collect();
     problems.sort_by_key(|problem| problem.place);
     // What follows on the same line is mostly an echo.
     problems.dedup_by_key(|problem| problem.place.map(|place| line_of(text, place)));
     (table.into_inner(), problems)
+}
+
+/// The language that a text is in, and where that shows: by its first line that says something.
+fn other_language(text: &str) -> Option<(&'static str, usize)> {
+    let lines = text.split_inclusive('\n').scan(0, |offset, line| {
+        let start = *offset;
+        *offset += line.len();
+        Some((start, line))
+    });
+    let (start, line) = lines.into_iter().find(|(_, line)| {
+        let line = line.trim_start();
+        !line.is_empty() && !line.starts_with('#')
+    })?;
+    let (start, line) = (start + line.len() - line.trim_start().len(), line.trim());
+    let is_word =
+        |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let is_yaml = line == "---"
+        || line.split_once(':').is_some_and(|(key, rest)| is_word(key) && (rest.is_empty() || rest.starts_with(' ')));
+    match line.as_bytes().first() {
+        Some(b'{') => Some(("JSON", start)),
+        _ if is_yaml => Some(("YAML", start)),
+        _ => None,
+    }
 }
 
 fn problem(file: u16, text: &str, error: &toml::de::Error) -> Problem {

@@ -1,12 +1,14 @@
 //! The configurations that were adopted, each in a folder of its own: as they were written, by whom, and what they changed.
 //! What ran before, and what was it?
 //!
-//! Secrets are not kept: of a file that a configuration names there is its digest. Hashes of tokens are, so nobody but
-//! our own user reads any of it.
+//! Secrets are not kept: of a file that a configuration names there is its digest, under a key that is kept beside. Who
+//! has a copy of an entry alone cannot try out what a secret is. Hashes of tokens are kept, so nobody but our own user reads any
+//! of it.
 
 mod durable;
 pub mod restore;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -14,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
+use aws_lc_rs::{digest, hmac, rand};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,10 @@ const FOLDER: &str = "history";
 const ENTRY: &str = "entry.json";
 /// The texts of all its files, in their order.
 const TEXTS: &str = "texts.json";
+/// The extension of the file beside the folder that has what digests are keyed with. A copy of the folder has it not.
+const KEY: &str = "key";
+/// In bytes.
+const KEY_LENGTH: usize = 32;
 /// What is being written, by whoever has the lock; it has no number.
 const UNFINISHED: &str = ".unfinished";
 /// No file of ours is larger.
@@ -52,7 +58,7 @@ pub struct Entry {
     /// To the one before.
     #[serde(flatten)]
     pub difference: Difference,
-    /// Of all that was read.
+    /// Of all that was read: HMAC-SHA256 of [`Written::digest`], or that itself in an entry of a former version.
     pub digest: String,
     pub version: String,
     /// SHA-256 of their texts, as they are kept.
@@ -62,8 +68,11 @@ pub struct Entry {
     /// Of each of them: who might read it (chmod(2)).
     #[serde(default)]
     pub modes: Vec<Option<u32>>,
-    /// SHA-256 of each file that they name.
+    /// The same of each file that they name: see [`Written::contents`].
     pub contents: BTreeMap<PathBuf, String>,
+    /// Whether digests are keyed.
+    #[serde(default)]
+    pub is_keyed: bool,
 }
 
 impl History {
@@ -109,7 +118,46 @@ impl History {
         serde_json::from_slice(&bytes).map_err(io::Error::other)
     }
 
-    /// The configuration itself.
+    /// What `after` changes of a configuration that was kept.
+    pub fn difference(&self, entry: &Entry, after: &Written) -> io::Result<Difference> {
+        Ok(Difference::between(&self.written(entry)?, &*self.in_terms_of(entry, after)?))
+    }
+
+    /// Whether a configuration that was kept is this one.
+    pub fn is_same(&self, entry: &Entry, written: &Written) -> bool {
+        self.in_terms_of(entry, written).is_ok_and(|written| written.digest == entry.digest)
+    }
+
+    /// With digests that can be compared with those of `entry`.
+    fn in_terms_of<'w>(&self, entry: &Entry, written: &'w Written) -> io::Result<Cow<'w, Written>> {
+        match entry.is_keyed {
+            true => Ok(Cow::Owned(keyed(&self.key()?, written))),
+            false => Ok(Cow::Borrowed(written)),
+        }
+    }
+
+    fn key(&self) -> io::Result<hmac::Key> {
+        match durable::read(&self.folder.with_extension(KEY), KEY_LENGTH as u64)? {
+            bytes if bytes.len() == KEY_LENGTH => Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes)),
+            _ => Err(damaged("the key of its digests is not whole")),
+        }
+    }
+
+    /// The key, which is made with the first entry. Call it with the lock.
+    fn key_or_new(&self) -> io::Result<hmac::Key> {
+        if fs::exists(self.folder.with_extension(KEY))? {
+            return self.key();
+        }
+        let mut bytes = [0; KEY_LENGTH];
+        rand::fill(&mut bytes).map_err(|_| io::Error::other("the operating system has no random bytes"))?;
+        let unfinished = self.folder.with_extension(format!("{KEY}{UNFINISHED}"));
+        let _ = fs::remove_file(&unfinished); // of a process that was killed
+        durable::write(&unfinished, &bytes)?;
+        durable::put_in_place(&unfinished, &self.folder.with_extension(KEY))?;
+        self.key()
+    }
+
+    /// The configuration itself, with digests as they are kept.
     pub fn written(&self, entry: &Entry) -> io::Result<Written> {
         let json = durable::read(&self.place(entry.number).join(TEXTS), TEXTS_MAX)?;
         let texts: Vec<Arc<str>> = match digest(&json) == entry.texts {
@@ -131,8 +179,9 @@ impl History {
         entry.texts = digest(&texts);
         entry.files = written.texts.iter().map(|(path, _)| journal::absolute(path)).collect();
         entry.modes = entry.files.iter().map(|path| Some(fs::metadata(path).ok()?.mode() & 0o666)).collect();
-        entry.contents.clone_from(&written.contents);
         let _lock = durable::lock(&self.folder)?;
+        let Written { contents, digest, .. } = keyed(&self.key_or_new()?, written);
+        (entry.contents, entry.digest, entry.is_keyed) = (contents, digest, true);
         // Others may have counted on since.
         entry.number = self.next().max(entry.number);
         let unfinished = self.folder.join(UNFINISHED);
@@ -195,6 +244,13 @@ fn digest(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
+/// The same with keyed digests.
+fn keyed(key: &hmac::Key, written: &Written) -> Written {
+    let tag = |digest: &String| hex(hmac::sign(key, digest.as_bytes()).as_ref());
+    let contents = written.contents.iter().map(|(path, digest)| (path.clone(), tag(digest))).collect();
+    Written { texts: written.texts.clone(), contents, digest: tag(&written.digest) }
+}
+
 fn damaged(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
@@ -216,6 +272,7 @@ mod tests {
             modes: Vec::new(),
             texts: String::new(),
             contents: BTreeMap::new(),
+            is_keyed: false,
         }
     }
 
@@ -259,6 +316,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(history.place(16)), mode(texts)), (0o700, 0o600));
+        assert_eq!(mode(history.folder().with_extension(KEY)), 0o600);
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -177,6 +177,14 @@ impl Lines {
     }
 }
 
+/// The writer writes out what waits, and ends.
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.wake.notify_one();
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)

@@ -4,15 +4,21 @@
 //! `tracing-appender` has such a queue, but it bounds lines instead of bytes, and does not count the lines that its
 //! writer could not write: a stderr that is gone would go unnoticed. So this is the queue of the delivery records.
 
+mod format;
+
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use tracing::warn;
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, warn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+use self::format::{Format, Style};
 use super::lines::{Lines, Pace, Sink};
+use crate::config::{Log, LogFormat};
 
 /// Some ten thousand lines that wait for a reader of stderr; further ones are lost and counted.
 const BACKLOG_MAX: usize = 1 << 20;
@@ -23,6 +29,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One for the process, like stderr.
 static LOG: OnceLock<Lines> = OnceLock::new();
+/// Changes the level of the subscriber, of which there is one, too.
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts the writer. Before this, and where there is no thread for it, lines are dropped.
 pub fn start() -> io::Result<()> {
@@ -35,27 +43,64 @@ pub fn start() -> io::Result<()> {
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| format!("\n{backtrace}"));
         let thread = std::thread::current();
-        text(&format!("thread {} {panic}{}", thread.name().unwrap_or("?"), backtrace.unwrap_or_default()));
+        text(
+            Level::ERROR,
+            &format!("thread {} {panic}{}", thread.name().unwrap_or("?"), backtrace.unwrap_or_default()),
+        );
         // Where a panic aborts, nothing is written after this.
         flush();
     }));
     Ok(())
 }
 
-/// Logs what is at least as severe as `level`. Under systemd the journal adds the time.
-pub fn subscribe(level: &str) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Line).with_target(false);
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().with_ansi(false).init();
-    } else {
-        log.with_ansi(io::stderr().is_terminal()).init();
+/// Takes what the journal reads, where stderr is the journal. What is written from here on has it.
+pub fn find_style() {
+    if is_journal() {
+        Style::Journal.put_in_force();
     }
 }
 
+/// Logs from now on what is at least as severe as `log.level`, in the format that is written. The journal has its own form,
+/// unless JSON is asked for.
+pub fn configure(log: &Log) {
+    let style = match log.format {
+        LogFormat::Json => Style::Json,
+        LogFormat::Text if is_journal() => Style::Journal,
+        LogFormat::Text => Style::Text,
+    };
+    style.put_in_force();
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    if let Some(level) = LEVEL.get() {
+        let _ = level.reload(filter); // it fails only where the subscriber is gone
+        return;
+    }
+    let (filter, level) = reload::Layer::new(filter);
+    let lines = fmt::layer().event_format(Format::new()).with_writer(|| Line).with_ansi(has_colours());
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+        let _ = LEVEL.set(level);
+    }
+}
+
+/// Whether text on stderr has colours: on a terminal, unless `NO_COLOR` is set to something (no-color.org).
+pub fn has_colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether lines have a form that colours would break.
+pub fn is_formatted() -> bool {
+    Style::now() != Style::Text
+}
+
+/// systemd.exec(5): `JOURNAL_STREAM` has device and inode of the journal, which stderr may have left since.
+fn is_journal() -> bool {
+    let Some(journal) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let stat = rustix::fs::fstat(io::stderr());
+    stat.is_ok_and(|stat| journal == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
 /// Writes text that is not a log event, such as the problems of a configuration.
-pub fn text(text: &str) {
-    push(format!("{text}\n").as_bytes());
+pub fn text(level: Level, text: &str) {
+    push(format::text(level, text).as_bytes());
 }
 
 /// Lines that stderr did not take since the process started.

@@ -3,9 +3,11 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use serde::Serialize;
 use tracing::warn;
 
@@ -31,11 +33,17 @@ thread_local! {
 }
 
 pub struct Records {
+    to: ArcSwap<Destination>,
+    /// Records that were lost on their way to former destinations.
+    lost_before: AtomicU64,
+    reported: Mutex<Reported>,
+}
+
+/// Where records go; open.
+pub struct Destination {
+    deliveries: Deliveries,
     /// `None`: they are off.
     lines: Option<Lines>,
-    /// Where they go, in words.
-    destination: String,
-    reported: Mutex<Reported>,
 }
 
 /// The lost records that the log has reported.
@@ -65,12 +73,12 @@ pub fn probe(deliveries: &Deliveries) -> io::Result<()> {
     }
 }
 
-impl Records {
+impl Destination {
     /// Waits for [`OPEN_PATIENCE`] until the file is open. A disk that takes longer holds up no start: the records wait
     /// for it in their backlog.
     pub async fn open(deliveries: &Deliveries) -> io::Result<Self> {
         let (sink, name) = match deliveries {
-            Deliveries::Off => return Ok(Self::to(None, String::new())),
+            Deliveries::Off => return Ok(Self { deliveries: Deliveries::Off, lines: None }),
             Deliveries::Stdout => (Sink::stdout()?, "standard output".to_owned()),
             Deliveries::File(path) => (Sink::append_to(path), path.display().to_string()),
         };
@@ -85,29 +93,49 @@ impl Records {
                 BACKLOG_MAX >> 20
             ),
         }
-        Ok(Self::to(Some(lines), name))
+        Ok(Self { deliveries: deliveries.clone(), lines: Some(lines) })
     }
 
-    fn to(lines: Option<Lines>, destination: String) -> Self {
-        Self { lines, destination, reported: Mutex::default() }
+    fn name(&self) -> String {
+        match &self.deliveries {
+            Deliveries::File(path) => path.display().to_string(),
+            Deliveries::Stdout | Deliveries::Off => "stdout".to_owned(),
+        }
+    }
+}
+
+impl Records {
+    pub fn new(to: Destination) -> Self {
+        Self { to: ArcSwap::from_pointee(to), lost_before: AtomicU64::new(0), reported: Mutex::default() }
+    }
+
+    /// Writes to another destination from now on. Records that wait for the former one are still written there.
+    pub fn replace(&self, to: Destination) {
+        let former = self.to.swap(Arc::new(to));
+        self.lost_before.fetch_add(former.lines.as_ref().map_or(0, Lines::lost), Ordering::Relaxed);
+    }
+
+    pub fn go_to(&self, deliveries: &Deliveries) -> bool {
+        self.to.load().deliveries == *deliveries
     }
 
     /// For a process that delivers by itself: lines wait until they are taken.
     pub fn kept() -> Self {
-        Self::to(Some(Lines::kept(pace())), String::new())
+        Self::new(Destination { deliveries: Deliveries::Stdout, lines: Some(Lines::kept(pace())) })
     }
 
     /// The lines that are kept and nobody has written out.
     pub fn take(&self) -> Vec<u8> {
-        self.lines.as_ref().map(Lines::take).unwrap_or_default()
+        self.to.load().lines.as_ref().map(Lines::take).unwrap_or_default()
     }
 
     pub fn is_on(&self) -> bool {
-        self.lines.is_some()
+        self.to.load().lines.is_some()
     }
 
     pub fn write(&self, line: &impl Serialize) {
-        let Some(lines) = &self.lines else { return };
+        let to = self.to.load();
+        let Some(lines) = &to.lines else { return };
         // Written down before the lock is taken: what the others wait for is one copy.
         LINE.with_borrow_mut(|text| {
             text.clear();
@@ -119,32 +147,33 @@ impl Records {
 
     /// Returns whether records have nowhere to go: the file has not been opened yet.
     pub fn is_waiting_for_file(&self) -> bool {
-        self.lines.as_ref().is_some_and(|lines| !lines.is_open())
+        self.to.load().lines.as_ref().is_some_and(|lines| !lines.is_open())
     }
 
     /// Records that could not be kept.
     pub fn lost(&self) -> u64 {
-        self.lines.as_ref().map_or(0, Lines::lost)
+        let lost = self.to.load().lines.as_ref().map_or(0, Lines::lost);
+        lost + self.lost_before.load(Ordering::Relaxed)
     }
 
     /// Opens the file anew: it was rotated away.
     pub fn reopen(&self) {
-        if let Some(lines) = &self.lines {
+        if let Some(lines) = &self.to.load().lines {
             lines.reopen();
         }
     }
 
     /// Tries again what failed.
     pub fn retry_reopen(&self) {
-        if let Some(lines) = &self.lines {
+        if let Some(lines) = &self.to.load().lines {
             lines.retry_reopen();
         }
     }
 
     /// Says that records go to a file that is no longer at its path.
     pub fn reopen_fault(&self) -> Option<String> {
-        let fault = self.lines.as_ref()?.reopen_fault()?;
-        let path = &self.destination;
+        let to = self.to.load();
+        let (fault, path) = (to.lines.as_ref()?.reopen_fault()?, to.name());
         Some(format!("cannot reopen {path}: {fault}; delivery records still go to the file that was open before"))
     }
 
@@ -158,16 +187,24 @@ impl Records {
     pub fn loss_due(&self, now: Instant) -> Option<String> {
         let lost = self.lost();
         let more = self.reported.lock().unwrap_or_else(PoisonError::into_inner).due(lost, now)?;
-        let why = match self.lines.as_ref().and_then(Lines::write_fault) {
+        let to = self.to.load();
+        let why = match to.lines.as_ref().and_then(Lines::write_fault) {
             Some(fault) => format!("cannot be written: {fault}"),
             None => format!("does not take them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
         };
-        Some(format!("{more} delivery records were lost ({lost} since the start): {} {why}", self.destination))
+        Some(format!("{more} delivery records were lost ({lost} since the start): {} {why}", to.name()))
+    }
+
+    /// Waits until the records so far are written, for [`CLOSE_PATIENCE`] at most.
+    pub fn flush(&self) {
+        if let Some(lines) = &self.to.load().lines {
+            lines.flush(CLOSE_PATIENCE);
+        }
     }
 
     /// Writes out what is left. Later lines are lost.
     pub fn close(&self) {
-        if let Some(lines) = &self.lines {
+        if let Some(lines) = &self.to.load().lines {
             lines.close(CLOSE_PATIENCE);
         }
     }

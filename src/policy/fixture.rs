@@ -57,7 +57,7 @@ pub(crate) fn config() -> Config {
         },
         circuit: Circuit { failures: 0, window: second, open: second, open_max: second },
         acknowledge: Vec::new(),
-        log: Log { deliveries: at(0, Deliveries::Off), level: "info".into() },
+        log: Log { deliveries: at(0, Deliveries::Off), level: "info".into(), format: LogFormat::Text },
         sources: Sources::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),

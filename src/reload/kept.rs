@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
 use crate::config::{self, Config, Problem};
 use crate::history::{Entry, History, restore};
@@ -166,13 +165,12 @@ impl Kept {
 /// Gives the configuration of a start its number, and what it changed. False: the process ended with it before.
 fn is_new(history: &History, adopted: &mut Adopted) -> bool {
     let last = history.last();
-    if let Some(last) = last.as_ref().filter(|last| last.digest == adopted.written.digest) {
+    if let Some(last) = last.as_ref().filter(|last| history.is_same(last, &adopted.written)) {
         adopted.number = last.number;
         return false;
     }
     adopted.number = history.next().max(adopted.number);
-    let before = last.and_then(|last| history.written(&last).ok());
-    let difference = before.map(|before| Difference::between(&before, &adopted.written));
+    let difference = last.and_then(|last| history.difference(&last, &adopted.written).ok());
     adopted.difference = difference.unwrap_or_default();
     true
 }
@@ -194,6 +192,7 @@ fn add(history: &History, adopted: &Adopted) -> io::Result<u64> {
         modes: Vec::new(),
         texts: String::new(),
         contents: Default::default(),
+        is_keyed: false,
     };
     history.add(entry, &adopted.written)
 }

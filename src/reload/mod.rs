@@ -17,10 +17,11 @@ use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::config::difference::Difference;
-use crate::config::{Config, Sight};
-use crate::live::Live;
+use crate::config::{Config, Problem, Sight};
 use crate::live::configuration::{Adopted, By, Outcome, Rejected, Verdict, how, named};
 use crate::live::desk::{Comparison, Desk, With};
+use crate::live::records::Destination;
+use crate::live::{Live, log};
 use folders::Folders;
 use kept::Kept;
 use listeners::Listeners;
@@ -252,19 +253,38 @@ impl Reloader {
                 self.drifts(None);
                 self.live.configuration.outcome(Verdict::Unchanged)
             }
-            Some(change) => match self.listeners.prepare(&config) {
+            Some(change) => match self.open(&config).await {
                 Err(problems) => {
                     self.unheard = Some(config.digest);
                     self.keep(Found::of(&problems, &config.sources), asked, cause)
                 }
-                Ok(listeners) => self.adopt(change, listeners, &config, asked).await,
+                Ok(opened) => self.adopt(change, opened, &config, asked).await,
             },
         };
         self.live.aside.free(config);
         outcome
     }
 
-    async fn adopt(&mut self, change: Change, listeners: listeners::Change, config: &Config, asked: &Asked) -> Outcome {
+    /// Opens what is new of sockets and files, before anything changes.
+    async fn open(&self, config: &Config) -> Result<(listeners::Change, Option<Destination>), Vec<Problem>> {
+        let deliveries = &config.log.deliveries;
+        let destination = match self.live.records.go_to(deliveries) {
+            true => None,
+            false => Some(Destination::open(deliveries).await.map_err(|fault| {
+                let problem = Problem::at(deliveries.place, "cannot open the delivery log").label(fault.to_string());
+                vec![problem.help("let the user that outgate runs as write there, or write another path")]
+            })?),
+        };
+        Ok((self.listeners.prepare(config)?, destination))
+    }
+
+    async fn adopt(
+        &mut self,
+        change: Change,
+        (listeners, destination): (listeners::Change, Option<Destination>),
+        config: &Config,
+        asked: &Asked,
+    ) -> Outcome {
         let Change { in_force, difference, left_out, warnings } = change;
         let restart = self.started.needed_by(&Started::of(config));
         let adopted = Adopted {
@@ -286,6 +306,10 @@ impl Reloader {
         let live = Arc::clone(&self.live);
         drop(self.live.aside.run(move || live.meters.prune(&live.in_force().plan)));
         self.listeners.commit(listeners);
+        if let Some(destination) = destination {
+            self.live.records.replace(destination);
+        }
+        log::configure(&config.log);
         self.drifts(None);
         self.kept.keep(adopted, config.server.history).await;
         left_out.iter().for_each(|problem| error!("{problem}"));
@@ -293,7 +317,7 @@ impl Reloader {
         for key in &restart {
             warn!("{key} changed: it takes effect at the next restart");
         }
-        log(&difference);
+        log_difference(&difference);
         let number = self.live.configuration.adopted().number;
         info!("configuration reloaded from {}: number {number}, {how}, by {}", self.path.display(), asked.by);
         Outcome { difference, warnings: all_warnings, ..self.live.configuration.outcome(Verdict::Adopted) }
@@ -346,7 +370,7 @@ impl Reloader {
     }
 }
 
-fn log(difference: &Difference) {
+fn log_difference(difference: &Difference) {
     for change in difference.changes.iter().take(LOGGED_MAX) {
         info!("changed: {change}");
     }

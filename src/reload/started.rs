@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Config, Deliveries, Listen};
+use crate::config::{Config, Listen};
 
 /// Not the whole configuration: its secrets would outlive their files.
 pub(super) struct Started {
@@ -11,8 +11,6 @@ pub(super) struct Started {
     passed: [bool; 2],
     reuse_port: bool,
     workers: Option<usize>,
-    deliveries: Deliveries,
-    level: String,
     state: Option<PathBuf>,
 }
 
@@ -20,15 +18,8 @@ impl Started {
     pub(super) fn of(config: &Config) -> Self {
         let passed = [&config.server.listen, &config.admin.listen]
             .map(|list| list.iter().any(|bind| bind.address == Listen::Systemd));
-        let (workers, log) = (config.server.workers, &config.log);
-        Self {
-            passed,
-            reuse_port: config.server.reuse_port,
-            workers,
-            deliveries: log.deliveries.value.clone(),
-            level: log.level.clone(),
-            state: config.server.state.clone(),
-        }
+        let workers = config.server.workers;
+        Self { passed, reuse_port: config.server.reuse_port, workers, state: config.server.state.clone() }
     }
 
     /// The keys that differ, and wait for a restart.
@@ -39,8 +30,6 @@ impl Started {
             ("server.reuse_port", self.reuse_port == after.reuse_port),
             ("server.workers", self.workers == after.workers),
             ("server.state", self.state == after.state),
-            ("log.deliveries", self.deliveries == after.deliveries),
-            ("log.level", self.level == after.level),
         ];
         keys.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key.to_owned()).collect()
     }

@@ -210,8 +210,8 @@ fn judge(
         );
         ExitCode::from(sysexits::CONFIG)
     })?;
-    let last = history.last().and_then(|last| history.written(&last).ok()).unwrap_or_default();
-    let difference = Difference::between(&last, &written);
+    let difference = history.last().and_then(|last| history.difference(&last, &written).ok());
+    let difference = difference.unwrap_or_else(|| Difference::between(&config::Written::default(), &written));
     let outcome = if difference.is_empty() { Verdict::Unchanged } else { Verdict::Different };
     Ok(Outcome { outcome, difference, ..Outcome::default() })
 }

@@ -119,12 +119,26 @@ impl Demo {
         .await
         .map_err(|fault| format!("the demo broke off: {fault}"))?;
 
+        show_evidence(&proxy, &stage);
         if self.once {
             proxy.stop().await;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         invite(&stage);
         Ok(proxy.until_told_to_stop().await)
+    }
+}
+
+/// One record and one metric, of the many that a proxy writes.
+fn show_evidence(proxy: &Proxy, stage: &Stage) {
+    let (records, metrics) = (proxy.written_records(&stage.folder.path(scenes::RECORDS)), proxy.metrics());
+    let is_delivered = |line: &&str| line.contains("\"code\":\"delivered\"") && line.contains("\"signatures\":[");
+    if let Some(record) = records.lines().find(is_delivered) {
+        println!("\nA record of a delivery, one of {}\n  {record}", records.lines().count());
+    }
+    let is_delivered = |line: &&str| line.starts_with("outgate_deliveries_total{") && line.contains("\"delivered\"");
+    if let Some(metric) = metrics.lines().find(is_delivered) {
+        println!("\nA metric, of those at /metrics of the admin listener\n  {metric}");
     }
 }
 

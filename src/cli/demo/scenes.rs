@@ -10,6 +10,8 @@ use super::Stage;
 use super::receivers::Receivers;
 use super::sender::Answer;
 
+/// The file of delivery records, in the demo's folder.
+pub(super) const RECORDS: &str = "deliveries.jsonl";
 pub(super) const POOL: &str = "127.0.7.0/28";
 /// Deliveries to the good receiver that the limit lets through at once.
 pub(super) const LIMIT: u32 = 8;
@@ -24,6 +26,7 @@ pub(super) fn configuration(receivers: &Receivers, token: &str, burst: u32) -> S
         r#"# The demo's configuration. Edit it while the demo runs: it is watched.
 [server]
 listen = ["127.0.0.1:0"]
+state = "state"                   # everything is in this folder, which goes with the demo
 allow_anonymous = true            # anyone on this host: the listener is on loopback
 
 [admin]
@@ -58,7 +61,7 @@ burst = {burst}
 per = ["host"]
 
 [log]
-deliveries = "off"
+deliveries = "file:{RECORDS}"
 
 [[routes]]
 name = "customers"

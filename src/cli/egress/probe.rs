@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::alone::{Sender, misused, with_live};
-use super::super::{load_or_say, visible};
+use super::super::{load_or_say, number, visible};
 use crate::config::duration_argument;
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::{self, Asked, Met, Probed, milliseconds};
@@ -160,8 +160,7 @@ fn as_json(probed: &Probed) -> Value {
         "pool": route.pool.name().as_str(),
         "trust": route.trust.name.as_str(),
         "dns": { "addresses": probed.addresses, "ms": milliseconds(probed.resolved) },
-        // A pool of IPv6 has more of them than a number of JSON can count.
-        "usable": survey.of.to_string(),
+        "usable": number(survey.of),
         "probed": survey.sources.len(),
         "sampled": survey.is_sample(),
         "connections": probed.met.iter().map(met_as_json).collect::<Vec<_>>(),

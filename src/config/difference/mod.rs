@@ -17,7 +17,7 @@ use node::{Document, Node};
 /// Changes that are told one by one: nobody reads more.
 const CHANGES_MAX: usize = 100;
 /// What is decided when the process starts.
-const AT_START: [&str; 5] = ["server.reuse_port", "server.workers", "server.state", "log.deliveries", "log.level"];
+const AT_START: [&str; 3] = ["server.reuse_port", "server.workers", "server.state"];
 /// Their elements are listeners, of which those that systemd passes are passed once.
 const LISTENERS: [&str; 2] = ["server.listen", "admin.listen"];
 const RESTART: &str = " (takes effect at the next restart)";

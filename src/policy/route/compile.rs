@@ -10,7 +10,7 @@ use super::{Route, Routes, Split, Tables, WHOLE_BODY_MAX, reach, split};
 use crate::config::WarningCode;
 use crate::config::problem::nearest;
 use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
-use crate::host::HostPattern;
+use crate::host::{self, HostPattern};
 use crate::names::{ClientName, RouteName, TenantName, encode_path};
 use crate::policy::identify::ANONYMOUS;
 use crate::policy::sign::Signer;
@@ -106,7 +106,10 @@ fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPat
             Ok(pattern) if !patterns.contains(&pattern) => patterns.push(pattern),
             Ok(_) => {}
             Err(error) => {
-                let help = "a host name, \"*.\" and a domain, \"*\", or an address";
+                let help = match host::of_url(host) {
+                    Some(only) => format!("write the host alone, \"{only}\": ports and paths are keys of the route"),
+                    None => "a host name, \"*.\" and a domain, \"*\", or an address".to_owned(),
+                };
                 problems.push(Problem::at(host.place, error.to_string()).help(help));
             }
         }

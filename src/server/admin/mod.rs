@@ -3,6 +3,7 @@
 
 mod bounds;
 mod control;
+mod text_format;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -135,17 +136,21 @@ async fn read(live: &Arc<Live>, request: &Request<Incoming>) -> Response<Full<By
         _ => &live.inquiries,
     };
     let (tenant, theirs) = (tenant(request), Arc::clone(live));
-    let told = worker.run(move || told(&theirs, &path, tenant.as_ref())).await;
+    let prefers_text = prefers_text(request.headers());
+    let told = worker.run(move || told(&theirs, &path, tenant.as_ref(), prefers_text)).await;
     told.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "not answered: see the log\n".into()))
 }
 
-fn told(live: &Live, path: &str, tenant: Option<&TenantName>) -> Response<Full<Bytes>> {
+fn told(live: &Live, path: &str, tenant: Option<&TenantName>, prefers_text: bool) -> Response<Full<Bytes>> {
     match path {
         "/readyz" => readiness(live),
         METRICS => {
             live.observe();
             let (body, media_type) = live.meters.render();
-            text(StatusCode::OK, media_type, body)
+            match prefers_text {
+                true => text(StatusCode::OK, text_format::MEDIA_TYPE, text_format::of_openmetrics(&body)),
+                false => text(StatusCode::OK, media_type, body),
+            }
         }
         KEYS => {
             let set = sign::jwks(&live.in_force().plan.signers, tenant, Timestamp::now());
@@ -158,6 +163,21 @@ fn told(live: &Live, path: &str, tenant: Option<&TenantName>) -> Response<Full<B
         STATUS => text(StatusCode::OK, JSON, control::status(live).to_string()),
         _ => text(StatusCode::NOT_FOUND, TEXT, format!("/healthz /readyz /metrics {STATUS} {KEYS} {DIRECTORY}\n")),
     }
+}
+
+/// Whether `Accept` prefers the older text format of Prometheus to OpenMetrics (RFC 9110 §12.5.1).
+fn prefers_text(headers: &http::HeaderMap) -> bool {
+    let quality = |media_type: &str| {
+        let lists = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let ranges = lists.flat_map(|list| list.split(',')).filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_meant = parts.next()?.eq_ignore_ascii_case(media_type);
+            let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
+            Some(quality.unwrap_or(0.0)).filter(|_| is_meant)
+        });
+        ranges.fold(0.0, f32::max)
+    };
+    quality("text/plain") > quality("application/openmetrics-text")
 }
 
 fn readiness(live: &Live) -> Response<Full<Bytes>> {
