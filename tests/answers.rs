@@ -197,7 +197,7 @@ fn reason_phrase_carries_the_code_and_details_of_every_refusal() {
         (to(&format!("https://{untrusted}/")), 502, "Bad Gateway (certificate_untrusted: self_signed)"),
         (connect("nowhere.example:443"), 403, "Forbidden (no_route)"),
         (connect("hook.example:443"), 403, "Forbidden (tunnel_forbidden)"),
-        (to("https://nowhere.example/<script>"), 400, "Bad Request (request_malformed)"),
+        (to("https://nowhere.example/<script>"), 403, "Forbidden (no_route)"),
         (to(&format!("http://hook.example:{port}/")), 403, "Forbidden (plaintext_forbidden)"),
         (to("https://plain.example:22/"), 403, "Forbidden (target_port_forbidden)"),
         (ask("BAD\r\n\r\n".to_owned(), "POST"), 400, "Bad Request (request_malformed)"),

@@ -55,7 +55,7 @@ const ODD_HOSTS: &[&str] = &[
     "",
 ];
 const ODD_PORTS: &[&str] = &[":", ":0", ":99999", ":22", ":8443"];
-const ODD_PATHS: &[&str] = &["/in/../x", "/%2e%2e/in", "/x//in", "/a#f", "/a%2fb"];
+const ODD_PATHS: &[&str] = &["/in/../x", "/%2e%2e/in", "/x//in", "/a#f", "/a%2fb", "/in/<a>", "/x/{a}^", "/a\\b"];
 const ODD: usize = 8;
 
 /// SplitMix64: the same cases in every run.

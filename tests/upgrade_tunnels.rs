@@ -157,6 +157,31 @@ fn upgrade_tunnel_is_for_port_80_alone_and_explain_says_so() {
     assert_eq!(place.target.connections(), 0);
 }
 
+#[test]
+fn upgrade_tunnel_opens_on_a_stream_of_http2() {
+    let Some(place) = place() else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let asking = async {
+        let stream = tokio::net::TcpStream::connect(place.outgate.proxy).await.unwrap();
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::connect("up.example:80").version(Version::HTTP_2).body(()).unwrap();
+        let mut sender: h2::client::SendRequest<Bytes> = sender.ready().await.unwrap();
+        let (response, mut outgoing) = sender.send_request(request, false).unwrap();
+        let mut incoming = response.await.unwrap().into_body();
+        outgoing.send_data(self::request("/in", "up.example", "Connection: close\r\n").into(), false).unwrap();
+        let mut answer = Vec::new();
+        while let Some(Ok(data)) = incoming.data().await {
+            incoming.flow_control().release_capacity(data.len()).unwrap();
+            answer.extend_from_slice(&data);
+        }
+        String::from_utf8(answer).unwrap()
+    };
+    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.unwrap() });
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
+    verify(&place.target.seen()[0], SECRET);
+}
+
 /// RFC 9110 §4.2.3: as Ruby's httpclient and excon write every URL.
 #[test]
 fn http_url_with_port_80_is_upgraded_like_one_without_a_port() {
