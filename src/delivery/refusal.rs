@@ -80,7 +80,7 @@ table! {
     TargetForbidden "target_forbidden" BAD_GATEWAY destination_ip_prohibited Client final "The target is not a public address";
     TargetLoopsBack "target_loops_back" BAD_GATEWAY proxy_loop_detected Client final "The target is this proxy";
     NameNotFound "name_not_found" BAD_GATEWAY dns_error Target retry "The target's name does not resolve";
-    NameTimeout "name_timeout" GATEWAY_TIMEOUT dns_timeout Target retry "To resolve the target's name failed or took too long";
+    NameTimeout "name_timeout" GATEWAY_TIMEOUT dns_timeout Target retry "Resolving the target's name failed or took too long";
     ConnectRefused "connect_refused" BAD_GATEWAY connection_refused Target retry "The target refused the connection";
     ConnectTimeout "connect_timeout" GATEWAY_TIMEOUT connection_timeout Target retry "The target did not accept the connection in time";
     ConnectUnreachable "connect_unreachable" BAD_GATEWAY destination_ip_unroutable Target retry "The target cannot be reached";
