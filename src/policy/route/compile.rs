@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use super::credential;
 use super::{Route, Routes, Split, Tables, WHOLE_BODY_MAX, reach, split};
-use crate::config::WarningCode;
 use crate::config::problem::nearest;
-use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts};
+use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts, WarningCode};
 use crate::host::{self, HostPattern};
 use crate::names::{ClientName, RouteName, TenantName, encode_path};
 use crate::policy::identify::ANONYMOUS;
@@ -106,10 +105,9 @@ fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPat
             Ok(pattern) if !patterns.contains(&pattern) => patterns.push(pattern),
             Ok(_) => {}
             Err(error) => {
-                let help = match host::of_url(host) {
-                    Some(only) => format!("write the host alone, \"{only}\": ports and paths are keys of the route"),
-                    None => "a host name, \"*.\" and a domain, \"*\", or an address".to_owned(),
-                };
+                let only = host::of_url(host)
+                    .map(|only| format!("write the host alone, \"{only}\": ports and paths are keys of the route"));
+                let help = only.unwrap_or_else(|| "a host name, \"*.\" and a domain, \"*\", or an address".to_owned());
                 problems.push(Problem::at(host.place, error.to_string()).help(help));
             }
         }
