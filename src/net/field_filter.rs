@@ -12,8 +12,10 @@ use std::collections::BTreeSet;
 
 use bytes::BytesMut;
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use super::hpack::{Checked, Decoder, Rewritten, Rule, Section};
+use super::leaky::Leaky;
 use output::{Opening, Output};
 
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
@@ -24,6 +26,10 @@ const FRAME_MAX: usize = 16 * 1024;
 const CONTINUATIONS_LEAST: usize = 8;
 /// A request head that decodes to so many times what h2 accepts ends the connection; h2 does the same (RFC 9113 §10.5.1).
 const REQUEST_MARGIN: usize = 4;
+/// Bytes that rewriting may add at once: an index of one byte becomes a field of up to 4 KiB. Honest peers share some 100
+/// bytes between their heads.
+const EXPANSION_MAX: u64 = 512 * 1024;
+const EXPANSION_FORGOTTEN_PER_SECOND: u64 = 4 * 1024 * 1024;
 /// Streams that are remembered to have begun a body; the oldest is forgotten for one more, and its trailers pass as a head.
 const BODIES_MAX: usize = 1024;
 
@@ -54,7 +60,7 @@ pub enum Violation {
     TooLarge,
 }
 
-/// The field that tells a [`Violation`] behind h2. It stands in a head in the place of the refused one.
+/// The field that tells a [`Violation`] behind h2, in the place of the refused head. A peer that sends it refuses its own message.
 const VIOLATION: &str = "outgate-response-violation";
 const TOO_LARGE: &str = "too_large";
 
@@ -98,16 +104,10 @@ pub struct Filter {
     ends: bool,
     /// Frames since the last call of [`Filter::take_answerable`] that h2 may answer with a reset.
     answerable: usize,
-    mode: Mode,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Judges,
-    /// Everything passes: h2 is about to end the connection.
-    GivenUp,
+    /// Bytes that rewriting has added lately.
+    expansion: Leaky,
     /// Nothing passes any more: h2 ends the connection for what has passed.
-    Ended,
+    has_ended: bool,
 }
 
 impl Filter {
@@ -127,7 +127,8 @@ impl Filter {
             rewrites: false,
             ends: false,
             answerable: 0,
-            mode: Mode::Judges,
+            expansion: Leaky::new(EXPANSION_FORGOTTEN_PER_SECOND),
+            has_ended: false,
         }
     }
 
@@ -135,7 +136,7 @@ impl Filter {
     /// added to `rest`.
     pub fn read(&mut self, input: &[u8], rest: &mut BytesMut) -> usize {
         let (mut output, mut at) = (Output::new(input, rest), 0);
-        while at < input.len() && self.mode == Mode::Judges {
+        while at < input.len() && !self.has_ended {
             let wanted = if self.left > 0 { self.left } else { FRAME_HEAD - self.head.len() };
             let end = input.len().min(at + wanted);
             if self.left == 0 {
@@ -158,9 +159,6 @@ impl Filter {
                 self.end(&mut output);
             }
         }
-        if self.mode == Mode::GivenUp {
-            output.pass(at..input.len());
-        }
         output.passes()
     }
 
@@ -171,7 +169,7 @@ impl Filter {
 
     /// Returns whether nothing passes any more.
     pub fn has_ended(&self) -> bool {
-        self.mode == Mode::Ended
+        self.has_ended
     }
 
     /// Forgets a stream that was reset.
@@ -200,16 +198,18 @@ impl Filter {
                 kind == CONTINUATION && stream == opening.stream
             }
         };
-        let breaks_off = self.opening.is_some() && !continues;
-        if breaks_off || length > FRAME_MAX {
-            output.write(&self.raw);
-            output.write(&self.head);
-            self.stop(Mode::GivenUp);
+        if self.opening.is_some() && !continues {
+            self.end_misplaced(stream, output);
+            return None;
+        }
+        if length > FRAME_MAX {
+            output.write(&self.head); // h2 reads no further: FRAME_SIZE_ERROR
+            self.stop();
             return None;
         }
         if kind == PUSH_PROMISE {
             output.write_undecodable(stream); // it was not permitted (RFC 9113 §8.4)
-            self.stop(Mode::Ended);
+            self.stop();
             return None;
         }
         if self.opening.as_ref().is_some_and(|opening| opening.continuations > self.continuations_max()) {
@@ -255,10 +255,7 @@ impl Filter {
     fn end(&mut self, output: &mut Output<'_>) {
         let Some(from) = self.gathers_from.take() else { return };
         let frame = &self.raw[from..];
-        let Some(fragment) = fragment(frame) else {
-            output.write(&self.raw);
-            return self.stop(Mode::GivenUp);
-        };
+        let Some(fragment) = fragment(frame) else { return self.end_misplaced(stream(&frame[5..]), output) };
         self.block.extend_from_slice(fragment);
         let ends_block = frame[4] & END_HEADERS != 0;
         let opening = self.opening.get_or_insert_with(|| Opening::of(frame));
@@ -279,10 +276,7 @@ impl Filter {
     /// Judges a frame of the input with a whole block.
     fn judge_frame(&mut self, place: std::ops::Range<usize>, output: &mut Output<'_>) {
         let frame = &output.input()[place.clone()];
-        let Some(fragment) = fragment(frame) else {
-            output.pass(place);
-            return self.stop(Mode::GivenUp);
-        };
+        let Some(fragment) = fragment(frame) else { return self.end_misplaced(stream(&frame[5..]), output) };
         if self.judge(&Opening::of(frame), fragment, output) {
             output.pass(place);
         }
@@ -298,7 +292,7 @@ impl Filter {
         let mut rewritten = self.rewrites.then(|| Rewritten::new(self.list_max));
         let Ok(Checked { size, broken, is_interim }) = self.decoder.check(block, section, rewritten.as_mut()) else {
             output.write_undecodable(opening.stream);
-            self.stop(Mode::Ended);
+            self.stop();
             return false;
         };
         let is_too_large = match self.messages {
@@ -334,10 +328,20 @@ impl Filter {
             output.write_large_request(opening);
             return false;
         }
-        if let Some(rewritten) = &rewritten {
-            output.write_block(opening, &rewritten.block);
+        let Some(Rewritten { block: rewritten, .. }) = rewritten else { return true };
+        let added = rewritten.len().saturating_sub(block.len());
+        if self.expansion.add(added as u64, Instant::now()) > EXPANSION_MAX {
+            self.end_calmly(opening.stream, output);
+        } else {
+            output.write_block(opening, &rewritten);
         }
-        rewritten.is_none()
+        false
+    }
+
+    /// Has h2 end the connection with PROTOCOL_ERROR. What came must not pass: h2 ends no more than a stream for some of it.
+    fn end_misplaced(&mut self, stream: u32, output: &mut Output<'_>) {
+        output.write_misplaced(stream);
+        self.stop();
     }
 
     /// A block of more frames than are taken ends the connection, and still names the limit.
@@ -355,7 +359,7 @@ impl Filter {
             Messages::Requests => output.write_endless(stream, self.continuations_max()),
             Messages::Responses => output.write_undecodable(stream),
         }
-        self.stop(Mode::Ended);
+        self.stop();
     }
 
     fn continuations_max(&self) -> usize {
@@ -363,8 +367,8 @@ impl Filter {
     }
 
     /// Judges no further, and holds nothing for it.
-    fn stop(&mut self, mode: Mode) {
-        *self = Self { mode, left: 0, ..Self::new(self.messages, self.list_max) };
+    fn stop(&mut self) {
+        *self = Self { has_ended: true, left: 0, ..Self::new(self.messages, self.list_max) };
     }
 }
 

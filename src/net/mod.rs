@@ -8,6 +8,7 @@ pub mod dial;
 pub mod exchange;
 pub mod field_filter;
 pub mod hpack;
+pub mod leaky;
 pub mod listen;
 pub mod local;
 pub mod peer;

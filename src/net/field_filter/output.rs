@@ -115,6 +115,11 @@ impl<'a> Output<'a> {
         self.write_frame(HEADERS, END_HEADERS, stream, &[NO_INDEX]);
     }
 
+    /// Writes a frame that continues no block: h2 ends the connection with PROTOCOL_ERROR (RFC 9113 §6.10).
+    pub(super) fn write_misplaced(&mut self, stream: u32) {
+        self.write_frame(CONTINUATION, END_HEADERS, stream, &[]);
+    }
+
     /// Writes a block of more than `most` frames behind the first: h2 ends the connection with ENHANCE_YOUR_CALM.
     pub(super) fn write_endless(&mut self, stream: u32, most: usize) {
         self.write_frame(HEADERS, 0, stream, &[]);

@@ -75,12 +75,61 @@ fn frames_without_a_malformed_field_pass_as_they_are() {
         frame(HEADERS, END_HEADERS | PADDED, &padded),
         frame(HEADERS, END_HEADERS | PRIORITY, &[&[0; 5][..], &block].concat()),
         [frame(HEADERS, 0, &block[..2]), frame(CONTINUATION, END_HEADERS, &block[2..])].concat(),
-        // What h2 ends the connection for.
-        frame(HEADERS, END_HEADERS, &[0x80]),
-        frame(HEADERS, END_HEADERS | PADDED, &[9]),
-        [frame(HEADERS, 0, &block), frame(SETTINGS, 0, &[]), frame(0, 0, b"x")].concat(),
+        frame(HEADERS, END_HEADERS, &[0x80]), // what h2 ends the connection for
     ] {
         assert_eq!(requests(&frames), frames);
+    }
+}
+
+/// h2 resets no more than the stream for the first frames of some of these, and would go on with what was not judged.
+#[test]
+fn nothing_passes_behind_a_block_that_breaks_off() {
+    let block = field(0, b"x", b"y");
+    let depends_on_itself = [&1_u32.to_be_bytes()[..], &[0]].concat();
+    let next = frame_on(3, HEADERS, END_HEADERS | END_STREAM, &field(0, b"X-Bad", b"y"));
+    let misplaced = |stream| frame_on(stream, CONTINUATION, END_HEADERS, &[]);
+    for (frames, ended_by) in [
+        ([frame(HEADERS, 0, &block), frame_on(0, SETTINGS, 0, &[])].concat(), misplaced(0)),
+        ([frame(HEADERS, PRIORITY, &depends_on_itself), frame_on(0, SETTINGS, 0, &[])].concat(), misplaced(0)),
+        ([frame(HEADERS, 0, &malformed()), frame_on(0, SETTINGS, 0, &[])].concat(), misplaced(0)),
+        (frame(HEADERS, END_HEADERS | PADDED, &[9]), misplaced(1)),
+        (frame(HEADERS, END_HEADERS | PADDED | PRIORITY, &[&[9], &depends_on_itself[..]].concat()), misplaced(1)),
+        (frame(HEADERS, END_HEADERS | PRIORITY, &[0; 3]), misplaced(1)),
+        (
+            frame(HEADERS, END_HEADERS, &[0; FRAME_MAX + 1]),
+            frame(HEADERS, END_HEADERS, &[0; FRAME_MAX + 1])[..9].to_vec(),
+        ),
+    ] {
+        for step in [frames.len() + next.len(), 7] {
+            for messages in [Messages::Requests, Messages::Responses] {
+                let mut filter = Filter::new(messages, LIST_MAX);
+                filter.left = 0;
+                let input = [frames.clone(), next.clone()].concat();
+                let output: Vec<u8> = input.chunks(step).flat_map(|piece| read(&mut filter, piece).0).collect();
+                assert_eq!(output, ended_by, "{messages:?}, {step}: {frames:?}");
+                assert!(filter.has_ended());
+            }
+        }
+    }
+}
+
+/// An index of one byte stands for 4 KB once blocks are rewritten.
+#[test]
+fn rewriting_adds_no_more_than_its_bound() {
+    let status = field(0, b":status", b"103");
+    let first = [status.clone(), field(0x40, b"x-large", &[b'y'; 4000])].concat();
+    let bomb = frame(HEADERS, END_HEADERS, &[status.clone(), vec![0x80 | 62; 60]].concat());
+    for rewrites in [false, true] {
+        let mut filter = Filter::new(Messages::Responses, 4 * LIST_MAX);
+        read(&mut filter, &frame(HEADERS, END_HEADERS, &first));
+        if rewrites {
+            read(&mut filter, &frame_on(3, HEADERS, END_HEADERS, &field(0, b"X-Bad", b"y")));
+        }
+        let input = bomb.repeat(100);
+        let (output, _) = read(&mut filter, &input);
+        assert_eq!(filter.has_ended(), rewrites);
+        assert!(output.len() < input.len() + EXPANSION_MAX as usize, "{}", output.len());
+        assert_eq!(output == input, !rewrites);
     }
 }
 

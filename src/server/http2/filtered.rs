@@ -8,19 +8,19 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::net::field_filter::{Filter, Messages};
+use crate::net::leaky::Leaky;
 use crate::server::malformed::HEAD_MAX;
 
 /// Streams of one connection that h2 may reset at once.
-const RESETS_MAX: u128 = 4096;
+const RESETS_MAX: u64 = 4096;
 /// So many of them are forgotten in a second: to reset them costs a few milliseconds.
-const RESETS_FORGOTTEN_PER_SECOND: u128 = 1024;
+const RESETS_FORGOTTEN_PER_SECOND: u64 = 1024;
 /// Frames that may come between two writes and that h2 may answer with a reset. Of an honest client these are the heads of
 /// its requests.
 const UNWRITTEN_MAX: usize = 2048;
@@ -37,7 +37,8 @@ pub(super) struct Filtered<S> {
     /// Judged, and not read yet.
     passed: BytesMut,
     written: Written,
-    resets: Resets,
+    /// Streams that h2 has reset lately.
+    resets: Leaky,
     /// Frames since the last write that h2 may answer with a reset.
     unwritten: usize,
 }
@@ -49,7 +50,7 @@ impl<S> Filtered<S> {
             filter: Filter::new(Messages::Requests, HEAD_MAX),
             passed: BytesMut::new(),
             written: Written::default(),
-            resets: Resets { count: 0, since: Instant::now() },
+            resets: Leaky::new(RESETS_FORGOTTEN_PER_SECOND),
             unwritten: 0,
         }
     }
@@ -71,7 +72,7 @@ impl<S> Filtered<S> {
             count -= part.len();
             self.written.read(part, |stream, code| {
                 self.filter.forget(stream);
-                if is_of_library(code) && self.resets.add(Instant::now()) > RESETS_MAX {
+                if is_of_library(code) && self.resets.add(1, Instant::now()) > RESETS_MAX {
                     self.filter.end_connection();
                 }
             });
@@ -141,27 +142,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
     }
 }
 
-/// The streams that were reset lately.
-struct Resets {
-    count: u128,
-    /// When the count was brought down last.
-    since: Instant,
-}
-
-impl Resets {
-    /// Returns how many there are with this one.
-    fn add(&mut self, now: Instant) -> u128 {
-        let forgotten =
-            (now - self.since).as_millis() * RESETS_FORGOTTEN_PER_SECOND / Duration::from_secs(1).as_millis();
-        if forgotten > 0 {
-            self.count = self.count.saturating_sub(forgotten);
-            self.since = now;
-        }
-        self.count += 1;
-        self.count
-    }
-}
-
 /// The frames that are written, however they are split.
 #[derive(Default)]
 struct Written {
@@ -205,19 +185,6 @@ impl Written {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn resets_are_forgotten_at_a_rate() {
-        let start = Instant::now();
-        let mut resets = Resets { count: 0, since: start };
-        for count in 1..=RESETS_MAX {
-            assert_eq!(resets.add(start), count);
-        }
-        assert_eq!(resets.add(start), RESETS_MAX + 1);
-        let later = start + Duration::from_secs(1);
-        assert_eq!(resets.add(later), RESETS_MAX + 2 - RESETS_FORGOTTEN_PER_SECOND);
-        assert_eq!(resets.add(later + Duration::from_secs(60)), 1);
-    }
 
     #[test]
     fn resets_are_found_however_the_frames_are_split() {

@@ -1,0 +1,53 @@
+//! A count that is forgotten at a rate.
+//! Has there been too much of something lately?
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Units that leak away at a constant rate.
+pub struct Leaky {
+    forgotten_per_second: u64,
+    count: u64,
+    /// When the count was brought down last.
+    since: Option<Instant>,
+}
+
+impl Leaky {
+    pub fn new(forgotten_per_second: u64) -> Self {
+        Self { forgotten_per_second, count: 0, since: None }
+    }
+
+    /// Returns how many there are with these.
+    pub fn add(&mut self, count: u64, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(*self.since.get_or_insert(now));
+        let forgotten =
+            elapsed.as_millis() * u128::from(self.forgotten_per_second) / Duration::from_secs(1).as_millis();
+        if forgotten > 0 {
+            self.count = self.count.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
+            self.since = Some(now);
+        }
+        self.count = self.count.saturating_add(count);
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_forgotten_at_the_rate() {
+        let (mut leaky, start) = (Leaky::new(1024), Instant::now());
+        assert_eq!(leaky.add(4096, start), 4096);
+        assert_eq!(leaky.add(1, start), 4097);
+        let later = start + Duration::from_secs(1);
+        assert_eq!(leaky.add(1, later), 4098 - 1024);
+        assert_eq!(leaky.add(1, later + Duration::from_secs(60)), 1);
+        // Many small steps forget no less than one large one.
+        let mut leaky = Leaky::new(1024);
+        leaky.add(100, start);
+        let last = (1..=50).map(|step| leaky.add(0, start + Duration::from_millis(step))).last();
+        assert_eq!(last, Some(100 - 50));
+    }
+}
