@@ -52,7 +52,7 @@ fn every_form_reaches_the_target_over_verified_tls_from_the_pool() {
 #[test]
 fn the_path_and_query_are_forwarded_byte_for_byte() {
     let scene = scene();
-    for path in ["/a//b/../c;x=1", "/%41%2f?q=%20+&&", "/?", "//double", "/{brace}|pipe\"quote'"] {
+    for path in ["/a//b/../c;x=1", "/%41%2f?q=%20+&&", "/?", "//double", "/quote'(x)*!$"] {
         let answer = scene.outgate.post(&format!("http://plain.example:{}{path}", scene.plain.port()), "", "");
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(scene.plain.seen().last().unwrap().line, format!("POST {path} HTTP/1.1"));
