@@ -92,6 +92,31 @@ fn bytes_pass_at_the_bandwidth() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
+/// The time that the limit takes is not the client's.
+#[test]
+fn bandwidth_limit_does_not_use_up_the_body_timeout() {
+    let scene = limited("bandwidth = \"64 KiB/s\"\nper = [\"route\"]");
+    let text = with_limit(&scene, "bandwidth = \"64 KiB/s\"\nper = [\"route\"]");
+    let text = text.replace("body = \"5s\"", "body = \"2s\"").replace("body_max = \"64 KiB\"", "body_max = \"1 MiB\"");
+    scene.outgate.reconfigure(&text);
+    // A second's worth goes at once, the rest takes 5 s. One is streamed, one is read whole to be signed.
+    let body = "b".repeat(6 * 64 * 1024);
+    std::thread::scope(|scope| {
+        for url in [scene.plain_url(), scene.good_url()] {
+            let (scene, body) = (&scene, &body);
+            scope.spawn(move || {
+                let begun = Instant::now();
+                let answer = scene.outgate.post(&url, "", body);
+                assert_eq!(answer.status, 200, "{url}: {answer:?}");
+                assert!(begun.elapsed() >= Duration::from_secs(4), "{url}: {:?}", begun.elapsed());
+            });
+        }
+    });
+    // The client's own time is bounded as before.
+    let mut client = unfinished(&scene);
+    assert_eq!(client.answer().code(), "body_timeout");
+}
+
 #[test]
 fn tunnels_are_paced_both_ways() {
     let place = tunnel_scene::played("");

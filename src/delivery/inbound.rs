@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::refusal::{Code, Refusal};
 use crate::net::exchange::Upload;
@@ -61,41 +61,79 @@ pub(super) fn judge_length(body: &Inbound, most: u64) -> Result<(), InboundFault
     if body.size_hint().lower() > most { Err(InboundFault::TooLarge) } else { Ok(()) }
 }
 
-/// The whole body, for a signer to see.
-pub(super) async fn buffer(mut body: Inbound, most: u64, within: Duration) -> Result<Bytes, InboundFault> {
-    let gather = async {
-        let expected = body.size_hint().lower();
-        let mut first = Bytes::new();
-        let mut gathered = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            if (first.len() + gathered.len() + data.len()) as u64 > most {
-                return Err(InboundFault::TooLarge);
+/// Bounds the time that the client takes for its body.
+pub(super) fn timed(body: Inbound, within: Duration) -> Inbound {
+    if body.is_end_stream() { body } else { Box::pin(Timed { body, left: within, waiting: None }) }
+}
+
+/// A body with a timeout that runs only while the client is waited for. It stands still while the target takes no more, or
+/// a bandwidth limit holds the bytes back: then nobody asks for a frame.
+struct Timed {
+    body: Inbound,
+    /// How much longer the client may take.
+    left: Duration,
+    /// Set while the client is waited for.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body for Timed {
+    type Data = Bytes;
+    type Error = InboundFault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundFault>>> {
+        let polled = self.body.as_mut().poll_frame(cx);
+        if polled.is_ready() {
+            if let Some(waiting) = self.waiting.take() {
+                self.left = waiting.deadline().saturating_duration_since(Instant::now());
             }
-            if first.is_empty() && gathered.is_empty() && (data.len() as u64) == expected {
-                first = data; // the usual webhook: it came in one piece and is not copied
-                continue;
-            }
-            if gathered.is_empty() {
-                gathered.reserve(usize::try_from(expected.min(TRUSTED_LENGTH)).unwrap_or(0));
-                gathered.extend_from_slice(&std::mem::take(&mut first));
-            }
-            gathered.extend_from_slice(&data);
+            return polled;
         }
-        Ok(if gathered.is_empty() { first } else { gathered.freeze() })
-    };
-    tokio::time::timeout(within, gather).await.unwrap_or(Err(InboundFault::Timeout))
+        let left = self.left;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+        ready!(waiting.as_mut().poll(cx));
+        Poll::Ready(Some(Err(InboundFault::Timeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The whole body, for a signer to see.
+pub(super) async fn buffer(mut body: Inbound, most: u64) -> Result<Bytes, InboundFault> {
+    let expected = body.size_hint().lower();
+    let mut first = Bytes::new();
+    let mut gathered = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if (first.len() + gathered.len() + data.len()) as u64 > most {
+            return Err(InboundFault::TooLarge);
+        }
+        if first.is_empty() && gathered.is_empty() && (data.len() as u64) == expected {
+            first = data; // the usual webhook: it came in one piece and is not copied
+            continue;
+        }
+        if gathered.is_empty() {
+            gathered.reserve(usize::try_from(expected.min(TRUSTED_LENGTH)).unwrap_or(0));
+            gathered.extend_from_slice(&std::mem::take(&mut first));
+        }
+        gathered.extend_from_slice(&data);
+    }
+    Ok(if gathered.is_empty() { first } else { gathered.freeze() })
 }
 
 /// A body passed on as it comes, and what becomes of it.
-pub(super) fn stream(body: Inbound, most: u64, within: Duration) -> (Upload, Arc<Progress>) {
+pub(super) fn stream(body: Inbound, most: u64) -> (Upload, Arc<Progress>) {
     let progress = Arc::new(Progress::default());
     if body.is_end_stream() {
         progress.end();
         return (Upload::whole(Bytes::new()), progress);
     }
-    let timeout = Box::pin(tokio::time::sleep(OFF));
-    let capped = Capped { body, left: most, within, timeout, is_timed: false, progress: Arc::clone(&progress) };
+    let capped = Capped { body, left: most, progress: Arc::clone(&progress) };
     (Upload::stream(capped), progress)
 }
 
@@ -210,35 +248,16 @@ impl Progress {
     }
 }
 
-/// Longer than any delivery.
-const OFF: Duration = Duration::from_secs(365 * 24 * 3600);
-
 struct Capped {
     body: Inbound,
     left: u64,
-    /// How much longer the client may take. The time that the target lets pass is not the client's.
-    within: Duration,
-    /// Runs while the client is waited for. It does not wake a connection that waits for the target.
-    timeout: Pin<Box<tokio::time::Sleep>>,
-    is_timed: bool,
     progress: Arc<Progress>,
 }
 
 impl Capped {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundFault>>> {
         self.progress.asked();
-        let now = Instant::now();
-        if !std::mem::replace(&mut self.is_timed, true) {
-            self.timeout.as_mut().reset(now + self.within);
-        }
-        let Poll::Ready(frame) = self.body.as_mut().poll_frame(cx) else {
-            ready!(self.timeout.as_mut().poll(cx));
-            return Poll::Ready(Some(Err(InboundFault::Timeout)));
-        };
-        self.within = self.timeout.deadline().saturating_duration_since(now);
-        self.is_timed = false;
-        self.timeout.as_mut().reset(now + OFF);
-        let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
+        let Some(frame) = ready!(self.body.as_mut().poll_frame(cx)).transpose()? else { return Poll::Ready(None) };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.left = self.left.checked_sub(length).ok_or(InboundFault::TooLarge)?;
         self.progress.took(length);

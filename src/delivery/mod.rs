@@ -173,7 +173,9 @@ async fn relay(
     // Limits first: a delivery that waits for its own limit takes no place among those in flight from others.
     let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
     let _pass = steps::enter(live, &in_force.plan, record).await?;
-    let arrival = Arrival { body: pacing::inbound(arrival.body, permit.tolls()), ..arrival };
+    // Timed before it is paced: the time that a limit takes is not the client's.
+    let body = inbound::timed(arrival.body, route.timeouts.body);
+    let arrival = Arrival { body: pacing::inbound(body, permit.tolls()), ..arrival };
     let shown = credential::obtain(live, in_force, route, tenant.as_ref(), record).await?;
     record.begin(Step::TakeIn);
     let mut webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;

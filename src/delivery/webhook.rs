@@ -95,15 +95,14 @@ impl Webhook {
     }
 
     async fn body(body: Inbound, route: &Route, pledge: Option<Pledge>) -> Result<Taken, Refusal> {
-        let within = route.timeouts.body;
         if route.signers.is_empty() && pledge.is_none() {
             inbound::judge_length(&body, route.body_max)?;
-            let (upload, progress) = inbound::stream(body, route.body_max, within);
+            let (upload, progress) = inbound::stream(body, route.body_max);
             return Ok(Taken::Streaming(upload, progress));
         }
         let most = route.body_max.min(WHOLE_BODY_MAX);
         inbound::judge_length(&body, most)?;
-        let body = inbound::buffer(body, most, within).await?;
+        let body = inbound::buffer(body, most).await?;
         pledge.map_or(Ok(()), |pledge| pledge.kept_by(&body))?;
         Ok(Taken::Whole(body))
     }
