@@ -191,9 +191,10 @@ fn a_running_proxy_says_how_full_its_limits_are_and_whom_it_leaves_alone() {
         assert_eq!(scene.outgate.post(&url, "", "x").status, 200);
     }
     let (code, now) = explain(&url);
-    assert_eq!((code, &now[1]), (0, &pool));
+    assert_eq!((code, &now[1]), (1, &pool));
     assert!(
-        now[0].starts_with("limit few: 0 of 3 left, the next in ") && now[0].ends_with(", 0 of 5 under way"),
+        now[0].starts_with("limit few: 0 of 3 left, the next in ")
+            && now[0].ends_with(", 0 of 5 under way: refused as rate_limited"),
         "{now:?}"
     );
     // To ask takes nothing: another host still has all of it.
@@ -202,11 +203,48 @@ fn a_running_proxy_says_how_full_its_limits_are_and_whom_it_leaves_alone() {
 
     let nobody = format!("https://plain.example:{}/", scene.plain.port());
     assert_eq!(scene.outgate.post(&nobody, "", "x").code(), "connect_timeout", "it waits for a request in plaintext");
-    let (_, now) = explain(&nobody);
+    let (code, now) = explain(&nobody);
+    assert_eq!(code, 1, "{now:?}");
     assert!(now[1].starts_with("its circuit is open: refused as target_circuit_open for 3"), "{now:?}");
     assert_eq!(explain("https://elsewhere.example/").0, 1, "refused, as it would be");
     let (code, out, _) = said(&run(&scene, &["explain", "POST", &url, "--running"]));
-    assert!(code == 0 && out.contains("now        limit few: 0 of 3 left"), "{out}");
+    assert!(code == 1 && out.contains("now        limit few: 0 of 3 left"), "{out}");
+}
+
+#[test]
+fn explain_running_exits_1_for_what_would_be_refused_now() {
+    let scene = scene();
+    let url = scene.plain_url();
+    let explain = || said(&run(&scene, &["explain", "POST", &url, "--running"]));
+    let reload = |name: &str, limit: &str, range: &str| {
+        let text = text(&scene, &format!("[limits.{name}]\n{limit}\n")).replace("127.0.7.0/30", range);
+        write(&scene, &text.replace("plaintext = \"allow\"", &format!("plaintext = \"allow\"\nlimits = [\"{name}\"]")));
+        let (code, _, err) = said(&run(&scene, &["reload"]));
+        assert_eq!(code, 0, "{err}");
+    };
+    for (name, limit, refused) in [
+        ("rate", "rate = \"1/h\"", Some("rate_limited")),
+        ("waits", "rate = \"1/h\"\nwait = \"1h\"", None),
+        ("reports", "rate = \"1/h\"\nreport_only = true", None),
+        ("full", "concurrency = 1", Some("concurrency_limited")),
+        ("queues", "concurrency = 1\nwait = \"1s\"", None),
+    ] {
+        reload(name, limit, "127.0.7.0/30");
+        assert_eq!(explain().0, 0, "{name} is unused");
+        // One under way, which has taken its token, too.
+        let mut client = scene.outgate.connect();
+        client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
+        assert_eq!(client.one_answer("POST").status, 100);
+        let (code, out, err) = explain();
+        assert_eq!(code, i32::from(refused.is_some()), "{name}: {out}{err}");
+        assert_eq!(out.contains("refused as"), refused.is_some(), "{out}");
+        assert!(refused.is_none_or(|code| out.contains(&format!("under way: refused as {code}"))), "{out}");
+        client.send("x");
+        assert_eq!(client.answer().status, 200);
+    }
+    reload("none", "concurrency = 9", "198.51.100.16/28");
+    let (code, out, _) = explain();
+    assert!(code == 1 && out.contains("0 of 16 addresses usable: refused as no_egress"), "{out}");
 }
 
 /// Polls: what is looked for comes by itself, within seconds.

@@ -80,7 +80,9 @@ pub fn explain(plan: &Plan, question: &Question<'_>, own: &Own) -> Explained {
 pub fn explain_now(live: &Live, question: &Question<'_>) -> Explained {
     let in_force = live.in_force();
     let mut explained = explain(&in_force.plan, question, &live.sources.own());
-    explained.lines.extend(now::lines(live, &in_force.plan, question));
+    let (lines, refusal) = now::lines(live, &in_force.plan, question);
+    explained.lines.extend(lines);
+    explained.refusal = explained.refusal.or(refusal);
     explained
 }
 

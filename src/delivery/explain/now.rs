@@ -3,25 +3,31 @@
 //! And what would happen right now?
 
 use super::super::ask::Ask;
+use super::super::opens::Opens;
+use super::super::refusal::Code;
+use super::super::verdict;
 use super::Question;
 use super::way::Way;
 use crate::live::Live;
 use crate::live::circuits::Key;
-use crate::live::limits::Fullness;
+use crate::live::limits::{Fullness, Kind};
 use crate::live::sources;
 use crate::names::Target;
 use crate::policy::Plan;
 use crate::policy::admit::{Limit, Who};
 use crate::policy::route::Route;
 
-pub(super) fn lines(live: &Live, plan: &Plan, question: &Question<'_>) -> Vec<(&'static str, String)> {
+/// Returns what to say, and as what the webhook would be refused now. The order of the lines is not the order of the steps.
+pub(super) fn lines(live: &Live, plan: &Plan, question: &Question<'_>) -> (Vec<(&'static str, String)>, Option<Code>) {
     let ways = || {
         let ask = Ask::of(question.method, question.url, question.tenant.cloned()).ok()?;
         let route = Way::of(plan, question, &ask).ok()?.route;
-        Some((route, question.target(&ask, route).ok()?))
+        // The CONNECT of a tunnel that ends at outgate contacts no target.
+        let needs_source = !question.is_tunnel() || ask.opens(route).is_ok_and(|opens| opens == Opens::Tunnel);
+        Some((route, question.target(&ask, route).ok()?, needs_source))
     };
     // Refused before: there is nothing more to say.
-    let Some((route, target)) = ways() else { return Vec::new() };
+    let Some((route, target, needs_source)) = ways() else { return (Vec::new(), None) };
     let who = Who {
         client: question.client,
         tenant: question.tenant,
@@ -29,9 +35,32 @@ pub(super) fn lines(live: &Live, plan: &Plan, question: &Question<'_>) -> Vec<(&
         host: &target.host,
         egress: route.pool.name(),
     };
-    let limits = route.limits.iter().map(|limit| in_words(limit, &live.limits.fullness(limit, &who)));
-    let words = limits.chain([egress(live, route, question)]).chain(circuit(live, route, &target, question));
-    words.map(|words| ("now", words)).collect()
+    let limits: Vec<_> = route.limits.iter().map(|limit| (limit, live.limits.fullness(limit, &who))).collect();
+    // A delivery takes its place in every limit before its tokens.
+    let refused = |exceeds: fn(&Limit, &Fullness) -> bool, kind: Kind| {
+        let exceeded = limits.iter().any(|(limit, now)| !limit.report_only && exceeds(limit, now));
+        exceeded.then(|| verdict::limited(kind))
+    };
+    let limited = refused(is_full, Kind::Concurrency).or_else(|| refused(is_early, Kind::Rate));
+    let (egress, no_egress) = egress(live, route, question, needs_source);
+    let circuit = plan.fuse.and_then(|_| circuit(live, route, &target, question));
+    let open = circuit.as_ref().and_then(|(_, open)| *open);
+
+    let mut words: Vec<String> = limits.iter().map(|(limit, now)| in_words(limit, now)).collect();
+    words.push(egress);
+    words.extend(circuit.map(|(words, _)| words));
+    let refusal = open.or(limited).or(no_egress);
+    (words.into_iter().map(|words| ("now", words)).collect(), refusal)
+}
+
+/// Whether a delivery would be refused for want of a place. A limit with a wait holds it back instead.
+fn is_full(limit: &Limit, now: &Fullness) -> bool {
+    now.maximum.is_some_and(|most| now.in_flight >= most) && limit.wait.is_zero()
+}
+
+/// Whether a delivery would be refused for want of a token: the next one comes later than the limit lets it wait.
+fn is_early(limit: &Limit, now: &Fullness) -> bool {
+    now.rate.is_some_and(|rate| rate.remaining == 0 && rate.next > limit.wait)
 }
 
 fn in_words(limit: &Limit, now: &Fullness) -> String {
@@ -49,19 +78,33 @@ fn in_words(limit: &Limit, now: &Fullness) -> String {
     if now.waiting > 0 {
         parts.push(format!("{} waiting", now.waiting));
     }
-    format!("limit {}: {}", limit.name, parts.join(", "))
+    let refused = match () {
+        () if limit.report_only => String::new(),
+        () if is_full(limit, now) => format!(": refused as {}", verdict::limited(Kind::Concurrency).name()),
+        () if is_early(limit, now) => format!(": refused as {}", verdict::limited(Kind::Rate).name()),
+        () => String::new(),
+    };
+    format!("limit {}: {}{refused}", limit.name, parts.join(", "))
 }
 
-fn egress(live: &Live, route: &Route, question: &Question<'_>) -> String {
+fn egress(live: &Live, route: &Route, question: &Question<'_>, is_needed: bool) -> (String, Option<Code>) {
     let (view, ranges) = (live.sources.view(), route.pool.in_force(question.now));
     let (usable, all) = (view.count(&ranges), sources::total(&ranges));
-    format!("pool {}: {usable} of {all} addresses usable", route.pool.name())
+    let words = format!("pool {}: {usable} of {all} addresses usable", route.pool.name());
+    match is_needed && usable == 0 {
+        true => (format!("{words}: refused as {}", Code::NoEgress.name()), Some(Code::NoEgress)),
+        false => (words, None),
+    }
 }
 
-fn circuit(live: &Live, route: &Route, target: &Target, question: &Question<'_>) -> Option<String> {
+fn circuit(live: &Live, route: &Route, target: &Target, question: &Question<'_>) -> Option<(String, Option<Code>)> {
     let again_in = live.circuits.peek(&Key::of(route, target, question.client, question.tenant))?;
     Some(match again_in.is_zero() {
-        true => "its circuit is open, and the next delivery tries".to_owned(),
-        false => format!("its circuit is open: refused as target_circuit_open for {} s", again_in.as_secs() + 1),
+        true => ("its circuit is open, and the next delivery tries".to_owned(), None),
+        false => {
+            let seconds = again_in.as_secs() + 1;
+            let words = format!("its circuit is open: refused as target_circuit_open for {seconds} s");
+            (words, Some(Code::TargetCircuitOpen))
+        }
     })
 }
