@@ -247,6 +247,32 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
     assert!(code == 1 && out.contains("0 of 16 addresses usable: refused as no_egress"), "{out}");
 }
 
+#[test]
+fn warnings_are_logged_as_warnings_and_once() {
+    let scene = scene();
+    let logged = |level: &str, text: &str| {
+        let lines = scene.outgate.log.all();
+        lines.iter().filter(|line| line.contains(&format!("{level} ")) && line.contains(text)).count()
+    };
+    // One that the log has had at a reload is not repeated by the next one.
+    let with = |more: &str| text(&scene, &format!("[limits.idle]\nrate = \"1/h\"\n{more}"));
+    write(&scene, &with("wait = \"1s\"\n"));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert_eq!(logged("WARN", "[unused]"), 1, "{:#?}", scene.outgate.log.all());
+    write(&scene, &with("wait = \"2s\"\n"));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert_eq!(logged("WARN", "[unused]"), 1, "{:#?}", scene.outgate.log.all());
+    assert!(status(&scene)["configuration"]["warnings"].to_string().contains("[unused]"));
+    // Those of a configuration that is rejected are no problems.
+    let broken =
+        with("[limits.other]\nrate = \"1/h\"\n").replace("scheme = \"standard-webhooks\"", "scheme = \"other\"");
+    write(&scene, &broken);
+    let (code, _, err) = said(&run(&scene, &["reload"]));
+    assert!(code == 78 && err.contains("warning[unused]"), "{err}");
+    assert_eq!((logged("ERROR", "[unused]"), logged("WARN", "[unused]")), (0, 2), "{:#?}", scene.outgate.log.all());
+    assert_eq!(status(&scene)["rejected"]["problems"].as_array().unwrap().len(), 1);
+}
+
 /// Polls: what is looked for comes by itself, within seconds.
 fn until(scene: &Scene, what: &str, mut found: impl FnMut(&serde_json::Value) -> bool) {
     let deadline = Instant::now() + PATIENCE;

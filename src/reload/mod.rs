@@ -297,7 +297,9 @@ impl Reloader {
             warnings: left_out.iter().chain(&warnings).cloned().collect(),
             restart: restart.clone(),
         };
-        let how = adopted.how.clone();
+        let (how, by) = (adopted.how.clone(), format!(", by {}", asked.by));
+        let by = if how == asked.by { "" } else { &by };
+        let new_warnings = self.unlogged(warnings);
         let all_warnings = adopted.warnings.clone();
         self.told.clear();
         self.unheard = None;
@@ -313,19 +315,27 @@ impl Reloader {
         self.drifts(None);
         self.kept.keep(adopted, config.server.history).await;
         left_out.iter().for_each(|problem| error!("{problem}"));
-        warnings.iter().for_each(|warning| warn!("{warning}"));
+        new_warnings.iter().for_each(|warning| warn!("{warning}"));
         for key in &restart {
             warn!("{key} changed: it takes effect at the next restart");
         }
         log_difference(&difference);
         let number = self.live.configuration.adopted().number;
-        info!("configuration reloaded from {}: number {number}, {how}, by {}", self.path.display(), asked.by);
+        info!("configuration reloaded from {}: number {number}, {how}{by}", self.path.display());
         Outcome { difference, warnings: all_warnings, ..self.live.configuration.outcome(Verdict::Adopted) }
+    }
+
+    /// Returns the warnings that the configuration in force does not have: it has logged its own.
+    fn unlogged(&self, mut warnings: Vec<String>) -> Vec<String> {
+        let adopted = self.live.configuration.adopted();
+        warnings.retain(|warning| !adopted.warnings.contains(warning));
+        warnings
     }
 
     fn keep(&mut self, problems: Found, asked: &Asked, cause: Cause) -> Outcome {
         if cause == Cause::Asked || problems.lines != self.told {
             self.live.reject(Rejected { at: Timestamp::now(), by: asked.by.clone(), problems: problems.lines.clone() });
+            self.unlogged(problems.warnings.clone()).iter().for_each(|warning| warn!("{warning}"));
             for problem in &problems.lines {
                 error!("{problem}");
             }

@@ -84,18 +84,22 @@ pub(super) enum Files {
 
 /// Problems as a log has them, as a script and as a person reads them.
 pub(super) struct Found {
+    /// What keeps it from being adopted, one a line.
     pub(super) lines: Vec<String>,
+    /// One a line.
+    pub(super) warnings: Vec<String>,
     pub(super) json: Value,
     pub(super) report: String,
 }
 
 impl Found {
     pub(super) fn of(problems: &[Problem], sources: &Sources) -> Self {
-        Self {
-            lines: config::one_line_each(&config::summary(problems), sources),
-            json: config::to_json(problems, sources),
-            report: config::render(&config::summary(problems), sources, false),
-        }
+        let summary = config::summary(problems);
+        let report = config::render(&summary, sources, false);
+        let (warnings, faults): (Vec<_>, Vec<_>) =
+            summary.into_iter().partition(|problem| problem.severity == Severity::Warning);
+        let [lines, warnings] = [faults, warnings].map(|some| config::one_line_each(&some, sources));
+        Self { lines, warnings, json: config::to_json(problems, sources), report }
     }
 
     /// About no place in a file.
