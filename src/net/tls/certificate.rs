@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use serde::Serialize;
+use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
 
@@ -15,6 +16,8 @@ const NAMES_MAX: usize = 5;
 const TEXT_MAX: usize = 200;
 /// Octets of a serial number: RFC 5280 §4.1.2.2 allows 20.
 const SERIAL_MAX: usize = 32;
+/// The tag of a `dNSName` (RFC 5280 §4.2.1.6).
+const DNS_NAME: Tag = Tag(2);
 
 /// All texts are bounded and without control characters. Of what cannot be read there is the digest alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -62,6 +65,8 @@ fn server_name(name: &GeneralName<'_>) -> Option<String> {
             let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
             v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok().map(|ip| ip.to_string())
         }
+        // What is no UTF-8 is shown as such.
+        GeneralName::Invalid(DNS_NAME, bytes) => Some(shown(&String::from_utf8_lossy(bytes))),
         _ => None,
     }
 }
@@ -75,8 +80,11 @@ fn time(time: ASN1Time) -> Option<Timestamp> {
 /// Cuts a text, and replaces characters that a terminal would act on or hide.
 fn shown(text: &str) -> String {
     let is_hidden = |c: char| {
-        let is_format =
-            matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+        let is_format = matches!(
+            c,
+            '\u{AD}' | '\u{61C}' | '\u{180E}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}'
+                | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}'
+        );
         c.is_control() || is_format
     };
     text.chars().take(TEXT_MAX).map(|c| if is_hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
@@ -108,6 +116,13 @@ mod tests {
         assert!(certificate.issuer.unwrap().chars().count() <= TEXT_MAX);
         assert_eq!(certificate.not_after.unwrap().to_string(), "2030-01-01T00:00:00Z");
         assert_eq!((certificate.sha256.len(), certificate.serial.is_some()), (64, true));
+        let hidden = "\u{ad}\u{61c}\u{180e}\u{200b}\u{202e}\u{2060}\u{feff}\u{fff9}\u{fffb}\u{e0001}\u{e007f}";
+        assert!(shown(hidden).chars().all(|c| c == char::REPLACEMENT_CHARACTER), "{:?}", shown(hidden));
+        // A DNS name that is no UTF-8 is one of the names.
+        let invalid: Vec<u8> = memchr::memmem::find(&der, b"n4.example")
+            .map_or(der.clone(), |at| [&der[..at], b"\xff4.example", &der[at + 10..]].concat());
+        let certificate = CertificateSummary::read(&invalid);
+        assert_eq!((certificate.names[4].as_str(), certificate.more_names), ("\u{fffd}4.example", 5));
         let unreadable = CertificateSummary::read(b"none");
         assert_eq!((unreadable.issuer, unreadable.sha256.len()), (None, 64));
     }
