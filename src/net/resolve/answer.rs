@@ -85,6 +85,10 @@ pub(super) fn read(response: &Message, name: &Name, kind: RecordType, chain: Dur
         // A chain of aliases is as short-lived as its shortest-lived link.
         (name, ttl) = (to, ttl.min(seconds_of(seconds)));
     }
+    // Of the last name of the chain (RFC 2308 §2.1, RFC 6604 §3), whatever the answer section holds.
+    if response.metadata.response_code == ResponseCode::NXDomain {
+        return Ok(Read::Found(Found::nothing(true, negative_ttl(response).unwrap_or_default())));
+    }
     let mut addresses = Vec::new();
     for record in records(response, name).filter(|record| record.record_type() == kind) {
         ttl = ttl.min(seconds_of(record.ttl));
@@ -94,14 +98,13 @@ pub(super) fn read(response: &Message, name: &Name, kind: RecordType, chain: Dur
         let ttl = ttl.clamp(*TTL.start(), *TTL.end());
         return Ok(Read::Found(Found { half: Half::Addresses(addresses.into()), ttl }));
     }
-    let no_such_name = response.metadata.response_code == ResponseCode::NXDomain;
     match negative_ttl(response) {
-        None if aliases > 0 && !no_such_name => Ok(Read::Alias(name.clone(), ttl)),
+        None if aliases > 0 => Ok(Read::Alias(name.clone(), ttl)),
         // The chain is broken: the answer section is not empty, as it is for a name without data (RFC 2308 §2.2).
-        None if !no_such_name && !response.answers.is_empty() && records(response, name).next().is_none() => {
+        None if !response.answers.is_empty() && records(response, name).next().is_none() => {
             Err("records of other names")
         }
-        negative => Ok(Read::Found(Found::nothing(no_such_name, negative.unwrap_or_default()))),
+        negative => Ok(Read::Found(Found::nothing(false, negative.unwrap_or_default()))),
     }
 }
 

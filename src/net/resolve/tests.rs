@@ -245,6 +245,22 @@ async fn nxdomain_is_final() {
 }
 
 #[tokio::test]
+async fn nxdomain_is_final_whatever_addresses_come_with_it() {
+    let zone: server::Zone = |name, _| match name {
+        "alias.example." => {
+            Reply::NoSuchNameBeside(vec![alias(name, "gone.example."), address("gone.example.", 60, "192.0.2.4")])
+        }
+        _ => Reply::NoSuchNameBeside(vec![address(name, 60, "192.0.2.4")]),
+    };
+    let (first, second) = (Server::start(zone).await, Server::start(self::zone).await);
+    let resolver = resolver(&[first.address, second.address], &[]);
+    for name in ["four.example", "alias.example"] {
+        assert_eq!(resolver.resolve(&host(name), V4, WAIT).await, Err(ResolveFault::NotFound));
+    }
+    assert_eq!(second.asked(), 0);
+}
+
+#[tokio::test]
 async fn a_server_that_refuses_edns_is_asked_once_more_without_it() {
     let formerr: server::Zone = |name, _| Reply::NoEdns(ResponseCode::FormErr, vec![address(name, 60, "192.0.2.4")]);
     let notimp: server::Zone = |name, _| Reply::NoEdns(ResponseCode::NotImp, vec![address(name, 60, "192.0.2.4")]);

@@ -18,6 +18,8 @@ pub(super) enum Reply {
     /// The same, but over UDP only that it does not fit.
     TooLong(Vec<Record>),
     NoSuchName,
+    /// The same code, beside records.
+    NoSuchNameBeside(Vec<Record>),
     NoData,
     Code(ResponseCode),
     /// This code without the question, as from a server that cannot read it, unless the question is without EDNS.
@@ -105,6 +107,10 @@ fn reply(
         Reply::NoSuchName => {
             message.metadata.response_code = ResponseCode::NXDomain;
             message.add_authority(soa);
+        }
+        Reply::NoSuchNameBeside(records) => {
+            message.metadata.response_code = ResponseCode::NXDomain;
+            message.add_answers(records);
         }
         Reply::NoData => drop(message.add_authority(soa)),
         Reply::Code(code) => message.metadata.response_code = code,
