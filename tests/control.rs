@@ -164,6 +164,11 @@ fn nobody_there_is_said_with_the_name_of_the_socket() {
             let (code, _, err) = said(&output);
             assert!(code == 69 && err.contains(&format!("nobody listens on {socket}")), "{command}: {err}");
         }
+        let mut explain = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        explain.args(["explain", "POST", "https://a.example/", "--running"]).args(words);
+        let (code, _, err) = said(&explain.output().unwrap());
+        assert!(code == 69 && err.contains(&format!("nobody listens on {socket}")), "{err}");
+        assert!(err.contains("--admin") && !err.contains("SIGHUP"), "{err}");
     }
     let output =
         Command::new(env!("CARGO_BIN_EXE_outgate")).args(["reload", "--admin", "127.0.0.1:1"]).output().unwrap();

@@ -32,9 +32,12 @@ pub(super) struct Explain {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// By the proxy that runs with this configuration: also how full each limit is, now
+    /// By the proxy that runs with this configuration: also what its limits, circuits and addresses allow now
     #[arg(long)]
     running: bool,
+    /// The unix socket of what runs
+    #[arg(long, value_name = "unix:PATH", requires = "running")]
+    admin: Option<control::Socket>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -63,7 +66,7 @@ impl Explain {
         let (client, tenant) = (self.sender.named().unwrap_or(ANONYMOUS), self.sender.tenant());
         let tenant = tenant.as_ref().map(TenantName::as_str);
         let webhook = json!({ "method": self.method.as_str(), "url": self.url, "client": client, "tenant": tenant });
-        control::explain(self.config.clone(), &webhook)
+        control::explain(self.config.clone(), self.admin.clone(), &webhook)
     }
 
     fn judge(&self) -> Result<Value, ExitCode> {

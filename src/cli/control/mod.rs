@@ -17,7 +17,8 @@ use serde_json::Value;
 use super::visible;
 use crate::live::configuration::Outcome;
 use crate::sysexits;
-use socket::{Question, Socket};
+use socket::Question;
+pub(super) use socket::Socket;
 
 /// Which proxy is meant.
 #[derive(Args)]
@@ -40,8 +41,8 @@ impl Which {
 }
 
 /// What a running proxy says of a webhook.
-pub(super) fn explain(config: Option<PathBuf>, webhook: &Value) -> Result<Value, ExitCode> {
-    let sockets = Which { config, admin: None }.sockets();
+pub(super) fn explain(config: Option<PathBuf>, admin: Option<Socket>, webhook: &Value) -> Result<Value, ExitCode> {
+    let sockets = Which { config, admin }.sockets();
     let question = Question::post("/explain", webhook.to_string().into_bytes());
     socket::ask(&sockets, &question).map_err(socket::Unasked::say)
 }

@@ -27,7 +27,7 @@ const DEFAULT_SOCKET: &str = "/run/outgate/admin.sock";
 const PATIENCE: Duration = Duration::from_secs(70);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Socket(PathBuf);
+pub(in crate::cli) struct Socket(PathBuf);
 
 impl FromStr for Socket {
     type Err = &'static str;
@@ -128,8 +128,8 @@ fn explain(Socket(path): &Socket, fault: &io::Error) -> String {
     match fault.kind() {
         _ if is_nobody(fault) => {
             format!(
-                "nobody listens on unix:{path}: is outgate running, and has its admin.listen that socket? (else --admin; SIGHUP \
-                 reloads as well)"
+                "nobody listens on unix:{path}: is outgate running, and does its admin.listen have that socket? --admin names \
+                 another one"
             )
         }
         io::ErrorKind::PermissionDenied => {
