@@ -146,3 +146,21 @@ fn unix_listeners_take_mode_and_group() {
     assert!(said.contains("this host has no group \"no-such-group\""), "{said}");
     assert!(!place.outgate.folder.path("other.sock").exists());
 }
+
+#[test]
+fn tls_on_a_plaintext_listener_gets_a_readable_400() {
+    let place = place("\"127.0.0.1:0\"", "");
+    for (count, hello) in [&b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..], b"\x16"].into_iter().enumerate() {
+        let mut client = Client::connect(place.outgate.proxy);
+        client.send(hello);
+        let answer = client.answer();
+        assert_eq!(answer.reason, "Bad Request (request_malformed: tls)");
+        assert_eq!((answer.status, answer.field("connection")), (400, "close"));
+        assert!(answer.json()["detail"].as_str().unwrap().contains("speaks plaintext"), "{answer:?}");
+        client.hang_up_writing();
+        assert!(client.is_closed());
+        let record = place.outgate.records(count + 1)[count].clone();
+        assert_eq!((&record["code"], &record["details"]), (&"request_malformed".into(), &"tls".into()));
+    }
+    assert_eq!(place.outgate.post(&format!("http://plain.example:{}/in", place.plain.port()), "", "x").status, 200);
+}

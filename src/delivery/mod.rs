@@ -226,6 +226,13 @@ pub fn refuse_unread(
     response::refuse(Refusal::malformed(detail).status(status), record, &live.in_force().plan.name)
 }
 
+/// Refuses TLS on a listener that speaks plain HTTP.
+pub fn refuse_tls(live: &Arc<Live>, caller: &Caller) -> Response<Outbound> {
+    let record = Box::new(Record::open(live, None, caller));
+    let detail = "this listener speaks plaintext, and the client began with TLS: write http:// for the proxy's URL";
+    response::refuse(Refusal::malformed(detail).details("tls"), record, &live.in_force().plan.name)
+}
+
 /// Refuses a request in plain HTTP on a listener that speaks TLS.
 pub fn refuse_plaintext(live: &Arc<Live>, caller: &Caller) -> Response<Outbound> {
     let record = Box::new(Record::open(live, None, caller));

@@ -75,8 +75,16 @@ pub(super) struct Entered {
     /// What is known of who sends it.
     pub(super) caller: Caller,
     pub(super) evictable: Evictable,
+    pub(super) transport: Transport,
+}
+
+/// What HTTP comes through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Tls,
+    Plaintext,
     /// The client speaks plain HTTP where TLS is spoken.
-    pub(super) lacks_tls: bool,
+    LacksTls,
 }
 
 /// Under the configuration in force now. Unidentified peers are evicted where others need their room.
@@ -103,7 +111,7 @@ pub(super) async fn enter(
     let caller = Caller { address, ..caller };
     let tls = caller.listen.as_deref().and_then(|listen| in_force.listener_tls(listen)).filter(|_| wants_tls);
     let Some((config, fingerprint)) = tls else {
-        return Ok(Entered { stream, caller, evictable, lacks_tls: false });
+        return Ok(Entered { stream, caller, evictable, transport: Transport::Plaintext });
     };
     let deadline = Instant::now() + in_force.plan.timeouts.tls;
     let accepting = async {
@@ -115,9 +123,9 @@ pub(super) async fn enter(
         accepted.map(|(stream, certificate)| (Box::new(stream) as Box<dyn Stream>, Some(certificate)))
     };
     let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(turned)?;
-    let lacks_tls = certificate.is_none();
+    let transport = if certificate.is_some() { Transport::Tls } else { Transport::LacksTls };
     let caller = Caller { certificate: certificate.unwrap_or_default(), ..caller };
-    Ok(Entered { stream, caller, evictable, lacks_tls })
+    Ok(Entered { stream, caller, evictable, transport })
 }
 
 /// Whether the first byte is that of a request in plain HTTP: a method begins with a letter, a handshake does not. With

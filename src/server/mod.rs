@@ -32,7 +32,7 @@ use accept_queue::AcceptQueue;
 pub use connections::Connections;
 use door::Way;
 pub use door::{Door, Doorkeeper};
-use entrance::{Entered, Turned};
+use entrance::{Entered, Transport, Turned};
 use rarely::{Kind, Rarely};
 
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
@@ -82,12 +82,12 @@ pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connect
                 let (connections, door) = (connections.clone(), door.clone());
                 serving.spawn(async move {
                     match entrance::enter(&live, stream, peer, &mut open, (caller, evictable)).await {
-                        Ok(Entered { stream, caller, evictable, lacks_tls }) => {
+                        Ok(Entered { stream, caller, evictable, transport }) => {
                             let way = Way { connections, door, number: open.number() };
                             let (caller, way) = (Arc::new(caller), (way, evictable));
-                            match lacks_tls {
-                                true => serve::refuse_plaintext(live, stream, caller, way).await,
-                                false => serve::serve(live, stream, caller, way).await,
+                            match transport {
+                                Transport::LacksTls => serve::refuse_plaintext(live, stream, caller, way).await,
+                                _ => serve::serve(live, stream, transport, caller, way).await,
                             }
                         }
                         Err(turned) => warn_of(&rarely, &turned),

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connections::Evictable;
 use super::door::Way;
+use super::entrance::Transport;
 use super::stay::Stay;
 use super::stream::{Replayed, Stream, poll_read};
 use super::{http1, http2, inspect};
@@ -20,14 +21,22 @@ use crate::policy::identify::Caller;
 
 /// What a client of HTTP/2 sends first (RFC 9113 §3.4), with ALPN or without: no request of HTTP/1 begins so.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first byte of a ClientHello (RFC 8446 §5.1), which begins no request.
+const TLS_HANDSHAKE: &[u8] = &[0x16];
 /// From the first byte to the one that tells.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows. It stays evictable from its
 /// arrival to the first request.
-pub(super) async fn serve(live: Arc<Live>, stream: Box<dyn Stream>, caller: Arc<Caller>, way: (Way, Evictable)) {
+pub(super) async fn serve(
+    live: Arc<Live>,
+    stream: Box<dyn Stream>,
+    transport: Transport,
+    caller: Arc<Caller>,
+    way: (Way, Evictable),
+) {
     let stay = Stay::new(&live, &caller, None, Some(way));
-    if let Some((outside, inspection)) = serve_one(&live, stream, &caller, stay).await {
+    if let Some((outside, inspection)) = serve_one(&live, stream, transport, &caller, stay).await {
         inside(live, outside, inspection, caller).await;
     }
 }
@@ -57,7 +66,7 @@ fn inside(
         // Inside of a tunnel there is no other.
         let caller = Arc::new(caller);
         let stay = Stay::new(&live, &caller, Some(inspection.until), None);
-        serve_one(&live, stream, &caller, stay).await;
+        serve_one(&live, stream, Transport::Tls, &caller, stay).await;
         inspection.end();
     })
 }
@@ -66,11 +75,16 @@ fn inside(
 async fn serve_one(
     live: &Arc<Live>,
     mut stream: Box<dyn Stream>,
+    transport: Transport,
     caller: &Arc<Caller>,
     stay: Stay,
 ) -> Option<(Box<dyn Stream>, Box<Inspection>)> {
     let mut opening = BytesMut::new();
     if !read_opening(live, &stay, &mut stream, &mut opening).await {
+        return None;
+    }
+    if transport == Transport::Plaintext && opening.starts_with(TLS_HANDSHAKE) {
+        http1::refuse(live, stream, delivery::refuse_tls(live, caller), &stay).await;
         return None;
     }
     if opening.starts_with(PREFACE) {
