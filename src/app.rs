@@ -18,6 +18,7 @@ use crate::live::configuration::By;
 use crate::live::log;
 use crate::live::records::{Destination, Records};
 use crate::live::{InForce, Live};
+use crate::names::counted;
 use crate::net::descriptors;
 use crate::policy::Plan;
 use crate::reload::Reloader;
@@ -170,7 +171,7 @@ impl Proxy {
             true => "new requests are refused",
             false => "new connections are the next process's",
         };
-        info!("draining {} connections for at most {within:?}; {newcomers}", self.connections.count());
+        info!("draining {} for at most {within:?}; {newcomers}", counted(self.connections.count(), "connection"));
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         self.tasks.spawn(extend_stop_timeout());
         let all_closed = async {
@@ -182,7 +183,7 @@ impl Proxy {
             () = self.signals.stop() => false,
         };
         if !finished {
-            warn!("{} connections are still open; they are cut", self.connections.count());
+            warn!("{} still open: cut now", counted(self.connections.count(), "connection"));
         }
         self.live.cut();
         self.tasks.shutdown().await;
@@ -207,7 +208,7 @@ impl Proxy {
             let ranges = pool.in_force(now);
             let (configured, usable) = (crate::live::sources::total(&ranges), view.count(&ranges));
             if usable == configured && usable > 0 {
-                info!("egress pool {name}: {usable} usable addresses");
+                info!("egress pool {name}: {}", counted(usable, "usable address"));
             } else {
                 warn!(
                     "egress pool {name}: {usable} usable of {configured} addresses; `outgate egress verify` names the others"

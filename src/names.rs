@@ -148,3 +148,13 @@ impl fmt::Display for Target {
         write!(f, "{}://{}", self.scheme.as_str(), self.authority())
     }
 }
+
+/// Returns a number with its noun: `1 warning`, `2 warnings`, `2 addresses`.
+pub fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let ending = match noun.ends_with('s') {
+        _ if count == N::from(1) => "",
+        true => "es",
+        false => "s",
+    };
+    format!("{count} {noun}{ending}")
+}

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::live::circuits::Now;
 use crate::live::reach::News;
 use crate::live::{InForce, Live};
-use crate::names::PoolName;
+use crate::names::{PoolName, counted};
 
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -122,8 +122,12 @@ fn tell_of_pools(live: &Live, in_force: &InForce, before: &mut Option<Vec<(PoolN
     let counts: Vec<_> = counts.collect();
     for (name, count) in &counts {
         match before.iter().flatten().find(|(other, _)| other == name) {
-            Some((_, then)) if then > count => warn!("egress pool {name}: {count} usable addresses left of {then}"),
-            Some((_, then)) if then < count => info!("egress pool {name}: {count} usable addresses, {then} before"),
+            Some((_, then)) if then > count => {
+                warn!("egress pool {name}: {} left of {then}", counted(*count, "usable address"))
+            }
+            Some((_, then)) if then < count => {
+                info!("egress pool {name}: {}, {then} before", counted(*count, "usable address"))
+            }
             _ => {}
         }
     }

@@ -189,7 +189,7 @@ fn explain_tells_what_a_target_must_prove() {
         .output()
         .unwrap();
     let said = String::from_utf8(explain.stdout).unwrap();
-    let expected = "t: certificates are verified against 1 roots, TLS 1.2 or newer, under the rules of the Web PKI, 2 \
-                    pinned keys, 1 revocation lists, required, and we show a certificate of our own";
+    let expected = "t: certificates are verified against 1 root, TLS 1.2 or newer, under the rules of the Web PKI, 2 \
+                    pinned keys, 1 revocation list, required, and we show a certificate of our own";
     assert!(said.contains(expected), "{said}");
 }

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::service::{Account, Unit};
-use super::{FOLDER, counted, find, load, show};
+use super::{FOLDER, find, load, show};
 use crate::config::{self, At, Deliveries, Problem, Severity};
 use crate::live::records;
+use crate::names::counted;
 use crate::sysexits;
 
 #[derive(Args)]

@@ -168,11 +168,6 @@ fn unfinished(rollback: u64) -> Problem {
     Problem::warning(WarningCode::UnfinishedRollback, None, message).help("run `outgate rollback --finish`")
 }
 
-/// `1 warning`, `2 warnings`.
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
 /// For commands that only need a valid configuration: its problems on stderr, and the exit code for it.
 fn load_or_say(named: Option<&Path>) -> Result<Valid, ExitCode> {
     load(named).map_err(|invalid| {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::WarningCode;
+use crate::names::counted;
 
 /// More problems than these nobody reads.
 pub(super) const PROBLEMS_MAX: usize = 1000;
@@ -127,14 +128,14 @@ impl Sources {
 pub fn few(problems: impl Iterator<Item = Problem>, place: &str) -> Vec<Problem> {
     let (warnings, problems): (Vec<_>, Vec<_>) = problems.partition(|problem| problem.severity == Severity::Warning);
     let mut told = Vec::new();
-    for (mut list, what) in [(problems, "problems"), (warnings, "warnings")] {
+    for (mut list, what) in [(problems, "more problem"), (warnings, "more warning")] {
         let more = list.len().saturating_sub(FEW);
         list.truncate(FEW);
         let last = list.last().filter(|_| more > 0).map(|last| Problem {
             severity: last.severity,
             code: last.code,
             place: last.place,
-            ..Problem::general(format!("{more} more {what} {place}"))
+            ..Problem::general(format!("{} {place}", counted(more, what)))
         });
         told.extend(list.into_iter().chain(last));
     }

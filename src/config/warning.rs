@@ -8,6 +8,7 @@ use super::At;
 use super::keys;
 use super::problem::{Problem, Severity, nearest};
 use super::read::{Reader, Table};
+use crate::names::counted;
 
 /// Of each kind, so many warnings are shown; the others are counted.
 const SHOWN: usize = 25;
@@ -131,13 +132,13 @@ pub fn summary(found: &[Problem]) -> Vec<Problem> {
     for (code, count) in seen {
         match code {
             Some(code) if count > SHOWN => {
-                let message = format!("{} more warnings of this kind", count - SHOWN);
+                let message = format!("{} of this kind", counted(count - SHOWN, "more warning"));
                 let help =
                     format!("acknowledge = [\"{code}\"] at the top of the main file keeps `check` quiet about them");
                 shown.push(Problem::warning(code, None, message).help(help));
             }
             None if count > PROBLEMS_SHOWN => {
-                shown.push(Problem::general(format!("{} more problems", count - PROBLEMS_SHOWN)));
+                shown.push(Problem::general(counted(count - PROBLEMS_SHOWN, "more problem")));
             }
             _ => {}
         }

@@ -17,7 +17,7 @@ use super::steps::stick;
 use super::{shadow, verdict};
 use crate::config::{CrlPolicy, Per, Plaintext, Proof, Select, Timeouts, TlsVersion, Verify};
 use crate::live::Live;
-use crate::names::{ClientName, Host, KeyId, Target, TenantName};
+use crate::names::{ClientName, Host, KeyId, Target, TenantName, counted};
 use crate::policy::Plan;
 use crate::policy::admit::Limit;
 use crate::policy::egress;
@@ -180,22 +180,22 @@ fn trust_in_words(trust: &Trust) -> String {
     let mut words = match trust.verify {
         Verify::None => format!("{}: certificates are NOT verified, TLS {version} or newer", trust.name),
         Verify::Full => {
-            let roots = trust.roots.len();
-            format!("{}: certificates are verified against {roots} roots, TLS {version} or newer", trust.name)
+            let roots = counted(trust.roots.len(), "root");
+            format!("{}: certificates are verified against {roots}, TLS {version} or newer", trust.name)
         }
     };
     if trust.own() > 0 && trust.verify == Verify::Full {
-        words.push_str(&format!(", {} certificates are trusted for themselves alone", trust.own()));
+        words.push_str(&format!(", {} trusted individually", counted(trust.own(), "certificate")));
     }
     if trust.strict && trust.verify == Verify::Full {
         words.push_str(", under the rules of the Web PKI");
     }
     if !trust.pins.is_empty() {
-        words.push_str(&format!(", {} pinned keys", trust.pins.len()));
+        words.push_str(&format!(", {}", counted(trust.pins.len(), "pinned key")));
     }
     if trust.lists() > 0 {
         let policy = if trust.crl_policy == CrlPolicy::Require { "required" } else { "if they speak of it" };
-        words.push_str(&format!(", {} revocation lists, {policy}", trust.lists()));
+        words.push_str(&format!(", {}, {policy}", counted(trust.lists(), "revocation list")));
     }
     if trust.identity.is_some() {
         words.push_str(", and we show a certificate of our own");
