@@ -62,7 +62,9 @@ pub(super) fn relay(
     let version = answer.version();
     let (mut head, body) = answer.into_parts();
     // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
-    let keeps = version != Version::HTTP_10 && !says_close(&head.headers) && !precedes_close(head.status);
+    let ends = version == Version::HTTP_10 || says_close(&head.headers) || precedes_close(head.status);
+    // A response over HTTP/2 ends no more than its stream.
+    let keeps = version == Version::HTTP_2 || !ends;
     fields::strip(&mut head.headers);
     head.headers.remove("proxy-authentication-info");
     head.headers.remove(header::CONNECTION);

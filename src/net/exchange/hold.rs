@@ -1,6 +1,8 @@
 //! What drives a connection, for as long as somebody holds the connection.
 //! What if nobody needs it any more, and the target does not let it end?
 
+use std::cell::Cell;
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,12 +10,18 @@ use std::time::Duration;
 
 use hyper::rt::Executor;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::streams::Part;
 use crate::net::connection::Liveness;
 
 /// For what was written to leave, and to say goodbye. A target that does not read would take for ever.
 const GRACE: Duration = Duration::from_secs(2);
+
+tokio::task_local! {
+    /// The slot of the upload that this task of HTTP/2 sends.
+    static UPLOAD: Cell<Option<Part>>;
+}
 
 /// What all handles on a connection share; the connection goes when it does.
 pub(super) struct Held {
@@ -96,15 +104,39 @@ impl Hold {
     }
 }
 
+/// Binds the upload on this slot to the current task. Returns whether the current task is one that HTTP/2 has besides.
+///
+/// An early response leaves an upload that the target may never take, and the library waits for it without end. The
+/// upload's task ends [`GRACE`] after the exchange; thereby the library resets the stream, and the client's body is free.
+pub(super) fn bind(part: &Part) -> bool {
+    UPLOAD.try_with(|upload| upload.set(Some(part.clone()))).is_ok()
+}
+
+/// Resolves when the exchange of this task's upload has been over for [`GRACE`].
+async fn upload_is_overdue() {
+    match UPLOAD.with(Cell::take) {
+        Some(part) => part.outlives_slot().await,
+        None => pending().await,
+    }
+    sleep(GRACE).await;
+}
+
 /// The tasks that HTTP/2 has besides; one of them owns the connection.
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Hold {
     fn execute(&self, task: F) {
         let hold = self.clone();
-        tokio::spawn(async move {
+        let driving = async move {
             let mut task = pin!(task);
-            if !hold.sees_out(&mut task).await {
+            // The task is polled first, which binds its upload.
+            let has_ended = tokio::select! {
+                biased;
+                has_ended = hold.sees_out(&mut task) => has_ended,
+                () = upload_is_overdue() => true,
+            };
+            if !has_ended {
                 hold.state.liveness.gives_up();
             }
-        });
+        };
+        tokio::spawn(UPLOAD.scope(Cell::new(None), driving));
     }
 }

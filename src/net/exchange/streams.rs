@@ -30,7 +30,7 @@ pub(super) struct Slot {
 #[derive(Clone)]
 pub(super) struct Part {
     _place: Arc<Place>, // goes first: who hears that the last part has gone finds the place free
-    _uploading: watch::Receiver<()>,
+    uploading: watch::Receiver<()>,
 }
 
 /// One of the streams that are open.
@@ -86,7 +86,7 @@ impl Streams {
 
 impl Slot {
     pub(super) fn part(&self) -> Part {
-        Part { _place: Arc::clone(&self.place), _uploading: self.uploading.subscribe() }
+        Part { _place: Arc::clone(&self.place), uploading: self.uploading.subscribe() }
     }
 
     /// Whether nobody has a part of it.
@@ -97,6 +97,13 @@ impl Slot {
     /// Resolves when nobody has.
     pub(super) async fn uploaded(&self) {
         self.uploading.closed().await;
+    }
+}
+
+impl Part {
+    /// Resolves when the slot has been dropped: the exchange is over, and its upload is not.
+    pub(super) async fn outlives_slot(mut self) {
+        while self.uploading.changed().await.is_ok() {}
     }
 }
 
@@ -141,7 +148,7 @@ mod tests {
         let upload = slot.part();
         drop(slot);
         assert!(streams.slot().is_none());
-        drop(upload);
+        upload.outlives_slot().await;
         assert!(streams.slot().is_some());
     }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
+use super::hold;
 use super::streams::Part;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -21,6 +22,8 @@ const KEPT_MAX: usize = 64 * 1024;
 pub struct Upload {
     content: Content,
     slot: Option<Part>,
+    /// The task that sends it can be ended: see [`hold::bind`].
+    is_bound: bool,
 }
 
 enum Content {
@@ -64,11 +67,11 @@ pub struct Piece {
 
 impl Upload {
     pub fn whole(bytes: Bytes) -> Self {
-        Self { content: Content::Whole((!bytes.is_empty()).then_some(bytes)), slot: None }
+        Self { content: Content::Whole((!bytes.is_empty()).then_some(bytes)), slot: None, is_bound: false }
     }
 
     pub fn stream(body: impl Body<Data = Bytes, Error = BoxError> + Send + 'static) -> Self {
-        Self { content: Content::Stream(Box::pin(body)), slot: None }
+        Self { content: Content::Stream(Box::pin(body)), slot: None, is_bound: false }
     }
 
     /// Keeps what is sent of the body from now on.
@@ -93,6 +96,7 @@ impl Upload {
     /// On which stream it goes from now on.
     pub(super) fn goes_on(&mut self, slot: Option<Part>) {
         self.slot = slot;
+        self.is_bound = false;
     }
 }
 
@@ -111,7 +115,7 @@ impl Kept {
                 Content::Shared(Sharing { source, first, sending })
             }
         };
-        Some(Upload { content, slot: None })
+        Some(Upload { content, slot: None, is_bound: false })
     }
 }
 
@@ -156,7 +160,18 @@ impl Body for Upload {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
-        let Self { content, slot } = &mut *self;
+        let Self { content, slot, is_bound } = &mut *self;
+        if !*is_bound
+            && let Some(part) = slot
+            && !matches!(content, Content::Whole(_))
+        {
+            *is_bound = hold::bind(part);
+            if !*is_bound {
+                // hyper polls it once before it spawns the task that sends it.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
         let piece = |bytes| Piece { bytes, _slot: slot.clone() };
         let frame = match content {
             Content::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(piece(bytes))))),
