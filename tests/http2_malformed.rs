@@ -205,3 +205,19 @@ fn http2_connection_with_many_malformed_responses_is_replaced_before_it_ends() {
     }
     assert!(malformed > MALFORMED_MAX / 2, "{malformed}");
 }
+
+/// The frame shows that the target has the request.
+#[test]
+fn malformed_http2_response_without_headers_is_not_retryable() {
+    const PUSH_PROMISE: u8 = 5;
+    for (kind, payload) in [(PUSH_PROMISE, b"\0\0\0\x02\x88".as_slice()), (DATA, b"x")] {
+        let (target, outgate) = to(Arc::new(move |asked: &Asked| match asked.moment {
+            Moment::End => frame(kind, END_HEADERS, asked.stream, payload),
+            _ => Vec::new(),
+        }));
+        let answer = outgate.post(&target.url(), "", "{}");
+        let problem = answer.json();
+        assert_eq!((answer.status, answer.code()), (502, "response_malformed"), "{kind}: {problem}");
+        assert_eq!(problem["retryable"], false, "{kind}: {problem}");
+    }
+}

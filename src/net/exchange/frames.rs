@@ -2,13 +2,22 @@
 //! what they say.
 //! How large a request head does the target accept, has it begun to respond, and why does it end the connection?
 
+use std::collections::HashSet;
+
 /// Bytes of a frame header (RFC 9113 §4.1).
 const FRAME_HEADER: usize = 9;
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
 const GOAWAY: u8 = 7;
 /// Flag of a SETTINGS frame that only confirms ours.
 const ACK: u8 = 1;
+/// Flag of a HEADERS or DATA frame that is the last of its stream.
+const END_STREAM: u8 = 1;
+/// Streams whose responses are under way that are remembered. Beyond, DATA without HEADERS passes unnoticed.
+const RESPONSES_MAX: usize = 1024;
 /// RFC 9113 §6.5.2.
 const MAX_HEADER_LIST_SIZE: u16 = 6;
 /// Bytes of one setting.
@@ -21,13 +30,15 @@ const PAYLOAD_MAX: usize = 100 * SETTING;
 pub(super) enum Notice {
     /// SETTINGS; with SETTINGS_MAX_HEADER_LIST_SIZE if it is among them.
     Settings { header_list_max: Option<u32> },
-    /// HEADERS has begun: a response head, an interim one, or trailers.
+    /// HEADERS has begun: a response head, an interim one, or trailers. Or a frame has begun that breaks the rules where
+    /// HEADERS belong, PUSH_PROMISE or DATA: it shows as well that the target has the request.
     Headers,
     /// GOAWAY, with its error code (RFC 9113 §7).
     GoAway(u32),
 }
 
-/// Finds the frames in the bytes of a connection, however they are split. Holds at most [`PAYLOAD_MAX`] bytes.
+/// Finds the frames in the bytes of a connection, however they are split. Holds at most [`PAYLOAD_MAX`] bytes and
+/// [`RESPONSES_MAX`] streams.
 #[derive(Default)]
 pub(super) struct Frames {
     /// The frame header, as far as it has come.
@@ -36,6 +47,8 @@ pub(super) struct Frames {
     payload: Vec<u8>,
     /// Bytes of the payload that are still to come.
     left: usize,
+    /// The streams whose HEADERS have begun, and whose end has not come.
+    responses: HashSet<u32>,
 }
 
 impl Frames {
@@ -47,10 +60,11 @@ impl Frames {
                 let (header, rest) = bytes.split_at(bytes.len().min(FRAME_HEADER - self.header.len()));
                 self.header.extend_from_slice(header);
                 bytes = rest;
-                let [a, b, c, _, _, _, _, _, _] = self.header[..] else { return };
-                self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+                let [a, b, c, kind, flags, stream @ ..] = &self.header[..] else { return };
+                self.left = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+                let (kind, flags, stream) = (*kind, *flags, number(stream));
                 // The library may refuse the frame before it is complete.
-                if self.header[3] == HEADERS {
+                if self.begins_response(kind, flags, stream) {
                     notice(Notice::Headers);
                 }
             }
@@ -69,8 +83,22 @@ impl Frames {
         }
     }
 
+    fn begins_response(&mut self, kind: u8, flags: u8, stream: u32) -> bool {
+        let (is_known, has_room) = (self.responses.contains(&stream), self.responses.len() < RESPONSES_MAX);
+        let ends = kind == RST_STREAM || matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
+        if ends {
+            self.responses.remove(&stream);
+        } else if kind == HEADERS && has_room {
+            self.responses.insert(stream);
+        }
+        match kind {
+            HEADERS | PUSH_PROMISE => true,
+            DATA => !is_known && has_room,
+            _ => false,
+        }
+    }
+
     fn complete(&self) -> Option<Notice> {
-        let number = |bytes: &[u8]| bytes.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
         match (self.header[3], self.header[4] & ACK) {
             (SETTINGS, 0) => {
                 let settings = self.payload.chunks_exact(SETTING);
@@ -86,6 +114,10 @@ impl Frames {
             _ => None,
         }
     }
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
 }
 
 #[cfg(test)]
@@ -114,6 +146,25 @@ mod tests {
         for split in 0..=FRAMES.len() {
             let (a, b) = FRAMES.split_at(split);
             assert_eq!(notices(&[a, b]), expected, "{split}");
+        }
+    }
+
+    #[test]
+    fn data_and_push_promise_are_noticed_where_no_headers_came_before() {
+        const HEAD: &[u8] = b"\0\0\x01\x01\x04\0\0\0\x01\x88";
+        const DATA: &[u8] = b"\0\0\0\0\0\0\0\0\x01";
+        const LAST_DATA: &[u8] = b"\0\0\0\0\x01\0\0\0\x01";
+        const PROMISE: &[u8] = b"\0\0\x04\x05\x04\0\0\0\x01\0\0\0\x02";
+        const RESET: &[u8] = b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x07";
+        assert_eq!(notices(&[HEAD, DATA, LAST_DATA]), [Notice::Headers]);
+        assert_eq!(notices(&[DATA]), [Notice::Headers]);
+        assert_eq!(notices(&[PROMISE]), [Notice::Headers]);
+        assert_eq!(notices(&[RESET]), []);
+        let mut frames = Frames::default();
+        for stream in 0..2 * RESPONSES_MAX as u32 {
+            let head = [b"\0\0\0\x01\x04", &stream.to_be_bytes()[..]].concat();
+            frames.read(&head, |_| ());
+            assert!(frames.responses.len() <= RESPONSES_MAX);
         }
     }
 
