@@ -336,3 +336,21 @@ fn content_length_of_a_response_without_a_body_is_one_number_or_none() {
         assert_eq!(answer.field("content-length"), length, "{answer:?}");
     }
 }
+
+#[test]
+fn cause_in_the_record_names_the_error_code_of_a_target_that_ends_the_exchange() {
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    for (steps, cause) in [
+        (vec![Reset(CANCEL)], "stream reset by the target: CANCEL"),
+        (vec![Reset(0xbad)], "stream reset by the target: Reason(bad)"),
+        (vec![GoAway], "GOAWAY: NO_ERROR"),
+        (vec![Head(200, &[]), Data("half"), Reset(ENHANCE_YOUR_CALM)], "stream reset by the target: ENHANCE_YOUR_CALM"),
+        (vec![Head(200, &[]), Data("half"), Reset(NO_ERROR)], "stream reset by the target, or GOAWAY: NO_ERROR"),
+    ] {
+        let target = Target::start(&steps, true);
+        let mut client = target.outgate.connect();
+        target.send(&mut client, "POST");
+        let record = target.outgate.records(1).remove(0);
+        assert_eq!((&record["code"], &record["cause"]), (&"connection_lost".into(), &cause.into()), "{record}");
+    }
+}

@@ -225,7 +225,7 @@ impl Passage<'_> {
                     let inbound = progress.as_ref().and_then(|progress| progress.fault());
                     let refusal = inbound.map(Refusal::from).or(lease.alert().map(Refusal::from));
                     let received = lease.response_bytes().saturating_sub(interims.bytes.load(Ordering::Relaxed));
-                    let lost = || lost(&fault, self.route.response_head_max, received);
+                    let lost = || lost(&fault, self.route.response_head_max, received).cause(lease.cause(&fault));
                     let refusal = refusal.unwrap_or_else(lost);
                     let is_unanswered = refusal.code == Code::ConnectionLost && !lease.response_has_begun();
                     return Err(match is_oversized && is_unanswered && !lease.requires_http1() {

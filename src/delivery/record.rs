@@ -69,8 +69,8 @@ pub(super) struct Record {
 enum Outcome {
     /// Nobody finished it: the client hung up, or the drain was over.
     Open,
-    /// The head of the target's answer went out; `fault` says why its body did not.
-    Answered { status: u16, fault: Option<Code>, complete: bool },
+    /// The head of the target's answer went out; `fault` and `cause` say why its body did not.
+    Answered { status: u16, fault: Option<Code>, cause: Option<String>, complete: bool },
     Refused {
         status: u16,
         code: Code,
@@ -235,16 +235,16 @@ impl Record {
     }
 
     pub(super) fn answered(&mut self, status: u16) {
-        self.outcome = Outcome::Answered { status, fault: None, complete: false };
+        self.outcome = Outcome::Answered { status, fault: None, cause: None, complete: false };
     }
     pub(super) fn complete(&mut self) {
         if let Outcome::Answered { complete, .. } = &mut self.outcome {
             *complete = true;
         }
     }
-    pub(super) fn broke_off(&mut self, code: Code) {
-        if let Outcome::Answered { fault, .. } = &mut self.outcome {
-            *fault = Some(code);
+    pub(super) fn broke_off(&mut self, code: Code, why: Option<String>) {
+        if let Outcome::Answered { fault, cause, .. } = &mut self.outcome {
+            (*fault, *cause) = (Some(code), why);
         }
     }
     pub(super) fn refused(&mut self, refusal: &Refusal) {
@@ -293,7 +293,8 @@ impl Drop for Record {
         };
         let (details, detail, cause) = match &self.outcome {
             Outcome::Refused { details, detail, cause, .. } => (*details, Some(detail.as_str()), cause.as_deref()),
-            Outcome::Open | Outcome::Answered { .. } => (None, None, None),
+            Outcome::Answered { cause, .. } => (None, None, cause.as_deref()),
+            Outcome::Open => (None, None, None),
         };
         let route = self.route.as_ref().map(RouteName::as_str);
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);

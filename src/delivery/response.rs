@@ -48,6 +48,10 @@ pub struct Relayed {
 #[derive(Debug)]
 pub struct BrokeOff;
 
+/// The cause in the record where hyper reports RST_STREAM or GOAWAY with NO_ERROR like END_STREAM (RFC 9113
+/// §8.1).
+const NO_ERROR_END: &str = "stream reset by the target, or GOAWAY: NO_ERROR";
+
 /// The time for END_STREAM to follow the last byte of an announced length. The client already has its whole response.
 const END_STREAM_WITHIN: Duration = Duration::from_secs(1);
 
@@ -166,14 +170,14 @@ impl Relayed {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(self.deadline.as_mut().poll(cx));
-                return Poll::Ready(Some(Err(self.break_off(Code::ResponseTimeout))));
+                return Poll::Ready(Some(Err(self.break_off(Code::ResponseTimeout, None))));
             }
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let Some(left) = self.left.checked_sub(length) else {
-                    return Poll::Ready(Some(Err(self.break_off(Code::ResponseTooLarge))));
+                    return Poll::Ready(Some(Err(self.break_off(Code::ResponseTooLarge, None))));
                 };
                 self.left = left;
                 self.record.received(length);
@@ -191,8 +195,7 @@ impl Relayed {
                 self.end();
                 None
             }
-            // RST_STREAM or GOAWAY with NO_ERROR: hyper reports it like END_STREAM (RFC 9113 §8.1).
-            None => Some(Err(self.break_off(Code::ConnectionLost))),
+            None => Some(Err(self.break_off(Code::ConnectionLost, Some(NO_ERROR_END.into())))),
         })
     }
 
@@ -203,10 +206,12 @@ impl Relayed {
             match self.poll_body(cx) {
                 Poll::Pending => return None,
                 Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
-                Poll::Ready(Some(Ok(_))) => return Some(self.break_off(Code::ResponseMalformed)),
+                Poll::Ready(Some(Ok(_))) => return Some(self.break_off(Code::ResponseMalformed, None)),
                 Poll::Ready(Some(Err(fault))) => return Some(self.fail(&fault)),
                 Poll::Ready(None) if self.has_ended() => {}
-                Poll::Ready(None) => return Some(self.break_off(Code::ConnectionLost)),
+                Poll::Ready(None) => {
+                    return Some(self.break_off(Code::ConnectionLost, Some(NO_ERROR_END.into())));
+                }
             }
         }
         self.end();
@@ -232,12 +237,13 @@ impl Relayed {
 
     fn fail(&mut self, fault: &hyper::Error) -> BrokeOff {
         let malformed = exchange::breaks_the_protocol(fault);
-        self.break_off(if malformed { Code::ResponseMalformed } else { Code::ConnectionLost })
+        let cause = self.lease.as_ref().map(|lease| lease.cause(fault));
+        self.break_off(if malformed { Code::ResponseMalformed } else { Code::ConnectionLost }, cause)
     }
 
     /// Drops the lease of an unfinished exchange, so that the target's connection is not reused.
-    fn break_off(&mut self, code: Code) -> BrokeOff {
-        self.record.broke_off(code);
+    fn break_off(&mut self, code: Code, cause: Option<String>) -> BrokeOff {
+        self.record.broke_off(code, cause);
         self.lease = None;
         BrokeOff
     }

@@ -60,6 +60,8 @@ struct Heard {
     taken: AtomicUsize,
     /// HTTP/2: the target has ended the connection with HTTP_1_1_REQUIRED.
     requires_http1: AtomicBool,
+    /// HTTP/2: the error code of the target's last GOAWAY, and 1 more; 0 while there is none.
+    goaway: AtomicU64,
     /// HTTP/2: malformed responses, whose streams were reset.
     malformed: AtomicUsize,
 }
@@ -98,6 +100,11 @@ impl Farewell {
         self.0.requires_http1.load(Ordering::Relaxed)
     }
 
+    /// Returns the error code of the target's last GOAWAY.
+    pub(super) fn goaway(&self) -> Option<u32> {
+        u32::try_from(self.0.goaway.load(Ordering::Relaxed).checked_sub(1)?).ok()
+    }
+
     /// Counts a response that was malformed, and ended no more than its stream.
     pub(super) fn count_malformed(&self) {
         self.0.malformed.fetch_add(1, Ordering::Relaxed);
@@ -131,8 +138,11 @@ impl Farewell {
             Notice::Settings { header_list_max: Some(max) } => {
                 self.0.head_max.store(u64::from(max) + 1, Ordering::Relaxed);
             }
-            Notice::GoAway(HTTP_1_1_REQUIRED) => self.0.requires_http1.store(true, Ordering::Relaxed),
-            Notice::Settings { header_list_max: None } | Notice::GoAway(_) => {}
+            Notice::GoAway(code) => {
+                self.0.goaway.store(u64::from(code) + 1, Ordering::Relaxed);
+                self.0.requires_http1.fetch_or(code == HTTP_1_1_REQUIRED, Ordering::Relaxed);
+            }
+            Notice::Settings { header_list_max: None } => {}
         }
     }
 

@@ -77,6 +77,19 @@ pub(super) fn unprocessed(error: &hyper::Error) -> Option<Unprocessed> {
     }
 }
 
+/// Returns why an exchange was lost, with the name of the error code (RFC 9113 §7) if the target sent RST_STREAM or GOAWAY.
+/// `goaway`: the code of the connection's last GOAWAY. The target's debug data is left out.
+pub(super) fn cause(error: &hyper::Error, goaway: Option<u32>) -> String {
+    let h2 = h2_error(error);
+    let reset = h2.filter(|error| error.is_remote() && error.is_reset()).and_then(h2::Error::reason);
+    let goaway = goaway.map(h2::Reason::from).filter(|_| !h2.is_some_and(h2::Error::is_library));
+    match (reset, goaway) {
+        (Some(code), _) => format!("stream reset by the target: {code:?}"),
+        (None, Some(code)) => format!("GOAWAY: {code:?}"),
+        (None, None) => error.to_string(),
+    }
+}
+
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     std::error::Error::source(error)?.downcast_ref()
 }

@@ -217,6 +217,11 @@ impl Connection {
         self.farewell.requires_http1()
     }
 
+    /// Returns why an exchange over this connection was lost, in words for the operator.
+    pub fn cause(&self, error: &hyper::Error) -> String {
+        fault::cause(error, self.farewell.goaway())
+    }
+
     /// The alert by which the target has refused us before it has answered anything.
     pub fn alert(&self) -> Option<TlsFault> {
         self.farewell.fault()
