@@ -60,9 +60,9 @@ impl Frames {
                 let (header, rest) = bytes.split_at(bytes.len().min(FRAME_HEADER - self.header.len()));
                 self.header.extend_from_slice(header);
                 bytes = rest;
-                let [a, b, c, kind, flags, stream @ ..] = &self.header[..] else { return };
-                self.left = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-                let (kind, flags, stream) = (*kind, *flags, number(stream));
+                let [a, b, c, kind, flags, s1, s2, s3, s4] = self.header[..] else { return };
+                self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+                let stream = u32::from_be_bytes([s1, s2, s3, s4]);
                 // The library may refuse the frame before it is complete.
                 if self.begins_response(kind, flags, stream) {
                     notice(Notice::Headers);
