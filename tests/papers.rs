@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use outgate::config::WarningCode;
 use outgate::delivery::refusal::TABLE;
 use outgate::policy::trust::fault::CertificateFault;
 
@@ -98,4 +99,12 @@ fn the_readme_has_every_metric_and_no_other() {
         code.split(call).skip(1).filter_map(move |rest| Some(format!("outgate_{}{unit}", rest.split('"').nth(1)?)))
     });
     assert_eq!(told, names.into_iter().flatten().collect());
+}
+
+#[test]
+fn the_list_of_warnings_has_every_code_and_no_other() {
+    let list = include_str!("../docs/warnings.md");
+    let rows = list.split("| code | what it says |").nth(1).expect("the table").lines().skip(2);
+    let codes: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    assert_eq!(codes, WarningCode::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
 }
