@@ -26,9 +26,9 @@ const FRAME_MAX: usize = 16 * 1024;
 const CONTINUATIONS_LEAST: usize = 8;
 /// A request head that decodes to so many times what h2 accepts ends the connection; h2 does the same (RFC 9113 §10.5.1).
 const REQUEST_MARGIN: usize = 4;
-/// Bytes that rewriting may add at once: an index of one byte becomes a field of up to 4 KiB. Honest peers share some 100
-/// bytes between their heads.
-const EXPANSION_MAX: u64 = 512 * 1024;
+/// Bytes that rewriting may add at once: an index of one byte becomes a field of up to 4 KiB. Four times what the heads of
+/// 128 streams can share.
+const EXPANSION_MAX: u64 = 2 * 1024 * 1024;
 const EXPANSION_FORGOTTEN_PER_SECOND: u64 = 4 * 1024 * 1024;
 /// Streams that are remembered to have begun a body; the oldest is forgotten for one more, and its trailers pass as a head.
 const BODIES_MAX: usize = 1024;
@@ -198,17 +198,13 @@ impl Filter {
                 kind == CONTINUATION && stream == opening.stream
             }
         };
-        if self.opening.is_some() && !continues {
+        // A push was not permitted (RFC 9113 §8.4).
+        if self.opening.is_some() && !continues || kind == PUSH_PROMISE {
             self.end_misplaced(stream, output);
             return None;
         }
         if length > FRAME_MAX {
             output.write(&self.head); // h2 reads no further: FRAME_SIZE_ERROR
-            self.stop();
-            return None;
-        }
-        if kind == PUSH_PROMISE {
-            output.write_undecodable(stream); // it was not permitted (RFC 9113 §8.4)
             self.stop();
             return None;
         }
@@ -288,7 +284,8 @@ impl Filter {
         self.rewrites |= opening.depends_on_itself;
         let head = if self.messages == Messages::Requests { Section::Request } else { Section::Response };
         let section = if self.bodies.contains(&opening.stream) { Section::Trailers } else { head };
-        self.rewrites |= matches!(section, Section::Request) && self.decoder.has_unencoded_path(block);
+        let is_request = matches!(section, Section::Request);
+        self.rewrites = self.rewrites || is_request && self.decoder.has_unencoded_path(block);
         let mut rewritten = self.rewrites.then(|| Rewritten::new(self.list_max));
         let Ok(Checked { size, broken, is_interim }) = self.decoder.check(block, section, rewritten.as_mut()) else {
             output.write_undecodable(opening.stream);
@@ -322,8 +319,9 @@ impl Filter {
                 self.bodies.pop_first();
             }
         }
-        if matches!(section, Section::Request) && size >= self.list_max {
-            // h2 would answer 431 by itself, without a record.
+        // h2 would answer 431 without a record, or not see the path that is carried past it.
+        let size = rewritten.as_ref().map_or(size, |rewritten| size.max(rewritten.size));
+        if is_request && size >= self.list_max {
             self.rewrites = true;
             output.write_large_request(opening);
             return false;

@@ -59,6 +59,8 @@ struct Entry {
     value: Box<[u8]>,
     class: Class,
     kind: Kind,
+    /// It is a path that h2 must not see: judged once, for thousands of indices may name it.
+    is_unencoded: bool,
 }
 
 /// The name of a literal.
@@ -73,7 +75,8 @@ pub struct Rewritten {
     pub block: Vec<u8>,
     /// Bytes of a section for which h2 refuses it: what comes behind does not matter.
     list_max: usize,
-    size: usize,
+    /// Of the fields as h2 counts them.
+    pub size: usize,
     /// A path that stands in [`UNENCODED_PATH`], behind all else.
     path: Option<Vec<u8>>,
 }
@@ -123,7 +126,7 @@ impl Decoder {
         let entry = self.entries.get(index - STATIC_TABLE.len()).ok_or(Undecodable)?;
         judge.judge(entry.kind);
         if let Some(rewritten) = rewritten {
-            rewritten.field(entry.class, &entry.name, &entry.value);
+            rewritten.field(entry.is_unencoded, &entry.name, &entry.value);
         }
         Ok(entry.size())
     }
@@ -149,11 +152,12 @@ impl Decoder {
         let kind = class.judge(&value);
         judge.judge(kind);
         let size = name.bytes().len() + value.len() + ENTRY_OVERHEAD;
+        let is_unencoded = is_unencoded(class, &value);
         if let Some(rewritten) = rewritten {
-            rewritten.field(class, name.bytes(), &value);
+            rewritten.field(is_unencoded, name.bytes(), &value);
         }
         if is_indexed {
-            self.insert(Entry { name: name.into_shared(), value: value.into(), class, kind });
+            self.insert(Entry { name: name.into_shared(), value: value.into(), class, kind, is_unencoded });
         }
         Ok(size)
     }
@@ -220,14 +224,15 @@ impl Rewritten {
         Self { block: vec![EMPTY_TABLE], list_max, size: 0, path: None }
     }
 
-    fn field(&mut self, class: Class, name: &[u8], value: &[u8]) {
-        let size = name.len() + value.len() + ENTRY_OVERHEAD;
-        if is_unencoded(class, value) {
-            self.path = Some(value.to_vec());
-            self.push(size, |block| encode(block, WITHOUT_INDEXING, name, PLACEHOLDER));
-        } else {
-            self.push(size, |block| encode(block, WITHOUT_INDEXING, name, value));
+    fn field(&mut self, is_unencoded: bool, name: &[u8], value: &[u8]) {
+        if self.size >= self.list_max {
+            return;
         }
+        if is_unencoded {
+            self.path = Some(value.to_vec());
+        }
+        let value = if is_unencoded { PLACEHOLDER } else { value };
+        self.push(name.len() + value.len() + ENTRY_OVERHEAD, |block| encode(block, WITHOUT_INDEXING, name, value));
     }
 
     fn end(&mut self) {

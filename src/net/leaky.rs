@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Of a second.
+const NANOSECONDS: u128 = 1_000_000_000;
+
 /// Units that leak away at a constant rate.
 pub struct Leaky {
     forgotten_per_second: u64,
@@ -20,13 +23,12 @@ impl Leaky {
 
     /// Returns how many there are with these.
     pub fn add(&mut self, count: u64, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(*self.since.get_or_insert(now));
-        let forgotten =
-            elapsed.as_millis() * u128::from(self.forgotten_per_second) / Duration::from_secs(1).as_millis();
-        if forgotten > 0 {
-            self.count = self.count.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
-            self.since = Some(now);
-        }
+        let since = self.since.get_or_insert(now);
+        let rate = u128::from(self.forgotten_per_second);
+        let forgotten = now.saturating_duration_since(*since).as_nanos() * rate / NANOSECONDS;
+        // What is less than a unit is left for the next call.
+        *since += Duration::from_nanos(u64::try_from(forgotten * NANOSECONDS / rate).unwrap_or(u64::MAX));
+        self.count = self.count.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
         self.count = self.count.saturating_add(count);
         self.count
     }
@@ -46,8 +48,8 @@ mod tests {
         assert_eq!(leaky.add(1, later + Duration::from_secs(60)), 1);
         // Many small steps forget no less than one large one.
         let mut leaky = Leaky::new(1024);
-        leaky.add(100, start);
-        let last = (1..=50).map(|step| leaky.add(0, start + Duration::from_millis(step))).last();
-        assert_eq!(last, Some(100 - 50));
+        leaky.add(5000, start);
+        let last = (1..=1000).map(|step| leaky.add(0, start + step * Duration::from_micros(1900))).last();
+        assert_eq!(last, Some(5000 - 1024 * 19 / 10));
     }
 }

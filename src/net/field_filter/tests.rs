@@ -371,3 +371,21 @@ proptest! {
         prop_assert_eq!(seen, Ok(Some(expected)));
     }
 }
+
+/// A path that is carried past h2 either arrives, or its request is refused as too large: it never goes to another path.
+#[test]
+fn unencoded_path_is_carried_or_refused_at_every_size_of_the_head() {
+    let own = [("x-fill", 6), (":path", 5)].map(|(_, length)| length + 32).iter().sum::<usize>();
+    for path_length in [2, 34, 35, 200, 5000] {
+        let path = [b"/", &vec![b'|'; path_length - 1][..]].concat();
+        for size in (LIST_MAX - 2 * path_length - 200..LIST_MAX + 40).step_by(7) {
+            let fill = vec![b'y'; size - own - path_length];
+            let block = [field(0, b":path", &path), field(0, b"x-fill", &fill)].concat();
+            let output = requests(&frames_of(END_STREAM, &block));
+            let has = |text: &[u8]| output.windows(text.len()).any(|window| window == text);
+            let is_carried = has(&field(0, b"outgate-unencoded-path", &path)[..20]) && has(&path);
+            let is_refused = has(b"too_large");
+            assert!(is_carried != is_refused, "{path_length}, {size}: {is_carried} {is_refused}");
+        }
+    }
+}

@@ -40,7 +40,7 @@ impl Decoder {
             match first {
                 0x80.. => {
                     let index = reader.integer(7)?;
-                    if entry(index, made).is_some_and(|entry| is_unencoded(entry.class, &entry.value)) {
+                    if entry(index, made).is_some_and(|entry| entry.is_unencoded) {
                         return Ok(true);
                     }
                 }

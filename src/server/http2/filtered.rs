@@ -39,8 +39,10 @@ pub(super) struct Filtered<S> {
     written: Written,
     /// Streams that h2 has reset lately.
     resets: Leaky,
-    /// Frames since the last write that h2 may answer with a reset.
+    /// Frames since h2 had written all that it had to that it may answer with a reset.
     unwritten: usize,
+    /// h2 has written, and was not held up.
+    has_written: bool,
 }
 
 impl<S> Filtered<S> {
@@ -52,6 +54,7 @@ impl<S> Filtered<S> {
             written: Written::default(),
             resets: Leaky::new(RESETS_FORGOTTEN_PER_SECOND),
             unwritten: 0,
+            has_written: false,
         }
     }
 
@@ -65,8 +68,8 @@ impl<S> Filtered<S> {
 
     /// Takes note of what a write of these bytes came to.
     fn note<'a>(&mut self, written: &Poll<io::Result<usize>>, slices: impl Iterator<Item = &'a [u8]>) {
+        self.has_written = written.is_ready();
         let Poll::Ready(Ok(mut count)) = *written else { return };
-        self.unwritten = 0;
         for slice in slices {
             let (part, _) = slice.split_at(count.min(slice.len()));
             count -= part.len();
@@ -90,6 +93,10 @@ fn is_of_library(code: u32) -> bool {
 impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // h2 reads on when it has written all, or can write no more.
+        if std::mem::take(&mut this.has_written) {
+            this.unwritten = 0;
+        }
         while this.passed.is_empty() {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
@@ -134,7 +141,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.has_written &= flushed.is_ready();
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
