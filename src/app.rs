@@ -162,7 +162,7 @@ impl Proxy {
     }
 
     /// Listeners that another process takes over close. Elsewhere new requests are refused. Requests in flight finish, idle
-    /// connections close, records are written out. Whoever says stop again does not want to wait.
+    /// connections close, records are written out. A second TERM or INT ends the wait.
     pub async fn stop(mut self) -> ExitCode {
         let within = self.live.in_force().plan.drain_timeout;
         let handed_over = self.listeners.hand_over();

@@ -162,12 +162,12 @@ fn nobody_there_is_said_with_the_name_of_the_socket() {
         for command in ["reload", "status", "diff"] {
             let output = Command::new(env!("CARGO_BIN_EXE_outgate")).arg(command).args(words).output().unwrap();
             let (code, _, err) = said(&output);
-            assert!(code == 69 && err.contains(&format!("nobody listens on {socket}")), "{command}: {err}");
+            assert!(code == 69 && err.contains(&format!("no process listens on {socket}")), "{command}: {err}");
         }
         let mut explain = Command::new(env!("CARGO_BIN_EXE_outgate"));
         explain.args(["explain", "POST", "https://a.example/", "--running"]).args(words);
         let (code, _, err) = said(&explain.output().unwrap());
-        assert!(code == 69 && err.contains(&format!("nobody listens on {socket}")), "{err}");
+        assert!(code == 69 && err.contains(&format!("no process listens on {socket}")), "{err}");
         assert!(err.contains("--admin") && !err.contains("SIGHUP"), "{err}");
     }
     let output =

@@ -74,7 +74,7 @@ impl Check {
         if problems + contained == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    /// Whom the process has become, for the kernel to judge what it can open; `None`: whoever has started it.
+    /// The user that `check` runs as, so that the kernel judges what it can open; `None`: the user who started it.
     fn account(&self) -> Result<Option<Account>, (u8, String)> {
         let is_root = rustix::process::geteuid().is_root();
         let unit = Unit::read();

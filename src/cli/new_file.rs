@@ -1,5 +1,5 @@
 //! Files that a command makes, such as keys.
-//! Who may read what was just made?
+//! Which users can read a file that a command has made?
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ pub(super) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     write(path, text, None)
 }
 
-/// The same of what is no secret.
+/// Writes a new file that holds no secret.
 pub(super) fn write_public(path: &Path, text: &str) -> io::Result<()> {
     write(path, text, Some(0o644))
 }
@@ -28,7 +28,7 @@ fn write(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(OWN_MODE).open(path).map_err(explain)?;
     let group = service_group(path);
     let written = || {
-        // Before the text: nobody reads it under another mode.
+        // The mode is set before the text is written: no other user can read it in between.
         if let Some(group) = group? {
             fchown(&file, None, Some(group)).map_err(|fault| {
                 let why = format!("cannot give it to the folder's group {group}, run this as root: {fault}");

@@ -1,5 +1,5 @@
 //! The user that the service runs as: by its unit, and by this host's own lists of users and groups.
-//! As whom does outgate read its files?
+//! Which user and groups does the service run as?
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,7 +22,7 @@ const UNIT: &str = "outgate.service";
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
 
-/// What the unit says of the user and groups of its process.
+/// The user and groups of the service's process, as its unit says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) user: Option<String>,

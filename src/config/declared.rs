@@ -41,7 +41,7 @@ impl Declared {
 }
 
 impl Config {
-    /// Whether `[SECTION.NAME]` is written, though nothing of it may have been read: what names it names something.
+    /// Returns whether `[SECTION.NAME]` is written, even if it was rejected: a reference to it is no second fault.
     pub fn declares(&self, kind: &str, name: &str) -> bool {
         let is_read = match kind {
             "egress" => self.egress.contains_key(name),

@@ -17,14 +17,14 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// Of diagnostics on stderr.
+/// The form of diagnostics on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
     Json,
 }
 
-/// Where delivery records go.
+/// The sink of delivery records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deliveries {
     Stdout,

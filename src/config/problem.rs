@@ -34,7 +34,7 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub severity: Severity,
-    /// Of warnings alone.
+    /// The code of a warning; a problem has none.
     pub code: Option<WarningCode>,
     /// `None`: about the whole, or a file that could not be read.
     pub place: Option<Place>,

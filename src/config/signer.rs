@@ -33,7 +33,7 @@ pub struct Signer {
     pub profile: Profile,
 }
 
-/// What stands in a message signature (RFC 9421), as far as it is written.
+/// The parameters of a message signature (RFC 9421) that the configuration sets.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
     /// What the signature is for.
@@ -42,7 +42,7 @@ pub struct Profile {
     pub label: Option<At<String>>,
     /// Component identifiers.
     pub components: Option<Vec<At<String>>>,
-    /// From `created` to `expires`.
+    /// The time from `created` to `expires`.
     pub lifetime: Option<At<Duration>>,
     /// The URL of the key directory.
     pub signature_agent: Option<At<String>>,

@@ -10,7 +10,7 @@ use super::problem::{Problem, Severity, nearest};
 use super::read::{Reader, Table};
 use crate::names::counted;
 
-/// Of each kind, so many warnings are shown; the others are counted.
+/// Warnings of one kind that are shown; the others are counted.
 const SHOWN: usize = 25;
 /// Longer lists of problems are not read.
 const PROBLEMS_SHOWN: usize = 1000;

@@ -67,7 +67,7 @@ pub(super) fn timed(body: Inbound, within: Duration) -> Inbound {
 }
 
 /// A body with a timeout that runs only while the client is waited for. It stands still while the target takes no more, or
-/// a bandwidth limit holds the bytes back: then nobody asks for a frame.
+/// a bandwidth limit holds the bytes back: then the delivery asks for no frame.
 struct Timed {
     body: Inbound,
     /// How much longer the client may take.

@@ -38,7 +38,7 @@ pub(super) struct Record {
     method: Option<Method>,
     client: Option<ClientName>,
     proof: Option<&'static str>,
-    /// Whom a request that proved nothing claims to be from.
+    /// The client that a request names without a proof.
     claimed_client: Option<String>,
     tenant: Option<TenantName>,
     route: Option<RouteName>,

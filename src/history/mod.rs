@@ -2,8 +2,8 @@
 //! What ran before, and what was it?
 //!
 //! Secrets are not kept: of a file that a configuration names there is its digest, under a key that is kept beside. Who
-//! has a copy of an entry alone cannot try out what a secret is. Hashes of tokens are kept, so nobody but our own user reads any
-//! of it.
+//! has a copy of an entry alone cannot try out what a secret is. Hashes of tokens are kept, so only outgate's
+//! own user can read any of it.
 
 mod durable;
 pub mod restore;

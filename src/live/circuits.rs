@@ -27,7 +27,7 @@ const SHARDS: usize = 16;
 /// Changes that are not logged yet. More are not logged: the metrics alone count them.
 const CHANGES_MAX: usize = 100;
 
-/// What each circuit is known by: a target, and whose deliveries it stops.
+/// The key of a circuit: a target, and whose deliveries the circuit stops.
 type CircuitKey = (Upstream, (Terms, Scope));
 
 /// A target that deliveries contact now, or that has circuits.

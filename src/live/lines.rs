@@ -40,7 +40,7 @@ struct Shared {
     wake: Condvar,
     /// Notified when nothing waits and nothing is being written.
     drained: Condvar,
-    /// Whether the sink has been open once.
+    /// The sink has been open once.
     is_open: AtomicBool,
     lost: AtomicU64,
     /// How many of them `recovered` was called with.
@@ -48,7 +48,7 @@ struct Shared {
     faults: Mutex<Faults>,
 }
 
-/// What last went wrong with the sink, in words.
+/// The last error of the sink, in words.
 #[derive(Default)]
 struct Faults {
     write: Option<String>,
@@ -341,7 +341,7 @@ fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }
 
-/// Whether lines could be appended to `path`. It is not created, and nothing is written.
+/// Returns whether lines can be appended to `path`. The file is not created, and nothing is written.
 pub(super) fn probe(path: &Path) -> io::Result<()> {
     match OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(_) => Ok(()),

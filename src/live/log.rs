@@ -81,12 +81,12 @@ pub fn configure(log: &Log) {
     }
 }
 
-/// Whether text on stderr has colours: on a terminal, unless `NO_COLOR` is set to something (no-color.org).
+/// Returns whether text on stderr has colours: on a terminal, unless `NO_COLOR` is set to something (no-color.org).
 pub fn has_colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Whether lines have a form that colours would break.
+/// Returns whether colours would break the form of the lines.
 pub fn is_formatted() -> bool {
     Style::now() != Style::Text
 }

@@ -39,7 +39,7 @@ pub struct Records {
     reported: Mutex<Reported>,
 }
 
-/// Where records go; open.
+/// The open sink of records.
 pub struct Destination {
     deliveries: Deliveries,
     /// `None`: they are off.

@@ -178,7 +178,7 @@ impl Reuse {
         }
     }
 
-    /// With how long its target has announced to keep it.
+    /// Takes an idle connection, and the time for which the target has announced to keep it.
     async fn take_idle(
         &self,
         key: &Key,

@@ -22,7 +22,7 @@ const ALERT_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes that are read meanwhile.
 const ALERT_REST_MAX: u64 = 256 * 1024;
 
-/// Whether a ClientHello must name the host (Server Name Indication, RFC 6066 §3).
+/// The rule whether a ClientHello must name the host (Server Name Indication, RFC 6066 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sni {
     /// The target chooses its certificate by the name.
@@ -58,7 +58,7 @@ impl HelloFault {
     }
 }
 
-/// Whether the first byte of a client begins a TLS handshake (RFC 8446 §5.1).
+/// Returns whether the first byte of a client begins a TLS handshake (RFC 8446 §5.1).
 pub fn begins_handshake(first: u8) -> bool {
     first == u8::from(ContentType::Handshake)
 }

@@ -1,5 +1,5 @@
 //! The bytes of an HTTP/2 peer before h2 reads them: a malformed field must not end the connection.
-//! How does h2 come to reset the stream alone (RFC 9113 §8.1.1)?
+//! How does a malformed field end its stream alone (RFC 9113 §8.1.1)?
 //!
 //! h2 treats an upper-case name or a control character like a block that it cannot decompress, and ends the connection.
 //! White space around a value and pseudo-header fields of trailers pass it. So each block is judged here first. One
@@ -45,7 +45,7 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// What the peer sends.
+/// The kind of messages that the peer sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Messages {
     Requests,

@@ -34,7 +34,7 @@ pub const EMPTY_TABLE: u8 = 0x20;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Undecodable;
 
-/// What a block comes to.
+/// The result of judging a block.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Checked {
     /// Bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113 §6.5.2).
@@ -75,7 +75,7 @@ pub struct Rewritten {
     pub block: Vec<u8>,
     /// Bytes of a section for which h2 refuses it: what comes behind does not matter.
     list_max: usize,
-    /// Of the fields as h2 counts them.
+    /// Bytes of the fields, as h2 counts them.
     pub size: usize,
     /// A path that stands in [`UNENCODED_PATH`], behind all else.
     path: Option<Vec<u8>>,

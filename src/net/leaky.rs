@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Of a second.
+/// Nanoseconds of a second.
 const NANOSECONDS: u128 = 1_000_000_000;
 
 /// Units that leak away at a constant rate.

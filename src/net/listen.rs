@@ -239,7 +239,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Where the socket that is to replace the one at `path` is made. What is not a socket is not replaced.
+/// Returns the path at which the socket is made that is to replace the one at `path`. What is not a socket is not replaced.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => Err(not_a_socket()),

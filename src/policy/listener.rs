@@ -124,7 +124,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
     Listener { tls, proxies }
 }
 
-/// What strangers on the way or at the other end would learn, or could do.
+/// Warns of listeners on public addresses.
 fn warn_of_public(config: &Config, tls: &HashMap<Listen, Tls>, problems: &mut Vec<Problem>) {
     for bind in config.admin.listen.iter().filter(|bind| is_public(&bind.address)) {
         let message = format!("strangers can reach the admin listener on {}", bind.address);

@@ -51,7 +51,7 @@ impl AcceptQueue {
             // First: connections in the queue are the next process's.
             () = self.door.closing(), if self.door.successor() == Successor::Inherits => None,
             accepted = self.listener.accept() => Some(accepted),
-            // Last: nobody else accepts connections in the queue.
+            // At the end: no other process accepts the connections in this queue.
             () = self.ended() => None,
         }
     }

@@ -128,8 +128,8 @@ fn explain(Socket(path): &Socket, fault: &io::Error) -> String {
     match fault.kind() {
         _ if is_nobody(fault) => {
             format!(
-                "nobody listens on unix:{path}: is outgate running, and does its admin.listen have that socket? --admin names \
-                 another one"
+                "no process listens on unix:{path}: is outgate running, and does its admin.listen have that socket? \
+                 --admin names another one"
             )
         }
         io::ErrorKind::PermissionDenied => {

@@ -30,7 +30,7 @@ pub(super) struct Seen {
     pub(super) verified: bool,
 }
 
-/// Is told of each webhook before it is answered.
+/// Called with each webhook before the receiver answers it.
 pub(super) type Observer = Arc<dyn Fn(&Seen) + Send + Sync>;
 
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;

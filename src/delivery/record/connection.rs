@@ -1,5 +1,5 @@
 //! The evidence of the way to a target: each attempt to connect, and the certificate of a handshake that failed.
-//! From where to where did it go, and what did the target show?
+//! Which addresses did a delivery use, and what did the target's certificate say?
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
 //! The time that each step of a delivery took, in the record of deliveries that fail, too.
-//! In which step did it end, and how long was it there?
+//! How long did each step take, and in which step did the delivery end?
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What a circuit is known by: a target as one pool reaches it, the terms of a route, and the client and tenant.
+//! The key of a circuit: a target as one pool reaches it, the terms of a route, and the client and tenant.
 //! Whose deliveries does a failure of the target stop?
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) struct Upstream {
     pub(super) target: Target,
     pub(super) pool: PoolName,
     /// The route on whose other side of a split it is tried: what is too strict or too short there says nothing of the
-    /// target, and must cost nobody else their deliveries.
+    /// target, and must not stop the deliveries of the main side.
     pub(super) trial: Option<RouteName>,
 }
 

@@ -126,8 +126,8 @@ impl Farewell {
     }
 
     /// Returns whether a HEADERS frame may have been the response to an exchange that has received none: `before` had begun
-    /// when it was sent. Where several exchanges wait it may be any of theirs, since the HTTP/2 library tells nobody the
-    /// number of a stream.
+    /// when it was sent. Where several exchanges wait it may be any of theirs, since the HTTP/2 library does not
+    /// tell the number of a stream.
     pub(super) fn may_have_responded(&self, before: usize) -> bool {
         self.heads() > before.max(self.0.taken.load(Ordering::Relaxed))
     }
@@ -166,7 +166,7 @@ pub(super) struct Attended {
     http2: Option<Http2>,
 }
 
-/// What HTTP/2 needs besides.
+/// The additional state of HTTP/2.
 struct Http2 {
     streams: Arc<Streams>,
     frames: Frames,

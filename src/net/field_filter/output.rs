@@ -1,4 +1,4 @@
-//! What h2 gets to read: bytes as they came, and frames in the place of others.
+//! The output of the filter, which h2 reads: bytes as they came, and frames in the place of others.
 //! How much need not be copied, and which frames make h2 reset a stream or end the connection?
 
 use std::ops::Range;

@@ -12,7 +12,7 @@ use crate::names;
 /// The field that carries the path.
 pub const UNENCODED_PATH: &str = "outgate-unencoded-path";
 
-/// What h2 reads in its place.
+/// The path that h2 reads in its place.
 pub(super) const PLACEHOLDER: &[u8] = b"/";
 
 /// Whether a path is to be carried past h2. One with another character that may not stand in a path is left for h2.

@@ -6,7 +6,7 @@ use std::io;
 use socket2::{SockFilter, SockRef};
 use tokio::net::TcpListener;
 
-/// Of the TCP header (RFC 9293 §3.1): where its flags are.
+/// The offset of the flags in the TCP header (RFC 9293 §3.1), in bytes.
 const FLAGS: u32 = 13;
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;

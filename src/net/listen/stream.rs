@@ -1,4 +1,4 @@
-//! A client's connection, and whether the client has ended it behind bytes that nobody has read.
+//! A client's connection, and whether the client has ended it behind bytes that are still unread.
 //! Has the client gone while its bytes wait?
 
 use std::io::{self, IoSlice};
@@ -43,7 +43,7 @@ impl Stream {
         &self.socket
     }
 
-    /// Whether to drop it resets the connection instead of ending it.
+    /// Sets whether dropping the stream resets the connection instead of ending it.
     pub fn resets_when_dropped(&self, resets: bool) {
         if let Socket::Tcp(stream) = &self.socket {
             // It fails only on a connection that is gone already.

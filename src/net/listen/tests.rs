@@ -1,5 +1,5 @@
 //! Sockets on loopback and in folders of their own.
-//! Does each listener stand where it is written, and nobody else's?
+//! Is each listener bound where the configuration says, and no other socket replaced?
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};

@@ -10,7 +10,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 /// Aliases that one response may hold in a chain.
 const ALIASES_MAX: usize = 16;
-/// The fault of a server whose aliases lead in a circle, or further than anybody follows them.
+/// The fault of a server whose aliases lead in a circle, or further than they are followed.
 pub(super) const ENDLESS_CHAIN: &str = "a chain of aliases without an end";
 
 /// How long a response is believed, whatever its TTL says: no storm of questions for a TTL of zero, and no mistake in

@@ -17,12 +17,12 @@ tokio::task_local! {
     static CAPTURED: RefCell<Captured>;
 }
 
-/// What a handshake has shown, whether it ends well or not.
+/// The evidence of a handshake, successful or not.
 #[derive(Default)]
 pub(super) struct Captured {
     /// The target's own certificate.
     pub(super) leaf: Option<CertificateDer<'static>>,
-    /// What the trust has refused.
+    /// The certificate that the trust has refused.
     pub(super) refused: Option<Refused>,
 }
 

@@ -71,7 +71,7 @@ fn signer(
         one_after_the_other(known.name, &written.keys, problems);
     }
     let keys: Vec<Key> = written.keys.iter().filter_map(|written| key(scheme.as_ref(), written, problems)).collect();
-    // Of what is left nobody can say whether a key is missing: the rejected one may be it.
+    // Whether a key is missing cannot be judged: the rejected one may be it.
     let is_complete = !written.keys.is_empty() && keys.len() == written.keys.len();
     let shared = Some(Keyring::new(keys)).filter(|_| !written.keys.is_empty() || written.key_dir.is_none());
     let told = Told {
