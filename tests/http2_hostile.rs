@@ -19,12 +19,8 @@ use support::{Client, Outgate, PATIENCE};
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// A burst beyond SETTINGS_MAX_CONCURRENT_STREAMS is not hostile: a client may not know the limit yet (RFC 9113 §5.1.2).
-#[test]
-fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
-    const STREAMS: u32 = 600;
-    const LIMIT: usize = 128;
-    const REFUSED_STREAM: u32 = 7;
+/// Targets whose responses wait until the sender is dropped.
+fn held_scene() -> (std::sync::mpsc::Sender<()>, Scene) {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let scene = scene_with(
@@ -34,6 +30,16 @@ fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
         }),
         "",
     );
+    (release, scene)
+}
+
+/// A burst beyond SETTINGS_MAX_CONCURRENT_STREAMS is not hostile: a client may not know the limit yet (RFC 9113 §5.1.2).
+#[test]
+fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
+    const STREAMS: u32 = 600;
+    const LIMIT: usize = 128;
+    const REFUSED_STREAM: u32 = 7;
+    let (release, scene) = held_scene();
     let mut client = opened(&scene.outgate);
     let head = head(&scene.plain_url());
     for stream in (1..2 * STREAMS).step_by(2) {
@@ -69,15 +75,7 @@ fn refused_streams_of_many_bursts_do_not_end_the_connection() {
     const BURST: u32 = 300;
     /// More than may be refused at once, if they came faster.
     const BURSTS: u32 = 15;
-    let (release, wait) = std::sync::mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let scene = scene_with(
-        std::sync::Arc::new(move |_| {
-            let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
-        }),
-        "",
-    );
+    let (release, scene) = held_scene();
     // The first requests keep their streams to the end.
     scene
         .outgate
