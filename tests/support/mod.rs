@@ -187,8 +187,7 @@ impl Outgate {
     }
 
     pub fn signal(&self, signal: &str) {
-        let done = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status().unwrap();
-        assert!(done.success());
+        process::signal(&self.child, signal);
     }
 
     /// Replaces the configuration the way an editor does, and waits for it to be adopted or rejected.
@@ -213,14 +212,7 @@ impl Outgate {
 
     /// Waits for the process to end.
     pub fn wait(&mut self) -> std::process::ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "still running:\n{}", self.log.all().join("\n"));
-            std::thread::yield_now();
-        }
+        process::wait(&mut self.child, &self.log)
     }
 
     pub fn connect(&self) -> Client {

@@ -21,21 +21,30 @@ impl Process {
         Self { child, lines }
     }
 
-    pub fn signal(&self, signal: &str) {
-        let done = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status().unwrap();
-        assert!(done.success());
+    pub fn signal(&self, name: &str) {
+        signal(&self.child, name);
     }
 
     /// Waits for the process to end.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "still running:\n{}", self.lines.all().join("\n"));
-            std::thread::yield_now();
+        wait(&mut self.child, &self.lines)
+    }
+}
+
+pub fn signal(child: &Child, name: &str) {
+    let done = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+    assert!(done.success());
+}
+
+/// Waits for a process to end, and shows its lines if it does not.
+pub fn wait(child: &mut Child, lines: &Lines) -> ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
         }
+        assert!(Instant::now() < deadline, "still running:\n{}", lines.all().join("\n"));
+        std::thread::yield_now();
     }
 }
 
