@@ -6,15 +6,13 @@ mod receivers;
 mod scenes;
 mod sender;
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::new_file::write_secret;
 use crate::app::{Proxy, Start};
 use crate::sysexits;
 use receivers::Receivers;
@@ -163,9 +161,7 @@ fn invite(stage: &Stage) {
 
 /// Writes a new file that this user alone can read: one of them is a key.
 fn write(path: &Path, text: &str) -> Result<(), String> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|fault| format!("cannot write {}: {fault}", path.display()))
+    write_secret(path, text).map_err(|fault| format!("cannot write {}: {fault}", path.display()))
 }
 
 fn failed(why: &str) -> ExitCode {

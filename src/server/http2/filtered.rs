@@ -39,7 +39,7 @@ pub(super) struct Filtered<S> {
     written: Written,
     /// Streams that h2 has reset lately.
     resets: Leaky,
-    /// Frames since h2 had written all that it had to that it may answer with a reset.
+    /// Frames that h2 may answer with a reset, since it last wrote all that was queued.
     unwritten: usize,
     /// h2 has written, and was not held up.
     has_written: bool,
