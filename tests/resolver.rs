@@ -306,12 +306,15 @@ impl Drop for Daemon {
     }
 }
 
+/// Where only these programs listen: a name server of another test that took the port would answer in their place.
+const DAEMONS: &str = "127.0.53.1";
+
 /// Runs a program that knows `known.example.net`, on a port that was free a moment ago.
 fn daemon(program: &str, arguments: impl Fn(u16) -> Vec<String>) -> Option<Daemon> {
     for _ in 0..20 {
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = UdpSocket::bind((DAEMONS, 0)).unwrap().local_addr().unwrap().port();
         let command = Command::new(program).args(arguments(port)).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut daemon = Daemon(command.ok()?, SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut daemon = Daemon(command.ok()?, SocketAddr::new(DAEMONS.parse().unwrap(), port));
         let deadline = Instant::now() + PATIENCE;
         // It answers, or it has ended since somebody else took the port.
         while daemon.0.try_wait().unwrap().is_none() {
@@ -337,12 +340,13 @@ fn debians_resolvers_are_asked_when_the_one_beside_them_fails() {
     let folder = Folder::new();
     let dnsmasq = daemon("dnsmasq", |port| {
         let words = "--keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --bind-interfaces --user=root --pid-file \
-                     --listen-address=127.0.0.1 --address=/known.example.net/127.0.0.1";
-        words.split_whitespace().map(str::to_owned).chain([format!("--port={port}")]).collect()
+                     --address=/known.example.net/127.0.0.1";
+        let listen = [format!("--listen-address={DAEMONS}"), format!("--port={port}")];
+        words.split_whitespace().map(str::to_owned).chain(listen).collect()
     });
     let unbound = daemon("unbound", |port| {
         let text = format!(
-            "server:\n interface: 127.0.0.1\n port: {port}\n username: \"\"\n chroot: \"\"\n pidfile: \"\"\n \
+            "server:\n interface: {DAEMONS}\n port: {port}\n username: \"\"\n chroot: \"\"\n pidfile: \"\"\n \
              do-daemonize: no\n use-syslog: no\n module-config: iterator\n do-not-query-localhost: no\n \
              local-zone: \"known.example.net.\" static\n local-data: \"known.example.net. IN A 127.0.0.1\"\n\
              remote-control:\n control-enable: no\n"
@@ -358,7 +362,8 @@ fn debians_resolvers_are_asked_when_the_one_beside_them_fails() {
         for reply in [Reply::Code(SERVFAIL), Reply::Code(5), Reply::Silence] {
             let faulty = NameServer::start(move |_| reply);
             let place = place(&[faulty.address, real.1]);
-            assert_eq!(place.post("known.example.net").status, 200, "{reply:?}");
+            let known = place.post("known.example.net");
+            assert_eq!(known.status, 200, "{reply:?}: {known:?}");
             let unknown = place.post("unknown.known.example.net");
             assert!(matches!(unknown.code(), "" | "name_not_found"), "{reply:?}: {unknown:?}");
         }
