@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use super::hpack::{Checked, Decoder, Rewritten, Rule, Section};
 use super::leaky::Leaky;
-use output::{Opening, Output};
+use super::output::Output;
+use output::Opening;
 
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 const FRAME_HEAD: usize = 9;

@@ -11,6 +11,7 @@ pub mod hpack;
 pub mod leaky;
 pub mod listen;
 pub mod local;
+mod output;
 pub mod peer;
 pub mod pipe;
 pub mod resolve;

@@ -1,15 +1,12 @@
-//! The output of the filter, which h2 reads: bytes as they came, and frames in the place of others.
-//! How much need not be copied, and which frames make h2 reset a stream or end the connection?
-
-use std::ops::Range;
-
-use bytes::BytesMut;
+//! Frames that the filter writes in the place of others, for h2 to read.
+//! Which frames make h2 reset a stream or end the connection?
 
 use super::{
     CONTINUATION, END_HEADERS, END_STREAM, FRAME_HEAD, FRAME_MAX, HEADERS, PADDED, PRIORITY, VIOLATION, Violation,
     stream,
 };
 use crate::net::hpack::{self, EMPTY_TABLE};
+use crate::net::output::Output;
 
 /// `:status: 500` in the static table (RFC 7541 Appendix A).
 const STATUS_500: u8 = 0x80 | 14;
@@ -42,39 +39,7 @@ impl Opening {
     }
 }
 
-pub(super) struct Output<'a> {
-    input: &'a [u8],
-    /// Bytes of the input that pass first, as they are.
-    passes: usize,
-    rest: &'a mut BytesMut,
-}
-
-impl<'a> Output<'a> {
-    pub(super) fn new(input: &'a [u8], rest: &'a mut BytesMut) -> Self {
-        Self { input, passes: 0, rest }
-    }
-
-    pub(super) fn input(&self) -> &'a [u8] {
-        self.input
-    }
-
-    pub(super) fn passes(&self) -> usize {
-        self.passes
-    }
-
-    /// Passes a part of the input: without a copy, as long as nothing was held back or written before.
-    pub(super) fn pass(&mut self, part: Range<usize>) {
-        if part.start == self.passes && self.rest.is_empty() {
-            self.passes = part.end;
-        } else {
-            self.rest.extend_from_slice(&self.input[part]);
-        }
-    }
-
-    pub(super) fn write(&mut self, bytes: &[u8]) {
-        self.rest.extend_from_slice(bytes);
-    }
-
+impl Output<'_> {
     pub(super) fn write_block(&mut self, opening: &Opening, block: &[u8]) {
         let ends_stream = if opening.ends_stream { END_STREAM } else { 0 };
         let mut pieces = block.chunks(FRAME_MAX).peekable();
