@@ -19,6 +19,7 @@ use crate::delivery::{self, Question};
 use crate::host::HostPattern;
 use crate::names::ClientName;
 pub use crate::net::client_hello::hellos;
+pub use crate::net::exchange::trailers;
 pub use crate::net::field_filter::fuzz::fields;
 use crate::policy::credential::{OAuth2, refuses_token};
 use crate::policy::guard::Own;
@@ -33,6 +34,7 @@ pub const ENTRIES: &[Entry] = &[
     ("requests", requests),
     ("chunks", chunks),
     ("fields", fields),
+    ("trailers", trailers),
     ("introductions", introductions),
     ("hellos", hellos),
     ("hosts", hosts),

@@ -84,6 +84,17 @@ fn white_space_before_the_colon_of_a_response_field_is_removed() {
 }
 
 #[test]
+fn white_space_before_the_colon_of_a_trailer_field_is_removed() {
+    for space in [" ", "\t", " \t "] {
+        let reply = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\na : b\n\r\n0\r\nX-Sum{space}: 1 : 2\r\n\r\n"
+        );
+        let answer = over_http1(answering(&reply), NO_FIELD);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "a : b\n"), "{answer:?}");
+    }
+}
+
+#[test]
 fn a_response_however_malformed_is_never_retryable() {
     let large = format!("HTTP/1.1 200 OK\r\n{}\r\n", fields(70, 1000));
     for reply in [

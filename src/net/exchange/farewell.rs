@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -25,6 +25,7 @@ use super::super::field_filter::{Filter, Messages};
 use super::super::tls::TlsFault;
 use super::frames::{Frames, Notice};
 use super::streams::Streams;
+use super::trailers::Trailers;
 
 /// Bytes read at once while they are observed; they are copied.
 const SCRATCH: usize = 16 * 1024;
@@ -36,6 +37,9 @@ thread_local! {
 /// Malformed responses over one HTTP/2 connection, behind which it takes no new exchange. The library ends a connection
 /// after 1,024 streams that it has reset; those that are under way may be among them.
 const MALFORMED_MAX: usize = 512;
+const NEXT: u8 = 1;
+/// The response to HEAD.
+const NEXT_TO_HEAD: u8 = 2;
 /// RFC 9113 §7.
 const HTTP_1_1_REQUIRED: u32 = 13;
 
@@ -49,6 +53,8 @@ struct Heard {
     answered: AtomicBool,
     /// HTTP/1.1: a request was sent whose response head is not complete.
     awaits_response: AtomicBool,
+    /// HTTP/1.1: [`NEXT`] or [`NEXT_TO_HEAD`] if a request is sent of whose response nothing was read.
+    next: AtomicU8,
     /// HTTP/1.1: bytes that came since the last request was sent, until its response head was complete.
     response_bytes: AtomicUsize,
     is_unwritable: AtomicBool,
@@ -67,8 +73,9 @@ struct Heard {
 }
 
 impl Farewell {
-    /// Counts the bytes of the next response, of HTTP/1.1.
-    pub(super) fn expect_response(&self) {
+    /// Counts the bytes of the next response, of HTTP/1.1; `to_head`: to a request with the method HEAD.
+    pub(super) fn expect_response(&self, to_head: bool) {
+        self.0.next.store(if to_head { NEXT_TO_HEAD } else { NEXT }, Ordering::Relaxed);
         self.0.response_bytes.store(0, Ordering::Relaxed);
         self.0.awaits_response.store(true, Ordering::Relaxed);
     }
@@ -163,44 +170,81 @@ impl Farewell {
 pub(super) struct Attended {
     wire: Wire,
     farewell: Farewell,
-    http2: Option<Http2>,
+    version: Version,
+    /// Bytes that were read and, where it was necessary, changed. hyper has not read them yet.
+    passed: BytesMut,
 }
 
-/// The additional state of HTTP/2.
-struct Http2 {
-    streams: Arc<Streams>,
-    frames: Frames,
-    filter: Filter,
-    /// Judged by the filter, and not read yet.
-    passed: BytesMut,
+/// The version of HTTP, with what is read of it beside the library.
+enum Version {
+    Http1(Trailers),
+    Http2 { streams: Arc<Streams>, frames: Frames, filter: Filter },
 }
 
 impl Attended {
     /// `streams`: of HTTP/2; `list_max`: bytes of a field section that HTTP/2 is set to accept.
     pub(super) fn new(wire: Wire, farewell: Farewell, streams: Option<Arc<Streams>>, list_max: usize) -> Self {
-        let http2 = streams.map(|streams| Http2 {
-            streams,
-            frames: Frames::default(),
-            filter: Filter::new(Messages::Responses, list_max),
-            passed: BytesMut::new(),
-        });
-        Self { wire, farewell, http2 }
+        let version = match streams {
+            Some(streams) => {
+                let filter = Filter::new(Messages::Responses, list_max);
+                Version::Http2 { streams, frames: Frames::default(), filter }
+            }
+            None => Version::Http1(Trailers::default()),
+        };
+        Self { wire, farewell, version, passed: BytesMut::new() }
     }
 
-    fn is_observed(&self) -> bool {
-        self.farewell.0.awaits_response.load(Ordering::Relaxed) || self.farewell.is_unwritable()
+    fn is_observed(&mut self) -> bool {
+        let Version::Http1(trailers) = &mut self.version else { return true };
+        match self.farewell.0.next.swap(0, Ordering::Relaxed) {
+            0 => {}
+            next => trailers.expect(next == NEXT_TO_HEAD),
+        }
+        let awaits_response = self.farewell.0.awaits_response.load(Ordering::Relaxed);
+        awaits_response || !trailers.is_passing() || !self.passed.is_empty() || self.farewell.is_unwritable()
     }
 
     fn poll_read_observed(&mut self, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            let room = buf.remaining().min(SCRATCH);
-            let mut read = ReadBuf::new(&mut scratch[..room]);
-            ready!(Pin::new(&mut self.wire).poll_read(cx, read.unfilled()))?;
-            self.farewell.0.response_bytes.fetch_add(read.filled().len(), Ordering::Relaxed);
-            self.end(read.filled())?;
-            buf.put_slice(read.filled());
-            Poll::Ready(Ok(()))
-        })
+        while self.passed.is_empty() {
+            let is_done = ready!(SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+                let room = buf.remaining().min(SCRATCH);
+                let mut read = ReadBuf::new(&mut scratch[..room]);
+                ready!(Pin::new(&mut self.wire).poll_read(cx, read.unfilled()))?;
+                let passes = self.observe(read.filled())?;
+                buf.put_slice(&read.filled()[..passes]);
+                Poll::Ready(io::Result::Ok(passes > 0 || read.filled().is_empty() || self.has_ended()))
+            }))?;
+            if is_done {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let length = self.passed.len().min(buf.remaining());
+        buf.put_slice(&self.passed[..length]);
+        self.passed.advance(length);
+        if self.passed.is_empty() {
+            self.passed = BytesMut::new(); // the room is not needed while the connection waits
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Returns how many of the bytes pass first, as they are. What comes behind these is added to `passed`.
+    fn observe(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.version {
+            Version::Http1(trailers) => {
+                self.farewell.0.response_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+                let passes = trailers.read(bytes, &mut self.passed);
+                self.end(bytes).map(|()| passes)
+            }
+            Version::Http2 { frames, filter, .. } => {
+                frames.read(bytes, |notice| self.farewell.notice(notice));
+                Ok(filter.read(bytes, &mut self.passed))
+            }
+        }
+    }
+
+    /// Returns whether the filter has ended the connection.
+    fn has_ended(&self) -> bool {
+        matches!(&self.version, Version::Http2 { filter, .. } if filter.has_ended() && self.passed.is_empty())
     }
 
     /// Returns the end of the connection as an error where it may not be an orderly one.
@@ -226,53 +270,18 @@ impl Attended {
     }
 }
 
-impl Http2 {
-    fn poll_read(
-        &mut self,
-        wire: &mut Wire,
-        farewell: &Farewell,
-        cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.passed.is_empty() {
-            let is_done = ready!(SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-                let room = buf.remaining().min(SCRATCH);
-                let mut read = ReadBuf::new(&mut scratch[..room]);
-                ready!(Pin::new(&mut *wire).poll_read(cx, read.unfilled()))?;
-                self.frames.read(read.filled(), |notice| farewell.notice(notice));
-                let passes = self.filter.read(read.filled(), &mut self.passed);
-                buf.put_slice(&read.filled()[..passes]);
-                let has_ended = read.filled().is_empty() || self.filter.has_ended() && self.passed.is_empty();
-                Poll::Ready(io::Result::Ok(passes > 0 || has_ended))
-            }))?;
-            if is_done {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        let length = self.passed.len().min(buf.remaining());
-        buf.put_slice(&self.passed[..length]);
-        self.passed.advance(length);
-        if self.passed.is_empty() {
-            self.passed = BytesMut::new(); // the room is not needed while the connection waits
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
 impl Read for Attended {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let read = if let Some(http2) = &mut this.http2 {
-            http2.poll_read(&mut this.wire, &this.farewell, cx, buf)
-        } else if this.is_observed() {
+        let read = if this.is_observed() {
             this.poll_read_observed(cx, buf)
         } else {
             Pin::new(&mut this.wire).poll_read(cx, buf)
         };
-        match (&read, &this.http2) {
+        match (&read, &this.version) {
             (Poll::Ready(Err(error)), _) => this.farewell.hear(error),
             // Who waits for more has acted on all that came before.
-            (Poll::Pending, Some(http2)) => http2.streams.look(),
+            (Poll::Pending, Version::Http2 { streams, .. }) => streams.look(),
             _ => {}
         }
         read

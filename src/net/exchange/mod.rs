@@ -8,13 +8,14 @@ mod hold;
 mod open;
 mod request;
 mod streams;
+mod trailers;
 mod upload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::time::timeout;
@@ -31,6 +32,7 @@ use hold::Held;
 use request::{Head, for_http1, for_http2};
 pub use request::{head_size, list_size};
 use streams::{Slot, Streams};
+pub use trailers::trailers;
 pub use upload::Upload;
 
 /// A connection that was dialled, and verified where it is TLS.
@@ -231,7 +233,7 @@ impl Connection {
         match &mut self.sender {
             Sender::Http1(sender) => {
                 request.body_mut().goes_on(None);
-                self.farewell.expect_response();
+                self.farewell.expect_response(request.method() == Method::HEAD);
                 sender.try_send_request(for_http1(request)).await.map_err(fault)
             }
             Sender::Http2 { sender, streams, slot } => {
