@@ -178,7 +178,7 @@ pub(super) struct Attended {
 /// The version of HTTP, with what is read of it beside the library.
 enum Version {
     Http1(Trailers),
-    Http2 { streams: Arc<Streams>, frames: Frames, filter: Filter },
+    Http2 { streams: Arc<Streams>, frames: Frames, filter: Box<Filter> },
 }
 
 impl Attended {
@@ -186,7 +186,7 @@ impl Attended {
     pub(super) fn new(wire: Wire, farewell: Farewell, streams: Option<Arc<Streams>>, list_max: usize) -> Self {
         let version = match streams {
             Some(streams) => {
-                let filter = Filter::new(Messages::Responses, list_max);
+                let filter = Box::new(Filter::new(Messages::Responses, list_max));
                 Version::Http2 { streams, frames: Frames::default(), filter }
             }
             None => Version::Http1(Trailers::default()),
