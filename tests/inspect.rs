@@ -175,6 +175,21 @@ fn what_is_inside_is_delivered_signed_and_recorded() {
 }
 
 #[test]
+fn unencoded_characters_of_a_url_are_percent_encoded_inside_an_inspected_tunnel() {
+    let place = place();
+    let mut client = place.inside("inspect.example");
+    let url = format!("https://{}", place.authority("inspect.example"));
+    for target in ["", &url].map(|before| format!("{before}/<>\"{{}}|^`%7b?q=<>\"{{}}|^`")) {
+        client.send(place.post("inspect.example", &target, ""));
+        assert_eq!(client.answer().status, 200, "{target}");
+        let seen = place.target.seen().pop().unwrap();
+        let encoded = "%3C%3E%22%7B%7D%7C%5E%60";
+        assert_eq!(seen.line, format!("POST /{encoded}%7b?q={encoded} HTTP/1.1"), "{target}");
+        verify(&seen, SECRET);
+    }
+}
+
+#[test]
 fn absolute_form_of_the_same_authority_is_the_same() {
     let place = place();
     let mut client = place.inside("inspect.example");

@@ -101,6 +101,22 @@ fn upgrade_tunnel_to_port_80_sends_plaintext_requests_signed_over_tls() {
 }
 
 #[test]
+fn unencoded_characters_of_a_url_are_percent_encoded_in_upgrade_tunnels_and_the_upgrade_form() {
+    let Some(place) = place() else { return };
+    let (mut inside, mut outside) = (place.inside("up.example"), place.outgate.connect());
+    let (path, encoded) = ("/<>\"{}|^`%7b?q=<>\"{}|^`", "%3C%3E%22%7B%7D%7C%5E%60");
+    let url = format!("http://up.example{path}");
+    for (is_inside, target) in [(true, path), (true, &url), (false, &url)] {
+        let client = if is_inside { &mut inside } else { &mut outside };
+        client.send(request(target, "up.example", ""));
+        assert_eq!(client.answer().status, 200, "{target}");
+        let seen = place.target.seen().pop().unwrap();
+        assert_eq!(seen.line, format!("POST /{encoded}%7b?q={encoded} HTTP/1.1"), "{target}");
+        verify(&seen, SECRET);
+    }
+}
+
+#[test]
 fn upgrade_tunnel_reaches_no_other_host_and_no_other_tunnel() {
     let Some(place) = place() else { return };
     for sent in [

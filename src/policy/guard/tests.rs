@@ -217,6 +217,26 @@ fn names_and_ports() {
 }
 
 #[test]
+fn guard_refuses_the_metadata_host_names_of_clouds() {
+    let guard = guard(&["0.0.0.0/0", "::/0"], &[]);
+    let judge = |host: &str| guard.judge_name(&target(host, 443), &[], false);
+    for host in [
+        "metadata.google.internal",
+        "metadata.goog",
+        "metadata.packet.net",
+        "metadata.tencentyun.com",
+        "api.metadata.cloud.ibm.com",
+    ] {
+        for host in [host.to_owned(), format!("{}.", host.to_uppercase()), format!("x.{host}")] {
+            assert_eq!(judge(&host), Err(Forbidden::Name), "{host}");
+        }
+    }
+    for host in ["metadata.cloud.ibm.com", "us-south.iaas.cloud.ibm.com", "tencentyun.com", "notmetadata.goog"] {
+        assert_eq!(judge(host), Ok(()), "{host}");
+    }
+}
+
+#[test]
 fn problems_of_allow() {
     let table: &[(&str, &[&str], &[&str])] = &[
         ("10.0.0.0/8", &[], &[]),
