@@ -5,10 +5,12 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
+use socket2::{Domain, Socket, Type};
 use support::pki::{Pki, self_signed};
 use support::receiver::{Reaction, Receiver, answering, ok};
 use support::scene::{SECRET, folder};
@@ -342,6 +344,58 @@ fn an_endpoint_that_gives_no_token_is_told_as_what_it_is() {
         "{metrics}"
     );
     no_word_of_secrets(&outgate);
+}
+
+/// Each delivery that a fetch fails has the fetch's evidence, also one that comes in the pause after it.
+#[test]
+fn a_record_of_a_token_that_was_not_fetched_has_the_endpoint_with_source_and_address() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let denying =
+        Receiver::tls(pki.leaf(&["login.example"]), answering(std::str::from_utf8(&json(401, "{}")).unwrap()));
+    let untrusted = Receiver::tls(self_signed(&["login.example"]), ok());
+    // Bound, so that nobody else can take it, and not listening.
+    let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let closed = held.local_addr().unwrap().as_socket().unwrap().port();
+    let outgate = Outgate::run(secrets(&pki), &config(&[target.port()], &oauth2(target.port(), ""), ""));
+    let url = format!("https://hook.example:{}/in", target.port());
+    let mut count = 0;
+    let mut evidence = |port: u16| {
+        let text = config(&[target.port()], &oauth2(port, ""), "");
+        outgate.reconfigure(&text);
+        let both = [0, 1].map(|_| {
+            assert!(outgate.post(&url, "", "{}").status >= 500);
+            count += 1;
+            let record = outgate.records(count).pop().unwrap();
+            assert!(record["source"].is_null() && record["address"].is_null(), "the target was not reached: {record}");
+            record["token_endpoint"].clone()
+        });
+        assert_eq!(both[0], both[1]);
+        let endpoint = both[0].clone();
+        assert_eq!((&endpoint["credential"], &endpoint["scheme"]), (&"acme".into(), &"https".into()), "{endpoint}");
+        assert_eq!((&endpoint["host"], &endpoint["port"]), (&"login.example".into(), &port.into()), "{endpoint}");
+        assert!(endpoint["source"].as_str().unwrap().starts_with("127.0.7."), "{endpoint}");
+        assert_eq!(endpoint["address"], "127.0.0.1", "{endpoint}");
+        assert!(endpoint["ms"]["connect"].is_number() && endpoint["ms"]["total"].is_number(), "{endpoint}");
+        endpoint
+    };
+    let refused = evidence(closed);
+    assert_eq!(refused["attempts"][0]["outcome"], "refused", "{refused}");
+    assert!(refused["http"].is_null() && refused["status_class"].is_null(), "{refused}");
+    let unproven = evidence(untrusted.port());
+    assert_eq!(unproven["certificate"]["verdict"], "self_signed", "{unproven}");
+    let denied = evidence(denying.port());
+    assert_eq!((&denied["status_class"], &denied["tls"]["verified"]), (&"4xx".into(), &true.into()), "{denied}");
+    assert!(denied["ms"]["response"].is_number() && denied.get("attempts").is_none(), "{denied}");
+    no_word_of_secrets(&outgate);
+}
+
+#[test]
+fn a_delivery_with_a_token_has_no_token_endpoint_in_its_record() {
+    let scene = scene(ok(), granting("300"), "", "");
+    assert_eq!(scene.post("").status, 200);
+    assert!(scene.outgate.records(1)[0].get("token_endpoint").is_none());
 }
 
 #[test]

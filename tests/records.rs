@@ -202,7 +202,17 @@ fn a_record_of_a_delivery_has_no_attempts_and_no_certificate_object() {
     let answer = scene.outgate.post(&scene.good_url(), "", "x");
     assert_eq!(answer.status, 200);
     let record = &scene.outgate.records(1)[0];
-    for absent in ["attempts", "certificate", "limit", "claimed_client", "would_refuse", "details", "detail"] {
+    for absent in [
+        "attempts",
+        "certificate",
+        "limit",
+        "claimed_client",
+        "would_refuse",
+        "details",
+        "detail",
+        "retryable",
+        "token_endpoint",
+    ] {
         assert!(record.get(absent).is_none(), "{absent}: {record}");
     }
     assert_eq!((&record["status"], &record["status_class"]), (&json!(200), &json!("2xx")), "{record}");
@@ -370,4 +380,26 @@ fn a_record_has_the_status_class_of_the_targets_response() {
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "response_too_large");
     let record = &scene.outgate.records(1)[0];
     assert_eq!((&record["status"], &record["status_class"]), (&json!(502), &json!("2xx")), "{record}");
+}
+
+#[test]
+fn a_record_of_a_refusal_is_retryable_where_its_response_is() {
+    let (_closed, port) = refusing();
+    let scene = towards(port, "2s");
+    // The row of `response_malformed` says that a retry makes sense; a byte of a response has come.
+    let malformed = scene_with(answering("HTTP/1.1 2000 OK\r\n\r\n"), "");
+    let refused = format!("https://hook.example:{port}/in");
+    for (count, (scene, url, code, retryable)) in [
+        (&malformed, malformed.plain_url(), "response_malformed", false),
+        (&scene, "https://nowhere.example/in".into(), "no_route", false),
+        (&scene, refused, "connect_refused", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = scene.outgate.post(&url, "", "x");
+        assert_eq!((answer.code(), &answer.json()["retryable"]), (code, &json!(retryable)));
+        let record = scene.outgate.records(count.max(1)).pop().unwrap();
+        assert_eq!((&record["code"], &record["retryable"]), (&json!(code), &json!(retryable)), "{record}");
+    }
 }

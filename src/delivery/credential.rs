@@ -3,6 +3,8 @@
 //!
 //! The request for a token leaves by the same doors as the webhook: the route's pool, guard, resolver, trust and timeouts.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Response};
@@ -11,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::passage::{Passage, lost};
-use super::record::{Record, Step};
+use super::record::{Record, Step, TokenEndpointEvidence};
 use super::refusal::{Code, Refusal};
 use super::webhook::Sealed;
 use super::{steps, verdict};
@@ -69,7 +71,7 @@ pub(super) async fn obtain(
         tenant: tenant.filter(|_| route.is_for_tenants).cloned(),
     };
     record.begin(Step::Token);
-    let token = token(live, in_force, route, oauth2, &key).await?;
+    let token = token(live, in_force, route, oauth2, &key).await.map_err(|failed| told(&failed, record))?;
     record.step(Step::Token);
     Ok(Some(Shown { name, value: token.value(), token: Some((key, token)) }))
 }
@@ -80,7 +82,7 @@ async fn token(
     route: &Arc<Route>,
     oauth2: &Arc<OAuth2>,
     key: &Key,
-) -> Result<Token, Refusal> {
+) -> Result<Token, Failed> {
     loop {
         let (found, errand) = live.tokens.find(key);
         if let Some(errand) = errand {
@@ -90,29 +92,47 @@ async fn token(
         }
         match found {
             Found::Token(token) => return Ok(token),
-            Found::Failed(failed) => return Err(told(&failed)),
+            Found::Failed(failed) => return Err(failed),
             Found::Coming(coming) => match coming.outcome().await {
-                Some(outcome) => return outcome.map_err(|failed| told(&failed)),
+                Some(outcome) => return outcome,
                 None => tokio::task::yield_now().await, // its errand was dropped: it is ours, or another's
             },
         }
     }
 }
 
-/// What the one who asked was told.
-fn told(failed: &Failed) -> Refusal {
-    let refusal = failed.why.downcast_ref::<Refusal>().cloned();
-    let refusal = refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "no token could be fetched"));
+/// A fetch that failed: the refusal of each delivery that waits for it, and the evidence for their records.
+#[derive(Debug)]
+struct NoToken {
+    refusal: Refusal,
+    evidence: TokenEndpointEvidence,
+}
+
+impl fmt::Display for NoToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.refusal.fmt(f)
+    }
+}
+
+impl Error for NoToken {}
+
+/// What the one who asked was told, in its record, too.
+fn told(failed: &Failed, record: &mut Record) -> Refusal {
+    let Some(NoToken { refusal, evidence }) = failed.why.downcast_ref() else {
+        return Refusal::new(Code::Internal, "no token could be fetched");
+    };
+    record.lacks_token(evidence.clone());
+    let refusal = refusal.clone();
     if refusal.is_retryable() { refusal.retry_after(failed.again_in()) } else { refusal }
 }
 
 async fn run(live: Arc<Live>, in_force: Arc<InForce>, route: Arc<Route>, oauth2: Arc<OAuth2>, errand: Errand) {
     let fetched = fetch(&live, &in_force, &route, &oauth2, errand.tenant()).await;
-    let result = fetched.as_ref().map_or_else(|refusal| refusal.code.name(), |_| "granted");
+    let result = fetched.as_ref().map_or_else(|failed| failed.refusal.code.name(), |_| "granted");
     live.meters.token_request(&oauth2.credential, result);
     match fetched {
         Ok(grant) => errand.granted(grant),
-        Err(refusal) => errand.failed(Arc::new(refusal)),
+        Err(failed) => errand.failed(Arc::new(failed)),
     }
 }
 
@@ -123,10 +143,14 @@ async fn fetch(
     route: &Route,
     oauth2: &OAuth2,
     tenant: Option<&TenantName>,
-) -> Result<Grant, Refusal> {
-    let asked = timeout(route.timeouts.total, ask(live, in_force, route, oauth2, tenant)).await;
+) -> Result<Grant, NoToken> {
+    let mut record = Record::aside(live);
+    let asked = timeout(route.timeouts.total, ask(live, in_force, route, oauth2, tenant, &mut record)).await;
     let late = || Refusal::new(Code::ResponseTimeout, "it was not there within the total timeout");
-    asked.unwrap_or_else(|_| Err(late())).map_err(|refusal| refusal.of_token_endpoint(&oauth2.endpoint))
+    asked.unwrap_or_else(|_| Err(late())).map_err(|refusal| NoToken {
+        refusal: refusal.of_token_endpoint(&oauth2.endpoint),
+        evidence: record.into_endpoint_evidence(oauth2),
+    })
 }
 
 /// The steps of a webhook, for a request of our own.
@@ -136,8 +160,9 @@ async fn ask(
     route: &Route,
     oauth2: &OAuth2,
     tenant: Option<&TenantName>,
+    record: &mut Record,
 ) -> Result<Grant, Refusal> {
-    let (target, record) = (&oauth2.endpoint, &mut Record::aside(live));
+    let target = &oauth2.endpoint;
     // Its port is open because the operator has written it.
     in_force.plan.guard.judge_name(target, &[target.port], false)?;
     let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
@@ -151,6 +176,7 @@ async fn ask(
     let read = timeout_at(deadline, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
     let late = || Refusal::new(Code::ResponseTimeout, "no whole answer within the response timeout");
     let body = read.map_err(|_| late())?.map_err(|fault| broken(fault.as_ref(), route))?.to_bytes();
+    record.step(Step::Response);
     lease.end_exchange();
     OAuth2::judge(status, &body).map_err(Refusal::from)
 }

@@ -4,6 +4,7 @@
 mod connection;
 mod line;
 mod timing;
+mod token_endpoint;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use line::{Line, RefusedBy, WouldRefuse};
 pub(super) use timing::Step;
 use timing::StepTimer;
 pub use timing::milliseconds;
+pub(super) use token_endpoint::TokenEndpointEvidence;
 
 /// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
 /// Bodies, queries, tokens and secrets have no field to stand in.
@@ -60,6 +62,8 @@ pub(super) struct Record {
     signatures: Vec<KeyId>,
     would_refuse: Vec<WouldRefuse>,
     limit: Option<RefusedBy>,
+    /// Where its credential's token could not be fetched.
+    token_endpoint: Option<Box<TokenEndpointEvidence>>,
     status_class: Option<&'static str>,
     outcome: Outcome,
     sent: Sent,
@@ -75,6 +79,7 @@ enum Outcome {
         status: u16,
         code: Code,
         blame: Blame,
+        retryable: bool,
         details: Option<&'static str>,
         detail: String,
         cause: Option<String>,
@@ -125,6 +130,7 @@ impl Record {
             signatures: Vec::new(),
             would_refuse: Vec::new(),
             limit: None,
+            token_endpoint: None,
             status_class: None,
             outcome: Outcome::Open,
             sent: Sent::Whole(0),
@@ -263,6 +269,7 @@ impl Record {
             status,
             code: refusal.code,
             blame: refusal.effective_blame(),
+            retryable: refusal.is_retryable(),
             details: refusal.word(),
             detail: refusal.detail().to_owned(),
             cause: refusal.why().map(str::to_owned),
@@ -291,10 +298,12 @@ impl Drop for Record {
             Outcome::Answered { status, .. } => (Some(*status), "client_gone", "client"),
             Outcome::Refused { status, code, blame, .. } => (Some(*status), code.name(), blame.as_str()),
         };
-        let (details, detail, cause) = match &self.outcome {
-            Outcome::Refused { details, detail, cause, .. } => (*details, Some(detail.as_str()), cause.as_deref()),
-            Outcome::Answered { cause, .. } => (None, None, cause.as_deref()),
-            Outcome::Open => (None, None, None),
+        let (retryable, details, detail, cause) = match &self.outcome {
+            Outcome::Refused { retryable, details, detail, cause, .. } => {
+                (Some(*retryable), *details, Some(detail.as_str()), cause.as_deref())
+            }
+            Outcome::Answered { cause, .. } => (None, None, None, cause.as_deref()),
+            Outcome::Open => (None, None, None, None),
         };
         let route = self.route.as_ref().map(RouteName::as_str);
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
@@ -340,9 +349,11 @@ impl Drop for Record {
             status_class: self.status_class,
             code,
             blame,
+            retryable,
             details,
             detail,
             cause,
+            token_endpoint: self.token_endpoint.as_deref(),
             limit: self.limit.as_ref(),
             would_take: self.would_take.as_ref().map(RouteName::as_str),
             would_refuse: &self.would_refuse,

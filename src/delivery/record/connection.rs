@@ -16,7 +16,7 @@ use crate::policy::egress::Hop;
 const ATTEMPTS_MAX: usize = 16;
 
 /// One attempt to connect.
-#[derive(Serialize)]
+#[derive(Serialize, Clone, Debug)]
 pub(super) struct AttemptEvidence {
     source: IpAddr,
     address: IpAddr,
@@ -26,7 +26,7 @@ pub(super) struct AttemptEvidence {
 }
 
 /// The certificate of a target, in a handshake that failed.
-#[derive(Serialize)]
+#[derive(Serialize, Clone, Debug)]
 pub(super) struct FailedCertificate {
     #[serde(flatten)]
     certificate: Box<CertificateSummary>,
@@ -34,7 +34,7 @@ pub(super) struct FailedCertificate {
     verdict: &'static str,
 }
 
-#[derive(Serialize, Clone)]
+#[derive(Serialize, Clone, Debug)]
 pub(super) struct TlsEvidence {
     version: &'static str,
     suite: &'static str,

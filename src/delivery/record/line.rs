@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
 use super::timing::Milliseconds;
+use super::token_endpoint::TokenEndpointEvidence;
 
 /// By what only reports, a limit for example.
 #[derive(Serialize)]
@@ -67,6 +68,9 @@ pub(super) struct Line<'a> {
     pub(super) status_class: Option<&'static str>,
     pub(super) code: &'static str,
     pub(super) blame: &'static str,
+    /// As in the response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retryable: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) details: Option<&'static str>,
     /// As in the response.
@@ -74,6 +78,8 @@ pub(super) struct Line<'a> {
     pub(super) detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_endpoint: Option<&'a TokenEndpointEvidence>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) limit: Option<&'a RefusedBy>,
     #[serde(skip_serializing_if = "Option::is_none")]

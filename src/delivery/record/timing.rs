@@ -19,7 +19,7 @@ pub(in super::super) enum Step {
 }
 
 /// Milliseconds by step; `None`: the delivery did not come to it, or not in this way.
-#[derive(Serialize, Default)]
+#[derive(Serialize, Default, Clone, Debug)]
 pub(super) struct Milliseconds {
     #[serde(skip_serializing_if = "Option::is_none")]
     admit: Option<f64>,
@@ -100,6 +100,12 @@ impl StepTimer {
         let took = self.started.elapsed();
         self.took.total = milliseconds(took);
         took
+    }
+
+    /// Ends the timing, and gives its times away.
+    pub(super) fn take(&mut self) -> Milliseconds {
+        self.finish();
+        std::mem::take(&mut self.took)
     }
 
     pub(super) fn milliseconds(&self) -> &Milliseconds {
