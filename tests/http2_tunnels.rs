@@ -252,8 +252,15 @@ fn what_breaks_off_on_one_side_breaks_off_on_the_other() {
     assert_eq!(played.outgate.records(3).len(), 3);
 }
 
-#[test]
-fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
+struct Inspecting {
+    inspector: Pki,
+    target: Receiver,
+    outgate: Outgate,
+    authority: String,
+}
+
+/// Outgate with a route that inspects tunnels, and its target.
+fn inspecting() -> Inspecting {
     let (pki, inspector) = (Pki::new(), Pki::new());
     let target = Receiver::tls(pki.leaf(&["inspect.example"]), ok());
     let folder = folder(&pki);
@@ -267,6 +274,12 @@ fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
     let ca = "[server]\nca = { certificate = \"{dir}/inspector.pem\", key = \"{dir}/inspector.key\" }";
     let outgate = Outgate::run(folder, &config(port, &route).replace("[server]", ca));
     let authority = format!("inspect.example:{port}");
+    Inspecting { inspector, target, outgate, authority }
+}
+
+#[test]
+fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
+    let Inspecting { inspector, target, outgate, authority } = inspecting();
     run(async {
         let sender = connect(&outgate).await;
         let (response, outgoing) = ask(&sender, a_connect(&authority)).await;
@@ -298,4 +311,24 @@ fn tunnel_over_http2_with_a_client_hello_for_another_host_ends_with_a_tls_alert(
             assert!(data.unwrap().is_empty());
         }
     });
+}
+
+#[test]
+fn plain_http_inside_a_tunnel_over_http2_gets_a_readable_400() {
+    let (place, inspecting) = (place(), inspecting());
+    for (outgate, authority) in [(&place.outgate, &place.authority()), (&inspecting.outgate, &inspecting.authority)] {
+        run(async {
+            let sender = connect(outgate).await;
+            let (response, mut outgoing) = ask(&sender, a_connect(authority)).await;
+            assert_eq!(code(&response), (200, ""));
+            outgoing.send_data(post(authority, "/in").into(), true).unwrap();
+            // Up to END_STREAM, without a reset that could overtake the answer.
+            let answer = bytes(&mut response.into_body(), usize::MAX).await;
+            let answer = String::from_utf8(answer).unwrap();
+            let start = "HTTP/1.1 400 Bad Request (request_malformed: plaintext)\r\n";
+            assert!(answer.starts_with(start) && answer.contains("this tunnel is for TLS"), "{answer}");
+            let record = &tokio::task::block_in_place(|| outgate.records(1))[0];
+            assert_eq!((&record["method"], &record["details"]), (&"CONNECT".into(), &"plaintext".into()), "{record}");
+        });
+    }
 }

@@ -12,7 +12,7 @@ use support::pki::{Pki, self_signed};
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
 use support::signature::verify;
-use support::tunnel::{hello, trusting};
+use support::tunnel::{PLAIN_REQUESTS, hello, is_recorded_as_plaintext, is_refused_for_plaintext, trusting};
 use support::{Client, Outgate, post, required};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -336,8 +336,7 @@ fn inspected_tunnel_for_another_host_ends_with_a_tls_alert() {
     for (count, (host, first, end)) in [
         ("inspect.example", hello("other.example"), unrecognized_name),
         ("127.0.0.1", hello("inspect.example"), unrecognized_name),
-        ("inspect.example", b"POST /in HTTP/1.1\r\nHost: inspect.example\r\n\r\n".to_vec(), b""),
-        ("inspect.example", b"SSH-2.0-client\r\n".to_vec(), b""),
+        ("inspect.example", b"\x80\x2e\x01".to_vec(), b""),
     ]
     .into_iter()
     .enumerate()
@@ -351,6 +350,44 @@ fn inspected_tunnel_for_another_host_ends_with_a_tls_alert() {
         assert_eq!(record["code"], "tunnel_forbidden", "{host} {first:?}: {record}");
     }
     assert_eq!(place.target.connections(), 0);
+}
+
+#[test]
+fn plain_http_inside_an_inspected_tunnel_gets_a_readable_400() {
+    let place = place();
+    for (count, request) in PLAIN_REQUESTS.into_iter().enumerate() {
+        let (mut client, connected) = place.outgate.tunnel(&place.authority("inspect.example"), CREDENTIALS);
+        client.send(request);
+        let answer = client.answer();
+        is_refused_for_plaintext(&answer);
+        client.hang_up_writing();
+        assert!(client.is_closed(), "{request:?}");
+        let record = place.outgate.records(count + 1)[count].clone();
+        is_recorded_as_plaintext(&record, &connected);
+        assert_eq!(answer.field("outgate-request-id"), connected.field("outgate-request-id"));
+        assert!(record["bytes_sent"].as_u64() > Some(0) && record["bytes_received"].as_u64() > Some(100), "{record}");
+    }
+    assert_eq!(place.target.connections(), 0);
+    let mut inside = place.inside("inspect.example");
+    inside.send(place.post("inspect.example", "/in", ""));
+    assert_eq!(inside.answer().status, 200);
+}
+
+#[test]
+fn curl_shows_the_400_of_plain_http_inside_an_inspected_tunnel() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        assert!(!required(), "missing: curl");
+        return;
+    }
+    let place = place();
+    let done = Command::new("curl")
+        .args(["-sS", "--max-time", "20", "--proxytunnel", "-d", "{}", "-w", "%{http_code}", "-x"])
+        .arg(format!("http://billing:t0ken@{}", place.outgate.proxy))
+        .arg(format!("http://{}/in", place.authority("inspect.example")))
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(shown.ends_with("400") && shown.contains("this tunnel is for TLS"), "{shown} {done:?}");
 }
 
 #[test]

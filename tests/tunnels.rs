@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 use support::pki::{Identity, Pki, self_signed};
 use support::scene::folder;
-use support::tunnel::{connect, hello, trusting};
+use support::tunnel::{PLAIN_REQUESTS, connect, hello, is_recorded_as_plaintext, is_refused_for_plaintext, trusting};
 use support::tunnel_scene::{Place, config, place, place_with, played, read};
 use support::{Outgate, post};
 
@@ -323,12 +323,11 @@ fn tunnel_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
     alert[0] = 21;
     let by_address = format!("127.0.0.1:{}", place.port());
     let own_name = place.authority();
-    let cases: [(&str, &[u8], &[u8]); 8] = [
+    let cases: [(&str, &[u8], &[u8]); 7] = [
         (&own_name, &other, UNRECOGNIZED_NAME),
         (&own_name, &hello("sub.tunnel.example"), UNRECOGNIZED_NAME),
         (&own_name, &nameless, ACCESS_DENIED),
-        (&own_name, b"GET / HTTP/1.1\r\nHost: tunnel.example\r\n\r\n", b""),
-        (&own_name, b"SSH-2.0-client\r\n", b""),
+        (&own_name, b"\x80\x2e\x01", b""),
         (&own_name, &alert, b""),
         (&own_name, b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", ACCESS_DENIED),
         (&by_address, &own, UNRECOGNIZED_NAME),
@@ -346,6 +345,26 @@ fn tunnel_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
     let mut client = place.outgate.open_tunnel(&by_address);
     client.send(&nameless);
     assert_eq!(client.read_some()[0], 22, "the target's handshake");
+}
+
+#[test]
+fn plain_http_inside_a_tunnel_for_tls_gets_a_readable_400() {
+    let place = place();
+    for (count, request) in PLAIN_REQUESTS.into_iter().enumerate() {
+        let before = place.tap.carried().len();
+        let (mut client, connected) = place.outgate.tunnel(&place.authority(), "");
+        let index = place.tap.until_silent(before);
+        client.send(request);
+        let answer = client.answer();
+        is_refused_for_plaintext(&answer);
+        client.hang_up_writing();
+        assert!(client.is_closed(), "{request:?}");
+        let record = place.record(count + 1);
+        is_recorded_as_plaintext(&record, &connected);
+        assert_eq!(answer.field("outgate-request-id"), connected.field("outgate-request-id"));
+        assert_eq!(answer.field("outgate-egress"), record["source"].as_str().unwrap());
+        assert!(place.tap.carried()[index].sent.is_empty(), "{request:?}");
+    }
 }
 
 /// A TLS library reports the alert by its name.

@@ -115,8 +115,13 @@ pub(super) fn options(mut record: Box<Record>, pseudonym: &str) -> Response<Outb
 /// A refusal as the client gets it.
 pub(super) fn refuse(refusal: Refusal, mut record: Box<Record>, pseudonym: &str) -> Response<Outbound> {
     record.refused(&refusal);
+    self::refusal(refusal, &record, pseudonym)
+}
+
+/// The response of a refusal that is recorded already.
+pub(super) fn refusal(refusal: Refusal, record: &Record, pseudonym: &str) -> Response<Outbound> {
     let mut response = refusal.respond(pseudonym, record.request_id());
-    mark_own(response.headers_mut(), &record, pseudonym);
+    mark_own(response.headers_mut(), record, pseudonym);
     response.map(|body| Outbound::Whole(Some(body)))
 }
 

@@ -55,6 +55,8 @@ pub struct Tunnel {
     hop: Hop,
     /// Whom the client must mean, where the tunnel is for TLS.
     host: Option<Host>,
+    /// When the client's ClientHello must be there.
+    hello_deadline: Instant,
     route: Arc<Route>,
     until: Instant,
     record: Box<Record>,
@@ -109,8 +111,9 @@ pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
     let _counted = live.meters.tunnel();
     match opened {
         Opened::Tunnel(Opening { socket, hop, host }, permit, place) => {
-            let live = Arc::clone(live);
-            let tunnel = Tunnel { live, socket, hop, host, route, until, record, permit, place, _counted };
+            let (live, hello_deadline) = (Arc::clone(live), Instant::now() + route.timeouts.tls);
+            let tunnel =
+                Tunnel { live, socket, hop, host, hello_deadline, route, until, record, permit, place, _counted };
             Connected::Tunnel(Box::new(tunnel))
         }
         Opened::Inspect(inside) => {
@@ -204,15 +207,40 @@ fn established(record: &Record, pseudonym: &str) -> Response<Outbound> {
     response
 }
 
+/// The answer to a request in plain HTTP inside of a tunnel for TLS. It has the request id of the CONNECT, whose record
+/// says the same.
+fn refuse_plaintext(record: &mut Record, pseudonym: &str) -> Response<Outbound> {
+    let detail = "this tunnel is for TLS, and the request inside came in plaintext: use an https:// URL";
+    let refusal = Refusal::malformed(detail).details("plaintext");
+    record.cut(&refusal);
+    response::refusal(refusal, record, pseudonym)
+}
+
 impl Tunnel {
     pub fn answer(&self, live: &Live) -> Response<Outbound> {
         established(&self.record, &live.in_force().plan.name)
     }
 
+    /// Returns when the client must have begun with TLS; `None` where the tunnel takes any bytes.
+    pub fn hello_deadline(&self) -> Option<Instant> {
+        self.host.as_ref().map(|_| self.hello_deadline)
+    }
+
+    /// The answer to a request in plain HTTP inside, where the tunnel is for TLS.
+    pub fn refuse_plaintext(&mut self, live: &Live) -> Response<Outbound> {
+        refuse_plaintext(&mut self.record, &live.in_force().plan.name)
+    }
+
+    /// Nothing of it was carried.
+    pub fn cut(mut self: Box<Self>, why: HelloFault) {
+        self.record.cut(&why.into());
+    }
+
     /// Passes on the ClientHello, if it means the host that the target has proven to be.
     async fn greet(&mut self, client: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Refusal> {
         let Some(host) = &self.host else { return Ok(()) };
-        let hello = match client_hello::read(client, host, Sni::Required, self.route.timeouts.tls).await {
+        let within = self.hello_deadline.saturating_duration_since(Instant::now());
+        let hello = match client_hello::read(client, host, Sni::Required, within).await {
             Ok(hello) => hello,
             Err(fault) => {
                 client_hello::refuse(client, &fault).await;
@@ -260,6 +288,11 @@ impl Inspection {
     /// What the client is shown.
     pub fn minted(&self, now: Timestamp) -> Result<Arc<ServerConfig>, MintFault> {
         self.in_force.minted(&self.inside.target.host, now)
+    }
+
+    /// The answer to a request in plain HTTP inside, where the tunnel is for TLS.
+    pub fn refuse_plaintext(&mut self) -> Response<Outbound> {
+        refuse_plaintext(&mut self.record, &self.in_force.plan.name)
     }
 
     /// Nothing of it was served.

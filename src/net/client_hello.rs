@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::host;
 use crate::names::Host;
+use crate::net::tls::accept::AcceptFault;
 
 /// What a ClientHello may take, in bytes. Post-quantum key shares make it a few thousand.
 const HELLO_MAX: usize = 32 * 1024;
@@ -43,6 +44,16 @@ pub enum HelloFault {
     OtherHost(Option<String>),
     Timeout,
     Gone,
+}
+
+/// Of a connection on which no first byte came.
+impl From<AcceptFault> for HelloFault {
+    fn from(fault: AcceptFault) -> Self {
+        match fault {
+            AcceptFault::Timeout => HelloFault::Timeout,
+            AcceptFault::Failed(_) => HelloFault::Gone,
+        }
+    }
 }
 
 impl HelloFault {

@@ -3,17 +3,16 @@
 
 use std::error::Error;
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 
 use bytes::BytesMut;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::connections::{Evictable, Open, TooMany};
 use super::proxy_protocol::{self, Fault, Origin};
 use super::rarely::Kind;
-use super::stream::{Replayed, Stream, poll_read};
+use super::stream::{Replayed, Stream, speaks_http};
 use crate::live::{InForce, Live};
 use crate::net::listen;
 use crate::net::tls::accept::{self, AcceptFault};
@@ -126,20 +125,6 @@ pub(super) async fn enter(
     let transport = if certificate.is_some() { Transport::Tls } else { Transport::LacksTls };
     let caller = Caller { certificate: certificate.unwrap_or_default(), ..caller };
     Ok(Entered { stream, caller, evictable, transport })
-}
-
-/// Whether the first byte is that of a request in plain HTTP: a method begins with a letter, a handshake does not. With
-/// the stream from its first byte on.
-async fn speaks_http(
-    mut stream: Box<dyn Stream>,
-    deadline: Instant,
-) -> Result<(bool, Replayed<Box<dyn Stream>>), AcceptFault> {
-    let mut first = BytesMut::new();
-    let read = timeout_at(deadline, poll_fn(|cx| poll_read(&mut stream, &mut first, cx))).await;
-    match read.map_err(|_| AcceptFault::Timeout)?.map_err(AcceptFault::Failed)? {
-        0 => Err(AcceptFault::Failed(io::ErrorKind::UnexpectedEof.into())),
-        _ => Ok((first[0].is_ascii_alphabetic(), Replayed::new(first, stream))),
-    }
 }
 
 /// Takes a step that the peer can draw out.

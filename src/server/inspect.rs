@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::warn;
 
-use super::stream::{Metered, Replayed, Stream};
+use super::stream::{Metered, Replayed, Stream, speaks_http};
 use crate::delivery::tunnel::{InsideFault, Inspection};
 use crate::live::Live;
 use crate::names::Scheme;
@@ -23,28 +23,50 @@ use crate::policy::identify::Caller;
 pub(super) type Inside =
     fn(Arc<Live>, Box<dyn Stream>, Box<Inspection>, Arc<Caller>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Gives what is inside; `None` where the client means another host, or does not believe what it is shown.
-pub(super) async fn accept(outside: Box<dyn Stream>, inspection: &mut Inspection) -> Option<Box<dyn Stream>> {
+/// What a client does inside of a tunnel that is inspected.
+pub(super) enum Accepted {
+    /// It speaks HTTP, through TLS where the tunnel is for TLS.
+    Inside(Box<dyn Stream>),
+    /// It sends plain HTTP where the tunnel is for TLS.
+    LacksTls(Box<dyn Stream>),
+    /// It means another host, or does not believe what it is shown: the tunnel is cut.
+    Cut,
+}
+
+pub(super) async fn accept(outside: Box<dyn Stream>, inspection: &mut Inspection) -> Accepted {
     let stream = Metered { stream: outside, passed: Arc::clone(&inspection.passed) };
     if inspection.inside.target.scheme == Scheme::Http {
-        return Some(Box::new(stream)); // port 80 of a route that allows plaintext, or upgrades it
+        return Accepted::Inside(Box::new(stream)); // port 80 of a route that allows plaintext, or upgrades it
     }
-    match handshake(stream, inspection).await {
-        Ok(stream) => Some(Box::new(stream)),
+    let deadline = Instant::now() + inspection.tls_timeout();
+    let stream = match speaks_http(stream, deadline).await {
+        Ok((false, stream)) => stream,
+        Ok((true, stream)) => return Accepted::LacksTls(Box::new(stream)),
+        Err(fault) => {
+            inspection.cut(InsideFault::Hello(fault.into()));
+            return Accepted::Cut;
+        }
+    };
+    match handshake(stream, deadline, inspection).await {
+        Ok(stream) => Accepted::Inside(Box::new(stream)),
         Err(fault) => {
             if let InsideFault::Mint(fault) = &fault {
                 warn!("no certificate for {} could be minted: {fault}", inspection.inside.target.host);
             }
             inspection.cut(fault);
-            None
+            Accepted::Cut
         }
     }
 }
 
-/// Accepts TLS in the target's place, within the tls timeout.
-async fn handshake<S: Stream>(mut stream: S, inspection: &Inspection) -> Result<TlsStream<Replayed<S>>, InsideFault> {
-    let (host, within) = (&inspection.inside.target.host, inspection.tls_timeout());
-    let deadline = Instant::now() + within;
+/// Accepts TLS in the target's place.
+async fn handshake<S: Stream>(
+    mut stream: S,
+    deadline: Instant,
+    inspection: &Inspection,
+) -> Result<TlsStream<Replayed<S>>, InsideFault> {
+    let host = &inspection.inside.target.host;
+    let within = deadline.saturating_duration_since(Instant::now());
     let hello = match client_hello::read(&mut stream, host, Sni::Optional, within).await {
         Ok(hello) => hello,
         Err(fault) => {

@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout_at};
 use super::connections::Evictable;
 use super::door::Way;
 use super::entrance::Transport;
+use super::inspect::{self, Accepted};
 use super::stay::Stay;
 use super::stream::{Replayed, Stream, poll_read};
-use super::{http1, http2, inspect};
+use super::{http1, http2};
 use crate::delivery::{self, tunnel::Inspection};
 use crate::live::Live;
 use crate::policy::identify::Caller;
@@ -61,13 +62,22 @@ fn inside(
     caller: Arc<Caller>,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        let Some(stream) = inspect::accept(outside, &mut inspection).await else { return };
+        let accepted = inspect::accept(outside, &mut inspection).await;
         let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
         // Inside of a tunnel there is no other.
         let caller = Arc::new(caller);
         let stay = Stay::new(&live, &caller, Some(inspection.until), None);
-        serve_one(&live, stream, Transport::Tls, &caller, stay).await;
-        inspection.end();
+        match accepted {
+            Accepted::Inside(stream) => {
+                serve_one(&live, stream, Transport::Tls, &caller, stay).await;
+                inspection.end();
+            }
+            Accepted::LacksTls(stream) => {
+                let response = inspection.refuse_plaintext();
+                http1::refuse(&live, stream, response, &stay).await;
+            }
+            Accepted::Cut => {}
+        }
     })
 }
 

@@ -2,6 +2,7 @@
 //! What is there to read, and how does it end?
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,10 +11,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use crate::delivery::tunnel::Passed;
 use crate::net::listen;
+use crate::net::tls::accept::AcceptFault;
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Whether to drop it resets the connection, so that nobody takes its end for the end of an answer.
@@ -114,6 +117,20 @@ pub(super) fn poll_read(
         buffer.reserve(ROOM);
     }
     pin!(stream.read_buf(buffer)).poll(cx)
+}
+
+/// Returns whether the first byte is that of a request in plain HTTP (a method begins with a letter, a TLS handshake does
+/// not), and the stream from its first byte on.
+pub(super) async fn speaks_http<S: Stream>(
+    mut stream: S,
+    deadline: Instant,
+) -> Result<(bool, Replayed<S>), AcceptFault> {
+    let mut first = BytesMut::new();
+    let read = timeout_at(deadline, poll_fn(|cx| poll_read(&mut stream, &mut first, cx))).await;
+    match read.map_err(|_| AcceptFault::Timeout)?.map_err(AcceptFault::Failed)? {
+        0 => Err(AcceptFault::Failed(io::ErrorKind::UnexpectedEof.into())),
+        _ => Ok((first[0].is_ascii_alphabetic(), Replayed::new(first, stream))),
+    }
 }
 
 /// Reads up to `most` bytes and drops them; gives their number, 0 at the end of the stream.

@@ -40,6 +40,34 @@ pub fn connect(authority: &str, fields: &str) -> String {
     format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n")
 }
 
+/// What clients send in a tunnel for TLS who do not mean TLS.
+pub const PLAIN_REQUESTS: [&str; 5] = [
+    "POST /in HTTP/1.1\r\nHost: inspect.example\r\nContent-Length: 2\r\n\r\n{}",
+    // The client still writes its body, or its head, prefers HTTP/2, or wants another proxy behind this one.
+    "POST /in HTTP/1.1\r\nHost: inspect.example\r\nContent-Length: 100\r\n\r\nhalf",
+    "P",
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    "CONNECT other.example:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n",
+];
+
+pub fn is_refused_for_plaintext(answer: &Answer) {
+    assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{answer:?}");
+    assert_eq!(answer.reason, "Bad Request (request_malformed: plaintext)");
+    assert_eq!((answer.field("connection"), answer.field("content-type")), ("close", "application/problem+json"));
+    let problem = answer.json();
+    assert_eq!((&problem["details"], &problem["blame"]), (&"plaintext".into(), &"client".into()), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().starts_with("this tunnel is for TLS"), "{problem}");
+}
+
+/// `connected`: the answer to the CONNECT.
+pub fn is_recorded_as_plaintext(record: &serde_json::Value, connected: &Answer) {
+    assert_eq!(connected.status, 200);
+    assert_eq!(record["request_id"], connected.field("outgate-request-id"), "{record}");
+    assert_eq!((&record["method"], &record["status"]), (&"CONNECT".into(), &200.into()), "{record}");
+    assert_eq!((&record["code"], &record["details"]), (&"request_malformed".into(), &"plaintext".into()), "{record}");
+    assert!(record["detail"].as_str().unwrap().starts_with("this tunnel is for TLS"), "{record}");
+}
+
 impl Outgate {
     /// Asks for a tunnel, and gives what is left of the connection with the answer.
     pub fn tunnel(&self, authority: &str, fields: &str) -> (Client, Answer) {

@@ -3,6 +3,7 @@
 
 mod answer;
 mod body;
+mod carry;
 mod connect;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -27,6 +28,7 @@ use crate::server::malformed::{Malformed, Unread};
 use crate::server::stay::Stay;
 use crate::server::stream::Stream;
 use answer::Answer;
+pub(super) use carry::carry;
 use head::Head;
 use line::{Line, NoHead};
 
@@ -65,7 +67,7 @@ pub(super) async fn serve(
             }
             Next::Abandon => return None,
             Next::Carry(tunnel) => {
-                Box::pin(tunnel.carry(line.take())).await;
+                Box::pin(carry(live, Box::new(line.take()), tunnel, caller)).await;
                 return None;
             }
             Next::Inspect(inspection) => return Some((Box::new(line.take()), inspection)),

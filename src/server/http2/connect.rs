@@ -19,6 +19,7 @@ use crate::delivery::{Arrival, Outbound};
 use crate::live::Live;
 use crate::policy::identify::Caller;
 use crate::server::hang_up::unless;
+use crate::server::http1;
 use crate::server::inspect::Inside;
 use crate::server::stream::Stream;
 
@@ -50,7 +51,7 @@ pub(super) async fn serve(
         Connected::Refused(response) => return Some((response, incoming)),
         Connected::Tunnel(tunnel) => {
             if let Ok(outgoing) = reply.open(tunnel.answer(live)) {
-                tunnel.carry(Pipe::new(incoming, outgoing)).await;
+                http1::carry(live, Box::new(Pipe::new(incoming, outgoing)), tunnel, caller).await;
             }
         }
         Connected::Inspect(inspection) => {
