@@ -20,7 +20,7 @@ pub(super) static OUTGATE_TARGET: HeaderName = HeaderName::from_static("outgate-
 pub(super) static OUTGATE_TLS: HeaderName = HeaderName::from_static("outgate-tls");
 pub(super) static OUTGATE_TENANT: HeaderName = HeaderName::from_static("outgate-tenant");
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ask {
     scheme: Scheme,
     pub(super) host: Host,
@@ -35,6 +35,9 @@ pub(super) struct Ask {
 impl Ask {
     /// Records the host and the path as soon as they are read, whatever is wrong with the rest.
     pub(super) fn read(arrival: &Arrival, record: &mut Record) -> Result<Ask, Refusal> {
+        if arrival.method == Method::CONNECT {
+            return Self::connect(arrival, record);
+        }
         let Arrival { method, fields, caller, .. } = arrival;
         let inside = caller.inside.as_ref();
         let wants_tls = if inside.is_some() { Ok(false) } else { wants_tls(fields) };
@@ -53,7 +56,7 @@ impl Ask {
 
     /// A CONNECT has a host and a port, and nothing else (RFC 9112 §3.2.3); what its `Host` says differs from client to
     /// client.
-    pub(super) fn connect(arrival: &Arrival, record: &mut Record) -> Result<Ask, Refusal> {
+    fn connect(arrival: &Arrival, record: &mut Record) -> Result<Ask, Refusal> {
         let ask = parse_tunnel(&arrival.target);
         ask.iter().for_each(|ask| record.target(&ask.as_written(), None));
         if !arrival.body.is_end_stream() {
@@ -241,21 +244,24 @@ fn parse_authority(authority: &str) -> Result<(Host, Option<u16>), Refusal> {
     Ok((host, port))
 }
 
-/// RFC 9110 §7.6.2: `Max-Forwards: 0` on OPTIONS asks us, not the target; otherwise it counts down.
-pub(super) fn asks_us(method: &Method, fields: &mut HeaderMap) -> Result<bool, Refusal> {
+/// Returns how many proxies may still forward an `OPTIONS` request (RFC 9110 §7.6.2). With 0 left it is for outgate itself.
+pub(super) fn max_forwards(method: &Method, fields: &HeaderMap) -> Result<Option<u64>, Refusal> {
     if method != Method::OPTIONS {
-        return Ok(false);
+        return Ok(None);
     }
-    let Some(value) = single(fields, &header::MAX_FORWARDS)? else { return Ok(false) };
+    let Some(value) = single(fields, &header::MAX_FORWARDS)? else { return Ok(None) };
     if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Refusal::malformed("Max-Forwards is not a number"));
     }
     // A number too large for this type is as good as its largest.
-    let left = value.parse().unwrap_or(u64::MAX);
-    if let Some(left) = left.checked_sub(1) {
-        fields.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+    Ok(Some(value.parse().unwrap_or(u64::MAX)))
+}
+
+/// Counts `Max-Forwards` down, as a proxy must that forwards the request.
+pub(super) fn count_forward(method: &Method, fields: &mut HeaderMap) {
+    if let Ok(Some(left)) = max_forwards(method, fields) {
+        fields.insert(header::MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
     }
-    Ok(left == 0)
 }
 
 #[cfg(test)]
@@ -310,18 +316,18 @@ mod tests {
     }
 
     #[test]
-    fn max_forwards_counts_down_to_us() {
+    fn max_forwards_is_read_and_counted_down() {
         let fields =
             |value: &'static str| HeaderMap::from_iter([(header::MAX_FORWARDS, HeaderValue::from_static(value))]);
-        assert!(asks_us(&Method::OPTIONS, &mut fields("0")).unwrap());
+        assert_eq!(max_forwards(&Method::OPTIONS, &fields("0")).unwrap(), Some(0));
         let mut two = fields("2");
-        assert!(!asks_us(&Method::OPTIONS, &mut two).unwrap());
+        count_forward(&Method::OPTIONS, &mut two);
         assert_eq!(two[header::MAX_FORWARDS], "1");
         for wrong in ["x", "", "+5", "-1", "1 2"] {
-            assert!(asks_us(&Method::OPTIONS, &mut fields(wrong)).is_err(), "{wrong}");
+            assert!(max_forwards(&Method::OPTIONS, &fields(wrong)).is_err(), "{wrong}");
         }
-        let mut huge = fields("99999999999999999999999");
-        assert!(!asks_us(&Method::OPTIONS, &mut huge).unwrap());
-        assert!(!asks_us(&Method::POST, &mut fields("0")).unwrap());
+        let huge = fields("99999999999999999999999");
+        assert_eq!(max_forwards(&Method::OPTIONS, &huge).unwrap(), Some(u64::MAX));
+        assert_eq!(max_forwards(&Method::POST, &fields("0")).unwrap(), None);
     }
 }

@@ -11,22 +11,21 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ask::Ask;
+use super::judge::{Judgment, Outcome, Routed, Subject, judge};
 use super::opens::Opens;
 use super::refusal::{Code, Refusal};
 use super::steps::stick;
-use super::{shadow, verdict};
-use crate::config::{CrlPolicy, Per, Plaintext, Proof, Select, Timeouts, TlsVersion, Verify};
+use crate::config::{CrlPolicy, Per, Proof, Select, Timeouts, TlsVersion, Verify};
 use crate::live::Live;
-use crate::names::{ClientName, Host, KeyId, Target, TenantName, counted};
+use crate::names::{ClientName, Host, KeyId, TenantName, counted};
 use crate::policy::Plan;
 use crate::policy::admit::Limit;
 use crate::policy::egress;
 use crate::policy::guard::{ClearedAddresses, Own};
-use crate::policy::identify::Client;
+use crate::policy::identify::{Client, Identified};
 use crate::policy::route::{Route, Split};
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
-use way::Way;
 
 /// Steps with what was decided in each, and the refusal that ended them, if one did.
 pub struct Explained {
@@ -55,17 +54,38 @@ impl Question<'_> {
     fn is_tunnel(&self) -> bool {
         self.method == Method::CONNECT
     }
-
-    fn target(&self, ask: &Ask, route: &Route) -> Result<Target, Refusal> {
-        if self.is_tunnel() { Ok(ask.tunnel_target(route)) } else { ask.target(route) }
-    }
 }
 
 /// No name is resolved: for a target that is a name, and that the configuration gives no address, the guard's verdict on
 /// its addresses stays open.
 pub fn explain(plan: &Plan, question: &Question<'_>, own: &Own) -> Explained {
+    routed(plan, question, own).0
+}
+
+/// The same by the plan in force, with what the proxy knows at this moment.
+pub fn explain_now(live: &Live, question: &Question<'_>) -> Explained {
+    let in_force = live.in_force();
+    let (mut explained, routed) = routed(&in_force.plan, question, &live.sources.own());
+    // A request that is refused before comes to no limit.
+    let Some(routed) = routed else { return explained };
+    let (lines, refusal) = now::lines(live, &in_force.plan, question, &routed);
+    explained.lines.extend(lines);
+    explained.refusal = explained.refusal.or(refusal);
+    explained
+}
+
+/// Returns the explanation, and the decisions if nothing refuses the request before it is admitted.
+fn routed<'p>(plan: &'p Plan, question: &Question<'p>, own: &Own) -> (Explained, Option<Routed<'p>>) {
     let mut lines = Vec::new();
-    let refusal = tell(plan, question, own, &mut lines).err();
+    let judged = judged(plan, question, &mut lines);
+    let (routed, refusal) = match judged {
+        Ok(Some(routed)) => {
+            let refusal = foretell(plan, question, own, &routed, &mut lines).err();
+            (Some(routed), refusal)
+        }
+        Ok(None) => (None, None),
+        Err(refusal) => (None, Some(refusal)),
+    };
     if let Some(refusal) = &refusal {
         let cause = refusal.why().map(|cause| format!(" ({cause})")).unwrap_or_default();
         lines.push((
@@ -73,63 +93,64 @@ pub fn explain(plan: &Plan, question: &Question<'_>, own: &Own) -> Explained {
             format!("{} {}: {}{cause}", refusal.effective_status().as_u16(), refusal.code.name(), refusal.detail()),
         ));
     }
-    Explained { lines, refusal: refusal.map(|refusal| refusal.code) }
+    (Explained { lines, refusal: refusal.map(|refusal| refusal.code) }, routed)
 }
 
-/// The same by the plan in force, with what the proxy knows at this moment.
-pub fn explain_now(live: &Live, question: &Question<'_>) -> Explained {
-    let in_force = live.in_force();
-    let mut explained = explain(&in_force.plan, question, &live.sources.own());
-    let (lines, refusal) = now::lines(live, &in_force.plan, question);
-    explained.lines.extend(lines);
-    explained.refusal = explained.refusal.or(refusal);
-    explained
-}
-
-/// In the order of a delivery, so that the first refusal is the same.
-fn tell(
-    plan: &Plan,
-    question: &Question<'_>,
-    own: &Own,
+/// Adds what was decided before anything is waited for.
+fn judged<'p>(
+    plan: &'p Plan,
+    question: &Question<'p>,
     lines: &mut Vec<(&'static str, String)>,
-) -> Result<(), Refusal> {
-    let &Question { method, url, client, tenant, now } = question;
+) -> Result<Option<Routed<'p>>, Refusal> {
+    let &Question { method, url, client, tenant, .. } = question;
     let ask = Ask::of(method, url, tenant.cloned())?;
-    let known = plan
-        .clients
-        .get(client)
-        .ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not let in"))?;
-    lines.push(("client", client_in_words(known)));
-    verdict::speaks_for(known, tenant)?;
-    lines.extend(tenant.map(|tenant| ("tenant", tenant.to_string())));
-    let shadow = match question.is_tunnel() {
-        true => shadow::taken_by_tunnel(plan, client, &ask),
-        false => shadow::taken(plan, client, &ask),
-    };
-    if let Some((shadow, refused)) = shadow {
+    let mut known = None;
+    let Judgment { decided, outcome } = judge(plan, Subject::question(method, Ok(ask.clone())), |_| {
+        let client = plan.clients.get(client);
+        let client =
+            client.ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not let in"))?;
+        known = Some(client);
+        Ok(Identified { client, proof: None, signed: None }.into())
+    });
+    lines.extend(known.map(|client| ("client", client_in_words(client))));
+    lines.extend(tenant.filter(|_| decided.client.is_some()).map(|tenant| ("tenant", tenant.to_string())));
+    if let Some((shadow, refused)) = decided.shadow {
         let refused = refused.map(|code| format!(", and would refuse it as {}", code.name())).unwrap_or_default();
         lines.push(("shadow", format!("{} would be taken, but only reports{refused}", shadow.name)));
     }
-    let way = Way::of(plan, question, &ask)?;
-    let route = way.route;
-    lines.push(("route", format!("{}: {}", route.name, way.why)));
-    lines.extend(way.split.map(|split| ("split", split_in_words(split, route, tenant, &ask.host))));
-    let target = question.target(&ask, route)?;
-    lines.push(("target", target.to_string()));
-    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
-    match question.is_tunnel() {
-        true => lines.push(("tunnel", tunnel_in_words(ask.opens(route)?))),
-        false => verdict::has_keys(route, tenant)?,
+    if let Some(route) = decided.route {
+        let (written, why) = way::reason(plan, question, &ask, route);
+        lines.push(("route", format!("{}: {why}", route.name)));
+        let split = written.split.as_ref();
+        lines.extend(split.map(|split| ("split", split_in_words(split, route, tenant, &ask.host))));
     }
+    lines.extend(decided.target.map(|target| ("target", target.to_string())));
+    lines.extend(decided.opens.map(|opens| ("tunnel", tunnel_in_words(opens))));
+    match outcome? {
+        Outcome::Routed(routed) => Ok(Some(routed)),
+        Outcome::Options => Ok(None),
+    }
+}
+
+/// Adds what the steps come to that follow, as far as the configuration tells, so that the first refusal is the same.
+fn foretell(
+    plan: &Plan,
+    question: &Question<'_>,
+    own: &Own,
+    routed: &Routed<'_>,
+    lines: &mut Vec<(&'static str, String)>,
+) -> Result<(), Refusal> {
+    let &Question { tenant, now, .. } = question;
+    let Routed { route, target, opens, .. } = routed;
     lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
-    if question.is_tunnel() && ask.opens(route)? != Opens::Tunnel {
+    if opens.is_some_and(|opens| opens != Opens::Tunnel) {
         return Ok(());
     }
     if route.pool.in_force(now).is_empty() {
         return Err(egress::NoHop::Empty.into());
     }
     let addresses = plan.guard.pinned(&target.host);
-    let cleared = addresses.map(|addresses| plan.guard.clear(&target, addresses, own)).transpose()?;
+    let cleared = addresses.map(|addresses| plan.guard.clear(target, addresses, own)).transpose()?;
     let denied = cleared.as_ref().and_then(ClearedAddresses::would_deny);
     lines.extend(denied.map(|denied| ("guard", format!("{denied} would deny it, but only reports"))));
     lines.push(("egress", egress_in_words(route, &target.host, cleared.as_ref(), question)?));

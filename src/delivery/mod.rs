@@ -8,6 +8,7 @@ mod credential;
 mod explain;
 mod fields;
 mod inbound;
+mod judge;
 mod opens;
 mod pacing;
 mod passage;
@@ -33,6 +34,7 @@ use tokio::time::Instant;
 use ask::Ask;
 pub use explain::{Explained, Question, explain, explain_now};
 pub use inbound::{Inbound, InboundFault};
+use judge::{Outcome, Routed, judge_arrival};
 use passage::Passage;
 pub use probe::{Asked, Met, Probed, probe};
 pub use record::milliseconds;
@@ -41,15 +43,14 @@ use refusal::{Code, Refusal};
 pub use response::{BrokeOff, Outbound};
 use webhook::Webhook;
 
-use crate::config::{ClientConnections, Plaintext};
+use crate::config::ClientConnections;
 use crate::live::circuits::{Key, Success};
 use crate::live::gate::Pass;
 use crate::live::limits::Permit;
 use crate::live::reuse::Lease;
 use crate::live::{InForce, Live};
 use crate::names::{ClientName, Target, TenantName};
-use crate::policy::Plan;
-use crate::policy::identify::{Caller, Client, Identified, Pledge};
+use crate::policy::identify::Caller;
 use crate::policy::route::Route;
 
 /// Timers go by milliseconds: a step that the total timeout ends has its say before the delivery as a whole is ended.
@@ -74,22 +75,22 @@ pub type Interim = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 
 /// One webhook, from arrival to answer. Everything it needs to know was decided when it started: a reload does not
 /// touch it.
-pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outbound> {
+pub async fn deliver(live: &Arc<Live>, arrival: Arrival) -> Response<Outbound> {
     let started = Instant::now();
     let in_force = live.in_force();
     let mut record = Box::new(Record::open(live, Some(&arrival.method), &arrival.caller));
     webhook::own_id(&arrival.fields).into_iter().for_each(|id| record.webhook_id(id));
     let pseudonym = &in_force.plan.name;
-    let judged = match judge(live, &in_force.plan, &mut arrival, &mut record) {
-        Ok(Some(judged)) => judged,
-        Ok(None) => return response::options(record, pseudonym),
+    let routed = match judge_arrival(live, &in_force.plan, &arrival, &mut record) {
+        Ok(Outcome::Routed(routed)) => routed,
+        Ok(Outcome::Options) => return response::options(record, pseudonym),
         Err(refusal) => return response::refuse(refusal, record, pseudonym),
     };
-    let deadline = started + judged.route.timeouts.total;
+    let deadline = started + routed.route.timeouts.total;
     let method = arrival.method.clone();
     // Pinned where it is made: the state of a whole delivery is not copied into the timeout.
     let relayed = {
-        let relaying = pin!(relay(live, &in_force, arrival, judged, &mut record));
+        let relaying = pin!(relay(live, &in_force, arrival, routed, &mut record));
         tokio::time::timeout_at(deadline + LAST_WORD, relaying).await
     };
     match relayed {
@@ -100,16 +101,6 @@ pub async fn deliver(live: &Arc<Live>, mut arrival: Arrival) -> Response<Outboun
             response::refuse(refusal, record, pseudonym)
         }
     }
-}
-
-/// What is settled about a webhook by what it says of itself.
-struct Judged<'p> {
-    ask: Ask,
-    client: &'p Client,
-    /// What its client has signed of its body.
-    pledge: Option<Pledge>,
-    route: &'p Arc<Route>,
-    target: Target,
 }
 
 struct Answered {
@@ -126,49 +117,17 @@ struct Held {
     _pass: Pass,
 }
 
-/// The story, as far as nobody is waited for. Each line is a step, named like the room that does it. `None`: we are asked
-/// ourselves, by `OPTIONS` with `Max-Forwards: 0`.
-fn judge<'p>(
-    live: &Live,
-    plan: &'p Plan,
-    arrival: &mut Arrival,
-    record: &mut Record,
-) -> Result<Option<Judged<'p>>, Refusal> {
-    let ask = Ask::read(arrival, record);
-    live.refuse_when_draining(arrival.caller.listen.as_deref())?;
-    let ask = ask?;
-    let Identified { client, signed, .. } = steps::identify(live, plan, arrival, ask.tenant.as_ref(), record)?;
-    if ask::asks_us(&arrival.method, &mut arrival.fields)? {
-        return Ok(None);
-    }
-    shadow::judge(plan, client.name(), &ask, &arrival.body, record);
-    let route = plan.routes.choose(client.name(), ask.tenant.as_ref(), &ask.host, ask.path())?;
-    let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
-    record.route(route);
-    let target = ask.target(route)?;
-    record.target(&target, Some(ask.path()));
-    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
-    verdict::no_loop(&arrival.fields, &plan.name)?;
-    verdict::has_keys(route, ask.tenant.as_ref())?;
-    if !route.signers.is_empty() {
-        let id = webhook::id(&arrival.fields, record.request_id())?;
-        record.webhook_id(&id);
-    }
-    let pledge = signed.and_then(|signed| signed.pledge);
-    Ok(Some(Judged { ask, client, pledge, route, target }))
-}
-
 /// The story from there on.
 async fn relay(
     live: &Arc<Live>,
     in_force: &Arc<InForce>,
     arrival: Arrival,
-    judged: Judged<'_>,
+    routed: Routed<'_>,
     record: &mut Record,
 ) -> Result<Answered, Refusal> {
-    let Judged { ask, client, pledge, route, target } = judged;
+    let Routed { ask, client, pledge, route, target, .. } = routed;
     let tenant = ask.tenant.clone();
-    let circuit = Key::of(route, &target, client.name(), tenant.as_ref());
+    let circuit = Key::of(route, &target, client, tenant.as_ref());
     circuit::check(live, in_force, &circuit)?;
     // Limits first: a delivery that waits for its own limit takes no place among those in flight from others.
     let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
@@ -183,7 +142,7 @@ async fn relay(
 
     shown.iter().for_each(|shown| webhook.show(shown.header()));
     let attempt = circuit::begin(live, in_force, circuit)?;
-    let client = (route.client_connections == ClientConnections::Separate).then(|| client.name());
+    let client = (route.client_connections == ClientConnections::Separate).then_some(client);
     let reached = reach(live, in_force, route, (tenant.as_ref(), client), &target, webhook, record).await;
     circuit::learn(live, attempt, Success::Response, &reached);
     let (lease, answer) = reached?;

@@ -11,15 +11,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::ask::Ask;
+use super::judge::{Identity, Judgment, Subject, judge};
 use super::refusal::{Code, Refusal};
-use super::verdict;
-use crate::config::Plaintext;
 use crate::live::{InForce, Live};
 use crate::names::{ClientName, Scheme, Target, TenantName};
 use crate::net::tls::{Offer, Proof, Terms};
 use crate::net::{dial, tls};
 use crate::policy::egress::gap::{Gap, Stretch};
 use crate::policy::egress::{self, Hop, Pool, Survey};
+use crate::policy::identify::Identified;
 use crate::policy::route::Route;
 
 /// Connections under way at once: a target that counts them should not take us for an attack.
@@ -71,7 +71,7 @@ pub struct Shown {
 /// code that deliveries use. Only sessions are not resumed: what a target shows to one address says nothing of another.
 pub async fn probe(live: &Live, asked: &Asked<'_>) -> Result<Probed, Refusal> {
     let in_force = live.in_force();
-    let (target, route) = judge(&in_force, asked)?;
+    let (target, route) = settle(&in_force, asked)?;
     let start = Clock::now();
     let families = route.pool.families(Timestamp::now());
     let answers = in_force.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
@@ -86,15 +86,22 @@ pub async fn probe(live: &Live, asked: &Asked<'_>) -> Result<Probed, Refusal> {
     Ok(Probed { target, route, addresses, resolved, survey, met, gaps })
 }
 
-fn judge(in_force: &InForce, asked: &Asked<'_>) -> Result<(Target, Route), Refusal> {
+fn settle(in_force: &InForce, asked: &Asked<'_>) -> Result<(Target, Route), Refusal> {
     let plan = &in_force.plan;
-    let ask = Ask::of(&Method::POST, asked.url, asked.tenant.cloned())?;
-    // Nothing is sent, so a stranger is nobody to be refused: the route is that of whoever no route names.
-    plan.clients.get(asked.client).map_or(Ok(()), |client| verdict::speaks_for(client, asked.tenant))?;
-    let route = plan.routes.choose(asked.client, asked.tenant, &ask.host, ask.path())?;
-    let mut route = Route::clone(route.ok_or_else(|| verdict::no_route(&ask.host))?);
-    let target = ask.target(&route)?;
-    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
+    let subject = Subject::question(&Method::POST, Ask::of(&Method::POST, asked.url, asked.tenant.cloned()));
+    // Nothing is sent, so an unknown client is not refused: its route is that of the clients that no route names.
+    let Judgment { decided, outcome } = judge(plan, subject, |_| {
+        let client = plan.clients.get(asked.client);
+        let known = client.map(|client| Identified { client, proof: None, signed: None });
+        Ok(Identity { name: asked.client, known })
+    });
+    let (route, target) = match (outcome, decided.route, decided.target) {
+        // The target is reached without a signing key, too.
+        (_, Some(route), Some(target)) if decided.is_target_allowed => (route, target),
+        (Err(refusal), ..) => return Err(refusal),
+        (Ok(_), ..) => return Err(Refusal::new(Code::Internal, "the request has no target")),
+    };
+    let mut route = Route::clone(route);
     if let Some(pool) = asked.pool {
         route.pool = Arc::clone(pool);
     }

@@ -9,33 +9,15 @@ use jiff::Timestamp;
 
 use super::record::{Record, Step};
 use super::refusal::{Code, Refusal};
-use super::{Arrival, caller, verdict};
-use crate::config::Proof;
+use super::verdict;
 use crate::live::gate::Pass;
 use crate::live::limits::Permit;
 use crate::live::{InForce, Live};
-use crate::names::{Host, LimitName, Target, TenantName};
+use crate::names::{ClientName, Host, LimitName, Target, TenantName};
 use crate::policy::Plan;
 use crate::policy::admit::Who;
 use crate::policy::egress::{self, Hop, NoHop, Pool};
-use crate::policy::identify::{Client, Identified};
 use crate::policy::route::Route;
-
-/// A client that is known, and may send for the tenant.
-pub(super) fn identify<'p>(
-    live: &Live,
-    plan: &'p Plan,
-    arrival: &Arrival,
-    tenant: Option<&TenantName>,
-    record: &mut Record,
-) -> Result<Identified<'p>, Refusal> {
-    record.for_tenant(tenant);
-    let identified = caller::identify(live, plan, arrival, record)?;
-    let proof = identified.proof.map_or(arrival.caller.unproven(), Proof::as_str);
-    record.client(identified.client.name(), proof);
-    verdict::speaks_for(identified.client, tenant)?;
-    Ok(identified)
-}
 
 /// One of those in flight, wherever they go. Comes before all that costs something and after all that refuses strangers,
 /// whose requests would else push others out of the line.
@@ -51,12 +33,12 @@ pub(super) async fn enter(live: &Live, plan: &Plan, record: &mut Record) -> Resu
 pub(super) async fn admit(
     live: &Live,
     route: &Route,
-    client: &Client,
+    client: &ClientName,
     tenant: Option<&TenantName>,
     target: &Target,
     record: &mut Record,
 ) -> Result<Permit, Refusal> {
-    let who = Who { client: client.name(), tenant, route: &route.name, host: &target.host, egress: route.pool.name() };
+    let who = Who { client, tenant, route: &route.name, host: &target.host, egress: route.pool.name() };
     // The parts of the key that the limit of this name counts by.
     let key = |name: &LimitName| {
         let limit = route.limits.iter().find(|limit| limit.name == *name);

@@ -18,14 +18,13 @@ use tokio::time::{Instant, timeout_at};
 
 use connect::Opening;
 
-use super::ask::Ask;
+use super::judge::{Outcome, Routed, judge_arrival};
 use super::opens::Opens;
 use super::pacing::Paced;
 use super::passage::Passage;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
-use super::{Arrival, LAST_WORD, Outbound, circuit, response, shadow, steps, verdict};
-use crate::config::Plaintext;
+use super::{Arrival, LAST_WORD, Outbound, circuit, response, steps, verdict};
 use crate::live::circuits;
 use crate::live::limits::Permit;
 use crate::live::meters::Counted;
@@ -35,9 +34,8 @@ use crate::net::client_hello::{self, HelloFault, Sni};
 use crate::net::connection::Socket;
 use crate::net::pipe::{self, PipeFault};
 use crate::net::tls::mint::MintFault;
-use crate::policy::Plan;
 use crate::policy::egress::Hop;
-use crate::policy::identify::{Identified, Inside};
+use crate::policy::identify::Inside;
 use crate::policy::route::Route;
 
 /// What became of a CONNECT.
@@ -93,14 +91,15 @@ pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
     let started = Instant::now();
     let in_force = live.in_force();
     let mut record = Box::new(Record::open(live, Some(&Method::CONNECT), &arrival.caller));
-    let judged = match judge(live, &in_force.plan, &arrival, &mut record) {
-        Ok(judged) => judged,
+    let routed = match judge_arrival(live, &in_force.plan, &arrival, &mut record) {
+        Ok(Outcome::Routed(routed)) => routed,
+        Ok(Outcome::Options) => return Connected::Refused(response::options(record, &in_force.plan.name)),
         Err(refusal) => return Connected::Refused(response::refuse(refusal, record, &in_force.plan.name)),
     };
     drop(arrival);
-    let deadline = started + judged.route.timeouts.total;
-    let route = Arc::clone(judged.route);
-    let opened = timeout_at(deadline + LAST_WORD, open(live, &in_force, judged, &mut record)).await;
+    let deadline = started + routed.route.timeouts.total;
+    let route = Arc::clone(routed.route);
+    let opened = timeout_at(deadline + LAST_WORD, open(live, &in_force, routed, &mut record)).await;
     let late = || Refusal::new(Code::ConnectTimeout, "the tunnel did not open within the total timeout");
     let opened = match opened.unwrap_or_else(|_| Err(late())) {
         Ok(opened) => opened,
@@ -123,54 +122,27 @@ pub async fn connect(live: &Arc<Live>, arrival: Arrival) -> Connected {
     }
 }
 
-/// What is settled about a tunnel by its CONNECT.
-struct Judged<'p> {
-    known: Identified<'p>,
-    ask: Ask,
-    opens: Opens,
-    route: &'p Arc<Route>,
-    target: Target,
-}
-
 enum Opened {
     Tunnel(Opening, Permit, Place),
     Inspect(Inside),
-}
-
-/// Each line is a step, as for a webhook.
-fn judge<'p>(live: &Live, plan: &'p Plan, arrival: &Arrival, record: &mut Record) -> Result<Judged<'p>, Refusal> {
-    let ask = Ask::connect(arrival, record);
-    live.refuse_when_draining(arrival.caller.listen.as_deref())?;
-    let ask = ask?;
-    let known = steps::identify(live, plan, arrival, ask.tenant.as_ref(), record)?;
-    shadow::judge_tunnel(plan, known.client.name(), &ask, record);
-    let chosen = plan.routes.choose_for_tunnel(known.client.name(), ask.tenant.as_ref(), ask.authority());
-    let (_, route) = chosen.ok_or_else(|| verdict::no_route(&ask.host))?;
-    record.route(route);
-    let target = ask.tunnel_target(route);
-    record.target(&target, None);
-    verdict::no_loop(&arrival.fields, &plan.name)?;
-    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
-    let opens = ask.opens(route)?;
-    Ok(Judged { known, ask, opens, route, target })
 }
 
 /// The story from there on.
 async fn open(
     live: &Arc<Live>,
     in_force: &InForce,
-    judged: Judged<'_>,
+    routed: Routed<'_>,
     record: &mut Record,
 ) -> Result<Opened, Refusal> {
-    let Judged { known, ask, opens, route, target } = judged;
+    let Routed { ask, client, proof, opens, route, target, .. } = routed;
     let tenant = ask.tenant.as_ref();
-    let circuit = circuits::Key::of(route, &target, known.client.name(), tenant);
+    let circuit = circuits::Key::of(route, &target, client, tenant);
     circuit::check(live, in_force, &circuit)?;
-    let permit = steps::admit(live, route, known.client, tenant, &target, record).await?;
-    if opens != Opens::Tunnel {
+    let permit = steps::admit(live, route, client, tenant, &target, record).await?;
+    if opens != Some(Opens::Tunnel) {
         // Its place goes to the deliveries inside, one by one.
-        let (client, proof) = (known.client.name().clone(), known.proof);
-        let target = if opens == Opens::Plaintext { ask.plaintext_target() } else { target };
+        let client = client.clone();
+        let target = if opens == Some(Opens::Plaintext) { ask.plaintext_target() } else { target };
         return Ok(Opened::Inspect(Inside { client, proof, tenant: tenant.cloned(), target }));
     }
     // In flight until it is open: to resolve, dial and verify costs what it costs a webhook.

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, he
 use http_body::Body;
 use jiff::Timestamp;
 
-use super::ask::Ask;
+use super::ask::{self, Ask};
 use super::inbound::{self, Inbound, Progress};
 use super::record::Record;
 use super::refusal::Refusal;
@@ -47,13 +47,18 @@ pub(super) struct Sealed {
 
 /// Returns the id of a webhook that is signed: the client's own, or one that is made of the request's.
 pub(super) fn id(fields: &HeaderMap, request_id: &str) -> Result<String, Refusal> {
+    Ok(given_id(fields)?.map_or_else(|| format!("msg_{request_id}"), str::to_owned))
+}
+
+/// Returns the id that the client gave, if it gave one. The error: it is malformed.
+pub(super) fn given_id(fields: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if fields.get_all(&WEBHOOK_ID).iter().nth(1).is_some() {
         return Err(Refusal::malformed("Webhook-Id stands there more than once"));
     }
     let malformed = || Refusal::malformed("Webhook-Id may have letters, digits and -_~+@, up to 256 of them");
     match fields.contains_key(&WEBHOOK_ID) {
-        false => Ok(format!("msg_{request_id}")),
-        true => own_id(fields).map(str::to_owned).ok_or_else(malformed),
+        false => Ok(None),
+        true => own_id(fields).map(Some).ok_or_else(malformed),
     }
 }
 
@@ -79,6 +84,7 @@ impl Webhook {
         if fields::names_end_to_end(&fields) {
             return Err(Refusal::malformed("Connection names a field that is not the connection's"));
         }
+        ask::count_forward(&method, &mut fields);
         fields::strip(&mut fields);
         identify::take_out_proofs(&mut fields);
         fields.remove(header::EXPECT);

@@ -2,12 +2,11 @@
 //! addresses can be used.
 //! And what would happen right now?
 
-use super::super::ask::Ask;
+use super::super::judge::Routed;
 use super::super::opens::Opens;
 use super::super::refusal::Code;
 use super::super::verdict;
 use super::Question;
-use super::way::Way;
 use crate::live::Live;
 use crate::live::circuits::Key;
 use crate::live::limits::{Fullness, Kind};
@@ -18,16 +17,14 @@ use crate::policy::admit::{Limit, Who};
 use crate::policy::route::Route;
 
 /// Returns what to say, and as what the webhook would be refused now. The order of the lines is not the order of the steps.
-pub(super) fn lines(live: &Live, plan: &Plan, question: &Question<'_>) -> (Vec<(&'static str, String)>, Option<Code>) {
-    let ways = || {
-        let ask = Ask::of(question.method, question.url, question.tenant.cloned()).ok()?;
-        let route = Way::of(plan, question, &ask).ok()?.route;
-        // The CONNECT of a tunnel that ends at outgate contacts no target.
-        let needs_source = !question.is_tunnel() || ask.opens(route).is_ok_and(|opens| opens == Opens::Tunnel);
-        Some((route, question.target(&ask, route).ok()?, needs_source))
-    };
-    // Refused before: there is nothing more to say.
-    let Some((route, target, needs_source)) = ways() else { return (Vec::new(), None) };
+pub(super) fn lines(
+    live: &Live,
+    plan: &Plan,
+    question: &Question<'_>,
+    &Routed { route, ref target, opens, .. }: &Routed<'_>,
+) -> (Vec<(&'static str, String)>, Option<Code>) {
+    // The CONNECT of a tunnel that ends at outgate contacts no target.
+    let needs_source = opens.is_none_or(|opens| opens == Opens::Tunnel);
     let who = Who {
         client: question.client,
         tenant: question.tenant,
@@ -43,7 +40,7 @@ pub(super) fn lines(live: &Live, plan: &Plan, question: &Question<'_>) -> (Vec<(
     };
     let limited = refused(is_full, Kind::Concurrency).or_else(|| refused(is_early, Kind::Rate));
     let (egress, no_egress) = egress(live, route, question, needs_source);
-    let circuit = plan.fuse.and_then(|_| circuit(live, route, &target, question));
+    let circuit = plan.fuse.and_then(|_| circuit(live, route, target, question));
     let open = circuit.as_ref().and_then(|(_, open)| *open);
 
     let mut words: Vec<String> = limits.iter().map(|(limit, now)| in_words(limit, now)).collect();

@@ -1,41 +1,36 @@
-//! The route of a webhook or a tunnel, and the rule that chose it.
-//! Which one wins, and why?
+//! The rule that chose the route of a webhook or a tunnel.
+//! Why did this route win?
 
 use std::sync::Arc;
 
 use super::super::ask::Ask;
 use super::super::opens::Opens;
-use super::super::refusal::Refusal;
-use super::super::verdict;
 use super::Question;
 
 use crate::policy::Plan;
-use crate::policy::route::{Match, Route, Split};
+use crate::policy::route::{Match, Route};
 
-pub(super) struct Way<'p> {
-    /// On its side of the split.
-    pub(super) route: &'p Arc<Route>,
-    pub(super) split: Option<&'p Split>,
-    pub(super) why: String,
-}
-
-impl<'p> Way<'p> {
-    pub(super) fn of(plan: &'p Plan, question: &Question<'_>, ask: &Ask) -> Result<Self, Refusal> {
-        let &Question { client, tenant, .. } = question;
-        // Of a tunnel nobody knows the path: what the candidates are for every path is one reason of two.
-        let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
-        let first = candidates.first().map(|(_, found)| found.route);
-        let (written, route) = match question.is_tunnel() {
-            true => plan.routes.choose_for_tunnel(client, tenant, ask.authority()).unzip(),
-            false => (first, plan.routes.choose(client, tenant, &ask.host, ask.path())?),
-        };
-        let (written, route) = written.zip(route).ok_or_else(|| verdict::no_route(&ask.host))?;
-        let why = match first {
-            Some(first) if Arc::ptr_eq(first, written) => why(&candidates),
-            first => settles(ask, written, first),
-        };
-        Ok(Self { route, split: written.split.as_ref(), why })
-    }
+/// Returns the chosen route as it is written, before its split, and why it was chosen.
+pub(super) fn reason<'p>(
+    plan: &'p Plan,
+    question: &Question<'_>,
+    ask: &Ask,
+    chosen: &'p Arc<Route>,
+) -> (&'p Arc<Route>, String) {
+    let &Question { client, tenant, .. } = question;
+    // The path of what a tunnel carries is unknown: what the candidates are for every path is one reason of two.
+    let candidates = plan.routes.candidates(client, tenant, &ask.host, ask.path());
+    let first = candidates.first().map(|(_, found)| found.route);
+    let written = match question.is_tunnel() {
+        true => plan.routes.choose_for_tunnel(client, tenant, ask.authority()).map(|(written, _)| written),
+        false => first,
+    };
+    let written = written.unwrap_or(chosen);
+    let why = match first {
+        Some(first) if Arc::ptr_eq(first, written) => why(&candidates),
+        first => settles(ask, written, first),
+    };
+    (written, why)
 }
 
 /// Of a tunnel, by some path of all that may be asked for inside.

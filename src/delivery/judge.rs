@@ -1,0 +1,174 @@
+//! The order in which a request is judged: one for webhooks, tunnels, `explain` and `egress probe`. It waits for nothing.
+//! Which client sends the request, by which route, to which target, and which rule refuses it?
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use http_body::Body;
+
+use super::ask::{self, Ask};
+use super::opens::Opens;
+use super::record::Record;
+use super::refusal::{Code, Refusal};
+use super::{Arrival, caller, shadow, verdict, webhook};
+use crate::config::{Plaintext, Proof};
+use crate::live::Live;
+use crate::names::{ClientName, Target, TenantName};
+use crate::policy::Plan;
+use crate::policy::identify::{Identified, Pledge};
+use crate::policy::route::Route;
+
+/// A request to judge, or a question about one.
+pub(super) struct Subject<'a> {
+    pub(super) method: &'a Method,
+    /// An error refuses the request before its client is identified.
+    pub(super) ask: Result<Ask, Refusal>,
+    /// A question has none.
+    pub(super) fields: Option<&'a HeaderMap>,
+    /// Bytes that the body has at least.
+    pub(super) body_min: u64,
+}
+
+impl<'a> Subject<'a> {
+    /// Returns a question about a request that no client has sent.
+    pub(super) fn question(method: &'a Method, ask: Result<Ask, Refusal>) -> Self {
+        Self { method, ask, fields: None, body_min: 0 }
+    }
+}
+
+/// The client that a request comes from.
+pub(super) struct Identity<'p> {
+    pub(super) name: &'p ClientName,
+    /// `None`: the configuration does not know it. Only `egress probe` goes on then, which sends no request.
+    pub(super) known: Option<Identified<'p>>,
+}
+
+impl<'p> From<Identified<'p>> for Identity<'p> {
+    fn from(known: Identified<'p>) -> Self {
+        Self { name: known.client.name(), known: Some(known) }
+    }
+}
+
+/// What was decided, and what it came to.
+pub(super) struct Judgment<'p> {
+    pub(super) decided: Decided<'p>,
+    pub(super) outcome: Result<Outcome<'p>, Refusal>,
+}
+
+/// The decisions in their order. Those behind a refusal are empty.
+#[derive(Default)]
+pub(super) struct Decided<'p> {
+    /// The client may act for the tenant.
+    pub(super) client: Option<&'p ClientName>,
+    /// The route that would be taken if those that only report were in force, and the code by which it would refuse.
+    pub(super) shadow: Option<(&'p Route, Option<Code>)>,
+    /// On its side of a split.
+    pub(super) route: Option<&'p Arc<Route>>,
+    pub(super) target: Option<Target>,
+    /// No rule forbids the target by its name or port.
+    pub(super) is_target_allowed: bool,
+    pub(super) opens: Option<Opens>,
+}
+
+pub(super) enum Outcome<'p> {
+    /// `OPTIONS` with `Max-Forwards: 0` is for outgate itself (RFC 9110 §7.6.2).
+    Options,
+    Routed(Routed<'p>),
+}
+
+/// A request that may go on.
+pub(super) struct Routed<'p> {
+    pub(super) ask: Ask,
+    pub(super) client: &'p ClientName,
+    pub(super) proof: Option<Proof>,
+    /// What the client has signed of the body.
+    pub(super) pledge: Option<Pledge>,
+    pub(super) route: &'p Arc<Route>,
+    pub(super) target: Target,
+    /// `None`: a webhook.
+    pub(super) opens: Option<Opens>,
+}
+
+/// Judges a request. `identify` is told the tenant that the request names.
+pub(super) fn judge<'p>(
+    plan: &'p Plan,
+    subject: Subject<'_>,
+    identify: impl FnOnce(Option<&TenantName>) -> Result<Identity<'p>, Refusal>,
+) -> Judgment<'p> {
+    let mut decided = Decided::default();
+    let outcome = decide(plan, subject, identify, &mut decided);
+    Judgment { decided, outcome }
+}
+
+/// Each line is a step.
+fn decide<'p>(
+    plan: &'p Plan,
+    subject: Subject<'_>,
+    identify: impl FnOnce(Option<&TenantName>) -> Result<Identity<'p>, Refusal>,
+    decided: &mut Decided<'p>,
+) -> Result<Outcome<'p>, Refusal> {
+    let Subject { method, ask, fields, body_min } = subject;
+    let (ask, is_tunnel) = (ask?, method == Method::CONNECT);
+    let tenant = ask.tenant.as_ref();
+    let Identity { name: client, known } = identify(tenant)?;
+    known.iter().try_for_each(|known| verdict::speaks_for(known.client, tenant))?;
+    decided.client = Some(client);
+    if fields.map(|fields| ask::max_forwards(method, fields)).transpose()?.flatten() == Some(0) {
+        return Ok(Outcome::Options);
+    }
+    decided.shadow = shadow::taken(plan, client, &ask, is_tunnel, body_min);
+    let route = match is_tunnel {
+        true => plan.routes.choose_for_tunnel(client, tenant, ask.authority()).map(|(_, route)| route),
+        false => plan.routes.choose(client, tenant, &ask.host, ask.path())?,
+    };
+    let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
+    decided.route = Some(route);
+    let target = if is_tunnel { ask.tunnel_target(route) } else { ask.target(route)? };
+    decided.target = Some(target.clone());
+    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
+    decided.is_target_allowed = true;
+    fields.map_or(Ok(()), |fields| verdict::no_loop(fields, &plan.name))?;
+    let opens = is_tunnel.then(|| ask.opens(route)).transpose()?;
+    decided.opens = opens;
+    if !is_tunnel {
+        verdict::has_keys(route, tenant)?;
+        let signed = fields.filter(|_| !route.signers.is_empty());
+        signed.map(webhook::given_id).transpose()?;
+    }
+    let (proof, signed) = known.map_or((None, None), |known| (known.proof, known.signed));
+    let pledge = signed.and_then(|signed| signed.pledge);
+    Ok(Outcome::Routed(Routed { ask, client, proof, pledge, route, target, opens }))
+}
+
+/// Judges a request that has arrived, and records what was decided.
+pub(super) fn judge_arrival<'p>(
+    live: &Live,
+    plan: &'p Plan,
+    arrival: &Arrival,
+    record: &mut Record,
+) -> Result<Outcome<'p>, Refusal> {
+    let Arrival { method, fields, body, .. } = arrival;
+    let ask = Ask::read(arrival, record);
+    let ask = live.refuse_when_draining(arrival.caller.listen.as_deref()).map_err(Refusal::from).and(ask);
+    let path = ask.as_ref().ok().filter(|_| method != Method::CONNECT).map(|ask| ask.path().to_owned());
+    let subject = Subject { method, ask, fields: Some(fields), body_min: body.size_hint().lower() };
+    let Judgment { decided, outcome } = judge(plan, subject, |tenant| {
+        record.for_tenant(tenant);
+        let known = caller::identify(live, plan, arrival, record)?;
+        let proof = known.proof.map_or(arrival.caller.unproven(), Proof::as_str);
+        record.client(known.client.name(), proof);
+        Ok(known.into())
+    });
+    if let Some((shadow, refused)) = decided.shadow {
+        record.would_take(shadow, refused);
+    }
+    decided.route.into_iter().for_each(|route| record.route(route));
+    decided.target.iter().for_each(|target| record.target(target, path.as_deref()));
+    if let Ok(Outcome::Routed(Routed { route, opens: None, .. })) = &outcome
+        && !route.signers.is_empty()
+    {
+        let id = webhook::id(fields, record.request_id())?;
+        record.webhook_id(&id);
+    }
+    outcome
+}
