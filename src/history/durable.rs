@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 /// For our own user, and with all that lead to it.
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
@@ -33,11 +34,33 @@ pub(super) fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Waits until nobody else has it, and keeps it for as long as it is held.
-pub(super) fn lock(folder: &Path) -> io::Result<File> {
-    let folder = File::open(folder)?;
-    rustix::fs::flock(&folder, FlockOperation::LockExclusive)?;
-    Ok(folder)
+/// Keeps other processes from locking a folder, until it is dropped.
+pub struct FolderLock(File);
+
+impl FolderLock {
+    /// Waits until no other process holds the lock.
+    pub(super) fn acquire(folder: &Path) -> io::Result<Self> {
+        let folder = File::open(folder)?;
+        rustix::fs::flock(&folder, FlockOperation::LockExclusive)?;
+        Ok(Self(folder))
+    }
+
+    /// `None`: another process holds the lock.
+    pub(super) fn try_acquire(folder: &Path) -> io::Result<Option<Self>> {
+        let folder = File::open(folder)?;
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(folder))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+}
+
+impl Drop for FolderLock {
+    /// A child that is between fork and exec has a copy of the descriptor: closing ours would not release the lock.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// What a folder says of its files, on the disk.

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::difference::Difference;
 use crate::config::written::hex;
 use crate::config::{Written, journal};
+pub use durable::FolderLock;
 
 /// Where the packages have our own folder.
 pub const DEFAULT_STATE: &str = "/var/lib/outgate";
@@ -179,7 +180,7 @@ impl History {
         entry.texts = digest(&texts);
         entry.files = written.texts.iter().map(|(path, _)| journal::absolute(path)).collect();
         entry.modes = entry.files.iter().map(|path| Some(fs::metadata(path).ok()?.mode() & 0o666)).collect();
-        let _lock = durable::lock(&self.folder)?;
+        let _lock = FolderLock::acquire(&self.folder)?;
         let Written { contents, digest, .. } = keyed(&self.key_or_new()?, written);
         (entry.contents, entry.digest, entry.is_keyed) = (contents, digest, true);
         // Others may have counted on since.

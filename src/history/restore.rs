@@ -11,11 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
-
 use super::Entry;
-use super::durable::{put_in_place, remove_folder, sync_folder};
+use super::durable::{FolderLock, put_in_place, remove_folder, sync_folder};
 use crate::config::journal::{self, MANIFEST, Manifest, Overlay};
 use crate::config::{self, KeyDirs, Written};
 
@@ -85,13 +82,8 @@ pub fn is_ours(folder: &Path) -> io::Result<bool> {
 }
 
 /// Keeps a second one from writing the same files, while it is held.
-pub fn lock(main: &Path) -> io::Result<Option<File>> {
-    let folder = File::open(main.parent().unwrap_or(Path::new("/")))?;
-    match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(folder)),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(fault) => Err(fault.into()),
-    }
+pub fn lock(main: &Path) -> io::Result<Option<FolderLock>> {
+    FolderLock::try_acquire(main.parent().unwrap_or(Path::new("/")))
 }
 
 /// One that somebody else began.

@@ -4,7 +4,6 @@
 //! The proxy has no right to write its configuration. Whoever runs this has: it asks the proxy whether the old one would still be
 //! adopted, writes the files, and asks for a reload.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +19,7 @@ use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
 use crate::config::{self, KeyDirs};
 use crate::history::restore::{self, Begun};
-use crate::history::{Entry, History};
+use crate::history::{Entry, FolderLock, History};
 use crate::live::configuration::{Outcome, Verdict};
 use crate::policy;
 use crate::sysexits;
@@ -129,7 +128,7 @@ impl Rollback {
 }
 
 /// The folder of the main file, in which nobody else may write, and nobody else does meanwhile.
-fn held(main: &Path) -> Result<File, ExitCode> {
+fn held(main: &Path) -> Result<FolderLock, ExitCode> {
     let home = main.parent().unwrap_or(Path::new("/"));
     let place = journal::place(main);
     let folders = [Some(home), place.symlink_metadata().is_ok().then_some(place.as_path())];
