@@ -55,7 +55,7 @@ fn a_change_is_seen_before_it_is_made_and_told_when_it_is() {
     let (code, out, _) = said(&run(&scene, &["status"]));
     assert_eq!(code, 0, "{out}");
     assert!(out.contains("configuration  2 of ") && out.contains("egress         default: 4 usable of 4"), "{out}");
-    assert!(scene.outgate.log.all().iter().any(|line| line.contains("changed: routes.plain: hosts")));
+    scene.outgate.log.count(1, &["changed: routes.plain: hosts"]);
 }
 
 #[test]
@@ -255,18 +255,18 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
 #[test]
 fn warnings_are_logged_as_warnings_and_once() {
     let scene = scene();
-    let logged = |level: &str, text: &str| {
-        let lines = scene.outgate.log.all();
-        lines.iter().filter(|line| line.contains(&format!("{level} ")) && line.contains(text)).count()
-    };
+    let log = &scene.outgate.log;
+    let logged = |level: &str| log.count(0, &[&format!("{level} "), "[unused]"]);
     // One that the log has had at a reload is not repeated by the next one.
     let with = |more: &str| text(&scene, &format!("[limits.idle]\nrate = \"1/h\"\n{more}"));
     write(&scene, &with("wait = \"1s\"\n"));
     assert_eq!(said(&run(&scene, &["reload"])).0, 0);
-    assert_eq!(logged("WARN", "[unused]"), 1, "{:#?}", scene.outgate.log.all());
+    log.count(1, &["configuration reloaded"]);
+    assert_eq!(logged("WARN"), 1, "{:#?}", log.all());
     write(&scene, &with("wait = \"2s\"\n"));
     assert_eq!(said(&run(&scene, &["reload"])).0, 0);
-    assert_eq!(logged("WARN", "[unused]"), 1, "{:#?}", scene.outgate.log.all());
+    log.count(2, &["configuration reloaded"]);
+    assert_eq!(logged("WARN"), 1, "{:#?}", log.all());
     assert!(status(&scene)["configuration"]["warnings"].to_string().contains("[unused]"));
     // Those of a configuration that is rejected are no problems.
     let broken =
@@ -274,7 +274,8 @@ fn warnings_are_logged_as_warnings_and_once() {
     write(&scene, &broken);
     let (code, _, err) = said(&run(&scene, &["reload"]));
     assert!(code == 78 && err.contains("warning[unused]"), "{err}");
-    assert_eq!((logged("ERROR", "[unused]"), logged("WARN", "[unused]")), (0, 2), "{:#?}", scene.outgate.log.all());
+    log.count(1, &["configuration not adopted"]);
+    assert_eq!((logged("ERROR"), logged("WARN")), (0, 2), "{:#?}", log.all());
     assert_eq!(status(&scene)["rejected"]["problems"].as_array().unwrap().len(), 1);
 }
 

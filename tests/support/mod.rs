@@ -81,6 +81,13 @@ impl Lines {
     pub fn all(&self) -> Vec<String> {
         self.0.0.lock().unwrap().clone()
     }
+    /// Waits for `count` lines that contain all of these words, and returns how many there are then. The log has a thread
+    /// of its own: a line may come after the answer to what caused it.
+    pub fn count(&self, count: usize, words: &[&str]) -> usize {
+        let has = |line: &&String| words.iter().all(|word| line.contains(word));
+        let enough = |lines: &[String]| Some(lines.iter().filter(has).count()).filter(|found| *found >= count);
+        self.until(&format!("line {count} of {words:?}"), enough)
+    }
     /// Waits until `found` gives something.
     pub fn until<T>(&self, what: &str, mut found: impl FnMut(&[String]) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
