@@ -1,4 +1,4 @@
-//! README's first request, as it stands.
+//! README's first ten minutes, as they stand.
 //! Does a newcomer see a webhook delivered and signed?
 //!
 //! The request needs curl: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
@@ -19,7 +19,7 @@ struct Section {
 
 fn section() -> Section {
     let readme = include_str!("../README.md");
-    let section = readme.split("## First request").nth(1).unwrap().split("\n## ").next().unwrap();
+    let section = readme.split("## The first ten minutes").nth(1).unwrap().split("\n## ").next().unwrap();
     let blocks: Vec<&str> = section.split("```").skip(1).step_by(2).collect();
     let toml = blocks.iter().find_map(|block| block.strip_prefix("toml\n")).unwrap();
     let commands = blocks.iter().filter_map(|block| block.strip_prefix('\n'));

@@ -292,14 +292,19 @@ fn the_papers_are_here_and_name_no_machine() {
 }
 
 #[test]
-fn commands_in_the_readme_exist() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+fn commands_in_the_documents_exist() {
     let help = |words: &[&str]| {
         let output =
             Command::new(env!("CARGO_BIN_EXE_outgate")).args(words).arg("--help").output().expect("outgate runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    assert_eq!(unknown_commands(&readme, &help), [""; 0]);
+    let pages = fs::read_dir(root().join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let papers = ["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|name| root().join(name));
+    for paper in pages.chain(papers) {
+        let text = fs::read_to_string(&paper).expect("a readable document");
+        assert_eq!(unknown_commands(&text, &help), [""; 0], "{}", paper.display());
+    }
 }
 
 // ---- each rule catches its violation

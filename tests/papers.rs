@@ -8,8 +8,8 @@ use outgate::delivery::refusal::TABLE;
 use outgate::policy::trust::fault::CertificateFault;
 
 #[test]
-fn the_readmes_refusals_are_the_codes() {
-    let readme = include_str!("../README.md");
+fn the_page_of_refusals_has_the_codes() {
+    let page = include_str!("../docs/refusals.md");
     let expected: Vec<String> = TABLE
         .iter()
         .map(|row| {
@@ -23,15 +23,15 @@ fn the_readmes_refusals_are_the_codes() {
             )
         })
         .collect();
-    let table = readme.split("| code | status | Proxy-Status error | blame | retry |").nth(1).expect("the table");
+    let table = page.split("| code | status | Proxy-Status error | blame | retry |").nth(1).expect("the table");
     let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
     assert_eq!(rows, expected);
 }
 
 #[test]
-fn the_readme_has_every_word_for_a_certificate_and_no_other() {
-    let readme = include_str!("../README.md");
-    let table = readme.split("| details | what was wrong |").nth(1).expect("the table");
+fn the_page_of_refusals_has_every_word_for_a_certificate_and_no_other() {
+    let page = include_str!("../docs/refusals.md");
+    let table = page.split("| details | what was wrong |").nth(1).expect("the table");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     let words: BTreeSet<&str> = rows
         .filter_map(|row| row.split('|').nth(1))
@@ -52,7 +52,7 @@ fn fields(code: &str, of: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_readme_has_every_field_of_a_record_in_its_order_and_no_other() {
+fn the_page_of_records_has_every_field_in_its_order_and_no_other() {
     let line = include_str!("../src/delivery/record/line.rs");
     let connection = include_str!("../src/delivery/record/connection.rs");
     let within = [
@@ -77,8 +77,8 @@ fn the_readme_has_every_field_of_a_record_in_its_order_and_no_other() {
             std::iter::once(field).chain(parts)
         })
         .collect();
-    let readme = include_str!("../README.md");
-    let table = readme.split("| field | meaning |").nth(1).expect("the table");
+    let page = include_str!("../docs/records.md");
+    let table = page.split("| field | meaning |").nth(1).expect("the table");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     let names = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split(','));
     let names: Vec<String> = names.map(|name| name.trim().trim_matches(['`', '*']).to_owned()).collect();
@@ -86,9 +86,9 @@ fn the_readme_has_every_field_of_a_record_in_its_order_and_no_other() {
 }
 
 #[test]
-fn the_readme_has_every_metric_and_no_other() {
-    let readme = include_str!("../README.md");
-    let table = readme.split("| metric | labels | what it tells |").nth(1).expect("the table");
+fn the_page_of_metrics_has_every_metric_and_no_other() {
+    let page = include_str!("../docs/metrics.md");
+    let table = page.split("| metric | labels | what it tells |").nth(1).expect("the table");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     let told = rows
         .filter_map(|row| row.split('|').nth(1))

@@ -60,7 +60,7 @@ fn records_of(outgate: &Outgate, answers: &[Answer]) -> Vec<Value> {
     answers.iter().map(record_of).collect()
 }
 
-/// What every response has: see README, "How a client sends".
+/// What every response has: see docs/requests.md, "Fields of a response".
 fn marked(answer: &Answer, egress: &str) {
     assert_eq!((answer.field("outgate-egress"), answer.field("via")), (egress, "1.1 outgate"), "{answer:?}");
     assert!(answer.field("proxy-status").starts_with("outgate"), "{answer:?}");

@@ -1,0 +1,175 @@
+//! The links, sizes and drawings of the documents.
+//! Does every link lead somewhere, and does every drawing match its source?
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::process::Command;
+
+const README_LINES_MAX: usize = 200;
+const COLUMNS_MAX: usize = 120;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The Markdown files below a folder, as paths from the root.
+fn markdown(folder: &str) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.insert(path.strip_prefix(root()).unwrap().to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// The lines of a page that are not code.
+fn prose(text: &str) -> Vec<&str> {
+    let mut code = false;
+    let lines = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        code ^= fence;
+        !code && !fence
+    });
+    lines.collect()
+}
+
+/// The targets of a page's links and images.
+fn links(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in prose(text) {
+        // Inline code has no links.
+        let line: String = line.split('`').step_by(2).collect();
+        found.extend(line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
+    }
+    found
+}
+
+/// The anchors that GitHub and mdBook give to a page's headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut seen = HashMap::new();
+    let headings = prose(text).into_iter().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
+        let again = seen.entry(anchor.clone()).and_modify(|again| *again += 1).or_insert(0);
+        if *again == 0 { anchor } else { format!("{anchor}-{again}") }
+    };
+    headings.map(anchor).collect()
+}
+
+/// Without `..`: `docs/../README.md` is `README.md`.
+fn normal(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut path, part| {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            part => path.push(part),
+        }
+        path
+    })
+}
+
+/// What is wrong with the relative links of a page. `read` returns the text of a file, if there is one.
+fn broken(page: &Path, text: &str, read: &dyn Fn(&Path) -> Option<String>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for link in links(text).into_iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:")) {
+        let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+        let to = if file.is_empty() { page.to_owned() } else { normal(&page.with_file_name("").join(file)) };
+        match read(&to) {
+            None => wrong.push(format!("{}: {link}: there is no such file", page.display())),
+            Some(text) if !anchor.is_empty() && !anchors(&text).contains(anchor) => {
+                wrong.push(format!("{}: {link}: the page has no such heading", page.display()));
+            }
+            // A site has the pages of the book only.
+            Some(_) if page.starts_with("docs") && !to.starts_with("docs") => {
+                wrong.push(format!("{}: {link}: a page of the book links out of it", page.display()));
+            }
+            Some(_) => {}
+        }
+    }
+    wrong
+}
+
+#[test]
+fn links_between_documents_lead_to_files_and_headings() {
+    let read = |path: &Path| {
+        let path = root().join(path);
+        path.exists()
+            .then(|| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default())
+    };
+    let papers = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
+    let pages = papers.into_iter().map(PathBuf::from).chain(markdown("docs"));
+    let wrong: Vec<String> = pages.flat_map(|page| broken(&page, &read(&page).unwrap(), &read)).collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn broken_links_are_found() {
+    let read = |path: &Path| match path.to_str().unwrap() {
+        "docs/a.md" => Some("# One\n## `Two` parts\n## One\n```\n# no heading\n```\n".to_owned()),
+        "README.md" => Some(String::new()),
+        _ => None,
+    };
+    let broken = |text: &str| broken(Path::new("docs/b.md"), text, &read).len();
+    assert_eq!(broken("[a](a.md) [b](a.md#two-parts) [c](a.md#one-1) [d](https://x.example) `[e](no.md)`"), 0);
+    assert_eq!(broken("[a](no.md) ![b](no.svg)"), 2);
+    assert_eq!(broken("[a](a.md#three) [b](a.md#no-heading)"), 2);
+    assert_eq!(broken("[a](../README.md)"), 1);
+}
+
+#[test]
+fn the_summary_lists_every_page_once() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let listed: Vec<PathBuf> = links(&summary).into_iter().map(|link| Path::new("docs").join(link)).collect();
+    let pages: BTreeSet<PathBuf> = listed.iter().cloned().collect();
+    assert_eq!(pages.len(), listed.len(), "a page is listed twice");
+    let mut expected = markdown("docs");
+    expected.remove(Path::new("docs/SUMMARY.md"));
+    assert_eq!(pages, expected);
+}
+
+#[test]
+fn the_readme_keeps_to_its_size() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.lines().count() <= README_LINES_MAX, "{} lines", readme.lines().count());
+    let long: Vec<&str> = readme.lines().filter(|line| line.chars().count() > COLUMNS_MAX).collect();
+    assert!(long.is_empty(), "longer than {COLUMNS_MAX} columns: {long:#?}");
+}
+
+/// The nodes, edges and texts of a drawing. Coordinates depend on the fonts of the host.
+fn labels(svg: &str) -> Vec<&str> {
+    let text = |line: &str| line.starts_with("<text") || line.starts_with("<title");
+    svg.lines().filter(|line| text(line)).filter_map(|line| line.split_once('>')).map(|(_, text)| text).collect()
+}
+
+/// Needs graphviz: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
+#[test]
+fn drawings_match_their_sources() {
+    let mut drawings = 0;
+    for entry in fs::read_dir(root().join("docs/images")).unwrap() {
+        let source = entry.unwrap().path();
+        if source.extension().is_none_or(|extension| extension != "dot") {
+            continue;
+        }
+        let svg = fs::read_to_string(source.with_extension("svg")).unwrap();
+        assert!(svg.starts_with("<?xml") && !labels(&svg).is_empty(), "{}", source.display());
+        let Ok(drawn) = Command::new("dot").arg("-Tsvg").arg(&source).output() else {
+            assert!(std::env::var_os("OUTGATE_TEST_ALL").is_none(), "graphviz is missing");
+            return;
+        };
+        assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
+        let hint = format!("draw it again: dot -Tsvg {0}.dot -o {0}.svg", source.with_extension("").display());
+        assert_eq!(labels(&svg), labels(&String::from_utf8_lossy(&drawn.stdout)), "{hint}");
+        drawings += 1;
+    }
+    assert!(drawings >= 2, "only {drawings} drawings were found");
+}
