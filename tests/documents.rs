@@ -9,6 +9,7 @@ use std::process::Command;
 
 const README_LINES_MAX: usize = 200;
 const COLUMNS_MAX: usize = 120;
+const ARCHITECTURE_LINES_MAX: usize = 110;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -143,6 +144,34 @@ fn the_readme_keeps_to_its_size() {
     assert!(readme.lines().count() <= README_LINES_MAX, "{} lines", readme.lines().count());
     let long: Vec<&str> = readme.lines().filter(|line| line.chars().count() > COLUMNS_MAX).collect();
     assert!(long.is_empty(), "longer than {COLUMNS_MAX} columns: {long:#?}");
+}
+
+#[test]
+fn the_modules_and_files_of_the_architecture_exist() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    assert!(page.lines().count() <= ARCHITECTURE_LINES_MAX, "{} lines", page.lines().count());
+    let layers = page.split("\n## Layers\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let cells = layers.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1));
+    let modules: Vec<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(modules.len() > 10, "{modules:?}");
+    let module = |name: &str| {
+        let path = root().join("src").join(name.trim_end_matches('/'));
+        path.is_dir() || path.with_extension("rs").is_file()
+    };
+    let wrong: Vec<&str> = modules.into_iter().filter(|name| !module(name)).collect();
+    assert_eq!(wrong, [""; 0], "there is no such module");
+
+    let mut files = 0;
+    for path in ["ARCHITECTURE.md", "CONTRIBUTING.md"].map(PathBuf::from).into_iter().chain(markdown("docs/decisions"))
+    {
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        let named = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        for file in named.filter(|name| name.starts_with("src/") && !name.contains("NAME")) {
+            assert!(root().join(file).exists(), "{}: there is no {file}", path.display());
+            files += 1;
+        }
+    }
+    assert!(files > 5, "only {files} files are named");
 }
 
 /// The nodes, edges and texts of a drawing. Coordinates depend on the fonts of the host.
