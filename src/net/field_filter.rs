@@ -355,7 +355,8 @@ impl Filter {
     /// Has h2 end the connection: with ENHANCE_YOUR_CALM where a client may read that.
     fn end_calmly(&mut self, stream: u32, output: &mut Output<'_>) {
         match self.messages {
-            Messages::Requests => output.write_endless(stream, self.continuations_max()),
+            // The frame that was to come may have been of no stream, such as PING.
+            Messages::Requests => output.write_endless(stream.max(1), self.continuations_max()),
             Messages::Responses => output.write_undecodable(stream),
         }
         self.stop();

@@ -21,9 +21,9 @@ use crate::server::malformed::HEAD_MAX;
 const RESETS_MAX: u64 = 4096;
 /// So many of them are forgotten in a second: to reset them costs a few milliseconds.
 const RESETS_FORGOTTEN_PER_SECOND: u64 = 1024;
-/// Frames that may come between two writes and that h2 may answer with a reset. Of an honest client these are the heads of
-/// its requests.
-const UNWRITTEN_MAX: usize = 2048;
+/// Frames that h2 may answer with a reset and after which it reads no more until it has written all answers. One read more
+/// may come on top. Of an honest client these are the heads of its requests.
+const UNWRITTEN_MAX: usize = 1024;
 
 const FRAME_HEAD: usize = 9;
 const RST_STREAM: u8 = 3;
@@ -41,8 +41,9 @@ pub(super) struct Filtered<S> {
     resets: Leaky,
     /// Frames that h2 may answer with a reset, since it last wrote all that was queued.
     unwritten: usize,
-    /// h2 has written, and was not held up.
-    has_written: bool,
+    /// h2 has found nothing to read, and no write of it was held up since. Whenever it finds nothing, it writes all that is
+    /// queued; before each other read it writes only what its buffer has no room for, such as answers to PING.
+    writes_all: bool,
 }
 
 impl<S> Filtered<S> {
@@ -54,21 +55,13 @@ impl<S> Filtered<S> {
             written: Written::default(),
             resets: Leaky::new(RESETS_FORGOTTEN_PER_SECOND),
             unwritten: 0,
-            has_written: false,
-        }
-    }
-
-    /// Counts the frames that have come and that h2 may answer with a reset.
-    fn count_answerable(&mut self) {
-        self.unwritten += self.filter.take_answerable();
-        if self.unwritten > UNWRITTEN_MAX {
-            self.filter.end_connection();
+            writes_all: false,
         }
     }
 
     /// Takes note of what a write of these bytes came to.
     fn note<'a>(&mut self, written: &Poll<io::Result<usize>>, slices: impl Iterator<Item = &'a [u8]>) {
-        self.has_written = written.is_ready();
+        self.writes_all &= written.is_ready();
         let Poll::Ready(Ok(mut count)) = *written else { return };
         for slice in slices {
             let (part, _) = slice.split_at(count.min(slice.len()));
@@ -93,18 +86,23 @@ fn is_of_library(code: u32) -> bool {
 impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // h2 reads on when it has written all, or can write no more.
-        if std::mem::take(&mut this.has_written) {
+        if std::mem::take(&mut this.writes_all) {
             this.unwritten = 0;
+        }
+        if this.unwritten >= UNWRITTEN_MAX {
+            this.writes_all = true;
+            return Poll::Pending; // `poll_flush` wakes
         }
         while this.passed.is_empty() {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+            this.writes_all = read.is_pending();
+            ready!(read)?;
             let input = &buf.filled()[before..];
             let has_come = !input.is_empty();
             let passes = this.filter.read(input, &mut this.passed);
             buf.set_filled(before + passes);
-            this.count_answerable();
+            this.unwritten += this.filter.take_answerable();
             if passes > 0 || !has_come || this.filter.has_ended() && this.passed.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -142,7 +140,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.has_written &= flushed.is_ready();
+        self.writes_all &= flushed.is_ready();
+        if self.writes_all && self.unwritten >= UNWRITTEN_MAX {
+            cx.waker().wake_by_ref(); // to read on
+        }
         flushed
     }
 
