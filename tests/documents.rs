@@ -174,6 +174,26 @@ fn the_modules_and_files_of_the_architecture_exist() {
     assert!(files > 5, "only {files} files are named");
 }
 
+#[test]
+fn the_page_on_operating_has_every_command() {
+    let listed = |words: &[&str]| -> Vec<String> {
+        let help = Command::new(env!("CARGO_BIN_EXE_outgate")).args(words).arg("--help").output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        let commands = help.split("\nCommands:\n").nth(1).unwrap_or_default().split("\n\n").next().unwrap();
+        let names = commands.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+        names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect()
+    };
+    let page = include_str!("../docs/operating.md");
+    let mut missing = Vec::new();
+    for command in listed(&[]) {
+        let inner = listed(&[&command]);
+        let names = inner.iter().map(|inner| format!("{command} {inner}"));
+        let names: Vec<String> = if inner.is_empty() { vec![command.clone()] } else { names.collect() };
+        missing.extend(names.into_iter().filter(|name| !page.contains(&format!("`outgate {name}`"))));
+    }
+    assert_eq!(missing, [""; 0]);
+}
+
 /// The nodes, edges and texts of a drawing. Coordinates depend on the fonts of the host.
 fn labels(svg: &str) -> Vec<&str> {
     let text = |line: &str| line.starts_with("<text") || line.starts_with("<title");

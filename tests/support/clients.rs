@@ -153,6 +153,37 @@ impl Workshop {
         command
     }
 
+    /// A program of a document, with the packages that are installed for the clients.
+    pub fn example(&self, language: Language, program: &str) -> Command {
+        let (interpreter, file) = match language {
+            Language::Python => (self.python.as_path(), "example.py"),
+            Language::Node => (Path::new("node"), "example.mjs"),
+        };
+        self.folder.write(file, program);
+        let mut command = Command::new(interpreter);
+        command.arg(self.folder.path(file)).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+
+    /// A program of a document in Go or Java, with what stands around it there. `None`: the language is not installed.
+    pub fn compiled_example(&self, client: &str, program: &str) -> Option<Command> {
+        if !self.has(client) {
+            return None;
+        }
+        let mut command;
+        if client == "go" {
+            self.folder.write("example.go", program);
+            command = Command::new("go");
+            command.arg("run").arg(self.folder.path("example.go"));
+        } else {
+            self.folder.write("Example.java", program);
+            let path = std::fs::read_to_string(self.installed.join("java/classpath")).unwrap();
+            command = Command::new("java");
+            command.args(["-XX:TieredStopAtLevel=1", "-cp", path.trim()]).arg(self.folder.path("Example.java"));
+        }
+        Some(command)
+    }
+
     /// A program of tests/clients, run by the Python that has their packages.
     pub fn python(&self, name: &str) -> Command {
         let mut command = Command::new(&self.python);
