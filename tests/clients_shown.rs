@@ -49,11 +49,13 @@ const CLIENTS: &[(&str, &str, Tunnel)] = &[
 const HEAD: &str = "# What clients show of a refusal
 
 A target shows a self-signed certificate, so outgate refuses the webhook: `502 Bad Gateway (certificate_untrusted:
-self_signed)`. The table has what each client then gives its developer, as the program in `tests/clients` gets it: an answer,
-or the text of the exception. Where a request is refused, the answer has `Outgate-Error` and a problem in its body. Where a
-CONNECT is refused, most clients keep the answer to themselves. The record of outgate has the rest.
+self_signed)`. The table has what each client gives its developer: a response, or the text of the exception. The programs in
+`tests/clients` produced it.
 
-Made by `tests/clients_shown.rs`. To renew it: `OUTGATE_TEST_ALL=1 BLESS=1 cargo test --test clients_shown`.
+The response to a refused request has `Outgate-Error` and a problem in its body. Most clients hide the response to a refused
+CONNECT; the record of outgate has the reason.
+
+`tests/clients_shown.rs` makes this page. To write it again: `OUTGATE_TEST_ALL=1 BLESS=1 cargo test --test clients_shown`.
 
 | client | a refused request | a refused CONNECT |
 | --- | --- | --- |

@@ -161,12 +161,24 @@ fn the_modules_and_files_of_the_architecture_exist() {
     let wrong: Vec<&str> = modules.into_iter().filter(|name| !module(name)).collect();
     assert_eq!(wrong, [""; 0], "there is no such module");
 
+    let drawing = fs::read_to_string(root().join("docs/images/modules.dot")).unwrap();
+    let labels =
+        drawing.lines().filter_map(|line| line.split("label=\"").nth(1)?.split_once("  ")?.1.split_once("\\l"));
+    let drawn: Vec<&str> = labels.flat_map(|(names, _)| names.split(", ")).collect();
+    assert!(drawn.len() > 10, "{drawn:?}");
+    let wrong: Vec<&str> = drawn.into_iter().filter(|name| !module(name)).collect();
+    assert_eq!(wrong, [""; 0], "the drawing has a module that does not exist");
+}
+
+#[test]
+fn the_files_that_documents_name_exist() {
     let mut files = 0;
-    for path in ["ARCHITECTURE.md", "CONTRIBUTING.md"].map(PathBuf::from).into_iter().chain(markdown("docs/decisions"))
-    {
+    let papers = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"].map(PathBuf::from);
+    for path in papers.into_iter().chain(markdown("docs")) {
         let text = fs::read_to_string(root().join(&path)).unwrap();
         let named = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
-        for file in named.filter(|name| name.starts_with("src/") && !name.contains("NAME")) {
+        let own = |name: &&str| ["src/", "tests/", "docs/", "systemd/"].iter().any(|folder| name.starts_with(folder));
+        for file in named.filter(own).filter(|name| !name.contains("NAME")) {
             assert!(root().join(file).exists(), "{}: there is no {file}", path.display());
             files += 1;
         }
