@@ -94,6 +94,10 @@ fn broken(page: &Path, text: &str, read: &dyn Fn(&Path) -> Option<String>) -> Ve
             Some(_) if page.starts_with("docs") && !to.starts_with("docs") => {
                 wrong.push(format!("{}: {link}: a page of the book links out of it", page.display()));
             }
+            // mdBook renders README.md as index.html, and leaves a link to it as it is.
+            Some(_) if page.starts_with("docs") && !page.ends_with("SUMMARY.md") && to.ends_with("README.md") => {
+                wrong.push(format!("{}: {link}: the site has no page of this name", page.display()));
+            }
             Some(_) => {}
         }
     }
@@ -117,14 +121,14 @@ fn links_between_documents_lead_to_files_and_headings() {
 fn broken_links_are_found() {
     let read = |path: &Path| match path.to_str().unwrap() {
         "docs/a.md" => Some("# One\n## `Two` parts\n## One\n```\n# no heading\n```\n".to_owned()),
-        "README.md" => Some(String::new()),
+        "README.md" | "docs/README.md" => Some(String::new()),
         _ => None,
     };
     let broken = |text: &str| broken(Path::new("docs/b.md"), text, &read).len();
     assert_eq!(broken("[a](a.md) [b](a.md#two-parts) [c](a.md#one-1) [d](https://x.example) `[e](no.md)`"), 0);
     assert_eq!(broken("[a](no.md) ![b](no.svg)"), 2);
     assert_eq!(broken("[a](a.md#three) [b](a.md#no-heading)"), 2);
-    assert_eq!(broken("[a](../README.md)"), 1);
+    assert_eq!(broken("[a](../README.md) [b](README.md)"), 2);
 }
 
 #[test]
