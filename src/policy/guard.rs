@@ -24,13 +24,14 @@ const SPECIAL_USE: &[&str] = &[
     "test",
     "invalid",
     "example",
-    "local",               // RFC 6762
-    "onion",               // RFC 7686
-    "home.arpa",           // RFC 8375
-    "alt",                 // RFC 9476
-    "internal",            // ICANN, reserved for private use in 2024; metadata.google.internal, *.ec2.internal
-    "metadata.goog",       // Google Cloud
-    "metadata.packet.net", // Equinix Metal
+    "local",                        // RFC 6762
+    "onion",                        // RFC 7686
+    "home.arpa",                    // RFC 8375
+    "alt",                          // RFC 9476
+    "internal",                     // ICANN, reserved for private use in 2024; metadata.google.internal, *.ec2.internal
+    "metadata.goog",                // Google Cloud
+    "metadata.packet.net",          // Equinix Metal
+    "metadata.platformequinix.com", // Equinix Metal, since its rename
     "metadata.tencentyun.com",
     "api.metadata.cloud.ibm.com", // cloud.ibm.com/apidocs/vpc-metadata
     "kubernetes.default.svc",     // completed by a search list, in a cluster

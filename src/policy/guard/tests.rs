@@ -200,6 +200,7 @@ fn names_and_ports() {
         (Https, "metadata.google.internal", 443, false, Err(Forbidden::Name)),
         (Https, "metadata.goog", 443, false, Err(Forbidden::Name)),
         (Https, "metadata.packet.net", 443, false, Err(Forbidden::Name)),
+        (Https, "metadata.platformequinix.com", 443, false, Err(Forbidden::Name)),
         (Https, "packet.net", 443, false, Ok(())),
         (Https, "db.svc.cluster.local", 443, false, Err(Forbidden::Name)),
         (Https, "kubernetes.default.svc", 443, false, Err(Forbidden::Name)),
@@ -224,6 +225,7 @@ fn guard_refuses_the_metadata_host_names_of_clouds() {
         "metadata.google.internal",
         "metadata.goog",
         "metadata.packet.net",
+        "metadata.platformequinix.com",
         "metadata.tencentyun.com",
         "api.metadata.cloud.ibm.com",
     ] {
