@@ -18,6 +18,7 @@ use support::pki::Pki;
 use support::receiver::{Receiver, Seen, ok};
 use support::scene::{SECRET, config, folder};
 use support::signature::verify;
+use support::tenants::{new_key, put};
 use support::wiretap::Wiretap;
 
 /// How a client names its target to outgate.
@@ -45,6 +46,11 @@ use Form::{Absolute, Gateway, Inspect, Plain, Tunnel, Upgrade, Upgraded, Upgrade
 impl Form {
     fn is_tunnel(self) -> bool {
         matches!(self, Tunnel | Inspect | UpgradedTunnel)
+    }
+
+    /// Outgate serves the requests inside the tunnel: they name a tenant, which has a key of its own.
+    fn is_served(self) -> bool {
+        matches!(self, Inspect | UpgradedTunnel)
     }
 }
 
@@ -98,6 +104,8 @@ struct Place {
     /// `None` without the right to listen on port 443.
     upgraded: Option<Receiver>,
     workshop: Workshop,
+    /// The key of the tenant `acme`.
+    own: String,
 }
 
 /// Twilio's client signs its requests. Where outgate sees them it proves itself so, and has no other credential.
@@ -118,6 +126,8 @@ impl Place {
         let folder = folder(&pki);
         folder.write("inspector.pem", &inspector.pem);
         folder.write("inspector.key", inspector.key_pem());
+        let own = new_key("standard-webhooks");
+        put(&folder, "keys/acme/own.key", &own);
         let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
         let pem = |label: &str, der: &[u8]| {
             format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(der))
@@ -130,11 +140,12 @@ impl Place {
         let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         let twilio = format!("SK{}", "0".repeat(32));
         let clients = format!(
-            "[clients.billing]\ntokens = [\"sha256:{hash}\"]\n\
-             [clients.{twilio}]\npublic_keys = [\"{{dir}}/twilio-public.pem\"]\n"
+            "[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n\
+             [clients.{twilio}]\npublic_keys = [\"{{dir}}/twilio-public.pem\"]\ntenants = [\"acme\"]\n"
         );
         let mut text = config(&tls, &plain, &clients)
             .replace("allow_anonymous = true", "")
+            .replace("[signers.platform]", "[signers.platform]\nkey_dir = \"{dir}/keys\"")
             .replace("body_max = \"64 KiB\"", "body_max = \"4 MiB\"")
             .replace("body_max = \"1 MiB\"", "body_max = \"4 MiB\"")
             .replace(
@@ -151,7 +162,7 @@ impl Place {
             let upgrade = "hosts = [\"upgraded.example\"]\nsign = [\"platform\"]\nplaintext = \"upgrade\"";
             text += &format!("[[routes]]\nname = \"upgraded\"\n{upgrade}\n");
         }
-        Self { outgate: Outgate::run(folder, &text), tls, plain, upgraded, workshop }
+        Self { outgate: Outgate::run(folder, &text), tls, plain, upgraded, workshop, own }
     }
 
     /// Where `form` sends to, and how it names that to the client.
@@ -172,6 +183,9 @@ impl Place {
         let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
         if body.is_some() {
             header("Content-Type", "application/json");
+        }
+        if form.is_served() {
+            header("Outgate-Tenant", "acme");
         }
         let url = match form {
             Upgrade => {
@@ -310,7 +324,8 @@ fn received(place: &Place, client: &str, form: Form, prefix: &str) {
         assert!(seen.from.to_string().starts_with("127.0.7."), "{seen:?}");
         match form {
             Plain | Tunnel => assert_eq!(seen.field("webhook-signature"), "", "{seen:?}"),
-            Upgrade | Absolute | Gateway | Inspect | Upgraded | UpgradedTunnel => verify(seen, SECRET),
+            Inspect | UpgradedTunnel => verify(seen, place.own.trim()),
+            Upgrade | Absolute | Gateway | Upgraded => verify(seen, SECRET),
         }
         // What proves the client is not the target's business, and inside a tunnel it is nobody else's.
         let signed_for_target = client == "twilio" && form == Tunnel;
@@ -381,7 +396,7 @@ fn curl_waits_for_continue_before_two_mebibytes() {
         let seen = place.seen(&prefix).pop().unwrap();
         assert!(seen.body == body.as_bytes(), "{form:?}: {} bytes arrived", seen.body.len());
         if form != Plain {
-            verify(&seen, SECRET);
+            verify(&seen, if form.is_served() { place.own.trim() } else { SECRET });
         }
         if form != Inspect {
             let received = String::from_utf8(tap.carried()[0].received.clone()).unwrap();

@@ -300,10 +300,14 @@ fn options_asks_whom_it_means() {
     let answer = client.answer();
     assert!(answer.status == 200 && answer.field("allow").contains("POST"), "{answer:?}");
     assert_eq!(scene.plain.seen().len(), 1);
-    client.send(format!("TRACE http://plain.example:{port}/ HTTP/1.1\r\nHost: h\r\nCookie: secret\r\n\r\n"));
-    let answer = client.answer();
-    assert_eq!(answer.code(), "client_forbidden");
-    assert!(!answer.text().contains("secret"));
+    // Some servers compare methods without regard to case.
+    for method in ["TRACE", "trace", "Trace"] {
+        client.send(format!("{method} http://plain.example:{port}/ HTTP/1.1\r\nHost: h\r\nCookie: secret\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!(answer.code(), "client_forbidden", "{method}");
+        assert!(!answer.text().contains("secret"), "{method}");
+    }
+    assert_eq!(scene.plain.seen().len(), 1);
 }
 
 #[test]

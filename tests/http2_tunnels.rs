@@ -17,7 +17,8 @@ use rustls_pki_types::ServerName;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
-use support::signature::verify;
+use support::signature::{verifies, verify};
+use support::tenants::{new_key, put};
 use support::tunnel::{hello, trusting};
 use support::tunnel_scene::{Played, config, place, played, read};
 use support::{Outgate, PATIENCE};
@@ -257,6 +258,8 @@ struct Inspecting {
     target: Receiver,
     outgate: Outgate,
     authority: String,
+    /// The key of the tenant `acme`.
+    own: String,
 }
 
 /// Outgate with a route that inspects tunnels, and its target.
@@ -267,19 +270,24 @@ fn inspecting() -> Inspecting {
     folder.write("inspector.pem", &inspector.pem);
     folder.write("inspector.key", inspector.key_pem());
     let port = target.port();
+    let own = new_key("standard-webhooks");
+    put(&folder, "keys/acme/own.key", &own);
     let route = format!(
-        "\"inspect.example\" = [\"127.0.0.1\"]\n[[routes]]\nname = \"inspect\"\nhosts = [\"inspect.example\"]\n\
+        "\"inspect.example\" = [\"127.0.0.1\"]\n[clients.billing]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"acme\"]\n\
+         [[routes]]\nname = \"inspect\"\nhosts = [\"inspect.example\"]\n\
          ports = [{port}]\nsign = [\"platform\"]\nconnect = \"inspect\"\n"
     );
     let ca = "[server]\nca = { certificate = \"{dir}/inspector.pem\", key = \"{dir}/inspector.key\" }";
-    let outgate = Outgate::run(folder, &config(port, &route).replace("[server]", ca));
+    let text = config(port, &route).replace("[server]", ca);
+    let outgate =
+        Outgate::run(folder, &text.replace("[signers.platform]", "[signers.platform]\nkey_dir = \"{dir}/keys\""));
     let authority = format!("inspect.example:{port}");
-    Inspecting { inspector, target, outgate, authority }
+    Inspecting { inspector, target, outgate, authority, own }
 }
 
 #[test]
 fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
-    let Inspecting { inspector, target, outgate, authority } = inspecting();
+    let Inspecting { inspector, target, outgate, authority, .. } = inspecting();
     run(async {
         let sender = connect(&outgate).await;
         let (response, outgoing) = ask(&sender, a_connect(&authority)).await;
@@ -294,6 +302,21 @@ fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
     let seen = target.seen().pop().unwrap();
     assert_eq!((seen.line.as_str(), seen.body.as_slice()), ("POST /in HTTP/1.1", &b"body"[..]));
     verify(&seen, SECRET);
+}
+
+#[test]
+fn outgate_tenant_inside_a_tunnel_over_http2_chooses_the_signing_key() {
+    let Inspecting { inspector, target, outgate, authority, own } = inspecting();
+    let request = post(&authority, "/in").replace("Connection", "Outgate-Tenant: acme\r\nConnection");
+    run(async {
+        let sender = connect(&outgate).await;
+        let (response, outgoing) = ask(&sender, a_connect(&authority)).await;
+        let tunnel = bridge(response.into_body(), outgoing);
+        let answer = request_inside(tunnel, "inspect.example", &inspector.pem, request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    });
+    let seen = target.seen().pop().unwrap();
+    assert!(verifies(&seen, own.trim()) && !verifies(&seen, SECRET), "{seen:?}");
 }
 
 #[test]

@@ -11,7 +11,8 @@ use serde_json::Value;
 use support::pki::{Pki, self_signed};
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, folder};
-use support::signature::verify;
+use support::signature::{verifies, verify};
+use support::tenants::{new_key, put};
 use support::tunnel::{PLAIN_REQUESTS, hello, is_recorded_as_plaintext, is_refused_for_plaintext, trusting};
 use support::{Client, Outgate, post, required};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -257,6 +258,49 @@ fn the_client_is_the_one_of_the_connect_and_stays_it() {
     assert_eq!((seen.field("proxy-authorization"), seen.field("authorization")), ("", "Bearer t"));
     let record = &place.records(3, "POST")[0];
     assert_eq!((&record["client"], &record["tenant"]), (&"billing".into(), &"acme".into()), "{record}");
+}
+
+/// Clients that open a tunnel unasked have no way to send the field with the CONNECT.
+#[test]
+fn outgate_tenant_inside_an_inspected_tunnel_chooses_the_signing_key() {
+    let place = place();
+    let own = new_key("standard-webhooks");
+    put(&place.outgate.folder, "keys/acme/own.key", &own);
+    let scheme = "scheme = \"standard-webhooks\"\n";
+    place.outgate.reconfigure(&place.text.replace(scheme, &format!("{scheme}key_dir = \"{{dir}}/keys\"\n")));
+    let ask = |of_connect: &str, fields: &str| {
+        let fields_of_connect = format!("{CREDENTIALS}{of_connect}");
+        let (client, answer) = place.outgate.tunnel(&place.authority("inspect.example"), &fields_of_connect);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let mut client = client.secure("inspect.example", trusting(&place.inspector.pem)).unwrap().0;
+        client.send(place.post("inspect.example", "/in", fields));
+        let answer = client.answer();
+        (answer.status, answer.code().to_owned())
+    };
+    let acme = "Outgate-Tenant: acme\r\n";
+    for (of_connect, fields) in [("", acme), (acme, ""), (acme, acme), ("", &format!("{acme}Outgate-TLS: 1\r\n"))] {
+        assert_eq!(ask(of_connect, fields), (200, String::new()), "{of_connect} {fields}");
+        let seen = place.target.seen().pop().unwrap();
+        assert!(verifies(&seen, own.trim()) && !verifies(&seen, SECRET), "{of_connect} {fields}: {seen:?}");
+        assert_eq!((seen.field("outgate-tenant"), seen.field("outgate-tls")), ("", ""), "{seen:?}");
+    }
+    assert_eq!(ask("", ""), (200, String::new()));
+    verify(&place.target.seen().pop().unwrap(), SECRET);
+    let delivered = place.target.seen().len();
+    for (of_connect, fields, refused) in [
+        ("", "Outgate-Tenant: globex\r\n", (403, "client_forbidden")),
+        (acme, "Outgate-Tenant: globex\r\n", (400, "request_malformed")),
+        ("", "Outgate-Tenant: acme\r\nOutgate-Tenant: acme\r\n", (400, "request_malformed")),
+        ("", "Outgate-Tenant:\r\n", (400, "request_malformed")),
+        ("", "Outgate-TLS: yes\r\n", (400, "request_malformed")),
+    ] {
+        assert_eq!(ask(of_connect, fields), (refused.0, refused.1.to_owned()), "{of_connect} {fields}");
+    }
+    assert_eq!(place.target.seen().len(), delivered);
+    let records = place.records(20, "POST");
+    let tenants: Vec<_> = records.iter().map(|record| record["tenant"].as_str().unwrap_or_default()).collect();
+    assert_eq!(tenants[..5], ["acme", "acme", "acme", "acme", ""]);
+    assert_eq!((tenants[5], &records[5]["code"]), ("globex", &"client_forbidden".into()), "{}", records[5]);
 }
 
 #[test]

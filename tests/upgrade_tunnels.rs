@@ -14,13 +14,16 @@ use http::{Request, Version};
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{SECRET, config, folder};
-use support::signature::verify;
+use support::signature::{verifies, verify};
+use support::tenants::{new_key, put};
 use support::{Client, Outgate, PATIENCE};
 
 struct Place {
     outgate: Outgate,
     target: Receiver,
     text: String,
+    /// The key of the tenant `acme`.
+    own: String,
 }
 
 /// `up.example` upgrades plaintext and signs. So does `/up` of `mixed.example`, which has other routes too.
@@ -29,7 +32,10 @@ fn place() -> Option<Place> {
     let target = Receiver::tls_on_443(pki.leaf(&["up.example", "mixed.example", "asks.example"]), ok())?;
     let address = target.address.ip();
     let hosts = ["up", "mixed", "asks"].map(|name| format!("\"{name}.example\" = [\"{address}\"]\n")).concat();
-    let text = config(&unused, &unused, "").replace("[resolver.hosts]\n", &format!("[resolver.hosts]\n{hosts}"));
+    let client = "[clients.billing]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"acme\"]\n";
+    let keys = "[signers.platform]\nkey_dir = \"{dir}/keys\"";
+    let text = config(&unused, &unused, client).replace("[signers.platform]", keys);
+    let text = text.replace("[resolver.hosts]\n", &format!("[resolver.hosts]\n{hosts}"));
     let route = |name: &str, host: &str, rest: &str| {
         format!("[[routes]]\nname = \"{name}\"\nhosts = [\"{host}.example\"]\nsign = [\"platform\"]\n{rest}\n")
     };
@@ -42,7 +48,9 @@ fn place() -> Option<Place> {
         route("asks", "asks", ""),
     ]
     .concat();
-    Some(Place { outgate: Outgate::run(folder(&pki), &text), target, text })
+    let (folder, own) = (folder(&pki), new_key("standard-webhooks"));
+    put(&folder, "keys/acme/own.key", &own);
+    Some(Place { outgate: Outgate::run(folder, &text), target, text, own })
 }
 
 fn request(target: &str, host: &str, fields: &str) -> String {
@@ -54,6 +62,28 @@ impl Place {
         let (client, answer) = self.outgate.tunnel(&format!("{host}:80"), "");
         assert_eq!((answer.status, answer.reason.as_str()), (200, "Connection established"), "{answer:?}");
         client
+    }
+
+    /// The answer to a request inside a tunnel that is a stream of HTTP/2.
+    fn inside_http2(&self, host: &str, request: String) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let asking = async {
+            let stream = tokio::net::TcpStream::connect(self.outgate.proxy).await.unwrap();
+            let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let connect = Request::connect(format!("{host}:80")).version(Version::HTTP_2).body(()).unwrap();
+            let mut sender: h2::client::SendRequest<Bytes> = sender.ready().await.unwrap();
+            let (response, mut outgoing) = sender.send_request(connect, false).unwrap();
+            let mut incoming = response.await.unwrap().into_body();
+            outgoing.send_data(request.into(), false).unwrap();
+            let mut answer = Vec::new();
+            while let Some(Ok(data)) = incoming.data().await {
+                incoming.flow_control().release_capacity(data.len()).unwrap();
+                answer.extend_from_slice(&data);
+            }
+            String::from_utf8(answer).unwrap()
+        };
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.unwrap() })
     }
 
     fn explain(&self, method: &str, target: &str) -> (String, String) {
@@ -176,26 +206,33 @@ fn upgrade_tunnel_is_for_port_80_alone_and_explain_says_so() {
 #[test]
 fn upgrade_tunnel_opens_on_a_stream_of_http2() {
     let Some(place) = place() else { return };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let asking = async {
-        let stream = tokio::net::TcpStream::connect(place.outgate.proxy).await.unwrap();
-        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
-        let request = Request::connect("up.example:80").version(Version::HTTP_2).body(()).unwrap();
-        let mut sender: h2::client::SendRequest<Bytes> = sender.ready().await.unwrap();
-        let (response, mut outgoing) = sender.send_request(request, false).unwrap();
-        let mut incoming = response.await.unwrap().into_body();
-        outgoing.send_data(self::request("/in", "up.example", "Connection: close\r\n").into(), false).unwrap();
-        let mut answer = Vec::new();
-        while let Some(Ok(data)) = incoming.data().await {
-            incoming.flow_control().release_capacity(data.len()).unwrap();
-            answer.extend_from_slice(&data);
-        }
-        String::from_utf8(answer).unwrap()
-    };
-    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.unwrap() });
+    let answer = place.inside_http2("up.example", self::request("/in", "up.example", "Connection: close\r\n"));
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
     verify(&place.target.seen()[0], SECRET);
+}
+
+/// undici sends the field on the request, and nothing but the authority in its CONNECT.
+#[test]
+fn outgate_tenant_inside_an_upgrade_tunnel_chooses_the_signing_key() {
+    let Some(place) = place() else { return };
+    let fields = "Outgate-Tenant: acme\r\nOutgate-TLS: 1\r\nConnection: close\r\n";
+    let request = request("/in", "up.example", fields);
+    let mut client = place.inside("up.example");
+    client.send(&request);
+    assert_eq!(client.answer().status, 200);
+    let answer = place.inside_http2("up.example", request.clone());
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    for seen in place.target.seen() {
+        assert!(verifies(&seen, place.own.trim()) && !verifies(&seen, SECRET), "{seen:?}");
+    }
+    for (fields, code) in
+        [("Outgate-Tenant: globex\r\n", "client_forbidden"), ("Outgate-TLS: 2\r\n", "request_malformed")]
+    {
+        let mut client = place.inside("up.example");
+        client.send(self::request("/in", "up.example", fields));
+        assert_eq!(client.answer().code(), code);
+    }
+    assert_eq!(place.target.seen().len(), 2);
 }
 
 /// RFC 9110 §4.2.3: as Ruby's httpclient and excon write every URL.

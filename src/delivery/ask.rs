@@ -40,16 +40,20 @@ impl Ask {
         }
         let Arrival { method, fields, caller, .. } = arrival;
         let inside = caller.inside.as_ref();
-        let wants_tls = if inside.is_some() { Ok(false) } else { wants_tls(fields) };
+        let wants_tls = wants_tls(fields);
         let ask = url(arrival, inside).and_then(|url| parse_url(&url, method));
-        let ask = ask.map(|ask| Ask { wants_tls: matches!(wants_tls, Ok(true)), ..ask });
+        // Inside of a tunnel the CONNECT has chosen the scheme.
+        let is_upgraded = inside.is_none() && matches!(wants_tls, Ok(true));
+        let ask = ask.map(|ask| Ask { wants_tls: is_upgraded, ..ask });
         ask.iter().for_each(|ask| record.target(&ask.as_written(), Some(ask.path())));
         let ask = ask?;
         is_forwarded(method)?;
         wants_tls?;
         match inside {
             None => Ok(Ask { tenant: tenant(fields)?, ..ask }),
-            Some(inside) if ask.as_written() == inside.target => Ok(Ask { tenant: inside.tenant.clone(), ..ask }),
+            Some(inside) if ask.as_written() == inside.target => {
+                Ok(Ask { tenant: tenant_inside(fields, inside.tenant.as_ref())?, ..ask })
+            }
             Some(_) => Err(Refusal::malformed("the request is for another host than the tunnel")),
         }
     }
@@ -164,6 +168,17 @@ fn tenant(fields: &HeaderMap) -> Result<Option<TenantName>, Refusal> {
     single(fields, &OUTGATE_TENANT)?.map(|name| sized(TenantName::new(name))).transpose()
 }
 
+/// Returns the tenant of a request inside of a tunnel: the one that its CONNECT named, or the request itself does. Senders
+/// that open the tunnel unasked, as undici does for every URL, put the field on the request alone.
+fn tenant_inside(fields: &HeaderMap, of_tunnel: Option<&TenantName>) -> Result<Option<TenantName>, Refusal> {
+    match (tenant(fields)?, of_tunnel) {
+        (Some(own), Some(of_tunnel)) if own != *of_tunnel => {
+            Err(Refusal::malformed("Outgate-Tenant differs from that of the tunnel's CONNECT"))
+        }
+        (own, of_tunnel) => Ok(own.or_else(|| of_tunnel.cloned())),
+    }
+}
+
 fn sized(tenant: TenantName) -> Result<TenantName, Refusal> {
     match tenant.as_str().len() {
         1..=TENANT_MAX => Ok(tenant),
@@ -172,7 +187,8 @@ fn sized(tenant: TenantName) -> Result<TenantName, Refusal> {
 }
 
 fn is_forwarded(method: &Method) -> Result<(), Refusal> {
-    if method == Method::TRACE {
+    // Methods are case-sensitive (RFC 9110 §9.1), but not to every server.
+    if method.as_str().eq_ignore_ascii_case(Method::TRACE.as_str()) {
         // It would echo what the client sent to us, credentials included (RFC 9110 §9.3.8).
         return Err(Refusal::new(Code::ClientForbidden, "TRACE is not forwarded"));
     }
