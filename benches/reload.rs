@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a benchmark that cannot go on ends, and needs not all of the tests")]
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/it/support/mod.rs"]
 mod stage;
 
 use std::io::{Read, Write};

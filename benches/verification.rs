@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a benchmark that cannot go on ends, and needs not all of the tests")]
 
-#[path = "../tests/identity/sign.rs"]
+#[path = "../tests/it/identity/proofs/sign.rs"]
 mod sign;
 mod support;
 

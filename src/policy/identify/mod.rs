@@ -95,7 +95,7 @@ pub struct Caller {
 pub struct Stated(ClientName);
 
 impl Stated {
-    /// A door that the network does not have: see `tests/house.rs`.
+    /// A door that the network does not have: see `tests/it/architecture/rules.rs`.
     pub fn by_operator(client: ClientName) -> Self {
         Self(client)
     }

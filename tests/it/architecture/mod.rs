@@ -1,0 +1,3 @@
+//! Rules of the source text.
+
+mod rules;

@@ -1,0 +1,275 @@
+//! `outgate explain`, as an operator runs it.
+//! Does it tell what the proxy would do, without doing it?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::Folder;
+use support::scene::SECRET;
+
+const CONFIG: &str = r#"
+[server]
+listen = ["127.0.0.1:0"]
+[egress.default]
+ranges = ["198.51.100.16/28"]
+[egress.turns]
+ranges = ["203.0.113.0/29"]
+select = "spread"
+[guard]
+allow = ["203.0.113.9/32"]
+deny = [{ cidr = "203.0.113.8/31", report_only = true }]
+[resolver.hosts]
+"hooks.acme.example" = ["203.0.113.9"]
+"else.example" = ["203.0.113.9"]
+"old.example" = ["203.0.113.9"]
+"tried.example" = ["203.0.113.9"]
+"new.example" = ["203.0.113.9"]
+[clients.billing]
+networks = ["127.0.0.0/8"]
+tenants = ["acme"]
+[clients.crm]
+networks = ["10.0.0.0/8"]
+[signers.platform]
+scheme = "standard-webhooks"
+keys = [{ id = "k1", secret = "file:{dir}/key" }]
+[limits.gentle]
+rate = "5/s"
+per = ["tenant", "host"]
+[[routes]]
+name = "everybody"
+hosts = ["*"]
+egress = "turns"
+[[routes]]
+name = "acme"
+hosts = ["*.acme.example"]
+tenants = ["acme"]
+sign = ["platform"]
+limits = ["gentle"]
+[[routes]]
+name = "old"
+hosts = ["old.example"]
+plaintext = "upgrade"
+[[routes]]
+name = "old-deep"
+hosts = ["old.example"]
+paths = ["/deep/"]
+plaintext = "upgrade"
+[[routes]]
+name = "old-acme"
+hosts = ["old.example"]
+tenants = ["acme"]
+plaintext = "upgrade"
+[[routes]]
+name = "old-billing"
+hosts = ["old.example"]
+clients = ["billing"]
+plaintext = "upgrade"
+[[routes]]
+name = "address"
+hosts = ["10.0.0.1", "203.0.113.9"]
+[[routes]]
+name = "tried"
+hosts = ["tried.example"]
+split = { percent = 30.25, egress = "turns", sign = ["platform"] }
+[[routes]]
+name = "seen"
+hosts = ["old.example"]
+paths = ["/signed/"]
+sign = ["platform"]
+plaintext = "upgrade"
+[[routes]]
+name = "shadow"
+hosts = ["new.example"]
+report_only = true
+"#;
+
+fn explain(arguments: &[&str]) -> Output {
+    let folder = Folder::new();
+    let key = folder.write("key", SECRET);
+    std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let dir = folder.path("").display().to_string();
+    let file = folder.write("config.toml", CONFIG.replace("{dir}", dir.trim_end_matches('/')));
+    let outgate = env!("CARGO_BIN_EXE_outgate");
+    Command::new(outgate).arg("explain").args(arguments).arg("--config").arg(file).output().unwrap()
+}
+
+/// The exit code, the refusal and the steps, by their names.
+fn told(arguments: &[&str]) -> (i32, Value, Vec<(String, String)>) {
+    let output = explain(&[arguments, &["--json"]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let steps = json["steps"].as_array().unwrap().iter().map(|step| (text(&step["step"]), text(&step["what"])));
+    (output.status.code().unwrap(), json["refusal"].clone(), steps.collect())
+}
+
+fn step<'a>(steps: &'a [(String, String)], name: &str) -> &'a str {
+    steps.iter().find(|(step, _)| step == name).map_or("", |(_, what)| what)
+}
+
+#[test]
+fn which_of_two_routes_wins_and_by_which_rule() {
+    for (url, who, expected) in [
+        ("https://old.example/", &["--client", "crm"][..], "old: more specific than everybody, by its host"),
+        (
+            "https://old.example/",
+            &["--client", "billing"],
+            "old-billing: more specific than old, before everybody, because it names the client",
+        ),
+        (
+            "https://old.example/",
+            &["--client", "billing", "--tenant", "acme"],
+            "old-acme: more specific than old-billing, before old, before everybody, because it names the tenant",
+        ),
+        (
+            "https://old.example/deep/x",
+            &["--client", "crm"],
+            "old-deep: more specific than old, before everybody, by its longer path",
+        ),
+    ] {
+        let (_, _, steps) = told(&[&["POST", url], who].concat());
+        assert!(step(&steps, "route").starts_with(expected), "{url} {who:?}: {steps:?}");
+    }
+}
+
+#[test]
+fn the_route_is_named_with_its_reason_and_all_that_follows() {
+    let url = "https://hooks.acme.example/in";
+    let (code, refusal, steps) = told(&["POST", url, "--client", "billing", "--tenant", "acme"]);
+    assert_eq!((code, &refusal), (0, &Value::Null), "{steps:?}");
+    assert_eq!((step(&steps, "client"), step(&steps, "tenant")), ("billing: proven by network", "acme"));
+    assert!(step(&steps, "route").starts_with("acme: more specific than everybody, by its host"), "{steps:?}");
+    assert_eq!(step(&steps, "target"), "https://hooks.acme.example", "{steps:?}");
+    assert!(step(&steps, "limit").starts_with("gentle: 5 per 1s"), "{steps:?}");
+    assert!(step(&steps, "egress").starts_with("pool default, always 198.51.100."), "{steps:?}");
+    assert!(step(&steps, "trust").contains("certificates are verified"), "{steps:?}");
+    assert_eq!(step(&steps, "sign"), "platform: standard-webhooks with k1", "{steps:?}");
+
+    let (code, _, steps) = told(&["POST", "https://else.example/", "--client", "billing"]);
+    assert_eq!(code, 0);
+    assert_eq!(step(&steps, "route"), "everybody: no other route matches");
+    assert_eq!(step(&steps, "egress"), "pool turns, each in turn");
+    assert_eq!(step(&steps, "sign"), "unsigned: the body streams");
+
+    let (_, _, steps) = told(&["POST", "http://old.example/", "--client", "billing"]);
+    assert_eq!(step(&steps, "target"), "https://old.example");
+}
+
+#[test]
+fn on_which_side_of_a_split_a_tenant_and_host_are() {
+    let mut sides = Vec::new();
+    for who in [&["--client", "billing"][..], &["--client", "billing", "--tenant", "acme"]] {
+        let (code, _, steps) = told(&[&["POST", "https://tried.example/"], who].concat());
+        assert_eq!(
+            (code, step(&steps, "route")),
+            (
+                0,
+                "tried: more specific than everybody, by its host: the name \
+            itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"
+            )
+        );
+        let said = step(&steps, "split");
+        let place =
+            said.strip_prefix("30.25 %: this tenant and host, at ").and_then(|rest| rest.split_once(" % of all, are "));
+        let (place, side) = place.unwrap_or_else(|| panic!("{said}"));
+        let is_other = place.parse::<f64>().unwrap() < 30.25;
+        assert_eq!(side.starts_with("on the other side"), is_other, "{said}");
+        assert_eq!(step(&steps, "egress").starts_with("pool turns"), is_other, "{steps:?}");
+        assert_eq!(step(&steps, "sign").starts_with("platform"), is_other, "{steps:?}");
+        sides.push(is_other);
+    }
+    assert_eq!(sides, SIDES, "for ever");
+    let (_, _, steps) = told(&["POST", "https://else.example/", "--client", "billing"]);
+    assert_eq!(step(&steps, "split"), "");
+}
+
+/// Of nobody and of acme, at tried.example.
+const SIDES: [bool; 2] = [false, true];
+
+#[test]
+fn what_only_reports_is_told() {
+    let (code, _, steps) = told(&["POST", "https://new.example/", "--client", "billing"]);
+    assert_eq!((code, step(&steps, "shadow")), (0, "shadow would be taken, but only reports"), "{steps:?}");
+    assert_eq!(step(&steps, "route"), "everybody: no other route matches");
+    let (_, _, steps) = told(&["POST", "http://new.example/", "--client", "billing"]);
+    let expected = "shadow would be taken, but only reports, and would refuse it as plaintext_forbidden";
+    assert_eq!(step(&steps, "shadow"), expected);
+    let (code, _, steps) = told(&["POST", "https://203.0.113.9/", "--client", "billing"]);
+    assert_eq!((code, step(&steps, "guard")), (0, "203.0.113.8/31 would deny it, but only reports"), "{steps:?}");
+}
+
+#[test]
+fn a_tunnel_has_every_route_that_what_is_inside_could_take() {
+    let connect = |target| told(&["CONNECT", target, "--client", "billing"]);
+    let (code, _, steps) = connect("tried.example:443");
+    assert_eq!((code, step(&steps, "target")), (0, "https://tried.example"), "{steps:?}");
+    assert!(step(&steps, "route").starts_with("tried: more specific than everybody, by its host"), "{steps:?}");
+    assert!(step(&steps, "tunnel").starts_with("opened when the target has proven its name"), "{steps:?}");
+    assert!(step(&steps, "timeouts").contains("tunnel "), "{steps:?}");
+    assert_eq!((step(&steps, "sign"), step(&steps, "body")), ("", ""), "nothing of it applies");
+
+    let (code, refusal, steps) = connect("old.example:443");
+    assert_eq!((code, &refusal), (1, &"tunnel_forbidden".into()), "{steps:?}");
+    let expected =
+        "seen: what is inside of a tunnel could take it, and it refuses tunnels, so old-billing does not settle it";
+    assert_eq!(step(&steps, "route"), expected);
+
+    let (_, _, steps) = connect("new.example:443");
+    assert_eq!(step(&steps, "shadow"), "shadow would be taken, but only reports");
+    for (target, refusal) in [
+        ("https://tried.example/", "request_malformed"),
+        ("tried.example", "request_malformed"),
+        ("tried.example:22", "target_port_forbidden"),
+        ("localhost:443", "target_forbidden"),
+        ("10.0.0.1:443", "target_forbidden"),
+    ] {
+        assert_eq!(connect(target).1, refusal, "{target}");
+    }
+    assert_eq!(told(&["TRACE", "https://tried.example/", "--client", "billing"]).1, "client_forbidden");
+}
+
+#[test]
+fn a_refusal_is_told_where_it_would_happen() {
+    for (url, client, refusal) in [
+        ("https://10.0.0.1/", "billing", "target_forbidden"),
+        // Judged by address whatever the pool's way to choose.
+        ("https://[::1]/", "billing", "target_forbidden"),
+        ("https://localhost/", "billing", "target_forbidden"),
+        ("https://else.example:22/", "billing", "target_port_forbidden"),
+        ("http://else.example/", "billing", "plaintext_forbidden"),
+        ("https://127.1/", "billing", "request_malformed"),
+        ("else.example", "billing", "request_malformed"),
+        ("https://else.example/", "", "client_unauthenticated"),
+    ] {
+        let mut arguments = vec!["POST", url];
+        if !client.is_empty() {
+            arguments.extend(["--client", client]);
+        }
+        let (code, told, steps) = told(&arguments);
+        assert_eq!((code, &told), (1, &refusal.into()), "{url}: {steps:?}");
+        let (name, what) = steps.last().unwrap();
+        assert!(name == "refused" && what.contains(refusal), "{url}: {steps:?}");
+    }
+    let (_, refusal, _) = told(&["POST", "https://x.acme.example/", "--client", "billing", "--tenant", "other"]);
+    assert_eq!(refusal, "client_forbidden");
+    // An exception of the guard is one here, too.
+    let (code, _, steps) = told(&["POST", "https://203.0.113.9/", "--client", "billing"]);
+    assert_eq!(code, 0, "{steps:?}");
+}
+
+#[test]
+fn people_read_lines_and_mistakes_are_said_on_stderr() {
+    let output = explain(&["POST", "https://10.0.0.1/", "--client", "billing"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().any(|line| line.starts_with("route      address: ")), "{text}");
+    assert!(text.lines().last().unwrap().starts_with("refused    502 target_forbidden: "), "{text}");
+    for arguments in [&["POST", "https://else.example/", "--client", "nobody"][..], &["POST"], &["P T", "https://x/"]] {
+        let output = explain(arguments);
+        assert!(output.status.code() == Some(2), "{arguments:?}: {:?}", output.status);
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+    }
+}

@@ -1,0 +1,256 @@
+//! `explain` beside the proxy: generated configurations, and generated requests for each.
+//! Does a refusal have the same code in both, and does what `explain` lets pass reach the target's side?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use jiff::Timestamp;
+use outgate::delivery::{Question, explain};
+use outgate::names::{ClientName, TenantName};
+use outgate::policy::guard::Own;
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::folder;
+use support::tenants::{new_key, put};
+use support::{Outgate, tunnel};
+
+const CONFIGURATIONS: u64 = 6;
+const REQUESTS: usize = 60;
+
+/// What the proxy may say where `explain` has no refusal: the target's part in a delivery is not foretold.
+const TARGETS_PART: &[&str] =
+    &["", "connect_refused", "certificate_untrusted", "tls_failed", "response_malformed", "connection_lost"];
+
+/// Pinned names and what they stand for: the receiver, a private address, and one that the pool has no source for.
+const NAMES: &[(&str, &str)] = &[
+    ("open.example", "127.0.0.1"),
+    ("other.example", "127.0.0.1"),
+    ("private.example", "10.0.0.1"),
+    ("six.example", "::1"),
+];
+const HOSTS: &[&str] = &[
+    "open.example",
+    "OPEN.example.",
+    "other.example",
+    "private.example",
+    "six.example",
+    "127.0.0.1",
+    "[::1]",
+    "10.0.0.1",
+];
+const PATHS: &[&str] = &["", "/", "/in", "/in/a?b", "/inner", "/x/", "?q"];
+/// What has a rule of its own, one time in [`ODD`].
+const ODD_HOSTS: &[&str] = &[
+    "unrouted.test",
+    "localhost",
+    "127.1",
+    "[::ffff:127.0.0.1]",
+    "169.254.169.254",
+    "[fd00:a9fe:a9fe::1]",
+    "user@open.example",
+    "",
+];
+const ODD_PORTS: &[&str] = &[":", ":0", ":99999", ":22", ":8443"];
+const ODD_PATHS: &[&str] = &["/in/../x", "/%2e%2e/in", "/x//in", "/a#f", "/a%2fb", "/in/<a>", "/x/{a}^", "/a\\b"];
+const ODD: usize = 8;
+
+/// SplitMix64: the same cases in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % sides as u64).unwrap()
+    }
+
+    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.roll(of.len())]
+    }
+
+    fn pick_mostly<'a>(&mut self, of: &[&'a str], odd: &[&'a str]) -> &'a str {
+        if self.roll(ODD) == 0 { self.pick(odd) } else { self.pick(of) }
+    }
+}
+
+/// Stands for the proxy's port, which is not known before it runs.
+const OWN: u16 = 1;
+
+/// A configuration in which every rule of the guard, of routes and of keys has a case.
+fn configuration(dice: &mut Dice, port: u16) -> String {
+    let digest = |token: &str| {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let names: String = NAMES.iter().map(|(name, address)| format!("{name:?} = [{address:?}]\n")).collect();
+    let mut text = format!(
+        r#"
+[server]
+listen = ["127.0.0.1:0"]
+{anonymous}
+ca = {{ certificate = "{{dir}}/inspector.pem", key = "file:{{dir}}/inspector.key" }}
+[admin]
+listen = ["127.0.0.1:0"]
+[egress.default]
+ranges = ["127.0.7.0/30"]
+[egress.later]
+ranges = [{{ cidr = "127.0.8.0/30", from = "2999-01-01T00:00:00Z" }}]
+[guard]
+allow = ["127.0.0.0/8", "::1/128"]
+ports = {ports}
+[resolver.hosts]
+{names}
+[trust.public]
+roots = ["{{dir}}/ca.pem"]
+[clients.billing]
+tokens = ["sha256:{billing}"]
+tenants = ["acme", "unkeyed"]
+[clients.crm]
+tokens = ["sha256:{crm}"]
+tenants = ["*"]
+[signers.platform]
+scheme = "standard-webhooks"
+keys = [{{ id = "k1", secret = "file:{{dir}}/key" }}]
+[signers.own]
+scheme = "standard-webhooks"
+key_dir = "{{dir}}/keys"
+[[routes]]
+name = "inspected"
+hosts = ["inspected.example"]
+connect = "inspect"
+"#,
+        anonymous = dice.pick(&["", "allow_anonymous = true"]),
+        ports = dice.pick(&["[443]", "[443, 8443]", "[8443]"]),
+        billing = digest("b1ll1ng"),
+        crm = digest("crm"),
+    );
+    // One route for each host, path and addressee: two for the same would be a problem.
+    let mut routes = BTreeMap::new();
+    let (port, more) = (format!("ports = [{port}]\n"), format!("ports = [{port}, 22, {OWN}]\n"));
+    let ports = ["", &port, &more];
+    for _ in 0..14 {
+        let hosts = ["open.example", "other.example", "six.example", "private.example", "127.0.0.1", "*"];
+        let host = dice.pick(&hosts);
+        let paths = dice.pick(&["", "", "paths = [\"/in\"]\n", "paths = [\"/in/\", \"/x\"]\n"]);
+        let of = dice.pick(&["", "", "", "tenants = [\"acme\"]\n", "clients = [\"crm\"]\n"]);
+        let rest = [
+            dice.pick(&["", "plaintext = \"allow\"\n", "plaintext = \"upgrade\"\n"]),
+            dice.pick(&["", "", "connect = \"refuse\"\n", "connect = \"tunnel\"\n", "connect = \"inspect\"\n"]),
+            dice.pick(&["", "sign = [\"platform\"]\n", "sign = [\"own\"]\n"]),
+            dice.pick(&["", "", "", "egress = \"later\"\n"]),
+            dice.pick(&ports),
+        ];
+        routes.insert((host, paths, of), rest.concat());
+    }
+    for (number, ((host, paths, of), rest)) in routes.iter().enumerate() {
+        text += &format!("[[routes]]\nname = \"r{number}\"\nhosts = [{host:?}]\n{paths}{of}{rest}");
+    }
+    text
+}
+
+struct Case {
+    /// What goes to the proxy, and whether that is a CONNECT.
+    request: String,
+    method: &'static str,
+    /// What `explain` is asked.
+    url: String,
+    client: &'static str,
+    tenant: Option<&'static str>,
+}
+
+fn case(dice: &mut Dice, ports: &[&str]) -> Case {
+    let (host, port) = (dice.pick_mostly(HOSTS, ODD_HOSTS), dice.pick_mostly(ports, ODD_PORTS));
+    // The last token proves nobody, and so does a client that there is not.
+    let (client, token) =
+        [("anonymous", ""), ("billing", "b1ll1ng"), ("billing", "b1ll1ng"), ("crm", "crm"), ("", "no")][dice.roll(5)];
+    let tenant = [None, None, None, Some("acme"), Some("acme"), Some("unkeyed"), Some("other"), Some("")][dice.roll(8)];
+    let mut fields = String::new();
+    if !token.is_empty() {
+        fields += &format!("Proxy-Authorization: Bearer {token}\r\n");
+    }
+    fields += &tenant.map(|tenant| format!("Outgate-Tenant: {tenant}\r\n")).unwrap_or_default();
+    let case = |request, method, url| Case { request, method, url, client, tenant };
+    if dice.roll(3) == 0 {
+        let authority = format!("{host}{port}");
+        return case(tunnel::connect(&authority, &fields), "CONNECT", authority);
+    }
+    let scheme = dice.pick_mostly(&["https", "http"], &["HTTP", "ftp"]);
+    let (path, method) = (
+        dice.pick_mostly(PATHS, ODD_PATHS),
+        ["POST", "GET", "PUT", "OPTIONS", "POST", "GET", "PUT", "TRACE"][dice.roll(8)],
+    );
+    let url = format!("{scheme}://{host}{port}{path}");
+    let line = |target: &str, more: &str| format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{fields}{more}\r\n");
+    match dice.roll(3) {
+        0 => case(line("/anything", &format!("Outgate-Target: {url}\r\n")), method, url),
+        // The upgrade of one request is https with the same authority, where port 80 is none.
+        1 if scheme == "http" => {
+            let upgraded = format!("https://{host}{}{path}", if port == ":80" { "" } else { port });
+            case(line(&url, "Outgate-TLS: 1\r\n"), method, upgraded)
+        }
+        _ => case(line(&url, ""), method, url),
+    }
+}
+
+#[test]
+fn explain_gives_the_code_that_the_proxy_gives() {
+    let (pki, inspector) = (Pki::new(), Pki::new());
+    let target = Receiver::tls(pki.leaf(&["open.example", "other.example", "127.0.0.1"]), ok());
+    let mut seen = BTreeMap::<String, usize>::new();
+    for seed in 0..CONFIGURATIONS {
+        let mut dice = Dice(seed);
+        let text = configuration(&mut dice, target.port());
+        let folder = folder(&pki);
+        folder.write("inspector.pem", &inspector.pem);
+        put(&folder, "inspector.key", &inspector.key_pem());
+        put(&folder, "keys/acme/k1.key", &new_key("standard-webhooks"));
+        let outgate = Outgate::run(folder, &text);
+        let text = text.replace(&format!(", {OWN}]"), &format!(", {}]", outgate.proxy.port()));
+        outgate.reconfigure(&text);
+        let loaded = outgate::config::load(&outgate.folder.path("config.toml")).ok().unwrap();
+        let now = Timestamp::now();
+        let (plan, _) = outgate::policy::compile(&loaded.config, now).ok().unwrap();
+        let own = Own { local: vec!["127.0.0.0/8".parse().unwrap()], listeners: vec![outgate.proxy] };
+        let (receiver, proxy) = (format!(":{}", target.port()), format!(":{}", outgate.proxy.port()));
+        let ports = ["", ":443", ":80", &receiver, &receiver, &receiver, &proxy];
+        for number in 0..REQUESTS {
+            let Case { request, method, url, client, tenant } = case(&mut dice, &ports);
+            let mut connection = outgate.connect();
+            connection.send(&request);
+            let answer = connection.answer_to(method);
+            let (method, client) = (method.parse::<Method>().unwrap(), ClientName::new(client));
+            let tenant = tenant.map(TenantName::new);
+            let question = Question { method: &method, url: &url, client: &client, tenant: tenant.as_ref(), now };
+            let told = explain(&plan, &question, &own);
+            let told = told.refusal.map_or("", |code| code.name());
+            let context = || format!("seed {seed}, request {number}: {request}{answer:?}\n{text}");
+            match told {
+                "" => assert!(TARGETS_PART.contains(&answer.code()), "{}: {}", answer.code(), context()),
+                told => assert_eq!(answer.code(), told, "{}", context()),
+            }
+            *seen.entry(told.to_owned()).or_default() += 1;
+        }
+    }
+    // The cases are worth something only while they meet the rules.
+    for code in [
+        "",
+        "request_malformed",
+        "client_unauthenticated",
+        "client_forbidden",
+        "no_route",
+        "plaintext_forbidden",
+        "tunnel_forbidden",
+        "target_port_forbidden",
+        "target_forbidden",
+        "target_loops_back",
+        "connect_unreachable",
+        "no_egress",
+    ] {
+        assert!(seen.contains_key(code), "no case of {code:?}: {seen:?}");
+    }
+}

@@ -1,0 +1,261 @@
+//! Changes that reach few first, or nobody: split routes, and what only reports.
+//! Is a change seen at work before it is everybody's?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use support::receiver::{Reaction, Receiver, ok};
+use support::scene::{Scene, config, scene, scene_with};
+use support::tunnel_scene::{self, place};
+use support::{Answer, Folder, Outgate, PATIENCE, signature};
+
+/// Who may send for all of them.
+const CLIENT: &str = "[clients.platform]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
+
+/// What each of these tenants leaves from.
+fn sources(scene: &Scene, outgate: &Outgate, tenants: usize) -> BTreeMap<String, String> {
+    let send = |n: usize| {
+        let tenant = format!("t{n}");
+        let answer = outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: {tenant}\r\n"), "x");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        (tenant, answer.field("outgate-egress").to_owned())
+    };
+    (0..tenants).map(send).collect()
+}
+
+/// The route `plain` with a split: those on its other side leave from 127.0.8.0/30, and are signed.
+fn split_text(scene: &Scene, percent: &str, more: &str) -> String {
+    let pool = "[egress.next]\nranges = [\"127.0.8.0/30\"]\n";
+    let text = config(&scene.good, &scene.plain, &format!("{CLIENT}{pool}{more}"));
+    let split = format!("split = {{ percent = {percent}, egress = \"next\", sign = [\"platform\"] }}");
+    text.replace("plaintext = \"allow\"", &format!("plaintext = \"allow\"\n{split}"))
+}
+
+fn is_next(source: &str) -> bool {
+    source.starts_with("127.0.8.")
+}
+
+#[test]
+fn a_part_of_the_tenants_is_on_the_other_side_and_stays_there() {
+    const TENANTS: usize = 400;
+    let mut scene = scene_with(ok(), CLIENT);
+    let before = sources(&scene, &scene.outgate, TENANTS);
+    assert!(before.values().all(|source| source.starts_with("127.0.7.")));
+    scene.outgate.reconfigure(&split_text(&scene, "25", ""));
+    let quarter = sources(&scene, &scene.outgate, TENANTS);
+    let moved = quarter.values().filter(|source| is_next(source)).count();
+    // 100, give or take five times the standard deviation.
+    assert!((57..=143).contains(&moved), "{moved} of {TENANTS}");
+    assert!(
+        quarter.iter().all(|(tenant, source)| is_next(source) || before[tenant] == *source),
+        "the others do not move"
+    );
+    // Only those on the other side are signed.
+    for seen in scene.plain.seen().iter().skip(TENANTS) {
+        assert_eq!(signature::verifies(seen, support::scene::SECRET), is_next(&seen.from.to_string()), "{seen:?}");
+    }
+    let record = scene.outgate.records(2 * TENANTS).pop().unwrap();
+    let side = if is_next(record["source"].as_str().unwrap()) { "split" } else { "main" };
+    assert_eq!((&record["route"], &record["side"]), (&"plain".into(), &side.into()), "{record}");
+    let metrics = scene.outgate.admin("/metrics").text();
+    for (side, count) in [("split", moved), ("main", TENANTS - moved)] {
+        let line =
+            format!("outgate_split_deliveries_total{{route=\"plain\",side=\"{side}\",code=\"delivered\"}} {count}\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
+
+    scene.outgate = scene.outgate.restarted();
+    assert_eq!(sources(&scene, &scene.outgate, TENANTS), quarter, "another process, and nobody has moved");
+    scene.outgate.reconfigure(&split_text(&scene, "50.5", ""));
+    let half = sources(&scene, &scene.outgate, TENANTS);
+    assert!(
+        quarter.iter().all(|(tenant, source)| !is_next(source) || half[tenant] == *source),
+        "who has moved has moved"
+    );
+    assert!(half.values().filter(|source| is_next(source)).count() > moved);
+    for (percent, all) in [("0", false), ("100", true)] {
+        scene.outgate.reconfigure(&split_text(&scene, percent, ""));
+        let sources = sources(&scene, &scene.outgate, 50);
+        assert!(sources.values().all(|source| is_next(source) == all), "{percent}");
+    }
+    let text = split_text(&scene, "25", "");
+    scene.outgate.reconfigure(&text);
+    assert_eq!(sources(&scene, &scene.outgate, TENANTS), quarter, "and back");
+}
+
+/// What is tried on few fails for few.
+#[test]
+fn a_trial_that_breaks_receivers_closes_them_to_nobody_else() {
+    let reaction: Reaction = Arc::new(|seen| match seen.field("webhook-signature") {
+        "" => (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(), true),
+        _ => (Vec::new(), false),
+    });
+    let scene = scene_with(reaction, CLIENT);
+    let circuit = "[circuit]\nfailures = 3\nwindow = \"10m\"\nopen = \"1h\"\nopen_max = \"1h\"\n";
+    // From the same pool: nothing but the signature is tried.
+    scene.outgate.reconfigure(&split_text(&scene, "50", circuit).replace("egress = \"next\", ", ""));
+    let send = |n: usize| {
+        let answer = scene.outgate.post(&scene.plain_url(), &format!("Outgate-Tenant: t{n}\r\n"), "x");
+        if answer.status == 200 { "200".to_owned() } else { answer.code().to_owned() }
+    };
+    let first: Vec<String> = (0..20).map(send).collect();
+    let (tried, other) = (first.iter().position(|code| code != "200"), first.iter().position(|code| code == "200"));
+    let (tried, other) = (tried.unwrap(), other.unwrap());
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while send(tried) != "target_circuit_open" {
+        assert!(std::time::Instant::now() < deadline, "its circuit never opens: {first:?}");
+    }
+    assert_eq!(send(other), "200");
+    assert_eq!(send(tried), "target_circuit_open", "the success of another says nothing of the trial");
+    scene.outgate.log.until("word of it", |lines| {
+        let told =
+            |line: &String| line.contains("on the other side of route plain") && line.contains("circuit is open");
+        lines.iter().any(told).then_some(())
+    });
+}
+
+/// Nobody gets a tunnel past a signature that would not have got one without the split.
+#[test]
+fn a_split_opens_no_tunnel_that_its_route_refuses() {
+    let place = place();
+    let authority = format!("signed.example:{}", place.port());
+    let tunnel = |route: &str| {
+        let (written, by) = ("hosts = [\"signed.example\"]", "sign = [\"platform\"]\n");
+        let text = tunnel_scene::config(place.port(), "").replacen(by, "", 1);
+        place.outgate.reconfigure(&text.replace(written, &format!("{written}\n{route}")));
+        place.outgate.tunnel(&authority, "").1.code().to_owned()
+    };
+    // The target has no certificate for this name: whoever gets so far is not refused the tunnel.
+    let open = "certificate_untrusted";
+    let signs = "sign = [\"platform\"]";
+    assert_eq!(tunnel(&format!("split = {{ percent = 0, {signs} }}")), open);
+    assert_eq!(tunnel(&format!("split = {{ percent = 100, {signs} }}")), "tunnel_forbidden");
+    assert_eq!(tunnel(&format!("{signs}\nsplit = {{ percent = 100, sign = [] }}")), "tunnel_forbidden");
+    let record = place.record(3);
+    assert_eq!((&record["route"], &record["side"]), (&"signed".into(), &"split".into()), "{record}");
+    // Of some paths only, beside a route of all paths that has tunnels.
+    let some =
+        format!("paths = [\"/in\"]\nports = [{}]\n{signs}\nsplit = {{ percent = 100, sign = [] }}", place.port());
+    let all = "[[routes]]\nname = \"all\"\nhosts = [\"signed.example\"]";
+    assert_eq!(tunnel(&format!("{some}\n{all}")), "tunnel_forbidden");
+}
+
+fn reported<'a>(record: &'a serde_json::Value) -> Vec<(&'a str, &'a str, &'a str)> {
+    let list = record["would_refuse"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |entry: &'a serde_json::Value, key: &str| entry[key].as_str().unwrap();
+    list.iter().map(|entry| (text(entry, "kind"), text(entry, "name"), text(entry, "code"))).collect()
+}
+
+#[test]
+fn an_address_that_is_to_be_denied_is_reported_first() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "");
+    let guard = "allow = [\"127.0.0.0/8\"]";
+    let deny = |entry: &str| scene.outgate.reconfigure(&text.replace(guard, &format!("{guard}\ndeny = [{entry}]")));
+    deny("\"192.0.2.0/24\", { cidr = \"127.0.0.1/32\", report_only = true }");
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
+    let record = scene.outgate.records(1).pop().unwrap();
+    assert_eq!(reported(&record), [("guard", "127.0.0.1/32", "target_forbidden")], "{record}");
+    let metrics = scene.outgate.admin("/metrics").text();
+    let line = "outgate_report_only_total{kind=\"guard\",name=\"127.0.0.1/32\",code=\"target_forbidden\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    deny("{ cidr = \"127.0.0.1/32\" }");
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").code(), "target_forbidden");
+}
+
+/// The usual routes, and one that only reports.
+fn shadowed(scene: &Scene, shadow: &str) {
+    let shadow = format!("[[routes]]\nname = \"shadow\"\nreport_only = true\n{shadow}\n");
+    scene.outgate.reconfigure(&(config(&scene.good, &scene.plain, "") + &shadow));
+}
+
+fn seen(scene: &Scene, answer: &Answer) -> serde_json::Value {
+    let id = answer.field("outgate-request-id");
+    // It is written when the answer has left.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(record) = scene.outgate.records(1).into_iter().find(|record| record["request_id"] == id) {
+            return record;
+        }
+        assert!(Instant::now() < deadline, "no record of {answer:?}");
+    }
+}
+
+#[test]
+fn a_route_that_only_reports_takes_nothing_and_is_told_what_it_would_have_taken() {
+    let scene = scene();
+    let good: &Receiver = &scene.good;
+    let ports = format!("ports = [{}, {}]", good.port(), scene.plain.port());
+    shadowed(&scene, &format!("hosts = [\"hook.example\"]\npaths = [\"/in\"]\nsign = []\n{ports}"));
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    let record = seen(&scene, &answer);
+    assert_eq!((answer.status, &record["route"], &record["would_take"]), (200, &"signed".into(), &"shadow".into()));
+    assert!(reported(&record).is_empty(), "{record}");
+    signature::verify(&good.seen()[0], support::scene::SECRET);
+    let answer = scene.outgate.post(&scene.good_url().replace("/in", "/out"), "", "x");
+    assert_eq!(seen(&scene, &answer)["would_take"], serde_json::Value::Null, "another path");
+    let metrics = scene.outgate.admin("/metrics").text();
+    assert!(metrics.contains("outgate_shadowed_deliveries_total{route=\"shadow\"} 1"), "{metrics}");
+
+    // What is not as specific as the one that is taken would not have been taken.
+    shadowed(&scene, &format!("hosts = [\"*\"]\n{ports}"));
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!(seen(&scene, &answer)["would_take"], serde_json::Value::Null);
+    let answer = scene.outgate.post("https://nobody.example/", "", "x");
+    assert_eq!((answer.code(), &seen(&scene, &answer)["would_take"]), ("no_route", &"shadow".into()));
+
+    // What it would have refused.
+    shadowed(&scene, "hosts = [\"plain.example\"]\nbody_max = \"10 B\"");
+    let answer = scene.outgate.post(&scene.plain_url(), "", "x");
+    assert_eq!(
+        (answer.status, reported(&seen(&scene, &answer))),
+        (200, vec![("route", "shadow", "plaintext_forbidden")])
+    );
+    shadowed(&scene, &format!("hosts = [\"hook.example\"]\nbody_max = \"10 B\"\n{ports}"));
+    let answer = scene.outgate.post(&scene.good_url(), "", "more than ten bytes");
+    assert_eq!((answer.status, reported(&seen(&scene, &answer))), (200, vec![("route", "shadow", "body_too_large")]));
+    for (more, code) in [("", "target_port_forbidden"), (ports.as_str(), "tunnel_forbidden")] {
+        shadowed(&scene, &format!("hosts = [\"hook.example\"]\nconnect = \"refuse\"\n{more}"));
+        let (_, answer) = scene.outgate.tunnel(&format!("hook.example:{}", good.port()), "");
+        assert_eq!(reported(&seen(&scene, &answer)), [("route", "shadow", code)]);
+    }
+}
+
+/// Customers' firewalls must know a range before it is used, and for as long as anything may still leave from it.
+#[test]
+fn ranges_are_published_before_they_come_and_until_they_are_gone() {
+    let folder = Folder::new();
+    let at = |hours: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours)).to_string();
+    let text = format!(
+        "[egress.default]\nranges = [\"198.51.100.0/28\", {{ cidr = \"198.51.100.16/28\", from = \"{}\" }}, \
+         {{ cidr = \"198.51.100.32/28\", until = \"{}\" }}, {{ cidr = \"198.51.100.48/28\", until = \"{}\" }}, \
+         {{ cidr = \"198.51.100.64/28\", until = \"{}\" }}]\n\
+         [[routes]]\nname = \"r\"\nhosts = [\"a.com\"]\ntimeouts = {{ tunnel = \"2h\" }}\n",
+        at(24),
+        at(24),
+        at(-1),
+        at(-3)
+    );
+    let file = folder.write("config.toml", text);
+    let list = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(["egress", "list", "--format", "json", "--config"])
+        .arg(file)
+        .output()
+        .unwrap();
+    let pools: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    let ranges = pools[0]["ranges"].as_array().unwrap().iter();
+    let ranges: Vec<_> =
+        ranges.map(|range| (range["cidr"].as_str().unwrap(), range["state"].as_str().unwrap())).collect();
+    let expected = [
+        ("198.51.100.0/28", "active"),
+        ("198.51.100.16/28", "announced"),
+        ("198.51.100.32/28", "retiring"),
+        ("198.51.100.48/28", "retiring"),
+    ];
+    assert_eq!(ranges, expected);
+}

@@ -1,0 +1,90 @@
+//! The warnings of a configuration: their codes, their number, and those that the operator has decided about.
+//! Can an operator read all that `check` says?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::fmt::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::Folder;
+
+/// Seconds are what it takes; minutes what it took.
+const LIMIT: Duration = Duration::from_secs(60);
+const BASE: &str = "[egress.default]\nranges = [\"198.51.100.16/28\"]\n";
+
+/// The exit code, stdout and stderr of `check`.
+fn check(text: &str, arguments: &[&str]) -> (i32, String, String) {
+    let folder = Folder::new();
+    let path = folder.write("config.toml", text);
+    let output = Command::new("timeout")
+        .arg(LIMIT.as_secs().to_string())
+        .arg(env!("CARGO_BIN_EXE_outgate"))
+        .args(["check", "--config"])
+        .arg(path)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn routes(count: usize) -> String {
+    let mut text = format!("{BASE}[clients.local]\nnetworks = [\"127.0.0.0/8\"]\n");
+    for number in 0..count {
+        write!(text, "[[routes]]\nname = \"r{number}\"\nhosts = [\"h{number}.com\"]\nplaintext = \"allow\"\n").unwrap();
+    }
+    text
+}
+
+#[test]
+fn warnings_are_shown_up_to_a_bound_with_a_summary_in_time_that_grows_with_their_number() {
+    let (many, start) = (routes(20_000), Instant::now());
+    let (code, _, said) = check(&many, &[]);
+    assert_eq!(code, 0, "after {:?}", start.elapsed());
+    assert_eq!(said.matches("warning[plaintext]: webhooks may leave").count(), 25);
+    assert!(said.contains("19975 more warnings of this kind"), "{said}");
+    assert!(said.contains("valid, with 20001 warnings"), "{said}");
+    let (code, json, _) = check(&many, &["--json"]);
+    assert_eq!(code, 0, "after {:?}", start.elapsed());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let last = json.as_array().unwrap().iter().rfind(|warning| warning["code"] == "plaintext").unwrap();
+    assert_eq!((&last["key"], &last["line"]), (&"routes.plaintext".into(), &(4 + 4 * 20_000).into()));
+}
+
+#[test]
+fn acknowledged_warnings_are_not_shown_and_a_code_without_a_warning_is_told() {
+    let text = routes(3);
+    let (_, _, said) = check(&text, &[]);
+    assert!(said.contains("warning[plaintext]") && said.contains("warning[not_public]"), "{said}");
+    let (code, _, said) = check(&format!("acknowledge = [\"plaintext\", \"not_public\"]\n{text}"), &[]);
+    assert_eq!((code, said.trim()), (0, "valid, with 0 warnings and 4 acknowledged"));
+    let (code, _, said) = check(&format!("acknowledge = [\"plaintext\", \"not_public\", \"no_route\"]\n{text}"), &[]);
+    assert!(code == 0 && said.contains("no warning has the code \"no_route\" now"), "{said}");
+    assert!(said.contains("valid, with 1 warning and 4 acknowledged"), "{said}");
+    let (code, _, said) = check(&format!("acknowledge = [\"plain_text\"]\n{text}"), &[]);
+    assert!(code == 1 && said.contains("did you mean \"plaintext\"?"), "{said}");
+    assert!(said.contains("not valid: 1 problem,"), "{said}");
+}
+
+#[test]
+fn public_listeners_are_warned_about_for_admin_and_for_tokens_in_plaintext() {
+    let token = "tokens = [\"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"]";
+    let said = |listen: &str, admin: &str| {
+        let text = format!(
+            "[server]\nlisten = [\"{listen}\"]\n[admin]\nlisten = [\"{admin}\"]\n{BASE}[clients.billing]\n{token}\n\
+             [[routes]]\nname = \"all\"\nhosts = [\"*\"]\n"
+        );
+        check(&text, &[]).2
+    };
+    for public in ["0.0.0.0:4750", "8.8.8.8:4750", "[::]:4750"] {
+        assert!(said(public, "127.0.0.1:4751").contains("warning[tokens_in_plaintext]"), "{public}");
+        assert!(said("127.0.0.1:4751", public).contains("warning[admin_public]"), "{public}");
+    }
+    for own in ["127.0.0.1:4750", "10.0.0.1:4750", "unix:/run/outgate/x.sock"] {
+        let said = said(own, "127.0.0.1:4751") + &said("127.0.0.1:4751", own);
+        assert!(!said.contains("tokens_in_plaintext") && !said.contains("admin_public"), "{own}: {said}");
+    }
+}

@@ -1,0 +1,3 @@
+//! What a target is shown.
+
+mod tokens;

@@ -1,0 +1,538 @@
+//! Credentials for targets that demand them, against a real token endpoint.
+//! Does a target see who we are, and does nobody else?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+use socket2::{Domain, Socket, Type};
+use support::pki::{Pki, self_signed};
+use support::receiver::{Reaction, Receiver, answering, ok};
+use support::scene::{SECRET, folder};
+use support::signature::verify;
+use support::{Folder, Outgate, PATIENCE, post};
+
+/// In every secret of these tests.
+const HUSH: &str = "hunter2";
+
+/// `hook.example`, and `login.example` beside it.
+struct Scene {
+    pki: Pki,
+    outgate: Outgate,
+    target: Receiver,
+    endpoint: Receiver,
+}
+
+fn secrets(pki: &Pki) -> Folder {
+    let folder = folder(pki);
+    for (name, text) in [("password", "hunter2 é"), ("token", "hunter2.t-o_k~e+n/="), ("client", "hunter2+/%")] {
+        let path = folder.write(name, text);
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    folder
+}
+
+/// With `[credentials.acme]` of these lines, and these lines more in the route.
+fn config(ports: &[u16], credential: &str, route: &str) -> String {
+    format!(
+        r#"
+[server]
+listen = ["127.0.0.1:0"]
+allow_anonymous = true
+[admin]
+listen = ["127.0.0.1:0"]
+[egress.default]
+ranges = ["127.0.7.0/30"]
+[guard]
+allow = ["127.0.0.0/8"]
+[resolver.hosts]
+"hook.example" = ["127.0.0.1"]
+"login.example" = ["127.0.0.1"]
+"private.example" = ["10.1.2.3"]
+[trust.public]
+roots = ["{{dir}}/ca.pem"]
+[signers.platform]
+scheme = "standard-webhooks"
+keys = [{{ id = "k1", secret = "file:{{dir}}/key" }}]
+[credentials.acme]
+{credential}
+[log]
+level = "trace"
+[[routes]]
+name = "acme"
+hosts = ["hook.example"]
+ports = {ports:?}
+credential = "acme"
+sign = ["platform"]
+timeouts = {{ response = "5s", connect = "2s", tls = "2s" }}
+{route}
+"#
+    )
+}
+
+fn oauth2(endpoint: u16, more: &str) -> String {
+    format!(
+        "type = \"oauth2\"\ntoken_url = \"https://login.example:{endpoint}/token?v=2\"\nclient_id = \"us: and\"\n\
+         client_secret = \"file:{{dir}}/client\"\n{more}"
+    )
+}
+
+fn scene(target: Reaction, endpoint: Reaction, credential: &str, route: &str) -> Scene {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), target);
+    let endpoint = Receiver::tls(pki.leaf(&["login.example"]), endpoint);
+    let text = config(&[target.port()], &oauth2(endpoint.port(), credential), route);
+    let outgate = Outgate::run(secrets(&pki), &text);
+    Scene { pki, outgate, target, endpoint }
+}
+
+impl Scene {
+    fn url(&self) -> String {
+        format!("https://hook.example:{}/in", self.target.port())
+    }
+    fn post(&self, fields: &str) -> support::Answer {
+        self.outgate.post(&self.url(), fields, "{}")
+    }
+    /// What the target has been shown.
+    fn shown(&self) -> Vec<String> {
+        self.target.seen().iter().map(|seen| seen.all("authorization").join(" and ")).collect()
+    }
+}
+
+fn json(status: u16, body: &str) -> Vec<u8> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+    (head + body).into_bytes()
+}
+
+fn token(number: usize, lifetime: &str) -> Vec<u8> {
+    let expires = if lifetime.is_empty() { String::new() } else { format!(r#","expires_in":{lifetime}"#) };
+    json(200, &format!(r#"{{"access_token":"{HUSH}-{number}","token_type":"Bearer"{expires}}}"#))
+}
+
+/// hunter2-1, hunter2-2 and so on.
+fn granting(lifetime: &str) -> Reaction {
+    let (count, lifetime) = (AtomicUsize::new(0), lifetime.to_owned());
+    Arc::new(move |_| (token(1 + count.fetch_add(1, Ordering::SeqCst), &lifetime), true))
+}
+
+fn bearer(number: usize) -> String {
+    format!("Bearer {HUSH}-{number}")
+}
+
+fn no_word_of_secrets(outgate: &Outgate) {
+    let told = outgate.log.all().join("\n");
+    // What a TLS or HTTP library says of bytes is in hexadecimal, base64 or escaped; of what is text, nothing is.
+    for secret in [HUSH, "dXM6IGFuZDpodW50ZXIy", "dXMlM0EraHVudGVyM", "dXMlM0ErYW5kOmh1bnRlcjI"] {
+        let line = told.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{secret}: {line:?}");
+    }
+}
+
+#[test]
+fn a_target_is_shown_what_is_written_and_nothing_of_the_clients_own() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let basic = "type = \"basic\"\nusername = \"platform\"\npassword = \"file:{dir}/password\"";
+    let outgate = Outgate::run(secrets(&pki), &config(&[target.port()], &format!("{basic}\n# at first"), ""));
+    let url = format!("https://hook.example:{}/in", target.port());
+    for (credential, name, expected) in [
+        (basic, "authorization", "Basic cGxhdGZvcm06aHVudGVyMiDDqQ=="),
+        ("type = \"bearer\"\ntoken = \"file:{dir}/token\"", "authorization", "Bearer hunter2.t-o_k~e+n/="),
+        ("type = \"header\"\nname = \"X-Api-Key\"\nvalue = \"file:{dir}/token\"", "x-api-key", "hunter2.t-o_k~e+n/="),
+    ] {
+        outgate.reconfigure(&config(&[target.port()], credential, ""));
+        let own = "Authorization: Bearer theirs\r\nauthorization: Bearer again\r\nX-Api-Key: theirs\r\n";
+        for fields in ["", own] {
+            assert_eq!(outgate.post(&url, fields, "{}").status, 200);
+            let seen = target.seen().pop().unwrap();
+            assert_eq!(seen.all(name), [expected]);
+            verify(&seen, SECRET);
+        }
+    }
+    let seen = target.seen().pop().unwrap();
+    assert_eq!(seen.all("authorization").len(), 2, "another header than the credential's is the client's");
+    for record in outgate.records(6) {
+        assert!(!record.to_string().contains(HUSH) && !record.to_string().contains("theirs"), "{record}");
+    }
+    no_word_of_secrets(&outgate);
+}
+
+#[test]
+fn a_token_is_fetched_once_by_the_same_doors_and_shown_to_many() {
+    let credential = "scopes = [\"send\", \"x:y\"]\naudience = \"https://hook.example/\"\nparameters = { a = \"b c\" }";
+    let scene = scene(ok(), granting("3600"), credential, "");
+    for _ in 0..10 {
+        assert_eq!(scene.post("Authorization: Bearer theirs\r\n").status, 200);
+    }
+    assert_eq!(scene.shown(), vec![bearer(1); 10]);
+    scene.target.seen().iter().for_each(|seen| verify(seen, SECRET));
+    let asked = scene.endpoint.seen();
+    assert_eq!(asked.len(), 1);
+    assert!((0..4).any(|last| asked[0].from == std::net::IpAddr::from([127, 0, 7, last])), "{:?}", asked[0]);
+    assert_eq!(asked[0].line, "POST /token?v=2 HTTP/1.1");
+    assert_eq!(asked[0].field("host"), format!("login.example:{}", scene.endpoint.port()));
+    assert_eq!(asked[0].field("content-type"), "application/x-www-form-urlencoded");
+    assert_eq!(asked[0].field("accept"), "application/json");
+    // printf 'us%%3A+and:hunter2%%2B%%2F%%25' | base64
+    assert_eq!(asked[0].field("authorization"), "Basic dXMlM0ErYW5kOmh1bnRlcjIlMkIlMkYlMjU=");
+    let form = "grant_type=client_credentials&scope=send+x%3Ay&audience=https%3A%2F%2Fhook.example%2F&a=b+c";
+    assert_eq!(String::from_utf8(asked[0].body.clone()).unwrap(), form);
+
+    let records = scene.outgate.records(10);
+    assert_eq!(records.len(), 10, "a request for a token has no record of its own");
+    assert!(records.iter().all(|record| record["code"] == "delivered" && !record.to_string().contains(HUSH)));
+    assert!(records[0]["ms"]["token"].is_number() && records[0]["ms"]["resolve"].is_number(), "{}", records[0]);
+    let metrics = scene.outgate.admin("/metrics").text();
+    assert!(metrics.contains("outgate_token_requests_total{credential=\"acme\",result=\"granted\"} 1"), "{metrics}");
+    assert!(!metrics.contains(HUSH));
+    no_word_of_secrets(&scene.outgate);
+}
+
+#[test]
+fn the_client_may_prove_itself_in_the_body() {
+    let scene = scene(ok(), granting(""), "client_auth = \"body\"", "");
+    assert_eq!(scene.post("").status, 200);
+    let asked = &scene.endpoint.seen()[0];
+    assert_eq!(asked.field("authorization"), "");
+    let form = "grant_type=client_credentials&client_id=us%3A+and&client_secret=hunter2%2B%2F%25";
+    assert_eq!(String::from_utf8(asked.body.clone()).unwrap(), form);
+    no_word_of_secrets(&scene.outgate);
+}
+
+#[test]
+fn many_at_once_wait_for_one_token() {
+    let (release, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    let held: Reaction = Arc::new(move |_| {
+        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        (token(1, "3600"), true)
+    });
+    let scene = scene(ok(), held, "", "");
+    let mut clients: Vec<_> = (0..50).map(|_| scene.outgate.connect()).collect();
+    // Whoever asked first hangs up: the token is for the others, too.
+    let mut first = scene.outgate.connect();
+    first.send(post(&scene.url(), "", "{}"));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while scene.endpoint.connections() == 0 {
+        assert!(std::time::Instant::now() < deadline, "nobody asks for a token");
+        std::thread::yield_now();
+    }
+    drop(first);
+    clients.iter_mut().for_each(|client| client.send(post(&scene.url(), "", "{}")));
+    release.send(()).unwrap();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    assert_eq!((scene.endpoint.seen().len(), scene.shown()), (1, vec![bearer(1); 50]));
+}
+
+#[test]
+fn a_token_is_fetched_anew_before_it_ends() {
+    let scene = scene(ok(), granting("2"), "", "");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while scene.shown().last() != Some(&bearer(3)) {
+        assert!(std::time::Instant::now() < deadline, "{:?}", scene.shown().last());
+        assert_eq!(scene.post("").status, 200);
+    }
+    let shown = scene.shown();
+    let mut sorted = shown.clone();
+    sorted.sort();
+    assert_eq!(shown, sorted, "no token comes back");
+    assert!(scene.endpoint.seen().len() <= 4);
+}
+
+#[test]
+fn a_token_without_a_life_serves_those_who_waited_for_it() {
+    let scene = scene(ok(), granting("0"), "", "");
+    for number in 1..=3 {
+        assert_eq!(scene.post("").status, 200);
+        assert_eq!(scene.shown().last(), Some(&bearer(number)));
+    }
+}
+
+#[test]
+fn an_endpoint_that_gives_no_token_is_told_as_what_it_is() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let login = |reaction| Receiver::tls(pki.leaf(&["login.example"]), reaction);
+    let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let html = json(200, "<html>");
+    let says = |bytes: Vec<u8>| login(Arc::new(move |_| (bytes.clone(), true)));
+    let denied = json(401, r#"{"error":"invalid_client","error_description":"hunter2"}"#);
+    let bad = json(200, r#"{"access_token":"hunter2 x","token_type":"bearer"}"#);
+    let long =
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n11000\r\n{}\r\n0\r\n\r\n", "x".repeat(0x11000));
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{\"access_token\":";
+    let silent: Reaction = Arc::new(|_| {
+        std::thread::park_timeout(PATIENCE);
+        (Vec::new(), false)
+    });
+    let cases = [
+        (says(denied), 500, "internal", "invalid_client", "it answers 401 and grants nothing"),
+        (says(json(400, "{}")), 500, "internal", "", "it answers 400 and grants nothing"),
+        (says(json(503, "")), 503, "target_circuit_open", "", "it answers 503"),
+        (says(json(429, "")), 503, "target_circuit_open", "", "it answers 429"),
+        (says(json(302, "")), 502, "response_malformed", "", "it answers with a redirection, which is not followed"),
+        (says(html), 502, "response_malformed", "", "it answers with not the JSON of RFC 6749 §5.1"),
+        (says(bad), 502, "response_malformed", "", "it answers with a token that fits into no header"),
+        (says(b"what?\r\n\r\n".to_vec()), 502, "response_malformed", "", "its answer breaks HTTP"),
+        (login(answering(&long)), 502, "response_too_large", "", "an answer longer than any token"),
+        (says(json(200, &"x".repeat(70_000))), 502, "response_too_large", "", "its answer is longer"),
+        (login(answering(half)), 504, "response_timeout", "", "no whole answer within the response timeout"),
+        (login(silent), 504, "response_timeout", "", "no answer within the response timeout"),
+        (
+            Receiver::tls(self_signed(&["login.example"]), ok()),
+            502,
+            "certificate_untrusted",
+            "self_signed",
+            "its certificate is refused",
+        ),
+        (
+            Receiver::tls(pki.leaf(&["hook.example"]), ok()),
+            502,
+            "certificate_untrusted",
+            "name_mismatch",
+            "its certificate is refused",
+        ),
+        (Receiver::plain_speaking_first(), 502, "tls_failed", "plaintext", "its port does not speak TLS"),
+    ];
+    let outgate = Outgate::run(secrets(&pki), &config(&[target.port()], &oauth2(refused, ""), ""));
+    let url = format!("https://hook.example:{}/in", target.port());
+    let mut count = 0;
+    let mut check = |text: &str, (status, code, details, detail): (u16, &str, &str, &str)| {
+        outgate.reconfigure(&text.replace(r#"response = "5s""#, r#"response = "300ms""#));
+        for _ in 0..2 {
+            let answer = outgate.post(&url, "", "{}");
+            count += 1;
+            assert_eq!((answer.status, answer.code()), (status, code), "{detail} {}", answer.text());
+            let problem = answer.json();
+            let told = problem["detail"].as_str().unwrap();
+            assert!(told.starts_with("no token from the token endpoint: ") && told.contains(detail), "{told}");
+            assert_eq!(problem["details"].as_str().unwrap_or_default(), details);
+            let record = outgate.records(count).pop().unwrap();
+            assert_eq!(record["code"], code);
+            assert!(record["cause"].as_str().unwrap().contains("token endpoint https://"), "{record}");
+            assert!(!record.to_string().contains(HUSH) && !answer.text().contains(HUSH), "{record}");
+        }
+    };
+    for (endpoint, status, code, details, detail) in &cases {
+        let text = config(&[target.port()], &oauth2(endpoint.port(), ""), "");
+        check(&text, (*status, code, details, detail));
+        assert!(endpoint.seen().len() <= 1, "an endpoint that fails is left alone: {detail}");
+    }
+    let text = config(&[target.port()], &oauth2(refused, ""), "");
+    check(
+        &text.replace("client_id = \"us", "client_id = \"others"),
+        (502, "connect_refused", "", "it refused the connection"),
+    );
+    let private = text.replace("login.example:", "private.example:");
+    check(&private, (500, "internal", "", "it is not a public address"));
+    let own = text.replace(&format!("login.example:{refused}"), &format!("login.example:{}", outgate.proxy.port()));
+    check(&own, (500, "internal", "", "it is this proxy itself"));
+
+    assert!(target.seen().is_empty());
+    assert_eq!(outgate.records(count).len(), count, "one record a delivery");
+    let metrics = outgate.admin("/metrics").text();
+    assert!(
+        metrics.contains("outgate_token_requests_total{credential=\"acme\",result=\"certificate_untrusted\"} 2"),
+        "{metrics}"
+    );
+    no_word_of_secrets(&outgate);
+}
+
+/// Each delivery that a fetch fails has the fetch's evidence, also one that comes in the pause after it.
+#[test]
+fn a_record_of_a_token_that_was_not_fetched_has_the_endpoint_with_source_and_address() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let denying =
+        Receiver::tls(pki.leaf(&["login.example"]), answering(std::str::from_utf8(&json(401, "{}")).unwrap()));
+    let untrusted = Receiver::tls(self_signed(&["login.example"]), ok());
+    // Bound, so that nobody else can take it, and not listening.
+    let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let closed = held.local_addr().unwrap().as_socket().unwrap().port();
+    let outgate = Outgate::run(secrets(&pki), &config(&[target.port()], &oauth2(target.port(), ""), ""));
+    let url = format!("https://hook.example:{}/in", target.port());
+    let mut count = 0;
+    let mut evidence = |port: u16| {
+        let text = config(&[target.port()], &oauth2(port, ""), "");
+        outgate.reconfigure(&text);
+        let both = [0, 1].map(|_| {
+            assert!(outgate.post(&url, "", "{}").status >= 500);
+            count += 1;
+            let record = outgate.records(count).pop().unwrap();
+            assert!(record["source"].is_null() && record["address"].is_null(), "the target was not reached: {record}");
+            record["token_endpoint"].clone()
+        });
+        assert_eq!(both[0], both[1]);
+        let endpoint = both[0].clone();
+        assert_eq!((&endpoint["credential"], &endpoint["scheme"]), (&"acme".into(), &"https".into()), "{endpoint}");
+        assert_eq!((&endpoint["host"], &endpoint["port"]), (&"login.example".into(), &port.into()), "{endpoint}");
+        assert!(endpoint["source"].as_str().unwrap().starts_with("127.0.7."), "{endpoint}");
+        assert_eq!(endpoint["address"], "127.0.0.1", "{endpoint}");
+        assert!(endpoint["ms"]["connect"].is_number() && endpoint["ms"]["total"].is_number(), "{endpoint}");
+        endpoint
+    };
+    let refused = evidence(closed);
+    assert_eq!(refused["attempts"][0]["outcome"], "refused", "{refused}");
+    assert!(refused["http"].is_null() && refused["status_class"].is_null(), "{refused}");
+    let unproven = evidence(untrusted.port());
+    assert_eq!(unproven["certificate"]["verdict"], "self_signed", "{unproven}");
+    let denied = evidence(denying.port());
+    assert_eq!((&denied["status_class"], &denied["tls"]["verified"]), (&"4xx".into(), &true.into()), "{denied}");
+    assert!(denied["ms"]["response"].is_number() && denied.get("attempts").is_none(), "{denied}");
+    no_word_of_secrets(&outgate);
+}
+
+#[test]
+fn a_delivery_with_a_token_has_no_token_endpoint_in_its_record() {
+    let scene = scene(ok(), granting("300"), "", "");
+    assert_eq!(scene.post("").status, 200);
+    assert!(scene.outgate.records(1)[0].get("token_endpoint").is_none());
+}
+
+#[test]
+fn an_endpoint_that_has_recovered_is_asked_again_after_a_moment() {
+    let count = AtomicUsize::new(0);
+    let failing_first: Reaction = Arc::new(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+        0 => (json(503, ""), true),
+        number => (token(number, "60"), true),
+    });
+    let scene = scene(ok(), failing_first, "", "");
+    let answer = scene.post("");
+    assert_eq!((answer.code(), answer.field("retry-after")), ("target_circuit_open", "1"));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while scene.post("").status != 200 {
+        assert!(std::time::Instant::now() < deadline, "no token");
+    }
+    assert_eq!(scene.endpoint.seen().len(), 2, "nobody asks in between");
+}
+
+#[test]
+fn a_token_that_the_target_does_not_take_is_not_shown_again() {
+    let challenge = |number: usize| {
+        let refused = bearer(number);
+        let reaction: Reaction = Arc::new(move |seen| {
+            let answer = match seen.field("authorization") == refused {
+                true => {
+                    "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"a\", error=\"invalid_token\"\r\nContent-Length: 4\r\n\r\ngone"
+                }
+                false => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            };
+            (answer.as_bytes().to_vec(), true)
+        });
+        reaction
+    };
+    let scene_one = scene(challenge(1), granting("3600"), "", "");
+    let answer = scene_one.post("");
+    assert_eq!((answer.status, answer.code(), answer.text().as_str()), (401, "", "gone"), "the answer is the client's");
+    assert_eq!(scene_one.target.seen().len(), 1, "a webhook is never sent twice");
+    assert_eq!(scene_one.post("").status, 200);
+    assert_eq!(scene_one.shown(), [bearer(1), bearer(2)]);
+
+    // A target that takes none does not make us ask for each webhook; one that says something else keeps its token.
+    let always = "HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer error=\"invalid_token\"\r\nContent-Length: 0\r\n\r\n";
+    for (answer, fetches) in [(always, 2), (&always.replace("invalid_token", "insufficient_scope"), 1)] {
+        let scene = scene(answering(answer), granting("3600"), "", "");
+        (0..5).for_each(|_| assert_eq!(scene.post("").status, 401));
+        assert_eq!(scene.endpoint.seen().len(), fetches);
+    }
+}
+
+#[test]
+fn a_tenants_token_is_its_own_where_the_route_is_for_tenants() {
+    for (route, fetches) in [("tenants = [\"a\", \"b\"]", 2), ("", 1)] {
+        let scene = scene(ok(), granting("3600"), "", "");
+        let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), route);
+        let clients = "allow_anonymous = false\n[clients.us]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
+        scene.outgate.reconfigure(&text.replace("allow_anonymous = true\n", clients));
+        for tenant in ["a", "b", "a", "b"] {
+            assert_eq!(scene.post(&format!("Outgate-Tenant: {tenant}\r\n")).status, 200);
+        }
+        assert_eq!(scene.endpoint.seen().len(), fetches, "{route}");
+        let shown = scene.shown();
+        assert_eq!((&shown[0], &shown[1]), (&shown[2], &shown[3]));
+    }
+}
+
+#[test]
+fn a_reload_keeps_what_is_still_meant() {
+    let scene = scene(ok(), granting("3600"), "", "");
+    assert_eq!(scene.post("").status, 200);
+    let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), "");
+    scene.outgate.reconfigure(&text.replace("response = \"5s\"", "response = \"6s\""));
+    assert_eq!(scene.post("").status, 200);
+    assert_eq!(scene.shown(), vec![bearer(1); 2]);
+    // The same words over another pool, or under another trust, are another conversation.
+    let pool = text.replace("[guard]", "[egress.eu]\nranges = [\"127.0.8.1\"]\n[guard]");
+    scene.outgate.reconfigure(&pool.replace("credential = \"acme\"", "credential = \"acme\"\negress = \"eu\""));
+    assert_eq!(scene.post("").status, 200);
+    assert_eq!(scene.endpoint.seen().pop().unwrap().from, std::net::IpAddr::from([127, 0, 8, 1]));
+    let reloads = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
+    scene.outgate.reconfigure(&text);
+    let before = reloads(&scene.outgate.log.all());
+    scene.outgate.folder.write("client", "hunter2-too");
+    scene.outgate.log.until("a reload", |lines| (reloads(lines) > before).then_some(()));
+    assert_eq!(scene.post("").status, 200);
+    assert_eq!(scene.shown(), [bearer(1), bearer(1), bearer(2), bearer(3)]);
+    let proofs: Vec<_> = scene.endpoint.seen().iter().map(|seen| seen.field("authorization").to_owned()).collect();
+    assert!(proofs[0] == proofs[1] && proofs[1] != proofs[2]);
+    drop(scene.pki);
+}
+
+#[test]
+fn a_tunnel_carries_no_credential_and_is_not_opened() {
+    let scene = scene(ok(), granting("3600"), "", "");
+    let text = config(&[scene.target.port()], &oauth2(scene.endpoint.port(), ""), "");
+    scene.outgate.reconfigure(&text.replace("sign = [\"platform\"]", ""));
+    let mut client = scene.outgate.connect();
+    client.send(format!("CONNECT hook.example:{} HTTP/1.1\r\nHost: x\r\n\r\n", scene.target.port()));
+    assert_eq!(client.answer_to("CONNECT").code(), "tunnel_forbidden");
+    assert!(scene.endpoint.seen().is_empty());
+}
+
+#[test]
+fn explain_and_check_say_its_name_and_type_alone() {
+    let pki = Pki::new();
+    let folder = secrets(&pki);
+    let text = config(&[443], &oauth2(443, ""), "").replace("{dir}", &folder.path("").display().to_string());
+    let file = folder.write("config.toml", &text);
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(arguments).arg("--config").arg(&file).output();
+        let output = output.unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let told = run(&["explain", "POST", "https://hook.example/in"]);
+    assert!(told.contains("credential acme: oauth2\n"), "{told}");
+    assert!(!told.contains(HUSH) && !told.contains("login.example"), "{told}");
+    folder.write("config.toml", text.replace("sign = [\"platform\"]", "plaintext = \"allow\""));
+    let told = run(&["check"]);
+    assert!(told.contains("the credential acme would leave in plaintext"), "{told}");
+    assert!(!told.contains(HUSH), "{told}");
+}
+
+/// Or it would be cut off on the day that the denial is in force.
+#[test]
+fn a_denial_that_only_reports_is_counted_for_token_endpoints_too() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let endpoint = Receiver::tls_at("127.0.0.9:0", pki.leaf(&["login.example"]), granting("3600"));
+    let text = config(&[target.port()], &oauth2(endpoint.port(), ""), "")
+        .replace("\"login.example\" = [\"127.0.0.1\"]", "\"login.example\" = [\"127.0.0.9\"]")
+        .replace("[guard]", "[guard]\ndeny = [{ cidr = \"127.0.0.9/32\", report_only = true }]");
+    let outgate = Outgate::run(secrets(&pki), &text);
+    let url = format!("https://hook.example:{}/in", target.port());
+    assert_eq!(outgate.post(&url, "", "{}").status, 200);
+    let metrics = outgate.admin("/metrics").text();
+    let line = "outgate_report_only_total{kind=\"guard\",name=\"127.0.0.9/32\",code=\"target_forbidden\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    let record = outgate.records(1).pop().unwrap();
+    assert!(record.get("would_refuse").is_none(), "the webhook itself would not be refused: {record}");
+}

@@ -1,0 +1,97 @@
+//! The examples of `docs/requests.md`, as they stand there.
+//! Does each one deliver a signed webhook?
+//!
+//! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::process::Command;
+
+use aws_lc_rs::digest;
+use support::Outgate;
+use support::clients::{Language, Workshop};
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+
+/// The languages and texts of a page's blocks.
+fn blocks(page: &str) -> Vec<(&str, &str)> {
+    let fenced = page.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
+    fenced.filter(|(language, _)| !language.is_empty()).collect()
+}
+
+/// What a reader writes around an example in Go.
+fn go(example: &str) -> String {
+    format!(
+        "package main\nimport (\"net/http\"; \"net/url\"; \"strings\")\nfunc main() {{\n{example}\n\
+         if err != nil {{ panic(err) }}\n_ = response.Body.Close()\n}}\n"
+    )
+}
+
+/// What a reader writes around an example in Java.
+fn java(example: &str) -> String {
+    let imports = [
+        "org.apache.http.HttpHost",
+        "org.apache.http.auth.*",
+        "org.apache.http.client.CredentialsProvider",
+        "org.apache.http.client.methods.HttpPost",
+        "org.apache.http.entity.*",
+        "org.apache.http.impl.client.*",
+    ];
+    let imports: String = imports.iter().map(|name| format!("import {name};\n")).collect();
+    format!("{imports}class Example {{ public static void main(String[] words) throws Exception {{\n{example}\n}} }}\n")
+}
+
+#[test]
+fn every_example_of_a_request_form_delivers_a_signed_webhook() {
+    let Some(workshop) = Workshop::open() else { return };
+    let pki = Pki::new();
+    let (receiver, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
+    let hash = digest::digest(&digest::SHA256, b"TOKEN");
+    let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let client = format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n");
+    let text = config(&receiver, &plain, &client).replace("allow_anonymous = true\n", "");
+    let outgate = Outgate::run(folder(&pki), &text);
+
+    let (mut run, mut expected, mut records) = (0, 0, 0);
+    for (language, text) in blocks(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/requests.md"))) {
+        // The receiver is on this host, and the ports are free ones. Nothing else is changed.
+        let text = text
+            .replace("hooks.acme.example", &format!("hook.example:{}", receiver.port()))
+            .replace("4750", &outgate.proxy.port().to_string());
+        let command = match language {
+            "sh" => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(text.as_str());
+                Some(shell)
+            }
+            "python" => Some(workshop.example(Language::Python, &text)),
+            "js" => Some(workshop.example(Language::Node, &text)),
+            "ruby" => workshop.has("httpclient").then(|| {
+                let mut ruby = Command::new("ruby");
+                ruby.arg("-e").arg(text.as_str());
+                ruby
+            }),
+            "go" => workshop.compiled_example("go", &go(&text)),
+            "java" => workshop.compiled_example("apache", &java(&text)),
+            _ => continue,
+        };
+        run += 1;
+        let Some(mut command) = command else { continue };
+        command.env_remove("http_proxy").env_remove("https_proxy").env_remove("no_proxy").env_remove("NO_PROXY");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{language}: {output:?}");
+        expected += 1;
+        // Apache HttpClient sends its credential only after a 407, which has a record, too.
+        records += if language == "java" { 2 } else { 1 };
+        let seen = receiver.seen();
+        assert_eq!(seen.len(), expected, "{language}: {output:?}");
+        let last = seen.last().unwrap();
+        assert!(last.line.starts_with("POST /"), "{language}: {last:?}");
+        assert!(!last.field("webhook-signature").is_empty(), "{language}: {last:?}");
+        let record = &outgate.records(records)[records - 1];
+        assert_eq!((&record["client"], &record["tenant"]), (&"billing".into(), &"acme".into()), "{language}");
+    }
+    assert!(run >= 7, "only {run} examples were found");
+}

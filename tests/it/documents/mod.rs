@@ -1,0 +1,5 @@
+//! README and `docs` against the code.
+
+mod book;
+mod examples;
+mod reference;

@@ -1,0 +1,127 @@
+//! The documents say what the code does.
+//! Has a paper drifted from the product?
+
+use std::collections::BTreeSet;
+
+use outgate::config::WarningCode;
+use outgate::delivery::refusal::TABLE;
+use outgate::policy::trust::fault::CertificateFault;
+
+#[test]
+fn the_page_of_refusals_has_the_codes() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/refusals.md"));
+    let expected: Vec<String> = TABLE
+        .iter()
+        .map(|row| {
+            let retry = if row.retryable { "yes" } else { "no" };
+            format!(
+                "| {} | {} | {} | {} | {retry} |",
+                row.name,
+                row.status.as_u16(),
+                row.proxy_status,
+                row.blame.as_str()
+            )
+        })
+        .collect();
+    let table = page.split("| code | status | Proxy-Status error | blame | retry |").nth(1).expect("the table");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn the_page_of_refusals_has_every_word_for_a_certificate_and_no_other() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/refusals.md"));
+    let table = page.split("| details | what was wrong |").nth(1).expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let words: BTreeSet<&str> = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|cell| cell.split(',').map(|word| word.trim().trim_matches('`')))
+        .collect();
+    assert_eq!(words, CertificateFault::ALL.iter().map(|fault| fault.as_str()).collect());
+}
+
+/// The names of a struct's fields, in their order.
+fn fields(code: &str, of: &str) -> Vec<String> {
+    let body = code.split(&format!("pub(super) struct {of}")).nth(1);
+    let body = body.or_else(|| code.split(&format!("pub struct {of}")).nth(1));
+    let body = body.or_else(|| code.split(&format!("pub(in super::super) struct {of}")).nth(1)).expect(of);
+    let lines = body.lines().skip(1).take_while(|line| *line != "}").map(str::trim);
+    let lines = lines.filter(|line| !line.starts_with("//") && !line.starts_with('#'));
+    let names = lines.filter_map(|line| line.split_once(": "));
+    names.map(|(name, _)| name.rsplit(' ').next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn the_page_of_records_has_every_field_in_its_order_and_no_other() {
+    let line = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/delivery/record/line.rs"));
+    let connection = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/delivery/record/connection.rs"));
+    let within = [
+        ("attempts", fields(connection, "AttemptEvidence")),
+        ("tls", fields(connection, "TlsEvidence")),
+        // The certificate is flattened.
+        (
+            "certificate",
+            [
+                fields(
+                    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/net/tls/certificate.rs")),
+                    "CertificateSummary",
+                ),
+                vec!["verdict".to_owned()],
+            ]
+            .concat(),
+        ),
+        (
+            "token_endpoint",
+            fields(
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/delivery/record/token_endpoint.rs")),
+                "TokenEndpointEvidence",
+            ),
+        ),
+        ("limit", fields(line, "RefusedBy")),
+        ("would_refuse", fields(line, "WouldRefuse")),
+        (
+            "ms",
+            fields(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/delivery/record/timing.rs")), "Milliseconds"),
+        ),
+    ];
+    let expected: Vec<String> = fields(line, "Line")
+        .into_iter()
+        .flat_map(|field| {
+            let parts = within.iter().find(|(name, _)| *name == field).map(|(_, parts)| parts.as_slice());
+            let parts = parts.unwrap_or_default().iter().map(|part| format!("{field}.{part}")).collect::<Vec<_>>();
+            std::iter::once(field).chain(parts)
+        })
+        .collect();
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/records.md"));
+    let table = page.split("| field | meaning |").nth(1).expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let names = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split(','));
+    let names: Vec<String> = names.map(|name| name.trim().trim_matches(['`', '*']).to_owned()).collect();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn the_page_of_metrics_has_every_metric_and_no_other() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md"));
+    let table = page.split("| metric | labels | what it tells |").nth(1).expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let told = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|cell| cell.split(',').map(|name| name.trim().trim_matches('`').to_owned()))
+        .collect::<BTreeSet<_>>();
+    // The registry keeps a metric without a value to itself, so it is asked of the code.
+    let code = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/live/meters.rs"));
+    let names = ["registry.register(", "registry.register_with_unit("].map(|call| {
+        let unit = if call.contains("with_unit") { "_seconds" } else { "" };
+        code.split(call).skip(1).filter_map(move |rest| Some(format!("outgate_{}{unit}", rest.split('"').nth(1)?)))
+    });
+    assert_eq!(told, names.into_iter().flatten().collect());
+}
+
+#[test]
+fn the_list_of_warnings_has_every_code_and_no_other() {
+    let list = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/warnings.md"));
+    let rows = list.split("| code | what it says |").nth(1).expect("the table").lines().skip(2);
+    let codes: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    assert_eq!(codes, WarningCode::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
+}

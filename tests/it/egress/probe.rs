@@ -1,0 +1,258 @@
+//! `outgate egress probe`, as an operator runs it, against targets whose firewalls let in some of us.
+//! Does it tell which of our addresses a target answers, and send nothing?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::Folder;
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{bad_receiver, folder};
+
+/// Eight sources; `hook.example` is the target.
+struct Place {
+    folder: Folder,
+    target: Receiver,
+}
+
+fn place() -> Place {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    with(folder(&pki), target, "[\"127.0.7.0/29\"]", "")
+}
+
+fn with(folder: Folder, target: Receiver, ranges: &str, route: &str) -> Place {
+    let dir = folder.path("").display().to_string();
+    let config = format!(
+        r#"
+[server]
+listen = ["127.0.0.1:0"]
+[egress.default]
+ranges = {ranges}
+[egress.next]
+ranges = ["127.0.8.0/31"]
+[egress.absent]
+ranges = ["203.0.113.0/30"]
+[clients.billing]
+networks = ["10.0.0.0/8"]
+tenants = ["acme"]
+[guard]
+allow = ["127.0.0.0/8"]
+[resolver]
+hosts = {{ "hook.example" = ["127.0.0.1"], "two.example" = ["127.0.0.1", "127.0.0.2"], "private.example" = ["10.0.0.1"] }}
+[trust.public]
+roots = ["{dir}ca.pem"]
+[[routes]]
+name = "hooks"
+hosts = ["hook.example", "two.example", "private.example"]
+ports = [{port}]
+timeouts = {{ connect = "5s", tls = "5s" }}
+{route}
+"#,
+        port = target.port()
+    );
+    folder.write("config.toml", config);
+    Place { folder, target }
+}
+
+impl Place {
+    fn url(&self) -> String {
+        format!("https://hook.example:{}/in?token=secret", self.target.port())
+    }
+    fn probe(&self, url: &str, arguments: &[&str]) -> Output {
+        let outgate = env!("CARGO_BIN_EXE_outgate");
+        let config = self.folder.path("config.toml");
+        Command::new(outgate).args(["egress", "probe", url, "--config"]).arg(config).args(arguments).output().unwrap()
+    }
+    /// The exit code, and what was said as JSON.
+    fn json(&self, url: &str, arguments: &[&str]) -> (i32, Value) {
+        let output = self.probe(url, &[arguments, &["--json"]].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let json = serde_json::from_str(&text);
+        (
+            output.status.code().unwrap(),
+            json.unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr))),
+        )
+    }
+    fn text(&self, url: &str, arguments: &[&str]) -> String {
+        String::from_utf8(self.probe(url, arguments).stdout).unwrap()
+    }
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
+    value.as_array().unwrap().iter().map(|item| item[key].as_str().unwrap_or_default()).collect()
+}
+
+#[test]
+fn every_source_is_tried_and_nothing_is_sent() {
+    let place = place();
+    let (code, json) = place.json(&place.url(), &[]);
+    assert_eq!(code, 0, "{json:#}");
+    let sources: Vec<String> = (0..8).map(|last| format!("127.0.7.{last}")).collect();
+    assert_eq!(list(&json["connections"], "source"), sources);
+    assert_eq!((&json["usable"], &json["sampled"], &json["gaps"]), (&8.into(), &false.into(), &Value::Array(vec![])));
+    assert_eq!((&json["route"], &json["pool"], &json["trust"]), (&"hooks".into(), &"default".into(), &"public".into()));
+    for met in json["connections"].as_array().unwrap() {
+        assert!(met["ms"]["connect"].as_f64().unwrap() > 0.0 && met["ms"]["tls"].as_f64().unwrap() > 0.0, "{met}");
+        assert!(met["certificate"]["issuer"].as_str().unwrap().contains("CN=outgate test CA"), "{met}");
+        assert!(met["certificate"]["expires"].as_str().unwrap().starts_with("4096-01-01"), "{met}");
+        assert_eq!((&met["certificate"]["verified"], &met["refusal"]), (&true.into(), &Value::Null));
+    }
+    place.target.until_closed(8);
+    assert!(place.target.seen().is_empty(), "no request was sent");
+    let text = place.text(&place.url(), &[]);
+    assert!(
+        text.contains("sources  8, every usable one") && text.contains("8 of 8 connections came through."),
+        "{text}"
+    );
+    let lines: Vec<_> = text.lines().skip_while(|line| !line.starts_with("SOURCE")).take(9).collect();
+    let column = lines[0].find("RESULT").unwrap();
+    assert!(lines[1..].iter().all(|line| line[column..].starts_with("ok ")), "{text}");
+}
+
+#[test]
+fn an_allow_list_that_lacks_some_of_us_is_told_in_words() {
+    let place = place();
+    place.target.shut_out(&["127.0.7.2"]);
+    let (code, json) = place.json(&place.url(), &["--timeout", "2s"]);
+    assert_eq!(code, 69);
+    let host = format!("hook.example:{}", place.target.port());
+    assert_eq!(
+        json["gaps"][0]["words"],
+        format!(
+            "{host} answers 127.0.7.0/31, 127.0.7.3 and 127.0.7.4/30, but not 127.0.7.2: \
+             looks like an allow-list that lacks it"
+        )
+    );
+    assert_eq!(json["gaps"][0]["lacks"], serde_json::json!(["127.0.7.2"]));
+    let met = &json["connections"][2];
+    assert_eq!((&met["refusal"]["code"], &met["ms"]["tls"]), (&"connect_timeout".into(), &Value::Null));
+    assert!(met["ms"]["connect"].as_f64().unwrap() >= 2000.0, "{met}");
+
+    place.target.shut_out(&["127.0.7.4", "127.0.7.5", "127.0.7.6", "127.0.7.7"]);
+    let text = place.text(&place.url(), &["--timeout", "2s"]);
+    let words = format!("{host} answers 127.0.7.0/30, but not 127.0.7.4/30: looks like an allow-list that lacks them");
+    assert!(text.lines().any(|line| line == words), "{text}");
+    assert!(text.contains("4 of 8 connections came through."), "{text}");
+}
+
+/// A load balancer takes every connection and hangs up on those that it does not like.
+#[test]
+fn a_target_that_hangs_up_on_some_of_us_is_told_too() {
+    let pki = Pki::new();
+    let target = Receiver::tls_unless(pki.leaf(&["hook.example"]), ok(), "127.0.7.1");
+    let place = with(folder(&pki), target, "[\"127.0.7.0/31\"]", "");
+    let (code, json) = place.json(&place.url(), &[]);
+    assert_eq!((code, &json["connections"][1]["refusal"]["code"]), (69, &"connection_lost".into()));
+    assert_eq!(json["gaps"][0]["lacks"], serde_json::json!(["127.0.7.1"]));
+}
+
+#[test]
+fn what_nobody_reaches_is_no_gap_in_an_allow_list() {
+    let place = place();
+    place.target.shut_out(&["127.0.7.0", "127.0.7.1"]);
+    let (code, json) = place.json(&place.url(), &["--timeout", "1s", "--sample", "1"]);
+    assert_eq!((code, json["gaps"].as_array().unwrap().len()), (69, 0));
+    // The certificate is as bad for everybody.
+    let place = with(folder(&Pki::new()), bad_receiver(&["hook.example"]), "[\"127.0.7.0/30\"]", "");
+    let (code, json) = place.json(&place.url(), &[]);
+    assert_eq!((code, json["gaps"].as_array().unwrap().len()), (69, 0));
+    for met in json["connections"].as_array().unwrap() {
+        assert_eq!(
+            (&met["refusal"]["code"], &met["refusal"]["details"]),
+            (&"certificate_untrusted".into(), &"self_signed".into())
+        );
+    }
+    assert!(place.text(&place.url(), &[]).contains("certificate_untrusted: self_signed"));
+}
+
+#[test]
+fn of_a_large_pool_a_sample_is_tried_and_said_to_be_one() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let place = with(folder(&pki), target, "[\"127.0.7.0/30\", \"127.1.0.0/16\"]", "");
+    place.target.shut_out(&["127.1.255.255", "127.0.7.3"]);
+    let (code, json) = place.json(&place.url(), &["--sample", "8", "--timeout", "2s"]);
+    assert_eq!(
+        (code, &json["usable"], &json["probed"], &json["sampled"]),
+        (69, &65540.into(), &8.into(), &true.into())
+    );
+    let sources = list(&json["connections"], "source");
+    let expected = [
+        "127.0.7.0",
+        "127.0.7.1",
+        "127.0.7.2",
+        "127.0.7.3",
+        "127.1.0.0",
+        "127.1.85.85",
+        "127.1.170.170",
+        "127.1.255.255",
+    ];
+    assert_eq!(sources, expected);
+    assert_eq!(json["gaps"][0]["lacks"], serde_json::json!(["127.0.7.3", "127.1.255.255"]));
+    assert_eq!(json["gaps"][0]["answers"], serde_json::json!(["127.0.7.0 to 127.0.7.2", "127.1.0.0 to 127.1.170.170"]));
+    let text = place.text(&place.url(), &["--sample", "8", "--timeout", "2s"]);
+    assert!(text.contains("8 of 65540 usable ones, a sample spread over their ranges"), "{text}");
+}
+
+#[test]
+fn each_address_of_a_name_is_tried_by_itself() {
+    let place = place();
+    let url = format!("https://two.example:{}/", place.target.port());
+    let (code, json) = place.json(&url, &["--pool", "next"]);
+    let connections = &json["connections"];
+    assert_eq!((code, list(connections, "source")), (69, vec!["127.0.8.0", "127.0.8.0", "127.0.8.1", "127.0.8.1"]));
+    let codes: Vec<_> = connections.as_array().unwrap().iter().map(|met| met["refusal"]["code"].as_str()).collect();
+    // The receiver listens on the first address, and its certificate is for another name.
+    let (name, refused) = (Some("certificate_untrusted"), Some("connect_refused"));
+    assert_eq!(codes, [name, refused, name, refused]);
+    assert_eq!(json["gaps"], Value::Array(vec![]), "{json:#}");
+}
+
+#[test]
+fn the_guard_and_the_routes_have_their_say() {
+    let place = place();
+    let port = place.target.port();
+    let refused = |url: String, arguments: &[&str], code: &str| {
+        let (exit, json) = place.json(&url, arguments);
+        assert_eq!((exit, json["refusal"]["code"].as_str().unwrap()), (69, code), "{url}");
+        assert!(place.text(&url, arguments).contains(code));
+    };
+    refused(format!("https://private.example:{port}/"), &[], "target_forbidden");
+    refused("https://hook.example:22/".into(), &[], "target_port_forbidden");
+    refused(format!("http://hook.example:{port}/"), &[], "plaintext_forbidden");
+    refused("https://elsewhere.example/".into(), &[], "no_route");
+    refused(place.url(), &["--client", "billing", "--tenant", "globex"], "client_forbidden");
+    refused(place.url(), &["--pool", "absent"], "no_egress");
+    assert_eq!(place.target.connections(), 0);
+    assert_eq!(place.json(&place.url(), &["--client", "billing", "--tenant", "acme"]).0, 0);
+}
+
+#[test]
+fn exit_codes_tell_usage_and_configuration_apart() {
+    let place = place();
+    let code = |url: &str, arguments: &[&str]| place.probe(url, arguments).status.code().unwrap();
+    assert_eq!(code("hook.example", &[]), 2);
+    assert_eq!(code(&place.url(), &["--pool", "none"]), 2);
+    assert_eq!(code(&place.url(), &["--client", "nobody"]), 2);
+    assert_eq!(code(&place.url(), &["--sample", "0"]), 2);
+    assert_eq!(code(&place.url(), &["--timeout", "0s"]), 2);
+    place.folder.write("config.toml", "[egress.default]\nranges = 1");
+    assert_eq!(code(&place.url(), &[]), 78);
+}
+
+#[test]
+fn a_plaintext_target_is_asked_for_a_connection_alone() {
+    let target = Receiver::plain(ok());
+    let place = with(folder(&Pki::new()), target, "[\"127.0.7.0/31\"]", "plaintext = \"allow\"");
+    let url = format!("http://hook.example:{}/", place.target.port());
+    let (code, json) = place.json(&url, &[]);
+    assert_eq!((code, &json["connections"][0]["ms"]["tls"]), (0, &Value::Null));
+    assert!(place.text(&url, &[]).contains("none: plaintext"));
+    place.target.until_closed(2);
+    assert!(place.target.seen().is_empty());
+}

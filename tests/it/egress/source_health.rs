@@ -1,0 +1,230 @@
+//! Targets that answer some of our addresses and not others, as the running proxy notices them.
+//! Is a customer's half-finished allow-list told to the operator, and an address of ours that is cut off?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use support::pki::Pki;
+use support::receiver::{Reaction, Receiver, ok};
+use support::scene::folder;
+use support::{Outgate, PATIENCE};
+
+/// Four sources in turn, one way each and no connection kept, so that each delivery shows what its source can reach.
+fn run(targets: &[(&str, &Receiver)], pki: &Pki) -> Outgate {
+    run_with(targets, pki, "ranges = [\"127.0.7.0/30\"]\nselect = \"spread\"\nfailover = false", "100ms")
+}
+
+fn run_with(targets: &[(&str, &Receiver)], pki: &Pki, pool: &str, connect: &str) -> Outgate {
+    let hosts: String = targets.iter().map(|(name, receiver)| host(name, receiver)).collect();
+    let ports: Vec<_> = targets.iter().map(|(_, receiver)| receiver.port().to_string()).collect();
+    let ports = ports.join(", ");
+    Outgate::run(
+        folder(pki),
+        &format!(
+            "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n[clients.platform]\nnetworks = [\"127.0.0.1/32\"]\ntenants = [\"*\"]\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
+             [egress.default]\n{pool}\n\
+             [guard]\nallow = [\"127.0.0.0/8\"]\n[resolver.hosts]\n{hosts}[trust.public]\nroots = [\"{{dir}}/ca.pem\"]\n\
+             [circuit]\nfailures = 0\n[timeouts]\nconnect = \"{connect}\"\n\
+             [[routes]]\nname = \"all\"\nhosts = [\"*\"]\nports = [{ports}]\n"
+        ),
+    )
+}
+
+fn host(name: &str, receiver: &Receiver) -> String {
+    format!("\"{name}\" = [\"{}\"]\n", receiver.address.ip())
+}
+
+const GAPS: &str = "outgate_suspected_allow_list_gaps";
+const CUT_OFF: &str = "outgate_egress_addresses_cut_off";
+
+const NAMES: [&str; 4] = ["a.example", "b.example", "c.example", "d.example"];
+
+/// Four targets, each in a network of its own.
+fn four_networks(pki: &Pki) -> [Receiver; 4] {
+    let mut number = 20;
+    NAMES.map(|name| {
+        number += 1;
+        Receiver::tls_at(&format!("127.0.{number}.1:0"), pki.leaf(&[name]), once())
+    })
+}
+
+fn urls(targets: &[(&str, &Receiver)]) -> Vec<String> {
+    targets.iter().map(|(name, target)| format!("https://{name}:{}/", target.port())).collect()
+}
+
+/// Waits until the silence of each of these is known, and was looked at; each is told then.
+fn until_reviewed(outgate: &Outgate, names: &[&str]) {
+    outgate.log.until("word of each gap", |lines| {
+        let is_told = |name: &&str| lines.iter().any(|line| line.contains(*name) && line.contains("but not 127.0.7.1"));
+        names.iter().all(is_told).then_some(())
+    });
+}
+
+/// Answers, and keeps no connection: each delivery has to come in anew.
+fn once() -> Reaction {
+    Arc::new(|_| (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".to_vec(), false))
+}
+
+fn gauge(outgate: &Outgate, name: &str, value: u32) -> bool {
+    outgate.admin("/metrics").text().lines().any(|line| line == format!("{name} {value}"))
+}
+
+/// Sends to each in turn until it is so.
+fn send_until(outgate: &Outgate, urls: &[String], what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}\n{}", outgate.log.all().join("\n"));
+        // One more than there are, so that each meets each source.
+        for url in urls.iter().chain(urls.first()) {
+            outgate.post(url, "Connection: close\r\n", "x");
+        }
+    }
+}
+
+#[test]
+fn an_allow_list_that_lacks_one_of_us_is_told_and_when_it_does_not_any_more() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
+    let outgate = run(&[("hook.example", &target)], &pki);
+    let url = [format!("https://hook.example:{}/in", target.port())];
+    target.shut_out(&["127.0.7.2"]);
+    let gaps = |count| gauge(&outgate, "outgate_suspected_allow_list_gaps", count);
+    send_until(&outgate, &url, "a gap", || gaps(1));
+    let words = format!(
+        "hook.example:{} at 127.0.0.1 answers 127.0.7.0/31 and 127.0.7.3, but not 127.0.7.2: \
+         looks like an allow-list that lacks it",
+        target.port()
+    );
+    let told = || outgate.log.all().iter().filter(|line| line.contains(&words)).count();
+    send_until(&outgate, &url, "words of it", || told() > 0);
+    target.shut_out(&[]);
+    send_until(&outgate, &url, "no gap", || gaps(0));
+    send_until(&outgate, &url, "word of that", || {
+        outgate.log.all().iter().any(|line| line.contains("no address of ours is suspected any more"))
+    });
+    assert_eq!(told(), 1, "once is enough");
+}
+
+#[test]
+fn a_target_that_is_down_is_no_gap() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
+    let outgate = run(&[("hook.example", &target)], &pki);
+    let url = format!("https://hook.example:{}/in", target.port());
+    assert_eq!(outgate.post(&url, "", "x").status, 200);
+    target.shut_out(&["127.0.7.0", "127.0.7.1", "127.0.7.2", "127.0.7.3"]);
+    for _ in 0..4 {
+        assert_eq!(outgate.post(&url, "", "x").code(), "connect_timeout");
+    }
+    assert!(gauge(&outgate, "outgate_suspected_allow_list_gaps", 0));
+}
+
+#[test]
+fn a_source_that_four_networks_do_not_answer_is_ejected() {
+    let pki = Pki::new();
+    let targets = four_networks(&pki);
+    let list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
+    let (outgate, urls) = (run(&list, &pki), urls(&list));
+    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    send_until(&outgate, &urls, "a source that is cut off", || gauge(&outgate, CUT_OFF, 1));
+    let ready = outgate.admin("/readyz");
+    assert!(ready.status == 200 && ready.text().contains("127.0.7.1 among them"), "{}", ready.text());
+    outgate.log.until("word of it", |lines| {
+        lines.iter().any(|line| line.contains("source 127.0.7.1 timed out to targets in 4 networks")).then_some(())
+    });
+    for url in urls.iter().cycle().take(16) {
+        assert_eq!(outgate.post(url, "Connection: close\r\n", "x").status, 200, "{url}");
+    }
+}
+
+#[test]
+fn a_source_is_not_ejected_for_four_names_of_one_address() {
+    let pki = Pki::new();
+    let targets = NAMES.map(|name| Receiver::tls(pki.leaf(&[name]), once()));
+    let list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
+    let (outgate, urls) = (run(&list, &pki), urls(&list));
+    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    send_until(&outgate, &urls, "four gaps", || gauge(&outgate, GAPS, 4));
+    until_reviewed(&outgate, &NAMES);
+    assert!(gauge(&outgate, CUT_OFF, 0));
+}
+
+#[test]
+fn a_source_is_not_ejected_while_responses_come_on_a_kept_connection() {
+    let pki = Pki::new();
+    let targets = four_networks(&pki);
+    let kept = Receiver::tls_at("127.0.30.1:0", pki.leaf(&["kept.example"]), ok());
+    let mut list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
+    list.push(("kept.example", &kept));
+    let (outgate, mut urls) = (run(&list, &pki), urls(&list));
+    let kept_url = urls.pop().unwrap();
+    // A connection from each of the four sources.
+    (0..4).for_each(|_| assert_eq!(outgate.post(&kept_url, "", "x").status, 200));
+    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    send_until(&outgate, &urls, "four gaps", || {
+        (0..4).for_each(|_| assert_eq!(outgate.post(&kept_url, "", "x").status, 200));
+        gauge(&outgate, GAPS, 4)
+    });
+    until_reviewed(&outgate, &NAMES);
+    assert!(gauge(&outgate, CUT_OFF, 0));
+    assert_eq!(kept.connections(), 4, "nothing was dialled for this");
+}
+
+#[test]
+fn a_source_is_not_ejected_by_one_tenant_of_several() {
+    let pki = Pki::new();
+    let targets = four_networks(&pki);
+    let list: Vec<_> = NAMES.into_iter().zip(&targets).collect();
+    let (outgate, urls) = (run(&list, &pki), urls(&list));
+    let post = |url: &str, tenant: &str| {
+        outgate.post(url, &format!("Connection: close\r\nOutgate-Tenant: {tenant}\r\n"), "x");
+    };
+    targets.iter().for_each(|target| target.shut_out(&["127.0.7.1"]));
+    post(&urls[0], "other");
+    let deadline = Instant::now() + PATIENCE;
+    while !gauge(&outgate, GAPS, 4) {
+        assert!(Instant::now() < deadline, "no four gaps");
+        urls.iter().chain(urls.first()).for_each(|url| post(url, "one"));
+    }
+    until_reviewed(&outgate, &NAMES);
+    assert!(gauge(&outgate, CUT_OFF, 0));
+    // Two of the four networks for each of two tenants are enough.
+    let deadline = Instant::now() + PATIENCE;
+    while !gauge(&outgate, CUT_OFF, 1) {
+        assert!(Instant::now() < deadline, "never ejected");
+        urls.iter().chain(urls.first()).for_each(|url| post(url, "other"));
+    }
+}
+
+/// Which the next one notices only by its milliseconds, unless somebody says it.
+#[test]
+fn a_delivery_goes_from_another_address_where_the_first_gets_no_answer() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
+    let outgate =
+        run_with(&[("hook.example", &target)], &pki, "ranges = [\"127.0.7.0/30\"]\nselect = \"sticky\"", "2s");
+    let url = format!("https://hook.example:{}/in", target.port());
+    let usual = outgate.post(&url, "", "x").field("outgate-egress").to_owned();
+    target.shut_out(&[&usual]);
+    for _ in 0..3 {
+        let answer = outgate.post(&url, "Connection: close\r\n", "x");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_ne!(answer.field("outgate-egress"), usual);
+    }
+    assert!(gauge(&outgate, "outgate_suspected_allow_list_gaps", 1));
+    assert_eq!(target.seen().len(), 4, "none was sent twice");
+}
+
+#[test]
+fn a_pool_with_few_usable_addresses_is_told() {
+    let pki = Pki::new();
+    let target = Receiver::tls(pki.leaf(&["hook.example"]), once());
+    let absent = "exclude = [\"127.0.7.0\"]\nranges = [\"127.0.7.0/30\", \"203.0.113.0/28\"]\n";
+    let outgate = run_with(&[("hook.example", &target)], &pki, absent, "2s");
+    let ready = outgate.admin("/readyz");
+    assert!(ready.text().contains("pool default has 3 usable source addresses of 19"), "{}", ready.text());
+}

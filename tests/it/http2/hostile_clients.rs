@@ -1,0 +1,367 @@
+//! Hostile HTTP/2, written frame by frame.
+//! Does a client that breaks the protocol, floods, or never reads cost anybody but itself?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::time::{Duration, Instant};
+
+use support::http2::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, error, field, frame, frames, head, opened, until, whole_frames,
+};
+use support::receiver::{answering, ok};
+use support::scene::{Scene, config, scene, scene_with};
+use support::{Client, Outgate, PATIENCE};
+
+/// Error codes (RFC 9113 §7).
+const PROTOCOL_ERROR: u32 = 1;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// Targets whose responses wait until the sender is dropped.
+fn held_scene() -> (std::sync::mpsc::Sender<()>, Scene) {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let scene = scene_with(
+        std::sync::Arc::new(move |_| {
+            let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
+        }),
+        "",
+    );
+    (release, scene)
+}
+
+/// A burst beyond SETTINGS_MAX_CONCURRENT_STREAMS is not hostile: a client may not know the limit yet (RFC 9113 §5.1.2).
+#[test]
+fn streams_beyond_the_limit_are_refused_and_the_connection_stays_open() {
+    const STREAMS: u32 = 600;
+    const LIMIT: usize = 128;
+    const REFUSED_STREAM: u32 = 7;
+    let (release, scene) = held_scene();
+    let mut client = opened(&scene.outgate);
+    let head = head(&scene.plain_url());
+    for stream in (1..2 * STREAMS).step_by(2) {
+        client.send(frame(HEADERS, END_HEADERS, stream, &head));
+        client.send(frame(DATA, 0, stream, b"{"));
+        client.send(frame(DATA, END_STREAM, stream, b"}"));
+    }
+    let mut bytes = Vec::new();
+    let refused = |frames: &[Frame]| {
+        let is_refused = |frame: &&Frame| frame.kind == RST_STREAM && frame.payload == REFUSED_STREAM.to_be_bytes();
+        frames.iter().filter(is_refused).count()
+    };
+    while refused(&frames(&bytes)) < STREAMS as usize - LIMIT {
+        bytes.extend(client.read_some());
+        assert_eq!(error(&frames(&bytes), GOAWAY), None);
+    }
+    drop(release); // those within the limit are answered
+    let is_answered = |frame: &&Frame| frame.kind == HEADERS;
+    while frames(&bytes).iter().filter(is_answered).count() < LIMIT {
+        bytes.extend(client.read_some());
+    }
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 2 * STREAMS + 1, &head));
+    while frames(&bytes).iter().filter(is_answered).count() < LIMIT + 1 {
+        bytes.extend(client.read_some());
+    }
+    assert_eq!(error(&frames(&bytes), GOAWAY), None);
+}
+
+/// Over the life of a connection so many add up, and no more at once than a client may send that does not know the limit.
+#[test]
+fn refused_streams_of_many_bursts_do_not_end_the_connection() {
+    const LIMIT: u32 = 128;
+    const BURST: u32 = 300;
+    /// More than may be refused at once, if they came faster.
+    const BURSTS: u32 = 15;
+    let (release, scene) = held_scene();
+    // The first requests keep their streams to the end.
+    scene
+        .outgate
+        .reconfigure(&config(&scene.good, &scene.plain, "").replace(r#"response = "5s""#, r#"response = "60s""#));
+    let mut client = opened(&scene.outgate);
+    let head = head(&scene.plain_url());
+    let mut next = 1;
+    let mut send = |client: &mut Client, count: u32| {
+        for _ in 0..count {
+            client.send(frame(HEADERS, END_HEADERS | END_STREAM, next, &head));
+            next += 2;
+        }
+    };
+    send(&mut client, LIMIT);
+    let mut refused = 0;
+    let mut bytes = Vec::new();
+    for burst in 1..=BURSTS {
+        send(&mut client, BURST);
+        while refused < (burst * BURST) as usize {
+            bytes.extend(client.read_some());
+            let (seen, length) = whole_frames(&bytes);
+            assert_eq!(error(&seen, GOAWAY), None, "{refused} refused");
+            refused += seen.iter().filter(|frame| frame.kind == RST_STREAM).count();
+            bytes.drain(..length);
+        }
+        // A sender that is busy, and not a flood.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(release);
+}
+
+/// Everybody else is served, and soon nothing is left of the connections before.
+fn others_are_served(scene: &Scene, what: &str) {
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200, "{what}");
+    let deadline = Instant::now() + PATIENCE;
+    while !scene.outgate.admin("/metrics").text().contains("outgate_client_connections 0") {
+        assert!(Instant::now() < deadline, "{what}: a connection is left");
+    }
+}
+
+fn resident(outgate: &Outgate) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", outgate.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// RFC 9113 §8.1.1: it ends the stream that it came on, and nothing else.
+#[test]
+fn malformed_http2_field_resets_its_stream_and_the_connection_goes_on() {
+    let scene = scene();
+    let malformed = [
+        ("X-Upper", "1"),
+        ("x y", "1"),
+        ("", "1"),
+        ("x-control", "a\0b"),
+        ("x-line", "a\r\nb: c"),
+        ("x-delete", "\x7f"),
+        (":unknown", "1"),
+        (":method", "P OST"),
+        ("connection", "close"),
+        ("transfer-encoding", "chunked"),
+        ("keep-alive", "1"),
+        ("proxy-connection", "keep-alive"),
+        ("upgrade", "h2c"),
+        ("te", "gzip"),
+        (":status", "200"),
+        (":path", "/twice"),
+    ];
+    for (name, value) in malformed {
+        let mut client = opened(&scene.outgate);
+        // Both become entries of the table: the next request names the first by its index, past the malformed one.
+        let indexed = |name: &str, value: &str| [&[0x40], &field(name, value)[1..]].concat();
+        let block = [head(&scene.plain_url()), indexed("x-mine", "mine"), indexed(name, value)].concat();
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
+        let seen = until(&mut client, &[RST_STREAM, GOAWAY]);
+        assert_eq!(error(&seen, RST_STREAM), Some(PROTOCOL_ERROR), "{name}: {seen:?}");
+        let block = [head(&scene.plain_url()), vec![0x80 | 63]].concat();
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, &block));
+        let seen = until(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+        assert!(seen.iter().any(|frame| frame.kind == HEADERS), "{name}: {seen:?}");
+    }
+    others_are_served(&scene, "malformed heads");
+    let seen = scene.plain.seen();
+    assert_eq!(seen.len(), malformed.len() + 1, "nothing malformed was delivered");
+    assert!(seen[..malformed.len()].iter().all(|seen| seen.field("x-mine") == "mine"), "{seen:?}");
+}
+
+#[test]
+fn what_breaks_the_protocol_ends_the_connection() {
+    let scene = scene();
+    let open = frame(HEADERS, END_HEADERS, 1, &head(&scene.plain_url()));
+    for (what, bytes) in [
+        ("garbage", b"GET http://plain.example/ HTTP/1.1\r\n\r\n".to_vec()),
+        ("DATA before HEADERS", frame(DATA, 0, 1, b"x")),
+        ("an even stream", frame(HEADERS, END_HEADERS | END_STREAM, 2, &head(&scene.plain_url()))),
+        ("CONTINUATION of nothing", frame(CONTINUATION, END_HEADERS, 1, b"")),
+        ("another stream's CONTINUATION", [frame(HEADERS, 0, 1, b""), frame(CONTINUATION, 4, 3, b"")].concat()),
+        ("a window that overflows", frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffff_u32.to_be_bytes())),
+        ("settings of a wrong length", frame(SETTINGS, 0, 0, b"12345")),
+        ("a broken field", frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff])),
+        ("a table that grows too far", frame(HEADERS, END_HEADERS, 1, &[0x3f, 0xff, 0xff, 0xff, 0x0f])),
+        ("a frame too large", [open, frame(DATA, 0, 1, &[0; 20_000])].concat()),
+    ] {
+        let mut client = opened(&scene.outgate);
+        client.try_send(bytes);
+        let seen = frames(&client.rest());
+        assert!(error(&seen, GOAWAY).is_some_and(|code| code != 0), "{what}: {seen:?}");
+    }
+    others_are_served(&scene, "broken frames");
+}
+
+#[test]
+fn floods_end_the_connection_that_they_come_over() {
+    let scene = scene();
+    let mut continuations = frame(HEADERS, 0, 1, &head(&scene.plain_url()));
+    for _ in 0..10_000 {
+        continuations.extend(frame(CONTINUATION, 0, 1, &[]));
+    }
+    let resets = |spread: u32| -> Vec<u8> {
+        let one = |stream: u32| {
+            let open = frame(HEADERS, END_HEADERS, stream, &head(&scene.plain_url()));
+            [open, frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
+        };
+        (0..spread).flat_map(|number| one(2 * number + 1)).collect()
+    };
+    let malformed: Vec<u8> = (0..20_000)
+        .flat_map(|number| frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &field("connection", "x")))
+        .collect();
+    let empty: Vec<u8> = frame(DATA, 0, 1, &[]).repeat(100_000);
+    let empty = [frame(HEADERS, END_HEADERS, 1, &head(&scene.plain_url())), empty].concat();
+    for (what, bytes) in [
+        ("rapid reset", resets(10_000)),
+        ("CONTINUATION", continuations),
+        ("malformed heads", malformed),
+        ("empty DATA", empty),
+    ] {
+        let before = resident(&scene.outgate);
+        let mut client = opened(&scene.outgate);
+        client.try_send(bytes);
+        let seen = frames(&client.rest());
+        let code = error(&seen, GOAWAY);
+        assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{what}: {:?}", seen.last());
+        let after = resident(&scene.outgate);
+        // What a connection needs stays with the heap of the thread that served it: up to 10 MiB in each of two threads.
+        assert!(after < before + 32 * 1024, "{what}: {before} KiB became {after} KiB");
+        others_are_served(&scene, what);
+    }
+    assert!(scene.plain.seen().len() < 200, "{} deliveries began", scene.plain.seen().len());
+}
+
+/// One field of 4000 bytes, or a name of so many, used thousands of times by an index.
+#[test]
+fn a_header_bomb_is_not_unpacked() {
+    let scene = scene();
+    let bomb = |name: &str, value: &str, uses: Vec<u8>| {
+        let mut bomb = field(name, value);
+        bomb[0] = 0x40; // with incremental indexing: it is entry 62 from now on
+        [head(&scene.plain_url()), bomb, uses].concat()
+    };
+    let large = bomb("x-bomb", &"b".repeat(4000), vec![0x80 | 62; 10_000]);
+    // Malformed, and its name used by fields of three bytes that are not.
+    let malformed = bomb(&"b".repeat(4000), "\0", b"\x0f\x2f\0".repeat(4000));
+    let before = resident(&scene.outgate);
+    for block in [&large, &malformed].repeat(10) {
+        let mut client = opened(&scene.outgate);
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block));
+        let seen = until(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+        assert_eq!(error(&seen, GOAWAY), Some(ENHANCE_YOUR_CALM), "{seen:?}");
+    }
+    let after = resident(&scene.outgate);
+    assert!(after < before + 16 * 1024, "{before} KiB became {after} KiB");
+    // One that is merely too large is refused, and the connection goes on.
+    let mut client = opened(&scene.outgate);
+    let block = [head(&scene.plain_url()), (0..5).flat_map(|_| field("x", &"y".repeat(14_000))).collect()].concat();
+    let (first, rest) = block.split_at(16_000);
+    client.send(frame(HEADERS, END_STREAM, 1, first));
+    for piece in rest.chunks(16_000) {
+        client.send(frame(CONTINUATION, 0, 1, piece));
+    }
+    client.send(frame(CONTINUATION, END_HEADERS, 1, b""));
+    let seen = until(&mut client, &[HEADERS, GOAWAY]);
+    assert_eq!(error(&seen, GOAWAY), None, "{seen:?}");
+    drop(client);
+    others_are_served(&scene, "bombs");
+    assert_eq!(scene.plain.seen().len(), 1);
+}
+
+fn impatient(scene: &Scene) {
+    let text = config(&scene.good, &scene.plain, "[timeouts]\nidle = \"500ms\"\ntotal = \"1s\"\n");
+    scene.outgate.reconfigure(&text);
+}
+
+/// Settings and pings ask for answers that nobody reads: we stop reading, too, and then leave.
+#[test]
+fn control_frames_are_no_reason_to_stay() {
+    let scene = scene_with(ok(), "");
+    impatient(&scene);
+    for (what, one) in [
+        ("SETTINGS", frame(SETTINGS, 0, 0, &[])),
+        ("PING", frame(PING, 0, 0, &[0; 8])),
+        ("PRIORITY", frame(2, 0, 1, &[0; 5])),
+    ] {
+        let before = resident(&scene.outgate);
+        let mut client = opened(&scene.outgate);
+        let some = one.repeat(10_000);
+        let deadline = Instant::now() + PATIENCE;
+        while client.try_send(&some) {
+            assert!(Instant::now() < deadline, "{what}: still listening");
+        }
+        let after = resident(&scene.outgate);
+        assert!(after < before + 16 * 1024, "{what}: {before} KiB became {after} KiB");
+        others_are_served(&scene, what);
+    }
+}
+
+#[test]
+fn who_stops_in_the_middle_is_left_behind() {
+    let scene = scene_with(ok(), "");
+    impatient(&scene);
+    let url = scene.plain_url();
+    for sent in [
+        PREFACE[..10].to_vec(),
+        PREFACE.to_vec(),
+        [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat(),
+        [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, 0, 1, &head(&url))].concat(),
+        [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, END_HEADERS, 1, &head(&url))].concat(),
+    ] {
+        let mut client = scene.outgate.connect();
+        client.send(&sent);
+        client.rest();
+    }
+    others_are_served(&scene, "half a client");
+}
+
+/// Windows that never open, and a socket that nobody reads.
+#[test]
+fn who_does_not_read_holds_nothing_for_long() {
+    let large = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(1_000_000));
+    let scene = scene_with(answering(&large), "");
+    impatient(&scene);
+    let before = resident(&scene.outgate);
+    let no_window = [&[0, 4][..], &0_u32.to_be_bytes()].concat();
+    let all_windows = [&[0, 4][..], &0x7fff_ffff_u32.to_be_bytes()].concat();
+    let mut clients = Vec::new();
+    for settings in [&no_window, &all_windows] {
+        let mut client = scene.outgate.connect();
+        client.send([PREFACE, &frame(SETTINGS, 0, 0, settings)].concat());
+        if *settings == all_windows {
+            client.send(frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes()));
+        }
+        for number in 0..100 {
+            client.send(frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &head(&scene.plain_url())));
+        }
+        clients.push(client);
+    }
+    let records = scene.outgate.records(200);
+    let after = resident(&scene.outgate);
+    assert!(after < before + 64 * 1024, "{before} KiB became {after} KiB");
+    let codes: Vec<_> = records.iter().map(|record| record["code"].as_str().unwrap()).collect();
+    // On a loaded machine a target may not have sent its response when the time is over.
+    let unread = codes.iter().filter(|code| matches!(**code, "client_gone" | "response_timeout"));
+    assert!(unread.count() > 150, "{codes:?}");
+    others_are_served(&scene, "nobody reads");
+}
+
+/// The library refuses some of these characters in a path, and others in a query.
+#[test]
+fn unencoded_characters_of_an_http2_path_are_percent_encoded() {
+    let scene = scene();
+    let path = "/<>\"{}|^`?<>\"{}|^`";
+    let url = scene.plain_url();
+    let (before, own) = (head(&url), field(":path", "/in"));
+    let at = before.windows(own.len()).position(|window| window == own).unwrap();
+    // With incremental indexing, after the field that is named by its index later.
+    let unencoded = [&[0x40], &field(":path", path)[1..]].concat();
+    let block = [&before[..at], &unencoded, &before[at + own.len()..]].concat();
+    let again = [&before[..at], &[0x80 | 62], &before[at + own.len()..]].concat();
+    let mut client = opened(&scene.outgate);
+    for (stream, block) in [(1, &block), (3, &again), (5, &before)] {
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, block));
+        let seen = until(&mut client, &[HEADERS, RST_STREAM, GOAWAY]);
+        assert!(seen.iter().any(|frame| frame.kind == HEADERS), "{stream}: {seen:?}");
+    }
+    let encoded = "%3C%3E%22%7B%7D%7C%5E%60";
+    let lines: Vec<String> =
+        scene.plain.until(3).iter().map(|seen| seen.line.split(' ').nth(1).unwrap().to_owned()).collect();
+    let encoded = format!("/{encoded}?{encoded}");
+    assert_eq!(lines, [encoded.as_str(), encoded.as_str(), "/in"]);
+}

@@ -1,0 +1,88 @@
+//! HTTP/2 on both sides, spoken by other people's software: clients by prior knowledge, targets that choose it by ALPN.
+//! Does each client get each response whole, as often as it asks?
+//!
+//! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use support::clients::{Errand, Language, Workshop};
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Folder, Outgate};
+
+/// Some programs end a response in one of two ways, as it happens.
+const REQUESTS: usize = 25;
+
+struct Target {
+    child: Child,
+    port: u16,
+}
+
+impl Target {
+    fn start(mut command: Command, folder: &Folder) -> Self {
+        command.args([folder.path("chain.pem"), folder.path("target.key")]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the target runs");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port = line.trim().parse().expect("a port");
+        Self { child, port }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn http2_clients_get_whole_responses_of_http2_targets() {
+    let Some(workshop) = Workshop::open() else { return };
+    for language in [Language::Node, Language::Python] {
+        let pki = Pki::new();
+        let files = folder(&pki);
+        let identity = pki.leaf(&["hook.example"]);
+        files.write("chain.pem", identity.chain_pem());
+        files.write("target.key", identity.key_pem());
+        let target = Target::start(workshop.origin(language, "http2_target"), &files);
+        let other = Receiver::plain(ok());
+        let usual = format!("ports = [{0}, {0}]\nsign", other.port());
+        let text = config(&other, &other, "").replace(&usual, &format!("ports = [{}]\nsign", target.port));
+        let outgate = Outgate::run(files, &text.replace("127.0.7.0/30", "127.0.7.1/32"));
+
+        let mut count = 0;
+        // curl 7.88 fails over a connection of prior knowledge that it uses again: it gets a run for each request.
+        for (client, at_once) in [("curl", 1), ("httpx_http2", REQUESTS), ("node_http2", REQUESTS)] {
+            let errands: Vec<_> = (0..REQUESTS)
+                .map(|number| Errand {
+                    method: "POST",
+                    url: format!("http://{}/", outgate.proxy),
+                    headers: vec![
+                        ("outgate-target".into(), format!("https://hook.example:{}/in", target.port)),
+                        ("content-type".into(), "application/json".into()),
+                    ],
+                    body: Some(format!("{{\"number\":{number}}}")),
+                    options: vec!["--http2-prior-knowledge"],
+                })
+                .collect();
+            let ca = outgate.folder.path("ca.pem");
+            let run = |errands: &[Errand]| workshop.run(client, "", &ca, "gateway", errands);
+            for (number, report) in errands.chunks(at_once).flat_map(run).enumerate() {
+                let what = format!("request {number} of {client} to {language:?}: {report:?}");
+                assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{what}");
+                assert_eq!(report.header("via"), "2 outgate", "{what}");
+            }
+            count += REQUESTS;
+        }
+        for record in outgate.records(count) {
+            assert_eq!((&record["code"], &record["http"]), (&"delivered".into(), &"2".into()), "{record}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Streams of an HTTP/2 client that are reset by the thousand.
+//! Can a client have more of them wait in memory than the limit?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use support::http2::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, error, field, frame, frames};
+use support::scene::scene;
+use support::{Outgate, PATIENCE};
+
+/// RFC 9113 §7.
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// Memory of the process, in KiB.
+fn memory(outgate: &Outgate, line: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", outgate.pid())).unwrap();
+    let size = status.lines().find_map(|size| size.strip_prefix(line)).unwrap();
+    size.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// h2 answers PING and SETTINGS as it reads, also while resets that it has queued before still wait.
+#[test]
+fn resets_between_pings_or_settings_do_not_pile_up() {
+    const ROUNDS: u32 = 300;
+    /// Malformed heads of one round: about the limit.
+    const HEADS: u32 = 1100;
+    /// More than a connection needs, in KiB. The streams of all rounds are 600 MiB.
+    const GROWTH_MAX: usize = 64 << 10;
+    let scene = scene();
+    // As many as have answers that overflow the buffer of h2, of 16 KiB.
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(960);
+    let settings = frame(SETTINGS, 0, 0, &[]).repeat(1900);
+    for (what, answered) in [("PING", pings), ("SETTINGS", settings)] {
+        let before = memory(&scene.outgate, "VmRSS:");
+        let mut client = TcpStream::connect(scene.outgate.proxy).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_write_timeout(Some(PATIENCE)).unwrap();
+        // Frames that are ignored (RFC 9113 §4.1). By them the kernel's buffer grows, so that it takes all that follows.
+        let ignored = frame(0xee, 0, 0, &[0; 16 << 10]).repeat(400);
+        let begin = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &ignored, &frame(PING, 0, 0, &[0; 8])].concat();
+        client.write_all(&begin).unwrap();
+        let mut bytes = Vec::new();
+        while !frames(&bytes).iter().any(|frame| frame.kind == PING) {
+            let mut piece = [0; 1024];
+            let length = client.read(&mut piece).unwrap();
+            assert!(length > 0, "{what}: closed");
+            bytes.extend_from_slice(&piece[..length]);
+        }
+        let mut flood = Vec::new();
+        for round in 0..ROUNDS {
+            for number in 0..HEADS {
+                let stream = 2 * (round * HEADS + number) + 1;
+                flood.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &field("A", "")));
+            }
+            flood.extend(&answered);
+        }
+        let mut writer = client.try_clone().unwrap();
+        let writing = std::thread::spawn(move || writer.write_all(&flood));
+        let _ = client.read_to_end(&mut bytes); // it may end with a reset
+        let _ = writing.join().unwrap();
+        let seen = frames(&bytes);
+        let most = memory(&scene.outgate, "VmHWM:");
+        assert!(most < before + GROWTH_MAX, "{what}: {before} KiB became {most} KiB");
+        assert_eq!(error(&seen, GOAWAY), Some(ENHANCE_YOUR_CALM), "{what}: {:?}", seen.last());
+        assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200, "{what}: others are served");
+    }
+}

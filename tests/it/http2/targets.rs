@@ -1,0 +1,433 @@
+//! Targets that choose HTTP/2.
+//! Is a connection shared as far as its target allows, and does nothing go twice over it?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Outgate, PATIENCE, post};
+use tokio::net::TcpListener;
+use tokio::sync::{Barrier, Semaphore};
+
+type Respond = h2::server::SendResponse<Bytes>;
+type Peer = h2::server::Connection<tokio_rustls::server::TlsStream<tokio::net::TcpStream>, Bytes>;
+
+/// What a target does with a request; the numbers count connections, and the requests on one, from 0.
+type Reaction = Arc<dyn Fn(Stage<'_>, Request<h2::RecvStream>, Respond) + Send + Sync>;
+
+struct Stage<'a> {
+    connection: usize,
+    request: usize,
+    peer: &'a mut Peer,
+}
+
+struct Target {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Target {
+    fn start(pki: &Pki, streams: u32, reaction: Reaction) -> Self {
+        Self::start_late(pki, streams, Arc::new(Semaphore::new(1)), reaction)
+    }
+
+    /// Whose SETTINGS are sent when `may_speak` has a permit.
+    fn start_late(pki: &Pki, streams: u32, may_speak: Arc<Semaphore>, reaction: Reaction) -> Self {
+        let identity = pki.leaf(&["hook.example"]);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain, identity.key)
+            .unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let (address, connections) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&connections);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, reaction) = (acceptor.clone(), Arc::clone(&reaction));
+                let (may_speak, count) = (Arc::clone(&may_speak), Arc::clone(&count));
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let connection = count.fetch_add(1, Ordering::SeqCst);
+                    drop(may_speak.acquire().await.unwrap());
+                    let mut peer =
+                        h2::server::Builder::new().max_concurrent_streams(streams).handshake(stream).await.unwrap();
+                    let mut request = 0;
+                    while let Some(Ok((asked, respond))) = peer.accept().await {
+                        reaction(Stage { connection, request, peer: &mut peer }, asked, respond);
+                        request += 1;
+                    }
+                });
+            }
+        });
+        Self { address, connections, _runtime: runtime }
+    }
+
+    /// Waits for so many; more may come.
+    fn until_connections(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.connections() < count {
+            assert!(Instant::now() < deadline, "{count} connections");
+            std::thread::yield_now();
+        }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    fn url(&self) -> String {
+        format!("https://hook.example:{}/in?a=1", self.address.port())
+    }
+
+    fn outgate(&self, pki: &Pki) -> Outgate {
+        let other = Receiver::plain(ok());
+        let text = config(&other, &other, "").replace(
+            &format!("ports = [{0}, {0}]\nsign", other.port()),
+            &format!("ports = [{}]\nsign", self.address.port()),
+        );
+        // One source address, so that all deliveries may share.
+        Outgate::run(folder(pki), &text.replace("127.0.7.0/30", "127.0.7.1/32"))
+    }
+}
+
+fn respond(mut to: Respond, body: &'static str) {
+    let mut stream = to.send_response(Response::new(()), false).unwrap();
+    stream.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
+}
+
+async fn read(mut body: h2::RecvStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+        all.extend_from_slice(&data);
+    }
+    all
+}
+
+#[test]
+fn a_request_is_whole_and_says_nothing_of_the_connection() {
+    let pki = Pki::new();
+    type Seen = Vec<(http::request::Parts, Vec<u8>)>;
+    let seen: Arc<Mutex<Seen>> = Arc::default();
+    let sees = Arc::clone(&seen);
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |_, request, to| {
+            let sees = Arc::clone(&sees);
+            tokio::spawn(async move {
+                let (parts, body) = request.into_parts();
+                let body = read(body).await;
+                sees.lock().unwrap().push((parts, body));
+                respond(to, "ok");
+            });
+        }),
+    );
+    let outgate = target.outgate(&pki);
+    let large = "x".repeat(60_000);
+    for body in ["{}", large.as_str(), ""] {
+        let answer = outgate.post(&target.url(), "Connection: x-hop\r\nX-Hop: 1\r\nTE: trailers\r\n", body);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
+        assert_eq!(answer.field("via"), "2 outgate");
+    }
+    let seen = seen.lock().unwrap();
+    for ((parts, body), sent) in seen.iter().zip(["{}", large.as_str(), ""]) {
+        assert_eq!(String::from_utf8_lossy(body), sent);
+        assert_eq!(parts.uri.to_string(), target.url());
+        let names: HashSet<_> = parts.headers.keys().map(http::HeaderName::as_str).collect();
+        assert!(names.contains("webhook-signature"), "{names:?}");
+        assert_eq!(parts.headers["content-length"], sent.len().to_string());
+        assert!(
+            names.is_disjoint(&HashSet::from(["host", "connection", "transfer-encoding", "te", "x-hop"])),
+            "{names:?}"
+        );
+    }
+    assert_eq!(target.connections(), 1);
+    let record = &outgate.records(3)[2];
+    assert_eq!((&record["http"], &record["reused"]), (&"2".into(), &true.into()), "{record}");
+}
+
+#[test]
+fn deliveries_at_once_share_as_many_connections_as_the_target_allows() {
+    const STREAMS: u32 = 4;
+    let pki = Pki::new();
+    let together = Arc::new(Barrier::new(8));
+    let waits = Arc::clone(&together);
+    let target = Target::start(
+        &pki,
+        STREAMS,
+        Arc::new(move |stage, _, to| {
+            let waits = Arc::clone(&waits);
+            let first = stage.connection == 0 && stage.request == 0;
+            tokio::spawn(async move {
+                if !first {
+                    waits.wait().await;
+                }
+                respond(to, "ok");
+            });
+        }),
+    );
+    let outgate = target.outgate(&pki);
+    assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
+    // All eight wait for each other: that none waits inside the proxy for a stream is what lets them end.
+    let mut clients: Vec<_> = (0..8).map(|_| outgate.connect()).collect();
+    for client in &mut clients {
+        client.send(post(&target.url(), "", "{}"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "ok");
+    }
+    let connections = target.connections();
+    assert!((2..=5).contains(&connections), "four of eight share one, the others bring their own: {connections}");
+}
+
+#[test]
+fn nobody_joins_a_connection_before_its_target_has_said_how_many_may() {
+    let pki = Pki::new();
+    let may_speak = Arc::new(Semaphore::new(0));
+    let target = Target::start_late(&pki, 1, Arc::clone(&may_speak), Arc::new(|_, _, to| respond(to, "ok")));
+    let outgate = target.outgate(&pki);
+    let mut clients = Vec::new();
+    for count in 1..=3 {
+        let mut client = outgate.connect();
+        client.send(post(&target.url(), "", "{}"));
+        target.until_connections(count);
+        clients.push(client);
+    }
+    may_speak.add_permits(1);
+    for mut client in clients {
+        assert_eq!(client.answer().text(), "ok");
+    }
+    assert_eq!(target.connections(), 3);
+}
+
+#[test]
+fn a_connection_is_joined_while_its_first_delivery_still_waits() {
+    let pki = Pki::new();
+    let (may_speak, may_answer) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let (waits, counts) = (Arc::clone(&may_answer), Arc::clone(&seen));
+    let target = Target::start_late(
+        &pki,
+        100,
+        Arc::clone(&may_speak),
+        Arc::new(move |stage, _, to| {
+            counts.fetch_add(usize::from(stage.connection == 0), Ordering::SeqCst);
+            let waits = Arc::clone(&waits);
+            let first = (stage.connection, stage.request) == (0, 0);
+            tokio::spawn(async move {
+                if first {
+                    drop(waits.acquire().await.unwrap());
+                }
+                respond(to, "ok");
+            });
+        }),
+    );
+    let outgate = target.outgate(&pki);
+    let mut first = outgate.connect();
+    first.send(post(&target.url(), "", "{}"));
+    target.until_connections(1);
+    may_speak.add_permits(1);
+    let deadline = Instant::now() + PATIENCE;
+    while seen.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < deadline, "no request");
+        std::thread::yield_now();
+    }
+    // SETTINGS may still be on their way when the next one comes; it waits for them a moment only.
+    while seen.load(Ordering::SeqCst) == 1 {
+        assert!(Instant::now() < deadline, "nobody joins");
+        assert_eq!(outgate.post(&target.url(), "", "{}").text(), "ok");
+    }
+    may_answer.add_permits(1);
+    assert_eq!(first.answer().text(), "ok");
+}
+
+/// RFC 9113 §8.1: a target may answer before it has all of a request, and have the rest stopped without an error.
+#[test]
+fn a_target_that_has_heard_enough_keeps_its_connection() {
+    let pki = Pki::new();
+    // That it drops the body makes h2 say so.
+    let target = Target::start(&pki, 100, Arc::new(|_, _, to| respond(to, "enough")));
+    let outgate = target.outgate(&pki);
+    // More than the window takes (65,535 bytes, RFC 9113 §6.9.2): the last one is never sent.
+    let large = "x".repeat(65_536);
+    for _ in 0..20 {
+        assert_eq!(outgate.post(&target.url(), "", &large).text(), "enough");
+    }
+    assert_eq!(target.connections(), 1);
+}
+
+#[test]
+fn slow_readers_do_not_stall_other_streams_of_a_shared_connection() {
+    const SLOW: usize = 6;
+    /// More than the kernel takes for a client that does not read.
+    const LARGE: usize = 32 << 20;
+    /// Requests in a row during which nothing more was sent to the slow readers.
+    const STALLED: usize = 20;
+    let pki = Pki::new();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&sent);
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |_, request, mut to| {
+            if request.uri().path() != "/large" {
+                return respond(to, "ok");
+            }
+            let counts = Arc::clone(&counts);
+            tokio::spawn(async move {
+                let mut stream = to.send_response(Response::new(()), false).unwrap();
+                let mut left = LARGE;
+                while left > 0 {
+                    stream.reserve_capacity(16 * 1024);
+                    let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
+                    let piece = room.min(left).min(16 * 1024);
+                    if stream.send_data(Bytes::from(vec![b'x'; piece]), piece == left).is_err() {
+                        return;
+                    }
+                    left -= piece;
+                    counts.fetch_add(piece, Ordering::SeqCst);
+                }
+            });
+        }),
+    );
+    let outgate = target.outgate(&pki);
+    assert_eq!(outgate.post(&target.url(), "", "{}").text(), "ok");
+    let mut slow: Vec<_> = (0..SLOW).map(|_| outgate.connect()).collect();
+    for client in &mut slow {
+        client.send(post(&target.url().replace("/in", "/large"), "", "{}"));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let (mut before, mut stalled) = (0, 0);
+    while stalled < STALLED {
+        assert!(Instant::now() < deadline, "the slow readers never stall");
+        let answer = outgate.post(&target.url(), "", "{}");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
+        let now = sent.load(Ordering::SeqCst);
+        stalled = if now == before && now > SLOW << 20 { stalled + 1 } else { 0 };
+        before = now;
+    }
+    assert_eq!(target.connections(), 1);
+}
+
+#[test]
+fn what_the_target_did_not_begin_goes_over_another_connection() {
+    for graceful in [true, false] {
+        let pki = Pki::new();
+        let target = Target::start(
+            &pki,
+            100,
+            Arc::new(move |stage, _, mut to| match (stage.connection, stage.request) {
+                (0, 1) if graceful => {
+                    stage.peer.abrupt_shutdown(h2::Reason::NO_ERROR);
+                    drop(to);
+                }
+                (0, 1) => to.send_reset(h2::Reason::REFUSED_STREAM),
+                _ => respond(to, "ok"),
+            }),
+        );
+        let outgate = target.outgate(&pki);
+        assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
+        let second = outgate.post(&target.url(), "", "{}");
+        if !graceful {
+            assert_eq!((second.status, second.text().as_str()), (200, "ok"), "{second:?}");
+            assert_eq!(target.connections(), 2);
+        }
+        assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
+    }
+}
+
+#[test]
+fn what_the_target_may_have_begun_is_not_sent_again() {
+    let pki = Pki::new();
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |stage, _, mut to| match (stage.connection, stage.request) {
+            (0, 1) => to.send_reset(h2::Reason::INTERNAL_ERROR),
+            _ => respond(to, "ok"),
+        }),
+    );
+    let outgate = target.outgate(&pki);
+    assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
+    assert_eq!(outgate.post(&target.url(), "", "{}").code(), "connection_lost");
+    assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
+    assert_eq!(target.connections(), 1, "a reset stream does not cost the connection");
+}
+
+#[test]
+fn a_connection_that_goes_away_is_left_alone() {
+    let pki = Pki::new();
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |stage, _, to| {
+            if stage.connection == 0 && stage.request == 1 {
+                stage.peer.graceful_shutdown();
+            }
+            respond(to, "ok");
+        }),
+    );
+    let outgate = target.outgate(&pki);
+    for _ in 0..6 {
+        assert_eq!(outgate.post(&target.url(), "", "{}").status, 200);
+    }
+    assert_eq!(target.connections(), 2);
+}
+
+#[test]
+fn tokens_are_fetched_and_shown_over_http2_too() {
+    let pki = Pki::new();
+    let seen: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+    let sees = Arc::clone(&seen);
+    let target = Target::start(
+        &pki,
+        100,
+        Arc::new(move |_, request, to| {
+            let shown = request.headers()["authorization"].to_str().unwrap().to_owned();
+            let path = request.uri().path().to_owned();
+            let answer = if path == "/token" { r#"{"access_token":"t","token_type":"bearer"}"# } else { "ok" };
+            sees.lock().unwrap().push((path, shown));
+            respond(to, answer);
+        }),
+    );
+    let other = Receiver::plain(ok());
+    let port = target.address.port();
+    let credential = format!(
+        "[credentials.acme]\ntype = \"oauth2\"\ntoken_url = \"https://hook.example:{port}/token\"\nclient_id = \"us\"\n\
+         client_secret = \"file:{{dir}}/key\"\n"
+    );
+    let text = config(&other, &other, &credential)
+        .replace(
+            &format!("ports = [{0}, {0}]\nsign", other.port()),
+            &format!("ports = [{port}]\ncredential = \"acme\"\nsign"),
+        )
+        .replace("127.0.7.0/30", "127.0.7.1/32");
+    let outgate = Outgate::run(folder(&pki), &text);
+    for _ in 0..3 {
+        assert_eq!(outgate.post(&target.url(), "Authorization: Bearer theirs\r\n", "{}").status, 200);
+    }
+    let seen = seen.lock().unwrap();
+    let shown: Vec<&str> = seen.iter().skip(1).map(|(_, shown)| shown.as_str()).collect();
+    assert!(seen[0].0 == "/token" && seen[0].1.starts_with("Basic "), "{seen:?}");
+    assert_eq!(shown, ["Bearer t"; 3]);
+    assert_eq!(target.connections(), 2, "the token is no client's: one connection for it, and one for the client");
+}

@@ -1,0 +1,357 @@
+//! CONNECT over HTTP/2: a tunnel that is one stream among others.
+//! Is it the tunnel that HTTP/1 opens, and does it touch no other stream?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
+use rustls_pki_types::ServerName;
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{SECRET, folder};
+use support::signature::{verifies, verify};
+use support::tenants::{new_key, put};
+use support::tunnel::{hello, trusting};
+use support::tunnel_scene::{Played, config, place, played, read};
+use support::{Outgate, PATIENCE};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+fn run<T>(client: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, client).await.expect("the client is done in time") })
+}
+
+async fn connect(outgate: &Outgate) -> SendRequest<Bytes> {
+    let stream = tokio::net::TcpStream::connect(outgate.proxy).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+async fn ask(
+    sender: &SendRequest<Bytes>,
+    request: http::request::Builder,
+) -> (Response<RecvStream>, SendStream<Bytes>) {
+    let mut sender = sender.clone().ready().await.unwrap();
+    let (response, stream) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+    (response.await.unwrap(), stream)
+}
+
+fn a_connect(authority: &str) -> http::request::Builder {
+    Request::builder().method("CONNECT").uri(authority)
+}
+
+fn code<B>(response: &Response<B>) -> (u16, &str) {
+    (response.status().as_u16(), response.headers().get("outgate-error").map_or("", |code| code.to_str().unwrap()))
+}
+
+/// The next `length` bytes, at least.
+async fn bytes(incoming: &mut RecvStream, length: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    while all.len() < length
+        && let Some(data) = incoming.data().await
+    {
+        let data = data.unwrap();
+        incoming.flow_control().release_capacity(data.len()).unwrap();
+        all.extend_from_slice(&data);
+    }
+    all
+}
+
+/// As much as there is, as fast as it is taken; with it the stream ends.
+async fn send(outgoing: &mut SendStream<Bytes>, mut data: Bytes) {
+    while !data.is_empty() {
+        outgoing.reserve_capacity(data.len());
+        while outgoing.capacity() == 0 {
+            poll_fn(|cx| outgoing.poll_capacity(cx)).await.unwrap().unwrap();
+        }
+        let piece = data.split_to(outgoing.capacity().min(data.len()));
+        outgoing.send_data(piece, false).unwrap();
+    }
+    outgoing.send_data(Bytes::new(), true).unwrap();
+}
+
+/// A tunnel as a stream of bytes.
+fn bridge(mut incoming: RecvStream, mut outgoing: SendStream<Bytes>) -> DuplexStream {
+    let (mine, other) = tokio::io::duplex(64 * 1024);
+    let (mut reading, mut writing) = tokio::io::split(other);
+    tokio::spawn(async move {
+        let mut piece = vec![0; 16 * 1024];
+        loop {
+            let length = reading.read(&mut piece).await.unwrap_or(0);
+            if outgoing.send_data(Bytes::copy_from_slice(&piece[..length]), length == 0).is_err() || length == 0 {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(Ok(data)) = incoming.data().await {
+            let _ = incoming.flow_control().release_capacity(data.len());
+            if writing.write_all(&data).await.is_err() {
+                return;
+            }
+        }
+        let _ = writing.shutdown().await;
+    });
+    mine
+}
+
+/// One request through TLS with whoever proves to be `name` to those that trust `ca`.
+async fn request_inside(tunnel: DuplexStream, name: &'static str, ca: &str, request: String) -> String {
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting(ca)));
+    let mut stream = connector.connect(ServerName::try_from(name).unwrap(), tunnel).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\nok") {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+fn post(authority: &str, path: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody")
+}
+
+#[test]
+fn tunnels_and_deliveries_share_a_connection() {
+    let place = place();
+    run(async {
+        let sender = connect(&place.outgate).await;
+        for count in 1..=3 {
+            let (response, outgoing) = ask(&sender, a_connect(&place.authority())).await;
+            assert_eq!(code(&response), (200, ""));
+            let fields = response.headers();
+            assert!(fields["outgate-egress"].to_str().unwrap().starts_with("127.0.7."), "{fields:?}");
+            assert!(!fields.contains_key("content-length") && fields.contains_key("outgate-request-id"), "{fields:?}");
+            let tunnel = bridge(response.into_body(), outgoing);
+            // Beside it, an ordinary webhook.
+            let url = format!("https://{}/beside", place.authority());
+            let get = Request::builder().uri(url).body(()).unwrap();
+            let (beside, _) = sender.clone().ready().await.unwrap().send_request(get, true).unwrap();
+            assert_eq!(code(&beside.await.unwrap()), (200, ""));
+            let answer =
+                request_inside(tunnel, "tunnel.example", &place.pki.pem, post(&place.authority(), "/in")).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            assert_eq!(place.target.seen().iter().filter(|seen| seen.line == "POST /in HTTP/1.1").count(), count);
+            tokio::task::block_in_place(|| place.outgate.records(2 * count));
+        }
+    });
+    let records = place.outgate.records(6);
+    let tunnels: Vec<_> = records.iter().filter(|record| record["method"] == "CONNECT").collect();
+    assert_eq!(tunnels.len(), 3);
+    assert!(tunnels.iter().all(|record| record["code"] == "delivered" && record["bytes_sent"].as_u64() > Some(100)));
+}
+
+#[test]
+fn a_refused_tunnel_is_an_answer_and_the_connection_goes_on() {
+    let place = place();
+    run(async {
+        let sender = connect(&place.outgate).await;
+        for (request, expected) in [
+            (a_connect("refused.example:443"), (403, "tunnel_forbidden")),
+            (a_connect("unknown.example:443"), (403, "no_route")),
+            (a_connect("tunnel.example"), (400, "request_malformed")),
+            (a_connect(&place.authority()).header("content-length", "1"), (400, "request_malformed")),
+            (a_connect("tunnel.example:22"), (403, "target_port_forbidden")),
+        ] {
+            let what = format!("{request:?}");
+            let (response, mut outgoing) = ask(&sender, request).await;
+            assert_eq!(code(&response), expected, "{what}");
+            let _ = outgoing.send_data(Bytes::from_static(b"GET http://plain.example/ HTTP/1.1\r\n\r\n"), true);
+            let problem = bytes(&mut response.into_body(), usize::MAX).await;
+            assert!(problem.starts_with(b"{\"type\":"), "{what}");
+        }
+        let (response, _outgoing) = ask(&sender, a_connect(&place.authority())).await;
+        assert_eq!(code(&response), (200, ""));
+    });
+    assert!(place.target.seen().is_empty());
+    assert_eq!(place.outgate.records(6).len(), 6);
+}
+
+async fn open(played: &Played, sender: &SendRequest<Bytes>) -> (RecvStream, SendStream<Bytes>, std::net::TcpStream) {
+    let asking = ask(sender, a_connect(&played.authority()));
+    let accepting = async { tokio::task::block_in_place(|| (played.deny(), played.accept()).1) };
+    let ((response, outgoing), stream) = tokio::join!(asking, accepting);
+    assert_eq!(code(&response), (200, ""));
+    (response.into_body(), outgoing, stream)
+}
+
+#[test]
+fn open_tunnels_are_capped_by_the_descriptor_limit() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = config(listener.local_addr().unwrap().port(), "");
+    // (264 - 256) / 4 = 2
+    let outgate = Outgate::run_limited(folder(&Pki::new()), &text, 264);
+    let played = Played { outgate, listener };
+    run(async {
+        let sender = connect(&played.outgate).await;
+        let (first, _second) = (open(&played, &sender).await, open(&played, &sender).await);
+        let (response, _outgoing) = ask(&sender, a_connect(&played.authority())).await;
+        assert_eq!(code(&response), (429, "concurrency_limited"));
+        assert_eq!(response.headers()["retry-after"], "1");
+        let problem = bytes(&mut response.into_body(), usize::MAX).await;
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&problem).unwrap()["details"], "busy");
+        drop(first);
+        tokio::task::block_in_place(|| played.outgate.records(2));
+        let _third = open(&played, &sender).await;
+    });
+}
+
+#[test]
+fn each_side_may_end_its_half_and_bulk_passes_whole() {
+    const LENGTH: usize = 4 << 20;
+    let played = played("");
+    run(async {
+        let sender = connect(&played.outgate).await;
+        let (mut incoming, mut outgoing, mut target) = open(&played, &sender).await;
+        let echo = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            target.read_to_end(&mut all).unwrap();
+            target.write_all(&all).unwrap();
+        });
+        let data: Vec<u8> = (0..LENGTH).map(|n| ((n * 31) >> 3) as u8).collect();
+        send(&mut outgoing, data.clone().into()).await;
+        let got = bytes(&mut incoming, usize::MAX).await;
+        assert!(got == data, "{} bytes came back", got.len());
+        echo.join().unwrap();
+    });
+    let record = played.record(1);
+    assert_eq!((&record["bytes_sent"], &record["bytes_received"]), (&LENGTH.into(), &LENGTH.into()), "{record}");
+    assert_eq!(record["code"], "delivered", "{record}");
+}
+
+#[test]
+fn what_breaks_off_on_one_side_breaks_off_on_the_other() {
+    let played = played("");
+    run(async {
+        let sender = connect(&played.outgate).await;
+        let (_incoming, mut outgoing, mut target) = open(&played, &sender).await;
+        outgoing.send_reset(Reason::CANCEL);
+        assert_eq!(target.read(&mut [0; 1]).unwrap_or(0), 0, "the target's connection ends");
+
+        let (mut incoming, mut outgoing, mut target) = open(&played, &sender).await;
+        outgoing.send_data(Bytes::from_static(b"ping"), false).unwrap();
+        assert_eq!(read(&mut target, 4), b"ping");
+        // Closed with a byte unread: a reset.
+        outgoing.send_data(Bytes::from_static(b"unread"), false).unwrap();
+        target.peek(&mut [0; 1]).unwrap();
+        drop(target);
+        let fault = incoming.data().await.unwrap().unwrap_err();
+        assert!(fault.is_remote() && fault.reason() == Some(Reason::CONNECT_ERROR), "{fault:?}");
+
+        // The connection has other streams to carry.
+        let (_incoming, _outgoing, _target) = open(&played, &sender).await;
+    });
+    assert_eq!(played.outgate.records(3).len(), 3);
+}
+
+struct Inspecting {
+    inspector: Pki,
+    target: Receiver,
+    outgate: Outgate,
+    authority: String,
+    /// The key of the tenant `acme`.
+    own: String,
+}
+
+/// Outgate with a route that inspects tunnels, and its target.
+fn inspecting() -> Inspecting {
+    let (pki, inspector) = (Pki::new(), Pki::new());
+    let target = Receiver::tls(pki.leaf(&["inspect.example"]), ok());
+    let folder = folder(&pki);
+    folder.write("inspector.pem", &inspector.pem);
+    folder.write("inspector.key", inspector.key_pem());
+    let port = target.port();
+    let own = new_key("standard-webhooks");
+    put(&folder, "keys/acme/own.key", &own);
+    let route = format!(
+        "\"inspect.example\" = [\"127.0.0.1\"]\n[clients.billing]\nnetworks = [\"127.0.0.0/8\"]\ntenants = [\"acme\"]\n\
+         [[routes]]\nname = \"inspect\"\nhosts = [\"inspect.example\"]\n\
+         ports = [{port}]\nsign = [\"platform\"]\nconnect = \"inspect\"\n"
+    );
+    let ca = "[server]\nca = { certificate = \"{dir}/inspector.pem\", key = \"{dir}/inspector.key\" }";
+    let text = config(port, &route).replace("[server]", ca);
+    let outgate =
+        Outgate::run(folder, &text.replace("[signers.platform]", "[signers.platform]\nkey_dir = \"{dir}/keys\""));
+    let authority = format!("inspect.example:{port}");
+    Inspecting { inspector, target, outgate, authority, own }
+}
+
+#[test]
+fn what_is_inside_of_an_inspected_tunnel_is_delivered_signed() {
+    let Inspecting { inspector, target, outgate, authority, .. } = inspecting();
+    run(async {
+        let sender = connect(&outgate).await;
+        let (response, outgoing) = ask(&sender, a_connect(&authority)).await;
+        assert_eq!(code(&response), (200, ""));
+        let tunnel = bridge(response.into_body(), outgoing);
+        let answer = request_inside(tunnel, "inspect.example", &inspector.pem, post(&authority, "/in")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("outgate-egress: 127.0.7."), "{answer}");
+        // While the connection is open: the tunnel has ended, not the client.
+        let records = tokio::task::block_in_place(|| outgate.records(2));
+        assert!(records.iter().all(|record| record["code"] == "delivered"), "{records:?}");
+    });
+    let seen = target.seen().pop().unwrap();
+    assert_eq!((seen.line.as_str(), seen.body.as_slice()), ("POST /in HTTP/1.1", &b"body"[..]));
+    verify(&seen, SECRET);
+}
+
+#[test]
+fn outgate_tenant_inside_a_tunnel_over_http2_chooses_the_signing_key() {
+    let Inspecting { inspector, target, outgate, authority, own } = inspecting();
+    let request = post(&authority, "/in").replace("Connection", "Outgate-Tenant: acme\r\nConnection");
+    run(async {
+        let sender = connect(&outgate).await;
+        let (response, outgoing) = ask(&sender, a_connect(&authority)).await;
+        let tunnel = bridge(response.into_body(), outgoing);
+        let answer = request_inside(tunnel, "inspect.example", &inspector.pem, request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    });
+    let seen = target.seen().pop().unwrap();
+    assert!(verifies(&seen, own.trim()) && !verifies(&seen, SECRET), "{seen:?}");
+}
+
+#[test]
+fn tunnel_over_http2_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
+    let place = place();
+    run(async {
+        let sender = connect(&place.outgate).await;
+        let (response, mut outgoing) = ask(&sender, a_connect(&place.authority())).await;
+        assert_eq!(code(&response), (200, ""));
+        outgoing.send_data(hello("other.example").into(), false).unwrap();
+        let mut incoming = response.into_body();
+        assert_eq!(bytes(&mut incoming, 7).await, [21, 3, 3, 0, 2, 2, 112]);
+        // END_STREAM, and no reset that could overtake the alert.
+        while let Some(data) = incoming.data().await {
+            assert!(data.unwrap().is_empty());
+        }
+    });
+}
+
+#[test]
+fn plain_http_inside_a_tunnel_over_http2_gets_a_readable_400() {
+    let (place, inspecting) = (place(), inspecting());
+    for (outgate, authority) in [(&place.outgate, &place.authority()), (&inspecting.outgate, &inspecting.authority)] {
+        run(async {
+            let sender = connect(outgate).await;
+            let (response, mut outgoing) = ask(&sender, a_connect(authority)).await;
+            assert_eq!(code(&response), (200, ""));
+            outgoing.send_data(post(authority, "/in").into(), true).unwrap();
+            // Up to END_STREAM, without a reset that could overtake the answer.
+            let answer = bytes(&mut response.into_body(), usize::MAX).await;
+            let answer = String::from_utf8(answer).unwrap();
+            let start = "HTTP/1.1 400 Bad Request (request_malformed: plaintext)\r\n";
+            assert!(answer.starts_with(start) && answer.contains("this tunnel is for TLS"), "{answer}");
+            let record = &tokio::task::block_in_place(|| outgate.records(1))[0];
+            assert_eq!((&record["method"], &record["details"]), (&"CONNECT".into(), &"plaintext".into()), "{record}");
+        });
+    }
+}

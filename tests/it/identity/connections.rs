@@ -1,0 +1,369 @@
+//! Connections of clients, where there are too many: of one address, or of all together.
+//! Who is let in, and who has to go?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
+
+use socket2::{Domain, Socket, Type};
+use support::scene::{Scene, config, scene};
+use support::{Client, PATIENCE, post};
+
+fn with(key: &str) -> Scene {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "");
+    scene.outgate.reconfigure(&text.replace("allow_anonymous", &format!("{key}\nallow_anonymous")));
+    scene
+}
+
+/// From another address of this host.
+fn connect_from(scene: &Scene, address: [u8; 4]) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+    socket.connect(&scene.outgate.proxy.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_))
+}
+
+/// Served, and kept.
+fn served(scene: &Scene) -> Client {
+    let mut client = scene.outgate.connect();
+    ask(scene, &mut client);
+    client
+}
+
+fn ask(scene: &Scene, client: &mut Client) {
+    client.send(post(&scene.plain_url(), "", "x"));
+    assert_eq!(client.answer().status, 200);
+}
+
+/// Closed, and not only silent: it would answer.
+fn is_gone(scene: &Scene, client: &mut Client) -> bool {
+    client.try_send(post(&scene.plain_url(), "", "x"));
+    client.is_closed()
+}
+
+/// With a request whose body is still to come.
+fn busy(scene: &Scene) -> Client {
+    let mut client = scene.outgate.connect();
+    let url = scene.plain_url();
+    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
+    assert_eq!(client.one_answer("POST").status, 100);
+    client
+}
+
+fn has_metric(scene: &Scene, line: &str) -> bool {
+    scene.outgate.admin("/metrics").text().lines().any(|found| found == line)
+}
+
+/// Whether a request of this address on a connection of its own is.
+fn is_answered(scene: &Scene, from: [u8; 4]) -> bool {
+    let (mut stream, mut answer) = (connect_from(scene, from), Vec::new());
+    let _ = stream.write_all(post(&scene.plain_url(), "Connection: close\r\n", "x").as_bytes());
+    let _ = stream.read_to_end(&mut answer);
+    answer.starts_with(b"HTTP/1.1 200 ")
+}
+
+#[test]
+fn one_address_has_so_many_and_no_more() {
+    let scene = with("max_connections_per_ip = 2");
+    let (first, mut second) = (served(&scene), served(&scene));
+    for _ in 0..3 {
+        assert!(is_closed(&mut connect_from(&scene, [127, 0, 0, 1])));
+    }
+    // Others have theirs, and those that are open go on.
+    assert!(is_answered(&scene, [127, 0, 0, 9]));
+    ask(&scene, &mut second);
+    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"max_connections_per_ip\"} 3"));
+    let warning = ["from 127.0.0.1 was closed: its address has as many as"];
+    assert_eq!(scene.outgate.log.count(1, &warning), 1, "logged once");
+    drop(first);
+    let deadline = Instant::now() + PATIENCE;
+    while !is_answered(&scene, [127, 0, 0, 1]) {
+        assert!(Instant::now() < deadline, "its place is not free");
+    }
+}
+
+#[test]
+fn behind_a_load_balancer_the_clients_address_counts() {
+    let scene = scene();
+    // Whoever comes through a load balancer may be a stranger, so this client is one by its network.
+    let text = config(&scene.good, &scene.plain, "[clients.inside]\nnetworks = [\"2001:db8::/32\"]\n");
+    let keys = "max_connections_per_ip = 1\nproxy_protocol = true";
+    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", keys));
+    let connect = |address: &str| {
+        let mut client = scene.outgate.connect();
+        client.try_send(format!("PROXY TCP6 {address} 2001:db8::1 1 1\r\n"));
+        client
+    };
+    let mut first = connect("2001:db8:0:1::1");
+    ask(&scene, &mut first);
+    assert!(is_gone(&scene, &mut connect("2001:db8:0:1:9::2")), "of the same /64");
+    ask(&scene, &mut first);
+    let mut second = connect("2001:db8:0:2::1");
+    ask(&scene, &mut second);
+    // Who has enough takes nobody's room; who has not, that of the one that is idle for longest.
+    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", &format!("{keys}\nmax_connections = 2")));
+    assert!(is_gone(&scene, &mut connect("2001:db8:0:2::2")));
+    ask(&scene, &mut first);
+    ask(&scene, &mut connect("2001:db8:0:3::1"));
+    assert!(is_gone(&scene, &mut second));
+    ask(&scene, &mut first);
+}
+
+#[test]
+fn the_oldest_idle_connection_makes_room() {
+    let scene = with("max_connections = 3");
+    let mut busy = busy(&scene);
+    let (mut oldest, mut younger) = (served(&scene), served(&scene));
+    let mut newcomer = served(&scene);
+    assert!(is_gone(&scene, &mut oldest));
+    // Now the newcomer has been idle for longer: its client has its answer a moment before outgate waits for the next
+    // request, a moment that does not last for so many exchanges.
+    (0..10).for_each(|_| ask(&scene, &mut younger));
+    let last = served(&scene);
+    assert!(is_gone(&scene, &mut newcomer));
+    ask(&scene, &mut younger);
+    busy.send("x");
+    assert_eq!(busy.answer().status, 200, "what has a request is not cut");
+    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"max_connections\"} 2"));
+    drop(last);
+}
+
+#[test]
+fn where_all_are_busy_newcomers_wait() {
+    let scene = with("max_connections = 2");
+    let (mut first, _second) = (busy(&scene), busy(&scene));
+    let mut newcomer = scene.outgate.connect();
+    newcomer.send(post(&scene.plain_url(), "", "x"));
+    first.send("x");
+    assert_eq!(first.answer().status, 200);
+    assert_eq!(newcomer.answer().status, 200);
+    assert!(is_gone(&scene, &mut first), "it had nothing more to do");
+}
+
+#[test]
+fn half_a_head_is_a_request() {
+    let scene = with("max_connections = 2");
+    let text = post(&scene.plain_url(), "", "x");
+    let mut half = served(&scene);
+    let mut idle = served(&scene);
+    half.send(&text[..20]);
+    // It has been read when what comes after it on another connection has.
+    ask(&scene, &mut idle);
+    served(&scene);
+    assert!(is_gone(&scene, &mut idle));
+    half.send(&text[20..]);
+    assert_eq!(half.answer().status, 200);
+}
+
+#[test]
+fn an_idle_http_2_connection_says_goodbye() {
+    let scene = with("max_connections = 1");
+    let mut client = scene.outgate.connect();
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    client.read_some();
+    served(&scene);
+    let rest = client.rest();
+    assert!(rest.windows(5).any(|frame| frame == b"\0\0\x08\x07\0"), "GOAWAY in {rest:?}");
+}
+
+/// A new connection with these bytes, which have been read by the proxy when a later connection is served.
+fn unfinished(scene: &Scene, bytes: impl AsRef<[u8]>) -> Client {
+    let mut client = scene.outgate.connect();
+    client.send(bytes);
+    client
+}
+
+#[test]
+fn unidentified_peers_with_incomplete_heads_are_evicted_oldest_first() {
+    let scene = with("max_connections = 4");
+    let mut idle = served(&scene);
+    let half = post(&scene.plain_url(), "", "x")[..20].to_owned();
+    let mut oldest = unfinished(&scene, &half);
+    let mut preface = unfinished(&scene, "PRI * HT");
+    let mut younger = unfinished(&scene, &half);
+    let mut newcomer = served(&scene);
+    assert!(oldest.is_closed(), "the oldest incomplete head makes room");
+    let mut second = served(&scene);
+    assert!(preface.is_closed(), "an incomplete HTTP/2 preface is one");
+    let mut third = served(&scene);
+    assert!(younger.is_closed());
+    for client in [&mut idle, &mut newcomer, &mut second, &mut third] {
+        ask(&scene, client);
+    }
+    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"unidentified\"} 3"));
+}
+
+#[test]
+fn unidentified_peers_stay_evictable_after_a_refusal() {
+    let scene = for_strangers();
+    let mut first = scene.outgate.connect();
+    first.send(post(&scene.plain_url(), "", "x"));
+    assert_eq!(first.answer().code(), "client_unauthenticated");
+    first.send(&post(&scene.plain_url(), "", "x")[..20]);
+    let mut newcomer = scene.outgate.connect();
+    newcomer.send(post(&scene.plain_url(), "", "x"));
+    assert_eq!(newcomer.answer().code(), "client_unauthenticated");
+    assert!(first.is_closed());
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    support::frames::frame(kind, flags, stream, payload)
+}
+
+/// A POST without END_STREAM on an HTTP/2 connection with these settings.
+fn http2_post(scene: &Scene, settings: &[u8]) -> Client {
+    let mut client = scene.outgate.connect();
+    let (url, mut head) = (scene.plain_url(), vec![0x83, 0x86]); // POST, http (RFC 7541, appendix A)
+    let (authority, path) = url.strip_prefix("http://").unwrap().split_at(url.len() - "http:///in".len());
+    for (name, value) in [(1, authority), (4, path)] {
+        head.extend([name, u8::try_from(value.len()).unwrap()]);
+        head.extend(value.as_bytes());
+    }
+    client.send([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, settings)[..], &frame(1, 4, 1, &head)].concat());
+    client
+}
+
+/// Waits for the head of the response to it.
+fn until_answered(client: &mut Client) {
+    let (mut bytes, head) = (Vec::new(), [1, 4, 0, 0, 0, 1]);
+    while !bytes.windows(head.len()).any(|frame| frame == head) {
+        bytes.extend(client.read_some());
+    }
+}
+
+/// A client must prove who it is, and one connection may be open.
+fn for_strangers() -> Scene {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "[clients.other]\nnetworks = [\"192.0.2.0/24\"]\n");
+    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", "max_connections = 1"));
+    scene
+}
+
+fn makes_room(scene: &Scene) {
+    let mut newcomer = scene.outgate.connect();
+    newcomer.send(post(&scene.plain_url(), "", "x"));
+    assert_eq!(newcomer.answer().code(), "client_unauthenticated");
+    assert!(has_metric(scene, "outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
+}
+
+#[test]
+fn unidentified_http_2_peer_is_evictable_while_its_refused_request_drains() {
+    let scene = for_strangers();
+    let mut client = http2_post(&scene, &[]);
+    until_answered(&mut client);
+    // The rest of the body comes byte by byte, and would be waited for.
+    let (ended, has_ended) = std::sync::mpsc::channel::<()>();
+    let sending = std::thread::spawn(move || {
+        let pause = std::time::Duration::from_millis(500);
+        while has_ended.recv_timeout(pause).is_err_and(|fault| fault == std::sync::mpsc::RecvTimeoutError::Timeout)
+            && client.try_send(frame(0, 0, 1, b"x"))
+        {}
+    });
+    makes_room(&scene);
+    drop(ended);
+    sending.join().unwrap();
+}
+
+#[test]
+fn unidentified_http_2_peer_is_evictable_while_it_opens_no_window_for_a_refusal() {
+    let scene = for_strangers();
+    let mut client = http2_post(&scene, &[0, 4, 0, 0, 0, 0]);
+    until_answered(&mut client);
+    makes_room(&scene);
+}
+
+#[test]
+fn unidentified_peers_with_incomplete_proxy_headers_are_evicted_oldest_first() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "[clients.inside]\nnetworks = [\"192.0.2.0/24\"]\n");
+    let keys = "max_connections = 1\nproxy_protocol = true";
+    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", keys));
+    // More than may wait with an incomplete header; each stays for seconds unless it is evicted.
+    let silent = (0..120).map(|_| unfinished(&scene, "PROXY TCP4 192.")).collect::<Vec<_>>();
+    let mut newcomer = scene.outgate.connect();
+    newcomer.send(format!("PROXY TCP4 192.0.2.7 192.0.2.1 1 1\r\n{}", post(&scene.plain_url(), "", "x")));
+    assert_eq!(newcomer.answer().status, 200);
+    let evicted = "outgate_client_connections_closed_total{reason=\"unidentified\"} ";
+    let metrics = scene.outgate.admin("/metrics").text();
+    let count = metrics.lines().find_map(|line| line.strip_prefix(evicted)).and_then(|count| count.parse::<u64>().ok());
+    assert!(count.is_some_and(|count| count >= 119), "{count:?} of {}", silent.len());
+}
+
+#[test]
+fn max_connections_per_ip_evicts_unidentified_peers_of_that_address_before_it_refuses() {
+    let scene = with("max_connections_per_ip = 2");
+    let mut busy = busy(&scene);
+    let mut half = unfinished(&scene, "POST http");
+    let mut newcomer = served(&scene);
+    assert!(half.is_closed(), "an incomplete head of the same address makes room");
+    assert!(is_closed(&mut connect_from(&scene, [127, 0, 0, 1])), "both that are left are identified");
+    ask(&scene, &mut newcomer);
+    busy.send("x");
+    assert_eq!(busy.answer().status, 200);
+}
+
+/// A login shell's soft limit is lower than what the test opens.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+}
+
+#[test]
+fn max_connections_per_ip_has_a_default_of_half_of_all() {
+    raise_descriptor_limit();
+    let scene = with("max_connections = 2002");
+    let held = (0..1001).map(|_| scene.outgate.connect()).collect::<Vec<_>>();
+    // They are evicted one by one by newcomers of their own address, of which there are more than half.
+    let mut newcomer = served(&scene);
+    ask(&scene, &mut newcomer);
+    assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"unidentified\"} 1"));
+    assert!(is_answered(&scene, [127, 0, 0, 9]));
+    drop(held);
+}
+
+#[test]
+fn max_connections_is_capped_by_the_descriptor_limit() {
+    let pki = support::pki::Pki::new();
+    let receiver = support::receiver::Receiver::plain(support::receiver::ok());
+    let text = config(&receiver, &receiver, "").replace("allow_anonymous", "max_connections = 500\nallow_anonymous");
+    // (316 - 256) / 4
+    let outgate = support::Outgate::run_limited(support::scene::folder(&pki), &text, 316);
+    let capped = "max_connections is capped from 500 to 15: this process may open 316 files (RLIMIT_NOFILE";
+    assert!(outgate.log.all().iter().any(|line| line.contains(capped)), "{:?}", outgate.log.all());
+    let url = format!("http://plain.example:{}/in", receiver.port());
+    let idle = (0..40).map(|_| outgate.connect()).collect::<Vec<_>>();
+    assert_eq!(outgate.post(&url, "", "x").status, 200, "idle connections make room");
+    assert_eq!(outgate.admin("/healthz").status, 200);
+    let open = outgate.admin("/metrics").text();
+    let open = open.lines().find_map(|line| line.strip_prefix("outgate_client_connections ")).unwrap().to_owned();
+    assert!(open.parse::<u32>().unwrap() <= 16, "{open} of {}", idle.len());
+}
+
+#[test]
+fn check_warns_of_max_connections_beyond_the_descriptor_limit() {
+    let folder = support::scene::folder(&support::pki::Pki::new());
+    let receiver = support::receiver::Receiver::plain(support::receiver::ok());
+    let check = |most: &str| {
+        let text = config(&receiver, &receiver, "").replace("allow_anonymous", &format!("{most}\nallow_anonymous"));
+        let path = folder.write("config.toml", text.replace("{dir}", &folder.path("").display().to_string()));
+        let output = support::limited(656).arg("check").arg("--config").arg(path).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let warned = check("max_connections = 101");
+    let message = "max_connections is 101, but this process may open 656 files (RLIMIT_NOFILE)";
+    assert!(warned.contains(message) && warned.contains("raise the limit to 660"), "{warned}");
+    assert!(!check("max_connections = 100").contains("RLIMIT_NOFILE"));
+}

@@ -1,0 +1,528 @@
+//! Clients that come in over TLS, with certificates of their own or without.
+//! Is what the configuration shows and believes what is in force, from the next handshake on?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+
+use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use socket2::{Domain, Socket, Type};
+use support::pki::{Identity, Pki};
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Client, Folder, Outgate, PATIENCE, post};
+
+struct Place {
+    /// Of the listener; the clients' own is another.
+    pki: Pki,
+    clients: Pki,
+    outgate: Outgate,
+    plain: Receiver,
+}
+
+fn write(folder: &Folder, name: &str, identity: &Identity) {
+    folder.write(&format!("{name}.pem"), identity.chain_pem());
+    folder.write(&format!("{name}.key"), identity.key_pem());
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(folder.path(&format!("{name}.key")), mode).unwrap();
+}
+
+const TLS: &str = "tls = { certificate = \"{dir}/listener.pem\", key = \"{dir}/listener.key\" }";
+
+fn with_clients(more: &str) -> String {
+    TLS.replace(" }", &format!(", client_ca = \"{{dir}}/clients.pem\"{more} }}"))
+}
+
+fn text(plain: &Receiver, tls: &str) -> String {
+    let client =
+        if tls.contains("client_ca") { "[clients.billing]\ncertificates = [\"Billing.Internal\"]" } else { "" };
+    config(plain, plain, &format!("[timeouts]\ntls = \"1s\"\n{client}")).replacen(
+        "[admin]",
+        &format!("{tls}\n[admin]"),
+        1,
+    )
+}
+
+fn place(tls: &str) -> Place {
+    let (pki, clients) = (Pki::new(), Pki::new());
+    let plain = Receiver::plain(ok());
+    let folder = folder(&pki);
+    write(&folder, "listener", &pki.leaf(&["localhost", "127.0.0.1"]));
+    folder.write("clients.pem", &clients.pem);
+    folder.write("clients.crl", clients.revoked(&[7]));
+    let outgate = Outgate::run(folder, &text(&plain, tls));
+    Place { pki, clients, outgate, plain }
+}
+
+impl Place {
+    fn url(&self) -> String {
+        format!("http://plain.example:{}/in", self.plain.port())
+    }
+
+    fn client(&self, pki: &Pki, change: impl FnOnce(&mut rcgen::CertificateParams)) -> Identity {
+        pki.leaf_with(&["billing.internal"], |params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            change(params);
+        })
+    }
+
+    fn tls(&self, identity: Option<Identity>, alpn: &[&str]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(pem_to_der(&self.pki.pem))).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => config.with_client_auth_cert(identity.chain, identity.key).unwrap(),
+        };
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+
+    fn connect(&self, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+        self.connect_behind(b"", config)
+    }
+
+    /// Through a load balancer that says something first.
+    fn connect_behind(&self, said: &[u8], config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+        // A small window, so that the other side must wait for us.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&self.outgate.proxy.into()).unwrap();
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(said).unwrap();
+        let session = ClientConnection::new(Arc::clone(config), ServerName::try_from("localhost").unwrap()).unwrap();
+        StreamOwned::new(session, stream)
+    }
+
+    /// One request; the error is the handshake's.
+    fn ask(&self, config: &Arc<ClientConfig>) -> std::io::Result<HandshakeKind> {
+        let mut stream = self.connect(config);
+        stream.write_all(post(&self.url(), "Connection: close\r\n", "x").as_bytes())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer));
+        Ok(stream.conn.handshake_kind().unwrap())
+    }
+}
+
+fn pem_to_der(pem: &str) -> Vec<u8> {
+    use rustls::pki_types::pem::PemObject;
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
+}
+
+#[test]
+fn each_version_of_http_is_spoken_as_agreed() {
+    let place = place(TLS);
+    assert_eq!(place.ask(&place.tls(None, &["http/1.1"])).unwrap(), HandshakeKind::Full);
+    place.ask(&place.tls(None, &[])).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let asking = async {
+        let stream = tokio::net::TcpStream::connect(place.outgate.proxy).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(place.tls(None, &["h2", "http/1.1"]));
+        let stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::builder().method("POST").uri(place.url()).body(()).unwrap();
+        let mut sender: h2::client::SendRequest<bytes::Bytes> = sender.ready().await.unwrap();
+        sender.send_request(request, true).unwrap().0.await.unwrap().status()
+    };
+    assert_eq!(runtime.block_on(asking), 200);
+    let vias: Vec<_> = place.plain.seen().iter().map(|seen| seen.field("via").to_owned()).collect();
+    assert_eq!(vias, ["1.1 outgate", "1.1 outgate", "2 outgate"]);
+}
+
+#[test]
+fn large_bodies_and_many_requests_pass() {
+    let large = format!("HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n{}", "x".repeat(8_000_000));
+    let plain = Receiver::plain(support::receiver::answering(&large));
+    let place = place(TLS);
+    place.outgate.reconfigure(&text(&plain, TLS));
+    let mut stream = place.connect(&place.tls(None, &[]));
+    let url = format!("http://plain.example:{}/in", plain.port());
+    for _ in 0..2 {
+        stream.write_all(post(&url, "", &"y".repeat(900_000)).as_bytes()).unwrap();
+        let (mut seen, mut piece) = (Vec::new(), [0; 1000]);
+        while !seen.ends_with(&[b'x'; 1000]) || seen.len() < 8_000_000 {
+            let length = stream.read(&mut piece).unwrap();
+            assert_ne!(length, 0);
+            seen.extend_from_slice(&piece[..length]);
+        }
+    }
+    assert!(plain.seen().iter().all(|seen| seen.body.len() == 900_000));
+}
+
+#[test]
+fn curl_comes_through_an_https_proxy() {
+    let place = place(&with_clients(""));
+    let dir = &place.outgate.folder;
+    write(dir, "client", &place.client(&place.clients, |_| {}));
+    let proxy = format!("https://localhost:{}", place.outgate.proxy.port());
+    let curl = |more: &[&str]| {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "-m", "20", "-x", &proxy, "-d", "{}", "--proxy-cacert"]).arg(dir.path("ca.pem"));
+        command.args(["-o", "/dev/null", "-w", "%{http_code} %{exitcode}"]).args(more).arg(place.url()).output()
+    };
+    if curl(&[]).is_err() && !support::required() {
+        return; // no curl
+    }
+    let said = |more: &[&str]| String::from_utf8(curl(more).unwrap().stdout).unwrap();
+    assert_eq!(said(&[]), "200 0");
+    let (certificate, key) = (dir.path("client.pem"), dir.path("client.key"));
+    let identity = ["--proxy-cert", certificate.to_str().unwrap(), "--proxy-key", key.to_str().unwrap()];
+    assert_eq!(said(&identity), "200 0");
+    assert_eq!(said(&["--expect100-timeout", "10", "-H", "Expect: 100-continue"]), "200 0");
+}
+
+#[test]
+fn a_broken_tls_handshake_ends_with_an_alert_and_is_logged() {
+    let place = place(TLS);
+    let mut client = place.outgate.connect();
+    client.send([0x17, 3, 3, 0, 1, 0]); // application data before a handshake
+    let said = client.rest();
+    assert!(!said.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&said));
+    assert_eq!(said.first(), Some(&21), "a TLS alert");
+    assert!(place.plain.seen().is_empty());
+    // Who says nothing at all is not waited for.
+    assert!(place.outgate.connect().is_closed());
+    place.outgate.log.until("word of it", |lines| {
+        lines.iter().any(|line| line.contains("127.0.0.1 was closed: the handshake failed")).then_some(())
+    });
+}
+
+#[test]
+fn a_unix_socket_stays_in_plaintext() {
+    let plain = Receiver::plain(ok());
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    write(&folder, "listener", &pki.leaf(&["localhost"]));
+    let listen = "listen = [\"127.0.0.1:0\", \"unix:{dir}/proxy.sock\"]";
+    let outgate = Outgate::run(folder, &text(&plain, TLS).replacen("listen = [\"127.0.0.1:0\"]", listen, 1));
+    let mut stream = std::os::unix::net::UnixStream::connect(outgate.folder.path("proxy.sock")).unwrap();
+    let url = format!("http://plain.example:{}/in", plain.port());
+    stream.write_all(post(&url, "Connection: close\r\n", "x").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[test]
+fn a_client_certificate_is_judged_or_not_shown() {
+    let place = place(&with_clients(", client_crls = [\"{dir}/clients.crl\"]"));
+    let with_serial = |serial: u64| place.client(&place.clients, |params| params.serial_number = Some(serial.into()));
+    place.ask(&place.tls(None, &[])).expect("it is optional");
+    place.ask(&place.tls(Some(with_serial(6)), &[])).expect("it is good");
+    for (what, identity) in [
+        ("revoked", with_serial(7)),
+        ("another authority's", place.client(&Pki::new(), |_| {})),
+        ("the listener's authority's", place.client(&place.pki, |_| {})),
+        ("expired", place.client(&place.clients, |params| params.not_after = date_time_ymd(2020, 1, 1))),
+        ("a server's", place.clients.leaf(&["billing.internal"])),
+    ] {
+        assert!(place.ask(&place.tls(Some(identity), &[])).is_err(), "{what}");
+    }
+    assert_eq!(place.plain.seen().len(), 2);
+}
+
+#[test]
+fn a_certificate_proves_its_client() {
+    let place = place(&with_clients(""));
+    let text = text(&place.plain, &with_clients("")).replace("allow_anonymous = true", "");
+    place.outgate.reconfigure(&text);
+    let ask = |identity| {
+        let mut stream = place.connect(&place.tls(identity, &[]));
+        stream.write_all(post(&place.url(), "Connection: close\r\n", "x").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask(Some(place.client(&place.clients, |_| {}))).starts_with("HTTP/1.1 200"));
+    assert_eq!(place.outgate.records(1)[0]["client"], "billing");
+    let other = place.clients.leaf_with(&["shipping.internal"], |params| {
+        params.distinguished_name.push(rcgen::DnType::CommonName, "billing.internal");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    assert!(ask(Some(other)).contains("client_unauthenticated"));
+    assert!(ask(None).contains("client_unauthenticated"));
+}
+
+#[test]
+fn a_certificate_that_is_revoked_proves_nothing_on_the_connection_it_was_shown_on() {
+    let listed = with_clients(", client_crls = [\"{dir}/clients.crl\"]");
+    let place = place(&listed);
+    place.outgate.reconfigure(&text(&place.plain, &listed).replace("allow_anonymous = true", ""));
+    let with_serial = |serial: u64| place.client(&place.clients, |params| params.serial_number = Some(serial.into()));
+    let mut open: Vec<_> = [6, 8].map(|serial| place.connect(&place.tls(Some(with_serial(serial)), &[]))).into();
+    let ask = |stream: &mut StreamOwned<ClientConnection, TcpStream>, fields: &str| {
+        stream.write_all(post(&place.url(), fields, "x").as_bytes()).unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"\r\n\r\nok") && !rest.ends_with(b"}") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            rest.extend(byte);
+        }
+        String::from_utf8(status.to_vec()).unwrap()
+    };
+    open.iter_mut().for_each(|stream| assert_eq!(ask(stream, ""), "HTTP/1.1 200"));
+    // The next list. It is read again because something in the configuration has changed: a file of its own will do.
+    let count = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
+    let before = count(&place.outgate.log.all());
+    place.outgate.folder.write("clients.crl", place.clients.revoked(&[7, 8]));
+    place.outgate.log.until("a reload", |lines| (count(lines) > before).then_some(()));
+    assert_eq!(ask(&mut open[0], ""), "HTTP/1.1 200", "who is not on it notices nothing");
+    assert_eq!(ask(&mut open[1], ""), "HTTP/1.1 407");
+}
+
+/// The header and the first flight may come in one piece.
+/// Seconds: enough for a handshake and a request on a loaded machine.
+const SHORT_LIFE: i64 = 20;
+
+#[test]
+fn a_client_certificate_that_expires_proves_nothing_on_an_open_connection() {
+    let place = place(&with_clients(""));
+    let end = jiff::Timestamp::now().as_second() + SHORT_LIFE;
+    let identity = place.client(&place.clients, |params| {
+        params.not_after = time::OffsetDateTime::from_unix_timestamp(end).unwrap();
+    });
+    let mut stream = place.connect(&place.tls(Some(identity), &["http/1.1"]));
+    let mut ask = || {
+        stream.write_all(post(&place.url(), "", "x").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !complete(&answer) {
+            let mut piece = [0; 4096];
+            let read = stream.read(&mut piece).unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        String::from_utf8(answer).unwrap()
+    };
+    assert!(ask().starts_with("HTTP/1.1 200 OK\r\n"));
+    // It is the clock that is waited for: notAfter is a second that the certificate is still good in.
+    let left = end + 1 - jiff::Timestamp::now().as_second();
+    std::thread::sleep(std::time::Duration::from_secs(left.try_into().unwrap_or(0)));
+    let refused = ask();
+    assert!(refused.starts_with("HTTP/1.1 407 ") && refused.contains("client_unauthenticated"), "{refused}");
+    assert_eq!(place.plain.seen().len(), 1);
+}
+
+/// Whether the body is there as far as `Content-Length` says.
+fn complete(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    body.len() >= length.trim().parse().unwrap()
+}
+
+#[test]
+fn a_load_balancer_speaks_before_tls() {
+    let place = place(TLS);
+    let client = "[clients.office]\nnetworks = [\"192.0.2.7\"]\n[[routes]]";
+    let listener = format!("{TLS}\nproxy_protocol = {{ from = [\"127.0.0.0/8\"] }}");
+    let text = text(&place.plain, &listener).replacen("[[routes]]", client, 1);
+    place.outgate.reconfigure(&text.replace("allow_anonymous = true", ""));
+    for said in
+        [&b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x0712345678"]
+    {
+        let mut stream = place.connect_behind(said, &place.tls(None, &[]));
+        stream.write_all(post(&place.url(), "Connection: close\r\n", "x").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let records = place.outgate.records(2);
+    assert!(records.iter().all(|record| record["client"] == "office" && record["peer"] == "192.0.2.7"), "{records:#?}");
+    assert!(place.ask(&place.tls(None, &[])).is_err(), "TLS alone is no header");
+    // Plain HTTP behind the header, in the same piece, gets its 400.
+    let mut client = Client::connect(place.outgate.proxy);
+    client.send("PROXY TCP4 192.0.2.9 192.0.2.1 4000 443\r\nGE");
+    let answer = client.answer();
+    assert_eq!(answer.reason, "Bad Request (request_malformed: plaintext)", "{answer:?}");
+    assert_eq!(place.outgate.records(3)[2]["peer"], "192.0.2.9");
+}
+
+#[test]
+fn a_change_holds_from_the_next_handshake_on() {
+    let place = place(TLS);
+    let anyone = place.tls(None, &[]);
+    let mut before = place.connect(&anyone);
+    before.write_all(post(&place.url(), "", "x").as_bytes()).unwrap();
+    let shown = before.conn.peer_certificates().unwrap().to_vec();
+    place.ask(&anyone).unwrap();
+    assert_eq!(place.ask(&anyone).unwrap(), HandshakeKind::Resumed);
+    // Both files at once: a certificate without its key is no configuration.
+    let next = place.pki.leaf(&["localhost"]);
+    let dir = &place.outgate.folder;
+    write(dir, "next", &next);
+    place.outgate.reconfigure(&text(&place.plain, &TLS.replace("listener.", "next.")));
+    assert_eq!(place.ask(&anyone).unwrap(), HandshakeKind::Full, "no session outlives the certificate");
+    let mut after = place.connect(&anyone);
+    after.write_all(post(&place.url(), "", "x").as_bytes()).unwrap();
+    assert_eq!(after.conn.peer_certificates().unwrap(), &next.chain[..]);
+    assert_ne!(shown, next.chain);
+    let mut piece = [0; 12];
+    before.read_exact(&mut piece).unwrap();
+    assert_eq!(&piece, b"HTTP/1.1 200", "an open connection goes on");
+}
+
+#[test]
+fn nothing_is_remembered_of_an_authority_that_is_not_believed_any_more() {
+    let place = place(&with_clients(""));
+    let client = place.tls(Some(place.client(&place.clients, |_| {})), &[]);
+    for _ in 0..3 {
+        assert_eq!(place.ask(&client).unwrap(), HandshakeKind::Full, "no session keeps a certificate from judgement");
+    }
+    // The file alone changes.
+    let count = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
+    place.outgate.folder.write("clients.pem", &Pki::new().pem);
+    place.outgate.log.until("a reload", |lines| (count(lines) == 1).then_some(()));
+    assert!(place.ask(&client).is_err());
+    place.ask(&place.tls(None, &[])).unwrap();
+}
+
+fn check(folder: &Folder, tls: &str) -> (bool, String) {
+    let receiver = Receiver::plain(ok());
+    folder.write("config.toml", text(&receiver, tls).replace("{dir}", &folder.path("").display().to_string()));
+    let output = Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(["check", "--config"])
+        .arg(folder.path("config.toml"))
+        .env("CREDENTIALS_DIRECTORY", folder.path("credentials"))
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn what_is_wrong_with_the_files_is_said_where_they_are_named() {
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    let write_one = |name: &str, until: (i32, u8, u8)| {
+        let identity =
+            pki.leaf_with(&["localhost"], |params| params.not_after = date_time_ymd(until.0, until.1, until.2));
+        write(&folder, name, &identity);
+    };
+    write_one("listener", (4000, 1, 1));
+    write_one("other", (4000, 1, 1));
+    write_one("old", (2026, 1, 1));
+    folder.write("garbage.pem", "nothing");
+    folder.write("empty.pem", "");
+    folder.write("broken.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    folder.write("open.key", std::fs::read(folder.path("listener.key")).unwrap());
+    std::fs::create_dir(folder.path("credentials")).unwrap();
+    folder.write("credentials/listener", std::fs::read(folder.path("listener.key")).unwrap());
+    let tls = |certificate: &str, key: &str, more: &str| {
+        format!("tls = {{ certificate = \"{{dir}}/{certificate}\", key = \"{key}\"{more} }}")
+    };
+    let key = "{dir}/listener.key";
+    for (written, is_good, words) in [
+        (tls("listener.pem", key, ""), true, ""),
+        (tls("listener.pem", "file:{dir}/listener.key", ""), true, ""),
+        (tls("listener.pem", "credential:listener", ""), true, ""),
+        (tls("listener.pem", "{dir}/other.key", ""), false, "the key and the certificate do not belong together"),
+        (tls("listener.pem", "{dir}/open.key", ""), true, "every user of this host can open"),
+        (tls("listener.pem", "{dir}/none.key", ""), false, "none.key does not exist"),
+        (tls("listener.pem", "credential:none", ""), false, "no credential none was passed"),
+        (tls("listener.pem", "{dir}/listener.pem", ""), false, "no private key in PEM"),
+        (tls("none.pem", key, ""), false, "none.pem does not exist"),
+        (tls("garbage.pem", key, ""), false, "garbage.pem does not hold a certificate"),
+        (tls("empty.pem", key, ""), false, "empty.pem does not hold a certificate"),
+        (tls("broken.pem", key, ""), false, "cannot be read"),
+        (tls("old.pem", "{dir}/old.key", ""), true, "has expired at 2026-01-01"),
+        (tls("listener.pem", key, ", client_ca = \"{dir}/broken.pem\""), false, "not usable as an authority"),
+        (
+            tls("listener.pem", key, ", client_ca = \"{dir}/ca.pem\", client_crls = [\"{dir}/ca.pem\"]"),
+            false,
+            "does not hold a certificate revocation list",
+        ),
+        (
+            tls("listener.pem", key, ", client_ca = \"{dir}/ca.pem\", client_crls = [\"{dir}/old.crl\"]"),
+            true,
+            "is out of date",
+        ),
+        (tls("listener.pem", key, ", client_crls = [\"{dir}/old.crl\"]"), false, "there is no `client_ca`"),
+        ("tls = { key = \"{dir}/listener.key\" }".into(), false, "`server.tls` has no `certificate`"),
+        (
+            "tls = { certificate = \"{dir}/listener.pem\", key = \"\"\"-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\" }"
+                .into(),
+            false,
+            "`server.tls.key` has no secret",
+        ),
+    ] {
+        folder.write("old.crl", pki.revoked_until(&[], (2026, 2, 1)));
+        let (good, said) = check(&folder, &written);
+        assert_eq!(good, is_good, "{written}:\n{said}");
+        assert!(said.contains(words) && !said.contains("hunter2"), "{written}:\n{said}");
+        assert!(!words.is_empty() || said.contains("valid, with 2 warnings"), "{written}:\n{said}");
+    }
+}
+
+#[test]
+fn unidentified_peers_with_incomplete_tls_handshakes_are_evicted_oldest_first() {
+    let place = place(TLS);
+    let patient = text(&place.plain, &format!("max_connections = 2\n{TLS}")).replace("tls = \"1s\"", "tls = \"60s\"");
+    place.outgate.reconfigure(&patient);
+    let hello = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(place.outgate.proxy).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let (mut oldest, _younger) = (hello(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"), hello(b"\x16"));
+    assert_eq!(place.ask(&place.tls(None, &[])).unwrap(), HandshakeKind::Full);
+    let evicted = "outgate_client_connections_closed_total{reason=\"unidentified\"} 1";
+    let metrics = place.outgate.admin("/metrics").text();
+    assert!(metrics.lines().any(|line| line == evicted), "the younger handshake goes on: {metrics}");
+    assert_eq!(oldest.read(&mut [0; 1]).unwrap_or(0), 0);
+}
+
+#[test]
+fn plain_http_on_a_tls_listener_gets_a_readable_400() {
+    let place = place(TLS);
+    let whole = post(&place.url(), "", "x");
+    let requests = [
+        whole.as_str(),
+        &format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", place.url()),
+        "CONNECT plain.example:443 HTTP/1.1\r\nHost: plain.example:443\r\n\r\n",
+        // The client still writes its body, or its head, or prefers HTTP/2.
+        &format!("POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf", place.url()),
+        "P",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    ];
+    for (count, request) in requests.into_iter().enumerate() {
+        let mut client = Client::connect(place.outgate.proxy);
+        client.send(request);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{request:?}: {answer:?}");
+        assert_eq!(answer.reason, "Bad Request (request_malformed: plaintext)");
+        assert_eq!((answer.field("connection"), answer.field("content-type")), ("close", "application/problem+json"));
+        assert!(answer.json()["detail"].as_str().unwrap().contains("speaks TLS"), "{answer:?}");
+        client.hang_up_writing();
+        assert!(client.is_closed());
+        let record = place.outgate.records(count + 1)[count].clone();
+        assert_eq!((&record["code"], &record["details"]), (&"request_malformed".into(), &"plaintext".into()));
+        assert_eq!(
+            (&record["status"], &record["request_id"]),
+            (&400.into(), &answer.field("outgate-request-id").into())
+        );
+    }
+    assert!(place.plain.seen().is_empty());
+    place.ask(&place.tls(None, &[])).unwrap();
+    // What is neither is closed without an answer that it could take for one.
+    let mut other = Client::connect(place.outgate.proxy);
+    other.send([0x80, 0x2e, 1, 0, 2]);
+    assert!(!String::from_utf8_lossy(&other.rest()).contains("HTTP"));
+}

@@ -1,0 +1,166 @@
+//! Listeners with settings of their own, side by side in one process.
+//! Does each socket do what its own entry says, and only that?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Client, Outgate, PATIENCE, post};
+
+const CERTIFICATE: &str = "{ certificate = \"{dir}/listener.pem\", key = \"{dir}/listener.key\" }";
+
+struct Place {
+    pki: Pki,
+    outgate: Outgate,
+    plain: Receiver,
+}
+
+fn text(plain: &Receiver, listen: &str, server: &str) -> String {
+    let text = config(plain, plain, "");
+    text.replacen("listen = [\"127.0.0.1:0\"]", &format!("listen = [{listen}]\n{server}"), 1)
+}
+
+fn place(listen: &str, server: &str) -> Place {
+    let pki = Pki::new();
+    let plain = Receiver::plain(ok());
+    let folder = folder(&pki);
+    let identity = pki.leaf(&["localhost"]);
+    folder.write("listener.pem", identity.chain_pem());
+    let key = folder.write("listener.key", identity.key_pem());
+    std::fs::set_permissions(key, PermissionsExt::from_mode(0o600)).unwrap();
+    let outgate = Outgate::run(folder, &text(&plain, listen, server));
+    Place { pki, outgate, plain }
+}
+
+impl Place {
+    fn request(&self) -> String {
+        post(&format!("http://plain.example:{}/in", self.plain.port()), "Connection: close\r\n", "x")
+    }
+
+    /// Where the listener of this address was bound.
+    fn bound(&self, address: &str) -> SocketAddr {
+        let words = format!("proxy listening on {address}:");
+        let lines = self.outgate.log.all();
+        let port = lines.iter().rev().find_map(|line| line.split_once(&words)).unwrap().1;
+        format!("{address}:{port}").parse().unwrap()
+    }
+
+    fn is_served_plain(&self, address: SocketAddr) -> bool {
+        let mut client = Client::connect(address);
+        client.try_send(self.request());
+        client.rest().starts_with(b"HTTP/1.1 200 ")
+    }
+
+    /// One request over TLS, from a client that offers HTTP/2 and HTTP/1.1: what was agreed, and the answer.
+    fn ask_tls(&self, address: SocketAddr) -> std::io::Result<(Option<Vec<u8>>, String)> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pki.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let session = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+        let mut stream = StreamOwned::new(session, stream);
+        // HTTP/1.1 is served whatever was agreed: the first bytes tell.
+        stream.write_all(self.request().as_bytes())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok((stream.conn.alpn_protocol().map(<[u8]>::to_vec), String::from_utf8(answer).unwrap()))
+    }
+}
+
+#[test]
+fn listeners_serve_plain_and_tls_side_by_side_with_alpn_of_their_own() {
+    let listen =
+        format!("\"127.0.0.1:0\", {{ address = \"127.0.0.2:0\", tls = {CERTIFICATE}, alpn = [\"http/1.1\"] }}");
+    let place = place(&listen, "");
+    let (plain, tls) = (place.bound("127.0.0.1"), place.bound("127.0.0.2"));
+    assert!(place.is_served_plain(plain));
+    assert!(!place.is_served_plain(tls));
+    let (agreed, answer) = place.ask_tls(tls).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(agreed.as_deref(), Some(&b"http/1.1"[..]));
+    assert!(place.ask_tls(plain).is_err());
+    // The socket stays while its settings change.
+    place.outgate.reconfigure(&text(&place.plain, &listen.replace("\"http/1.1\"", "\"h2\", \"http/1.1\""), ""));
+    assert_eq!(place.ask_tls(tls).unwrap().0.as_deref(), Some(&b"h2"[..]));
+}
+
+#[test]
+fn listeners_without_tls_of_their_own_have_that_of_server_tls() {
+    let listen = "\"127.0.0.1:0\", { address = \"127.0.0.2:0\", tls = false }";
+    let place = place(listen, &format!("tls = {CERTIFICATE}"));
+    let (tls, plain) = (place.bound("127.0.0.1"), place.bound("127.0.0.2"));
+    assert!(place.ask_tls(tls).unwrap().1.starts_with("HTTP/1.1 200 "));
+    assert!(!place.is_served_plain(tls));
+    assert!(place.is_served_plain(plain));
+}
+
+/// A group that this process may give its files to, by name if it has one.
+fn own_group() -> (String, u32) {
+    let id = |argument: &str| {
+        let output = Command::new("id").arg(argument).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().split_whitespace().last().unwrap().to_owned()
+    };
+    (id("-Gn"), id("-G").parse().unwrap())
+}
+
+#[test]
+fn unix_listeners_take_mode_and_group() {
+    let (name, number) = own_group();
+    let listen = |settings: &str| format!("\"127.0.0.1:0\", {{ address = \"unix:{{dir}}/proxy.sock\", {settings} }}");
+    let place = place(&listen(&format!("mode = \"0620\", group = \"{name}\"")), "");
+    let path = place.outgate.folder.path("proxy.sock");
+    let file = || {
+        let metadata = std::fs::metadata(&path).unwrap();
+        (metadata.mode() & 0o777, metadata.gid())
+    };
+    assert_eq!(file(), (0o620, number));
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(place.request().as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // A reload changes them in place.
+    place.outgate.reconfigure(&text(&place.plain, &listen(&format!("mode = \"0600\", group = \"{number}\"")), ""));
+    assert_eq!(file(), (0o600, number));
+    UnixStream::connect(&path).unwrap();
+    let other = listen("group = \"no-such-group\"").replace("proxy.sock", "other.sock");
+    place.outgate.reconfigure(&text(&place.plain, &other, ""));
+    let said = place.outgate.log.all().join("\n");
+    assert!(said.contains("this host has no group \"no-such-group\""), "{said}");
+    assert!(!place.outgate.folder.path("other.sock").exists());
+}
+
+#[test]
+fn tls_on_a_plaintext_listener_gets_a_readable_400() {
+    let place = place("\"127.0.0.1:0\"", "");
+    for (count, hello) in [&b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..], b"\x16"].into_iter().enumerate() {
+        let mut client = Client::connect(place.outgate.proxy);
+        client.send(hello);
+        let answer = client.answer();
+        assert_eq!(answer.reason, "Bad Request (request_malformed: tls)");
+        assert_eq!((answer.status, answer.field("connection")), (400, "close"));
+        assert!(answer.json()["detail"].as_str().unwrap().contains("speaks plaintext"), "{answer:?}");
+        client.hang_up_writing();
+        assert!(client.is_closed());
+        let record = place.outgate.records(count + 1)[count].clone();
+        assert_eq!((&record["code"], &record["details"]), (&"request_malformed".into(), &"tls".into()));
+    }
+    assert_eq!(place.outgate.post(&format!("http://plain.example:{}/in", place.plain.port()), "", "x").status, 200);
+}

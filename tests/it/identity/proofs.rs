@@ -1,0 +1,449 @@
+//! Who is let in, over real sockets: tokens, signatures of both kinds, and what is required of whom.
+//! Is a client known by every proof it gives, and is no proof good twice or for another?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod sign;
+use crate::support;
+
+use sign::{Key, digest, now};
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{Scene, config, folder};
+use support::{Answer, Folder, Outgate, post};
+
+/// SHA-256 of "t0ken".
+fn hash() -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"t0ken");
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const BEARER: &str = "Proxy-Authorization: Bearer t0ken\r\n";
+
+/// A scene of these clients, and of nobody else; `prepare` puts their keys into the folder.
+fn scene(clients: &str, prepare: impl FnOnce(&Folder)) -> Scene {
+    let pki = Pki::new();
+    let (good, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
+    let folder = folder(&pki);
+    prepare(&folder);
+    let text = config(&good, &plain, &clients.replace("HASH", &hash())).replace("allow_anonymous = true", "");
+    let outgate = Outgate::run(folder, &text);
+    Scene { pki, outgate, good, plain }
+}
+
+fn signer(key: &Key) -> Scene {
+    scene("[clients.billing]\npublic_keys = [\"{dir}/billing.pem\"]\n", |folder| {
+        folder.write("billing.pem", key.public_pem());
+    })
+}
+
+fn refused(answer: &Answer, detail: &str) {
+    assert_eq!((answer.status, answer.code()), (407, "client_unauthenticated"), "{}", answer.text());
+    assert!(answer.field("proxy-authenticate").starts_with("Basic realm="), "{answer:?}");
+    assert!(answer.json()["detail"].as_str().unwrap().contains(detail), "{}", answer.text());
+}
+
+#[test]
+fn a_signed_request_is_let_through_and_what_proved_it_stays_here() {
+    for key in [Key::ed25519(), Key::p256(), Key::rsa()] {
+        let scene = signer(&key);
+        for (url, receiver) in [(scene.good_url(), &scene.good), (scene.plain_url(), &scene.plain)] {
+            let theirs = "Signature-Input: theirs=(\"date\"  );created=1\r\nSignature: theirs=:AAAA:\r\n";
+            let fields = format!("{theirs}Authorization: Bearer theirs\r\n{}", key.message("POST", &url, "hello", ""));
+            let answer = scene.outgate.post(&url, &fields, "hello");
+            assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+            let seen = receiver.until(1).pop().unwrap();
+            assert_eq!((seen.body.as_slice(), seen.field("content-digest")), (&b"hello"[..], digest("hello").as_str()));
+            assert_eq!(seen.field("authorization"), "Bearer theirs");
+            assert_eq!(seen.all("signature-input"), ["theirs=(\"date\"  );created=1"]);
+            assert_eq!(seen.all("signature"), ["theirs=:AAAA:"]);
+            refused(&scene.outgate.post(&url, &fields, "hello"), "it was used before");
+        }
+        let records = scene.outgate.records(4);
+        // A record is written after its answer: the next connection's may be there first.
+        let known = records.iter().filter(|record| record["client"] == "billing" && record["proof"] == "signature");
+        let unknown = records.iter().filter(|record| record["client"].is_null() && record["proof"].is_null());
+        assert_eq!((known.count(), unknown.count()), (2, 2));
+        assert_eq!((scene.good.seen().len(), scene.plain.seen().len()), (1, 1));
+    }
+}
+
+/// Whatever its `Host` says.
+#[test]
+fn a_connect_is_signed_for_where_it_leads() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let authority = format!("other.example:{}", scene.good.port());
+    let asked = |host: &str, fields: &str| {
+        let mut client = scene.outgate.connect();
+        client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n"));
+        client.answer_to("CONNECT")
+    };
+    let method = ("@method", "CONNECT");
+    let fields = key.message_covering(&[method, ("@authority", &authority)], "");
+    // The route signs, so there is no tunnel; but the client is known.
+    assert_eq!(asked("whatever.example", &fields).code(), "tunnel_forbidden");
+    refused(&asked("whatever.example", &fields), "it was used before");
+    let target = ("@request-target", authority.as_str());
+    assert_eq!(asked(&authority, &key.message_covering(&[method, target], "")).code(), "tunnel_forbidden");
+    let elsewhere = format!("other.example:{}", scene.good.port() ^ 1);
+    let fields = key.message_covering(&[method, ("@authority", &elsewhere)], "");
+    assert_eq!(asked(&elsewhere, &fields).code(), "client_unauthenticated");
+    let fields = key.message_covering(&[method], "");
+    refused(&asked(&authority, &fields), "it covers neither @authority nor @request-target");
+    let records = scene.outgate.records(5);
+    assert_eq!(records.iter().filter(|record| record["proof"] == "signature").count(), 2);
+}
+
+#[test]
+fn a_signature_turned_over_is_not_a_second_one() {
+    let key = Key::p256();
+    let scene = signer(&key);
+    let url = scene.good_url();
+    let fields = key.message("POST", &url, "hello", "");
+    let turned = sign::turned_over(&fields);
+    assert_ne!(fields, turned);
+    assert_eq!(scene.outgate.post(&url, &turned, "hello").status, 200, "as good as the first");
+    refused(&scene.outgate.post(&url, &fields, "hello"), "it was used before");
+}
+
+#[test]
+fn a_body_that_was_not_signed_goes_nowhere() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    for url in [scene.good_url(), scene.plain_url()] {
+        for body in ["hellO", "", "hello hello"] {
+            let fields = key.message("POST", &url, "hello", &format!(";nonce=\"{}\"", body.len()));
+            let answer = scene.outgate.post(&url, &fields, body);
+            assert_eq!((answer.status, answer.code()), (407, "client_unauthenticated"), "{body}: {}", answer.text());
+        }
+        let chunked = |body: &str| {
+            let fields = key.message("POST", &url, "hello", &format!(";nonce=\"c{body}\""));
+            let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+            let mut client = scene.outgate.connect();
+            client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}Transfer-Encoding: chunked\r\n\r\n{chunk}"));
+            client.answer()
+        };
+        refused(&chunked("hullo"), "the body is not that of Content-Digest");
+        assert_eq!(chunked("hello").status, 200);
+        // The cap holds for a body that must be held in memory for its digest alone.
+        let large = "x".repeat(1024 * 1024 + 1);
+        let answer = scene.outgate.post(&url, &key.message("POST", &url, &large, ""), &large);
+        assert_eq!(answer.code(), "body_too_large");
+    }
+    assert_eq!((scene.good.seen().len(), scene.plain.seen().len()), (1, 1));
+}
+
+/// A body that is streamed otherwise, of whatever size, must fit into memory where its client has signed it.
+#[test]
+fn what_is_held_in_memory_has_an_end_whatever_the_route_allows() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let text = config(&scene.good, &scene.plain, "[clients.billing]\npublic_keys = [\"{dir}/billing.pem\"]\n");
+    scene.outgate.reconfigure(&text.replace("body_max = \"1 MiB\"", "body_max = \"10 GiB\""));
+    let url = scene.plain_url();
+    let fields = key.message("POST", &url, "hello", "");
+    let mut client = scene.outgate.connect();
+    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}Content-Length: {}\r\n\r\n", (64 << 20) + 1));
+    assert_eq!(client.answer().code(), "body_too_large");
+}
+
+#[test]
+fn a_signature_is_for_one_target_and_one_tenant() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let (url, other) = (scene.good_url(), scene.good_url().replace("hook", "other"));
+    let fields = key.message("POST", &url, "hello", "");
+    refused(&scene.outgate.post(&other, &fields, "hello"), "does not prove a client");
+    let more = format!("{fields}Outgate-Tenant: acme\r\n");
+    refused(&scene.outgate.post(&url, &more, "hello"), "it does not cover every Outgate- field");
+    assert_eq!(scene.outgate.post(&url, &fields, "hello").status, 200);
+    // In gateway form the target stands in a field, and must be covered there.
+    let parts = [("@method", "POST"), ("@authority", "p.example"), ("@path", "/x"), ("@query", "?")];
+    let digest = digest("hello");
+    let covered = [&parts[..], &[("content-digest", &digest), ("outgate-target", &url)]].concat();
+    let gateway = |covered: &[(&str, &str)], target: &str, nonce: &str| {
+        let fields = key.message_covering(covered, &format!(";nonce=\"{nonce}\""));
+        let head = format!("Host: p.example\r\nOutgate-Target: {target}\r\nContent-Digest: {digest}\r\n{fields}");
+        let mut client = scene.outgate.connect();
+        client.send(format!("POST /x HTTP/1.1\r\n{head}Content-Length: 5\r\n\r\nhello"));
+        client.answer()
+    };
+    refused(&gateway(&covered[..5], &url, "a"), "it does not cover every Outgate- field");
+    refused(&gateway(&covered, &other, "b"), "does not prove a client");
+    assert_eq!(gateway(&covered, &url, "c").status, 200);
+}
+
+#[test]
+fn requests_of_twilios_libraries_are_let_through_once() {
+    let key = Key::rsa();
+    let scene = signer(&key);
+    let url = scene.plain_url();
+    let host = format!("plain.example:{}", scene.plain.port());
+    let send = |token: &str, host: &str, url: &str, body: &str| {
+        let mut client = scene.outgate.connect();
+        let fields = format!("Host: {host}\r\nAuthorization: Basic eDp5\r\nTwilio-Client-Validation: {token}\r\n");
+        client.send(format!("POST {url} HTTP/1.1\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len()));
+        client.answer()
+    };
+    let token = |body: &str, exp: i64| key.validation("billing", "/in", "a=1&b=2", &host, body, exp);
+    let with_query = format!("{url}?a=1&b=2");
+    let soon = now() + 300;
+    let first = token("To=1", soon);
+    refused(&send(&first, &host, &with_query, "To=2"), "the request is not the one that was signed");
+    assert!(scene.plain.seen().is_empty());
+    let second = token("To=1", soon - 1);
+    assert_eq!(send(&second, &host, &with_query, "To=1").status, 200);
+    refused(&send(&second, &host, &with_query, "To=1"), "it was used before");
+    let seen = scene.plain.until(1).pop().unwrap();
+    assert_eq!((seen.field("twilio-client-validation"), seen.field("authorization")), ("", "Basic eDp5"));
+    assert_eq!(seen.line, "POST /in?a=1&b=2 HTTP/1.1");
+    // What was signed stands for other ways to write it, too: none of them is let through.
+    let unsorted = "the query's parameters are not sorted";
+    refused(&send(&token("", soon - 5), &host, &format!("{url}?b=2&a=1"), ""), unsorted);
+    let dotted = with_query.replace("/in", "/x/../in");
+    refused(&send(&token("", soon - 6), &host, &dotted, ""), "the request is not the one that was signed");
+
+    refused(&send(&token("", now() - 1), &host, &with_query, ""), "it has expired");
+    refused(&send(&token("", now() + 3600), &host, &with_query, ""), "it expires later than in 300 seconds");
+    let elsewhere = with_query.replace("plain.example", "other.example");
+    refused(&send(&token("", soon - 2), &host, &elsewhere, ""), "the target that was signed");
+    refused(&send(&token("", soon - 3), &host, &format!("{url}?a=1"), ""), "the request is not the one");
+    refused(&send("x.y.z", &host, &with_query, ""), "is not a JSON Web Token");
+    let twice = format!("{0}\r\nTwilio-Client-Validation: {0}", token("", soon - 4));
+    assert_eq!(send(&twice, &host, &with_query, "").code(), "request_malformed");
+    assert_eq!(scene.plain.seen().len(), 1);
+}
+
+#[test]
+fn credentials_agree_and_are_all_that_is_required() {
+    let (key, other) = (Key::ed25519(), Key::ed25519());
+    let clients = r#"
+[clients.billing]
+public_keys = ["{dir}/billing.pem"]
+tokens = ["sha256:HASH"]
+[clients.crm]
+public_keys = ["{dir}/crm.pem"]
+networks = ["127.0.0.0/8"]
+"#;
+    let prepare = |folder: &Folder| {
+        folder.write("billing.pem", key.public_pem());
+        folder.write("crm.pem", other.public_pem());
+    };
+    let scene = scene(clients, prepare);
+    let url = scene.good_url();
+    let sign =
+        |key: &Key, keyid: &str, nonce: &str| key.message_of(keyid, "POST", &url, "x", &format!(";nonce=\"{nonce}\""));
+    let send = |fields: &str| scene.outgate.post(&url, fields, "x");
+    assert_eq!(send(&format!("{BEARER}{}", sign(&key, "billing", "1"))).status, 200);
+    assert_eq!(send(&sign(&other, "crm", "2")).status, 200);
+    refused(&send(&format!("{BEARER}{}", sign(&other, "crm", "3"))), "those of different clients");
+    refused(&send(&sign(&other, "billing", "4")), "does not prove a client");
+    refused(&send(&format!("Proxy-Authorization: Bearer wrong\r\n{}", sign(&key, "billing", "5"))), "does not prove");
+    refused(&send(""), "Proxy-Authorization is missing");
+    // What contradicts is not spent.
+    assert_eq!(send(&sign(&other, "crm", "3")).status, 200);
+
+    let text =
+        config(&scene.good, &scene.plain, &clients.replace("HASH", &hash())).replace("allow_anonymous = true", "");
+    let both = text.replace("[clients.crm]", "require = [\"token\", \"signature\"]\n[clients.crm]");
+    scene.outgate.reconfigure(&both);
+    refused(&send(BEARER), "the client must prove itself by signature, too");
+    refused(&send(&sign(&key, "billing", "6")), "the client must prove itself by token, too");
+    assert_eq!(send(&format!("{BEARER}{}", sign(&key, "billing", "7"))).status, 200);
+    // A reload does not forget what was used.
+    refused(&send(&format!("{BEARER}{}", sign(&key, "billing", "7"))), "it was used before");
+    let proofs: Vec<_> = scene.outgate.records(11).iter().map(|record| record["proof"].clone()).collect();
+    let count = |proof: &serde_json::Value| proofs.iter().filter(|found| *found == proof).count();
+    assert_eq!((count(&"signature".into()), count(&().into())), (4, 7));
+    scene.outgate.reconfigure(&text.replace("networks = [\"127.0.0.0/8\"]", "networks = [\"192.0.2.0/24\"]"));
+    assert_eq!(send(&sign(&other, "crm", "8")).code(), "client_forbidden");
+    assert_eq!(send(BEARER).status, 200);
+    assert!(scene.outgate.records(13)[11..].iter().any(|record| record["proof"] == "token"));
+}
+
+/// A token in the place of the name must not get into the record.
+#[test]
+fn a_record_has_the_claimed_client_of_a_wrong_token_and_no_token() {
+    use base64::Engine;
+    let (key, other) = (Key::ed25519(), Key::ed25519());
+    let clients = "[clients.billing]\npublic_keys = [\"{dir}/billing.pem\"]\ntokens = [\"sha256:HASH\"]\n\
+                   [clients.far]\ntokens = [\"sha256:f79a1edeca2ab8e2a0c4ad8a2a8c5a8ec8fd6cbbbf1ef3d5d1b0cb0ec08fa3d1\"]\n";
+    let scene = scene(clients, |folder| drop(folder.write("billing.pem", key.public_pem())));
+    let url = scene.good_url();
+    let basic =
+        |text: &str| format!("Proxy-Authorization: Basic {}\r\n", base64::prelude::BASE64_STANDARD.encode(text));
+    let cases = [
+        (basic("billing:SECRET-1"), "billing".into()),
+        (basic("far:t0ken"), "far".into()),
+        (basic("SECRET-2:"), "unknown".into()),
+        (basic("SECRET-3:x"), "unknown".into()),
+        ("Proxy-Authorization: Bearer SECRET-4\r\n".to_owned(), ().into()),
+        (other.message("POST", &url, "x", ""), "billing".into()),
+        (other.message_of("SECRET-5", "POST", &url, "x", ""), "unknown".into()),
+        (String::new(), serde_json::Value::Null),
+    ];
+    for (fields, _) in &cases {
+        assert_eq!(scene.outgate.post(&url, fields, "x").code(), "client_unauthenticated", "{fields}");
+    }
+    for (record, (fields, claimed)) in scene.outgate.records(cases.len()).iter().zip(&cases) {
+        assert_eq!((&record["claimed_client"], &record["client"]), (claimed, &().into()), "{fields}: {record}");
+        assert!(!record.to_string().contains("SECRET"), "{record}");
+    }
+}
+
+#[test]
+fn a_key_that_is_replaced_in_its_file_is_replaced_here() {
+    let (old, new) = (Key::ed25519(), Key::p256());
+    let scene = signer(&old);
+    let url = scene.good_url();
+    let send = |key: &Key, nonce: &str| {
+        let fields = key.message("POST", &url, "x", &format!(";nonce=\"{nonce}\""));
+        scene.outgate.post(&url, &fields, "x").status
+    };
+    assert_eq!((send(&old, "1"), send(&new, "2")), (200, 407));
+    let adopted = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
+    let replace = |text: String| {
+        let before = adopted(&scene.outgate.log.all());
+        scene.outgate.folder.write("billing.pem", text);
+        scene.outgate.log.until("reload", |lines| (adopted(lines) > before).then_some(()));
+    };
+    replace(old.public_pem() + &new.public_pem());
+    assert_eq!((send(&old, "3"), send(&new, "4")), (200, 200));
+    replace(new.public_pem());
+    assert_eq!((send(&old, "5"), send(&new, "6")), (407, 200));
+}
+
+#[test]
+fn hostile_proofs_are_refused_and_nothing_falls_over() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let url = scene.good_url();
+    let good = key.message("POST", &url, "x", "");
+    let flood: String = (0..3000).map(|label| format!("s{label}=(), ")).collect();
+    for fields in [
+        good.replace("Signature: mine=:", "Signature: mine=:!"),
+        good.replace("Signature: ", "X: "),
+        good.replace("Signature-Input: ", &format!("Signature-Input: {}", "a=(), ".repeat(3000))),
+        good.replace("Signature-Input: mine=", &format!("Signature-Input: {flood}mine=(), mine=")),
+        format!("{good}{good}"),
+        good.replace("keyid=\"billing\"", &format!("keyid=\"{}\"", "k".repeat(8000))),
+        format!("Twilio-Client-Validation: {}\r\n", "a.".repeat(20_000)),
+        "Twilio-Client-Validation: eyJhbGciOiJub25lIn0.e30.\r\n".into(),
+        format!("{good}Twilio-Client-Validation: a.b.c\r\n"),
+        "Signature-Input: x=();tag=\"outgate\"\r\n".into(),
+        "Signature-Input: x=\"outgate\", (\r\n".into(),
+    ] {
+        let answer = scene.outgate.post(&url, &fields, "x");
+        assert_eq!((answer.status, answer.code()), (407, "client_unauthenticated"), "{fields:.200}");
+    }
+    assert!(scene.good.seen().is_empty());
+    assert_eq!(scene.outgate.post(&url, &good, "x").status, 200, "none of these has spent it");
+}
+
+#[test]
+fn tenants_share_neither_connections_nor_limits() {
+    let limit = "[limits.tight]\nrate = \"1/h\"\nburst = 2\nper = [\"tenant\"]\n";
+    let clients = format!("{limit}[clients.billing]\ntokens = [\"sha256:HASH\"]\ntenants = [\"acme\", \"globex\"]\n");
+    let scene = scene(&clients, |_| {});
+    let text =
+        config(&scene.good, &scene.plain, &clients.replace("HASH", &hash())).replace("allow_anonymous = true", "");
+    let text = text.replace("127.0.7.0/30", "127.0.7.1");
+    let tenants = "sign = [\"platform\"]\ntenants = [\"acme\", \"globex\"]\nlimits = [\"tight\"]";
+    scene.outgate.reconfigure(&text.replace("sign = [\"platform\"]", tenants));
+    let mut client = scene.outgate.connect();
+    let mut send = |tenant: &str| {
+        client.send(post(&scene.good_url(), &format!("{BEARER}{tenant}"), "x"));
+        client.answer()
+    };
+    let (acme, globex) = ("Outgate-Tenant: acme\r\n", "Outgate-Tenant: globex\r\n");
+    for tenant in [acme, globex, acme, globex] {
+        assert_eq!(send(tenant).status, 200, "{tenant}");
+    }
+    // One source address, one target, and yet a connection each.
+    let connections: Vec<_> = scene.good.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 1, 0, 1]);
+    assert_eq!(send(acme).code(), "rate_limited");
+    assert_eq!(send(globex).code(), "rate_limited");
+    assert_eq!(send("Outgate-Tenant: initech\r\n").code(), "client_forbidden");
+    assert_eq!(send("").code(), "no_route");
+    let records = scene.outgate.records(8);
+    assert_eq!((&records[0]["tenant"], &records[1]["tenant"]), (&"acme".into(), &"globex".into()));
+    assert_eq!((&records[0]["reused"], &records[1]["reused"]), (&false.into(), &false.into()));
+    assert_eq!((&records[2]["reused"], &records[3]["reused"]), (&true.into(), &true.into()));
+}
+
+#[test]
+fn explain_says_how_a_client_is_known() {
+    let folder = Folder::new();
+    folder.write("billing.pem", Key::ed25519().public_pem());
+    let base =
+        "[egress.default]\nranges = [\"127.0.7.1\"]\n[[routes]]\nname = \"r\"\nhosts = [\"*\"]\n[clients.billing]\n";
+    for (client, expected) in [
+        ("networks = [\"10.0.0.0/8\"]", "billing: proven by network"),
+        ("tokens = [\"sha256:HASH\"]\npublic_keys = [\"billing.pem\"]", "billing: proven by token or signature"),
+        (
+            "tokens = [\"sha256:HASH\"]\nnetworks = [\"10.0.0.0/8\"]\ncertificates = [\"a.internal\"]\nrequire = [\"token\", \"certificate\"]",
+            "billing: proven by token and certificate, all of it, from its networks only",
+        ),
+    ] {
+        let file = folder.write("c.toml", format!("{base}{}\n", client.replace("HASH", &hash())));
+        let run = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+            .args(["explain", "POST", "https://hook.example/", "--client", "billing", "--config"])
+            .arg(file)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(run.stdout).unwrap();
+        let line = told.lines().find_map(|line| line.strip_prefix("client")).map(str::trim);
+        assert_eq!(line, Some(expected), "{told}{}", String::from_utf8_lossy(&run.stderr));
+    }
+}
+
+/// RFC 9110 §7.6.1: what `Connection` names is removed before the request is forwarded.
+#[test]
+fn a_signed_request_whose_connection_names_a_covered_field_is_refused() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let url = scene.plain_url();
+    let covered = [("@method", "GET"), ("@target-uri", &*url), ("x-event", "paid")];
+    let send = |more: &str, nonce: u8| {
+        let fields = key.message_covering(&covered, &format!(";nonce=\"{nonce}\""));
+        let mut client = scene.outgate.connect();
+        client.send(format!("GET {url} HTTP/1.1\r\nHost: h\r\nX-Event: paid\r\n{more}{fields}\r\n"));
+        client.answer()
+    };
+    refused(&send("Connection: close, X-Event\r\n", 1), "Connection names a field that it covers");
+    assert_eq!(send("Connection: close, X-Other\r\n", 2).status, 200);
+    assert_eq!(scene.plain.until(1)[0].field("x-event"), "paid");
+}
+
+/// Without the scheme, https could be made http, or the other way round, under the same signature.
+#[test]
+fn a_signature_on_an_absolute_form_request_covers_its_scheme() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let url = scene.plain_url();
+    let authority = format!("plain.example:{}", scene.plain.port());
+    let parts = [("@method", "GET"), ("@authority", &*authority), ("@path", "/in"), ("@query", "?")];
+    let send = |covered: &[(&str, &str)]| {
+        let mut client = scene.outgate.connect();
+        client.send(format!("GET {url} HTTP/1.1\r\nHost: h\r\n{}\r\n", key.message_covering(covered, "")));
+        client.answer()
+    };
+    refused(&send(&parts), "it covers neither @target-uri nor @scheme");
+    assert_eq!(send(&[&parts[..], &[("@scheme", "http")]].concat()).status, 200);
+}
+
+#[test]
+fn a_signature_covers_unencoded_characters_as_the_client_sent_them() {
+    let key = Key::ed25519();
+    let scene = signer(&key);
+    let url = scene.plain_url() + "{a}?b=<c>";
+    let fields = key.message("POST", &url, "hello", "");
+    assert_eq!(scene.outgate.post(&url, &fields, "hello").status, 200);
+    assert_eq!(scene.plain.until(1)[0].line, "POST /in%7Ba%7D?b=%3Cc%3E HTTP/1.1");
+    // The encoded form is another request.
+    let encoded = scene.plain_url() + "%7Bb%7D";
+    let fields = key.message("POST", &(scene.plain_url() + "{b}"), "hello", "");
+    refused(&scene.outgate.post(&encoded, &fields, "hello"), "does not prove a client");
+}

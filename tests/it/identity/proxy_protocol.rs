@@ -1,0 +1,178 @@
+//! Load balancers that say for whom a connection is, and those who would like to.
+//! Is an address believed from whom it may come, and from nobody else?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Client, Outgate, PATIENCE, post};
+
+struct Place {
+    outgate: Outgate,
+    plain: Receiver,
+}
+
+const CLIENTS: &str = "[clients.office]\nnetworks = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n\
+     [clients.balancer]\nnetworks = [\"127.0.0.0/8\"]\n";
+
+fn place(server: &str) -> Place {
+    let plain = Receiver::plain(ok());
+    let text = config(&plain, &plain, CLIENTS).replace("allow_anonymous = true", server);
+    Place { outgate: Outgate::run(folder(&Pki::new()), &text), plain }
+}
+
+impl Place {
+    fn request(&self) -> String {
+        post(&format!("http://plain.example:{}/in", self.plain.port()), "", "x")
+    }
+}
+
+fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+    [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, family][..], &length, rest].concat()
+}
+
+#[test]
+fn the_address_that_is_carried_is_the_callers() {
+    let place = place("proxy_protocol = { from = [\"127.0.0.0/8\"] }");
+    let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 12], &[7; 20]].concat();
+    let with_fields = [&[192, 0, 2, 9, 198, 51, 100, 1, 0, 1, 0, 2][..], &[4, 0, 3, 1, 2, 3]].concat();
+    let cases: Vec<(Vec<u8>, &str, &str)> = vec![
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), "192.0.2.7", "office"),
+        (b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n".to_vec(), "2001:db8::7", "office"),
+        (v2(1, 0x11, &with_fields), "192.0.2.9", "office"),
+        (v2(1, 0x21, &v6), "2001:db8::", "office"),
+        // The load balancer speaks for itself.
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1", "balancer"),
+        (v2(0, 0, b""), "127.0.0.1", "balancer"),
+    ];
+    for (count, (header, peer, client)) in cases.iter().enumerate() {
+        let mut balancer = place.outgate.connect();
+        // In two pieces, the second with the request behind it.
+        let (first, rest) = header.split_at(header.len() / 2);
+        balancer.send(first);
+        balancer.send([rest, place.request().as_bytes()].concat());
+        assert_eq!(balancer.answer().status, 200, "{header:?}");
+        balancer.send(place.request());
+        assert_eq!(balancer.answer().status, 200, "the header stands once a connection");
+        let record = place.outgate.records(2 * count + 2)[2 * count].clone();
+        assert_eq!((&record["peer"], &record["client"]), (&(*peer).into(), &(*client).into()), "{header:?}");
+    }
+    let mut stranger = place.outgate.connect();
+    stranger.send([b"PROXY TCP4 203.0.113.7 198.51.100.1 1 2\r\n", place.request().as_bytes()].concat());
+    assert_eq!(stranger.answer().code(), "client_unauthenticated");
+    // Behind the other end of a unix socket there is no network.
+    let mut nobody = place.outgate.connect();
+    nobody.send([&v2(1, 0x31, &[0; 216]), place.request().as_bytes()].concat());
+    assert_eq!(nobody.answer().code(), "client_unauthenticated");
+}
+
+#[test]
+fn http_2_may_follow_the_header() {
+    let place = place("proxy_protocol = { from = [\"127.0.0.1\"] }");
+    let mut balancer = place.outgate.connect();
+    balancer.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    let settings = balancer.read_some();
+    assert_eq!(settings[3], 4, "{settings:?}");
+}
+
+#[test]
+fn without_its_header_a_connection_is_closed() {
+    let place = place("proxy_protocol = { from = [\"127.0.0.0/8\"] }");
+    let is_closed = |bytes: &[u8]| {
+        let mut client = place.outgate.connect();
+        client.try_send(bytes);
+        client.try_send(place.request());
+        assert!(client.is_closed(), "{:?}", String::from_utf8_lossy(bytes));
+    };
+    is_closed(place.request().as_bytes());
+    // A connection is closed first, and logged then.
+    place.outgate.log.count(1, &["127.0.0.1 was closed: no PROXY protocol header"]);
+    for bytes in [
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 1 99999\r\n".to_vec(),
+        b"PROXY TCP4 192.0.2.7\n".to_vec(),
+        [&b"PROXY UNKNOWN "[..], &[b'x'; 200]].concat(),
+        v2(2, 0x11, &[0; 12]),
+        v2(1, 0x11, &[0; 11]),
+        v2(1, 0x12, &[0; 12]),
+        v2(1, 0x11, &[0; 60_000]),
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03".to_vec(),
+    ] {
+        is_closed(&bytes);
+    }
+    assert!(place.plain.seen().is_empty());
+    assert_eq!(place.outgate.log.count(0, &["was closed"]), 1, "once a minute");
+}
+
+#[test]
+fn a_header_that_does_not_come_is_not_waited_for() {
+    let place = place("proxy_protocol = { from = [\"127.0.0.0/8\"] }");
+    let mut silent = place.outgate.connect();
+    let mut slow = place.outgate.connect();
+    slow.send("PROXY TCP4 192.");
+    assert!(silent.is_closed() && slow.is_closed());
+}
+
+#[test]
+fn only_those_who_may_are_listened_to() {
+    let place = place("proxy_protocol = { from = [\"127.0.0.0/8\"] }");
+    let others = place_text(&place, "proxy_protocol = { from = [\"10.0.0.0/8\"] }");
+    place.outgate.reconfigure(&others);
+    let mut client = place.outgate.connect();
+    client.try_send([b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n", place.request().as_bytes()].concat());
+    assert!(client.is_closed());
+    // Where nobody sends it, it is no request.
+    place.outgate.reconfigure(&place_text(&place, "proxy_protocol = false"));
+    let mut client = place.outgate.connect();
+    client.send([b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n", place.request().as_bytes()].concat());
+    assert_eq!(client.answer().code(), "request_malformed");
+    let mut client = place.outgate.connect();
+    client.send(place.request());
+    assert_eq!(client.answer().status, 200);
+}
+
+fn place_text(place: &Place, server: &str) -> String {
+    config(&place.plain, &place.plain, CLIENTS).replace("allow_anonymous = true", server)
+}
+
+#[test]
+fn a_unix_socket_delivers_and_may_carry_the_header() {
+    let plain = Receiver::plain(ok());
+    let listen = "listen = [\"127.0.0.1:0\", \"unix:{dir}/proxy.sock\"]";
+    let text = config(&plain, &plain, CLIENTS).replacen("listen = [\"127.0.0.1:0\"]", listen, 1);
+    let outgate = Outgate::run(folder(&Pki::new()), &text);
+    let ask = |header: &str| {
+        let mut stream = UnixStream::connect(outgate.folder.path("proxy.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = post(&format!("http://plain.example:{}/in", plain.port()), "Connection: close\r\n", "x");
+        stream.write_all(format!("{header}{request}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask("").starts_with("HTTP/1.1 200 OK\r\n"));
+    assert_eq!(outgate.records(1)[0]["peer"], serde_json::Value::Null);
+    outgate.reconfigure(&text.replace("allow_anonymous = true", "proxy_protocol = true"));
+    assert!(ask("PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n").starts_with("HTTP/1.1 200 OK\r\n"));
+    let record = outgate.records(2)[1].clone();
+    assert_eq!((&record["peer"], &record["client"]), (&"192.0.2.7".into(), &"office".into()));
+}
+
+/// What it carries is whoever reaches the load balancer: an open proxy, if strangers need no proof.
+#[test]
+fn strangers_are_not_let_in_behind_a_load_balancer() {
+    let place = place("proxy_protocol = true");
+    let text = place_text(&place, "proxy_protocol = true\nallow_anonymous = true");
+    place.outgate.reconfigure(&text);
+    let log = place.outgate.log.all().join("\n");
+    assert!(log.contains("not adopted") && log.contains("open proxy"), "{log}");
+    let mut client: Client = place.outgate.connect();
+    client.send([b"PROXY TCP4 203.0.113.7 198.51.100.1 1 2\r\n", place.request().as_bytes()].concat());
+    assert_eq!(client.answer().code(), "client_unauthenticated");
+}

@@ -1,0 +1,169 @@
+//! Limits of a running proxy: what only reports, and how fast bytes pass.
+//! What do clients, records and metrics see of a limit?
+
+use crate::support;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use socket2::SockRef;
+use support::receiver::{Reaction, answering, ok};
+use support::scene::{Scene, config, scene_with};
+use support::{Client, post, tunnel_scene};
+
+/// The usual scene, with this limit on the routes.
+fn limited(limit: &str) -> Scene {
+    limited_with(ok(), limit)
+}
+
+fn limited_with(reaction: Reaction, limit: &str) -> Scene {
+    let scene = scene_with(reaction, "");
+    scene.outgate.reconfigure(&with_limit(&scene, limit));
+    scene
+}
+
+fn with_limit(scene: &Scene, limit: &str) -> String {
+    let text = config(&scene.good, &scene.plain, &format!("[limits.l]\n{limit}\n"));
+    text.replace("body_max =", "limits = [\"l\"]\nbody_max =")
+}
+
+/// A delivery that stays under way until its client sends the last byte.
+fn unfinished(scene: &Scene) -> Client {
+    let mut client = scene.outgate.connect();
+    client.send(format!(
+        "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+        scene.plain_url()
+    ));
+    // It has got through when it is asked for its body.
+    assert_eq!(client.one_answer("POST").status, 100);
+    client
+}
+
+#[test]
+fn what_only_reports_refuses_nothing() {
+    let scene = limited("rate = \"1/h\"\nconcurrency = 1\nwait = \"1h\"\nreport_only = true");
+    let first = unfinished(&scene);
+    let answer = scene.outgate.post(&scene.plain_url(), "", "x");
+    assert_eq!((answer.status, answer.field("ratelimit-policy")), (200, ""));
+    let would = |kind: &str| json!([{ "kind": "limit", "name": "l", "code": kind }]);
+    let record = &scene.outgate.records(1)[0];
+    assert_eq!((&record["code"], &record["would_refuse"]), (&json!("delivered"), &would("concurrency_limited")));
+    drop(first);
+    assert!(scene.outgate.records(2)[1].get("would_refuse").is_none());
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+    assert_eq!(scene.outgate.records(3)[2]["would_refuse"], would("rate_limited"));
+    let metrics = scene.outgate.admin("/metrics").text();
+    for code in ["concurrency_limited", "rate_limited"] {
+        let line = format!("outgate_report_only_total{{kind=\"limit\",name=\"l\",code=\"{code}\"}} 1");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+    // What it counted, it counts on when it is enforced.
+    scene.outgate.reconfigure(&with_limit(&scene, "rate = \"1/h\"\nconcurrency = 1"));
+    let answer = scene.outgate.post(&scene.plain_url(), "", "x");
+    assert_eq!((answer.status, answer.code()), (429, "rate_limited"));
+}
+
+/// Bytes in both directions count together, whatever signs or streams, and nothing is refused.
+#[test]
+fn bytes_pass_at_the_bandwidth() {
+    const KIB: usize = 1024;
+    let large = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", 64 * KIB, "a".repeat(64 * KIB));
+    let scene = limited_with(answering(&large), "bandwidth = \"128 KiB/s\"");
+    let body = "b".repeat(48 * KIB);
+    for (url, more_than) in [
+        // A second's worth goes at once; then 96 KiB at 128 KiB/s.
+        (scene.plain_url(), Duration::from_millis(700)),
+        (scene.good_url(), Duration::from_millis(800)),
+    ] {
+        let begun = Instant::now();
+        for _ in 0..2 {
+            let answer = scene.outgate.post(&url, "", &body);
+            assert_eq!((answer.status, answer.body.len()), (200, 64 * KIB));
+        }
+        assert!(begun.elapsed() >= more_than, "{url}: {:?}", begun.elapsed());
+    }
+    let seen = [scene.plain.seen(), scene.good.seen()].concat();
+    assert!(seen.iter().all(|seen| seen.body == body.as_bytes()), "not a byte is changed");
+    // A reload lets those go that it binds no more.
+    scene.outgate.reconfigure(&with_limit(&scene, "bandwidth = \"1 GiB/s\""));
+    let begun = Instant::now();
+    (0..10).for_each(|_| assert_eq!(scene.outgate.post(&scene.plain_url(), "", &body).status, 200));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// The time that the limit takes is not the client's.
+#[test]
+fn bandwidth_limit_does_not_use_up_the_body_timeout() {
+    let scene = limited("bandwidth = \"64 KiB/s\"\nper = [\"route\"]");
+    let text = with_limit(&scene, "bandwidth = \"64 KiB/s\"\nper = [\"route\"]");
+    let text = text.replace("body = \"5s\"", "body = \"2s\"").replace("body_max = \"64 KiB\"", "body_max = \"1 MiB\"");
+    scene.outgate.reconfigure(&text);
+    // A second's worth goes at once, the rest takes 5 s. One is streamed, one is read whole to be signed.
+    let body = "b".repeat(6 * 64 * 1024);
+    std::thread::scope(|scope| {
+        for url in [scene.plain_url(), scene.good_url()] {
+            let (scene, body) = (&scene, &body);
+            scope.spawn(move || {
+                let begun = Instant::now();
+                let answer = scene.outgate.post(&url, "", body);
+                assert_eq!(answer.status, 200, "{url}: {answer:?}");
+                assert!(begun.elapsed() >= Duration::from_secs(4), "{url}: {:?}", begun.elapsed());
+            });
+        }
+    });
+    // The client's own time is bounded as before.
+    let mut client = unfinished(&scene);
+    assert_eq!(client.answer().code(), "body_timeout");
+}
+
+#[test]
+fn tunnels_are_paced_both_ways() {
+    let place = tunnel_scene::played("");
+    let limit = "[limits.l]\nbandwidth = \"64 KiB/s\"\n";
+    let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), limit);
+    place.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\nlimits = [\"l\"]"));
+    let (mut client, mut target) = place.open();
+    let begun = Instant::now();
+    let sent: Vec<u8> = (0..64 * 1024_u32).map(|n| (n % 251) as u8).collect();
+    client.send(&sent);
+    assert!(tunnel_scene::read(&mut target, sent.len()) == sent);
+    target.write_all(&sent[..32 * 1024]).unwrap();
+    let mut got = Vec::new();
+    while got.len() < 32 * 1024 {
+        got.extend(client.read_some());
+    }
+    assert!(got == sent[..32 * 1024]);
+    assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
+}
+
+/// A client that reads nothing of its answer has a turn in the queue that it does not take.
+#[test]
+fn bandwidth_of_a_slow_reader_is_left_to_the_others() {
+    const CHUNK: usize = 4000; // small ones: they are gathered, and the next is waited for before they are written
+    const LARGE: usize = 8192 * CHUNK; // more than the buffers of the kernel hold
+    let chunk = format!("{CHUNK:x}\r\n{}\r\n", "a".repeat(CHUNK));
+    let large =
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk.repeat(LARGE / CHUNK));
+    let scene = limited_with(answering(&large), "bandwidth = \"8 MiB/s\"");
+    let text = with_limit(&scene, "bandwidth = \"8 MiB/s\"");
+    scene.outgate.reconfigure(&text.replace("body_max = \"1 MiB\"", "response_max = \"1 GiB\""));
+    let asking = || {
+        let mut client = scene.outgate.connect();
+        client.send(post(&scene.plain_url(), "", "x"));
+        client
+    };
+    let mut stuck = [(); 4].map(|()| {
+        let client = asking();
+        SockRef::from(client.socket()).set_recv_buffer_size(4096).unwrap();
+        client
+    });
+    let mut reader = asking();
+    // They get a share for as long as the kernel takes it, and are stuck long before the other has everything.
+    let mut read = 0;
+    while read < LARGE {
+        read += reader.read_some().len();
+    }
+    assert!(scene.outgate.records(1)[0]["bytes_received"].as_u64() >= Some(LARGE as u64), "the others are under way");
+    assert!(stuck.iter_mut().all(|client| !client.read_some().is_empty()));
+}

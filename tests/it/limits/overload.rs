@@ -1,0 +1,143 @@
+//! A proxy that has as many deliveries in flight as it may.
+//! Who waits, who is told to come back, and what counts?
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::time::Instant;
+
+use serde_json::json;
+use support::scene::{Scene, config, scene};
+use support::{Client, PATIENCE, control, post, tunnel_scene};
+
+fn with(key: &str) -> Scene {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "");
+    scene.outgate.reconfigure(&text.replace("allow_anonymous", &format!("{key}\nallow_anonymous")));
+    scene
+}
+
+fn head(scene: &Scene) -> String {
+    let url = scene.plain_url();
+    format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
+}
+
+/// In flight until its last byte is sent.
+fn in_flight(scene: &Scene) -> Client {
+    let mut client = scene.outgate.connect();
+    client.send(head(scene));
+    assert_eq!(client.one_answer("POST").status, 100);
+    client
+}
+
+fn until_metric(scene: &Scene, line: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !scene.outgate.admin("/metrics").text().lines().any(|found| found == line) {
+        assert!(Instant::now() < deadline, "{line} is not told");
+    }
+}
+
+#[test]
+fn what_is_too_much_is_told_to_come_back_before_its_body_is_read() {
+    let scene = with("max_deliveries = 2");
+    let (mut first, _second) = (in_flight(&scene), in_flight(&scene));
+    until_metric(&scene, "outgate_deliveries_in_flight 2");
+    let mut third = scene.outgate.connect();
+    third.send(head(&scene));
+    let answer = third.one_answer("POST");
+    assert_eq!((answer.status, answer.code(), answer.field("retry-after")), (429, "concurrency_limited", "1"));
+    let problem = answer.json();
+    assert!(problem["detail"].as_str().unwrap().contains("the proxy as a whole is busy"), "{problem}");
+    assert_eq!((&problem["details"], &problem["retryable"]), (&json!("busy"), &json!(true)));
+    until_metric(&scene, "outgate_deliveries_shed_total 1");
+    let record = &scene.outgate.records(1)[0];
+    assert_eq!((&record["code"], &record["bytes_sent"]), (&json!("concurrency_limited"), &json!(0)));
+    // Strangers to all routes are told what is wrong with them, at once.
+    assert_eq!(scene.outgate.post("https://unrouted.example/", "", "x").code(), "no_route");
+    first.send("x");
+    assert_eq!(first.answer().status, 200);
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+}
+
+#[test]
+fn a_peak_is_waited_out_in_order_of_arrival() {
+    let scene = with("max_deliveries = 1");
+    let mut first = in_flight(&scene);
+    let mut line = Vec::new();
+    for waiting in 1..=3 {
+        let mut client = scene.outgate.connect();
+        client.send(post(&scene.plain_url(), &format!("X-Number: {waiting}\r\n"), "x"));
+        until_metric(&scene, &format!("outgate_deliveries_waiting {waiting}"));
+        line.push(client);
+    }
+    first.send("x");
+    assert_eq!(first.answer().status, 200);
+    for client in &mut line {
+        assert_eq!(client.answer().status, 200);
+    }
+    let seen: Vec<_> = scene.plain.seen().iter().map(|seen| seen.field("x-number").to_owned()).collect();
+    assert_eq!(seen, ["", "1", "2", "3"]);
+    until_metric(&scene, "outgate_deliveries_in_flight 0");
+}
+
+#[test]
+fn a_client_that_hangs_up_gives_its_place_back() {
+    let scene = with("max_deliveries = 1");
+    drop(in_flight(&scene));
+    until_metric(&scene, "outgate_deliveries_in_flight 0");
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+}
+
+#[test]
+fn tunnels_do_not_count() {
+    let place = tunnel_scene::played("");
+    let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), "");
+    place.outgate.reconfigure(&text.replace("allow_anonymous", "max_deliveries = 1\nallow_anonymous"));
+    let (_one, _other) = (place.open(), place.open());
+    let mut client = place.outgate.connect();
+    client.send(post(&format!("http://{}/", place.authority()), "", "x"));
+    let mut target = place.accept();
+    assert!(target.read(&mut [0; 1]).unwrap() == 1);
+    target.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    assert_eq!(client.answer().status, 200);
+}
+
+#[test]
+fn max_deliveries_has_no_place_for_a_delivery_that_waits_for_its_limit() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "[limits.one]\nconcurrency = 1\nper = [\"host\"]\nwait = \"1m\"\n");
+    let text = text.replace("allow_anonymous", "max_deliveries = 2\nallow_anonymous");
+    scene.outgate.reconfigure(&control::asked(&text.replace("body_max =", "limits = [\"one\"]\nbody_max =")));
+    let mut first = in_flight(&scene);
+    let mut waiting: Vec<_> = (0..5)
+        .map(|_| {
+            let mut client = scene.outgate.connect();
+            client.send(post(&scene.plain_url(), "", "x"));
+            client
+        })
+        .collect();
+    // The last of them is where the others are: in the queue of the limit.
+    let url = scene.plain_url();
+    let explained = || control::said(&control::run(&scene, &["explain", "POST", &url, "--running"])).1;
+    let deadline = Instant::now() + PATIENCE;
+    while !explained().contains("5 waiting") {
+        assert!(Instant::now() < deadline, "they do not wait");
+    }
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200, "to another host");
+    first.send("x");
+    assert!(waiting.iter_mut().all(|client| client.answer().status == 200));
+}
+
+#[test]
+fn max_deliveries_counts_a_connect_until_its_tunnel_is_open() {
+    let place = tunnel_scene::played("");
+    let text = tunnel_scene::config(place.listener.local_addr().unwrap().port(), "");
+    let text = text.replace("allow_anonymous", "max_deliveries = 1\nallow_anonymous");
+    place.outgate.reconfigure(&text.replace("tls = \"2s\"", "tls = \"1m\""));
+    let mut client = place.outgate.connect();
+    client.send(support::tunnel::connect(&place.authority(), ""));
+    let mut verified = place.accept();
+    assert_eq!(verified.read(&mut [0; 1]).unwrap(), 1, "a ClientHello, which nobody answers");
+    let answer = place.outgate.post(&format!("http://{}/", place.authority()), "", "x");
+    assert_eq!((answer.status, &answer.json()["details"]), (429, &json!("busy")));
+}

@@ -1,0 +1,21 @@
+//! Black-box tests of the binary over real sockets, and laws of the library: one program, so that it is linked once.
+//!
+//! Tests that need other programs are skipped where these are missing, and required with `OUTGATE_TEST_ALL=1`. Those that
+//! need namespaces of their own are in `tests/privileged`.
+
+mod support;
+
+mod architecture;
+mod configuration;
+mod credentials;
+mod documents;
+mod egress;
+mod http2;
+mod identity;
+mod limits;
+mod operating;
+mod sending;
+mod signatures;
+mod targets;
+mod trust;
+mod tunnels;

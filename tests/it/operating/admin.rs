@@ -1,0 +1,57 @@
+//! The admin listener over TCP, which anybody may reach who reaches its port.
+//! Can a stranger or a web page keep probes out, or read what is for operators?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use socket2::{Domain, Socket, Type};
+use support::scene::{config, scene};
+use support::{Client, PATIENCE};
+
+/// Several times what the listener holds: if they waited for each other, each for seconds, a probe would come too late.
+const HELD: usize = 400;
+/// Answers to so many are more than the kernel buffers for a peer that hardly takes anything.
+const REQUESTS: usize = 20;
+const RECEIVE_BUFFER: usize = 4096;
+
+#[test]
+fn admin_over_tcp_answers_probes_while_a_peer_holds_its_connections() {
+    let scene = scene();
+    let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(REQUESTS);
+    let held = (0..HELD).map(|_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.connect(&scene.outgate.admin.into()).unwrap();
+        let mut stream = TcpStream::from(socket);
+        // It fails on a connection that had to make room.
+        let _ = stream.write_all(requests.as_bytes());
+        stream
+    });
+    let _held = held.collect::<Vec<_>>();
+    assert_eq!(scene.outgate.admin("/healthz").status, 200);
+}
+
+#[test]
+fn admin_over_tcp_checks_host_against_dns_rebinding() {
+    let scene = scene();
+    let status = |host: &str| {
+        let mut client = Client::connect(scene.outgate.admin);
+        client.send(format!("GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+        client.answer()
+    };
+    let refused = status("rebound.example:4751");
+    assert_eq!(refused.status, 421);
+    assert!(refused.text().contains("\"rebound.example:4751\"") && refused.text().contains("admin.hosts"));
+    assert_eq!(status(&scene.outgate.admin.to_string()).status, 200);
+    assert_eq!(status("localhost").status, 200);
+    assert_eq!(status("outgate.internal").status, 421);
+    let text = config(&scene.good, &scene.plain, "");
+    scene.outgate.reconfigure(&text.replace("[admin]", "[admin]\nhosts = [\"outgate.internal\"]"));
+    assert_eq!(status("outgate.internal:4751").status, 200);
+    assert_eq!(status("rebound.example").status, 421);
+}

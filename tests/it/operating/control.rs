@@ -1,0 +1,321 @@
+//! `outgate reload`, `diff` and `status`, on the real binary, over the socket of the admin listener.
+//! Is a change seen before it is made, told when it is, and who made it?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Instant;
+
+use support::control::{asked, json, placed, run, said, status, text, write};
+use support::scene::{Scene, scene_of};
+use support::{Client, PATIENCE};
+
+fn scene() -> Scene {
+    scene_of(&asked)
+}
+
+fn metric(scene: &Scene, line: &str) -> bool {
+    scene.outgate.admin("/metrics").text().lines().any(|found| found == line)
+}
+
+#[test]
+fn a_change_is_seen_before_it_is_made_and_told_when_it_is() {
+    let scene = scene();
+    assert_eq!(run(&scene, &["diff"]).status.code(), Some(0));
+    let changed = text(&scene, "[limits.per-host]\nrate = \"20/s\"\n")
+        .replace("hosts = [\"plain.example\"]", "hosts = [\"other.example\"]")
+        .replace("\"other.example\", \"127.0.0.1\"", "\"127.0.0.1\"");
+    write(&scene, &changed);
+    let expected = "limits.per-host: added: { rate = \"20/s\" }\nroutes.plain: hosts \"plain.example\" removed\n\
+                    routes.plain: hosts \"other.example\" added\nroutes.signed: hosts \"other.example\" removed\n";
+    // Seen, and not made.
+    for _ in 0..2 {
+        let (code, out, err) = said(&run(&scene, &["diff"]));
+        assert_eq!((code, out.as_str()), (1, expected), "{err}");
+        assert!(err.contains("4 changes to configuration 1"), "{err}");
+    }
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+    let (code, out, err) = said(&run(&scene, &["reload"]));
+    assert_eq!((code, out.as_str()), (0, expected), "{err}");
+    assert!(err.contains("configuration 2 is in force: 4 changes"), "{err}");
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "no_route");
+    let (code, out, err) = said(&run(&scene, &["reload"]));
+    assert_eq!((code, out.as_str()), (0, ""), "{err}");
+    assert!(err.contains("unchanged: configuration 2 is in force since"), "{err}");
+
+    let found = status(&scene);
+    let configuration = &found["configuration"];
+    let uid = rustix::process::getuid().as_raw();
+    assert!(configuration["by"].as_str().unwrap().contains(&format!("(uid {uid}, pid ")), "{configuration}");
+    assert_eq!((&configuration["number"], configuration["changes"].as_array().unwrap().len()), (&2.into(), 4));
+    let (code, out, _) = said(&run(&scene, &["status"]));
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("configuration  2 of ") && out.contains("egress         default: 4 usable of 4"), "{out}");
+    scene.outgate.log.count(1, &["changed: routes.plain: hosts"]);
+}
+
+#[test]
+fn what_is_wrong_is_shown_and_changes_nothing() {
+    let scene = scene();
+    write(&scene, &text(&scene, "").replace("hosts = [\"plain.example\"]", "hots = [\"plain.example\"]"));
+    for command in ["diff", "reload"] {
+        let (code, out, err) = said(&run(&scene, &[command]));
+        assert_eq!((code, out.as_str()), (78, ""), "{err}");
+        assert!(err.contains("error: unknown key `routes.hots`") && err.contains("config.toml:"), "{err}");
+        let rejected = scene.outgate.admin("/readyz").text().contains("rejected");
+        assert_eq!(rejected, command == "reload", "a look changes nothing");
+    }
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+    assert!(metric(&scene, "outgate_reload_failed 1"));
+    let found = status(&scene);
+    assert_eq!(found["configuration"]["number"], 1);
+    assert!(found["rejected"]["problems"][0].as_str().unwrap().contains("hots"), "{found}");
+    let reload = run(&scene, &["reload", "--json"]);
+    assert_eq!((reload.status.code(), &json(&reload)["outcome"]), (Some(78), &"rejected".into()));
+
+    // Another file is compared by whoever asks, without what runs reading it.
+    let new = placed(&scene, &text(&scene, "[timeouts]\nidle = \"7s\"\n"));
+    let new = scene.outgate.folder.write("new.toml", new);
+    let (code, out, err) = said(&run(&scene, &["diff", "--config", new.to_str().unwrap()]));
+    assert_eq!((code, out.as_str()), (1, "timeouts: idle \"7s\" added\n"), "{err}");
+
+    write(&scene, &text(&scene, ""));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    assert!(metric(&scene, "outgate_reload_failed 0"));
+}
+
+#[test]
+fn files_signals_and_users_take_one_path() {
+    let scene = scene_of(&|text| asked(text).replace("watch = false", "watch = true"));
+    let watched = |more: &str| text(&scene, more).replace("watch = false", "watch = true");
+    for (number, idle) in [(2, "7s"), (3, "8s")] {
+        scene.outgate.reconfigure(&watched(&format!("[timeouts]\nidle = \"{idle}\"\n")));
+        let found = status(&scene);
+        assert_eq!(found["configuration"]["number"], number);
+        assert_eq!(found["configuration"]["by"], "file change");
+    }
+    // From now on nothing is watched.
+    scene.outgate.reconfigure(&text(&scene, ""));
+    write(&scene, &text(&scene, "[timeouts]\nidle = \"9s\"\n"));
+    let heard = || scene.outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
+    let before = heard();
+    scene.outgate.signal("HUP");
+    scene.outgate.log.until("a reload", |lines| {
+        (lines.iter().filter(|line| line.contains("configuration reloaded")).count() > before).then_some(())
+    });
+    let found = status(&scene);
+    assert_eq!((&found["configuration"]["number"], &found["configuration"]["by"]), (&5.into(), &"signal".into()));
+}
+
+#[test]
+fn who_asks_together_gets_one_answer_that_is_true_for_all() {
+    let scene = scene();
+    let numbers = std::thread::scope(|scope| {
+        let ask = |number: usize| {
+            let scene = &scene;
+            move || {
+                let limit = format!("[limits.l{number}]\nrate = \"20/s\"\n");
+                let next = placed(scene, &text(scene, &limit));
+                let next = scene.outgate.folder.write(&format!("next{number}"), next);
+                std::fs::rename(next, scene.outgate.folder.path("config.toml")).unwrap();
+                let outcome = json(&run(scene, &["reload", "--json"]));
+                assert!(outcome["outcome"] == "adopted" || outcome["outcome"] == "unchanged", "{outcome}");
+                outcome["number"].as_u64().unwrap()
+            }
+        };
+        let threads: Vec<_> = (0..50).map(|number| scope.spawn(ask(number))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    // Whatever was written last was on disk before its writer asked: so it is in force now.
+    assert_eq!(run(&scene, &["diff"]).status.code(), Some(0));
+    let last = status(&scene)["configuration"]["number"].as_u64().unwrap();
+    assert!(last <= 51 && numbers.iter().all(|number| (1..=last).contains(number)), "{numbers:?} {last}");
+}
+
+#[test]
+fn nothing_changes_over_the_network() {
+    let scene = scene();
+    for path in ["/reload", "/diff"] {
+        let mut client = Client::connect(scene.outgate.admin);
+        client
+            .send(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
+        let answer = client.answer();
+        assert!(answer.status == 403 && answer.text().contains("unix socket"), "{answer:?}");
+    }
+    let mut socket = UnixStream::connect(scene.outgate.folder.path("admin.sock")).unwrap();
+    socket.write_all(b"POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"unchanged\""), "{answer}");
+}
+
+#[test]
+fn nobody_there_is_said_with_the_name_of_the_socket() {
+    let folder = support::Folder::new();
+    let socket = format!("unix:{}", folder.path("admin.sock").display());
+    let named = folder.write("config.toml", format!("[admin]\nlisten = [\"{socket}\"]\n[[broken"));
+    for words in [["--admin", socket.as_str()], ["--config", named.to_str().unwrap()]] {
+        for command in ["reload", "status", "diff"] {
+            let output = Command::new(env!("CARGO_BIN_EXE_outgate")).arg(command).args(words).output().unwrap();
+            let (code, _, err) = said(&output);
+            assert!(code == 69 && err.contains(&format!("no process listens on {socket}")), "{command}: {err}");
+        }
+        let mut explain = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        explain.args(["explain", "POST", "https://a.example/", "--running"]).args(words);
+        let (code, _, err) = said(&explain.output().unwrap());
+        assert!(code == 69 && err.contains(&format!("no process listens on {socket}")), "{err}");
+        assert!(err.contains("--admin") && !err.contains("SIGHUP"), "{err}");
+    }
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_outgate")).args(["reload", "--admin", "127.0.0.1:1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_running_proxy_says_how_full_its_limits_are_and_whom_it_leaves_alone() {
+    let more = "[limits.few]\nrate = \"3/h\"\nconcurrency = 5\nper = [\"host\"]\n[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n";
+    let scene = scene();
+    let limited = text(&scene, more).replace("sign = [\"platform\"]", "sign = [\"platform\"]\nlimits = [\"few\"]");
+    write(&scene, &limited);
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    let explain = |url: &str| {
+        let output = run(&scene, &["explain", "POST", url, "--running", "--json"]);
+        let steps = json(&output)["steps"].as_array().unwrap().clone();
+        let now =
+            steps.iter().filter(|step| step["step"] == "now").map(|step| step["what"].as_str().unwrap().to_owned());
+        (output.status.code().unwrap(), now.collect::<Vec<_>>())
+    };
+    let url = scene.good_url();
+    let pool = "pool default: 4 of 4 addresses usable".to_owned();
+    assert_eq!(explain(&url), (0, vec!["limit few: 3 of 3 left, 0 of 5 under way".to_owned(), pool.clone()]));
+    for _ in 0..3 {
+        assert_eq!(scene.outgate.post(&url, "", "x").status, 200);
+    }
+    let (code, now) = explain(&url);
+    assert_eq!((code, &now[1]), (1, &pool));
+    assert!(
+        now[0].starts_with("limit few: 0 of 3 left, the next in ")
+            && now[0].ends_with(", 0 of 5 under way: refused as rate_limited"),
+        "{now:?}"
+    );
+    // To ask takes nothing: another host still has all of it.
+    let other = url.replace("hook.example", "other.example");
+    assert_eq!(explain(&other).1[0], "limit few: 3 of 3 left, 0 of 5 under way");
+
+    let nobody = format!("https://plain.example:{}/", scene.plain.port());
+    assert_eq!(scene.outgate.post(&nobody, "", "x").code(), "connect_timeout", "it waits for a request in plaintext");
+    let (code, now) = explain(&nobody);
+    assert_eq!(code, 1, "{now:?}");
+    assert!(now[1].starts_with("its circuit is open: refused as target_circuit_open for 3"), "{now:?}");
+    assert_eq!(explain("https://elsewhere.example/").0, 1, "refused, as it would be");
+    let (code, out, _) = said(&run(&scene, &["explain", "POST", &url, "--running"]));
+    assert!(code == 1 && out.contains("now        limit few: 0 of 3 left"), "{out}");
+}
+
+#[test]
+fn explain_running_exits_1_for_what_would_be_refused_now() {
+    let scene = scene();
+    let url = scene.plain_url();
+    let explain = || said(&run(&scene, &["explain", "POST", &url, "--running"]));
+    let reload = |name: &str, limit: &str, range: &str| {
+        let text = text(&scene, &format!("[limits.{name}]\n{limit}\n")).replace("127.0.7.0/30", range);
+        write(&scene, &text.replace("plaintext = \"allow\"", &format!("plaintext = \"allow\"\nlimits = [\"{name}\"]")));
+        let (code, _, err) = said(&run(&scene, &["reload"]));
+        assert_eq!(code, 0, "{err}");
+    };
+    for (name, limit, refused) in [
+        ("rate", "rate = \"1/h\"", Some("rate_limited")),
+        ("waits", "rate = \"1/h\"\nwait = \"1h\"", None),
+        ("reports", "rate = \"1/h\"\nreport_only = true", None),
+        ("full", "concurrency = 1", Some("concurrency_limited")),
+        ("queues", "concurrency = 1\nwait = \"1s\"", None),
+    ] {
+        reload(name, limit, "127.0.7.0/30");
+        assert_eq!(explain().0, 0, "{name} is unused");
+        // One under way, which has taken its token, too.
+        let mut client = scene.outgate.connect();
+        client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
+        assert_eq!(client.one_answer("POST").status, 100);
+        let (code, out, err) = explain();
+        assert_eq!(code, i32::from(refused.is_some()), "{name}: {out}{err}");
+        assert_eq!(out.contains("refused as"), refused.is_some(), "{out}");
+        assert!(refused.is_none_or(|code| out.contains(&format!("under way: refused as {code}"))), "{out}");
+        client.send("x");
+        assert_eq!(client.answer().status, 200);
+    }
+    reload("none", "concurrency = 9", "198.51.100.16/28");
+    let (code, out, _) = explain();
+    assert!(code == 1 && out.contains("0 of 16 addresses usable: refused as no_egress"), "{out}");
+}
+
+#[test]
+fn warnings_are_logged_as_warnings_and_once() {
+    let scene = scene();
+    let log = &scene.outgate.log;
+    let logged = |level: &str| log.count(0, &[&format!("{level} "), "[unused]"]);
+    // One that the log has had at a reload is not repeated by the next one.
+    let with = |more: &str| text(&scene, &format!("[limits.idle]\nrate = \"1/h\"\n{more}"));
+    write(&scene, &with("wait = \"1s\"\n"));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    log.count(1, &["configuration reloaded"]);
+    assert_eq!(logged("WARN"), 1, "{:#?}", log.all());
+    write(&scene, &with("wait = \"2s\"\n"));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    log.count(2, &["configuration reloaded"]);
+    assert_eq!(logged("WARN"), 1, "{:#?}", log.all());
+    assert!(status(&scene)["configuration"]["warnings"].to_string().contains("[unused]"));
+    // Those of a configuration that is rejected are no problems.
+    let broken =
+        with("[limits.other]\nrate = \"1/h\"\n").replace("scheme = \"standard-webhooks\"", "scheme = \"other\"");
+    write(&scene, &broken);
+    let (code, _, err) = said(&run(&scene, &["reload"]));
+    assert!(code == 78 && err.contains("warning[unused]"), "{err}");
+    log.count(1, &["configuration not adopted"]);
+    assert_eq!((logged("ERROR"), logged("WARN")), (0, 2), "{:#?}", log.all());
+    assert_eq!(status(&scene)["rejected"]["problems"].as_array().unwrap().len(), 1);
+}
+
+/// Polls: what is looked for comes by itself, within seconds.
+fn until(scene: &Scene, what: &str, mut found: impl FnMut(&serde_json::Value) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = status(scene);
+        if found(&status) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {status:#}");
+    }
+}
+
+#[test]
+fn what_was_rejected_is_forgotten_when_it_is_gone_from_the_disk() {
+    let scene = scene();
+    let good = text(&scene, "");
+    write(&scene, &good.replace("scheme = \"standard-webhooks\"", "scheme = \"other\""));
+    assert_eq!(run(&scene, &["reload"]).status.code(), Some(78));
+    assert!(metric(&scene, "outgate_reload_failed 1"));
+    write(&scene, &good);
+    until(&scene, "neither rejected nor drifting", |status| status["rejected"].is_null() && status["drift"].is_null());
+    assert!(metric(&scene, "outgate_reload_failed 0"));
+    // What is there next is told as what it is.
+    write(&scene, &good.replace("scheme = \"standard-webhooks\"", "scheme = \"other\""));
+    assert_eq!(run(&scene, &["reload"]).status.code(), Some(78));
+    write(&scene, &text(&scene, "[limits.late]\nrate = \"20/s\"\n"));
+    until(&scene, "drifting only", |status| {
+        status["rejected"].is_null() && status["drift"]["what"] == "limits.late: added: { rate = \"20/s\" }"
+    });
+}
+
+#[test]
+fn drift_is_noticed_while_others_keep_asking() {
+    let scene = scene();
+    write(&scene, &text(&scene, "[limits.late]\nrate = \"20/s\"\n"));
+    until(&scene, "drift", |status| {
+        assert_eq!(run(&scene, &["diff"]).status.code(), Some(1));
+        !status["drift"].is_null()
+    });
+}

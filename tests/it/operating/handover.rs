@@ -1,0 +1,214 @@
+//! Restarts under load: with a socket that the next process is given, and with two processes side by side.
+//! Is any connection refused while one process takes over from another?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use support::pki::Pki;
+use support::receiver::{Reaction, Receiver, ok};
+use support::scene::{config, folder};
+use support::{Client, Folder, Outgate, PATIENCE, post};
+
+/// Two receivers: `good` answers each request only when the test sends it a word, `plain` answers at once.
+struct Place {
+    pki: Pki,
+    good: Receiver,
+    plain: Receiver,
+    release: Sender<()>,
+}
+
+fn place() -> Place {
+    let pki = Pki::new();
+    let (release, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    let held: Reaction = Arc::new(move |_| {
+        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
+    });
+    let good = Receiver::tls(pki.leaf(&["hook.example"]), held);
+    Place { good, plain: Receiver::plain(ok()), pki, release }
+}
+
+impl Place {
+    /// A folder with the usual configuration, which listens as `server` says.
+    fn folder(&self, server: &str) -> Folder {
+        let folder = folder(&self.pki);
+        let text = config(&self.good, &self.plain, "").replacen("listen = [\"127.0.0.1:0\"]", server, 1);
+        let text = text.replace("drain_timeout = \"5s\"", "drain_timeout = \"20s\"");
+        // Where systemd's sockets listen is not known to the configuration: strangers could reach them.
+        let local = "[clients.local]\nnetworks = [\"127.0.0.0/8\"]\n[admin]";
+        let text = text.replace("allow_anonymous = true\n", "").replacen("[admin]", local, 1);
+        folder.write("config.toml", text.replace("{dir}", folder.path("").to_str().unwrap().trim_end_matches('/')));
+        folder
+    }
+
+    fn plain_request(&self) -> String {
+        post(&format!("http://plain.example:{}/in", self.plain.port()), "", "x")
+    }
+
+    /// A client whose delivery has reached the target, which holds it.
+    fn in_flight(&self, to: SocketAddr) -> Client {
+        let mut client = Client::connect(to);
+        client.send(post(&format!("https://hook.example:{}/in", self.good.port()), "", "x"));
+        let deadline = Instant::now() + PATIENCE;
+        while self.good.connections() == 0 {
+            assert!(Instant::now() < deadline, "the delivery does not reach the target");
+            std::thread::yield_now();
+        }
+        client
+    }
+}
+
+/// Sends a request over a new connection, again and again, until `ends`; gives what was not answered 200.
+fn hammer(to: SocketAddr, request: &str, ends: &AtomicBool, delivered: &AtomicUsize) -> Vec<String> {
+    let mut failures = Vec::new();
+    while !ends.load(Ordering::Relaxed) {
+        match once(to, request) {
+            Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => drop(delivered.fetch_add(1, Ordering::Relaxed)),
+            Ok(answer) => failures.push(answer),
+            Err(fault) => failures.push(fault.to_string()),
+        }
+    }
+    failures
+}
+
+fn once(to: SocketAddr, request: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = [0; 1024];
+    let length = stream.read(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+/// Runs `change` while clients connect all the time. Every one of them must be delivered.
+fn under_load(to: SocketAddr, request: &str, change: impl FnOnce(&dyn Fn(usize))) {
+    let (ends, delivered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let more = |count: usize| {
+        let (before, deadline) = (delivered.load(Ordering::Relaxed), Instant::now() + PATIENCE);
+        while delivered.load(Ordering::Relaxed) < before + count {
+            assert!(Instant::now() < deadline, "no more deliveries");
+            std::thread::yield_now();
+        }
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| hammer(to, request, &ends, &delivered))).collect();
+        // The clients must end also where an assertion of `change` fails.
+        let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| change(&more)));
+        ends.store(true, Ordering::Relaxed);
+        let failures: Vec<_> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        assert_eq!(failures, Vec::<String>::new());
+        if let Err(panic) = changed {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn drains(outgate: &Outgate) {
+    outgate.log.until("word of the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
+}
+
+#[test]
+fn socket_activation_refuses_no_connection_during_a_restart() {
+    let place = place();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap();
+    let systemd = || place.folder("listen = [\"systemd\"]");
+    let mut old = Outgate::run_activated(systemd(), &listener);
+    let mut busy = place.in_flight(to);
+    let mut early = Client::connect(to);
+    // Connections are accepted in their order: so the early one is the old process's.
+    assert!(once(to, &place.plain_request()).unwrap().starts_with("HTTP/1.1 200 "));
+    let mut new = None;
+    under_load(to, &place.plain_request(), |more| {
+        more(10);
+        old.signal("TERM");
+        drains(&old);
+        early.send(place.plain_request());
+        let answer = early.answer();
+        assert_eq!((answer.status, answer.field("connection")), (200, "close"), "its first request is served");
+        let next = new.insert(Outgate::run_activated(systemd(), &listener));
+        assert!(!next.records(20).is_empty(), "while the old process has work in flight");
+        place.release.send(()).unwrap();
+        let answer = busy.answer();
+        assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+        assert!(old.wait().success());
+        more(10);
+    });
+    let codes = |outgate: &Outgate| {
+        let records = outgate.records(1);
+        records.into_iter().map(|record| record["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(codes(&old).iter().all(|code| code == "delivered"), "{:?}", codes(&old));
+}
+
+#[test]
+fn reuse_port_hands_over_without_resetting_a_connection() {
+    let place = place();
+    let old_folder = place.folder("listen = [\"127.0.0.1:0\"]\nreuse_port = true");
+    let mut old = Outgate::run_in(old_folder);
+    let to = old.proxy;
+    let mut busy = place.in_flight(to);
+    let mut new = None;
+    under_load(to, &place.plain_request(), |more| {
+        more(10);
+        let server = format!("listen = [\"{to}\"]\nreuse_port = true");
+        let next = new.insert(Outgate::run_in(place.folder(&server)));
+        assert!(!next.records(10).is_empty(), "side by side");
+        old.signal("TERM");
+        drains(&old);
+        more(10);
+        place.release.send(()).unwrap();
+        let answer = busy.answer();
+        assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+        assert!(old.wait().success());
+        more(10);
+    });
+    assert!(old.records(1).iter().all(|record| record["code"] == "delivered"));
+}
+
+#[test]
+fn without_reuse_port_no_other_process_can_listen() {
+    let place = place();
+    let first = Outgate::run_in(place.folder("listen = [\"127.0.0.1:0\"]"));
+    let folder = place.folder(&format!("listen = [\"{}\"]\nreuse_port = true", first.proxy));
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(["run", "--config"])
+        .arg(folder.path("config.toml"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("cannot listen on 127.0.0.1:") && said.contains("in use"), "{said}");
+}
+
+#[test]
+fn a_drain_extends_the_stop_timeout_of_systemd() {
+    let place = place();
+    let folder = place.folder("listen = [\"127.0.0.1:0\"]");
+    let at = folder.path("notify");
+    let notify = UnixDatagram::bind(&at).unwrap();
+    notify.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut outgate = Outgate::run_in_with(folder, &[("NOTIFY_SOCKET", &at)]);
+    let busy = place.in_flight(outgate.proxy);
+    outgate.signal("TERM");
+    let mut told = String::new();
+    while !told.contains("EXTEND_TIMEOUT_USEC=") {
+        let mut message = [0; 1024];
+        let length = notify.recv(&mut message).expect("a message to systemd");
+        told += &String::from_utf8_lossy(&message[..length]);
+    }
+    let extension = told.split("EXTEND_TIMEOUT_USEC=").nth(1).unwrap().lines().next().unwrap();
+    assert!(extension.parse::<u64>().unwrap() >= 10_000_000, "{told}");
+    place.release.send(()).unwrap();
+    drop(busy);
+    assert!(outgate.wait().success());
+}

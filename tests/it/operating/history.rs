@@ -1,0 +1,500 @@
+//! Configurations that were adopted, put back, and noticed when they are not what is on disk.
+//! Can every change be undone, also when the undoing is broken off?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest;
+use outgate::config::{self, written};
+use outgate::history::{History, restore};
+use support::control::{asked, json, placed, run, said, status};
+use support::scene::{Scene, config as scene_config, scene_of};
+use support::{Folder, Outgate, PATIENCE};
+
+/// A main file and one that it includes, each of which says which version it is of.
+struct Version {
+    main: String,
+    include: (&'static str, String),
+}
+
+fn version(scene: &Scene, number: u32, watch: bool) -> Version {
+    let name = if number == 1 { "a.toml" } else { "b.toml" };
+    let text = format!("include = [\"conf.d/*.toml\"]\n# v{number}\n");
+    let text = text + &asked(&scene_config(&scene.good, &scene.plain, &format!("[timeouts]\nidle = \"{number}s\"\n")));
+    let text = text.replace("watch = false", &format!("watch = {watch}"));
+    let include = format!("# v{number}\n[limits.of-{number}]\nrate = \"{number}/s\"\n");
+    Version { main: placed(scene, &text), include: (name, include) }
+}
+
+/// As an operator would, file by file.
+fn write(scene: &Scene, version: &Version) {
+    let folder = &scene.outgate.folder;
+    fs::create_dir_all(folder.path("conf.d")).unwrap();
+    for other in ["a.toml", "b.toml"].iter().filter(|name| **name != version.include.0) {
+        let _ = fs::remove_file(folder.path("conf.d").join(other));
+    }
+    fs::write(folder.path("conf.d").join(version.include.0), &version.include.1).unwrap();
+    folder.write("next", &version.main);
+    fs::rename(folder.path("next"), folder.path("config.toml")).unwrap();
+}
+
+/// Which versions the files that count are of.
+fn versions(main: &Path) -> BTreeSet<String> {
+    let loaded = config::load(main)
+        .unwrap_or_else(|rejected| panic!("{}", config::render(&rejected.problems, &rejected.sources, false)));
+    let texts = &loaded.config.written.texts;
+    let names: Vec<_> = texts.iter().map(|(path, _)| path.file_name().unwrap().to_owned()).collect();
+    let first = |text: &str| text.lines().find(|line| line.starts_with("# v")).unwrap().to_owned();
+    let found: BTreeSet<_> = texts.iter().map(|(_, text)| first(text)).collect();
+    let expected = if found.contains("# v1") { "a.toml" } else { "b.toml" };
+    assert_eq!(names, ["config.toml", expected], "{found:?}");
+    found
+}
+
+/// Two versions were adopted, as numbers 2 and 3; files are watched from the second on, or not at all.
+fn scene(watch: bool) -> Scene {
+    let scene = scene_of(&asked);
+    for number in [1, 2] {
+        write(&scene, &version(&scene, number, watch && number == 2));
+        let (code, _, err) = said(&run(&scene, &["reload"]));
+        assert_eq!(code, 0, "{err}");
+        until("it is in force", || status(&scene)["configuration"]["number"] == number + 1);
+    }
+    scene
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20)); // each look is a process of its own
+    }
+}
+
+fn file(scene: &Scene, name: &str) -> Option<String> {
+    fs::read_to_string(scene.outgate.folder.path(name)).ok()
+}
+
+#[test]
+fn what_was_adopted_is_listed_and_comes_back_with_its_includes() {
+    for watch in [false, true] {
+        let scene = scene(watch);
+        let (code, out, err) = said(&run(&scene, &["rollback", "2", "--dry-run"]));
+        assert!(code == 1 && out.contains("limits.of-1: added") && err.contains("nothing was written"), "{out} {err}");
+        assert!(file(&scene, "conf.d/a.toml").is_none());
+
+        let (code, out, err) = said(&run(&scene, &["rollback", "2"]));
+        assert!(code == 0 && out.contains("timeouts: idle \"2s\" → \"1s\""), "{out} {err}");
+        assert!(err.contains("configuration 4 is in force") && err.contains("rollback to 2"), "{err}");
+        let expected = version(&scene, 1, false);
+        assert_eq!(file(&scene, "config.toml"), Some(expected.main));
+        assert_eq!(file(&scene, "conf.d/a.toml"), Some(expected.include.1));
+        assert_eq!(file(&scene, "conf.d/b.toml"), None);
+        // Nothing is lost that nobody has adopted yet.
+        assert_eq!(file(&scene, "conf.d/.b.toml.before-rollback"), Some(version(&scene, 2, watch).include.1));
+
+        let entries = json(&run(&scene, &["history", "--json"]));
+        let told = |index: usize, key: &str| entries[index][key].to_string();
+        let numbers: Vec<_> = (0..4).map(|index| told(index, "number")).collect();
+        assert_eq!(numbers, ["4", "3", "2", "1"]);
+        assert_eq!((told(0, "how"), told(3, "how")), ("\"rollback to 2\"".into(), "\"start\"".into()));
+        assert!(told(0, "by").contains("(uid ") && told(0, "in_force") == "true" && told(1, "in_force") == "false");
+        let (_, out, _) = said(&run(&scene, &["history"]));
+        assert!(out.starts_with("*4 ") && out.lines().count() == 4, "{out}");
+        let (_, out, _) = said(&run(&scene, &["history", "3"]));
+        assert!(out.contains("limits.of-2: added: { rate = \"2/s\" }"), "{out}");
+
+        let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+        assert!(code == 0 && err.contains("nothing to do"), "{err}");
+        assert_eq!(said(&run(&scene, &["rollback", "9"])).0, 2);
+        until("nothing is told to be unfinished", || !scene.outgate.admin("/readyz").text().contains("rollback"));
+    }
+}
+
+#[test]
+fn what_would_not_be_adopted_today_is_not_put_back() {
+    let scene = scene(false);
+    let before = file(&scene, "config.toml");
+    let folder = &scene.outgate.folder;
+    // The one in force does without the key, the one before does not.
+    let text = before.unwrap().replace("keys = [{ id = \"k1\"", "keys = [{ id = \"k2\"").replace("/key\"", "/key2\"");
+    fs::copy(folder.path("key"), folder.path("key2")).unwrap();
+    folder.write("config.toml", &text);
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    fs::remove_file(folder.path("key")).unwrap();
+    for number in ["2", "3"] {
+        let (code, _, err) = said(&run(&scene, &["rollback", number]));
+        assert!(code == 78 && err.contains("has no secret") && err.contains("not put back"), "{err}");
+    }
+    assert_eq!(file(&scene, "config.toml"), Some(text));
+    assert_eq!(status(&scene)["configuration"]["number"], 4);
+    assert!(!folder.path(".config.toml.rollback").exists());
+}
+
+#[test]
+fn nothing_is_written_where_the_configuration_is_not() {
+    let scene = scene(false);
+    let folder = &scene.outgate.folder;
+    // Whoever took over the proxy can write what it keeps, and waits for root to put it back.
+    let elsewhere = support::Folder::new();
+    let entry = folder.path("state/history/000002/entry.json");
+    let text = fs::read_to_string(&entry).unwrap();
+    for place in [elsewhere.path("x.toml"), folder.path("conf.d/../../x.toml")] {
+        let here = folder.path("conf.d/a.toml").display().to_string();
+        fs::write(&entry, text.replace(&here, place.to_str().unwrap())).unwrap();
+        let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+        assert!(code == 73 && err.contains("x.toml, which is not of it, or neither below"), "{code} {err}");
+        assert!(!place.exists() && !folder.path(".config.toml.rollback").exists());
+    }
+    fs::write(&entry, text).unwrap();
+    let main = folder.path("state/history/000002/texts.json");
+    fs::remove_file(&main).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &main).unwrap();
+    let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+    assert_eq!(code, 66, "{err}");
+    assert_eq!(status(&scene)["configuration"]["number"], 3);
+}
+
+/// Of a configuration that was kept, one that was broken off, and the word of a socket: the proxy may write all of them.
+#[test]
+fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
+    let scene = scene(false);
+    let (folder, elsewhere) = (&scene.outgate.folder, Folder::new());
+    let victim = elsewhere.write("victim", "untouched");
+    let is_refused = |words: &[&str], expected: i32, why: &str| {
+        let (code, _, err) = said(&run(&scene, words));
+        assert!(code == expected && err.contains(why), "{words:?}: {code} {err}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+    };
+    // A link of the operator's, among the files of a configuration.
+    let link = folder.path("link.pem");
+    std::os::unix::fs::symlink(&victim, &link).unwrap();
+    let kept = folder.path("state/history/000002");
+    let entry = fs::read_to_string(kept.join("entry.json")).unwrap();
+    let include = folder.path("conf.d/a.toml").display().to_string();
+    let texts = fs::read_to_string(kept.join("texts.json")).unwrap();
+    let named = texts.replacen("conf.d/*.toml", "link.pem", 1);
+    let hash = |text: &str| written::hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    for text in [&texts, &named] {
+        fs::write(kept.join("texts.json"), text).unwrap();
+        let entry = entry.replace(&include, link.to_str().unwrap()).replace(&hash(&texts), &hash(text));
+        fs::write(kept.join("entry.json"), entry).unwrap();
+        is_refused(&["rollback", "2"], 73, "link.pem, which is not of it");
+    }
+    fs::write(kept.join("texts.json"), texts.replacen("idle", "Idle", 1)).unwrap();
+    fs::write(kept.join("entry.json"), &entry).unwrap();
+    is_refused(&["rollback", "2"], 66, "configuration 2 in ");
+    fs::write(kept.join("texts.json"), texts).unwrap();
+
+    // A rollback that seems broken off.
+    let journal = folder.path(".config.toml.rollback");
+    fs::create_dir(&journal).unwrap();
+    let manifest = serde_json::json!({
+        "number": 2, "files": [folder.path("config.toml"), elsewhere.path("new")], "removed": [victim],
+    });
+    fs::copy(folder.path("config.toml"), journal.join("0")).unwrap();
+    fs::write(journal.join("1"), "").unwrap();
+    fs::write(journal.join("manifest.json"), manifest.to_string()).unwrap();
+    for words in [&["rollback", "2"][..], &["rollback", "--finish"]] {
+        is_refused(words, 73, "new, which is not of it");
+        assert!(!elsewhere.path("new").exists());
+    }
+    fs::remove_dir_all(journal).unwrap();
+
+    // A folder that others may write to.
+    let open = |mode| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(folder.path("x").parent().unwrap(), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(0o777);
+    is_refused(&["rollback", "2"], 73, "is open to others");
+    open(0o755);
+
+    // Somebody else's socket, or a proxy of another file.
+    let other = folder.write("other.toml", file(&scene, "config.toml").unwrap());
+    is_refused(&["rollback", "2", "--config", other.to_str().unwrap()], 2, "what runs is of ");
+    assert_eq!(status(&scene)["configuration"]["number"], 3);
+}
+
+#[test]
+fn a_rollback_is_asked_about_and_one_at_a_time() {
+    let left = Left::new();
+    let mut unasked = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    unasked
+        .args(["rollback", "2", "--config"])
+        .arg(&left.main)
+        .arg("--state")
+        .arg(left.scene.outgate.folder.path("state"));
+    let (code, _, err) = said(&unasked.output().unwrap());
+    assert!(code == 69 && err.contains("--offline writes without its word"), "{code} {err}");
+    let held = restore::lock(&left.main).unwrap().unwrap();
+    let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
+    assert!(code == 75 && err.contains("under way"), "{code} {err}");
+    drop(held);
+    assert_eq!(versions(&left.main), BTreeSet::from(["# v2".to_owned()]));
+    let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
+    assert!(code == 0 && err.contains("from the next start"), "{code} {err}");
+    assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
+}
+
+#[test]
+fn a_rollback_may_move_the_socket_that_it_is_asked_over() {
+    let scene = scene(false);
+    let moved = file(&scene, "config.toml").unwrap().replace("admin.sock", "moved.sock");
+    scene.outgate.folder.write("config.toml", moved);
+    let before = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
+    assert_eq!(said(&run(&scene, &["reload", "--admin", &before])).0, 0);
+    let (code, _, err) = said(&run(&scene, &["rollback", "3"]));
+    assert!(code == 0 && err.contains("configuration 5 is in force") && err.contains("rollback to 3"), "{code} {err}");
+}
+
+#[test]
+fn what_is_gone_comes_back_for_nobody_but_who_might_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = scene_of(&asked);
+    let include = scene.outgate.folder.path("conf.d/a.toml");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    write(&scene, &version(&scene, 1, false));
+    fs::set_permissions(&include, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    write(&scene, &version(&scene, 2, false));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    let main = scene.outgate.folder.path("config.toml");
+    let of_main = mode(&main);
+    // The main file as well, by mistake.
+    fs::remove_file(&main).unwrap();
+    let socket = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
+    let words = ["rollback", "2", "--admin", &socket, "--config", main.to_str().unwrap()];
+    let (code, _, err) = said(&run(&scene, &words));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!((mode(&include), mode(&main)), (0o600, of_main));
+    assert_eq!(versions(&main), BTreeSet::from(["# v1".to_owned()]));
+}
+
+#[test]
+fn a_restart_counts_on_and_repeats_nothing() {
+    let mut scene = scene(false);
+    scene.outgate = scene.outgate.restarted();
+    assert_eq!(status(&scene)["configuration"]["number"], 3);
+    assert_eq!(json(&run(&scene, &["history", "--json"])).as_array().unwrap().len(), 3);
+    // What changed while nobody ran is told by who starts.
+    write(&scene, &version(&scene, 1, false));
+    scene.outgate = scene.outgate.restarted();
+    let kept = || json(&run(&scene, &["history", "--json"]));
+    until("it is kept, too", || kept()[0]["number"] == 4);
+    let entries = kept();
+    assert_eq!(entries[0]["how"], "start");
+    assert!(entries[0]["changes"].to_string().contains("limits.of-2: removed"), "{entries}");
+    // As many as are to be kept.
+    let main = version(&scene, 2, false).main.replace("watch = false", "watch = false\nhistory = 2");
+    scene.outgate.folder.write("config.toml", main);
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    let numbers: Vec<_> = fs::read_dir(scene.outgate.folder.path("state/history")).unwrap().collect();
+    assert_eq!(numbers.len(), 2);
+}
+
+#[test]
+fn a_history_that_cannot_be_written_is_told_until_it_can() {
+    let scene = scene(false);
+    let (history, aside) = (scene.outgate.folder.path("state/history"), scene.outgate.folder.path("state/aside"));
+    let change = |number: u32| {
+        write(&scene, &version(&scene, number, false));
+        assert_eq!(said(&run(&scene, &["reload"])).0, 0, "it is adopted all the same");
+    };
+    let is_told = || {
+        let metric = scene.outgate.admin("/metrics").text().lines().any(|line| line == "outgate_history_failed 1");
+        (scene.outgate.admin("/readyz").text().contains("the configuration in force is not kept"), metric)
+    };
+    fs::rename(&history, &aside).unwrap();
+    fs::write(&history, "no folder").unwrap();
+    change(1);
+    until("it is told", || is_told() == (true, true));
+    fs::remove_file(&history).unwrap();
+    fs::rename(&aside, &history).unwrap();
+    change(2);
+    until("it is told no more", || is_told() == (false, false));
+    assert_eq!(json(&run(&scene, &["history", "--json"]))[0]["number"], 5);
+}
+
+#[test]
+fn a_start_that_fails_is_in_no_history() {
+    let scene = scene(false);
+    let state = Folder::new();
+    let start = |listen: &str| {
+        let text = file(&scene, "config.toml").unwrap().replace("listen = [\"127.0.0.1:0\"]", listen);
+        let config = scene.outgate.folder.write("second.toml", text.replace("admin.sock", "second.sock"));
+        let mut second = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        second.args(["run", "--config"]).arg(config).env("STATE_DIRECTORY", state.path("")).output().unwrap()
+    };
+    let (code, _, err) = said(&start(&format!("listen = [\"{}\"]", scene.outgate.proxy)));
+    assert!(code == 69 && err.contains("cannot listen"), "{err}");
+    assert_eq!(fs::read_dir(state.path("history")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_on_disk_and_not_in_force_is_told_within_seconds() {
+    let scene = scene(false);
+    let metric = |value: u8| {
+        let line = format!("outgate_config_drift {value}");
+        until(&line, || scene.outgate.admin("/metrics").text().lines().any(|found| found == line));
+    };
+    metric(0);
+    write(&scene, &version(&scene, 1, false));
+    metric(1);
+    let ready = scene.outgate.admin("/readyz");
+    assert!(ready.status == 200 && ready.text().contains("what is on disk is not what runs: limits.of-1: added"));
+    assert!(status(&scene)["drift"]["what"].as_str().unwrap().starts_with("limits.of-1"));
+    write(&scene, &version(&scene, 2, false));
+    metric(0);
+    // A file that the configuration names counts, too.
+    scene.outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
+    metric(1);
+    assert!(scene.outgate.admin("/readyz").text().contains("signers.platform: "));
+    assert_eq!(said(&run(&scene, &["reload"])).0, 0);
+    metric(0);
+    let count = |words: &str| scene.outgate.log.count(2, &[words]);
+    assert_eq!((count("what is on disk is not what runs"), count("is what runs again")), (2, 2));
+}
+
+#[test]
+fn a_change_that_nobody_heard_is_taken_up() {
+    let scene = scene(true);
+    // Through another name of the file: its folder hears nothing.
+    let folder = &scene.outgate.folder;
+    fs::create_dir(folder.path("elsewhere")).unwrap();
+    fs::hard_link(folder.path("config.toml"), folder.path("elsewhere/x")).unwrap();
+    until("the link was heard", || status(&scene)["configuration"]["number"] == 3);
+    fs::write(folder.path("elsewhere/x"), version(&scene, 2, true).main.replace("idle = \"2s\"", "idle = \"9s\""))
+        .unwrap();
+    until("it is in force", || status(&scene)["configuration"]["changes"][0] == "timeouts: idle \"2s\" → \"9s\"");
+}
+
+/// What is left on disk, to be broken off anywhere.
+struct Left {
+    scene: Scene,
+    main: PathBuf,
+}
+
+impl Left {
+    /// Nobody runs.
+    fn new() -> Self {
+        let mut scene = scene(false);
+        scene.outgate.signal("KILL");
+        scene.outgate.wait();
+        let main = scene.outgate.folder.path("config.toml");
+        Self { scene, main }
+    }
+
+    fn rollback(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        command.arg("rollback").args(words).arg("--config").arg(&self.main);
+        command.args(words.first().filter(|word| **word != "--finish").map(|_| "--offline"));
+        command.arg("--state").arg(self.scene.outgate.folder.path("state"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    fn is_valid(&self) {
+        let check = Command::new(env!("CARGO_BIN_EXE_outgate")).arg("check").arg("--config").arg(&self.main).output();
+        assert!(check.as_ref().unwrap().status.success(), "{}", said(check.as_ref().unwrap()).2);
+    }
+}
+
+#[test]
+fn killed_at_any_moment_a_rollback_leaves_one_whole_configuration() {
+    let left = Left::new();
+    let start = Instant::now();
+    assert!(left.rollback(&["2"]).status().unwrap().success());
+    let whole = start.elapsed();
+    assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
+    let rounds = if support::required() { 400 } else { 60 };
+    for round in 0..rounds {
+        // To and fro: the other one is what may be half there.
+        let number = if versions(&left.main).contains("# v1") { "3" } else { "2" };
+        let mut child = left.rollback(&[number]).spawn().unwrap();
+        // The pace of the killer, from the first moment to a little after the last.
+        std::thread::sleep(whole.mul_f64(1.2 * f64::from(round) / f64::from(rounds)));
+        let _ = child.kill();
+        let _ = child.wait();
+        assert_eq!(versions(&left.main).len(), 1, "killed in round {round}");
+        if round % 10 == 0 {
+            left.is_valid();
+        }
+    }
+    assert!(left.rollback(&["3"]).status().unwrap().success());
+    assert_eq!(versions(&left.main), BTreeSet::from(["# v2".to_owned()]));
+    assert!(!left.scene.outgate.folder.path(".config.toml.rollback").exists());
+}
+
+#[test]
+fn between_any_two_steps_the_whole_set_counts() {
+    let left = Left::new();
+    let folder = &left.scene.outgate.folder;
+    let (one, two) = (BTreeSet::from(["# v1".to_owned()]), BTreeSet::from(["# v2".to_owned()]));
+    let history = History::at(folder.path("state/history"));
+    let entry = history.entry(2).unwrap();
+    let overlay = || restore::overlay(&left.main, &entry, &history.written(&entry).unwrap());
+    assert_eq!(overlay().removed, BTreeSet::from([folder.path("conf.d/b.toml")]));
+
+    // Before it has its name, it is nothing.
+    fs::create_dir(folder.path(".config.toml.rollback-unfinished")).unwrap();
+    folder.write(".config.toml.rollback-unfinished/0", "half");
+    assert_eq!(versions(&left.main), two);
+    restore::begin(&left.main, overlay()).unwrap();
+    assert_eq!(versions(&left.main), one, "it has its name");
+    let version = version(&left.scene, 1, false);
+    folder.write(".config.toml.rollback-next", "half a file");
+    assert_eq!(versions(&left.main), one);
+    fs::write(&left.main, &version.main).unwrap();
+    assert_eq!(versions(&left.main), one, "the main file is in its place");
+    left.is_valid();
+    // What starts now runs all of it, and says so.
+    let running = Outgate::run_in(Folder::linked(folder));
+    let ready = running.admin("/readyz").text();
+    assert!(ready.contains("a rollback to 2 has not finished"), "{ready}");
+    let mut asking = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    let found = json(&asking.args(["status", "--json", "--config"]).arg(&left.main).output().unwrap());
+    assert_eq!(found["configuration"]["how"], "rollback to 2");
+    let (code, _, err) = said(&left.rollback(&["--finish"]).output().unwrap());
+    assert!(code == 0 && err.contains("the rollback to configuration 2 that was broken off is finished"), "{err}");
+    assert_eq!(versions(&left.main), one);
+    assert_eq!(fs::read_to_string(folder.path("conf.d/a.toml")).unwrap(), version.include.1);
+    until("it is told no more", || !running.admin("/readyz").text().contains("rollback"));
+    // A folder that makes no sense is not passed over.
+    fs::create_dir(folder.path(".config.toml.rollback")).unwrap();
+    assert!(config::load(&left.main).is_err());
+}
+
+/// Who finds a copy of an entry must not be able to try out which secret a file holds.
+#[test]
+fn history_keeps_keyed_digests_of_secrets() {
+    let scene = scene_of(&|text| text.to_owned());
+    let folder = &scene.outgate.folder;
+    let (history, key) = (folder.path("state/history"), folder.path("key"));
+    let entry = || fs::read_to_string(history.join("000001/entry.json"));
+    let deadline = Instant::now() + PATIENCE;
+    while entry().is_err() {
+        assert!(Instant::now() < deadline, "no entry");
+    }
+    let plain = written::hex(digest::digest(&digest::SHA256, &fs::read(&key).unwrap()).as_ref());
+    let kept: serde_json::Value = serde_json::from_str(&entry().unwrap()).unwrap();
+    assert!(kept["contents"][key.to_str().unwrap()].is_string() && !kept.to_string().contains(&plain), "{kept:#}");
+    let loaded = config::load(&folder.path("config.toml")).unwrap();
+    assert!(!kept.to_string().contains(&loaded.config.written.digest), "{kept:#}");
+    let metadata = fs::metadata(folder.path("state/history.key")).unwrap();
+    assert_eq!((metadata.len(), std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777), (32, 0o600));
+    // A restart with the same files is the same configuration; with another secret it is another.
+    let outgate = scene.outgate.restarted();
+    assert_eq!(History::at(history.clone()).entries().unwrap().len(), 1);
+    outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
+    let changed = |lines: &[String]| lines.iter().any(|line| line.contains("configuration reloaded")).then_some(());
+    outgate.log.until("a reload", changed);
+    assert_eq!(History::at(history).entries().unwrap().len(), 2);
+}

@@ -1,0 +1,258 @@
+//! Clients that hang up and targets that stall, at each step of a delivery.
+//! Does every delivery leave one record, and nothing else behind?
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
+
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Client, Outgate, PATIENCE, post};
+
+/// One delivery at a time on every route, so a permit that is not freed shows at once.
+const ONE: &str = "[limits.one]\nconcurrency = 1\n";
+
+struct Place {
+    outgate: Outgate,
+    good: Receiver,
+    plain: Receiver,
+    /// Accepts, and does what the test says by hand.
+    slow: TcpListener,
+}
+
+fn place() -> Place {
+    let pki = Pki::new();
+    let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let plain = Receiver::plain(ok());
+    let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = slow.local_addr().unwrap().port();
+    let text = config(&good, &plain, ONE)
+        .replace("ports = [", &format!("limits = [\"one\"]\nports = [{port}, "))
+        .replace("response = \"5s\"", "response = \"300ms\"")
+        .replace("tls = \"2s\"", "tls = \"300ms\"")
+        .replace("body = \"5s\"", "body = \"300ms\"")
+        .replace("[limits.one]", "[timeouts]\ntotal = \"1s\"\n[limits.one]");
+    Place { outgate: Outgate::run(folder(&pki), &text), good, plain, slow }
+}
+
+impl Place {
+    fn good_url(&self) -> String {
+        format!("https://hook.example:{}/", self.good.port())
+    }
+    fn slow_url(&self, scheme: &str) -> String {
+        let host = if scheme == "https" { "hook" } else { "plain" };
+        format!("{scheme}://{host}.example:{}/", self.slow.local_addr().unwrap().port())
+    }
+
+    /// The permit is free again, every connection gone, and there are as many records as deliveries.
+    fn nothing_is_left(&self, records: usize, what: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        for url in [self.good_url(), format!("http://plain.example:{}/", self.plain.port())] {
+            loop {
+                let answer = self.outgate.post(&url, "", "");
+                if answer.code() != "concurrency_limited" {
+                    assert_eq!(answer.status, 200, "{what}: {answer:?}");
+                    break;
+                }
+                assert!(Instant::now() < deadline, "{what}: the permit is not freed");
+            }
+        }
+        while !self.outgate.admin("/metrics").text().contains("outgate_client_connections 0") {
+            assert!(Instant::now() < deadline, "{what}: a connection is left");
+        }
+        let all = self.outgate.records(records + 2);
+        let mine = all.iter().filter(|record| record["code"] != "concurrency_limited").count();
+        assert_eq!(mine, records + 2, "{what}: {all:#?}");
+    }
+}
+
+fn accept(listener: &TcpListener) -> std::io::Result<TcpStream> {
+    let (stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Reads until the head of a request is in.
+fn read_head(stream: &mut TcpStream) {
+    let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
+    while !seen.windows(4).any(|four| four == b"\r\n\r\n") {
+        let length = stream.read(&mut piece).unwrap();
+        assert_ne!(length, 0);
+        seen.extend_from_slice(&piece[..length]);
+    }
+}
+
+#[test]
+fn a_client_may_hang_up_before_its_body_is_in() {
+    let place = place();
+    let (signed, plain) = (place.good_url(), place.slow_url("http"));
+    let head = |url: &str, framing: &str| format!("POST {url} HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n");
+    let mut records = 0;
+    for (sent, counts) in [
+        (String::new(), false),
+        ("POST https://hook.exa".into(), false),
+        (head(&signed, "Content-Length: 10"), true),
+        (head(&signed, "Content-Length: 10") + "half", true),
+        (head(&signed, "Transfer-Encoding: chunked") + "5\r\nhe", true),
+        (head(&plain, "Content-Length: 10") + "half", true),
+        (head(&plain, "Transfer-Encoding: chunked") + "5\r\nhello\r\n", true),
+    ] {
+        let mut client = place.outgate.connect();
+        client.send(&sent);
+        let streams = sent.contains("plain.example");
+        let upstream = streams.then(|| accept(&place.slow).unwrap());
+        drop(client);
+        if let Some(mut upstream) = upstream {
+            let mut seen = Vec::new();
+            let _ = upstream.read_to_end(&mut seen);
+            assert!(!seen.ends_with(b"0\r\n\r\n"), "a broken upload must not look whole");
+        }
+        records += usize::from(counts);
+        let all = place.outgate.records(records);
+        assert!(!counts || all[records - 1]["code"] == "client_gone", "{sent:?}: {:?}", all.last());
+    }
+    place.nothing_is_left(records, "bodies");
+    assert_eq!(place.good.seen().len(), 1, "nothing half was delivered");
+}
+
+#[test]
+fn a_client_may_hang_up_while_it_waits() {
+    let place = place();
+    // While the target's handshake stalls, then while its answer does.
+    for (count, scheme) in ["https", "http"].into_iter().enumerate() {
+        let mut client = place.outgate.connect();
+        client.send(post(&place.slow_url(scheme), "", "x"));
+        let mut upstream = accept(&place.slow).unwrap();
+        if scheme == "http" {
+            read_head(&mut upstream);
+        }
+        drop(client);
+        let _ = upstream.read_to_end(&mut Vec::new());
+        assert_eq!(place.outgate.records(count + 1)[count]["code"], "client_gone", "{scheme}");
+    }
+    // While the answer streams, and the target has fallen silent.
+    let mut client = place.outgate.connect();
+    client.send(post(&place.slow_url("http"), "", "x"));
+    let mut upstream = accept(&place.slow).unwrap();
+    read_head(&mut upstream);
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").unwrap();
+    assert!(client.read_some().starts_with(b"HTTP/1.1 200"));
+    drop(client);
+    let _ = upstream.read_to_end(&mut Vec::new());
+    let record = place.outgate.records(3)[2].clone();
+    assert_eq!(record["code"], "client_gone", "{record}");
+    place.nothing_is_left(3, "waits");
+}
+
+#[test]
+fn a_target_may_stall_at_each_step() {
+    let place = place();
+    let url = |scheme| place.slow_url(scheme);
+    // No handshake.
+    let mut client = place.outgate.connect();
+    client.send(post(&url("https"), "", "x"));
+    let stalled = accept(&place.slow).unwrap();
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.code()), (504, "connect_timeout"));
+    drop((stalled, client));
+    // No answer, to a fixed and to a streamed body.
+    for framing in ["Content-Length: 1\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"] {
+        let mut client = place.outgate.connect();
+        client.send(format!("POST {} HTTP/1.1\r\nHost: h\r\n{framing}", url("http")));
+        let stalled = accept(&place.slow).unwrap();
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code()), (504, "response_timeout"), "{framing}");
+        drop(stalled);
+    }
+    // A head without its body, and half a body: the head is out, so the client must see the break.
+    for sent in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    ] {
+        let mut client = place.outgate.connect();
+        client.send(post(&url("http"), "", "x"));
+        let mut stalled = accept(&place.slow).unwrap();
+        read_head(&mut stalled);
+        stalled.write_all(sent.as_bytes()).unwrap();
+        let all = client.rest();
+        assert!(all.starts_with(b"HTTP/1.1 200") && !all.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&all));
+    }
+    let records = place.outgate.records(5);
+    let codes: Vec<_> = records.iter().map(|record| record["code"].as_str().unwrap()).collect();
+    assert_eq!(
+        codes,
+        ["connect_timeout", "response_timeout", "response_timeout", "response_timeout", "response_timeout"]
+    );
+    place.nothing_is_left(5, "stalls");
+}
+
+#[test]
+fn a_client_may_not_stall_its_body() {
+    let place = place();
+    for (url, streams) in [(place.good_url(), false), (place.slow_url("http"), true)] {
+        let mut client = place.outgate.connect();
+        client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf"));
+        let upstream = streams.then(|| accept(&place.slow).unwrap());
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code(), answer.field("connection")), (408, "body_timeout", "close"), "{url}");
+        drop(upstream);
+    }
+    place.nothing_is_left(2, "slow bodies");
+}
+
+#[test]
+fn a_crowd_that_hangs_up_leaves_nothing_open() {
+    let place = place();
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", place.outgate.pid())).unwrap().count();
+    assert_eq!(place.outgate.post(&place.good_url(), "", "x").status, 200);
+    let before = descriptors();
+    for round in 0..200 {
+        let mut client: Client = place.outgate.connect();
+        let request = post(&place.good_url(), "", "body");
+        client.send(&request[..round % request.len()]);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while descriptors() > before + 1 {
+        assert!(Instant::now() < deadline, "{} descriptors are open, {before} before", descriptors());
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_nothing_past_the_total_timeout() {
+    let place = place();
+    let mut client = place.outgate.connect();
+    client.send(post(&place.slow_url("http"), "", "x"));
+    let mut upstream = accept(&place.slow).unwrap();
+    read_head(&mut upstream);
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 67000000\r\n\r\n").unwrap();
+    // More than all the buffers between here and a client that does not read; ends when the proxy hangs up.
+    while upstream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+    let record = place.outgate.records(1)[0].clone();
+    let total = record["ms"]["total"].as_f64().unwrap();
+    assert!((900.0..5000.0).contains(&total), "{record}");
+}
+
+/// What the kernel refuses is said, once, and waited out.
+#[test]
+fn a_host_without_descriptors_is_complained_of_and_survived() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let place = place();
+    let url = format!("http://plain.example:{}/", place.plain.port());
+    assert_eq!(place.outgate.post(&url, "", "").status, 200);
+    let pid = Pid::from_raw(i32::try_from(place.outgate.pid()).unwrap());
+    let limit = |current| prlimit(pid, Resource::Nofile, Rlimit { current: Some(current), maximum: Some(1024) });
+    limit(0).unwrap();
+    let mut client = place.outgate.connect();
+    client.send(post(&url, "", "late"));
+    place.outgate.log.until("a complaint", |lines| {
+        lines.iter().any(|line| line.contains("cannot accept connections on 127.0.0.1")).then_some(())
+    });
+    limit(1024).unwrap();
+    assert_eq!(client.answer().status, 200);
+    let said = place.outgate.log.all().iter().filter(|line| line.contains("cannot accept")).count();
+    assert_eq!(said, 1);
+}

@@ -1,0 +1,221 @@
+//! The operator's log in its forms, and what changes of it without a restart.
+//! Can a terminal, a journal and a machine each read what outgate says?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Client, Folder, Outgate};
+
+fn text(plain: &Receiver, log: &str) -> String {
+    config(plain, plain, &format!("[log]\n{log}\n"))
+}
+
+/// Runs a command of outgate on a terminal, with this variable.
+fn on_a_terminal(arguments: &str, variable: (&str, &str)) -> String {
+    let command = format!("{} {arguments}", env!("CARGO_BIN_EXE_outgate"));
+    let mut script = Command::new("script");
+    script
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .env(variable.0, variable.1);
+    let output = script.stdin(Stdio::null()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn no_color_takes_the_colours_from_a_terminal() {
+    if Command::new("script").arg("--version").output().is_err() {
+        assert!(!support::required(), "missing: script (bsdutils)");
+        return;
+    }
+    let folder = Folder::new();
+    let path = folder.write("config.toml", "[server]\n");
+    let arguments = format!("check --config {}", path.display());
+    assert!(on_a_terminal(&arguments, ("NO_COLOR", "")).contains("\x1b["));
+    let plain = on_a_terminal(&arguments, ("NO_COLOR", "1"));
+    assert!(plain.contains("warning") && !plain.contains('\x1b'), "{plain:?}");
+}
+
+#[test]
+fn log_lines_carry_their_priority_where_stderr_is_the_journal() {
+    let plain = Receiver::plain(ok());
+    let folder = folder(&Pki::new());
+    let dir = folder.path("").display().to_string();
+    let path = folder.write("config.toml", text(&plain, "").replace("{dir}", &dir));
+    for is_journal in [true, false] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (mut reader, writer) = (File::from(OwnedFd::from(reader)), File::from(OwnedFd::from(writer)));
+        let metadata = writer.metadata().unwrap();
+        let inode = metadata.ino() + u64::from(!is_journal);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_outgate"))
+            .args(["run", "--config"])
+            .arg(&path)
+            .env("JOURNAL_STREAM", format!("{}:{inode}", metadata.dev()))
+            .env("STATE_DIRECTORY", folder.path("state"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(writer)
+            .spawn()
+            .unwrap();
+        let mut lines = Vec::new();
+        for line in BufReader::new(&mut reader).lines() {
+            let line = line.unwrap();
+            let is_last = line.ends_with("ready");
+            lines.push(line);
+            if is_last {
+                break;
+            }
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        let _ = reader.read_to_end(&mut Vec::new());
+        let has_priority = |line: &String| line.as_bytes().first() == Some(&b'<') && line.as_bytes()[2] == b'>';
+        assert_eq!(lines.iter().all(has_priority), is_journal, "{lines:#?}");
+        assert_eq!(lines.iter().any(|line| line == "<6>ready"), is_journal, "{lines:#?}");
+        assert_eq!(lines.iter().any(|line| line.starts_with("<4>warning[")), is_journal, "{lines:#?}");
+    }
+}
+
+#[test]
+fn log_format_level_and_file_change_without_a_restart() {
+    let plain = Receiver::plain(ok());
+    let outgate = Outgate::run(folder(&Pki::new()), &text(&plain, "deliveries = \"file:{dir}/one\""));
+    let (one, two) = (outgate.folder.path("one"), outgate.folder.path("two"));
+    let url = format!("http://plain.example:{}/in", plain.port());
+    assert_eq!(outgate.post(&url, "", "x").status, 200);
+    outgate.reconfigure(&text(&plain, "deliveries = \"file:{dir}/two\"\nformat = \"json\"\nlevel = \"debug\""));
+    assert_eq!(outgate.post(&url, "", "x").status, 200);
+    outgate.log.until("a line of JSON", |lines| {
+        let line = lines.iter().find(|line| line.contains("configuration reloaded"))?;
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        (line["level"] == "info" && line["time"].is_string() && line["message"].is_string()).then_some(())
+    });
+    let count = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while (count(&one), count(&two)) != (1, 1) {
+        assert!(std::time::Instant::now() < deadline, "{} and {} records", count(&one), count(&two));
+    }
+    assert!(!outgate.log.all().iter().any(|line| line.contains("next restart")));
+    // A file that cannot be opened rejects the configuration, and nothing changes.
+    outgate.reconfigure(&text(&plain, "deliveries = \"file:{dir}/missing/three\""));
+    assert!(outgate.admin("/readyz").text().contains("cannot open the delivery log"));
+    // At this level the adoption is not logged.
+    let quiet = text(&plain, "level = \"error\"").replace("{dir}", &outgate.folder.path("").display().to_string());
+    let next = outgate.folder.write("next", quiet);
+    std::fs::rename(next, outgate.folder.path("config.toml")).unwrap();
+    assert_eq!(outgate.records(0).len(), 0);
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    while outgate.admin("/readyz").text().contains("cannot open the delivery log") {
+        assert!(std::time::Instant::now() < deadline, "not adopted");
+    }
+    assert_eq!(outgate.post(&url, "", "x").status, 200);
+    assert_eq!(outgate.records(1).len(), 1, "on stdout");
+    let reloads = outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
+    assert_eq!(reloads, 1);
+}
+
+#[test]
+fn metrics_are_given_as_plain_text_where_accept_prefers_it() {
+    let plain = Receiver::plain(ok());
+    let outgate = Outgate::run(folder(&Pki::new()), &text(&plain, ""));
+    let url = format!("http://plain.example:{}/in", plain.port());
+    assert_eq!(outgate.post(&url, "", "x").status, 200);
+    outgate.records(1);
+    let ask = |accept: &str| {
+        let mut client = Client::connect(outgate.admin);
+        client.send(format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{accept}Connection: close\r\n\r\n"));
+        client.answer()
+    };
+    for accept in [
+        "",
+        "Accept: */*\r\n",
+        "Accept: application/openmetrics-text;version=1.0.0;q=0.6, text/plain;version=0.0.4;q=0.2, */*;q=0.1\r\n",
+    ] {
+        assert!(ask(accept).field("content-type").starts_with("application/openmetrics-text"), "{accept}");
+    }
+    let answer = ask("Accept: text/plain\r\n");
+    assert_eq!(answer.field("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let text = answer.text();
+    assert!(text.contains("# TYPE outgate_deliveries_total counter\n") && !text.contains("# EOF"), "{text}");
+    assert!(text.contains("\noutgate_deliveries_total{"), "{text}");
+}
+
+#[test]
+fn yaml_and_json_given_by_mistake_are_named() {
+    let said = |text: &str| {
+        let folder = Folder::new();
+        let path = folder.write("config", text);
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_outgate")).args(["check", "--config"]).arg(path).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (text, language) in [
+        ("# mine\nserver:\n  listen: [\"127.0.0.1:1\"]\n", "YAML"),
+        ("---\nserver: {}\n", "YAML"),
+        ("{\"server\": {\"listen\": []}}\n", "JSON"),
+    ] {
+        let said = said(text);
+        assert!(said.contains(&format!("this is {language}, and not TOML")), "{said}");
+        assert!(said.contains("not valid: 1 problem, 0 warnings"), "{said}");
+    }
+    assert!(said("[server]\nlisten: 1\n").contains("not TOML:"));
+}
+
+#[test]
+fn hosts_that_hold_a_url_or_a_port_are_answered_with_the_host() {
+    for (written, host) in [
+        ("https://hooks.acme.example/in?x=1", "hooks.acme.example"),
+        ("hooks.acme.example:443", "hooks.acme.example"),
+        ("hooks.acme.example/in", "hooks.acme.example"),
+    ] {
+        let folder = Folder::new();
+        let text = format!(
+            "[egress.default]\nranges = [\"198.51.100.16/28\"]\n[[routes]]\nname = \"a\"\nhosts = [\"{written}\"]\n"
+        );
+        let path = folder.write("config.toml", text);
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_outgate")).args(["check", "--config"]).arg(path).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&format!("write the host alone, \"{host}\"")), "{said}");
+    }
+}
+
+#[test]
+fn numbers_are_numbers_in_json() {
+    let folder = Folder::new();
+    let text = "[egress.default]\nranges = [\"127.0.7.0/30\"]\n[egress.six]\nranges = [\"2001:db8:5::/64\"]\n";
+    let path = folder.write("config.toml", text);
+    let verify = ["egress", "verify", "--json", "--config"];
+    let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(verify).arg(path).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json[0]["configured"], &json[0]["usable"]), (&4.into(), &4.into()), "{json}");
+    assert!(json[1]["configured"].as_f64().unwrap() > 1.8e19, "{json}");
+}
+
+#[test]
+fn demo_leaves_nothing_behind_and_shows_a_record_and_a_metric() {
+    let (home, state) = (Folder::new(), Folder::new());
+    let output = Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(["demo", "--once"])
+        .env("TMPDIR", home.path(""))
+        .current_dir(state.path(""))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("\"code\":\"delivered\"") && said.contains("outgate_deliveries_total{"), "{said}");
+    for folder in [&home, &state] {
+        assert_eq!(std::fs::read_dir(folder.path("")).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,281 @@
+//! Standard streams that nobody reads, that are full, or that are closed.
+//! Does a write to stdout or stderr ever stop or end outgate?
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, PipeWriter, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Answer, Client, Folder, PATIENCE, post};
+
+/// A proxy with one worker, whose stderr is a pipe that the test holds by both ends.
+struct Piped {
+    child: Child,
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    stderr: BufReader<File>,
+    writer: File,
+    folder: Folder,
+    target: Receiver,
+    plain: Receiver,
+}
+
+impl Piped {
+    fn run() -> Self {
+        let (reader, writer) = std::io::pipe().unwrap();
+        Self::run_with(OwnedFd::from(reader).into(), OwnedFd::from(writer).into())
+    }
+
+    fn run_with(reader: File, writer: File) -> Self {
+        let pki = Pki::new();
+        let (target, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
+        let folder = folder(&pki);
+        folder.write("config.toml", text(&folder, &target, &plain, ""));
+        let child = spawn(&folder, writer.try_clone().unwrap());
+        let mut stderr = BufReader::new(reader);
+        let (mut proxy, mut admin) = (None, None);
+        for line in (&mut stderr).lines() {
+            let line = line.unwrap();
+            let address = |what| line.split_once(what).map(|(_, address)| address.trim().parse().unwrap());
+            proxy = proxy.or_else(|| address("proxy listening on "));
+            admin = admin.or_else(|| address("admin listening on "));
+            if line.ends_with(" ready") {
+                break;
+            }
+        }
+        let (proxy, admin) = (proxy.unwrap(), admin.unwrap());
+        Self { child, proxy, admin, stderr, writer, folder, target, plain }
+    }
+
+    fn deliver(&self) -> u16 {
+        let mut client = Client::connect(self.proxy);
+        client.send(post(&format!("https://hook.example:{}/in", self.target.port()), "Connection: close\r\n", "x"));
+        client.answer().status
+    }
+
+    fn admin(&self, path: &str) -> Answer {
+        let mut client = Client::connect(self.admin);
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin));
+        client.answer()
+    }
+
+    fn close_stderr(&mut self) {
+        self.stderr = BufReader::new(File::open("/dev/null").unwrap());
+    }
+
+    /// Adopts another configuration, about which the log has something to say.
+    fn reload(&self, number: usize) {
+        let more = format!("[limits.l{number}]\nconcurrency = 1\n");
+        let next = self.folder.write("next", text(&self.folder, &self.target, &self.plain, &more));
+        std::fs::rename(next, self.folder.path("config.toml")).unwrap();
+        let adopted = format!("outgate_reloads_total{{result=\"adopted\"}} {number}");
+        self.until("reload", || self.admin("/metrics").text().lines().any(|line| line == adopted));
+    }
+
+    fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "no {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn lost_lines(&self) -> u64 {
+        let metrics = self.admin("/metrics").text();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("outgate_log_lines_lost "));
+        count.unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &Folder, stderr: impl Into<Stdio>) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(["run", "--config"])
+        .arg(folder.path("config.toml"))
+        .env("STATE_DIRECTORY", folder.path("state"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .unwrap()
+}
+
+fn text(folder: &Folder, target: &Receiver, plain: &Receiver, more: &str) -> String {
+    config(target, plain, more)
+        .replace("{dir}", &folder.path("").display().to_string())
+        .replace("[server]", "[log]\ndeliveries = \"off\"\n[server]\nworkers = 1")
+}
+
+/// Writes into the pipe until nothing more fits.
+fn fill(writer: &impl AsRawFd) {
+    // The child has the same open file: to make this one non-blocking must not make the child's so.
+    let own = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut own = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(own).unwrap();
+    for size in [4096, 1] {
+        while own.write_all(&b"\n".repeat(size)).is_ok() {}
+    }
+}
+
+#[test]
+fn log_to_a_stderr_that_nobody_reads_stops_no_delivery() {
+    let mut outgate = Piped::run();
+    fill(&outgate.writer);
+    for number in 1..=3 {
+        outgate.reload(number);
+        assert_eq!(outgate.deliver(), 200);
+    }
+    // What waits is written when stderr is read again.
+    let mut line = String::new();
+    while !line.contains("number 4") {
+        line.clear();
+        outgate.stderr.read_line(&mut line).unwrap();
+    }
+}
+
+/// As `outgate run 2>&1 | tee log` has it when `tee` ends.
+#[test]
+fn log_to_a_closed_stderr_ends_nothing_and_its_lost_lines_are_counted() {
+    let mut outgate = Piped::run();
+    assert_eq!(outgate.lost_lines(), 0);
+    outgate.close_stderr();
+    outgate.reload(1);
+    assert_eq!(outgate.deliver(), 200);
+    outgate.until("lost line", || outgate.lost_lines() > 0);
+    let ready = outgate.admin("/readyz");
+    assert!(ready.status == 200 && ready.text().contains("the log cannot be written"), "{}", ready.text());
+}
+
+#[test]
+fn log_reports_its_lost_lines_when_it_can_be_written_again() {
+    let folder = Folder::new();
+    let fifo = folder.path("stderr");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // By both ends, so that neither waits for the other.
+    let both = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let reader = File::open(&fifo).unwrap();
+    let writer = OpenOptions::new().write(true).open(&fifo).unwrap();
+    drop(both);
+    let mut outgate = Piped::run_with(reader, writer);
+    outgate.close_stderr();
+    outgate.reload(1);
+    outgate.until("lost line", || outgate.lost_lines() > 0);
+    outgate.stderr = BufReader::new(File::open(&fifo).unwrap());
+    outgate.reload(2);
+    let mut line = String::new();
+    while !line.contains("log lines were lost: stderr did not take them") {
+        line.clear();
+        assert_ne!(outgate.stderr.read_line(&mut line).unwrap(), 0);
+    }
+    outgate.until("end of it", || !outgate.admin("/readyz").text().contains("the log cannot be written"));
+}
+
+#[test]
+fn log_to_a_full_stderr_stops_neither_the_start_nor_the_end() {
+    let pki = Pki::new();
+    let (target, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
+    let folder = folder(&pki);
+    let socket = folder.path("admin.sock");
+    let text = text(&folder, &target, &plain, "")
+        .replace("[admin]\nlisten = [", &format!("[admin]\nlisten = [\"unix:{}\", ", socket.display()));
+    folder.write("config.toml", text);
+    let (_reader, writer) = std::io::pipe().unwrap();
+    fill(&writer);
+    let mut child = spawn(&folder, writer.try_clone().unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "it does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None => assert!(Instant::now() < deadline, "it does not end"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(ended.success(), "{ended}");
+}
+
+/// Commands that need no running proxy, and one that misses it.
+fn commands(folder: &Folder) -> Vec<Vec<String>> {
+    let config = folder.path("config.toml").display().to_string();
+    [
+        "--help",
+        "check --help",
+        "check --config CONFIG",
+        "check --config CONFIG --json",
+        "check --config CONFIG.missing",
+        "explain POST https://hook.example/ --config CONFIG",
+        "egress list --config CONFIG",
+        "egress verify --config CONFIG",
+        "token new",
+        "keys new --scheme standard-webhooks",
+        "keys list --config CONFIG",
+        "status --config CONFIG",
+        "history --config CONFIG",
+        "demo --once",
+    ]
+    .map(|words| words.replace("CONFIG", &config).split(' ').map(str::to_owned).collect())
+    .into()
+}
+
+fn run(words: &[String], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> std::process::ExitStatus {
+    Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .status()
+        .unwrap()
+}
+
+fn closed() -> PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
+fn command_scene() -> Folder {
+    let pki = Pki::new();
+    let (target, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
+    let folder = folder(&pki);
+    folder.write("config.toml", text(&folder, &target, &plain, ""));
+    folder
+}
+
+#[test]
+fn every_command_ends_quietly_on_a_closed_pipe() {
+    let folder = command_scene();
+    for words in commands(&folder) {
+        let expected = run(&words, Stdio::null(), Stdio::null());
+        let is_meant = expected.code().is_some_and(|code| ![2, 101].contains(&code));
+        assert!(is_meant, "{words:?}: {expected}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        let ended = run(&words, closed(), writer);
+        let said = std::io::read_to_string(reader).unwrap();
+        assert_eq!(ended, expected, "{words:?}");
+        assert!(!said.contains("pipe"), "{words:?}: {said}");
+        assert_eq!(run(&words, Stdio::null(), closed()), expected, "{words:?}");
+    }
+}
+
+#[test]
+fn a_command_whose_answer_does_not_fit_on_the_disk_says_so() {
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ended = run(&["token".to_owned(), "new".to_owned()], full, Stdio::null());
+    assert_eq!(ended.code(), Some(74));
+}

@@ -1,0 +1,120 @@
+//! Delivery records in a file that is rotated, full, or cannot be opened.
+//! Does an operator learn what becomes of the records?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Outgate, PATIENCE};
+
+struct Place {
+    outgate: Outgate,
+    plain: Receiver,
+}
+
+/// Records go where `deliveries` says.
+fn place(deliveries: &str) -> Place {
+    let plain = Receiver::plain(ok());
+    let text = config(&plain, &plain, &format!("[log]\ndeliveries = \"{deliveries}\"\n"));
+    Place { outgate: Outgate::run(folder(&Pki::new()), &text), plain }
+}
+
+impl Place {
+    fn deliver(&self) {
+        let url = format!("http://plain.example:{}/in", self.plain.port());
+        assert_eq!(self.outgate.post(&url, "", "x").status, 200);
+    }
+
+    fn logged(&self, words: &str) -> String {
+        let found = |lines: &[String]| lines.iter().find(|line| line.contains(words)).cloned();
+        self.outgate.log.until(words, found)
+    }
+
+    fn is_metric(&self, line: &str) -> bool {
+        self.outgate.admin("/metrics").text().lines().any(|other| other == line)
+    }
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "no {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn records(path: &Path) -> usize {
+    fs::read_to_string(path).unwrap_or_default().lines().count()
+}
+
+#[test]
+fn usr1_that_cannot_reopen_the_log_says_so_and_keeps_the_old_file() {
+    let place = place("file:{dir}/deliveries.jsonl");
+    let (path, rotated) = (place.outgate.folder.path("deliveries.jsonl"), place.outgate.folder.path("rotated"));
+    assert!(place.is_metric("outgate_log_reopen_failed 0"));
+    fs::rename(&path, &rotated).unwrap();
+    fs::create_dir(&path).unwrap();
+    place.outgate.signal("USR1");
+    let line = place.logged("cannot reopen");
+    assert!(line.contains("deliveries.jsonl") && line.contains("WARN"), "{line}");
+    assert!(place.is_metric("outgate_log_reopen_failed 1"));
+    let ready = place.outgate.admin("/readyz");
+    assert!(ready.status == 200 && ready.text().contains("cannot reopen"), "{}", ready.text());
+    place.deliver();
+    until("record in the old file", || records(&rotated) == 1);
+    // Once it can be opened, it is, without another signal.
+    fs::remove_dir(&path).unwrap();
+    place.logged("is open again");
+    place.deliver();
+    until("record in the new file", || records(&path) == 1);
+    assert_eq!(records(&rotated), 1);
+    assert!(place.is_metric("outgate_log_reopen_failed 0"));
+    assert!(!place.outgate.admin("/readyz").text().contains("reopen"));
+}
+
+#[test]
+fn lost_records_are_reported_in_the_log_with_their_count_and_path() {
+    let mut place = place("file:/dev/full");
+    (0..3).for_each(|_| place.deliver());
+    let line = place.logged("delivery records were lost");
+    assert!(line.contains("/dev/full") && line.contains("No space left"), "{line}");
+    place.deliver();
+    place.outgate.signal("TERM");
+    assert!(place.outgate.wait().success());
+    place.logged("(4 since the start)");
+    let told = |line: &String| -> Option<u32> {
+        let (before, _) = line.split_once(" delivery records were lost")?;
+        before.rsplit(' ').next()?.parse().ok()
+    };
+    let lines = place.outgate.log.all();
+    let told: Vec<u32> = lines.iter().filter_map(told).collect();
+    assert!(told.len() <= 2 && told.iter().sum::<u32>() == 4, "{told:?}");
+}
+
+#[test]
+fn check_tests_that_the_delivery_log_can_be_written() {
+    let plain = Receiver::plain(ok());
+    let check = |deliveries: &str| {
+        let folder = folder(&Pki::new());
+        let text = config(&plain, &plain, &format!("[log]\ndeliveries = \"{deliveries}\"\n"));
+        let dir = folder.path("").display().to_string();
+        let path = folder.write("config.toml", text.replace("{dir}/", &dir));
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_outgate")).args(["check", "--config"]).arg(path).output().unwrap();
+        assert!(!folder.path("new.jsonl").exists(), "check creates nothing");
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(check("file:{dir}/new.jsonl").0, 0);
+    for wrong in ["file:{dir}/missing/new.jsonl", "file:{dir}/", "file:{dir}/key/new.jsonl"] {
+        let (code, said) = check(wrong);
+        assert!(code == 1 && said.contains("the delivery log cannot be written"), "{wrong}: {said}");
+    }
+}

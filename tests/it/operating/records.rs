@@ -1,0 +1,405 @@
+//! Records and response fields of deliveries that fail, as an operator reads them to answer a customer.
+//! Does a record say why this webhook did not arrive, as far as it came?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use support::pki::Pki;
+use support::receiver::{Receiver, answering, ok};
+use support::scene::{Scene, config, folder, scene, scene_with};
+use support::{Answer, Outgate, PATIENCE, post};
+
+/// A port where nobody listens: bound, so that nobody else can take it.
+fn refusing() -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+    (socket, port)
+}
+
+/// A listener whose queue is full, so that the kernel drops every further SYN.
+fn silent() -> (Vec<Socket>, u16) {
+    let (socket, port) = refusing();
+    socket.listen(0).unwrap();
+    let mut held = vec![socket];
+    for _ in 0..2 {
+        let filler = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        filler.set_nonblocking(true).unwrap();
+        drop(filler.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()));
+        held.push(filler);
+    }
+    (held, port)
+}
+
+/// The usual scene, whose routes allow this port, too, and wait for a connection as long as it says.
+fn towards(port: u16, connect: &str) -> Scene {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "").replace("ports = [", &format!("ports = [{port}, "));
+    scene.outgate.reconfigure(&text.replace("connect = \"2s\"", &format!("connect = \"{connect}\"")));
+    scene
+}
+
+fn is_of_the_pool(address: &Value) -> bool {
+    address.as_str().is_some_and(|address| address.starts_with("127.0.7."))
+}
+
+/// The records of these answers, in this order: that of a delivery may be written after its client sends the next one.
+fn records_of(outgate: &Outgate, answers: &[Answer]) -> Vec<Value> {
+    let records = outgate.records(answers.len());
+    let record_of = |answer: &Answer| {
+        let id = answer.field("outgate-request-id");
+        records.iter().find(|record| record["request_id"] == id).expect("a record of the answer").clone()
+    };
+    answers.iter().map(record_of).collect()
+}
+
+/// What every response has: see docs/requests.md, "Fields of a response".
+fn marked(answer: &Answer, egress: &str) {
+    assert_eq!((answer.field("outgate-egress"), answer.field("via")), (egress, "1.1 outgate"), "{answer:?}");
+    assert!(answer.field("proxy-status").starts_with("outgate"), "{answer:?}");
+    assert!(!answer.field("outgate-request-id").is_empty(), "{answer:?}");
+}
+
+#[test]
+fn a_record_of_a_refused_connection_has_every_attempt_with_its_source() {
+    let (_closed, port) = refusing();
+    let scene = towards(port, "2s");
+    let answer = scene.outgate.post(&format!("https://hook.example:{port}/in?x"), "", "x");
+    assert_eq!(answer.code(), "connect_refused");
+    let record = &scene.outgate.records(1)[0];
+    assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
+    assert!(record["ms"]["connect"].is_number() && record["ms"]["tls"].is_null(), "{record}");
+    assert_eq!((&record["reused"], &record["status_class"]), (&Value::Null, &Value::Null), "{record}");
+    let attempts = record["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 2, "the pool's failover: {record}");
+    for attempt in attempts {
+        assert!(is_of_the_pool(&attempt["source"]) && attempt["ms"].is_number(), "{attempt}");
+        assert_eq!((&attempt["address"], &attempt["outcome"]), (&json!("127.0.0.1"), &json!("refused")), "{attempt}");
+    }
+    assert_ne!(attempts[0]["source"], attempts[1]["source"]);
+    assert_eq!(attempts[1]["source"], record["source"], "the last one that decides");
+    marked(&answer, record["source"].as_str().unwrap());
+}
+
+#[test]
+fn a_record_of_a_connect_timeout_has_the_source_and_the_milliseconds() {
+    let (_held, port) = silent();
+    let scene = towards(port, "100ms");
+    let answer = scene.outgate.post(&format!("https://hook.example:{port}/"), "", "x");
+    assert_eq!(answer.code(), "connect_timeout");
+    let record = &scene.outgate.records(1)[0];
+    assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
+    assert!(record["ms"]["connect"].as_f64().unwrap() >= 100.0, "{record}");
+    assert_eq!(record["attempts"][0]["outcome"], "timeout", "{record}");
+    marked(&answer, record["source"].as_str().unwrap());
+}
+
+/// The target's kernel takes the connection, and nobody speaks on it.
+#[test]
+fn a_record_of_a_timeout_has_the_milliseconds_of_its_step() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "").replace("ports = [", &format!("ports = [{port}, "));
+    let text = text.replace("response = \"5s\"", "response = \"100ms\"").replace("tls = \"2s\"", "tls = \"100ms\"");
+    scene.outgate.reconfigure(&text);
+    for (url, code) in [
+        (format!("https://hook.example:{port}/"), "connect_timeout"),
+        (format!("http://plain.example:{port}/"), "response_timeout"),
+    ] {
+        assert_eq!(scene.outgate.post(&url, "", "x").code(), code);
+    }
+    let mut slow = scene.outgate.connect();
+    slow.send(format!(
+        "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+        scene.good_url()
+    ));
+    assert_eq!(slow.one_answer("POST").status, 100);
+    drop(slow);
+    let records = scene.outgate.records(3);
+    for record in &records[..2] {
+        assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
+        assert!(record["ms"]["connect"].is_number() && record.get("certificate").is_none(), "{record}");
+    }
+    assert!(records[0]["ms"]["tls"].as_f64().unwrap() >= 100.0, "{}", records[0]);
+    assert!(records[1]["ms"]["response"].as_f64().unwrap() >= 100.0, "{}", records[1]);
+    assert_eq!(records[2]["code"], "client_gone");
+    assert!(records[2]["ms"]["take_in"].is_number() && records[2]["ms"]["resolve"].is_null(), "{}", records[2]);
+}
+
+/// What a sender with a short timeout leaves behind of a target that does not answer.
+#[test]
+fn a_record_of_a_client_that_hangs_up_while_connecting_has_the_source_and_the_milliseconds() {
+    let (_held, port) = silent();
+    let scene = towards(port, "60s");
+    let mut client = scene.outgate.connect();
+    client.send(post(&format!("https://hook.example:{port}/"), "", "x"));
+    // In /proc/net/tcp, state 02 is SYN_SENT, and 127.0.7.x is a hexadecimal word that ends so.
+    let deadline = Instant::now() + PATIENCE;
+    let connecting = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields.len() > 3
+            && fields[1][2..8] == *"07007F"
+            && fields[2].ends_with(&format!(":{port:04X}"))
+            && fields[3] == "02"
+    };
+    while !fs::read_to_string("/proc/net/tcp").unwrap().lines().skip(1).any(connecting) {
+        assert!(Instant::now() < deadline, "outgate does not connect");
+    }
+    drop(client);
+    let record = &scene.outgate.records(1)[0];
+    assert_eq!((&record["code"], &record["status"]), (&json!("client_gone"), &Value::Null), "{record}");
+    assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
+    assert!(record["ms"]["connect"].is_number(), "{record}");
+}
+
+#[test]
+fn a_record_of_a_failed_handshake_has_what_the_certificate_said() {
+    let (pki, strangers) = (Pki::new(), Pki::new());
+    let names: Vec<String> = (0..7).map(|n| format!("n{n}.example")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let until = |params: &mut rcgen::CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(2024, 1, 2);
+        params.not_after = rcgen::date_time_ymd(2100, 1, 2);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "a\u{1b}[31m");
+        params.serial_number = Some(0x2a_u64.into());
+    };
+    let stranger = Receiver::tls(strangers.leaf_with(&names, until), ok());
+    let outgate = Outgate::run(folder(&pki), &config(&stranger, &stranger, ""));
+    let answer = outgate.post(&format!("https://hook.example:{}/", stranger.port()), "", "x");
+    assert_eq!(answer.code(), "certificate_untrusted");
+    let mut tunnelling = outgate.connect();
+    tunnelling.send(format!("CONNECT plain.example:{} HTTP/1.1\r\nHost: h\r\n\r\n", stranger.port()));
+    assert_eq!(tunnelling.answer_to("CONNECT").code(), "certificate_untrusted");
+    for record in outgate.records(2) {
+        assert!(is_of_the_pool(&record["source"]) && record["address"] == "127.0.0.1", "{record}");
+        assert!(record["ms"]["connect"].is_number() && record["ms"]["tls"].is_number(), "{record}");
+        assert!(record.get("attempts").is_none(), "one, which connected: {record}");
+        let certificate = &record["certificate"];
+        assert_eq!(certificate["verdict"], "unknown_issuer", "{record}");
+        assert_eq!(certificate["names"], json!(names[..5]), "{record}");
+        assert_eq!((&certificate["more_names"], &certificate["serial"]), (&json!(2), &json!("2a")), "{record}");
+        assert_eq!(certificate["common_name"], "a\u{fffd}[31m", "{record}");
+        assert!(certificate["issuer"].as_str().unwrap().contains("outgate test CA"), "{record}");
+        assert_eq!(certificate["not_before"], "2024-01-02T00:00:00Z", "{record}");
+        assert_eq!(certificate["not_after"], "2100-01-02T00:00:00Z", "{record}");
+        assert_eq!(certificate["sha256"].as_str().unwrap().len(), 64, "{record}");
+        assert_eq!((&record["blame"], &record["details"]), (&json!("target"), &json!("unknown_issuer")), "{record}");
+        assert!(record["detail"].as_str().unwrap().starts_with("the target's certificate is refused: "), "{record}");
+    }
+}
+
+#[test]
+fn a_record_of_a_delivery_has_no_attempts_and_no_certificate_object() {
+    let scene = scene();
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!(answer.status, 200);
+    let record = &scene.outgate.records(1)[0];
+    for absent in [
+        "attempts",
+        "certificate",
+        "limit",
+        "claimed_client",
+        "would_refuse",
+        "details",
+        "detail",
+        "retryable",
+        "token_endpoint",
+    ] {
+        assert!(record.get(absent).is_none(), "{absent}: {record}");
+    }
+    assert_eq!((&record["status"], &record["status_class"]), (&json!(200), &json!("2xx")), "{record}");
+    assert_eq!(record["blame"], "none", "{record}");
+    assert!(record["tls"]["certificate_expires"].is_string(), "{record}");
+}
+
+#[test]
+fn every_response_has_outgate_egress_and_via() {
+    let scene = scene();
+    let url = scene.plain_url();
+    let ask = |method: &str, request: &str| {
+        let mut client = scene.outgate.connect();
+        client.send(request);
+        client.answer_to(method)
+    };
+    for (method, request, status) in [
+        ("POST", post("https://unrouted.example/", "", "x"), 403),
+        ("POST", post("/no-target", "", "x"), 400),
+        ("GET", format!("GET {url} HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n"), 400),
+        ("GET", format!("GET {url} HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "a".repeat(70_000)), 431),
+        ("GET", "GET http://h/\u{1} HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 400),
+        ("OPTIONS", format!("OPTIONS {url} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n"), 200),
+        ("CONNECT", "CONNECT hook.example:443 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 403),
+    ] {
+        let answer = ask(method, &request);
+        assert_eq!(answer.status, status, "{request}");
+        marked(&answer, "none");
+    }
+}
+
+#[test]
+fn a_record_has_the_webhook_id_as_soon_as_it_is_known() {
+    let (_closed, port) = refusing();
+    let scene = towards(port, "2s");
+    let mine = "Webhook-Id: msg_mine\r\n";
+    let answers = [
+        (scene.good_url(), "", 200),
+        (scene.good_url(), mine, 200),
+        (format!("https://hook.example:{port}/"), "", 502),
+        ("https://unrouted.example/".to_owned(), mine, 403),
+        (scene.plain_url(), mine, 200),
+        (scene.plain_url(), "", 200),
+        (scene.good_url(), "Webhook-Id: a.b\r\n", 400),
+    ]
+    .map(|(url, fields, status)| {
+        let answer = scene.outgate.post(&url, fields, "x");
+        assert_eq!(answer.status, status, "{url} {fields}");
+        answer
+    });
+    let records = records_of(&scene.outgate, &answers);
+    let seen = scene.good.seen();
+    assert_eq!(records[0]["webhook_id"], seen[0].field("webhook-id"));
+    assert_eq!(records[0]["webhook_id"], format!("msg_{}", records[0]["request_id"].as_str().unwrap()));
+    assert_eq!(records[2]["webhook_id"], format!("msg_{}", records[2]["request_id"].as_str().unwrap()));
+    let ids: Vec<_> = [1, 3, 4, 5, 6].map(|n| records[n]["webhook_id"].clone()).into();
+    assert_eq!(ids, [json!("msg_mine"), json!("msg_mine"), json!("msg_mine"), Value::Null, Value::Null]);
+}
+
+#[test]
+fn a_record_names_the_limit_that_refused_and_the_parts_of_its_key() {
+    let scene = scene();
+    let limits = "[limits.hosts]\nrate = \"1/h\"\nper = [\"tenant\", \"host\", \"client\"]\n\
+                  [limits.seen]\nrate = \"1/h\"\nper = [\"route\", \"egress\"]\nreport_only = true\n";
+    let text = config(&scene.good, &scene.plain, limits);
+    scene.outgate.reconfigure(&text.replace("body_max =", "limits = [\"hosts\", \"seen\"]\nbody_max ="));
+    let by_address = scene.good_url().replace("hook.example", "127.0.0.1");
+    let answers = [
+        (scene.plain_url(), 200),
+        (scene.plain_url(), 429),
+        (scene.good_url(), 200),
+        (by_address, 502), // its certificate is for another name
+    ]
+    .map(|(url, status)| {
+        let answer = scene.outgate.post(&url, "", "x");
+        assert_eq!(answer.status, status, "{url}");
+        answer
+    });
+    let records = records_of(&scene.outgate, &answers);
+    let limit = json!({ "name": "hosts", "key": { "client": "anonymous", "tenant": null, "host": "plain.example" } });
+    assert_eq!((&records[1]["limit"], &records[1]["code"]), (&limit, &json!("rate_limited")));
+    assert!(records[0].get("limit").is_none() && records[1]["ms"]["admit"].is_number(), "{}", records[1]);
+    let would = json!([{
+        "kind": "limit", "name": "seen", "code": "rate_limited", "key": { "route": "signed", "egress": "default" }
+    }]);
+    assert_eq!(records[3]["would_refuse"], would, "{}", records[3]);
+}
+
+#[test]
+fn a_record_has_host_and_path_wherever_they_were_read() {
+    let scene = scene();
+    let more = "[clients.lan]\nnetworks = [\"10.0.0.0/8\"]\n";
+    let url = "https://hook.example:8443/a/b?secret";
+    let ask = |method: &str, request: String| {
+        let mut client = scene.outgate.connect();
+        client.send(request);
+        client.answer_to(method).code().to_owned()
+    };
+    let get = |fields: &str| format!("GET {url} HTTP/1.1\r\n{fields}\r\n");
+    let gateway = format!("GET /x HTTP/1.1\r\nHost: h\r\nOutgate-Target: {url}\r\nOutgate-TLS: 2\r\n\r\n");
+    for (method, request, code) in [
+        ("GET", get("Host: h\r\nOutgate-TLS: 2\r\n"), "request_malformed"),
+        ("GET", get("Host: h\r\nOutgate-Tenant: \r\n"), "request_malformed"),
+        ("GET", gateway, "request_malformed"),
+        ("GET", get("Host: h\r\nHost: h\r\n"), "request_malformed"),
+        ("GET", get("Host: h\r\nBad Name: x\r\n"), "request_malformed"),
+        ("TRACE", get("Host: h\r\n").replace("GET", "TRACE"), "client_forbidden"),
+        ("GET", get("Host: h\r\n").replace("/a/b", "/a/../b"), "target_port_forbidden"),
+        ("CONNECT", "CONNECT hook.example:8443 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), "target_port_forbidden"),
+        (
+            "CONNECT",
+            "CONNECT hook.example:8443 HTTP/1.1\r\nHost: h\r\nOutgate-Tenant: \r\n\r\n".to_owned(),
+            "request_malformed",
+        ),
+    ] {
+        assert_eq!(ask(method, request.clone()), code, "{request}");
+    }
+    let text = config(&scene.good, &scene.plain, more).replace("allow_anonymous = true", "");
+    scene.outgate.reconfigure(&text);
+    assert_eq!(ask("GET", get("Host: h\r\nOutgate-Tenant: acme\r\n")), "client_unauthenticated");
+    let records = scene.outgate.records(10);
+    for record in &records {
+        let target = (&record["scheme"], &record["host"], &record["port"]);
+        assert_eq!(target, (&json!("https"), &json!("hook.example"), &json!(8443)), "{record}");
+        let path = match (record["method"].as_str(), record["code"].as_str()) {
+            (Some("CONNECT"), _) => Value::Null,
+            (_, Some("target_port_forbidden")) => json!("/a/../b"),
+            _ => json!("/a/b"),
+        };
+        assert_eq!(record["path"], path, "{record}");
+        assert!(!record.to_string().contains("secret"), "{record}");
+    }
+    assert_eq!((&records[9]["tenant"], &records[9]["client"]), (&json!("acme"), &Value::Null));
+}
+
+#[test]
+fn a_record_of_a_request_that_came_while_draining_has_host_and_path() {
+    let scene = scene();
+    let mut busy = scene.outgate.connect();
+    busy.send(format!(
+        "POST {} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n",
+        scene.plain_url()
+    ));
+    assert_eq!(busy.one_answer("POST").status, 100);
+    scene.outgate.signal("TERM");
+    scene.outgate.log.until("the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
+    let answer = scene.outgate.post(&scene.good_url(), "Webhook-Id: msg_mine\r\n", "x");
+    assert_eq!(answer.code(), "draining");
+    marked(&answer, "none");
+    let record = &scene.outgate.records(1)[0];
+    let told = (&record["host"], &record["path"], &record["webhook_id"]);
+    assert_eq!(told, (&json!("hook.example"), &json!("/in"), &json!("msg_mine")), "{record}");
+}
+
+#[test]
+fn a_record_has_the_status_class_of_the_targets_response() {
+    for (status, class) in [("503 Busy", "5xx"), ("302 Found", "3xx"), ("299 Odd", "2xx")] {
+        let scene = scene_with(answering(&format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")), "");
+        scene.outgate.post(&scene.plain_url(), "", "x");
+        assert_eq!(scene.outgate.records(1)[0]["status_class"], class);
+    }
+    // The client gets 502; the target has said 200.
+    let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 999999999\r\n\r\n", "a".repeat(100));
+    let scene = scene_with(answering(&large), "");
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "response_too_large");
+    let record = &scene.outgate.records(1)[0];
+    assert_eq!((&record["status"], &record["status_class"]), (&json!(502), &json!("2xx")), "{record}");
+}
+
+#[test]
+fn a_record_of_a_refusal_is_retryable_where_its_response_is() {
+    let (_closed, port) = refusing();
+    let scene = towards(port, "2s");
+    // The row of `response_malformed` says that a retry makes sense; a byte of a response has come.
+    let malformed = scene_with(answering("HTTP/1.1 2000 OK\r\n\r\n"), "");
+    let refused = format!("https://hook.example:{port}/in");
+    for (count, (scene, url, code, retryable)) in [
+        (&malformed, malformed.plain_url(), "response_malformed", false),
+        (&scene, "https://nowhere.example/in".into(), "no_route", false),
+        (&scene, refused, "connect_refused", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = scene.outgate.post(&url, "", "x");
+        assert_eq!((answer.code(), &answer.json()["retryable"]), (code, &json!(retryable)));
+        let record = scene.outgate.records(count.max(1)).pop().unwrap();
+        assert_eq!((&record["code"], &record["retryable"]), (&json!(code), &json!(retryable)), "{record}");
+    }
+}

@@ -1,0 +1,239 @@
+//! Hot reload, drain and what an operator sees of them, on the real binary.
+//! Does a change take effect at once, and touch nothing else?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use support::receiver::{Reaction, Receiver, ok};
+use support::scene::{config, scene, scene_with};
+use support::{PATIENCE, post};
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Answers only when it is told to.
+fn held() -> (Reaction, mpsc::Sender<()>) {
+    let (release, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    let reaction: Reaction = Arc::new(move |_| {
+        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
+    });
+    (reaction, release)
+}
+
+#[test]
+fn a_rejected_configuration_changes_nothing_and_is_seen() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "");
+    let connections = |count| assert_eq!(scene.good.connections(), count);
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
+    for broken in ["", "[server", &text.replace("hosts", "hots"), &text[..text.len() / 2]] {
+        scene.outgate.reconfigure(broken);
+        assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200, "{broken}");
+        let ready = scene.outgate.admin("/readyz");
+        assert!(ready.status == 200 && ready.text().contains("rejected"), "{}", ready.text());
+        assert!(scene.outgate.admin("/metrics").text().contains("outgate_reload_failed 1"));
+    }
+    scene.outgate.reconfigure(&format!("{text}\n# better\n"));
+    assert!(!scene.outgate.admin("/readyz").text().contains("rejected"));
+    assert!(scene.outgate.admin("/metrics").text().contains("outgate_reload_failed 0"));
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
+    connections(1);
+}
+
+#[test]
+fn keys_and_symlinks_are_watched_too() {
+    let scene = scene();
+    let folder = &scene.outgate.folder;
+    let reloads = || scene.outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
+    let one_more = |before: usize| {
+        scene.outgate.log.until("a reload", |lines| {
+            (lines.iter().filter(|line| line.contains("configuration reloaded")).count() > before).then_some(())
+        });
+    };
+    let before = reloads();
+    folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
+    one_more(before);
+    // As a ConfigMap is mounted: the file is a link through a folder that is itself swapped.
+    let text = config(&scene.good, &scene.plain, "").replace("{dir}", &folder.path("").display().to_string());
+    for (version, extra) in [("v1", "# one"), ("v2", "# two")] {
+        let before = reloads();
+        std::fs::create_dir(folder.path(version)).unwrap();
+        std::fs::write(folder.path(version).join("config.toml"), format!("{text}\n{extra}\n")).unwrap();
+        let _ = std::fs::remove_file(folder.path("..data_tmp"));
+        std::os::unix::fs::symlink(version, folder.path("..data_tmp")).unwrap();
+        std::fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
+        if version == "v1" {
+            std::os::unix::fs::symlink("..data/config.toml", folder.path("link")).unwrap();
+            std::fs::rename(folder.path("link"), folder.path("config.toml")).unwrap();
+        }
+        one_more(before);
+    }
+    let before = reloads();
+    std::fs::write(folder.path("v2").join("config.toml"), format!("{text}\n# three\n")).unwrap();
+    one_more(before);
+    let before = reloads();
+    scene.outgate.signal("HUP");
+    std::fs::write(folder.path("v2").join("config.toml"), format!("{text}\n# four\n")).unwrap();
+    one_more(before);
+}
+
+#[test]
+fn a_delivery_in_flight_ends_under_the_plan_it_began_with() {
+    let (reaction, release) = held();
+    let scene = scene_with(reaction, "");
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.good_url(), "", "x"));
+    wait_for_connection(&scene.good);
+    let text =
+        config(&scene.good, &scene.plain, "").replace(r#""hook.example", "other.example""#, r#""other.example""#);
+    scene.outgate.reconfigure(&text);
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").code(), "no_route");
+    release.send(()).unwrap();
+    assert_eq!(client.answer().status, 200);
+}
+
+fn wait_for_connection(receiver: &Receiver) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while receiver.connections() == 0 {
+        assert!(std::time::Instant::now() < deadline, "nobody came");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn term_drains_and_exits_0() {
+    let (reaction, release) = held();
+    let mut scene = scene_with(reaction, "");
+    let mut idle = scene.outgate.connect();
+    let mut busy = scene.outgate.connect();
+    busy.send(post(&scene.good_url(), "", "x"));
+    wait_for_connection(&scene.good);
+    scene.outgate.signal("TERM");
+    scene.outgate.log.until("the drain", |lines| lines.iter().any(|line| line.contains("draining")).then_some(()));
+    assert!(idle.is_closed());
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!((answer.status, answer.code(), answer.field("connection")), (503, "draining", "close"));
+    assert_eq!(scene.outgate.admin("/readyz").status, 503);
+    release.send(()).unwrap();
+    let answer = busy.answer();
+    assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+    drop(busy);
+    assert!(scene.outgate.wait().success());
+    assert_eq!(scene.outgate.records(2).len(), 2);
+}
+
+#[test]
+fn a_drain_has_an_end() {
+    let (reaction, _never) = held();
+    let mut scene = scene_with(reaction, "");
+    scene.outgate.reconfigure(
+        &config(&scene.good, &scene.plain, "").replace("drain_timeout = \"5s\"", "drain_timeout = \"100ms\""),
+    );
+    let mut busy = scene.outgate.connect();
+    busy.send(post(&scene.good_url(), "", "x"));
+    wait_for_connection(&scene.good);
+    scene.outgate.signal("INT");
+    assert!(scene.outgate.wait().success());
+    let records = scene.outgate.records(1);
+    assert_eq!(records.len(), 1, "one delivery, one record, even if it is cut");
+    assert_eq!(records[0]["code"], "draining");
+}
+
+/// Resident memory in KiB, and open descriptors.
+fn holdings(outgate: &support::Outgate) -> (usize, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", outgate.pid())).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let rss = rss.trim().trim_end_matches(" kB").parse().unwrap();
+    (rss, std::fs::read_dir(format!("/proc/{}/fd", outgate.pid())).unwrap().count())
+}
+
+/// A hundred changes a second for a second, or for ten where everything is tested.
+#[test]
+fn a_storm_of_reloads_under_load_loses_nothing() {
+    let scene = scene_with(ok(), "");
+    let stop = AtomicBool::new(false);
+    let rounds = if support::required() { 1000 } else { 100 };
+    let dir = scene.outgate.folder.path("").display().to_string();
+    let text = config(&scene.good, &scene.plain, "").replace("{dir}", &dir);
+    let load = |streams: bool| {
+        let (mut client, mut count) = (scene.outgate.connect(), 0);
+        let upload = format!(
+            "POST {} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            scene.plain_url()
+        );
+        while !stop.load(Ordering::Relaxed) {
+            client.send(if streams { upload.clone() } else { post(&scene.good_url(), "", "{}") });
+            assert_eq!(client.answer().status, 200);
+            count += 1;
+        }
+        count
+    };
+    let reloads = || {
+        let lines = scene.outgate.log.all();
+        lines.iter().filter(|line| line.contains("configuration reloaded")).count()
+    };
+    let (before, sent): (_, usize) = std::thread::scope(|scope| {
+        let load = &load;
+        let threads: Vec<_> = (0..8).map(|number| scope.spawn(move || load(number % 4 == 0))).collect();
+        let (mut before, deadline) = ((0, 0), Instant::now() + 3 * PATIENCE);
+        for round in 0.. {
+            // A busy machine takes up several changes at once: the storm goes on until enough were taken up one by one.
+            if round >= rounds && (reloads() > rounds / 10 || Instant::now() > deadline) {
+                break;
+            }
+            scene.outgate.folder.write("next", format!("{text}\n# {round}\n"));
+            std::fs::rename(scene.outgate.folder.path("next"), scene.outgate.folder.path("config.toml")).unwrap();
+            scene.outgate.signal("HUP");
+            std::thread::sleep(std::time::Duration::from_millis(10)); // the pace of the storm
+            if round == rounds / 4 {
+                before = holdings(&scene.outgate);
+            }
+        }
+        let after = holdings(&scene.outgate);
+        stop.store(true, Ordering::Relaxed);
+        let sent = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert!(after.0 < before.0 + 16 * 1024, "{} KiB became {} KiB", before.0, after.0);
+        assert!(after.1 <= before.1 + 4, "{} descriptors became {}", before.1, after.1);
+        (before, sent)
+    });
+    assert!(before.0 > 0);
+    let records = scene.outgate.records(sent);
+    assert_eq!(records.len(), sent);
+    assert!(records.iter().all(|record| record["code"] == "delivered"));
+    assert!(scene.good.connections() <= 8, "connections outlive a reload: {}", scene.good.connections());
+    assert!(reloads() > rounds / 10, "{} changes were seen one by one", reloads());
+}
+
+/// With no pause in which the debounce could find it quiet, and none in which it looks the same twice.
+#[test]
+fn reload_reads_a_file_that_is_rewritten_all_the_time() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let drain = format!("drain_timeout = \"{}s\"", 10 + number % 50);
+                let next = text.replace("drain_timeout = \"5s\"", &drain);
+                let next = next.replace("{dir}", &scene.outgate.folder.path("").display().to_string());
+                let next = scene.outgate.folder.write("config.toml.new", next);
+                std::fs::rename(next, scene.outgate.folder.path("config.toml")).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        });
+        let reloads = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            scene.outgate.log.until("two reloads", |lines| (reloads(lines) >= 2).then_some(()));
+        }));
+        stop.store(true, Ordering::Relaxed);
+        read.unwrap();
+    });
+}

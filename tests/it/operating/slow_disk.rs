@@ -1,0 +1,181 @@
+//! A disk that hangs below the history of adopted configurations, or below the delivery log.
+//! Does a delivery, a reload or a start wait for it?
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+use support::{Folder, Outgate, PATIENCE};
+
+/// Holds up whoever lists the history, or opens the delivery log, for as long as the file is there that
+/// `OUTGATE_TEST_HANG` names.
+const SHIM: &str = r#"
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static void hold_up(const char *path, const char *end) {
+    const char *hang = getenv("OUTGATE_TEST_HANG");
+    size_t length = strlen(path), tail = strlen(end);
+    if (hang && length > tail && !strcmp(path + length - tail, end))
+        while (!access(hang, F_OK)) usleep(10000);
+}
+DIR *opendir(const char *path) {
+    DIR *(*real)(const char *) = dlsym(RTLD_NEXT, "opendir");
+    hold_up(path, "/history");
+    return real(path);
+}
+int open64(const char *path, int flags, ...) {
+    int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, "open64");
+    va_list rest;
+    va_start(rest, flags);
+    int mode = flags & O_CREAT ? va_arg(rest, int) : 0;
+    va_end(rest);
+    hold_up(path, "/deliveries.jsonl");
+    return real(path, flags, mode);
+}
+"#;
+
+struct Scene {
+    target: Receiver,
+    plain: Receiver,
+    folder: Folder,
+    shim: PathBuf,
+    hang: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let pki = Pki::new();
+        let (target, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
+        let folder = folder(&pki);
+        let (source, shim, hang) = (folder.write("shim.c", SHIM), folder.path("shim.so"), folder.path("hang"));
+        // The C compiler that builds the cryptography.
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&shim, &source]).arg("-ldl").status();
+        assert!(built.unwrap().success());
+        Self { target, plain, folder, shim, hang }
+    }
+
+    fn text(&self, more: &str) -> String {
+        config(&self.target, &self.plain, more).replace("[server]", "[server]\nworkers = 1")
+    }
+
+    fn run(&self) -> Outgate {
+        self.run_with("")
+    }
+
+    fn run_with(&self, more: &str) -> Outgate {
+        let text = self.text(more).replace("{dir}", &self.folder.path("").display().to_string());
+        self.folder.write("config.toml", text);
+        let environment: [(&str, &Path); 2] = [("LD_PRELOAD", &self.shim), ("OUTGATE_TEST_HANG", &self.hang)];
+        Outgate::run_in_with(Folder::linked(&self.folder), &environment)
+    }
+
+    fn hang(&self) {
+        std::fs::write(&self.hang, "").unwrap();
+    }
+
+    fn go_on(&self) {
+        std::fs::remove_file(&self.hang).unwrap();
+    }
+
+    fn deliver(&self, outgate: &Outgate) {
+        let url = format!("https://hook.example:{}/in", self.target.port());
+        assert_eq!(outgate.post(&url, "", "x").status, 200);
+    }
+
+    fn until_kept(&self, number: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.folder.path("state").join("history").join(number).exists() {
+            assert!(Instant::now() < deadline, "configuration {number} is not kept");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn history_on_a_disk_that_hangs_holds_up_neither_deliveries_nor_reloads() {
+    let scene = Scene::new();
+    let outgate = scene.run();
+    scene.until_kept("000001");
+    scene.hang();
+    for number in 2..=4 {
+        let text = scene.text(&format!("[limits.l{number}]\nconcurrency = 1\n"));
+        let next = text.replace("{dir}", &scene.folder.path("").display().to_string());
+        let next = scene.folder.write("next", next);
+        std::fs::rename(next, scene.folder.path("config.toml")).unwrap();
+        let is_adopted = |lines: &[String]| lines.iter().any(|line| line.contains(&format!("number {number},")));
+        let deadline = Instant::now() + PATIENCE;
+        while !is_adopted(&outgate.log.all()) {
+            assert!(Instant::now() < deadline, "configuration {number} is not adopted");
+            scene.deliver(&outgate);
+        }
+    }
+    scene.go_on();
+    scene.until_kept("000004");
+}
+
+#[test]
+fn history_on_a_disk_that_hangs_holds_up_no_start() {
+    let scene = Scene::new();
+    let before = scene.run();
+    scene.until_kept("000001");
+    drop(before);
+    let text = scene.text("[limits.other]\nconcurrency = 1\n");
+    scene.hang();
+    let outgate = scene.run();
+    scene.deliver(&outgate);
+    let ready = outgate.admin("/readyz");
+    assert!(ready.status == 200 && ready.text().contains("the disk has not answered"), "{}", ready.text());
+    outgate.reconfigure(&text);
+    scene.deliver(&outgate);
+    scene.go_on();
+    // What the process started with was kept already: it has that number, and the next one counts on.
+    scene.until_kept("000002");
+    let deadline = Instant::now() + PATIENCE;
+    while outgate.admin("/readyz").text().contains("is not kept") {
+        assert!(Instant::now() < deadline, "{}", outgate.admin("/readyz").text());
+    }
+    let status = outgate.admin("/status").json();
+    assert_eq!(status["configuration"]["number"], 2, "{status:#}");
+}
+
+#[test]
+fn delivery_log_on_a_disk_that_hangs_holds_up_no_start() {
+    let scene = Scene::new();
+    scene.hang();
+    let outgate = scene.run_with("[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\n");
+    scene.deliver(&outgate);
+    let is_told = |outgate: &Outgate| outgate.admin("/readyz").text().contains("the delivery log is not open yet");
+    assert!(is_told(&outgate), "{}", outgate.admin("/readyz").text());
+    outgate.log.count(1, &["cannot open the delivery log"]);
+    scene.go_on();
+    let deadline = Instant::now() + PATIENCE;
+    let records = || std::fs::read_to_string(scene.folder.path("deliveries.jsonl")).unwrap_or_default();
+    while records().lines().count() < 1 || is_told(&outgate) {
+        assert!(Instant::now() < deadline, "the record that waited is not written");
+    }
+}
+
+#[test]
+fn delivery_log_that_cannot_be_opened_ends_the_start() {
+    let scene = Scene::new();
+    // A folder cannot be opened for writing, by root either.
+    std::fs::create_dir(scene.folder.path("deliveries.jsonl")).unwrap();
+    let text = scene.text("[log]\ndeliveries = \"file:{dir}/deliveries.jsonl\"\n");
+    let text = text.replace("{dir}", &scene.folder.path("").display().to_string());
+    let config = scene.folder.write("config.toml", text);
+    let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(["run", "--config"]).arg(config).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(73) && told.contains("cannot open the delivery log"), "{told}");
+}

@@ -1,0 +1,214 @@
+//! What targets answer before, instead of and in the middle of the answer.
+//! Does a client get everything that is meant for it, and see when something is missing?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use support::pki::Pki;
+use support::receiver::{Receiver, answering_once, ok};
+use support::scene::{bad_receiver, config, folder, scene, scene_with};
+use support::{Outgate, PATIENCE, post};
+
+#[test]
+fn interim_responses_reach_http1_clients_only_where_the_route_forwards_them() {
+    let early = "HTTP/1.1 100 Continue\r\n\r\n\
+        HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\nContent-Length: 2\r\nOutgate-Error: forged\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n\
+        HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+    let scene = scene_with(answering_once(early), "");
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.plain_url(), "", "x"));
+    assert_eq!(client.one_answer("POST").text(), "ok", "many clients take 103 for the final response");
+
+    let text = config(&scene.good, &scene.plain, "");
+    scene.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\ninterim = \"forward\""));
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.plain_url(), "", "x"));
+    let hints = client.one_answer("POST");
+    assert_eq!((hints.status, hints.field("link")), (103, "</style.css>"), "100 was between us and the target");
+    assert!(hints.fields.len() == 1, "{hints:?}");
+    assert_eq!(client.one_answer("POST").text(), "ok");
+
+    // HTTP/1.0 has no interim answers (RFC 9110 §15.2).
+    let mut client = scene.outgate.connect();
+    client.send(format!("GET {} HTTP/1.0\r\n\r\n", scene.plain_url()));
+    assert_eq!(client.one_answer("GET").status, 200);
+
+    let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000);
+    let scene = scene_with(answering_once(&flood), "");
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.plain_url(), "", "x"));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.code()), (502, "response_malformed"), "{answer:?}");
+}
+
+#[test]
+fn an_answer_that_ends_with_its_connection_is_never_cut_unseen() {
+    let whole = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    let read = |url: &str, scene: &support::scene::Scene| {
+        let mut stream = TcpStream::connect(scene.outgate.proxy).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {url} HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text)
+    };
+    let scene = scene_with(answering_once(whole), "");
+    let cut = read(&scene.plain_url(), &scene);
+    assert_eq!(cut.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(scene.outgate.records(1)[0]["code"], "connection_lost");
+
+    let scene = scene_with(answering_once(&format!("{whole}0\r\n\r\n")), "");
+    assert!(read(&scene.plain_url(), &scene).is_ok());
+    assert_eq!(scene.outgate.records(1)[0]["code"], "delivered");
+}
+
+#[test]
+fn an_answer_that_is_longer_than_the_route_allows_is_not_passed_on_as_whole() {
+    let more = "[[routes]]\nname = \"short\"\nhosts = [\"plain.example\"]\npaths = [\"/short\"]\nports = [PORT]\n\
+        plaintext = \"allow\"\nresponse_max = \"10 B\"\n";
+    let ask = |answer: &str| {
+        let plain = Receiver::plain(answering_once(answer));
+        let (pki, good) = (Pki::new(), Receiver::plain(ok()));
+        let text = config(&good, &plain, &more.replace("PORT", &plain.port().to_string()));
+        let outgate = Outgate::run(folder(&pki), &text);
+        let mut client = outgate.connect();
+        client.send(format!(
+            "GET http://plain.example:{}/short HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+            plain.port()
+        ));
+        let got = String::from_utf8(client.rest()).unwrap();
+        (got, outgate.records(1)[0]["code"].as_str().unwrap().to_owned())
+    };
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
+    let (got, code) = ask(&format!("{head}Content-Length: 11\r\n\r\nelevenbytes"));
+    assert!(got.starts_with("HTTP/1.1 502 ") && got.contains("\"response_too_large\""), "{got}");
+    assert_eq!(code, "response_too_large");
+    let (got, code) = ask(&format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n8\r\ndefghijk\r\n0\r\n\r\n"));
+    assert!(got.starts_with("HTTP/1.1 200 ") && !got.contains("ghi") && !got.ends_with("0\r\n\r\n"), "{got}");
+    assert_eq!(code, "response_too_large");
+    let (got, code) = ask(&format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n7\r\ndefghij\r\n0\r\n\r\n"));
+    assert!(got.ends_with("0\r\n\r\n"), "{got}");
+    assert_eq!(code, "delivered");
+}
+
+/// A route's own total holds, for a webhook and for the opening of a tunnel.
+#[test]
+fn a_route_has_its_own_total() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let (pki, good) = (Pki::new(), Receiver::plain(ok()));
+    let route = format!(
+        "[[routes]]\nname = \"hasty\"\nhosts = [\"hasty.example\"]\nports = [{port}]\nplaintext = \"allow\"\n\
+         timeouts = {{ total = \"300ms\" }}\n[timeouts]\ntotal = \"15s\"\n"
+    );
+    let hosts = "[resolver.hosts]\n\"hasty.example\" = [\"127.0.0.1\"]";
+    let text = config(&good, &good, &route).replace("[resolver.hosts]", hosts);
+    let outgate = Outgate::run(folder(&pki), &text);
+    for request in [
+        format!("GET http://hasty.example:{port}/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
+        format!("CONNECT hasty.example:{port} HTTP/1.1\r\nHost: h\r\n\r\n"),
+    ] {
+        let mut client = outgate.connect();
+        client.send(&request);
+        assert_eq!(client.answer().status, 504, "{request}");
+    }
+    for record in outgate.records(2) {
+        let took = record["ms"]["total"].as_f64().unwrap();
+        assert!((300.0..10_000.0).contains(&took), "{record}");
+    }
+}
+
+#[test]
+fn a_malformed_chunk_is_the_targets_fault() {
+    let scene =
+        scene_with(answering_once("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalfXX0\r\n\r\n"), "");
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.plain_url(), "", "x"));
+    assert!(client.rest().ends_with(b"half\r\n"), "the last chunk never comes");
+    assert_eq!(scene.outgate.records(1)[0]["code"], "response_malformed");
+}
+
+/// The target reads all and never answers: the response timeout runs from the last byte, not from the first.
+#[test]
+fn the_response_timeout_begins_when_the_upload_ends() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let route = format!(
+        "[[routes]]\nname = \"slow\"\nhosts = [\"other.example\"]\npaths = [\"/slow\"]\nports = [{}]\nplaintext = \"allow\"\n\
+         timeouts = {{ response = \"300ms\", body = \"15s\" }}\n",
+        silent.local_addr().unwrap().port()
+    );
+    let scene = scene_with(ok(), &route);
+    let (told, heard) = mpsc::channel();
+    let url = format!("http://other.example:{}/slow", silent.local_addr().unwrap().port());
+    let target = std::thread::spawn(move || {
+        let (mut stream, _) = silent.accept().unwrap();
+        let mut buffer = [0; 1024];
+        while stream.read(&mut buffer).is_ok_and(|length| length > 0) {
+            if buffer.contains(&b'!') {
+                told.send(Instant::now()).unwrap();
+            }
+        }
+    });
+    let mut client = scene.outgate.connect();
+    let begun = Instant::now();
+    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n.\r\n"));
+    client.send("1\r\n!\r\n0\r\n\r\n");
+    assert_eq!(client.answer().code(), "response_timeout");
+    let (last_byte, answered) = (heard.recv_timeout(PATIENCE).unwrap(), Instant::now());
+    assert!(answered - begun < Duration::from_secs(10), "the body timeout is not waited for");
+    assert!(answered > last_byte);
+    target.join().unwrap();
+}
+
+#[test]
+fn options_about_us_needs_a_client_too() {
+    let scene = scene();
+    let text = std::fs::read_to_string(scene.outgate.folder.path("config.toml")).unwrap();
+    let closed = text.replace("allow_anonymous = true", "") + "[clients.lan]\nnetworks = [\"10.0.0.0/8\"]\n";
+    scene.outgate.reconfigure(&closed);
+    let mut client = scene.outgate.connect();
+    client.send(format!("OPTIONS {} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n", scene.plain_url()));
+    assert_eq!(client.answer().code(), "client_unauthenticated");
+}
+
+/// A client that shows nothing of a refused CONNECT but the status line still shows the refusal.
+#[test]
+fn reason_phrase_carries_the_code_and_details_of_every_refusal() {
+    let scene = scene();
+    let port = scene.plain.port();
+    let bad = bad_receiver(&["hook.example"]);
+    let text = config(&scene.good, &scene.plain, "").replace("ports = [", &format!("ports = [{}, ", bad.port()));
+    scene.outgate.reconfigure(&text);
+    let untrusted = format!("hook.example:{}", bad.port());
+    let ask = |text: String, method: &str| {
+        let mut client = scene.outgate.connect();
+        client.send(text);
+        client.answer_to(method)
+    };
+    let connect = |authority: &str| ask(support::tunnel::connect(authority, ""), "CONNECT");
+    let to = |url: &str| ask(post(url, "", "x"), "POST");
+    let oversized = format!("x{}", "y".repeat(20_000));
+    for (answer, status, expected) in [
+        (to(&format!("https://{untrusted}/")), 502, "Bad Gateway (certificate_untrusted: self_signed)"),
+        (connect("nowhere.example:443"), 403, "Forbidden (no_route)"),
+        (connect("hook.example:443"), 403, "Forbidden (tunnel_forbidden)"),
+        (to("https://nowhere.example/<script>"), 403, "Forbidden (no_route)"),
+        (to(&format!("http://hook.example:{port}/")), 403, "Forbidden (plaintext_forbidden)"),
+        (to("https://plain.example:22/"), 403, "Forbidden (target_port_forbidden)"),
+        (ask("BAD\r\n\r\n".to_owned(), "POST"), 400, "Bad Request (request_malformed)"),
+        (ask(format!("GET http://{oversized}/ HTTP/1.1\r\n\r\n"), "GET"), 414, "URI Too Long (request_malformed)"),
+    ] {
+        assert_eq!((answer.status, answer.reason.as_str()), (status, expected), "{answer:?}");
+    }
+    // An answer of a target has the phrase of its status, whatever the target wrote.
+    assert_eq!(to(&scene.plain_url()).reason, "OK");
+    let tunnels = text.replace("plaintext = \"allow\"", "plaintext = \"refuse\"");
+    scene.outgate.reconfigure(&tunnels);
+    let refused = connect(&format!("plain.example:{}", bad.port()));
+    assert_eq!(refused.reason, "Bad Gateway (certificate_untrusted: self_signed)", "{refused:?}");
+}

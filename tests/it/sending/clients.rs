@@ -1,0 +1,420 @@
+//! The clients that people use, as they are, in every form that they can send.
+//! Does each of them get its webhook delivered, signed and whole, and understand a refusal?
+//!
+//! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::signature::KeyPair;
+use aws_lc_rs::{digest, rsa};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use support::Outgate;
+use support::clients::{Errand, Report, Workshop};
+use support::pki::Pki;
+use support::receiver::{Receiver, Seen, ok};
+use support::scene::{SECRET, config, folder};
+use support::signature::verify;
+use support::tenants::{new_key, put};
+use support::wiretap::Wiretap;
+
+/// How a client names its target to outgate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// `http://` in absolute-form, on a route with `plaintext = "allow"`.
+    Plain,
+    /// The same with `Outgate-TLS: 1`.
+    Upgrade,
+    /// `https://` in absolute-form.
+    Absolute,
+    /// `Outgate-Target`, and no proxy at all.
+    Gateway,
+    /// `CONNECT`.
+    Tunnel,
+    /// `CONNECT` on a route with `connect = "inspect"`.
+    Inspect,
+    /// `http://` without a port in absolute-form, on a route with `plaintext = "upgrade"`.
+    Upgraded,
+    /// The same by clients that ask for a tunnel to port 80.
+    UpgradedTunnel,
+}
+use Form::{Absolute, Gateway, Inspect, Plain, Tunnel, Upgrade, Upgraded, UpgradedTunnel};
+
+impl Form {
+    fn is_tunnel(self) -> bool {
+        matches!(self, Tunnel | Inspect | UpgradedTunnel)
+    }
+
+    /// Outgate serves the requests inside the tunnel: they name a tenant, which has a key of its own.
+    fn is_served(self) -> bool {
+        matches!(self, Inspect | UpgradedTunnel)
+    }
+}
+
+/// Which requests of a session share a connection.
+#[derive(Clone, Copy)]
+enum Sharing {
+    All,
+    /// All, or a second connection is opened while the first is not known to be free yet.
+    Nearly,
+    /// Those of one method, as wget does for the URLs of one command line.
+    Alike,
+    None,
+}
+
+/// What each client can send. undici and fetch send `http://` in absolute-form where `proxyTunnel` is off; without it, they
+/// and got with hpagent tunnel even that, as curl does with `-p`. Ruby's clients write the port 80 out.
+const CLIENTS: &[(&str, Sharing, &[Form])] = &[
+    ("curl", Sharing::All, &[Plain, Upgrade, Absolute, Gateway, Tunnel, Inspect, Upgraded, UpgradedTunnel]),
+    ("wget", Sharing::Alike, &[Plain, Upgrade, Tunnel, Inspect, Upgraded]),
+    ("wget", Sharing::None, &[Gateway]),
+    ("requests", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("httpx", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("aiohttp", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    ("urllib", Sharing::None, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    // It signs Host, and so not where Outgate-Target leads: its signature proves nothing in the gateway form.
+    ("twilio", Sharing::All, &[Plain, Upgrade, Tunnel, Inspect]),
+    ("undici", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded, UpgradedTunnel]),
+    ("fetch", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded, UpgradedTunnel]),
+    ("axios", Sharing::All, &[Plain, Upgrade, Gateway]),
+    ("axios", Sharing::None, &[Tunnel, Inspect]),
+    ("got", Sharing::All, &[Gateway, Tunnel, Inspect, UpgradedTunnel]),
+    ("node_http", Sharing::All, &[Plain, Upgrade, Absolute, Gateway]),
+    ("go", Sharing::Nearly, &[Plain, Upgrade, Gateway, Tunnel, Inspect]),
+    // It proves itself only after a 407, behind which a tunnel needs another connection.
+    ("apache", Sharing::All, &[Plain, Upgrade, Gateway]),
+    ("apache", Sharing::Nearly, &[Tunnel, Inspect]),
+    ("excon", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded]),
+    ("httpclient", Sharing::All, &[Plain, Upgrade, Gateway, Tunnel, Inspect, Upgraded]),
+];
+
+const ROWS_AT_ONCE: usize = 8;
+
+const JSON: &str = r#"{"event":"payment.captured","note":"Größe ½ \u0000","list":[1,2.50,null]}"#;
+/// Basic `billing:t0ken`.
+const CREDENTIALS: &str = "Basic YmlsbGluZzp0MGtlbg==";
+
+struct Place {
+    outgate: Outgate,
+    tls: Receiver,
+    plain: Receiver,
+    /// `None` without the right to listen on port 443.
+    upgraded: Option<Receiver>,
+    workshop: Workshop,
+    /// The key of the tenant `acme`.
+    own: String,
+}
+
+/// Twilio's client signs its requests. Where outgate sees them it proves itself so, and has no other credential.
+fn signs(client: &str, form: Form) -> bool {
+    client == "twilio" && (form == Plain || form == Upgrade)
+}
+
+fn place() -> Option<Place> {
+    Workshop::open().map(Place::new)
+}
+
+impl Place {
+    fn new(workshop: Workshop) -> Self {
+        let (pki, inspector) = (Pki::new(), Pki::new());
+        let tls = Receiver::tls(pki.leaf(&["hook.example", "tunnel.example", "inspect.example"]), ok());
+        let plain = Receiver::plain(ok());
+        let upgraded = Receiver::tls_on_443(pki.leaf(&["upgraded.example"]), ok());
+        let folder = folder(&pki);
+        folder.write("inspector.pem", &inspector.pem);
+        folder.write("inspector.key", inspector.key_pem());
+        let own = new_key("standard-webhooks");
+        put(&folder, "keys/acme/own.key", &own);
+        let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+        let pem = |label: &str, der: &[u8]| {
+            format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(der))
+        };
+        folder.write("twilio.pem", pem("PRIVATE KEY", AsDer::<Pkcs8V1Der<'_>>::as_der(&key).unwrap().as_ref()));
+        let public = AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key()).unwrap();
+        folder.write("twilio-public.pem", pem("PUBLIC KEY", public.as_ref()));
+
+        let hash = digest::digest(&digest::SHA256, b"t0ken");
+        let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let twilio = format!("SK{}", "0".repeat(32));
+        let clients = format!(
+            "[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n\
+             [clients.{twilio}]\npublic_keys = [\"{{dir}}/twilio-public.pem\"]\ntenants = [\"acme\"]\n"
+        );
+        let mut text = config(&tls, &plain, &clients)
+            .replace("allow_anonymous = true", "")
+            .replace("[signers.platform]", "[signers.platform]\nkey_dir = \"{dir}/keys\"")
+            .replace("body_max = \"64 KiB\"", "body_max = \"4 MiB\"")
+            .replace("body_max = \"1 MiB\"", "body_max = \"4 MiB\"")
+            .replace(
+                "[resolver.hosts]",
+                "[resolver.hosts]\n\"tunnel.example\" = [\"127.0.0.1\"]\n\"inspect.example\" = [\"127.0.0.1\"]",
+            );
+        let ca = "ca = { certificate = \"{dir}/inspector.pem\", key = \"file:{dir}/inspector.key\" }";
+        text = text.replace("[server]", &format!("[server]\n{ca}"));
+        text += &route("tunnel", tls.port(), "");
+        text += &route("inspect", tls.port(), "sign = [\"platform\"]\nbody_max = \"4 MiB\"");
+        if let Some(upgraded) = &upgraded {
+            let pinned = format!("[resolver.hosts]\n\"upgraded.example\" = [\"{}\"]", upgraded.address.ip());
+            text = text.replace("[resolver.hosts]", &pinned);
+            let upgrade = "hosts = [\"upgraded.example\"]\nsign = [\"platform\"]\nplaintext = \"upgrade\"";
+            text += &format!("[[routes]]\nname = \"upgraded\"\n{upgrade}\n");
+        }
+        Self { outgate: Outgate::run(folder, &text), tls, plain, upgraded, workshop, own }
+    }
+
+    /// Where `form` sends to, and how it names that to the client.
+    fn target(&self, form: Form, path: &str) -> String {
+        let (tls, plain) = (self.tls.port(), self.plain.port());
+        match form {
+            Plain => format!("http://plain.example:{plain}{path}"),
+            Upgrade => format!("http://hook.example:{tls}{path}"),
+            Absolute | Gateway => format!("https://hook.example:{tls}{path}"),
+            Tunnel => format!("https://tunnel.example:{tls}{path}"),
+            Inspect => format!("https://inspect.example:{tls}{path}"),
+            Upgraded | UpgradedTunnel => format!("http://upgraded.example{path}"),
+        }
+    }
+
+    fn errand(&self, form: Form, method: &'static str, url: String, body: Option<&str>, tap: &Wiretap) -> Errand {
+        let mut headers: Vec<(String, String)> = Vec::new();
+        let mut header = |name: &str, value: &str| headers.push((name.to_owned(), value.to_owned()));
+        if body.is_some() {
+            header("Content-Type", "application/json");
+        }
+        if form.is_served() {
+            header("Outgate-Tenant", "acme");
+        }
+        let url = match form {
+            Upgrade => {
+                header("Outgate-TLS", "1");
+                url
+            }
+            Gateway => {
+                header("Outgate-Target", &url);
+                header("Proxy-Authorization", CREDENTIALS);
+                // wget names its files by the URL, and groups requests whose headers are equal.
+                let path = &url[url.rfind('/').unwrap()..];
+                format!("http://{}{path}", tap.address)
+            }
+            Plain | Absolute | Tunnel | Inspect | Upgraded | UpgradedTunnel => url,
+        };
+        // For curl; the other programs know by the form.
+        let options = if form == UpgradedTunnel { vec!["-p"] } else { Vec::new() };
+        Errand { method, url, headers, body: body.map(str::to_owned), options }
+    }
+
+    fn run(&self, client: &str, form: Form, tap: &Wiretap, errands: &[Errand]) -> Vec<Report> {
+        let proxy = match form {
+            Gateway => String::new(),
+            _ if signs(client, form) => format!("http://{}", tap.address),
+            _ => format!("http://billing:t0ken@{}", tap.address),
+        };
+        let ca = if form == Inspect { "inspector.pem" } else { "ca.pem" };
+        self.workshop.run(client, &proxy, &self.outgate.folder.path(ca), &format!("{form:?}").to_lowercase(), errands)
+    }
+
+    fn seen(&self, prefix: &str) -> Vec<Seen> {
+        let upgraded = self.upgraded.as_ref().map(Receiver::seen).unwrap_or_default();
+        let all = [self.tls.seen(), self.plain.seen(), upgraded].concat();
+        all.into_iter().filter(|seen| seen.line.contains(prefix)).collect()
+    }
+}
+
+/// Every client in each of its forms that `wanted` lets pass, a few at a time: each is a process or more.
+fn for_each(place: &Place, wanted: impl Fn(Form) -> bool, test: impl Fn(&'static str, Sharing, Form) + Sync) {
+    let rows = CLIENTS.iter().flat_map(|(client, sharing, forms)| forms.iter().map(|form| (*client, *sharing, *form)));
+    let can = |form| place.upgraded.is_some() || !matches!(form, Upgraded | UpgradedTunnel);
+    let rows = rows.filter(|(client, _, form)| wanted(*form) && can(*form) && place.workshop.has(client));
+    let rows: Vec<_> = rows.collect();
+    for some in rows.chunks(ROWS_AT_ONCE) {
+        std::thread::scope(|scope| {
+            for &(client, sharing, form) in some {
+                let test = &test;
+                scope.spawn(move || test(client, sharing, form));
+            }
+        });
+    }
+}
+
+fn route(connect: &str, port: u16, sign: &str) -> String {
+    format!(
+        "[[routes]]\nname = {connect:?}\nhosts = [\"{connect}.example\"]\nports = [{port}]\nconnect = {connect:?}\n{sign}\n"
+    )
+}
+
+#[test]
+fn every_client_delivers_in_every_form_it_can_send() {
+    let Some(place) = place() else { return };
+    for_each(&place, |_| true, |client, sharing, form| session(&place, client, sharing, form));
+}
+
+/// GET, three POSTs, and where the client sees it a refusal, in one session.
+fn session(place: &Place, client: &str, sharing: Sharing, form: Form) {
+    let what = format!("{client} {form:?}");
+    let tap = Wiretap::before(place.outgate.proxy);
+    let prefix = format!("/{client}/{form:?}/");
+    let to = |name: &str| place.target(form, &format!("{prefix}{name}"));
+    let mut errands = vec![place.errand(form, "GET", to("get"), None, &tap)];
+    errands.extend((1..=3).map(|number| place.errand(form, "POST", to(&number.to_string()), Some(JSON), &tap)));
+    let is_tunnel = form.is_tunnel();
+    if !is_tunnel {
+        let scheme = if matches!(form, Plain | Upgrade | Upgraded) { "http" } else { "https" };
+        // Each form its own: two requests alike in one second have one signature, which proves its client once.
+        errands.push(place.errand(form, "GET", format!("{scheme}://unrouted.example/{form:?}"), None, &tap));
+    }
+    let reports = place.run(client, form, &tap, &errands);
+    for report in &reports[..4] {
+        assert_eq!((report.status, report.body.as_str(), report.error.as_str()), (200, "ok", ""), "{what}: {report:?}");
+        // Inside a tunnel that is not inspected nobody but the target speaks.
+        let egress = report.header("outgate-egress");
+        assert_eq!(egress.starts_with("127.0.7."), form != Tunnel, "{what}: {report:?}");
+    }
+    if let Some(refused) = reports.get(4) {
+        assert_eq!((refused.status, refused.header("outgate-error")), (403, "no_route"), "{what}: {refused:?}");
+        let problem: serde_json::Value = serde_json::from_str(&refused.body).unwrap();
+        assert_eq!((&problem["code"], &problem["retryable"]), (&"no_route".into(), &false.into()), "{what}");
+    }
+    received(place, client, form, &prefix);
+
+    // What was on the wire is the form that was meant.
+    let carried = tap.carried();
+    let sharing_them = match sharing {
+        Sharing::All => 1..=1,
+        Sharing::Nearly => 1..=2,
+        Sharing::Alike => 2..=2,
+        Sharing::None => 4..=4,
+    };
+    let connections = carried.iter().filter(|one| find(&one.sent, &prefix) || is_tunnel).count();
+    assert!(sharing_them.contains(&connections), "{what}: {connections} connections");
+    let sent: String = carried.iter().map(|one| String::from_utf8_lossy(&one.sent)).collect();
+    let target = to("1");
+    let authority = target.split('/').nth(2).unwrap();
+    let line = match form {
+        Upgraded if matches!(client, "excon" | "httpclient") => {
+            format!("POST {} HTTP/1.1\r\n", target.replace(".example/", ".example:80/"))
+        }
+        Plain | Upgrade | Absolute | Upgraded => format!("POST {target} HTTP/1.1\r\n"),
+        Gateway => "POST /1 HTTP/1.1\r\n".to_owned(),
+        Tunnel | Inspect => format!("CONNECT {authority} HTTP/1."),
+        UpgradedTunnel => "CONNECT upgraded.example:80 HTTP/1.".to_owned(),
+    };
+    assert!(sent.contains(&line), "{what}: no {line} in {sent}");
+    let credentials = format!("proxy-authorization: {CREDENTIALS}").to_lowercase();
+    assert_eq!(sent.to_lowercase().contains(&credentials), !signs(client, form), "{what}: {sent}");
+}
+
+fn find(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// What the receiver saw of a session: the same bytes, once, signed where outgate sees them.
+fn received(place: &Place, client: &str, form: Form, prefix: &str) {
+    let seen = place.seen(prefix);
+    assert_eq!(seen.len(), 4, "{prefix}: {seen:?}");
+    for seen in &seen {
+        let is_get = seen.line.starts_with("GET ");
+        assert_eq!(seen.body, if is_get { b"" } else { JSON.as_bytes() }, "{seen:?}");
+        // httpclient sends its proxy's credentials to the target of a tunnel, too, where nobody else sees them.
+        if (client, form) != ("httpclient", Tunnel) {
+            assert_eq!(seen.field("proxy-authorization"), "", "{seen:?}");
+        }
+        assert!(seen.from.to_string().starts_with("127.0.7."), "{seen:?}");
+        match form {
+            Plain | Tunnel => assert_eq!(seen.field("webhook-signature"), "", "{seen:?}"),
+            Inspect | UpgradedTunnel => verify(seen, place.own.trim()),
+            Upgrade | Absolute | Gateway | Upgraded => verify(seen, SECRET),
+        }
+        // What proves the client is not the target's business, and inside a tunnel it is nobody else's.
+        let signed_for_target = client == "twilio" && form == Tunnel;
+        assert_eq!(!seen.field("twilio-client-validation").is_empty(), signed_for_target, "{seen:?}");
+    }
+}
+
+#[test]
+fn a_refused_tunnel_is_a_clear_failure() {
+    let Some(place) = place() else { return };
+    for_each(
+        &place,
+        |form| form == Tunnel,
+        |client, _, form| {
+            let tap = Wiretap::before(place.outgate.proxy);
+            let errand = place.errand(form, "GET", "https://unrouted.example/".into(), None, &tap);
+            let report = &place.run(client, form, &tap, &[errand])[0];
+            // axios passes the proxy's own answer on; the others say what they got instead of a tunnel.
+            let says = match report.status {
+                // It keeps the answer in `response`, and says nothing of it.
+                0 if client == "excon" => report.error.contains("proxy connection could not be established"),
+                0 => report.error.contains("403") || report.error.contains("Forbidden"),
+                status => status == 403 && !report.header("outgate-error").is_empty(),
+            };
+            assert!(says, "{client} says only: {report:?}");
+            // The last of them: Apache HttpClient answers a challenge first.
+            let answer = String::from_utf8(tap.carried().pop().unwrap().received).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("outgate-error: "), "{client}: {answer}");
+        },
+    );
+}
+
+#[test]
+fn curl_answers_the_challenge_of_a_407() {
+    let Some(place) = place() else { return };
+    for form in [Plain, Upgrade] {
+        let tap = Wiretap::before(place.outgate.proxy);
+        let prefix = format!("/challenge/{form:?}/");
+        let url = place.target(form, &format!("{prefix}1"));
+        let mut errand = place.errand(form, "POST", url, Some(JSON), &tap);
+        errand.options.push("--proxy-anyauth");
+        let report = &place.run("curl", form, &tap, &[errand.clone()])[0];
+        assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{report:?}");
+        let received: String = tap.carried().iter().map(|one| String::from_utf8_lossy(&one.received)).collect();
+        assert!(received.starts_with("HTTP/1.1 407 "), "{received}");
+        assert_eq!(place.seen(&prefix).len(), 1);
+        // With nothing to prove, it stays a refusal.
+        let ca = place.outgate.folder.path("ca.pem");
+        let report = &place.workshop.run("curl", &format!("http://{}", tap.address), &ca, "", &[errand])[0];
+        assert_eq!((report.status, report.header("outgate-error")), (407, "client_unauthenticated"), "{report:?}");
+        assert!(report.header("proxy-authenticate").contains("Basic"), "{report:?}");
+    }
+}
+
+#[test]
+fn curl_waits_for_continue_before_two_mebibytes() {
+    let Some(place) = place() else { return };
+    let body = "0123456789abcdef".repeat(2 * 1024 * 1024 / 16);
+    // Inside a tunnel that is not inspected, continuing is the target's to say.
+    for form in [Plain, Upgrade, Absolute, Gateway, Inspect] {
+        let tap = Wiretap::before(place.outgate.proxy);
+        let prefix = format!("/large/{form:?}/");
+        let url = place.target(form, &format!("{prefix}1"));
+        let mut errand = place.errand(form, "POST", url, Some(&body), &tap);
+        errand.options.extend(["-H", "Expect: 100-continue", "--expect100-timeout", "15"]);
+        let report = &place.run("curl", form, &tap, &[errand])[0];
+        assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{form:?}: {report:?}");
+        let seen = place.seen(&prefix).pop().unwrap();
+        assert!(seen.body == body.as_bytes(), "{form:?}: {} bytes arrived", seen.body.len());
+        if form != Plain {
+            verify(&seen, if form.is_served() { place.own.trim() } else { SECRET });
+        }
+        if form != Inspect {
+            let received = String::from_utf8(tap.carried()[0].received.clone()).unwrap();
+            assert!(received.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 "), "{form:?}: {received}");
+        }
+    }
+}
+
+#[test]
+fn curl_hears_of_a_body_that_is_too_large_while_it_sends() {
+    let Some(place) = place() else { return };
+    let body = "0123456789abcdef".repeat(5 * 1024 * 1024 / 16);
+    for form in [Plain, Upgrade, Absolute, Gateway, Inspect] {
+        let tap = Wiretap::before(place.outgate.proxy);
+        let url = place.target(form, "/too-large");
+        let mut errand = place.errand(form, "POST", url, Some(&body), &tap);
+        errand.options.extend(["-H", "Expect:"]);
+        let report = &place.run("curl", form, &tap, &[errand])[0];
+        assert_eq!((report.status, report.header("outgate-error")), (413, "body_too_large"), "{form:?}: {report:?}");
+    }
+}

@@ -1,0 +1,132 @@
+//! The clients that people use, refused while they are still writing a large body.
+//! Does each of them get to know why, and can it answer a challenge?
+//!
+//! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::path::PathBuf;
+
+use support::Outgate;
+use support::clients::{Errand, Report, Workshop};
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{config, folder};
+
+const CLIENTS: &[&str] = &[
+    "curl",
+    "wget",
+    "requests",
+    "httpx",
+    "aiohttp",
+    "urllib",
+    "undici",
+    "fetch",
+    "axios",
+    "got",
+    "node_http",
+    "go",
+    "apache",
+    "excon",
+    "httpclient",
+];
+
+/// Bytes: more than the kernel takes from a client of what is not read.
+const LARGE: usize = 2 << 20;
+struct Place {
+    outgate: Outgate,
+    plain: Receiver,
+    good: Receiver,
+    workshop: Workshop,
+}
+
+fn place() -> Option<Place> {
+    let workshop = Workshop::open()?;
+    let pki = Pki::new();
+    let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let plain = Receiver::plain(ok());
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"t0ken");
+    let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = config(&good, &plain, &format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\n"))
+        .replace("allow_anonymous = true", "")
+        // The route that signs refuses the body for its size, the other takes it.
+        .replace("body_max = \"1 MiB\"", "body_max = \"32 MiB\"");
+    Some(Place { outgate: Outgate::run(folder(&pki), &text), plain, good, workshop })
+}
+
+impl Place {
+    fn ca(&self) -> PathBuf {
+        self.outgate.folder.path("ca.pem")
+    }
+
+    /// In the gateway form, which every client can send; nothing stands between the client and outgate.
+    fn post(&self, client: &str, target: &str, credentials: Option<&str>) -> Report {
+        let mut headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
+        headers.push(("Outgate-Target".to_owned(), target.to_owned()));
+        headers.extend(credentials.map(|value| ("Proxy-Authorization".to_owned(), value.to_owned())));
+        let errand = Errand {
+            method: "POST",
+            url: format!("http://{}/in", self.outgate.proxy),
+            headers,
+            body: Some("x".repeat(LARGE)),
+            // Without it, curl waits for 100 Continue and sends no body.
+            options: if client == "curl" { vec!["-H", "Expect:"] } else { Vec::new() },
+        };
+        self.workshop.run(client, "", &self.ca(), "gateway", &[errand]).remove(0)
+    }
+}
+
+#[test]
+fn refusal_of_a_large_body_is_understood_by_every_client() {
+    let Some(place) = place() else { return };
+    let (signed, plain) = (format!("https://hook.example:{}/in", place.good.port()), place.plain.port());
+    let plain = format!("http://plain.example:{plain}/in");
+    let known = Some("Bearer t0ken");
+    std::thread::scope(|scope| {
+        for client in CLIENTS.iter().filter(|client| place.workshop.has(client)) {
+            let (place, signed, plain) = (&place, &signed, &plain);
+            scope.spawn(move || {
+                for (target, credentials, status, code) in [
+                    (plain.as_str(), None, 407, "client_unauthenticated"),
+                    ("https://unrouted.example/", known, 403, "no_route"),
+                    (signed, known, 413, "body_too_large"),
+                ] {
+                    // The Fetch standard makes a network error of a 407 that comes without a proxy.
+                    if (*client, status) == ("fetch", 407) {
+                        continue;
+                    }
+                    let report = place.post(client, target, credentials);
+                    assert_eq!((report.status, report.header("outgate-error")), (status, code), "{client}: {report:?}");
+                }
+            });
+        }
+    });
+    assert!(place.plain.seen().is_empty() && place.good.seen().is_empty());
+}
+
+/// Apache HttpClient sends its body a first time without credentials.
+#[test]
+fn apache_http_client_answers_a_407_with_a_large_body() {
+    let Some(place) = place() else { return };
+    if !place.workshop.has("apache") {
+        return;
+    }
+    let proxy = format!("http://billing:t0ken@{}", place.outgate.proxy);
+    let errand = |size: &usize| Errand {
+        method: "POST",
+        url: format!("http://plain.example:{}/in", place.plain.port()),
+        headers: vec![("Content-Type".into(), "application/json".into())],
+        body: Some("x".repeat(*size)),
+        options: Vec::new(),
+    };
+    // The last is more than any kernel takes of a request that is not read.
+    let sizes = [LARGE, LARGE, LARGE, 6 * LARGE];
+    let errands: Vec<_> = sizes.iter().map(errand).collect();
+    for report in place.workshop.run("apache", &proxy, &place.ca(), "plain", &errands) {
+        assert_eq!((report.status, report.body.as_str()), (200, "ok"), "{report:?}");
+    }
+    let seen = place.plain.seen();
+    assert_eq!(seen.iter().map(|seen| seen.body.len()).collect::<Vec<_>>(), sizes);
+}

@@ -1,0 +1,140 @@
+//! What each client shows its developer of a refusal: the table of `docs/clients.md`.
+//! Does the developer learn why, from the client alone?
+//!
+//! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`. With BLESS=1
+//! in the environment the table is written instead of compared.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use support::Outgate;
+use support::clients::{Errand, Report, Workshop};
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{bad_receiver, folder};
+use support::{required, scene};
+
+/// Whether it can send https through a proxy, and shows the reason phrase of a CONNECT that is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tunnel {
+    Never,
+    ShowsReason,
+    ShowsStatus,
+    ShowsNothing,
+}
+use Tunnel::{Never, ShowsNothing, ShowsReason, ShowsStatus};
+
+const CLIENTS: &[(&str, &str, Tunnel)] = &[
+    ("curl", "curl", ShowsStatus),
+    ("wget", "Wget", ShowsReason),
+    ("requests", "Python requests", ShowsReason),
+    ("httpx", "Python HTTPX", ShowsReason),
+    ("aiohttp", "Python aiohttp", ShowsReason),
+    ("urllib", "Python urllib", ShowsReason),
+    ("undici", "Node undici", ShowsStatus),
+    ("fetch", "Node fetch, with undici's ProxyAgent", ShowsStatus),
+    ("axios", "Node axios", ShowsStatus),
+    ("got", "Node got, with hpagent", ShowsStatus),
+    ("node_http", "Node http", Never),
+    ("go", "Go net/http", ShowsReason),
+    ("apache", "Apache HttpClient", ShowsStatus),
+    ("excon", "Ruby excon", ShowsNothing),
+    ("httpclient", "Ruby httpclient", ShowsReason),
+];
+
+const HEAD: &str = "# What clients show of a refusal
+
+A target shows a self-signed certificate, so outgate refuses the webhook: `502 Bad Gateway (certificate_untrusted:
+self_signed)`. The table has what each client gives its developer: a response, or the text of the exception. The programs in
+`tests/clients` produced it.
+
+The response to a refused request has `Outgate-Error` and a problem in its body. Most clients hide the response to a refused
+CONNECT; the record of outgate has the reason.
+
+`tests/it/sending/clients_shown.rs` makes this page. To write it again: `OUTGATE_TEST_ALL=1 BLESS=1 cargo test --test it sending::clients_shown::`.
+
+| client | a refused request | a refused CONNECT |
+| --- | --- | --- |
+";
+
+struct Place {
+    outgate: Outgate,
+    untrusted: Receiver,
+    workshop: Workshop,
+}
+
+impl Place {
+    fn ask(&self, client: &str, form: &str, url: String, fields: Vec<(String, String)>) -> Report {
+        let proxy = if form == "gateway" { String::new() } else { format!("http://{}", self.outgate.proxy) };
+        let errand = Errand { method: "GET", url, headers: fields, body: None, options: Vec::new() };
+        self.workshop.run(client, &proxy, &self.outgate.folder.path("ca.pem"), form, &[errand]).remove(0)
+    }
+
+    /// What does not differ from run to run.
+    fn shown(&self, report: &Report) -> String {
+        let code = report.header("outgate-error");
+        if report.status > 0 {
+            let body =
+                if report.body.contains("\"code\":\"certificate_untrusted\"") { "and the problem" } else { "no body" };
+            let field = if code.is_empty() { String::new() } else { format!("`Outgate-Error: {code}`, ") };
+            return format!("status {}, {field}{body}", report.status);
+        }
+        let mut text = report.error.replace(&self.outgate.proxy.port().to_string(), "PROXY");
+        text = text.replace(&self.untrusted.port().to_string(), "PORT");
+        // Where an object is in memory.
+        while let Some(at) = text.find(" at 0x") {
+            let digits = text[at + 6..].find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(text.len() - at - 6);
+            text.replace_range(at..at + 6 + digits, "");
+        }
+        format!("`{}`", text.replace(['|', '`', '\n'], " "))
+    }
+}
+
+#[test]
+fn clients_show_a_refusal_as_the_table_says() {
+    let Some(workshop) = Workshop::open() else { return };
+    let (pki, untrusted, unused) = (Pki::new(), bad_receiver(&["untrusted.example"]), Receiver::plain(ok()));
+    let text = scene::config(&unused, &unused, "")
+        .replace("[resolver.hosts]", "[resolver.hosts]\n\"untrusted.example\" = [\"127.0.0.1\"]");
+    let route = "[[routes]]\nname = \"untrusted\"\nhosts = [\"untrusted.example\"]\n";
+    let text = format!("{text}{route}ports = [{}]\n", untrusted.port());
+    let place = Place { outgate: Outgate::run(folder(&pki), &text), untrusted, workshop };
+    let target = format!("https://untrusted.example:{}/", place.untrusted.port());
+    let mut table = HEAD.to_owned();
+    let mut is_whole = true;
+    for &(client, name, tunnel) in CLIENTS {
+        if !place.workshop.has(client) {
+            is_whole = false;
+            continue;
+        }
+        let fields = vec![("Outgate-Target".to_owned(), target.clone())];
+        let request = place.ask(client, "gateway", format!("http://{}/in", place.outgate.proxy), fields);
+        assert_eq!((request.status, request.header("outgate-error")), (502, "certificate_untrusted"), "{client}");
+        let connect = (tunnel != Never).then(|| place.ask(client, "tunnel", target.clone(), Vec::new()));
+        let said = connect.as_ref().map(|report| if report.status > 0 { "502" } else { report.error.as_str() });
+        match tunnel {
+            Never => {}
+            ShowsReason => {
+                assert!(said.unwrap().contains("(certificate_untrusted: self_signed)"), "{client}: {said:?}")
+            }
+            ShowsStatus => assert!(said.unwrap().contains("502"), "{client}: {said:?}"),
+            ShowsNothing => assert!(!said.unwrap().contains("502"), "{client} has got better: {said:?}"),
+        }
+        let connect = connect.map_or("opens no tunnels".to_owned(), |report| place.shown(&report));
+        writeln!(table, "| {name} | {} | {connect} |", place.shown(&request)).unwrap();
+    }
+    assert_eq!(place.untrusted.seen().len(), 0);
+    // Debian's clients are of one version there; elsewhere they may say it in other words.
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md");
+    if is_whole && std::env::var_os("BLESS").is_some() {
+        std::fs::create_dir_all(committed.parent().unwrap()).unwrap();
+        std::fs::write(committed, table).unwrap();
+    } else if required() {
+        let committed = std::fs::read_to_string(committed).unwrap_or_default();
+        assert_eq!(committed, table, "docs/clients.md is out of date: its caption says how to renew it");
+    }
+}

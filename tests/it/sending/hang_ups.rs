@@ -1,0 +1,333 @@
+//! Clients that hang up while their request waits, with a body and without.
+//! Is the hang-up noticed wherever the request waits, and is nothing sent for it?
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use socket2::SockRef;
+use support::pki::Pki;
+use support::receiver::{Reaction, Receiver, ok};
+use support::scene::folder;
+use support::{Client, Outgate, PATIENCE, post};
+
+/// Far more than a test's patience: only the hang-up can end a delivery.
+const NEVER: &str = "60s";
+
+/// Targets, a token endpoint and a resolver that never answer, and a target that answers when it is released.
+struct Place {
+    outgate: Outgate,
+    held: Receiver,
+    /// The request lines that `held` has got, answered or not.
+    arrived: Arc<Mutex<Vec<String>>>,
+    release: Sender<()>,
+    silent: TcpListener,
+    /// The connections of `silent`: the target must not be the one that ends them.
+    accepted: Mutex<Vec<TcpStream>>,
+    _token_endpoint: TcpListener,
+    resolver: UdpSocket,
+    /// What wants to connect to it is dropped.
+    unreachable: Receiver,
+}
+
+fn place() -> Place {
+    let pki = Pki::new();
+    let (release, wait) = channel();
+    let wait = Mutex::new(wait);
+    let arrived: Arc<Mutex<Vec<String>>> = Arc::default();
+    let lines = Arc::clone(&arrived);
+    let reaction: Reaction = Arc::new(move |seen| {
+        lines.lock().unwrap().push(seen.line.clone());
+        let _ = wait.lock().unwrap().recv_timeout(PATIENCE);
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), true)
+    });
+    let held = Receiver::plain(reaction);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let token_endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
+    let resolver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    resolver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let unreachable = Receiver::plain(ok());
+    unreachable.shut_out(&["127.0.7.0", "127.0.7.1", "127.0.7.2", "127.0.7.3"]);
+    let ports = [held.port(), silent.local_addr().unwrap().port(), unreachable.port()];
+    let text = format!(
+        r#"
+[server]
+listen = ["127.0.0.1:0"]
+allow_anonymous = true
+[admin]
+listen = ["127.0.0.1:0"]
+[egress.default]
+ranges = ["127.0.7.0/30"]
+[guard]
+allow = ["127.0.0.0/8"]
+[timeouts]
+total = "{NEVER}"
+[resolver]
+servers = ["{resolver}"]
+[resolver.hosts]
+"limited.example" = ["127.0.0.1"]
+"target.example" = ["127.0.0.1"]
+"signed.example" = ["127.0.0.1"]
+"token.example" = ["127.0.0.1"]
+"login.example" = ["127.0.0.1"]
+"tunnel.example" = ["127.0.0.1"]
+[trust.public]
+roots = ["{{dir}}/ca.pem"]
+[signers.platform]
+scheme = "standard-webhooks"
+keys = [{{ id = "k1", secret = "file:{{dir}}/key" }}]
+[credentials.oauth]
+type = "oauth2"
+token_url = "https://login.example:{endpoint}/token"
+client_id = "us"
+client_secret = "file:{{dir}}/key"
+[limits.one]
+concurrency = 1
+wait = "{NEVER}"
+"#,
+        resolver = resolver.local_addr().unwrap(),
+        endpoint = token_endpoint.local_addr().unwrap().port(),
+    );
+    let route = |host: &str, more: &str| {
+        let name = host.replace(['*', '.'], "");
+        format!(
+            "[[routes]]\nname = \"{name}\"\nhosts = [\"{host}\"]\nports = {ports:?}\n\
+             timeouts = {{ dns = \"{NEVER}\", connect = \"{NEVER}\", tls = \"{NEVER}\", response = \"{NEVER}\" }}\n{more}\n"
+        )
+    };
+    let routes = [
+        route("limited.example", "plaintext = \"allow\"\nlimits = [\"one\"]"),
+        route("target.example", "plaintext = \"allow\""),
+        route("signed.example", "sign = [\"platform\"]"),
+        route("token.example", "credential = \"oauth\""),
+        route("*.unresolved.net", ""),
+        route("tunnel.example", "connect = \"tunnel\""),
+    ];
+    let outgate = Outgate::run(folder(&pki), &(text + &routes.concat()));
+    let accepted = Mutex::default();
+    Place { outgate, held, arrived, release, silent, accepted, _token_endpoint: token_endpoint, resolver, unreachable }
+}
+
+/// Returns when the request of this number has come to where it waits.
+type Shown<'p> = Box<dyn Fn(usize) + 'p>;
+
+impl Place {
+    /// Where a request waits, and what shows that it does, if anything can.
+    fn waits(&self) -> Vec<(&'static str, String, Option<Shown<'_>>)> {
+        let silent = self.silent.local_addr().unwrap().port();
+        let accepts: fn(&Self) -> Shown<'_> =
+            |place| Box::new(|_| place.accepted.lock().unwrap().push(place.silent.accept().unwrap().0));
+        vec![
+            ("limit", format!("http://limited.example:{}/gone", self.held.port()), None),
+            ("token", format!("https://token.example:{}/gone", self.held.port()), None),
+            (
+                "name",
+                format!("https://gone-NUMBER.unresolved.net:{}/gone", self.held.port()),
+                Some(Box::new(|number| self.is_asked_for(&format!("gone-{number}")))),
+            ),
+            ("connect", format!("http://target.example:{}/gone", self.unreachable.port()), None),
+            ("handshake", format!("https://target.example:{silent}/gone"), Some(accepts(self))),
+            ("signed", format!("https://signed.example:{silent}/gone"), Some(accepts(self))),
+        ]
+    }
+
+    /// The first delivery holds the one place of the limit.
+    fn first(&self) -> Client {
+        let mut client = self.outgate.connect();
+        client.send(post(&format!("http://limited.example:{}/first", self.held.port()), "", "{}"));
+        let deadline = Instant::now() + PATIENCE;
+        while self.arrived().is_empty() {
+            assert!(Instant::now() < deadline, "the first delivery does not arrive");
+            std::thread::yield_now();
+        }
+        client
+    }
+
+    /// Waits for a query of this name: each delivery sends two.
+    fn is_asked_for(&self, label: &str) {
+        let label = format!("{label}\x0aunresolved");
+        let mut query = [0; 512];
+        loop {
+            let (length, _) = self.resolver.recv_from(&mut query).unwrap();
+            if query[..length].windows(label.len()).any(|part| part == label.as_bytes()) {
+                return;
+            }
+        }
+    }
+
+    fn arrived(&self) -> Vec<String> {
+        let mut lines = self.arrived.lock().unwrap().clone();
+        lines.sort_unstable();
+        lines
+    }
+
+    fn is_gone(&self, records: usize, what: &str) {
+        let record = self.outgate.records(records)[records - 1].clone();
+        assert_eq!((record["code"].as_str(), record["bytes_sent"].as_u64()), (Some("client_gone"), Some(0)), "{what}");
+    }
+}
+
+/// What comes of a request before its client hangs up.
+fn requests(url: &str) -> Vec<String> {
+    let large = "x".repeat(60_000);
+    let chunked = format!("POST {url} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n");
+    vec![
+        format!("GET {url} HTTP/1.1\r\nHost: h\r\n\r\n"),
+        post(url, "", "{}"),
+        post(url, "", &large),
+        chunked.clone() + "0\r\n\r\n",
+        // Half of a body, and a second request behind a whole one.
+        chunked,
+        post(url, "", "{}") + &post(url, "", "{}"),
+        // More than is read ahead, by FIN: the kernel's buffer holds it. Then more than that one holds, by RST.
+        post(url, "", &"x".repeat(75_000)),
+        post(url, "", &"x".repeat(200_000)),
+    ]
+}
+
+#[test]
+fn hang_up_is_noticed_wherever_a_request_waits() {
+    let place = place();
+    let _first = place.first();
+    let mut records = 0;
+    for (what, url, shown) in place.waits() {
+        for (number, request) in requests(&url).into_iter().enumerate() {
+            let request = request.replace("NUMBER", &records.to_string());
+            let socket = TcpStream::connect(place.outgate.proxy).unwrap();
+            (&socket).write_all(request.as_bytes()).unwrap();
+            // What is taken in whole waits for its body first, and a hang-up there is another matter.
+            if (what, number) != ("signed", 4)
+                && let Some(shown) = &shown
+            {
+                shown(records);
+            }
+            // By FIN and by RST.
+            if number % 2 == 1 {
+                SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            drop(socket);
+            records += 1;
+            place.is_gone(records, &format!("{what} {number}"));
+        }
+    }
+    assert_eq!(place.arrived(), ["POST /first HTTP/1.1"]);
+}
+
+#[test]
+fn hang_up_is_noticed_in_the_queue_of_max_deliveries() {
+    let place = place();
+    let text = std::fs::read_to_string(place.outgate.folder.path("config.toml")).unwrap();
+    place.outgate.reconfigure(&text.replace("allow_anonymous", "max_deliveries = 1\nallow_anonymous"));
+    let _first = place.first();
+    let url = format!("http://target.example:{}/gone", place.held.port());
+    for (records, request) in requests(&url).into_iter().enumerate() {
+        let socket = TcpStream::connect(place.outgate.proxy).unwrap();
+        (&socket).write_all(request.as_bytes()).unwrap();
+        if records % 2 == 1 {
+            SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        drop(socket);
+        place.is_gone(records + 1, &format!("max_deliveries {records}"));
+    }
+    assert_eq!(place.arrived(), ["POST /first HTTP/1.1"]);
+}
+
+#[test]
+fn hang_up_ends_a_tunnel_that_waits_for_its_target() {
+    let place = place();
+    let authority = format!("tunnel.example:{}", place.silent.local_addr().unwrap().port());
+    for (records, early) in ["", "\x16\x03\x01 and so on"].into_iter().enumerate() {
+        let mut client = place.outgate.connect();
+        client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n{early}"));
+        let target = place.silent.accept().unwrap();
+        drop(client);
+        place.is_gone(records + 1, early);
+        drop(target);
+    }
+}
+
+#[test]
+fn hang_up_over_http2_is_noticed_wherever_a_request_waits() {
+    let place = place();
+    let _first = place.first();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut records = 0;
+    for (what, url, _) in place.waits() {
+        // A stream that is reset, a connection that is closed; with a whole body, and with half.
+        for (resets, ends) in [(true, true), (false, true), (true, false), (false, false)] {
+            // A name of its own, which nothing else waits for.
+            let url = url.replace("NUMBER", &records.to_string());
+            let (sender, connection, mut stream) = runtime.block_on(async {
+                let socket = tokio::net::TcpStream::connect(place.outgate.proxy).await.unwrap();
+                let (sender, connection) = h2::client::handshake(socket).await.unwrap();
+                let connection = tokio::spawn(connection);
+                let request = http::Request::builder().method("POST").uri(&url).body(()).unwrap();
+                let mut sender = sender.ready().await.unwrap();
+                let (response, mut stream) = sender.send_request(request, false).unwrap();
+                stream.send_data(Bytes::from_static(b"{}"), ends).unwrap();
+                (sender, connection, (response, stream))
+            });
+            // Until outgate has read as far: the refusal of a later request says so.
+            let answered = runtime.block_on(async {
+                let request = http::Request::builder().method("GET").uri("http://unrouted.example/");
+                let mut sender = sender.clone().ready().await.unwrap();
+                sender.send_request(request.body(()).unwrap(), true).unwrap().0.await.unwrap().status()
+            });
+            assert_eq!(answered, 403);
+            records += 1;
+            place.outgate.records(records);
+            if resets {
+                stream.1.send_reset(h2::Reason::CANCEL);
+            } else {
+                connection.abort();
+            }
+            records += 1;
+            place.is_gone(records, &format!("{what} resets={resets} ends={ends}"));
+            drop((sender, stream));
+            connection.abort();
+        }
+    }
+    assert_eq!(place.arrived(), ["POST /first HTTP/1.1"]);
+}
+
+/// Clients with a short timeout: each retry used to be one more webhook for the target.
+#[test]
+fn hang_up_leaves_one_delivery_of_a_client_that_retries() {
+    let place = place();
+    let mut first = place.first();
+    let url = |event: usize| format!("http://limited.example:{}/event{event}", place.held.port());
+    for attempt in 0..5 {
+        let clients: Vec<_> = (0..6)
+            .map(|event| {
+                let mut client = place.outgate.connect();
+                client.send(post(&url(event), "", "{}"));
+                client
+            })
+            .collect();
+        drop(clients);
+        for record in &place.outgate.records(6 * (attempt + 1)) {
+            assert_eq!(record["code"], "client_gone");
+        }
+    }
+    let mut last: Vec<_> = (0..6)
+        .map(|event| {
+            let mut client = place.outgate.connect();
+            client.send(post(&url(event), "", "{}"));
+            client
+        })
+        .collect();
+    (0..7).for_each(|_| place.release.send(()).unwrap());
+    assert_eq!(first.answer().status, 200);
+    for client in &mut last {
+        assert_eq!(client.answer().status, 200);
+    }
+    let mut expected: Vec<_> = (0..6).map(|event| format!("POST /event{event} HTTP/1.1")).collect();
+    expected.push("POST /first HTTP/1.1".into());
+    assert_eq!(place.arrived(), expected);
+}

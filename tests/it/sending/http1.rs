@@ -1,0 +1,395 @@
+//! Hostile and awkward HTTP/1 over a real socket.
+//! Does each raw request get the answer that it should, and nothing behind it a hearing?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use support::receiver::{answering, answering_once};
+use support::scene::{scene, scene_with};
+use support::{Client, PATIENCE, post};
+
+/// A second request that must never be answered or forwarded where the first one was refused with a close.
+const SMUGGLED: &str = "GET http://plain.example/smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
+
+#[test]
+fn malformed_requests_are_refused_and_end_the_connection() {
+    let scene = scene();
+    let url = scene.plain_url();
+    let with = |fields: &str| format!("POST {url} HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let cases: Vec<(String, u16)> = vec![
+        (with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n", 400),
+        (with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n") + "0\r\n\r\n", 400),
+        (with("Content-Length: 5\r\nContent-Length: 6\r\n") + "hello", 400),
+        (with("Content-Length: +5\r\n") + "hello", 400),
+        (with("Content-Length: -1\r\n"), 400),
+        (with("Content-Length: 0x5\r\n") + "hello", 400),
+        (with("Content-Length: 5, 6\r\n") + "hello", 400),
+        (with("Content-Length: 5,5\r\n") + "hello", 400),
+        (with("Content-Length: 18446744073709551621\r\n") + "hello", 400),
+        (with("Transfer-Encoding : chunked\r\n") + "0\r\n\r\n", 400),
+        (with("Transfer-Encoding: \x0bchunked\r\n") + "0\r\n\r\n", 400),
+        (with("Transfer-Encoding: chunked, identity\r\n") + "0\r\n\r\n", 400),
+        (with("Transfer-Encoding: identity\r\n"), 400),
+        (with("Transfer-Encoding: xchunked\r\n") + "0\r\n\r\n", 400),
+        (with("Transfer-Encoding: gzip, chunked\r\n") + "0\r\n\r\n", 501),
+        (with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n", 400),
+        (format!("POST {url} HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 400),
+        (with("Transfer-Encoding: chunked\r\n") + "0x5\r\nhello\r\n0\r\n\r\n", 400),
+        (with("Transfer-Encoding: chunked\r\n") + "5 \r\nhello\r\n0\r\n\r\n", 400),
+        (with("Transfer-Encoding: chunked\r\n") + "5;a=\nhello\r\n0\r\n\r\n", 400),
+        (with("Transfer-Encoding: chunked\r\n") + "5\nhello\r\n0\r\n\r\n", 400),
+        (with("Transfer-Encoding: chunked\r\n") + "5\r\nhelloXX0\r\n\r\n", 400),
+        (with("Transfer-Encoding: chunked\r\n") + "10000000000000005\r\nhello\r\n0\r\n\r\n", 400),
+        (with("X: a\r\n b\r\n"), 400),
+        (with("X : a\r\n"), 400),
+        (with("X: a\0b\r\n"), 400),
+        (with("X: a\rb\r\n"), 400),
+        (with("X: a\nY: b\r\n"), 400),
+        (format!("POST {url} HTTP/1.1\r\n Host: h\r\n\r\n"), 400),
+        (format!("POST {url} HTTP/1.1\r\n\r\n"), 400),
+        (format!("POST {url} HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n"), 400),
+        (format!("POST {url} HTTP/1.1\r\nHost: a@b\r\n\r\n"), 400),
+        (format!("POST {url} HTTP/1.1\r\nHost: h/path\r\n\r\n"), 400),
+        (format!("POST {url} HTTP/1.1\nHost: h\n\n"), 400),
+        (format!("POST {url}#f HTTP/1.1\r\nHost: h\r\n\r\n"), 400),
+        (format!("POST {url}\\x HTTP/1.1\r\nHost: h\r\n\r\n"), 400),
+        (format!("POST {url}\u{e9} HTTP/1.1\r\nHost: h\r\n\r\n"), 400),
+        (format!("POST {url}\tx HTTP/1.1\r\nHost: h\r\n\r\n"), 400),
+        (format!("POST {url} HTTP/1.2\r\nHost: h\r\n\r\n"), 505),
+        ("PRI * HTTP/2.0\r\n\r\nno preface".into(), 505),
+        ("GET /\r\n\r\n".into(), 400),
+        (with("Expect: 200-ok\r\n"), 417),
+        (format!("{} {url} HTTP/1.1\r\nHost: h\r\n\r\n", "M".repeat(40)), 501),
+        (format!("GET http://plain.example/{} HTTP/1.1\r\n", "a".repeat(20_000)), 414),
+        (with(&"X: y\r\n".repeat(200)), 431),
+        (with(&format!("X: {}\r\n", "y".repeat(70_000))), 431),
+    ];
+    for (request, status) in &cases {
+        let mut client = scene.outgate.connect();
+        client.try_send(request);
+        client.try_send(SMUGGLED);
+        let answer = client.answer();
+        assert_eq!(answer.status, *status, "{request:?}");
+        assert_eq!(answer.code(), "request_malformed", "{request:?}");
+        assert_eq!(answer.json()["blame"], "client");
+        assert_eq!(answer.field("connection"), "close", "{request:?}");
+        assert!(client.is_closed(), "something was said after {request:?}");
+    }
+    assert!(scene.plain.seen().is_empty(), "{:?}", scene.plain.seen());
+    assert_eq!(scene.outgate.records(cases.len()).len(), cases.len());
+}
+
+#[test]
+fn targets_that_are_none_are_refused_and_the_connection_goes_on() {
+    let scene = scene();
+    let mut client = scene.outgate.connect();
+    for target in [
+        "/",
+        "*",
+        "http:/x",
+        "http://",
+        "ftp://plain.example/",
+        "http://u:p@plain.example/",
+        "plain.example:80",
+        "http://plain.example:0/",
+        "http://plain.example:99999/",
+        "http://127.1/",
+        "http://0x7f.0.0.1/",
+        "http://[::1%25lo]/",
+    ] {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{target}");
+    }
+    client.send(format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", scene.plain_url()));
+    assert_eq!(client.answer().status, 200);
+}
+
+#[test]
+fn connection_may_not_strip_what_the_message_is_made_of() {
+    let scene = scene();
+    for named in ["host", "content-length", "authorization", "signature", "webhook-signature", "x, Content-Type"] {
+        let answer = scene.outgate.post(&scene.plain_url(), &format!("Connection: {named}\r\n"), "x");
+        assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{named}");
+    }
+    let answer =
+        scene.outgate.post(&scene.plain_url(), "Connection: proxy-authorization, X-Mine\r\nX-Mine: 1\r\n", "x");
+    assert_eq!(answer.status, 200);
+    assert_eq!(scene.plain.seen()[0].field("x-mine"), "");
+}
+
+#[test]
+fn a_refused_connect_ends_the_connection_unread() {
+    let scene = scene();
+    for (head, code) in [
+        ("CONNECT hook.example:443 HTTP/1.1\r\nHost: hook.example\r\n\r\n", "tunnel_forbidden"),
+        ("CONNECT hook.example:443 HTTP/1.0\r\n\r\n", "tunnel_forbidden"),
+        ("CONNECT hook.example:443 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", "request_malformed"),
+    ] {
+        let mut client = scene.outgate.connect();
+        client.send(format!("{head}{SMUGGLED}"));
+        let answer = client.answer();
+        assert_eq!(answer.code(), code, "{head}");
+        assert_eq!(answer.field("connection"), "close");
+        assert!(client.is_closed(), "{head}");
+    }
+    assert!(scene.plain.seen().is_empty());
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let scene = scene_with(
+        std::sync::Arc::new(|seen| {
+            let path = seen.line.split(' ').nth(1).unwrap().to_owned();
+            (format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()).into_bytes(), true)
+        }),
+        "",
+    );
+    let mut client = scene.outgate.connect();
+    let port = scene.plain.port();
+    let three: String =
+        ["a", "b", "c"].iter().map(|path| post(&format!("http://plain.example:{port}/{path}"), "", "x")).collect();
+    client.send(three);
+    let bodies: Vec<_> = (0..3).map(|_| client.answer().text()).collect();
+    assert_eq!(bodies, ["/a", "/b", "/c"]);
+}
+
+#[test]
+fn chunked_bodies_arrive_whole_signed_or_not() {
+    let scene = scene();
+    for url in [scene.plain_url(), scene.good_url()] {
+        let mut client = scene.outgate.connect();
+        client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4;ext\r\nWiki\r\n"));
+        client.send("5\r\npedia\r\n0\r\nTrailer: x\r\n\r\n");
+        assert_eq!(client.answer().status, 200, "{url}");
+    }
+    let (plain, signed) = (&scene.plain.seen()[0], &scene.good.seen()[0]);
+    assert_eq!((plain.body.as_slice(), plain.field("transfer-encoding")), (&b"Wikipedia"[..], "chunked"));
+    assert_eq!((signed.body.as_slice(), signed.field("content-length")), (&b"Wikipedia"[..], "9"));
+}
+
+#[test]
+fn continue_is_said_only_when_the_body_is_wanted() {
+    let scene = scene();
+    let mut client = scene.outgate.connect();
+    let head = |length: usize| {
+        format!(
+            "POST {} HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n",
+            scene.good_url()
+        )
+    };
+    client.send(head(5));
+    assert_eq!(client.one_answer("POST").status, 100);
+    client.send("hello");
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(scene.good.seen()[0].body, b"hello");
+    // What would be refused is refused before it is sent.
+    client.send(head(10_000_000));
+    let answer = client.one_answer("POST");
+    assert_eq!((answer.status, answer.code()), (413, "body_too_large"));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn bodies_are_capped_with_and_without_a_length() {
+    let scene = scene();
+    let large = "x".repeat(70_000);
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", &large).code(), "body_too_large");
+    let mut client = scene.outgate.connect();
+    client.send(format!("POST {} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", scene.good_url()));
+    client.try_send(format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len()));
+    assert_eq!(client.answer().code(), "body_too_large");
+    let huge = "x".repeat(1_100_000);
+    let mut client = scene.outgate.connect();
+    client.send(format!("POST {} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", scene.plain_url()));
+    client.try_send(format!("{:x}\r\n{huge}\r\n0\r\n\r\n", huge.len()));
+    assert_eq!(client.answer().code(), "body_too_large");
+    let fits = "x".repeat(1_000_000);
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", &fits).status, 200);
+    assert_eq!(scene.plain.until(1).last().unwrap().body.len(), fits.len());
+}
+
+#[test]
+fn answers_without_a_body_are_framed_so() {
+    for (reply, method, status, body) in [
+        ("HTTP/1.1 204 No Content\r\n\r\n", "POST", 204, ""),
+        ("HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n", "GET", 304, ""),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HEAD", 200, ""),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "POST", 200, ""),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "POST", 200, "abc"),
+        (
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "POST",
+            200,
+            "ok",
+        ),
+    ] {
+        let scene = scene_with(answering(reply), "");
+        let mut client = scene.outgate.connect();
+        for _ in 0..2 {
+            client.send(format!("{method} {} HTTP/1.1\r\nHost: h\r\n\r\n", scene.plain_url()));
+            let answer = client.answer_to(method);
+            assert_eq!((answer.status, answer.text().as_str()), (status, body), "{reply}");
+        }
+        assert_eq!(scene.plain.connections(), 1, "the connection was reused after {reply}");
+    }
+    let scene = scene_with(answering_once("HTTP/1.1 200 OK\r\n\r\nuntil the end"), "");
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "").text(), "until the end");
+    // An HTTP/1.0 client knows no chunks: the close ends the body.
+    let mut client = scene.outgate.connect();
+    client.send(format!("GET {} HTTP/1.0\r\n\r\n", scene.plain_url()));
+    let answer = client.answer();
+    assert_eq!((answer.text().as_str(), answer.field("transfer-encoding")), ("until the end", ""));
+}
+
+#[test]
+fn hostile_answers_are_refused_or_cut() {
+    for (reply, code) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "response_malformed"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nok", "response_malformed"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "response_malformed"),
+        ("ICY 200 OK\r\n\r\n", "response_malformed"),
+        ("nonsense\r\n\r\n", "response_malformed"),
+        ("", "connection_lost"),
+        ("HTTP/1.1 200 OK\r\nContent-Le", "connection_lost"),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "response_malformed"),
+    ] {
+        let scene = scene_with(answering_once(reply), "");
+        let answer = scene.outgate.post(&scene.plain_url(), "", "x");
+        assert_eq!((answer.status, answer.code()), (502, code), "{reply:?}");
+        assert_eq!(scene.plain.seen().len(), 1, "sent once: {reply:?}");
+    }
+    let bomb = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(500));
+    let scene = scene_with(answering_once(&bomb), "");
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "response_too_large");
+
+    // A head that went out cannot be taken back: the client sees a body that does not end as announced.
+    let scene = scene_with(answering_once("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), "");
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.plain_url(), "", "x"));
+    let all = String::from_utf8(client.rest()).unwrap();
+    assert!(all.contains("content-length: 10") && all.ends_with("half"), "{all}");
+    assert_eq!(scene.outgate.records(1)[0]["code"], "connection_lost");
+
+    // What follows an answer belongs to nobody.
+    let scene = scene_with(
+        answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"),
+        "",
+    );
+    for _ in 0..3 {
+        assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").text(), "ok");
+    }
+    assert_eq!(scene.plain.connections(), 3);
+}
+
+#[test]
+fn options_asks_whom_it_means() {
+    let scene = scene();
+    let port = scene.plain.port();
+    let mut client = scene.outgate.connect();
+    client.send(format!("OPTIONS http://plain.example:{port} HTTP/1.1\r\nHost: h\r\nMax-Forwards: 3\r\n\r\n"));
+    assert_eq!(client.answer().status, 200);
+    let seen = &scene.plain.seen()[0];
+    assert_eq!((seen.line.as_str(), seen.field("max-forwards")), ("OPTIONS * HTTP/1.1", "2"));
+    client.send(format!("OPTIONS http://plain.example:{port}/ HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\n\r\n"));
+    let answer = client.answer();
+    assert!(answer.status == 200 && answer.field("allow").contains("POST"), "{answer:?}");
+    assert_eq!(scene.plain.seen().len(), 1);
+    // Some servers compare methods without regard to case.
+    for method in ["TRACE", "trace", "Trace"] {
+        client.send(format!("{method} http://plain.example:{port}/ HTTP/1.1\r\nHost: h\r\nCookie: secret\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!(answer.code(), "client_forbidden", "{method}");
+        assert!(!answer.text().contains("secret"), "{method}");
+    }
+    assert_eq!(scene.plain.seen().len(), 1);
+}
+
+#[test]
+fn an_idle_or_half_sent_head_harms_nobody() {
+    let scene = scene();
+    let mut clients: Vec<Client> = (0..50).map(|_| scene.outgate.connect()).collect();
+    for (count, client) in clients.iter_mut().enumerate() {
+        client.send(&post(&scene.plain_url(), "", "x")[..count]);
+    }
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+    drop(clients);
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+}
+
+/// A target may answer before it has the whole upload. What the client sends afterwards is then neither the rest of
+/// that upload nor another request.
+#[test]
+fn what_follows_an_early_answer_is_the_upload_or_nothing() {
+    let scene = scene();
+    let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = target.local_addr().unwrap().port();
+    let text = support::scene::config(&scene.good, &scene.plain, "")
+        .replace(&format!("ports = [{}, {}]", scene.good.port(), scene.plain.port()), &format!("ports = [{port}]"));
+    scene.outgate.reconfigure(&text);
+    let mut client = scene.outgate.connect();
+    client.send(format!(
+        "POST http://plain.example:{port}/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+    ));
+    let (mut stream, _) = target.accept().unwrap();
+    let mut seen = Vec::new();
+    let mut piece = [0; 1024];
+    while !seen.windows(5).any(|five| five == b"first") {
+        let length = std::io::Read::read(&mut stream, &mut piece).unwrap();
+        assert_ne!(length, 0);
+        seen.extend_from_slice(&piece[..length]);
+    }
+    std::io::Write::write_all(&mut stream, b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.code(), answer.field("connection")), (429, "", "close"));
+    client.try_send("4\r\nlate\r\n0\r\n\r\n");
+    client.try_send(SMUGGLED);
+    assert!(client.is_closed());
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    // The rest of the upload may have passed before the connection ended, but then all of it, and nothing else.
+    let mut rest = Vec::new();
+    while !rest.ends_with(b"0\r\n\r\n") {
+        match std::io::Read::read(&mut stream, &mut piece) {
+            Ok(length) if length > 0 => rest.extend_from_slice(&piece[..length]),
+            _ => break,
+        }
+    }
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(["", "4\r\nlate\r\n", "4\r\nlate\r\n0\r\n\r\n"].contains(&rest.as_str()), "{rest:?}");
+    assert!(scene.plain.seen().is_empty(), "{:?}", scene.plain.seen());
+}
+
+/// Each write of such a client waits for the acknowledgment of the one before (RFC 896): Python's urllib3 writes so.
+#[test]
+fn quickack_spares_a_client_with_nagle_a_delayed_acknowledgment() {
+    let scene = scene();
+    let mut client = TcpStream::connect(scene.outgate.proxy).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(!client.nodelay().unwrap());
+    let request = post(&scene.plain_url(), "", "body");
+    let (head, body) = request.split_at(request.len() - 4);
+    let mut fastest = Duration::MAX;
+    for number in 0..40 {
+        let start = Instant::now();
+        client.write_all(head.as_bytes()).unwrap();
+        client.write_all(body.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok") {
+            let mut piece = [0; 4096];
+            let length = client.read(&mut piece).unwrap();
+            assert!(length > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..length]);
+        }
+        // The kernel acknowledges the first segments of a connection at once by itself.
+        if number >= 20 {
+            fastest = fastest.min(start.elapsed());
+        }
+    }
+    // Linux delays an acknowledgment by 40 ms at least: then none of the requests is as fast.
+    assert!(fastest < Duration::from_millis(30), "{fastest:?}");
+}

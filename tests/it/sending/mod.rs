@@ -1,0 +1,13 @@
+//! How clients send webhooks, and what they see of a refusal.
+
+mod answers;
+mod clients;
+mod clients_refused;
+mod clients_shown;
+mod differential;
+mod early_responses;
+mod hang_ups;
+mod http1;
+mod paths;
+mod refused_uploads;
+mod send;

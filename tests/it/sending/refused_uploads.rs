@@ -1,0 +1,160 @@
+//! Requests that are refused while their client is still writing them.
+//! Does the refusal arrive, and can the connection be used again?
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use support::scene::{Scene, scene, scene_with};
+use support::{Client, PATIENCE, post};
+
+/// More than all that the kernels of both sides keep of a connection, and more than a route of the scene takes.
+const LARGE: usize = 8 << 20;
+
+/// Only a client that proves itself gets further than a 407.
+fn proving() -> Scene {
+    let scene = scene_with(support::receiver::ok(), "");
+    let text = std::fs::read_to_string(scene.outgate.folder.path("config.toml")).unwrap();
+    let hash = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"; // of "secret"
+    let text = text.replace("allow_anonymous = true", "");
+    scene
+        .outgate
+        .reconfigure(&text.replace("[signers.", &format!("[clients.billing]\ntokens = [\"{hash}\"]\n[signers.")));
+    scene
+}
+
+/// Writes all of a request before it reads, as clients without a second thread do; then sends another.
+fn writes_before_it_reads(scene: &Scene, request: &[u8], status: u16, stays_open: bool) {
+    let what = String::from_utf8_lossy(&request[..90]).into_owned();
+    let mut client = scene.outgate.connect();
+    assert!(client.try_send(request), "{what}: the connection broke while the client was writing");
+    let answer = client.answer();
+    assert_eq!(answer.status, status, "{what}: {answer:?}");
+    assert_eq!(answer.field("connection") != "close", stays_open, "{what}: {answer:?}");
+    if stays_open {
+        client.send(post("http://unrouted.example/", "", "x"));
+        assert!(matches!(client.answer().status, 403 | 407), "{what}: the next request");
+    } else {
+        assert!(client.is_closed(), "{what}");
+    }
+}
+
+fn chunked(url: &str, size: usize) -> Vec<u8> {
+    let mut request = format!("POST {url} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").into_bytes();
+    for _ in 0..size / 0x10000 {
+        request.extend_from_slice(b"10000\r\n");
+        request.resize(request.len() + 0x10000, b'x');
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    request
+}
+
+#[test]
+fn refusal_reaches_a_client_that_is_still_writing() {
+    let scene = scene();
+    let body = "x".repeat(LARGE);
+    for (url, status) in [("http://unrouted.example/", 403), (&scene.plain_url(), 413), (&scene.good_url(), 413)] {
+        writes_before_it_reads(&scene, post(url, "", &body).as_bytes(), status, true);
+        writes_before_it_reads(&scene, &chunked(url, LARGE), status, true);
+        writes_before_it_reads(&scene, post(url, "Connection: close\r\n", &body).as_bytes(), status, false);
+    }
+    // Where the body ends is unknown after these.
+    let coded = post(&scene.plain_url(), "Transfer-Encoding: gzip\r\n", &body).replace("Content-Length", "X-Length");
+    writes_before_it_reads(&scene, coded.as_bytes(), 400, false);
+    let connect = format!("CONNECT hook.example:443 HTTP/1.1\r\nHost: hook.example:443\r\n\r\n{body}");
+    writes_before_it_reads(&scene, connect.as_bytes(), 403, false);
+    assert!(scene.plain.seen().is_empty() && scene.good.seen().is_empty());
+}
+
+#[test]
+fn refusal_for_want_of_credentials_leaves_the_connection_to_the_retry() {
+    let scene = proving();
+    let body = "x".repeat(900_000);
+    writes_before_it_reads(&scene, post(&scene.plain_url(), "", &"x".repeat(LARGE)).as_bytes(), 407, true);
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.plain_url(), "", &body));
+    assert_eq!(client.answer().status, 407);
+    client.send(post(&scene.plain_url(), "Proxy-Authorization: Bearer secret\r\n", &body));
+    assert_eq!(client.answer().status, 200);
+    let seen = scene.plain.seen();
+    assert_eq!((seen.len(), seen[0].body.len()), (1, body.len()));
+}
+
+#[test]
+fn refusal_of_an_upload_without_an_end_has_one() {
+    let scene = scene();
+    // More than is read away, which the answer says, and no end to it.
+    let mut client = scene.outgate.connect();
+    client.send("POST http://unrouted.example/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("connection")), (403, "close"));
+    let piece = [b'x'; 1 << 16];
+    let sent = (0..1000).take_while(|_| client.try_send(piece)).count() << 16;
+    assert!((16 << 20..1000 << 16).contains(&sent), "{sent} bytes were taken");
+    // One that stalls, and one that breaks its own framing: nothing behind it is a request.
+    for rest in ["half", "5\r\nhelloXX\r\nGET http://unrouted.example/smuggled HTTP/1.1\r\nHost: h\r\n\r\n"] {
+        let mut client = scene.outgate.connect();
+        client.send("POST http://unrouted.example/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
+        assert_eq!(client.answer().status, 403);
+        client.send(rest);
+        assert!(client.is_closed(), "{rest}");
+    }
+    assert_eq!(scene.outgate.records(3).len(), 3);
+}
+
+#[test]
+fn refusal_of_a_malformed_body_ends_the_connection() {
+    let scene = scene();
+    for smuggled in ["5\r\nhelloXX", "zz\r\n", "5;a=\n"] {
+        let mut client = scene.outgate.connect();
+        client.send(format!(
+            "POST {} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{smuggled}\r\n0\r\n\r\n{}",
+            scene.good_url(),
+            post(&scene.plain_url(), "", "x"),
+        ));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("connection")), (400, "close"), "{smuggled}");
+        assert!(client.is_closed(), "{smuggled}");
+    }
+    assert!(scene.plain.seen().is_empty());
+}
+
+#[test]
+fn refusal_reaches_a_client_that_waits_for_continue() {
+    let scene = scene();
+    let mut client = Client::connect(scene.outgate.proxy);
+    client
+        .send("POST http://unrouted.example/ HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.field("connection")), (403, "close"));
+    assert!(client.is_closed(), "whether a body follows is unknown");
+}
+
+#[test]
+fn refusal_over_http2_lets_the_client_write_to_its_end() {
+    let scene = scene();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(scene.outgate.proxy).await.unwrap();
+        let (sender, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        for (url, status) in [("http://unrouted.example/", 403), (&scene.plain_url(), 413), (&scene.good_url(), 413)] {
+            let request = http::Request::builder().method("POST").uri(url).body(()).unwrap();
+            let (response, mut stream) = sender.clone().ready().await.unwrap().send_request(request, false).unwrap();
+            let writing = async {
+                let mut left = LARGE;
+                while left > 0 {
+                    stream.reserve_capacity(left.min(1 << 16));
+                    let room = poll_fn(|cx| stream.poll_capacity(cx)).await.expect("the stream is open").unwrap();
+                    left -= room.min(left);
+                    stream.send_data(Bytes::from(vec![b'x'; room]), left == 0).unwrap();
+                }
+            };
+            tokio::time::timeout(PATIENCE, writing).await.expect("the client can write all of it");
+            assert_eq!(response.await.unwrap().status(), status, "{url}");
+        }
+    });
+}

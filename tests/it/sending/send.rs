@@ -1,0 +1,162 @@
+//! `outgate send`, as an operator runs it: straight from a configuration, and through a proxy that runs.
+//! Does the webhook leave once, as it would from the proxy, and is everything shown that came of it?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use support::receiver::answering;
+use support::scene::{Scene, bad_receiver, config, scene, scene_with};
+use support::signature;
+
+/// Runs with the configuration of the scene, unless the arguments name a proxy.
+fn send(scene: &Scene, arguments: &[&str], stdin: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    command.arg("send").args(arguments);
+    if !arguments.contains(&"--proxy") {
+        command.arg("--config").arg(scene.outgate.folder.path("config.toml"));
+    }
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn told(output: &Output) -> (i32, String) {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn straight_from_the_configuration_it_is_a_delivery_like_any_other() {
+    let scene = scene();
+    let (code, text) = told(&send(&scene, &[&scene.good_url(), "-d", r#"{"type":"ping"}"#], ""));
+    assert_eq!(code, 0, "{text}");
+    let seen = scene.good.until(1);
+    assert_eq!((seen.len(), &seen[0].body[..]), (1, &br#"{"type":"ping"}"#[..]));
+    assert_eq!((seen[0].line.as_str(), seen[0].field("content-type")), ("POST /in HTTP/1.1", "application/json"));
+    assert!(seen[0].from.to_string().starts_with("127.0.7."), "{}", seen[0].from);
+    signature::verify(&seen[0], support::scene::SECRET);
+    for expected in [
+        "source     127.0.7.",
+        "route      signed",
+        "signed     by k1",
+        "connect ",
+        "tls ",
+        "response ",
+        "200 OK\n",
+        "\nok\n",
+    ] {
+        assert!(text.contains(expected), "{expected:?} in\n{text}");
+    }
+
+    let (code, text) =
+        told(&send(&scene, &[&scene.good_url(), "-X", "PUT", "-H", "X-A: 1", "-d", "@-", "--json"], "piped"));
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (code, &answer["delivered"], &answer["status"], &answer["body"]),
+        (0, &true.into(), &200.into(), &"ok".into())
+    );
+    let record = &answer["record"];
+    assert_eq!((&record["code"], &record["proof"]), (&"delivered".into(), &"stated".into()), "{record}");
+    assert_eq!((&record["request_id"], &record["source"]), (&answer["request_id"], &answer["source"]));
+    assert!(record["ms"]["total"].as_f64() > record["ms"]["connect"].as_f64(), "{record}");
+    let second = &scene.good.until(2)[1];
+    assert_eq!((second.line.as_str(), second.field("x-a"), &second.body[..]), ("PUT /in HTTP/1.1", "1", &b"piped"[..]));
+}
+
+#[test]
+fn through_a_proxy_it_is_a_client_like_any_other() {
+    let scene = scene();
+    let proxy = format!("http://{}", scene.outgate.proxy);
+    let (code, text) = told(&send(&scene, &[&scene.good_url(), "-d", "{}", "--proxy", &proxy], ""));
+    assert!(code == 0 && text.contains("source     127.0.7.") && text.contains("total "), "{text}");
+    let record = &scene.outgate.records(1)[0];
+    assert!(text.contains(record["request_id"].as_str().unwrap()), "{text}");
+    assert_eq!(scene.good.seen().len(), 1);
+
+    let (code, text) = told(&send(&scene, &["https://elsewhere.example/", "--proxy", &proxy], ""));
+    assert!(code == 69 && text.contains("refused    no_route") && text.contains("do not send it again"), "{text}");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, text) = told(&send(&scene, &[&scene.good_url(), "--proxy", &format!("http://{closed}")], ""));
+    assert!(code == 69 && text.contains(&closed.to_string()), "{text}");
+}
+
+#[test]
+fn a_proxy_that_asks_who_calls_is_shown_what_its_url_says() {
+    let scene = scene();
+    let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"; // SHA-256 of "test"
+    let text = config(
+        &scene.good,
+        &scene.plain,
+        &format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n"),
+    );
+    scene.outgate.reconfigure(&text.replace("allow_anonymous = true", "allow_anonymous = false"));
+    let at = scene.outgate.proxy;
+    let asked = |proxy: &str| told(&send(&scene, &[&scene.good_url(), "--tenant", "acme", "--proxy", proxy], ""));
+    let (code, text) = asked(&format!("http://billing:test@{at}"));
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = asked(&format!("http://billing:guess@{at}"));
+    assert!(code == 69 && text.contains("client_unauthenticated") && !text.contains("guess"), "{text}");
+    let straight = |client: &[&str]| told(&send(&scene, &[&[scene.good_url().as_str()], client].concat(), ""));
+    assert_eq!(straight(&["--client", "billing", "--tenant", "acme"]).0, 0);
+    assert!(straight(&["--client", "billing", "--tenant", "other"]).1.contains("client_forbidden"));
+    for client in [&["--client", "nobody"][..], &[]] {
+        assert_eq!(straight(client).0, 2, "{client:?}");
+    }
+}
+
+#[test]
+fn what_is_refused_says_why_and_what_to_do() {
+    let scene = scene();
+    let bad = bad_receiver(&["hook.example"]);
+    let url = scene.good_url().replace(&scene.good.port().to_string(), &bad.port().to_string());
+    scene.outgate.reconfigure(&config(&bad, &scene.plain, ""));
+    let (code, text) = told(&send(&scene, &[&url, "-d", "{}"], ""));
+    assert_eq!(code, 69, "{text}");
+    for expected in
+        ["certificate_untrusted (self_signed)", "blame      target", "do not send it again", "502 Bad Gateway"]
+    {
+        assert!(text.contains(expected), "{expected:?} in\n{text}");
+    }
+    let (_, text) = told(&send(&scene, &[&url, "--json"], ""));
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&answer["delivered"], &answer["refusal"]["code"]), (&false.into(), &"certificate_untrusted".into()));
+    assert_eq!(bad.seen().len(), 0);
+}
+
+/// What a stranger's server answers must not move the operator's cursor.
+#[test]
+fn an_answer_is_shown_and_does_nothing_to_the_terminal() {
+    let scene =
+        scene_with(answering("HTTP/1.1 500 Broken\r\nX-Odd: a\u{9b}2Jb\r\nContent-Length: 8\r\n\r\n\u{1b}[31mred"), "");
+    let (code, text) = told(&send(&scene, &[&scene.plain_url()], ""));
+    assert!(code == 1 && text.contains("500") && text.contains("[31mred"), "{code} {text}");
+    assert!(!text.contains(['\u{1b}', '\u{9b}']), "{text:?}");
+}
+
+#[test]
+fn wrong_usage_is_told_and_nothing_leaves() {
+    let scene = scene();
+    let url = scene.good_url();
+    for arguments in [
+        &["-X", "CONNECT", &url][..],
+        &["-H", "Content-Length: 3", &url],
+        &["-H", "no colon", &url],
+        &["-d", "@/nowhere", &url],
+        &["--proxy", "127.0.0.1:1", &url],
+        &["--proxy", "https://127.0.0.1:1", &url],
+        &["--proxy", "http://127.0.0.1:1", "--client", "billing", &url],
+        &[],
+    ] {
+        let (code, text) = told(&send(&scene, arguments, ""));
+        assert!(code == 2 && !text.is_empty(), "{arguments:?}: {code} {text}");
+    }
+    let (code, text) = told(&send(&scene, &["no url"], ""));
+    assert!(code == 69 && text.contains("request_malformed"), "{code} {text}");
+    assert_eq!(scene.good.seen().len(), 0);
+}

@@ -1,0 +1,215 @@
+//! A key of its own for each tenant, from a directory that an operator changes with `mv` and `cp`.
+//! Whose key signs this webhook, now, and is it ever another's?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::fs;
+
+use serde_json::{Value, json};
+use support::Outgate;
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::{SECRET, folder};
+use support::signature::verify;
+use support::tenants::{NAMES, Place, new_key, put, run, signed_by, swap, text};
+
+#[test]
+fn each_webhook_is_signed_with_its_tenants_key_and_no_others_also_after_a_swap() {
+    let place = Place::new("");
+    let secrets = place.secrets();
+    let expect = |order: [usize; 3]| {
+        for (name, own) in NAMES.iter().zip(order) {
+            let seen = place.deliver(Some(name));
+            assert_eq!(signed_by(&seen, &secrets), [own], "{name}: {seen:?}");
+            verify(&seen, &secrets[own]);
+        }
+    };
+    expect([0, 1, 2]);
+    for order in [[1, 0, 2], [0, 1, 2], [1, 0, 2]] {
+        place.adopts(|folder| swap(folder, "acme", "globex"));
+        expect(order);
+    }
+    // Overwritten where it stands, to the same length.
+    let path = place.folder().path("keys/initech/k1.key");
+    place.adopts(|_| fs::write(&path, new_key("standard-webhooks")).unwrap());
+    let seen = place.deliver(Some("initech"));
+    assert_eq!(signed_by(&seen, &secrets), [0; 0]);
+    verify(&seen, &place.secret("initech/k1.key"));
+    let records = place.outgate.records(13);
+    assert!(records.iter().all(|record| record["signatures"] == json!(["k1"])), "{records:?}");
+    assert_eq!((&records[0]["tenant"], &records[1]["tenant"]), (&json!("acme"), &json!("globex")));
+}
+
+#[test]
+fn swaps_under_load_never_lend_a_key() {
+    let place = Place::new("");
+    let secrets = place.secrets();
+    let (swaps, url) = (10, format!("https://hook.example:{}/in", place.receiver.port()));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let load = |who: usize| {
+        let (mut client, mut count) = (place.outgate.connect(), 0);
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let fields = format!("Outgate-Tenant: {}\r\nWebhook-Id: {who}-{count}\r\n", NAMES[who]);
+            client.send(support::post(&url, &fields, "{}"));
+            assert_eq!(client.answer().status, 200);
+            count += 1;
+        }
+        (who, count)
+    };
+    let sent: Vec<(usize, usize)> = std::thread::scope(|scope| {
+        let load = &load;
+        let threads: Vec<_> = (0..NAMES.len()).map(|who| scope.spawn(move || load(who))).collect();
+        (0..swaps).for_each(|_| place.adopts(|folder| swap(folder, "acme", "globex")));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let (seen, total) = (place.receiver.seen(), sent.iter().map(|(_, count)| count).sum::<usize>());
+    assert!(seen.len() == total && sent.iter().all(|(_, count)| *count > 0), "{} {sent:?}", seen.len());
+    for seen in &seen {
+        let who: usize = seen.field("webhook-id").split('-').next().unwrap().parse().unwrap();
+        let by = signed_by(seen, &secrets);
+        // The two that swap have had either key, one at a time; the third has had its own, and nobody else it.
+        assert!(by.len() == 1 && (by[0] == 2) == (who == 2), "{who} by {by:?}");
+    }
+}
+
+#[test]
+fn who_has_no_folder_is_refused() {
+    let place = Place::new("");
+    let (forbidden, missing, unknown) = ("client_forbidden".to_owned(), json!("no_tenant"), json!("no_tenant_key"));
+    assert_eq!(place.refused(None), (403, forbidden.clone(), missing));
+    for name in ["nobody", "ACME", "acme/", ".", "..", "../keys/acme", "acme/k1.key", "acme\t", ".new", "k1.key"] {
+        let expected = if name.ends_with('\t') { continue } else { (403, forbidden.clone(), unknown.clone()) };
+        assert_eq!(place.refused(Some(name)), expected, "{name}");
+    }
+    let detail = place.try_post(Some("nobody")).json()["detail"].clone();
+    assert_eq!(detail, "there is no signing key for tenant \"nobody\"");
+    place.deliver(Some("acme"));
+    place.adopts(|folder| fs::remove_dir_all(folder.path("keys/acme")).unwrap());
+    assert_eq!(place.refused(Some("acme")), (403, forbidden, unknown));
+    place.deliver(Some("globex"));
+    let record = place.outgate.records(1).into_iter().find(|record| record["tenant"] == "nobody").unwrap();
+    assert_eq!((&record["signatures"], &record["details"]), (&json!([]), &json!("no_tenant_key")));
+    assert!(record["cause"].as_str().unwrap().contains("signer platform"), "{record}");
+}
+
+#[test]
+fn keys_are_rotated_with_cp_and_mv_alone() {
+    let place = Place::new("");
+    let old = place.secret("acme/k1.key");
+    let path = |name: &str| place.folder().path(&format!("keys/acme/{name}"));
+    place.adopts(|folder| put(folder, "keys/acme/k2.from-2090-01-01.key", &new_key("standard-webhooks")));
+    let new = place.secret("acme/k2.from-2090-01-01.key");
+    let both = [old, new];
+    assert_eq!(signed_by(&place.deliver(Some("acme")), &both), [0]);
+    place.adopts(|_| fs::rename(path("k2.from-2090-01-01.key"), path("k2.from-2026-01-01T12:00:00Z.key")).unwrap());
+    assert_eq!(signed_by(&place.deliver(Some("acme")), &both), [0, 1]);
+    place.adopts(|_| fs::rename(path("k1.key"), path("k1.until-2026-02-01.key")).unwrap());
+    assert_eq!(signed_by(&place.deliver(Some("acme")), &both), [1]);
+    let records = place.outgate.records(3);
+    let used: Vec<&Value> = records.iter().map(|record| &record["signatures"]).collect();
+    assert_eq!(used, [&json!(["k1"]), &json!(["k2", "k1"]), &json!(["k2"])]);
+}
+
+#[test]
+fn shared_keys_are_for_those_without_a_folder_alone() {
+    let place = Place::new("keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
+    let mut secrets = place.secrets();
+    secrets.push(SECRET.to_owned());
+    for (tenant, own) in [(None, 3), (Some("nobody"), 3), (Some("acme"), 0), (Some("globex"), 1)] {
+        assert_eq!(signed_by(&place.deliver(tenant), &secrets), [own], "{tenant:?}");
+    }
+    // Whose keys have ended, or are not there yet, is not signed for with those of all.
+    let said = place.after(|folder| {
+        let path = |name: &str| folder.path(&format!("keys/acme/{name}"));
+        fs::rename(path("k1.key"), path("k1.until-2026-01-01.key")).unwrap();
+    });
+    let said = said.join("\n");
+    assert!(
+        said.contains("no key of the tenant acme of the signer platform is in force") && said.contains("reloaded"),
+        "{said}"
+    );
+    assert_eq!(place.refused(Some("acme")), (500, "internal".into(), Value::Null));
+    place.adopts(|folder| fs::remove_file(folder.path("keys/globex/k1.key")).unwrap());
+    assert_eq!(place.refused(Some("globex")), (500, "internal".into(), Value::Null));
+    place.adopts(|folder| fs::remove_dir(folder.path("keys/globex")).unwrap());
+    assert_eq!(signed_by(&place.deliver(Some("globex")), &secrets), [3]);
+}
+
+#[test]
+fn keys_are_listed_and_published_for_one_tenant_at_a_time() {
+    let pki = Pki::new();
+    let receiver = Receiver::tls(pki.leaf(&["hook.example"]), ok());
+    let folder = folder(&pki);
+    for file in ["shared.pem", "keys/acme/a1.pem", "keys/acme/a2.from-2090-01-01.pem", "keys/globex/a1.pem"] {
+        put(&folder, file, &new_key("rfc9421"));
+    }
+    let keys = "keys = [{ id = \"all\", secret = \"file:{dir}/shared.pem\" }]";
+    let text = text(&receiver, keys).replace("\"standard-webhooks\"", "\"rfc9421\"");
+    let place = Place { outgate: Outgate::run(folder, &text), receiver };
+    let listed = |more: &[&str]| -> Vec<(String, Value, String)> {
+        let (out, _) = run(&[&["keys", "list", "--json"], more].concat(), place.folder());
+        let list: Value = serde_json::from_str(&out).unwrap();
+        let word = |key: &Value, name: &str| key[name].as_str().unwrap().to_owned();
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|key| (word(key, "id"), key["tenant"].clone(), word(key, "state")))
+            .collect()
+    };
+    let row = |id: &str, tenant: Value, state: &str| (id.to_owned(), tenant, state.to_owned());
+    assert_eq!(listed(&[]), [row("all", Value::Null, "active")]);
+    assert_eq!(listed(&["--tenant", "nobody"]), [row("all", Value::Null, "active")]);
+    let acme = [row("a2", json!("acme"), "announced"), row("a1", json!("acme"), "active")];
+    assert_eq!(listed(&["--tenant", "acme"]), acme);
+    let said = run(&["keys", "list"], place.folder()).1;
+    assert!(said.contains("signer platform: 2 tenants have keys of their own"), "{said}");
+
+    let kids = |set: &Value| -> Vec<String> {
+        set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    };
+    let thumbprints = |arguments: &[&str]| -> Vec<String> {
+        let json = run(&[&["keys", "list", "--json"], arguments].concat(), place.folder()).0;
+        let listed: Value = serde_json::from_str(&json).unwrap();
+        listed.as_array().unwrap().iter().map(|key| key["thumbprint"].as_str().unwrap().to_owned()).collect()
+    };
+    for (query, arguments, count) in [
+        ("", &[][..], 1),
+        ("?tenant=nobody", &["--tenant", "nobody"], 1),
+        ("?tenant=acme", &["--tenant", "acme"], 2),
+        ("?tenant=%67lobex", &["--tenant", "globex"], 1),
+    ] {
+        let served = place.outgate.admin(&format!("/keys{query}")).json();
+        let expected = thumbprints(arguments);
+        assert_eq!((kids(&served), expected.len()), (expected.clone(), count), "{query}");
+        let public = run(&[&["keys", "public"], arguments].concat(), place.folder()).0;
+        assert_eq!(serde_json::from_str::<Value>(&public).unwrap(), served, "{query}");
+        let path = "/.well-known/http-message-signatures-directory";
+        assert_eq!(kids(&place.outgate.admin(&format!("{path}{query}")).json()).len(), expected.len(), "{query}");
+    }
+    // Two tenants may call their keys alike: the thumbprints tell them apart.
+    let thumbprint =
+        |tenant: &str| place.outgate.admin(&format!("/keys?tenant={tenant}")).json()["keys"][0]["x"].clone();
+    assert_ne!(thumbprint("acme"), thumbprint("globex"));
+}
+
+#[test]
+fn explain_tells_whose_key_signs() {
+    let place = Place::new("");
+    let url = format!("https://hook.example:{}/in", place.receiver.port());
+    let explain =
+        |tenant: &[&str]| run(&[&["explain", "POST", &url, "--client", "billing"], tenant].concat(), place.folder()).0;
+    assert!(explain(&["--tenant", "acme"]).contains("platform: standard-webhooks with k1, of tenant acme alone"));
+    assert!(
+        explain(&["--tenant", "nobody"])
+            .contains("403 client_forbidden: there is no signing key for tenant \"nobody\"")
+    );
+    assert!(explain(&[]).contains("name the tenant in Outgate-Tenant"));
+    let shared = text(&place.receiver, "keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
+    place.outgate.reconfigure(&shared);
+    let told = explain(&["--tenant", "nobody"]);
+    assert!(told.contains("with shared, which tenants share: nobody has no folder of its own"), "{told}");
+    assert!(explain(&[]).contains("with shared, which tenants share: none is named"));
+}

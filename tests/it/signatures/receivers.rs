@@ -1,0 +1,299 @@
+//! The libraries that receivers verify with, as they are, over what a real outgate delivered.
+//! Does each of them take our signatures, by the old key and the new, and none over another body?
+//!
+//! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::collections::HashMap;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use support::clients::Language::{self, Node, Python};
+use support::clients::Workshop;
+use support::pki::Pki;
+use support::receiver::{Receiver, Seen, ok};
+use support::scene::{config, folder};
+use support::{Folder, Outgate};
+
+/// Name, scheme, algorithm of its keys, what else it is told, and whether its receivers read one signature only. Each
+/// has two keys.
+const SIGNERS: &[(&str, &str, &str, &str, bool)] = &[
+    ("standard", "standard-webhooks", "hmac-sha256", "", false),
+    ("stripe", "stripe", "hmac-sha256", "", false),
+    ("slack", "slack", "hmac-sha256", "", true),
+    ("sendgrid", "sendgrid", "ecdsa-p256-sha256", "", true),
+    ("twilio", "twilio", "hmac-sha1", "", true),
+    ("twilio-shared", "twilio", "hmac-sha256", "algorithm = \"hmac-sha256\"", true),
+    ("ed25519", "rfc9421", "ed25519", "", false),
+    ("p256", "rfc9421", "ecdsa-p256-sha256", "", false),
+    ("rsa", "rfc9421", "rsa-pss-sha512", "", false),
+    ("hmac", "rfc9421", "hmac-sha256", "", false),
+    // What the receivers' libraries do not know must not keep them from what they know.
+    ("v1a", "standard-webhooks", "ed25519", "", false),
+    ("bot", "rfc9421", "ed25519", BOT, false),
+    ("acme", "rfc9421", "ecdsa-p256-sha256", ACME, false),
+];
+
+/// The profile of Web Bot Auth, and one of a receiver's own.
+const BOT: &str = "tag = \"web-bot-auth\"\nlabel = \"bot\"\nlifetime = \"1h\"\ncomponents = [\"@authority\"]\n\
+                   signature_agent = \"https://signer.example\"";
+const ACME: &str = "tag = \"acme-events\"\nlabel = \"acme\"\ncomponents = [\"@method\", \"@target-uri\", \
+                    '@query-param;name=\"b\"', \"content-digest;sf\", \"x-event;bs\", 'priority;key=\"u\"', \"x-absent\"]";
+
+/// Whose webhooks each library verifies.
+const LIBRARIES: &[(Language, &str, &[&str])] = &[
+    (Python, "standardwebhooks", &["standard"]),
+    (Python, "svix", &["standard"]),
+    (Node, "standardwebhooks", &["standard"]),
+    (Node, "svix", &["standard"]),
+    (Python, "stripe", &["stripe"]),
+    (Python, "slack_sdk", &["slack"]),
+    (Python, "sendgrid", &["sendgrid"]),
+    (Python, "twilio", &["twilio", "twilio-shared"]),
+    // It does not know shared keys.
+    (Node, "twilio", &["twilio"]),
+    (Python, "http_message_signatures", &["ed25519", "p256", "rsa", "hmac"]),
+];
+
+const JSON: (&str, &str) =
+    ("application/json", "{\"event\":\"payment.captured\",\"note\":\"Größe ½\",\"list\":[1,2.50]}\r\n");
+const FORM: (&str, &str) = (
+    "application/x-www-form-urlencoded",
+    "To=%2B18005551212&From=%2b14158675309&Body=It%27s+%C3%B1&Digits=5678&Digits=1234&Digits=1234&Empty=&body=x",
+);
+/// Of a client that signs for the receiver by itself.
+const FOREIGN: &str = "Signature-Input: sig1=(\"@method\");created=1;keyid=\"theirs\";tag=\"theirs\"\r\n\
+                       Signature: sig1=:AAAA:\r\n";
+
+/// Of a platform that has come from Svix, whose libraries look for these first.
+const SVIX: &str = "Svix-Id: msg_theirs\r\nsvix-timestamp: 1\r\nSvix-Signature: v1,AAAA\r\n";
+
+struct Place {
+    outgate: Outgate,
+    receiver: Receiver,
+    workshop: Workshop,
+    /// By signer and key: the secret, or the public half.
+    keys: HashMap<(String, String), String>,
+    /// By signer and key: the thumbprint of a key pair.
+    thumbprints: HashMap<(String, String), String>,
+}
+
+fn run(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_outgate")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn new_key(folder: &Folder, file: &str, scheme: &str, algorithm: &str) -> String {
+    let path = folder.path(file);
+    run(&["keys", "new", "--scheme", scheme, "--algorithm", algorithm, "--out", path.to_str().unwrap()]);
+    std::fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+impl Place {
+    fn new(workshop: Workshop) -> Self {
+        let pki = Pki::new();
+        let hosts: Vec<String> = SIGNERS.iter().map(|(name, ..)| format!("{name}.example")).collect();
+        let names: Vec<&str> = hosts.iter().map(String::as_str).chain(["both.example"]).collect();
+        let receiver = Receiver::tls(pki.leaf(&names), ok());
+        let folder = folder(&pki);
+        let mut keys = HashMap::new();
+        let (mut signers, mut routes) = (String::new(), String::new());
+        let route = |name: &str, sign: &str| {
+            let port = receiver.port();
+            format!("[[routes]]\nname = {name:?}\nhosts = [\"{name}.example\"]\nports = [{port}]\nsign = [{sign}]\n")
+        };
+        for (name, scheme, algorithm, more, is_one) in SIGNERS {
+            for key in ["old", "new", "other"] {
+                let secret = new_key(&folder, &format!("{name}-{key}"), scheme, algorithm);
+                keys.insert(((*name).to_owned(), key.to_owned()), secret);
+            }
+            let from = if *is_one { ", from = \"2020-01-01T00:00:00Z\"" } else { "" };
+            signers += &format!(
+                "[signers.{name}]\nscheme = {scheme:?}\n{more}\nkeys = [\n\
+                 {{ id = \"old\", secret = \"file:{{dir}}/{name}-old\" }},\n\
+                 {{ id = \"new\", secret = \"file:{{dir}}/{name}-new\"{from} }},\n]\n"
+            );
+            routes += &route(name, &format!("{name:?}"));
+        }
+        routes += &route("both", "\"ed25519\", \"standard\", \"stripe\", \"twilio\"");
+        let hosts: String = names.iter().map(|host| format!("{host:?} = [\"127.0.0.1\"]\n")).collect();
+        let text = config(&receiver, &receiver, &signers)
+            .replace("[resolver.hosts]\n", &format!("[resolver.hosts]\n{hosts}"))
+            + &routes;
+        let outgate = Outgate::run(folder, &text);
+        let file = outgate.folder.path("config.toml");
+        let pem = run(&["keys", "public", "--format", "pem", "--config", file.to_str().unwrap()]);
+        for block in pem.split_inclusive("-----END PUBLIC KEY-----\n") {
+            let (line, armoured) = block.split_once('\n').unwrap();
+            let mut words = line.split(' ').map(str::to_owned);
+            keys.insert((words.next().unwrap(), words.next().unwrap()), armoured.trim().to_owned());
+        }
+        let listed = run(&["keys", "list", "--json", "--config", file.to_str().unwrap()]);
+        let listed: Vec<HashMap<String, Value>> = serde_json::from_str(&listed).unwrap();
+        let thumbprint = |key: &HashMap<String, Value>| {
+            let text = |name: &str| key[name].as_str().map(str::to_owned);
+            Some(((text("signer")?, text("id")?), text("thumbprint")?))
+        };
+        let thumbprints = listed.iter().filter_map(thumbprint).collect();
+        Self { outgate, receiver, workshop, keys, thumbprints }
+    }
+
+    fn deliver(&self, host: &str, (content_type, body): (&str, &str), more: &str) -> Seen {
+        let url = format!("https://{host}.example:{}/in/{host}?a=1&b=%20x", self.receiver.port());
+        let answer = self.outgate.post(&url, &format!("Content-Type: {content_type}\r\n{more}"), body);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{host}: {answer:?}");
+        self.receiver.seen().pop().unwrap()
+    }
+
+    /// What the library is given of a key: for message signatures all that it may know, and how it chooses.
+    fn key(&self, signer: &str, ids: &[&str], label: Option<&str>) -> Value {
+        let key = |id: &str| self.keys[&(signer.to_owned(), id.to_owned())].clone();
+        let (_, scheme, algorithm, ..) = SIGNERS.iter().find(|(name, ..)| *name == signer).unwrap();
+        if *scheme != "rfc9421" {
+            return key(ids[0]).into();
+        }
+        let keyid = |id: &str| {
+            let pair = self.thumbprints.get(&(signer.to_owned(), id.to_owned()));
+            pair.map_or(id, String::as_str).to_owned()
+        };
+        let keys: HashMap<String, String> = ids.iter().map(|id| (keyid(id), key(id))).collect();
+        json!({ "algorithm": algorithm, "keys": keys, "label": label })
+    }
+}
+
+fn request(library: &str, seen: &Seen, key: Value) -> Value {
+    let mut line = seen.line.split(' ');
+    let (method, path) = (line.next().unwrap(), line.next().unwrap());
+    let headers: HashMap<_, _> =
+        seen.fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.as_str())).collect();
+    json!({
+        "library": library, "method": method, "url": format!("https://{}{path}", seen.field("host")),
+        "headers": headers, "body": std::str::from_utf8(&seen.body).unwrap(), "key": key,
+    })
+}
+
+fn tampered(seen: &Seen) -> Seen {
+    let mut seen = seen.clone();
+    let last = seen.body.iter().rposition(u8::is_ascii_alphanumeric).unwrap();
+    seen.body[last] ^= 1;
+    seen
+}
+
+/// Each request, what it is, and whether it should be taken.
+type Cases = Vec<(Value, String, bool)>;
+
+fn cases(place: &Place, library: &str, signer: &str) -> Cases {
+    let is_one = SIGNERS.iter().any(|(name, .., is_one)| *name == signer && *is_one);
+    let forms = if library == "twilio" { &[JSON, FORM][..] } else { &[JSON] };
+    let mut cases = Cases::new();
+    for form in forms {
+        let (more, first) = match signer {
+            "ed25519" => (FOREIGN, 2),
+            "standard" => (SVIX, 1),
+            _ => ("", 1),
+        };
+        let seen = place.deliver(signer, *form, more);
+        let (first, second) = (format!("sig{first}"), format!("sig{}", first + 1));
+        let mut case = |seen: &Seen, key: Value, what: &str, expected: bool| {
+            cases.push((request(library, seen, key), format!("{library} {signer} {}: {what}", form.0), expected));
+        };
+        case(&seen, place.key(signer, &["new", "old"], None), "the new key", true);
+        case(&seen, place.key(signer, &["old"], Some(&first)), "the old key", !is_one);
+        case(&tampered(&seen), place.key(signer, &["new", "old"], None), "another body", false);
+        if library == "http_message_signatures" {
+            case(&seen, place.key(signer, &["new"], Some(&second)), "the new key alone", true);
+            let both = place.key(signer, &["new", "old"], None);
+            let posted = Seen { line: seen.line.replace("a=1", "a=2"), ..seen.clone() };
+            case(&posted, both, "another query", false);
+        } else {
+            case(&seen, place.key(signer, &["other"], None), "a key of nobody", false);
+        }
+        if library == "twilio" {
+            let elsewhere = Seen { line: seen.line.replace("a=1", "a=2"), ..seen.clone() };
+            case(&elsewhere, place.key(signer, &["new"], None), "another query", false);
+        }
+    }
+    cases
+}
+
+#[test]
+fn every_library_takes_what_was_signed_and_nothing_else() {
+    let Some(workshop) = Workshop::open() else { return };
+    let place = Place::new(workshop);
+    for language in [Python, Node] {
+        let mut all = Cases::new();
+        for (_, library, signers) in LIBRARIES.iter().filter(|(other, ..)| *other == language) {
+            signers.iter().for_each(|signer| all.extend(cases(&place, library, signer)));
+            // Several signers of one webhook do not get into each other's way.
+            let both = place.deliver("both", JSON, FOREIGN);
+            for signer in signers.iter().filter(|signer| ["ed25519", "standard", "stripe", "twilio"].contains(signer)) {
+                let key = place.key(signer, &["new", "old"], None);
+                all.push((request(library, &both, key), format!("{library} {signer} among others"), true));
+            }
+        }
+        let requests: Vec<Value> = all.iter().map(|(request, ..)| request.clone()).collect();
+        let answers = place.workshop.verify(language, &requests);
+        let wrong: Vec<_> = all
+            .iter()
+            .zip(&answers)
+            .filter(|((.., expected), (valid, _))| valid != expected)
+            .map(|((_, what, expected), (valid, error))| format!("{what}: {valid}, not {expected} {error}"))
+            .collect();
+        assert!(wrong.is_empty(), "{language:?}:\n{}", wrong.join("\n"));
+        assert!(answers.iter().filter(|(valid, _)| *valid).count() >= 6, "{language:?}");
+    }
+}
+
+#[test]
+fn what_a_library_does_not_know_it_passes_over() {
+    let Some(workshop) = Workshop::open() else { return };
+    let place = Place::new(workshop);
+    let shared = place.keys[&("standard".to_owned(), "new".to_owned())].clone();
+    let seen = place.deliver("v1a", JSON, "");
+    assert!(seen.field("webhook-signature").starts_with("v1a,"), "{seen:?}");
+    for language in [Python, Node] {
+        let answers = place.workshop.verify(language, &[request("standardwebhooks", &seen, shared.clone().into())]);
+        assert!(!answers[0].0 && answers[0].1.contains("No matching signature found"), "{language:?}: {answers:?}");
+    }
+}
+
+#[test]
+fn message_signatures_of_other_profiles_verify() {
+    let Some(workshop) = Workshop::open() else { return };
+    let place = Place::new(workshop);
+    let profile = |signer: &str, label: &str, tag: &str, components: &[&str]| {
+        let mut key = place.key(signer, &["new", "old"], Some(label));
+        key["tag"] = tag.into();
+        key["components"] = json!(components);
+        key
+    };
+    let agent = ["@authority", "\"signature-agent\";key=\"bot\""];
+    let agent_of_the_second = ["@authority", "\"signature-agent\";key=\"bot2\""];
+    let acme = ["@target-uri", "\"@query-param\";name=\"b\"", "\"x-event\";bs", "\"priority\";key=\"u\""];
+    let (bot, event) =
+        (place.deliver("bot", JSON, ""), place.deliver("acme", JSON, "X-Event: a, b\r\nPriority: u=1\r\n"));
+    assert_eq!(bot.field("signature-agent"), "bot=\"https://signer.example\", bot2=\"https://signer.example\"");
+    let elsewhere = Seen { line: event.line.replace("b=%20x", "b=y"), ..event.clone() };
+    let mut other_agent = bot.clone();
+    for (_, value) in other_agent.fields.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case("signature-agent")) {
+        *value = value.replace("signer", "other");
+    }
+    let library = "http_message_signatures";
+    let cases = [
+        (request(library, &bot, profile("bot", "bot", "web-bot-auth", &agent)), true),
+        (request(library, &bot, profile("bot", "bot2", "web-bot-auth", &agent_of_the_second)), true),
+        (request(library, &other_agent, profile("bot", "bot", "web-bot-auth", &agent)), false),
+        (request(library, &bot, profile("bot", "bot", "webhook", &agent)), false),
+        (request(library, &event, profile("acme", "acme", "acme-events", &acme)), true),
+        (request(library, &event, profile("acme", "acme2", "acme-events", &acme)), true),
+        (request(library, &elsewhere, profile("acme", "acme", "acme-events", &acme)), false),
+    ];
+    let requests: Vec<Value> = cases.iter().map(|(request, _)| request.clone()).collect();
+    for ((request, expected), (valid, error)) in cases.iter().zip(place.workshop.verify(Python, &requests)) {
+        assert_eq!(valid, *expected, "{request:#}: {error}");
+    }
+}

@@ -1,0 +1,439 @@
+//! Targets that fail, and what is left of them for the others.
+//! Is a target that keeps failing left alone, tried again, and forgiven?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use support::receiver::Reaction;
+use support::scene::{Scene, config, scene_with};
+use support::tunnel_scene::{Played, played};
+use support::{Answer, PATIENCE, post};
+
+/// Hangs up on a request for `/sick`, and on every other while the switch says so.
+fn moody() -> (Reaction, Arc<AtomicBool>) {
+    let sick = Arc::new(AtomicBool::new(true));
+    let theirs = Arc::clone(&sick);
+    let reaction: Reaction = Arc::new(move |seen| {
+        if theirs.load(Ordering::Relaxed) || seen.line.contains("/sick") {
+            (Vec::new(), false)
+        } else {
+            (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n".to_vec(), true)
+        }
+    });
+    (reaction, sick)
+}
+
+fn moody_scene(open: &str) -> (Scene, Arc<AtomicBool>) {
+    let (reaction, sick) = moody();
+    let fuse = format!("[circuit]\nfailures = 3\nwindow = \"10m\"\nopen = \"{open}\"\nopen_max = \"{open}\"\n");
+    (scene_with(reaction, &fuse), sick)
+}
+
+/// Posts until the circuit is open. Returns the codes before, of which there are at least as many as `failures`.
+fn until_open(scene: &Scene, url: &str, failures: usize) -> Vec<String> {
+    let (mut before, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+    loop {
+        assert!(Instant::now() < deadline, "the circuit never opens: {before:?}");
+        match codes(scene, url, 1).remove(0) {
+            code if code == OPEN => break,
+            code => before.push(code),
+        }
+        // A failure counts where it is not one event with the failure before.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(before.len() >= failures, "{before:?}");
+    before
+}
+
+fn codes(scene: &Scene, url: &str, count: usize) -> Vec<String> {
+    let code = |answer: Answer| if answer.status == 500 { "500".to_owned() } else { answer.code().to_owned() };
+    (0..count).map(|_| code(scene.outgate.post(url, "", "x"))).collect()
+}
+
+const LOST: &str = "connection_lost";
+const OPEN: &str = "target_circuit_open";
+
+#[test]
+fn a_target_that_fails_is_left_alone_and_no_other_is() {
+    let (scene, sick) = moody_scene("1h");
+    let before = until_open(&scene, &scene.good_url(), 3);
+    assert!(before.iter().all(|code| code == LOST), "{before:?}");
+    assert_eq!(codes(&scene, &scene.good_url(), 2), [OPEN, OPEN]);
+    assert_eq!(scene.good.seen().len(), before.len(), "the target is contacted no more");
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    let retry: u64 = answer.field("retry-after").parse().unwrap();
+    assert_eq!((answer.status, answer.field("proxy-status").contains("destination_unavailable")), (503, true));
+    assert!((3500..=3960).contains(&retry), "{retry}");
+    assert_eq!((&answer.json()["blame"], &answer.json()["retryable"]), (&"target".into(), &true.into()));
+
+    // The same address by another name is another target, and so is another port of it.
+    sick.store(false, Ordering::Relaxed);
+    let other = scene.good_url().replace("hook.example", "127.0.0.1");
+    assert_ne!(codes(&scene, &other, 1), [OPEN]);
+    assert_eq!(codes(&scene, &scene.plain_url(), 1), ["500"]);
+
+    let metrics = scene.outgate.admin("/metrics").text();
+    assert!(metrics.contains("outgate_circuits_open 1") && metrics.contains("outgate_circuits_opened_total 1"));
+    scene.outgate.log.until("word of it", |lines| {
+        lines.iter().any(|line| line.contains("its circuit is open") && line.contains(LOST)).then_some(())
+    });
+    // Whoever switches circuits off has none.
+    scene.outgate.reconfigure(&support::scene::config(&scene.good, &scene.plain, "[circuit]\nfailures = 0\n"));
+    assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
+}
+
+#[test]
+fn an_answer_that_somebody_gets_begins_the_count_anew() {
+    let (scene, sick) = moody_scene("1h");
+    sick.store(false, Ordering::Relaxed);
+    let sick = scene.good_url().replace("/in", "/sick");
+    for _ in 0..4 {
+        assert_eq!(codes(&scene, &sick, 2), [LOST, LOST]);
+        assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
+    }
+    until_open(&scene, &sick, 3);
+    assert_eq!(codes(&scene, &scene.good_url(), 1), [OPEN], "of the same client");
+}
+
+#[test]
+fn one_delivery_tries_and_its_answer_closes_the_circuit() {
+    let (scene, sick) = moody_scene("1ms");
+    let (opened, deadline) = ("outgate_circuits_opened_total 1", Instant::now() + PATIENCE);
+    while !scene.outgate.admin("/metrics").text().contains(opened) {
+        assert!(Instant::now() < deadline, "the circuit never opens");
+        codes(&scene, &scene.good_url(), 1);
+    }
+    sick.store(false, Ordering::Relaxed);
+    let deadline = Instant::now() + PATIENCE;
+    while codes(&scene, &scene.good_url(), 1) == [OPEN] {
+        assert!(Instant::now() < deadline, "it is never tried");
+    }
+    assert_eq!(codes(&scene, &scene.good_url(), 3), ["500", "500", "500"]);
+    assert!(scene.outgate.admin("/metrics").text().contains("outgate_circuits_open 0"));
+    scene
+        .outgate
+        .log
+        .until("word of it", |lines| lines.iter().any(|line| line.contains("its circuit is closed")).then_some(()));
+}
+
+/// Where the total timeout is the shorter one, it says the same of a target that does not answer.
+#[test]
+fn a_target_that_keeps_everybody_waiting_to_the_end_is_left_alone() {
+    let silent: Reaction = Arc::new(|_| {
+        std::thread::sleep(PATIENCE); // longer than anybody waits
+        (Vec::new(), false)
+    });
+    // Of which half is the target's, however busy this machine is.
+    let scene =
+        scene_with(silent, "[circuit]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"2s\"\n");
+    let before = until_open(&scene, &scene.good_url(), 2);
+    assert!(before.iter().all(|code| code == "response_timeout"), "{before:?}");
+}
+
+/// A refusal that comes before the body is asked for costs no upload.
+#[test]
+fn nobody_sends_a_body_to_an_open_circuit() {
+    let (scene, _sick) = moody_scene("1h");
+    until_open(&scene, &scene.good_url(), 3);
+    let mut client = scene.outgate.connect();
+    let head = post(&scene.good_url(), "Expect: 100-continue\r\n", &"x".repeat(1000));
+    client.send(&head[..head.len() - 1000]);
+    assert_eq!(client.one_answer("POST").code(), OPEN);
+}
+
+#[test]
+fn tunnels_are_counted_with_the_webhooks() {
+    let played = played("[circuit]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n");
+    let authority = played.authority();
+    let Played { outgate, listener } = played;
+    drop(listener);
+    let code = |authority: &str| outgate.tunnel(authority, "").1.code().to_owned();
+    for _ in 0..3 {
+        assert_eq!(
+            code("plain.example:1"),
+            "target_port_forbidden",
+            "what a client may not do says nothing of a target"
+        );
+    }
+    let post = || outgate.post(&format!("https://{authority}/in"), "", "x").code().to_owned();
+    assert_eq!((code(&authority).as_str(), post().as_str()), ("connect_refused", "connect_refused"));
+    let deadline = Instant::now() + PATIENCE;
+    while code(&authority) != OPEN {
+        assert!(Instant::now() < deadline, "the circuit never opens");
+    }
+    assert_eq!(outgate.post(&format!("https://{authority}/in"), "", "x").code(), OPEN);
+}
+
+/// Ten failures, as the default says, but of one event.
+#[test]
+fn circuit_counts_failures_that_arrive_together_once() {
+    const TOGETHER: usize = 10;
+    let together = Arc::new(Barrier::new(TOGETHER));
+    let reaction: Reaction = Arc::new(move |seen| {
+        if seen.line.contains("/sick") {
+            together.wait();
+            return (Vec::new(), false);
+        }
+        (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n".to_vec(), true)
+    });
+    let scene = scene_with(reaction, "");
+    let sick = scene.good_url().replace("/in", "/sick");
+    let mut clients: Vec<_> = (0..TOGETHER).map(|_| scene.outgate.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(post(&sick, "", "x")));
+    assert!(clients.iter_mut().all(|client| client.answer().code() == LOST));
+    assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
+}
+
+/// Each began before the target answered another delivery, and failed after.
+#[test]
+fn circuit_ignores_a_failure_where_the_target_has_responded_since_the_attempt_began() {
+    let (reaction, sick) = moody();
+    sick.store(false, Ordering::Relaxed);
+    let (begun, answered) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let theirs = (Arc::clone(&begun), Arc::clone(&answered));
+    let reaction: Reaction = Arc::new(move |seen| {
+        if seen.line.contains("/hangs") {
+            theirs.0.wait();
+            theirs.1.wait();
+            return (Vec::new(), false);
+        }
+        reaction(seen)
+    });
+    let scene = scene_with(reaction, "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n");
+    let mut client = scene.outgate.connect();
+    client.send(post(&scene.good_url().replace("/in", "/hangs"), "", "x"));
+    begun.wait();
+    assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
+    answered.wait();
+    assert_eq!(client.answer().code(), LOST);
+    assert_eq!(codes(&scene, &scene.good_url(), 1), ["500"]);
+    assert_eq!(codes(&scene, &scene.good_url().replace("/in", "/sick"), 2), [LOST, OPEN]);
+}
+
+/// What comes after the request was sent may be the request's doing.
+#[test]
+fn circuit_of_one_client_or_tenant_does_not_stop_another() {
+    let (reaction, sick) = moody();
+    sick.store(false, Ordering::Relaxed);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"secret");
+    let hash: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[clients.all]\nnetworks = [\"127.0.0.0/8\"]\n\
+                tenants = [\"*\"]\n[clients.one]\ntenants = [\"*\"]\n";
+    let scene = scene_with(reaction, &format!("{more}tokens = [\"sha256:{hash}\"]\n"));
+    let one = "Proxy-Authorization: Bearer secret\r\n";
+    let send = |path: &str, fields: &str| {
+        let answer = scene.outgate.post(&scene.good_url().replace("/in", path), fields, "x");
+        if answer.status == 500 { "500".to_owned() } else { answer.code().to_owned() }
+    };
+    let acme = format!("{one}Outgate-Tenant: acme\r\n");
+    assert_eq!([send("/sick", &acme), send("/in", &acme)], [LOST, OPEN]);
+    let others = [send("/in", ""), send("/in", one), send("/in", &format!("{one}Outgate-Tenant: globex\r\n"))];
+    assert_eq!(others, ["500", "500", "500"]);
+    assert_eq!(send("/in", &acme), "500", "the answer to another has closed its circuit");
+    // That there is no connection is nobody's doing but the target's.
+    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text = config(&scene.good, &scene.plain, &format!("{more}tokens = [\"sha256:{hash}\"]\n"));
+    scene.outgate.reconfigure(&text.replace("ports = [", &format!("ports = [{refused}, ")));
+    let to_closed =
+        |fields: &str| scene.outgate.post(&format!("https://hook.example:{refused}/in"), fields, "x").code().to_owned();
+    assert_eq!([to_closed(one), to_closed("")], ["connect_refused", OPEN]);
+}
+
+#[test]
+fn circuit_of_failures_to_connect_closes_when_a_tunnel_opens() {
+    let played = played("[circuit]\nfailures = 1\nopen = \"1ms\"\nopen_max = \"1h\"\n");
+    let open = |count: usize| {
+        let gauge = format!("outgate_circuits_open {count}");
+        assert!(played.outgate.admin("/metrics").text().contains(&gauge), "{gauge}");
+    };
+    let mut client = played.outgate.connect();
+    client.send(post(&format!("https://{}/in", played.authority()), "", "x"));
+    played.deny();
+    assert_eq!(client.answer().code(), "tls_failed");
+    open(1);
+    std::thread::sleep(Duration::from_millis(100)); // longer than the pause
+    let _tunnel = played.open();
+    open(0);
+}
+
+/// The target accepts connections, and responds to no request.
+#[test]
+fn circuit_of_requests_without_a_response_stays_open_when_a_tunnel_opens() {
+    let (begun, ended) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let theirs = (Arc::clone(&begun), Arc::clone(&ended));
+    let silent: Reaction = Arc::new(move |seen| {
+        if seen.line.contains("/hangs") {
+            theirs.0.wait();
+            theirs.1.wait();
+        }
+        (Vec::new(), false)
+    });
+    let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[clients.all]\n\
+                networks = [\"127.0.0.0/8\"]\ntenants = [\"*\"]\n";
+    let scene = scene_with(silent, more);
+    let text = config(&scene.good, &scene.plain, more).replace("sign = [\"platform\"]", "connect = \"tunnel\"");
+    scene.outgate.reconfigure(&text);
+    let authority = format!("hook.example:{}", scene.good.port());
+    let send = || scene.outgate.post(&scene.good_url(), "Outgate-Tenant: acme\r\n", "x").code().to_owned();
+    assert_eq!([send(), send()], [LOST, OPEN]);
+    let mut client = scene.outgate.connect();
+    let hangs = scene.good_url().replace("/in", "/hangs");
+    client.send(post(&hangs, "Outgate-Tenant: globex\r\n", "x"));
+    begun.wait();
+    let _tunnel = scene.outgate.open_tunnel(&authority);
+    assert_eq!(send(), OPEN, "the tunnel has closed the circuit");
+    ended.wait();
+    assert_eq!(client.answer().code(), LOST);
+    let again = scene.outgate.post(&hangs, "Outgate-Tenant: globex\r\n", "x");
+    assert_eq!(again.code(), OPEN, "a failure under way counts");
+}
+
+#[test]
+fn circuit_of_a_route_with_short_timeouts_does_not_stop_a_patient_route() {
+    let slow: Reaction = Arc::new(|_| {
+        std::thread::sleep(Duration::from_millis(500)); // longer than the one route waits, and shorter than the other
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(), true)
+    });
+    let circuit = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n";
+    let scene = scene_with(slow, circuit);
+    let text = config(&scene.good, &scene.plain, circuit).replace("response = \"5s\"", "response = \"20s\"");
+    let hasty =
+        "[[routes]]\nname = \"hasty\"\nhosts = [\"plain.example\"]\npaths = [\"/hasty\"]\nplaintext = \"allow\"\n";
+    let ports = format!("ports = [{}]\ntimeouts = {{ response = \"10ms\" }}\n", scene.plain.port());
+    scene.outgate.reconfigure(&format!("{text}{hasty}{ports}"));
+    let hasty = scene.plain_url().replace("/in", "/hasty");
+    assert_eq!(codes(&scene, &hasty, 2), ["response_timeout", OPEN]);
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
+}
+
+/// Its body is awaited before the target is contacted where it is signed, and meanwhile where it streams.
+#[test]
+fn circuit_half_open_probe_is_not_held_by_a_slow_client() {
+    let (reaction, sick) = moody();
+    let more = "[circuit]\nfailures = 1\nopen = \"1ms\"\nopen_max = \"1ms\"\n";
+    let scene = scene_with(reaction, more);
+    let text = config(&scene.good, &scene.plain, more).replace("body = \"5s\"", "body = \"1m\"");
+    scene.outgate.reconfigure(&text.replace("response = \"5s\"", "response = \"1m\""));
+    for url in [scene.good_url(), scene.plain_url()] {
+        sick.store(true, Ordering::Relaxed);
+        assert_eq!(codes(&scene, &url, 1), [LOST]);
+        sick.store(false, Ordering::Relaxed);
+        let head = format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+        let deadline = Instant::now() + PATIENCE;
+        // Its body is asked for: where it streams, the target is contacted, or about to be.
+        let mut slow = loop {
+            assert!(Instant::now() < deadline, "{url}: the pause does not end");
+            let mut slow = scene.outgate.connect();
+            slow.send(&head);
+            if slow.one_answer("POST").status == 100 {
+                break slow;
+            }
+        };
+        while codes(&scene, &url, 1) != ["500"] {
+            assert!(Instant::now() < deadline, "{url}: the probe is held");
+        }
+        slow.send("xx");
+        assert_eq!(slow.answer().status, 500);
+    }
+}
+
+#[test]
+fn circuit_counts_a_target_that_stops_reading_an_upload() {
+    const BODY: usize = 32 << 20; // more than the buffers of the kernel hold
+    let scene = scene_with(moody().0, "");
+    let target = TcpListener::bind("127.0.0.1:0").unwrap(); // the kernel accepts, and nobody reads
+    let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"10m\"\n";
+    let text = config(&scene.good, &scene.plain, more).replace("body_max = \"1 MiB\"", "body_max = \"64 MiB\"");
+    let text = text.replace("response = \"5s\"", "response = \"1s\"").replace("body = \"5s\"", "body = \"10m\"");
+    let port = target.local_addr().unwrap().port();
+    scene.outgate.reconfigure(&text.replace("ports = [", &format!("ports = [{port}, ")));
+    let url = format!("http://plain.example:{port}/in");
+    let mut client = scene.outgate.connect();
+    let head = format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: {BODY}\r\n\r\n");
+    client.send(head);
+    let piece = vec![b'x'; 64 << 10];
+    // After its refusal outgate reads the rest of the body away: the client may well get rid of all of it.
+    let _ = (0..BODY / piece.len()).take_while(|_| client.try_send(&piece)).count();
+    let records = scene.outgate.records(1);
+    assert_eq!(records[0]["code"], "response_timeout", "{records:?}");
+    assert!(records[0]["bytes_sent"].as_u64().unwrap() < BODY as u64, "the target has taken it all: {records:?}");
+    assert_eq!(codes(&scene, &url, 1), [OPEN]);
+}
+
+/// No stall is as long as the response timeout. All of them together are most of the total timeout.
+#[test]
+fn circuit_counts_an_upload_that_stalls_late_in_the_total_timeout() {
+    const BODY: usize = 32 << 20;
+    let scene = scene_with(moody().0, "");
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let more = "[circuit]\nfailures = 1\nopen = \"1h\"\nopen_max = \"1h\"\n[timeouts]\ntotal = \"6s\"\n";
+    let text = config(&scene.good, &scene.plain, more).replace("body_max = \"1 MiB\"", "body_max = \"64 MiB\"");
+    let text = text.replace("response = \"5s\"", "response = \"1m\"").replace("body = \"5s\"", "body = \"1m\"");
+    let port = target.local_addr().unwrap().port();
+    scene.outgate.reconfigure(&text.replace("ports = [", &format!("ports = [{port}, ")));
+    let url = format!("http://plain.example:{port}/in");
+    let reading = std::thread::spawn(move || {
+        let (mut stream, _) = target.accept().unwrap();
+        std::thread::sleep(Duration::from_millis(3600)); // more than half of the total timeout
+        stream.read_exact(&mut vec![0; 8 << 20]).unwrap();
+        (target, stream)
+    });
+    let mut client = scene.outgate.connect();
+    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: {BODY}\r\n\r\n"));
+    let piece = vec![b'x'; 64 << 10];
+    let _ = (0..BODY / piece.len()).take_while(|_| client.try_send(&piece)).count();
+    let records = scene.outgate.records(1);
+    let _target = reading.join().unwrap();
+    assert_eq!(records[0]["code"], "response_timeout", "{records:?}");
+    assert_eq!(codes(&scene, &url, 1), [OPEN]);
+}
+
+/// The body timeout is the client's. It does not run while the target takes its time to read.
+#[test]
+fn body_timeout_does_not_run_while_the_target_is_slow_to_read() {
+    const BODY: usize = 32 << 20;
+    let scene = scene_with(moody().0, "");
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = config(&scene.good, &scene.plain, "").replace("body_max = \"1 MiB\"", "body_max = \"64 MiB\"");
+    let text = text.replace("response = \"5s\"", "response = \"1m\"").replace("body = \"5s\"", "body = \"2s\"");
+    let port = target.local_addr().unwrap().port();
+    scene.outgate.reconfigure(&text.replace("ports = [", &format!("ports = [{port}, ")));
+    let url = format!("http://plain.example:{port}/in");
+    let mut client = scene.outgate.connect();
+    client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: {BODY}\r\n\r\n"));
+    let (all_but_one, has_come) = std::sync::mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        let (mut stream, _) = target.accept().unwrap();
+        std::thread::sleep(Duration::from_secs(4)); // twice the body timeout
+        let (mut seen, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
+        let head = |seen: &[u8]| seen.windows(4).position(|four| four == b"\r\n\r\n").map(|end| end + 4);
+        let mut total = 0;
+        while head(&seen).is_none_or(|end| total < end + BODY) {
+            if head(&seen).is_some_and(|end| total == end + BODY - 1) {
+                all_but_one.send(()).unwrap();
+            }
+            let read = stream.read(&mut buffer).unwrap();
+            assert!(read > 0, "the upload is cut off after {total} bytes");
+            total += read;
+            if head(&seen).is_none() {
+                seen.extend_from_slice(&buffer[..read]);
+            }
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    });
+    let piece = vec![b'x'; 64 << 10];
+    let last = piece.len() - 1;
+    assert!((1..BODY / piece.len()).all(|_| client.try_send(&piece)), "{:?}", client.answer());
+    assert!(client.try_send(&piece[..last]), "{:?}", client.answer());
+    has_come.recv_timeout(PATIENCE).unwrap();
+    client.send("x");
+    assert_eq!(client.answer().status, 200);
+    reading.join().unwrap();
+}

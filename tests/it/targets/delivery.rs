@@ -1,0 +1,360 @@
+//! The main job over real sockets: forms, fields, signatures, refusals, records.
+//! Does a webhook leave by the right door, and does everybody learn what they should?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::net::IpAddr;
+
+use support::pki::Pki;
+use support::receiver::{Receiver, answering, answering_once, ok};
+use support::scene::{SECRET, bad_receiver, config, folder, scene, scene_with};
+use support::signature::verify;
+use support::{Outgate, post};
+
+fn pool() -> Vec<IpAddr> {
+    (0..4).map(|last| IpAddr::from([127, 0, 7, last])).collect()
+}
+
+#[test]
+fn every_form_reaches_the_target_over_verified_tls_from_the_pool() {
+    let scene = scene();
+    let port = scene.good.port();
+    let requests = [
+        post(&format!("https://hook.example:{port}/in?a=1"), "", "{}"),
+        post(&format!("http://hook.example:{port}/in?a=1"), "Outgate-TLS: 1\r\n", "{}"),
+        post("/ignored", &format!("Outgate-Target: https://hook.example:{port}/in?a=1\r\n"), "{}"),
+        post(&format!("https://HOOK.example.:{port}/in?a=1"), "", "{}"),
+    ];
+    let mut client = scene.outgate.connect();
+    for request in &requests {
+        client.send(request);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{request}");
+        let source: IpAddr = answer.field("outgate-egress").parse().unwrap();
+        assert!(pool().contains(&source), "{source}");
+        assert!(!answer.field("outgate-request-id").is_empty());
+        assert_eq!(answer.field("via"), "1.1 outgate");
+        assert_eq!(answer.field("proxy-status"), "outgate; received-status=200");
+    }
+    for seen in scene.good.seen() {
+        assert!(pool().contains(&seen.from), "{seen:?}");
+        assert_eq!(seen.line, "POST /in?a=1 HTTP/1.1");
+        assert_eq!(seen.all("host"), [format!("hook.example:{port}")]);
+        assert_eq!(seen.all("via"), ["1.1 outgate"]);
+        assert!(!seen.fields.iter().any(|(name, _)| name.to_ascii_lowercase().starts_with("outgate-")), "{seen:?}");
+        verify(&seen, SECRET);
+    }
+    assert_eq!(scene.good.connections(), 1, "one client, one source, one connection");
+}
+
+#[test]
+fn the_path_and_query_are_forwarded_byte_for_byte() {
+    let scene = scene();
+    for path in ["/a//b/../c;x=1", "/%41%2f?q=%20+&&", "/?", "//double", "/quote'(x)*!$"] {
+        let answer = scene.outgate.post(&format!("http://plain.example:{}{path}", scene.plain.port()), "", "");
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(scene.plain.seen().last().unwrap().line, format!("POST {path} HTTP/1.1"));
+    }
+}
+
+#[test]
+fn a_clients_webhook_id_is_kept_and_two_keys_give_two_signatures() {
+    const OLD: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    let pki = Pki::new();
+    let (good, plain) = (Receiver::tls(pki.leaf(&["hook.example"]), ok()), Receiver::plain(ok()));
+    let folder = folder(&pki);
+    folder.write("old", format!("  {OLD}\n"));
+    let two = r#"keys = [{ id = "k1", secret = "file:{dir}/key" }, { id = "k0", secret = "file:{dir}/old" }]"#;
+    let text = config(&good, &plain, "").replace(r#"keys = [{ id = "k1", secret = "file:{dir}/key" }]"#, two);
+    let outgate = Outgate::run(folder, &text);
+    let url = format!("https://hook.example:{}/", good.port());
+    assert_eq!(outgate.post(&url, "Webhook-Id: msg_mine\r\n", "{}").status, 200);
+    let seen = &good.seen()[0];
+    assert_eq!(seen.all("webhook-id"), ["msg_mine"]);
+    assert_eq!(seen.field("webhook-signature").split(' ').count(), 2);
+    verify(seen, SECRET);
+    verify(seen, OLD);
+    assert_eq!(outgate.records(1)[0]["signatures"].as_array().unwrap().len(), 2);
+    for id in ["has.stop", "a:1:b", "a,s=0", "a b", "a\r\nWebhook-Id: b"] {
+        assert_eq!(outgate.post(&url, &format!("Webhook-Id: {id}\r\n"), "{}").code(), "request_malformed", "{id}");
+    }
+}
+
+#[test]
+fn a_target_must_prove_its_name() {
+    let pki = Pki::new();
+    let strangers = Pki::new();
+    let past = |params: &mut rcgen::CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    };
+    let future = |params: &mut rcgen::CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2091, 1, 1);
+    };
+    let client_only = |params: &mut rcgen::CertificateParams| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    };
+    let names = ["hook.example", "127.0.0.1"];
+    let cases = [
+        (bad_receiver(&names), "self_signed"),
+        (Receiver::tls(strangers.leaf(&names), ok()), "unknown_issuer"),
+        (Receiver::tls(pki.leaf_with(&names, past), ok()), "expired"),
+        (Receiver::tls(pki.leaf_with(&names, future), ok()), "not_yet_valid"),
+        (Receiver::tls(pki.leaf(&["else.example"]), ok()), "name_mismatch"),
+        (Receiver::tls(pki.leaf_with(&names, client_only), ok()), "wrong_usage"),
+    ];
+    for (receiver, details) in &cases {
+        let outgate = Outgate::run(folder(&pki), &config(receiver, receiver, ""));
+        for host in names {
+            let answer = outgate.post(&format!("https://{host}:{}/", receiver.port()), "", "secret");
+            assert_eq!((answer.status, answer.code()), (502, "certificate_untrusted"), "{details} {host}");
+            assert_eq!(answer.json()["details"], *details, "{host}");
+            assert_eq!(answer.json()["retryable"], false);
+            assert!(answer.field("proxy-status").contains("tls_certificate_error"));
+        }
+        assert!(receiver.seen().is_empty(), "nothing was sent to {details}");
+        assert_eq!(outgate.records(2)[0]["details"], *details);
+    }
+    let by_address = Receiver::tls(pki.leaf(&["127.0.0.1"]), ok());
+    let outgate = Outgate::run(folder(&pki), &config(&by_address, &by_address, ""));
+    assert_eq!(outgate.post(&format!("https://127.0.0.1:{}/", by_address.port()), "", "").status, 200);
+}
+
+#[test]
+fn what_may_not_be_reached_is_not() {
+    let scene = scene();
+    let (own, good) = (scene.outgate.proxy.port(), scene.good.port());
+    for (url, code) in [
+        (format!("https://169.254.169.254:{good}/"), "no_route"),
+        (format!("https://unrouted.example:{good}/"), "no_route"),
+        ("https://hook.example:22/".into(), "target_port_forbidden"),
+        (format!("http://hook.example:{good}/"), "plaintext_forbidden"),
+        ("https://hook.example/".into(), "connect_refused"),
+    ] {
+        assert_eq!(scene.outgate.post(&url, "", "x").code(), code, "{url}");
+    }
+    // Our own listener and admin port, whatever the routes allow.
+    let text =
+        config(&scene.good, &scene.plain, "").replace(&format!("ports = [{good}"), &format!("ports = [{own}, {good}"));
+    scene.outgate.reconfigure(&text);
+    let answer = scene.outgate.post(&format!("https://127.0.0.1:{own}/"), "", "x");
+    assert_eq!((answer.status, answer.code()), (502, "target_loops_back"));
+    let answer = scene.outgate.post(&scene.good_url(), "Via: 1.1 outgate\r\n", "x");
+    assert_eq!(answer.code(), "target_loops_back");
+
+    // Without the exception, loopback is as forbidden as any private network, and the reason stays with us.
+    scene.outgate.reconfigure(&text.replace(r#"allow = ["127.0.0.0/8"]"#, ""));
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!((answer.status, answer.code()), (502, "target_forbidden"));
+    assert!(!answer.text().contains("127.0.0.1"), "{}", answer.text());
+    let records = scene.outgate.records(8);
+    assert!(records[7]["cause"].as_str().unwrap().contains("127.0.0.1"), "{}", records[7]);
+    assert!(scene.good.seen().is_empty());
+}
+
+#[test]
+fn a_target_cannot_speak_in_our_name() {
+    let forged = "HTTP/1.1 200 OK\r\nConnection: date\r\nDate: Mon, 23 Nov 2026 02:20:00 GMT\r\nOutgate-Egress: 192.0.2.9\r\n\
+                  Outgate-Error: no_egress\r\nKeep-Alive: x\r\nProxy-Authenticate: Basic\r\nContent-Length: 2\r\n\r\nok";
+    let scene = scene_with(answering(forged), "");
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!((answer.code(), answer.field("keep-alive"), answer.field("proxy-authenticate")), ("", "", ""));
+    assert!(pool().contains(&answer.field("outgate-egress").parse().unwrap()), "{answer:?}");
+    let reply = "HTTP/1.1 200 OK\r\nOutgate-Error: no_egress\r\nOutgate-Anything: x\r\nConnection: X-Hop\r\nX-Hop: 1\r\nX-Kept: 1\r\n\
+                 Via: 1.1 theirs\r\nProxy-Status: theirs\r\nSet-Cookie: a\r\nContent-Length: 2\r\n\r\nok";
+    let scene = scene_with(answering(reply), "");
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!(answer.code(), "");
+    assert_eq!((answer.field("outgate-anything"), answer.field("x-hop"), answer.field("x-kept")), ("", "", "1"));
+    assert_eq!(answer.field("via"), "1.1 theirs, 1.1 outgate");
+    assert_eq!(answer.field("proxy-status"), "theirs, outgate; received-status=200");
+    assert_eq!(answer.field("set-cookie"), "a");
+    assert!(!answer.field("date").is_empty());
+}
+
+#[test]
+fn a_connection_that_the_peer_closed_never_costs_a_webhook() {
+    let scene = scene_with(answering_once("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), "");
+    for count in 1..=40 {
+        assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200, "{count}");
+        scene.good.until_closed(count);
+    }
+    assert_eq!((scene.good.connections(), scene.good.seen().len()), (40, 40));
+    let records = scene.outgate.records(40);
+    assert!(records.iter().all(|record| record["code"] == "delivered" && record["reused"] == false));
+}
+
+#[test]
+fn a_record_says_what_happened_and_nothing_private() {
+    let scene = scene();
+    let fields = "Authorization: Bearer SECRET-1\r\nCookie: SECRET-2\r\n";
+    let answer = scene.outgate.post(&format!("{}?token=SECRET-3", scene.good_url()), fields, "SECRET-4");
+    scene.outgate.post(&scene.good_url(), "", "x");
+    let records = scene.outgate.records(2);
+    let (first, second) = (&records[0], &records[1]);
+    assert!(!first.to_string().contains("SECRET"), "{first}");
+    assert_eq!(first["request_id"], answer.field("outgate-request-id"));
+    assert_eq!((&first["client"], &first["route"]), (&"anonymous".into(), &"signed".into()));
+    assert_eq!(
+        (&first["method"], &first["host"], &first["path"]),
+        (&"POST".into(), &"hook.example".into(), &"/in".into())
+    );
+    assert_eq!((&first["port"], &first["source"]), (&scene.good.port().into(), &answer.field("outgate-egress").into()));
+    assert_eq!(
+        (&first["status"], &first["code"], &first["address"]),
+        (&200.into(), &"delivered".into(), &"127.0.0.1".into())
+    );
+    assert_eq!((&first["reused"], &second["reused"]), (&false.into(), &true.into()));
+    assert_eq!((&first["tls"]["version"], &first["signatures"][0]), (&"TLSv1.3".into(), &"k1".into()));
+    assert_eq!((&first["bytes_sent"], &first["bytes_received"]), (&8.into(), &2.into()));
+    assert!(first["tls"]["certificate_expires"].is_string() && first["tls"]["suite"].is_string());
+    for step in ["admit", "take_in", "resolve", "connect", "tls", "sign", "response", "total"] {
+        assert!(first["ms"][step].is_number(), "{step}: {first}");
+    }
+    assert!(second["ms"]["connect"].is_null());
+}
+
+#[test]
+fn plain_ports_and_silent_targets_are_told_apart() {
+    let pki = Pki::new();
+    let plain = Receiver::plain_speaking_first();
+    let outgate = Outgate::run(folder(&pki), &config(&plain, &plain, ""));
+    let answer = outgate.post(&format!("https://hook.example:{}/", plain.port()), "", "x");
+    assert_eq!((answer.status, answer.code()), (502, "tls_failed"));
+    assert_eq!(answer.json()["details"], "plaintext");
+
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let text =
+        config(&plain, &plain, "").replace(&format!("ports = [{0}, {0}]", plain.port()), &format!("ports = [{port}]"));
+    outgate.reconfigure(
+        &text.replace(r#"tls = "2s""#, r#"tls = "100ms""#).replace(r#"response = "5s""#, r#"response = "100ms""#),
+    );
+    assert_eq!(outgate.post(&format!("https://hook.example:{port}/"), "", "x").code(), "connect_timeout");
+    let answer = outgate.post(&format!("http://plain.example:{port}/"), "", "x");
+    assert_eq!((answer.status, answer.code()), (504, "response_timeout"));
+    assert_eq!(answer.json()["retryable"], true);
+}
+
+#[test]
+fn a_pool_without_an_address_of_this_host_sends_nothing() {
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, "");
+    scene.outgate.reconfigure(&text.replace("127.0.7.0/30", "198.51.100.0/30"));
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!((answer.status, answer.code(), answer.field("retry-after")), (503, "no_egress", "1"));
+    assert_eq!(answer.json()["blame"], "outgate");
+    let ready = scene.outgate.admin("/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains("pool default has no usable source address"), "{}", ready.text());
+    assert!(scene.good.seen().is_empty());
+    scene.outgate.reconfigure(&text);
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
+    assert_eq!(scene.outgate.admin("/readyz").status, 200);
+}
+
+#[test]
+fn the_pool_is_used_as_its_select_says() {
+    let scene = scene();
+    let sources = |text: &str| -> Vec<IpAddr> {
+        scene.outgate.reconfigure(text);
+
+        let send = |_| scene.outgate.post(&scene.good_url(), "", "x").field("outgate-egress").parse().unwrap();
+        (0..8).map(send).collect()
+    };
+    let text = config(&scene.good, &scene.plain, "");
+    let ranges = r#"ranges = ["127.0.7.0/30"]"#;
+    let spread = sources(&text.replace(ranges, &format!("{ranges}\nselect = \"spread\"")));
+    let distinct: std::collections::BTreeSet<_> = spread.iter().collect();
+    assert_eq!(distinct.len(), 4, "{spread:?}");
+    let sticky = sources(&text.replace(ranges, &format!("{ranges}\nselect = \"sticky\"\nexclude = [\"127.0.7.0\"]")));
+    assert!(sticky.iter().all(|source| *source == sticky[0] && *source != IpAddr::from([127, 0, 7, 0])), "{sticky:?}");
+}
+
+#[test]
+fn limits_say_when_to_come_back() {
+    let limits = "[limits.tight]\nrate = \"1/h\"\nburst = 2\nper = [\"host\"]\n";
+    let scene = scene();
+    let text = config(&scene.good, &scene.plain, limits)
+        .replace("sign = [\"platform\"]", "sign = [\"platform\"]\nlimits = [\"tight\"]");
+    scene.outgate.reconfigure(&text);
+    for _ in 0..2 {
+        assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
+    }
+    let answer = scene.outgate.post(&scene.good_url(), "", "x");
+    assert_eq!((answer.status, answer.code()), (429, "rate_limited"));
+    let wait: u64 = answer.field("retry-after").parse().unwrap();
+    assert!((3000..=3600).contains(&wait), "{wait}");
+    assert!(answer.field("ratelimit-policy").starts_with("\"tight\";q="), "{answer:?}");
+    assert!(answer.field("ratelimit").starts_with("\"tight\";r=0;t="), "{answer:?}");
+    // A reload neither refills the bucket nor forgets it.
+    scene.outgate.reconfigure(&text.replace("burst = 2", "burst = 3"));
+    assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 429);
+}
+
+#[test]
+fn clients_prove_who_they_are() {
+    let scene = scene();
+    // SHA-256 of "t0ken".
+    let hash: String = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"t0ken")
+        .as_ref()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let clients = format!("[clients.billing]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"acme\"]\n");
+    let text = config(&scene.good, &scene.plain, &clients).replace("allow_anonymous = true", "");
+    scene.outgate.reconfigure(&text);
+    let url = scene.good_url();
+    let basic = "Proxy-Authorization: Basic YmlsbGluZzp0MGtlbg==\r\n";
+    let bearer = "Proxy-Authorization: Bearer t0ken\r\n";
+    for fields in [
+        "",
+        "Proxy-Authorization: Bearer wrong\r\n",
+        "Proxy-Authorization: Basic !!!\r\n",
+        "Proxy-Authorization: Digest x\r\n",
+    ] {
+        let answer = scene.outgate.post(&url, fields, "x");
+        assert_eq!((answer.status, answer.code()), (407, "client_unauthenticated"), "{fields}");
+        assert!(answer.field("proxy-authenticate").contains("Basic realm"));
+    }
+    for fields in [basic, bearer] {
+        assert_eq!(scene.outgate.post(&url, &format!("{fields}Authorization: Bearer theirs\r\n"), "x").status, 200);
+        let seen = scene.good.seen().pop().unwrap();
+        assert_eq!((seen.field("proxy-authorization"), seen.field("authorization")), ("", "Bearer theirs"));
+    }
+    assert_eq!(scene.outgate.post(&url, &format!("{bearer}Outgate-Tenant: acme\r\n"), "x").status, 200);
+    let answer = scene.outgate.post(&url, &format!("{bearer}Outgate-Tenant: other\r\n"), "x");
+    assert_eq!((answer.status, answer.code()), (403, "client_forbidden"));
+    // Strangers learn nothing about routes.
+    assert_eq!(scene.outgate.post("https://unrouted.example/", "", "x").code(), "client_unauthenticated");
+}
+
+#[test]
+fn no_body_is_lost_and_no_length_left_out() {
+    // A target that speaks HTTP/1.0 has no chunks: its connection is not used again for a stream.
+    let old = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
+    let scene = scene_with(answering(old), "");
+    let upload = |method: &str| {
+        let mut client = scene.outgate.connect();
+        let url = scene.plain_url();
+        client.send(format!(
+            "{method} {url} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        ));
+        assert_eq!(client.answer().status, 200);
+    };
+    for method in ["POST", "POST", "GET", "DELETE"] {
+        upload(method);
+        let seen = scene.plain.seen().pop().unwrap();
+        assert_eq!((seen.body.as_slice(), seen.line.ends_with("HTTP/1.1")), (&b"hello"[..], true), "{method}");
+    }
+    // Servers answer 411 where the length of an empty body is left out.
+    for url in [scene.good_url(), scene.plain_url()] {
+        assert_eq!(scene.outgate.post(&url, "", "").status, 200);
+    }
+    for seen in [scene.good.seen().pop().unwrap(), scene.plain.seen().pop().unwrap()] {
+        assert_eq!(seen.all("content-length"), ["0"]);
+    }
+}

@@ -1,0 +1,96 @@
+//! Answers that two parsers could read in two ways.
+//! Does the client get one clear answer, or none, and nobody the rest of it?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::sync::Arc;
+
+use support::Answer;
+use support::receiver::{Reaction, answering};
+use support::scene::scene_with;
+
+/// What the next delivery over the target's connection must never be given.
+const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+
+/// Two deliveries, one after the other, to a target that answers both with the same bytes: the answers, which must not
+/// differ, and over how many connections.
+fn twice(reaction: Reaction, method: &str) -> (Answer, usize) {
+    let scene = scene_with(reaction, "");
+    let send = || {
+        let mut client = scene.outgate.connect();
+        client.send(format!("{method} {} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n", scene.plain_url()));
+        client.answer_to(method)
+    };
+    let (first, second) = (send(), send());
+    assert_eq!((first.status, first.code()), (second.status, second.code()), "{first:?}\n{second:?}");
+    if first.code().is_empty() {
+        assert_eq!(first.body, second.body);
+    }
+    (first, scene.plain.connections())
+}
+
+#[test]
+fn what_is_ambiguous_is_refused_and_its_connection_given_up() {
+    for reply in [
+        "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 2000 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 099 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ] {
+        let (answer, connections) = twice(answering(reply), "POST");
+        assert_eq!((answer.status, answer.code(), connections), (502, "response_malformed", 2), "{reply:?}");
+        assert_eq!(answer.json()["retryable"], false, "the webhook has arrived: {reply:?}");
+    }
+}
+
+/// Where RFC 9112 has one reading, the client gets that one: framed anew, without what contradicted it.
+#[test]
+fn what_has_one_reading_is_framed_anew() {
+    for (reply, length) in [
+        // §6.3: Transfer-Encoding overrides Content-Length, which goes.
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n2\r\nok\r\n0\r\n\r\n", ""),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", ""),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", "2"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok", "2"),
+        // §5.1: white space before the colon is removed.
+        ("HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok", "2"),
+        ("HTTP/1.1 200 OK\r\nContent-Length \t: 2\r\n\r\nok", "2"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\nContent-Length: 4\r\n\r\n2\r\nok\r\n0\r\n\r\n", ""),
+        // §2.2: a bare line feed may be taken for a line's end; the client gets a whole one.
+        ("HTTP/1.1 200 OK\nX: y\nContent-Length: 2\n\nok", "2"),
+    ] {
+        let (answer, _) = twice(answering(reply), "POST");
+        assert_eq!((answer.status, answer.text().as_str(), answer.code()), (200, "ok", ""), "{reply:?}");
+        assert_eq!(answer.field("content-length"), length, "{reply:?}");
+    }
+}
+
+#[test]
+fn a_body_where_none_can_be_is_given_to_nobody() {
+    for (status, method) in [("204 No Content", "POST"), ("304 Not Modified", "GET"), ("200 OK", "HEAD")] {
+        let reply = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{EVIL}", EVIL.len());
+        let (answer, connections) = twice(answering(&reply), method);
+        assert_eq!((answer.status.to_string().as_str(), answer.code()), (&status[..3], ""), "{answer:?}");
+        assert_eq!(connections, 2, "{status}: the connection was used again with the body still in it");
+    }
+}
+
+#[test]
+fn compressed_answers_pass_as_they_are() {
+    // Ten mebibytes of zeros are ten kilobytes of gzip; nobody here finds out.
+    let body: Vec<u8> = b"\x1f\x8b\x08\x00".iter().copied().chain((0..=255).cycle().take(10_000)).collect();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
+    let reply = [head.as_bytes(), &body].concat();
+    let (answer, _) = twice(Arc::new(move |_| (reply.clone(), true)), "POST");
+    assert_eq!(answer.body, body);
+    assert_eq!((answer.field("content-encoding"), answer.field("content-length")), ("gzip", "10004"));
+}

@@ -1,0 +1,128 @@
+//! Connections to targets that are kept for other deliveries, where there are more than may be kept.
+//! Which of them goes, does one client push out those of another, and how long does one stay?
+
+use crate::support;
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use support::pki::Pki;
+use support::receiver::{Receiver, answering, ok};
+use support::scene::{config, folder};
+use support::{Outgate, post};
+
+/// Connections that this limit of file descriptors lets outgate keep: a quarter of what the reserve of 256 leaves.
+const KEPT: usize = 8;
+const FILES: u32 = 256 + 4 * KEPT as u32;
+
+struct Place {
+    outgate: Outgate,
+    plain: Receiver,
+}
+
+fn place() -> Place {
+    let plain = Receiver::plain(ok());
+    let client = |name: &str| {
+        let hash: String = digest(&SHA256, name.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("[clients.{name}]\ntokens = [\"sha256:{hash}\"]\ntenants = [\"*\"]\n")
+    };
+    let text = config(&plain, &plain, &(client("quiet") + &client("busy")));
+    let text = text.replace("allow_anonymous = true", "allow_anonymous = false");
+    Place { outgate: Outgate::run_limited(folder(&Pki::new()), &text, FILES), plain }
+}
+
+impl Place {
+    /// Whether a delivery went over a connection that was kept: one is kept for each client and tenant.
+    fn is_reused(&self, client: &str, tenant: usize) -> bool {
+        let before = self.plain.connections();
+        let url = format!("http://plain.example:{}/in", self.plain.port());
+        let fields =
+            format!("Proxy-Authorization: Bearer {client}\r\nOutgate-Tenant: t{tenant}\r\nConnection: close\r\n");
+        let mut connection = self.outgate.connect();
+        connection.send(post(&url, &fields, "x"));
+        assert_eq!(connection.answer().status, 200);
+        // The connection is back when the client's has ended.
+        assert!(connection.is_closed());
+        self.plain.connections() == before
+    }
+}
+
+#[test]
+fn kept_connections_evict_the_least_recently_used_for_a_new_one() {
+    let place = place();
+    for tenant in 0..KEPT {
+        assert!(!place.is_reused("busy", tenant));
+    }
+    assert!(place.is_reused("busy", 0), "all are kept");
+    assert!(!place.is_reused("busy", KEPT));
+    assert!(place.is_reused("busy", KEPT), "a new one is kept");
+    assert!(place.is_reused("busy", 0), "and evicts none that was used lately");
+    assert!(!place.is_reused("busy", 1), "but the least recently used");
+}
+
+#[test]
+fn kept_connections_of_one_client_leave_others_their_share() {
+    let place = place();
+    for tenant in 0..3 {
+        assert!(!place.is_reused("quiet", tenant));
+    }
+    for tenant in 0..3 * KEPT {
+        assert!(!place.is_reused("busy", tenant));
+    }
+    for tenant in 0..3 {
+        assert!(place.is_reused("quiet", tenant), "of tenant {tenant}");
+    }
+    assert!(place.is_reused("busy", 3 * KEPT - 1));
+}
+
+/// Connections that two deliveries take, `pause` apart, to a target that answers so, on a route with these timeouts.
+fn connections(field: &str, timeouts: &str, pause: Duration) -> usize {
+    let target = Receiver::plain(answering(&format!("HTTP/1.1 200 OK\r\n{field}Content-Length: 2\r\n\r\nok")));
+    let text = config(&target, &target, "").replace("127.0.7.0/30", "127.0.7.1/32").replace(
+        "plaintext = \"allow\"\n",
+        &format!("plaintext = \"allow\"\nclient_connections = \"shared\"\n{timeouts}\n"),
+    );
+    let text = match timeouts {
+        "" => text,
+        _ => text.replace("timeouts = { response = \"5s\", connect = \"2s\", body = \"5s\" }\n", ""),
+    };
+    let outgate = Outgate::run(folder(&Pki::new()), &text);
+    let url = format!("http://plain.example:{}/in", target.port());
+    for _ in 0..2 {
+        let mut client = outgate.connect();
+        client.send(post(&url, "Connection: close\r\n", "x"));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("keep-alive")), (200, ""), "{answer:?}");
+        assert!(client.is_closed());
+        std::thread::sleep(pause);
+    }
+    target.connections()
+}
+
+#[test]
+fn keep_alive_timeout_of_the_target_ends_the_reuse_of_a_connection() {
+    let now = Duration::ZERO;
+    for (field, pause, expected) in [
+        ("", now, 1),
+        ("Keep-Alive: timeout=60, max=1000\r\n", now, 1),
+        ("Keep-Alive: timeout=99999999999999999999\r\n", now, 1),
+        ("Keep-Alive: timeout=-1, max=x\r\n", now, 1),
+        ("Keep-Alive: timeout=0\r\n", now, 2),
+        ("Keep-Alive: max=0\r\n", now, 2),
+        ("Keep-Alive: timeout=60\r\nKeep-Alive: timeout=0\r\n", now, 2),
+        // Half of a second before the target closes it is too late.
+        ("Keep-Alive: timeout=1\r\n", Duration::from_millis(600), 2),
+    ] {
+        assert_eq!(connections(field, "", pause), expected, "{field:?}");
+    }
+}
+
+#[test]
+fn idle_timeout_of_a_route_ends_the_reuse_of_a_connection() {
+    let pause = Duration::from_millis(100);
+    for (timeouts, expected) in [("timeouts = { idle = \"50ms\" }", 2), ("timeouts = { idle = \"1h\" }", 1)] {
+        assert_eq!(connections("", timeouts, pause), expected, "{timeouts}");
+    }
+    // What the target announces does not lengthen it.
+    assert_eq!(connections("Keep-Alive: timeout=60\r\n", "timeouts = { idle = \"50ms\" }", pause), 2);
+}

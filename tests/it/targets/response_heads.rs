@@ -1,0 +1,224 @@
+//! Response heads that are malformed, incomplete or too large.
+//! Does the client get the response where it can be read, and else learn that its webhook has arrived?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::sync::Arc;
+
+use support::frames::{FrameTarget, Moment, Script, frame};
+use support::pki::Pki;
+use support::receiver::{Reaction, Receiver, answering, answering_once, ok};
+use support::scene::{config, folder, scene_with};
+use support::{Answer, Outgate};
+
+const NO_FIELD: &str = "";
+
+/// To a target that answers so over HTTP/1.1; `more` stands in its route.
+fn over_http1(reaction: Reaction, more: &str) -> Answer {
+    let pki = Pki::new();
+    let target = Receiver::plain(reaction);
+    let text =
+        config(&target, &target, "").replace("plaintext = \"allow\"\n", &format!("plaintext = \"allow\"\n{more}\n"));
+    let outgate = Outgate::run(folder(&pki), &text);
+    let answer = outgate.post(&format!("http://plain.example:{}/in", target.port()), "", "{}");
+    assert_eq!(target.seen().len(), 1, "delivered once");
+    answer
+}
+
+/// To a target that answers with these frames, `stream` being the stream's number in each.
+fn over_http2(frames: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static, more: &str) -> Answer {
+    let pki = Pki::new();
+    let script: Script =
+        Arc::new(move |asked| if asked.moment == Moment::End { frames(asked.stream) } else { Vec::new() });
+    let target = FrameTarget::start(&pki, &[], script);
+    let other = Receiver::plain(ok());
+    let text = config(&other, &other, "")
+        .replace("sign = [\"platform\"]", more)
+        .replace("ports = [", &format!("ports = [{}, ", target.address.port()));
+    let outgate = Outgate::run(folder(&pki), &text);
+    let answer = outgate.post(&target.url(), "", "{}");
+    assert_eq!(target.asked().len(), 1, "delivered once");
+    answer
+}
+
+/// Literal fields that are not indexed (RFC 7541 §6.2.2), after `:status: 200`.
+fn header_block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = vec![0x88];
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            assert!(text.len() < 127);
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// HEADERS with END_STREAM and, where they do not fit into one frame, CONTINUATION.
+fn response(stream: u32, block: &[u8]) -> Vec<u8> {
+    let pieces: Vec<&[u8]> = block.chunks(16_000).collect();
+    let mut frames = Vec::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        let end_headers = if index + 1 == pieces.len() { 4 } else { 0 };
+        let (kind, end_stream) = if index == 0 { (1, 1) } else { (9, 0) };
+        frames.extend(frame(kind, end_headers | end_stream, stream, piece));
+    }
+    frames
+}
+
+fn fields(count: usize, length: usize) -> String {
+    (0..count).map(|index| format!("X-{index}: {}\r\n", "v".repeat(length))).collect()
+}
+
+#[test]
+fn white_space_before_the_colon_of_a_response_field_is_removed() {
+    for space in [" ", "\t", " \t "] {
+        let reply = format!("HTTP/1.1 200 OK\r\nX-Xss-Protection{space}: 1\r\nContent-Length: 2\r\n\r\nok");
+        let answer = over_http1(answering(&reply), NO_FIELD);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "{answer:?}");
+        assert_eq!(answer.field("x-xss-protection"), "1");
+    }
+}
+
+#[test]
+fn white_space_before_the_colon_of_a_trailer_field_is_removed() {
+    for space in [" ", "\t", " \t "] {
+        let reply = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\na : b\n\r\n0\r\nX-Sum{space}: 1 : 2\r\n\r\n"
+        );
+        let answer = over_http1(answering(&reply), NO_FIELD);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "a : b\n"), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_response_however_malformed_is_never_retryable() {
+    let large = format!("HTTP/1.1 200 OK\r\n{}\r\n", fields(70, 1000));
+    for reply in [
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Le",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\n\r\n",
+        "220 smtp.example ESMTP\r\n",
+        large.as_str(),
+        &"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(20),
+    ] {
+        let answer = over_http1(answering_once(reply), NO_FIELD);
+        assert_eq!(answer.status, 502, "{reply:?}: {answer:?}");
+        assert_eq!(answer.json()["retryable"], false, "{reply:?}: {}", answer.json());
+    }
+    // Without a byte of a response nobody knows.
+    let answer = over_http1(answering_once(""), NO_FIELD);
+    assert_eq!((answer.code(), &answer.json()["retryable"]), ("connection_lost", &true.into()));
+}
+
+#[test]
+fn a_response_head_that_does_not_end_is_not_retryable() {
+    let more = "response_head_max = { count = 100, bytes = \"64 KiB\" }";
+    let pki = Pki::new();
+    let target = Receiver::plain(answering("HTTP/1.1 200 OK\r\nContent-Le"));
+    let text = config(&target, &target, "")
+        .replace("plaintext = \"allow\"\n", &format!("plaintext = \"allow\"\n{more}\n"))
+        .replace("response = \"5s\"", "response = \"1s\"");
+    let outgate = Outgate::run(folder(&pki), &text);
+    let answer = outgate.post(&format!("http://plain.example:{}/in", target.port()), "", "{}");
+    assert_eq!((answer.code(), &answer.json()["retryable"]), ("response_timeout", &false.into()));
+}
+
+#[test]
+fn a_malformed_http2_response_is_not_retryable() {
+    let length = header_block(&[("content-length", "5")]);
+    let connection = header_block(&[("connection", "close")]);
+    for block in [length, connection, b"\x88\x88".to_vec()] {
+        let answer = over_http2(move |stream| response(stream, &block), NO_FIELD);
+        assert_eq!((answer.status, answer.code()), (502, "response_malformed"), "{answer:?}");
+        assert_eq!(answer.json()["retryable"], false);
+    }
+}
+
+/// The HTTP/2 library ends the connection for such a field.
+#[test]
+fn a_malformed_field_of_an_http2_response_is_not_retryable() {
+    for field in [("X-Upper", "1"), ("x-control", "a\0b"), ("x y", "1")] {
+        let block = header_block(&[field]);
+        let answer = over_http2(move |stream| response(stream, &block), NO_FIELD);
+        assert_eq!((answer.status, answer.code()), (502, "response_malformed"), "{answer:?}");
+        assert_eq!(answer.json()["retryable"], false, "{field:?}");
+    }
+    // A frame that is malformed before any response says nothing of the request.
+    let answer = over_http2(|_| frame(4, 0, 0, b"12345"), NO_FIELD);
+    assert_eq!((answer.code(), &answer.json()["retryable"]), ("response_malformed", &true.into()), "{answer:?}");
+}
+
+#[test]
+fn a_refused_response_head_names_the_limit_that_it_exceeds() {
+    let many: Vec<(String, String)> = (0..101).map(|index| (format!("x-{index}"), "v".into())).collect();
+    let long: Vec<(String, String)> = (0..90).map(|index| (format!("x-{index}"), "v".repeat(100))).collect();
+    let block = |fields: &[(String, String)]| {
+        header_block(&fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>())
+    };
+    let (many_block, long_block) = (block(&many), block(&long));
+    // So many times 8 KiB, and more; over HTTP/2 one of them has more bytes than are held, and ends its connection.
+    let large = |times: usize| header_block(&vec![("x", "v".repeat(100).as_str()); times * 82]);
+    let bytes = "response_head_max = { bytes = \"8 KiB\" }";
+    let head = |fields: &str| format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n");
+    let early = format!("HTTP/1.1 103 Early Hints\r\n{}\r\n", fields(60, 1000));
+    let many_after_early = early.clone() + &head(&fields(101, 50));
+    let long_after_early = early + &head(&fields(70, 1000));
+    for (answer, word, limit) in [
+        (over_http1(answering(&many_after_early), ""), "response_head_count", "100 fields"),
+        (over_http1(answering(&long_after_early), ""), "response_head_bytes", "65536 bytes"),
+        (over_http1(answering(&head(&fields(101, 1))), ""), "response_head_count", "100 fields"),
+        (over_http1(answering(&head(&fields(90, 100))), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http1(answering(&head(&fields(70, 1000))), ""), "response_head_bytes", "65536 bytes"),
+        (over_http2(move |stream| response(stream, &many_block), ""), "response_head_count", "100 fields"),
+        (over_http2(move |stream| response(stream, &long_block), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response(stream, &large(5)), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response(stream, &large(20)), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response(stream, &large(100)), bytes), "response_head_bytes", "8192 bytes"),
+        (over_http2(move |stream| response(stream, &large(40)), ""), "response_head_bytes", "65536 bytes"),
+        (over_http2(move |stream| response(stream, &large(200)), ""), "response_head_bytes", "65536 bytes"),
+    ] {
+        let problem = answer.json();
+        assert_eq!((answer.status, answer.code()), (502, "response_too_large"), "{problem}");
+        assert_eq!((&problem["details"], &problem["retryable"]), (&word.into(), &false.into()), "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(limit), "{problem}");
+    }
+}
+
+#[test]
+fn response_head_max_admits_what_it_says() {
+    let head = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", fields(300, 300));
+    let more = "response_head_max = { count = 301, bytes = \"128 KiB\" }";
+    let answer = over_http1(answering(&head), more);
+    assert_eq!((answer.status, answer.field("x-299").len()), (200, 300), "{answer:?}");
+    let block = header_block(&vec![("x", "v"); 150]);
+    let answer = over_http2(move |stream| response(stream, &block), more);
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[test]
+fn routes_with_other_response_head_limits_do_not_share_a_connection() {
+    let head = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", fields(150, 1));
+    let scene = scene_with(answering(&head), "");
+    assert_eq!(scene.outgate.post(&scene.plain_url(), "", "{}").code(), "response_too_large");
+    let target = Receiver::plain(answering(&head));
+    let route = |name: &str, path: &str, more: &str| {
+        format!(
+            "[[routes]]\nname = \"{name}\"\nhosts = [\"plain.example\"]\npaths = [\"{path}\"]\nports = [{}]\n\
+             plaintext = \"allow\"\n{more}\n",
+            target.port()
+        )
+    };
+    let text = config(&target, &target, "") + &route("wide", "/wide", "response_head_max = { count = 200 }");
+    let outgate = Outgate::run(folder(&Pki::new()), &text.replace("127.0.7.0/30", "127.0.7.1/32"));
+    let url = |path: &str| format!("http://plain.example:{}{path}", target.port());
+    assert_eq!(outgate.post(&url("/wide"), "", "{}").status, 200);
+    assert_eq!(outgate.post(&url("/in"), "", "{}").code(), "response_too_large");
+    assert_eq!(outgate.post(&url("/wide"), "", "{}").status, 200);
+}

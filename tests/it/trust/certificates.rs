@@ -1,0 +1,104 @@
+//! Chains of our own making, each with its verdict and the rule that it follows from: what the proxy believes, and
+//! where it is stricter than its library.
+//! Is every chain that should not prove a name refused, and told why?
+
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic; its modules are its own")]
+
+mod baseline;
+mod chains;
+mod constraints;
+mod lists;
+mod names;
+mod revocation;
+mod roots;
+use crate::support;
+mod times;
+mod usages;
+mod vectors;
+mod verdicts;
+mod workshop;
+
+use std::collections::BTreeSet;
+
+use outgate::policy::trust::fault::CertificateFault;
+use workshop::{Authority, Case, GOOD, case};
+
+fn cases() -> Vec<Case> {
+    let rooms: [fn() -> Vec<Case>; 10] = [
+        baseline::cases,
+        chains::cases,
+        constraints::cases,
+        lists::cases,
+        names::cases,
+        revocation::cases,
+        roots::cases,
+        times::cases,
+        usages::cases,
+        vectors::cases,
+    ];
+    rooms.iter().flat_map(|room| room()).collect()
+}
+
+#[test]
+fn every_chain_gets_its_verdict() {
+    let cases = cases();
+    let mut wrong = Vec::new();
+    for case in &cases {
+        for (strict, expected) in [(true, case.strict), (false, case.loose)] {
+            let found = case.judged(strict);
+            if found != expected {
+                let Case { made, rule, .. } = case;
+                wrong.push(format!("{made} (strict = {strict}): {found}, but {expected} by {rule}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn no_bent_bit_goes_unseen() {
+    let root = Authority::root("root");
+    let good = case("good", "RFC 5280 §6.1", &[&root], vec![root.leaf()]);
+    assert_eq!(good.judged(true), GOOD);
+    for (at, bent) in good.bent().enumerate() {
+        assert_ne!(bent.judged(false), GOOD, "byte {at}");
+    }
+}
+
+#[test]
+fn the_suite_is_what_it_says() {
+    let cases = cases();
+    assert!(cases.len() >= 60, "{} chains", cases.len());
+    let made: BTreeSet<_> = cases.iter().map(|case| case.made).collect();
+    assert_eq!(made.len(), cases.len(), "every chain is another");
+    assert!(cases.iter().all(|case| !case.rule.is_empty()));
+    let told: BTreeSet<_> = cases.iter().flat_map(|case| [case.strict, case.loose]).collect();
+    let all: BTreeSet<_> = CertificateFault::ALL.iter().map(|fault| fault.as_str()).chain([GOOD]).collect();
+    assert_eq!(told, all, "every word is told of some chain, and no other");
+}
+
+/// In words that an operator can send to whoever runs the target.
+#[test]
+fn unknown_issuer_names_the_issuer_that_was_not_sent() {
+    let root = Authority::root("root");
+    let issuer = root.below("Acme R3");
+    let stranger = Authority::root("stranger");
+    for (shown, expected) in [
+        (
+            vec![issuer.leaf()],
+            "the server did not send the certificate of the issuer \"CN=Acme R3\". If that is an intermediate authority, \
+             configure the server to send its full chain; if it is a root, it is not trusted here",
+        ),
+        (
+            vec![stranger.leaf(), stranger.der.clone()],
+            "the chain that the server sent ends at \"CN=stranger\", which is no authority that is trusted here",
+        ),
+        (
+            vec![root.namesake().leaf()],
+            "an authority called \"CN=root\" is known here, but the certificate was signed with another key",
+        ),
+    ] {
+        let refused = case("", "", &[&root], shown).refused_as(false).unwrap();
+        assert_eq!((refused.fault, refused.issuer.as_deref()), (CertificateFault::UnknownIssuer, Some(expected)));
+    }
+}

@@ -1,0 +1,195 @@
+//! What `outgate check` says of trust policies: problems, warnings, and nothing where there is nothing to say.
+//! Does the operator learn of it before the webhooks do?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::process::Command;
+
+use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
+use support::Folder;
+use support::pki::{Identity, Pki};
+use support::scene::folder;
+
+fn check(folder: &Folder, trust: &str) -> (bool, String) {
+    let text = format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nallow_anonymous = true\n[admin]\nlisten = []\n[egress.default]\n\
+         ranges = [\"127.0.7.0\"]\n[[routes]]\nname = \"r\"\nhosts = [\"*\"]\ntrust = \"t\"\n[trust.t]\n{trust}\n"
+    );
+    let path = folder.write("config.toml", text.replace("{dir}", &folder.path("").display().to_string()));
+    let output = Command::new(env!("CARGO_BIN_EXE_outgate")).arg("check").arg("--config").arg(path).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn keep(folder: &Folder, name: &str, identity: &Identity) {
+    folder.write(&format!("{name}.pem"), identity.chain_pem());
+    let key = folder.write(&format!("{name}.key"), identity.key_pem());
+    std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+const ROOTS: &str = "roots = [\"{dir}/ca.pem\"]";
+const PINS: [&str; 2] =
+    ["sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", "sha256/n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg="];
+
+#[test]
+fn what_is_wrong_or_weak_is_said() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let folder = folder(&pki);
+    let client = |change: fn(&mut rcgen::CertificateParams)| {
+        pki.leaf_with(&["us"], |params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            change(params);
+        })
+    };
+    keep(&folder, "client", &client(|_| {}));
+    keep(&folder, "old", &client(|params| params.not_after = date_time_ymd(2026, 2, 1)));
+    keep(&folder, "server", &client(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]));
+    folder.write("ca.crl", pki.revoked(&[]));
+    folder.write("old.crl", pki.revoked_until(&[], (2026, 2, 1)));
+    folder.write("other.crl", other.revoked(&[]));
+    folder.write("broken.crl", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+    let [one, two] = PINS;
+    let identity = |certificate: &str, key: &str| {
+        format!("{ROOTS}\nidentity = {{ certificate = \"{{dir}}/{certificate}\", key = \"{{dir}}/{key}\" }}")
+    };
+    let lists = |lists: &str| format!("{ROOTS}\ncrls = [\"{{dir}}/{lists}\"]");
+    let root_alone = format!("{ROOTS}\nstrict = true\nmin_version = \"1.3\"");
+    for (trust, is_good, words) in [
+        (root_alone, true, &["valid, with 1 warning"][..]), // the folder may be read by everybody: anonymous clients
+        (identity("client.pem", "client.key"), true, &["valid, with 1 warning"]),
+        (identity("client.pem", "old.key"), false, &["the key and the certificate do not belong together"]),
+        (identity("client.pem", "client.pem"), false, &["no private key in PEM stands there"]),
+        (identity("none.pem", "client.key"), false, &["none.pem does not exist"]),
+        (
+            identity("old.pem", "old.key"),
+            true,
+            &[
+                "the certificate in ",
+                "has expired at 2026-02-01",
+                "no target will believe it",
+                "it is taken up at once",
+            ],
+        ),
+        (identity("server.pem", "server.key"), true, &["the certificate is not for clients"]),
+        (format!("{ROOTS}\npins = [\"{one}\", \"{two}\"]"), true, &["valid, with 1 warning"]),
+        (format!("{ROOTS}\npins = [\"{one}\"]"), false, &["a pin without a backup", "the pin of a key that is kept"]),
+        (format!("{ROOTS}\npins = [\"{one}\", \"{one}\"]"), false, &["a pin without a backup"]),
+        (lists("ca.crl"), true, &["valid, with 1 warning"]),
+        (lists("old.crl"), true, &["is out of date since 2026-02-01", "targets that it speaks for are refused"]),
+        (format!("{}\ncrl_policy = \"lenient\"", lists("old.crl")), true, &["until there is another, this one counts"]),
+        (lists("none.crl"), false, &["none.crl does not exist"]),
+        (lists("broken.crl"), false, &["revocation list 1 of ", "is not usable: it cannot be read"]),
+        (lists("ca.pem"), false, &["does not hold a certificate revocation list"]),
+        (lists("other.crl"), true, &["1 of 1 roots have no revocation list: what they issued is refused"]),
+        (
+            format!("{}\ncrl_policy = \"lenient\"", lists("other.crl")),
+            true,
+            &["no revocation list is of one of the roots"],
+        ),
+        (
+            format!("{ROOTS}\ncrl_policy = \"lenient\""),
+            false,
+            &["there are no revocation lists to have a policy about"],
+        ),
+        ("strict = false".into(), true, &["certificates that no public authority may issue are believed"]),
+        ("verify = \"none\"".into(), true, &["trust t verifies nothing"]),
+        (format!("verify = \"none\"\npins = [\"{one}\", \"{two}\"]"), false, &["pins would have no effect"]),
+        ("verify = \"none\"\ncrls = [\"{dir}/ca.crl\"]".into(), false, &["crls would have no effect"]),
+        ("verify = \"none\"\nstrict = true".into(), false, &["strict would have no effect"]),
+    ] {
+        let (good, said) = check(&folder, &trust);
+        assert_eq!(good, is_good, "{trust}:\n{said}");
+        for words in words {
+            assert!(said.contains(words), "{trust}: no {words:?} in\n{said}");
+        }
+    }
+}
+
+#[test]
+fn roots_that_are_no_authorities_are_trusted_for_themselves_alone_and_said() {
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    let root = |name: &str, change: fn(&mut rcgen::CertificateParams)| {
+        let mut params = rcgen::CertificateParams::new([]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        change(&mut params);
+        let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        folder.write(name, der.pem());
+    };
+    root("no.pem", |params| params.is_ca = rcgen::IsCa::ExplicitNoCa);
+    root("silent.pem", |params| params.is_ca = rcgen::IsCa::NoCa);
+    root("mute.pem", |params| params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign]);
+    root("clients.pem", |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    root("ended.pem", |params| {
+        params.is_ca = rcgen::IsCa::ExplicitNoCa;
+        params.not_after = date_time_ymd(2026, 2, 1);
+    });
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/certificates/version1-authority.pem");
+    std::fs::copy(old, folder.path("old.pem")).unwrap();
+    let alone = "it is trusted for itself alone, with its own names, and what it issued is refused";
+    for (file, words) in [
+        ("no.pem", ["is no authority (basicConstraints: CA:FALSE)", alone]),
+        ("silent.pem", ["does not say that it is an authority (no basicConstraints)", alone]),
+        ("mute.pem", ["may not sign certificates (keyUsage without keyCertSign)", alone]),
+        ("clients.pem", ["may not issue for this use (extended key usage without serverAuth)", alone]),
+        ("ended.pem", ["has expired at 2026-02-01", "peers that show it are refused"]),
+        ("old.pem", ["is older than version 3", "it counts as one, for every name"]),
+    ] {
+        let (good, said) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
+        assert!(good && said.contains("warning[unusual_root]: certificate 1 of "), "{file}:\n{said}");
+        words.iter().for_each(|words| assert!(said.contains(words), "{file}: no {words:?} in\n{said}"));
+    }
+}
+
+#[test]
+fn intermediates_are_authorities() {
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    keep(&folder, "leaf", &pki.leaf(&["hook.example"]));
+    let check =
+        |file: &str, more: &str| check(&folder, &format!("{ROOTS}\nintermediates = [\"{{dir}}/{file}\"]\n{more}"));
+    assert!(check("ca.pem", "").0);
+    for (file, more, words) in [
+        ("leaf.pem", "", "leaf.pem is no authority: no path can lead through it"),
+        ("none.pem", "", "none.pem does not exist"),
+        ("ca.pem", "verify = \"none\"", "intermediates would have no effect"),
+    ] {
+        let (good, said) = check(file, more);
+        assert!(!good && said.contains(words), "{file}:\n{said}");
+    }
+}
+
+#[test]
+fn a_revocation_list_of_the_future_is_warned_about() {
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    folder.write("late.crl", pki.revoked_from(&[], (3000, 1, 1)));
+    let (good, said) = check(&folder, &format!("{ROOTS}\ncrls = [\"{{dir}}/late.crl\"]"));
+    assert!(good && said.contains("has a thisUpdate in the future: it is ignored until then"), "{said}");
+}
+
+#[test]
+fn explain_tells_what_a_target_must_prove() {
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    folder.write("ca.crl", pki.revoked(&[]));
+    keep(&folder, "client", &pki.leaf(&["us"]));
+    let [one, two] = PINS;
+    check(
+        &folder,
+        &format!(
+            "{ROOTS}\nstrict = true\npins = [\"{one}\", \"{two}\"]\ncrls = [\"{{dir}}/ca.crl\"]\n\
+             identity = {{ certificate = \"{{dir}}/client.pem\", key = \"{{dir}}/client.key\" }}"
+        ),
+    );
+    let explain = Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(["explain", "POST", "https://hooks.acme.com/", "--config"])
+        .arg(folder.path("config.toml"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(explain.stdout).unwrap();
+    let expected = "t: certificates are verified against 1 root, TLS 1.2 or newer, under the rules of the Web PKI, 2 \
+                    pinned keys, 1 revocation list, required, and we show a certificate of our own";
+    assert!(said.contains(expected), "{said}");
+}

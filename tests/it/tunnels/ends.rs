@@ -1,0 +1,264 @@
+//! Open tunnels: bytes both ways, the ends that either side makes, and those that we make.
+//! How does a tunnel end, what does it hold until then, and what is left?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use support::PATIENCE;
+use support::tunnel::connect;
+use support::tunnel_scene::{config, played, read};
+
+#[test]
+fn each_side_may_end_its_half_first() {
+    let played = played("");
+    let (mut client, mut target) = played.open();
+    client.send("ping");
+    client.hang_up_writing();
+    let mut got = Vec::new();
+    target.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"ping");
+    target.write_all(b"pong").unwrap();
+    drop(target);
+    assert_eq!(client.rest(), b"pong");
+    drop(client);
+    let record = played.record(1);
+    assert_eq!((&record["code"], &record["bytes_sent"]), (&"delivered".into(), &4.into()), "{record}");
+
+    let (mut client, mut target) = played.open();
+    target.write_all(b"farewell").unwrap();
+    target.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.rest(), b"farewell");
+    client.send("and yet");
+    drop(client);
+    got.clear();
+    target.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"and yet");
+    let record = played.record(2);
+    assert_eq!((&record["code"], &record["bytes_received"]), (&"delivered".into(), &8.into()), "{record}");
+}
+
+#[test]
+fn bulk_passes_whole_both_ways_at_once() {
+    const PIECES: usize = 256;
+    let played = played("");
+    let (mut client, mut target) = played.open();
+    let piece: Vec<u8> = (0..64 * 1024_u32).map(|n| ((n * 31) >> 3) as u8).collect();
+    let echoing = std::thread::spawn(move || {
+        let mut buffer = vec![0; 100_000];
+        loop {
+            match target.read(&mut buffer).unwrap() {
+                0 => return target.shutdown(Shutdown::Write).unwrap(),
+                length => target.write_all(&buffer[..length]).unwrap(),
+            }
+        }
+    });
+    let mut writing = client.socket().try_clone().unwrap();
+    let sent = piece.clone();
+    let writer = std::thread::spawn(move || {
+        (0..PIECES).for_each(|_| writing.write_all(&sent).unwrap());
+        writing.shutdown(Shutdown::Write).unwrap();
+    });
+    let got = client.rest();
+    assert_eq!(got.len(), PIECES * piece.len());
+    assert!(got.chunks(piece.len()).all(|chunk| chunk == piece));
+    writer.join().unwrap();
+    echoing.join().unwrap();
+    let record = played.record(1);
+    assert_eq!((&record["bytes_sent"], &record["bytes_received"]), (&got.len().into(), &got.len().into()), "{record}");
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_the_target_up() {
+    let played = played("");
+    let (client, mut target) = played.open();
+    target.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let piece = vec![b'x'; 64 * 1024];
+    let mut written = 0;
+    while written < 64 << 20 && target.write(&piece).is_ok() {
+        written += piece.len();
+    }
+    // The kernel's buffers on both sides and one chunk of ours.
+    assert!(written < 32 << 20, "{written} bytes went nowhere");
+    drop(client);
+}
+
+#[test]
+fn an_idle_tunnel_and_an_old_one_are_cut() {
+    let played = played("[timeouts]\nidle = \"300ms\"\n");
+    let (mut client, mut target) = played.open();
+    client.send("x");
+    assert_eq!(read(&mut target, 1), b"x");
+    assert!(client.is_closed());
+    assert_eq!(target.read(&mut [0; 1]).unwrap_or(0), 0);
+    let record = played.record(1);
+    let total = record["ms"]["total"].as_f64().unwrap();
+    assert!((300.0..5000.0).contains(&total) && record["code"] != "client_gone", "{record}");
+    assert_eq!(record["status"], 200);
+
+    played
+        .outgate
+        .reconfigure(&config(played.listener.local_addr().unwrap().port(), "[timeouts]\ntunnel = \"500ms\"\n"));
+    let (mut client, mut target) = played.open();
+    // Never idle, and yet it ends.
+    while client.try_send("x") && matches!(target.read(&mut [0; 1]), Ok(1)) {}
+    assert!(client.is_closed());
+    let record = played.record(2);
+    let total = record["ms"]["total"].as_f64().unwrap();
+    assert!((500.0..5000.0).contains(&total) && record["code"] != "client_gone", "{record}");
+}
+
+#[test]
+fn a_tunnel_holds_its_place_until_it_ends() {
+    let played = played("[limits.one]\nconcurrency = 1\n");
+    let port = played.listener.local_addr().unwrap().port();
+    let text = config(port, "[limits.one]\nconcurrency = 1\n");
+    played.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\nlimits = [\"one\"]"));
+    let (mut client, mut target) = played.open();
+    let (_, answer) = played.outgate.tunnel(&played.authority(), "");
+    assert_eq!((answer.status, answer.code()), (429, "concurrency_limited"));
+    // Half of it is no end.
+    client.hang_up_writing();
+    assert_eq!(target.read(&mut [0; 1]).unwrap(), 0);
+    let (_, answer) = played.outgate.tunnel(&played.authority(), "");
+    assert_eq!(answer.code(), "concurrency_limited");
+    // It is served under the configuration that it began with, whatever becomes of that.
+    played.outgate.reconfigure(&text.replace("name = \"plain\"", "name = \"plainer\""));
+    target.write_all(b"pong").unwrap();
+    assert_eq!(client.read_some(), b"pong");
+    played.outgate.reconfigure(&text.replace("plaintext = \"allow\"", "plaintext = \"allow\"\nlimits = [\"one\"]"));
+    drop((client, target));
+    assert_eq!(played.record(3)["code"], "delivered");
+    played.open();
+}
+
+#[test]
+fn a_side_that_breaks_off_is_told_from_one_that_ends() {
+    let played = played("");
+    let (mut client, target) = played.open();
+    reset(target);
+    assert!(client.is_closed());
+    let record = played.record(1);
+    assert_eq!(record["code"], "connection_lost", "{record}");
+
+    let (client, mut target) = played.open();
+    reset(client.socket().try_clone().unwrap());
+    drop(client);
+    let _ = target.read_to_end(&mut Vec::new());
+    assert_eq!(played.record(2)["code"], "client_gone");
+}
+
+#[test]
+fn tunnel_that_carried_bytes_both_ways_is_delivered_however_it_closes() {
+    let played = played("");
+    let mut count = 0;
+    for ends in [
+        |client: TcpStream, target: TcpStream| drop((client, target)),
+        |client: TcpStream, target: TcpStream| {
+            reset(target);
+            drop(client);
+        },
+        |client: TcpStream, target: TcpStream| {
+            reset(client);
+            drop(target);
+        },
+        // The target has closed, and the client goes on to send.
+        |mut client: TcpStream, target: TcpStream| {
+            drop(target);
+            while client.write(&[b'x'; 4096]).is_ok() {}
+        },
+        // Unread bytes make the kernel send RST.
+        |mut client: TcpStream, target: TcpStream| {
+            client.write_all(b"unread").unwrap();
+            let _ = target.peek(&mut [0; 1]);
+            drop(target);
+        },
+    ] {
+        let (mut client, mut target) = played.open();
+        client.send("ping");
+        assert_eq!(read(&mut target, 4), b"ping");
+        target.write_all(b"pong").unwrap();
+        assert_eq!(client.read_some(), b"pong");
+        let socket = client.socket().try_clone().unwrap();
+        drop(client);
+        ends(socket, target);
+        count += 1;
+        let record = played.record(count);
+        assert_eq!(record["code"], "delivered", "{record}");
+    }
+}
+
+/// Closes with RST instead of FIN.
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn a_client_may_hang_up_before_its_tunnel_is_open() {
+    let played = played("");
+    let client = {
+        let mut client = played.outgate.connect();
+        client.send(connect(&played.authority(), ""));
+        client
+    };
+    let mut verification = played.accept();
+    drop(client);
+    let _ = verification.read_to_end(&mut Vec::new());
+    assert_eq!(played.record(1)["code"], "client_gone");
+    let deadline = Instant::now() + PATIENCE;
+    while !played.outgate.admin("/metrics").text().contains("outgate_client_connections 0") {
+        assert!(Instant::now() < deadline, "a connection is left");
+    }
+}
+
+#[test]
+fn a_drain_lets_tunnels_finish() {
+    let mut played = played("");
+    let (mut client, mut target) = played.open();
+    let mut late = played.outgate.connect();
+    late.send("CONNECT ");
+    played.outgate.signal("TERM");
+    played.outgate.log.until("word of the drain", |lines| lines.iter().any(|l| l.contains("draining")).then_some(()));
+    late.send("plain.example:443 HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(late.answer_to("CONNECT").code(), "draining");
+    client.send("ping");
+    assert_eq!(read(&mut target, 4), b"ping");
+    target.write_all(b"pong").unwrap();
+    drop(target);
+    assert_eq!(client.rest(), b"pong");
+    drop((client, late));
+    assert!(played.outgate.wait().success());
+    let records = played.outgate.records(2);
+    assert!(records.iter().any(|record| record["code"] == "delivered" && record["bytes_received"] == 4), "{records:?}");
+}
+
+#[test]
+fn a_drain_that_is_over_cuts_them() {
+    let mut played = played("");
+    let text = config(played.listener.local_addr().unwrap().port(), "");
+    played.outgate.reconfigure(&text.replace("drain_timeout = \"5s\"", "drain_timeout = \"200ms\""));
+    let (mut client, target) = played.open();
+    played.outgate.signal("TERM");
+    assert!(client.is_closed());
+    drop(target);
+    assert!(played.outgate.wait().success());
+    let record = played.record(1);
+    assert_eq!((&record["method"], &record["code"]), (&"CONNECT".into(), &"draining".into()), "{record}");
+}
+
+/// As many servers do with what they cannot read.
+#[test]
+fn a_target_that_hangs_up_on_a_handshake_speaks_plaintext() {
+    let played = played("");
+    let mut client = played.outgate.connect();
+    client.send(connect(&played.authority(), ""));
+    drop(played.accept());
+    let mut target = played.accept();
+    assert_eq!(client.answer_to("CONNECT").status, 200);
+    client.send("ping");
+    assert_eq!(read(&mut target, 4), b"ping");
+}

@@ -1,0 +1,440 @@
+//! CONNECT, from the request to the first bytes inside: who gets a tunnel, and what must be proven before.
+//! Does a tunnel keep the promises that a webhook is kept, as far as it shows itself?
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::IpAddr;
+
+use serde_json::Value;
+use support::pki::{Identity, Pki, self_signed};
+use support::scene::folder;
+use support::tunnel::{PLAIN_REQUESTS, connect, hello, is_recorded_as_plaintext, is_refused_for_plaintext, trusting};
+use support::tunnel_scene::{Place, config, place, place_with, played, read};
+use support::{Outgate, post};
+
+fn pool() -> Vec<IpAddr> {
+    (0..4).map(|last| IpAddr::from([127, 0, 7, last])).collect()
+}
+
+#[test]
+fn whoever_asks_in_whatever_way_gets_tls_to_the_target_from_the_pool() {
+    let place = place();
+    let authority = place.authority();
+    for (count, request) in [
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Connection: Keep-Alive\r\n\r\n"),
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: tunnel.example\r\n\r\n"),
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n"),
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"),
+        format!("CONNECT {authority} HTTP/1.0\r\n\r\n"),
+        format!("CONNECT {} HTTP/1.1\r\nHost: h\r\n\r\n", authority.replace("tunnel.example", "TUNNEL.Example.")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = place.outgate.connect();
+        client.send(&request);
+        let answer = client.answer_to("CONNECT");
+        assert_eq!((answer.status, answer.reason.as_str()), (200, "Connection established"), "{request}");
+        for absent in ["content-length", "transfer-encoding", "outgate-error"] {
+            assert!(!answer.fields.contains_key(absent), "{request}: {answer:?}");
+        }
+        assert_eq!(answer.field("via"), "1.1 outgate", "{request}");
+        let source: IpAddr = answer.field("outgate-egress").parse().unwrap();
+        assert!(pool().contains(&source), "{source}");
+
+        let (mut inside, _) = client.secure("tunnel.example", trusting(&place.pki.pem)).unwrap();
+        inside.send(post("/in", "", "body"));
+        assert_eq!(inside.answer().text(), "ok", "{request}");
+        assert_eq!(place.target.until(count + 1)[count].body, b"body");
+        drop(inside);
+
+        let record = place.record(count + 1);
+        assert_eq!(record["request_id"], answer.field("outgate-request-id"), "{record}");
+        assert_eq!((&record["method"], &record["route"]), (&"CONNECT".into(), &"tunnel".into()), "{record}");
+        assert_eq!((&record["host"], &record["path"]), (&"tunnel.example".into(), &Value::Null), "{record}");
+        assert_eq!((&record["status"], &record["code"]), (&200.into(), &"delivered".into()), "{record}");
+        assert_eq!((&record["source"], &record["address"]), (&source.to_string().into(), &"127.0.0.1".into()));
+        let carried = place.tap.carried().last().unwrap().clone();
+        assert_eq!(record["bytes_sent"], carried.sent.len(), "{record}");
+        assert_eq!(record["bytes_received"], carried.received.len(), "{record}");
+    }
+}
+
+/// A second request behind a CONNECT that is refused: nobody may ever see it.
+fn smuggled(place: &Place) -> String {
+    post(&format!("http://plain.example:{}/smuggled", place.port()), "", "x")
+}
+
+#[test]
+fn the_authority_is_read_strictly_and_nothing_behind_a_refusal_is_read() {
+    let place = place();
+    let port = place.port();
+    let line = |target: &str| format!("CONNECT {target} HTTP/1.1\r\nHost: h\r\n");
+    let mut cases: Vec<(String, &str)> = Vec::new();
+    for target in [
+        "tunnel.example",
+        "tunnel.example:",
+        "tunnel.example:0",
+        "tunnel.example:99999",
+        "tunnel.example:+443",
+        "tunnel.example:443/",
+        "tunnel.example:443?x",
+        "http://tunnel.example:443",
+        "user@tunnel.example:443",
+        "user:password@tunnel.example:443",
+        ":443",
+        "/",
+        "*",
+        "::1:443",
+        "[::1:443",
+        "[::1]",
+        "127.1:443",
+        "0x7f000001:443",
+        "tunnel..example:443",
+    ] {
+        cases.push((format!("{}\r\n", line(target)), "request_malformed"));
+    }
+    let good = format!("tunnel.example:{port}");
+    cases.extend([
+        (format!("{}Content-Length: 5\r\n\r\nhello", line(&good)), "request_malformed"),
+        (format!("{}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", line(&good)), "request_malformed"),
+        (format!("{}\r\n", line(&format!("signed.example:{port}"))), "tunnel_forbidden"),
+        (format!("{}\r\n", line(&format!("refused.example:{port}"))), "tunnel_forbidden"),
+        (format!("{}\r\n", line(&format!("paths.example:{port}"))), "no_route"),
+        (format!("{}\r\n", line(&format!("unrouted.example:{port}"))), "no_route"),
+        (format!("{}\r\n", line("tunnel.example:22")), "target_port_forbidden"),
+        (format!("{}\r\n", line("tunnel.example:80")), "target_port_forbidden"),
+        (format!("{}Via: 1.1 outgate\r\n\r\n", line(&good)), "target_loops_back"),
+        (format!("{}Outgate-Tenant: acme\r\n\r\n", line(&good)), "client_forbidden"),
+        (format!("{}Proxy-Authorization: Bearer wrong\r\n\r\n", line(&good)), "client_unauthenticated"),
+    ]);
+    for (head, code) in &cases {
+        let mut client = place.outgate.connect();
+        client.send(format!("{head}{}", smuggled(&place)));
+        let answer = client.answer_to("CONNECT");
+        assert_eq!(answer.code(), *code, "{head}: {answer:?}");
+        assert_eq!(answer.json()["code"], *code);
+        assert_eq!(answer.field("connection"), "close", "{head}");
+        assert!(client.is_closed(), "{head}");
+    }
+    assert_eq!(place.outgate.records(cases.len()).len(), cases.len(), "one record each");
+    assert!(place.tap.carried().is_empty(), "nothing was dialled");
+}
+
+#[test]
+fn what_is_private_or_ourselves_is_no_target() {
+    let place = place();
+    let own = place.outgate.proxy.port();
+    let text = config(place.port(), "").replace("ports = [", &format!("ports = [{own}, "));
+    place.outgate.reconfigure(&text);
+    let (_, answer) = place.outgate.tunnel(&format!("127.0.0.1:{own}"), "");
+    assert_eq!((answer.status, answer.code()), (502, "target_loops_back"));
+    place.outgate.reconfigure(&text.replace("allow = [\"127.0.0.0/8\"]", ""));
+    for host in ["tunnel.example", "127.0.0.1"] {
+        let (_, answer) = place.outgate.tunnel(&format!("{host}:{}", place.port()), "");
+        assert_eq!((answer.status, answer.code()), (502, "target_forbidden"), "{host}");
+    }
+    place.outgate.reconfigure(&text.replace("127.0.7.0/30", "198.51.100.0/30"));
+    let (_, answer) = place.outgate.tunnel(&place.authority(), "");
+    assert_eq!((answer.status, answer.code()), (503, "no_egress"));
+    assert!(place.tap.carried().is_empty(), "nothing was dialled");
+}
+
+#[test]
+fn an_untrusted_target_never_gets_a_byte_of_the_client() {
+    type Show = fn(&Pki) -> Identity;
+    let cases: [(&str, Show); 4] = [
+        ("self_signed", |_| self_signed(&["tunnel.example"])),
+        ("unknown_issuer", |_| Pki::new().leaf(&["tunnel.example"])),
+        ("name_mismatch", |pki| pki.leaf(&["else.example"])),
+        ("expired", |pki| {
+            pki.leaf_with(&["tunnel.example"], |params| {
+                params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+                params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+            })
+        }),
+    ];
+    for (details, identity) in cases {
+        let place = place_with(identity, "");
+        let mut client = place.outgate.connect();
+        // As a client sends that does not wait for its 200.
+        client.send([connect(&place.authority(), "").as_bytes(), &hello("tunnel.example")].concat());
+        let answer = client.answer_to("CONNECT");
+        assert_eq!((answer.status, answer.code()), (502, "certificate_untrusted"), "{details}: {answer:?}");
+        assert_eq!(answer.json()["details"], details);
+        assert!(client.is_closed());
+        let record = place.record(1);
+        assert_eq!((&record["details"], &record["bytes_sent"]), (&details.into(), &0.into()), "{record}");
+        let carried = place.tap.until(1);
+        assert_eq!(carried.len(), 1, "{details}: the verification's connection, and none for the tunnel");
+        assert!(place.target.seen().is_empty());
+    }
+}
+
+#[test]
+fn a_target_is_checked_once_in_a_while_and_under_each_trust_for_itself() {
+    let place = place();
+    let connections = |count| assert_eq!(place.tap.until(count).len(), count);
+    drop(place.outgate.open_tunnel(&place.authority()));
+    connections(2);
+    // Four sources take turns, and what was seen from one of them says nothing about another.
+    for _ in 0..3 {
+        drop(place.outgate.open_tunnel(&place.authority()));
+    }
+    connections(8);
+    for more in 1..=4 {
+        drop(place.outgate.open_tunnel(&place.authority()));
+        connections(8 + more);
+    }
+    place.outgate.folder.write("other.pem", Pki::new().pem);
+    place.outgate.reconfigure(&config(place.port(), "").replace("{dir}/ca.pem", "{dir}/other.pem"));
+    let (_, answer) = place.outgate.tunnel(&place.authority(), "");
+    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("unknown_issuer")));
+}
+
+#[test]
+fn a_tunnel_leaves_from_the_source_address_that_was_verified() {
+    let played = played("");
+    for _ in 0..4 {
+        let mut client = played.outgate.connect();
+        client.send(connect(&played.authority(), ""));
+        let verified = played.deny();
+        let tunnel = played.accept();
+        assert_eq!(tunnel.peer_addr().unwrap().ip(), verified.ip());
+        assert!(pool().contains(&verified.ip()));
+        assert_eq!(client.answer_to("CONNECT").status, 200);
+    }
+}
+
+/// A receiver that finishes one connection before it accepts the next, as gunicorn's sync worker does.
+struct SerialReceiver {
+    address: std::net::SocketAddr,
+}
+
+impl SerialReceiver {
+    /// Closes the connections whose numbers are in `closed` when their first bytes have come.
+    fn start(identity: Identity, closed: &'static [usize]) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(identity.chain, identity.key)
+            .unwrap();
+        let config = std::sync::Arc::new(config);
+        std::thread::spawn(move || {
+            for (number, mut stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                if closed.contains(&number) {
+                    let _ = stream.read(&mut [0; 4096]);
+                    continue;
+                }
+                let mut session = rustls::ServerConnection::new(std::sync::Arc::clone(&config)).unwrap();
+                let mut stream = rustls::Stream::new(&mut session, &mut stream);
+                let mut request = [0; 4096];
+                if stream.read(&mut request).is_ok_and(|length| length > 0) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+                    stream.conn.send_close_notify();
+                    let _ = stream.flush();
+                }
+            }
+        });
+        Self { address }
+    }
+}
+
+/// A webhook through a tunnel to the receiver: what came back.
+fn through_a_tunnel(identity: impl FnOnce(&Pki) -> Identity, closed: &'static [usize]) -> (String, Value) {
+    let pki = Pki::new();
+    let receiver = SerialReceiver::start(identity(&pki), closed);
+    let outgate = Outgate::run(folder(&pki), &config(receiver.address.port(), ""));
+    let client = outgate.open_tunnel(&format!("tunnel.example:{}", receiver.address.port()));
+    let (mut inside, _) = client.secure("tunnel.example", trusting(&pki.pem)).unwrap();
+    inside.send(post("/in", "", "body"));
+    let text = inside.answer().text();
+    drop(inside);
+    (text, outgate.records(1)[0].clone())
+}
+
+#[test]
+fn a_tunnel_opens_to_a_receiver_that_handshakes_serially() {
+    let (text, record) = through_a_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[]);
+    assert_eq!((text.as_str(), &record["code"]), ("ok", &"delivered".into()), "{record}");
+}
+
+#[test]
+fn a_tunnel_closed_before_its_first_byte_is_dialled_once_more() {
+    // Connection 0 is the verification's, 1 the tunnel's first.
+    let (text, record) = through_a_tunnel(|pki| pki.leaf(&["tunnel.example"]), &[1]);
+    assert_eq!((text.as_str(), &record["code"]), ("ok", &"delivered".into()), "{record}");
+}
+
+#[test]
+fn a_target_that_cannot_be_verified_gets_no_tunnel_connection() {
+    let played = played("");
+    let mut client = played.outgate.connect();
+    client.send(connect(&played.authority().replace("plain", "tunnel"), ""));
+    drop(played.accept());
+    assert_eq!(client.answer_to("CONNECT").code(), "connection_lost");
+    played.listener.set_nonblocking(true).unwrap();
+    assert_eq!(played.listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn ports_without_tls_are_open_only_to_a_route_that_allows_plaintext() {
+    let played = played("");
+    let (mut client, mut target) = played.open();
+    client.send("SSH-2.0-client\r\n");
+    assert_eq!(read(&mut target, 16), b"SSH-2.0-client\r\n");
+    drop((client, target));
+    assert_eq!(played.record(1)["code"], "delivered");
+
+    let mut client = played.outgate.connect();
+    client.send(connect(&played.authority().replace("plain", "tunnel"), ""));
+    played.deny();
+    let answer = client.answer_to("CONNECT");
+    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("tls_failed", Some("plaintext")));
+
+    // Port 80 is not even asked; nobody listens there.
+    let (_, answer) = played.outgate.tunnel("plain.example:80", "");
+    assert_eq!((answer.status, answer.code()), (502, "connect_refused"));
+}
+
+#[test]
+fn a_route_that_takes_plaintext_still_checks_a_target_that_speaks_tls() {
+    let place = place_with(|_| self_signed(&["plain.example"]), "");
+    let (_, answer) = place.outgate.tunnel(&format!("plain.example:{}", place.port()), "");
+    assert_eq!((answer.code(), answer.json()["details"].as_str()), ("certificate_untrusted", Some("self_signed")));
+}
+
+/// What a tunnel that is cut ends with: a fatal alert in a plaintext record (RFC 8446 §6.2).
+const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+const ACCESS_DENIED: &[u8] = &[21, 3, 3, 0, 2, 2, 49];
+
+#[test]
+fn tunnel_with_a_client_hello_for_another_host_ends_with_a_tls_alert() {
+    let place = place();
+    let (own, other, nameless) = (hello("tunnel.example"), hello("other.example"), hello("127.0.0.1"));
+    let mut alert = own.clone();
+    alert[0] = 21;
+    let by_address = format!("127.0.0.1:{}", place.port());
+    let own_name = place.authority();
+    let cases: [(&str, &[u8], &[u8]); 7] = [
+        (&own_name, &other, UNRECOGNIZED_NAME),
+        (&own_name, &hello("sub.tunnel.example"), UNRECOGNIZED_NAME),
+        (&own_name, &nameless, ACCESS_DENIED),
+        (&own_name, b"\x80\x2e\x01", b""),
+        (&own_name, &alert, b""),
+        (&own_name, b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", ACCESS_DENIED),
+        (&by_address, &own, UNRECOGNIZED_NAME),
+    ];
+    for (count, (authority, first, end)) in cases.into_iter().enumerate() {
+        let (mut client, index) = place.open(authority);
+        client.send(first);
+        assert_eq!(client.rest(), end, "{authority} {first:?}");
+        drop(client);
+        let record = place.record(count + 1);
+        assert_eq!((&record["status"], &record["code"]), (&200.into(), &"tunnel_forbidden".into()), "{record}");
+        assert!(record["cause"].is_string(), "{record}");
+        assert!(place.tap.carried()[index].sent.is_empty(), "{authority} {first:?}");
+    }
+    let mut client = place.outgate.open_tunnel(&by_address);
+    client.send(&nameless);
+    assert_eq!(client.read_some()[0], 22, "the target's handshake");
+}
+
+#[test]
+fn plain_http_inside_a_tunnel_for_tls_gets_a_readable_400() {
+    let place = place();
+    for (count, request) in PLAIN_REQUESTS.into_iter().enumerate() {
+        let before = place.tap.carried().len();
+        let (mut client, connected) = place.outgate.tunnel(&place.authority(), "");
+        let index = place.tap.until_silent(before);
+        client.send(request);
+        let answer = client.answer();
+        is_refused_for_plaintext(&answer);
+        client.hang_up_writing();
+        assert!(client.is_closed(), "{request:?}");
+        let record = place.record(count + 1);
+        is_recorded_as_plaintext(&record, &connected);
+        assert_eq!(answer.field("outgate-request-id"), connected.field("outgate-request-id"));
+        assert_eq!(answer.field("outgate-egress"), record["source"].as_str().unwrap());
+        assert!(place.tap.carried()[index].sent.is_empty(), "{request:?}");
+    }
+}
+
+/// A TLS library reports the alert by its name.
+#[test]
+fn tunnel_alert_reaches_the_client_as_the_reason_of_its_handshake_error() {
+    let place = place();
+    let (client, _) = place.open(&place.authority());
+    let fault = client.secure("other.example", trusting(&place.pki.pem)).map(drop).unwrap_err().to_string();
+    assert!(fault.contains("UnrecognisedName"), "{fault}");
+}
+
+#[test]
+fn a_hello_passes_unchanged_however_it_comes() {
+    let place = place();
+    let whole = hello("tunnel.example");
+    // One handshake message over three records (RFC 8446 §5.1), and more behind it.
+    let (head, message) = whole.split_at(5);
+    let record = |part: &[u8]| [&head[..3], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
+    let fragmented =
+        [record(&message[..1]), record(&message[1..90]), record(&message[90..]), b"\x17\x03\x03\x00\x01x".to_vec()];
+    let connecting = connect(&place.authority(), "");
+    for sent in [vec![whole.clone()], fragmented.to_vec(), whole.chunks(7).map(<[u8]>::to_vec).collect()] {
+        let mut client = place.outgate.connect();
+        // The first piece comes with the CONNECT.
+        client.send([connecting.as_bytes(), &sent[0]].concat());
+        assert_eq!(client.answer_to("CONNECT").status, 200);
+        sent[1..].iter().for_each(|piece| client.send(piece));
+        assert!(!client.read_some().is_empty());
+        assert_eq!(place.tap.carried().last().unwrap().sent, sent.concat());
+    }
+}
+
+#[test]
+fn a_client_may_not_stall_its_hello() {
+    let place = place();
+    place.outgate.reconfigure(&config(place.port(), "").replace("tls = \"2s\"", "tls = \"300ms\""));
+    let whole = hello("tunnel.example");
+    for (count, length) in [0, 3, whole.len() - 1].into_iter().enumerate() {
+        let (mut client, index) = place.open(&place.authority());
+        client.send(&whole[..length]);
+        assert!(client.is_closed(), "{length}");
+        let record = place.record(count + 1);
+        assert!(record["code"] != "delivered" && record["code"] != "client_gone", "{record}");
+        assert!(place.tap.carried()[index].sent.is_empty(), "{length}");
+    }
+}
+
+#[test]
+fn a_check_says_what_a_tunnel_cannot_do() {
+    let place = place();
+    let warnings = |text: &str| {
+        place
+            .outgate
+            .folder
+            .write("check.toml", text.replace("{dir}", &place.outgate.folder.path("").display().to_string()));
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+            .args(["check", "--config"])
+            .arg(place.outgate.folder.path("check.toml"))
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stderr).unwrap()
+    };
+    let text = config(place.port(), "");
+    let signs = warnings(&text);
+    let without = text.replace("sign = [\"platform\"]\nconnect = \"tunnel\"", "sign = [\"platform\"]");
+    let count = |told: &str| told.matches("warning[").count();
+    assert_eq!(count(&signs), count(&warnings(&without)) + 1, "a tunnel cannot be signed: {signs}");
+    let paths = warnings(&text.replace("paths = [\"/in\"]", "paths = [\"/in\"]\nconnect = \"tunnel\""));
+    assert_eq!(count(&paths), count(&signs) + 1, "a CONNECT shows no path: {paths}");
+    // It is the operator's to say so nevertheless.
+    drop(place.outgate.open_tunnel(&format!("forced.example:{}", place.port())));
+}

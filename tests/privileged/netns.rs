@@ -1,0 +1,195 @@
+//! Real ranges, IPv6 prefixes and AnyIP routes, in a network namespace of the test's own.
+//! Does the target see an address of the pool, and nothing else, ever?
+//!
+//! Needs root and `unshare`, `ip`: skipped where they are missing, required with `OUTGATE_TEST_ALL=1`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use crate::support;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::process::Command;
+
+use ipnet::IpNet;
+use support::pki::Pki;
+use support::receiver::{Receiver, ok};
+use support::scene::folder;
+use support::{Outgate, required};
+
+/// Set in the process that runs inside the namespace.
+const INSIDE: &str = "OUTGATE_TEST_INSIDE";
+
+/// Runs the test named `name` again in a new network namespace. True inside, where the test goes on.
+fn inside(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        run("ip link set lo up");
+        return true;
+    }
+    let can = Command::new("unshare").args(["--net", "ip", "link"]).output().is_ok_and(|out| out.status.success());
+    if !can {
+        assert!(!required(), "this host cannot make network namespaces");
+        eprintln!("skipped: needs root, unshare and ip");
+        return false;
+    }
+    let exe = std::env::current_exe().unwrap();
+    let status = Command::new("unshare")
+        .arg("--net")
+        .arg(exe)
+        .args([&format!("netns::{name}"), "--exact", "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{name} failed inside its namespace");
+    false
+}
+
+fn run(command: &str) {
+    let mut words = command.split(' ');
+    let out = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+struct Place {
+    outgate: Outgate,
+    v4: Receiver,
+    v6: Receiver,
+}
+
+/// Receivers on 203.0.113.5 and 2001:db8:99::5, and a host that answers for 198.51.100.16/28 and 2001:db8:5::/64.
+fn place(select: &str) -> Place {
+    run("ip addr add 203.0.113.5/32 dev lo");
+    run("ip -6 addr add 2001:db8:99::5/128 dev lo nodad");
+    run("ip route add local 198.51.100.16/28 dev lo");
+    run("ip -6 route add local 2001:db8:5::/64 dev lo");
+    let pki = Pki::new();
+    let names = ["v4.example", "v6.example", "both.example"];
+    let v4 = Receiver::tls_at("203.0.113.5:0", pki.leaf(&names), ok());
+    let v6 = Receiver::tls_at(&format!("[2001:db8:99::5]:{}", v4.port()), pki.leaf(&names), ok());
+    let config = format!(
+        r#"
+[server]
+listen = ["127.0.0.1:0"]
+allow_anonymous = true
+[admin]
+listen = ["127.0.0.1:0"]
+[egress.default]
+ranges = ["198.51.100.16/28", "2001:db8:5::/64"]
+select = "{select}"
+[guard]
+allow = ["203.0.113.0/24", "2001:db8:99::/48"]
+ports = [{port}]
+[resolver.hosts]
+"v4.example" = ["203.0.113.5"]
+"v6.example" = ["2001:db8:99::5"]
+"both.example" = ["203.0.113.5", "2001:db8:99::5"]
+[trust.public]
+roots = ["{{dir}}/ca.pem"]
+[[routes]]
+name = "all"
+hosts = ["*"]
+timeouts = {{ connect = "3s" }}
+"#,
+        port = v4.port()
+    );
+    let outgate = Outgate::run(folder(&pki), &config);
+    Place { outgate, v4, v6 }
+}
+
+impl Place {
+    fn post(&self, host: &str) -> support::Answer {
+        self.outgate.post(&format!("https://{host}:{}/", self.v4.port()), "", "x")
+    }
+}
+
+#[test]
+fn every_source_is_of_the_pool() {
+    if !inside("every_source_is_of_the_pool") {
+        return;
+    }
+    let place = place("spread");
+    let count = 64;
+    for _ in 0..count {
+        assert_eq!(place.post("v4.example").status, 200);
+        assert_eq!(place.post("v6.example").status, 200);
+    }
+    let sources = |receiver: &Receiver| receiver.seen().iter().map(|seen| seen.from).collect::<BTreeSet<IpAddr>>();
+    let (v4, v6) = (sources(&place.v4), sources(&place.v6));
+    let nets: [IpNet; 2] = ["198.51.100.16/28".parse().unwrap(), "2001:db8:5::/64".parse().unwrap()];
+    assert!(v4.iter().all(|source| nets[0].contains(source)), "{v4:?}");
+    assert!(v6.iter().all(|source| nets[1].contains(source)), "{v6:?}");
+    assert_eq!(v4.len(), 16, "a spread pool uses every address, network and broadcast address too");
+    assert!(v6.len() > count / 2, "a /64 is used without being listed: {}", v6.len());
+    let metrics = place.outgate.admin("/metrics").text();
+    assert!(metrics.contains(r#"outgate_egress_addresses{pool="default",state="usable"}"#), "{metrics}");
+}
+
+#[test]
+fn an_address_that_is_lost_is_not_replaced_by_another_host_address() {
+    if !inside("an_address_that_is_lost_is_not_replaced_by_another_host_address") {
+        return;
+    }
+    let place = place("sticky");
+    assert_eq!(place.post("v4.example").status, 200);
+    assert_eq!(place.post("v6.example").status, 200);
+    let before = (place.v4.seen().len(), place.v6.seen().len());
+    run("ip route del local 198.51.100.16/28 dev lo");
+    run("ip -6 route del local 2001:db8:5::/64 dev lo");
+    place.outgate.log.until("word of the loss", |lines| {
+        lines.iter().any(|line| line.contains("0 usable addresses left")).then_some(())
+    });
+    for host in ["v4.example", "v6.example"] {
+        let answer = place.post(host);
+        assert_eq!((answer.status, answer.code()), (503, "no_egress"), "{host}");
+    }
+    assert_eq!((place.v4.seen().len(), place.v6.seen().len()), before);
+    assert_eq!(place.outgate.admin("/readyz").status, 503);
+    run("ip route add local 198.51.100.16/28 dev lo");
+    place.outgate.log.until("word of the return", |lines| {
+        lines.iter().any(|line| line.contains("16 usable addresses, 0 before")).then_some(())
+    });
+    assert_eq!(place.post("v4.example").status, 200);
+    assert_eq!(place.outgate.admin("/readyz").status, 200);
+}
+
+#[test]
+fn families_are_matched_and_the_better_one_wins() {
+    if !inside("families_are_matched_and_the_better_one_wins") {
+        return;
+    }
+    let place = place("sticky");
+    assert_eq!(place.post("both.example").status, 200);
+    assert_eq!((place.v4.seen().len(), place.v6.seen().len()), (0, 1), "IPv6 is tried first (RFC 8305 §4)");
+    let text = std::fs::read_to_string(place.outgate.folder.path("config.toml")).unwrap();
+    place.outgate.reconfigure(&text.replace(r#", "2001:db8:5::/64""#, ""));
+    assert_eq!(place.post("both.example").status, 200);
+    assert_eq!((place.v4.seen().len(), place.v6.seen().len()), (1, 1));
+    let answer = place.post("v6.example");
+    assert_eq!((answer.status, answer.code()), (502, "connect_unreachable"));
+}
+
+#[test]
+fn verify_and_list_know_the_ranges() {
+    if !inside("verify_and_list_know_the_ranges") {
+        return;
+    }
+    let place = place("sticky");
+    let egress = |arguments: &[&str]| {
+        let config = place.outgate.folder.path("config.toml");
+        let out = Command::new(env!("CARGO_BIN_EXE_outgate"))
+            .arg("egress")
+            .args(arguments)
+            .arg("--config")
+            .arg(config)
+            .output()
+            .unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap())
+    };
+    assert_eq!(egress(&["list"]), (Some(0), "198.51.100.16/28\n2001:db8:5::/64\n".into()));
+    assert_eq!(egress(&["verify"]).0, Some(0));
+    run("ip route del local 198.51.100.16/28 dev lo");
+    run("ip route add local 198.51.100.16/29 dev lo");
+    let (code, text) = egress(&["verify"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("198.51.100.24\n") && !text.contains("198.51.100.23\n"), "{text}");
+}
