@@ -60,9 +60,9 @@ struct Heard {
     is_unwritable: AtomicBool,
     /// HTTP/2: SETTINGS_MAX_HEADER_LIST_SIZE of the target, and 1 more; 0 while it has announced none.
     head_max: AtomicU64,
-    /// HTTP/2: HEADERS frames that have begun.
-    heads: AtomicUsize,
-    /// HTTP/2: the responses among them that their exchanges have received.
+    /// HTTP/2: responses that have begun.
+    begun: AtomicUsize,
+    /// HTTP/2: those among them that their exchanges have received.
     taken: AtomicUsize,
     /// HTTP/2: the target has ended the connection with HTTP_1_1_REQUIRED.
     requires_http1: AtomicBool,
@@ -122,26 +122,26 @@ impl Farewell {
         self.0.malformed.load(Ordering::Relaxed) >= MALFORMED_MAX
     }
 
-    /// Returns how many HEADERS frames have begun over HTTP/2.
-    pub(super) fn heads(&self) -> usize {
-        self.0.heads.load(Ordering::Relaxed)
+    /// Returns how many responses have begun over HTTP/2.
+    pub(super) fn begun(&self) -> usize {
+        self.0.begun.load(Ordering::Relaxed)
     }
 
     /// Counts a response that its exchange has received over HTTP/2.
-    pub(super) fn take_head(&self) {
+    pub(super) fn take_response(&self) {
         self.0.taken.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns whether a HEADERS frame may have been the response to an exchange that has received none: `before` had begun
-    /// when it was sent. Where several exchanges wait it may be any of theirs, since the HTTP/2 library does not
+    /// Returns whether a response may have begun to an exchange that has received none: `before` had begun when its request
+    /// was sent. Where several exchanges wait it may be any of theirs, since the HTTP/2 library does not
     /// tell the number of a stream.
     pub(super) fn may_have_responded(&self, before: usize) -> bool {
-        self.heads() > before.max(self.0.taken.load(Ordering::Relaxed))
+        self.begun() > before.max(self.0.taken.load(Ordering::Relaxed))
     }
 
     fn notice(&self, notice: Notice) {
         match notice {
-            Notice::Headers => drop(self.0.heads.fetch_add(1, Ordering::Relaxed)),
+            Notice::Response => drop(self.0.begun.fetch_add(1, Ordering::Relaxed)),
             Notice::Settings { header_list_max: Some(max) } => {
                 self.0.head_max.store(u64::from(max) + 1, Ordering::Relaxed);
             }

@@ -47,14 +47,8 @@ pub fn breaks_the_protocol(error: &hyper::Error) -> bool {
 
 /// Returns whether the target has sent a response to the request, however malformed.
 pub fn shows_a_response(error: &hyper::Error) -> bool {
-    // Over HTTP/2 this ends the stream. What ends the connection may concern another: see `ends_the_connection`.
+    // Over HTTP/2 this ends the stream. What ends the connection may concern another.
     error.is_parse() || h2_error(error).is_some_and(|error| error.is_library() && error.is_reset())
-}
-
-/// Returns whether the HTTP/2 library has ended the whole connection for what the target sent: it does so for a field that
-/// it cannot represent, too.
-pub(super) fn ends_the_connection(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(|error| error.is_library() && !error.is_reset())
 }
 
 pub(super) fn fault(mut error: TrySendError<Request<Upload>>) -> SendFault {
@@ -78,16 +72,27 @@ pub(super) fn unprocessed(error: &hyper::Error) -> Option<Unprocessed> {
 }
 
 /// Returns why an exchange was lost, with the name of the error code (RFC 9113 §7) if the target sent RST_STREAM or GOAWAY.
-/// `goaway`: the code of the connection's last GOAWAY. The target's debug data is left out.
+/// `goaway`: the code of the connection's last GOAWAY. The target's debug data is left out. With NO_ERROR the target lets
+/// what is under way finish (RFC 9113 §6.8): something else has ended it.
 pub(super) fn cause(error: &hyper::Error, goaway: Option<u32>) -> String {
     let h2 = h2_error(error);
     let reset = h2.filter(|error| error.is_remote() && error.is_reset()).and_then(h2::Error::reason);
     let goaway = goaway.map(h2::Reason::from).filter(|_| !h2.is_some_and(h2::Error::is_library));
     match (reset, goaway) {
         (Some(code), _) => format!("stream reset by the target: {code:?}"),
+        (None, Some(h2::Reason::NO_ERROR)) => format!("GOAWAY: NO_ERROR, then {}", words(error)),
         (None, Some(code)) => format!("GOAWAY: {code:?}"),
-        (None, None) => error.to_string(),
+        (None, None) => words(error),
     }
+}
+
+/// hyper's words, and what they leave out of an error of the HTTP/2 library: the code by which it has ended the stream or
+/// the connection, or what happened to the wire.
+fn words(error: &hyper::Error) -> String {
+    let h2 = h2_error(error);
+    let code = h2.and_then(h2::Error::reason).map(|code| format!("{code:?}"));
+    let wire = || h2.and_then(h2::Error::get_io).map(ToString::to_string);
+    code.or_else(wire).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {

@@ -30,9 +30,9 @@ const PAYLOAD_MAX: usize = 100 * SETTING;
 pub(super) enum Notice {
     /// SETTINGS; with SETTINGS_MAX_HEADER_LIST_SIZE if it is among them.
     Settings { header_list_max: Option<u32> },
-    /// HEADERS has begun: a response head, an interim one, or trailers. Or a frame has begun that breaks the rules where
-    /// HEADERS belong, PUSH_PROMISE or DATA: it shows as well that the target has the request.
-    Headers,
+    /// The first HEADERS of a stream has begun: a response head, or an interim one. Or a frame has begun that breaks the
+    /// rules where HEADERS belong, PUSH_PROMISE or DATA: it shows as well that the target has the request.
+    Response,
     /// GOAWAY, with its error code (RFC 9113 §7).
     GoAway(u32),
 }
@@ -53,7 +53,7 @@ pub(super) struct Frames {
 
 impl Frames {
     /// Takes the next bytes of the connection and calls `notice` for each frame of interest that is complete, and for
-    /// HEADERS when it begins.
+    /// a response when it begins.
     pub(super) fn read(&mut self, mut bytes: &[u8], mut notice: impl FnMut(Notice)) {
         while !bytes.is_empty() {
             if self.header.len() < FRAME_HEADER {
@@ -62,10 +62,11 @@ impl Frames {
                 bytes = rest;
                 let [a, b, c, kind, flags, s1, s2, s3, s4] = self.header[..] else { return };
                 self.left = u32::from_be_bytes([0, a, b, c]) as usize;
-                let stream = u32::from_be_bytes([s1, s2, s3, s4]);
+                // Without the bit that is reserved (RFC 9113 §4.1).
+                let stream = u32::from_be_bytes([s1, s2, s3, s4]) & (u32::MAX >> 1);
                 // The library may refuse the frame before it is complete.
                 if self.begins_response(kind, flags, stream) {
-                    notice(Notice::Headers);
+                    notice(Notice::Response);
                 }
             }
             let (payload, rest) = bytes.split_at(bytes.len().min(self.left));
@@ -92,7 +93,7 @@ impl Frames {
             self.responses.insert(stream);
         }
         match kind {
-            HEADERS | PUSH_PROMISE => true,
+            HEADERS | PUSH_PROMISE => !is_known,
             DATA => !is_known && has_room,
             _ => false,
         }
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn settings_headers_and_goaway_are_read_however_the_frames_are_split() {
-        let expected = [Notice::Settings { header_list_max: Some(16 << 10) }, Notice::Headers, Notice::GoAway(13)];
+        let expected = [Notice::Settings { header_list_max: Some(16 << 10) }, Notice::Response, Notice::GoAway(13)];
         for split in 0..=FRAMES.len() {
             let (a, b) = FRAMES.split_at(split);
             assert_eq!(notices(&[a, b]), expected, "{split}");
@@ -150,16 +151,20 @@ mod tests {
     }
 
     #[test]
-    fn data_and_push_promise_are_noticed_where_no_headers_came_before() {
+    fn a_response_is_noticed_once_and_without_headers_as_well() {
         const HEAD: &[u8] = b"\0\0\x01\x01\x04\0\0\0\x01\x88";
         const DATA: &[u8] = b"\0\0\0\0\0\0\0\0\x01";
         const LAST_DATA: &[u8] = b"\0\0\0\0\x01\0\0\0\x01";
         const PROMISE: &[u8] = b"\0\0\x04\x05\x04\0\0\0\x01\0\0\0\x02";
         const RESET: &[u8] = b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x07";
-        assert_eq!(notices(&[HEAD, DATA, LAST_DATA]), [Notice::Headers]);
-        assert_eq!(notices(&[DATA]), [Notice::Headers]);
-        assert_eq!(notices(&[PROMISE]), [Notice::Headers]);
+        assert_eq!(notices(&[HEAD, DATA, LAST_DATA]), [Notice::Response]);
+        assert_eq!(notices(&[DATA]), [Notice::Response]);
+        assert_eq!(notices(&[PROMISE]), [Notice::Response]);
         assert_eq!(notices(&[RESET]), []);
+        // Behind an interim response, and as trailers.
+        const TRAILERS: &[u8] = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
+        const RESERVED: &[u8] = b"\0\0\0\0\0\x80\0\0\x01";
+        assert_eq!(notices(&[HEAD, HEAD, RESERVED, TRAILERS]), [Notice::Response]);
         let mut frames = Frames::default();
         for stream in 0..2 * RESPONSES_MAX as u32 {
             let head = [b"\0\0\0\x01\x04", &stream.to_be_bytes()[..]].concat();

@@ -27,7 +27,7 @@ use crate::config::ResponseHeadMax;
 use crate::policy::egress::Hop;
 use farewell::{Attended, Farewell};
 pub use fault::{SendFault, Unprocessed, breaks_the_protocol, shows_a_response};
-use fault::{ends_the_connection, fault, unprocessed};
+use fault::{fault, unprocessed};
 use hold::Held;
 use request::{Head, for_http1, for_http2};
 pub use request::{head_size, list_size};
@@ -47,8 +47,9 @@ pub struct Connection {
     held: Arc<Held>,
     /// Through this handle a request has gone, whose exchange has not ended.
     is_under_way: bool,
-    /// HTTP/2: the last exchange was lost with the connection after a HEADERS frame that may have been its response.
-    was_lost_to_a_response: bool,
+    /// HTTP/2: responses that had begun when the last request was sent, as long as that request may be processed and its
+    /// response has not been received.
+    begun_before: Option<usize>,
 }
 
 enum Sender {
@@ -89,7 +90,7 @@ impl Connection {
             born: Instant::now(),
             held,
             is_under_way: false,
-            was_lost_to_a_response: false,
+            begun_before: None,
         })
     }
 
@@ -115,7 +116,7 @@ impl Connection {
             hop: self.hop,
             born: self.born,
             is_under_way: false,
-            was_lost_to_a_response: false,
+            begun_before: None,
         })
     }
 
@@ -185,10 +186,10 @@ impl Connection {
         sent
     }
 
-    /// Returns whether a byte of a response has arrived since the last request was sent. Over HTTP/2 that is known only of
-    /// an exchange that was lost with the connection; otherwise its fault tells: see [`shows_a_response`].
+    /// Returns whether a byte of a response may have arrived to a request that has received none. Over HTTP/2 another
+    /// exchange's response that is under way looks the same.
     pub fn response_has_begun(&self) -> bool {
-        self.was_lost_to_a_response || self.response_bytes() > 0
+        self.begun_before.is_some_and(|before| self.farewell.may_have_responded(before)) || self.response_bytes() > 0
     }
 
     /// Returns the bytes that have arrived over HTTP/1.1 since the last request was sent, until the head of its response
@@ -239,11 +240,12 @@ impl Connection {
             Sender::Http2 { sender, streams, slot } => {
                 let (head, body) = (Head::of(&request), request.body_mut().keep());
                 request.body_mut().goes_on(slot.as_ref().map(Slot::part));
-                let heads = self.farewell.heads();
+                self.begun_before = Some(self.farewell.begun());
                 let sent = sender.try_send_request(for_http2(request)).await;
                 let violation = sent.as_ref().ok().and_then(|response| Violation::of(response.headers()));
                 if sent.is_ok() {
-                    self.farewell.take_head();
+                    self.farewell.take_response();
+                    self.begun_before = None;
                 }
                 if sent.is_ok() && !streams.is_heard() {
                     // It came before the answer (RFC 9113 §3.4): who is next will not find that nobody knows.
@@ -257,16 +259,18 @@ impl Connection {
                 sent.map_err(|error| {
                     let error = match fault(error) {
                         SendFault::Lost(error) => error,
-                        other => return other,
+                        other => {
+                            self.begun_before = None;
+                            return other;
+                        }
                     };
                     let Some(why) = unprocessed(&error) else {
                         if shows_a_response(&error) {
                             self.farewell.count_malformed();
                         }
-                        self.was_lost_to_a_response =
-                            ends_the_connection(&error) && self.farewell.may_have_responded(heads);
                         return SendFault::Lost(error);
                     };
+                    self.begun_before = None; // the target's word counts, also behind an interim response
                     SendFault::Unprocessed { why, request: body.again().map(|body| head.with(body)) }
                 })
             }

@@ -45,11 +45,15 @@ enum Step {
     Reset(u32),
     /// GOAWAY that names this stream as the last one, and the end of the connection.
     GoAway,
+    /// HEADERS that CONTINUATION is to follow.
+    HalfHead,
+    /// The end of the connection.
+    Close,
     /// Waits until the test lets it go on.
     Gate,
 }
 
-use Step::{Data, Gate, GoAway, Head, LastData, LastHead, Reset, Trailers};
+use Step::{Close, Data, Gate, GoAway, HalfHead, Head, LastData, LastHead, Reset, Trailers};
 
 struct Target {
     port: u16,
@@ -91,7 +95,8 @@ impl Step {
             LastData(text) => frame(DATA, END_STREAM, stream, text.as_bytes()),
             Reset(code) => frame(RST_STREAM, 0, stream, &code.to_be_bytes()),
             GoAway => frame(GOAWAY, 0, 0, &[stream.to_be_bytes(), NO_ERROR.to_be_bytes()].concat()),
-            Gate => Vec::new(),
+            HalfHead => frame(HEADERS, 0, stream, &block(Some(200), &[])),
+            Close | Gate => Vec::new(),
         }
     }
 }
@@ -215,7 +220,7 @@ fn serve(
                 }
                 wire.write_all(&bytes)?;
                 wire.flush()?;
-                if steps.iter().any(|step| matches!(step, GoAway)) {
+                if steps.iter().any(|step| matches!(step, GoAway | Close)) {
                     return Ok(());
                 }
             }
@@ -343,7 +348,8 @@ fn cause_in_the_record_names_the_error_code_of_a_target_that_ends_the_exchange()
     for (steps, cause) in [
         (vec![Reset(CANCEL)], "stream reset by the target: CANCEL"),
         (vec![Reset(0xbad)], "stream reset by the target: Reason(bad)"),
-        (vec![GoAway], "GOAWAY: NO_ERROR"),
+        (vec![GoAway], "GOAWAY: NO_ERROR, then connection error"),
+        (vec![HalfHead, Data("x")], "http2 error: PROTOCOL_ERROR"),
         (vec![Head(200, &[]), Data("half"), Reset(ENHANCE_YOUR_CALM)], "stream reset by the target: ENHANCE_YOUR_CALM"),
         (vec![Head(200, &[]), Data("half"), Reset(NO_ERROR)], "stream reset by the target, or GOAWAY: NO_ERROR"),
     ] {
@@ -351,6 +357,28 @@ fn cause_in_the_record_names_the_error_code_of_a_target_that_ends_the_exchange()
         let mut client = target.outgate.connect();
         target.send(&mut client, "POST");
         let record = target.outgate.records(1).remove(0);
-        assert_eq!((&record["code"], &record["cause"]), (&"connection_lost".into(), &cause.into()), "{record}");
+        let code = if cause.ends_with("PROTOCOL_ERROR") { "response_malformed" } else { "connection_lost" };
+        assert_eq!((&record["code"], &record["cause"]), (&code.into(), &cause.into()), "{record}");
+    }
+}
+
+#[test]
+fn http2_exchange_is_retryable_only_where_no_response_has_begun() {
+    const REFUSED_STREAM: u32 = 7;
+    for (steps, code, retryable) in [
+        (vec![Close], "connection_lost", true),
+        (vec![Reset(INTERNAL_ERROR)], "connection_lost", true),
+        (vec![Head(103, &[]), Close], "connection_lost", false),
+        (vec![Head(103, &[]), GoAway], "connection_lost", false),
+        (vec![Head(103, &[]), Reset(INTERNAL_ERROR)], "connection_lost", false),
+        (vec![Head(103, &[])], "response_timeout", false),
+        (vec![HalfHead, Close], "connection_lost", false),
+        (vec![HalfHead], "response_timeout", false),
+        // The target's word counts (RFC 9113 §8.7).
+        (vec![Head(103, &[]), Reset(REFUSED_STREAM)], "connection_lost", true),
+    ] {
+        let target = Target::start(&steps, true);
+        let problem = target.outgate.post(&target.url(), "", "{}").json();
+        assert_eq!((&problem["code"], &problem["retryable"]), (&code.into(), &retryable.into()), "{problem}");
     }
 }
