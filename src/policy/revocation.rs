@@ -8,6 +8,7 @@ use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::{Error, OwnedCertRevocationList, VerifiedPath};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{DistributionPointName, GeneralName, IssuingDistributionPoint, ParsedExtension};
+use x509_parser::oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::anchors::Anchors;
@@ -30,6 +31,12 @@ pub(super) struct RevocationList {
     /// Serial numbers without leading zeros.
     revoked: HashSet<Box<[u8]>>,
 }
+
+/// The tag of `distributionPoint` in an issuingDistributionPoint (§5.2.5).
+const DISTRIBUTION_POINT: u8 = 0xA0;
+
+/// The bits of a tag that number it (X.690 §8.1.2.2).
+const TAG_NUMBER: u8 = 0x1F;
 
 /// Which certificates of its issuer a list speaks of (§5.2.5).
 #[derive(Default)]
@@ -153,11 +160,10 @@ fn ask(
 
 impl<'a> IssuerKey<'a> {
     fn of(issuer: &X509Certificate<'_>) -> Self {
-        let usage = issuer.key_usage().ok().flatten();
         Self {
             key: issuer.public_key().raw.to_vec().into(),
             key_id: signed::subject_key_id(issuer).map(<[u8]>::to_vec),
-            may_sign_lists: usage.is_none_or(|usage| usage.value.crl_sign()),
+            may_sign_lists: signed::may_sign_lists(issuer),
         }
     }
 }
@@ -171,7 +177,13 @@ impl RevocationList {
                 ParsedExtension::AuthorityKeyIdentifier(id) => {
                     key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
                 }
-                ParsedExtension::IssuingDistributionPoint(point) => scope = Scope::read(point)?,
+                ParsedExtension::IssuingDistributionPoint(point) => scope = Scope::read(point, extension.value)?,
+                // Without its scope a list would speak for every certificate of its issuer.
+                ParsedExtension::ParseError { .. } | ParsedExtension::UnsupportedExtension { .. }
+                    if extension.critical || extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT =>
+                {
+                    return Err("it has a critical extension that cannot be read or is not known here");
+                }
                 _ => {}
             }
         }
@@ -225,7 +237,15 @@ impl RevocationList {
 }
 
 impl Scope {
-    fn read(point: &IssuingDistributionPoint<'_>) -> Result<Self, &'static str> {
+    /// Reads the scope from the parsed extension and its value in DER.
+    fn read(point: &IssuingDistributionPoint<'_>, der: &[u8]) -> Result<Self, &'static str> {
+        // x509-parser skips a distribution point that it cannot read, and all fields behind it. It cannot read a name
+        // relative to the issuer as RFC 5280 A.2 encodes it. It also skips fields that are out of order.
+        let tags = signed::tags(signed::contents(der)).ok_or("its issuingDistributionPoint cannot be read")?;
+        let is_point_skipped = tags.contains(&DISTRIBUTION_POINT) && point.distribution_point.is_none();
+        if is_point_skipped || !tags.is_sorted_by(|a, b| a & TAG_NUMBER < b & TAG_NUMBER) {
+            return Err("the name of its distribution point cannot be read, or is relative to its issuer");
+        }
         if point.only_contains_attribute_certs {
             return Err("it lists attribute certificates only");
         }

@@ -3,6 +3,7 @@
 
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::{Error, RawPublicKeyEntity};
+use x509_parser::error::X509Error;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -94,13 +95,43 @@ pub(super) fn sequence(contents: &[u8]) -> Vec<u8> {
     der
 }
 
-/// The reverse.
+/// Returns the tag of each element, `None` if there is something else among them.
+pub(super) fn tags(mut elements: &[u8]) -> Option<Vec<u8>> {
+    let mut tags = Vec::new();
+    while let Some(tag) = elements.first() {
+        tags.push(*tag);
+        elements = Element::read(elements)?.rest;
+    }
+    Some(tags)
+}
+
+/// The reverse of [`sequence`].
 pub(super) fn contents(der: &[u8]) -> &[u8] {
     Element::read(der).map_or(&[], |element| element.contents)
 }
 
 pub(super) fn certificate(der: &[u8]) -> Option<X509Certificate<'_>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
+}
+
+/// Returns whether the key of an authority may verify certificates: its keyUsage, if there is one, has keyCertSign
+/// (RFC 5280 §6.1.4 (n), which webpki leaves out).
+pub(super) fn may_sign_certificates(authority: &X509Certificate<'_>) -> Result<bool, X509Error> {
+    authority.key_usage().map(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
+}
+
+/// Returns whether the key of an authority may verify revocation lists (RFC 5280 §6.3.3 (f)). With a keyUsage that
+/// cannot be read it may not.
+pub(super) fn may_sign_lists(authority: &X509Certificate<'_>) -> bool {
+    authority.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign()))
+}
+
+/// Returns the length of an unsigned integer in bits. A DER integer may begin with zeros.
+pub(super) fn bits(number: &[u8]) -> usize {
+    match number.iter().position(|byte| *byte != 0) {
+        Some(first) => 8 * (number.len() - first) - number[first].leading_zeros() as usize,
+        None => 0,
+    }
 }
 
 /// RFC 5280 §4.2.1.2.
@@ -140,6 +171,21 @@ mod tests {
         *bent.last_mut().unwrap() ^= 1;
         assert_eq!(verify(&bent, &key), Err(SignatureFault::Wrong));
         assert_eq!(sequence(contents(&der)), der);
+    }
+
+    #[test]
+    fn bits_are_counted_from_the_first_that_is_set() {
+        for (number, expected) in [(&[0x80, 0][..], 16), (&[0, 0x80, 0], 16), (&[1], 1), (&[0], 0), (&[], 0)] {
+            assert_eq!(bits(number), expected, "{number:?}");
+        }
+    }
+
+    #[test]
+    fn tags_are_those_of_whole_elements() {
+        assert_eq!(tags(&[]), Some(vec![]));
+        assert_eq!(tags(&[0xA0, 1, 7, 0x81, 0]), Some(vec![0xA0, 0x81]));
+        assert_eq!(tags(&[0xA0, 1, 7, 0x81]), None);
+        assert_eq!(tags(&[0xA0, 2, 7]), None);
     }
 
     proptest! {

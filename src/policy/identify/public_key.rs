@@ -12,6 +12,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as Parsed;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::super::signed::bits;
 use super::sha256;
 
 /// Bits of the modulus.
@@ -114,14 +115,6 @@ impl Algorithm {
     }
 }
 
-/// A DER integer may begin with zeros.
-fn bits(number: &[u8]) -> usize {
-    match number.iter().position(|byte| *byte != 0) {
-        Some(first) => 8 * (number.len() - first) - number[first].leading_zeros() as usize,
-        None => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,13 +158,6 @@ mod tests {
         der.extend([0xff; 128]);
         der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
         assert_eq!(PublicKey::parse(&der).err(), Some(Unusable::RsaBits(1024)));
-    }
-
-    #[test]
-    fn bits_are_counted_from_the_first_that_is_set() {
-        for (number, expected) in [(&[0x80, 0][..], 16), (&[0, 0x80, 0], 16), (&[1], 1), (&[0], 0), (&[], 0)] {
-            assert_eq!(bits(number), expected, "{number:?}");
-        }
     }
 
     #[test]

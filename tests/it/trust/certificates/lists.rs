@@ -4,7 +4,7 @@
 use rcgen::{CertificateParams, CrlDistributionPoint, KeyUsagePurpose as Usage};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
-use super::workshop::{Authority, Case, Der, case};
+use super::workshop::{Authority, Case, Der, GOOD, case};
 
 /// A leaf has serial number 7, an authority 9.
 const LEAF: u8 = 7;
@@ -190,4 +190,38 @@ fn keys(root: &Authority) -> Vec<Case> {
             .lists(vec![mute.list(&[])])
             .refused("revocation_unknown"),
     ]
+}
+
+/// It would count for every certificate of its issuer, also for those that another list says are revoked.
+#[test]
+fn a_list_whose_distribution_point_cannot_be_read_is_refused() {
+    let root = Authority::root("root");
+    let uri = "http://crl.example/1.crl";
+    // { commonName "1" }; RFC 5280 A.2 leaves the tag of the SET out.
+    let name = der(SEQUENCE, &[&[6, 3, 0x55, 4, 3], &der(0x0C, &[b"1"])]);
+    let relative = der(0xA0, &[&der(0xA1, &[&name])]);
+    let relative_set = der(0xA0, &[&der(0xA1, &[&der(0x31, &[&name])])]);
+    // A name that ends before its length, and one that is no text beside one that is.
+    let cut_off = der(0xA0, &[&der(0xA0, &[&[0x86, 9, b'h']])]);
+    let no_text = der(0xA0, &[&der(0xA0, &[&der(0x86, &[&[0xFF]]), &der(0x86, &[uri.as_bytes()])])]);
+    let point = "the name of its distribution point cannot be read, or is relative to its issuer";
+    for (what, scope, words) in [
+        ("relative", relative.clone(), point),
+        ("relative, with the tag of a set", relative_set, "is relative to its issuer"),
+        ("a first name that is cut off", cut_off, point),
+        ("relative, of users", [relative.as_slice(), ONLY_USERS].concat(), point),
+        ("authorities before users", [ONLY_AUTHORITIES, ONLY_USERS].concat(), point),
+        ("users twice", [ONLY_USERS, ONLY_USERS].concat(), point),
+    ] {
+        let list = List { scope: Some(scope), ..LIST }.by(&root);
+        let leaf = root.leaf_with(listed_at(uri));
+        let case = case(what, "RFC 5280 §6.3.3 (b) (2) (i)", &[&root], vec![leaf]).lists(vec![list]);
+        let said = case.compiled(false).err().unwrap_or_else(|| format!("{what}: the list is taken"));
+        assert!(said.contains("revocation list 1 of ") && said.contains(words), "{what}:\n{said}");
+    }
+    for scope in [ONLY_USERS.to_vec(), no_text] {
+        let list = List { scope: Some(scope), ..LIST }.by(&root);
+        let case = case("of users, or of a point", "", &[&root], vec![root.leaf_with(listed_at(uri))]);
+        assert_eq!(case.lists(vec![list]).judged(false), GOOD);
+    }
 }

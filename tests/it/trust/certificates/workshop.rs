@@ -9,7 +9,8 @@ use outgate::policy::trust::fault::Refused;
 use outgate::{config, policy};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SigningKey,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams,
+    SigningKey,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -128,7 +129,12 @@ impl Authority {
     }
 
     pub fn sign(&self, params: &CertificateParams) -> Der {
-        params.signed_by(&KeyPair::generate().unwrap(), &self.issuer()).unwrap().der().to_vec()
+        self.sign_key(params, &KeyPair::generate().unwrap())
+    }
+
+    /// For a key that nobody has the private half of.
+    pub fn sign_key(&self, params: &CertificateParams, key: &impl PublicKeyData) -> Der {
+        params.signed_by(key, &self.issuer()).unwrap().der().to_vec()
     }
 
     /// The revocation list of this authority, in date at [`NOW`].
@@ -266,6 +272,10 @@ impl Case {
     pub fn root(self, der: Der) -> Self {
         Self { roots: vec![der], ..self }
     }
+    pub fn also_root(mut self, der: Der) -> Self {
+        self.roots.push(der);
+        self
+    }
 
     /// The same with every byte of the leaf changed in turn, one bit of each.
     pub fn bent(&self) -> impl Iterator<Item = Case> {
@@ -284,6 +294,15 @@ impl Case {
     }
 
     pub fn refused_as(&self, strict: bool) -> Option<Refused> {
+        let plan = self.compiled(strict).unwrap_or_else(|problems| panic!("{}: {problems}", self.made));
+        let trust = &plan.trusts[&TrustName::new("t")];
+        let shown: Vec<CertificateDer<'_>> = self.shown.iter().map(|der| der.as_slice().into()).collect();
+        let (leaf, intermediates) = shown.split_first().unwrap();
+        trust.judge(leaf, intermediates, &self.name(), self.time()).err()
+    }
+
+    /// The configuration that has its roots and lists; the error is what `outgate check` would say.
+    pub fn compiled(&self, strict: bool) -> Result<policy::Plan, String> {
         let folder = self.folder();
         let key = |key: &str, parts: &[Der]| match parts {
             [] => String::new(),
@@ -294,17 +313,10 @@ impl Case {
             "[egress.default]\nranges = [\"127.0.7.0/30\"]\n[trust.t]\nroots = [\"roots.pem\"]\nstrict = {strict}\n{files}{}",
             self.more
         );
-        let loaded = config::parse(&text, &folder.path("config.toml")).unwrap_or_else(|rejected| {
-            panic!("{}: {}", self.made, config::render(&rejected.problems, &rejected.sources, false))
-        });
+        let loaded = config::parse(&text, &folder.path("config.toml"))
+            .map_err(|rejected| config::render(&rejected.problems, &rejected.sources, false))?;
         let plan = policy::compile(&loaded.config, self.now.parse().unwrap());
-        let (plan, _) = plan.unwrap_or_else(|problems| {
-            panic!("{}: {}", self.made, config::render(&problems, &loaded.config.sources, false))
-        });
-        let trust = &plan.trusts[&TrustName::new("t")];
-        let shown: Vec<CertificateDer<'_>> = self.shown.iter().map(|der| der.as_slice().into()).collect();
-        let (leaf, intermediates) = shown.split_first().unwrap();
-        trust.judge(leaf, intermediates, &self.name(), self.time()).err()
+        plan.map(|(plan, _)| plan).map_err(|problems| config::render(&problems, &loaded.config.sources, false))
     }
 
     /// Its certificates and lists, in files.
