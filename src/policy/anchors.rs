@@ -19,17 +19,27 @@ pub enum Purpose {
 
 #[derive(Default)]
 pub(super) struct Anchors {
+    /// In order, so that of several with one name and key the strictest comes first, wherever it was configured.
     facts: Vec<Facts>,
     /// Each is trusted alone, with its own names.
     own: Vec<CertificateDer<'static>>,
 }
 
 /// What a trust anchor (RFC 5280 §6.1.1 (d)) leaves out of the certificate that it was made of.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Facts {
     subject: Vec<u8>,
     key: Vec<u8>,
-    pub(super) key_id: Option<Vec<u8>>,
+    /// `false` is the stricter value and comes first.
     pub(super) may_sign_lists: bool,
+    pub(super) key_id: Option<Vec<u8>>,
+}
+
+impl Facts {
+    fn parts(&self) -> [Option<&[u8]>; 4] {
+        let may_sign_lists: &[u8] = if self.may_sign_lists { &[1] } else { &[0] };
+        [Some(&self.subject), Some(&self.key), Some(may_sign_lists), self.key_id.as_deref()]
+    }
 }
 
 /// Why a certificate may not issue others.
@@ -51,22 +61,26 @@ impl Anchors {
         purpose: Purpose,
         store: &mut RootCertStore,
     ) -> Result<Option<String>, String> {
-        let Some(parsed) = signed::certificate(der) else {
-            return store.add(CertificateDer::from_slice(der)).map(|()| None).map_err(|error| error.to_string());
-        };
-        if let Some(reason) = no_authority(&parsed, purpose) {
+        let parsed = signed::certificate(der).ok_or("it cannot be read as a certificate (RFC 5280 §4.1)")?;
+        if let Some(reason) = no_authority(&parsed, purpose)? {
+            if !serves(&parsed, purpose) {
+                let why = reason.meaning(purpose);
+                let auth = purpose.extended_key_usage();
+                return Err(format!("it {why}. Its extended key usage lacks {auth}: it is of no use itself, either"));
+            }
             webpki::EndEntityCert::try_from(&CertificateDer::from_slice(der)).map_err(|error| error.to_string())?;
             self.own.push(CertificateDer::from(der.to_vec()));
             return Ok(Some(reason.consequence(purpose)));
         }
         store.add(CertificateDer::from_slice(der)).map_err(|error| error.to_string())?;
-        let usage = parsed.key_usage().ok().flatten();
         self.facts.push(Facts {
             subject: signed::contents(parsed.subject().as_raw()).to_vec(),
             key: signed::contents(parsed.public_key().raw).to_vec(),
             key_id: signed::subject_key_id(&parsed).map(<[u8]>::to_vec),
-            may_sign_lists: usage.is_none_or(|usage| usage.value.crl_sign()),
+            may_sign_lists: signed::may_sign_lists(&parsed),
         });
+        self.facts.sort_unstable();
+        self.facts.dedup();
         // Before version 3 a certificate could not say what it is for: the operator's word stands.
         let is_old = parsed.version() != X509Version::V3;
         Ok(is_old.then(|| {
@@ -106,6 +120,11 @@ impl Anchors {
         })
     }
 
+    /// Returns all facts in order, each as its parts: the terms of a trust.
+    pub(super) fn terms(&self) -> Vec<[Option<&[u8]>; 4]> {
+        self.facts.iter().map(Facts::parts).collect()
+    }
+
     /// Trusted for themselves alone.
     pub(super) fn own(&self) -> &[CertificateDer<'static>] {
         &self.own
@@ -114,38 +133,67 @@ impl Anchors {
 
 /// Whether a certificate may issue others; one that cannot be read is a problem elsewhere.
 pub(super) fn is_authority(der: &[u8], purpose: Purpose) -> bool {
-    signed::certificate(der).is_none_or(|parsed| no_authority(&parsed, purpose).is_none())
+    signed::certificate(der).is_none_or(|parsed| matches!(no_authority(&parsed, purpose), Ok(None) | Err(_)))
 }
 
-fn no_authority(parsed: &X509Certificate<'_>, purpose: Purpose) -> Option<NoAuthority> {
+/// Returns why a certificate may not issue others. The error is an extension that is there twice or cannot be read: it
+/// may hold the restriction that is asked for.
+fn no_authority(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option<NoAuthority>, String> {
     if parsed.version() != X509Version::V3 {
-        return None;
+        return Ok(None);
     }
-    match parsed.basic_constraints().ok().flatten() {
-        None => return Some(NoAuthority::NoBasicConstraints),
-        Some(constraints) if !constraints.value.ca => return Some(NoAuthority::CaFalse),
+    let unreadable = |what: &'static str| move |_| format!("its {what} cannot be read or is there twice");
+    match parsed.basic_constraints().map_err(unreadable("basicConstraints"))? {
+        None => return Ok(Some(NoAuthority::NoBasicConstraints)),
+        Some(constraints) if !constraints.value.ca => return Ok(Some(NoAuthority::CaFalse)),
         Some(_) => {}
     }
-    if parsed.key_usage().ok().flatten().is_some_and(|usage| !usage.value.key_cert_sign()) {
-        return Some(NoAuthority::NoCertSign);
+    if !signed::may_sign_certificates(parsed).map_err(unreadable("keyUsage"))? {
+        return Ok(Some(NoAuthority::NoCertSign));
     }
-    let purposes = parsed.extended_key_usage().ok().flatten();
+    let purposes = parsed.extended_key_usage().map_err(unreadable("extended key usage"))?;
     let fits = purposes.is_none_or(|purposes| {
         let of_use = if purpose == Purpose::Servers { purposes.value.server_auth } else { purposes.value.client_auth };
         of_use || purposes.value.any
     });
-    (!fits).then_some(NoAuthority::NoPurpose)
+    Ok((!fits).then_some(NoAuthority::NoPurpose))
+}
+
+/// Returns whether a certificate may be shown itself for this purpose (RFC 5280 §4.2.1.12). webpki does not take
+/// anyExtendedKeyUsage of a server.
+pub(super) fn serves(parsed: &X509Certificate<'_>, purpose: Purpose) -> bool {
+    parsed.extended_key_usage().is_ok_and(|purposes| {
+        purposes.is_none_or(|purposes| match purpose {
+            Purpose::Servers => purposes.value.server_auth,
+            Purpose::Clients => purposes.value.client_auth || purposes.value.any,
+        })
+    })
+}
+
+impl Purpose {
+    fn extended_key_usage(self) -> &'static str {
+        match self {
+            Self::Servers => "serverAuth",
+            Self::Clients => "clientAuth",
+        }
+    }
 }
 
 impl NoAuthority {
-    fn consequence(&self, purpose: Purpose) -> String {
-        let auth = if purpose == Purpose::Servers { "serverAuth" } else { "clientAuth" };
-        let why = match self {
+    fn meaning(&self, purpose: Purpose) -> String {
+        match self {
             Self::CaFalse => "is no authority (basicConstraints: CA:FALSE)".to_owned(),
             Self::NoBasicConstraints => "does not say that it is an authority (no basicConstraints)".to_owned(),
             Self::NoCertSign => "may not sign certificates (keyUsage without keyCertSign)".to_owned(),
-            Self::NoPurpose => format!("may not issue for this use (extended key usage without {auth})"),
-        };
+            Self::NoPurpose => {
+                let auth = purpose.extended_key_usage();
+                format!("may not issue for this use (extended key usage without {auth})")
+            }
+        }
+    }
+
+    fn consequence(&self, purpose: Purpose) -> String {
+        let why = self.meaning(purpose);
         format!("{why}: it is trusted for itself alone, with its own names, and what it issued is refused")
     }
 }

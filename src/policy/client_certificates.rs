@@ -1,7 +1,7 @@
 //! The judgement of a client's certificate, as rustls asks for it and as it is made again on an open connection.
 //! Does this chain lead to an authority that the listener believes, and is nothing of it revoked?
 
-use std::cell::Cell;
+use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCer
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 
-use super::anchors::Anchors;
+use super::anchors::{self, Anchors, Purpose};
 use super::revocation::{self, Leniency, Revocation, RevocationList};
 use super::signed;
 
@@ -39,46 +39,70 @@ impl ClientVerifier {
         now: UnixTime,
     ) -> Result<(), CertificateError> {
         let parsed = EndEntityCert::try_from(leaf).map_err(told)?;
-        if self.anchors.own().contains(leaf) {
-            return self.judge_own(leaf, now);
+        match self.judge_chain(&parsed, others, now) {
+            // Trust in the certificate itself is older than its revocation.
+            Err(CertificateError::Revoked) => Err(CertificateError::Revoked),
+            Err(_) if self.anchors.own().contains(leaf) => self.judge_own(leaf, now),
+            judged => judged,
         }
-        let revoked = Cell::new(None);
-        let unrevoked = |path: &VerifiedPath<'_>| {
-            self.unrevoked(path, now).map_err(|said| {
-                revoked.set(revoked.get().or(Some(said)));
+    }
+
+    fn judge_chain(
+        &self,
+        leaf: &EndEntityCert<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), CertificateError> {
+        // webpki tries other paths when a rule refuses one, and its error cannot hold the reason.
+        let refused = OnceCell::new();
+        let rules = |path: &VerifiedPath<'_>| {
+            self.judge_path(path, now).map_err(|error| {
+                refused.get_or_init(|| error);
                 Error::CertDistrusted
             })
         };
         let (algorithms, usage) = (self.algorithms.all, KeyUsage::client_auth());
-        let found = parsed.verify_for_usage(algorithms, &self.roots.roots, others, now, usage, None, Some(&unrevoked));
-        match (found, revoked.get()) {
-            (Ok(_), _) => Ok(()),
-            (Err(_), Some(Revocation::Revoked)) => Err(CertificateError::Revoked),
-            (Err(_), Some(_)) => Err(CertificateError::UnknownRevocationStatus),
-            (Err(error), None) => Err(told(error)),
+        match leaf.verify_for_usage(algorithms, &self.roots.roots, others, now, usage, None, Some(&rules)) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused.into_inner().unwrap_or_else(|| told(error))),
         }
     }
 
+    /// Judges a path that webpki has verified up to an authority.
+    fn judge_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
+        self.unrevoked(path, now)?;
+        for intermediate in path.intermediate_certificates().map(|certificate| certificate.der()) {
+            let parsed = signed::certificate(&intermediate).ok_or(CertificateError::BadEncoding)?;
+            if !signed::may_sign_certificates(&parsed).map_err(|_| CertificateError::BadEncoding)? {
+                return Err(CertificateError::InvalidPurpose);
+            }
+        }
+        Ok(())
+    }
+
     /// A list that is out of date still counts here; a missing one does not let pass.
-    fn unrevoked(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Revocation> {
+    fn unrevoked(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
         if self.lists.is_empty() {
             return Ok(());
         }
         let lenient = Leniency { unknown: false, stale: true };
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        revocation::check(&self.lists, path, &self.anchors, lenient, self.algorithms.all, now)
+        let said = revocation::check(&self.lists, path, &self.anchors, lenient, self.algorithms.all, now);
+        said.map_err(|said| match said {
+            Revocation::Revoked => CertificateError::Revoked,
+            Revocation::Unknown | Revocation::Stale => CertificateError::UnknownRevocationStatus,
+        })
     }
 
     /// A certificate that is trusted for itself alone: its holder proves its key, and nobody vouches for it.
     fn judge_own(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
         let parsed = signed::certificate(leaf).ok_or(CertificateError::BadEncoding)?;
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let purposes = parsed.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
         if parsed.validity().not_after.timestamp() < now {
             Err(CertificateError::Expired)
         } else if parsed.validity().not_before.timestamp() > now {
             Err(CertificateError::NotValidYet)
-        } else if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
+        } else if !anchors::serves(&parsed, Purpose::Clients) {
             Err(CertificateError::InvalidPurpose)
         } else {
             Ok(())

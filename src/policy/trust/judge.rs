@@ -16,6 +16,7 @@ use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::super::anchors::{self, Purpose};
 use super::super::revocation::{self, Leniency, Revocation};
 use super::super::signed;
 use super::fault::{CertificateFault as Fault, Refused};
@@ -51,6 +52,8 @@ impl Trust {
             Found::NoPath(error) => self.told(&error, leaf, &others),
         });
         match judged {
+            // Trust in the certificate itself is older than its revocation.
+            Err(refused) if refused.fault == Fault::Revoked => return Err(refused),
             // A certificate may have another way to be trusted, too.
             Err(_) if self.anchors.own().contains(leaf) => self.judge_own(leaf, now)?,
             judged => judged?,
@@ -73,22 +76,19 @@ impl Trust {
         shown.iter().map(|der| CertificateDer::from_slice(der)).chain(configured).collect()
     }
 
-    /// A certificate that is trusted for itself alone: nobody vouches for it, so its own dates and uses are what counts.
+    /// Judges a certificate that is trusted for itself alone: no authority vouches for it, so its own dates and uses count.
+    /// It may say CA:TRUE, but then its key may not sign certificates: [`anchors`] takes others as authorities.
     fn judge_own(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Fault> {
         EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
         let parsed = signed::certificate(leaf).ok_or(Fault::Malformed)?;
         let now = seconds(now);
-        if parsed.is_ca() {
-            return Err(Fault::CaAsLeaf);
-        }
         if parsed.validity().not_after.timestamp() < now {
             return Err(Fault::Expired);
         }
         if parsed.validity().not_before.timestamp() > now {
             return Err(Fault::NotYetValid);
         }
-        let purposes = parsed.extended_key_usage().map_err(|_| Fault::Malformed)?;
-        if purposes.is_some_and(|purposes| !purposes.value.server_auth) {
+        if !anchors::serves(&parsed, Purpose::Servers) {
             return Err(Fault::WrongUsage);
         }
         strict::every_chain(leaf, &[])?;

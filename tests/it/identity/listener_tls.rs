@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 
-use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
+use rcgen::{ExtendedKeyUsagePurpose, KeyUsagePurpose, date_time_ymd};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use socket2::{Domain, Socket, Type};
@@ -234,6 +234,33 @@ fn a_client_certificate_is_judged_or_not_shown() {
         assert!(place.ask(&place.tls(Some(identity), &[])).is_err(), "{what}");
     }
     assert_eq!(place.plain.seen().len(), 2);
+}
+
+#[test]
+fn a_client_certificate_below_an_issuer_without_key_cert_sign_is_refused() {
+    let place = place(&with_clients(""));
+    let below = |usages: &[KeyUsagePurpose]| {
+        let issuer = place.clients.intermediate_with("issuer", |params| params.key_usages = usages.to_vec());
+        let mut identity = place.client(&issuer, |_| {});
+        identity.chain.push(CertificateDer::from(pem_to_der(&issuer.pem)));
+        place.tls(Some(identity), &[])
+    };
+    place.ask(&below(&[KeyUsagePurpose::KeyCertSign])).expect("its issuer may sign certificates");
+    place.ask(&below(&[])).expect("its issuer has no keyUsage");
+    assert!(place.ask(&below(&[KeyUsagePurpose::CrlSign])).is_err());
+    assert!(place.ask(&below(&[KeyUsagePurpose::DigitalSignature])).is_err());
+}
+
+#[test]
+fn a_client_certificate_in_client_ca_that_its_issuer_has_revoked_is_refused() {
+    let place = place(&with_clients(", client_crls = [\"{dir}/clients.crl\"]"));
+    let [good, revoked] =
+        [6_u64, 7].map(|serial| place.client(&place.clients, |params| params.serial_number = Some(serial.into())));
+    let authorities = [&place.clients.pem, &good.chain_pem(), &revoked.chain_pem()].map(String::as_str).concat();
+    place.outgate.folder.write("clients.pem", authorities);
+    place.outgate.reconfigure(&text(&place.plain, &with_clients(", client_crls = [\"{dir}/clients.crl\"]")));
+    place.ask(&place.tls(Some(good), &[])).expect("it is good");
+    assert!(place.ask(&place.tls(Some(revoked), &[])).is_err());
 }
 
 #[test]

@@ -49,12 +49,17 @@ impl Pki {
 impl Pki {
     /// An authority below this one; its own certificate is its `pem`.
     pub fn intermediate(&self, name: &str) -> Pki {
+        self.intermediate_with(name, |_| {})
+    }
+
+    pub fn intermediate_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Pki {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        change(&mut params);
         let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         Pki { issuer: Issuer::new(params, key), pem }
     }

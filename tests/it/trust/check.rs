@@ -120,7 +120,6 @@ fn roots_that_are_no_authorities_are_trusted_for_themselves_alone_and_said() {
     root("no.pem", |params| params.is_ca = rcgen::IsCa::ExplicitNoCa);
     root("silent.pem", |params| params.is_ca = rcgen::IsCa::NoCa);
     root("mute.pem", |params| params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign]);
-    root("clients.pem", |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
     root("ended.pem", |params| {
         params.is_ca = rcgen::IsCa::ExplicitNoCa;
         params.not_after = date_time_ymd(2026, 2, 1);
@@ -132,13 +131,58 @@ fn roots_that_are_no_authorities_are_trusted_for_themselves_alone_and_said() {
         ("no.pem", ["is no authority (basicConstraints: CA:FALSE)", alone]),
         ("silent.pem", ["does not say that it is an authority (no basicConstraints)", alone]),
         ("mute.pem", ["may not sign certificates (keyUsage without keyCertSign)", alone]),
-        ("clients.pem", ["may not issue for this use (extended key usage without serverAuth)", alone]),
         ("ended.pem", ["has expired at 2026-02-01", "peers that show it are refused"]),
         ("old.pem", ["is older than version 3", "it counts as one, for every name"]),
     ] {
         let (good, said) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
         assert!(good && said.contains("warning[unusual_root]: certificate 1 of "), "{file}:\n{said}");
         words.iter().for_each(|words| assert!(said.contains(words), "{file}: no {words:?} in\n{said}"));
+    }
+}
+
+#[test]
+fn roots_that_are_of_no_use_or_cannot_be_read_are_problems() {
+    let pki = Pki::new();
+    let folder = folder(&pki);
+    let root = |name: &str, change: &dyn Fn(&mut rcgen::CertificateParams)| {
+        let mut params = rcgen::CertificateParams::new([]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "root");
+        change(&mut params);
+        let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        folder.write(name, der.pem());
+        der.der().to_vec()
+    };
+    root("clients.pem", &|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    root("client.pem", &|params| {
+        params.is_ca = rcgen::IsCa::ExplicitNoCa;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    let garbled = |number| {
+        move |params: &mut rcgen::CertificateParams| {
+            // A NULL, which neither of them is.
+            params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, number], vec![5, 0])];
+        }
+    };
+    root("usage.pem", &garbled(15));
+    root("purpose.pem", &garbled(37));
+    // A text where notBefore belongs, a UTCTime of 13 bytes. webpki does not read the dates of an authority.
+    let mut unreadable = root("unreadable.pem", &|_| {});
+    let not_before = unreadable.windows(2).position(|bytes| bytes == [0x17, 13]).unwrap();
+    unreadable[not_before] = 0x16;
+    folder.write("unreadable.pem", support::pki::pem("CERTIFICATE", &unreadable));
+    for (file, words) in [
+        (
+            "clients.pem",
+            "it may not issue for this use (extended key usage without serverAuth). Its extended key usage",
+        ),
+        ("client.pem", "lacks serverAuth: it is of no use itself, either"),
+        ("usage.pem", "its keyUsage cannot be read or is there twice"),
+        ("purpose.pem", "its extended key usage cannot be read or is there twice"),
+        ("unreadable.pem", "it cannot be read as a certificate (RFC 5280 §4.1)"),
+    ] {
+        let (good, said) = check(&folder, &format!("roots = [\"{{dir}}/{file}\"]"));
+        assert!(!good && said.contains("is not usable as a root: ") && said.contains(words), "{file}:\n{said}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What stands in `roots` and is no authority, or not quite one; and intermediates that targets do not send.
 //! Is a certificate trusted as far as it goes, and no farther?
 
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyUsagePurpose as Usage};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, KeyUsagePurpose as Usage};
 
 use super::workshop::{Authority, Case, Der, NAME, case, date, leaf_params, self_signed};
 
@@ -24,9 +24,8 @@ pub fn cases() -> Vec<Case> {
     let own = owner(|_| {});
     let no_constraints = owner(|params| params.is_ca = IsCa::NoCa);
     let expired = owner(|params| params.not_after = date("2026-11-30T00:00:00Z"));
-    let for_clients = owner(|params| params.extended_key_usages = vec![Purpose::ClientAuth]);
+    let no_sign_itself = owner(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
     let no_sign = Authority::root_with("no sign", |params| params.key_usages = vec![Usage::CrlSign]);
-    let clients = Authority::root_with("clients", |params| params.extended_key_usages = vec![Purpose::ClientAuth]);
     let servers = Authority::root_with("servers", |params| params.extended_key_usages = vec![Purpose::ServerAuth]);
     let any = Authority::root_with("any", |params| params.extended_key_usages = vec![Purpose::Any]);
     let root = Authority::root("root");
@@ -49,9 +48,14 @@ pub fn cases() -> Vec<Case> {
         case("CA:FALSE in roots, with its issuer's other leaves", ALONE, &[], vec![root.leaf()])
             .root(issued.clone())
             .refused(unknown),
-        case("a leaf of somebody's in roots, shown itself", ALONE, &[], vec![issued.clone()]).root(issued),
+        case("a leaf of somebody's in roots, shown itself", ALONE, &[], vec![issued.clone()]).root(issued.clone()),
         case("CA:FALSE in roots, expired", ALONE, &[&expired], itself(&expired)).refused("expired"),
-        case("CA:FALSE in roots, for clients", ALONE, &[&for_clients], itself(&for_clients)).refused("wrong_usage"),
+        case("keyCertSign missing in roots, shown itself", ALONE, &[&no_sign_itself], itself(&no_sign_itself))
+            .refused_if_strict("ca_as_leaf"),
+        case("a leaf in roots, revoked by its issuer in roots", "RFC 5280 §6.3.3", &[&root], vec![issued.clone()])
+            .also_root(issued.clone())
+            .lists(vec![root.list(&[7])])
+            .refused("revoked"),
         case("no basicConstraints in roots, shown itself", ALONE, &[&no_constraints], itself(&no_constraints)),
         case(
             "no basicConstraints in roots, a leaf by its owner",
@@ -61,8 +65,6 @@ pub fn cases() -> Vec<Case> {
         )
         .refused(unknown),
         case("a root without keyCertSign", "RFC 5280 §4.2.1.3", &[&no_sign], vec![no_sign.leaf()]).refused(unknown),
-        case("a root for clients", "RFC 5280 §4.2.1.12, held against roots", &[&clients], vec![clients.leaf()])
-            .refused(unknown),
         case("a root for servers", "RFC 5280 §4.2.1.12", &[&servers], vec![servers.leaf()]),
         case("a root for any purpose", "RFC 5280 §4.2.1.12", &[&any], vec![any.leaf()]),
     ];
