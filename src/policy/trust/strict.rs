@@ -8,9 +8,11 @@ use std::net::IpAddr;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
-use x509_parser::public_key::PublicKey;
+use x509_parser::public_key::{PublicKey, RSAPublicKey};
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use super::super::addresses::special;
+use super::super::signed;
 use super::fault::CertificateFault as Fault;
 
 /// BR §6.1.5, and the least that our verifier of signatures takes.
@@ -25,8 +27,8 @@ const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"
 
 const DAY: i64 = 86_400;
 
-/// Octets (BR §7.1, RFC 5280 §4.1.2.2), and one more for the sign.
-const SERIAL_MAX: usize = 21;
+/// Octets (BR §7.1, RFC 5280 §4.1.2.2). A zero before them is a sign and does not count.
+const SERIAL_MAX: usize = 20;
 
 /// BR §7.1.6.1: extended, domain, organisation and individual validation.
 const RESERVED_POLICIES: [&str; 4] = ["2.23.140.1.1", "2.23.140.1.2.1", "2.23.140.1.2.2", "2.23.140.1.2.3"];
@@ -54,8 +56,7 @@ pub(super) fn every_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fa
         if is_weak(&intermediate) {
             return Err(Fault::WeakKey);
         }
-        let usage = intermediate.key_usage().map_err(|_| Fault::Malformed)?;
-        if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        if !signed::may_sign_certificates(&intermediate).map_err(|_| Fault::Malformed)? {
             return Err(Fault::WrongUsage);
         }
     }
@@ -67,6 +68,10 @@ pub(super) fn every_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fa
 /// is fetched.
 pub(super) fn web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
     let leaf = read(leaf)?;
+    // BR §7.1.2.7.8. webpki refuses it on a path, but not where it is trusted for itself.
+    if leaf.is_ca() {
+        return Err(Fault::CaAsLeaf);
+    }
     purposes_of_leaf(&leaf)?;
     key_usage_of_leaf(&leaf)?;
     // RFC 5280 §4.1.2.5: both ends are part of the period. BR §6.3.2: a second more than a day is a day more.
@@ -86,7 +91,7 @@ pub(super) fn web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault>
     }
     // BR §7.1: a positive serial number of at most 20 octets.
     let serial = leaf.raw_serial();
-    if serial.len() > SERIAL_MAX
+    if serial.strip_prefix(&[0]).unwrap_or(serial).len() > SERIAL_MAX
         || serial.iter().all(|byte| *byte == 0)
         || serial.first().is_some_and(|byte| byte >> 7 == 1)
     {
@@ -115,7 +120,7 @@ fn key_usage_of_leaf(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
     if fits { Ok(()) } else { Err(Fault::WrongUsage) }
 }
 
-/// BR §7.1.2.7.12 and §7.1.4.3: DNS names and addresses only, all of them public; the common name is one of them. Asked
+/// BR §7.1.2.7.12, §4.2.2 and §7.1.4.3: DNS names and addresses only, all of them public; the common name is one of them. Asked
 /// after the name, which says more where it is wrong.
 pub(super) fn web_pki_names(leaf: &[u8]) -> Result<(), Fault> {
     let leaf = read(leaf)?;
@@ -124,7 +129,7 @@ pub(super) fn web_pki_names(leaf: &[u8]) -> Result<(), Fault> {
     let Some(names) = names else { return Ok(()) };
     let fits = names.value.general_names.iter().all(|name| match name {
         GeneralName::DNSName(name) => is_public_name(name),
-        GeneralName::IPAddress(_) => true,
+        GeneralName::IPAddress(bytes) => address(bytes).is_some_and(|ip| special(ip).is_none()),
         _ => false,
     });
     let is_named = |common: &str| {
@@ -157,9 +162,9 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 fn key(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
     match certificate.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => {
-            let is_whole = key.key_size() % 8 == 0;
+            let is_whole = rsa_bits(&key).is_multiple_of(8);
             let exponent = key.try_exponent().unwrap_or(0);
-            if is_whole && exponent >= 3 && exponent % 2 == 1 { Ok(()) } else { Err(Fault::WeakKey) }
+            if is_whole && exponent >= 3 && exponent % 2 == 1 { Ok(()) } else { Err(Fault::NotBaseline) }
         }
         Ok(PublicKey::EC(_)) => Ok(()),
         _ => Err(Fault::UnsupportedAlgorithm),
@@ -209,5 +214,11 @@ fn is_supported(certificate: &X509Certificate<'_>) -> bool {
 }
 
 fn is_short(key: &SubjectPublicKeyInfo<'_>) -> bool {
-    matches!(key.parsed(), Ok(PublicKey::RSA(key)) if key.key_size() < RSA_BITS_MIN)
+    matches!(key.parsed(), Ok(PublicKey::RSA(key)) if rsa_bits(&key) < RSA_BITS_MIN)
+}
+
+/// Returns the bits of the modulus; x509-parser counts whole bytes. A modulus is not negative: such a one has no bits.
+fn rsa_bits(key: &RSAPublicKey<'_>) -> usize {
+    let is_negative = key.modulus.first().is_some_and(|byte| byte >> 7 == 1);
+    if is_negative { 0 } else { signed::bits(key.modulus) }
 }

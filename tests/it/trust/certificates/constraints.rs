@@ -100,31 +100,26 @@ fn name_constraints() -> Vec<Case> {
             below(vec![], vec![dns("bad.acme.example")], &["*.acme.example"]),
         )
         .refused("wrong_usage"),
-        case(
-            "permitted: the network of an address",
-            RULE,
-            r,
-            below(vec![network("192.0.2.0/24")], vec![], &["192.0.2.7"]),
-        )
-        .target("192.0.2.7"),
-        case("permitted: another network", RULE, r, below(vec![network("198.51.100.0/24")], vec![], &["192.0.2.7"]))
-            .target("192.0.2.7")
+        case("permitted: the network of an address", RULE, r, below(vec![network("9.9.9.0/24")], vec![], &["9.9.9.9"]))
+            .target("9.9.9.9"),
+        case("permitted: another network", RULE, r, below(vec![network("9.9.8.0/24")], vec![], &["9.9.9.9"]))
+            .target("9.9.9.9")
             .refused("wrong_usage"),
         case(
             "excluded: the network of an address",
             RULE,
             r,
-            below(vec![], vec![network("2001:db8::/32")], &["2001:db8::7"]),
+            below(vec![], vec![network("2620:fe::/32")], &["2620:fe::7"]),
         )
-        .target("2001:db8::7")
+        .target("2620:fe::7")
         .refused("wrong_usage"),
         case(
             "domains permitted, an address in the leaf",
             "RFC 5280 §4.2.1.10: no name of that form, no restriction",
             r,
-            below(vec![dns("acme.example")], vec![], &["192.0.2.7"]),
+            below(vec![dns("acme.example")], vec![], &["9.9.9.9"]),
         )
-        .target("192.0.2.7"),
+        .target("9.9.9.9"),
         case(
             "the root limited to another domain",
             "RFC 5937 §3: an anchor's constraints count",

@@ -121,29 +121,25 @@ fn addresses(root: &Authority) -> Vec<Case> {
     let rule = "RFC 9525 §6.4, RFC 5280 §4.2.1.6: octet for octet";
     let mismatch = "name_mismatch";
     vec![
-        case("an IPv4 address", rule, r, of(&["192.0.2.7"])).target("192.0.2.7"),
-        case("an IPv6 address", rule, r, of(&["2001:db8::7"])).target("2001:db8::7"),
-        case("another IPv4 address", rule, r, of(&["192.0.2.8"])).target("192.0.2.7").refused(mismatch),
-        case("another IPv6 address", rule, r, of(&["2001:db8::8"])).target("2001:db8::7").refused(mismatch),
-        case("a name, and an address asked for", rule, r, of(&[NAME])).target("192.0.2.7").refused(mismatch),
-        case("an address, and a name asked for", rule, r, of(&["192.0.2.7"])).refused(mismatch),
-        case("an IPv4 address as a DNS name", rule, r, raw(&[(DNS, b"192.0.2.7")]))
-            .target("192.0.2.7")
+        case("an IPv4 address", rule, r, of(&["9.9.9.9"])).target("9.9.9.9"),
+        case("an IPv6 address", rule, r, of(&["2620:fe::7"])).target("2620:fe::7"),
+        case("another IPv4 address", rule, r, of(&["9.9.9.8"])).target("9.9.9.9").refused(mismatch),
+        case("another IPv6 address", rule, r, of(&["2620:fe::8"])).target("2620:fe::7").refused(mismatch),
+        case("a name, and an address asked for", rule, r, of(&[NAME])).target("9.9.9.9").refused(mismatch),
+        case("an address, and a name asked for", rule, r, of(&["9.9.9.9"])).refused(mismatch),
+        case("an IPv4 address as a DNS name", rule, r, raw(&[(DNS, b"9.9.9.9")])).target("9.9.9.9").refused(mismatch),
+        case("an IPv6 address as a DNS name", rule, r, raw(&[(DNS, b"2620:fe::7")]))
+            .target("2620:fe::7")
             .refused(mismatch),
-        case("an IPv6 address as a DNS name", rule, r, raw(&[(DNS, b"2001:db8::7")]))
-            .target("2001:db8::7")
+        case("an IPv4 address as an IPv4-mapped one", rule, r, of(&["::ffff:9.9.9.9"]))
+            .target("9.9.9.9")
             .refused(mismatch),
-        case("an IPv4 address as an IPv4-mapped one", rule, r, of(&["::ffff:192.0.2.7"]))
-            .target("192.0.2.7")
-            .refused(mismatch),
-        case("an address of five bytes", rule, r, raw(&[(IP, &[192, 0, 2, 7, 0])]))
-            .target("192.0.2.7")
-            .refused(mismatch),
-        case("a network, as name constraints write it", rule, r, raw(&[(IP, &[192, 0, 2, 7, 255, 255, 255, 255])]))
-            .target("192.0.2.7")
+        case("an address of five bytes", rule, r, raw(&[(IP, &[9, 9, 9, 9, 0])])).target("9.9.9.9").refused(mismatch),
+        case("a network, as name constraints write it", rule, r, raw(&[(IP, &[9, 9, 9, 9, 255, 255, 255, 255])]))
+            .target("9.9.9.9")
             .refused(mismatch),
         case("a wildcard for a part of an address", rule, r, raw(&[(DNS, b"*.0.2.7")]))
-            .target("192.0.2.7")
+            .target("9.9.9.9")
             .refused(mismatch),
         case(
             "an address in the common name only",
@@ -151,10 +147,10 @@ fn addresses(root: &Authority) -> Vec<Case> {
             r,
             vec![root.leaf_with(|params| {
                 params.subject_alt_names.clear();
-                common_name(params, "192.0.2.7");
+                common_name(params, "9.9.9.9");
             })],
         )
-        .target("192.0.2.7")
+        .target("9.9.9.9")
         .refused("no_subject_alt_name"),
     ]
 }
