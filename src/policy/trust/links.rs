@@ -12,6 +12,10 @@ use super::strict;
 /// Certificates that are looked at, from the leaf upwards. A chain that ends well has at most six.
 const DEPTH_MAX: usize = 8;
 
+/// Signatures that are verified to explain one refusal, as many as webpki verifies to find a path. The target chooses how
+/// many issuers of one name it shows.
+const SIGNATURES_MAX: usize = 100;
+
 /// Characters of a name that a refusal shows: the target writes it.
 const NAME_SHOWN: usize = 200;
 
@@ -26,12 +30,13 @@ impl Trust {
     /// What a signature that does not verify means. It is wrong only if the key is the one that the certificate says to
     /// be signed with; else the issuer is another authority of the same name.
     pub(super) fn fault_of_signature(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Fault {
-        let mut unsupported = false;
+        let (mut unsupported, mut left) = (false, SIGNATURES_MAX);
         for certificate in chain(leaf, others) {
             let candidates = self.issuers(&certificate, others);
             let Some(signed) = Signed::read(certificate.as_raw()) else { return Fault::Malformed };
-            let said: Vec<_> =
-                candidates.iter().map(|issuer| signed.verify(&issuer.key, self.algorithms.all)).collect();
+            let tried = candidates.get(..left).unwrap_or(&candidates);
+            let said: Vec<_> = tried.iter().map(|issuer| signed.verify(&issuer.key, self.algorithms.all)).collect();
+            left -= said.len();
             if candidates.is_empty() || said.contains(&Ok(())) {
                 continue;
             }
@@ -47,6 +52,9 @@ impl Trust {
             if candidates.iter().zip(&said).any(wrong) {
                 return Fault::BadSignature;
             }
+            if said.len() < candidates.len() {
+                return Fault::UnknownIssuer;
+            }
             unsupported |= said.iter().all(|said| *said == Err(SignatureFault::Unsupported));
         }
         if unsupported { Fault::UnsupportedAlgorithm } else { Fault::UnknownIssuer }
@@ -54,11 +62,12 @@ impl Trust {
 
     /// For `unknown_issuer`, in words for the target's operator.
     pub(super) fn missing_issuer(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Option<String> {
-        let last = chain(leaf, others).last()?;
+        let chain = chain(leaf, others);
+        let last = chain.last()?;
         let issuer = shown_name(&last.issuer().to_string());
         Some(if last.subject().as_raw() == last.issuer().as_raw() {
             format!("the chain that the server sent ends at {issuer}, which is no authority that is trusted here")
-        } else if self.issuers(&last, others).is_empty() {
+        } else if self.issuers(last, others).is_empty() {
             format!(
                 "the server did not send the certificate of the issuer {issuer}. If that is an intermediate authority, \
                  configure the server to send its full chain; if it is a root, it is not trusted here"
@@ -87,16 +96,21 @@ impl Trust {
     }
 }
 
-/// From the leaf upwards, each issued by the next, as far as names tell.
-fn chain<'a>(leaf: &'a [u8], others: &'a [CertificateDer<'_>]) -> impl Iterator<Item = X509Certificate<'a>> {
-    let next = move |below: &X509Certificate<'a>| {
+/// Returns the certificates from the leaf upwards, each issued by the next, as far as names tell, and each once.
+fn chain<'a>(leaf: &'a [u8], others: &'a [CertificateDer<'_>]) -> Vec<X509Certificate<'a>> {
+    let mut found: Vec<_> = signed::certificate(leaf).into_iter().collect();
+    while let Some(below) = found.last().filter(|_| found.len() < DEPTH_MAX) {
         if below.subject().as_raw() == below.issuer().as_raw() {
-            return None;
+            break;
         }
-        let mut parsed = others.iter().filter_map(|der| signed::certificate(der));
-        parsed.find(|other| other.subject().as_raw() == below.issuer().as_raw())
-    };
-    std::iter::successors(signed::certificate(leaf), next).take(DEPTH_MAX)
+        let is_next = |other: &X509Certificate<'_>| {
+            other.subject().as_raw() == below.issuer().as_raw()
+                && found.iter().all(|seen| seen.as_raw() != other.as_raw())
+        };
+        let Some(next) = others.iter().filter_map(|der| signed::certificate(der)).find(is_next) else { break };
+        found.push(next);
+    }
+    found
 }
 
 /// Issued by its own subject, and signed with its own key: nobody else vouches for it. An issuer of one name with its
@@ -109,4 +123,26 @@ pub(super) fn is_self_signed(trust: &Trust, leaf: &[u8]) -> bool {
 
 fn shown_name(name: &str) -> String {
     format!("{:?}", name.chars().take(NAME_SHOWN).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
+
+    #[test]
+    fn a_chain_that_is_a_cycle_has_each_certificate_once() {
+        let key = KeyPair::generate().unwrap();
+        let named = |name: &str| {
+            let mut params = CertificateParams::new([]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        };
+        let issued = |name: &str, issuer: &str| {
+            named(name).signed_by(&key, &Issuer::new(named(issuer), &key)).unwrap().der().clone()
+        };
+        let (leaf, others) = (issued("leaf", "one"), [issued("one", "two"), issued("two", "one")]);
+        let names: Vec<_> = chain(&leaf, &others).iter().map(|found| found.subject().to_string()).collect();
+        assert_eq!(names, ["CN=leaf", "CN=one", "CN=two"]);
+    }
 }

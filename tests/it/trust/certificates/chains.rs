@@ -20,12 +20,17 @@ pub fn cases() -> Vec<Case> {
     // Two that certify each other, and nobody them.
     let (one, two) = (Authority::root("one"), Authority::root("two"));
     let ring = [one.crosses(&two, |_| {}).der, two.crosses(&one, |_| {}).der];
-    let is_ca = |params: &mut rcgen::CertificateParams| params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let flipped = |der: &Der, at: usize| {
         let mut der = der.clone();
         der[at] ^= 1;
         der
     };
+    // More than signatures are verified for one chain; the leaf names the last as its issuer.
+    let namesakes: Vec<_> = (0..110).map(|_| other_root.below("root")).collect();
+    let badly = namesakes.last().map(Authority::leaf).unwrap();
+    let badly = flipped(&badly, badly.len() - 1);
+    let many = std::iter::once(badly).chain(namesakes.into_iter().map(|namesake| namesake.der)).collect();
+    let is_ca = |params: &mut rcgen::CertificateParams| params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let r = &[&root];
     let show = |more: &[&Der]| [&[&leaf], more].concat().into_iter().cloned().collect::<Vec<Der>>();
     let last = |der: &Der| der.len() - 1;
@@ -152,6 +157,8 @@ pub fn cases() -> Vec<Case> {
             vec![one.leaf(), ring[0].clone(), ring[1].clone()],
         )
         .refused("unknown_issuer"),
+        case("signed badly by the last of many issuers of the root's name", "RFC 4158 §5.2: bounded work", r, many)
+            .refused("unknown_issuer"),
         case("self-signed", "BR §7.1.2.7: issued by a CA", r, vec![self_signed(|_| {})]).refused("self_signed"),
         case(
             "self-signed and expired",

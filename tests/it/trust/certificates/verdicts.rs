@@ -138,6 +138,7 @@ fn why_openssl(verdict: &str, case: &Case) -> &'static str {
             "a leaf of somebody's in roots, shown itself",
             "without -partial_chain a path ends at a self-signed certificate",
         ),
+        ("keyCertSign missing in roots, shown itself", "an authority without keyCertSign is none, and no server's"),
         ("at notAfter", "notAfter itself is too late"),
         ("a root that has expired", "the dates of roots count"),
         ("an authority as a server", "an authority may be a server"),
