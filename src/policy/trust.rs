@@ -72,8 +72,7 @@ impl Trust {
 /// What a fingerprint is of.
 struct Terms<'a> {
     roots: &'a RootCertStore,
-    /// Certificates in DER that are trusted for themselves alone.
-    own: Vec<&'a [u8]>,
+    anchors: &'a Anchors,
     /// Certificates in DER.
     intermediates: Vec<&'a [u8]>,
     min_version: TlsVersion,
@@ -113,11 +112,14 @@ fn fingerprint(terms: &Terms<'_>) -> [u8; 32] {
     anchors.sort_unstable();
     anchors.dedup();
     let chain = terms.identity.map(|identity| identity.cert.as_slice()).unwrap_or_default();
-    let parts: [Vec<Option<&[u8]>>; 6] = [
+    let own: Vec<&[u8]> = terms.anchors.own().iter().map(|der| der.as_ref()).collect();
+    let parts: [Vec<Option<&[u8]>>; 7] = [
         anchors.into_iter().flatten().collect(),
         terms.pins.iter().map(|pin| Some(pin.as_slice())).collect(),
         set(&terms.crls),
-        set(&terms.own),
+        set(&own),
+        // They say whose revocation lists count.
+        terms.anchors.terms().into_iter().flatten().collect(),
         set(&terms.intermediates),
         // The key is the leaf's: it need not be part of it.
         chain.iter().map(|der| Some(der.as_ref())).collect(),

@@ -55,7 +55,7 @@ fn trust(
     let strict = written.strict.as_ref().map_or(only_mozilla, |strict| strict.value);
     let terms = Terms {
         roots: &roots,
-        own: anchors.own().iter().map(|der| der.as_ref()).collect(),
+        anchors: &anchors,
         intermediates: intermediates.iter().map(|der| der.as_ref()).collect(),
         min_version: written.min_version,
         verify: *written.verify,
@@ -97,10 +97,10 @@ impl Trust {
         provider: &CryptoProvider,
     ) -> Self {
         let (pins, crl_policy) = (BTreeSet::new(), CrlPolicy::Require);
-        let (crls, identity, own, intermediates) = (Vec::new(), None, Vec::new(), Vec::new());
+        let (crls, identity, anchors, intermediates) = (Vec::new(), None, Anchors::default(), Vec::new());
         let terms = Terms {
             roots: &roots,
-            own,
+            anchors: &anchors,
             intermediates,
             min_version,
             verify,
@@ -121,7 +121,7 @@ impl Trust {
             lists: Vec::new(),
             algorithms: provider.signature_verification_algorithms,
             roots: Arc::new(roots),
-            anchors: Anchors::default(),
+            anchors,
             intermediates: Vec::new(),
             pins,
         }

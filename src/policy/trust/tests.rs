@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose};
 
 use super::compile::{mozilla, store, warn_unverified};
 use super::*;
@@ -84,7 +84,25 @@ fn unverified_trust_is_a_loud_warning_and_no_problem() {
 fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
     let [a, b] = [root("a"), root("b")];
     let stored = |roots: Vec<Roots>| store(&TrustName::new("t"), &written(roots, Verify::Full), &mut Vec::new()).0;
+    let anchored =
+        |ders: &[&[u8]]| store(&TrustName::new("t"), &written(vec![file(ders)], Verify::Full), &mut vec![]).1;
     let ab = stored(vec![file(&[&a, &b])]);
+    // The same name and key: only revocation tells them apart.
+    let key = KeyPair::generate().unwrap();
+    let with = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        params.self_signed(&key).unwrap().der().to_vec()
+    };
+    let signs_lists = with(&|_| {});
+    let no_lists = with(&|params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
+    let other_id = with(&|params| params.key_identifier_method = KeyIdMethod::PreSpecified(vec![1]));
+    let own = with(&|params| params.is_ca = IsCa::ExplicitNoCa);
+    let [signing, mute, renamed, alone] = [&signs_lists, &no_lists, &other_id, &own].map(|der| anchored(&[der]));
+    let [both, reversed] =
+        [[&signs_lists, &no_lists], [&no_lists, &signs_lists]].map(|two| anchored(&two.map(Vec::as_slice)));
+    let nothing = Anchors::default();
     let (none, pins) = (BTreeSet::new(), BTreeSet::from([[1; 32], [2; 32]]));
     let identity = |name: &str| {
         let key = rustls_pki_types::PrivateKeyDer::try_from(KeyPair::generate().unwrap().serialize_der()).unwrap();
@@ -94,7 +112,7 @@ fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
     let (one, other) = (identity("one"), identity("other"));
     let plain = || Terms {
         roots: &ab,
-        own: vec![],
+        anchors: &nothing,
         intermediates: vec![],
         min_version: TlsVersion::V1_2,
         verify: Verify::Full,
@@ -110,6 +128,8 @@ fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
     assert_eq!(first, of_roots(vec![file(&[&a]), file(&[&b, &a])]), "files and repetitions");
     let lists = |crls| fingerprint(&Terms { crls, ..plain() });
     assert_eq!(lists(vec![b"1", b"2"]), lists(vec![b"2", b"1"]), "order of lists");
+    let of_anchors = |anchors| fingerprint(&Terms { anchors, ..plain() });
+    assert_eq!(of_anchors(&both), of_anchors(&reversed), "order of anchors of one name and key");
     let one_pin = BTreeSet::from([[1; 32]]);
     let different = [
         first,
@@ -125,7 +145,11 @@ fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
         fingerprint(&Terms { crls: vec![&[1; 32]], ..plain() }),
         lists(vec![b"1", b"2"]),
         lists(vec![b"1"]),
-        fingerprint(&Terms { own: vec![b"1"], ..plain() }),
+        fingerprint(&Terms { anchors: &alone, ..plain() }),
+        fingerprint(&Terms { anchors: &signing, ..plain() }),
+        fingerprint(&Terms { anchors: &mute, ..plain() }),
+        fingerprint(&Terms { anchors: &renamed, ..plain() }),
+        fingerprint(&Terms { anchors: &both, ..plain() }),
         fingerprint(&Terms { intermediates: vec![b"1"], ..plain() }),
         fingerprint(&Terms { identity: Some(&one), ..plain() }),
         fingerprint(&Terms { identity: Some(&other), ..plain() }),
