@@ -43,14 +43,15 @@ struct Shared {
     /// The sink has been open once.
     is_open: AtomicBool,
     lost: AtomicU64,
-    /// How many of them `recovered` was called with.
+    /// How many of them were lost before the last write that succeeded: `recovered` was called with them.
     reported: AtomicU64,
     faults: Mutex<Faults>,
 }
 
-/// The last error of the sink, in words.
+/// Errors of the sink, in words.
 #[derive(Default)]
 struct Faults {
+    /// Of the last loss; `None`: too much waited.
     write: Option<String>,
     /// While the file that is written is not the one at its path.
     reopen: Option<String>,
@@ -106,6 +107,7 @@ impl Lines {
         let before = queue.lines.len();
         if before > self.shared.pace.backlog_max {
             drop(queue);
+            self.shared.faults().write = None; // the sink may have failed before: this loss has another cause
             return self.count_lost(count_lines(text));
         }
         queue.lines.extend_from_slice(text);

@@ -66,8 +66,9 @@ impl Live {
         if self.records.is_waiting_for_file() {
             degraded.push("the delivery log is not open yet: records wait in memory for the disk".to_owned());
         }
-        if self.records.lost() > 0 {
-            degraded.push(format!("{} delivery records could not be written", self.records.lost()));
+        match self.records.lost_since_recovery() {
+            0 => {}
+            lost => degraded.push(format!("{lost} delivery records could not be written since the last that could")),
         }
         degraded.extend(self.records.reopen_fault());
         match log::unreported() {

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -102,6 +102,19 @@ impl Destination {
             Deliveries::Stdout | Deliveries::Off => "stdout".to_owned(),
         }
     }
+
+    fn lost(&self) -> u64 {
+        self.lines.as_ref().map_or(0, Lines::lost)
+    }
+
+    /// Says that it has lost `more` records, of `lost` since the start.
+    fn loss(&self, more: u64, lost: u64) -> String {
+        let why = match self.lines.as_ref().and_then(Lines::write_fault) {
+            Some(fault) => format!("cannot be written: {fault}"),
+            None => format!("does not take them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
+        };
+        format!("{more} delivery records were lost ({lost} since the start): {} {why}", self.name())
+    }
 }
 
 impl Records {
@@ -109,10 +122,18 @@ impl Records {
         Self { to: ArcSwap::from_pointee(to), lost_before: AtomicU64::new(0), reported: Mutex::default() }
     }
 
-    /// Writes to another destination from now on. Records that wait for the former one are still written there.
+    /// Writes to another destination from now on. Records that wait for the former one are still written there. Logs what
+    /// the former one has lost, for later reports name the new one.
     pub fn replace(&self, to: Destination) {
+        // Locked first: a report meanwhile would blame the new destination.
+        let mut reported = self.reported();
         let former = self.to.swap(Arc::new(to));
-        self.lost_before.fetch_add(former.lines.as_ref().map_or(0, Lines::lost), Ordering::Relaxed);
+        let lost = self.lost_before.fetch_add(former.lost(), Ordering::Relaxed) + former.lost();
+        reported.at = None;
+        if let Some(more) = reported.due(lost, Instant::now()) {
+            warn!("{}", former.loss(more, lost));
+        }
+        reported.at = None;
     }
 
     pub fn go_to(&self, deliveries: &Deliveries) -> bool {
@@ -152,8 +173,12 @@ impl Records {
 
     /// Records that could not be kept.
     pub fn lost(&self) -> u64 {
-        let lost = self.to.load().lines.as_ref().map_or(0, Lines::lost);
-        lost + self.lost_before.load(Ordering::Relaxed)
+        self.to.load().lost() + self.lost_before.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that were lost since records could last be written where they go now.
+    pub fn lost_since_recovery(&self) -> u64 {
+        self.to.load().lines.as_ref().map_or(0, Lines::unreported)
     }
 
     /// Opens the file anew: it was rotated away.
@@ -179,20 +204,20 @@ impl Records {
 
     /// The same at the end of the process, which does not wait for the minute.
     pub fn last_loss(&self) -> Option<String> {
-        self.reported.lock().unwrap_or_else(PoisonError::into_inner).at = None;
+        self.reported().at = None;
         self.loss_due(Instant::now())
     }
 
     /// A line for the log, once a minute while records are lost.
     pub fn loss_due(&self, now: Instant) -> Option<String> {
+        let mut reported = self.reported();
         let lost = self.lost();
-        let more = self.reported.lock().unwrap_or_else(PoisonError::into_inner).due(lost, now)?;
-        let to = self.to.load();
-        let why = match to.lines.as_ref().and_then(Lines::write_fault) {
-            Some(fault) => format!("cannot be written: {fault}"),
-            None => format!("does not take them fast enough: more than {} MiB wait", BACKLOG_MAX >> 20),
-        };
-        Some(format!("{more} delivery records were lost ({lost} since the start): {} {why}", to.name()))
+        let more = reported.due(lost, now)?;
+        Some(self.to.load().loss(more, lost))
+    }
+
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the records so far are written, for [`CLOSE_PATIENCE`] at most.

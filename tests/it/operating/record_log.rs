@@ -100,6 +100,23 @@ fn lost_records_are_reported_in_the_log_with_their_count_and_path() {
 }
 
 #[test]
+fn lost_records_are_reported_for_the_file_that_lost_them_after_a_reload() {
+    let place = place("file:/dev/full");
+    place.deliver();
+    until("lost record", || place.outgate.admin("/readyz").text().contains("1 delivery records could not be written"));
+    let config = fs::read_to_string(place.outgate.folder.path("config.toml")).unwrap();
+    place.outgate.reconfigure(&config.replace("/dev/full", "{dir}/deliveries.jsonl"));
+    // Once: by the minute's report or by the reload.
+    let line = place.logged("delivery records were lost");
+    assert!(line.contains("/dev/full cannot be written: No space left"), "{line}");
+    // What the file before has lost is no fault of this one.
+    assert!(!place.outgate.admin("/readyz").text().contains("delivery records"));
+    assert!(place.is_metric("outgate_records_lost 1"), "{}", place.outgate.admin("/metrics").text());
+    place.deliver();
+    until("record in the new file", || records(&place.outgate.folder.path("deliveries.jsonl")) == 1);
+}
+
+#[test]
 fn check_tests_that_the_delivery_log_can_be_written() {
     let plain = Receiver::plain(ok());
     let check = |deliveries: &str| {
