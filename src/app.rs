@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{Level, info, warn};
 
-use crate::config::{Config, Problem, Verify};
+use crate::config::{Config, Problem};
 use crate::live::configuration::By;
 use crate::live::log;
 use crate::live::records::{Destination, Records};
@@ -215,9 +215,6 @@ impl Proxy {
                 );
             }
         }
-        for trust in in_force.plan.trusts.values().filter(|trust| trust.verify == Verify::None) {
-            warn!("trust {} verifies nothing: webhooks on its routes go to whoever answers", trust.name);
-        }
         let blocked = self.live.readiness().blocked;
         if blocked.is_empty() {
             info!("ready");
@@ -271,9 +268,9 @@ fn announce_descriptors(soft_limit: Option<u64>, plan: &Plan) {
     let raised = soft_limit.filter(|soft| *soft < limit).map_or(String::new(), |soft| format!(", raised from {soft}"));
     let (wanted, most) = (plan.max_connections, descriptors::connections_max());
     if wanted > most {
-        warn!(
-            "max_connections is capped from {wanted} to {most}: this process may open {limit} files (RLIMIT_NOFILE{raised}); \
-             raise LimitNOFILE= of the systemd unit"
+        // The warning `file_descriptors` says what to do where the number is written; the default follows the limit.
+        info!(
+            "max_connections is capped from {wanted} to {most}: this process may open {limit} files (RLIMIT_NOFILE{raised})"
         );
     } else {
         info!("this process may open {limit} files (RLIMIT_NOFILE{raised}): enough for {wanted} client connections");

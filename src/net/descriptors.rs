@@ -45,7 +45,7 @@ pub fn cap(plan: &mut Plan) {
     plan.max_deliveries = plan.max_deliveries.min(most);
 }
 
-/// Warns of a `max_connections` that this process could not hold.
+/// Warns of a `max_connections` that this process could not hold. The default follows the limit and needs no warning.
 pub fn warning(config: &Config) -> Option<Problem> {
     let (written, limit) = (config.server.max_connections.as_ref()?, limit()?);
     let most = quarter(limit);

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::Folder;
+use support::{Folder, Outgate};
 
 /// Seconds are what it takes; minutes what it took.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -67,6 +67,31 @@ fn acknowledged_warnings_are_not_shown_and_a_code_without_a_warning_is_told() {
     let (code, _, said) = check(&format!("acknowledge = [\"plain_text\"]\n{text}"), &[]);
     assert!(code == 1 && said.contains("did you mean \"plaintext\"?"), "{said}");
     assert!(said.contains("not valid: 1 problem,"), "{said}");
+}
+
+#[test]
+fn acknowledged_warnings_are_not_logged_by_run() {
+    let config = |codes: &str, most: &str| {
+        format!(
+            "acknowledge = [{codes}]\n[server]\nlisten = [\"127.0.0.1:0\"]\n{most}\n[admin]\nlisten = [\"127.0.0.1:0\"]\n\
+             [egress.default]\nranges = [\"127.0.7.0/30\"]\n[clients.local]\nnetworks = [\"127.0.0.0/8\"]\n\
+             [trust.open]\nverify = \"none\"\n[[routes]]\nname = \"all\"\nhosts = [\"hooks.acme.com\"]\ntrust = \"open\"\n"
+        )
+    };
+    let log = |text: &str| {
+        let outgate = Outgate::run_limited(Folder::new(), text, 656);
+        let words = |line: &String| ["WARN", "warning"].iter().any(|word| line.contains(word));
+        outgate.log.all().into_iter().filter(words).collect::<Vec<_>>()
+    };
+    let said = log(&config("", "max_connections = 500")).join("\n");
+    for code in ["unverified", "file_descriptors", "not_public"] {
+        assert_eq!(said.matches(&format!("warning[{code}]")).count(), 1, "{said}");
+    }
+    assert_eq!(said.matches("verifies nothing").count(), 1, "{said}");
+    let acknowledged = "\"unverified\", \"file_descriptors\", \"not_public\"";
+    assert_eq!(log(&config(acknowledged, "max_connections = 500")), [""; 0]);
+    // The default follows the limit.
+    assert_eq!(log(&config("\"unverified\", \"not_public\"", "")), [""; 0]);
 }
 
 #[test]

@@ -333,7 +333,7 @@ fn no_verification_is_said_everywhere() {
     let pki = Pki::new();
     let target = Receiver::tls(support::pki::self_signed(&["other.example"]), ok());
     let outgate = Outgate::run(folder(&pki), &text(target.port(), &[("open", "verify = \"none\""), ("full", ROOTS)]));
-    assert!(outgate.log.all().iter().any(|line| line.contains("WARN trust open verifies nothing")));
+    assert!(outgate.log.all().iter().any(|line| line.contains("warning[unverified]: trust open verifies nothing")));
     assert_eq!(send(&outgate, target.port(), "/open", "").status, 200);
     assert_eq!(send(&outgate, target.port(), "/full", "").json()["details"], "self_signed");
     let records = outgate.records(2);
