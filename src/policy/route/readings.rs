@@ -14,7 +14,7 @@ type Path = Vec<u8>;
 /// What a server does to a path, with its name in refusals.
 type Step = (&'static str, fn(&[u8]) -> Path);
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     ("dot segments removed", |path| remove_dot_segments(path, true)),
     ("percent-decoded", |path| decode(path, |_| true)),
     ("unreserved characters decoded", |path| decode(path, is_unreserved)),
@@ -26,6 +26,7 @@ const STEPS: [Step; 10] = [
     ("dot segments removed without a trailing slash", |path| remove_dot_segments(path, false)),
     ("overlong UTF-8 decoded", decode_overlong),
     ("read as a network-path reference", remove_authority),
+    ("cut at a decoded `?`, `#` or NUL", cut_at_decoded_end),
 ];
 
 /// Another path that the same bytes can mean.
@@ -140,14 +141,15 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// ASCII in two or three bytes of UTF-8, which RFC 3629 §3 forbids and some decoders take: `C0 AE` for a dot.
+/// ASCII in two to four bytes of UTF-8, which RFC 3629 §3 forbids and some decoders take: `C0 AE` for a dot.
 fn decode_overlong(path: &[u8]) -> Path {
     let mut decoded = Path::with_capacity(path.len());
     let mut rest = path;
     loop {
         rest = match rest {
             [lead @ (0xC0 | 0xC1), low @ 0x80..=0xBF, after @ ..]
-            | [0xE0, lead @ (0x80 | 0x81), low @ 0x80..=0xBF, after @ ..] => {
+            | [0xE0, lead @ (0x80 | 0x81), low @ 0x80..=0xBF, after @ ..]
+            | [0xF0, 0x80, lead @ (0x80 | 0x81), low @ 0x80..=0xBF, after @ ..] => {
                 decoded.push((lead & 1) << 6 | (low & 0x3F));
                 after
             }
@@ -158,6 +160,13 @@ fn decode_overlong(path: &[u8]) -> Path {
             [] => return decoded,
         }
     }
+}
+
+/// A server that decodes before it parses reads a query or a fragment there, and one that is written in C an end of the
+/// text. A path has none of the three unless it was decoded.
+fn cut_at_decoded_end(path: &[u8]) -> Path {
+    let end = path.iter().position(|byte| matches!(byte, b'?' | b'#' | 0));
+    path[..end.unwrap_or(path.len())].to_vec()
 }
 
 fn merge_slashes(path: &[u8]) -> Path {
@@ -214,13 +223,39 @@ mod tests {
             "%2e%2e;x",
             "%c0%ae%c0%ae",
             "%e0%80%ae.",
+            "%f0%80%80%ae%f0%80%80%AE",
             "%u002e%u002e",
         ] {
-            for slash in ["/", "%2f", "%2F", "%252f", "\\", "%5c", "%255C", "//", "/./", "%c0%af", "%c1%9c"] {
+            for slash in [
+                "/",
+                "%2f",
+                "%2F",
+                "%252f",
+                "\\",
+                "%5c",
+                "%255C",
+                "//",
+                "/./",
+                "%c0%af",
+                "%c1%9c",
+                "%f0%80%80%af",
+                "%f0%80%81%9c",
+            ] {
                 let path = format!("/in{slash}{dots}{slash}admin");
                 assert!(all(&path).contains(&"/admin".to_owned()), "{path}: {:?}", all(&path));
             }
         }
+    }
+
+    #[test]
+    fn a_path_is_cut_at_a_decoded_question_mark_number_sign_or_nul() {
+        for end in ["%3F", "%3f", "%23", "%00", "%253f", "%2523", "%2500", "%u003f", "%c0%80"] {
+            for rest in ["", "/", "/x", "a=b"] {
+                let path = format!("/in/admin/x/..{end}{rest}");
+                assert!(all(&path).contains(&"/in/admin/".to_owned()), "{path}: {:?}", all(&path));
+            }
+        }
+        assert!(all("/in/secret%00.json").contains(&"/in/secret".to_owned()));
     }
 
     #[test]
@@ -241,7 +276,7 @@ mod tests {
     proptest! {
         /// The search ends, within its bound, for whatever a client sends.
         #[test]
-        fn readings_end(path in "/([a-b./\\\\;%]|%2e|%2f|%5c|%25|%c0%ae|%u002f){0,40}") {
+        fn readings_end(path in "/([a-b./\\\\;%]|%2e|%2f|%5c|%25|%c0%ae|%u002f|%3f|%00){0,40}") {
             let bytes: usize = readings(path.as_bytes()).map_while(Result::ok).map(|found| found.path.len()).sum();
             prop_assert!(bytes <= READINGS_MAX);
         }
