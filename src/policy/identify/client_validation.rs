@@ -9,7 +9,10 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::public_key::Algorithm;
-use super::{Client, Clients, LIFETIME_MAX, Once, Pledge, REMOVED, SKEW, Sent, Signed, Unidentified, canonical};
+use super::{
+    Client, Clients, LIFETIME_MAX, OF_ONE_HOP, Once, Pledge, REMOVED, SKEW, Sent, Signed, Unidentified, canonical,
+};
+use crate::policy::message;
 
 /// A key of 8192 bits signs 1366 characters; the rest names a few fields.
 const TOKEN_MAX: usize = 8192;
@@ -119,6 +122,9 @@ fn covered<'n>(hrh: &'n str, sent: &Sent<'_>) -> Result<Vec<&'n str>, &'static s
     }
     if names.iter().any(|name| sent.is_removed_by_connection(name)) {
         return Err(REMOVED);
+    }
+    if names.iter().any(|name| message::is_of_one_hop(name)) {
+        return Err(OF_ONE_HOP);
     }
     if !sent.host_agrees() {
         return Err("the target that was signed, in Host, is not the request's");

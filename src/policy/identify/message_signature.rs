@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sfv::{BareItem, Dictionary, FieldType, InnerList, ListEntry, Parser};
 
 use super::public_key::Algorithm;
-use super::{Client, Clients, LIFETIME_MAX, Once, Pledge, REMOVED, SKEW, Sent, Signed, Unidentified};
+use super::{Client, Clients, LIFETIME_MAX, OF_ONE_HOP, Once, Pledge, REMOVED, SKEW, Sent, Signed, Unidentified};
 use crate::policy::message;
 use crate::policy::message::digest::{self, CONTENT_DIGEST};
 use crate::policy::message::members::{self, Member};
@@ -176,6 +176,9 @@ fn covers_enough(covered: &[String], sent: &Sent<'_>) -> Result<(), &'static str
     }
     if covered.iter().any(|name| sent.is_removed_by_connection(name)) {
         return Err(REMOVED);
+    }
+    if covered.iter().any(|name| message::is_of_one_hop(name)) {
+        return Err(OF_ONE_HOP);
     }
     if sent.has_body && !covers(CONTENT_DIGEST.as_str()) {
         return Err("it does not cover content-digest, and the request has a body");

@@ -173,6 +173,8 @@ pub struct Once {
 
 /// What a signature covers must reach the target.
 const REMOVED: &str = "Connection names a field that it covers, so the target would not receive the field";
+const OF_ONE_HOP: &str =
+    "it covers a field that each hop has for itself (TE, Via and the like), so the target would not receive it";
 
 /// Why a caller is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

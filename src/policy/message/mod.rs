@@ -6,6 +6,7 @@ pub(crate) mod members;
 mod sent;
 
 pub use sent::Sent;
+pub(crate) use sent::is_of_one_hop;
 
 /// What is signed (RFC 9421 §2.5): a line for each component, then `params`, the value of `@signature-params`, without
 /// an end of line.

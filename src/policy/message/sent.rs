@@ -5,6 +5,26 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, Method, header};
 
+/// Fields of a request that a proxy takes out or changes, whatever `Connection` says (RFC 9110 §7.6.1, §7.6.2, §10.1.1).
+/// `Proxy-Authorization` is not among them: like every `Outgate-` field it is for this proxy.
+const OF_THIS_HOP: [&str; 10] = [
+    "connection",
+    "expect",
+    "keep-alive",
+    "max-forwards",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+/// Returns whether the target gets another field of this name, in lower case, or none.
+pub(crate) fn is_of_one_hop(name: &str) -> bool {
+    OF_THIS_HOP.contains(&name)
+}
+
 /// The parts that signatures speak of, byte for byte.
 #[derive(Clone, Copy)]
 pub struct Sent<'a> {

@@ -277,6 +277,18 @@ fn a_covered_field_that_connection_names_is_refused() {
 }
 
 #[test]
+fn a_covered_field_of_one_hop_is_refused() {
+    let bench = Bench::new();
+    for name in ["connection", "te", "keep-alive", "expect", "proxy-connection", "max-forwards", "trailer", "via"] {
+        let covered = format!(r#""@method" "@target-uri" "content-digest" "{name}""#);
+        let fields = vec![("content-digest", DIGEST), (name, "1")];
+        let case = Case { covered: &covered, fields: fields.clone(), ..Case::default() };
+        assert_eq!(bench.judge(&case), Err(Unidentified::Signature(OF_ONE_HOP)), "{name}");
+        assert!(bench.judge(&Case { fields, ..Case::default() }).is_ok(), "{name} may be there uncovered");
+    }
+}
+
+#[test]
 fn digests_must_be_there_and_right() {
     let bench = Bench::new();
     let form = "Content-Digest is malformed, or has neither sha-256 nor sha-512";
