@@ -124,6 +124,19 @@ pub fn encode_path(path_and_query: &str) -> Cow<'_, str> {
     encoded.into()
 }
 
+/// Says which character a request target must not have; `None`: it has none. A fragment is never sent (RFC 9112 §3.2), and
+/// a backslash is a slash to some readers and not to others.
+pub fn refused_character(target: &str) -> Option<&'static str> {
+    let refused = target.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '\\'))?;
+    Some(match refused {
+        '\\' => "the request target has a backslash: write it as %5C",
+        '#' => "the request target has a fragment (#), which is never sent: write %23 for the character itself",
+        ' ' => "the request target has a space: write it as %20",
+        c if c.is_ascii() => "the request target has a control character",
+        _ => "the request target has a character that is not ASCII: percent-encode its UTF-8",
+    })
+}
+
 /// Where a webhook is going.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Target {

@@ -12,7 +12,7 @@ use super::record::Record;
 use super::refusal::{Code, Refusal};
 use crate::config::Plaintext;
 use crate::host;
-use crate::names::{Host, Scheme, TENANT_MAX, Target, TenantName, encode_path};
+use crate::names::{Host, Scheme, TENANT_MAX, Target, TenantName, encode_path, refused_character};
 use crate::policy::identify::Inside;
 use crate::policy::route::Route;
 
@@ -41,7 +41,8 @@ impl Ask {
         let Arrival { method, fields, caller, .. } = arrival;
         let inside = caller.inside.as_ref();
         let wants_tls = wants_tls(fields);
-        let ask = url(arrival, inside).and_then(|url| parse_url(&url, method));
+        let ask =
+            url(arrival, inside).and_then(|url| parse_url(&url, method).inspect_err(|_| record_readable(&url, record)));
         // Inside of a tunnel the CONNECT has chosen the scheme.
         let is_upgraded = inside.is_none() && matches!(wants_tls, Ok(true));
         let ask = ask.map(|ask| Ask { wants_tls: is_upgraded, ..ask });
@@ -77,6 +78,8 @@ impl Ask {
         if let Ok(ask) = Self::of(method, target, None) {
             let path = (*method != Method::CONNECT).then(|| ask.path());
             record.target(&ask.as_written(), path);
+        } else {
+            record_readable(target, record);
         }
     }
 
@@ -208,20 +211,10 @@ fn parse_tunnel(authority: &str) -> Result<Ask, Refusal> {
 /// An http or https URL. Of its path and query nothing changes (RFC 9110 §7.7) but characters that may not stand there:
 /// they are percent-encoded, for no receiver is to depend on which of them the libraries on the way let through.
 fn parse_url(url: &str, method: &Method) -> Result<Ask, Refusal> {
-    if !url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\') {
-        return Err(Refusal::malformed("a character that may not stand in a URL"));
+    if let Some(why) = refused_character(url) {
+        return Err(Refusal::malformed(why));
     }
-    let (scheme, rest) =
-        url.split_once("://").ok_or_else(|| Refusal::malformed("the target is not an absolute URL"))?;
-    let scheme = if scheme.eq_ignore_ascii_case("https") {
-        Scheme::Https
-    } else if scheme.eq_ignore_ascii_case("http") {
-        Scheme::Http
-    } else {
-        return Err(Refusal::malformed("the target's scheme is neither https nor http"));
-    };
-    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let (host, port) = parse_authority(authority)?;
+    let (scheme, host, port, path) = split_url(url)?;
     // RFC 9110 §4.2.3: the default port and none are the same, and the upgraded hop of either goes to port 443.
     let port = port.filter(|port| *port != scheme.default_port());
     let path = &*encode_path(path);
@@ -235,6 +228,30 @@ fn parse_url(url: &str, method: &Method) -> Result<Ask, Refusal> {
         return Err(Refusal::malformed("a character that may not stand in a path or query"));
     }
     Ok(Ask { scheme, host, port, path_and_query, tenant: None, wants_tls: false })
+}
+
+/// The scheme, the host, the port, and what follows them.
+fn split_url(url: &str) -> Result<(Scheme, Host, Option<u16>, &str), Refusal> {
+    let (scheme, rest) =
+        url.split_once("://").ok_or_else(|| Refusal::malformed("the target is not an absolute URL"))?;
+    let scheme = if scheme.eq_ignore_ascii_case("https") {
+        Scheme::Https
+    } else if scheme.eq_ignore_ascii_case("http") {
+        Scheme::Http
+    } else {
+        return Err(Refusal::malformed("the target's scheme is neither https nor http"));
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (host, port) = parse_authority(authority)?;
+    Ok((scheme, host, port, path))
+}
+
+/// Records the host and the path of a URL that is refused, where they can be read. A query or a fragment is never recorded.
+fn record_readable(url: &str, record: &mut Record) {
+    if let Ok((scheme, host, port, path)) = split_url(url) {
+        let target = Target { scheme, host, port: port.unwrap_or(scheme.default_port()) };
+        record.target(&target, path.split(['?', '#']).next());
+    }
 }
 
 fn parse_authority(authority: &str) -> Result<(Host, Option<u16>), Refusal> {

@@ -3,6 +3,8 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use crate::names::refused_character;
+
 /// A request line of HTTP/1, a target of HTTP/2.
 pub(super) const TARGET_MAX: usize = 16 * 1024;
 pub(super) const FIELDS_MAX: usize = 100;
@@ -42,10 +44,8 @@ pub(super) fn judge_method(method: &str) -> Result<(), Malformed> {
     if is_short { Ok(()) } else { Err(Malformed(StatusCode::NOT_IMPLEMENTED, "an unknown method")) }
 }
 
-/// A fragment is never sent (RFC 9112 §3.2), and a backslash is a slash to some readers and not to others.
 pub(super) fn judge_target(target: &str) -> Result<(), Malformed> {
-    let is_clean = target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\');
-    if is_clean { Ok(()) } else { Err(bad("a character that may not stand in the request target")) }
+    refused_character(target).map_or(Ok(()), |why| Err(bad(why)))
 }
 
 /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).

@@ -45,12 +45,15 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Unread> {
         Err(httparse::Error::Token) => Err(bad("a character that may not stand in the request line")),
         Err(_) => Err(bad("a malformed header field")),
     };
-    let line = request_line(&parsed);
-    let (length, asked) = match (length, line) {
-        (Ok(length), Ok(line)) => (length, line),
-        (Err(why), line) => return Err(Unread { why, asked: line.ok() }),
-        (Ok(_), Err(why)) => return Err(why.into()),
+    let line = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+    let length = match length {
+        Err(Malformed(StatusCode::HTTP_VERSION_NOT_SUPPORTED, _)) if let Some(spaced) = spaced_line(buffer) => {
+            return Err(judge_line(spaced).map_or_else(|unread| unread, |_| bad("a malformed request line").into()));
+        }
+        Err(why) => return Err(Unread { why, asked: judge_line(line).ok() }),
+        Ok(length) => length,
     };
+    let asked = judge_line(line)?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let start = buffer.as_ptr() as usize;
     let spans: Vec<_> =
@@ -67,12 +70,23 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Unread> {
     }
 }
 
-fn request_line(parsed: &httparse::Request<'_, '_>) -> Result<(Method, String), Malformed> {
-    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+/// Judges the method and the target.
+fn judge_line((method, target): (&str, &str)) -> Result<(Method, String), Unread> {
     judge_method(method)?;
-    judge_target(target)?;
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad("a malformed method"))?;
-    Ok((method, target.to_owned()))
+    match judge_target(target) {
+        Ok(()) => Ok((method, target.to_owned())),
+        Err(why) => Err(Unread { why, asked: Some((method, target.to_owned())) }),
+    }
+}
+
+/// The method and the target of a request line of HTTP/1 with spaces in its target, behind which a parser looks for the
+/// version in vain.
+fn spaced_line(buffer: &[u8]) -> Option<(&str, &str)> {
+    let line = &buffer[..memchr::memchr(b'\n', buffer)?];
+    let (method, rest) = std::str::from_utf8(line).ok()?.trim_end_matches('\r').split_once(' ')?;
+    let (target, version) = rest.rsplit_once(' ')?;
+    (matches!(version, "HTTP/1.0" | "HTTP/1.1") && target.contains(' ')).then_some((method, target))
 }
 
 /// Judges what follows the request line. Returns the fields, and what they say of the body and of `100 Continue`.
@@ -267,7 +281,9 @@ mod tests {
             ("POST http://h/a\\b HTTP/1.1\r\nHost: h\r\n\r\n".into(), 400),
             ("POST http://h/é HTTP/1.1\r\nHost: h\r\n\r\n".into(), 400),
             ("POST http://h/\t HTTP/1.1\r\nHost: h\r\n\r\n".into(), 400),
+            ("POST http://h/a b c HTTP/1.1\r\nHost: h\r\n\r\n".into(), 400),
             ("POST http://h/ HTTP/1.2\r\nHost: h\r\n\r\n".into(), 505),
+            ("POST http://h/a b HTTP/1.2\r\nHost: h\r\n\r\n".into(), 505),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
             ("GET /\r\n\r\n".into(), 400),
             (format!("{} http://h/ HTTP/1.1\r\nHost: h\r\n\r\n", "M".repeat(33)), 501),

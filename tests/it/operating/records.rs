@@ -302,6 +302,36 @@ fn a_record_names_the_limit_that_refused_and_the_parts_of_its_key() {
 }
 
 #[test]
+fn refused_characters_of_a_target_are_named_and_host_and_path_recorded() {
+    let scene = scene();
+    for (path, recorded, words) in [
+        ("/a\\b?secret", "/a\\b", "a backslash: write it as %5C"),
+        ("/a#b?secret", "/a", "a fragment (#)"),
+        ("/caf\u{e9}?secret", "/caf\u{e9}", "a character that is not ASCII"),
+        ("/a b c?secret=a b", "/a b c", "a space: write it as %20"),
+    ] {
+        let url = format!("https://hook.example:8443{path}");
+        let mut requests = vec![format!("GET {url} HTTP/1.1\r\nHost: h\r\n\r\n")];
+        if url.is_ascii() {
+            requests.push(format!("GET /x HTTP/1.1\r\nHost: h\r\nOutgate-Target: {url}\r\n\r\n"));
+        }
+        for request in requests {
+            let before = scene.outgate.records(0).len();
+            let mut client = scene.outgate.connect();
+            client.send(&request);
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.code()), (400, "request_malformed"), "{request}: {answer:?}");
+            let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+            assert!(detail.contains(words), "{request}: {detail}");
+            let record = scene.outgate.records(before + 1).pop().unwrap();
+            let target = (&record["host"], &record["port"], &record["path"]);
+            assert_eq!(target, (&json!("hook.example"), &json!(8443), &json!(recorded)), "{record}");
+            assert!(record["detail"].as_str().unwrap().contains(words), "{record}");
+        }
+    }
+}
+
+#[test]
 fn a_record_has_host_and_path_wherever_they_were_read() {
     let scene = scene();
     let more = "[clients.lan]\nnetworks = [\"10.0.0.0/8\"]\n";
