@@ -7,6 +7,7 @@
 
 mod durable;
 pub mod restore;
+mod trusted;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

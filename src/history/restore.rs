@@ -13,6 +13,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Entry;
 use super::durable::{FolderLock, put_in_place, remove_folder, sync_folder};
+pub use super::trusted::check_folder;
+use super::trusted::resolve;
 use crate::config::journal::{self, MANIFEST, Manifest, Overlay};
 use crate::config::{self, KeyDirs, Written};
 
@@ -55,30 +57,37 @@ fn read_by(main: &Path, overlay: &Overlay) -> BTreeSet<PathBuf> {
     }
 }
 
-/// The files that must not be written: what was kept is the proxy's to write, and root puts it back. So a file has to be
-/// one that the configuration reads as its text, and to stand below the main file's folder, wherever links lead, or to
-/// be of the configuration that is on disk.
-pub fn strangers(main: &Path, overlay: &Overlay) -> Vec<PathBuf> {
-    let home = main.parent().unwrap_or(Path::new("/"));
-    let (read, on_disk) = (read_by(main, overlay), read_by(main, &Overlay::default()));
-    let is_below = |path: &Path| {
-        let is_plain = path.components().all(|part| part != Component::ParentDir);
-        let leads_to = path.ancestors().find_map(|part| part.canonicalize().ok());
-        is_plain
-            && path.starts_with(home)
-            && home.canonicalize().is_ok_and(|home| leads_to.is_some_and(|place| place.starts_with(home)))
-    };
-    let texts = overlay.texts.keys().filter(|path| !read.contains(*path));
-    let all = overlay.texts.keys().chain(&overlay.removed);
-    texts.chain(all.filter(|path| !is_below(path) && !on_disk.contains(*path))).cloned().collect()
+/// Why a file must not be written.
+pub enum Unwritable {
+    /// It is not of the configuration, or stands elsewhere.
+    Stranger(PathBuf),
+    /// Another user may choose where its path leads, or its folders cannot be read.
+    Folder(io::Error),
 }
 
-/// A folder in which nobody else may put files: root writes what it finds there to where that says.
-pub fn is_ours(folder: &Path) -> io::Result<bool> {
-    let found = fs::metadata(folder)?;
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let by_group = found.mode() & 0o020 != 0 && ![0, gid].contains(&found.gid());
-    Ok([0, uid].contains(&found.uid()) && found.mode() & 0o002 == 0 && !by_group)
+/// Fails for the first file that must not be written. What was kept is the proxy's to write, and root puts it back. So
+/// each file must be one that the configuration reads as its text. Each must stand below the main file's folder, links
+/// followed, or be of the configuration that is on disk. And no other user may choose where its path leads.
+pub fn check(main: &Path, overlay: &Overlay) -> Result<(), Unwritable> {
+    let home = main.parent().unwrap_or(Path::new("/"));
+    let (read, mut on_disk) = (read_by(main, overlay), read_by(main, &Overlay::default()));
+    let real_home = home.canonicalize().map_err(Unwritable::Folder)?;
+    // A file that another user may write can name any other file in `include`.
+    if on_disk.iter().any(|path| resolve(home, path).is_err()) {
+        on_disk.clear();
+    }
+    if let Some(text) = overlay.texts.keys().find(|path| !read.contains(*path)) {
+        return Err(Unwritable::Stranger(text.clone()));
+    }
+    for path in overlay.texts.keys().chain(&overlay.removed) {
+        let is_plain = path.components().all(|part| part != Component::ParentDir) && path.starts_with(home);
+        let is_below = resolve(home, path).map_err(Unwritable::Folder)?.starts_with(&real_home);
+        let is_at_home = is_plain && is_below;
+        if !is_at_home && !on_disk.contains(path) {
+            return Err(Unwritable::Stranger(path.clone()));
+        }
+    }
+    Ok(())
 }
 
 /// Keeps a second one from writing the same files, while it is held.
@@ -109,7 +118,8 @@ impl Begun {
         };
         for (number, path) in manifest.files.iter().enumerate() {
             let text = overlay.texts.get(path).ok_or_else(|| io::Error::other("no main file"))?;
-            write_like(&unfinished.join(number.to_string()), text, &self.like(path)?)?;
+            let like = like(path, overlay.modes.get(path).copied())?;
+            write_like(&unfinished.join(number.to_string()), text, &like)?;
         }
         let json = serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?;
         // Whoever may look into the folder may know what is there.
@@ -119,20 +129,6 @@ impl Begun {
         give(&opened, &Like::of(&folder))?;
         opened.set_permissions(fs::Permissions::from_mode(folder.mode() & 0o7777))?;
         put_in_place(unfinished, &journal::place(main))
-    }
-
-    /// Whose a file is to be, and who may read it: as it is now, else as it was, in a folder of those whose folder it is.
-    fn like(&self, path: &Path) -> io::Result<Like> {
-        match fs::metadata(path) {
-            Ok(found) => Ok(Like::of(&found)),
-            Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
-                let folder = path.ancestors().skip(1).find_map(|folder| fs::metadata(folder).ok());
-                let folder = folder.ok_or(io::ErrorKind::NotFound)?;
-                let mode = self.overlay.modes.get(path).map_or(0o640, |mode| mode & 0o644);
-                Ok(Like { mode, ..Like::of(&folder) })
-            }
-            Err(fault) => Err(fault),
-        }
     }
 
     /// As if it had never begun; for one whose files are not in their places yet.
@@ -146,6 +142,10 @@ impl Begun {
             self.replace(path, text)?;
         }
         for path in &self.overlay.removed {
+            // The link is moved away, not the file that it leads to.
+            let (folder, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+            resolve(self.home(), path)?;
+            let path = &resolve(self.home(), folder)?.join(name);
             match fs::rename(path, beside(path, "before-rollback")) {
                 Err(fault) if fault.kind() != io::ErrorKind::NotFound => return Err(fault),
                 _ => sync_folder(path.parent().unwrap_or(Path::new("/")))?,
@@ -154,10 +154,15 @@ impl Begun {
         self.clear()
     }
 
-    /// Where a link leads to, the file is replaced, not the link.
+    fn home(&self) -> &Path {
+        self.main.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Where a link leads to, the file is replaced, not the link. The link is followed once, by the check of its folders.
     fn replace(&self, path: &Path, text: &[u8]) -> io::Result<()> {
-        let like = self.like(path)?;
-        let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mode = self.overlay.modes.get(path).copied();
+        let path = &resolve(self.home(), path)?;
+        let like = like(path, mode)?;
         match fs::read(path) {
             Ok(before) if before == text => return Ok(()),
             Ok(before) => write_anew(&beside(path, "before-rollback"), &before, &like)?,
@@ -183,6 +188,21 @@ impl Begun {
 /// `.NAME.WHAT`: an editor's scratch file, for patterns that `include` has.
 fn beside(path: &Path, what: &str) -> PathBuf {
     path.with_file_name(format!(".{}.{what}", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Whose a file is to be, and who may read it: as it is now, else by the mode that it had, in a folder of those whose
+/// folder it is.
+fn like(path: &Path, mode: Option<u32>) -> io::Result<Like> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Like::of(&found)),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
+            let folder = path.ancestors().skip(1).find_map(|folder| fs::metadata(folder).ok());
+            let folder = folder.ok_or(io::ErrorKind::NotFound)?;
+            let mode = mode.map_or(0o640, |mode| mode & 0o644);
+            Ok(Like { mode, ..Like::of(&folder) })
+        }
+        Err(fault) => Err(fault),
+    }
 }
 
 /// Whose a file is, and who may read it.

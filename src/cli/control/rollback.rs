@@ -18,7 +18,7 @@ use super::{Which, count, rejected, show};
 use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
 use crate::config::{self, KeyDirs};
-use crate::history::restore::{self, Begun};
+use crate::history::restore::{self, Begun, Unwritable};
 use crate::history::{Entry, FolderLock, History};
 use crate::live::configuration::{Outcome, Verdict};
 use crate::policy;
@@ -133,13 +133,7 @@ fn held(main: &Path) -> Result<FolderLock, ExitCode> {
     let place = journal::place(main);
     let folders = [Some(home), place.symlink_metadata().is_ok().then_some(place.as_path())];
     for folder in folders.into_iter().flatten() {
-        if !restore::is_ours(folder).map_err(|fault| unwritten(main, &fault))? {
-            eprintln!(
-                "outgate: {} is open to others than root and you: they would choose what is written",
-                folder.display()
-            );
-            return Err(ExitCode::from(sysexits::CANNOT_CREATE));
-        }
+        restore::check_folder(folder).map_err(|fault| unwritten(main, &fault))?;
     }
     restore::lock(main).map_err(|fault| unwritten(main, &fault))?.ok_or_else(|| {
         eprintln!("outgate: another rollback of {} is under way", main.display());
@@ -161,14 +155,16 @@ fn overlay(history: &History, entry: &Entry, main: &Path) -> Result<Overlay, Exi
 }
 
 fn no_strangers(main: &Path, overlay: &Overlay) -> Result<(), ExitCode> {
-    let strangers = restore::strangers(main, overlay);
-    let Some(stranger) = strangers.first() else { return Ok(()) };
-    eprintln!(
-        "outgate: configuration {} has {}, which is not of it, or neither below {} nor of the one on disk: put it back by hand",
-        overlay.number,
-        visible(&stranger.display().to_string()),
-        main.parent().unwrap_or(Path::new("/")).display()
-    );
+    let Err(unwritable) = restore::check(main, overlay) else { return Ok(()) };
+    match unwritable {
+        Unwritable::Folder(fault) => eprintln!("outgate: configuration {} is not put back: {fault}", overlay.number),
+        Unwritable::Stranger(stranger) => eprintln!(
+            "outgate: configuration {} has {}, which is not of it, or neither below {} nor of the one on disk: put it back by hand",
+            overlay.number,
+            visible(&stranger.display().to_string()),
+            main.parent().unwrap_or(Path::new("/")).display()
+        ),
+    }
     Err(ExitCode::from(sysexits::CANNOT_CREATE))
 }
 

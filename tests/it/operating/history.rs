@@ -209,10 +209,7 @@ fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
     fs::remove_dir_all(journal).unwrap();
 
     // A folder that others may write to.
-    let open = |mode| {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(folder.path("x").parent().unwrap(), fs::Permissions::from_mode(mode)).unwrap();
-    };
+    let open = |mode| set_mode(folder.path("x").parent().unwrap(), mode);
     open(0o777);
     is_refused(&["rollback", "2"], 73, "is open to others");
     open(0o755);
@@ -221,6 +218,76 @@ fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
     let other = folder.write("other.toml", file(&scene, "config.toml").unwrap());
     is_refused(&["rollback", "2", "--config", other.to_str().unwrap()], 2, "what runs is of ");
     assert_eq!(status(&scene)["configuration"]["number"], 3);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A user who may write the folder of an include adopts any text in a comment or string, and links its file elsewhere.
+#[test]
+fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
+    use std::os::unix::fs::symlink;
+    let scene = scene(false);
+    let (folder, elsewhere) = (&scene.outgate.folder, Folder::new());
+    let victim = elsewhere.write("victim", "untouched");
+    let (conf, link) = (folder.path("conf.d"), folder.path("conf.d/a.toml"));
+    let is_refused = |open: &Path| {
+        for words in [&["rollback", "2"][..], &["rollback", "2", "--dry-run"]] {
+            let (code, _, err) = said(&run(&scene, words));
+            let why = format!("{} is open to others", open.display());
+            assert!(code == 73 && err.contains(&why), "{words:?}: {code} {err}");
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+        }
+        assert!(!folder.path(".config.toml.rollback").exists());
+    };
+    symlink(&victim, &link).unwrap();
+    set_mode(&conf, 0o777);
+    is_refused(&conf);
+    set_mode(&conf, 0o755);
+
+    // The operator's own link leads through a folder that is open.
+    let open = elsewhere.path("open");
+    fs::create_dir(&open).unwrap();
+    symlink(&victim, open.join("next.toml")).unwrap();
+    set_mode(&open, 0o777);
+    fs::remove_file(&link).unwrap();
+    symlink(open.join("next.toml"), &link).unwrap();
+    is_refused(&open);
+
+    // No file of the configuration that comes back stands in the open folder, but one of those on disk does.
+    fs::remove_file(&link).unwrap();
+    fs::rename(&conf, folder.path("away")).unwrap();
+    symlink(&open, &conf).unwrap();
+    is_refused(&open);
+    fs::remove_file(&conf).unwrap();
+    fs::rename(folder.path("away"), &conf).unwrap();
+
+    // Where nobody else may write, the file that the operator's link leads to is replaced.
+    fs::write(&victim, "# the operator's\n").unwrap();
+    symlink(&victim, &link).unwrap();
+    let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(fs::read_to_string(&victim).unwrap(), version(&scene, 1, false).include.1);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+}
+
+/// The check is made where the file is written, too: a folder may have been opened since the rollback began.
+#[test]
+fn rollback_checks_the_folders_again_when_it_writes() {
+    let left = Left::new();
+    let folder = &left.scene.outgate.folder;
+    let history = History::at(folder.path("state/history"));
+    let entry = history.entry(2).unwrap();
+    let overlay = restore::overlay(&left.main, &entry, &history.written(&entry).unwrap());
+    let begun = restore::begin(&left.main, overlay).unwrap();
+    set_mode(&folder.path("conf.d"), 0o777);
+    let fault = begun.finish().unwrap_err();
+    assert!(fault.to_string().contains("conf.d is open to others"), "{fault}");
+    set_mode(&folder.path("conf.d"), 0o755);
+    assert!(left.rollback(&["--finish"]).status().unwrap().success());
+    assert_eq!(versions(&left.main), BTreeSet::from(["# v1".to_owned()]));
 }
 
 #[test]
