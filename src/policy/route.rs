@@ -6,6 +6,7 @@ mod compile;
 mod compile_tests;
 mod credential;
 mod guarded;
+mod paths;
 mod reach;
 mod readings;
 mod split;
@@ -119,7 +120,7 @@ impl Routes {
         host: &Host,
         path: &str,
     ) -> Result<Option<&Arc<Route>>, AmbiguousPath> {
-        let found = self.agreed(host, path, |path| {
+        let found = agreed(path, self.names_paths(host), |path| {
             self.matching(client, tenant, host, path).next().map(|(_, found)| found.route)
         })?;
         Ok(found.map(|route| route.side_for(tenant, host)))
@@ -148,33 +149,12 @@ impl Routes {
             }
         };
         let (shadow, _) = look(PathSeen::AsSent(path.as_bytes())).filter(|(_, is_shadow)| *is_shadow)?;
-        Some((shadow, self.agreed(host, path, |path| look(path).map(|(route, _)| route)).map(drop)))
+        let names_paths = self.names_paths(host) || shadows.names_paths(host);
+        Some((shadow, agreed(path, names_paths, |path| look(path).map(|(route, _)| route)).map(drop)))
     }
 
-    /// What `look` finds for the path as it was sent, if it finds the same for every reading of it.
-    fn agreed<'t>(
-        &'t self,
-        host: &Host,
-        path: &str,
-        look: impl Fn(PathSeen<'_>) -> Option<&'t Arc<Route>>,
-    ) -> Result<Option<&'t Arc<Route>>, AmbiguousPath> {
-        let found = look(PathSeen::AsSent(path.as_bytes()));
-        let tables = self.tables(host).chain(self.shadows.iter().flat_map(|shadows| shadows.tables(host)));
-        if !tables.into_iter().any(|(_, table)| table.names_paths()) {
-            return Ok(found);
-        }
-        for reading in readings::readings(path.as_bytes()) {
-            let reading = reading.map_err(|readings::TooMany| AmbiguousPath::TooManyReadings)?;
-            let read = look(PathSeen::Reading(&reading.path));
-            if read.map(Arc::as_ptr) != found.map(Arc::as_ptr) {
-                return Err(AmbiguousPath::Differs {
-                    reading: String::from_utf8_lossy(&reading.path).into_owned(),
-                    steps: reading.steps.join(", then "),
-                    has_route: read.is_some(),
-                });
-            }
-        }
-        Ok(found)
+    fn names_paths(&self, host: &Host) -> bool {
+        self.tables(host).any(|(_, table)| table.names_paths())
     }
 
     /// The route of a CONNECT, as it is written and as it is for the tenant and host: see [`Self::settling`].
@@ -287,6 +267,31 @@ impl Routes {
         let exact = self.exact.get(host).map(|table| (0, table));
         exact.into_iter().chain(wildcards).chain([(usize::MAX, &self.any)])
     }
+}
+
+/// Returns what `look` finds for the path as it was sent, if it finds the same for every reading of it. `names_paths`:
+/// some route that `look` asks names a path, else readings make no difference.
+fn agreed<'t>(
+    path: &str,
+    names_paths: bool,
+    look: impl Fn(PathSeen<'_>) -> Option<&'t Arc<Route>>,
+) -> Result<Option<&'t Arc<Route>>, AmbiguousPath> {
+    let found = look(PathSeen::AsSent(path.as_bytes()));
+    if !names_paths {
+        return Ok(found);
+    }
+    for reading in readings::readings(path.as_bytes()) {
+        let reading = reading.map_err(|readings::TooMany| AmbiguousPath::TooManyReadings)?;
+        let read = look(PathSeen::Reading(&reading.path));
+        if read.map(Arc::as_ptr) != found.map(Arc::as_ptr) {
+            return Err(AmbiguousPath::Differs {
+                reading: String::from_utf8_lossy(&reading.path).into_owned(),
+                steps: reading.steps.join(", then "),
+                has_route: read.is_some(),
+            });
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::credential;
-use super::{Route, Routes, Split, Tables, WHOLE_BODY_MAX, reach, split};
+use super::{Route, Routes, Split, Tables, WHOLE_BODY_MAX, paths, reach, split};
 use crate::config::problem::nearest;
 use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts, WarningCode};
 use crate::host::{self, HostPattern};
-use crate::names::{ClientName, RouteName, TenantName, encode_path};
+use crate::names::{ClientName, RouteName, TenantName};
 use crate::policy::identify::ANONYMOUS;
 use crate::policy::sign::Signer;
 
@@ -42,7 +42,7 @@ impl Routes {
         let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());
         for written in &config.routes {
             let patterns = patterns(written, problems);
-            let paths = paths(written, problems);
+            let paths = paths::compile(written, problems);
             let (tenants, clients) = (tenants(written), clients(written, config, problems));
             let Some(route) = route(written, config, tables, &mut used, problems).map(Arc::new) else { continue };
             names.insert(Arc::as_ptr(&route), written.name.place);
@@ -116,24 +116,6 @@ fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPat
 }
 
 /// Without any, the empty path, below which are all.
-fn paths(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<Arc<str>> {
-    if written.paths.is_empty() {
-        return vec!["".into()];
-    }
-    for path in &written.paths {
-        let never = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#');
-        if !path.starts_with('/') {
-            problems.push(Problem::at(path.place, "a path begins with \"/\"").help(format!("\"/{}\"", path.value)));
-        } else if path.bytes().any(never) {
-            let help = "paths are compared as they are sent: without query, percent-encoded";
-            problems.push(Problem::at(path.place, "no path that is sent looks like this").help(help));
-        }
-    }
-    // As they are forwarded.
-    let paths = written.paths.iter().map(|path| encode_path(path));
-    BTreeSet::from_iter(paths).into_iter().map(Arc::from).collect()
-}
-
 fn tenants(written: &config::Route) -> Arc<[TenantName]> {
     written.tenants.iter().map(|tenant| TenantName::new(tenant.as_str())).collect()
 }

@@ -388,3 +388,11 @@ fn the_whole() {
     config.routes.push(route(200, "acme", "*"));
     assert_eq!(messages(&compile(&config).1), ["two routes are named \"acme\""]);
 }
+
+#[test]
+fn a_path_with_too_many_readings_is_a_problem() {
+    let path = format!("/%{}2e", "25".repeat(1000));
+    let problems = compile(&one(|route| route.paths = vec![at(150, path)])).1;
+    let expected = "servers can read this path in too many ways: each request to it would be refused as ambiguous";
+    assert_eq!(messages(&problems), [expected]);
+}

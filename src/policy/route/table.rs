@@ -176,21 +176,32 @@ impl Paths {
             .filter_map(move |&length| Some((length, paths.by_prefix.get(&path[..length])?)))
     }
 
-    /// A prefix as it is written goes before the reading of another one.
+    /// A prefix as it is written goes before the reading of another one. A reading that prefixes of different routes share
+    /// has none of them, so that no path is found by it: a server cannot tell which one is meant.
     fn read(&self) -> Option<Box<Paths>> {
         let others: Vec<(Vec<u8>, &Ways)> = self
             .by_prefix
             .iter()
-            .flat_map(|(prefix, ways)| readings(prefix).map_while(Result::ok).map(move |found| (found.path, ways)))
+            // A prefix of too many readings is a problem of the configuration.
+            .flat_map(|(prefix, ways)| readings(prefix).filter_map(Result::ok).map(move |found| (found.path, ways)))
             .collect();
         if others.is_empty() {
             return None;
         }
-        let written = self.by_prefix.iter().map(|(prefix, ways)| (prefix.to_vec(), ways));
         let mut read = Box::<Paths>::default();
-        for (prefix, ways) in written.chain(others) {
+        for (prefix, ways) in &self.by_prefix {
             for (tenant, client, route) in ways.all() {
-                read.ways_of(&prefix).insert(tenant, client, route);
+                read.ways_of(prefix).insert(tenant, client, route);
+            }
+        }
+        for (reading, ways) in others {
+            let written = self.by_prefix.get(reading.as_slice());
+            for (tenant, client, route) in ways.all() {
+                let is_written = written.is_some_and(|ways| ways.has(tenant, client));
+                if !is_written && read.ways_of(&reading).insert(tenant, client, route).is_some() {
+                    // A copy is another route than any that a path as it was sent has.
+                    read.ways_of(&reading).replace(tenant, client, Arc::new(Route::clone(route)));
+                }
             }
         }
         Some(read)
@@ -211,10 +222,7 @@ impl Ways {
         client: Option<&ClientName>,
         route: &Arc<Route>,
     ) -> Option<Arc<Route>> {
-        let calls = match tenant {
-            Some(tenant) => self.by_tenant.get_or_insert_default().entry(tenant.clone()).or_default(),
-            None => &mut self.others,
-        };
+        let calls = self.calls_of(tenant);
         let there = match client {
             Some(client) => {
                 calls.by_client.get_or_insert_default().entry(client.clone()).or_insert_with(|| route.clone())
@@ -222,6 +230,31 @@ impl Ways {
             None => calls.others.get_or_insert_with(|| route.clone()),
         };
         (!Arc::ptr_eq(there, route)).then(|| there.clone())
+    }
+
+    fn replace(&mut self, tenant: Option<&TenantName>, client: Option<&ClientName>, route: Arc<Route>) {
+        let calls = self.calls_of(tenant);
+        match client {
+            Some(client) => drop(calls.by_client.get_or_insert_default().insert(client.clone(), route)),
+            None => calls.others = Some(route),
+        }
+    }
+
+    fn calls_of(&mut self, tenant: Option<&TenantName>) -> &mut Calls {
+        match tenant {
+            Some(tenant) => self.by_tenant.get_or_insert_default().entry(tenant.clone()).or_default(),
+            None => &mut self.others,
+        }
+    }
+
+    /// Whether there is a route for exactly this tenant and client.
+    fn has(&self, tenant: Option<&TenantName>, client: Option<&ClientName>) -> bool {
+        let calls = match tenant {
+            Some(tenant) => self.by_tenant.as_ref().and_then(|tenants| tenants.get(tenant)),
+            None => Some(&self.others),
+        };
+        let route = calls.and_then(|calls| client.map_or(calls.others(), |client| calls.by(client)));
+        route.is_some()
     }
 
     fn calls(&self) -> impl Iterator<Item = (Option<&TenantName>, &Calls)> {
