@@ -102,10 +102,10 @@ fn judged<'p>(
     question: &Question<'p>,
     lines: &mut Vec<(&'static str, String)>,
 ) -> Result<Option<Routed<'p>>, Refusal> {
-    let &Question { method, url, client, tenant, .. } = question;
+    let &Question { method, url, client, tenant, now } = question;
     let ask = Ask::of(method, url, tenant.cloned())?;
     let mut known = None;
-    let Judgment { decided, outcome } = judge(plan, Subject::question(method, Ok(ask.clone())), |_| {
+    let Judgment { decided, outcome } = judge(plan, Subject::question(method, Ok(ask.clone()), now), |_| {
         let client = plan.clients.get(client);
         let client =
             client.ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not let in"))?;

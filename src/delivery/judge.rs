@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use http_body::Body;
+use jiff::Timestamp;
 
 use super::ask::{self, Ask};
 use super::opens::Opens;
@@ -20,19 +21,32 @@ use crate::policy::route::Route;
 
 /// A request to judge, or a question about one.
 pub(super) struct Subject<'a> {
-    pub(super) method: &'a Method,
     /// An error refuses the request before its client is identified.
     pub(super) ask: Result<Ask, Refusal>,
+    pub(super) head: Head<'a>,
+}
+
+/// What a request says beside its target.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) method: &'a Method,
     /// A question has none.
     pub(super) fields: Option<&'a HeaderMap>,
     /// Bytes that the body has at least.
     pub(super) body_min: u64,
+    pub(super) now: Timestamp,
 }
 
 impl<'a> Subject<'a> {
     /// Returns a question about a request that no client has sent.
-    pub(super) fn question(method: &'a Method, ask: Result<Ask, Refusal>) -> Self {
-        Self { method, ask, fields: None, body_min: 0 }
+    pub(super) fn question(method: &'a Method, ask: Result<Ask, Refusal>, now: Timestamp) -> Self {
+        Self { ask, head: Head { method, fields: None, body_min: 0, now } }
+    }
+}
+
+impl Head<'_> {
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.method == Method::CONNECT
     }
 }
 
@@ -107,37 +121,51 @@ fn decide<'p>(
     identify: impl FnOnce(Option<&TenantName>) -> Result<Identity<'p>, Refusal>,
     decided: &mut Decided<'p>,
 ) -> Result<Outcome<'p>, Refusal> {
-    let Subject { method, ask, fields, body_min } = subject;
-    let (ask, is_tunnel) = (ask?, method == Method::CONNECT);
+    let Subject { ask, head } = subject;
+    let ask = ask?;
     let tenant = ask.tenant.as_ref();
     let Identity { name: client, known } = identify(tenant)?;
     known.iter().try_for_each(|known| verdict::speaks_for(known.client, tenant))?;
     decided.client = Some(client);
-    if fields.map(|fields| ask::max_forwards(method, fields)).transpose()?.flatten() == Some(0) {
+    if head.fields.map(|fields| ask::max_forwards(head.method, fields)).transpose()?.flatten() == Some(0) {
         return Ok(Outcome::Options);
     }
-    decided.shadow = shadow::taken(plan, client, &ask, is_tunnel, body_min);
-    let route = match is_tunnel {
+    decided.shadow = shadow::taken(plan, client, &ask, head);
+    let route = match head.is_tunnel() {
         true => plan.routes.choose_for_tunnel(client, tenant, ask.authority()).map(|(_, route)| route),
         false => plan.routes.choose(client, tenant, &ask.host, ask.path())?,
     };
     let route = route.ok_or_else(|| verdict::no_route(&ask.host))?;
     decided.route = Some(route);
+    let target = decide_by_route(plan, route, &ask, head, decided)?;
+    let opens = decided.opens;
+    let (proof, signed) = known.map_or((None, None), |known| (known.proof, known.signed));
+    let pledge = signed.and_then(|signed| signed.pledge);
+    Ok(Outcome::Routed(Routed { ask, client, proof, pledge, route, target, opens }))
+}
+
+/// Decides what a route says of a request: the one that takes it, or one that only reports. Returns the target.
+pub(super) fn decide_by_route(
+    plan: &Plan,
+    route: &Route,
+    ask: &Ask,
+    head: Head<'_>,
+    decided: &mut Decided<'_>,
+) -> Result<Target, Refusal> {
+    let Head { fields, now, .. } = head;
+    let is_tunnel = head.is_tunnel();
     let target = if is_tunnel { ask.tunnel_target(route) } else { ask.target(route)? };
     decided.target = Some(target.clone());
     plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
     decided.is_target_allowed = true;
     fields.map_or(Ok(()), |fields| verdict::no_loop(fields, &plan.name))?;
-    let opens = is_tunnel.then(|| ask.opens(route)).transpose()?;
-    decided.opens = opens;
+    decided.opens = is_tunnel.then(|| ask.opens(route)).transpose()?;
     if !is_tunnel {
-        verdict::has_keys(route, tenant)?;
+        verdict::has_keys(route, ask.tenant.as_ref(), now)?;
         let signed = fields.filter(|_| !route.signers.is_empty());
         signed.map(webhook::given_id).transpose()?;
     }
-    let (proof, signed) = known.map_or((None, None), |known| (known.proof, known.signed));
-    let pledge = signed.and_then(|signed| signed.pledge);
-    Ok(Outcome::Routed(Routed { ask, client, proof, pledge, route, target, opens }))
+    Ok(target)
 }
 
 /// Judges a request that has arrived, and records what was decided.
@@ -151,7 +179,8 @@ pub(super) fn judge_arrival<'p>(
     let ask = Ask::read(arrival, record);
     let ask = live.refuse_when_draining(arrival.caller.listen.as_deref()).map_err(Refusal::from).and(ask);
     let path = ask.as_ref().ok().filter(|_| method != Method::CONNECT).map(|ask| ask.path().to_owned());
-    let subject = Subject { method, ask, fields: Some(fields), body_min: body.size_hint().lower() };
+    let body_min = body.size_hint().lower();
+    let subject = Subject { ask, head: Head { method, fields: Some(fields), body_min, now: Timestamp::now() } };
     let Judgment { decided, outcome } = judge(plan, subject, |tenant| {
         record.for_tenant(tenant);
         let known = caller::identify(live, plan, arrival, record)?;

@@ -88,7 +88,8 @@ pub async fn probe(live: &Live, asked: &Asked<'_>) -> Result<Probed, Refusal> {
 
 fn settle(in_force: &InForce, asked: &Asked<'_>) -> Result<(Target, Route), Refusal> {
     let plan = &in_force.plan;
-    let subject = Subject::question(&Method::POST, Ask::of(&Method::POST, asked.url, asked.tenant.cloned()));
+    let ask = Ask::of(&Method::POST, asked.url, asked.tenant.cloned());
+    let subject = Subject::question(&Method::POST, ask, Timestamp::now());
     // Nothing is sent, so an unknown client is not refused: its route is that of the clients that no route names.
     let Judgment { decided, outcome } = judge(plan, subject, |_| {
         let client = plan.clients.get(asked.client);
@@ -96,8 +97,10 @@ fn settle(in_force: &InForce, asked: &Asked<'_>) -> Result<(Target, Route), Refu
         Ok(Identity { name: asked.client, known })
     });
     let (route, target) = match (outcome, decided.route, decided.target) {
-        // The target is reached without a signing key, too.
-        (_, Some(route), Some(target)) if decided.is_target_allowed => (route, target),
+        (Ok(_), Some(route), Some(target)) => (route, target),
+        (Err(refusal), Some(route), Some(target)) if decided.is_target_allowed && lacks_key(&refusal) => {
+            (route, target)
+        }
         (Err(refusal), ..) => return Err(refusal),
         (Ok(_), ..) => return Err(Refusal::new(Code::Internal, "the request has no target")),
     };
@@ -109,6 +112,11 @@ fn settle(in_force: &InForce, asked: &Asked<'_>) -> Result<(Target, Route), Refu
         (route.timeouts.dns, route.timeouts.connect, route.timeouts.tls) = (timeout, timeout, timeout);
     }
     Ok((target, route))
+}
+
+/// Whether a question whose target is allowed lacks a signing key alone. A probe signs nothing, so it needs none.
+fn lacks_key(refusal: &Refusal) -> bool {
+    matches!(refusal.code, Code::ClientForbidden | Code::Internal)
 }
 
 async fn try_all(hops: &[Hop], route: &Route, target: &Target, tenant: Option<&TenantName>) -> Vec<Met> {

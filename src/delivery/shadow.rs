@@ -2,36 +2,26 @@
 //! What would change for this webhook if they were in force?
 
 use super::ask::Ask;
+use super::judge::{Decided, Head, decide_by_route};
 use super::refusal::{Code, Refusal};
-use crate::config::Plaintext;
-use crate::names::{ClientName, Target};
+use crate::names::ClientName;
 use crate::policy::Plan;
 use crate::policy::route::Route;
 
-/// Returns the route that would be taken, and by what it would refuse all that is known before the body. `body_min`: bytes
-/// that the body has at least.
+/// Returns the route that would be taken, and by what it would refuse all that is known before the body.
 ///
 /// The path of what a tunnel carries is unknown, so only routes of all paths count there.
 pub(super) fn taken<'p>(
     plan: &'p Plan,
     client: &ClientName,
     ask: &Ask,
-    is_tunnel: bool,
-    body_min: u64,
+    head: Head<'_>,
 ) -> Option<(&'p Route, Option<Code>)> {
-    let path = if is_tunnel { "" } else { ask.path() };
+    let path = if head.is_tunnel() { "" } else { ask.path() };
     let (shadow, agreed) = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, path)?;
-    let judged = match is_tunnel {
-        true => is_open(plan, shadow, &ask.tunnel_target(shadow)).and_then(|()| ask.opens(shadow).map(drop)),
-        false => agreed
-            .map_err(Refusal::from)
-            .and_then(|()| ask.target(shadow))
-            .and_then(|target| is_open(plan, shadow, &target)),
-    };
+    let agreed = if head.is_tunnel() { Ok(()) } else { agreed.map_err(Refusal::from) };
+    // The decisions of the route that takes the request are others.
+    let judged = agreed.and_then(|()| decide_by_route(plan, shadow, ask, head, &mut Decided::default()));
     let refused = judged.err().map(|refusal| refusal.code);
-    Some((shadow, refused.or((body_min > shadow.body_max).then_some(Code::BodyTooLarge))))
-}
-
-fn is_open(plan: &Plan, shadow: &Route, target: &Target) -> Result<(), Refusal> {
-    Ok(plan.guard.judge_name(target, &shadow.ports, shadow.plaintext == Plaintext::Allow)?)
+    Some((shadow, refused.or((head.body_min > shadow.body_max).then_some(Code::BodyTooLarge))))
 }

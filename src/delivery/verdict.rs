@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode, Version, header};
 use http_body::Body;
+use jiff::Timestamp;
 
 use super::fields;
 use super::refusal::{Blame, Code, Refusal};
@@ -55,12 +56,13 @@ pub(super) fn no_loop(fields: &HeaderMap, pseudonym: &str) -> Result<(), Refusal
     Ok(())
 }
 
-/// Settled before anything is taken in: every signer of the route has keys that may sign for this tenant.
-pub(super) fn has_keys(route: &Route, tenant: Option<&TenantName>) -> Result<(), Refusal> {
-    route
-        .signers
-        .iter()
-        .try_for_each(|signer| signer.keys_of(tenant).map(drop).map_err(|fault| unsigned(signer, tenant, fault)))
+/// Settled before anything is spent on the webhook: every signer of the route has a key in force for this tenant.
+pub(super) fn has_keys(route: &Route, tenant: Option<&TenantName>, now: Timestamp) -> Result<(), Refusal> {
+    route.signers.iter().try_for_each(|signer| match signer.keys_of(tenant) {
+        Err(fault) => Err(unsigned(signer, tenant, fault)),
+        Ok(_) if signer.signing_keys(tenant, now).next().is_none() => Err(unsigned(signer, tenant, SignError::NoKey)),
+        Ok(_) => Ok(()),
+    })
 }
 
 pub(super) fn unsigned(signer: &Signer, tenant: Option<&TenantName>, fault: SignError) -> Refusal {

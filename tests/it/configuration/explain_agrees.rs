@@ -19,7 +19,7 @@ use support::tenants::{new_key, put};
 use support::{Outgate, tunnel};
 
 const CONFIGURATIONS: u64 = 6;
-const REQUESTS: usize = 60;
+const REQUESTS: usize = 120;
 
 /// What the proxy may say where `explain` has no refusal: the target's part in a delivery is not foretold.
 const TARGETS_PART: &[&str] =
@@ -109,7 +109,7 @@ ports = {ports}
 roots = ["{{dir}}/ca.pem"]
 [clients.billing]
 tokens = ["sha256:{billing}"]
-tenants = ["acme", "unkeyed"]
+tenants = ["acme", "unkeyed", "empty"]
 [clients.crm]
 tokens = ["sha256:{crm}"]
 tenants = ["*"]
@@ -168,7 +168,8 @@ fn case(dice: &mut Dice, ports: &[&str]) -> Case {
     // The last token proves nobody, and so does a client that there is not.
     let (client, token) =
         [("anonymous", ""), ("billing", "b1ll1ng"), ("billing", "b1ll1ng"), ("crm", "crm"), ("", "no")][dice.roll(5)];
-    let tenant = [None, None, None, Some("acme"), Some("acme"), Some("unkeyed"), Some("other"), Some("")][dice.roll(8)];
+    let tenant =
+        [None, None, None, Some("acme"), Some("empty"), Some("unkeyed"), Some("other"), Some("")][dice.roll(8)];
     let mut fields = String::new();
     if !token.is_empty() {
         fields += &format!("Proxy-Authorization: Bearer {token}\r\n");
@@ -209,6 +210,7 @@ fn explain_gives_the_code_that_the_proxy_gives() {
         folder.write("inspector.pem", &inspector.pem);
         put(&folder, "inspector.key", &inspector.key_pem());
         put(&folder, "keys/acme/k1.key", &new_key("standard-webhooks"));
+        put(&folder, "keys/empty/k1.until-2026-01-01.key", &new_key("standard-webhooks"));
         let outgate = Outgate::run(folder, &text);
         let text = text.replace(&format!(", {OWN}]"), &format!(", {}]", outgate.proxy.port()));
         outgate.reconfigure(&text);
@@ -250,6 +252,7 @@ fn explain_gives_the_code_that_the_proxy_gives() {
         "target_loops_back",
         "connect_unreachable",
         "no_egress",
+        "internal",
     ] {
         assert!(seen.contains_key(code), "no case of {code:?}: {seen:?}");
     }

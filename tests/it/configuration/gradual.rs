@@ -226,6 +226,25 @@ fn a_route_that_only_reports_takes_nothing_and_is_told_what_it_would_have_taken(
     }
 }
 
+/// The route that takes the request and the one that only reports are judged by the same rules.
+#[test]
+fn a_report_only_route_reports_missing_keys_and_malformed_webhook_ids() {
+    let scene = scene();
+    std::fs::create_dir(scene.outgate.folder.path("keys")).unwrap();
+    let own = "[signers.own]\nscheme = \"standard-webhooks\"\nkey_dir = \"{dir}/keys\"\n";
+    let route = format!("hosts = [\"plain.example\"]\nplaintext = \"allow\"\nports = [{}]", scene.plain.port());
+    let odd = "Webhook-Id: not an id\r\n";
+    for (sign, fields, code) in
+        [("platform", "", None), ("own", "", Some("client_forbidden")), ("platform", odd, Some("request_malformed"))]
+    {
+        shadowed(&scene, &format!("{route}\nsign = [\"{sign}\"]\n{own}"));
+        let answer = scene.outgate.post(&scene.plain_url(), fields, "x");
+        let record = seen(&scene, &answer);
+        let expected: Vec<_> = code.into_iter().map(|code| ("route", "shadow", code)).collect();
+        assert_eq!((answer.status, reported(&record)), (200, expected), "{record}");
+    }
+}
+
 /// Customers' firewalls must know a range before it is used, and for as long as anything may still leave from it.
 #[test]
 fn ranges_are_published_before_they_come_and_until_they_are_gone() {

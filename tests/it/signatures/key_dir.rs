@@ -138,6 +138,24 @@ fn shared_keys_are_for_those_without_a_folder_alone() {
     assert_eq!(signed_by(&place.deliver(Some("globex")), &secrets), [3]);
 }
 
+/// It has the operator's fault as its code, and costs neither a place of a limit nor a connection.
+#[test]
+fn a_tenant_without_a_key_in_force_is_refused_before_its_limits() {
+    let place = Place::new("");
+    let path = |name: &str| place.folder().path(&format!("keys/acme/{name}"));
+    place.adopts(|_| fs::rename(path("k1.key"), path("k1.until-2026-01-01.key")).unwrap());
+    let signed = "sign = [\"platform\"]";
+    let text = text(&place.receiver, "").replace(signed, &format!("{signed}\nlimits = [\"once\"]"));
+    place.outgate.reconfigure(&format!("{text}[limits.once]\nrate = \"1/h\"\n"));
+    for _ in 0..2 {
+        assert_eq!(place.refused(Some("acme")), (500, "internal".into(), Value::Null));
+        assert_eq!(place.try_post(Some("acme")).json()["blame"], "outgate");
+    }
+    let records = place.outgate.records(4);
+    assert!(records.iter().all(|record| record["source"].is_null()), "{records:?}");
+    place.deliver(Some("globex"));
+}
+
 #[test]
 fn keys_are_listed_and_published_for_one_tenant_at_a_time() {
     let pki = Pki::new();
