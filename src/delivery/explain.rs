@@ -68,9 +68,10 @@ pub fn explain_now(live: &Live, question: &Question<'_>) -> Explained {
     let (mut explained, routed) = routed(&in_force.plan, question, &live.sources.own());
     // A request that is refused before comes to no limit.
     let Some(routed) = routed else { return explained };
-    let (lines, refusal) = now::lines(live, &in_force.plan, question, &routed);
+    let now::Now { lines, not_admitted, no_egress } = now::now(live, &in_force.plan, question, &routed);
     explained.lines.extend(lines);
-    explained.refusal = explained.refusal.or(refusal);
+    // In the order of a delivery: the configuration's own refusal comes from the pool or the guard.
+    explained.refusal = not_admitted.or(explained.refusal).or(no_egress);
     explained
 }
 

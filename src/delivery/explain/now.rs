@@ -16,13 +16,21 @@ use crate::policy::Plan;
 use crate::policy::admit::{Limit, Who};
 use crate::policy::route::Route;
 
-/// Returns what to say, and as what the webhook would be refused now. The order of the lines is not the order of the steps.
-pub(super) fn lines(
+/// What to say, and as what the webhook would be refused now. The order of the lines is not the order of the steps.
+pub(super) struct Now {
+    pub(super) lines: Vec<(&'static str, String)>,
+    /// By its circuit or a limit, before the pool and the guard are asked.
+    pub(super) not_admitted: Option<Code>,
+    /// After that: no address of the pool is usable.
+    pub(super) no_egress: Option<Code>,
+}
+
+pub(super) fn now(
     live: &Live,
     plan: &Plan,
     question: &Question<'_>,
     &Routed { route, ref target, opens, .. }: &Routed<'_>,
-) -> (Vec<(&'static str, String)>, Option<Code>) {
+) -> Now {
     // The CONNECT of a tunnel that ends at outgate contacts no target.
     let needs_source = opens.is_none_or(|opens| opens == Opens::Tunnel);
     let who = Who {
@@ -46,8 +54,8 @@ pub(super) fn lines(
     let mut words: Vec<String> = limits.iter().map(|(limit, now)| in_words(limit, now)).collect();
     words.push(egress);
     words.extend(circuit.map(|(words, _)| words));
-    let refusal = open.or(limited).or(no_egress);
-    (words.into_iter().map(|words| ("now", words)).collect(), refusal)
+    let lines = words.into_iter().map(|words| ("now", words)).collect();
+    Now { lines, not_admitted: open.or(limited), no_egress }
 }
 
 /// Whether a delivery would be refused for want of a place. A limit with a wait holds it back instead.

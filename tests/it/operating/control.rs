@@ -252,6 +252,23 @@ fn explain_running_exits_1_for_what_would_be_refused_now() {
     assert!(code == 1 && out.contains("0 of 16 addresses usable: refused as no_egress"), "{out}");
 }
 
+/// A delivery comes to its limits before its target's addresses are judged.
+#[test]
+fn explain_running_gives_the_first_refusal_that_the_proxy_gives() {
+    let scene = scene();
+    let more = "[limits.once]\nrate = \"1/h\"\n[[routes]]\nname = \"inside\"\nhosts = [\"inside.example\"]\nlimits = [\"once\"]\n";
+    let pinned = "[resolver.hosts]\n\"inside.example\" = [\"10.0.0.1\"]";
+    write(&scene, &text(&scene, more).replace("[resolver.hosts]", pinned));
+    let (code, _, err) = said(&run(&scene, &["reload"]));
+    assert_eq!(code, 0, "{err}");
+    let url = "https://inside.example/";
+    for expected in ["target_forbidden", "rate_limited"] {
+        let explained = json(&run(&scene, &["explain", "POST", url, "--running", "--json"]));
+        assert_eq!(explained["refusal"], expected, "{explained}");
+        assert_eq!(scene.outgate.post(url, "", "x").code(), expected);
+    }
+}
+
 #[test]
 fn warnings_are_logged_as_warnings_and_once() {
     let scene = scene();
