@@ -314,7 +314,6 @@ fn a_certificate_that_is_revoked_proves_nothing_on_the_connection_it_was_shown_o
     assert_eq!(ask(&mut open[1], ""), "HTTP/1.1 407");
 }
 
-/// The header and the first flight may come in one piece.
 /// Seconds: enough for a handshake and a request on a loaded machine.
 const SHORT_LIFE: i64 = 20;
 
@@ -354,6 +353,7 @@ fn complete(answer: &[u8]) -> bool {
     body.len() >= length.trim().parse().unwrap()
 }
 
+/// The header and the first flight may come in one piece.
 #[test]
 fn a_load_balancer_speaks_before_tls() {
     let place = place(TLS);
