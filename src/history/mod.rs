@@ -36,6 +36,8 @@ const TEXTS: &str = "texts.json";
 const KEY: &str = "key";
 /// In bytes.
 const KEY_LENGTH: usize = 32;
+/// What the identifier of a key is the HMAC of: no digest is this text.
+const KEY_ID_OF: &[u8] = b"outgate history key";
 /// What is being written, by whoever has the lock; it has no number.
 const UNFINISHED: &str = ".unfinished";
 /// No file of ours is larger.
@@ -75,6 +77,9 @@ pub struct Entry {
     /// Whether digests are keyed.
     #[serde(default)]
     pub is_keyed: bool,
+    /// Says which key that was: HMAC-SHA256 of [`KEY_ID_OF`]. Empty in an entry of a former version.
+    #[serde(default)]
+    pub key_id: String,
 }
 
 impl History {
@@ -130,16 +135,22 @@ impl History {
         self.in_terms_of(entry, written).is_ok_and(|written| written.digest == entry.digest)
     }
 
-    /// With digests that can be compared with those of `entry`.
+    /// With digests that can be compared with those of `entry`. The error: the key of the entry is lost or damaged.
     fn in_terms_of<'w>(&self, entry: &Entry, written: &'w Written) -> io::Result<Cow<'w, Written>> {
-        match entry.is_keyed {
-            true => Ok(Cow::Owned(keyed(&self.key()?, written))),
-            false => Ok(Cow::Borrowed(written)),
+        if !entry.is_keyed {
+            return Ok(Cow::Borrowed(written));
         }
+        let key = self.key()?;
+        if !entry.key_id.is_empty() && entry.key_id != key_id(&key) {
+            return Err(damaged("its digests were made with another key"));
+        }
+        Ok(Cow::Owned(keyed(&key, written)))
     }
 
     fn key(&self) -> io::Result<hmac::Key> {
-        match durable::read(&self.folder.with_extension(KEY), KEY_LENGTH as u64)? {
+        let path = self.folder.with_extension(KEY);
+        let read = durable::read(&path, KEY_LENGTH as u64);
+        match read.map_err(|fault| io::Error::new(fault.kind(), format!("{}: {fault}", path.display())))? {
             bytes if bytes.len() == KEY_LENGTH => Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes)),
             _ => Err(damaged("the key of its digests is not whole")),
         }
@@ -182,8 +193,10 @@ impl History {
         entry.files = written.texts.iter().map(|(path, _)| journal::absolute(path)).collect();
         entry.modes = entry.files.iter().map(|path| Some(fs::metadata(path).ok()?.mode() & 0o666)).collect();
         let _lock = FolderLock::acquire(&self.folder)?;
-        let Written { contents, digest, .. } = keyed(&self.key_or_new()?, written);
+        let key = self.key_or_new()?;
+        let Written { contents, digest, .. } = keyed(&key, written);
         (entry.contents, entry.digest, entry.is_keyed) = (contents, digest, true);
+        entry.key_id = key_id(&key);
         // Others may have counted on since.
         entry.number = self.next().max(entry.number);
         let unfinished = self.folder.join(UNFINISHED);
@@ -253,6 +266,10 @@ fn keyed(key: &hmac::Key, written: &Written) -> Written {
     Written { texts: written.texts.clone(), contents, digest: tag(&written.digest) }
 }
 
+fn key_id(key: &hmac::Key) -> String {
+    hex(hmac::sign(key, KEY_ID_OF).as_ref())
+}
+
 fn damaged(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
@@ -275,6 +292,7 @@ mod tests {
             texts: String::new(),
             contents: BTreeMap::new(),
             is_keyed: false,
+            key_id: String::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
 use crate::config::{self, Config, Problem};
 use crate::history::{Entry, History, restore};
@@ -170,8 +171,12 @@ fn is_new(history: &History, adopted: &mut Adopted) -> bool {
         return false;
     }
     adopted.number = history.next().max(adopted.number);
-    let difference = last.and_then(|last| history.difference(&last, &adopted.written).ok());
-    adopted.difference = difference.unwrap_or_default();
+    let Some(last) = last else { return true };
+    adopted.difference = history.difference(&last, &adopted.written).unwrap_or_else(|fault| {
+        let unknown = format!("cannot compare with configuration {}: {fault}", last.number);
+        warn!("the changes of configuration {} are unknown: {unknown}", adopted.number);
+        Difference { changes: vec![unknown], more: 0 }
+    });
     true
 }
 
@@ -193,6 +198,7 @@ fn add(history: &History, adopted: &Adopted) -> io::Result<u64> {
         texts: String::new(),
         contents: Default::default(),
         is_keyed: false,
+        key_id: String::new(),
     };
     history.add(entry, &adopted.written)
 }

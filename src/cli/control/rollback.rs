@@ -205,7 +205,10 @@ fn judge(
         );
         ExitCode::from(sysexits::CONFIG)
     })?;
-    let difference = history.last().and_then(|last| history.difference(&last, &written).ok());
+    let difference = history.last().and_then(|last| {
+        let compared = history.difference(&last, &written);
+        compared.inspect_err(|fault| eprintln!("cannot compare with configuration {}: {fault}", last.number)).ok()
+    });
     let difference = difference.unwrap_or_else(|| Difference::between(&config::Written::default(), &written));
     let outcome = if difference.is_empty() { Verdict::Unchanged } else { Verdict::Different };
     Ok(Outcome { outcome, difference, ..Outcome::default() })

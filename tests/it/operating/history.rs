@@ -565,3 +565,29 @@ fn history_keeps_keyed_digests_of_secrets() {
     outgate.log.until("a reload", changed);
     assert_eq!(History::at(history).entries().unwrap().len(), 2);
 }
+
+/// Without the key of its digests, nothing can be said of an entry: neither that nothing changed nor that every file did.
+#[test]
+fn history_says_that_it_cannot_compare_when_the_key_of_its_digests_is_lost() {
+    let scene = scene_of(&|text| text.to_owned());
+    let path = scene.outgate.folder.path("state/history");
+    let history = History::at(path.clone());
+    let entries = |count: usize| {
+        until("an entry", || history.entries().is_ok_and(|entries| entries.len() == count));
+        history.entries().unwrap()
+    };
+    entries(1);
+    fs::remove_file(path.with_extension("key")).unwrap();
+    let outgate = scene.outgate.restarted();
+    let entries = entries(2);
+    let changes = &entries[1].difference.changes;
+    assert!(changes.len() == 1 && changes[0].starts_with("cannot compare with configuration 1: "), "{changes:?}");
+    let told =
+        |lines: &[String]| lines.iter().any(|line| line.contains("cannot compare with configuration 1")).then_some(());
+    outgate.log.until("word of it", told);
+    // The new key is not that of the first entry.
+    let written = config::load(&outgate.folder.path("config.toml")).unwrap().config.written.clone();
+    let fault = history.difference(&entries[0], &written).unwrap_err();
+    assert_eq!(fault.to_string(), "its digests were made with another key");
+    assert!(history.is_same(&entries[1], &written));
+}
