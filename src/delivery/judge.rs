@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
 use http_body::Body;
 use jiff::Timestamp;
 
 use super::ask::{self, Ask};
+use super::decided::{Decided, Head, decide_by_route};
 use super::opens::Opens;
 use super::record::Record;
-use super::refusal::{Code, Refusal};
+use super::refusal::Refusal;
 use super::{Arrival, caller, shadow, verdict, webhook};
-use crate::config::{Plaintext, Proof};
+use crate::config::Proof;
 use crate::live::Live;
 use crate::names::{ClientName, Target, TenantName};
 use crate::policy::Plan;
@@ -26,27 +27,10 @@ pub(super) struct Subject<'a> {
     pub(super) head: Head<'a>,
 }
 
-/// What a request says beside its target.
-#[derive(Clone, Copy)]
-pub(super) struct Head<'a> {
-    pub(super) method: &'a Method,
-    /// A question has none.
-    pub(super) fields: Option<&'a HeaderMap>,
-    /// Bytes that the body has at least.
-    pub(super) body_min: u64,
-    pub(super) now: Timestamp,
-}
-
 impl<'a> Subject<'a> {
     /// Returns a question about a request that no client has sent.
     pub(super) fn question(method: &'a Method, ask: Result<Ask, Refusal>, now: Timestamp) -> Self {
         Self { ask, head: Head { method, fields: None, body_min: 0, now } }
-    }
-}
-
-impl Head<'_> {
-    pub(super) fn is_tunnel(&self) -> bool {
-        self.method == Method::CONNECT
     }
 }
 
@@ -67,21 +51,6 @@ impl<'p> From<Identified<'p>> for Identity<'p> {
 pub(super) struct Judgment<'p> {
     pub(super) decided: Decided<'p>,
     pub(super) outcome: Result<Outcome<'p>, Refusal>,
-}
-
-/// The decisions in their order. Those behind a refusal are empty.
-#[derive(Default)]
-pub(super) struct Decided<'p> {
-    /// The client may act for the tenant.
-    pub(super) client: Option<&'p ClientName>,
-    /// The route that would be taken if those that only report were in force, and the code by which it would refuse.
-    pub(super) shadow: Option<(&'p Route, Option<Code>)>,
-    /// On its side of a split.
-    pub(super) route: Option<&'p Arc<Route>>,
-    pub(super) target: Option<Target>,
-    /// No rule forbids the target by its name or port.
-    pub(super) is_target_allowed: bool,
-    pub(super) opens: Option<Opens>,
 }
 
 pub(super) enum Outcome<'p> {
@@ -142,30 +111,6 @@ fn decide<'p>(
     let (proof, signed) = known.map_or((None, None), |known| (known.proof, known.signed));
     let pledge = signed.and_then(|signed| signed.pledge);
     Ok(Outcome::Routed(Routed { ask, client, proof, pledge, route, target, opens }))
-}
-
-/// Decides what a route says of a request: the one that takes it, or one that only reports. Returns the target.
-pub(super) fn decide_by_route(
-    plan: &Plan,
-    route: &Route,
-    ask: &Ask,
-    head: Head<'_>,
-    decided: &mut Decided<'_>,
-) -> Result<Target, Refusal> {
-    let Head { fields, now, .. } = head;
-    let is_tunnel = head.is_tunnel();
-    let target = if is_tunnel { ask.tunnel_target(route) } else { ask.target(route)? };
-    decided.target = Some(target.clone());
-    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
-    decided.is_target_allowed = true;
-    fields.map_or(Ok(()), |fields| verdict::no_loop(fields, &plan.name))?;
-    decided.opens = is_tunnel.then(|| ask.opens(route)).transpose()?;
-    if !is_tunnel {
-        verdict::has_keys(route, ask.tenant.as_ref(), now)?;
-        let signed = fields.filter(|_| !route.signers.is_empty());
-        signed.map(webhook::given_id).transpose()?;
-    }
-    Ok(target)
 }
 
 /// Judges a request that has arrived, and records what was decided.

@@ -5,6 +5,7 @@ mod ask;
 mod caller;
 mod circuit;
 mod credential;
+mod decided;
 mod explain;
 mod fields;
 mod inbound;

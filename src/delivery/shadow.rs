@@ -2,7 +2,7 @@
 //! What would change for this webhook if they were in force?
 
 use super::ask::Ask;
-use super::judge::{Decided, Head, decide_by_route};
+use super::decided::{Decided, Head, decide_by_route};
 use super::refusal::{Code, Refusal};
 use crate::names::ClientName;
 use crate::policy::Plan;
