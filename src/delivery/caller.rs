@@ -10,7 +10,7 @@ use super::record::Record;
 use super::refusal::Refusal;
 use crate::live::Live;
 use crate::policy::Plan;
-use crate::policy::identify::{CLIENT_VALIDATION, Claim, Identified, Sent, Unidentified};
+use crate::policy::identify::{CLIENT_VALIDATION, Claim, Identified, Sent};
 
 /// A signature is spent even if the webhook is then refused: whoever signs, signs anew.
 pub(super) fn identify<'p>(
@@ -41,9 +41,7 @@ pub(super) fn identify<'p>(
 }
 
 fn prove<'p>(live: &Live, plan: &'p Plan, claim: &Claim<'_>, now: Timestamp) -> Result<Identified<'p>, Refusal> {
-    if !plan.listener.believes(&claim.caller.certificate, claim.caller.listen.as_deref(), now) {
-        return Err(Unidentified::Wrong.into());
-    }
+    plan.listener.judge_held(&claim.caller.certificate, claim.caller.listen.as_deref(), now)?;
     let known = plan.clients.identify(claim, now)?;
     if let Some(signed) = &known.signed {
         live.replay.first_use(known.client.name(), &signed.once, now)?;

@@ -195,6 +195,9 @@ impl From<Unidentified> for Refusal {
             Unidentified::Incomplete(missing) => {
                 refused(&format!("the client must prove itself by {}, too", missing.as_str()))
             }
+            Unidentified::CertificateExpired(_)
+            | Unidentified::CertificateRevoked
+            | Unidentified::CertificateUntrusted => refused(&format!("{fault}: connect again with a valid one")),
             Unidentified::Network => Refusal::new(Code::ClientForbidden, "the client may not call from this network"),
         }
     }

@@ -9,17 +9,17 @@ use std::time::Duration;
 use ::aws_lc_rs::digest::{Context, SHA256};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::UnixTime;
 
 use super::addresses::special;
 use super::anchors::{Anchors, Purpose};
 use super::certified::certified;
 use super::client_certificates::ClientVerifier;
-use super::identify::Held;
+use super::identify::{Held, Unidentified};
 use super::revocation;
 use crate::config::WarningCode;
 use crate::config::{self, Alpn, At, BindTls, Config, Listen, ListenerTls, PemFile, Problem, Severity};
@@ -61,16 +61,21 @@ impl Listener {
         self.tls.iter()
     }
 
-    /// Whether a certificate would be taken now, that was taken when its connection began: an authority or a list may
-    /// have changed since, and the certificate or one of its issuers may have expired.
-    pub fn believes(&self, held: &Held, at: Option<&Listen>, now: Timestamp) -> bool {
-        let Some((leaf, others)) = held.chain.split_first() else { return true };
-        let Some(tls) = at.and_then(|at| self.tls(at)) else { return false };
+    /// Judges a certificate again that was taken when its connection began: an authority or a list may have changed since,
+    /// and the certificate or one of its issuers may have expired.
+    pub fn judge_held(&self, held: &Held, at: Option<&Listen>, now: Timestamp) -> Result<(), Unidentified> {
+        let Some((leaf, others)) = held.chain.split_first() else { return Ok(()) };
+        let Some(tls) = at.and_then(|at| self.tls(at)) else { return Err(Unidentified::CertificateUntrusted) };
         if tls.fingerprint == held.under && now.as_second() <= held.until {
-            return true;
+            return Ok(());
         }
-        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
-        tls.clients.as_ref().is_some_and(|clients| clients.verify_client_cert(leaf, others, now).is_ok())
+        let clients = tls.clients.as_ref().ok_or(Unidentified::CertificateUntrusted)?;
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
+        clients.verify_client_cert(leaf, others, time).map(|_| ()).map_err(|fault| match fault {
+            rustls::Error::InvalidCertificate(CertificateError::Revoked) => Unidentified::CertificateRevoked,
+            _ if now.as_second() > held.until => Unidentified::CertificateExpired(held.until),
+            _ => Unidentified::CertificateUntrusted,
+        })
     }
 }
 

@@ -191,6 +191,13 @@ pub enum Unidentified {
     Incomplete(Proof),
     /// The right credential from a network that its client may not call from.
     Network,
+    /// The certificate or one of its issuers has expired on the open connection: the last second that all were valid in,
+    /// since 1970.
+    CertificateExpired(i64),
+    /// A list that has come since names it.
+    CertificateRevoked,
+    /// The listener's authorities have changed since.
+    CertificateUntrusted,
 }
 
 impl fmt::Display for Unidentified {
@@ -202,6 +209,12 @@ impl fmt::Display for Unidentified {
             Self::Signature(why) => write!(f, "signature: {why}"),
             Self::Incomplete(proof) => write!(f, "no proof by {}", proof.as_str()),
             Self::Network => f.write_str("client calls from a network it may not call from"),
+            Self::CertificateExpired(until) => match Timestamp::from_second(*until) {
+                Ok(until) => write!(f, "the client certificate expired at {until}"),
+                Err(_) => f.write_str("the client certificate expired"),
+            },
+            Self::CertificateRevoked => f.write_str("the client certificate was revoked"),
+            Self::CertificateUntrusted => f.write_str("the listener no longer trusts the client certificate"),
         }
     }
 }

@@ -302,16 +302,17 @@ fn a_certificate_that_is_revoked_proves_nothing_on_the_connection_it_was_shown_o
             stream.read_exact(&mut byte).unwrap();
             rest.extend(byte);
         }
-        String::from_utf8(status.to_vec()).unwrap()
+        (String::from_utf8(status.to_vec()).unwrap(), String::from_utf8(rest).unwrap())
     };
-    open.iter_mut().for_each(|stream| assert_eq!(ask(stream, ""), "HTTP/1.1 200"));
+    open.iter_mut().for_each(|stream| assert_eq!(ask(stream, "").0, "HTTP/1.1 200"));
     // The next list. It is read again because something in the configuration has changed: a file of its own will do.
     let count = |lines: &[String]| lines.iter().filter(|line| line.contains("configuration reloaded")).count();
     let before = count(&place.outgate.log.all());
     place.outgate.folder.write("clients.crl", place.clients.revoked(&[7, 8]));
     place.outgate.log.until("a reload", |lines| (count(lines) > before).then_some(()));
-    assert_eq!(ask(&mut open[0], ""), "HTTP/1.1 200", "who is not on it notices nothing");
-    assert_eq!(ask(&mut open[1], ""), "HTTP/1.1 407");
+    assert_eq!(ask(&mut open[0], "").0, "HTTP/1.1 200", "who is not on it notices nothing");
+    let (status, refused) = ask(&mut open[1], "");
+    assert!(status == "HTTP/1.1 407" && refused.contains("the client certificate was revoked"), "{refused}");
 }
 
 /// Seconds: enough for a handshake and a request on a loaded machine.
@@ -342,6 +343,10 @@ fn a_client_certificate_that_expires_proves_nothing_on_an_open_connection() {
     std::thread::sleep(std::time::Duration::from_secs(left.try_into().unwrap_or(0)));
     let refused = ask();
     assert!(refused.starts_with("HTTP/1.1 407 ") && refused.contains("client_unauthenticated"), "{refused}");
+    let expired = format!("the client certificate expired at {}", jiff::Timestamp::from_second(end).unwrap());
+    assert!(refused.contains(&expired), "{refused}");
+    let records = place.outgate.records(2);
+    assert!(records[1]["detail"].as_str().unwrap().starts_with(&expired), "{}", records[1]);
     assert_eq!(place.plain.seen().len(), 1);
 }
 
