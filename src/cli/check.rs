@@ -8,9 +8,10 @@ use clap::Args;
 
 use super::service::{Account, Unit};
 use super::{FOLDER, find, load, show};
-use crate::config::{self, At, Deliveries, Problem, Severity};
+use crate::config::{self, At, Bind, Deliveries, Problem, Severity};
 use crate::live::records;
 use crate::names::counted;
+use crate::net::listen;
 use crate::sysexits;
 
 #[derive(Args)]
@@ -50,6 +51,8 @@ impl Check {
             Ok(valid) => {
                 let mut found = valid.warnings;
                 found.extend(log_fault(&valid.config.log.deliveries));
+                let sockets = valid.config.server.listen.iter().chain(&valid.config.admin.listen);
+                found.extend(sockets.filter_map(socket_fault));
                 (found, valid.config.sources, valid.acknowledged)
             }
             Err(invalid) => (invalid.problems, invalid.sources, 0),
@@ -106,6 +109,14 @@ impl Check {
         }
         Ok(Some(account))
     }
+}
+
+/// A start would end with it.
+fn socket_fault(bind: &At<Bind>) -> Option<Problem> {
+    let fault = listen::probe(bind).err()?;
+    let problem = Problem::at(bind.place, format!("outgate could not listen on {}", bind.address));
+    let help = "make its folder, let the user that outgate runs as write there, and name a group of this host";
+    Some(problem.label(fault.to_string()).help(help))
 }
 
 /// A start would end with it.

@@ -14,6 +14,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
+use rustix::fs::{Access, access};
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -179,6 +180,19 @@ fn unix(path: &Path, bind: &Bind, successor: Successor) -> io::Result<Listener> 
         path.clone_into(&mut file.path);
     }
     Ok(Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?, Some(file)))
+}
+
+/// Returns why a unix socket could not be made: this host does not know its group, or its folder cannot be written. Nothing
+/// is created. A folder below `/run` is not judged: systemd makes it when the service starts (RuntimeDirectory=).
+pub fn probe(bind: &Bind) -> io::Result<()> {
+    let Listen::Unix(path) = &bind.address else { return Ok(()) };
+    group(bind)?;
+    if ["/run", "/var/run"].iter().any(|run| path.starts_with(run)) {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let fault = |fault: io::Error| io::Error::new(fault.kind(), format!("{}: {fault}", folder.display()));
+    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| fault(errno.into()))
 }
 
 /// Gives the socket's file the group and mode of `bind`: what a reload changes of a socket that stays.

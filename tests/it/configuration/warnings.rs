@@ -70,6 +70,28 @@ fn acknowledged_warnings_are_not_shown_and_a_code_without_a_warning_is_told() {
 }
 
 #[test]
+fn check_refuses_a_unix_listener_without_its_folder_or_group() {
+    let folder = Folder::new();
+    let text = |socket: &str, group: &str| {
+        let listen = format!("{{ address = \"unix:{}\", mode = \"0660\"{group} }}", folder.path(socket).display());
+        format!("[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = [{listen}]\n{BASE}")
+    };
+    let (code, _, said) = check(&text("admin.sock", ""), &[]);
+    assert_eq!(code, 0, "{said}");
+    for (socket, group, words) in [
+        ("missing/admin.sock", "", "No such file or directory"),
+        ("admin.sock", ", group = \"no-such-group\"", "this host has no group"),
+    ] {
+        let (code, _, said) = check(&text(socket, group), &[]);
+        assert!(code == 1 && said.contains("outgate could not listen on unix:") && said.contains(words), "{said}");
+    }
+    assert!(!folder.path("admin.sock").exists(), "check creates nothing");
+    // systemd makes the folder when the service starts.
+    let below_run = text("admin.sock", "").replace(&folder.path("").display().to_string(), "/run/outgate-missing/");
+    assert_eq!(check(&below_run, &[]).0, 0);
+}
+
+#[test]
 fn acknowledged_warnings_are_not_logged_by_run() {
     let config = |codes: &str, most: &str| {
         format!(
