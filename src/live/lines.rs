@@ -240,7 +240,8 @@ impl Shared {
 
     fn reopen(&self, sink: &mut Sink) {
         let Sink::File(file, path) = sink else { return };
-        let fault = match append_to(path) {
+        // A pipe without a reader would keep this thread, and every line behind it, in the open.
+        let fault = match append_to(path, libc::O_NONBLOCK) {
             Ok(opened) => {
                 *file = Some(opened);
                 None
@@ -298,7 +299,7 @@ impl Sink {
 
     fn open(&mut self) -> io::Result<()> {
         if let Self::File(file @ None, path) = self {
-            *file = Some(append_to(path)?);
+            *file = Some(append_to(path, 0)?);
         }
         Ok(())
     }
@@ -339,8 +340,8 @@ impl Sink {
 }
 
 /// Records name clients and targets: nobody but the owner and the group reads them.
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+fn append_to(path: &Path, flags: i32) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)
 }
 
 /// Returns whether lines can be appended to `path`. The file is not created, and nothing is written.

@@ -81,6 +81,21 @@ fn usr1_that_cannot_reopen_the_log_says_so_and_keeps_the_old_file() {
 }
 
 #[test]
+fn usr1_does_not_wait_for_the_reader_of_a_pipe_at_the_path_of_the_log() {
+    let place = place("file:{dir}/deliveries.jsonl");
+    let (path, rotated) = (place.outgate.folder.path("deliveries.jsonl"), place.outgate.folder.path("rotated"));
+    fs::rename(&path, &rotated).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    place.outgate.signal("USR1");
+    let line = place.logged("cannot reopen");
+    assert!(line.contains("deliveries.jsonl"), "{line}");
+    place.deliver();
+    until("record in the old file", || records(&rotated) == 1);
+    fs::remove_file(&path).unwrap();
+    place.logged("is open again");
+}
+
+#[test]
 fn lost_records_are_reported_in_the_log_with_their_count_and_path() {
     let mut place = place("file:/dev/full");
     (0..3).for_each(|_| place.deliver());
