@@ -316,6 +316,9 @@ impl From<HelloFault> for Refusal {
             HelloFault::OtherHost(None) => cut("the ClientHello names no host"),
             HelloFault::OtherHost(Some(name)) => cut(format!("the ClientHello names {name}")),
             HelloFault::Timeout => Refusal::new(Code::BodyTimeout, "no ClientHello within the tls timeout"),
+            HelloFault::Stalled => {
+                Refusal::new(Code::BodyTimeout, "the ClientHello did not end within the tls timeout")
+            }
             HelloFault::Gone => Refusal::malformed("the client hung up before it sent a ClientHello").unheard(),
         }
     }

@@ -42,7 +42,10 @@ pub enum HelloFault {
     TooLarge,
     /// Server Name Indication (RFC 6066 §3) names another host, or none.
     OtherHost(Option<String>),
+    /// Nothing came in time.
     Timeout,
+    /// A ClientHello began, and did not end in time.
+    Stalled,
     Gone,
 }
 
@@ -61,7 +64,7 @@ impl HelloFault {
     fn alert(&self) -> Option<AlertDescription> {
         match self {
             HelloFault::OtherHost(Some(_)) => Some(AlertDescription::UnrecognisedName),
-            HelloFault::OtherHost(None) | HelloFault::Malformed | HelloFault::TooLarge => {
+            HelloFault::OtherHost(None) | HelloFault::Malformed | HelloFault::TooLarge | HelloFault::Stalled => {
                 Some(AlertDescription::AccessDenied)
             }
             HelloFault::NotTls | HelloFault::Timeout | HelloFault::Gone => None,
@@ -82,7 +85,12 @@ pub async fn read(
     sni: Sni,
     within: Duration,
 ) -> Result<Vec<u8>, HelloFault> {
-    timeout(within, gather(client, host, sni)).await.unwrap_or(Err(HelloFault::Timeout))
+    let mut all = Vec::with_capacity(PIECE);
+    match timeout(within, gather(client, host, sni, &mut all)).await {
+        Ok(gathered) => gathered.map(|()| all),
+        Err(_) if all.is_empty() => Err(HelloFault::Timeout),
+        Err(_) => Err(HelloFault::Stalled),
+    }
 }
 
 /// Ends the connection of a client whose ClientHello is refused: with a fatal alert, where it speaks TLS.
@@ -109,16 +117,20 @@ async fn send_alert(client: &mut (impl AsyncRead + AsyncWrite + Unpin), alert: A
     let _ = timeout(ALERT_WITHIN, sending).await;
 }
 
-async fn gather(client: &mut (impl AsyncRead + Unpin), host: &Host, sni: Sni) -> Result<Vec<u8>, HelloFault> {
+async fn gather(
+    client: &mut (impl AsyncRead + Unpin),
+    host: &Host,
+    sni: Sni,
+    all: &mut Vec<u8>,
+) -> Result<(), HelloFault> {
     let mut acceptor = Acceptor::default();
-    let mut all = Vec::with_capacity(PIECE);
     loop {
         let start = all.len();
         if start > HELLO_MAX {
             return Err(HelloFault::TooLarge);
         }
         all.reserve(PIECE);
-        match client.read_buf(&mut all).await {
+        match client.read_buf(all).await {
             Ok(length) if length > 0 => {}
             _ => return Err(HelloFault::Gone),
         }
@@ -126,7 +138,7 @@ async fn gather(client: &mut (impl AsyncRead + Unpin), host: &Host, sni: Sni) ->
             return Err(HelloFault::NotTls);
         }
         if let Some(named) = hear(&mut acceptor, &all[start..])? {
-            return if means(named.as_deref(), host, sni) { Ok(all) } else { Err(HelloFault::OtherHost(named)) };
+            return if means(named.as_deref(), host, sni) { Ok(()) } else { Err(HelloFault::OtherHost(named)) };
         }
     }
 }

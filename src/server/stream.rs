@@ -89,6 +89,9 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 }
 
+/// Bytes of empty lines before a request.
+const EMPTY_LINES_MAX: usize = 64;
+
 /// With less room than this, more is made.
 const ROOM_LEAST: usize = 1024;
 const ROOM: usize = 8 * 1024;
@@ -120,16 +123,22 @@ pub(super) fn poll_read(
 }
 
 /// Returns whether the first byte is that of a request in plain HTTP (a method begins with a letter, a TLS handshake does
-/// not), and the stream from its first byte on.
+/// not), and the stream from its first byte on. Empty lines before a request are skipped (RFC 9112 §2.2).
 pub(super) async fn speaks_http<S: Stream>(
     mut stream: S,
     deadline: Instant,
 ) -> Result<(bool, Replayed<S>), AcceptFault> {
     let mut first = BytesMut::new();
-    let read = timeout_at(deadline, poll_fn(|cx| poll_read(&mut stream, &mut first, cx))).await;
-    match read.map_err(|_| AcceptFault::Timeout)?.map_err(AcceptFault::Failed)? {
-        0 => Err(AcceptFault::Failed(io::ErrorKind::UnexpectedEof.into())),
-        _ => Ok((first[0].is_ascii_alphabetic(), Replayed::new(first, stream))),
+    loop {
+        let read = timeout_at(deadline, poll_fn(|cx| poll_read(&mut stream, &mut first, cx))).await;
+        if read.map_err(|_| AcceptFault::Timeout)?.map_err(AcceptFault::Failed)? == 0 {
+            return Err(AcceptFault::Failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let begin = first.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));
+        if begin.is_some() || first.len() > EMPTY_LINES_MAX {
+            let is_http = begin.is_some_and(u8::is_ascii_alphabetic);
+            return Ok((is_http, Replayed::new(first, stream)));
+        }
     }
 }
 

@@ -41,8 +41,10 @@ pub fn connect(authority: &str, fields: &str) -> String {
 }
 
 /// What clients send in a tunnel for TLS who do not mean TLS.
-pub const PLAIN_REQUESTS: [&str; 5] = [
+pub const PLAIN_REQUESTS: [&str; 6] = [
     "POST /in HTTP/1.1\r\nHost: inspect.example\r\nContent-Length: 2\r\n\r\n{}",
+    // A server skips empty lines before a request (RFC 9112 §2.2).
+    "\r\nPOST /in HTTP/1.1\r\nHost: inspect.example\r\nContent-Length: 2\r\n\r\n{}",
     // The client still writes its body, or its head, prefers HTTP/2, or wants another proxy behind this one.
     "POST /in HTTP/1.1\r\nHost: inspect.example\r\nContent-Length: 100\r\n\r\nhalf",
     "P",
