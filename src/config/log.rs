@@ -3,9 +3,7 @@
 
 use std::path::PathBuf;
 
-use tracing_subscriber::filter::EnvFilter;
-
-use super::problem::Problem;
+use super::problem::{Problem, nearest};
 use super::read::{Reader, Table};
 use super::{At, keys};
 
@@ -16,6 +14,11 @@ pub struct Log {
     pub level: String,
     pub format: LogFormat,
 }
+
+/// From the fewest lines to the most.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// The crates that write log lines: outgate, and its libraries for HTTP/2 and DNS messages.
+const CRATES: [&str; 3] = ["outgate", "h2", "hickory_proto"];
 
 /// The form of diagnostics on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +53,8 @@ pub(super) fn read(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
     let deliveries = deliveries.unwrap_or(At { value: Deliveries::Stdout, place: table.place });
     let level = table.one(reader, "level", |reader, value| {
         let text = reader.text(value)?;
-        if EnvFilter::builder().parse(text).is_err() || text.is_empty() {
-            let problem = Problem::at(value.place, format!("`{}` is not a log level", value.key));
-            let help = "write \"error\", \"warn\", \"info\", \"debug\" or \"trace\", or one a module, \"info,outgate::net=debug\"";
+        if let Err(Wrong { what, help }) = check_level(text) {
+            let problem = Problem::at(value.place, format!("`{}` is not a log level: {what}", value.key));
             reader.problems.push(problem.help(help));
             return None;
         }
@@ -62,4 +64,85 @@ pub(super) fn read(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
     let format = table.one(reader, "format", |reader, value| reader.choice(value, &formats));
     let format = format.map_or(LogFormat::Text, |format| format.value);
     Log { deliveries, level: level.unwrap_or("info".into()), format }
+}
+
+/// Why a text is not a log level.
+struct Wrong {
+    what: String,
+    help: String,
+}
+
+/// Checks each directive. The filter itself takes an unknown word for a module: it would silence the whole log.
+fn check_level(text: &str) -> Result<(), Wrong> {
+    let mut has_default = false;
+    for directive in text.split(',') {
+        match directive.split_once('=') {
+            None => {
+                check_word(directive)?;
+                has_default = true;
+            }
+            Some((module, level)) => {
+                let name = module.split("::").next().unwrap_or(module);
+                let is_path = module.split("::").all(|part| !part.is_empty() && part.chars().all(is_of_name));
+                if !CRATES.contains(&name) || !is_path {
+                    let all = || format!("a module is of {}, such as \"info,outgate::net=debug\"", CRATES.join(", "));
+                    let help = nearest(name, CRATES).filter(|near| *near != name);
+                    let help = help.map_or_else(all, |near| format!("did you mean `{near}`?"));
+                    return Err(Wrong { what: format!("no module is called `{module}`"), help });
+                }
+                check_word(level)?;
+            }
+        }
+    }
+    if has_default {
+        return Ok(());
+    }
+    let help = format!("write \"info,{text}\"");
+    Err(Wrong { what: "it has no level for all other modules, which would be silent".to_owned(), help })
+}
+
+fn check_word(word: &str) -> Result<(), Wrong> {
+    if LEVELS.contains(&word) {
+        return Ok(());
+    }
+    let lower = word.to_ascii_lowercase();
+    let near = if lower == "warning" { Some("warn") } else { nearest(&lower, LEVELS) };
+    let all = || "write \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or one a module, \"info,outgate::net=debug\"";
+    let help = near.map_or_else(|| all().to_owned(), |near| format!("did you mean `{near}`?"));
+    Err(Wrong { what: format!("there is no level `{word}`"), help })
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_level_takes_levels_and_modules_that_exist_alone() {
+        for valid in
+            ["error", "off", "info,outgate::net=debug", "outgate=debug,warn", "info,h2=trace,hickory_proto=off"]
+        {
+            assert!(check_level(valid).is_ok(), "{valid}");
+        }
+        for (wrong, help) in [
+            ("warning", "did you mean `warn`?"),
+            ("INFO", "did you mean `info`?"),
+            ("verbose", "write \"error\""),
+            ("", "write \"error\""),
+            ("info,", "write \"error\""),
+            ("info,foo", "write \"error\""),
+            ("info,outgate=loud", "write \"error\""),
+            ("info,outgate::=debug", "a module is of outgate, h2"),
+            ("info,outgat::net=debug", "did you mean `outgate`?"),
+            ("info,rustls=debug", "a module is of outgate, h2"),
+            ("info,outgate[span]=debug", "a module is of outgate, h2"),
+            ("h2=debug", "write \"info,h2=debug\""),
+        ] {
+            let fault = check_level(wrong).expect_err(wrong);
+            assert!(fault.help.starts_with(help), "{wrong}: {}", fault.help);
+        }
+    }
 }

@@ -1,12 +1,14 @@
-//! The gauges of the metrics: the state of the proxy at one moment.
+//! The metrics that are read at a scrape: gauges of the state of the proxy, and counters that other modules keep.
 //! What do the metrics say of pools, queues and outages?
+
+use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
 use super::{Live, log, sources};
 
 impl Live {
-    /// Sets the gauges to their current values before a scrape.
+    /// Sets these metrics to their current values before a scrape.
     pub fn observe(&self) {
         let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
         self.meters.prune(&in_force.plan);
@@ -31,8 +33,9 @@ impl Live {
         self.meters.suspected_gaps.set(counted(self.reach.gaps()));
         self.meters.cut_off.set(counted(self.reach.resting().len()));
         self.meters.circuits_open.set(counted(self.circuits.open()));
-        self.meters.records_lost.set(i64::try_from(self.records.lost()).unwrap_or(i64::MAX));
+        // The maximum, as scrapes run at the same time and a counter never falls.
+        self.meters.records_lost.inner().fetch_max(self.records.lost(), Ordering::Relaxed);
         self.meters.log_reopen_failed.set(i64::from(self.records.reopen_fault().is_some()));
-        self.meters.log_lines_lost.set(i64::try_from(log::lost()).unwrap_or(i64::MAX));
+        self.meters.log_lines_lost.inner().fetch_max(log::lost(), Ordering::Relaxed);
     }
 }

@@ -51,8 +51,8 @@ pub struct Meters {
     pub dns_outage: Gauge,
     pub circuits_open: Gauge,
     pub circuits_opened: Counter,
-    pub records_lost: Gauge,
-    pub log_lines_lost: Gauge,
+    pub records_lost: Counter,
+    pub log_lines_lost: Counter,
     pub log_reopen_failed: Gauge,
 }
 
@@ -175,8 +175,8 @@ impl Meters {
             dns_outage: Gauge::default(),
             circuits_open: Gauge::default(),
             circuits_opened: Counter::default(),
-            records_lost: Gauge::default(),
-            log_lines_lost: Gauge::default(),
+            records_lost: Counter::default(),
+            log_lines_lost: Counter::default(),
             log_reopen_failed: Gauge::default(),
             registry: Registry::default(),
         };

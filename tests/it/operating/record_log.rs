@@ -126,7 +126,10 @@ fn lost_records_are_reported_for_the_file_that_lost_them_after_a_reload() {
     assert!(line.contains("/dev/full cannot be written: No space left"), "{line}");
     // What the file before has lost is no fault of this one.
     assert!(!place.outgate.admin("/readyz").text().contains("delivery records"));
-    assert!(place.is_metric("outgate_records_lost 1"), "{}", place.outgate.admin("/metrics").text());
+    assert!(place.is_metric("outgate_records_lost_total 1"), "{}", place.outgate.admin("/metrics").text());
+    assert!(
+        place.is_metric("# TYPE outgate_records_lost counter") && place.is_metric("outgate_log_lines_lost_total 0")
+    );
     place.deliver();
     until("record in the new file", || records(&place.outgate.folder.path("deliveries.jsonl")) == 1);
 }
