@@ -98,14 +98,19 @@ async fn silence_starts_the_next_hop_and_the_loser_is_closed() {
     let dialled = dial(&[hop("127.99.0.2", silent), hop("127.99.0.3", to)], within(5000)).await.outcome.unwrap();
     assert_eq!(dialled.hop, hop("127.99.0.3", to));
     assert!(start.elapsed() >= ATTEMPT_DELAY);
-    // Local addresses stand in /proc/net/tcp as hexadecimal words.
-    let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
-    let seen = |address: Ipv4Addr| {
-        let word = format!(" {:08X}:", u32::from_ne_bytes(address.octets()));
-        table.lines().any(|line| line.contains(&word))
+    // Addresses stand in /proc/net/tcp as hexadecimal words, the local one first. The port of the target tells this
+    // test's connections from those of another run on the same host.
+    let seen = |from: Ipv4Addr, to: SocketAddr| {
+        let [from, host] = [from, Ipv4Addr::LOCALHOST].map(|address| u32::from_ne_bytes(address.octets()));
+        let (local, remote) = (format!("{from:08X}:"), format!("{host:08X}:{:04X}", to.port()));
+        let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
+        table.lines().any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            words.next().is_some_and(|word| word.starts_with(&local)) && words.next() == Some(&remote)
+        })
     };
-    assert!(!seen(Ipv4Addr::new(127, 99, 0, 2)), "the loser is closed");
-    assert!(seen(Ipv4Addr::new(127, 99, 0, 3)), "and the table would have shown it");
+    assert!(!seen(Ipv4Addr::new(127, 99, 0, 2), silent), "the loser is closed");
+    assert!(seen(Ipv4Addr::new(127, 99, 0, 3), to), "and the table would have shown it");
 }
 
 #[tokio::test]

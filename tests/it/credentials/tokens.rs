@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use socket2::{Domain, Socket, Type};
 use support::pki::{Pki, self_signed};
+use support::ports::refusing;
 use support::receiver::{Reaction, Receiver, answering, ok};
 use support::scene::{SECRET, folder};
 use support::signature::verify;
@@ -261,7 +262,7 @@ fn an_endpoint_that_gives_no_token_is_told_as_what_it_is() {
     let pki = Pki::new();
     let target = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let login = |reaction| Receiver::tls(pki.leaf(&["login.example"]), reaction);
-    let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (_closed, refused) = refusing();
     let html = json(200, "<html>");
     let says = |bytes: Vec<u8>| login(Arc::new(move |_| (bytes.clone(), true)));
     let denied = json(401, r#"{"error":"invalid_client","error_description":"hunter2"}"#);

@@ -12,17 +12,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use support::pki::Pki;
+use support::ports::refusing;
 use support::receiver::{Receiver, answering, ok};
 use support::scene::{Scene, config, folder, scene, scene_with};
 use support::{Answer, Outgate, PATIENCE, post};
-
-/// A port where nobody listens: bound, so that nobody else can take it.
-fn refusing() -> (Socket, u16) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
-    (socket, port)
-}
 
 /// A listener whose queue is full, so that the kernel drops every further SYN.
 fn silent() -> (Vec<Socket>, u16) {

@@ -217,6 +217,8 @@ fn origins_find_exactly_the_requests_that_were_forwarded() {
 [server]
 listen = ["127.0.0.1:0"]
 allow_anonymous = true
+[admin]
+listen = []
 [egress.default]
 ranges = ["127.0.7.0/32"]
 [guard]

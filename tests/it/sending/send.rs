@@ -9,6 +9,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use support::ports::refusing;
 use support::receiver::answering;
 use support::scene::{Scene, bad_receiver, config, scene, scene_with};
 use support::signature;
@@ -81,9 +82,10 @@ fn through_a_proxy_it_is_a_client_like_any_other() {
 
     let (code, text) = told(&send(&scene, &["https://elsewhere.example/", "--proxy", &proxy], ""));
     assert!(code == 69 && text.contains("refused    no_route") && text.contains("do not send it again"), "{text}");
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_closed, refused) = refusing();
+    let closed = format!("127.0.0.1:{refused}");
     let (code, text) = told(&send(&scene, &[&scene.good_url(), "--proxy", &format!("http://{closed}")], ""));
-    assert!(code == 69 && text.contains(&closed.to_string()), "{text}");
+    assert!(code == 69 && text.contains(&closed), "{text}");
 }
 
 #[test]

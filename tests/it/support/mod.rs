@@ -9,6 +9,7 @@ pub mod http2;
 pub mod name_server;
 pub mod origins;
 pub mod pki;
+pub mod ports;
 pub mod process;
 pub mod receiver;
 pub mod scene;

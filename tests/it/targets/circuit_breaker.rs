@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
+use support::pki::Pki;
+use support::ports::refusing;
 use support::receiver::Reaction;
-use support::scene::{Scene, config, scene_with};
-use support::tunnel_scene::{Played, played};
-use support::{Answer, PATIENCE, post};
+use support::scene::{Scene, config, folder, scene_with};
+use support::tunnel_scene::{self, played};
+use support::{Answer, Outgate, PATIENCE, post};
 
 /// Hangs up on a request for `/sick`, and on every other while the switch says so.
 fn moody() -> (Reaction, Arc<AtomicBool>) {
@@ -150,10 +152,10 @@ fn nobody_sends_a_body_to_an_open_circuit() {
 
 #[test]
 fn tunnels_are_counted_with_the_webhooks() {
-    let played = played("[circuit]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n");
-    let authority = played.authority();
-    let Played { outgate, listener } = played;
-    drop(listener);
+    let (_closed, port) = refusing();
+    let circuit = "[circuit]\nfailures = 2\nopen = \"1h\"\nopen_max = \"1h\"\n";
+    let outgate = Outgate::run(folder(&Pki::new()), &tunnel_scene::config(port, circuit));
+    let authority = format!("plain.example:{port}");
     let code = |authority: &str| outgate.tunnel(authority, "").1.code().to_owned();
     for _ in 0..3 {
         assert_eq!(
@@ -238,7 +240,7 @@ fn circuit_of_one_client_or_tenant_does_not_stop_another() {
     assert_eq!(others, ["500", "500", "500"]);
     assert_eq!(send("/in", &acme), "500", "the answer to another has closed its circuit");
     // That there is no connection is nobody's doing but the target's.
-    let refused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (_closed, refused) = refusing();
     let text = config(&scene.good, &scene.plain, &format!("{more}tokens = [\"sha256:{hash}\"]\n"));
     scene.outgate.reconfigure(&text.replace("ports = [", &format!("ports = [{refused}, ")));
     let to_closed =
