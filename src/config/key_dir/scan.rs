@@ -25,24 +25,48 @@ use crate::names::{KeyId, TENANT_MAX, TenantName};
 const TENANTS_MAX: usize = 250_000;
 /// Files in a tenant's folder: while keys rotate there are two or three.
 const FILES_MAX: usize = 1_000;
+/// How often a directory is read that changes each time while it is read. The change that was the last is heard, too.
+const SCANS_MAX: usize = 5;
 
 /// Every tenant's folder. One with a fault will be read again. `nobodys`: faults with what is no tenant's.
+///
+/// From the beginning if folders were renamed meanwhile: of two that became each other's, one could be read before and
+/// one after, and both tenants would have the key of one.
 pub(super) fn scan(found: &mut KeyDir, before: Option<&KeyDir>, nobodys: &mut Vec<Fault>) -> Result<(), FileFault> {
+    let root = open(CWD, &found.path, OFlags::DIRECTORY)?;
+    let seen = || fstat(&root).map(|stat| Seen::of(&stat)).map_err(fault);
+    for _ in 0..SCANS_MAX {
+        let start = seen()?;
+        found.tenants.clear();
+        nobodys.clear();
+        scan_once(&root, found, before, nobodys)?;
+        if seen()? == start {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn scan_once(
+    root: &OwnedFd,
+    found: &mut KeyDir,
+    before: Option<&KeyDir>,
+    nobodys: &mut Vec<Fault>,
+) -> Result<(), FileFault> {
     let now = SystemTime::now();
     let KeyDir { path, tenants } = found;
-    let root = open(CWD, path, OFlags::DIRECTORY)?;
-    for entry in entries(&root, TENANTS_MAX)? {
-        if !entry.may_be_folder(&root) {
+    for entry in entries(root, TENANTS_MAX)? {
+        if !entry.may_be_folder(root) {
             continue;
         }
         let Some(tenant) = tenant(path, &entry.name, nobodys) else { continue };
         let known = before.and_then(|before| before.tenants.get(&tenant));
-        if let Some(known) = known.filter(|known| known.is_unchanged(&root, &tenant)) {
+        if let Some(known) = known.filter(|known| known.is_unchanged(root, &tenant)) {
             tenants.insert(tenant, Arc::clone(known));
             continue;
         }
         let path = path.join(tenant.as_str());
-        let folder = match read(&root, &path, &tenant, now) {
+        let folder = match read(root, &path, &tenant, now) {
             Ok(folder) => folder,
             // Gone while we looked: as if it had never been there.
             Err(FileFault::Missing) => continue,
@@ -196,4 +220,49 @@ fn open(at: impl AsFd, path: &Path, how: OFlags) -> Result<OwnedFd, FileFault> {
 
 fn fault(errno: Errno) -> FileFault {
     std::io::Error::from(errno).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::sync::Barrier;
+    use std::time::Duration;
+
+    use rustix::fs::{RenameFlags, renameat_with};
+
+    use super::*;
+
+    /// Two folders become each other's at once, while those between them are read.
+    #[test]
+    fn key_dir_scan_never_gives_two_tenants_the_key_of_one_that_swap() {
+        const BETWEEN: usize = 300;
+        let path = std::env::temp_dir().join(format!("outgate-scan-{}", std::process::id()));
+        let names = (0..BETWEEN).map(|number| format!("m{number}")).chain(["acme".into(), "zeta".into()]);
+        for name in names {
+            fs::create_dir_all(path.join(&name)).unwrap();
+            fs::write(path.join(&name).join("k1.key"), &name).unwrap();
+        }
+        let keys: Vec<[Vec<u8>; 2]> = (0..30)
+            .map(|round| {
+                // File systems have a clock of their own: the change of this round has another time than the last one's.
+                std::thread::sleep(Duration::from_millis(20));
+                let mut found = KeyDir { path: path.clone(), tenants: BTreeMap::new() };
+                let start = Barrier::new(2);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        start.wait();
+                        std::thread::sleep(Duration::from_micros(300 * round));
+                        let [one, other] = ["acme", "zeta"].map(|name| path.join(name));
+                        renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
+                    });
+                    start.wait();
+                    scan(&mut found, None, &mut Vec::new()).unwrap();
+                });
+                ["acme", "zeta"].map(|name| found.tenants[&TenantName::new(name)].keys[0].secret.expose().to_vec())
+            })
+            .collect();
+        fs::remove_dir_all(&path).unwrap();
+        assert!(keys.iter().all(|[one, other]| one != other), "{keys:?}");
+    }
 }
