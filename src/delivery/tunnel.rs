@@ -33,6 +33,7 @@ use crate::names::{Host, Target, TenantName};
 use crate::net::client_hello::{self, HelloFault, Sni};
 use crate::net::connection::Socket;
 use crate::net::pipe::{self, PipeFault};
+use crate::net::tls::TlsFault;
 use crate::net::tls::mint::MintFault;
 use crate::policy::egress::Hop;
 use crate::policy::identify::Inside;
@@ -298,11 +299,25 @@ fn cut(cause: impl ToString) -> Refusal {
     Refusal::new(Code::TunnelForbidden, "the tunnel is for TLS with the host of its CONNECT").cause(cause)
 }
 
+/// Tells a client that rejects the certificate from one that means another host.
+fn ended_handshake(fault: io::Error) -> Refusal {
+    let cause = fault.to_string();
+    let detail = match TlsFault::from(fault) {
+        TlsFault::Alert { name: "unknown_ca", .. } => "the client ended the TLS handshake: it does not trust server.ca",
+        // Some clients send these alerts for an authority that they do not trust.
+        TlsFault::Alert { name: "bad_certificate" | "certificate_unknown", .. } => {
+            "the client ended the TLS handshake: it rejected the certificate, and may not trust server.ca"
+        }
+        _ => "the TLS handshake with the client failed",
+    };
+    Refusal::new(Code::TunnelForbidden, detail).cause(cause)
+}
+
 impl From<InsideFault> for Refusal {
     fn from(fault: InsideFault) -> Self {
         match fault {
             InsideFault::Hello(fault) => fault.into(),
-            InsideFault::Handshake(fault) => cut(format!("the client ended the handshake: {fault}")),
+            InsideFault::Handshake(fault) => ended_handshake(fault),
             InsideFault::Mint(fault) => Refusal::new(Code::Internal, "no certificate could be minted").cause(fault),
         }
     }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Notify;
+use tracing::info;
 
 use crate::config::Written;
 use crate::config::difference::Difference;
@@ -164,6 +165,13 @@ impl Configuration {
     /// Resolves when another one is in force; for one who waits.
     pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Logs that a signal found no change. Who asks over the socket gets an answer, and saved files are often the same.
+    pub fn log_unchanged(&self, how: &str, by: &str) {
+        if how == "signal" {
+            info!("configuration unchanged: number {} stays in force, by {by}", self.adopted().number);
+        }
     }
 
     pub fn adopted(&self) -> Arc<Adopted> {

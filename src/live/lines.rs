@@ -254,6 +254,7 @@ impl Shared {
                 warn!("cannot reopen {}: {fault}; lines still go to the file that was open before", path.display());
             }
             (None, Some(_)) => info!("{} is open again", path.display()),
+            (None, None) => info!("{} was reopened", path.display()),
             _ => {}
         }
     }

@@ -251,6 +251,7 @@ impl Reloader {
             None => {
                 self.forget_rejection();
                 self.drifts(None);
+                self.live.configuration.log_unchanged(asked.how, &asked.by);
                 self.live.configuration.outcome(Verdict::Unchanged)
             }
             Some(change) => match self.open(&config).await {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::super::load_or_say;
 use super::socket::{Question, Socket, Unasked, ask};
-use super::{count, rejected, show};
+use super::{count, file_exists, rejected, show};
 use crate::config::journal::absolute;
 use crate::live::configuration::{Outcome, Verdict};
 use crate::sysexits;
@@ -40,6 +40,9 @@ pub(in crate::cli) struct Diff {
 
 impl Diff {
     pub(in crate::cli) fn run(self) -> ExitCode {
+        if let Err(code) = file_exists(self.config.as_deref()) {
+            return code;
+        }
         let sockets = match &self.admin {
             Some(socket) => vec![socket.clone()],
             None => Socket::of(self.config.as_deref()),

@@ -87,6 +87,9 @@ pub(super) fn no_entry(history: &history::History, number: u64, fault: &io::Erro
 
 impl History {
     pub(in crate::cli) fn run(self) -> ExitCode {
+        if let Err(code) = self.which.check() {
+            return code;
+        }
         let running: Option<Value> = ask(&self.which.sockets(), &Question::get("/status")).ok();
         let history = self.place.open(&self.which, running.as_ref());
         let in_force = running.and_then(|running| running["configuration"]["number"].as_u64());

@@ -8,13 +8,13 @@ pub(super) mod rollback;
 mod socket;
 pub(super) mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::Value;
 
-use super::visible;
+use super::{load_or_say, visible};
 use crate::live::configuration::Outcome;
 use crate::sysexits;
 use socket::Question;
@@ -32,6 +32,12 @@ pub(super) struct Which {
 }
 
 impl Which {
+    /// Shows that the configuration file does not exist, unless `--admin` names the proxy. The default socket may be another
+    /// proxy's.
+    fn check(&self) -> Result<(), ExitCode> {
+        if self.admin.is_some() { Ok(()) } else { file_exists(self.config.as_deref()) }
+    }
+
     fn sockets(&self) -> Vec<Socket> {
         match &self.admin {
             Some(socket) => vec![socket.clone()],
@@ -42,9 +48,19 @@ impl Which {
 
 /// What a running proxy says of a webhook.
 pub(super) fn explain(config: Option<PathBuf>, admin: Option<Socket>, webhook: &Value) -> Result<Value, ExitCode> {
-    let sockets = Which { config, admin }.sockets();
+    let which = Which { config, admin };
+    which.check()?;
+    let sockets = which.sockets();
     let question = Question::post("/explain", webhook.to_string().into_bytes());
     socket::ask(&sockets, &question).map_err(socket::Unasked::say)
+}
+
+/// Shows that a file that is named does not exist, as `explain` does.
+fn file_exists(config: Option<&Path>) -> Result<(), ExitCode> {
+    match config {
+        Some(path) if path.try_exists().is_ok_and(|exists| !exists) => load_or_say(Some(path)).map(drop),
+        _ => Ok(()),
+    }
 }
 
 /// Changes, and what is to be said beside them.

@@ -29,6 +29,9 @@ pub(in crate::cli) struct Reload {
 
 impl Reload {
     pub(in crate::cli) fn run(self) -> ExitCode {
+        if let Err(code) = self.which.check() {
+            return code;
+        }
         let outcome: Outcome = match ask(&self.which.sockets(), &Question::post("/reload", Vec::new())) {
             Ok(outcome) => outcome,
             Err(unasked) => return unasked.say(),

@@ -63,6 +63,7 @@ impl Rollback {
     }
 
     fn roll_back(&self) -> Result<ExitCode, ExitCode> {
+        self.which.check()?;
         // Never by the word of who answers: whoever took over the proxy would choose what root writes.
         let main = journal::absolute(self.which.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH)));
         let asked = self.asked(&main)?;

@@ -25,6 +25,9 @@ pub(in crate::cli) struct Status {
 
 impl Status {
     pub(in crate::cli) fn run(self) -> ExitCode {
+        if let Err(code) = self.which.check() {
+            return code;
+        }
         let status: Value = match ask(&self.which.sockets(), &Question::get("/status")) {
             Ok(status) => status,
             Err(unasked) => return unasked.say(),

@@ -59,6 +59,18 @@ fn a_change_is_seen_before_it_is_made_and_told_when_it_is() {
 }
 
 #[test]
+fn a_configuration_file_that_does_not_exist_is_reported_by_every_command() {
+    let folder = support::Folder::new();
+    let path = folder.path("missing.toml");
+    for words in ["status", "reload", "diff", "history", "rollback 1", "rollback --finish"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+        let output = command.args(words.split(' ')).arg("--config").arg(&path).output().unwrap();
+        let (code, _, err) = said(&output);
+        assert!(code == 78 && err.contains("missing.toml does not exist"), "{words}: {code} {err}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_shown_and_changes_nothing() {
     let scene = scene();
     write(&scene, &text(&scene, "").replace("hosts = [\"plain.example\"]", "hots = [\"plain.example\"]"));

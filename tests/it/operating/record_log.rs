@@ -81,6 +81,15 @@ fn usr1_that_cannot_reopen_the_log_says_so_and_keeps_the_old_file() {
 }
 
 #[test]
+fn usr1_and_hup_without_a_change_are_logged() {
+    let place = place("file:{dir}/deliveries.jsonl");
+    place.outgate.signal("USR1");
+    assert!(place.logged("deliveries.jsonl was reopened").contains("INFO"));
+    place.outgate.signal("HUP");
+    assert!(place.logged("configuration unchanged: number 1 stays in force").contains("INFO"));
+}
+
+#[test]
 fn usr1_does_not_wait_for_the_reader_of_a_pipe_at_the_path_of_the_log() {
     let place = place("file:{dir}/deliveries.jsonl");
     let (path, rotated) = (place.outgate.folder.path("deliveries.jsonl"), place.outgate.folder.path("rotated"));

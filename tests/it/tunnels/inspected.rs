@@ -455,6 +455,7 @@ fn a_client_that_does_not_trust_us_sends_nothing() {
     assert!(client.secure("inspect.example", trusting(&Pki::new().pem)).is_err());
     let record = place.outgate.records(1)[0].clone();
     assert_eq!((&record["method"], &record["status"]), (&"CONNECT".into(), &200.into()), "{record}");
+    assert_eq!(record["detail"], "the client ended the TLS handshake: it does not trust server.ca", "{record}");
 }
 
 #[test]
