@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use outgate::config::Per;
-use outgate::live::limits::Limits;
+use outgate::config::LimitScope;
 use outgate::names::{ClientName, Host, LimitName, PoolName, RouteName, TenantName};
-use outgate::policy::admit::{Limit, Quota, Who};
+use outgate::policy::limits::{Limit, LimitDescriptor, Quota};
+use outgate::state::limits::Limits;
 
 /// As the proxy itself.
 #[global_allocator]
@@ -48,9 +48,9 @@ impl Names {
         }
     }
 
-    fn who(&self, key: usize) -> Who<'_> {
+    fn who(&self, key: usize) -> LimitDescriptor<'_> {
         let (tenant, host) = (Some(&self.tenants[key % TENANTS]), &self.hosts[key / TENANTS % HOSTS]);
-        Who { client: &self.client, tenant, route: &self.route, host, egress: &self.egress }
+        LimitDescriptor { client: &self.client, tenant, route: &self.route, host, egress: &self.egress }
     }
 }
 
@@ -61,7 +61,7 @@ fn limit(name: &str, rate: bool, concurrency: bool) -> Arc<Limit> {
         name: LimitName::new(name),
         quota: rate.then_some(quota),
         concurrency: concurrency.then_some(100),
-        per: vec![Per::Tenant, Per::Host],
+        per: vec![LimitScope::Tenant, LimitScope::Host],
         wait: Duration::ZERO,
         bandwidth: None,
         report_only: false,
@@ -69,8 +69,8 @@ fn limit(name: &str, rate: bool, concurrency: bool) -> Arc<Limit> {
 }
 
 /// One decision, and the end of its delivery.
-fn admit(limits: &Limits, by: &[Arc<Limit>], who: &Who<'_>) {
-    let polled = pin!(limits.admit(by, who)).poll(&mut Context::from_waker(Waker::noop()));
+fn admit(limits: &Limits, by: &[Arc<Limit>], who: &LimitDescriptor<'_>) {
+    let polled = pin!(limits.acquire(by, who)).poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(Ok(permit)) = polled else { panic!("no room") };
     drop(black_box(permit));
 }

@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use jiff::Timestamp;
 use outgate::config;
 use outgate::names::{Host, Scheme, Target};
-use outgate::policy::sign::{self, Draft, Signer};
+use outgate::policy::sign::{self, Signer, SigningInput};
 
 const BODY: [u8; 1024] = [b'x'; 1024];
 
@@ -101,7 +101,7 @@ fn main() {
     let mut headers = HeaderMap::new();
     headers.insert("host", HeaderValue::from_static("hooks.acme.example"));
     headers.insert("content-type", HeaderValue::from_static("application/json"));
-    let draft = Draft {
+    let draft = SigningInput {
         method: &Method::POST,
         target: &target,
         tenant: None,
@@ -115,13 +115,13 @@ fn main() {
     for (scheme, algorithm, more) in SIGNERS {
         let signer = signer(scheme, algorithm, more);
         // As it is before it signs: with what the scheme adds.
-        let changes = signer.prepare(&draft).unwrap();
+        let changes = signer.mutations(&draft).unwrap();
         let mut headers = headers.clone();
         headers.extend(changes.headers);
         let path_and_query = changes.path_and_query.as_deref().unwrap_or(draft.path_and_query);
-        let changed = Draft { headers: &headers, path_and_query, ..draft };
+        let changed = SigningInput { headers: &headers, path_and_query, ..draft };
         let best = support::microseconds(SIGNATURES, || {
-            black_box(signer.prepare(black_box(&draft)).unwrap());
+            black_box(signer.mutations(black_box(&draft)).unwrap());
             black_box(signer.sign(black_box(&changed)).unwrap());
         });
         // Whoever verifies makes the message again. By a shared secret that is all of it; of a key pair the private

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use outgate::config;
-use outgate::policy::identify::{Caller, Claim, Clients, Sent};
-use outgate::policy::{identify::CLIENT_VALIDATION, trust};
+use outgate::policy::authn::{Caller, Clients, PresentedCredentials, SignableRequest};
+use outgate::policy::{authn::CLIENT_VALIDATION, trust};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -62,14 +62,16 @@ fn client(name: &str, algorithm: &str, key: &sign::Key, fields: &str) {
         let (name, value) = line.split_once(": ").unwrap();
         headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
     }
-    let sent = Sent { method: &Method::POST, target: URL, fields: &headers, has_body: true };
+    let sent = SignableRequest { method: &Method::POST, target: URL, fields: &headers, has_body: true };
     let validation = headers.get(&CLIENT_VALIDATION).map(HeaderValue::as_bytes);
-    let claim = Claim { caller: &Caller::default(), credential: None, validation, sent };
+    let claim = PresentedCredentials { caller: &Caller::default(), credential: None, validation, sent };
     let now = Timestamp::now();
     let cost = support::microseconds(TIMES, || {
-        let Ok(identified) = clients.identify(black_box(&claim), now) else { panic!("{name} {algorithm}: unknown") };
-        let pledge = identified.signed.unwrap().pledge.unwrap();
-        assert!(pledge.kept_by(black_box(body.as_bytes())).is_ok(), "{name} {algorithm}: another body");
+        let Ok(identified) = clients.authenticate(black_box(&claim), now) else {
+            panic!("{name} {algorithm}: unknown")
+        };
+        let pledge = identified.signed.unwrap().body_check.unwrap();
+        assert!(pledge.verify(black_box(body.as_bytes())).is_ok(), "{name} {algorithm}: another body");
     });
     println!("{name:<26} {algorithm:<20} {cost:>8.1}");
 }

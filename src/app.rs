@@ -14,17 +14,18 @@ use tokio::task::JoinSet;
 use tracing::{Level, info, warn};
 
 use crate::config::{Config, Problem};
-use crate::live::configuration::By;
-use crate::live::log;
-use crate::live::records::{Destination, Records};
-use crate::live::{InForce, Live};
 use crate::names::counted;
-use crate::net::descriptors;
+use crate::net::fd_limit;
 use crate::policy::Plan;
 use crate::reload::Reloader;
-use crate::reload::kept::Kept;
+use crate::reload::kept::HistoryWriter;
 use crate::reload::listeners::Listeners;
 use crate::server::Connections;
+use crate::state::Runtime;
+use crate::state::config::ActiveConfig;
+use crate::state::config::status::ReloadSource;
+use crate::state::observability::log;
+use crate::state::observability::records::{RecordDestination, Records};
 use crate::sysexits;
 use crate::upkeep;
 
@@ -35,7 +36,7 @@ const CUT_PATIENCE: Duration = Duration::from_secs(1);
 const STOP_EXTENSION: Duration = Duration::from_secs(30);
 
 /// A valid configuration, and where it came from: `None` for the built-in one, which nothing can change.
-pub struct Start {
+pub struct StartupConfig {
     pub path: Option<PathBuf>,
     pub config: Config,
     pub plan: Plan,
@@ -43,8 +44,8 @@ pub struct Start {
 }
 
 /// Runs until TERM or INT, then drains.
-pub fn run(start: Start) -> ExitCode {
-    let soft_limit = descriptors::raise_limit();
+pub fn run(start: StartupConfig) -> ExitCode {
+    let soft_limit = fd_limit::raise_limit();
     let workers = start.config.server.workers;
     let runtime = match runtime(workers) {
         Ok(runtime) => runtime,
@@ -54,7 +55,7 @@ pub fn run(start: Start) -> ExitCode {
     let code = runtime.block_on(async {
         match Proxy::start(start).await {
             Ok(proxy) => proxy.until_told_to_stop().await,
-            Err(Failed(code, why)) => fail(code, &why),
+            Err(StartError(code, why)) => fail(code, &why),
         }
     });
     // Work on a disk that hangs must not keep the process.
@@ -80,11 +81,11 @@ fn fail(code: u8, why: &str) -> ExitCode {
 }
 
 /// An exit code and what to say on stderr.
-pub struct Failed(pub u8, pub String);
+pub struct StartError(pub u8, pub String);
 
 /// A proxy that listens.
 pub struct Proxy {
-    live: Arc<Live>,
+    runtime: Arc<Runtime>,
     connections: Connections,
     tasks: JoinSet<()>,
     listeners: Arc<Listeners>,
@@ -95,41 +96,41 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub async fn start(start: Start) -> Result<Self, Failed> {
+    pub async fn start(start: StartupConfig) -> Result<Self, StartError> {
         // First of all: until a signal is listened for, it kills.
         let signals = Signals::listen()
-            .map_err(|fault| Failed(sysexits::OS_ERROR, format!("cannot listen for signals: {fault}")))?;
-        let Start { path, config, plan, warnings } = start;
-        let records = Destination::open(&config.log.deliveries)
+            .map_err(|fault| StartError(sysexits::OS_ERROR, format!("cannot listen for signals: {fault}")))?;
+        let StartupConfig { path, config, plan, warnings } = start;
+        let records = RecordDestination::open(&config.log.deliveries)
             .await
-            .map_err(|fault| Failed(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {fault}")))?;
-        let in_force = InForce::new(plan, &config.resolver, None)
-            .map_err(|fault| Failed(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
-        let live = Arc::new(Live::new(in_force, Records::new(records)));
-        let (kept, first) = Kept::open(&config, &warnings, path.is_some(), &live).await;
+            .map_err(|fault| StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {fault}")))?;
+        let in_force = ActiveConfig::new(plan, &config.resolver, None)
+            .map_err(|fault| StartError(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
+        let live = Arc::new(Runtime::new(in_force, Records::new(records)));
+        let (kept, first) = HistoryWriter::open(&config, &warnings, path.is_some(), &live).await;
         live.configuration.adopt(first);
         let connections = Connections::new();
         let listeners = Arc::new(Listeners::new(Arc::clone(&live), connections.clone(), config.server.reuse_port));
-        listeners
-            .start(&config)
-            .map_err(|(listen, fault)| Failed(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {fault}")))?;
+        listeners.start(&config).map_err(|(listen, fault)| {
+            StartError(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {fault}"))
+        })?;
         let addresses = live.configuration.listening().server.clone();
         let mut tasks = JoinSet::new();
-        tasks.spawn(upkeep::upkeep(Arc::clone(&live)));
+        tasks.spawn(upkeep::run(Arc::clone(&live)));
         let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&live), Arc::clone(&listeners)));
-        Ok(Self { live, connections, tasks, listeners, reloader, signals, addresses })
+        Ok(Self { runtime: live, connections, tasks, listeners, reloader, signals, addresses })
     }
 
     /// The delivery records so far, in the file that the configuration names.
     pub fn written_records(&self, path: &Path) -> String {
-        self.live.records.flush();
+        self.runtime.records.flush();
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
     /// As a scraper reads them.
     pub fn metrics(&self) -> String {
-        self.live.observe();
-        self.live.meters.render().0
+        self.runtime.observe();
+        self.runtime.meters.render().0
     }
 
     /// Watches the configuration from now on; without a file there is nothing to watch.
@@ -147,14 +148,14 @@ impl Proxy {
         loop {
             let told = self.signals.next().await;
             match told {
-                Told::Stop => break,
-                Told::Reopen | Told::Reload => self.live.records.reopen(),
+                SignalAction::Shutdown => break,
+                SignalAction::ReopenLogs | SignalAction::ReloadConfig => self.runtime.records.reopen(),
             }
-            if let Told::Reopen = told {
+            if let SignalAction::ReopenLogs = told {
                 continue;
             }
-            match self.live.desk.is_attended() {
-                true => self.live.desk.ask(By::Signal),
+            match self.runtime.desk.is_attended() {
+                true => self.runtime.desk.request(ReloadSource::Signal),
                 false => info!("no configuration file to reload: the built-in one is in force"),
             }
         }
@@ -164,9 +165,9 @@ impl Proxy {
     /// Listeners that another process takes over close. Elsewhere new requests are refused. Requests in flight finish, idle
     /// connections close, records are written out. A second TERM or INT ends the wait.
     pub async fn stop(mut self) -> ExitCode {
-        let within = self.live.in_force().plan.drain_timeout;
+        let within = self.runtime.in_force().plan.drain_timeout;
         let handed_over = self.listeners.hand_over();
-        self.live.drain(&handed_over.listens);
+        self.runtime.drain(&handed_over.listens);
         let newcomers = match handed_over.listens.is_empty() {
             true => "new requests are refused",
             false => "new connections are the next process's",
@@ -185,17 +186,17 @@ impl Proxy {
         if !finished {
             warn!("{} still open: cut now", counted(self.connections.count(), "connection"));
         }
-        self.live.cut();
+        self.runtime.cut();
         self.tasks.shutdown().await;
         self.listeners.shutdown().await;
         // The deliveries that were cut have records to leave.
         let all_gone = async {
             self.connections.all_closed().await;
-            self.live.all_streams_closed().await;
+            self.runtime.all_streams_closed().await;
         };
         let _ = tokio::time::timeout(CUT_PATIENCE, all_gone).await;
-        self.live.records.close();
-        if let Some(loss) = self.live.records.last_loss() {
+        self.runtime.records.close();
+        if let Some(loss) = self.runtime.records.last_loss() {
             warn!("{loss}");
         }
         info!("stopped");
@@ -203,10 +204,10 @@ impl Proxy {
     }
 
     fn announce(&self) {
-        let (now, view, in_force) = (Timestamp::now(), self.live.sources.view(), self.live.in_force());
+        let (now, view, in_force) = (Timestamp::now(), self.runtime.sources.view(), self.runtime.in_force());
         for (name, pool) in &in_force.plan.pools {
             let ranges = pool.in_force(now);
-            let (configured, usable) = (crate::live::sources::total(&ranges), view.count(&ranges));
+            let (configured, usable) = (crate::state::upstreams::sources::total(&ranges), view.count(&ranges));
             if usable == configured && usable > 0 {
                 info!("egress pool {name}: {}", counted(usable, "usable address"));
             } else {
@@ -215,7 +216,7 @@ impl Proxy {
                 );
             }
         }
-        let blocked = self.live.readiness().blocked;
+        let blocked = self.runtime.readiness().blocked;
         if blocked.is_empty() {
             info!("ready");
         } else {
@@ -234,11 +235,11 @@ struct Signals {
     interrupt: Signal,
 }
 
-enum Told {
-    Reload,
+enum SignalAction {
+    ReloadConfig,
     /// As logrotate asks, that must not adopt what somebody is about to look at first.
-    Reopen,
-    Stop,
+    ReopenLogs,
+    Shutdown,
 }
 
 impl Signals {
@@ -248,25 +249,25 @@ impl Signals {
         Ok(Self { hangup, reopen, terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.hangup.recv() => Told::Reload,
-            _ = self.reopen.recv() => Told::Reopen,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => SignalAction::ReloadConfig,
+            _ = self.reopen.recv() => SignalAction::ReopenLogs,
+            _ = self.terminate.recv() => SignalAction::Shutdown,
+            _ = self.interrupt.recv() => SignalAction::Shutdown,
         }
     }
 
     async fn stop(&mut self) {
-        while let Told::Reload | Told::Reopen = self.next().await {}
+        while let SignalAction::ReloadConfig | SignalAction::ReopenLogs = self.next().await {}
     }
 }
 
 /// Logs how many connections the limit of file descriptors allows.
 fn announce_descriptors(soft_limit: Option<u64>, plan: &Plan) {
-    let Some(limit) = descriptors::limit() else { return };
+    let Some(limit) = fd_limit::limit() else { return };
     let raised = soft_limit.filter(|soft| *soft < limit).map_or(String::new(), |soft| format!(", raised from {soft}"));
-    let (wanted, most) = (plan.max_connections, descriptors::connections_max());
+    let (wanted, most) = (plan.max_connections, fd_limit::connections_max());
     if wanted > most {
         // The warning `file_descriptors` says what to do where the number is written; the default follows the limit.
         info!(

@@ -12,25 +12,25 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 
-use crate::config::Written;
+use crate::config::SourceSnapshot;
 use crate::config::difference::Difference;
 pub use crate::config::key_files;
-use crate::delivery::{self, Question};
+use crate::delivery::{self, ExplainRequest};
 use crate::host::HostPattern;
 use crate::names::ClientName;
 pub use crate::net::client_hello::hellos;
-pub use crate::net::exchange::trailers;
 pub use crate::net::field_filter::fuzz::fields;
+pub use crate::net::http_client::trailers;
+use crate::policy::authn::{self, Caller, PresentedCredentials, SignableRequest};
 use crate::policy::credential::{OAuth2, refuses_token};
-use crate::policy::guard::Own;
-use crate::policy::identify::{self, Caller, Claim, Sent};
+use crate::policy::guard::LocalAddresses;
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
 pub use crate::server::proxy_protocol::introductions;
 use crate::{config, host};
 
 /// Each entry, with the name of its target and of its folder of seeds.
-pub const ENTRIES: &[Entry] = &[
+pub const ENTRIES: &[FuzzTarget] = &[
     ("requests", requests),
     ("chunks", chunks),
     ("fields", fields),
@@ -46,7 +46,7 @@ pub const ENTRIES: &[Entry] = &[
     ("differences", differences),
 ];
 
-type Entry = (&'static str, fn(&[u8]));
+type FuzzTarget = (&'static str, fn(&[u8]));
 
 /// Built in: strangers are let in, and nobody else is known.
 static PLAN: LazyLock<Plan> = LazyLock::new(|| {
@@ -58,8 +58,10 @@ static PLAN: LazyLock<Plan> = LazyLock::new(|| {
 pub fn differences(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (before, after) = text.split_once("\n---\n").unwrap_or((text, ""));
-    let written =
-        |text: &str| Written { texts: vec![(Path::new("/c.toml").into(), text.into())], ..Written::default() };
+    let written = |text: &str| SourceSnapshot {
+        texts: vec![(Path::new("/c.toml").into(), text.into())],
+        ..SourceSnapshot::default()
+    };
     let (before, after) = (written(before), written(after));
     let [there, back] = [(&before, &after), (&after, &before)].map(|(one, other)| Difference::between(one, other));
     assert_eq!(there.is_empty(), back.is_empty(), "{text:?}: {there} {back}");
@@ -82,9 +84,9 @@ pub fn hosts(data: &[u8]) {
 /// What a URL is taken for is what is taken from that again.
 pub fn urls(data: &[u8]) {
     let target = |url: &str| {
-        let (method, client) = (&Method::POST, &ClientName::new(identify::ANONYMOUS));
-        let question = Question { method, url, client, tenant: None, now: Timestamp::UNIX_EPOCH };
-        let told = delivery::explain(&PLAN, &question, &Own::default());
+        let (method, client) = (&Method::POST, &ClientName::new(authn::ANONYMOUS));
+        let question = ExplainRequest { method, url, client, tenant: None, now: Timestamp::UNIX_EPOCH };
+        let told = delivery::explain(&PLAN, &question, &LocalAddresses::default());
         told.lines.into_iter().find(|(step, _)| *step == "target").map(|(_, target)| target)
     };
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -102,24 +104,24 @@ pub fn proofs(data: &[u8]) {
     let mut fields = HeaderMap::new();
     for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
         let encoded: Vec<String> = value.split('~').map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).collect();
-        let value = if identify::CLIENT_VALIDATION == name { &encoded.join(".") } else { value };
+        let value = if authn::CLIENT_VALIDATION == name { &encoded.join(".") } else { value };
         let Ok(name) = HeaderName::try_from(name) else { continue };
         let Ok(value) = HeaderValue::try_from(value) else { continue };
         fields.append(name, value);
     }
     let value = |name: &HeaderName| fields.get(name).map(HeaderValue::as_bytes);
-    let claim = Claim {
+    let claim = PresentedCredentials {
         caller: &Caller::default(),
         credential: value(&header::PROXY_AUTHORIZATION),
-        validation: value(&identify::CLIENT_VALIDATION),
-        sent: Sent { method: &Method::POST, target, fields: &fields, has_body: true },
+        validation: value(&authn::CLIENT_VALIDATION),
+        sent: SignableRequest { method: &Method::POST, target, fields: &fields, has_body: true },
     };
-    if let Ok(known) = PLAN.clients.identify(&claim, Timestamp::UNIX_EPOCH) {
+    if let Ok(known) = PLAN.clients.authenticate(&claim, Timestamp::UNIX_EPOCH) {
         assert!(known.proof.is_none() && known.signed.is_none(), "{text:?}");
         assert!(claim.credential.is_none() && claim.validation.is_none(), "{text:?}");
     }
-    identify::take_out_proofs(&mut fields);
-    let taken = [header::PROXY_AUTHORIZATION, identify::CLIENT_VALIDATION.clone()];
+    authn::take_out_proofs(&mut fields);
+    let taken = [header::PROXY_AUTHORIZATION, authn::CLIENT_VALIDATION.clone()];
     assert!(!taken.iter().any(|name| fields.contains_key(name)), "{text:?}");
 }
 
@@ -168,11 +170,11 @@ mod tests {
     struct Edit {
         at: Index,
         length: usize,
-        put: Put,
+        put: Replacement,
     }
 
     #[derive(Debug, Clone)]
-    enum Put {
+    enum Replacement {
         Bytes(Vec<u8>),
         /// A piece of this or another seed.
         Copy {
@@ -184,9 +186,12 @@ mod tests {
 
     fn edits() -> impl Strategy<Value = Vec<Edit>> {
         let telling = prop::sample::select(b"\r\n\0 \t:;,.-+=/\\#@[]{}\"'0aAfF\x7f\x80\xff".to_vec());
-        let bytes = vec(prop_oneof![telling, any::<u8>()], 0..4).prop_map(Put::Bytes);
-        let copy =
-            (any::<Index>(), any::<Index>(), 1usize..40).prop_map(|(seed, at, length)| Put::Copy { seed, at, length });
+        let bytes = vec(prop_oneof![telling, any::<u8>()], 0..4).prop_map(Replacement::Bytes);
+        let copy = (any::<Index>(), any::<Index>(), 1usize..40).prop_map(|(seed, at, length)| Replacement::Copy {
+            seed,
+            at,
+            length,
+        });
         let edit = (any::<Index>(), 0usize..6, prop_oneof![3 => bytes, 1 => copy]);
         vec(edit.prop_map(|(at, length, put)| Edit { at, length, put }), 0..6)
     }
@@ -204,8 +209,8 @@ mod tests {
             let at = at.index(data.len() + 1);
             let end = data.len().min(at + length);
             let put = match put {
-                Put::Bytes(bytes) => bytes.clone(),
-                Put::Copy { seed, at, length } => {
+                Replacement::Bytes(bytes) => bytes.clone(),
+                Replacement::Copy { seed, at, length } => {
                     let from = seed.get(seeds);
                     let at = at.index(from.len() + 1);
                     from[at..from.len().min(at + length)].to_vec()

@@ -6,7 +6,7 @@
 //! | 7 | [`app`], [`reload`], [`cli`] | assembles, signals, systemd; one file a command |
 //! | 6 | [`server`] | accepts, speaks HTTP to clients |
 //! | 5 | [`delivery`] | **the story**: the life of one webhook |
-//! | 4 | [`live`] | what outlives a delivery: plan in force, limits, connections, records, meters |
+//! | 4 | [`state`] | what outlives a delivery: active configuration, limits, connections, records, metrics |
 //! | 3 | [`net`] | touches the network: listen, resolve, dial, TLS, HTTP to targets |
 //! | 2 | [`policy`] | pure decisions: identify, route, admit, guard, egress, trust, sign |
 //! | 2 | [`history`] | configurations that were adopted, and putting one back |
@@ -25,12 +25,12 @@ pub mod delivery;
 pub mod fuzz;
 pub mod history;
 pub mod host;
-pub mod live;
 pub mod lru;
 pub mod names;
 pub mod net;
 pub mod policy;
 pub mod reload;
 pub mod server;
+pub mod state;
 pub mod sysexits;
 pub mod upkeep;

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use crate::live::circuits::Now;
-use crate::live::reach::News;
-use crate::live::{InForce, Live};
 use crate::names::{PoolName, counted};
+use crate::state::Runtime;
+use crate::state::config::ActiveConfig;
+use crate::state::upstreams::breaker::CircuitTransition;
+use crate::state::upstreams::health::HealthEvent;
 
 const EVERY: Duration = Duration::from_secs(5);
 
-pub async fn upkeep(live: Arc<Live>) {
+pub async fn run(live: Arc<Runtime>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut usable, mut is_outage, mut was_ready) = (None, false, None);
@@ -47,7 +48,7 @@ pub async fn upkeep(live: Arc<Live>) {
 }
 
 /// How long until the next of our ranges ends, if that is soon.
-fn next_end(in_force: &InForce) -> Duration {
+fn next_end(in_force: &ActiveConfig) -> Duration {
     let now = Timestamp::now();
     let ranges = in_force.plan.pools.values().flat_map(|pool| pool.announced(now));
     let ends = ranges.filter_map(|range| range.until).filter(|until| *until > now);
@@ -55,7 +56,7 @@ fn next_end(in_force: &InForce) -> Duration {
 }
 
 /// Forgets what nobody needs any more.
-async fn sweep(live: &Live, in_force: &InForce) {
+async fn sweep(live: &Runtime, in_force: &ActiveConfig) {
     let (now, credentials) = (Timestamp::now(), &in_force.plan.credentials);
     live.sweep_retired();
     live.limits.sweep().await;
@@ -66,7 +67,7 @@ async fn sweep(live: &Live, in_force: &InForce) {
 }
 
 /// Which signers have no key, or soon will have none.
-async fn tell_of_keys(live: &Live, in_force: &Arc<InForce>) {
+async fn tell_of_keys(live: &Runtime, in_force: &Arc<ActiveConfig>) {
     let (now, theirs) = (Timestamp::now(), Arc::clone(in_force));
     // Not on the threads that carry traffic: tens of thousands of tenants may have keys.
     let faults = live.inquiries.run(move || {
@@ -80,30 +81,32 @@ async fn tell_of_keys(live: &Live, in_force: &Arc<InForce>) {
 }
 
 /// What deliveries have found out about those that they go to.
-fn tell_of_targets(live: &Live) {
+fn tell_of_targets(live: &Runtime) {
     for change in live.circuits.changes() {
         match change.now {
-            Now::Open { .. } => warn!("{change}"),
-            Now::Closed { .. } => info!("{change}"),
+            CircuitTransition::Open { .. } => warn!("{change}"),
+            CircuitTransition::Closed { .. } => info!("{change}"),
         }
     }
     for news in live.reach.review() {
         match news {
-            News::Gap(words) => warn!("{words}"),
-            News::Closed(target) => info!("{target}: no address of ours is suspected any more to be on no allow-list"),
-            News::CutOff(source, networks) => {
+            HealthEvent::GapSuspected(words) => warn!("{words}"),
+            HealthEvent::GapClosed(target) => {
+                info!("{target}: no address of ours is suspected any more to be on no allow-list")
+            }
+            HealthEvent::Ejected(source, networks) => {
                 warn!(
                     "source {source} timed out to targets in {networks} networks that answer other sources, and no \
                      target answers it: other sources are preferred for a minute"
                 );
             }
-            News::TriedAgain(source) => info!("{source} is tried again"),
+            HealthEvent::HalfOpen(source) => info!("{source} is tried again"),
         }
     }
 }
 
 /// Logs the beginning and the end of a DNS outage.
-fn log_dns_outage(in_force: &InForce, was_outage: &mut bool) {
+fn log_dns_outage(in_force: &ActiveConfig, was_outage: &mut bool) {
     let (outage, servers) = (in_force.resolver.outage(), in_force.resolver.server_list());
     match (outage, *was_outage) {
         (Some(_), false) => {
@@ -116,7 +119,7 @@ fn log_dns_outage(in_force: &InForce, was_outage: &mut bool) {
 }
 
 /// How many addresses of each pool are usable, where that has changed.
-fn tell_of_pools(live: &Live, in_force: &InForce, before: &mut Option<Vec<(PoolName, u128)>>) {
+fn tell_of_pools(live: &Runtime, in_force: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) {
     let (now, view) = (Timestamp::now(), live.sources.view());
     let counts = in_force.plan.pools.iter().map(|(name, pool)| (name.clone(), view.count(&pool.in_force(now))));
     let counts: Vec<_> = counts.collect();
@@ -135,7 +138,7 @@ fn tell_of_pools(live: &Live, in_force: &InForce, before: &mut Option<Vec<(PoolN
 }
 
 /// Logs when outgate becomes ready, and when it no longer is. How it started is in the log already.
-fn log_readiness(live: &Live, was_ready: &mut Option<bool>) {
+fn log_readiness(live: &Runtime, was_ready: &mut Option<bool>) {
     let blocked = live.readiness().blocked;
     match (was_ready.replace(blocked.is_empty()), blocked.is_empty()) {
         (Some(false), true) => info!("ready"),

@@ -6,22 +6,22 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use tokio::runtime::Runtime;
 
-use super::Valid;
+use super::ValidConfig;
 use crate::config::{Config, Listen};
-use crate::live::records::Records;
-use crate::live::sources::Sources;
-use crate::live::{InForce, Live};
 use crate::names::{ClientName, TenantName};
 use crate::policy::Plan;
-use crate::policy::guard::Own;
-use crate::policy::identify::ANONYMOUS;
+use crate::policy::authn::ANONYMOUS;
+use crate::policy::guard::LocalAddresses;
+use crate::state::Runtime;
+use crate::state::config::ActiveConfig;
+use crate::state::observability::records::Records;
+use crate::state::upstreams::sources::Sources;
 use crate::sysexits;
 
 /// Whoever runs a command says who sends: nothing has to be proven on this side of the network.
 #[derive(Args)]
-pub(super) struct Sender {
+pub(super) struct SenderArgs {
     /// As this client; without it, as an anonymous one
     #[arg(long)]
     client: Option<String>,
@@ -30,7 +30,7 @@ pub(super) struct Sender {
     tenant: Option<String>,
 }
 
-impl Sender {
+impl SenderArgs {
     pub(super) fn client(&self, plan: &Plan) -> Result<ClientName, ExitCode> {
         let client = ClientName::new(self.client.as_deref().unwrap_or(ANONYMOUS));
         if self.client.is_some() && plan.clients.get(&client).is_none() {
@@ -39,7 +39,7 @@ impl Sender {
         Ok(client)
     }
 
-    pub(super) fn named(&self) -> Option<&str> {
+    pub(super) fn client_name(&self) -> Option<&str> {
         self.client.as_deref()
     }
 
@@ -54,18 +54,18 @@ pub(super) fn misused(why: &str) -> ExitCode {
 }
 
 /// Runs `work` beside what a proxy with this configuration would have.
-pub(super) fn with_live<T>(valid: Valid, work: impl AsyncFnOnce(&Arc<Live>) -> T) -> Result<T, ExitCode> {
+pub(super) fn with_live<T>(valid: ValidConfig, work: impl AsyncFnOnce(&Arc<Runtime>) -> T) -> Result<T, ExitCode> {
     runtime()?.block_on(async {
-        let in_force = InForce::new(valid.plan, &valid.config.resolver, None)
+        let in_force = ActiveConfig::new(valid.plan, &valid.config.resolver, None)
             .map_err(|fault| failed(sysexits::CONFIG, &format!("cannot resolve names: {fault}")))?;
-        let live = Arc::new(Live::new(in_force, Records::kept()));
+        let live = Arc::new(Runtime::new(in_force, Records::kept()));
         live.sources.listening(listeners(&valid.config));
         Ok(work(&live).await)
     })
 }
 
 /// For one thing at a time.
-pub(super) fn runtime() -> Result<Runtime, ExitCode> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|fault| failed(sysexits::OS_ERROR, &format!("cannot start: {fault}")))
 }
@@ -76,7 +76,7 @@ fn failed(code: u8, why: &str) -> ExitCode {
 }
 
 /// What the guard keeps a proxy of this configuration from reaching, on this host.
-pub(super) fn own(config: &Config) -> Arc<Own> {
+pub(super) fn own(config: &Config) -> Arc<LocalAddresses> {
     let sources = Sources::new();
     sources.listening(listeners(config));
     sources.own()

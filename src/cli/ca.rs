@@ -25,7 +25,7 @@ const YEAR: i64 = 365 * 86_400;
 #[derive(Subcommand)]
 pub(super) enum Ca {
     /// Make an authority: its certificate and its key
-    New(New),
+    New(NewCa),
 }
 
 #[derive(Args)]
@@ -36,7 +36,7 @@ pub(super) enum Ca {
 Write `ca = { certificate = \"ca.pem\", key = \"ca.key\" }` under [server] and `connect = \"inspect\"` into the routes
 whose tunnels are to be looked into. Their clients must trust the certificate, and nobody else needs to: whoever has the
 key can pose as any host towards them, or as those below the domains of --permit.")]
-pub(super) struct New {
+pub(super) struct NewCa {
     /// Where the certificate goes; a new file
     certificate: PathBuf,
     /// Where the key goes; a new file, readable by its owner alone; below /etc/outgate also by the folder's group
@@ -80,13 +80,13 @@ impl Ca {
     }
 }
 
-struct Made {
+struct GeneratedCa {
     certificate: String,
     key: String,
 }
 
-impl New {
-    fn make(&self, now: i64) -> Result<Made, Box<dyn std::error::Error>> {
+impl NewCa {
+    fn make(&self, now: i64) -> Result<GeneratedCa, Box<dyn std::error::Error>> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, self.name.as_str());
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -102,10 +102,10 @@ impl New {
         }
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let certificate = params.self_signed(&key)?;
-        Ok(Made { certificate: certificate.pem(), key: key.serialize_pem() })
+        Ok(GeneratedCa { certificate: certificate.pem(), key: key.serialize_pem() })
     }
     /// Both files or none: half of an authority is of no use, and is in the way of the next one.
-    fn write(&self, made: &Made) -> Result<(), (&Path, io::Error)> {
+    fn write(&self, made: &GeneratedCa) -> Result<(), (&Path, io::Error)> {
         let written = new_file::write_secret(&self.key, &made.key);
         written.map_err(|fault| (self.key.as_path(), fault))?;
         new_file::write_public(&self.certificate, &made.certificate).map_err(|fault| {

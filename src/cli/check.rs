@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::service::{Account, Unit};
-use super::{FOLDER, find, load, show};
-use crate::config::{self, At, Bind, Deliveries, Problem, Severity};
-use crate::live::records;
+use super::{FOLDER, find, load, print_problems};
+use crate::config::{self, Bind, DeliveryLog, Located, Problem, Severity};
 use crate::names::counted;
 use crate::net::listen;
+use crate::state::observability::records;
 use crate::sysexits;
 
 #[derive(Args)]
@@ -60,7 +60,7 @@ impl Check {
         if self.json {
             println!("{:#}", config::to_json(&found, &sources));
         } else {
-            show(&found, &sources);
+            print_problems(&found, &sources);
         }
         let count = |severity| found.iter().filter(|problem| problem.severity == severity).count();
         let [problems, contained, warnings] = [Severity::Problem, Severity::Contained, Severity::Warning].map(count);
@@ -112,18 +112,18 @@ impl Check {
 }
 
 /// A start would end with it.
-fn socket_fault(bind: &At<Bind>) -> Option<Problem> {
+fn socket_fault(bind: &Located<Bind>) -> Option<Problem> {
     let fault = listen::probe(bind).err()?;
-    let problem = Problem::at(bind.place, format!("outgate could not listen on {}", bind.address));
+    let problem = Problem::at(bind.span, format!("outgate could not listen on {}", bind.address));
     let help = "make its folder, let the user that outgate runs as write there, and name a group of this host";
     Some(problem.label(fault.to_string()).help(help))
 }
 
 /// A start would end with it.
-fn log_fault(deliveries: &At<Deliveries>) -> Option<Problem> {
+fn log_fault(deliveries: &Located<DeliveryLog>) -> Option<Problem> {
     let fault = records::probe(deliveries).err()?;
-    let Deliveries::File(path) = &deliveries.value else { return None };
-    let problem = Problem::at(deliveries.place, "the delivery log cannot be written");
+    let DeliveryLog::File(path) = &deliveries.value else { return None };
+    let problem = Problem::at(deliveries.span, "the delivery log cannot be written");
     let help = "make its folder, and let the user that outgate runs as write there; or write \"stdout\"";
     Some(problem.label(format!("{}: {fault}", path.display())).help(help))
 }

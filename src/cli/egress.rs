@@ -13,24 +13,24 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{load_or_say, number};
-use crate::live::sources::{Sources, total};
 use crate::names::PoolName;
 use crate::net::dial;
-use crate::policy::egress::{Announced, Pool, Standing};
+use crate::policy::egress::{AnnouncedRange, Pool, RangePhase};
+use crate::state::upstreams::sources::{Sources, total};
 use crate::sysexits;
 
 #[derive(Subcommand)]
 pub(super) enum Egress {
     /// List the ranges to allow, as exact CIDRs
-    List(List),
+    List(ListRanges),
     /// Check that this host has every address of every pool
-    Verify(Verify),
+    Verify(VerifySources),
     /// Try a target from every address: DNS, TCP, TLS and certificate, and whose allow-list lacks which
     Probe(probe::Probe),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Format {
+enum RangeFormat {
     /// One CIDR a line, nothing else
     Text,
     /// With pool, and when a range comes and goes
@@ -41,12 +41,12 @@ enum Format {
 #[command(after_help = "Examples:
   outgate egress list
   outgate egress list --format json --pool default")]
-pub(super) struct List {
+pub(super) struct ListRanges {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    format: RangeFormat,
     /// This pool only
     #[arg(long)]
     pool: Option<String>,
@@ -59,7 +59,7 @@ pub(super) struct List {
 
 Exit code 0: every address is usable. 1: some are not; they are named. To give this host a whole range without
 adding each address: `ip route add local 198.51.100.16/28 dev lo`.")]
-pub(super) struct Verify {
+pub(super) struct VerifySources {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -81,7 +81,7 @@ impl Egress {
     }
 }
 
-impl List {
+impl ListRanges {
     fn run(self) -> ExitCode {
         let plan = match load_or_say(self.config.as_deref()) {
             Ok(valid) => valid.plan,
@@ -95,13 +95,13 @@ impl List {
         }
         let (now, longest) = (Timestamp::now(), plan.routes.longest());
         match self.format {
-            Format::Text => {
+            RangeFormat::Text => {
                 let mut ranges: Vec<IpNet> =
                     pools.iter().flat_map(|(_, pool)| published(pool, longest, now)).map(|range| range.cidr).collect();
                 ranges = IpNet::aggregate(&ranges);
                 ranges.iter().for_each(|range| println!("{range}"));
             }
-            Format::Json => {
+            RangeFormat::Json => {
                 println!(
                     "{:#}",
                     json!(pools.iter().map(|(name, pool)| listed(name, pool, longest, now)).collect::<Vec<_>>())
@@ -121,23 +121,23 @@ fn listed(name: &PoolName, pool: &Pool, longest: Duration, now: Timestamp) -> se
 
 /// What customers must allow: what is in use, what is announced, whose firewalls must be first, and what has ended for no
 /// longer than deliveries may last that began before.
-fn published(pool: &Pool, longest: Duration, now: Timestamp) -> impl Iterator<Item = Announced> {
-    let is_gone = move |range: &Announced| {
-        range.standing == Standing::Ended
+fn published(pool: &Pool, longest: Duration, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
+    let is_gone = move |range: &AnnouncedRange| {
+        range.standing == RangePhase::Ended
             && range.until.is_none_or(|until| now.duration_since(until).unsigned_abs() > longest)
     };
     pool.announced(now).filter(move |range| !is_gone(range))
 }
 
-fn state(range: &Announced) -> &'static str {
+fn state(range: &AnnouncedRange) -> &'static str {
     match (range.standing, range.until) {
-        (Standing::Upcoming, _) => "announced",
+        (RangePhase::Upcoming, _) => "announced",
         (_, Some(_)) => "retiring",
         (_, None) => "active",
     }
 }
 
-impl Verify {
+impl VerifySources {
     fn run(self) -> ExitCode {
         let plan = match load_or_say(self.config.as_deref()) {
             Ok(valid) => valid.plan,
@@ -173,11 +173,11 @@ impl Verify {
     }
 }
 
-trait EveryAddress {
+trait AllAddresses {
     fn hosts_and_edges(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>>;
 }
 
-impl EveryAddress for IpNet {
+impl AllAddresses for IpNet {
     /// With the first and the last, which are addresses like any other where the whole range is routed to the host.
     fn hosts_and_edges(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>> {
         match *self {

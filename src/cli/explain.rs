@@ -9,11 +9,11 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::alone::{self, Sender};
+use super::alone::{self, SenderArgs};
 use super::{control, load_or_say};
-use crate::delivery::{self, Question};
+use crate::delivery::{self, ExplainRequest};
 use crate::names::TenantName;
-use crate::policy::identify::ANONYMOUS;
+use crate::policy::authn::ANONYMOUS;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -28,7 +28,7 @@ pub(super) struct Explain {
     /// The target, an https or http URL; of a CONNECT, host and port
     url: String,
     #[command(flatten)]
-    sender: Sender,
+    sender: SenderArgs,
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -37,7 +37,7 @@ pub(super) struct Explain {
     running: bool,
     /// The unix socket of what runs
     #[arg(long, value_name = "unix:PATH", requires = "running")]
-    admin: Option<control::Socket>,
+    admin: Option<control::AdminSocket>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -45,7 +45,7 @@ pub(super) struct Explain {
 
 impl Explain {
     pub(super) fn run(self) -> ExitCode {
-        let told = if self.running { self.ask() } else { self.judge() };
+        let told = if self.running { self.explain_running() } else { self.judge() };
         let told = match told {
             Ok(told) => told,
             Err(code) => return code,
@@ -62,8 +62,8 @@ impl Explain {
     }
 
     /// By the plan in force of a proxy that runs.
-    fn ask(&self) -> Result<Value, ExitCode> {
-        let (client, tenant) = (self.sender.named().unwrap_or(ANONYMOUS), self.sender.tenant());
+    fn explain_running(&self) -> Result<Value, ExitCode> {
+        let (client, tenant) = (self.sender.client_name().unwrap_or(ANONYMOUS), self.sender.tenant());
         let tenant = tenant.as_ref().map(TenantName::as_str);
         let webhook = json!({ "method": self.method.as_str(), "url": self.url, "client": client, "tenant": tenant });
         control::explain(self.config.clone(), self.admin.clone(), &webhook)
@@ -73,7 +73,7 @@ impl Explain {
         let valid = load_or_say(self.config.as_deref())?;
         let (client, tenant) = (self.sender.client(&valid.plan)?, self.sender.tenant());
         let (tenant, now) = (tenant.as_ref(), Timestamp::now());
-        let question = Question { method: &self.method, url: &self.url, client: &client, tenant, now };
+        let question = ExplainRequest { method: &self.method, url: &self.url, client: &client, tenant, now };
         Ok(delivery::explain(&valid.plan, &question, &alone::own(&valid.config)).as_json())
     }
 }

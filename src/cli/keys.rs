@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 use super::{load_or_say, new_file};
 use crate::names::TenantName;
 use crate::policy::Plan;
-use crate::policy::sign::{self, Listed, NewKeyError};
+use crate::policy::sign::{self, ListedKey, NewKeyError};
 use crate::sysexits;
 
 #[derive(Subcommand)]
 pub(super) enum Keys {
     /// Make a signing key
-    New(New),
+    New(NewSigningKey),
     /// List the keys of all signers: which signs, from when, until when
-    List(List),
+    List(ListKeys),
     /// The public halves of key pairs, for receivers to verify with
-    Public(Public),
+    Public(PublicKeys),
 }
 
 #[derive(Args)]
@@ -33,7 +33,7 @@ pub(super) enum Keys {
 
 Name it in `[signers.NAME] keys` as `secret = \"file:/etc/outgate/keys/platform-2026-11\"`, or hand it over as a systemd
 credential. A shared secret is what the receiver gets, too; of a key pair it gets the public half: `outgate keys public`.")]
-pub(super) struct New {
+pub(super) struct NewSigningKey {
     /// The signing scheme: standard-webhooks, rfc9421, twilio, sendgrid, stripe, github, slack, shopify, hmac
     #[arg(long, default_value = "standard-webhooks")]
     scheme: String,
@@ -53,7 +53,7 @@ pub(super) struct New {
 
 A key is announced (it begins later), active (it signs), replaced (it is in force, but the scheme carries one signature
 and a newer key signs) or ended. Keys that tenants have for themselves are listed one tenant at a time.")]
-pub(super) struct List {
+pub(super) struct ListKeys {
     /// What signs for this tenant; without it, what all tenants share
     #[arg(long)]
     tenant: Option<String>,
@@ -66,7 +66,7 @@ pub(super) struct List {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Format {
+enum PublicKeyFormat {
     /// JWK Set (RFC 7517); `kid` is the thumbprint of the key (RFC 7638)
     Jwks,
     /// PEM, with a line before each key that says which it is
@@ -83,12 +83,12 @@ enum Format {
 
 Keys that begin later are listed too, those that have ended are not. The admin listener serves the same at /keys and at
 /.well-known/http-message-signatures-directory, and with ?tenant=NAME what verifies a tenant's webhooks.")]
-pub(super) struct Public {
+pub(super) struct PublicKeys {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "jwks")]
-    format: Format,
+    format: PublicKeyFormat,
     /// This signer's only
     #[arg(long)]
     signer: Option<String>,
@@ -107,13 +107,13 @@ impl Keys {
     }
 }
 
-impl New {
+impl NewSigningKey {
     fn run(self) -> ExitCode {
         let key = match sign::new_key(&self.scheme, self.algorithm.as_deref()) {
             Ok(key) => key,
             Err(fault) => {
                 eprintln!("outgate: {fault}");
-                let is_usage = fault != NewKeyError::NoRandom;
+                let is_usage = fault != NewKeyError::NoRandomness;
                 return ExitCode::from(if is_usage { sysexits::USAGE } else { sysexits::SOFTWARE });
             }
         };
@@ -131,7 +131,7 @@ impl New {
     }
 }
 
-impl List {
+impl ListKeys {
     fn run(self) -> ExitCode {
         let plan = match load_or_say(self.config.as_deref()) {
             Ok(valid) => valid.plan,
@@ -149,7 +149,7 @@ impl List {
     }
 }
 
-fn listed<'a>(plan: &'a Plan, tenant: Option<&'a TenantName>, now: Timestamp) -> Vec<Listed<'a>> {
+fn listed<'a>(plan: &'a Plan, tenant: Option<&'a TenantName>, now: Timestamp) -> Vec<ListedKey<'a>> {
     plan.signers.values().flat_map(|signer| signer.list(tenant, now)).collect()
 }
 
@@ -178,7 +178,7 @@ fn say_whose(plan: &Plan, tenant: Option<&TenantName>) {
     }
 }
 
-fn as_json(key: &Listed<'_>) -> Value {
+fn as_json(key: &ListedKey<'_>) -> Value {
     json!({
         "signer": key.signer.as_str(), "scheme": key.scheme, "tenant": key.tenant.map(TenantName::as_str),
         "id": key.id.as_str(), "algorithm": key.algorithm.name(), "from": key.from, "until": key.until, "state": key.state.as_str(),
@@ -187,10 +187,10 @@ fn as_json(key: &Listed<'_>) -> Value {
 }
 
 /// Columns as wide as what stands in them.
-fn table(keys: &[Listed<'_>]) -> String {
+fn table(keys: &[ListedKey<'_>]) -> String {
     let time = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.to_string());
     let head = ["SIGNER", "SCHEME", "TENANT", "KEY", "ALGORITHM", "FROM", "UNTIL", "STATE"].map(str::to_owned);
-    let row = |key: &Listed<'_>| {
+    let row = |key: &ListedKey<'_>| {
         let (signer, scheme, id) = (key.signer.to_string(), key.scheme.to_owned(), key.id.to_string());
         let tenant = key.tenant.map_or("-".to_owned(), TenantName::to_string);
         let (from, until) = (time(key.from), time(key.until));
@@ -205,7 +205,7 @@ fn table(keys: &[Listed<'_>]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-impl Public {
+impl PublicKeys {
     fn run(self) -> ExitCode {
         let mut plan = match load_or_say(self.config.as_deref()) {
             Ok(valid) => valid.plan,
@@ -222,9 +222,9 @@ impl Public {
         let tenant = tenant.as_ref();
         say_whose(&plan, tenant);
         match self.format {
-            Format::Jwks => println!("{:#}", sign::jwks(&plan.signers, tenant, now)),
-            Format::Directory => println!("{:#}", sign::directory(&plan.signers, tenant, now)),
-            Format::Pem => sign::published(&plan.signers, tenant, now).for_each(|(key, public)| {
+            PublicKeyFormat::Jwks => println!("{:#}", sign::jwks(&plan.signers, tenant, now)),
+            PublicKeyFormat::Directory => println!("{:#}", sign::directory(&plan.signers, tenant, now)),
+            PublicKeyFormat::Pem => sign::published(&plan.signers, tenant, now).for_each(|(key, public)| {
                 // What stands outside of the armour is for people (RFC 7468 §2).
                 let written = key.written.map_or(String::new(), |written| format!(" {written}"));
                 println!("{} {} {}{written}\n{}", key.signer, key.id, key.algorithm.name(), public.pem());

@@ -24,11 +24,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::WarningCode;
-use crate::config::{self, Config, Problem, Sources};
-use crate::live::log;
-use crate::net::descriptors;
+use crate::config::{self, Config, Problem, SourceMap};
+use crate::net::fd_limit;
 use crate::net::resolve;
 use crate::policy::{self, Plan};
+use crate::state::observability::log;
 use crate::sysexits;
 
 /// The folder of the service's configuration, its own keys among it.
@@ -116,7 +116,7 @@ fn find(named: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// A configuration that is valid, with its warnings and what is wrong with single tenants.
-struct Valid {
+struct ValidConfig {
     path: Option<PathBuf>,
     config: Config,
     plan: Plan,
@@ -126,12 +126,12 @@ struct Valid {
 }
 
 /// Everything that keeps a configuration from being valid.
-struct Invalid {
+struct InvalidConfig {
     problems: Vec<Problem>,
-    sources: Sources,
+    sources: SourceMap,
 }
 
-fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
+fn load(named: Option<&Path>) -> Result<ValidConfig, InvalidConfig> {
     let path = find(named);
     let now = jiff::Timestamp::now();
     let loaded = match &path {
@@ -143,20 +143,20 @@ fn load(named: Option<&Path>) -> Result<Valid, Invalid> {
             Ok((plan, more)) => {
                 warnings.extend(config.rollback.map(unfinished));
                 warnings.extend(more);
-                warnings.extend(descriptors::warning(&config));
+                warnings.extend(fd_limit::warning(&config));
                 warnings.extend(resolve::warnings(&config.resolver));
                 let (warnings, acknowledged) = config::acknowledge(warnings, &config.acknowledge);
-                Ok(Valid { path, config, plan, warnings, acknowledged })
+                Ok(ValidConfig { path, config, plan, warnings, acknowledged })
             }
             Err(problems) => {
                 warnings.extend(problems);
                 let warnings = config::without_acknowledged(warnings, &config.acknowledge);
-                Err(Invalid { problems: warnings, sources: config.sources })
+                Err(InvalidConfig { problems: warnings, sources: config.sources })
             }
         },
         Err(rejected) => {
             let (problems, sources) = policy::every_problem(rejected, now);
-            Err(Invalid { problems, sources })
+            Err(InvalidConfig { problems, sources })
         }
     }
 }
@@ -169,14 +169,14 @@ fn unfinished(rollback: u64) -> Problem {
 }
 
 /// For commands that only need a valid configuration: its problems on stderr, and the exit code for it.
-fn load_or_say(named: Option<&Path>) -> Result<Valid, ExitCode> {
+fn load_or_say(named: Option<&Path>) -> Result<ValidConfig, ExitCode> {
     load(named).map_err(|invalid| {
-        show(&invalid.problems, &invalid.sources);
+        print_problems(&invalid.problems, &invalid.sources);
         ExitCode::from(sysexits::CONFIG)
     })
 }
 
-fn show(problems: &[Problem], sources: &Sources) {
+fn print_problems(problems: &[Problem], sources: &SourceMap) {
     if !problems.is_empty() {
         eprintln!("{}", config::render(&config::summary(problems), sources, log::has_colours()));
     }

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use clap::Args;
 use tracing::{Level, warn};
 
-use super::{Invalid, load};
-use crate::app::{self, Start};
+use super::{InvalidConfig, load};
+use crate::app::{self, StartupConfig};
 use crate::config::journal::absolute;
-use crate::config::{Problem, Sources, render, summary};
-use crate::live::log;
+use crate::config::{Problem, SourceMap, render, summary};
+use crate::state::observability::log;
 use crate::sysexits;
 
 #[derive(Args)]
@@ -45,7 +45,7 @@ impl Run {
         let path = self.config.as_deref().map(absolute);
         let valid = match load(path.as_deref()) {
             Ok(valid) => valid,
-            Err(Invalid { problems, sources }) => {
+            Err(InvalidConfig { problems, sources }) => {
                 log_problems(Level::ERROR, &problems, &sources);
                 return ExitCode::from(sysexits::CONFIG);
             }
@@ -55,11 +55,11 @@ impl Run {
         if valid.path.is_none() {
             warn!("no configuration file: the built-in one serves this host alone");
         }
-        app::run(Start { path: valid.path, config: valid.config, plan: valid.plan, warnings: valid.warnings })
+        app::run(StartupConfig { path: valid.path, config: valid.config, plan: valid.plan, warnings: valid.warnings })
     }
 }
 
-fn log_problems(level: Level, problems: &[Problem], sources: &Sources) {
+fn log_problems(level: Level, problems: &[Problem], sources: &SourceMap) {
     if !problems.is_empty() {
         log::text(level, &render(&summary(problems), sources, log::has_colours() && !log::is_formatted()));
     }

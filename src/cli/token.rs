@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 #[derive(Subcommand)]
 pub(super) enum Token {
     /// Make a token
-    New(New),
+    New(NewToken),
 }
 
 #[derive(Args)]
@@ -21,7 +21,7 @@ pub(super) enum Token {
 
 The token goes to the client, which sends it as the password of its proxy URL or as `Proxy-Authorization: Bearer`.
 The hash goes into `[clients.NAME] tokens`: a configuration that leaks gives nobody a token.")]
-pub(super) struct New {
+pub(super) struct NewToken {
     /// Token and hash as a JSON object
     #[arg(long)]
     json: bool,

@@ -39,7 +39,7 @@ const SECRETIVE: [&str; 4] = ["secret", "token", "passw", "passphrase"];
 /// The text, byte for byte as long, with asterisks for every value that may be a secret: all but references and hashes
 /// in the sections of clients, signers and credentials and below keys that sound like it. `errors`: where the text is no TOML, so
 /// that `table` does not hold it all.
-pub(super) fn conceal(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) -> String {
+pub(super) fn redact(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) -> String {
     let mut spans = secrets(table);
     if !errors.is_empty() {
         spans.extend(broken_lines(text, errors));
@@ -142,7 +142,7 @@ mod tests {
     fn concealed(text: &str) -> String {
         let (table, errors) = DeTable::parse_recoverable(text);
         let errors: Vec<_> = errors.iter().filter_map(toml::de::Error::span).collect();
-        let concealed = conceal(text, table.get_ref(), &errors);
+        let concealed = redact(text, table.get_ref(), &errors);
         assert_eq!(concealed.len(), text.len());
         concealed
     }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::named::word;
+use super::named::read_word;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
-use super::{At, Secret, keys, secret};
+use super::{Located, Secret, keys, secret};
 use crate::names::CredentialName;
 
 #[derive(Clone, Debug)]
@@ -19,15 +19,15 @@ pub struct Credential {
 #[derive(Clone, Debug)]
 pub enum Authentication {
     Basic {
-        username: At<String>,
-        password: At<Secret>,
+        username: Located<String>,
+        password: Located<Secret>,
     },
     Bearer {
-        token: At<Secret>,
+        token: Located<Secret>,
     },
     Header {
-        name: At<String>,
-        value: At<Secret>,
+        name: Located<String>,
+        value: Located<Secret>,
     },
     /// The client credentials grant.
     OAuth2(Box<OAuth2>),
@@ -36,14 +36,14 @@ pub enum Authentication {
 /// RFC 6749 §4.4.
 #[derive(Clone, Debug)]
 pub struct OAuth2 {
-    pub token_url: At<String>,
-    pub client_id: At<String>,
-    pub client_secret: At<Secret>,
+    pub token_url: Located<String>,
+    pub client_id: Located<String>,
+    pub client_secret: Located<Secret>,
     pub client_auth: ClientAuth,
-    pub scopes: Vec<At<String>>,
-    pub audience: Option<At<String>>,
+    pub scopes: Vec<Located<String>>,
+    pub audience: Option<Located<String>>,
     /// Further parameters of the request for a token, by name.
-    pub parameters: Vec<(At<String>, At<String>)>,
+    pub parameters: Vec<(Located<String>, Located<String>)>,
 }
 
 /// How we prove to a token endpoint who we are (RFC 6749 §2.3.1).
@@ -54,25 +54,29 @@ pub enum ClientAuth {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Type {
+enum CredentialType {
     Basic,
     Bearer,
     Header,
     OAuth2,
 }
 
-impl Type {
-    const ALL: [(&'static str, Type); 4] =
-        [("basic", Type::Basic), ("bearer", Type::Bearer), ("header", Type::Header), ("oauth2", Type::OAuth2)];
+impl CredentialType {
+    const ALL: [(&'static str, CredentialType); 4] = [
+        ("basic", CredentialType::Basic),
+        ("bearer", CredentialType::Bearer),
+        ("header", CredentialType::Header),
+        ("oauth2", CredentialType::OAuth2),
+    ];
 
     /// With what to write.
     fn needs(self) -> &'static [(&'static str, &'static str)] {
         const SECRET: &str = "\"file:PATH\", \"credential:NAME\" or \"env:NAME\"";
         match self {
-            Type::Basic => &[("username", "\"outgate\""), ("password", SECRET)],
-            Type::Bearer => &[("token", SECRET)],
-            Type::Header => &[("name", "\"X-Api-Key\""), ("value", SECRET)],
-            Type::OAuth2 => &[
+            CredentialType::Basic => &[("username", "\"outgate\""), ("password", SECRET)],
+            CredentialType::Bearer => &[("token", SECRET)],
+            CredentialType::Header => &[("name", "\"X-Api-Key\""), ("value", SECRET)],
+            CredentialType::OAuth2 => &[
                 ("token_url", "\"https://login.acme.example/oauth2/token\""),
                 ("client_id", "\"outgate\""),
                 ("client_secret", SECRET),
@@ -83,7 +87,7 @@ impl Type {
     /// Besides.
     fn takes(self) -> &'static [&'static str] {
         match self {
-            Type::OAuth2 => &["client_auth", "scopes", "audience", "parameters"],
+            CredentialType::OAuth2 => &["client_auth", "scopes", "audience", "parameters"],
             _ => &[],
         }
     }
@@ -93,11 +97,11 @@ impl Type {
     }
 }
 
-pub(super) fn all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<CredentialName, At<Credential>> {
-    let tables = reader.named(files, "credentials", &keys::CREDENTIAL);
+pub(super) fn all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<CredentialName, Located<Credential>> {
+    let tables = reader.named_tables(files, "credentials", &keys::CREDENTIAL);
     let credentials = tables.into_iter().map(|(name, table)| {
         let value = credential(reader, &table)?;
-        Some((CredentialName::new(name), At { value, place: table.place }))
+        Some((CredentialName::new(name), Located { value, span: table.span }))
     });
     credentials.flatten().collect()
 }
@@ -106,33 +110,33 @@ fn credential(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Credential> 
     table.require(reader, "type", "write type = \"basic\", \"bearer\", \"header\" or \"oauth2\"");
     let plaintext =
         table.one(reader, "plaintext", |reader, value| reader.choice(value, &[("refuse", false), ("allow", true)]));
-    let kind = table.one(reader, "type", |reader, value| reader.choice(value, &Type::ALL))?.value;
+    let kind = table.one(reader, "type", |reader, value| reader.choice(value, &CredentialType::ALL))?.value;
     for (key, what) in kind.needs() {
         table.require(reader, key, &format!("write {key} = {what}"));
     }
     refuse_the_rest(reader, table, kind);
     let scheme = match kind {
-        Type::Basic => {
+        CredentialType::Basic => {
             let (username, password) = (text(reader, table, "username"), table.one(reader, "password", secret::read));
             Authentication::Basic { username: username?, password: password? }
         }
-        Type::Bearer => Authentication::Bearer { token: table.one(reader, "token", secret::read)? },
-        Type::Header => {
-            let (name, value) = (table.one(reader, "name", word), table.one(reader, "value", secret::read));
+        CredentialType::Bearer => Authentication::Bearer { token: table.one(reader, "token", secret::read)? },
+        CredentialType::Header => {
+            let (name, value) = (table.one(reader, "name", read_word), table.one(reader, "value", secret::read));
             Authentication::Header { name: name?, value: value? }
         }
-        Type::OAuth2 => Authentication::OAuth2(Box::new(oauth2(reader, table)?)),
+        CredentialType::OAuth2 => Authentication::OAuth2(Box::new(oauth2(reader, table)?)),
     };
     Some(Credential { scheme, plaintext: plaintext.is_some_and(|plaintext| plaintext.value) })
 }
 
 /// A key of another type says that one of the two was not meant.
-fn refuse_the_rest(reader: &mut Reader<'_>, table: &Table<'_>, kind: Type) {
-    let of_types: Vec<&str> = Type::ALL.iter().flat_map(|(_, other)| other.keys()).collect();
-    let name = Type::ALL.iter().find(|(_, other)| *other == kind).map_or("", |(name, _)| name);
+fn refuse_the_rest(reader: &mut Reader<'_>, table: &Table<'_>, kind: CredentialType) {
+    let of_types: Vec<&str> = CredentialType::ALL.iter().flat_map(|(_, other)| other.keys()).collect();
+    let name = CredentialType::ALL.iter().find(|(_, other)| *other == kind).map_or("", |(name, _)| name);
     for key in of_types.into_iter().filter(|key| kind.keys().all(|own| own != *key)) {
         if let Some(value) = table.get(key) {
-            let problem = Problem::at(value.place, format!("`{}` is not of type \"{name}\"", value.key));
+            let problem = Problem::at(value.span, format!("`{}` is not of type \"{name}\"", value.key));
             let keys: Vec<&str> = kind.keys().collect();
             reader.problems.push(problem.help(format!("the keys of this type are {}", keys.join(", "))));
         }
@@ -140,13 +144,13 @@ fn refuse_the_rest(reader: &mut Reader<'_>, table: &Table<'_>, kind: Type) {
 }
 
 fn oauth2(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OAuth2> {
-    let token_url = table.one(reader, "token_url", word);
+    let token_url = table.one(reader, "token_url", read_word);
     let client_id = text(reader, table, "client_id");
     let client_secret = table.one(reader, "client_secret", secret::read);
     let client_auth = table.one(reader, "client_auth", |reader, value| {
         reader.choice(value, &[("basic", ClientAuth::Basic), ("body", ClientAuth::Body)])
     });
-    let scopes = table.many(reader, "scopes", None, word);
+    let scopes = table.many(reader, "scopes", None, read_word);
     let audience = text(reader, table, "audience");
     let parameters = table.get("parameters").map(|value| parameters(reader, &value));
     Some(OAuth2 {
@@ -160,20 +164,20 @@ fn oauth2(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OAuth2> {
     })
 }
 
-fn parameters(reader: &mut Reader<'_>, value: &Value<'_>) -> Vec<(At<String>, At<String>)> {
+fn parameters(reader: &mut Reader<'_>, value: &Value<'_>) -> Vec<(Located<String>, Located<String>)> {
     let members = reader.members(value, "write { resource = \"https://api.acme.example\" }");
-    let parameter = |(name, value): (At<&str>, Value<'_>)| {
+    let parameter = |(name, value): (Located<&str>, Value<'_>)| {
         let text = reader.text(&value)?.to_owned();
-        Some((At { value: name.value.to_owned(), place: name.place }, value.at(text)))
+        Some((Located { value: name.value.to_owned(), span: name.span }, value.at(text)))
     };
     members.into_iter().filter_map(parameter).collect()
 }
 
-fn text(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<At<String>> {
+fn text(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<Located<String>> {
     table.one(reader, key, |reader, value| {
         let text = reader.text(value)?.to_owned();
         if text.is_empty() {
-            let problem = Problem::at(value.place, format!("`{}` is empty", value.key));
+            let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
             reader.problems.push(problem.help("write it, or leave it out"));
             return None;
         }

@@ -2,41 +2,40 @@
 //! Is a problem no more than the consequence of another?
 
 use super::Config;
-use super::problem::{Place, Problem, Severity};
+use super::problem::{Problem, Severity, SourceSpan};
 use super::read::Table;
 
 /// Every `[SECTION.NAME]` of the files.
 #[derive(Clone, Debug, Default)]
-pub struct Declared(Vec<Section>);
+pub struct DeclaredSections(Vec<DeclaredSection>);
 
 #[derive(Clone, Debug)]
-struct Section {
+struct DeclaredSection {
     /// As in `signers`.
     kind: String,
     name: String,
-    place: Place,
+    span: SourceSpan,
     /// From each key to the end of its value.
-    parts: Vec<Place>,
+    parts: Vec<SourceSpan>,
 }
 
-impl Declared {
+impl DeclaredSections {
     pub(super) fn add(&mut self, kind: &str, name: &str, table: &Table<'_>) {
         let (kind, name) = (kind.to_owned(), name.to_owned());
-        self.0.push(Section { kind, name, place: table.place, parts: table.parts() });
+        self.0.push(DeclaredSection { kind, name, span: table.span, parts: table.parts() });
     }
 
     /// The sections that a part of could not be read. What is said of such a section as a whole may be the consequence.
-    pub fn broken(&self, problems: &[Problem]) -> Vec<Place> {
+    pub fn broken(&self, problems: &[Problem]) -> Vec<SourceSpan> {
         let problems = problems.iter().filter(|problem| problem.severity == Severity::Problem);
-        let places: Vec<Place> = problems.filter_map(|problem| problem.place).collect();
-        let is_inside =
-            |part: &Place, place: &Place| part.file == place.file && part.start <= place.start && place.end <= part.end;
-        let is_broken = |section: &&Section| {
-            places
-                .iter()
-                .any(|place| *place == section.place || section.parts.iter().any(|part| is_inside(part, place)))
+        let places: Vec<SourceSpan> = problems.filter_map(|problem| problem.span).collect();
+        let is_inside = |part: &SourceSpan, place: &SourceSpan| {
+            part.file == place.file && part.start <= place.start && place.end <= part.end
         };
-        self.0.iter().filter(is_broken).map(|section| section.place).collect()
+        let is_broken = |section: &&DeclaredSection| {
+            places.iter().any(|place| *place == section.span || section.parts.iter().any(|part| is_inside(part, place)))
+        };
+        self.0.iter().filter(is_broken).map(|section| section.span).collect()
     }
 }
 

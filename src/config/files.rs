@@ -22,60 +22,60 @@ const SETTLED: Duration = Duration::from_secs(3);
 
 /// Why a file cannot be read.
 #[derive(Debug)]
-pub(super) enum FileFault {
+pub(super) enum FileError {
     Missing,
-    Denied,
-    Directory,
+    PermissionDenied,
+    IsDirectory,
     /// A pipe, a socket or a device: reading it could block, or never end.
     NotRegular,
     TooLarge {
         max: u64,
     },
     /// A symbolic link where none is followed.
-    Link,
+    Symlink,
     TooMany {
         max: usize,
     },
     Other(io::Error),
 }
 
-impl fmt::Display for FileFault {
+impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("does not exist"),
-            Self::Denied => f.write_str("may not be read: permission denied"),
-            Self::Directory => f.write_str("is a directory"),
+            Self::PermissionDenied => f.write_str("may not be read: permission denied"),
+            Self::IsDirectory => f.write_str("is a directory"),
             Self::NotRegular => f.write_str("is not a regular file"),
             Self::TooLarge { max } if *max < 1 << 20 => write!(f, "is larger than {} KiB", max >> 10),
             Self::TooLarge { max } => write!(f, "is larger than {} MiB", max >> 20),
-            Self::Link => f.write_str("is a link"),
+            Self::Symlink => f.write_str("is a link"),
             Self::TooMany { max } => write!(f, "has more than {max} files"),
             Self::Other(error) => write!(f, "cannot be read: {error}"),
         }
     }
 }
 
-impl From<io::Error> for FileFault {
+impl From<io::Error> for FileError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing,
-            io::ErrorKind::PermissionDenied => Self::Denied,
-            io::ErrorKind::IsADirectory => Self::Directory,
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
+            io::ErrorKind::IsADirectory => Self::IsDirectory,
             _ => Self::Other(error),
         }
     }
 }
 
 /// A file's bytes, and what it looked like before they were read.
-pub(super) struct Content {
+pub(super) struct FileContent {
     pub(super) bytes: Vec<u8>,
-    pub(super) seen: Seen,
+    pub(super) seen: FileStat,
 }
 
 /// What a file or a folder looks like from outside: the same as before means the same content, once it is settled. By
 /// the time of the last change of its inode, which nobody can set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct FileStat {
     device: u64,
     inode: u64,
     size: i64,
@@ -84,7 +84,7 @@ pub(super) struct Seen {
     changed: i128,
 }
 
-impl Seen {
+impl FileStat {
     pub(super) fn of(stat: &Stat) -> Self {
         let changed = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
         Self { device: stat.st_dev, inode: stat.st_ino, size: stat.st_size, mode: stat.st_mode, changed }
@@ -103,7 +103,7 @@ impl Seen {
 }
 
 /// Every file and directory looked at, and the running digest of their content.
-pub(super) struct Files {
+pub(super) struct FileTracker {
     paths: BTreeSet<PathBuf>,
     /// SHA-256 of each file that was read, and of what else stands at a path.
     contents: BTreeMap<PathBuf, [u8; 32]>,
@@ -111,20 +111,20 @@ pub(super) struct Files {
 }
 
 /// What reading has looked at.
-pub(super) struct Looked {
+pub(super) struct ReadSet {
     pub(super) paths: Vec<PathBuf>,
     pub(super) contents: BTreeMap<PathBuf, [u8; 32]>,
     /// SHA-256 over path and content of all that was read.
     pub(super) digest: [u8; 32],
 }
 
-impl Files {
+impl FileTracker {
     pub(super) fn new() -> Self {
         Self { paths: BTreeSet::new(), contents: BTreeMap::new(), digest: digest::Context::new(&digest::SHA256) }
     }
 
     /// A file that cannot be read is remembered too: that it appears is a change.
-    pub(super) fn read(&mut self, path: &Path, max: u64) -> Result<Content, FileFault> {
+    pub(super) fn read(&mut self, path: &Path, max: u64) -> Result<FileContent, FileError> {
         self.remember(path);
         let content = read(path, max)?;
         self.digest(path.as_os_str().as_encoded_bytes());
@@ -156,7 +156,7 @@ impl Files {
 
     /// The files of a directory whose names match, sorted by name; as in a shell `*` does not match a leading dot, so
     /// that an editor's scratch file is no configuration. The directory is remembered: a new file in it is a change.
-    pub(super) fn matching(&mut self, directory: &Path, pattern: &str) -> Result<Vec<PathBuf>, FileFault> {
+    pub(super) fn matching(&mut self, directory: &Path, pattern: &str) -> Result<Vec<PathBuf>, FileError> {
         self.remember(directory);
         let mut found = Vec::new();
         for entry in fs::read_dir(directory)? {
@@ -166,7 +166,7 @@ impl Files {
                 continue;
             }
             if found.len() == INCLUDES_MAX {
-                return Err(FileFault::TooMany { max: INCLUDES_MAX });
+                return Err(FileError::TooMany { max: INCLUDES_MAX });
             }
             found.push(directory.join(name));
         }
@@ -178,10 +178,10 @@ impl Files {
         self.paths.insert(path.to_owned());
     }
 
-    pub(super) fn finish(self) -> Looked {
+    pub(super) fn finish(self) -> ReadSet {
         let mut digest = [0; 32];
         digest.copy_from_slice(self.digest.finish().as_ref());
-        Looked { paths: self.paths.into_iter().collect(), contents: self.contents, digest }
+        ReadSet { paths: self.paths.into_iter().collect(), contents: self.contents, digest }
     }
 }
 
@@ -193,19 +193,19 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// What files and folders look like from outside. Two that are equal, and settled, stand for the same content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sight {
+pub struct StatFingerprint {
     print: [u8; 32],
     /// Whether a change after the time that was asked about would show.
     pub is_settled: bool,
 }
 
-impl Sight {
+impl StatFingerprint {
     /// Of what was read at `then`.
     pub fn of<'a>(paths: impl Iterator<Item = &'a Path>, then: SystemTime) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut is_settled = true;
         for path in paths {
-            let seen = rustix::fs::stat(path).ok().map(|stat| Seen::of(&stat));
+            let seen = rustix::fs::stat(path).ok().map(|stat| FileStat::of(&stat));
             is_settled &= seen.is_none_or(|seen| seen.is_settled(then));
             context.update(format!("{path:?} {seen:?};").as_bytes());
         }
@@ -215,28 +215,28 @@ impl Sight {
     }
 }
 
-fn read(path: &Path, max: u64) -> Result<Content, FileFault> {
+fn read(path: &Path, max: u64) -> Result<FileContent, FileError> {
     // O_NONBLOCK: opening a FIFO would wait for a writer, and what the path names may change after any check of it.
     read_opened(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?, max)
 }
 
 /// Of a file that was opened so that it does not block.
-pub(super) fn read_opened(file: File, max: u64) -> Result<Content, FileFault> {
+pub(super) fn read_opened(file: File, max: u64) -> Result<FileContent, FileError> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
-        return Err(FileFault::Directory);
+        return Err(FileError::IsDirectory);
     }
     if !metadata.is_file() {
-        return Err(FileFault::NotRegular);
+        return Err(FileError::NotRegular);
     }
-    let seen = Seen::of(&rustix::fs::fstat(&file).map_err(io::Error::from)?);
+    let seen = FileStat::of(&rustix::fs::fstat(&file).map_err(io::Error::from)?);
     // Sized at once, so that no half-grown copy of a secret stays behind in memory.
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(max) + 1).unwrap_or_default());
     file.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
-        return Err(FileFault::TooLarge { max });
+        return Err(FileError::TooLarge { max });
     }
-    Ok(Content { bytes, seen })
+    Ok(FileContent { bytes, seen })
 }
 
 /// `*` stands for any text, and nothing else is special.
@@ -285,19 +285,19 @@ mod tests {
 
     #[test]
     fn what_is_no_regular_file_is_refused_at_once() {
-        assert!(matches!(read(Path::new("/"), 9), Err(FileFault::Directory)));
-        assert!(matches!(read(Path::new("/dev/zero"), 9), Err(FileFault::NotRegular)));
-        assert!(matches!(read(Path::new("/dev/null/x"), 9), Err(FileFault::Missing)));
+        assert!(matches!(read(Path::new("/"), 9), Err(FileError::IsDirectory)));
+        assert!(matches!(read(Path::new("/dev/zero"), 9), Err(FileError::NotRegular)));
+        assert!(matches!(read(Path::new("/dev/null/x"), 9), Err(FileError::Missing)));
         let path = std::env::temp_dir().join(format!("outgate-fifo-{}", std::process::id()));
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
         let fault = read(&path, 9);
         fs::remove_file(&path).unwrap();
-        assert!(matches!(fault, Err(FileFault::NotRegular)));
+        assert!(matches!(fault, Err(FileError::NotRegular)));
     }
 
     #[test]
     fn a_change_shows_once_it_cannot_share_its_time() {
-        let seen = |changed| Seen { device: 1, inode: 1, size: 1, mode: 0o600, changed };
+        let seen = |changed| FileStat { device: 1, inode: 1, size: 1, mode: 0o600, changed };
         let now = UNIX_EPOCH + Duration::from_secs(1_000);
         for (age, expected) in [(0, false), (2_999_999_999, false), (3_000_000_001, true), (-5_000_000_000, false)] {
             assert_eq!(seen(1_000_000_000_000 - age).is_settled(now), expected, "{age}");
@@ -309,7 +309,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("outgate-files-{}", std::process::id()));
         fs::write(&path, b"12345").unwrap();
         let digest = |max| {
-            let mut files = Files::new();
+            let mut files = FileTracker::new();
             let fault = files.read(&path, max).is_err();
             let looked = files.finish();
             (fault, (looked.paths, looked.digest))

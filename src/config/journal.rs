@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{FILE_MAX, FileFault, Files};
+use super::files::{FILE_MAX, FileError, FileTracker};
 
 /// Says what the files of the folder are; written like them before the folder has its name.
 pub const MANIFEST: &str = "manifest.json";
@@ -42,41 +42,41 @@ pub struct Overlay {
 
 /// A folder that is there and makes no sense: nothing can be told of the configuration then.
 #[derive(Debug)]
-pub struct Unreadable(String);
+pub struct UnreadableRollback(String);
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for UnreadableRollback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Unreadable {}
+impl std::error::Error for UnreadableRollback {}
 
 /// Where the folder of a main file stands.
-pub fn place(main: &Path) -> PathBuf {
+pub fn path(main: &Path) -> PathBuf {
     let name = main.file_name().unwrap_or_default().to_string_lossy().into_owned();
     main.with_file_name(format!(".{name}.rollback"))
 }
 
 /// `None`: no rollback is under way.
-pub fn read(main: &Path) -> Result<Option<Overlay>, Unreadable> {
-    let place = place(&absolute(main));
-    let mut files = Files::new();
-    let manifest = match files.read(&place.join(MANIFEST), FILE_MAX) {
+pub fn read(main: &Path) -> Result<Option<Overlay>, UnreadableRollback> {
+    let folder = path(&absolute(main));
+    let mut files = FileTracker::new();
+    let manifest = match files.read(&folder.join(MANIFEST), FILE_MAX) {
         Ok(manifest) => manifest.bytes,
-        Err(FileFault::Missing) if !place.exists() => return Ok(None),
-        Err(fault) => return Err(Unreadable(format!("{}/{MANIFEST} {fault}", place.display()))),
+        Err(FileError::Missing) if !folder.exists() => return Ok(None),
+        Err(fault) => return Err(UnreadableRollback(format!("{}/{MANIFEST} {fault}", folder.display()))),
     };
     let manifest: Manifest = serde_json::from_slice(&manifest)
-        .map_err(|fault| Unreadable(format!("{}/{MANIFEST}: {fault}", place.display())))?;
+        .map_err(|fault| UnreadableRollback(format!("{}/{MANIFEST}: {fault}", folder.display())))?;
     let mut texts = BTreeMap::new();
     for (number, path) in manifest.files.into_iter().enumerate() {
-        let file = place.join(number.to_string());
+        let file = folder.join(number.to_string());
         match files.read(&file, FILE_MAX) {
             Ok(content) => texts.insert(path, content.bytes),
             // It was finished, and went, while it was read.
-            Err(FileFault::Missing) if !place.exists() => return Ok(None),
-            Err(fault) => return Err(Unreadable(format!("{} {fault}", file.display()))),
+            Err(FileError::Missing) if !folder.exists() => return Ok(None),
+            Err(fault) => return Err(UnreadableRollback(format!("{} {fault}", file.display()))),
         };
     }
     Ok(Some(Overlay { number: manifest.number, texts, modes: manifest.modes, removed: manifest.removed }))

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::WarningCode;
-use super::files::{FileFault, Seen};
+use super::files::{FileError, FileStat};
 use super::problem::{Problem, few};
 use super::read::{Reader, Value};
-use super::{At, Secret};
+use super::{Located, Secret};
 use crate::names::{KeyId, TenantName};
 pub use name::key_files;
 
@@ -38,11 +38,11 @@ pub struct KeyFolder {
     pub digest: [u8; 32],
     /// None, if anything is wrong with any of them: the tenant would have fewer keys than it thinks.
     pub keys: Vec<KeyFile>,
-    faults: Vec<Fault>,
+    faults: Vec<KeyDirProblem>,
     /// Files that are called like no key.
     strays: Vec<String>,
     /// Of the folder itself; `None`: it could change again without that being seen.
-    seen: Option<Seen>,
+    seen: Option<FileStat>,
 }
 
 /// A key, and from when until when it is in force; its file's name says so.
@@ -53,7 +53,7 @@ pub struct KeyFile {
     pub until: Option<Timestamp>,
     pub secret: Secret,
     name: String,
-    seen: Seen,
+    seen: FileStat,
 }
 
 impl KeyFolder {
@@ -92,14 +92,14 @@ impl KeyDir {
 
 /// Reads the directory, or what has changed of it since the reading before. What is wrong with a folder is its tenant's
 /// alone: one of thousands must neither keep the others from starting nor from new keys.
-pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Arc<KeyDir>>> {
+pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Arc<KeyDir>>> {
     let text = reader.text(value)?;
     if text.is_empty() {
-        let problem = Problem::at(value.place, format!("`{}` is empty", value.key));
+        let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
         reader.problems.push(problem.help("write the path of a directory with one folder a tenant"));
         return None;
     }
-    let path = reader.resolve(value.place, text);
+    let path = reader.resolve(value.span, text);
     if let Some(read) = reader.key_dirs.get(&path) {
         return Some(value.at(Arc::clone(read)));
     }
@@ -108,14 +108,14 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Arc<
     let mut read = KeyDir { path, tenants: BTreeMap::new() };
     let known = reader.known.get(&read.path).map(Arc::as_ref);
     if let Err(fault) = scan::scan(&mut read, known, &mut nobodys) {
-        let Fault { message, help } = Fault::unreadable(&read.path, &fault);
-        reader.problems.push(Problem::at(value.place, message).help(help));
+        let KeyDirProblem { message, help } = KeyDirProblem::unreadable(&read.path, &fault);
+        reader.problems.push(Problem::at(value.span, message).help(help));
     }
     let faults = nobodys.iter().chain(read.tenants.values().flat_map(|folder| &folder.faults));
-    let faults = faults.map(|fault| Problem::contained(value.place, &fault.message).help(&fault.help));
+    let faults = faults.map(|fault| Problem::contained(value.span, &fault.message).help(&fault.help));
     let warnings = read.warnings();
     let warnings = warnings
-        .map(|fault| Problem::warning(WarningCode::TenantKeys, Some(value.place), fault.message).help(fault.help));
+        .map(|fault| Problem::warning(WarningCode::TenantKeys, Some(value.span), fault.message).help(fault.help));
     reader.problems.extend(few(faults.chain(warnings), &format!("below {}", read.path.display())));
     reader.files.digest(read.path.as_os_str().as_encoded_bytes());
     for (tenant, folder) in &read.tenants {
@@ -129,33 +129,33 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Arc<
 
 impl KeyDir {
     /// Of folders that were not opened this time, too.
-    fn warnings(&self) -> impl Iterator<Item = Fault> {
+    fn warnings(&self) -> impl Iterator<Item = KeyDirProblem> {
         self.tenants.iter().flat_map(|(tenant, folder)| {
             let path = self.folder(tenant);
-            let strays = folder.strays.iter().map(|name| Fault::stray(&path.join(name))).collect::<Vec<_>>();
+            let strays = folder.strays.iter().map(|name| KeyDirProblem::stray(&path.join(name))).collect::<Vec<_>>();
             let open = folder.keys.iter().filter(|key| key.seen.is_for_everybody());
-            strays.into_iter().chain(open.map(move |key| Fault::open(&path.join(&key.name))))
+            strays.into_iter().chain(open.map(move |key| KeyDirProblem::open(&path.join(&key.name))))
         })
     }
 }
 
 /// What is wrong below a `key_dir`.
 #[derive(Debug)]
-struct Fault {
+struct KeyDirProblem {
     message: String,
     help: String,
 }
 
-impl Fault {
+impl KeyDirProblem {
     fn new(path: &Path, what: impl Display, help: impl Into<String>) -> Self {
         Self { message: format!("{} {what}", path.display()), help: help.into() }
     }
 
-    fn unreadable(path: &Path, fault: &FileFault) -> Self {
+    fn unreadable(path: &Path, fault: &FileError) -> Self {
         let help = match fault {
-            FileFault::Missing => "write the path of a directory with one folder a tenant".into(),
-            FileFault::Denied => format!("let the user that outgate runs as read {}", path.display()),
-            FileFault::Link => "put there what it leads to: below key_dir no link is followed".into(),
+            FileError::Missing => "write the path of a directory with one folder a tenant".into(),
+            FileError::PermissionDenied => format!("let the user that outgate runs as read {}", path.display()),
+            FileError::Symlink => "put there what it leads to: below key_dir no link is followed".into(),
             _ => "leave there a folder for each tenant, and in it a file for each key".to_owned(),
         };
         Self::new(path, fault, help)

@@ -19,21 +19,21 @@ pub(super) use trust::{TRUST, TRUST_IDENTITY};
 pub(super) use upstream::RESPONSE_HEAD_MAX;
 
 /// The keys of one kind of table.
-pub(super) struct Shape {
+pub(super) struct Schema {
     /// Dotted, `*` for a name the operator gives; empty for the file.
     pub(super) path: &'static str,
     /// As a person would name it.
     pub(super) title: &'static str,
     pub(super) keys: &'static [&'static str],
     /// Of a later version.
-    later: &'static [&'static str],
+    reserved: &'static [&'static str],
     /// What other proxies call it, or what it could be called; a section may be an answer too.
-    renamed: &'static [(&'static str, &'static str)],
+    aliases: &'static [(&'static str, &'static str)],
 }
 
 pub(super) const ACKNOWLEDGE: &str = "acknowledge";
 
-pub(super) static FILE: Shape = Shape {
+pub(super) static FILE: Schema = Schema {
     path: "",
     title: "the file",
     keys: &[
@@ -54,8 +54,8 @@ pub(super) static FILE: Shape = Shape {
         "circuit",
         "log",
     ],
-    later: &["audit", "redact"],
-    renamed: &[
+    reserved: &["audit", "redact"],
+    aliases: &[
         ("ignore", ACKNOWLEDGE),
         ("suppress", ACKNOWLEDGE),
         ("allow_warnings", ACKNOWLEDGE),
@@ -89,7 +89,7 @@ pub(super) static FILE: Shape = Shape {
 pub(super) const MAIN_ONLY: [&str; 9] =
     ["include", ACKNOWLEDGE, "server", "admin", "guard", "resolver", "timeouts", "circuit", "log"];
 
-pub(super) static SERVER: Shape = Shape {
+pub(super) static SERVER: Schema = Schema {
     path: "server",
     title: "[server]",
     keys: &[
@@ -109,8 +109,8 @@ pub(super) static SERVER: Shape = Shape {
         "state",
         "history",
     ],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("accept_proxy", "proxy_protocol"),
         ("ssl", "tls"),
         ("bind", "listen"),
@@ -134,20 +134,20 @@ pub(super) static SERVER: Shape = Shape {
     ],
 };
 
-pub(super) static ADMIN: Shape = Shape {
+pub(super) static ADMIN: Schema = Schema {
     path: "admin",
     title: "[admin]",
     keys: &["listen", "hosts"],
-    later: &[],
-    renamed: &[("bind", "listen"), ("address", "listen"), ("port", "listen"), ("socket", "listen")],
+    reserved: &[],
+    aliases: &[("bind", "listen"), ("address", "listen"), ("port", "listen"), ("socket", "listen")],
 };
 
-pub(super) static POOL: Shape = Shape {
+pub(super) static POOL: Schema = Schema {
     path: "egress.*",
     title: "[egress.NAME]",
     keys: &["ranges", "exclude", "select", "failover"],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("cidrs", "ranges"),
         ("cidr", "ranges"),
         ("addresses", "ranges"),
@@ -162,12 +162,12 @@ pub(super) static POOL: Shape = Shape {
     ],
 };
 
-pub(super) static RANGE: Shape = Shape {
+pub(super) static RANGE: Schema = Schema {
     path: "egress.*.ranges",
     title: "a range of [egress.NAME]",
     keys: &["cidr", "from", "until"],
-    later: &[],
-    renamed: FROM_UNTIL,
+    reserved: &[],
+    aliases: FROM_UNTIL,
 };
 
 /// What people write for what is in force for a time, a range or a key.
@@ -188,12 +188,12 @@ const FROM_UNTIL: &[(&str, &str)] = &[
     ("path", "secret"),
 ];
 
-pub(super) static CLIENT: Shape = Shape {
+pub(super) static CLIENT: Schema = Schema {
     path: "clients.*",
     title: "[clients.NAME]",
     keys: &["tokens", "certificates", "public_keys", "networks", "require", "tenants"],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("password", "tokens"),
         ("secret", "tokens"),
         ("hashes", "tokens"),
@@ -213,7 +213,7 @@ pub(super) static CLIENT: Shape = Shape {
     ],
 };
 
-pub(super) static ROUTE: Shape = Shape {
+pub(super) static ROUTE: Schema = Schema {
     path: "routes",
     title: "[[routes]]",
     keys: &[
@@ -239,8 +239,8 @@ pub(super) static ROUTE: Shape = Shape {
         "split",
         "report_only",
     ],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("canary", "split"),
         ("weight", "split"),
         ("shadow", "report_only"),
@@ -266,12 +266,12 @@ pub(super) static ROUTE: Shape = Shape {
     ],
 };
 
-pub(super) static LIMIT: Shape = Shape {
+pub(super) static LIMIT: Schema = Schema {
     path: "limits.*",
     title: "[limits.NAME]",
     keys: &["rate", "burst", "concurrency", "per", "wait", "bandwidth", "report_only"],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("requests", "rate"),
         ("rps", "rate"),
         ("max_concurrent", "concurrency"),
@@ -286,12 +286,12 @@ pub(super) static LIMIT: Shape = Shape {
     ],
 };
 
-pub(super) static GUARD: Shape = Shape {
+pub(super) static GUARD: Schema = Schema {
     path: "guard",
     title: "[guard]",
     keys: &["allow", "deny", "ports"],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("allow_ranges", "allow"),
         ("allow_addresses", "allow"),
         ("deny_ranges", "deny"),
@@ -301,12 +301,12 @@ pub(super) static GUARD: Shape = Shape {
     ],
 };
 
-pub(super) static RESOLVER: Shape = Shape {
+pub(super) static RESOLVER: Schema = Schema {
     path: "resolver",
     title: "[resolver]",
     keys: &["servers", "hosts"],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("nameservers", "servers"),
         ("nameserver", "servers"),
         ("resolver_addresses", "servers"),
@@ -314,15 +314,15 @@ pub(super) static RESOLVER: Shape = Shape {
     ],
 };
 
-pub(super) static LOG: Shape = Shape {
+pub(super) static LOG: Schema = Schema {
     path: "log",
     title: "[log]",
     keys: &["deliveries", "level", "format"],
-    later: &[],
-    renamed: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
+    reserved: &[],
+    aliases: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Shape; 27] = [
+static SHAPES: [&Schema; 27] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -354,39 +354,39 @@ static SHAPES: [&Shape; 27] = [
 
 /// What a key that is not of its table may be.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unknown {
+pub(super) enum UnknownKey {
     /// Of a later version.
-    Later,
+    Reserved,
     /// Another name for this key.
-    Renamed(&'static str),
+    Alias(&'static str),
     /// Close to this key.
-    Near(&'static str),
+    Similar(&'static str),
     /// A key of the table with this title.
-    Elsewhere(&'static str),
-    Strange,
+    OtherTable(&'static str),
+    Unrecognized,
 }
 
-impl Shape {
+impl Schema {
     pub(super) fn knows(&self, key: &str) -> bool {
         self.keys.contains(&key)
     }
 
-    pub(super) fn judge(&self, key: &str) -> Unknown {
+    pub(super) fn judge(&self, key: &str) -> UnknownKey {
         // People write `drain-timeout` and `drainTimeout` too.
         let plain = key.replace('-', "_").to_ascii_lowercase();
-        if self.later.contains(&key) {
-            return Unknown::Later;
+        if self.reserved.contains(&key) {
+            return UnknownKey::Reserved;
         }
         // A name of several tables is only right where the table has the key.
-        if let Some((_, name)) = self.renamed.iter().find(|(old, name)| *old == plain && self.knows(name)) {
-            return Unknown::Renamed(name);
+        if let Some((_, name)) = self.aliases.iter().find(|(old, name)| *old == plain && self.knows(name)) {
+            return UnknownKey::Alias(name);
         }
         if let Some(near) = nearest(&plain, self.keys.iter().copied()) {
-            return Unknown::Near(near);
+            return UnknownKey::Similar(near);
         }
         match SHAPES.iter().find(|shape| shape.knows(key)) {
-            Some(shape) => Unknown::Elsewhere(shape.title),
-            None => Unknown::Strange,
+            Some(shape) => UnknownKey::OtherTable(shape.title),
+            None => UnknownKey::Unrecognized,
         }
     }
 }

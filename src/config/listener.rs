@@ -4,10 +4,10 @@
 use ipnet::IpNet;
 
 use super::WarningCode;
-use super::keys::Shape;
+use super::keys::Schema;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
-use super::{At, Listen, PemFile, Secret, Server, keys, pem, secret, units};
+use super::{Listen, Located, PemFile, Secret, Server, keys, pem, secret, units};
 
 /// One entry of `listen`: an address and its own settings.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Bind {
     /// Permissions of a unix socket; `None`: 0660.
     pub mode: Option<u32>,
     /// Group of a unix socket, by name or number; `None`: that of the process.
-    pub group: Option<At<String>>,
+    pub group: Option<Located<String>>,
 }
 
 /// TLS of one listener.
@@ -28,7 +28,7 @@ pub enum BindTls {
     /// That of `server.tls`, if there is one.
     Inherited,
     Off,
-    Own(Box<At<ListenerTls>>),
+    Own(Box<Located<ListenerTls>>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Bind {
 
 impl Server {
     /// The TLS of all listeners, the shared one once.
-    pub fn all_tls(&self) -> impl Iterator<Item = &At<ListenerTls>> {
+    pub fn all_tls(&self) -> impl Iterator<Item = &Located<ListenerTls>> {
         let own = self.listen.iter().filter_map(|bind| match &bind.tls {
             BindTls::Own(tls) => Some(&**tls),
             BindTls::Inherited | BindTls::Off => None,
@@ -63,31 +63,31 @@ impl Server {
 #[derive(Clone, Debug)]
 pub struct ListenerTls {
     /// The leaf first.
-    pub certificate: At<PemFile>,
+    pub certificate: Located<PemFile>,
     /// In PEM.
-    pub key: At<Secret>,
-    pub client_ca: Option<At<PemFile>>,
-    pub client_crls: Vec<At<PemFile>>,
+    pub key: Located<Secret>,
+    pub client_ca: Option<Located<PemFile>>,
+    pub client_crls: Vec<Located<PemFile>>,
 }
 
 /// Who must say, and is believed, for whom a connection is.
 #[derive(Clone, Debug)]
 pub enum ProxyProtocol {
     /// Whoever can connect: only this host's own processes can.
-    Anyone,
-    From(Vec<At<IpNet>>),
+    AnyPeer,
+    From(Vec<Located<IpNet>>),
 }
 
 /// Our own authority, in whose name inspected tunnels are answered.
 #[derive(Clone, Debug)]
 pub struct Ca {
     /// It, and whoever stands between it and the one that clients trust.
-    pub certificate: At<PemFile>,
+    pub certificate: Located<PemFile>,
     /// In PEM.
-    pub key: At<Secret>,
+    pub key: Located<Secret>,
 }
 
-pub(super) fn tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<ListenerTls>> {
+pub(super) fn tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ListenerTls>> {
     let table = Table::open(reader, value, &keys::SERVER_TLS)?;
     table.require(reader, "certificate", "write certificate = \"listener.pem\": the chain that clients are shown");
     table.require(reader, "key", "write key = \"listener.key\", or \"credential:NAME\" (systemd)");
@@ -96,20 +96,20 @@ pub(super) fn tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Liste
     let client_ca = table.one(reader, "client_ca", pem::certificates);
     let client_crls = table.many(reader, "client_crls", None, pem::revocation_lists).unwrap_or_default();
     if let (None, Some(crls)) = (table.get("client_ca"), table.get("client_crls").filter(|_| !client_crls.is_empty())) {
-        let problem = Problem::at(crls.place, "nobody's certificates could be revoked: there is no `client_ca`");
+        let problem = Problem::at(crls.span, "nobody's certificates could be revoked: there is no `client_ca`");
         reader.problems.push(problem.help("add client_ca, or leave client_crls out"));
     }
     Some(value.at(ListenerTls { certificate: certificate?, key: key?, client_ca, client_crls }))
 }
 
 /// An address, or a table with an address and the listener's own settings.
-pub(super) fn server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Bind>> {
+pub(super) fn server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
     let (table, bind) = bind(reader, value, &keys::SERVER_LISTEN)?;
     let Some(table) = table else { return Some(value.at(bind)) };
     let off = |reader: &mut Reader<'_>, value: &Value<'_>| {
         let is_on = reader.boolean(value)?.value;
         if is_on {
-            let problem = Problem::at(value.place, "`tls` names no certificate");
+            let problem = Problem::at(value.span, "`tls` names no certificate");
             reader.problems.push(problem.help("write { certificate = …, key = … }, or leave it out for server.tls"));
         }
         (!is_on).then_some(BindTls::Off)
@@ -123,7 +123,7 @@ pub(super) fn server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Optio
     let alpn = table.many(reader, "alpn", if_empty, |reader, value| Some(reader.choice(value, &choices)?.value));
     for key in ["tls", "alpn"] {
         if let (Listen::Unix(_), Some(value)) = (&bind.address, table.get(key)) {
-            let problem = Problem::at(value.place, format!("`{key}` on a unix socket, which has no TLS"));
+            let problem = Problem::at(value.span, format!("`{key}` on a unix socket, which has no TLS"));
             reader.problems.push(problem.help("leave it out"));
         }
     }
@@ -131,18 +131,18 @@ pub(super) fn server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Optio
 }
 
 /// The same of the admin listener, which has no TLS.
-pub(super) fn admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Bind>> {
+pub(super) fn admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
     let (_, bind) = bind(reader, value, &keys::ADMIN_LISTEN)?;
     if bind.mode.is_some_and(|mode| mode & 0o002 != 0) {
         let message = "every user of this host may change the proxy's configuration through this socket";
         let help = "write a mode without permissions for others, \"0660\", and a group";
-        reader.problems.push(Problem::warning(WarningCode::AdminSocketMode, Some(value.place), message).help(help));
+        reader.problems.push(Problem::warning(WarningCode::AdminSocketMode, Some(value.span), message).help(help));
     }
     Some(value.at(bind))
 }
 
 /// `None`: the entry is no table.
-fn bind<'a>(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Shape) -> Option<(Option<Table<'a>>, Bind)> {
+fn bind<'a>(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Schema) -> Option<(Option<Table<'a>>, Bind)> {
     if !value.is_table() {
         let address = reader.parsed(value, units::listen)?;
         return Some((None, Bind::plain(address.value)));
@@ -155,7 +155,7 @@ fn bind<'a>(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Shape) -
     let address = address?.value;
     for key in ["mode", "group"] {
         if let (false, Some(value)) = (matches!(address, Listen::Unix(_)), table.get(key)) {
-            let problem = Problem::at(value.place, format!("`{key}` is for unix sockets alone"));
+            let problem = Problem::at(value.span, format!("`{key}` is for unix sockets alone"));
             let help = "leave it out; systemd's sockets have SocketMode= and SocketGroup=";
             reader.problems.push(problem.help(help));
         }
@@ -164,21 +164,21 @@ fn bind<'a>(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Shape) -
 }
 
 /// A socket can be listened on once. Port 0 is another port each time, but then nothing tells two entries apart.
-pub(super) fn no_socket_twice(reader: &mut Reader<'_>, server: &[At<Bind>], admin: &[At<Bind>]) {
-    let mut seen: Vec<&At<Bind>> = Vec::new();
+pub(super) fn no_socket_twice(reader: &mut Reader<'_>, server: &[Located<Bind>], admin: &[Located<Bind>]) {
+    let mut seen: Vec<&Located<Bind>> = Vec::new();
     for bind in server.iter().chain(admin) {
         let is_any_port = matches!(bind.address, Listen::Tcp(address) if address.port() == 0);
         match seen.iter().find(|other| other.address == bind.address) {
             Some(other) if !is_any_port || bind.has_own_settings() || other.has_own_settings() => {
-                let problem = Problem::at(bind.place, "the same socket twice").label("again here");
-                reader.problems.push(problem.also(other.place, "first here").help("write another port or path"));
+                let problem = Problem::at(bind.span, "the same socket twice").label("again here");
+                reader.problems.push(problem.also(other.span, "first here").help("write another port or path"));
             }
             _ => seen.push(bind),
         }
     }
 }
 
-pub(super) fn ca(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Ca>> {
+pub(super) fn ca(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Ca>> {
     let table = Table::open(reader, value, &keys::SERVER_CA)?;
     table.require(reader, "certificate", "write certificate = \"ca.pem\": `outgate ca new` makes it");
     table.require(reader, "key", "write key = \"ca.key\", or \"credential:NAME\" (systemd)");
@@ -191,8 +191,8 @@ pub(super) fn ca(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Ca>> {
 pub(super) fn proxy_protocol(
     reader: &mut Reader<'_>,
     value: &Value<'_>,
-    listen: &[At<Bind>],
-) -> Option<At<ProxyProtocol>> {
+    listen: &[Located<Bind>],
+) -> Option<Located<ProxyProtocol>> {
     const HELP: &str = "write false, or { from = [\"10.0.0.0/8\"] } with the networks of your load balancers";
     if value.is_table() {
         let table = Table::open(reader, value, &keys::PROXY_PROTOCOL)?;
@@ -209,11 +209,11 @@ pub(super) fn proxy_protocol(
         return None;
     }
     if let Some(open) = listen.iter().find(|bind| !is_of_this_host(&bind.address)) {
-        let problem = Problem::at(value.place, "anybody could claim any address").also(open.place, "reached from here");
+        let problem = Problem::at(value.span, "anybody could claim any address").also(open.span, "reached from here");
         reader.problems.push(problem.help(HELP));
         return None;
     }
-    Some(value.at(ProxyProtocol::Anyone))
+    Some(value.at(ProxyProtocol::AnyPeer))
 }
 
 /// Where systemd's sockets listen is not known here.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::conceal::conceal;
-use super::files::{self, FILE_MAX, FileFault, Files, INCLUDES_MAX};
-use super::journal::{self, Overlay, Unreadable};
-use super::problem::{PROBLEMS_MAX, Problem, Severity, Sources};
+use super::conceal::redact;
+use super::files::{self, FILE_MAX, FileError, FileTracker, INCLUDES_MAX};
+use super::journal::{self, Overlay, UnreadableRollback};
+use super::problem::{PROBLEMS_MAX, Problem, Severity, SourceMap};
 use super::read::{Environment, Reader, Table, Value};
-use super::written::Written;
+use super::written::SourceSnapshot;
 use super::{Config, KeyDirs, credential, keys, log, named, sections, signer, syntax, trust, warning};
 
 /// A configuration without problems, so far as its text tells.
@@ -28,9 +28,9 @@ pub struct Loaded {
 
 /// Every problem and every warning, in the order of the text.
 #[derive(Debug)]
-pub struct Rejected {
+pub struct LoadError {
     pub problems: Vec<Problem>,
-    pub sources: Sources,
+    pub sources: SourceMap,
     /// Every file and directory looked at, also those that are not there: to be watched for a better state.
     pub files: Vec<PathBuf>,
     /// What the next reading need not read again.
@@ -39,7 +39,7 @@ pub struct Rejected {
     pub rest: Option<Box<Config>>,
 }
 
-impl fmt::Display for Rejected {
+impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.problems.iter().filter(|problem| problem.severity == Severity::Problem).count() {
             1 => f.write_str("the configuration has a problem"),
@@ -48,25 +48,25 @@ impl fmt::Display for Rejected {
     }
 }
 
-impl std::error::Error for Rejected {}
+impl std::error::Error for LoadError {}
 
 /// Reads a configuration file and all that it names.
-pub fn load(path: &Path) -> Result<Loaded, Rejected> {
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     load_after(path, &KeyDirs::new())
 }
 
 /// The same, where some of it is known from a reading before: what has not changed since is not read again.
-pub fn load_after(path: &Path, known: &KeyDirs) -> Result<Loaded, Rejected> {
+pub fn load_after(path: &Path, known: &KeyDirs) -> Result<Loaded, LoadError> {
     load_with(path, &|name| std::env::var_os(name), known, journal::read(path))
 }
 
 /// The same, as it would be with other files in the place of these.
-pub fn load_over(path: &Path, known: &KeyDirs, overlay: Overlay) -> Result<Loaded, Rejected> {
+pub fn load_over(path: &Path, known: &KeyDirs, overlay: Overlay) -> Result<Loaded, LoadError> {
     load_with(path, &|name| std::env::var_os(name), known, Ok(Some(overlay)))
 }
 
 /// The same, with another environment than that of this process.
-pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Rejected> {
+pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, LoadError> {
     load_with(path, environment, &KeyDirs::new(), journal::read(path))
 }
 
@@ -74,8 +74,8 @@ fn load_with(
     path: &Path,
     environment: &Environment<'_>,
     known: &KeyDirs,
-    overlay: Result<Option<Overlay>, Unreadable>,
-) -> Result<Loaded, Rejected> {
+    overlay: Result<Option<Overlay>, UnreadableRollback>,
+) -> Result<Loaded, LoadError> {
     let mut reader = Reader::new(environment, known);
     match overlay {
         Ok(overlay) => reader.overlay = overlay,
@@ -97,7 +97,7 @@ fn load_with(
 }
 
 /// The configuration that a text is; relative paths in it are relative to where `path` stands.
-pub fn parse(text: &str, path: &Path) -> Result<Loaded, Rejected> {
+pub fn parse(text: &str, path: &Path) -> Result<Loaded, LoadError> {
     let known = KeyDirs::new();
     let mut reader = Reader::new(&|name| std::env::var_os(name), &known);
     reader.files.digest(text.as_bytes());
@@ -106,7 +106,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Rejected> {
 }
 
 /// What runs where no file is: strangers on loopback may send to every public host, from these addresses of ours.
-pub fn builtin(addresses: &[IpAddr]) -> Result<Loaded, Rejected> {
+pub fn builtin(addresses: &[IpAddr]) -> Result<Loaded, LoadError> {
     let path = Path::new("(built in)");
     if addresses.is_empty() {
         let known = KeyDirs::new();
@@ -121,12 +121,12 @@ pub fn builtin(addresses: &[IpAddr]) -> Result<Loaded, Rejected> {
 }
 
 /// Why a text cannot be had.
-enum SourceFault {
-    File(FileFault),
+enum SourceError {
+    File(FileError),
     NotUtf8 { line: usize },
 }
 
-impl fmt::Display for SourceFault {
+impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(fault) => fault.fmt(f),
@@ -139,26 +139,26 @@ impl<'e> Reader<'e> {
     fn new(environment: &'e Environment<'e>, known: &'e KeyDirs) -> Self {
         Self {
             environment,
-            sources: Sources::default(),
-            files: Files::new(),
+            sources: SourceMap::default(),
+            files: FileTracker::new(),
             known,
             key_dirs: KeyDirs::new(),
             problems: Vec::new(),
             syntax: Vec::new(),
             overlay: None,
-            declared: super::Declared::default(),
+            declared: super::DeclaredSections::default(),
         }
     }
 
-    fn source(&mut self, path: &Path) -> Result<(u16, Arc<str>), SourceFault> {
+    fn source(&mut self, path: &Path) -> Result<(u16, Arc<str>), SourceError> {
         let bytes = match self.overlay.as_ref().and_then(|overlay| overlay.text(path)) {
             Some(bytes) => self.files.read_as(path, bytes),
-            None => self.files.read(path, FILE_MAX).map_err(SourceFault::File)?.bytes,
+            None => self.files.read(path, FILE_MAX).map_err(SourceError::File)?.bytes,
         };
         let text: Arc<str> = String::from_utf8(bytes)
             .map_err(|error| {
                 let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                SourceFault::NotUtf8 { line: 1 + good.iter().filter(|byte| **byte == b'\n').count() }
+                SourceError::NotUtf8 { line: 1 + good.iter().filter(|byte| **byte == b'\n').count() }
             })?
             .into();
         Ok((self.sources.add(path, text.clone()), text))
@@ -168,8 +168,8 @@ impl<'e> Reader<'e> {
     fn document<'a>(&mut self, file: u16, text: &'a str) -> DeTable<'a> {
         let (table, problems) = syntax::parse(file, text);
         let broken: Vec<_> =
-            problems.iter().filter_map(|problem| problem.place).map(|at| at.start as usize..at.end as usize).collect();
-        self.sources.replace(file, conceal(text, &table, &broken));
+            problems.iter().filter_map(|problem| problem.span).map(|at| at.start as usize..at.end as usize).collect();
+        self.sources.replace(file, redact(text, &table, &broken));
         self.syntax.extend(problems);
         table
     }
@@ -196,7 +196,7 @@ impl<'e> Reader<'e> {
     /// The files that one pattern names.
     fn expand(&mut self, value: &Value<'_>) -> Vec<PathBuf> {
         let Some(text) = self.text(value) else { return Vec::new() };
-        let path = self.resolve(value.place, text);
+        let path = self.resolve(value.span, text);
         let Some(pattern) = path.file_name().and_then(OsStr::to_str).filter(|_| !text.ends_with('/')) else {
             self.include_fault(value, "names no file");
             return Vec::new();
@@ -213,7 +213,7 @@ impl<'e> Reader<'e> {
         let found = match self.files.matching(directory, pattern) {
             Ok(paths) => paths,
             // As with a directory that is empty: a package may bring it later.
-            Err(FileFault::Missing) => Vec::new(),
+            Err(FileError::Missing) => Vec::new(),
             Err(fault) => {
                 self.include_fault(value, &format!("{} {fault}", directory.display()));
                 Vec::new()
@@ -226,33 +226,33 @@ impl<'e> Reader<'e> {
     }
 
     fn include_fault(&mut self, value: &Value<'_>, why: &str) {
-        let problem = Problem::at(value.place, "cannot be included").label(why);
+        let problem = Problem::at(value.span, "cannot be included").label(why);
         self.problems.push(problem.help("write paths of files, the last part with * if need be: \"conf.d/*.toml\""));
     }
 
-    fn reject(self, rest: Option<Box<Config>>) -> Rejected {
+    fn reject(self, rest: Option<Box<Config>>) -> LoadError {
         let problems = in_order(self.problems, self.syntax, &self.sources);
         let files = self.files.finish().paths;
-        Rejected { problems, sources: self.sources, files, key_dirs: self.key_dirs, rest }
+        LoadError { problems, sources: self.sources, files, key_dirs: self.key_dirs, rest }
     }
 }
 
 /// In the order of the text, without what is said of lines that are no TOML, and no more than can be read.
-fn in_order(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: &Sources) -> Vec<Problem> {
+fn in_order(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: &SourceMap) -> Vec<Problem> {
     let count = problems.len() + syntax.len();
     let line = |problem: &Problem| {
-        let place = problem.place?;
+        let place = problem.span?;
         let (_, text) = sources.get(place.file)?;
         Some((place.file, syntax::line_of(text, place)))
     };
-    problems.sort_by_key(|problem| problem.place);
+    problems.sort_by_key(|problem| problem.span);
     problems.truncate(PROBLEMS_MAX);
     if !syntax.is_empty() {
         let broken: BTreeSet<_> = syntax.iter().filter_map(line).collect();
         problems.retain(|problem| line(problem).is_none_or(|line| !broken.contains(&line)));
     }
     problems.extend(syntax);
-    problems.sort_by_key(|problem| problem.place);
+    problems.sort_by_key(|problem| problem.span);
     problems.truncate(PROBLEMS_MAX);
     if count > PROBLEMS_MAX {
         problems.push(Problem::general(format!("more than {PROBLEMS_MAX} problems: these are the first")));
@@ -261,7 +261,7 @@ fn in_order(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: &Sources)
 }
 
 /// Reads the sections of the main file and of those that it includes.
-fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Rejected> {
+fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadError> {
     if text.trim().is_empty() {
         // Some editors empty a file before they write it: that moment is not a configuration to adopt.
         let problem = Problem::general("the configuration file is empty");
@@ -280,7 +280,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         }
         let table = Table::of_file(&mut reader, *file, nodes, &keys::FILE);
         for key in keys::MAIN_ONLY.iter().filter_map(|key| table.get(key)) {
-            let problem = Problem::at(key.place, format!("`{}` stands in an included file", key.key));
+            let problem = Problem::at(key.span, format!("`{}` stands in an included file", key.key));
             reader.problems.push(problem.help("move it to the main file"));
         }
         files.push(table);
@@ -300,7 +300,7 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
         signers: signer::all(&mut reader, &files),
         credentials: credential::all(&mut reader, &files),
         limits: named::limits(&mut reader, &files),
-        declared: super::Declared::default(),
+        declared: super::DeclaredSections::default(),
         guard: sections::guard(&mut reader, file),
         resolver: sections::resolver(&mut reader, file),
         timeouts: sections::timeouts(&mut reader, file),
@@ -323,6 +323,6 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Reje
     let looked = reader.files.finish();
     (config.files, config.digest) = (looked.paths, looked.digest);
     let texts = std::iter::once((main, text.into())).chain(texts);
-    config.written = Arc::new(Written::new(texts, &config.sources, looked.contents, config.digest));
+    config.written = Arc::new(SourceSnapshot::new(texts, &config.sources, looked.contents, config.digest));
     Ok(Loaded { config, warnings })
 }

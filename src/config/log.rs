@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use super::problem::{Problem, nearest};
 use super::read::{Reader, Table};
-use super::{At, keys};
+use super::{Located, keys};
 
 #[derive(Clone, Debug)]
 pub struct Log {
-    pub deliveries: At<Deliveries>,
+    pub deliveries: Located<DeliveryLog>,
     /// A tracing filter for diagnostics on stderr; default `info`.
     pub level: String,
     pub format: LogFormat,
@@ -29,7 +29,7 @@ pub enum LogFormat {
 
 /// The sink of delivery records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deliveries {
+pub enum DeliveryLog {
     Stdout,
     File(PathBuf),
     Off,
@@ -40,9 +40,9 @@ pub(super) fn read(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
     let deliveries = table.one(reader, "deliveries", |reader, value| {
         let text = reader.text(value)?;
         let deliveries = match (text, text.strip_prefix("file:")) {
-            ("stdout", _) => Deliveries::Stdout,
-            ("off", _) => Deliveries::Off,
-            (_, Some(path)) if !path.is_empty() => Deliveries::File(reader.resolve(value.place, path)),
+            ("stdout", _) => DeliveryLog::Stdout,
+            ("off", _) => DeliveryLog::Off,
+            (_, Some(path)) if !path.is_empty() => DeliveryLog::File(reader.resolve(value.span, path)),
             _ => {
                 reader.no_choice(value, "write one of \"stdout\", \"file:PATH\", \"off\"");
                 return None;
@@ -50,11 +50,11 @@ pub(super) fn read(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
         };
         Some(value.at(deliveries))
     });
-    let deliveries = deliveries.unwrap_or(At { value: Deliveries::Stdout, place: table.place });
+    let deliveries = deliveries.unwrap_or(Located { value: DeliveryLog::Stdout, span: table.span });
     let level = table.one(reader, "level", |reader, value| {
         let text = reader.text(value)?;
-        if let Err(Wrong { what, help }) = check_level(text) {
-            let problem = Problem::at(value.place, format!("`{}` is not a log level: {what}", value.key));
+        if let Err(ValueError { what, help }) = check_level(text) {
+            let problem = Problem::at(value.span, format!("`{}` is not a log level: {what}", value.key));
             reader.problems.push(problem.help(help));
             return None;
         }
@@ -67,13 +67,13 @@ pub(super) fn read(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
 }
 
 /// Why a text is not a log level.
-struct Wrong {
+struct ValueError {
     what: String,
     help: String,
 }
 
 /// Checks each directive. The filter itself takes an unknown word for a module: it would silence the whole log.
-fn check_level(text: &str) -> Result<(), Wrong> {
+fn check_level(text: &str) -> Result<(), ValueError> {
     let mut has_default = false;
     for directive in text.split(',') {
         match directive.split_once('=') {
@@ -88,7 +88,7 @@ fn check_level(text: &str) -> Result<(), Wrong> {
                     let all = || format!("a module is of {}, such as \"info,outgate::net=debug\"", CRATES.join(", "));
                     let help = nearest(name, CRATES).filter(|near| *near != name);
                     let help = help.map_or_else(all, |near| format!("did you mean `{near}`?"));
-                    return Err(Wrong { what: format!("no module is called `{module}`"), help });
+                    return Err(ValueError { what: format!("no module is called `{module}`"), help });
                 }
                 check_word(level)?;
             }
@@ -98,10 +98,10 @@ fn check_level(text: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     let help = format!("write \"info,{text}\"");
-    Err(Wrong { what: "it has no level for all other modules, which would be silent".to_owned(), help })
+    Err(ValueError { what: "it has no level for all other modules, which would be silent".to_owned(), help })
 }
 
-fn check_word(word: &str) -> Result<(), Wrong> {
+fn check_word(word: &str) -> Result<(), ValueError> {
     if LEVELS.contains(&word) {
         return Ok(());
     }
@@ -109,7 +109,7 @@ fn check_word(word: &str) -> Result<(), Wrong> {
     let near = if lower == "warning" { Some("warn") } else { nearest(&lower, LEVELS) };
     let all = || "write \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or one a module, \"info,outgate::net=debug\"";
     let help = near.map_or_else(|| all().to_owned(), |near| format!("did you mean `{near}`?"));
-    Err(Wrong { what: format!("there is no level `{word}`"), help })
+    Err(ValueError { what: format!("there is no level `{word}`"), help })
 }
 
 fn is_of_name(c: char) -> bool {

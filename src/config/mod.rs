@@ -43,33 +43,33 @@ use jiff::Timestamp;
 
 use crate::names::{ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
-pub use declared::Declared;
-pub use files::Sight;
+pub use declared::DeclaredSections;
+pub use files::StatFingerprint;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder, key_files};
 pub use keys::known as known_keys;
 pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol};
-pub use load::{Loaded, Rejected, builtin, load, load_after, load_in, load_over, parse};
-pub use log::{Deliveries, Log, LogFormat};
-pub use operating::Operating;
-pub use problem::{Place, Problem, Severity, Sources, few};
+pub use load::{LoadError, Loaded, builtin, load, load_after, load_in, load_over, parse};
+pub use log::{DeliveryLog, Log, LogFormat};
+pub use operating::ControlPaths;
+pub use problem::{Problem, Severity, SourceMap, SourceSpan, few};
 pub use read::Environment;
 pub use render::{one_line_each, render, to_json};
-pub use signer::{Encoding, Hmac, Profile, Signer, SigningKey};
+pub use signer::{Encoding, HmacAlgorithm, SignatureParams, Signer, SigningKey};
 pub use times::{Circuit, RouteTimeouts, Timeouts};
-pub use trust::{CrlPolicy, Identity, Roots, TlsVersion, Trust, Verify};
+pub use trust::{ClientIdentity, CrlPolicy, Roots, TlsVersion, Trust, VerifyMode};
 pub use units::duration_argument;
 pub use upstream::{ClientConnections, ResponseHeadMax};
 pub use warning::{WarningCode, acknowledge, summary, without_acknowledged};
-pub use written::Written;
+pub use written::SourceSnapshot;
 
 /// A value and the place in a file where it was written.
 #[derive(Clone, Debug)]
-pub struct At<T> {
+pub struct Located<T> {
     pub value: T,
-    pub place: Place,
+    pub span: SourceSpan,
 }
 
-impl<T> Deref for At<T> {
+impl<T> Deref for Located<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.value
@@ -81,23 +81,23 @@ impl<T> Deref for At<T> {
 pub struct Config {
     pub server: Server,
     pub admin: Admin,
-    pub egress: BTreeMap<PoolName, At<Pool>>,
-    pub clients: BTreeMap<ClientName, At<Client>>,
-    pub routes: Vec<At<Route>>,
-    pub trust: BTreeMap<TrustName, At<Trust>>,
-    pub signers: BTreeMap<SignerName, At<Signer>>,
-    pub credentials: BTreeMap<CredentialName, At<Credential>>,
-    pub limits: BTreeMap<LimitName, At<Limit>>,
-    pub declared: Declared,
+    pub egress: BTreeMap<PoolName, Located<Pool>>,
+    pub clients: BTreeMap<ClientName, Located<Client>>,
+    pub routes: Vec<Located<Route>>,
+    pub trust: BTreeMap<TrustName, Located<Trust>>,
+    pub signers: BTreeMap<SignerName, Located<Signer>>,
+    pub credentials: BTreeMap<CredentialName, Located<Credential>>,
+    pub limits: BTreeMap<LimitName, Located<Limit>>,
+    pub declared: DeclaredSections,
     pub guard: Guard,
     pub resolver: Resolver,
     pub timeouts: Timeouts,
     pub circuit: Circuit,
     pub log: Log,
     /// Kinds of warnings that the operator has decided about.
-    pub acknowledge: Vec<At<WarningCode>>,
+    pub acknowledge: Vec<Located<WarningCode>>,
     /// The text of each file, for problems to point into.
-    pub sources: Sources,
+    pub sources: SourceMap,
     /// Every file whose content is part of this configuration (the file, includes, keys, certificates), and every
     /// directory that a pattern of `include` looked into: a file that appears there is a change too.
     pub files: Vec<PathBuf>,
@@ -106,7 +106,7 @@ pub struct Config {
     /// Of the configuration that is being put back, where a rollback has not finished.
     pub rollback: Option<u64>,
     /// As the files say it, to be compared with another and kept.
-    pub written: Arc<Written>,
+    pub written: Arc<SourceSnapshot>,
     /// SHA-256 over path and content of `files`, and the system's roots if used: equal means nothing changed.
     pub digest: [u8; 32],
 }
@@ -133,11 +133,11 @@ impl std::fmt::Display for Listen {
 pub struct Server {
     /// Our pseudonym in `Via` and `Proxy-Status`; default `outgate`.
     pub name: String,
-    pub listen: Vec<At<Bind>>,
-    pub ca: Option<At<Ca>>,
-    pub allow_anonymous: At<bool>,
+    pub listen: Vec<Located<Bind>>,
+    pub ca: Option<Located<Ca>>,
+    pub allow_anonymous: Located<bool>,
     /// `None`: 20,000.
-    pub max_connections: Option<At<usize>>,
+    pub max_connections: Option<Located<usize>>,
     /// For one client's address; `None`: half of all, see `Plan::max_connections_per_ip`.
     pub max_connections_per_ip: Option<usize>,
     /// In flight; tunnels do not count.
@@ -154,9 +154,9 @@ pub struct Server {
     /// Adopted configurations that are kept.
     pub history: usize,
     /// On every TCP socket of `listen` without a `tls` of its own.
-    pub tls: Option<At<ListenerTls>>,
+    pub tls: Option<Located<ListenerTls>>,
     /// On every socket of `listen`; `None`: nobody sends it.
-    pub proxy_protocol: Option<At<ProxyProtocol>>,
+    pub proxy_protocol: Option<Located<ProxyProtocol>>,
 }
 
 /// What stands in a PEM file, part by part in DER.
@@ -168,16 +168,16 @@ pub struct PemFile {
 
 #[derive(Clone, Debug)]
 pub struct Admin {
-    pub listen: Vec<At<Bind>>,
+    pub listen: Vec<Located<Bind>>,
     /// Names by which it is asked over TCP, besides addresses and `localhost`.
     pub hosts: Vec<Host>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Pool {
-    pub ranges: Vec<At<PoolRange>>,
-    pub exclude: Vec<At<IpNet>>,
-    pub select: Select,
+    pub ranges: Vec<Located<PoolRange>>,
+    pub exclude: Vec<Located<IpNet>>,
+    pub select: SelectionPolicy,
     pub failover: bool,
 }
 
@@ -190,7 +190,7 @@ pub struct PoolRange {
 
 /// How a delivery chooses among the addresses of its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Select {
+pub enum SelectionPolicy {
     /// By (tenant, host): the same pair leaves from the same address.
     Sticky,
     /// Round robin.
@@ -201,15 +201,15 @@ pub enum Select {
 #[derive(Clone, Debug)]
 pub struct Client {
     /// SHA-256 of each token.
-    pub tokens: Vec<At<[u8; 32]>>,
+    pub tokens: Vec<Located<[u8; 32]>>,
     /// Subject alternative names.
-    pub certificates: Vec<At<String>>,
-    pub public_keys: Vec<At<PublicKey>>,
-    pub networks: Vec<At<IpNet>>,
+    pub certificates: Vec<Located<String>>,
+    pub public_keys: Vec<Located<PublicKey>>,
+    pub networks: Vec<Located<IpNet>>,
     /// Proofs that must all be given; empty: any one.
-    pub require: Vec<At<Proof>>,
+    pub require: Vec<Located<AuthMethod>>,
     /// Names of tenants, or `*`.
-    pub tenants: Vec<At<String>>,
+    pub tenants: Vec<Located<String>>,
 }
 
 /// A public key, already read from where it stands.
@@ -222,60 +222,60 @@ pub struct PublicKey {
 
 /// How a client shows who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum AuthMethod {
     Network,
     Token,
     Certificate,
     Signature,
 }
 
-impl Proof {
+impl AuthMethod {
     pub fn as_str(self) -> &'static str {
         match self {
-            Proof::Network => "network",
-            Proof::Token => "token",
-            Proof::Certificate => "certificate",
-            Proof::Signature => "signature",
+            AuthMethod::Network => "network",
+            AuthMethod::Token => "token",
+            AuthMethod::Certificate => "certificate",
+            AuthMethod::Signature => "signature",
         }
     }
     /// The key that its material is written under.
     pub fn key(self) -> &'static str {
         match self {
-            Proof::Network => "networks",
-            Proof::Token => "tokens",
-            Proof::Certificate => "certificates",
-            Proof::Signature => "public_keys",
+            AuthMethod::Network => "networks",
+            AuthMethod::Token => "tokens",
+            AuthMethod::Certificate => "certificates",
+            AuthMethod::Signature => "public_keys",
         }
     }
 }
 
 #[derive(Clone, Debug)]
 pub struct Route {
-    pub name: At<String>,
+    pub name: Located<String>,
     /// `hooks.acme.example`, `*.acme.example`, `*`, or an address; as written.
-    pub hosts: Vec<At<String>>,
-    pub paths: Vec<At<String>>,
+    pub hosts: Vec<Located<String>>,
+    pub paths: Vec<Located<String>>,
     /// Ports beyond `guard.ports`.
-    pub ports: Vec<At<u16>>,
-    pub tenants: Vec<At<String>>,
-    pub clients: Vec<At<String>>,
-    pub egress: Option<At<String>>,
-    pub trust: Option<At<String>>,
-    pub sign: Vec<At<String>>,
-    pub credential: Option<At<String>>,
-    pub limits: Vec<At<String>>,
-    pub plaintext: At<Plaintext>,
+    pub ports: Vec<Located<u16>>,
+    pub tenants: Vec<Located<String>>,
+    pub clients: Vec<Located<String>>,
+    pub egress: Option<Located<String>>,
+    pub trust: Option<Located<String>>,
+    pub sign: Vec<Located<String>>,
+    pub credential: Option<Located<String>>,
+    pub limits: Vec<Located<String>>,
+    pub plaintext: Located<PlaintextPolicy>,
     /// `None`: a tunnel, unless the route signs or has a credential.
-    pub connect: Option<At<Connect>>,
-    pub interim: Interim,
+    pub connect: Option<Located<ConnectPolicy>>,
+    pub interim: InterimPolicy,
     /// Bytes.
-    pub body_max: Option<At<u64>>,
-    pub response_max: Option<At<u64>>,
+    pub body_max: Option<Located<u64>>,
+    pub response_max: Option<Located<u64>>,
     pub response_head_max: ResponseHeadMax,
     pub client_connections: ClientConnections,
     pub timeouts: RouteTimeouts,
     /// For some of its tenants and hosts it is another.
-    pub split: Option<At<Split>>,
+    pub split: Option<Located<Split>>,
     /// It is judged beside the others, and not taken.
     pub report_only: bool,
 }
@@ -290,7 +290,7 @@ pub struct Split {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plaintext {
+pub enum PlaintextPolicy {
     Refuse,
     Upgrade,
     Allow,
@@ -298,7 +298,7 @@ pub enum Plaintext {
 
 /// Which clients get the target's interim responses (1xx).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Interim {
+pub enum InterimPolicy {
     /// Clients over HTTP/2. Many HTTP/1.1 clients take 103 for the final response.
     #[default]
     Http2,
@@ -307,7 +307,7 @@ pub enum Interim {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connect {
+pub enum ConnectPolicy {
     Tunnel,
     Inspect,
     Refuse,
@@ -335,14 +335,14 @@ impl std::fmt::Debug for Secret {
 
 #[derive(Clone, Debug, Default)]
 pub struct Limit {
-    pub rate: Option<At<Rate>>,
-    pub burst: Option<At<u32>>,
-    pub concurrency: Option<At<u32>>,
-    pub per: Vec<At<Per>>,
+    pub rate: Option<Located<Rate>>,
+    pub burst: Option<Located<u32>>,
+    pub concurrency: Option<Located<u32>>,
+    pub per: Vec<Located<LimitScope>>,
     /// How long a delivery may be paced before it is refused.
     pub wait: Duration,
     /// Bytes a second.
-    pub bandwidth: Option<At<u64>>,
+    pub bandwidth: Option<Located<u64>>,
     pub report_only: bool,
 }
 
@@ -354,7 +354,7 @@ pub struct Rate {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Per {
+pub enum LimitScope {
     Client,
     Tenant,
     Route,
@@ -363,7 +363,7 @@ pub enum Per {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denied {
+pub struct DeniedNetwork {
     pub cidr: IpNet,
     /// What it would refuse is recorded, and let through.
     pub report_only: bool,
@@ -371,14 +371,14 @@ pub struct Denied {
 
 #[derive(Clone, Debug)]
 pub struct Guard {
-    pub allow: Vec<At<IpNet>>,
-    pub deny: Vec<At<Denied>>,
-    pub ports: Vec<At<u16>>,
+    pub allow: Vec<Located<IpNet>>,
+    pub deny: Vec<Located<DeniedNetwork>>,
+    pub ports: Vec<Located<u16>>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Resolver {
     /// Empty: the system's resolv.conf.
-    pub servers: Vec<At<std::net::SocketAddr>>,
+    pub servers: Vec<Located<std::net::SocketAddr>>,
     pub hosts: BTreeMap<Host, Vec<IpAddr>>,
 }

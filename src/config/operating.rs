@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::Listen;
-use super::files::{FILE_MAX, Files};
+use super::files::{FILE_MAX, FileTracker};
 use super::units;
 
 /// As far as it can be made out.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Operating {
+pub struct ControlPaths {
     /// The unix sockets of `admin.listen`.
     pub sockets: Vec<PathBuf>,
     /// `server.state`.
     pub state: Option<PathBuf>,
 }
 
-impl Operating {
+impl ControlPaths {
     pub fn read(path: &Path) -> Self {
-        let content = Files::new().read(path, FILE_MAX).ok();
+        let content = FileTracker::new().read(path, FILE_MAX).ok();
         let text = content.and_then(|content| String::from_utf8(content.bytes).ok()).unwrap_or_default();
         let operating = Self::of(&text);
         let state = operating.state.map(|state| path.parent().unwrap_or(Path::new("")).join(state));
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn state_is_found() {
-        assert_eq!(Operating::of("[server]\nstate = \"/s\"\nlisten = [").state, Some("/s".into()));
+        assert_eq!(ControlPaths::of("[server]\nstate = \"/s\"\nlisten = [").state, Some("/s".into()));
     }
 
     #[test]
@@ -66,7 +66,7 @@ mod tests {
             ("", &[]),
         ] {
             let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
-            assert_eq!(Operating::of(text).sockets, expected, "{text}");
+            assert_eq!(ControlPaths::of(text).sockets, expected, "{text}");
         }
     }
 }

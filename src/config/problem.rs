@@ -10,9 +10,9 @@ use crate::names::counted;
 /// More problems than these nobody reads.
 pub(super) const PROBLEMS_MAX: usize = 1000;
 
-/// A range of bytes in one of the [`Sources`].
+/// A range of bytes in one of the [`SourceMap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct SourceSpan {
     pub file: u16,
     pub start: u32,
     pub end: u32,
@@ -37,7 +37,7 @@ pub struct Problem {
     /// The code of a warning; a problem has none.
     pub code: Option<WarningCode>,
     /// `None`: about the whole, or a file that could not be read.
-    pub place: Option<Place>,
+    pub span: Option<SourceSpan>,
     /// What is wrong, in lower case.
     pub message: String,
     /// What stands under the underline, if the message alone is not enough.
@@ -45,28 +45,28 @@ pub struct Problem {
     /// What to write instead.
     pub help: Option<String>,
     /// Another place that matters: "first defined here".
-    pub also: Option<(Place, String)>,
+    pub also: Option<(SourceSpan, String)>,
 }
 
 impl Problem {
-    pub fn at(place: Place, message: impl Into<String>) -> Self {
-        Self { place: Some(place), ..Self::general(message) }
+    pub fn at(place: SourceSpan, message: impl Into<String>) -> Self {
+        Self { span: Some(place), ..Self::general(message) }
     }
     pub fn general(message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Problem,
             code: None,
-            place: None,
+            span: None,
             message: message.into(),
             label: String::new(),
             help: None,
             also: None,
         }
     }
-    pub fn warning(code: WarningCode, place: Option<Place>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, code: Some(code), place, ..Self::general(message) }
+    pub fn warning(code: WarningCode, place: Option<SourceSpan>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, code: Some(code), span: place, ..Self::general(message) }
     }
-    pub fn contained(place: Place, message: impl Into<String>) -> Self {
+    pub fn contained(place: SourceSpan, message: impl Into<String>) -> Self {
         Self { severity: Severity::Contained, ..Self::at(place, message) }
     }
     #[must_use]
@@ -80,27 +80,27 @@ impl Problem {
         self
     }
     #[must_use]
-    pub fn also(mut self, place: Place, label: impl Into<String>) -> Self {
+    pub fn also(mut self, place: SourceSpan, label: impl Into<String>) -> Self {
         self.also = Some((place, label.into()));
         self
     }
 }
 
-/// The files that were read, in order; a [`Place`] points into them by number.
+/// The files that were read, in order; a [`SourceSpan`] points into them by number.
 #[derive(Clone, Debug, Default)]
-pub struct Sources(Vec<Source>);
+pub struct SourceMap(Vec<SourceFile>);
 
 #[derive(Clone, Debug)]
-struct Source {
+struct SourceFile {
     path: PathBuf,
     text: Arc<str>,
     /// Where each line but the first starts, once it was asked for: tens of thousands of warnings may be in one file.
     lines: Arc<OnceLock<Vec<usize>>>,
 }
 
-impl Sources {
+impl SourceMap {
     pub fn add(&mut self, path: &Path, text: impl Into<Arc<str>>) -> u16 {
-        self.0.push(Source { path: path.to_owned(), text: text.into(), lines: Arc::default() });
+        self.0.push(SourceFile { path: path.to_owned(), text: text.into(), lines: Arc::default() });
         u16::try_from(self.0.len() - 1).unwrap_or(u16::MAX)
     }
     pub fn get(&self, file: u16) -> Option<(&Path, &str)> {
@@ -134,7 +134,7 @@ pub fn few(problems: impl Iterator<Item = Problem>, place: &str) -> Vec<Problem>
         let last = list.last().filter(|_| more > 0).map(|last| Problem {
             severity: last.severity,
             code: last.code,
-            place: last.place,
+            span: last.span,
             ..Problem::general(format!("{} {place}", counted(more, what)))
         });
         told.extend(list.into_iter().chain(last));

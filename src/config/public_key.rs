@@ -7,17 +7,17 @@ use zeroize::Zeroizing;
 use super::files::FILE_MAX;
 use super::problem::Problem;
 use super::read::{Reader, Value};
-use super::{At, PublicKey};
+use super::{Located, PublicKey};
 
 const HELP: &str = "write the path of a PEM file with the public key: `openssl pkey -in PRIVATE -pubout`";
 
 /// Every public key of a file: while one replaces another, both may stand in it.
-pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<At<PublicKey>>> {
+pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Located<PublicKey>>> {
     let text = reader.text(value)?;
     match from_file(reader, value, text) {
         Ok(keys) => Some(keys),
         Err((why, help)) => {
-            let problem = Problem::at(value.place, format!("`{}` has no public key", value.key));
+            let problem = Problem::at(value.span, format!("`{}` has no public key", value.key));
             reader.problems.push(problem.label(why).help(help));
             None
         }
@@ -25,14 +25,14 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<At<
 }
 
 /// Why there is no key, and what to do.
-type Keys = Result<Vec<At<PublicKey>>, (String, &'static str)>;
+type KeysResult = Result<Vec<Located<PublicKey>>, (String, &'static str)>;
 
-fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, text: &str) -> Keys {
+fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, text: &str) -> KeysResult {
     if text.contains("-----") {
         // A key that was pasted is not repeated, whichever half it is.
         return Err(("a key is not written here, but where it stands".into(), HELP));
     }
-    let path = reader.resolve(value.place, text);
+    let path = reader.resolve(value.span, text);
     let shown = path.display();
     let content = reader.files.read(&path, FILE_MAX).map_err(|fault| (format!("{shown} {fault}"), HELP))?;
     let bytes = Zeroizing::new(content.bytes);

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::files::Files;
+use super::files::FileTracker;
 use super::journal::Overlay;
-use super::keys::{Shape, Unknown};
-use super::problem::{Place, Problem, Sources, nearest};
-use super::units::{self, Wrong};
-use super::{At, KeyDirs};
+use super::keys::{Schema, UnknownKey};
+use super::problem::{Problem, SourceMap, SourceSpan, nearest};
+use super::units::{self, ValueError};
+use super::{KeyDirs, Located};
 
 /// Where `env:NAME` and `$CREDENTIALS_DIRECTORY` are looked up.
 pub type Environment<'e> = dyn Fn(&str) -> Option<OsString> + 'e;
@@ -21,8 +21,8 @@ pub type Environment<'e> = dyn Fn(&str) -> Option<OsString> + 'e;
 /// What reading gathers besides values.
 pub(super) struct Reader<'e> {
     pub(super) environment: &'e Environment<'e>,
-    pub(super) sources: Sources,
-    pub(super) files: Files,
+    pub(super) sources: SourceMap,
+    pub(super) files: FileTracker,
     /// Of the reading before, and of this one.
     pub(super) known: &'e KeyDirs,
     pub(super) key_dirs: KeyDirs,
@@ -31,38 +31,38 @@ pub(super) struct Reader<'e> {
     pub(super) syntax: Vec<Problem>,
     /// What counts in the place of what stands on disk.
     pub(super) overlay: Option<Overlay>,
-    pub(super) declared: super::Declared,
+    pub(super) declared: super::DeclaredSections,
 }
 
 /// A table whose keys are all known ones, or reported.
 pub(super) struct Table<'a> {
-    pub(super) place: Place,
+    pub(super) span: SourceSpan,
     /// Dotted: `egress.default`; empty for a file.
     pub(super) key: String,
     /// `None`: not written.
     nodes: Option<&'a DeTable<'a>>,
-    shape: &'static Shape,
+    shape: &'static Schema,
     /// Keys that were written under a wrong name: they are not missing.
     meant: Vec<&'static str>,
 }
 
 /// A value, whatever its type, and the key that it belongs to.
 pub(super) struct Value<'a> {
-    pub(super) place: Place,
+    pub(super) span: SourceSpan,
     pub(super) key: String,
     node: &'a DeValue<'a>,
 }
 
 /// May a list be empty? If not, what to write instead.
-pub(super) type IfEmpty = Option<&'static str>;
+pub(super) type EmptyListHelp = Option<&'static str>;
 
 impl<'a> Value<'a> {
-    pub(super) fn at<T>(&self, value: T) -> At<T> {
-        At { value, place: self.place }
+    pub(super) fn at<T>(&self, value: T) -> Located<T> {
+        Located { value, span: self.span }
     }
 
     fn child(&self, node: &'a toml::Spanned<DeValue<'a>>, key: String) -> Value<'a> {
-        Value { place: place(self.place.file, node.span()), key, node: node.get_ref() }
+        Value { span: to_span(self.span.file, node.span()), key, node: node.get_ref() }
     }
 
     fn kind(&self) -> &'static str {
@@ -96,44 +96,44 @@ impl<'a> Value<'a> {
 }
 
 /// Files are far smaller than 4 GiB.
-pub(super) fn place(file: u16, span: std::ops::Range<usize>) -> Place {
+pub(super) fn to_span(file: u16, span: std::ops::Range<usize>) -> SourceSpan {
     let offset = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
-    Place { file, start: offset(span.start), end: offset(span.end) }
+    SourceSpan { file, start: offset(span.start), end: offset(span.end) }
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn of_file(reader: &mut Reader<'_>, file: u16, nodes: &'a DeTable<'a>, shape: &'static Shape) -> Self {
-        Self::checked(reader, place(file, 0..0), String::new(), nodes, shape)
+    pub(super) fn of_file(reader: &mut Reader<'_>, file: u16, nodes: &'a DeTable<'a>, shape: &'static Schema) -> Self {
+        Self::checked(reader, to_span(file, 0..0), String::new(), nodes, shape)
     }
 
     /// The table that a value is.
-    pub(super) fn open(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Shape) -> Option<Self> {
+    pub(super) fn open(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Schema) -> Option<Self> {
         let DeValue::Table(nodes) = value.node else {
             let help = format!("write {} with its keys: {}", shape.title, shape.keys.join(", "));
             reader.wrong_type(value, "a table", help);
             return None;
         };
-        Some(Self::checked(reader, value.place, value.key.clone(), nodes, shape))
+        Some(Self::checked(reader, value.span, value.key.clone(), nodes, shape))
     }
 
     /// The section `key` of a file; all defaults if it is not written.
-    pub(super) fn section(&self, reader: &mut Reader<'_>, key: &str, shape: &'static Shape) -> Self {
+    pub(super) fn section(&self, reader: &mut Reader<'_>, key: &str, shape: &'static Schema) -> Self {
         let written = self.one(reader, key, |reader, value| Self::open(reader, value, shape));
-        written.unwrap_or_else(|| Self { place: self.place, key: key.into(), nodes: None, shape, meant: Vec::new() })
+        written.unwrap_or_else(|| Self { span: self.span, key: key.into(), nodes: None, shape, meant: Vec::new() })
     }
 
     fn checked(
         reader: &mut Reader<'_>,
-        place: Place,
+        span: SourceSpan,
         key: String,
         nodes: &'a DeTable<'a>,
-        shape: &'static Shape,
+        shape: &'static Schema,
     ) -> Self {
-        let mut table = Self { place, key, nodes: Some(nodes), shape, meant: Vec::new() };
+        let mut table = Self { span, key, nodes: Some(nodes), shape, meant: Vec::new() };
         for (word, node) in nodes {
             if !shape.knows(word.get_ref()) {
                 let value = Value {
-                    place: self::place(place.file, word.span()),
+                    span: self::to_span(span.file, word.span()),
                     key: table.key_of(word.get_ref()),
                     node: node.get_ref(),
                 };
@@ -150,7 +150,7 @@ impl<'a> Table<'a> {
     pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
         debug_assert!(self.shape.knows(key), "{key} is not a key of {}", self.shape.title);
         let node = self.nodes?.get(key)?;
-        Some(Value { place: place(self.place.file, node.span()), key: self.key_of(key), node: node.get_ref() })
+        Some(Value { span: to_span(self.span.file, node.span()), key: self.key_of(key), node: node.get_ref() })
     }
 
     pub(super) fn one<T>(
@@ -166,7 +166,7 @@ impl<'a> Table<'a> {
         &self,
         reader: &mut Reader<'_>,
         key: &str,
-        if_empty: IfEmpty,
+        if_empty: EmptyListHelp,
         mut read: impl FnMut(&mut Reader<'_>, &Value<'a>) -> Option<T>,
     ) -> Option<Vec<T>> {
         let list = reader.list(&self.get(key)?, if_empty)?;
@@ -180,47 +180,47 @@ impl<'a> Table<'a> {
 
     /// Whether the key is there, however wrong its value; if not, that is a problem.
     /// From each key to the end of its value.
-    pub(super) fn parts(&self) -> Vec<Place> {
+    pub(super) fn parts(&self) -> Vec<SourceSpan> {
         let nodes = self.nodes.into_iter().flatten();
-        nodes.map(|(key, value)| place(self.place.file, key.span().start..value.span().end)).collect()
+        nodes.map(|(key, value)| to_span(self.span.file, key.span().start..value.span().end)).collect()
     }
 
     pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str, help: &str) {
-        if !self.says(key) && !reader.is_broken(self.place.file) {
-            reader.problems.push(Problem::at(self.place, format!("`{}` has no `{key}`", self.key)).help(help));
+        if !self.says(key) && !reader.is_broken(self.span.file) {
+            reader.problems.push(Problem::at(self.span, format!("`{}` has no `{key}`", self.key)).help(help));
         }
     }
 }
 
 impl Reader<'_> {
     pub(super) fn is_broken(&self, file: u16) -> bool {
-        self.syntax.iter().any(|problem| problem.place.is_some_and(|place| place.file == file))
+        self.syntax.iter().any(|problem| problem.span.is_some_and(|place| place.file == file))
     }
 
     /// Relative paths are relative to the file that names them.
-    pub(super) fn resolve(&self, place: Place, path: &str) -> PathBuf {
+    pub(super) fn resolve(&self, place: SourceSpan, path: &str) -> PathBuf {
         let directory = self.sources.get(place.file).and_then(|(file, _)| file.parent()).unwrap_or(Path::new(""));
         directory.join(path)
     }
 
     pub(super) fn wrong_type(&mut self, value: &Value<'_>, expected: &str, help: impl Into<String>) {
         let message = format!("`{}` is not {expected}", value.key);
-        self.problems.push(Problem::at(value.place, message).label(value.kind()).help(help));
+        self.problems.push(Problem::at(value.span, message).label(value.kind()).help(help));
     }
 
     /// Reports a key that is not of this table; the key that was meant, if that is clear.
-    fn unknown_key(&mut self, value: &Value<'_>, word: &str, shape: &'static Shape) -> Option<&'static str> {
-        let problem = Problem::at(value.place, format!("unknown key `{}`", value.key));
+    fn unknown_key(&mut self, value: &Value<'_>, word: &str, shape: &'static Schema) -> Option<&'static str> {
+        let problem = Problem::at(value.span, format!("unknown key `{}`", value.key));
         let (problem, meant) = match shape.judge(word) {
-            Unknown::Later if value.is_nothing() => return None,
-            Unknown::Later => {
+            UnknownKey::Reserved if value.is_nothing() => return None,
+            UnknownKey::Reserved => {
                 let message = format!("this version does not support \"{word}\" yet");
-                (Problem::at(value.place, message).help("leave it out"), None)
+                (Problem::at(value.span, message).help("leave it out"), None)
             }
-            Unknown::Renamed(name) => (problem.help(format!("this is called `{name}`")), Some(name)),
-            Unknown::Near(name) => (problem.help(format!("did you mean `{name}`?")), Some(name)),
-            Unknown::Elsewhere(title) => (problem.help(format!("`{word}` belongs to {title}")), None),
-            Unknown::Strange => {
+            UnknownKey::Alias(name) => (problem.help(format!("this is called `{name}`")), Some(name)),
+            UnknownKey::Similar(name) => (problem.help(format!("did you mean `{name}`?")), Some(name)),
+            UnknownKey::OtherTable(title) => (problem.help(format!("`{word}` belongs to {title}")), None),
+            UnknownKey::Unrecognized => {
                 (problem.help(format!("the keys of {} are {}", shape.title, shape.keys.join(", "))), None)
             }
         };
@@ -239,7 +239,11 @@ impl Reader<'_> {
     }
 
     /// Text that means something.
-    pub(super) fn parsed<T>(&mut self, value: &Value<'_>, parse: fn(&str) -> Result<T, Wrong>) -> Option<At<T>> {
+    pub(super) fn parsed<T>(
+        &mut self,
+        value: &Value<'_>,
+        parse: fn(&str) -> Result<T, ValueError>,
+    ) -> Option<Located<T>> {
         let (unquoted, text) = match value.node {
             DeValue::String(text) => (false, text.to_string()),
             // TOML has times of its own: no quotes needed.
@@ -254,15 +258,15 @@ impl Reader<'_> {
         match parse(&text) {
             Ok(_) if unquoted => self.wrong_type(value, "a string", "write it in quotes"),
             Ok(parsed) => return Some(value.at(parsed)),
-            Err(Wrong { what, why, help }) => {
+            Err(ValueError { what, reason: why, help }) => {
                 let message = format!("`{}` is not {what}", value.key);
-                self.problems.push(Problem::at(value.place, message).label(why).help(help));
+                self.problems.push(Problem::at(value.span, message).label(why).help(help));
             }
         }
         None
     }
 
-    pub(super) fn boolean(&mut self, value: &Value<'_>) -> Option<At<bool>> {
+    pub(super) fn boolean(&mut self, value: &Value<'_>) -> Option<Located<bool>> {
         let DeValue::Boolean(written) = value.node else {
             self.wrong_type(value, "true or false", "write true or false, without quotes");
             return None;
@@ -270,7 +274,7 @@ impl Reader<'_> {
         Some(value.at(*written))
     }
 
-    pub(super) fn integer(&mut self, value: &Value<'_>, range: RangeInclusive<u32>) -> Option<At<u32>> {
+    pub(super) fn integer(&mut self, value: &Value<'_>, range: RangeInclusive<u32>) -> Option<Located<u32>> {
         let help = format!("write a whole number from {} to {}, without quotes", range.start(), range.end());
         let DeValue::Integer(written) = value.node else {
             self.wrong_type(value, "a whole number", help);
@@ -278,14 +282,14 @@ impl Reader<'_> {
         };
         let number = u32::from_str_radix(written.as_str(), written.radix()).ok();
         let Some(number) = number.filter(|number| range.contains(number)) else {
-            self.problems.push(Problem::at(value.place, format!("`{}` is out of range", value.key)).help(help));
+            self.problems.push(Problem::at(value.span, format!("`{}` is out of range", value.key)).help(help));
             return None;
         };
         Some(value.at(number))
     }
 
     /// In hundredths; no more than two places.
-    pub(super) fn percent(&mut self, value: &Value<'_>) -> Option<At<u32>> {
+    pub(super) fn percent(&mut self, value: &Value<'_>) -> Option<Located<u32>> {
         const HELP: &str = "write a number from 0 to 100 with up to two places, without quotes and sign: 1, 0.25";
         let text = match value.node {
             DeValue::Integer(written) if written.radix() == 10 => written.as_str(),
@@ -302,18 +306,18 @@ impl Reader<'_> {
             .and_then(|number| number.parse().ok())
             .filter(|hundredths| *hundredths <= 10_000);
         if hundredths.is_none() {
-            self.problems.push(Problem::at(value.place, format!("`{}` is no percentage", value.key)).help(HELP));
+            self.problems.push(Problem::at(value.span, format!("`{}` is no percentage", value.key)).help(HELP));
         }
         hundredths.map(|hundredths| value.at(hundredths))
     }
 
-    pub(super) fn port(&mut self, value: &Value<'_>) -> Option<At<u16>> {
+    pub(super) fn port(&mut self, value: &Value<'_>) -> Option<Located<u16>> {
         let port = self.integer(value, 1..=u16::MAX.into())?;
         u16::try_from(port.value).ok().map(|port| value.at(port))
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, value: &Value<'_>, choices: &[(&str, T)]) -> Option<At<T>> {
+    pub(super) fn choice<T: Copy>(&mut self, value: &Value<'_>, choices: &[(&str, T)]) -> Option<Located<T>> {
         let quoted: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let all = format!("write one of {}", quoted.join(", "));
         let DeValue::String(text) = value.node else {
@@ -329,43 +333,43 @@ impl Reader<'_> {
     }
 
     pub(super) fn no_choice(&mut self, value: &Value<'_>, help: impl Into<String>) {
-        self.problems.push(Problem::at(value.place, format!("unknown value for `{}`", value.key)).help(help));
+        self.problems.push(Problem::at(value.span, format!("unknown value for `{}`", value.key)).help(help));
     }
 
-    pub(super) fn list<'a>(&mut self, value: &Value<'a>, if_empty: IfEmpty) -> Option<Vec<Value<'a>>> {
+    pub(super) fn list<'a>(&mut self, value: &Value<'a>, if_empty: EmptyListHelp) -> Option<Vec<Value<'a>>> {
         let DeValue::Array(array) = value.node else {
             let help = if value.is_table() { "write a list, [ … ]" } else { "write a list: put [ and ] around it" };
             self.wrong_type(value, "a list", help);
             return None;
         };
         if let Some(help) = if_empty.filter(|_| array.is_empty()) {
-            self.problems.push(Problem::at(value.place, format!("`{}` is empty", value.key)).help(help));
+            self.problems.push(Problem::at(value.span, format!("`{}` is empty", value.key)).help(help));
         }
         Some(array.iter().map(|node| value.child(node, value.key.clone())).collect())
     }
 
     /// The members of a table whose keys are names, in the order of the text.
-    pub(super) fn members<'a>(&mut self, value: &Value<'a>, help: &str) -> Vec<(At<&'a str>, Value<'a>)> {
+    pub(super) fn members<'a>(&mut self, value: &Value<'a>, help: &str) -> Vec<(Located<&'a str>, Value<'a>)> {
         let DeValue::Table(nodes) = value.node else {
             self.wrong_type(value, "a table", help);
             return Vec::new();
         };
         let member = |(word, node): (&'a toml::Spanned<_>, &'a toml::Spanned<_>)| {
             let name: &'a std::borrow::Cow<'a, str> = word.get_ref();
-            let at = At { value: &**name, place: place(value.place.file, word.span()) };
+            let at = Located { value: &**name, span: to_span(value.span.file, word.span()) };
             (at, value.child(node, format!("{}.{name}", value.key)))
         };
         let mut members: Vec<_> = nodes.iter().map(member).collect();
-        members.sort_by_key(|(name, _)| name.place);
+        members.sort_by_key(|(name, _)| name.span);
         members
     }
 
     /// The named tables `[section.NAME]` of all files; a name stands for one thing.
-    pub(super) fn named<'a>(
+    pub(super) fn named_tables<'a>(
         &mut self,
         files: &[Table<'a>],
         section: &str,
-        shape: &'static Shape,
+        shape: &'static Schema,
     ) -> Vec<(&'a str, Table<'a>)> {
         let mut first = BTreeMap::new();
         let mut tables = Vec::new();
@@ -378,12 +382,12 @@ impl Reader<'_> {
                 }
                 if let Err(wrong) = units::name(&name) {
                     let message = format!("`{}` is not {}", value.key, wrong.what);
-                    self.problems.push(Problem::at(name.place, message).label(wrong.why).help(wrong.help));
+                    self.problems.push(Problem::at(name.span, message).label(wrong.reason).help(wrong.help));
                 }
                 let Some(table) = Table::open(self, &value, shape) else { continue };
-                if let Some(first) = first.insert(name.value, name.place) {
+                if let Some(first) = first.insert(name.value, name.span) {
                     let message = format!("`{}` is defined twice", value.key);
-                    let problem = Problem::at(name.place, message).label("again here").also(first, "first here");
+                    let problem = Problem::at(name.span, message).label("again here").also(first, "first here");
                     self.problems.push(problem.help("give one of them another name"));
                 }
                 self.declared.add(section, name.value, &table);

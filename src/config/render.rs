@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use super::WarningCode;
 use super::key_index::KeyIndex;
-use super::problem::{Place, Problem, Severity, Sources};
+use super::problem::{Problem, Severity, SourceMap, SourceSpan};
 
 /// Bytes from one mark of an excerpt to the other.
 const EXCERPT_MAX: u32 = 64 * 1024;
 
 /// Every problem with its excerpt, a blank line between two; `styled` is for terminals.
-pub fn render(problems: &[Problem], sources: &Sources, styled: bool) -> String {
+pub fn render(problems: &[Problem], sources: &SourceMap, styled: bool) -> String {
     let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
     let mut out = String::new();
     for problem in problems {
@@ -30,7 +30,7 @@ pub fn render(problems: &[Problem], sources: &Sources, styled: bool) -> String {
     out
 }
 
-fn group<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
+fn group<'a>(problem: &'a Problem, sources: &'a SourceMap) -> Group<'a> {
     let level = match problem.severity {
         Severity::Problem | Severity::Contained => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -40,11 +40,12 @@ fn group<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
         Some(code) => title.id(code.as_str()),
         None => title,
     });
-    let first = problem.place.map(|place| Mark { place, kind: AnnotationKind::Primary, label: &problem.label });
+    let first =
+        problem.span.map(|place| Annotation { span: place, kind: AnnotationKind::Primary, label: &problem.label });
     let second =
-        problem.also.as_ref().map(|(place, label)| Mark { place: *place, kind: AnnotationKind::Context, label });
+        problem.also.as_ref().map(|(place, label)| Annotation { span: *place, kind: AnnotationKind::Context, label });
     match (first, second) {
-        (Some(first), Some(second)) if are_near(first.place, second.place) => {
+        (Some(first), Some(second)) if are_near(first.span, second.span) => {
             group = excerpt(group, sources, &[first, second]);
         }
         (first, second) => {
@@ -60,25 +61,25 @@ fn group<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
 }
 
 /// Whether both fit into one excerpt: what is between them is searched for line ends.
-fn are_near(first: Place, second: Place) -> bool {
+fn are_near(first: SourceSpan, second: SourceSpan) -> bool {
     first.file == second.file && first.start.abs_diff(second.start) <= EXCERPT_MAX
 }
 
 /// What to underline, and what to write there.
-struct Mark<'a> {
-    place: Place,
+struct Annotation<'a> {
+    span: SourceSpan,
     kind: AnnotationKind,
     label: &'a str,
 }
 
 /// The lines from the first mark to the last: all marks are in one file.
-fn excerpt<'a>(group: Group<'a>, sources: &'a Sources, marks: &[Mark<'a>]) -> Group<'a> {
-    let file = marks.first().map(|mark| mark.place.file);
+fn excerpt<'a>(group: Group<'a>, sources: &'a SourceMap, marks: &[Annotation<'a>]) -> Group<'a> {
+    let file = marks.first().map(|mark| mark.span.file);
     let Some((file, (path, text))) = file.and_then(|file| Some((file, sources.get(file)?))) else {
         return group;
     };
     let path = shown(path);
-    let spans: Vec<Range<usize>> = marks.iter().map(|mark| within(text, mark.place)).collect();
+    let spans: Vec<Range<usize>> = marks.iter().map(|mark| within(text, mark.span)).collect();
     if spans.iter().all(|span| span.end == 0) {
         // Nothing was written: the problem is with the file as a whole.
         return group.element(Origin::path(path));
@@ -98,7 +99,7 @@ fn shown(path: &Path) -> Cow<'_, str> {
 }
 
 /// The bytes of a place, cut to what the text has.
-fn within(text: &str, place: Place) -> Range<usize> {
+fn within(text: &str, place: SourceSpan) -> Range<usize> {
     let cut = |offset: u32| text.floor_char_boundary(offset as usize);
     cut(place.start)..cut(place.end.max(place.start))
 }
@@ -112,9 +113,9 @@ fn line_end(text: &str, offset: usize) -> usize {
 }
 
 /// `FILE:LINE:COLUMN: MESSAGE; LABEL; HELP [CODE]`, for a log.
-pub fn one_line_each(problems: &[Problem], sources: &Sources) -> Vec<String> {
+pub fn one_line_each(problems: &[Problem], sources: &SourceMap) -> Vec<String> {
     let line = |problem: &Problem| {
-        let position = problem.place.and_then(|place| position(place, sources));
+        let position = problem.span.and_then(|place| position(place, sources));
         let place =
             position.map(|(path, line, column)| format!("{}:{line}:{column}: ", shown(path))).unwrap_or_default();
         let texts = [problem.message.as_str(), &problem.label, problem.help.as_deref().unwrap_or_default()];
@@ -126,7 +127,7 @@ pub fn one_line_each(problems: &[Problem], sources: &Sources) -> Vec<String> {
 }
 
 /// The file, line and column of a place; both from 1, the column in characters.
-fn position(place: Place, sources: &Sources) -> Option<(&Path, usize, usize)> {
+fn position(place: SourceSpan, sources: &SourceMap) -> Option<(&Path, usize, usize)> {
     let (path, text) = sources.get(place.file)?;
     let start = within(text, place).start;
     Some((path, sources.line(place.file, start), 1 + text[line_start(text, start)..start].chars().count()))
@@ -134,12 +135,12 @@ fn position(place: Place, sources: &Sources) -> Option<(&Path, usize, usize)> {
 
 /// An array with an object a problem: `severity`, `file`, `line`, `column` (both from 1; the column counts
 /// characters), `key`, `code` (of warnings), `message`, `label`, `help`; `null` where there is none.
-pub fn to_json(problems: &[Problem], sources: &Sources) -> Value {
+pub fn to_json(problems: &[Problem], sources: &SourceMap) -> Value {
     let mut keys = BTreeMap::new();
     problems.iter().map(|problem| object(problem, sources, &mut keys)).collect()
 }
 
-fn object(problem: &Problem, sources: &Sources, keys: &mut BTreeMap<u16, KeyIndex>) -> Value {
+fn object(problem: &Problem, sources: &SourceMap, keys: &mut BTreeMap<u16, KeyIndex>) -> Value {
     let severity = match problem.severity {
         Severity::Problem | Severity::Contained => "problem",
         Severity::Warning => "warning",
@@ -148,7 +149,7 @@ fn object(problem: &Problem, sources: &Sources, keys: &mut BTreeMap<u16, KeyInde
         "severity": severity, "code": problem.code.map(WarningCode::as_str), "file": null, "line": null, "column": null, "key": null,
         "message": problem.message, "label": problem.label, "help": problem.help,
     });
-    if let Some(place) = problem.place
+    if let Some(place) = problem.span
         && let Some((path, line, column)) = position(place, sources)
         && let Some((_, text)) = sources.get(place.file)
     {
@@ -168,18 +169,18 @@ mod tests {
     const TEXT: &str =
         "[server]\nlisten = [\"é\", \"systemd\"]\n\n[[routes]]\nname = \"a\"\n\n[[routes]]\nname = \"b\"\n";
 
-    fn place(word: &str) -> Place {
+    fn span_of(word: &str) -> SourceSpan {
         let start = u32::try_from(TEXT.find(word).unwrap()).unwrap();
-        Place { file: 0, start, end: start + u32::try_from(word.len()).unwrap() }
+        SourceSpan { file: 0, start, end: start + u32::try_from(word.len()).unwrap() }
     }
 
     #[test]
     fn scripts_and_logs_learn_the_place() {
-        let mut sources = Sources::default();
+        let mut sources = SourceMap::default();
         sources.add(Path::new("c.toml"), TEXT);
         let problems = [
-            Problem::at(place("\"systemd\""), "no"),
-            Problem::at(place("\"b\""), "no").help("yes"),
+            Problem::at(span_of("\"systemd\""), "no"),
+            Problem::at(span_of("\"b\""), "no").help("yes"),
             Problem::warning(WarningCode::Unused, None, "all of it"),
         ];
         let json = to_json(&problems, &sources);
@@ -195,11 +196,11 @@ mod tests {
 
     #[test]
     fn a_place_beyond_the_text_is_no_panic() {
-        let mut sources = Sources::default();
+        let mut sources = SourceMap::default();
         sources.add(Path::new("c.toml"), "é");
         for (start, end) in [(0, 0), (1, 1), (1, 9), (9, 3)] {
-            let problem =
-                Problem::at(Place { file: 0, start, end }, "m").also(Place { file: 7, start: 0, end: 1 }, "n");
+            let problem = Problem::at(SourceSpan { file: 0, start, end }, "m")
+                .also(SourceSpan { file: 7, start: 0, end: 1 }, "n");
             assert!(render(&[problem], &sources, false).starts_with("error: m"));
         }
     }

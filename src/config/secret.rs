@@ -6,23 +6,23 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::WarningCode;
-use super::files::FileFault;
+use super::files::FileError;
 use super::problem::Problem;
 use super::read::{Reader, Value};
-use super::{At, Secret};
+use super::{Located, Secret};
 
 /// No key is longer.
 pub(super) const SECRET_MAX: u64 = 64 << 10;
 
 /// Where a secret stands. Anything else may be the secret itself and is never shown.
-enum Reference<'a> {
+enum SecretReference<'a> {
     File(&'a str),
     /// A systemd credential: `$CREDENTIALS_DIRECTORY/NAME` (systemd.exec(5)).
     Credential(&'a str),
     Env(&'a str),
 }
 
-impl<'a> Reference<'a> {
+impl<'a> SecretReference<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         match text.split_once(':')? {
             ("file", path) => Some(Self::File(path)),
@@ -35,28 +35,32 @@ impl<'a> Reference<'a> {
 
 /// Whether a text only says where a secret stands.
 pub(super) fn is_reference(text: &str) -> bool {
-    Reference::parse(text).is_some()
+    SecretReference::parse(text).is_some()
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Secret>> {
+pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Secret>> {
     let text = reader.text(value)?;
-    resolve(reader, value, Reference::parse(text))
+    resolve(reader, value, SecretReference::parse(text))
 }
 
 /// A key that everybody else names by the path of its file: that will do here, too.
-pub(super) fn read_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Secret>> {
+pub(super) fn read_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Secret>> {
     let text = reader.text(value)?;
     // Whoever pastes the key itself must not find it in an error message.
     let path = Some(text).filter(|text| !text.is_empty() && !text.contains("-----"));
-    resolve(reader, value, Reference::parse(text).or(path.map(Reference::File)))
+    resolve(reader, value, SecretReference::parse(text).or(path.map(SecretReference::File)))
 }
 
-fn resolve(reader: &mut Reader<'_>, value: &Value<'_>, reference: Option<Reference<'_>>) -> Option<At<Secret>> {
+fn resolve(
+    reader: &mut Reader<'_>,
+    value: &Value<'_>,
+    reference: Option<SecretReference<'_>>,
+) -> Option<Located<Secret>> {
     let bytes = match reference {
-        Some(Reference::File("")) => Err(("no path".into(), "write \"file:PATH\"".into())),
-        Some(Reference::File(path)) => from_file(reader, value, &reader.resolve(value.place, path)),
-        Some(Reference::Credential(name)) => from_credential(reader, name),
-        Some(Reference::Env(name)) => from_environment(reader, name),
+        Some(SecretReference::File("")) => Err(("no path".into(), "write \"file:PATH\"".into())),
+        Some(SecretReference::File(path)) => from_file(reader, value, &reader.resolve(value.span, path)),
+        Some(SecretReference::Credential(name)) => from_credential(reader, name),
+        Some(SecretReference::Env(name)) => from_environment(reader, name),
         None => Err((
             "a secret is not written here, but where it stands".into(),
             "write \"file:PATH\", \"credential:NAME\" or \"env:NAME\"".into(),
@@ -68,11 +72,11 @@ fn resolve(reader: &mut Reader<'_>, value: &Value<'_>, reference: Option<Referen
             if !secret.is_empty() {
                 return Some(value.at(Secret::new(secret.to_vec())));
             }
-            let problem = Problem::at(value.place, format!("`{}` is empty", value.key));
+            let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
             reader.problems.push(problem.help("put the secret where this points to"));
         }
         Err((why, help)) => {
-            let problem = Problem::at(value.place, format!("`{}` has no secret", value.key));
+            let problem = Problem::at(value.span, format!("`{}` has no secret", value.key));
             reader.problems.push(problem.label(why).help(help));
         }
     }
@@ -80,22 +84,22 @@ fn resolve(reader: &mut Reader<'_>, value: &Value<'_>, reference: Option<Referen
 }
 
 /// Why there is no secret, and what to do.
-type Bytes = Result<Zeroizing<Vec<u8>>, (String, String)>;
+type SecretBytes = Result<Zeroizing<Vec<u8>>, (String, String)>;
 
-fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Bytes {
+fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> SecretBytes {
     let content = reader.files.read(path, SECRET_MAX).map_err(|fault| explain(path, &fault))?;
     let bytes = Zeroizing::new(content.bytes);
     if content.seen.is_for_everybody() {
         let message = format!("every user of this host can open {}", path.display());
         reader.problems.push(
-            Problem::warning(WarningCode::ReadableSecret, Some(value.place), message)
+            Problem::warning(WarningCode::ReadableSecret, Some(value.span), message)
                 .help(format!("run `chmod o-rwx {}`", path.display())),
         );
     }
     Ok(bytes)
 }
 
-fn from_credential(reader: &mut Reader<'_>, name: &str) -> Bytes {
+fn from_credential(reader: &mut Reader<'_>, name: &str) -> SecretBytes {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Err(("not the name of a credential".into(), "write the name that LoadCredential= gives it".into()));
     }
@@ -106,7 +110,7 @@ fn from_credential(reader: &mut Reader<'_>, name: &str) -> Bytes {
     };
     let path = PathBuf::from(directory).join(name);
     let content = reader.files.read(&path, SECRET_MAX).map_err(|fault| match fault {
-        FileFault::Missing => {
+        FileError::Missing => {
             (format!("no credential {name} was passed"), format!("add LoadCredential={name}:PATH to the service"))
         }
         fault => explain(&path, &fault),
@@ -114,7 +118,7 @@ fn from_credential(reader: &mut Reader<'_>, name: &str) -> Bytes {
     Ok(Zeroizing::new(content.bytes))
 }
 
-fn from_environment(reader: &mut Reader<'_>, name: &str) -> Bytes {
+fn from_environment(reader: &mut Reader<'_>, name: &str) -> SecretBytes {
     let Some(secret) = (reader.environment)(name) else {
         let why = "this environment variable is not set".to_owned();
         return Err((why, format!("set {name}, or write \"file:PATH\"")));
@@ -127,10 +131,10 @@ fn from_environment(reader: &mut Reader<'_>, name: &str) -> Bytes {
     Ok(bytes)
 }
 
-fn explain(path: &Path, fault: &FileFault) -> (String, String) {
+fn explain(path: &Path, fault: &FileError) -> (String, String) {
     let help = match fault {
-        FileFault::Missing => "write the path of a file that exists; `outgate keys new` makes a signing key".into(),
-        FileFault::Denied => {
+        FileError::Missing => "write the path of a file that exists; `outgate keys new` makes a signing key".into(),
+        FileError::PermissionDenied => {
             let path = path.display();
             format!(
                 "let outgate's group read it, and its folders be passed: `chgrp outgate {path} && chmod 0640 {path}`"

@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::problem::{Place, Problem};
+use super::problem::{Problem, SourceSpan};
 use super::read::{Reader, Table, Value};
-use super::{Admin, At, Bind, Circuit, Denied, Guard, Listen, Resolver, Server, Timeouts, keys, listener, units};
+use super::{
+    Admin, Bind, Circuit, DeniedNetwork, Guard, Listen, Located, Resolver, Server, Timeouts, keys, listener, units,
+};
 use crate::host;
 use crate::names::Host;
 
@@ -27,7 +29,7 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     let listen = table.many(reader, "listen", if_empty, listener::server_listen);
     let tls = table.one(reader, "tls", listener::tls);
     let ca = table.one(reader, "ca", listener::ca);
-    let listen = listen.unwrap_or_else(|| vec![At { value: loopback(4750), place: table.place }]);
+    let listen = listen.unwrap_or_else(|| vec![Located { value: loopback(4750), span: table.span }]);
     let proxy_protocol =
         table.one(reader, "proxy_protocol", |reader, value| listener::proxy_protocol(reader, value, &listen));
     let allow_anonymous = table.one(reader, "allow_anonymous", |reader, value| reader.boolean(value));
@@ -47,9 +49,9 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
         tls,
         ca,
         proxy_protocol,
-        allow_anonymous: allow_anonymous.unwrap_or(At { value: false, place: table.place }),
+        allow_anonymous: allow_anonymous.unwrap_or(Located { value: false, span: table.span }),
         max_connections: max_connections
-            .map(|connections| At { value: connections.value as usize, place: connections.place }),
+            .map(|connections| Located { value: connections.value as usize, span: connections.span }),
         max_connections_per_ip: max_connections_per_ip.map(|connections| connections.value as usize),
         max_deliveries: max_deliveries.map_or(10_000, |deliveries| deliveries.value as usize),
         drain_timeout: drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.value),
@@ -61,14 +63,14 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     }
 }
 
-fn state(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<PathBuf>> {
+fn state(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<PathBuf>> {
     let text = reader.text(value)?;
     if text.is_empty() {
-        let problem = Problem::at(value.place, "`server.state` is empty");
+        let problem = Problem::at(value.span, "`server.state` is empty");
         reader.problems.push(problem.help("write the path of a directory, \"/var/lib/outgate\""));
         return None;
     }
-    Some(value.at(reader.resolve(value.place, text)))
+    Some(value.at(reader.resolve(value.span, text)))
 }
 
 fn loopback(port: u16) -> Bind {
@@ -79,7 +81,7 @@ pub(super) fn admin(reader: &mut Reader<'_>, file: &Table<'_>) -> Admin {
     let table = file.section(reader, "admin", &keys::ADMIN);
     let listen = table.many(reader, "listen", None, listener::admin_listen);
     let hosts = table.many(reader, "hosts", None, admin_host).unwrap_or_default();
-    Admin { listen: listen.unwrap_or_else(|| vec![At { value: loopback(4751), place: table.place }]), hosts }
+    Admin { listen: listen.unwrap_or_else(|| vec![Located { value: loopback(4751), span: table.span }]), hosts }
 }
 
 fn admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
@@ -87,12 +89,12 @@ fn admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
     match host::canonical(text) {
         Ok(host @ Host::Name(_)) => Some(host),
         Ok(Host::Ip(_)) => {
-            let problem = Problem::at(value.place, "an address is always a name of the admin listener");
+            let problem = Problem::at(value.span, "an address is always a name of the admin listener");
             reader.problems.push(problem.help("leave it out"));
             None
         }
         Err(error) => {
-            let problem = Problem::at(value.place, format!("`{text}` is not a host name")).label(error.to_string());
+            let problem = Problem::at(value.span, format!("`{text}` is not a host name")).label(error.to_string());
             reader.problems.push(problem.help("write the name that scrapers send in Host, without a port"));
             None
         }
@@ -106,20 +108,25 @@ pub(super) fn guard(reader: &mut Reader<'_>, file: &Table<'_>) -> Guard {
     let allow = networks("allow");
     let deny = table.many(reader, "deny", None, denied).unwrap_or_default();
     let ports = table.many(reader, "ports", None, |reader, value| reader.port(value));
-    Guard { allow, deny, ports: ports.unwrap_or_else(|| vec![At { value: 443, place: table.place }]) }
+    Guard { allow, deny, ports: ports.unwrap_or_else(|| vec![Located { value: 443, span: table.span }]) }
 }
 
 /// A network alone, or one that only reports.
-fn denied(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Denied>> {
+fn denied(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<DeniedNetwork>> {
     if !value.is_table() {
         let cidr = reader.parsed(value, units::network)?;
-        return Some(value.at(Denied { cidr: cidr.value, report_only: false }));
+        return Some(value.at(DeniedNetwork { cidr: cidr.value, report_only: false }));
     }
     let table = Table::open(reader, value, &keys::DENIED)?;
     table.require(reader, "cidr", "write cidr = \"203.0.113.0/24\"");
     let cidr = table.one(reader, "cidr", |reader, value| reader.parsed(value, units::network));
     let report_only = table.one(reader, "report_only", |reader, value| reader.boolean(value));
-    Some(value.at(Denied { cidr: cidr?.value, report_only: report_only.is_some_and(|report_only| report_only.value) }))
+    Some(
+        value.at(DeniedNetwork {
+            cidr: cidr?.value,
+            report_only: report_only.is_some_and(|report_only| report_only.value),
+        }),
+    )
 }
 
 pub(super) fn resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolver {
@@ -127,7 +134,7 @@ pub(super) fn resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolver {
     let servers = table.many(reader, "servers", None, |reader, value| reader.parsed(value, units::server));
     let mut hosts = BTreeMap::new();
     // The same name may be written twice in two spellings.
-    let mut first: BTreeMap<Host, Place> = BTreeMap::new();
+    let mut first: BTreeMap<Host, SourceSpan> = BTreeMap::new();
     let members = table.get("hosts").map(|value| reader.members(&value, "write { \"NAME\" = [\"ADDRESS\"] }"));
     for (name, value) in members.unwrap_or_default() {
         let if_empty = Some("write the host's addresses, or leave the name out");
@@ -136,18 +143,18 @@ pub(super) fn resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolver {
         let addresses: Vec<IpAddr> = addresses.map(|address| address.value).collect();
         match host::canonical(&name) {
             Ok(host @ Host::Name(_)) => {
-                if let Some(first) = first.insert(host.clone(), name.place) {
-                    let problem = Problem::at(name.place, format!("`{host}` has its addresses twice"));
+                if let Some(first) = first.insert(host.clone(), name.span) {
+                    let problem = Problem::at(name.span, format!("`{host}` has its addresses twice"));
                     reader.problems.push(problem.label("again here").also(first, "first here").help("write one list"));
                 }
                 hosts.insert(host, addresses);
             }
             Ok(Host::Ip(_)) => {
-                let problem = Problem::at(name.place, "an address has no addresses of its own");
+                let problem = Problem::at(name.span, "an address has no addresses of its own");
                 reader.problems.push(problem.help("write a host name"));
             }
             Err(error) => {
-                let problem = Problem::at(name.place, format!("`{}` is not a host name", name.value));
+                let problem = Problem::at(name.span, format!("`{}` is not a host name", name.value));
                 reader.problems.push(problem.label(error.to_string()).help("write a name as in DNS"));
             }
         }
@@ -179,12 +186,12 @@ pub(super) fn circuit(reader: &mut Reader<'_>, file: &Table<'_>) -> Circuit {
     let failures = table.one(reader, "failures", |reader, value| reader.integer(value, 0..=FAILURES_MAX));
     let mut seconds = |key, default| {
         let written = table.one(reader, key, |reader, value| reader.parsed(value, units::positive_duration));
-        written.unwrap_or(At { value: Duration::from_secs(default), place: table.place })
+        written.unwrap_or(Located { value: Duration::from_secs(default), span: table.span })
     };
     let (window, open, open_max) = (seconds("window", 30), seconds("open", 10), seconds("open_max", 120));
     if open.value > open_max.value {
-        let problem = Problem::at(open.place, "a pause that begins longer than it may grow");
-        reader.problems.push(problem.also(open_max.place, "the longest").help("write a longer open_max"));
+        let problem = Problem::at(open.span, "a pause that begins longer than it may grow");
+        reader.problems.push(problem.also(open_max.span, "the longest").help("write a longer open_max"));
     }
     Circuit {
         failures: failures.map_or(10, |failures| failures.value),

@@ -7,57 +7,57 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::named::{period, word};
+use super::named::{period, read_word};
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
-use super::{At, KeyDir, Secret, key_dir, keys, secret, units};
+use super::{KeyDir, Located, Secret, key_dir, keys, secret, units};
 use crate::names::{KeyId, SignerName};
 
 /// What is `None` was not written: whether a scheme takes it, and what it is then, is for the scheme to say.
 #[derive(Clone, Debug)]
 pub struct Signer {
-    pub scheme: At<String>,
+    pub scheme: Located<String>,
     /// Of all tenants that have none of their own.
-    pub keys: Vec<At<SigningKey>>,
+    pub keys: Vec<Located<SigningKey>>,
     /// Of one tenant each.
-    pub key_dir: Option<At<Arc<KeyDir>>>,
-    pub algorithm: Option<At<Hmac>>,
+    pub key_dir: Option<Located<Arc<KeyDir>>>,
+    pub algorithm: Option<Located<HmacAlgorithm>>,
     /// How a secret stands where it is kept.
-    pub key_encoding: Option<At<Encoding>>,
+    pub key_encoding: Option<Located<Encoding>>,
     /// What is signed, with `{placeholders}`.
-    pub message: Option<At<String>>,
+    pub message: Option<Located<String>>,
     /// How the signature is written.
-    pub encoding: Option<At<Encoding>>,
+    pub encoding: Option<Located<Encoding>>,
     /// `NAME: VALUE`, with `{placeholders}`.
-    pub headers: Option<Vec<At<String>>>,
-    pub profile: Profile,
+    pub headers: Option<Vec<Located<String>>>,
+    pub profile: SignatureParams,
 }
 
 /// The parameters of a message signature (RFC 9421) that the configuration sets.
 #[derive(Clone, Debug, Default)]
-pub struct Profile {
+pub struct SignatureParams {
     /// What the signature is for.
-    pub tag: Option<At<String>>,
+    pub tag: Option<Located<String>>,
     /// Its name in `Signature` and `Signature-Input`.
-    pub label: Option<At<String>>,
+    pub label: Option<Located<String>>,
     /// Component identifiers.
-    pub components: Option<Vec<At<String>>>,
+    pub components: Option<Vec<Located<String>>>,
     /// The time from `created` to `expires`.
-    pub lifetime: Option<At<Duration>>,
+    pub lifetime: Option<Located<Duration>>,
     /// The URL of the key directory.
-    pub signature_agent: Option<At<String>>,
+    pub signature_agent: Option<Located<String>>,
 }
 
 #[derive(Clone, Debug)]
 pub struct SigningKey {
     pub id: KeyId,
-    pub secret: At<Secret>,
+    pub secret: Located<Secret>,
     pub from: Option<Timestamp>,
     pub until: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hmac {
+pub enum HmacAlgorithm {
     Sha1,
     Sha256,
     Sha512,
@@ -74,18 +74,21 @@ pub enum Encoding {
     Base64Url,
 }
 
-const ALGORITHMS: [(&str, Hmac); 3] =
-    [("hmac-sha1", Hmac::Sha1), ("hmac-sha256", Hmac::Sha256), ("hmac-sha512", Hmac::Sha512)];
+const ALGORITHMS: [(&str, HmacAlgorithm); 3] = [
+    ("hmac-sha1", HmacAlgorithm::Sha1),
+    ("hmac-sha256", HmacAlgorithm::Sha256),
+    ("hmac-sha512", HmacAlgorithm::Sha512),
+];
 const KEY_ENCODINGS: [(&str, Encoding); 3] =
     [("text", Encoding::Text), ("hex", Encoding::Hex), ("base64", Encoding::Base64)];
 const ENCODINGS: [(&str, Encoding); 3] =
     [("hex", Encoding::Hex), ("base64", Encoding::Base64), ("base64url", Encoding::Base64Url)];
 
-pub(super) fn all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<SignerName, At<Signer>> {
-    let tables = reader.named(files, "signers", &keys::SIGNER);
+pub(super) fn all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<SignerName, Located<Signer>> {
+    let tables = reader.named_tables(files, "signers", &keys::SIGNER);
     let signers = tables.into_iter().map(|(name, table)| {
         let value = signer(reader, &table)?;
-        Some((SignerName::new(name), At { value, place: table.place }))
+        Some((SignerName::new(name), Located { value, span: table.span }))
     });
     signers.flatten().collect()
 }
@@ -97,10 +100,10 @@ fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
         table.require(reader, "keys", help);
     }
     let key_dir = table.one(reader, "key_dir", key_dir::read);
-    let scheme = table.one(reader, "scheme", word);
+    let scheme = table.one(reader, "scheme", read_word);
     let keys = table.many(reader, "keys", Some(help), signing_key).unwrap_or_default();
     let mut first = BTreeMap::new();
-    for (id, place) in keys.iter().map(|(id, _)| (id.value.as_str(), id.place)) {
+    for (id, place) in keys.iter().map(|(id, _)| (id.value.as_str(), id.span)) {
         if let Some(first) = first.insert(id, place) {
             let problem = Problem::at(place, format!("two keys of `{}` are called {id:?}", table.key));
             let problem = problem.label("again here").also(first, "first here");
@@ -117,9 +120,9 @@ fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
     Some(Signer { scheme: scheme?, keys, key_dir, algorithm, key_encoding, message, encoding, headers, profile })
 }
 
-fn profile(reader: &mut Reader<'_>, table: &Table<'_>) -> Profile {
+fn profile(reader: &mut Reader<'_>, table: &Table<'_>) -> SignatureParams {
     let help = "write components = [\"@authority\", \"content-digest\"]";
-    Profile {
+    SignatureParams {
         tag: table.one(reader, "tag", text),
         label: table.one(reader, "label", text),
         components: table.many(reader, "components", Some(help), text),
@@ -128,12 +131,12 @@ fn profile(reader: &mut Reader<'_>, table: &Table<'_>) -> Profile {
     }
 }
 
-fn text(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<String>> {
+fn text(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<String>> {
     reader.text(value).map(|text| value.at(text.to_owned()))
 }
 
 /// The id too, so that two keys of one id are found even if one of them has no secret.
-fn signing_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<(At<String>, Option<At<SigningKey>>)> {
+fn signing_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<(Located<String>, Option<Located<SigningKey>>)> {
     let table = Table::open(reader, value, &keys::SIGNING_KEY)?;
     table.require(reader, "id", "write id = \"2026-11\": records tell keys by it");
     table.require(reader, "secret", "write secret = \"file:PATH\", \"credential:NAME\" or \"env:NAME\"");

@@ -3,14 +3,14 @@
 
 use toml::de::DeTable;
 
-use super::problem::{PROBLEMS_MAX, Place, Problem};
+use super::problem::{PROBLEMS_MAX, Problem, SourceSpan};
 use super::read;
 
 /// The table that could be made out, and the problems.
 pub(super) fn parse(file: u16, text: &str) -> (DeTable<'_>, Vec<Problem>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     if let (Some(first), Some((language, start))) = (errors.first(), other_language(text)) {
-        let place = read::place(file, start..start + 1);
+        let place = read::to_span(file, start..start + 1);
         let problem = Problem::at(place, format!("this is {language}, and not TOML: {}", first.message()));
         return (
             table.into_inner(),
@@ -18,9 +18,9 @@ pub(super) fn parse(file: u16, text: &str) -> (DeTable<'_>, Vec<Problem>) {
         );
     }
     let mut problems: Vec<Problem> = errors.iter().take(PROBLEMS_MAX).map(|error| problem(file, text, error)).collect();
-    problems.sort_by_key(|problem| problem.place);
+    problems.sort_by_key(|problem| problem.span);
     // What follows on the same line is mostly an echo.
-    problems.dedup_by_key(|problem| problem.place.map(|place| line_of(text, place)));
+    problems.dedup_by_key(|problem| problem.span.map(|place| line_of(text, place)));
     (table.into_inner(), problems)
 }
 
@@ -48,7 +48,7 @@ fn other_language(text: &str) -> Option<(&'static str, usize)> {
 }
 
 fn problem(file: u16, text: &str, error: &toml::de::Error) -> Problem {
-    let place = read::place(file, error.span().unwrap_or_default());
+    let place = read::to_span(file, error.span().unwrap_or_default());
     // The parser has only words for what it found; `tests/golden/duplicate-keys.toml` notices if they change.
     if error.message() == "duplicate key" {
         let problem = Problem::at(place, "written twice").label("again here").help("keep one of them");
@@ -61,12 +61,12 @@ fn problem(file: u16, text: &str, error: &toml::de::Error) -> Problem {
 }
 
 /// The number of the line where a place starts.
-pub(super) fn line_of(text: &str, place: Place) -> usize {
+pub(super) fn line_of(text: &str, place: SourceSpan) -> usize {
     memchr::memchr_iter(b'\n', &text.as_bytes()[..text.len().min(place.start as usize)]).count()
 }
 
 /// Where a header or a key was written before: the parser forgets it.
-fn first_writing(text: &str, again: Place) -> Option<Place> {
+fn first_writing(text: &str, again: SourceSpan) -> Option<SourceSpan> {
     let key = |line: &str| line.split(['=', '#']).next().map(|key| key.trim().to_owned());
     let lines = text.split_inclusive('\n').scan(0, |offset, line| {
         let start = *offset;
@@ -82,7 +82,7 @@ fn first_writing(text: &str, again: Place) -> Option<Place> {
         before.iter().rev().take_while(|line| same_table(&line)).find(|(_, other)| key(other) == key(line))?;
     let start = start + (first.len() - first.trim_start().len());
     let length = key(first)?.len();
-    Some(read::place(again.file, start..start + length))
+    Some(read::to_span(again.file, start..start + length))
 }
 
 #[cfg(test)]

@@ -11,23 +11,23 @@ use super::WarningCode;
 use super::files::FILE_MAX;
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
-use super::{At, PemFile, Secret, keys, pem, secret, units};
+use super::{Located, PemFile, Secret, keys, pem, secret, units};
 use crate::names::TrustName;
 
 #[derive(Clone, Debug)]
 pub struct Trust {
-    pub roots: Vec<At<Roots>>,
+    pub roots: Vec<Located<Roots>>,
     pub min_version: TlsVersion,
-    pub verify: At<Verify>,
+    pub verify: Located<VerifyMode>,
     /// The rules of the Web PKI; `None`: where the roots are Mozilla's alone.
-    pub strict: Option<At<bool>>,
+    pub strict: Option<Located<bool>>,
     /// SHA-256 of a SubjectPublicKeyInfo each; empty: any key.
-    pub pins: Vec<At<[u8; 32]>>,
+    pub pins: Vec<Located<[u8; 32]>>,
     /// For paths that targets leave out.
-    pub intermediates: Vec<At<PemFile>>,
-    pub crls: Vec<At<PemFile>>,
-    pub crl_policy: Option<At<CrlPolicy>>,
-    pub identity: Option<At<Identity>>,
+    pub intermediates: Vec<Located<PemFile>>,
+    pub crls: Vec<Located<PemFile>>,
+    pub crl_policy: Option<Located<CrlPolicy>>,
+    pub identity: Option<Located<ClientIdentity>>,
 }
 
 impl Trust {
@@ -55,7 +55,7 @@ pub enum TlsVersion {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verify {
+pub enum VerifyMode {
     Full,
     None,
 }
@@ -71,16 +71,16 @@ pub enum CrlPolicy {
 
 /// What we show to a target that asks for a certificate.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct ClientIdentity {
     /// The leaf first.
-    pub certificate: At<PemFile>,
+    pub certificate: Located<PemFile>,
     /// In PEM.
-    pub key: At<Secret>,
+    pub key: Located<Secret>,
 }
 
-pub(super) fn trusts(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<TrustName, At<Trust>> {
-    let tables = reader.named(files, "trust", &keys::TRUST);
-    let at = |table: &Table<'_>, value| At { value, place: table.place };
+pub(super) fn trusts(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<TrustName, Located<Trust>> {
+    let tables = reader.named_tables(files, "trust", &keys::TRUST);
+    let at = |table: &Table<'_>, value| Located { value, span: table.span };
     tables.into_iter().map(|(name, table)| (TrustName::new(name), at(&table, trust(reader, &table)))).collect()
 }
 
@@ -90,8 +90,9 @@ fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
     let min_version = table.one(reader, "min_version", |reader, value| {
         reader.choice(value, &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)])
     });
-    let verify = table
-        .one(reader, "verify", |reader, value| reader.choice(value, &[("full", Verify::Full), ("none", Verify::None)]));
+    let verify = table.one(reader, "verify", |reader, value| {
+        reader.choice(value, &[("full", VerifyMode::Full), ("none", VerifyMode::None)])
+    });
     let strict = table.one(reader, "strict", |reader, value| reader.boolean(value));
     let pins = table.many(reader, "pins", None, |reader, value| reader.parsed(value, units::pin));
     let intermediates = table.many(reader, "intermediates", None, pem::certificates);
@@ -101,9 +102,9 @@ fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
     });
     let identity = table.one(reader, "identity", identity);
     Trust {
-        roots: roots.unwrap_or_else(|| vec![At { value: Roots::Mozilla, place: table.place }]),
+        roots: roots.unwrap_or_else(|| vec![Located { value: Roots::Mozilla, span: table.span }]),
         min_version: min_version.map_or(TlsVersion::V1_2, |version| version.value),
-        verify: verify.unwrap_or(At { value: Verify::Full, place: table.place }),
+        verify: verify.unwrap_or(Located { value: VerifyMode::Full, span: table.span }),
         strict,
         pins: pins.unwrap_or_default(),
         intermediates: intermediates.unwrap_or_default(),
@@ -113,20 +114,20 @@ fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
     }
 }
 
-fn identity(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Identity>> {
+fn identity(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ClientIdentity>> {
     let table = Table::open(reader, value, &keys::TRUST_IDENTITY)?;
     table.require(reader, "certificate", "write certificate = \"client.pem\": the chain that targets are shown");
     table.require(reader, "key", "write key = \"client.key\", or \"credential:NAME\" (systemd)");
     let certificate = table.one(reader, "certificate", pem::certificates);
     let key = table.one(reader, "key", secret::read_key);
-    Some(value.at(Identity { certificate: certificate?, key: key? }))
+    Some(value.at(ClientIdentity { certificate: certificate?, key: key? }))
 }
 
-fn roots(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<Roots>> {
+fn roots(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Roots>> {
     let roots = match reader.text(value)? {
         "mozilla" => Some(Roots::Mozilla),
         "system" => system(reader, value),
-        path => certificates(reader, value, &reader.resolve(value.place, path)),
+        path => certificates(reader, value, &reader.resolve(value.span, path)),
     };
     Some(value.at(roots?))
 }
@@ -135,14 +136,14 @@ fn system(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots> {
     let found = rustls_native_certs::load_native_certs();
     let certificates: Vec<Vec<u8>> = found.certs.iter().map(|certificate| certificate.to_vec()).collect();
     if certificates.is_empty() {
-        let problem = Problem::at(value.place, "the system's store has no certificate")
+        let problem = Problem::at(value.span, "the system's store has no certificate")
             .label(found.errors.first().map(ToString::to_string).unwrap_or_default());
         reader.problems.push(problem.help("install the package ca-certificates, or write \"mozilla\""));
         return None;
     }
     for error in found.errors {
         let message = format!("a part of the system's store cannot be read: {error}");
-        reader.problems.push(Problem::warning(WarningCode::SystemStore, Some(value.place), message));
+        reader.problems.push(Problem::warning(WarningCode::SystemStore, Some(value.span), message));
     }
     certificates.iter().for_each(|certificate| reader.files.digest(certificate));
     Some(Roots::System(certificates))
@@ -151,7 +152,7 @@ fn system(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots> {
 fn certificates(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Option<Roots> {
     let help = "write \"mozilla\", \"system\" or the path of a PEM file of CA certificates";
     let mut wrong = |label: String| {
-        let problem = Problem::at(value.place, format!("`{}` has no certificates", value.key));
+        let problem = Problem::at(value.span, format!("`{}` has no certificates", value.key));
         reader.problems.push(problem.label(label).help(help));
         None
     };

@@ -14,17 +14,17 @@ use super::{Listen, Rate};
 
 /// Why a text is not what it should be: never repeats the text, which may be a secret.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
+pub(super) struct ValueError {
     /// "a duration"
     pub(super) what: &'static str,
     /// What stands under the underline.
-    pub(super) why: String,
+    pub(super) reason: String,
     /// What to write instead.
     pub(super) help: String,
 }
 
-fn wrong(what: &'static str, why: impl Into<String>, help: impl Into<String>) -> Wrong {
-    Wrong { what, why: why.into(), help: help.into() }
+fn wrong(what: &'static str, why: impl Into<String>, help: impl Into<String>) -> ValueError {
+    ValueError { what, reason: why.into(), help: help.into() }
 }
 
 /// Longer is a slip of the pen, and would overflow the clock.
@@ -35,7 +35,7 @@ fn number_and_unit(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
     const WHAT: &str = "a duration";
     const HELP: &str = "write one whole number and one unit, ms, s, m or h: \"250ms\", \"30s\", \"5m\"";
     let (number, unit) = number_and_unit(text);
@@ -57,7 +57,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
 }
 
 /// A duration in which something can happen.
-pub(super) fn positive_duration(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn positive_duration(text: &str) -> Result<Duration, ValueError> {
     let duration = duration(text)?;
     if duration.is_zero() {
         return Err(wrong("a usable duration", "is over before it begins", "write 1ms or more"));
@@ -67,11 +67,11 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, Wrong> {
 
 /// The same for an argument of a command.
 pub fn duration_argument(text: &str) -> Result<Duration, String> {
-    positive_duration(text).map_err(|wrong| format!("{}: {}", wrong.why, wrong.help))
+    positive_duration(text).map_err(|wrong| format!("{}: {}", wrong.reason, wrong.help))
 }
 
 /// Bytes; `KB` is 1000 of them and `KiB` 1024 (IEC 80000-13).
-pub(super) fn size(text: &str) -> Result<u64, Wrong> {
+pub(super) fn size(text: &str) -> Result<u64, ValueError> {
     const WHAT: &str = "a size";
     const HELP: &str = "write one whole number and one unit, B, KB, MB, GB, KiB, MiB or GiB: \"512 B\", \"64 KiB\"";
     let (number, unit) = number_and_unit(text);
@@ -92,14 +92,14 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
 }
 
 /// Bytes a second.
-pub(super) fn bandwidth(text: &str) -> Result<u64, Wrong> {
+pub(super) fn bandwidth(text: &str) -> Result<u64, ValueError> {
     const WHAT: &str = "a bandwidth";
     const HELP: &str = "write a size and /s: \"10 MiB/s\", \"500 KB/s\"";
     let Some(bytes) = text.strip_suffix("/s") else { return Err(wrong(WHAT, "no /s at its end", HELP)) };
-    size(bytes).map_err(|Wrong { why, .. }| wrong(WHAT, why, HELP))
+    size(bytes).map_err(|ValueError { reason: why, .. }| wrong(WHAT, why, HELP))
 }
 
-pub(super) fn rate(text: &str) -> Result<Rate, Wrong> {
+pub(super) fn rate(text: &str) -> Result<Rate, ValueError> {
     const WHAT: &str = "a rate";
     const HELP: &str = "write a whole number, a slash and s, m or h: \"50/s\", \"10/m\"";
     let Some((count, period)) = text.split_once('/') else {
@@ -118,7 +118,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, Wrong> {
     Ok(Rate { count, period })
 }
 
-pub(super) fn timestamp(text: &str) -> Result<Timestamp, Wrong> {
+pub(super) fn timestamp(text: &str) -> Result<Timestamp, ValueError> {
     text.parse().map_err(|_| {
         let date = text.parse::<jiff::civil::Date>().ok().filter(|_| !text.contains(['T', 't', ' ']));
         let help = match date {
@@ -130,13 +130,13 @@ pub(super) fn timestamp(text: &str) -> Result<Timestamp, Wrong> {
     })
 }
 
-fn address(text: &str) -> Result<IpAddr, Wrong> {
+fn address(text: &str) -> Result<IpAddr, ValueError> {
     text.parse()
         .map_err(|_| wrong("an IP address", "not an IPv4 or IPv6 address", "write \"192.0.2.1\" or \"2001:db8::1\""))
 }
 
 /// A network; an address alone is a network of one.
-pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
+pub(super) fn network(text: &str) -> Result<IpNet, ValueError> {
     const WHAT: &str = "a network";
     let parsed = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     let Some(network) = parsed else {
@@ -162,7 +162,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
 /// The longest path that fits into `sockaddr_un` with its final zero.
 const UNIX_PATH_MAX: usize = 107;
 
-pub(super) fn listen(text: &str) -> Result<Listen, Wrong> {
+pub(super) fn listen(text: &str) -> Result<Listen, ValueError> {
     const WHAT: &str = "a socket to listen on";
     if text == "systemd" {
         return Ok(Listen::Systemd);
@@ -191,14 +191,14 @@ pub(super) fn listen(text: &str) -> Result<Listen, Wrong> {
 }
 
 /// Permissions of a file, in octal.
-pub(super) fn mode(text: &str) -> Result<u32, Wrong> {
+pub(super) fn mode(text: &str) -> Result<u32, ValueError> {
     let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
     let mode = if is_octal { u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777) } else { None };
     mode.ok_or_else(|| wrong("the permissions of a file", "not three octal digits", "write \"0660\""))
 }
 
 /// A DNS server; port 53 unless it says otherwise.
-pub(super) fn server(text: &str) -> Result<SocketAddr, Wrong> {
+pub(super) fn server(text: &str) -> Result<SocketAddr, ValueError> {
     let bare = || text.parse().ok().map(|address: IpAddr| SocketAddr::new(address, 53));
     text.parse().ok().or_else(bare).filter(|server: &SocketAddr| server.port() != 0).ok_or_else(|| {
         let help = "write an IP address, with a port if it is not 53: \"192.0.2.53\", \"[2001:db8::53]:5353\"";
@@ -207,7 +207,7 @@ pub(super) fn server(text: &str) -> Result<SocketAddr, Wrong> {
 }
 
 /// `sha256:` and 64 hexadecimal digits.
-pub(super) fn token_hash(text: &str) -> Result<[u8; 32], Wrong> {
+pub(super) fn token_hash(text: &str) -> Result<[u8; 32], ValueError> {
     const WHAT: &str = "the hash of a token";
     const HELP: &str = "write \"sha256:\" and 64 hexadecimal digits; `outgate token new` makes a token and its hash";
     let Some(hex) = text.strip_prefix("sha256:") else {
@@ -229,7 +229,7 @@ fn hex_digit(digit: u8) -> u8 {
 }
 
 /// `sha256/` and the hash of a SubjectPublicKeyInfo in base64, as RFC 7469 §2.4 computes it.
-pub(super) fn pin(text: &str) -> Result<[u8; 32], Wrong> {
+pub(super) fn pin(text: &str) -> Result<[u8; 32], ValueError> {
     const WHAT: &str = "a pin";
     const HELP: &str = "write \"sha256/…=\": `openssl x509 -in FILE -pubkey -noout | openssl pkey -pubin -outform der | \
                         openssl dgst -sha256 -binary | base64` prints what follows the slash";
@@ -242,7 +242,7 @@ pub(super) fn pin(text: &str) -> Result<[u8; 32], Wrong> {
 
 /// A name that an operator gives: it becomes a metric's label, a user name (which ends at a colon, RFC 7617 §2) and
 /// a structured field's key, so it is plain.
-pub(super) fn name(text: &str) -> Result<&str, Wrong> {
+pub(super) fn name(text: &str) -> Result<&str, ValueError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if text.is_empty() || text.len() > 64 || !text.bytes().all(plain) {
         let help = "write 1 to 64 letters, digits, hyphens, underscores and dots";
@@ -252,7 +252,7 @@ pub(super) fn name(text: &str) -> Result<&str, Wrong> {
 }
 
 /// What we call ourselves: a token in `Via` (RFC 9110 §7.6.3) and in `Proxy-Status` (RFC 9209 §2, RFC 9651 §3.3.4).
-pub(super) fn pseudonym(text: &str) -> Result<String, Wrong> {
+pub(super) fn pseudonym(text: &str) -> Result<String, ValueError> {
     match name(text) {
         Ok(name) if name.starts_with(|c: char| c.is_ascii_alphabetic()) => Ok(name.to_owned()),
         Ok(_) => Err(wrong("a name", "does not start with a letter", "write \"outgate\" or the like")),
@@ -261,7 +261,7 @@ pub(super) fn pseudonym(text: &str) -> Result<String, Wrong> {
 }
 
 /// Text that is not empty and has nothing in it that no header could carry.
-pub(super) fn word(text: &str) -> Result<String, Wrong> {
+pub(super) fn word(text: &str) -> Result<String, ValueError> {
     match text {
         "" => Err(wrong("a word", "empty", "write a word, or leave it out")),
         _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
@@ -272,7 +272,7 @@ pub(super) fn word(text: &str) -> Result<String, Wrong> {
 }
 
 /// The address of a host: not the unspecified one, which the kernel takes for this host.
-pub(super) fn host_address(text: &str) -> Result<IpAddr, Wrong> {
+pub(super) fn host_address(text: &str) -> Result<IpAddr, ValueError> {
     let address = address(text)?.to_canonical();
     if address.is_unspecified() {
         return Err(wrong("the address of a host", "stands for no host", "write the host's own address"));
@@ -329,7 +329,7 @@ mod tests {
     fn times() {
         assert!(timestamp("2027-01-01T00:00:00Z").is_ok());
         assert_eq!(timestamp("2027-01-01T01:00:00+01:00"), timestamp("2027-01-01T00:00:00Z"));
-        assert_eq!(timestamp("2027-01-01T00:00:00").unwrap_err().why, "no offset from UTC");
+        assert_eq!(timestamp("2027-01-01T00:00:00").unwrap_err().reason, "no offset from UTC");
         assert_eq!(timestamp("2027-01-01").unwrap_err().help, "write \"2027-01-01T00:00:00Z\"");
         assert!(timestamp("soon").is_err());
     }

@@ -3,7 +3,7 @@
 
 use super::problem::Problem;
 use super::read::{Reader, Table, Value};
-use super::{At, keys, units};
+use super::{Located, keys, units};
 
 /// Whether deliveries of different clients may use one connection to a target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,18 +43,18 @@ pub(super) fn response_head_max(reader: &mut Reader<'_>, value: &Value<'_>) -> O
     let bytes = table.one(reader, "bytes", |reader, value| {
         let bytes = reader.parsed(value, units::size)?;
         if !BYTES.contains(&bytes.value) {
-            let problem = Problem::at(value.place, format!("`{}` is out of range", value.key));
+            let problem = Problem::at(value.span, format!("`{}` is out of range", value.key));
             reader.problems.push(problem.help("write a size from \"1 KiB\" to \"1 MiB\""));
         }
         Some(bytes)
     });
-    let number = |number: At<u32>| number.value as usize;
+    let number = |number: Located<u32>| number.value as usize;
     let bytes = bytes.and_then(|bytes| usize::try_from(bytes.value).ok());
     Some(ResponseHeadMax { count: count.map_or(default.count, number), bytes: bytes.unwrap_or(default.bytes) })
 }
 
 /// Reads `client_connections`.
-pub(super) fn client_connections(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<At<ClientConnections>> {
+pub(super) fn client_connections(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ClientConnections>> {
     let choices = [("separate", ClientConnections::Separate), ("shared", ClientConnections::Shared)];
     reader.choice(value, &choices)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::At;
+use super::Located;
 use super::keys;
 use super::problem::{Problem, Severity, nearest};
 use super::read::{Reader, Table};
@@ -79,12 +79,12 @@ impl fmt::Display for WarningCode {
 }
 
 /// The codes of `acknowledge`.
-pub(super) fn acknowledged(reader: &mut Reader<'_>, file: &Table<'_>) -> Vec<At<WarningCode>> {
+pub(super) fn acknowledged(reader: &mut Reader<'_>, file: &Table<'_>) -> Vec<Located<WarningCode>> {
     let read = |reader: &mut Reader<'_>, value: &super::read::Value<'_>| {
         let text = reader.text(value)?;
         let found = WarningCode::ALL.iter().find(|code| code.as_str() == text);
         if found.is_none() {
-            let problem = Problem::at(value.place, format!("no warning has the code \"{text}\""));
+            let problem = Problem::at(value.span, format!("no warning has the code \"{text}\""));
             let help = match nearest(text, WarningCode::ALL.iter().map(|code| code.as_str())) {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => "write the code that `outgate check` shows with a warning: warning[CODE]".to_owned(),
@@ -98,7 +98,7 @@ pub(super) fn acknowledged(reader: &mut Reader<'_>, file: &Table<'_>) -> Vec<At<
 
 /// Takes out the warnings that the operator has acknowledged, and warns of codes that no warning has. Gives what is left, and
 /// how many were taken out.
-pub fn acknowledge(found: Vec<Problem>, acknowledged: &[At<WarningCode>]) -> (Vec<Problem>, usize) {
+pub fn acknowledge(found: Vec<Problem>, acknowledged: &[Located<WarningCode>]) -> (Vec<Problem>, usize) {
     let (before, present) = (found.len(), codes(&found));
     let mut found = without_acknowledged(found, acknowledged);
     let taken = before - found.len();
@@ -107,7 +107,7 @@ pub fn acknowledge(found: Vec<Problem>, acknowledged: &[At<WarningCode>]) -> (Ve
         let unused = acknowledged.iter().filter(|code| !present.contains_key(&code.value));
         found.extend(unused.map(|code| {
             let message = format!("no warning has the code \"{code}\" now", code = code.value);
-            Problem::warning(WarningCode::AcknowledgedNothing, Some(code.place), message)
+            Problem::warning(WarningCode::AcknowledgedNothing, Some(code.span), message)
                 .help("take it out of `acknowledge`")
         }));
     }
@@ -115,7 +115,7 @@ pub fn acknowledge(found: Vec<Problem>, acknowledged: &[At<WarningCode>]) -> (Ve
 }
 
 /// The same, where not all warnings are known yet.
-pub fn without_acknowledged(mut found: Vec<Problem>, acknowledged: &[At<WarningCode>]) -> Vec<Problem> {
+pub fn without_acknowledged(mut found: Vec<Problem>, acknowledged: &[Located<WarningCode>]) -> Vec<Problem> {
     found.retain(|problem| problem.code.is_none_or(|code| acknowledged.iter().all(|other| other.value != code)));
     found
 }
@@ -158,7 +158,7 @@ fn codes(found: &[Problem]) -> BTreeMap<WarningCode, usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Place;
+    use crate::config::SourceSpan;
 
     #[test]
     fn codes_are_unique_words() {
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_acknowledged_code_that_no_warning_has_is_told() {
-        let at = |value| At { value, place: Place { file: 0, start: 0, end: 0 } };
+        let at = |value| Located { value, span: SourceSpan { file: 0, start: 0, end: 0 } };
         let found = vec![Problem::warning(WarningCode::Unused, None, "x"), Problem::general("y")];
         let (left, taken) = acknowledge(found, &[at(WarningCode::Unused), at(WarningCode::Plaintext)]);
         let codes: Vec<_> = left.iter().map(|problem| problem.code).collect();

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::problem::Sources;
+use super::problem::SourceMap;
 
 /// Holds no secret: a configuration that does is not adopted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Written {
+pub struct SourceSnapshot {
     /// The main file, then those that it includes.
     pub texts: Vec<(PathBuf, Arc<str>)>,
     /// SHA-256, in hex, of each other file, and of each folder of a tenant's keys.
@@ -20,10 +20,10 @@ pub struct Written {
     pub digest: String,
 }
 
-impl Written {
+impl SourceSnapshot {
     pub(super) fn new(
         texts: impl Iterator<Item = (u16, Arc<str>)>,
-        sources: &Sources,
+        sources: &SourceMap,
         mut contents: BTreeMap<PathBuf, [u8; 32]>,
         digest: [u8; 32],
     ) -> Self {

@@ -12,36 +12,38 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::passage::{Passage, lost};
+use super::connector::UpstreamConnector;
+use super::errors::map_hyper_error;
 use super::record::{Record, Step, TokenEndpointEvidence};
 use super::refusal::{Code, Refusal};
-use super::webhook::Sealed;
-use super::{steps, verdict};
-use crate::live::tokens::{Errand, Failed, Found, Key, Token};
-use crate::live::{InForce, Live};
+use super::webhook::SignedRequest;
+use super::{errors, steps};
 use crate::names::TenantName;
-use crate::net::exchange::Upload;
-use crate::policy::credential::{Grant, NoGrant, OAuth2, Proof, refuses_token};
+use crate::net::http_client::Upload;
+use crate::policy::credential::{CredentialValue, Grant, GrantError, OAuth2, refuses_token};
 use crate::policy::route::Route;
+use crate::state::Runtime;
+use crate::state::config::ActiveConfig;
+use crate::state::upstreams::tokens::{AccessToken, FetchFailure, FetchGuard, TokenKey, TokenLookup};
 
 /// A token endpoint's answer is a few hundred bytes, even where its token has claims in it.
 const ANSWER_MAX: usize = 64 << 10;
 
 /// What a target is shown.
-pub(super) struct Shown {
+pub(super) struct TargetCredential {
     name: HeaderName,
     value: HeaderValue,
-    token: Option<(Key, Token)>,
+    token: Option<(TokenKey, AccessToken)>,
 }
 
-impl Shown {
+impl TargetCredential {
     pub(super) fn header(&self) -> (HeaderName, HeaderValue) {
         (self.name.clone(), self.value.clone())
     }
 
     /// A token that the target does not take is not shown again. The webhook is not sent again, either: its answer is
     /// the client's.
-    pub(super) fn heed(&self, answer: &Response<Incoming>, live: &Live) {
+    pub(super) fn observe_response(&self, answer: &Response<Incoming>, live: &Runtime) {
         if let Some((key, token)) = &self.token
             && refuses_token(answer.status(), answer.headers())
         {
@@ -52,48 +54,51 @@ impl Shown {
 
 /// What the route's target is shown; `None` where the route has no credential.
 pub(super) async fn obtain(
-    live: &Arc<Live>,
-    in_force: &Arc<InForce>,
+    live: &Arc<Runtime>,
+    in_force: &Arc<ActiveConfig>,
     route: &Arc<Route>,
     tenant: Option<&TenantName>,
     record: &mut Record,
-) -> Result<Option<Shown>, Refusal> {
+) -> Result<Option<TargetCredential>, Refusal> {
     let Some(credential) = &route.credential else { return Ok(None) };
     let name = credential.header.clone();
     let oauth2 = match &credential.proof {
-        Proof::Written(value) => return Ok(Some(Shown { name, value: value.clone(), token: None })),
-        Proof::Fetched(oauth2) => oauth2,
+        CredentialValue::Static(value) => {
+            return Ok(Some(TargetCredential { name, value: value.clone(), token: None }));
+        }
+        CredentialValue::OAuth2(oauth2) => oauth2,
     };
-    let key = Key {
+    let key = TokenKey {
         credential: oauth2.fingerprint,
         pool: route.pool.name().clone(),
         trust: route.trust.fingerprint,
         tenant: tenant.filter(|_| route.is_for_tenants).cloned(),
     };
     record.begin(Step::Token);
-    let token = token(live, in_force, route, oauth2, &key).await.map_err(|failed| told(&failed, record))?;
+    let token = token(live, in_force, route, oauth2, &key).await.map_err(|failed| to_refusal(&failed, record))?;
     record.step(Step::Token);
-    Ok(Some(Shown { name, value: token.value(), token: Some((key, token)) }))
+    Ok(Some(TargetCredential { name, value: token.value(), token: Some((key, token)) }))
 }
 
 async fn token(
-    live: &Arc<Live>,
-    in_force: &Arc<InForce>,
+    live: &Arc<Runtime>,
+    in_force: &Arc<ActiveConfig>,
     route: &Arc<Route>,
     oauth2: &Arc<OAuth2>,
-    key: &Key,
-) -> Result<Token, Failed> {
+    key: &TokenKey,
+) -> Result<AccessToken, FetchFailure> {
     loop {
         let (found, errand) = live.tokens.find(key);
         if let Some(errand) = errand {
             // A task of its own: whoever asked first may hang up, and others wait for the same token.
-            let errand = run(Arc::clone(live), Arc::clone(in_force), Arc::clone(route), Arc::clone(oauth2), errand);
+            let errand =
+                run_fetch(Arc::clone(live), Arc::clone(in_force), Arc::clone(route), Arc::clone(oauth2), errand);
             tokio::spawn(errand);
         }
         match found {
-            Found::Token(token) => return Ok(token),
-            Found::Failed(failed) => return Err(failed),
-            Found::Coming(coming) => match coming.outcome().await {
+            TokenLookup::Token(token) => return Ok(token),
+            TokenLookup::Failed(failed) => return Err(failed),
+            TokenLookup::Pending(coming) => match coming.outcome().await {
                 Some(outcome) => return outcome,
                 None => tokio::task::yield_now().await, // its errand was dropped: it is ours, or another's
             },
@@ -103,22 +108,22 @@ async fn token(
 
 /// A fetch that failed: the refusal of each delivery that waits for it, and the evidence for their records.
 #[derive(Debug)]
-struct NoToken {
+struct TokenFetchError {
     refusal: Refusal,
     evidence: TokenEndpointEvidence,
 }
 
-impl fmt::Display for NoToken {
+impl fmt::Display for TokenFetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.refusal.fmt(f)
     }
 }
 
-impl Error for NoToken {}
+impl Error for TokenFetchError {}
 
 /// What the one who asked was told, in its record, too.
-fn told(failed: &Failed, record: &mut Record) -> Refusal {
-    let Some(NoToken { refusal, evidence }) = failed.why.downcast_ref() else {
+fn to_refusal(failed: &FetchFailure, record: &mut Record) -> Refusal {
+    let Some(TokenFetchError { refusal, evidence }) = failed.error.downcast_ref() else {
         return Refusal::new(Code::Internal, "no token could be fetched");
     };
     record.lacks_token(evidence.clone());
@@ -126,7 +131,13 @@ fn told(failed: &Failed, record: &mut Record) -> Refusal {
     if refusal.is_retryable() { refusal.retry_after(failed.again_in()) } else { refusal }
 }
 
-async fn run(live: Arc<Live>, in_force: Arc<InForce>, route: Arc<Route>, oauth2: Arc<OAuth2>, errand: Errand) {
+async fn run_fetch(
+    live: Arc<Runtime>,
+    in_force: Arc<ActiveConfig>,
+    route: Arc<Route>,
+    oauth2: Arc<OAuth2>,
+    errand: FetchGuard,
+) {
     let fetched = fetch(&live, &in_force, &route, &oauth2, errand.tenant()).await;
     let result = fetched.as_ref().map_or_else(|failed| failed.refusal.code.name(), |_| "granted");
     live.meters.token_request(&oauth2.credential, result);
@@ -138,25 +149,25 @@ async fn run(live: Arc<Live>, in_force: Arc<InForce>, route: Arc<Route>, oauth2:
 
 /// Bounded by the route's timeouts: each for its step, and the total, which no delivery's end sets here.
 async fn fetch(
-    live: &Arc<Live>,
-    in_force: &InForce,
+    live: &Arc<Runtime>,
+    in_force: &ActiveConfig,
     route: &Route,
     oauth2: &OAuth2,
     tenant: Option<&TenantName>,
-) -> Result<Grant, NoToken> {
-    let mut record = Record::aside(live);
-    let asked = timeout(route.timeouts.total, ask(live, in_force, route, oauth2, tenant, &mut record)).await;
+) -> Result<Grant, TokenFetchError> {
+    let mut record = Record::for_internal_request(live);
+    let asked = timeout(route.timeouts.total, request_token(live, in_force, route, oauth2, tenant, &mut record)).await;
     let late = || Refusal::new(Code::ResponseTimeout, "it was not there within the total timeout");
-    asked.unwrap_or_else(|_| Err(late())).map_err(|refusal| NoToken {
+    asked.unwrap_or_else(|_| Err(late())).map_err(|refusal| TokenFetchError {
         refusal: refusal.of_token_endpoint(&oauth2.endpoint),
         evidence: record.into_endpoint_evidence(oauth2),
     })
 }
 
 /// The steps of a webhook, for a request of our own.
-async fn ask(
-    live: &Arc<Live>,
-    in_force: &InForce,
+async fn request_token(
+    live: &Arc<Runtime>,
+    in_force: &ActiveConfig,
     route: &Route,
     oauth2: &OAuth2,
     tenant: Option<&TenantName>,
@@ -165,13 +176,14 @@ async fn ask(
     let target = &oauth2.endpoint;
     // Its port is open because the operator has written it.
     in_force.plan.guard.judge_name(target, &[target.port], false)?;
-    let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
-    let passage = Passage { live, in_force, route, target, tenant, client: None, hops, started: record.started() };
+    let hops = steps::plan_hops(live, in_force, route, tenant, target, record).await?;
+    let passage =
+        UpstreamConnector { live, in_force, route, target, tenant, client: None, hops, started: record.started() };
     let lease = passage.open(record).await?;
     let deadline = Instant::now() + route.timeouts.response;
-    let request = Sealed { request: oauth2.request().map(Upload::whole), progress: None, interim: None };
+    let request = SignedRequest { request: oauth2.request().map(Upload::whole), progress: None, interim: None };
     let (mut lease, answer) = passage.forward(lease, request, record).await?;
-    verdict::final_answer(&answer, ANSWER_MAX as u64, route.response_head_max)?;
+    errors::final_answer(&answer, ANSWER_MAX as u64, route.response_head_max)?;
     let status = answer.status();
     let read = timeout_at(deadline, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
     let late = || Refusal::new(Code::ResponseTimeout, "no whole answer within the response timeout");
@@ -185,23 +197,23 @@ fn broken(fault: &(dyn std::error::Error + Send + Sync + 'static), route: &Route
     if fault.is::<LengthLimitError>() {
         return Refusal::new(Code::ResponseTooLarge, "an answer longer than any token");
     }
-    let broke_off = || Refusal::new(Code::ConnectionLost, "the answer broke off").cause(fault);
-    fault.downcast_ref().map_or_else(broke_off, |fault| lost(fault, route.response_head_max, 0))
+    let broke_off = || Refusal::new(Code::ConnectionLost, "the answer broke off").with_cause(fault);
+    fault.downcast_ref().map_or_else(broke_off, |fault| map_hyper_error(fault, route.response_head_max, 0))
 }
 
-impl From<NoGrant> for Refusal {
-    fn from(fault: NoGrant) -> Self {
+impl From<GrantError> for Refusal {
+    fn from(fault: GrantError) -> Self {
         match fault {
             // It is for the operator to mend: neither the client nor the target can.
-            NoGrant::Refused(status, word) => {
+            GrantError::Refused(status, word) => {
                 let refusal =
                     Refusal::new(Code::Internal, format!("it answers {} and grants nothing", status.as_u16()));
-                word.into_iter().fold(refusal, Refusal::details)
+                word.into_iter().fold(refusal, Refusal::with_details)
             }
-            NoGrant::Failing(status) => {
+            GrantError::Unavailable(status) => {
                 Refusal::new(Code::TargetCircuitOpen, format!("it answers {}", status.as_u16()))
             }
-            NoGrant::Malformed(why) => Refusal::new(Code::ResponseMalformed, format!("it answers with {why}")),
+            GrantError::Malformed(why) => Refusal::new(Code::ResponseMalformed, format!("it answers with {why}")),
         }
     }
 }

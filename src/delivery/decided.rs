@@ -6,11 +6,11 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
 
-use super::ask::Ask;
-use super::opens::Opens;
 use super::refusal::{Code, Refusal};
-use super::{verdict, webhook};
-use crate::config::Plaintext;
+use super::request_target::RequestTarget;
+use super::tunnel_mode::TunnelMode;
+use super::{errors, webhook};
+use crate::config::PlaintextPolicy;
 use crate::names::{ClientName, Target};
 use crate::policy::Plan;
 use crate::policy::route::Route;
@@ -44,14 +44,14 @@ pub(super) struct Decided<'p> {
     pub(super) target: Option<Target>,
     /// No rule forbids the target by its name or port.
     pub(super) is_target_allowed: bool,
-    pub(super) opens: Option<Opens>,
+    pub(super) opens: Option<TunnelMode>,
 }
 
 /// Decides what a route says of a request: the one that takes it, or one that only reports. Returns the target.
 pub(super) fn decide_by_route(
     plan: &Plan,
     route: &Route,
-    ask: &Ask,
+    ask: &RequestTarget,
     head: Head<'_>,
     decided: &mut Decided<'_>,
 ) -> Result<Target, Refusal> {
@@ -59,12 +59,12 @@ pub(super) fn decide_by_route(
     let is_tunnel = head.is_tunnel();
     let target = if is_tunnel { ask.tunnel_target(route) } else { ask.target(route)? };
     decided.target = Some(target.clone());
-    plan.guard.judge_name(&target, &route.ports, route.plaintext == Plaintext::Allow)?;
+    plan.guard.judge_name(&target, &route.ports, route.plaintext == PlaintextPolicy::Allow)?;
     decided.is_target_allowed = true;
-    fields.map_or(Ok(()), |fields| verdict::no_loop(fields, &plan.name))?;
+    fields.map_or(Ok(()), |fields| errors::no_loop(fields, &plan.name))?;
     decided.opens = is_tunnel.then(|| ask.opens(route)).transpose()?;
     if !is_tunnel {
-        verdict::has_keys(route, ask.tenant.as_ref(), now)?;
+        errors::has_keys(route, ask.tenant.as_ref(), now)?;
         let signed = fields.filter(|_| !route.signers.is_empty());
         signed.map(webhook::given_id).transpose()?;
     }

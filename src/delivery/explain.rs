@@ -1,8 +1,8 @@
 //! The decisions of the story, told instead of acted on.
 //! What would happen to this webhook, and which rule says so?
 
-mod now;
-mod way;
+mod current_state;
+mod route_match;
 
 use std::net::IpAddr;
 
@@ -10,30 +10,30 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::ask::Ask;
-use super::judge::{Judgment, Outcome, Routed, Subject, judge};
-use super::opens::Opens;
+use super::judge::{JudgeInput, Judgment, JudgmentOutcome, Routed, judge};
 use super::refusal::{Code, Refusal};
-use super::steps::stick;
-use crate::config::{CrlPolicy, Per, Proof, Select, Timeouts, TlsVersion, Verify};
-use crate::live::Live;
+use super::request_target::RequestTarget;
+use super::steps::affinity_hash;
+use super::tunnel_mode::TunnelMode;
+use crate::config::{AuthMethod, CrlPolicy, LimitScope, SelectionPolicy, Timeouts, TlsVersion, VerifyMode};
 use crate::names::{ClientName, Host, KeyId, TenantName, counted};
 use crate::policy::Plan;
-use crate::policy::admit::Limit;
+use crate::policy::authn::{Authenticated, Client};
 use crate::policy::egress;
-use crate::policy::guard::{ClearedAddresses, Own};
-use crate::policy::identify::{Client, Identified};
+use crate::policy::guard::{ClearedAddresses, LocalAddresses};
+use crate::policy::limits::Limit;
 use crate::policy::route::{Route, Split};
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
+use crate::state::Runtime;
 
 /// Steps with what was decided in each, and the refusal that ended them, if one did.
-pub struct Explained {
+pub struct Explanation {
     pub lines: Vec<(&'static str, String)>,
     pub refusal: Option<Code>,
 }
 
-impl Explained {
+impl Explanation {
     pub fn as_json(&self) -> Value {
         let steps: Vec<_> = self.lines.iter().map(|(step, what)| json!({ "step": step, "what": what })).collect();
         json!({ "steps": steps, "refusal": self.refusal.map(Code::name) })
@@ -41,7 +41,7 @@ impl Explained {
 }
 
 /// A webhook that would be sent, or a tunnel that would be opened.
-pub struct Question<'a> {
+pub struct ExplainRequest<'a> {
     pub method: &'a Method,
     /// Of a CONNECT, host and port.
     pub url: &'a str,
@@ -50,7 +50,7 @@ pub struct Question<'a> {
     pub now: Timestamp,
 }
 
-impl Question<'_> {
+impl ExplainRequest<'_> {
     fn is_tunnel(&self) -> bool {
         self.method == Method::CONNECT
     }
@@ -58,17 +58,18 @@ impl Question<'_> {
 
 /// No name is resolved: for a target that is a name, and that the configuration gives no address, the guard's verdict on
 /// its addresses stays open.
-pub fn explain(plan: &Plan, question: &Question<'_>, own: &Own) -> Explained {
+pub fn explain(plan: &Plan, question: &ExplainRequest<'_>, own: &LocalAddresses) -> Explanation {
     routed(plan, question, own).0
 }
 
 /// The same by the plan in force, with what the proxy knows at this moment.
-pub fn explain_now(live: &Live, question: &Question<'_>) -> Explained {
+pub fn explain_now(live: &Runtime, question: &ExplainRequest<'_>) -> Explanation {
     let in_force = live.in_force();
     let (mut explained, routed) = routed(&in_force.plan, question, &live.sources.own());
     // A request that is refused before comes to no limit.
     let Some(routed) = routed else { return explained };
-    let now::Now { lines, not_admitted, no_egress } = now::now(live, &in_force.plan, question, &routed);
+    let current_state::Now { lines, not_admitted, no_egress } =
+        current_state::now(live, &in_force.plan, question, &routed);
     explained.lines.extend(lines);
     // In the order of a delivery: the configuration's own refusal comes from the pool or the guard.
     explained.refusal = not_admitted.or(explained.refusal).or(no_egress);
@@ -76,7 +77,11 @@ pub fn explain_now(live: &Live, question: &Question<'_>) -> Explained {
 }
 
 /// Returns the explanation, and the decisions if nothing refuses the request before it is admitted.
-fn routed<'p>(plan: &'p Plan, question: &Question<'p>, own: &Own) -> (Explained, Option<Routed<'p>>) {
+fn routed<'p>(
+    plan: &'p Plan,
+    question: &ExplainRequest<'p>,
+    own: &LocalAddresses,
+) -> (Explanation, Option<Routed<'p>>) {
     let mut lines = Vec::new();
     let judged = judged(plan, question, &mut lines);
     let (routed, refusal) = match judged {
@@ -88,30 +93,30 @@ fn routed<'p>(plan: &'p Plan, question: &Question<'p>, own: &Own) -> (Explained,
         Err(refusal) => (None, Some(refusal)),
     };
     if let Some(refusal) = &refusal {
-        let cause = refusal.why().map(|cause| format!(" ({cause})")).unwrap_or_default();
+        let cause = refusal.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();
         lines.push((
             "refused",
             format!("{} {}: {}{cause}", refusal.effective_status().as_u16(), refusal.code.name(), refusal.detail()),
         ));
     }
-    (Explained { lines, refusal: refusal.map(|refusal| refusal.code) }, routed)
+    (Explanation { lines, refusal: refusal.map(|refusal| refusal.code) }, routed)
 }
 
 /// Adds what was decided before anything is waited for.
 fn judged<'p>(
     plan: &'p Plan,
-    question: &Question<'p>,
+    question: &ExplainRequest<'p>,
     lines: &mut Vec<(&'static str, String)>,
 ) -> Result<Option<Routed<'p>>, Refusal> {
-    let &Question { method, url, client, tenant, now } = question;
-    let ask = Ask::of(method, url, tenant.cloned())?;
+    let &ExplainRequest { method, url, client, tenant, now } = question;
+    let ask = RequestTarget::of(method, url, tenant.cloned())?;
     let mut known = None;
-    let Judgment { decided, outcome } = judge(plan, Subject::question(method, Ok(ask.clone()), now), |_| {
+    let Judgment { decided, outcome } = judge(plan, JudgeInput::question(method, Ok(ask.clone()), now), |_| {
         let client = plan.clients.get(client);
         let client =
             client.ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not let in"))?;
         known = Some(client);
-        Ok(Identified { client, proof: None, signed: None }.into())
+        Ok(Authenticated { client, proof: None, signed: None }.into())
     });
     lines.extend(known.map(|client| ("client", client_in_words(client))));
     lines.extend(tenant.filter(|_| decided.client.is_some()).map(|tenant| ("tenant", tenant.to_string())));
@@ -120,7 +125,7 @@ fn judged<'p>(
         lines.push(("shadow", format!("{} would be taken, but only reports{refused}", shadow.name)));
     }
     if let Some(route) = decided.route {
-        let (written, why) = way::reason(plan, question, &ask, route);
+        let (written, why) = route_match::reason(plan, question, &ask, route);
         lines.push(("route", format!("{}: {why}", route.name)));
         let split = written.split.as_ref();
         lines.extend(split.map(|split| ("split", split_in_words(split, route, tenant, &ask.host))));
@@ -128,27 +133,27 @@ fn judged<'p>(
     lines.extend(decided.target.map(|target| ("target", target.to_string())));
     lines.extend(decided.opens.map(|opens| ("tunnel", tunnel_in_words(opens))));
     match outcome? {
-        Outcome::Routed(routed) => Ok(Some(routed)),
-        Outcome::Options => Ok(None),
+        JudgmentOutcome::Routed(routed) => Ok(Some(routed)),
+        JudgmentOutcome::LocalOptions => Ok(None),
     }
 }
 
 /// Adds what the steps come to that follow, as far as the configuration tells, so that the first refusal is the same.
 fn foretell(
     plan: &Plan,
-    question: &Question<'_>,
-    own: &Own,
+    question: &ExplainRequest<'_>,
+    own: &LocalAddresses,
     routed: &Routed<'_>,
     lines: &mut Vec<(&'static str, String)>,
 ) -> Result<(), Refusal> {
-    let &Question { tenant, now, .. } = question;
+    let &ExplainRequest { tenant, now, .. } = question;
     let Routed { route, target, opens, .. } = routed;
     lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
-    if opens.is_some_and(|opens| opens != Opens::Tunnel) {
+    if opens.is_some_and(|opens| opens != TunnelMode::Passthrough) {
         return Ok(());
     }
     if route.pool.in_force(now).is_empty() {
-        return Err(egress::NoHop::Empty.into());
+        return Err(egress::HopError::NoUsableSource.into());
     }
     let addresses = plan.guard.pinned(&target.host);
     let cleared = addresses.map(|addresses| plan.guard.clear(target, addresses, own)).transpose()?;
@@ -183,16 +188,16 @@ fn foretell(
 
 /// `route` is the side that is taken.
 fn split_in_words(split: &Split, route: &Route, tenant: Option<&TenantName>, host: &Host) -> String {
-    let (percent, place) = (split.percent(), route.place(tenant, host));
+    let (percent, place) = (split.percent(), route.split_percentile(tenant, host));
     let side = if route.is_trial() { "on the other side, with what the split says" } else { "not on the other side" };
     format!("{percent} %: this tenant and host, at {place:.2} % of all, are {side}")
 }
 
-fn tunnel_in_words(opens: Opens) -> String {
+fn tunnel_in_words(opens: TunnelMode) -> String {
     let words = match opens {
-        Opens::Tunnel => "opened when the target has proven its name: what is inside is not seen",
-        Opens::Inspected => "inspected: each request inside is judged for itself, by its own URL",
-        Opens::Plaintext => "served: each plaintext request inside is judged for itself, and goes over TLS",
+        TunnelMode::Passthrough => "opened when the target has proven its name: what is inside is not seen",
+        TunnelMode::Inspect => "inspected: each request inside is judged for itself, by its own URL",
+        TunnelMode::Plaintext => "served: each plaintext request inside is judged for itself, and goes over TLS",
     };
     words.to_owned()
 }
@@ -200,16 +205,16 @@ fn tunnel_in_words(opens: Opens) -> String {
 fn trust_in_words(trust: &Trust) -> String {
     let version = version(trust.min_version);
     let mut words = match trust.verify {
-        Verify::None => format!("{}: certificates are NOT verified, TLS {version} or newer", trust.name),
-        Verify::Full => {
+        VerifyMode::None => format!("{}: certificates are NOT verified, TLS {version} or newer", trust.name),
+        VerifyMode::Full => {
             let roots = counted(trust.roots.len(), "root");
             format!("{}: certificates are verified against {roots}, TLS {version} or newer", trust.name)
         }
     };
-    if trust.own() > 0 && trust.verify == Verify::Full {
+    if trust.own() > 0 && trust.verify == VerifyMode::Full {
         words.push_str(&format!(", {} trusted individually", counted(trust.own(), "certificate")));
     }
-    if trust.strict && trust.verify == Verify::Full {
+    if trust.strict && trust.verify == VerifyMode::Full {
         words.push_str(", under the rules of the Web PKI");
     }
     if !trust.pins.is_empty() {
@@ -226,9 +231,9 @@ fn trust_in_words(trust: &Trust) -> String {
 }
 
 fn client_in_words(client: &Client) -> String {
-    let words = |proofs: &[Proof]| proofs.iter().map(|proof| proof.as_str()).collect::<Vec<_>>();
+    let words = |proofs: &[AuthMethod]| proofs.iter().map(|proof| proof.as_str()).collect::<Vec<_>>();
     let (proofs, require) = client.proofs();
-    let credentials: Vec<Proof> = proofs.iter().copied().filter(|proof| *proof != Proof::Network).collect();
+    let credentials: Vec<AuthMethod> = proofs.iter().copied().filter(|proof| *proof != AuthMethod::Network).collect();
     let how = match (proofs, credentials.as_slice(), require) {
         ([], ..) => "nothing proves it".to_owned(),
         (_, [], _) => "proven by network".to_owned(),
@@ -236,7 +241,7 @@ fn client_in_words(client: &Client) -> String {
         (_, _, all) => format!("proven by {}, all of it", words(all).join(" and ")),
     };
     let only =
-        if proofs.contains(&Proof::Network) && !credentials.is_empty() { ", from its networks only" } else { "" };
+        if proofs.contains(&AuthMethod::Network) && !credentials.is_empty() { ", from its networks only" } else { "" };
     format!("{}: {how}{only}", client.name())
 }
 
@@ -272,11 +277,11 @@ fn limit_in_words(limit: &Limit) -> String {
     parts.extend(limit.bandwidth.map(|bytes| format!("{bytes} bytes per second")));
     if !limit.per.is_empty() {
         let per = limit.per.iter().map(|per| match per {
-            Per::Client => "client",
-            Per::Tenant => "tenant",
-            Per::Route => "route",
-            Per::Host => "host",
-            Per::Egress => "egress pool",
+            LimitScope::Client => "client",
+            LimitScope::Tenant => "tenant",
+            LimitScope::Route => "route",
+            LimitScope::Host => "host",
+            LimitScope::Egress => "egress pool",
         });
         let per: Vec<_> = per.collect();
         parts.push(format!("for each {}", per.join(" and ")));
@@ -295,21 +300,21 @@ fn egress_in_words(
     route: &Route,
     host: &Host,
     cleared: Option<&ClearedAddresses>,
-    &Question { tenant, now, .. }: &Question<'_>,
+    &ExplainRequest { tenant, now, .. }: &ExplainRequest<'_>,
 ) -> Result<String, Refusal> {
     let pool = &route.pool;
     let (name, select) = (pool.name(), pool.select());
     if let Some(cleared) = cleared {
-        egress::choose(pool, cleared, stick(tenant, host), 0, now, &|_| true)?;
+        egress::choose(pool, cleared, affinity_hash(tenant, host), 0, now, &|_| true)?;
     }
-    if select != Select::Sticky {
-        let how = if select == Select::Spread { "each in turn" } else { "at random" };
+    if select != SelectionPolicy::Sticky {
+        let how = if select == SelectionPolicy::Spread { "each in turn" } else { "at random" };
         return Ok(format!("pool {name}, {how}"));
     }
     let reaches = |source: &IpAddr| {
         cleared.is_none_or(|to| to.addresses().iter().any(|address| address.is_ipv6() == source.is_ipv6()))
     };
-    let sources = pool.sticky(stick(tenant, host), now).filter(reaches);
+    let sources = pool.sticky(affinity_hash(tenant, host), now).filter(reaches);
     let sources: Vec<_> = sources.map(|source| source.to_string()).collect();
     Ok(format!("pool {name}, always {} for this tenant and host while it is usable", sources.join(" or ")))
 }

@@ -1,26 +1,26 @@
 //! The life of one webhook, step by step.
 //! What happens between a request that came in and the answer that goes back?
 
-mod ask;
-mod caller;
-mod circuit;
+mod authn;
+mod circuit_breaker;
+mod connector;
 mod credential;
 mod decided;
+mod errors;
 mod explain;
 mod fields;
-mod inbound;
 mod judge;
-mod opens;
-mod pacing;
-mod passage;
 mod probe;
 mod record;
 pub mod refusal;
+mod request_body;
+mod request_target;
 mod response;
 mod shadow;
 mod steps;
+mod throttle;
 pub mod tunnel;
-mod verdict;
+mod tunnel_mode;
 mod webhook;
 
 use std::pin::pin;
@@ -32,59 +32,60 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use ask::Ask;
-pub use explain::{Explained, Question, explain, explain_now};
-pub use inbound::{Inbound, InboundFault};
-use judge::{Outcome, Routed, judge_arrival};
-use passage::Passage;
-pub use probe::{Asked, Met, Probed, probe};
+use connector::UpstreamConnector;
+pub use explain::{ExplainRequest, Explanation, explain, explain_now};
+use judge::{JudgmentOutcome, Routed, judge_arrival};
+pub use probe::{ProbeReport, ProbeRequest, ProbeResult, probe};
 pub use record::milliseconds;
 use record::{Record, Step};
 use refusal::{Code, Refusal};
-pub use response::{BrokeOff, Outbound};
+pub use request_body::{RequestBody, RequestBodyError};
+use request_target::RequestTarget;
+pub use response::{ResponseAborted, ResponseBody};
 use webhook::Webhook;
 
 use crate::config::ClientConnections;
-use crate::live::circuits::{Key, Success};
-use crate::live::gate::Pass;
-use crate::live::limits::Permit;
-use crate::live::reuse::Lease;
-use crate::live::{InForce, Live};
 use crate::names::{ClientName, Target, TenantName};
-use crate::policy::identify::Caller;
+use crate::policy::authn::Caller;
 use crate::policy::route::Route;
+use crate::state::Runtime;
+use crate::state::config::ActiveConfig;
+use crate::state::limits::LimitPermit;
+use crate::state::limits::admission::InFlightGuard;
+use crate::state::upstreams::breaker::{BreakerKey, UpstreamSuccess};
+use crate::state::upstreams::pool::PooledConnection;
 
 /// Timers go by milliseconds: a step that the total timeout ends has its say before the delivery as a whole is ended.
-const LAST_WORD: Duration = Duration::from_millis(2);
+const TIMER_SLACK: Duration = Duration::from_millis(2);
 
 /// A request as a server read it.
-pub struct Arrival {
+pub struct ProxyRequest {
     pub method: Method,
     /// As the client sent it.
     pub version: Version,
     /// The request target, byte for byte.
     pub target: String,
     pub fields: HeaderMap,
-    pub body: Inbound,
+    pub body: RequestBody,
     pub caller: Arc<Caller>,
     /// Where interim answers go, if the client understands them.
-    pub interim: Option<Interim>,
+    pub interim: Option<InterimCallback>,
 }
 
 /// Takes an interim answer (1xx) to the client, at once.
-pub type Interim = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
+pub type InterimCallback = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 
 /// One webhook, from arrival to answer. Everything it needs to know was decided when it started: a reload does not
 /// touch it.
-pub async fn deliver(live: &Arc<Live>, arrival: Arrival) -> Response<Outbound> {
+pub async fn deliver(live: &Arc<Runtime>, arrival: ProxyRequest) -> Response<ResponseBody> {
     let started = Instant::now();
     let in_force = live.in_force();
     let mut record = Box::new(Record::open(live, Some(&arrival.method), &arrival.caller));
     webhook::own_id(&arrival.fields).into_iter().for_each(|id| record.webhook_id(id));
     let pseudonym = &in_force.plan.name;
     let routed = match judge_arrival(live, &in_force.plan, &arrival, &mut record) {
-        Ok(Outcome::Routed(routed)) => routed,
-        Ok(Outcome::Options) => return response::options(record, pseudonym),
+        Ok(JudgmentOutcome::Routed(routed)) => routed,
+        Ok(JudgmentOutcome::LocalOptions) => return response::options(record, pseudonym),
         Err(refusal) => return response::refuse(refusal, record, pseudonym),
     };
     let deadline = started + routed.route.timeouts.total;
@@ -92,7 +93,7 @@ pub async fn deliver(live: &Arc<Live>, arrival: Arrival) -> Response<Outbound> {
     // Pinned where it is made: the state of a whole delivery is not copied into the timeout.
     let relayed = {
         let relaying = pin!(relay(live, &in_force, arrival, routed, &mut record));
-        tokio::time::timeout_at(deadline + LAST_WORD, relaying).await
+        tokio::time::timeout_at(deadline + TIMER_SLACK, relaying).await
     };
     match relayed {
         Ok(Ok(answered)) => response::relay(&method, answered, record, deadline, pseudonym),
@@ -104,68 +105,68 @@ pub async fn deliver(live: &Arc<Live>, arrival: Arrival) -> Response<Outbound> {
     }
 }
 
-struct Answered {
-    lease: Lease,
-    held: Held,
+struct UpstreamResponse {
+    lease: PooledConnection,
+    held: Guards,
     answer: Response<Incoming>,
     /// Of its body, in bytes.
     limit: u64,
 }
 
 /// What a delivery holds to its last byte.
-struct Held {
-    permit: Permit,
-    _pass: Pass,
+struct Guards {
+    permit: LimitPermit,
+    _pass: InFlightGuard,
 }
 
 /// The story from there on.
 async fn relay(
-    live: &Arc<Live>,
-    in_force: &Arc<InForce>,
-    arrival: Arrival,
+    live: &Arc<Runtime>,
+    in_force: &Arc<ActiveConfig>,
+    arrival: ProxyRequest,
     routed: Routed<'_>,
     record: &mut Record,
-) -> Result<Answered, Refusal> {
-    let Routed { ask, client, pledge, route, target, .. } = routed;
+) -> Result<UpstreamResponse, Refusal> {
+    let Routed { request_target: ask, client, body_check: pledge, route, target, .. } = routed;
     let tenant = ask.tenant.clone();
-    let circuit = Key::of(route, &target, client, tenant.as_ref());
-    circuit::check(live, in_force, &circuit)?;
+    let circuit = BreakerKey::of(route, &target, client, tenant.as_ref());
+    circuit_breaker::check(live, in_force, &circuit)?;
     // Limits first: a delivery that waits for its own limit takes no place among those in flight from others.
-    let permit = steps::admit(live, route, client, tenant.as_ref(), &target, record).await?;
-    let _pass = steps::enter(live, &in_force.plan, record).await?;
+    let permit = steps::acquire_limits(live, route, client, tenant.as_ref(), &target, record).await?;
+    let _pass = steps::acquire_slot(live, &in_force.plan, record).await?;
     // Timed before it is paced: the time that a limit takes is not the client's.
-    let body = inbound::timed(arrival.body, route.timeouts.body);
-    let arrival = Arrival { body: pacing::inbound(body, permit.tolls()), ..arrival };
+    let body = request_body::timed(arrival.body, route.timeouts.body);
+    let arrival = ProxyRequest { body: throttle::inbound(body, permit.tolls()), ..arrival };
     let shown = credential::obtain(live, in_force, route, tenant.as_ref(), record).await?;
-    record.begin(Step::TakeIn);
-    let mut webhook = Webhook::take_in(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
-    record.step(Step::TakeIn);
+    record.begin(Step::ReadBody);
+    let mut webhook = Webhook::prepare(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
+    record.step(Step::ReadBody);
 
-    shown.iter().for_each(|shown| webhook.show(shown.header()));
-    let attempt = circuit::begin(live, in_force, circuit)?;
+    shown.iter().for_each(|shown| webhook.set_credential(shown.header()));
+    let attempt = circuit_breaker::begin(live, in_force, circuit)?;
     let client = (route.client_connections == ClientConnections::Separate).then_some(client);
     let reached = reach(live, in_force, route, (tenant.as_ref(), client), &target, webhook, record).await;
-    circuit::learn(live, attempt, Success::Response, &reached);
+    circuit_breaker::observe(live, attempt, UpstreamSuccess::Response, &reached);
     let (lease, answer) = reached?;
-    shown.iter().for_each(|shown| shown.heed(&answer, live));
-    verdict::final_answer(&answer, route.response_max, route.response_head_max)?;
-    Ok(Answered { lease, held: Held { permit, _pass }, answer, limit: route.response_max })
+    shown.iter().for_each(|shown| shown.observe_response(&answer, live));
+    errors::final_answer(&answer, route.response_max, route.response_head_max)?;
+    Ok(UpstreamResponse { lease, held: Guards { permit, _pass }, answer, limit: route.response_max })
 }
 
 /// The part of it that the target has a hand in.
 async fn reach(
-    live: &Arc<Live>,
-    in_force: &Arc<InForce>,
+    live: &Arc<Runtime>,
+    in_force: &Arc<ActiveConfig>,
     route: &Arc<Route>,
     (tenant, client): (Option<&TenantName>, Option<&ClientName>),
     target: &Target,
     webhook: Webhook,
     record: &mut Record,
-) -> Result<(Lease, Response<Incoming>), Refusal> {
-    let hops = steps::hops(live, in_force, route, tenant, target, record).await?;
-    let passage = Passage { live, in_force, route, target, tenant, client, hops, started: record.started() };
+) -> Result<(PooledConnection, Response<Incoming>), Refusal> {
+    let hops = steps::plan_hops(live, in_force, route, tenant, target, record).await?;
+    let passage = UpstreamConnector { live, in_force, route, target, tenant, client, hops, started: record.started() };
     let lease = passage.open(record).await?;
-    let sealed = webhook.seal(route, Timestamp::now(), record)?;
+    let sealed = webhook.sign(route, Timestamp::now(), record)?;
     record.step(Step::Sign);
     let (lease, answer) = passage.forward(lease, sealed, record).await?;
     record.step(Step::Response);
@@ -174,28 +175,28 @@ async fn reach(
 
 /// Refuses what a server could not read as a request. `asked`: the method and target, where these at least were read.
 pub fn refuse_unread(
-    live: &Arc<Live>,
+    live: &Arc<Runtime>,
     caller: &Caller,
     asked: Option<&(Method, String)>,
     (status, detail): (StatusCode, &str),
-) -> Response<Outbound> {
+) -> Response<ResponseBody> {
     let mut record = Box::new(Record::open(live, asked.map(|(method, _)| method), caller));
     if let Some((method, target)) = asked {
-        Ask::record(method, target, &mut record);
+        RequestTarget::record(method, target, &mut record);
     }
     response::refuse(Refusal::malformed(detail).status(status), record, &live.in_force().plan.name)
 }
 
 /// Refuses TLS on a listener that speaks plain HTTP.
-pub fn refuse_tls(live: &Arc<Live>, caller: &Caller) -> Response<Outbound> {
+pub fn refuse_tls(live: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
     let record = Box::new(Record::open(live, None, caller));
     let detail = "this listener speaks plaintext, and the client began with TLS: write http:// for the proxy's URL";
-    response::refuse(Refusal::malformed(detail).details("tls"), record, &live.in_force().plan.name)
+    response::refuse(Refusal::malformed(detail).with_details("tls"), record, &live.in_force().plan.name)
 }
 
 /// Refuses a request in plain HTTP on a listener that speaks TLS.
-pub fn refuse_plaintext(live: &Arc<Live>, caller: &Caller) -> Response<Outbound> {
+pub fn refuse_plaintext(live: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
     let record = Box::new(Record::open(live, None, caller));
     let detail = "this port speaks TLS, and the request came in plaintext: connect to the proxy by https://";
-    response::refuse(Refusal::malformed(detail).details("plaintext"), record, &live.in_force().plan.name)
+    response::refuse(Refusal::malformed(detail).with_details("plaintext"), record, &live.in_force().plan.name)
 }

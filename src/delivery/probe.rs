@@ -10,23 +10,24 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::ask::Ask;
-use super::judge::{Identity, Judgment, Subject, judge};
+use super::judge::{JudgeInput, JudgedClient, Judgment, judge};
 use super::refusal::{Code, Refusal};
-use crate::live::{InForce, Live};
+use super::request_target::RequestTarget;
 use crate::names::{ClientName, Scheme, Target, TenantName};
-use crate::net::tls::{Offer, Proof, Terms};
+use crate::net::tls::{AlpnOffer, ClientTls, HandshakeInfo};
 use crate::net::{dial, tls};
-use crate::policy::egress::gap::{Gap, Stretch};
+use crate::policy::authn::Authenticated;
+use crate::policy::egress::allow_list_gap::{AddressRange, AllowListGap};
 use crate::policy::egress::{self, Hop, Pool, Survey};
-use crate::policy::identify::Identified;
 use crate::policy::route::Route;
+use crate::state::Runtime;
+use crate::state::config::ActiveConfig;
 
 /// Connections under way at once: a target that counts them should not take us for an attack.
 const AT_ONCE: usize = 16;
 
 /// What is to be found out.
-pub struct Asked<'a> {
+pub struct ProbeRequest<'a> {
     pub url: &'a str,
     pub client: &'a ClientName,
     pub tenant: Option<&'a TenantName>,
@@ -38,7 +39,7 @@ pub struct Asked<'a> {
     pub timeout: Option<Duration>,
 }
 
-pub struct Probed {
+pub struct ProbeReport {
     pub target: Target,
     /// As deliveries to the target would take it, but for what was asked otherwise.
     pub route: Route,
@@ -47,29 +48,29 @@ pub struct Probed {
     pub resolved: Duration,
     pub survey: Survey,
     /// In the order of the survey's hops.
-    pub met: Vec<Met>,
-    pub gaps: Vec<Gap>,
+    pub met: Vec<ProbeResult>,
+    pub gaps: Vec<AllowListGap>,
 }
 
 /// What came of one way.
-pub struct Met {
+pub struct ProbeResult {
     pub hop: Hop,
     /// Until the connection was there, or failed.
     pub connect: Duration,
     /// The same for the handshake, if it came to one.
     pub tls: Option<Duration>,
     /// `None`: the target is spoken to in plaintext.
-    pub outcome: Result<Option<Shown>, Refusal>,
+    pub outcome: Result<Option<ProbeHandshake>, Refusal>,
 }
 
-pub struct Shown {
-    pub proof: Proof,
+pub struct ProbeHandshake {
+    pub proof: HandshakeInfo,
     pub issuer: String,
 }
 
 /// Route, guard, resolver, pool and trust are the configuration's own; each hop is dialled and each handshake made by the
 /// code that deliveries use. Only sessions are not resumed: what a target shows to one address says nothing of another.
-pub async fn probe(live: &Live, asked: &Asked<'_>) -> Result<Probed, Refusal> {
+pub async fn probe(live: &Runtime, asked: &ProbeRequest<'_>) -> Result<ProbeReport, Refusal> {
     let in_force = live.in_force();
     let (target, route) = settle(&in_force, asked)?;
     let start = Clock::now();
@@ -83,18 +84,18 @@ pub async fn probe(live: &Live, asked: &Asked<'_>) -> Result<Probed, Refusal> {
     let met = try_all(&survey.hops, &route, &target, asked.tenant).await;
     let gaps = gaps(&target, &survey, &met);
     let addresses = cleared.addresses().to_vec();
-    Ok(Probed { target, route, addresses, resolved, survey, met, gaps })
+    Ok(ProbeReport { target, route, addresses, resolved, survey, met, gaps })
 }
 
-fn settle(in_force: &InForce, asked: &Asked<'_>) -> Result<(Target, Route), Refusal> {
+fn settle(in_force: &ActiveConfig, asked: &ProbeRequest<'_>) -> Result<(Target, Route), Refusal> {
     let plan = &in_force.plan;
-    let ask = Ask::of(&Method::POST, asked.url, asked.tenant.cloned());
-    let subject = Subject::question(&Method::POST, ask, Timestamp::now());
+    let ask = RequestTarget::of(&Method::POST, asked.url, asked.tenant.cloned());
+    let subject = JudgeInput::question(&Method::POST, ask, Timestamp::now());
     // Nothing is sent, so an unknown client is not refused: its route is that of the clients that no route names.
     let Judgment { decided, outcome } = judge(plan, subject, |_| {
         let client = plan.clients.get(asked.client);
-        let known = client.map(|client| Identified { client, proof: None, signed: None });
-        Ok(Identity { name: asked.client, known })
+        let known = client.map(|client| Authenticated { client, proof: None, signed: None });
+        Ok(JudgedClient { name: asked.client, known })
     });
     let (route, target) = match (outcome, decided.route, decided.target) {
         (Ok(_), Some(route), Some(target)) => (route, target),
@@ -119,10 +120,10 @@ fn lacks_key(refusal: &Refusal) -> bool {
     matches!(refusal.code, Code::ClientForbidden | Code::Internal)
 }
 
-async fn try_all(hops: &[Hop], route: &Route, target: &Target, tenant: Option<&TenantName>) -> Vec<Met> {
+async fn try_all(hops: &[Hop], route: &Route, target: &Target, tenant: Option<&TenantName>) -> Vec<ProbeResult> {
     let mut waiting = hops.iter().copied().enumerate();
     let mut running = JoinSet::new();
-    let mut ended: Vec<(usize, Met)> = Vec::new();
+    let mut ended: Vec<(usize, ProbeResult)> = Vec::new();
     loop {
         for (index, hop) in waiting.by_ref().take(AT_ONCE - running.len()) {
             let (route, target, tenant) = (route.clone(), target.clone(), tenant.cloned());
@@ -138,26 +139,27 @@ async fn try_all(hops: &[Hop], route: &Route, target: &Target, tenant: Option<&T
     ended.into_iter().map(|(_, met)| met).collect()
 }
 
-async fn go(hop: Hop, route: &Route, target: &Target, tenant: Option<&TenantName>) -> Met {
+async fn go(hop: Hop, route: &Route, target: &Target, tenant: Option<&TenantName>) -> ProbeResult {
     let start = Clock::now();
     let dialled = dial::dial(&[hop], Instant::now() + route.timeouts.connect).await.outcome;
     let connect = start.elapsed();
     let socket = match dialled {
         Ok(dialled) => dialled.socket,
-        Err(fault) => return Met { hop, connect, tls: None, outcome: Err(fault.into()) },
+        Err(fault) => return ProbeResult { hop, connect, tls: None, outcome: Err(fault.into()) },
     };
     if target.scheme == Scheme::Http {
-        return Met { hop, connect, tls: None, outcome: Ok(None) };
+        return ProbeResult { hop, connect, tls: None, outcome: Ok(None) };
     }
-    let (terms, start) = (Terms::new(&route.trust), Clock::now());
-    let (offer, deadline) = (Offer::Http2OrHttp1, Instant::now() + route.timeouts.tls);
+    let (terms, start) = (ClientTls::new(&route.trust), Clock::now());
+    let (offer, deadline) = (AlpnOffer::Http2OrHttp1, Instant::now() + route.timeouts.tls);
     let shaken = tls::handshake(socket, &terms, tenant, &target.host, offer, deadline).await;
     let tls = Some(start.elapsed());
-    let outcome = shaken.map(|(wire, proof)| Some(Shown { proof, issuer: tls::issuer(&wire).unwrap_or_default() }));
-    Met { hop, connect, tls, outcome: outcome.map_err(|failed| failed.fault.into()) }
+    let outcome =
+        shaken.map(|(wire, proof)| Some(ProbeHandshake { proof, issuer: tls::issuer(&wire).unwrap_or_default() }));
+    ProbeResult { hop, connect, tls, outcome: outcome.map_err(|failed| failed.fault.into()) }
 }
 
-impl Met {
+impl ProbeResult {
     /// Nothing came back but, at best, a connection.
     fn is_kept_out(&self) -> bool {
         use Code::{ConnectRefused, ConnectTimeout, ConnectUnreachable, ConnectionLost};
@@ -173,25 +175,25 @@ impl Met {
 }
 
 /// Each address of the target by itself: it may stand behind a firewall of its own.
-fn gaps(target: &Target, survey: &Survey, met: &[Met]) -> Vec<Gap> {
+fn gaps(target: &Target, survey: &Survey, met: &[ProbeResult]) -> Vec<AllowListGap> {
     let mut addresses: Vec<_> = met.iter().map(|met| met.hop.to()).collect();
     addresses.sort_unstable();
     addresses.dedup();
     let is_one = addresses.len() == 1;
     let gap = |to: SocketAddr| {
         let towards = || met.iter().filter(move |met| met.hop.to() == to);
-        let of = |is_meant: fn(&Met) -> bool| -> Vec<_> {
+        let of = |is_meant: fn(&ProbeResult) -> bool| -> Vec<_> {
             let meant: Vec<_> = towards().filter(|met| is_meant(met)).map(|met| met.hop.from()).collect();
             if !survey.is_sample() {
-                return Stretch::exactly(meant);
+                return AddressRange::exactly(meant);
             }
             let asked: Vec<_> = towards().map(|met| met.hop.from()).collect();
-            Stretch::between(&asked, |source| meant.contains(&source))
+            AddressRange::between(&asked, |source| meant.contains(&source))
         };
-        let (answers, lacks) = (of(Met::is_answered), of(Met::is_kept_out));
+        let (answers, lacks) = (of(ProbeResult::is_answered), of(ProbeResult::is_kept_out));
         let at = if is_one { String::new() } else { format!(" at {}", to.ip()) };
         let target = format!("{}:{}{at}", target.host, target.port);
-        (!answers.is_empty() && !lacks.is_empty()).then_some(Gap { target, answers, lacks })
+        (!answers.is_empty() && !lacks.is_empty()).then_some(AllowListGap { target, answers, lacks })
     };
     addresses.into_iter().filter_map(gap).collect()
 }

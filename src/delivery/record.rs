@@ -13,15 +13,15 @@ use std::time::Instant;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 
-use super::inbound::Progress;
 use super::refusal::{Blame, Code, Refusal};
-use crate::live::Live;
+use super::request_body::UploadProgress;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
-use crate::policy::identify::Caller;
+use crate::policy::authn::Caller;
 use crate::policy::route::Route;
+use crate::state::Runtime;
 use connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
-pub(super) use line::LimitKey;
-use line::{Line, RefusedBy, WouldRefuse};
+pub(super) use line::LimitKeyParts;
+use line::{RecordLine, RefusingLimit, WouldRefuse};
 pub(super) use timing::Step;
 use timing::StepTimer;
 pub use timing::milliseconds;
@@ -32,7 +32,7 @@ pub(super) use token_endpoint::TokenEndpointEvidence;
 pub(super) struct Record {
     /// `false`: of a request of our own, which leaves no line.
     is_written: bool,
-    live: Arc<Live>,
+    live: Arc<Runtime>,
     timer: StepTimer,
     request_id: String,
     peer: Option<IpAddr>,
@@ -61,20 +61,20 @@ pub(super) struct Record {
     certificate: Option<FailedCertificate>,
     signatures: Vec<KeyId>,
     would_refuse: Vec<WouldRefuse>,
-    limit: Option<RefusedBy>,
+    limit: Option<RefusingLimit>,
     /// Where its credential's token could not be fetched.
     token_endpoint: Option<Box<TokenEndpointEvidence>>,
     status_class: Option<&'static str>,
-    outcome: Outcome,
-    sent: Sent,
+    outcome: RecordOutcome,
+    sent: RequestBytes,
     received: u64,
 }
 
-enum Outcome {
+enum RecordOutcome {
     /// Nobody finished it: the client hung up, or the drain was over.
-    Open,
+    Pending,
     /// The head of the target's answer went out; `fault` and `cause` say why its body did not.
-    Answered { status: u16, fault: Option<Code>, cause: Option<String>, complete: bool },
+    Responded { status: u16, fault: Option<Code>, cause: Option<String>, complete: bool },
     Refused {
         status: u16,
         code: Code,
@@ -87,22 +87,22 @@ enum Outcome {
 }
 
 /// Of the body, to the target.
-enum Sent {
-    Whole(u64),
-    Streaming(Arc<Progress>),
+enum RequestBytes {
+    Buffered(u64),
+    Streaming(Arc<UploadProgress>),
 }
 
-impl Sent {
+impl RequestBytes {
     fn bytes(&self) -> u64 {
         match self {
-            Sent::Whole(bytes) => *bytes,
-            Sent::Streaming(progress) => progress.bytes(),
+            RequestBytes::Buffered(bytes) => *bytes,
+            RequestBytes::Streaming(progress) => progress.bytes(),
         }
     }
 }
 
 impl Record {
-    pub(super) fn open(live: &Arc<Live>, method: Option<&Method>, caller: &Caller) -> Self {
+    pub(super) fn open(live: &Arc<Runtime>, method: Option<&Method>, caller: &Caller) -> Self {
         Self {
             is_written: true,
             live: Arc::clone(live),
@@ -132,15 +132,15 @@ impl Record {
             limit: None,
             token_endpoint: None,
             status_class: None,
-            outcome: Outcome::Open,
-            sent: Sent::Whole(0),
+            outcome: RecordOutcome::Pending,
+            sent: RequestBytes::Buffered(0),
             received: 0,
         }
     }
 
     /// What a request of our own goes by, beside the delivery that needs it: nothing of it is written, and nothing counted
     /// but what would be refused, which nobody else would notice before it is.
-    pub(super) fn aside(live: &Arc<Live>) -> Self {
+    pub(super) fn for_internal_request(live: &Arc<Runtime>) -> Self {
         let mut record = Self::open(live, None, &Caller::default());
         record.is_written = false;
         record
@@ -193,13 +193,18 @@ impl Record {
     }
     /// By something of the configuration that only reports: its kind, and its name.
     pub(super) fn would_refuse(&mut self, kind: &'static str, name: &str, code: Code) {
-        self.would_refuse.push(WouldRefuse { kind, name: name.to_owned(), code: code.name(), key: LimitKey::new() });
+        self.would_refuse.push(WouldRefuse {
+            kind,
+            name: name.to_owned(),
+            code: code.name(),
+            key: LimitKeyParts::new(),
+        });
     }
-    pub(super) fn limit_would_refuse(&mut self, name: &str, code: Code, key: LimitKey) {
+    pub(super) fn limit_would_refuse(&mut self, name: &str, code: Code, key: LimitKeyParts) {
         self.would_refuse.push(WouldRefuse { kind: "limit", name: name.to_owned(), code: code.name(), key });
     }
-    pub(super) fn limited(&mut self, name: &str, key: LimitKey) {
-        self.limit = Some(RefusedBy { name: name.to_owned(), key });
+    pub(super) fn limited(&mut self, name: &str, key: LimitKeyParts) {
+        self.limit = Some(RefusingLimit { name: name.to_owned(), key });
     }
     /// The head of the target's response has come, whatever becomes of it.
     pub(super) fn responded(&mut self, status: StatusCode) {
@@ -213,14 +218,14 @@ impl Record {
         });
     }
     pub(super) fn body_length(&mut self, length: u64) {
-        self.sent = Sent::Whole(length);
+        self.sent = RequestBytes::Buffered(length);
     }
-    pub(super) fn uploads(&mut self, progress: Arc<Progress>) {
-        self.sent = Sent::Streaming(progress);
+    pub(super) fn uploads(&mut self, progress: Arc<UploadProgress>) {
+        self.sent = RequestBytes::Streaming(progress);
     }
     /// Bytes through a tunnel, to the target and back.
     pub(super) fn passed(&mut self, up: u64, down: u64) {
-        self.sent = Sent::Whole(self.sent.bytes() + up);
+        self.sent = RequestBytes::Buffered(self.sent.bytes() + up);
         self.received += down;
     }
     /// Returns whether a tunnel has carried bytes to the target and back.
@@ -241,15 +246,15 @@ impl Record {
     }
 
     pub(super) fn answered(&mut self, status: u16) {
-        self.outcome = Outcome::Answered { status, fault: None, cause: None, complete: false };
+        self.outcome = RecordOutcome::Responded { status, fault: None, cause: None, complete: false };
     }
     pub(super) fn complete(&mut self) {
-        if let Outcome::Answered { complete, .. } = &mut self.outcome {
+        if let RecordOutcome::Responded { complete, .. } = &mut self.outcome {
             *complete = true;
         }
     }
     pub(super) fn broke_off(&mut self, code: Code, why: Option<String>) {
-        if let Outcome::Answered { fault, cause, .. } = &mut self.outcome {
+        if let RecordOutcome::Responded { fault, cause, .. } = &mut self.outcome {
             (*fault, *cause) = (Some(code), why);
         }
     }
@@ -265,14 +270,14 @@ impl Record {
         if refusal.is_unheard() {
             return;
         }
-        self.outcome = Outcome::Refused {
+        self.outcome = RecordOutcome::Refused {
             status,
             code: refusal.code,
             blame: refusal.effective_blame(),
             retryable: refusal.is_retryable(),
-            details: refusal.word(),
+            details: refusal.details(),
             detail: refusal.detail().to_owned(),
-            cause: refusal.why().map(str::to_owned),
+            cause: refusal.cause().map(str::to_owned),
         };
     }
 }
@@ -287,23 +292,25 @@ impl Drop for Record {
         }
         let took = self.timer.finish();
         let (status, code, blame) = match &self.outcome {
-            Outcome::Open if self.live.is_cut() => (None, Code::Draining.name(), "outgate"),
-            Outcome::Open => (None, "client_gone", "client"),
-            Outcome::Answered { status, fault: Some(code), .. } => {
+            RecordOutcome::Pending if self.live.is_cut() => (None, Code::Draining.name(), "outgate"),
+            RecordOutcome::Pending => (None, "client_gone", "client"),
+            RecordOutcome::Responded { status, fault: Some(code), .. } => {
                 (Some(*status), code.name(), code.row().blame.as_str())
             }
-            Outcome::Answered { status, complete: true, .. } => (Some(*status), "delivered", "none"),
-            Outcome::Answered { status, .. } if self.live.is_cut() => (Some(*status), Code::Draining.name(), "outgate"),
+            RecordOutcome::Responded { status, complete: true, .. } => (Some(*status), "delivered", "none"),
+            RecordOutcome::Responded { status, .. } if self.live.is_cut() => {
+                (Some(*status), Code::Draining.name(), "outgate")
+            }
             // Delivered, but the client did not stay for the whole answer.
-            Outcome::Answered { status, .. } => (Some(*status), "client_gone", "client"),
-            Outcome::Refused { status, code, blame, .. } => (Some(*status), code.name(), blame.as_str()),
+            RecordOutcome::Responded { status, .. } => (Some(*status), "client_gone", "client"),
+            RecordOutcome::Refused { status, code, blame, .. } => (Some(*status), code.name(), blame.as_str()),
         };
         let (retryable, details, detail, cause) = match &self.outcome {
-            Outcome::Refused { retryable, details, detail, cause, .. } => {
+            RecordOutcome::Refused { retryable, details, detail, cause, .. } => {
                 (Some(*retryable), *details, Some(detail.as_str()), cause.as_deref())
             }
-            Outcome::Answered { cause, .. } => (None, None, None, cause.as_deref()),
-            Outcome::Open => (None, None, None, None),
+            RecordOutcome::Responded { cause, .. } => (None, None, None, cause.as_deref()),
+            RecordOutcome::Pending => (None, None, None, None),
         };
         let route = self.route.as_ref().map(RouteName::as_str);
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
@@ -321,7 +328,7 @@ impl Drop for Record {
             return;
         }
         let target = self.target.as_ref();
-        let line = Line {
+        let line = RecordLine {
             time: Timestamp::try_from(std::time::SystemTime::now() - took).unwrap_or_default(),
             request_id: &self.request_id,
             peer: self.peer,

@@ -10,8 +10,8 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use crate::names::Target;
-use crate::policy::admit;
-pub use reason::Reason;
+use crate::policy::limits;
+pub use reason::ReasonPhrase;
 
 /// Whose fault a refusal is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Hash)]
@@ -109,11 +109,11 @@ impl Code {
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub code: Code,
-    case: Box<Case>,
+    case: Box<RefusalContext>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Case {
+struct RefusalContext {
     /// Where RFC 9110 has a more precise status than the row (414, 417, 431, 501, 505).
     status: Option<StatusCode>,
     /// Where RFC 9209 has a more precise error type than the row.
@@ -128,21 +128,21 @@ struct Case {
     cause: Option<String>,
     retry_after: Option<Duration>,
     /// What is known of the request's arrival, where it says more than the row.
-    arrival: Option<Evidence>,
+    arrival: Option<ProcessingEvidence>,
     /// Whose fault it is, where that is not the row's.
     blame: Option<Blame>,
     /// To send the webhook again is of no use, though the row says that it may be.
     is_final: bool,
     /// Nobody is there to hear it.
-    unheard: bool,
+    is_client_gone: bool,
     fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What shows whether the target has the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Evidence {
+enum ProcessingEvidence {
     /// A byte of a response has come.
-    Responded,
+    ResponseReceived,
     /// The target has said that it has not processed the request, or not a byte of it was sent.
     Unprocessed,
 }
@@ -153,7 +153,10 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 impl Refusal {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let retry_after = matches!(code, Code::Draining | Code::NoEgress).then_some(RETRY_SOON);
-        Self { code, case: Box::new(Case { detail: detail.into(), retry_after, ..Case::default() }) }
+        Self {
+            code,
+            case: Box::new(RefusalContext { detail: detail.into(), retry_after, ..RefusalContext::default() }),
+        }
     }
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(Code::RequestMalformed, detail)
@@ -173,34 +176,34 @@ impl Refusal {
     pub fn alert(mut self, id: u8, name: &'static str) -> Self {
         self.case.proxy_status = Some("tls_alert_received");
         self.case.alert = Some((id, name));
-        self.details(name)
+        self.with_details(name)
     }
     #[must_use]
-    pub fn details(mut self, word: &'static str) -> Self {
+    pub fn with_details(mut self, word: &'static str) -> Self {
         self.case.details = Some(word);
         self
     }
     #[must_use]
-    pub fn cause(mut self, cause: impl ToString) -> Self {
+    pub fn with_cause(mut self, cause: impl ToString) -> Self {
         self.case.cause = Some(cause.to_string());
         self
     }
     /// A byte of a response has come: the webhook has arrived, and a retry would deliver it once more.
     #[must_use]
     pub fn responded(mut self) -> Self {
-        self.case.arrival = Some(Evidence::Responded);
+        self.case.arrival = Some(ProcessingEvidence::ResponseReceived);
         self
     }
     /// The webhook has certainly not arrived.
     #[must_use]
     pub fn unprocessed(mut self) -> Self {
-        self.case.arrival = Some(Evidence::Unprocessed);
-        self.details("unprocessed")
+        self.case.arrival = Some(ProcessingEvidence::Unprocessed);
+        self.with_details("unprocessed")
     }
     /// The client has gone: the record says so, and not what it would have been told.
     #[must_use]
-    pub fn unheard(mut self) -> Self {
-        self.case.unheard = true;
+    pub fn client_gone(mut self) -> Self {
+        self.case.is_client_gone = true;
         self
     }
     /// Whose fault this case is, where that is not the row's.
@@ -238,7 +241,7 @@ impl Refusal {
         let detail = self.case.detail.replace("the target's", "its").replace("the target", "it");
         self.case.detail = format!("no token from the token endpoint: {detail}");
         let cause = self.case.cause.take().map(|cause| format!(": {cause}")).unwrap_or_default();
-        self.cause(format!("token endpoint {endpoint}{cause}"))
+        self.with_cause(format!("token endpoint {endpoint}{cause}"))
     }
 
     pub fn detail(&self) -> &str {
@@ -246,17 +249,16 @@ impl Refusal {
     }
 
     /// One word within the code, such as `self_signed`.
-    pub fn word(&self) -> Option<&'static str> {
+    pub fn details(&self) -> Option<&'static str> {
         self.case.details
     }
-
     /// For the operator alone.
-    pub fn why(&self) -> Option<&str> {
+    pub fn cause(&self) -> Option<&str> {
         self.case.cause.as_deref()
     }
 
     pub fn is_unheard(&self) -> bool {
-        self.case.unheard
+        self.case.is_client_gone
     }
 
     pub fn effective_blame(&self) -> Blame {
@@ -267,8 +269,8 @@ impl Refusal {
     /// it certainly has not been processed; else as the row says.
     pub fn is_retryable(&self) -> bool {
         match self.case.arrival {
-            Some(Evidence::Responded) => false,
-            Some(Evidence::Unprocessed) => true,
+            Some(ProcessingEvidence::ResponseReceived) => false,
+            Some(ProcessingEvidence::Unprocessed) => true,
             None => self.code.row().retryable && !self.case.is_final,
         }
     }
@@ -308,7 +310,7 @@ impl Refusal {
             fields.append(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"outgate\""));
         }
         if let Some(wait) = self.case.retry_after {
-            fields.insert(header::RETRY_AFTER, admit::whole_seconds(wait).into());
+            fields.insert(header::RETRY_AFTER, limits::whole_seconds(wait).into());
         }
         if matches!(self.code, Code::Draining | Code::BodyTimeout) {
             fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -368,8 +370,8 @@ mod tests {
 
     #[test]
     fn a_refusal_carries_its_row_and_nothing_internal() {
-        let refusal =
-            Refusal::new(Code::TargetForbidden, "hooks.example is not a public host").cause("10.0.0.1 is Private-Use");
+        let refusal = Refusal::new(Code::TargetForbidden, "hooks.example is not a public host")
+            .with_cause("10.0.0.1 is Private-Use");
         let response = refusal.respond("outgate", "0123");
         assert_eq!(response.status(), 502);
         assert_eq!(response.headers()["outgate-error"], "target_forbidden");

@@ -12,41 +12,41 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, timeout};
 
-use super::pacing::Paced;
 use super::record::Record;
 use super::refusal::{Code, Refusal};
-use super::{Answered, Held, fields};
-use crate::live::reuse::Lease;
-use crate::net::exchange;
+use super::throttle::Throttled;
+use super::{Guards, UpstreamResponse, fields};
+use crate::net::http_client;
+use crate::state::upstreams::pool::PooledConnection;
 
 /// The body of every answer. Dropping it ends the delivery: the permit is freed, the record written.
-pub enum Outbound {
+pub enum ResponseBody {
     /// Ours.
-    Whole(Option<Bytes>),
+    Full(Option<Bytes>),
     /// The target's, streamed.
-    Relayed(Box<Relayed>),
+    Relayed(Box<RelayedBody>),
 }
 
-pub struct Relayed {
+pub struct RelayedBody {
     /// `None` only while this is being dropped.
-    body: Option<Paced<Incoming>>,
+    body: Option<Throttled<Incoming>>,
     /// Bytes of the announced length that are still missing. `None`: the target announced no length.
     missing: Option<u64>,
     /// Held until the body has ended.
-    lease: Option<Lease>,
+    lease: Option<PooledConnection>,
     /// Whether it goes back for reuse then.
     keeps: bool,
     is_http2: bool,
     /// How much more of it may come, in bytes.
     left: u64,
     record: Box<Record>,
-    _held: Held,
+    _held: Guards,
     deadline: Pin<Box<Sleep>>,
 }
 
 /// The target broke off in the middle of its answer, or we did: the client's connection must not end cleanly.
 #[derive(Debug)]
-pub struct BrokeOff;
+pub struct ResponseAborted;
 
 /// The cause in the record where hyper reports RST_STREAM or GOAWAY with NO_ERROR like END_STREAM (RFC 9113
 /// §8.1).
@@ -58,11 +58,11 @@ const END_STREAM_WITHIN: Duration = Duration::from_secs(1);
 /// Returns the target's answer as the client gets it; `method`: of the request.
 pub(super) fn relay(
     method: &Method,
-    Answered { lease, held, answer, limit }: Answered,
+    UpstreamResponse { lease, held, answer, limit }: UpstreamResponse,
     mut record: Box<Record>,
     deadline: Instant,
     pseudonym: &str,
-) -> Response<Outbound> {
+) -> Response<ResponseBody> {
     let version = answer.version();
     let (mut head, body) = answer.into_parts();
     // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
@@ -87,9 +87,9 @@ pub(super) fn relay(
     if !has_body {
         fields::check_content_length(&mut head.headers);
     }
-    let relayed = Relayed {
+    let relayed = RelayedBody {
         missing: if has_body { body.size_hint().exact() } else { Some(0) },
-        body: Some(Paced::new(body, held.permit.tolls())),
+        body: Some(Throttled::new(body, held.permit.tolls())),
         lease: Some(lease),
         keeps,
         is_http2: version == Version::HTTP_2,
@@ -98,12 +98,12 @@ pub(super) fn relay(
         _held: held,
         deadline: Box::pin(tokio::time::sleep_until(deadline)),
     };
-    Response::from_parts(head, Outbound::Relayed(Box::new(relayed)))
+    Response::from_parts(head, ResponseBody::Relayed(Box::new(relayed)))
 }
 
 /// Our own answer to `OPTIONS` with `Max-Forwards: 0` (RFC 9110 §7.6.2).
-pub(super) fn options(mut record: Box<Record>, pseudonym: &str) -> Response<Outbound> {
-    let mut response = Response::new(Outbound::Whole(None));
+pub(super) fn options(mut record: Box<Record>, pseudonym: &str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Full(None));
     let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
     response.headers_mut().insert(header::ALLOW, allow);
     mark_own(response.headers_mut(), &record, pseudonym);
@@ -113,16 +113,16 @@ pub(super) fn options(mut record: Box<Record>, pseudonym: &str) -> Response<Outb
 }
 
 /// A refusal as the client gets it.
-pub(super) fn refuse(refusal: Refusal, mut record: Box<Record>, pseudonym: &str) -> Response<Outbound> {
+pub(super) fn refuse(refusal: Refusal, mut record: Box<Record>, pseudonym: &str) -> Response<ResponseBody> {
     record.refused(&refusal);
     self::refusal(refusal, &record, pseudonym)
 }
 
 /// The response of a refusal that is recorded already.
-pub(super) fn refusal(refusal: Refusal, record: &Record, pseudonym: &str) -> Response<Outbound> {
+pub(super) fn refusal(refusal: Refusal, record: &Record, pseudonym: &str) -> Response<ResponseBody> {
     let mut response = refusal.respond(pseudonym, record.request_id());
     mark_own(response.headers_mut(), record, pseudonym);
-    response.map(|body| Outbound::Whole(Some(body)))
+    response.map(|body| ResponseBody::Full(Some(body)))
 }
 
 /// Adds to a response of our own the fields that every response carries.
@@ -168,21 +168,21 @@ fn says_close(headers: &HeaderMap) -> bool {
     })
 }
 
-impl Relayed {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+impl RelayedBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
         let polled = self.poll_body(cx);
         let frame = match polled {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(self.deadline.as_mut().poll(cx));
-                return Poll::Ready(Some(Err(self.break_off(Code::ResponseTimeout, None))));
+                return Poll::Ready(Some(Err(self.abort(Code::ResponseTimeout, None))));
             }
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 let Some(left) = self.left.checked_sub(length) else {
-                    return Poll::Ready(Some(Err(self.break_off(Code::ResponseTooLarge, None))));
+                    return Poll::Ready(Some(Err(self.abort(Code::ResponseTooLarge, None))));
                 };
                 self.left = left;
                 self.record.received(length);
@@ -200,22 +200,22 @@ impl Relayed {
                 self.end();
                 None
             }
-            None => Some(Err(self.break_off(Code::ConnectionLost, Some(NO_ERROR_END.into())))),
+            None => Some(Err(self.abort(Code::ConnectionLost, Some(NO_ERROR_END.into())))),
         })
     }
 
     /// Looks for what has arrived behind the last byte. An end other than END_STREAM makes the response incomplete while
     /// the client can still learn of it.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Option<BrokeOff> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Option<ResponseAborted> {
         while !self.has_ended() {
             match self.poll_body(cx) {
                 Poll::Pending => return None,
                 Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
-                Poll::Ready(Some(Ok(_))) => return Some(self.break_off(Code::ResponseMalformed, None)),
+                Poll::Ready(Some(Ok(_))) => return Some(self.abort(Code::ResponseMalformed, None)),
                 Poll::Ready(Some(Err(fault))) => return Some(self.fail(&fault)),
                 Poll::Ready(None) if self.has_ended() => {}
                 Poll::Ready(None) => {
-                    return Some(self.break_off(Code::ConnectionLost, Some(NO_ERROR_END.into())));
+                    return Some(self.abort(Code::ConnectionLost, Some(NO_ERROR_END.into())));
                 }
             }
         }
@@ -240,17 +240,17 @@ impl Relayed {
         }
     }
 
-    fn fail(&mut self, fault: &hyper::Error) -> BrokeOff {
-        let malformed = exchange::breaks_the_protocol(fault);
+    fn fail(&mut self, fault: &hyper::Error) -> ResponseAborted {
+        let malformed = http_client::breaks_the_protocol(fault);
         let cause = self.lease.as_ref().map(|lease| lease.cause(fault));
-        self.break_off(if malformed { Code::ResponseMalformed } else { Code::ConnectionLost }, cause)
+        self.abort(if malformed { Code::ResponseMalformed } else { Code::ConnectionLost }, cause)
     }
 
     /// Drops the lease of an unfinished exchange, so that the target's connection is not reused.
-    fn break_off(&mut self, code: Code, cause: Option<String>) -> BrokeOff {
+    fn abort(&mut self, code: Code, cause: Option<String>) -> ResponseAborted {
         self.record.broke_off(code, cause);
         self.lease = None;
-        BrokeOff
+        ResponseAborted
     }
 
     fn end(&mut self) {
@@ -261,13 +261,13 @@ impl Relayed {
     }
 }
 
-fn release(mut lease: Lease, keeps: bool) {
-    if keeps { lease.give_back() } else { lease.end_exchange() }
+fn release(mut lease: PooledConnection, keeps: bool) {
+    if keeps { lease.release() } else { lease.end_exchange() }
 }
 
 /// Waits for the END_STREAM of a response whose announced length has arrived, and returns the connection to the pool. A
 /// stream that stays open is reset; one that ends otherwise leaves the connection broken.
-async fn await_end(mut body: Paced<Incoming>, lease: Lease, keeps: bool) {
+async fn await_end(mut body: Throttled<Incoming>, lease: PooledConnection, keeps: bool) {
     let ending = async {
         while let Some(frame) = body.frame().await {
             if !frame.is_ok_and(|frame| frame.data_ref().is_none_or(Bytes::is_empty)) {
@@ -283,7 +283,7 @@ async fn await_end(mut body: Paced<Incoming>, lease: Lease, keeps: bool) {
     }
 }
 
-impl Drop for Relayed {
+impl Drop for RelayedBody {
     fn drop(&mut self) {
         // A response without a body is never polled.
         if !self.is_whole() {
@@ -300,38 +300,41 @@ impl Drop for Relayed {
     }
 }
 
-impl Outbound {
+impl ResponseBody {
     /// Until when the whole answer must be out; `None` for what is ours and short.
     pub fn deadline(&self) -> Option<Instant> {
         match self {
-            Outbound::Whole(_) => None,
-            Outbound::Relayed(relayed) => Some(relayed.deadline.deadline()),
+            ResponseBody::Full(_) => None,
+            ResponseBody::Relayed(relayed) => Some(relayed.deadline.deadline()),
         }
     }
 }
 
-impl Body for Outbound {
+impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = BrokeOff;
+    type Error = ResponseAborted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
         match &mut *self {
-            Outbound::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Outbound::Relayed(relayed) => relayed.poll(cx),
+            ResponseBody::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            ResponseBody::Relayed(relayed) => relayed.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Outbound::Whole(bytes) => bytes.is_none(),
-            Outbound::Relayed(relayed) => relayed.is_whole(),
+            ResponseBody::Full(bytes) => bytes.is_none(),
+            ResponseBody::Relayed(relayed) => relayed.is_whole(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Outbound::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Outbound::Relayed(relayed) => relayed.body.as_ref().map_or_else(SizeHint::default, Body::size_hint),
+            ResponseBody::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            ResponseBody::Relayed(relayed) => relayed.body.as_ref().map_or_else(SizeHint::default, Body::size_hint),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Routes that only report: which of them would have been taken, and what they would have refused.
 //! What would change for this webhook if they were in force?
 
-use super::ask::Ask;
 use super::decided::{Decided, Head, decide_by_route};
 use super::refusal::{Code, Refusal};
+use super::request_target::RequestTarget;
 use crate::names::ClientName;
 use crate::policy::Plan;
 use crate::policy::route::Route;
@@ -14,14 +14,14 @@ use crate::policy::route::Route;
 pub(super) fn taken<'p>(
     plan: &'p Plan,
     client: &ClientName,
-    ask: &Ask,
+    request_target: &RequestTarget,
     head: Head<'_>,
 ) -> Option<(&'p Route, Option<Code>)> {
-    let path = if head.is_tunnel() { "" } else { ask.path() };
-    let (shadow, agreed) = plan.routes.shadow(client, ask.tenant.as_ref(), &ask.host, path)?;
+    let path = if head.is_tunnel() { "" } else { request_target.path() };
+    let (shadow, agreed) = plan.routes.shadow(client, request_target.tenant.as_ref(), &request_target.host, path)?;
     let agreed = if head.is_tunnel() { Ok(()) } else { agreed.map_err(Refusal::from) };
     // The decisions of the route that takes the request are others.
-    let judged = agreed.and_then(|()| decide_by_route(plan, shadow, ask, head, &mut Decided::default()));
+    let judged = agreed.and_then(|()| decide_by_route(plan, shadow, request_target, head, &mut Decided::default()));
     let refused = judged.err().map(|refusal| refusal.code);
     Some((shadow, refused.or((head.body_min > shadow.body_max).then_some(Code::BodyTooLarge))))
 }

@@ -8,17 +8,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, he
 use http_body::Body;
 use jiff::Timestamp;
 
-use super::ask::{self, Ask};
-use super::inbound::{self, Inbound, Progress};
 use super::record::Record;
 use super::refusal::Refusal;
-use super::{Arrival, Interim, fields, verdict};
+use super::request_body::{self, RequestBody, UploadProgress};
+use super::request_target::{self, RequestTarget};
+use super::{InterimCallback, ProxyRequest, errors, fields};
 use crate::config;
 use crate::names::{Target, TenantName};
-use crate::net::exchange::Upload;
-use crate::policy::identify::{self, Pledge};
+use crate::net::http_client::Upload;
+use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::{Route, WHOLE_BODY_MAX};
-use crate::policy::sign::{self, Draft, SignError, Signer};
+use crate::policy::sign::{self, SignError, Signer, SigningInput};
 
 static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
@@ -29,20 +29,20 @@ pub(super) struct Webhook {
     tenant: Option<TenantName>,
     path_and_query: String,
     fields: HeaderMap,
-    body: Taken,
-    interim: Option<Interim>,
+    body: WebhookBody,
+    interim: Option<InterimCallback>,
 }
 
-enum Taken {
-    Whole(Bytes),
-    Streaming(Upload, Arc<Progress>),
+enum WebhookBody {
+    Buffered(Bytes),
+    Streaming(Upload, Arc<UploadProgress>),
 }
 
 /// A request that nothing will change any more, and what goes on around it while it is sent.
-pub(super) struct Sealed {
+pub(super) struct SignedRequest {
     pub(super) request: Request<Upload>,
-    pub(super) progress: Option<Arc<Progress>>,
-    pub(super) interim: Option<Interim>,
+    pub(super) progress: Option<Arc<UploadProgress>>,
+    pub(super) interim: Option<InterimCallback>,
 }
 
 /// Returns the id of a webhook that is signed: the client's own, or one that is made of the request's.
@@ -72,21 +72,21 @@ pub(super) fn own_id(fields: &HeaderMap) -> Option<&str> {
 impl Webhook {
     /// Reads the body whole if a signer must see it or the client has signed it, or prepares to stream it, under the
     /// route's cap either way.
-    pub(super) async fn take_in(
-        arrival: Arrival,
-        ask: Ask,
+    pub(super) async fn prepare(
+        arrival: ProxyRequest,
+        request_target: RequestTarget,
         target: Target,
         route: &Route,
-        pledge: Option<Pledge>,
+        body_check: Option<BodyCheck>,
         pseudonym: &str,
     ) -> Result<Self, Refusal> {
-        let Arrival { method, version, mut fields, body, interim, .. } = arrival;
+        let ProxyRequest { method, version, mut fields, body, interim, .. } = arrival;
         if fields::names_end_to_end(&fields) {
             return Err(Refusal::malformed("Connection names a field that is not the connection's"));
         }
-        ask::count_forward(&method, &mut fields);
+        request_target::count_forward(&method, &mut fields);
         fields::strip(&mut fields);
-        identify::take_out_proofs(&mut fields);
+        authn::take_out_proofs(&mut fields);
         fields.remove(header::EXPECT);
         fields.remove(header::CONTENT_LENGTH);
         let host = HeaderValue::try_from(target.authority())
@@ -94,39 +94,39 @@ impl Webhook {
         fields.insert(header::HOST, host);
         fields::add_via(&mut fields, version, pseudonym);
 
-        let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == config::Interim::Forward);
-        let body = Self::body(body, route, pledge).await?;
-        let Ask { path_and_query, tenant, .. } = ask;
+        let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == config::InterimPolicy::Forward);
+        let body = Self::body(body, route, body_check).await?;
+        let RequestTarget { path_and_query, tenant, .. } = request_target;
         Ok(Self { method, target, tenant, path_and_query, fields, body, interim })
     }
 
-    async fn body(body: Inbound, route: &Route, pledge: Option<Pledge>) -> Result<Taken, Refusal> {
+    async fn body(body: RequestBody, route: &Route, pledge: Option<BodyCheck>) -> Result<WebhookBody, Refusal> {
         if route.signers.is_empty() && pledge.is_none() {
-            inbound::judge_length(&body, route.body_max)?;
-            let (upload, progress) = inbound::stream(body, route.body_max);
-            return Ok(Taken::Streaming(upload, progress));
+            request_body::judge_length(&body, route.body_max)?;
+            let (upload, progress) = request_body::stream(body, route.body_max);
+            return Ok(WebhookBody::Streaming(upload, progress));
         }
         let most = route.body_max.min(WHOLE_BODY_MAX);
-        inbound::judge_length(&body, most)?;
-        let body = inbound::buffer(body, most).await?;
-        pledge.map_or(Ok(()), |pledge| pledge.kept_by(&body))?;
-        Ok(Taken::Whole(body))
+        request_body::judge_length(&body, most)?;
+        let body = request_body::buffer(body, most).await?;
+        pledge.map_or(Ok(()), |pledge| pledge.verify(&body))?;
+        Ok(WebhookBody::Buffered(body))
     }
 
     /// Adds the route's credential; what a client sent under its name is none.
-    pub(super) fn show(&mut self, (name, value): (HeaderName, HeaderValue)) {
+    pub(super) fn set_credential(&mut self, (name, value): (HeaderName, HeaderValue)) {
         self.fields.insert(name, value);
     }
 
     /// Signs and closes it: nothing is changed afterwards.
-    pub(super) fn seal(mut self, route: &Route, now: Timestamp, record: &mut Record) -> Result<Sealed, Refusal> {
-        let (upload, progress) = match std::mem::replace(&mut self.body, Taken::Whole(Bytes::new())) {
-            Taken::Whole(body) => {
-                self.sign(&body, route, now, record)?;
+    pub(super) fn sign(mut self, route: &Route, now: Timestamp, record: &mut Record) -> Result<SignedRequest, Refusal> {
+        let (upload, progress) = match std::mem::replace(&mut self.body, WebhookBody::Buffered(Bytes::new())) {
+            WebhookBody::Buffered(body) => {
+                self.add_signatures(&body, route, now, record)?;
                 record.body_length(body.len() as u64);
                 (Upload::whole(body), None)
             }
-            Taken::Streaming(upload, progress) => {
+            WebhookBody::Streaming(upload, progress) => {
                 record.uploads(Arc::clone(&progress));
                 (upload, Some(progress))
             }
@@ -140,7 +140,7 @@ impl Webhook {
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.headers_mut() = self.fields;
-        Ok(Sealed { request, progress, interim: self.interim })
+        Ok(SignedRequest { request, progress, interim: self.interim })
     }
 
     /// Says how long the body is where hyper would say nothing: it leaves out the length of an empty body, for which
@@ -154,13 +154,20 @@ impl Webhook {
         };
     }
 
-    fn sign(&mut self, body: &[u8], route: &Route, now: Timestamp, record: &mut Record) -> Result<(), Refusal> {
+    fn add_signatures(
+        &mut self,
+        body: &[u8],
+        route: &Route,
+        now: Timestamp,
+        record: &mut Record,
+    ) -> Result<(), Refusal> {
         if route.signers.is_empty() {
             return Ok(()); // it was taken in whole for the client's signature, not for one of ours
         }
         let id = id(&self.fields, record.request_id())?;
         for signer in &route.signers {
-            let changes = signer.prepare(&self.draft(body, now, &id)).map_err(|fault| self.unsigned(signer, fault))?;
+            let changes =
+                signer.mutations(&self.draft(body, now, &id)).map_err(|fault| self.unsigned(signer, fault))?;
             self.set(changes.headers);
             if let Some(changed) = changes.path_and_query {
                 self.path_and_query = changed;
@@ -176,8 +183,8 @@ impl Webhook {
         Ok(())
     }
 
-    fn draft<'a>(&'a self, body: &'a [u8], now: Timestamp, id: &'a str) -> Draft<'a> {
-        Draft {
+    fn draft<'a>(&'a self, body: &'a [u8], now: Timestamp, id: &'a str) -> SigningInput<'a> {
+        SigningInput {
             method: &self.method,
             target: &self.target,
             tenant: self.tenant.as_ref(),
@@ -190,7 +197,7 @@ impl Webhook {
     }
 
     fn unsigned(&self, signer: &Signer, fault: SignError) -> Refusal {
-        verdict::unsigned(signer, self.tenant.as_ref(), fault)
+        errors::unsigned(signer, self.tenant.as_ref(), fault)
     }
 
     fn set(&mut self, headers: Vec<(HeaderName, HeaderValue)>) {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::difference::Difference;
 use crate::config::written::hex;
-use crate::config::{Written, journal};
+use crate::config::{SourceSnapshot, journal};
 pub use durable::FolderLock;
 
 /// Where the packages have our own folder.
@@ -53,7 +53,7 @@ pub struct History {
 
 /// One of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Entry {
+pub struct HistoryEntry {
     pub number: u64,
     pub at: Timestamp,
     pub by: String,
@@ -62,7 +62,7 @@ pub struct Entry {
     /// To the one before.
     #[serde(flatten)]
     pub difference: Difference,
-    /// Of all that was read: HMAC-SHA256 of [`Written::digest`], or that itself in an entry of a former version.
+    /// Of all that was read: HMAC-SHA256 of [`SourceSnapshot::digest`], or that itself in an entry of a former version.
     pub digest: String,
     pub version: String,
     /// SHA-256 of their texts, as they are kept.
@@ -72,7 +72,7 @@ pub struct Entry {
     /// Of each of them: who might read it (chmod(2)).
     #[serde(default)]
     pub modes: Vec<Option<u32>>,
-    /// The same of each file that they name: see [`Written::contents`].
+    /// The same of each file that they name: see [`SourceSnapshot::contents`].
     pub contents: BTreeMap<PathBuf, String>,
     /// Whether digests are keyed.
     #[serde(default)]
@@ -108,16 +108,16 @@ impl History {
     }
 
     /// All that there are, the oldest first; what makes no sense is left out.
-    pub fn entries(&self) -> io::Result<Vec<Entry>> {
+    pub fn entries(&self) -> io::Result<Vec<HistoryEntry>> {
         Ok(self.numbers()?.into_iter().filter_map(|number| self.entry(number).ok()).collect())
     }
 
-    pub fn last(&self) -> Option<Entry> {
+    pub fn last(&self) -> Option<HistoryEntry> {
         self.numbers().ok()?.into_iter().rev().find_map(|number| self.entry(number).ok())
     }
 
-    pub fn entry(&self, number: u64) -> io::Result<Entry> {
-        let place = self.place(number);
+    pub fn entry(&self, number: u64) -> io::Result<HistoryEntry> {
+        let place = self.entry_path(number);
         if !fs::symlink_metadata(&place)?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is no folder", place.display())));
         }
@@ -126,17 +126,21 @@ impl History {
     }
 
     /// What `after` changes of a configuration that was kept.
-    pub fn difference(&self, entry: &Entry, after: &Written) -> io::Result<Difference> {
+    pub fn difference(&self, entry: &HistoryEntry, after: &SourceSnapshot) -> io::Result<Difference> {
         Ok(Difference::between(&self.written(entry)?, &*self.in_terms_of(entry, after)?))
     }
 
     /// Whether a configuration that was kept is this one.
-    pub fn is_same(&self, entry: &Entry, written: &Written) -> bool {
+    pub fn is_same(&self, entry: &HistoryEntry, written: &SourceSnapshot) -> bool {
         self.in_terms_of(entry, written).is_ok_and(|written| written.digest == entry.digest)
     }
 
     /// With digests that can be compared with those of `entry`. The error: the key of the entry is lost or damaged.
-    fn in_terms_of<'w>(&self, entry: &Entry, written: &'w Written) -> io::Result<Cow<'w, Written>> {
+    fn in_terms_of<'w>(
+        &self,
+        entry: &HistoryEntry,
+        written: &'w SourceSnapshot,
+    ) -> io::Result<Cow<'w, SourceSnapshot>> {
         if !entry.is_keyed {
             return Ok(Cow::Borrowed(written));
         }
@@ -171,8 +175,8 @@ impl History {
     }
 
     /// The configuration itself, with digests as they are kept.
-    pub fn written(&self, entry: &Entry) -> io::Result<Written> {
-        let json = durable::read(&self.place(entry.number).join(TEXTS), TEXTS_MAX)?;
+    pub fn written(&self, entry: &HistoryEntry) -> io::Result<SourceSnapshot> {
+        let json = durable::read(&self.entry_path(entry.number).join(TEXTS), TEXTS_MAX)?;
         let texts: Vec<Arc<str>> = match digest(&json) == entry.texts {
             true => serde_json::from_slice(&json).map_err(io::Error::other)?,
             false => return Err(damaged("the texts of its files are not what was kept")),
@@ -181,12 +185,12 @@ impl History {
             return Err(damaged("it has not as many texts as files"));
         }
         let texts = entry.files.iter().cloned().zip(texts).collect();
-        Ok(Written { texts, contents: entry.contents.clone(), digest: entry.digest.clone() })
+        Ok(SourceSnapshot { texts, contents: entry.contents.clone(), digest: entry.digest.clone() })
     }
 
     /// Adds one, with the next number that is free, and drops the oldest beyond what is kept. It is there as a whole or
     /// not at all.
-    pub fn add(&self, mut entry: Entry, written: &Written) -> io::Result<u64> {
+    pub fn add(&self, mut entry: HistoryEntry, written: &SourceSnapshot) -> io::Result<u64> {
         let texts: Vec<&str> = written.texts.iter().map(|(_, text)| &**text).collect();
         let texts = serde_json::to_vec(&texts).map_err(io::Error::other)?;
         entry.texts = digest(&texts);
@@ -194,7 +198,7 @@ impl History {
         entry.modes = entry.files.iter().map(|path| Some(fs::metadata(path).ok()?.mode() & 0o666)).collect();
         let _lock = FolderLock::acquire(&self.folder)?;
         let key = self.key_or_new()?;
-        let Written { contents, digest, .. } = keyed(&key, written);
+        let SourceSnapshot { contents, digest, .. } = keyed(&key, written);
         (entry.contents, entry.digest, entry.is_keyed) = (contents, digest, true);
         entry.key_id = key_id(&key);
         // Others may have counted on since.
@@ -209,18 +213,19 @@ impl History {
         Ok(entry.number)
     }
 
-    fn write(&self, unfinished: &Path, entry: &Entry, texts: &[u8]) -> io::Result<()> {
+    fn write(&self, unfinished: &Path, entry: &HistoryEntry, texts: &[u8]) -> io::Result<()> {
         durable::remove_folder(unfinished)?;
         durable::make_folder(unfinished)?;
         // Where only a certificate or a tenant's key is another, the texts are there already.
-        let same = self.last().filter(|last| last.texts == entry.texts).map(|last| self.place(last.number).join(TEXTS));
+        let same =
+            self.last().filter(|last| last.texts == entry.texts).map(|last| self.entry_path(last.number).join(TEXTS));
         let place = unfinished.join(TEXTS);
         if same.is_none_or(|same| fs::hard_link(same, &place).is_err()) {
             durable::write(&place, texts)?;
         }
         let json = serde_json::to_vec_pretty(entry).map_err(io::Error::other)?;
         durable::write(&unfinished.join(ENTRY), &json)?;
-        durable::put_in_place(unfinished, &self.place(entry.number))
+        durable::put_in_place(unfinished, &self.entry_path(entry.number))
     }
 
     /// The number that the next one gets.
@@ -228,7 +233,7 @@ impl History {
         self.numbers().ok().and_then(|numbers| numbers.last().copied()).map_or(1, |last| last + 1)
     }
 
-    fn place(&self, number: u64) -> PathBuf {
+    fn entry_path(&self, number: u64) -> PathBuf {
         self.folder.join(format!("{number:06}"))
     }
 
@@ -249,7 +254,7 @@ impl History {
             texts.extend(of_it.filter(|_| is_another));
             recent += 1;
             if recent > self.most && !is_another {
-                let _ = durable::remove_folder(&self.place(number));
+                let _ = durable::remove_folder(&self.entry_path(number));
             }
         }
     }
@@ -260,10 +265,10 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// The same with keyed digests.
-fn keyed(key: &hmac::Key, written: &Written) -> Written {
+fn keyed(key: &hmac::Key, written: &SourceSnapshot) -> SourceSnapshot {
     let tag = |digest: &String| hex(hmac::sign(key, digest.as_bytes()).as_ref());
     let contents = written.contents.iter().map(|(path, digest)| (path.clone(), tag(digest))).collect();
-    Written { texts: written.texts.clone(), contents, digest: tag(&written.digest) }
+    SourceSnapshot { texts: written.texts.clone(), contents, digest: tag(&written.digest) }
 }
 
 fn key_id(key: &hmac::Key) -> String {
@@ -278,8 +283,8 @@ fn damaged(why: &str) -> io::Error {
 mod tests {
     use super::*;
 
-    fn entry(number: u64) -> Entry {
-        Entry {
+    fn entry(number: u64) -> HistoryEntry {
+        HistoryEntry {
             number,
             at: Timestamp::UNIX_EPOCH,
             by: "start".into(),
@@ -301,7 +306,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("outgate-history-{}", std::process::id()));
         let history = History::open(Some(&folder), None, 3).unwrap().unwrap();
         assert_eq!((history.next(), history.last().is_none()), (1, true));
-        let text = |text: &str| Written { texts: vec![("/e/c.toml".into(), text.into())], ..Written::default() };
+        let text =
+            |text: &str| SourceSnapshot { texts: vec![("/e/c.toml".into(), text.into())], ..SourceSnapshot::default() };
         let numbers = || history.entries().unwrap().iter().map(|entry| entry.number).collect::<Vec<_>>();
         for number in 1..=5 {
             assert_eq!(history.add(entry(number), &text(&number.to_string())).unwrap(), number);
@@ -318,24 +324,24 @@ mod tests {
         }
         assert_eq!(numbers(), [4, 5, 14, 15, 16]);
         assert!(!history.folder().join(UNFINISHED).exists());
-        let inode = |number| fs::metadata(history.place(number).join(TEXTS)).unwrap().ino();
+        let inode = |number| fs::metadata(history.entry_path(number).join(TEXTS)).unwrap().ino();
         assert_eq!(inode(14), inode(16));
-        fs::create_dir(history.place(19)).unwrap();
+        fs::create_dir(history.entry_path(19)).unwrap();
         let last = history.last().unwrap();
         assert_eq!((last.number, history.written(&last).unwrap().texts), (16, written.texts));
         assert_eq!(history.next(), 20);
         // A link is not followed: whoever reads may see more than whoever wrote.
-        let texts = history.place(16).join(TEXTS);
-        fs::rename(&texts, history.place(16).join("x")).unwrap();
+        let texts = history.entry_path(16).join(TEXTS);
+        fs::rename(&texts, history.entry_path(16).join("x")).unwrap();
         std::os::unix::fs::symlink("x", &texts).unwrap();
         assert!(history.written(&last).is_err());
-        fs::rename(history.place(16).join("x"), &texts).unwrap();
+        fs::rename(history.entry_path(16).join("x"), &texts).unwrap();
         // Nor is what is not what was kept.
         fs::write(&texts, "[\"tex\"]").unwrap();
         assert_eq!(history.written(&last).unwrap_err().to_string(), "the texts of its files are not what was kept");
         use std::os::unix::fs::PermissionsExt;
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(history.place(16)), mode(texts)), (0o700, 0o600));
+        assert_eq!((mode(history.entry_path(16)), mode(texts)), (0o700, 0o600));
         assert_eq!(mode(history.folder().with_extension(KEY)), 0o600);
         fs::remove_dir_all(folder).unwrap();
     }

@@ -11,24 +11,24 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
-use super::Entry;
+use super::HistoryEntry;
 use super::durable::{FolderLock, put_in_place, remove_folder, sync_folder};
 pub use super::trusted::check_folder;
 use super::trusted::resolve;
 use crate::config::journal::{self, MANIFEST, Manifest, Overlay};
-use crate::config::{self, KeyDirs, Written};
+use crate::config::{self, KeyDirs, SourceSnapshot};
 
 /// A rollback that counts, and is not finished.
-pub struct Begun {
+pub struct PendingRollback {
     main: PathBuf,
     overlay: Overlay,
 }
 
 /// Writes the whole set. From when this returns it is the configuration, whatever happens.
-pub fn begin(main: &Path, overlay: Overlay) -> io::Result<Begun> {
+pub fn begin(main: &Path, overlay: Overlay) -> io::Result<PendingRollback> {
     let main = journal::absolute(main);
     let unfinished = beside(&main, "rollback-unfinished");
-    let begun = Begun { main, overlay };
+    let begun = PendingRollback { main, overlay };
     remove_folder(&unfinished)?;
     fs::create_dir(&unfinished)?;
     let written = begun.write(&unfinished);
@@ -39,7 +39,7 @@ pub fn begin(main: &Path, overlay: Overlay) -> io::Result<Begun> {
 }
 
 /// A configuration that was adopted, in the place of what is on disk.
-pub fn overlay(main: &Path, entry: &Entry, written: &Written) -> Overlay {
+pub fn overlay(main: &Path, entry: &HistoryEntry, written: &SourceSnapshot) -> Overlay {
     let texts = written.texts.iter().map(|(path, text)| (journal::absolute(path), text.as_bytes().to_vec()));
     let modes = entry.files.iter().zip(&entry.modes).filter_map(|(path, mode)| Some((path.clone(), (*mode)?)));
     let mut overlay =
@@ -96,12 +96,12 @@ pub fn lock(main: &Path) -> io::Result<Option<FolderLock>> {
 }
 
 /// One that somebody else began.
-pub fn begun(main: &Path) -> Result<Option<Begun>, journal::Unreadable> {
+pub fn begun(main: &Path) -> Result<Option<PendingRollback>, journal::UnreadableRollback> {
     let main = journal::absolute(main);
-    Ok(journal::read(&main)?.map(|overlay| Begun { main, overlay }))
+    Ok(journal::read(&main)?.map(|overlay| PendingRollback { main, overlay }))
 }
 
-impl Begun {
+impl PendingRollback {
     pub fn overlay(&self) -> &Overlay {
         &self.overlay
     }
@@ -124,11 +124,11 @@ impl Begun {
         let json = serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?;
         // Whoever may look into the folder may know what is there.
         let folder = fs::metadata(main.parent().unwrap_or(Path::new("/")))?;
-        write_like(&unfinished.join(MANIFEST), &json, &Like::of(&folder))?;
+        write_like(&unfinished.join(MANIFEST), &json, &FileAttributes::of(&folder))?;
         let opened = File::open(unfinished)?;
-        give(&opened, &Like::of(&folder))?;
+        give(&opened, &FileAttributes::of(&folder))?;
         opened.set_permissions(fs::Permissions::from_mode(folder.mode() & 0o7777))?;
-        put_in_place(unfinished, &journal::place(main))
+        put_in_place(unfinished, &journal::path(main))
     }
 
     /// As if it had never begun; for one whose files are not in their places yet.
@@ -180,7 +180,7 @@ impl Begun {
     fn clear(&self) -> io::Result<()> {
         let unfinished = beside(&self.main, "rollback-unfinished");
         remove_folder(&unfinished)?;
-        put_in_place(&journal::place(&self.main), &unfinished)?;
+        put_in_place(&journal::path(&self.main), &unfinished)?;
         remove_folder(&unfinished)
     }
 }
@@ -192,14 +192,14 @@ fn beside(path: &Path, what: &str) -> PathBuf {
 
 /// Whose a file is to be, and who may read it: as it is now, else by the mode that it had, in a folder of those whose
 /// folder it is.
-fn like(path: &Path, mode: Option<u32>) -> io::Result<Like> {
+fn like(path: &Path, mode: Option<u32>) -> io::Result<FileAttributes> {
     match fs::metadata(path) {
-        Ok(found) => Ok(Like::of(&found)),
+        Ok(found) => Ok(FileAttributes::of(&found)),
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
             let folder = path.ancestors().skip(1).find_map(|folder| fs::metadata(folder).ok());
             let folder = folder.ok_or(io::ErrorKind::NotFound)?;
             let mode = mode.map_or(0o640, |mode| mode & 0o644);
-            Ok(Like { mode, ..Like::of(&folder) })
+            Ok(FileAttributes { mode, ..FileAttributes::of(&folder) })
         }
         Err(fault) => Err(fault),
     }
@@ -207,20 +207,20 @@ fn like(path: &Path, mode: Option<u32>) -> io::Result<Like> {
 
 /// Whose a file is, and who may read it.
 #[derive(Clone, Copy)]
-struct Like {
+struct FileAttributes {
     uid: u32,
     gid: u32,
     mode: u32,
 }
 
-impl Like {
+impl FileAttributes {
     /// Of a folder: without what makes it one.
     fn of(found: &fs::Metadata) -> Self {
         Self { uid: found.uid(), gid: found.gid(), mode: found.mode() & 0o666 }
     }
 }
 
-fn write_anew(path: &Path, bytes: &[u8], like: &Like) -> io::Result<()> {
+fn write_anew(path: &Path, bytes: &[u8], like: &FileAttributes) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(fault) if fault.kind() != io::ErrorKind::NotFound => Err(fault),
         _ => write_like(path, bytes, like),
@@ -228,7 +228,7 @@ fn write_anew(path: &Path, bytes: &[u8], like: &Like) -> io::Result<()> {
 }
 
 /// A new file, on the disk.
-fn write_like(path: &Path, bytes: &[u8], like: &Like) -> io::Result<()> {
+fn write_like(path: &Path, bytes: &[u8], like: &FileAttributes) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     give(&file, like)?;
@@ -237,7 +237,7 @@ fn write_like(path: &Path, bytes: &[u8], like: &Like) -> io::Result<()> {
 }
 
 /// To its owner and group, where they are others' than ours.
-fn give(file: &File, like: &Like) -> io::Result<()> {
+fn give(file: &File, like: &FileAttributes) -> io::Result<()> {
     let own = file.metadata()?;
     if (own.uid(), own.gid()) == (like.uid, like.gid) {
         return Ok(());

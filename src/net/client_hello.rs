@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::host;
 use crate::names::Host;
-use crate::net::tls::accept::AcceptFault;
+use crate::net::tls::accept::TlsAcceptError;
 
 /// What a ClientHello may take, in bytes. Post-quantum key shares make it a few thousand.
 const HELLO_MAX: usize = 32 * 1024;
@@ -25,7 +25,7 @@ const ALERT_REST_MAX: u64 = 256 * 1024;
 
 /// The rule whether a ClientHello must name the host (Server Name Indication, RFC 6066 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sni {
+pub enum SniRequirement {
     /// The target chooses its certificate by the name.
     Required,
     /// The certificate is chosen without it. A name that is there must be the host's.
@@ -34,40 +34,41 @@ pub enum Sni {
 
 /// Why the first bytes are not those of a client that means the host.
 #[derive(Debug, PartialEq, Eq)]
-pub enum HelloFault {
+pub enum ClientHelloError {
     /// The first byte begins no handshake record.
     NotTls,
     /// A handshake record that holds no valid ClientHello.
     Malformed,
     TooLarge,
     /// Server Name Indication (RFC 6066 §3) names another host, or none.
-    OtherHost(Option<String>),
+    ServerNameMismatch(Option<String>),
     /// Nothing came in time.
     Timeout,
     /// A ClientHello began, and did not end in time.
     Stalled,
-    Gone,
+    Closed,
 }
 
 /// Of a connection on which no first byte came.
-impl From<AcceptFault> for HelloFault {
-    fn from(fault: AcceptFault) -> Self {
+impl From<TlsAcceptError> for ClientHelloError {
+    fn from(fault: TlsAcceptError) -> Self {
         match fault {
-            AcceptFault::Timeout => HelloFault::Timeout,
-            AcceptFault::Failed(_) => HelloFault::Gone,
+            TlsAcceptError::Timeout => ClientHelloError::Timeout,
+            TlsAcceptError::Failed(_) => ClientHelloError::Closed,
         }
     }
 }
 
-impl HelloFault {
+impl ClientHelloError {
     /// The alert that tells the client why its ClientHello is refused (RFC 8446 §6.2); `None` where it sent none.
     fn alert(&self) -> Option<AlertDescription> {
         match self {
-            HelloFault::OtherHost(Some(_)) => Some(AlertDescription::UnrecognisedName),
-            HelloFault::OtherHost(None) | HelloFault::Malformed | HelloFault::TooLarge | HelloFault::Stalled => {
-                Some(AlertDescription::AccessDenied)
-            }
-            HelloFault::NotTls | HelloFault::Timeout | HelloFault::Gone => None,
+            ClientHelloError::ServerNameMismatch(Some(_)) => Some(AlertDescription::UnrecognisedName),
+            ClientHelloError::ServerNameMismatch(None)
+            | ClientHelloError::Malformed
+            | ClientHelloError::TooLarge
+            | ClientHelloError::Stalled => Some(AlertDescription::AccessDenied),
+            ClientHelloError::NotTls | ClientHelloError::Timeout | ClientHelloError::Closed => None,
         }
     }
 }
@@ -82,19 +83,19 @@ pub fn begins_handshake(first: u8) -> bool {
 pub async fn read(
     client: &mut (impl AsyncRead + Unpin),
     host: &Host,
-    sni: Sni,
+    sni: SniRequirement,
     within: Duration,
-) -> Result<Vec<u8>, HelloFault> {
+) -> Result<Vec<u8>, ClientHelloError> {
     let mut all = Vec::with_capacity(PIECE);
     match timeout(within, gather(client, host, sni, &mut all)).await {
         Ok(gathered) => gathered.map(|()| all),
-        Err(_) if all.is_empty() => Err(HelloFault::Timeout),
-        Err(_) => Err(HelloFault::Stalled),
+        Err(_) if all.is_empty() => Err(ClientHelloError::Timeout),
+        Err(_) => Err(ClientHelloError::Stalled),
     }
 }
 
 /// Ends the connection of a client whose ClientHello is refused: with a fatal alert, where it speaks TLS.
-pub async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), fault: &HelloFault) {
+pub async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), fault: &ClientHelloError) {
     if let Some(alert) = fault.alert() {
         send_alert(client, alert).await;
     }
@@ -120,48 +121,52 @@ async fn send_alert(client: &mut (impl AsyncRead + AsyncWrite + Unpin), alert: A
 async fn gather(
     client: &mut (impl AsyncRead + Unpin),
     host: &Host,
-    sni: Sni,
+    sni: SniRequirement,
     all: &mut Vec<u8>,
-) -> Result<(), HelloFault> {
+) -> Result<(), ClientHelloError> {
     let mut acceptor = Acceptor::default();
     loop {
         let start = all.len();
         if start > HELLO_MAX {
-            return Err(HelloFault::TooLarge);
+            return Err(ClientHelloError::TooLarge);
         }
         all.reserve(PIECE);
         match client.read_buf(all).await {
             Ok(length) if length > 0 => {}
-            _ => return Err(HelloFault::Gone),
+            _ => return Err(ClientHelloError::Closed),
         }
         if !begins_handshake(all[0]) {
-            return Err(HelloFault::NotTls);
+            return Err(ClientHelloError::NotTls);
         }
-        if let Some(named) = hear(&mut acceptor, &all[start..])? {
-            return if means(named.as_deref(), host, sni) { Ok(()) } else { Err(HelloFault::OtherHost(named)) };
+        if let Some(named) = parse_server_name(&mut acceptor, &all[start..])? {
+            return if means(named.as_deref(), host, sni) {
+                Ok(())
+            } else {
+                Err(ClientHelloError::ServerNameMismatch(named))
+            };
         }
     }
 }
 
 /// The name in the ClientHello, once it is there.
-fn hear(acceptor: &mut Acceptor, mut piece: &[u8]) -> Result<Option<Option<String>>, HelloFault> {
+fn parse_server_name(acceptor: &mut Acceptor, mut piece: &[u8]) -> Result<Option<Option<String>>, ClientHelloError> {
     while !piece.is_empty() {
         let read: io::Result<usize> = acceptor.read_tls(&mut piece);
-        read.map_err(|_| HelloFault::Malformed)?;
+        read.map_err(|_| ClientHelloError::Malformed)?;
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(accepted)) => return Ok(Some(accepted.client_hello().server_name().map(str::to_owned))),
-            Err(_) => return Err(HelloFault::Malformed),
+            Err(_) => return Err(ClientHelloError::Malformed),
         }
     }
     Ok(None)
 }
 
 /// Whether a ClientHello that names this is meant for the host.
-fn means(named: Option<&str>, host: &Host, sni: Sni) -> bool {
+fn means(named: Option<&str>, host: &Host, sni: SniRequirement) -> bool {
     match (named, host) {
         (None, Host::Ip(_)) => true,
-        (None, Host::Name(_)) => sni == Sni::Optional,
+        (None, Host::Name(_)) => sni == SniRequirement::Optional,
         (Some(named), Host::Name(_)) => host::canonical(named).as_ref() == Ok(host),
         _ => false,
     }
@@ -169,9 +174,9 @@ fn means(named: Option<&str>, host: &Host, sni: Sni) -> bool {
 
 /// Any bytes at all: however they come, the same host is named.
 pub fn hellos(data: &[u8]) {
-    if let Ok(Some(named)) = hear(&mut Acceptor::default(), data) {
+    if let Ok(Some(named)) = parse_server_name(&mut Acceptor::default(), data) {
         let mut acceptor = Acceptor::default();
-        let again = data.chunks(1).find_map(|byte| hear(&mut acceptor, byte).transpose());
+        let again = data.chunks(1).find_map(|byte| parse_server_name(&mut acceptor, byte).transpose());
         assert_eq!(again, Some(Ok(named)), "{data:?}");
     }
 }
@@ -199,11 +204,11 @@ mod tests {
         bytes
     }
 
-    async fn judge(pieces: &[&[u8]], host: &str) -> Result<Vec<u8>, HelloFault> {
-        judge_with(pieces, host, Sni::Required).await
+    async fn judge(pieces: &[&[u8]], host: &str) -> Result<Vec<u8>, ClientHelloError> {
+        judge_with(pieces, host, SniRequirement::Required).await
     }
 
-    async fn judge_with(pieces: &[&[u8]], host: &str, sni: Sni) -> Result<Vec<u8>, HelloFault> {
+    async fn judge_with(pieces: &[&[u8]], host: &str, sni: SniRequirement) -> Result<Vec<u8>, ClientHelloError> {
         let (mut client, mut near) = tokio::io::duplex(64 * 1024);
         let host = host::canonical(host).unwrap();
         let sending = async {
@@ -221,12 +226,12 @@ mod tests {
         let (name, address) = (hello("hook.example"), hello("192.0.2.1"));
         assert_eq!(judge(&[&name], "Hook.Example.").await.as_ref(), Ok(&name));
         assert_eq!(judge(&[&address], "192.0.2.1").await.as_ref(), Ok(&address));
-        let other = |named: Option<&str>| Err(HelloFault::OtherHost(named.map(str::to_owned)));
+        let other = |named: Option<&str>| Err(ClientHelloError::ServerNameMismatch(named.map(str::to_owned)));
         assert_eq!(judge(&[&name], "else.example").await, other(Some("hook.example")));
         assert_eq!(judge(&[&name], "192.0.2.1").await, other(Some("hook.example")));
         assert_eq!(judge(&[&address], "hook.example").await, other(None));
-        assert_eq!(judge_with(&[&address], "hook.example", Sni::Optional).await.as_ref(), Ok(&address));
-        assert_eq!(judge_with(&[&name], "else.example", Sni::Optional).await, other(Some("hook.example")));
+        assert_eq!(judge_with(&[&address], "hook.example", SniRequirement::Optional).await.as_ref(), Ok(&address));
+        assert_eq!(judge_with(&[&name], "else.example", SniRequirement::Optional).await, other(Some("hook.example")));
     }
 
     #[tokio::test]
@@ -249,12 +254,12 @@ mod tests {
         let mut alert = whole.clone();
         alert[0] = 21;
         for bad in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &alert, b"SSH-2.0-x\r\n"] {
-            assert_eq!(judge(&[bad], "hook.example").await, Err(HelloFault::NotTls), "{bad:?}");
+            assert_eq!(judge(&[bad], "hook.example").await, Err(ClientHelloError::NotTls), "{bad:?}");
         }
         let broken: &[u8] = b"\x16\x03\x01\x00\x05hello";
-        assert_eq!(judge(&[broken], "hook.example").await, Err(HelloFault::Malformed));
+        assert_eq!(judge(&[broken], "hook.example").await, Err(ClientHelloError::Malformed));
         for end in [0, 1, 4, 5, 6, whole.len() - 1] {
-            assert_eq!(judge(&[&whole[..end]], "hook.example").await, Err(HelloFault::Gone), "{end}");
+            assert_eq!(judge(&[&whole[..end]], "hook.example").await, Err(ClientHelloError::Closed), "{end}");
         }
     }
 }

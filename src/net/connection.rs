@@ -18,14 +18,14 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What HTTP is spoken on towards a target: TLS, or plaintext where a route allows it.
-pub type Wire = MaybeHttpsStream<TokioIo<Socket>>;
+pub type MaybeTlsStream = MaybeHttpsStream<TokioIo<OutboundSocket>>;
 
 /// The one owner of an outgoing TCP connection, made by [`super::dial`] alone; it closes when dropped.
 ///
 /// tokio's `TcpStream` behind an `Arc`, so that a [`Liveness`] can look at the same descriptor without keeping it
 /// open and without ever seeing a number that was reused.
 #[derive(Debug)]
-pub struct Socket(Arc<TcpStream>);
+pub struct OutboundSocket(Arc<TcpStream>);
 
 /// Asks whether an idle connection may still be used.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Liveness {
     /// (RFC 9112 §9.2 wants such a connection closed).
     ///
     /// One system call, which neither waits nor consumes.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_idle_and_open(&self) -> bool {
         let Some(stream) = self.0.upgrade() else { return false };
         let peeked = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         peeked.is_err_and(|errno| errno == Errno::AGAIN)
@@ -53,7 +53,7 @@ impl Liveness {
 
 impl Liveness {
     /// From now on to drop the connection resets it: what the peer has not taken yet does not wait in the kernel.
-    pub fn gives_up(&self) {
+    pub fn set_linger_zero(&self) {
         if let Some(stream) = self.0.upgrade() {
             // It fails only on a connection that is gone already.
             let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
@@ -61,7 +61,7 @@ impl Liveness {
     }
 }
 
-impl Socket {
+impl OutboundSocket {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self(Arc::new(stream))
     }
@@ -80,8 +80,8 @@ impl Socket {
     }
 
     /// The wire without TLS.
-    pub fn into_plaintext(self) -> Wire {
-        Wire::from(TokioIo::new(self))
+    pub fn into_plaintext(self) -> MaybeTlsStream {
+        MaybeTlsStream::from(TokioIo::new(self))
     }
 }
 
@@ -94,7 +94,7 @@ thread_local! {
     static SCRATCH_BUFFER: RefCell<Box<[u8; SCRATCH]>> = RefCell::new(Box::new([0; SCRATCH]));
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for OutboundSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wanted = buf.remaining().min(SCRATCH);
         if wanted == 0 {
@@ -124,7 +124,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for OutboundSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         poll_write(&self.0, cx, |stream| stream.try_write(bytes))
     }
@@ -171,11 +171,11 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (Socket, TcpStream) {
+    async fn pair() -> (OutboundSocket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (Socket::new(near.unwrap()), far.unwrap().0)
+        (OutboundSocket::new(near.unwrap()), far.unwrap().0)
     }
 
     #[tokio::test]
@@ -212,10 +212,10 @@ mod tests {
     async fn a_connection_is_quiet_until_the_peer_speaks() {
         let (near, mut far) = pair().await;
         let liveness = near.liveness();
-        assert!(liveness.is_quiet());
+        assert!(liveness.is_idle_and_open());
         far.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
         near.0.readable().await.unwrap();
-        assert!(!liveness.is_quiet());
+        assert!(!liveness.is_idle_and_open());
     }
 
     #[tokio::test]
@@ -224,7 +224,7 @@ mod tests {
         let liveness = near.liveness();
         drop(far);
         near.0.readable().await.unwrap();
-        assert!(!liveness.is_quiet());
+        assert!(!liveness.is_idle_and_open());
     }
 
     #[tokio::test]
@@ -233,6 +233,6 @@ mod tests {
         let liveness = near.liveness();
         drop(near);
         assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
-        assert!(!liveness.is_quiet());
+        assert!(!liveness.is_idle_and_open());
     }
 }

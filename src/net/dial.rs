@@ -14,7 +14,7 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::Socket;
+use super::connection::OutboundSocket;
 use super::{local, sockopt};
 use crate::policy::egress::Hop;
 
@@ -23,12 +23,12 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// What came of dialling.
 #[derive(Debug)]
-pub struct Dialling {
-    pub outcome: Result<Dialled, DialFault>,
+pub struct DialReport {
+    pub outcome: Result<DialledSocket, DialError>,
     /// The hop of the attempt that decided the outcome: the last one with the fault of the outcome.
     pub hop: Option<Hop>,
     /// In the order in which they ended.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<ConnectAttempt>,
     /// Sources that turned out not to be this host's.
     pub unusable: Vec<IpAddr>,
     /// Ways that were refused, had no answer until the deadline, or none for as long as the next one waits.
@@ -37,7 +37,7 @@ pub struct Dialling {
 
 /// One attempt to connect.
 #[derive(Debug)]
-pub struct Attempt {
+pub struct ConnectAttempt {
     pub hop: Hop,
     /// `connected`, `abandoned` (another attempt had connected), or what its fault is called in records.
     pub outcome: &'static str,
@@ -45,14 +45,14 @@ pub struct Attempt {
 }
 
 #[derive(Debug)]
-pub struct Dialled {
-    pub socket: Socket,
+pub struct DialledSocket {
+    pub socket: OutboundSocket,
     pub hop: Hop,
 }
 
 /// Why no hop led to a connection: of several reasons, the one that says most about the target.
 #[derive(Debug)]
-pub enum DialFault {
+pub enum DialError {
     Refused,
     Timeout,
     Unreachable,
@@ -61,7 +61,7 @@ pub enum DialFault {
     Other(io::Error),
 }
 
-impl DialFault {
+impl DialError {
     /// For records.
     fn as_str(&self) -> &'static str {
         match self {
@@ -74,7 +74,7 @@ impl DialFault {
     }
 }
 
-impl fmt::Display for DialFault {
+impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refused => "connection refused",
@@ -86,7 +86,7 @@ impl fmt::Display for DialFault {
     }
 }
 
-impl std::error::Error for DialFault {
+impl std::error::Error for DialError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Other(error) => Some(error),
@@ -97,31 +97,31 @@ impl std::error::Error for DialFault {
 
 /// Tries the hops in their order, as RFC 8305 §5 says: the next one starts when the last has failed or has not
 /// answered for [`ATTEMPT_DELAY`]; the first to connect wins, and the others are closed with their futures.
-pub async fn dial(hops: &[Hop], deadline: Instant) -> Dialling {
+pub async fn dial(hops: &[Hop], deadline: Instant) -> DialReport {
     let (mut unusable, mut unanswered, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
-    let mut fault = (DialFault::NoSource, None);
+    let mut fault = (DialError::NoSource, None);
     let mut waiting = hops.iter().copied();
-    let mut running: Vec<Running> = Vec::new();
+    let mut running: Vec<AttemptInFlight> = Vec::new();
     let outcome = loop {
         match waiting.find(|hop| !unusable.contains(&hop.from())) {
-            Some(hop) => running.push(Running { hop, since: Instant::now(), attempt: Box::pin(connect(hop)) }),
+            Some(hop) => running.push(AttemptInFlight { hop, since: Instant::now(), attempt: Box::pin(connect(hop)) }),
             None if running.is_empty() => break Err(fault),
             None => {}
         }
         let until = if waiting.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
         match timeout_at(until, first(&mut running)).await {
             Ok((hop, since, ended)) => {
-                let outcome = ended.as_ref().map_or_else(Failure::as_str, |_| "connected");
-                attempts.push(Attempt { hop, outcome, took: since.elapsed() });
+                let outcome = ended.as_ref().map_or_else(ConnectFailure::as_str, |_| "connected");
+                attempts.push(ConnectAttempt { hop, outcome, took: since.elapsed() });
                 let next = match ended {
-                    Ok(socket) => break Ok(Dialled { socket, hop }),
-                    Err(Failure::Source) => {
+                    Ok(socket) => break Ok(DialledSocket { socket, hop }),
+                    Err(ConnectFailure::SourceUnavailable) => {
                         unusable.push(hop.from());
-                        DialFault::NoSource
+                        DialError::NoSource
                     }
-                    Err(Failure::Fault(next)) => next,
+                    Err(ConnectFailure::Failed(next)) => next,
                 };
-                if matches!(next, DialFault::Refused | DialFault::Timeout | DialFault::Unreachable) {
+                if matches!(next, DialError::Refused | DialError::Timeout | DialError::Unreachable) {
                     unanswered.push(hop);
                 }
                 fault = more_telling(fault, (next, Some(hop)));
@@ -129,14 +129,18 @@ pub async fn dial(hops: &[Hop], deadline: Instant) -> Dialling {
             Err(_) if Instant::now() < deadline => {}
             Err(_) => {
                 let last = running.last().map(|running| running.hop);
-                break Err(more_telling(fault, (DialFault::Timeout, last)));
+                break Err(more_telling(fault, (DialError::Timeout, last)));
             }
         }
     };
-    let has_waited = |running: &&Running| outcome.is_err() || running.since.elapsed() >= ATTEMPT_DELAY;
+    let has_waited = |running: &&AttemptInFlight| outcome.is_err() || running.since.elapsed() >= ATTEMPT_DELAY;
     unanswered.extend(running.iter().filter(has_waited).map(|running| running.hop));
-    let unended = if outcome.is_ok() { "abandoned" } else { DialFault::Timeout.as_str() };
-    let attempt = |running: &Running| Attempt { hop: running.hop, outcome: unended, took: running.since.elapsed() };
+    let unended = if outcome.is_ok() { "abandoned" } else { DialError::Timeout.as_str() };
+    let attempt = |running: &AttemptInFlight| ConnectAttempt {
+        hop: running.hop,
+        outcome: unended,
+        took: running.since.elapsed(),
+    };
     attempts.extend(running.iter().map(attempt));
     let (outcome, hop) = match outcome {
         Ok(dialled) => {
@@ -145,7 +149,7 @@ pub async fn dial(hops: &[Hop], deadline: Instant) -> Dialling {
         }
         Err((fault, hop)) => (Err(fault), hop),
     };
-    Dialling { outcome, hop, attempts, unusable, unanswered }
+    DialReport { outcome, hop, attempts, unusable, unanswered }
 }
 
 /// Is this an address that connections can leave from and answers come back to?
@@ -161,14 +165,14 @@ pub fn try_source(ip: IpAddr) -> io::Result<()> {
 }
 
 /// An attempt under way.
-struct Running {
+struct AttemptInFlight {
     hop: Hop,
     since: Instant,
-    attempt: Pin<Box<dyn Future<Output = Result<Socket, Failure>> + Send>>,
+    attempt: Pin<Box<dyn Future<Output = Result<OutboundSocket, ConnectFailure>> + Send>>,
 }
 
 /// Waits for whichever attempt ends first, and takes it out.
-async fn first(running: &mut Vec<Running>) -> (Hop, Instant, Result<Socket, Failure>) {
+async fn first(running: &mut Vec<AttemptInFlight>) -> (Hop, Instant, Result<OutboundSocket, ConnectFailure>) {
     let (index, ended) = poll_fn(|cx| {
         for (index, running) in running.iter_mut().enumerate() {
             if let Poll::Ready(ended) = running.attempt.as_mut().poll(cx) {
@@ -178,34 +182,34 @@ async fn first(running: &mut Vec<Running>) -> (Hop, Instant, Result<Socket, Fail
         Poll::Pending
     })
     .await;
-    let Running { hop, since, .. } = running.remove(index);
+    let AttemptInFlight { hop, since, .. } = running.remove(index);
     (hop, since, ended)
 }
 
-enum Failure {
+enum ConnectFailure {
     /// The kernel does not let this host speak from the address.
-    Source,
-    Fault(DialFault),
+    SourceUnavailable,
+    Failed(DialError),
 }
 
-impl Failure {
+impl ConnectFailure {
     fn as_str(&self) -> &'static str {
         match self {
-            Self::Source => DialFault::NoSource.as_str(),
-            Self::Fault(fault) => fault.as_str(),
+            Self::SourceUnavailable => DialError::NoSource.as_str(),
+            Self::Failed(fault) => fault.as_str(),
         }
     }
 }
 
-async fn connect(hop: Hop) -> Result<Socket, Failure> {
+async fn connect(hop: Hop) -> Result<OutboundSocket, ConnectFailure> {
     let socket = bound(hop.from()).map_err(|error| match error.raw_os_error() {
         // EAFNOSUPPORT: a host without IPv6 has none of its addresses.
-        Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT) => Failure::Source,
-        _ => Failure::Fault(DialFault::Other(error)),
+        Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT) => ConnectFailure::SourceUnavailable,
+        _ => ConnectFailure::Failed(DialError::Other(error)),
     })?;
-    let stream = socket.connect(hop.to()).await.map_err(|error| Failure::Fault(told_by_connect(error)))?;
-    left_from(&stream, hop.from()).map_err(|error| Failure::Fault(DialFault::Other(error)))?;
-    Ok(Socket::new(stream))
+    let stream = socket.connect(hop.to()).await.map_err(|error| ConnectFailure::Failed(told_by_connect(error)))?;
+    left_from(&stream, hop.from()).map_err(|error| ConnectFailure::Failed(DialError::Other(error)))?;
+    Ok(OutboundSocket::new(stream))
 }
 
 /// A socket that can leave from nowhere but `ip`.
@@ -235,30 +239,30 @@ fn left_from(stream: &TcpStream, from: IpAddr) -> io::Result<()> {
     }
 }
 
-fn told_by_connect(error: io::Error) -> DialFault {
+fn told_by_connect(error: io::Error) -> DialError {
     match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => DialFault::Refused,
-        Some(libc::ETIMEDOUT) => DialFault::Timeout,
+        Some(libc::ECONNREFUSED) => DialError::Refused,
+        Some(libc::ETIMEDOUT) => DialError::Timeout,
         // A local firewall says EPERM or EACCES.
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES | libc::EPERM) => {
-            DialFault::Unreachable
+            DialError::Unreachable
         }
         // At connect, not at bind: every port of this source is taken towards this target. Another hop may do.
-        Some(libc::EADDRNOTAVAIL) => DialFault::NoSource,
-        _ => DialFault::Other(error),
+        Some(libc::EADDRNOTAVAIL) => DialError::NoSource,
+        _ => DialError::Other(error),
     }
 }
 
 /// A fault and the hop of it; of two that say the same, the later one.
-type Decisive = (DialFault, Option<Hop>);
+type DecisiveError = (DialError, Option<Hop>);
 
-fn more_telling(one: Decisive, other: Decisive) -> Decisive {
-    let weight = |fault: &DialFault| match fault {
-        DialFault::Refused => 4, // the target has answered
-        DialFault::Timeout => 3,
-        DialFault::Unreachable => 2,
-        DialFault::Other(_) => 1,
-        DialFault::NoSource => 0,
+fn more_telling(one: DecisiveError, other: DecisiveError) -> DecisiveError {
+    let weight = |fault: &DialError| match fault {
+        DialError::Refused => 4, // the target has answered
+        DialError::Timeout => 3,
+        DialError::Unreachable => 2,
+        DialError::Other(_) => 1,
+        DialError::NoSource => 0,
     };
     if weight(&other.0) >= weight(&one.0) { other } else { one }
 }

@@ -6,7 +6,7 @@
 //! with a malformed field is replaced by one with a field that h2 resets the stream for. From then on h2 gets each block
 //! rewritten so that it refers to no block of before. All other bytes pass as they are.
 
-mod output;
+mod replacement;
 
 use std::collections::BTreeSet;
 
@@ -14,10 +14,10 @@ use bytes::BytesMut;
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::hpack::{Checked, Decoder, Rewritten, Rule, Section};
-use super::leaky::Leaky;
-use super::output::Output;
-use output::Opening;
+use super::filter_output::FilterOutput;
+use super::hpack::{CheckedBlock, FieldRule, FieldSection, HpackDecoder, RewrittenBlock};
+use super::leaky_bucket::LeakyBucket;
+use replacement::HeadersFrame;
 
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 const FRAME_HEAD: usize = 9;
@@ -40,7 +40,6 @@ const PRIORITY_FRAME: u8 = 2;
 const RST_STREAM: u8 = 3;
 const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
-
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
@@ -48,7 +47,7 @@ const PRIORITY: u8 = 0x20;
 
 /// The kind of messages that the peer sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Messages {
+pub enum MessageKind {
     Requests,
     Responses,
 }
@@ -56,7 +55,7 @@ pub enum Messages {
 /// Why a message is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
-    Field(Rule),
+    Field(FieldRule),
     /// Its head is larger than the limit.
     TooLarge,
 }
@@ -69,7 +68,7 @@ impl Violation {
     /// Returns what is wrong with the message that had this head in its place.
     pub fn of(head: &HeaderMap) -> Option<Self> {
         let word = head.get(VIOLATION)?.as_bytes();
-        let rule = Rule::ALL.into_iter().find(|rule| rule.as_str().as_bytes() == word);
+        let rule = FieldRule::ALL.into_iter().find(|rule| rule.as_str().as_bytes() == word);
         rule.map(Violation::Field).or((word == TOO_LARGE.as_bytes()).then_some(Violation::TooLarge))
     }
 
@@ -82,11 +81,11 @@ impl Violation {
 }
 
 /// Frames in, frames out.
-pub struct Filter {
-    messages: Messages,
+pub struct FieldFilter {
+    messages: MessageKind,
     /// Bytes of a section for which h2 refuses it (SETTINGS_MAX_HEADER_LIST_SIZE).
     list_max: usize,
-    decoder: Decoder,
+    decoder: HpackDecoder,
     /// Bytes of the frame at hand that are still to come, the preface at first.
     left: usize,
     /// The frame at hand begins or continues a block; its head is in `raw` from here.
@@ -96,29 +95,29 @@ pub struct Filter {
     /// The block that is gathered: its frames as they came, and what they carry.
     raw: Vec<u8>,
     block: Vec<u8>,
-    opening: Option<Opening>,
+    opening: Option<HeadersFrame>,
     /// Streams whose head has come, and whose end has not.
     bodies: BTreeSet<u32>,
     /// h2's dynamic table is empty: what refers to ours is written out.
     rewrites: bool,
     /// The connection is to end before the next frame.
     ends: bool,
-    /// Frames since the last call of [`Filter::take_answerable`] that h2 may answer with a reset.
+    /// Frames since the last call of [`FieldFilter::take_answerable`] that h2 may answer with a reset.
     answerable: usize,
     /// Bytes that rewriting has added lately.
-    expansion: Leaky,
+    expansion: LeakyBucket,
     /// Nothing passes any more: h2 ends the connection for what has passed.
     has_ended: bool,
 }
 
-impl Filter {
+impl FieldFilter {
     /// `list_max`: bytes of a field section, above which h2 is set to refuse it.
-    pub fn new(messages: Messages, list_max: usize) -> Self {
+    pub fn new(messages: MessageKind, list_max: usize) -> Self {
         Self {
             messages,
             list_max,
-            decoder: Decoder::default(),
-            left: if messages == Messages::Requests { PREFACE } else { 0 },
+            decoder: HpackDecoder::default(),
+            left: if messages == MessageKind::Requests { PREFACE } else { 0 },
             gathers_from: None,
             head: Vec::new(),
             raw: Vec::new(),
@@ -128,7 +127,7 @@ impl Filter {
             rewrites: false,
             ends: false,
             answerable: 0,
-            expansion: Leaky::new(EXPANSION_FORGOTTEN_PER_SECOND),
+            expansion: LeakyBucket::new(EXPANSION_FORGOTTEN_PER_SECOND),
             has_ended: false,
         }
     }
@@ -136,7 +135,7 @@ impl Filter {
     /// Takes the next bytes of the connection. Returns how many of them pass first, as they are; what comes behind these is
     /// added to `rest`.
     pub fn read(&mut self, input: &[u8], rest: &mut BytesMut) -> usize {
-        let (mut output, mut at) = (Output::new(input, rest), 0);
+        let (mut output, mut at) = (FilterOutput::new(input, rest), 0);
         while at < input.len() && !self.has_ended {
             let wanted = if self.left > 0 { self.left } else { FRAME_HEAD - self.head.len() };
             let end = input.len().min(at + wanted);
@@ -185,7 +184,7 @@ impl Filter {
 
     /// Begins a frame whose head has come, `held` bytes of it before this input. Returns where the frame ends in the input, if
     /// the frame was judged where it lies.
-    fn begin(&mut self, held: usize, place: std::ops::Range<usize>, output: &mut Output<'_>) -> Option<usize> {
+    fn begin(&mut self, held: usize, place: std::ops::Range<usize>, output: &mut FilterOutput<'_>) -> Option<usize> {
         let length = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
         let (kind, flags, stream) = (self.head[3], self.head[4], stream(&self.head[5..]));
         let continues = match &mut self.opening {
@@ -249,13 +248,13 @@ impl Filter {
     }
 
     /// Ends a frame that has come in pieces.
-    fn end(&mut self, output: &mut Output<'_>) {
+    fn end(&mut self, output: &mut FilterOutput<'_>) {
         let Some(from) = self.gathers_from.take() else { return };
         let frame = &self.raw[from..];
         let Some(fragment) = fragment(frame) else { return self.end_misplaced(stream(&frame[5..]), output) };
         self.block.extend_from_slice(fragment);
         let ends_block = frame[4] & END_HEADERS != 0;
-        let opening = self.opening.get_or_insert_with(|| Opening::of(frame));
+        let opening = self.opening.get_or_insert_with(|| HeadersFrame::of(frame));
         if !ends_block {
             return;
         }
@@ -271,44 +270,45 @@ impl Filter {
     }
 
     /// Judges a frame of the input with a whole block.
-    fn judge_frame(&mut self, place: std::ops::Range<usize>, output: &mut Output<'_>) {
+    fn judge_frame(&mut self, place: std::ops::Range<usize>, output: &mut FilterOutput<'_>) {
         let frame = &output.input()[place.clone()];
         let Some(fragment) = fragment(frame) else { return self.end_misplaced(stream(&frame[5..]), output) };
-        if self.judge(&Opening::of(frame), fragment, output) {
+        if self.judge(&HeadersFrame::of(frame), fragment, output) {
             output.pass(place);
         }
     }
 
     /// Returns whether a block passes as it came; else writes what h2 gets in its place.
-    fn judge(&mut self, opening: &Opening, block: &[u8], output: &mut Output<'_>) -> bool {
+    fn judge(&mut self, opening: &HeadersFrame, block: &[u8], output: &mut FilterOutput<'_>) -> bool {
         self.answerable += 1;
         self.rewrites |= opening.depends_on_itself;
-        let head = if self.messages == Messages::Requests { Section::Request } else { Section::Response };
-        let section = if self.bodies.contains(&opening.stream) { Section::Trailers } else { head };
-        let is_request = matches!(section, Section::Request);
+        let head = if self.messages == MessageKind::Requests { FieldSection::Request } else { FieldSection::Response };
+        let section = if self.bodies.contains(&opening.stream) { FieldSection::Trailers } else { head };
+        let is_request = matches!(section, FieldSection::Request);
         self.rewrites = self.rewrites || is_request && self.decoder.has_unencoded_path(block);
-        let mut rewritten = self.rewrites.then(|| Rewritten::new(self.list_max));
-        let Ok(Checked { size, broken, is_interim }) = self.decoder.check(block, section, rewritten.as_mut()) else {
+        let mut rewritten = self.rewrites.then(|| RewrittenBlock::new(self.list_max));
+        let checked = self.decoder.check(block, section, rewritten.as_mut());
+        let Ok(CheckedBlock { size, broken, is_interim }) = checked else {
             output.write_undecodable(opening.stream);
             self.stop();
             return false;
         };
         let is_too_large = match self.messages {
-            Messages::Requests if size > REQUEST_MARGIN * self.list_max => {
+            MessageKind::Requests if size > REQUEST_MARGIN * self.list_max => {
                 self.end_calmly(opening.stream, output);
                 return false;
             }
-            Messages::Requests => false,
-            Messages::Responses => size >= self.list_max,
+            MessageKind::Requests => false,
+            MessageKind::Responses => size >= self.list_max,
         };
         // RFC 9113 §8.1: an interim response ends no stream.
-        let broken = broken.or((is_interim && opening.ends_stream).then_some(Rule::Status)).map(Violation::Field);
+        let broken = broken.or((is_interim && opening.ends_stream).then_some(FieldRule::Status)).map(Violation::Field);
         if let Some(violation) = broken.or(is_too_large.then_some(Violation::TooLarge)) {
             self.rewrites = true;
             self.bodies.remove(&opening.stream);
             match section {
-                Section::Response => output.write_violation(opening.stream, violation),
-                Section::Request | Section::Trailers => output.write_malformed(opening),
+                FieldSection::Response => output.write_violation(opening.stream, violation),
+                FieldSection::Request | FieldSection::Trailers => output.write_malformed(opening),
             }
             return false;
         }
@@ -327,7 +327,7 @@ impl Filter {
             output.write_large_request(opening);
             return false;
         }
-        let Some(Rewritten { block: rewritten, .. }) = rewritten else { return true };
+        let Some(RewrittenBlock { block: rewritten, .. }) = rewritten else { return true };
         let added = rewritten.len().saturating_sub(block.len());
         if self.expansion.add(added as u64, Instant::now()) > EXPANSION_MAX {
             self.end_calmly(opening.stream, output);
@@ -338,26 +338,26 @@ impl Filter {
     }
 
     /// Has h2 end the connection with PROTOCOL_ERROR. What came must not pass: h2 ends no more than a stream for some of it.
-    fn end_misplaced(&mut self, stream: u32, output: &mut Output<'_>) {
+    fn end_misplaced(&mut self, stream: u32, output: &mut FilterOutput<'_>) {
         output.write_misplaced(stream);
         self.stop();
     }
 
     /// A block of more frames than are taken ends the connection, and still names the limit.
-    fn end_too_large(&mut self, output: &mut Output<'_>) {
+    fn end_too_large(&mut self, output: &mut FilterOutput<'_>) {
         let Some(opening) = self.opening.take() else { return };
-        if self.messages == Messages::Responses && !self.bodies.contains(&opening.stream) {
+        if self.messages == MessageKind::Responses && !self.bodies.contains(&opening.stream) {
             output.write_violation(opening.stream, Violation::TooLarge);
         }
         self.end_calmly(opening.stream, output);
     }
 
     /// Has h2 end the connection: with ENHANCE_YOUR_CALM where a client may read that.
-    fn end_calmly(&mut self, stream: u32, output: &mut Output<'_>) {
+    fn end_calmly(&mut self, stream: u32, output: &mut FilterOutput<'_>) {
         match self.messages {
             // The frame that was to come may have been of no stream, such as PING.
-            Messages::Requests => output.write_endless(stream.max(1), self.continuations_max()),
-            Messages::Responses => output.write_undecodable(stream),
+            MessageKind::Requests => output.write_endless(stream.max(1), self.continuations_max()),
+            MessageKind::Responses => output.write_undecodable(stream),
         }
         self.stop();
     }

@@ -4,17 +4,17 @@
 mod huffman;
 mod rules;
 mod static_table;
-mod unencoded;
+mod unencoded_path;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rules::{Class, Judge, Kind};
-pub use rules::{Rule, Section};
+use rules::{FieldKind, NameClass, SectionValidator};
+pub use rules::{FieldRule, FieldSection};
 use static_table::STATIC_TABLE;
-pub use unencoded::UNENCODED_PATH;
-use unencoded::{PLACEHOLDER, is_unencoded};
+pub use unencoded_path::UNENCODED_PATH;
+use unencoded_path::{PLACEHOLDER, is_unencoded};
 
 /// SETTINGS_HEADER_TABLE_SIZE, which we leave as it is by default (RFC 9113 §6.5.2).
 const TABLE_MAX: usize = 4096;
@@ -32,46 +32,46 @@ pub const EMPTY_TABLE: u8 = 0x20;
 
 /// The block cannot be decompressed: the state of the connection is lost with it (RFC 7541 §2.3.3).
 #[derive(Debug, PartialEq, Eq)]
-pub struct Undecodable;
+pub struct CompressionError;
 
 /// The result of judging a block.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckedBlock {
     /// Bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113 §6.5.2).
     pub size: usize,
     /// The first rule that a field breaks.
-    pub broken: Option<Rule>,
+    pub broken: Option<FieldRule>,
     /// The head of an interim response (1xx).
     pub is_interim: bool,
 }
 
 /// The dynamic table of one direction of a connection.
 #[derive(Default)]
-pub struct Decoder {
+pub struct HpackDecoder {
     /// The newest first.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<TableEntry>,
     size: usize,
     limit: Option<usize>,
 }
 
-struct Entry {
+struct TableEntry {
     name: Arc<[u8]>,
     value: Box<[u8]>,
-    class: Class,
-    kind: Kind,
+    class: NameClass,
+    kind: FieldKind,
     /// It is a path that h2 must not see: judged once, for thousands of indices may name it.
     is_unencoded: bool,
 }
 
 /// The name of a literal.
-enum Name<'a> {
+enum LiteralName<'a> {
     Literal(Cow<'a, [u8]>),
     Static(&'static [u8]),
     Entry(Arc<[u8]>),
 }
 
 /// A block that says the same as another, without the dynamic table.
-pub struct Rewritten {
+pub struct RewrittenBlock {
     pub block: Vec<u8>,
     /// Bytes of a section for which h2 refuses it: what comes behind does not matter.
     list_max: usize,
@@ -81,20 +81,20 @@ pub struct Rewritten {
     path: Option<Vec<u8>>,
 }
 
-impl Decoder {
+impl HpackDecoder {
     /// Reads a block, which may refer to those before, and judges it. Writes the same fields to `rewritten`, where h2 is
     /// not to have the block as it is.
     pub fn check(
         &mut self,
         block: &[u8],
-        section: Section,
-        mut rewritten: Option<&mut Rewritten>,
-    ) -> Result<Checked, Undecodable> {
-        let (mut reader, mut judge, mut size) = (Reader { block, at: 0 }, Judge::new(section), 0);
+        section: FieldSection,
+        mut rewritten: Option<&mut RewrittenBlock>,
+    ) -> Result<CheckedBlock, CompressionError> {
+        let (mut reader, mut judge, mut size) = (BlockReader { block, at: 0 }, SectionValidator::new(section), 0);
         while let Some(first) = reader.block.get(reader.at).copied() {
             match first {
                 0x80.. => {
-                    let index = reader.integer(7)?.checked_sub(1).ok_or(Undecodable)?;
+                    let index = reader.integer(7)?.checked_sub(1).ok_or(CompressionError)?;
                     size += self.indexed(index, &mut judge, rewritten.as_deref_mut())?;
                 }
                 0x20..0x40 => self.resize(reader.integer(5)?)?,
@@ -105,25 +105,25 @@ impl Decoder {
             rewritten.end();
         }
         let (broken, is_interim) = judge.end();
-        Ok(Checked { size, broken, is_interim })
+        Ok(CheckedBlock { size, broken, is_interim })
     }
 
     /// Returns the size of the field. `index`: counted from 0.
     fn indexed(
         &self,
         index: usize,
-        judge: &mut Judge,
-        rewritten: Option<&mut Rewritten>,
-    ) -> Result<usize, Undecodable> {
+        judge: &mut SectionValidator,
+        rewritten: Option<&mut RewrittenBlock>,
+    ) -> Result<usize, CompressionError> {
         if let Some((name, value)) = STATIC_TABLE.get(index) {
-            judge.judge(Class::of(name.as_bytes()).judge(value.as_bytes()));
+            judge.judge(NameClass::of(name.as_bytes()).judge(value.as_bytes()));
             let size = name.len() + value.len() + ENTRY_OVERHEAD;
             if let Some(rewritten) = rewritten {
                 rewritten.push(size, |block| block.push(0x80 | (index + 1) as u8));
             }
             return Ok(size);
         }
-        let entry = self.entries.get(index - STATIC_TABLE.len()).ok_or(Undecodable)?;
+        let entry = self.entries.get(index - STATIC_TABLE.len()).ok_or(CompressionError)?;
         judge.judge(entry.kind);
         if let Some(rewritten) = rewritten {
             rewritten.field(entry.is_unencoded, &entry.name, &entry.value);
@@ -134,17 +134,17 @@ impl Decoder {
     /// Returns the size of the field.
     fn literal(
         &mut self,
-        reader: &mut Reader<'_>,
+        reader: &mut BlockReader<'_>,
         first: u8,
-        judge: &mut Judge,
-        rewritten: Option<&mut Rewritten>,
-    ) -> Result<usize, Undecodable> {
+        judge: &mut SectionValidator,
+        rewritten: Option<&mut RewrittenBlock>,
+    ) -> Result<usize, CompressionError> {
         let is_indexed = first & WITH_INDEXING != 0;
         let (name, class) = match reader.integer(if is_indexed { 6 } else { 4 })? {
             0 => {
                 let name = reader.string()?;
-                let class = Class::of(&name);
-                (Name::Literal(name), class)
+                let class = NameClass::of(&name);
+                (LiteralName::Literal(name), class)
             }
             index => self.name(index - 1)?,
         };
@@ -157,29 +157,29 @@ impl Decoder {
             rewritten.field(is_unencoded, name.bytes(), &value);
         }
         if is_indexed {
-            self.insert(Entry { name: name.into_shared(), value: value.into(), class, kind, is_unencoded });
+            self.insert(TableEntry { name: name.into_shared(), value: value.into(), class, kind, is_unencoded });
         }
         Ok(size)
     }
 
-    fn name(&self, index: usize) -> Result<(Name<'static>, Class), Undecodable> {
+    fn name(&self, index: usize) -> Result<(LiteralName<'static>, NameClass), CompressionError> {
         if let Some((name, _)) = STATIC_TABLE.get(index) {
-            return Ok((Name::Static(name.as_bytes()), Class::of(name.as_bytes())));
+            return Ok((LiteralName::Static(name.as_bytes()), NameClass::of(name.as_bytes())));
         }
-        let entry = self.entries.get(index - STATIC_TABLE.len()).ok_or(Undecodable)?;
-        Ok((Name::Entry(Arc::clone(&entry.name)), entry.class))
+        let entry = self.entries.get(index - STATIC_TABLE.len()).ok_or(CompressionError)?;
+        Ok((LiteralName::Entry(Arc::clone(&entry.name)), entry.class))
     }
 
     /// An entry that is larger than the table empties it (RFC 7541 §4.4).
-    fn insert(&mut self, entry: Entry) {
+    fn insert(&mut self, entry: TableEntry) {
         self.size += entry.size();
         self.entries.push_front(entry);
         self.evict();
     }
 
-    fn resize(&mut self, limit: usize) -> Result<(), Undecodable> {
+    fn resize(&mut self, limit: usize) -> Result<(), CompressionError> {
         if limit > TABLE_MAX {
-            return Err(Undecodable);
+            return Err(CompressionError);
         }
         self.limit = Some(limit);
         self.evict();
@@ -195,31 +195,31 @@ impl Decoder {
     }
 }
 
-impl Entry {
+impl TableEntry {
     fn size(&self) -> usize {
         self.name.len() + self.value.len() + ENTRY_OVERHEAD
     }
 }
 
-impl Name<'_> {
+impl LiteralName<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
-            Name::Literal(name) => name,
-            Name::Static(name) => name,
-            Name::Entry(name) => name,
+            LiteralName::Literal(name) => name,
+            LiteralName::Static(name) => name,
+            LiteralName::Entry(name) => name,
         }
     }
 
     fn into_shared(self) -> Arc<[u8]> {
         match self {
-            Name::Entry(name) => name,
+            LiteralName::Entry(name) => name,
             name => name.bytes().into(),
         }
     }
 }
 
-impl Rewritten {
-    /// `list_max`: bytes of a section for which h2 refuses it, as [`Checked::size`] counts them.
+impl RewrittenBlock {
+    /// `list_max`: bytes of a section for which h2 refuses it, as [`CheckedBlock::size`] counts them.
     pub fn new(list_max: usize) -> Self {
         Self { block: vec![EMPTY_TABLE], list_max, size: 0, path: None }
     }
@@ -277,19 +277,19 @@ fn encode_length(block: &mut Vec<u8>, length: usize) {
     block.push(rest as u8);
 }
 
-struct Reader<'a> {
+struct BlockReader<'a> {
     block: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
-    fn byte(&mut self) -> Result<u8, Undecodable> {
-        let byte = self.block.get(self.at).copied().ok_or(Undecodable)?;
+impl<'a> BlockReader<'a> {
+    fn byte(&mut self) -> Result<u8, CompressionError> {
+        let byte = self.block.get(self.at).copied().ok_or(CompressionError)?;
         self.at += 1;
         Ok(byte)
     }
 
-    fn integer(&mut self, prefix: u32) -> Result<usize, Undecodable> {
+    fn integer(&mut self, prefix: u32) -> Result<usize, CompressionError> {
         let mask = (1_usize << prefix) - 1;
         let mut value = usize::from(self.byte()?) & mask;
         if value < mask {
@@ -302,20 +302,20 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(Undecodable)
+        Err(CompressionError)
     }
 
-    fn skip_string(&mut self) -> Result<(), Undecodable> {
+    fn skip_string(&mut self) -> Result<(), CompressionError> {
         let length = self.integer(7)?;
-        self.at = self.at.checked_add(length).filter(|end| *end <= self.block.len()).ok_or(Undecodable)?;
+        self.at = self.at.checked_add(length).filter(|end| *end <= self.block.len()).ok_or(CompressionError)?;
         Ok(())
     }
 
-    fn string(&mut self) -> Result<Cow<'a, [u8]>, Undecodable> {
+    fn string(&mut self) -> Result<Cow<'a, [u8]>, CompressionError> {
         let is_compressed = self.block.get(self.at).is_some_and(|byte| byte & 0x80 != 0);
         let length = self.integer(7)?;
-        let end = self.at.checked_add(length).ok_or(Undecodable)?;
-        let text = self.block.get(self.at..end).ok_or(Undecodable)?;
+        let end = self.at.checked_add(length).ok_or(CompressionError)?;
+        let text = self.block.get(self.at..end).ok_or(CompressionError)?;
         self.at = end;
         Ok(if is_compressed { huffman::decompress(text)?.into() } else { text.into() })
     }

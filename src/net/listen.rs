@@ -1,8 +1,8 @@
 //! Sockets to listen on: TCP, unix, and those that systemd passes.
 //! Where do clients come in?
 
-mod handshakes;
 mod stream;
+mod syn_filter;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +18,7 @@ use rustix::fs::{Access, access};
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-pub use self::stream::{Socket, Stream};
+pub use self::stream::{ClientSocket, ClientStream};
 use crate::config::{Bind, Listen};
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`, 4096 by default.
@@ -46,19 +46,19 @@ pub struct SocketFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Successor {
     /// None can bind before this process has closed its socket.
-    Later,
+    AfterClose,
     /// The next one that is given the same socket. The kernel queues connections until then.
-    Inherits,
+    InheritsSocket,
     /// Another one that listens on the same address already (SO_REUSEPORT), or on another socket at the same path.
-    Beside,
+    Concurrent,
 }
 
 impl Successor {
     pub fn of(address: &Listen, reuse_port: bool) -> Self {
         match address {
-            Listen::Systemd => Self::Inherits,
-            Listen::Tcp(_) | Listen::Unix(_) if reuse_port => Self::Beside,
-            Listen::Tcp(_) | Listen::Unix(_) => Self::Later,
+            Listen::Systemd => Self::InheritsSocket,
+            Listen::Tcp(_) | Listen::Unix(_) if reuse_port => Self::Concurrent,
+            Listen::Tcp(_) | Listen::Unix(_) => Self::AfterClose,
         }
     }
 }
@@ -76,7 +76,7 @@ pub fn bind(bind: &Bind, successor: Successor) -> io::Result<Vec<Listener>> {
 impl Listener {
     /// The next client. Every error is one of this process or host (no descriptors, no memory), to be answered by
     /// waiting: a connection that died before it was accepted is skipped.
-    pub async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+    pub async fn accept(&self) -> io::Result<(ClientStream, Option<SocketAddr>)> {
         loop {
             let accepted = match self {
                 Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
@@ -85,12 +85,14 @@ impl Listener {
                     let _ = stream.set_nodelay(true);
                     // On a dual-stack socket an IPv4 client shows as an IPv4-mapped address.
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                    (Stream::tcp(stream), Some(peer))
+                    (ClientStream::tcp(stream), Some(peer))
                 }),
-                Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| (Stream::unix(stream), None)),
+                Self::Unix(listener, _) => {
+                    listener.accept().await.map(|(stream, _)| (ClientStream::unix(stream), None))
+                }
             };
             match accepted {
-                Err(error) if died_in_the_queue(&error) => {}
+                Err(error) if is_transient_accept_error(&error) => {}
                 accepted => return accepted,
             }
         }
@@ -101,7 +103,7 @@ impl Listener {
     pub fn turn_away(&mut self) {
         match self {
             // Where it fails, closing the socket resets what arrives in between.
-            Self::Tcp(listener) => drop(handshakes::ignore_new(listener)),
+            Self::Tcp(listener) => drop(syn_filter::ignore_new(listener)),
             Self::Unix(_, file) => *file = None,
         }
     }
@@ -129,7 +131,7 @@ impl Listener {
 }
 
 /// accept(2) hands on what the network has already done to the new connection.
-fn died_in_the_queue(error: &io::Error) -> bool {
+fn is_transient_accept_error(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(
@@ -150,7 +152,7 @@ fn tcp(address: SocketAddr, successor: Successor) -> io::Result<Listener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
-    if successor == Successor::Beside {
+    if successor == Successor::Concurrent {
         socket.set_reuse_port(true)?; // the kernel lets only processes of the same user share it
     }
     if address.is_ipv6() {
@@ -165,8 +167,8 @@ fn unix(path: &Path, bind: &Bind, successor: Successor) -> io::Result<Listener> 
     let group = group(bind)?;
     // Another process keeps listening at the path until this one can.
     let at = match successor {
-        Successor::Beside => beside(path)?,
-        Successor::Later | Successor::Inherits => path.to_owned(),
+        Successor::Concurrent => beside(path)?,
+        Successor::AfterClose | Successor::InheritsSocket => path.to_owned(),
     };
     remove_stale(&at)?;
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
@@ -277,7 +279,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => Err(not_a_socket()),
-        Ok(_) => match knock(path) {
+        Ok(_) => match probe_unix_socket(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
             // More are waiting already than it lets wait (connect(2), EAGAIN).
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
@@ -287,7 +289,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 /// Waits for nobody: who listens there may never accept.
-fn knock(path: &Path) -> io::Result<()> {
+fn probe_unix_socket(path: &Path) -> io::Result<()> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)

@@ -80,11 +80,11 @@ fn dump(kind: u16, request: &[u8], wanted: u16, mut take: impl FnMut(&[u8])) -> 
     for _ in 0..DUMP_ATTEMPTS {
         let mut bodies = Vec::new();
         match dump_once(kind, request, wanted, &mut bodies) {
-            Ok(Dump::Whole) => {
+            Ok(DumpResult::Complete) => {
                 bodies.iter().for_each(|body| take(body));
                 return Ok(());
             }
-            Ok(Dump::Interrupted) => {}
+            Ok(DumpResult::Interrupted) => {}
             // A kernel without the family, or with nothing in its local table, has no addresses of it.
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) =>
@@ -97,7 +97,7 @@ fn dump(kind: u16, request: &[u8], wanted: u16, mut take: impl FnMut(&[u8])) -> 
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "the routing table kept changing while it was read"))
 }
 
-fn dump_once(kind: u16, request: &[u8], wanted: u16, bodies: &mut Vec<Vec<u8>>) -> io::Result<Dump> {
+fn dump_once(kind: u16, request: &[u8], wanted: u16, bodies: &mut Vec<Vec<u8>>) -> io::Result<DumpResult> {
     // Protocol 0 of netlink is NETLINK_ROUTE.
     let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     sockopt::filter_dumps(socket.as_fd())?;
@@ -114,26 +114,31 @@ fn dump_once(kind: u16, request: &[u8], wanted: u16, bodies: &mut Vec<Vec<u8>>) 
         let (_, length) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
         let datagram = buffer.get(..length).filter(|datagram| !datagram.is_empty()).ok_or_else(malformed)?;
         match messages(datagram, wanted, &mut interrupted, |body| bodies.push(body.to_vec()))? {
-            End::More => {}
-            End::Done if interrupted => return Ok(Dump::Interrupted),
-            End::Done => return Ok(Dump::Whole),
+            DumpProgress::More => {}
+            DumpProgress::Done if interrupted => return Ok(DumpResult::Interrupted),
+            DumpProgress::Done => return Ok(DumpResult::Complete),
         }
     }
 }
 
-enum Dump {
-    Whole,
+enum DumpResult {
+    Complete,
     Interrupted,
 }
 
 #[derive(Debug, PartialEq)]
-enum End {
+enum DumpProgress {
     More,
     Done,
 }
 
 /// Walks the messages of one datagram.
-fn messages(mut datagram: &[u8], wanted: u16, interrupted: &mut bool, mut take: impl FnMut(&[u8])) -> io::Result<End> {
+fn messages(
+    mut datagram: &[u8],
+    wanted: u16,
+    interrupted: &mut bool,
+    mut take: impl FnMut(&[u8]),
+) -> io::Result<DumpProgress> {
     while !datagram.is_empty() {
         let length = u32_at(datagram, 0).ok_or_else(malformed)? as usize;
         let kind = u16_at(datagram, 4).ok_or_else(malformed)?;
@@ -144,14 +149,14 @@ fn messages(mut datagram: &[u8], wanted: u16, interrupted: &mut bool, mut take: 
             // Both carry an errno, negative; of a dump that ended well it is zero.
             libc::NLMSG_ERROR | libc::NLMSG_DONE => {
                 let errno = u32_at(body, 0).unwrap_or(0).cast_signed();
-                return if errno < 0 { Err(io::Error::from_raw_os_error(-errno)) } else { Ok(End::Done) };
+                return if errno < 0 { Err(io::Error::from_raw_os_error(-errno)) } else { Ok(DumpProgress::Done) };
             }
             _ if kind == wanted => take(body),
             _ => {}
         }
         datagram = datagram.get(aligned(length)..).unwrap_or(&[]);
     }
-    Ok(End::More)
+    Ok(DumpProgress::More)
 }
 
 /// The destination of a route of type local in the table local; broadcast routes stand there too and are not ours.

@@ -3,17 +3,17 @@
 
 pub mod client_hello;
 pub mod connection;
-pub mod descriptors;
 pub mod dial;
-pub mod exchange;
+pub mod fd_limit;
 pub mod field_filter;
+mod filter_output;
 pub mod hpack;
-pub mod leaky;
+pub mod http_client;
+pub mod leaky_bucket;
 pub mod listen;
 pub mod local;
-mod output;
 pub mod peer;
-pub mod pipe;
 pub mod resolve;
 mod sockopt;
 pub mod tls;
+pub mod tunnel;

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::listen::{Socket, Stream};
+use super::listen::{ClientSocket, ClientStream};
 
 const USERS: &str = "/etc/passwd";
 
@@ -17,8 +17,8 @@ pub struct Peer {
 }
 
 /// `None`: it came over the network, where nobody vouches for anyone. (unix(7), SO_PEERCRED: as it was when it connected.)
-pub fn of(stream: &Stream) -> Option<Peer> {
-    let Socket::Unix(stream) = stream.socket() else { return None };
+pub fn of(stream: &ClientStream) -> Option<Peer> {
+    let ClientSocket::Unix(stream) = stream.socket() else { return None };
     let credentials = stream.peer_cred().ok()?;
     let uid = credentials.uid();
     let users = fs::read_to_string(USERS).unwrap_or_default();

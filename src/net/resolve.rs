@@ -24,10 +24,10 @@ use crate::config::WarningCode;
 use crate::config::{self, Problem};
 use crate::names::Host;
 use crate::policy::egress::Families;
-use answer::Half;
-use cache::{Cache, Key, Look, Waiter};
-use servers::Servers;
-pub use system::Basis;
+use answer::FamilyAnswer;
+use cache::{CacheLookup, DnsCache, QueryKey, QueryWaiter};
+use servers::NameServers;
+pub use system::ResolverConfig;
 
 /// How long the addresses of one family wait for those of the other (RFC 8305 §3, Resolution Delay). What comes later is
 /// kept, and judged by the guard, for the deliveries after this one.
@@ -36,7 +36,7 @@ const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answers {
+pub struct ResolvedAddresses {
     /// Without repetitions, IPv6 first, else as the servers ordered them.
     pub addresses: Arc<[IpAddr]>,
     /// Known without asking anybody.
@@ -45,7 +45,7 @@ pub struct Answers {
 
 /// Why a name has no addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResolveFault {
+pub enum ResolveError {
     /// No such name, or a name without addresses.
     NotFound,
     /// The name exists, but has no address of the one family that was asked for.
@@ -59,7 +59,7 @@ pub enum ResolveFault {
     Busy,
 }
 
-impl fmt::Display for ResolveFault {
+impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => f.write_str("the name has no address"),
@@ -72,14 +72,14 @@ impl fmt::Display for ResolveFault {
     }
 }
 
-impl std::error::Error for ResolveFault {}
+impl std::error::Error for ResolveError {}
 
 pub struct Resolver {
-    basis: Basis,
+    basis: ResolverConfig,
     /// Names that DNS is not asked for.
     hosts: HashMap<Arc<str>, Arc<[IpAddr]>>,
-    cache: Arc<Cache>,
-    servers: Arc<Servers>,
+    cache: Arc<DnsCache>,
+    servers: Arc<NameServers>,
 }
 
 impl fmt::Debug for Resolver {
@@ -89,12 +89,12 @@ impl fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    pub fn new(basis: Basis) -> Self {
-        let servers = Arc::new(Servers::new(basis.servers()));
-        Self { hosts: basis.hosts(), basis, cache: Arc::new(Cache::new()), servers }
+    pub fn new(basis: ResolverConfig) -> Self {
+        let servers = Arc::new(NameServers::new(basis.servers()));
+        Self { hosts: basis.hosts(), basis, cache: Arc::new(DnsCache::new()), servers }
     }
 
-    pub fn basis(&self) -> &Basis {
+    pub fn basis(&self) -> &ResolverConfig {
         &self.basis
     }
 
@@ -112,17 +112,22 @@ impl Resolver {
     /// The addresses of `host` of these families, within `timeout`; all of a static name or an address.
     ///
     /// Where a family's servers keep silent, the other's addresses are enough after [`RESOLUTION_DELAY`].
-    pub async fn resolve(&self, host: &Host, families: Families, timeout: Duration) -> Result<Answers, ResolveFault> {
+    pub async fn resolve(
+        &self,
+        host: &Host,
+        families: Families,
+        timeout: Duration,
+    ) -> Result<ResolvedAddresses, ResolveError> {
         let name = match host {
-            Host::Ip(ip) => return Ok(Answers { addresses: Arc::new([*ip]), cached: true }),
+            Host::Ip(ip) => return Ok(ResolvedAddresses { addresses: Arc::new([*ip]), cached: true }),
             Host::Name(name) => name,
         };
         if let Some(addresses) = self.hosts.get(name) {
-            return Ok(Answers { addresses: Arc::clone(addresses), cached: true });
+            return Ok(ResolvedAddresses { addresses: Arc::clone(addresses), cached: true });
         }
         let give_up = Instant::now() + timeout;
-        let mut v6 = if families.v6 { self.slot(name, true)? } else { Slot::Unasked };
-        let mut v4 = if families.v4 { self.slot(name, false)? } else { Slot::Unasked };
+        let mut v6 = if families.v6 { self.slot(name, true)? } else { FamilyState::NotRequested };
+        let mut v4 = if families.v4 { self.slot(name, false)? } else { FamilyState::NotRequested };
         let cached = !v6.is_waiting() && !v4.is_waiting();
         while let Some(until) = wait_until(&v6, &v4, give_up) {
             tokio::select! {
@@ -135,17 +140,17 @@ impl Resolver {
                 }
             }
         }
-        whole(&v6, &v4).map(|addresses| Answers { addresses, cached })
+        whole(&v6, &v4).map(|addresses| ResolvedAddresses { addresses, cached })
     }
 
     /// Looks the name up, and asks for it if nobody does.
-    fn slot(&self, name: &Arc<str>, v6: bool) -> Result<Slot, ResolveFault> {
-        let key = Key { name: Arc::clone(name), v6 };
-        match self.cache.look(key, std::time::Instant::now()) {
-            Look::Known(half, since) => Ok(Slot::Settled(half, since.into())),
-            Look::Asked(waiter) => Ok(Slot::Waiting(waiter)),
-            Look::Full => Err(ResolveFault::Busy),
-            Look::Unasked(question, waiter) => {
+    fn slot(&self, name: &Arc<str>, v6: bool) -> Result<FamilyState, ResolveError> {
+        let key = QueryKey { name: Arc::clone(name), v6 };
+        match self.cache.lookup(key, std::time::Instant::now()) {
+            CacheLookup::Hit(half, since) => Ok(FamilyState::Answered(half, since.into())),
+            CacheLookup::InFlight(waiter) => Ok(FamilyState::Pending(waiter)),
+            CacheLookup::Full => Err(ResolveError::Busy),
+            CacheLookup::Miss(question, waiter) => {
                 let (servers, name) = (Arc::clone(&self.servers), Arc::clone(name));
                 let kind = if v6 { RecordType::AAAA } else { RecordType::A };
                 tokio::spawn(async move {
@@ -155,66 +160,66 @@ impl Resolver {
                     };
                     question.answer(found, std::time::Instant::now());
                 });
-                Ok(Slot::Waiting(waiter))
+                Ok(FamilyState::Pending(waiter))
             }
         }
     }
 }
 
 /// What a caller knows of one family.
-enum Slot {
+enum FamilyState {
     /// It has no use for the family.
-    Unasked,
-    Waiting(Waiter),
-    Settled(Half, Instant),
-    GivenUp(ResolveFault),
+    NotRequested,
+    Pending(QueryWaiter),
+    Answered(FamilyAnswer, Instant),
+    Failed(ResolveError),
 }
 
-impl Slot {
+impl FamilyState {
     fn is_waiting(&self) -> bool {
-        matches!(self, Self::Waiting(_))
+        matches!(self, Self::Pending(_))
     }
 
     /// Waits for the answer; for ever if there is none to wait for.
     async fn settle(&mut self) {
         match self {
-            Self::Waiting(waiter) => *self = Self::Settled(waiter.answered().await, Instant::now()),
+            Self::Pending(waiter) => *self = Self::Answered(waiter.answered().await, Instant::now()),
             _ => std::future::pending().await,
         }
     }
 
-    fn give_up(&mut self, servers: &Servers) {
-        if let Self::Waiting(waiter) = self {
+    fn give_up(&mut self, servers: &NameServers) {
+        if let Self::Pending(waiter) = self {
             let fault = match waiter.flight.fault() {
-                Some(code) => ResolveFault::Failed(code),
-                None if servers.health.explains(waiter.flight.started) => ResolveFault::Outage,
-                None => ResolveFault::Timeout,
+                Some(code) => ResolveError::Failed(code),
+                None if servers.health.explains(waiter.flight.started) => ResolveError::Outage,
+                None => ResolveError::Timeout,
             };
-            *self = Self::GivenUp(fault);
+            *self = Self::Failed(fault);
         }
     }
 }
 
 /// Until when a caller waits for what it does not know yet; `None`: it need not.
-fn wait_until(v6: &Slot, v4: &Slot, give_up: Instant) -> Option<Instant> {
+fn wait_until(v6: &FamilyState, v4: &FamilyState, give_up: Instant) -> Option<Instant> {
     match (v6, v4) {
         // RFC 8020 §2: a name that does not exist does not exist for the other type either.
-        (Slot::Settled(Half::Nothing { no_such_name: true }, _), _)
-        | (_, Slot::Settled(Half::Nothing { no_such_name: true }, _)) => None,
-        (Slot::Waiting(other), Slot::Settled(Half::Addresses(_), since))
-        | (Slot::Settled(Half::Addresses(_), since), Slot::Waiting(other)) => {
+        (FamilyState::Answered(FamilyAnswer::NoData { no_such_name: true }, _), _)
+        | (_, FamilyState::Answered(FamilyAnswer::NoData { no_such_name: true }, _)) => None,
+        (FamilyState::Pending(other), FamilyState::Answered(FamilyAnswer::Addresses(_), since))
+        | (FamilyState::Answered(FamilyAnswer::Addresses(_), since), FamilyState::Pending(other)) => {
             // A question that was asked long ago has had its time already.
             Some(give_up.min((*since).max(other.flight.started.into()) + RESOLUTION_DELAY))
         }
-        (Slot::Waiting(_), _) | (_, Slot::Waiting(_)) => Some(give_up),
+        (FamilyState::Pending(_), _) | (_, FamilyState::Pending(_)) => Some(give_up),
         _ => None,
     }
 }
 
 /// What both families together come to.
-fn whole(v6: &Slot, v4: &Slot) -> Result<Arc<[IpAddr]>, ResolveFault> {
-    let addresses = |slot: &Slot| match slot {
-        Slot::Settled(Half::Addresses(addresses), _) => Some(Arc::clone(addresses)),
+fn whole(v6: &FamilyState, v4: &FamilyState) -> Result<Arc<[IpAddr]>, ResolveError> {
+    let addresses = |slot: &FamilyState| match slot {
+        FamilyState::Answered(FamilyAnswer::Addresses(addresses), _) => Some(Arc::clone(addresses)),
         _ => None,
     };
     match (addresses(v6), addresses(v4)) {
@@ -222,29 +227,30 @@ fn whole(v6: &Slot, v4: &Slot) -> Result<Arc<[IpAddr]>, ResolveFault> {
         (Some(one), None) | (None, Some(one)) => return Ok(one),
         (None, None) => {}
     }
-    let is_unknown = |slot: &Slot| matches!(slot, Slot::Settled(Half::Nothing { no_such_name: true }, _));
+    let is_unknown =
+        |slot: &FamilyState| matches!(slot, FamilyState::Answered(FamilyAnswer::NoData { no_such_name: true }, _));
     if is_unknown(v6) || is_unknown(v4) {
-        return Err(ResolveFault::NotFound);
+        return Err(ResolveError::NotFound);
     }
-    let fault = |slot: &Slot| match slot {
-        Slot::Settled(Half::Fault(code), _) => Some(ResolveFault::Failed(code)),
-        Slot::GivenUp(fault) => Some(*fault),
+    let fault = |slot: &FamilyState| match slot {
+        FamilyState::Answered(FamilyAnswer::Failed(code), _) => Some(ResolveError::Failed(code)),
+        FamilyState::Failed(fault) => Some(*fault),
         _ => None,
     };
     match (fault(v6), fault(v4)) {
         // A server that said no says more than one that said nothing.
-        (Some(failed @ ResolveFault::Failed(_)), _) | (_, Some(failed @ ResolveFault::Failed(_))) => Err(failed),
+        (Some(failed @ ResolveError::Failed(_)), _) | (_, Some(failed @ ResolveError::Failed(_))) => Err(failed),
         (Some(fault), _) | (_, Some(fault)) => Err(fault),
         (None, None) => match (v6, v4) {
-            (Slot::Unasked, _) | (_, Slot::Unasked) => Err(ResolveFault::NoFamily),
-            _ => Err(ResolveFault::NotFound),
+            (FamilyState::NotRequested, _) | (_, FamilyState::NotRequested) => Err(ResolveError::NoFamily),
+            _ => Err(ResolveError::NotFound),
         },
     }
 }
 
 /// What is likely wrong with the name servers that the configuration leads to, for `check` and the log.
 pub fn warnings(config: &config::Resolver) -> Vec<Problem> {
-    let warnings = Basis::read(config).map(|basis| basis.warnings()).unwrap_or_default();
+    let warnings = ResolverConfig::read(config).map(|basis| basis.warnings()).unwrap_or_default();
     let help = "name the servers in resolver.servers, or add nameserver lines to /etc/resolv.conf";
     warnings.into_iter().map(|warning| Problem::warning(WarningCode::NameServers, None, warning).help(help)).collect()
 }

@@ -3,9 +3,9 @@
 
 pub mod accept;
 mod certificate;
-mod fault;
-pub mod mint;
-mod terms;
+mod client_tls;
+mod error;
+pub mod leaf_issuer;
 mod verify;
 
 use std::io;
@@ -21,15 +21,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::connection::{Socket, Wire};
-use crate::config::Verify;
+use super::connection::{MaybeTlsStream, OutboundSocket};
+use crate::config::VerifyMode;
 use crate::names::{Host, TenantName};
 use crate::policy::trust::Trust;
 use crate::policy::trust::fault::CertificateFault;
 pub use certificate::CertificateSummary;
-pub use fault::{HandshakeError, TlsFault};
-pub use terms::Terms;
-use verify::Captured;
+pub use client_tls::ClientTls;
+pub use error::{HandshakeError, TlsError};
+use verify::CapturedVerification;
 
 /// RFC 9113 §3.2.
 const HTTP_2: &[u8] = b"h2";
@@ -38,7 +38,7 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// The versions of HTTP that are offered to a target (RFC 7301).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
+pub enum AlpnOffer {
     Http2OrHttp1,
     Http1,
 }
@@ -50,7 +50,7 @@ const CLOSE_READ_MAX: u64 = 64 * 1024;
 
 /// What a finished handshake has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proof {
+pub struct HandshakeInfo {
     /// `TLSv1.3`.
     pub version: &'static str,
     /// The name in the IANA registry.
@@ -65,30 +65,30 @@ pub struct Proof {
 
 /// Proves that the peer of `socket` is `host`, under `terms` and with the sessions of `tenant` alone.
 pub async fn handshake(
-    socket: Socket,
-    terms: &Terms,
+    socket: OutboundSocket,
+    terms: &ClientTls,
     tenant: Option<&TenantName>,
     host: &Host,
-    offer: Offer,
+    offer: AlpnOffer,
     deadline: Instant,
-) -> Result<(Wire, Proof), HandshakeError> {
+) -> Result<(MaybeTlsStream, HandshakeInfo), HandshakeError> {
     let (config, name) = (terms.config(tenant), server_name(host)?);
     let versions = match offer {
-        Offer::Http2OrHttp1 => config.alpn_protocols.clone(),
-        Offer::Http1 => vec![HTTP_1_1.to_vec()],
+        AlpnOffer::Http2OrHttp1 => config.alpn_protocols.clone(),
+        AlpnOffer::Http1 => vec![HTTP_1_1.to_vec()],
     };
     let connector = TlsConnector::from(Arc::clone(&config));
     let connect = connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
-    let (connected, Captured { leaf, refused }) = verify::watched(timeout_at(deadline, connect)).await;
+    let (connected, CapturedVerification { leaf, refused }) = verify::watched(timeout_at(deadline, connect)).await;
     let connected = connected
-        .map_err(|_| TlsFault::Timeout)
-        .and_then(|connected| connected.map_err(|error| refused.map_or_else(|| error.into(), TlsFault::from)));
+        .map_err(|_| TlsError::Timeout)
+        .and_then(|connected| connected.map_err(|error| refused.map_or_else(|| error.into(), TlsError::from)));
     let stream = connected.map_err(|fault| HandshakeError::with(fault, leaf.as_deref()))?;
     let connection = stream.get_ref().1;
     let proof = settle(connection, terms.trust(), &name, config.time_provider.current_time());
     let leaf = shown(connection).ok().map(|(leaf, _)| leaf.as_ref());
     let proof = proof.map_err(|fault| HandshakeError::with(fault, leaf))?;
-    Ok((Wire::from(stream), proof))
+    Ok((MaybeTlsStream::from(stream), proof))
 }
 
 /// Judges a resumed session anew: its certificates were good when the session began.
@@ -97,17 +97,17 @@ fn settle(
     trust: &Trust,
     name: &ServerName<'_>,
     now: Option<UnixTime>,
-) -> Result<Proof, TlsFault> {
+) -> Result<HandshakeInfo, TlsError> {
     if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
         let (leaf, intermediates) = shown(connection)?;
-        trust.judge(leaf, intermediates, name, now.ok_or(TlsFault::Timeout)?)?;
+        trust.judge(leaf, intermediates, name, now.ok_or(TlsError::Timeout)?)?;
     }
     proof(connection, trust)
 }
 
 /// Ends a connection on which nothing but a handshake was spoken, and waits for the peer to end it too, for a bounded
 /// time: a peer that serves one connection at a time is then free for the next.
-pub async fn close(wire: Wire) {
+pub async fn close(wire: MaybeTlsStream) {
     let mut stream = TokioIo::new(wire);
     let closed = async {
         stream.shutdown().await?;
@@ -119,14 +119,14 @@ pub async fn close(wire: Wire) {
 }
 
 /// Who has issued what the peer shows, for people to read.
-pub fn issuer(wire: &Wire) -> Option<String> {
-    let Wire::Https(stream) = wire else { return None };
+pub fn issuer(wire: &MaybeTlsStream) -> Option<String> {
+    let MaybeTlsStream::Https(stream) = wire else { return None };
     let (leaf, _) = shown(stream.inner().get_ref().1).ok()?;
     let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
     Some(leaf.issuer().to_string())
 }
 
-fn shown(connection: &ClientConnection) -> Result<(&CertificateDer<'static>, &[CertificateDer<'static>]), TlsFault> {
+fn shown(connection: &ClientConnection) -> Result<(&CertificateDer<'static>, &[CertificateDer<'static>]), TlsError> {
     let chain = connection.peer_certificates().and_then(<[_]>::split_first);
     chain.ok_or(CertificateFault::Malformed.into())
 }
@@ -142,10 +142,10 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, CertificateFault> {
     }
 }
 
-fn proof(connection: &ClientConnection, trust: &Trust) -> Result<Proof, TlsFault> {
+fn proof(connection: &ClientConnection, trust: &Trust) -> Result<HandshakeInfo, TlsError> {
     let (leaf, _) = shown(connection)?;
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| CertificateFault::Malformed)?;
-    Ok(Proof {
+    Ok(HandshakeInfo {
         version: match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",
@@ -153,7 +153,7 @@ fn proof(connection: &ClientConnection, trust: &Trust) -> Result<Proof, TlsFault
         suite: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).map_or("", registered),
         // RFC 5280 §4.1.2.5: 99991231235959Z says "does not expire", and is beyond what a `Timestamp` holds.
         expires: Timestamp::from_second(leaf.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX),
-        verified: trust.verify == Verify::Full,
+        verified: trust.verify == VerifyMode::Full,
         speaks_http2: connection.alpn_protocol() == Some(HTTP_2),
     })
 }

@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv6Net};
 
 /// A range that is not the public Internet.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Special {
+pub struct SpecialRange {
     pub cidr: IpNet,
     pub name: &'static str,
     /// The RFC that says so.
@@ -23,7 +23,7 @@ pub struct Special {
     pub metadata: bool,
 }
 
-impl fmt::Display for Special {
+impl fmt::Display for SpecialRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.metadata {
             write!(f, "cloud metadata, {}", self.name)
@@ -34,14 +34,14 @@ impl fmt::Display for Special {
 }
 
 /// Why an address is not the public Internet, judged also by the IPv4 addresses inside it; `None`: it is public.
-pub fn special(ip: IpAddr) -> Option<&'static Special> {
+pub fn special(ip: IpAddr) -> Option<&'static SpecialRange> {
     let inner = || embedded(ip).filter_map(|inner| listed(inner.address.into()));
     // Metadata first: it is the one finding that no configuration lifts.
     inner().find(|special| special.metadata).or_else(|| listed(ip)).or_else(|| inner().next())
 }
 
 /// Why an address is not the public Internet, judged as it stands, without looking inside it.
-pub fn listed(ip: IpAddr) -> Option<&'static Special> {
+pub fn listed(ip: IpAddr) -> Option<&'static SpecialRange> {
     match ip {
         IpAddr::V4(ip) => find(&TABLE.v4, ip.to_bits()),
         IpAddr::V6(ip) if ip.segments()[0] & 0xe000 == 0x2000 => find(&TABLE.v6, ip.to_bits()),
@@ -50,11 +50,11 @@ pub fn listed(ip: IpAddr) -> Option<&'static Special> {
 }
 
 /// Every range that is not public.
-pub fn rows() -> impl Iterator<Item = &'static Special> {
+pub fn rows() -> impl Iterator<Item = &'static SpecialRange> {
     TABLE.v4.iter().map(|(_, row)| row).chain(TABLE.v6.iter().map(|(_, row)| row))
 }
 
-fn find<T: PartialOrd>(rows: &'static [(RangeInclusive<T>, Special)], bits: T) -> Option<&'static Special> {
+fn find<T: PartialOrd>(rows: &'static [(RangeInclusive<T>, SpecialRange)], bits: T) -> Option<&'static SpecialRange> {
     rows.iter().find(|(range, _)| range.contains(&bits)).map(|(_, special)| special)
 }
 
@@ -65,7 +65,7 @@ pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
 
 /// An IPv4 address inside an IPv6 address: where a translator, a tunnel or the kernel may take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Embedded {
+pub struct EmbeddedIpv4 {
     pub address: Ipv4Addr,
     /// For a translation prefix of the operator's own, the prefix length it would have (RFC 6052 §2.2): the same
     /// address means something else under each.
@@ -73,11 +73,11 @@ pub struct Embedded {
 }
 
 /// The IPv4 addresses that an IPv6 address may stand for.
-pub fn embedded(ip: IpAddr) -> impl Iterator<Item = Embedded> {
+pub fn embedded(ip: IpAddr) -> impl Iterator<Item = EmbeddedIpv4> {
     let mut found = [None; 5];
     if let IpAddr::V6(ip) = ip {
         unwrap_v6(ip.to_bits(), |index, translation, bits| {
-            found[index] = Some(Embedded { address: Ipv4Addr::from_bits(bits), translation });
+            found[index] = Some(EmbeddedIpv4 { address: Ipv4Addr::from_bits(bits), translation });
         });
     }
     found.into_iter().flatten()
@@ -116,24 +116,24 @@ fn unwrap_v6(bits: u128, mut tell: impl FnMut(usize, Option<u8>, u32)) {
     }
 }
 
-static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
+static TABLE: LazyLock<SpecialRangeTable> = LazyLock::new(SpecialRangeTable::new);
 
 /// The rows as numbers, metadata first and then the most specific first, so that the first hit is the answer.
-struct Table {
-    v4: Vec<(RangeInclusive<u32>, Special)>,
-    v6: Vec<(RangeInclusive<u128>, Special)>,
+struct SpecialRangeTable {
+    v4: Vec<(RangeInclusive<u32>, SpecialRange)>,
+    v6: Vec<(RangeInclusive<u128>, SpecialRange)>,
 }
 
-impl Table {
+impl SpecialRangeTable {
     fn new() -> Self {
         let cidr = |text: &str| text.parse::<IpNet>().expect("the rows below are CIDRs");
-        let metadata = METADATA.iter().map(|&(text, name)| Special {
+        let metadata = METADATA.iter().map(|&(text, name)| SpecialRange {
             cidr: cidr(text),
             name,
             reference: "cloud metadata",
             metadata: true,
         });
-        let registry = REGISTRY.iter().chain(OTHERS).map(|&(text, name, reference)| Special {
+        let registry = REGISTRY.iter().chain(OTHERS).map(|&(text, name, reference)| SpecialRange {
             cidr: cidr(text),
             name,
             reference,
@@ -153,7 +153,7 @@ impl Table {
 }
 
 /// RFC 4291 §2.4; all other IPv6 space is unallocated or special.
-static NOT_GLOBAL_UNICAST: Special = Special {
+static NOT_GLOBAL_UNICAST: SpecialRange = SpecialRange {
     cidr: IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
     name: "outside Global Unicast 2000::/3",
     reference: "RFC 4291",

@@ -6,9 +6,9 @@ use rustls_pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::X509Version;
 
-use super::signed;
+use super::signed_der;
 use crate::config::WarningCode;
-use crate::config::{Place, Problem};
+use crate::config::{Problem, SourceSpan};
 
 /// What the certificates below an anchor are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,14 +20,14 @@ pub enum Purpose {
 #[derive(Default)]
 pub(super) struct Anchors {
     /// In order, so that of several with one name and key the strictest comes first, wherever it was configured.
-    facts: Vec<Facts>,
+    facts: Vec<AnchorInfo>,
     /// Each is trusted alone, with its own names.
     own: Vec<CertificateDer<'static>>,
 }
 
 /// What a trust anchor (RFC 5280 §6.1.1 (d)) leaves out of the certificate that it was made of.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Facts {
+pub(super) struct AnchorInfo {
     subject: Vec<u8>,
     key: Vec<u8>,
     /// `false` is the stricter value and comes first.
@@ -35,7 +35,7 @@ pub(super) struct Facts {
     pub(super) key_id: Option<Vec<u8>>,
 }
 
-impl Facts {
+impl AnchorInfo {
     fn parts(&self) -> [Option<&[u8]>; 4] {
         let may_sign_lists: &[u8] = if self.may_sign_lists { &[1] } else { &[0] };
         [Some(&self.subject), Some(&self.key), Some(may_sign_lists), self.key_id.as_deref()]
@@ -43,14 +43,14 @@ impl Facts {
 }
 
 /// Why a certificate may not issue others.
-enum NoAuthority {
+enum CaViolation {
     /// RFC 5280 §4.2.1.9.
     CaFalse,
-    NoBasicConstraints,
+    MissingBasicConstraints,
     /// RFC 5280 §4.2.1.3.
-    NoCertSign,
+    MissingCertSign,
     /// RFC 5280 §4.2.1.12, as OpenSSL and others hold it against roots, too.
-    NoPurpose,
+    MissingPurpose,
 }
 
 impl Anchors {
@@ -61,7 +61,7 @@ impl Anchors {
         purpose: Purpose,
         store: &mut RootCertStore,
     ) -> Result<Option<String>, String> {
-        let parsed = signed::certificate(der).ok_or("it cannot be read as a certificate (RFC 5280 §4.1)")?;
+        let parsed = signed_der::certificate(der).ok_or("it cannot be read as a certificate (RFC 5280 §4.1)")?;
         if let Some(reason) = no_authority(&parsed, purpose)? {
             if !serves(&parsed, purpose) {
                 let why = reason.meaning(purpose);
@@ -73,11 +73,11 @@ impl Anchors {
             return Ok(Some(reason.consequence(purpose)));
         }
         store.add(CertificateDer::from_slice(der)).map_err(|error| error.to_string())?;
-        self.facts.push(Facts {
-            subject: signed::contents(parsed.subject().as_raw()).to_vec(),
-            key: signed::contents(parsed.public_key().raw).to_vec(),
-            key_id: signed::subject_key_id(&parsed).map(<[u8]>::to_vec),
-            may_sign_lists: signed::may_sign_lists(&parsed),
+        self.facts.push(AnchorInfo {
+            subject: signed_der::contents(parsed.subject().as_raw()).to_vec(),
+            key: signed_der::contents(parsed.public_key().raw).to_vec(),
+            key_id: signed_der::subject_key_id(&parsed).map(<[u8]>::to_vec),
+            may_sign_lists: signed_der::may_sign_lists(&parsed),
         });
         self.facts.sort_unstable();
         self.facts.dedup();
@@ -95,13 +95,13 @@ impl Anchors {
         der: &[u8],
         purpose: Purpose,
         store: &mut RootCertStore,
-        (what, place): (&str, Place),
+        (what, place): (&str, SourceSpan),
         problems: &mut Vec<Problem>,
     ) {
         match self.add(der, purpose, store) {
             Ok(None) => {}
             Ok(Some(consequence)) => {
-                let subject = signed::certificate(der).map(|parsed| parsed.subject().to_string());
+                let subject = signed_der::certificate(der).map(|parsed| parsed.subject().to_string());
                 let message = format!("{what} ({}) {consequence}", subject.unwrap_or_default());
                 let help = "put the authority's certificate in its place, unless that is what you want";
                 problems.push(Problem::warning(WarningCode::UnusualRoot, Some(place), message).help(help));
@@ -114,7 +114,7 @@ impl Anchors {
         }
     }
 
-    pub(super) fn facts(&self, anchor: &TrustAnchor<'_>) -> Option<&Facts> {
+    pub(super) fn facts(&self, anchor: &TrustAnchor<'_>) -> Option<&AnchorInfo> {
         self.facts.iter().find(|facts| {
             facts.subject == anchor.subject.as_ref() && facts.key == anchor.subject_public_key_info.as_ref()
         })
@@ -122,7 +122,7 @@ impl Anchors {
 
     /// Returns all facts in order, each as its parts: the terms of a trust.
     pub(super) fn terms(&self) -> Vec<[Option<&[u8]>; 4]> {
-        self.facts.iter().map(Facts::parts).collect()
+        self.facts.iter().map(AnchorInfo::parts).collect()
     }
 
     /// Trusted for themselves alone.
@@ -133,30 +133,30 @@ impl Anchors {
 
 /// Whether a certificate may issue others; one that cannot be read is a problem elsewhere.
 pub(super) fn is_authority(der: &[u8], purpose: Purpose) -> bool {
-    signed::certificate(der).is_none_or(|parsed| matches!(no_authority(&parsed, purpose), Ok(None) | Err(_)))
+    signed_der::certificate(der).is_none_or(|parsed| matches!(no_authority(&parsed, purpose), Ok(None) | Err(_)))
 }
 
 /// Returns why a certificate may not issue others. The error is an extension that is there twice or cannot be read: it
 /// may hold the restriction that is asked for.
-fn no_authority(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option<NoAuthority>, String> {
+fn no_authority(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option<CaViolation>, String> {
     if parsed.version() != X509Version::V3 {
         return Ok(None);
     }
     let unreadable = |what: &'static str| move |_| format!("its {what} cannot be read or is there twice");
     match parsed.basic_constraints().map_err(unreadable("basicConstraints"))? {
-        None => return Ok(Some(NoAuthority::NoBasicConstraints)),
-        Some(constraints) if !constraints.value.ca => return Ok(Some(NoAuthority::CaFalse)),
+        None => return Ok(Some(CaViolation::MissingBasicConstraints)),
+        Some(constraints) if !constraints.value.ca => return Ok(Some(CaViolation::CaFalse)),
         Some(_) => {}
     }
-    if !signed::may_sign_certificates(parsed).map_err(unreadable("keyUsage"))? {
-        return Ok(Some(NoAuthority::NoCertSign));
+    if !signed_der::may_sign_certificates(parsed).map_err(unreadable("keyUsage"))? {
+        return Ok(Some(CaViolation::MissingCertSign));
     }
     let purposes = parsed.extended_key_usage().map_err(unreadable("extended key usage"))?;
     let fits = purposes.is_none_or(|purposes| {
         let of_use = if purpose == Purpose::Servers { purposes.value.server_auth } else { purposes.value.client_auth };
         of_use || purposes.value.any
     });
-    Ok((!fits).then_some(NoAuthority::NoPurpose))
+    Ok((!fits).then_some(CaViolation::MissingPurpose))
 }
 
 /// Returns whether a certificate may be shown itself for this purpose (RFC 5280 §4.2.1.12). webpki does not take
@@ -179,13 +179,13 @@ impl Purpose {
     }
 }
 
-impl NoAuthority {
+impl CaViolation {
     fn meaning(&self, purpose: Purpose) -> String {
         match self {
             Self::CaFalse => "is no authority (basicConstraints: CA:FALSE)".to_owned(),
-            Self::NoBasicConstraints => "does not say that it is an authority (no basicConstraints)".to_owned(),
-            Self::NoCertSign => "may not sign certificates (keyUsage without keyCertSign)".to_owned(),
-            Self::NoPurpose => {
+            Self::MissingBasicConstraints => "does not say that it is an authority (no basicConstraints)".to_owned(),
+            Self::MissingCertSign => "may not sign certificates (keyUsage without keyCertSign)".to_owned(),
+            Self::MissingPurpose => {
                 let auth = purpose.extended_key_usage();
                 format!("may not issue for this use (extended key usage without {auth})")
             }

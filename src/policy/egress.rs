@@ -4,10 +4,10 @@
 //! Every address of a range is used, also the first and the last: the addresses are routed to this host, not shared on
 //! a link, so none of them is a network or broadcast address.
 
+pub mod allow_list_gap;
 mod check;
-pub mod cut_off;
-pub mod gap;
-pub mod heard;
+pub mod ejection;
+pub mod observations;
 mod survey;
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 use jiff::Timestamp;
 
 use super::guard::ClearedAddresses;
-use crate::config::{self, Config, Problem, Select};
+use crate::config::{self, Config, Problem, SelectionPolicy};
 use crate::names::PoolName;
 pub use survey::{Survey, survey};
 
@@ -55,11 +55,11 @@ impl Hop {
 
 /// Why there is no way to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoHop {
+pub enum HopError {
     /// No address of the pool is usable.
-    Empty,
+    NoUsableSource,
     /// Some are, but of no family that the target has.
-    Family,
+    NoCommonFamily,
 }
 
 /// The address families that a pool has sources of: a target's addresses of others are of no use.
@@ -77,18 +77,18 @@ pub struct Families {
 pub fn choose(
     pool: &Pool,
     cleared: &ClearedAddresses,
-    stick: u64,
-    turn: u64,
+    affinity: u64,
+    sequence: u64,
     now: Timestamp,
     usable: &dyn Fn(IpAddr) -> bool,
-) -> Result<Vec<Hop>, NoHop> {
+) -> Result<Vec<Hop>, HopError> {
     let wanted = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
-    let pick = |v6, usable: &dyn Fn(IpAddr) -> bool| pool.pick(v6, stick, turn, now, usable);
+    let pick = |v6, usable: &dyn Fn(IpAddr) -> bool| pool.pick(v6, affinity, sequence, now, usable);
     // By family, IPv4 at 0 and IPv6 at 1.
     let sources = [false, true].map(|v6| if wanted(v6) { pick(v6, usable) } else { None });
     if sources == [None, None] {
         let elsewhere = [false, true].into_iter().any(|v6| !wanted(v6) && pick(v6, usable).is_some());
-        return Err(if elsewhere { NoHop::Family } else { NoHop::Empty });
+        return Err(if elsewhere { HopError::NoCommonFamily } else { HopError::NoUsableSource });
     }
     let has_more = |from: &IpAddr| pool.failover && pool.size(now, from.is_ipv6()) > 1;
     let other = |from: IpAddr| pick(from.is_ipv6(), &|ip| ip != from && usable(ip));
@@ -118,43 +118,43 @@ fn interleave(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
 #[derive(Debug)]
 pub struct Pool {
     name: PoolName,
-    select: Select,
+    select: SelectionPolicy,
     failover: bool,
-    ranges: Vec<Range>,
+    ranges: Vec<SourceRange>,
 }
 
 /// A range as written, and what `exclude` leaves of it.
 #[derive(Debug)]
-struct Range {
+struct SourceRange {
     cidr: IpNet,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
     /// Names the range in draws: a hash of its CIDR alone, so that its place in the pool does not matter.
     id: u64,
-    spans: Vec<Span>,
+    spans: Vec<AddressSpan>,
 }
 
 /// Addresses as numbers, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
+struct AddressSpan {
     first: u128,
     last: u128,
 }
 
 /// A part of a range, with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announced {
+pub struct AnnouncedRange {
     pub cidr: IpNet,
     pub from: Option<Timestamp>,
     pub until: Option<Timestamp>,
-    pub standing: Standing,
+    pub standing: RangePhase,
 }
 
 /// Where a moment stands in the time of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RangePhase {
     Upcoming,
-    InForce,
+    Active,
     Ended,
 }
 
@@ -166,14 +166,15 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
 
 impl Pool {
     fn new(name: &PoolName, pool: &config::Pool) -> Self {
-        let ranges = pool.ranges.iter().map(|range| Range::new(range, pool)).filter(|range| !range.spans.is_empty());
+        let ranges =
+            pool.ranges.iter().map(|range| SourceRange::new(range, pool)).filter(|range| !range.spans.is_empty());
         Self { name: name.clone(), select: pool.select, failover: pool.failover, ranges: ranges.collect() }
     }
 
     pub fn name(&self) -> &PoolName {
         &self.name
     }
-    pub fn select(&self) -> Select {
+    pub fn select(&self) -> SelectionPolicy {
         self.select
     }
     pub fn failover(&self) -> bool {
@@ -182,13 +183,13 @@ impl Pool {
 
     /// Exactly the addresses that deliveries may leave from, in as few CIDRs as there can be.
     pub fn in_force(&self, now: Timestamp) -> Vec<IpNet> {
-        let in_force = self.ranges.iter().filter(|range| range.standing(now) == Standing::InForce);
-        IpNet::aggregate(&in_force.flat_map(Range::nets).collect())
+        let in_force = self.ranges.iter().filter(|range| range.standing(now) == RangePhase::Active);
+        IpNet::aggregate(&in_force.flat_map(SourceRange::nets).collect())
     }
 
     /// How many addresses of one family are in force.
     pub fn size(&self, now: Timestamp, v6: bool) -> u128 {
-        self.spans(now, v6).map(Span::size).sum()
+        self.spans(now, v6).map(AddressSpan::size).sum()
     }
 
     pub fn families(&self, now: Timestamp) -> Families {
@@ -201,23 +202,23 @@ impl Pool {
     }
 
     /// Everything that was, is or will be in force, for those who have to allow it in time.
-    pub fn announced(&self, now: Timestamp) -> impl Iterator<Item = Announced> {
+    pub fn announced(&self, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
         self.ranges.iter().flat_map(move |range| {
             let standing = range.standing(now);
-            range.nets().map(move |cidr| Announced { cidr, from: range.from, until: range.until, standing })
+            range.nets().map(move |cidr| AnnouncedRange { cidr, from: range.from, until: range.until, standing })
         })
     }
 
     /// The source of each family that `stick` sticks to while it is usable.
-    pub fn sticky(&self, stick: u64, now: Timestamp) -> impl Iterator<Item = IpAddr> {
-        [true, false].into_iter().filter_map(move |v6| self.pick(v6, stick, 0, now, &|_| true))
+    pub fn sticky(&self, affinity: u64, now: Timestamp) -> impl Iterator<Item = IpAddr> {
+        [true, false].into_iter().filter_map(move |v6| self.pick(v6, affinity, 0, now, &|_| true))
     }
 
-    fn ranges(&self, now: Timestamp, v6: bool) -> impl Iterator<Item = &Range> {
-        self.ranges.iter().filter(move |range| range.is_v6() == v6 && range.standing(now) == Standing::InForce)
+    fn ranges(&self, now: Timestamp, v6: bool) -> impl Iterator<Item = &SourceRange> {
+        self.ranges.iter().filter(move |range| range.is_v6() == v6 && range.standing(now) == RangePhase::Active)
     }
 
-    fn spans(&self, now: Timestamp, v6: bool) -> impl Iterator<Item = &Span> {
+    fn spans(&self, now: Timestamp, v6: bool) -> impl Iterator<Item = &AddressSpan> {
         self.ranges(now, v6).flat_map(|range| &range.spans)
     }
 
@@ -227,12 +228,12 @@ impl Pool {
         if size == 0 {
             return None;
         }
-        let seed = if self.select == Select::Sticky { stick } else { turn };
+        let seed = if self.select == SelectionPolicy::Sticky { stick } else { turn };
         for draw in 0..DRAWS {
             let ip = match self.select {
-                Select::Sticky => self.rendezvous(v6, mix(seed, draw), now),
-                Select::Spread if draw == 0 => self.nth(v6, u128::from(turn) % size, now),
-                Select::Spread | Select::Random => self.nth(v6, wide(mix(seed, draw)) % size, now),
+                SelectionPolicy::Sticky => self.rendezvous(v6, mix(seed, draw), now),
+                SelectionPolicy::Spread if draw == 0 => self.nth(v6, u128::from(turn) % size, now),
+                SelectionPolicy::Spread | SelectionPolicy::Random => self.nth(v6, wide(mix(seed, draw)) % size, now),
             };
             if let Some(ip) = ip.filter(|ip| usable(*ip)) {
                 return Some(ip);
@@ -269,15 +270,15 @@ impl Pool {
     }
 }
 
-impl Range {
+impl SourceRange {
     fn new(range: &config::PoolRange, pool: &config::Pool) -> Self {
         let cidr = range.cidr.trunc();
-        let mut spans = vec![Span::of(&cidr)];
+        let mut spans = vec![AddressSpan::of(&cidr)];
         for exclude in pool.exclude.iter().filter(|exclude| is_v6(exclude) == is_v6(&cidr)) {
-            let hole = Span::of(exclude);
+            let hole = AddressSpan::of(exclude);
             spans = spans.iter().flat_map(|span| span.without(&hole)).collect();
         }
-        let Span { first, .. } = Span::of(&cidr);
+        let AddressSpan { first, .. } = AddressSpan::of(&cidr);
         let id = [first as u64, (first >> 64) as u64].into_iter().fold(cidr.prefix_len().into(), mix);
         Self { cidr, from: range.from, until: range.until, id, spans }
     }
@@ -286,13 +287,13 @@ impl Range {
         is_v6(&self.cidr)
     }
 
-    fn standing(&self, now: Timestamp) -> Standing {
+    fn standing(&self, now: Timestamp) -> RangePhase {
         if self.from.is_some_and(|from| now < from) {
-            Standing::Upcoming
+            RangePhase::Upcoming
         } else if self.until.is_some_and(|until| until <= now) {
-            Standing::Ended
+            RangePhase::Ended
         } else {
-            Standing::InForce
+            RangePhase::Active
         }
     }
 
@@ -314,7 +315,7 @@ impl Range {
 
     /// An address of the range as written: its size is a power of two, so that random low bits are a fair draw.
     fn draw(&self, seed: u64) -> u128 {
-        let Span { first, last } = Span::of(&self.cidr);
+        let AddressSpan { first, last } = AddressSpan::of(&self.cidr);
         first | (wide(mix(seed, !self.id)) & (first ^ last))
     }
 
@@ -323,7 +324,7 @@ impl Range {
     }
 }
 
-impl Span {
+impl AddressSpan {
     fn of(net: &IpNet) -> Self {
         Self { first: number(net.network()), last: number(net.broadcast()) }
     }
@@ -334,12 +335,12 @@ impl Span {
     }
 
     /// What is left of it without the addresses in `hole`.
-    fn without(self, hole: &Span) -> impl Iterator<Item = Span> {
+    fn without(self, hole: &AddressSpan) -> impl Iterator<Item = AddressSpan> {
         if hole.last < self.first || self.last < hole.first {
             return [Some(self), None].into_iter().flatten();
         }
-        let before = (self.first < hole.first).then(|| Span { first: self.first, last: hole.first - 1 });
-        let after = (hole.last < self.last).then(|| Span { first: hole.last + 1, last: self.last });
+        let before = (self.first < hole.first).then(|| AddressSpan { first: self.first, last: hole.first - 1 });
+        let after = (hole.last < self.last).then(|| AddressSpan { first: hole.last + 1, last: self.last });
         [before, after].into_iter().flatten()
     }
 

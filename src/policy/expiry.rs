@@ -8,7 +8,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::anchors::{self, Purpose};
 use crate::config::WarningCode;
-use crate::config::{At, Config, CrlPolicy, PemFile, Place, Problem, Roots};
+use crate::config::{Config, CrlPolicy, Located, PemFile, Problem, Roots, SourceSpan};
 
 /// Who renews by hand needs this long; an authority of our own must reach our clients first.
 const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
@@ -19,7 +19,7 @@ const LAST_PART: i32 = 4;
 
 /// What a certificate or list is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Use {
+pub enum CertificateUse {
     Listener,
     ClientCa,
     ClientCrl,
@@ -27,20 +27,20 @@ pub enum Use {
     Identity,
     Roots,
     /// In `roots` or `client_ca`, but no authority.
-    TrustedAlone(Purpose),
+    DirectlyTrusted(Purpose),
     Intermediates,
     Crl(CrlPolicy),
 }
 
-impl Use {
+impl CertificateUse {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Listener => "listener",
-            Self::ClientCa | Self::TrustedAlone(Purpose::Clients) => "client_ca",
+            Self::ClientCa | Self::DirectlyTrusted(Purpose::Clients) => "client_ca",
             Self::ClientCrl => "client_crl",
             Self::Ca => "ca",
             Self::Identity => "identity",
-            Self::Roots | Self::TrustedAlone(Purpose::Servers) => "roots",
+            Self::Roots | Self::DirectlyTrusted(Purpose::Servers) => "roots",
             Self::Intermediates => "intermediates",
             Self::Crl(_) => "crl",
         }
@@ -52,7 +52,7 @@ impl Use {
             Self::Listener => "no client will believe it",
             Self::Identity => "no target will believe it",
             Self::Ca => "no tunnel can be inspected",
-            Self::TrustedAlone(_) => "peers that show it are refused",
+            Self::DirectlyTrusted(_) => "peers that show it are refused",
             Self::Intermediates => "no path leads through it",
             // RFC 5280 §6.1.1 (d): of an anchor the name and the key count, not its dates.
             Self::ClientCa | Self::Roots => "what it issued counts all the same",
@@ -65,7 +65,7 @@ impl Use {
 /// One certificate, the one of a chain that ends first, or one list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Expiry {
-    pub usage: Use,
+    pub usage: CertificateUse,
     /// The trust policy that it belongs to; empty for the listener's.
     pub trust: String,
     pub path: PathBuf,
@@ -78,31 +78,31 @@ pub struct Expiry {
 
 /// Every certificate and list that a file of the configuration holds; those that need care are warned about.
 pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Vec<Expiry> {
-    let mut all = Found(Vec::new());
+    let mut all = ExpiryCollector(Vec::new());
     for tls in config.server.all_tls() {
-        all.chain(Use::Listener, "", &tls.certificate);
-        tls.client_ca.iter().for_each(|ca| all.authorities(Use::ClientCa, Purpose::Clients, "", ca));
-        tls.client_crls.iter().for_each(|list| all.each(Use::ClientCrl, "", list, life_of_list));
+        all.chain(CertificateUse::Listener, "", &tls.certificate);
+        tls.client_ca.iter().for_each(|ca| all.authorities(CertificateUse::ClientCa, Purpose::Clients, "", ca));
+        tls.client_crls.iter().for_each(|list| all.each(CertificateUse::ClientCrl, "", list, life_of_list));
     }
-    config.server.ca.iter().for_each(|ca| all.chain(Use::Ca, "", &ca.certificate));
+    config.server.ca.iter().for_each(|ca| all.chain(CertificateUse::Ca, "", &ca.certificate));
     for (name, trust) in &config.trust {
         let name = name.as_str();
         for roots in &trust.roots {
             if let Roots::File(path, parts) = &roots.value {
                 let file = PemFile { path: path.clone(), parts: parts.clone() };
-                let file = At { value: file, place: roots.place };
-                all.authorities(Use::Roots, Purpose::Servers, name, &file);
+                let file = Located { value: file, span: roots.span };
+                all.authorities(CertificateUse::Roots, Purpose::Servers, name, &file);
             }
         }
         let intermediates = &trust.intermediates;
-        intermediates.iter().for_each(|file| all.each(Use::Intermediates, name, file, life_of_certificate));
-        let usage = Use::Crl(trust.crl_policy());
+        intermediates.iter().for_each(|file| all.each(CertificateUse::Intermediates, name, file, life_of_certificate));
+        let usage = CertificateUse::Crl(trust.crl_policy());
         trust.crls.iter().for_each(|list| all.each(usage, name, list, life_of_list));
-        trust.identity.iter().for_each(|identity| all.chain(Use::Identity, name, &identity.certificate));
+        trust.identity.iter().for_each(|identity| all.chain(CertificateUse::Identity, name, &identity.certificate));
     }
     for (place, expiry) in &all.0 {
         // That our own authority has ended is a problem, and said where it is compiled.
-        let is_said = expiry.usage == Use::Ca && expiry.ends < now;
+        let is_said = expiry.usage == CertificateUse::Ca && expiry.ends < now;
         if let Some(message) = expiry.warning(now).filter(|_| !is_said) {
             problems.push(Problem::warning(WarningCode::ExpiresSoon, Some(*place), message).help(expiry.help()));
         }
@@ -114,7 +114,7 @@ impl Expiry {
     /// What there is to say about it now, if anything.
     pub fn warning(&self, now: Timestamp) -> Option<String> {
         let (what, ends, then) = (self.what(), self.ends, self.usage.consequence());
-        let is_list = matches!(self.usage, Use::Crl(_) | Use::ClientCrl);
+        let is_list = matches!(self.usage, CertificateUse::Crl(_) | CertificateUse::ClientCrl);
         if ends < now {
             Some(match is_list {
                 true => format!("{what} is out of date since {ends}: {then}"),
@@ -138,8 +138,10 @@ impl Expiry {
     fn what(&self) -> String {
         let path = self.path.display();
         match (self.usage, self.number) {
-            (Use::ClientCrl | Use::Crl(_), number) => format!("revocation list {} of {path}", number.unwrap_or(1)),
-            (Use::Ca, _) => format!("the authority in {path}"),
+            (CertificateUse::ClientCrl | CertificateUse::Crl(_), number) => {
+                format!("revocation list {} of {path}", number.unwrap_or(1))
+            }
+            (CertificateUse::Ca, _) => format!("the authority in {path}"),
             (_, Some(number)) => format!("certificate {number} of {path}"),
             (_, None) => format!("the certificate in {path}"),
         }
@@ -147,18 +149,20 @@ impl Expiry {
 
     fn help(&self) -> &'static str {
         match self.usage {
-            Use::Ca => "clients need to trust the next one before: `outgate ca new`",
-            Use::Roots | Use::ClientCa => "add the next one to the file, and take this one out when nobody needs it",
+            CertificateUse::Ca => "clients need to trust the next one before: `outgate ca new`",
+            CertificateUse::Roots | CertificateUse::ClientCa => {
+                "add the next one to the file, and take this one out when nobody needs it"
+            }
             _ => "put a new one in its place: it is taken up at once",
         }
     }
 }
 
-struct Found(Vec<(Place, Expiry)>);
+struct ExpiryCollector(Vec<(SourceSpan, Expiry)>);
 
-impl Found {
+impl ExpiryCollector {
     /// A chain ends with its first certificate that does.
-    fn chain(&mut self, usage: Use, trust: &str, file: &At<PemFile>) {
+    fn chain(&mut self, usage: CertificateUse, trust: &str, file: &Located<PemFile>) {
         let lives: Vec<_> = file.parts.iter().filter_map(|der| life_of_certificate(der)).collect();
         let from = lives.iter().map(|(from, _)| *from).max();
         let until = lives.iter().map(|(_, until)| *until).min();
@@ -167,30 +171,44 @@ impl Found {
         }
     }
 
-    fn each(&mut self, usage: Use, trust: &str, file: &At<PemFile>, life: fn(&[u8]) -> Option<(i64, i64)>) {
+    fn each(
+        &mut self,
+        usage: CertificateUse,
+        trust: &str,
+        file: &Located<PemFile>,
+        life: fn(&[u8]) -> Option<(i64, i64)>,
+    ) {
         for (index, life) in file.parts.iter().enumerate().filter_map(|(index, der)| Some((index, life(der)?))) {
             self.add(usage, trust, file, Some(index + 1), life);
         }
     }
 
     /// What stands among authorities, and is one or not.
-    fn authorities(&mut self, usage: Use, purpose: Purpose, trust: &str, file: &At<PemFile>) {
+    fn authorities(&mut self, usage: CertificateUse, purpose: Purpose, trust: &str, file: &Located<PemFile>) {
         for (index, der) in file.parts.iter().enumerate() {
             let Some(life) = life_of_certificate(der) else { continue };
-            let usage = if anchors::is_authority(der, purpose) { usage } else { Use::TrustedAlone(purpose) };
+            let usage =
+                if anchors::is_authority(der, purpose) { usage } else { CertificateUse::DirectlyTrusted(purpose) };
             self.add(usage, trust, file, Some(index + 1), life);
         }
     }
 
-    fn add(&mut self, usage: Use, trust: &str, file: &At<PemFile>, number: Option<usize>, life: (i64, i64)) {
+    fn add(
+        &mut self,
+        usage: CertificateUse,
+        trust: &str,
+        file: &Located<PemFile>,
+        number: Option<usize>,
+        life: (i64, i64),
+    ) {
         let (from, until) = life;
-        let most = if usage == Use::Ca { SOON_FOR_AUTHORITY } else { SOON };
+        let most = if usage == CertificateUse::Ca { SOON_FOR_AUTHORITY } else { SOON };
         let part = SignedDuration::from_secs(until.saturating_sub(from)) / LAST_PART;
         // RFC 5280 §4.1.2.5: the last date there is says "does not expire", and is beyond what a `Timestamp` holds.
         let ends = Timestamp::from_second(until).unwrap_or(Timestamp::MAX);
         let path = file.path.clone();
         let expiry = Expiry { usage, trust: trust.to_owned(), path, number, from, ends, soon: most.min(part) };
-        self.0.push((file.place, expiry));
+        self.0.push((file.span, expiry));
     }
 }
 

@@ -8,8 +8,8 @@ use crate::config::*;
 use crate::names::PoolName;
 
 /// A value at a place of its own, so that a test can tell which place a problem points to.
-pub(crate) fn at<T>(start: u32, value: T) -> At<T> {
-    At { value, place: Place { file: 0, start, end: start + 1 } }
+pub(crate) fn at<T>(start: u32, value: T) -> Located<T> {
+    Located { value, span: SourceSpan { file: 0, start, end: start + 1 } }
 }
 
 /// A loopback listener, the pool `default`, nothing else.
@@ -41,7 +41,7 @@ pub(crate) fn config() -> Config {
         signers: BTreeMap::new(),
         credentials: BTreeMap::new(),
         limits: BTreeMap::new(),
-        declared: crate::config::Declared::default(),
+        declared: crate::config::DeclaredSections::default(),
         guard: Guard { allow: vec![], deny: vec![], ports: vec![at(3, 443)] },
         resolver: Resolver { servers: vec![], hosts: BTreeMap::new() },
         timeouts: Timeouts {
@@ -57,8 +57,8 @@ pub(crate) fn config() -> Config {
         },
         circuit: Circuit { failures: 0, window: second, open: second, open_max: second },
         acknowledge: Vec::new(),
-        log: Log { deliveries: at(0, Deliveries::Off), level: "info".into(), format: LogFormat::Text },
-        sources: Sources::default(),
+        log: Log { deliveries: at(0, DeliveryLog::Off), level: "info".into(), format: LogFormat::Text },
+        sources: SourceMap::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),
         written: std::sync::Arc::default(),
@@ -69,7 +69,7 @@ pub(crate) fn config() -> Config {
 
 pub(crate) fn pool() -> Pool {
     let range = PoolRange { cidr: "127.0.7.0/28".parse().unwrap(), from: None, until: None };
-    Pool { ranges: vec![at(4, range)], exclude: vec![], select: Select::Sticky, failover: true }
+    Pool { ranges: vec![at(4, range)], exclude: vec![], select: SelectionPolicy::Sticky, failover: true }
 }
 
 /// With no proof, for no tenant.
@@ -96,12 +96,12 @@ pub(crate) fn signer(scheme: &str) -> Signer {
         message: None,
         encoding: None,
         headers: None,
-        profile: crate::config::Profile::default(),
+        profile: crate::config::SignatureParams::default(),
     }
 }
 
 /// `name` reached by `host`, everything else left at its default.
-pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
+pub(crate) fn route(start: u32, name: &str, host: &str) -> Located<Route> {
     let route = Route {
         name: at(start, name.into()),
         hosts: vec![at(start + 1, host.into())],
@@ -114,9 +114,9 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> At<Route> {
         sign: vec![],
         credential: None,
         limits: vec![],
-        plaintext: at(start + 2, Plaintext::Refuse),
+        plaintext: at(start + 2, PlaintextPolicy::Refuse),
         connect: None,
-        interim: Interim::default(),
+        interim: InterimPolicy::default(),
         body_max: None,
         response_max: None,
         response_head_max: ResponseHeadMax::default(),

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::addresses::{Special, embedded, listed, overlap, rows, special};
+use super::addresses::{SpecialRange, embedded, listed, overlap, rows, special};
 use crate::config::WarningCode;
-use crate::config::{self, At, Config, Problem};
+use crate::config::{self, Config, Located, Problem};
 use crate::host::is_below;
 use crate::names::{Host, PoolName, Scheme, Target};
 
@@ -46,14 +46,14 @@ pub struct Guard {
     reporting: Vec<IpNet>,
     ports: Vec<u16>,
     /// Names that the operator gave addresses to, and so vouches for.
-    vouched: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    pinned_names: BTreeMap<Arc<str>, Vec<IpAddr>>,
     /// Every range of every pool, in force or not: ours, even where this host does not answer for it.
     pools: Vec<(PoolName, IpNet)>,
 }
 
 /// What this host answers for.
 #[derive(Clone, Debug, Default)]
-pub struct Own {
+pub struct LocalAddresses {
     pub local: Vec<IpNet>,
     /// Our own sockets; a wildcard stands for every address of this host.
     pub listeners: Vec<SocketAddr>,
@@ -104,9 +104,9 @@ impl Guard {
     pub(super) fn new(
         guard: &config::Guard,
         resolver: &config::Resolver,
-        egress: &BTreeMap<PoolName, At<config::Pool>>,
+        egress: &BTreeMap<PoolName, Located<config::Pool>>,
     ) -> Self {
-        let cidrs = |list: &[At<IpNet>]| list.iter().map(|cidr| cidr.trunc()).collect();
+        let cidrs = |list: &[Located<IpNet>]| list.iter().map(|cidr| cidr.trunc()).collect();
         let denied = |report_only| {
             let meant = guard.deny.iter().filter(|deny| deny.report_only == report_only);
             meant.map(|deny| deny.cidr.trunc()).collect()
@@ -115,7 +115,7 @@ impl Guard {
             Host::Name(name) => Some((Arc::clone(name), addresses.clone())),
             Host::Ip(_) => None,
         };
-        let ranges = |(name, pool): (&PoolName, &At<config::Pool>)| {
+        let ranges = |(name, pool): (&PoolName, &Located<config::Pool>)| {
             let name = name.clone();
             pool.ranges.iter().map(move |range| (name.clone(), range.cidr.trunc())).collect::<Vec<_>>()
         };
@@ -124,7 +124,7 @@ impl Guard {
             deny: denied(false),
             reporting: denied(true),
             ports: guard.ports.iter().map(|port| port.value).collect(),
-            vouched: resolver.hosts.iter().filter_map(name).collect(),
+            pinned_names: resolver.hosts.iter().filter_map(name).collect(),
             pools: egress.iter().flat_map(ranges).collect(),
         }
     }
@@ -137,14 +137,19 @@ impl Guard {
             return Err(Forbidden::Port(port));
         }
         match &target.host {
-            Host::Name(name) if is_special_use(name) && !self.vouched.contains_key(name) => Err(Forbidden::Name),
+            Host::Name(name) if is_special_use(name) && !self.pinned_names.contains_key(name) => Err(Forbidden::Name),
             Host::Name(_) | Host::Ip(_) => Ok(()),
         }
     }
 
     /// Judges every address that the target's name has, or the one that the target is: one that is forbidden condemns
     /// the name, since the next lookup might offer that one alone.
-    pub fn clear(&self, target: &Target, answers: &[IpAddr], own: &Own) -> Result<ClearedAddresses, Forbidden> {
+    pub fn clear(
+        &self,
+        target: &Target,
+        answers: &[IpAddr],
+        own: &LocalAddresses,
+    ) -> Result<ClearedAddresses, Forbidden> {
         let answers = match &target.host {
             Host::Ip(ip) => std::slice::from_ref(ip),
             Host::Name(_) => answers,
@@ -158,7 +163,7 @@ impl Guard {
         let would_deny = self
             .reporting
             .iter()
-            .find(|deny| answers.iter().any(|address| self.faces(*address).any(|face| deny.contains(&face))));
+            .find(|deny| answers.iter().any(|address| self.embedded_forms(*address).any(|face| deny.contains(&face))));
         Ok(ClearedAddresses { addresses, port: target.port, would_deny: would_deny.copied() })
     }
 
@@ -166,16 +171,16 @@ impl Guard {
     pub fn pinned<'a>(&'a self, host: &'a Host) -> Option<&'a [IpAddr]> {
         match host {
             Host::Ip(address) => Some(std::slice::from_ref(address)),
-            Host::Name(name) => self.vouched.get(name).map(Vec::as_slice),
+            Host::Name(name) => self.pinned_names.get(name).map(Vec::as_slice),
         }
     }
 
     /// Why nothing will be sent to this host, whatever the port, and whatever this host's own addresses are.
-    pub fn shuts(&self, host: &Host) -> Option<Forbidden> {
-        let judge = |address: &IpAddr| self.judge(*address, 0, &Own::default()).err();
+    pub fn denies(&self, host: &Host) -> Option<Forbidden> {
+        let judge = |address: &IpAddr| self.judge(*address, 0, &LocalAddresses::default()).err();
         match host {
             Host::Ip(address) => judge(address),
-            Host::Name(name) => match self.vouched.get(name) {
+            Host::Name(name) => match self.pinned_names.get(name) {
                 Some(addresses) => addresses.iter().find_map(judge),
                 None => is_special_use(name).then_some(Forbidden::Name),
             },
@@ -184,19 +189,19 @@ impl Guard {
 
     /// Why nothing will be sent to any host below this one.
     pub fn shuts_below(&self, parent: &str) -> Option<Forbidden> {
-        let vouched = || self.vouched.keys().any(|name| is_below(name, parent));
+        let vouched = || self.pinned_names.keys().any(|name| is_below(name, parent));
         (is_special_use(parent) && !vouched()).then_some(Forbidden::Name)
     }
 
-    fn judge(&self, address: IpAddr, port: u16, own: &Own) -> Result<(), Forbidden> {
-        if self.faces(address).any(|face| self.loops_back(face, port, own)) {
+    fn judge(&self, address: IpAddr, port: u16, own: &LocalAddresses) -> Result<(), Forbidden> {
+        if self.embedded_forms(address).any(|face| self.loops_back(face, port, own)) {
             return Err(Forbidden::LoopsBack);
         }
         let refuse = |rule: String| Err(Forbidden::Address { address, rule });
         if let Some(metadata) = special(address).filter(|special| special.metadata) {
             return refuse(metadata.to_string());
         }
-        for face in self.faces(address) {
+        for face in self.embedded_forms(address) {
             if let Some(deny) = self.deny.iter().find(|deny| deny.contains(&face)) {
                 return refuse(format!("guard.deny {deny}"));
             }
@@ -221,7 +226,7 @@ impl Guard {
     ///
     /// Inside `64:ff9b:1::/48` the prefix length of `allow` says which layout the network's translator has, if it is
     /// one that RFC 6052 §2.2 has; otherwise every layout counts, and hardly any address passes.
-    fn faces(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    fn embedded_forms(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> {
         let layout = move |length: u8| {
             let prefixes = self.allow.iter().filter(|allow| allow.contains(&address)).map(IpNet::prefix_len);
             prefixes.max().is_none_or(|allowed| allowed == length || !matches!(allowed, 48 | 56 | 64 | 96))
@@ -230,7 +235,7 @@ impl Guard {
         iter::once(address).chain(inner.map(|inner| IpAddr::V4(inner.address)))
     }
 
-    fn loops_back(&self, address: IpAddr, port: u16, own: &Own) -> bool {
+    fn loops_back(&self, address: IpAddr, port: u16, own: &LocalAddresses) -> bool {
         own.listeners.iter().any(|listener| {
             let here = || is_local(address, own) || self.pools.iter().any(|(_, range)| range.contains(&address));
             listener.port() == port
@@ -240,7 +245,7 @@ impl Guard {
     }
 }
 
-fn is_local(address: IpAddr, own: &Own) -> bool {
+fn is_local(address: IpAddr, own: &LocalAddresses) -> bool {
     address.is_loopback() || own.local.iter().any(|net| net.contains(&address))
 }
 
@@ -252,7 +257,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
     for allow in &guard.allow {
         if allow.prefix_len() == 0 {
             problems.push(
-                Problem::at(allow.place, format!("`{}` allows every address: an open door", allow.value))
+                Problem::at(allow.span, format!("`{}` allows every address: an open door", allow.value))
                     .help("write the ranges that your receivers are in"),
             );
             continue;
@@ -261,18 +266,18 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
             problems.push(
                 Problem::warning(
                     WarningCode::AllowWithoutEffect,
-                    Some(allow.place),
+                    Some(allow.span),
                     format!("`{}` never has an effect: deny beats allow", allow.value),
                 )
-                .also(deny.place, "denied here"),
+                .also(deny.span, "denied here"),
             );
         }
         if let Some(metadata) = rows().find(|row| row.metadata && overlap(&row.cidr, &allow.value)) {
-            let Special { cidr, name, .. } = metadata;
+            let SpecialRange { cidr, name, .. } = metadata;
             problems.push(
                 Problem::warning(
                     WarningCode::AllowMetadata,
-                    Some(allow.place),
+                    Some(allow.span),
                     format!("`{}` covers cloud metadata addresses", allow.value),
                 )
                 .label(format!("{cidr} is {name}"))

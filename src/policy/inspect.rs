@@ -8,9 +8,9 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::WarningCode;
-use crate::config::{At, Ca, Config, Connect, Problem};
+use crate::config::{Ca, Config, ConnectPolicy, Located, Problem};
 
-pub struct Authority {
+pub struct InspectionCa {
     /// SHA-256 of its chain: what was minted under one is not shown under another.
     pub fingerprint: [u8; 32],
     pub issuer: Issuer<'static, KeyPair>,
@@ -20,12 +20,12 @@ pub struct Authority {
     pub ends: Timestamp,
 }
 
-pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Option<Authority> {
-    let inspects = |connect: &&At<Connect>| connect.value == Connect::Inspect;
+pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Option<InspectionCa> {
+    let inspects = |connect: &&Located<ConnectPolicy>| connect.value == ConnectPolicy::Inspect;
     let inspecting = config.routes.iter().find_map(|route| route.connect.as_ref().filter(inspects));
     match (&config.server.ca, inspecting) {
         (None, Some(connect)) => {
-            let problem = Problem::at(connect.place, "there is no authority to inspect tunnels in the name of");
+            let problem = Problem::at(connect.span, "there is no authority to inspect tunnels in the name of");
             let help = "add server.ca = { certificate = \"ca.pem\", key = \"ca.key\" }; `outgate ca new` makes them";
             problems.push(problem.help(help));
             None
@@ -35,7 +35,7 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
             if inspecting.is_none() {
                 problems.push(Problem::warning(
                     WarningCode::Unused,
-                    Some(ca.place),
+                    Some(ca.span),
                     "no route inspects tunnels in the name of this authority",
                 ));
             }
@@ -44,12 +44,12 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
     }
 }
 
-fn authority(ca: &At<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> Option<Authority> {
+fn authority(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> Option<InspectionCa> {
     let mut wrong = |place, message: String, help: &str| {
         problems.push(Problem::at(place, message).help(help));
         None
     };
-    let place = ca.certificate.place;
+    let place = ca.certificate.span;
     let path = ca.certificate.path.display();
     let der = ca.certificate.parts.first()?;
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
@@ -67,10 +67,10 @@ fn authority(ca: &At<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> Option
     let pem = std::str::from_utf8(ca.key.expose()).ok();
     let Some(key) = pem.and_then(|pem| KeyPair::from_pem(pem).ok()) else {
         let help = "a PRIVATE KEY block (PKCS #8) of ECDSA, Ed25519 or RSA, not encrypted";
-        return wrong(ca.key.place, "no private key that can sign stands there".to_owned(), help);
+        return wrong(ca.key.span, "no private key that can sign stands there".to_owned(), help);
     };
     if key.der_bytes() != &*certificate.public_key().subject_public_key.data {
-        let problem = Problem::at(ca.key.place, "the key and the certificate do not belong together");
+        let problem = Problem::at(ca.key.span, "the key and the certificate do not belong together");
         problems.push(problem.also(place, "its certificate").help("the key of the first certificate of the file"));
         return None;
     }
@@ -80,5 +80,5 @@ fn authority(ca: &At<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> Option
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(digest(&SHA256, &ca.certificate.parts.concat()).as_ref());
     let chain = ca.certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    Some(Authority { fingerprint, issuer, chain, ends })
+    Some(InspectionCa { fingerprint, issuer, chain, ends })
 }

@@ -17,27 +17,27 @@ use rustls_pki_types::UnixTime;
 
 use super::addresses::special;
 use super::anchors::{Anchors, Purpose};
-use super::certified::certified;
-use super::client_certificates::ClientVerifier;
-use super::identify::{Held, Unidentified};
+use super::authn::{AuthnError, PeerCertificate};
+use super::certified_key::load_certified_key;
+use super::client_verifier::ClientCertificateVerifier;
 use super::revocation;
 use crate::config::WarningCode;
-use crate::config::{self, Alpn, At, BindTls, Config, Listen, ListenerTls, PemFile, Problem, Severity};
+use crate::config::{self, Alpn, BindTls, Config, Listen, ListenerTls, Located, PemFile, Problem, Severity};
 
 /// What stands between a socket and HTTP.
 #[derive(Default)]
 pub struct Listener {
     /// TLS of each entry of `server.listen` that has it, on TCP.
-    tls: HashMap<Listen, Tls>,
-    pub proxies: Option<Proxies>,
+    tls: HashMap<Listen, ServerTls>,
+    pub proxies: Option<ProxyProtocolPeers>,
 }
 
 /// TLS towards clients, compiled.
 #[derive(Clone)]
-pub struct Tls {
+pub struct ServerTls {
     /// SHA-256 over what is shown, believed and offered: where it is equal, sessions may be resumed.
     pub fingerprint: [u8; 32],
-    pub certified: CertifiedKey,
+    pub certified_key: CertifiedKey,
     /// `None`: certificates are not asked for.
     pub clients: Option<Arc<dyn ClientCertVerifier>>,
     /// Versions of HTTP that are offered (RFC 7301), the preferred one first.
@@ -45,41 +45,41 @@ pub struct Tls {
 }
 
 /// Who sends the PROXY protocol.
-pub enum Proxies {
-    All,
-    In(Vec<IpNet>),
+pub enum ProxyProtocolPeers {
+    Any,
+    Networks(Vec<IpNet>),
 }
 
 impl Listener {
     /// TLS on this socket; `None`: plaintext.
-    pub fn tls(&self, at: &Listen) -> Option<&Tls> {
+    pub fn tls(&self, at: &Listen) -> Option<&ServerTls> {
         self.tls.get(at)
     }
 
     /// All that has TLS.
-    pub fn all_tls(&self) -> impl Iterator<Item = (&Listen, &Tls)> {
+    pub fn all_tls(&self) -> impl Iterator<Item = (&Listen, &ServerTls)> {
         self.tls.iter()
     }
 
     /// Judges a certificate again that was taken when its connection began: an authority or a list may have changed since,
     /// and the certificate or one of its issuers may have expired.
-    pub fn judge_held(&self, held: &Held, at: Option<&Listen>, now: Timestamp) -> Result<(), Unidentified> {
+    pub fn judge_held(&self, held: &PeerCertificate, at: Option<&Listen>, now: Timestamp) -> Result<(), AuthnError> {
         let Some((leaf, others)) = held.chain.split_first() else { return Ok(()) };
-        let Some(tls) = at.and_then(|at| self.tls(at)) else { return Err(Unidentified::CertificateUntrusted) };
+        let Some(tls) = at.and_then(|at| self.tls(at)) else { return Err(AuthnError::CertificateUntrusted) };
         if tls.fingerprint == held.under && now.as_second() <= held.until {
             return Ok(());
         }
-        let clients = tls.clients.as_ref().ok_or(Unidentified::CertificateUntrusted)?;
+        let clients = tls.clients.as_ref().ok_or(AuthnError::CertificateUntrusted)?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
         clients.verify_client_cert(leaf, others, time).map(|_| ()).map_err(|fault| match fault {
-            rustls::Error::InvalidCertificate(CertificateError::Revoked) => Unidentified::CertificateRevoked,
-            _ if now.as_second() > held.until => Unidentified::CertificateExpired(held.until),
-            _ => Unidentified::CertificateUntrusted,
+            rustls::Error::InvalidCertificate(CertificateError::Revoked) => AuthnError::CertificateRevoked,
+            _ if now.as_second() > held.until => AuthnError::CertificateExpired(held.until),
+            _ => AuthnError::CertificateUntrusted,
         })
     }
 }
 
-impl Tls {
+impl ServerTls {
     /// With other versions of HTTP, if some are written.
     fn offering(mut self, alpn: Option<&[Alpn]>) -> Self {
         let Some(alpn) = alpn else { return self };
@@ -92,20 +92,24 @@ impl Tls {
     }
 }
 
-impl Proxies {
+impl ProxyProtocolPeers {
     /// Behind a unix socket stands a process of this host, which its mode lets in.
     pub fn has(&self, peer: Option<IpAddr>) -> bool {
         match (self, peer.map(|peer| peer.to_canonical())) {
-            (Proxies::All, _) | (_, None) => true,
-            (Proxies::In(networks), Some(peer)) => networks.iter().any(|network| network.contains(&peer)),
+            (ProxyProtocolPeers::Any, _) | (_, None) => true,
+            (ProxyProtocolPeers::Networks(networks), Some(peer)) => {
+                networks.iter().any(|network| network.contains(&peer))
+            }
         }
     }
 }
 
 pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
     let proxies = config.server.proxy_protocol.as_ref().map(|written| match &written.value {
-        config::ProxyProtocol::Anyone => Proxies::All,
-        config::ProxyProtocol::From(networks) => Proxies::In(networks.iter().map(|network| network.value).collect()),
+        config::ProxyProtocol::AnyPeer => ProxyProtocolPeers::Any,
+        config::ProxyProtocol::From(networks) => {
+            ProxyProtocolPeers::Networks(networks.iter().map(|network| network.value).collect())
+        }
     });
     // Compiled once for all sockets that share it, so that its problems are told once.
     let shared = config.server.tls.as_ref().and_then(|tls| compile_tls(tls, problems));
@@ -123,23 +127,23 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
     {
         let message = "no certificate can prove a client: the listener asks for none";
         let help = "add client_ca to server.tls, or to the tls of a listener: the authority that issues certificates to clients";
-        problems.push(Problem::warning(WarningCode::NoClientCa, Some(name.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::NoClientCa, Some(name.span), message).help(help));
     }
     warn_of_public(config, &tls, problems);
     Listener { tls, proxies }
 }
 
 /// Warns of listeners on public addresses.
-fn warn_of_public(config: &Config, tls: &HashMap<Listen, Tls>, problems: &mut Vec<Problem>) {
+fn warn_of_public(config: &Config, tls: &HashMap<Listen, ServerTls>, problems: &mut Vec<Problem>) {
     for bind in config.admin.listen.iter().filter(|bind| is_public(&bind.address)) {
         let message = format!("strangers can reach the admin listener on {}", bind.address);
         let help = "write a loopback or private address, or \"unix:/path\": nothing there asks for a credential";
-        problems.push(Problem::warning(WarningCode::AdminPublic, Some(bind.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::AdminPublic, Some(bind.span), message).help(help));
     }
     let Some((name, client)) = config.clients.iter().find(|(_, client)| !client.tokens.is_empty()) else { return };
-    let is_open = |bind: &&At<config::Bind>| is_public(&bind.address) && !tls.contains_key(&bind.address);
+    let is_open = |bind: &&Located<config::Bind>| is_public(&bind.address) && !tls.contains_key(&bind.address);
     // Where TLS of a listener has a problem, that is what is told.
-    let has_tls = |bind: &At<config::Bind>| match &bind.tls {
+    let has_tls = |bind: &Located<config::Bind>| match &bind.tls {
         BindTls::Off => false,
         BindTls::Inherited => config.server.tls.is_some(),
         BindTls::Own(_) => true,
@@ -147,8 +151,8 @@ fn warn_of_public(config: &Config, tls: &HashMap<Listen, Tls>, problems: &mut Ve
     for bind in config.server.listen.iter().filter(is_open).filter(|bind| !has_tls(bind)) {
         let message = format!("tokens cross networks in plaintext to {}", bind.address);
         let help = "add tls to the listener or to [server], or listen on a loopback or private address";
-        let problem = Problem::warning(WarningCode::TokensInPlaintext, Some(bind.place), message).help(help);
-        problems.push(problem.also(client.place, format!("{name} has a token")));
+        let problem = Problem::warning(WarningCode::TokensInPlaintext, Some(bind.span), message).help(help);
+        problems.push(problem.also(client.span, format!("{name} has a token")));
     }
 }
 
@@ -164,19 +168,24 @@ fn is_public(listen: &Listen) -> bool {
     }
 }
 
-fn compile_tls(tls: &ListenerTls, problems: &mut Vec<Problem>) -> Option<Tls> {
+fn compile_tls(tls: &ListenerTls, problems: &mut Vec<Problem>) -> Option<ServerTls> {
     let provider = aws_lc_rs::default_provider();
-    let certified = certified(&tls.certificate, &tls.key, &provider, problems);
+    let certified = load_certified_key(&tls.certificate, &tls.key, &provider, problems);
     let clients = match &tls.client_ca {
         None => None,
         Some(ca) => Some(clients(ca, &tls.client_crls, &provider, problems)?),
     };
-    Some(Tls { fingerprint: fingerprint(tls), certified: certified?, clients, alpn: vec![Alpn::Http2, Alpn::Http1] })
+    Some(ServerTls {
+        fingerprint: fingerprint(tls),
+        certified_key: certified?,
+        clients,
+        alpn: vec![Alpn::Http2, Alpn::Http1],
+    })
 }
 
 fn clients(
-    ca: &At<PemFile>,
-    lists: &[At<PemFile>],
+    ca: &Located<PemFile>,
+    lists: &[Located<PemFile>],
     provider: &CryptoProvider,
     problems: &mut Vec<Problem>,
 ) -> Option<Arc<dyn ClientCertVerifier>> {
@@ -184,14 +193,14 @@ fn clients(
     let (mut roots, mut anchors) = (RootCertStore::empty(), Anchors::default());
     for (index, der) in ca.parts.iter().enumerate() {
         let what = format!("certificate {} of {}", index + 1, ca.path.display());
-        anchors.add_at(der, Purpose::Clients, &mut roots, (&what, ca.place), problems);
+        anchors.add_at(der, Purpose::Clients, &mut roots, (&what, ca.span), problems);
     }
     let lists = revocation::lists(lists, problems);
     if problems[before..].iter().any(|problem| problem.severity == Severity::Problem) {
         return None;
     }
     let (hints, algorithms) = (roots.subjects(), provider.signature_verification_algorithms);
-    Some(Arc::new(ClientVerifier { roots, anchors, lists, algorithms, hints }))
+    Some(Arc::new(ClientCertificateVerifier { roots, anchors, lists, algorithms, hints }))
 }
 
 /// The key is the certificate's: it need not be part of it.

@@ -2,25 +2,25 @@
 //! May this webhook leave, from where, to whom, signed by whom?
 
 pub mod addresses;
-pub mod admit;
 mod anchors;
-mod certified;
-pub mod circuit;
-mod client_certificates;
+pub mod authn;
+pub mod breaker;
+mod certified_key;
+mod client_verifier;
 pub mod credential;
 pub mod egress;
 pub mod expiry;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod guard;
-pub mod identify;
 pub mod inspect;
+pub mod limits;
 pub mod listener;
 mod message;
 mod revocation;
 pub mod route;
 pub mod sign;
-mod signed;
+mod signed_der;
 pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,14 +29,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::config::{Config, Problem, Rejected, Severity, Sources, Timeouts, without_acknowledged};
+use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, without_acknowledged};
 use crate::names::{CredentialName, Host, PoolName, TrustName};
 
 /// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
 pub struct Plan {
     /// Our pseudonym in `Via` and `Proxy-Status`.
     pub name: String,
-    pub clients: identify::Clients,
+    pub clients: authn::Clients,
     pub routes: route::Routes,
     pub guard: guard::Guard,
     pub pools: BTreeMap<PoolName, Arc<egress::Pool>>,
@@ -45,12 +45,12 @@ pub struct Plan {
     pub credentials: BTreeMap<CredentialName, Arc<credential::Credential>>,
     pub listener: listener::Listener,
     /// Where routes inspect tunnels.
-    pub authority: Option<inspect::Authority>,
+    pub authority: Option<inspect::InspectionCa>,
     /// When what stands in files ends.
     pub expiries: Vec<expiry::Expiry>,
     pub timeouts: Timeouts,
     /// `None`: no circuit ever opens.
-    pub fuse: Option<circuit::Fuse>,
+    pub fuse: Option<breaker::BreakerConfig>,
     pub drain_timeout: Duration,
     pub max_connections: usize,
     /// As written; see [`Plan::connections_per_ip`].
@@ -92,23 +92,28 @@ pub fn compile_after(
     let signers = sign::compile(config, before.map(|before| &before.signers), &mut problems);
     problems.extend(signers.values().flat_map(|signer| signer.problems(now)));
     let credentials = credential::compile(config, &mut problems);
-    let limits = admit::compile(config, &mut problems);
-    let tables =
-        route::Tables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
+    let limits = limits::compile(config, &mut problems);
+    let tables = route::NamedTables {
+        pools: &pools,
+        trusts: &trusts,
+        signers: &signers,
+        credentials: &credentials,
+        limits: &limits,
+    };
     let guard = guard::Guard::compile(config, &mut problems);
     credential::check_reach(config, &credentials, &guard, &mut problems);
     let routes = route::Routes::compile(config, &tables, &mut problems);
     route::check_reach(config, &routes, &guard, &mut problems);
     let plan = Plan {
         name: config.server.name.clone(),
-        clients: identify::Clients::compile(config, &mut problems),
+        clients: authn::Clients::compile(config, &mut problems),
         routes,
         guard,
         listener: listener::compile(config, &mut problems),
         authority: inspect::compile(config, now, &mut problems),
         expiries: expiry::compile(config, now, &mut problems),
         timeouts: config.timeouts.clone(),
-        fuse: circuit::Fuse::compile(&config.circuit),
+        fuse: breaker::BreakerConfig::compile(&config.circuit),
         drain_timeout: config.server.drain_timeout,
         max_connections: config.server.max_connections.as_ref().map_or(CONNECTIONS, |written| written.value),
         max_connections_per_ip: config.server.max_connections_per_ip,
@@ -128,13 +133,13 @@ pub fn compile_after(
 }
 
 /// What the text alone tells, and what the parts of it that could be read would mean.
-pub fn every_problem(rejected: Rejected, now: Timestamp) -> (Vec<Problem>, Sources) {
-    let Rejected { mut problems, sources, rest, .. } = rejected;
+pub fn every_problem(rejected: LoadError, now: Timestamp) -> (Vec<Problem>, SourceMap) {
+    let LoadError { mut problems, sources, rest, .. } = rejected;
     if let Some(rest) = rest {
         if let Err(more) = compile(&rest, now) {
             // What is said of a section that was not read as a whole may be no more than the consequence.
             let broken = rest.declared.broken(&problems);
-            let is_consequence = |problem: &Problem| problem.place.is_some_and(|place| broken.contains(&place));
+            let is_consequence = |problem: &Problem| problem.span.is_some_and(|place| broken.contains(&place));
             problems.extend(more.into_iter().filter(|problem| !is_consequence(problem)));
         }
         problems = without_acknowledged(problems, &rest.acknowledge);

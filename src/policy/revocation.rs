@@ -12,11 +12,11 @@ use x509_parser::oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::anchors::Anchors;
-use super::signed::{self, Signed};
-use crate::config::{At, PemFile, Problem};
+use super::signed_der::{self, SignedDer};
+use crate::config::{Located, PemFile, Problem};
 
 /// A complete list of one issuer, read once.
-pub(super) struct RevocationList {
+pub(super) struct Crl {
     der: Vec<u8>,
     /// The issuer's name, a SEQUENCE.
     issuer: Vec<u8>,
@@ -27,7 +27,7 @@ pub(super) struct RevocationList {
     next_update: i64,
     /// crlNumber (§5.2.3) without leading zeros: the longer of two is the greater.
     number: Vec<u8>,
-    scope: Scope,
+    scope: CrlScope,
     /// Serial numbers without leading zeros.
     revoked: HashSet<Box<[u8]>>,
 }
@@ -40,7 +40,7 @@ const TAG_NUMBER: u8 = 0x1F;
 
 /// Which certificates of its issuer a list speaks of (§5.2.5).
 #[derive(Default)]
-struct Scope {
+struct CrlScope {
     only_users: bool,
     only_authorities: bool,
     /// `None`: those of every distribution point.
@@ -56,7 +56,7 @@ enum PointName {
 
 /// What lists say against a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Revocation {
+pub(super) enum RevocationError {
     Revoked,
     /// No usable list speaks of a certificate.
     Unknown,
@@ -66,7 +66,7 @@ pub(super) enum Revocation {
 
 /// What passes though lists do not say that it is good.
 #[derive(Clone, Copy)]
-pub(super) struct Leniency {
+pub(super) struct RevocationPolicy {
     pub(super) unknown: bool,
     pub(super) stale: bool,
 }
@@ -79,16 +79,16 @@ struct IssuerKey<'a> {
 }
 
 /// The lists of all files; of those that speak for a certificate the first counts, so the newest comes first.
-pub(super) fn lists(files: &[At<PemFile>], problems: &mut Vec<Problem>) -> Vec<RevocationList> {
+pub(super) fn lists(files: &[Located<PemFile>], problems: &mut Vec<Problem>) -> Vec<Crl> {
     let mut found = Vec::new();
     for file in files {
         for (index, der) in file.parts.iter().enumerate() {
-            match RevocationList::read(der) {
+            match Crl::read(der) {
                 Ok(list) => found.push(list),
                 Err(why) => {
                     let (number, path) = (index + 1, file.path.display());
                     let message = format!("revocation list {number} of {path} is not usable: {why}");
-                    problems.push(Problem::at(file.place, message).help("a complete CRL of version 2 (RFC 5280 §5)"));
+                    problems.push(Problem::at(file.span, message).help("a complete CRL of version 2 (RFC 5280 §5)"));
                 }
             }
         }
@@ -99,85 +99,84 @@ pub(super) fn lists(files: &[At<PemFile>], problems: &mut Vec<Problem>) -> Vec<R
 
 /// Asks the lists about every certificate below the anchor.
 pub(super) fn check(
-    lists: &[RevocationList],
+    lists: &[Crl],
     path: &VerifiedPath<'_>,
     anchors: &Anchors,
-    lenient: Leniency,
+    lenient: RevocationPolicy,
     algorithms: &[&dyn SignatureVerificationAlgorithm],
     now: i64,
-) -> Result<(), Revocation> {
+) -> Result<(), RevocationError> {
     let leaf = path.end_entity().der();
     let intermediates: Vec<_> = path.intermediate_certificates().map(|certificate| certificate.der()).collect();
     let ders: Vec<&[u8]> = std::iter::once(&leaf).chain(&intermediates).map(|der| der.as_ref()).collect();
     for (at, der) in ders.iter().enumerate() {
-        let certificate = signed::certificate(der).ok_or(Revocation::Unknown)?;
-        let issuer = match ders.get(at + 1).map(|der| signed::certificate(der)) {
-            Some(issuer) => IssuerKey::of(&issuer.ok_or(Revocation::Unknown)?),
+        let certificate = signed_der::certificate(der).ok_or(RevocationError::Unknown)?;
+        let issuer = match ders.get(at + 1).map(|der| signed_der::certificate(der)) {
+            Some(issuer) => IssuerKey::of(&issuer.ok_or(RevocationError::Unknown)?),
             None => {
                 let known = anchors.facts(path.anchor());
                 IssuerKey {
-                    key: signed::sequence(&path.anchor().subject_public_key_info).into(),
+                    key: signed_der::sequence(&path.anchor().subject_public_key_info).into(),
                     key_id: known.and_then(|known| known.key_id.clone()),
                     may_sign_lists: known.is_none_or(|known| known.may_sign_lists),
                 }
             }
         };
-        match ask(lists, &certificate, &issuer, lenient, algorithms, now) {
-            Err(Revocation::Unknown) if lenient.unknown => {}
+        match check_certificate(lists, &certificate, &issuer, lenient, algorithms, now) {
+            Err(RevocationError::Unknown) if lenient.unknown => {}
             said => said?,
         }
     }
     Ok(())
 }
 
-fn ask(
-    lists: &[RevocationList],
+fn check_certificate(
+    lists: &[Crl],
     certificate: &X509Certificate<'_>,
     issuer: &IssuerKey<'_>,
-    lenient: Leniency,
+    lenient: RevocationPolicy,
     algorithms: &[&dyn SignatureVerificationAlgorithm],
     now: i64,
-) -> Result<(), Revocation> {
+) -> Result<(), RevocationError> {
     if !issuer.may_sign_lists {
-        return Err(Revocation::Unknown);
+        return Err(RevocationError::Unknown);
     }
     // The issuer's own word for its key, else the certificate's.
-    let key_id = issuer.key_id.as_deref().or(signed::authority_key_id(certificate));
-    let speaks = |list: &&RevocationList| {
+    let key_id = issuer.key_id.as_deref().or(signed_der::authority_key_id(certificate));
+    let speaks = |list: &&Crl| {
         let is_of_this_key = list.key_id.as_deref().zip(key_id).is_none_or(|(list, issuer)| list == issuer);
         // §6.3.3 says nothing of a list of the future. It was made by a clock that is wrong, or to be used then.
         list.this_update <= now && is_of_this_key && list.covers(certificate)
     };
-    let is_signed = |list: &&RevocationList| {
-        Signed::read(&list.der).is_some_and(|list| list.verify(&issuer.key, algorithms).is_ok())
-    };
-    let list = lists.iter().filter(speaks).find(is_signed).ok_or(Revocation::Unknown)?;
+    let is_signed =
+        |list: &&Crl| SignedDer::read(&list.der).is_some_and(|list| list.verify(&issuer.key, algorithms).is_ok());
+    let list = lists.iter().filter(speaks).find(is_signed).ok_or(RevocationError::Unknown)?;
     if list.next_update <= now && !lenient.stale {
-        return Err(Revocation::Stale);
+        return Err(RevocationError::Stale);
     }
-    if list.revoked.contains(without_zeros(certificate.raw_serial())) { Err(Revocation::Revoked) } else { Ok(()) }
+    if list.revoked.contains(without_zeros(certificate.raw_serial())) { Err(RevocationError::Revoked) } else { Ok(()) }
 }
 
 impl<'a> IssuerKey<'a> {
     fn of(issuer: &X509Certificate<'_>) -> Self {
         Self {
             key: issuer.public_key().raw.to_vec().into(),
-            key_id: signed::subject_key_id(issuer).map(<[u8]>::to_vec),
-            may_sign_lists: signed::may_sign_lists(issuer),
+            key_id: signed_der::subject_key_id(issuer).map(<[u8]>::to_vec),
+            may_sign_lists: signed_der::may_sign_lists(issuer),
         }
     }
 }
 
-impl RevocationList {
+impl Crl {
     fn read(der: &[u8]) -> Result<Self, &'static str> {
         let (_, parsed) = CertificateRevocationList::from_der(der).map_err(|_| "it cannot be read")?;
-        let (mut key_id, mut scope) = (None, Scope::default());
+        let (mut key_id, mut scope) = (None, CrlScope::default());
         for extension in parsed.extensions() {
             match extension.parsed_extension() {
                 ParsedExtension::AuthorityKeyIdentifier(id) => {
                     key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
                 }
-                ParsedExtension::IssuingDistributionPoint(point) => scope = Scope::read(point, extension.value)?,
+                ParsedExtension::IssuingDistributionPoint(point) => scope = CrlScope::read(point, extension.value)?,
                 // Without its scope a list would speak for every certificate of its issuer.
                 ParsedExtension::ParseError { .. } | ParsedExtension::UnsupportedExtension { .. }
                     if extension.critical || extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT =>
@@ -217,7 +216,7 @@ impl RevocationList {
 
     /// The issuer's name, without the SEQUENCE around it.
     pub(super) fn issuer(&self) -> &[u8] {
-        signed::contents(&self.issuer)
+        signed_der::contents(&self.issuer)
     }
 
     /// §6.3.3 (b).
@@ -236,12 +235,12 @@ impl RevocationList {
     }
 }
 
-impl Scope {
+impl CrlScope {
     /// Reads the scope from the parsed extension and its value in DER.
     fn read(point: &IssuingDistributionPoint<'_>, der: &[u8]) -> Result<Self, &'static str> {
         // x509-parser skips a distribution point that it cannot read, and all fields behind it. It cannot read a name
         // relative to the issuer as RFC 5280 A.2 encodes it. It also skips fields that are out of order.
-        let tags = signed::tags(signed::contents(der)).ok_or("its issuingDistributionPoint cannot be read")?;
+        let tags = signed_der::tags(signed_der::contents(der)).ok_or("its issuingDistributionPoint cannot be read")?;
         let is_point_skipped = tags.contains(&DISTRIBUTION_POINT) && point.distribution_point.is_none();
         if is_point_skipped || !tags.is_sorted_by(|a, b| a & TAG_NUMBER < b & TAG_NUMBER) {
             return Err("the name of its distribution point cannot be read, or is relative to its issuer");

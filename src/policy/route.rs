@@ -5,9 +5,9 @@ mod compile;
 #[cfg(test)]
 mod compile_tests;
 mod credential;
-mod guarded;
+mod guard_check;
 mod paths;
-mod reach;
+mod reachability;
 mod readings;
 mod split;
 mod table;
@@ -18,19 +18,19 @@ use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{ClientConnections, Connect, Interim, Plaintext, ResponseHeadMax, Timeouts};
+use crate::config::{ClientConnections, ConnectPolicy, InterimPolicy, PlaintextPolicy, ResponseHeadMax, Timeouts};
 use crate::names::{
     ClientName, CredentialName, Host, LimitName, PoolName, RouteName, Scheme, SignerName, TenantName, TrustName,
 };
-use crate::policy::admit::Limit;
 use crate::policy::credential::Credential;
 use crate::policy::egress::Pool;
+use crate::policy::limits::Limit;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
-pub use guarded::check_reach;
+pub use guard_check::check_reach;
 pub use split::Split;
 pub use table::Match;
-use table::{PathSeen, Table};
+use table::{HostTable, PathLookup};
 
 /// Bytes. A body that is signed, by us or by its client, is held in memory as a whole.
 pub const WHOLE_BODY_MAX: u64 = 64 << 20;
@@ -49,9 +49,9 @@ pub struct Route {
     pub is_for_tenants: bool,
     /// By name, so that all deliveries take their places in one order: see `live::limits`.
     pub limits: Vec<Arc<Limit>>,
-    pub plaintext: Plaintext,
-    pub connect: Connect,
-    pub interim: Interim,
+    pub plaintext: PlaintextPolicy,
+    pub connect: ConnectPolicy,
+    pub interim: InterimPolicy,
     /// Bytes.
     pub body_max: u64,
     pub response_max: u64,
@@ -65,7 +65,7 @@ pub struct Route {
 }
 
 /// What routes name, compiled before them.
-pub struct Tables<'a> {
+pub struct NamedTables<'a> {
     pub pools: &'a BTreeMap<PoolName, Arc<Pool>>,
     pub trusts: &'a BTreeMap<TrustName, Arc<Trust>>,
     pub signers: &'a BTreeMap<SignerName, Arc<Signer>>,
@@ -76,7 +76,7 @@ pub struct Tables<'a> {
 /// A path that servers can read as another one, which another route takes.
 #[derive(Debug)]
 pub enum AmbiguousPath {
-    Differs {
+    DifferentRoute {
         /// Of at most the bytes of the path itself.
         reading: String,
         /// What a server does to read the path so.
@@ -91,10 +91,10 @@ pub enum AmbiguousPath {
 #[derive(Default)]
 pub struct Routes {
     written: Vec<Arc<Route>>,
-    exact: HashMap<Host, Table>,
+    exact: HashMap<Host, HostTable>,
     /// `*.acme.example` under `acme.example`.
-    subdomains: HashMap<Arc<str>, Table>,
-    any: Table,
+    subdomains: HashMap<Arc<str>, HostTable>,
+    any: HostTable,
     /// The largest of all, in bytes.
     body_max: u64,
     /// Those that only report.
@@ -139,7 +139,7 @@ impl Routes {
         let rank = |(distance, found): (usize, Match<'_>)| {
             (distance, Reverse(found.path), Reverse(found.tenant), Reverse(found.client))
         };
-        let look = |path: PathSeen<'_>| {
+        let look = |path: PathLookup<'_>| {
             let shadow = shadows.matching(client, tenant, host, path).next();
             let taken = self.matching(client, tenant, host, path).next();
             match (shadow, taken) {
@@ -148,7 +148,7 @@ impl Routes {
                 (None, taken) => taken.map(|taken| (taken.1.route, false)),
             }
         };
-        let (shadow, _) = look(PathSeen::AsSent(path.as_bytes())).filter(|(_, is_shadow)| *is_shadow)?;
+        let (shadow, _) = look(PathLookup::AsSent(path.as_bytes())).filter(|(_, is_shadow)| *is_shadow)?;
         let names_paths = self.names_paths(host) || shadows.names_paths(host);
         Some((shadow, agreed(path, names_paths, |path| look(path).map(|(route, _)| route)).map(drop)))
     }
@@ -175,7 +175,7 @@ impl Routes {
     fn upgrading(&self, client: &ClientName, tenant: Option<&TenantName>, host: &Host) -> Option<&Arc<Route>> {
         for (_, table) in self.tables(host) {
             let [some, whole] = table.upgrading(client, tenant);
-            let upgrades = |route: &&Arc<Route>| route.plaintext == Plaintext::Upgrade;
+            let upgrades = |route: &&Arc<Route>| route.plaintext == PlaintextPolicy::Upgrade;
             if let Some(route) = some.or(whole.filter(upgrades)) {
                 return Some(route);
             }
@@ -193,7 +193,7 @@ impl Routes {
         let mut refuses = None;
         for (_, table) in self.tables(host) {
             let [inspecting, refusing, whole] = table.of_tunnels(client, tenant);
-            let inspects = |route: &&Arc<Route>| route.connect == Connect::Inspect;
+            let inspects = |route: &&Arc<Route>| route.connect == ConnectPolicy::Inspect;
             if let Some(route) = inspecting.or(whole.filter(inspects)) {
                 return Some(route);
             }
@@ -215,7 +215,7 @@ impl Routes {
         path: &str,
     ) -> Vec<(usize, Match<'_>)> {
         let mut candidates: Vec<(usize, Match<'_>)> = Vec::new();
-        for (distance, found) in self.matching(client, tenant, host, PathSeen::AsSent(path.as_bytes())) {
+        for (distance, found) in self.matching(client, tenant, host, PathLookup::AsSent(path.as_bytes())) {
             // A route may match by more than one of its hosts and paths.
             if !candidates.iter().any(|(_, candidate)| Arc::ptr_eq(candidate.route, found.route)) {
                 candidates.push((distance, found));
@@ -226,7 +226,7 @@ impl Routes {
 
     fn settle(&mut self) {
         let tables = self.exact.values_mut().chain(self.subdomains.values_mut()).chain([&mut self.any]);
-        tables.for_each(Table::settle);
+        tables.for_each(HostTable::settle);
         self.shadows.iter_mut().for_each(|shadows| shadows.settle());
     }
 
@@ -249,14 +249,14 @@ impl Routes {
         client: &'q ClientName,
         tenant: Option<&'q TenantName>,
         host: &'q Host,
-        path: PathSeen<'q>,
+        path: PathLookup<'q>,
     ) -> impl Iterator<Item = (usize, Match<'t>)> {
         self.tables(host)
             .flat_map(move |(at, table)| table.matching(client, tenant, path).map(move |found| (at, found)))
     }
 
     /// All that is said of a host, the most specific first, each with its distance: 0 is the name itself, `*` is farthest.
-    fn tables<'t, 'q>(&'t self, host: &'q Host) -> impl Iterator<Item = (usize, &'t Table)> {
+    fn tables<'t, 'q>(&'t self, host: &'q Host) -> impl Iterator<Item = (usize, &'t HostTable)> {
         let name = match host {
             Host::Name(name) => Some(&**name),
             Host::Ip(_) => None,
@@ -274,17 +274,17 @@ impl Routes {
 fn agreed<'t>(
     path: &str,
     names_paths: bool,
-    look: impl Fn(PathSeen<'_>) -> Option<&'t Arc<Route>>,
+    lookup: impl Fn(PathLookup<'_>) -> Option<&'t Arc<Route>>,
 ) -> Result<Option<&'t Arc<Route>>, AmbiguousPath> {
-    let found = look(PathSeen::AsSent(path.as_bytes()));
+    let found = lookup(PathLookup::AsSent(path.as_bytes()));
     if !names_paths {
         return Ok(found);
     }
     for reading in readings::readings(path.as_bytes()) {
-        let reading = reading.map_err(|readings::TooMany| AmbiguousPath::TooManyReadings)?;
-        let read = look(PathSeen::Reading(&reading.path));
+        let reading = reading.map_err(|readings::TooManyReadings| AmbiguousPath::TooManyReadings)?;
+        let read = lookup(PathLookup::Reading(&reading.path));
         if read.map(Arc::as_ptr) != found.map(Arc::as_ptr) {
-            return Err(AmbiguousPath::Differs {
+            return Err(AmbiguousPath::DifferentRoute {
                 reading: String::from_utf8_lossy(&reading.path).into_owned(),
                 steps: reading.steps.join(", then "),
                 has_route: read.is_some(),

@@ -1,11 +1,11 @@
 //! What a target must prove, over which version of TLS, and what we prove to it.
 //! Whose word is good enough for this target?
 
+mod chain;
 mod compile;
 pub mod fault;
-mod judge;
-mod links;
 mod strict;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,8 +18,8 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 
 use super::anchors::Anchors;
-use super::revocation::RevocationList;
-use crate::config::{CrlPolicy, TlsVersion, Verify};
+use super::revocation::Crl;
+use crate::config::{CrlPolicy, TlsVersion, VerifyMode};
 use crate::names::TrustName;
 pub use compile::compile;
 
@@ -37,7 +37,7 @@ pub struct Trust {
     /// Paths may go through these, though targets do not send them. Nothing is trusted for being here.
     intermediates: Vec<CertificateDer<'static>>,
     pub min_version: TlsVersion,
-    pub verify: Verify,
+    pub verify: VerifyMode,
     /// The rules of the Web PKI count.
     pub strict: bool,
     /// One of them is in the chain; empty: any key will do.
@@ -47,7 +47,7 @@ pub struct Trust {
     /// What a target that asks is shown.
     pub identity: Option<Arc<CertifiedKey>>,
     /// The newest of an issuer first.
-    lists: Vec<RevocationList>,
+    lists: Vec<Crl>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -70,13 +70,13 @@ impl Trust {
 }
 
 /// What a fingerprint is of.
-struct Terms<'a> {
+struct FingerprintInput<'a> {
     roots: &'a RootCertStore,
     anchors: &'a Anchors,
     /// Certificates in DER.
     intermediates: Vec<&'a [u8]>,
     min_version: TlsVersion,
-    verify: Verify,
+    verify: VerifyMode,
     strict: bool,
     pins: &'a BTreeSet<[u8; 32]>,
     /// Lists in DER.
@@ -86,7 +86,7 @@ struct Terms<'a> {
 }
 
 /// Roots, pins and lists count as sets: neither their order nor where they were read from says whom they trust.
-fn fingerprint(terms: &Terms<'_>) -> [u8; 32] {
+fn fingerprint(terms: &FingerprintInput<'_>) -> [u8; 32] {
     let mut digest = Context::new(&SHA256);
     digest.update(b"outgate trust\0");
     digest.update(&[
@@ -95,8 +95,8 @@ fn fingerprint(terms: &Terms<'_>) -> [u8; 32] {
             TlsVersion::V1_3 => 3,
         },
         match terms.verify {
-            Verify::Full => 1,
-            Verify::None => 0,
+            VerifyMode::Full => 1,
+            VerifyMode::None => 0,
         },
         u8::from(terms.strict),
         match terms.crl_policy {

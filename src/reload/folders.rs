@@ -15,7 +15,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::{DEBOUNCE, LOOK, Trigger};
+use super::{DEBOUNCE, LOOK, ReloadTrigger};
 use crate::config::KeyDirs;
 
 /// How long the thread that listens lives on when it is not needed any more.
@@ -24,8 +24,8 @@ const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 /// Of events: some hundreds at once.
 const BUFFER: usize = 16 << 10;
 
-pub(super) struct Folders {
-    trigger: Trigger,
+pub(super) struct KeyFolderWatcher {
+    trigger: ReloadTrigger,
     inotify: Option<Arc<OwnedFd>>,
     /// By inotify's numbers: it knows a folder again that is called otherwise now.
     watched: BTreeSet<i32>,
@@ -33,8 +33,8 @@ pub(super) struct Folders {
     unwatched: usize,
 }
 
-impl Folders {
-    pub(super) fn new(trigger: Trigger) -> Self {
+impl KeyFolderWatcher {
+    pub(super) fn new(trigger: ReloadTrigger) -> Self {
         Self { trigger, inotify: None, watched: BTreeSet::new(), unwatched: 0 }
     }
 
@@ -115,13 +115,13 @@ fn watch(inotify: &OwnedFd, paths: &[PathBuf]) -> (BTreeSet<i32>, usize) {
 
 /// Pulls the trigger when something has changed in a folder that is watched, and what changes together has changed. On a
 /// thread of its own, until nobody is there to pull it for.
-fn listen(inotify: &OwnedFd, trigger: &Trigger) {
+fn listen(inotify: &OwnedFd, trigger: &ReloadTrigger) {
     while !trigger.is_dead() {
         let mut wait = [PollFd::new(inotify, PollFlags::IN)];
         if poll(&mut wait, Some(&PATIENCE)).is_ok_and(|ready| ready > 0) {
             std::thread::sleep(DEBOUNCE);
             if drain(inotify) {
-                trigger.pull();
+                trigger.request_reload();
             }
         }
     }

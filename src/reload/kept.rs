@@ -14,10 +14,10 @@ use tracing::warn;
 use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
 use crate::config::{self, Config, Problem};
-use crate::history::{Entry, History, restore};
-use crate::live::Live;
-use crate::live::aside::Aside;
-use crate::live::configuration::{Adopted, By};
+use crate::history::{History, HistoryEntry, restore};
+use crate::state::Runtime;
+use crate::state::config::status::{AdoptedConfig, ReloadSource};
+use crate::state::config::worker::BackgroundWorker;
 
 /// Set by systemd for a unit with StateDirectory= (systemd.exec(5)); a list, where that names several.
 const STATE: &str = "STATE_DIRECTORY";
@@ -30,40 +30,47 @@ const READ_PATIENCE: Duration = Duration::from_secs(10);
 const WAITING_MAX: usize = 10;
 
 /// Without a folder to keep them in, configurations are only counted.
-pub struct Kept {
+pub struct HistoryWriter {
     /// Set by the writer when it has opened the folder; `None` in it: there is none.
     history: Arc<OnceLock<Option<History>>>,
     most: usize,
-    live: Arc<Live>,
+    runtime: Arc<Runtime>,
     /// The one that the process starts with, until it listens.
-    first: Option<Adopted>,
+    first: Option<AdoptedConfig>,
     /// The only thread that touches the folder: a disk that hangs holds up nothing else.
-    writer: Aside,
+    writer: BackgroundWorker,
     waiting: Arc<AtomicUsize>,
 }
 
-impl Kept {
-    fn new(live: &Arc<Live>, most: usize) -> Self {
-        let writer = Aside::named("history");
-        Self { history: Arc::default(), most, live: Arc::clone(live), first: None, writer, waiting: Arc::default() }
+impl HistoryWriter {
+    fn new(live: &Arc<Runtime>, most: usize) -> Self {
+        let writer = BackgroundWorker::with_name("history");
+        Self { history: Arc::default(), most, runtime: Arc::clone(live), first: None, writer, waiting: Arc::default() }
     }
 
     /// Opens the history, and returns what is to be known of the configuration that the process starts with. That there is
     /// no history, or a disk that does not answer, keeps nothing from starting: the folder is opened when the disk answers.
     /// `has_file`: without a file there is nothing to keep.
-    pub async fn open(config: &Config, warnings: &[Problem], has_file: bool, live: &Arc<Live>) -> (Self, Adopted) {
+    pub async fn open(
+        config: &Config,
+        warnings: &[Problem],
+        has_file: bool,
+        live: &Arc<Runtime>,
+    ) -> (Self, AdoptedConfig) {
         let passed = std::env::var_os(STATE).and_then(|list| std::env::split_paths(&list).next());
         let passed = passed.filter(|path| path.is_absolute());
         let (state, most) = (config.server.state.clone(), config.server.history);
         let mut kept = Self::new(live, most);
-        let mut adopted = Adopted {
+        let mut adopted = AdoptedConfig {
             number: 1,
             at: Timestamp::now(),
-            by: By::Start.to_string(),
-            how: config.rollback.map_or_else(|| By::Start.to_string(), |number| format!("rollback to {number}")),
+            by: ReloadSource::Start.to_string(),
+            cause: config
+                .rollback
+                .map_or_else(|| ReloadSource::Start.to_string(), |number| format!("rollback to {number}")),
             written: Arc::clone(&config.written),
             warnings: config::one_line_each(warnings, &config.sources),
-            ..Adopted::default()
+            ..AdoptedConfig::default()
         };
         if !has_file {
             let _ = kept.history.set(None); // it is new
@@ -73,7 +80,7 @@ impl Kept {
         let opening = kept.writer.run(move || {
             let opened = History::open(state.as_deref(), passed.as_deref(), most).unwrap_or_else(|fault| {
                 let state = passed.as_deref().or(state.as_deref()).unwrap_or(Path::new("server.state"));
-                told(&theirs, Err(io::Error::new(fault.kind(), format!("{}: {fault}", state.display()))));
+                report_result(&theirs, Err(io::Error::new(fault.kind(), format!("{}: {fault}", state.display()))));
                 None
             });
             if let Some(history) = &opened {
@@ -90,7 +97,7 @@ impl Kept {
             }
             Ok(Err(_)) => false,
             Err(_) => {
-                told(live, Err(io::Error::other(format!("the disk has not answered within {PATIENCE:?}"))));
+                report_result(live, Err(io::Error::other(format!("the disk has not answered within {PATIENCE:?}"))));
                 true
             }
         };
@@ -105,7 +112,7 @@ impl Kept {
         }
     }
 
-    pub(super) async fn keep(&mut self, adopted: Adopted, most: usize) {
+    pub(super) async fn write_adopted(&mut self, adopted: AdoptedConfig, most: usize) {
         self.most = most;
         self.write(adopted, false).await;
     }
@@ -113,15 +120,16 @@ impl Kept {
     /// On disk, when this is over, unless the disk takes its time. Others may have counted on since the number was given:
     /// then the configuration in force gets the number that it is kept by. `is_first`: of a start; it is kept already
     /// if it is what the process ended with.
-    async fn write(&self, mut adopted: Adopted, is_first: bool) {
+    async fn write(&self, mut adopted: AdoptedConfig, is_first: bool) {
         if matches!(self.history.get(), Some(None)) {
             return;
         }
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return told(&self.live, Err(io::Error::other("the disk has not taken those before")));
+            return report_result(&self.runtime, Err(io::Error::other("the disk has not taken those before")));
         }
-        let (history, live, waiting) = (Arc::clone(&self.history), Arc::clone(&self.live), Arc::clone(&self.waiting));
+        let (history, live, waiting) =
+            (Arc::clone(&self.history), Arc::clone(&self.runtime), Arc::clone(&self.waiting));
         let most = self.most;
         let writing = self.writer.run(move || {
             if let Some(mut history) = history.get().cloned().flatten() {
@@ -134,7 +142,7 @@ impl Kept {
                 if let Ok(number) = added {
                     live.configuration.renumber(given, number);
                 }
-                told(&live, added);
+                report_result(&live, added);
             }
             waiting.fetch_sub(1, Ordering::Relaxed);
         });
@@ -149,11 +157,11 @@ impl Kept {
         let (history, main) = (Arc::clone(&self.history), main.to_owned());
         let reading = self.writer.run(move || {
             let history = history.get().cloned().flatten().ok_or("no adopted configurations are kept")?;
-            let entry = history.entry(number).map_err(|fault| unkept(number, &fault))?;
+            let entry = history.entry(number).map_err(|fault| not_in_history(number, &fault))?;
             if entry.files.first() != Some(&journal::absolute(&main)) {
                 return Err(format!("configuration {number} is of another file than {}", main.display()));
             }
-            let written = history.written(&entry).map_err(|fault| unkept(number, &fault))?;
+            let written = history.written(&entry).map_err(|fault| not_in_history(number, &fault))?;
             Ok(restore::overlay(&main, &entry, &written))
         });
         match timeout(READ_PATIENCE, reading).await {
@@ -164,7 +172,7 @@ impl Kept {
 }
 
 /// Gives the configuration of a start its number, and what it changed. False: the process ended with it before.
-fn is_new(history: &History, adopted: &mut Adopted) -> bool {
+fn is_new(history: &History, adopted: &mut AdoptedConfig) -> bool {
     let last = history.last();
     if let Some(last) = last.as_ref().filter(|last| history.is_same(last, &adopted.written)) {
         adopted.number = last.number;
@@ -180,16 +188,16 @@ fn is_new(history: &History, adopted: &mut Adopted) -> bool {
     true
 }
 
-fn unkept(number: u64, fault: &io::Error) -> String {
+fn not_in_history(number: u64, fault: &io::Error) -> String {
     format!("configuration {number} is not among those that are kept: {fault}")
 }
 
-fn add(history: &History, adopted: &Adopted) -> io::Result<u64> {
-    let entry = Entry {
+fn add(history: &History, adopted: &AdoptedConfig) -> io::Result<u64> {
+    let entry = HistoryEntry {
         number: adopted.number,
         at: adopted.at,
         by: adopted.by.clone(),
-        how: adopted.how.clone(),
+        how: adopted.cause.clone(),
         difference: adopted.difference.clone(),
         digest: adopted.written.digest.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -203,10 +211,10 @@ fn add(history: &History, adopted: &Adopted) -> io::Result<u64> {
     history.add(entry, &adopted.written)
 }
 
-fn told(live: &Live, added: io::Result<u64>) {
+fn report_result(runtime: &Runtime, added: io::Result<u64>) {
     let why = added.err().map(|fault| fault.to_string());
     if let Some(why) = &why {
         warn!("this configuration is not kept: {why}");
     }
-    live.unkept(why);
+    runtime.set_history_error(why);
 }

@@ -8,47 +8,47 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{At, Bind, Config, Listen, Problem};
-use crate::live::Live;
-use crate::live::configuration::Listening;
+use crate::config::{Bind, Config, Listen, Located, Problem};
 use crate::net::listen::{self, Listener, Successor};
-use crate::server::{self, Connections, Doorkeeper};
+use crate::server::{self, Connections, ShutdownHandle};
+use crate::state::Runtime;
+use crate::state::config::status::BoundAddresses;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ListenerKind {
     Server,
     Admin,
 }
 
 /// All of one process.
 pub struct Listeners {
-    live: Arc<Live>,
+    runtime: Arc<Runtime>,
     connections: Connections,
     /// `server.reuse_port`, as it was at the start.
     reuse_port: bool,
-    state: Mutex<State>,
+    state: Mutex<ListenerSet>,
 }
 
 #[derive(Default)]
-struct State {
-    open: Vec<Open>,
+struct ListenerSet {
+    open: Vec<OpenListener>,
     /// One a listener; it lasts until the last who came in there has left.
     tasks: JoinSet<()>,
 }
 
 /// What one entry of `listen` stands for.
-struct Open {
-    kind: Kind,
+struct OpenListener {
+    kind: ListenerKind,
     bind: Bind,
     names: Vec<String>,
     addresses: Vec<SocketAddr>,
-    keepers: Vec<Doorkeeper>,
+    keepers: Vec<ShutdownHandle>,
 }
 
 /// Listeners that close because another process takes them over.
 pub struct HandedOver {
     pub listens: Vec<Listen>,
-    keepers: Vec<Doorkeeper>,
+    keepers: Vec<ShutdownHandle>,
 }
 
 impl HandedOver {
@@ -61,38 +61,39 @@ impl HandedOver {
 }
 
 /// What is bound already, and takes nobody yet; and what is to go.
-pub struct Change {
-    added: Vec<(Kind, Bind, Vec<Listener>)>,
-    removed: Vec<Open>,
+pub struct ListenerChange {
+    added: Vec<(ListenerKind, Bind, Vec<Listener>)>,
+    removed: Vec<OpenListener>,
     /// Sockets that stay, as they are written now, whose files get another mode or group.
-    kept: Vec<(Kind, Bind)>,
+    kept: Vec<(ListenerKind, Bind)>,
 }
 
 impl Listeners {
-    pub fn new(live: Arc<Live>, connections: Connections, reuse_port: bool) -> Self {
-        Self { live, connections, reuse_port, state: Mutex::default() }
+    pub fn new(live: Arc<Runtime>, connections: Connections, reuse_port: bool) -> Self {
+        Self { runtime: live, connections, reuse_port, state: Mutex::default() }
     }
 
     /// Opens all, also what systemd passes, when the process starts.
     pub fn start(&self, config: &Config) -> Result<(), (Listen, io::Error)> {
         let mut added = Vec::new();
-        for (kind, bind) in wanted(config) {
+        for (kind, bind) in configured_binds(config) {
             let bound = self.bind(bind).map_err(|fault| (bind.address.clone(), fault))?;
             added.push((kind, bind.value.clone(), bound));
         }
-        self.commit(Change { added, removed: Vec::new(), kept: Vec::new() });
+        self.commit(ListenerChange { added, removed: Vec::new(), kept: Vec::new() });
         Ok(())
     }
 
     /// Binds what is new. Where one of them cannot be had nothing has changed. What systemd passes was passed at the
     /// start: it stays as it is.
-    pub fn prepare(&self, config: &Config) -> Result<Change, Vec<Problem>> {
+    pub fn prepare(&self, config: &Config) -> Result<ListenerChange, Vec<Problem>> {
         let mut state = self.state();
         let mut kept: Vec<bool> = state.open.iter().map(|open| open.bind.address == Listen::Systemd).collect();
         let (mut added, mut changed, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-        for (kind, bind) in wanted(config).filter(|(_, bind)| bind.address != Listen::Systemd) {
-            let same =
-                |(at, open): &(usize, &Open)| !kept[*at] && (open.kind, &open.bind.address) == (kind, &bind.address);
+        for (kind, bind) in configured_binds(config).filter(|(_, bind)| bind.address != Listen::Systemd) {
+            let same = |(at, open): &(usize, &OpenListener)| {
+                !kept[*at] && (open.kind, &open.bind.address) == (kind, &bind.address)
+            };
             if let Some((at, _)) = state.open.iter().enumerate().find(same) {
                 kept[at] = true;
                 let before = &state.open[at].bind;
@@ -112,20 +113,20 @@ impl Listeners {
         }
         let mut kept = kept.into_iter();
         let removed = state.open.extract_if(.., |_| !kept.next().unwrap_or(true)).collect();
-        let change = Change { added, removed, kept: changed };
+        let change = ListenerChange { added, removed, kept: changed };
         // Before anybody comes in there: the guard keeps deliveries away from our own doors, and from those that close.
-        self.live.sources.listening(change.addresses(&state.open));
+        self.runtime.sources.listening(change.addresses(&state.open));
         Ok(change)
     }
 
     /// Lets in where it was bound, and lets nobody in any more where it goes.
-    pub fn commit(&self, change: Change) {
+    pub fn commit(&self, change: ListenerChange) {
         let mut state = self.state();
         for (kind, bind) in change.kept {
             if let Err(fault) = listen::apply_mode(&bind) {
                 warn!("{} keeps its mode and group: {fault}", bind.address);
             }
-            let same = |open: &&mut Open| open.kind == kind && open.bind.address == bind.address;
+            let same = |open: &&mut OpenListener| open.kind == kind && open.bind.address == bind.address;
             if let Some(open) = state.open.iter_mut().find(same) {
                 open.bind = bind;
             }
@@ -138,31 +139,32 @@ impl Listeners {
             let addresses = addresses(&bound).collect();
             let serve = |listener| self.serve(&mut state.tasks, kind, &bind, listener);
             let keepers = bound.into_iter().map(serve).collect();
-            state.open.push(Open { kind, bind, names, addresses, keepers });
+            state.open.push(OpenListener { kind, bind, names, addresses, keepers });
         }
         for open in change.removed {
             for name in &open.names {
                 info!("{} listens no longer on {name}", open.kind.as_str());
             }
-            open.keepers.iter().for_each(Doorkeeper::close);
+            open.keepers.iter().for_each(ShutdownHandle::close);
         }
         while state.tasks.try_join_next().is_some() {}
         let names = |kind| state.open.iter().filter(move |open| open.kind == kind).flat_map(|open| open.names.clone());
-        self.live
-            .configuration
-            .listens(Listening { server: names(Kind::Server).collect(), admin: names(Kind::Admin).collect() });
-        self.live.sources.listening(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
+        self.runtime.configuration.listens(BoundAddresses {
+            server: names(ListenerKind::Server).collect(),
+            admin: names(ListenerKind::Admin).collect(),
+        });
+        self.runtime.sources.listening(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
     }
 
-    fn serve(&self, tasks: &mut JoinSet<()>, kind: Kind, bind: &Bind, listener: Listener) -> Doorkeeper {
-        let (keeper, door) = Doorkeeper::new(self.successor(bind));
-        let live = Arc::clone(&self.live);
+    fn serve(&self, tasks: &mut JoinSet<()>, kind: ListenerKind, bind: &Bind, listener: Listener) -> ShutdownHandle {
+        let (keeper, door) = ShutdownHandle::new(self.successor(bind));
+        let live = Arc::clone(&self.runtime);
         match kind {
-            Kind::Server => {
+            ListenerKind::Server => {
                 let connections = self.connections.clone();
                 tasks.spawn(server::accept(live, listener, bind.address.clone(), connections, door))
             }
-            Kind::Admin => tasks.spawn(server::admin::accept(live, listener, door)),
+            ListenerKind::Admin => tasks.spawn(server::admin::accept(live, listener, door)),
         };
         keeper
     }
@@ -179,8 +181,8 @@ impl Listeners {
     pub fn hand_over(&self) -> HandedOver {
         let (mut listens, mut keepers) = (Vec::new(), Vec::new());
         for open in &mut self.state().open {
-            if self.successor(&open.bind) != Successor::Later {
-                open.keepers.iter().for_each(Doorkeeper::close);
+            if self.successor(&open.bind) != Successor::AfterClose {
+                open.keepers.iter().for_each(ShutdownHandle::close);
                 keepers.append(&mut open.keepers);
                 listens.push(open.bind.address.clone());
             }
@@ -194,39 +196,39 @@ impl Listeners {
         tasks.shutdown().await;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ListenerSet> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kind {
+impl ListenerKind {
     fn as_str(self) -> &'static str {
         match self {
-            Kind::Server => "proxy",
-            Kind::Admin => "admin",
+            ListenerKind::Server => "proxy",
+            ListenerKind::Admin => "admin",
         }
     }
 }
 
-impl Change {
+impl ListenerChange {
     /// Of all that is open before and after.
-    fn addresses(&self, kept: &[Open]) -> Vec<SocketAddr> {
+    fn addresses(&self, kept: &[OpenListener]) -> Vec<SocketAddr> {
         let open = kept.iter().chain(&self.removed).flat_map(|open| open.addresses.iter().copied());
         open.chain(self.added.iter().flat_map(|(_, _, bound)| addresses(bound))).collect()
     }
 }
 
-fn wanted(config: &Config) -> impl Iterator<Item = (Kind, &At<Bind>)> {
-    let server = config.server.listen.iter().map(|bind| (Kind::Server, bind));
-    server.chain(config.admin.listen.iter().map(|bind| (Kind::Admin, bind)))
+fn configured_binds(config: &Config) -> impl Iterator<Item = (ListenerKind, &Located<Bind>)> {
+    let server = config.server.listen.iter().map(|bind| (ListenerKind::Server, bind));
+    server.chain(config.admin.listen.iter().map(|bind| (ListenerKind::Admin, bind)))
 }
 
 fn addresses(bound: &[Listener]) -> impl Iterator<Item = SocketAddr> {
     bound.iter().filter_map(|listener| listener.local_addr().ok().flatten())
 }
 
-fn cannot_listen(bind: &At<Bind>, fault: &io::Error) -> Problem {
-    let problem = Problem::at(bind.place, format!("cannot listen on {}", bind.address)).label(fault.to_string());
+fn cannot_listen(bind: &Located<Bind>, fault: &io::Error) -> Problem {
+    let problem = Problem::at(bind.span, format!("cannot listen on {}", bind.address)).label(fault.to_string());
     match fault.kind() {
         io::ErrorKind::AddrInUse => problem.help(
             "write an address that is free; one that overlaps with an address that goes is free after another reload",

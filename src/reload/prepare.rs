@@ -9,24 +9,24 @@ use serde_json::Value;
 
 use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
-use crate::config::{self, Config, KeyDirs, Problem, Rejected, Severity, Sight, Sources, Written};
-use crate::live::InForce;
-use crate::net::descriptors;
-use crate::net::resolve::{self, Basis};
+use crate::config::{self, Config, KeyDirs, LoadError, Problem, Severity, SourceMap, SourceSnapshot, StatFingerprint};
+use crate::net::fd_limit;
+use crate::net::resolve::{self, ResolverConfig};
 use crate::policy;
+use crate::state::config::ActiveConfig;
 
 /// A configuration without problems.
-pub(super) struct Next {
+pub(super) struct PreparedConfig {
     pub(super) config: Config,
-    pub(super) looked: Looked,
+    pub(super) looked: WatchSet,
     /// `None`: it is the one that is in force.
-    pub(super) change: Option<Change>,
+    pub(super) change: Option<ConfigChange>,
     /// Of the files as they were read.
-    pub(super) sight: Sight,
+    pub(super) sight: StatFingerprint,
 }
 
-pub(super) struct Change {
-    pub(super) in_force: InForce,
+pub(super) struct ConfigChange {
+    pub(super) in_force: ActiveConfig,
     pub(super) difference: Difference,
     /// What is wrong with single tenants' keys.
     pub(super) left_out: Vec<String>,
@@ -35,14 +35,14 @@ pub(super) struct Change {
 
 /// Why a configuration is not adopted, and what might mend it.
 pub(super) struct Rejection {
-    pub(super) problems: Found,
-    pub(super) looked: Looked,
-    pub(super) sight: Option<Sight>,
+    pub(super) problems: ProblemReport,
+    pub(super) looked: WatchSet,
+    pub(super) sight: Option<StatFingerprint>,
 }
 
 /// All that a reading looked at, whatever came of it.
 #[derive(Clone, Default)]
-pub(super) struct Looked {
+pub(super) struct WatchSet {
     /// What is watched.
     pub(super) files: Vec<PathBuf>,
     /// What was read of tenants' keys.
@@ -51,39 +51,39 @@ pub(super) struct Looked {
     system: &'static [&'static str],
 }
 
-impl Looked {
+impl WatchSet {
     pub(super) fn of(config: &Config) -> Self {
         let (files, key_dirs) = (config.files.clone(), config.key_dirs.clone());
-        Self { files, key_dirs, system: Basis::files(&config.resolver) }
+        Self { files, key_dirs, system: ResolverConfig::files(&config.resolver) }
     }
 
     /// Where the text is broken not all of it was read, and what was `known` is needed again.
-    fn at(rejected: &Rejected, known: &KeyDirs) -> Self {
+    fn at(rejected: &LoadError, known: &KeyDirs) -> Self {
         let mut key_dirs = known.clone();
         key_dirs.extend(rejected.key_dirs.clone());
-        let system = rejected.rest.as_ref().map_or(&[][..], |config| Basis::files(&config.resolver));
+        let system = rejected.rest.as_ref().map_or(&[][..], |config| ResolverConfig::files(&config.resolver));
         Self { files: rejected.files.clone(), key_dirs, system }
     }
 
     /// All of it, from outside; `then`: it was read, or is looked at.
-    pub(super) fn sight(&self, main: &Path, then: SystemTime) -> Sight {
-        let rollback = journal::place(main);
+    pub(super) fn sight(&self, main: &Path, then: SystemTime) -> StatFingerprint {
+        let rollback = journal::path(main);
         let folders = self.key_dirs.values();
         let keys: Vec<PathBuf> = folders.flat_map(|key_dir| key_dir.folders().chain(key_dir.files())).collect();
         let paths = self.files.iter().chain(&keys).chain([&rollback]).map(PathBuf::as_path);
-        Sight::of(paths.chain(self.system.iter().map(Path::new)), then)
+        StatFingerprint::of(paths.chain(self.system.iter().map(Path::new)), then)
     }
 }
 
 /// Which files are meant.
-pub(super) enum Files {
+pub(super) enum ConfigFiles {
     OnDisk,
     /// With these in the place of those on disk.
-    Over(Overlay),
+    Overlaid(Overlay),
 }
 
 /// Problems as a log has them, as a script and as a person reads them.
-pub(super) struct Found {
+pub(super) struct ProblemReport {
     /// What keeps it from being adopted, one a line.
     pub(super) lines: Vec<String>,
     /// One a line.
@@ -92,8 +92,8 @@ pub(super) struct Found {
     pub(super) report: String,
 }
 
-impl Found {
-    pub(super) fn of(problems: &[Problem], sources: &Sources) -> Self {
+impl ProblemReport {
+    pub(super) fn of(problems: &[Problem], sources: &SourceMap) -> Self {
         let summary = config::summary(problems);
         let report = config::render(&summary, sources, false);
         let (warnings, faults): (Vec<_>, Vec<_>) =
@@ -104,52 +104,57 @@ impl Found {
 
     /// About no place in a file.
     pub(super) fn general(why: impl Into<String>) -> Self {
-        Self::of(&[Problem::general(why)], &Sources::default())
+        Self::of(&[Problem::general(why)], &SourceMap::default())
     }
 }
 
 pub(super) fn prepare(
     path: &Path,
-    before: &InForce,
-    written: &Written,
+    before: &ActiveConfig,
+    written: &SourceSnapshot,
     known: &KeyDirs,
-    files: Files,
-) -> Result<Next, Box<Rejection>> {
+    files: ConfigFiles,
+) -> Result<PreparedConfig, Box<Rejection>> {
     let (now, then) = (Timestamp::now(), SystemTime::now());
     let loaded = match files {
-        Files::OnDisk => config::load_after(path, known),
-        Files::Over(overlay) => config::load_over(path, known, overlay),
+        ConfigFiles::OnDisk => config::load_after(path, known),
+        ConfigFiles::Overlaid(overlay) => config::load_over(path, known, overlay),
     };
     let loaded = loaded.map_err(|rejected| {
-        let looked = Looked::at(&rejected, known);
+        let looked = WatchSet::at(&rejected, known);
         let sight = Some(looked.sight(path, then));
         let (problems, sources) = policy::every_problem(rejected, now);
-        Box::new(Rejection { problems: Found::of(&problems, &sources), looked, sight })
+        Box::new(Rejection { problems: ProblemReport::of(&problems, &sources), looked, sight })
     })?;
     let config::Loaded { config, mut warnings } = loaded;
-    let looked = Looked::of(&config);
+    let looked = WatchSet::of(&config);
     let sight = looked.sight(path, then);
-    let rejection = |problems| Box::new(Rejection { problems, looked: Looked::of(&config), sight: Some(sight) });
+    let rejection = |problems| Box::new(Rejection { problems, looked: WatchSet::of(&config), sight: Some(sight) });
     let (plan, more) = policy::compile_after(&config, Some(&before.plan), now)
-        .map_err(|problems| rejection(Found::of(&problems, &config.sources)))?;
-    let basis = Basis::read(&config.resolver);
+        .map_err(|problems| rejection(ProblemReport::of(&problems, &config.sources)))?;
+    let basis = ResolverConfig::read(&config.resolver);
     let resolves_the_same = basis.is_ok_and(|basis| basis == *before.resolver.basis());
     if config.digest == before.plan.digest && resolves_the_same {
-        return Ok(Next { config, looked, change: None, sight });
+        return Ok(PreparedConfig { config, looked, change: None, sight });
     }
     warnings.extend(more);
-    warnings.extend(descriptors::warning(&config));
+    warnings.extend(fd_limit::warning(&config));
     warnings.extend(resolve::warnings(&config.resolver));
     let (warnings, _) = config::acknowledge(warnings, &config.acknowledge);
     let (left_out, warnings): (Vec<_>, Vec<_>) =
         warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
     let [left_out, warnings] =
         [left_out, warnings].map(|told| config::one_line_each(&config::summary(&told), &config.sources));
-    let in_force = InForce::new(plan, &config.resolver, Some(before))
-        .map_err(|fault| rejection(Found::general(format!("cannot resolve names: {fault}"))))?;
+    let in_force = ActiveConfig::new(plan, &config.resolver, Some(before))
+        .map_err(|fault| rejection(ProblemReport::general(format!("cannot resolve names: {fault}"))))?;
     let mut difference = Difference::between(written, &config.written);
     if !resolves_the_same && difference.is_empty() {
         difference.changes.push("resolver: what the system says of it changed".to_owned());
     }
-    Ok(Next { config, looked, change: Some(Change { in_force, difference, left_out, warnings }), sight })
+    Ok(PreparedConfig {
+        config,
+        looked,
+        change: Some(ConfigChange { in_force, difference, left_out, warnings }),
+        sight,
+    })
 }

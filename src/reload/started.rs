@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::config::{Config, Listen};
 
 /// Not the whole configuration: its secrets would outlive their files.
-pub(super) struct Started {
+pub(super) struct StartupSettings {
     /// Whether systemd passes sockets, for `server.listen` and for `admin.listen`.
     passed: [bool; 2],
     reuse_port: bool,
@@ -14,7 +14,7 @@ pub(super) struct Started {
     state: Option<PathBuf>,
 }
 
-impl Started {
+impl StartupSettings {
     pub(super) fn of(config: &Config) -> Self {
         let passed = [&config.server.listen, &config.admin.listen]
             .map(|list| list.iter().any(|bind| bind.address == Listen::Systemd));

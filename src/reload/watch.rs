@@ -10,20 +10,20 @@ use std::time::Instant;
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tracing::warn;
 
-use super::{DEBOUNCE, DEBOUNCE_MAX, Trigger};
-use crate::live::aside::Aside;
+use super::{DEBOUNCE, DEBOUNCE_MAX, ReloadTrigger};
+use crate::state::config::worker::BackgroundWorker;
 
 /// Watches the folders of files, not the files: an editor that renames, or a symlink that is swapped, puts another file
 /// in the same place.
-pub(super) struct Watch {
+pub(super) struct FileWatcher {
     watcher: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
     /// What a change must be about: other files of a watched folder, such as a log, are none of our business.
     followed: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
-impl Watch {
-    pub(super) fn new(trigger: Trigger) -> Self {
+impl FileWatcher {
+    pub(super) fn new(trigger: ReloadTrigger) -> Self {
         let followed: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
         let watcher = watch(Arc::clone(&followed), trigger);
         if let Err(fault) = &watcher {
@@ -33,10 +33,10 @@ impl Watch {
     }
 
     /// True if there is a folder among theirs that was not watched before.
-    pub(super) async fn follow(&mut self, files: &[PathBuf], aside: &Aside) -> bool {
+    pub(super) async fn follow(&mut self, files: &[PathBuf], aside: &BackgroundWorker) -> bool {
         let Some(watcher) = &mut self.watcher else { return false };
         let files = files.to_vec();
-        let Ok((followed, wanted)) = aside.run(move || places(&files)).await else { return false };
+        let Ok((followed, wanted)) = aside.run(move || paths_and_folders(&files)).await else { return false };
         *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = followed;
         for gone in self.folders.difference(&wanted) {
             let _ = watcher.unwatch(gone);
@@ -53,7 +53,7 @@ impl Watch {
 }
 
 /// Passes changes of what is followed on to a thread that gathers them.
-fn watch(followed: Arc<Mutex<BTreeSet<PathBuf>>>, trigger: Trigger) -> notify::Result<RecommendedWatcher> {
+fn watch(followed: Arc<Mutex<BTreeSet<PathBuf>>>, trigger: ReloadTrigger) -> notify::Result<RecommendedWatcher> {
     let (changed, changes) = sync_channel(1);
     std::thread::Builder::new().name("watch".into()).spawn(move || gather(&changes, &trigger))?;
     notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -80,7 +80,7 @@ fn note(changed: &SyncSender<()>) {
 
 /// Pulls the trigger [`DEBOUNCE`] after the last of several changes, and at the latest [`DEBOUNCE_MAX`] after the first:
 /// a file that is rewritten all the time is read, too. Ends with the watcher.
-fn gather(changes: &Receiver<()>, trigger: &Trigger) {
+fn gather(changes: &Receiver<()>, trigger: &ReloadTrigger) {
     while changes.recv().is_ok() {
         let end = Instant::now() + DEBOUNCE_MAX;
         while changes.recv_timeout(DEBOUNCE.min(end.saturating_duration_since(Instant::now()))).is_ok() {
@@ -88,13 +88,13 @@ fn gather(changes: &Receiver<()>, trigger: &Trigger) {
                 break;
             }
         }
-        trigger.pull();
+        trigger.request_reload();
     }
 }
 
 /// What files are called, also where a symlink leads, and the folders where these names stand. Of a folder that is looked
 /// into, also itself: there may be no file in it yet.
-fn places(files: &[PathBuf]) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
+fn paths_and_folders(files: &[PathBuf]) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
     let (mut names, mut folders) = (BTreeSet::new(), BTreeSet::new());
     for file in files {
         let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use crate::live::Live;
+use crate::state::Runtime;
 
 /// For an evicted connection to close, before another is evicted as well. It does so at once, but a loaded host may keep
 /// its task waiting.
@@ -19,21 +19,21 @@ const GOING: Duration = Duration::from_secs(1);
 
 /// The connections that are open now.
 #[derive(Clone)]
-pub struct Connections(Arc<All>);
+pub struct Connections(Arc<ConnectionsInner>);
 
-struct All {
-    count: watch::Sender<Count>,
+struct ConnectionsInner {
+    count: watch::Sender<ConnectionCount>,
     /// Only those who have a connection.
     visitors: Mutex<HashMap<IpAddr, usize>>,
-    evictable: Mutex<Evictables>,
+    evictable: Mutex<EvictionQueue>,
     /// New connections that wait for room among `max_connections`.
-    admission: Admission,
+    admission: CapacityQueue,
     /// The same before a PROXY header, where no identified connection closes for them.
-    introduction: Admission,
+    introduction: CapacityQueue,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Count {
+struct ConnectionCount {
     open: usize,
     /// Since the start.
     closed: u64,
@@ -41,7 +41,7 @@ struct Count {
 
 /// A queue for room. One newcomer at a time evicts: two that find one connection too many would close two.
 #[derive(Default)]
-struct Admission {
+struct CapacityQueue {
     next: tokio::sync::Mutex<()>,
     /// A connection has become evictable.
     evictable: Notify,
@@ -51,7 +51,7 @@ struct Admission {
 
 /// Connections that may be closed to make room, oldest first.
 #[derive(Default)]
-struct Evictables {
+struct EvictionQueue {
     /// Connections on which no client was identified and no request is under way: with an incomplete PROXY header,
     /// handshake or head, or none yet. By their arrival.
     unidentified: BTreeMap<u64, (Option<IpAddr>, Arc<Notify>)>,
@@ -64,51 +64,52 @@ struct Evictables {
 }
 
 /// One connection; dropped with it.
-pub(super) struct Open {
+pub(super) struct OpenConnection {
     connections: Connections,
-    live: Arc<Live>,
+    runtime: Arc<Runtime>,
     arrived: u64,
-    visitor: Option<IpAddr>,
+    client_key: Option<IpAddr>,
 }
 
 /// Which connection it is, for as long as it is served.
 #[derive(Clone, Copy)]
-pub(super) struct Number {
+pub(super) struct ConnectionId {
     arrived: u64,
-    visitor: Option<IpAddr>,
+    client_key: Option<IpAddr>,
 }
 
 /// A connection that may be evicted, until dropped.
 pub(super) struct Evictable {
     connections: Connections,
-    place: Place,
+    key: EvictionKey,
     notify: Arc<Notify>,
     /// The connection knows that it is evicted.
     is_notified: AtomicBool,
 }
 
-enum Place {
-    Unidentified(Number),
+enum EvictionKey {
+    Unidentified(ConnectionId),
     Idle(u64),
 }
 
 /// As many connections of one address as there may be.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooMany;
+pub(super) struct PerIpLimitExceeded;
 
 impl Connections {
     #[expect(clippy::new_without_default, reason = "made once, by the app")]
     pub fn new() -> Self {
-        let (admission, introduction) = (Admission::default(), Admission::default());
-        let (count, visitors, evictable) = (watch::Sender::new(Count::default()), Mutex::default(), Mutex::default());
-        Self(Arc::new(All { count, visitors, evictable, admission, introduction }))
+        let (admission, introduction) = (CapacityQueue::default(), CapacityQueue::default());
+        let (count, visitors, evictable) =
+            (watch::Sender::new(ConnectionCount::default()), Mutex::default(), Mutex::default());
+        Self(Arc::new(ConnectionsInner { count, visitors, evictable, admission, introduction }))
     }
 
-    pub(super) fn open(&self, live: &Arc<Live>) -> Open {
+    pub(super) fn open(&self, live: &Arc<Runtime>) -> OpenConnection {
         self.0.count.send_modify(|count| count.open += 1);
         live.meters.client_connections.inc();
         let arrived = lock(&self.0.evictable).number();
-        Open { connections: self.clone(), live: Arc::clone(live), arrived, visitor: None }
+        OpenConnection { connections: self.clone(), runtime: Arc::clone(live), arrived, client_key: None }
     }
 
     /// Resolves when the last one has closed.
@@ -124,15 +125,15 @@ impl Connections {
     /// the other (RFC 9112 §9.5: at any time), and gives the reason; `None`: there is none to close.
     async fn make_room(
         &self,
-        admission: &Admission,
+        admission: &CapacityQueue,
         most: usize,
-        live: &Live,
-        evict: impl Fn(&mut Evictables) -> Option<&'static str>,
+        runtime: &Runtime,
+        evict: impl Fn(&mut EvictionQueue) -> Option<&'static str>,
     ) {
         let _next = admission.next.lock().await;
         let mut count = self.0.count.subscribe();
         loop {
-            let Count { open, closed } = *count.borrow_and_update();
+            let ConnectionCount { open, closed } = *count.borrow_and_update();
             if open <= most {
                 return;
             }
@@ -140,7 +141,7 @@ impl Connections {
             let one_closed = count.wait_for(|count| count.closed > closed);
             let evicted = evict(&mut lock(&self.0.evictable));
             if let Some(reason) = evicted {
-                live.meters.connection_closed(reason);
+                runtime.meters.connection_closed(reason);
                 let gone = async {
                     tokio::select! { _ = one_closed => {}, () = admission.survived.notified() => {} }
                 };
@@ -158,27 +159,32 @@ impl Connections {
         let number = evictable.number();
         evictable.idle.insert(number, Arc::clone(&notify));
         self.0.admission.evictable.notify_one();
-        Evictable { connections: self.clone(), place: Place::Idle(number), notify, is_notified: AtomicBool::new(false) }
+        Evictable {
+            connections: self.clone(),
+            key: EvictionKey::Idle(number),
+            notify,
+            is_notified: AtomicBool::new(false),
+        }
     }
 
     /// A connection of an unidentified peer that has no request under way from now on.
-    pub(super) fn unidentified(&self, number: Number) -> Evictable {
+    pub(super) fn unidentified(&self, number: ConnectionId) -> Evictable {
         let notify = Arc::new(Notify::new());
         let mut evictable = lock(&self.0.evictable);
-        evictable.unidentified.insert(number.arrived, (number.visitor, Arc::clone(&notify)));
-        evictable.by_visitor.extend(number.visitor.map(|visitor| (visitor, number.arrived)));
+        evictable.unidentified.insert(number.arrived, (number.client_key, Arc::clone(&notify)));
+        evictable.by_visitor.extend(number.client_key.map(|visitor| (visitor, number.arrived)));
         self.0.admission.evictable.notify_one();
         self.0.introduction.evictable.notify_one();
         Evictable {
             connections: self.clone(),
-            place: Place::Unidentified(number),
+            key: EvictionKey::Unidentified(number),
             notify,
             is_notified: AtomicBool::new(false),
         }
     }
 }
 
-impl Evictables {
+impl EvictionQueue {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -224,9 +230,9 @@ impl Evictable {
 impl Drop for Evictable {
     fn drop(&mut self) {
         let mut evictable = lock(&self.connections.0.evictable);
-        let was_there = match self.place {
-            Place::Idle(number) => evictable.idle.remove(&number).is_some(),
-            Place::Unidentified(Number { arrived, visitor }) => {
+        let was_there = match self.key {
+            EvictionKey::Idle(number) => evictable.idle.remove(&number).is_some(),
+            EvictionKey::Unidentified(ConnectionId { arrived, client_key: visitor }) => {
                 if let Some(visitor) = visitor {
                     evictable.by_visitor.remove(&(visitor, arrived));
                 }
@@ -240,21 +246,21 @@ impl Drop for Evictable {
     }
 }
 
-impl Open {
+impl OpenConnection {
     /// Resolves when it is one of at most `most`: unidentified peers make room for it, then idle connections do.
     pub(super) async fn makes_room(&self, most: usize) {
         let all = &self.connections.0;
-        self.connections.make_room(&all.admission, most, &self.live, Evictables::evict).await;
+        self.connections.make_room(&all.admission, most, &self.runtime, EvictionQueue::evict).await;
     }
 
     /// The same before it is known for whom it is: unidentified peers alone make room.
     pub(super) async fn makes_room_unidentified(&self, most: usize) {
         let all = &self.connections.0;
-        self.connections.make_room(&all.introduction, most, &self.live, Evictables::evict_unidentified).await;
+        self.connections.make_room(&all.introduction, most, &self.runtime, EvictionQueue::evict_unidentified).await;
     }
 
-    pub(super) fn number(&self) -> Number {
-        Number { arrived: self.arrived, visitor: self.visitor }
+    pub(super) fn number(&self) -> ConnectionId {
+        ConnectionId { arrived: self.arrived, client_key: self.client_key }
     }
 
     /// See [`Connections::unidentified`].
@@ -263,9 +269,9 @@ impl Open {
     }
 
     /// Counts it for whom it is, among no more than `most`. Who comes over a unix socket has no address.
-    pub(super) fn comes_from(&mut self, address: Option<IpAddr>, most: usize) -> Result<(), TooMany> {
-        let Some(address) = address.map(visitor) else { return Ok(()) };
-        if self.visitor == Some(address) {
+    pub(super) fn comes_from(&mut self, address: Option<IpAddr>, most: usize) -> Result<(), PerIpLimitExceeded> {
+        let Some(address) = address.map(client_key) else { return Ok(()) };
+        if self.client_key == Some(address) {
             return Ok(());
         }
         self.leave();
@@ -274,17 +280,17 @@ impl Open {
         if count >= most {
             // The evicted connection is gone in a moment, and its count with it.
             if !lock(&self.connections.0.evictable).evict_of(address) {
-                return Err(TooMany);
+                return Err(PerIpLimitExceeded);
             }
-            self.live.meters.connection_closed("unidentified");
+            self.runtime.meters.connection_closed("unidentified");
         }
         visitors.insert(address, count + 1);
-        self.visitor = Some(address);
+        self.client_key = Some(address);
         Ok(())
     }
 
     fn leave(&mut self) {
-        let Some(address) = self.visitor.take() else { return };
+        let Some(address) = self.client_key.take() else { return };
         if let Entry::Occupied(mut visitor) = lock(&self.connections.0.visitors).entry(address) {
             *visitor.get_mut() -= 1;
             if *visitor.get() == 0 {
@@ -294,19 +300,19 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.leave();
         self.connections.0.count.send_modify(|count| {
             count.open -= 1;
             count.closed += 1;
         });
-        self.live.meters.client_connections.dec();
+        self.runtime.meters.client_connections.dec();
     }
 }
 
 /// Whom an address stands for: a host has all of a /64 to choose from (RFC 4291 §2.5.4).
-fn visitor(address: IpAddr) -> IpAddr {
+fn client_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !0 << 64).into(),
         v4 => v4,
@@ -327,23 +333,23 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::live::InForce;
-    use crate::live::records::Records;
     use crate::policy::fixture::{at, config};
+    use crate::state::config::ActiveConfig;
+    use crate::state::observability::records::Records;
 
-    fn live() -> Arc<Live> {
+    fn test_runtime() -> Arc<Runtime> {
         let mut config = config();
         config.server.allow_anonymous.value = true;
         config.resolver.servers = vec![at(6, ([127, 0, 0, 1], 53).into())];
         let (plan, _) = crate::policy::compile(&config, Timestamp::UNIX_EPOCH).unwrap();
-        Arc::new(Live::new(InForce::new(plan, &config.resolver, None).unwrap(), Records::kept()))
+        Arc::new(Runtime::new(ActiveConfig::new(plan, &config.resolver, None).unwrap(), Records::kept()))
     }
 
     #[tokio::test]
     async fn max_connections_evicts_no_second_connection_when_another_opens_meanwhile() {
-        let (live, connections) = (live(), Connections::new());
+        let (live, connections) = (test_runtime(), Connections::new());
         let [oldest, younger, newcomer] = [(); 3].map(|()| connections.open(&live));
-        let _evictable = [&oldest, &younger].map(Open::unidentified);
+        let _evictable = [&oldest, &younger].map(OpenConnection::unidentified);
         let evictable = || lock(&connections.0.evictable).unidentified.len();
         let mut room = pin!(newcomer.makes_room(2));
         assert!(is_pending(room.as_mut()).await);
@@ -370,7 +376,7 @@ mod tests {
             ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
             ("::1", "::"),
         ] {
-            assert_eq!(visitor(address.parse().unwrap()), expected.parse::<IpAddr>().unwrap());
+            assert_eq!(client_key(address.parse().unwrap()), expected.parse::<IpAddr>().unwrap());
         }
     }
 }

@@ -9,58 +9,63 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
-use super::connections::{Evictable, Open, TooMany};
-use super::proxy_protocol::{self, Fault, Origin};
-use super::rarely::Kind;
-use super::stream::{Replayed, Stream, speaks_http};
-use crate::live::{InForce, Live};
+use super::client_io::{ClientIo, Rewind, speaks_http};
+use super::connections::{Evictable, OpenConnection, PerIpLimitExceeded};
+use super::proxy_protocol::{self, ProxiedSource, ProxyHeaderError};
+use super::throttled_log::WarningKind;
 use crate::net::listen;
-use crate::net::tls::accept::{self, AcceptFault};
-use crate::policy::identify::Caller;
+use crate::net::tls::accept::{self, TlsAcceptError};
+use crate::policy::authn::Caller;
+use crate::state::Runtime;
+use crate::state::config::ActiveConfig;
 
 /// Why a connection is closed before it has asked for anything.
-pub(super) struct Turned {
+pub(super) struct RejectedConnection {
     peer: Option<IpAddr>,
-    why: Why,
+    reason: RejectReason,
 }
 
-enum Why {
+enum RejectReason {
     /// It comes from a network that may not send the PROXY protocol, which all must.
-    NoProxy,
-    Header(Fault),
-    Handshake(AcceptFault),
+    UntrustedProxy,
+    ProxyHeader(ProxyHeaderError),
+    TlsHandshake(TlsAcceptError),
     /// As many connections for this address are open already as may be.
-    Crowd,
+    PerIpLimit,
     /// It made room for another connection.
     Evicted,
 }
 
-impl Turned {
+impl RejectedConnection {
     /// `None`: a peer that connected and left, as health checks do.
-    pub(super) fn kind(&self) -> Option<Kind> {
-        match &self.why {
-            Why::NoProxy => Some(Kind::NoProxy),
-            Why::Header(Fault::Cut) | Why::Evicted => None,
-            Why::Header(_) => Some(Kind::Header),
-            Why::Handshake(AcceptFault::Failed(error)) if error.kind() == io::ErrorKind::UnexpectedEof => None,
-            Why::Handshake(_) => Some(Kind::Handshake),
-            Why::Crowd => Some(Kind::Crowd),
+    pub(super) fn kind(&self) -> Option<WarningKind> {
+        match &self.reason {
+            RejectReason::UntrustedProxy => Some(WarningKind::UntrustedProxy),
+            RejectReason::ProxyHeader(ProxyHeaderError::Cut) | RejectReason::Evicted => None,
+            RejectReason::ProxyHeader(_) => Some(WarningKind::ProxyHeader),
+            RejectReason::TlsHandshake(TlsAcceptError::Failed(error))
+                if error.kind() == io::ErrorKind::UnexpectedEof =>
+            {
+                None
+            }
+            RejectReason::TlsHandshake(_) => Some(WarningKind::TlsHandshake),
+            RejectReason::PerIpLimit => Some(WarningKind::PerIpLimit),
         }
     }
 }
 
-impl fmt::Display for Turned {
+impl fmt::Display for RejectedConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.peer {
             Some(peer) => write!(f, "a connection from {peer} was closed: ")?,
             None => f.write_str("a connection on a unix socket was closed: ")?,
         }
-        match &self.why {
-            Why::NoProxy => f.write_str("server.proxy_protocol does not name its network"),
-            Why::Header(fault) => fault.fmt(f),
-            Why::Evicted => f.write_str("it made room for another"),
-            Why::Crowd => f.write_str("its address has as many as server.max_connections_per_ip allows"),
-            Why::Handshake(fault) => match fault.source() {
+        match &self.reason {
+            RejectReason::UntrustedProxy => f.write_str("server.proxy_protocol does not name its network"),
+            RejectReason::ProxyHeader(fault) => fault.fmt(f),
+            RejectReason::Evicted => f.write_str("it made room for another"),
+            RejectReason::PerIpLimit => f.write_str("its address has as many as server.max_connections_per_ip allows"),
+            RejectReason::TlsHandshake(fault) => match fault.source() {
                 Some(cause) => write!(f, "{fault}: {cause}"),
                 None => fault.fmt(f),
             },
@@ -69,8 +74,8 @@ impl fmt::Display for Turned {
 }
 
 /// A connection that is ready for HTTP.
-pub(super) struct Entered {
-    pub(super) stream: Box<dyn Stream>,
+pub(super) struct Established {
+    pub(super) stream: Box<dyn ClientIo>,
     /// What is known of who sends it.
     pub(super) caller: Caller,
     pub(super) evictable: Evictable,
@@ -83,24 +88,24 @@ pub(super) enum Transport {
     Tls,
     Plaintext,
     /// The client speaks plain HTTP where TLS is spoken.
-    LacksTls,
+    UnexpectedPlaintext,
 }
 
 /// Under the configuration in force now. Unidentified peers are evicted where others need their room.
-pub(super) async fn enter(
-    live: &Live,
-    stream: listen::Stream,
+pub(super) async fn establish(
+    runtime: &Runtime,
+    stream: listen::ClientStream,
     peer: Option<IpAddr>,
-    open: &mut Open,
+    open: &mut OpenConnection,
     (caller, mut evictable): (Caller, Evictable),
-) -> Result<Entered, Turned> {
-    let in_force = live.in_force();
-    let turned = |why| Turned { peer, why };
+) -> Result<Established, RejectedConnection> {
+    let in_force = runtime.in_force();
+    let turned = |why| RejectedConnection { peer, reason: why };
     // Who comes in over a unix socket is on this host: there is nobody to hide from.
-    let wants_tls = matches!(stream.socket(), listen::Socket::Tcp(_));
-    let introducing = introduced(&in_force, stream, peer);
+    let wants_tls = matches!(stream.socket(), listen::ClientSocket::Tcp(_));
+    let introducing = read_proxy_protocol(&in_force, stream, peer);
     let (stream, address) = unless_evicted(&evictable, introducing).await.map_err(turned)?;
-    count(live, &in_force, open, address)?;
+    count(runtime, &in_force, open, address)?;
     if in_force.plan.listener.proxies.is_some() {
         // What waits for room makes none.
         drop(evictable);
@@ -110,60 +115,71 @@ pub(super) async fn enter(
     let caller = Caller { address, ..caller };
     let tls = caller.listen.as_deref().and_then(|listen| in_force.listener_tls(listen)).filter(|_| wants_tls);
     let Some((config, fingerprint)) = tls else {
-        return Ok(Entered { stream, caller, evictable, transport: Transport::Plaintext });
+        return Ok(Established { stream, caller, evictable, transport: Transport::Plaintext });
     };
     let deadline = Instant::now() + in_force.plan.timeouts.tls;
     let accepting = async {
-        let (is_http, stream) = speaks_http(stream, deadline).await.map_err(Why::Handshake)?;
+        let (is_http, stream) = speaks_http(stream, deadline).await.map_err(RejectReason::TlsHandshake)?;
         if is_http {
-            return Ok((Box::new(stream) as Box<dyn Stream>, None));
+            return Ok((Box::new(stream) as Box<dyn ClientIo>, None));
         }
-        let accepted = accept::accept(stream, config, fingerprint, deadline).await.map_err(Why::Handshake);
-        accepted.map(|(stream, certificate)| (Box::new(stream) as Box<dyn Stream>, Some(certificate)))
+        let accepted = accept::accept(stream, config, fingerprint, deadline).await.map_err(RejectReason::TlsHandshake);
+        accepted.map(|(stream, certificate)| (Box::new(stream) as Box<dyn ClientIo>, Some(certificate)))
     };
     let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(turned)?;
-    let transport = if certificate.is_some() { Transport::Tls } else { Transport::LacksTls };
+    let transport = if certificate.is_some() { Transport::Tls } else { Transport::UnexpectedPlaintext };
     let caller = Caller { certificate: certificate.unwrap_or_default(), ..caller };
-    Ok(Entered { stream, caller, evictable, transport })
+    Ok(Established { stream, caller, evictable, transport })
 }
 
 /// Takes a step that the peer can draw out.
-async fn unless_evicted<T>(evictable: &Evictable, step: impl Future<Output = Result<T, Why>>) -> Result<T, Why> {
+async fn unless_evicted<T>(
+    evictable: &Evictable,
+    step: impl Future<Output = Result<T, RejectReason>>,
+) -> Result<T, RejectReason> {
     tokio::select! {
         biased;
         done = step => done,
-        () = evictable.evicted() => Err(Why::Evicted),
+        () = evictable.evicted() => Err(RejectReason::Evicted),
     }
 }
 
 /// Counts a connection for the address that it is for.
-pub(super) fn count(live: &Live, in_force: &InForce, open: &mut Open, address: Option<IpAddr>) -> Result<(), Turned> {
-    open.comes_from(address, in_force.plan.connections_per_ip()).map_err(|TooMany| {
+pub(super) fn count(
+    live: &Runtime,
+    in_force: &ActiveConfig,
+    open: &mut OpenConnection,
+    address: Option<IpAddr>,
+) -> Result<(), RejectedConnection> {
+    open.comes_from(address, in_force.plan.connections_per_ip()).map_err(|PerIpLimitExceeded| {
         live.meters.connection_closed("max_connections_per_ip");
-        Turned { peer: address, why: Why::Crowd }
+        RejectedConnection { peer: address, reason: RejectReason::PerIpLimit }
     })
 }
 
 /// The address that the connection is for: its peer's, or where the PROXY protocol is spoken, what the peer says.
-async fn introduced(
-    in_force: &InForce,
-    mut stream: listen::Stream,
+async fn read_proxy_protocol(
+    in_force: &ActiveConfig,
+    mut stream: listen::ClientStream,
     peer: Option<IpAddr>,
-) -> Result<(Box<dyn Stream>, Option<IpAddr>), Why> {
+) -> Result<(Box<dyn ClientIo>, Option<IpAddr>), RejectReason> {
     let Some(proxies) = &in_force.plan.listener.proxies else { return Ok((Box::new(stream), peer)) };
     if !proxies.has(peer) {
-        return Err(Why::NoProxy);
+        return Err(RejectReason::UntrustedProxy);
     }
     let mut rest = BytesMut::new();
     let receiving = proxy_protocol::receive(&mut stream, &mut rest);
-    let origin = timeout(proxy_protocol::TIMEOUT, receiving).await.unwrap_or(Err(Fault::Cut)).map_err(Why::Header)?;
+    let origin = timeout(proxy_protocol::TIMEOUT, receiving)
+        .await
+        .unwrap_or(Err(ProxyHeaderError::Cut))
+        .map_err(RejectReason::ProxyHeader)?;
     let address = match origin {
-        Origin::Sender => peer,
-        Origin::Address(address) => Some(address),
-        Origin::Unix => None,
+        ProxiedSource::Sender => peer,
+        ProxiedSource::Address(address) => Some(address),
+        ProxiedSource::Unix => None,
     };
     match rest.is_empty() {
         true => Ok((Box::new(stream), address)),
-        false => Ok((Box::new(Replayed::new(rest, stream)), address)),
+        false => Ok((Box::new(Rewind::new(rest, stream)), address)),
     }
 }

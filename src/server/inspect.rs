@@ -11,77 +11,77 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::warn;
 
-use super::stream::{Metered, Replayed, Stream, speaks_http};
-use crate::delivery::tunnel::{InsideFault, Inspection};
-use crate::live::Live;
+use super::client_io::{ClientIo, CountingStream, Rewind, speaks_http};
+use crate::delivery::tunnel::{InspectError, InspectedTunnel};
 use crate::names::Scheme;
-use crate::net::client_hello::{self, HelloFault, Sni};
-use crate::policy::identify::Caller;
+use crate::net::client_hello::{self, ClientHelloError, SniRequirement};
+use crate::policy::authn::Caller;
+use crate::state::Runtime;
 
 /// Serves what is inside of an inspected tunnel. Whoever meets a CONNECT is given it, since what is inside is served by
 /// those that may meet one.
-pub(super) type Inside =
-    fn(Arc<Live>, Box<dyn Stream>, Box<Inspection>, Arc<Caller>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type ServeInspected =
+    fn(Arc<Runtime>, Box<dyn ClientIo>, Box<InspectedTunnel>, Arc<Caller>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a client does inside of a tunnel that is inspected.
-pub(super) enum Accepted {
+pub(super) enum InspectedStream {
     /// It speaks HTTP, through TLS where the tunnel is for TLS.
-    Inside(Box<dyn Stream>),
+    Http(Box<dyn ClientIo>),
     /// It sends plain HTTP where the tunnel is for TLS.
-    LacksTls(Box<dyn Stream>),
+    UnexpectedPlaintext(Box<dyn ClientIo>),
     /// It means another host, or does not believe what it is shown: the tunnel is cut.
-    Cut,
+    Aborted,
 }
 
-pub(super) async fn accept(outside: Box<dyn Stream>, inspection: &mut Inspection) -> Accepted {
-    let stream = Metered { stream: outside, passed: Arc::clone(&inspection.passed) };
+pub(super) async fn accept(outside: Box<dyn ClientIo>, inspection: &mut InspectedTunnel) -> InspectedStream {
+    let stream = CountingStream { stream: outside, passed: Arc::clone(&inspection.passed) };
     if inspection.inside.target.scheme == Scheme::Http {
-        return Accepted::Inside(Box::new(stream)); // port 80 of a route that allows plaintext, or upgrades it
+        return InspectedStream::Http(Box::new(stream)); // port 80 of a route that allows plaintext, or upgrades it
     }
     let deadline = Instant::now() + inspection.tls_timeout();
     let stream = match speaks_http(stream, deadline).await {
         Ok((false, stream)) => stream,
-        Ok((true, stream)) => return Accepted::LacksTls(Box::new(stream)),
+        Ok((true, stream)) => return InspectedStream::UnexpectedPlaintext(Box::new(stream)),
         Err(fault) => {
-            inspection.cut(InsideFault::Hello(fault.into()));
-            return Accepted::Cut;
+            inspection.cut(InspectError::Hello(fault.into()));
+            return InspectedStream::Aborted;
         }
     };
     match handshake(stream, deadline, inspection).await {
-        Ok(stream) => Accepted::Inside(Box::new(stream)),
+        Ok(stream) => InspectedStream::Http(Box::new(stream)),
         Err(fault) => {
-            if let InsideFault::Mint(fault) = &fault {
+            if let InspectError::Mint(fault) = &fault {
                 warn!("no certificate for {} could be minted: {fault}", inspection.inside.target.host);
             }
             inspection.cut(fault);
-            Accepted::Cut
+            InspectedStream::Aborted
         }
     }
 }
 
 /// Accepts TLS in the target's place.
-async fn handshake<S: Stream>(
+async fn handshake<S: ClientIo>(
     mut stream: S,
     deadline: Instant,
-    inspection: &Inspection,
-) -> Result<TlsStream<Replayed<S>>, InsideFault> {
+    inspection: &InspectedTunnel,
+) -> Result<TlsStream<Rewind<S>>, InspectError> {
     let host = &inspection.inside.target.host;
     let within = deadline.saturating_duration_since(Instant::now());
-    let hello = match client_hello::read(&mut stream, host, Sni::Optional, within).await {
+    let hello = match client_hello::read(&mut stream, host, SniRequirement::Optional, within).await {
         Ok(hello) => hello,
         Err(fault) => {
             client_hello::refuse(&mut stream, &fault).await;
-            return Err(InsideFault::Hello(fault));
+            return Err(InspectError::Hello(fault));
         }
     };
-    let config = match inspection.minted(Timestamp::now()) {
+    let config = match inspection.issue_leaf(Timestamp::now()) {
         Ok(config) => config,
         Err(fault) => {
             client_hello::deny(&mut stream).await;
-            return Err(InsideFault::Mint(fault));
+            return Err(InspectError::Mint(fault));
         }
     };
-    let stream = Replayed::new(BytesMut::from(&hello[..]), stream);
+    let stream = Rewind::new(BytesMut::from(&hello[..]), stream);
     let accepted = timeout_at(deadline, TlsAcceptor::from(config).accept(stream)).await;
-    accepted.map_err(|_| InsideFault::Hello(HelloFault::Timeout))?.map_err(InsideFault::Handshake)
+    accepted.map_err(|_| InspectError::Hello(ClientHelloError::Timeout))?.map_err(InspectError::Handshake)
 }

@@ -4,20 +4,20 @@
 mod accept_queue;
 pub mod admin;
 mod connections;
-mod door;
-mod drain;
 mod entrance;
-mod hang_up;
+mod hangup;
 pub(crate) mod http1;
 pub(crate) mod http2;
+mod lingering;
+mod listener_shutdown;
 
+mod client_io;
 mod inspect;
-mod malformed;
+mod lifetime;
 pub(crate) mod proxy_protocol;
-mod rarely;
+mod request_error;
 mod serve;
-mod stay;
-mod stream;
+mod throttled_log;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,15 +25,15 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::config::Listen;
-use crate::live::Live;
 use crate::net::listen::Listener;
-use crate::policy::identify::Caller;
+use crate::policy::authn::Caller;
+use crate::state::Runtime;
 use accept_queue::AcceptQueue;
 pub use connections::Connections;
-use door::Way;
-pub use door::{Door, Doorkeeper};
-use entrance::{Entered, Transport, Turned};
-use rarely::{Kind, Rarely};
+use entrance::{Established, RejectedConnection, Transport};
+use listener_shutdown::ConnContext;
+pub use listener_shutdown::{ListenerShutdown, ShutdownHandle};
+use throttled_log::{ThrottledLog, WarningKind};
 
 /// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -43,10 +43,16 @@ const INTRODUCING_MAX: usize = 100;
 
 /// Accepts until the door closes, and ends when all have left who came in; dropped, it takes them along. During a drain it
 /// goes on where no other process can listen yet, so that a new request gets `draining` instead of a refused connection.
-pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connections: Connections, door: Door) {
+pub async fn accept(
+    live: Arc<Runtime>,
+    listener: Listener,
+    listen: Listen,
+    connections: Connections,
+    door: ListenerShutdown,
+) {
     let listen = Arc::new(listen);
     let mut serving = JoinSet::new();
-    let rarely = Arc::new(Rarely::new());
+    let rarely = Arc::new(ThrottledLog::new());
     let mut queue = AcceptQueue::new(listener, door.clone());
     loop {
         let accepted = tokio::select! {
@@ -81,12 +87,14 @@ pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connect
                 let caller = Caller { listen: Some(Arc::clone(&listen)), ..Caller::default() };
                 let (connections, door) = (connections.clone(), door.clone());
                 serving.spawn(async move {
-                    match entrance::enter(&live, stream, peer, &mut open, (caller, evictable)).await {
-                        Ok(Entered { stream, caller, evictable, transport }) => {
-                            let way = Way { connections, door, number: open.number() };
+                    match entrance::establish(&live, stream, peer, &mut open, (caller, evictable)).await {
+                        Ok(Established { stream, caller, evictable, transport }) => {
+                            let way = ConnContext { connections, door, number: open.number() };
                             let (caller, way) = (Arc::new(caller), (way, evictable));
                             match transport {
-                                Transport::LacksTls => serve::refuse_plaintext(live, stream, caller, way).await,
+                                Transport::UnexpectedPlaintext => {
+                                    serve::refuse_plaintext(live, stream, caller, way).await
+                                }
                                 _ => serve::serve(live, stream, transport, caller, way).await,
                             }
                         }
@@ -96,7 +104,7 @@ pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connect
                 });
             }
             Err(fault) => {
-                rarely.warn(Kind::Accept(fault.raw_os_error()), || {
+                rarely.warn(WarningKind::Accept(fault.raw_os_error()), || {
                     format!("cannot accept connections on {}: {fault}", queue.name())
                 });
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -107,7 +115,7 @@ pub async fn accept(live: Arc<Live>, listener: Listener, listen: Listen, connect
     while serving.join_next().await.is_some() {}
 }
 
-fn warn_of(rarely: &Rarely, turned: &Turned) {
+fn warn_of(rarely: &ThrottledLog, turned: &RejectedConnection) {
     if let Some(kind) = turned.kind() {
         rarely.warn(kind, || turned.to_string());
     }

@@ -26,7 +26,7 @@ const READ_SIZE: usize = 512;
 
 /// For whom a connection is.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(super) enum Origin {
+pub(super) enum ProxiedSource {
     /// Whoever sent the header: a health check, or a connection of which it knows nothing else.
     Sender,
     Address(IpAddr),
@@ -35,7 +35,7 @@ pub(super) enum Origin {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum ProxyHeaderError {
     Missing,
     /// Longer than the version allows, or than anybody needs.
     TooLong,
@@ -50,25 +50,28 @@ pub(super) enum Fault {
     Cut,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ProxyHeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Missing => f.write_str("no PROXY protocol header"),
-            Fault::TooLong => f.write_str("a PROXY protocol header that is too long"),
-            Fault::Line => f.write_str("a malformed PROXY protocol line"),
-            Fault::Version(version) => write!(f, "PROXY protocol version {version}"),
-            Fault::Command(command) => write!(f, "unknown PROXY protocol command {command}"),
-            Fault::Family(family) => write!(f, "unknown PROXY protocol family and transport {family:#04x}"),
-            Fault::Addresses => f.write_str("a PROXY protocol header without room for its addresses"),
-            Fault::Cut => f.write_str("no whole PROXY protocol header in time"),
+            ProxyHeaderError::Missing => f.write_str("no PROXY protocol header"),
+            ProxyHeaderError::TooLong => f.write_str("a PROXY protocol header that is too long"),
+            ProxyHeaderError::Line => f.write_str("a malformed PROXY protocol line"),
+            ProxyHeaderError::Version(version) => write!(f, "PROXY protocol version {version}"),
+            ProxyHeaderError::Command(command) => write!(f, "unknown PROXY protocol command {command}"),
+            ProxyHeaderError::Family(family) => write!(f, "unknown PROXY protocol family and transport {family:#04x}"),
+            ProxyHeaderError::Addresses => f.write_str("a PROXY protocol header without room for its addresses"),
+            ProxyHeaderError::Cut => f.write_str("no whole PROXY protocol header in time"),
         }
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ProxyHeaderError {}
 
 /// Reads the header off `stream`; what came after it is left in `buffer`.
-pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> Result<Origin, Fault> {
+pub(super) async fn receive(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+) -> Result<ProxiedSource, ProxyHeaderError> {
     loop {
         if let Some((origin, length)) = parse(buffer)? {
             buffer.advance(length);
@@ -77,13 +80,13 @@ pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin), buffer: &mut 
         buffer.reserve(READ_SIZE);
         match stream.read_buf(buffer).await {
             Ok(length) if length > 0 => {}
-            _ => return Err(Fault::Cut),
+            _ => return Err(ProxyHeaderError::Cut),
         }
     }
 }
 
 /// The origin and the header's length; `None` while it is incomplete. What cannot become one is refused at once.
-fn parse(bytes: &[u8]) -> Result<Option<(Origin, usize)>, Fault> {
+fn parse(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderError> {
     let may_become = |signature: &[u8]| {
         let length = bytes.len().min(signature.len());
         bytes[..length] == signature[..length]
@@ -93,37 +96,39 @@ fn parse(bytes: &[u8]) -> Result<Option<(Origin, usize)>, Fault> {
     } else if may_become(V1_SIGNATURE) {
         parse_v1(bytes)
     } else {
-        Err(Fault::Missing)
+        Err(ProxyHeaderError::Missing)
     }
 }
 
-fn parse_v1(bytes: &[u8]) -> Result<Option<(Origin, usize)>, Fault> {
+fn parse_v1(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderError> {
     let Some(end) = memchr::memchr(b'\n', &bytes[..bytes.len().min(V1_MAX)]) else {
-        return if bytes.len() < V1_MAX { Ok(None) } else { Err(Fault::TooLong) };
+        return if bytes.len() < V1_MAX { Ok(None) } else { Err(ProxyHeaderError::TooLong) };
     };
     // Behind UNKNOWN anything may stand; in an address no replacement character passes.
-    let line = String::from_utf8_lossy(bytes[..end].strip_suffix(b"\r").ok_or(Fault::Line)?);
+    let line = String::from_utf8_lossy(bytes[..end].strip_suffix(b"\r").ok_or(ProxyHeaderError::Line)?);
     let mut words = line.split(' ').skip(1);
     let origin = match words.next() {
-        Some("TCP4") => Origin::Address(v1_source::<Ipv4Addr>(words)?),
-        Some("TCP6") => Origin::Address(v1_source::<Ipv6Addr>(words)?),
+        Some("TCP4") => ProxiedSource::Address(v1_source::<Ipv4Addr>(words)?),
+        Some("TCP6") => ProxiedSource::Address(v1_source::<Ipv6Addr>(words)?),
         // "The receiver must ignore anything presented before the CRLF is found."
-        Some("UNKNOWN") => Origin::Sender,
-        _ => return Err(Fault::Line),
+        Some("UNKNOWN") => ProxiedSource::Sender,
+        _ => return Err(ProxyHeaderError::Line),
     };
     Ok(Some((origin, end + 1)))
 }
 
 /// Source and destination, address and port, and nothing behind.
-fn v1_source<'a, A: std::str::FromStr + Into<IpAddr>>(words: impl Iterator<Item = &'a str>) -> Result<IpAddr, Fault> {
+fn v1_source<'a, A: std::str::FromStr + Into<IpAddr>>(
+    words: impl Iterator<Item = &'a str>,
+) -> Result<IpAddr, ProxyHeaderError> {
     let words: Vec<&str> = words.take(5).collect();
-    let [source, destination, source_port, destination_port] = words[..] else { return Err(Fault::Line) };
-    let address = |text: &str| text.parse::<A>().map(Into::<IpAddr>::into).map_err(|_| Fault::Line);
+    let [source, destination, source_port, destination_port] = words[..] else { return Err(ProxyHeaderError::Line) };
+    let address = |text: &str| text.parse::<A>().map(Into::<IpAddr>::into).map_err(|_| ProxyHeaderError::Line);
     let source = address(source)?;
     address(destination)?;
     match is_port(source_port) && is_port(destination_port) {
         true => Ok(source.to_canonical()),
-        false => Err(Fault::Line),
+        false => Err(ProxyHeaderError::Line),
     }
 }
 
@@ -132,17 +137,17 @@ fn is_port(text: &str) -> bool {
     text.parse::<u16>().is_ok_and(|port| port.to_string() == text)
 }
 
-fn parse_v2(bytes: &[u8]) -> Result<Option<(Origin, usize)>, Fault> {
+fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderError> {
     let Some((fixed, rest)) = bytes.split_at_checked(V2_FIXED) else { return Ok(None) };
     let (version, command, family) = (fixed[12] >> 4, fixed[12] & 0xf, fixed[13]);
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     match (version, command) {
         (2, 0 | 1) => {}
-        (2, command) => return Err(Fault::Command(command)),
-        (version, _) => return Err(Fault::Version(version)),
+        (2, command) => return Err(ProxyHeaderError::Command(command)),
+        (version, _) => return Err(ProxyHeaderError::Version(version)),
     }
     if length > V2_REST_MAX {
-        return Err(Fault::TooLong);
+        return Err(ProxyHeaderError::TooLong);
     }
     let addresses = match family {
         0x00 => 0,
@@ -151,19 +156,19 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Origin, usize)>, Fault> {
         0x31 => 216,
         // A health check may leave anything here (§2.2).
         _ if command == 0 => 0,
-        family => return Err(Fault::Family(family)),
+        family => return Err(ProxyHeaderError::Family(family)),
     };
     if command == 1 && length < addresses {
-        return Err(Fault::Addresses);
+        return Err(ProxyHeaderError::Addresses);
     }
     let Some(rest) = rest.get(..length) else { return Ok(None) };
     let origin = match (command, family) {
         (1, 0x11) => v2_address::<4>(rest).map(IpAddr::from),
         (1, 0x21) => v2_address::<16>(rest).map(|bytes| IpAddr::from(bytes).to_canonical()),
-        (1, 0x31) => return Ok(Some((Origin::Unix, V2_FIXED + length))),
+        (1, 0x31) => return Ok(Some((ProxiedSource::Unix, V2_FIXED + length))),
         _ => None,
     };
-    Ok(Some((origin.map_or(Origin::Sender, Origin::Address), V2_FIXED + length)))
+    Ok(Some((origin.map_or(ProxiedSource::Sender, ProxiedSource::Address), V2_FIXED + length)))
 }
 
 /// The source stands first.

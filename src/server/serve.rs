@@ -9,16 +9,16 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
+use super::client_io::{ClientIo, Rewind, poll_read};
 use super::connections::Evictable;
-use super::door::Way;
 use super::entrance::Transport;
-use super::inspect::{self, Accepted};
-use super::stay::Stay;
-use super::stream::{Replayed, Stream, poll_read};
+use super::inspect::{self, InspectedStream};
+use super::lifetime::ConnectionLifetime;
+use super::listener_shutdown::ConnContext;
 use super::{http1, http2};
-use crate::delivery::{self, tunnel::Inspection};
-use crate::live::Live;
-use crate::policy::identify::Caller;
+use crate::delivery::{self, tunnel::InspectedTunnel};
+use crate::policy::authn::Caller;
+use crate::state::Runtime;
 
 /// What a client of HTTP/2 sends first (RFC 9113 §3.4), with ALPN or without: no request of HTTP/1 begins so.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -30,35 +30,35 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Serves a connection to its end. Of `caller` it is known by now what the connection shows. It stays evictable from its
 /// arrival to the first request.
 pub(super) async fn serve(
-    live: Arc<Live>,
-    stream: Box<dyn Stream>,
+    runtime: Arc<Runtime>,
+    stream: Box<dyn ClientIo>,
     transport: Transport,
     caller: Arc<Caller>,
-    way: (Way, Evictable),
+    way: (ConnContext, Evictable),
 ) {
-    let stay = Stay::new(&live, &caller, None, Some(way));
-    if let Some((outside, inspection)) = serve_one(&live, stream, transport, &caller, stay).await {
-        inside(live, outside, inspection, caller).await;
+    let stay = ConnectionLifetime::new(&runtime, &caller, None, Some(way));
+    if let Some((outside, inspection)) = serve_one(&runtime, stream, transport, &caller, stay).await {
+        inside(runtime, outside, inspection, caller).await;
     }
 }
 
 /// Answers a client that speaks plain HTTP to a listener with TLS, and closes the connection.
 pub(super) async fn refuse_plaintext(
-    live: Arc<Live>,
-    stream: Box<dyn Stream>,
+    runtime: Arc<Runtime>,
+    stream: Box<dyn ClientIo>,
     caller: Arc<Caller>,
-    way: (Way, Evictable),
+    way: (ConnContext, Evictable),
 ) {
-    let stay = Stay::new(&live, &caller, None, Some(way));
-    let response = delivery::refuse_plaintext(&live, &caller);
-    http1::refuse(&live, stream, response, &stay).await;
+    let stay = ConnectionLifetime::new(&runtime, &caller, None, Some(way));
+    let response = delivery::refuse_plaintext(&runtime, &caller);
+    http1::refuse(&runtime, stream, response, &stay).await;
 }
 
-/// Serves what is inside of a tunnel that is inspected; an [`inspect::Inside`].
+/// Serves what is inside of a tunnel that is inspected; an [`InspectedStream`].
 fn inside(
-    live: Arc<Live>,
-    outside: Box<dyn Stream>,
-    mut inspection: Box<Inspection>,
+    runtime: Arc<Runtime>,
+    outside: Box<dyn ClientIo>,
+    mut inspection: Box<InspectedTunnel>,
     caller: Arc<Caller>,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
@@ -66,49 +66,54 @@ fn inside(
         let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
         // Inside of a tunnel there is no other.
         let caller = Arc::new(caller);
-        let stay = Stay::new(&live, &caller, Some(inspection.until), None);
+        let stay = ConnectionLifetime::new(&runtime, &caller, Some(inspection.until), None);
         match accepted {
-            Accepted::Inside(stream) => {
-                serve_one(&live, stream, Transport::Tls, &caller, stay).await;
+            InspectedStream::Http(stream) => {
+                serve_one(&runtime, stream, Transport::Tls, &caller, stay).await;
                 inspection.end();
             }
-            Accepted::LacksTls(stream) => {
+            InspectedStream::UnexpectedPlaintext(stream) => {
                 let response = inspection.refuse_plaintext();
-                http1::refuse(&live, stream, response, &stay).await;
+                http1::refuse(&runtime, stream, response, &stay).await;
             }
-            Accepted::Cut => {}
+            InspectedStream::Aborted => {}
         }
     })
 }
 
 /// Gives a tunnel that is to be inspected, if it comes to that.
 async fn serve_one(
-    live: &Arc<Live>,
-    mut stream: Box<dyn Stream>,
+    runtime: &Arc<Runtime>,
+    mut stream: Box<dyn ClientIo>,
     transport: Transport,
     caller: &Arc<Caller>,
-    stay: Stay,
-) -> Option<(Box<dyn Stream>, Box<Inspection>)> {
+    stay: ConnectionLifetime,
+) -> Option<(Box<dyn ClientIo>, Box<InspectedTunnel>)> {
     let mut opening = BytesMut::new();
-    if !read_opening(live, &stay, &mut stream, &mut opening).await {
+    if !read_opening(runtime, &stay, &mut stream, &mut opening).await {
         return None;
     }
     if transport == Transport::Plaintext && opening.starts_with(TLS_HANDSHAKE) {
-        http1::refuse(live, stream, delivery::refuse_tls(live, caller), &stay).await;
+        http1::refuse(runtime, stream, delivery::refuse_tls(runtime, caller), &stay).await;
         return None;
     }
     if opening.starts_with(PREFACE) {
-        Box::pin(http2::serve(Arc::clone(live), Replayed::new(opening, stream), Arc::clone(caller), stay, inside))
+        Box::pin(http2::serve(Arc::clone(runtime), Rewind::new(opening, stream), Arc::clone(caller), stay, inside))
             .await;
         None
     } else {
-        http1::serve(live, stream, opening, caller, stay).await
+        http1::serve(runtime, stream, opening, caller, stay).await
     }
 }
 
 /// Reads as much as tells the versions apart. False: the client went, or it is time to.
-async fn read_opening(live: &Live, stay: &Stay, stream: &mut Box<dyn Stream>, opening: &mut BytesMut) -> bool {
-    let mut over = pin!(Some(stay.over()));
+async fn read_opening(
+    live: &Runtime,
+    stay: &ConnectionLifetime,
+    stream: &mut Box<dyn ClientIo>,
+    opening: &mut BytesMut,
+) -> bool {
+    let mut over = pin!(Some(stay.closed()));
     let mut evicted = pin!(stay.evicted_unidentified());
     let mut deadline = Instant::now() + live.in_force().plan.timeouts.idle;
     loop {

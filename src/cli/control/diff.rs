@@ -9,10 +9,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::load_or_say;
-use super::socket::{Question, Socket, Unasked, ask};
-use super::{count, file_exists, rejected, show};
+use super::socket::{AdminError, AdminRequest, AdminSocket, send};
+use super::{count, file_exists, print_outcome, rejected};
 use crate::config::journal::absolute;
-use crate::live::configuration::{Outcome, Verdict};
+use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 use crate::sysexits;
 
 #[derive(Args)]
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Diff {
     config: Option<PathBuf>,
     /// The unix socket of what runs
     #[arg(long, value_name = "unix:PATH")]
-    admin: Option<Socket>,
+    admin: Option<AdminSocket>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -45,7 +45,7 @@ impl Diff {
         }
         let sockets = match &self.admin {
             Some(socket) => vec![socket.clone()],
-            None => Socket::of(self.config.as_deref()),
+            None => AdminSocket::of(self.config.as_deref()),
         };
         let body = match self.other_file(&sockets) {
             Ok(None) => Vec::new(),
@@ -56,7 +56,7 @@ impl Diff {
             },
             Err(unasked) => return unasked.say(),
         };
-        let outcome: Outcome = match ask(&sockets, &Question::post("/diff", body)) {
+        let outcome: ReloadOutcome = match send(&sockets, &AdminRequest::post("/diff", body)) {
             Ok(outcome) => outcome,
             Err(unasked) => return unasked.say(),
         };
@@ -64,17 +64,17 @@ impl Diff {
             println!("{:#}", json!(outcome));
         }
         match outcome.outcome {
-            Verdict::Rejected if self.json => ExitCode::from(sysexits::CONFIG),
-            Verdict::Rejected => rejected(&outcome),
-            Verdict::Unchanged | Verdict::Adopted => {
+            ReloadVerdict::Rejected if self.json => ExitCode::from(sysexits::CONFIG),
+            ReloadVerdict::Rejected => rejected(&outcome),
+            ReloadVerdict::Unchanged | ReloadVerdict::Adopted => {
                 if !self.json {
                     eprintln!("no difference to configuration {}", outcome.number);
                 }
                 ExitCode::SUCCESS
             }
-            Verdict::Different => {
+            ReloadVerdict::Different => {
                 if !self.json {
-                    show(&outcome);
+                    print_outcome(&outcome);
                     eprintln!("{} to configuration {}", count(&outcome), outcome.number);
                 }
                 ExitCode::FAILURE
@@ -83,9 +83,9 @@ impl Diff {
     }
 
     /// `None`: the file of what runs is meant, which the proxy reads as it would for a reload, with its own secrets.
-    fn other_file(&self, sockets: &[Socket]) -> Result<Option<&Path>, Unasked> {
+    fn other_file(&self, sockets: &[AdminSocket]) -> Result<Option<&Path>, AdminError> {
         let Some(path) = &self.config else { return Ok(None) };
-        let status: Value = ask(sockets, &Question::get("/status"))?;
+        let status: Value = send(sockets, &AdminRequest::get("/status"))?;
         let running = status["configuration"]["file"].as_str().map(Path::new);
         let same = |a: &Path, b: &Path| a == b || a.canonicalize().ok() == b.canonicalize().ok();
         Ok((!running.is_some_and(|running| same(running, path))).then_some(path.as_path()))

@@ -9,10 +9,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::{DEFAULT_PATH, visible};
-use super::Which;
-use super::socket::{Question, ask};
-use crate::config::Operating;
-use crate::history::{self, Entry};
+use super::ProxySelector;
+use super::socket::{AdminRequest, send};
+use crate::config::ControlPaths;
+use crate::history::{self, HistoryEntry};
 use crate::sysexits;
 
 /// Of its changes, in the list.
@@ -30,9 +30,9 @@ pub(in crate::cli) struct History {
     /// What this one changed
     number: Option<u64>,
     #[command(flatten)]
-    pub(super) which: Which,
+    pub(super) which: ProxySelector,
     #[command(flatten)]
-    pub(super) place: Place,
+    pub(super) location: HistoryLocation,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -40,21 +40,21 @@ pub(in crate::cli) struct History {
 
 /// Where they are kept.
 #[derive(Args)]
-pub(super) struct Place {
+pub(super) struct HistoryLocation {
     /// The folder of server.state. Default: the running proxy's, else what the configuration says
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 }
 
-impl Place {
+impl HistoryLocation {
     /// As the one that runs says, where one does.
-    pub(super) fn open(&self, which: &Which, running: Option<&Value>) -> history::History {
+    pub(super) fn open(&self, which: &ProxySelector, running: Option<&Value>) -> history::History {
         let folder = match (&self.state, running.and_then(|running| running["history"].as_str())) {
             (Some(state), _) => state.join("history"),
             (None, Some(folder)) => PathBuf::from(folder),
             (None, None) => {
                 let file = which.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
-                let state = Operating::read(&file).state;
+                let state = ControlPaths::read(&file).state;
                 state.unwrap_or_else(|| history::DEFAULT_STATE.into()).join("history")
             }
         };
@@ -90,8 +90,8 @@ impl History {
         if let Err(code) = self.which.check() {
             return code;
         }
-        let running: Option<Value> = ask(&self.which.sockets(), &Question::get("/status")).ok();
-        let history = self.place.open(&self.which, running.as_ref());
+        let running: Option<Value> = send(&self.which.sockets(), &AdminRequest::get("/status")).ok();
+        let history = self.location.open(&self.which, running.as_ref());
         let in_force = running.and_then(|running| running["configuration"]["number"].as_u64());
         let entries = match self.number {
             Some(number) => history.entry(number).map(|entry| vec![entry]),
@@ -107,7 +107,7 @@ impl History {
         };
         let newest_first = entries.iter().rev();
         if self.json {
-            let entry = |entry: &Entry| {
+            let entry = |entry: &HistoryEntry| {
                 let mut entry_json = json!(entry);
                 entry_json["in_force"] = (Some(entry.number) == in_force).into();
                 entry_json
@@ -117,7 +117,7 @@ impl History {
         }
         for entry in newest_first {
             let mark = if Some(entry.number) == in_force { '*' } else { ' ' };
-            let Entry { number, at, by, how, difference, .. } = entry;
+            let HistoryEntry { number, at, by, how, difference, .. } = entry;
             match self.number {
                 Some(_) => {
                     println!("{mark}{number}  {at:.0}  {}  {}", visible(how), visible(by));
@@ -130,7 +130,7 @@ impl History {
     }
 }
 
-fn summary(entry: &Entry) -> String {
+fn summary(entry: &HistoryEntry) -> String {
     let count = entry.difference.changes.len() + entry.difference.more;
     let Some(first) = entry.difference.changes.first() else { return "-".to_owned() };
     let first = visible(first);

@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::visible;
-use super::socket::{Question, ask};
-use super::{Which, count, rejected, show};
-use crate::live::configuration::{Outcome, Verdict};
+use super::socket::{AdminRequest, send};
+use super::{ProxySelector, count, print_outcome, rejected};
+use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 use crate::sysexits;
 
 #[derive(Args)]
@@ -21,7 +21,7 @@ use crate::sysexits;
 Exit code 0: in force, or it already was. 78: has problems, which are shown; what ran runs on. 69: nobody to ask.")]
 pub(in crate::cli) struct Reload {
     #[command(flatten)]
-    which: Which,
+    which: ProxySelector,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -32,29 +32,29 @@ impl Reload {
         if let Err(code) = self.which.check() {
             return code;
         }
-        let outcome: Outcome = match ask(&self.which.sockets(), &Question::post("/reload", Vec::new())) {
+        let outcome: ReloadOutcome = match send(&self.which.sockets(), &AdminRequest::post("/reload", Vec::new())) {
             Ok(outcome) => outcome,
             Err(unasked) => return unasked.say(),
         };
         if self.json {
             println!("{:#}", json!(outcome));
-            let has_failed = outcome.outcome == Verdict::Rejected;
+            let has_failed = outcome.outcome == ReloadVerdict::Rejected;
             return if has_failed { ExitCode::from(sysexits::CONFIG) } else { ExitCode::SUCCESS };
         }
-        let Outcome { number, at, by, .. } = &outcome;
+        let ReloadOutcome { number, at, by, .. } = &outcome;
         match outcome.outcome {
-            Verdict::Rejected => {
+            ReloadVerdict::Rejected => {
                 let code = rejected(&outcome);
                 eprintln!("not adopted: configuration {number} stays in force");
                 code
             }
-            Verdict::Adopted => {
-                show(&outcome);
+            ReloadVerdict::Adopted => {
+                print_outcome(&outcome);
                 eprintln!("configuration {number} is in force: {}", count(&outcome));
                 ExitCode::SUCCESS
             }
-            Verdict::Unchanged | Verdict::Different => {
-                show(&outcome);
+            ReloadVerdict::Unchanged | ReloadVerdict::Different => {
+                print_outcome(&outcome);
                 eprintln!("unchanged: configuration {number} is in force since {at}, by {}", visible(by));
                 ExitCode::SUCCESS
             }

@@ -11,17 +11,17 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::super::{DEFAULT_PATH, show as show_problems, visible};
-use super::history::{Place, no_entry};
-use super::socket::{Question, Socket, Unasked, ask};
-use super::{Which, count, rejected, show};
+use super::super::{DEFAULT_PATH, print_problems as show_problems, visible};
+use super::history::{HistoryLocation, no_entry};
+use super::socket::{AdminError, AdminRequest, AdminSocket, send};
+use super::{ProxySelector, count, print_outcome, rejected};
 use crate::config::difference::Difference;
 use crate::config::journal::{self, Overlay};
 use crate::config::{self, KeyDirs};
-use crate::history::restore::{self, Begun, Unwritable};
-use crate::history::{Entry, FolderLock, History};
-use crate::live::configuration::{Outcome, Verdict};
+use crate::history::restore::{self, PendingRollback, Unwritable};
+use crate::history::{FolderLock, History, HistoryEntry};
 use crate::policy;
+use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 use crate::sysexits;
 
 #[derive(Args)]
@@ -43,9 +43,9 @@ pub(in crate::cli) struct Rollback {
     #[arg(required_unless_present = "finish")]
     number: Option<u64>,
     #[command(flatten)]
-    which: Which,
+    which: ProxySelector,
     #[command(flatten)]
-    place: Place,
+    location: HistoryLocation,
     /// Only show what would change
     #[arg(long)]
     dry_run: bool,
@@ -72,14 +72,14 @@ impl Rollback {
             finish_former(&main)?;
         }
         let Some(number) = self.number else { return tell(&self.which.sockets(), asked.is_some(), None) };
-        let history = self.place.open(&self.which, asked.as_ref());
+        let history = self.location.open(&self.which, asked.as_ref());
         let entry = history.entry(number).map_err(|fault| no_entry(&history, number, &fault))?;
         let overlay = overlay(&history, &entry, &main)?;
         let sockets = self.which.sockets();
         let outcome = judge(&sockets, asked.is_some(), &main, &overlay, &history)?;
         let differs = differing(&overlay);
-        show(&outcome);
-        if outcome.outcome == Verdict::Unchanged && differs.is_empty() {
+        print_outcome(&outcome);
+        if outcome.outcome == ReloadVerdict::Unchanged && differs.is_empty() {
             eprintln!("nothing to do: configuration {number} is on disk, and in force");
             return Ok(ExitCode::SUCCESS);
         }
@@ -104,10 +104,10 @@ impl Rollback {
         if self.offline {
             return Ok(None);
         }
-        let running: Value = match ask(&self.which.sockets(), &Question::get("/status")) {
+        let running: Value = match send(&self.which.sockets(), &AdminRequest::get("/status")) {
             Ok(running) => running,
             // Nothing depends on its word: nothing is written, or what is counts already.
-            Err(Unasked::Nobody(_)) if self.dry_run || self.finish => return Ok(None),
+            Err(AdminError::NotListening(_)) if self.dry_run || self.finish => return Ok(None),
             Err(unasked) => {
                 let code = unasked.say();
                 eprintln!("nothing was written: where outgate does not run, --offline writes without its word");
@@ -131,7 +131,7 @@ impl Rollback {
 /// The folder of the main file, in which nobody else may write, and nobody else does meanwhile.
 fn held(main: &Path) -> Result<FolderLock, ExitCode> {
     let home = main.parent().unwrap_or(Path::new("/"));
-    let place = journal::place(main);
+    let place = journal::path(main);
     let folders = [Some(home), place.symlink_metadata().is_ok().then_some(place.as_path())];
     for folder in folders.into_iter().flatten() {
         restore::check_folder(folder).map_err(|fault| unwritten(main, &fault))?;
@@ -143,7 +143,7 @@ fn held(main: &Path) -> Result<FolderLock, ExitCode> {
 }
 
 /// The files that are to be there, if they are of this configuration.
-fn overlay(history: &History, entry: &Entry, main: &Path) -> Result<Overlay, ExitCode> {
+fn overlay(history: &History, entry: &HistoryEntry, main: &Path) -> Result<Overlay, ExitCode> {
     if entry.files.first().is_none_or(|file| file != main) {
         let file = entry.files.first().map_or_else(Default::default, |file| file.display().to_string());
         eprintln!("outgate: configuration {} is of {file}, not of {}", entry.number, main.display());
@@ -171,22 +171,22 @@ fn no_strangers(main: &Path, overlay: &Overlay) -> Result<(), ExitCode> {
 
 /// Whether it would be adopted today: by the word of the one that runs, which has its own secrets, else by ours.
 fn judge(
-    sockets: &[Socket],
+    sockets: &[AdminSocket],
     is_running: bool,
     main: &Path,
     overlay: &Overlay,
     history: &History,
-) -> Result<Outcome, ExitCode> {
+) -> Result<ReloadOutcome, ExitCode> {
     if is_running {
-        let question = Question::post(&format!("/diff?entry={}", overlay.number), Vec::new());
-        let outcome: Outcome = ask(sockets, &question).map_err(Unasked::say)?;
+        let question = AdminRequest::post(&format!("/diff?entry={}", overlay.number), Vec::new());
+        let outcome: ReloadOutcome = send(sockets, &question).map_err(AdminError::say)?;
         return match outcome.outcome {
-            Verdict::Rejected => {
+            ReloadVerdict::Rejected => {
                 let code = rejected(&outcome);
                 eprintln!("not put back: configuration {} would not be adopted today", overlay.number);
                 Err(code)
             }
-            Verdict::Adopted | Verdict::Unchanged | Verdict::Different => Ok(outcome),
+            ReloadVerdict::Adopted | ReloadVerdict::Unchanged | ReloadVerdict::Different => Ok(outcome),
         };
     }
     let now = jiff::Timestamp::now();
@@ -210,9 +210,9 @@ fn judge(
         let compared = history.difference(&last, &written);
         compared.inspect_err(|fault| eprintln!("cannot compare with configuration {}: {fault}", last.number)).ok()
     });
-    let difference = difference.unwrap_or_else(|| Difference::between(&config::Written::default(), &written));
-    let outcome = if difference.is_empty() { Verdict::Unchanged } else { Verdict::Different };
-    Ok(Outcome { outcome, difference, ..Outcome::default() })
+    let difference = difference.unwrap_or_else(|| Difference::between(&config::SourceSnapshot::default(), &written));
+    let outcome = if difference.is_empty() { ReloadVerdict::Unchanged } else { ReloadVerdict::Different };
+    Ok(ReloadOutcome { outcome, difference, ..ReloadOutcome::default() })
 }
 
 /// The files that are not on disk as they would be.
@@ -222,10 +222,14 @@ fn differing(overlay: &Overlay) -> Vec<&Path> {
 }
 
 /// What came of it, if anybody was there to take it.
-fn begun_is_in_force(sockets: &[Socket], begun: Begun, main: &Path) -> Result<Option<Outcome>, ExitCode> {
+fn begun_is_in_force(
+    sockets: &[AdminSocket],
+    begun: PendingRollback,
+    main: &Path,
+) -> Result<Option<ReloadOutcome>, ExitCode> {
     let number = begun.overlay().number;
-    let taken: Result<Outcome, Unasked> = ask(sockets, &Question::post("/reload", Vec::new()));
-    let finish = |begun: Begun| {
+    let taken: Result<ReloadOutcome, AdminError> = send(sockets, &AdminRequest::post("/reload", Vec::new()));
+    let finish = |begun: PendingRollback| {
         begun.finish().map_err(|fault| {
             let code = unwritten(main, &fault);
             eprintln!(
@@ -235,7 +239,7 @@ fn begun_is_in_force(sockets: &[Socket], begun: Begun, main: &Path) -> Result<Op
         })
     };
     match taken {
-        Ok(outcome) if outcome.outcome == Verdict::Rejected => {
+        Ok(outcome) if outcome.outcome == ReloadVerdict::Rejected => {
             begun.give_up().map_err(|fault| unwritten(main, &fault))?;
             let code = rejected(&outcome);
             eprintln!("not put back: configuration {} stays in force, and on disk", outcome.number);
@@ -243,7 +247,7 @@ fn begun_is_in_force(sockets: &[Socket], begun: Begun, main: &Path) -> Result<Op
         }
         Ok(outcome) => finish(begun).map(|()| Some(outcome)),
         // Whoever ran is gone by now: the next start finds it.
-        Err(Unasked::Nobody(_)) => finish(begun).map(|()| None),
+        Err(AdminError::NotListening(_)) => finish(begun).map(|()| None),
         Err(unasked) => {
             let code = unasked.say();
             eprintln!(
@@ -268,16 +272,16 @@ fn finish_former(main: &Path) -> Result<(), ExitCode> {
 }
 
 /// What is in force in the end; `taken`: as it was before the files were in their places.
-fn tell(sockets: &[Socket], is_running: bool, taken: Option<Outcome>) -> Result<ExitCode, ExitCode> {
+fn tell(sockets: &[AdminSocket], is_running: bool, taken: Option<ReloadOutcome>) -> Result<ExitCode, ExitCode> {
     if !is_running {
         eprintln!("nobody was asked: what is on disk is in force from the next start or reload");
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome: Outcome = match (ask(sockets, &Question::post("/reload", Vec::new())), taken) {
+    let outcome: ReloadOutcome = match (send(sockets, &AdminRequest::post("/reload", Vec::new())), taken) {
         (Ok(outcome), _) | (Err(_), Some(outcome)) => outcome,
         (Err(unasked), None) => return Err(unasked.say()),
     };
-    if outcome.outcome == Verdict::Rejected {
+    if outcome.outcome == ReloadVerdict::Rejected {
         return Ok(rejected(&outcome));
     }
     eprintln!(

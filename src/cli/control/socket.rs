@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::super::alone::runtime;
 use super::super::{DEFAULT_PATH, visible};
-use crate::config::Operating;
+use crate::config::ControlPaths;
 use crate::sysexits;
 
 /// Where the packages have it.
@@ -27,9 +27,9 @@ const DEFAULT_SOCKET: &str = "/run/outgate/admin.sock";
 const PATIENCE: Duration = Duration::from_secs(70);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cli) struct Socket(PathBuf);
+pub(in crate::cli) struct AdminSocket(PathBuf);
 
-impl FromStr for Socket {
+impl FromStr for AdminSocket {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -40,11 +40,11 @@ impl FromStr for Socket {
     }
 }
 
-impl Socket {
+impl AdminSocket {
     /// Those of a configuration; without a file named, also where the packages have it: what runs may be older than the
     /// file.
     pub(super) fn of(config: Option<&Path>) -> Vec<Self> {
-        let mut sockets = Operating::read(config.unwrap_or(Path::new(DEFAULT_PATH))).sockets;
+        let mut sockets = ControlPaths::read(config.unwrap_or(Path::new(DEFAULT_PATH))).sockets;
         if sockets.is_empty() || config.is_none() {
             sockets.push(DEFAULT_SOCKET.into());
         }
@@ -53,13 +53,13 @@ impl Socket {
 }
 
 /// What to ask.
-pub(super) struct Question {
+pub(super) struct AdminRequest {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) body: Vec<u8>,
 }
 
-impl Question {
+impl AdminRequest {
     pub(super) fn get(path: &str) -> Self {
         Self { method: Method::GET, path: path.to_owned(), body: Vec::new() }
     }
@@ -70,41 +70,41 @@ impl Question {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Unasked {
+pub(super) enum AdminError {
     /// Nobody listens there.
-    Nobody(String),
+    NotListening(String),
     Failed(String),
 }
 
-impl Unasked {
+impl AdminError {
     /// Says so, and gives the exit code for it.
     pub(super) fn say(self) -> ExitCode {
-        let (Self::Nobody(why) | Self::Failed(why)) = self;
+        let (Self::NotListening(why) | Self::Failed(why)) = self;
         eprintln!("outgate: {why}");
         ExitCode::from(sysexits::UNAVAILABLE)
     }
 }
 
 /// Asks the first of the sockets where somebody listens.
-pub(super) fn ask<T: DeserializeOwned>(sockets: &[Socket], question: &Question) -> Result<T, Unasked> {
-    let runtime = runtime().map_err(|_| Unasked::Failed("cannot wait for an answer".into()))?;
+pub(super) fn send<T: DeserializeOwned>(sockets: &[AdminSocket], question: &AdminRequest) -> Result<T, AdminError> {
+    let runtime = runtime().map_err(|_| AdminError::Failed("cannot wait for an answer".into()))?;
     let (status, body) = runtime.block_on(async {
         let asking = async {
             let (stream, socket) = connect(sockets).await?;
-            let failed = |fault: hyper::Error| Unasked::Failed(format!("unix:{}: {fault}", socket.0.display()));
-            exchange(stream, question).await.map_err(failed)
+            let failed = |fault: hyper::Error| AdminError::Failed(format!("unix:{}: {fault}", socket.0.display()));
+            exchange_once(stream, question).await.map_err(failed)
         };
-        let late = |_| Unasked::Failed(format!("no answer within {PATIENCE:?}"));
+        let late = |_| AdminError::Failed(format!("no answer within {PATIENCE:?}"));
         timeout(PATIENCE, asking).await.map_err(late).flatten()
     })?;
     let refused = || visible(String::from_utf8_lossy(&body).trim_end());
     if !status.is_success() && status != StatusCode::UNPROCESSABLE_ENTITY {
-        return Err(Unasked::Failed(refused()));
+        return Err(AdminError::Failed(refused()));
     }
-    serde_json::from_slice(&body).map_err(|fault| Unasked::Failed(format!("an answer that says nothing: {fault}")))
+    serde_json::from_slice(&body).map_err(|fault| AdminError::Failed(format!("an answer that says nothing: {fault}")))
 }
 
-async fn connect(sockets: &[Socket]) -> Result<(UnixStream, &Socket), Unasked> {
+async fn connect(sockets: &[AdminSocket]) -> Result<(UnixStream, &AdminSocket), AdminError> {
     let (mut why, mut may_be_there) = (Vec::new(), false);
     for socket in sockets {
         match UnixStream::connect(&socket.0).await {
@@ -116,14 +116,14 @@ async fn connect(sockets: &[Socket]) -> Result<(UnixStream, &Socket), Unasked> {
         }
     }
     let why = why.join("\n");
-    Err(if may_be_there { Unasked::Failed(why) } else { Unasked::Nobody(why) })
+    Err(if may_be_there { AdminError::Failed(why) } else { AdminError::NotListening(why) })
 }
 
 fn is_nobody(fault: &io::Error) -> bool {
     matches!(fault.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-fn explain(Socket(path): &Socket, fault: &io::Error) -> String {
+fn explain(AdminSocket(path): &AdminSocket, fault: &io::Error) -> String {
     let path = path.display();
     match fault.kind() {
         _ if is_nobody(fault) => {
@@ -139,7 +139,7 @@ fn explain(Socket(path): &Socket, fault: &io::Error) -> String {
     }
 }
 
-async fn exchange(stream: UnixStream, question: &Question) -> Result<(StatusCode, Bytes), hyper::Error> {
+async fn exchange_once(stream: UnixStream, question: &AdminRequest) -> Result<(StatusCode, Bytes), hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let mut request = Request::new(Full::new(Bytes::from(question.body.clone())));

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::Which;
-use super::socket::{Question, ask};
+use super::ProxySelector;
+use super::socket::{AdminRequest, send};
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -17,7 +17,7 @@ use super::socket::{Question, ask};
 Exit code 0: it is ready, and nothing is wrong. 1: something is. 69: nobody to ask.")]
 pub(in crate::cli) struct Status {
     #[command(flatten)]
-    which: Which,
+    which: ProxySelector,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -28,7 +28,7 @@ impl Status {
         if let Err(code) = self.which.check() {
             return code;
         }
-        let status: Value = match ask(&self.which.sockets(), &Question::get("/status")) {
+        let status: Value = match send(&self.which.sockets(), &AdminRequest::get("/status")) {
             Ok(status) => status,
             Err(unasked) => return unasked.say(),
         };

@@ -13,10 +13,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::new_file::write_secret;
-use crate::app::{Proxy, Start};
+use crate::app::{Proxy, StartupConfig};
 use crate::sysexits;
 use receivers::Receivers;
-use sender::Sender;
+use sender::DemoClient;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -39,9 +39,9 @@ pub(super) struct Demo {
 }
 
 /// Removed when the demo ends.
-struct Folder(PathBuf);
+struct TempDir(PathBuf);
 
-impl Folder {
+impl TempDir {
     fn new(path: PathBuf) -> std::io::Result<Self> {
         std::fs::create_dir(&path)?;
         Ok(Self(path))
@@ -51,19 +51,19 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
 /// Everything the scenes play with.
-struct Stage {
+struct Demonstration {
     /// Of the client `billing`.
     token: String,
-    folder: Folder,
+    folder: TempDir,
     receivers: Receivers,
-    sender: Sender,
+    sender: DemoClient,
 }
 
 impl Demo {
@@ -79,7 +79,7 @@ impl Demo {
                     .map_or_else(|fault| failed(&fault), |()| ExitCode::SUCCESS);
             }
             let path = std::env::temp_dir().join(format!("outgate-demo-{}", std::process::id()));
-            let folder = match Folder::new(path) {
+            let folder = match TempDir::new(path) {
                 Ok(folder) => folder,
                 Err(fault) => return failed(&fault.to_string()),
             };
@@ -90,7 +90,7 @@ impl Demo {
         })
     }
 
-    async fn play(self, folder: Folder) -> Result<ExitCode, String> {
+    async fn play(self, folder: TempDir) -> Result<ExitCode, String> {
         let secret = crate::policy::sign::new_key("standard-webhooks", None).map_err(|fault| fault.to_string())?;
         let token = super::token::fresh();
         let receivers = Receivers::start(&secret).map_err(|fault| format!("no receivers: {fault}"))?;
@@ -99,17 +99,18 @@ impl Demo {
         write(&folder.path("config.toml"), &scenes::configuration(&receivers, &token, scenes::LIMIT))?;
         let config = folder.path("config.toml");
         let valid = super::load(Some(&config)).map_err(|invalid| {
-            super::show(&invalid.problems, &invalid.sources);
+            super::print_problems(&invalid.problems, &invalid.sources);
             "the demo's configuration is not valid".to_owned()
         })?;
-        let start = Start { path: valid.path, config: valid.config, plan: valid.plan, warnings: valid.warnings };
+        let start =
+            StartupConfig { path: valid.path, config: valid.config, plan: valid.plan, warnings: valid.warnings };
         let mut proxy = Proxy::start(start).await.map_err(|failed| failed.1)?;
         proxy.reload_on_change();
         let address =
             proxy.addresses.first().and_then(|address| address.parse().ok()).ok_or("the proxy has no address")?;
 
         println!("outgate {} on http://{address}, leaving from {}\n", env!("CARGO_PKG_VERSION"), scenes::POOL);
-        let stage = Stage { token, folder, receivers, sender: Sender { proxy: address } };
+        let stage = Demonstration { token, folder, receivers, sender: DemoClient { proxy: address } };
         let (stage, passed) = tokio::task::spawn_blocking(move || {
             let passed = scenes::play(&stage);
             (stage, passed)
@@ -128,7 +129,7 @@ impl Demo {
 }
 
 /// One record and one metric, of the many that a proxy writes.
-fn show_evidence(proxy: &Proxy, stage: &Stage) {
+fn show_evidence(proxy: &Proxy, stage: &Demonstration) {
     let (records, metrics) = (proxy.written_records(&stage.folder.path(scenes::RECORDS)), proxy.metrics());
     let is_delivered = |line: &&str| line.contains("\"code\":\"delivered\"") && line.contains("\"signatures\":[");
     if let Some(record) = records.lines().find(is_delivered) {
@@ -140,7 +141,7 @@ fn show_evidence(proxy: &Proxy, stage: &Stage) {
     }
 }
 
-fn invite(stage: &Stage) {
+fn invite(stage: &Demonstration) {
     let (proxy, port) = (stage.sender.proxy, stage.receivers.good.port());
     let config = stage.folder.path("config.toml");
     println!(

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::receivers::{Failure, authority, leaf, receive};
-use super::{Folder, write};
+use super::receivers::{DemoError, authority, leaf, receive};
+use super::{TempDir, write};
 
 /// The name in the receiver's certificate.
 const HOST: &str = "hooks.customer.example";
@@ -21,7 +21,7 @@ pub(super) async fn run(path: PathBuf, listen: SocketAddr) -> Result<(), String>
     let secret = crate::policy::sign::new_key("standard-webhooks", None).map_err(|fault| fault.to_string())?;
     let (address, ca) = start(listen, &secret).map_err(|fault| format!("cannot listen on {listen}: {fault}"))?;
     let folder =
-        Folder::new(path.clone()).map_err(|fault| format!("cannot make the folder {}: {fault}", path.display()))?;
+        TempDir::new(path.clone()).map_err(|fault| format!("cannot make the folder {}: {fault}", path.display()))?;
     write(&folder.path("ca.pem"), &ca)?;
     write(&folder.path("key"), &secret)?;
     println!(
@@ -35,9 +35,9 @@ pub(super) async fn run(path: PathBuf, listen: SocketAddr) -> Result<(), String>
     Ok(())
 }
 
-fn start(listen: SocketAddr, secret: &str) -> Result<(SocketAddr, String), Failure> {
+fn start(listen: SocketAddr, secret: &str) -> Result<(SocketAddr, String), DemoError> {
     let ca = authority()?;
-    let observer = Arc::new(|seen: &super::receivers::Seen| {
+    let observer = Arc::new(|seen: &super::receivers::ReceivedWebhook| {
         let signature = if seen.verified { "signature verified" } else { "signature NOT verified" };
         println!("{} from {}: {signature}", seen.request, seen.from);
     });

@@ -19,11 +19,11 @@ pub(super) struct Receivers {
     pub(super) expired: SocketAddr,
     /// The throw-away CA's certificate.
     pub(super) ca: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<ReceivedWebhook>>>,
 }
 
 #[derive(Clone)]
-pub(super) struct Seen {
+pub(super) struct ReceivedWebhook {
     /// The method and the request target.
     pub(super) request: String,
     pub(super) from: IpAddr,
@@ -31,9 +31,9 @@ pub(super) struct Seen {
 }
 
 /// Called with each webhook before the receiver answers it.
-pub(super) type Observer = Arc<dyn Fn(&Seen) + Send + Sync>;
+pub(super) type Observer = Arc<dyn Fn(&ReceivedWebhook) + Send + Sync>;
 
-pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type DemoError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Any free port.
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -43,9 +43,9 @@ const BODY_MAX: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Receivers {
-    pub(super) fn start(secret: &str) -> Result<Self, Failure> {
+    pub(super) fn start(secret: &str) -> Result<Self, DemoError> {
         let ca = authority()?;
-        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let seen: Arc<Mutex<Vec<ReceivedWebhook>>> = Arc::default();
         let list = Arc::clone(&seen);
         let observer: Observer =
             Arc::new(move |one| list.lock().unwrap_or_else(PoisonError::into_inner).push(one.clone()));
@@ -60,7 +60,7 @@ impl Receivers {
     }
 
     /// What arrived last, once it has.
-    pub(super) fn last(&self) -> Option<Seen> {
+    pub(super) fn last(&self) -> Option<ReceivedWebhook> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
     }
     pub(super) fn count(&self) -> usize {
@@ -68,16 +68,16 @@ impl Receivers {
     }
 }
 
-type Identity = (rustls_pki_types::CertificateDer<'static>, KeyPair);
+type ServerIdentity = (rustls_pki_types::CertificateDer<'static>, KeyPair);
 
-pub(super) fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, Failure> {
+pub(super) fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, DemoError> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     ca.distinguished_name.push(rcgen::DnType::CommonName, "outgate demo, thrown away");
     Ok(CertifiedIssuer::self_signed(ca, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?)
 }
 
-pub(super) fn leaf(name: &str, ca: &CertifiedIssuer<'_, KeyPair>, expired: bool) -> Result<Identity, Failure> {
+pub(super) fn leaf(name: &str, ca: &CertifiedIssuer<'_, KeyPair>, expired: bool) -> Result<ServerIdentity, DemoError> {
     let mut params = CertificateParams::new(vec![name.to_owned()])?;
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     if expired {
@@ -88,12 +88,12 @@ pub(super) fn leaf(name: &str, ca: &CertifiedIssuer<'_, KeyPair>, expired: bool)
     Ok((params.signed_by(&key, ca)?.der().clone(), key))
 }
 
-fn self_signed(name: &str) -> Result<Identity, Failure> {
+fn self_signed(name: &str) -> Result<ServerIdentity, DemoError> {
     let key = KeyPair::generate()?;
     Ok((CertificateParams::new(vec![name.to_owned()])?.self_signed(&key)?.der().clone(), key))
 }
 
-fn signing_key(secret: &str) -> Result<hmac::Key, Failure> {
+fn signing_key(secret: &str) -> Result<hmac::Key, DemoError> {
     let text = secret.strip_prefix("whsec_").ok_or("not a Standard Webhooks secret")?;
     Ok(hmac::Key::new(hmac::HMAC_SHA256, &STANDARD.decode(text)?))
 }
@@ -101,10 +101,10 @@ fn signing_key(secret: &str) -> Result<hmac::Key, Failure> {
 /// Starts a receiver. It runs until the process ends.
 pub(super) fn receive(
     listen: SocketAddr,
-    (certificate, key): Identity,
+    (certificate, key): ServerIdentity,
     secret: &str,
     observer: Observer,
-) -> Result<SocketAddr, Failure> {
+) -> Result<SocketAddr, DemoError> {
     let secret = signing_key(secret)?;
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -125,7 +125,12 @@ pub(super) fn receive(
     Ok(address)
 }
 
-fn serve(stream: TcpStream, config: Arc<ServerConfig>, secret: &hmac::Key, observer: &Observer) -> Result<(), Failure> {
+fn serve(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    secret: &hmac::Key,
+    observer: &Observer,
+) -> Result<(), DemoError> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let from = stream.peer_addr()?.ip();
     let mut wire = BufReader::new(StreamOwned::new(ServerConnection::new(config)?, stream));
@@ -151,7 +156,7 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>, secret: &hmac::Key, obser
         let verified =
             verify(secret, field("webhook-id"), field("webhook-timestamp"), field("webhook-signature"), &body);
         let request = head.first().and_then(|line| line.strip_suffix(" HTTP/1.1")).unwrap_or_default().to_owned();
-        observer(&Seen { request, from, verified });
+        observer(&ReceivedWebhook { request, from, verified });
         let word = if verified { "signature verified" } else { "signature NOT verified" };
         let answer = format!("from {from}: {word}\n");
         write!(wire.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len())?;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::super::hex;
-use super::Stage;
+use super::Demonstration;
 use super::receivers::Receivers;
-use super::sender::Answer;
+use super::sender::DemoResponse;
 
 /// The file of delivery records, in the demo's folder.
 pub(super) const RECORDS: &str = "deliveries.jsonl";
@@ -73,7 +73,7 @@ limits = ["per-host"]
 }
 
 /// Plays every scene and prints what came of it. True if all went as they should.
-pub(super) fn play(stage: &Stage) -> bool {
+pub(super) fn play(stage: &Demonstration) -> bool {
     let good = format!("https://good.example:{}/", stage.receivers.good.port());
     let upgrade = good.replace("https:", "http:");
     let by_name = |name: &str, port: u16| format!("https://{name}:{port}/");
@@ -116,7 +116,7 @@ pub(super) fn play(stage: &Stage) -> bool {
     passed
 }
 
-fn delivered(stage: &Stage, target: &str, fields: &[(&str, &str)]) -> Result<String, String> {
+fn delivered(stage: &Demonstration, target: &str, fields: &[(&str, &str)]) -> Result<String, String> {
     let before = stage.receivers.count();
     let answer = post(stage, target, fields)?;
     let seen = stage.receivers.last().filter(|_| stage.receivers.count() == before + 1);
@@ -131,13 +131,19 @@ fn delivered(stage: &Stage, target: &str, fields: &[(&str, &str)]) -> Result<Str
     if answer.status == 200 && seen.verified && as_told { Ok(line) } else { Err(line) }
 }
 
-fn sticky(stage: &Stage, target: &str, fields: &[(&str, &str)]) -> Result<String, String> {
+fn sticky(stage: &Demonstration, target: &str, fields: &[(&str, &str)]) -> Result<String, String> {
     let before = stage.receivers.last().map(|seen| seen.from);
     let line = delivered(stage, target, fields)?;
     if stage.receivers.last().map(|seen| seen.from) == before { Ok(line) } else { Err(line) }
 }
 
-fn refused(stage: &Stage, target: &str, fields: &[(&str, &str)], code: &str, details: &str) -> Result<String, String> {
+fn refused(
+    stage: &Demonstration,
+    target: &str,
+    fields: &[(&str, &str)],
+    code: &str,
+    details: &str,
+) -> Result<String, String> {
     let before = stage.receivers.count();
     let answer = post(stage, target, fields)?;
     let line = format!("{} {} {details}", answer.status, answer.field("outgate-error"));
@@ -146,7 +152,7 @@ fn refused(stage: &Stage, target: &str, fields: &[(&str, &str)], code: &str, det
 }
 
 /// The deliveries above took some of the burst; this takes the rest.
-fn exhausted(stage: &Stage, target: &str) -> Result<String, String> {
+fn exhausted(stage: &Demonstration, target: &str) -> Result<String, String> {
     for _ in 0..=LIMIT {
         let answer = post(stage, target, &[])?;
         if answer.field("outgate-error") == "rate_limited" {
@@ -156,7 +162,7 @@ fn exhausted(stage: &Stage, target: &str) -> Result<String, String> {
     Err("the limit did not hold".to_owned())
 }
 
-fn reloaded(stage: &Stage, target: &str) -> Result<String, String> {
+fn reloaded(stage: &Demonstration, target: &str) -> Result<String, String> {
     let text = configuration(&stage.receivers, &stage.token, 10 * LIMIT).replace("rate = \"1/m\"", "rate = \"100/s\"");
     std::fs::write(stage.folder.path("config.toml"), text).map_err(|fault| fault.to_string())?;
     let start = Instant::now();
@@ -169,6 +175,6 @@ fn reloaded(stage: &Stage, target: &str) -> Result<String, String> {
     Err("the change was not adopted".to_owned())
 }
 
-fn post(stage: &Stage, target: &str, fields: &[(&str, &str)]) -> Result<Answer, String> {
+fn post(stage: &Demonstration, target: &str, fields: &[(&str, &str)]) -> Result<DemoResponse, String> {
     stage.sender.post(target, fields, BODY).map_err(|fault| format!("no answer from the proxy: {fault}"))
 }

@@ -5,16 +5,16 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-pub(super) struct Sender {
+pub(super) struct DemoClient {
     pub(super) proxy: SocketAddr,
 }
 
-pub(super) struct Answer {
+pub(super) struct DemoResponse {
     pub(super) status: u16,
     head: String,
 }
 
-impl Answer {
+impl DemoResponse {
     pub(super) fn field(&self, name: &str) -> &str {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value).next().unwrap_or("")
@@ -23,8 +23,8 @@ impl Answer {
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-impl Sender {
-    pub(super) fn post(&self, target: &str, fields: &[(&str, &str)], body: &str) -> io::Result<Answer> {
+impl DemoClient {
+    pub(super) fn post(&self, target: &str, fields: &[(&str, &str)], body: &str) -> io::Result<DemoResponse> {
         let mut stream = TcpStream::connect(self.proxy)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut request = format!("POST {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.proxy);
@@ -37,6 +37,6 @@ impl Sender {
         stream.read_to_string(&mut answer)?;
         let head = answer.split("\r\n\r\n").next().unwrap_or_default().to_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Ok(Answer { status: status.ok_or(io::ErrorKind::InvalidData)?, head })
+        Ok(DemoResponse { status: status.ok_or(io::ErrorKind::InvalidData)?, head })
     }
 }

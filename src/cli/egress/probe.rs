@@ -8,11 +8,11 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::super::alone::{Sender, misused, with_live};
+use super::super::alone::{SenderArgs, misused, with_live};
 use super::super::{load_or_say, number, visible};
 use crate::config::duration_argument;
 use crate::delivery::refusal::{Code, Refusal};
-use crate::delivery::{self, Asked, Met, Probed, milliseconds};
+use crate::delivery::{self, ProbeReport, ProbeRequest, ProbeResult, milliseconds};
 use crate::names::PoolName;
 use crate::sysexits;
 
@@ -36,7 +36,7 @@ pub(in super::super) struct Probe {
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
     #[command(flatten)]
-    sender: Sender,
+    sender: SenderArgs,
     /// From so many addresses; of a larger pool, a sample spread over its ranges
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
     sample: u16,
@@ -67,7 +67,7 @@ impl Probe {
             },
         };
         let tenant = self.sender.tenant();
-        let asked = Asked {
+        let asked = ProbeRequest {
             url: &self.url,
             client: &client,
             tenant: tenant.as_ref(),
@@ -89,18 +89,18 @@ impl Probe {
 }
 
 fn refused(refusal: &Refusal) -> String {
-    let cause = refusal.why().map(|cause| format!(" ({cause})")).unwrap_or_default();
+    let cause = refusal.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();
     visible(&format!("refused before anything was dialled: {}: {}{cause}", result(refusal), refusal.detail()))
 }
 
 /// The code, and the word within it.
 fn result(refusal: &Refusal) -> String {
-    let word = refusal.word().map(|word| format!(": {word}")).unwrap_or_default();
+    let word = refusal.details().map(|word| format!(": {word}")).unwrap_or_default();
     format!("{}{word}", refusal.code.name())
 }
 
-fn tell(probed: &Probed) {
-    let Probed { target, route, survey, met, .. } = probed;
+fn tell(probed: &ProbeReport) {
+    let ProbeReport { target, route, survey, met, .. } = probed;
     println!("{target} by route {}, pool {}, trust {}", route.name, route.pool.name(), route.trust.name);
     let addresses: Vec<_> = probed.addresses.iter().map(ToString::to_string).collect();
     println!("dns      {}: {}", in_words(probed.resolved), addresses.join(", "));
@@ -124,7 +124,7 @@ fn tell(probed: &Probed) {
     }
 }
 
-fn row(met: &Met) -> [String; 6] {
+fn row(met: &ProbeResult) -> [String; 6] {
     let certificate = match &met.outcome {
         Ok(Some(shown)) => {
             let unverified = if shown.proof.verified { "" } else { "NOT VERIFIED, " };
@@ -147,8 +147,8 @@ fn in_words(time: Duration) -> String {
     format!("{:.1} ms", milliseconds(time))
 }
 
-fn as_json(probed: &Probed) -> Value {
-    let Probed { target, route, survey, .. } = probed;
+fn as_json(probed: &ProbeReport) -> Value {
+    let ProbeReport { target, route, survey, .. } = probed;
     let gaps = probed.gaps.iter().map(|gap| {
         let mut value = json!(gap);
         value["words"] = gap.to_string().into();
@@ -169,7 +169,7 @@ fn as_json(probed: &Probed) -> Value {
     })
 }
 
-fn met_as_json(met: &Met) -> Value {
+fn met_as_json(met: &ProbeResult) -> Value {
     let shown = met.outcome.as_ref().ok().and_then(Option::as_ref);
     let certificate = shown.map(|shown| {
         let proof = &shown.proof;
@@ -188,9 +188,9 @@ fn met_as_json(met: &Met) -> Value {
 fn refusal_as_json(refusal: &Refusal) -> Value {
     json!({
         "code": refusal.code.name(),
-        "details": refusal.word(),
+        "details": refusal.details(),
         "blame": refusal.effective_blame(),
         "detail": refusal.detail(),
-        "cause": refusal.why(),
+        "cause": refusal.cause(),
     })
 }

@@ -22,7 +22,7 @@ const SHOWN_MAX: usize = 64 * 1024;
 /// In the order of the story, as a record names them.
 const STEPS: [&str; 8] = ["admit", "take_in", "resolve", "connect", "tls", "sign", "response", "total"];
 
-pub(super) struct Answer {
+pub(super) struct SendResult {
     head: Parts,
     body: Vec<u8>,
     /// Of the whole body, in bytes.
@@ -34,7 +34,7 @@ pub(super) struct Answer {
     pub(super) record: Option<Value>,
 }
 
-impl Answer {
+impl SendResult {
     /// To its end, whatever is kept of it: a delivery that is not heard out would be recorded as one that was left.
     pub(super) async fn read<B: Body<Data = bytes::Bytes> + Unpin>(response: Response<B>, started: Instant) -> Self {
         let (head, mut incoming) = response.into_parts();

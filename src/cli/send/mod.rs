@@ -14,9 +14,9 @@ use bytes::Bytes;
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::alone::{Sender, misused};
+use super::alone::{SenderArgs, misused};
 use super::load_or_say;
-use through::Proxy;
+use through::ProxyUrl;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -42,10 +42,10 @@ pub(super) struct Send {
     #[arg(short, long, value_name = "BODY")]
     data: Option<String>,
     #[command(flatten)]
-    sender: Sender,
+    sender: SenderArgs,
     /// Through this proxy, as any client of it: http://CLIENT:TOKEN@HOST:PORT
     #[arg(long, value_name = "URL", conflicts_with_all = ["client", "config"])]
-    proxy: Option<Proxy>,
+    proxy: Option<ProxyUrl>,
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -55,7 +55,7 @@ pub(super) struct Send {
 }
 
 /// What is to be sent.
-struct Errand {
+struct RequestSpec {
     method: Method,
     url: String,
     fields: HeaderMap,
@@ -92,7 +92,7 @@ impl Send {
         Ok(answer.exit_code())
     }
 
-    fn errand(&self) -> Result<Errand, String> {
+    fn errand(&self) -> Result<RequestSpec, String> {
         if self.method == Method::CONNECT {
             return Err("a CONNECT opens a tunnel; it is not sent".to_owned());
         }
@@ -113,7 +113,7 @@ impl Send {
             fields.insert("outgate-tenant", tenant);
         }
         let body = self.data.as_deref().map_or(Ok(Bytes::new()), body)?;
-        Ok(Errand { method: self.method.clone(), url: self.url.clone(), fields, body })
+        Ok(RequestSpec { method: self.method.clone(), url: self.url.clone(), fields, body })
     }
 }
 

@@ -9,23 +9,23 @@ use http::Version;
 use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
 
-use super::super::Valid;
+use super::super::ValidConfig;
 use super::super::alone::with_live;
-use super::Errand;
-use super::answer::Answer;
-use crate::delivery::{self, Arrival};
-use crate::live::Live;
+use super::RequestSpec;
+use super::answer::SendResult;
+use crate::delivery::{self, ProxyRequest};
 use crate::names::ClientName;
-use crate::policy::identify::{Caller, Stated};
+use crate::policy::authn::{AssertedClient, Caller};
+use crate::state::Runtime;
 
-pub(super) fn send(valid: Valid, client: ClientName, errand: &Errand) -> Result<Answer, ExitCode> {
-    let caller = Caller { stated: Some(Stated::by_operator(client)), ..Caller::default() };
+pub(super) fn send(valid: ValidConfig, client: ClientName, errand: &RequestSpec) -> Result<SendResult, ExitCode> {
+    let caller = Caller { stated: Some(AssertedClient::by_operator(client)), ..Caller::default() };
     with_live(valid, async |live| deliver(live, caller, errand).await)
 }
 
-async fn deliver(live: &Arc<Live>, caller: Caller, errand: &Errand) -> Answer {
+async fn deliver(live: &Arc<Runtime>, caller: Caller, errand: &RequestSpec) -> SendResult {
     let body: Full<Bytes> = errand.body.clone().into();
-    let arrival = Arrival {
+    let arrival = ProxyRequest {
         method: errand.method.clone(),
         version: Version::HTTP_11,
         target: errand.url.clone(),
@@ -36,8 +36,8 @@ async fn deliver(live: &Arc<Live>, caller: Caller, errand: &Errand) -> Answer {
     };
     let started = Instant::now();
     let response = delivery::deliver(live, arrival).await;
-    let mut answer = Answer::read(response, started).await;
+    let mut answer = SendResult::read(response, started).await;
     // The answer was read to its end, so the delivery has left its record.
-    answer.record = serde_json::from_slice(&live.records.take()).ok();
+    answer.record = serde_json::from_slice(&live.records.drain()).ok();
     answer
 }

@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::super::alone::{misused, runtime};
-use super::Errand;
-use super::answer::Answer;
+use super::RequestSpec;
+use super::answer::SendResult;
 use crate::names::encode_path;
 use crate::sysexits;
 
@@ -26,13 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Where a proxy listens, and what proves the client to it.
 #[derive(Clone)]
-pub(super) struct Proxy {
+pub(super) struct ProxyUrl {
     host: String,
     port: u16,
     credential: Option<HeaderValue>,
 }
 
-impl FromStr for Proxy {
+impl FromStr for ProxyUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -48,9 +48,9 @@ impl FromStr for Proxy {
     }
 }
 
-pub(super) fn send(proxy: &Proxy, errand: &Errand) -> Result<Answer, ExitCode> {
+pub(super) fn send(proxy: &ProxyUrl, errand: &RequestSpec) -> Result<SendResult, ExitCode> {
     let request = request(proxy, errand).map_err(misused)?;
-    let asked = runtime()?.block_on(async { timeout(PATIENCE, ask(proxy, request)).await });
+    let asked = runtime()?.block_on(async { timeout(PATIENCE, exchange(proxy, request)).await });
     asked.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))).map_err(|why| {
         eprintln!("outgate: {}:{}: {why}", proxy.host, proxy.port);
         ExitCode::from(sysexits::UNAVAILABLE)
@@ -58,7 +58,7 @@ pub(super) fn send(proxy: &Proxy, errand: &Errand) -> Result<Answer, ExitCode> {
 }
 
 /// In absolute-form (RFC 9112 §3.2.2).
-fn request(proxy: &Proxy, errand: &Errand) -> Result<Request<Full<Bytes>>, &'static str> {
+fn request(proxy: &ProxyUrl, errand: &RequestSpec) -> Result<Request<Full<Bytes>>, &'static str> {
     let uri: Uri = encode_path(&errand.url).parse().map_err(|_| "the target is no URL")?;
     let authority = uri.authority().filter(|_| uri.scheme().is_some()).ok_or("the target is no absolute URL")?;
     let host = HeaderValue::try_from(authority.as_str()).map_err(|_| "the target's host is no text")?;
@@ -73,11 +73,11 @@ fn request(proxy: &Proxy, errand: &Errand) -> Result<Request<Full<Bytes>>, &'sta
     Ok(request)
 }
 
-async fn ask(proxy: &Proxy, request: Request<Full<Bytes>>) -> Result<Answer, String> {
+async fn exchange(proxy: &ProxyUrl, request: Request<Full<Bytes>>) -> Result<SendResult, String> {
     let stream = TcpStream::connect((proxy.host.as_str(), proxy.port)).await.map_err(|fault| fault.to_string())?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|fault| fault.to_string())?;
     tokio::spawn(connection);
     let started = Instant::now();
     let response = sender.send_request(request).await.map_err(|fault| fault.to_string())?;
-    Ok(Answer::read(response, started).await)
+    Ok(SendResult::read(response, started).await)
 }

@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Written;
+use super::SourceSnapshot;
 use node::{Document, Node};
 
 /// Changes that are told one by one: nobody reads more.
@@ -32,11 +32,11 @@ pub struct Difference {
 
 impl Difference {
     /// Between what is written; white space, comments and order are none.
-    pub fn between(before: &Written, after: &Written) -> Self {
+    pub fn between(before: &SourceSnapshot, after: &SourceSnapshot) -> Self {
         let mut difference = Self::default();
         // Borrowed: nothing is copied of a configuration with a hundred thousand routes.
         let texts = (own_texts(before, after), own_texts(after, before));
-        difference.compare(&Place::default(), Node::of_files(&texts.0), Node::of_files(&texts.1));
+        difference.compare(&KeyPath::default(), Node::of_files(&texts.0), Node::of_files(&texts.1));
         referenced::compare(before, after, &mut difference);
         difference
     }
@@ -53,7 +53,7 @@ impl Difference {
         }
     }
 
-    fn compare(&mut self, place: &Place, before: Node<'_>, after: Node<'_>) {
+    fn compare(&mut self, place: &KeyPath, before: Node<'_>, after: Node<'_>) {
         if let (Some(before), Some(after)) = (before.members(), after.members()) {
             self.compare_members(place, before, after);
         } else if let (Some(before), Some(after)) = (before.elements(), after.elements()) {
@@ -65,7 +65,7 @@ impl Difference {
 
     fn compare_members<'a>(
         &mut self,
-        place: &Place,
+        path: &KeyPath,
         mut before: BTreeMap<&'a str, Node<'a>>,
         after: BTreeMap<&'a str, Node<'a>>,
     ) {
@@ -79,7 +79,7 @@ impl Difference {
         }
         sides.extend(before.into_iter().map(|(name, before)| (name, (Some(before), None))));
         for (name, sides) in sides {
-            let place = place.inside(name);
+            let place = path.inside(name);
             let is_table = |node: &Node<'_>| node.members().is_some();
             match sides {
                 (Some(before), Some(after)) => self.compare(&place, before, after),
@@ -100,7 +100,7 @@ impl Difference {
     }
 
     /// Lists are sets to a reader; what is only in another order is said to be that.
-    fn compare_elements(&mut self, place: &Place, before: &[Node<'_>], after: &[Node<'_>]) {
+    fn compare_elements(&mut self, place: &KeyPath, before: &[Node<'_>], after: &[Node<'_>]) {
         // By their spelling, for there may be many of them.
         let mut unmatched: HashMap<String, usize> = HashMap::new();
         for element in before {
@@ -129,7 +129,7 @@ impl Difference {
 }
 
 /// A file whose text is the same on the other side says the same.
-fn own_texts<'a>(written: &'a Written, other: &Written) -> Vec<Document<'a>> {
+fn own_texts<'a>(written: &'a SourceSnapshot, other: &SourceSnapshot) -> Vec<Document<'a>> {
     let others: HashMap<_, _> = other.texts.iter().map(|(path, text)| (path, text)).collect();
     let own = written.texts.iter().filter(|(path, text)| others.get(path) != Some(&text));
     own.map(|(path, text)| Document::new(path, text)).collect()
@@ -137,12 +137,12 @@ fn own_texts<'a>(written: &'a Written, other: &Written) -> Vec<Document<'a>> {
 
 /// Where something stands: the key `egress` of `routes.acme`.
 #[derive(Default)]
-struct Place {
+struct KeyPath {
     table: String,
     key: String,
 }
 
-impl Place {
+impl KeyPath {
     fn inside(&self, name: &str) -> Self {
         Self { table: self.full(), key: name.to_owned() }
     }
@@ -160,7 +160,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_section() { write!(f, "{}:", self.key) } else { write!(f, "{}: {}", self.table, self.key) }
     }

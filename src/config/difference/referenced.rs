@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::node::Document;
-use super::{Difference, Written};
+use super::{Difference, SourceSnapshot};
 
 /// Tells of content that changed at the same path. That another path is named stands in the text.
-pub(super) fn compare(before: &Written, after: &Written, difference: &mut Difference) {
+pub(super) fn compare(before: &SourceSnapshot, after: &SourceSnapshot, difference: &mut Difference) {
     let after = &*in_the_place_of(before, after);
     let is_other = |(path, digest): &(&PathBuf, &String)| before.contents.get(*path) != Some(*digest);
     let gone = before.contents.keys().filter(|path| !after.contents.contains_key(*path));
@@ -20,7 +20,7 @@ pub(super) fn compare(before: &Written, after: &Written, difference: &mut Differ
     if changed.is_empty() {
         return;
     }
-    let mut users = Users { changed: &changed, by: BTreeMap::new() };
+    let mut users = References { changed: &changed, by: BTreeMap::new() };
     for written in [after, before] {
         for (path, text) in &written.texts {
             users.find(&Document::new(path, text));
@@ -45,13 +45,13 @@ pub(super) fn compare(before: &Written, after: &Written, difference: &mut Differ
 
 /// A configuration that stands in another folder, as if it stood there: what is named beside it is compared with what is
 /// named beside the other.
-fn in_the_place_of<'w>(before: &Written, after: &'w Written) -> Cow<'w, Written> {
+fn in_the_place_of<'w>(before: &SourceSnapshot, after: &'w SourceSnapshot) -> Cow<'w, SourceSnapshot> {
     let [there, here] = [before, after].map(|written| written.path().parent().unwrap_or(Path::new("")));
     if there == here {
         return Cow::Borrowed(after);
     }
     let place = |path: &Path| path.strip_prefix(here).map_or_else(|_| path.to_owned(), |rest| there.join(rest));
-    Cow::Owned(Written {
+    Cow::Owned(SourceSnapshot {
         texts: after.texts.iter().map(|(path, text)| (place(path), text.clone())).collect(),
         contents: after.contents.iter().map(|(path, digest)| (place(path), digest.clone())).collect(),
         digest: after.digest.clone(),
@@ -59,21 +59,21 @@ fn in_the_place_of<'w>(before: &Written, after: &'w Written) -> Cow<'w, Written>
 }
 
 /// Who names a file.
-struct Users<'a> {
+struct References<'a> {
     changed: &'a BTreeSet<&'a Path>,
     /// Dotted: `trust.public`.
     by: BTreeMap<PathBuf, String>,
 }
 
-impl Users<'_> {
+impl References<'_> {
     fn find(&mut self, document: &Document<'_>) {
         for (section, value) in &document.table {
             match value.get_ref() {
                 DeValue::Array(array) => {
-                    array.iter().for_each(|value| self.look(document, section.get_ref(), value.get_ref()));
+                    array.iter().for_each(|value| self.visit_value(document, section.get_ref(), value.get_ref()));
                 }
                 DeValue::Table(table) => self.look_into(document, section.get_ref(), table),
-                value => self.look(document, section.get_ref(), value),
+                value => self.visit_value(document, section.get_ref(), value),
             }
         }
     }
@@ -82,22 +82,26 @@ impl Users<'_> {
     fn look_into(&mut self, document: &Document<'_>, section: &str, table: &DeTable<'_>) {
         for (name, value) in table {
             match value.get_ref() {
-                value @ DeValue::Table(_) => self.look(document, &format!("{section}.{}", name.get_ref()), value),
-                value => self.look(document, section, value),
+                value @ DeValue::Table(_) => {
+                    self.visit_value(document, &format!("{section}.{}", name.get_ref()), value)
+                }
+                value => self.visit_value(document, section, value),
             }
         }
     }
 
-    fn look(&mut self, document: &Document<'_>, user: &str, value: &DeValue<'_>) {
+    fn visit_value(&mut self, document: &Document<'_>, user: &str, value: &DeValue<'_>) {
         match value {
-            DeValue::Table(table) => table.iter().for_each(|(_, value)| self.look(document, user, value.get_ref())),
-            DeValue::Array(array) => array.iter().for_each(|value| self.look(document, user, value.get_ref())),
-            DeValue::String(text) => self.named(document, user, text),
+            DeValue::Table(table) => {
+                table.iter().for_each(|(_, value)| self.visit_value(document, user, value.get_ref()))
+            }
+            DeValue::Array(array) => array.iter().for_each(|value| self.visit_value(document, user, value.get_ref())),
+            DeValue::String(text) => self.add_if_changed(document, user, text),
             _ => {}
         }
     }
 
-    fn named(&mut self, document: &Document<'_>, user: &str, text: &str) {
+    fn add_if_changed(&mut self, document: &Document<'_>, user: &str, text: &str) {
         let found = match text.split_once(':') {
             // Where systemd put it, the file bears the name of the credential.
             Some(("credential", name)) => self

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::*;
 
-fn written(files: &[(&str, &str)], contents: &[(&str, &str)]) -> Written {
-    Written {
+fn written(files: &[(&str, &str)], contents: &[(&str, &str)]) -> SourceSnapshot {
+    SourceSnapshot {
         texts: files.iter().map(|(path, text)| ((*path).into(), Arc::from(*text))).collect(),
         contents: contents.iter().map(|(path, digest)| ((*path).into(), (*digest).into())).collect(),
         digest: String::new(),

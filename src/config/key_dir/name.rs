@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::config::units::{self, Wrong};
+use crate::config::units::{self, ValueError};
 
 pub(super) const EXAMPLE: &str =
     "ID.key or ID.pem, with times if need be: \"2026-11.from-2026-11-01.until-2027-12-01.key\"";
@@ -15,19 +15,19 @@ const FROM: &str = ".from-";
 const UNTIL: &str = ".until-";
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Named<'a> {
+pub(super) struct ParsedName<'a> {
     pub(super) id: &'a str,
     pub(super) from: Option<Timestamp>,
     pub(super) until: Option<Timestamp>,
 }
 
 /// `None`: the name of no key.
-pub(super) fn parse(name: &str) -> Option<Result<Named<'_>, Wrong>> {
+pub(super) fn parse(name: &str) -> Option<Result<ParsedName<'_>, ValueError>> {
     let stem = EXTENSIONS.iter().find_map(|extension| name.strip_suffix(extension))?;
-    Some(named(stem))
+    Some(parse_stem(stem))
 }
 
-fn named(stem: &str) -> Result<Named<'_>, Wrong> {
+fn parse_stem(stem: &str) -> Result<ParsedName<'_>, ValueError> {
     let (stem, until) = period(stem, UNTIL)?;
     let (id, from) = period(stem, FROM)?;
     units::name(id)?;
@@ -35,13 +35,13 @@ fn named(stem: &str) -> Result<Named<'_>, Wrong> {
         && from >= until
     {
         let (what, why) = ("a time for a key", "it ends before it begins".to_owned());
-        return Err(Wrong { what, why, help: "write an `until` that is later than `from`".into() });
+        return Err(ValueError { what, reason: why, help: "write an `until` that is later than `from`".into() });
     }
-    Ok(Named { id, from, until })
+    Ok(ParsedName { id, from, until })
 }
 
 /// The last part, if it is this one. A day begins at midnight UTC.
-fn period<'a>(stem: &'a str, word: &str) -> Result<(&'a str, Option<Timestamp>), Wrong> {
+fn period<'a>(stem: &'a str, word: &str) -> Result<(&'a str, Option<Timestamp>), ValueError> {
     let Some((stem, text)) = stem.rsplit_once(word) else { return Ok((stem, None)) };
     let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-11-01".len());
     let midnight = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok()).map(|day| day.timestamp());
@@ -50,7 +50,7 @@ fn period<'a>(stem: &'a str, word: &str) -> Result<(&'a str, Option<Timestamp>),
         None => {
             let help =
                 format!("write a day or a time after {word}: 2026-11-01, 2026-11-01T12:00:00Z, 20261101T120000Z");
-            let time = units::timestamp(text).map_err(|wrong| Wrong { help, ..wrong })?;
+            let time = units::timestamp(text).map_err(|wrong| ValueError { help, ..wrong })?;
             Ok((stem, Some(time)))
         }
     }
@@ -91,7 +91,7 @@ mod tests {
                 time("2027-12-01T00:00:00Z"),
             ),
         ] {
-            assert_eq!(parse(name), Some(Ok(Named { id, from, until })), "{name}");
+            assert_eq!(parse(name), Some(Ok(ParsedName { id, from, until })), "{name}");
         }
     }
 
@@ -111,7 +111,7 @@ mod tests {
             ("a.from-2026-11-01.until-2026-11-01.key", "it ends before it begins"),
         ] {
             let wrong = parse(name).unwrap().unwrap_err();
-            assert_eq!(wrong.why, why, "{name}");
+            assert_eq!(wrong.reason, why, "{name}");
         }
     }
 }

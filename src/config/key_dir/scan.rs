@@ -15,9 +15,9 @@ use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
-use super::{Fault, KeyDir, KeyFile, KeyFolder, name};
+use super::{KeyDir, KeyDirProblem, KeyFile, KeyFolder, name};
 use crate::config::Secret;
-use crate::config::files::{FileFault, Seen, read_opened};
+use crate::config::files::{FileError, FileStat, read_opened};
 use crate::config::secret::SECRET_MAX;
 use crate::names::{KeyId, TENANT_MAX, TenantName};
 
@@ -32,9 +32,13 @@ const SCANS_MAX: usize = 5;
 ///
 /// From the beginning if folders were renamed meanwhile: of two that became each other's, one could be read before and
 /// one after, and both tenants would have the key of one.
-pub(super) fn scan(found: &mut KeyDir, before: Option<&KeyDir>, nobodys: &mut Vec<Fault>) -> Result<(), FileFault> {
+pub(super) fn scan(
+    found: &mut KeyDir,
+    before: Option<&KeyDir>,
+    nobodys: &mut Vec<KeyDirProblem>,
+) -> Result<(), FileError> {
     let root = open(CWD, &found.path, OFlags::DIRECTORY)?;
-    let seen = || fstat(&root).map(|stat| Seen::of(&stat)).map_err(fault);
+    let seen = || fstat(&root).map(|stat| FileStat::of(&stat)).map_err(fault);
     for _ in 0..SCANS_MAX {
         let start = seen()?;
         found.tenants.clear();
@@ -51,8 +55,8 @@ fn scan_once(
     root: &OwnedFd,
     found: &mut KeyDir,
     before: Option<&KeyDir>,
-    nobodys: &mut Vec<Fault>,
-) -> Result<(), FileFault> {
+    nobodys: &mut Vec<KeyDirProblem>,
+) -> Result<(), FileError> {
     let now = SystemTime::now();
     let KeyDir { path, tenants } = found;
     for entry in entries(root, TENANTS_MAX)? {
@@ -69,8 +73,8 @@ fn scan_once(
         let folder = match read(root, &path, &tenant, now) {
             Ok(folder) => folder,
             // Gone while we looked: as if it had never been there.
-            Err(FileFault::Missing) => continue,
-            Err(fault) => KeyFolder::broken(vec![Fault::unreadable(&path, &fault)]),
+            Err(FileError::Missing) => continue,
+            Err(fault) => KeyFolder::broken(vec![KeyDirProblem::unreadable(&path, &fault)]),
         };
         tenants.insert(tenant, Arc::new(folder));
     }
@@ -78,13 +82,13 @@ fn scan_once(
 }
 
 /// Something that stands in a directory.
-struct Entry {
+struct DirEntry {
     name: String,
     is_folder: bool,
 }
 
 /// In the order of their names. What begins with a dot is hidden: an editor's, or not there yet.
-fn entries(folder: &OwnedFd, max: usize) -> Result<Vec<Entry>, FileFault> {
+fn entries(folder: &OwnedFd, max: usize) -> Result<Vec<DirEntry>, FileError> {
     let mut entries = Vec::new();
     for entry in Dir::read_from(folder).map_err(fault)? {
         let entry = entry.map_err(fault)?;
@@ -93,15 +97,15 @@ fn entries(folder: &OwnedFd, max: usize) -> Result<Vec<Entry>, FileFault> {
             continue;
         }
         if entries.len() == max {
-            return Err(FileFault::TooMany { max });
+            return Err(FileError::TooMany { max });
         }
-        entries.push(Entry { name: name.into_owned(), is_folder: entry.file_type() == FileType::Directory });
+        entries.push(DirEntry { name: name.into_owned(), is_folder: entry.file_type() == FileType::Directory });
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
 }
 
-impl Entry {
+impl DirEntry {
     /// Or a link to one, which is not followed: its tenant must not count as one without a folder. Files beside the
     /// folders are none of ours.
     fn may_be_folder(&self, root: &OwnedFd) -> bool {
@@ -112,33 +116,33 @@ impl Entry {
 }
 
 /// The tenant whose folder is called so.
-fn tenant(path: &Path, name: &str, nobodys: &mut Vec<Fault>) -> Option<TenantName> {
+fn tenant(path: &Path, name: &str, nobodys: &mut Vec<KeyDirProblem>) -> Option<TenantName> {
     if name.len() > TENANT_MAX || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         let help = format!("a tenant's name is 1 to {TENANT_MAX} visible ASCII characters, as in Outgate-Tenant");
-        nobodys.push(Fault::new(&path.join(name), "is the folder of no tenant", help));
+        nobodys.push(KeyDirProblem::new(&path.join(name), "is the folder of no tenant", help));
         return None;
     }
     Some(TenantName::new(name))
 }
 
 impl KeyFolder {
-    fn broken(faults: Vec<Fault>) -> Self {
+    fn broken(faults: Vec<KeyDirProblem>) -> Self {
         let digest = digest(faults.iter().map(|fault| fault.message.as_bytes()));
         Self { digest, keys: Vec::new(), faults, strays: Vec::new(), seen: None }
     }
 
     /// Nothing is opened to tell.
     fn is_unchanged(&self, root: &OwnedFd, tenant: &TenantName) -> bool {
-        let seen = |path: &str| Some(Seen::of(&statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?));
+        let seen = |path: &str| Some(FileStat::of(&statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?));
         self.seen.is_some_and(|before| seen(tenant.as_str()) == Some(before))
             && self.keys.iter().all(|key| seen(&format!("{tenant}/{}", key.name)) == Some(key.seen))
     }
 }
 
-fn read(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime) -> Result<KeyFolder, FileFault> {
+fn read(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime) -> Result<KeyFolder, FileError> {
     let folder = open(root, Path::new(tenant.as_str()), OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
     // Before anything is read: what changes from here on has another time.
-    let seen = Seen::of(&fstat(&folder).map_err(fault)?);
+    let seen = FileStat::of(&fstat(&folder).map_err(fault)?);
     let (mut keys, mut strays, mut faults) = (Vec::<KeyFile>::new(), Vec::new(), Vec::new());
     for entry in entries(&folder, FILES_MAX)? {
         match key(&folder, path, &entry.name) {
@@ -146,7 +150,7 @@ fn read(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime) -> Re
                 Some(other) => {
                     let what = format!("and {} have the same id, {}", other.name, key.id);
                     let help = "records tell a tenant's keys apart by their id";
-                    faults.push(Fault::new(&path.join(&entry.name), what, help));
+                    faults.push(KeyDirProblem::new(&path.join(&entry.name), what, help));
                 }
                 None => keys.push(key),
             },
@@ -166,27 +170,27 @@ fn read(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime) -> Re
 }
 
 /// `None`: not called like one. `Err(None)`: gone while we looked.
-fn key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile, Option<Fault>>> {
+fn key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile, Option<KeyDirProblem>>> {
     let path = path.join(file);
     let named = match name::parse(file)? {
         Ok(named) => named,
         Err(wrong) => {
-            let what = format!("is not named like a key: not {}, {}", wrong.what, wrong.why);
-            return Some(Err(Some(Fault::new(&path, what, wrong.help))));
+            let what = format!("is not named like a key: not {}, {}", wrong.what, wrong.reason);
+            return Some(Err(Some(KeyDirProblem::new(&path, what, wrong.help))));
         }
     };
     let opened = open(folder, Path::new(file), OFlags::NOFOLLOW);
     let content = opened.and_then(|opened| read_opened(File::from(opened), SECRET_MAX));
     let content = match content {
         Ok(content) => content,
-        Err(FileFault::Missing) => return Some(Err(None)),
-        Err(fault) => return Some(Err(Some(Fault::unreadable(&path, &fault)))),
+        Err(FileError::Missing) => return Some(Err(None)),
+        Err(fault) => return Some(Err(Some(KeyDirProblem::unreadable(&path, &fault)))),
     };
     let bytes = zeroize::Zeroizing::new(content.bytes);
     let secret = bytes.trim_ascii();
     if secret.is_empty() {
         let help = "put the secret there; move it there whole if this is seen while it is written";
-        return Some(Err(Some(Fault::new(&path, "is empty", help))));
+        return Some(Err(Some(KeyDirProblem::new(&path, "is empty", help))));
     }
     Some(Ok(KeyFile {
         id: KeyId::new(named.id),
@@ -210,15 +214,15 @@ fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
 }
 
 /// O_NONBLOCK: opening a FIFO would wait for a writer. Under O_NOFOLLOW a link is ELOOP, and with O_DIRECTORY ENOTDIR.
-fn open(at: impl AsFd, path: &Path, how: OFlags) -> Result<OwnedFd, FileFault> {
+fn open(at: impl AsFd, path: &Path, how: OFlags) -> Result<OwnedFd, FileError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | how;
     openat(at, path, flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::LOOP | Errno::NOTDIR if how.contains(OFlags::NOFOLLOW) => FileFault::Link,
+        Errno::LOOP | Errno::NOTDIR if how.contains(OFlags::NOFOLLOW) => FileError::Symlink,
         errno => fault(errno),
     })
 }
 
-fn fault(errno: Errno) -> FileFault {
+fn fault(errno: Errno) -> FileError {
     std::io::Error::from(errno).into()
 }
 

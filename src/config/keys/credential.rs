@@ -1,9 +1,9 @@
 //! The keys of `[credentials.NAME]`.
 //! What may be said of what we show to a target that asks who calls?
 
-use super::Shape;
+use super::Schema;
 
-pub(in crate::config) static CREDENTIAL: Shape = Shape {
+pub(in crate::config) static CREDENTIAL: Schema = Schema {
     path: "credentials.*",
     title: "[credentials.NAME]",
     keys: &[
@@ -22,8 +22,8 @@ pub(in crate::config) static CREDENTIAL: Shape = Shape {
         "parameters",
         "plaintext",
     ],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("kind", "type"),
         ("scheme", "type"),
         ("user", "username"),

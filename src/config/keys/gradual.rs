@@ -1,20 +1,20 @@
 //! The keys of what is tried before it is in force: a route's `split`, and an entry of `guard.deny` that only reports.
 //! What may be said of a change that is not to reach everybody yet?
 
-use super::Shape;
+use super::Schema;
 
-pub(in crate::config) static SPLIT: Shape = Shape {
+pub(in crate::config) static SPLIT: Schema = Schema {
     path: "routes.split",
     title: "the split of [[routes]]",
     keys: &["percent", "egress", "trust", "sign", "credential", "timeouts"],
-    later: &[],
-    renamed: &[("weight", "percent"), ("share", "percent"), ("pool", "egress"), ("signers", "sign")],
+    reserved: &[],
+    aliases: &[("weight", "percent"), ("share", "percent"), ("pool", "egress"), ("signers", "sign")],
 };
 
-pub(in crate::config) static DENIED: Shape = Shape {
+pub(in crate::config) static DENIED: Schema = Schema {
     path: "guard.deny",
     title: "an entry of guard.deny",
     keys: &["cidr", "report_only"],
-    later: &[],
-    renamed: &[("range", "cidr"), ("network", "cidr"), ("dry_run", "report_only")],
+    reserved: &[],
+    aliases: &[("range", "cidr"), ("network", "cidr"), ("dry_run", "report_only")],
 };

@@ -1,22 +1,22 @@
 //! The keys of what a listener does before HTTP.
 //! What may be said of TLS and of load balancers?
 
-use super::Shape;
+use super::Schema;
 
-pub(in crate::config) static SERVER_CA: Shape = Shape {
+pub(in crate::config) static SERVER_CA: Schema = Schema {
     path: "server.ca",
     title: "server.ca",
     keys: &["certificate", "key"],
-    later: &[],
-    renamed: &[("cert", "certificate"), ("file", "certificate"), ("private_key", "key")],
+    reserved: &[],
+    aliases: &[("cert", "certificate"), ("file", "certificate"), ("private_key", "key")],
 };
 
-pub(in crate::config) static SERVER_TLS: Shape = Shape {
+pub(in crate::config) static SERVER_TLS: Schema = Schema {
     path: "server.tls",
     title: "server.tls",
     keys: &["certificate", "key", "client_ca", "client_crls"],
-    later: &[],
-    renamed: &[("cert", "certificate"), ("chain", "certificate"), ("ca", "client_ca"), ("crls", "client_crls")],
+    reserved: &[],
+    aliases: &[("cert", "certificate"), ("chain", "certificate"), ("ca", "client_ca"), ("crls", "client_crls")],
 };
 
 const LISTEN_RENAMED: &[(&str, &str)] = &[
@@ -31,27 +31,27 @@ const LISTEN_RENAMED: &[(&str, &str)] = &[
 ];
 
 /// One entry of `server.listen`.
-pub(in crate::config) static SERVER_LISTEN: Shape = Shape {
+pub(in crate::config) static SERVER_LISTEN: Schema = Schema {
     path: "server.listen",
     title: "an entry of server.listen",
     keys: &["address", "tls", "alpn", "mode", "group"],
-    later: &[],
-    renamed: LISTEN_RENAMED,
+    reserved: &[],
+    aliases: LISTEN_RENAMED,
 };
 
 /// One entry of `admin.listen`.
-pub(in crate::config) static ADMIN_LISTEN: Shape = Shape {
+pub(in crate::config) static ADMIN_LISTEN: Schema = Schema {
     path: "admin.listen",
     title: "an entry of admin.listen",
     keys: &["address", "mode", "group"],
-    later: &[],
-    renamed: LISTEN_RENAMED,
+    reserved: &[],
+    aliases: LISTEN_RENAMED,
 };
 
-pub(in crate::config) static PROXY_PROTOCOL: Shape = Shape {
+pub(in crate::config) static PROXY_PROTOCOL: Schema = Schema {
     path: "server.proxy_protocol",
     title: "server.proxy_protocol",
     keys: &["from"],
-    later: &[],
-    renamed: &[("networks", "from"), ("trusted", "from"), ("allow", "from")],
+    reserved: &[],
+    aliases: &[("networks", "from"), ("trusted", "from"), ("allow", "from")],
 };

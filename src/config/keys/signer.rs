@@ -1,9 +1,9 @@
 //! The keys of signers.
 //! What may be said of how webhooks are signed?
 
-use super::{FROM_UNTIL, Shape};
+use super::{FROM_UNTIL, Schema};
 
-pub(in crate::config) static SIGNER: Shape = Shape {
+pub(in crate::config) static SIGNER: Schema = Schema {
     path: "signers.*",
     title: "[signers.NAME]",
     keys: &[
@@ -21,8 +21,8 @@ pub(in crate::config) static SIGNER: Shape = Shape {
         "lifetime",
         "signature_agent",
     ],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("kind", "scheme"),
         ("type", "scheme"),
         ("key", "keys"),
@@ -51,10 +51,10 @@ pub(in crate::config) static SIGNER: Shape = Shape {
     ],
 };
 
-pub(in crate::config) static SIGNING_KEY: Shape = Shape {
+pub(in crate::config) static SIGNING_KEY: Schema = Schema {
     path: "signers.*.keys",
     title: "a key of [signers.NAME]",
     keys: &["id", "secret", "from", "until"],
-    later: &[],
-    renamed: FROM_UNTIL,
+    reserved: &[],
+    aliases: FROM_UNTIL,
 };

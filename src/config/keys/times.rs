@@ -1,22 +1,22 @@
 //! The keys of `[timeouts]`, of a route's own, and of `[circuit]`.
 //! What may be said of how long we wait, and when we do not?
 
-use super::Shape;
+use super::Schema;
 
-pub(in crate::config) static TIMEOUTS: Shape = Shape {
+pub(in crate::config) static TIMEOUTS: Schema = Schema {
     path: "timeouts",
     title: "[timeouts]",
     keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "tunnel", "reuse"],
-    later: &[],
-    renamed: TIMES,
+    reserved: &[],
+    aliases: TIMES,
 };
 
-pub(in crate::config) static ROUTE_TIMEOUTS: Shape = Shape {
+pub(in crate::config) static ROUTE_TIMEOUTS: Schema = Schema {
     path: "routes.timeouts",
     title: "the timeouts of [[routes]]",
     keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "tunnel"],
-    later: &[],
-    renamed: TIMES,
+    reserved: &[],
+    aliases: TIMES,
 };
 
 /// What people write for the timeouts.
@@ -34,12 +34,12 @@ const TIMES: &[(&str, &str)] = &[
     ("max_age", "reuse"),
 ];
 
-pub(in crate::config) static CIRCUIT: Shape = Shape {
+pub(in crate::config) static CIRCUIT: Schema = Schema {
     path: "circuit",
     title: "[circuit]",
     keys: &["failures", "window", "open", "open_max"],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("consecutive_errors", "failures"),
         ("threshold", "failures"),
         ("max_fails", "failures"),

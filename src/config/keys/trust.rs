@@ -1,14 +1,14 @@
 //! The keys of `[trust.NAME]`.
 //! What may be said of whom we believe, and of who we are to them?
 
-use super::Shape;
+use super::Schema;
 
-pub(in crate::config) static TRUST: Shape = Shape {
+pub(in crate::config) static TRUST: Schema = Schema {
     path: "trust.*",
     title: "[trust.NAME]",
     keys: &["roots", "min_version", "verify", "strict", "pins", "intermediates", "crls", "crl_policy", "identity"],
-    later: &[],
-    renamed: &[
+    reserved: &[],
+    aliases: &[
         ("ca", "roots"),
         ("ca_file", "roots"),
         ("cafile", "roots"),
@@ -35,10 +35,10 @@ pub(in crate::config) static TRUST: Shape = Shape {
     ],
 };
 
-pub(in crate::config) static TRUST_IDENTITY: Shape = Shape {
+pub(in crate::config) static TRUST_IDENTITY: Schema = Schema {
     path: "trust.*.identity",
     title: "the identity of [trust.NAME]",
     keys: &["certificate", "key"],
-    later: &[],
-    renamed: &[("cert", "certificate"), ("crt", "certificate"), ("chain", "certificate"), ("private_key", "key")],
+    reserved: &[],
+    aliases: &[("cert", "certificate"), ("crt", "certificate"), ("chain", "certificate"), ("private_key", "key")],
 };

@@ -1,12 +1,12 @@
 //! The keys of `response_head_max`.
 //! Which limits has a field section of a response?
 
-use super::Shape;
+use super::Schema;
 
-pub(in crate::config) static RESPONSE_HEAD_MAX: Shape = Shape {
+pub(in crate::config) static RESPONSE_HEAD_MAX: Schema = Schema {
     path: "routes.response_head_max",
     title: "the response_head_max of [[routes]]",
     keys: &["count", "bytes"],
-    later: &[],
-    renamed: &[("fields", "count"), ("headers", "count"), ("size", "bytes")],
+    reserved: &[],
+    aliases: &[("fields", "count"), ("headers", "count"), ("size", "bytes")],
 };

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::Record;
 use super::timing::{Step, milliseconds};
-use crate::net::dial::Dialling;
-use crate::net::exchange::Connection;
+use crate::net::dial::DialReport;
+use crate::net::http_client::Connection;
 use crate::net::tls::{self, CertificateSummary};
 use crate::policy::egress::Hop;
 
@@ -20,7 +20,7 @@ const ATTEMPTS_MAX: usize = 16;
 pub(super) struct AttemptEvidence {
     source: IpAddr,
     address: IpAddr,
-    /// A word of [`crate::net::dial::Attempt`].
+    /// A word of [`crate::net::dial::ConnectAttempt`].
     outcome: &'static str,
     ms: f64,
 }
@@ -55,7 +55,7 @@ impl Record {
         self.begin(Step::Connect);
     }
 
-    pub(in super::super) fn dialled(&mut self, dialling: &Dialling) {
+    pub(in super::super) fn dialled(&mut self, dialling: &DialReport) {
         self.step(Step::Connect);
         dialling.hop.into_iter().for_each(|hop| self.leaves_by(hop));
         if dialling.outcome.is_ok() && dialling.attempts.len() == 1 {
@@ -70,7 +70,7 @@ impl Record {
         }));
     }
 
-    pub(in super::super) fn over(&mut self, connection: &Connection, reused: bool) {
+    pub(in super::super) fn set_connection(&mut self, connection: &Connection, reused: bool) {
         self.leaves_by(connection.hop());
         (self.reused, self.http, self.tls) = (Some(reused), Some(connection.http()), None);
         connection.proof().into_iter().for_each(|proof| self.proven(proof));
@@ -82,8 +82,8 @@ impl Record {
     }
 
     /// On this connection, or of a tunnel's target on one of our own.
-    pub(in super::super) fn proven(&mut self, proof: &tls::Proof) {
-        let &tls::Proof { version, suite, expires, verified, .. } = proof;
+    pub(in super::super) fn proven(&mut self, proof: &tls::HandshakeInfo) {
+        let &tls::HandshakeInfo { version, suite, expires, verified, .. } = proof;
         self.tls = Some(TlsEvidence { version, suite, certificate_expires: expires, verified });
     }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
-use super::timing::Milliseconds;
+use super::timing::StepTimes;
 use super::token_endpoint::TokenEndpointEvidence;
 
 /// By what only reports, a limit for example.
@@ -19,22 +19,22 @@ pub(super) struct WouldRefuse {
     pub(super) code: &'static str,
     /// Of a limit that counts by something.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) key: LimitKey,
+    pub(super) key: LimitKeyParts,
 }
 
 /// The parts that a limit counts by; `None`: a delivery for no tenant.
-pub(in super::super) type LimitKey = BTreeMap<&'static str, Option<String>>;
+pub(in super::super) type LimitKeyParts = BTreeMap<&'static str, Option<String>>;
 
 /// The limit that refused a request.
 #[derive(Serialize)]
-pub(super) struct RefusedBy {
+pub(super) struct RefusingLimit {
     pub(super) name: String,
-    pub(super) key: LimitKey,
+    pub(super) key: LimitKeyParts,
 }
 
 /// The line. Names are part of the product's surface.
 #[derive(Serialize)]
-pub(super) struct Line<'a> {
+pub(super) struct RecordLine<'a> {
     pub(super) time: Timestamp,
     pub(super) request_id: &'a str,
     pub(super) peer: Option<IpAddr>,
@@ -81,12 +81,12 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) token_endpoint: Option<&'a TokenEndpointEvidence>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) limit: Option<&'a RefusedBy>,
+    pub(super) limit: Option<&'a RefusingLimit>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) would_take: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) would_refuse: &'a [WouldRefuse],
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
-    pub(super) ms: &'a Milliseconds,
+    pub(super) ms: &'a StepTimes,
 }

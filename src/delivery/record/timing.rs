@@ -10,7 +10,7 @@ use serde::Serialize;
 pub(in super::super) enum Step {
     Admit,
     Token,
-    TakeIn,
+    ReadBody,
     Resolve,
     Connect,
     Tls,
@@ -20,7 +20,7 @@ pub(in super::super) enum Step {
 
 /// Milliseconds by step; `None`: the delivery did not come to it, or not in this way.
 #[derive(Serialize, Default, Clone, Debug)]
-pub(super) struct Milliseconds {
+pub(super) struct StepTimes {
     #[serde(skip_serializing_if = "Option::is_none")]
     admit: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,13 +45,13 @@ pub(super) struct StepTimer {
     /// The end of the last step.
     last: Instant,
     underway: Option<Step>,
-    took: Milliseconds,
+    took: StepTimes,
 }
 
 impl StepTimer {
     pub(super) fn start() -> Self {
         let now = Instant::now();
-        Self { started: now, last: now, underway: None, took: Milliseconds::default() }
+        Self { started: now, last: now, underway: None, took: StepTimes::default() }
     }
 
     pub(super) fn started(&self) -> Instant {
@@ -72,7 +72,7 @@ impl StepTimer {
         let slot = match step {
             Step::Admit => &mut self.took.admit,
             Step::Token => &mut self.took.token,
-            Step::TakeIn => &mut self.took.take_in,
+            Step::ReadBody => &mut self.took.take_in,
             Step::Resolve => &mut self.took.resolve,
             Step::Connect => &mut self.took.connect,
             Step::Tls => &mut self.took.tls,
@@ -103,12 +103,12 @@ impl StepTimer {
     }
 
     /// Ends the timing, and gives its times away.
-    pub(super) fn take(&mut self) -> Milliseconds {
+    pub(super) fn take_times(&mut self) -> StepTimes {
         self.finish();
         std::mem::take(&mut self.took)
     }
 
-    pub(super) fn milliseconds(&self) -> &Milliseconds {
+    pub(super) fn milliseconds(&self) -> &StepTimes {
         &self.took
     }
 }

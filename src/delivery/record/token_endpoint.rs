@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Record;
 use super::connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
-use super::timing::Milliseconds;
+use super::timing::StepTimes;
 use crate::policy::credential::OAuth2;
 
 /// Names are those of the record, with the endpoint in the target's place.
@@ -27,7 +27,7 @@ pub(in super::super) struct TokenEndpointEvidence {
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<FailedCertificate>,
     status_class: Option<&'static str>,
-    ms: Milliseconds,
+    ms: StepTimes,
 }
 
 impl Record {
@@ -47,7 +47,7 @@ impl Record {
             tls: self.tls.take(),
             certificate: self.certificate.take(),
             status_class: self.status_class,
-            ms: self.timer.take(),
+            ms: self.timer.take_times(),
         }
     }
 

@@ -13,16 +13,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
 use super::Tunnel;
-use crate::config::Plaintext;
-use crate::delivery::passage::{self, Passage};
+use crate::config::PlaintextPolicy;
+use crate::delivery::connector::{self, UpstreamConnector};
 use crate::delivery::record::Record;
 use crate::delivery::refusal::Refusal;
-use crate::live::proven::Key;
 use crate::names::{Host, Scheme};
-use crate::net::connection::Socket;
-use crate::net::dial::{DialFault, Dialled};
-use crate::net::tls::TlsFault;
+use crate::net::connection::OutboundSocket;
+use crate::net::dial::{DialError, DialledSocket};
+use crate::net::tls::TlsError;
 use crate::policy::egress::Hop;
+use crate::state::upstreams::verified::VerifiedTargetKey;
 
 /// Wait before the second attempt at the tunnel's connection, for a target that refused the first as too soon.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -31,25 +31,25 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 const EARLY_CLOSE: Duration = Duration::from_millis(250);
 
 /// A connection for a tunnel.
-pub(super) struct Opening {
-    pub(super) socket: Socket,
+pub(super) struct TunnelConnection {
+    pub(super) socket: OutboundSocket,
     pub(super) hop: Hop,
     /// Whom the client must mean, where the tunnel is for TLS.
     pub(super) host: Option<Host>,
 }
 
-impl Passage<'_> {
+impl UpstreamConnector<'_> {
     /// Dials a hop, verifies the target on that connection unless it was verified lately, and dials the tunnel's own.
-    pub(super) async fn open_tunnel(&self, record: &mut Record) -> Result<Opening, Refusal> {
-        let Dialled { socket, hop } = self.connect(&self.hops, record).await?;
+    pub(super) async fn open_tunnel(&self, record: &mut Record) -> Result<TunnelConnection, Refusal> {
+        let DialledSocket { socket, hop } = self.connect(&self.hops, record).await?;
         if self.target.scheme == Scheme::Http {
-            return Ok(Opening { socket, hop, host: None });
+            return Ok(TunnelConnection { socket, hop, host: None });
         }
-        let key = Key::of(hop, &self.target.host, &self.route.trust);
+        let key = VerifiedTargetKey::of(hop, &self.target.host, &self.route.trust);
         let host = Some(self.target.host.clone());
         if let Some(proof) = self.live.proven.get(&key) {
             record.proven(&proof);
-            return Ok(Opening { socket, hop, host });
+            return Ok(TunnelConnection { socket, hop, host });
         }
         let host = match self.verify(socket, record).await {
             Ok(proof) => {
@@ -59,20 +59,20 @@ impl Passage<'_> {
             }
             // A port of which nobody knows whether it speaks TLS, on a route that takes both: the target answered
             // something else, or closed the connection on the ClientHello.
-            Err(TlsFault::Plaintext | TlsFault::Lost(_))
-                if self.route.plaintext == Plaintext::Allow && self.target.port != 443 =>
+            Err(TlsError::Plaintext | TlsError::Lost(_))
+                if self.route.plaintext == PlaintextPolicy::Allow && self.target.port != 443 =>
             {
                 None
             }
             Err(fault) => return Err(fault.into()),
         };
-        Ok(Opening { socket: self.dial_again(hop, record).await?, hop, host })
+        Ok(TunnelConnection { socket: self.dial_again(hop, record).await?, hop, host })
     }
 
     /// Dials the hop that has just been verified. A target that refuses the connection is asked once more.
-    async fn dial_again(&self, hop: Hop, record: &mut Record) -> Result<Socket, DialFault> {
+    async fn dial_again(&self, hop: Hop, record: &mut Record) -> Result<OutboundSocket, DialError> {
         match self.connect(&[hop], record).await {
-            Err(DialFault::Refused) => {
+            Err(DialError::Refused) => {
                 sleep(RETRY_DELAY).await;
                 Ok(self.connect(&[hop], record).await?.socket)
             }
@@ -98,7 +98,7 @@ impl Tunnel {
         let Some(host) = &self.host else { return Ok(()) };
         let (tenant, connect) = (self.record.tenant().cloned(), self.route.timeouts.connect);
         let (hops, record) = ([self.hop], &mut self.record);
-        if let Ok(dialled) = passage::dial(&self.live, host, tenant.as_ref(), &hops, connect, record).await {
+        if let Ok(dialled) = connector::dial(&self.live, host, tenant.as_ref(), &hops, connect, record).await {
             self.socket = dialled.socket;
             self.socket.write_all(hello).await?;
         }
@@ -107,7 +107,7 @@ impl Tunnel {
 }
 
 /// Sends `hello`; false if the target closed the connection instead of answering.
-async fn is_answered(socket: &mut Socket, hello: &[u8]) -> bool {
+async fn is_answered(socket: &mut OutboundSocket, hello: &[u8]) -> bool {
     if socket.liveness().has_ended() || socket.write_all(hello).await.is_err() {
         return false;
     }

@@ -77,7 +77,7 @@ async fn a_refusal_goes_on_to_the_next_hop_at_once() {
     assert_eq!(dialled.hop, hop("127.0.0.3", to));
     assert!(start.elapsed() < ATTEMPT_DELAY, "no need to wait for the delay");
     let dialling = dial(&[hop("127.0.0.2", refused)], within(5000)).await;
-    assert!(matches!(dialling.outcome, Err(DialFault::Refused)));
+    assert!(matches!(dialling.outcome, Err(DialError::Refused)));
     assert!(dialling.unusable.is_empty());
 }
 
@@ -86,7 +86,7 @@ async fn silence_ends_at_the_deadline() {
     let (_held, silent) = black_hole();
     let start = Instant::now();
     let dialling = dial(&[hop("127.0.0.2", silent)], within(100)).await;
-    assert!(matches!(dialling.outcome, Err(DialFault::Timeout)));
+    assert!(matches!(dialling.outcome, Err(DialError::Timeout)));
     assert!(start.elapsed() < Duration::from_secs(2));
 }
 
@@ -118,7 +118,7 @@ async fn an_address_that_is_not_ours_is_reported_and_never_replaced() {
     let (listener, to) = listening();
     listener.set_nonblocking(true).unwrap();
     let dialling = dial(&[hop("192.0.2.77", to), hop("192.0.2.77", to)], within(2000)).await;
-    assert!(matches!(dialling.outcome, Err(DialFault::NoSource)));
+    assert!(matches!(dialling.outcome, Err(DialError::NoSource)));
     assert_eq!(dialling.unusable, [ip("192.0.2.77")]);
     assert!(listener.accept().is_err(), "nothing has reached the target");
 
@@ -134,10 +134,10 @@ async fn of_several_faults_the_most_telling_is_told() {
     let (_listener, to) = listening();
     let told = async |hops: &[Hop]| dial(hops, within(400)).await.outcome.unwrap_err();
     let [gone, closed, mute] = [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.2", silent)];
-    assert!(matches!(told(&[gone, closed]).await, DialFault::Refused));
-    assert!(matches!(told(&[closed, mute]).await, DialFault::Refused));
-    assert!(matches!(told(&[mute, gone]).await, DialFault::Timeout));
-    assert!(matches!(told(&[]).await, DialFault::NoSource));
+    assert!(matches!(told(&[gone, closed]).await, DialError::Refused));
+    assert!(matches!(told(&[closed, mute]).await, DialError::Refused));
+    assert!(matches!(told(&[mute, gone]).await, DialError::Timeout));
+    assert!(matches!(told(&[]).await, DialError::NoSource));
 }
 
 #[tokio::test]

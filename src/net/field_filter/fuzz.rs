@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 
-use super::{CONTINUATIONS_LEAST, FRAME_HEAD, Filter, Messages, PREFACE};
+use super::{CONTINUATIONS_LEAST, FRAME_HEAD, FieldFilter, MessageKind, PREFACE};
 
 /// Small, so that a few bytes exceed it.
 const LIST_MAX: usize = 1000;
@@ -12,13 +12,13 @@ const BLOCK_OVERHEAD: usize = LIST_MAX + FRAME_HEAD * (CONTINUATIONS_LEAST + 4) 
 
 /// Any bytes come out the same however they arrive, and no malformed field is left in them.
 pub fn fields(data: &[u8]) {
-    check(Messages::Requests, &[&[0; PREFACE][..], data].concat());
-    check(Messages::Responses, data);
+    check(MessageKind::Requests, &[&[0; PREFACE][..], data].concat());
+    check(MessageKind::Responses, data);
 }
 
-fn check(messages: Messages, input: &[u8]) {
+fn check(messages: MessageKind, input: &[u8]) {
     let run = |input: &[u8], step: usize| {
-        let (mut filter, mut out, mut rest) = (Filter::new(messages, LIST_MAX), Vec::new(), BytesMut::new());
+        let (mut filter, mut out, mut rest) = (FieldFilter::new(messages, LIST_MAX), Vec::new(), BytesMut::new());
         for piece in input.chunks(step) {
             let passes = filter.read(piece, &mut rest);
             out.extend_from_slice(&piece[..passes]);

@@ -37,20 +37,20 @@ fn violation(word: &str) -> Vec<u8> {
 }
 
 /// Returns the output, and how much of it was not copied.
-fn read(filter: &mut Filter, input: &[u8]) -> (Vec<u8>, usize) {
+fn read(filter: &mut FieldFilter, input: &[u8]) -> (Vec<u8>, usize) {
     let mut rest = BytesMut::new();
     let passes = filter.read(input, &mut rest);
     ([&input[..passes], &rest].concat(), passes)
 }
 
 fn requests(frames: &[u8]) -> Vec<u8> {
-    let mut filter = Filter::new(Messages::Requests, LIST_MAX);
+    let mut filter = FieldFilter::new(MessageKind::Requests, LIST_MAX);
     read(&mut filter, &[0; PREFACE]);
     read(&mut filter, frames).0
 }
 
 fn responses(frames: &[u8]) -> Vec<u8> {
-    read(&mut Filter::new(Messages::Responses, LIST_MAX), frames).0
+    read(&mut FieldFilter::new(MessageKind::Responses, LIST_MAX), frames).0
 }
 
 /// A block in as many frames as it takes.
@@ -101,8 +101,8 @@ fn nothing_passes_behind_a_block_that_breaks_off() {
         ),
     ] {
         for step in [frames.len() + next.len(), 7] {
-            for messages in [Messages::Requests, Messages::Responses] {
-                let mut filter = Filter::new(messages, LIST_MAX);
+            for messages in [MessageKind::Requests, MessageKind::Responses] {
+                let mut filter = FieldFilter::new(messages, LIST_MAX);
                 filter.left = 0;
                 let input = [frames.clone(), next.clone()].concat();
                 let output: Vec<u8> = input.chunks(step).flat_map(|piece| read(&mut filter, piece).0).collect();
@@ -120,7 +120,7 @@ async fn rewriting_adds_no_more_than_its_bound() {
     let first = [status.clone(), field(0x40, b"x-large", &[b'y'; 4000])].concat();
     let bomb = frame(HEADERS, END_HEADERS, &[status.clone(), vec![0x80 | 62; 60]].concat());
     for rewrites in [false, true] {
-        let mut filter = Filter::new(Messages::Responses, 4 * LIST_MAX);
+        let mut filter = FieldFilter::new(MessageKind::Responses, 4 * LIST_MAX);
         read(&mut filter, &frame(HEADERS, END_HEADERS, &first));
         if rewrites {
             read(&mut filter, &frame_on(3, HEADERS, END_HEADERS, &field(0, b"X-Bad", b"y")));
@@ -137,7 +137,7 @@ async fn rewriting_adds_no_more_than_its_bound() {
 fn well_formed_frames_are_not_copied() {
     let head = frame(HEADERS, END_HEADERS, &[0x88, 0x0f, 0x0d, 1, b'2']);
     let frames = [head, frame(DATA, 0, &[7; 5000]), frame(DATA, END_STREAM, b"")].concat();
-    let mut filter = Filter::new(Messages::Responses, LIST_MAX);
+    let mut filter = FieldFilter::new(MessageKind::Responses, LIST_MAX);
     assert_eq!(read(&mut filter, &frames), (frames.clone(), frames.len()));
     // A piece that ends within the head of a frame holds back no more than that.
     let (first, second) = frames.split_at(4);
@@ -222,7 +222,7 @@ fn block_that_decodes_to_too_much_ends_the_connection_and_does_not_pass() {
     // So does one of too many frames, and the owner's word.
     let many = [frame(HEADERS, 0, &[]), frame(CONTINUATION, 0, &[]).repeat(20)].concat();
     assert_eq!(requests(&many), endless);
-    let mut filter = Filter::new(Messages::Requests, LIST_MAX);
+    let mut filter = FieldFilter::new(MessageKind::Requests, LIST_MAX);
     let (preface, data) = ([0; PREFACE], frame(DATA, 0, b"x"));
     read(&mut filter, &[&preface[..], &data[..4]].concat());
     filter.end_connection();
@@ -254,7 +254,7 @@ fn response_head_that_is_too_large_names_the_limit_and_ends_its_stream() {
 
 /// One field of a head, as it is encoded.
 #[derive(Debug, Clone)]
-enum Part {
+enum FieldRepresentation {
     Literal {
         kind: u8,
         name: &'static str,
@@ -266,24 +266,28 @@ enum Part {
     Named(u8, &'static str),
 }
 
-fn part() -> impl Strategy<Value = Part> {
+fn part() -> impl Strategy<Value = FieldRepresentation> {
     let names =
         ["x", "y-long-name", "te", "X", "", "connection", ":path", ":status", ":odd", "a b", "cookie", ":method"];
     let values = ["v", "", " v", "v ", "a\0b", "trailers", "200", "GET", "\u{e9}"];
     let (names, values) = (prop::sample::select(names.to_vec()), prop::sample::select(values.to_vec()));
     let kinds = prop::sample::select(vec![0x40, 0x40, 0, 0x10]);
-    let literal = (kinds, names, values.clone()).prop_map(|(kind, name, value)| Part::Literal { kind, name, value });
+    let literal = (kinds, names, values.clone()).prop_map(|(kind, name, value)| FieldRepresentation::Literal {
+        kind,
+        name,
+        value,
+    });
     prop_oneof![
         3 => literal,
-        1 => (0_u8..8).prop_map(Part::Index),
-        1 => (0_u8..8, values).prop_map(|(index, value)| Part::Named(index, value)),
+        1 => (0_u8..8).prop_map(FieldRepresentation::Index),
+        1 => (0_u8..8, values).prop_map(|(index, value)| FieldRepresentation::Named(index, value)),
     ]
 }
 
 /// Encodes a request, and returns its fields where none is malformed. `entries`: of the table, the newest first.
 fn request(
     path: &str,
-    parts: &[Part],
+    parts: &[FieldRepresentation],
     entries: &mut Vec<(String, String)>,
 ) -> (Vec<u8>, Option<Vec<(String, String)>>) {
     let mut block = [&[0x82, 0x87, 0x41, 1, b'h'][..], &field(0, b":path", path.as_bytes())].concat();
@@ -291,16 +295,16 @@ fn request(
     let mut fields = Vec::new();
     for part in parts {
         let (name, value) = match part {
-            Part::Literal { kind, name, value } => {
+            FieldRepresentation::Literal { kind, name, value } => {
                 block.extend(field(*kind, name.as_bytes(), value.as_bytes()));
                 ((*name).to_owned(), (*value).to_owned())
             }
-            Part::Index(index) => {
+            FieldRepresentation::Index(index) => {
                 let Some(entry) = entries.get(usize::from(*index)) else { continue };
                 block.push(0x80 | (62 + index));
                 entry.clone()
             }
-            Part::Named(index, value) => {
+            FieldRepresentation::Named(index, value) => {
                 let Some((name, _)) = entries.get(usize::from(*index)) else { continue };
                 if 62 + index < 63 {
                     block.push(0x40 | (62 + index));
@@ -312,7 +316,7 @@ fn request(
                 (name.clone(), (*value).to_owned())
             }
         };
-        if matches!(part, Part::Literal { kind: 0x40, .. } | Part::Named(..)) {
+        if matches!(part, FieldRepresentation::Literal { kind: 0x40, .. } | FieldRepresentation::Named(..)) {
             entries.insert(0, (name.clone(), value.clone()));
         }
         fields.push((name, value));
@@ -334,7 +338,7 @@ proptest! {
     ) {
         let mut input = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame_on(0, SETTINGS, 0, &[])].concat();
         let (mut entries, mut expected) = (Vec::new(), Vec::new());
-        let last: &[Part] = &[Part::Literal { kind: 0x40, name: "x", value: "last" }];
+        let last: &[FieldRepresentation] = &[FieldRepresentation::Literal { kind: 0x40, name: "x", value: "last" }];
         let requests = requests.iter().map(Vec::as_slice).chain([last]);
         for (number, parts) in requests.enumerate() {
             let (block, fields) = request(&format!("/{number}"), parts, &mut entries);
@@ -342,7 +346,7 @@ proptest! {
             input.extend(frame_on(2 * number as u32 + 1, HEADERS, flags, &block));
             expected.extend(fields.map(|fields| (format!("/{number}"), fields)));
         }
-        let (mut filter, mut out) = (Filter::new(Messages::Requests, LIST_MAX), Vec::new());
+        let (mut filter, mut out) = (FieldFilter::new(MessageKind::Requests, LIST_MAX), Vec::new());
         for piece in input.chunks(step) {
             let (output, _) = read(&mut filter, piece);
             out.extend(output);

@@ -1,7 +1,7 @@
 //! The Huffman code of HPACK (RFC 7541 §5.2).
 //! What text does a compressed string stand for?
 
-use super::Undecodable;
+use super::CompressionError;
 
 /// Lengths of the codes of all octets and of the end, in bits (RFC 7541 Appendix B).
 static CODE_LENGTHS: [u8; 257] = [
@@ -75,7 +75,7 @@ impl Huffman {
     }
 }
 
-pub(super) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, Undecodable> {
+pub(super) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, CompressionError> {
     let mut text = Vec::with_capacity(bytes.len() * 8 / 5);
     let (mut rest, mut buffer, mut count) = (bytes.iter(), 0_u64, 0_usize);
     loop {
@@ -95,14 +95,14 @@ pub(super) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, Undecodable> {
             break;
         }
         if symbol == END {
-            return Err(Undecodable);
+            return Err(CompressionError);
         }
         text.push(symbol as u8);
         count -= length;
     }
     // What is left is padding: the beginning of the end's code, which is all ones (RFC 7541 §5.2).
     let ones = (1_u64 << count) - 1;
-    if count < 8 && buffer & ones == ones { Ok(text) } else { Err(Undecodable) }
+    if count < 8 && buffer & ones == ones { Ok(text) } else { Err(CompressionError) }
 }
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
         );
         assert_eq!(decompress(&hex("9d29ad171863c78f0b97c8e9ae82ae43d3")).unwrap(), b"https://www.example.com");
         for broken in ["ff", "ffffffff", "1c"] {
-            assert_eq!(decompress(&hex(broken)), Err(Undecodable), "{broken}: padding is seven ones at most");
+            assert_eq!(decompress(&hex(broken)), Err(CompressionError), "{broken}: padding is seven ones at most");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 /// What a field section is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Section {
+pub enum FieldSection {
     Request,
     Response,
     Trailers,
@@ -11,7 +11,7 @@ pub enum Section {
 
 /// A rule that a field breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub enum FieldRule {
     /// §8.2.1: an upper-case letter, or what is no letter of a name at all.
     FieldName,
     /// §8.2.1: a control character.
@@ -26,36 +26,42 @@ pub enum Rule {
     Status,
 }
 
-impl Rule {
-    pub const ALL: [Rule; 6] =
-        [Rule::FieldName, Rule::FieldValue, Rule::WhiteSpace, Rule::ConnectionField, Rule::PseudoHeader, Rule::Status];
+impl FieldRule {
+    pub const ALL: [FieldRule; 6] = [
+        FieldRule::FieldName,
+        FieldRule::FieldValue,
+        FieldRule::WhiteSpace,
+        FieldRule::ConnectionField,
+        FieldRule::PseudoHeader,
+        FieldRule::Status,
+    ];
 
     /// Returns the word that names the rule in a refusal.
     pub fn as_str(self) -> &'static str {
         match self {
-            Rule::FieldName => "field_name",
-            Rule::FieldValue => "field_value",
-            Rule::WhiteSpace => "field_white_space",
-            Rule::ConnectionField => "connection_field",
-            Rule::PseudoHeader => "pseudo_header",
-            Rule::Status => "status",
+            FieldRule::FieldName => "field_name",
+            FieldRule::FieldValue => "field_value",
+            FieldRule::WhiteSpace => "field_white_space",
+            FieldRule::ConnectionField => "connection_field",
+            FieldRule::PseudoHeader => "pseudo_header",
+            FieldRule::Status => "status",
         }
     }
 }
 
 /// What a name is, judged once: a block may name thousands of fields by one entry.
 #[derive(Clone, Copy)]
-pub(super) enum Class {
-    Pseudo(Pseudo),
+pub(super) enum NameClass {
+    Pseudo(PseudoHeader),
     /// RFC 9113 §8.2.2.
     Connection,
     Te,
     Regular,
-    Malformed(Rule),
+    Malformed(FieldRule),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pseudo {
+pub(super) enum PseudoHeader {
     Method,
     Scheme,
     Authority,
@@ -66,62 +72,62 @@ pub(super) enum Pseudo {
 
 /// What a field is, wherever it stands.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum FieldKind {
     Regular,
     /// There is white space around its value.
-    Spaced,
-    Pseudo(Pseudo),
+    SurroundedBySpace,
+    Pseudo(PseudoHeader),
     /// `:status` of an interim response.
     Interim,
-    Malformed(Rule),
+    Malformed(FieldRule),
 }
 
-impl Class {
+impl NameClass {
     pub(super) fn of(name: &[u8]) -> Self {
         match name {
-            b":method" => Class::Pseudo(Pseudo::Method),
-            b":scheme" => Class::Pseudo(Pseudo::Scheme),
-            b":authority" => Class::Pseudo(Pseudo::Authority),
-            b":path" => Class::Pseudo(Pseudo::Path),
-            b":protocol" => Class::Pseudo(Pseudo::Protocol),
-            b":status" => Class::Pseudo(Pseudo::Status),
-            [b':', ..] => Class::Malformed(Rule::PseudoHeader),
+            b":method" => NameClass::Pseudo(PseudoHeader::Method),
+            b":scheme" => NameClass::Pseudo(PseudoHeader::Scheme),
+            b":authority" => NameClass::Pseudo(PseudoHeader::Authority),
+            b":path" => NameClass::Pseudo(PseudoHeader::Path),
+            b":protocol" => NameClass::Pseudo(PseudoHeader::Protocol),
+            b":status" => NameClass::Pseudo(PseudoHeader::Status),
+            [b':', ..] => NameClass::Malformed(FieldRule::PseudoHeader),
             b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
-                Class::Connection
+                NameClass::Connection
             }
-            b"te" => Class::Te,
-            name if is_token(name) && !name.iter().any(u8::is_ascii_uppercase) => Class::Regular,
-            _ => Class::Malformed(Rule::FieldName),
+            b"te" => NameClass::Te,
+            name if is_token(name) && !name.iter().any(u8::is_ascii_uppercase) => NameClass::Regular,
+            _ => NameClass::Malformed(FieldRule::FieldName),
         }
     }
 
     /// Judges a field of this name.
-    pub(super) fn judge(self, value: &[u8]) -> Kind {
+    pub(super) fn judge(self, value: &[u8]) -> FieldKind {
         match self {
-            Class::Malformed(rule) => return Kind::Malformed(rule),
-            Class::Connection => return Kind::Malformed(Rule::ConnectionField),
+            NameClass::Malformed(rule) => return FieldKind::Malformed(rule),
+            NameClass::Connection => return FieldKind::Malformed(FieldRule::ConnectionField),
             _ if !value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != DELETE)) => {
-                return Kind::Malformed(Rule::FieldValue);
+                return FieldKind::Malformed(FieldRule::FieldValue);
             }
             _ => {}
         }
         let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
         let is_spaced = is_space(value.first()) || is_space(value.last());
         match self {
-            Class::Pseudo(_) if is_spaced => Kind::Malformed(Rule::WhiteSpace),
-            Class::Pseudo(Pseudo::Status) => match value {
-                b"101" => Kind::Malformed(Rule::Status),
-                [b'1', b'0'..=b'9', b'0'..=b'9'] => Kind::Interim,
-                [b'2'..=b'9', b'0'..=b'9', b'0'..=b'9'] => Kind::Pseudo(Pseudo::Status),
-                _ => Kind::Malformed(Rule::Status),
+            NameClass::Pseudo(_) if is_spaced => FieldKind::Malformed(FieldRule::WhiteSpace),
+            NameClass::Pseudo(PseudoHeader::Status) => match value {
+                b"101" => FieldKind::Malformed(FieldRule::Status),
+                [b'1', b'0'..=b'9', b'0'..=b'9'] => FieldKind::Interim,
+                [b'2'..=b'9', b'0'..=b'9', b'0'..=b'9'] => FieldKind::Pseudo(PseudoHeader::Status),
+                _ => FieldKind::Malformed(FieldRule::Status),
             },
-            Class::Pseudo(Pseudo::Method) if !is_token(value) => Kind::Malformed(Rule::FieldValue),
+            NameClass::Pseudo(PseudoHeader::Method) if !is_token(value) => FieldKind::Malformed(FieldRule::FieldValue),
             // h2 has no other text of a pseudo-header field.
-            Class::Pseudo(_) if std::str::from_utf8(value).is_err() => Kind::Malformed(Rule::FieldValue),
-            Class::Pseudo(pseudo) => Kind::Pseudo(pseudo),
-            Class::Te if value != b"trailers" => Kind::Malformed(Rule::ConnectionField),
-            _ if is_spaced => Kind::Spaced,
-            _ => Kind::Regular,
+            NameClass::Pseudo(_) if std::str::from_utf8(value).is_err() => FieldKind::Malformed(FieldRule::FieldValue),
+            NameClass::Pseudo(pseudo) => FieldKind::Pseudo(pseudo),
+            NameClass::Te if value != b"trailers" => FieldKind::Malformed(FieldRule::ConnectionField),
+            _ if is_spaced => FieldKind::SurroundedBySpace,
+            _ => FieldKind::Regular,
         }
     }
 }
@@ -137,55 +143,55 @@ const DELETE: u8 = 0x7f;
 const NAME_MAX: usize = (1 << 16) - 1;
 
 /// Judges the fields of one section in their order.
-pub(super) struct Judge {
-    section: Section,
+pub(super) struct SectionValidator {
+    section: FieldSection,
     /// A bit for each pseudo-header field that has come.
     pseudo: u8,
     has_regular: bool,
     is_interim: bool,
-    broken: Option<Rule>,
+    broken: Option<FieldRule>,
 }
 
-impl Judge {
-    pub(super) fn new(section: Section) -> Self {
+impl SectionValidator {
+    pub(super) fn new(section: FieldSection) -> Self {
         Self { section, pseudo: 0, has_regular: false, is_interim: false, broken: None }
     }
 
-    pub(super) fn judge(&mut self, kind: Kind) {
+    pub(super) fn judge(&mut self, kind: FieldKind) {
         let broken = match kind {
-            Kind::Malformed(rule) => Some(rule),
+            FieldKind::Malformed(rule) => Some(rule),
             // A request with one is refused with a response, and recorded.
-            Kind::Spaced if self.section != Section::Request => Some(Rule::WhiteSpace),
-            Kind::Regular | Kind::Spaced => {
+            FieldKind::SurroundedBySpace if self.section != FieldSection::Request => Some(FieldRule::WhiteSpace),
+            FieldKind::Regular | FieldKind::SurroundedBySpace => {
                 self.has_regular = true;
                 None
             }
-            Kind::Interim => {
+            FieldKind::Interim => {
                 self.is_interim = true;
-                self.pseudo(Pseudo::Status)
+                self.pseudo(PseudoHeader::Status)
             }
-            Kind::Pseudo(pseudo) => self.pseudo(pseudo),
+            FieldKind::Pseudo(pseudo) => self.pseudo(pseudo),
         };
         self.broken = self.broken.or(broken);
     }
 
-    fn pseudo(&mut self, pseudo: Pseudo) -> Option<Rule> {
+    fn pseudo(&mut self, pseudo: PseudoHeader) -> Option<FieldRule> {
         let bit = 1 << pseudo as u8;
         let is_of_section = match self.section {
-            Section::Request => pseudo != Pseudo::Status,
-            Section::Response => pseudo == Pseudo::Status,
-            Section::Trailers => false,
+            FieldSection::Request => pseudo != PseudoHeader::Status,
+            FieldSection::Response => pseudo == PseudoHeader::Status,
+            FieldSection::Trailers => false,
         };
         let is_repeated = self.pseudo & bit != 0;
         self.pseudo |= bit;
-        (!is_of_section || is_repeated || self.has_regular).then_some(Rule::PseudoHeader)
+        (!is_of_section || is_repeated || self.has_regular).then_some(FieldRule::PseudoHeader)
     }
 
     /// Returns the first rule that was broken, and whether it is the head of an interim response.
-    pub(super) fn end(self) -> (Option<Rule>, bool) {
+    pub(super) fn end(self) -> (Option<FieldRule>, bool) {
         // What a request must have depends on its method: h2 knows.
-        let has_status = self.pseudo & (1 << Pseudo::Status as u8) != 0;
-        let is_missing = self.section == Section::Response && !has_status;
-        (self.broken.or(is_missing.then_some(Rule::PseudoHeader)), self.is_interim)
+        let has_status = self.pseudo & (1 << PseudoHeader::Status as u8) != 0;
+        let is_missing = self.section == FieldSection::Response && !has_status;
+        (self.broken.or(is_missing.then_some(FieldRule::PseudoHeader)), self.is_interim)
     }
 }

@@ -1,7 +1,7 @@
 //! Blocks of the RFC, and what hostile peers make of blocks.
 //! Which sections are malformed, and does a block that is rewritten say the same?
 
-use Section::{Request, Response, Trailers};
+use FieldSection::{Request, Response, Trailers};
 
 use super::*;
 
@@ -18,17 +18,17 @@ fn field(kind: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
     block
 }
 
-fn entries(decoder: &Decoder) -> Vec<(String, usize)> {
+fn entries(decoder: &HpackDecoder) -> Vec<(String, usize)> {
     decoder.entries.iter().map(|entry| (String::from_utf8_lossy(&entry.name).into_owned(), entry.size())).collect()
 }
 
-fn broken(decoder: &mut Decoder, section: Section, block: &[u8]) -> Option<Rule> {
+fn broken(decoder: &mut HpackDecoder, section: FieldSection, block: &[u8]) -> Option<FieldRule> {
     decoder.check(block, section, None).unwrap().broken
 }
 
 /// The fields of a block that refers to nothing.
-fn rewritten(decoder: &mut Decoder, block: &[u8]) -> Vec<u8> {
-    let mut rewritten = Rewritten::new(LIST_MAX);
+fn rewritten(decoder: &mut HpackDecoder, block: &[u8]) -> Vec<u8> {
+    let mut rewritten = RewrittenBlock::new(LIST_MAX);
     assert_eq!(decoder.check(block, Request, Some(&mut rewritten)).unwrap().broken, None);
     rewritten.block
 }
@@ -48,7 +48,7 @@ fn requests_of_the_rfc_are_well_formed_and_fill_the_table() {
             "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf",
         ],
     ] {
-        let mut decoder = Decoder::default();
+        let mut decoder = HpackDecoder::default();
         let written: Vec<_> = blocks.iter().map(|block| rewritten(&mut decoder, &hex(block))).collect();
         let expected = [("custom-key", 54), ("cache-control", 53), (":authority", 57)];
         assert_eq!(entries(&decoder), expected.map(|(name, size)| (name.to_owned(), size)));
@@ -66,12 +66,12 @@ fn requests_of_the_rfc_are_well_formed_and_fill_the_table() {
 /// RFC 7541 Appendix C.6, whose table holds 256 bytes, and RFC 9113 §6.5.2.
 #[test]
 fn responses_of_the_rfc_are_well_formed_and_have_their_size() {
-    let mut decoder = Decoder::default();
+    let mut decoder = HpackDecoder::default();
     let first = "3fe101488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae\
                  82ae43d3";
     let fields = [7 + 3, 13 + 7, 4 + 29, 8 + 23];
     let size = fields.iter().sum::<usize>() + fields.len() * ENTRY_OVERHEAD;
-    assert_eq!(decoder.check(&hex(first), Response, None), Ok(Checked { size, broken: None, is_interim: false }));
+    assert_eq!(decoder.check(&hex(first), Response, None), Ok(CheckedBlock { size, broken: None, is_interim: false }));
     // `:status: 307` evicts `:status: 302`.
     assert_eq!(broken(&mut decoder, Response, &hex("4883640effc1c0bf")), None);
     let names: Vec<String> = entries(&decoder).into_iter().map(|(name, _)| name).collect();
@@ -82,39 +82,39 @@ fn responses_of_the_rfc_are_well_formed_and_have_their_size() {
 fn malformed_fields_break_the_rule_that_they_break() {
     let status = field(0, b":status", b"200");
     for (name, value, rule) in [
-        ("X", "y", Rule::FieldName),
-        ("", "y", Rule::FieldName),
-        ("x y", "z", Rule::FieldName),
-        ("x:", "z", Rule::FieldName),
-        ("x", "a\nb", Rule::FieldValue),
-        ("x", "\0", Rule::FieldValue),
-        ("x", "\x7f", Rule::FieldValue),
-        ("connection", "close", Rule::ConnectionField),
-        ("keep-alive", "1", Rule::ConnectionField),
-        ("proxy-connection", "close", Rule::ConnectionField),
-        ("transfer-encoding", "chunked", Rule::ConnectionField),
-        ("upgrade", "h2c", Rule::ConnectionField),
-        ("te", "gzip", Rule::ConnectionField),
-        (":unknown", "x", Rule::PseudoHeader),
+        ("X", "y", FieldRule::FieldName),
+        ("", "y", FieldRule::FieldName),
+        ("x y", "z", FieldRule::FieldName),
+        ("x:", "z", FieldRule::FieldName),
+        ("x", "a\nb", FieldRule::FieldValue),
+        ("x", "\0", FieldRule::FieldValue),
+        ("x", "\x7f", FieldRule::FieldValue),
+        ("connection", "close", FieldRule::ConnectionField),
+        ("keep-alive", "1", FieldRule::ConnectionField),
+        ("proxy-connection", "close", FieldRule::ConnectionField),
+        ("transfer-encoding", "chunked", FieldRule::ConnectionField),
+        ("upgrade", "h2c", FieldRule::ConnectionField),
+        ("te", "gzip", FieldRule::ConnectionField),
+        (":unknown", "x", FieldRule::PseudoHeader),
     ] {
         let bad = field(0, name.as_bytes(), value.as_bytes());
-        assert_eq!(broken(&mut Decoder::default(), Request, &bad), Some(rule), "{name}: {value:?}");
-        assert_eq!(broken(&mut Decoder::default(), Trailers, &bad), Some(rule), "{name}: {value:?}");
+        assert_eq!(broken(&mut HpackDecoder::default(), Request, &bad), Some(rule), "{name}: {value:?}");
+        assert_eq!(broken(&mut HpackDecoder::default(), Trailers, &bad), Some(rule), "{name}: {value:?}");
         let block = [status.clone(), bad].concat();
-        assert_eq!(broken(&mut Decoder::default(), Response, &block), Some(rule), "{name}: {value:?}");
+        assert_eq!(broken(&mut HpackDecoder::default(), Response, &block), Some(rule), "{name}: {value:?}");
     }
     for value in [" x", "x ", "\tx", "x\t", " "] {
         let spaced = field(0, b"x", value.as_bytes());
-        assert_eq!(broken(&mut Decoder::default(), Trailers, &spaced), Some(Rule::WhiteSpace), "{value:?}");
+        assert_eq!(broken(&mut HpackDecoder::default(), Trailers, &spaced), Some(FieldRule::WhiteSpace), "{value:?}");
         let block = [status.clone(), spaced.clone()].concat();
-        assert_eq!(broken(&mut Decoder::default(), Response, &block), Some(Rule::WhiteSpace), "{value:?}");
+        assert_eq!(broken(&mut HpackDecoder::default(), Response, &block), Some(FieldRule::WhiteSpace), "{value:?}");
         // A request is refused with a response.
-        assert_eq!(broken(&mut Decoder::default(), Request, &spaced), None, "{value:?}");
+        assert_eq!(broken(&mut HpackDecoder::default(), Request, &spaced), None, "{value:?}");
     }
     for (name, value) in [("x", "a b"), ("x", ""), ("x", "\u{e9}"), ("te", "trailers"), ("x!#$%&'*+-.^_`|~9", "\u{80}")]
     {
         assert_eq!(
-            broken(&mut Decoder::default(), Trailers, &field(0, name.as_bytes(), value.as_bytes())),
+            broken(&mut HpackDecoder::default(), Trailers, &field(0, name.as_bytes(), value.as_bytes())),
             None,
             "{name}"
         );
@@ -127,41 +127,41 @@ fn pseudo_header_fields_stand_once_and_first_where_they_belong() {
     let (path, status, other) = (pseudo(":path", "/"), pseudo(":status", "200"), pseudo("x", "y"));
     for (section, block, rule) in [
         (Request, vec![&path, &other], None),
-        (Request, vec![&other, &path], Some(Rule::PseudoHeader)),
-        (Request, vec![&path, &path], Some(Rule::PseudoHeader)),
-        (Request, vec![&status], Some(Rule::PseudoHeader)),
-        (Request, vec![&pseudo(":method", "a b")], Some(Rule::FieldValue)),
-        (Request, vec![&pseudo(":method", "")], Some(Rule::FieldValue)),
-        (Request, vec![&pseudo(":path", " /")], Some(Rule::WhiteSpace)),
+        (Request, vec![&other, &path], Some(FieldRule::PseudoHeader)),
+        (Request, vec![&path, &path], Some(FieldRule::PseudoHeader)),
+        (Request, vec![&status], Some(FieldRule::PseudoHeader)),
+        (Request, vec![&pseudo(":method", "a b")], Some(FieldRule::FieldValue)),
+        (Request, vec![&pseudo(":method", "")], Some(FieldRule::FieldValue)),
+        (Request, vec![&pseudo(":path", " /")], Some(FieldRule::WhiteSpace)),
         (Response, vec![&status, &other], None),
-        (Response, vec![&other, &status], Some(Rule::PseudoHeader)),
-        (Response, vec![&status, &status], Some(Rule::PseudoHeader)),
-        (Response, vec![&status, &path], Some(Rule::PseudoHeader)),
-        (Response, vec![&other], Some(Rule::PseudoHeader)),
-        (Response, vec![], Some(Rule::PseudoHeader)),
+        (Response, vec![&other, &status], Some(FieldRule::PseudoHeader)),
+        (Response, vec![&status, &status], Some(FieldRule::PseudoHeader)),
+        (Response, vec![&status, &path], Some(FieldRule::PseudoHeader)),
+        (Response, vec![&other], Some(FieldRule::PseudoHeader)),
+        (Response, vec![], Some(FieldRule::PseudoHeader)),
         (Trailers, vec![&other], None),
         (Trailers, vec![], None),
-        (Trailers, vec![&status], Some(Rule::PseudoHeader)),
-        (Trailers, vec![&path, &other], Some(Rule::PseudoHeader)),
+        (Trailers, vec![&status], Some(FieldRule::PseudoHeader)),
+        (Trailers, vec![&path, &other], Some(FieldRule::PseudoHeader)),
     ] {
         let block: Vec<u8> = block.into_iter().flatten().copied().collect();
-        assert_eq!(broken(&mut Decoder::default(), section, &block), rule, "{section:?} {block:?}");
+        assert_eq!(broken(&mut HpackDecoder::default(), section, &block), rule, "{section:?} {block:?}");
     }
     for (status, rule) in [("200", None), ("103", None), ("999", None)]
         .into_iter()
-        .chain(["101", "20", "2000", "099", "2x0", ""].map(|status| (status, Some(Rule::Status))))
+        .chain(["101", "20", "2000", "099", "2x0", ""].map(|status| (status, Some(FieldRule::Status))))
     {
-        let checked = Decoder::default().check(&pseudo(":status", status), Response, None).unwrap();
+        let checked = HpackDecoder::default().check(&pseudo(":status", status), Response, None).unwrap();
         assert_eq!((checked.broken, checked.is_interim), (rule, status == "103"), "{status}");
     }
 }
 
 #[test]
 fn an_entry_is_judged_wherever_it_is_used() {
-    let mut decoder = Decoder::default();
+    let mut decoder = HpackDecoder::default();
     let bad = field(WITH_INDEXING, b"x-name", b"a\0");
-    assert_eq!(broken(&mut decoder, Request, &bad), Some(Rule::FieldValue));
-    assert_eq!(broken(&mut decoder, Request, &[0x80 | 62]), Some(Rule::FieldValue));
+    assert_eq!(broken(&mut decoder, Request, &bad), Some(FieldRule::FieldValue));
+    assert_eq!(broken(&mut decoder, Request, &[0x80 | 62]), Some(FieldRule::FieldValue));
     // Its name is none the worse.
     assert_eq!(
         rewritten(&mut decoder, &[WITH_INDEXING | 62, 1, b'v']),
@@ -170,7 +170,7 @@ fn an_entry_is_judged_wherever_it_is_used() {
     assert_eq!(rewritten(&mut decoder, &[0x80 | 62]), [&[EMPTY_TABLE][..], &field(0, b"x-name", b"v")].concat());
     let spaced = field(WITH_INDEXING, b"x", b" y");
     assert_eq!(broken(&mut decoder, Request, &spaced), None);
-    assert_eq!(broken(&mut decoder, Trailers, &[0x80 | 62]), Some(Rule::WhiteSpace));
+    assert_eq!(broken(&mut decoder, Trailers, &[0x80 | 62]), Some(FieldRule::WhiteSpace));
 }
 
 /// 4,000 bytes that each of the others names in one or three.
@@ -178,12 +178,12 @@ fn an_entry_is_judged_wherever_it_is_used() {
 fn a_block_that_names_one_field_over_and_over_is_not_written_out() {
     for uses in [vec![0x80 | 62; 10_000], [0x0f, 0x2f, 1, b'v'].repeat(10_000)] {
         let block = [field(WITH_INDEXING, &[b'n'; 4000], b"v"), uses].concat();
-        let mut rewritten = Rewritten::new(LIST_MAX);
-        let checked = Decoder::default().check(&block, Request, Some(&mut rewritten)).unwrap();
+        let mut rewritten = RewrittenBlock::new(LIST_MAX);
+        let checked = HpackDecoder::default().check(&block, Request, Some(&mut rewritten)).unwrap();
         assert_eq!(checked.size, 10_001 * (4001 + ENTRY_OVERHEAD));
         assert!(rewritten.block.len() < LIST_MAX + 100, "{}", rewritten.block.len());
         // And yet h2 sees that it is too large.
-        let size = Decoder::default().check(&rewritten.block, Request, None).unwrap().size;
+        let size = HpackDecoder::default().check(&rewritten.block, Request, None).unwrap().size;
         assert!(size >= LIST_MAX, "{size}");
     }
 }
@@ -192,6 +192,6 @@ fn a_block_that_names_one_field_over_and_over_is_not_written_out() {
 fn block_that_cannot_be_decompressed_is_told_apart() {
     for block in [&[0x80][..], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x80 | 62], &[0, 5, b'x'], &[0x3f, 0xe2, 0x1f]]
     {
-        assert_eq!(Decoder::default().check(block, Request, None), Err(Undecodable), "{block:?}");
+        assert_eq!(HpackDecoder::default().check(block, Request, None), Err(CompressionError), "{block:?}");
     }
 }

@@ -18,34 +18,34 @@ use crate::net::sockopt;
 
 /// A client's connection.
 #[derive(Debug)]
-pub struct Stream {
-    socket: Socket,
+pub struct ClientStream {
+    socket: ClientSocket,
     /// Bytes may be unread although tokio takes the socket for empty.
     hides_bytes: bool,
 }
 
 #[derive(Debug)]
-pub enum Socket {
+pub enum ClientSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Stream {
+impl ClientStream {
     pub(super) fn tcp(stream: TcpStream) -> Self {
-        Self { socket: Socket::Tcp(stream), hides_bytes: false }
+        Self { socket: ClientSocket::Tcp(stream), hides_bytes: false }
     }
 
     pub(super) fn unix(stream: UnixStream) -> Self {
-        Self { socket: Socket::Unix(stream), hides_bytes: false }
+        Self { socket: ClientSocket::Unix(stream), hides_bytes: false }
     }
 
-    pub fn socket(&self) -> &Socket {
+    pub fn socket(&self) -> &ClientSocket {
         &self.socket
     }
 
     /// Sets whether dropping the stream resets the connection instead of ending it.
-    pub fn resets_when_dropped(&self, resets: bool) {
-        if let Socket::Tcp(stream) = &self.socket {
+    pub fn set_abort_on_drop(&self, resets: bool) {
+        if let ClientSocket::Tcp(stream) = &self.socket {
             // It fails only on a connection that is gone already.
             let _ = SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO));
         }
@@ -53,7 +53,7 @@ impl Stream {
 
     /// Acknowledges at once what has arrived over TCP. Without the option the acknowledgment comes some 40 ms later.
     pub fn acknowledge(&self) {
-        if let Socket::Tcp(stream) = &self.socket {
+        if let ClientSocket::Tcp(stream) = &self.socket {
             let _ = sockopt::acknowledge(stream.as_fd());
         }
     }
@@ -66,8 +66,8 @@ impl Stream {
     pub fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let ready = match &self.socket {
-                Socket::Tcp(stream) => stream.poll_read_ready(cx),
-                Socket::Unix(stream) => stream.poll_read_ready(cx),
+                ClientSocket::Tcp(stream) => stream.poll_read_ready(cx),
+                ClientSocket::Unix(stream) => stream.poll_read_ready(cx),
             };
             if ready!(ready).is_err() {
                 return Poll::Ready(());
@@ -76,8 +76,8 @@ impl Stream {
             // What comes between the look and the clearing is not cleared.
             let look = || if has_ended(self.socket.as_fd()) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
             let ended = match &self.socket {
-                Socket::Tcp(stream) => stream.try_io(Interest::READABLE, look),
-                Socket::Unix(stream) => stream.try_io(Interest::READABLE, look),
+                ClientSocket::Tcp(stream) => stream.try_io(Interest::READABLE, look),
+                ClientSocket::Unix(stream) => stream.try_io(Interest::READABLE, look),
             };
             if ended.is_ok() {
                 return Poll::Ready(());
@@ -104,7 +104,7 @@ impl Stream {
     }
 }
 
-impl AsFd for Socket {
+impl AsFd for ClientSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
@@ -120,7 +120,7 @@ fn has_ended(socket: BorrowedFd<'_>) -> bool {
     rustix::event::poll(&mut asked, Some(&Timespec::default())) != Ok(0)
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
         if stream.hides_bytes
@@ -129,17 +129,17 @@ impl AsyncRead for Stream {
             return Poll::Ready(read);
         }
         match &mut stream.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            ClientSocket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            ClientSocket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ClientStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            ClientSocket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            ClientSocket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -149,8 +149,8 @@ impl AsyncWrite for Stream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            ClientSocket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            ClientSocket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -160,15 +160,15 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            ClientSocket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            ClientSocket::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            ClientSocket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            ClientSocket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -182,12 +182,12 @@ mod tests {
 
     use super::*;
 
-    async fn pairs() -> [(Stream, Box<dyn AsyncWrite + Unpin>); 2] {
+    async fn pairs() -> [(ClientStream, Box<dyn AsyncWrite + Unpin>); 2] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let near = Stream::tcp(listener.accept().await.unwrap().0);
+        let near = ClientStream::tcp(listener.accept().await.unwrap().0);
         let (unix, unix_far) = UnixStream::pair().unwrap();
-        [(near, Box::new(far)), (Stream::unix(unix), Box::new(unix_far))]
+        [(near, Box::new(far)), (ClientStream::unix(unix), Box::new(unix_far))]
     }
 
     #[tokio::test]

@@ -7,9 +7,9 @@ use tokio::net::{TcpStream, UnixStream};
 use super::*;
 
 /// A folder of its own, gone with the test.
-struct Folder(PathBuf);
+struct SocketDir(PathBuf);
 
-impl Folder {
+impl SocketDir {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("outgate-listen-{}-{name}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
@@ -20,14 +20,14 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for SocketDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
 fn one(listen: &Listen) -> io::Result<Listener> {
-    bind(&Bind::plain(listen.clone()), Successor::Later).map(|mut listeners| listeners.remove(0))
+    bind(&Bind::plain(listen.clone()), Successor::AfterClose).map(|mut listeners| listeners.remove(0))
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn tcp_tells_the_peer() {
         let mut client = TcpStream::connect(bound).await.unwrap();
         let (mut stream, peer) = listener.accept().await.unwrap();
         assert_eq!(peer, Some(client.local_addr().unwrap()));
-        let Socket::Tcp(tcp) = stream.socket() else { panic!("{stream:?}") };
+        let ClientSocket::Tcp(tcp) = stream.socket() else { panic!("{stream:?}") };
         assert!(tcp.nodelay().unwrap());
         client.write_all(b"ping").await.unwrap();
         let mut received = [0; 4];
@@ -58,7 +58,7 @@ async fn an_address_in_use_is_an_error() {
 
 #[tokio::test]
 async fn a_unix_socket_is_for_user_and_group_and_has_no_peer() {
-    let folder = Folder::new("mode");
+    let folder = SocketDir::new("mode");
     let listener = one(&Listen::Unix(folder.socket())).unwrap();
     assert_eq!(fs::metadata(folder.socket()).unwrap().permissions().mode() & 0o777, UNIX_MODE);
     assert_eq!(listener.name(), format!("unix:{}", folder.socket().display()));
@@ -75,7 +75,7 @@ async fn a_unix_socket_is_for_user_and_group_and_has_no_peer() {
 
 #[tokio::test]
 async fn only_a_stale_socket_is_replaced() {
-    let folder = Folder::new("stale");
+    let folder = SocketDir::new("stale");
     let first = one(&Listen::Unix(folder.socket())).unwrap();
     let second = one(&Listen::Unix(folder.socket()));
     assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse, "the first still answers");
@@ -94,11 +94,11 @@ async fn only_a_stale_socket_is_replaced() {
 
 #[tokio::test]
 async fn a_unix_socket_beside_another_takes_its_path() {
-    let folder = Folder::new("beside");
+    let folder = SocketDir::new("beside");
     let at = Bind::plain(Listen::Unix(folder.socket()));
-    let mut first = bind(&at, Successor::Beside).unwrap().remove(0);
+    let mut first = bind(&at, Successor::Concurrent).unwrap().remove(0);
     let early = UnixStream::connect(folder.socket()).await.unwrap();
-    let second = bind(&at, Successor::Beside).unwrap().remove(0);
+    let second = bind(&at, Successor::Concurrent).unwrap().remove(0);
     assert_eq!(second.name(), format!("unix:{}", folder.socket().display()));
     first.turn_away();
     let late = UnixStream::connect(folder.socket()).await.unwrap();

@@ -98,10 +98,10 @@ fn a_dump_is_walked_to_its_end() {
         assert_eq!(body, one);
         bodies += 1;
     });
-    assert_eq!((walked.unwrap(), bodies, interrupted), (End::More, 2, false));
+    assert_eq!((walked.unwrap(), bodies, interrupted), (DumpProgress::More, 2, false));
 
     let done = message(libc::NLMSG_DONE as u16, libc::NLM_F_DUMP_INTR as u16, &[0; 4]);
-    assert_eq!(messages(&done, 0, &mut interrupted, |_| {}).unwrap(), End::Done);
+    assert_eq!(messages(&done, 0, &mut interrupted, |_| {}).unwrap(), DumpProgress::Done);
     assert!(interrupted);
 
     let refused = message(libc::NLMSG_ERROR as u16, 0, &(-libc::EPERM).to_ne_bytes());

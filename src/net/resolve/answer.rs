@@ -21,32 +21,32 @@ const NEGATIVE_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1).
 
 /// What is known of a name in one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Half {
+pub(super) enum FamilyAnswer {
     /// Never empty.
     Addresses(Arc<[IpAddr]>),
-    Nothing {
+    NoData {
         no_such_name: bool,
     },
     /// Every server has failed; the response code of one, as the IANA registry spells it.
-    Fault(&'static str),
+    Failed(&'static str),
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) half: Half,
+pub(super) struct AnswerWithTtl {
+    pub(super) half: FamilyAnswer,
     pub(super) ttl: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Read {
-    Found(Found),
+pub(super) enum ParsedResponse {
+    Answer(AnswerWithTtl),
     /// The name is an alias of another, of which the response says nothing.
     Alias(Name, Duration),
 }
 
-impl Found {
+impl AnswerWithTtl {
     pub(super) fn nothing(no_such_name: bool, ttl: Duration) -> Self {
-        Self { half: Half::Nothing { no_such_name }, ttl: ttl.clamp(*NEGATIVE_TTL.start(), *NEGATIVE_TTL.end()) }
+        Self { half: FamilyAnswer::NoData { no_such_name }, ttl: ttl.clamp(*NEGATIVE_TTL.start(), *NEGATIVE_TTL.end()) }
     }
 }
 
@@ -72,7 +72,12 @@ fn fault(response: &Message) -> Option<&'static str> {
 
 /// Reads a response. `chain` is the shortest TTL of the aliases that led to `name`. An error says why the response is
 /// none: the next server is asked.
-pub(super) fn read(response: &Message, name: &Name, kind: RecordType, chain: Duration) -> Result<Read, &'static str> {
+pub(super) fn read(
+    response: &Message,
+    name: &Name,
+    kind: RecordType,
+    chain: Duration,
+) -> Result<ParsedResponse, &'static str> {
     if let Some(fault) = fault(response) {
         return Err(fault);
     }
@@ -87,7 +92,7 @@ pub(super) fn read(response: &Message, name: &Name, kind: RecordType, chain: Dur
     }
     // Of the last name of the chain (RFC 2308 §2.1, RFC 6604 §3), whatever the answer section holds.
     if response.metadata.response_code == ResponseCode::NXDomain {
-        return Ok(Read::Found(Found::nothing(true, negative_ttl(response).unwrap_or_default())));
+        return Ok(ParsedResponse::Answer(AnswerWithTtl::nothing(true, negative_ttl(response).unwrap_or_default())));
     }
     let mut addresses = Vec::new();
     for record in records(response, name).filter(|record| record.record_type() == kind) {
@@ -96,15 +101,15 @@ pub(super) fn read(response: &Message, name: &Name, kind: RecordType, chain: Dur
     }
     if !addresses.is_empty() {
         let ttl = ttl.clamp(*TTL.start(), *TTL.end());
-        return Ok(Read::Found(Found { half: Half::Addresses(addresses.into()), ttl }));
+        return Ok(ParsedResponse::Answer(AnswerWithTtl { half: FamilyAnswer::Addresses(addresses.into()), ttl }));
     }
     match negative_ttl(response) {
-        None if aliases > 0 => Ok(Read::Alias(name.clone(), ttl)),
+        None if aliases > 0 => Ok(ParsedResponse::Alias(name.clone(), ttl)),
         // The chain is broken: the answer section is not empty, as it is for a name without data (RFC 2308 §2.2).
         None if !response.answers.is_empty() && records(response, name).next().is_none() => {
             Err("records of other names")
         }
-        negative => Ok(Read::Found(Found::nothing(false, negative.unwrap_or_default()))),
+        negative => Ok(ParsedResponse::Answer(AnswerWithTtl::nothing(false, negative.unwrap_or_default()))),
     }
 }
 

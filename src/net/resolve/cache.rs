@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use super::answer::{Found, Half};
+use super::answer::{AnswerWithTtl, FamilyAnswer};
 
 const SHARDS: usize = 16;
 /// Names and families in one shard, known or asked for. Clients choose the names, so their number must have an end.
@@ -24,41 +24,41 @@ const FAULT_TTL: Duration = Duration::from_secs(1);
 const PARTIAL_TTL: Duration = Duration::from_secs(10);
 
 /// Sharded, since every delivery looks in; keyed with a random seed, since clients choose the names.
-pub(super) struct Cache {
-    shards: [Mutex<Shard>; SHARDS],
+pub(super) struct DnsCache {
+    shards: [Mutex<CacheShard>; SHARDS],
     seed: RandomState,
     questions: AtomicUsize,
 }
 
-type Shard = HashMap<Key, Entry>;
+type CacheShard = HashMap<QueryKey, CacheEntry>;
 
 /// A name, in one address family.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct QueryKey {
     pub(super) name: Arc<str>,
     pub(super) v6: bool,
 }
 
-enum Entry {
-    Known { half: Half, since: Instant, until: Instant },
-    Asked(Arc<Flight>),
+enum CacheEntry {
+    Answered { half: FamilyAnswer, since: Instant, until: Instant },
+    InFlight(Arc<InFlightQuery>),
 }
 
-pub(super) enum Look {
-    Known(Half, Instant),
+pub(super) enum CacheLookup {
+    Hit(FamilyAnswer, Instant),
     /// It is being asked for.
-    Asked(Waiter),
+    InFlight(QueryWaiter),
     /// The caller is to ask.
-    Unasked(Question, Waiter),
+    Miss(QueryGuard, QueryWaiter),
     /// So many names are being asked for that this one has no place.
     Full,
 }
 
 /// A question under way, and those who wait for it.
-pub(super) struct Flight {
+pub(super) struct InFlightQuery {
     pub(super) started: Instant,
     /// Becomes `Some` once.
-    outcome: watch::Sender<Option<Half>>,
+    outcome: watch::Sender<Option<FamilyAnswer>>,
     waiters: watch::Sender<usize>,
     joined: Notify,
     /// What some server has said instead of answering.
@@ -66,19 +66,19 @@ pub(super) struct Flight {
 }
 
 /// Waits for a question; counted while it lives.
-pub(super) struct Waiter {
-    pub(super) flight: Arc<Flight>,
-    outcome: watch::Receiver<Option<Half>>,
+pub(super) struct QueryWaiter {
+    pub(super) flight: Arc<InFlightQuery>,
+    outcome: watch::Receiver<Option<FamilyAnswer>>,
 }
 
 /// The duty to ask for one name. Dropped without an answer, it lets the next one ask.
-pub(super) struct Question {
-    cache: Arc<Cache>,
-    key: Key,
-    pub(super) flight: Arc<Flight>,
+pub(super) struct QueryGuard {
+    cache: Arc<DnsCache>,
+    key: QueryKey,
+    pub(super) flight: Arc<InFlightQuery>,
 }
 
-impl Flight {
+impl InFlightQuery {
     fn new(now: Instant) -> Self {
         Self {
             started: now,
@@ -118,20 +118,20 @@ impl Flight {
     }
 }
 
-impl Waiter {
-    fn new(flight: &Arc<Flight>) -> Self {
+impl QueryWaiter {
+    fn new(flight: &Arc<InFlightQuery>) -> Self {
         flight.waiters.send_modify(|waiters| *waiters += 1);
         flight.joined.notify_one();
         Self { flight: Arc::clone(flight), outcome: flight.outcome.subscribe() }
     }
 
-    pub(super) async fn answered(&mut self) -> Half {
+    pub(super) async fn answered(&mut self) -> FamilyAnswer {
         let outcome = self.outcome.wait_for(Option::is_some).await;
-        outcome.ok().and_then(|half| half.clone()).unwrap_or(Half::Fault(ABANDONED))
+        outcome.ok().and_then(|half| half.clone()).unwrap_or(FamilyAnswer::Failed(ABANDONED))
     }
 }
 
-impl Drop for Waiter {
+impl Drop for QueryWaiter {
     fn drop(&mut self) {
         self.flight.waiters.send_modify(|waiters| *waiters -= 1);
     }
@@ -140,50 +140,52 @@ impl Drop for Waiter {
 /// The question ended without an answer, with its task.
 const ABANDONED: &str = "the question was abandoned";
 
-impl Cache {
+impl DnsCache {
     pub(super) fn new() -> Self {
         let shards = std::array::from_fn(|_| Mutex::default());
         Self { shards, seed: RandomState::new(), questions: AtomicUsize::new(0) }
     }
 
-    pub(super) fn look(self: &Arc<Self>, key: Key, now: Instant) -> Look {
+    pub(super) fn lookup(self: &Arc<Self>, key: QueryKey, now: Instant) -> CacheLookup {
         let mut shard = self.shard(&key);
         match shard.get(&key) {
-            Some(Entry::Known { half, since, until }) if now < *until => return Look::Known(half.clone(), *since),
-            Some(Entry::Asked(flight)) => return Look::Asked(Waiter::new(flight)),
-            Some(Entry::Known { .. }) | None => {}
+            Some(CacheEntry::Answered { half, since, until }) if now < *until => {
+                return CacheLookup::Hit(half.clone(), *since);
+            }
+            Some(CacheEntry::InFlight(flight)) => return CacheLookup::InFlight(QueryWaiter::new(flight)),
+            Some(CacheEntry::Answered { .. }) | None => {}
         }
         if !shard.contains_key(&key) && shard.len() >= SHARD_CAPACITY && !make_room(&mut shard, now) {
-            return Look::Full;
+            return CacheLookup::Full;
         }
         if self.questions.fetch_add(1, Ordering::Relaxed) >= QUESTIONS_MAX {
             self.questions.fetch_sub(1, Ordering::Relaxed);
-            return Look::Full;
+            return CacheLookup::Full;
         }
-        let flight = Arc::new(Flight::new(now));
-        shard.insert(key.clone(), Entry::Asked(Arc::clone(&flight)));
-        let waiter = Waiter::new(&flight);
-        Look::Unasked(Question { cache: Arc::clone(self), key, flight }, waiter)
+        let flight = Arc::new(InFlightQuery::new(now));
+        shard.insert(key.clone(), CacheEntry::InFlight(Arc::clone(&flight)));
+        let waiter = QueryWaiter::new(&flight);
+        CacheLookup::Miss(QueryGuard { cache: Arc::clone(self), key, flight }, waiter)
     }
 
     /// Both families of a name are in one shard.
-    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
+    fn shard(&self, key: &QueryKey) -> MutexGuard<'_, CacheShard> {
         let index = self.seed.hash_one(&key.name) as usize % SHARDS;
         // No code of ours panics while it holds the lock, and the map is whole between any two calls.
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Question {
-    pub(super) fn answer(self, found: Found, now: Instant) {
-        let Found { half, mut ttl } = found;
+impl QueryGuard {
+    pub(super) fn answer(self, found: AnswerWithTtl, now: Instant) {
+        let AnswerWithTtl { half, mut ttl } = found;
         let mut shard = self.cache.shard(&self.key);
-        if let Half::Fault(_) = half {
-            let other = shard.get(&Key { v6: !self.key.v6, ..self.key.clone() });
-            let is_partial = matches!(other, Some(Entry::Known { half: Half::Addresses(_), .. }));
+        if let FamilyAnswer::Failed(_) = half {
+            let other = shard.get(&QueryKey { v6: !self.key.v6, ..self.key.clone() });
+            let is_partial = matches!(other, Some(CacheEntry::Answered { half: FamilyAnswer::Addresses(_), .. }));
             ttl = if is_partial { PARTIAL_TTL } else { FAULT_TTL };
         }
-        shard.insert(self.key.clone(), Entry::Known { half: half.clone(), since: now, until: now + ttl });
+        shard.insert(self.key.clone(), CacheEntry::Answered { half: half.clone(), since: now, until: now + ttl });
         drop(shard);
         self.flight.outcome.send_replace(Some(half));
     }
@@ -199,26 +201,26 @@ impl Question {
     }
 }
 
-impl Drop for Question {
+impl Drop for QueryGuard {
     fn drop(&mut self) {
         self.cache.questions.fetch_sub(1, Ordering::Relaxed);
         if self.flight.outcome.borrow().is_none() {
             self.cache.shard(&self.key).remove(&self.key);
             // Who has come since hears at once, and may ask again.
-            self.flight.outcome.send_replace(Some(Half::Fault(ABANDONED)));
+            self.flight.outcome.send_replace(Some(FamilyAnswer::Failed(ABANDONED)));
         }
     }
 }
 
 /// Drops what has expired, else what would expire first; what is being asked for stays.
-fn make_room(shard: &mut Shard, now: Instant) -> bool {
-    shard.retain(|_, entry| !matches!(entry, Entry::Known { until, .. } if *until <= now));
+fn make_room(shard: &mut CacheShard, now: Instant) -> bool {
+    shard.retain(|_, entry| !matches!(entry, CacheEntry::Answered { until, .. } if *until <= now));
     if shard.len() < SHARD_CAPACITY {
         return true;
     }
     let known = shard.iter().filter_map(|(key, entry)| match entry {
-        Entry::Known { until, .. } => Some((*until, key)),
-        Entry::Asked(_) => None,
+        CacheEntry::Answered { until, .. } => Some((*until, key)),
+        CacheEntry::InFlight(_) => None,
     });
     let first = known.min_by_key(|(until, _)| *until).map(|(_, key)| key.clone());
     match first {
@@ -231,46 +233,46 @@ fn make_room(shard: &mut Shard, now: Instant) -> bool {
 mod tests {
     use super::*;
 
-    fn name(text: &str) -> Key {
-        Key { name: text.into(), v6: false }
+    fn name(text: &str) -> QueryKey {
+        QueryKey { name: text.into(), v6: false }
     }
 
-    fn half() -> Half {
-        Half::Addresses(Arc::new(["192.0.2.1".parse().unwrap()]))
+    fn half() -> FamilyAnswer {
+        FamilyAnswer::Addresses(Arc::new(["192.0.2.1".parse().unwrap()]))
     }
 
-    fn found(seconds: u64) -> Found {
-        Found { half: half(), ttl: Duration::from_secs(seconds) }
+    fn found(seconds: u64) -> AnswerWithTtl {
+        AnswerWithTtl { half: half(), ttl: Duration::from_secs(seconds) }
     }
 
-    fn question(look: Look) -> (Question, Waiter) {
+    fn question(look: CacheLookup) -> (QueryGuard, QueryWaiter) {
         match look {
-            Look::Unasked(question, waiter) => (question, waiter),
+            CacheLookup::Miss(question, waiter) => (question, waiter),
             _ => panic!("not ours to ask"),
         }
     }
 
-    fn is_known(look: &Look) -> bool {
-        matches!(look, Look::Known(..))
+    fn is_known(look: &CacheLookup) -> bool {
+        matches!(look, CacheLookup::Hit(..))
     }
 
     #[test]
     fn an_answer_holds_for_its_ttl() {
-        let (cache, now) = (Arc::new(Cache::new()), Instant::now());
+        let (cache, now) = (Arc::new(DnsCache::new()), Instant::now());
         let acme = name("acme.example");
-        question(cache.look(acme.clone(), now)).0.answer(found(60), now);
-        assert!(is_known(&cache.look(acme.clone(), now + Duration::from_secs(59))));
-        let (again, _) = question(cache.look(acme.clone(), now + Duration::from_secs(60)));
+        question(cache.lookup(acme.clone(), now)).0.answer(found(60), now);
+        assert!(is_known(&cache.lookup(acme.clone(), now + Duration::from_secs(59))));
+        let (again, _) = question(cache.lookup(acme.clone(), now + Duration::from_secs(60)));
         again.answer(found(60), now + Duration::from_secs(61));
-        assert!(is_known(&cache.look(acme.clone(), now + Duration::from_secs(120))));
+        assert!(is_known(&cache.lookup(acme.clone(), now + Duration::from_secs(120))));
     }
 
     #[test]
     fn one_asks_and_the_others_wait() {
-        let (cache, now) = (Arc::new(Cache::new()), Instant::now());
+        let (cache, now) = (Arc::new(DnsCache::new()), Instant::now());
         let acme = name("acme.example");
-        let (asking, first) = question(cache.look(acme.clone(), now));
-        let Look::Asked(second) = cache.look(acme.clone(), now) else { panic!() };
+        let (asking, first) = question(cache.lookup(acme.clone(), now));
+        let CacheLookup::InFlight(second) = cache.lookup(acme.clone(), now) else { panic!() };
         assert!(first.outcome.borrow().is_none());
         asking.answer(found(60), now);
         for waiter in [first, second] {
@@ -280,56 +282,56 @@ mod tests {
 
     #[test]
     fn an_abandoned_question_is_free_again() {
-        let (cache, now) = (Arc::new(Cache::new()), Instant::now());
+        let (cache, now) = (Arc::new(DnsCache::new()), Instant::now());
         let acme = name("acme.example");
-        let (asking, waiter) = question(cache.look(acme.clone(), now));
+        let (asking, waiter) = question(cache.lookup(acme.clone(), now));
         drop(asking);
         assert!(waiter.outcome.borrow().is_some(), "those who wait are told");
-        question(cache.look(acme, now));
+        question(cache.lookup(acme, now));
     }
 
     #[test]
     fn a_fault_is_kept_longer_where_the_other_family_has_addresses() {
-        let (cache, now) = (Arc::new(Cache::new()), Instant::now());
-        let (v4, v6) = (name("acme.example"), Key { v6: true, ..name("acme.example") });
-        let fault = || Found { half: Half::Fault("SERVFAIL"), ttl: Duration::ZERO };
-        question(cache.look(v6.clone(), now)).0.answer(fault(), now);
-        assert!(!is_known(&cache.look(v6.clone(), now + FAULT_TTL)));
-        question(cache.look(v4, now)).0.answer(found(60), now);
+        let (cache, now) = (Arc::new(DnsCache::new()), Instant::now());
+        let (v4, v6) = (name("acme.example"), QueryKey { v6: true, ..name("acme.example") });
+        let fault = || AnswerWithTtl { half: FamilyAnswer::Failed("SERVFAIL"), ttl: Duration::ZERO };
+        question(cache.lookup(v6.clone(), now)).0.answer(fault(), now);
+        assert!(!is_known(&cache.lookup(v6.clone(), now + FAULT_TTL)));
+        question(cache.lookup(v4, now)).0.answer(found(60), now);
         let later = now + 2 * FAULT_TTL;
-        question(cache.look(v6.clone(), later)).0.answer(fault(), later);
-        assert!(is_known(&cache.look(v6, later + 2 * FAULT_TTL)));
+        question(cache.lookup(v6.clone(), later)).0.answer(fault(), later);
+        assert!(is_known(&cache.lookup(v6, later + 2 * FAULT_TTL)));
     }
 
     #[test]
     fn the_number_of_names_has_an_end() {
-        let (cache, now) = (Arc::new(Cache::new()), Instant::now());
+        let (cache, now) = (Arc::new(DnsCache::new()), Instant::now());
         let capacity = SHARDS * SHARD_CAPACITY;
         for number in 0..2 * capacity {
             let seconds = 60 + number as u64;
-            question(cache.look(name(&format!("{number}.example")), now)).0.answer(found(seconds), now);
+            question(cache.lookup(name(&format!("{number}.example")), now)).0.answer(found(seconds), now);
         }
         let held: usize = cache.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
         assert!(held <= capacity && held > capacity / 2, "{held}");
         let last = name(&format!("{}.example", 2 * capacity - 1));
-        assert!(is_known(&cache.look(last, now)), "what expires first has gone first");
-        assert!(!is_known(&cache.look(name("0.example"), now)));
+        assert!(is_known(&cache.lookup(last, now)), "what expires first has gone first");
+        assert!(!is_known(&cache.lookup(name("0.example"), now)));
     }
 
     #[test]
     fn questions_are_not_evicted_but_refused() {
-        let (cache, now) = (Arc::new(Cache::new()), Instant::now());
+        let (cache, now) = (Arc::new(DnsCache::new()), Instant::now());
         let mut asking = Vec::new();
         let mut refused = 0;
         for number in 0..2 * SHARDS * SHARD_CAPACITY {
-            match cache.look(name(&format!("{number}.example")), now) {
-                Look::Unasked(question, _) => asking.push(question),
-                Look::Full => refused += 1,
+            match cache.lookup(name(&format!("{number}.example")), now) {
+                CacheLookup::Miss(question, _) => asking.push(question),
+                CacheLookup::Full => refused += 1,
                 _ => panic!(),
             }
         }
         assert!(refused > 0 && asking.len() == QUESTIONS_MAX, "{}", asking.len());
         drop(asking);
-        question(cache.look(name("0.example"), now));
+        question(cache.lookup(name("0.example"), now));
     }
 }

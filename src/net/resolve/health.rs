@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 const PROBE_GRACE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
-pub(super) struct Health(Mutex<State>);
+pub(super) struct ServerHealth(Mutex<NameServerState>);
 
 #[derive(Default)]
-struct State {
+struct NameServerState {
     /// The last response of any server to any question.
     last_response: Option<Instant>,
     /// When the probes that are under way began.
@@ -20,7 +20,7 @@ struct State {
     silent: Option<Instant>,
 }
 
-impl Health {
+impl ServerHealth {
     pub(super) fn responded(&self) {
         let mut state = self.state();
         state.last_response = Some(Instant::now());
@@ -62,7 +62,7 @@ impl Health {
         state.silent.is_some() || is_probed && state.last_response.is_none_or(|last| last < asked)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, NameServerState> {
         // Nothing panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -20,7 +20,7 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits for the response as long as the caller does. An error says that no response can come: the port is closed, the
 /// network unreachable, or the TCP connection broke.
-pub(super) async fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> io::Result<Message> {
+pub(super) async fn send_query(server: SocketAddr, name: &Name, kind: RecordType) -> io::Result<Message> {
     let query = Query::query(name.clone(), kind);
     let mut question = question(&query, true);
     let mut response = over_udp(server, &question).await?;

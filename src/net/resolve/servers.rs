@@ -14,9 +14,9 @@ use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RecordType};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::answer::{self, Found, Half, Read};
-use super::cache::Flight;
-use super::health::Health;
+use super::answer::{self, AnswerWithTtl, FamilyAnswer, ParsedResponse};
+use super::cache::InFlightQuery;
+use super::health::ServerHealth;
 use super::query;
 
 /// A server that is silent for this long has the next one asked beside it.
@@ -37,23 +37,23 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two probes while no server responds.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(super) struct Servers {
+pub(super) struct NameServers {
     /// Not empty.
     addresses: Vec<SocketAddr>,
     /// The one that responded last is asked first.
     preferred: AtomicUsize,
-    pub(super) health: Health,
+    pub(super) health: ServerHealth,
 }
 
 /// A question under way.
-struct Asking {
+struct PendingQuery {
     server: usize,
     response: Pin<Box<dyn Future<Output = io::Result<Message>> + Send>>,
 }
 
-impl Servers {
+impl NameServers {
     pub(super) fn new(addresses: Vec<SocketAddr>) -> Self {
-        Self { addresses, preferred: AtomicUsize::new(0), health: Health::default() }
+        Self { addresses, preferred: AtomicUsize::new(0), health: ServerHealth::default() }
     }
 
     pub(super) fn addresses(&self) -> &[SocketAddr] {
@@ -64,9 +64,9 @@ impl Servers {
     ///
     /// A chain of aliases that leads nowhere is the fault of the servers that gave it, and the others are asked for the
     /// name from the beginning.
-    pub(super) async fn find(self: &Arc<Self>, name: &str, kind: RecordType, flight: &Flight) -> Found {
+    pub(super) async fn find(self: &Arc<Self>, name: &str, kind: RecordType, flight: &InFlightQuery) -> AnswerWithTtl {
         // The last dot makes it absolute: there are no search domains.
-        let Ok(name) = Name::from_ascii(format!("{name}.")) else { return Found::nothing(true, Duration::MAX) };
+        let Ok(name) = Name::from_ascii(format!("{name}.")) else { return AnswerWithTtl::nothing(true, Duration::MAX) };
         let mut distrusted = vec![None; self.addresses.len()];
         loop {
             let mut chain = Vec::new();
@@ -78,7 +78,7 @@ impl Servers {
                 distrusted[*server] = Some(code);
             }
             if chain.is_empty() || distrusted.iter().all(Option::is_some) {
-                return Found { half: Half::Fault(code), ttl: Duration::ZERO };
+                return AnswerWithTtl { half: FamilyAnswer::Failed(code), ttl: Duration::ZERO };
             }
             flight.note(code);
         }
@@ -89,15 +89,15 @@ impl Servers {
         self: &Arc<Self>,
         name: &Name,
         kind: RecordType,
-        flight: &Flight,
+        flight: &InFlightQuery,
         distrusted: &[Option<&'static str>],
         chain: &mut Vec<usize>,
-    ) -> Result<Found, &'static str> {
+    ) -> Result<AnswerWithTtl, &'static str> {
         let (mut name, mut ttl) = (name.clone(), Duration::MAX);
         for _ in 0..ALIAS_QUESTIONS_MAX {
-            match self.ask(&name, (kind, ttl), flight, distrusted).await? {
-                (_, Read::Found(found)) => return Ok(found),
-                (server, Read::Alias(next, shortest)) => {
+            match self.query(&name, (kind, ttl), flight, distrusted).await? {
+                (_, ParsedResponse::Answer(found)) => return Ok(found),
+                (server, ParsedResponse::Alias(next, shortest)) => {
                     (name, ttl) = (next, shortest);
                     chain.push(server);
                 }
@@ -108,18 +108,18 @@ impl Servers {
 
     /// The first response that is one, and the server that gave it; `distrusted` servers are not asked. `ttl` is the
     /// shortest of the aliases that led to `name`. The error is the response code of the first server, once all failed.
-    async fn ask(
+    async fn query(
         self: &Arc<Self>,
         name: &Name,
         (kind, ttl): (RecordType, Duration),
-        flight: &Flight,
+        flight: &InFlightQuery,
         distrusted: &[Option<&'static str>],
-    ) -> Result<(usize, Read), &'static str> {
+    ) -> Result<(usize, ParsedResponse), &'static str> {
         let (start, count) = (Instant::now(), self.addresses.len());
         let first = self.preferred.load(Ordering::Relaxed) % count;
         let mut faults = distrusted.to_vec();
         let mut unreachable = vec![false; count];
-        let mut running: Vec<Asking> = Vec::new();
+        let mut running: Vec<PendingQuery> = Vec::new();
         let (mut turn, mut pause, mut is_suspicious) = (0, RESEND, false);
         loop {
             let server = (first + turn) % count;
@@ -129,8 +129,8 @@ impl Servers {
                     running.remove(count); // the oldest but for the first ones
                 }
                 let (address, name) = (self.addresses[server], name.clone());
-                let response = Box::pin(async move { query::ask(address, &name, kind).await });
-                running.push(Asking { server, response });
+                let response = Box::pin(async move { query::send_query(address, &name, kind).await });
+                running.push(PendingQuery { server, response });
             }
             let (sent, is_round) = (Instant::now(), turn % count == 0);
             let mut until = sent + if is_round { pause } else { NEXT_SERVER };
@@ -195,7 +195,7 @@ impl Servers {
             loop {
                 let Some(servers) = servers.upgrade() else { return };
                 let asked = Instant::now();
-                let mut running: Vec<Asking> =
+                let mut running: Vec<PendingQuery> =
                     (0..servers.addresses.len()).map(|server| servers.ask_root(server)).collect();
                 let responded = async {
                     while !running.is_empty() {
@@ -219,9 +219,12 @@ impl Servers {
         });
     }
 
-    fn ask_root(&self, server: usize) -> Asking {
+    fn ask_root(&self, server: usize) -> PendingQuery {
         let address = self.addresses[server];
-        Asking { server, response: Box::pin(async move { query::ask(address, &Name::root(), RecordType::NS).await }) }
+        PendingQuery {
+            server,
+            response: Box::pin(async move { query::send_query(address, &Name::root(), RecordType::NS).await }),
+        }
     }
 }
 
@@ -232,7 +235,7 @@ fn is_of_the_network(error: &io::Error) -> bool {
 }
 
 /// Waits for whichever question ends first, and takes it out.
-async fn next(running: &mut Vec<Asking>) -> (usize, io::Result<Message>) {
+async fn next(running: &mut Vec<PendingQuery>) -> (usize, io::Result<Message>) {
     let (index, ended) = poll_fn(|cx| {
         for (index, asking) in running.iter_mut().enumerate() {
             if let Poll::Ready(ended) = asking.response.as_mut().poll(cx) {

@@ -18,14 +18,14 @@ const SYSTEM: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
 /// What a resolver is made of: where it is equal, a resolver and what it remembers may be kept.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Basis {
+pub struct ResolverConfig {
     servers: Vec<SocketAddr>,
     hosts: BTreeMap<Host, Vec<IpAddr>>,
     /// This host's `/etc/hosts` and `/etc/resolv.conf`, where `resolver.servers` is empty.
     system: Option<(String, String)>,
 }
 
-impl Basis {
+impl ResolverConfig {
     /// The files that it is read from, beside the configuration.
     pub fn files(config: &config::Resolver) -> &'static [&'static str] {
         if config.servers.is_empty() { &SYSTEM } else { &[] }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_system_without_name_servers_is_warned_of() {
-        let basis = |text: &str| Basis {
+        let basis = |text: &str| ResolverConfig {
             servers: Vec::new(),
             hosts: BTreeMap::new(),
             system: Some((String::new(), text.to_owned())),

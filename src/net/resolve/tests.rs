@@ -13,23 +13,23 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::config::{At, Place};
-use server::{Reply, Server};
+use crate::config::{Located, SourceSpan};
+use server::{FakeNameServer, FakeReply};
 
-impl Server {
+impl FakeNameServer {
     fn resolver(&self) -> Resolver {
         resolver(&[self.address], &[])
     }
 }
 
 fn resolver(servers: &[SocketAddr], hosts: &[(&str, &str)]) -> Resolver {
-    let place = Place { file: 0, start: 0, end: 0 };
+    let place = SourceSpan { file: 0, start: 0, end: 0 };
     let mut names: BTreeMap<Host, Vec<IpAddr>> = BTreeMap::new();
     for (name, address) in hosts {
         names.entry(host(name)).or_default().push(address.parse().unwrap());
     }
-    let servers = servers.iter().map(|server| At { value: *server, place }).collect();
-    Resolver::new(Basis::read(&config::Resolver { servers, hosts: names }).unwrap())
+    let servers = servers.iter().map(|server| Located { value: *server, span: place }).collect();
+    Resolver::new(ResolverConfig::read(&config::Resolver { servers, hosts: names }).unwrap())
 }
 
 fn host(name: &str) -> Host {
@@ -57,43 +57,45 @@ const V4: Families = Families { v4: true, v6: false };
 const V6: Families = Families { v4: false, v6: true };
 
 /// One name for every kind of answer.
-fn zone(name: &str, kind: RecordType) -> Reply {
+fn zone(name: &str, kind: RecordType) -> FakeReply {
     use RecordType::{A, AAAA};
     match (name, kind) {
         ("both.example.", A) => {
-            Reply::Records(["192.0.2.2", "192.0.2.1", "192.0.2.2"].map(|ip| address(name, 60, ip)).into())
+            FakeReply::Records(["192.0.2.2", "192.0.2.1", "192.0.2.2"].map(|ip| address(name, 60, ip)).into())
         }
-        ("both.example.", AAAA) => Reply::Records(vec![address(name, 60, "2001:db8::1")]),
+        ("both.example.", AAAA) => FakeReply::Records(vec![address(name, 60, "2001:db8::1")]),
         ("four.example." | "half.example." | "sick.example.", A) => {
-            Reply::Records(vec![address(name, 60, "192.0.2.4")])
+            FakeReply::Records(vec![address(name, 60, "192.0.2.4")])
         }
-        ("six.example.", AAAA) => Reply::Records(vec![address(name, 60, "2001:db8::6")]),
-        ("four.example.", _) | ("six.example.", _) | ("empty.example.", _) => Reply::NoData,
-        ("half.example.", _) => Reply::Silence,
-        ("late.example.", A) => Reply::Records(vec![address(name, 60, "192.0.2.4")]),
-        ("late.example.", _) => Reply::Late(Duration::from_millis(500), vec![address(name, 60, "2001:db8::4")]),
-        ("slow.example.", _) => Reply::Late(Duration::from_millis(500), vec![address(name, 60, "192.0.2.4")]),
-        ("sick.example.", _) => Reply::Code(ResponseCode::ServFail),
-        ("alias.example.", A) => Reply::Records(vec![
+        ("six.example.", AAAA) => FakeReply::Records(vec![address(name, 60, "2001:db8::6")]),
+        ("four.example.", _) | ("six.example.", _) | ("empty.example.", _) => FakeReply::NoData,
+        ("half.example.", _) => FakeReply::Silence,
+        ("late.example.", A) => FakeReply::Records(vec![address(name, 60, "192.0.2.4")]),
+        ("late.example.", _) => FakeReply::Late(Duration::from_millis(500), vec![address(name, 60, "2001:db8::4")]),
+        ("slow.example.", _) => FakeReply::Late(Duration::from_millis(500), vec![address(name, 60, "192.0.2.4")]),
+        ("sick.example.", _) => FakeReply::Code(ResponseCode::ServFail),
+        ("alias.example.", A) => FakeReply::Records(vec![
             alias(name, "second.example."),
             alias("second.example.", "third.example."),
             address("third.example.", 60, "192.0.2.3"),
         ]),
-        ("alias.example.", AAAA) => Reply::Records(vec![alias(name, "six.example.")]), // the rest is to be asked for
-        ("long.example.", A) => Reply::TooLong((0..200).map(|n| address(name, 60, &format!("192.0.2.{n}"))).collect()),
-        ("long.example.", AAAA) => Reply::NoData,
-        ("stray.example.", A) => Reply::Records(vec![address("other.example.", 60, "192.0.2.66")]),
-        ("stray.example.", AAAA) => Reply::NoData,
-        ("broken.example.", _) => Reply::Code(ResponseCode::ServFail),
-        ("refused.example.", _) => Reply::Code(ResponseCode::Refused),
-        ("silent.example.", _) => Reply::Silence,
-        _ => Reply::NoSuchName,
+        ("alias.example.", AAAA) => FakeReply::Records(vec![alias(name, "six.example.")]), // the rest is to be asked for
+        ("long.example.", A) => {
+            FakeReply::TooLong((0..200).map(|n| address(name, 60, &format!("192.0.2.{n}"))).collect())
+        }
+        ("long.example.", AAAA) => FakeReply::NoData,
+        ("stray.example.", A) => FakeReply::Records(vec![address("other.example.", 60, "192.0.2.66")]),
+        ("stray.example.", AAAA) => FakeReply::NoData,
+        ("broken.example.", _) => FakeReply::Code(ResponseCode::ServFail),
+        ("refused.example.", _) => FakeReply::Code(ResponseCode::Refused),
+        ("silent.example.", _) => FakeReply::Silence,
+        _ => FakeReply::NoSuchName,
     }
 }
 
 #[tokio::test]
 async fn every_address_of_both_families() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     for (name, expected) in [
         ("both.example", &["2001:db8::1", "192.0.2.2", "192.0.2.1"][..]),
@@ -117,21 +119,21 @@ async fn every_address_of_both_families() {
 
 #[tokio::test]
 async fn a_long_answer_comes_over_tcp() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let answers = server.resolver().resolve(&host("long.example"), BOTH, WAIT).await.unwrap();
     assert_eq!(answers.addresses.len(), 200);
 }
 
 #[tokio::test]
 async fn every_fault_is_told_and_remembered() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     for (name, fault) in [
-        ("nowhere.example", ResolveFault::NotFound),
-        ("empty.example", ResolveFault::NotFound),
-        ("stray.example", ResolveFault::Failed("records of other names")),
-        ("broken.example", ResolveFault::Failed("SERVFAIL")),
-        ("refused.example", ResolveFault::Failed("REFUSED")),
+        ("nowhere.example", ResolveError::NotFound),
+        ("empty.example", ResolveError::NotFound),
+        ("stray.example", ResolveError::Failed("records of other names")),
+        ("broken.example", ResolveError::Failed("SERVFAIL")),
+        ("refused.example", ResolveError::Failed("REFUSED")),
     ] {
         assert_eq!(resolver.resolve(&host(name), BOTH, WAIT).await.unwrap_err(), fault, "{name}");
         let asked = server.asked();
@@ -142,17 +144,17 @@ async fn every_fault_is_told_and_remembered() {
 
 #[tokio::test]
 async fn silence_ends_at_the_deadline_with_what_was_answered() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let short = Duration::from_millis(100);
-    assert_eq!(resolver.resolve(&host("silent.example"), BOTH, short).await.unwrap_err(), ResolveFault::Timeout);
+    assert_eq!(resolver.resolve(&host("silent.example"), BOTH, short).await.unwrap_err(), ResolveError::Timeout);
     let half = resolver.resolve(&host("half.example"), BOTH, short).await.unwrap();
     assert_eq!(*half.addresses, ["192.0.2.4".parse::<IpAddr>().unwrap()]);
 }
 
 #[tokio::test]
 async fn a_family_that_is_never_answered_costs_a_short_wait() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let start = Instant::now();
     for _ in 0..20 {
@@ -165,7 +167,7 @@ async fn a_family_that_is_never_answered_costs_a_short_wait() {
 
 #[tokio::test]
 async fn an_answer_of_the_other_family_that_comes_late_is_kept() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let first = resolver.resolve(&host("late.example"), BOTH, WAIT).await.unwrap();
     assert_eq!(*first.addresses, ["192.0.2.4".parse::<IpAddr>().unwrap()]);
@@ -178,21 +180,21 @@ async fn an_answer_of_the_other_family_that_comes_late_is_kept() {
 
 #[tokio::test]
 async fn one_family_is_asked_for_alone_where_the_other_is_of_no_use() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let both = resolver.resolve(&host("both.example"), V4, WAIT).await.unwrap();
     assert!(both.addresses.iter().all(IpAddr::is_ipv4));
-    assert_eq!(resolver.resolve(&host("six.example"), V4, WAIT).await.unwrap_err(), ResolveFault::NoFamily);
-    assert_eq!(resolver.resolve(&host("nowhere.example"), V4, WAIT).await.unwrap_err(), ResolveFault::NotFound);
+    assert_eq!(resolver.resolve(&host("six.example"), V4, WAIT).await.unwrap_err(), ResolveError::NoFamily);
+    assert_eq!(resolver.resolve(&host("nowhere.example"), V4, WAIT).await.unwrap_err(), ResolveError::NotFound);
     assert!(server.asked.lock().unwrap().iter().all(|(_, kind)| *kind == RecordType::A));
 }
 
 #[tokio::test]
 async fn each_caller_waits_for_its_own_time_and_a_late_response_is_kept() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = Arc::new(server.resolver());
     let (slow, short) = (host("slow.example"), Duration::from_millis(20));
-    assert_eq!(resolver.resolve(&slow, V4, short).await.unwrap_err(), ResolveFault::Timeout);
+    assert_eq!(resolver.resolve(&slow, V4, short).await.unwrap_err(), ResolveError::Timeout);
     // Joins the question that the first caller began, and outlives it.
     assert_eq!(resolver.resolve(&slow, V4, WAIT).await.unwrap().addresses.len(), 1);
     assert!(resolver.resolve(&slow, V4, short).await.unwrap().cached);
@@ -201,35 +203,37 @@ async fn each_caller_waits_for_its_own_time_and_a_late_response_is_kept() {
 /// Every answer takes longer than it takes until the question is repeated.
 #[tokio::test]
 async fn a_response_counts_however_late_it_comes() {
-    let server =
-        Server::start(|name, _| Reply::Late(Duration::from_millis(2500), vec![address(name, 60, "192.0.2.4")])).await;
+    let server = FakeNameServer::start(|name, _| {
+        FakeReply::Late(Duration::from_millis(2500), vec![address(name, 60, "192.0.2.4")])
+    })
+    .await;
     let answers = server.resolver().resolve(&host("slow.example"), V4, WAIT).await.unwrap();
     assert_eq!(answers.addresses.len(), 1);
 }
 
 #[tokio::test]
 async fn the_next_server_is_asked_after_one_that_fails() {
-    let good = Server::start(zone).await;
+    let good = FakeNameServer::start(zone).await;
     for code in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp, ResponseCode::FormErr] {
-        let bad = Server::start(match code {
-            ResponseCode::ServFail => |_, _| Reply::Code(ResponseCode::ServFail),
-            ResponseCode::Refused => |_, _| Reply::Code(ResponseCode::Refused),
-            ResponseCode::NotImp => |_, _| Reply::Code(ResponseCode::NotImp),
-            _ => |_, _| Reply::Code(ResponseCode::FormErr),
+        let bad = FakeNameServer::start(match code {
+            ResponseCode::ServFail => |_, _| FakeReply::Code(ResponseCode::ServFail),
+            ResponseCode::Refused => |_, _| FakeReply::Code(ResponseCode::Refused),
+            ResponseCode::NotImp => |_, _| FakeReply::Code(ResponseCode::NotImp),
+            _ => |_, _| FakeReply::Code(ResponseCode::FormErr),
         })
         .await;
         let resolver = resolver(&[bad.address, good.address], &[]);
         assert_eq!(resolver.resolve(&host("both.example"), V4, WAIT).await.unwrap().addresses.len(), 2, "{code}");
         // From now on the good one is asked first.
         let asked = bad.asked();
-        assert_eq!(resolver.resolve(&host("nowhere.example"), V4, WAIT).await, Err(ResolveFault::NotFound));
+        assert_eq!(resolver.resolve(&host("nowhere.example"), V4, WAIT).await, Err(ResolveError::NotFound));
         assert_eq!(bad.asked(), asked, "{code}");
     }
 }
 
 #[tokio::test]
 async fn the_next_server_is_asked_beside_one_that_is_silent_or_closed() {
-    let (good, silent) = (Server::start(zone).await, Server::start(|_, _| Reply::Silence).await);
+    let (good, silent) = (FakeNameServer::start(zone).await, FakeNameServer::start(|_, _| FakeReply::Silence).await);
     for first in [silent.address, closed_port().await] {
         let resolver = resolver(&[first, good.address], &[]);
         assert_eq!(resolver.resolve(&host("both.example"), V4, WAIT).await.unwrap().addresses.len(), 2);
@@ -238,34 +242,37 @@ async fn the_next_server_is_asked_beside_one_that_is_silent_or_closed() {
 
 #[tokio::test]
 async fn nxdomain_is_final() {
-    let (first, second) = (Server::start(|_, _| Reply::NoSuchName).await, Server::start(zone).await);
+    let (first, second) =
+        (FakeNameServer::start(|_, _| FakeReply::NoSuchName).await, FakeNameServer::start(zone).await);
     let resolver = resolver(&[first.address, second.address], &[]);
-    assert_eq!(resolver.resolve(&host("four.example"), V4, WAIT).await, Err(ResolveFault::NotFound));
+    assert_eq!(resolver.resolve(&host("four.example"), V4, WAIT).await, Err(ResolveError::NotFound));
     assert_eq!(second.asked(), 0);
 }
 
 #[tokio::test]
 async fn nxdomain_is_final_whatever_addresses_come_with_it() {
-    let zone: server::Zone = |name, _| match name {
+    let zone: server::FakeZone = |name, _| match name {
         "alias.example." => {
-            Reply::NoSuchNameBeside(vec![alias(name, "gone.example."), address("gone.example.", 60, "192.0.2.4")])
+            FakeReply::NoSuchNameBeside(vec![alias(name, "gone.example."), address("gone.example.", 60, "192.0.2.4")])
         }
-        _ => Reply::NoSuchNameBeside(vec![address(name, 60, "192.0.2.4")]),
+        _ => FakeReply::NoSuchNameBeside(vec![address(name, 60, "192.0.2.4")]),
     };
-    let (first, second) = (Server::start(zone).await, Server::start(self::zone).await);
+    let (first, second) = (FakeNameServer::start(zone).await, FakeNameServer::start(self::zone).await);
     let resolver = resolver(&[first.address, second.address], &[]);
     for name in ["four.example", "alias.example"] {
-        assert_eq!(resolver.resolve(&host(name), V4, WAIT).await, Err(ResolveFault::NotFound));
+        assert_eq!(resolver.resolve(&host(name), V4, WAIT).await, Err(ResolveError::NotFound));
     }
     assert_eq!(second.asked(), 0);
 }
 
 #[tokio::test]
 async fn a_server_that_refuses_edns_is_asked_once_more_without_it() {
-    let formerr: server::Zone = |name, _| Reply::NoEdns(ResponseCode::FormErr, vec![address(name, 60, "192.0.2.4")]);
-    let notimp: server::Zone = |name, _| Reply::NoEdns(ResponseCode::NotImp, vec![address(name, 60, "192.0.2.4")]);
+    let formerr: server::FakeZone =
+        |name, _| FakeReply::NoEdns(ResponseCode::FormErr, vec![address(name, 60, "192.0.2.4")]);
+    let notimp: server::FakeZone =
+        |name, _| FakeReply::NoEdns(ResponseCode::NotImp, vec![address(name, 60, "192.0.2.4")]);
     for zone in [formerr, notimp] {
-        let server = Server::start(zone).await;
+        let server = FakeNameServer::start(zone).await;
         let answers = server.resolver().resolve(&host("old.example"), V4, WAIT).await.unwrap();
         assert_eq!((answers.addresses.len(), server.asked()), (1, 2));
     }
@@ -273,35 +280,35 @@ async fn a_server_that_refuses_edns_is_asked_once_more_without_it() {
 
 #[tokio::test]
 async fn the_next_server_is_asked_after_a_chain_of_aliases_that_leads_nowhere() {
-    let good = Server::start(zone).await;
-    let loop_in_one_response: server::Zone =
-        |name, _| Reply::Records(vec![alias(name, "b.example."), alias("b.example.", name)]);
-    let loop_over_responses: server::Zone = |name, _| match name {
-        "b.example." => Reply::Records(vec![alias(name, "both.example.")]),
-        _ => Reply::Records(vec![alias(name, "b.example.")]),
+    let good = FakeNameServer::start(zone).await;
+    let loop_in_one_response: server::FakeZone =
+        |name, _| FakeReply::Records(vec![alias(name, "b.example."), alias("b.example.", name)]);
+    let loop_over_responses: server::FakeZone = |name, _| match name {
+        "b.example." => FakeReply::Records(vec![alias(name, "both.example.")]),
+        _ => FakeReply::Records(vec![alias(name, "b.example.")]),
     };
-    let alias_that_fails: server::Zone = |name, _| match name {
-        "broken.example." => Reply::Code(ResponseCode::ServFail),
-        _ => Reply::Records(vec![alias(name, "broken.example.")]),
+    let alias_that_fails: server::FakeZone = |name, _| match name {
+        "broken.example." => FakeReply::Code(ResponseCode::ServFail),
+        _ => FakeReply::Records(vec![alias(name, "broken.example.")]),
     };
-    let records_of_others: server::Zone = |_, _| Reply::Records(vec![address("b.example.", 60, "192.0.2.66")]);
+    let records_of_others: server::FakeZone = |_, _| FakeReply::Records(vec![address("b.example.", 60, "192.0.2.66")]);
     for zone in [loop_in_one_response, loop_over_responses, alias_that_fails, records_of_others] {
-        let bad = Server::start(zone).await;
+        let bad = FakeNameServer::start(zone).await;
         let answers = resolver(&[bad.address, good.address], &[]).resolve(&host("both.example"), V4, WAIT).await;
         assert_eq!(answers.map(|answers| answers.addresses.len()), Ok(2), "{:?}", bad.asked.lock().unwrap());
         let alone = resolver(&[bad.address], &[]).resolve(&host("both.example"), V4, WAIT).await;
-        assert!(matches!(alone, Err(ResolveFault::Failed(_))), "{alone:?}");
+        assert!(matches!(alone, Err(ResolveError::Failed(_))), "{alone:?}");
     }
 }
 
 #[tokio::test]
 async fn an_outage_is_told_from_a_name_that_is_slow() {
-    let silent = Server::start(|_, _| Reply::Silence).await;
+    let silent = FakeNameServer::start(|_, _| FakeReply::Silence).await;
     let half_second = Duration::from_millis(500);
     for servers in [&[silent.address][..], &[closed_port().await]] {
         let resolver = resolver(servers, &[]);
         let fault = resolver.resolve(&host("four.example"), V4, half_second).await.unwrap_err();
-        assert_eq!(fault, ResolveFault::Outage);
+        assert_eq!(fault, ResolveError::Outage);
         let deadline = Instant::now() + WAIT;
         while resolver.outage().is_none() {
             assert!(Instant::now() < deadline);
@@ -309,10 +316,10 @@ async fn an_outage_is_told_from_a_name_that_is_slow() {
         }
     }
     // The probe for the root is answered.
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let fault = resolver.resolve(&host("silent.example"), V4, 2 * half_second).await.unwrap_err();
-    assert_eq!((fault, resolver.outage()), (ResolveFault::Timeout, None));
+    assert_eq!((fault, resolver.outage()), (ResolveError::Timeout, None));
 }
 
 /// A port that no server listens on.
@@ -322,7 +329,7 @@ async fn closed_port() -> SocketAddr {
 
 #[tokio::test]
 async fn a_crowd_asks_once() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = Arc::new(server.resolver());
     let mut crowd = JoinSet::new();
     for _ in 0..200 {
@@ -335,7 +342,7 @@ async fn a_crowd_asks_once() {
 
 #[tokio::test]
 async fn one_who_gives_up_does_not_take_the_answer_along() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = server.resolver();
     let both = host("both.example");
     let mut impatient = Box::pin(resolver.resolve(&both, V4, WAIT));
@@ -347,7 +354,7 @@ async fn one_who_gives_up_does_not_take_the_answer_along() {
 
 #[tokio::test]
 async fn static_names_and_addresses_ask_nobody() {
-    let server = Server::start(zone).await;
+    let server = FakeNameServer::start(zone).await;
     let resolver = resolver(&[server.address], &[("both.example", "10.0.0.1"), ("both.example", "10.0.0.2")]);
     let fixed = resolver.resolve(&host("both.example"), BOTH, WAIT).await.unwrap();
     assert_eq!(fixed.addresses.len(), 2);
@@ -359,13 +366,13 @@ async fn static_names_and_addresses_ask_nobody() {
 
 #[tokio::test]
 async fn what_two_halves_make() {
-    let some = || Slot::Settled(Half::Addresses(["192.0.2.1".parse().unwrap()].into()), Instant::now());
-    let none = || Slot::Settled(Half::Nothing { no_such_name: false }, Instant::now());
-    let gone = || Slot::Settled(Half::Nothing { no_such_name: true }, Instant::now());
-    let late = || Slot::GivenUp(ResolveFault::Timeout);
-    let outage = || Slot::GivenUp(ResolveFault::Outage);
-    let sick = || Slot::Settled(Half::Fault("SERVFAIL"), Instant::now());
-    let failed = Err(ResolveFault::Failed("SERVFAIL"));
+    let some = || FamilyState::Answered(FamilyAnswer::Addresses(["192.0.2.1".parse().unwrap()].into()), Instant::now());
+    let none = || FamilyState::Answered(FamilyAnswer::NoData { no_such_name: false }, Instant::now());
+    let gone = || FamilyState::Answered(FamilyAnswer::NoData { no_such_name: true }, Instant::now());
+    let late = || FamilyState::Failed(ResolveError::Timeout);
+    let outage = || FamilyState::Failed(ResolveError::Outage);
+    let sick = || FamilyState::Answered(FamilyAnswer::Failed("SERVFAIL"), Instant::now());
+    let failed = Err(ResolveError::Failed("SERVFAIL"));
     for (v6, v4, expected) in [
         (some(), some(), Ok(2)),
         (some(), none(), Ok(1)),
@@ -373,15 +380,15 @@ async fn what_two_halves_make() {
         (some(), late(), Ok(1)),
         (sick(), some(), Ok(1)),
         (gone(), some(), Ok(1)),
-        (Slot::Unasked, some(), Ok(1)),
-        (none(), none(), Err(ResolveFault::NotFound)),
-        (gone(), late(), Err(ResolveFault::NotFound)),
-        (Slot::Unasked, gone(), Err(ResolveFault::NotFound)),
-        (Slot::Unasked, none(), Err(ResolveFault::NoFamily)),
-        (none(), Slot::Unasked, Err(ResolveFault::NoFamily)),
-        (none(), late(), Err(ResolveFault::Timeout)),
-        (late(), none(), Err(ResolveFault::Timeout)),
-        (Slot::Unasked, outage(), Err(ResolveFault::Outage)),
+        (FamilyState::NotRequested, some(), Ok(1)),
+        (none(), none(), Err(ResolveError::NotFound)),
+        (gone(), late(), Err(ResolveError::NotFound)),
+        (FamilyState::NotRequested, gone(), Err(ResolveError::NotFound)),
+        (FamilyState::NotRequested, none(), Err(ResolveError::NoFamily)),
+        (none(), FamilyState::NotRequested, Err(ResolveError::NoFamily)),
+        (none(), late(), Err(ResolveError::Timeout)),
+        (late(), none(), Err(ResolveError::Timeout)),
+        (FamilyState::NotRequested, outage(), Err(ResolveError::Outage)),
         (late(), sick(), failed),
         (sick(), late(), failed),
         (sick(), none(), failed),

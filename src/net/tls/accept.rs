@@ -18,21 +18,21 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::config::Alpn;
-use crate::policy::identify::Held;
-use crate::policy::listener::Tls;
+use crate::policy::authn::PeerCertificate;
+use crate::policy::listener::ServerTls;
 
 /// TLS sessions that may be resumed.
 const SESSIONS: usize = 4096;
 
 /// Why there is no TLS connection.
 #[derive(Debug)]
-pub enum AcceptFault {
+pub enum TlsAcceptError {
     Timeout,
     /// The client hung up, or speaks no TLS, or we have no common ground, or its certificate is not believed.
     Failed(io::Error),
 }
 
-impl fmt::Display for AcceptFault {
+impl fmt::Display for TlsAcceptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout => f.write_str("no handshake within the tls timeout"),
@@ -41,7 +41,7 @@ impl fmt::Display for AcceptFault {
     }
 }
 
-impl std::error::Error for AcceptFault {
+impl std::error::Error for TlsAcceptError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Timeout => None,
@@ -51,12 +51,12 @@ impl std::error::Error for AcceptFault {
 }
 
 /// The configuration of every handshake under one certificate and one set of authorities.
-pub fn server_config(tls: &Tls) -> Arc<ServerConfig> {
+pub fn server_config(tls: &ServerTls) -> Arc<ServerConfig> {
     // Named here, so that no process-wide default decides.
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for both versions");
-    let shown = Arc::new(SingleCertAndKey::from(tls.certified.clone()));
+    let shown = Arc::new(SingleCertAndKey::from(tls.certified_key.clone()));
     let mut config = match &tls.clients {
         None => {
             let mut config = config.with_no_client_auth().with_cert_resolver(shown);
@@ -85,21 +85,21 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     config: &Arc<ServerConfig>,
     under: [u8; 32],
     deadline: Instant,
-) -> Result<(TlsStream<S>, Held), AcceptFault> {
+) -> Result<(TlsStream<S>, PeerCertificate), TlsAcceptError> {
     let accept = TlsAcceptor::from(Arc::clone(config)).accept(stream).into_fallible();
     match timeout_at(deadline, accept).await {
-        Err(_) => Err(AcceptFault::Timeout),
+        Err(_) => Err(TlsAcceptError::Timeout),
         Ok(Err((error, mut stream))) => {
             // An alert is out: let it arrive.
             let _ = timeout_at(deadline, stream.shutdown()).await;
-            Err(AcceptFault::Failed(error))
+            Err(TlsAcceptError::Failed(error))
         }
         Ok(Ok(stream)) => {
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
             let names = chain.first().map(names).unwrap_or_default();
             let until = chain.iter().map(end).min().unwrap_or(i64::MAX);
-            Ok((stream, Held { names, chain, under, until }))
+            Ok((stream, PeerCertificate { names, chain, under, until }))
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::config::TlsVersion;
 
 const NAME: &str = "hooks.acme.example";
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+type TestAuthority = CertifiedIssuer<'static, KeyPair>;
 
 fn params(common_name: &str, names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
@@ -39,46 +39,46 @@ fn authority_params(common_name: &str) -> CertificateParams {
     params
 }
 
-fn authority(common_name: &str) -> Authority {
+fn authority(common_name: &str) -> TestAuthority {
     CertifiedIssuer::self_signed(authority_params(common_name), KeyPair::generate().unwrap()).unwrap()
 }
 
 /// What a server shows: a chain, leaf first, and a key.
 #[derive(Debug)]
-struct Shown(Arc<CertifiedKey>);
+struct FixedCertResolver(Arc<CertifiedKey>);
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for FixedCertResolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
     }
 }
 
-fn shown(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Shown {
+fn shown(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> FixedCertResolver {
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    Shown(Arc::new(CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&key).unwrap())))
+    FixedCertResolver(Arc::new(CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&key).unwrap())))
 }
 
-fn issued(params: &CertificateParams, by: &Authority, with: &[&Authority]) -> Shown {
+fn issued(params: &CertificateParams, by: &TestAuthority, with: &[&TestAuthority]) -> FixedCertResolver {
     let key = KeyPair::generate().unwrap();
     let leaf = params.signed_by(&key, by).unwrap().der().clone();
     shown([leaf].into_iter().chain(with.iter().map(|authority| authority.der().clone())).collect(), &key)
 }
 
-fn self_signed(params: &CertificateParams) -> Shown {
+fn self_signed(params: &CertificateParams) -> FixedCertResolver {
     let key = KeyPair::generate().unwrap();
     shown(vec![params.self_signed(&key).unwrap().der().clone()], &key)
 }
 
-fn trusting(roots: &[&CertificateDer<'static>], min_version: TlsVersion, verify: Verify) -> Terms {
+fn trusting(roots: &[&CertificateDer<'static>], min_version: TlsVersion, verify: VerifyMode) -> ClientTls {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add((*root).clone()).unwrap();
     }
     let provider = aws_lc_rs::default_provider();
-    Terms::new(&Arc::new(Trust::plain(store, min_version, verify, false, &provider)))
+    ClientTls::new(&Arc::new(Trust::plain(store, min_version, verify, false, &provider)))
 }
 
-fn server(shown: Shown, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
+fn server(shown: FixedCertResolver, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)
         .unwrap()
@@ -91,14 +91,15 @@ fn server(shown: Shown, versions: &[&'static SupportedProtocolVersion]) -> Arc<S
 /// Handshakes with a peer that does `serve` with the connection.
 async fn with_peer<F: Future>(
     serve: impl FnOnce(TcpStream) -> F,
-    config: &Terms,
+    config: &ClientTls,
     host: &Host,
     wait: Duration,
-) -> Result<(Wire, Proof), TlsFault> {
+) -> Result<(MaybeTlsStream, HandshakeInfo), TlsError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
-    let handshake = handshake(Socket::new(client), config, None, host, Offer::Http2OrHttp1, Instant::now() + wait);
+    let handshake =
+        handshake(OutboundSocket::new(client), config, None, host, AlpnOffer::Http2OrHttp1, Instant::now() + wait);
     let serve = serve(accepted);
     tokio::pin!(handshake, serve);
     let outcome = tokio::select! {
@@ -108,7 +109,11 @@ async fn with_peer<F: Future>(
     outcome.map_err(|failed| failed.fault)
 }
 
-async fn meet(server: Arc<ServerConfig>, config: &Terms, host: &Host) -> Result<(Wire, Proof), TlsFault> {
+async fn meet(
+    server: Arc<ServerConfig>,
+    config: &ClientTls,
+    host: &Host,
+) -> Result<(MaybeTlsStream, HandshakeInfo), TlsError> {
     let serve = async move |stream| {
         if let Ok(mut stream) = TlsAcceptor::from(server).accept(stream).await {
             // What the client hears of TLS 1.3 before its first answer: the tickets.
@@ -132,7 +137,7 @@ const ALL: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 #[tokio::test]
 async fn a_good_chain_is_proof() {
     let root = authority("root");
-    let config = trusting(&[root.der()], TlsVersion::V1_2, Verify::Full);
+    let config = trusting(&[root.der()], TlsVersion::V1_2, VerifyMode::Full);
     let mut leaf = params("leaf", &[NAME, "192.0.2.7", "2001:db8::7"]);
     leaf.not_after = date_time_ymd(2090, 1, 2);
     for host in [name(), ip("192.0.2.7"), ip("2001:db8::7")] {
@@ -140,13 +145,19 @@ async fn a_good_chain_is_proof() {
         let expires = "2090-01-02T00:00:00Z".parse().unwrap();
         assert_eq!(
             proof,
-            Proof { version: "TLSv1.3", suite: "TLS_AES_256_GCM_SHA384", expires, verified: true, speaks_http2: false }
+            HandshakeInfo {
+                version: "TLSv1.3",
+                suite: "TLS_AES_256_GCM_SHA384",
+                expires,
+                verified: true,
+                speaks_http2: false
+            }
         );
     }
     let (_, proof) = meet(server(issued(&leaf, &root, &[]), &[&version::TLS12]), &config, &name()).await.unwrap();
     assert_eq!((proof.version, proof.suite), ("TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"));
 
-    let middle = Authority::signed_by(authority_params("middle"), KeyPair::generate().unwrap(), &root).unwrap();
+    let middle = TestAuthority::signed_by(authority_params("middle"), KeyPair::generate().unwrap(), &root).unwrap();
     assert!(meet(server(issued(&leaf, &middle, &[&middle]), ALL), &config, &name()).await.is_ok());
 }
 
@@ -156,7 +167,7 @@ async fn each_certificate_failure_is_told() {
     let root = authority("root");
     let stranger = authority("stranger");
     let impostor = authority("root");
-    let config = trusting(&[root.der()], TlsVersion::V1_2, Verify::Full);
+    let config = trusting(&[root.der()], TlsVersion::V1_2, VerifyMode::Full);
     let good = || params("leaf", &[NAME]);
     let altered = |alter: &dyn Fn(&mut CertificateParams)| {
         let mut params = good();
@@ -172,8 +183,9 @@ async fn each_certificate_failure_is_told() {
         permitted_subtrees: vec![GeneralSubtree::DnsName("other.example".into())],
         excluded_subtrees: vec![],
     });
-    let constrained = Authority::signed_by(constrained, KeyPair::generate().unwrap(), &root).unwrap();
-    let no_authority = Authority::signed_by(params("no authority", &[]), KeyPair::generate().unwrap(), &root).unwrap();
+    let constrained = TestAuthority::signed_by(constrained, KeyPair::generate().unwrap(), &root).unwrap();
+    let no_authority =
+        TestAuthority::signed_by(params("no authority", &[]), KeyPair::generate().unwrap(), &root).unwrap();
     let key = KeyPair::generate().unwrap();
     let anothers_key = |params: &CertificateParams| {
         shown(vec![params.signed_by(&key, &root).unwrap().der().clone()], &KeyPair::generate().unwrap())
@@ -204,7 +216,7 @@ async fn each_certificate_failure_is_told() {
     ];
     for (what, shown, host, expected) in cases {
         match meet(server(shown, ALL), &config, &host).await {
-            Err(TlsFault::Certificate { fault, .. }) => assert_eq!(fault, expected, "{what}"),
+            Err(TlsError::Certificate { fault, .. }) => assert_eq!(fault, expected, "{what}"),
             other => panic!("{what}: {:?}", other.map(|(_, proof)| proof)),
         }
     }
@@ -216,41 +228,41 @@ async fn a_self_signed_root_is_a_root() {
     let mut leaf = params("leaf", &[NAME]);
     let show = |leaf: &CertificateParams| {
         let certificate = leaf.self_signed(&key).unwrap().der().clone();
-        (trusting(&[&certificate], TlsVersion::V1_2, Verify::Full), server(shown(vec![certificate], &key), ALL))
+        (trusting(&[&certificate], TlsVersion::V1_2, VerifyMode::Full), server(shown(vec![certificate], &key), ALL))
     };
     let (config, good) = show(&leaf);
     assert!(meet(good, &config, &name()).await.is_ok());
     leaf.not_after = date_time_ymd(2001, 1, 1);
     let (config, expired) = show(&leaf);
     let fault = meet(expired, &config, &name()).await.unwrap_err();
-    assert!(matches!(fault, TlsFault::Certificate { fault: CertificateFault::Expired, .. }), "{fault:?}");
+    assert!(matches!(fault, TlsError::Certificate { fault: CertificateFault::Expired, .. }), "{fault:?}");
 }
 
 #[tokio::test]
 async fn unverified_still_proves_the_key() {
-    let config = trusting(&[], TlsVersion::V1_2, Verify::None);
+    let config = trusting(&[], TlsVersion::V1_2, VerifyMode::None);
     let leaf = params("leaf", &["other.example"]);
     assert!(meet(server(self_signed(&leaf), ALL), &config, &name()).await.is_ok());
     let certificate = leaf.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
     for versions in [&[&version::TLS13], &[&version::TLS12]] {
         let stolen = shown(vec![certificate.clone()], &KeyPair::generate().unwrap());
         let fault = meet(server(stolen, versions), &config, &name()).await.unwrap_err();
-        assert!(matches!(fault, TlsFault::Certificate { fault: CertificateFault::BadSignature, .. }), "{fault:?}");
+        assert!(matches!(fault, TlsError::Certificate { fault: CertificateFault::BadSignature, .. }), "{fault:?}");
     }
 }
 
 #[tokio::test]
 async fn a_version_too_old_is_an_alert() {
     let root = authority("root");
-    let config = trusting(&[root.der()], TlsVersion::V1_3, Verify::Full);
+    let config = trusting(&[root.der()], TlsVersion::V1_3, VerifyMode::Full);
     let old = server(issued(&params("leaf", &[NAME]), &root, &[]), &[&version::TLS12]);
     let fault = meet(old, &config, &name()).await.unwrap_err();
-    assert!(matches!(fault, TlsFault::Alert { id: 70, name: "protocol_version" }), "{fault:?}");
+    assert!(matches!(fault, TlsError::Alert { id: 70, name: "protocol_version" }), "{fault:?}");
 }
 
 #[tokio::test]
 async fn peers_that_do_not_speak_tls() {
-    let config = trusting(&[authority("root").der()], TlsVersion::V1_2, Verify::Full);
+    let config = trusting(&[authority("root").der()], TlsVersion::V1_2, VerifyMode::Full);
     let second = Duration::from_secs(10);
     for greeting in ["HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "220 mail.example ESMTP\r\n"] {
         let speak = async |mut stream: TcpStream| {
@@ -258,29 +270,29 @@ async fn peers_that_do_not_speak_tls() {
             stream.read_to_end(&mut Vec::new()).await
         };
         let fault = with_peer(speak, &config, &name(), second).await.unwrap_err();
-        assert!(matches!(fault, TlsFault::Plaintext), "{greeting:?}: {fault:?}");
+        assert!(matches!(fault, TlsError::Plaintext), "{greeting:?}: {fault:?}");
     }
     let close = async |mut stream: TcpStream| stream.read(&mut [0; 4096]).await.map(drop);
     let fault = with_peer(close, &config, &name(), second).await.unwrap_err();
-    assert!(matches!(fault, TlsFault::Lost(_)), "{fault:?}");
+    assert!(matches!(fault, TlsError::Lost(_)), "{fault:?}");
 
     let stall = async |_stream: TcpStream| std::future::pending::<()>().await;
     let fault = with_peer(stall, &config, &name(), Duration::from_millis(50)).await.unwrap_err();
-    assert!(matches!(fault, TlsFault::Timeout), "{fault:?}");
+    assert!(matches!(fault, TlsError::Timeout), "{fault:?}");
 }
 
 #[tokio::test]
 async fn what_is_no_dns_name_is_never_proved() {
-    let config = trusting(&[authority("root").der()], TlsVersion::V1_2, Verify::Full);
+    let config = trusting(&[authority("root").der()], TlsVersion::V1_2, VerifyMode::Full);
     let stall = async |_stream: TcpStream| std::future::pending::<()>().await;
     let fault = with_peer(stall, &config, &Host::Name("a b".into()), Duration::from_secs(10)).await.unwrap_err();
-    assert!(matches!(fault, TlsFault::Certificate { fault: CertificateFault::NameMismatch, .. }), "{fault:?}");
+    assert!(matches!(fault, TlsError::Certificate { fault: CertificateFault::NameMismatch, .. }), "{fault:?}");
 }
 
 #[derive(Debug)]
-struct At(u64);
+struct TestTime(u64);
 
-impl TimeProvider for At {
+impl TimeProvider for TestTime {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
     }
@@ -293,9 +305,9 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
     let mut leaf = params("leaf", &[NAME]);
     leaf.not_after = date_time_ymd(2027, 1, 16);
     let server = server(issued(&leaf, &root, &[]), ALL);
-    let mut config = trusting(&[root.der()], TlsVersion::V1_2, Verify::Full);
+    let mut config = trusting(&[root.der()], TlsVersion::V1_2, VerifyMode::Full);
     let mut at = async |time: u64| {
-        config.at(Arc::new(At(time)));
+        config.at(Arc::new(TestTime(time)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
@@ -307,14 +319,15 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
         };
         let ask = async {
             let deadline = Instant::now() + Duration::from_secs(10);
-            let (wire, _) = handshake(Socket::new(client), &config, None, &name(), Offer::Http2OrHttp1, deadline)
-                .await
-                .map_err(|failed| failed.fault)?;
+            let (wire, _) =
+                handshake(OutboundSocket::new(client), &config, None, &name(), AlpnOffer::Http2OrHttp1, deadline)
+                    .await
+                    .map_err(|failed| failed.fault)?;
             let mut wire = TokioIo::new(wire);
             let read = wire.read(&mut [0; 1]).await.unwrap(); // and with it the tickets
             assert_eq!(read, 1);
-            let Wire::Https(stream) = wire.into_inner() else { panic!() };
-            Ok::<_, TlsFault>(stream.inner().get_ref().1.handshake_kind().unwrap())
+            let MaybeTlsStream::Https(stream) = wire.into_inner() else { panic!() };
+            Ok::<_, TlsError>(stream.inner().get_ref().1.handshake_kind().unwrap())
         };
         let (_stream, asked) = tokio::join!(serve, ask);
         asked
@@ -322,5 +335,5 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
     assert_eq!(at(NOON).await.unwrap(), HandshakeKind::Full);
     assert_eq!(at(NOON + 3600).await.unwrap(), HandshakeKind::Resumed);
     let fault = at(NOON + 13 * 3600).await.unwrap_err();
-    assert!(matches!(fault, TlsFault::Certificate { fault: CertificateFault::Expired, .. }), "{fault:?}");
+    assert!(matches!(fault, TlsError::Certificate { fault: CertificateFault::Expired, .. }), "{fault:?}");
 }

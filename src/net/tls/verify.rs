@@ -10,36 +10,36 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, Signatu
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::policy::trust::Trust;
-use crate::policy::trust::fault::{CertificateFault, Refused};
+use crate::policy::trust::fault::{CertificateFault, CertificateRejection};
 
 tokio::task_local! {
     /// What is seen in the handshake of this task: rustls's errors that make an alert have no room for it.
-    static CAPTURED: RefCell<Captured>;
+    static CAPTURED: RefCell<CapturedVerification>;
 }
 
 /// The evidence of a handshake, successful or not.
 #[derive(Default)]
-pub(super) struct Captured {
+pub(super) struct CapturedVerification {
     /// The target's own certificate.
     pub(super) leaf: Option<CertificateDer<'static>>,
     /// The certificate that the trust has refused.
-    pub(super) refused: Option<Refused>,
+    pub(super) refused: Option<CertificateRejection>,
 }
 
 /// Drives a handshake, and gives what was seen in it.
-pub(super) async fn watched<T>(handshake: impl Future<Output = T>) -> (T, Captured) {
+pub(super) async fn watched<T>(handshake: impl Future<Output = T>) -> (T, CapturedVerification) {
     let scope = async { (handshake.await, CAPTURED.with(RefCell::take)) };
     CAPTURED.scope(RefCell::default(), scope).await
 }
 
 /// Whatever the trust lets pass: that the peer holds the certificate's key is always proved.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(super) struct TrustVerifier {
     pub(super) trust: Arc<Trust>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for TrustVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -49,7 +49,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         // Outside of a handshake of ours nothing is seen.
-        let see = |change: &dyn Fn(&mut Captured)| {
+        let see = |change: &dyn Fn(&mut CapturedVerification)| {
             CAPTURED.try_with(|seen| change(&mut seen.borrow_mut())).unwrap_or_default()
         };
         see(&|seen| seen.leaf = Some(leaf.clone().into_owned()));
@@ -57,7 +57,7 @@ impl ServerCertVerifier for Verifier {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(refused) => {
                 see(&|seen| seen.refused = Some(refused.clone()));
-                Err(Error::InvalidCertificate(told(refused.fault)))
+                Err(Error::InvalidCertificate(to_rustls_error(refused.fault)))
             }
         }
     }
@@ -86,7 +86,7 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// In rustls's words where it has them: from these it makes the alert that the target hears.
-fn told(fault: CertificateFault) -> CertificateError {
+fn to_rustls_error(fault: CertificateFault) -> CertificateError {
     match fault {
         CertificateFault::UnknownIssuer => CertificateError::UnknownIssuer,
         CertificateFault::Expired => CertificateError::Expired,

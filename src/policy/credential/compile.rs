@@ -13,11 +13,11 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Uri, header};
 use zeroize::Zeroizing;
 
-use super::{Credential, OAuth2, Proof, bearer, secret_bytes, secret_value};
-use crate::config::{self, At, Authentication, ClientAuth, Config, Problem, Secret};
+use super::{Credential, CredentialValue, OAuth2, bearer, secret_bytes, secret_value};
+use crate::config::{self, Authentication, ClientAuth, Config, Located, Problem, Secret};
 use crate::host;
 use crate::names::{CredentialName, Scheme, Target};
-use crate::policy::guard::{Guard, Own};
+use crate::policy::guard::{Guard, LocalAddresses};
 
 /// What makes the message what it is, belongs to the connection, or is somebody's signature.
 const TAKEN: [&str; 23] = [
@@ -51,20 +51,20 @@ const PARAMETERS_TAKEN: [&str; 6] =
     ["grant_type", "client_id", "client_secret", "scope", "client_assertion", "client_assertion_type"];
 
 pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<CredentialName, Arc<Credential>> {
-    let credential = |(name, written): (&CredentialName, &At<config::Credential>)| {
+    let credential = |(name, written): (&CredentialName, &Located<config::Credential>)| {
         let (kind, header, proof) = match &written.scheme {
             Authentication::Basic { username, password } => {
-                ("basic", header::AUTHORIZATION, Proof::Written(basic(username, password, problems)?))
+                ("basic", header::AUTHORIZATION, CredentialValue::Static(basic(username, password, problems)?))
             }
             Authentication::Bearer { token } => {
-                ("bearer", header::AUTHORIZATION, Proof::Written(token_of(token, problems)?))
+                ("bearer", header::AUTHORIZATION, CredentialValue::Static(token_of(token, problems)?))
             }
             Authentication::Header { name, value } => {
                 let (name, value) = (header_name(name, problems), header_value(value, problems));
-                ("header", name?, Proof::Written(value?))
+                ("header", name?, CredentialValue::Static(value?))
             }
             Authentication::OAuth2(written) => {
-                ("oauth2", header::AUTHORIZATION, Proof::Fetched(Arc::new(oauth2(name, written, problems)?)))
+                ("oauth2", header::AUTHORIZATION, CredentialValue::OAuth2(Arc::new(oauth2(name, written, problems)?)))
             }
         };
         let allows_plaintext = written.plaintext;
@@ -82,26 +82,28 @@ pub fn check_reach(
 ) {
     for (name, written) in &config.credentials {
         let Authentication::OAuth2(written) = &written.scheme else { continue };
-        let Some(Proof::Fetched(oauth2)) = credentials.get(name).map(|credential| &credential.proof) else { continue };
+        let Some(CredentialValue::OAuth2(oauth2)) = credentials.get(name).map(|credential| &credential.proof) else {
+            continue;
+        };
         let endpoint = &oauth2.endpoint;
         let judged = guard.judge_name(endpoint, &[endpoint.port], false);
-        if judged.is_err() || guard.clear(endpoint, &[], &Own::default()).is_err() {
-            let problem = Problem::at(written.token_url.place, "the guard lets nothing reach this token endpoint");
+        if judged.is_err() || guard.clear(endpoint, &[], &LocalAddresses::default()).is_err() {
+            let problem = Problem::at(written.token_url.span, "the guard lets nothing reach this token endpoint");
             problems.push(problem.help("guard.allow makes exceptions for addresses, resolver.hosts for names"));
         }
     }
 }
 
 /// RFC 7617 §2: the first colon ends the name, and neither part has control characters.
-fn basic(username: &At<String>, password: &At<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
+fn basic(username: &Located<String>, password: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
     let mut is_good = true;
     if username.contains(':') || username.contains(char::is_control) {
-        let problem = Problem::at(username.place, "a user's name has neither colons nor control characters");
+        let problem = Problem::at(username.span, "a user's name has neither colons nor control characters");
         problems.push(problem.help("RFC 7617 §2: what follows a colon would be read as the password"));
         is_good = false;
     }
     if password.expose().iter().any(u8::is_ascii_control) {
-        let problem = Problem::at(password.place, "a password has no control characters");
+        let problem = Problem::at(password.span, "a password has no control characters");
         problems.push(problem.help("put the password alone, on one line, where this points to"));
         is_good = false;
     }
@@ -115,25 +117,25 @@ fn basic_value(user: &[u8], password: &[u8]) -> Option<HeaderValue> {
     secret_value(&[b"Basic ", encoded.get(..length)?])
 }
 
-fn token_of(token: &At<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
+fn token_of(token: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
     let value = bearer(token.expose());
     if value.is_none() {
         let problem =
-            Problem::at(token.place, "no bearer token: it has white space in it, is not ASCII, or is too long");
+            Problem::at(token.span, "no bearer token: it has white space in it, is not ASCII, or is too long");
         problems.push(problem.help("put the token alone, without \"Bearer\", where this points to"));
     }
     value
 }
 
-fn header_name(written: &At<String>, problems: &mut Vec<Problem>) -> Option<HeaderName> {
+fn header_name(written: &Located<String>, problems: &mut Vec<Problem>) -> Option<HeaderName> {
     let Ok(name) = HeaderName::try_from(written.as_str()) else {
-        let problem = Problem::at(written.place, "this cannot be the name of a header");
+        let problem = Problem::at(written.span, "this cannot be the name of a header");
         problems.push(problem.help("letters, digits and hyphens: \"X-Api-Key\""));
         return None;
     };
     let is_ours = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
     if is_ours || TAKEN.contains(&name.as_str()) {
-        let problem = Problem::at(written.place, format!("{name} is no header for a credential"));
+        let problem = Problem::at(written.span, format!("{name} is no header for a credential"));
         problems.push(problem.help("one that the target reads for nothing else: \"Authorization\", \"X-Api-Key\""));
         return None;
     }
@@ -141,10 +143,10 @@ fn header_name(written: &At<String>, problems: &mut Vec<Problem>) -> Option<Head
 }
 
 /// RFC 9110 §5.5, without what is obsolete there.
-fn header_value(written: &At<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
+fn header_value(written: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
     let is_text = written.expose().iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
     if !is_text {
-        let problem = Problem::at(written.place, "the value has characters that no header carries safely");
+        let problem = Problem::at(written.span, "the value has characters that no header carries safely");
         problems.push(problem.help("put visible ASCII, on one line, where this points to"));
         return None;
     }
@@ -154,7 +156,7 @@ fn header_value(written: &At<Secret>, problems: &mut Vec<Problem>) -> Option<Hea
 fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Problem>) -> Option<OAuth2> {
     let before = problems.len();
     let endpoint = endpoint(&written.token_url).map_err(|(why, help)| {
-        problems.push(Problem::at(written.token_url.place, format!("no token endpoint: {why}")).help(help));
+        problems.push(Problem::at(written.token_url.span, format!("no token endpoint: {why}")).help(help));
     });
     check_scopes(&written.scopes, problems);
     check_parameters(written, problems);
@@ -184,10 +186,10 @@ fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Pr
 }
 
 /// Why a text is no token endpoint, and what to write.
-type NoEndpoint = (&'static str, &'static str);
+type EndpointError = (&'static str, &'static str);
 
 /// RFC 6749 §3.2: over TLS, and without a fragment.
-fn endpoint(text: &str) -> Result<(Target, PathAndQuery), NoEndpoint> {
+fn endpoint(text: &str) -> Result<(Target, PathAndQuery), EndpointError> {
     const HELP: &str = "\"https://login.acme.example/oauth2/token\"";
     if text.contains('#') {
         return Err(("a fragment is sent nowhere", HELP));
@@ -210,10 +212,10 @@ fn endpoint(text: &str) -> Result<(Target, PathAndQuery), NoEndpoint> {
 }
 
 /// RFC 6749 §3.3: `scope-token`.
-fn check_scopes(scopes: &[At<String>], problems: &mut Vec<Problem>) {
+fn check_scopes(scopes: &[Located<String>], problems: &mut Vec<Problem>) {
     for scope in scopes {
         if !scope.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte)) {
-            let problem = Problem::at(scope.place, "a scope is visible ASCII without quotes and backslashes");
+            let problem = Problem::at(scope.span, "a scope is visible ASCII without quotes and backslashes");
             problems.push(problem.help("write each as the token endpoint's documentation has it"));
         }
     }
@@ -223,11 +225,11 @@ fn check_scopes(scopes: &[At<String>], problems: &mut Vec<Problem>) {
 fn check_parameters(written: &config::OAuth2, problems: &mut Vec<Problem>) {
     for (name, _) in &written.parameters {
         if name.is_empty() {
-            problems.push(Problem::at(name.place, "a parameter without a name").help("leave it out"));
+            problems.push(Problem::at(name.span, "a parameter without a name").help("leave it out"));
         }
         let is_said = name.as_str() == "audience" && written.audience.is_some();
         if PARAMETERS_TAKEN.contains(&name.as_str()) || is_said {
-            let problem = Problem::at(name.place, format!("the parameter {} is said elsewhere", name.value));
+            let problem = Problem::at(name.span, format!("the parameter {} is said elsewhere", name.value));
             problems.push(problem.help("leave it out: client_id, client_secret, scopes and audience say it"));
         }
     }

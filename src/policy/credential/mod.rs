@@ -14,29 +14,29 @@ use zeroize::Zeroizing;
 use crate::names::CredentialName;
 pub use challenge::refuses_token;
 pub use compile::{check_reach, compile};
-pub use oauth2::{Grant, NoGrant, OAuth2, pause};
+pub use oauth2::{Grant, GrantError, OAuth2, backoff};
 
 /// What a route's `credential` names.
 pub struct Credential {
     pub name: CredentialName,
     /// What a client sent under this name is replaced.
     pub header: HeaderName,
-    pub proof: Proof,
+    pub proof: CredentialValue,
     /// It may leave over plaintext http, where the route does.
     pub allows_plaintext: bool,
     /// As the configuration calls it.
     kind: &'static str,
 }
 
-pub enum Proof {
-    Written(HeaderValue),
-    Fetched(Arc<OAuth2>),
+pub enum CredentialValue {
+    Static(HeaderValue),
+    OAuth2(Arc<OAuth2>),
 }
 
 impl Credential {
     /// Whether tokens of this fingerprint are for it.
     pub fn fetches_as(&self, fingerprint: &[u8; 32]) -> bool {
-        matches!(&self.proof, Proof::Fetched(oauth2) if oauth2.fingerprint == *fingerprint)
+        matches!(&self.proof, CredentialValue::OAuth2(oauth2) if oauth2.fingerprint == *fingerprint)
     }
 
     /// As the configuration calls it: `basic`, `bearer`, `header` or `oauth2`.

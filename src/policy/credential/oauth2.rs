@@ -35,12 +35,12 @@ pub struct Grant {
 
 /// Why there is no token, though there was an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NoGrant {
+pub enum GrantError {
     /// The endpoint does not take us for who we say we are, or not for what we ask; with its word for that, of those in
     /// RFC 6749 §5.2.
     Refused(StatusCode, Option<&'static str>),
     /// It has troubles of its own, or is asked too often.
-    Failing(StatusCode),
+    Unavailable(StatusCode),
     /// What it says is no token.
     Malformed(&'static str),
 }
@@ -66,7 +66,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How long an endpoint is left alone after it has failed this many times in a row.
-pub fn pause(failures: u32) -> Duration {
+pub fn backoff(failures: u32) -> Duration {
     PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(PAUSE_MAX)
 }
 
@@ -87,9 +87,9 @@ impl OAuth2 {
     }
 
     /// RFC 6749 §5.1 and §5.2. What is not said there is ignored, as it wants; what is said twice is not.
-    pub fn judge(status: StatusCode, body: &[u8]) -> Result<Grant, NoGrant> {
+    pub fn judge(status: StatusCode, body: &[u8]) -> Result<Grant, GrantError> {
         #[derive(Deserialize)]
-        struct Given<'a> {
+        struct TokenResponse<'a> {
             #[serde(borrow)]
             access_token: Cow<'a, str>,
             #[serde(borrow)]
@@ -98,24 +98,24 @@ impl OAuth2 {
         }
         match status {
             status if status.is_success() => {}
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => return Err(NoGrant::Failing(status)),
-            status if status.is_client_error() => return Err(NoGrant::Refused(status, error_word(body))),
-            status if status.is_server_error() => return Err(NoGrant::Failing(status)),
-            _ => return Err(NoGrant::Malformed("a redirection, which is not followed")),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => return Err(GrantError::Unavailable(status)),
+            status if status.is_client_error() => return Err(GrantError::Refused(status, error_word(body))),
+            status if status.is_server_error() => return Err(GrantError::Unavailable(status)),
+            _ => return Err(GrantError::Malformed("a redirection, which is not followed")),
         }
-        let given: Given<'_> =
-            serde_json::from_slice(body).map_err(|_| NoGrant::Malformed("not the JSON of RFC 6749 §5.1"))?;
+        let given: TokenResponse<'_> =
+            serde_json::from_slice(body).map_err(|_| GrantError::Malformed("not the JSON of RFC 6749 §5.1"))?;
         if !given.token_type.eq_ignore_ascii_case("bearer") {
-            return Err(NoGrant::Malformed("a token of another type than Bearer"));
+            return Err(GrantError::Malformed("a token of another type than Bearer"));
         }
         let value = bearer(given.access_token.as_bytes());
-        let value = value.ok_or(NoGrant::Malformed("a token that fits into no header"))?;
+        let value = value.ok_or(GrantError::Malformed("a token that fits into no header"))?;
         let lifetime = match given.expires_in {
             None => LIFETIME_DEFAULT,
             Some(Seconds::Number(seconds)) => Duration::from_secs(seconds),
             Some(Seconds::Text(text)) => {
                 let seconds = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-                Duration::from_secs(seconds.ok_or(NoGrant::Malformed("expires_in is no number of seconds"))?)
+                Duration::from_secs(seconds.ok_or(GrantError::Malformed("expires_in is no number of seconds"))?)
             }
         };
         Ok(Grant { value, lifetime: lifetime.min(LIFETIME_MAX) })
@@ -132,11 +132,11 @@ enum Seconds {
 
 fn error_word(body: &[u8]) -> Option<&'static str> {
     #[derive(Deserialize)]
-    struct Fault<'a> {
+    struct ErrorResponse<'a> {
         #[serde(borrow)]
         error: Cow<'a, str>,
     }
-    let fault: Fault<'_> = serde_json::from_slice(body).ok()?;
+    let fault: ErrorResponse<'_> = serde_json::from_slice(body).ok()?;
     ERRORS.into_iter().find(|word| *word == fault.error)
 }
 
@@ -161,7 +161,7 @@ mod tests {
     use super::super::TOKEN_MAX;
     use super::*;
 
-    fn judge(status: u16, body: &str) -> Result<Grant, NoGrant> {
+    fn judge(status: u16, body: &str) -> Result<Grant, GrantError> {
         OAuth2::judge(StatusCode::from_u16(status).unwrap(), body.as_bytes())
     }
 
@@ -209,23 +209,23 @@ mod tests {
             (r#"{"access_token":"t","token_type":"bearer","expires_in":"+5"}"#, "expires_in is no number of seconds"),
             (r#"{"access_token":"t","token_type":"bearer","expires_in":""}"#, "expires_in is no number of seconds"),
         ] {
-            assert_eq!(judge(200, body).unwrap_err(), NoGrant::Malformed(why), "{body}");
+            assert_eq!(judge(200, body).unwrap_err(), GrantError::Malformed(why), "{body}");
         }
         let long = format!(r#"{{"access_token":"{}","token_type":"bearer"}}"#, "t".repeat(TOKEN_MAX + 1));
-        assert_eq!(judge(200, &long).unwrap_err(), NoGrant::Malformed(no_header));
+        assert_eq!(judge(200, &long).unwrap_err(), GrantError::Malformed(no_header));
     }
 
     #[test]
     fn refusals_are_told_from_troubles() {
-        let refused = |status: u16, word| NoGrant::Refused(StatusCode::from_u16(status).unwrap(), word);
-        let failing = |status: u16| NoGrant::Failing(StatusCode::from_u16(status).unwrap());
+        let refused = |status: u16, word| GrantError::Refused(StatusCode::from_u16(status).unwrap(), word);
+        let failing = |status: u16| GrantError::Unavailable(StatusCode::from_u16(status).unwrap());
         for (status, body, expected) in [
             (401, r#"{"error":"invalid_client","error_description":"hunter2"}"#, refused(401, Some("invalid_client"))),
             (400, r#"{"error":"hunter2"}"#, refused(400, None)),
             (404, "<html>", refused(404, None)),
             (429, r#"{"error":"slow_down"}"#, failing(429)),
             (503, "", failing(503)),
-            (302, "", NoGrant::Malformed("a redirection, which is not followed")),
+            (302, "", GrantError::Malformed("a redirection, which is not followed")),
         ] {
             assert_eq!(judge(status, body).unwrap_err(), expected, "{status}");
         }
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_fails_is_left_alone_longer_each_time() {
-        let seconds: Vec<u64> = [0, 1, 2, 3, 5, 6, 7, u32::MAX].map(|failures| pause(failures).as_secs()).into();
+        let seconds: Vec<u64> = [0, 1, 2, 3, 5, 6, 7, u32::MAX].map(|failures| backoff(failures).as_secs()).into();
         assert_eq!(seconds, [1, 1, 2, 4, 16, 30, 30, 30]);
     }
 }

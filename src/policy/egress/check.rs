@@ -7,9 +7,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 
-use super::{Pool, Range, Span, Standing, is_v6};
+use super::{AddressSpan, Pool, RangePhase, SourceRange, is_v6};
 use crate::config::WarningCode;
-use crate::config::{self, At, PoolRange, Problem};
+use crate::config::{self, Located, PoolRange, Problem};
 use crate::names::PoolName;
 use crate::policy::addresses::{self, overlap};
 
@@ -37,8 +37,8 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> IpNet {
 }
 
 /// `from` and `until`.
-type Window = (Option<Timestamp>, Option<Timestamp>);
-type Pools = BTreeMap<PoolName, At<config::Pool>>;
+type ActiveWindow = (Option<Timestamp>, Option<Timestamp>);
+type Pools = BTreeMap<PoolName, Located<config::Pool>>;
 
 pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) {
     for (name, pool) in pools {
@@ -50,7 +50,7 @@ pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) 
         for exclude in &pool.exclude {
             if !pool.ranges.iter().any(|range| overlap(&range.cidr, exclude)) {
                 let message = format!("`{}` excludes nothing: no range of egress.{name} has it", exclude.value);
-                problems.push(Problem::warning(WarningCode::ExcludesNothing, Some(exclude.place), message));
+                problems.push(Problem::warning(WarningCode::ExcludesNothing, Some(exclude.span), message));
             }
         }
         check_empty(name, pool, now, problems);
@@ -58,12 +58,12 @@ pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) 
     check_shared(pools, problems);
 }
 
-fn check_range(range: &At<PoolRange>, exclude: &[At<IpNet>], problems: &mut Vec<Problem>) {
+fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems: &mut Vec<Problem>) {
     let cidr = range.cidr;
     let widest = if is_v6(&cidr) { WIDEST_V6 } else { WIDEST_V4 };
     if cidr.prefix_len() < widest {
         problems.push(
-            Problem::at(range.place, format!("`{cidr}` is too wide for a pool"))
+            Problem::at(range.span, format!("`{cidr}` is too wide for a pool"))
                 .help(format!("write the ranges that are routed to this host, /{widest} at most")),
         );
         return;
@@ -72,14 +72,14 @@ fn check_range(range: &At<PoolRange>, exclude: &[At<IpNet>], problems: &mut Vec<
     if let Some((net, what)) = NEVER_A_SOURCE.iter().find(|(net, _)| overlap(net, &cidr) && !is_excluded(net)) {
         let message = format!("`{cidr}` can never send: {net} is {what}, which no connection leaves from");
         let help = "write addresses that are routed to this host; `exclude` leaves out some of a range";
-        problems.push(Problem::at(range.place, message).help(help));
+        problems.push(Problem::at(range.span, message).help(help));
         return;
     }
     if let (Some(from), Some(until)) = (range.from, range.until)
         && from >= until
     {
         problems.push(
-            Problem::at(range.place, format!("`{cidr}` is never in force: it ends before it begins"))
+            Problem::at(range.span, format!("`{cidr}` is never in force: it ends before it begins"))
                 .label(format!("from {from} until {until}"))
                 .help("write a later `until`"),
         );
@@ -88,7 +88,7 @@ fn check_range(range: &At<PoolRange>, exclude: &[At<IpNet>], problems: &mut Vec<
     let special = addresses::listed(cidr.network()).or_else(|| addresses::rows().find(|row| overlap(&row.cidr, &cidr)));
     if let Some(special) = special {
         problems.push(
-            Problem::warning(WarningCode::NotPublic, Some(range.place), format!("`{cidr}` is not public: {special}"))
+            Problem::warning(WarningCode::NotPublic, Some(range.span), format!("`{cidr}` is not public: {special}"))
                 .help("on the Internet, targets see another source address, or nothing at all"),
         );
     }
@@ -96,8 +96,8 @@ fn check_range(range: &At<PoolRange>, exclude: &[At<IpNet>], problems: &mut Vec<
 
 /// What has ended stands there for those who must still allow it, and longer where it was forgotten. A pool of which
 /// nothing is left is told of as a whole.
-fn check_ended(name: &PoolName, pool: &At<config::Pool>, now: Timestamp, problems: &mut Vec<Problem>) {
-    let ended = |range: &&At<PoolRange>| range.until.is_some_and(|until| until <= now && range.from < Some(until));
+fn check_ended(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, problems: &mut Vec<Problem>) {
+    let ended = |range: &&Located<PoolRange>| range.until.is_some_and(|until| until <= now && range.from < Some(until));
     if pool.ranges.iter().all(|range| ended(&range)) {
         return;
     }
@@ -105,41 +105,41 @@ fn check_ended(name: &PoolName, pool: &At<config::Pool>, now: Timestamp, problem
         let message = format!("`{}` has ended: nothing new leaves from it", range.cidr);
         let help =
             format!("take it out when `outgate egress list --pool {name}` no longer lists it: then nothing is left");
-        problems.push(Problem::warning(WarningCode::RangeEnded, Some(range.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::RangeEnded, Some(range.span), message).help(help));
     }
 }
 
 /// At no moment may an address be in a pool twice: it would count twice.
-fn check_overlaps(ranges: &[At<PoolRange>], problems: &mut Vec<Problem>) {
+fn check_overlaps(ranges: &[Located<PoolRange>], problems: &mut Vec<Problem>) {
     for (index, range) in ranges.iter().enumerate() {
         let earlier = &ranges[..index];
         if let Some(first) = earlier.iter().find(|first| {
             overlap(&first.cidr, &range.cidr) && meet((first.from, first.until), (range.from, range.until))
         }) {
             problems.push(
-                Problem::at(range.place, format!("`{}` overlaps `{}`", range.cidr, first.cidr))
-                    .also(first.place, "first used here")
+                Problem::at(range.span, format!("`{}` overlaps `{}`", range.cidr, first.cidr))
+                    .also(first.span, "first used here")
                     .help("write each address once, or give the ranges times that do not meet"),
             );
         }
     }
 }
 
-fn check_empty(name: &PoolName, pool: &At<config::Pool>, now: Timestamp, problems: &mut Vec<Problem>) {
+fn check_empty(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, problems: &mut Vec<Problem>) {
     let ranges = Pool::new(name, pool).ranges;
     if ranges.is_empty() {
         problems.push(
-            Problem::at(pool.place, format!("egress.{name} has no address"))
+            Problem::at(pool.span, format!("egress.{name} has no address"))
                 .help("write at least one range, and let `exclude` leave some of it"),
         );
-    } else if !ranges.iter().any(|range| range.standing(now) == Standing::InForce) {
-        let upcoming = |range: &Range| range.from.filter(|_| range.standing(now) == Standing::Upcoming);
+    } else if !ranges.iter().any(|range| range.standing(now) == RangePhase::Active) {
+        let upcoming = |range: &SourceRange| range.from.filter(|_| range.standing(now) == RangePhase::Upcoming);
         let message = match ranges.iter().filter_map(upcoming).min() {
             Some(from) => format!("egress.{name} has no address until {from}"),
             None => format!("egress.{name} has no address any more: every range has ended"),
         };
         problems.push(
-            Problem::warning(WarningCode::NoAddress, Some(pool.place), message)
+            Problem::warning(WarningCode::NoAddress, Some(pool.span), message)
                 .help("its deliveries are refused as no_egress"),
         );
     }
@@ -147,8 +147,8 @@ fn check_empty(name: &PoolName, pool: &At<config::Pool>, now: Timestamp, problem
 
 /// Two pools may share an address, but a customer who allows one of them then hears from both.
 fn check_shared(pools: &Pools, problems: &mut Vec<Problem>) {
-    let compiled = |(name, pool): (&PoolName, &At<config::Pool>)| {
-        let ranges = pool.ranges.iter().map(|range| (range.place, Range::new(range, pool)));
+    let compiled = |(name, pool): (&PoolName, &Located<config::Pool>)| {
+        let ranges = pool.ranges.iter().map(|range| (range.span, SourceRange::new(range, pool)));
         (name.clone(), ranges.collect::<Vec<_>>())
     };
     let compiled: Vec<_> = pools.iter().map(compiled).collect();
@@ -169,13 +169,13 @@ fn check_shared(pools: &Pools, problems: &mut Vec<Problem>) {
     }
 }
 
-fn share(a: &Range, b: &Range) -> bool {
-    let touch = |x: &Span| b.spans.iter().any(|y| x.first <= y.last && y.first <= x.last);
+fn share(a: &SourceRange, b: &SourceRange) -> bool {
+    let touch = |x: &AddressSpan| b.spans.iter().any(|y| x.first <= y.last && y.first <= x.last);
     a.is_v6() == b.is_v6() && meet((a.from, a.until), (b.from, b.until)) && a.spans.iter().any(touch)
 }
 
 /// Whether there is a moment at which both are in force.
-fn meet(a: Window, b: Window) -> bool {
+fn meet(a: ActiveWindow, b: ActiveWindow) -> bool {
     let before_end =
         |from: Option<Timestamp>, until: Option<Timestamp>| from.is_none_or(|f| until.is_none_or(|u| f < u));
     before_end(a.0, b.1) && before_end(b.0, a.1)

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::{Hop, NoHop, Pool, Span, TARGETS_MAX, address, interleave, is_v6};
+use super::{AddressSpan, Hop, HopError, Pool, TARGETS_MAX, address, interleave, is_v6};
 use crate::policy::guard::ClearedAddresses;
 
 /// One source after the other, to every address of the target that is of its family.
@@ -32,13 +32,13 @@ pub fn survey(
     usable: &[IpNet],
     most: usize,
     now: Timestamp,
-) -> Result<Survey, NoHop> {
+) -> Result<Survey, HopError> {
     let wanted = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
     let families = [false, true].into_iter().filter(|v6| wanted(*v6));
-    let stretches: Vec<(bool, Span)> =
+    let stretches: Vec<(bool, AddressSpan)> =
         families.flat_map(|v6| stretches(usable, v6).into_iter().map(move |span| (v6, span))).collect();
     if stretches.is_empty() {
-        return Err(if usable.is_empty() { NoHop::Empty } else { NoHop::Family });
+        return Err(if usable.is_empty() { HopError::NoUsableSource } else { HopError::NoCommonFamily });
     }
     let sizes: Vec<u128> = stretches.iter().map(|(_, span)| span.size()).collect();
     let drawn = stretches.iter().zip(shares(&sizes, most)).flat_map(|((v6, span), share)| {
@@ -55,10 +55,10 @@ pub fn survey(
 }
 
 /// What lies side by side, as one.
-fn stretches(nets: &[IpNet], v6: bool) -> Vec<Span> {
-    let mut spans: Vec<Span> = nets.iter().filter(|net| is_v6(net) == v6).map(Span::of).collect();
+fn stretches(nets: &[IpNet], v6: bool) -> Vec<AddressSpan> {
+    let mut spans: Vec<AddressSpan> = nets.iter().filter(|net| is_v6(net) == v6).map(AddressSpan::of).collect();
     spans.sort_unstable_by_key(|span| span.first);
-    let mut merged: Vec<Span> = Vec::new();
+    let mut merged: Vec<AddressSpan> = Vec::new();
     for span in spans {
         match merged.last_mut() {
             Some(last) if span.first <= last.last.saturating_add(1) => last.last = last.last.max(span.last),
@@ -81,7 +81,7 @@ fn shares(sizes: &[u128], most: usize) -> Vec<usize> {
     shares
 }
 
-impl Span {
+impl AddressSpan {
     /// At most `count` of its addresses, as numbers, evenly apart from the first to the last.
     fn sample(self, count: usize) -> impl Iterator<Item = u128> {
         let count = (count as u128).min(self.size());
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn sampled(first: u128, last: u128, count: usize) -> Vec<u128> {
-        Span { first, last }.sample(count).collect()
+        AddressSpan { first, last }.sample(count).collect()
     }
 
     #[test]

@@ -7,14 +7,14 @@ use std::collections::{BTreeSet, HashMap};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{At, Place, PoolRange};
+use crate::config::{Located, PoolRange, SourceSpan};
 use crate::host::canonical;
 use crate::names::{Scheme, Target};
 use crate::policy::fixture::messages;
-use crate::policy::guard::{Guard, Own};
+use crate::policy::guard::{Guard, LocalAddresses};
 
-fn at<T>(value: T) -> At<T> {
-    At { value, place: Place { file: 0, start: 0, end: 0 } }
+fn at<T>(value: T) -> Located<T> {
+    Located { value, span: SourceSpan { file: 0, start: 0, end: 0 } }
 }
 
 /// A range as `CIDR`, `CIDR from YEAR`, `CIDR until YEAR` or both.
@@ -31,7 +31,7 @@ fn january(year: u16) -> Timestamp {
     format!("{year}-01-01T00:00:00Z").parse().unwrap()
 }
 
-fn section(ranges: &[&str], exclude: &[&str], select: Select) -> config::Pool {
+fn section(ranges: &[&str], exclude: &[&str], select: SelectionPolicy) -> config::Pool {
     config::Pool {
         ranges: ranges.iter().map(|text| at(range(text))).collect(),
         exclude: exclude.iter().map(|text| at(text.parse().unwrap())).collect(),
@@ -40,7 +40,7 @@ fn section(ranges: &[&str], exclude: &[&str], select: Select) -> config::Pool {
     }
 }
 
-fn pool(ranges: &[&str], exclude: &[&str], select: Select) -> Pool {
+fn pool(ranges: &[&str], exclude: &[&str], select: SelectionPolicy) -> Pool {
     Pool::new(&PoolName::new("test"), &section(ranges, exclude, select))
 }
 
@@ -50,7 +50,7 @@ fn cleared(answers: &[&str]) -> ClearedAddresses {
     let resolver = config::Resolver { servers: Vec::new(), hosts: BTreeMap::new() };
     let target = Target { scheme: Scheme::Https, host: canonical("hooks.acme.com").unwrap(), port: 443 };
     let answers: Vec<_> = answers.iter().map(|text| text.parse().unwrap()).collect();
-    Guard::new(&guard, &resolver, &BTreeMap::new()).clear(&target, &answers, &Own::default()).unwrap()
+    Guard::new(&guard, &resolver, &BTreeMap::new()).clear(&target, &answers, &LocalAddresses::default()).unwrap()
 }
 
 const ALL: &dyn Fn(IpAddr) -> bool = &|_| true;
@@ -64,7 +64,7 @@ fn source(pool: &Pool, stick: u64, turn: u64, usable: &dyn Fn(IpAddr) -> bool) -
 fn hops_interleave_families_and_then_fail_over() {
     let ranges = ["198.51.100.0/31", "2001:db8:5::/127"];
     let targets = cleared(&["1.1.1.1", "1.0.0.1", "2001:db8::1", "9.9.9.9"]);
-    let hops = choose(&pool(&ranges, &[], Select::Spread), &targets, 0, 0, january(2026), ALL).unwrap();
+    let hops = choose(&pool(&ranges, &[], SelectionPolicy::Spread), &targets, 0, 0, january(2026), ALL).unwrap();
     let text: Vec<_> = hops.iter().map(|hop| format!("{} {}", hop.from(), hop.to())).collect();
     let expected = [
         "2001:db8:5:: [2001:db8::1]:443",
@@ -78,10 +78,10 @@ fn hops_interleave_families_and_then_fail_over() {
     ];
     assert_eq!(text, expected);
 
-    let single = Pool { failover: false, ..pool(&ranges, &[], Select::Spread) };
+    let single = Pool { failover: false, ..pool(&ranges, &[], SelectionPolicy::Spread) };
     assert_eq!(choose(&single, &targets, 0, 0, january(2026), ALL).unwrap(), hops[..4]);
     let only = |ip: IpAddr| ip == hops[1].from();
-    let alone = choose(&pool(&ranges, &[], Select::Spread), &targets, 0, 7, january(2026), &only).unwrap();
+    let alone = choose(&pool(&ranges, &[], SelectionPolicy::Spread), &targets, 0, 7, january(2026), &only).unwrap();
     assert_eq!(alone, hops[1..4]);
 }
 
@@ -90,25 +90,26 @@ fn a_target_with_many_addresses_is_not_knocked_at_for_all_of_them() {
     let answers: Vec<_> = (0..1000).map(|n| format!("1.1.{}.{}", n / 250, n % 250)).collect();
     let answers: Vec<_> = answers.iter().map(String::as_str).collect();
     let hops =
-        choose(&pool(&["198.51.100.0/28"], &[], Select::Sticky), &cleared(&answers), 0, 0, january(2026), ALL).unwrap();
+        choose(&pool(&["198.51.100.0/28"], &[], SelectionPolicy::Sticky), &cleared(&answers), 0, 0, january(2026), ALL)
+            .unwrap();
     assert_eq!(hops.len(), 2 * TARGETS_MAX);
 }
 
 #[test]
 fn without_a_source_there_is_no_hop() {
-    let v4 = pool(&["198.51.100.0/28"], &[], Select::Sticky);
-    let later = pool(&["198.51.100.0/28 from 2027"], &[], Select::Sticky);
+    let v4 = pool(&["198.51.100.0/28"], &[], SelectionPolicy::Sticky);
+    let later = pool(&["198.51.100.0/28 from 2027"], &[], SelectionPolicy::Sticky);
     let why = |pool: &Pool, target: &str, usable| choose(pool, &cleared(&[target]), 0, 0, january(2026), usable);
-    assert_eq!(why(&v4, "2001:db8::1", ALL), Err(NoHop::Family));
-    assert_eq!(why(&v4, "1.1.1.1", &|_| false), Err(NoHop::Empty));
-    assert_eq!(why(&v4, "2001:db8::1", &|_| false), Err(NoHop::Empty));
-    assert_eq!(why(&later, "1.1.1.1", ALL), Err(NoHop::Empty));
+    assert_eq!(why(&v4, "2001:db8::1", ALL), Err(HopError::NoCommonFamily));
+    assert_eq!(why(&v4, "1.1.1.1", &|_| false), Err(HopError::NoUsableSource));
+    assert_eq!(why(&v4, "2001:db8::1", &|_| false), Err(HopError::NoUsableSource));
+    assert_eq!(why(&later, "1.1.1.1", ALL), Err(HopError::NoUsableSource));
 }
 
 #[test]
 fn ranges_come_and_go_in_time() {
     let ranges = ["198.51.100.16/28", "2001:db8:5::/64 from 2027", "192.0.2.0/28 until 2027", "198.51.100.0/28"];
-    let pool = pool(&ranges, &["198.51.100.16/31", "192.0.2.15/32"], Select::Sticky);
+    let pool = pool(&ranges, &["198.51.100.16/31", "192.0.2.15/32"], SelectionPolicy::Sticky);
     let text = |year| pool.in_force(january(year)).iter().map(ToString::to_string).collect::<Vec<_>>();
     let rest = ["198.51.100.0/28", "198.51.100.18/31", "198.51.100.20/30", "198.51.100.24/29"];
     let mut before = vec!["192.0.2.0/29", "192.0.2.8/30", "192.0.2.12/31", "192.0.2.14/32"];
@@ -122,8 +123,8 @@ fn ranges_come_and_go_in_time() {
     assert!(!has("198.51.100.17", 2026) && !has("192.0.2.15", 2026) && !has("192.0.2.14", 2027));
     assert!(!has("2001:db8:5::1", 2026) && !has("2001:db8:6::", 2027));
     let standing: Vec<_> = pool.announced(january(2027)).map(|part| part.standing).collect();
-    assert_eq!(standing.iter().filter(|standing| **standing == Standing::Ended).count(), 4);
-    assert_eq!(pool.announced(january(2026)).last().unwrap().standing, Standing::InForce);
+    assert_eq!(standing.iter().filter(|standing| **standing == RangePhase::Ended).count(), 4);
+    assert_eq!(pool.announced(january(2026)).last().unwrap().standing, RangePhase::Active);
 }
 
 #[test]
@@ -133,11 +134,11 @@ fn a_large_pool_is_not_enumerated() {
         asked.set(asked.get() + 1);
         false
     };
-    for select in [Select::Sticky, Select::Spread, Select::Random] {
+    for select in [SelectionPolicy::Sticky, SelectionPolicy::Spread, SelectionPolicy::Random] {
         asked.set(0);
         let pool = pool(&["2001:db8:5::/64", "10.0.0.0/8"], &["2001:db8:5::/96"], select);
         let hops = choose(&pool, &cleared(&["1.1.1.1", "2001:db8::1"]), 1, 2, january(2026), &none);
-        assert_eq!(hops, Err(NoHop::Empty));
+        assert_eq!(hops, Err(HopError::NoUsableSource));
         assert!(asked.get() <= 2 * (u128::from(DRAWS) + WALK_MAX), "{select:?} asked {} times", asked.get());
     }
 }
@@ -145,7 +146,7 @@ fn a_large_pool_is_not_enumerated() {
 /// Many deliveries find every address about equally often, excluded ones never; also with half of them unusable.
 #[test]
 fn the_load_is_even() {
-    for select in [Select::Sticky, Select::Spread, Select::Random] {
+    for select in [SelectionPolicy::Sticky, SelectionPolicy::Spread, SelectionPolicy::Random] {
         let pool = pool(&["198.51.100.0/28", "192.0.2.0/30", "203.0.113.7/32"], &["198.51.100.0/29"], select);
         for (usable, addresses) in [(ALL, 13), (&|ip| number(ip) & 1 == 0, 6)] {
             let mut load: HashMap<IpAddr, u32> = HashMap::new();
@@ -223,7 +224,7 @@ fn problems_of_pools() {
     ];
     for (pools, expected) in table {
         let written = pools.iter().enumerate().map(|(index, (ranges, exclude))| {
-            (PoolName::new(format!("p{index}")), at(section(ranges, exclude, Select::Sticky)))
+            (PoolName::new(format!("p{index}")), at(section(ranges, exclude, SelectionPolicy::Sticky)))
         });
         let mut problems = Vec::new();
         check::check(&written.collect(), january(2026), &mut problems);
@@ -231,15 +232,15 @@ fn problems_of_pools() {
     }
 }
 
-fn selects() -> impl Strategy<Value = Select> {
-    prop_oneof![Just(Select::Sticky), Just(Select::Spread), Just(Select::Random)]
+fn selects() -> impl Strategy<Value = SelectionPolicy> {
+    prop_oneof![Just(SelectionPolicy::Sticky), Just(SelectionPolicy::Spread), Just(SelectionPolicy::Random)]
 }
 
 proptest! {
     /// Losing an address moves only those that were on it; its return moves them back.
     #[test]
     fn losing_an_address_moves_only_its_own(lost in any::<[bool; 24]>(), next in 0u128..24, sticks in any::<[u64; 32]>()) {
-        let pool = pool(&["198.51.100.0/28", "192.0.2.0/29"], &[], Select::Sticky);
+        let pool = pool(&["198.51.100.0/28", "192.0.2.0/29"], &[], SelectionPolicy::Sticky);
         let next = pool.nth(false, next, january(2026)).unwrap();
         let up = |ip: IpAddr| !lost[usize::try_from(number(ip) & 15).unwrap() + if pool.ranges[0].has(number(ip)) { 0 } else { 16 }];
         for stick in sticks {
@@ -254,18 +255,18 @@ proptest! {
     fn adding_a_range_or_excluding_an_address_moves_only_its_share(stick: u64, host in 0u8..16) {
         let ranges = ["198.51.100.0/28", "192.0.2.0/29"];
         let excluded = format!("198.51.100.{host}/32");
-        let before = source(&pool(&ranges, &[], Select::Sticky), stick, 0, ALL).unwrap();
-        let without = source(&pool(&ranges, &[&excluded], Select::Sticky), stick, 0, ALL).unwrap();
+        let before = source(&pool(&ranges, &[], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
+        let without = source(&pool(&ranges, &[&excluded], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
         prop_assert!(without == before || before.to_string() + "/32" == excluded);
         let more = [ranges[1], "203.0.113.0/27", ranges[0]];
-        let added = source(&pool(&more, &[&excluded], Select::Sticky), stick, 0, ALL).unwrap();
+        let added = source(&pool(&more, &[&excluded], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
         prop_assert!(added == without || added.to_string().starts_with("203.0.113."));
     }
 
     /// Round robin: as many turns as there are addresses visit each exactly once.
     #[test]
     fn spread_visits_each_address_equally(start in 0..u64::MAX - 32) {
-        let pool = pool(&["198.51.100.0/28", "192.0.2.0/30", "192.0.2.9/32"], &["198.51.100.4/30"], Select::Spread);
+        let pool = pool(&["198.51.100.0/28", "192.0.2.0/30", "192.0.2.9/32"], &["198.51.100.4/30"], SelectionPolicy::Spread);
         let size = u64::try_from(pool.size(january(2026), false)).unwrap();
         let seen: BTreeSet<_> = (start..start + size).map(|turn| source(&pool, 0, turn, ALL)).collect();
         prop_assert_eq!(seen.len() as u64, size);

@@ -2,18 +2,18 @@
 //! Is there a way around it?
 
 use super::*;
-use crate::config::Place;
+use crate::config::SourceSpan;
 use crate::host::canonical;
 
-fn at<T>(value: T) -> At<T> {
-    At { value, place: Place { file: 0, start: 0, end: 0 } }
+fn at<T>(value: T) -> Located<T> {
+    Located { value, span: SourceSpan { file: 0, start: 0, end: 0 } }
 }
 
 /// What is to be denied only reports where it begins with `?`.
 fn section(allow: &[&str], deny: &[&str]) -> config::Guard {
     let denied = |text: &&str| {
         let cidr = text.trim_start_matches('?').parse().unwrap();
-        at(config::Denied { cidr, report_only: text.starts_with('?') })
+        at(config::DeniedNetwork { cidr, report_only: text.starts_with('?') })
     };
     let allow = allow.iter().map(|cidr| at(cidr.parse().unwrap())).collect();
     config::Guard { allow, deny: deny.iter().map(denied).collect(), ports: vec![at(443)] }
@@ -22,14 +22,18 @@ fn section(allow: &[&str], deny: &[&str]) -> config::Guard {
 fn guard(allow: &[&str], deny: &[&str]) -> Guard {
     let hosts = [(canonical("good.example").unwrap(), vec!["127.0.0.2".parse().unwrap()])].into();
     let range = config::PoolRange { cidr: "8.8.8.0/28".parse().unwrap(), from: None, until: None };
-    let pool =
-        config::Pool { ranges: vec![at(range)], exclude: Vec::new(), select: config::Select::Sticky, failover: true };
+    let pool = config::Pool {
+        ranges: vec![at(range)],
+        exclude: Vec::new(),
+        select: config::SelectionPolicy::Sticky,
+        failover: true,
+    };
     let resolver = config::Resolver { servers: Vec::new(), hosts };
     Guard::new(&section(allow, deny), &resolver, &[(PoolName::new("main"), at(pool))].into())
 }
 
-fn own() -> Own {
-    Own {
+fn own() -> LocalAddresses {
+    LocalAddresses {
         local: vec!["127.0.0.0/8".parse().unwrap(), "9.9.9.9/32".parse().unwrap()],
         listeners: vec!["127.0.0.1:4750".parse().unwrap(), "[::]:4751".parse().unwrap()],
     }

@@ -11,12 +11,12 @@ use super::members;
 pub(crate) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
 #[derive(Debug)]
-pub struct Digest {
+pub struct ContentDigest {
     algorithm: &'static digest::Algorithm,
     expected: Vec<u8>,
 }
 
-impl Digest {
+impl ContentDigest {
     pub(crate) fn fits(&self, body: &[u8]) -> bool {
         digest::digest(self.algorithm, body).as_ref() == self.expected
     }
@@ -32,11 +32,11 @@ fn algorithm(name: &str) -> Option<&'static digest::Algorithm> {
 }
 
 /// Every digest of the field that we know; `None` if it is malformed.
-pub(crate) fn of(fields: &HeaderMap) -> Option<Vec<Digest>> {
+pub(crate) fn of(fields: &HeaderMap) -> Option<Vec<ContentDigest>> {
     let known = |member: &members::Member<'_>| Some((algorithm(member.label)?, member.bytes()));
     let all = members::all(fields, &CONTENT_DIGEST)?;
     let known = all.iter().filter_map(known);
-    known.map(|(algorithm, bytes)| Some(Digest { algorithm, expected: bytes? })).collect()
+    known.map(|(algorithm, bytes)| Some(ContentDigest { algorithm, expected: bytes? })).collect()
 }
 
 /// The field for a body.

@@ -3,17 +3,17 @@
 
 pub(crate) mod digest;
 pub(crate) mod members;
-mod sent;
+mod request;
 
-pub use sent::Sent;
-pub(crate) use sent::is_of_one_hop;
+pub use request::SignableRequest;
+pub(crate) use request::is_of_one_hop;
 
 /// What is signed (RFC 9421 §2.5): a line for each component, then `params`, the value of `@signature-params`, without
 /// an end of line.
 pub(crate) fn base<'a>(
     covered: impl IntoIterator<Item = &'a str>,
     params: &str,
-    sent: &Sent<'_>,
+    sent: &SignableRequest<'_>,
 ) -> Result<String, &'static str> {
     let mut base = String::new();
     for name in covered {

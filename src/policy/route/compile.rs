@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::credential;
-use super::{Route, Routes, Split, Tables, WHOLE_BODY_MAX, paths, reach, split};
+use super::{NamedTables, Route, Routes, Split, WHOLE_BODY_MAX, paths, reachability, split};
 use crate::config::problem::nearest;
-use crate::config::{self, At, Config, Connect, Plaintext, Problem, Timeouts, WarningCode};
+use crate::config::{self, Config, ConnectPolicy, Located, PlaintextPolicy, Problem, Timeouts, WarningCode};
 use crate::host::{self, HostPattern};
 use crate::names::{ClientName, RouteName, TenantName};
-use crate::policy::identify::ANONYMOUS;
+use crate::policy::authn::ANONYMOUS;
 use crate::policy::sign::Signer;
 
 const BODY_MAX_DEFAULT: u64 = 1 << 20;
@@ -21,7 +21,7 @@ const POOL_DEFAULT: &str = "default";
 const TRUST_DEFAULT: &str = "public";
 
 impl Routes {
-    pub fn compile(config: &Config, tables: &Tables<'_>, problems: &mut Vec<Problem>) -> Routes {
+    pub fn compile(config: &Config, tables: &NamedTables<'_>, problems: &mut Vec<Problem>) -> Routes {
         let mut routes = Routes::default();
         if config.routes.is_empty() {
             let help = "add [[routes]] with name and hosts";
@@ -37,7 +37,7 @@ impl Routes {
             problems.push(Problem::warning(WarningCode::NoRoute, None, message).help(help));
         }
         unique_names(&config.routes, problems);
-        let mut used = Used::default();
+        let mut used = UsedNames::default();
         // Where each route's name is written, for two that cannot be told apart.
         let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());
         for written in &config.routes {
@@ -45,7 +45,7 @@ impl Routes {
             let paths = paths::compile(written, problems);
             let (tenants, clients) = (tenants(written), clients(written, config, problems));
             let Some(route) = route(written, config, tables, &mut used, problems).map(Arc::new) else { continue };
-            names.insert(Arc::as_ptr(&route), written.name.place);
+            names.insert(Arc::as_ptr(&route), written.name.span);
             let into = match written.report_only {
                 true => routes.shadows.get_or_insert_default(),
                 false => &mut routes,
@@ -58,7 +58,7 @@ impl Routes {
                 };
                 for (path, tenant, client) in combinations(&paths, &tenants, &clients) {
                     if let Some(before) = table.insert(path, tenant, client, &route) {
-                        ambiguous.insert((names[&Arc::as_ptr(&before)], written.name.place));
+                        ambiguous.insert((names[&Arc::as_ptr(&before)], written.name.span));
                     }
                 }
             }
@@ -71,24 +71,24 @@ impl Routes {
             problem.also(first, "matches the same").help("give one of them another host, path, tenant or client")
         }));
         routes.settle();
-        reach::check(&routes, config, &names, problems);
+        reachability::check(&routes, config, &names, problems);
         if let Some(shadows) = &routes.shadows {
-            reach::check(shadows, config, &names, problems);
+            reachability::check(shadows, config, &names, problems);
         }
         warn_of_unused(config, &used, problems);
         routes
     }
 }
 
-fn unique_names(routes: &[At<config::Route>], problems: &mut Vec<Problem>) {
+fn unique_names(routes: &[Located<config::Route>], problems: &mut Vec<Problem>) {
     let mut first = HashMap::new();
     for name in routes.iter().map(|route| &route.name) {
         match first.get(&name.value) {
             Some(&first) => {
-                let problem = Problem::at(name.place, format!("two routes are named {:?}", name.value));
+                let problem = Problem::at(name.span, format!("two routes are named {:?}", name.value));
                 problems.push(problem.also(first, "first here").help("records and limits tell routes by their name"));
             }
-            None => drop(first.insert(&name.value, name.place)),
+            None => drop(first.insert(&name.value, name.span)),
         }
     }
 }
@@ -96,7 +96,7 @@ fn unique_names(routes: &[At<config::Route>], problems: &mut Vec<Problem>) {
 fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPattern> {
     if written.hosts.is_empty() {
         let message = format!("the route {:?} matches no host", written.name.value);
-        problems.push(Problem::at(written.name.place, message).help("hosts = [\"*\"] matches every host"));
+        problems.push(Problem::at(written.name.span, message).help("hosts = [\"*\"] matches every host"));
     }
     let mut patterns = Vec::new();
     for host in &written.hosts {
@@ -108,7 +108,7 @@ fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPat
                 let only = host::of_url(host)
                     .map(|only| format!("write the host alone, \"{only}\": ports and paths are keys of the route"));
                 let help = only.unwrap_or_else(|| "a host name, \"*.\" and a domain, \"*\", or an address".to_owned());
-                problems.push(Problem::at(host.place, error.to_string()).help(help));
+                problems.push(Problem::at(host.span, error.to_string()).help(help));
             }
         }
     }
@@ -133,7 +133,7 @@ fn clients(written: &config::Route, config: &Config, problems: &mut Vec<Problem>
 
 /// The names that some route gives.
 #[derive(Default)]
-struct Used<'a> {
+struct UsedNames<'a> {
     pools: BTreeSet<&'a str>,
     trusts: BTreeSet<&'a str>,
     signers: BTreeSet<&'a str>,
@@ -144,24 +144,24 @@ struct Used<'a> {
 fn route<'a>(
     written: &'a config::Route,
     config: &Config,
-    tables: &Tables<'_>,
-    used: &mut Used<'a>,
+    tables: &NamedTables<'_>,
+    used: &mut UsedNames<'a>,
     problems: &mut Vec<Problem>,
 ) -> Option<Route> {
     let told = problems.len();
     let pool = match &written.egress {
-        Some(name) => named("egress pool", name, tables.pools, config, "egress", problems),
+        Some(name) => resolve_name("egress pool", name, tables.pools, config, "egress", problems),
         None => default(POOL_DEFAULT, &written.name, tables.pools, config, problems),
     };
     used.pools.insert(written.egress.as_ref().map_or(POOL_DEFAULT, |name| name));
     let trust = match &written.trust {
-        Some(name) => named("trust", name, tables.trusts, config, "trust", problems),
+        Some(name) => resolve_name("trust", name, tables.trusts, config, "trust", problems),
         None => tables.trusts.get(TRUST_DEFAULT),
     };
     used.trusts.insert(written.trust.as_ref().map_or(TRUST_DEFAULT, |name| name));
     let mut signers = Vec::new();
     for name in &written.sign {
-        signers.extend(named("signer", name, tables.signers, config, "signers", problems));
+        signers.extend(resolve_name("signer", name, tables.signers, config, "signers", problems));
     }
     used.signers.extend(written.sign.iter().map(|name| name.as_str()));
     disjoint(&signers, written, problems);
@@ -169,14 +169,14 @@ fn route<'a>(
     let credential = written
         .credential
         .as_ref()
-        .and_then(|name| named("credential", name, tables.credentials, config, "credentials", problems));
+        .and_then(|name| resolve_name("credential", name, tables.credentials, config, "credentials", problems));
     used.credentials.extend(written.credential.as_ref().map(|name| name.as_str()));
     if let Some(credential) = credential {
         credential::check(credential, written, &signers, trust, problems);
     }
     let mut limits = Vec::new();
     for name in &written.limits {
-        limits.extend(named("limit", name, tables.limits, config, "limits", problems));
+        limits.extend(resolve_name("limit", name, tables.limits, config, "limits", problems));
     }
     used.limits.extend(written.limits.iter().map(|name| name.as_str()));
     limits.sort_by(|a, b| a.name.cmp(&b.name));
@@ -192,7 +192,7 @@ fn route<'a>(
             of_other.retain(|problem| !problems[told..].contains(problem));
             problems.append(&mut of_other);
             let mut other = Route { side: Some(split::SPLIT), ..other? };
-            other.connect = split::tunnels(written, connect, other.connect, split.place, problems);
+            other.connect = split::tunnels(written, connect, other.connect, split.span, problems);
             Some(Split { share: split.share, other: Arc::new(other) })
         }
     };
@@ -220,9 +220,9 @@ fn route<'a>(
 
 /// What a route names in a table; `None` is already told: the name is unknown, or what it stands for is itself a
 /// problem.
-fn named<'t, N: Ord + Borrow<str>, T>(
+fn resolve_name<'t, N: Ord + Borrow<str>, T>(
     what: &str,
-    name: &At<String>,
+    name: &Located<String>,
     compiled: &'t BTreeMap<N, T>,
     config: &Config,
     section: &str,
@@ -237,7 +237,7 @@ fn named<'t, N: Ord + Borrow<str>, T>(
 
 fn unknown<'a>(
     what: &str,
-    name: &At<String>,
+    name: &Located<String>,
     known: impl Iterator<Item = &'a str>,
     section: &str,
     problems: &mut Vec<Problem>,
@@ -246,12 +246,12 @@ fn unknown<'a>(
         Some(near) => format!("did you mean {near:?}?"),
         None => format!("add [{section}.{}]", name.value),
     };
-    problems.push(Problem::at(name.place, format!("no {what} is named {:?}", name.value)).help(help));
+    problems.push(Problem::at(name.span, format!("no {what} is named {:?}", name.value)).help(help));
 }
 
 fn default<'t, N: Ord + Borrow<str>, T>(
     name: &str,
-    route: &At<String>,
+    route: &Located<String>,
     compiled: &'t BTreeMap<N, T>,
     config: &Config,
     problems: &mut Vec<Problem>,
@@ -259,7 +259,7 @@ fn default<'t, N: Ord + Borrow<str>, T>(
     let found = compiled.get(name);
     if found.is_none() && !config.declares("egress", name) {
         let message = format!("the route {:?} names no egress pool, and there is none named {name:?}", route.value);
-        problems.push(Problem::at(route.place, message).help(format!("add egress = \"NAME\" or [egress.{name}]")));
+        problems.push(Problem::at(route.span, message).help(format!("add egress = \"NAME\" or [egress.{name}]")));
     }
     found
 }
@@ -271,7 +271,7 @@ fn forgeable(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut V
         let message = format!("every receiver on this route has the secret of the signer {}", signer.name());
         let help =
             "whoever has it can forge for all others: a key_dir gives each tenant its own, a key pair shares none";
-        problems.push(Problem::warning(WarningCode::SharedSecret, Some(any.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::SharedSecret, Some(any.span), message).help(help));
     }
 }
 
@@ -280,49 +280,49 @@ fn disjoint(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Ve
     for (i, signer) in signers.iter().enumerate() {
         let clash = signers[..i].iter().find(|first| first.headers().iter().any(|h| signer.headers().contains(h)));
         if let Some(first) = clash {
-            let place = written.sign.iter().find(|name| name.value == signer.name().as_str()).map(|name| name.place);
+            let place = written.sign.iter().find(|name| name.value == signer.name().as_str()).map(|name| name.span);
             let message = format!("{} and {} write the same headers", first.name(), signer.name());
             let help = "to sign with two keys, give both to one signer";
-            problems.push(Problem::at(place.unwrap_or(written.name.place), message).help(help));
+            problems.push(Problem::at(place.unwrap_or(written.name.span), message).help(help));
         }
     }
 }
 
 fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
     for port in written.ports.iter().filter(|port| port.value == 0) {
-        problems.push(Problem::at(port.place, "0 is no port").help("1 to 65535"));
+        problems.push(Problem::at(port.span, "0 is no port").help("1 to 65535"));
     }
     if let Some(max) = &written.body_max {
         if max.value == 0 {
-            problems.push(Problem::at(max.place, "a body_max of 0 refuses every body").help("for example \"1 MiB\""));
+            problems.push(Problem::at(max.span, "a body_max of 0 refuses every body").help("for example \"1 MiB\""));
         }
         if max.value > WHOLE_BODY_MAX && !written.sign.is_empty() {
             let message = "a body to be signed is held in memory, at most 64 MiB of it";
-            problems.push(Problem::at(max.place, message).help("at most \"64 MiB\", or no sign: then bodies stream"));
+            problems.push(Problem::at(max.span, message).help("at most \"64 MiB\", or no sign: then bodies stream"));
         }
     }
-    let tunnel = written.connect.as_ref().filter(|connect| connect.value == Connect::Tunnel);
+    let tunnel = written.connect.as_ref().filter(|connect| connect.value == ConnectPolicy::Tunnel);
     if let (Some(connect), false) = (tunnel, written.paths.is_empty()) {
         let message = "a tunnel shows no path: none is opened for a route that names its paths";
         let help = "\"inspect\" looks inside; a route of the same host without paths may have tunnels";
-        problems.push(Problem::warning(WarningCode::TunnelPaths, Some(connect.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::TunnelPaths, Some(connect.span), message).help(help));
     }
     if let (Some(connect), false) = (tunnel, written.sign.is_empty()) {
         let message = "what goes through a tunnel is not signed";
         let help = "\"refuse\" leaves clients the other forms, which are signed; \"inspect\" signs inside of tunnels";
-        problems.push(Problem::warning(WarningCode::TunnelUnsigned, Some(connect.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::TunnelUnsigned, Some(connect.span), message).help(help));
     }
-    if written.plaintext.value == Plaintext::Allow {
+    if written.plaintext.value == PlaintextPolicy::Allow {
         let message = "webhooks may leave in plaintext, to targets that prove nothing";
         let help = "\"upgrade\" takes the same requests and sends them over TLS";
-        problems.push(Problem::warning(WarningCode::Plaintext, Some(written.plaintext.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::Plaintext, Some(written.plaintext.span), message).help(help));
     }
 }
 
 /// Nothing can be put into a tunnel: a route that signs, or has a credential, opens one only where that is said.
-fn connect(written: &config::Route) -> Connect {
+fn connect(written: &config::Route) -> ConnectPolicy {
     let adds_nothing = written.sign.is_empty() && written.credential.is_none();
-    let default = if adds_nothing { Connect::Tunnel } else { Connect::Refuse };
+    let default = if adds_nothing { ConnectPolicy::Tunnel } else { ConnectPolicy::Refuse };
     written.connect.as_ref().map_or(default, |connect| connect.value)
 }
 
@@ -358,7 +358,7 @@ fn each<T>(names: &[T]) -> impl Iterator<Item = Option<&T>> {
     names.iter().map(Some).chain(names.is_empty().then_some(None))
 }
 
-fn warn_of_unused(config: &Config, used: &Used<'_>, problems: &mut Vec<Problem>) {
+fn warn_of_unused(config: &Config, used: &UsedNames<'_>, problems: &mut Vec<Problem>) {
     unused("egress pool", &config.egress, &used.pools, problems);
     unused("trust", &config.trust, &used.trusts, problems);
     unused("signer", &config.signers, &used.signers, problems);
@@ -368,14 +368,14 @@ fn warn_of_unused(config: &Config, used: &Used<'_>, problems: &mut Vec<Problem>)
 
 fn unused<N: Borrow<str>, T>(
     what: &str,
-    written: &BTreeMap<N, At<T>>,
+    written: &BTreeMap<N, Located<T>>,
     used: &BTreeSet<&str>,
     problems: &mut Vec<Problem>,
 ) {
     for (name, at) in written.iter().filter(|(name, _)| !used.contains((*name).borrow())) {
         problems.push(Problem::warning(
             WarningCode::Unused,
-            Some(at.place),
+            Some(at.span),
             format!("no route uses the {what} {}", name.borrow()),
         ));
     }

@@ -3,40 +3,41 @@
 
 use std::time::Duration;
 
-use super::{Routes, Tables};
+use super::{NamedTables, Routes};
 use crate::config::{
-    self, At, Authentication, Config, Connect, Credential, Limit, Per, Plaintext, Problem, Rate, Secret, SigningKey,
+    self, Authentication, Config, ConnectPolicy, Credential, Limit, LimitScope, Located, PlaintextPolicy, Problem,
+    Rate, Secret, SigningKey,
 };
 use crate::names::{ClientName, CredentialName, Host, KeyId, LimitName, PoolName, SignerName, TenantName};
 use crate::policy::fixture::{self, at, client, config, messages, pool, route};
-use crate::policy::{admit, credential, egress, sign, trust};
+use crate::policy::{credential, egress, limits, sign, trust};
 
 fn compile(config: &Config) -> (Routes, Vec<Problem>) {
     let mut problems = vec![];
     let (pools, trusts) =
         (egress::compile(config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(config, &mut vec![]));
-    let (signers, limits) = (sign::compile(config, None, &mut problems), admit::compile(config, &mut problems));
+    let (signers, limits) = (sign::compile(config, None, &mut problems), limits::compile(config, &mut problems));
     let credentials = credential::compile(config, &mut problems);
     let tables =
-        Tables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
+        NamedTables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
     let routes = Routes::compile(config, &tables, &mut problems);
     (routes, problems)
 }
 
-fn signer() -> At<config::Signer> {
+fn signer() -> Located<config::Signer> {
     let secret = Secret::new(sign::new_key("standard-webhooks", None).unwrap().as_bytes().to_vec());
     let key = SigningKey { id: KeyId::new("k"), secret: at(41, secret), from: None, until: None };
     at(40, config::Signer { keys: vec![at(43, key)], ..fixture::signer("standard-webhooks") })
 }
 
-fn github() -> At<config::Signer> {
+fn github() -> Located<config::Signer> {
     let key = SigningKey { id: KeyId::new("k"), secret: at(41, Secret::new(vec![b'x'; 32])), from: None, until: None };
     at(40, config::Signer { keys: vec![at(43, key)], ..fixture::signer("github") })
 }
 
-fn limit() -> At<Limit> {
+fn limit() -> Located<Limit> {
     let rate = Rate { count: 1, period: Duration::from_secs(1) };
-    let per = vec![at(52, Per::Host)];
+    let per = vec![at(52, LimitScope::Host)];
     at(50, Limit { rate: Some(at(51, rate)), per, ..Limit::default() })
 }
 
@@ -97,7 +98,7 @@ fn problems() {
             &["a body to be signed is held in memory, at most 64 MiB of it"],
         ),
         (
-            |r| r.plaintext.value = Plaintext::Allow,
+            |r| r.plaintext.value = PlaintextPolicy::Allow,
             &["warning: webhooks may leave in plaintext, to targets that prove nothing"],
         ),
         (
@@ -115,8 +116,8 @@ fn problems() {
 #[test]
 fn credentials_and_where_they_go() {
     type Change = fn(&mut Config);
-    let plain: Change = |c| c.routes[0].value.plaintext.value = Plaintext::Allow;
-    let tunnel: Change = |c| c.routes[0].value.connect = Some(at(3, Connect::Tunnel));
+    let plain: Change = |c| c.routes[0].value.plaintext.value = PlaintextPolicy::Allow;
+    let tunnel: Change = |c| c.routes[0].value.connect = Some(at(3, ConnectPolicy::Tunnel));
     let table: &[(Change, &[&str])] = &[
         (|_| {}, &[]),
         (
@@ -137,7 +138,7 @@ fn credentials_and_where_they_go() {
         ),
         (
             |c| {
-                c.routes[0].value.plaintext.value = Plaintext::Allow;
+                c.routes[0].value.plaintext.value = PlaintextPolicy::Allow;
                 c.credentials.get_mut("key").unwrap().value.plaintext = true;
             },
             &[
@@ -171,10 +172,10 @@ fn credentials_and_where_they_go() {
 #[test]
 fn a_route_with_a_credential_opens_no_tunnel_unless_it_says_so() {
     for (credential, connect, expected) in [
-        (None, None, Connect::Tunnel),
-        (Some("key"), None, Connect::Refuse),
-        (Some("key"), Some(Connect::Tunnel), Connect::Tunnel),
-        (Some("key"), Some(Connect::Inspect), Connect::Inspect),
+        (None, None, ConnectPolicy::Tunnel),
+        (Some("key"), None, ConnectPolicy::Refuse),
+        (Some("key"), Some(ConnectPolicy::Tunnel), ConnectPolicy::Tunnel),
+        (Some("key"), Some(ConnectPolicy::Inspect), ConnectPolicy::Inspect),
     ] {
         let config = one(|route| {
             route.sign.clear();
@@ -186,11 +187,11 @@ fn a_route_with_a_credential_opens_no_tunnel_unless_it_says_so() {
 }
 
 /// (what the route has, its `connect`, its paths; what the other side has; what each makes of tunnels).
-type Sides<'a> = ([&'a str; 2], Option<Connect>, &'a [&'a str], [&'a str; 2], [Connect; 2], &'a [&'a str]);
+type Sides<'a> = ([&'a str; 2], Option<ConnectPolicy>, &'a [&'a str], [&'a str; 2], [ConnectPolicy; 2], &'a [&'a str]);
 
 #[test]
 fn the_sides_of_a_split_and_tunnels() {
-    use Connect::{Inspect, Refuse, Tunnel};
+    use ConnectPolicy::{Inspect, Refuse, Tunnel};
     let (nothing, signs, shows) = (["", ""], ["platform", ""], ["", "key"]);
     let unseen: &[&str] = &["tunnels to these hosts would pass by what this split adds"];
     let pathless: &str = "warning: a tunnel shows no path: none is opened for a route that names its paths";
@@ -298,7 +299,7 @@ fn two_routes_that_cannot_be_told_apart() {
         config.routes.push(other);
         let (_, problems) = compile(&config);
         let places: Vec<_> =
-            problems.iter().map(|p| (p.place.unwrap().start, p.also.as_ref().unwrap().0.start)).collect();
+            problems.iter().map(|p| (p.span.unwrap().start, p.also.as_ref().unwrap().0.start)).collect();
         assert_eq!(places, Vec::from_iter(expected.then_some((200, 100))), "{i} {problems:?}");
     }
 }
@@ -334,7 +335,7 @@ fn routes_that_nothing_can_take() {
             config.routes.push(route);
         }
         let (_, problems) = compile(&config);
-        let found: Vec<_> = problems.iter().map(|p| (p.place.unwrap().start, p.also.is_some())).collect();
+        let found: Vec<_> = problems.iter().map(|p| (p.span.unwrap().start, p.also.is_some())).collect();
         let expected: Vec<_> = expected.iter().map(|number| (100 * (*number as u32 + 1), true)).collect();
         assert_eq!(found, expected, "{i} {problems:?}");
     }

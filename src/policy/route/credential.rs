@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::config::WarningCode;
-use crate::config::{self, Connect, Plaintext, Problem, Verify};
+use crate::config::{self, ConnectPolicy, PlaintextPolicy, Problem, VerifyMode};
 use crate::policy::credential::Credential;
 use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
@@ -16,13 +16,13 @@ pub(super) fn check(
     trust: Option<&Arc<Trust>>,
     problems: &mut Vec<Problem>,
 ) {
-    let Some(place) = written.credential.as_ref().map(|name| name.place) else { return };
+    let Some(place) = written.credential.as_ref().map(|name| name.span) else { return };
     let (name, header) = (&credential.name, &credential.header);
     if let Some(signer) = signers.iter().find(|signer| signer.headers().contains(header)) {
         let message = format!("the credential {name} and the signer {} write the same header, {header}", signer.name());
         problems.push(Problem::at(place, message).help("give one of them another header"));
     }
-    if written.plaintext.value == Plaintext::Allow {
+    if written.plaintext.value == PlaintextPolicy::Allow {
         let problem = if credential.allows_plaintext {
             let message = format!("the credential {name} may leave in plaintext, for all on the way to read");
             Problem::warning(WarningCode::CredentialInPlaintext, Some(place), message)
@@ -32,9 +32,9 @@ pub(super) fn check(
             let help = "plaintext = \"upgrade\" or \"refuse\" here, or plaintext = \"allow\" at the credential, too";
             Problem::at(place, message).help(help)
         };
-        problems.push(problem.also(written.plaintext.place, "because of this"));
+        problems.push(problem.also(written.plaintext.span, "because of this"));
     }
-    if trust.is_some_and(|trust| trust.verify == Verify::None) {
+    if trust.is_some_and(|trust| trust.verify == VerifyMode::None) {
         let message =
             format!("the credential {name} is shown to whoever answers: the trust of this route verifies nothing");
         problems.push(
@@ -47,10 +47,10 @@ pub(super) fn check(
         let help = "name the hosts that it is meant for: whoever has a webhook sent to itself learns it";
         problems.push(Problem::warning(WarningCode::CredentialEverywhere, Some(place), message).help(help));
     }
-    let tunnel = written.connect.as_ref().filter(|connect| connect.value == Connect::Tunnel);
+    let tunnel = written.connect.as_ref().filter(|connect| connect.value == ConnectPolicy::Tunnel);
     if let Some(connect) = tunnel {
         let message = "what goes through a tunnel carries no credential";
         let help = "\"refuse\" leaves clients the other forms, which carry it; \"inspect\" adds it inside of tunnels";
-        problems.push(Problem::warning(WarningCode::TunnelUnsigned, Some(connect.place), message).help(help));
+        problems.push(Problem::warning(WarningCode::TunnelUnsigned, Some(connect.span), message).help(help));
     }
 }

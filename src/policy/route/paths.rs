@@ -16,14 +16,14 @@ pub(super) fn compile(written: &config::Route, problems: &mut Vec<Problem>) -> V
     for path in &written.paths {
         let never = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#');
         if !path.starts_with('/') {
-            problems.push(Problem::at(path.place, "a path begins with \"/\"").help(format!("\"/{}\"", path.value)));
+            problems.push(Problem::at(path.span, "a path begins with \"/\"").help(format!("\"/{}\"", path.value)));
         } else if path.bytes().any(never) {
             let help = "paths are compared as they are sent: without query, percent-encoded";
-            problems.push(Problem::at(path.place, "no path that is sent looks like this").help(help));
+            problems.push(Problem::at(path.span, "no path that is sent looks like this").help(help));
         } else if readings(path.as_bytes()).any(|reading| reading.is_err()) {
             let message =
                 "servers can read this path in too many ways: each request to it would be refused as ambiguous";
-            problems.push(Problem::at(path.place, message).help("write it with fewer escapes and dot segments"));
+            problems.push(Problem::at(path.span, message).help("write it with fewer escapes and dot segments"));
         }
     }
     // As they are forwarded.

@@ -38,10 +38,10 @@ pub(super) struct Reading {
 
 /// The path has more readings than [`READINGS_MAX`] allows.
 #[derive(Debug)]
-pub(super) struct TooMany;
+pub(super) struct TooManyReadings;
 
 /// Every reading of `path` other than itself, those of the fewest steps first.
-pub(super) fn readings(path: &[u8]) -> impl Iterator<Item = Result<Reading, TooMany>> {
+pub(super) fn readings(path: &[u8]) -> impl Iterator<Item = Result<Reading, TooManyReadings>> {
     let mut waiting = VecDeque::new();
     let mut seen = HashSet::new();
     if !is_plain(path) {
@@ -61,7 +61,7 @@ pub(super) fn readings(path: &[u8]) -> impl Iterator<Item = Result<Reading, TooM
                 bytes += path.len();
                 if bytes > READINGS_MAX {
                     waiting.clear();
-                    found.push_back(Err(TooMany));
+                    found.push_back(Err(TooManyReadings));
                     break;
                 }
                 seen.insert(path.clone());

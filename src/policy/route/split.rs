@@ -6,8 +6,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::Route;
-use crate::config::problem::Place;
-use crate::config::{self, Connect, Problem};
+use crate::config::problem::SourceSpan;
+use crate::config::{self, ConnectPolicy, Problem};
 use crate::names::{Host, RouteName, TenantName};
 
 /// Hundredths of a percent that make a whole.
@@ -42,15 +42,15 @@ impl Route {
     }
 
     /// Where the tenant and host stand on this route, in percent: below the split's, they are on its other side.
-    pub fn place(&self, tenant: Option<&TenantName>, host: &Host) -> f64 {
-        place(&self.name, tenant, host) as f64 / 100.0
+    pub fn split_percentile(&self, tenant: Option<&TenantName>, host: &Host) -> f64 {
+        split_position(&self.name, tenant, host) as f64 / 100.0
     }
 
     /// This route, or what it is for the tenant and host. The same in every process and release, so that a customer stays
     /// on one side; and whoever is in a small share is in every larger one.
     pub(super) fn side_for<'r>(self: &'r Arc<Self>, tenant: Option<&TenantName>, host: &Host) -> &'r Arc<Self> {
         match &self.split {
-            Some(split) if place(&self.name, tenant, host) < u64::from(split.share) => &split.other,
+            Some(split) if split_position(&self.name, tenant, host) < u64::from(split.share) => &split.other,
             _ => self,
         }
     }
@@ -61,21 +61,21 @@ impl Route {
 /// table asks a route of some paths once, for both of its sides.
 pub(super) fn tunnels(
     written: &config::Route,
-    route: Connect,
-    other: Connect,
-    place: Place,
+    route: ConnectPolicy,
+    other: ConnectPolicy,
+    place: SourceSpan,
     problems: &mut Vec<Problem>,
-) -> Connect {
-    if (route, other) == (Connect::Tunnel, Connect::Refuse) && !written.paths.is_empty() {
+) -> ConnectPolicy {
+    if (route, other) == (ConnectPolicy::Tunnel, ConnectPolicy::Refuse) && !written.paths.is_empty() {
         let message = "tunnels to these hosts would pass by what this split adds";
         let help = "write connect = \"refuse\" at the route: none for any tenant; or \"tunnel\": they may pass it by";
         problems.push(Problem::at(place, message).help(help));
     }
-    if route == Connect::Refuse { route } else { other }
+    if route == ConnectPolicy::Refuse { route } else { other }
 }
 
 /// Where in the whole a tenant and host stand, on this route: other ones come first on another.
-fn place(route: &RouteName, tenant: Option<&TenantName>, host: &Host) -> u64 {
+fn split_position(route: &RouteName, tenant: Option<&TenantName>, host: &Host) -> u64 {
     let mut context = Context::new(&SHA256);
     for part in [route.as_str(), tenant.map_or("", TenantName::as_str), &host.to_string()] {
         context.update(&(part.len() as u64).to_be_bytes());
@@ -93,7 +93,7 @@ mod tests {
     fn shares_are_what_they_say_and_nobody_moves_when_they_grow() {
         let (route, host) = (RouteName::new("r"), Host::Name("hooks.acme.example".into()));
         let places: Vec<u64> =
-            (0..100_000).map(|n| place(&route, Some(&TenantName::new(format!("t{n}"))), &host)).collect();
+            (0..100_000).map(|n| split_position(&route, Some(&TenantName::new(format!("t{n}"))), &host)).collect();
         for share in [1, 100, 2_500, 9_999] {
             let found = places.iter().filter(|place| **place < share).count() as f64;
             let expected = share as f64 * 10.0;
@@ -102,7 +102,8 @@ mod tests {
         // The same for ever: this is a promise to whoever is on one side.
         assert_eq!(&places[..3], &PROMISED);
         let other = RouteName::new("s");
-        let moved = (0..1000).filter(|n| place(&other, Some(&TenantName::new(format!("t{n}"))), &host) != places[*n]);
+        let moved =
+            (0..1000).filter(|n| split_position(&other, Some(&TenantName::new(format!("t{n}"))), &host) != places[*n]);
         assert!(moved.count() > 990, "on another route others come first");
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Route;
 use super::readings::readings;
-use crate::config::{Connect, Plaintext};
+use crate::config::{ConnectPolicy, PlaintextPolicy};
 use crate::names::{ClientName, TenantName};
 
 /// A route that matches, and by what of it.
@@ -24,7 +24,7 @@ pub struct Match<'t> {
 
 /// A path to look up.
 #[derive(Clone, Copy)]
-pub(super) enum PathSeen<'q> {
+pub(super) enum PathLookup<'q> {
     /// Byte for byte: it is compared with prefixes as they are written.
     AsSent(&'q [u8]),
     /// What a server may make of it: it is compared with what the server would make of the prefixes.
@@ -33,25 +33,25 @@ pub(super) enum PathSeen<'q> {
 
 /// Small where there is one route, since most hosts have one.
 #[derive(Default)]
-pub(super) struct Table {
+pub(super) struct HostTable {
     /// Of every path.
-    whole: Ways,
-    paths: Option<Box<Paths>>,
+    whole: TenantTable,
+    paths: Option<Box<PathTable>>,
 }
 
 #[derive(Default)]
-struct Paths {
-    by_prefix: HashMap<Box<[u8]>, Ways>,
+struct PathTable {
+    by_prefix: HashMap<Box<[u8]>, TenantTable>,
     /// Of the prefixes, the longest first.
     lengths: Vec<usize>,
     /// Of those that look inside of tunnels, and of those that open none: which path a tunnel is for, nobody knows.
-    inspecting: Ways,
-    refusing: Ways,
+    inspecting: TenantTable,
+    refusing: TenantTable,
     /// Of those that send requests in plaintext over TLS.
-    upgrading: Ways,
+    upgrading: TenantTable,
     /// The same routes by every reading of their prefixes, where a prefix has more than one: for paths that are not as
     /// they were sent.
-    by_reading: Option<Box<Paths>>,
+    by_reading: Option<Box<PathTable>>,
 }
 
 /// Routes of one path.
@@ -60,22 +60,22 @@ struct Paths {
     clippy::box_collection,
     reason = "a table for each of a hundred thousand hosts: a pointer is an eighth of a map"
 )]
-pub(super) struct Ways {
-    by_tenant: Option<Box<HashMap<TenantName, Calls>>>,
+pub(super) struct TenantTable {
+    by_tenant: Option<Box<HashMap<TenantName, ClientTable>>>,
     /// Whoever it is for, or nobody.
-    others: Calls,
+    others: ClientTable,
 }
 
 /// Routes of one path and tenant.
 #[derive(Default)]
 #[expect(clippy::box_collection, reason = "as above")]
-pub(super) struct Calls {
+pub(super) struct ClientTable {
     by_client: Option<Box<HashMap<ClientName, Arc<Route>>>>,
     /// Whoever calls.
     others: Option<Arc<Route>>,
 }
 
-impl Table {
+impl HostTable {
     /// Another route is there already for the same: it stays, and is given back.
     pub(super) fn insert(
         &mut self,
@@ -98,11 +98,11 @@ impl Table {
         prefixes.sort_unstable_by_key(|(prefix, _)| (Reverse(prefix.len()), *prefix));
         for (tenant, client, route) in prefixes.into_iter().flat_map(|(_, ways)| ways.all()) {
             match route.connect {
-                Connect::Inspect => drop(paths.inspecting.insert(tenant, client, route)),
-                Connect::Refuse => drop(paths.refusing.insert(tenant, client, route)),
-                Connect::Tunnel => {}
+                ConnectPolicy::Inspect => drop(paths.inspecting.insert(tenant, client, route)),
+                ConnectPolicy::Refuse => drop(paths.refusing.insert(tenant, client, route)),
+                ConnectPolicy::Tunnel => {}
             }
-            if route.plaintext == Plaintext::Upgrade {
+            if route.plaintext == PlaintextPolicy::Upgrade {
                 drop(paths.upgrading.insert(tenant, client, route));
             }
         }
@@ -117,7 +117,7 @@ impl Table {
         &'t self,
         client: &'q ClientName,
         tenant: Option<&'q TenantName>,
-        path: PathSeen<'q>,
+        path: PathLookup<'q>,
     ) -> impl Iterator<Item = Match<'t>> + use<'t, 'q> {
         let by_path = self.paths.iter().flat_map(move |paths| paths.ways(path));
         by_path
@@ -138,7 +138,7 @@ impl Table {
 
     fn of_some_paths(
         &self,
-        ways: fn(&Paths) -> &Ways,
+        ways: fn(&PathTable) -> &TenantTable,
         client: &ClientName,
         tenant: Option<&TenantName>,
     ) -> Option<&Arc<Route>> {
@@ -151,19 +151,19 @@ impl Table {
     }
 
     /// Each place in it: for the tenant, if it is for one, the calls.
-    pub(super) fn calls(&self) -> impl Iterator<Item = (Option<&TenantName>, &Calls)> {
+    pub(super) fn calls(&self) -> impl Iterator<Item = (Option<&TenantName>, &ClientTable)> {
         let ways = self.paths.iter().flat_map(|paths| paths.by_prefix.values()).chain([&self.whole]);
-        ways.flat_map(Ways::calls)
+        ways.flat_map(TenantTable::calls)
     }
 }
 
-impl Paths {
+impl PathTable {
     /// Bytes are compared, so no character is cut. A path is asked about once for each length of which there are
     /// prefixes, whatever its own length and however many slashes it has.
-    fn ways<'t, 'q>(&'t self, path: PathSeen<'q>) -> impl Iterator<Item = (usize, &'t Ways)> + use<'t, 'q> {
+    fn ways<'t, 'q>(&'t self, path: PathLookup<'q>) -> impl Iterator<Item = (usize, &'t TenantTable)> + use<'t, 'q> {
         let (paths, path) = match path {
-            PathSeen::AsSent(path) => (self, path),
-            PathSeen::Reading(path) => (self.by_reading.as_deref().unwrap_or(self), path),
+            PathLookup::AsSent(path) => (self, path),
+            PathLookup::Reading(path) => (self.by_reading.as_deref().unwrap_or(self), path),
         };
         let may_end = move |length: &&usize| {
             let (length, slash) = (**length, Some(&b'/'));
@@ -178,8 +178,8 @@ impl Paths {
 
     /// A prefix as it is written goes before the reading of another one. A reading that prefixes of different routes share
     /// has none of them, so that no path is found by it: a server cannot tell which one is meant.
-    fn read(&self) -> Option<Box<Paths>> {
-        let others: Vec<(Vec<u8>, &Ways)> = self
+    fn read(&self) -> Option<Box<PathTable>> {
+        let others: Vec<(Vec<u8>, &TenantTable)> = self
             .by_prefix
             .iter()
             // A prefix of too many readings is a problem of the configuration.
@@ -188,7 +188,7 @@ impl Paths {
         if others.is_empty() {
             return None;
         }
-        let mut read = Box::<Paths>::default();
+        let mut read = Box::<PathTable>::default();
         for (prefix, ways) in &self.by_prefix {
             for (tenant, client, route) in ways.all() {
                 read.ways_of(prefix).insert(tenant, client, route);
@@ -207,7 +207,7 @@ impl Paths {
         Some(read)
     }
 
-    fn ways_of(&mut self, prefix: &[u8]) -> &mut Ways {
+    fn ways_of(&mut self, prefix: &[u8]) -> &mut TenantTable {
         if let Err(at) = self.lengths.binary_search_by(|length| prefix.len().cmp(length)) {
             self.lengths.insert(at, prefix.len());
         }
@@ -215,7 +215,7 @@ impl Paths {
     }
 }
 
-impl Ways {
+impl TenantTable {
     fn insert(
         &mut self,
         tenant: Option<&TenantName>,
@@ -240,7 +240,7 @@ impl Ways {
         }
     }
 
-    fn calls_of(&mut self, tenant: Option<&TenantName>) -> &mut Calls {
+    fn calls_of(&mut self, tenant: Option<&TenantName>) -> &mut ClientTable {
         match tenant {
             Some(tenant) => self.by_tenant.get_or_insert_default().entry(tenant.clone()).or_default(),
             None => &mut self.others,
@@ -257,7 +257,7 @@ impl Ways {
         route.is_some()
     }
 
-    fn calls(&self) -> impl Iterator<Item = (Option<&TenantName>, &Calls)> {
+    fn calls(&self) -> impl Iterator<Item = (Option<&TenantName>, &ClientTable)> {
         let by_tenant = self.by_tenant.iter().flat_map(|tenants| tenants.iter());
         by_tenant.map(|(tenant, calls)| (Some(tenant), calls)).chain([(None, &self.others)])
     }
@@ -282,7 +282,7 @@ impl Ways {
     }
 }
 
-impl Calls {
+impl ClientTable {
     pub(super) fn by(&self, client: &ClientName) -> Option<&Arc<Route>> {
         self.by_client.as_ref()?.get(client)
     }

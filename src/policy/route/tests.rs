@@ -27,7 +27,7 @@ fn routes(written: &[Written<'_>]) -> Routes {
         (egress::compile(&config, jiff::Timestamp::UNIX_EPOCH, &mut vec![]), trust::compile(&config, &mut vec![]));
     let (signers, credentials, limits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let tables =
-        Tables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
+        NamedTables { pools: &pools, trusts: &trusts, signers: &signers, credentials: &credentials, limits: &limits };
     let routes = Routes::compile(&config, &tables, &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
     routes
@@ -149,7 +149,7 @@ fn chosen(routes: &Routes, path: &str) -> Result<Option<String>, String> {
     let host = crate::host::canonical("a.example").unwrap();
     let found = routes.choose(&ClientName::new("c"), None, &host, path);
     found.map(|route| route.map(|route| route.name.to_string())).map_err(|fault| match fault {
-        AmbiguousPath::Differs { reading, .. } => reading,
+        AmbiguousPath::DifferentRoute { reading, .. } => reading,
         AmbiguousPath::TooManyReadings => "too many".to_owned(),
     })
 }
@@ -303,7 +303,7 @@ proptest! {
             for server in [servers::nginx, servers::strict, servers::whatwg, servers::tomcat, servers::twice, servers::iis] {
                 let served = server(path.as_bytes());
                 let host = crate::host::canonical("a.example").unwrap();
-                let (client, seen) = (ClientName::new("c"), PathSeen::Reading(&served));
+                let (client, seen) = (ClientName::new("c"), PathLookup::Reading(&served));
                 let owner = routes.matching(&client, None, &host, seen).next().map(|(_, found)| found.route.name.to_string());
                 prop_assert_eq!(&owner, &found, "{} served as {}", path, String::from_utf8_lossy(&served));
             }

@@ -1,7 +1,7 @@
 //! The algorithms that keys sign by.
 //! What is each called?
 
-use crate::config::Hmac;
+use crate::config::HmacAlgorithm;
 
 /// By their names in the registry of RFC 9421 §6.2, which has none for the other HMACs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +27,12 @@ impl Algorithm {
     }
 }
 
-impl From<Hmac> for Algorithm {
-    fn from(algorithm: Hmac) -> Self {
+impl From<HmacAlgorithm> for Algorithm {
+    fn from(algorithm: HmacAlgorithm) -> Self {
         match algorithm {
-            Hmac::Sha1 => Self::HmacSha1,
-            Hmac::Sha256 => Self::HmacSha256,
-            Hmac::Sha512 => Self::HmacSha512,
+            HmacAlgorithm::Sha1 => Self::HmacSha1,
+            HmacAlgorithm::Sha256 => Self::HmacSha256,
+            HmacAlgorithm::Sha512 => Self::HmacSha512,
         }
     }
 }

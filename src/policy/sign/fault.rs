@@ -5,25 +5,25 @@ use std::fmt;
 
 /// What is wrong with a secret, without saying any of it; `message` goes on after "the secret of the key ID ".
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadKey {
+pub(super) struct KeyParseError {
     pub(super) message: String,
     pub(super) help: String,
 }
 
-pub(super) fn bad(message: impl Into<String>, help: impl Into<String>) -> BadKey {
-    BadKey { message: message.into(), help: help.into() }
+pub(super) fn key_parse_error(message: impl Into<String>, help: impl Into<String>) -> KeyParseError {
+    KeyParseError { message: message.into(), help: help.into() }
 }
 
 /// Why a webhook is not signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignError {
-    NoKey,
+    NoActiveKey,
     /// The signer has keys for tenants alone, and the webhook is for none.
     NoTenant,
     /// The tenant has no keys, and none are shared.
-    NoKeys,
+    NoTenantKeys,
     /// The library could not.
-    Failed,
+    BackendFailed,
     /// The request is such that no signature of it would hold: what is wrong with it.
     Unsignable(&'static str),
 }
@@ -31,10 +31,10 @@ pub enum SignError {
 impl fmt::Display for SignError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoKey => "no key is in force",
+            Self::NoActiveKey => "no key is in force",
             Self::NoTenant => "each tenant has keys of its own, and no tenant is named",
-            Self::NoKeys => "the tenant has no keys",
-            Self::Failed => "the key could not sign",
+            Self::NoTenantKeys => "the tenant has no keys",
+            Self::BackendFailed => "the key could not sign",
             Self::Unsignable(why) => why,
         })
     }
@@ -50,7 +50,7 @@ pub enum NewKeyError {
     /// Of this scheme, with what there is instead.
     UnknownAlgorithm(String, String),
     /// The system gave no random bytes.
-    NoRandom,
+    NoRandomness,
 }
 
 impl fmt::Display for NewKeyError {
@@ -60,7 +60,7 @@ impl fmt::Display for NewKeyError {
             Self::UnknownAlgorithm(algorithm, which) => {
                 write!(f, "the scheme has no keys for {algorithm:?}; there is: {which}")
             }
-            Self::NoRandom => f.write_str("no random bytes"),
+            Self::NoRandomness => f.write_str("no random bytes"),
         }
     }
 }

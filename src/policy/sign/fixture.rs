@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::fault::SignError;
 use super::key::SecretKey;
-use super::scheme::{Changes, Draft, Key, Scheme};
-use crate::config::Hmac;
+use super::scheme::{Mutations, Scheme, SignerKey, SigningInput};
+use crate::config::HmacAlgorithm;
 use crate::names::{Host, KeyId, Scheme as UrlScheme, Target};
 
 pub(super) struct Sample<'a> {
@@ -39,8 +39,8 @@ impl<'a> Sample<'a> {
         headers
     }
 
-    fn draft<T>(&self, headers: &HeaderMap, what: impl FnOnce(&Draft<'_>) -> T) -> T {
-        what(&Draft {
+    fn draft<T>(&self, headers: &HeaderMap, what: impl FnOnce(&SigningInput<'_>) -> T) -> T {
+        what(&SigningInput {
             method: &Method::POST,
             target: &self.target,
             tenant: None,
@@ -53,12 +53,12 @@ impl<'a> Sample<'a> {
     }
 
     /// What comes of the webhook as it is before anybody has prepared it.
-    pub(super) fn drafted<T>(&self, what: impl FnOnce(&Draft<'_>) -> T) -> T {
+    pub(super) fn drafted<T>(&self, what: impl FnOnce(&SigningInput<'_>) -> T) -> T {
         self.draft(&self.headers(), what)
     }
 
-    pub(super) fn prepare(&self, scheme: &dyn Scheme) -> Result<Changes, SignError> {
-        self.draft(&self.headers(), |draft| scheme.prepare(draft))
+    pub(super) fn mutations(&self, scheme: &dyn Scheme) -> Result<Mutations, SignError> {
+        self.draft(&self.headers(), |draft| scheme.mutations(draft))
     }
 
     /// With these keys, which are called `k0`, `k1`.
@@ -67,15 +67,15 @@ impl<'a> Sample<'a> {
         scheme: &dyn Scheme,
         secrets: Vec<SecretKey>,
     ) -> Result<Vec<(String, String)>, SignError> {
-        let keys: Vec<Key> = secrets
+        let keys: Vec<SignerKey> = secrets
             .into_iter()
             .enumerate()
             .map(|(i, secret)| {
                 let public = secret.public();
-                Key { id: KeyId::new(format!("k{i}")), from: None, until: None, secret, public }
+                SignerKey { id: KeyId::new(format!("k{i}")), from: None, until: None, secret, public }
             })
             .collect();
-        let changes = self.prepare(scheme)?;
+        let changes = self.mutations(scheme)?;
         let mut headers = self.headers();
         headers.extend(changes.headers);
         let path_and_query = changes.path_and_query.unwrap_or(self.path_and_query.clone());
@@ -86,7 +86,7 @@ impl<'a> Sample<'a> {
 
     /// With these secrets as they are, however short: published ones are.
     pub(super) fn sign(&self, scheme: &dyn Scheme, secrets: &[&str]) -> Result<Vec<(String, String)>, SignError> {
-        let keys = secrets.iter().map(|secret| SecretKey::hmac(Hmac::Sha256, secret.as_bytes()));
+        let keys = secrets.iter().map(|secret| SecretKey::hmac(HmacAlgorithm::Sha256, secret.as_bytes()));
         self.sign_with(scheme, keys.collect())
     }
 }

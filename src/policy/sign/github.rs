@@ -7,11 +7,11 @@ use http::HeaderName;
 
 use super::algorithm::Algorithm;
 use super::key::{hex, new_shared};
-use super::registry::Known;
-use super::template::{Piece, Template, text};
-use crate::config::{Encoding, Hmac};
+use super::registry::SchemeSpec;
+use super::template::{Template, TemplatePart, text};
+use crate::config::{Encoding, HmacAlgorithm};
 
-pub(super) const KNOWN: Known = Known {
+pub(super) const KNOWN: SchemeSpec = SchemeSpec {
     name: "github",
     options: &[],
     build: |_, _| Some(Box::new(template())),
@@ -21,12 +21,12 @@ pub(super) const KNOWN: Known = Known {
 fn template() -> Template {
     let signature = HeaderName::from_static("x-hub-signature-256");
     Template {
-        algorithm: Hmac::Sha256,
+        algorithm: HmacAlgorithm::Sha256,
         key_encoding: Encoding::Text,
-        message: vec![Piece::Body],
+        message: vec![TemplatePart::Body],
         encoding: Encoding::Hex,
-        headers: vec![(signature, vec![text("sha256="), Piece::Signature])],
-        further: None,
+        headers: vec![(signature, vec![text("sha256="), TemplatePart::Signature])],
+        additional: None,
     }
 }
 

@@ -7,16 +7,16 @@ use http::HeaderName;
 
 use super::algorithm::Algorithm;
 use super::key::{hex, new_shared};
-use super::registry::Known;
+use super::registry::SchemeSpec;
 use super::scheme::Scheme;
-use super::template::{Piece, Template};
+use super::template::{Template, TemplatePart};
 use crate::config::problem::nearest;
-use crate::config::{self, At, Encoding, Hmac, Problem};
+use crate::config::{self, Encoding, HmacAlgorithm, Located, Problem};
 
 /// Other schemes take few of them or none.
 const OPTIONS: &[&str] = &["algorithm", "key_encoding", "message", "encoding", "headers"];
 
-pub(super) const KNOWN: Known = Known {
+pub(super) const KNOWN: SchemeSpec = SchemeSpec {
     name: "hmac",
     options: OPTIONS,
     build,
@@ -27,24 +27,24 @@ pub(super) const KNOWN: Known = Known {
     ],
 };
 
-const IN_MESSAGE: &[(&str, Piece)] = &[
-    ("body", Piece::Body),
-    ("id", Piece::Id),
-    ("timestamp", Piece::Timestamp),
-    ("timestamp_ms", Piece::TimestampMillis),
-    ("timestamp_rfc3339", Piece::TimestampRfc3339),
-    ("method", Piece::Method),
-    ("url", Piece::Url),
-    ("path", Piece::Path),
+const IN_MESSAGE: &[(&str, TemplatePart)] = &[
+    ("body", TemplatePart::Body),
+    ("id", TemplatePart::Id),
+    ("timestamp", TemplatePart::Timestamp),
+    ("timestamp_ms", TemplatePart::TimestampMillis),
+    ("timestamp_rfc3339", TemplatePart::TimestampRfc3339),
+    ("method", TemplatePart::Method),
+    ("url", TemplatePart::Url),
+    ("path", TemplatePart::Path),
 ];
 
-const IN_HEADERS: &[(&str, Piece)] = &[
-    ("signature", Piece::Signature),
-    ("id", Piece::Id),
-    ("timestamp", Piece::Timestamp),
-    ("timestamp_ms", Piece::TimestampMillis),
-    ("timestamp_rfc3339", Piece::TimestampRfc3339),
-    ("key_id", Piece::KeyId),
+const IN_HEADERS: &[(&str, TemplatePart)] = &[
+    ("signature", TemplatePart::Signature),
+    ("id", TemplatePart::Id),
+    ("timestamp", TemplatePart::Timestamp),
+    ("timestamp_ms", TemplatePart::TimestampMillis),
+    ("timestamp_rfc3339", TemplatePart::TimestampRfc3339),
+    ("key_id", TemplatePart::KeyId),
 ];
 
 /// What makes the message what it is, or belongs to the connection, to the client or to another scheme.
@@ -70,41 +70,41 @@ const TAKEN: &[&str] = &[
 
 fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dyn Scheme>> {
     let message = match &written.message {
-        None => Some(vec![Piece::Body]),
+        None => Some(vec![TemplatePart::Body]),
         Some(text) => message(text, problems),
     };
     let headers = match &written.headers {
         None => {
-            let problem = Problem::at(written.scheme.place, "the scheme hmac must be told its `headers`");
+            let problem = Problem::at(written.scheme.span, "the scheme hmac must be told its `headers`");
             problems.push(problem.help("headers = [\"X-Acme-Signature: {signature}\"]"));
             None
         }
         Some(lines) => headers(lines, problems),
     };
     Some(Box::new(Template {
-        algorithm: written.algorithm.as_ref().map_or(Hmac::Sha256, |algorithm| algorithm.value),
+        algorithm: written.algorithm.as_ref().map_or(HmacAlgorithm::Sha256, |algorithm| algorithm.value),
         key_encoding: written.key_encoding.as_ref().map_or(Encoding::Text, |encoding| encoding.value),
         message: message?,
         encoding: written.encoding.as_ref().map_or(Encoding::Hex, |encoding| encoding.value),
         headers: headers?,
-        further: None,
+        additional: None,
     }))
 }
 
-fn message(written: &At<String>, problems: &mut Vec<Problem>) -> Option<Vec<Piece>> {
+fn message(written: &Located<String>, problems: &mut Vec<Problem>) -> Option<Vec<TemplatePart>> {
     let pieces = pieces(written, &written.value, IN_MESSAGE, problems)?;
-    if pieces.contains(&Piece::Body) {
+    if pieces.contains(&TemplatePart::Body) {
         return Some(pieces);
     }
-    let problem = Problem::at(written.place, "`message` leaves the body unsigned: anybody could write another");
+    let problem = Problem::at(written.span, "`message` leaves the body unsigned: anybody could write another");
     problems.push(problem.help("\"{timestamp}.{body}\", for example"));
     None
 }
 
-fn headers(written: &[At<String>], problems: &mut Vec<Problem>) -> Option<Vec<(HeaderName, Vec<Piece>)>> {
-    let mut headers: Vec<(HeaderName, Vec<Piece>)> = Vec::new();
+fn headers(written: &[Located<String>], problems: &mut Vec<Problem>) -> Option<Vec<(HeaderName, Vec<TemplatePart>)>> {
+    let mut headers: Vec<(HeaderName, Vec<TemplatePart>)> = Vec::new();
     for line in written {
-        let mut wrong = |message: String, help: &str| problems.push(Problem::at(line.place, message).help(help));
+        let mut wrong = |message: String, help: &str| problems.push(Problem::at(line.span, message).help(help));
         let Some((name, value)) = line.split_once(':').map(|(name, value)| (name, value.trim())) else {
             wrong("no name and value".into(), "write \"NAME: VALUE\", as in a request");
             return None;
@@ -132,9 +132,9 @@ fn headers(written: &[At<String>], problems: &mut Vec<Problem>) -> Option<Vec<(H
         headers.push((name, pieces(line, value, IN_HEADERS, problems)?));
     }
     if let Some(first) = written.first()
-        && !headers.iter().any(|(_, pieces)| pieces.contains(&Piece::Signature))
+        && !headers.iter().any(|(_, pieces)| pieces.contains(&TemplatePart::Signature))
     {
-        let problem = Problem::at(first.place, "no header carries the signature");
+        let problem = Problem::at(first.span, "no header carries the signature");
         problems.push(problem.help("\"X-Acme-Signature: {signature}\", for example"));
         return None;
     }
@@ -142,26 +142,31 @@ fn headers(written: &[At<String>], problems: &mut Vec<Problem>) -> Option<Vec<(H
 }
 
 /// The text around the braces, and what is meant in them.
-fn pieces(place: &At<String>, text: &str, known: &[(&str, Piece)], problems: &mut Vec<Problem>) -> Option<Vec<Piece>> {
+fn pieces(
+    place: &Located<String>,
+    text: &str,
+    known: &[(&str, TemplatePart)],
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<TemplatePart>> {
     let all = || known.iter().map(|(name, _)| format!("{{{name}}}")).collect::<Vec<_>>().join(" ");
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {
         let Some((name, after)) = after.split_once('}') else {
-            problems.push(Problem::at(place.place, "a brace that is not closed").help(all()));
+            problems.push(Problem::at(place.span, "a brace that is not closed").help(all()));
             return None;
         };
         let Some((_, piece)) = known.iter().find(|(known, _)| *known == name) else {
             let near = nearest(name, known.iter().map(|(name, _)| *name));
             let help = near.map_or_else(all, |near| format!("did you mean {{{near}}}? there is: {}", all()));
-            problems.push(Problem::at(place.place, format!("nothing is called {{{name}}} here")).help(help));
+            problems.push(Problem::at(place.span, format!("nothing is called {{{name}}} here")).help(help));
             return None;
         };
-        pieces.extend([Piece::Text(Cow::Owned(before.into())), piece.clone()]);
+        pieces.extend([TemplatePart::Text(Cow::Owned(before.into())), piece.clone()]);
         rest = after;
     }
-    pieces.push(Piece::Text(Cow::Owned(rest.into())));
-    pieces.retain(|piece| *piece != Piece::Text(Cow::Borrowed("")));
+    pieces.push(TemplatePart::Text(Cow::Owned(rest.into())));
+    pieces.retain(|piece| *piece != TemplatePart::Text(Cow::Borrowed("")));
     Some(pieces)
 }
 

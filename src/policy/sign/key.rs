@@ -9,9 +9,9 @@ use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
-use super::fault::{BadKey, NewKeyError, SignError, bad};
+use super::fault::{KeyParseError, NewKeyError, SignError, key_parse_error};
 use super::public::PublicKey;
-use crate::config::{Encoding, Hmac};
+use crate::config::{Encoding, HmacAlgorithm};
 
 /// What guessing has to work against, at the least: 128 bits.
 const SHARED_MIN: usize = 16;
@@ -22,7 +22,7 @@ const SHARED_NEW: usize = 32;
 /// The library wipes what it holds when it is dropped.
 pub(super) enum SecretKey {
     /// The key schedule is computed once.
-    Hmac(Hmac, Box<hmac::Key>),
+    Hmac(HmacAlgorithm, Box<hmac::Key>),
     Ed25519(Ed25519KeyPair),
     /// It knows whether its signatures are r and s or DER.
     EcdsaP256(EcdsaKeyPair),
@@ -30,11 +30,11 @@ pub(super) enum SecretKey {
 }
 
 impl SecretKey {
-    pub(super) fn hmac(algorithm: Hmac, secret: &[u8]) -> Self {
+    pub(super) fn hmac(algorithm: HmacAlgorithm, secret: &[u8]) -> Self {
         let hash = match algorithm {
-            Hmac::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-            Hmac::Sha256 => hmac::HMAC_SHA256,
-            Hmac::Sha512 => hmac::HMAC_SHA512,
+            HmacAlgorithm::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            HmacAlgorithm::Sha256 => hmac::HMAC_SHA256,
+            HmacAlgorithm::Sha512 => hmac::HMAC_SHA512,
         };
         Self::Hmac(algorithm, Box::new(hmac::Key::new(hash, secret)))
     }
@@ -66,7 +66,7 @@ impl SecretKey {
                 pair.sign(&RSA_PSS_SHA512, &SystemRandom::new(), &whole(), &mut signature).map(|()| signature)
             }
         };
-        signature.map_err(|_| SignError::Failed)
+        signature.map_err(|_| SignError::BackendFailed)
     }
 
     pub(super) fn public(&self) -> Option<PublicKey> {
@@ -80,20 +80,20 @@ impl SecretKey {
 }
 
 /// A secret that both sides have, as it is kept.
-pub(super) fn shared(algorithm: Hmac, encoding: Encoding, secret: &[u8]) -> Result<SecretKey, BadKey> {
+pub(super) fn shared(algorithm: HmacAlgorithm, encoding: Encoding, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
     const HELP: &str = "`outgate keys new` makes one; the receiver must have the same";
     if is_pem(secret) {
-        return Err(bad("is a PEM file, and the scheme takes a secret that both sides have", HELP));
+        return Err(key_parse_error("is a PEM file, and the scheme takes a secret that both sides have", HELP));
     }
     let decoded = Zeroizing::new(match encoding {
         Encoding::Text => secret.to_vec(),
-        Encoding::Hex => unhex(secret).ok_or_else(|| bad("is not hexadecimal", HELP))?,
+        Encoding::Hex => unhex(secret).ok_or_else(|| key_parse_error("is not hexadecimal", HELP))?,
         Encoding::Base64 | Encoding::Base64Url => {
-            BASE64_STANDARD.decode(secret).map_err(|_| bad("is not base64 with padding", HELP))?
+            BASE64_STANDARD.decode(secret).map_err(|_| key_parse_error("is not base64 with padding", HELP))?
         }
     });
     if decoded.len() < SHARED_MIN {
-        return Err(bad(format!("is too short: {} bytes, not {SHARED_MIN} or more", decoded.len()), HELP));
+        return Err(key_parse_error(format!("is too short: {} bytes, not {SHARED_MIN} or more", decoded.len()), HELP));
     }
     Ok(SecretKey::hmac(algorithm, &decoded))
 }
@@ -119,7 +119,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// A new secret, in this prefix and writing.
 pub(super) fn new_shared(prefix: &str, write: fn(&[u8]) -> String) -> Result<Zeroizing<String>, NewKeyError> {
     let mut secret = Zeroizing::new([0; SHARED_NEW]);
-    rand::fill(secret.as_mut()).map_err(|_| NewKeyError::NoRandom)?;
+    rand::fill(secret.as_mut()).map_err(|_| NewKeyError::NoRandomness)?;
     Ok(Zeroizing::new(format!("{prefix}{}", Zeroizing::new(write(secret.as_ref())).as_str())))
 }
 
@@ -150,7 +150,7 @@ mod tests {
                 Some("is a PEM file, and the scheme takes a secret that both sides have"),
             ),
         ] {
-            let message = shared(Hmac::Sha256, encoding, secret.as_bytes()).err().map(|bad| bad.message);
+            let message = shared(HmacAlgorithm::Sha256, encoding, secret.as_bytes()).err().map(|bad| bad.message);
             assert_eq!(message.as_deref(), expected, "{secret}");
         }
     }
@@ -159,10 +159,10 @@ mod tests {
     #[test]
     fn published_hmacs() {
         for (algorithm, expected) in [
-            (Hmac::Sha1, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"),
-            (Hmac::Sha256, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
+            (HmacAlgorithm::Sha1, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"),
+            (HmacAlgorithm::Sha256, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
             (
-                Hmac::Sha512,
+                HmacAlgorithm::Sha512,
                 "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
             ),
         ] {

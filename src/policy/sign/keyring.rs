@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::scheme::Key;
+use super::scheme::SignerKey;
 
 /// How long before the last key ends an operator is told.
 const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -13,40 +13,40 @@ const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
 #[derive(Default)]
 pub struct Keyring {
     /// The newest first.
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<SignerKey>,
 }
 
 /// A time without a key.
-pub(super) struct Gap {
+pub(super) struct KeyGap {
     pub(super) is_now: bool,
     pub(super) message: String,
 }
 
 impl Keyring {
     /// A key without a beginning is the oldest; equals stay as they are.
-    pub(super) fn new(mut keys: Vec<Key>) -> Self {
+    pub(super) fn new(mut keys: Vec<SignerKey>) -> Self {
         keys.sort_by_key(|key| std::cmp::Reverse(key.from));
         Self { keys }
     }
 
-    pub(super) fn signing(&self, now: Timestamp, carries_one: bool) -> impl Iterator<Item = &Key> {
+    pub(super) fn signing(&self, now: Timestamp, carries_one: bool) -> impl Iterator<Item = &SignerKey> {
         self.in_force(now).take(if carries_one { 1 } else { usize::MAX })
     }
 
-    pub(super) fn in_force(&self, now: Timestamp) -> impl Iterator<Item = &Key> {
-        let in_force = move |key: &&Key| key.from.is_none_or(|t| t <= now) && key.until.is_none_or(|t| now < t);
+    pub(super) fn in_force(&self, now: Timestamp) -> impl Iterator<Item = &SignerKey> {
+        let in_force = move |key: &&SignerKey| key.from.is_none_or(|t| t <= now) && key.until.is_none_or(|t| now < t);
         self.keys.iter().filter(in_force)
     }
 
     /// That there is no key, or soon will be none.
-    pub(super) fn gap(&self, owner: impl Display, now: Timestamp) -> Option<Gap> {
+    pub(super) fn gap(&self, owner: impl Display, now: Timestamp) -> Option<KeyGap> {
         let gap = self.next_gap(now)?;
         let next = self.keys.iter().filter_map(|key| key.from).filter(|&from| from > gap).min();
         let until = next.map_or(String::new(), |next| format!(" until {next}"));
         let is_now = gap == now;
         let from = if is_now { String::new() } else { format!(" from {gap}") };
         let message = format!("no key of {owner} is in force{from}{until}");
-        (gap.duration_since(now) <= WARN_BEFORE).then_some(Gap { is_now, message })
+        (gap.duration_since(now) <= WARN_BEFORE).then_some(KeyGap { is_now, message })
     }
 
     /// The first moment from `now` on without a key; `None`: there is always one.

@@ -13,7 +13,7 @@ use super::public::PublicKey;
 use crate::names::{KeyId, SignerName, TenantName};
 
 /// A key, as its operator wants to see it.
-pub struct Listed<'a> {
+pub struct ListedKey<'a> {
     pub signer: &'a SignerName,
     pub scheme: &'static str,
     /// Whose key it is; `None`: of all that have none of their own.
@@ -22,14 +22,14 @@ pub struct Listed<'a> {
     pub algorithm: Algorithm,
     pub from: Option<Timestamp>,
     pub until: Option<Timestamp>,
-    pub state: State,
+    pub state: KeyState,
     pub public: Option<&'a PublicKey>,
     /// The public half in the scheme's own writing, if it has one.
     pub written: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum KeyState {
     /// It begins later.
     Announced,
     /// It signs.
@@ -39,7 +39,7 @@ pub enum State {
     Ended,
 }
 
-impl State {
+impl KeyState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Announced => "announced",
@@ -52,11 +52,11 @@ impl State {
 
 impl Signer {
     /// Those of this tenant, or those that are shared if it is `None` or has none of its own; the newest first.
-    pub fn list<'a>(&'a self, tenant: Option<&'a TenantName>, now: Timestamp) -> impl Iterator<Item = Listed<'a>> {
+    pub fn list<'a>(&'a self, tenant: Option<&'a TenantName>, now: Timestamp) -> impl Iterator<Item = ListedKey<'a>> {
         let active: BTreeSet<&KeyId> = self.signing_keys(tenant, now).collect();
         let owner = tenant.filter(|tenant| self.has_own_keys(tenant));
         let keys = self.keys_of(tenant).into_iter().flat_map(|keys| &keys.keys);
-        keys.map(move |key| Listed {
+        keys.map(move |key| ListedKey {
             signer: &self.name,
             scheme: self.known_as,
             tenant: owner,
@@ -65,10 +65,10 @@ impl Signer {
             from: key.from,
             until: key.until,
             state: match () {
-                () if active.contains(&key.id) => State::Active,
-                () if key.until.is_some_and(|until| until <= now) => State::Ended,
-                () if key.from.is_some_and(|from| now < from) => State::Announced,
-                () => State::Replaced,
+                () if active.contains(&key.id) => KeyState::Active,
+                () if key.until.is_some_and(|until| until <= now) => KeyState::Ended,
+                () if key.from.is_some_and(|from| now < from) => KeyState::Announced,
+                () => KeyState::Replaced,
             },
             public: key.public.as_ref(),
             written: key.public.as_ref().and_then(|public| self.scheme.write_public(public)),
@@ -87,9 +87,9 @@ pub fn published<'a>(
     signers: &'a Signers,
     tenant: Option<&'a TenantName>,
     now: Timestamp,
-) -> impl Iterator<Item = (Listed<'a>, &'a PublicKey)> {
+) -> impl Iterator<Item = (ListedKey<'a>, &'a PublicKey)> {
     let listed = signers.values().flat_map(move |signer| signer.list(tenant, now));
-    let is_of_use = move |key: &Listed<'_>| key.until.is_none_or(|until| now < until + VERIFIES);
+    let is_of_use = move |key: &ListedKey<'_>| key.until.is_none_or(|until| now < until + VERIFIES);
     listed.filter(is_of_use).filter_map(|key| key.public.map(|public| (key, public)))
 }
 

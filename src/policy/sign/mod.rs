@@ -2,7 +2,6 @@
 //! Which headers prove to the receiver that this came from us?
 
 mod algorithm;
-mod armour;
 mod compile;
 mod fault;
 #[cfg(test)]
@@ -13,6 +12,7 @@ mod key;
 mod keyring;
 mod listing;
 mod pem;
+mod pem_encoding;
 mod public;
 mod registry;
 mod rfc9421;
@@ -30,19 +30,19 @@ use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use crate::config::WarningCode;
-use crate::config::{Place, Problem, few};
+use crate::config::{Problem, SourceSpan, few};
 use crate::names::{KeyId, SignerName, TenantName};
 pub use algorithm::Algorithm;
-use compile::Told;
+use compile::KeyFormat;
 pub use compile::compile;
 pub use fault::{NewKeyError, SignError};
 pub use keyring::Keyring;
-pub use listing::{Listed, Signers, State, directory, jwks, published};
+pub use listing::{KeyState, ListedKey, Signers, directory, jwks, published};
 pub use public::PublicKey;
 pub use registry::{new_key, schemes};
-pub use scheme::{Changes, Draft};
-use scheme::{Key, Scheme};
-use tenants::Tenants;
+pub use scheme::{Mutations, SigningInput};
+use scheme::{Scheme, SignerKey};
+use tenants::TenantKeyrings;
 
 /// What is added to a webhook, and the keys it came from.
 #[derive(Debug)]
@@ -58,14 +58,14 @@ pub struct Signer {
     known_as: &'static str,
     scheme: Box<dyn Scheme>,
     /// What its keys were read by.
-    told: Told,
+    key_format: KeyFormat,
     /// Of all tenants that have none of their own, if there are any.
     shared: Option<Keyring>,
     /// Whether these are all that are written. Of a rejected key, or of none at all, is reported elsewhere.
     is_complete: bool,
     /// Each with keys of its own.
-    tenants: Option<Tenants>,
-    place: Place,
+    tenants: Option<TenantKeyrings>,
+    place: SourceSpan,
 }
 
 impl Signer {
@@ -84,19 +84,19 @@ impl Signer {
 
     /// What must change about the webhook before any signer signs it: what one changed after another had signed would
     /// break the first signature.
-    pub fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
-        self.scheme.prepare(draft)
+    pub fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
+        self.scheme.mutations(draft)
     }
 
     /// Signs with every key in force at `draft.now`: while keys rotate, a receiver may know the old or the new one.
     /// Where the scheme carries one signature, the newest signs.
-    pub fn sign(&self, draft: &Draft<'_>) -> Result<Signature, SignError> {
+    pub fn sign(&self, draft: &SigningInput<'_>) -> Result<Signature, SignError> {
         if !valid_id(draft.id) {
             return Err(SignError::Unsignable("the webhook id cannot be signed"));
         }
-        let keys: Vec<&Key> = self.keys_of(draft.tenant)?.signing(draft.now, self.scheme.carries_one()).collect();
+        let keys: Vec<&SignerKey> = self.keys_of(draft.tenant)?.signing(draft.now, self.scheme.carries_one()).collect();
         if keys.is_empty() {
-            return Err(SignError::NoKey);
+            return Err(SignError::NoActiveKey);
         }
         let headers = self.scheme.sign(draft, &keys)?;
         Ok(Signature { headers, keys: keys.iter().map(|key| key.id.clone()).collect() })
@@ -104,7 +104,7 @@ impl Signer {
 
     /// How many tenants have keys of their own; `None`: none can.
     pub fn tenants(&self) -> Option<usize> {
-        self.tenants.as_ref().map(Tenants::count)
+        self.tenants.as_ref().map(TenantKeyrings::count)
     }
 
     /// Whether receivers verify with the very secret that signs, and tenants have the same.
@@ -119,14 +119,14 @@ impl Signer {
 
     /// Tenants whose folder is broken: they keep the keys that they had, and have none if they had none.
     pub fn broken_tenants(&self) -> impl Iterator<Item = &TenantName> {
-        self.tenants.iter().flat_map(Tenants::broken)
+        self.tenants.iter().flat_map(TenantKeyrings::broken)
     }
 
     /// What signs for this tenant: its own keys where it has a folder, and be it an empty one; else those that all share,
     /// if there are any. Never another tenant's.
     pub fn keys_of(&self, tenant: Option<&TenantName>) -> Result<&Keyring, SignError> {
         let own = self.tenants.as_ref().zip(tenant).and_then(|(tenants, tenant)| tenants.keyring(tenant));
-        let none = if tenant.is_some() { SignError::NoKeys } else { SignError::NoTenant };
+        let none = if tenant.is_some() { SignError::NoTenantKeys } else { SignError::NoTenant };
         own.or(self.shared.as_ref()).ok_or(none)
     }
 
@@ -148,7 +148,7 @@ impl Signer {
         });
         let mut problems = Vec::from_iter(shared.map(|problem| problem.help(help)));
         if let Some(tenants) = &self.tenants {
-            problems.extend(few(tenants.warnings(self.place, now), &tenants.place()));
+            problems.extend(few(tenants.warnings(self.place, now), &tenants.location()));
         }
         problems
     }

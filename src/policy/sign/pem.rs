@@ -17,9 +17,9 @@ use x509_parser::x509::AlgorithmIdentifier;
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
-use super::armour::armour;
-use super::fault::{BadKey, NewKeyError, bad};
+use super::fault::{KeyParseError, NewKeyError, key_parse_error};
 use super::key::SecretKey;
+use super::pem_encoding::encode;
 
 /// Bits of the modulus; what the library signs with, too.
 const RSA_MIN: usize = 2048;
@@ -34,23 +34,23 @@ const PUBLISHED: [&str; 4] = [
 ];
 
 /// The one private key of a PEM file. `form`: how it writes its signatures, if it is of P-256.
-pub(super) fn private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, BadKey> {
+pub(super) fn private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
     let key = any_private(secret, form)?;
     if key.public().is_some_and(|public| PUBLISHED.contains(&public.thumbprint())) {
-        return Err(bad("is published in RFC 9421: everybody has it", NEW));
+        return Err(key_parse_error("is published in RFC 9421: everybody has it", NEW));
     }
     Ok(key)
 }
 
 const NEW: &str = "`outgate keys new` makes one";
 
-fn any_private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, BadKey> {
+fn any_private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
     const HELP: &str =
         "write the path of a PEM file with one private key, without a passphrase; `outgate keys new` makes one";
     let sections: Result<Vec<_>, _> = <(SectionKind, Vec<u8>)>::pem_slice_iter(secret)
         .map(|section| section.map(|(kind, der)| (kind, Zeroizing::new(der))))
         .collect();
-    let sections = sections.map_err(|_| bad("is not PEM", HELP))?;
+    let sections = sections.map_err(|_| key_parse_error("is not PEM", HELP))?;
     let is_private =
         |kind| matches!(kind, SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey);
     let mut keys = sections.iter().filter(|(kind, _)| is_private(*kind));
@@ -60,27 +60,34 @@ fn any_private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<Se
             SectionKind::EcPrivateKey => ec(der, form),
             _ => rsa(der),
         },
-        (Some(_), Some(_)) => Err(bad("is more than one private key", "give each key a file and an id of its own")),
-        (None, _) if memchr::memmem::find(secret, b"ENCRYPTED").is_some() => {
-            Err(bad("is encrypted", "there is nobody to ask for a passphrase: `openssl pkey -in FILE -out FILE.plain`"))
+        (Some(_), Some(_)) => {
+            Err(key_parse_error("is more than one private key", "give each key a file and an id of its own"))
         }
-        (None, _) => Err(bad("has no private key in it", HELP)),
+        (None, _) if memchr::memmem::find(secret, b"ENCRYPTED").is_some() => Err(key_parse_error(
+            "is encrypted",
+            "there is nobody to ask for a passphrase: `openssl pkey -in FILE -out FILE.plain`",
+        )),
+        (None, _) => Err(key_parse_error("has no private key in it", HELP)),
     }
 }
 
 /// RFC 5958 §2.
-fn pkcs8(der: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, BadKey> {
-    let (algorithm, key) = info(der).ok_or_else(|| bad("is malformed", NEW))?;
+fn pkcs8(der: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
+    let (algorithm, key) = info(der).ok_or_else(|| key_parse_error("is malformed", NEW))?;
     let kind = &algorithm.algorithm;
     if *kind == OID_SIG_ED25519 {
-        Ed25519KeyPair::from_pkcs8(der).map(SecretKey::Ed25519).map_err(|_| bad("is malformed", NEW))
+        Ed25519KeyPair::from_pkcs8(der).map(SecretKey::Ed25519).map_err(|_| key_parse_error("is malformed", NEW))
     } else if *kind == OID_KEY_TYPE_EC_PUBLIC_KEY {
         let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-        if curve == Some(OID_EC_P256) { ec(der, form) } else { Err(bad("is of another curve than P-256", NEW)) }
+        if curve == Some(OID_EC_P256) {
+            ec(der, form)
+        } else {
+            Err(key_parse_error("is of another curve than P-256", NEW))
+        }
     } else if *kind == OID_PKCS1_RSAENCRYPTION || *kind == OID_PKCS1_RSASSAPSS {
         rsa(key)
     } else {
-        Err(bad("is of a kind that is not supported", "there is: Ed25519, ECDSA P-256, RSA"))
+        Err(key_parse_error("is of a kind that is not supported", "there is: Ed25519, ECDSA P-256, RSA"))
     }
 }
 
@@ -93,17 +100,17 @@ fn info(der: &[u8]) -> Option<(AlgorithmIdentifier<'_>, &[u8])> {
     Some((algorithm, key))
 }
 
-fn ec(der: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, BadKey> {
+fn ec(der: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
     let pair = EcdsaKeyPair::from_private_key_der(form, der);
-    pair.map(SecretKey::EcdsaP256).map_err(|_| bad("is malformed, or of another curve than P-256", NEW))
+    pair.map(SecretKey::EcdsaP256).map_err(|_| key_parse_error("is malformed, or of another curve than P-256", NEW))
 }
 
 /// RFC 8017 §A.1.2.
-fn rsa(der: &[u8]) -> Result<SecretKey, BadKey> {
-    let malformed = || bad("is malformed", NEW);
+fn rsa(der: &[u8]) -> Result<SecretKey, KeyParseError> {
+    let malformed = || key_parse_error("is malformed", NEW);
     let bits = modulus_bits(der).ok_or_else(malformed)?;
     if !(RSA_MIN..=RSA_MAX).contains(&bits) {
-        return Err(bad(format!("is RSA of {bits} bits, not {RSA_MIN} to {RSA_MAX}"), NEW));
+        return Err(key_parse_error(format!("is RSA of {bits} bits, not {RSA_MIN} to {RSA_MAX}"), NEW));
     }
     RsaKeyPair::from_der(der).map(|pair| SecretKey::RsaPss(Box::new(pair))).map_err(|_| malformed())
 }
@@ -119,8 +126,8 @@ fn modulus_bits(der: &[u8]) -> Option<usize> {
 
 /// A new private key, in PKCS #8.
 pub(super) fn new(algorithm: Algorithm) -> Result<Zeroizing<String>, NewKeyError> {
-    let no_random = |_| NewKeyError::NoRandom;
-    let armoured = |der: &[u8]| armour("PRIVATE KEY", der);
+    let no_random = |_| NewKeyError::NoRandomness;
+    let armoured = |der: &[u8]| encode("PRIVATE KEY", der);
     Ok(match algorithm {
         Algorithm::EcdsaP256Sha256 => {
             let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(no_random)?;
@@ -179,7 +186,7 @@ mod tests {
         let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let sec1 = |pair: &EcdsaKeyPair| {
             let der: EcPrivateKeyRfc5915Der<'_> = pair.private_key().as_der().unwrap();
-            armour("EC PRIVATE KEY", der.as_ref())
+            encode("EC PRIVATE KEY", der.as_ref())
         };
         let p256 = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         // SEQUENCE { 0, modulus of 1024 bits }
@@ -187,16 +194,16 @@ mod tests {
         short.extend([0xff; 128]);
         let pkcs8_p384 = p384.to_pkcs8v1().unwrap();
         let ed25519 = new(Algorithm::Ed25519).unwrap();
-        let public = armour("PUBLIC KEY", Ed25519KeyPair::generate().unwrap().public_key().as_ref());
+        let public = encode("PUBLIC KEY", Ed25519KeyPair::generate().unwrap().public_key().as_ref());
         for (pem, expected) in [
             (sec1(&p256).as_str(), Ok(Algorithm::EcdsaP256Sha256)),
             (sec1(&p384).as_str(), Err("is malformed, or of another curve than P-256")),
-            (armour("PRIVATE KEY", pkcs8_p384.as_ref()).as_str(), Err("is of another curve than P-256")),
-            (armour("RSA PRIVATE KEY", &short).as_str(), Err("is RSA of 1024 bits, not 2048 to 8192")),
-            (armour("PRIVATE KEY", b"x").as_str(), Err("is malformed")),
+            (encode("PRIVATE KEY", pkcs8_p384.as_ref()).as_str(), Err("is of another curve than P-256")),
+            (encode("RSA PRIVATE KEY", &short).as_str(), Err("is RSA of 1024 bits, not 2048 to 8192")),
+            (encode("PRIVATE KEY", b"x").as_str(), Err("is malformed")),
             (&format!("{}\n{}", *ed25519, *ed25519), Err("is more than one private key")),
             (public.as_str(), Err("has no private key in it")),
-            (armour("ENCRYPTED PRIVATE KEY", b"x").as_str(), Err("is encrypted")),
+            (encode("ENCRYPTED PRIVATE KEY", b"x").as_str(), Err("is encrypted")),
             ("-----BEGIN PRIVATE KEY-----\nA", Err("is not PEM")),
         ] {
             assert_eq!(message(pem), expected.map_err(str::to_owned), "{pem}");

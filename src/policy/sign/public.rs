@@ -15,7 +15,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as Parsed;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::armour::armour;
+use super::pem_encoding::encode;
 
 pub struct PublicKey {
     /// SubjectPublicKeyInfo.
@@ -29,7 +29,7 @@ pub struct PublicKey {
     thumbprint: String,
 }
 
-type Encoded = Result<PublicKeyX509Der<'static>, Unspecified>;
+type EncodedKey = Result<PublicKeyX509Der<'static>, Unspecified>;
 
 fn url(bytes: &[u8]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
@@ -51,7 +51,7 @@ impl PublicKey {
 
     /// RFC 7518 §6.3.1: numbers without zeros before them.
     pub(super) fn rsa(key: &RsaSubjectPublicKey) -> Option<Self> {
-        let der: Encoded = key.as_der();
+        let der: EncodedKey = key.as_der();
         let info = SubjectPublicKeyInfo::from_der(der.as_ref().ok()?.as_ref()).ok()?.1;
         let Ok(Parsed::RSA(rsa)) = info.parsed() else { return None };
         let number = |bytes: &[u8]| url(&bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]);
@@ -60,7 +60,7 @@ impl PublicKey {
     }
 
     fn of(
-        der: Encoded,
+        der: EncodedKey,
         members: BTreeMap<&'static str, String>,
         algorithm: &'static str,
         raw: Option<[u8; 32]>,
@@ -76,7 +76,7 @@ impl PublicKey {
     }
 
     pub fn pem(&self) -> String {
-        armour("PUBLIC KEY", &self.der).to_string()
+        encode("PUBLIC KEY", &self.der).to_string()
     }
 
     pub(super) fn raw(&self) -> Option<&[u8]> {

@@ -8,9 +8,9 @@ use super::fault::NewKeyError;
 use super::scheme::Scheme;
 use super::{github, hmac, rfc9421, sendgrid, shopify, slack, standard_webhooks, stripe, twilio};
 use crate::config::problem::nearest;
-use crate::config::{self, At, Place, Problem};
+use crate::config::{self, Located, Problem, SourceSpan};
 
-static SCHEMES: [Known; 9] = [
+static SCHEMES: [SchemeSpec; 9] = [
     standard_webhooks::KNOWN,
     rfc9421::KNOWN,
     twilio::KNOWN,
@@ -23,7 +23,7 @@ static SCHEMES: [Known; 9] = [
 ];
 
 /// A scheme before it is told anything.
-pub(super) struct Known {
+pub(super) struct SchemeSpec {
     pub(super) name: &'static str,
     /// The keys of `[signers.NAME]` that it takes, besides those that each takes.
     pub(super) options: &'static [&'static str],
@@ -36,7 +36,7 @@ pub(super) type Build = fn(&config::Signer, &mut Vec<Problem>) -> Option<Box<dyn
 
 pub(super) type NewKey = fn() -> Result<Zeroizing<String>, NewKeyError>;
 
-pub(super) fn find(name: &str) -> Option<&'static Known> {
+pub(super) fn find(name: &str) -> Option<&'static SchemeSpec> {
     SCHEMES.iter().find(|known| known.name == name)
 }
 
@@ -65,14 +65,14 @@ pub fn new_key(scheme: &str, algorithm: Option<&str>) -> Result<Zeroizing<String
     }
 }
 
-impl Known {
+impl SchemeSpec {
     /// What is written and says nothing here.
     pub(super) fn refuse_the_rest(&self, written: &config::Signer, problems: &mut Vec<Problem>) {
-        fn place<T>(value: &Option<At<T>>) -> Option<Place> {
-            value.as_ref().map(|value| value.place)
+        fn place<T>(value: &Option<Located<T>>) -> Option<SourceSpan> {
+            value.as_ref().map(|value| value.span)
         }
-        let list = |list: &Option<Vec<At<String>>>| {
-            list.as_ref().map(|list| list.first().map_or(written.scheme.place, |first| first.place))
+        let list = |list: &Option<Vec<Located<String>>>| {
+            list.as_ref().map(|list| list.first().map_or(written.scheme.span, |first| first.span))
         };
         let profile = &written.profile;
         for (name, place, other) in [

@@ -12,15 +12,15 @@ use aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
 use http::{HeaderMap, HeaderName};
 
 use super::algorithm::Algorithm;
-use super::fault::{BadKey, SignError, bad};
+use super::fault::{KeyParseError, SignError, key_parse_error};
 use super::key::{SecretKey, base64, is_pem, new_shared, shared};
 use super::pem;
-use super::registry::Known;
-use super::scheme::{Changes, Draft, Headers, Key, Scheme, header};
-use crate::config::{Encoding, Hmac};
+use super::registry::SchemeSpec;
+use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
+use crate::config::{Encoding, HmacAlgorithm};
 use crate::policy::message::digest::CONTENT_DIGEST;
 use crate::policy::message::{self, members};
-use profile::Profile;
+use profile::SignatureProfile;
 
 static SIGNATURE: HeaderName = HeaderName::from_static("signature");
 static SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
@@ -35,10 +35,10 @@ const PUBLISHED: [u8; 32] = [
 
 const NEW: &str = "`outgate keys new --scheme rfc9421` makes one";
 
-pub(super) const KNOWN: Known = Known {
+pub(super) const KNOWN: SchemeSpec = SchemeSpec {
     name: "rfc9421",
     options: profile::OPTIONS,
-    build: |written, problems| Some(Box::new(MessageSignatures(Profile::compile(written, problems)?))),
+    build: |written, problems| Some(Box::new(MessageSignatures(SignatureProfile::compile(written, problems)?))),
     new_keys: &[
         (Algorithm::Ed25519, || pem::new(Algorithm::Ed25519)),
         (Algorithm::EcdsaP256Sha256, || pem::new(Algorithm::EcdsaP256Sha256)),
@@ -47,7 +47,7 @@ pub(super) const KNOWN: Known = Known {
     ],
 };
 
-struct MessageSignatures(Profile);
+struct MessageSignatures(SignatureProfile);
 
 impl Scheme for MessageSignatures {
     /// What a client sent of them stays, as a part of what we send.
@@ -61,42 +61,42 @@ impl Scheme for MessageSignatures {
     }
 
     /// The kind of the key says which algorithm it is for: PEM holds key pairs, and base64 a shared secret.
-    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey> {
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
         if is_pem(secret) {
             return pem::private(secret, &ECDSA_P256_SHA256_FIXED_SIGNING);
         }
         if self.0.is_web_bot_auth() {
-            return Err(bad("is a shared secret, and web-bot-auth allows key pairs alone", NEW));
+            return Err(key_parse_error("is a shared secret, and web-bot-auth allows key pairs alone", NEW));
         }
         if digest(&SHA256, secret).as_ref() == PUBLISHED {
-            return Err(bad("is published in RFC 9421: everybody has it", NEW));
+            return Err(key_parse_error("is published in RFC 9421: everybody has it", NEW));
         }
-        shared(Hmac::Sha256, Encoding::Base64, secret)
+        shared(HmacAlgorithm::Sha256, Encoding::Base64, secret)
     }
 
     /// A `Content-Digest` that is right stays: somebody else's signature may cover it.
-    fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
+    fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
         if !self.0.covers_body() {
-            return Ok(Changes::default());
+            return Ok(Mutations::default());
         }
         let digests = message::digest::of(draft.headers).unwrap_or_default();
         if !digests.is_empty() && digests.iter().all(|digest| digest.fits(draft.body)) {
-            return Ok(Changes::default());
+            return Ok(Mutations::default());
         }
         let digest = header(CONTENT_DIGEST.clone(), &message::digest::sha256(draft.body))?;
-        Ok(Changes { headers: vec![digest], path_and_query: None })
+        Ok(Mutations { headers: vec![digest], path_and_query: None })
     }
 
-    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
+    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
         let (mut inputs, mut signatures) =
-            (Members::of(draft.headers, &SIGNATURE_INPUT)?, Members::of(draft.headers, &SIGNATURE)?);
+            (DictionaryField::of(draft.headers, &SIGNATURE_INPUT)?, DictionaryField::of(draft.headers, &SIGNATURE)?);
         let labels: Vec<String> = self.0.labels(|label| inputs.has(label) || signatures.has(label), keys.len());
         let (mut fields, mut added) = (Cow::Borrowed(draft.headers), Headers::new());
         if let Some(agent) = &self.0.agent {
-            let mut agents = Members::of(draft.headers, &SIGNATURE_AGENT)?;
+            let mut agents = DictionaryField::of(draft.headers, &SIGNATURE_AGENT)?;
             agents.0.retain(|(label, _)| !labels.contains(label));
             agents.0.extend(labels.iter().map(|label| (label.clone(), format!("{label}=\"{agent}\""))));
-            let (name, value) = header(SIGNATURE_AGENT.clone(), &agents.line())?;
+            let (name, value) = header(SIGNATURE_AGENT.clone(), &agents.to_line())?;
             fields.to_mut().insert(name.clone(), value.clone());
             added.push((name, value));
         }
@@ -115,8 +115,8 @@ impl Scheme for MessageSignatures {
             inputs.0.push((label.clone(), format!("{label}={params}")));
             signatures.0.push((label.clone(), format!("{label}=:{signature}:")));
         }
-        added.push(header(SIGNATURE_INPUT.clone(), &inputs.line())?);
-        added.push(header(SIGNATURE.clone(), &signatures.line())?);
+        added.push(header(SIGNATURE_INPUT.clone(), &inputs.to_line())?);
+        added.push(header(SIGNATURE.clone(), &signatures.to_line())?);
         Ok(added)
     }
 }
@@ -127,10 +127,10 @@ impl MessageSignatures {
     ///
     /// A key pair is known by its thumbprint, in `/keys` and in the key directory, too: the id that an operator gave it may
     /// be another key's of another signer.
-    fn params(&self, covered: &[&str], now: i64, key: &Key) -> Result<String, SignError> {
+    fn params(&self, covered: &[&str], now: i64, key: &SignerKey) -> Result<String, SignError> {
         // Two webhooks that are equal to the byte have different signatures, so that a receiver can take each once.
         let mut nonce = [0; 16];
-        rand::fill(&mut nonce).map_err(|_| SignError::Failed)?;
+        rand::fill(&mut nonce).map_err(|_| SignError::BackendFailed)?;
         Ok(format!(
             "({});created={now};expires={};keyid=\"{}\";alg=\"{}\";nonce=\"{}\";tag=\"{}\"",
             covered.join(" "),
@@ -144,9 +144,9 @@ impl MessageSignatures {
 }
 
 /// The members of a dictionary by their labels, each as it stands.
-struct Members(Vec<(String, String)>);
+struct DictionaryField(Vec<(String, String)>);
 
-impl Members {
+impl DictionaryField {
     /// Of what the client sent, which may be another's signature.
     fn of(fields: &HeaderMap, name: &HeaderName) -> Result<Self, SignError> {
         const FOREIGN: &str = "Signature, Signature-Input or Signature-Agent is no dictionary in which each label \
@@ -160,7 +160,7 @@ impl Members {
     }
 
     /// In one line, which even those understand who read no more than the first.
-    fn line(&self) -> String {
+    fn to_line(&self) -> String {
         self.0.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(", ")
     }
 }

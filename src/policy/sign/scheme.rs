@@ -4,7 +4,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 
-use super::fault::{BadKey, SignError};
+use super::fault::{KeyParseError, SignError};
 use super::key::SecretKey;
 use super::public::PublicKey;
 use crate::names::{KeyId, Target, TenantName};
@@ -20,16 +20,16 @@ pub(super) trait Scheme: Send + Sync {
     /// Whether receivers read one signature and no more. Then the newest key in force signs alone.
     fn carries_one(&self) -> bool;
 
-    /// From the secret as an operator keeps it. By [`Told`](super::Told) and nothing else that the scheme was told.
-    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey>;
+    /// From the secret as an operator keeps it. By the key's format and nothing else that the scheme was told.
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError>;
 
     /// What must change about the webhook before anybody signs it.
-    fn prepare(&self, _draft: &Draft<'_>) -> Result<Changes, SignError> {
-        Ok(Changes::default())
+    fn mutations(&self, _draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
+        Ok(Mutations::default())
     }
 
     /// The headers for these keys, at least one, the newest first.
-    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError>;
+    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError>;
 
     /// A public key in the scheme's own writing, if it has one.
     fn write_public(&self, _key: &PublicKey) -> Option<String> {
@@ -38,7 +38,7 @@ pub(super) trait Scheme: Send + Sync {
 }
 
 /// A key and when it is in force.
-pub(super) struct Key {
+pub(super) struct SignerKey {
     pub(super) id: KeyId,
     /// Inclusive; `None`: always was.
     pub(super) from: Option<Timestamp>,
@@ -50,7 +50,7 @@ pub(super) struct Key {
 }
 
 /// A webhook about to leave.
-pub struct Draft<'a> {
+pub struct SigningInput<'a> {
     pub method: &'a Method,
     pub target: &'a Target,
     pub tenant: Option<&'a TenantName>,
@@ -63,7 +63,7 @@ pub struct Draft<'a> {
     pub id: &'a str,
 }
 
-impl Draft<'_> {
+impl SigningInput<'_> {
     pub(super) fn url(&self) -> String {
         format!("{}{}", self.target, self.path_and_query)
     }
@@ -76,7 +76,7 @@ impl Draft<'_> {
 
 /// What a signature needs of the webhook that it is for.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub struct Mutations {
     pub path_and_query: Option<String>,
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }

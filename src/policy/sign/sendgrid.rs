@@ -7,16 +7,16 @@ use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
 use http::HeaderName;
 
 use super::algorithm::Algorithm;
-use super::fault::{BadKey, SignError, bad};
+use super::fault::{KeyParseError, SignError, key_parse_error};
 use super::key::{SecretKey, base64};
 use super::pem;
-use super::registry::Known;
-use super::scheme::{Draft, Headers, Key, Scheme, header};
+use super::registry::SchemeSpec;
+use super::scheme::{Headers, Scheme, SignerKey, SigningInput, header};
 
 static SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-email-event-webhook-signature");
 static TIMESTAMP: HeaderName = HeaderName::from_static("x-twilio-email-event-webhook-timestamp");
 
-pub(super) const KNOWN: Known = Known {
+pub(super) const KNOWN: SchemeSpec = SchemeSpec {
     name: "sendgrid",
     options: &[],
     build: |_, _| Some(Box::new(SendGrid)),
@@ -34,17 +34,17 @@ impl Scheme for SendGrid {
         true
     }
 
-    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey> {
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
         let key = pem::private(secret, &ECDSA_P256_SHA256_ASN1_SIGNING)?;
         if key.algorithm() == Algorithm::EcdsaP256Sha256 {
             return Ok(key);
         }
         let message = format!("is for {}, and receivers verify ECDSA P-256", key.algorithm().name());
-        Err(bad(message, "`outgate keys new --scheme sendgrid` makes one"))
+        Err(key_parse_error(message, "`outgate keys new --scheme sendgrid` makes one"))
     }
 
-    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
-        let key = keys.first().ok_or(SignError::NoKey)?;
+    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
+        let key = keys.first().ok_or(SignError::NoActiveKey)?;
         let timestamp = draft.timestamp();
         let signature = base64(&key.secret.sign(&[timestamp.as_bytes(), draft.body])?);
         Ok(vec![header(SIGNATURE.clone(), &signature)?, header(TIMESTAMP.clone(), &timestamp)?])

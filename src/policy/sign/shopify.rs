@@ -7,11 +7,11 @@ use http::HeaderName;
 
 use super::algorithm::Algorithm;
 use super::key::{hex, new_shared};
-use super::registry::Known;
-use super::template::{Piece, Template};
-use crate::config::{Encoding, Hmac};
+use super::registry::SchemeSpec;
+use super::template::{Template, TemplatePart};
+use crate::config::{Encoding, HmacAlgorithm};
 
-pub(super) const KNOWN: Known = Known {
+pub(super) const KNOWN: SchemeSpec = SchemeSpec {
     name: "shopify",
     options: &[],
     build: |_, _| Some(Box::new(template())),
@@ -21,12 +21,12 @@ pub(super) const KNOWN: Known = Known {
 
 fn template() -> Template {
     Template {
-        algorithm: Hmac::Sha256,
+        algorithm: HmacAlgorithm::Sha256,
         key_encoding: Encoding::Text,
-        message: vec![Piece::Body],
+        message: vec![TemplatePart::Body],
         encoding: Encoding::Base64,
-        headers: vec![(HeaderName::from_static("x-shopify-hmac-sha256"), vec![Piece::Signature])],
-        further: None,
+        headers: vec![(HeaderName::from_static("x-shopify-hmac-sha256"), vec![TemplatePart::Signature])],
+        additional: None,
     }
 }
 

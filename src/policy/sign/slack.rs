@@ -7,11 +7,11 @@ use http::HeaderName;
 
 use super::algorithm::Algorithm;
 use super::key::{hex, new_shared};
-use super::registry::Known;
-use super::template::{Piece, Template, text};
-use crate::config::{Encoding, Hmac};
+use super::registry::SchemeSpec;
+use super::template::{Template, TemplatePart, text};
+use crate::config::{Encoding, HmacAlgorithm};
 
-pub(super) const KNOWN: Known = Known {
+pub(super) const KNOWN: SchemeSpec = SchemeSpec {
     name: "slack",
     options: &[],
     build: |_, _| Some(Box::new(template())),
@@ -22,12 +22,15 @@ fn template() -> Template {
     let signature = HeaderName::from_static("x-slack-signature");
     let timestamp = HeaderName::from_static("x-slack-request-timestamp");
     Template {
-        algorithm: Hmac::Sha256,
+        algorithm: HmacAlgorithm::Sha256,
         key_encoding: Encoding::Text,
-        message: vec![text("v0:"), Piece::Timestamp, text(":"), Piece::Body],
+        message: vec![text("v0:"), TemplatePart::Timestamp, text(":"), TemplatePart::Body],
         encoding: Encoding::Hex,
-        headers: vec![(signature, vec![text("v0="), Piece::Signature]), (timestamp, vec![Piece::Timestamp])],
-        further: None,
+        headers: vec![
+            (signature, vec![text("v0="), TemplatePart::Signature]),
+            (timestamp, vec![TemplatePart::Timestamp]),
+        ],
+        additional: None,
     }
 }
 

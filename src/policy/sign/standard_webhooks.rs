@@ -11,12 +11,12 @@ use http::HeaderName;
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
-use super::fault::{BadKey, NewKeyError, SignError, bad};
+use super::fault::{KeyParseError, NewKeyError, SignError, key_parse_error};
 use super::key::{SecretKey, base64, new_shared};
 use super::public::PublicKey;
-use super::registry::Known;
-use super::scheme::{Changes, Draft, Headers, Key, Scheme, header};
-use crate::config::Hmac;
+use super::registry::SchemeSpec;
+use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
+use crate::config::HmacAlgorithm;
 
 static ID: HeaderName = HeaderName::from_static("webhook-id");
 static TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -31,7 +31,7 @@ const SECRET_BYTES: RangeInclusive<usize> = 24..=64;
 
 const SEED_BYTES: usize = 32;
 
-pub(super) const KNOWN: Known = Known {
+pub(super) const KNOWN: SchemeSpec = SchemeSpec {
     name: "standard-webhooks",
     options: &[],
     build: |_, _| Some(Box::new(StandardWebhooks)),
@@ -52,33 +52,34 @@ impl Scheme for StandardWebhooks {
         false
     }
 
-    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey> {
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
         const HELP: &str = "`outgate keys new --scheme standard-webhooks` makes one";
         if let Some(encoded) = secret.strip_prefix(PRIVATE_PREFIX.as_bytes()) {
-            let pair = decode(encoded).ok_or_else(|| bad("is not whsk_ and base64 with padding", HELP))?;
+            let pair = decode(encoded).ok_or_else(|| key_parse_error("is not whsk_ and base64 with padding", HELP))?;
             return match pair.split_at_checked(SEED_BYTES) {
                 Some((seed, public)) if public.len() == SEED_BYTES => {
                     let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public);
-                    pair.map(SecretKey::Ed25519).map_err(|_| bad("has a public half that is not its own", HELP))
+                    pair.map(SecretKey::Ed25519)
+                        .map_err(|_| key_parse_error("has a public half that is not its own", HELP))
                 }
-                _ => Err(bad(format!("is {} bytes long, not {}", pair.len(), 2 * SEED_BYTES), HELP)),
+                _ => Err(key_parse_error(format!("is {} bytes long, not {}", pair.len(), 2 * SEED_BYTES), HELP)),
             };
         }
         let encoded = secret.strip_prefix(SECRET_PREFIX.as_bytes());
-        let encoded = encoded.ok_or_else(|| bad("begins with neither whsec_ nor whsk_", HELP))?;
-        let secret = decode(encoded).ok_or_else(|| bad("is not whsec_ and base64 with padding", HELP))?;
+        let encoded = encoded.ok_or_else(|| key_parse_error("begins with neither whsec_ nor whsk_", HELP))?;
+        let secret = decode(encoded).ok_or_else(|| key_parse_error("is not whsec_ and base64 with padding", HELP))?;
         if !SECRET_BYTES.contains(&secret.len()) {
-            return Err(bad(format!("is {} bytes long, not 24 to 64", secret.len()), HELP));
+            return Err(key_parse_error(format!("is {} bytes long, not 24 to 64", secret.len()), HELP));
         }
-        Ok(SecretKey::hmac(Hmac::Sha256, &secret))
+        Ok(SecretKey::hmac(HmacAlgorithm::Sha256, &secret))
     }
 
     /// The id is there before others sign, so that they can cover it.
-    fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
-        Ok(Changes { headers: vec![header(ID.clone(), draft.id)?], path_and_query: None })
+    fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
+        Ok(Mutations { headers: vec![header(ID.clone(), draft.id)?], path_and_query: None })
     }
 
-    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
+    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
         let timestamp = draft.timestamp();
         let message: [&[u8]; 5] = [draft.id.as_bytes(), b".", timestamp.as_bytes(), b".", draft.body];
         let mut signatures = String::with_capacity(96 * keys.len());
@@ -109,9 +110,9 @@ fn decode(encoded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 
 /// The seed and the public half, as svix keeps them.
 fn new_key_pair() -> Result<Zeroizing<String>, NewKeyError> {
-    let pair = Ed25519KeyPair::generate().map_err(|_| NewKeyError::NoRandom)?;
-    let seed = pair.seed().map_err(|_| NewKeyError::NoRandom)?;
-    let seed: Curve25519SeedBin<'_> = seed.as_be_bytes().map_err(|_| NewKeyError::NoRandom)?;
+    let pair = Ed25519KeyPair::generate().map_err(|_| NewKeyError::NoRandomness)?;
+    let seed = pair.seed().map_err(|_| NewKeyError::NoRandomness)?;
+    let seed: Curve25519SeedBin<'_> = seed.as_be_bytes().map_err(|_| NewKeyError::NoRandomness)?;
     let both = Zeroizing::new([seed.as_ref(), pair.public_key().as_ref()].concat());
     Ok(Zeroizing::new(format!("{PRIVATE_PREFIX}{}", Zeroizing::new(base64(&both)).as_str())))
 }

@@ -9,11 +9,11 @@ use http::HeaderName;
 
 use super::algorithm::Algorithm;
 use super::key::new_shared;
-use super::registry::Known;
-use super::template::{Piece, Template, text};
-use crate::config::{Encoding, Hmac};
+use super::registry::SchemeSpec;
+use super::template::{Template, TemplatePart, text};
+use crate::config::{Encoding, HmacAlgorithm};
 
-pub(super) const KNOWN: Known = Known {
+pub(super) const KNOWN: SchemeSpec = SchemeSpec {
     name: "stripe",
     options: &[],
     build: |_, _| Some(Box::new(template())),
@@ -22,14 +22,14 @@ pub(super) const KNOWN: Known = Known {
 };
 
 fn template() -> Template {
-    let value = vec![text("t="), Piece::Timestamp, text(",v1="), Piece::Signature];
+    let value = vec![text("t="), TemplatePart::Timestamp, text(",v1="), TemplatePart::Signature];
     Template {
-        algorithm: Hmac::Sha256,
+        algorithm: HmacAlgorithm::Sha256,
         key_encoding: Encoding::Text,
-        message: vec![Piece::Timestamp, text("."), Piece::Body],
+        message: vec![TemplatePart::Timestamp, text("."), TemplatePart::Body],
         encoding: Encoding::Hex,
         headers: vec![(HeaderName::from_static("stripe-signature"), value)],
-        further: Some(vec![text(",v1="), Piece::Signature]),
+        additional: Some(vec![text(",v1="), TemplatePart::Signature]),
     }
 }
 

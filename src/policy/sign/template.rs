@@ -7,14 +7,14 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use http::HeaderName;
 
-use super::fault::{BadKey, SignError};
+use super::fault::{KeyParseError, SignError};
 use super::key::{SecretKey, hex, shared};
-use super::scheme::{Changes, Draft, Headers, Key, Scheme, header};
-use crate::config::{Encoding, Hmac};
+use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
+use crate::config::{Encoding, HmacAlgorithm};
 
 /// A part of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum TemplatePart {
     Text(Cow<'static, str>),
     Method,
     Url,
@@ -29,18 +29,18 @@ pub(super) enum Piece {
     Signature,
 }
 
-pub(super) const fn text(text: &'static str) -> Piece {
-    Piece::Text(Cow::Borrowed(text))
+pub(super) const fn text(text: &'static str) -> TemplatePart {
+    TemplatePart::Text(Cow::Borrowed(text))
 }
 
 pub(super) struct Template {
-    pub(super) algorithm: Hmac,
+    pub(super) algorithm: HmacAlgorithm,
     pub(super) key_encoding: Encoding,
-    pub(super) message: Vec<Piece>,
+    pub(super) message: Vec<TemplatePart>,
     pub(super) encoding: Encoding,
-    pub(super) headers: Vec<(HeaderName, Vec<Piece>)>,
+    pub(super) headers: Vec<(HeaderName, Vec<TemplatePart>)>,
     /// What each further key adds to the first header; `None`: its receivers read one signature.
-    pub(super) further: Option<Vec<Piece>>,
+    pub(super) additional: Option<Vec<TemplatePart>>,
 }
 
 impl Template {
@@ -52,7 +52,7 @@ impl Template {
         }
     }
 
-    fn signature(&self, draft: &Draft<'_>, key: &Key) -> Result<String, SignError> {
+    fn signature(&self, draft: &SigningInput<'_>, key: &SignerKey) -> Result<String, SignError> {
         let parts: Vec<Cow<'_, [u8]>> = self.message.iter().map(|piece| fill(piece, draft, Some(key), "")).collect();
         let parts: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).collect();
         Ok(self.encode(&key.secret.sign(&parts)?))
@@ -65,27 +65,27 @@ impl Scheme for Template {
     }
 
     fn carries_one(&self) -> bool {
-        self.further.is_none()
+        self.additional.is_none()
     }
 
-    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey> {
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
         shared(self.algorithm, self.key_encoding, secret)
     }
 
     /// What no key has a part in is there before others sign, so that they cover what will be sent.
-    fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
-        let by_key = |piece: &Piece| matches!(piece, Piece::KeyId | Piece::Signature);
+    fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
+        let by_key = |piece: &TemplatePart| matches!(piece, TemplatePart::KeyId | TemplatePart::Signature);
         let headers = self.headers.iter().filter(|(_, pieces)| !pieces.iter().any(by_key));
         let headers = headers.map(|(name, pieces)| header(name.clone(), &join(pieces, draft, None, "")));
-        Ok(Changes { headers: headers.collect::<Result<_, _>>()?, path_and_query: None })
+        Ok(Mutations { headers: headers.collect::<Result<_, _>>()?, path_and_query: None })
     }
 
-    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
-        let (first, others) = keys.split_first().ok_or(SignError::NoKey)?;
+    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
+        let (first, others) = keys.split_first().ok_or(SignError::NoActiveKey)?;
         let signature = self.signature(draft, first)?;
         let mut values: Vec<String> =
             self.headers.iter().map(|(_, pieces)| join(pieces, draft, Some(first), &signature)).collect();
-        if let (Some(further), Some(value)) = (&self.further, values.first_mut()) {
+        if let (Some(further), Some(value)) = (&self.additional, values.first_mut()) {
             for key in others {
                 value.push_str(&join(further, draft, Some(key), &self.signature(draft, key)?));
             }
@@ -94,22 +94,27 @@ impl Scheme for Template {
     }
 }
 
-fn join(pieces: &[Piece], draft: &Draft<'_>, key: Option<&Key>, signature: &str) -> String {
+fn join(pieces: &[TemplatePart], draft: &SigningInput<'_>, key: Option<&SignerKey>, signature: &str) -> String {
     pieces.iter().map(|piece| String::from_utf8_lossy(&fill(piece, draft, key, signature)).into_owned()).collect()
 }
 
-fn fill<'a>(piece: &'a Piece, draft: &Draft<'a>, key: Option<&'a Key>, signature: &'a str) -> Cow<'a, [u8]> {
+fn fill<'a>(
+    piece: &'a TemplatePart,
+    draft: &SigningInput<'a>,
+    key: Option<&'a SignerKey>,
+    signature: &'a str,
+) -> Cow<'a, [u8]> {
     match piece {
-        Piece::Text(text) => text.as_bytes().into(),
-        Piece::Method => draft.method.as_str().as_bytes().into(),
-        Piece::Url => draft.url().into_bytes().into(),
-        Piece::Path => draft.path_and_query.as_bytes().into(),
-        Piece::Body => draft.body.into(),
-        Piece::Id => draft.id.as_bytes().into(),
-        Piece::Timestamp => draft.timestamp().into_bytes().into(),
-        Piece::TimestampMillis => draft.now.as_millisecond().to_string().into_bytes().into(),
-        Piece::TimestampRfc3339 => format!("{:.0}", draft.now).into_bytes().into(),
-        Piece::KeyId => key.map_or("", |key| key.id.as_str()).as_bytes().into(),
-        Piece::Signature => signature.as_bytes().into(),
+        TemplatePart::Text(text) => text.as_bytes().into(),
+        TemplatePart::Method => draft.method.as_str().as_bytes().into(),
+        TemplatePart::Url => draft.url().into_bytes().into(),
+        TemplatePart::Path => draft.path_and_query.as_bytes().into(),
+        TemplatePart::Body => draft.body.into(),
+        TemplatePart::Id => draft.id.as_bytes().into(),
+        TemplatePart::Timestamp => draft.timestamp().into_bytes().into(),
+        TemplatePart::TimestampMillis => draft.now.as_millisecond().to_string().into_bytes().into(),
+        TemplatePart::TimestampRfc3339 => format!("{:.0}", draft.now).into_bytes().into(),
+        TemplatePart::KeyId => key.map_or("", |key| key.id.as_str()).as_bytes().into(),
+        TemplatePart::Signature => signature.as_bytes().into(),
     }
 }

@@ -7,36 +7,36 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::compile::{Start, twins};
-use super::fault::BadKey;
+use super::compile::{KeyStart, same_start};
+use super::fault::KeyParseError;
 use super::keyring::Keyring;
-use super::scheme::{Key, Scheme};
+use super::scheme::{Scheme, SignerKey};
 use crate::config::WarningCode;
-use crate::config::{At, KeyDir, KeyFolder, Place, Problem, few};
+use crate::config::{KeyDir, KeyFolder, Located, Problem, SourceSpan, few};
 use crate::names::{SignerName, TenantName};
 
-pub(super) struct Tenants {
+pub(super) struct TenantKeyrings {
     signer: SignerName,
     path: PathBuf,
-    folders: BTreeMap<TenantName, Arc<Folder>>,
+    folders: BTreeMap<TenantName, Arc<TenantFolder>>,
 }
 
 /// The keys of a tenant, and the digest of what stands in its folder.
-struct Folder {
+struct TenantFolder {
     digest: [u8; 32],
     keys: Arc<Keyring>,
     /// Something is wrong there: the keys are those from before, or none.
     is_broken: bool,
 }
 
-impl Tenants {
+impl TenantKeyrings {
     /// `before`: those of the same signer, if its keys were read in the same way.
     pub(super) fn compile(
         signer: &SignerName,
         known_as: &str,
         scheme: &dyn Scheme,
-        written: &At<Arc<KeyDir>>,
-        before: Option<&Tenants>,
+        written: &Located<Arc<KeyDir>>,
+        before: Option<&TenantKeyrings>,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let (mut folders, mut wrong) = (BTreeMap::new(), Vec::new());
@@ -47,18 +47,18 @@ impl Tenants {
                 continue;
             }
             let path = written.folder(tenant);
-            let mut fault = |fault: Fault| {
+            let mut fault = |fault: KeyFileFault| {
                 let message = format!("{} {} {}", fault.before, path.join(fault.file).display(), fault.message);
-                wrong.push(Problem::contained(written.place, message).help(fault.help));
+                wrong.push(Problem::contained(written.span, message).help(fault.help));
             };
             let keys = if read.is_broken() { None } else { keyring(known_as, scheme, read, &mut fault) };
             let is_broken = keys.is_none();
             // Never those that all share: whoever has a folder has keys of its own.
             let keys = keys.map(Arc::new).or_else(|| known.map(|known| Arc::clone(&known.keys))).unwrap_or_default();
-            folders.insert(tenant.clone(), Arc::new(Folder { digest: read.digest, keys, is_broken }));
+            folders.insert(tenant.clone(), Arc::new(TenantFolder { digest: read.digest, keys, is_broken }));
         }
         let tenants = Self { signer: signer.clone(), path: written.path.clone(), folders };
-        problems.extend(few(wrong.into_iter(), &tenants.place()));
+        problems.extend(few(wrong.into_iter(), &tenants.location()));
         tenants
     }
 
@@ -75,12 +75,12 @@ impl Tenants {
         self.folders.iter().filter(|(_, folder)| folder.is_broken).map(|(tenant, _)| tenant)
     }
 
-    pub(super) fn place(&self) -> String {
+    pub(super) fn location(&self) -> String {
         format!("below {}", self.path.display())
     }
 
     /// Of tenants that have no key, or soon will have none.
-    pub(super) fn warnings(&self, place: Place, now: Timestamp) -> impl Iterator<Item = Problem> {
+    pub(super) fn warnings(&self, place: SourceSpan, now: Timestamp) -> impl Iterator<Item = Problem> {
         let whole = self.folders.iter().filter(|(_, folder)| !folder.is_broken);
         whole.filter_map(move |(tenant, folder)| {
             let gap = folder.keys.gap(format_args!("the tenant {tenant} of the signer {}", self.signer), now)?;
@@ -94,7 +94,7 @@ impl Tenants {
 }
 
 /// What is wrong with a file.
-struct Fault<'a> {
+struct KeyFileFault<'a> {
     before: &'static str,
     file: &'a str,
     message: String,
@@ -106,24 +106,26 @@ fn keyring<'a>(
     known_as: &str,
     scheme: &dyn Scheme,
     read: &'a KeyFolder,
-    fault: &mut impl FnMut(Fault<'a>),
+    fault: &mut impl FnMut(KeyFileFault<'a>),
 ) -> Option<Keyring> {
     let mut keys = Vec::with_capacity(read.keys.len());
     for file in &read.keys {
         match scheme.parse_key(file.secret.expose()) {
             Ok(secret) => {
                 let public = secret.public();
-                keys.push(Key { id: file.id.clone(), from: file.from, until: file.until, secret, public });
+                keys.push(SignerKey { id: file.id.clone(), from: file.from, until: file.until, secret, public });
             }
-            Err(BadKey { message, help }) => fault(Fault { before: "the secret in", file: file.name(), message, help }),
+            Err(KeyParseError { message, help }) => {
+                fault(KeyFileFault { before: "the secret in", file: file.name(), message, help })
+            }
         }
     }
-    let starts: Vec<Start<'_>> = read.keys.iter().map(|file| (&file.id, file.from)).collect();
-    let twins: Vec<_> = twins(&starts).filter(|_| scheme.carries_one()).collect();
+    let starts: Vec<KeyStart<'_>> = read.keys.iter().map(|file| (&file.id, file.from)).collect();
+    let twins: Vec<_> = same_start(&starts).filter(|_| scheme.carries_one()).collect();
     for (first, second) in &twins {
         let message = format!("begins at the same time as {}", read.keys[*first].name());
         let help = format!("{known_as} carries one signature: say in the newer key's name when it takes over, .from-…");
-        fault(Fault { before: "the key", file: read.keys[*second].name(), message, help });
+        fault(KeyFileFault { before: "the key", file: read.keys[*second].name(), message, help });
     }
     let is_whole = keys.len() == read.keys.len() && twins.is_empty();
     is_whole.then(|| Keyring::new(keys))

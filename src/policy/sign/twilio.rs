@@ -10,11 +10,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderName, header::CONTENT_TYPE};
 
 use super::algorithm::Algorithm;
-use super::fault::{BadKey, SignError};
+use super::fault::{KeyParseError, SignError};
 use super::key::{SecretKey, base64, hex, new_shared, shared};
-use super::registry::Known;
-use super::scheme::{Changes, Draft, Headers, Key, Scheme, header};
-use crate::config::{self, Encoding, Hmac, Problem};
+use super::registry::SchemeSpec;
+use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
+use crate::config::{self, Encoding, HmacAlgorithm, Problem};
 
 static SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-signature");
 /// Beside signatures by shared keys alone.
@@ -27,7 +27,7 @@ const BODY_HASH: &str = "bodySHA256";
 /// (`max_input_vars`), Node's body-parser 1000 (`parameterLimit`).
 const PARAMETERS_MAX: usize = 4096;
 
-pub(super) const KNOWN: Known = Known {
+pub(super) const KNOWN: SchemeSpec = SchemeSpec {
     name: "twilio",
     options: &["algorithm"],
     build,
@@ -35,14 +35,14 @@ pub(super) const KNOWN: Known = Known {
 };
 
 struct Twilio {
-    algorithm: Hmac,
+    algorithm: HmacAlgorithm,
 }
 
 fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dyn Scheme>> {
     let algorithm = match &written.algorithm {
-        None => Hmac::Sha1,
-        Some(written) if written.value == Hmac::Sha512 => {
-            let problem = Problem::at(written.place, "the scheme twilio has no hmac-sha512");
+        None => HmacAlgorithm::Sha1,
+        Some(written) if written.value == HmacAlgorithm::Sha512 => {
+            let problem = Problem::at(written.span, "the scheme twilio has no hmac-sha512");
             problems.push(problem.help("\"hmac-sha1\" by the auth token, or \"hmac-sha256\" by a shared key"));
             return None;
         }
@@ -61,18 +61,18 @@ impl Scheme for Twilio {
         true
     }
 
-    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, BadKey> {
+    fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
         shared(self.algorithm, Encoding::Text, secret)
     }
 
     /// The hash of a body that is no form goes into the URL that is requested, and is signed with it.
-    fn prepare(&self, draft: &Draft<'_>) -> Result<Changes, SignError> {
+    fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
         let query = draft.path_and_query.split_once('?').map(|(_, query)| query);
         let parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
         let there: Vec<_> = parameters.filter(|(name, _)| name == BODY_HASH).collect();
         if draft.body.is_empty() || is_form(draft) {
             const HASHED: &str = "the query has a bodySHA256, and receivers would look for a body that is no form";
-            return if there.is_empty() { Ok(Changes::default()) } else { Err(SignError::Unsignable(HASHED)) };
+            return if there.is_empty() { Ok(Mutations::default()) } else { Err(SignError::Unsignable(HASHED)) };
         }
         let hash = hex(digest(&SHA256, draft.body).as_ref());
         match there.as_slice() {
@@ -83,29 +83,29 @@ impl Scheme for Twilio {
                     Some(_) => "&",
                 };
                 let path_and_query = format!("{}{separator}{BODY_HASH}={hash}", draft.path_and_query);
-                Ok(Changes { path_and_query: Some(path_and_query), headers: vec![] })
+                Ok(Mutations { path_and_query: Some(path_and_query), headers: vec![] })
             }
-            [(_, there)] if *there == hash => Ok(Changes::default()),
+            [(_, there)] if *there == hash => Ok(Mutations::default()),
             _ => Err(SignError::Unsignable("the query has a bodySHA256 that is not the body's")),
         }
     }
 
-    fn sign(&self, draft: &Draft<'_>, keys: &[&Key]) -> Result<Headers, SignError> {
-        let key = keys.first().ok_or(SignError::NoKey)?;
+    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
+        let key = keys.first().ok_or(SignError::NoActiveKey)?;
         let form = if is_form(draft) { draft.body } else { b"" };
         if form.split(|byte| *byte == b'&').nth(PARAMETERS_MAX).is_some() {
             return Err(SignError::Unsignable("the form has more parameters than receivers take"));
         }
         let text = text(&draft.url(), form_urlencoded::parse(form));
         let mut headers = vec![header(SIGNATURE.clone(), &base64(&key.secret.sign(&[text.as_bytes()])?))?];
-        if self.algorithm == Hmac::Sha256 {
+        if self.algorithm == HmacAlgorithm::Sha256 {
             headers.push(header(SETTINGS.clone(), &format!("key={},algorithm=HMAC_SHA256", key.id))?);
         }
         Ok(headers)
     }
 }
 
-fn is_form(draft: &Draft<'_>) -> bool {
+fn is_form(draft: &SigningInput<'_>) -> bool {
     let essence = draft.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()?.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
@@ -141,7 +141,9 @@ mod tests {
     #[test]
     fn published_texts_have_the_published_signatures() {
         let vectors = vectors();
-        for (list, secret, algorithm) in [("sha1", "auth_token", Hmac::Sha1), ("sha256", "secret", Hmac::Sha256)] {
+        for (list, secret, algorithm) in
+            [("sha1", "auth_token", HmacAlgorithm::Sha1), ("sha256", "secret", HmacAlgorithm::Sha256)]
+        {
             for vector in vectors[list].as_array().unwrap() {
                 let field = |name: &str| vector[name].as_str().unwrap();
                 let key = SecretKey::hmac(algorithm, field(secret).as_bytes());
@@ -172,8 +174,8 @@ mod tests {
                 fields: vec![FORM],
                 ..Sample::body(&body)
             };
-            let key = SecretKey::hmac(Hmac::Sha1, vector["auth_token"].as_str().unwrap().as_bytes());
-            let signed = sample.sign_with(&Twilio { algorithm: Hmac::Sha1 }, vec![key]).unwrap();
+            let key = SecretKey::hmac(HmacAlgorithm::Sha1, vector["auth_token"].as_str().unwrap().as_bytes());
+            let signed = sample.sign_with(&Twilio { algorithm: HmacAlgorithm::Sha1 }, vec![key]).unwrap();
             let expected = [(SIGNATURE.to_string(), vector["expected"].as_str().unwrap().to_owned())];
             assert_eq!(signed, expected, "{url}");
             count += 1;
@@ -193,30 +195,30 @@ mod tests {
             fields: vec![("content-type", "application/json")],
             ..Sample::body(body)
         };
-        let scheme = Twilio { algorithm: Hmac::Sha1 };
+        let scheme = Twilio { algorithm: HmacAlgorithm::Sha1 };
         for (path, expected) in [
             ("/myapp.php?foo=1&bar=2", Some(format!("/myapp.php?foo=1&bar=2&bodySHA256={hash}"))),
             ("/myapp.php", Some(format!("/myapp.php?bodySHA256={hash}"))),
             ("/myapp.php?", Some(format!("/myapp.php?bodySHA256={hash}"))),
             (&format!("/?bodySHA256={hash}"), None),
         ] {
-            assert_eq!(at(path).prepare(&scheme).unwrap().path_and_query, expected, "{path}");
+            assert_eq!(at(path).mutations(&scheme).unwrap().path_and_query, expected, "{path}");
         }
         for path in ["/?bodySHA256=00".to_owned(), format!("/?bodySHA256={hash}&bodySHA256={hash}")] {
-            assert!(at(&path).prepare(&scheme).is_err(), "{path}");
+            assert!(at(&path).mutations(&scheme).is_err(), "{path}");
         }
         let signed = |path: &str| {
-            let key = SecretKey::hmac(Hmac::Sha1, b"12345");
+            let key = SecretKey::hmac(HmacAlgorithm::Sha1, b"12345");
             at(path).sign_with(&scheme, vec![key]).unwrap()[0].1.clone()
         };
         assert_eq!(signed("/myapp.php?foo=1&bar=2"), "a9nBmqA0ju/hNViExpshrM61xv4=");
         assert_eq!(signed("/myapp.php"), "y77kIzt2vzLz71DgmJGsen2scGs=");
         let empty = Sample { fields: vec![], ..Sample::body("") };
-        assert_eq!(empty.prepare(&scheme).unwrap().path_and_query, None);
+        assert_eq!(empty.mutations(&scheme).unwrap().path_and_query, None);
         // Node's validateIncomingRequest would then compare it with a body that it does not see.
         for (fields, body) in [(vec![], ""), (vec![FORM], "a=1")] {
             let sample = Sample { fields, path_and_query: format!("/?bodySHA256={hash}"), ..Sample::body(body) };
-            assert!(sample.prepare(&scheme).is_err(), "{body:?}");
+            assert!(sample.mutations(&scheme).is_err(), "{body:?}");
         }
     }
 
@@ -224,7 +226,8 @@ mod tests {
     fn a_form_has_an_end() {
         let sign = |count: usize| {
             let body = "a&".repeat(count - 1) + "a";
-            Sample { fields: vec![FORM], ..Sample::body(&body) }.sign(&Twilio { algorithm: Hmac::Sha1 }, &["12345"])
+            Sample { fields: vec![FORM], ..Sample::body(&body) }
+                .sign(&Twilio { algorithm: HmacAlgorithm::Sha1 }, &["12345"])
         };
         assert!(sign(PARAMETERS_MAX).is_ok());
         assert!(matches!(sign(PARAMETERS_MAX + 1), Err(SignError::Unsignable(_))));
@@ -232,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_shared_key_is_named() {
-        let scheme = Twilio { algorithm: Hmac::Sha256 };
+        let scheme = Twilio { algorithm: HmacAlgorithm::Sha256 };
         let signed = Sample { fields: vec![FORM], ..Sample::body("a=1") }.sign(&scheme, &["12345"]).unwrap();
         assert_eq!(signed[1], (SETTINGS.to_string(), "key=k0,algorithm=HMAC_SHA256".to_owned()));
     }
@@ -241,8 +244,8 @@ mod tests {
     fn it_has_two_algorithms() {
         let mut problems = vec![];
         let with = |algorithm| config::Signer { algorithm: Some(at(5, algorithm)), ..signer("twilio") };
-        assert!(build(&with(Hmac::Sha256), &mut problems).is_some() && problems.is_empty());
-        assert!(build(&with(Hmac::Sha512), &mut problems).is_none());
+        assert!(build(&with(HmacAlgorithm::Sha256), &mut problems).is_some() && problems.is_empty());
+        assert!(build(&with(HmacAlgorithm::Sha512), &mut problems).is_none());
         assert_eq!(messages(&problems), ["the scheme twilio has no hmac-sha512"]);
     }
 }

@@ -10,11 +10,11 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::super::anchors::{Anchors, Purpose};
-use super::super::certified::certified;
-use super::super::{revocation, signed};
-use super::{PUBLIC, Terms, Trust, fingerprint};
+use super::super::certified_key::load_certified_key;
+use super::super::{revocation, signed_der};
+use super::{FingerprintInput, PUBLIC, Trust, fingerprint};
 use crate::config::WarningCode;
-use crate::config::{self, At, Config, CrlPolicy, Problem, Roots, TlsVersion, Verify};
+use crate::config::{self, Config, CrlPolicy, Located, Problem, Roots, TlsVersion, VerifyMode};
 use crate::names::TrustName;
 
 /// Every `[trust.NAME]`; `public` is there whether it is configured or not.
@@ -31,29 +31,29 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<TrustNa
 
 fn trust(
     name: &TrustName,
-    written: &At<config::Trust>,
+    written: &Located<config::Trust>,
     provider: &CryptoProvider,
     problems: &mut Vec<Problem>,
 ) -> Trust {
     let (roots, anchors) = store(name, written, problems);
     let intermediates = intermediates(written, problems);
     match *written.verify {
-        Verify::Full => warn_unfinished(&roots, written, problems),
-        Verify::None => warn_unverified(name, written, problems),
+        VerifyMode::Full => warn_unfinished(&roots, written, problems),
+        VerifyMode::None => warn_unverified(name, written, problems),
     }
     let pins = pins(written, problems);
     let lists = revocation::lists(&written.crls, problems);
-    if *written.verify == Verify::Full && !lists.is_empty() {
+    if *written.verify == VerifyMode::Full && !lists.is_empty() {
         let has_list = |subject: &[u8]| lists.iter().any(|list| list.issuer() == subject);
         warn_unlisted(&roots, written, &has_list, problems);
     }
     let identity = written.identity.as_ref().and_then(|identity| {
         warn_of_usage(identity, problems);
-        certified(&identity.certificate, &identity.key, provider, problems)
+        load_certified_key(&identity.certificate, &identity.key, provider, problems)
     });
     let only_mozilla = written.roots.iter().all(|roots| matches!(roots.value, Roots::Mozilla));
     let strict = written.strict.as_ref().map_or(only_mozilla, |strict| strict.value);
-    let terms = Terms {
+    let terms = FingerprintInput {
         roots: &roots,
         anchors: &anchors,
         intermediates: intermediates.iter().map(|der| der.as_ref()).collect(),
@@ -84,7 +84,7 @@ fn trust(
 
 /// What there is without a line of configuration.
 fn public(provider: &CryptoProvider) -> Trust {
-    Trust::plain(mozilla(), TlsVersion::V1_2, Verify::Full, true, provider)
+    Trust::plain(mozilla(), TlsVersion::V1_2, VerifyMode::Full, true, provider)
 }
 
 impl Trust {
@@ -92,13 +92,13 @@ impl Trust {
     pub(crate) fn plain(
         roots: RootCertStore,
         min_version: TlsVersion,
-        verify: Verify,
+        verify: VerifyMode,
         strict: bool,
         provider: &CryptoProvider,
     ) -> Self {
         let (pins, crl_policy) = (BTreeSet::new(), CrlPolicy::Require);
         let (crls, identity, anchors, intermediates) = (Vec::new(), None, Anchors::default(), Vec::new());
-        let terms = Terms {
+        let terms = FingerprintInput {
             roots: &roots,
             anchors: &anchors,
             intermediates,
@@ -134,7 +134,7 @@ pub(super) fn mozilla() -> RootCertStore {
 
 pub(super) fn store(
     name: &TrustName,
-    trust: &At<config::Trust>,
+    trust: &Located<config::Trust>,
     problems: &mut Vec<Problem>,
 ) -> (RootCertStore, Anchors) {
     let (mut store, mut anchors) = (RootCertStore::empty(), Anchors::default());
@@ -146,7 +146,7 @@ pub(super) fn store(
                 let add = |der: &Vec<u8>| anchors.add(der, Purpose::Servers, &mut store).is_ok();
                 if certificates.iter().map(add).filter(|is_usable| *is_usable).count() == 0 {
                     problems.push(
-                        Problem::at(roots.place, "the system's store holds no usable root certificate")
+                        Problem::at(roots.span, "the system's store holds no usable root certificate")
                             .help("install ca-certificates, or write \"mozilla\" for the roots compiled in"),
                     );
                 }
@@ -154,20 +154,20 @@ pub(super) fn store(
             Roots::File(path, certificates) => {
                 if certificates.is_empty() {
                     problems.push(
-                        Problem::at(roots.place, format!("{} holds no certificate", path.display()))
+                        Problem::at(roots.span, format!("{} holds no certificate", path.display()))
                             .help("a PEM file with one or more CERTIFICATE blocks"),
                     );
                 }
                 for (index, der) in certificates.iter().enumerate() {
                     let what = format!("certificate {} of {}", index + 1, path.display());
-                    anchors.add_at(der, Purpose::Servers, &mut store, (&what, roots.place), problems);
+                    anchors.add_at(der, Purpose::Servers, &mut store, (&what, roots.span), problems);
                 }
             }
         }
     }
-    if trust.roots.is_empty() && *trust.verify == Verify::Full {
+    if trust.roots.is_empty() && *trust.verify == VerifyMode::Full {
         problems.push(
-            Problem::at(trust.place, format!("trust {name} has no roots: no target could prove its name"))
+            Problem::at(trust.span, format!("trust {name} has no roots: no target could prove its name"))
                 .help("roots = [\"mozilla\"]"),
         );
     }
@@ -175,12 +175,12 @@ pub(super) fn store(
 }
 
 /// Authorities for the middle of a path. A leaf in their place would be of no use, and was meant for something else.
-fn intermediates(written: &At<config::Trust>, problems: &mut Vec<Problem>) -> Vec<CertificateDer<'static>> {
+fn intermediates(written: &Located<config::Trust>, problems: &mut Vec<Problem>) -> Vec<CertificateDer<'static>> {
     let mut found = Vec::new();
     for file in &written.intermediates {
         for (index, der) in file.parts.iter().enumerate() {
             let what = format!("certificate {} of {}", index + 1, file.path.display());
-            let message = match signed::certificate(der) {
+            let message = match signed_der::certificate(der) {
                 Some(parsed) if parsed.is_ca() => {
                     found.push(CertificateDer::from(der.clone()));
                     continue;
@@ -189,7 +189,7 @@ fn intermediates(written: &At<config::Trust>, problems: &mut Vec<Problem>) -> Ve
                 None => format!("{what} is not an X.509 certificate"),
             };
             let help = "the certificates of intermediate authorities that targets do not send";
-            problems.push(Problem::at(file.place, message).help(help));
+            problems.push(Problem::at(file.span, message).help(help));
         }
     }
     found
@@ -197,18 +197,18 @@ fn intermediates(written: &At<config::Trust>, problems: &mut Vec<Problem>) -> Ve
 
 /// RFC 7469 §2.5 and §4.3: who pins one key alone is locked out when it is lost. A configuration is mended sooner than a
 /// header that browsers remember for months, but until then no webhook arrives: so a second pin is asked for.
-fn pins(written: &At<config::Trust>, problems: &mut Vec<Problem>) -> BTreeSet<[u8; 32]> {
+fn pins(written: &Located<config::Trust>, problems: &mut Vec<Problem>) -> BTreeSet<[u8; 32]> {
     let pins: BTreeSet<_> = written.pins.iter().map(|pin| pin.value).collect();
     if let (Some(pin), 1) = (written.pins.first(), pins.len()) {
         let message = "a pin without a backup: when this key is lost, no target can be reached until somebody mends it";
         let help = "add the pin of a key that is kept elsewhere, or of the authority that issues the next certificate";
-        problems.push(Problem::at(pin.place, message).help(help));
+        problems.push(Problem::at(pin.span, message).help(help));
     }
     pins
 }
 
-pub(super) fn warn_unverified(name: &TrustName, written: &At<config::Trust>, problems: &mut Vec<Problem>) {
-    let place = written.verify.place;
+pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>, problems: &mut Vec<Problem>) {
+    let place = written.verify.span;
     problems.push(
         Problem::warning(
             WarningCode::Unverified,
@@ -221,10 +221,10 @@ pub(super) fn warn_unverified(name: &TrustName, written: &At<config::Trust>, pro
         .help("verify = \"full\", and the target's own authority as a PEM file in roots"),
     );
     let without_effect = [
-        ("pins", written.pins.first().map(|pin| pin.place)),
-        ("crls", written.crls.first().map(|list| list.place)),
-        ("intermediates", written.intermediates.first().map(|file| file.place)),
-        ("strict", written.strict.as_ref().filter(|strict| strict.value).map(|strict| strict.place)),
+        ("pins", written.pins.first().map(|pin| pin.span)),
+        ("crls", written.crls.first().map(|list| list.span)),
+        ("intermediates", written.intermediates.first().map(|file| file.span)),
+        ("strict", written.strict.as_ref().filter(|strict| strict.value).map(|strict| strict.span)),
     ];
     for (key, at) in without_effect.into_iter().filter_map(|(key, at)| at.map(|at| (key, at))) {
         let problem = Problem::at(at, format!("trust {name} verifies nothing: {key} would have no effect"));
@@ -233,9 +233,9 @@ pub(super) fn warn_unverified(name: &TrustName, written: &At<config::Trust>, pro
 }
 
 /// A policy about what is not there.
-fn warn_unfinished(roots: &RootCertStore, written: &At<config::Trust>, problems: &mut Vec<Problem>) {
+fn warn_unfinished(roots: &RootCertStore, written: &Located<config::Trust>, problems: &mut Vec<Problem>) {
     if let (Some(policy), true) = (&written.crl_policy, written.crls.is_empty()) {
-        let problem = Problem::at(policy.place, "there are no revocation lists to have a policy about");
+        let problem = Problem::at(policy.span, "there are no revocation lists to have a policy about");
         problems.push(problem.help("add crls = [\"FILE\"], or leave crl_policy out"));
     }
     let is_loose = written.strict.as_ref().filter(|strict| !strict.value);
@@ -243,14 +243,14 @@ fn warn_unfinished(roots: &RootCertStore, written: &At<config::Trust>, problems:
         && written.roots.iter().any(|roots| matches!(roots.value, Roots::Mozilla))
     {
         let message = "certificates that no public authority may issue are believed, if one of them does";
-        problems.push(Problem::warning(WarningCode::NotStrict, Some(strict.place), message).help("leave strict out"));
+        problems.push(Problem::warning(WarningCode::NotStrict, Some(strict.span), message).help("leave strict out"));
     }
 }
 
 /// Which lists the operator has on purpose is not ours to know: an intermediate's authority shows itself with the target.
 fn warn_unlisted(
     roots: &RootCertStore,
-    written: &At<config::Trust>,
+    written: &Located<config::Trust>,
     has_list: &dyn Fn(&[u8]) -> bool,
     problems: &mut Vec<Problem>,
 ) {
@@ -260,13 +260,13 @@ fn warn_unlisted(
     let problem = match written.crl_policy() {
         CrlPolicy::Require if unlisted > 0 => Problem::warning(
             WarningCode::CrlMissing,
-            Some(first.place),
+            Some(first.span),
             format!("{unlisted} of {all} roots have no revocation list: what they issued is refused"),
         )
         .help("add the lists of these roots, take the roots out, or write crl_policy = \"lenient\""),
         CrlPolicy::Lenient if unlisted == all && are_files => Problem::warning(
             WarningCode::CrlMissing,
-            Some(first.place),
+            Some(first.span),
             "no revocation list is of one of the roots: they count only for authorities that targets show below them",
         )
         .help("add the lists of the roots, or check that these are the lists of their authorities"),
@@ -276,13 +276,13 @@ fn warn_unlisted(
 }
 
 /// RFC 5280 §4.2.1.12: a target may refuse what is not for clients.
-fn warn_of_usage(identity: &config::Identity, problems: &mut Vec<Problem>) {
+fn warn_of_usage(identity: &config::ClientIdentity, problems: &mut Vec<Problem>) {
     let leaf = identity.certificate.parts.first().and_then(|der| X509Certificate::from_der(der).ok());
     let purposes = leaf.as_ref().and_then(|(_, leaf)| leaf.extended_key_usage().ok().flatten());
     if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {
         let message = "the certificate is not for clients: targets may refuse it";
         let help = "a certificate whose extended key usage is clientAuth";
         problems
-            .push(Problem::warning(WarningCode::IdentityUsage, Some(identity.certificate.place), message).help(help));
+            .push(Problem::warning(WarningCode::IdentityUsage, Some(identity.certificate.span), message).help(help));
     }
 }

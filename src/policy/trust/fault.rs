@@ -3,7 +3,7 @@
 
 use std::{error, fmt};
 
-/// One word each, as in the `details` of a refusal; [`super::judge`] says which is told where several are true.
+/// One word each, as in the `details` of a refusal; [`super::verify`] says which is told where several are true.
 macro_rules! faults {
     ($($fault:ident $word:literal $meaning:literal;)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,19 +56,19 @@ impl error::Error for CertificateFault {}
 
 /// A fault, and what the target's operator should know of it beyond the word.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct CertificateRejection {
     pub fault: CertificateFault,
     /// Of `unknown_issuer`: which issuer is missing, in a sentence or two. It has names that the target wrote.
     pub issuer: Option<String>,
 }
 
-impl From<CertificateFault> for Refused {
+impl From<CertificateFault> for CertificateRejection {
     fn from(fault: CertificateFault) -> Self {
         Self { fault, issuer: None }
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for CertificateRejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.issuer {
             Some(issuer) => write!(f, "{}: {issuer}", self.fault),
@@ -77,4 +77,4 @@ impl fmt::Display for Refused {
     }
 }
 
-impl error::Error for Refused {}
+impl error::Error for CertificateRejection {}

@@ -12,7 +12,7 @@ use x509_parser::public_key::{PublicKey, RSAPublicKey};
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::super::addresses::special;
-use super::super::signed;
+use super::super::signed_der;
 use super::fault::CertificateFault as Fault;
 
 /// BR §6.1.5, and the least that our verifier of signatures takes.
@@ -56,7 +56,7 @@ pub(super) fn every_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fa
         if is_weak(&intermediate) {
             return Err(Fault::WeakKey);
         }
-        if !signed::may_sign_certificates(&intermediate).map_err(|_| Fault::Malformed)? {
+        if !signed_der::may_sign_certificates(&intermediate).map_err(|_| Fault::Malformed)? {
             return Err(Fault::WrongUsage);
         }
     }
@@ -220,5 +220,5 @@ fn is_short(key: &SubjectPublicKeyInfo<'_>) -> bool {
 /// Returns the bits of the modulus; x509-parser counts whole bytes. A modulus is not negative: such a one has no bits.
 fn rsa_bits(key: &RSAPublicKey<'_>) -> usize {
     let is_negative = key.modulus.first().is_some_and(|byte| byte >> 7 == 1);
-    if is_negative { 0 } else { signed::bits(key.modulus) }
+    if is_negative { 0 } else { signed_der::bits(key.modulus) }
 }

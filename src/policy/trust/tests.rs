@@ -7,12 +7,12 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyIdMethod, KeyP
 
 use super::compile::{mozilla, store, warn_unverified};
 use super::*;
-use crate::config::{self, At, Place, Roots, Severity};
+use crate::config::{self, Located, Roots, Severity, SourceSpan};
 
-const HERE: Place = Place { file: 0, start: 3, end: 9 };
+const HERE: SourceSpan = SourceSpan { file: 0, start: 3, end: 9 };
 
-fn at<T>(value: T) -> At<T> {
-    At { value, place: HERE }
+fn at<T>(value: T) -> Located<T> {
+    Located { value, span: HERE }
 }
 
 fn root(name: &str) -> Vec<u8> {
@@ -26,7 +26,7 @@ fn file(certificates: &[&[u8]]) -> Roots {
     Roots::File(PathBuf::from("roots.pem"), certificates.iter().map(|der| der.to_vec()).collect())
 }
 
-fn written(roots: Vec<Roots>, verify: Verify) -> At<config::Trust> {
+fn written(roots: Vec<Roots>, verify: VerifyMode) -> Located<config::Trust> {
     at(config::Trust {
         roots: roots.into_iter().map(at).collect(),
         min_version: TlsVersion::V1_2,
@@ -41,15 +41,15 @@ fn written(roots: Vec<Roots>, verify: Verify) -> At<config::Trust> {
 }
 
 /// The problems of one trust, as (severity, message).
-fn problems(roots: Vec<Roots>, verify: Verify) -> Vec<(Severity, String)> {
+fn problems(roots: Vec<Roots>, verify: VerifyMode) -> Vec<(Severity, String)> {
     let mut problems = Vec::new();
     let trust = written(roots, verify);
     let name = TrustName::new("t");
     store(&name, &trust, &mut problems);
-    if verify == Verify::None {
+    if verify == VerifyMode::None {
         warn_unverified(&name, &trust, &mut problems);
     }
-    assert!(problems.iter().all(|problem| problem.place == Some(HERE) && problem.help.is_some()));
+    assert!(problems.iter().all(|problem| problem.span == Some(HERE) && problem.help.is_some()));
     problems.into_iter().map(|problem| (problem.severity, problem.message)).collect()
 }
 
@@ -57,16 +57,16 @@ fn problems(roots: Vec<Roots>, verify: Verify) -> Vec<(Severity, String)> {
 fn what_is_said() {
     let good = root("good");
     let said = |roots, verify| problems(roots, verify).into_iter().map(|(_, message)| message).collect::<Vec<_>>();
-    assert_eq!(said(vec![Roots::Mozilla], Verify::Full), [""; 0]);
-    assert_eq!(said(vec![file(&[&good])], Verify::Full), [""; 0]);
-    assert_eq!(said(vec![Roots::System(vec![good.clone(), b"odd".to_vec()])], Verify::Full), [""; 0]);
+    assert_eq!(said(vec![Roots::Mozilla], VerifyMode::Full), [""; 0]);
+    assert_eq!(said(vec![file(&[&good])], VerifyMode::Full), [""; 0]);
+    assert_eq!(said(vec![Roots::System(vec![good.clone(), b"odd".to_vec()])], VerifyMode::Full), [""; 0]);
     assert_eq!(
-        said(vec![Roots::System(vec![b"odd".to_vec()])], Verify::Full),
+        said(vec![Roots::System(vec![b"odd".to_vec()])], VerifyMode::Full),
         ["the system's store holds no usable root certificate"]
     );
-    assert_eq!(said(vec![file(&[])], Verify::Full), ["roots.pem holds no certificate"]);
-    assert_eq!(said(vec![], Verify::Full), ["trust t has no roots: no target could prove its name"]);
-    let two = said(vec![file(&[b"odd", &good, b"odd"])], Verify::Full);
+    assert_eq!(said(vec![file(&[])], VerifyMode::Full), ["roots.pem holds no certificate"]);
+    assert_eq!(said(vec![], VerifyMode::Full), ["trust t has no roots: no target could prove its name"]);
+    let two = said(vec![file(&[b"odd", &good, b"odd"])], VerifyMode::Full);
     assert_eq!(two.len(), 2, "every problem is reported");
     assert!(two[0].starts_with("certificate 1 of roots.pem is not usable as a root: "), "{two:?}");
     assert!(two[1].starts_with("certificate 3 of roots.pem"), "{two:?}");
@@ -74,7 +74,7 @@ fn what_is_said() {
 
 #[test]
 fn unverified_trust_is_a_loud_warning_and_no_problem() {
-    let said = problems(vec![], Verify::None);
+    let said = problems(vec![], VerifyMode::None);
     assert_eq!(said.len(), 1);
     assert_eq!(said[0].0, Severity::Warning);
     assert!(said[0].1.starts_with("trust t verifies nothing"));
@@ -83,9 +83,9 @@ fn unverified_trust_is_a_loud_warning_and_no_problem() {
 #[test]
 fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
     let [a, b] = [root("a"), root("b")];
-    let stored = |roots: Vec<Roots>| store(&TrustName::new("t"), &written(roots, Verify::Full), &mut Vec::new()).0;
+    let stored = |roots: Vec<Roots>| store(&TrustName::new("t"), &written(roots, VerifyMode::Full), &mut Vec::new()).0;
     let anchored =
-        |ders: &[&[u8]]| store(&TrustName::new("t"), &written(vec![file(ders)], Verify::Full), &mut vec![]).1;
+        |ders: &[&[u8]]| store(&TrustName::new("t"), &written(vec![file(ders)], VerifyMode::Full), &mut vec![]).1;
     let ab = stored(vec![file(&[&a, &b])]);
     // The same name and key: only revocation tells them apart.
     let key = KeyPair::generate().unwrap();
@@ -110,25 +110,25 @@ fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
         CertifiedKey::new(vec![root(name).into()], key)
     };
     let (one, other) = (identity("one"), identity("other"));
-    let plain = || Terms {
+    let plain = || FingerprintInput {
         roots: &ab,
         anchors: &nothing,
         intermediates: vec![],
         min_version: TlsVersion::V1_2,
-        verify: Verify::Full,
+        verify: VerifyMode::Full,
         strict: false,
         pins: &none,
         crls: vec![],
         crl_policy: CrlPolicy::Require,
         identity: None,
     };
-    let of_roots = |roots: Vec<Roots>| fingerprint(&Terms { roots: &stored(roots), ..plain() });
+    let of_roots = |roots: Vec<Roots>| fingerprint(&FingerprintInput { roots: &stored(roots), ..plain() });
     let first = fingerprint(&plain());
     assert_eq!(first, of_roots(vec![file(&[&b, &a])]), "order");
     assert_eq!(first, of_roots(vec![file(&[&a]), file(&[&b, &a])]), "files and repetitions");
-    let lists = |crls| fingerprint(&Terms { crls, ..plain() });
+    let lists = |crls| fingerprint(&FingerprintInput { crls, ..plain() });
     assert_eq!(lists(vec![b"1", b"2"]), lists(vec![b"2", b"1"]), "order of lists");
-    let of_anchors = |anchors| fingerprint(&Terms { anchors, ..plain() });
+    let of_anchors = |anchors| fingerprint(&FingerprintInput { anchors, ..plain() });
     assert_eq!(of_anchors(&both), of_anchors(&reversed), "order of anchors of one name and key");
     let one_pin = BTreeSet::from([[1; 32]]);
     let different = [
@@ -136,23 +136,23 @@ fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
         of_roots(vec![file(&[&a])]),
         of_roots(vec![file(&[&a, &b]), Roots::Mozilla]),
         of_roots(vec![]),
-        fingerprint(&Terms { min_version: TlsVersion::V1_3, ..plain() }),
-        fingerprint(&Terms { verify: Verify::None, ..plain() }),
-        fingerprint(&Terms { strict: true, ..plain() }),
-        fingerprint(&Terms { crl_policy: CrlPolicy::Lenient, ..plain() }),
-        fingerprint(&Terms { pins: &pins, ..plain() }),
-        fingerprint(&Terms { pins: &one_pin, ..plain() }),
-        fingerprint(&Terms { crls: vec![&[1; 32]], ..plain() }),
+        fingerprint(&FingerprintInput { min_version: TlsVersion::V1_3, ..plain() }),
+        fingerprint(&FingerprintInput { verify: VerifyMode::None, ..plain() }),
+        fingerprint(&FingerprintInput { strict: true, ..plain() }),
+        fingerprint(&FingerprintInput { crl_policy: CrlPolicy::Lenient, ..plain() }),
+        fingerprint(&FingerprintInput { pins: &pins, ..plain() }),
+        fingerprint(&FingerprintInput { pins: &one_pin, ..plain() }),
+        fingerprint(&FingerprintInput { crls: vec![&[1; 32]], ..plain() }),
         lists(vec![b"1", b"2"]),
         lists(vec![b"1"]),
-        fingerprint(&Terms { anchors: &alone, ..plain() }),
-        fingerprint(&Terms { anchors: &signing, ..plain() }),
-        fingerprint(&Terms { anchors: &mute, ..plain() }),
-        fingerprint(&Terms { anchors: &renamed, ..plain() }),
-        fingerprint(&Terms { anchors: &both, ..plain() }),
-        fingerprint(&Terms { intermediates: vec![b"1"], ..plain() }),
-        fingerprint(&Terms { identity: Some(&one), ..plain() }),
-        fingerprint(&Terms { identity: Some(&other), ..plain() }),
+        fingerprint(&FingerprintInput { anchors: &alone, ..plain() }),
+        fingerprint(&FingerprintInput { anchors: &signing, ..plain() }),
+        fingerprint(&FingerprintInput { anchors: &mute, ..plain() }),
+        fingerprint(&FingerprintInput { anchors: &renamed, ..plain() }),
+        fingerprint(&FingerprintInput { anchors: &both, ..plain() }),
+        fingerprint(&FingerprintInput { intermediates: vec![b"1"], ..plain() }),
+        fingerprint(&FingerprintInput { identity: Some(&one), ..plain() }),
+        fingerprint(&FingerprintInput { identity: Some(&other), ..plain() }),
     ];
     for (index, one) in different.iter().enumerate() {
         assert_eq!(different.iter().position(|other| other == one), Some(index));

@@ -15,12 +15,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{JSON, TEXT, text};
-use crate::delivery::{self, Question};
-use crate::live::configuration::{By, Outcome, Verdict};
-use crate::live::desk::With;
-use crate::live::{Live, sources};
+use crate::delivery::{self, ExplainRequest};
 use crate::names::{ClientName, TenantName};
 use crate::net::peer::Peer;
+use crate::state::Runtime;
+use crate::state::config::reload_queue::ComparisonTarget;
+use crate::state::config::status::{ReloadOutcome, ReloadSource, ReloadVerdict};
+use crate::state::upstreams::sources;
 
 pub(super) const STATUS: &str = "/status";
 const RELOAD: &str = "/reload";
@@ -32,7 +33,7 @@ const BODY_MAX: usize = 64 << 20;
 
 /// What is asked by POST; `peer` is who asks, if the kernel knows.
 pub(super) async fn answer(
-    live: &Arc<Live>,
+    runtime: &Arc<Runtime>,
     request: Request<Incoming>,
     peer: Option<&Peer>,
 ) -> Option<Response<Full<Bytes>>> {
@@ -46,79 +47,79 @@ pub(super) async fn answer(
         return Some(text(StatusCode::FORBIDDEN, TEXT, why));
     };
     if path == EXPLAIN {
-        return Some(explain(live, request).await.unwrap_or_else(|refused| *refused));
+        return Some(explain(runtime, request).await.unwrap_or_else(|refused| *refused));
     }
-    if !live.desk.is_attended() {
+    if !runtime.desk.is_attended() {
         let why = "no configuration file: the built-in one is in force, and nothing can change it\n";
         return Some(text(StatusCode::CONFLICT, TEXT, why.into()));
     }
     let outcome = if path == RELOAD {
-        let by = By::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
-        live.desk.ask_and_wait(by)
+        let by = ReloadSource::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
+        runtime.desk.ask_and_wait(by)
     } else {
         match with(request).await {
-            Ok(with) => live.desk.compare(with),
+            Ok(with) => runtime.desk.compare(with),
             Err(refused) => return Some(*refused),
         }
     };
     Some(match outcome.await {
-        Ok(outcome) => told(&outcome),
+        Ok(outcome) => outcome_response(&outcome),
         // Whoever would have told is gone.
         Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "outgate is about to stop\n".into()),
     })
 }
 
-type Refused = Box<Response<Full<Bytes>>>;
+type ControlError = Box<Response<Full<Bytes>>>;
 
 /// What to compare with: `?entry=N`, a configuration in the body, or what is on disk.
-async fn with(request: Request<Incoming>) -> Result<With, Refused> {
+async fn with(request: Request<Incoming>) -> Result<ComparisonTarget, ControlError> {
     if let Some(entry) = request.uri().query().and_then(|query| query.strip_prefix("entry=")) {
         let number =
             entry.parse().map_err(|_| Box::new(text(StatusCode::BAD_REQUEST, TEXT, "entry is a number\n".into())));
-        return number.map(With::Entry);
+        return number.map(ComparisonTarget::History);
     }
     let body = body(request).await?;
-    if body.is_empty() { Ok(With::Disk) } else { read(&body).map(With::Written) }
+    if body.is_empty() { Ok(ComparisonTarget::Disk) } else { read(&body).map(ComparisonTarget::Snapshot) }
 }
 
 /// A webhook, as `outgate explain` names it.
 #[derive(Deserialize)]
-struct Webhook {
+struct ExplainBody {
     method: String,
     url: String,
     client: String,
     tenant: Option<String>,
 }
 
-async fn explain(live: &Live, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refused> {
-    let webhook: Webhook = read(&body(request).await?)?;
+async fn explain(live: &Runtime, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, ControlError> {
+    let webhook: ExplainBody = read(&body(request).await?)?;
     let method = Method::from_bytes(webhook.method.as_bytes())
         .map_err(|fault| Box::new(text(StatusCode::BAD_REQUEST, TEXT, format!("{fault}\n"))))?;
     let (client, tenant) = (ClientName::new(webhook.client), webhook.tenant.map(TenantName::new));
     let now = Timestamp::now();
-    let question = Question { method: &method, url: &webhook.url, client: &client, tenant: tenant.as_ref(), now };
+    let question = ExplainRequest { method: &method, url: &webhook.url, client: &client, tenant: tenant.as_ref(), now };
     Ok(text(StatusCode::OK, JSON, delivery::explain_now(live, &question).as_json().to_string()))
 }
 
-async fn body(request: Request<Incoming>) -> Result<Bytes, Refused> {
+async fn body(request: Request<Incoming>) -> Result<Bytes, ControlError> {
     let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
     let body = body.map_err(|fault| Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, TEXT, format!("{fault}\n"))))?;
     Ok(body.to_bytes())
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
     serde_json::from_slice(body).map_err(|fault| Box::new(text(StatusCode::BAD_REQUEST, TEXT, format!("{fault}\n"))))
 }
 
-fn told(outcome: &Outcome) -> Response<Full<Bytes>> {
+fn outcome_response(outcome: &ReloadOutcome) -> Response<Full<Bytes>> {
     let status = match outcome.outcome {
-        Verdict::Rejected => StatusCode::UNPROCESSABLE_ENTITY,
-        Verdict::Adopted | Verdict::Unchanged | Verdict::Different => StatusCode::OK,
+        ReloadVerdict::Rejected => StatusCode::UNPROCESSABLE_ENTITY,
+        ReloadVerdict::Adopted | ReloadVerdict::Unchanged | ReloadVerdict::Different => StatusCode::OK,
     };
     text(status, JSON, json!(outcome).to_string())
 }
 
-pub(super) fn status(live: &Live) -> Value {
+pub(super) fn status(live: &Runtime) -> Value {
     let (adopted, rejected, state) = (live.configuration.adopted(), live.configuration.rejected(), live.readiness());
     let (now, view, in_force) = (Timestamp::now(), live.sources.view(), live.in_force());
     let pool = |(name, pool): (&crate::names::PoolName, &Arc<crate::policy::egress::Pool>)| {
@@ -139,7 +140,7 @@ pub(super) fn status(live: &Live) -> Value {
             "digest": adopted.written.digest,
             "at": adopted.at,
             "by": adopted.by,
-            "how": adopted.how,
+            "how": adopted.cause,
             "changes": adopted.difference.changes,
             "more": adopted.difference.more,
             "warnings": adopted.warnings,

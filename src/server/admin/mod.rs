@@ -1,8 +1,8 @@
 //! The admin listener: health, readiness, metrics, the public halves of signing keys, and what operators ask for.
 //! Is the proxy alive, is it fit for traffic, what does it count, and what verifies its signatures?
 
-mod bounds;
 mod control;
+mod tcp_limits;
 mod text_format;
 
 use std::convert::Infallible;
@@ -22,16 +22,16 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::accept_queue::AcceptQueue;
-use super::door::Door;
-use crate::live::Live;
+use super::listener_shutdown::ListenerShutdown;
 use crate::names::TenantName;
-use crate::net::listen::{Listener, Socket, Stream};
+use crate::net::listen::{ClientSocket, ClientStream, Listener};
 use crate::net::peer::{self, Peer};
 use crate::policy::sign;
-use bounds::{Bounds, Foreign};
+use crate::state::Runtime;
 use control::STATUS;
+use tcp_limits::{HostRejection, TcpConnections};
 
-/// Connections at a time on one unix socket; more wait. For TCP see [`bounds`].
+/// Connections at a time on one unix socket; more wait. For TCP see [`tcp_limits`].
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A probe that has its answer has no reason to stay.
@@ -47,11 +47,11 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
 /// Accepts until the door closes, and ends when all have left who came in.
-pub async fn accept(live: Arc<Live>, listener: Listener, door: Door) {
+pub async fn accept(live: Arc<Runtime>, listener: Listener, door: ListenerShutdown) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut serving = JoinSet::new();
     let mut queue = AcceptQueue::new(listener, door.clone());
-    let (is_tcp, mut bounds) = (queue.is_tcp(), Bounds::default());
+    let (is_tcp, mut bounds) = (queue.is_tcp(), TcpConnections::default());
     loop {
         let next = async {
             let place = match is_tcp {
@@ -86,19 +86,19 @@ pub async fn accept(live: Arc<Live>, listener: Listener, door: Door) {
     while serving.join_next().await.is_some() {}
 }
 
-async fn serve(live: &Arc<Live>, stream: Stream, door: &Door) {
+async fn serve(live: &Arc<Runtime>, stream: ClientStream, door: &ListenerShutdown) {
     let peer = peer::of(&stream);
-    let (peer, is_tcp) = (peer.as_ref(), matches!(stream.socket(), Socket::Tcp(_)));
+    let (peer, is_tcp) = (peer.as_ref(), matches!(stream.socket(), ClientSocket::Tcp(_)));
     let service = service_fn(|request| async move {
-        let judged = if is_tcp { bounds::judge_host(&request, &live.in_force().plan.admin_hosts) } else { Ok(()) };
+        let judged = if is_tcp { tcp_limits::judge_host(&request, &live.in_force().plan.admin_hosts) } else { Ok(()) };
         Ok::<_, Infallible>(match judged {
             Ok(()) => answer(live, request, peer).await,
-            Err(Foreign(status, why)) => text(status, TEXT, why),
+            Err(HostRejection(status, why)) => text(status, TEXT, why),
         })
     });
     let mut http1 = hyper::server::conn::http1::Builder::new();
     if is_tcp {
-        http1.max_buf_size(bounds::HEAD_MAX);
+        http1.max_buf_size(tcp_limits::HEAD_MAX);
     }
     let serving = http1
         .timer(TokioTimer::new())
@@ -115,7 +115,7 @@ async fn serve(live: &Arc<Live>, stream: Stream, door: &Door) {
     let _ = tokio::time::timeout(LONGEST, served).await;
 }
 
-async fn answer(live: &Arc<Live>, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
+async fn answer(live: &Arc<Runtime>, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return read(live, &request).await;
     }
@@ -127,7 +127,7 @@ async fn answer(live: &Arc<Live>, request: Request<Incoming>, peer: Option<&Peer
 }
 
 /// What can take more than a moment is worked out beside the threads that carry traffic: a plan may have 100,000 routes.
-async fn read(live: &Arc<Live>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn read(live: &Arc<Runtime>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let worker = match &*path {
         // It says that these threads turn.
@@ -137,11 +137,11 @@ async fn read(live: &Arc<Live>, request: &Request<Incoming>) -> Response<Full<By
     };
     let (tenant, theirs) = (tenant(request), Arc::clone(live));
     let prefers_text = prefers_text(request.headers());
-    let told = worker.run(move || told(&theirs, &path, tenant.as_ref(), prefers_text)).await;
+    let told = worker.run(move || render(&theirs, &path, tenant.as_ref(), prefers_text)).await;
     told.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "not answered: see the log\n".into()))
 }
 
-fn told(live: &Live, path: &str, tenant: Option<&TenantName>, prefers_text: bool) -> Response<Full<Bytes>> {
+fn render(live: &Runtime, path: &str, tenant: Option<&TenantName>, prefers_text: bool) -> Response<Full<Bytes>> {
     match path {
         "/readyz" => readiness(live),
         METRICS => {
@@ -180,7 +180,7 @@ fn prefers_text(headers: &http::HeaderMap) -> bool {
     quality("text/plain") > quality("application/openmetrics-text")
 }
 
-fn readiness(live: &Live) -> Response<Full<Bytes>> {
+fn readiness(live: &Runtime) -> Response<Full<Bytes>> {
     let state = live.readiness();
     let status = if state.blocked.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = String::from(if state.blocked.is_empty() { "ready\n" } else { "not ready\n" });

@@ -13,7 +13,7 @@ const SURPLUS_MAX: usize = 8 * 1024;
 pub(super) enum Framing {
     Length(u64),
     Chunked {
-        state: Chunk,
+        state: ChunkState,
         surplus: usize,
     },
     Ended,
@@ -22,7 +22,7 @@ pub(super) enum Framing {
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(super) enum Chunk {
+pub(super) enum ChunkState {
     Size,
     Data(u64),
     DataEnd,
@@ -32,13 +32,13 @@ pub(super) enum Chunk {
 pub(super) enum Decoded {
     Data(Bytes),
     /// More bytes must be read first.
-    More,
+    Incomplete,
     End,
 }
 
 /// Chunked framing that breaks RFC 9112 §7.1.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadChunk;
+pub(super) struct InvalidChunk;
 
 impl Framing {
     pub(super) fn length(length: u64) -> Self {
@@ -46,7 +46,7 @@ impl Framing {
     }
 
     pub(super) fn chunked() -> Self {
-        Framing::Chunked { state: Chunk::Size, surplus: 0 }
+        Framing::Chunked { state: ChunkState::Size, surplus: 0 }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -72,7 +72,7 @@ impl Framing {
     }
 
     /// After an error, every call gives one.
-    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, BadChunk> {
+    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
         let decoded = self.decode_next(buffer);
         if decoded.is_err() {
             *self = Framing::Malformed;
@@ -80,13 +80,13 @@ impl Framing {
         decoded
     }
 
-    fn decode_next(&mut self, buffer: &mut BytesMut) -> Result<Decoded, BadChunk> {
+    fn decode_next(&mut self, buffer: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
         match self {
-            Framing::Malformed => Err(BadChunk),
+            Framing::Malformed => Err(InvalidChunk),
             Framing::Ended => Ok(Decoded::End),
-            Framing::Length(_) if buffer.is_empty() => Ok(Decoded::More),
+            Framing::Length(_) if buffer.is_empty() => Ok(Decoded::Incomplete),
             Framing::Length(length) => {
-                let data = take(buffer, length);
+                let data = take_data(buffer, length);
                 if *length == 0 {
                     *self = Framing::Ended;
                 }
@@ -96,36 +96,36 @@ impl Framing {
         }
     }
 
-    fn decode_chunked(&mut self, buffer: &mut BytesMut) -> Result<Decoded, BadChunk> {
+    fn decode_chunked(&mut self, buffer: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
         while let Framing::Chunked { state, surplus } = self {
             match state {
-                Chunk::Size => {
+                ChunkState::Size => {
                     let Some(line) = take_line(buffer, SIZE_DIGITS_MAX + SURPLUS_MAX)? else {
-                        return Ok(Decoded::More);
+                        return Ok(Decoded::Incomplete);
                     };
                     let (size, extension) = size_line(&line)?;
                     *surplus += extension;
-                    *state = if size == 0 { Chunk::Trailer } else { Chunk::Data(size) };
+                    *state = if size == 0 { ChunkState::Trailer } else { ChunkState::Data(size) };
                 }
-                Chunk::Data(_) if buffer.is_empty() => return Ok(Decoded::More),
-                Chunk::Data(length) => {
-                    let data = take(buffer, length);
+                ChunkState::Data(_) if buffer.is_empty() => return Ok(Decoded::Incomplete),
+                ChunkState::Data(length) => {
+                    let data = take_data(buffer, length);
                     if *length == 0 {
-                        *state = Chunk::DataEnd;
+                        *state = ChunkState::DataEnd;
                     }
                     return Ok(Decoded::Data(data));
                 }
-                Chunk::DataEnd => match buffer.get(..2) {
+                ChunkState::DataEnd => match buffer.get(..2) {
                     Some(b"\r\n") => {
                         buffer.advance(2);
-                        *state = Chunk::Size;
+                        *state = ChunkState::Size;
                     }
-                    Some(_) => return Err(BadChunk),
-                    None if !buffer.is_empty() && buffer[0] != b'\r' => return Err(BadChunk),
-                    None => return Ok(Decoded::More),
+                    Some(_) => return Err(InvalidChunk),
+                    None if !buffer.is_empty() && buffer[0] != b'\r' => return Err(InvalidChunk),
+                    None => return Ok(Decoded::Incomplete),
                 },
-                Chunk::Trailer => {
-                    let Some(line) = take_line(buffer, SURPLUS_MAX)? else { return Ok(Decoded::More) };
+                ChunkState::Trailer => {
+                    let Some(line) = take_line(buffer, SURPLUS_MAX)? else { return Ok(Decoded::Incomplete) };
                     *surplus += line.len() + 2;
                     if line.is_empty() {
                         *self = Framing::Ended;
@@ -136,23 +136,23 @@ impl Framing {
             if let Framing::Chunked { surplus, .. } = self
                 && *surplus > SURPLUS_MAX
             {
-                return Err(BadChunk);
+                return Err(InvalidChunk);
             }
         }
         Ok(Decoded::End)
     }
 }
 
-fn take(buffer: &mut BytesMut, length: &mut u64) -> Bytes {
+fn take_data(buffer: &mut BytesMut, length: &mut u64) -> Bytes {
     let most = usize::try_from(*length).unwrap_or(usize::MAX).min(buffer.len());
     *length -= most as u64;
     buffer.split_to(most).freeze()
 }
 
 /// A line without its CRLF. A bare line feed is an error here (RFC 9112 erratum 7633), a bare carriage return too.
-fn take_line(buffer: &mut BytesMut, longest: usize) -> Result<Option<Bytes>, BadChunk> {
+fn take_line(buffer: &mut BytesMut, longest: usize) -> Result<Option<Bytes>, InvalidChunk> {
     let Some(end) = memchr::memchr2(b'\n', b'\r', buffer) else {
-        return if buffer.len() > longest { Err(BadChunk) } else { Ok(None) };
+        return if buffer.len() > longest { Err(InvalidChunk) } else { Ok(None) };
     };
     match (buffer[end], buffer.get(end + 1)) {
         (b'\r', Some(b'\n')) => {
@@ -161,19 +161,19 @@ fn take_line(buffer: &mut BytesMut, longest: usize) -> Result<Option<Bytes>, Bad
             Ok(Some(line))
         }
         (b'\r', None) => Ok(None),
-        _ => Err(BadChunk),
+        _ => Err(InvalidChunk),
     }
 }
 
 /// chunk-size [ chunk-ext ]: digits, then nothing or an extension, which is skipped.
-fn size_line(line: &[u8]) -> Result<(u64, usize), BadChunk> {
+fn size_line(line: &[u8]) -> Result<(u64, usize), InvalidChunk> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let extension = &line[digits..];
     if digits == 0 || digits > SIZE_DIGITS_MAX || !(extension.is_empty() || extension[0] == b';') {
-        return Err(BadChunk);
+        return Err(InvalidChunk);
     }
-    let text = std::str::from_utf8(&line[..digits]).map_err(|_| BadChunk)?;
-    let size = u64::from_str_radix(text, 16).map_err(|_| BadChunk)?;
+    let text = std::str::from_utf8(&line[..digits]).map_err(|_| InvalidChunk)?;
+    let size = u64::from_str_radix(text, 16).map_err(|_| InvalidChunk)?;
     Ok((size, extension.len()))
 }
 
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     /// Feeds `text` in pieces of `step` bytes; gives the body and what is left over.
-    fn decode(text: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>), BadChunk> {
+    fn decode(text: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>), InvalidChunk> {
         let (mut framing, mut buffer, mut body) = (Framing::chunked(), BytesMut::new(), Vec::new());
         let mut pieces = text.chunks(step);
         loop {
@@ -192,7 +192,7 @@ mod tests {
                     buffer.extend(pieces.flatten());
                     return Ok((body, buffer.to_vec()));
                 }
-                Decoded::More => buffer.extend_from_slice(pieces.next().expect("the body ends")),
+                Decoded::Incomplete => buffer.extend_from_slice(pieces.next().expect("the body ends")),
             }
         }
     }
@@ -222,7 +222,7 @@ mod tests {
             b"-5\r\nhello\r\n0\r\n\r\n",
             b"0\r\nX: y\n\r\n",
         ] {
-            assert_eq!(decode(text, text.len()).unwrap_err(), BadChunk, "{:?}", String::from_utf8_lossy(text));
+            assert_eq!(decode(text, text.len()).unwrap_err(), InvalidChunk, "{:?}", String::from_utf8_lossy(text));
         }
     }
 

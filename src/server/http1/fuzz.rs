@@ -5,18 +5,18 @@ use bytes::BytesMut;
 use http::header;
 
 use super::body::{Decoded, Framing};
-use super::head::{self, Head};
+use super::head::{self, RequestHead};
 
 /// What a connection's bytes are, up to where they stop making sense.
 #[derive(Debug, PartialEq, Eq)]
-struct Reading {
+struct ReadResult {
     /// Method, target and body of each request.
     requests: Vec<(String, String, Vec<u8>)>,
-    end: End,
+    end: ReadEnd,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+enum ReadEnd {
     Malformed,
     BadChunk,
     /// Between two requests, or in one.
@@ -36,16 +36,16 @@ pub fn chunks(data: &[u8]) {
     requests(&[head, data].concat());
 }
 
-fn read(data: &[u8], step: usize) -> Reading {
+fn read(data: &[u8], step: usize) -> ReadResult {
     let (mut pieces, mut buffer) = (data.chunks(step), BytesMut::new());
     let mut requests = Vec::new();
     let mut more = |buffer: &mut BytesMut| pieces.next().map(|piece| buffer.extend_from_slice(piece)).is_some();
     loop {
-        let head = match head::take(&mut buffer) {
+        let head = match head::parse(&mut buffer) {
             Ok(Some(head)) => head,
             Ok(None) if more(&mut buffer) => continue,
-            Ok(None) => return Reading { requests, end: End::Incomplete },
-            Err(_) => return Reading { requests, end: End::Malformed },
+            Ok(None) => return ReadResult { requests, end: ReadEnd::Incomplete },
+            Err(_) => return ReadResult { requests, end: ReadEnd::Malformed },
         };
         check(&head);
         let mut framing = head.framing;
@@ -54,19 +54,19 @@ fn read(data: &[u8], step: usize) -> Reading {
             match framing.decode(&mut buffer) {
                 Ok(Decoded::Data(data)) => body.extend_from_slice(&data),
                 Ok(Decoded::End) => break None,
-                Ok(Decoded::More) if more(&mut buffer) => {}
-                Ok(Decoded::More) => break Some(End::Incomplete),
-                Err(_) => break Some(End::BadChunk),
+                Ok(Decoded::Incomplete) if more(&mut buffer) => {}
+                Ok(Decoded::Incomplete) => break Some(ReadEnd::Incomplete),
+                Err(_) => break Some(ReadEnd::BadChunk),
             }
         };
         requests.push((head.method.to_string(), head.target, body));
         if let Some(end) = end {
-            return Reading { requests, end };
+            return ReadResult { requests, end };
         }
     }
 }
 
-fn check(head: &Head) {
+fn check(head: &RequestHead) {
     let has = |name| head.fields.contains_key(name);
     assert!(!(has(header::TRANSFER_ENCODING) && has(header::CONTENT_LENGTH)), "{head:?}");
     assert_eq!(matches!(head.framing, Framing::Chunked { .. }), has(header::TRANSFER_ENCODING), "{head:?}");

@@ -7,13 +7,13 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::body::Framing;
-use crate::server::malformed::{
-    FIELDS_MAX, HEAD_MAX, Malformed, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, Unread, bad, expects_continue,
-    judge_method, judge_target,
+use crate::server::request_error::{
+    FIELDS_MAX, HEAD_MAX, InvalidRequest, RequestError, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad_request,
+    expects_continue, judge_method, judge_target,
 };
 
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct RequestHead {
     pub(super) method: Method,
     /// As sent, byte for byte.
     pub(super) target: String,
@@ -26,7 +26,7 @@ pub(super) struct Head {
 }
 
 /// Takes a whole head off the front of `buffer`; `None` while it is incomplete.
-pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Unread> {
+pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<RequestHead>, InvalidRequest> {
     skip_empty_lines(buffer);
     if buffer.len() > TARGET_MAX && memchr::memchr(b'\n', &buffer[..TARGET_MAX]).is_none() {
         return Err(TARGET_TOO_LONG.into());
@@ -40,17 +40,19 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Unread> {
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_FIELDS),
         Err(httparse::Error::Version) => {
-            Err(Malformed(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "not HTTP/1.0 or HTTP/1.1"))
+            Err(RequestError(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "not HTTP/1.0 or HTTP/1.1"))
         }
-        Err(httparse::Error::Token) => Err(bad("a character that may not stand in the request line")),
-        Err(_) => Err(bad("a malformed header field")),
+        Err(httparse::Error::Token) => Err(bad_request("a character that may not stand in the request line")),
+        Err(_) => Err(bad_request("a malformed header field")),
     };
     let line = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
     let length = match length {
-        Err(Malformed(StatusCode::HTTP_VERSION_NOT_SUPPORTED, _)) if let Some(spaced) = spaced_line(buffer) => {
-            return Err(judge_line(spaced).map_or_else(|unread| unread, |_| bad("a malformed request line").into()));
+        Err(RequestError(StatusCode::HTTP_VERSION_NOT_SUPPORTED, _)) if let Some(spaced) = spaced_line(buffer) => {
+            return Err(
+                judge_line(spaced).map_or_else(|unread| unread, |_| bad_request("a malformed request line").into())
+            );
         }
-        Err(why) => return Err(Unread { why, asked: judge_line(line).ok() }),
+        Err(why) => return Err(InvalidRequest { why, asked: judge_line(line).ok() }),
         Ok(length) => length,
     };
     let asked = judge_line(line)?;
@@ -64,19 +66,19 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Unread> {
         Ok((fields, framing, expects_continue)) => {
             let (method, target) = asked;
             let keep_alive = keep_alive(&fields, version);
-            Ok(Some(Head { method, target, version, fields, framing, keep_alive, expects_continue }))
+            Ok(Some(RequestHead { method, target, version, fields, framing, keep_alive, expects_continue }))
         }
-        Err(why) => Err(Unread { why, asked: Some(asked) }),
+        Err(why) => Err(InvalidRequest { why, asked: Some(asked) }),
     }
 }
 
 /// Judges the method and the target.
-fn judge_line((method, target): (&str, &str)) -> Result<(Method, String), Unread> {
+fn judge_line((method, target): (&str, &str)) -> Result<(Method, String), InvalidRequest> {
     judge_method(method)?;
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad("a malformed method"))?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad_request("a malformed method"))?;
     match judge_target(target) {
         Ok(()) => Ok((method, target.to_owned())),
-        Err(why) => Err(Unread { why, asked: Some((method, target.to_owned())) }),
+        Err(why) => Err(InvalidRequest { why, asked: Some((method, target.to_owned())) }),
     }
 }
 
@@ -92,12 +94,12 @@ fn spaced_line(buffer: &[u8]) -> Option<(&str, &str)> {
 /// Judges what follows the request line. Returns the fields, and what they say of the body and of `100 Continue`.
 fn judge(
     head: &Bytes,
-    spans: &[(Span, Span)],
+    spans: &[(ByteRange, ByteRange)],
     version: Version,
     method: &Method,
-) -> Result<(HeaderMap, Framing, bool), Malformed> {
+) -> Result<(HeaderMap, Framing, bool), RequestError> {
     if has_bare_line_feed(head) {
-        return Err(bad("a line that ends in a bare line feed"));
+        return Err(bad_request("a line that ends in a bare line feed"));
     }
     let fields = fields(head, spans)?;
     one_host(&fields, version, method)?;
@@ -129,19 +131,19 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
-type Span = std::ops::Range<usize>;
+type ByteRange = std::ops::Range<usize>;
 
-fn span(start: usize, part: &[u8]) -> Span {
+fn span(start: usize, part: &[u8]) -> ByteRange {
     let from = part.as_ptr() as usize - start;
     from..from + part.len()
 }
 
-fn fields(head: &Bytes, spans: &[(Span, Span)]) -> Result<HeaderMap, Malformed> {
+fn fields(head: &Bytes, spans: &[(ByteRange, ByteRange)]) -> Result<HeaderMap, RequestError> {
     let mut fields = HeaderMap::with_capacity(spans.len() + 8); // what we add on the way stands here too
     for (name, value) in spans {
-        let name = HeaderName::from_bytes(&head[name.clone()]).map_err(|_| bad("a malformed field name"))?;
+        let name = HeaderName::from_bytes(&head[name.clone()]).map_err(|_| bad_request("a malformed field name"))?;
         let value = HeaderValue::from_maybe_shared(head.slice(value.clone()))
-            .map_err(|_| bad("a character that may not stand in a field value"))?;
+            .map_err(|_| bad_request("a character that may not stand in a field value"))?;
         fields.append(name, value);
     }
     Ok(fields)
@@ -149,15 +151,15 @@ fn fields(head: &Bytes, spans: &[(Span, Span)]) -> Result<HeaderMap, Malformed> 
 
 /// RFC 9112 §3.2: exactly one Host in an HTTP/1.1 request, and a valid one. HTTP/1.0 has none; Python's standard
 /// library sends `CONNECT` so.
-fn one_host(fields: &HeaderMap, version: Version, method: &Method) -> Result<(), Malformed> {
+fn one_host(fields: &HeaderMap, version: Version, method: &Method) -> Result<(), RequestError> {
     let mut hosts = fields.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => Err(bad("more than one Host")),
+        (Some(_), Some(_)) => Err(bad_request("more than one Host")),
         // What a CONNECT says in Host differs from client to client, and nothing is read from it.
         (Some(_), None) if method == Method::CONNECT => Ok(()),
         (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        (Some(_), None) => Err(bad("a malformed Host")),
-        (None, _) if version == Version::HTTP_11 => Err(bad("no Host")),
+        (Some(_), None) => Err(bad_request("a malformed Host")),
+        (None, _) if version == Version::HTTP_11 => Err(bad_request("no Host")),
         (None, _) => Ok(()),
     }
 }
@@ -168,40 +170,40 @@ fn is_host(host: &[u8]) -> bool {
 }
 
 /// RFC 9112 §6.3, and where it leaves a choice, the stricter one.
-fn framing(fields: &HeaderMap, version: Version) -> Result<Framing, Malformed> {
+fn framing(fields: &HeaderMap, version: Version) -> Result<Framing, RequestError> {
     let lengths = fields.get_all(header::CONTENT_LENGTH);
     if fields.contains_key(header::TRANSFER_ENCODING) {
         if version == Version::HTTP_10 {
-            return Err(bad("Transfer-Encoding in HTTP/1.0"));
+            return Err(bad_request("Transfer-Encoding in HTTP/1.0"));
         }
         if lengths.iter().next().is_some() {
-            return Err(bad("both Transfer-Encoding and Content-Length"));
+            return Err(bad_request("both Transfer-Encoding and Content-Length"));
         }
         return chunked(fields).map(|()| Framing::chunked());
     }
     let mut length = None;
     for value in lengths {
-        let value = decimal(value.as_bytes()).ok_or(bad("a malformed Content-Length"))?;
+        let value = decimal(value.as_bytes()).ok_or(bad_request("a malformed Content-Length"))?;
         if length.replace(value).is_some_and(|other| other != value) {
-            return Err(bad("Content-Length twice, with different values"));
+            return Err(bad_request("Content-Length twice, with different values"));
         }
     }
     Ok(Framing::length(length.unwrap_or(0)))
 }
 
-fn chunked(fields: &HeaderMap) -> Result<(), Malformed> {
+fn chunked(fields: &HeaderMap) -> Result<(), RequestError> {
     let mut codings = Vec::new();
     for value in fields.get_all(header::TRANSFER_ENCODING) {
-        let value = value.to_str().map_err(|_| bad("a malformed Transfer-Encoding"))?;
+        let value = value.to_str().map_err(|_| bad_request("a malformed Transfer-Encoding"))?;
         codings.extend(value.split(',').map(|coding| coding.trim_matches([' ', '\t'])));
     }
     let is_chunked = |coding: &&str| coding.eq_ignore_ascii_case("chunked");
     match codings.split_last() {
         Some((last, [])) if is_chunked(last) => Ok(()),
         Some((last, before)) if is_chunked(last) && !before.iter().any(is_chunked) => {
-            Err(Malformed(StatusCode::NOT_IMPLEMENTED, "a transfer coding other than chunked"))
+            Err(RequestError(StatusCode::NOT_IMPLEMENTED, "a transfer coding other than chunked"))
         }
-        _ => Err(bad("chunked is not the last transfer coding, once")),
+        _ => Err(bad_request("chunked is not the last transfer coding, once")),
     }
 }
 
@@ -230,14 +232,14 @@ fn keep_alive(fields: &HeaderMap, version: Version) -> bool {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Option<Head>, Malformed> {
-        take(&mut BytesMut::from(text)).map_err(|unread| unread.why)
+    fn read(text: &str) -> Result<Option<RequestHead>, RequestError> {
+        parse(&mut BytesMut::from(text)).map_err(|unread| unread.why)
     }
 
     #[test]
     fn a_plain_request_is_read_to_its_end() {
         let mut buffer = BytesMut::from("\r\nPOST http://h/p?q HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello");
-        let head = take(&mut buffer).unwrap().unwrap();
+        let head = parse(&mut buffer).unwrap().unwrap();
         assert_eq!((head.method, head.target.as_str()), (Method::POST, "http://h/p?q"));
         assert_eq!(head.framing, Framing::length(5));
         assert!(head.keep_alive && !head.expects_continue);

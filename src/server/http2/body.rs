@@ -10,31 +10,35 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::reply::Reply;
-use crate::delivery::InboundFault;
-use crate::server::drain;
+use super::respond::Responder;
+use crate::delivery::RequestBodyError;
+use crate::server::lingering;
 
-pub(super) struct ClientBody {
+pub(super) struct Http2Body {
     /// `None` once this is being dropped.
     incoming: Option<RecvStream>,
     unread: Option<oneshot::Sender<RecvStream>>,
     /// What is still to come, if the client has told: h2 sees to it that this is true.
     left: Option<u64>,
     /// Through which `100 Continue` goes, while it is due.
-    continues: Option<Reply>,
+    continues: Option<Responder>,
 }
 
 /// What still comes of a body that was dropped before its end.
-pub(super) struct Unread(oneshot::Receiver<RecvStream>);
+pub(super) struct RemainingBody(oneshot::Receiver<RecvStream>);
 
-impl ClientBody {
-    pub(super) fn new(incoming: RecvStream, length: Option<u64>, continues: Option<Reply>) -> (Self, Unread) {
+impl Http2Body {
+    pub(super) fn new(
+        incoming: RecvStream,
+        length: Option<u64>,
+        continues: Option<Responder>,
+    ) -> (Self, RemainingBody) {
         let (unread, rest) = oneshot::channel();
-        (Self { incoming: Some(incoming), unread: Some(unread), left: length, continues }, Unread(rest))
+        (Self { incoming: Some(incoming), unread: Some(unread), left: length, continues }, RemainingBody(rest))
     }
 }
 
-impl Drop for ClientBody {
+impl Drop for Http2Body {
     fn drop(&mut self) {
         if let (Some(incoming), Some(unread)) = (self.incoming.take(), self.unread.take())
             && !incoming.is_end_stream()
@@ -44,7 +48,7 @@ impl Drop for ClientBody {
     }
 }
 
-impl Unread {
+impl RemainingBody {
     /// Reads away up to `most` bytes of it, as in HTTP/1: to reset a stream right behind its answer is permitted (RFC 9113
     /// §8.1), but makes clients in the middle of sending drop the answer.
     pub(super) async fn drain(self, most: u64) {
@@ -52,21 +56,24 @@ impl Unread {
             let Ok(mut incoming) = self.0.await else { return };
             let mut left = most;
             while left > 0
-                && let Ok(Some(Ok(data))) = timeout(drain::STALL, incoming.data()).await
+                && let Ok(Some(Ok(data))) = timeout(lingering::STALL, incoming.data()).await
             {
                 left = left.saturating_sub(data.len() as u64);
                 let _ = incoming.flow_control().release_capacity(data.len());
             }
         };
-        let _ = timeout(drain::TOTAL, draining).await;
+        let _ = timeout(lingering::TOTAL, draining).await;
     }
 }
 
-impl Body for ClientBody {
+impl Body for Http2Body {
     type Data = Bytes;
-    type Error = InboundFault;
+    type Error = RequestBodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InboundFault>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let Self { incoming: Some(incoming), left, continues, .. } = &mut *self else { return Poll::Ready(None) };
         let mut polled = incoming.poll_data(cx);
         if polled.is_pending()
@@ -83,8 +90,8 @@ impl Body for ClientBody {
                 *left = left.map(|left| left.saturating_sub(data.len() as u64));
                 Some(Ok(Frame::data(data)))
             }
-            Some(Err(fault)) if fault.is_library() => Some(Err(InboundFault::Malformed)),
-            Some(Err(_)) => Some(Err(InboundFault::Gone)),
+            Some(Err(fault)) if fault.is_library() => Some(Err(RequestBodyError::Malformed)),
+            Some(Err(_)) => Some(Err(RequestBodyError::ClientGone)),
             None => None,
         })
     }

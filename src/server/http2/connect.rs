@@ -13,27 +13,27 @@ use http::{Response, Version};
 use http_body_util::{BodyExt, Empty};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::reply::Reply;
-use crate::delivery::tunnel::{self, Connected};
-use crate::delivery::{Arrival, Outbound};
-use crate::live::Live;
-use crate::policy::identify::Caller;
-use crate::server::hang_up::unless;
+use super::respond::Responder;
+use crate::delivery::tunnel::{self, ConnectOutcome};
+use crate::delivery::{ProxyRequest, ResponseBody};
+use crate::policy::authn::Caller;
+use crate::server::client_io::ClientIo;
+use crate::server::hangup::unless;
 use crate::server::http1;
-use crate::server::inspect::Inside;
-use crate::server::stream::Stream;
+use crate::server::inspect::ServeInspected;
+use crate::state::Runtime;
 
 /// Gives the answer to a CONNECT that is refused; a tunnel is served to its end.
 pub(super) async fn serve(
-    live: &Arc<Live>,
+    runtime: &Arc<Runtime>,
     head: Parts,
     target: String,
     incoming: RecvStream,
-    reply: &Reply,
+    reply: &Responder,
     caller: &Arc<Caller>,
-    inside: Inside,
-) -> Option<(Response<Outbound>, RecvStream)> {
-    let arrival = Arrival {
+    inside: ServeInspected,
+) -> Option<(Response<ResponseBody>, RecvStream)> {
+    let arrival = ProxyRequest {
         method: head.method,
         version: Version::HTTP_2,
         target,
@@ -44,20 +44,20 @@ pub(super) async fn serve(
         interim: None,
     };
     let connected = {
-        let connecting = pin!(tunnel::connect(live, arrival));
+        let connecting = pin!(tunnel::connect(runtime, arrival));
         unless(reply.is_reset(), connecting).await?
     };
     match connected {
-        Connected::Refused(response) => return Some((response, incoming)),
-        Connected::Tunnel(tunnel) => {
-            if let Ok(outgoing) = reply.open(tunnel.answer(live)) {
-                http1::carry(live, Box::new(Pipe::new(incoming, outgoing)), tunnel, caller).await;
+        ConnectOutcome::Refused(response) => return Some((response, incoming)),
+        ConnectOutcome::Tunnel(tunnel) => {
+            if let Ok(outgoing) = reply.open(tunnel.answer(runtime)) {
+                http1::carry(runtime, Box::new(UpgradedStream::new(incoming, outgoing)), tunnel, caller).await;
             }
         }
-        Connected::Inspect(inspection) => {
+        ConnectOutcome::Inspected(inspection) => {
             if let Ok(outgoing) = reply.open(inspection.answer()) {
-                let outside = Box::new(Pipe::new(incoming, outgoing));
-                inside(Arc::clone(live), outside, inspection, Arc::clone(caller)).await;
+                let outside = Box::new(UpgradedStream::new(incoming, outgoing));
+                inside(Arc::clone(runtime), outside, inspection, Arc::clone(caller)).await;
             }
         }
     }
@@ -66,7 +66,7 @@ pub(super) async fn serve(
 
 /// Both directions of a stream, as bytes. Dropped before it was shut down, it is reset: RFC 9113 §8.5 takes any end but
 /// an orderly one for an error.
-struct Pipe {
+struct UpgradedStream {
     incoming: RecvStream,
     /// Came, and was not read yet.
     ahead: Bytes,
@@ -74,13 +74,13 @@ struct Pipe {
     has_ended: bool,
 }
 
-impl Pipe {
+impl UpgradedStream {
     fn new(incoming: RecvStream, outgoing: SendStream<Bytes>) -> Self {
         Self { incoming, ahead: Bytes::new(), outgoing, has_ended: false }
     }
 }
 
-impl Drop for Pipe {
+impl Drop for UpgradedStream {
     fn drop(&mut self) {
         if !self.has_ended {
             self.outgoing.send_reset(Reason::CONNECT_ERROR);
@@ -88,7 +88,7 @@ impl Drop for Pipe {
     }
 }
 
-impl Stream for Pipe {
+impl ClientIo for UpgradedStream {
     /// It always does.
     fn resets_when_dropped(&mut self, _: bool) {}
 
@@ -98,7 +98,7 @@ impl Stream for Pipe {
     }
 }
 
-impl AsyncRead for Pipe {
+impl AsyncRead for UpgradedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.ahead.is_empty() {
             match ready!(self.incoming.poll_data(cx)) {
@@ -116,7 +116,7 @@ impl AsyncRead for Pipe {
     }
 }
 
-impl AsyncWrite for Pipe {
+impl AsyncWrite for UpgradedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.outgoing.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));

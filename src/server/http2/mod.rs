@@ -3,9 +3,9 @@
 
 mod body;
 mod connect;
-mod filtered;
-mod reply;
+mod filtered_stream;
 mod request;
+mod respond;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -22,19 +22,19 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::drain;
-use super::hang_up::unless;
-use super::inspect::Inside;
-use super::malformed::{HEAD_MAX, Malformed};
-use super::stay::{Stay, evicted};
-use super::stream::Stream;
-use crate::delivery::{self, Arrival, Outbound};
-use crate::live::Live;
+use super::client_io::ClientIo;
+use super::hangup::unless;
+use super::inspect::ServeInspected;
+use super::lifetime::{ConnectionLifetime, evicted};
+use super::lingering;
+use super::request_error::{HEAD_MAX, RequestError};
+use crate::delivery::{self, ProxyRequest, ResponseBody};
 use crate::net::field_filter::Violation;
-use crate::policy::identify::Caller;
-use body::ClientBody;
-use filtered::Filtered;
-use reply::Reply;
+use crate::policy::authn::Caller;
+use crate::state::Runtime;
+use body::Http2Body;
+use filtered_stream::FilteredStream;
+use respond::Responder;
 
 /// Requests at a time on one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
 const STREAMS_MAX: u32 = 128;
@@ -56,7 +56,13 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const EVICTED_GOODBYE: Duration = Duration::from_millis(200);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Caller>, stay: Stay, inside: Inside) {
+pub(super) async fn serve(
+    live: Arc<Runtime>,
+    stream: impl ClientIo,
+    caller: Arc<Caller>,
+    stay: ConnectionLifetime,
+    inside: ServeInspected,
+) {
     let handshake = Builder::new()
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
@@ -66,7 +72,7 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .handshake(Filtered::new(stream));
+        .handshake(FilteredStream::new(stream));
     let idle = live.in_force().plan.timeouts.idle;
     let handshaken = tokio::select! {
         biased;
@@ -80,11 +86,11 @@ pub(super) async fn serve(live: Arc<Live>, stream: impl Stream, caller: Arc<Call
 
 /// Dropped, it ends its requests: their tasks are the connection's.
 async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
-    live: Arc<Live>,
+    runtime: Arc<Runtime>,
     mut connection: Connection<S, Bytes>,
     caller: Arc<Caller>,
-    stay: Stay,
-    inside: Inside,
+    stay: ConnectionLifetime,
+    inside: ServeInspected,
 ) {
     let mut tasks = JoinSet::new();
     let unanswered = Arc::new(watch::Sender::new(0));
@@ -94,7 +100,7 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     // Pings and settings are no reason to stay.
     let mut quiet_since = Instant::now();
     loop {
-        let patience = if is_leaving { goodbye } else { live.in_force().plan.timeouts.idle };
+        let patience = if is_leaving { goodbye } else { runtime.in_force().plan.timeouts.idle };
         let idle = (tasks.is_empty() && !is_leaving).then(|| stay.idle()).flatten();
         // What comes after a response, such as the rest of a refused request, keeps no unidentified peer's connection.
         let waits = *all_answered.borrow_and_update() == 0 && !is_leaving;
@@ -106,8 +112,8 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 Some(Ok((request, reply))) => {
                     stay.begin_request();
-                    let (live, caller, open) = (Arc::clone(&live), Arc::clone(&caller), live.open_stream());
-                    let unanswered = Unanswered::begin(&unanswered);
+                    let (live, caller, open) = (Arc::clone(&runtime), Arc::clone(&caller), runtime.open_stream());
+                    let unanswered = PendingResponse::begin(&unanswered);
                     tasks.spawn(async move {
                         answer(&live, request, reply, &caller, inside, unanswered).await;
                         drop(open);
@@ -151,9 +157,9 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// A request whose response is not out, counted until this is dropped.
-struct Unanswered(Arc<watch::Sender<usize>>);
+struct PendingResponse(Arc<watch::Sender<usize>>);
 
-impl Unanswered {
+impl PendingResponse {
     fn begin(count: &Arc<watch::Sender<usize>>) -> Self {
         // Only the connection adds, and it reads the count next.
         count.send_if_modified(|count| {
@@ -164,7 +170,7 @@ impl Unanswered {
     }
 }
 
-impl Drop for Unanswered {
+impl Drop for PendingResponse {
     fn drop(&mut self) {
         self.0.send_if_modified(|count| {
             *count -= 1;
@@ -176,27 +182,27 @@ impl Drop for Unanswered {
 /// One request, from its head to the last byte of its answer. A client that resets the stream, or goes, ends it where
 /// it is.
 async fn answer(
-    live: &Arc<Live>,
+    runtime: &Arc<Runtime>,
     request: Request<RecvStream>,
     reply: SendResponse<Bytes>,
     caller: &Arc<Caller>,
-    inside: Inside,
-    unanswered: Unanswered,
+    inside: ServeInspected,
+    unanswered: PendingResponse,
 ) {
     let (mut head, incoming) = request.into_parts();
-    let reply = Reply::new(reply);
-    let patience = live.in_force().plan.timeouts.idle;
+    let reply = Responder::new(reply);
+    let patience = runtime.in_force().plan.timeouts.idle;
     let method = head.method.clone();
     let (response, unread) = match request::read(&mut head) {
         Ok(asked) if method == Method::CONNECT => {
-            let refused = connect::serve(live, head, asked.target, incoming, &reply, caller, inside).await;
+            let refused = connect::serve(runtime, head, asked.target, incoming, &reply, caller, inside).await;
             let Some((response, incoming)) = refused else { return };
-            (response, ClientBody::new(incoming, None, None).1)
+            (response, Http2Body::new(incoming, None, None).1)
         }
         Ok(asked) => {
             let continues = asked.expects_continue.then(|| reply.clone());
-            let (body, unread) = ClientBody::new(incoming, asked.length, continues);
-            let arrival = Arrival {
+            let (body, unread) = Http2Body::new(incoming, asked.length, continues);
+            let arrival = ProxyRequest {
                 method: head.method,
                 version: Version::HTTP_2,
                 target: asked.target,
@@ -205,21 +211,21 @@ async fn answer(
                 caller: Arc::clone(caller),
                 interim: Some(reply.interim()),
             };
-            let delivering = pin!(delivery::deliver(live, arrival));
+            let delivering = pin!(delivery::deliver(runtime, arrival));
             let Some(response) = unless(reply.is_reset(), delivering).await else { return };
             (response, unread)
         }
-        Err(Malformed(status, detail)) => {
-            let (_, unread) = ClientBody::new(incoming, None, None);
+        Err(RequestError(status, detail)) => {
+            let (_, unread) = Http2Body::new(incoming, None, None);
             // With Outgate-Target the URI is not where the request is for. In the place of a head that was too large stands
             // another one.
             let is_own = !head.headers.contains_key("outgate-target") && Violation::of(&head.headers).is_none();
             let asked = is_own.then(|| (method.clone(), head.uri.to_string()));
-            (delivery::refuse_unread(live, caller, asked.as_ref(), (status, detail)), unread)
+            (delivery::refuse_unread(runtime, caller, asked.as_ref(), (status, detail)), unread)
         }
     };
     let deadline = response.body().deadline().unwrap_or_else(|| Instant::now() + patience);
-    let is_ours = matches!(response.body(), Outbound::Whole(_));
+    let is_ours = matches!(response.body(), ResponseBody::Full(_));
     let mut sending = pin!(timeout_at(deadline, reply.send(response, &method)));
     let mut unanswered = Some(unanswered);
     let sent = poll_fn(|cx| {
@@ -231,6 +237,6 @@ async fn answer(
     .await;
     // Whatever is left open when this ends is reset, so that no client takes the half for the whole.
     if let Ok(Ok(())) = sent {
-        unread.drain(drain::limit(live)).await;
+        unread.drain(lingering::limit(runtime)).await;
     }
 }

@@ -9,13 +9,13 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::net::field_filter::Violation;
 use crate::net::hpack::UNENCODED_PATH;
-use crate::server::malformed::{
-    FIELDS_MAX, Malformed, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, judge_method,
-    judge_target,
+use crate::server::request_error::{
+    FIELDS_MAX, RequestError, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad_request, expects_continue,
+    judge_method, judge_target,
 };
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct ParsedHead {
     /// In absolute-form; in origin-form where `Outgate-Target` has the target; in authority-form for CONNECT.
     pub(super) target: String,
     /// Of the body, if the client tells.
@@ -25,19 +25,19 @@ pub(super) struct Asked {
 }
 
 /// A request's fate does not depend on its version. (But h2 cuts off a fragment before anybody can see it.)
-pub(super) fn read(head: &mut Parts) -> Result<Asked, Malformed> {
+pub(super) fn read(head: &mut Parts) -> Result<ParsedHead, RequestError> {
     let path = unencoded_path(&mut head.headers)?;
     if head.headers.len() > FIELDS_MAX || Violation::of(&head.headers).is_some() {
         return Err(TOO_MANY_FIELDS);
     }
     judge_method(head.method.as_str())?;
     if head.headers.values().any(has_outer_space) {
-        return Err(bad("white space around a field value"));
+        return Err(bad_request("white space around a field value"));
     }
     let expects_continue = expects_continue(&head.headers)?;
-    let asked = Asked { target: target(head, path.as_deref())?, length: length(&head.headers)?, expects_continue };
+    let asked = ParsedHead { target: target(head, path.as_deref())?, length: length(&head.headers)?, expects_continue };
     if head.method == Method::CONNECT && asked.length.is_some() {
-        return Err(bad("a CONNECT has no body"));
+        return Err(bad_request("a CONNECT has no body"));
     }
     name_host(head);
     join_cookies(&mut head.headers);
@@ -52,7 +52,7 @@ fn has_outer_space(value: &HeaderValue) -> bool {
 
 /// The path, byte for byte, where it has characters that h2 refuses. A client that sends the field itself has written a
 /// path, and no more.
-fn unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, Malformed> {
+fn unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, RequestError> {
     let mut paths = fields.get_all(UNENCODED_PATH).iter();
     let path = match (paths.next(), paths.next()) {
         (None, _) => return Ok(None),
@@ -60,10 +60,10 @@ fn unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, Malformed> {
         (Some(_), Some(_)) => None,
     };
     fields.remove(UNENCODED_PATH);
-    path.map(Some).ok_or(bad("Outgate-Unencoded-Path is no field of clients"))
+    path.map(Some).ok_or(bad_request("Outgate-Unencoded-Path is no field of clients"))
 }
 
-fn target(head: &Parts, unencoded: Option<&str>) -> Result<String, Malformed> {
+fn target(head: &Parts, unencoded: Option<&str>) -> Result<String, RequestError> {
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     if head.method == Method::CONNECT {
         return Ok(authority.to_owned());
@@ -85,12 +85,12 @@ fn target(head: &Parts, unencoded: Option<&str>) -> Result<String, Malformed> {
 }
 
 /// RFC 9113 §8.3.1: a `Host` that names another than `:authority` is malformed.
-fn one_host(fields: &HeaderMap, scheme: &str, authority: &str) -> Result<(), Malformed> {
+fn one_host(fields: &HeaderMap, scheme: &str, authority: &str) -> Result<(), RequestError> {
     let mut hosts = fields.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Err(bad("more than one Host")),
+        (_, Some(_)) => Err(bad_request("more than one Host")),
         (Some(host), None) if !authority.is_empty() && !is_same(host.as_bytes(), authority, scheme) => {
-            Err(bad("Host is not :authority"))
+            Err(bad_request("Host is not :authority"))
         }
         _ => Ok(()),
     }
@@ -103,14 +103,14 @@ fn is_same(host: &[u8], authority: &str, scheme: &str) -> bool {
     bare(host) == bare(authority.as_bytes())
 }
 
-fn length(fields: &HeaderMap) -> Result<Option<u64>, Malformed> {
+fn length(fields: &HeaderMap) -> Result<Option<u64>, RequestError> {
     let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(bad("more than one Content-Length")),
+        (Some(_), Some(_)) => Err(bad_request("more than one Content-Length")),
         (Some(length), None) => {
             let length = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-            length.and_then(|text| text.parse().ok()).map(Some).ok_or(bad("a malformed Content-Length"))
+            length.and_then(|text| text.parse().ok()).map(Some).ok_or(bad_request("a malformed Content-Length"))
         }
     }
 }
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<Asked, u16> {
+    fn asked(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<ParsedHead, u16> {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);

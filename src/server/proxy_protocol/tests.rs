@@ -14,8 +14,8 @@ fn rest(source: &[u8], length: usize) -> Vec<u8> {
     rest
 }
 
-fn good() -> Vec<(Vec<u8>, Origin)> {
-    let ip = |text: &str| Origin::Address(text.parse().unwrap());
+fn good() -> Vec<(Vec<u8>, ProxiedSource)> {
+    let ip = |text: &str| ProxiedSource::Address(text.parse().unwrap());
     let v6: Ipv6Addr = "2001:db8::7".parse().unwrap();
     let mapped: Ipv6Addr = "::ffff:192.0.2.7".parse().unwrap();
     let with_fields = [rest(&[192, 0, 2, 7], 12), vec![3, 0, 4, 1, 2, 3, 4], vec![4; 500]].concat();
@@ -24,19 +24,19 @@ fn good() -> Vec<(Vec<u8>, Origin)> {
         (b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n".to_vec(), ip("255.255.255.255")),
         (b"PROXY TCP6 2001:db8::7 ::1 0 0\r\n".to_vec(), ip("2001:db8::7")),
         (b"PROXY TCP6 ::ffff:192.0.2.7 ::1 1 1\r\n".to_vec(), ip("192.0.2.7")),
-        (b"PROXY UNKNOWN\r\n".to_vec(), Origin::Sender),
-        (b"PROXY UNKNOWN ffff:f:f \xff 99999\r\n".to_vec(), Origin::Sender),
-        ([&b"PROXY UNKNOWN "[..], &[b'x'; 91], b"\r\n"].concat(), Origin::Sender),
+        (b"PROXY UNKNOWN\r\n".to_vec(), ProxiedSource::Sender),
+        (b"PROXY UNKNOWN ffff:f:f \xff 99999\r\n".to_vec(), ProxiedSource::Sender),
+        ([&b"PROXY UNKNOWN "[..], &[b'x'; 91], b"\r\n"].concat(), ProxiedSource::Sender),
         (v2(0x21, 0x11, &rest(&[192, 0, 2, 7], 12)), ip("192.0.2.7")),
         (v2(0x21, 0x11, &with_fields), ip("192.0.2.7")),
         (v2(0x21, 0x21, &rest(&v6.octets(), 36)), ip("2001:db8::7")),
         (v2(0x21, 0x21, &rest(&mapped.octets(), 36)), ip("192.0.2.7")),
-        (v2(0x21, 0x31, &rest(b"/run/s", 216)), Origin::Unix),
-        (v2(0x21, 0x00, b""), Origin::Sender),
-        (v2(0x21, 0x00, &[1, 2, 3]), Origin::Sender),
-        (v2(0x20, 0x00, b""), Origin::Sender),
-        (v2(0x20, 0x11, &rest(&[192, 0, 2, 7], 12)), Origin::Sender),
-        (v2(0x20, 0xff, b""), Origin::Sender),
+        (v2(0x21, 0x31, &rest(b"/run/s", 216)), ProxiedSource::Unix),
+        (v2(0x21, 0x00, b""), ProxiedSource::Sender),
+        (v2(0x21, 0x00, &[1, 2, 3]), ProxiedSource::Sender),
+        (v2(0x20, 0x00, b""), ProxiedSource::Sender),
+        (v2(0x20, 0x11, &rest(&[192, 0, 2, 7], 12)), ProxiedSource::Sender),
+        (v2(0x20, 0xff, b""), ProxiedSource::Sender),
         (v2(0x21, 0x11, &vec![1; V2_REST_MAX]), ip("1.1.1.1")),
     ]
 }
@@ -55,42 +55,42 @@ fn good_headers_are_understood_however_they_arrive() {
 #[test]
 fn bad_headers_are_refused_for_what_they_are() {
     for (header, fault) in [
-        (b"GET / HTTP/1.1\r\n".to_vec(), Fault::Missing),
-        (b"\x16\x03\x01".to_vec(), Fault::Missing),
-        (b"proxy TCP4".to_vec(), Fault::Missing),
-        (b"PROXYTCP4".to_vec(), Fault::Missing),
-        (b"\r\n\r\n\0\r\nQUIT\r\n".to_vec(), Fault::Missing),
-        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2 3\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2 \r\n".to_vec(), Fault::Line),
-        (b"PROXY  TCP4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4  192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.07 198.51.100.1 1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.256 198.51.100.1 1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 2001:db8::7 ::1 1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP6 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP6 fe80::1%lo ::1 1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 65536\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.7 198.51.100.1 01 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.7 198.51.100.1 +1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.7 198.51.100.1 -1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY UDP4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY tcp4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), Fault::Line),
-        (b"PROXY \r\n".to_vec(), Fault::Line),
-        (b"PROXY TCP4 192.0.2.7\r198.51.100.1 1 2\r\n".to_vec(), Fault::Line),
-        ([&b"PROXY UNKNOWN "[..], &[b'x'; 93]].concat(), Fault::TooLong),
-        ([&b"PROXY UNKNOWN "[..], &[b'x'; 92], b"\r\n"].concat(), Fault::TooLong),
-        (v2(0x11, 0x11, &rest(&[], 12)), Fault::Version(1)),
-        (v2(0x31, 0x11, &rest(&[], 12)), Fault::Version(3)),
-        (v2(0x22, 0x11, &rest(&[], 12)), Fault::Command(2)),
-        (v2(0x21, 0x12, &rest(&[], 12)), Fault::Family(0x12)),
-        (v2(0x21, 0x10, &rest(&[], 12)), Fault::Family(0x10)),
-        (v2(0x21, 0x41, &rest(&[], 12)), Fault::Family(0x41)),
-        (v2(0x21, 0x11, &rest(&[], 11)), Fault::Addresses),
-        (v2(0x21, 0x21, &rest(&[], 35)), Fault::Addresses),
-        (v2(0x21, 0x31, &rest(&[], 215)), Fault::Addresses),
-        (v2(0x21, 0x11, &vec![1; V2_REST_MAX + 1]), Fault::TooLong),
+        (b"GET / HTTP/1.1\r\n".to_vec(), ProxyHeaderError::Missing),
+        (b"\x16\x03\x01".to_vec(), ProxyHeaderError::Missing),
+        (b"proxy TCP4".to_vec(), ProxyHeaderError::Missing),
+        (b"PROXYTCP4".to_vec(), ProxyHeaderError::Missing),
+        (b"\r\n\r\n\0\r\nQUIT\r\n".to_vec(), ProxyHeaderError::Missing),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2 3\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2 \r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY  TCP4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4  192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.07 198.51.100.1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.256 198.51.100.1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 2001:db8::7 ::1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP6 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP6 fe80::1%lo ::1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 65536\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 01 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 +1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 -1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY UDP4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY tcp4 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY \r\n".to_vec(), ProxyHeaderError::Line),
+        (b"PROXY TCP4 192.0.2.7\r198.51.100.1 1 2\r\n".to_vec(), ProxyHeaderError::Line),
+        ([&b"PROXY UNKNOWN "[..], &[b'x'; 93]].concat(), ProxyHeaderError::TooLong),
+        ([&b"PROXY UNKNOWN "[..], &[b'x'; 92], b"\r\n"].concat(), ProxyHeaderError::TooLong),
+        (v2(0x11, 0x11, &rest(&[], 12)), ProxyHeaderError::Version(1)),
+        (v2(0x31, 0x11, &rest(&[], 12)), ProxyHeaderError::Version(3)),
+        (v2(0x22, 0x11, &rest(&[], 12)), ProxyHeaderError::Command(2)),
+        (v2(0x21, 0x12, &rest(&[], 12)), ProxyHeaderError::Family(0x12)),
+        (v2(0x21, 0x10, &rest(&[], 12)), ProxyHeaderError::Family(0x10)),
+        (v2(0x21, 0x41, &rest(&[], 12)), ProxyHeaderError::Family(0x41)),
+        (v2(0x21, 0x11, &rest(&[], 11)), ProxyHeaderError::Addresses),
+        (v2(0x21, 0x21, &rest(&[], 35)), ProxyHeaderError::Addresses),
+        (v2(0x21, 0x31, &rest(&[], 215)), ProxyHeaderError::Addresses),
+        (v2(0x21, 0x11, &vec![1; V2_REST_MAX + 1]), ProxyHeaderError::TooLong),
     ] {
         assert_eq!(parse(&header), Err(fault), "{:?}", String::from_utf8_lossy(&header));
     }
@@ -109,6 +109,6 @@ async fn what_follows_the_header_is_left_for_others() {
         assert_eq!(rest, b"\x16\x03\x01 and more");
         writing.await.unwrap().unwrap();
     }
-    assert_eq!(receive(&mut &b"PROXY TCP4 1"[..], &mut BytesMut::new()).await, Err(Fault::Cut));
-    assert_eq!(receive(&mut &b""[..], &mut BytesMut::new()).await, Err(Fault::Cut));
+    assert_eq!(receive(&mut &b"PROXY TCP4 1"[..], &mut BytesMut::new()).await, Err(ProxyHeaderError::Cut));
+    assert_eq!(receive(&mut &b""[..], &mut BytesMut::new()).await, Err(ProxyHeaderError::Cut));
 }

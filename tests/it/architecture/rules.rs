@@ -24,7 +24,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("policy", 2),
     ("history", 2),
     ("net", 3),
-    ("live", 4),
+    ("state", 4),
     ("delivery", 5),
     ("server", 6),
     ("cli", 7),
@@ -42,7 +42,7 @@ const FLOORS: &[(&str, u8)] = &[
 const DOORS: &[(&[&str], &[&str], &str)] = &[
     (
         &["unsafe"],
-        &["src/net/sockopt.rs", "src/live/priority.rs"],
+        &["src/net/sockopt.rs", "src/state/config/thread_priority.rs"],
         "two small files ask the kernel for what no library offers",
     ),
     (
@@ -59,15 +59,15 @@ const DOORS: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["by_operator"],
-        &["src/policy/identify/mod.rs", "src/cli/send/straight.rs"],
+        &["src/policy/authn/mod.rs", "src/cli/send/straight.rs"],
         "who comes over the network proves who it is",
     ),
     (
         &["println!", "print!", "eprintln!", "eprint!", "io::stdout()", "io::stderr()"],
         &[
-            "src/cli",           // its own macros of these names ignore a closed pipe
-            "src/live/lines.rs", // the writers of records and log
-            "src/live/log.rs",   // asks whether stderr is a terminal
+            "src/cli",                               // its own macros of these names ignore a closed pipe
+            "src/state/observability/line_queue.rs", // the writers of records and log
+            "src/state/observability/log.rs",        // asks whether stderr is a terminal
         ],
         "a write to a standard stream blocks or panics",
     ),
@@ -76,12 +76,12 @@ const DOORS: &[(&[&str], &[&str], &str)] = &[
         &["std::fs", "tokio::fs", "fs::read", "fs::read_to_string", "fs::write", "File::open", "File::create"],
         &[
             "src/config",
-            "src/history",               // keeps configurations, and puts one back
-            "src/net/listen.rs",         // a unix socket's mode, and the stale one of a former process
-            "src/net/resolve/system.rs", // the system's /etc/hosts and /etc/resolv.conf
-            "src/net/sockopt.rs",        // the kernel's range of local ports
-            "src/live/lines.rs",         // appends a line a delivery
-            "src/net/peer.rs",           // the names of this host's users
+            "src/history",                           // keeps configurations, and puts one back
+            "src/net/listen.rs",                     // a unix socket's mode, and the stale one of a former process
+            "src/net/resolve/system.rs",             // the system's /etc/hosts and /etc/resolv.conf
+            "src/net/sockopt.rs",                    // the kernel's range of local ports
+            "src/state/observability/line_queue.rs", // appends a line a delivery
+            "src/net/peer.rs",                       // the names of this host's users
             "src/app.rs",
             "src/cli",
         ],
@@ -323,7 +323,7 @@ fn rules_tell_right_from_wrong() {
         (unfinished, "src/host.rs", "// TODO: more\nfn f() { unimplemented!() }", 2),
         (unfinished, "src/host.rs", "// \"todo!\" in words\nconst METHODS: u8 = 0;", 0),
         (floors, "src/policy/guard.rs", "use crate::net::dial;", 1),
-        (floors, "src/policy/guard.rs", "use crate::{names::Host, live};", 1),
+        (floors, "src/policy/guard.rs", "use crate::{names::Host, state};", 1),
         (floors, "src/policy/guard.rs", "fn f() { crate::delivery::go() }", 1),
         (floors, "src/policy/guard.rs", "use super::super::net;", 1),
         (floors, "src/policy/sign/rfc9421.rs", "use super::super::egress; use super::Draft;", 0),

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use outgate::config::{self, Deliveries, Loaded};
+use outgate::config::{self, DeliveryLog, Loaded};
 use toml::de::{DeTable, DeValue};
 
 fn load(path: &str) -> Loaded {
@@ -22,7 +22,7 @@ fn the_example_loads_as_it_stands() {
 fn the_example_states_the_defaults() {
     let (example, bare) = (load("config.toml.example").config, load("tests/golden/bare.toml").config);
     let general = |config: &config::Config| {
-        let Deliveries::Stdout = config.log.deliveries.value else { panic!("{:?}", config.log) };
+        let DeliveryLog::Stdout = config.log.deliveries.value else { panic!("{:?}", config.log) };
         format!(
             "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             config.server.name,

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use jiff::Timestamp;
-use outgate::delivery::{Question, explain};
+use outgate::delivery::{ExplainRequest, explain};
 use outgate::names::{ClientName, TenantName};
-use outgate::policy::guard::Own;
+use outgate::policy::guard::LocalAddresses;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::folder;
@@ -217,7 +217,7 @@ fn explain_gives_the_code_that_the_proxy_gives() {
         let loaded = outgate::config::load(&outgate.folder.path("config.toml")).ok().unwrap();
         let now = Timestamp::now();
         let (plan, _) = outgate::policy::compile(&loaded.config, now).ok().unwrap();
-        let own = Own { local: vec!["127.0.0.0/8".parse().unwrap()], listeners: vec![outgate.proxy] };
+        let own = LocalAddresses { local: vec!["127.0.0.0/8".parse().unwrap()], listeners: vec![outgate.proxy] };
         let (receiver, proxy) = (format!(":{}", target.port()), format!(":{}", outgate.proxy.port()));
         let ports = ["", ":443", ":80", &receiver, &receiver, &receiver, &proxy];
         for number in 0..REQUESTS {
@@ -227,7 +227,7 @@ fn explain_gives_the_code_that_the_proxy_gives() {
             let answer = connection.answer_to(method);
             let (method, client) = (method.parse::<Method>().unwrap(), ClientName::new(client));
             let tenant = tenant.map(TenantName::new);
-            let question = Question { method: &method, url: &url, client: &client, tenant: tenant.as_ref(), now };
+            let question = ExplainRequest { method: &method, url: &url, client: &client, tenant: tenant.as_ref(), now };
             let told = explain(&plan, &question, &own);
             let told = told.refusal.map_or("", |code| code.name());
             let context = || format!("seed {seed}, request {number}: {request}{answer:?}\n{text}");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use outgate::config::{self, Config, KeyFolder, Loaded, Rejected, Severity};
+use outgate::config::{self, Config, KeyFolder, LoadError, Loaded, Severity};
 use outgate::names::TenantName;
 use outgate::policy;
 
@@ -33,7 +33,7 @@ impl Folder {
         self
     }
 
-    fn load(&self) -> Result<Loaded, Rejected> {
+    fn load(&self) -> Result<Loaded, LoadError> {
         let folder = OsString::from(self.0.join("credentials"));
         config::load_in(&self.0.join("config.toml"), &|name| (name == "CREDENTIALS_DIRECTORY").then(|| folder.clone()))
     }

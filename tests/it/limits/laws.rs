@@ -10,19 +10,19 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use governor::clock::FakeRelativeClock;
-use outgate::config::Per;
-use outgate::live::limits::{Limited, Limits, Permit};
+use outgate::config::LimitScope;
 use outgate::names::{ClientName, Host, LimitName, PoolName, RouteName};
-use outgate::policy::admit::{Limit, Quota, Who};
+use outgate::policy::limits::{Limit, LimitDescriptor, Quota};
+use outgate::state::limits::{LimitExceeded, LimitPermit, Limits};
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(1);
 
-type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Permit, Limited>> + 'a>>;
+type Attempt<'a> = Pin<Box<dyn Future<Output = Result<LimitPermit, LimitExceeded>> + 'a>>;
 
 fn limit(quota: Option<Quota>, concurrency: Option<u32>, wait: Duration) -> [Arc<Limit>; 1] {
-    let (name, per) = (LimitName::new("l"), vec![Per::Host]);
+    let (name, per) = (LimitName::new("l"), vec![LimitScope::Host]);
     [Arc::new(Limit { name, quota, concurrency, per, wait, bandwidth: None, report_only: false })]
 }
 
@@ -35,7 +35,12 @@ fn attempt<'a>(limits: &'a Limits<FakeRelativeClock>, by: [Arc<Limit>; 1]) -> At
     Box::pin(async move {
         let (client, route, egress) = (ClientName::new("c"), RouteName::new("r"), PoolName::new("e"));
         let host = Host::Name("hooks.acme.example".into());
-        limits.admit(&by, &Who { client: &client, tenant: None, route: &route, host: &host, egress: &egress }).await
+        limits
+            .acquire(
+                &by,
+                &LimitDescriptor { client: &client, tenant: None, route: &route, host: &host, egress: &egress },
+            )
+            .await
     })
 }
 
@@ -174,7 +179,7 @@ proptest! {
             // As the newest attempt has it.
             let (mut plan, mut maximum) = (3, 3);
             let mut line: VecDeque<Attempt<'_>> = VecDeque::new();
-            let mut held: Vec<Permit> = Vec::new();
+            let mut held: Vec<LimitPermit> = Vec::new();
             for event in events {
                 match event {
                     Event::Advance(millis) => tokio::time::advance(TICK * millis).await,
@@ -212,7 +217,7 @@ proptest! {
 }
 
 /// Polls those in line until none gets on; who passes must have stood before all others that go on waiting.
-fn serve(line: &mut VecDeque<Attempt<'_>>, mut passes: impl FnMut(Permit)) -> Result<(), TestCaseError> {
+fn serve(line: &mut VecDeque<Attempt<'_>>, mut passes: impl FnMut(LimitPermit)) -> Result<(), TestCaseError> {
     loop {
         let (mut moved, mut still) = (false, VecDeque::new());
         for mut attempt in line.drain(..) {

@@ -9,16 +9,16 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use governor::clock::FakeRelativeClock;
-use outgate::config::Per;
-use outgate::live::limits::{Kind, Limited, Limits, Permit};
+use outgate::config::LimitScope;
 use outgate::names::{ClientName, Host, LimitName, PoolName, RouteName};
-use outgate::policy::admit::{Limit, Quota, headers};
+use outgate::policy::limits::{Limit, Quota, headers};
+use outgate::state::limits::{LimitExceeded, LimitKind, LimitPermit, Limits};
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-type Admission = Result<Permit, Limited>;
+type Admission = Result<LimitPermit, LimitExceeded>;
 
 /// Limits on a clock that stands still until told.
 struct Bench {
@@ -53,9 +53,14 @@ impl Bench {
 async fn admit<C: governor::clock::Clock>(limits: &Limits<C>, by: &[Arc<Limit>]) -> Admission {
     let (client, route, egress) = (ClientName::new("c"), RouteName::new("r"), PoolName::new("e"));
     let host = Host::Name("hooks.acme.example".into());
-    let who =
-        outgate::policy::admit::Who { client: &client, tenant: None, route: &route, host: &host, egress: &egress };
-    limits.admit(by, &who).await
+    let who = outgate::policy::limits::LimitDescriptor {
+        client: &client,
+        tenant: None,
+        route: &route,
+        host: &host,
+        egress: &egress,
+    };
+    limits.acquire(by, &who).await
 }
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
@@ -77,7 +82,7 @@ fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, wait: Durat
         name: LimitName::new(name),
         quota,
         concurrency,
-        per: vec![Per::Host],
+        per: vec![LimitScope::Host],
         wait,
         bandwidth: None,
         report_only: false,
@@ -95,7 +100,7 @@ fn at_once(maximum: u32, wait: Duration) -> Arc<Limit> {
 #[test]
 fn a_permit_can_be_held_anywhere() {
     fn sendable<T: Send + Sync + 'static>() {}
-    sendable::<Permit>();
+    sendable::<LimitPermit>();
 }
 
 #[test]
@@ -104,7 +109,7 @@ fn a_burst_passes_then_the_rate() {
     let limit = rate(2, SECOND, 3);
     assert_eq!(bench.pass(&limit), 3);
     let refused = bench.now(std::slice::from_ref(&limit)).err().unwrap();
-    assert_eq!((refused.kind, refused.limit.as_str()), (Kind::Rate, "l"));
+    assert_eq!((refused.kind, refused.limit.as_str()), (LimitKind::Rate, "l"));
     assert_eq!(refused.retry_after, Duration::from_millis(500));
     let [(_, policy), (_, left)] = headers(&refused.standings).unwrap();
     assert_eq!((policy.to_str().unwrap(), left.to_str().unwrap()), (r#""l";q=3;w=2"#, r#""l";r=0;t=1"#));
@@ -194,7 +199,7 @@ fn so_many_at_once_and_a_reload_counts_those_under_way() {
     let (two, three, one) = ([at_once(2, Duration::ZERO)], [at_once(3, Duration::ZERO)], [at_once(1, Duration::ZERO)]);
     let mut held = vec![bench.now(&two).ok().unwrap(), bench.now(&two).ok().unwrap()];
     let refused = bench.now(&two).err().unwrap();
-    assert_eq!((refused.kind, refused.retry_after), (Kind::Concurrency, SECOND));
+    assert_eq!((refused.kind, refused.retry_after), (LimitKind::Concurrency, SECOND));
     held.push(bench.now(&three).ok().unwrap());
     assert!(bench.now(&three).is_err());
     held.truncate(1);
@@ -290,7 +295,7 @@ fn waiting_for_a_place_ends() {
     let limit = [at_once(1, Duration::from_millis(20))];
     let _first = bench.now(&limit);
     let refused = runtime().block_on(bench.admit(&limit)).err().unwrap();
-    assert_eq!(refused.kind, Kind::Concurrency);
+    assert_eq!(refused.kind, LimitKind::Concurrency);
 }
 
 #[test]

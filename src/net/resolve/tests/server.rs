@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 /// What the server says to one question.
-pub(super) enum Reply {
+pub(super) enum FakeReply {
     Records(Vec<Record>),
     /// The same, but over UDP only that it does not fit.
     TooLong(Vec<Record>),
@@ -29,17 +29,17 @@ pub(super) enum Reply {
     Late(Duration, Vec<Record>),
 }
 
-pub(super) type Zone = fn(&str, RecordType) -> Reply;
+pub(super) type FakeZone = fn(&str, RecordType) -> FakeReply;
 
-pub(super) struct Server {
+pub(super) struct FakeNameServer {
     pub(super) address: SocketAddr,
     pub(super) asked: Arc<Mutex<Vec<(String, RecordType)>>>,
     /// Stops with the server.
     _tasks: JoinSet<()>,
 }
 
-impl Server {
-    pub(super) async fn start(zone: Zone) -> Self {
+impl FakeNameServer {
+    pub(super) async fn start(zone: FakeZone) -> Self {
         let (udp, tcp) = loop {
             let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
             if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
@@ -85,7 +85,7 @@ impl Server {
 }
 
 fn reply(
-    zone: Zone,
+    zone: FakeZone,
     question: &[u8],
     udp: bool,
     log: &Mutex<Vec<(String, RecordType)>>,
@@ -101,26 +101,26 @@ fn reply(
     message.add_query(query.clone());
     let mut delay = Duration::ZERO;
     match zone(&name, query.query_type()) {
-        Reply::Records(records) => drop(message.add_answers(records)),
-        Reply::TooLong(_) if udp => message.metadata.truncation = true,
-        Reply::TooLong(records) => drop(message.add_answers(records)),
-        Reply::NoSuchName => {
+        FakeReply::Records(records) => drop(message.add_answers(records)),
+        FakeReply::TooLong(_) if udp => message.metadata.truncation = true,
+        FakeReply::TooLong(records) => drop(message.add_answers(records)),
+        FakeReply::NoSuchName => {
             message.metadata.response_code = ResponseCode::NXDomain;
             message.add_authority(soa);
         }
-        Reply::NoSuchNameBeside(records) => {
+        FakeReply::NoSuchNameBeside(records) => {
             message.metadata.response_code = ResponseCode::NXDomain;
             message.add_answers(records);
         }
-        Reply::NoData => drop(message.add_authority(soa)),
-        Reply::Code(code) => message.metadata.response_code = code,
-        Reply::NoEdns(_, records) if question.edns.is_none() => drop(message.add_answers(records)),
-        Reply::NoEdns(code, _) => {
+        FakeReply::NoData => drop(message.add_authority(soa)),
+        FakeReply::Code(code) => message.metadata.response_code = code,
+        FakeReply::NoEdns(_, records) if question.edns.is_none() => drop(message.add_answers(records)),
+        FakeReply::NoEdns(code, _) => {
             message.queries.clear();
             message.metadata.response_code = code;
         }
-        Reply::Silence => return None,
-        Reply::Late(after, records) => {
+        FakeReply::Silence => return None,
+        FakeReply::Late(after, records) => {
             delay = after;
             message.add_answers(records);
         }

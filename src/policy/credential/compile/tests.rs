@@ -8,7 +8,7 @@ use http::header;
 use super::*;
 use crate::policy::fixture::{at, config, messages};
 
-fn secret(text: &str) -> At<Secret> {
+fn secret(text: &str) -> Located<Secret> {
     at(9, Secret::new(text.as_bytes().to_vec()))
 }
 
@@ -21,7 +21,7 @@ fn one(scheme: Authentication) -> Result<Arc<Credential>, Vec<String>> {
 }
 
 fn value(credential: &Credential) -> (&str, String) {
-    let Proof::Written(value) = &credential.proof else { panic!("a token") };
+    let CredentialValue::Static(value) = &credential.proof else { panic!("a token") };
     assert!(value.is_sensitive());
     (credential.header.as_str(), value.to_str().unwrap().to_owned())
 }
@@ -50,8 +50,8 @@ fn oauth2(change: impl FnOnce(&mut config::OAuth2)) -> Authentication {
 
 fn fetched(credential: &Credential) -> &OAuth2 {
     match &credential.proof {
-        Proof::Fetched(oauth2) => oauth2,
-        Proof::Written(_) => panic!("no token"),
+        CredentialValue::OAuth2(oauth2) => oauth2,
+        CredentialValue::Static(_) => panic!("no token"),
     }
 }
 

@@ -2,19 +2,19 @@
 //! Which key signs when, and what is an operator told?
 
 use super::*;
-use crate::config::{Hmac, Secret, SigningKey};
+use crate::config::{HmacAlgorithm, Secret, SigningKey};
 use crate::names::KeyId;
 use crate::policy::fixture::{at, config, messages, signer as written};
-use crate::policy::sign::{State, directory, jwks, new_key, valid_id};
+use crate::policy::sign::{KeyState, directory, jwks, new_key, valid_id};
 use jiff::Timestamp;
 
-fn key_of(scheme: &str, start: u32, id: &str, from: Option<&str>, until: Option<&str>) -> At<SigningKey> {
+fn key_of(scheme: &str, start: u32, id: &str, from: Option<&str>, until: Option<&str>) -> Located<SigningKey> {
     let day = |text: &str| format!("{text}T00:00:00Z").parse().unwrap();
     let secret = at(start + 1, Secret::new(new_key(scheme, None).unwrap().as_bytes().to_vec()));
     at(start, SigningKey { id: KeyId::new(id), secret, from: from.map(day), until: until.map(day) })
 }
 
-fn key(start: u32, id: &str, from: Option<&str>, until: Option<&str>) -> At<SigningKey> {
+fn key(start: u32, id: &str, from: Option<&str>, until: Option<&str>) -> Located<SigningKey> {
     key_of("standard-webhooks", start, id, from, until)
 }
 
@@ -26,7 +26,7 @@ fn compiled_as(signer: config::Signer) -> (Option<Arc<Signer>>, Vec<Problem>) {
     (signer, problems)
 }
 
-fn compiled(scheme: &str, keys: Vec<At<SigningKey>>) -> (Option<Arc<Signer>>, Vec<Problem>) {
+fn compiled(scheme: &str, keys: Vec<Located<SigningKey>>) -> (Option<Arc<Signer>>, Vec<Problem>) {
     compiled_as(config::Signer { keys, ..written(scheme) })
 }
 
@@ -99,7 +99,7 @@ fn ids_that_may_be_kept() {
 
 #[test]
 fn a_scheme_takes_its_own_options() {
-    let (text, number) = (|start| Some(at(start, "{body}".to_owned())), |start| Some(at(start, Hmac::Sha1)));
+    let (text, number) = (|start| Some(at(start, "{body}".to_owned())), |start| Some(at(start, HmacAlgorithm::Sha1)));
     let full = |scheme: &str| config::Signer {
         keys: vec![key_of(scheme, 20, "a", None, None)],
         algorithm: number(31),
@@ -114,7 +114,7 @@ fn a_scheme_takes_its_own_options() {
     assert_eq!(messages(&compiled_as(full("twilio")).1), takes_no(&["message", "headers"], "twilio"));
     let (_, problems) = compiled_as(full("github"));
     assert_eq!(messages(&problems), takes_no(&["algorithm", "message", "headers"], "github"));
-    assert_eq!(problems.iter().map(|problem| problem.place.unwrap().start).collect::<Vec<_>>(), [31, 32, 33]);
+    assert_eq!(problems.iter().map(|problem| problem.span.unwrap().start).collect::<Vec<_>>(), [31, 32, 33]);
 }
 
 #[test]
@@ -125,8 +125,8 @@ fn one_signature_is_the_newest_keys() {
         assert!(problems.is_empty(), "{problems:?}");
         let signer = signer.unwrap();
         for (time, expected, states) in [
-            ("2027-01-14T23:59:59Z", "old", [State::Announced, State::Active]),
-            ("2027-01-15T00:00:00Z", "new", [State::Active, State::Replaced]),
+            ("2027-01-14T23:59:59Z", "old", [KeyState::Announced, KeyState::Active]),
+            ("2027-01-15T00:00:00Z", "new", [KeyState::Active, KeyState::Replaced]),
         ] {
             let time: Timestamp = time.parse().unwrap();
             let signing: Vec<&str> = signer.signing_keys(None, time).map(KeyId::as_str).collect();
@@ -184,7 +184,7 @@ fn public_halves_are_published_from_before_they_sign_until_they_end() {
     assert_eq!(kids(&jwks(&signers, None, now)), kids(&entries));
     let thumbprints: Vec<_> = signers["platform"]
         .list(None, now)
-        .filter(|key| key.state != State::Ended)
+        .filter(|key| key.state != KeyState::Ended)
         .map(|key| key.public.unwrap().thumbprint())
         .collect();
     assert_eq!(kids(&entries), thumbprints);

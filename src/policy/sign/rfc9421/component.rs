@@ -6,9 +6,9 @@ use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, FieldType, Item, List, ListEntry, Parser};
 
-use crate::policy::message::Sent;
+use crate::policy::message::SignableRequest;
 use crate::policy::sign::fault::SignError;
-use crate::policy::sign::scheme::Draft;
+use crate::policy::sign::scheme::SigningInput;
 
 /// The derived components of a request that take no parameter (RFC 9421 §2.2).
 const DERIVED: [&str; 7] = ["@method", "@target-uri", "@authority", "@scheme", "@request-target", "@path", "@query"];
@@ -32,19 +32,19 @@ const OF_ONE_HOP: [&str; 14] = [
 ];
 
 /// Structured fields whose type is known, for the parameter `sf` (RFC 9421 §2.1.1).
-const STRUCTURED: [(&str, Structure); 8] = [
-    ("accept-ch", Structure::List),
-    ("cache-status", Structure::List),
-    ("content-digest", Structure::Dictionary),
-    ("idempotency-key", Structure::Item),
-    ("priority", Structure::Dictionary),
-    ("repr-digest", Structure::Dictionary),
-    ("signature-agent", Structure::Dictionary),
-    ("want-content-digest", Structure::Dictionary),
+const STRUCTURED: [(&str, StructuredType); 8] = [
+    ("accept-ch", StructuredType::List),
+    ("cache-status", StructuredType::List),
+    ("content-digest", StructuredType::Dictionary),
+    ("idempotency-key", StructuredType::Item),
+    ("priority", StructuredType::Dictionary),
+    ("repr-digest", StructuredType::Dictionary),
+    ("signature-agent", StructuredType::Dictionary),
+    ("want-content-digest", StructuredType::Dictionary),
 ];
 
 #[derive(Clone, Copy, Debug)]
-enum Structure {
+enum StructuredType {
     Dictionary,
     List,
     Item,
@@ -55,22 +55,22 @@ enum Structure {
 pub(super) struct Component {
     /// The name in quotes, and the parameters, as RFC 9651 §4.1.3 serializes them.
     pub(super) identifier: String,
-    part: Part,
+    part: ComponentSource,
 }
 
 #[derive(Debug)]
-enum Part {
+enum ComponentSource {
     Derived(&'static str),
     /// The value of one parameter of the query, whose name is given as it stands in the query.
     QueryParam(String),
-    Field(HeaderName, Form),
+    Field(HeaderName, FieldForm),
 }
 
 /// How the value of a field stands in the signature base.
 #[derive(Debug)]
-enum Form {
+enum FieldForm {
     Lines,
-    Strict(Structure),
+    Strict(StructuredType),
     /// The member of this key (RFC 9421 §2.1.2).
     Member(String),
     /// Each line as a byte sequence (RFC 9421 §2.1.3).
@@ -93,12 +93,12 @@ impl Component {
             item.params.iter().map(|(name, value)| (name.as_str(), value)).collect();
         let part = match name.as_str() {
             "@query-param" => match parameters[..] {
-                [("name", BareItem::String(name))] => Part::QueryParam(name.as_str().to_owned()),
+                [("name", BareItem::String(name))] => ComponentSource::QueryParam(name.as_str().to_owned()),
                 _ => return Err("needs the name of the query parameter: @query-param;name=\"NAME\"".into()),
             },
             "@status" => return Err("is a component of responses".into()),
             name if name.starts_with('@') => match DERIVED.into_iter().find(|known| *known == name) {
-                Some(known) if parameters.is_empty() => Part::Derived(known),
+                Some(known) if parameters.is_empty() => ComponentSource::Derived(known),
                 Some(_) => return Err("takes no parameter in a request".into()),
                 None => return Err(format!("is not known; there is: {}, @query-param", DERIVED.join(", "))),
             },
@@ -109,36 +109,37 @@ impl Component {
 
     /// The member of `Signature-Agent` that belongs to the signature with this label.
     pub(super) fn agent_of(label: &str) -> Self {
-        let part = Part::Field(super::SIGNATURE_AGENT.clone(), Form::Member(label.to_owned()));
+        let part = ComponentSource::Field(super::SIGNATURE_AGENT.clone(), FieldForm::Member(label.to_owned()));
         Self { identifier: format!("\"signature-agent\";key=\"{label}\""), part }
     }
 
     /// Whether it is the whole of this field, in any form.
     pub(super) fn is_field(&self, name: &HeaderName) -> bool {
-        matches!(&self.part, Part::Field(field, Form::Lines | Form::Strict(_) | Form::Bytes) if field == name)
+        matches!(&self.part, ComponentSource::Field(field, FieldForm::Lines | FieldForm::Strict(_) | FieldForm::Bytes) if field == name)
     }
 
     pub(super) fn names_field(&self, name: &HeaderName) -> bool {
-        matches!(&self.part, Part::Field(field, _) if field == name)
+        matches!(&self.part, ComponentSource::Field(field, _) if field == name)
     }
 
     /// Whether it says which host the webhook is for.
     pub(super) fn is_destination(&self) -> bool {
-        matches!(self.part, Part::Derived("@authority" | "@target-uri"))
+        matches!(self.part, ComponentSource::Derived("@authority" | "@target-uri"))
     }
 
     /// Its value in the signature base. `None`: the request has no such field, member or parameter.
-    pub(super) fn value(&self, draft: &Draft<'_>, fields: &HeaderMap) -> Result<Option<String>, SignError> {
+    pub(super) fn value(&self, draft: &SigningInput<'_>, fields: &HeaderMap) -> Result<Option<String>, SignError> {
         match &self.part {
-            Part::Derived("@target-uri") => Ok(Some(draft.url())),
-            Part::Derived("@scheme") => Ok(Some(draft.target.scheme.as_str().to_owned())),
-            Part::Derived(name) => {
+            ComponentSource::Derived("@target-uri") => Ok(Some(draft.url())),
+            ComponentSource::Derived("@scheme") => Ok(Some(draft.target.scheme.as_str().to_owned())),
+            ComponentSource::Derived(name) => {
                 // In origin-form: the authority is that of `Host`, the target's.
-                let sent = Sent { method: draft.method, target: draft.path_and_query, fields, has_body: true };
+                let sent =
+                    SignableRequest { method: draft.method, target: draft.path_and_query, fields, has_body: true };
                 sent.component(name).map(|value| Some(value.into_owned())).map_err(SignError::Unsignable)
             }
-            Part::QueryParam(name) => query_param(draft.path_and_query, name),
-            Part::Field(name, form) => match fields.get_all(name).iter().collect::<Vec<_>>()[..] {
+            ComponentSource::QueryParam(name) => query_param(draft.path_and_query, name),
+            ComponentSource::Field(name, form) => match fields.get_all(name).iter().collect::<Vec<_>>()[..] {
                 [] => Ok(None),
                 ref lines => form.of(lines),
             },
@@ -146,7 +147,7 @@ impl Component {
     }
 }
 
-fn field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<Part, String> {
+fn field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<ComponentSource, String> {
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err(format!("is not in lower case: write {}", name.to_ascii_lowercase()));
     }
@@ -160,20 +161,20 @@ fn field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<Part, String> {
         _ => {}
     }
     let form = match parameters {
-        [] => Form::Lines,
+        [] => FieldForm::Lines,
         [("sf", BareItem::Boolean(true))] => match STRUCTURED.iter().find(|(known, _)| *known == name) {
-            Some((_, structure)) => Form::Strict(*structure),
+            Some((_, structure)) => FieldForm::Strict(*structure),
             None => return Err("takes no `sf`: the type of the field is not known here; leave `sf` out".into()),
         },
-        [("bs", BareItem::Boolean(true))] => Form::Bytes,
-        [("key", BareItem::String(key))] => Form::Member(key.as_str().to_owned()),
+        [("bs", BareItem::Boolean(true))] => FieldForm::Bytes,
+        [("key", BareItem::String(key))] => FieldForm::Member(key.as_str().to_owned()),
         [("req" | "tr", _)] => return Err("takes no `req` or `tr`: a webhook is a request without trailers".into()),
         _ => return Err("takes one parameter at most: sf, bs or key=\"NAME\"".into()),
     };
-    Ok(Part::Field(header, form))
+    Ok(ComponentSource::Field(header, form))
 }
 
-impl Form {
+impl FieldForm {
     fn of(&self, lines: &[&HeaderValue]) -> Result<Option<String>, SignError> {
         const NOT_ASCII: SignError = SignError::Unsignable("a field that the signature covers is not ASCII");
         const NOT_STRUCTURED: SignError =
@@ -187,9 +188,9 @@ impl Form {
         let parser = Parser::new(&joined);
         Ok(match self {
             Self::Lines | Self::Bytes => Some(joined),
-            Self::Strict(Structure::Item) => Some(parser.parse::<Item>().map_err(|_| NOT_STRUCTURED)?.serialize()),
-            Self::Strict(Structure::List) => parser.parse::<List>().map_err(|_| NOT_STRUCTURED)?.serialize(),
-            Self::Strict(Structure::Dictionary) => {
+            Self::Strict(StructuredType::Item) => Some(parser.parse::<Item>().map_err(|_| NOT_STRUCTURED)?.serialize()),
+            Self::Strict(StructuredType::List) => parser.parse::<List>().map_err(|_| NOT_STRUCTURED)?.serialize(),
+            Self::Strict(StructuredType::Dictionary) => {
                 parser.parse::<Dictionary>().map_err(|_| NOT_STRUCTURED)?.serialize()
             }
             Self::Member(key) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::component::Component;
 use super::{CONTENT_DIGEST, SIGNATURE_AGENT};
-use crate::config::{self, At, Problem};
+use crate::config::{self, Located, Problem};
 
 /// The keys of `[signers.NAME]` that are for message signatures.
 pub(in crate::policy::sign) const OPTIONS: &[&str] = &["tag", "label", "components", "lifetime", "signature_agent"];
@@ -28,7 +28,7 @@ const LABEL: &str = "sig";
 /// Characters of a tag or label.
 const TEXT_MAX: usize = 64;
 
-pub(super) struct Profile {
+pub(super) struct SignatureProfile {
     pub(super) tag: String,
     /// `None`: `sig1`, `sig2` and so on.
     label: Option<String>,
@@ -39,54 +39,51 @@ pub(super) struct Profile {
     pub(super) agent: Option<String>,
 }
 
-impl Profile {
+impl SignatureProfile {
     /// All problems are reported; with one there is no profile.
     pub(super) fn compile(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Self> {
-        let (before, written, scheme) = (problems.len(), &written.profile, written.scheme.place);
+        let (before, written, scheme) = (problems.len(), &written.profile, written.scheme.span);
         let mut wrong = |problem: Problem, help: &str| problems.push(problem.help(help));
         let tag = written.tag.as_ref().map_or(TAG, |tag| tag.as_str());
         if let Some(written) = &written.tag
             && !is_text(tag)
         {
-            wrong(Problem::at(written.place, "no tag"), "1 to 64 characters of visible ASCII, without \" and \\");
+            wrong(Problem::at(written.span, "no tag"), "1 to 64 characters of visible ASCII, without \" and \\");
         }
         if let Some(label) = &written.label
             && !is_label(label)
         {
             let help = "a lower-case letter, then up to 63 of a-z, 0-9, _ - . * (RFC 9651 §3.1.2)";
-            wrong(Problem::at(label.place, format!("{:?} is no label", label.value)), help);
+            wrong(Problem::at(label.span, format!("{:?} is no label", label.value)), help);
         }
         let lifetime = written.lifetime.as_ref().map_or(LIFETIME, |lifetime| lifetime.value);
         if let Some(written) = &written.lifetime
             && (lifetime.subsec_nanos() > 0 || lifetime.is_zero() || lifetime > LIFETIME_MAX)
         {
-            wrong(Problem::at(written.place, "no lifetime of a signature"), "whole seconds, from \"1s\" to \"24h\"");
+            wrong(Problem::at(written.span, "no lifetime of a signature"), "whole seconds, from \"1s\" to \"24h\"");
         }
         if let Some(agent) = &written.signature_agent
             && !(agent.starts_with("https://") && agent.len() > "https://".len() && is_visible(agent))
         {
-            wrong(
-                Problem::at(agent.place, "no URL of a key directory"),
-                "signature_agent = \"https://signer.example\"",
-            );
+            wrong(Problem::at(agent.span, "no URL of a key directory"), "signature_agent = \"https://signer.example\"");
         }
         let mut components: Vec<Component> = Vec::new();
-        let default = COMPONENTS.map(|name| At { value: name.to_owned(), place: scheme });
+        let default = COMPONENTS.map(|name| Located { value: name.to_owned(), span: scheme });
         let list = written.components.as_deref().unwrap_or(&default);
         for text in list {
             match Component::parse(text) {
                 Ok(component) if components.iter().any(|other| other.identifier == component.identifier) => {
-                    wrong(Problem::at(text.place, format!("{} is there twice", text.value)), "cover it once");
+                    wrong(Problem::at(text.span, format!("{} is there twice", text.value)), "cover it once");
                 }
                 Ok(component) => components.push(component),
                 Err(why) => {
                     let help =
                         "an identifier of RFC 9421 §2: \"@authority\", \"content-type\", \"x-dict;key=\\\"a\\\"\"";
-                    wrong(Problem::at(text.place, format!("the component {:?} {why}", text.value)), help);
+                    wrong(Problem::at(text.span, format!("the component {:?} {why}", text.value)), help);
                 }
             }
         }
-        let place = list.first().map_or(scheme, |first| first.place);
+        let place = list.first().map_or(scheme, |first| first.span);
         if list.len() > COMPONENTS_MAX {
             wrong(Problem::at(place, format!("{} components", list.len())), "64 at most");
         }
@@ -105,7 +102,7 @@ impl Profile {
     }
 
     /// Whether the list as a whole proves something.
-    fn judge(&self, place: config::Place, problems: &mut Vec<Problem>) {
+    fn judge(&self, place: config::SourceSpan, problems: &mut Vec<Problem>) {
         let mut wrong = |message: &str, help: &str| problems.push(Problem::at(place, message).help(help));
         let has_destination = self.components.iter().any(Component::is_destination);
         let names_digest = self.components.iter().any(|component| component.names_field(&CONTENT_DIGEST));
@@ -168,15 +165,19 @@ mod tests {
     use super::*;
     use crate::policy::fixture::{at, signer};
 
-    fn compiled(profile: config::Profile) -> (Option<Profile>, Vec<String>) {
+    fn compiled(profile: config::SignatureParams) -> (Option<SignatureProfile>, Vec<String>) {
         let mut problems = Vec::new();
-        let compiled = Profile::compile(&config::Signer { profile, ..signer("rfc9421") }, &mut problems);
+        let compiled = SignatureProfile::compile(&config::Signer { profile, ..signer("rfc9421") }, &mut problems);
         (compiled, problems.into_iter().map(|problem| problem.message).collect())
     }
 
-    fn components(list: &[&str], tag: &str) -> config::Profile {
+    fn components(list: &[&str], tag: &str) -> config::SignatureParams {
         let components = list.iter().map(|text| at(40, (*text).to_owned())).collect();
-        config::Profile { components: Some(components), tag: Some(at(41, tag.into())), ..config::Profile::default() }
+        config::SignatureParams {
+            components: Some(components),
+            tag: Some(at(41, tag.into())),
+            ..config::SignatureParams::default()
+        }
     }
 
     #[test]
@@ -209,22 +210,22 @@ mod tests {
     #[test]
     fn profile_values_that_cannot_be_written_are_refused() {
         let text = |text: &str| Some(at(42, text.to_owned()));
-        let none = config::Profile::default();
+        let none = config::SignatureParams::default();
         for (profile, expected) in [
-            (config::Profile { tag: text("a\"b"), ..none.clone() }, "no tag"),
-            (config::Profile { tag: text(""), ..none.clone() }, "no tag"),
-            (config::Profile { label: text("Sig"), ..none.clone() }, "\"Sig\" is no label"),
-            (config::Profile { label: text("1"), ..none.clone() }, "\"1\" is no label"),
+            (config::SignatureParams { tag: text("a\"b"), ..none.clone() }, "no tag"),
+            (config::SignatureParams { tag: text(""), ..none.clone() }, "no tag"),
+            (config::SignatureParams { label: text("Sig"), ..none.clone() }, "\"Sig\" is no label"),
+            (config::SignatureParams { label: text("1"), ..none.clone() }, "\"1\" is no label"),
             (
-                config::Profile { lifetime: Some(at(43, Duration::from_millis(1500))), ..none.clone() },
+                config::SignatureParams { lifetime: Some(at(43, Duration::from_millis(1500))), ..none.clone() },
                 "no lifetime of a signature",
             ),
             (
-                config::Profile { lifetime: Some(at(43, Duration::from_secs(90_000))), ..none.clone() },
+                config::SignatureParams { lifetime: Some(at(43, Duration::from_secs(90_000))), ..none.clone() },
                 "no lifetime of a signature",
             ),
             (
-                config::Profile { signature_agent: text("http://a.example"), ..none.clone() },
+                config::SignatureParams { signature_agent: text("http://a.example"), ..none.clone() },
                 "no URL of a key directory",
             ),
         ] {
@@ -236,7 +237,7 @@ mod tests {
     fn labels_that_are_taken_are_passed_over() {
         let label = |label: Option<&str>| {
             let label = label.map(|label| at(42, label.to_owned()));
-            compiled(config::Profile { label, ..config::Profile::default() }).0.unwrap()
+            compiled(config::SignatureParams { label, ..config::SignatureParams::default() }).0.unwrap()
         };
         assert_eq!(label(None).labels(|label| label == "sig1", 2), ["sig2", "sig3"]);
         assert_eq!(label(Some("bot")).labels(|_| false, 2), ["bot", "bot2"]);

@@ -18,7 +18,7 @@ const SHARED: &str = "uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUk
 
 /// As an operator has it who says nothing more.
 fn usual() -> MessageSignatures {
-    MessageSignatures(Profile::compile(&crate::policy::fixture::signer("rfc9421"), &mut Vec::new()).unwrap())
+    MessageSignatures(SignatureProfile::compile(&crate::policy::fixture::signer("rfc9421"), &mut Vec::new()).unwrap())
 }
 
 fn ed25519() -> SecretKey {
@@ -60,7 +60,7 @@ fn published_bases_have_the_published_signatures() {
     let pem = keys["keys"]["test-key-ed25519"]["private_pem"].as_str().unwrap();
     let der = BASE64_STANDARD.decode(pem.lines().nth(1).unwrap()).unwrap();
     let ed25519 = SecretKey::Ed25519(Ed25519KeyPair::from_pkcs8(&der).unwrap());
-    let shared = SecretKey::hmac(Hmac::Sha256, &BASE64_STANDARD.decode(SHARED).unwrap());
+    let shared = SecretKey::hmac(HmacAlgorithm::Sha256, &BASE64_STANDARD.decode(SHARED).unwrap());
     let mut count = 0;
     for vector in vectors["signatures"].as_array().unwrap() {
         if vector["keyid"] == "test-key-ed25519" {
@@ -99,7 +99,7 @@ fn each_algorithm_signs_what_the_receiver_gets() {
         SecretKey::Ed25519(pair),
         SecretKey::EcdsaP256(p256),
         SecretKey::RsaPss(Box::new(rsa)),
-        SecretKey::hmac(Hmac::Sha256, &[7; 32]),
+        SecretKey::hmac(HmacAlgorithm::Sha256, &[7; 32]),
     ];
     let signed = sample.sign_with(&usual(), secrets).unwrap();
     let (inputs, signatures) = (value(&signed, "signature-input"), value(&signed, "signature"));
@@ -114,7 +114,7 @@ fn each_algorithm_signs_what_the_receiver_gets() {
         assert!(key.verify_sig(base.as_bytes(), &made).is_ok(), "{input}");
         assert!(key.verify_sig(base.replace("POST", "PUT").as_bytes(), &made).is_err(), "{input}");
     }
-    let again = SecretKey::hmac(Hmac::Sha256, &[7; 32]);
+    let again = SecretKey::hmac(HmacAlgorithm::Sha256, &[7; 32]);
     assert_eq!(again.sign(&[base(&sample, inputs[3], &received).as_bytes()]).unwrap(), signature(signatures[3]));
 }
 
@@ -180,7 +180,7 @@ fn a_right_digest_stays_and_a_wrong_one_goes() {
         ("broken".into(), false),
     ] {
         let sample = Sample { fields: vec![("content-digest", &there)], ..Sample::body(BODY) };
-        let changes = sample.prepare(&usual()).unwrap().headers;
+        let changes = sample.mutations(&usual()).unwrap().headers;
         let set: Vec<_> = changes.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         let expected = if stays { vec![] } else { vec![("content-digest", right.as_str())] };
         assert_eq!(set, expected, "{there}");
@@ -204,21 +204,21 @@ fn keys_are_of_the_kind_that_they_are_written_as() {
 #[test]
 fn web_bot_auth_covers_its_agent_and_takes_no_shared_secret() {
     let at = crate::policy::fixture::at::<String>;
-    let profile = crate::config::Profile {
+    let profile = crate::config::SignatureParams {
         tag: Some(at(40, "web-bot-auth".into())),
         components: Some(vec![at(41, "@authority".into()), at(42, "x-none".into())]),
         signature_agent: Some(at(43, "https://signer.example".into())),
-        ..crate::config::Profile::default()
+        ..crate::config::SignatureParams::default()
     };
     let written = crate::config::Signer { profile, ..crate::policy::fixture::signer("rfc9421") };
-    let scheme = MessageSignatures(Profile::compile(&written, &mut Vec::new()).unwrap());
+    let scheme = MessageSignatures(SignatureProfile::compile(&written, &mut Vec::new()).unwrap());
     assert_eq!(
         scheme.parse_key(&[b'A'; 44]).err().unwrap().message,
         "is a shared secret, and web-bot-auth allows key pairs alone"
     );
     assert!(scheme.headers().contains(&SIGNATURE_AGENT));
     let sample = Sample { fields: vec![("signature-agent", r#"theirs="https://a.example""#)], ..Sample::body(BODY) };
-    assert!(sample.prepare(&scheme).unwrap().headers.is_empty(), "no digest that nothing covers");
+    assert!(sample.mutations(&scheme).unwrap().headers.is_empty(), "no digest that nothing covers");
     let signed = sample.sign_with(&scheme, vec![ed25519()]).unwrap();
     assert_eq!(value(&signed, "signature-agent"), r#"theirs="https://a.example", sig1="https://signer.example""#);
     let input = value(&signed, "signature-input");

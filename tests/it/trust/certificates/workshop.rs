@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use outgate::names::TrustName;
-use outgate::policy::trust::fault::Refused;
+use outgate::policy::trust::fault::CertificateRejection;
 use outgate::{config, policy};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, DnValue,
@@ -293,7 +293,7 @@ impl Case {
         self.refused_as(strict).map_or(GOOD, |refused| refused.fault.as_str())
     }
 
-    pub fn refused_as(&self, strict: bool) -> Option<Refused> {
+    pub fn refused_as(&self, strict: bool) -> Option<CertificateRejection> {
         let plan = self.compiled(strict).unwrap_or_else(|problems| panic!("{}: {problems}", self.made));
         let trust = &plan.trusts[&TrustName::new("t")];
         let shown: Vec<CertificateDer<'_>> = self.shown.iter().map(|der| der.as_slice().into()).collect();

@@ -1,0 +1,68 @@
+//! The form of a request in each version of HTTP.
+//! Where do host and path stand, and how large is the head?
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Uri, header};
+
+use super::Upload;
+
+/// What RFC 9113 §6.5.2 adds to the name and the value of each field.
+const FIELD_OVERHEAD: usize = 32;
+
+/// Returns the size of a field section in bytes (RFC 9113 §6.5.2).
+pub fn list_size(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum()
+}
+
+/// Returns the size of the head in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts it (RFC 9113 §6.5.2).
+pub fn head_size(request: &Request<Upload>) -> usize {
+    let path = request.uri().path_and_query().map_or(1, |path| path.as_str().len());
+    let method = request.method().as_str().len();
+    // Host stands among the fields here, and is `:authority` there.
+    let pseudo = [":method".len() + method, ":scheme".len() + "https".len(), ":path".len() + path];
+    list_size(request.headers()) + pseudo.iter().map(|length| length + FIELD_OVERHEAD).sum::<usize>()
+}
+
+/// RFC 9112 §3.2.1: the path alone, and the host in a field.
+pub(super) fn for_http1(mut request: Request<Upload>) -> Request<Upload> {
+    if let Some(authority) = request.uri().authority() {
+        let host = HeaderValue::from_str(authority.as_str());
+        request.headers_mut().extend(host.ok().map(|host| (header::HOST, host)));
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+    }
+    request
+}
+
+/// RFC 9113 §8.3.1: all of the target in pseudo-fields; and §8.2.2: nothing about the connection.
+pub(super) fn for_http2(mut request: Request<Upload>) -> Request<Upload> {
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
+    if let Some(host) = request.headers_mut().remove(header::HOST) {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTPS);
+        parts.authority = Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok();
+        let path = request.uri().path_and_query().cloned();
+        parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    }
+    *request.version_mut() = http::Version::HTTP_2;
+    request
+}
+
+/// A copy of a request's head, from which the request is made once more.
+pub(super) struct RetryHead(Request<()>);
+
+impl RetryHead {
+    /// Copies what [`for_http2`] changes, as it was before.
+    pub(super) fn of(request: &Request<Upload>) -> Self {
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.headers_mut() = request.headers().clone();
+        Self(head)
+    }
+
+    pub(super) fn with(self, body: Upload) -> Box<Request<Upload>> {
+        Box::new(self.0.map(|()| body))
+    }
+}

@@ -1,0 +1,174 @@
+//! What can be wrong with a handshake, told apart by type.
+//! What does a target's operator need to mend?
+
+use std::error::Error as StdError;
+use std::{fmt, io};
+
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+
+use super::CertificateSummary;
+use crate::policy::trust::fault::{CertificateFault, CertificateRejection};
+
+/// Why a handshake came to nothing.
+#[derive(Debug)]
+pub enum TlsError {
+    Certificate {
+        fault: CertificateFault,
+        /// For `unknown_issuer`, in sentences.
+        issuer: Option<String>,
+    },
+    /// The target has refused us, in these words of the IANA registry of TLS alerts.
+    Alert {
+        id: u8,
+        name: &'static str,
+    },
+    /// The target chose a version, suite or key exchange that we do not speak.
+    Incompatible(PeerIncompatible),
+    /// The target does not speak TLS on this port.
+    Plaintext,
+    Protocol(Error),
+    Timeout,
+    /// The connection ended during the handshake.
+    Lost(io::Error),
+}
+
+/// A handshake that failed, and the certificate that the target has shown in it.
+#[derive(Debug)]
+pub struct HandshakeError {
+    pub fault: TlsError,
+    pub certificate: Option<Box<CertificateSummary>>,
+}
+
+impl HandshakeError {
+    /// `leaf`: in DER.
+    pub(super) fn with(fault: TlsError, leaf: Option<&[u8]>) -> Self {
+        Self { fault, certificate: leaf.map(|der| Box::new(CertificateSummary::read(der))) }
+    }
+}
+
+impl From<CertificateFault> for HandshakeError {
+    fn from(fault: CertificateFault) -> Self {
+        Self { fault: fault.into(), certificate: None }
+    }
+}
+
+/// What [`super::verify`] says, and what rustls finds by itself: that the peer does not hold the certificate's key.
+fn certificate_fault(error: &CertificateError) -> CertificateFault {
+    use CertificateError as E;
+    match error {
+        E::UnknownIssuer => CertificateFault::UnknownIssuer,
+        E::Expired => CertificateFault::Expired,
+        E::NotValidYet => CertificateFault::NotYetValid,
+        E::NotValidForName => CertificateFault::NameMismatch,
+        E::Revoked => CertificateFault::Revoked,
+        E::BadSignature => CertificateFault::BadSignature,
+        E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            CertificateFault::UnsupportedAlgorithm
+        }
+        E::Other(other) => other.0.downcast_ref().copied().unwrap_or(CertificateFault::Malformed),
+        _ => CertificateFault::Malformed,
+    }
+}
+
+impl From<CertificateFault> for TlsError {
+    fn from(fault: CertificateFault) -> Self {
+        CertificateRejection::from(fault).into()
+    }
+}
+
+impl From<CertificateRejection> for TlsError {
+    fn from(CertificateRejection { fault, issuer }: CertificateRejection) -> Self {
+        Self::Certificate { fault, issuer }
+    }
+}
+
+impl From<io::Error> for TlsError {
+    /// tokio-rustls wraps what rustls says in an I/O error; what it does not wrap is the network's.
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<Error>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::Lost(error),
+        }
+    }
+}
+
+impl From<Error> for TlsError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::InvalidCertificate(error) => certificate_fault(&error).into(),
+            Error::AlertReceived(alert) => Self::Alert { id: alert.into(), name: alert_name(alert) },
+            Error::PeerIncompatible(what) => Self::Incompatible(what),
+            // The first byte of every record is its type, and no text protocol begins with one of those five.
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::Plaintext,
+            error => Self::Protocol(error),
+        }
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate { .. } => f.write_str("the target has not proved its name"),
+            Self::Alert { id, name } => write!(f, "the target refused the handshake with alert {id} ({name})"),
+            Self::Incompatible(_) => f.write_str("no common TLS version or suite"),
+            Self::Plaintext => f.write_str("the target does not speak TLS on this port"),
+            Self::Protocol(_) => f.write_str("the target broke the TLS protocol"),
+            Self::Timeout => f.write_str("no TLS handshake in time"),
+            Self::Lost(_) => f.write_str("the connection ended during the TLS handshake"),
+        }
+    }
+}
+
+impl StdError for TlsError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Certificate { fault, .. } => Some(fault),
+            Self::Protocol(error) => Some(error),
+            Self::Lost(error) => Some(error),
+            Self::Alert { .. } | Self::Incompatible(_) | Self::Plaintext | Self::Timeout => None,
+        }
+    }
+}
+
+/// The registry's spelling, which `Proxy-Status` wants (RFC 9209 §2.3.15, `alert-message`).
+fn alert_name(alert: AlertDescription) -> &'static str {
+    use AlertDescription as A;
+    match alert {
+        A::CloseNotify => "close_notify",
+        A::UnexpectedMessage => "unexpected_message",
+        A::BadRecordMac => "bad_record_mac",
+        A::DecryptionFailed => "decryption_failed",
+        A::RecordOverflow => "record_overflow",
+        A::DecompressionFailure => "decompression_failure",
+        A::HandshakeFailure => "handshake_failure",
+        A::NoCertificate => "no_certificate",
+        A::BadCertificate => "bad_certificate",
+        A::UnsupportedCertificate => "unsupported_certificate",
+        A::CertificateRevoked => "certificate_revoked",
+        A::CertificateExpired => "certificate_expired",
+        A::CertificateUnknown => "certificate_unknown",
+        A::IllegalParameter => "illegal_parameter",
+        A::UnknownCA => "unknown_ca",
+        A::AccessDenied => "access_denied",
+        A::DecodeError => "decode_error",
+        A::DecryptError => "decrypt_error",
+        A::ExportRestriction => "export_restriction",
+        A::ProtocolVersion => "protocol_version",
+        A::InsufficientSecurity => "insufficient_security",
+        A::InternalError => "internal_error",
+        A::InappropriateFallback => "inappropriate_fallback",
+        A::UserCanceled => "user_canceled",
+        A::NoRenegotiation => "no_renegotiation",
+        A::MissingExtension => "missing_extension",
+        A::UnsupportedExtension => "unsupported_extension",
+        A::CertificateUnobtainable => "certificate_unobtainable",
+        A::UnrecognisedName => "unrecognized_name",
+        A::BadCertificateStatusResponse => "bad_certificate_status_response",
+        A::BadCertificateHashValue => "bad_certificate_hash_value",
+        A::UnknownPSKIdentity => "unknown_psk_identity",
+        A::CertificateRequired => "certificate_required",
+        A::NoApplicationProtocol => "no_application_protocol",
+        A::EncryptedClientHelloRequired => "ech_required",
+        _ => "unknown",
+    }
+}

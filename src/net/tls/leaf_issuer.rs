@@ -1,0 +1,232 @@
+//! Certificates of targets, made on demand, for clients that trust our own authority.
+//! What do we show in the place of this target?
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::NoServerSessionStorage;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use time::OffsetDateTime;
+
+use crate::lru::LruCache;
+use crate::names::Host;
+use crate::policy::inspect::InspectionCa;
+
+/// Clocks of clients may be behind.
+const BEFORE: SignedDuration = SignedDuration::from_hours(1);
+/// Short, since nobody can revoke them; minted anew when half of it has passed.
+const LIFETIME: SignedDuration = SignedDuration::from_hours(7 * 24);
+const HOSTS_MAX: usize = 10_000;
+
+/// Mints in the name of one authority.
+pub struct LeafIssuer {
+    /// One for all leaves: what it could give away is gone with the process.
+    key: KeyPair,
+    provider: Arc<CryptoProvider>,
+    /// Clients choose hosts, as far as routes let them: a new host evicts the least recently used one.
+    leaves: Mutex<LruCache<Host, IssuedLeaf>>,
+}
+
+struct IssuedLeaf {
+    config: Arc<ServerConfig>,
+    renewed: Timestamp,
+}
+
+/// A host that no certificate can name, or an authority that cannot sign.
+#[derive(Debug)]
+pub enum IssueError {
+    NoAuthority,
+    Failed(String),
+}
+
+impl std::fmt::Display for IssueError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoAuthority => f.write_str("there is no authority"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for IssueError {}
+
+impl From<rcgen::Error> for IssueError {
+    fn from(error: rcgen::Error) -> Self {
+        IssueError::Failed(error.to_string())
+    }
+}
+
+impl LeafIssuer {
+    pub fn new() -> Result<Self, IssueError> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let leaves = Mutex::new(LruCache::new(HOSTS_MAX));
+        Ok(Self { key, provider: Arc::new(aws_lc_rs::default_provider()), leaves })
+    }
+
+    /// What a client is shown that asks for `host`.
+    pub fn server_config(
+        &self,
+        authority: &InspectionCa,
+        host: &Host,
+        now: Timestamp,
+    ) -> Result<Arc<ServerConfig>, IssueError> {
+        if let Some(leaf) = self.lock().get(host).filter(|leaf| now < leaf.renewed) {
+            return Ok(Arc::clone(&leaf.config));
+        }
+        let leaf = self.mint(authority, host, now)?;
+        let config = Arc::clone(&leaf.config);
+        self.lock().insert(host.clone(), leaf);
+        Ok(config)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Host, IssuedLeaf>> {
+        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mint(&self, authority: &InspectionCa, host: &Host, now: Timestamp) -> Result<IssuedLeaf, IssueError> {
+        let until = authority.ends.min(now + LIFETIME);
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![match host {
+            Host::Name(name) => SanType::DnsName((**name).try_into()?),
+            Host::Ip(ip) => SanType::IpAddress(*ip),
+        }];
+        // What stands in the common name proves nothing (RFC 9525 §2), but an empty subject would have to be critical.
+        params.distinguished_name.push(DnType::CommonName, "inspected by outgate");
+        params.not_before = date(now - BEFORE)?;
+        params.not_after = date(until)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let leaf = params.signed_by(&self.key, &authority.issuer)?;
+
+        let chain = [leaf.der().clone()].into_iter().chain(authority.chain.iter().cloned()).collect();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()
+            .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
+            .map_err(|error| IssueError::Failed(error.to_string()))?;
+        // A store of sessions for each host would weigh more than all the rest.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.alpn_protocols = vec![super::HTTP_2.to_vec(), super::HTTP_1_1.to_vec()];
+        Ok(IssuedLeaf { config: Arc::new(config), renewed: now + until.duration_since(now) / 2 })
+    }
+}
+
+fn date(at: Timestamp) -> Result<OffsetDateTime, IssueError> {
+    OffsetDateTime::from_unix_timestamp(at.as_second()).map_err(|error| IssueError::Failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, GeneralSubtree, IsCa, Issuer, NameConstraints};
+    use rustls::time_provider::TimeProvider;
+    use rustls::{CertificateError, ClientConfig, ClientConnection, Error, RootCertStore, ServerConnection};
+    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    use super::*;
+    use crate::host;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn authority(permitted: &[&str], ends: Timestamp) -> (InspectionCa, CertificateDer<'static>) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, "test");
+        (params.not_before, params.not_after) = (date(at(NOW - 100_000)).unwrap(), date(ends).unwrap());
+        if !permitted.is_empty() {
+            let permitted_subtrees = permitted.iter().map(|name| GeneralSubtree::DnsName((*name).to_owned())).collect();
+            params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+        }
+        let key = KeyPair::generate().unwrap();
+        let der = params.self_signed(&key).unwrap().der().clone();
+        let chain = vec![der.clone()];
+        (InspectionCa { fingerprint: [0; 32], issuer: Issuer::new(params, key), chain, ends }, der)
+    }
+
+    #[derive(Debug)]
+    struct FixedTime;
+
+    impl TimeProvider for FixedTime {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW as u64)))
+        }
+    }
+
+    /// A handshake of a client that trusts `root` with what the mint shows for a host: when that ends.
+    fn shown(
+        mint: &LeafIssuer,
+        authority: &InspectionCa,
+        root: &CertificateDer<'static>,
+        name: &str,
+    ) -> Result<i64, Error> {
+        let host = host::canonical(name).unwrap();
+        let leaf = mint.mint(authority, &host, at(NOW)).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone()).unwrap();
+        let config = ClientConfig::builder_with_details(Arc::new(aws_lc_rs::default_provider()), Arc::new(FixedTime))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name)?;
+        let mut server = ServerConnection::new(leaf.config)?;
+        let mut flight = Vec::new();
+        while client.is_handshaking() {
+            client.write_tls(&mut flight).unwrap();
+            server.read_tls(&mut flight.as_slice()).unwrap();
+            server.process_new_packets()?;
+            flight.clear();
+            server.write_tls(&mut flight).unwrap();
+            client.read_tls(&mut flight.as_slice()).unwrap();
+            client.process_new_packets()?;
+            flight.clear();
+        }
+        let leaf = &client.peer_certificates().unwrap()[0];
+        Ok(X509Certificate::from_der(leaf).unwrap().1.validity().not_after.timestamp())
+    }
+
+    #[test]
+    fn clients_of_the_authority_believe_what_is_minted_and_for_no_longer_than_it() {
+        let mint = LeafIssuer::new().unwrap();
+        let (long, root) = authority(&[], at(NOW + 100 * 86_400));
+        for name in ["hook.example", "192.0.2.1", "2001:db8::1"] {
+            let host = if name.contains("::") { format!("[{name}]") } else { name.to_owned() };
+            let leaf = mint.mint(&long, &host::canonical(&host).unwrap(), at(NOW)).unwrap();
+            assert_eq!(leaf.renewed, at(NOW + 7 * 86_400 / 2), "{name}");
+        }
+        assert_eq!(shown(&mint, &long, &root, "hook.example"), Ok(NOW + 7 * 86_400));
+        assert_eq!(shown(&mint, &long, &root, "192.0.2.1"), Ok(NOW + 7 * 86_400));
+        let (short, root) = authority(&[], at(NOW + 86_400));
+        assert_eq!(shown(&mint, &short, &root, "hook.example"), Ok(NOW + 86_400));
+    }
+
+    #[test]
+    fn an_authority_for_some_names_is_good_for_no_other() {
+        let mint = LeafIssuer::new().unwrap();
+        let (authority, root) = authority(&["acme.example"], at(NOW + 100 * 86_400));
+        assert!(shown(&mint, &authority, &root, "hooks.acme.example").is_ok());
+        let other = shown(&mint, &authority, &root, "bank.example").unwrap_err();
+        assert!(matches!(other, Error::InvalidCertificate(CertificateError::Other(_))), "{other:?}");
+    }
+
+    #[test]
+    fn a_leaf_is_kept_for_half_of_its_life() {
+        let mint = LeafIssuer::new().unwrap();
+        let (authority, _) = authority(&[], at(NOW + 100 * 86_400));
+        let host = host::canonical("hook.example").unwrap();
+        let get = |second| mint.server_config(&authority, &host, at(second)).unwrap();
+        let first = get(NOW);
+        assert!(Arc::ptr_eq(&first, &get(NOW + 3 * 86_400)));
+        assert!(!Arc::ptr_eq(&first, &get(NOW + 4 * 86_400)));
+    }
+}

@@ -1,0 +1,41 @@
+//! What a verified signature says of the body, to be checked when the body is there.
+//! Is this the body that was signed?
+
+use subtle::ConstantTimeEq;
+
+use super::{AuthnError, sha256};
+use crate::policy::message::digest::ContentDigest;
+
+/// The body must be taken in whole, and keep what was said of it.
+#[derive(Debug)]
+pub enum BodyCheck {
+    /// Twilio's request hash: the hexadecimal SHA-256 of one of these texts, each followed by that of the body.
+    RequestHash { texts: Vec<Vec<u8>>, expected: String },
+    /// RFC 9530 §2, each of them.
+    ContentDigest(Vec<ContentDigest>),
+}
+
+impl BodyCheck {
+    pub fn verify(&self, body: &[u8]) -> Result<(), AuthnError> {
+        match self {
+            Self::RequestHash { texts, expected } => {
+                // Of an empty body Twilio's libraries hash nothing, and write nothing.
+                let body = if body.is_empty() { String::new() } else { hex(&sha256(body)) };
+                let fits = |text: &Vec<u8>| {
+                    let hash = hex(&sha256(&[text, body.as_bytes()].concat()));
+                    bool::from(hash.as_bytes().ct_eq(expected.as_bytes()))
+                };
+                let fits = texts.iter().any(fits);
+                if fits { Ok(()) } else { Err(AuthnError::Signature("the request is not the one that was signed")) }
+            }
+            Self::ContentDigest(digests) => {
+                let fits = digests.iter().all(|digest| digest.fits(body));
+                if fits { Ok(()) } else { Err(AuthnError::Signature("the body is not that of Content-Digest")) }
+            }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
+}

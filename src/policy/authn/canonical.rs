@@ -1,0 +1,195 @@
+//! Requests in the form that Twilio's client libraries hash them: as sent, or in canonical form.
+//! Which text may the hash be of?
+
+use http::header;
+
+use crate::policy::message::SignableRequest;
+
+/// Everything before the hash of the body, once as Python's library has it and once as those of Java and Node have it.
+///
+/// The canonical form of a path or query stands for many. What is forwarded must be the one that was signed, so the
+/// canonical form counts only where it equals what was sent. Then the two differ in the port of `Host` at most. `names`
+/// are sorted; `None` if a field is missing.
+pub(super) fn texts(sent: &SignableRequest<'_>, names: &[&str]) -> Option<Vec<Vec<u8>>> {
+    let as_sent = text(sent, names, false)?;
+    let canonical = is_canonical(sent).then(|| text(sent, names, true)).flatten();
+    Some(std::iter::once(as_sent.clone()).chain(canonical.filter(|canonical| *canonical != as_sent)).collect())
+}
+
+/// Every library sorts the parameters before it hashes them.
+pub(super) fn is_sorted(sent: &SignableRequest<'_>) -> bool {
+    let query = sent.query().unwrap_or_default();
+    sorted(query) == query
+}
+
+fn is_canonical(sent: &SignableRequest<'_>) -> bool {
+    let query = sent.query().unwrap_or_default();
+    path(sent.path()) == sent.path() && canonical_query(query) == query
+}
+
+/// `bare_host`: `Host` without the default port of the target's scheme.
+fn text(sent: &SignableRequest<'_>, names: &[&str], bare_host: bool) -> Option<Vec<u8>> {
+    let (path, query) = (sent.path(), sent.query().unwrap_or_default());
+    let mut text = format!("{}\n{path}\n{query}\n", sent.method).into_bytes();
+    for name in names {
+        let mut values: Vec<&[u8]> = sent.fields.get_all(*name).iter().map(|value| value.as_bytes()).collect();
+        if values.is_empty() {
+            return None;
+        }
+        values.sort_unstable();
+        let mut value = values.join(&b',');
+        if bare_host && *name == header::HOST.as_str() {
+            // Another scheme's port says where the request goes. Without a scheme, the field that names the target does.
+            let ports: &[&[u8]] = match sent.scheme() {
+                Some(scheme) if scheme.eq_ignore_ascii_case("https") => &[b":443"],
+                Some(_) => &[b":80"],
+                None => &[b":443", b":80"],
+            };
+            let bare = ports.iter().find_map(|port| value.strip_suffix(*port));
+            value = bare.map(<[u8]>::to_vec).unwrap_or(value);
+        }
+        text.extend_from_slice(name.as_bytes());
+        text.push(b':');
+        text.extend_from_slice(&value);
+        text.push(b'\n');
+    }
+    text.push(b'\n');
+    text.extend_from_slice(names.join(";").as_bytes());
+    text.push(b'\n');
+    Some(text)
+}
+
+fn sorted(query: &str) -> String {
+    let mut pairs: Vec<&str> = query.split('&').collect();
+    pairs.sort_unstable();
+    pairs.join("&")
+}
+
+fn canonical_query(query: &str) -> String {
+    sorted(&query.replace('+', "%20").replace('*', "%2A").replace("%7E", "~"))
+}
+
+/// Without empty and dot segments; each segment decoded and encoded anew.
+fn path(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    let mut ends_open = false;
+    for segment in path.split('/') {
+        ends_open = matches!(segment, "" | "." | "..");
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    let mut out = String::with_capacity(path.len());
+    for segment in segments {
+        out.push('/');
+        encode(&decode(segment), &mut out);
+    }
+    if ends_open || out.is_empty() {
+        out.push('/');
+    }
+    out
+}
+
+/// What is no `%` and two hexadecimal digits stays as it is.
+fn decode(segment: &str) -> Vec<u8> {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (bytes, mut out, mut at) = (segment.as_bytes(), Vec::with_capacity(segment.len()), 0);
+    while let Some(byte) = bytes.get(at) {
+        let code = match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => u8::try_from(high << 4 | low).ok(),
+            _ => None,
+        };
+        at += if code.is_some() { 3 } else { 1 };
+        out.push(code.unwrap_or(*byte));
+    }
+    out
+}
+
+/// RFC 3986 §2.3: all but the unreserved characters.
+fn encode(bytes: &[u8], out: &mut String) {
+    for byte in bytes {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(*byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::authn::body_check::BodyCheck;
+    use http::{HeaderMap, HeaderName, HeaderValue, Method};
+    use serde_json::Value;
+
+    fn vectors() -> Value {
+        serde_json::from_str(include_str!("../../../tests/vectors/twilio_client_validation.json")).unwrap()
+    }
+
+    #[test]
+    fn published_paths_and_queries() {
+        let vectors = vectors();
+        for (list, form) in [("canonical_path", path as fn(&str) -> String), ("canonical_query", canonical_query)] {
+            for vector in vectors[list].as_array().unwrap() {
+                let input = vector["input"].as_str().unwrap();
+                assert_eq!(form(input), vector["expected"].as_str().unwrap(), "{list} {input}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slash_at_the_end_stays() {
+        assert_eq!((path("/in/").as_str(), path("/in/..").as_str(), path("/%2f%").as_str()), ("/in/", "/", "/%2F%25"));
+    }
+
+    /// The hash of the canonical form of what is sent would be the same for all of these.
+    #[test]
+    fn a_canonical_form_counts_only_for_what_is_sent_in_it() {
+        let host = |host: &'static str| HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
+        let forms = |target: &str, host: &HeaderMap| {
+            let sent = SignableRequest { method: &Method::POST, target, fields: host, has_body: true };
+            (is_sorted(&sent), texts(&sent, &["host"]).unwrap().len())
+        };
+        let (bare, tls, plain) = (host("a.example"), host("a.example:443"), host("a.example:80"));
+        for (target, host, expected) in [
+            ("https://a.example/in?a=1&b=2", &bare, (true, 1)),
+            ("https://a.example:443/in?a=1&b=2", &tls, (true, 2)),
+            ("http://a.example:80/in", &plain, (true, 2)),
+            ("https://a.example:80/in", &plain, (true, 1)),
+            ("https://a.example:443/in/../x", &tls, (true, 1)),
+            ("https://a.example:443//in", &tls, (true, 1)),
+            ("https://a.example:443/%69n", &tls, (true, 1)),
+            ("https://a.example:443/in?a=b+c", &tls, (true, 1)),
+            ("https://a.example:443/in?b=2&a=1", &tls, (false, 1)),
+        ] {
+            assert_eq!(forms(target, host), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn published_request_hashes() {
+        for vector in vectors()["request_hash"].as_array().unwrap() {
+            let text = |key: &str| vector[key].as_str().unwrap();
+            let headers = vector["headers"].as_array().unwrap().iter();
+            let fields = headers.map(|header| {
+                let name = HeaderName::from_bytes(header[0].as_str().unwrap().as_bytes()).unwrap();
+                (name, HeaderValue::from_str(header[1].as_str().unwrap()).unwrap())
+            });
+            let mut map = HeaderMap::new();
+            map.extend(fields);
+            let method = Method::from_bytes(text("method").as_bytes()).unwrap();
+            // As it must be sent: the hash does not tell other ways to write the same from each other.
+            let (sent_path, query) = text("target").split_once('?').unwrap_or((text("target"), ""));
+            let query = if query.is_empty() { String::new() } else { format!("?{}", canonical_query(query)) };
+            let target = path(sent_path) + &query;
+            let sent = SignableRequest { method: &method, target: &target, fields: &map, has_body: true };
+            let names: Vec<&str> = text("hrh").split(';').collect();
+            let texts = texts(&sent, &names).unwrap();
+            let pledge = BodyCheck::RequestHash { texts, expected: text("rqh").to_owned() };
+            assert_eq!(pledge.verify(text("body").as_bytes()), Ok(()), "{}", text("name"));
+            assert!(pledge.verify(b"another").is_err(), "{}", text("name"));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Names in a client certificate, which the connection has proven before any request.
+//! Whose name does this caller's certificate carry?
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{AuthnError, Client, Clients};
+use crate::host;
+use crate::names::Host;
+
+/// `None` where no client has any of these names.
+pub(super) fn client<'c>(clients: &'c Clients, proven: &[String]) -> Result<Option<&'c Arc<Client>>, AuthnError> {
+    let mut known = proven.iter().filter_map(|name| clients.by_certificate.get(name));
+    let Some(client) = known.next() else { return Ok(None) };
+    if known.all(|other| Arc::ptr_eq(other, client)) { Ok(Some(client)) } else { Err(AuthnError::Conflicting) }
+}
+
+/// A subject alternative name as an operator writes it, in the form that a connection proves it in: an address or a
+/// DNS name in its canonical form, a URI or an e-mail address as it stands (RFC 5280 §4.2.1.6).
+pub(super) fn name(written: &str) -> Result<String, &'static str> {
+    if let Ok(address) = written.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    if !written.is_ascii() {
+        return Err("a certificate carries ASCII only: write the encoded form");
+    }
+    if let Some((scheme, rest)) = written.split_once(':') {
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        return match scheme {
+            "DNS" | "URI" | "IP" | "email" => Err("write the name without its type"),
+            _ if is_scheme && !rest.is_empty() => Ok(written.to_owned()),
+            _ => Err("not a DNS name, URI, e-mail or IP address"),
+        };
+    }
+    if let Some((local, domain)) = written.split_once('@') {
+        let is_whole = !local.is_empty() && !domain.is_empty() && !domain.contains('@');
+        return if is_whole { Ok(written.to_owned()) } else { Err("not an e-mail address") };
+    }
+    if written.contains('*') {
+        // It would let in whoever the authority gives a certificate for any name below.
+        return Err("a pattern: write whole names");
+    }
+    match host::canonical(written) {
+        Ok(Host::Name(name)) => Ok(name.to_string()),
+        Ok(Host::Ip(_)) | Err(_) => Err("not a DNS name, URI, e-mail or IP address"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_as_connections_prove_them() {
+        for (written, expected) in [
+            ("billing.internal", Some("billing.internal")),
+            ("Billing.Internal", Some("billing.internal")),
+            ("billing", Some("billing")),
+            ("spiffe://acme.example/ns/Prod/sa/billing", Some("spiffe://acme.example/ns/Prod/sa/billing")),
+            ("urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6", Some("urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6")),
+            ("Billing@acme.example", Some("Billing@acme.example")),
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("2001:DB8:0::1", Some("2001:db8::1")),
+            ("*.internal", None),
+            ("DNS:billing.internal", None),
+            ("URI:spiffe://acme.example/x", None),
+            ("@acme.example", None),
+            ("a@b@c", None),
+            ("1x:y", None),
+            ("spiffe:", None),
+            ("spiffe://acme.example/ü", None),
+            ("bill ing", None),
+            ("192.0.2.999", None),
+        ] {
+            assert_eq!(name(written).ok().as_deref(), expected, "{written}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Tokens of Twilio's libraries, published and made here, and what others would like to pass for one.
+//! Is exactly what a client signed let through?
+
+use super::*;
+use crate::config::{self, Config};
+use crate::policy::fixture::{self, at, config};
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding, RsaKeyPair};
+use base64::prelude::BASE64_STANDARD;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::{Value, json};
+
+use crate::names::ClientName;
+
+const NOW: i64 = 1_735_689_900;
+
+fn clients(name: &str, der: &[u8]) -> Clients {
+    let key = config::PublicKey { path: "a.pem".into(), der: der.to_vec() };
+    let client = config::Client { public_keys: vec![at(11, key)], ..fixture::client() };
+    let mut problems = vec![];
+    let config = Config { clients: [(ClientName::new(name), at(10, client))].into(), ..config() };
+    let clients = Clients::compile(&config, &mut problems);
+    assert!(problems.is_empty(), "{problems:?}");
+    clients
+}
+
+fn fields(list: &[(&str, &str)]) -> HeaderMap {
+    let field = |(name, value): &(&str, &str)| {
+        (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+    };
+    let mut fields = HeaderMap::new();
+    list.iter().map(field).for_each(|(name, value)| {
+        fields.append(name, value);
+    });
+    fields
+}
+
+#[test]
+fn the_token_of_the_official_library_is_taken() {
+    let vectors: Value =
+        serde_json::from_str(include_str!("../../../../tests/vectors/twilio_client_validation.json")).unwrap();
+    let vector = &vectors["token"];
+    let text = |key: &str| vector[key].as_str().unwrap();
+    let clients = clients(text("iss"), &BASE64_STANDARD.decode(text("public_key")).unwrap());
+    let fields = fields(&[("authorization", "foobar"), ("host", "api.twilio.com")]);
+    assert_eq!(text("target"), "/Messages?PageSize=5&Limit=10");
+    let target = "/Messages?Limit=10&PageSize=5";
+    let sent = SignableRequest { method: &Method::GET, target, fields: &fields, has_body: true };
+    let at = |now, sent: &SignableRequest<'_>| verify(&clients, text("value").as_bytes(), sent, now);
+    let (client, signed) = at(NOW, &sent).unwrap();
+    assert_eq!((client.name().as_str(), signed.once.until), ("SK123", vector["exp"].as_i64().unwrap()));
+    let pledge = signed.body_check.unwrap();
+    assert_eq!(pledge.verify(b"foobar"), Ok(()));
+    assert!(pledge.verify(b"foobaz").is_err() && pledge.verify(b"").is_err());
+    // The hash is of the sorted query: the order in which it was sent is not covered, so anyone could change it.
+    let unsorted = "the query's parameters are not sorted, and the request hash does not cover their order";
+    assert_eq!(
+        at(NOW, &SignableRequest { target: text("target"), ..sent }).err(),
+        Some(AuthnError::Signature(unsorted))
+    );
+    // What Python sends through a proxy.
+    let target = "http://api.twilio.com/Messages?Limit=10&PageSize=5";
+    assert!(at(NOW, &SignableRequest { target, ..sent }).unwrap().1.body_check.unwrap().verify(b"foobar").is_ok());
+    let other =
+        at(NOW, &SignableRequest { target: "http://api.twilio.com/Messages?Limit=11&PageSize=5", ..sent }).unwrap();
+    assert!(other.1.body_check.unwrap().verify(b"foobar").is_err());
+    assert!(at(NOW, &SignableRequest { target: "http://evil.example/Messages?PageSize=5&Limit=10", ..sent }).is_err());
+    // Its time.
+    assert!(at(NOW + 299, &sent).is_ok() && at(NOW + 300, &sent).is_err());
+    assert!(at(NOW - 60, &sent).is_ok() && at(NOW - 61, &sent).is_err());
+}
+
+struct Bench {
+    key: RsaKeyPair,
+    clients: Clients,
+    fields: HeaderMap,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let key = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let der: PublicKeyX509Der<'static> = key.public_key().as_der().unwrap();
+        let clients = clients("billing", der.as_ref());
+        Self { key, clients, fields: fields(&[("host", "hook.example"), ("authorization", "Basic eDp5")]) }
+    }
+
+    fn sent(&self) -> SignableRequest<'_> {
+        SignableRequest {
+            method: &Method::POST,
+            target: "http://hook.example/in",
+            fields: &self.fields,
+            has_body: false,
+        }
+    }
+
+    fn claims(&self) -> Value {
+        let text = "POST\n/in\n\nauthorization:Basic eDp5\nhost:hook.example\n\nauthorization;host\n";
+        let rqh: String = super::super::sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        json!({ "iss": "billing", "exp": NOW + 300, "hrh": "authorization;host", "rqh": rqh })
+    }
+
+    fn signed(&self, header: &str, claims: &str, encoding: &'static dyn RsaEncoding) -> String {
+        let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let mut signature = vec![0; self.key.public_modulus_len()];
+        self.key.sign(encoding, &SystemRandom::new(), input.as_bytes(), &mut signature).unwrap();
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    fn judge(&self, token: &str) -> Result<String, AuthnError> {
+        self.judge_of(token, &self.sent())
+    }
+
+    fn judge_of(&self, token: &str, sent: &SignableRequest<'_>) -> Result<String, AuthnError> {
+        verify(&self.clients, token.as_bytes(), sent, NOW).map(|(client, _)| client.name().to_string())
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Value)) -> Result<String, AuthnError> {
+        let mut claims = self.claims();
+        change(&mut claims);
+        self.judge(&self.signed(HEADER, &claims.to_string(), &RSA_PKCS1_SHA256))
+    }
+}
+
+const HEADER: &str = r#"{"alg":"RS256","cty":"twilio-pkrv;v=1","typ":"JWT","kid":"CR1"}"#;
+const WHY_FORM: AuthnError =
+    AuthnError::Signature("Twilio-Client-Validation is not a JSON Web Token of header, claims and signature");
+
+#[test]
+fn both_algorithms_and_no_other() {
+    let bench = Bench::new();
+    let claims = bench.claims().to_string();
+    let ok = Ok("billing".to_owned());
+    assert_eq!(bench.judge(&bench.signed(HEADER, &claims, &RSA_PKCS1_SHA256)), ok);
+    let pss = HEADER.replace("RS256", "PS256");
+    assert_eq!(bench.judge(&bench.signed(&pss, &claims, &RSA_PSS_SHA256)), ok);
+    // The header says one, the signature is the other.
+    assert_eq!(bench.judge(&bench.signed(HEADER, &claims, &RSA_PSS_SHA256)), Err(AuthnError::Invalid));
+    assert_eq!(bench.judge(&bench.signed(&pss, &claims, &RSA_PKCS1_SHA256)), Err(AuthnError::Invalid));
+    let why = Err(AuthnError::Signature("alg is neither RS256 nor PS256"));
+    for alg in ["none", "None", "HS256", "RS384", "ES256", "rs256", ""] {
+        let header = HEADER.replace("RS256", alg);
+        assert_eq!(bench.judge(&bench.signed(&header, &claims, &RSA_PKCS1_SHA256)), why, "{alg}");
+        let unsigned = format!("{}.{}.", URL_SAFE_NO_PAD.encode(&header), URL_SAFE_NO_PAD.encode(&claims));
+        assert_eq!(bench.judge(&unsigned), why, "{alg}");
+    }
+    // The public key, which everybody may have, as a secret.
+    let der: PublicKeyX509Der<'static> = bench.key.public_key().as_der().unwrap();
+    let header = URL_SAFE_NO_PAD.encode(HEADER.replace("RS256", "HS256"));
+    let input = format!("{header}.{}", URL_SAFE_NO_PAD.encode(&claims));
+    let hmac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, der.as_ref());
+    let tag = aws_lc_rs::hmac::sign(&hmac, input.as_bytes());
+    assert_eq!(bench.judge(&format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))), why);
+}
+
+#[test]
+fn claims_that_are_not_taken() {
+    let bench = Bench::new();
+    let why = |why| Err(AuthnError::Signature(why));
+    const TYPES: &str = "iss, exp, hrh or rqh is missing or of another type";
+    const LATE: &str = "it expires later than in 300 seconds";
+    const NAMES: &str = "hrh is not a sorted list of different names in lower case";
+    for exp in [json!(NOW + 361), json!(i64::MAX)] {
+        assert_eq!(bench.with(|claims| claims["exp"] = exp), why(LATE));
+    }
+    for exp in [json!("soon"), json!(1e300), json!(u64::MAX), json!(1.5), json!(null)] {
+        assert_eq!(bench.with(|claims| claims["exp"] = exp.clone()), why(TYPES), "{exp}");
+    }
+    for exp in [NOW, 0, i64::MIN] {
+        assert_eq!(bench.with(|claims| claims["exp"] = json!(exp)), why("it has expired"), "{exp}");
+    }
+    assert_eq!(bench.with(|claims| claims["nbf"] = json!(NOW + 61)), why("it is not valid yet"));
+    assert_eq!(bench.with(|claims| claims["nbf"] = json!(NOW + 60)), Ok("billing".into()));
+    assert_eq!(bench.with(|claims| claims["sub"] = json!("AC1")), Ok("billing".into()));
+    assert_eq!(bench.with(|claims| claims["iss"] = json!("crm")), Err(AuthnError::Invalid));
+    for (hrh, expected) in [
+        ("host;authorization", NAMES),
+        ("host;host", NAMES),
+        ("Host;authorization", NAMES),
+        ("", NAMES),
+        ("authorization", "hrh does not name host"),
+        ("host", "hrh does not name authorization"),
+        ("authorization;host;x-none", "hrh names a field that the request does not have"),
+        ("authorization;host;x y", "hrh names a field that the request does not have"),
+    ] {
+        assert_eq!(bench.with(|claims| claims["hrh"] = json!(hrh)), why(expected), "{hrh}");
+    }
+    let changed = why("the request is not the one that was signed");
+    for rqh in ["", "zz", &"0".repeat(64)] {
+        assert_eq!(bench.with(|claims| claims["rqh"] = json!(rqh)), changed);
+    }
+    let twice = bench.claims().to_string().replacen('{', r#"{"iss":"crm","#, 1);
+    assert_eq!(bench.judge(&bench.signed(HEADER, &twice, &RSA_PKCS1_SHA256)), why(TYPES));
+}
+
+#[test]
+fn what_is_no_token() {
+    let bench = Bench::new();
+    let claims = bench.claims().to_string();
+    let good = bench.signed(HEADER, &claims, &RSA_PKCS1_SHA256);
+    for bad in
+        ["", ".", "..", "a.b.c", &format!("{good}="), &format!("{good}.x"), &format!(".{good}"), &"a.".repeat(5000)]
+    {
+        assert_eq!(bench.judge(bad), Err(WHY_FORM), "{bad}");
+    }
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    assert_eq!(bench.judge(&format!("{signed}.")), Err(AuthnError::Invalid));
+    assert_eq!(bench.judge(&format!("{signed}.{}", &signature[4..])), Err(AuthnError::Invalid));
+    let other = Bench::new().signed(HEADER, &claims, &RSA_PKCS1_SHA256);
+    assert_eq!(bench.judge(&other), Err(AuthnError::Invalid));
+    for (header, why) in [
+        (HEADER.replace("v=1", "v=2"), "cty is not twilio-pkrv;v=1"),
+        (HEADER.replace("JWT", "JOSE"), "the token's header asks for what is not supported"),
+        (
+            HEADER.replacen('{', r#"{"crit":["b64"],"b64":false,"#, 1),
+            "the token's header asks for what is not supported",
+        ),
+    ] {
+        let token = bench.signed(&header, &claims, &RSA_PKCS1_SHA256);
+        assert_eq!(bench.judge(&token), Err(AuthnError::Signature(why)));
+    }
+    assert_eq!(bench.judge(&bench.signed("[]", &claims, &RSA_PKCS1_SHA256)), Err(WHY_FORM));
+}
+
+#[test]
+fn a_covered_field_that_connection_names_is_refused() {
+    let bench = Bench::new();
+    let good = bench.signed(HEADER, &bench.claims().to_string(), &RSA_PKCS1_SHA256);
+    for (connection, expected) in
+        [("close, Authorization", Err(AuthnError::Signature(REMOVED))), ("close, x-other", Ok("billing".into()))]
+    {
+        let mut fields = bench.fields.clone();
+        fields.append("connection", HeaderValue::from_static(connection));
+        assert_eq!(
+            bench.judge_of(&good, &SignableRequest { fields: &fields, ..bench.sent() }),
+            expected,
+            "{connection}"
+        );
+    }
+}
+
+#[test]
+fn what_names_the_target_is_signed() {
+    let bench = Bench::new();
+    let good = bench.signed(HEADER, &bench.claims().to_string(), &RSA_PKCS1_SHA256);
+    let judge = |sent: SignableRequest<'_>| bench.judge_of(&good, &sent);
+    assert_eq!(judge(bench.sent()), Ok("billing".into()));
+    let elsewhere = AuthnError::Signature("the target that was signed, in Host, is not the request's");
+    assert_eq!(judge(SignableRequest { target: "http://evil.example/in", ..bench.sent() }), Err(elsewhere));
+    let changed = AuthnError::Signature("the request is not the one that was signed");
+    assert_eq!(judge(SignableRequest { target: "http://hook.example/in?x", ..bench.sent() }), Err(changed));
+    assert_eq!(judge(SignableRequest { method: &Method::GET, ..bench.sent() }), Err(changed));
+    let mut fields = bench.fields.clone();
+    fields.append("outgate-target", HeaderValue::from_static("https://evil.example/"));
+    let unsigned = AuthnError::Signature("hrh does not name outgate-target");
+    assert_eq!(judge(SignableRequest { target: "/in", fields: &fields, ..bench.sent() }), Err(unsigned));
+}

@@ -1,0 +1,218 @@
+//! From clients as they are written to the tables that know them.
+//! Does every client have a proof, and every proof one client?
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::public_key::{VerifyingKey, VerifyingKeyError};
+use super::{ANONYMOUS, AllowedTenants, Client, Clients, certificate};
+use crate::config::WarningCode;
+use crate::config::{self, AuthMethod, Bind, Config, Listen, Located, Problem, SourceSpan};
+use crate::names::{ClientName, TenantName};
+
+impl Clients {
+    pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Clients {
+        // Whom the PROXY protocol tells of is whoever reaches the load balancer.
+        let proxied = config.server.proxy_protocol.is_some();
+        let open = config.server.listen.iter().find(|bind| proxied || strangers_reach(&bind.address));
+        let anonymous = config.server.allow_anonymous.value;
+        if config.clients.is_empty() && !anonymous {
+            let help =
+                "add a [clients.NAME] with tokens or networks; on loopback, server.allow_anonymous = true will do";
+            // Not a problem: a package installs so, and lets nothing through until somebody says what.
+            problems.push(
+                Problem::warning(WarningCode::NoClient, None, "no client is configured: nobody can use this")
+                    .help(help),
+            );
+        }
+        if let (true, Some(listen)) = (anonymous, open) {
+            let allow = config.server.allow_anonymous.span;
+            let problem = Problem::at(allow, "allow_anonymous on a listener that strangers can reach is an open proxy");
+            let help = "listen on loopback or a unix socket only, or leave this out and add a [clients.NAME]";
+            problems.push(problem.also(listen.span, "strangers can reach this").help(help));
+        }
+
+        let mut clients = Clients {
+            by_name: HashMap::new(),
+            by_token: HashMap::new(),
+            by_certificate: HashMap::new(),
+            by_network: Vec::new(),
+            anonymous: anonymous.then(|| Arc::new(stranger())),
+        };
+        let mut claimed = ClaimedProofs::default();
+        for (name, written) in &config.clients {
+            check(name, written, open, problems);
+            clients.add(name, written, &mut claimed, problems);
+        }
+        clients.by_network.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
+        clients
+    }
+
+    fn add<'w>(
+        &mut self,
+        name: &'w ClientName,
+        written: &'w config::Client,
+        claimed: &mut ClaimedProofs<'w>,
+        problems: &mut Vec<Problem>,
+    ) {
+        let client = Arc::new(client(name, written, problems));
+        for token in &written.tokens {
+            let message = "a token proves one client only";
+            first_of(&mut claimed.tokens, token.value, (name, token.span), message, problems);
+            self.by_token.insert(token.value, client.clone());
+        }
+        for written in &written.certificates {
+            match certificate::name(written) {
+                Ok(key) => {
+                    let message = "a name in a certificate proves one client only";
+                    first_of(&mut claimed.certificates, key.clone(), (name, written.span), message, problems);
+                    self.by_certificate.insert(key, client.clone());
+                }
+                Err(why) => {
+                    let problem = Problem::at(written.span, "this is no name of a certificate").label(why);
+                    let help =
+                        "write a subject alternative name: \"billing.internal\", \"spiffe://acme.example/billing\"";
+                    problems.push(problem.help(help));
+                }
+            }
+        }
+        if has_only_networks(written) {
+            for network in &written.networks {
+                let key = network.trunc();
+                let message = "a network alone proves one client only";
+                first_of(&mut claimed.networks, key, (name, network.span), message, problems);
+                self.by_network.push((key, client.clone()));
+            }
+        }
+        self.by_name.insert(name.clone(), client);
+    }
+}
+
+/// Who was first to claim each proof, and where. A public key is not among them: under each signature made with it
+/// stands the client's name.
+#[derive(Default)]
+struct ClaimedProofs<'w> {
+    tokens: BTreeMap<[u8; 32], (&'w ClientName, SourceSpan)>,
+    certificates: BTreeMap<String, (&'w ClientName, SourceSpan)>,
+    networks: BTreeMap<IpNet, (&'w ClientName, SourceSpan)>,
+}
+
+fn client(name: &ClientName, written: &config::Client, problems: &mut Vec<Problem>) -> Client {
+    Client {
+        name: name.clone(),
+        tokens: written.tokens.iter().map(|token| token.value).collect(),
+        public_keys: written.public_keys.iter().filter_map(|key| public_key(key, problems)).collect(),
+        networks: written.networks.iter().map(|network| network.trunc()).collect(),
+        require: written.require.iter().map(|proof| proof.value).collect(),
+        proofs: material(written),
+        tenants: match written.tenants.iter().any(|tenant| tenant.value == "*") {
+            true => AllowedTenants::All,
+            false => AllowedTenants::Only(written.tenants.iter().map(|t| TenantName::new(t.as_str())).collect()),
+        },
+    }
+}
+
+fn stranger() -> Client {
+    Client {
+        name: ClientName::new(ANONYMOUS),
+        tokens: vec![],
+        public_keys: vec![],
+        networks: vec![],
+        require: vec![],
+        proofs: vec![],
+        tenants: AllowedTenants::Only(vec![]),
+    }
+}
+
+fn public_key(written: &Located<config::PublicKey>, problems: &mut Vec<Problem>) -> Option<VerifyingKey> {
+    let unusable = match VerifyingKey::parse(&written.der) {
+        Ok(key) => return Some(key),
+        Err(unusable) => unusable,
+    };
+    let help = match unusable {
+        VerifyingKeyError::RsaBits(_) => "use an RSA key of 2048 to 8192 bits",
+        VerifyingKeyError::Malformed | VerifyingKeyError::UnsupportedKind => {
+            "use an Ed25519, P-256 or RSA key; `openssl pkey -in PRIVATE -pubout` writes the public half"
+        }
+    };
+    let message = format!("the public key in {} {unusable}", written.path.display());
+    problems.push(Problem::at(written.span, message).help(help));
+    None
+}
+
+/// The proofs that it has material for, the weakest first.
+fn material(client: &config::Client) -> Vec<AuthMethod> {
+    let all = [
+        (AuthMethod::Network, client.networks.is_empty()),
+        (AuthMethod::Token, client.tokens.is_empty()),
+        (AuthMethod::Certificate, client.certificates.is_empty()),
+        (AuthMethod::Signature, client.public_keys.is_empty()),
+    ];
+    all.into_iter().filter(|(_, none)| !none).map(|(proof, _)| proof).collect()
+}
+
+/// Whether nothing but its networks proves it.
+fn has_only_networks(client: &config::Client) -> bool {
+    client.tokens.is_empty() && client.certificates.is_empty() && client.public_keys.is_empty()
+}
+
+fn check(
+    name: &ClientName,
+    client: &Located<config::Client>,
+    open: Option<&Located<Bind>>,
+    problems: &mut Vec<Problem>,
+) {
+    if name.as_str() == ANONYMOUS {
+        let help = "choose another name; server.allow_anonymous lets strangers in";
+        problems.push(Problem::at(client.span, "the name \"anonymous\" is kept for strangers").help(help));
+    }
+    if name.as_str().contains(':') && !client.tokens.is_empty() {
+        let message = format!("{name} cannot call with Basic credentials: a colon ends the name there (RFC 7617 §2)");
+        problems.push(Problem::warning(WarningCode::ColonInName, Some(client.span), message));
+    }
+    if has_only_networks(client) && client.networks.is_empty() {
+        let help = "add tokens (`outgate token new` makes one), certificates, public_keys or networks";
+        problems.push(Problem::at(client.span, format!("nothing proves the client {name}")).help(help));
+    }
+    for proof in &client.require {
+        if !material(client).contains(&proof.value) {
+            let key = proof.key();
+            let message = format!("{name} must prove itself by {}, and has no {key}", proof.as_str());
+            problems.push(Problem::at(proof.span, message).help(format!("add {key}, or leave this out")));
+        }
+    }
+    // Two halves of the Internet are as open as the whole.
+    let networks: Vec<IpNet> = client.networks.iter().map(|network| network.value).collect();
+    let everyone = IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0);
+    if let (true, true, Some(listen)) = (has_only_networks(client), everyone, open) {
+        let place = client.networks.first().map_or(client.span, |network| network.span);
+        let problem = Problem::at(place, format!("every address alone proves the client {name}: an open proxy"));
+        let help = "add tokens, certificates or public_keys, or narrower networks";
+        problems.push(problem.also(listen.span, "strangers can reach this").help(help));
+    }
+}
+
+/// Keeps who was first to claim something, and tells whoever else does.
+fn first_of<'a, K: Ord>(
+    claimed: &mut BTreeMap<K, (&'a ClientName, SourceSpan)>,
+    key: K,
+    (name, place): (&'a ClientName, SourceSpan),
+    message: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let (first, there) = *claimed.entry(key).or_insert((name, place));
+    if first != name {
+        problems.push(Problem::at(place, message).also(there, format!("already a proof of {first}")));
+    }
+}
+
+/// Can anyone but this host's own processes connect? Where systemd's sockets listen is not known here.
+fn strangers_reach(listen: &Listen) -> bool {
+    match listen {
+        Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        Listen::Unix(_) => false,
+        Listen::Systemd => true,
+    }
+}

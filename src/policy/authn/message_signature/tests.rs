@@ -1,0 +1,372 @@
+//! Signatures of RFC 9421, published and made here, and what others would like to pass for one.
+//! Is exactly what a client signed let through?
+
+use super::*;
+use crate::config::{self, Config};
+use crate::names::ClientName;
+use crate::policy::authn::public_key::VerifyingKey;
+use crate::policy::fixture::{self, at, config};
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::Method;
+use serde_json::Value;
+
+const NOW: i64 = 1_735_689_900;
+const BODY: &str = r#"{"hello": "world"}"#;
+const DIGEST: &str = "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:";
+
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../../../../tests/vectors/message_signatures.json")).unwrap()
+}
+
+fn clients(keys: &[(&str, Vec<u8>)]) -> Clients {
+    let client = |(name, der): &(&str, Vec<u8>)| {
+        let key = config::PublicKey { path: "a.pem".into(), der: der.clone() };
+        let client = config::Client { public_keys: vec![at(11, key)], ..fixture::client() };
+        (ClientName::new(*name), at(10, client))
+    };
+    let mut problems = vec![];
+    let config = Config { clients: keys.iter().map(client).collect(), ..config() };
+    let clients = Clients::compile(&config, &mut problems);
+    assert!(problems.is_empty(), "{problems:?}");
+    clients
+}
+
+fn fields(list: &[(&str, &str)]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for (name, value) in list {
+        fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+    }
+    fields
+}
+
+#[test]
+fn published_signatures_verify_over_their_bases() {
+    let vectors = vectors();
+    for vector in vectors["signatures"].as_array().unwrap() {
+        let text = |key: &str| vector[key].as_str().unwrap();
+        let der = BASE64_STANDARD.decode(vectors["keys"][text("keyid")].as_str().unwrap()).unwrap();
+        let (key, by) = (VerifyingKey::parse(&der).unwrap(), algorithms(text("alg")).unwrap());
+        let signature = HeaderValue::from_str(text("signature")).unwrap();
+        let signature = members::of(&signature).unwrap()[0].bytes().unwrap();
+        let base = text("signature_base");
+        assert!(key.verify(by, base.as_bytes(), &signature).is_some(), "{}", text("name"));
+        assert!(key.verify(by, &base.as_bytes()[1..], &signature).is_none(), "{}", text("name"));
+    }
+}
+
+#[test]
+fn published_bases_are_built_anew() {
+    let vectors = vectors();
+    let request = &vectors["request"];
+    let headers: Vec<(&str, &str)> = request["headers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|header| (header[0].as_str().unwrap(), header[1].as_str().unwrap()))
+        .collect();
+    let fields = fields(&headers);
+    let target = request["target"].as_str().unwrap();
+    let sent = SignableRequest { method: &Method::POST, target, fields: &fields, has_body: true };
+    // The others are of a response, of another request, or cover a component that is refused here.
+    for name in ["B.2.1 minimal", "B.2.3 full", "B.2.6 ed25519"] {
+        let vector = vectors["signatures"].as_array().unwrap().iter().find(|vector| vector["name"] == name).unwrap();
+        let input = HeaderValue::from_str(vector["signature_input"].as_str().unwrap()).unwrap();
+        let member = &members::of(&input).unwrap()[0];
+        let parsed: Dictionary = Parser::new(member.text).parse().unwrap();
+        let Some(ListEntry::InnerList(list)) = parsed.get(member.label) else { panic!("{name}") };
+        let ours = read(member, list, vec![]).unwrap();
+        let base = message::base(ours.covered.iter().map(String::as_str), ours.params, &sent).unwrap();
+        assert_eq!(base, vector["signature_base"].as_str().unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn published_digests_are_kept() {
+    for vector in vectors()["digests"].as_array().unwrap() {
+        let (body, expected) = (vector["body"].as_str().unwrap(), vector["expected"].as_str().unwrap());
+        let fields = fields(&[("content-digest", expected)]);
+        let sent = SignableRequest { method: &Method::POST, target: "/", fields: &fields, has_body: true };
+        let pledge = compile_body_check(&["content-digest".into()], &sent).unwrap().unwrap();
+        assert_eq!(pledge.verify(body.as_bytes()), Ok(()), "{expected}");
+        assert!(pledge.verify(format!("{body} ").as_bytes()).is_err(), "{expected}");
+    }
+}
+
+struct Bench {
+    key: Ed25519KeyPair,
+    clients: Clients,
+}
+
+/// A request, and what is said of it; each test spoils one part.
+struct Case<'a> {
+    target: &'a str,
+    covered: &'a str,
+    params: &'a str,
+    fields: Vec<(&'a str, &'a str)>,
+    has_body: bool,
+}
+
+impl Default for Case<'_> {
+    fn default() -> Self {
+        Case {
+            target: "https://hook.example/in?a=1",
+            covered: r#""@method" "@target-uri" "content-digest""#,
+            params: r#";created=1735689900;keyid="billing";tag="outgate""#,
+            fields: vec![("host", "hook.example"), ("content-digest", DIGEST)],
+            has_body: true,
+        }
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (key, other) = (Ed25519KeyPair::generate().unwrap(), Ed25519KeyPair::generate().unwrap());
+        let der = |key: &Ed25519KeyPair| -> Vec<u8> {
+            let der: PublicKeyX509Der<'static> = key.public_key().as_der().unwrap();
+            der.as_ref().to_vec()
+        };
+        let clients = clients(&[("billing", der(&key)), ("crm", der(&other))]);
+        Self { key, clients }
+    }
+
+    fn signed(&self, case: &Case<'_>) -> HeaderMap {
+        let mut fields = fields(&case.fields);
+        let sent =
+            SignableRequest { method: &Method::POST, target: case.target, fields: &fields, has_body: case.has_body };
+        let mut text = String::new();
+        for name in case.covered.split(' ').filter(|name| !name.is_empty()) {
+            let value = sent.component(name.split(';').next().unwrap().trim_matches('"')).unwrap_or_default();
+            text.push_str(&format!("{name}: {value}\n"));
+        }
+        let params = format!("({}){}", case.covered, case.params);
+        text.push_str(&format!("\"@signature-params\": {params}"));
+        let signature = BASE64_STANDARD.encode(self.key.sign(text.as_bytes()));
+        fields.append(&SIGNATURE_INPUT, HeaderValue::from_str(&format!("mine={params}")).unwrap());
+        fields.append(&SIGNATURE, HeaderValue::from_str(&format!("mine=:{signature}:")).unwrap());
+        fields
+    }
+
+    fn judge(&self, case: &Case<'_>) -> Result<String, AuthnError> {
+        self.judge_fields(case, &self.signed(case))
+    }
+
+    fn judge_fields(&self, case: &Case<'_>, fields: &HeaderMap) -> Result<String, AuthnError> {
+        let Some(ours) = ours(fields)? else { return Ok("none".into()) };
+        let sent = SignableRequest { method: &Method::POST, target: case.target, fields, has_body: case.has_body };
+        let (client, signed) = verify(&self.clients, &ours, &sent, NOW)?;
+        if let Some(pledge) = signed.body_check {
+            pledge.verify(BODY.as_bytes())?;
+        }
+        Ok(format!("{} until {}", client.name(), signed.once.until - NOW))
+    }
+}
+
+#[test]
+fn what_is_signed_is_let_through() {
+    let bench = Bench::new();
+    let all = r#""@method" "@scheme" "@authority" "@path" "@query" "content-digest""#;
+    let form = r#""@method" "@request-target" "@authority" "@path" "@query" "content-digest""#;
+    let own = r#""@method" "@authority" "@path" "@query" "content-digest" "outgate-target""#;
+    let target = ("outgate-target", "https://hook.example/in");
+    let digest = ("content-digest", DIGEST);
+    let more = r#";created=1735689700;expires=1735689950;nonce="n";alg="ed25519";keyid="billing";tag="outgate""#;
+    let empty = r#""@method" "@target-uri""#;
+    for (case, expected) in [
+        (Case::default(), "billing until 300"),
+        (Case { covered: all, ..Case::default() }, "billing until 300"),
+        (Case { covered: form, ..Case::default() }, "billing until 300"),
+        (Case { params: more, ..Case::default() }, "billing until 50"),
+        (Case { covered: empty, has_body: false, ..Case::default() }, "billing until 300"),
+        (
+            Case { covered: own, target: "/x", fields: vec![("host", "p:1"), digest, target], ..Case::default() },
+            "billing until 300",
+        ),
+        (Case { params: r#";created=1735689900;keyid="billing";tag="theirs""#, ..Case::default() }, "none"),
+        (Case { params: r#";created=1735689900;keyid="outgate""#, ..Case::default() }, "none"),
+    ] {
+        assert_eq!(bench.judge(&case), Ok(expected.to_owned()), "{} {}", case.covered, case.params);
+    }
+}
+
+#[test]
+fn params_that_are_not_taken() {
+    let bench = Bench::new();
+    let created = "created=1735689900";
+    let rest = r#"keyid="billing";tag="outgate""#;
+    let canonical = "Signature-Input is not written as RFC 9651 §4.1 serializes it";
+    let dictionary = "Signature-Input is not a dictionary in which each label stands once (RFC 9651 §3.2)";
+    for (params, why) in [
+        (format!(";{rest}"), "created is missing"),
+        (format!(";{created};tag=\"outgate\""), "keyid, the client's name, is missing"),
+        (format!(";created=1735689599;{rest}"), "it was created more than 300 seconds ago"),
+        (format!(";created=1735689961;{rest}"), "it was created in the future"),
+        (format!(";created=999999999999999;{rest}"), "it was created in the future"),
+        (format!(";created=9999999999999999;{rest}"), dictionary),
+        (format!(";{created};expires=1735689900;{rest}"), "it has expired"),
+        (format!(";created=\"now\";{rest}"), "a parameter is of the wrong type"),
+        (format!(";created=1.5;{rest}"), "a parameter is of the wrong type"),
+        (format!(";{created};nonce=1;{rest}"), "a parameter is of the wrong type"),
+        (format!(";{created};req;{rest}"), "a parameter is not supported"),
+        (format!(";{created};alg=\"hmac-sha256\";{rest}"), "its alg is not supported"),
+        (format!(";{created};alg=\"none\";{rest}"), "its alg is not supported"),
+        (format!(";{created};created=1735689901;{rest}"), canonical),
+        (format!("; {created};{rest}"), canonical),
+        (format!(";{created};{rest},"), dictionary),
+    ] {
+        let case = Case { params: &params, ..Case::default() };
+        assert_eq!(bench.judge(&case), Err(AuthnError::Signature(why)), "{params}");
+    }
+    for params in [
+        format!(";{created};alg=\"ecdsa-p256-sha256\";{rest}"),
+        format!(";{created};alg=\"rsa-v1_5-sha256\";{rest}"),
+        format!(";{created};keyid=\"crm\";tag=\"outgate\""),
+        format!(";{created};keyid=\"nobody\";tag=\"outgate\""),
+        format!(";{created};keyid=\"\";tag=\"outgate\""),
+    ] {
+        assert_eq!(bench.judge(&Case { params: &params, ..Case::default() }), Err(AuthnError::Invalid), "{params}");
+    }
+}
+
+#[test]
+fn too_little_or_something_strange_is_covered() {
+    let bench = Bench::new();
+    let parts = "it covers neither @target-uri nor all of @authority, @path and @query";
+    let params = "a component has parameters: none of sf, key, bs, req, tr, name is supported";
+    for (covered, why) in [
+        (r#""@target-uri" "content-digest""#, "it does not cover @method"),
+        (r#""@method" "content-digest""#, parts),
+        (r#""@method" "@authority" "@path" "content-digest""#, parts),
+        (
+            r#""@method" "@authority" "@path" "@query" "content-digest""#,
+            "it covers neither @target-uri nor @scheme, and the request is in absolute-form",
+        ),
+        (r#""@method" "@target-uri""#, "it does not cover content-digest, and the request has a body"),
+        (r#""@method" "@target-uri" "content-digest" "@status""#, "it covers a component that is not supported"),
+        (r#""@method" "@target-uri" "content-digest" "x-none""#, "it covers a field that the request does not have"),
+        (r#""@method" "@target-uri" "content-digest" "@method""#, "a component is covered twice"),
+        (r#""@method" "@target-uri" "content-digest" "host";bs"#, params),
+        (r#""@method" "@target-uri" "content-digest";sf"#, params),
+        (r#""@method" "@target-uri" "content-digest" "@query-param";name="a""#, params),
+        (r#""@method" "@target-uri" "content-digest" host"#, "a component is not a string"),
+    ] {
+        let case = Case { covered, ..Case::default() };
+        assert_eq!(bench.judge(&case), Err(AuthnError::Signature(why)), "{covered}");
+    }
+    let tenant = vec![("content-digest", DIGEST), ("outgate-tenant", "acme")];
+    let why = AuthnError::Signature("it does not cover every Outgate- field of the request");
+    assert_eq!(bench.judge(&Case { fields: tenant, ..Case::default() }), Err(why));
+    let why = "a request to this proxy itself has no scheme to cover: cover @authority, @path, @query";
+    assert_eq!(bench.judge(&Case { target: "/in", ..Case::default() }), Err(AuthnError::Signature(why)));
+}
+
+#[test]
+fn a_covered_field_that_connection_names_is_refused() {
+    let bench = Bench::new();
+    let covered = r#""@method" "@target-uri" "content-digest" "x-event""#;
+    for (connection, expected) in [
+        ("X-Event", Err(AuthnError::Signature(REMOVED))),
+        ("close ,\tx-event", Err(AuthnError::Signature(REMOVED))),
+        ("content-digest", Err(AuthnError::Signature(REMOVED))),
+        ("close, x-other", Ok("billing until 300".to_owned())),
+    ] {
+        let fields = vec![("content-digest", DIGEST), ("x-event", "paid"), ("connection", connection)];
+        assert_eq!(bench.judge(&Case { covered, fields, ..Case::default() }), expected, "{connection}");
+    }
+}
+
+#[test]
+fn a_covered_field_of_one_hop_is_refused() {
+    let bench = Bench::new();
+    for name in ["connection", "te", "keep-alive", "expect", "proxy-connection", "max-forwards", "trailer", "via"] {
+        let covered = format!(r#""@method" "@target-uri" "content-digest" "{name}""#);
+        let fields = vec![("content-digest", DIGEST), (name, "1")];
+        let case = Case { covered: &covered, fields: fields.clone(), ..Case::default() };
+        assert_eq!(bench.judge(&case), Err(AuthnError::Signature(OF_ONE_HOP)), "{name}");
+        assert!(bench.judge(&Case { fields, ..Case::default() }).is_ok(), "{name} may be there uncovered");
+    }
+}
+
+#[test]
+fn digests_must_be_there_and_right() {
+    let bench = Bench::new();
+    let form = "Content-Digest is malformed, or has neither sha-256 nor sha-512";
+    let wrong = "the body is not that of Content-Digest";
+    let empty = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+    for (digest, why) in [
+        ("md5=:AAAA:", form),
+        ("sha-256=AAAA", form),
+        ("sha-256=:!!:", form),
+        (&format!("{DIGEST}, {empty}"), form),
+        (empty, wrong),
+        (&format!("{DIGEST}, sha-512=:AAAA:"), wrong),
+    ] {
+        let case = Case { fields: vec![("content-digest", digest)], ..Case::default() };
+        assert_eq!(bench.judge(&case), Err(AuthnError::Signature(why)), "{digest}");
+    }
+    let both = format!("{DIGEST}, md5=:AAAA:");
+    assert!(bench.judge(&Case { fields: vec![("content-digest", &both)], ..Case::default() }).is_ok());
+    // Without a body it is judged at once.
+    assert_eq!(bench.judge(&Case { has_body: false, ..Case::default() }), Err(AuthnError::Signature(wrong)));
+    let none = Case { has_body: false, fields: vec![("content-digest", empty)], ..Case::default() };
+    assert!(bench.judge(&none).is_ok());
+}
+
+#[test]
+fn what_was_changed_on_the_way_is_seen() {
+    let bench = Bench::new();
+    let case = Case::default();
+    let good = bench.signed(&case);
+    assert!(bench.judge_fields(&case, &good).is_ok());
+    let other = Case { target: "https://evil.example/in?a=1", ..Case::default() };
+    assert_eq!(bench.judge_fields(&other, &good), Err(AuthnError::Invalid));
+    let change = |name: &HeaderName, from: &str, to: &str| {
+        let mut fields = good.clone();
+        let line = fields[name].to_str().unwrap().replace(from, to);
+        fields.insert(name, HeaderValue::from_str(&line).unwrap());
+        bench.judge_fields(&case, &fields)
+    };
+    assert_eq!(change(&SIGNATURE_INPUT, "1735689900", "1735689901"), Err(AuthnError::Invalid));
+    assert_eq!(change(&SIGNATURE_INPUT, "billing", "crm"), Err(AuthnError::Invalid));
+    assert_eq!(change(&CONTENT_DIGEST, "X48E", "X48F"), Err(AuthnError::Invalid));
+    let missing = Err(AuthnError::Signature("Signature has no byte sequence under its label"));
+    let dictionary = "Signature is not a dictionary in which each label stands once (RFC 9651 §3.2)";
+    assert_eq!(change(&SIGNATURE, "mine=", "other="), missing);
+    assert_eq!(change(&SIGNATURE, "mine=:", "mine=:!"), Err(AuthnError::Signature(dictionary)));
+    assert_eq!(change(&SIGNATURE, "mine=", "mine=:AA==:, mine="), Err(AuthnError::Signature(dictionary)));
+    let many = "more than one has the tag outgate";
+    let twice = format!("again=();tag=\"outgate\", {}", good[&SIGNATURE_INPUT].to_str().unwrap());
+    assert_eq!(
+        change(&SIGNATURE_INPUT, good[&SIGNATURE_INPUT].to_str().unwrap(), &twice),
+        Err(AuthnError::Signature(many))
+    );
+    let flood: String = (0..4000).map(|label| format!("s{label}=(), ")).collect();
+    assert!(
+        change(&SIGNATURE_INPUT, "mine=", &format!("{flood}mine=")).is_ok(),
+        "many labels are read, and are nobody's"
+    );
+}
+
+#[test]
+fn our_member_is_taken_out_and_the_others_stay_byte_for_byte() {
+    let theirs = r#"a=("date"  "x,y");k="\"outgate", b;c=2"#;
+    let mut fields = fields(&[
+        ("signature-input", theirs),
+        ("signature-input", r#"x=("date");created=1 , mine=("@method");created=1;keyid="k";tag="outgate",   y=()"#),
+        ("signature", "a=:AA==:,  x=:BB==:"),
+        ("signature", "mine=:CC==:"),
+        ("signature", "y=:DD==:"),
+    ]);
+    take_out(&mut fields);
+    let lines = |name: &HeaderName| fields.get_all(name).iter().map(|line| line.to_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(lines(&SIGNATURE_INPUT), [theirs, r#"x=("date");created=1, y=()"#]);
+    assert_eq!(lines(&SIGNATURE), ["a=:AA==:,  x=:BB==:", "y=:DD==:"]);
+    // What is not for us may be what it likes.
+    let mut strange = self::fields(&[("signature", r#"keyId="x",algorithm="hs2019""#), ("signature-input", "!")]);
+    let before = strange.clone();
+    take_out(&mut strange);
+    assert_eq!(strange, before);
+    assert!(ours(&strange).unwrap().is_none());
+}

@@ -1,0 +1,287 @@
+//! Credentials, certificates and networks, right and wrong; configurations that would let anyone in.
+//! Is everyone known who should be, and nobody else?
+
+use super::*;
+use crate::config::{Bind, Config, Listen, Located};
+use crate::policy::fixture::{self, at, config, messages};
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE};
+use http::Method;
+
+fn client(start: u32, tokens: &[&[u8]], networks: &[&str], tenants: &[&str]) -> Located<crate::config::Client> {
+    let mut place = start;
+    let mut next = || {
+        place += 1;
+        place
+    };
+    let client = crate::config::Client {
+        tokens: tokens.iter().map(|token| at(next(), sha256(token))).collect(),
+        networks: networks.iter().map(|network| at(next(), network.parse().unwrap())).collect(),
+        tenants: tenants.iter().map(|tenant| at(next(), tenant.to_string())).collect(),
+        ..fixture::client()
+    };
+    at(start, client)
+}
+
+fn with(clients: Vec<(&str, Located<crate::config::Client>)>) -> Config {
+    let clients = clients.into_iter().map(|(name, client)| (ClientName::new(name), client)).collect();
+    Config { clients, ..config() }
+}
+
+fn four() -> Config {
+    with(vec![
+        ("billing", client(10, &[b"old", b"new"], &[], &["*"])),
+        ("inside", client(20, &[b"in:side\xff"], &["10.1.0.0/16", "2001:db8::/32"], &["acme"])),
+        ("lan", client(30, &[], &["10.0.0.0/8"], &[])),
+        ("rack", client(40, &[], &["10.2.3.0/24"], &[])),
+    ])
+}
+
+/// Known by its certificate as well.
+fn with_certificates(client: Located<crate::config::Client>, names: &[&str]) -> Located<crate::config::Client> {
+    let start = client.span.start + 5;
+    let certificates = (start..).zip(names).map(|(place, name)| at(place, (*name).to_owned())).collect();
+    Located { value: crate::config::Client { certificates, ..client.value }, span: client.span }
+}
+
+fn keyed(start: u32, der: &[u8]) -> Located<crate::config::Client> {
+    let key = crate::config::PublicKey { path: "a.pem".into(), der: der.to_vec() };
+    let client = client(start, &[], &[], &[]);
+    Located {
+        value: crate::config::Client { public_keys: vec![at(start + 7, key)], ..client.value },
+        span: client.span,
+    }
+}
+
+fn requiring(client: Located<crate::config::Client>, require: &[AuthMethod]) -> Located<crate::config::Client> {
+    let require = require.iter().map(|proof| at(client.span.start + 8, *proof)).collect();
+    Located { value: crate::config::Client { require, ..client.value }, span: client.span }
+}
+
+/// The address is empty for a unix socket.
+fn from(address: &str, certificate: &[&str]) -> Caller {
+    let certificate = certificate.iter().map(|name| (*name).to_owned()).collect();
+    let certificate = PeerCertificate { names: certificate, ..PeerCertificate::default() };
+    Caller { address: address.parse().ok(), certificate, ..Caller::default() }
+}
+
+fn identify(clients: &Clients, caller: &Caller, credential: Option<&[u8]>) -> Result<(String, String), AuthnError> {
+    let fields = HeaderMap::new();
+    let sent =
+        SignableRequest { method: &Method::GET, target: "http://hook.example/", fields: &fields, has_body: false };
+    let claim = PresentedCredentials { caller, credential, validation: None, sent };
+    let known = clients.authenticate(&claim, Timestamp::UNIX_EPOCH)?;
+    Ok((known.client.name().to_string(), known.proof.map_or(ANONYMOUS, AuthMethod::as_str).to_owned()))
+}
+
+#[test]
+fn identifies() {
+    let mut problems = vec![];
+    let clients = Clients::compile(&four(), &mut problems);
+    assert!(problems.is_empty(), "{problems:?}");
+    let basic = |text: &[u8]| format!("Basic {}", BASE64_STANDARD.encode(text)).into_bytes();
+    let huge = basic(&vec![b'a'; 1 << 20]);
+    let (outside, lan, rack, inside) = ("192.0.2.1", "10.9.9.9", "::ffff:10.2.3.4", "2001:db8::1");
+    type Case = (&'static str, Option<Vec<u8>>, Result<&'static str, AuthnError>);
+    let table: Vec<Case> = vec![
+        (outside, Some(basic(b"billing:old")), Ok("billing")),
+        (outside, Some(basic(b"billing:new")), Ok("billing")),
+        ("", Some(basic(b"billing:new")), Ok("billing")),
+        (outside, Some(b"bearer   new  ".to_vec()), Ok("billing")),
+        (outside, Some(b"BEARER old".to_vec()), Ok("billing")),
+        (outside, Some(format!("bAsIc  {}", BASE64_STANDARD_NO_PAD.encode("billing:old")).into()), Ok("billing")),
+        (inside, Some(basic(b"inside:in:side\xff")), Ok("inside")),
+        ("10.1.2.3", Some(b"Bearer in:side\xff".to_vec()), Ok("inside")),
+        // The right credential from elsewhere, and from a unix socket.
+        (outside, Some(basic(b"inside:in:side\xff")), Err(AuthnError::ForbiddenNetwork)),
+        ("", Some(basic(b"inside:in:side\xff")), Err(AuthnError::ForbiddenNetwork)),
+        // The network alone; the longest prefix wins.
+        (lan, None, Ok("lan")),
+        (rack, None, Ok("rack")),
+        (outside, None, Err(AuthnError::NoCredential)),
+        ("", None, Err(AuthnError::NoCredential)),
+        (inside, None, Err(AuthnError::NoCredential)),
+        // Wrong stays wrong, wherever it comes from.
+        (lan, Some(basic(b"billing:wrong")), Err(AuthnError::Invalid)),
+        (lan, Some(basic(b"lan:")), Err(AuthnError::Invalid)),
+        (lan, Some(basic(b"nobody:old")), Err(AuthnError::Invalid)),
+        (lan, Some(basic(b"\xff:old")), Err(AuthnError::Invalid)),
+        (lan, Some(basic(b"billing")), Err(AuthnError::Invalid)),
+        (lan, Some(basic(b"")), Err(AuthnError::Invalid)),
+        (lan, Some(b"Basic".to_vec()), Err(AuthnError::Invalid)),
+        (lan, Some(b"Basic !!!".to_vec()), Err(AuthnError::Invalid)),
+        (lan, Some(b"Bearer ".to_vec()), Err(AuthnError::Invalid)),
+        (lan, Some(b"".to_vec()), Err(AuthnError::Invalid)),
+        (lan, Some(b"Digest username=billing".to_vec()), Err(AuthnError::Invalid)),
+        (lan, Some(b" Bearer old".to_vec()), Err(AuthnError::Invalid)),
+        (lan, Some(huge), Err(AuthnError::Invalid)),
+        (lan, Some(format!("Basic {}", BASE64_URL_SAFE.encode("billing:>>>???")).into()), Err(AuthnError::Invalid)),
+    ];
+    for (peer, credential, expected) in table {
+        let found = identify(&clients, &from(peer, &[]), credential.as_deref()).map(|(client, _)| client);
+        assert_eq!(
+            found.as_deref(),
+            expected.as_ref().map(|name| *name),
+            "{peer} {:?}",
+            credential.map(|c| String::from_utf8_lossy(&c).into_owned())
+        );
+    }
+}
+
+#[test]
+fn speaks_for_those_it_names() {
+    let clients = Clients::compile(&four(), &mut vec![]);
+    for (client, tenant, expected) in
+        [("billing", "anyone", true), ("inside", "acme", true), ("inside", "acm", false), ("lan", "acme", false)]
+    {
+        assert_eq!(clients.by_name[client].may_act_for(&TenantName::new(tenant)), expected, "{client} {tenant}");
+    }
+}
+
+#[test]
+fn strangers_come_in_only_where_allowed_and_never_with_a_wrong_credential() {
+    let mut config = four();
+    config.server.allow_anonymous.value = true;
+    let mut problems = vec![];
+    let clients = Clients::compile(&config, &mut problems);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(identify(&clients, &from("", &[]), None), Ok(("anonymous".into(), "anonymous".into())));
+    assert_eq!(identify(&clients, &from("", &[]), Some(b"Bearer wrong")), Err(AuthnError::Invalid));
+    assert_eq!(identify(&clients, &from("", &["stranger.internal"]), None), Err(AuthnError::Invalid));
+    assert!(!clients.get(&ClientName::new(ANONYMOUS)).unwrap().may_act_for(&TenantName::new("acme")));
+}
+
+#[test]
+fn certificates_prove_restrict_and_contradict() {
+    use AuthMethod::{Certificate, Network, Token};
+    let spiffe = "spiffe://acme.example/billing";
+    let clients = Clients::compile(
+        &with(vec![
+            ("billing", with_certificates(client(10, &[b"bill"], &[], &[]), &["Billing.Internal", spiffe])),
+            ("crm", with_certificates(client(20, &[], &["10.1.0.0/16"], &[]), &["crm.internal"])),
+            (
+                "both",
+                requiring(
+                    with_certificates(client(30, &[b"both"], &[], &[]), &["both.internal"]),
+                    &[Token, Certificate],
+                ),
+            ),
+            ("near", requiring(client(40, &[b"near"], &["10.1.0.0/16"], &[]), &[Network, Token])),
+            ("lan", client(50, &[], &["10.0.0.0/8"], &[])),
+        ]),
+        &mut vec![],
+    );
+    let known = |client: &str, proof: &str| Ok((client.to_owned(), proof.to_owned()));
+    let (bill, both, near) = (Some(&b"Bearer bill"[..]), Some(&b"Bearer both"[..]), Some(&b"Bearer near"[..]));
+    let (outside, lan, inside) = ("192.0.2.1", "10.9.9.9", "10.1.0.1");
+    for (address, certificate, credential, expected) in [
+        (outside, &["billing.internal"][..], None, known("billing", "certificate")),
+        (outside, &["x.internal", spiffe], None, known("billing", "certificate")),
+        (outside, &["billing.internal", spiffe], None, known("billing", "certificate")),
+        (outside, &["billing.internal"], bill, known("billing", "certificate")),
+        ("", &["billing.internal"], None, known("billing", "certificate")),
+        (outside, &["BILLING.internal"], None, Err(AuthnError::Invalid)),
+        (outside, &["a.billing.internal"], None, Err(AuthnError::Invalid)),
+        (outside, &["spiffe://acme.example/billing/x"], None, Err(AuthnError::Invalid)),
+        // Whoever has a certificate that nobody knows is somebody else, unless a token says who.
+        (lan, &["stranger.internal"], None, Err(AuthnError::Invalid)),
+        (lan, &["stranger.internal"], bill, known("billing", "token")),
+        (lan, &["stranger.internal"], Some(b"Bearer wrong"), Err(AuthnError::Invalid)),
+        // Two clients at once.
+        (inside, &["billing.internal", "crm.internal"], None, Err(AuthnError::Conflicting)),
+        (inside, &["crm.internal"], bill, Err(AuthnError::Conflicting)),
+        // A client that has a certificate is not proven by its network any more.
+        (inside, &[], None, known("lan", "network")),
+        (inside, &["crm.internal"], None, known("crm", "certificate")),
+        (lan, &["crm.internal"], None, Err(AuthnError::ForbiddenNetwork)),
+        ("", &["crm.internal"], None, Err(AuthnError::ForbiddenNetwork)),
+        // All that is required.
+        (outside, &["both.internal"], both, known("both", "certificate")),
+        (outside, &["both.internal"], None, Err(AuthnError::MissingProof(Token))),
+        (outside, &[], both, Err(AuthnError::MissingProof(Certificate))),
+        (outside, &["stranger.internal"], both, Err(AuthnError::MissingProof(Certificate))),
+        (inside, &[], near, known("near", "token")),
+        (lan, &[], near, Err(AuthnError::ForbiddenNetwork)),
+    ] {
+        let found = identify(&clients, &from(address, certificate), credential);
+        assert_eq!(found, expected, "{address} {certificate:?} {credential:?}");
+    }
+}
+
+#[test]
+fn problems() {
+    let token: &[u8] = b"t";
+    let open = |listen: Listen, mut config: Config| {
+        config.server.listen.push(at(9, Bind::plain(listen)));
+        config
+    };
+    let anyone = |mut config: Config| {
+        config.server.allow_anonymous.value = true;
+        config
+    };
+    let public = || Listen::Tcp(([0, 0, 0, 0], 4750).into());
+    const OPEN_PROXY: &str = "allow_anonymous on a listener that strangers can reach is an open proxy";
+    const EVERYONE: &str = "every address alone proves the client a: an open proxy";
+    let halves = || with(vec![("a", client(10, &[], &["0.0.0.0/1", "128.0.0.0/1"], &[]))]);
+    let table: Vec<(Config, &[&str])> = vec![
+        (config(), &["warning: no client is configured: nobody can use this"]),
+        (anyone(config()), &[]),
+        (open(Listen::Unix("/run/x".into()), anyone(config())), &[]),
+        (open(public(), anyone(config())), &[OPEN_PROXY]),
+        (open(Listen::Systemd, anyone(config())), &[OPEN_PROXY]),
+        (with(vec![("a", client(10, &[], &[], &[]))]), &["nothing proves the client a"]),
+        (halves(), &[]),
+        (open(public(), halves()), &[EVERYONE]),
+        (open(public(), with(vec![("a", client(10, &[], &["::/0"], &[]))])), &[EVERYONE]),
+        (open(public(), with(vec![("a", client(10, &[token], &["::/0"], &[]))])), &[]),
+        (
+            with(vec![("a", client(10, &[token], &[], &[])), ("b", client(20, &[token], &[], &[]))]),
+            &["a token proves one client only"],
+        ),
+        (
+            with(vec![("a", client(10, &[], &["10.0.0.0/8"], &[])), ("b", client(20, &[], &["10.0.0.0/8"], &[]))]),
+            &["a network alone proves one client only"],
+        ),
+        (
+            with(vec![
+                ("a", with_certificates(client(10, &[], &[], &[]), &["A.internal"])),
+                ("b", with_certificates(client(20, &[], &[], &[]), &["a.internal"])),
+            ]),
+            &["a name in a certificate proves one client only"],
+        ),
+        (
+            with(vec![("a", with_certificates(client(10, &[], &[], &[]), &["*.internal"]))]),
+            &["this is no name of a certificate"],
+        ),
+        (open(public(), with(vec![("a", with_certificates(client(10, &[], &["::/0"], &[]), &["a.internal"]))])), &[]),
+        (
+            with(vec![(
+                "a",
+                requiring(
+                    client(10, &[token], &[], &[]),
+                    &[AuthMethod::Token, AuthMethod::Signature, AuthMethod::Network],
+                ),
+            )]),
+            &[
+                "a must prove itself by signature, and has no public_keys",
+                "a must prove itself by network, and has no networks",
+            ],
+        ),
+        (with(vec![("a", keyed(10, b"no key"))]), &["the public key in a.pem is malformed"]),
+        (with(vec![("anonymous", client(10, &[token], &[], &[]))]), &["the name \"anonymous\" is kept for strangers"]),
+    ];
+    for (config, expected) in table {
+        let mut problems = vec![];
+        Clients::compile(&config, &mut problems);
+        assert_eq!(messages(&problems), expected);
+    }
+}
+
+#[test]
+fn a_shared_token_is_told_with_both_places() {
+    let config = with(vec![("a", client(10, &[b"t"], &[], &[])), ("b", client(20, &[b"t"], &[], &[]))]);
+    let mut problems = vec![];
+    Clients::compile(&config, &mut problems);
+    let places = (problems[0].span.unwrap().start, problems[0].also.as_ref().unwrap().0.start);
+    assert_eq!(places, (21, 11));
+}

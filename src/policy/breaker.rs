@@ -1,0 +1,303 @@
+//! The circuit of one target: closed while the target responds, open after it has failed too often, half-open while one
+//! delivery probes it.
+//! Is it worth contacting the target now?
+//!
+//! A target is a host and port as one pool reaches it: what fails from one pool's addresses may work from another's. Its
+//! circuit opens after so many failures in a row within a time. One response, to any client, begins the count anew, and
+//! failures that arrive together count once. So the path of one client that never responds does not close a shared host.
+
+use std::time::{Duration, Instant};
+
+use crate::config;
+
+/// Pauses differ by up to this part, so that circuits that opened together are not tried together.
+const JITTER: u32 = 10;
+
+/// The least time from the first counted failure to the last. One event, such as a restart of the target or the end of a
+/// shared connection, fails many deliveries at once and says no more than one failure.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// A probe that has no outcome after this time lets another delivery probe. Its client may be slow to send the body, and
+/// the target may have recovered.
+pub const PROBE_MAX: Duration = Duration::from_secs(1);
+
+/// When a circuit opens, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerConfig {
+    /// In a row.
+    failures: u32,
+    /// All of them within this time.
+    window: Duration,
+    /// A failure that follows a counted one sooner than this is not counted.
+    spacing: Duration,
+    open: Duration,
+    open_max: Duration,
+}
+
+impl BreakerConfig {
+    /// `None`: no circuit ever opens.
+    pub fn compile(config: &config::Circuit) -> Option<Self> {
+        let config::Circuit { failures, window, open, open_max } = *config;
+        let spacing = SPREAD.min(window / 2) / failures.saturating_sub(1).max(1);
+        (failures > 0).then_some(Self { failures, window, spacing, open, open_max: open_max.max(open) })
+    }
+
+    /// What follows on `pauses` that were for nothing; `dice` is any number.
+    fn backoff(&self, pauses: u32, dice: u64) -> Duration {
+        let doubled = self.open.saturating_mul(1_u32.checked_shl(pauses).unwrap_or(u32::MAX));
+        let pause = doubled.min(self.open_max);
+        pause + (pause / JITTER).mul_f64((dice % 1024) as f64 / 1024.0)
+    }
+}
+
+/// The recent failures of a target. A target without failures needs no circuit.
+#[derive(Debug)]
+pub struct CircuitBreaker {
+    state: BreakerState,
+}
+
+#[derive(Debug)]
+enum BreakerState {
+    /// Counted failures in a row; when the first of them was, and the last.
+    Closed { failures: u32, first: Instant, last: Instant },
+    Open {
+        since: Instant,
+        /// When it opened, or a probe failed, for the last time.
+        failed: Instant,
+        until: Instant,
+        /// Pauses so far, this one not counted.
+        pauses: u32,
+        /// When the newest probe that has no outcome began.
+        probe: Option<Instant>,
+    },
+}
+
+/// A delivery's leave to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerPermit {
+    /// One of many.
+    Normal,
+    /// The one that probes a target whose circuit is open.
+    Probe,
+}
+
+/// No leave before this time has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerOpen {
+    pub again_in: Duration,
+}
+
+impl CircuitBreaker {
+    /// Before the first failure.
+    pub fn new(now: Instant) -> Self {
+        Self { state: BreakerState::Closed { failures: 0, first: now, last: now } }
+    }
+
+    /// Whether a delivery may go on, and as what. Takes nothing: a delivery asks this before anything is spent on it.
+    pub fn check(&self, now: Instant) -> Result<BreakerPermit, BreakerOpen> {
+        match self.state {
+            BreakerState::Closed { .. } => Ok(BreakerPermit::Normal),
+            BreakerState::Open { until, .. } if now < until => Err(BreakerOpen { again_in: until - now }),
+            BreakerState::Open { probe: Some(began), .. } if now < began + PROBE_MAX => {
+                Err(BreakerOpen { again_in: began + PROBE_MAX - now })
+            }
+            BreakerState::Open { .. } => Ok(BreakerPermit::Probe),
+        }
+    }
+
+    /// The same for a delivery that contacts the target now. The probe is taken.
+    pub fn begin(&mut self, now: Instant) -> Result<BreakerPermit, BreakerOpen> {
+        let leave = self.check(now)?;
+        if let (BreakerPermit::Probe, BreakerState::Open { probe, .. }) = (leave, &mut self.state) {
+            *probe = Some(now);
+        }
+        Ok(leave)
+    }
+
+    /// Counts the failure of an attempt that began at `began`. Returns whether this has opened the circuit.
+    pub fn failed(
+        &mut self,
+        leave: BreakerPermit,
+        began: Instant,
+        fuse: &BreakerConfig,
+        now: Instant,
+        dice: u64,
+    ) -> bool {
+        match &mut self.state {
+            BreakerState::Closed { failures, first, last } => {
+                if now.saturating_duration_since(*first) > fuse.window {
+                    (*failures, *first) = (0, now);
+                }
+                if *failures > 0 && now.saturating_duration_since(*last) < fuse.spacing {
+                    return false;
+                }
+                (*failures, *last) = (*failures + 1, now);
+                if *failures < fuse.failures {
+                    return false;
+                }
+                let until = now + fuse.backoff(0, dice);
+                self.state = BreakerState::Open { since: now, failed: now, until, pauses: 0, probe: None };
+                true
+            }
+            BreakerState::Open { failed, until, pauses, probe, .. } => {
+                // What began before the last failure says nothing new: the circuit opened since, or another probe failed.
+                if leave == BreakerPermit::Probe && began > *failed {
+                    *pauses += 1;
+                    (*failed, *until, *probe) = (now, now + fuse.backoff(*pauses, dice), None);
+                }
+                false
+            }
+        }
+    }
+
+    /// The probe that began at this time has ended, and nothing is known of the target: another delivery may probe.
+    pub fn released(&mut self, began: Instant) {
+        if let BreakerState::Open { probe, .. } = &mut self.state
+            && *probe == Some(began)
+        {
+            *probe = None;
+        }
+    }
+
+    /// Since when, and until when nobody may try.
+    pub fn open(&self) -> Option<(Instant, Instant)> {
+        match self.state {
+            BreakerState::Open { since, until, .. } => Some((since, until)),
+            BreakerState::Closed { .. } => None,
+        }
+    }
+
+    /// Whether to forget it changes nothing. An open circuit that no delivery comes to probe goes with its longest pause:
+    /// the next delivery is one, and its failure counts like the first.
+    pub fn is_idle(&self, fuse: &BreakerConfig, now: Instant) -> bool {
+        match self.state {
+            BreakerState::Closed { first, .. } => now.saturating_duration_since(first) > fuse.window,
+            BreakerState::Open { until, probe, .. } => {
+                let quiet_since = probe.map_or(until, |began| until.max(began + PROBE_MAX));
+                now.saturating_duration_since(quiet_since) > fuse.open_max
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn fuse() -> BreakerConfig {
+        let config = config::Circuit { failures: 3, window: 30 * SECOND, open: 10 * SECOND, open_max: 60 * SECOND };
+        BreakerConfig::compile(&config).unwrap()
+    }
+
+    fn plain(circuit: &mut CircuitBreaker, now: Instant) -> bool {
+        circuit.failed(BreakerPermit::Normal, now, &fuse(), now, 0)
+    }
+
+    /// A circuit that opened at the moment it gives.
+    fn opened() -> (CircuitBreaker, Instant) {
+        let start = Instant::now();
+        let mut circuit = CircuitBreaker::new(start);
+        let heard = [0, 1, 2].map(|second| plain(&mut circuit, start + second * SECOND));
+        assert_eq!(heard, [false, false, true]);
+        (circuit, start + 2 * SECOND)
+    }
+
+    #[test]
+    fn circuit_opens_after_failures_in_a_row_within_the_window() {
+        let (mut circuit, now) = opened();
+        assert_eq!(circuit.begin(now), Err(BreakerOpen { again_in: 10 * SECOND }));
+        let mut slow = CircuitBreaker::new(now);
+        for second in [0, 20, 40, 60, 80] {
+            assert!(!plain(&mut slow, now + second * SECOND), "{second}");
+        }
+        assert_eq!(slow.begin(now), Ok(BreakerPermit::Normal));
+    }
+
+    #[test]
+    fn circuit_counts_failures_that_arrive_together_once() {
+        let (start, burst) = (Instant::now(), Duration::from_millis(1));
+        let mut circuit = CircuitBreaker::new(start);
+        assert!((0..100).all(|failure| !plain(&mut circuit, start + failure * burst)));
+        assert!((0..100).all(|failure| !plain(&mut circuit, start + SECOND / 2 + failure * burst)));
+        assert!(plain(&mut circuit, start + SECOND), "three events, a second apart");
+        // One failure opens it where the operator has said so.
+        let config = config::Circuit { failures: 1, window: SECOND, open: SECOND, open_max: SECOND };
+        let fuse = BreakerConfig::compile(&config).unwrap();
+        assert!(CircuitBreaker::new(start).failed(BreakerPermit::Normal, start, &fuse, start, 0));
+        // A short window has room for all of the failures.
+        let config = config::Circuit { failures: 10, window: SECOND / 10, open: SECOND, open_max: SECOND };
+        let fuse = BreakerConfig::compile(&config).unwrap();
+        let mut circuit = CircuitBreaker::new(start);
+        let heard = (0..10).map(|failure| {
+            let now = start + failure * SECOND / 100;
+            circuit.failed(BreakerPermit::Normal, now, &fuse, now, 0)
+        });
+        assert_eq!(heard.filter(|opened| *opened).count(), 1);
+    }
+
+    #[test]
+    fn circuit_probe_that_fails_doubles_the_pause() {
+        let (mut circuit, start) = opened();
+        let (mut now, mut pauses) = (start, vec![]);
+        for _ in 0..5 {
+            let Err(BreakerOpen { again_in }) = circuit.begin(now) else { panic!("it is open") };
+            pauses.push(again_in.as_secs());
+            now += again_in;
+            assert_eq!(
+                (circuit.check(now), circuit.check(now)),
+                (Ok(BreakerPermit::Probe), Ok(BreakerPermit::Probe)),
+                "takes nothing"
+            );
+            assert_eq!(circuit.begin(now), Ok(BreakerPermit::Probe));
+            assert_eq!(circuit.begin(now), Err(BreakerOpen { again_in: PROBE_MAX }), "one at a time");
+            assert!(!plain(&mut circuit, now), "what began before says nothing");
+            assert_eq!(circuit.begin(now), Err(BreakerOpen { again_in: PROBE_MAX }));
+            assert!(!circuit.failed(BreakerPermit::Probe, now, &fuse(), now, 0));
+        }
+        assert_eq!(pauses, [10, 20, 40, 60, 60]);
+    }
+
+    #[test]
+    fn circuit_probe_without_an_outcome_lets_another_delivery_probe() {
+        let (mut circuit, now) = opened();
+        let first = now + 10 * SECOND;
+        assert_eq!(circuit.begin(first), Ok(BreakerPermit::Probe));
+        circuit.released(first);
+        assert_eq!(circuit.begin(first), Ok(BreakerPermit::Probe));
+        let second = first + PROBE_MAX;
+        assert!(circuit.begin(second - Duration::from_millis(1)).is_err());
+        assert_eq!(circuit.begin(second), Ok(BreakerPermit::Probe), "the first has had its time");
+        circuit.released(first);
+        assert!(circuit.begin(second).is_err(), "the second goes on");
+        // Of two probes that fail, one doubles the pause.
+        let failed = second + SECOND / 10;
+        for began in [first, second] {
+            circuit.failed(BreakerPermit::Probe, began, &fuse(), failed, 0);
+            assert_eq!(circuit.begin(failed), Err(BreakerOpen { again_in: 20 * SECOND }));
+        }
+    }
+
+    #[test]
+    fn circuit_is_forgotten_when_that_changes_nothing() {
+        let (mut circuit, now) = opened();
+        let closed = CircuitBreaker::new(now);
+        assert_eq!([29, 31].map(|second| closed.is_idle(&fuse(), now + second * SECOND)), [false, true]);
+        assert_eq!([69, 71].map(|second| circuit.is_idle(&fuse(), now + second * SECOND)), [false, true]);
+        assert_eq!(circuit.begin(now + 30 * SECOND), Ok(BreakerPermit::Probe));
+        assert_eq!([90, 92].map(|second| circuit.is_idle(&fuse(), now + second * SECOND)), [false, true]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_pause_is_never_shorter_than_written_nor_much_longer_than_the_longest(
+            open in 1_u64..1000, longest in 1_u64..100_000, pauses in 0_u32..100, dice in any::<u64>(),
+        ) {
+            let [open, open_max] = [open, longest.max(open)].map(Duration::from_secs);
+            let pause = BreakerConfig { open, open_max, ..fuse() }.backoff(pauses, dice);
+            prop_assert!(pause >= open && pause <= open_max + open_max / JITTER, "{:?}", pause);
+        }
+    }
+}

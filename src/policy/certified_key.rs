@@ -1,0 +1,47 @@
+//! A certificate of our own and its key.
+//! Do the two belong together, and can we sign with them?
+
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::config::{Located, PemFile, Problem, Secret};
+
+/// `None`: there is a problem.
+pub(super) fn load_certified_key(
+    certificate: &Located<PemFile>,
+    key: &Located<Secret>,
+    provider: &CryptoProvider,
+    problems: &mut Vec<Problem>,
+) -> Option<CertifiedKey> {
+    if certificate.parts.first().is_none_or(|der| X509Certificate::from_der(der).is_err()) {
+        let message = format!("the first certificate of {} cannot be read", certificate.path.display());
+        problems.push(Problem::at(certificate.span, message).help("an X.509 certificate of version 3"));
+    }
+    let mut wrong = |message: String, help: &str| {
+        let problem = Problem::at(key.span, message).also(certificate.span, "its certificate");
+        problems.push(problem.help(help));
+        None
+    };
+    let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose()) else {
+        return wrong("no private key in PEM stands there".into(), "a PRIVATE KEY block that is not encrypted");
+    };
+    let key = match provider.key_provider.load_private_key(key) {
+        Ok(key) => key,
+        Err(error) => {
+            return wrong(format!("the private key is not usable: {error}"), "a key of ECDSA, RSA or Ed25519");
+        }
+    };
+    let chain = certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(certified),
+        Err(_) => wrong(
+            "the key and the certificate do not belong together".into(),
+            "the key of the first certificate of the file; the certificates of authorities follow it",
+        ),
+    }
+}

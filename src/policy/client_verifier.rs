@@ -1,0 +1,168 @@
+//! The judgement of a client's certificate, as rustls asks for it and as it is made again on an open connection.
+//! Does this chain lead to an authority that the listener believes, and is nothing of it revoked?
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
+
+use super::anchors::{self, Anchors, Purpose};
+use super::revocation::{self, Crl, RevocationError, RevocationPolicy};
+use super::signed_der;
+
+pub(super) struct ClientCertificateVerifier {
+    pub(super) roots: RootCertStore,
+    pub(super) anchors: Anchors,
+    pub(super) lists: Vec<Crl>,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+    /// Whose certificates a client is asked for.
+    pub(super) hints: Vec<DistinguishedName>,
+}
+
+impl fmt::Debug for ClientCertificateVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientVerifier").finish_non_exhaustive()
+    }
+}
+
+impl ClientCertificateVerifier {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), CertificateError> {
+        let parsed = EndEntityCert::try_from(leaf).map_err(to_certificate_error)?;
+        match self.judge_chain(&parsed, others, now) {
+            // Trust in the certificate itself is older than its revocation.
+            Err(CertificateError::Revoked) => Err(CertificateError::Revoked),
+            Err(_) if self.anchors.own().contains(leaf) => self.judge_own(leaf, now),
+            judged => judged,
+        }
+    }
+
+    fn judge_chain(
+        &self,
+        leaf: &EndEntityCert<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), CertificateError> {
+        // webpki tries other paths when a rule refuses one, and its error cannot hold the reason.
+        let refused = OnceCell::new();
+        let rules = |path: &VerifiedPath<'_>| {
+            self.judge_path(path, now).map_err(|error| {
+                refused.get_or_init(|| error);
+                Error::CertDistrusted
+            })
+        };
+        let (algorithms, usage) = (self.algorithms.all, KeyUsage::client_auth());
+        match leaf.verify_for_usage(algorithms, &self.roots.roots, others, now, usage, None, Some(&rules)) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused.into_inner().unwrap_or_else(|| to_certificate_error(error))),
+        }
+    }
+
+    /// Judges a path that webpki has verified up to an authority.
+    fn judge_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
+        self.unrevoked(path, now)?;
+        for intermediate in path.intermediate_certificates().map(|certificate| certificate.der()) {
+            let parsed = signed_der::certificate(&intermediate).ok_or(CertificateError::BadEncoding)?;
+            if !signed_der::may_sign_certificates(&parsed).map_err(|_| CertificateError::BadEncoding)? {
+                return Err(CertificateError::InvalidPurpose);
+            }
+        }
+        Ok(())
+    }
+
+    /// A list that is out of date still counts here; a missing one does not let pass.
+    fn unrevoked(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
+        if self.lists.is_empty() {
+            return Ok(());
+        }
+        let lenient = RevocationPolicy { unknown: false, stale: true };
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let said = revocation::check(&self.lists, path, &self.anchors, lenient, self.algorithms.all, now);
+        said.map_err(|said| match said {
+            RevocationError::Revoked => CertificateError::Revoked,
+            RevocationError::Unknown | RevocationError::Stale => CertificateError::UnknownRevocationStatus,
+        })
+    }
+
+    /// A certificate that is trusted for itself alone: its holder proves its key, and nobody vouches for it.
+    fn judge_own(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
+        let parsed = signed_der::certificate(leaf).ok_or(CertificateError::BadEncoding)?;
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if parsed.validity().not_after.timestamp() < now {
+            Err(CertificateError::Expired)
+        } else if parsed.validity().not_before.timestamp() > now {
+            Err(CertificateError::NotValidYet)
+        } else if !anchors::serves(&parsed, Purpose::Clients) {
+            Err(CertificateError::InvalidPurpose)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// In rustls's words: from these it makes the alert that the client hears.
+fn to_certificate_error(error: Error) -> CertificateError {
+    match error {
+        Error::CertExpired { .. } => CertificateError::Expired,
+        Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        Error::UnknownIssuer | Error::CertDistrusted => CertificateError::UnknownIssuer,
+        Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        Error::BadDer | Error::BadDerTime => CertificateError::BadEncoding,
+        error => CertificateError::Other(rustls::OtherError(Arc::new(error))),
+    }
+}
+
+impl ClientCertVerifier for ClientCertificateVerifier {
+    /// A certificate is one proof among others: which are asked for is the client's own section to say.
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.judge(leaf, others, now)
+            .map(|()| ClientCertVerified::assertion())
+            .map_err(rustls::Error::InvalidCertificate)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,130 @@
+//! A target that answers some of our addresses and not others, as people and their firewalls read it.
+//! Which addresses does an allow-list seem to lack?
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+
+use super::{AddressSpan, number};
+
+/// Named one by one; of more, that there are more.
+const NAMED_MAX: usize = 8;
+
+/// To be told with its evidence: it looks like an allow-list, but only whoever runs the target knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AllowListGap {
+    /// Host and port.
+    pub target: String,
+    pub answers: Vec<AddressRange>,
+    pub lacks: Vec<AddressRange>,
+}
+
+/// Our addresses from one to another, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRange {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+impl AddressRange {
+    /// Exactly these addresses, in as few ranges as there can be.
+    pub fn exactly(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<Self> {
+        let mut nets = IpNet::aggregate(&addresses.into_iter().map(IpNet::from).collect());
+        nets.sort_unstable();
+        nets.iter().map(|net| Self { first: net.network(), last: net.broadcast() }).collect()
+    }
+
+    /// Where only a sample was asked, `asked` in its order: from each that is `meant` to the last before one that is not.
+    pub fn between(asked: &[IpAddr], meant: impl Fn(IpAddr) -> bool) -> Vec<Self> {
+        let runs = asked.chunk_by(|one, next| one.is_ipv6() == next.is_ipv6() && meant(*one) == meant(*next));
+        let ends = runs.filter_map(|run| Some(Self { first: *run.first()?, last: *run.last()? }));
+        ends.filter(|run| meant(run.first)).collect()
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, last } = self;
+        let mut nets = AddressSpan { first: number(*first), last: number(*last) }.nets(first.is_ipv6());
+        match (nets.next(), nets.next()) {
+            _ if first == last => first.fmt(f),
+            (Some(net), None) => net.fmt(f),
+            _ => write!(f, "{first} to {last}"),
+        }
+    }
+}
+
+impl Serialize for AddressRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for AllowListGap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lacks = in_words(&self.lacks);
+        let is_one = matches!(&self.lacks[..], [one] if one.first == one.last);
+        write!(f, "{} answers {}, but not {lacks}: ", self.target, in_words(&self.answers))?;
+        write!(f, "looks like an allow-list that lacks {}", if is_one { "it" } else { "them" })
+    }
+}
+
+/// `a, b and c`.
+fn in_words(stretches: &[AddressRange]) -> String {
+    let mut words: Vec<String> = stretches.iter().take(NAMED_MAX).map(AddressRange::to_string).collect();
+    if stretches.len() > NAMED_MAX {
+        words.push(format!("{} more", stretches.len() - NAMED_MAX));
+    }
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        None => "nothing".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn words(answers: Vec<AddressRange>, lacks: Vec<AddressRange>) -> String {
+        AllowListGap { target: "hooks.acme.example:443".to_owned(), answers, lacks }.to_string()
+    }
+
+    #[test]
+    fn what_is_missing_is_named_as_a_firewall_takes_it() {
+        let exactly = |texts: &[&str]| AddressRange::exactly(ips(texts));
+        assert_eq!(
+            words(exactly(&["198.51.100.19", "198.51.100.17"]), exactly(&["198.51.100.18"])),
+            "hooks.acme.example:443 answers 198.51.100.17 and 198.51.100.19, but not 198.51.100.18: \
+             looks like an allow-list that lacks it"
+        );
+        let upper: Vec<String> = (24..32).map(|last| format!("198.51.100.{last}")).collect();
+        let upper: Vec<&str> = upper.iter().map(String::as_str).collect();
+        assert_eq!(
+            words(exactly(&["198.51.100.16", "198.51.100.17", "198.51.100.19"]), exactly(&upper)),
+            "hooks.acme.example:443 answers 198.51.100.16/31 and 198.51.100.19, but not 198.51.100.24/29: \
+             looks like an allow-list that lacks them"
+        );
+        let odd: Vec<String> = (0..20).map(|n| format!("198.51.100.{}", 2 * n + 1)).collect();
+        let odd: Vec<&str> = odd.iter().map(String::as_str).collect();
+        assert!(in_words(&exactly(&odd)).ends_with("198.51.100.15 and 12 more"), "{}", in_words(&exactly(&odd)));
+    }
+
+    #[test]
+    fn of_a_sample_the_ends_are_named() {
+        let asked = ips(&["192.0.2.0", "192.0.2.100", "192.0.2.200", "192.0.2.255", "2001:db8::", "2001:db8::ffff"]);
+        let told = |meant: &dyn Fn(IpAddr) -> bool| {
+            AddressRange::between(&asked, meant).iter().map(AddressRange::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&|_| true), ["192.0.2.0/24", "2001:db8::/112"]);
+        assert_eq!(told(&|ip| ip != asked[1]), ["192.0.2.0", "192.0.2.200 to 192.0.2.255", "2001:db8::/112"]);
+        assert_eq!(told(&|ip| ip == asked[1]), ["192.0.2.100"]);
+        assert_eq!(told(&|_| false), [""; 0]);
+    }
+}

@@ -1,0 +1,85 @@
+//! Whether silence towards one source address comes from so many sides that the address must be at fault.
+//! Who has seen it, and could one party alone have made it look so?
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::names::TenantName;
+
+/// Networks of targets that must find a source silent.
+pub const NETWORKS_MIN: usize = 4;
+/// Where several tenants deliver, so many of them count for each one: no tenant can eject a source that others use.
+const OF_A_TENANT_MAX: usize = NETWORKS_MIN / 2;
+
+/// The bits that one operator of targets is given at least: of more addresses in them, they may all be one party's.
+const NETWORK_V4: u8 = 24;
+const NETWORK_V6: u8 = 48;
+
+/// One network of targets that does not answer a source, as one tenant's deliveries found out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TimeoutObservation {
+    network: IpNet,
+    /// `None`: of deliveries without a tenant.
+    tenant: Option<TenantName>,
+}
+
+impl TimeoutObservation {
+    pub fn new(target: IpAddr, tenant: Option<TenantName>) -> Self {
+        let target = target.to_canonical();
+        let bits = if target.is_ipv4() { NETWORK_V4 } else { NETWORK_V6 };
+        let network = IpNet::new(target, bits).map_or(target.into(), |net| net.trunc());
+        Self { network, tenant }
+    }
+}
+
+/// How many networks count. Names and addresses within one are one; a network that several tenants found silent counts
+/// for the one that has used up the least of what it may.
+pub fn networks<'w>(witnesses: impl IntoIterator<Item = &'w TimeoutObservation>, has_several_tenants: bool) -> usize {
+    let mut tenants: BTreeMap<IpNet, BTreeSet<Option<&TenantName>>> = BTreeMap::new();
+    for witness in witnesses {
+        tenants.entry(witness.network).or_default().insert(witness.tenant.as_ref());
+    }
+    if !has_several_tenants {
+        return tenants.len();
+    }
+    // Those with the least choice first.
+    let mut tenants: Vec<_> = tenants.into_values().collect();
+    tenants.sort_by_key(BTreeSet::len);
+    let mut used: HashMap<Option<&TenantName>, usize> = HashMap::new();
+    let counts = tenants.iter().filter(|tenants| {
+        let least = tenants.iter().min_by_key(|tenant| used.get(*tenant).copied().unwrap_or(0));
+        let Some(count) = least.map(|tenant| used.entry(*tenant).or_default()) else { return false };
+        *count += 1;
+        *count <= OF_A_TENANT_MAX
+    });
+    counts.count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(witnesses: &[(&str, &str)], has_several_tenants: bool) -> usize {
+        let tenant = |name: &str| (!name.is_empty()).then(|| TenantName::new(name));
+        let witnesses: Vec<_> =
+            witnesses.iter().map(|(ip, name)| TimeoutObservation::new(ip.parse().unwrap(), tenant(name))).collect();
+        networks(&witnesses, has_several_tenants)
+    }
+
+    #[test]
+    fn hosts_are_counted_by_network_and_tenant() {
+        let one = [("192.0.2.1", "t"), ("192.0.2.2", "t"), ("192.0.2.200", "u"), ("::ffff:192.0.2.3", "v")];
+        assert_eq!((count(&one, false), count(&one, true)), (1, 1), "all are in one /24");
+        let v6 = [("2001:db8:0:1::1", "t"), ("2001:db8:0:2::1", "u"), ("2001:db8:1::1", "u")];
+        assert_eq!((count(&v6, false), count(&v6, true)), (2, 2), "a /48 is one");
+        let four = ["198.51.100.1", "203.0.113.1", "192.0.2.1", "192.88.99.1"];
+        assert_eq!(count(&four.map(|ip| (ip, "")), false), 4);
+        assert_eq!(count(&four.map(|ip| (ip, "t")), true), 2, "one tenant of several");
+        let [a, b, c, d] = four;
+        assert_eq!(count(&[(a, "t"), (b, "t"), (c, "u"), (d, "u")], true), 4);
+        assert_eq!(count(&[(a, "t"), (b, "t"), (c, "t"), (d, "u")], true), 3);
+        assert_eq!(count(&[(a, "t"), (b, "t"), (c, "t"), (c, "u"), (d, "t"), (d, "u")], true), 4, "by either");
+    }
+}

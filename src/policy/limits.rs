@@ -1,0 +1,245 @@
+//! Limits as written, the keys they count by, and how a client is told where it stands.
+//! What is limited, and per what?
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::config::WarningCode;
+use crate::config::{self, Config, LimitScope, Located, Problem};
+use crate::names::{ClientName, Host, LimitName, PoolName, RouteName, TenantName};
+
+/// A burst takes at most this long to come back: longer is a slip of the pen, and nanoseconds must fit in 64 bits.
+const REFILL_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Who waits holds a connection and memory.
+const WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// At most so many deliveries at a rate, or at once, for each key.
+#[derive(Debug)]
+pub struct Limit {
+    pub name: LimitName,
+    pub quota: Option<Quota>,
+    pub concurrency: Option<u32>,
+    pub per: Vec<LimitScope>,
+    /// How long a delivery may be held back before it is refused.
+    pub wait: Duration,
+    /// Bytes a second, in both directions together.
+    pub bandwidth: Option<u64>,
+    /// Judged, recorded and counted, and not enforced.
+    pub report_only: bool,
+}
+
+/// `count` in each `period`, and `burst` at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    pub count: NonZeroU32,
+    pub period: Duration,
+    pub burst: NonZeroU32,
+}
+
+impl Quota {
+    /// The time that one delivery costs; rounded up, so that never more than the rate pass.
+    pub fn interval(&self) -> Duration {
+        self.time_for(1)
+    }
+
+    fn time_for(&self, deliveries: u32) -> Duration {
+        let nanos = (self.period.as_nanos() * u128::from(deliveries)).div_ceil(u128::from(self.count.get()));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+/// What a limit may count by.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitDescriptor<'a> {
+    pub client: &'a ClientName,
+    pub tenant: Option<&'a TenantName>,
+    pub route: &'a RouteName,
+    pub host: &'a Host,
+    pub egress: &'a PoolName,
+}
+
+/// What one counter of a limit counts. A field is `None` where the limit does not count by it; a delivery for no tenant
+/// is `Some(None)`, so that it is told from a limit that does not ask. All of it goes into the hash that the counter is
+/// known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LimitKey<'a> {
+    client: Option<&'a ClientName>,
+    tenant: Option<Option<&'a TenantName>>,
+    route: Option<&'a RouteName>,
+    host: Option<&'a Host>,
+    egress: Option<&'a PoolName>,
+}
+
+impl LimitKey<'_> {
+    /// Returns the parts that the limit counts by, under their names in `per`; the tenant is `None` where there is none.
+    pub fn parts(&self) -> BTreeMap<&'static str, Option<String>> {
+        let part = |name, text: Option<Option<String>>| text.map(|text| (name, text));
+        let parts = [
+            part("client", self.client.map(|name| Some(name.to_string()))),
+            part("tenant", self.tenant.map(|name| name.map(TenantName::to_string))),
+            part("route", self.route.map(|name| Some(name.to_string()))),
+            part("host", self.host.map(|host| Some(host.to_string()))),
+            part("egress", self.egress.map(|name| Some(name.to_string()))),
+        ];
+        parts.into_iter().flatten().collect()
+    }
+}
+
+impl Limit {
+    /// Unambiguous within this limit; another limit counts on its own.
+    pub fn key<'a>(&self, who: &LimitDescriptor<'a>) -> LimitKey<'a> {
+        let per = |what| self.per.contains(&what);
+        LimitKey {
+            client: per(LimitScope::Client).then_some(who.client),
+            tenant: per(LimitScope::Tenant).then_some(who.tenant),
+            route: per(LimitScope::Route).then_some(who.route),
+            host: per(LimitScope::Host).then_some(who.host),
+            egress: per(LimitScope::Egress).then_some(who.egress),
+        }
+    }
+}
+
+/// Where a delivery's key stands in one limit.
+#[derive(Clone, Debug)]
+pub struct LimitStatus {
+    pub limit: Arc<Limit>,
+    pub rate: Option<RateStatus>,
+    /// How many more may be under way at once.
+    pub concurrency_left: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateStatus {
+    pub remaining: u32,
+    /// Within this time one more is allowed.
+    pub next: Duration,
+}
+
+/// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10); none where nothing is limited.
+///
+/// `q` in `w` seconds is the rate, or the burst and the time it takes to come back where the burst is larger, so that
+/// `r` never exceeds `q`.
+pub fn headers<'a>(standings: impl IntoIterator<Item = &'a LimitStatus>) -> Option<[(HeaderName, HeaderValue); 2]> {
+    let (mut policy, mut left) = (String::new(), String::new());
+    for LimitStatus { limit, rate, concurrency_left: places } in standings {
+        if let Some(quota) = limit.quota {
+            let q = quota.burst.max(quota.count).get();
+            let w = whole_seconds(quota.time_for(q));
+            item(&mut policy, &limit.name, "", format_args!(";q={q};w={w}"));
+            if let Some(RateStatus { remaining, next }) = rate {
+                item(&mut left, &limit.name, "", format_args!(";r={remaining};t={}", whole_seconds(*next)));
+            }
+        }
+        if let Some(maximum) = limit.concurrency {
+            // A policy is known by its name: a limit of both kinds needs two.
+            let suffix = if limit.quota.is_some() { "/concurrency" } else { "" };
+            item(&mut policy, &limit.name, suffix, format_args!(";q={maximum};qu=\"concurrent-requests\""));
+            if let Some(places) = places {
+                item(&mut left, &limit.name, suffix, format_args!(";r={places}"));
+            }
+        }
+    }
+    let value = |text: &str| HeaderValue::from_str(text).ok().filter(|value| !value.is_empty());
+    let policy = (HeaderName::from_static("ratelimit-policy"), value(&policy)?);
+    Some([policy, (HeaderName::from_static("ratelimit"), value(&left)?)])
+}
+
+/// `Retry-After` in whole seconds (RFC 9110 §10.2.3): never too early, never "at once".
+pub fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+}
+
+/// Appends an Item with parameters to a List (RFC 9651 §3.1); a String holds printable ASCII only (§3.3.3).
+fn item(list: &mut String, name: &LimitName, suffix: &str, parameters: std::fmt::Arguments<'_>) {
+    list.push_str(if list.is_empty() { "\"" } else { ", \"" });
+    for c in name.as_str().chars().chain(suffix.chars()) {
+        match c {
+            '"' | '\\' => list.extend(['\\', c]),
+            ' '..='~' => list.push(c),
+            _ => list.push('?'),
+        }
+    }
+    list.push('"');
+    // Writing to a String cannot fail.
+    let _ = list.write_fmt(parameters);
+}
+
+pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<LimitName, Arc<Limit>> {
+    let limits = config.limits.iter().map(|(name, written)| (name.clone(), Arc::new(limit(name, written, problems))));
+    limits.collect()
+}
+
+fn limit(name: &LimitName, written: &Located<config::Limit>, problems: &mut Vec<Problem>) -> Limit {
+    if written.rate.is_none() && written.concurrency.is_none() && written.bandwidth.is_none() {
+        let help = "add rate = \"50/s\", concurrency = 20 or bandwidth = \"10 MiB/s\"";
+        problems.push(Problem::at(written.span, format!("the limit {name} limits nothing")).help(help));
+    }
+    if let (Some(burst), None) = (&written.burst, &written.rate) {
+        problems.push(Problem::at(burst.span, "a burst of no rate").help("add rate = \"50/s\", or leave burst out"));
+    }
+    if let Some(concurrency) = written.concurrency.as_ref().filter(|concurrency| concurrency.value == 0) {
+        let help = "to refuse all, leave the route out; to limit nothing, leave this out";
+        problems.push(Problem::at(concurrency.span, "a concurrency of 0 lets nothing pass").help(help));
+    }
+    if let Some(bandwidth) = written.bandwidth.as_ref().filter(|bandwidth| bandwidth.value == 0) {
+        let help = "to refuse all, leave the route out; to limit nothing, leave this out";
+        problems.push(Problem::at(bandwidth.span, "a bandwidth of 0 lets nothing pass").help(help));
+    }
+    if let Some(bandwidth) = written.bandwidth.as_ref().filter(|_| written.report_only) {
+        let help = "a delivery that is slower is not refused: there is nothing to report of it";
+        let (code, message) = (WarningCode::BandwidthReports, "a limit that only reports holds no bandwidth");
+        problems.push(Problem::warning(code, Some(bandwidth.span), message).help(help));
+    }
+    if written.wait > WAIT_MAX {
+        let help = "it paces a burst; what comes later, the client sends again";
+        problems.push(Problem::at(written.span, "a wait of more than an hour").help(help));
+    }
+    for (i, per) in written.per.iter().enumerate() {
+        if let Some(first) = written.per[..i].iter().find(|first| first.value == per.value) {
+            problems.push(Problem::at(per.span, "written twice").also(first.span, "first here"));
+        }
+    }
+    Limit {
+        name: name.clone(),
+        quota: quota(written, problems),
+        concurrency: written.concurrency.as_ref().map(|concurrency| concurrency.value),
+        per: written.per.iter().map(|per| per.value).collect(),
+        wait: written.wait.min(WAIT_MAX),
+        bandwidth: written.bandwidth.as_ref().map(|bandwidth| bandwidth.value),
+        report_only: written.report_only,
+    }
+}
+
+fn quota(written: &config::Limit, problems: &mut Vec<Problem>) -> Option<Quota> {
+    let rate = written.rate.as_ref()?;
+    let count = NonZeroU32::new(rate.count);
+    if count.is_none() || rate.period.is_zero() {
+        let help = "to refuse all, leave the route out; to limit nothing, leave this out";
+        problems.push(Problem::at(rate.span, "a rate of 0 lets nothing pass").help(help));
+    }
+    let burst = match &written.burst {
+        None => count,
+        Some(burst) => NonZeroU32::new(burst.value).or_else(|| {
+            let help = "at least 1; left out, it is the count of the rate";
+            problems.push(Problem::at(burst.span, "a burst of 0 lets nothing pass").help(help));
+            None
+        }),
+    };
+    let quota = Quota { count: count?, period: rate.period, burst: burst? };
+    if quota.time_for(quota.burst.get()) > REFILL_MAX {
+        let place = written.burst.as_ref().map_or(rate.span, |burst| burst.span);
+        let problem = Problem::at(place, "at this rate the burst takes more than 30 days to come back");
+        problems.push(problem.also(rate.span, "the rate").help("a smaller burst or a higher rate"));
+        return None;
+    }
+    Some(quota)
+}
+
+#[cfg(test)]
+mod tests;

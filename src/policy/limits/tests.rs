@@ -1,0 +1,151 @@
+//! Limits as compiled, their keys, and the fields that tell clients of them.
+//! What does each setting allow?
+
+use super::*;
+use crate::config::Rate;
+use crate::policy::fixture::{at, config, messages};
+use std::collections::HashSet;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn quota(count: u32, seconds: u64, burst: u32) -> Quota {
+    let [count, burst] = [count, burst].map(|n| NonZeroU32::new(n).unwrap());
+    Quota { count, period: Duration::from_secs(seconds), burst }
+}
+
+fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, per: &[LimitScope]) -> Arc<Limit> {
+    let wait = Duration::ZERO;
+    Arc::new(Limit {
+        name: LimitName::new(name),
+        quota,
+        concurrency,
+        per: per.into(),
+        wait,
+        bandwidth: None,
+        report_only: false,
+    })
+}
+
+#[test]
+fn headers_say_where_a_client_stands() {
+    let rate = |remaining, millis| Some(RateStatus { remaining, next: Duration::from_millis(millis) });
+    let table = [
+        (limit("m", Some(quota(100, 60, 100)), None, &[]), rate(0, 2001), None, r#""m";q=100;w=60"#, r#""m";r=0;t=3"#),
+        // A burst larger than the count of the rate, and a smaller one.
+        (limit("b", Some(quota(50, 1, 100)), None, &[]), rate(99, 20), None, r#""b";q=100;w=2"#, r#""b";r=99;t=1"#),
+        (limit("s", Some(quota(50, 1, 1)), None, &[]), rate(0, 20), None, r#""s";q=50;w=1"#, r#""s";r=0;t=1"#),
+        (limit("c", None, Some(20), &[]), None, Some(19), r#""c";q=20;qu="concurrent-requests""#, r#""c";r=19"#),
+        (
+            limit("a\"ö", Some(quota(1, 1, 1)), Some(2), &[]),
+            rate(0, 1000),
+            Some(0),
+            r#""a\"?";q=1;w=1, "a\"?/concurrency";q=2;qu="concurrent-requests""#,
+            r#""a\"?";r=0;t=1, "a\"?/concurrency";r=0"#,
+        ),
+    ];
+    for (limit, rate, places, policy, left) in table {
+        let headers = headers(&[LimitStatus { limit, rate, concurrency_left: places }]).unwrap();
+        let [(_, first), (_, second)] = &headers;
+        assert_eq!((first.to_str().unwrap(), second.to_str().unwrap()), (policy, left));
+        assert_eq!((headers[0].0.as_str(), headers[1].0.as_str()), ("ratelimit-policy", "ratelimit"));
+    }
+    assert!(headers(&[]).is_none());
+}
+
+#[test]
+fn retry_after_is_whole_seconds_and_never_too_early() {
+    for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_999, 60)] {
+        assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds, "{millis} ms");
+    }
+}
+
+#[test]
+fn keys_differ_in_what_the_limit_counts_by_and_in_nothing_else() {
+    let (client, route, egress) = (ClientName::new("c"), RouteName::new("r"), PoolName::new("e"));
+    let hosts = ["a.example", "b.example"].map(|name| Host::Name(name.into()));
+    let tenants = [None, Some(TenantName::new("")), Some(TenantName::new("a.example"))];
+    let keys = |per: &[LimitScope]| -> usize {
+        let limit = limit("l", None, Some(1), per);
+        let mut keys = HashSet::<LimitKey<'_>>::new();
+        for host in &hosts {
+            for tenant in &tenants {
+                let who =
+                    LimitDescriptor { client: &client, tenant: tenant.as_ref(), route: &route, host, egress: &egress };
+                keys.insert(limit.key(&who));
+            }
+        }
+        keys.len()
+    };
+    assert_eq!(keys(&[]), 1);
+    assert_eq!(keys(&[LimitScope::Client, LimitScope::Route, LimitScope::Egress]), 1);
+    assert_eq!(keys(&[LimitScope::Host]), 2);
+    assert_eq!(keys(&[LimitScope::Tenant]), 3);
+    assert_eq!(keys(&[LimitScope::Tenant, LimitScope::Host]), 6);
+}
+
+#[test]
+fn compiles() {
+    let compiled =
+        |count: Option<(u32, Duration)>, burst: Option<u32>, concurrency: Option<u32>, per: &[LimitScope]| {
+            let limit = config::Limit {
+                rate: count.map(|(count, period)| at(11, Rate { count, period })),
+                burst: burst.map(|burst| at(12, burst)),
+                concurrency: concurrency.map(|concurrency| at(13, concurrency)),
+                per: per.iter().map(|per| at(14, *per)).collect(),
+                ..config::Limit::default()
+            };
+            let name = LimitName::new("l");
+            let mut problems = vec![];
+            let config = Config { limits: [(name.clone(), at(10, limit))].into(), ..config() };
+            (compile(&config, &mut problems)[&name].quota, messages(&problems))
+        };
+    let second = Duration::from_secs(1);
+    let nothing = Vec::<String>::new();
+    assert_eq!(compiled(Some((50, second)), None, None, &[]), (Some(quota(50, 1, 50)), nothing.clone()));
+    assert_eq!(compiled(Some((50, second)), Some(7), Some(1), &[]), (Some(quota(50, 1, 7)), nothing.clone()));
+    assert_eq!(compiled(None, None, Some(1), &[LimitScope::Host, LimitScope::Tenant]), (None, nothing));
+    for ((count, burst, concurrency, per), expected) in [
+        ((None, None, None, &[][..]), "the limit l limits nothing"),
+        ((None, Some(3), Some(1), &[]), "a burst of no rate"),
+        ((None, None, Some(0), &[]), "a concurrency of 0 lets nothing pass"),
+        ((Some((0, second)), None, None, &[]), "a rate of 0 lets nothing pass"),
+        ((Some((1, second)), Some(0), None, &[]), "a burst of 0 lets nothing pass"),
+        ((Some((1, HOUR)), Some(721), None, &[]), "at this rate the burst takes more than 30 days to come back"),
+        ((None, None, Some(1), &[LimitScope::Host, LimitScope::Host]), "written twice"),
+    ] {
+        assert_eq!(compiled(count, burst, concurrency, per), (None, vec![expected.into()]));
+    }
+}
+
+#[test]
+fn no_wait_is_endless() {
+    let written = |wait| config::Limit { concurrency: Some(at(1, 1)), wait, ..config::Limit::default() };
+    let name = LimitName::new("l");
+    for (wait, expected) in [(HOUR, None), (Duration::MAX, Some("a wait of more than an hour"))] {
+        let mut problems = vec![];
+        let config = Config { limits: [(name.clone(), at(10, written(wait)))].into(), ..config() };
+        assert_eq!(compile(&config, &mut problems)[&name].wait, HOUR);
+        assert_eq!(messages(&problems), Vec::from_iter(expected));
+    }
+}
+
+#[test]
+fn a_bandwidth_may_stand_alone() {
+    let written = |bandwidth, report_only| {
+        let limit = config::Limit { bandwidth: Some(at(1, bandwidth)), report_only, ..config::Limit::default() };
+        let mut problems = vec![];
+        let limit = super::limit(&LimitName::new("l"), &at(10, limit), &mut problems);
+        (limit.bandwidth, messages(&problems))
+    };
+    assert_eq!(written(1000, false), (Some(1000), vec![]));
+    assert_eq!(written(0, false).1, ["a bandwidth of 0 lets nothing pass"]);
+    assert_eq!(written(1000, true).1, ["warning: a limit that only reports holds no bandwidth"]);
+}
+
+#[test]
+fn an_interval_is_never_shorter_than_the_rate_allows() {
+    for (count, seconds) in [(7, 1), (3, 60), (1, 3600), (u32::MAX, 1)] {
+        let quota = quota(count, seconds, 1);
+        assert!(quota.interval().as_nanos() * u128::from(count) >= quota.period.as_nanos(), "{count}/{seconds}s");
+    }
+}

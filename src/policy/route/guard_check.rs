@@ -1,0 +1,107 @@
+//! Hosts of routes to which the guard lets nothing through, whoever asks.
+//! Is there a webhook that this host of a route could be for?
+
+use super::Routes;
+use crate::config::WarningCode;
+use crate::config::{Config, Problem};
+use crate::host::HostPattern;
+use crate::names::Host;
+use crate::policy::guard::{Forbidden, Guard};
+
+/// Only warned about: to deny a customer's address in a hurry must not take a change of its route.
+pub fn check_reach(config: &Config, routes: &Routes, guard: &Guard, problems: &mut Vec<Problem>) {
+    let shut = |pattern: &HostPattern| match pattern {
+        HostPattern::Exact(host) => guard.denies(host),
+        HostPattern::Subdomains(parent) => guard.shuts_below(parent),
+        HostPattern::Any => None,
+    };
+    // There may be a hundred thousand hosts, and hardly ever one of these: the tables know what is written, the text where.
+    let has_shut = |routes: &Routes| {
+        routes.exact.keys().any(|host| guard.denies(host).is_some())
+            || routes.subdomains.keys().any(|parent| guard.shuts_below(parent).is_some())
+    };
+    if !has_shut(routes) && !routes.shadows.as_deref().is_some_and(has_shut) {
+        return;
+    }
+    for written in config.routes.iter().flat_map(|route| &route.hosts) {
+        let Ok(pattern) = HostPattern::parse(written) else { continue };
+        let warn = |why: String| {
+            Problem::warning(
+                WarningCode::GuardedHost,
+                Some(written.span),
+                format!("the guard lets nothing through to this host: {why}"),
+            )
+        };
+        problems.extend(shut(&pattern).map(|forbidden| match forbidden {
+            Forbidden::Address { address, rule } => {
+                let problem = match pattern {
+                    HostPattern::Exact(Host::Ip(_)) => warn(rule),
+                    _ => warn(format!("resolver.hosts says {address}, {rule}")),
+                };
+                match config.guard.deny.iter().find(|deny| !deny.report_only && deny.cidr.contains(&address)) {
+                    Some(deny) => problem.also(deny.span, "denied here"),
+                    None => problem.help("guard.allow makes exceptions for addresses"),
+                }
+            }
+            Forbidden::Name | Forbidden::Port(_) | Forbidden::LoopsBack => {
+                let help = "where it is meant, resolver.hosts gives it an address, and guard.allow lets that through";
+                warn("its name is reserved and never public".to_owned()).help(help)
+            }
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::DeniedNetwork;
+    use crate::policy::fixture::{at, config, messages, route};
+
+    fn warned(host: &str, is_shadow: bool) -> Vec<String> {
+        let mut config = config();
+        config.server.allow_anonymous.value = true;
+        let denied = |cidr: &str, report_only| at(50, DeniedNetwork { cidr: cidr.parse().unwrap(), report_only });
+        config.guard.deny = vec![denied("8.8.8.0/24", false), denied("9.9.9.0/24", true)];
+        config.guard.allow = vec![at(60, "10.0.1.0/24".parse().unwrap())];
+        for (name, address) in [("a.internal", "10.0.0.1"), ("b.test", "10.0.1.1"), ("c.acme.com", "8.8.8.8")] {
+            let addresses = vec!["1.1.1.1".parse().unwrap(), address.parse().unwrap()];
+            config.resolver.hosts.insert(crate::host::canonical(name).unwrap(), addresses);
+        }
+        let mut route = route(100, "r", host);
+        route.value.report_only = is_shadow;
+        config.routes.push(route);
+        let problems = match crate::policy::compile(&config, jiff::Timestamp::UNIX_EPOCH) {
+            Ok((_, warnings)) => warnings,
+            Err(problems) => panic!("{problems:?}"),
+        };
+        let said = messages(&problems);
+        let prefix = "warning: the guard lets nothing through to this host: ";
+        said.iter().filter_map(|message| message.strip_prefix(prefix)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_host_that_the_guard_shuts_is_told_with_its_rule() {
+        let reserved = Some("its name is reserved and never public");
+        for (host, expected) in [
+            ("localhost", reserved),
+            ("x.internal", reserved),
+            ("*.home.arpa", reserved),
+            ("192.168.1.1", Some("Private-Use, RFC 1918")),
+            ("8.8.8.8", Some("guard.deny 8.8.8.0/24")),
+            ("127.0.7.1", Some("Loopback, RFC 1122")),
+            ("a.internal", Some("resolver.hosts says 10.0.0.1, Private-Use, RFC 1918")),
+            ("c.acme.com", Some("resolver.hosts says 8.8.8.8, guard.deny 8.8.8.0/24")),
+            // The operator vouches for names below it.
+            ("*.internal", None),
+            ("b.test", None),
+            ("10.0.1.7", None),
+            ("9.9.9.9", None),
+            ("hooks.acme.com", None),
+            ("*.acme.com", None),
+            ("*", None),
+        ] {
+            let expected: Vec<_> = expected.into_iter().map(str::to_owned).collect();
+            assert_eq!(warned(host, false), expected, "{host}");
+            assert_eq!(warned(host, true), expected, "{host}, as a shadow");
+        }
+    }
+}

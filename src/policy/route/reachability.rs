@@ -1,0 +1,113 @@
+//! Routes that no webhook can ever take, because of who may call and who else is taken for.
+//! Is there anybody for whom this route is the best?
+//!
+//! What is not found: a route that only all the paths below it leave nothing for, and one whose clients are known by
+//! networks that no listener hears.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::table::ClientTable;
+use super::{Route, Routes};
+use crate::config::problem::SourceSpan;
+use crate::config::{Config, Problem};
+use crate::names::{ClientName, TenantName};
+use crate::policy::authn::ANONYMOUS;
+
+/// Whoever may call, and for whom.
+struct Callers<'a> {
+    /// By name; `None`: for every tenant.
+    all: HashMap<ClientName, Option<HashSet<&'a str>>>,
+    /// Tenants that somebody may send for; `None`: all.
+    tenants: Option<HashSet<&'a str>>,
+}
+
+impl<'a> Callers<'a> {
+    fn of(config: &'a Config) -> Self {
+        let tenants = |client: &'a crate::config::Client| {
+            let named: HashSet<&str> = client.tenants.iter().map(|tenant| tenant.as_str()).collect();
+            (!named.contains("*")).then_some(named)
+        };
+        let mut all: HashMap<ClientName, _> =
+            config.clients.iter().map(|(name, client)| (name.clone(), tenants(&client.value))).collect();
+        if config.server.allow_anonymous.value {
+            all.entry(ClientName::new(ANONYMOUS)).or_insert_with(|| Some(HashSet::new()));
+        }
+        let tenants = all.values().map(Option::as_ref).collect::<Option<Vec<_>>>();
+        let tenants = tenants.map(|named| named.into_iter().flatten().copied().collect());
+        Self { all, tenants }
+    }
+
+    fn may(&self, client: &ClientName, tenant: Option<&TenantName>) -> bool {
+        let tenants = self.all.get(client).map(Option::as_ref);
+        tenants
+            .is_some_and(|named| tenant.is_none_or(|tenant| named.is_none_or(|named| named.contains(tenant.as_str()))))
+    }
+
+    fn anybody_may(&self, tenant: Option<&TenantName>) -> bool {
+        tenant.is_none_or(|tenant| self.tenants.as_ref().is_none_or(|named| named.contains(tenant.as_str())))
+    }
+
+    /// Of those who may, is each named by `calls`?
+    fn are_all_named(&self, calls: &ClientTable, tenant: Option<&TenantName>) -> bool {
+        self.all.keys().all(|client| calls.by(client).is_some() || !self.may(client, tenant))
+    }
+}
+
+pub(super) fn check(
+    routes: &Routes,
+    config: &Config,
+    names: &HashMap<*const Route, SourceSpan>,
+    problems: &mut Vec<Problem>,
+) {
+    let callers = Callers::of(config);
+    // Without clients nobody gets in at all, which is told elsewhere.
+    if callers.all.is_empty() {
+        return;
+    }
+    let mut reached: HashSet<*const Route> = HashSet::new();
+    // By a route, which is taken instead; or by the clients and tenants that there are.
+    let mut hidden: HashMap<*const Route, Option<SourceSpan>> = HashMap::new();
+    let tables = routes.exact.values().chain(routes.subdomains.values()).chain([&routes.any]);
+    for (tenant, calls) in tables.flat_map(|table| table.calls()) {
+        for (client, route) in calls.clients() {
+            // That there is no such client is told already.
+            if callers.may(client, tenant) || !callers.all.contains_key(client) {
+                reached.insert(Arc::as_ptr(route));
+            } else {
+                hidden.entry(Arc::as_ptr(route)).or_default();
+            }
+        }
+        let Some(route) = calls.others() else { continue };
+        let by = calls.clients().next().and_then(|(_, instead)| names.get(&Arc::as_ptr(instead)));
+        if !callers.anybody_may(tenant) {
+            hidden.entry(Arc::as_ptr(route)).or_default();
+        } else if by.is_some() && callers.are_all_named(calls, tenant) {
+            hidden.insert(Arc::as_ptr(route), by.copied());
+        } else {
+            reached.insert(Arc::as_ptr(route));
+        }
+    }
+    // The tables have no order; their problems do.
+    let unreached = hidden.into_iter().filter(|(route, _)| !reached.contains(route));
+    let mut unreached: Vec<_> = unreached.filter_map(|(route, by)| Some((*names.get(&route)?, by))).collect();
+    unreached.sort_unstable();
+    problems.extend(unreached.into_iter().map(|(place, by)| {
+        match by {
+            Some(by) => {
+                Problem::at(place, "no webhook can take this route: every client has one of its own for the same")
+                    .also(by, "this one, for example")
+                    .help("leave it out, or give it another host or path")
+            }
+            None => {
+                let problem =
+                    Problem::at(place, "no webhook can take this route: none of its clients may send for its tenants");
+                match config.clients.values().next() {
+                    Some(client) => problem.also(client.span, "`tenants` of the clients say for whom each may send"),
+                    None => problem,
+                }
+                .help("add the tenants to `tenants` of a client that the route is for")
+            }
+        }
+    }));
+}

@@ -1,0 +1,202 @@
+//! Certificates and revocation lists as what they have in common: a text, an algorithm and a signature (RFC 5280 §4.1.1).
+//! Did this key sign that?
+
+use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
+use webpki::{Error, RawPublicKeyEntity};
+use x509_parser::error::X509Error;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The three parts, as they stand.
+pub(super) struct SignedDer<'a> {
+    /// With its tag and length: this is what was signed.
+    text: &'a [u8],
+    /// The contents of the AlgorithmIdentifier.
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+/// Why a signature does not verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SignatureError {
+    /// No verifier takes the algorithm, or not with this key.
+    Unsupported,
+    /// Another key made it, or it was changed, or its key is too short to prove anything.
+    Invalid,
+}
+
+impl<'a> SignedDer<'a> {
+    pub(super) fn read(der: &'a [u8]) -> Option<Self> {
+        let whole = DerElement::read(der)?;
+        let text = DerElement::read(whole.contents)?;
+        let algorithm = DerElement::read(text.rest)?;
+        let signature = DerElement::read(algorithm.rest)?;
+        // The first byte of a BIT STRING counts the bits that its last byte leaves unused.
+        let signature = signature.contents.strip_prefix(&[0])?;
+        Some(Self { text: text.whole, algorithm: algorithm.contents, signature })
+    }
+
+    pub(super) fn verify(
+        &self,
+        key: &SubjectPublicKeyInfoDer<'_>,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> Result<(), SignatureError> {
+        let key = RawPublicKeyEntity::try_from(key).map_err(|_| SignatureError::Unsupported)?;
+        let mut fault = SignatureError::Unsupported;
+        for algorithm in algorithms.iter().filter(|algorithm| algorithm.signature_alg_id().as_ref() == self.algorithm) {
+            match key.verify_signature(*algorithm, self.text, self.signature) {
+                Ok(()) => return Ok(()),
+                // One name stands for several: ECDSA with SHA-256 for one algorithm a curve.
+                Err(Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
+                Err(_) => fault = SignatureError::Invalid,
+            }
+        }
+        Err(fault)
+    }
+}
+
+/// A DER element of definite length, and what follows it.
+struct DerElement<'a> {
+    whole: &'a [u8],
+    contents: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> DerElement<'a> {
+    fn read(input: &'a [u8]) -> Option<Self> {
+        let (length, header) = match *input.get(1)? {
+            short @ 0..=0x7F => (usize::from(short), 2),
+            long @ 0x81..=0x84 => {
+                let header = 2 + usize::from(long & 0x7F);
+                let bytes = input.get(2..header)?;
+                (bytes.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte)), header)
+            }
+            _ => return None,
+        };
+        let end = header.checked_add(length)?;
+        Some(Self { whole: input.get(..end)?, contents: input.get(header..end)?, rest: input.get(end..)? })
+    }
+}
+
+/// The contents of a SEQUENCE, which is how a trust anchor holds its names and keys, as a whole (X.690 §8.1.3).
+pub(super) fn sequence(contents: &[u8]) -> Vec<u8> {
+    let length = contents.len().to_be_bytes();
+    let length: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
+    let mut der = vec![0x30];
+    match length.as_slice() {
+        [] => der.push(0),
+        [short] if *short < 0x80 => der.push(*short),
+        long => {
+            der.push(0x80 | u8::try_from(long.len()).unwrap_or(8));
+            der.extend_from_slice(long);
+        }
+    }
+    der.extend_from_slice(contents);
+    der
+}
+
+/// Returns the tag of each element, `None` if there is something else among them.
+pub(super) fn tags(mut elements: &[u8]) -> Option<Vec<u8>> {
+    let mut tags = Vec::new();
+    while let Some(tag) = elements.first() {
+        tags.push(*tag);
+        elements = DerElement::read(elements)?.rest;
+    }
+    Some(tags)
+}
+
+/// The reverse of [`sequence`].
+pub(super) fn contents(der: &[u8]) -> &[u8] {
+    DerElement::read(der).map_or(&[], |element| element.contents)
+}
+
+pub(super) fn certificate(der: &[u8]) -> Option<X509Certificate<'_>> {
+    X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
+}
+
+/// Returns whether the key of an authority may verify certificates: its keyUsage, if there is one, has keyCertSign
+/// (RFC 5280 §6.1.4 (n), which webpki leaves out).
+pub(super) fn may_sign_certificates(authority: &X509Certificate<'_>) -> Result<bool, X509Error> {
+    authority.key_usage().map(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
+}
+
+/// Returns whether the key of an authority may verify revocation lists (RFC 5280 §6.3.3 (f)). With a keyUsage that
+/// cannot be read it may not.
+pub(super) fn may_sign_lists(authority: &X509Certificate<'_>) -> bool {
+    authority.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign()))
+}
+
+/// Returns the length of an unsigned integer in bits. A DER integer may begin with zeros.
+pub(super) fn bits(number: &[u8]) -> usize {
+    match number.iter().position(|byte| *byte != 0) {
+        Some(first) => 8 * (number.len() - first) - number[first].leading_zeros() as usize,
+        None => 0,
+    }
+}
+
+/// RFC 5280 §4.2.1.2.
+pub(super) fn subject_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+        _ => None,
+    })
+}
+
+/// RFC 5280 §4.2.1.1.
+pub(super) fn authority_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, KeyPair};
+
+    #[test]
+    fn a_signature_verifies_with_its_key_and_no_other() {
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+        let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let der = CertificateParams::new([]).unwrap().self_signed(&key).unwrap().der().to_vec();
+        let verify = |der: &[u8], key: &KeyPair| {
+            let key = rcgen::PublicKeyData::subject_public_key_info(key);
+            SignedDer::read(der).unwrap().verify(&key.into(), algorithms)
+        };
+        assert_eq!(verify(&der, &key), Ok(()));
+        assert_eq!(verify(&der, &other), Err(SignatureError::Invalid));
+        let mut bent = der.clone();
+        *bent.last_mut().unwrap() ^= 1;
+        assert_eq!(verify(&bent, &key), Err(SignatureError::Invalid));
+        assert_eq!(sequence(contents(&der)), der);
+    }
+
+    #[test]
+    fn bits_are_counted_from_the_first_that_is_set() {
+        for (number, expected) in [(&[0x80, 0][..], 16), (&[0, 0x80, 0], 16), (&[1], 1), (&[0], 0), (&[], 0)] {
+            assert_eq!(bits(number), expected, "{number:?}");
+        }
+    }
+
+    #[test]
+    fn tags_are_those_of_whole_elements() {
+        assert_eq!(tags(&[]), Some(vec![]));
+        assert_eq!(tags(&[0xA0, 1, 7, 0x81, 0]), Some(vec![0xA0, 0x81]));
+        assert_eq!(tags(&[0xA0, 1, 7, 0x81]), None);
+        assert_eq!(tags(&[0xA0, 2, 7]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_that_are_no_certificate_are_none(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let key = SubjectPublicKeyInfoDer::from(bytes.as_slice());
+            let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+            if let Some(signed) = SignedDer::read(&bytes) {
+                prop_assert!(signed.verify(&key, algorithms).is_err());
+            }
+            prop_assert!(contents(&bytes).len() <= bytes.len());
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The judgement of a target's chain: webpki's, with the rules that it leaves out held on the very path that it found.
+//! Does this chain prove this name under this trust, and if not, what is the one thing to say about it?
+//!
+//! Where several things are wrong, one is told. First self_signed, because webpki does not know it (it sees an unknown
+//! issuer, or the date first): an expired self-signed certificate is self-signed, a new date would not help it. Then
+//! what keeps webpki from a path, in its own order: malformed; ca_as_leaf; expired or not_yet_valid; wrong_usage;
+//! unknown_issuer, weak_key, weak_signature, unsupported_algorithm or bad_signature. Then what is wrong with a path that
+//! it did find: revocation, a key, a usage, the validity, the pins. Last the name, and under `strict` the other names.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
+use x509_parser::oid_registry::Oid;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::super::anchors::{self, Purpose};
+use super::super::revocation::{self, RevocationError, RevocationPolicy};
+use super::super::signed_der;
+use super::fault::{CertificateFault as Fault, CertificateRejection};
+use super::{Trust, chain, strict};
+use crate::config::{CrlPolicy, VerifyMode};
+
+/// Signatures with hashes that no longer prove anything: MD2, MD5 and SHA-1 with RSA, SHA-1 with DSA and ECDSA.
+const WEAK_SIGNATURES: [&str; 6] = [
+    "1.2.840.113549.1.1.2",
+    "1.2.840.113549.1.1.4",
+    "1.2.840.113549.1.1.5",
+    "1.3.14.3.2.29",
+    "1.2.840.10040.4.3",
+    "1.2.840.10045.4.1",
+];
+
+impl Trust {
+    /// Under `verify = "none"` everything passes.
+    pub fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        shown: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), CertificateRejection> {
+        if self.verify == VerifyMode::None {
+            return Ok(());
+        }
+        let others = self.others(shown);
+        let judged = self.judge_chain(leaf, &others, now).map_err(|found| match found {
+            ChainError::RuleViolation(fault) => fault.into(),
+            ChainError::NoPath(_) if chain::is_self_signed(self, leaf) && !self.is_root(leaf) => {
+                Fault::SelfSigned.into()
+            }
+            ChainError::NoPath(error) => self.to_rejection(&error, leaf, &others),
+        });
+        match judged {
+            // Trust in the certificate itself is older than its revocation.
+            Err(refused) if refused.fault == Fault::Revoked => return Err(refused),
+            // A certificate may have another way to be trusted, too.
+            Err(_) if self.anchors.own().contains(leaf) => self.judge_own(leaf, now)?,
+            judged => judged?,
+        }
+        let parsed = EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
+        parsed.verify_is_valid_for_subject_name(name).map_err(|error| match error {
+            Error::CertNotValidForName(_) if has_no_name(leaf) => Fault::NoSubjectAltName.into(),
+            Error::CertNotValidForName(_) => Fault::NameMismatch.into(),
+            _ => CertificateRejection::from(Fault::Malformed),
+        })?;
+        if self.strict { strict::web_pki_names(leaf).map_err(CertificateRejection::from) } else { Ok(()) }
+    }
+
+    /// What a path may be built of, beside leaf and root.
+    fn others<'a>(&'a self, shown: &'a [CertificateDer<'a>]) -> Cow<'a, [CertificateDer<'a>]> {
+        if self.intermediates.is_empty() {
+            return shown.into();
+        }
+        let configured = self.intermediates.iter().map(|der| CertificateDer::from_slice(der));
+        shown.iter().map(|der| CertificateDer::from_slice(der)).chain(configured).collect()
+    }
+
+    /// Judges a certificate that is trusted for itself alone: no authority vouches for it, so its own dates and uses count.
+    /// It may say CA:TRUE, but then its key may not sign certificates: [`anchors`] takes others as authorities.
+    fn judge_own(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Fault> {
+        EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
+        let parsed = signed_der::certificate(leaf).ok_or(Fault::Malformed)?;
+        let now = seconds(now);
+        if parsed.validity().not_after.timestamp() < now {
+            return Err(Fault::Expired);
+        }
+        if parsed.validity().not_before.timestamp() > now {
+            return Err(Fault::NotYetValid);
+        }
+        if !anchors::serves(&parsed, Purpose::Servers) {
+            return Err(Fault::WrongUsage);
+        }
+        strict::every_chain(leaf, &[])?;
+        if self.strict {
+            strict::web_pki(leaf, &[])?;
+        }
+        let is_pinned = self.pins.is_empty() || self.is_pin(parsed.public_key().raw);
+        if is_pinned { Ok(()) } else { Err(Fault::PinMismatch) }
+    }
+
+    fn judge_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), ChainError> {
+        let leaf = EndEntityCert::try_from(leaf).map_err(ChainError::NoPath)?;
+        // webpki goes on to other paths when ours refuse one, and its error has no room for our word.
+        let broken = Cell::new(None);
+        let rules = |path: &VerifiedPath<'_>| {
+            self.judge_path(path, now).map_err(|fault| {
+                broken.set(broken.get().or(Some(fault)));
+                Error::CertDistrusted
+            })
+        };
+        let (algorithms, usage) = (self.algorithms.all, KeyUsage::server_auth());
+        match leaf.verify_for_usage(algorithms, &self.roots.roots, others, now, usage, None, Some(&rules)) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(broken.get().map_or(ChainError::NoPath(error), ChainError::RuleViolation)),
+        }
+    }
+
+    /// A path that webpki has verified up to a root.
+    fn judge_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
+        self.unrevoked(path, now)?;
+        let leaf = path.end_entity().der();
+        let intermediates: Vec<_> = path.intermediate_certificates().map(|certificate| certificate.der()).collect();
+        let intermediates: Vec<&[u8]> = intermediates.iter().map(|der| der.as_ref()).collect();
+        strict::every_chain(&leaf, &intermediates)?;
+        if self.strict {
+            strict::web_pki(&leaf, &intermediates)?;
+        }
+        if self.pins.is_empty() || self.is_pinned(path) { Ok(()) } else { Err(Fault::PinMismatch) }
+    }
+
+    /// Without lists nothing is asked of them.
+    fn unrevoked(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
+        if self.lists.is_empty() {
+            return Ok(());
+        }
+        let passes = self.crl_policy == CrlPolicy::Lenient;
+        let lenient = RevocationPolicy { unknown: passes, stale: passes };
+        let said = revocation::check(&self.lists, path, &self.anchors, lenient, self.algorithms.all, seconds(now));
+        said.map_err(|said| match said {
+            RevocationError::Revoked => Fault::Revoked,
+            RevocationError::Unknown => Fault::RevocationUnknown,
+            RevocationError::Stale => Fault::RevocationStale,
+        })
+    }
+
+    /// RFC 7469 §2.6: one key of the validated chain, the root's included, is a pinned one.
+    fn is_pinned(&self, path: &VerifiedPath<'_>) -> bool {
+        self.is_pin(&path.end_entity().subject_public_key_info())
+            || path.intermediate_certificates().any(|certificate| self.is_pin(&certificate.subject_public_key_info()))
+            || self.is_pin(&signed_der::sequence(&path.anchor().subject_public_key_info))
+    }
+
+    fn is_pin(&self, key: &[u8]) -> bool {
+        self.pins.iter().any(|pin| pin == digest(&SHA256, key).as_ref())
+    }
+
+    /// A self-signed certificate that the operator has made a root is trusted; if it is refused, then for another
+    /// reason.
+    fn is_root(&self, leaf: &CertificateDer<'_>) -> bool {
+        self.anchors.own().contains(leaf)
+            || webpki::anchor_from_trusted_cert(leaf).is_ok_and(|leaf| {
+                let is_same = |root: &rustls_pki_types::TrustAnchor<'_>| {
+                    root.subject == leaf.subject && root.subject_public_key_info == leaf.subject_public_key_info
+                };
+                self.roots.roots.iter().any(is_same)
+            })
+    }
+
+    fn to_rejection(&self, error: &Error, leaf: &[u8], others: &[CertificateDer<'_>]) -> CertificateRejection {
+        let any = |is: fn(&X509Certificate<'_>) -> bool| {
+            let certificates = std::iter::once(leaf).chain(others.iter().map(|der| der.as_ref()));
+            certificates.into_iter().any(|der| signed_der::certificate(der).is_some_and(|parsed| is(&parsed)))
+        };
+        let fault = match error {
+            Error::CertExpired { .. } => Fault::Expired,
+            Error::CertNotValidYet { .. } => Fault::NotYetValid,
+            Error::CaUsedAsEndEntity => Fault::CaAsLeaf,
+            Error::EndEntityUsedAsCa
+            | Error::PathLenConstraintViolated
+            | Error::NameConstraintViolation
+            | Error::EmptyEkuExtension
+            | Error::RequiredEkuNotFoundContext(_) => Fault::WrongUsage,
+            Error::InvalidSignatureForPublicKey => self.fault_of_signature(leaf, others),
+            Error::UnsupportedSignatureAlgorithmContext(_) if any(is_weakly_signed) => Fault::WeakSignature,
+            Error::UnsupportedSignatureAlgorithmContext(_)
+            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Fault::UnsupportedAlgorithm,
+            // Nobody whom we know vouches for it, or the way to them is longer than anybody should look for.
+            Error::UnknownIssuer
+            | Error::CertDistrusted
+            | Error::MaximumPathDepthExceeded
+            | Error::MaximumPathBuildCallsExceeded
+            | Error::MaximumSignatureChecksExceeded
+            | Error::MaximumNameConstraintComparisonsExceeded => Fault::UnknownIssuer,
+            _ => Fault::Malformed,
+        };
+        let issuer = if fault == Fault::UnknownIssuer { self.missing_issuer(leaf, others) } else { None };
+        CertificateRejection { fault, issuer }
+    }
+}
+
+enum ChainError {
+    /// No path to a root.
+    NoPath(Error),
+    /// A path that breaks a rule of ours.
+    RuleViolation(Fault),
+}
+
+fn seconds(now: UnixTime) -> i64 {
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// RFC 9525 §6.3: a name in the subject's common name is no name of a server.
+fn has_no_name(leaf: &[u8]) -> bool {
+    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return false };
+    let is_of_a_server = |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_));
+    match leaf.subject_alternative_name() {
+        Ok(Some(names)) => !names.value.general_names.iter().any(is_of_a_server),
+        _ => true,
+    }
+}
+
+fn is_weakly_signed(certificate: &X509Certificate<'_>) -> bool {
+    let oid: &Oid<'_> = &certificate.signature_algorithm.algorithm;
+    WEAK_SIGNATURES.contains(&oid.to_id_string().as_str())
+}

@@ -1,0 +1,100 @@
+//! What the admin listener allows over TCP: few connections, of which the oldest makes room, and no foreign `Host`.
+//! Can somebody who reaches the port keep probes out, or read it through a browser?
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
+
+use http::uri::Authority;
+use http::{Request, StatusCode, Version, header};
+use tokio::task::AbortHandle;
+
+use crate::host;
+use crate::names::Host;
+
+/// Connections at a time on one TCP socket, and of one address. Probes and scrapers are few and have their answer within
+/// a second: whoever has held a connection for longest can be spared.
+const CONNECTIONS_MAX: usize = 32;
+const CONNECTIONS_PER_IP_MAX: usize = 16;
+/// The longest request head, in bytes.
+pub(super) const HEAD_MAX: usize = 16 * 1024;
+
+/// The connections of one TCP socket, oldest first.
+#[derive(Default)]
+pub(super) struct TcpConnections(VecDeque<(IpAddr, AbortHandle)>);
+
+impl TcpConnections {
+    /// Adds a connection, and ends the oldest one of the same address, or of all, where there are too many.
+    pub(super) fn add(&mut self, address: IpAddr, task: AbortHandle) {
+        self.0.retain(|(_, task)| !task.is_finished());
+        let of_address = self.0.iter().filter(|(other, _)| *other == address).count();
+        let oldest = if of_address >= CONNECTIONS_PER_IP_MAX {
+            self.0.iter().position(|(other, _)| *other == address)
+        } else {
+            (self.0.len() >= CONNECTIONS_MAX).then_some(0)
+        };
+        if let Some((_, oldest)) = oldest.and_then(|oldest| self.0.remove(oldest)) {
+            oldest.abort();
+        }
+        self.0.push_back((address, task));
+    }
+}
+
+/// Why a request over TCP is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HostRejection(pub(super) StatusCode, pub(super) String);
+
+/// Takes a request only if it names this host by an address, as `localhost`, or by a name of `admin.hosts`. A browser on a
+/// page whose name was made to resolve to this host (DNS rebinding) sends the name of that page.
+pub(super) fn judge_host<B>(request: &Request<B>, allowed: &BTreeSet<Host>) -> Result<(), HostRejection> {
+    let mut written = request.headers().get_all(header::HOST).iter();
+    let field = match (written.next(), written.next()) {
+        (Some(host), None) => Some(host.as_bytes()),
+        // RFC 9112 §3.2. No browser speaks HTTP/1.0.
+        (None, None) if request.version() == Version::HTTP_10 => None,
+        _ => return Err(HostRejection(StatusCode::BAD_REQUEST, "exactly one Host is required\n".to_owned())),
+    };
+    // The request target of the absolute form goes before the field (RFC 9112 §3.2.2).
+    let mut named = field.into_iter().chain(request.uri().authority().map(|authority| authority.as_str().as_bytes()));
+    named.try_for_each(|name| judge_name(name, allowed))
+}
+
+fn judge_name(name: &[u8], allowed: &BTreeSet<Host>) -> Result<(), HostRejection> {
+    let authority = Authority::try_from(name).ok();
+    let host = authority.as_ref().and_then(|authority| host::canonical(authority.host()).ok());
+    match host {
+        Some(Host::Ip(_)) => Ok(()),
+        Some(host) if host.to_string() == "localhost" || allowed.contains(&host) => Ok(()),
+        _ => {
+            let name = String::from_utf8_lossy(name);
+            let why = format!(
+                "{name:?} is not a name of this admin listener: use its address, or add the name to admin.hosts\n"
+            );
+            Err(HostRejection(StatusCode::MISDIRECTED_REQUEST, why))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admin_host_check_takes_addresses_localhost_and_names_of_admin_hosts() {
+        let allowed = BTreeSet::from([host::canonical("outgate.internal").unwrap()]);
+        let status = |host: &str| {
+            let request = Request::get("/metrics").header(header::HOST, host).body(()).unwrap();
+            judge_host(&request, &allowed).err().map(|foreign| foreign.0.as_u16())
+        };
+        for host in ["127.0.0.1", "127.0.0.1:4751", "[::1]:4751", "localhost:1", "LOCALHOST", "outgate.internal:4751"] {
+            assert_eq!(status(host), None, "{host}");
+        }
+        for host in ["rebound.example", "rebound.example:4751", "127.0.0.1.example", "localhost.example", "", "a b"] {
+            assert_eq!(status(host), Some(421), "{host}");
+        }
+        let absolute = Request::get("http://rebound.example/").header(header::HOST, "localhost").body(()).unwrap();
+        assert!(judge_host(&absolute, &allowed).is_err());
+        assert_eq!(judge_host(&Request::get("/").body(()).unwrap(), &allowed).unwrap_err().0.as_u16(), 400);
+        let old = Request::get("/").version(Version::HTTP_10).body(()).unwrap();
+        assert_eq!(judge_host(&old, &allowed), Ok(()));
+    }
+}

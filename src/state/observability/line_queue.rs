@@ -1,0 +1,360 @@
+//! A bounded queue of text lines, written by a thread of its own to a file or a standard stream.
+//! How does text leave the process without making its author wait?
+//!
+//! The queue is lossy: where the disk hangs or the pipe is full, lines beyond the bound are dropped and counted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Access, access};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+/// The capacity that the buffer keeps after a burst, in bytes.
+const CAPACITY_KEPT: usize = 256 * 1024;
+
+/// How much may wait, and for how long.
+pub(in crate::state) struct LineQueueConfig {
+    /// Bytes that may wait; further lines are dropped.
+    pub(in crate::state) backlog_max: usize,
+    /// Bytes that are written without waiting for more.
+    pub(in crate::state) flush_size: usize,
+    /// How long fewer bytes wait.
+    pub(in crate::state) flush_after: Duration,
+}
+
+pub(in crate::state) struct LineQueue {
+    shared: Arc<LineQueueInner>,
+}
+
+struct LineQueueInner {
+    pace: LineQueueConfig,
+    queue: Mutex<PendingLines>,
+    wake: Condvar,
+    /// Notified when nothing waits and nothing is being written.
+    drained: Condvar,
+    /// The sink has been open once.
+    is_open: AtomicBool,
+    lost: AtomicU64,
+    /// How many of them were lost before the last write that succeeded: `recovered` was called with them.
+    reported: AtomicU64,
+    faults: Mutex<SinkErrors>,
+}
+
+/// Errors of the sink, in words.
+#[derive(Default)]
+struct SinkErrors {
+    /// Of the last loss; `None`: too much waited.
+    write: Option<String>,
+    /// While the file that is written is not the one at its path.
+    reopen: Option<String>,
+}
+
+#[derive(Default)]
+struct PendingLines {
+    lines: Vec<u8>,
+    is_writing: bool,
+    /// Open the file anew: it was rotated away.
+    reopen: bool,
+    closed: bool,
+}
+
+impl LineQueue {
+    /// A queue without a writer: lines wait until [`LineQueue::drain`].
+    pub(in crate::state) fn kept(pace: LineQueueConfig) -> Self {
+        let (queue, wake, drained) = (Mutex::default(), Condvar::new(), Condvar::new());
+        let (is_open, lost, reported) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        let faults = Mutex::default();
+        Self { shared: Arc::new(LineQueueInner { pace, queue, wake, drained, is_open, lost, reported, faults }) }
+    }
+
+    /// Starts the writer, a thread called `name`, which opens the sink first: the receiver gets the outcome. After a loss,
+    /// when lines can be written again, the writer calls `recovered` with the number of lines lost since the last call.
+    pub(in crate::state) fn open(
+        name: &str,
+        pace: LineQueueConfig,
+        mut sink: LineSink,
+        recovered: fn(u64),
+    ) -> io::Result<(Self, oneshot::Receiver<io::Result<()>>)> {
+        let lines = Self::kept(pace);
+        let shared = Arc::clone(&lines.shared);
+        let (outcome, opened) = oneshot::channel();
+        let write = move || {
+            let result = sink.open();
+            let has_failed = result.is_err();
+            match outcome.send(result) {
+                Ok(()) if has_failed => return, // the receiver reports it
+                Ok(()) => {}
+                Err(late) => sink.report_late(&late),
+            }
+            shared.is_open.store(sink.is_open(), Ordering::Relaxed);
+            shared.write_out(sink, recovered);
+        };
+        std::thread::Builder::new().name(name.into()).spawn(write)?;
+        Ok((lines, opened))
+    }
+
+    /// Appends whole lines, each with its line feed, unless too much waits already. Never blocks on the sink.
+    pub(in crate::state) fn push(&self, text: &[u8]) {
+        let mut queue = self.shared.lock();
+        let before = queue.lines.len();
+        if before > self.shared.pace.backlog_max {
+            drop(queue);
+            self.shared.faults().write = None; // the sink may have failed before: this loss has another cause
+            return self.count_lost(count_lines(text));
+        }
+        queue.lines.extend_from_slice(text);
+        let is_due = before < self.shared.pace.flush_size && queue.lines.len() >= self.shared.pace.flush_size;
+        drop(queue);
+        if is_due {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    pub(in crate::state) fn count_lost(&self, lines: u64) {
+        self.shared.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Returns whether the sink has been open once. The queue of a process that takes the lines itself has none.
+    pub(in crate::state) fn is_open(&self) -> bool {
+        self.shared.is_open.load(Ordering::Relaxed)
+    }
+
+    /// Lines that could not be written.
+    pub(in crate::state) fn lost_count(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that were lost since lines could last be written.
+    pub(in crate::state) fn unreported(&self) -> u64 {
+        self.lost_count().saturating_sub(self.shared.reported.load(Ordering::Relaxed))
+    }
+
+    pub(in crate::state) fn drain(&self) -> Vec<u8> {
+        std::mem::take(&mut self.shared.lock().lines)
+    }
+
+    /// Opens the file anew. Where that fails, the old one is kept, and the log and [`LineQueue::reopen_fault`] say so.
+    pub(in crate::state) fn reopen(&self) {
+        self.shared.faults().reopen = None; // the log says it again
+        self.shared.lock().reopen = true;
+    }
+
+    /// Tries again to open a file that could not be opened anew.
+    pub(in crate::state) fn retry_reopen(&self) {
+        if self.reopen_fault().is_some() {
+            self.shared.lock().reopen = true;
+        }
+    }
+
+    /// Why the file that is written is not the one at its path.
+    pub(in crate::state) fn reopen_fault(&self) -> Option<String> {
+        self.shared.faults().reopen.clone()
+    }
+
+    /// Why lines were last lost; `None`: they came faster than they could be written.
+    pub(in crate::state) fn write_fault(&self) -> Option<String> {
+        self.shared.faults().write.clone()
+    }
+
+    /// Waits until all lines are written, for at most `patience`.
+    pub(in crate::state) fn flush(&self, patience: Duration) {
+        let queue = self.shared.lock();
+        self.shared.wake.notify_one();
+        let is_busy = |queue: &mut PendingLines| queue.is_writing || !queue.lines.is_empty();
+        let _ = self.shared.drained.wait_timeout_while(queue, patience, is_busy);
+    }
+
+    /// Writes out what is left, for at most `patience`. Later lines are lost.
+    pub(in crate::state) fn close(&self, patience: Duration) {
+        self.shared.lock().closed = true;
+        self.flush(patience);
+    }
+}
+
+/// The writer writes out what waits, and ends.
+impl Drop for LineQueue {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.wake.notify_one();
+    }
+}
+
+impl LineQueueInner {
+    fn lock(&self) -> MutexGuard<'_, PendingLines> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn faults(&self) -> MutexGuard<'_, SinkErrors> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_out(&self, mut sink: LineSink, recovered: fn(u64)) {
+        let mut lines = Vec::new();
+        // A disk that was full has torn a line: the next one does not continue it.
+        let mut torn = false;
+        loop {
+            let mut queue = self.lock();
+            if !queue.closed && queue.lines.len() < self.pace.flush_size {
+                let waited = self.wake.wait_timeout(queue, self.pace.flush_after);
+                queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            std::mem::swap(&mut lines, &mut queue.lines);
+            let (reopen, closed) = (std::mem::take(&mut queue.reopen), queue.closed);
+            queue.is_writing = !lines.is_empty();
+            drop(queue);
+            if reopen {
+                self.reopen(&mut sink);
+            }
+            let written = match torn && !lines.is_empty() {
+                true => sink.write(b"\n").and_then(|()| sink.write(&lines)),
+                false => sink.write(&lines),
+            };
+            torn = torn && lines.is_empty() || written.is_err() && sink.is_open();
+            if let Err(fault) = written {
+                self.faults().write = Some(fault.to_string());
+                self.lost.fetch_add(count_lines(&lines), Ordering::Relaxed);
+            } else if !lines.is_empty() {
+                self.is_open.store(true, Ordering::Relaxed);
+                self.report(recovered);
+            }
+            lines.clear();
+            lines.shrink_to(CAPACITY_KEPT);
+            let mut queue = self.lock();
+            queue.is_writing = false;
+            if queue.lines.is_empty() {
+                self.drained.notify_all();
+            }
+            if closed {
+                return;
+            }
+        }
+    }
+
+    fn reopen(&self, sink: &mut LineSink) {
+        let LineSink::File(file, path) = sink else { return };
+        // A pipe without a reader would keep this thread, and every line behind it, in the open.
+        let fault = match append_to(path, libc::O_NONBLOCK) {
+            Ok(opened) => {
+                *file = Some(opened);
+                None
+            }
+            Err(fault) => Some(fault.to_string()),
+        };
+        let before = std::mem::replace(&mut self.faults().reopen, fault.clone());
+        match (fault, before) {
+            (Some(fault), before) if before.as_ref() != Some(&fault) => {
+                warn!("cannot reopen {}: {fault}; lines still go to the file that was open before", path.display());
+            }
+            (None, Some(_)) => info!("{} is open again", path.display()),
+            (None, None) => info!("{} was reopened", path.display()),
+            _ => {}
+        }
+    }
+
+    fn report(&self, recovered: fn(u64)) {
+        let lost = self.lost.load(Ordering::Relaxed);
+        let before = self.reported.swap(lost, Ordering::Relaxed);
+        if lost > before {
+            recovered(lost - before);
+        }
+    }
+}
+
+fn count_lines(text: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', text).count() as u64
+}
+
+/// Where the lines go.
+pub(in crate::state) enum LineSink {
+    /// A descriptor of our own for a standard stream: std's would buffer, lock, and flush at exit.
+    Stream(File),
+    /// `None`: not open yet.
+    File(Option<File>, PathBuf),
+}
+
+impl LineSink {
+    pub(in crate::state) fn stdout() -> io::Result<Self> {
+        Ok(Self::Stream(io::stdout().as_fd().try_clone_to_owned()?.into()))
+    }
+
+    pub(in crate::state) fn stderr() -> io::Result<Self> {
+        Ok(Self::Stream(io::stderr().as_fd().try_clone_to_owned()?.into()))
+    }
+
+    /// A file, which the writer opens: below it may be a disk that hangs.
+    pub(in crate::state) fn append_to(path: &Path) -> Self {
+        Self::File(None, path.to_owned())
+    }
+
+    fn is_open(&self) -> bool {
+        !matches!(self, Self::File(None, _))
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        if let Self::File(file @ None, path) = self {
+            *file = Some(append_to(path, 0)?);
+        }
+        Ok(())
+    }
+
+    /// Logs the outcome of an open that took so long that the start went on without it.
+    fn report_late(&self, opened: &io::Result<()>) {
+        let Self::File(_, path) = self else { return };
+        match opened {
+            Ok(()) => info!("{} is open: delivery records are written", path.display()),
+            Err(fault) => warn!(
+                "cannot open {}: {fault}; delivery records are lost until it can be opened, and it is tried again for \
+                 each batch",
+                path.display()
+            ),
+        }
+    }
+
+    fn write(&mut self, mut lines: &[u8]) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.open()?;
+        let (Self::Stream(file) | Self::File(Some(file), _)) = self else { return Err(io::ErrorKind::NotFound.into()) };
+        while !lines.is_empty() {
+            match file.write(lines) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => lines = &lines[count..],
+                Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+                // Another process may share the stream and have made it non-blocking.
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(file, PollFlags::OUT)], None)?;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Records name clients and targets: nobody but the owner and the group reads them.
+fn append_to(path: &Path, flags: i32) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)
+}
+
+/// Returns whether lines can be appended to `path`. The file is not created, and nothing is written.
+pub(in crate::state) fn probe(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(_) => Ok(()),
+        // A pipe without a reader at the moment.
+        Err(fault) if fault.raw_os_error() == Some(libc::ENXIO) => Ok(()),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+            Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        Err(fault) => Err(fault),
+    }
+}

@@ -1,0 +1,141 @@
+//! The operator's log: lines for stderr, written by a thread of its own.
+//! What becomes of a log line when nobody reads stderr, or when stderr is gone?
+//!
+//! `tracing-appender` has such a queue, but it bounds lines instead of bytes, and does not count the lines that its
+//! writer could not write: a stderr that is gone would go unnoticed. So this is the queue of the delivery records.
+
+mod format;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tracing::{Level, warn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use self::format::{EventFormat, LogStyle};
+use crate::config::{Log, LogFormat};
+use crate::state::observability::line_queue::{LineQueue, LineQueueConfig, LineSink};
+
+/// Some ten thousand lines that wait for a reader of stderr; further ones are lost and counted.
+const BACKLOG_MAX: usize = 1 << 20;
+/// The writer sleeps until a line wakes it; a wake-up that it missed costs this long.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// For the last lines to be written when the process ends.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// One for the process, like stderr.
+static LOG: OnceLock<LineQueue> = OnceLock::new();
+/// Changes the level of the subscriber, of which there is one, too.
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Starts the writer. Before this, and where there is no thread for it, lines are dropped.
+pub fn start() -> io::Result<()> {
+    let pace = LineQueueConfig { backlog_max: BACKLOG_MAX, flush_size: 1, flush_after: FLUSH_AFTER };
+    let (lines, _) = LineQueue::open("log", pace, LineSink::stderr()?, |lost| {
+        warn!("{lost} log lines were lost: stderr did not take them");
+    })?;
+    let _ = LOG.set(lines); // a second start changes nothing
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| format!("\n{backtrace}"));
+        let thread = std::thread::current();
+        text(
+            Level::ERROR,
+            &format!("thread {} {panic}{}", thread.name().unwrap_or("?"), backtrace.unwrap_or_default()),
+        );
+        // Where a panic aborts, nothing is written after this.
+        flush();
+    }));
+    Ok(())
+}
+
+/// Takes what the journal reads, where stderr is the journal. What is written from here on has it.
+pub fn find_style() {
+    if is_journal() {
+        LogStyle::Journal.put_in_force();
+    }
+}
+
+/// Logs from now on what is at least as severe as `log.level`, in the format that is written. The journal has its own form,
+/// unless JSON is asked for.
+pub fn configure(log: &Log) {
+    let style = match log.format {
+        LogFormat::Json => LogStyle::Json,
+        LogFormat::Text if is_journal() => LogStyle::Journal,
+        LogFormat::Text => LogStyle::Text,
+    };
+    style.put_in_force();
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    if let Some(level) = LEVEL.get() {
+        let _ = level.reload(filter); // it fails only where the subscriber is gone
+        return;
+    }
+    let (filter, level) = reload::Layer::new(filter);
+    let lines = fmt::layer().event_format(EventFormat::new()).with_writer(|| LogWriter).with_ansi(has_colours());
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+        let _ = LEVEL.set(level);
+    }
+}
+
+/// Returns whether text on stderr has colours: on a terminal, unless `NO_COLOR` is set to something (no-color.org).
+pub fn has_colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Returns whether colours would break the form of the lines.
+pub fn is_formatted() -> bool {
+    LogStyle::now() != LogStyle::Text
+}
+
+/// systemd.exec(5): `JOURNAL_STREAM` has device and inode of the journal, which stderr may have left since.
+fn is_journal() -> bool {
+    let Some(journal) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let stat = rustix::fs::fstat(io::stderr());
+    stat.is_ok_and(|stat| journal == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Writes text that is not a log event, such as the problems of a configuration.
+pub fn text(level: Level, text: &str) {
+    push(format::text(level, text).as_bytes());
+}
+
+/// Lines that stderr did not take since the process started.
+pub fn lost_lines() -> u64 {
+    LOG.get().map_or(0, LineQueue::lost_count)
+}
+
+/// Lines that stderr did not take, and that the log has not reported yet: it cannot be written at the moment.
+pub fn unreported() -> u64 {
+    LOG.get().map_or(0, LineQueue::unreported)
+}
+
+/// Waits until all lines are written, for at most [`CLOSE_PATIENCE`].
+pub fn flush() {
+    if let Some(lines) = LOG.get() {
+        lines.flush(CLOSE_PATIENCE);
+    }
+}
+
+fn push(line: &[u8]) {
+    if let Some(lines) = LOG.get() {
+        lines.push(line);
+    }
+}
+
+/// One event: the subscriber writes a whole line at once.
+struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

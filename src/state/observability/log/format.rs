@@ -1,0 +1,139 @@
+//! The form of a log line: text, JSON, or text with the priority that the journal reads.
+//! What does one event look like?
+
+use std::fmt::{self, Debug};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{self, Full, Writer};
+use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LogStyle {
+    Text = 0,
+    Json = 1,
+    /// sd-daemon(3): the journal takes `<N>` at the start of a line for its priority, and adds the time.
+    Journal = 2,
+}
+
+/// One for the process, like the log. A reload may change it.
+static STYLE: AtomicU8 = AtomicU8::new(LogStyle::Text as u8);
+
+impl LogStyle {
+    pub(super) fn now() -> Self {
+        match STYLE.load(Ordering::Relaxed) {
+            1 => Self::Json,
+            2 => Self::Journal,
+            _ => Self::Text,
+        }
+    }
+
+    pub(super) fn put_in_force(self) {
+        STYLE.store(self as u8, Ordering::Relaxed);
+    }
+}
+
+/// The priority of syslog(3).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
+}
+
+/// Text that is not an event, in the style in force; with its line feed.
+pub(super) fn text(level: Level, text: &str) -> String {
+    match LogStyle::now() {
+        LogStyle::Text => format!("{text}\n"),
+        LogStyle::Journal => {
+            text.lines().filter(|line| !line.is_empty()).map(|line| format!("<{}>{line}\n", priority(level))).collect()
+        }
+        LogStyle::Json => {
+            let mut fields = Map::new();
+            fields.insert("message".into(), text.trim_end().into());
+            json(level, fields)
+        }
+    }
+}
+
+fn json(level: Level, fields: Map<String, Value>) -> String {
+    let mut line = Map::new();
+    line.insert("time".into(), Timestamp::now().to_string().into());
+    line.insert("level".into(), name(level).into());
+    line.extend(fields);
+    format!("{}\n", Value::Object(line))
+}
+
+/// Formats events in the style in force.
+pub(super) struct EventFormat {
+    timed: format::Format<Full, SystemTime>,
+    untimed: format::Format<Full, ()>,
+}
+
+impl EventFormat {
+    pub(super) fn new() -> Self {
+        let format = || format::Format::default().with_target(false);
+        Self { timed: format(), untimed: format().without_time().with_level(false) }
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for EventFormat
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'w> FormatFields<'w> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = *event.metadata().level();
+        match LogStyle::now() {
+            LogStyle::Text => self.timed.format_event(context, to, event),
+            LogStyle::Journal => {
+                let mut line = String::new();
+                self.untimed.format_event(context, Writer::new(&mut line), event)?;
+                line.lines().try_for_each(|line| writeln!(to, "<{}>{line}", priority(level)))
+            }
+            LogStyle::Json => {
+                let mut fields = JsonFields(Map::new());
+                event.record(&mut fields);
+                to.write_str(&json(level, fields.0))
+            }
+        }
+    }
+}
+
+struct JsonFields(Map<String, Value>);
+
+impl Visit for JsonFields {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().into(), value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().into(), value.into());
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().into(), value.into());
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().into(), value.into());
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name().into(), format!("{value:?}").into());
+    }
+}

@@ -1,0 +1,7 @@
+//! What operators read of the proxy: metrics, delivery records, and the log.
+//! What does an operator read of the running proxy?
+
+pub mod line_queue;
+pub mod log;
+pub mod metrics;
+pub mod records;

@@ -1,0 +1,108 @@
+//! The order in which entries of a bounded table were used, by client: where there are too many, the client that has most
+//! loses its least recently used one. Kept connections and circuits are such entries.
+//! Which entry goes, and whose is it?
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+
+/// Entries of all clients, each known by the number of its last use. There are never more than `capacity`.
+///
+/// One client may have all of it while others need none. None pushes another below its even share.
+pub(in crate::state) struct FairShareLru<C, K> {
+    clients: HashMap<C, BTreeMap<u64, K>>,
+    total: usize,
+    uses: u64,
+    capacity: usize,
+}
+
+impl<C: Hash + Eq + Clone, K> FairShareLru<C, K> {
+    pub(in crate::state) fn new(capacity: usize) -> Self {
+        Self { clients: HashMap::new(), total: 0, uses: 0, capacity }
+    }
+
+    /// Adds an entry. Returns its number, and the key and number of the entry that is evicted for it.
+    pub(in crate::state) fn add(&mut self, client: &C, key: K) -> (u64, Option<(K, u64)>) {
+        let evicted = if self.total >= self.capacity { self.evict(client) } else { None };
+        self.uses += 1;
+        self.clients.entry(client.clone()).or_default().insert(self.uses, key);
+        self.total += 1;
+        (self.uses, evicted)
+    }
+
+    /// Removes an entry; one that was evicted meanwhile is gone already.
+    pub(in crate::state) fn remove(&mut self, client: &C, number: u64) {
+        let Some(entries) = self.clients.get_mut(client) else { return };
+        if entries.remove(&number).is_some() {
+            self.total -= 1;
+        }
+        if entries.is_empty() {
+            self.clients.remove(client);
+        }
+    }
+
+    /// Makes an entry the most recently used one. Returns its new number.
+    pub(in crate::state) fn touch(&mut self, client: &C, number: u64) -> u64 {
+        let Some(entries) = self.clients.get_mut(client) else { return number };
+        let Some(key) = entries.remove(&number) else { return number };
+        self.uses += 1;
+        entries.insert(self.uses, key);
+        self.uses
+    }
+
+    pub(in crate::state) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// For a new entry of `newcomer`, which counts as if it were there.
+    fn evict(&mut self, newcomer: &C) -> Option<(K, u64)> {
+        let weight = |(client, entries): &(&C, &BTreeMap<u64, K>)| {
+            let count = entries.len() + usize::from(*client == newcomer);
+            (count, Reverse(entries.first_key_value().map(|(number, _)| *number)))
+        };
+        let client = self.clients.iter().max_by_key(weight)?.0.clone();
+        let (number, key) = self.clients.get_mut(&client)?.pop_first()?;
+        self.total -= 1;
+        if self.clients.get(&client).is_some_and(BTreeMap::is_empty) {
+            self.clients.remove(&client);
+        }
+        Some((key, number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_connections_evict_the_least_recently_used_one() {
+        let mut shares = FairShareLru::new(3);
+        let numbers = ["a", "b", "c"].map(|key| shares.add(&"client", key).0);
+        shares.touch(&"client", numbers[0]);
+        assert_eq!(shares.add(&"client", "d").1, Some(("b", numbers[1])));
+        assert_eq!(shares.add(&"client", "e").1, Some(("c", numbers[2])));
+        assert_eq!(shares.add(&"client", "f").1.unwrap().0, "a");
+        assert_eq!(shares.total(), 3);
+    }
+
+    #[test]
+    fn kept_connections_of_one_client_leave_others_their_share() {
+        let mut shares = FairShareLru::new(4);
+        shares.add(&"quiet", "kept");
+        let evicted: Vec<_> = (0..10).filter_map(|_| shares.add(&"busy", "own").1).map(|(key, _)| key).collect();
+        assert_eq!(evicted, ["own"; 7], "the busy client evicts its own");
+        // Another client takes from the one that has most, up to an even share.
+        let evicted: Vec<_> = (0..3).filter_map(|_| shares.add(&"late", "late").1).map(|(key, _)| key).collect();
+        assert_eq!(evicted, ["own", "own", "late"]);
+    }
+
+    #[test]
+    fn kept_connections_that_are_removed_make_room() {
+        let mut shares = FairShareLru::new(1);
+        let (number, _) = shares.add(&"client", "a");
+        shares.remove(&"client", number);
+        shares.remove(&"client", number);
+        assert_eq!((shares.total(), shares.clients.len()), (0, 0));
+        assert_eq!(shares.add(&"client", "b").1, None);
+    }
+}
