@@ -18,6 +18,9 @@ use super::trusted::resolve;
 use crate::config::journal::{self, MANIFEST, Manifest, Overlay};
 use crate::config::{self, KeyDirs, SourceSnapshot};
 
+/// Files of former rollbacks that may stand beside one file.
+const SAVED_MAX: usize = 100;
+
 /// A rollback that counts, and is not finished.
 pub struct PendingRollback {
     main: PathBuf,
@@ -136,22 +139,26 @@ impl PendingRollback {
         self.clear()
     }
 
-    /// Puts each file in its place. To do it again, from wherever it was broken off, does what is left.
-    pub fn finish(self) -> io::Result<()> {
+    /// Puts each file in its place, and returns the files that keep what stood there. To do it again, from wherever it was
+    /// broken off, does what is left.
+    pub fn finish(self) -> io::Result<Vec<PathBuf>> {
+        let mut saved = Vec::new();
         for (path, text) in &self.overlay.texts {
-            self.replace(path, text)?;
+            saved.extend(self.replace(path, text)?);
         }
         for path in &self.overlay.removed {
             // The link is moved away, not the file that it leads to.
             let (folder, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
             resolve(self.home(), path)?;
             let path = &resolve(self.home(), folder)?.join(name);
-            match fs::rename(path, beside(path, "before-rollback")) {
+            let keeps = saved_name(path, None)?;
+            match fs::rename(path, &keeps) {
                 Err(fault) if fault.kind() != io::ErrorKind::NotFound => return Err(fault),
-                _ => sync_folder(path.parent().unwrap_or(Path::new("/")))?,
+                renamed => saved.extend(renamed.ok().map(|()| keeps)),
             }
+            sync_folder(path.parent().unwrap_or(Path::new("/")))?;
         }
-        self.clear()
+        self.clear().map(|()| saved)
     }
 
     fn home(&self) -> &Path {
@@ -159,21 +166,26 @@ impl PendingRollback {
     }
 
     /// Where a link leads to, the file is replaced, not the link. The link is followed once, by the check of its folders.
-    fn replace(&self, path: &Path, text: &[u8]) -> io::Result<()> {
+    fn replace(&self, path: &Path, text: &[u8]) -> io::Result<Option<PathBuf>> {
         let mode = self.overlay.modes.get(path).copied();
         let path = &resolve(self.home(), path)?;
         let like = like(path, mode)?;
-        match fs::read(path) {
-            Ok(before) if before == text => return Ok(()),
-            Ok(before) => write_anew(&beside(path, "before-rollback"), &before, &like)?,
+        let saved = match fs::read(path) {
+            Ok(before) if before == text => return Ok(None),
+            Ok(before) => {
+                let keeps = saved_name(path, Some(&before))?;
+                write_anew(&keeps, &before, &like)?;
+                Some(keeps)
+            }
             Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+                None
             }
             Err(fault) => return Err(fault),
-        }
+        };
         let next = beside(path, "rollback-next");
         write_anew(&next, text, &like)?;
-        put_in_place(&next, path)
+        put_in_place(&next, path).map(|()| saved)
     }
 
     /// The name first: half of the set must not count.
@@ -183,6 +195,22 @@ impl PendingRollback {
         put_in_place(&journal::path(&self.main), &unfinished)?;
         remove_folder(&unfinished)
     }
+}
+
+/// Returns the name under which what stands at `path` is kept: one that is free, or that keeps the same `content` already.
+fn saved_name(path: &Path, content: Option<&[u8]>) -> io::Result<PathBuf> {
+    for number in 1..=SAVED_MAX {
+        let suffix = if number == 1 { String::new() } else { format!("-{number}") };
+        let name = beside(path, &format!("before-rollback{suffix}"));
+        match fs::read(&name) {
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(name),
+            Ok(kept) if content.is_some_and(|content| content == kept) => return Ok(name),
+            Ok(_) => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    let folder = path.parent().unwrap_or(Path::new("/")).display();
+    Err(io::Error::other(format!("{folder} has {SAVED_MAX} files of former rollbacks (.before-rollback): remove some")))
 }
 
 /// `.NAME.WHAT`: an editor's scratch file, for patterns that `include` has.

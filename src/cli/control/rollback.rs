@@ -33,7 +33,7 @@ use crate::sysexits;
   outgate rollback 41 --offline       # where outgate does not run
 
 Run it as root, or as who may write the configuration. The files that configuration had are written as they were; keys, certificates
-and lists are used as they are today. What stands in their places and is different is kept beside them, as .NAME.before-rollback.
+and lists are used as they are today. What stands in their places and is different is kept beside them, as .NAME.before-rollback, or -2, -3 … where that name is taken.
 However it is broken off, what starts or reloads is the one configuration or the other, never a part of each.
 
 Exit code 0: it is in force, or nothing would change. 1: --dry-run, and something would. 69: nobody to ask; nothing was written. 75:
@@ -90,7 +90,7 @@ impl Rollback {
         }
         let begun = restore::begin(&main, overlay).map_err(|fault| unwritten(&main, &fault))?;
         if asked.is_none() {
-            begun.finish().map_err(|fault| unwritten(&main, &fault))?;
+            put_in_place(begun).map_err(|fault| unwritten(&main, &fault))?;
             return tell(&[], false, None);
         }
         // In force first, then in its places: what is read until then is the same.
@@ -230,7 +230,7 @@ fn begun_is_in_force(
     let number = begun.overlay().number;
     let taken: Result<ReloadOutcome, AdminError> = send(sockets, &AdminRequest::post("/reload", Vec::new()));
     let finish = |begun: PendingRollback| {
-        begun.finish().map_err(|fault| {
+        put_in_place(begun).map_err(|fault| {
             let code = unwritten(main, &fault);
             eprintln!(
                 "configuration {number} counts, and is not whole in its places: `outgate rollback --finish` goes on"
@@ -258,6 +258,12 @@ fn begun_is_in_force(
     }
 }
 
+/// Finishes a rollback, and names the files that keep what stood in the places of its own.
+fn put_in_place(begun: PendingRollback) -> io::Result<()> {
+    begun.finish()?.iter().for_each(|saved| eprintln!("kept as {}: what stood in its place", saved.display()));
+    Ok(())
+}
+
 fn finish_former(main: &Path) -> Result<(), ExitCode> {
     let begun = restore::begun(main).map_err(|unreadable| {
         eprintln!("outgate: a rollback that was broken off: {unreadable}");
@@ -266,7 +272,7 @@ fn finish_former(main: &Path) -> Result<(), ExitCode> {
     let Some(begun) = begun else { return Ok(()) };
     no_strangers(main, begun.overlay())?;
     let number = begun.overlay().number;
-    begun.finish().map_err(|fault| unwritten(main, &fault))?;
+    put_in_place(begun).map_err(|fault| unwritten(main, &fault))?;
     eprintln!("the rollback to configuration {number} that was broken off is finished");
     Ok(())
 }

@@ -291,6 +291,22 @@ fn rollback_checks_the_folders_again_when_it_writes() {
 }
 
 #[test]
+fn a_second_rollback_keeps_what_the_first_one_replaced() {
+    let scene = scene(false);
+    let edit = |text: &str| {
+        let main = file(&scene, "config.toml").unwrap();
+        scene.outgate.folder.write("config.toml", format!("{main}# {text}\n"));
+    };
+    for (text, saved) in [("one", ".config.toml.before-rollback"), ("two", ".config.toml.before-rollback-2")] {
+        edit(text);
+        let (code, _, err) = said(&run(&scene, &["rollback", "2"]));
+        assert!(code == 0 && err.contains(&format!("{saved}: what stood in its place")), "{code} {err}");
+        assert!(file(&scene, saved).unwrap().ends_with(&format!("# {text}\n")), "{text}");
+    }
+    assert!(file(&scene, ".config.toml.before-rollback").unwrap().ends_with("# one\n"));
+}
+
+#[test]
 fn a_rollback_is_asked_about_and_one_at_a_time() {
     let left = Left::new();
     let mut unasked = Command::new(env!("CARGO_BIN_EXE_outgate"));
