@@ -1,4 +1,4 @@
-//! Puts the house together: listeners, tasks, signals, what systemd is told.
+//! Assembles the process: listeners, tasks, signals, and notifications to systemd.
 //! How does the proxy start, and how does it stop?
 
 use std::io;

@@ -1,7 +1,7 @@
-//! outgate, floor by floor. A room imports only from the floors below it.
-//! Where does each step of a webhook's life stand?
+//! outgate, layer by layer. A module imports only from lower layers, and its own.
+//! Which module performs each step of a webhook's life?
 //!
-//! | floor | room | what it does |
+//! | layer | module | what it does |
 //! | --- | --- | --- |
 //! | 7 | [`app`], [`reload`], [`cli`] | assembles, signals, systemd; one file a command |
 //! | 6 | [`server`] | accepts, speaks HTTP to clients |
@@ -11,11 +11,11 @@
 //! | 2 | [`policy`] | pure decisions: identify, route, admit, guard, egress, trust, sign |
 //! | 2 | [`history`] | configurations that were adopted, and putting one back |
 //! | 1 | [`config`] | the text as written; the only code that opens configuration files |
-//! | 0 | [`names`], [`host`] | shared nouns |
+//! | 0 | [`names`], [`host`] | shared types |
 //!
-//! The life of a webhook, in the order of `delivery::relay`: *identify* the client, find its *route*, *admit* it under
-//! the limits, *take in* the body, *resolve* the name and let the *guard* judge every answer, choose the *egress*
-//! address, *connect* and verify, *sign*, *forward*, and *record* when it is over, however it ends.
+//! The steps of a webhook, in the order of `delivery::deliver`: identify the client, find the route, admit the delivery
+//! under the limits, read the body, resolve the name, check every address with the guard, choose the egress address,
+//! connect and verify, sign, forward. The record is written when the delivery ends, however it ends.
 
 pub mod app;
 pub mod cli;

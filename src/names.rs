@@ -1,5 +1,5 @@
 //! Shared nouns without behaviour: the names an operator gives to things, and where a webhook is going.
-//! Which words does the whole house use?
+//! Which types do all modules share?
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,5 +1,5 @@
 //! The sections that stand once, in the main file: server, admin, guard, resolver, timeouts, circuit.
-//! How does the house itself behave?
+//! How does the proxy itself behave?
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

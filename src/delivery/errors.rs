@@ -1,5 +1,5 @@
-//! What each room's "no" means to the client.
-//! Which refusal is it?
+//! The conversion of every error into a refusal.
+//! Which refusal does the client get for this error?
 
 use std::time::Duration;
 

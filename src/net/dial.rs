@@ -1,5 +1,5 @@
 //! The only code that opens an outgoing connection, always bound to the source address of a [`Hop`] first.
-//! How does a webhook leave by the door that was chosen for it?
+//! How does a webhook leave from the source address that was chosen for it?
 
 use std::fmt;
 use std::future::{Future, poll_fn};

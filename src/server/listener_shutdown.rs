@@ -1,4 +1,4 @@
-//! The door that a listener is: open, or closing for good because the configuration does without it.
+//! The shutdown of one listener, which the configuration has no longer.
 //! May those who came in here ask for more?
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Just enough reading of Rust and Markdown for the house rules, without a parser.
+//! Just enough reading of Rust and Markdown for the architecture rules, without a parser.
 //! What does a file say outside its comments and strings, and which of our modules does it use?
 
 use std::fs;
@@ -25,7 +25,7 @@ impl File {
         path.split('/').map(str::to_owned).collect()
     }
 
-    pub(crate) fn room(&self) -> String {
+    pub(crate) fn top_module(&self) -> String {
         self.module().swap_remove(0)
     }
 
@@ -166,10 +166,10 @@ fn line_of(text: &str, at: usize) -> usize {
 }
 
 /// Fenced lines and inline code of a Markdown text.
-pub(crate) fn snippets(paper: &str) -> Vec<&str> {
+pub(crate) fn snippets(document: &str) -> Vec<&str> {
     let mut fenced = false;
     let mut found = Vec::new();
-    for line in paper.lines() {
+    for line in document.lines() {
         if line.trim_start().starts_with("```") {
             fenced = !fenced;
         } else if fenced {
