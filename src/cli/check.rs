@@ -24,7 +24,7 @@ use crate::sysexits;
 Run by root, it judges as the service's user whether files can be read and written: by default where the configuration stands
 below /etc/outgate and outgate.service is installed.
 
-Exit code 0: would be adopted, perhaps with warnings. 1: has problems, and be they in one tenant's keys. 2: wrong usage.")]
+Exit code 0: would be adopted, perhaps with warnings. 1: has problems, if only in one tenant's keys. 2: wrong usage.")]
 pub(super) struct Check {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]

@@ -136,9 +136,7 @@ fn explain(path: &Path, fault: &FileError) -> (String, String) {
         FileError::Missing => "write the path of a file that exists; `outgate keys new` makes a signing key".into(),
         FileError::PermissionDenied => {
             let path = path.display();
-            format!(
-                "let outgate's group read it, and its folders be passed: `chgrp outgate {path} && chmod 0640 {path}`"
-            )
+            format!("let the group outgate read it, and enter its folders: `chgrp outgate {path} && chmod 0640 {path}`")
         }
         _ => "write the path of a file that holds one secret".into(),
     };

@@ -80,8 +80,11 @@ fn outcome(refusal: &Refusal) -> BreakerOutcome {
 
 impl From<BreakerOpen> for Refusal {
     fn from(BreakerOpen { again_in }: BreakerOpen) -> Self {
-        Refusal::new(Code::TargetCircuitOpen, "the target has failed too often lately and is left alone for a while")
-            .retry_after(again_in)
+        Refusal::new(
+            Code::TargetCircuitOpen,
+            "the target failed too often: its circuit is open, and no delivery contacts it until it is tried again",
+        )
+        .retry_after(again_in)
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn check_tenant(client: &Client, tenant: Option<&TenantName>) -> Resu
 }
 
 pub(super) fn no_route(host: &Host) -> Refusal {
-    Refusal::new(Code::NoRoute, format!("no route takes this client and tenant to {host}"))
+    Refusal::new(Code::NoRoute, format!("no route matches {host} for this client, tenant and path"))
 }
 
 /// A tunnel may carry any path, so every route of the host has a say in it: see `Routes::choose_for_tunnel`.
@@ -179,7 +179,7 @@ impl From<AmbiguousPath> for Refusal {
         let detail = match fault {
             AmbiguousPath::DifferentRoute { reading, steps, has_route } => {
                 let reading: String = reading.chars().take(READING_SHOWN).collect();
-                let taken = if has_route { "another route takes" } else { "no route takes" };
+                let taken = if has_route { "another route matches" } else { "no route matches" };
                 format!("the path is ambiguous: with {steps} it is {reading:?}, which {taken}")
             }
             AmbiguousPath::TooManyReadings => {

@@ -114,7 +114,7 @@ fn judged<'p>(
     let Judgment { decided, outcome } = judge(plan, JudgeInput::question(method, Ok(ask.clone()), now), |_| {
         let client = plan.clients.get(client);
         let client =
-            client.ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not let in"))?;
+            client.ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not allowed"))?;
         known = Some(client);
         Ok(Authenticated { client, proof: None, signed: None }.into())
     });

@@ -109,7 +109,7 @@ impl RequestTarget {
         if scheme == Scheme::Http && route.plaintext != PlaintextPolicy::Allow {
             return Err(Refusal::new(
                 Code::PlaintextForbidden,
-                "the route takes no plaintext http: ask for https, or send Outgate-TLS: 1",
+                "the route does not allow plaintext http: use an https URL, or send Outgate-TLS: 1",
             ));
         }
         Ok(Target { scheme, host: self.host.clone(), port: self.port.unwrap_or(scheme.default_port()) })

@@ -308,7 +308,8 @@ impl Drop for InspectedTunnel {
 
 /// Why a tunnel that was open has been closed, for its record: the client hears no more of us.
 fn cut(cause: impl ToString) -> Refusal {
-    Refusal::new(Code::TunnelForbidden, "the tunnel is for TLS with the host of its CONNECT").with_cause(cause)
+    Refusal::new(Code::TunnelForbidden, "the client sent something other than TLS with the host of its CONNECT")
+        .with_cause(cause)
 }
 
 /// Tells a client that rejects the certificate from one that means another host.

@@ -151,10 +151,14 @@ impl PendingRollback {
             let (folder, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
             resolve(self.home(), path)?;
             let path = &resolve(self.home(), folder)?.join(name);
-            let keeps = saved_name(path, None)?;
-            match fs::rename(path, &keeps) {
-                Err(fault) if fault.kind() != io::ErrorKind::NotFound => return Err(fault),
-                renamed => saved.extend(renamed.ok().map(|()| keeps)),
+            match fs::read(path) {
+                Ok(before) => {
+                    let keeps = saved_name(path, &before)?;
+                    fs::rename(path, &keeps)?;
+                    saved.push(keeps);
+                }
+                Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
+                Err(fault) => return Err(fault),
             }
             sync_folder(path.parent().unwrap_or(Path::new("/")))?;
         }
@@ -173,8 +177,10 @@ impl PendingRollback {
         let saved = match fs::read(path) {
             Ok(before) if before == text => return Ok(None),
             Ok(before) => {
-                let keeps = saved_name(path, Some(&before))?;
-                write_anew(&keeps, &before, &like)?;
+                let keeps = saved_name(path, &before)?;
+                let next = beside(path, "rollback-next");
+                write_anew(&next, &before, &like)?;
+                put_in_place(&next, &keeps)?;
                 Some(keeps)
             }
             Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
@@ -198,13 +204,13 @@ impl PendingRollback {
 }
 
 /// Returns the name under which what stands at `path` is kept: one that is free, or that keeps the same `content` already.
-fn saved_name(path: &Path, content: Option<&[u8]>) -> io::Result<PathBuf> {
+fn saved_name(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     for number in 1..=SAVED_MAX {
         let suffix = if number == 1 { String::new() } else { format!("-{number}") };
         let name = beside(path, &format!("before-rollback{suffix}"));
         match fs::read(&name) {
             Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(name),
-            Ok(kept) if content.is_some_and(|content| content == kept) => return Ok(name),
+            Ok(kept) if content == kept => return Ok(name),
             Ok(_) => {}
             Err(fault) => return Err(fault),
         }

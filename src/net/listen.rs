@@ -209,7 +209,7 @@ fn set_owner(path: &Path, group: Option<u32>, mode: Option<u32>) -> io::Result<(
     // The group first: a mode that lets the group in is for the new one.
     let group = group.unwrap_or_else(|| rustix::process::getegid().as_raw());
     lchown(path, None, Some(group)).map_err(|fault| {
-        let why = format!("cannot give it to group {group}, of which the process is no member: {fault}");
+        let why = format!("cannot change its group to {group}: the process is not a member: {fault}");
         io::Error::new(fault.kind(), why)
     })?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode.unwrap_or(UNIX_MODE)))

@@ -25,7 +25,10 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
     let inspecting = config.routes.iter().find_map(|route| route.connect.as_ref().filter(inspects));
     match (&config.server.ca, inspecting) {
         (None, Some(connect)) => {
-            let problem = Problem::at(connect.span, "there is no authority to inspect tunnels in the name of");
+            let problem = Problem::at(
+                connect.span,
+                "`connect = \"inspect\"` needs an authority (`server.ca`), and there is none",
+            );
             let help = "add server.ca = { certificate = \"ca.pem\", key = \"ca.key\" }; `outgate ca new` makes them";
             problems.push(problem.help(help));
             None
@@ -36,7 +39,7 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
                 problems.push(Problem::warning(
                     WarningCode::Unused,
                     Some(ca.span),
-                    "no route inspects tunnels in the name of this authority",
+                    "no route has `connect = \"inspect\"`, so this authority is unused",
                 ));
             }
             authority(ca, now, problems)

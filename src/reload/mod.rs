@@ -232,8 +232,8 @@ impl Reloader {
         let line = what.clone();
         if self.runtime.configuration.drifts(what) {
             match line {
-                Some(line) => warn!("what is on disk is not what runs: {line}"),
-                None => info!("what is on disk is what runs again"),
+                Some(line) => warn!("the configuration on disk differs from the active one: {line}"),
+                None => info!("the configuration on disk is the active one again"),
             }
         }
     }
@@ -375,7 +375,7 @@ impl Reloader {
             for problem in &problems.lines {
                 error!("{problem}");
             }
-            error!("configuration not adopted: the one before stays in force");
+            error!("configuration not adopted: the active one stays");
             self.last_problems.clone_from(&problems.lines);
         }
         self.runtime.meters.config_drift.set(1);

@@ -24,7 +24,7 @@ use crate::sysexits;
 What differs is told by section and name and key; of secrets, only that they do. A running proxy takes up its files as soon as they
 change, unless it has `watch = false` in [server]: then there is a difference to see, and `outgate reload` makes it.
 
-Exit code 0: no difference. 1: differences. 78: would not be adopted; its problems are shown. 69: nobody to ask. Whether new listeners
+Exit code 0: no difference. 1: differences. 78: would not be adopted; its problems are shown. 69: outgate does not run. Whether new listeners
 can be opened is seen when they are.")]
 pub(in crate::cli) struct Diff {
     /// The configuration to compare with what runs; its admin.listen says where that is. Default: the file of what runs

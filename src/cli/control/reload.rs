@@ -18,7 +18,7 @@ use crate::sysexits;
   outgate reload
   outgate reload --admin unix:/run/outgate/admin.sock --json
 
-Exit code 0: in force, or it already was. 78: has problems, which are shown; what ran runs on. 69: nobody to ask.")]
+Exit code 0: it is active, or was already. 78: it has problems, which are shown; the active configuration stays. 69: outgate does not run.")]
 pub(in crate::cli) struct Reload {
     #[command(flatten)]
     which: ProxySelector,

@@ -33,10 +33,10 @@ use crate::sysexits;
   outgate rollback 41 --offline       # where outgate does not run
 
 Run it as root, or as who may write the configuration. The files that configuration had are written as they were; keys, certificates
-and lists are used as they are today. What stands in their places and is different is kept beside them, as .NAME.before-rollback, or -2, -3 … where that name is taken.
-However it is broken off, what starts or reloads is the one configuration or the other, never a part of each.
+and lists are used as they are today. Files that differ are kept beside them as .NAME.before-rollback, or -2, -3 … where that name is taken.
+If it is interrupted at any point, a start or reload reads one whole configuration, the old or the new one.
 
-Exit code 0: it is in force, or nothing would change. 1: --dry-run, and something would. 69: nobody to ask; nothing was written. 75:
+Exit code 0: it is in force, or nothing would change. 1: --dry-run, and something would. 69: outgate does not run; nothing was written. 75:
 another one is under way. 78: it would not be adopted today; nothing was written.")]
 pub(in crate::cli) struct Rollback {
     /// The number of the configuration, from `outgate history`
@@ -84,7 +84,7 @@ impl Rollback {
             return Ok(ExitCode::SUCCESS);
         }
         if self.dry_run {
-            differs.iter().for_each(|path| eprintln!("{} would be another", path.display()));
+            differs.iter().for_each(|path| eprintln!("{} would change", path.display()));
             eprintln!("{}, by a rollback to configuration {number}; nothing was written", count(&outcome));
             return Ok(ExitCode::FAILURE);
         }
@@ -110,7 +110,7 @@ impl Rollback {
             Err(AdminError::NotListening(_)) if self.dry_run || self.finish => return Ok(None),
             Err(unasked) => {
                 let code = unasked.say();
-                eprintln!("nothing was written: where outgate does not run, --offline writes without its word");
+                eprintln!("nothing was written: outgate does not run; --offline writes the files without asking it");
                 return Err(code);
             }
         };
@@ -280,7 +280,7 @@ fn finish_former(main: &Path) -> Result<(), ExitCode> {
 /// What is in force in the end; `taken`: as it was before the files were in their places.
 fn tell(sockets: &[AdminSocket], is_running: bool, taken: Option<ReloadOutcome>) -> Result<ExitCode, ExitCode> {
     if !is_running {
-        eprintln!("nobody was asked: what is on disk is in force from the next start or reload");
+        eprintln!("outgate was not asked: the configuration on disk is active from the next start or reload");
         return Ok(ExitCode::SUCCESS);
     }
     let outcome: ReloadOutcome = match (send(sockets, &AdminRequest::post("/reload", Vec::new())), taken) {

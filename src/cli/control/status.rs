@@ -14,7 +14,7 @@ use super::socket::{AdminRequest, send};
   outgate status
   outgate status --json | jq .configuration.number
 
-Exit code 0: it is ready, and nothing is wrong. 1: something is. 69: nobody to ask.")]
+Exit code 0: it is ready, and nothing is wrong. 1: something is. 69: outgate does not run.")]
 pub(in crate::cli) struct Status {
     #[command(flatten)]
     which: ProxySelector,

@@ -79,7 +79,7 @@ impl Send {
                 let valid = load_or_say(self.config.as_deref())?;
                 let client = self.sender.client(&valid.plan)?;
                 if valid.plan.clients.get(&client).is_none() {
-                    return Err(misused("anonymous clients are not let in: say --client NAME"));
+                    return Err(misused("anonymous clients are not allowed: name one with --client NAME"));
                 }
                 straight::send(valid, client, &errand)?
             }

@@ -47,7 +47,7 @@ fn settles(ask: &RequestTarget, route: &Route, instead: Option<&Arc<Route>>) -> 
 /// By what the first goes before the second, and that there are others.
 fn match_reason(candidates: &[(usize, Match<'_>)]) -> String {
     let [(host, best), (other_host, next), others @ ..] = candidates else {
-        return "no other route matches".to_owned();
+        return "the only route that matches".to_owned();
     };
     let by = if host != other_host {
         "by its host: the name itself goes before a wildcard, a longer wildcard before a shorter one, \"*\" comes last"

@@ -269,8 +269,7 @@ fn forgeable(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut V
     let Some(any) = written.hosts.iter().find(|host| host.value == "*") else { return };
     for signer in signers.iter().filter(|signer| signer.shares_a_secret()) {
         let message = format!("every receiver on this route has the secret of the signer {}", signer.name());
-        let help =
-            "whoever has it can forge for all others: a key_dir gives each tenant its own, a key pair shares none";
+        let help = "a tenant that has this key can sign in the name of every other: use a key_dir with a key for each tenant, or a scheme with key pairs";
         problems.push(Problem::warning(WarningCode::SharedSecret, Some(any.span), message).help(help));
     }
 }

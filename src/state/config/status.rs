@@ -266,9 +266,9 @@ impl ConfigStatus {
         let mut degraded = Vec::new();
         if let Some(rejected) = self.rejected() {
             let why = rejected.problems.first().map_or("", String::as_str);
-            degraded.push(format!("the configuration on disk is rejected, the one before stays in force: {why}"));
+            degraded.push(format!("the configuration on disk is rejected, and the active one stays: {why}"));
         } else if let Some(drift) = self.drift() {
-            degraded.push(format!("what is on disk is not what runs: {}", drift.what));
+            degraded.push(format!("the configuration on disk differs from the active one: {}", drift.what));
         }
         match self.rollback.load(Ordering::Relaxed) {
             0 => {}

@@ -290,7 +290,7 @@ impl Metrics {
         registry.register("circuits_opened", "How often a circuit opened", meters.circuits_opened.clone());
         registry.register("records_lost", "Delivery records that could not be written", meters.records_lost.clone());
         registry.register("log_lines_lost", "Log lines that stderr did not take", meters.log_lines_lost.clone());
-        registry.register("log_reopen_failed", "Whether records go to a former file", meters.log_reopen_failed.clone());
+        registry.register("log_reopen_failed", "1 if records go to the former file", meters.log_reopen_failed.clone());
         Self { registry, ..meters }
     }
 

@@ -151,7 +151,7 @@ fn the_route_is_named_with_its_reason_and_all_that_follows() {
 
     let (code, _, steps) = told(&["POST", "https://else.example/", "--client", "billing"]);
     assert_eq!(code, 0);
-    assert_eq!(step(&steps, "route"), "everybody: no other route matches");
+    assert_eq!(step(&steps, "route"), "everybody: the only route that matches");
     assert_eq!(step(&steps, "egress"), "pool turns, each in turn");
     assert_eq!(step(&steps, "sign"), "unsigned: the body streams");
 
@@ -194,7 +194,7 @@ const SIDES: [bool; 2] = [false, true];
 fn what_only_reports_is_told() {
     let (code, _, steps) = told(&["POST", "https://new.example/", "--client", "billing"]);
     assert_eq!((code, step(&steps, "shadow")), (0, "shadow would be taken, but only reports"), "{steps:?}");
-    assert_eq!(step(&steps, "route"), "everybody: no other route matches");
+    assert_eq!(step(&steps, "route"), "everybody: the only route that matches");
     let (_, _, steps) = told(&["POST", "http://new.example/", "--client", "billing"]);
     let expected = "shadow would be taken, but only reports, and would refuse it as plaintext_forbidden";
     assert_eq!(step(&steps, "shadow"), expected);

@@ -316,7 +316,7 @@ fn a_rollback_is_asked_about_and_one_at_a_time() {
         .arg("--state")
         .arg(left.scene.outgate.folder.path("state"));
     let (code, _, err) = said(&unasked.output().unwrap());
-    assert!(code == 69 && err.contains("--offline writes without its word"), "{code} {err}");
+    assert!(code == 69 && err.contains("--offline writes the files"), "{code} {err}");
     let held = restore::lock(&left.main).unwrap().unwrap();
     let (code, _, err) = said(&left.rollback(&["2"]).output().unwrap());
     assert!(code == 75 && err.contains("under way"), "{code} {err}");
@@ -432,7 +432,10 @@ fn what_is_on_disk_and_not_in_force_is_told_within_seconds() {
     write(&scene, &version(&scene, 1, false));
     metric(1);
     let ready = scene.outgate.admin("/readyz");
-    assert!(ready.status == 200 && ready.text().contains("what is on disk is not what runs: limits.of-1: added"));
+    assert!(
+        ready.status == 200
+            && ready.text().contains("the configuration on disk differs from the active one: limits.of-1: added")
+    );
     assert!(status(&scene)["drift"]["what"].as_str().unwrap().starts_with("limits.of-1"));
     write(&scene, &version(&scene, 2, false));
     metric(0);
@@ -443,7 +446,10 @@ fn what_is_on_disk_and_not_in_force_is_told_within_seconds() {
     assert_eq!(said(&run(&scene, &["reload"])).0, 0);
     metric(0);
     let count = |words: &str| scene.outgate.log.count(2, &[words]);
-    assert_eq!((count("what is on disk is not what runs"), count("is what runs again")), (2, 2));
+    assert_eq!(
+        (count("the configuration on disk differs from the active one"), count("is the active one again")),
+        (2, 2)
+    );
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Piped {
 
     fn lost_lines(&self) -> u64 {
         let metrics = self.admin("/metrics").text();
-        let count = metrics.lines().find_map(|line| line.strip_prefix("outgate_log_lines_lost "));
+        let count = metrics.lines().find_map(|line| line.strip_prefix("outgate_log_lines_lost_total "));
         count.unwrap().parse().unwrap()
     }
 }

@@ -26,12 +26,17 @@ fn free() -> SocketAddr {
     TcpListener::bind(SocketAddr::from((ip, 0))).unwrap().local_addr().unwrap()
 }
 
+/// Responses are awaited for longer than a busy machine takes to reload.
+fn patient(text: &str) -> String {
+    text.replace("response = \"5s\"", "response = \"30s\"")
+}
+
 fn listening(scene: &Scene, sockets: &str) -> String {
-    text(scene, "").replacen("listen = [\"127.0.0.1:0\"]", &format!("listen = [{sockets}]"), 1)
+    patient(&text(scene, "")).replacen("listen = [\"127.0.0.1:0\"]", &format!("listen = [{sockets}]"), 1)
 }
 
 fn scene() -> Scene {
-    scene_of(&asked)
+    scene_of(&|text| patient(&asked(text)))
 }
 
 #[test]
@@ -103,7 +108,7 @@ fn scene_with(reaction: Reaction) -> Scene {
     let pki = Pki::new();
     let good = Receiver::tls(pki.leaf(&["hook.example"]), reaction);
     let plain = Receiver::plain(ok());
-    let outgate = Outgate::run(folder(&pki), &asked(&config(&good, &plain, "")));
+    let outgate = Outgate::run(folder(&pki), &patient(&asked(&config(&good, &plain, ""))));
     Scene { pki, outgate, good, plain }
 }
 
@@ -209,7 +214,7 @@ fn addresses_that_are_taken_away_open_nothing_and_finish_what_they_have() {
     until_in_flight(&scene, 2);
 
     let start = Instant::now();
-    let told = reload(&scene, &text(&scene, "").replace("127.0.7.0/30", "127.0.8.0/30"));
+    let told = reload(&scene, &patient(&text(&scene, "")).replace("127.0.7.0/30", "127.0.8.0/30"));
     assert_eq!(
         told,
         "egress.default: ranges \"127.0.7.0/30\" removed\negress.default: ranges \"127.0.8.0/30\" added\n"

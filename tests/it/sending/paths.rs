@@ -84,7 +84,7 @@ fn a_path_whose_readings_lead_to_different_routes_is_malformed() {
         }
     }
     let problem = scene.post("hooks.example", "/webhooks/../admin/x").json();
-    let expected = "the path is ambiguous: with dot segments removed it is \"/admin/x\", which no route takes";
+    let expected = "the path is ambiguous: with dot segments removed it is \"/admin/x\", which no route matches";
     assert_eq!(problem["detail"], expected);
     let sent: Vec<_> = PATHS.iter().filter(|(_, refusal)| refusal.is_empty()).map(|(path, _)| *path).collect();
     let received: Vec<_> =

@@ -118,7 +118,7 @@ fn what_is_no_authority_is_a_problem() {
 
     let ca = |certificate: &str, key: &str| format!("ca = {{ certificate = {certificate:?}, key = {key:?} }}");
     for (ca, route, problem) in [
-        (String::new(), ROUTE, "there is no authority to inspect tunnels in the name of"),
+        (String::new(), ROUTE, "`connect = \"inspect\"` needs an authority (`server.ca`), and there is none"),
         (ca("leaf.pem", "leaf.key"), ROUTE, "the first certificate of leaf.pem may not sign others"),
         (ca("ca.pem", "other.key"), ROUTE, "the key and the certificate do not belong together"),
         (ca("ca.pem", "no.key"), ROUTE, "no private key that can sign stands there"),
@@ -129,6 +129,9 @@ fn what_is_no_authority_is_a_problem() {
         assert!(said.contains(problem), "{problem}:\n{said}");
     }
     let (code, said) = check(&folder, MADE, "");
-    assert!(said.contains("warning[unused]: no route inspects tunnels in the name of this authority"), "{said}");
+    assert!(
+        said.contains("warning[unused]: no route has `connect = \"inspect\"`, so this authority is unused"),
+        "{said}"
+    );
     assert_eq!(code, Some(0), "{said}");
 }
