@@ -123,6 +123,8 @@ impl Target {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                // Else a close may discard a response that still waits for an acknowledgement (Nagle).
+                stream.set_nodelay(true).unwrap();
                 count.fetch_add(1, Ordering::SeqCst);
                 let (tls, steps, waits) = (Arc::clone(&tls), steps.clone(), Arc::clone(&waits));
                 std::thread::spawn(move || {
