@@ -72,8 +72,8 @@ pub(super) struct FileContent {
     pub(super) seen: FileStat,
 }
 
-/// What a file or a folder looks like from outside: the same as before means the same content, once it is settled. By
-/// the time of the last change of its inode, which nobody can set back.
+/// What a file or a folder looks like from outside: the same as before means the same content, once it is settled. It
+/// includes the time of the last change of the inode (ctime), which no user can set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileStat {
     device: u64,

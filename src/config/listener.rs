@@ -96,7 +96,7 @@ pub(super) fn tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<
     let client_ca = table.one(reader, "client_ca", pem::certificates);
     let client_crls = table.many(reader, "client_crls", None, pem::revocation_lists).unwrap_or_default();
     if let (None, Some(crls)) = (table.get("client_ca"), table.get("client_crls").filter(|_| !client_crls.is_empty())) {
-        let problem = Problem::at(crls.span, "nobody's certificates could be revoked: there is no `client_ca`");
+        let problem = Problem::at(crls.span, "`client_crls` would revoke no certificate: there is no `client_ca`");
         reader.problems.push(problem.help("add client_ca, or leave client_crls out"));
     }
     Some(value.at(ListenerTls { certificate: certificate?, key: key?, client_ca, client_crls }))

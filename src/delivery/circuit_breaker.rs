@@ -82,7 +82,7 @@ impl From<BreakerOpen> for Refusal {
     fn from(BreakerOpen { again_in }: BreakerOpen) -> Self {
         Refusal::new(
             Code::TargetCircuitOpen,
-            "the target failed too often: its circuit is open, and no delivery contacts it until it is tried again",
+            "the target failed too often, and its circuit is open: retry after the time in Retry-After",
         )
         .retry_after(again_in)
     }

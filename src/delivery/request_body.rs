@@ -283,7 +283,7 @@ impl Body for LimitedBody {
         if let Some(Err(fault)) = &polled {
             let _ = self.progress.fault.set(*fault);
         }
-        // Nobody asks for more after the last byte of a known length.
+        // After the last byte of a known length, hyper does not poll the body again.
         if !matches!(polled, Some(Ok(_))) || self.body.is_end_stream() {
             self.progress.end();
         }

@@ -151,7 +151,7 @@ impl Expiry {
         match self.usage {
             CertificateUse::Ca => "clients need to trust the next one before: `outgate ca new`",
             CertificateUse::Roots | CertificateUse::ClientCa => {
-                "add the next one to the file, and take this one out when nobody needs it"
+                "add its successor to the file; remove this one when no peer uses it any more"
             }
             _ => "put a new one in its place: it is taken up at once",
         }

@@ -124,7 +124,7 @@ impl Runtime {
         self.sweep_connections();
     }
 
-    /// Frees plans that nobody holds any more, away from the threads that carry traffic.
+    /// Frees former plans that no delivery holds, on the config thread, which carries no traffic.
     pub fn sweep_retired(&self) {
         if self.retired.count() > 0 {
             let retired = Arc::clone(&self.retired);
@@ -150,7 +150,7 @@ impl Runtime {
         self.meters.reload_failed.set(0);
     }
 
-    /// Closes the idle connections to targets that nobody may use any more.
+    /// Closes idle connections that no delivery may reuse: too old, or from a source that left its pool.
     pub fn sweep_connections(&self) {
         let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
         let (pools, timeouts) = (&in_force.plan.pools, &in_force.plan.timeouts);

@@ -22,7 +22,7 @@ pub(super) struct Streams {
 /// The right to one stream, until it is dropped, and all of its upload.
 pub(super) struct StreamPermit {
     stream: Arc<OpenStreamGuard>,
-    /// Closed while nobody has a [`UploadPermit`].
+    /// Closed while no [`UploadPermit`] exists.
     uploading: watch::Sender<()>,
 }
 

@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(
             gap_after(&[(18, 0, true), (18, 1, false), (18, 2, false), (18, 3, false)]),
             None,
-            "nobody else knows"
+            "no other source is known to reach it"
         );
         let answer = &[(17, 0, true), (18, 1, false), (18, 2, false), (18, 3, true), (18, 4, false)];
         assert_eq!(gap_after(answer), None, "an answer takes it all back");

@@ -65,7 +65,7 @@ fn any_private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<Se
         }
         (None, _) if memchr::memmem::find(secret, b"ENCRYPTED").is_some() => Err(key_parse_error(
             "is encrypted",
-            "there is nobody to ask for a passphrase: `openssl pkey -in FILE -out FILE.plain`",
+            "outgate cannot ask for a passphrase; decrypt the key: `openssl pkey -in FILE -out FILE.plain`",
         )),
         (None, _) => Err(key_parse_error("has no private key in it", HELP)),
     }
