@@ -12,14 +12,14 @@ use crate::policy::Plan;
 use crate::policy::authn::{Authenticated, CLIENT_VALIDATION, PresentedCredentials, SignableRequest};
 use crate::state::Runtime;
 
-/// A signature is spent even if the webhook is then refused: whoever signs, signs anew.
+/// Identifies the client. A signature is used up even if the webhook is refused afterwards: the client signs each attempt.
 pub(super) fn authenticate<'p>(
     live: &Runtime,
     plan: &'p Plan,
     arrival: &ProxyRequest,
+    now: Timestamp,
     record: &mut Record,
 ) -> Result<Authenticated<'p>, Refusal> {
-    let now = Timestamp::now();
     let fields = &arrival.fields;
     let claim = PresentedCredentials {
         caller: &arrival.caller,

@@ -72,7 +72,7 @@ pub(super) struct Routed<'p> {
     pub(super) opens: Option<TunnelMode>,
 }
 
-/// Judges a request. `identify` is told the tenant that the request names.
+/// Judges a request. `authenticate` gets the tenant that the request names.
 pub(super) fn judge<'p>(
     plan: &'p Plan,
     subject: JudgeInput<'_>,
@@ -123,15 +123,11 @@ pub(super) fn judge_arrival<'p>(
     let ProxyRequest { method, fields, body, .. } = arrival;
     let ask = RequestTarget::read(arrival, record);
     let ask = live.refuse_when_draining(arrival.caller.listen.as_deref()).map_err(Refusal::from).and(ask);
-    let path = ask.as_ref().ok().filter(|_| method != Method::CONNECT).map(|ask| ask.path().to_owned());
-    let body_min = body.size_hint().lower();
-    let subject = JudgeInput {
-        request_target: ask,
-        head: Head { method, fields: Some(fields), body_min, now: Timestamp::now() },
-    };
+    let (body_min, now) = (body.size_hint().lower(), Timestamp::now());
+    let subject = JudgeInput { request_target: ask, head: Head { method, fields: Some(fields), body_min, now } };
     let Judgment { decided, outcome } = judge(plan, subject, |tenant| {
         record.for_tenant(tenant);
-        let known = authn::authenticate(live, plan, arrival, record)?;
+        let known = authn::authenticate(live, plan, arrival, now, record)?;
         let proof = known.proof.map_or(arrival.caller.unproven(), AuthMethod::as_str);
         record.client(known.client.name(), proof);
         Ok(known.into())
@@ -140,7 +136,7 @@ pub(super) fn judge_arrival<'p>(
         record.would_take(shadow, refused);
     }
     decided.route.into_iter().for_each(|route| record.route(route));
-    decided.target.iter().for_each(|target| record.target(target, path.as_deref()));
+    decided.target.into_iter().for_each(|target| record.route_target(target));
     if let Ok(JudgmentOutcome::Routed(Routed { route, opens: None, .. })) = &outcome
         && !route.signers.is_empty()
     {

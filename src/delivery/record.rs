@@ -188,6 +188,11 @@ impl Record {
     pub(super) fn target(&mut self, target: &Target, path: Option<&str>) {
         self.target = Some((target.clone(), path.map(str::to_owned)));
     }
+    /// The target as the route makes it. The path stays as it was read.
+    pub(super) fn route_target(&mut self, target: Target) {
+        let path = self.target.take().and_then(|(_, path)| path);
+        self.target = Some((target, path));
+    }
     pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
         self.signatures.extend(keys);
     }
