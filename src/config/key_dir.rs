@@ -17,6 +17,7 @@ use super::problem::{Problem, few};
 use super::read::{Reader, Value};
 use super::{Located, Secret};
 use crate::names::{KeyId, TenantName};
+#[cfg(any(test, fuzzing))]
 pub use name::key_files;
 
 /// A `key_dir` as it was found.

@@ -45,7 +45,9 @@ use crate::names::{ClientName, CredentialName, Host, LimitName, PoolName, Signer
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use declared::DeclaredSections;
 pub use files::StatFingerprint;
-pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder, key_files};
+#[cfg(any(test, fuzzing))]
+pub use key_dir::key_files;
+pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
 pub use keys::known as known_keys;
 pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol};
 pub use load::{LoadError, Loaded, builtin, load, load_after, load_in, load_over, parse};

@@ -173,6 +173,7 @@ fn means(named: Option<&str>, host: &Host, sni: SniRequirement) -> bool {
 }
 
 /// Any bytes at all: however they come, the same host is named.
+#[cfg(any(test, fuzzing))]
 pub fn hellos(data: &[u8]) {
     if let Ok(Some(named)) = parse_server_name(&mut Acceptor::default(), data) {
         let mut acceptor = Acceptor::default();

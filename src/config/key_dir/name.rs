@@ -57,6 +57,7 @@ fn period<'a>(stem: &'a str, word: &str) -> Result<(&'a str, Option<Timestamp>),
 }
 
 /// Any bytes at all: a key's id is a plain name, and it begins before it ends.
+#[cfg(any(test, fuzzing))]
 pub fn key_files(data: &[u8]) {
     let Ok(name) = std::str::from_utf8(data) else { return };
     if let Some(Ok(named)) = parse(name) {

@@ -32,6 +32,7 @@ use request::{RetryHead, for_http1, for_http2};
 pub use request::{head_size, list_size};
 use streams::{StreamPermit, Streams};
 use tap::{ConnObserver, TappedStream};
+#[cfg(any(test, fuzzing))]
 pub use trailer_filter::trailers;
 pub use upload::Upload;
 

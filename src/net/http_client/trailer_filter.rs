@@ -171,6 +171,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 }
 
 /// Any bytes come out the same however they arrive, and nothing but white space is removed.
+#[cfg(any(test, fuzzing))]
 pub fn trailers(data: &[u8]) {
     let run = |input: &[u8], step: usize| {
         let (mut trailers, mut out, mut rest) = (TrailerFilter::default(), Vec::new(), BytesMut::new());
