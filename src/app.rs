@@ -47,19 +47,19 @@ pub struct StartupConfig {
 pub fn run(start: StartupConfig) -> ExitCode {
     let soft_limit = fd_limit::raise_limit();
     let workers = start.config.server.workers;
-    let runtime = match runtime(workers) {
-        Ok(runtime) => runtime,
+    let tokio_runtime = match runtime(workers) {
+        Ok(tokio_runtime) => tokio_runtime,
         Err(fault) => return fail(sysexits::OS_ERROR, &format!("cannot start worker threads: {fault}")),
     };
     announce_descriptors(soft_limit, &start.plan);
-    let code = runtime.block_on(async {
+    let code = tokio_runtime.block_on(async {
         match Proxy::start(start).await {
             Ok(proxy) => proxy.until_told_to_stop().await,
             Err(StartError(code, why)) => fail(code, &why),
         }
     });
     // Work on a disk that hangs must not keep the process.
-    runtime.shutdown_background();
+    tokio_runtime.shutdown_background();
     code
 }
 
@@ -104,21 +104,21 @@ impl Proxy {
         let records = RecordDestination::open(&config.log.deliveries)
             .await
             .map_err(|fault| StartError(sysexits::CANNOT_CREATE, format!("cannot open the delivery log: {fault}")))?;
-        let in_force = ActiveConfig::new(plan, &config.resolver, None)
+        let active = ActiveConfig::new(plan, &config.resolver, None)
             .map_err(|fault| StartError(sysexits::CONFIG, format!("cannot resolve names: {fault}")))?;
-        let live = Arc::new(Runtime::new(in_force, Records::new(records)));
-        let (kept, first) = HistoryWriter::open(&config, &warnings, path.is_some(), &live).await;
-        live.configuration.adopt(first);
+        let runtime = Arc::new(Runtime::new(active, Records::new(records)));
+        let (kept, first) = HistoryWriter::open(&config, &warnings, path.is_some(), &runtime).await;
+        runtime.config_status.adopt(first);
         let connections = Connections::new();
-        let listeners = Arc::new(Listeners::new(Arc::clone(&live), connections.clone(), config.server.reuse_port));
+        let listeners = Arc::new(Listeners::new(Arc::clone(&runtime), connections.clone(), config.server.reuse_port));
         listeners.start(&config).map_err(|(listen, fault)| {
             StartError(sysexits::UNAVAILABLE, format!("cannot listen on {listen}: {fault}"))
         })?;
-        let addresses = live.configuration.listening().server.clone();
+        let addresses = runtime.config_status.listening().server.clone();
         let mut tasks = JoinSet::new();
-        tasks.spawn(upkeep::run(Arc::clone(&live)));
-        let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&live), Arc::clone(&listeners)));
-        Ok(Self { runtime: live, connections, tasks, listeners, reloader, signals, addresses })
+        tasks.spawn(upkeep::run(Arc::clone(&runtime)));
+        let reloader = path.map(|path| Reloader::new(path, config, kept, Arc::clone(&runtime), Arc::clone(&listeners)));
+        Ok(Self { runtime, connections, tasks, listeners, reloader, signals, addresses })
     }
 
     /// The delivery records so far, in the file that the configuration names.
@@ -130,7 +130,7 @@ impl Proxy {
     /// As a scraper reads them.
     pub fn metrics(&self) -> String {
         self.runtime.observe();
-        self.runtime.meters.render().0
+        self.runtime.metrics.render().0
     }
 
     /// Watches the configuration from now on; without a file there is nothing to watch.
@@ -154,8 +154,8 @@ impl Proxy {
             if let SignalAction::ReopenLogs = told {
                 continue;
             }
-            match self.runtime.desk.is_attended() {
-                true => self.runtime.desk.request(ReloadSource::Signal),
+            match self.runtime.reload_queue.is_attended() {
+                true => self.runtime.reload_queue.request(ReloadSource::Signal),
                 false => info!("no configuration file to reload: the built-in one is in force"),
             }
         }
@@ -165,7 +165,7 @@ impl Proxy {
     /// Listeners that another process takes over close. Elsewhere new requests are refused. Requests in flight finish, idle
     /// connections close, records are written out. A second TERM or INT ends the wait.
     pub async fn stop(mut self) -> ExitCode {
-        let within = self.runtime.in_force().plan.drain_timeout;
+        let within = self.runtime.active_config().plan.drain_timeout;
         let handed_over = self.listeners.hand_over();
         self.runtime.drain(&handed_over.listens);
         let newcomers = match handed_over.listens.is_empty() {
@@ -204,8 +204,8 @@ impl Proxy {
     }
 
     fn announce(&self) {
-        let (now, view, in_force) = (Timestamp::now(), self.runtime.sources.view(), self.runtime.in_force());
-        for (name, pool) in &in_force.plan.pools {
+        let (now, view, active) = (Timestamp::now(), self.runtime.sources.view(), self.runtime.active_config());
+        for (name, pool) in &active.plan.pools {
             let ranges = pool.in_force(now);
             let (configured, usable) = (crate::state::upstreams::sources::total(&ranges), view.count(&ranges));
             if usable == configured && usable > 0 {

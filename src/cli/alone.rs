@@ -54,13 +54,13 @@ pub(super) fn misused(why: &str) -> ExitCode {
 }
 
 /// Runs `work` beside what a proxy with this configuration would have.
-pub(super) fn with_live<T>(valid: ValidConfig, work: impl AsyncFnOnce(&Arc<Runtime>) -> T) -> Result<T, ExitCode> {
+pub(super) fn with_runtime<T>(valid: ValidConfig, work: impl AsyncFnOnce(&Arc<Runtime>) -> T) -> Result<T, ExitCode> {
     runtime()?.block_on(async {
-        let in_force = ActiveConfig::new(valid.plan, &valid.config.resolver, None)
+        let active = ActiveConfig::new(valid.plan, &valid.config.resolver, None)
             .map_err(|fault| failed(sysexits::CONFIG, &format!("cannot resolve names: {fault}")))?;
-        let live = Arc::new(Runtime::new(in_force, Records::kept()));
-        live.sources.listening(listeners(&valid.config));
-        Ok(work(&live).await)
+        let runtime = Arc::new(Runtime::new(active, Records::kept()));
+        runtime.sources.listening(listeners(&valid.config));
+        Ok(work(&runtime).await)
     })
 }
 

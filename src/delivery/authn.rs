@@ -14,7 +14,7 @@ use crate::state::Runtime;
 
 /// Identifies the client. A signature is used up even if the webhook is refused afterwards: the client signs each attempt.
 pub(super) fn authenticate<'p>(
-    live: &Runtime,
+    runtime: &Runtime,
     plan: &'p Plan,
     arrival: &ProxyRequest,
     now: Timestamp,
@@ -32,7 +32,7 @@ pub(super) fn authenticate<'p>(
             has_body: !arrival.body.is_end_stream(),
         },
     };
-    let proven = prove(live, plan, &claim, now);
+    let proven = prove(runtime, plan, &claim, now);
     match proven {
         Ok(_) => arrival.caller.set_identified(),
         Err(_) => record.claimed(plan.clients.claimed(&claim)),
@@ -41,7 +41,7 @@ pub(super) fn authenticate<'p>(
 }
 
 fn prove<'p>(
-    live: &Runtime,
+    runtime: &Runtime,
     plan: &'p Plan,
     claim: &PresentedCredentials<'_>,
     now: Timestamp,
@@ -49,7 +49,7 @@ fn prove<'p>(
     plan.listener.judge_held(&claim.caller.certificate, claim.caller.listen.as_deref(), now)?;
     let known = plan.clients.authenticate(claim, now)?;
     if let Some(signed) = &known.signed {
-        live.replay.check_and_record(known.client.name(), &signed.once, now)?;
+        runtime.replay_cache.check_and_record(known.client.name(), &signed.once, now)?;
     }
     Ok(known)
 }

@@ -10,27 +10,27 @@ use crate::state::upstreams::breaker::{BreakerKey, UpstreamAttempt, UpstreamFail
 
 /// Refuses a delivery to a target whose circuit is open, before anything is spent on it: no token of a limit, no memory
 /// for its body, no wait.
-pub(super) fn check(live: &Runtime, in_force: &ActiveConfig, key: &BreakerKey) -> Result<(), Refusal> {
-    if in_force.plan.fuse.is_none() {
+pub(super) fn check(runtime: &Runtime, active: &ActiveConfig, key: &BreakerKey) -> Result<(), Refusal> {
+    if active.plan.fuse.is_none() {
         return Ok(());
     }
-    Ok(live.circuits.check(key)?)
+    Ok(runtime.circuit_breakers.check(key)?)
 }
 
 /// Begins the attempt, just before it contacts the target: a delivery that waits for its limits or for its client's body
 /// keeps no other from probing. `None`: this configuration has no circuits.
 pub(super) fn begin(
-    live: &Runtime,
-    in_force: &ActiveConfig,
+    runtime: &Runtime,
+    active: &ActiveConfig,
     key: BreakerKey,
 ) -> Result<Option<UpstreamAttempt>, Refusal> {
-    let Some(fuse) = in_force.plan.fuse else { return Ok(None) };
-    Ok(Some(live.circuits.begin(key, fuse)?))
+    let Some(fuse) = active.plan.fuse else { return Ok(None) };
+    Ok(Some(runtime.circuit_breakers.begin(key, fuse)?))
 }
 
 /// Counts what this says of the target; what failed for other reasons says nothing. `success`: what `Ok` shows.
 pub(super) fn observe<T>(
-    live: &Runtime,
+    runtime: &Runtime,
     attempt: Option<UpstreamAttempt>,
     success: UpstreamSuccess,
     reached: &Result<T, Refusal>,
@@ -41,7 +41,7 @@ pub(super) fn observe<T>(
         Err(BreakerOutcome::Responded) => attempt.succeeded(UpstreamSuccess::Response),
         Err(BreakerOutcome::Failure(failure, code)) => {
             if attempt.failed(failure, code) {
-                live.meters.circuits_opened.inc();
+                runtime.metrics.circuits_opened.inc();
             }
         }
         Err(BreakerOutcome::Unknown) => {}

@@ -37,8 +37,8 @@ pub(super) const LARGE_HEAD: &str = "large_request_head";
 
 /// What a connection for this delivery may be.
 pub(super) struct UpstreamConnector<'a> {
-    pub(super) live: &'a Runtime,
-    pub(super) in_force: &'a ActiveConfig,
+    pub(super) runtime: &'a Runtime,
+    pub(super) active: &'a ActiveConfig,
     pub(super) route: &'a Route,
     pub(super) target: &'a Target,
     /// Its connections and TLS sessions are nobody else's.
@@ -56,11 +56,13 @@ impl UpstreamConnector<'_> {
     pub(super) async fn open(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
         let may_serve = |connection: &Connection| {
             // Connections of before the target has demanded HTTP/1.1 do not count either.
-            let is_version_fit = connection.http() != "2" || !self.live.http1_only.contains(self.target);
+            let is_version_fit = connection.http() != "2" || !self.runtime.http1_only.contains(self.target);
             self.hops.contains(&connection.hop()) && is_version_fit
         };
         for from in self.chosen_sources() {
-            if let Some(lease) = self.live.reuse.acquire(&self.key_from(from), &self.route.timeouts, may_serve).await {
+            if let Some(lease) =
+                self.runtime.connection_pool.acquire(&self.key_from(from), &self.route.timeouts, may_serve).await
+            {
                 record.set_connection(&lease, true);
                 return Ok(lease);
             }
@@ -90,7 +92,7 @@ impl UpstreamConnector<'_> {
         record: &mut Record,
     ) -> Result<(MaybeTlsStream, HandshakeInfo), TlsError> {
         record.begin(Step::Tls);
-        let terms = self.in_force.tls_terms(&self.route.trust);
+        let terms = self.active.tls_terms(&self.route.trust);
         let deadline = Instant::now() + self.remaining_timeout(self.route.timeouts.tls, Duration::ZERO);
         let shaken = tls::handshake(socket, &terms, self.tenant, &self.target.host, offer, deadline).await;
         record.step(Step::Tls);
@@ -108,14 +110,14 @@ impl UpstreamConnector<'_> {
     /// A new connection by one of these hops, with nothing said on it.
     pub(super) async fn connect(&self, hops: &[Hop], record: &mut Record) -> Result<DialledSocket, DialError> {
         let timeout = self.remaining_timeout(self.route.timeouts.connect, Duration::ZERO);
-        dial(self.live, &self.target.host, self.tenant, hops, timeout, record).await
+        dial(self.runtime, &self.target.host, self.tenant, hops, timeout, record).await
     }
 
     /// A new connection, which other deliveries may use, too.
     async fn dial(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
         let connection = self.dial_new(record).await?;
         let (key, idle) = (self.key_from(connection.hop().from()), self.route.timeouts.idle);
-        let lease = ConnectionPool::lease(&self.live.reuse, key, connection, idle);
+        let lease = ConnectionPool::lease(&self.runtime.connection_pool, key, connection, idle);
         record.set_connection(&lease, false);
         Ok(lease)
     }
@@ -123,8 +125,11 @@ impl UpstreamConnector<'_> {
     /// A new connection for this delivery alone.
     async fn dial_dedicated(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
         let connection = self.dial_new(record).await?;
-        let lease =
-            ConnectionPool::lease_dedicated(&self.live.reuse, self.key_from(connection.hop().from()), connection);
+        let lease = ConnectionPool::lease_dedicated(
+            &self.runtime.connection_pool,
+            self.key_from(connection.hop().from()),
+            connection,
+        );
         record.set_connection(&lease, false);
         Ok(lease)
     }
@@ -136,8 +141,11 @@ impl UpstreamConnector<'_> {
         let (wire, proof) = match self.target.scheme {
             Scheme::Http => (dialled.socket.into_plaintext(), None),
             Scheme::Https => {
-                let offer =
-                    if self.live.http1_only.contains(self.target) { AlpnOffer::Http1 } else { AlpnOffer::Http2OrHttp1 };
+                let offer = if self.runtime.http1_only.contains(self.target) {
+                    AlpnOffer::Http1
+                } else {
+                    AlpnOffer::Http2OrHttp1
+                };
                 let (wire, proof) = self.handshake(dialled.socket, offer, record).await?;
                 (wire, Some(proof))
             }
@@ -213,19 +221,19 @@ impl UpstreamConnector<'_> {
                 }
             };
             if lease.requires_http1() {
-                self.live.http1_only.remember(self.target);
+                self.runtime.http1_only.remember(self.target);
             }
             let is_oversized = head > lease.request_head_max();
             match sent {
                 Ok(response) => {
                     record.responded(response.status());
-                    self.live.reach.responded(lease.hop().from());
+                    self.runtime.source_health.responded(lease.hop().from());
                     lease.observe_keep_alive(response.headers());
                     return Ok(response);
                 }
                 Err(SendError::Malformed(violation)) => {
                     lease.end_exchange(); // only its stream has ended
-                    self.live.reach.responded(lease.hop().from());
+                    self.runtime.source_health.responded(lease.hop().from());
                     return Err(errors::malformed_response(violation, self.route.response_head_max));
                 }
                 Err(SendError::Lost(fault)) => {
@@ -247,7 +255,7 @@ impl UpstreamConnector<'_> {
                 }
                 Err(SendError::Unprocessed { reason: why, request: returned }) => {
                     if why == Unprocessed::RequiresHttp1 {
-                        self.live.http1_only.remember(self.target); // and nothing new goes over this connection
+                        self.runtime.http1_only.remember(self.target); // and nothing new goes over this connection
                     } else {
                         lease.end_exchange();
                     }
@@ -363,7 +371,7 @@ fn returned_oversized(head: usize, lease: &PooledConnection) -> Refusal {
 
 /// Dials one of the hops, and records what the attempts say of their sources.
 pub(super) async fn dial(
-    live: &Runtime,
+    runtime: &Runtime,
     host: &Host,
     tenant: Option<&TenantName>,
     hops: &[Hop],
@@ -374,10 +382,10 @@ pub(super) async fn dial(
     let dialling = dial::dial(hops, Instant::now() + timeout).await;
     record.dialled(&dialling);
     for source in dialling.unusable {
-        live.sources.refused(source);
+        runtime.sources.refused(source);
     }
     let answered = dialling.outcome.as_ref().ok().map(|dialled| dialled.hop);
-    live.reach.observe_dial(host, tenant, answered, &dialling.unanswered);
+    runtime.source_health.observe_dial(host, tenant, answered, &dialling.unanswered);
     dialling.outcome
 }
 

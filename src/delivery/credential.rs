@@ -43,19 +43,19 @@ impl TargetCredential {
 
     /// A token that the target does not take is not shown again. The webhook is not sent again, either: its answer is
     /// the client's.
-    pub(super) fn observe_response(&self, answer: &Response<Incoming>, live: &Runtime) {
+    pub(super) fn observe_response(&self, answer: &Response<Incoming>, runtime: &Runtime) {
         if let Some((key, token)) = &self.token
             && refuses_token(answer.status(), answer.headers())
         {
-            live.tokens.refused(key, token);
+            runtime.tokens.refused(key, token);
         }
     }
 }
 
 /// What the route's target is shown; `None` where the route has no credential.
 pub(super) async fn obtain(
-    live: &Arc<Runtime>,
-    in_force: &Arc<ActiveConfig>,
+    runtime: &Arc<Runtime>,
+    active: &Arc<ActiveConfig>,
     route: &Arc<Route>,
     tenant: Option<&TenantName>,
     record: &mut Record,
@@ -75,24 +75,24 @@ pub(super) async fn obtain(
         tenant: tenant.filter(|_| route.is_for_tenants).cloned(),
     };
     record.begin(Step::Token);
-    let token = token(live, in_force, route, oauth2, &key).await.map_err(|failed| to_refusal(&failed, record))?;
+    let token = token(runtime, active, route, oauth2, &key).await.map_err(|failed| to_refusal(&failed, record))?;
     record.step(Step::Token);
     Ok(Some(TargetCredential { name, value: token.value(), token: Some((key, token)) }))
 }
 
 async fn token(
-    live: &Arc<Runtime>,
-    in_force: &Arc<ActiveConfig>,
+    runtime: &Arc<Runtime>,
+    active: &Arc<ActiveConfig>,
     route: &Arc<Route>,
     oauth2: &Arc<OAuth2>,
     key: &TokenKey,
 ) -> Result<AccessToken, FetchFailure> {
     loop {
-        let (found, errand) = live.tokens.find(key);
+        let (found, errand) = runtime.tokens.find(key);
         if let Some(errand) = errand {
             // A task of its own: whoever asked first may hang up, and others wait for the same token.
             let errand =
-                run_fetch(Arc::clone(live), Arc::clone(in_force), Arc::clone(route), Arc::clone(oauth2), errand);
+                run_fetch(Arc::clone(runtime), Arc::clone(active), Arc::clone(route), Arc::clone(oauth2), errand);
             tokio::spawn(errand);
         }
         match found {
@@ -132,15 +132,15 @@ fn to_refusal(failed: &FetchFailure, record: &mut Record) -> Refusal {
 }
 
 async fn run_fetch(
-    live: Arc<Runtime>,
-    in_force: Arc<ActiveConfig>,
+    runtime: Arc<Runtime>,
+    active: Arc<ActiveConfig>,
     route: Arc<Route>,
     oauth2: Arc<OAuth2>,
     errand: FetchGuard,
 ) {
-    let fetched = fetch(&live, &in_force, &route, &oauth2, errand.tenant()).await;
+    let fetched = fetch(&runtime, &active, &route, &oauth2, errand.tenant()).await;
     let result = fetched.as_ref().map_or_else(|failed| failed.refusal.code.name(), |_| "granted");
-    live.meters.token_request(&oauth2.credential, result);
+    runtime.metrics.token_request(&oauth2.credential, result);
     match fetched {
         Ok(grant) => errand.granted(grant),
         Err(failed) => errand.failed(Arc::new(failed)),
@@ -149,14 +149,14 @@ async fn run_fetch(
 
 /// Bounded by the route's timeouts: each for its step, and the total, which no delivery's end sets here.
 async fn fetch(
-    live: &Arc<Runtime>,
-    in_force: &ActiveConfig,
+    runtime: &Arc<Runtime>,
+    active: &ActiveConfig,
     route: &Route,
     oauth2: &OAuth2,
     tenant: Option<&TenantName>,
 ) -> Result<Grant, TokenFetchError> {
-    let mut record = Record::for_internal_request(live);
-    let asked = timeout(route.timeouts.total, request_token(live, in_force, route, oauth2, tenant, &mut record)).await;
+    let mut record = Record::for_internal_request(runtime);
+    let asked = timeout(route.timeouts.total, request_token(runtime, active, route, oauth2, tenant, &mut record)).await;
     let late = || Refusal::new(Code::ResponseTimeout, "it was not there within the total timeout");
     asked.unwrap_or_else(|_| Err(late())).map_err(|refusal| TokenFetchError {
         refusal: refusal.of_token_endpoint(&oauth2.endpoint),
@@ -166,8 +166,8 @@ async fn fetch(
 
 /// The steps of a webhook, for a request of our own.
 async fn request_token(
-    live: &Arc<Runtime>,
-    in_force: &ActiveConfig,
+    runtime: &Arc<Runtime>,
+    active: &ActiveConfig,
     route: &Route,
     oauth2: &OAuth2,
     tenant: Option<&TenantName>,
@@ -175,10 +175,10 @@ async fn request_token(
 ) -> Result<Grant, Refusal> {
     let target = &oauth2.endpoint;
     // Its port is open because the operator has written it.
-    in_force.plan.guard.judge_name(target, &[target.port], false)?;
-    let hops = steps::plan_hops(live, in_force, route, tenant, target, record).await?;
+    active.plan.guard.judge_name(target, &[target.port], false)?;
+    let hops = steps::plan_hops(runtime, active, route, tenant, target, record).await?;
     let passage =
-        UpstreamConnector { live, in_force, route, target, tenant, client: None, hops, started: record.started() };
+        UpstreamConnector { runtime, active, route, target, tenant, client: None, hops, started: record.started() };
     let lease = passage.open(record).await?;
     let deadline = Instant::now() + route.timeouts.response;
     let request = SignedRequest { request: oauth2.request().map(Upload::whole), progress: None, interim: None };

@@ -63,13 +63,13 @@ pub fn explain(plan: &Plan, question: &ExplainRequest<'_>, own: &LocalAddresses)
 }
 
 /// The same by the plan in force, with what the proxy knows at this moment.
-pub fn explain_now(live: &Runtime, question: &ExplainRequest<'_>) -> Explanation {
-    let in_force = live.in_force();
-    let (mut explained, routed) = routed(&in_force.plan, question, &live.sources.own());
+pub fn explain_now(runtime: &Runtime, question: &ExplainRequest<'_>) -> Explanation {
+    let active = runtime.active_config();
+    let (mut explained, routed) = routed(&active.plan, question, &runtime.sources.own());
     // A request that is refused before comes to no limit.
     let Some(routed) = routed else { return explained };
     let current_state::Now { lines, not_admitted, no_egress } =
-        current_state::now(live, &in_force.plan, question, &routed);
+        current_state::now(runtime, &active.plan, question, &routed);
     explained.lines.extend(lines);
     // In the order of a delivery: the configuration's own refusal comes from the pool or the guard.
     explained.refusal = not_admitted.or(explained.refusal).or(no_egress);

@@ -115,19 +115,19 @@ fn decide<'p>(
 
 /// Judges a request that has arrived, and records what was decided.
 pub(super) fn judge_arrival<'p>(
-    live: &Runtime,
+    runtime: &Runtime,
     plan: &'p Plan,
     arrival: &ProxyRequest,
     record: &mut Record,
 ) -> Result<JudgmentOutcome<'p>, Refusal> {
     let ProxyRequest { method, fields, body, .. } = arrival;
     let ask = RequestTarget::read(arrival, record);
-    let ask = live.refuse_when_draining(arrival.caller.listen.as_deref()).map_err(Refusal::from).and(ask);
+    let ask = runtime.refuse_when_draining(arrival.caller.listen.as_deref()).map_err(Refusal::from).and(ask);
     let (body_min, now) = (body.size_hint().lower(), Timestamp::now());
     let subject = JudgeInput { request_target: ask, head: Head { method, fields: Some(fields), body_min, now } };
     let Judgment { decided, outcome } = judge(plan, subject, |tenant| {
         record.for_tenant(tenant);
-        let known = authn::authenticate(live, plan, arrival, now, record)?;
+        let known = authn::authenticate(runtime, plan, arrival, now, record)?;
         let proof = known.proof.map_or(arrival.caller.unproven(), AuthMethod::as_str);
         record.client(known.client.name(), proof);
         Ok(known.into())

@@ -77,13 +77,13 @@ pub type InterimCallback = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 
 /// One webhook, from arrival to answer. Everything it needs to know was decided when it started: a reload does not
 /// touch it.
-pub async fn deliver(live: &Arc<Runtime>, arrival: ProxyRequest) -> Response<ResponseBody> {
+pub async fn deliver(runtime: &Arc<Runtime>, arrival: ProxyRequest) -> Response<ResponseBody> {
     let started = Instant::now();
-    let in_force = live.in_force();
-    let mut record = Box::new(Record::open(live, Some(&arrival.method), &arrival.caller));
+    let active = runtime.active_config();
+    let mut record = Box::new(Record::open(runtime, Some(&arrival.method), &arrival.caller));
     webhook::own_id(&arrival.fields).into_iter().for_each(|id| record.webhook_id(id));
-    let pseudonym = &in_force.plan.name;
-    let routed = match judge_arrival(live, &in_force.plan, &arrival, &mut record) {
+    let pseudonym = &active.plan.name;
+    let routed = match judge_arrival(runtime, &active.plan, &arrival, &mut record) {
         Ok(JudgmentOutcome::Routed(routed)) => routed,
         Ok(JudgmentOutcome::LocalOptions) => return response::options(record, pseudonym),
         Err(refusal) => return response::refuse(refusal, record, pseudonym),
@@ -92,7 +92,7 @@ pub async fn deliver(live: &Arc<Runtime>, arrival: ProxyRequest) -> Response<Res
     let method = arrival.method.clone();
     // Pinned where it is made: the state of a whole delivery is not copied into the timeout.
     let relayed = {
-        let relaying = pin!(relay(live, &in_force, arrival, routed, &mut record));
+        let relaying = pin!(relay(runtime, &active, arrival, routed, &mut record));
         tokio::time::timeout_at(deadline + TIMER_SLACK, relaying).await
     };
     match relayed {
@@ -121,8 +121,8 @@ struct Guards {
 
 /// The story from there on.
 async fn relay(
-    live: &Arc<Runtime>,
-    in_force: &Arc<ActiveConfig>,
+    runtime: &Arc<Runtime>,
+    active: &Arc<ActiveConfig>,
     arrival: ProxyRequest,
     routed: Routed<'_>,
     record: &mut Record,
@@ -130,41 +130,41 @@ async fn relay(
     let Routed { request_target: ask, client, body_check: pledge, route, target, .. } = routed;
     let tenant = ask.tenant.clone();
     let circuit = BreakerKey::of(route, &target, client, tenant.as_ref());
-    circuit_breaker::check(live, in_force, &circuit)?;
+    circuit_breaker::check(runtime, active, &circuit)?;
     // Limits first: a delivery that waits for its own limit takes no place among those in flight from others.
-    let permit = steps::acquire_limits(live, route, client, tenant.as_ref(), &target, record).await?;
-    let _pass = steps::acquire_slot(live, &in_force.plan, record).await?;
+    let permit = steps::acquire_limits(runtime, route, client, tenant.as_ref(), &target, record).await?;
+    let _pass = steps::acquire_slot(runtime, &active.plan, record).await?;
     // Timed before it is paced: the time that a limit takes is not the client's.
     let body = request_body::timed(arrival.body, route.timeouts.body);
     let arrival = ProxyRequest { body: throttle::inbound(body, permit.tolls()), ..arrival };
-    let shown = credential::obtain(live, in_force, route, tenant.as_ref(), record).await?;
+    let shown = credential::obtain(runtime, active, route, tenant.as_ref(), record).await?;
     record.begin(Step::ReadBody);
-    let mut webhook = Webhook::prepare(arrival, ask, target.clone(), route, pledge, &in_force.plan.name).await?;
+    let mut webhook = Webhook::prepare(arrival, ask, target.clone(), route, pledge, &active.plan.name).await?;
     record.step(Step::ReadBody);
 
     shown.iter().for_each(|shown| webhook.set_credential(shown.header()));
-    let attempt = circuit_breaker::begin(live, in_force, circuit)?;
+    let attempt = circuit_breaker::begin(runtime, active, circuit)?;
     let client = (route.client_connections == ClientConnections::Separate).then_some(client);
-    let reached = reach(live, in_force, route, (tenant.as_ref(), client), &target, webhook, record).await;
-    circuit_breaker::observe(live, attempt, UpstreamSuccess::Response, &reached);
+    let reached = reach(runtime, active, route, (tenant.as_ref(), client), &target, webhook, record).await;
+    circuit_breaker::observe(runtime, attempt, UpstreamSuccess::Response, &reached);
     let (lease, answer) = reached?;
-    shown.iter().for_each(|shown| shown.observe_response(&answer, live));
+    shown.iter().for_each(|shown| shown.observe_response(&answer, runtime));
     errors::final_answer(&answer, route.response_max, route.response_head_max)?;
     Ok(UpstreamResponse { lease, held: Guards { permit, _pass }, answer, limit: route.response_max })
 }
 
 /// The part of it that the target has a hand in.
 async fn reach(
-    live: &Arc<Runtime>,
-    in_force: &Arc<ActiveConfig>,
+    runtime: &Arc<Runtime>,
+    active: &Arc<ActiveConfig>,
     route: &Arc<Route>,
     (tenant, client): (Option<&TenantName>, Option<&ClientName>),
     target: &Target,
     webhook: Webhook,
     record: &mut Record,
 ) -> Result<(PooledConnection, Response<Incoming>), Refusal> {
-    let hops = steps::plan_hops(live, in_force, route, tenant, target, record).await?;
-    let passage = UpstreamConnector { live, in_force, route, target, tenant, client, hops, started: record.started() };
+    let hops = steps::plan_hops(runtime, active, route, tenant, target, record).await?;
+    let passage = UpstreamConnector { runtime, active, route, target, tenant, client, hops, started: record.started() };
     let lease = passage.open(record).await?;
     let sealed = webhook.sign(route, Timestamp::now(), record)?;
     record.step(Step::Sign);
@@ -175,28 +175,28 @@ async fn reach(
 
 /// Refuses what a server could not read as a request. `asked`: the method and target, where these at least were read.
 pub fn refuse_unread(
-    live: &Arc<Runtime>,
+    runtime: &Arc<Runtime>,
     caller: &Caller,
     asked: Option<&(Method, String)>,
     (status, detail): (StatusCode, &str),
 ) -> Response<ResponseBody> {
-    let mut record = Box::new(Record::open(live, asked.map(|(method, _)| method), caller));
+    let mut record = Box::new(Record::open(runtime, asked.map(|(method, _)| method), caller));
     if let Some((method, target)) = asked {
         RequestTarget::record(method, target, &mut record);
     }
-    response::refuse(Refusal::malformed(detail).status(status), record, &live.in_force().plan.name)
+    response::refuse(Refusal::malformed(detail).status(status), record, &runtime.active_config().plan.name)
 }
 
 /// Refuses TLS on a listener that speaks plain HTTP.
-pub fn refuse_tls(live: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
-    let record = Box::new(Record::open(live, None, caller));
+pub fn refuse_tls(runtime: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
+    let record = Box::new(Record::open(runtime, None, caller));
     let detail = "this listener speaks plaintext, and the client began with TLS: write http:// for the proxy's URL";
-    response::refuse(Refusal::malformed(detail).with_details("tls"), record, &live.in_force().plan.name)
+    response::refuse(Refusal::malformed(detail).with_details("tls"), record, &runtime.active_config().plan.name)
 }
 
 /// Refuses a request in plain HTTP on a listener that speaks TLS.
-pub fn refuse_plaintext(live: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
-    let record = Box::new(Record::open(live, None, caller));
+pub fn refuse_plaintext(runtime: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
+    let record = Box::new(Record::open(runtime, None, caller));
     let detail = "this port speaks TLS, and the request came in plaintext: connect to the proxy by https://";
-    response::refuse(Refusal::malformed(detail).with_details("plaintext"), record, &live.in_force().plan.name)
+    response::refuse(Refusal::malformed(detail).with_details("plaintext"), record, &runtime.active_config().plan.name)
 }

@@ -70,16 +70,16 @@ pub struct ProbeHandshake {
 
 /// Route, guard, resolver, pool and trust are the configuration's own; each hop is dialled and each handshake made by the
 /// code that deliveries use. Only sessions are not resumed: what a target shows to one address says nothing of another.
-pub async fn probe(live: &Runtime, asked: &ProbeRequest<'_>) -> Result<ProbeReport, Refusal> {
-    let in_force = live.in_force();
-    let (target, route) = settle(&in_force, asked)?;
+pub async fn probe(runtime: &Runtime, asked: &ProbeRequest<'_>) -> Result<ProbeReport, Refusal> {
+    let active = runtime.active_config();
+    let (target, route) = settle(&active, asked)?;
     let start = Clock::now();
     let families = route.pool.families(Timestamp::now());
-    let answers = in_force.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
+    let answers = active.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
     let resolved = start.elapsed();
-    let cleared = in_force.plan.guard.clear(&target, &answers.addresses, &live.sources.own())?;
+    let cleared = active.plan.guard.clear(&target, &answers.addresses, &runtime.sources.own())?;
     let now = Timestamp::now();
-    let usable = live.sources.view().of(&route.pool.in_force(now));
+    let usable = runtime.sources.view().of(&route.pool.in_force(now));
     let survey = egress::survey(&route.pool, &cleared, &usable, asked.most, now)?;
     let met = try_all(&survey.hops, &route, &target, asked.tenant).await;
     let gaps = gaps(&target, &survey, &met);
@@ -87,8 +87,8 @@ pub async fn probe(live: &Runtime, asked: &ProbeRequest<'_>) -> Result<ProbeRepo
     Ok(ProbeReport { target, route, addresses, resolved, survey, met, gaps })
 }
 
-fn settle(in_force: &ActiveConfig, asked: &ProbeRequest<'_>) -> Result<(Target, Route), Refusal> {
-    let plan = &in_force.plan;
+fn settle(active: &ActiveConfig, asked: &ProbeRequest<'_>) -> Result<(Target, Route), Refusal> {
+    let plan = &active.plan;
     let ask = RequestTarget::of(&Method::POST, asked.url, asked.tenant.cloned());
     let subject = JudgeInput::question(&Method::POST, ask, Timestamp::now());
     // Nothing is sent, so an unknown client is not refused: its route is that of the clients that no route names.

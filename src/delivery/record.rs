@@ -32,7 +32,7 @@ pub(super) use token_endpoint::TokenEndpointEvidence;
 pub(super) struct Record {
     /// `false`: of a request of our own, which leaves no line.
     is_written: bool,
-    live: Arc<Runtime>,
+    runtime: Arc<Runtime>,
     timer: StepTimer,
     request_id: String,
     peer: Option<IpAddr>,
@@ -102,12 +102,12 @@ impl RequestBytes {
 }
 
 impl Record {
-    pub(super) fn open(live: &Arc<Runtime>, method: Option<&Method>, caller: &Caller) -> Self {
+    pub(super) fn open(runtime: &Arc<Runtime>, method: Option<&Method>, caller: &Caller) -> Self {
         Self {
             is_written: true,
-            live: Arc::clone(live),
+            runtime: Arc::clone(runtime),
             timer: StepTimer::start(),
-            request_id: live.next_request_id(),
+            request_id: runtime.next_request_id(),
             peer: caller.address,
             method: method.cloned(),
             client: None,
@@ -140,8 +140,8 @@ impl Record {
 
     /// What a request of our own goes by, beside the delivery that needs it: nothing of it is written, and nothing counted
     /// but what would be refused, which nobody else would notice before it is.
-    pub(super) fn for_internal_request(live: &Arc<Runtime>) -> Self {
-        let mut record = Self::open(live, None, &Caller::default());
+    pub(super) fn for_internal_request(runtime: &Arc<Runtime>) -> Self {
+        let mut record = Self::open(runtime, None, &Caller::default());
         record.is_written = false;
         record
     }
@@ -290,20 +290,20 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         for WouldRefuse { kind, name, code, .. } in &self.would_refuse {
-            self.live.meters.report_only(kind, name, code);
+            self.runtime.metrics.report_only(kind, name, code);
         }
         if !self.is_written {
             return;
         }
         let took = self.timer.finish();
         let (status, code, blame) = match &self.outcome {
-            RecordOutcome::Pending if self.live.is_cut() => (None, Code::Draining.name(), "outgate"),
+            RecordOutcome::Pending if self.runtime.is_cut() => (None, Code::Draining.name(), "outgate"),
             RecordOutcome::Pending => (None, "client_gone", "client"),
             RecordOutcome::Responded { status, fault: Some(code), .. } => {
                 (Some(*status), code.name(), code.row().blame.as_str())
             }
             RecordOutcome::Responded { status, complete: true, .. } => (Some(*status), "delivered", "none"),
-            RecordOutcome::Responded { status, .. } if self.live.is_cut() => {
+            RecordOutcome::Responded { status, .. } if self.runtime.is_cut() => {
                 (Some(*status), Code::Draining.name(), "outgate")
             }
             // Delivered, but the client did not stay for the whole answer.
@@ -319,17 +319,17 @@ impl Drop for Record {
         };
         let route = self.route.as_ref().map(RouteName::as_str);
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
-        self.live.meters.delivery(self.route.as_ref(), code, blame, (!is_tunnel).then_some(took));
+        self.runtime.metrics.delivery(self.route.as_ref(), code, blame, (!is_tunnel).then_some(took));
         if let (Some(route), Some(false)) = (&self.route, self.tls.as_ref().map(|tls| tls.verified)) {
-            self.live.meters.unverified(route);
+            self.runtime.metrics.unverified(route);
         }
         if let (Some(route), Some(side)) = (&self.route, self.side) {
-            self.live.meters.split(route, side, code);
+            self.runtime.metrics.split(route, side, code);
         }
         if let Some(shadow) = &self.would_take {
-            self.live.meters.would_take(shadow);
+            self.runtime.metrics.would_take(shadow);
         }
-        if !self.live.records.is_on() {
+        if !self.runtime.records.is_on() {
             return;
         }
         let target = self.target.as_ref();
@@ -373,6 +373,6 @@ impl Drop for Record {
             bytes_received: self.received,
             ms: self.timer.milliseconds(),
         };
-        self.live.records.write(&line);
+        self.runtime.records.write(&line);
     }
 }

@@ -22,17 +22,21 @@ use crate::state::limits::admission::InFlightGuard;
 
 /// One of those in flight, wherever they go. Comes before all that costs something and after all that refuses strangers,
 /// whose requests would else push others out of the line.
-pub(super) async fn acquire_slot(live: &Runtime, plan: &Plan, record: &mut Record) -> Result<InFlightGuard, Refusal> {
-    let entered = live.gate.acquire(plan.max_deliveries).await;
+pub(super) async fn acquire_slot(
+    runtime: &Runtime,
+    plan: &Plan,
+    record: &mut Record,
+) -> Result<InFlightGuard, Refusal> {
+    let entered = runtime.admission.acquire(plan.max_deliveries).await;
     entered.map_err(|busy| {
-        live.meters.deliveries_shed.inc();
+        runtime.metrics.deliveries_shed.inc();
         record.limited("server.max_deliveries", BTreeMap::new());
         busy.into()
     })
 }
 
 pub(super) async fn acquire_limits(
-    live: &Runtime,
+    runtime: &Runtime,
     route: &Route,
     client: &ClientName,
     tenant: Option<&TenantName>,
@@ -46,7 +50,7 @@ pub(super) async fn acquire_limits(
         limit.map(|limit| limit.key(&who).parts()).unwrap_or_default()
     };
     record.begin(Step::Admit);
-    let permit = live.limits.acquire(&route.limits, &who).await.map_err(|limited| {
+    let permit = runtime.limits.acquire(&route.limits, &who).await.map_err(|limited| {
         record.limited(limited.limit.as_str(), key(&limited.limit));
         Refusal::from(limited)
     })?;
@@ -59,8 +63,8 @@ pub(super) async fn acquire_limits(
 
 /// The ways to a target, all judged: from an address of the pool that is usable, to one that the guard clears.
 pub(super) async fn plan_hops(
-    live: &Runtime,
-    in_force: &ActiveConfig,
+    runtime: &Runtime,
+    active: &ActiveConfig,
     route: &Route,
     tenant: Option<&TenantName>,
     target: &Target,
@@ -68,29 +72,29 @@ pub(super) async fn plan_hops(
 ) -> Result<Vec<Hop>, Refusal> {
     record.begin(Step::Resolve);
     // What left the pool since the delivery began opens no connection any more: the pool is the one in force now.
-    let families = pool_now(live, route)?.families(Timestamp::now());
+    let families = pool_now(runtime, route)?.families(Timestamp::now());
     if !families.v4 && !families.v6 {
         return Err(HopError::NoUsableSource.into());
     }
-    let answers = in_force.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
-    let cleared = in_force.plan.guard.clear(target, &answers.addresses, &live.sources.own())?;
+    let answers = active.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
+    let cleared = active.plan.guard.clear(target, &answers.addresses, &runtime.sources.own())?;
     if let Some(denied) = cleared.would_deny() {
         record.would_refuse("guard", &denied.to_string(), Code::TargetForbidden);
     }
-    let pool = &pool_now(live, route)?;
-    let turn = in_force.next_rotation(pool, &cleared);
-    let (view, stick, now) = (live.sources.view(), affinity_hash(tenant, &target.host), Timestamp::now());
+    let pool = &pool_now(runtime, route)?;
+    let turn = active.next_rotation(pool, &cleared);
+    let (view, stick, now) = (runtime.sources.view(), affinity_hash(tenant, &target.host), Timestamp::now());
     let choose = |usable: &dyn Fn(_) -> bool| egress::choose(pool, &cleared, stick, turn, now, usable);
     // An address that nobody answers is used where there is no other: it is of the pool, too.
-    let hops = choose(&|source| view.has(source) && !live.reach.is_resting(source))
+    let hops = choose(&|source| view.has(source) && !runtime.source_health.is_resting(source))
         .or_else(|_| choose(&|source| view.has(source)))?;
     record.step(Step::Resolve);
     Ok(hops)
 }
 
 /// The pool as it is in force now.
-fn pool_now(live: &Runtime, route: &Route) -> Result<Arc<Pool>, HopError> {
-    live.in_force().plan.pools.get(route.pool.name()).cloned().ok_or(HopError::NoUsableSource)
+fn pool_now(runtime: &Runtime, route: &Route) -> Result<Arc<Pool>, HopError> {
+    runtime.active_config().plan.pools.get(route.pool.name()).cloned().ok_or(HopError::NoUsableSource)
 }
 
 /// What sticky selection sticks to. The same in every process, release and build: a customer's source address must not

@@ -50,7 +50,7 @@ pub enum ConnectOutcome {
 
 /// A tunnel that is open at the target's end. Dropping it closes both ends and writes its record.
 pub struct Tunnel {
-    live: Arc<Runtime>,
+    runtime: Arc<Runtime>,
     socket: OutboundSocket,
     hop: Hop,
     /// Whom the client must mean, where the tunnel is for TLS.
@@ -77,7 +77,7 @@ pub struct InspectedTunnel {
     pub until: Instant,
     route: Arc<Route>,
     record: Box<Record>,
-    in_force: Arc<ActiveConfig>,
+    active: Arc<ActiveConfig>,
     _counted: GaugeGuard,
 }
 
@@ -89,34 +89,45 @@ pub struct TunnelBytes {
 }
 
 /// The story of a tunnel, up to the moment that it is open.
-pub async fn connect(live: &Arc<Runtime>, arrival: ProxyRequest) -> ConnectOutcome {
+pub async fn connect(runtime: &Arc<Runtime>, arrival: ProxyRequest) -> ConnectOutcome {
     let started = Instant::now();
-    let in_force = live.in_force();
-    let mut record = Box::new(Record::open(live, Some(&Method::CONNECT), &arrival.caller));
-    let routed = match judge_arrival(live, &in_force.plan, &arrival, &mut record) {
+    let active = runtime.active_config();
+    let mut record = Box::new(Record::open(runtime, Some(&Method::CONNECT), &arrival.caller));
+    let routed = match judge_arrival(runtime, &active.plan, &arrival, &mut record) {
         Ok(JudgmentOutcome::Routed(routed)) => routed,
         Ok(JudgmentOutcome::LocalOptions) => {
-            return ConnectOutcome::Refused(response::options(record, &in_force.plan.name));
+            return ConnectOutcome::Refused(response::options(record, &active.plan.name));
         }
-        Err(refusal) => return ConnectOutcome::Refused(response::refuse(refusal, record, &in_force.plan.name)),
+        Err(refusal) => return ConnectOutcome::Refused(response::refuse(refusal, record, &active.plan.name)),
     };
     drop(arrival);
     let deadline = started + routed.route.timeouts.total;
     let route = Arc::clone(routed.route);
-    let opened = timeout_at(deadline + TIMER_SLACK, open(live, &in_force, routed, &mut record)).await;
+    let opened = timeout_at(deadline + TIMER_SLACK, open(runtime, &active, routed, &mut record)).await;
     let late = || Refusal::new(Code::ConnectTimeout, "the tunnel did not open within the total timeout");
     let opened = match opened.unwrap_or_else(|_| Err(late())) {
         Ok(opened) => opened,
-        Err(refusal) => return ConnectOutcome::Refused(response::refuse(refusal, record, &in_force.plan.name)),
+        Err(refusal) => return ConnectOutcome::Refused(response::refuse(refusal, record, &active.plan.name)),
     };
     record.answered(200);
     let until = Instant::now() + route.timeouts.tunnel;
-    let _counted = live.meters.tunnel();
+    let _counted = runtime.metrics.tunnel();
     match opened {
         TunnelSetup::Tunnel(TunnelConnection { socket, hop, host }, permit, place) => {
-            let (live, hello_deadline) = (Arc::clone(live), Instant::now() + route.timeouts.tls);
-            let tunnel =
-                Tunnel { live, socket, hop, host, hello_deadline, route, until, record, permit, slot: place, _counted };
+            let (runtime, hello_deadline) = (Arc::clone(runtime), Instant::now() + route.timeouts.tls);
+            let tunnel = Tunnel {
+                runtime,
+                socket,
+                hop,
+                host,
+                hello_deadline,
+                route,
+                until,
+                record,
+                permit,
+                slot: place,
+                _counted,
+            };
             ConnectOutcome::Tunnel(Box::new(tunnel))
         }
         TunnelSetup::Inspect(inside) => {
@@ -127,7 +138,7 @@ pub async fn connect(live: &Arc<Runtime>, arrival: ProxyRequest) -> ConnectOutco
                 until,
                 route,
                 record,
-                in_force,
+                active,
                 _counted,
             }))
         }
@@ -141,16 +152,16 @@ enum TunnelSetup {
 
 /// The story from there on.
 async fn open(
-    live: &Arc<Runtime>,
-    in_force: &ActiveConfig,
+    runtime: &Arc<Runtime>,
+    active: &ActiveConfig,
     routed: Routed<'_>,
     record: &mut Record,
 ) -> Result<TunnelSetup, Refusal> {
     let Routed { request_target: ask, client, proof, opens, route, target, .. } = routed;
     let tenant = ask.tenant.as_ref();
     let circuit = breaker::BreakerKey::of(route, &target, client, tenant);
-    circuit_breaker::check(live, in_force, &circuit)?;
-    let permit = steps::acquire_limits(live, route, client, tenant, &target, record).await?;
+    circuit_breaker::check(runtime, active, &circuit)?;
+    let permit = steps::acquire_limits(runtime, route, client, tenant, &target, record).await?;
     if opens != Some(TunnelMode::Passthrough) {
         // Its place goes to the deliveries inside, one by one.
         let client = client.clone();
@@ -158,30 +169,30 @@ async fn open(
         return Ok(TunnelSetup::Inspect(TunnelContext { client, proof, tenant: tenant.cloned(), target }));
     }
     // In flight until it is open: to resolve, dial and verify costs what it costs a webhook.
-    let _pass = steps::acquire_slot(live, &in_force.plan, record).await?;
+    let _pass = steps::acquire_slot(runtime, &active.plan, record).await?;
     // It outlasts the pass: one HTTP/2 connection of a client may carry many tunnels, each with a socket of its own.
-    let place = Arc::clone(&live.tunnels).try_acquire_owned().map_err(|_| {
+    let place = Arc::clone(&runtime.tunnel_permits).try_acquire_owned().map_err(|_| {
         record.limited("tunnels", BTreeMap::new());
         errors::too_many_tunnels()
     })?;
-    let attempt = circuit_breaker::begin(live, in_force, circuit)?;
-    let reached = reach(live, in_force, route, tenant, &target, record).await;
-    circuit_breaker::observe(live, attempt, breaker::UpstreamSuccess::Connection, &reached);
+    let attempt = circuit_breaker::begin(runtime, active, circuit)?;
+    let reached = reach(runtime, active, route, tenant, &target, record).await;
+    circuit_breaker::observe(runtime, attempt, breaker::UpstreamSuccess::Connection, &reached);
     Ok(TunnelSetup::Tunnel(reached?, permit, place))
 }
 
 /// The part of it that the target has a hand in.
 async fn reach(
-    live: &Arc<Runtime>,
-    in_force: &ActiveConfig,
+    runtime: &Arc<Runtime>,
+    active: &ActiveConfig,
     route: &Route,
     tenant: Option<&TenantName>,
     target: &Target,
     record: &mut Record,
 ) -> Result<TunnelConnection, Refusal> {
-    let hops = steps::plan_hops(live, in_force, route, tenant, target, record).await?;
+    let hops = steps::plan_hops(runtime, active, route, tenant, target, record).await?;
     let passage =
-        UpstreamConnector { live, in_force, route, target, tenant, client: None, hops, started: record.started() };
+        UpstreamConnector { runtime, active, route, target, tenant, client: None, hops, started: record.started() };
     passage.open_tunnel(record).await
 }
 
@@ -202,8 +213,8 @@ fn refuse_plaintext(record: &mut Record, pseudonym: &str) -> Response<ResponseBo
 }
 
 impl Tunnel {
-    pub fn answer(&self, live: &Runtime) -> Response<ResponseBody> {
-        established(&self.record, &live.in_force().plan.name)
+    pub fn answer(&self, runtime: &Runtime) -> Response<ResponseBody> {
+        established(&self.record, &runtime.active_config().plan.name)
     }
 
     /// Returns when the client must have begun with TLS; `None` where the tunnel takes any bytes.
@@ -212,8 +223,8 @@ impl Tunnel {
     }
 
     /// The answer to a request in plain HTTP inside, where the tunnel is for TLS.
-    pub fn refuse_plaintext(&mut self, live: &Runtime) -> Response<ResponseBody> {
-        refuse_plaintext(&mut self.record, &live.in_force().plan.name)
+    pub fn refuse_plaintext(&mut self, runtime: &Runtime) -> Response<ResponseBody> {
+        refuse_plaintext(&mut self.record, &runtime.active_config().plan.name)
     }
 
     /// Nothing of it was carried.
@@ -263,7 +274,7 @@ impl Tunnel {
 
 impl InspectedTunnel {
     pub fn answer(&self) -> Response<ResponseBody> {
-        established(&self.record, &self.in_force.plan.name)
+        established(&self.record, &self.active.plan.name)
     }
 
     pub fn tls_timeout(&self) -> Duration {
@@ -272,12 +283,12 @@ impl InspectedTunnel {
 
     /// What the client is shown.
     pub fn issue_leaf(&self, now: Timestamp) -> Result<Arc<ServerConfig>, IssueError> {
-        self.in_force.issue_leaf(&self.inside.target.host, now)
+        self.active.issue_leaf(&self.inside.target.host, now)
     }
 
     /// The answer to a request in plain HTTP inside, where the tunnel is for TLS.
     pub fn refuse_plaintext(&mut self) -> Response<ResponseBody> {
-        refuse_plaintext(&mut self.record, &self.in_force.plan.name)
+        refuse_plaintext(&mut self.record, &self.active.plan.name)
     }
 
     /// Nothing of it was served.

@@ -17,7 +17,7 @@ const LOGGED_MAX: usize = 20;
 impl Reloader {
     pub(super) fn rejected(&self, problems: ProblemReport) -> ReloadOutcome {
         let ProblemReport { json, report, .. } = problems;
-        ReloadOutcome { problems: json, report, ..self.runtime.configuration.outcome(ReloadVerdict::Rejected) }
+        ReloadOutcome { problems: json, report, ..self.runtime.config_status.outcome(ReloadVerdict::Rejected) }
     }
 
     /// Changes nothing.
@@ -29,7 +29,7 @@ impl Reloader {
                 Err(why) => return self.rejected(ProblemReport::general(why)),
             },
             ComparisonTarget::Snapshot(with) => {
-                let before = Arc::clone(&self.runtime.configuration.adopted().written);
+                let before = Arc::clone(&self.runtime.config_status.adopted().written);
                 let difference = self
                     .runtime
                     .config_worker
@@ -37,16 +37,16 @@ impl Reloader {
                     .await
                     .unwrap_or_default();
                 let verdict = if difference.is_empty() { ReloadVerdict::Unchanged } else { ReloadVerdict::Different };
-                return ReloadOutcome { difference, ..self.runtime.configuration.outcome(verdict) };
+                return ReloadOutcome { difference, ..self.runtime.config_status.outcome(verdict) };
             }
         };
         match self.read(files).await {
             Err(rejection) => self.rejected(rejection.problems),
-            Ok(PreparedConfig { change: None, .. }) => self.runtime.configuration.outcome(ReloadVerdict::Unchanged),
+            Ok(PreparedConfig { change: None, .. }) => self.runtime.config_status.outcome(ReloadVerdict::Unchanged),
             Ok(PreparedConfig { change: Some(change), .. }) => ReloadOutcome {
                 warnings: change.left_out.into_iter().chain(change.warnings).collect(),
                 difference: change.difference,
-                ..self.runtime.configuration.outcome(ReloadVerdict::Different)
+                ..self.runtime.config_status.outcome(ReloadVerdict::Different)
             },
         }
     }

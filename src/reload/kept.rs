@@ -43,9 +43,16 @@ pub struct HistoryWriter {
 }
 
 impl HistoryWriter {
-    fn new(live: &Arc<Runtime>, most: usize) -> Self {
+    fn new(runtime: &Arc<Runtime>, most: usize) -> Self {
         let writer = BackgroundWorker::with_name("history");
-        Self { history: Arc::default(), most, runtime: Arc::clone(live), first: None, writer, waiting: Arc::default() }
+        Self {
+            history: Arc::default(),
+            most,
+            runtime: Arc::clone(runtime),
+            first: None,
+            writer,
+            waiting: Arc::default(),
+        }
     }
 
     /// Opens the history, and returns what is to be known of the configuration that the process starts with. That there is
@@ -55,12 +62,12 @@ impl HistoryWriter {
         config: &Config,
         warnings: &[Problem],
         has_file: bool,
-        live: &Arc<Runtime>,
+        runtime: &Arc<Runtime>,
     ) -> (Self, AdoptedConfig) {
         let passed = std::env::var_os(STATE).and_then(|list| std::env::split_paths(&list).next());
         let passed = passed.filter(|path| path.is_absolute());
         let (state, most) = (config.server.state.clone(), config.server.history);
-        let mut kept = Self::new(live, most);
+        let mut kept = Self::new(runtime, most);
         let mut adopted = AdoptedConfig {
             number: 1,
             at: Timestamp::now(),
@@ -76,7 +83,7 @@ impl HistoryWriter {
             let _ = kept.history.set(None); // it is new
             return (kept, adopted);
         }
-        let (history, theirs, mut found) = (Arc::clone(&kept.history), Arc::clone(live), adopted.clone());
+        let (history, theirs, mut found) = (Arc::clone(&kept.history), Arc::clone(runtime), adopted.clone());
         let opening = kept.writer.run(move || {
             let opened = History::open(state.as_deref(), passed.as_deref(), most).unwrap_or_else(|fault| {
                 let state = passed.as_deref().or(state.as_deref()).unwrap_or(Path::new("server.state"));
@@ -84,7 +91,7 @@ impl HistoryWriter {
                 None
             });
             if let Some(history) = &opened {
-                theirs.configuration.keeps_history(history.folder().to_owned());
+                theirs.config_status.keeps_history(history.folder().to_owned());
             }
             let is_new = opened.as_ref().is_some_and(|history| is_new(history, &mut found));
             let _ = history.set(opened); // this runs once
@@ -97,7 +104,7 @@ impl HistoryWriter {
             }
             Ok(Err(_)) => false,
             Err(_) => {
-                report_result(live, Err(io::Error::other(format!("the disk has not answered within {PATIENCE:?}"))));
+                report_result(runtime, Err(io::Error::other(format!("the disk has not answered within {PATIENCE:?}"))));
                 true
             }
         };
@@ -128,7 +135,7 @@ impl HistoryWriter {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return report_result(&self.runtime, Err(io::Error::other("the disk has not taken those before")));
         }
-        let (history, live, waiting) =
+        let (history, runtime, waiting) =
             (Arc::clone(&self.history), Arc::clone(&self.runtime), Arc::clone(&self.waiting));
         let most = self.most;
         let writing = self.writer.run(move || {
@@ -140,9 +147,9 @@ impl HistoryWriter {
                     false => add(&history, &adopted),
                 };
                 if let Ok(number) = added {
-                    live.configuration.renumber(given, number);
+                    runtime.config_status.renumber(given, number);
                 }
-                report_result(&live, added);
+                report_result(&runtime, added);
             }
             waiting.fetch_sub(1, Ordering::Relaxed);
         });

@@ -69,8 +69,8 @@ pub struct ListenerChange {
 }
 
 impl Listeners {
-    pub fn new(live: Arc<Runtime>, connections: Connections, reuse_port: bool) -> Self {
-        Self { runtime: live, connections, reuse_port, state: Mutex::default() }
+    pub fn new(runtime: Arc<Runtime>, connections: Connections, reuse_port: bool) -> Self {
+        Self { runtime, connections, reuse_port, state: Mutex::default() }
     }
 
     /// Opens all, also what systemd passes, when the process starts.
@@ -149,7 +149,7 @@ impl Listeners {
         }
         while state.tasks.try_join_next().is_some() {}
         let names = |kind| state.open.iter().filter(move |open| open.kind == kind).flat_map(|open| open.names.clone());
-        self.runtime.configuration.listens(BoundAddresses {
+        self.runtime.config_status.listens(BoundAddresses {
             server: names(ListenerKind::Server).collect(),
             admin: names(ListenerKind::Admin).collect(),
         });
@@ -158,13 +158,13 @@ impl Listeners {
 
     fn serve(&self, tasks: &mut JoinSet<()>, kind: ListenerKind, bind: &Bind, listener: Listener) -> ShutdownHandle {
         let (keeper, door) = ShutdownHandle::new(self.successor(bind));
-        let live = Arc::clone(&self.runtime);
+        let runtime = Arc::clone(&self.runtime);
         match kind {
             ListenerKind::Server => {
                 let connections = self.connections.clone();
-                tasks.spawn(server::accept(live, listener, bind.address.clone(), connections, door))
+                tasks.spawn(server::accept(runtime, listener, bind.address.clone(), connections, door))
             }
-            ListenerKind::Admin => tasks.spawn(server::admin::accept(live, listener, door)),
+            ListenerKind::Admin => tasks.spawn(server::admin::accept(runtime, listener, door)),
         };
         keeper
     }

@@ -109,11 +109,11 @@ impl Reloader {
         path: PathBuf,
         config: Config,
         kept: HistoryWriter,
-        live: Arc<Runtime>,
+        runtime: Arc<Runtime>,
         listeners: Arc<Listeners>,
     ) -> Self {
-        live.desk.set_ready();
-        live.configuration.rolls_back(config.rollback);
+        runtime.reload_queue.set_ready();
+        runtime.config_status.rolls_back(config.rollback);
         let started = StartupSettings::of(&config);
         let (watches, looked, told) = (config.server.watch, WatchSet::of(&config), Vec::new());
         Self {
@@ -126,20 +126,20 @@ impl Reloader {
             sight: None,
             changed: None,
             kept,
-            runtime: live,
+            runtime,
             listeners,
         }
     }
 
     pub async fn run(mut self) {
-        let trigger = ReloadTrigger(Arc::downgrade(&self.runtime.desk));
+        let trigger = ReloadTrigger(Arc::downgrade(&self.runtime.reload_queue));
         let (mut watch, mut folders) = (FileWatcher::new(trigger.clone()), KeyFolderWatcher::new(trigger.clone()));
         self.follow(&trigger, &mut watch, &mut folders).await;
         self.kept.keep_first().await;
         let mut next_look = Instant::now() + LOOK;
         loop {
             tokio::select! {
-                () = self.runtime.desk.arrived() => {}
+                () = self.runtime.reload_queue.arrived() => {}
                 () = tokio::time::sleep_until(next_look.into()) => {
                     let start = Instant::now();
                     if self.poll().await {
@@ -150,7 +150,7 @@ impl Reloader {
                 }
             }
             // All of them at once: what begins now is after each of them asked.
-            let waiting = self.runtime.desk.drain();
+            let waiting = self.runtime.reload_queue.drain();
             if !waiting.by.is_empty() {
                 let _ = sd_notify::notify(&reloading());
                 let outcome = self.reload(&Requester::by(&waiting.by), ReloadCause::Requested).await;
@@ -191,7 +191,7 @@ impl Reloader {
         let drift = match self.read(ConfigFiles::OnDisk).await {
             Ok(PreparedConfig { change, looked, sight, config }) => {
                 self.saw(looked, Some(sight));
-                self.runtime.configuration.rolls_back(config.rollback);
+                self.runtime.config_status.rolls_back(config.rollback);
                 if self.failed_to_listen != Some(config.digest) {
                     self.forget_rejection();
                 }
@@ -228,9 +228,9 @@ impl Reloader {
 
     /// Told when it begins and when it ends.
     fn drifts(&self, what: Option<String>) {
-        self.runtime.meters.config_drift.set(i64::from(what.is_some()));
+        self.runtime.metrics.config_drift.set(i64::from(what.is_some()));
         let line = what.clone();
-        if self.runtime.configuration.drifts(what) {
+        if self.runtime.config_status.drifts(what) {
             match line {
                 Some(line) => warn!("the configuration on disk differs from the active one: {line}"),
                 None => info!("the configuration on disk is the active one again"),
@@ -250,8 +250,8 @@ impl Reloader {
 
     /// What these files say, or why they cannot be adopted.
     async fn read(&self, files: ConfigFiles) -> Result<PreparedConfig, Box<Rejection>> {
-        let (path, before, known) = (self.path.clone(), self.runtime.in_force(), self.looked.key_dirs.clone());
-        let written = Arc::clone(&self.runtime.configuration.adopted().written);
+        let (path, before, known) = (self.path.clone(), self.runtime.active_config(), self.looked.key_dirs.clone());
+        let written = Arc::clone(&self.runtime.config_status.adopted().written);
         let reading = self.runtime.config_worker.run(move || prepare(&path, &before, &written, &known, files));
         reading.await.unwrap_or_else(|_| {
             let problems = ProblemReport::general("the configuration could not be read");
@@ -270,13 +270,13 @@ impl Reloader {
             }
         };
         self.saw(looked, Some(sight));
-        self.runtime.configuration.rolls_back(config.rollback);
+        self.runtime.config_status.rolls_back(config.rollback);
         let outcome = match change {
             None => {
                 self.forget_rejection();
                 self.drifts(None);
-                self.runtime.configuration.log_unchanged(asked.how, &asked.by);
-                self.runtime.configuration.outcome(ReloadVerdict::Unchanged)
+                self.runtime.config_status.log_unchanged(asked.how, &asked.by);
+                self.runtime.config_status.outcome(ReloadVerdict::Unchanged)
             }
             Some(change) => match self.open(&config).await {
                 Err(problems) => {
@@ -313,10 +313,10 @@ impl Reloader {
         config: &Config,
         asked: &Requester,
     ) -> ReloadOutcome {
-        let ConfigChange { in_force, difference, left_out, warnings } = change;
+        let ConfigChange { active, difference, left_out, warnings } = change;
         let restart = self.started.needed_by(&StartupSettings::of(config));
         let adopted = AdoptedConfig {
-            number: self.runtime.configuration.adopted().number + 1,
+            number: self.runtime.config_status.adopted().number + 1,
             at: Timestamp::now(),
             by: asked.by.clone(),
             cause: config.rollback.map_or_else(|| asked.how.to_owned(), |number| format!("rollback to {number}")),
@@ -332,9 +332,9 @@ impl Reloader {
         self.last_problems.clear();
         self.failed_to_listen = None;
         self.watches = config.server.watch;
-        self.runtime.adopt(in_force, adopted.clone());
-        let live = Arc::clone(&self.runtime);
-        drop(self.runtime.config_worker.run(move || live.meters.prune(&live.in_force().plan)));
+        self.runtime.adopt(active, adopted.clone());
+        let runtime = Arc::clone(&self.runtime);
+        drop(self.runtime.config_worker.run(move || runtime.metrics.prune(&runtime.active_config().plan)));
         self.listeners.commit(listeners);
         if let Some(destination) = destination {
             self.runtime.records.replace(destination);
@@ -348,18 +348,18 @@ impl Reloader {
             warn!("{key} changed: it takes effect at the next restart");
         }
         log_difference(&difference);
-        let number = self.runtime.configuration.adopted().number;
+        let number = self.runtime.config_status.adopted().number;
         info!("configuration reloaded from {}: number {number}, {how}{by}", self.path.display());
         ReloadOutcome {
             difference,
             warnings: all_warnings,
-            ..self.runtime.configuration.outcome(ReloadVerdict::Adopted)
+            ..self.runtime.config_status.outcome(ReloadVerdict::Adopted)
         }
     }
 
     /// Returns the warnings that the configuration in force does not have: it has logged its own.
     fn unlogged(&self, mut warnings: Vec<String>) -> Vec<String> {
-        let adopted = self.runtime.configuration.adopted();
+        let adopted = self.runtime.config_status.adopted();
         warnings.retain(|warning| !adopted.warnings.contains(warning));
         warnings
     }
@@ -378,8 +378,8 @@ impl Reloader {
             error!("configuration not adopted: the active one stays");
             self.last_problems.clone_from(&problems.lines);
         }
-        self.runtime.meters.config_drift.set(1);
-        self.runtime.configuration.drifts(problems.lines.first().cloned()); // it is told as what it is
+        self.runtime.metrics.config_drift.set(1);
+        self.runtime.config_status.drifts(problems.lines.first().cloned()); // it is told as what it is
         self.rejected(problems)
     }
 }

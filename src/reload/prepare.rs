@@ -26,7 +26,7 @@ pub(super) struct PreparedConfig {
 }
 
 pub(super) struct ConfigChange {
-    pub(super) in_force: ActiveConfig,
+    pub(super) active: ActiveConfig,
     pub(super) difference: Difference,
     /// What is wrong with single tenants' keys.
     pub(super) left_out: Vec<String>,
@@ -145,16 +145,11 @@ pub(super) fn prepare(
         warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
     let [left_out, warnings] =
         [left_out, warnings].map(|told| config::one_line_each(&config::summary(&told), &config.sources));
-    let in_force = ActiveConfig::new(plan, &config.resolver, Some(before))
+    let active = ActiveConfig::new(plan, &config.resolver, Some(before))
         .map_err(|fault| rejection(ProblemReport::general(format!("cannot resolve names: {fault}"))))?;
     let mut difference = Difference::between(written, &config.written);
     if !resolves_the_same && difference.is_empty() {
         difference.changes.push("resolver: what the system says of it changed".to_owned());
     }
-    Ok(PreparedConfig {
-        config,
-        looked,
-        change: Some(ConfigChange { in_force, difference, left_out, warnings }),
-        sight,
-    })
+    Ok(PreparedConfig { config, looked, change: Some(ConfigChange { active, difference, left_out, warnings }), sight })
 }

@@ -105,11 +105,11 @@ impl Connections {
         Self(Arc::new(ConnectionsInner { count, visitors, evictable, admission, introduction }))
     }
 
-    pub(super) fn open(&self, live: &Arc<Runtime>) -> OpenConnection {
+    pub(super) fn open(&self, runtime: &Arc<Runtime>) -> OpenConnection {
         self.0.count.send_modify(|count| count.open += 1);
-        live.meters.client_connections.inc();
+        runtime.metrics.client_connections.inc();
         let arrived = lock(&self.0.evictable).number();
-        OpenConnection { connections: self.clone(), runtime: Arc::clone(live), arrived, client_key: None }
+        OpenConnection { connections: self.clone(), runtime: Arc::clone(runtime), arrived, client_key: None }
     }
 
     /// Resolves when the last one has closed.
@@ -141,7 +141,7 @@ impl Connections {
             let one_closed = count.wait_for(|count| count.closed > closed);
             let evicted = evict(&mut lock(&self.0.evictable));
             if let Some(reason) = evicted {
-                runtime.meters.connection_closed(reason);
+                runtime.metrics.connection_closed(reason);
                 let gone = async {
                     tokio::select! { _ = one_closed => {}, () = admission.survived.notified() => {} }
                 };
@@ -282,7 +282,7 @@ impl OpenConnection {
             if !lock(&self.connections.0.evictable).evict_of(address) {
                 return Err(PerIpLimitExceeded);
             }
-            self.runtime.meters.connection_closed("unidentified");
+            self.runtime.metrics.connection_closed("unidentified");
         }
         visitors.insert(address, count + 1);
         self.client_key = Some(address);
@@ -307,7 +307,7 @@ impl Drop for OpenConnection {
             count.open -= 1;
             count.closed += 1;
         });
-        self.runtime.meters.client_connections.dec();
+        self.runtime.metrics.client_connections.dec();
     }
 }
 
@@ -347,14 +347,14 @@ mod tests {
 
     #[tokio::test]
     async fn max_connections_evicts_no_second_connection_when_another_opens_meanwhile() {
-        let (live, connections) = (test_runtime(), Connections::new());
-        let [oldest, younger, newcomer] = [(); 3].map(|()| connections.open(&live));
+        let (runtime, connections) = (test_runtime(), Connections::new());
+        let [oldest, younger, newcomer] = [(); 3].map(|()| connections.open(&runtime));
         let _evictable = [&oldest, &younger].map(OpenConnection::unidentified);
         let evictable = || lock(&connections.0.evictable).unidentified.len();
         let mut room = pin!(newcomer.makes_room(2));
         assert!(is_pending(room.as_mut()).await);
         assert_eq!(evictable(), 1, "the oldest makes room");
-        let elsewhere = connections.open(&live);
+        let elsewhere = connections.open(&runtime);
         assert!(is_pending(room.as_mut()).await);
         assert_eq!(evictable(), 1, "it has not closed yet");
         drop((oldest, elsewhere));

@@ -99,25 +99,25 @@ pub(super) async fn establish(
     open: &mut OpenConnection,
     (caller, mut evictable): (Caller, Evictable),
 ) -> Result<Established, RejectedConnection> {
-    let in_force = runtime.in_force();
+    let active = runtime.active_config();
     let turned = |why| RejectedConnection { peer, reason: why };
     // Who comes in over a unix socket is on this host: there is nobody to hide from.
     let wants_tls = matches!(stream.socket(), listen::ClientSocket::Tcp(_));
-    let introducing = read_proxy_protocol(&in_force, stream, peer);
+    let introducing = read_proxy_protocol(&active, stream, peer);
     let (stream, address) = unless_evicted(&evictable, introducing).await.map_err(turned)?;
-    count(runtime, &in_force, open, address)?;
-    if in_force.plan.listener.proxies.is_some() {
+    count(runtime, &active, open, address)?;
+    if active.plan.listener.proxies.is_some() {
         // What waits for room makes none.
         drop(evictable);
-        open.makes_room(in_force.plan.max_connections).await;
+        open.makes_room(active.plan.max_connections).await;
         evictable = open.unidentified();
     }
     let caller = Caller { address, ..caller };
-    let tls = caller.listen.as_deref().and_then(|listen| in_force.listener_tls(listen)).filter(|_| wants_tls);
+    let tls = caller.listen.as_deref().and_then(|listen| active.listener_tls(listen)).filter(|_| wants_tls);
     let Some((config, fingerprint)) = tls else {
         return Ok(Established { stream, caller, evictable, transport: Transport::Plaintext });
     };
-    let deadline = Instant::now() + in_force.plan.timeouts.tls;
+    let deadline = Instant::now() + active.plan.timeouts.tls;
     let accepting = async {
         let (is_http, stream) = speaks_http(stream, deadline).await.map_err(RejectReason::TlsHandshake)?;
         if is_http {
@@ -146,24 +146,24 @@ async fn unless_evicted<T>(
 
 /// Counts a connection for the address that it is for.
 pub(super) fn count(
-    live: &Runtime,
-    in_force: &ActiveConfig,
+    runtime: &Runtime,
+    active: &ActiveConfig,
     open: &mut OpenConnection,
     address: Option<IpAddr>,
 ) -> Result<(), RejectedConnection> {
-    open.comes_from(address, in_force.plan.connections_per_ip()).map_err(|PerIpLimitExceeded| {
-        live.meters.connection_closed("max_connections_per_ip");
+    open.comes_from(address, active.plan.connections_per_ip()).map_err(|PerIpLimitExceeded| {
+        runtime.metrics.connection_closed("max_connections_per_ip");
         RejectedConnection { peer: address, reason: RejectReason::PerIpLimit }
     })
 }
 
 /// The address that the connection is for: its peer's, or where the PROXY protocol is spoken, what the peer says.
 async fn read_proxy_protocol(
-    in_force: &ActiveConfig,
+    active: &ActiveConfig,
     mut stream: listen::ClientStream,
     peer: Option<IpAddr>,
 ) -> Result<(Box<dyn ClientIo>, Option<IpAddr>), RejectReason> {
-    let Some(proxies) = &in_force.plan.listener.proxies else { return Ok((Box::new(stream), peer)) };
+    let Some(proxies) = &active.plan.listener.proxies else { return Ok((Box::new(stream), peer)) };
     if !proxies.has(peer) {
         return Err(RejectReason::UntrustedProxy);
     }

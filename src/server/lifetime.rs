@@ -32,11 +32,11 @@ impl ConnectionLifetime {
         until: Option<Instant>,
         way: Option<(ConnContext, Evictable)>,
     ) -> Self {
-        let (live, caller) = (Arc::clone(runtime), Arc::clone(caller));
+        let (runtime, caller) = (Arc::clone(runtime), Arc::clone(caller));
         let (way, evictable) = way.unzip();
         let unidentified = Mutex::new(evictable.map(Arc::new));
-        let (is_latecomer, has_requested) = (live.is_draining(), AtomicBool::new(false));
-        Self { is_latecomer, has_requested, runtime: live, caller, until, way, unidentified }
+        let (is_latecomer, has_requested) = (runtime.is_draining(), AtomicBool::new(false));
+        Self { is_latecomer, has_requested, runtime, caller, until, way, unidentified }
     }
 
     /// Whether no request is taken after this one.

@@ -13,6 +13,6 @@ pub(super) const STALL: Duration = Duration::from_secs(5);
 const LEAST: u64 = 16 << 20;
 
 /// The bytes that are read away of one request: the largest `body_max`, since many refusals come before the route is known.
-pub(super) fn limit(live: &Runtime) -> u64 {
-    live.in_force().plan.routes.body_max().max(LEAST)
+pub(super) fn limit(runtime: &Runtime) -> u64 {
+    runtime.active_config().plan.routes.body_max().max(LEAST)
 }

@@ -44,7 +44,7 @@ const INTRODUCING_MAX: usize = 100;
 /// Accepts until the door closes, and ends when all have left who came in; dropped, it takes them along. During a drain it
 /// goes on where no other process can listen yet, so that a new request gets `draining` instead of a refused connection.
 pub async fn accept(
-    live: Arc<Runtime>,
+    runtime: Arc<Runtime>,
     listener: Listener,
     listen: Listen,
     connections: Connections,
@@ -63,11 +63,11 @@ pub async fn accept(
         let Some(accepted) = accepted else { break };
         match accepted {
             Ok((stream, peer)) => {
-                let (in_force, peer) = (live.in_force(), peer.map(|peer| peer.ip()));
-                let (most, mut open) = (in_force.plan.max_connections, connections.open(&live));
+                let (active, peer) = (runtime.active_config(), peer.map(|peer| peer.ip()));
+                let (most, mut open) = (active.plan.max_connections, connections.open(&runtime));
                 // Whoever has enough takes nobody's room. Behind a load balancer it is told later for whom this one is.
-                let is_introduced = in_force.plan.listener.proxies.is_some();
-                if !is_introduced && let Err(turned) = entrance::count(&live, &in_force, &mut open, peer) {
+                let is_introduced = active.plan.listener.proxies.is_some();
+                if !is_introduced && let Err(turned) = entrance::count(&runtime, &active, &mut open, peer) {
                     warn_of(&rarely, &turned);
                     continue;
                 }
@@ -83,19 +83,19 @@ pub async fn accept(
                     () = door.waits_no_longer() => continue,
                 }
                 let evictable = open.unidentified();
-                let (live, rarely) = (Arc::clone(&live), Arc::clone(&rarely));
+                let (runtime, rarely) = (Arc::clone(&runtime), Arc::clone(&rarely));
                 let caller = Caller { listen: Some(Arc::clone(&listen)), ..Caller::default() };
                 let (connections, door) = (connections.clone(), door.clone());
                 serving.spawn(async move {
-                    match entrance::establish(&live, stream, peer, &mut open, (caller, evictable)).await {
+                    match entrance::establish(&runtime, stream, peer, &mut open, (caller, evictable)).await {
                         Ok(Established { stream, caller, evictable, transport }) => {
                             let way = ConnContext { connections, door, number: open.number() };
                             let (caller, way) = (Arc::new(caller), (way, evictable));
                             match transport {
                                 Transport::UnexpectedPlaintext => {
-                                    serve::refuse_plaintext(live, stream, caller, way).await
+                                    serve::refuse_plaintext(runtime, stream, caller, way).await
                                 }
-                                _ => serve::serve(live, stream, transport, caller, way).await,
+                                _ => serve::serve(runtime, stream, transport, caller, way).await,
                             }
                         }
                         Err(turned) => warn_of(&rarely, &turned),

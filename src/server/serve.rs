@@ -108,14 +108,14 @@ async fn serve_one(
 
 /// Reads as much as tells the versions apart. False: the client went, or it is time to.
 async fn read_opening(
-    live: &Runtime,
+    runtime: &Runtime,
     stay: &ConnectionLifetime,
     stream: &mut Box<dyn ClientIo>,
     opening: &mut BytesMut,
 ) -> bool {
     let mut over = pin!(Some(stay.closed()));
     let mut evicted = pin!(stay.evicted_unidentified());
-    let mut deadline = Instant::now() + live.in_force().plan.timeouts.idle;
+    let mut deadline = Instant::now() + runtime.active_config().plan.timeouts.idle;
     loop {
         let read = match over.as_mut().as_pin_mut() {
             Some(over) => tokio::select! {

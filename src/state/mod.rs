@@ -23,32 +23,32 @@ use config::ActiveConfig;
 
 /// The state of a running proxy; one for the process.
 pub struct Runtime {
-    in_force: ArcSwap<ActiveConfig>,
+    active: ArcSwap<ActiveConfig>,
     pub config_worker: config::worker::BackgroundWorker,
     /// Renders `/metrics`, and nothing else: readiness must not wait for it.
-    pub scrapes: config::worker::BackgroundWorker,
+    pub metrics_worker: config::worker::BackgroundWorker,
     /// Works out what other requests to the admin listener ask for.
-    pub inquiries: config::worker::BackgroundWorker,
-    pub retired: Arc<config::deferred_drop::DeferredDrop>,
+    pub admin_worker: config::worker::BackgroundWorker,
+    pub deferred_drop: Arc<config::deferred_drop::DeferredDrop>,
     pub limits: Arc<limits::Limits>,
-    pub gate: Arc<limits::admission::AdmissionQueue>,
+    pub admission: Arc<limits::admission::AdmissionQueue>,
     /// Places of open tunnels.
-    pub tunnels: Arc<Semaphore>,
-    pub replay: replay::ReplayCache,
-    pub reuse: Arc<upstreams::pool::ConnectionPool>,
-    pub circuits: Arc<upstreams::breaker::CircuitBreakers>,
-    pub reach: upstreams::health::SourceHealth,
-    pub proven: upstreams::verified::VerifiedTargetCache,
+    pub tunnel_permits: Arc<Semaphore>,
+    pub replay_cache: replay::ReplayCache,
+    pub connection_pool: Arc<upstreams::pool::ConnectionPool>,
+    pub circuit_breakers: Arc<upstreams::breaker::CircuitBreakers>,
+    pub source_health: upstreams::health::SourceHealth,
+    pub verified_targets: upstreams::verified::VerifiedTargetCache,
     pub http1_only: upstreams::http1_only::Http1OnlyTargets,
     pub tokens: Arc<upstreams::tokens::TokenCache>,
     pub sources: upstreams::sources::Sources,
-    pub meters: observability::metrics::Metrics,
-    pub reminders: config::warnings::ExpiryWarnings,
-    pub signing: config::warnings::SignerWarnings,
+    pub metrics: observability::metrics::Metrics,
+    pub expiry_warnings: config::warnings::ExpiryWarnings,
+    pub signer_warnings: config::warnings::SignerWarnings,
     pub records: observability::records::Records,
-    pub started: Timestamp,
-    pub configuration: config::status::ConfigStatus,
-    pub desk: Arc<config::reload_queue::ReloadQueue>,
+    pub started_at: Timestamp,
+    pub config_status: config::status::ConfigStatus,
+    pub reload_queue: Arc<config::reload_queue::ReloadQueue>,
     /// Requests of HTTP/2, which are tasks beside their connection's.
     streams: watch::Sender<usize>,
     draining: watch::Sender<bool>,
@@ -76,31 +76,31 @@ impl Drop for StreamGuard {
 pub struct Draining;
 
 impl Runtime {
-    pub fn new(in_force: ActiveConfig, records: observability::records::Records) -> Self {
+    pub fn new(active: ActiveConfig, records: observability::records::Records) -> Self {
         Self {
-            in_force: ArcSwap::from_pointee(in_force),
+            active: ArcSwap::from_pointee(active),
             config_worker: config::worker::BackgroundWorker::default(),
-            scrapes: config::worker::BackgroundWorker::with_name("metrics"),
-            inquiries: config::worker::BackgroundWorker::with_name("admin"),
-            retired: Arc::default(),
+            metrics_worker: config::worker::BackgroundWorker::with_name("metrics"),
+            admin_worker: config::worker::BackgroundWorker::with_name("admin"),
+            deferred_drop: Arc::default(),
             limits: Arc::new(limits::Limits::new()),
-            gate: Arc::new(limits::admission::AdmissionQueue::new()),
-            tunnels: Arc::new(Semaphore::new(fd_limit::connections_max().min(Semaphore::MAX_PERMITS))),
-            replay: replay::ReplayCache::new(),
-            reuse: Arc::new(upstreams::pool::ConnectionPool::new()),
-            circuits: Arc::default(),
-            reach: upstreams::health::SourceHealth::default(),
-            proven: upstreams::verified::VerifiedTargetCache::default(),
+            admission: Arc::new(limits::admission::AdmissionQueue::new()),
+            tunnel_permits: Arc::new(Semaphore::new(fd_limit::connections_max().min(Semaphore::MAX_PERMITS))),
+            replay_cache: replay::ReplayCache::new(),
+            connection_pool: Arc::new(upstreams::pool::ConnectionPool::new()),
+            circuit_breakers: Arc::default(),
+            source_health: upstreams::health::SourceHealth::default(),
+            verified_targets: upstreams::verified::VerifiedTargetCache::default(),
             http1_only: upstreams::http1_only::Http1OnlyTargets::default(),
             tokens: Arc::default(),
             sources: upstreams::sources::Sources::new(),
-            meters: observability::metrics::Metrics::new(),
-            reminders: config::warnings::ExpiryWarnings::default(),
-            signing: config::warnings::SignerWarnings::default(),
+            metrics: observability::metrics::Metrics::new(),
+            expiry_warnings: config::warnings::ExpiryWarnings::default(),
+            signer_warnings: config::warnings::SignerWarnings::default(),
             records,
-            started: Timestamp::now(),
-            configuration: config::status::ConfigStatus::default(),
-            desk: Arc::default(),
+            started_at: Timestamp::now(),
+            config_status: config::status::ConfigStatus::default(),
+            reload_queue: Arc::default(),
             streams: watch::Sender::new(0),
             draining: watch::Sender::new(false),
             handed_over: OnceLock::new(),
@@ -110,52 +110,53 @@ impl Runtime {
         }
     }
 
-    pub fn in_force(&self) -> Arc<ActiveConfig> {
-        self.in_force.load_full()
+    pub fn active_config(&self) -> Arc<ActiveConfig> {
+        self.active.load_full()
     }
 
     /// Atomic: a delivery sees the plan before or the plan after, never a mixture. Nothing leaves any more over idle
     /// connections from addresses that are not ours now.
     pub fn adopt(&self, next: ActiveConfig, adopted: config::status::AdoptedConfig) {
-        self.retired.push(self.in_force.swap(Arc::new(next)));
+        self.deferred_drop.push(self.active.swap(Arc::new(next)));
         self.sweep_retired();
-        self.configuration.adopt(adopted);
-        self.meters.reloaded(true);
+        self.config_status.adopt(adopted);
+        self.metrics.reloaded(true);
         self.sweep_connections();
     }
 
     /// Frees former plans that no delivery holds, on the config thread, which carries no traffic.
     pub fn sweep_retired(&self) {
-        if self.retired.count() > 0 {
-            let retired = Arc::clone(&self.retired);
+        if self.deferred_drop.count() > 0 {
+            let retired = Arc::clone(&self.deferred_drop);
             drop(self.config_worker.run(move || retired.sweep()));
         }
     }
 
     /// The configuration on disk is not adopted; the one in force stays.
     pub fn reject(&self, rejected: config::status::RejectedConfig) {
-        self.configuration.reject(rejected);
-        self.meters.reloaded(false);
+        self.config_status.reject(rejected);
+        self.metrics.reloaded(false);
     }
 
     /// Why the one in force is not in the history; `None`: it is.
     pub fn set_history_error(&self, why: Option<String>) {
-        self.meters.history_failed.set(i64::from(why.is_some()));
-        self.configuration.set_history_error(why);
+        self.metrics.history_failed.set(i64::from(why.is_some()));
+        self.config_status.set_history_error(why);
     }
 
     /// The configuration on disk is again the one in force.
     pub fn unreject(&self) {
-        self.configuration.unreject();
-        self.meters.reload_failed.set(0);
+        self.config_status.unreject();
+        self.metrics.reload_failed.set(0);
     }
 
     /// Closes idle connections that no delivery may reuse: too old, or from a source that left its pool.
     pub fn sweep_connections(&self) {
-        let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
-        let (pools, timeouts) = (&in_force.plan.pools, &in_force.plan.timeouts);
-        self.reuse.keep_sources(pools.values().cloned().collect());
-        self.reuse.sweep(timeouts.reuse, |from| view.has(from) && pools.values().any(|pool| pool.contains(from, now)));
+        let (now, view, active) = (Timestamp::now(), self.sources.view(), self.active_config());
+        let (pools, timeouts) = (&active.plan.pools, &active.plan.timeouts);
+        self.connection_pool.keep_sources(pools.values().cloned().collect());
+        self.connection_pool
+            .sweep(timeouts.reuse, |from| view.has(from) && pools.values().any(|pool| pool.contains(from, now)));
     }
 
     /// New deliveries are refused, but of clients that connected to a listener of `handed_over`: their connections began

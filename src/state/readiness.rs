@@ -22,9 +22,9 @@ impl Runtime {
         if self.is_draining() {
             blocked.push("draining".to_owned());
         }
-        let (now, view, in_force) = (Timestamp::now(), self.sources.view(), self.in_force());
+        let (now, view, active) = (Timestamp::now(), self.sources.view(), self.active_config());
         let mut usable = 0;
-        for (name, pool) in &in_force.plan.pools {
+        for (name, pool) in &active.plan.pools {
             let ranges = pool.in_force(now);
             let (count, configured) = (view.count(&ranges), sources::total(&ranges));
             usable += count;
@@ -39,11 +39,11 @@ impl Runtime {
         if usable == 0 {
             blocked.push("no source address is usable".to_owned());
         }
-        let faults = in_force.plan.signers.values().flat_map(|signer| signer.problems(now));
+        let faults = active.plan.signers.values().flat_map(|signer| signer.problems(now));
         let faults = faults.filter(|fault| fault.severity == Severity::Problem);
         degraded.extend(faults.map(|fault| fault.message));
-        degraded.extend(self.configuration.degraded());
-        for (name, signer) in &in_force.plan.signers {
+        degraded.extend(self.config_status.degraded());
+        for (name, signer) in &active.plan.signers {
             let mut broken = signer.broken_tenants();
             if let Some(first) = broken.next() {
                 let count = 1 + broken.count();
@@ -52,14 +52,14 @@ impl Runtime {
                 ));
             }
         }
-        if let resting @ [first, ..] = self.reach.ejected().as_slice() {
+        if let resting @ [first, ..] = self.source_health.ejected().as_slice() {
             degraded.push(format!("{} source addresses get no answer from anybody, {first} among them", resting.len()));
         }
-        if let Some(outage) = in_force.resolver.outage() {
+        if let Some(outage) = active.resolver.outage() {
             degraded.push(format!(
                 "no name server responds for {} s ({}): names that are not cached fail with name_timeout",
                 outage.as_secs(),
-                in_force.resolver.server_list()
+                active.resolver.server_list()
             ));
         }
         if self.sources.are_stale() {

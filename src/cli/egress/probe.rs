@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::super::alone::{SenderArgs, misused, with_live};
+use super::super::alone::{SenderArgs, misused, with_runtime};
 use super::super::{load_or_say, number, visible};
 use crate::config::duration_argument;
 use crate::delivery::refusal::{Code, Refusal};
@@ -75,7 +75,7 @@ impl Probe {
             most: self.sample.into(),
             timeout: self.timeout,
         };
-        let probed = with_live(valid, async |live| delivery::probe(live, &asked).await)?;
+        let probed = with_runtime(valid, async |runtime| delivery::probe(runtime, &asked).await)?;
         match &probed {
             Ok(probed) if self.json => println!("{:#}", as_json(probed)),
             Ok(probed) => tell(probed),

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
 
 use super::super::ValidConfig;
-use super::super::alone::with_live;
+use super::super::alone::with_runtime;
 use super::RequestSpec;
 use super::answer::SendResult;
 use crate::delivery::{self, ProxyRequest};
@@ -20,10 +20,10 @@ use crate::state::Runtime;
 
 pub(super) fn send(valid: ValidConfig, client: ClientName, errand: &RequestSpec) -> Result<SendResult, ExitCode> {
     let caller = Caller { stated: Some(AssertedClient::by_operator(client)), ..Caller::default() };
-    with_live(valid, async |live| deliver(live, caller, errand).await)
+    with_runtime(valid, async |runtime| deliver(runtime, caller, errand).await)
 }
 
-async fn deliver(live: &Arc<Runtime>, caller: Caller, errand: &RequestSpec) -> SendResult {
+async fn deliver(runtime: &Arc<Runtime>, caller: Caller, errand: &RequestSpec) -> SendResult {
     let body: Full<Bytes> = errand.body.clone().into();
     let arrival = ProxyRequest {
         method: errand.method.clone(),
@@ -35,9 +35,9 @@ async fn deliver(live: &Arc<Runtime>, caller: Caller, errand: &RequestSpec) -> S
         interim: None,
     };
     let started = Instant::now();
-    let response = delivery::deliver(live, arrival).await;
+    let response = delivery::deliver(runtime, arrival).await;
     let mut answer = SendResult::read(response, started).await;
     // The answer was read to its end, so the delivery has left its record.
-    answer.record = serde_json::from_slice(&live.records.drain()).ok();
+    answer.record = serde_json::from_slice(&runtime.records.drain()).ok();
     answer
 }

@@ -26,7 +26,7 @@ pub(super) struct Now {
 }
 
 pub(super) fn now(
-    live: &Runtime,
+    runtime: &Runtime,
     plan: &Plan,
     question: &ExplainRequest<'_>,
     &Routed { route, ref target, opens, .. }: &Routed<'_>,
@@ -40,15 +40,15 @@ pub(super) fn now(
         host: &target.host,
         egress: route.pool.name(),
     };
-    let limits: Vec<_> = route.limits.iter().map(|limit| (limit, live.limits.fullness(limit, &who))).collect();
+    let limits: Vec<_> = route.limits.iter().map(|limit| (limit, runtime.limits.fullness(limit, &who))).collect();
     // A delivery takes its place in every limit before its tokens.
     let refused = |exceeds: fn(&Limit, &LimitUsage) -> bool, kind: LimitKind| {
         let exceeded = limits.iter().any(|(limit, now)| !limit.report_only && exceeds(limit, now));
         exceeded.then(|| errors::limited(kind))
     };
     let limited = refused(is_full, LimitKind::Concurrency).or_else(|| refused(is_early, LimitKind::Rate));
-    let (egress, no_egress) = egress(live, route, question, needs_source);
-    let circuit = plan.fuse.and_then(|_| circuit(live, route, target, question));
+    let (egress, no_egress) = egress(runtime, route, question, needs_source);
+    let circuit = plan.fuse.and_then(|_| circuit(runtime, route, target, question));
     let open = circuit.as_ref().and_then(|(_, open)| *open);
 
     let mut words: Vec<String> = limits.iter().map(|(limit, now)| in_words(limit, now)).collect();
@@ -92,8 +92,8 @@ fn in_words(limit: &Limit, now: &LimitUsage) -> String {
     format!("limit {}: {}{refused}", limit.name, parts.join(", "))
 }
 
-fn egress(live: &Runtime, route: &Route, question: &ExplainRequest<'_>, is_needed: bool) -> (String, Option<Code>) {
-    let (view, ranges) = (live.sources.view(), route.pool.in_force(question.now));
+fn egress(runtime: &Runtime, route: &Route, question: &ExplainRequest<'_>, is_needed: bool) -> (String, Option<Code>) {
+    let (view, ranges) = (runtime.sources.view(), route.pool.in_force(question.now));
     let (usable, all) = (view.count(&ranges), sources::total(&ranges));
     let words = format!("pool {}: {usable} of {all} addresses usable", route.pool.name());
     match is_needed && usable == 0 {
@@ -103,12 +103,12 @@ fn egress(live: &Runtime, route: &Route, question: &ExplainRequest<'_>, is_neede
 }
 
 fn circuit(
-    live: &Runtime,
+    runtime: &Runtime,
     route: &Route,
     target: &Target,
     question: &ExplainRequest<'_>,
 ) -> Option<(String, Option<Code>)> {
-    let again_in = live.circuits.peek(&BreakerKey::of(route, target, question.client, question.tenant))?;
+    let again_in = runtime.circuit_breakers.peek(&BreakerKey::of(route, target, question.client, question.tenant))?;
     Some(match again_in.is_zero() {
         true => ("its circuit is open, and the next delivery tries".to_owned(), None),
         false => {

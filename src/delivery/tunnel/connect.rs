@@ -47,14 +47,14 @@ impl UpstreamConnector<'_> {
         }
         let key = VerifiedTargetKey::of(hop, &self.target.host, &self.route.trust);
         let host = Some(self.target.host.clone());
-        if let Some(proof) = self.live.proven.get(&key) {
+        if let Some(proof) = self.runtime.verified_targets.get(&key) {
             record.proven(&proof);
             return Ok(TunnelConnection { socket, hop, host });
         }
         let host = match self.verify(socket, record).await {
             Ok(proof) => {
                 record.proven(&proof);
-                self.live.proven.put(key, proof);
+                self.runtime.verified_targets.put(key, proof);
                 host
             }
             // A port of which nobody knows whether it speaks TLS, on a route that takes both: the target answered
@@ -90,15 +90,15 @@ impl Tunnel {
         }
         sleep(RETRY_DELAY).await;
         // A reload may have taken the source out of the pool since the tunnel opened.
-        let in_force = self.live.in_force();
-        let pool = in_force.plan.pools.get(self.route.pool.name());
+        let active = self.runtime.active_config();
+        let pool = active.plan.pools.get(self.route.pool.name());
         if !pool.is_some_and(|pool| pool.contains(self.hop.from(), Timestamp::now())) {
             return Ok(());
         }
         let Some(host) = &self.host else { return Ok(()) };
         let (tenant, connect) = (self.record.tenant().cloned(), self.route.timeouts.connect);
         let (hops, record) = ([self.hop], &mut self.record);
-        if let Ok(dialled) = connector::dial(&self.live, host, tenant.as_ref(), &hops, connect, record).await {
+        if let Ok(dialled) = connector::dial(&self.runtime, host, tenant.as_ref(), &hops, connect, record).await {
             self.socket = dialled.socket;
             self.socket.write_all(hello).await?;
         }

@@ -49,16 +49,16 @@ pub(super) async fn answer(
     if path == EXPLAIN {
         return Some(explain(runtime, request).await.unwrap_or_else(|refused| *refused));
     }
-    if !runtime.desk.is_attended() {
+    if !runtime.reload_queue.is_attended() {
         let why = "no configuration file: the built-in one is in force, and nothing can change it\n";
         return Some(text(StatusCode::CONFLICT, TEXT, why.into()));
     }
     let outcome = if path == RELOAD {
         let by = ReloadSource::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
-        runtime.desk.ask_and_wait(by)
+        runtime.reload_queue.ask_and_wait(by)
     } else {
         match with(request).await {
-            Ok(with) => runtime.desk.compare(with),
+            Ok(with) => runtime.reload_queue.compare(with),
             Err(refused) => return Some(*refused),
         }
     };
@@ -91,14 +91,14 @@ struct ExplainBody {
     tenant: Option<String>,
 }
 
-async fn explain(live: &Runtime, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, ControlError> {
+async fn explain(runtime: &Runtime, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, ControlError> {
     let webhook: ExplainBody = read(&body(request).await?)?;
     let method = Method::from_bytes(webhook.method.as_bytes())
         .map_err(|fault| Box::new(text(StatusCode::BAD_REQUEST, TEXT, format!("{fault}\n"))))?;
     let (client, tenant) = (ClientName::new(webhook.client), webhook.tenant.map(TenantName::new));
     let now = Timestamp::now();
     let question = ExplainRequest { method: &method, url: &webhook.url, client: &client, tenant: tenant.as_ref(), now };
-    Ok(text(StatusCode::OK, JSON, delivery::explain_now(live, &question).as_json().to_string()))
+    Ok(text(StatusCode::OK, JSON, delivery::explain_now(runtime, &question).as_json().to_string()))
 }
 
 async fn body(request: Request<Incoming>) -> Result<Bytes, ControlError> {
@@ -119,9 +119,10 @@ fn outcome_response(outcome: &ReloadOutcome) -> Response<Full<Bytes>> {
     text(status, JSON, json!(outcome).to_string())
 }
 
-pub(super) fn status(live: &Runtime) -> Value {
-    let (adopted, rejected, state) = (live.configuration.adopted(), live.configuration.rejected(), live.readiness());
-    let (now, view, in_force) = (Timestamp::now(), live.sources.view(), live.in_force());
+pub(super) fn status(runtime: &Runtime) -> Value {
+    let (adopted, rejected, state) =
+        (runtime.config_status.adopted(), runtime.config_status.rejected(), runtime.readiness());
+    let (now, view, active) = (Timestamp::now(), runtime.sources.view(), runtime.active_config());
     let pool = |(name, pool): (&crate::names::PoolName, &Arc<crate::policy::egress::Pool>)| {
         let ranges = pool.in_force(now);
         // As text: IPv6 pools have more addresses than a JSON number can say.
@@ -130,7 +131,7 @@ pub(super) fn status(live: &Runtime) -> Value {
     };
     json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "started": live.started,
+        "started": runtime.started_at,
         "ready": state.blocked.is_empty(),
         "blocked": state.blocked,
         "degraded": state.degraded,
@@ -149,14 +150,14 @@ pub(super) fn status(live: &Runtime) -> Value {
         "rejected": rejected.map(|rejected| json!({
             "at": rejected.at, "by": rejected.by, "problems": rejected.problems,
         })),
-        "drift": live.configuration.drift().as_deref(),
-        "history": live.configuration.history().as_deref(),
-        "listeners": *live.configuration.listening(),
-        "pools": in_force.plan.pools.iter().map(pool).collect::<Vec<_>>(),
-        "client_connections": live.meters.client_connections.get(),
-        "deliveries_in_flight": live.gate.count().0,
-        "deliveries_waiting": live.gate.count().1,
-        "tunnels": live.meters.tunnels.get(),
-        "idle_target_connections": live.reuse.kept(),
+        "drift": runtime.config_status.drift().as_deref(),
+        "history": runtime.config_status.history().as_deref(),
+        "listeners": *runtime.config_status.listening(),
+        "pools": active.plan.pools.iter().map(pool).collect::<Vec<_>>(),
+        "client_connections": runtime.metrics.client_connections.get(),
+        "deliveries_in_flight": runtime.admission.count().0,
+        "deliveries_waiting": runtime.admission.count().1,
+        "tunnels": runtime.metrics.tunnels.get(),
+        "idle_target_connections": runtime.connection_pool.kept(),
     })
 }

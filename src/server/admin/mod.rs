@@ -47,7 +47,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
 /// Accepts until the door closes, and ends when all have left who came in.
-pub async fn accept(live: Arc<Runtime>, listener: Listener, door: ListenerShutdown) {
+pub async fn accept(runtime: Arc<Runtime>, listener: Listener, door: ListenerShutdown) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut serving = JoinSet::new();
     let mut queue = AcceptQueue::new(listener, door.clone());
@@ -70,9 +70,9 @@ pub async fn accept(live: Arc<Runtime>, listener: Listener, door: ListenerShutdo
         let Some(accepted) = accepted else { break };
         match accepted {
             Ok((stream, peer)) => {
-                let (live, door) = (Arc::clone(&live), door.clone());
+                let (runtime, door) = (Arc::clone(&runtime), door.clone());
                 let task = serving.spawn(async move {
-                    serve(&live, stream, &door).await;
+                    serve(&runtime, stream, &door).await;
                     drop(place);
                 });
                 if let Some(peer) = peer {
@@ -86,13 +86,14 @@ pub async fn accept(live: Arc<Runtime>, listener: Listener, door: ListenerShutdo
     while serving.join_next().await.is_some() {}
 }
 
-async fn serve(live: &Arc<Runtime>, stream: ClientStream, door: &ListenerShutdown) {
+async fn serve(runtime: &Arc<Runtime>, stream: ClientStream, door: &ListenerShutdown) {
     let peer = peer::of(&stream);
     let (peer, is_tcp) = (peer.as_ref(), matches!(stream.socket(), ClientSocket::Tcp(_)));
     let service = service_fn(|request| async move {
-        let judged = if is_tcp { tcp_limits::judge_host(&request, &live.in_force().plan.admin_hosts) } else { Ok(()) };
+        let judged =
+            if is_tcp { tcp_limits::judge_host(&request, &runtime.active_config().plan.admin_hosts) } else { Ok(()) };
         Ok::<_, Infallible>(match judged {
-            Ok(()) => answer(live, request, peer).await,
+            Ok(()) => answer(runtime, request, peer).await,
             Err(HostRejection(status, why)) => text(status, TEXT, why),
         })
     });
@@ -115,11 +116,11 @@ async fn serve(live: &Arc<Runtime>, stream: ClientStream, door: &ListenerShutdow
     let _ = tokio::time::timeout(LONGEST, served).await;
 }
 
-async fn answer(live: &Arc<Runtime>, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
+async fn answer(runtime: &Arc<Runtime>, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return read(live, &request).await;
+        return read(runtime, &request).await;
     }
-    control::answer(live, request, peer).await.unwrap_or_else(|| {
+    control::answer(runtime, request, peer).await.unwrap_or_else(|| {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n".into());
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         response
@@ -127,40 +128,40 @@ async fn answer(live: &Arc<Runtime>, request: Request<Incoming>, peer: Option<&P
 }
 
 /// What can take more than a moment is worked out beside the threads that carry traffic: a plan may have 100,000 routes.
-async fn read(live: &Arc<Runtime>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn read(runtime: &Arc<Runtime>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let worker = match &*path {
         // It says that these threads turn.
         "/healthz" => return text(StatusCode::OK, TEXT, "ok\n".into()),
-        METRICS => &live.scrapes,
-        _ => &live.inquiries,
+        METRICS => &runtime.metrics_worker,
+        _ => &runtime.admin_worker,
     };
-    let (tenant, theirs) = (tenant(request), Arc::clone(live));
+    let (tenant, theirs) = (tenant(request), Arc::clone(runtime));
     let prefers_text = prefers_text(request.headers());
     let told = worker.run(move || render(&theirs, &path, tenant.as_ref(), prefers_text)).await;
     told.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "not answered: see the log\n".into()))
 }
 
-fn render(live: &Runtime, path: &str, tenant: Option<&TenantName>, prefers_text: bool) -> Response<Full<Bytes>> {
+fn render(runtime: &Runtime, path: &str, tenant: Option<&TenantName>, prefers_text: bool) -> Response<Full<Bytes>> {
     match path {
-        "/readyz" => readiness(live),
+        "/readyz" => readiness(runtime),
         METRICS => {
-            live.observe();
-            let (body, media_type) = live.meters.render();
+            runtime.observe();
+            let (body, media_type) = runtime.metrics.render();
             match prefers_text {
                 true => text(StatusCode::OK, text_format::MEDIA_TYPE, text_format::of_openmetrics(&body)),
                 false => text(StatusCode::OK, media_type, body),
             }
         }
         KEYS => {
-            let set = sign::jwks(&live.in_force().plan.signers, tenant, Timestamp::now());
+            let set = sign::jwks(&runtime.active_config().plan.signers, tenant, Timestamp::now());
             keys(set, "application/jwk-set+json")
         }
         DIRECTORY => {
-            let set = sign::directory(&live.in_force().plan.signers, tenant, Timestamp::now());
+            let set = sign::directory(&runtime.active_config().plan.signers, tenant, Timestamp::now());
             keys(set, "application/http-message-signatures-directory+json")
         }
-        STATUS => text(StatusCode::OK, JSON, control::status(live).to_string()),
+        STATUS => text(StatusCode::OK, JSON, control::status(runtime).to_string()),
         _ => text(StatusCode::NOT_FOUND, TEXT, format!("/healthz /readyz /metrics {STATUS} {KEYS} {DIRECTORY}\n")),
     }
 }
@@ -180,8 +181,8 @@ fn prefers_text(headers: &http::HeaderMap) -> bool {
     quality("text/plain") > quality("application/openmetrics-text")
 }
 
-fn readiness(live: &Runtime) -> Response<Full<Bytes>> {
-    let state = live.readiness();
+fn readiness(runtime: &Runtime) -> Response<Full<Bytes>> {
+    let state = runtime.readiness();
     let status = if state.blocked.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = String::from(if state.blocked.is_empty() { "ready\n" } else { "not ready\n" });
     for reason in state.blocked.iter().chain(&state.degraded) {

@@ -18,7 +18,7 @@ use crate::server::hangup::unless;
 use crate::state::Runtime;
 
 pub(super) async fn serve(
-    live: &Arc<Runtime>,
+    runtime: &Arc<Runtime>,
     line: &Conn,
     head: RequestHead,
     caller: &Arc<Caller>,
@@ -28,7 +28,7 @@ pub(super) async fn serve(
     let body = Box::pin(line.body());
     let arrival = ProxyRequest { method, version, target, fields, body, caller: Arc::clone(caller), interim: None };
     let connected = {
-        let connecting = pin!(tunnel::connect(live, arrival));
+        let connecting = pin!(tunnel::connect(runtime, arrival));
         let Some(connected) = unless(line.hangs_up(), connecting).await else { return AfterResponse::Abort };
         connected
     };
@@ -38,7 +38,7 @@ pub(super) async fn serve(
             true => AfterResponse::Close,
             false => AfterResponse::Abort,
         },
-        ConnectOutcome::Tunnel(tunnel) => match write(line, tunnel.answer(live), version, idle, true).await {
+        ConnectOutcome::Tunnel(tunnel) => match write(line, tunnel.answer(runtime), version, idle, true).await {
             true => AfterResponse::Tunnel(tunnel),
             false => AfterResponse::Abort,
         },

@@ -42,7 +42,7 @@ pub(super) async fn serve(
 ) -> Option<(Box<dyn ClientIo>, Box<InspectedTunnel>)> {
     let line = Conn::new(stream, opening);
     loop {
-        let idle = runtime.in_force().plan.timeouts.idle;
+        let idle = runtime.active_config().plan.timeouts.idle;
         let head = line.head(idle, stay.closed(), stay.evicted_unidentified()).await;
         stay.begin_request();
         // Boxed, so that a connection that waits for its next request holds nothing of them.
@@ -77,16 +77,16 @@ pub(super) async fn serve(
 
 /// Answers a connection on which no request is read, lets the answer arrive, and closes the connection.
 pub(super) async fn refuse(
-    live: &Arc<Runtime>,
+    runtime: &Arc<Runtime>,
     stream: Box<dyn ClientIo>,
     response: Response<ResponseBody>,
     stay: &ConnectionLifetime,
 ) {
     let line = Conn::new(stream, BytesMut::new());
     stay.begin_request();
-    let idle = live.in_force().plan.timeouts.idle;
+    let idle = runtime.active_config().plan.timeouts.idle;
     if ResponseWriter::new(response, &Method::GET, Version::HTTP_11, false).write(&line, idle).await.is_ok() {
-        finish(live, &line, stay, false).await;
+        finish(runtime, &line, stay, false).await;
     }
 }
 
@@ -104,13 +104,13 @@ enum AfterResponse {
 }
 
 async fn serve_one(
-    live: &Arc<Runtime>,
+    runtime: &Arc<Runtime>,
     line: &Conn,
     head: RequestHead,
     caller: &Arc<Caller>,
     stay: &ConnectionLifetime,
 ) -> AfterResponse {
-    let idle = live.in_force().plan.timeouts.idle;
+    let idle = runtime.active_config().plan.timeouts.idle;
     let RequestHead { method, target, version, fields, keep_alive, .. } = head;
     // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
     let interim = (version == Version::HTTP_11).then(|| interim(line));
@@ -124,13 +124,13 @@ async fn serve_one(
         interim,
     };
     let response = {
-        let delivering = pin!(delivery::deliver(live, arrival));
+        let delivering = pin!(delivery::deliver(runtime, arrival));
         let Some(response) = unless(line.hangs_up(), delivering).await else { return AfterResponse::Abort };
         response
     };
     // The target's answer to half an upload may be all that it wants of this client.
     let is_ours = matches!(response.body(), ResponseBody::Full(_));
-    let keep_alive = keep_alive && !stay.should_close() && line.can_drain_body(lingering::limit(live), is_ours);
+    let keep_alive = keep_alive && !stay.should_close() && line.can_drain_body(lingering::limit(runtime), is_ours);
     let deadline = response.body().deadline();
     let answer = ResponseWriter::new(response, &method, version, keep_alive);
     let closes = answer.closes();
@@ -168,8 +168,8 @@ fn interim(line: &Conn) -> InterimCallback {
 
 /// Lets the answer arrive at a client that is still writing its request. True if another one may follow. A connection of
 /// an unidentified peer may be evicted meanwhile.
-async fn finish(live: &Runtime, line: &Conn, stay: &ConnectionLifetime, keeps: bool) -> bool {
-    let (most, deadline) = (lingering::limit(live), Instant::now() + lingering::TOTAL);
+async fn finish(runtime: &Runtime, line: &Conn, stay: &ConnectionLifetime, keeps: bool) -> bool {
+    let (most, deadline) = (lingering::limit(runtime), Instant::now() + lingering::TOTAL);
     let draining = async {
         let is_whole = line.drain_body(most, deadline).await;
         if keeps && is_whole {
@@ -187,14 +187,14 @@ async fn finish(live: &Runtime, line: &Conn, stay: &ConnectionLifetime, keeps: b
 /// What cannot be read as a request is answered and recorded like any refusal, and ends the connection: where the next
 /// request would begin is anybody's guess.
 async fn refuse_malformed(
-    live: &Arc<Runtime>,
+    runtime: &Arc<Runtime>,
     line: &Conn,
     unread: InvalidRequest,
     caller: &Caller,
     idle: Duration,
 ) -> AfterResponse {
     let InvalidRequest { why: RequestError(status, detail), asked } = unread;
-    let response = delivery::refuse_unread(live, caller, asked.as_ref(), (status, detail));
+    let response = delivery::refuse_unread(runtime, caller, asked.as_ref(), (status, detail));
     match ResponseWriter::new(response, &Method::GET, Version::HTTP_11, false).write(line, idle).await {
         Ok(()) => AfterResponse::Close,
         Err(_) => AfterResponse::Abort,

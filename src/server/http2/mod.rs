@@ -57,7 +57,7 @@ const EVICTED_GOODBYE: Duration = Duration::from_millis(200);
 
 /// Serves one connection to its end.
 pub(super) async fn serve(
-    live: Arc<Runtime>,
+    runtime: Arc<Runtime>,
     stream: impl ClientIo,
     caller: Arc<Caller>,
     stay: ConnectionLifetime,
@@ -73,14 +73,14 @@ pub(super) async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(FilteredStream::new(stream));
-    let idle = live.in_force().plan.timeouts.idle;
+    let idle = runtime.active_config().plan.timeouts.idle;
     let handshaken = tokio::select! {
         biased;
         handshaken = timeout(idle, handshake) => handshaken,
         () = stay.evicted_unidentified() => return,
     };
     if let Ok(Ok(connection)) = handshaken {
-        accept(live, connection, caller, stay, inside).await;
+        accept(runtime, connection, caller, stay, inside).await;
     }
 }
 
@@ -100,7 +100,7 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     // Pings and settings are no reason to stay.
     let mut quiet_since = Instant::now();
     loop {
-        let patience = if is_leaving { goodbye } else { runtime.in_force().plan.timeouts.idle };
+        let patience = if is_leaving { goodbye } else { runtime.active_config().plan.timeouts.idle };
         let idle = (tasks.is_empty() && !is_leaving).then(|| stay.idle()).flatten();
         // What comes after a response, such as the rest of a refused request, keeps no unidentified peer's connection.
         let waits = *all_answered.borrow_and_update() == 0 && !is_leaving;
@@ -112,10 +112,10 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 Some(Ok((request, reply))) => {
                     stay.begin_request();
-                    let (live, caller, open) = (Arc::clone(&runtime), Arc::clone(&caller), runtime.open_stream());
+                    let (runtime, caller, open) = (Arc::clone(&runtime), Arc::clone(&caller), runtime.open_stream());
                     let unanswered = PendingResponse::begin(&unanswered);
                     tasks.spawn(async move {
-                        answer(&live, request, reply, &caller, inside, unanswered).await;
+                        answer(&runtime, request, reply, &caller, inside, unanswered).await;
                         drop(open);
                     });
                     false
@@ -191,7 +191,7 @@ async fn answer(
 ) {
     let (mut head, incoming) = request.into_parts();
     let reply = Responder::new(reply);
-    let patience = runtime.in_force().plan.timeouts.idle;
+    let patience = runtime.active_config().plan.timeouts.idle;
     let method = head.method.clone();
     let (response, unread) = match request::read(&mut head) {
         Ok(asked) if method == Method::CONNECT => {
