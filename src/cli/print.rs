@@ -7,8 +7,8 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+
+use parking_lot::Mutex;
 
 use crate::sysexits;
 
@@ -44,7 +44,7 @@ pub(super) fn to_stderr(words: fmt::Arguments<'_>) {
 /// The exit code of a command: `code`, unless its answer could not be written out.
 pub(super) fn finish(code: ExitCode) -> ExitCode {
     note(io::stdout().lock().flush());
-    match FAULT.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    match FAULT.lock().take() {
         Some(fault) if code == ExitCode::SUCCESS => {
             eprintln!("outgate: cannot write to stdout: {fault}");
             ExitCode::from(sysexits::IO_ERROR)
@@ -57,6 +57,6 @@ fn note(written: io::Result<()>) {
     if let Err(fault) = written
         && fault.kind() != io::ErrorKind::BrokenPipe
     {
-        FAULT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+        FAULT.lock().get_or_insert(fault);
     }
 }

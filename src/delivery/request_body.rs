@@ -3,13 +3,14 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
@@ -194,7 +195,7 @@ impl UploadProgress {
 
     /// The request goes out now: what the target is waited for begins anew.
     pub(super) fn begin(&self) {
-        if let UploadStage::Target(since) | UploadStage::Ended(since) = &mut self.waits().stage {
+        if let UploadStage::Target(since) | UploadStage::Ended(since) = &mut self.waits.lock().stage {
             *since = Instant::now();
         }
     }
@@ -206,7 +207,7 @@ impl UploadProgress {
         let mut wait: Option<(Instant, Instant)> = None;
         loop {
             let (stage, waited) = {
-                let waits = self.waits();
+                let waits = self.waits.lock();
                 (waits.stage, waits.target)
             };
             match stage {
@@ -221,11 +222,11 @@ impl UploadProgress {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self.waits().stage, UploadStage::Ended(_))
+        matches!(self.waits.lock().stage, UploadStage::Ended(_))
     }
 
     fn end(&self) {
-        let mut waits = self.waits();
+        let mut waits = self.waits.lock();
         if !matches!(waits.stage, UploadStage::Ended(_)) {
             waits.set_stage(UploadStage::Ended(Instant::now()));
             self.changed.notify_one();
@@ -234,7 +235,7 @@ impl UploadProgress {
 
     /// The connection asks for more.
     fn asked(&self) {
-        let mut waits = self.waits();
+        let mut waits = self.waits.lock();
         if matches!(waits.stage, UploadStage::Target(_)) {
             waits.set_stage(UploadStage::Client);
         }
@@ -242,12 +243,8 @@ impl UploadProgress {
 
     fn took(&self, length: u64) {
         self.bytes.fetch_add(length, Ordering::Relaxed);
-        self.waits().set_stage(UploadStage::Target(Instant::now()));
+        self.waits.lock().set_stage(UploadStage::Target(Instant::now()));
         self.changed.notify_one();
-    }
-
-    fn waits(&self) -> MutexGuard<'_, UploadWait> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

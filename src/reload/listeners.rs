@@ -3,8 +3,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -87,7 +88,7 @@ impl Listeners {
     /// Binds what is new. Where one of them cannot be had nothing has changed. What systemd passes was passed at the
     /// start: it stays as it is.
     pub fn prepare(&self, config: &Config) -> Result<ListenerChange, Vec<Problem>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let mut kept: Vec<bool> = state.open.iter().map(|open| open.bind.address == Listen::Systemd).collect();
         let (mut added, mut changed, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (kind, bind) in configured_binds(config).filter(|(_, bind)| bind.address != Listen::Systemd) {
@@ -121,7 +122,7 @@ impl Listeners {
 
     /// Lets in where it was bound, and lets nobody in any more where it goes.
     pub fn commit(&self, change: ListenerChange) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for (kind, bind) in change.kept {
             if let Err(fault) = listen::apply_mode(&bind) {
                 warn!("{} keeps its mode and group: {fault}", bind.address);
@@ -180,7 +181,7 @@ impl Listeners {
     /// Closes the listeners that another process takes over. Connections that came in there are served.
     pub fn hand_over(&self) -> HandedOver {
         let (mut listens, mut keepers) = (Vec::new(), Vec::new());
-        for open in &mut self.state().open {
+        for open in &mut self.state.lock().open {
             if self.successor(&open.bind) != Successor::AfterClose {
                 open.keepers.iter().for_each(ShutdownHandle::close);
                 keepers.append(&mut open.keepers);
@@ -192,12 +193,8 @@ impl Listeners {
 
     /// Closes all, and cuts who is in.
     pub async fn shutdown(&self) {
-        let mut tasks = std::mem::take(&mut self.state().tasks);
+        let mut tasks = std::mem::take(&mut self.state.lock().tasks);
         tasks.shutdown().await;
-    }
-
-    fn state(&self) -> MutexGuard<'_, ListenerSet> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tracing::warn;
 
 use super::{DEBOUNCE, DEBOUNCE_MAX, ReloadTrigger};
@@ -37,7 +38,7 @@ impl FileWatcher {
         let Some(watcher) = &mut self.watcher else { return false };
         let files = files.to_vec();
         let Ok((followed, wanted)) = aside.run(move || paths_and_folders(&files)).await else { return false };
-        *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = followed;
+        *self.followed.lock() = followed;
         for gone in self.folders.difference(&wanted) {
             let _ = watcher.unwatch(gone);
         }
@@ -57,7 +58,7 @@ fn watch(followed: Arc<Mutex<BTreeSet<PathBuf>>>, trigger: ReloadTrigger) -> not
     let (changed, changes) = sync_channel(1);
     std::thread::Builder::new().name("watch".into()).spawn(move || gather(&changes, &trigger))?;
     notify::recommended_watcher(move |event: notify::Result<Event>| {
-        let followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = followed.lock();
         // Where events were lost, everything may have changed.
         if event.map_or(true, |event| event.need_rescan() || is_change(&event, &followed)) {
             note(&changed);

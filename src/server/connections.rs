@@ -4,10 +4,11 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -108,7 +109,7 @@ impl Connections {
     pub(super) fn open(&self, runtime: &Arc<Runtime>) -> OpenConnection {
         self.0.count.send_modify(|count| count.open += 1);
         runtime.metrics.client_connections.inc();
-        let arrived = lock(&self.0.evictable).number();
+        let arrived = self.0.evictable.lock().number();
         OpenConnection { connections: self.clone(), runtime: Arc::clone(runtime), arrived, client_key: None }
     }
 
@@ -139,7 +140,7 @@ impl Connections {
             }
             // Other listeners open connections meanwhile.
             let one_closed = count.wait_for(|count| count.closed > closed);
-            let evicted = evict(&mut lock(&self.0.evictable));
+            let evicted = evict(&mut self.0.evictable.lock());
             if let Some(reason) = evicted {
                 runtime.metrics.connection_closed(reason);
                 let gone = async {
@@ -155,7 +156,7 @@ impl Connections {
     /// An identified connection without a request from now on.
     pub(super) fn idle(&self) -> Evictable {
         let notify = Arc::new(Notify::new());
-        let mut evictable = lock(&self.0.evictable);
+        let mut evictable = self.0.evictable.lock();
         let number = evictable.number();
         evictable.idle.insert(number, Arc::clone(&notify));
         self.0.admission.evictable.notify_one();
@@ -170,7 +171,7 @@ impl Connections {
     /// A connection of an unidentified peer that has no request under way from now on.
     pub(super) fn unidentified(&self, number: ConnectionId) -> Evictable {
         let notify = Arc::new(Notify::new());
-        let mut evictable = lock(&self.0.evictable);
+        let mut evictable = self.0.evictable.lock();
         evictable.unidentified.insert(number.arrived, (number.client_key, Arc::clone(&notify)));
         evictable.by_visitor.extend(number.client_key.map(|visitor| (visitor, number.arrived)));
         self.0.admission.evictable.notify_one();
@@ -229,7 +230,7 @@ impl Evictable {
 
 impl Drop for Evictable {
     fn drop(&mut self) {
-        let mut evictable = lock(&self.connections.0.evictable);
+        let mut evictable = self.connections.0.evictable.lock();
         let was_there = match self.key {
             EvictionKey::Idle(number) => evictable.idle.remove(&number).is_some(),
             EvictionKey::Unidentified(ConnectionId { arrived, client_key: visitor }) => {
@@ -275,11 +276,11 @@ impl OpenConnection {
             return Ok(());
         }
         self.leave();
-        let mut visitors = lock(&self.connections.0.visitors);
+        let mut visitors = self.connections.0.visitors.lock();
         let count = visitors.get(&address).copied().unwrap_or(0);
         if count >= most {
             // The evicted connection is gone in a moment, and its count with it.
-            if !lock(&self.connections.0.evictable).evict_of(address) {
+            if !self.connections.0.evictable.lock().evict_of(address) {
                 return Err(PerIpLimitExceeded);
             }
             self.runtime.metrics.connection_closed("unidentified");
@@ -291,7 +292,7 @@ impl OpenConnection {
 
     fn leave(&mut self) {
         let Some(address) = self.client_key.take() else { return };
-        if let Entry::Occupied(mut visitor) = lock(&self.connections.0.visitors).entry(address) {
+        if let Entry::Occupied(mut visitor) = self.connections.0.visitors.lock().entry(address) {
             *visitor.get_mut() -= 1;
             if *visitor.get() == 0 {
                 visitor.remove();
@@ -317,11 +318,6 @@ fn client_key(address: IpAddr) -> IpAddr {
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !0 << 64).into(),
         v4 => v4,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics half-way through a change.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -350,7 +346,7 @@ mod tests {
         let (runtime, connections) = (test_runtime(), Connections::new());
         let [oldest, younger, newcomer] = [(); 3].map(|()| connections.open(&runtime));
         let _evictable = [&oldest, &younger].map(OpenConnection::unidentified);
-        let evictable = || lock(&connections.0.evictable).unidentified.len();
+        let evictable = || connections.0.evictable.lock().unidentified.len();
         let mut room = pin!(newcomer.makes_room(2));
         assert!(is_pending(room.as_mut()).await);
         assert_eq!(evictable(), 1, "the oldest makes room");

@@ -2,9 +2,10 @@
 //! May it ask for more, and when has it to go though nobody asks it to?
 
 use std::future::pending;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connections::Evictable;
@@ -64,22 +65,18 @@ impl ConnectionLifetime {
     pub(super) async fn evicted_unidentified(&self) {
         let Some(way) = self.way.as_ref().filter(|_| !self.is_identified()) else { return pending().await };
         let begin = || Arc::new(way.connections.unidentified(way.number));
-        let evictable = Arc::clone(self.unidentified().get_or_insert_with(begin));
+        let evictable = Arc::clone(self.unidentified.lock().get_or_insert_with(begin));
         evictable.evicted().await;
     }
 
     /// A request has arrived: the connection is not evicted before it has its response.
     pub(super) fn begin_request(&self) {
         self.has_requested.store(true, Ordering::Relaxed);
-        *self.unidentified() = None;
+        *self.unidentified.lock() = None;
     }
 
     pub(super) fn is_identified(&self) -> bool {
         self.caller.is_identified()
-    }
-
-    fn unidentified(&self) -> MutexGuard<'_, Option<Arc<Evictable>>> {
-        self.unidentified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A client that connected before its listener was handed over has nowhere else to send its first request.

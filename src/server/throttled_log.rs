@@ -2,9 +2,9 @@
 //! How is an operator told of a flood without being flooded?
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::warn;
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ impl ThrottledLog {
 
     /// How many went unsaid, if this one is to be said.
     fn should_log(&self, kind: WarningKind, now: Instant) -> Option<u64> {
-        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.0.lock();
         let Some(heard) = kinds.get_mut(&kind) else {
             kinds.insert(kind, LogState { said: now, suppressed: 0 });
             return Some(0);

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::names::ClientName;
 use crate::policy::authn::ReplayToken;
@@ -65,7 +65,7 @@ impl ReplayCache {
 
     /// The first use of a signature, and no other.
     pub fn check_and_record(&self, client: &ClientName, once: &ReplayToken, now: Timestamp) -> Result<(), ReplayError> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         let used = &mut *used;
         if !used.clients.contains_key(client) {
             used.clients.insert(client.clone(), ClientTokens::default());
@@ -88,7 +88,7 @@ impl ReplayCache {
 
     /// Forgets what has expired. Call it from time to time: clients that do not call any more go this way.
     pub fn sweep(&self, now: Timestamp) {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         let used = &mut *used;
         used.clients.retain(|_, client| {
             used.count -= client.expire(now.as_second());
@@ -130,11 +130,11 @@ mod tests {
         assert_eq!(replay.check_and_record(&a, &once(1, 100), at(100)), Err(ReplayError::Replayed), "its last second");
         assert_eq!(replay.check_and_record(&a, &once(2, 100), at(100)), Ok(()));
         assert_eq!(replay.check_and_record(&b, &once(1, 100), at(50)), Ok(()));
-        assert_eq!(replay.used.lock().unwrap().count, 3);
+        assert_eq!(replay.used.lock().count, 3);
         replay.sweep(at(100));
         assert_eq!(replay.check_and_record(&a, &once(1, 100), at(100)), Err(ReplayError::Replayed));
         replay.sweep(at(101));
-        let used = replay.used.lock().unwrap();
+        let used = replay.used.lock();
         assert_eq!((used.count, used.clients.len()), (0, 0));
     }
 

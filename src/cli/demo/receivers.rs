@@ -3,12 +3,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -47,8 +48,7 @@ impl Receivers {
         let ca = authority()?;
         let seen: Arc<Mutex<Vec<ReceivedWebhook>>> = Arc::default();
         let list = Arc::clone(&seen);
-        let observer: Observer =
-            Arc::new(move |one| list.lock().unwrap_or_else(PoisonError::into_inner).push(one.clone()));
+        let observer: Observer = Arc::new(move |one| list.lock().push(one.clone()));
         let start = |identity| receive(LOOPBACK, identity, secret, Arc::clone(&observer));
         Ok(Self {
             good: start(leaf("good.example", &ca, false)?)?,
@@ -61,10 +61,10 @@ impl Receivers {
 
     /// What arrived last, once it has.
     pub(super) fn last(&self) -> Option<ReceivedWebhook> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
+        self.seen.lock().last().cloned()
     }
     pub(super) fn count(&self) -> usize {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.seen.lock().len()
     }
 }
 

@@ -1,10 +1,11 @@
 //! How many exchanges one HTTP/2 connection carries, and how many it may.
 //! Is there room for one more, has its upload left, and has the connection been idle?
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 /// Exchanges that one connection carries at a time, even if its target allows more.
@@ -78,7 +79,7 @@ impl Streams {
     /// For how long there has been no exchange.
     pub(super) fn idle(&self) -> Duration {
         match self.open.load(Ordering::Relaxed) {
-            0 => self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed(),
+            0 => self.used.lock().elapsed(),
             _ => Duration::ZERO,
         }
     }
@@ -109,7 +110,7 @@ impl UploadPermit {
 
 impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
-        *self.0.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.used.lock() = Instant::now();
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -3,11 +3,12 @@
 
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 
 use super::driver;
 use super::streams::UploadPermit;
@@ -110,7 +111,7 @@ impl ReplayHandle {
             ReplayContent::Nothing => UploadContent::Whole(None),
             ReplayContent::Whole(bytes) => UploadContent::Whole(Some(bytes)),
             ReplayContent::Source(source) => {
-                let mut locked = lock(&source);
+                let mut locked = source.lock();
                 let first = Bytes::copy_from_slice(locked.kept.as_ref()?);
                 locked.sending += 1;
                 let sending = locked.sending;
@@ -122,16 +123,12 @@ impl ReplayHandle {
     }
 }
 
-fn lock(source: &Mutex<ReplaySource>) -> MutexGuard<'_, ReplaySource> {
-    source.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl ReplayAttempt {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if !self.first.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
         }
-        let mut source = lock(&self.source);
+        let mut source = self.source.lock();
         if source.sending != self.sending {
             return Poll::Ready(Some(Err("the request is sent over another connection".into())));
         }
@@ -149,7 +146,7 @@ impl ReplayAttempt {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (mut hint, first) = (lock(&self.source).body.size_hint(), self.first.len() as u64);
+        let (mut hint, first) = (self.source.lock().body.size_hint(), self.first.len() as u64);
         match hint.exact() {
             Some(rest) => hint.set_exact(rest + first),
             None => hint.set_lower(hint.lower() + first),
@@ -192,7 +189,7 @@ impl Body for Upload {
             UploadContent::Whole(bytes) => bytes.is_none(),
             UploadContent::Stream(body) => body.is_end_stream(),
             UploadContent::Replayable(sharing) => {
-                sharing.first.is_empty() && lock(&sharing.source).body.is_end_stream()
+                sharing.first.is_empty() && sharing.source.lock().body.is_end_stream()
             }
         }
     }
@@ -209,7 +206,7 @@ impl Body for Upload {
 impl Drop for ReplayHandle {
     fn drop(&mut self) {
         if let ReplayContent::Source(source) = &self.0 {
-            lock(source).kept = None;
+            source.lock().kept = None;
         }
     }
 }

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::answer::{AnswerWithTtl, FamilyAnswer};
@@ -96,11 +97,11 @@ impl InFlightQuery {
 
     /// Keeps what a server has said instead of answering, for those who give up before another one answers.
     pub(super) fn note(&self, fault: &'static str) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        *self.fault.lock() = Some(fault);
     }
 
     pub(super) fn fault(&self) -> Option<&'static str> {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.fault.lock()
     }
 
     pub(super) fn has_waiters(&self) -> bool {
@@ -172,7 +173,7 @@ impl DnsCache {
     fn shard(&self, key: &QueryKey) -> MutexGuard<'_, CacheShard> {
         let index = self.seed.hash_one(&key.name) as usize % SHARDS;
         // No code of ours panics while it holds the lock, and the map is whole between any two calls.
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[index].lock()
     }
 }
 
@@ -311,7 +312,7 @@ mod tests {
             let seconds = 60 + number as u64;
             question(cache.lookup(name(&format!("{number}.example")), now)).0.answer(found(seconds), now);
         }
-        let held: usize = cache.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        let held: usize = cache.shards.iter().map(|shard| shard.lock().len()).sum();
         assert!(held <= capacity && held > capacity / 2, "{held}");
         let last = name(&format!("{}.example", 2 * capacity - 1));
         assert!(is_known(&cache.lookup(last, now)), "what expires first has gone first");

@@ -5,8 +5,9 @@
 //! one tenant. A trust that verifies nothing resumes nothing.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::SingleCertAndKey;
@@ -51,7 +52,7 @@ impl ClientTls {
     /// With the sessions of this tenant.
     pub(super) fn config(&self, tenant: Option<&TenantName>) -> Arc<ClientConfig> {
         let Some(tenant) = tenant else { return Arc::clone(&self.config) };
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants = self.tenants.lock();
         let config = tenants.get_or_insert_with(tenant, || {
             let mut config = ClientConfig::clone(&self.config);
             config.resumption = resumption(&self.trust, SESSIONS_OF_TENANT);

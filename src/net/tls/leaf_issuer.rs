@@ -1,9 +1,10 @@
 //! Certificates of targets, made on demand, for clients that trust our own authority.
 //! What do we show in the place of this target?
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -73,17 +74,13 @@ impl LeafIssuer {
         host: &Host,
         now: Timestamp,
     ) -> Result<Arc<ServerConfig>, IssueError> {
-        if let Some(leaf) = self.lock().get(host).filter(|leaf| now < leaf.renewed) {
+        if let Some(leaf) = self.leaves.lock().get(host).filter(|leaf| now < leaf.renewed) {
             return Ok(Arc::clone(&leaf.config));
         }
         let leaf = self.mint(authority, host, now)?;
         let config = Arc::clone(&leaf.config);
-        self.lock().insert(host.clone(), leaf);
+        self.leaves.lock().insert(host.clone(), leaf);
         Ok(config)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Host, IssuedLeaf>> {
-        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mint(&self, authority: &InspectionCa, host: &Host, now: Timestamp) -> Result<IssuedLeaf, IssueError> {

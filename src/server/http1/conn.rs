@@ -6,12 +6,13 @@ mod lingering_close;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
@@ -87,10 +88,6 @@ impl Conn {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    fn state(&self) -> MutexGuard<'_, ConnState> {
-        lock(&self.0)
-    }
-
     /// The next request's head. A connection that has sent nothing of it yet ends when `over` does, and any when `evicted`
     /// does.
     pub(super) async fn head(
@@ -102,18 +99,18 @@ impl Conn {
         let (mut over, mut evicted) = (pin!(Some(close)), pin!(evicted));
         let mut deadline = Instant::now() + idle;
         let mut begun = false;
-        self.state().release();
+        self.0.lock().release();
         loop {
-            if let Some(head) = self.state().take_head().map_err(ReadHeadError::Invalid)? {
+            if let Some(head) = self.0.lock().take_head().map_err(ReadHeadError::Invalid)? {
                 return Ok(head);
             }
-            if !begun && !self.state().buffer.is_empty() {
+            if !begun && !self.0.lock().buffer.is_empty() {
                 begun = true;
                 over.set(None);
                 deadline = Instant::now() + HEAD_TIMEOUT;
             }
             let read = poll_fn(|cx| {
-                if let Poll::Ready(read) = self.state().poll_read(cx) {
+                if let Poll::Ready(read) = self.0.lock().poll_read(cx) {
                     return Poll::Ready(read);
                 }
                 let is_over = over.as_mut().as_pin_mut().is_some_and(|over| over.poll(cx).is_ready());
@@ -131,21 +128,21 @@ impl Conn {
 
     /// Whether the request's body was read to its end.
     pub(super) fn body_has_ended(&self) -> bool {
-        self.state().framing.has_ended()
+        self.0.lock().framing.has_ended()
     }
 
     /// Whether what is left of the body can be read away so that the next request may follow: it has no more than `most`
     /// bytes, or as many as chunks will tell where `takes_chunks` is set, and it is certain to come. A client that still
     /// waits for `100 Continue` may send it or not.
     pub(super) fn can_drain_body(&self, most: u64, takes_chunks: bool) -> bool {
-        let state = self.state();
+        let state = self.0.lock();
         let is_short = state.framing.remaining().map_or(takes_chunks, |left| left <= most);
         state.framing.has_ended() || (!state.owes_continue && state.framing != Framing::Malformed && is_short)
     }
 
     /// Ends an upload that still streams although its answer is out: what is read from now on is not its body.
     pub(super) fn abandon_body(&self) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.generation += 1;
         if let Some(waker) = state.body_waker.take() {
             waker.wake();
@@ -153,7 +150,7 @@ impl Conn {
     }
 
     pub(super) fn set_abort_on_drop(&self, resets: bool) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if state.resets != resets {
             state.resets = resets;
             state.stream.resets_when_dropped(resets);
@@ -162,13 +159,13 @@ impl Conn {
 
     /// What comes through the connection from now on, beginning with what was read ahead.
     pub(super) fn take_stream(&self) -> Rewind<Box<dyn ClientIo>> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let stream = std::mem::replace(&mut state.stream, Box::new(tokio::io::empty()));
         Rewind::new(std::mem::take(&mut state.buffer), stream)
     }
 
     pub(super) fn body(&self) -> Http1Body {
-        Http1Body { generation: self.state().generation, conn: Arc::downgrade(&self.0) }
+        Http1Body { generation: self.0.lock().generation, conn: Arc::downgrade(&self.0) }
     }
 
     pub(super) fn interim_writer(&self) -> InterimWriter {
@@ -179,14 +176,14 @@ impl Conn {
     /// half-close counts as a hang-up, as in nginx and Envoy, since most clients that give up send nothing else. What the
     /// client sends ahead, of the body and behind it, is kept for later: here up to [`READ_AHEAD_MAX`], and in the socket.
     pub(super) async fn hangs_up(&self) {
-        poll_fn(|cx| self.state().poll_hang_up(cx)).await;
+        poll_fn(|cx| self.0.lock().poll_hang_up(cx)).await;
     }
 
     /// Writes all of it; each piece of progress may take `patience`.
     pub(super) async fn write_all(&self, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
         while !bytes.is_empty() {
             let write = poll_fn(|cx| {
-                let mut state = self.state();
+                let mut state = self.0.lock();
                 ready!(state.poll_interim(cx))?;
                 Pin::new(&mut state.stream).poll_write(cx, bytes)
             });
@@ -197,7 +194,7 @@ impl Conn {
             bytes = &bytes[written..];
         }
         // TLS may hold back what the socket had no room for.
-        let flush = poll_fn(|cx| Pin::new(&mut self.state().stream).poll_flush(cx));
+        let flush = poll_fn(|cx| Pin::new(&mut self.0.lock().stream).poll_flush(cx));
         tokio::time::timeout(patience, flush).await?
     }
 }
@@ -206,16 +203,12 @@ impl InterimWriter {
     /// An interim answer, which whoever looks out for a hang-up writes.
     pub(super) fn interim(&self, head: &[u8]) {
         let Some(line) = self.0.upgrade() else { return };
-        let mut state = lock(&line);
+        let mut state = line.lock();
         state.interim.extend_from_slice(head);
         if let Some(waker) = state.lookout_waker.take() {
             waker.wake();
         }
     }
-}
-
-fn lock(state: &Mutex<ConnState>) -> MutexGuard<'_, ConnState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for ConnState {
@@ -351,18 +344,18 @@ impl Body for Http1Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let Some(line) = self.conn.upgrade() else { return Poll::Ready(Some(Err(RequestBodyError::ClientGone))) };
-        lock(&line).poll_body(self.generation, cx).map(|data| data.map(|data| data.map(Frame::data)))
+        line.lock().poll_body(self.generation, cx).map(|data| data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
         self.conn.upgrade().is_some_and(|line| {
-            let state = lock(&line);
+            let state = line.lock();
             state.generation == self.generation && state.framing.has_ended()
         })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let remaining = self.conn.upgrade().and_then(|line| lock(&line).framing.remaining());
+        let remaining = self.conn.upgrade().and_then(|line| line.lock().framing.remaining());
         remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
@@ -384,8 +377,8 @@ mod tests {
         assert!(line.head(HEAD_TIMEOUT, pending(), pending()).await.is_ok());
         let mut cx = Context::from_waker(Waker::noop());
         let mut looks_out = || {
-            assert!(line.state().poll_hang_up(&mut cx).is_pending());
-            line.state().buffer.capacity()
+            assert!(line.0.lock().poll_hang_up(&mut cx).is_pending());
+            line.0.lock().buffer.capacity()
         };
         let held = looks_out();
         assert!(held <= 3 * READ_AHEAD_MAX_WAITING, "{held} bytes");

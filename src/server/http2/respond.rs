@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::SystemTime;
 
@@ -12,6 +12,7 @@ use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
+use parking_lot::Mutex;
 
 use crate::delivery::{InterimCallback, ResponseBody};
 
@@ -42,10 +43,6 @@ impl Responder {
         Self(Arc::new(Mutex::new(reply)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, SendResponse<Bytes>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Says `100 Continue`.
     pub(super) fn proceed(&self) {
         self.inform(StatusCode::CONTINUE, &HeaderMap::new());
@@ -61,19 +58,19 @@ impl Responder {
         *head.status_mut() = status;
         *head.headers_mut() = fields.clone();
         // Lost on a stream that is gone, which whoever waits for the answer will notice.
-        let _ = self.lock().send_informational(head);
+        let _ = self.0.lock().send_informational(head);
     }
 
     /// Resolves when the client wants no answer any more, or has gone.
     pub(super) async fn is_reset(&self) {
-        poll_fn(|cx| self.lock().poll_reset(cx).map(drop)).await;
+        poll_fn(|cx| self.0.lock().poll_reset(cx).map(drop)).await;
     }
 
     /// Sends the head of an answer that opens a tunnel.
     pub(super) fn open(&self, response: Response<ResponseBody>) -> Result<SendStream<Bytes>, IncompleteResponse> {
         let mut head = response.map(drop);
         complete(head.headers_mut());
-        Ok(self.lock().send_response(head, false)?)
+        Ok(self.0.lock().send_response(head, false)?)
     }
 
     /// Sends the answer, as fast as the client reads.
@@ -94,7 +91,7 @@ impl Responder {
         complete(&mut head.headers);
         let length = body.size_hint().exact().filter(|_| has_body);
         let ends = !has_body || body.is_end_stream();
-        let stream = self.lock().send_response(Response::from_parts(head, ()), ends)?;
+        let stream = self.0.lock().send_response(Response::from_parts(head, ()), ends)?;
         let mut stream = ResponseStream { stream, has_ended: ends };
         let mut sent = 0;
         while !stream.has_ended {

@@ -2,8 +2,8 @@
 //! Who asks, and who waits for what comes of it?
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::SourceSnapshot;
@@ -69,7 +69,7 @@ impl ReloadQueue {
     }
 
     fn with(&self, change: impl FnOnce(&mut PendingRequests)) {
-        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.waiting.lock());
         self.arrived.notify_one();
     }
 
@@ -88,7 +88,7 @@ impl ReloadQueue {
     }
 
     pub fn drain(&self) -> PendingRequests {
-        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.waiting.lock())
     }
 }
 

@@ -2,9 +2,9 @@
 //! What has to be said now?
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 
 use crate::policy::expiry::Expiry;
 
@@ -17,7 +17,7 @@ pub struct ExpiryWarnings(Mutex<HashMap<Expiry, Option<Timestamp>>>);
 impl ExpiryWarnings {
     /// The warnings that are due. What is met for the first time was warned about where its configuration was read.
     pub fn due(&self, expiries: &[Expiry], now: Timestamp) -> Vec<String> {
-        let mut spoken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spoken = self.0.lock();
         spoken.retain(|expiry, _| expiries.contains(expiry));
         let mut due = Vec::new();
         for expiry in expiries {
@@ -49,7 +49,7 @@ struct LoggedProblems {
 impl SignerWarnings {
     /// What is due of `faults`. What a configuration began with was told where it was read.
     pub fn due(&self, digest: [u8; 32], faults: Vec<String>, now: Timestamp) -> Vec<String> {
-        let mut spoken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spoken = self.0.lock();
         if spoken.digest != digest {
             *spoken = LoggedProblems { digest, when: faults.into_iter().map(|fault| (fault, now)).collect() };
             return Vec::new();

@@ -2,9 +2,10 @@
 //! Is the proxy as a whole too busy for one more?
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -45,7 +46,7 @@ impl AdmissionQueue {
     /// Among no more than `most`.
     pub async fn acquire(self: &Arc<Self>, most: usize) -> Result<InFlightGuard, Overloaded> {
         let mut in_line = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.most = most;
             state.let_in();
             if state.in_flight < most {
@@ -70,19 +71,14 @@ impl AdmissionQueue {
 
     /// How many are in flight, and how many wait.
     pub fn count(&self) -> (usize, usize) {
-        let state = self.lock();
+        let state = self.state.lock();
         (state.in_flight, state.queue.len())
     }
 
     fn leave(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.in_flight -= 1;
         state.let_in();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, AdmissionState> {
-        // Nothing panics half-way through a change of the state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,7 +107,7 @@ struct AdmissionTicket<'a> {
 
 impl Drop for AdmissionTicket<'_> {
     fn drop(&mut self) {
-        let mut state = self.gate.lock();
+        let mut state = self.gate.state.lock();
         if let Ok(place) = state.queue.binary_search_by_key(&self.number, |(number, _)| *number) {
             state.queue.remove(place);
         } else if let Ok(Ok(())) = self.answer.try_recv() {

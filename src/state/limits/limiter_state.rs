@@ -2,10 +2,11 @@
 //! Is there room for one more, and if not, when?
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -52,7 +53,7 @@ pub(in crate::state) struct ConcurrencyPermit(Arc<LimiterState>);
 
 impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.0.0.lock();
         state.in_flight -= 1;
         state.call(Resource::Concurrency);
     }
@@ -73,7 +74,7 @@ impl LimiterState {
     /// For one of those that this one counted together: it owes what all of them owe. What it has under way here, it may
     /// have once more there.
     pub(in crate::state) fn inherit(&self) -> Self {
-        let state = self.lock();
+        let state = self.0.lock();
         let flow = state.rare.as_ref().and_then(|rare| rare.flow.clone());
         let rare = flow.map(|flow| Box::new(Extras { flow: Some(flow), ..Extras::default() }));
         Self(Mutex::new(LimiterInner { rate: state.rate, rare, ..LimiterInner::default() }))
@@ -84,7 +85,7 @@ impl LimiterState {
         self: &Arc<Self>,
         maximum: u32,
     ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if maximum > state.maximum {
             state.call(Resource::Concurrency);
         }
@@ -108,7 +109,7 @@ impl LimiterState {
         let first_in_line = async {
             let _first = in_line.head.first().await;
             loop {
-                if let Ok(entered) = self.occupy(&mut self.lock()) {
+                if let Ok(entered) = self.occupy(&mut self.0.lock()) {
                     return entered;
                 }
                 in_line.head.notified().await;
@@ -127,7 +128,7 @@ impl LimiterState {
 
     /// A token at once, and how many are left; nobody overtakes those in line, for whom a new quota holds too.
     pub(in crate::state) fn try_take_token(&self, quota: &Quota, now: u64) -> Result<u32, Exhausted> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if state.rate.adopt(quota, now) {
             state.call(Resource::Token);
         }
@@ -153,7 +154,7 @@ impl LimiterState {
         let first = timeout_at(deadline, in_line.head.first()).await;
         let _first = first.map_err(|_| Exhausted(quota.interval()))?;
         loop {
-            let taken = self.lock().rate.try_take(clock());
+            let taken = self.0.lock().rate.try_take(clock());
             match taken {
                 Err(wait) if Instant::now() + wait <= deadline => {
                     tokio::select! { () = sleep(wait) => {}, () = in_line.head.notified() => {} }
@@ -166,7 +167,7 @@ impl LimiterState {
     /// From now on its deliveries share so many bytes a second, those under way too.
     pub(in crate::state) fn open_flow(&self, bandwidth: u64) {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let rare = state.rare.get_or_insert_default();
         let changed = rare.flow.get_or_insert_with(|| ByteBucket::new(bandwidth, now)).adopt(bandwidth, now);
         if changed {
@@ -176,14 +177,14 @@ impl LimiterState {
 
     /// Some of these bytes, now; none where others are in line for theirs.
     pub(in crate::state) fn take_bytes(&self, most: u64) -> Option<u64> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let is_first = state.rare.as_ref().is_none_or(|rare| rare.turns.is_empty());
         is_first.then(|| state.take_bytes(most).ok())?
     }
 
     /// Some of these bytes, in order of arrival, whether or not the caller polls for them.
     pub(in crate::state) fn wait_for_bytes(self: &Arc<Self>, most: u64) -> BytesGrant {
-        let (number, granted, is_first) = self.lock().rare.get_or_insert_default().turns.join(most);
+        let (number, granted, is_first) = self.0.lock().rare.get_or_insert_default().turns.join(most);
         if is_first {
             tokio::spawn(Arc::clone(self).serve());
         }
@@ -192,7 +193,7 @@ impl LimiterState {
 
     /// Bytes that were taken and did not pass.
     pub(in crate::state) fn refund_bytes(&self, bytes: u64) {
-        if let Some(flow) = self.lock().rare.as_mut().and_then(|rare| rare.flow.as_mut()) {
+        if let Some(flow) = self.0.lock().rare.as_mut().and_then(|rare| rare.flow.as_mut()) {
             flow.refund(bytes);
         }
     }
@@ -201,7 +202,7 @@ impl LimiterState {
     async fn serve(self: Arc<Self>) {
         loop {
             let (wait, changed) = {
-                let mut state = self.lock();
+                let mut state = self.0.lock();
                 let Some(rare) = &mut state.rare else { return };
                 let Extras { flow, turns, .. } = &mut **rare;
                 let (now, mut unclaimed) = (Instant::now(), 0);
@@ -220,14 +221,14 @@ impl LimiterState {
 
     /// Nothing would be forgotten by dropping it: nobody is in it, and its rate is as if never used.
     pub(in crate::state) fn is_idle(&self, now: u64) -> bool {
-        let state = self.lock();
+        let state = self.0.lock();
         let flow = state.rare.as_ref().and_then(|rare| rare.flow.as_ref());
         state.in_flight == 0 && state.rate.is_full(now) && flow.is_none_or(|flow| flow.is_full(Instant::now()))
     }
 
     /// How full it is under this quota, which it does not take up.
     pub(in crate::state) fn level(&self, quota: Option<&Quota>, now: u64) -> LimiterUsage {
-        let state = self.lock();
+        let state = self.0.lock();
         let rate = quota.map(|quota| {
             let mut rate = state.rate;
             rate.adopt(quota, now);
@@ -243,7 +244,7 @@ impl LimiterState {
         what: Resource,
         wants: impl FnOnce(usize) -> Result<(), Exhausted>,
     ) -> Result<QueueTicket<'_>, Exhausted> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         wants(state.waiting(what))?;
         Ok(self.join(what, &mut state))
     }
@@ -251,11 +252,6 @@ impl LimiterState {
     fn join(&self, what: Resource, state: &mut LimiterInner) -> QueueTicket<'_> {
         let turn = state.rare.get_or_insert_default().queues.join(what);
         QueueTicket { bucket: self, what, head: turn }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LimiterInner> {
-        // Nothing panics half-way through a change of the state.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -304,7 +300,7 @@ impl Future for BytesGrant {
 
 impl Drop for BytesGrant {
     fn drop(&mut self) {
-        if let Some(rare) = &mut self.bucket.lock().rare {
+        if let Some(rare) = &mut self.bucket.0.lock().rare {
             rare.turns.leave(self.number);
         }
         if let Ok(bytes) = self.granted.try_recv() {
@@ -322,7 +318,7 @@ struct QueueTicket<'a> {
 
 impl Drop for QueueTicket<'_> {
     fn drop(&mut self) {
-        let mut state = self.bucket.lock();
+        let mut state = self.bucket.0.lock();
         let Some(rare) = &mut state.rare else { return };
         rare.queues.leave(self.what);
         if rare.queues.are_empty() && rare.flow.is_none() && rare.turns.is_empty() {

@@ -13,10 +13,11 @@ mod wait_slots;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock, Reference};
+use parking_lot::RwLock;
 use tokio::task::yield_now;
 
 use crate::names::LimitName;
@@ -174,7 +175,7 @@ impl<C: Clock> Limits<C> {
 
     /// How full a limit is for a key, for who wants to know: nothing is taken, and no counter begun.
     pub fn fullness(&self, limit: &Limit, who: &LimitDescriptor<'_>) -> LimitUsage {
-        let bucket = self.tables().get(&limit.name).map(|table| table.peek(limit.key(who))).unwrap_or_default();
+        let bucket = self.tables.read().get(&limit.name).map(|table| table.peek(limit.key(who))).unwrap_or_default();
         let level = bucket.level(limit.quota.as_ref(), self.now());
         LimitUsage { rate: level.rate, in_flight: level.in_flight, maximum: limit.concurrency, waiting: level.waiting }
     }
@@ -184,16 +185,16 @@ impl<C: Clock> Limits<C> {
     pub async fn sweep(&self) {
         for part in 0..SHARDS {
             let now = self.now();
-            self.tables().values().for_each(|table| table.sweep(part, now));
+            self.tables.read().values().for_each(|table| table.sweep(part, now));
             yield_now().await;
         }
         let now = self.now();
-        self.tables.write().unwrap_or_else(PoisonError::into_inner).retain(|_, table| !table.is_idle(now));
+        self.tables.write().retain(|_, table| !table.is_idle(now));
     }
 
     /// How many keys are counted.
     pub fn keys(&self) -> usize {
-        self.tables().values().map(LimitTable::keys).sum()
+        self.tables.read().values().map(LimitTable::keys).sum()
     }
 
     fn share(&self, limit: &Arc<Limit>, who: &LimitDescriptor<'_>) -> LimitClaim {
@@ -203,16 +204,12 @@ impl<C: Clock> Limits<C> {
 
     fn bucket(&self, limit: &Limit, who: &LimitDescriptor<'_>) -> Arc<LimiterState> {
         let key = limit.key(who);
-        if let Some(table) = self.tables().get(&limit.name) {
+        if let Some(table) = self.tables.read().get(&limit.name) {
             return table.bucket(key, || self.now());
         }
-        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.tables.write();
         let table = tables.entry(limit.name.clone()).or_insert_with(|| LimitTable::new(self.keys_max));
         table.bucket(key, || self.now())
-    }
-
-    fn tables(&self) -> RwLockReadGuard<'_, HashMap<LimitName, LimitTable>> {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> u64 {
@@ -357,7 +354,7 @@ mod tests {
         assert_eq!(limits.keys(), SHARDS, "not one of them is idle");
         clock.advance(HOUR);
         done(limits.sweep());
-        assert_eq!((limits.keys(), limits.tables().len()), (0, 0));
+        assert_eq!((limits.keys(), limits.tables.read().len()), (0, 0));
     }
 
     /// A key that counted among the others, for want of room, does not begin anew when it gets its own counter.

@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::state::limits::limiter_state::LimiterState;
 use crate::state::limits::rate::nanoseconds;
@@ -92,21 +94,21 @@ impl LimitTable {
 
     fn shard_of(&self, key: impl Hash) -> (KeyHash, MutexGuard<'_, TableShard>) {
         let print = KeyHash([self.hashers[0].hash_one(&key), self.hashers[1].hash_one(&key)]);
-        (print, lock(&self.shards[(print.0[0] % SHARDS as u64) as usize]))
+        (print, self.shards[(print.0[0] % SHARDS as u64) as usize].lock())
     }
 
     /// Drops what is idle of a part of the keys.
     pub(in crate::state) fn sweep(&self, part: usize, now: u64) {
-        lock(&self.shards[part % SHARDS]).sweep(now);
+        self.shards[part % SHARDS].lock().sweep(now);
     }
 
     pub(in crate::state) fn keys(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).buckets.len()).sum()
+        self.shards.iter().map(|shard| shard.lock().buckets.len()).sum()
     }
 
     pub(in crate::state) fn is_idle(&self, now: u64) -> bool {
         self.shards.iter().all(|shard| {
-            let shard = lock(shard);
+            let shard = shard.lock();
             let overflow = &shard.overflow;
             shard.buckets.is_empty() && Arc::strong_count(overflow) == 1 && overflow.is_idle(now)
         })
@@ -129,9 +131,4 @@ impl TableShard {
         self.buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_idle(now));
         self.buckets.shrink_to(self.buckets.len() * 2);
     }
-}
-
-fn lock(shard: &Mutex<TableShard>) -> MutexGuard<'_, TableShard> {
-    // Nothing panics half-way through a change of a shard.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,9 +2,10 @@
 //! Is there room for one more to wait, and for the clients that come after it?
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::names::ClientName;
@@ -63,7 +64,7 @@ impl WaitSlots {
 
     /// `None`: there is no room.
     pub(in crate::state) fn acquire(&self, client: &ClientName) -> Option<WaitSlotGuard> {
-        let mut counts = lock(&self.counts);
+        let mut counts = self.counts.lock();
         let own = counts.by_client.get(client).copied().unwrap_or_default();
         if own >= self.max.saturating_sub(counts.all) {
             return None;
@@ -76,7 +77,7 @@ impl WaitSlots {
 
 impl Drop for WaitSlotGuard {
     fn drop(&mut self) {
-        let mut counts = lock(&self.counts);
+        let mut counts = self.counts.lock();
         counts.all -= 1;
         if let Some(own) = counts.by_client.get_mut(&self.client) {
             *own -= 1;
@@ -85,11 +86,6 @@ impl Drop for WaitSlotGuard {
             }
         }
     }
-}
-
-fn lock(counts: &Mutex<WaitCounts>) -> MutexGuard<'_, WaitCounts> {
-    // Nothing panics half-way through a change.
-    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -107,7 +103,7 @@ mod tests {
         drop(first);
         assert_eq!(all_of("first").len(), 31, "of the 62 that are free");
         drop((second, third));
-        let counts = lock(&waiting.counts);
+        let counts = waiting.counts.lock();
         assert_eq!((counts.all, counts.by_client.len()), (0, 0));
     }
 }

@@ -8,10 +8,11 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, access};
 use tokio::sync::oneshot;
@@ -103,11 +104,11 @@ impl LineQueue {
 
     /// Appends whole lines, each with its line feed, unless too much waits already. Never blocks on the sink.
     pub(in crate::state) fn push(&self, text: &[u8]) {
-        let mut queue = self.shared.lock();
+        let mut queue = self.shared.queue.lock();
         let before = queue.lines.len();
         if before > self.shared.pace.backlog_max {
             drop(queue);
-            self.shared.faults().write = None; // the sink may have failed before: this loss has another cause
+            self.shared.faults.lock().write = None; // the sink may have failed before: this loss has another cause
             return self.count_lost(count_lines(text));
         }
         queue.lines.extend_from_slice(text);
@@ -138,43 +139,43 @@ impl LineQueue {
     }
 
     pub(in crate::state) fn drain(&self) -> Vec<u8> {
-        std::mem::take(&mut self.shared.lock().lines)
+        std::mem::take(&mut self.shared.queue.lock().lines)
     }
 
     /// Opens the file anew. Where that fails, the old one is kept, and the log and [`LineQueue::reopen_fault`] say so.
     pub(in crate::state) fn reopen(&self) {
-        self.shared.faults().reopen = None; // the log says it again
-        self.shared.lock().reopen = true;
+        self.shared.faults.lock().reopen = None; // the log says it again
+        self.shared.queue.lock().reopen = true;
     }
 
     /// Tries again to open a file that could not be opened anew.
     pub(in crate::state) fn retry_reopen(&self) {
         if self.reopen_fault().is_some() {
-            self.shared.lock().reopen = true;
+            self.shared.queue.lock().reopen = true;
         }
     }
 
     /// Why the file that is written is not the one at its path.
     pub(in crate::state) fn reopen_fault(&self) -> Option<String> {
-        self.shared.faults().reopen.clone()
+        self.shared.faults.lock().reopen.clone()
     }
 
     /// Why lines were last lost; `None`: they came faster than they could be written.
     pub(in crate::state) fn write_fault(&self) -> Option<String> {
-        self.shared.faults().write.clone()
+        self.shared.faults.lock().write.clone()
     }
 
     /// Waits until all lines are written, for at most `patience`.
     pub(in crate::state) fn flush(&self, patience: Duration) {
-        let queue = self.shared.lock();
+        let mut queue = self.shared.queue.lock();
         self.shared.wake.notify_one();
         let is_busy = |queue: &mut PendingLines| queue.is_writing || !queue.lines.is_empty();
-        let _ = self.shared.drained.wait_timeout_while(queue, patience, is_busy);
+        self.shared.drained.wait_while_for(&mut queue, is_busy, patience);
     }
 
     /// Writes out what is left, for at most `patience`. Later lines are lost.
     pub(in crate::state) fn close(&self, patience: Duration) {
-        self.shared.lock().closed = true;
+        self.shared.queue.lock().closed = true;
         self.flush(patience);
     }
 }
@@ -182,29 +183,20 @@ impl LineQueue {
 /// The writer writes out what waits, and ends.
 impl Drop for LineQueue {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
+        self.shared.queue.lock().closed = true;
         self.shared.wake.notify_one();
     }
 }
 
 impl LineQueueInner {
-    fn lock(&self) -> MutexGuard<'_, PendingLines> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn faults(&self) -> MutexGuard<'_, SinkErrors> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn write_out(&self, mut sink: LineSink, recovered: fn(u64)) {
         let mut lines = Vec::new();
         // A disk that was full has torn a line: the next one does not continue it.
         let mut torn = false;
         loop {
-            let mut queue = self.lock();
+            let mut queue = self.queue.lock();
             if !queue.closed && queue.lines.len() < self.pace.flush_size {
-                let waited = self.wake.wait_timeout(queue, self.pace.flush_after);
-                queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+                self.wake.wait_for(&mut queue, self.pace.flush_after);
             }
             std::mem::swap(&mut lines, &mut queue.lines);
             let (reopen, closed) = (std::mem::take(&mut queue.reopen), queue.closed);
@@ -219,7 +211,7 @@ impl LineQueueInner {
             };
             torn = torn && lines.is_empty() || written.is_err() && sink.is_open();
             if let Err(fault) = written {
-                self.faults().write = Some(fault.to_string());
+                self.faults.lock().write = Some(fault.to_string());
                 self.lost.fetch_add(count_lines(&lines), Ordering::Relaxed);
             } else if !lines.is_empty() {
                 self.is_open.store(true, Ordering::Relaxed);
@@ -227,7 +219,7 @@ impl LineQueueInner {
             }
             lines.clear();
             lines.shrink_to(CAPACITY_KEPT);
-            let mut queue = self.lock();
+            let mut queue = self.queue.lock();
             queue.is_writing = false;
             if queue.lines.is_empty() {
                 self.drained.notify_all();
@@ -248,7 +240,7 @@ impl LineQueueInner {
             }
             Err(fault) => Some(fault.to_string()),
         };
-        let before = std::mem::replace(&mut self.faults().reopen, fault.clone());
+        let before = std::mem::replace(&mut self.faults.lock().reopen, fault.clone());
         match (fault, before) {
             (Some(fault), before) if before.as_ref() != Some(&fault) => {
                 warn!("cannot reopen {}: {fault}; lines still go to the file that was open before", path.display());

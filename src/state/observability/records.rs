@@ -3,11 +3,12 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tracing::warn;
 
@@ -126,7 +127,7 @@ impl Records {
     /// the former one has lost, for later reports name the new one.
     pub fn replace(&self, to: RecordDestination) {
         // Locked first: a report meanwhile would blame the new destination.
-        let mut reported = self.reported();
+        let mut reported = self.reported.lock();
         let former = self.to.swap(Arc::new(to));
         let lost = self.lost_before.fetch_add(former.lost(), Ordering::Relaxed) + former.lost();
         reported.at = None;
@@ -204,20 +205,16 @@ impl Records {
 
     /// The same at the end of the process, which does not wait for the minute.
     pub fn last_loss(&self) -> Option<String> {
-        self.reported().at = None;
+        self.reported.lock().at = None;
         self.loss_due(Instant::now())
     }
 
     /// A line for the log, once a minute while records are lost.
     pub fn loss_due(&self, now: Instant) -> Option<String> {
-        let mut reported = self.reported();
+        let mut reported = self.reported.lock();
         let lost = self.lost_count();
         let more = reported.due(lost, now)?;
         Some(self.to.load().loss(more, lost))
-    }
-
-    fn reported(&self) -> MutexGuard<'_, LossReport> {
-        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the records so far are written, for [`CLOSE_PATIENCE`] at most.

@@ -6,8 +6,8 @@ mod key;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::names::ClientName;
@@ -15,6 +15,7 @@ use crate::policy::breaker::{BreakerConfig, BreakerOpen, BreakerPermit, CircuitB
 use crate::state::upstreams::fair_share::FairShareLru;
 pub use key::{BreakerKey, UpstreamFailure, UpstreamSuccess};
 use key::{CircuitScope, RouteRequirements, Upstream};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Circuits of targets that failed within the window, or that are open. A further one evicts the circuit of the client
 /// that has most of them, the one whose last failure is the longest ago: a client that names many targets that fail costs
@@ -134,7 +135,7 @@ impl CircuitBreakers {
     pub fn sweep(&self, fuse: Option<&BreakerConfig>) {
         let now = Instant::now();
         for shard in &self.shards {
-            let mut shard = lock(shard);
+            let mut shard = shard.lock();
             for watched in shard.values_mut() {
                 self.retain(watched, |_, circuit| fuse.is_some_and(|fuse| !circuit.is_idle(fuse, now)));
             }
@@ -146,7 +147,7 @@ impl CircuitBreakers {
 
     /// What opened and closed since this was asked the last time.
     pub fn changes(&self) -> Vec<CircuitEvent> {
-        std::mem::take(&mut lock(&self.changes))
+        std::mem::take(&mut self.changes.lock())
     }
 
     /// How long an open circuit still refuses, for who wants to know: nothing is tried. `None`: it is closed.
@@ -166,11 +167,11 @@ impl CircuitBreakers {
         let open_of = |watched: &UpstreamCircuits| {
             watched.circuits.values().filter(|owned| owned.circuit.open().is_some()).count()
         };
-        self.shards.iter().map(|shard| lock(shard).values().map(open_of).sum::<usize>()).sum()
+        self.shards.iter().map(|shard| shard.lock().values().map(open_of).sum::<usize>()).sum()
     }
 
     fn shard(&self, upstream: &Upstream) -> MutexGuard<'_, CircuitShard> {
-        lock(&self.shards[(self.random.hash_one(upstream) % SHARDS as u64) as usize])
+        self.shards[(self.random.hash_one(upstream) % SHARDS as u64) as usize].lock()
     }
 
     fn retain(
@@ -182,7 +183,7 @@ impl CircuitBreakers {
             let is_kept = keep(key, &owned.circuit);
             if !is_kept {
                 self.count.fetch_sub(1, Ordering::Relaxed);
-                lock(&self.shares).remove(&owned.owner, owned.number);
+                self.shares.lock().remove(&owned.owner, owned.number);
             }
             is_kept
         });
@@ -202,16 +203,11 @@ impl CircuitBreakers {
     }
 
     fn changed(&self, change: CircuitEvent) {
-        let mut changes = lock(&self.changes);
+        let mut changes = self.changes.lock();
         if changes.len() < CHANGES_MAX {
             changes.push(change);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics half-way through a change.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl UpstreamCircuits {
@@ -293,7 +289,7 @@ impl UpstreamAttempt {
         circuit: (RouteRequirements, CircuitScope),
         now: Instant,
     ) -> (&'w mut OwnedCircuit, Option<(CircuitKey, u64)>) {
-        let mut shares = lock(&self.home.shares);
+        let mut shares = self.home.shares.lock();
         match watched.circuits.entry(circuit) {
             Entry::Occupied(entry) => {
                 let owned = entry.into_mut();

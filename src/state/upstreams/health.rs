@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use crate::names::{Host, TenantName};
 use crate::policy::egress::Hop;
@@ -141,7 +142,7 @@ impl SourceHealth {
             return;
         }
         let now = Instant::now();
-        let mut places = self.state();
+        let mut places = self.state.lock();
         for hop in unanswered {
             places.remember(TargetAddress { host: host.clone(), to: hop.to() }, now);
         }
@@ -171,13 +172,13 @@ impl SourceHealth {
         if self.count.load(Ordering::Relaxed) == 0 {
             return 0;
         }
-        self.state().known.values().filter(|(heard, _)| heard.gap().is_some()).count()
+        self.state.lock().known.values().filter(|(heard, _)| heard.gap().is_some()).count()
     }
 
     /// Forgets what is old, and tells what is new. Call it from time to time.
     pub fn review(&self) -> Vec<HealthEvent> {
         let now = Instant::now();
-        let mut places = self.state();
+        let mut places = self.state.lock();
         places.known.retain(|_, (_, last)| now.saturating_duration_since(*last) <= WINDOW);
         places.known.values_mut().for_each(|(heard, _)| heard.forget(now, WINDOW));
         let mut news = places.rest(now, &self.answers, self.has_several_tenants.load(Ordering::Relaxed));
@@ -188,11 +189,6 @@ impl SourceHealth {
             self.ejected.store(Arc::new(resting));
         }
         news
-    }
-
-    fn state(&self) -> MutexGuard<'_, HealthState> {
-        // Nothing panics half-way through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -310,7 +306,7 @@ mod tests {
         for name in 1..=PLACES_MAX as u32 + 100 {
             reach.observe_dial(&host(name), None, None, &[hop(18, name)]);
         }
-        let kept = reach.state().known.len();
+        let kept = reach.state.lock().known.len();
         assert_eq!((kept, reach.gaps()), (PLACES_MAX, 1));
         let told =
             |news: Vec<HealthEvent>| news.iter().filter(|news| matches!(news, HealthEvent::GapSuspected(_))).count();

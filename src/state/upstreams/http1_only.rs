@@ -1,8 +1,9 @@
 //! Targets that chose HTTP/2 in the handshake and then demanded HTTP/1.1 (HTTP_1_1_REQUIRED, RFC 9113 §7).
 //! Which version is offered to this target?
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::lru::LruCache;
 use crate::names::Target;
@@ -35,11 +36,11 @@ impl Http1OnlyTargets {
     }
 
     fn remember_at(&self, target: &Target, now: Instant) {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone(), now);
+        self.since.lock().insert(target.clone(), now);
     }
 
     fn contains_at(&self, target: &Target, now: Instant) -> bool {
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.since.lock();
         since.get(target).is_some_and(|demanded| now.saturating_duration_since(*demanded) < REMEMBERED_FOR)
     }
 }

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::config::{ResponseHeadMax, Timeouts};
 use crate::names::{ClientName, Target, TenantName};
@@ -164,7 +165,7 @@ impl ConnectionPool {
         loop {
             // Handles are tried one by one, and outside of the lock; each that fails has lost its connection.
             let mut handle = {
-                let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+                let mut shard = self.shard(key).lock();
                 let mut shared = shard.get_mut(key)?.shared.iter_mut().enumerate().skip(seen);
                 let (index, number, handle) =
                     shared.find_map(|(index, SharedConnection { connection, number, idle })| {
@@ -174,7 +175,7 @@ impl ConnectionPool {
                         *idle = if handle.is_some() { limits.idle.max(*idle) } else { *idle };
                         handle.map(|handle| (index, number, handle))
                     })?;
-                *number = self.shares().touch(&key.client, *number);
+                *number = self.shares.lock().touch(&key.client, *number);
                 seen = index + 1;
                 handle
             };
@@ -226,9 +227,9 @@ impl ConnectionPool {
     }
 
     fn pop(&self, key: &PoolKey) -> Option<IdleConnection> {
-        let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self.shard(key).lock();
         let idle = shard.get_mut(key)?.idle.pop()?;
-        self.shares().remove(&key.client, idle.number);
+        self.shares.lock().remove(&key.client, idle.number);
         Some(idle)
     }
 
@@ -256,11 +257,11 @@ impl ConnectionPool {
     /// goes that was used least recently.
     fn store(&self, key: &PoolKey, put: impl FnOnce(&mut PoolEntry, u64) -> Option<(Connection, u64)>) {
         let (oldest, evicted) = {
-            let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
-            let (number, evicted) = self.shares().add(&key.client, key.clone());
+            let mut shard = self.shard(key).lock();
+            let (number, evicted) = self.shares.lock().add(&key.client, key.clone());
             let oldest = put(shard.entry(key.clone()).or_default(), number);
             if let Some((_, number)) = &oldest {
-                self.shares().remove(&key.client, *number);
+                self.shares.lock().remove(&key.client, *number);
             }
             (oldest, evicted)
         };
@@ -271,7 +272,7 @@ impl ConnectionPool {
 
     /// `None`: another delivery has taken it meanwhile.
     fn take_out(&self, key: &PoolKey, number: u64) -> Option<Connection> {
-        let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self.shard(key).lock();
         let kept = shard.get_mut(key)?;
         let idle = kept.idle.iter().position(|idle| idle.number == number);
         let shared = kept.shared.iter().position(|shared| shared.number == number);
@@ -282,11 +283,6 @@ impl ConnectionPool {
             shard.remove(key);
         }
         connection
-    }
-
-    fn shares(&self) -> MutexGuard<'_, FairShareLru<Option<ClientName>, PoolKey>> {
-        // Nothing panics half-way through a change.
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shard(&self, key: &PoolKey) -> &Mutex<HashMap<PoolKey, PoolEntry>> {
@@ -302,7 +298,7 @@ impl ConnectionPool {
     /// `keeps` does not keep. Exchanges that are under way on a shared connection finish.
     pub fn sweep(&self, age_most: Duration, keeps: impl Fn(IpAddr) -> bool) {
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.lock();
             shard.retain(|key, kept| {
                 let stays = |connection: &Connection, idle: Duration, idle_most: Duration| {
                     let is_young = idle < idle_most && connection.born().elapsed() < age_most;
@@ -310,7 +306,7 @@ impl ConnectionPool {
                 };
                 let stays_or_goes = |stays: bool, number: u64| {
                     if !stays {
-                        self.shares().remove(&key.client, number);
+                        self.shares.lock().remove(&key.client, number);
                     }
                     stays
                 };
@@ -329,7 +325,7 @@ impl ConnectionPool {
 
     /// Connections that are kept.
     pub fn kept(&self) -> usize {
-        self.shares().total()
+        self.shares.lock().total()
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 
 use crate::net::local::{self, LocalPrefixes};
 use crate::policy::guard::LocalAddresses;
@@ -98,13 +99,13 @@ impl Sources {
 
     /// Says where we listen; the guard keeps deliveries away from there.
     pub fn listening(&self, listeners: Vec<SocketAddr>) {
-        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = listeners;
+        *self.writing.lock() = listeners;
         self.refresh();
     }
 
     /// Reads the host's addresses again, and forgets refusals: an address may have come back.
     pub fn refresh(&self) {
-        let listeners = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = self.writing.lock();
         // What was known stays known while the kernel does not answer: to forget this host's addresses would open the
         // guard to them.
         let read = local::read().ok();
@@ -122,7 +123,7 @@ impl Sources {
 
     /// The kernel would not bind `source`: it is left out until the next refresh.
     pub fn refused(&self, source: IpAddr) {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writing.lock();
         let mut view = SourcesSnapshot::clone(&self.view.load());
         if view.refused.len() < REFUSED_MAX && view.refused.insert(source) {
             self.view.store(Arc::new(view));

@@ -2,10 +2,11 @@
 //! Is there a token to show, and if not, whose turn is it to fetch one?
 
 use std::error::Error;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::lru::LruCache;
@@ -113,7 +114,7 @@ impl TokenCache {
     /// meanwhile: a token is fetched anew before it ends.
     pub fn find(self: &Arc<Self>, key: &TokenKey) -> (TokenLookup, Option<FetchGuard>) {
         let now = Instant::now();
-        let mut entries = self.entries();
+        let mut entries = self.0.lock();
         let entry = entries.get_or_insert_with(key, TokenEntry::default);
         let resting = entry.failed.as_ref().filter(|failed| now < failed.until);
         if let Some(kept) = entry.kept.as_ref().filter(|kept| now < kept.until) {
@@ -141,7 +142,7 @@ impl TokenCache {
     /// The target does not take this token: the next delivery fetches another, unless that was done a moment ago.
     pub fn refused(&self, key: &TokenKey, token: &AccessToken) {
         let now = Instant::now();
-        let mut entries = self.entries();
+        let mut entries = self.0.lock();
         let Some(entry) = entries.peek(key) else { return };
         // Many may have been on their way with the same token: what came after it is another.
         let is_kept = entry.kept.as_ref().is_some_and(|kept| Arc::ptr_eq(&kept.token.0, &token.0));
@@ -154,7 +155,7 @@ impl TokenCache {
     /// Forgets what is over, and what belongs to a credential that is no longer configured.
     pub fn sweep(&self, is_configured: impl Fn(&[u8; 32]) -> bool) {
         let now = Instant::now();
-        self.entries().retain(|key, entry| {
+        self.0.lock().retain(|key, entry| {
             let is_over = |until: Option<Instant>| until.is_none_or(|until| until <= now);
             let ends = [
                 entry.kept.as_ref().map(|kept| kept.until),
@@ -163,10 +164,6 @@ impl TokenCache {
             ];
             entry.coming.is_some() || is_configured(&key.credential) && !ends.into_iter().all(is_over)
         });
-    }
-
-    fn entries(&self) -> MutexGuard<'_, LruCache<TokenKey, TokenEntry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -179,7 +176,7 @@ impl FetchGuard {
         let now = Instant::now();
         let (refresh, until) = (now + grant.refresh_after(), now + grant.usable_for());
         let token = AccessToken(Arc::new(grant.value));
-        if let Some(entry) = self.home.entries().peek(&self.key) {
+        if let Some(entry) = self.home.0.lock().peek(&self.key) {
             entry.kept = Some(CachedToken { token: token.clone(), refresh, until });
             (entry.failed, entry.failures) = (None, 0);
         }
@@ -189,7 +186,7 @@ impl FetchGuard {
 
     pub fn failed(self, why: Arc<dyn Error + Send + Sync>) {
         let mut failed = FetchFailure { error: why, until: Instant::now() };
-        if let Some(entry) = self.home.entries().peek(&self.key) {
+        if let Some(entry) = self.home.0.lock().peek(&self.key) {
             entry.failures = entry.failures.saturating_add(1);
             failed.until += backoff(entry.failures);
             entry.failed = Some(failed.clone());
@@ -200,7 +197,7 @@ impl FetchGuard {
 
 impl Drop for FetchGuard {
     fn drop(&mut self) {
-        let mut entries = self.home.entries();
+        let mut entries = self.home.0.lock();
         let Some(entry) = entries.peek(&self.key) else { return };
         // After an eviction the entry may belong to a later fetch.
         if entry.coming.as_ref().is_some_and(|coming| coming.0.same_channel(&self.result.subscribe())) {
@@ -310,7 +307,7 @@ mod tests {
         tokens.sweep(|_| true);
         assert_eq!(shown(&tokens, &key(None)), "Bearer t");
         tokens.sweep(|_| false);
-        assert_eq!(tokens.entries().len(), 1, "what is under way stays");
+        assert_eq!(tokens.0.lock().len(), 1, "what is under way stays");
     }
 
     #[tokio::test]
@@ -322,17 +319,17 @@ mod tests {
         }
         assert_eq!(shown(&tokens, &tenant(0)), "Bearer t");
         let (_, _fetching) = tokens.find(&tenant(TOKENS_MAX));
-        assert_eq!(tokens.entries().len(), TOKENS_MAX);
+        assert_eq!(tokens.0.lock().len(), TOKENS_MAX);
         assert_eq!(shown(&tokens, &tenant(0)), "Bearer t", "used after all others");
         assert_eq!(shown(&tokens, &tenant(2)), "Bearer t");
-        assert!(tokens.entries().peek(&tenant(1)).is_none(), "the least recently used");
+        assert!(tokens.0.lock().peek(&tenant(1)).is_none(), "the least recently used");
     }
 
     #[tokio::test]
     async fn token_fetch_of_an_evicted_key_leaves_the_next_fetch_alone() {
         let tokens = Arc::new(TokenCache::default());
         let (_, first) = tokens.find(&key(None));
-        tokens.entries().retain(|_, _| false);
+        tokens.0.lock().retain(|_, _| false);
         let (TokenLookup::Pending(coming), Some(_second)) = tokens.find(&key(None)) else { panic!("no second fetch") };
         drop(first);
         let (TokenLookup::Pending(again), None) = tokens.find(&key(None)) else { panic!("a third fetch") };

@@ -1,10 +1,10 @@
 //! Targets that have proven their name a moment ago, for tunnels: their own handshake is not ours to see.
 //! Must this target show its certificate once more?
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::lru::LruCache;
 use crate::names::Host;
@@ -41,12 +41,12 @@ impl VerifiedTargetKey {
 
 impl VerifiedTargetCache {
     pub fn get(&self, key: &VerifiedTargetKey) -> Option<HandshakeInfo> {
-        let mut proofs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut proofs = self.0.lock();
         let (since, proof) = proofs.get(key)?;
         (since.elapsed() < GOOD_FOR && Timestamp::now() < proof.expires).then(|| proof.clone())
     }
 
     pub fn put(&self, key: VerifiedTargetKey, proof: HandshakeInfo) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (Instant::now(), proof));
+        self.0.lock().insert(key, (Instant::now(), proof));
     }
 }

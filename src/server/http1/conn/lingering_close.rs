@@ -26,7 +26,7 @@ impl Conn {
         self.abandon_body();
         let mut left = most;
         while !self.body_has_ended() {
-            let piece = poll_fn(|cx| self.state().poll_drain(cx));
+            let piece = poll_fn(|cx| self.0.lock().poll_drain(cx));
             match timeout_at(deadline.min(Instant::now() + lingering::STALL), piece).await {
                 Ok(Ok(length)) if length <= left => left -= length,
                 _ => return false,
@@ -37,7 +37,7 @@ impl Conn {
 
     /// Ends our direction: the client sees that no more comes, and may still write.
     pub(in crate::server::http1) async fn half_close(&self) {
-        let shutdown = poll_fn(|cx| pin!(self.state().stream.shutdown()).poll(cx));
+        let shutdown = poll_fn(|cx| pin!(self.0.lock().stream.shutdown()).poll(cx));
         // On a connection that is gone already, which reading will tell.
         let _ = timeout(LINGER, shutdown).await;
     }
@@ -48,7 +48,7 @@ impl Conn {
         self.half_close().await;
         let mut left = most;
         while left > 0 {
-            let piece = poll_fn(|cx| self.state().poll_discard(left, cx));
+            let piece = poll_fn(|cx| self.0.lock().poll_discard(left, cx));
             match timeout_at(deadline.min(Instant::now() + LINGER), piece).await {
                 Ok(Ok(length)) if length > 0 => left -= length,
                 _ => return,

@@ -7,8 +7,9 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
@@ -34,7 +35,7 @@ impl<L, M> ShardedFamily<L, M> {
 
 impl<L: Clone + Eq + Hash, M: Clone> ShardedFamily<L, M> {
     pub(super) fn get(&self, labels: &L) -> M {
-        let mut shard = lock(&self.shards[self.random.hash_one(labels) as usize % SHARDS]);
+        let mut shard = self.shards[self.random.hash_one(labels) as usize % SHARDS].lock();
         if let Some(metric) = shard.get(labels) {
             return metric.clone();
         }
@@ -46,7 +47,7 @@ impl<L: Clone + Eq + Hash, M: Clone> ShardedFamily<L, M> {
     /// Drops the series whose labels are not kept.
     pub(super) fn retain(&self, is_kept: impl Fn(&L) -> bool) {
         for shard in self.shards.iter() {
-            lock(shard).retain(|labels, _| is_kept(labels));
+            shard.lock().retain(|labels, _| is_kept(labels));
         }
     }
 }
@@ -67,7 +68,7 @@ impl<L: Clone + EncodeLabelSet, M: Clone + EncodeMetric + TypedMetric> EncodeMet
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for shard in self.shards.iter() {
             let entries: Vec<(L, M)> =
-                lock(shard).iter().map(|(labels, metric)| (labels.clone(), metric.clone())).collect();
+                shard.lock().iter().map(|(labels, metric)| (labels.clone(), metric.clone())).collect();
             for (labels, metric) in entries {
                 metric.encode(encoder.encode_family(&labels)?)?;
             }
@@ -80,13 +81,8 @@ impl<L: Clone + EncodeLabelSet, M: Clone + EncodeMetric + TypedMetric> EncodeMet
     }
 
     fn is_empty(&self) -> bool {
-        self.shards.iter().all(|shard| lock(shard).is_empty())
+        self.shards.iter().all(|shard| shard.lock().is_empty())
     }
-}
-
-fn lock<L, M>(shard: &Mutex<MetricMap<L, M>>) -> MutexGuard<'_, MetricMap<L, M>> {
-    // Nothing panics half-way through a change.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -111,7 +107,7 @@ mod tests {
         fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
             let series = SERIES.get().ok_or(fmt::Error)?;
             for shard in series.shards.iter() {
-                assert!(shard.try_lock().is_ok(), "a delivery would wait");
+                assert!(!shard.is_locked(), "a delivery would wait");
             }
             series.get(&[("route", "new")]).0.inc();
             self.0.encode(encoder)

@@ -39,7 +39,7 @@ fn circuits_of_one_client_do_not_evict_those_of_others() {
     assert!(circuits.check(&quiet).is_err(), "the circuit of the other client is still open");
     assert!(circuits.check(&key("busy", "slow.example", Some("19"))).is_err(), "the newest circuit has room");
     assert!(circuits.check(&key("busy", "0.example", None)).is_ok(), "the oldest circuit of the client made room");
-    assert_eq!((circuits.open(), circuits.count.load(Ordering::Relaxed), lock(&circuits.shares).total()), (4, 4, 4));
+    assert_eq!((circuits.open(), circuits.count.load(Ordering::Relaxed), circuits.shares.lock().total()), (4, 4, 4));
 }
 
 #[test]
@@ -49,6 +49,6 @@ fn circuits_that_close_give_their_share_back() {
         fail(&circuits, &key("client", &format!("{number}.example"), None), UpstreamFailure::Unreachable);
     }
     circuits.sweep(None);
-    assert_eq!((circuits.count.load(Ordering::Relaxed), lock(&circuits.shares).total()), (0, 0));
-    assert!(circuits.shards.iter().all(|shard| lock(shard).is_empty()));
+    assert_eq!((circuits.count.load(Ordering::Relaxed), circuits.shares.lock().total()), (0, 0));
+    assert!(circuits.shards.iter().all(|shard| shard.lock().is_empty()));
 }
