@@ -8,13 +8,18 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
+use support::configuration::Config;
 use support::pki::Pki;
 use support::receiver::{Receiver, ok};
 use support::scene::{config, folder};
 use support::{Client, Outgate, PATIENCE, post};
 
-/// One delivery at a time on every route, so a permit that is not freed shows at once.
-const ONE: &str = "[limits.one]\nconcurrency = 1\n";
+/// Timeouts that no step meets, however slow the machine is.
+const LONG: &str = "{ connect = \"1m\", tls = \"1m\", body = \"1m\", response = \"1m\" }";
+/// Timeouts that a stalled step meets soon.
+const SHORT: &str = "{ connect = \"1m\", tls = \"300ms\", body = \"1m\", response = \"800ms\", total = \"1s\" }";
+/// The same for the client's step alone.
+const SHORT_BODY: &str = "{ connect = \"1m\", tls = \"1m\", body = \"300ms\", response = \"1m\" }";
 
 struct Place {
     outgate: Outgate,
@@ -24,19 +29,29 @@ struct Place {
     slow: TcpListener,
 }
 
-fn place() -> Place {
+/// Four routes, of which two lead to the slow target and have timeouts of their own. All share one permit, so that one
+/// that is not freed shows at once.
+fn place(slow_timeouts: &str) -> Place {
     let pki = Pki::new();
     let good = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let plain = Receiver::plain(ok());
     let slow = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = slow.local_addr().unwrap().port();
-    let text = config(&good, &plain, ONE)
-        .replace("ports = [", &format!("limits = [\"one\"]\nports = [{port}, "))
-        .replace("response = \"5s\"", "response = \"300ms\"")
-        .replace("tls = \"2s\"", "tls = \"300ms\"")
-        .replace("body = \"5s\"", "body = \"300ms\"")
-        .replace("[limits.one]", "[timeouts]\ntotal = \"1s\"\n[limits.one]");
-    Place { outgate: Outgate::run(folder(&pki), &text), good, plain, slow }
+    let routes = format!(
+        "[limits.one]\nconcurrency = 1\n\
+         [[routes]]\nname = \"slow\"\nhosts = [\"slow.example\"]\nports = [{port}]\nsign = [\"platform\"]\n\
+         timeouts = {slow_timeouts}\n\
+         [[routes]]\nname = \"slow-plain\"\nhosts = [\"slow-plain.example\"]\nports = [{port}]\nplaintext = \"allow\"\n\
+         timeouts = {slow_timeouts}\n"
+    );
+    let config = Config::parse(&config(&good, &plain, &routes))
+        .host("slow.example", "127.0.0.1")
+        .host("slow-plain.example", "127.0.0.1")
+        .add("routes.*.limits", ["one"])
+        .set("routes.signed.timeouts.tls", "1m")
+        .set("routes.signed.timeouts.response", "1m")
+        .set("routes.plain.timeouts.response", "1m");
+    Place { outgate: Outgate::run(folder(&pki), &config), good, plain, slow }
 }
 
 impl Place {
@@ -44,13 +59,14 @@ impl Place {
         format!("https://hook.example:{}/", self.good.port())
     }
     fn slow_url(&self, scheme: &str) -> String {
-        let host = if scheme == "https" { "hook" } else { "plain" };
+        let host = if scheme == "https" { "slow" } else { "slow-plain" };
         format!("{scheme}://{host}.example:{}/", self.slow.local_addr().unwrap().port())
     }
 
     /// The permit is free again, every connection gone, and there are as many records as deliveries.
     fn nothing_is_left(&self, records: usize, what: &str) {
         let deadline = Instant::now() + PATIENCE;
+        let mut refused = 0;
         for url in [self.good_url(), format!("http://plain.example:{}/", self.plain.port())] {
             loop {
                 let answer = self.outgate.post(&url, "", "");
@@ -58,13 +74,14 @@ impl Place {
                     assert_eq!(answer.status, 200, "{what}: {answer:?}");
                     break;
                 }
+                refused += 1;
                 assert!(Instant::now() < deadline, "{what}: the permit is not freed");
             }
         }
         while !self.outgate.admin("/metrics").text().contains("outgate_client_connections 0") {
             assert!(Instant::now() < deadline, "{what}: a connection is left");
         }
-        let all = self.outgate.records(records + 2);
+        let all = self.outgate.records(records + 2 + refused);
         let mine = all.iter().filter(|record| record["code"] != "concurrency_limited").count();
         assert_eq!(mine, records + 2, "{what}: {all:#?}");
     }
@@ -88,7 +105,7 @@ fn read_head(stream: &mut TcpStream) {
 
 #[test]
 fn a_client_may_hang_up_before_its_body_is_in() {
-    let place = place();
+    let place = place(LONG);
     let (signed, plain) = (place.good_url(), place.slow_url("http"));
     let head = |url: &str, framing: &str| format!("POST {url} HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n");
     let mut records = 0;
@@ -103,7 +120,7 @@ fn a_client_may_hang_up_before_its_body_is_in() {
     ] {
         let mut client = place.outgate.connect();
         client.send(&sent);
-        let streams = sent.contains("plain.example");
+        let streams = sent.contains(&plain);
         let upstream = streams.then(|| accept(&place.slow).unwrap());
         drop(client);
         if let Some(mut upstream) = upstream {
@@ -121,7 +138,7 @@ fn a_client_may_hang_up_before_its_body_is_in() {
 
 #[test]
 fn a_client_may_hang_up_while_it_waits() {
-    let place = place();
+    let place = place(LONG);
     // While the target's handshake stalls, then while its answer does.
     for (count, scheme) in ["https", "http"].into_iter().enumerate() {
         let mut client = place.outgate.connect();
@@ -150,7 +167,7 @@ fn a_client_may_hang_up_while_it_waits() {
 
 #[test]
 fn a_target_may_stall_at_each_step() {
-    let place = place();
+    let place = place(SHORT);
     let url = |scheme| place.slow_url(scheme);
     // No handshake.
     let mut client = place.outgate.connect();
@@ -192,8 +209,8 @@ fn a_target_may_stall_at_each_step() {
 
 #[test]
 fn a_client_may_not_stall_its_body() {
-    let place = place();
-    for (url, streams) in [(place.good_url(), false), (place.slow_url("http"), true)] {
+    let place = place(SHORT_BODY);
+    for (url, streams) in [(place.slow_url("https"), false), (place.slow_url("http"), true)] {
         let mut client = place.outgate.connect();
         client.send(format!("POST {url} HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf"));
         let upstream = streams.then(|| accept(&place.slow).unwrap());
@@ -206,7 +223,7 @@ fn a_client_may_not_stall_its_body() {
 
 #[test]
 fn a_crowd_that_hangs_up_leaves_nothing_open() {
-    let place = place();
+    let place = place(LONG);
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", place.outgate.pid())).unwrap().count();
     assert_eq!(place.outgate.post(&place.good_url(), "", "x").status, 200);
     let before = descriptors();
@@ -223,7 +240,7 @@ fn a_crowd_that_hangs_up_leaves_nothing_open() {
 
 #[test]
 fn a_client_that_does_not_read_holds_nothing_past_the_total_timeout() {
-    let place = place();
+    let place = place(SHORT);
     let mut client = place.outgate.connect();
     client.send(post(&place.slow_url("http"), "", "x"));
     let mut upstream = accept(&place.slow).unwrap();
@@ -240,7 +257,7 @@ fn a_client_that_does_not_read_holds_nothing_past_the_total_timeout() {
 #[test]
 fn a_host_without_descriptors_is_complained_of_and_survived() {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
-    let place = place();
+    let place = place(LONG);
     let url = format!("http://plain.example:{}/", place.plain.port());
     assert_eq!(place.outgate.post(&url, "", "").status, 200);
     let pid = Pid::from_raw(i32::try_from(place.outgate.pid()).unwrap());

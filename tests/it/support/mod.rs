@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part; a test may panic")]
 
 pub mod clients;
+pub mod configuration;
 pub mod control;
 pub mod frames;
 pub mod http2;
@@ -20,6 +21,7 @@ pub mod tunnel_scene;
 pub mod wiretap;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -54,6 +56,10 @@ impl Folder {
         let path = self.path(name);
         std::fs::write(&path, text).expect("a file for the test");
         path
+    }
+    /// Writes a configuration, in which `{dir}` stands for the folder.
+    pub fn write_config(&self, name: &str, config: &(impl Display + ?Sized)) -> PathBuf {
+        self.write(name, config.to_string().replace("{dir}", &self.0.display().to_string()))
     }
 }
 
@@ -116,8 +122,8 @@ pub struct Outgate {
 
 impl Outgate {
     /// Runs with this configuration; `{dir}` in it stands for the folder.
-    pub fn run(folder: Folder, config: &str) -> Self {
-        folder.write("config.toml", config.replace("{dir}", &folder.0.display().to_string()));
+    pub fn run(folder: Folder, config: &(impl Display + ?Sized)) -> Self {
+        folder.write_config("config.toml", config);
         Self::run_in(folder)
     }
 
@@ -127,8 +133,8 @@ impl Outgate {
     }
 
     /// Runs with this configuration, and no more than `files` file descriptors.
-    pub fn run_limited(folder: Folder, config: &str, files: u32) -> Self {
-        folder.write("config.toml", config.replace("{dir}", &folder.0.display().to_string()));
+    pub fn run_limited(folder: Folder, config: &(impl Display + ?Sized), files: u32) -> Self {
+        folder.write_config("config.toml", config);
         Self::run_as(limited(files), folder)
     }
 
@@ -199,12 +205,12 @@ impl Outgate {
     }
 
     /// Replaces the configuration the way an editor does, and waits for it to be adopted or rejected.
-    pub fn reconfigure(&self, config: &str) {
+    pub fn reconfigure(&self, config: &(impl Display + ?Sized)) {
         let heard = |lines: &[String]| {
             lines.iter().filter(|line| line.contains("configuration reloaded") || line.contains("not adopted")).count()
         };
         let before = heard(&self.log.all());
-        let next = self.folder.write("config.toml.new", config.replace("{dir}", &self.folder.0.display().to_string()));
+        let next = self.folder.write_config("config.toml.new", config);
         std::fs::rename(next, self.folder.path("config.toml")).unwrap();
         self.log.until("word of a reload", |lines| (heard(lines) > before).then_some(()));
     }
