@@ -4,17 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
-use super::Signer;
-use super::fault::KeyParseError;
-use super::keyring::Keyring;
-use super::listing::Signers;
-use super::registry::{self, which};
+use super::error::KeyParseError;
+use super::keyring::{KeyStart, Keyring, same_start};
+use super::registry::{find, reject_unsupported_options, which};
 use super::scheme::{Scheme, SignerKey};
+use super::signer::{KeyFormat, Signer, Signers};
 use super::tenants::TenantKeyrings;
-use crate::config::{self, Config, Encoding, HmacAlgorithm, Located, Problem};
-use crate::names::{KeyId, SignerName};
+use crate::config::{self, Config, Located, Problem};
+use crate::names::SignerName;
 
 /// `before`: those of the plan before, whose tenants' keys are kept where their files are the same.
 pub fn compile(config: &Config, before: Option<&Signers>, problems: &mut Vec<Problem>) -> Signers {
@@ -26,16 +23,6 @@ pub fn compile(config: &Config, before: Option<&Signers>, problems: &mut Vec<Pro
         }
     }
     signers
-}
-
-/// All that says how a secret is read.
-#[derive(PartialEq, Eq)]
-pub(super) struct KeyFormat {
-    scheme: &'static str,
-    algorithm: Option<HmacAlgorithm>,
-    key_encoding: Option<Encoding>,
-    /// Some tags allow key pairs alone.
-    tag: Option<String>,
 }
 
 fn signer(
@@ -60,12 +47,12 @@ fn signer(
             problems.push(Problem::at(key.span, format!("the key {} ends before it begins", key.id)));
         }
     }
-    let Some(known) = registry::find(&written.scheme) else {
+    let Some(known) = find(&written.scheme) else {
         let message = format!("no scheme is named {:?}", written.scheme.value);
         problems.push(Problem::at(written.scheme.span, message).help(which(&written.scheme)));
         return None;
     };
-    known.refuse_the_rest(written, problems);
+    reject_unsupported_options(known, written, problems);
     let scheme = (known.build)(written, problems)?;
     if scheme.carries_one() {
         one_after_the_other(known.name, &written.keys, problems);
@@ -108,17 +95,6 @@ fn one_after_the_other(scheme: &str, keys: &[Located<config::SigningKey>], probl
         let help = format!("{scheme} carries one signature: write `from` where the newer key takes over");
         problems.push(Problem::at(second.span, message).also(first.span, "first here").help(help));
     }
-}
-
-/// A key, and when it begins.
-pub(super) type KeyStart<'a> = (&'a KeyId, Option<Timestamp>);
-
-/// Those that begin together with one before them.
-pub(super) fn same_start<'a>(keys: &'a [KeyStart<'a>]) -> impl Iterator<Item = (usize, usize)> + 'a {
-    keys.iter().enumerate().filter_map(|(i, (id, from))| {
-        let first = keys[..i].iter().position(|(other, begins)| begins == from && other != id)?;
-        Some((first, i))
-    })
 }
 
 fn key(scheme: &dyn Scheme, written: &config::SigningKey, problems: &mut Vec<Problem>) -> Option<SignerKey> {

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::fault::SignError;
+use super::error::SignError;
 use super::key::SecretKey;
 use super::scheme::{Mutations, Scheme, SignerKey, SigningInput};
 use crate::config::HmacAlgorithm;

@@ -7,8 +7,7 @@ use http::HeaderName;
 
 use super::algorithm::Algorithm;
 use super::key::{hex, new_shared};
-use super::registry::SchemeSpec;
-use super::scheme::Scheme;
+use super::scheme::{Scheme, SchemeSpec};
 use super::template::{Template, TemplatePart};
 use crate::config::problem::nearest;
 use crate::config::{self, Encoding, HmacAlgorithm, Located, Problem};

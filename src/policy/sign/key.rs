@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
-use super::fault::{KeyParseError, NewKeyError, SignError, key_parse_error};
+use super::error::{KeyParseError, NewKeyError, SignError, key_parse_error};
 use super::public::PublicKey;
 use crate::config::{Encoding, HmacAlgorithm};
 

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use jiff::{SignedDuration, Timestamp};
 
 use super::scheme::SignerKey;
+use crate::names::KeyId;
 
 /// How long before the last key ends an operator is told.
 const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -63,4 +64,15 @@ impl Keyring {
             }
         }
     }
+}
+
+/// A key, and when it begins.
+pub(super) type KeyStart<'a> = (&'a KeyId, Option<Timestamp>);
+
+/// Those that begin together with one before them.
+pub(super) fn same_start<'a>(keys: &'a [KeyStart<'a>]) -> impl Iterator<Item = (usize, usize)> + 'a {
+    keys.iter().enumerate().filter_map(|(i, (id, from))| {
+        let first = keys[..i].iter().position(|(other, begins)| begins == from && other != id)?;
+        Some((first, i))
+    })
 }

@@ -1,15 +1,14 @@
 //! The keys of all signers, and those that everybody may know.
 //! Which keys are there, and what do receivers verify with?
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::Signer;
 use super::algorithm::Algorithm;
 use super::public::PublicKey;
+use super::signer::{Signer, Signers};
 use crate::names::{KeyId, SignerName, TenantName};
 
 /// A key, as its operator wants to see it.
@@ -75,8 +74,6 @@ impl Signer {
         })
     }
 }
-
-pub type Signers = BTreeMap<SignerName, Arc<Signer>>;
 
 /// How long after its end a key is published: receivers take what it signed a moment before.
 const VERIFIES: SignedDuration = SignedDuration::from_mins(5);

@@ -17,7 +17,7 @@ use x509_parser::x509::AlgorithmIdentifier;
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
-use super::fault::{KeyParseError, NewKeyError, key_parse_error};
+use super::error::{KeyParseError, NewKeyError, key_parse_error};
 use super::key::SecretKey;
 use super::pem_encoding::encode;
 

@@ -4,8 +4,8 @@
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
-use super::fault::NewKeyError;
-use super::scheme::Scheme;
+use super::error::NewKeyError;
+use super::scheme::{NewKey, SchemeSpec};
 use super::{github, hmac, rfc9421, sendgrid, shopify, slack, standard_webhooks, stripe, twilio};
 use crate::config::problem::nearest;
 use crate::config::{self, Located, Problem, SourceSpan};
@@ -21,20 +21,6 @@ static SCHEMES: [SchemeSpec; 9] = [
     shopify::KNOWN,
     hmac::KNOWN,
 ];
-
-/// A scheme before it is told anything.
-pub(super) struct SchemeSpec {
-    pub(super) name: &'static str,
-    /// The keys of `[signers.NAME]` that it takes, besides those that each takes.
-    pub(super) options: &'static [&'static str],
-    pub(super) build: Build,
-    /// Of each algorithm that its keys may be for, one that the scheme takes; the first unless another is asked for.
-    pub(super) new_keys: &'static [(Algorithm, NewKey)],
-}
-
-pub(super) type Build = fn(&config::Signer, &mut Vec<Problem>) -> Option<Box<dyn Scheme>>;
-
-pub(super) type NewKey = fn() -> Result<Zeroizing<String>, NewKeyError>;
 
 pub(super) fn find(name: &str) -> Option<&'static SchemeSpec> {
     SCHEMES.iter().find(|known| known.name == name)
@@ -65,33 +51,31 @@ pub fn new_key(scheme: &str, algorithm: Option<&str>) -> Result<Zeroizing<String
     }
 }
 
-impl SchemeSpec {
-    /// What is written and says nothing here.
-    pub(super) fn refuse_the_rest(&self, written: &config::Signer, problems: &mut Vec<Problem>) {
-        fn place<T>(value: &Option<Located<T>>) -> Option<SourceSpan> {
-            value.as_ref().map(|value| value.span)
-        }
-        let list = |list: &Option<Vec<Located<String>>>| {
-            list.as_ref().map(|list| list.first().map_or(written.scheme.span, |first| first.span))
-        };
-        let profile = &written.profile;
-        for (name, place, other) in [
-            ("algorithm", place(&written.algorithm), hmac::KNOWN.name),
-            ("key_encoding", place(&written.key_encoding), hmac::KNOWN.name),
-            ("message", place(&written.message), hmac::KNOWN.name),
-            ("encoding", place(&written.encoding), hmac::KNOWN.name),
-            ("headers", list(&written.headers), hmac::KNOWN.name),
-            ("tag", place(&profile.tag), rfc9421::KNOWN.name),
-            ("label", place(&profile.label), rfc9421::KNOWN.name),
-            ("components", list(&profile.components), rfc9421::KNOWN.name),
-            ("lifetime", place(&profile.lifetime), rfc9421::KNOWN.name),
-            ("signature_agent", place(&profile.signature_agent), rfc9421::KNOWN.name),
-        ] {
-            if let Some(place) = place.filter(|_| !self.options.contains(&name)) {
-                let message = format!("the scheme {} takes no `{name}`", self.name);
-                let help = format!("leave it out; the scheme {other:?} can be told it");
-                problems.push(Problem::at(place, message).help(help));
-            }
+/// What is written and says nothing here.
+pub(super) fn reject_unsupported_options(spec: &SchemeSpec, written: &config::Signer, problems: &mut Vec<Problem>) {
+    fn place<T>(value: &Option<Located<T>>) -> Option<SourceSpan> {
+        value.as_ref().map(|value| value.span)
+    }
+    let list = |list: &Option<Vec<Located<String>>>| {
+        list.as_ref().map(|list| list.first().map_or(written.scheme.span, |first| first.span))
+    };
+    let profile = &written.profile;
+    for (name, place, other) in [
+        ("algorithm", place(&written.algorithm), hmac::KNOWN.name),
+        ("key_encoding", place(&written.key_encoding), hmac::KNOWN.name),
+        ("message", place(&written.message), hmac::KNOWN.name),
+        ("encoding", place(&written.encoding), hmac::KNOWN.name),
+        ("headers", list(&written.headers), hmac::KNOWN.name),
+        ("tag", place(&profile.tag), rfc9421::KNOWN.name),
+        ("label", place(&profile.label), rfc9421::KNOWN.name),
+        ("components", list(&profile.components), rfc9421::KNOWN.name),
+        ("lifetime", place(&profile.lifetime), rfc9421::KNOWN.name),
+        ("signature_agent", place(&profile.signature_agent), rfc9421::KNOWN.name),
+    ] {
+        if let Some(place) = place.filter(|_| !spec.options.contains(&name)) {
+            let message = format!("the scheme {} takes no `{name}`", spec.name);
+            let help = format!("leave it out; the scheme {other:?} can be told it");
+            problems.push(Problem::at(place, message).help(help));
         }
     }
 }

@@ -12,11 +12,10 @@ use aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
 use http::{HeaderMap, HeaderName};
 
 use super::algorithm::Algorithm;
-use super::fault::{KeyParseError, SignError, key_parse_error};
+use super::error::{KeyParseError, SignError, key_parse_error};
 use super::key::{SecretKey, base64, is_pem, new_shared, shared};
 use super::pem;
-use super::registry::SchemeSpec;
-use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
+use super::scheme::{Headers, Mutations, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 use crate::config::{Encoding, HmacAlgorithm};
 use crate::policy::message::digest::CONTENT_DIGEST;
 use crate::policy::message::{self, members};

@@ -3,10 +3,13 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
+use zeroize::Zeroizing;
 
-use super::fault::{KeyParseError, SignError};
+use super::algorithm::Algorithm;
+use super::error::{KeyParseError, NewKeyError, SignError};
 use super::key::SecretKey;
 use super::public::PublicKey;
+use crate::config::{self, Problem};
 use crate::names::{KeyId, Target, TenantName};
 
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
@@ -36,6 +39,20 @@ pub(super) trait Scheme: Send + Sync {
         None
     }
 }
+
+/// A scheme before it is told anything.
+pub(super) struct SchemeSpec {
+    pub(super) name: &'static str,
+    /// The keys of `[signers.NAME]` that it takes, besides those that each takes.
+    pub(super) options: &'static [&'static str],
+    pub(super) build: Build,
+    /// Of each algorithm that its keys may be for, one that the scheme takes; the first unless another is asked for.
+    pub(super) new_keys: &'static [(Algorithm, NewKey)],
+}
+
+pub(super) type Build = fn(&config::Signer, &mut Vec<Problem>) -> Option<Box<dyn Scheme>>;
+
+pub(super) type NewKey = fn() -> Result<Zeroizing<String>, NewKeyError>;
 
 /// A key and when it is in force.
 pub(super) struct SignerKey {

@@ -7,11 +7,10 @@ use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
 use http::HeaderName;
 
 use super::algorithm::Algorithm;
-use super::fault::{KeyParseError, SignError, key_parse_error};
+use super::error::{KeyParseError, SignError, key_parse_error};
 use super::key::{SecretKey, base64};
 use super::pem;
-use super::registry::SchemeSpec;
-use super::scheme::{Headers, Scheme, SignerKey, SigningInput, header};
+use super::scheme::{Headers, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 
 static SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-email-event-webhook-signature");
 static TIMESTAMP: HeaderName = HeaderName::from_static("x-twilio-email-event-webhook-timestamp");

@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use super::algorithm::Algorithm;
 use super::key::{hex, new_shared};
-use super::registry::SchemeSpec;
+use super::scheme::SchemeSpec;
 use super::template::{Template, TemplatePart, text};
 use crate::config::{Encoding, HmacAlgorithm};
 

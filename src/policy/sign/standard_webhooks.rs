@@ -11,11 +11,10 @@ use http::HeaderName;
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
-use super::fault::{KeyParseError, NewKeyError, SignError, key_parse_error};
+use super::error::{KeyParseError, NewKeyError, SignError, key_parse_error};
 use super::key::{SecretKey, base64, new_shared};
 use super::public::PublicKey;
-use super::registry::SchemeSpec;
-use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
+use super::scheme::{Headers, Mutations, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 use crate::config::HmacAlgorithm;
 
 static ID: HeaderName = HeaderName::from_static("webhook-id");

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use http::HeaderName;
 
-use super::fault::{KeyParseError, SignError};
+use super::error::{KeyParseError, SignError};
 use super::key::{SecretKey, hex, shared};
 use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
 use crate::config::{Encoding, HmacAlgorithm};

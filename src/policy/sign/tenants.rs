@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::compile::{KeyStart, same_start};
-use super::fault::KeyParseError;
-use super::keyring::Keyring;
+use super::error::KeyParseError;
+use super::keyring::{KeyStart, Keyring, same_start};
 use super::scheme::{Scheme, SignerKey};
 use crate::config::WarningCode;
 use crate::config::{KeyDir, KeyFolder, Located, Problem, SourceSpan, few};

@@ -10,10 +10,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderName, header::CONTENT_TYPE};
 
 use super::algorithm::Algorithm;
-use super::fault::{KeyParseError, SignError};
+use super::error::{KeyParseError, SignError};
 use super::key::{SecretKey, base64, hex, new_shared, shared};
-use super::registry::SchemeSpec;
-use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
+use super::scheme::{Headers, Mutations, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 use crate::config::{self, Encoding, HmacAlgorithm, Problem};
 
 static SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-signature");

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, FieldType, Item, List, ListEntry, Parser};
 
 use crate::policy::message::SignableRequest;
-use crate::policy::sign::fault::SignError;
+use crate::policy::sign::error::SignError;
 use crate::policy::sign::scheme::SigningInput;
 
 /// The derived components of a request that take no parameter (RFC 9421 §2.2).
