@@ -1,5 +1,5 @@
 //! The connections that a listener accepts, until it closes.
-//! Who is still accepted once a listener is to close?
+//! Which connections are still accepted once a listener is to close?
 
 use std::future::pending;
 use std::io;
@@ -11,19 +11,20 @@ use tokio::time::{Instant, sleep_until};
 use super::listener_shutdown::ListenerShutdown;
 use crate::net::listen::{ClientStream, Listener, Successor};
 
-/// For TCP handshakes that have begun to end. Below the second after which a client sends an ignored SYN again.
-const HANDSHAKES: Duration = Duration::from_millis(500);
+/// The time for TCP handshakes that have begun. It is below the second after which a client retransmits an ignored SYN.
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(500);
 
+/// A listener, which takes no more connections once its shutdown has begun and its successor needs them.
 pub(super) struct AcceptQueue {
     listener: Listener,
     shutdown: ListenerShutdown,
-    /// When the last handshake has ended; set once new clients are turned away.
-    until: Option<Instant>,
+    /// The end of the handshakes that have begun. It is set once the listener turns new clients away.
+    accept_until: Option<Instant>,
 }
 
 impl AcceptQueue {
-    pub(super) fn new(listener: Listener, door: ListenerShutdown) -> Self {
-        Self { listener, shutdown: door, until: None }
+    pub(super) fn new(listener: Listener, shutdown: ListenerShutdown) -> Self {
+        Self { listener, shutdown, accept_until: None }
     }
 
     pub(super) fn is_tcp(&self) -> bool {
@@ -34,34 +35,34 @@ impl AcceptQueue {
         self.listener.name()
     }
 
-    /// The next connection; `None`: the listener is to be closed, and closing it refuses no connection that could go to
-    /// another process.
+    /// Returns the next connection, or `None` when the listener is to be closed. Closing it then refuses no connection
+    /// that could go to another process.
     pub(super) async fn next(&mut self) -> Option<io::Result<(ClientStream, Option<SocketAddr>)>> {
-        if self.shutdown.successor() == Successor::Concurrent && self.until.is_none() {
+        if self.shutdown.successor() == Successor::Concurrent && self.accept_until.is_none() {
             tokio::select! {
                 biased;
                 () = self.shutdown.closing() => {}
                 accepted = self.listener.accept() => return Some(accepted),
             }
             self.listener.turn_away();
-            self.until = Some(Instant::now() + HANDSHAKES);
+            self.accept_until = Some(Instant::now() + HANDSHAKE_GRACE);
         }
         tokio::select! {
             biased;
-            // First: connections in the queue are the next process's.
+            // The shutdown is polled first: connections in the queue belong to the next process.
             () = self.shutdown.closing(), if self.shutdown.successor() == Successor::InheritsSocket => None,
             accepted = self.listener.accept() => Some(accepted),
-            // At the end: no other process accepts the connections in this queue.
-            () = self.ended() => None,
+            // The end is polled last: no other process accepts the connections in this queue.
+            () = self.accept_closed() => None,
         }
     }
 
-    async fn ended(&self) {
+    async fn accept_closed(&self) {
         match self.shutdown.successor() {
             Successor::InheritsSocket => pending().await,
             Successor::AfterClose => self.shutdown.closing().await,
-            Successor::Concurrent => match self.until {
-                Some(until) => sleep_until(until).await,
+            Successor::Concurrent => match self.accept_until {
+                Some(accept_until) => sleep_until(accept_until).await,
                 None => pending().await,
             },
         }

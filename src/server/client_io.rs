@@ -124,7 +124,7 @@ pub(super) fn poll_read(
 
 /// Returns whether the first byte is that of a request in plain HTTP (a method begins with a letter, a TLS handshake does
 /// not), and the stream from its first byte on. Empty lines before a request are skipped (RFC 9112 §2.2).
-pub(super) async fn speaks_http<S: ClientIo>(
+pub(super) async fn detect_http<S: ClientIo>(
     mut stream: S,
     deadline: Instant,
 ) -> Result<(bool, Rewind<S>), TlsAcceptError> {

@@ -1,5 +1,5 @@
-//! The connections of clients that are open: how many, from which addresses, and which of them may be evicted.
-//! Is there room for one more, and whose?
+//! The open client connections: their number, their addresses, and which of them may be evicted.
+//! Is there capacity for another connection, and which one is evicted for it?
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,77 +14,78 @@ use tokio::time::timeout;
 
 use crate::state::Runtime;
 
-/// For an evicted connection to close, before another is evicted as well. It does so at once, but a loaded host may keep
-/// its task waiting.
-const GOING: Duration = Duration::from_secs(1);
+/// The time for an evicted connection to close before another is evicted as well. It closes at once, but a loaded host
+/// may delay its task.
+const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The connections that are open now.
+/// The open client connections of all listeners.
 #[derive(Clone)]
 pub struct Connections(Arc<ConnectionsInner>);
 
 struct ConnectionsInner {
     count: watch::Sender<ConnectionCount>,
-    /// Only those who have a connection.
-    visitors: Mutex<HashMap<IpAddr, usize>>,
-    evictable: Mutex<EvictionQueue>,
-    /// New connections that wait for room among `max_connections`.
+    /// The number of open connections of each client key that has any.
+    per_client: Mutex<HashMap<IpAddr, usize>>,
+    evictions: Mutex<EvictionQueue>,
+    /// New connections that wait for capacity among `max_connections`.
     admission: CapacityQueue,
-    /// The same before a PROXY header, where no identified connection closes for them.
-    introduction: CapacityQueue,
+    /// Connections that wait for capacity before their PROXY header. No identified connection is evicted for them.
+    proxy_admission: CapacityQueue,
 }
 
 #[derive(Clone, Copy, Default)]
 struct ConnectionCount {
     open: usize,
-    /// Since the start.
+    /// The number of connections closed since the start.
     closed: u64,
 }
 
-/// A queue for room. One newcomer at a time evicts: two that find one connection too many would close two.
+/// The connections that wait for capacity. One of them evicts at a time: two would close two connections where one is
+/// enough.
 #[derive(Default)]
 struct CapacityQueue {
-    next: tokio::sync::Mutex<()>,
-    /// A connection has become evictable.
+    evicting: tokio::sync::Mutex<()>,
+    /// Notified when a connection becomes evictable.
     evictable: Notify,
-    /// An evicted connection had got a request just before, and stays.
-    survived: Notify,
+    /// Notified when an evicted connection stays open, because its request had just arrived.
+    eviction_averted: Notify,
 }
 
-/// Connections that may be closed to make room, oldest first.
+/// The connections that may be evicted, oldest first.
 #[derive(Default)]
 struct EvictionQueue {
-    /// Connections on which no client was identified and no request is under way: with an incomplete PROXY header,
-    /// handshake or head, or none yet. By their arrival.
+    /// Connections without an identified client and without a request in progress, by arrival. Their PROXY header,
+    /// handshake or request head is incomplete or has not begun.
     unidentified: BTreeMap<u64, (Option<IpAddr>, Arc<Notify>)>,
-    /// The same by the client's address.
-    by_visitor: BTreeSet<(IpAddr, u64)>,
-    /// Identified connections without a request, by the begin of that.
+    /// The entries of `unidentified` by client key.
+    by_client: BTreeSet<(IpAddr, u64)>,
+    /// Identified connections without a request in progress, by the start of their idle time.
     idle: BTreeMap<u64, Arc<Notify>>,
-    /// Counts arrivals, and begins of idleness.
-    next: u64,
+    /// The last number given to an arrival or to the start of an idle time.
+    last_seq: u64,
 }
 
-/// One connection; dropped with it.
+/// One open connection. Dropping the value removes the connection from all counts.
 pub(super) struct OpenConnection {
     connections: Connections,
     runtime: Arc<Runtime>,
-    arrived: u64,
+    seq: u64,
     client_key: Option<IpAddr>,
 }
 
-/// Which connection it is, for as long as it is served.
+/// Identifies a connection while it is served.
 #[derive(Clone, Copy)]
 pub(super) struct ConnectionId {
-    arrived: u64,
+    seq: u64,
     client_key: Option<IpAddr>,
 }
 
-/// A connection that may be evicted, until dropped.
+/// A connection that may be evicted until the value is dropped.
 pub(super) struct Evictable {
     connections: Connections,
     key: EvictionKey,
     notify: Arc<Notify>,
-    /// The connection knows that it is evicted.
+    /// Set once the connection has observed its eviction.
     is_notified: AtomicBool,
 }
 
@@ -93,27 +94,27 @@ enum EvictionKey {
     Idle(u64),
 }
 
-/// As many connections of one address as there may be.
+/// The client's address has reached its limit of open connections.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PerIpLimitExceeded;
 
 impl Connections {
     #[expect(clippy::new_without_default, reason = "made once, by the app")]
     pub fn new() -> Self {
-        let (admission, introduction) = (CapacityQueue::default(), CapacityQueue::default());
-        let (count, visitors, evictable) =
+        let (admission, proxy_admission) = (CapacityQueue::default(), CapacityQueue::default());
+        let (count, per_client, evictions) =
             (watch::Sender::new(ConnectionCount::default()), Mutex::default(), Mutex::default());
-        Self(Arc::new(ConnectionsInner { count, visitors, evictable, admission, introduction }))
+        Self(Arc::new(ConnectionsInner { count, per_client, evictions, admission, proxy_admission }))
     }
 
     pub(super) fn open(&self, runtime: &Arc<Runtime>) -> OpenConnection {
         self.0.count.send_modify(|count| count.open += 1);
         runtime.metrics.client_connections.inc();
-        let arrived = self.0.evictable.lock().number();
-        OpenConnection { connections: self.clone(), runtime: Arc::clone(runtime), arrived, client_key: None }
+        let seq = self.0.evictions.lock().next_seq();
+        OpenConnection { connections: self.clone(), runtime: Arc::clone(runtime), seq, client_key: None }
     }
 
-    /// Resolves when the last one has closed.
+    /// Resolves when no connection is open.
     pub async fn all_closed(&self) {
         let _ = self.0.count.subscribe().wait_for(|count| count.open == 0).await;
     }
@@ -122,63 +123,64 @@ impl Connections {
         self.0.count.borrow().open
     }
 
-    /// Resolves when there are no more than `most`, the newcomer included. Until then `evict` closes one connection after
-    /// the other (RFC 9112 §9.5: at any time), and gives the reason; `None`: there is none to close.
+    /// Resolves when at most `max_open` connections are open, the new one included. Until then `evict` closes one
+    /// connection after another (RFC 9112 §9.5: at any time). `evict` returns the reason for the metric, or `None` if
+    /// no connection is evictable.
     async fn make_room(
         &self,
         admission: &CapacityQueue,
-        most: usize,
+        max_open: usize,
         runtime: &Runtime,
         evict: impl Fn(&mut EvictionQueue) -> Option<&'static str>,
     ) {
-        let _next = admission.next.lock().await;
+        let _evicting = admission.evicting.lock().await;
         let mut count = self.0.count.subscribe();
         loop {
             let ConnectionCount { open, closed } = *count.borrow_and_update();
-            if open <= most {
+            if open <= max_open {
                 return;
             }
-            // Other listeners open connections meanwhile.
+            // Other listeners open connections in the meantime: the number of closed connections decides.
             let one_closed = count.wait_for(|count| count.closed > closed);
-            let evicted = evict(&mut self.0.evictable.lock());
+            let evicted = evict(&mut self.0.evictions.lock());
             if let Some(reason) = evicted {
                 runtime.metrics.connection_closed(reason);
-                let gone = async {
-                    tokio::select! { _ = one_closed => {}, () = admission.survived.notified() => {} }
+                let closed_or_averted = async {
+                    tokio::select! { _ = one_closed => {}, () = admission.eviction_averted.notified() => {} }
                 };
-                let _ = timeout(GOING, gone).await;
+                let _ = timeout(EVICTION_TIMEOUT, closed_or_averted).await;
             } else {
                 tokio::select! { _ = one_closed => {}, () = admission.evictable.notified() => {} }
             }
         }
     }
 
-    /// An identified connection without a request from now on.
-    pub(super) fn idle(&self) -> Evictable {
+    /// Marks an identified connection as idle, and thus evictable, until the value is dropped.
+    pub(super) fn mark_idle(&self) -> Evictable {
         let notify = Arc::new(Notify::new());
-        let mut evictable = self.0.evictable.lock();
-        let number = evictable.number();
-        evictable.idle.insert(number, Arc::clone(&notify));
+        let mut evictions = self.0.evictions.lock();
+        let seq = evictions.next_seq();
+        evictions.idle.insert(seq, Arc::clone(&notify));
         self.0.admission.evictable.notify_one();
         Evictable {
             connections: self.clone(),
-            key: EvictionKey::Idle(number),
+            key: EvictionKey::Idle(seq),
             notify,
             is_notified: AtomicBool::new(false),
         }
     }
 
-    /// A connection of an unidentified peer that has no request under way from now on.
-    pub(super) fn unidentified(&self, number: ConnectionId) -> Evictable {
+    /// Marks a connection of an unidentified peer as evictable until the value is dropped.
+    pub(super) fn mark_unidentified(&self, id: ConnectionId) -> Evictable {
         let notify = Arc::new(Notify::new());
-        let mut evictable = self.0.evictable.lock();
-        evictable.unidentified.insert(number.arrived, (number.client_key, Arc::clone(&notify)));
-        evictable.by_visitor.extend(number.client_key.map(|visitor| (visitor, number.arrived)));
+        let mut evictions = self.0.evictions.lock();
+        evictions.unidentified.insert(id.seq, (id.client_key, Arc::clone(&notify)));
+        evictions.by_client.extend(id.client_key.map(|client| (client, id.seq)));
         self.0.admission.evictable.notify_one();
-        self.0.introduction.evictable.notify_one();
+        self.0.proxy_admission.evictable.notify_one();
         Evictable {
             connections: self.clone(),
-            key: EvictionKey::Unidentified(number),
+            key: EvictionKey::Unidentified(id),
             notify,
             is_notified: AtomicBool::new(false),
         }
@@ -186,31 +188,31 @@ impl Connections {
 }
 
 impl EvictionQueue {
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    fn next_seq(&mut self) -> u64 {
+        self.last_seq += 1;
+        self.last_seq
     }
 
-    /// Evicts the oldest connection: of an unidentified peer, else the one that has been idle for longest.
-    fn evict(&mut self) -> Option<&'static str> {
+    /// Evicts the oldest connection of an unidentified peer, or else the connection that has been idle for longest.
+    fn evict_oldest(&mut self) -> Option<&'static str> {
         let idle = |this: &mut Self| this.idle.pop_first().map(|(_, notify)| notify.notify_one());
-        self.evict_unidentified().or_else(|| idle(self).map(|()| "max_connections"))
+        self.evict_oldest_unidentified().or_else(|| idle(self).map(|()| "max_connections"))
     }
 
-    fn evict_unidentified(&mut self) -> Option<&'static str> {
-        let (arrived, (visitor, notify)) = self.unidentified.pop_first()?;
-        if let Some(visitor) = visitor {
-            self.by_visitor.remove(&(visitor, arrived));
+    fn evict_oldest_unidentified(&mut self) -> Option<&'static str> {
+        let (seq, (client, notify)) = self.unidentified.pop_first()?;
+        if let Some(client) = client {
+            self.by_client.remove(&(client, seq));
         }
         notify.notify_one();
         Some("unidentified")
     }
 
-    /// Evicts the oldest connection of an unidentified peer with this address.
-    fn evict_of(&mut self, visitor: IpAddr) -> bool {
-        let oldest = self.by_visitor.range((visitor, 0)..=(visitor, u64::MAX)).next().copied();
+    /// Evicts the oldest connection of an unidentified peer with this client key. Returns false if there is none.
+    fn evict_oldest_of(&mut self, client: IpAddr) -> bool {
+        let oldest = self.by_client.range((client, 0)..=(client, u64::MAX)).next().copied();
         let notify = oldest.and_then(|oldest| {
-            self.by_visitor.remove(&oldest);
+            self.by_client.remove(&oldest);
             self.unidentified.remove(&oldest.1)
         });
         notify.is_some_and(|(_, notify)| {
@@ -221,7 +223,7 @@ impl EvictionQueue {
 }
 
 impl Evictable {
-    /// Resolves when the connection should close, to make room for others.
+    /// Resolves when the connection should close to make room for another.
     pub(super) async fn evicted(&self) {
         self.notify.notified().await;
         self.is_notified.store(true, Ordering::Relaxed);
@@ -230,72 +232,80 @@ impl Evictable {
 
 impl Drop for Evictable {
     fn drop(&mut self) {
-        let mut evictable = self.connections.0.evictable.lock();
-        let was_there = match self.key {
-            EvictionKey::Idle(number) => evictable.idle.remove(&number).is_some(),
-            EvictionKey::Unidentified(ConnectionId { arrived, client_key: visitor }) => {
-                if let Some(visitor) = visitor {
-                    evictable.by_visitor.remove(&(visitor, arrived));
+        let mut evictions = self.connections.0.evictions.lock();
+        let was_queued = match self.key {
+            EvictionKey::Idle(seq) => evictions.idle.remove(&seq).is_some(),
+            EvictionKey::Unidentified(ConnectionId { seq, client_key: client }) => {
+                if let Some(client) = client {
+                    evictions.by_client.remove(&(client, seq));
                 }
-                evictable.unidentified.remove(&arrived).is_some()
+                evictions.unidentified.remove(&seq).is_some()
             }
         };
-        if !was_there && !self.is_notified.load(Ordering::Relaxed) {
-            self.connections.0.admission.survived.notify_one();
-            self.connections.0.introduction.survived.notify_one();
+        if !was_queued && !self.is_notified.load(Ordering::Relaxed) {
+            self.connections.0.admission.eviction_averted.notify_one();
+            self.connections.0.proxy_admission.eviction_averted.notify_one();
         }
     }
 }
 
 impl OpenConnection {
-    /// Resolves when it is one of at most `most`: unidentified peers make room for it, then idle connections do.
-    pub(super) async fn makes_room(&self, most: usize) {
+    /// Resolves when at most `max_open` connections are open. Connections of unidentified peers are evicted first, then
+    /// idle ones.
+    pub(super) async fn wait_for_capacity(&self, max_open: usize) {
         let all = &self.connections.0;
-        self.connections.make_room(&all.admission, most, &self.runtime, EvictionQueue::evict).await;
+        self.connections.make_room(&all.admission, max_open, &self.runtime, EvictionQueue::evict_oldest).await;
     }
 
-    /// The same before it is known for whom it is: unidentified peers alone make room.
-    pub(super) async fn makes_room_unidentified(&self, most: usize) {
+    /// Resolves when at most `max_open` connections are open. Only connections of unidentified peers are evicted.
+    pub(super) async fn wait_for_capacity_before_proxy_header(&self, max_open: usize) {
         let all = &self.connections.0;
-        self.connections.make_room(&all.introduction, most, &self.runtime, EvictionQueue::evict_unidentified).await;
+        self.connections
+            .make_room(&all.proxy_admission, max_open, &self.runtime, EvictionQueue::evict_oldest_unidentified)
+            .await;
     }
 
-    pub(super) fn number(&self) -> ConnectionId {
-        ConnectionId { arrived: self.arrived, client_key: self.client_key }
+    pub(super) fn id(&self) -> ConnectionId {
+        ConnectionId { seq: self.seq, client_key: self.client_key }
     }
 
-    /// See [`Connections::unidentified`].
-    pub(super) fn unidentified(&self) -> Evictable {
-        self.connections.unidentified(self.number())
+    /// See [`Connections::mark_unidentified`].
+    pub(super) fn mark_unidentified(&self) -> Evictable {
+        self.connections.mark_unidentified(self.id())
     }
 
-    /// Counts it for whom it is, among no more than `most`. Who comes over a unix socket has no address.
-    pub(super) fn comes_from(&mut self, address: Option<IpAddr>, most: usize) -> Result<(), PerIpLimitExceeded> {
+    /// Counts the connection under its client's address, unless `max_per_client` connections are counted there. A peer
+    /// on a unix socket has no address.
+    pub(super) fn register_client(
+        &mut self,
+        address: Option<IpAddr>,
+        max_per_client: usize,
+    ) -> Result<(), PerIpLimitExceeded> {
         let Some(address) = address.map(client_key) else { return Ok(()) };
         if self.client_key == Some(address) {
             return Ok(());
         }
-        self.leave();
-        let mut visitors = self.connections.0.visitors.lock();
-        let count = visitors.get(&address).copied().unwrap_or(0);
-        if count >= most {
-            // The evicted connection is gone in a moment, and its count with it.
-            if !self.connections.0.evictable.lock().evict_of(address) {
+        self.unregister_client();
+        let mut per_client = self.connections.0.per_client.lock();
+        let count = per_client.get(&address).copied().unwrap_or(0);
+        if count >= max_per_client {
+            // The evicted connection, and its count, are gone in a moment.
+            if !self.connections.0.evictions.lock().evict_oldest_of(address) {
                 return Err(PerIpLimitExceeded);
             }
             self.runtime.metrics.connection_closed("unidentified");
         }
-        visitors.insert(address, count + 1);
+        per_client.insert(address, count + 1);
         self.client_key = Some(address);
         Ok(())
     }
 
-    fn leave(&mut self) {
+    fn unregister_client(&mut self) {
         let Some(address) = self.client_key.take() else { return };
-        if let Entry::Occupied(mut visitor) = self.connections.0.visitors.lock().entry(address) {
-            *visitor.get_mut() -= 1;
-            if *visitor.get() == 0 {
-                visitor.remove();
+        if let Entry::Occupied(mut occupied) = self.connections.0.per_client.lock().entry(address) {
+            *occupied.get_mut() -= 1;
+            if *occupied.get() == 0 {
+                occupied.remove();
             }
         }
     }
@@ -303,7 +313,7 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.leave();
+        self.unregister_client();
         self.connections.0.count.send_modify(|count| {
             count.open -= 1;
             count.closed += 1;
@@ -312,7 +322,8 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Whom an address stands for: a host has all of a /64 to choose from (RFC 4291 §2.5.4).
+/// Returns the key under which connections of an address are counted. A host can use all addresses of a /64 (RFC 4291
+/// §2.5.4).
 fn client_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !0 << 64).into(),
@@ -344,17 +355,17 @@ mod tests {
     #[tokio::test]
     async fn max_connections_evicts_no_second_connection_when_another_opens_meanwhile() {
         let (runtime, connections) = (test_runtime(), Connections::new());
-        let [oldest, younger, newcomer] = [(); 3].map(|()| connections.open(&runtime));
-        let _evictable = [&oldest, &younger].map(OpenConnection::unidentified);
-        let evictable = || connections.0.evictable.lock().unidentified.len();
-        let mut room = pin!(newcomer.makes_room(2));
-        assert!(is_pending(room.as_mut()).await);
+        let [oldest, newer, newcomer] = [(); 3].map(|()| connections.open(&runtime));
+        let _evictable = [&oldest, &newer].map(OpenConnection::mark_unidentified);
+        let evictable = || connections.0.evictions.lock().unidentified.len();
+        let mut capacity = pin!(newcomer.wait_for_capacity(2));
+        assert!(is_pending(capacity.as_mut()).await);
         assert_eq!(evictable(), 1, "the oldest makes room");
         let elsewhere = connections.open(&runtime);
-        assert!(is_pending(room.as_mut()).await);
+        assert!(is_pending(capacity.as_mut()).await);
         assert_eq!(evictable(), 1, "it has not closed yet");
         drop((oldest, elsewhere));
-        room.await;
+        capacity.await;
         assert_eq!(evictable(), 1);
     }
 
@@ -365,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_visitor_is_an_ipv4_address_or_a_64() {
+    fn client_key_is_an_ipv4_address_or_an_ipv6_64() {
         for (address, expected) in [
             ("192.0.2.1", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),

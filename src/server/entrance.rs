@@ -1,5 +1,5 @@
-//! What a connection goes through before HTTP: the PROXY protocol, then TLS, each where it is in force.
-//! Who is at the other end, as far as the connection shows?
+//! The steps of a connection before HTTP: the PROXY protocol, then TLS, each where the configuration requires it.
+//! Which client address and certificate does the connection have?
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
-use super::client_io::{ClientIo, Rewind, speaks_http};
+use super::client_io::{ClientIo, Rewind, detect_http};
 use super::connections::{Evictable, OpenConnection, PerIpLimitExceeded};
 use super::proxy_protocol::{self, ProxiedSource, ProxyHeaderError};
 use super::throttled_log::WarningKind;
@@ -19,26 +19,26 @@ use crate::policy::authn::Caller;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 
-/// Why a connection is closed before it has asked for anything.
+/// A connection that is closed before its first request, with the reason.
 pub(super) struct RejectedConnection {
     peer: Option<IpAddr>,
     reason: RejectReason,
 }
 
 enum RejectReason {
-    /// It comes from a network that may not send the PROXY protocol, which all must.
+    /// The peer's network may not send the PROXY protocol, which this listener requires.
     UntrustedProxy,
     ProxyHeader(ProxyHeaderError),
     TlsHandshake(TlsAcceptError),
-    /// As many connections for this address are open already as may be.
+    /// The client's address has reached its limit of open connections.
     PerIpLimit,
-    /// It made room for another connection.
+    /// The connection was evicted to make room for another.
     Evicted,
 }
 
 impl RejectedConnection {
-    /// `None`: a peer that connected and left, as health checks do.
-    pub(super) fn kind(&self) -> Option<WarningKind> {
+    /// Returns the kind of warning to log. `None`: the peer connected and left, as health checks do.
+    pub(super) fn warning_kind(&self) -> Option<WarningKind> {
         match &self.reason {
             RejectReason::UntrustedProxy => Some(WarningKind::UntrustedProxy),
             RejectReason::ProxyHeader(ProxyHeaderError::Cut) | RejectReason::Evicted => None,
@@ -62,12 +62,14 @@ impl fmt::Display for RejectedConnection {
         }
         match &self.reason {
             RejectReason::UntrustedProxy => f.write_str("server.proxy_protocol does not name its network"),
-            RejectReason::ProxyHeader(fault) => fault.fmt(f),
-            RejectReason::Evicted => f.write_str("it made room for another"),
-            RejectReason::PerIpLimit => f.write_str("its address has as many as server.max_connections_per_ip allows"),
-            RejectReason::TlsHandshake(fault) => match fault.source() {
-                Some(cause) => write!(f, "{fault}: {cause}"),
-                None => fault.fmt(f),
+            RejectReason::ProxyHeader(error) => error.fmt(f),
+            RejectReason::Evicted => f.write_str("it was evicted to make room for another connection"),
+            RejectReason::PerIpLimit => {
+                f.write_str("its address has reached the limit of server.max_connections_per_ip")
+            }
+            RejectReason::TlsHandshake(error) => match error.source() {
+                Some(cause) => write!(f, "{error}: {cause}"),
+                None => error.fmt(f),
             },
         }
     }
@@ -76,41 +78,42 @@ impl fmt::Display for RejectedConnection {
 /// A connection that is ready for HTTP.
 pub(super) struct Established {
     pub(super) stream: Box<dyn ClientIo>,
-    /// What is known of who sends it.
+    /// The properties of the client that the connection shows.
     pub(super) caller: Caller,
     pub(super) evictable: Evictable,
     pub(super) transport: Transport,
 }
 
-/// What HTTP comes through.
+/// The transport that carries HTTP.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
     Tls,
     Plaintext,
-    /// The client speaks plain HTTP where TLS is spoken.
+    /// The client speaks plain HTTP to a listener with TLS.
     UnexpectedPlaintext,
 }
 
-/// Under the configuration in force now. Unidentified peers are evicted where others need their room.
+/// Reads the PROXY header and accepts TLS, under the configuration that is active now. The connection may be evicted
+/// meanwhile, like that of every unidentified peer.
 pub(super) async fn establish(
     runtime: &Runtime,
     stream: listen::ClientStream,
     peer: Option<IpAddr>,
-    open: &mut OpenConnection,
+    conn: &mut OpenConnection,
     (caller, mut evictable): (Caller, Evictable),
 ) -> Result<Established, RejectedConnection> {
     let active = runtime.active_config();
-    let turned = |why| RejectedConnection { peer, reason: why };
-    // Who comes in over a unix socket is on this host: there is nobody to hide from.
+    let rejected = |reason| RejectedConnection { peer, reason };
+    // A peer on a unix socket is on this host: the connection needs no encryption.
     let wants_tls = matches!(stream.socket(), listen::ClientSocket::Tcp(_));
-    let introducing = read_proxy_protocol(&active, stream, peer);
-    let (stream, address) = unless_evicted(&evictable, introducing).await.map_err(turned)?;
-    count(runtime, &active, open, address)?;
+    let reading_header = read_proxy_protocol(&active, stream, peer);
+    let (stream, address) = unless_evicted(&evictable, reading_header).await.map_err(rejected)?;
+    enforce_per_ip_limit(runtime, &active, conn, address)?;
     if active.plan.listener.proxies.is_some() {
-        // What waits for room makes none.
+        // A connection that waits for capacity is not evictable.
         drop(evictable);
-        open.makes_room(active.plan.max_connections).await;
-        evictable = open.unidentified();
+        conn.wait_for_capacity(active.plan.max_connections).await;
+        evictable = conn.mark_unidentified();
     }
     let caller = Caller { address, ..caller };
     let tls = caller.listen.as_deref().and_then(|listen| active.listener_tls(listen)).filter(|_| wants_tls);
@@ -119,20 +122,20 @@ pub(super) async fn establish(
     };
     let deadline = Instant::now() + active.plan.timeouts.tls;
     let accepting = async {
-        let (is_http, stream) = speaks_http(stream, deadline).await.map_err(RejectReason::TlsHandshake)?;
+        let (is_http, stream) = detect_http(stream, deadline).await.map_err(RejectReason::TlsHandshake)?;
         if is_http {
             return Ok((Box::new(stream) as Box<dyn ClientIo>, None));
         }
         let accepted = accept::accept(stream, config, fingerprint, deadline).await.map_err(RejectReason::TlsHandshake);
         accepted.map(|(stream, certificate)| (Box::new(stream) as Box<dyn ClientIo>, Some(certificate)))
     };
-    let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(turned)?;
+    let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(rejected)?;
     let transport = if certificate.is_some() { Transport::Tls } else { Transport::UnexpectedPlaintext };
     let caller = Caller { certificate: certificate.unwrap_or_default(), ..caller };
     Ok(Established { stream, caller, evictable, transport })
 }
 
-/// Takes a step that the peer can draw out.
+/// Runs a step whose duration the peer controls, until the connection is evicted.
 async fn unless_evicted<T>(
     evictable: &Evictable,
     step: impl Future<Output = Result<T, RejectReason>>,
@@ -144,20 +147,20 @@ async fn unless_evicted<T>(
     }
 }
 
-/// Counts a connection for the address that it is for.
-pub(super) fn count(
+/// Counts the connection under its client's address, or rejects it at the limit.
+pub(super) fn enforce_per_ip_limit(
     runtime: &Runtime,
     active: &ActiveConfig,
-    open: &mut OpenConnection,
+    conn: &mut OpenConnection,
     address: Option<IpAddr>,
 ) -> Result<(), RejectedConnection> {
-    open.comes_from(address, active.plan.connections_per_ip()).map_err(|PerIpLimitExceeded| {
+    conn.register_client(address, active.plan.connections_per_ip()).map_err(|PerIpLimitExceeded| {
         runtime.metrics.connection_closed("max_connections_per_ip");
         RejectedConnection { peer: address, reason: RejectReason::PerIpLimit }
     })
 }
 
-/// The address that the connection is for: its peer's, or where the PROXY protocol is spoken, what the peer says.
+/// Returns the client's address: that of the peer, or the one in the PROXY header where the listener requires one.
 async fn read_proxy_protocol(
     active: &ActiveConfig,
     mut stream: listen::ClientStream,
@@ -168,7 +171,7 @@ async fn read_proxy_protocol(
         return Err(RejectReason::UntrustedProxy);
     }
     let mut rest = BytesMut::new();
-    let receiving = proxy_protocol::receive(&mut stream, &mut rest);
+    let receiving = proxy_protocol::read_header(&mut stream, &mut rest);
     let origin = timeout(proxy_protocol::TIMEOUT, receiving)
         .await
         .unwrap_or(Err(ProxyHeaderError::Cut))

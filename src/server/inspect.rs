@@ -1,5 +1,5 @@
-//! An inspected tunnel: TLS is accepted in the target's place.
-//! Does the client mean the host that it asked for, and does it believe us?
+//! Accepts TLS in the target's place inside an inspected tunnel.
+//! Does the client want the host of its CONNECT, and does it trust outgate's certificate?
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,74 +11,77 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::warn;
 
-use super::client_io::{ClientIo, CountingStream, Rewind, speaks_http};
+use super::client_io::{ClientIo, CountingStream, Rewind, detect_http};
 use crate::delivery::tunnel::{InspectError, InspectedTunnel};
 use crate::names::Scheme;
 use crate::net::client_hello::{self, ClientHelloError, SniRequirement};
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 
-/// Serves what is inside of an inspected tunnel. Whoever meets a CONNECT is given it, since what is inside is served by
-/// those that may meet one.
+/// Serves HTTP inside an inspected tunnel. It is passed down as a function, because the module that serves HTTP inside
+/// a tunnel depends on the modules that accept CONNECT.
 pub(super) type ServeInspected =
     fn(Arc<Runtime>, Box<dyn ClientIo>, Box<InspectedTunnel>, Arc<Caller>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What a client does inside of a tunnel that is inspected.
+/// The client's stream inside an inspected tunnel.
 pub(super) enum InspectedStream {
-    /// It speaks HTTP, through TLS where the tunnel is for TLS.
+    /// The client speaks HTTP, over TLS where the tunnel is for TLS.
     Http(Box<dyn ClientIo>),
-    /// It sends plain HTTP where the tunnel is for TLS.
+    /// The client sends plain HTTP where the tunnel is for TLS.
     UnexpectedPlaintext(Box<dyn ClientIo>),
-    /// It means another host, or does not believe what it is shown: the tunnel is cut.
+    /// The client named another host or rejected the certificate: the tunnel is cut.
     Aborted,
 }
 
-pub(super) async fn accept(outside: Box<dyn ClientIo>, inspection: &mut InspectedTunnel) -> InspectedStream {
-    let stream = CountingStream { stream: outside, passed: Arc::clone(&inspection.passed) };
+pub(super) async fn accept(outer: Box<dyn ClientIo>, inspection: &mut InspectedTunnel) -> InspectedStream {
+    let stream = CountingStream { stream: outer, passed: Arc::clone(&inspection.passed) };
     if inspection.inside.target.scheme == Scheme::Http {
         return InspectedStream::Http(Box::new(stream)); // port 80 of a route that allows plaintext, or upgrades it
     }
     let deadline = Instant::now() + inspection.tls_timeout();
-    let stream = match speaks_http(stream, deadline).await {
+    let stream = match detect_http(stream, deadline).await {
         Ok((false, stream)) => stream,
         Ok((true, stream)) => return InspectedStream::UnexpectedPlaintext(Box::new(stream)),
-        Err(fault) => {
-            inspection.cut(InspectError::Hello(fault.into()));
+        Err(error) => {
+            inspection.cut(InspectError::Hello(error.into()));
             return InspectedStream::Aborted;
         }
     };
-    match handshake(stream, deadline, inspection).await {
+    match accept_tls(stream, deadline, inspection).await {
         Ok(stream) => InspectedStream::Http(Box::new(stream)),
-        Err(fault) => {
-            if let InspectError::Mint(fault) = &fault {
-                warn!("no certificate for {} could be minted: {fault}", inspection.inside.target.host);
+        Err(error) => {
+            if let InspectError::Mint(error) = &error {
+                warn!(
+                    "cannot issue a certificate for {}; the inspected tunnel is closed: {error}",
+                    inspection.inside.target.host
+                );
             }
-            inspection.cut(fault);
+            inspection.cut(error);
             InspectedStream::Aborted
         }
     }
 }
 
 /// Accepts TLS in the target's place.
-async fn handshake<S: ClientIo>(
+async fn accept_tls<S: ClientIo>(
     mut stream: S,
     deadline: Instant,
     inspection: &InspectedTunnel,
 ) -> Result<TlsStream<Rewind<S>>, InspectError> {
     let host = &inspection.inside.target.host;
-    let within = deadline.saturating_duration_since(Instant::now());
-    let hello = match client_hello::read(&mut stream, host, SniRequirement::Optional, within).await {
+    let max_wait = deadline.saturating_duration_since(Instant::now());
+    let hello = match client_hello::read(&mut stream, host, SniRequirement::Optional, max_wait).await {
         Ok(hello) => hello,
-        Err(fault) => {
-            client_hello::refuse(&mut stream, &fault).await;
-            return Err(InspectError::Hello(fault));
+        Err(error) => {
+            client_hello::refuse(&mut stream, &error).await;
+            return Err(InspectError::Hello(error));
         }
     };
     let config = match inspection.issue_leaf(Timestamp::now()) {
         Ok(config) => config,
-        Err(fault) => {
+        Err(error) => {
             client_hello::deny(&mut stream).await;
-            return Err(InspectError::Mint(fault));
+            return Err(InspectError::Mint(error));
         }
     };
     let stream = Rewind::new(BytesMut::from(&hello[..]), stream);

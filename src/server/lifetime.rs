@@ -1,5 +1,5 @@
-//! How long a connection is served.
-//! May it ask for more, and when has it to go though nobody asks it to?
+//! The lifetime of a client connection.
+//! May the client send another request, and when does an idle connection close?
 
 use std::future::pending;
 use std::sync::Arc;
@@ -9,20 +9,21 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connections::Evictable;
-use super::listener_shutdown::{ConnContext, LATECOMER_PATIENCE, ListenerShutdown};
+use super::listener_shutdown::{ConnContext, FIRST_REQUEST_TIMEOUT, ListenerShutdown};
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 
+/// The state that decides when one connection closes.
 pub(super) struct ConnectionLifetime {
     runtime: Arc<Runtime>,
     caller: Arc<Caller>,
-    is_latecomer: bool,
+    accepted_during_drain: bool,
     has_requested: AtomicBool,
-    /// `None`: as long as it likes.
-    until: Option<Instant>,
-    /// `None`: it is in a tunnel, in a connection that is counted and ends when its door closes.
-    way: Option<ConnContext>,
-    /// While no client was identified and no request is under way.
+    /// `None`: the connection has no deadline.
+    deadline: Option<Instant>,
+    /// `None`: the connection is inside a tunnel. The outer connection is counted, and ends when its listener closes.
+    context: Option<ConnContext>,
+    /// Set while no client is identified and no request is in progress.
     unidentified: Mutex<Option<Arc<Evictable>>>,
 }
 
@@ -30,46 +31,46 @@ impl ConnectionLifetime {
     pub(super) fn new(
         runtime: &Arc<Runtime>,
         caller: &Arc<Caller>,
-        until: Option<Instant>,
-        way: Option<(ConnContext, Evictable)>,
+        deadline: Option<Instant>,
+        context: Option<(ConnContext, Evictable)>,
     ) -> Self {
         let (runtime, caller) = (Arc::clone(runtime), Arc::clone(caller));
-        let (way, evictable) = way.unzip();
+        let (context, evictable) = context.unzip();
         let unidentified = Mutex::new(evictable.map(Arc::new));
-        let (is_latecomer, has_requested) = (runtime.is_draining(), AtomicBool::new(false));
-        Self { is_latecomer, has_requested, runtime, caller, until, way, unidentified }
+        let (accepted_during_drain, has_requested) = (runtime.is_draining(), AtomicBool::new(false));
+        Self { accepted_during_drain, has_requested, runtime, caller, deadline, context, unidentified }
     }
 
-    /// Whether no request is taken after this one.
+    /// Returns whether the current request is the last one.
     pub(super) fn should_close(&self) -> bool {
-        let is_closing = self.way.as_ref().is_some_and(|way| way.door.is_closing());
-        is_closing || self.runtime.is_draining() || self.until.is_some_and(|until| until <= Instant::now())
+        let is_closing = self.context.as_ref().is_some_and(|context| context.shutdown.is_closing());
+        is_closing || self.runtime.is_draining() || self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// A connection that has nothing to do, as long as this is waited for. Resolves when it should end.
+    /// Marks the connection as idle while the future is polled. Resolves when the connection should close.
     pub(super) async fn closed(&self) {
-        let idle = self.idle();
+        let idle = self.mark_idle();
         tokio::select! {
-            () = self.drained() => {}
-            () = evicted(idle.as_ref()) => {}
+            () = self.expired() => {}
+            () = wait_for_eviction(idle.as_ref()) => {}
         }
     }
 
-    /// Lets an identified connection be evicted to make room for others, until this is dropped.
-    pub(super) fn idle(&self) -> Option<Evictable> {
-        self.way.as_ref().filter(|_| self.is_identified()).map(|way| way.connections.idle())
+    /// Allows an identified connection to be evicted until the value is dropped.
+    pub(super) fn mark_idle(&self) -> Option<Evictable> {
+        self.context.as_ref().filter(|_| self.is_identified()).map(|context| context.connections.mark_idle())
     }
 
-    /// Resolves when a connection should close on which no client was identified, whether or not part of a head has
-    /// arrived. It stays evictable until [`ConnectionLifetime::begin_request`].
+    /// Resolves when a connection without an identified client should close, whether or not part of a head has arrived.
+    /// The connection stays evictable until [`ConnectionLifetime::begin_request`].
     pub(super) async fn evicted_unidentified(&self) {
-        let Some(way) = self.way.as_ref().filter(|_| !self.is_identified()) else { return pending().await };
-        let begin = || Arc::new(way.connections.unidentified(way.number));
-        let evictable = Arc::clone(self.unidentified.lock().get_or_insert_with(begin));
+        let Some(context) = self.context.as_ref().filter(|_| !self.is_identified()) else { return pending().await };
+        let mark = || Arc::new(context.connections.mark_unidentified(context.id));
+        let evictable = Arc::clone(self.unidentified.lock().get_or_insert_with(mark));
         evictable.evicted().await;
     }
 
-    /// A request has arrived: the connection is not evicted before it has its response.
+    /// Records the arrival of a request: the connection is not evicted before its response is sent.
     pub(super) fn begin_request(&self) {
         self.has_requested.store(true, Ordering::Relaxed);
         *self.unidentified.lock() = None;
@@ -79,44 +80,45 @@ impl ConnectionLifetime {
         self.caller.is_identified()
     }
 
-    /// A client that connected before its listener was handed over has nowhere else to send its first request.
-    fn owes_first_response(&self) -> bool {
-        let is_handed_over = self.way.as_ref().is_some_and(|way| way.door.is_closing());
+    /// Returns whether the client connected before its listener was handed over and has sent no request yet. Such a
+    /// client cannot send its first request anywhere else.
+    fn awaits_first_request(&self) -> bool {
+        let is_handed_over = self.context.as_ref().is_some_and(|context| context.shutdown.is_closing());
         is_handed_over && !self.has_requested.load(Ordering::Relaxed)
     }
 
-    /// Resolves when its time is over, a drain has begun, or its door is closing.
-    pub(super) async fn drained(&self) {
+    /// Resolves when the deadline passes, a drain begins, or the listener closes.
+    pub(super) async fn expired(&self) {
         let drain = async {
-            match self.is_latecomer {
-                true => sleep(LATECOMER_PATIENCE).await,
+            match self.accepted_during_drain {
+                true => sleep(FIRST_REQUEST_TIMEOUT).await,
                 false => {
                     let _ = self.runtime.drained().wait_for(|draining| *draining).await;
-                    if self.owes_first_response() {
-                        sleep(LATECOMER_PATIENCE).await;
+                    if self.awaits_first_request() {
+                        sleep(FIRST_REQUEST_TIMEOUT).await;
                     }
                 }
             }
         };
-        let over = async {
-            match &self.way {
-                Some(way) => tokio::select! { () = drain => {}, () = closed(&way.door) => {} },
+        let end = async {
+            match &self.context {
+                Some(context) => tokio::select! { () = drain => {}, () = listener_closed(&context.shutdown) => {} },
                 None => drain.await,
             }
         };
-        match self.until {
-            Some(until) => drop(timeout_at(until, over).await),
-            None => over.await,
+        match self.deadline {
+            Some(deadline) => drop(timeout_at(deadline, end).await),
+            None => end.await,
         }
     }
 }
 
-async fn closed(door: &ListenerShutdown) {
-    door.closing().await;
-    sleep(LATECOMER_PATIENCE).await;
+async fn listener_closed(shutdown: &ListenerShutdown) {
+    shutdown.closing().await;
+    sleep(FIRST_REQUEST_TIMEOUT).await;
 }
 
-pub(super) async fn evicted(evictable: Option<&Evictable>) {
+pub(super) async fn wait_for_eviction(evictable: Option<&Evictable>) {
     match evictable {
         Some(evictable) => evictable.evicted().await,
         None => pending().await,

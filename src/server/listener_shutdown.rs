@@ -1,5 +1,5 @@
-//! The shutdown of one listener, which the configuration has no longer.
-//! May those who came in here ask for more?
+//! The shutdown of one listener that the configuration no longer contains.
+//! May the listener's connections serve further requests?
 
 use std::time::Duration;
 
@@ -9,30 +9,31 @@ use tokio::time::sleep;
 use super::connections::{ConnectionId, Connections};
 use crate::net::listen::Successor;
 
-/// For the request of a connection that has sent none when its door closes, or that was accepted later.
-pub(super) const LATECOMER_PATIENCE: Duration = Duration::from_secs(2);
+/// The time for the first request of a connection that has sent none when its listener closes, or that is accepted
+/// later.
+pub(super) const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Closes the door. Dropped, it leaves it as it is.
+/// Closes the listener. Dropping the handle does not close it.
 pub struct ShutdownHandle(watch::Sender<bool>);
 
-/// Those who came in through it hold it.
+/// Observes the shutdown. The listener and each of its connections hold a clone.
 #[derive(Clone)]
 pub struct ListenerShutdown(watch::Receiver<bool>, Successor);
 
-/// How a connection came in.
+/// The listener of a connection, and its entry among the open connections.
 pub(super) struct ConnContext {
     pub(super) connections: Connections,
-    pub(super) door: ListenerShutdown,
-    pub(super) number: ConnectionId,
+    pub(super) shutdown: ListenerShutdown,
+    pub(super) id: ConnectionId,
 }
 
 impl ShutdownHandle {
     pub fn new(successor: Successor) -> (Self, ListenerShutdown) {
-        let (keeper, door) = watch::channel(false);
-        (Self(keeper), ListenerShutdown(door, successor))
+        let (sender, receiver) = watch::channel(false);
+        (Self(sender), ListenerShutdown(receiver, successor))
     }
 
-    /// Nobody comes in any more, and those who did leave when they have what they came for.
+    /// Closes the listener. Its connections close after their current request.
     pub fn close(&self) {
         self.0.send_replace(true);
     }
@@ -48,12 +49,12 @@ impl ListenerShutdown {
         self.1
     }
 
-    /// Resolves when a connection that waits for room is to wait no longer. One that no other process can serve goes at
-    /// once: to wait would keep the address from its next owner.
-    pub(super) async fn waits_no_longer(&self) {
+    /// Resolves when connections stop waiting for capacity. Without a concurrent successor that is at once: a waiting
+    /// connection would keep the address from its next owner.
+    pub(super) async fn admission_closed(&self) {
         self.closing().await;
         if self.successor() != Successor::AfterClose {
-            sleep(LATECOMER_PATIENCE).await;
+            sleep(FIRST_REQUEST_TIMEOUT).await;
         }
     }
 

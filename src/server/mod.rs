@@ -1,5 +1,5 @@
-//! Accepts connections and lets each be served, until the drain is over.
-//! Who gets in, and when has the last one left?
+//! Accepts client connections and serves them until the drain is over.
+//! Which connections are accepted, and when is the last one closed?
 
 mod accept_queue;
 pub mod admin;
@@ -35,25 +35,27 @@ use listener_shutdown::ConnContext;
 pub use listener_shutdown::{ListenerShutdown, ShutdownHandle};
 use throttled_log::{ThrottledLog, WarningKind};
 
-/// After an accept that failed for want of descriptors or memory: others must get a chance to close theirs.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The delay after an accept fails for want of descriptors or memory, so that open connections can close.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Connections beyond `max_connections` whose PROXY header is incomplete, or that wait for room since.
-const INTRODUCING_MAX: usize = 100;
+/// Limits the connections beyond `max_connections` whose PROXY header is incomplete or which have waited for capacity
+/// since.
+const PENDING_PROXY_HEADERS_MAX: usize = 100;
 
-/// Accepts until the door closes, and ends when all have left who came in; dropped, it takes them along. During a drain it
-/// goes on where no other process can listen yet, so that a new request gets `draining` instead of a refused connection.
+/// Accepts connections until the listener closes, and returns when all of them are closed. Dropping the future closes
+/// them. During a drain it keeps accepting where no other process can listen yet, so that a new request gets `draining`
+/// instead of a refused connection.
 pub async fn accept(
     runtime: Arc<Runtime>,
     listener: Listener,
     listen: Listen,
     connections: Connections,
-    door: ListenerShutdown,
+    shutdown: ListenerShutdown,
 ) {
     let listen = Arc::new(listen);
     let mut serving = JoinSet::new();
-    let rarely = Arc::new(ThrottledLog::new());
-    let mut queue = AcceptQueue::new(listener, door.clone());
+    let throttled_log = Arc::new(ThrottledLog::new());
+    let mut queue = AcceptQueue::new(listener, shutdown.clone());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -64,50 +66,56 @@ pub async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 let (active, peer) = (runtime.active_config(), peer.map(|peer| peer.ip()));
-                let (most, mut open) = (active.plan.max_connections, connections.open(&runtime));
-                // Whoever has enough takes nobody's room. Behind a load balancer it is told later for whom this one is.
-                let is_introduced = active.plan.listener.proxies.is_some();
-                if !is_introduced && let Err(turned) = entrance::count(&runtime, &active, &mut open, peer) {
-                    warn_of(&rarely, &turned);
+                let (max_connections, mut conn) = (active.plan.max_connections, connections.open(&runtime));
+                // An address at its limit takes no capacity from others. Behind a load balancer, only the PROXY header
+                // names the client's address.
+                let expects_proxy_header = active.plan.listener.proxies.is_some();
+                if !expects_proxy_header
+                    && let Err(rejected) = entrance::enforce_per_ip_limit(&runtime, &active, &mut conn, peer)
+                {
+                    warn_rejected(&throttled_log, &rejected);
                     continue;
                 }
-                let room = async {
-                    match is_introduced {
-                        true => open.makes_room_unidentified(most + INTRODUCING_MAX).await,
-                        false => open.makes_room(most).await,
+                let capacity = async {
+                    match expects_proxy_header {
+                        true => {
+                            conn.wait_for_capacity_before_proxy_header(max_connections + PENDING_PROXY_HEADERS_MAX)
+                                .await
+                        }
+                        false => conn.wait_for_capacity(max_connections).await,
                     }
                 };
                 tokio::select! {
                     biased;
-                    () = room => {}
-                    () = door.waits_no_longer() => continue,
+                    () = capacity => {}
+                    () = shutdown.admission_closed() => continue,
                 }
-                let evictable = open.unidentified();
-                let (runtime, rarely) = (Arc::clone(&runtime), Arc::clone(&rarely));
+                let evictable = conn.mark_unidentified();
+                let (runtime, throttled_log) = (Arc::clone(&runtime), Arc::clone(&throttled_log));
                 let caller = Caller { listen: Some(Arc::clone(&listen)), ..Caller::default() };
-                let (connections, door) = (connections.clone(), door.clone());
+                let (connections, shutdown) = (connections.clone(), shutdown.clone());
                 serving.spawn(async move {
-                    match entrance::establish(&runtime, stream, peer, &mut open, (caller, evictable)).await {
+                    match entrance::establish(&runtime, stream, peer, &mut conn, (caller, evictable)).await {
                         Ok(Established { stream, caller, evictable, transport }) => {
-                            let way = ConnContext { connections, door, number: open.number() };
-                            let (caller, way) = (Arc::new(caller), (way, evictable));
+                            let context = ConnContext { connections, shutdown, id: conn.id() };
+                            let (caller, context) = (Arc::new(caller), (context, evictable));
                             match transport {
                                 Transport::UnexpectedPlaintext => {
-                                    serve::refuse_plaintext(runtime, stream, caller, way).await
+                                    serve::refuse_plaintext(runtime, stream, caller, context).await
                                 }
-                                _ => serve::serve(runtime, stream, transport, caller, way).await,
+                                _ => serve::serve(runtime, stream, transport, caller, context).await,
                             }
                         }
-                        Err(turned) => warn_of(&rarely, &turned),
+                        Err(rejected) => warn_rejected(&throttled_log, &rejected),
                     }
-                    drop(open);
+                    drop(conn);
                 });
             }
-            Err(fault) => {
-                rarely.warn(WarningKind::Accept(fault.raw_os_error()), || {
-                    format!("cannot accept connections on {}: {fault}", queue.name())
+            Err(error) => {
+                throttled_log.warn(WarningKind::Accept(error.raw_os_error()), || {
+                    format!("cannot accept connections on {}: {error}", queue.name())
                 });
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
@@ -115,8 +123,8 @@ pub async fn accept(
     while serving.join_next().await.is_some() {}
 }
 
-fn warn_of(rarely: &ThrottledLog, turned: &RejectedConnection) {
-    if let Some(kind) = turned.kind() {
-        rarely.warn(kind, || turned.to_string());
+fn warn_rejected(throttled_log: &ThrottledLog, rejected: &RejectedConnection) {
+    if let Some(kind) = rejected.warning_kind() {
+        throttled_log.warn(kind, || rejected.to_string());
     }
 }

@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: what a load balancer says before anything else of whom a connection is for.
-//! Whose connection is this?
+//! The PROXY protocol, versions 1 and 2: the header in which a load balancer names the client of a connection.
+//! Which client address does a PROXY header name?
 //!
-//! "The PROXY protocol, Versions 1 & 2", Willy Tarreau. Once asked for, the header is required: to guess whether it is
-//! there would let a client write its own.
+//! "The PROXY protocol, Versions 1 & 2", Willy Tarreau. The header is required on a listener that expects it: if it
+//! were optional, a client could write its own.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,42 +11,42 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// From the connection's start to the header's end.
+/// The time from the connection's start to the header's end.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 const V1_SIGNATURE: &[u8] = b"PROXY ";
-/// With its CRLF (§2.1).
-const V1_MAX: usize = 107;
+/// The maximum length, CRLF included (§2.1).
+const V1_LEN_MAX: usize = 107;
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The signature, version and command, family and transport, and the length of the rest (§2.2).
-const V2_FIXED: usize = 16;
-/// Addresses and additional fields; the latter are a few hundred bytes where a certificate is handed on.
-const V2_REST_MAX: usize = 4096;
+/// The length of signature, version and command, family and transport, and the length field (§2.2).
+const V2_HEADER_LEN: usize = 16;
+/// Limits addresses and additional fields. The latter take a few hundred bytes if they carry a certificate.
+const V2_PAYLOAD_MAX: usize = 4096;
 const READ_SIZE: usize = 512;
 
-/// For whom a connection is.
+/// The client of a connection, as the PROXY header names it.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum ProxiedSource {
-    /// Whoever sent the header: a health check, or a connection of which it knows nothing else.
+    /// The sender of the header: a health check, or a connection whose client the sender does not know.
     Sender,
     Address(IpAddr),
-    /// A process on the sender's own host.
+    /// A process on the sender's host.
     Unix,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ProxyHeaderError {
     Missing,
-    /// Longer than the version allows, or than anybody needs.
+    /// The header is longer than the version or outgate allows.
     TooLong,
     Line,
     Version(u8),
     Command(u8),
-    /// A family or transport that is none, or no stream.
+    /// The family or transport is unknown, or is not a stream.
     Family(u8),
-    /// Too short for the addresses that it announces.
+    /// The header is too short for the addresses of its family.
     Addresses,
-    /// The end of the connection, or of our patience.
+    /// The connection ended or timed out before the header was complete.
     Cut,
 }
 
@@ -60,22 +60,22 @@ impl fmt::Display for ProxyHeaderError {
             ProxyHeaderError::Command(command) => write!(f, "unknown PROXY protocol command {command}"),
             ProxyHeaderError::Family(family) => write!(f, "unknown PROXY protocol family and transport {family:#04x}"),
             ProxyHeaderError::Addresses => f.write_str("a PROXY protocol header without room for its addresses"),
-            ProxyHeaderError::Cut => f.write_str("no whole PROXY protocol header in time"),
+            ProxyHeaderError::Cut => f.write_str("no complete PROXY protocol header in time"),
         }
     }
 }
 
 impl std::error::Error for ProxyHeaderError {}
 
-/// Reads the header off `stream`; what came after it is left in `buffer`.
-pub(super) async fn receive(
+/// Reads the header from `stream`. The bytes that follow the header are left in `buffer`.
+pub(super) async fn read_header(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
 ) -> Result<ProxiedSource, ProxyHeaderError> {
     loop {
-        if let Some((origin, length)) = parse(buffer)? {
+        if let Some((source, length)) = parse(buffer)? {
             buffer.advance(length);
-            return Ok(origin);
+            return Ok(source);
         }
         buffer.reserve(READ_SIZE);
         match stream.read_buf(buffer).await {
@@ -85,15 +85,16 @@ pub(super) async fn receive(
     }
 }
 
-/// The origin and the header's length; `None` while it is incomplete. What cannot become one is refused at once.
+/// Returns the source and the header's length, or `None` while the header is incomplete. Bytes that cannot become a
+/// header are refused at once.
 fn parse(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderError> {
-    let may_become = |signature: &[u8]| {
+    let is_prefix_of = |signature: &[u8]| {
         let length = bytes.len().min(signature.len());
         bytes[..length] == signature[..length]
     };
-    if may_become(V2_SIGNATURE) {
+    if is_prefix_of(V2_SIGNATURE) {
         parse_v2(bytes)
-    } else if may_become(V1_SIGNATURE) {
+    } else if is_prefix_of(V1_SIGNATURE) {
         parse_v1(bytes)
     } else {
         Err(ProxyHeaderError::Missing)
@@ -101,23 +102,23 @@ fn parse(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderErro
 }
 
 fn parse_v1(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderError> {
-    let Some(end) = memchr::memchr(b'\n', &bytes[..bytes.len().min(V1_MAX)]) else {
-        return if bytes.len() < V1_MAX { Ok(None) } else { Err(ProxyHeaderError::TooLong) };
+    let Some(end) = memchr::memchr(b'\n', &bytes[..bytes.len().min(V1_LEN_MAX)]) else {
+        return if bytes.len() < V1_LEN_MAX { Ok(None) } else { Err(ProxyHeaderError::TooLong) };
     };
-    // Behind UNKNOWN anything may stand; in an address no replacement character passes.
+    // Any bytes may follow UNKNOWN. The lossy conversion is safe: no address contains a replacement character.
     let line = String::from_utf8_lossy(bytes[..end].strip_suffix(b"\r").ok_or(ProxyHeaderError::Line)?);
     let mut words = line.split(' ').skip(1);
-    let origin = match words.next() {
+    let source = match words.next() {
         Some("TCP4") => ProxiedSource::Address(v1_source::<Ipv4Addr>(words)?),
         Some("TCP6") => ProxiedSource::Address(v1_source::<Ipv6Addr>(words)?),
         // "The receiver must ignore anything presented before the CRLF is found."
         Some("UNKNOWN") => ProxiedSource::Sender,
         _ => return Err(ProxyHeaderError::Line),
     };
-    Ok(Some((origin, end + 1)))
+    Ok(Some((source, end + 1)))
 }
 
-/// Source and destination, address and port, and nothing behind.
+/// Parses source and destination, each with address and port, and returns the source. Nothing may follow them.
 fn v1_source<'a, A: std::str::FromStr + Into<IpAddr>>(
     words: impl Iterator<Item = &'a str>,
 ) -> Result<IpAddr, ProxyHeaderError> {
@@ -132,13 +133,13 @@ fn v1_source<'a, A: std::str::FromStr + Into<IpAddr>>(
     }
 }
 
-/// Decimal, without a sign and leading zeros.
+/// Returns whether `text` is a decimal port without a sign or leading zeros.
 fn is_port(text: &str) -> bool {
     text.parse::<u16>().is_ok_and(|port| port.to_string() == text)
 }
 
 fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderError> {
-    let Some((fixed, rest)) = bytes.split_at_checked(V2_FIXED) else { return Ok(None) };
+    let Some((fixed, rest)) = bytes.split_at_checked(V2_HEADER_LEN) else { return Ok(None) };
     let (version, command, family) = (fixed[12] >> 4, fixed[12] & 0xf, fixed[13]);
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     match (version, command) {
@@ -146,7 +147,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderE
         (2, command) => return Err(ProxyHeaderError::Command(command)),
         (version, _) => return Err(ProxyHeaderError::Version(version)),
     }
-    if length > V2_REST_MAX {
+    if length > V2_PAYLOAD_MAX {
         return Err(ProxyHeaderError::TooLong);
     }
     let addresses = match family {
@@ -154,7 +155,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderE
         0x11 => 12,
         0x21 => 36,
         0x31 => 216,
-        // A health check may leave anything here (§2.2).
+        // The family of a LOCAL command, such as a health check, is ignored (§2.2).
         _ if command == 0 => 0,
         family => return Err(ProxyHeaderError::Family(family)),
     };
@@ -162,29 +163,29 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(ProxiedSource, usize)>, ProxyHeaderE
         return Err(ProxyHeaderError::Addresses);
     }
     let Some(rest) = rest.get(..length) else { return Ok(None) };
-    let origin = match (command, family) {
-        (1, 0x11) => v2_address::<4>(rest).map(IpAddr::from),
-        (1, 0x21) => v2_address::<16>(rest).map(|bytes| IpAddr::from(bytes).to_canonical()),
-        (1, 0x31) => return Ok(Some((ProxiedSource::Unix, V2_FIXED + length))),
+    let source = match (command, family) {
+        (1, 0x11) => v2_source::<4>(rest).map(IpAddr::from),
+        (1, 0x21) => v2_source::<16>(rest).map(|bytes| IpAddr::from(bytes).to_canonical()),
+        (1, 0x31) => return Ok(Some((ProxiedSource::Unix, V2_HEADER_LEN + length))),
         _ => None,
     };
-    Ok(Some((origin.map_or(ProxiedSource::Sender, ProxiedSource::Address), V2_FIXED + length)))
+    Ok(Some((source.map_or(ProxiedSource::Sender, ProxiedSource::Address), V2_HEADER_LEN + length)))
 }
 
-/// The source stands first.
-fn v2_address<const LENGTH: usize>(rest: &[u8]) -> Option<[u8; LENGTH]> {
+/// Returns the source address, which comes first.
+fn v2_source<const LENGTH: usize>(rest: &[u8]) -> Option<[u8; LENGTH]> {
     rest.first_chunk().copied()
 }
 
-/// Whatever more comes, a verdict stays.
+/// Checks that further bytes never change the result of the parser.
 #[cfg(any(test, fuzzing))]
 pub fn introductions(data: &[u8]) {
-    let mut verdict = None;
+    let mut result = None;
     for end in 0..=data.len() {
         let found = parse(&data[..end]);
-        match &verdict {
-            Some(verdict) => assert_eq!(verdict, &found, "after {end} bytes"),
-            None if found != Ok(None) => verdict = Some(found),
+        match &result {
+            Some(result) => assert_eq!(result, &found, "after {end} bytes"),
+            None if found != Ok(None) => result = Some(found),
             None => {}
         }
     }

@@ -1,38 +1,38 @@
-//! What no request may look like, in whatever version of HTTP it came.
-//! How much of it is too much, and what do we tell its client?
+//! The rules for request heads that HTTP/1 and HTTP/2 share.
+//! Which requests are too large or malformed, and with which status is each refused?
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::names::refused_character;
 
-/// A request line of HTTP/1, a target of HTTP/2.
+/// Limits the request line of HTTP/1 and the target of HTTP/2, in bytes.
 pub(super) const TARGET_MAX: usize = 16 * 1024;
 pub(super) const FIELDS_MAX: usize = 100;
-/// All of them together.
+/// Limits all fields together, in bytes.
 pub(super) const HEAD_MAX: usize = 64 * 1024;
-/// No registered method is half as long (RFC 9110 §16.1).
+/// Limits the method, in bytes. No registered method is half as long (RFC 9110 §16.1).
 const METHOD_MAX: usize = 32;
 
-/// Why a request is refused: the status, and what to tell the client.
+/// The status and the detail of a refusal.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) struct RequestError(pub(super) StatusCode, pub(super) &'static str);
 
 /// A request that is refused before a delivery begins.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InvalidRequest {
-    pub(super) why: RequestError,
-    /// The method and the target, where they were read.
-    pub(super) asked: Option<(Method, String)>,
+    pub(super) error: RequestError,
+    /// The method and the target, if both were parsed.
+    pub(super) request_line: Option<(Method, String)>,
 }
 
 impl From<RequestError> for InvalidRequest {
-    fn from(why: RequestError) -> Self {
-        Self { why, asked: None }
+    fn from(error: RequestError) -> Self {
+        Self { error, request_line: None }
     }
 }
 
-pub(super) const fn bad_request(why: &'static str) -> RequestError {
-    RequestError(StatusCode::BAD_REQUEST, why)
+pub(super) const fn bad_request(detail: &'static str) -> RequestError {
+    RequestError(StatusCode::BAD_REQUEST, detail)
 }
 
 pub(super) const TOO_MANY_FIELDS: RequestError =
@@ -40,16 +40,16 @@ pub(super) const TOO_MANY_FIELDS: RequestError =
 pub(super) const TARGET_TOO_LONG: RequestError =
     RequestError(StatusCode::URI_TOO_LONG, "the request target is too long");
 
-pub(super) fn judge_method(method: &str) -> Result<(), RequestError> {
+pub(super) fn check_method(method: &str) -> Result<(), RequestError> {
     let is_short = method.len() <= METHOD_MAX;
     if is_short { Ok(()) } else { Err(RequestError(StatusCode::NOT_IMPLEMENTED, "an unknown method")) }
 }
 
-pub(super) fn judge_target(target: &str) -> Result<(), RequestError> {
-    refused_character(target).map_or(Ok(()), |why| Err(bad_request(why)))
+pub(super) fn check_target(target: &str) -> Result<(), RequestError> {
+    refused_character(target).map_or(Ok(()), |detail| Err(bad_request(detail)))
 }
 
-/// Whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
+/// Returns whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
 pub(super) fn expects_continue(fields: &HeaderMap) -> Result<bool, RequestError> {
     match fields.get(header::EXPECT).map(HeaderValue::as_bytes) {
         None => Ok(false),

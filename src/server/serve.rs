@@ -1,5 +1,5 @@
-//! One connection, in whatever version of HTTP the client speaks on it.
-//! Is this HTTP/2 or HTTP/1?
+//! Serves one connection in the version of HTTP that the client speaks.
+//! Does the client speak HTTP/1 or HTTP/2?
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -20,124 +20,130 @@ use crate::delivery::{self, tunnel::InspectedTunnel};
 use crate::policy::authn::Caller;
 use crate::state::Runtime;
 
-/// What a client of HTTP/2 sends first (RFC 9113 §3.4), with ALPN or without: no request of HTTP/1 begins so.
+/// The connection preface of HTTP/2 (RFC 9113 §3.4), sent with or without ALPN. No HTTP/1 request begins with it.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The first byte of a ClientHello (RFC 8446 §5.1), which begins no request.
-const TLS_HANDSHAKE: &[u8] = &[0x16];
-/// From the first byte to the one that tells.
-const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first byte of a ClientHello (RFC 8446 §5.1). No request begins with it.
+const TLS_HANDSHAKE_BYTE: &[u8] = &[0x16];
+/// The time from the first byte to the byte that determines the version.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a connection to its end. Of `caller` it is known by now what the connection shows. It stays evictable from its
-/// arrival to the first request.
+/// Serves a connection until it closes. `caller` holds what the connection shows of the client. The connection is
+/// evictable from its arrival to the first request.
 pub(super) async fn serve(
     runtime: Arc<Runtime>,
     stream: Box<dyn ClientIo>,
     transport: Transport,
     caller: Arc<Caller>,
-    way: (ConnContext, Evictable),
+    context: (ConnContext, Evictable),
 ) {
-    let stay = ConnectionLifetime::new(&runtime, &caller, None, Some(way));
-    if let Some((outside, inspection)) = serve_one(&runtime, stream, transport, &caller, stay).await {
-        inside(runtime, outside, inspection, caller).await;
+    let lifetime = ConnectionLifetime::new(&runtime, &caller, None, Some(context));
+    if let Some((outer, inspection)) = serve_stream(&runtime, stream, transport, &caller, lifetime).await {
+        serve_inspected(runtime, outer, inspection, caller).await;
     }
 }
 
-/// Answers a client that speaks plain HTTP to a listener with TLS, and closes the connection.
+/// Refuses a client that speaks plain HTTP to a listener with TLS, and closes the connection.
 pub(super) async fn refuse_plaintext(
     runtime: Arc<Runtime>,
     stream: Box<dyn ClientIo>,
     caller: Arc<Caller>,
-    way: (ConnContext, Evictable),
+    context: (ConnContext, Evictable),
 ) {
-    let stay = ConnectionLifetime::new(&runtime, &caller, None, Some(way));
+    let lifetime = ConnectionLifetime::new(&runtime, &caller, None, Some(context));
     let response = delivery::refuse_plaintext(&runtime, &caller);
-    http1::refuse(&runtime, stream, response, &stay).await;
+    http1::refuse(&runtime, stream, response, &lifetime).await;
 }
 
-/// Serves what is inside of a tunnel that is inspected; an [`InspectedStream`].
-fn inside(
+/// Serves HTTP inside an inspected tunnel; a [`ServeInspected`](inspect::ServeInspected).
+fn serve_inspected(
     runtime: Arc<Runtime>,
-    outside: Box<dyn ClientIo>,
+    outer: Box<dyn ClientIo>,
     mut inspection: Box<InspectedTunnel>,
     caller: Arc<Caller>,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        let accepted = inspect::accept(outside, &mut inspection).await;
+        let accepted = inspect::accept(outer, &mut inspection).await;
         let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
-        // Inside of a tunnel there is no other.
         let caller = Arc::new(caller);
-        let stay = ConnectionLifetime::new(&runtime, &caller, Some(inspection.until), None);
+        let lifetime = ConnectionLifetime::new(&runtime, &caller, Some(inspection.until), None);
         match accepted {
             InspectedStream::Http(stream) => {
-                serve_one(&runtime, stream, Transport::Tls, &caller, stay).await;
+                // A tunnel contains no further tunnel: the returned value is always `None`.
+                serve_stream(&runtime, stream, Transport::Tls, &caller, lifetime).await;
                 inspection.end();
             }
             InspectedStream::UnexpectedPlaintext(stream) => {
                 let response = inspection.refuse_plaintext();
-                http1::refuse(&runtime, stream, response, &stay).await;
+                http1::refuse(&runtime, stream, response, &lifetime).await;
             }
             InspectedStream::Aborted => {}
         }
     })
 }
 
-/// Gives a tunnel that is to be inspected, if it comes to that.
-async fn serve_one(
+/// Serves HTTP on one stream. Returns the tunnel to inspect if the client opens one.
+async fn serve_stream(
     runtime: &Arc<Runtime>,
     mut stream: Box<dyn ClientIo>,
     transport: Transport,
     caller: &Arc<Caller>,
-    stay: ConnectionLifetime,
+    lifetime: ConnectionLifetime,
 ) -> Option<(Box<dyn ClientIo>, Box<InspectedTunnel>)> {
-    let mut opening = BytesMut::new();
-    if !read_opening(runtime, &stay, &mut stream, &mut opening).await {
+    let mut preface = BytesMut::new();
+    if !read_preface(runtime, &lifetime, &mut stream, &mut preface).await {
         return None;
     }
-    if transport == Transport::Plaintext && opening.starts_with(TLS_HANDSHAKE) {
-        http1::refuse(runtime, stream, delivery::refuse_tls(runtime, caller), &stay).await;
+    if transport == Transport::Plaintext && preface.starts_with(TLS_HANDSHAKE_BYTE) {
+        http1::refuse(runtime, stream, delivery::refuse_tls(runtime, caller), &lifetime).await;
         return None;
     }
-    if opening.starts_with(PREFACE) {
-        Box::pin(http2::serve(Arc::clone(runtime), Rewind::new(opening, stream), Arc::clone(caller), stay, inside))
-            .await;
+    if preface.starts_with(PREFACE) {
+        Box::pin(http2::serve(
+            Arc::clone(runtime),
+            Rewind::new(preface, stream),
+            Arc::clone(caller),
+            lifetime,
+            serve_inspected,
+        ))
+        .await;
         None
     } else {
-        http1::serve(runtime, stream, opening, caller, stay).await
+        http1::serve(runtime, stream, preface, caller, lifetime).await
     }
 }
 
-/// Reads as much as tells the versions apart. False: the client went, or it is time to.
-async fn read_opening(
+/// Reads enough bytes to determine the version. Returns false if the client is gone or the connection should close.
+async fn read_preface(
     runtime: &Runtime,
-    stay: &ConnectionLifetime,
+    lifetime: &ConnectionLifetime,
     stream: &mut Box<dyn ClientIo>,
-    opening: &mut BytesMut,
+    preface: &mut BytesMut,
 ) -> bool {
-    let mut over = pin!(Some(stay.closed()));
-    let mut evicted = pin!(stay.evicted_unidentified());
+    let mut closed = pin!(Some(lifetime.closed()));
+    let mut evicted = pin!(lifetime.evicted_unidentified());
     let mut deadline = Instant::now() + runtime.active_config().plan.timeouts.idle;
     loop {
-        let read = match over.as_mut().as_pin_mut() {
-            Some(over) => tokio::select! {
+        let read = match closed.as_mut().as_pin_mut() {
+            Some(closed) => tokio::select! {
                 biased;
-                read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))) => read,
-                () = over => return false,
+                read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, preface, cx))) => read,
+                () = closed => return false,
                 () = &mut evicted => return false,
             },
             None => tokio::select! {
                 biased;
-                read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, opening, cx))) => read,
+                read = timeout_at(deadline, poll_fn(|cx| poll_read(stream, preface, cx))) => read,
                 () = &mut evicted => return false,
             },
         };
-        over.set(None); // it is not idle any more
+        closed.set(None); // the connection is no longer idle
         match read {
             Ok(Ok(length)) if length > 0 => {}
             _ => return false,
         }
-        if opening.len() >= PREFACE.len() || !PREFACE.starts_with(opening) {
+        if preface.len() >= PREFACE.len() || !PREFACE.starts_with(preface) {
             return true;
         }
-        deadline = deadline.min(Instant::now() + OPENING_TIMEOUT);
+        deadline = deadline.min(Instant::now() + PREFACE_TIMEOUT);
     }
 }

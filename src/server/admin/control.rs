@@ -1,7 +1,7 @@
-//! What operators ask of a running proxy: to read its configuration again, to compare it, to say how it is.
-//! Who may change something, and what came of it?
+//! The commands and the status of a running proxy, for `outgate reload`, `diff`, `explain` and `status`.
+//! Which command may a peer of the admin listener run, and what is its outcome?
 //!
-//! Nothing that changes something is taken over the network: there the kernel does not say who asks.
+//! Commands are accepted only over a unix socket, where the kernel identifies the user of the peer.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{JSON, TEXT, text};
+use super::{JSON, TEXT, build_response};
 use crate::delivery::{self, ExplainRequest};
 use crate::names::{ClientName, TenantName};
 use crate::net::peer::Peer;
@@ -28,11 +28,12 @@ const RELOAD: &str = "/reload";
 const DIFF: &str = "/diff";
 const EXPLAIN: &str = "/explain";
 
-/// A configuration with a hundred thousand routes has some ten of them.
+/// Limits a request body, in bytes. A configuration with a hundred thousand routes has some ten megabytes.
 const BODY_MAX: usize = 64 << 20;
 
-/// What is asked by POST; `peer` is who asks, if the kernel knows.
-pub(super) async fn answer(
+/// Runs the command of a POST request. `peer` is the process of the client, where the kernel knows it. Returns `None`
+/// if the request is not one of the commands.
+pub(super) async fn handle_post(
     runtime: &Arc<Runtime>,
     request: Request<Incoming>,
     peer: Option<&Peer>,
@@ -42,47 +43,50 @@ pub(super) async fn answer(
         return None;
     }
     let Some(peer) = peer else {
-        let why =
-            format!("{path} is for the unix socket of admin.listen alone: over the network nobody says who asks\n");
-        return Some(text(StatusCode::FORBIDDEN, TEXT, why));
+        let message = format!(
+            "{path} is served only on a unix socket in admin.listen: over TCP, outgate cannot identify the user\n"
+        );
+        return Some(build_response(StatusCode::FORBIDDEN, TEXT, message));
     };
     if path == EXPLAIN {
-        return Some(explain(runtime, request).await.unwrap_or_else(|refused| *refused));
+        return Some(explain(runtime, request).await.unwrap_or_else(|response| *response));
     }
     if !runtime.reload_queue.is_attended() {
-        let why = "no configuration file: the built-in one is in force, and nothing can change it\n";
-        return Some(text(StatusCode::CONFLICT, TEXT, why.into()));
+        let message =
+            "outgate runs without a configuration file: the built-in configuration cannot be changed or compared\n";
+        return Some(build_response(StatusCode::CONFLICT, TEXT, message.into()));
     }
     let outcome = if path == RELOAD {
         let by = ReloadSource::User { name: peer.name.clone(), uid: peer.uid, pid: peer.pid };
         runtime.reload_queue.ask_and_wait(by)
     } else {
-        match with(request).await {
-            Ok(with) => runtime.reload_queue.compare(with),
-            Err(refused) => return Some(*refused),
+        match comparison_source(request).await {
+            Ok(source) => runtime.reload_queue.compare(source),
+            Err(response) => return Some(*response),
         }
     };
     Some(match outcome.await {
         Ok(outcome) => outcome_response(&outcome),
-        // Whoever would have told is gone.
-        Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT, "outgate is about to stop\n".into()),
+        // The reload task, which sends the outcome, has ended.
+        Err(_) => build_response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "outgate is about to stop\n".into()),
     })
 }
 
 type ControlError = Box<Response<Full<Bytes>>>;
 
-/// What to compare with: `?entry=N`, a configuration in the body, or what is on disk.
-async fn with(request: Request<Incoming>) -> Result<ComparisonTarget, ControlError> {
+/// Returns the configuration to compare with: history entry N for `?entry=N`, the one in the body, or the one on disk.
+async fn comparison_source(request: Request<Incoming>) -> Result<ComparisonTarget, ControlError> {
     if let Some(entry) = request.uri().query().and_then(|query| query.strip_prefix("entry=")) {
-        let number =
-            entry.parse().map_err(|_| Box::new(text(StatusCode::BAD_REQUEST, TEXT, "entry is a number\n".into())));
+        let number = entry
+            .parse()
+            .map_err(|_| Box::new(build_response(StatusCode::BAD_REQUEST, TEXT, "entry is a number\n".into())));
         return number.map(ComparisonTarget::History);
     }
-    let body = body(request).await?;
-    if body.is_empty() { Ok(ComparisonTarget::Disk) } else { read(&body).map(ComparisonTarget::Snapshot) }
+    let body = read_body(request).await?;
+    if body.is_empty() { Ok(ComparisonTarget::Disk) } else { parse_json(&body).map(ComparisonTarget::Snapshot) }
 }
 
-/// A webhook, as `outgate explain` names it.
+/// The webhook that `outgate explain` describes.
 #[derive(Deserialize)]
 struct ExplainBody {
     method: String,
@@ -92,23 +96,26 @@ struct ExplainBody {
 }
 
 async fn explain(runtime: &Runtime, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, ControlError> {
-    let webhook: ExplainBody = read(&body(request).await?)?;
+    let webhook: ExplainBody = parse_json(&read_body(request).await?)?;
     let method = Method::from_bytes(webhook.method.as_bytes())
-        .map_err(|fault| Box::new(text(StatusCode::BAD_REQUEST, TEXT, format!("{fault}\n"))))?;
+        .map_err(|error| Box::new(build_response(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n"))))?;
     let (client, tenant) = (ClientName::new(webhook.client), webhook.tenant.map(TenantName::new));
     let now = Timestamp::now();
-    let question = ExplainRequest { method: &method, url: &webhook.url, client: &client, tenant: tenant.as_ref(), now };
-    Ok(text(StatusCode::OK, JSON, delivery::explain_now(runtime, &question).as_json().to_string()))
+    let explain_request =
+        ExplainRequest { method: &method, url: &webhook.url, client: &client, tenant: tenant.as_ref(), now };
+    Ok(build_response(StatusCode::OK, JSON, delivery::explain_now(runtime, &explain_request).as_json().to_string()))
 }
 
-async fn body(request: Request<Incoming>) -> Result<Bytes, ControlError> {
+async fn read_body(request: Request<Incoming>) -> Result<Bytes, ControlError> {
     let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
-    let body = body.map_err(|fault| Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, TEXT, format!("{fault}\n"))))?;
+    let body =
+        body.map_err(|error| Box::new(build_response(StatusCode::PAYLOAD_TOO_LARGE, TEXT, format!("{error}\n"))))?;
     Ok(body.to_bytes())
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
-    serde_json::from_slice(body).map_err(|fault| Box::new(text(StatusCode::BAD_REQUEST, TEXT, format!("{fault}\n"))))
+fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(body)
+        .map_err(|error| Box::new(build_response(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n"))))
 }
 
 fn outcome_response(outcome: &ReloadOutcome) -> Response<Full<Bytes>> {
@@ -116,7 +123,7 @@ fn outcome_response(outcome: &ReloadOutcome) -> Response<Full<Bytes>> {
         ReloadVerdict::Rejected => StatusCode::UNPROCESSABLE_ENTITY,
         ReloadVerdict::Adopted | ReloadVerdict::Unchanged | ReloadVerdict::Different => StatusCode::OK,
     };
-    text(status, JSON, json!(outcome).to_string())
+    build_response(status, JSON, json!(outcome).to_string())
 }
 
 pub(super) fn status(runtime: &Runtime) -> Value {

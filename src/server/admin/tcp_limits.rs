@@ -1,5 +1,5 @@
-//! What the admin listener allows over TCP: few connections, of which the oldest makes room, and no foreign `Host`.
-//! Can somebody who reaches the port keep probes out, or read it through a browser?
+//! The limits of the admin listener over TCP: few connections, of which the oldest is closed, and no foreign `Host`.
+//! How is the admin port protected from connection floods and from DNS rebinding?
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -11,8 +11,8 @@ use tokio::task::AbortHandle;
 use crate::host;
 use crate::names::Host;
 
-/// Connections at a time on one TCP socket, and of one address. Probes and scrapers are few and have their answer within
-/// a second: whoever has held a connection for longest can be spared.
+/// Limits the open connections of one TCP socket, and of one address. Probes and scrapers are few and get their
+/// response within a second, so the oldest connection is the one to close.
 const CONNECTIONS_MAX: usize = 32;
 const CONNECTIONS_PER_IP_MAX: usize = 16;
 /// The longest request head, in bytes.
@@ -23,11 +23,11 @@ pub(super) const HEAD_MAX: usize = 16 * 1024;
 pub(super) struct TcpConnections(VecDeque<(IpAddr, AbortHandle)>);
 
 impl TcpConnections {
-    /// Adds a connection, and ends the oldest one of the same address, or of all, where there are too many.
-    pub(super) fn add(&mut self, address: IpAddr, task: AbortHandle) {
+    /// Adds a connection. At a limit it closes the oldest connection of the same address, or of all addresses.
+    pub(super) fn insert(&mut self, address: IpAddr, task: AbortHandle) {
         self.0.retain(|(_, task)| !task.is_finished());
-        let of_address = self.0.iter().filter(|(other, _)| *other == address).count();
-        let oldest = if of_address >= CONNECTIONS_PER_IP_MAX {
+        let open_for_address = self.0.iter().filter(|(other, _)| *other == address).count();
+        let oldest = if open_for_address >= CONNECTIONS_PER_IP_MAX {
             self.0.iter().position(|(other, _)| *other == address)
         } else {
             (self.0.len() >= CONNECTIONS_MAX).then_some(0)
@@ -39,26 +39,27 @@ impl TcpConnections {
     }
 }
 
-/// Why a request over TCP is refused.
+/// The status and the message of a refused request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HostRejection(pub(super) StatusCode, pub(super) String);
 
-/// Takes a request only if it names this host by an address, as `localhost`, or by a name of `admin.hosts`. A browser on a
-/// page whose name was made to resolve to this host (DNS rebinding) sends the name of that page.
-pub(super) fn judge_host<B>(request: &Request<B>, allowed: &BTreeSet<Host>) -> Result<(), HostRejection> {
-    let mut written = request.headers().get_all(header::HOST).iter();
-    let field = match (written.next(), written.next()) {
+/// Accepts a request only if its `Host` is an address, `localhost` or a name of `admin.hosts`. After DNS rebinding, a
+/// browser sends the name of the attacker's page, which resolves to this host.
+pub(super) fn check_host<B>(request: &Request<B>, allowed: &BTreeSet<Host>) -> Result<(), HostRejection> {
+    let mut host_fields = request.headers().get_all(header::HOST).iter();
+    let field = match (host_fields.next(), host_fields.next()) {
         (Some(host), None) => Some(host.as_bytes()),
         // RFC 9112 §3.2. No browser speaks HTTP/1.0.
         (None, None) if request.version() == Version::HTTP_10 => None,
         _ => return Err(HostRejection(StatusCode::BAD_REQUEST, "exactly one Host is required\n".to_owned())),
     };
-    // The request target of the absolute form goes before the field (RFC 9112 §3.2.2).
-    let mut named = field.into_iter().chain(request.uri().authority().map(|authority| authority.as_str().as_bytes()));
-    named.try_for_each(|name| judge_name(name, allowed))
+    // The request target in absolute form takes precedence over the field (RFC 9112 §3.2.2).
+    let mut authorities =
+        field.into_iter().chain(request.uri().authority().map(|authority| authority.as_str().as_bytes()));
+    authorities.try_for_each(|name| check_authority(name, allowed))
 }
 
-fn judge_name(name: &[u8], allowed: &BTreeSet<Host>) -> Result<(), HostRejection> {
+fn check_authority(name: &[u8], allowed: &BTreeSet<Host>) -> Result<(), HostRejection> {
     let authority = Authority::try_from(name).ok();
     let host = authority.as_ref().and_then(|authority| host::canonical(authority.host()).ok());
     match host {
@@ -66,10 +67,10 @@ fn judge_name(name: &[u8], allowed: &BTreeSet<Host>) -> Result<(), HostRejection
         Some(host) if host.to_string() == "localhost" || allowed.contains(&host) => Ok(()),
         _ => {
             let name = String::from_utf8_lossy(name);
-            let why = format!(
+            let message = format!(
                 "{name:?} is not a name of this admin listener: use its address, or add the name to admin.hosts\n"
             );
-            Err(HostRejection(StatusCode::MISDIRECTED_REQUEST, why))
+            Err(HostRejection(StatusCode::MISDIRECTED_REQUEST, message))
         }
     }
 }
@@ -83,7 +84,7 @@ mod tests {
         let allowed = BTreeSet::from([host::canonical("outgate.internal").unwrap()]);
         let status = |host: &str| {
             let request = Request::get("/metrics").header(header::HOST, host).body(()).unwrap();
-            judge_host(&request, &allowed).err().map(|foreign| foreign.0.as_u16())
+            check_host(&request, &allowed).err().map(|rejection| rejection.0.as_u16())
         };
         for host in ["127.0.0.1", "127.0.0.1:4751", "[::1]:4751", "localhost:1", "LOCALHOST", "outgate.internal:4751"] {
             assert_eq!(status(host), None, "{host}");
@@ -92,9 +93,9 @@ mod tests {
             assert_eq!(status(host), Some(421), "{host}");
         }
         let absolute = Request::get("http://rebound.example/").header(header::HOST, "localhost").body(()).unwrap();
-        assert!(judge_host(&absolute, &allowed).is_err());
-        assert_eq!(judge_host(&Request::get("/").body(()).unwrap(), &allowed).unwrap_err().0.as_u16(), 400);
+        assert!(check_host(&absolute, &allowed).is_err());
+        assert_eq!(check_host(&Request::get("/").body(()).unwrap(), &allowed).unwrap_err().0.as_u16(), 400);
         let old = Request::get("/").version(Version::HTTP_10).body(()).unwrap();
-        assert_eq!(judge_host(&old, &allowed), Ok(()));
+        assert_eq!(check_host(&old, &allowed), Ok(()));
     }
 }

@@ -3,21 +3,21 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// A chunk size in hexadecimal: more digits could only be an attack on the parser.
-const SIZE_DIGITS_MAX: usize = 16;
-/// Chunk extensions and trailers of one body, in bytes; nobody reads them (RFC 9112 §7.1.1 asks for a limit).
-const SURPLUS_MAX: usize = 8 * 1024;
+/// Limits the hexadecimal digits of a chunk size. No honest client sends more.
+const CHUNK_SIZE_DIGITS_MAX: usize = 16;
+/// Limits the chunk extensions and trailers of one body, in bytes (RFC 9112 §7.1.1). outgate ignores them.
+const CHUNK_OVERHEAD_MAX: usize = 8 * 1024;
 
-/// How much of a body is still to come.
+/// The framing of a body, and the decoder's position in it.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Framing {
     Length(u64),
     Chunked {
         state: ChunkState,
-        surplus: usize,
+        overhead: usize,
     },
     Ended,
-    /// Where the body ends is unknown, and so is where the next request begins.
+    /// The end of the body, and thus the start of the next request, is unknown.
     Malformed,
 }
 
@@ -31,7 +31,7 @@ pub(super) enum ChunkState {
 
 pub(super) enum Decoded {
     Data(Bytes),
-    /// More bytes must be read first.
+    /// The decoder needs more bytes.
     Incomplete,
     End,
 }
@@ -46,14 +46,14 @@ impl Framing {
     }
 
     pub(super) fn chunked() -> Self {
-        Framing::Chunked { state: ChunkState::Size, surplus: 0 }
+        Framing::Chunked { state: ChunkState::Size, overhead: 0 }
     }
 
     pub(super) fn has_ended(&self) -> bool {
         *self == Framing::Ended
     }
 
-    /// What is certain about the length; `None` for chunked.
+    /// Returns the number of bytes that remain, or `None` if it is unknown.
     pub(super) fn remaining(&self) -> Option<u64> {
         match self {
             Framing::Length(length) => Some(*length),
@@ -62,8 +62,9 @@ impl Framing {
         }
     }
 
-    /// Whether the rest of the body stands in `buffer`, as far as is easily seen: of chunks, whether it ends like the last.
-    pub(super) fn is_whole(&self, buffer: &[u8]) -> bool {
+    /// Returns whether `buffer` seems to hold the rest of the body. A chunked body counts as complete if the buffer
+    /// ends like a last chunk.
+    pub(super) fn is_buffered(&self, buffer: &[u8]) -> bool {
         match self {
             Framing::Length(length) => buffer.len() as u64 >= *length,
             Framing::Chunked { .. } => buffer.ends_with(b"\r\n\r\n"),
@@ -71,7 +72,7 @@ impl Framing {
         }
     }
 
-    /// After an error, every call gives one.
+    /// Decodes the next part of the body. After an error every further call returns an error.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
         let decoded = self.decode_next(buffer);
         if decoded.is_err() {
@@ -97,14 +98,14 @@ impl Framing {
     }
 
     fn decode_chunked(&mut self, buffer: &mut BytesMut) -> Result<Decoded, InvalidChunk> {
-        while let Framing::Chunked { state, surplus } = self {
+        while let Framing::Chunked { state, overhead } = self {
             match state {
                 ChunkState::Size => {
-                    let Some(line) = take_line(buffer, SIZE_DIGITS_MAX + SURPLUS_MAX)? else {
+                    let Some(line) = take_line(buffer, CHUNK_SIZE_DIGITS_MAX + CHUNK_OVERHEAD_MAX)? else {
                         return Ok(Decoded::Incomplete);
                     };
-                    let (size, extension) = size_line(&line)?;
-                    *surplus += extension;
+                    let (size, extension) = parse_chunk_size(&line)?;
+                    *overhead += extension;
                     *state = if size == 0 { ChunkState::Trailer } else { ChunkState::Data(size) };
                 }
                 ChunkState::Data(_) if buffer.is_empty() => return Ok(Decoded::Incomplete),
@@ -125,16 +126,16 @@ impl Framing {
                     None => return Ok(Decoded::Incomplete),
                 },
                 ChunkState::Trailer => {
-                    let Some(line) = take_line(buffer, SURPLUS_MAX)? else { return Ok(Decoded::Incomplete) };
-                    *surplus += line.len() + 2;
+                    let Some(line) = take_line(buffer, CHUNK_OVERHEAD_MAX)? else { return Ok(Decoded::Incomplete) };
+                    *overhead += line.len() + 2;
                     if line.is_empty() {
                         *self = Framing::Ended;
                         return Ok(Decoded::End);
                     }
                 }
             }
-            if let Framing::Chunked { surplus, .. } = self
-                && *surplus > SURPLUS_MAX
+            if let Framing::Chunked { overhead, .. } = self
+                && *overhead > CHUNK_OVERHEAD_MAX
             {
                 return Err(InvalidChunk);
             }
@@ -144,15 +145,15 @@ impl Framing {
 }
 
 fn take_data(buffer: &mut BytesMut, length: &mut u64) -> Bytes {
-    let most = usize::try_from(*length).unwrap_or(usize::MAX).min(buffer.len());
-    *length -= most as u64;
-    buffer.split_to(most).freeze()
+    let taken = usize::try_from(*length).unwrap_or(usize::MAX).min(buffer.len());
+    *length -= taken as u64;
+    buffer.split_to(taken).freeze()
 }
 
-/// A line without its CRLF. A bare line feed is an error here (RFC 9112 erratum 7633), a bare carriage return too.
-fn take_line(buffer: &mut BytesMut, longest: usize) -> Result<Option<Bytes>, InvalidChunk> {
+/// Takes a line without its CRLF. A bare line feed (RFC 9112 erratum 7633) or carriage return is an error.
+fn take_line(buffer: &mut BytesMut, max_len: usize) -> Result<Option<Bytes>, InvalidChunk> {
     let Some(end) = memchr::memchr2(b'\n', b'\r', buffer) else {
-        return if buffer.len() > longest { Err(InvalidChunk) } else { Ok(None) };
+        return if buffer.len() > max_len { Err(InvalidChunk) } else { Ok(None) };
     };
     match (buffer[end], buffer.get(end + 1)) {
         (b'\r', Some(b'\n')) => {
@@ -165,11 +166,11 @@ fn take_line(buffer: &mut BytesMut, longest: usize) -> Result<Option<Bytes>, Inv
     }
 }
 
-/// chunk-size [ chunk-ext ]: digits, then nothing or an extension, which is skipped.
-fn size_line(line: &[u8]) -> Result<(u64, usize), InvalidChunk> {
+/// Parses `chunk-size [ chunk-ext ]`. Returns the size, and the length of the extension, which is ignored.
+fn parse_chunk_size(line: &[u8]) -> Result<(u64, usize), InvalidChunk> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let extension = &line[digits..];
-    if digits == 0 || digits > SIZE_DIGITS_MAX || !(extension.is_empty() || extension[0] == b';') {
+    if digits == 0 || digits > CHUNK_SIZE_DIGITS_MAX || !(extension.is_empty() || extension[0] == b';') {
         return Err(InvalidChunk);
     }
     let text = std::str::from_utf8(&line[..digits]).map_err(|_| InvalidChunk)?;
@@ -181,7 +182,7 @@ fn size_line(line: &[u8]) -> Result<(u64, usize), InvalidChunk> {
 mod tests {
     use super::*;
 
-    /// Feeds `text` in pieces of `step` bytes; gives the body and what is left over.
+    /// Decodes `text` in pieces of `step` bytes. Returns the body and the bytes that follow it.
     fn decode(text: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>), InvalidChunk> {
         let (mut framing, mut buffer, mut body) = (Framing::chunked(), BytesMut::new(), Vec::new());
         let mut pieces = text.chunks(step);
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_joined_however_they_arrive() {
+    fn chunked_decoder_joins_chunks_at_every_split() {
         let text = b"4;a=b\r\nWiki\r\n6\r\npedia \r\nE\r\nin \r\n\r\nchunks.\r\n0\r\nHost: x\r\n\r\nNEXT";
         for step in 1..text.len() {
             let (body, rest) = decode(text, step).unwrap();
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn loose_chunks_are_refused() {
+    fn chunked_decoder_rejects_malformed_chunks() {
         for text in [
             &b"0x5\r\nhello\r\n0\r\n\r\n"[..],
             b"5 \r\nhello\r\n0\r\n\r\n",
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_and_trailers_have_an_end() {
+    fn chunked_decoder_limits_extensions_and_trailers() {
         let extension = format!("1;{}\r\na\r\n", "x".repeat(1000)).repeat(9);
         assert!(decode(format!("{extension}0\r\n\r\n").as_bytes(), 64).is_err());
         let trailers = "X: y\r\n".repeat(2000);

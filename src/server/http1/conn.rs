@@ -1,5 +1,5 @@
-//! A client's connection: its bytes in both directions, and the body that is being read off it.
-//! What is read, and by whom, while a delivery goes on?
+//! A client's HTTP/1 connection: its stream, its read buffer, and the body of the current request.
+//! Which task reads from the socket while a delivery is in progress?
 
 mod lingering_close;
 
@@ -22,99 +22,99 @@ use crate::delivery::RequestBodyError;
 use crate::server::client_io::{ClientIo, Rewind, poll_read};
 use crate::server::request_error::InvalidRequest;
 
-/// Bytes that are read ahead of the body's reader, and of the next request.
+/// Limits the bytes that are read ahead of the body's reader, and of the next request.
 const READ_AHEAD_MAX: usize = 64 * 1024;
-/// The same before the body is asked for. Many deliveries may wait like that, and the kernel keeps the rest.
-const READ_AHEAD_MAX_WAITING: usize = 8 * 1024;
-/// From the first byte of a head to its last: a slow client cannot hold a connection with less.
+/// Limits the bytes that are read ahead before the body is requested. Many deliveries may wait for a limit then, and
+/// the kernel buffers the rest.
+const READ_AHEAD_MAX_UNREQUESTED: usize = 8 * 1024;
+/// The time from the first byte of a head to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The connection. The loop that answers is its one owner, and it closes with that; a body that is read off it does not
-/// keep it, since whoever carries the body to a target may do so for longer than there is a client.
+/// A connection. The task that serves its requests is the only owner, and dropping it closes the connection. A body
+/// holds only a weak reference, because a delivery may keep the body for longer than the client stays connected.
 pub(super) struct Conn(Arc<Mutex<ConnState>>);
 
-/// Through which interim answers go, while there is a connection.
+/// Sends interim responses while the connection exists.
 pub(super) struct InterimWriter(Weak<Mutex<ConnState>>);
 
 struct ConnState {
     stream: Box<dyn ClientIo>,
     buffer: BytesMut,
     framing: Framing,
-    /// How much of it is no whole head: it is not parsed again for every byte that comes.
-    examined: usize,
-    /// Somebody has asked for the body.
-    is_asked_for: bool,
-    /// What was read last is acknowledged, or needs no haste.
+    /// The length of the prefix of `buffer` that is known to hold no complete head. It saves a parse for every arrival.
+    scanned: usize,
+    /// Set once the body has been polled.
+    body_requested: bool,
+    /// The last bytes read are acknowledged, or need no immediate acknowledgement.
     is_acknowledged: bool,
-    /// `100 Continue` is due when the body is first asked for.
-    owes_continue: bool,
-    /// Interim answers that are still to be written, before anything else.
-    interim: Vec<u8>,
+    /// `100 Continue` is to be sent when the body is first polled.
+    continue_pending: bool,
+    /// Interim responses that are written before anything else.
+    pending_interim: Vec<u8>,
     /// Wakes the reader of the body.
     body_waker: Option<Waker>,
-    /// Wakes the task in [`Conn::hangs_up`]. The socket wakes one reader only, and this is the one: it reads for the body's
-    /// reader too, which may have stopped to poll.
-    lookout_waker: Option<Waker>,
-    resets: bool,
-    /// Whose turn it is to read: a body of a former turn gets nothing any more.
+    /// Wakes the task in [`Conn::hangup`]. The socket wakes only one reader, which is this task. It reads on behalf of
+    /// the body's reader, too, which may have stopped polling.
+    hangup_waker: Option<Waker>,
+    abort_on_drop: bool,
+    /// The number of the current request. The body of an earlier request gets no more data.
     generation: u64,
 }
 
-/// Why no head came.
+/// The reason why no request head was read.
 pub(super) enum ReadHeadError {
-    /// The client closed, or was idle or slow for too long: nothing to answer.
+    /// The client closed the connection, or was idle or slow for too long. No response is sent.
     Closed,
     Invalid(InvalidRequest),
 }
 
 impl Conn {
-    /// `buffer` has what was read of it already.
+    /// Creates a connection. `buffer` holds the bytes that were read already.
     pub(super) fn new(stream: Box<dyn ClientIo>, buffer: BytesMut) -> Self {
         let state = ConnState {
             stream,
             buffer,
             framing: Framing::Ended,
-            examined: 0,
-            is_asked_for: false,
+            scanned: 0,
+            body_requested: false,
             is_acknowledged: false,
-            owes_continue: false,
-            interim: Vec::new(),
+            continue_pending: false,
+            pending_interim: Vec::new(),
             body_waker: None,
-            lookout_waker: None,
-            resets: false,
+            hangup_waker: None,
+            abort_on_drop: false,
             generation: 0,
         };
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// The next request's head. A connection that has sent nothing of it yet ends when `over` does, and any when `evicted`
-    /// does.
-    pub(super) async fn head(
+    /// Reads the next request head. `close` ends the wait before the first byte of the head, `evicted` at any time.
+    pub(super) async fn read_head(
         &self,
         idle: Duration,
         close: impl Future<Output = ()>,
         evicted: impl Future<Output = ()>,
     ) -> Result<RequestHead, ReadHeadError> {
-        let (mut over, mut evicted) = (pin!(Some(close)), pin!(evicted));
+        let (mut close, mut evicted) = (pin!(Some(close)), pin!(evicted));
         let mut deadline = Instant::now() + idle;
-        let mut begun = false;
-        self.0.lock().release();
+        let mut has_begun = false;
+        self.0.lock().release_buffer();
         loop {
             if let Some(head) = self.0.lock().take_head().map_err(ReadHeadError::Invalid)? {
                 return Ok(head);
             }
-            if !begun && !self.0.lock().buffer.is_empty() {
-                begun = true;
-                over.set(None);
+            if !has_begun && !self.0.lock().buffer.is_empty() {
+                has_begun = true;
+                close.set(None);
                 deadline = Instant::now() + HEAD_TIMEOUT;
             }
             let read = poll_fn(|cx| {
                 if let Poll::Ready(read) = self.0.lock().poll_read(cx) {
                     return Poll::Ready(read);
                 }
-                let is_over = over.as_mut().as_pin_mut().is_some_and(|over| over.poll(cx).is_ready());
-                if is_over || evicted.as_mut().poll(cx).is_ready() {
+                let should_close = close.as_mut().as_pin_mut().is_some_and(|close| close.poll(cx).is_ready());
+                if should_close || evicted.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Ok(0));
                 }
                 Poll::Pending
@@ -126,22 +126,22 @@ impl Conn {
         }
     }
 
-    /// Whether the request's body was read to its end.
+    /// Returns whether the request's body was read to its end.
     pub(super) fn body_has_ended(&self) -> bool {
         self.0.lock().framing.has_ended()
     }
 
-    /// Whether what is left of the body can be read away so that the next request may follow: it has no more than `most`
-    /// bytes, or as many as chunks will tell where `takes_chunks` is set, and it is certain to come. A client that still
-    /// waits for `100 Continue` may send it or not.
-    pub(super) fn can_drain_body(&self, most: u64, takes_chunks: bool) -> bool {
+    /// Returns whether the rest of the body can be discarded so that the next request may follow. The rest must be at
+    /// most `max_bytes` long, or chunked where `allow_chunked` is set, and certain to arrive. A client that still waits
+    /// for `100 Continue` may or may not send it.
+    pub(super) fn can_discard_body(&self, max_bytes: u64, allow_chunked: bool) -> bool {
         let state = self.0.lock();
-        let is_short = state.framing.remaining().map_or(takes_chunks, |left| left <= most);
-        state.framing.has_ended() || (!state.owes_continue && state.framing != Framing::Malformed && is_short)
+        let is_short = state.framing.remaining().map_or(allow_chunked, |left| left <= max_bytes);
+        state.framing.has_ended() || (!state.continue_pending && state.framing != Framing::Malformed && is_short)
     }
 
-    /// Ends an upload that still streams although its answer is out: what is read from now on is not its body.
-    pub(super) fn abandon_body(&self) {
+    /// Ends an upload that continues after its response: bytes that are read from now on do not go to its body.
+    pub(super) fn invalidate_body(&self) {
         let mut state = self.0.lock();
         state.generation += 1;
         if let Some(waker) = state.body_waker.take() {
@@ -149,15 +149,15 @@ impl Conn {
         }
     }
 
-    pub(super) fn set_abort_on_drop(&self, resets: bool) {
+    pub(super) fn set_abort_on_drop(&self, abort_on_drop: bool) {
         let mut state = self.0.lock();
-        if state.resets != resets {
-            state.resets = resets;
-            state.stream.resets_when_dropped(resets);
+        if state.abort_on_drop != abort_on_drop {
+            state.abort_on_drop = abort_on_drop;
+            state.stream.resets_when_dropped(abort_on_drop);
         }
     }
 
-    /// What comes through the connection from now on, beginning with what was read ahead.
+    /// Takes the stream out of the connection. It begins with the bytes that were read ahead.
     pub(super) fn take_stream(&self) -> Rewind<Box<dyn ClientIo>> {
         let mut state = self.0.lock();
         let stream = std::mem::replace(&mut state.stream, Box::new(tokio::io::empty()));
@@ -172,40 +172,41 @@ impl Conn {
         InterimWriter(Arc::downgrade(&self.0))
     }
 
-    /// Resolves when the client hangs up while its answer is awaited: it closes, resets, or ends its own direction. A
-    /// half-close counts as a hang-up, as in nginx and Envoy, since most clients that give up send nothing else. What the
-    /// client sends ahead, of the body and behind it, is kept for later: here up to [`READ_AHEAD_MAX`], and in the socket.
-    pub(super) async fn hangs_up(&self) {
-        poll_fn(|cx| self.0.lock().poll_hang_up(cx)).await;
+    /// Resolves when the client hangs up while it waits for a response: it closes, resets, or ends its sending
+    /// direction. A half-close counts as a hangup, as in nginx and Envoy, because most clients that give up send
+    /// nothing else. Bytes that the client sends ahead stay in the buffer up to [`READ_AHEAD_MAX`], and then in the
+    /// socket.
+    pub(super) async fn hangup(&self) {
+        poll_fn(|cx| self.0.lock().poll_hangup(cx)).await;
     }
 
-    /// Writes all of it; each piece of progress may take `patience`.
-    pub(super) async fn write_all(&self, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
+    /// Writes all bytes. Each partial write may take `write_timeout`.
+    pub(super) async fn write_all(&self, mut bytes: &[u8], write_timeout: Duration) -> io::Result<()> {
         while !bytes.is_empty() {
             let write = poll_fn(|cx| {
                 let mut state = self.0.lock();
-                ready!(state.poll_interim(cx))?;
+                ready!(state.poll_write_interim(cx))?;
                 Pin::new(&mut state.stream).poll_write(cx, bytes)
             });
-            let written = tokio::time::timeout(patience, write).await??;
+            let written = tokio::time::timeout(write_timeout, write).await??;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             bytes = &bytes[written..];
         }
-        // TLS may hold back what the socket had no room for.
+        // TLS may buffer bytes that the socket did not accept.
         let flush = poll_fn(|cx| Pin::new(&mut self.0.lock().stream).poll_flush(cx));
-        tokio::time::timeout(patience, flush).await?
+        tokio::time::timeout(write_timeout, flush).await?
     }
 }
 
 impl InterimWriter {
-    /// An interim answer, which whoever looks out for a hang-up writes.
-    pub(super) fn interim(&self, head: &[u8]) {
-        let Some(line) = self.0.upgrade() else { return };
-        let mut state = line.lock();
-        state.interim.extend_from_slice(head);
-        if let Some(waker) = state.lookout_waker.take() {
+    /// Queues an interim response. The task in [`Conn::hangup`] writes it.
+    pub(super) fn write(&self, head: &[u8]) {
+        let Some(conn) = self.0.upgrade() else { return };
+        let mut state = conn.lock();
+        state.pending_interim.extend_from_slice(head);
+        if let Some(waker) = state.hangup_waker.take() {
             waker.wake();
         }
     }
@@ -213,7 +214,7 @@ impl InterimWriter {
 
 impl Drop for ConnState {
     fn drop(&mut self) {
-        // Whoever waits for more of a body learns that none will come.
+        // The reader of the body must learn that no more data will arrive.
         if let Some(waker) = self.body_waker.take() {
             waker.wake();
         }
@@ -225,23 +226,23 @@ impl ConnState {
         if self.buffer.is_empty() {
             return Ok(None);
         }
-        if !head::may_be_whole(&self.buffer, self.examined) {
-            self.examined = self.buffer.len();
+        if !head::may_be_complete(&self.buffer, self.scanned) {
+            self.scanned = self.buffer.len();
             return Ok(None);
         }
         let head = head::parse(&mut self.buffer)?;
-        self.examined = if head.is_some() { 0 } else { self.buffer.len() };
+        self.scanned = if head.is_some() { 0 } else { self.buffer.len() };
         if let Some(head) = &head {
             self.generation += 1;
             self.framing = head.framing;
-            self.is_asked_for = false;
-            self.owes_continue = head.expects_continue && !head.framing.has_ended();
+            self.body_requested = false;
+            self.continue_pending = head.expects_continue && !head.framing.has_ended();
         }
         Ok(head)
     }
 
-    /// Gives the buffer's memory back where it holds nothing.
-    fn release(&mut self) {
+    /// Frees the buffer if it is empty.
+    fn release_buffer(&mut self) {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
@@ -249,29 +250,30 @@ impl ConnState {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let read = poll_read(&mut self.stream, &mut self.buffer, cx);
-        // Once for each arrival: the client may hold the rest of the body back until it is acknowledged.
+        // The kernel is asked once for each arrival: the client may delay the rest of the body until the
+        // acknowledgement.
         if read.is_ready() {
             self.is_acknowledged = false;
-        } else if !std::mem::replace(&mut self.is_acknowledged, true) && !self.framing.is_whole(&self.buffer) {
+        } else if !std::mem::replace(&mut self.is_acknowledged, true) && !self.framing.is_buffered(&self.buffer) {
             self.stream.acknowledge();
         }
         read
     }
 
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.interim.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.interim))?;
-            self.interim.drain(..written);
-            if self.interim.is_empty() {
+    fn poll_write_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pending_interim.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.pending_interim))?;
+            self.pending_interim.drain(..written);
+            if self.pending_interim.is_empty() {
                 let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn poll_hang_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.lookout_waker = Some(cx.waker().clone());
-        if let Poll::Ready(Err(_)) = self.poll_interim(cx) {
+    fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.hangup_waker = Some(cx.waker().clone());
+        if let Poll::Ready(Err(_)) = self.poll_write_interim(cx) {
             return Poll::Ready(());
         }
         while !self.is_full() {
@@ -287,30 +289,31 @@ impl ConnState {
     }
 
     fn is_full(&self) -> bool {
-        self.buffer.len() >= if self.is_asked_for { READ_AHEAD_MAX } else { READ_AHEAD_MAX_WAITING }
+        self.buffer.len() >= if self.body_requested { READ_AHEAD_MAX } else { READ_AHEAD_MAX_UNREQUESTED }
     }
 
-    fn poll_body(&mut self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RequestBodyError>>> {
-        if turn != self.generation {
+    fn poll_body(&mut self, generation: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RequestBodyError>>> {
+        if generation != self.generation {
             return Poll::Ready(Some(Err(RequestBodyError::ClientGone)));
         }
         let was_full = self.is_full();
-        self.is_asked_for = true;
-        let reader = self.lookout_waker.clone();
-        let polled = self
-            .poll_body_now(&mut reader.as_ref().map_or_else(|| Context::from_waker(cx.waker()), Context::from_waker));
+        self.body_requested = true;
+        let hangup_waker = self.hangup_waker.clone();
+        let polled = self.poll_body_inner(
+            &mut hangup_waker.as_ref().map_or_else(|| Context::from_waker(cx.waker()), Context::from_waker),
+        );
         if polled.is_pending() {
             self.body_waker = Some(cx.waker().clone());
         }
-        // There is room again to read ahead.
-        if was_full && let Some(reader) = reader {
-            reader.wake();
+        // The buffer has capacity again for reading ahead.
+        if was_full && let Some(hangup_waker) = hangup_waker {
+            hangup_waker.wake();
         }
         polled
     }
 
-    /// `cx` is that of the connection's task, where it looks out for a hang-up.
-    fn poll_body_now(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RequestBodyError>>> {
+    /// Polls the body with the context of the task in [`Conn::hangup`], if there is one.
+    fn poll_body_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, RequestBodyError>>> {
         loop {
             match self.framing.decode(&mut self.buffer) {
                 Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
@@ -318,10 +321,10 @@ impl ConnState {
                 Ok(Decoded::Incomplete) => {}
                 Err(_) => return Poll::Ready(Some(Err(RequestBodyError::Malformed))),
             }
-            if std::mem::take(&mut self.owes_continue) {
-                self.interim.extend_from_slice(CONTINUE);
+            if std::mem::take(&mut self.continue_pending) {
+                self.pending_interim.extend_from_slice(CONTINUE);
             }
-            if ready!(self.poll_interim(cx)).is_err() {
+            if ready!(self.poll_write_interim(cx)).is_err() {
                 return Poll::Ready(Some(Err(RequestBodyError::ClientGone)));
             }
             match ready!(self.poll_read(cx)) {
@@ -343,19 +346,19 @@ impl Body for Http1Body {
     type Error = RequestBodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let Some(line) = self.conn.upgrade() else { return Poll::Ready(Some(Err(RequestBodyError::ClientGone))) };
-        line.lock().poll_body(self.generation, cx).map(|data| data.map(|data| data.map(Frame::data)))
+        let Some(conn) = self.conn.upgrade() else { return Poll::Ready(Some(Err(RequestBodyError::ClientGone))) };
+        conn.lock().poll_body(self.generation, cx).map(|data| data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.conn.upgrade().is_some_and(|line| {
-            let state = line.lock();
+        self.conn.upgrade().is_some_and(|conn| {
+            let state = conn.lock();
             state.generation == self.generation && state.framing.has_ended()
         })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let remaining = self.conn.upgrade().and_then(|line| line.lock().framing.remaining());
+        let remaining = self.conn.upgrade().and_then(|conn| conn.lock().framing.remaining());
         remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
@@ -369,21 +372,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn hang_up_costs_little_memory_while_nobody_asks_for_the_body() {
-        let (near, mut far) = tokio::io::duplex(1024 * 1024);
+    async fn hangup_detection_buffers_little_before_the_body_is_requested() {
+        let (server, mut client) = tokio::io::duplex(1024 * 1024);
         let head = b"POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n";
-        far.write_all(&[&head[..], &[7; 200_000]].concat()).await.unwrap();
-        let line = Conn::new(Box::new(near), BytesMut::new());
-        assert!(line.head(HEAD_TIMEOUT, pending(), pending()).await.is_ok());
+        client.write_all(&[&head[..], &[7; 200_000]].concat()).await.unwrap();
+        let conn = Conn::new(Box::new(server), BytesMut::new());
+        assert!(conn.read_head(HEAD_TIMEOUT, pending(), pending()).await.is_ok());
         let mut cx = Context::from_waker(Waker::noop());
-        let mut looks_out = || {
-            assert!(line.0.lock().poll_hang_up(&mut cx).is_pending());
-            line.0.lock().buffer.capacity()
+        let mut poll_and_measure = || {
+            assert!(conn.0.lock().poll_hangup(&mut cx).is_pending());
+            conn.0.lock().buffer.capacity()
         };
-        let held = looks_out();
-        assert!(held <= 3 * READ_AHEAD_MAX_WAITING, "{held} bytes");
-        let asked = Box::pin(line.body()).as_mut().poll_frame(&mut Context::from_waker(Waker::noop()));
-        assert!(matches!(asked, Poll::Ready(Some(Ok(_)))));
-        assert!(looks_out() >= READ_AHEAD_MAX, "a body that is read is read ahead");
+        let capacity = poll_and_measure();
+        assert!(capacity <= 3 * READ_AHEAD_MAX_UNREQUESTED, "{capacity} bytes");
+        let polled = Box::pin(conn.body()).as_mut().poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        assert!(poll_and_measure() >= READ_AHEAD_MAX, "a requested body is read ahead");
     }
 }

@@ -1,5 +1,5 @@
-//! CONNECT: the client's connection becomes a tunnel, or is answered and closed.
-//! Who gets the connection after the answer?
+//! CONNECT over HTTP/1: the client's connection becomes a tunnel, or is refused and closed.
+//! Which code serves the connection after the response to a CONNECT?
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,42 +14,51 @@ use super::response::ResponseWriter;
 use crate::delivery::tunnel::{self, ConnectOutcome};
 use crate::delivery::{ProxyRequest, ResponseBody};
 use crate::policy::authn::Caller;
-use crate::server::hangup::unless;
+use crate::server::hangup::run_until_hangup;
 use crate::state::Runtime;
 
 pub(super) async fn serve(
     runtime: &Arc<Runtime>,
-    line: &Conn,
+    conn: &Conn,
     head: RequestHead,
     caller: &Arc<Caller>,
     idle: Duration,
 ) -> AfterResponse {
     let RequestHead { method, target, version, fields, .. } = head;
-    let body = Box::pin(line.body());
+    let body = Box::pin(conn.body());
     let arrival = ProxyRequest { method, version, target, fields, body, caller: Arc::clone(caller), interim: None };
     let connected = {
         let connecting = pin!(tunnel::connect(runtime, arrival));
-        let Some(connected) = unless(line.hangs_up(), connecting).await else { return AfterResponse::Abort };
+        let Some(connected) = run_until_hangup(conn.hangup(), connecting).await else { return AfterResponse::Abort };
         connected
     };
     match connected {
-        // What follows was meant for the tunnel (RFC 9110 §9.3.6): none of it is served as a request.
-        ConnectOutcome::Refused(response) => match write(line, response, version, idle, false).await {
+        // The following bytes were meant for the tunnel (RFC 9110 §9.3.6): none of them is served as a request.
+        ConnectOutcome::Refused(response) => match write_response(conn, response, version, idle, false).await {
             true => AfterResponse::Close,
             false => AfterResponse::Abort,
         },
-        ConnectOutcome::Tunnel(tunnel) => match write(line, tunnel.answer(runtime), version, idle, true).await {
+        ConnectOutcome::Tunnel(tunnel) => match write_response(conn, tunnel.answer(runtime), version, idle, true).await
+        {
             true => AfterResponse::Tunnel(tunnel),
             false => AfterResponse::Abort,
         },
-        ConnectOutcome::Inspected(inspection) => match write(line, inspection.answer(), version, idle, true).await {
-            true => AfterResponse::Inspect(inspection),
-            false => AfterResponse::Abort,
-        },
+        ConnectOutcome::Inspected(inspection) => {
+            match write_response(conn, inspection.answer(), version, idle, true).await {
+                true => AfterResponse::Inspect(inspection),
+                false => AfterResponse::Abort,
+            }
+        }
     }
 }
 
-/// A tunnel opens whatever the client said of keeping its connection: many say `close`.
-async fn write(line: &Conn, response: Response<ResponseBody>, version: Version, idle: Duration, opens: bool) -> bool {
-    ResponseWriter::new(response, &Method::CONNECT, version, opens).write(line, idle).await.is_ok()
+/// Writes the response to a CONNECT. A tunnel ignores `Connection: close`, which many clients send.
+async fn write_response(
+    conn: &Conn,
+    response: Response<ResponseBody>,
+    version: Version,
+    idle: Duration,
+    keep_alive: bool,
+) -> bool {
+    ResponseWriter::new(response, &Method::CONNECT, version, keep_alive).write(conn, idle).await.is_ok()
 }

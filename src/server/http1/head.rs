@@ -1,5 +1,5 @@
-//! The head of an HTTP/1 request, read strictly: what two parsers could read in two ways is refused.
-//! Is this a request, and how long is its body?
+//! Parses the head of an HTTP/1 request, and rejects heads that two parsers could read differently.
+//! Is the head valid, and how is the body framed?
 
 use std::mem::MaybeUninit;
 
@@ -9,13 +9,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use super::body::Framing;
 use crate::server::request_error::{
     FIELDS_MAX, HEAD_MAX, InvalidRequest, RequestError, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad_request,
-    expects_continue, judge_method, judge_target,
+    check_method, check_target, expects_continue,
 };
 
 #[derive(Debug)]
 pub(super) struct RequestHead {
     pub(super) method: Method,
-    /// As sent, byte for byte.
+    /// The request target, byte for byte as the client sent it.
     pub(super) target: String,
     pub(super) version: Version,
     pub(super) fields: HeaderMap,
@@ -25,7 +25,7 @@ pub(super) struct RequestHead {
     pub(super) expects_continue: bool,
 }
 
-/// Takes a whole head off the front of `buffer`; `None` while it is incomplete.
+/// Takes a complete head from the front of `buffer`. Returns `None` while the head is incomplete.
 pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<RequestHead>, InvalidRequest> {
     skip_empty_lines(buffer);
     if buffer.len() > TARGET_MAX && memchr::memchr(b'\n', &buffer[..TARGET_MAX]).is_none() {
@@ -47,52 +47,54 @@ pub(super) fn parse(buffer: &mut BytesMut) -> Result<Option<RequestHead>, Invali
     };
     let line = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
     let length = match length {
-        Err(RequestError(StatusCode::HTTP_VERSION_NOT_SUPPORTED, _)) if let Some(spaced) = spaced_line(buffer) => {
-            return Err(
-                judge_line(spaced).map_or_else(|unread| unread, |_| bad_request("a malformed request line").into())
-            );
+        Err(RequestError(StatusCode::HTTP_VERSION_NOT_SUPPORTED, _))
+            if let Some(line_with_spaces) = request_line_with_spaces(buffer) =>
+        {
+            return Err(check_request_line(line_with_spaces)
+                .map_or_else(|invalid| invalid, |_| bad_request("a malformed request line").into()));
         }
-        Err(why) => return Err(InvalidRequest { why, asked: judge_line(line).ok() }),
+        Err(error) => return Err(InvalidRequest { error, request_line: check_request_line(line).ok() }),
         Ok(length) => length,
     };
-    let asked = judge_line(line)?;
+    let request_line = check_request_line(line)?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let start = buffer.as_ptr() as usize;
     let spans: Vec<_> =
         parsed.headers.iter().map(|field| (span(start, field.name.as_bytes()), span(start, field.value))).collect();
 
     let head = buffer.split_to(length).freeze();
-    match judge(&head, &spans, version, &asked.0) {
+    match parse_fields_and_framing(&head, &spans, version, &request_line.0) {
         Ok((fields, framing, expects_continue)) => {
-            let (method, target) = asked;
-            let keep_alive = keep_alive(&fields, version);
+            let (method, target) = request_line;
+            let keep_alive = allows_keep_alive(&fields, version);
             Ok(Some(RequestHead { method, target, version, fields, framing, keep_alive, expects_continue }))
         }
-        Err(why) => Err(InvalidRequest { why, asked: Some(asked) }),
+        Err(error) => Err(InvalidRequest { error, request_line: Some(request_line) }),
     }
 }
 
-/// Judges the method and the target.
-fn judge_line((method, target): (&str, &str)) -> Result<(Method, String), InvalidRequest> {
-    judge_method(method)?;
+/// Checks the method and the target.
+fn check_request_line((method, target): (&str, &str)) -> Result<(Method, String), InvalidRequest> {
+    check_method(method)?;
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| bad_request("a malformed method"))?;
-    match judge_target(target) {
+    match check_target(target) {
         Ok(()) => Ok((method, target.to_owned())),
-        Err(why) => Err(InvalidRequest { why, asked: Some((method, target.to_owned())) }),
+        Err(error) => Err(InvalidRequest { error, request_line: Some((method, target.to_owned())) }),
     }
 }
 
-/// The method and the target of a request line of HTTP/1 with spaces in its target, behind which a parser looks for the
-/// version in vain.
-fn spaced_line(buffer: &[u8]) -> Option<(&str, &str)> {
+/// Returns the method and the target of an HTTP/1 request line whose target contains spaces. httparse takes the part
+/// after the first space in such a target for the version.
+fn request_line_with_spaces(buffer: &[u8]) -> Option<(&str, &str)> {
     let line = &buffer[..memchr::memchr(b'\n', buffer)?];
     let (method, rest) = std::str::from_utf8(line).ok()?.trim_end_matches('\r').split_once(' ')?;
     let (target, version) = rest.rsplit_once(' ')?;
     (matches!(version, "HTTP/1.0" | "HTTP/1.1") && target.contains(' ')).then_some((method, target))
 }
 
-/// Judges what follows the request line. Returns the fields, and what they say of the body and of `100 Continue`.
-fn judge(
+/// Checks the rest of the head. Returns the fields, the framing of the body, and whether the client expects
+/// `100 Continue`.
+fn parse_fields_and_framing(
     head: &Bytes,
     spans: &[(ByteRange, ByteRange)],
     version: Version,
@@ -101,32 +103,32 @@ fn judge(
     if has_bare_line_feed(head) {
         return Err(bad_request("a line that ends in a bare line feed"));
     }
-    let fields = fields(head, spans)?;
-    one_host(&fields, version, method)?;
+    let fields = parse_fields(head, spans)?;
+    check_host(&fields, version, method)?;
     // RFC 9110 §10.1.1: ignored in HTTP/1.0.
     let expects_continue = version != Version::HTTP_10 && expects_continue(&fields)?;
-    let framing = framing(&fields, version)?;
+    let framing = parse_framing(&fields, version)?;
     Ok((fields, framing, expects_continue))
 }
 
-/// Whether it is worth to parse what came, of which `examined` bytes are no whole head. The first piece always is: what
-/// is no HTTP at all is told so at once.
-pub(super) fn may_be_whole(buffer: &[u8], examined: usize) -> bool {
-    let crosses = |limit| examined <= limit && limit < buffer.len();
-    let fresh = &buffer[examined.saturating_sub(3)..];
+/// Returns whether `buffer` should be parsed, given that its first `scanned` bytes hold no complete head. The first
+/// bytes always are parsed, so that input other than HTTP is refused at once.
+pub(super) fn may_be_complete(buffer: &[u8], scanned: usize) -> bool {
+    let crosses = |limit| scanned <= limit && limit < buffer.len();
+    let fresh = &buffer[scanned.saturating_sub(3)..];
     let ends = memchr::memmem::find(fresh, b"\n\r\n").is_some() || memchr::memmem::find(fresh, b"\n\n").is_some();
-    examined == 0 || ends || crosses(TARGET_MAX) || crosses(HEAD_MAX)
+    scanned == 0 || ends || crosses(TARGET_MAX) || crosses(HEAD_MAX)
 }
 
-/// RFC 9112 §2.2: a server ignores empty lines before the request line.
+/// Skips the empty lines before the request line (RFC 9112 §2.2).
 fn skip_empty_lines(buffer: &mut BytesMut) {
     while buffer.starts_with(b"\r\n") {
         let _ = buffer.split_to(2);
     }
 }
 
-/// RFC 9112 §2.2 lets a recipient take a bare line feed for a line's end; recipients that differ in it are how
-/// requests are smuggled.
+/// Returns whether a line of the head ends in a bare line feed. RFC 9112 §2.2 allows recipients to accept it, and
+/// recipients that disagree enable request smuggling.
 fn has_bare_line_feed(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
@@ -138,8 +140,8 @@ fn span(start: usize, part: &[u8]) -> ByteRange {
     from..from + part.len()
 }
 
-fn fields(head: &Bytes, spans: &[(ByteRange, ByteRange)]) -> Result<HeaderMap, RequestError> {
-    let mut fields = HeaderMap::with_capacity(spans.len() + 8); // what we add on the way stands here too
+fn parse_fields(head: &Bytes, spans: &[(ByteRange, ByteRange)]) -> Result<HeaderMap, RequestError> {
+    let mut fields = HeaderMap::with_capacity(spans.len() + 8); // outgate adds up to eight fields on the way
     for (name, value) in spans {
         let name = HeaderName::from_bytes(&head[name.clone()]).map_err(|_| bad_request("a malformed field name"))?;
         let value = HeaderValue::from_maybe_shared(head.slice(value.clone()))
@@ -149,28 +151,29 @@ fn fields(head: &Bytes, spans: &[(ByteRange, ByteRange)]) -> Result<HeaderMap, R
     Ok(fields)
 }
 
-/// RFC 9112 §3.2: exactly one Host in an HTTP/1.1 request, and a valid one. HTTP/1.0 has none; Python's standard
-/// library sends `CONNECT` so.
-fn one_host(fields: &HeaderMap, version: Version, method: &Method) -> Result<(), RequestError> {
+/// Checks `Host`: an HTTP/1.1 request has exactly one valid one (RFC 9112 §3.2). An HTTP/1.0 request may have none:
+/// Python's standard library sends such a CONNECT.
+fn check_host(fields: &HeaderMap, version: Version, method: &Method) -> Result<(), RequestError> {
     let mut hosts = fields.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => Err(bad_request("more than one Host")),
-        // What a CONNECT says in Host differs from client to client, and nothing is read from it.
+        // The Host of a CONNECT differs between clients, and outgate ignores it.
         (Some(_), None) if method == Method::CONNECT => Ok(()),
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Some(host), None) if is_valid_host(host.as_bytes()) => Ok(()),
         (Some(_), None) => Err(bad_request("a malformed Host")),
         (None, _) if version == Version::HTTP_11 => Err(bad_request("no Host")),
         (None, _) => Ok(()),
     }
 }
 
-/// uri-host [ ":" port ], by its characters (RFC 3986 §3.2.2); an empty one is what absolute-form may carry.
-fn is_host(host: &[u8]) -> bool {
+/// Returns whether all characters may occur in `uri-host [ ":" port ]` (RFC 3986 §3.2.2). An empty Host is valid with a
+/// target in absolute form.
+fn is_valid_host(host: &[u8]) -> bool {
     host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
 }
 
-/// RFC 9112 §6.3, and where it leaves a choice, the stricter one.
-fn framing(fields: &HeaderMap, version: Version) -> Result<Framing, RequestError> {
+/// Determines the framing by RFC 9112 §6.3, with the stricter choice where it leaves one.
+fn parse_framing(fields: &HeaderMap, version: Version) -> Result<Framing, RequestError> {
     let lengths = fields.get_all(header::CONTENT_LENGTH);
     if fields.contains_key(header::TRANSFER_ENCODING) {
         if version == Version::HTTP_10 {
@@ -179,11 +182,11 @@ fn framing(fields: &HeaderMap, version: Version) -> Result<Framing, RequestError
         if lengths.iter().next().is_some() {
             return Err(bad_request("both Transfer-Encoding and Content-Length"));
         }
-        return chunked(fields).map(|()| Framing::chunked());
+        return check_chunked(fields).map(|()| Framing::chunked());
     }
     let mut length = None;
     for value in lengths {
-        let value = decimal(value.as_bytes()).ok_or(bad_request("a malformed Content-Length"))?;
+        let value = parse_content_length(value.as_bytes()).ok_or(bad_request("a malformed Content-Length"))?;
         if length.replace(value).is_some_and(|other| other != value) {
             return Err(bad_request("Content-Length twice, with different values"));
         }
@@ -191,7 +194,7 @@ fn framing(fields: &HeaderMap, version: Version) -> Result<Framing, RequestError
     Ok(Framing::length(length.unwrap_or(0)))
 }
 
-fn chunked(fields: &HeaderMap) -> Result<(), RequestError> {
+fn check_chunked(fields: &HeaderMap) -> Result<(), RequestError> {
     let mut codings = Vec::new();
     for value in fields.get_all(header::TRANSFER_ENCODING) {
         let value = value.to_str().map_err(|_| bad_request("a malformed Transfer-Encoding"))?;
@@ -207,8 +210,8 @@ fn chunked(fields: &HeaderMap) -> Result<(), RequestError> {
     }
 }
 
-/// 1*DIGIT, no sign, no list, no overflow (RFC 9110 §8.6).
-fn decimal(text: &[u8]) -> Option<u64> {
+/// Parses `1*DIGIT` without a sign, a list or an overflow (RFC 9110 §8.6).
+fn parse_content_length(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
@@ -218,8 +221,9 @@ fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// RFC 9112 §9.3. An HTTP/1.0 client gets no persistent connection from a proxy (§C.2.2).
-fn keep_alive(fields: &HeaderMap, version: Version) -> bool {
+/// Returns whether the client allows the connection to persist (RFC 9112 §9.3). A proxy gives HTTP/1.0 clients no
+/// persistent connection (RFC 9112 §C.2.2).
+fn allows_keep_alive(fields: &HeaderMap, version: Version) -> bool {
     let says_close = |value: &HeaderValue| {
         value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
     };
@@ -233,11 +237,11 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Option<RequestHead>, RequestError> {
-        parse(&mut BytesMut::from(text)).map_err(|unread| unread.why)
+        parse(&mut BytesMut::from(text)).map_err(|invalid| invalid.error)
     }
 
     #[test]
-    fn a_plain_request_is_read_to_its_end() {
+    fn http1_head_parser_takes_the_head_and_leaves_the_body() {
         let mut buffer = BytesMut::from("\r\nPOST http://h/p?q HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello");
         let head = parse(&mut buffer).unwrap().unwrap();
         assert_eq!((head.method, head.target.as_str()), (Method::POST, "http://h/p?q"));
@@ -247,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_parsers_could_read_in_two_ways_is_refused() {
+    fn http1_head_parser_rejects_ambiguous_requests() {
         let post = |fields: &str| format!("POST http://h/ HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n");
         for (text, status) in [
             (post("Content-Length: 5\r\nTransfer-Encoding: chunked"), 400),
@@ -299,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_in_pieces_is_waited_for() {
+    fn http1_head_parser_waits_for_the_rest_of_an_incomplete_head() {
         let whole = "POST http://h/ HTTP/1.1\r\nHost: h\r\nX: y\r\n\r\n";
         for end in 0..whole.len() {
             assert!(read(&whole[..end]).unwrap().is_none(), "{end}");
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_persists_only_where_both_sides_mean_it() {
+    fn http1_keep_alive_requires_http11_and_no_close_option() {
         let keeps = |text: &str| read(text).unwrap().unwrap().keep_alive;
         assert!(keeps("GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n"));
         assert!(!keeps("GET http://h/ HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n"));

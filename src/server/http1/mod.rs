@@ -1,5 +1,5 @@
-//! HTTP/1 towards clients: request after request on one connection.
-//! What keeps a connection open, and what ends it?
+//! HTTP/1 with clients: the requests of one connection, in sequence.
+//! When does a connection stay open after a response, and when does it close?
 
 mod body;
 mod conn;
@@ -22,7 +22,7 @@ use crate::delivery::tunnel::{InspectedTunnel, Tunnel};
 use crate::delivery::{self, InterimCallback, ProxyRequest, ResponseBody};
 use crate::policy::authn::Caller;
 use crate::server::client_io::ClientIo;
-use crate::server::hangup::unless;
+use crate::server::hangup::run_until_hangup;
 use crate::server::lifetime::ConnectionLifetime;
 use crate::server::lingering;
 use crate::server::request_error::{InvalidRequest, RequestError};
@@ -30,116 +30,119 @@ use crate::state::Runtime;
 use conn::{Conn, ReadHeadError};
 use head::RequestHead;
 use response::ResponseWriter;
-pub(super) use tunnel::carry;
+pub(super) use tunnel::serve_tunnel;
 
-/// Serves one connection to its end, or up to a tunnel that is to be inspected; `opening` has what was read of it already.
+/// Serves a connection until it closes. Returns the stream and the tunnel if the client opens a tunnel that is to be
+/// inspected. `buffered` holds the bytes that were read already.
 pub(super) async fn serve(
     runtime: &Arc<Runtime>,
     stream: Box<dyn ClientIo>,
-    opening: BytesMut,
+    buffered: BytesMut,
     caller: &Arc<Caller>,
-    stay: ConnectionLifetime,
+    lifetime: ConnectionLifetime,
 ) -> Option<(Box<dyn ClientIo>, Box<InspectedTunnel>)> {
-    let line = Conn::new(stream, opening);
+    let conn = Conn::new(stream, buffered);
     loop {
         let idle = runtime.active_config().plan.timeouts.idle;
-        let head = line.head(idle, stay.closed(), stay.evicted_unidentified()).await;
-        stay.begin_request();
-        // Boxed, so that a connection that waits for its next request holds nothing of them.
+        let head = conn.read_head(idle, lifetime.closed(), lifetime.evicted_unidentified()).await;
+        lifetime.begin_request();
+        // Boxed, so that a connection that waits for its next request does not hold the memory of these futures.
         let next = match head {
             Ok(head) if head.method == Method::CONNECT => {
-                Box::pin(connect::serve(runtime, &line, head, caller, idle)).await
+                Box::pin(connect::serve(runtime, &conn, head, caller, idle)).await
             }
-            Ok(head) => Box::pin(serve_one(runtime, &line, head, caller, &stay)).await,
-            Err(ReadHeadError::Invalid(why)) => Box::pin(refuse_malformed(runtime, &line, why, caller, idle)).await,
+            Ok(head) => Box::pin(serve_request(runtime, &conn, head, caller, &lifetime)).await,
+            Err(ReadHeadError::Invalid(error)) => Box::pin(refuse_invalid(runtime, &conn, error, caller, idle)).await,
             Err(ReadHeadError::Closed) => return None,
         };
         match next {
-            AfterResponse::KeepAlive if line.body_has_ended() => {}
+            AfterResponse::KeepAlive if conn.body_has_ended() => {}
             AfterResponse::KeepAlive => {
-                if !Box::pin(finish(runtime, &line, &stay, true)).await {
+                if !Box::pin(discard_rest(runtime, &conn, &lifetime, true)).await {
                     return None;
                 }
             }
             AfterResponse::Close => {
-                Box::pin(finish(runtime, &line, &stay, false)).await;
+                Box::pin(discard_rest(runtime, &conn, &lifetime, false)).await;
                 return None;
             }
             AfterResponse::Abort => return None,
             AfterResponse::Tunnel(tunnel) => {
-                Box::pin(carry(runtime, Box::new(line.take_stream()), tunnel, caller)).await;
+                Box::pin(serve_tunnel(runtime, Box::new(conn.take_stream()), tunnel, caller)).await;
                 return None;
             }
-            AfterResponse::Inspect(inspection) => return Some((Box::new(line.take_stream()), inspection)),
+            AfterResponse::Inspect(inspection) => return Some((Box::new(conn.take_stream()), inspection)),
         }
     }
 }
 
-/// Answers a connection on which no request is read, lets the answer arrive, and closes the connection.
+/// Sends a response on a connection without reading a request, lets the response arrive, and closes the connection.
 pub(super) async fn refuse(
     runtime: &Arc<Runtime>,
     stream: Box<dyn ClientIo>,
     response: Response<ResponseBody>,
-    stay: &ConnectionLifetime,
+    lifetime: &ConnectionLifetime,
 ) {
-    let line = Conn::new(stream, BytesMut::new());
-    stay.begin_request();
+    let conn = Conn::new(stream, BytesMut::new());
+    lifetime.begin_request();
     let idle = runtime.active_config().plan.timeouts.idle;
-    if ResponseWriter::new(response, &Method::GET, Version::HTTP_11, false).write(&line, idle).await.is_ok() {
-        finish(runtime, &line, stay, false).await;
+    if ResponseWriter::new(response, &Method::GET, Version::HTTP_11, false).write(&conn, idle).await.is_ok() {
+        discard_rest(runtime, &conn, lifetime, false).await;
     }
 }
 
 enum AfterResponse {
-    /// The answer is out; another request may follow the body of this one.
+    /// The response is sent. The next request may follow the body of this one.
     KeepAlive,
-    /// The answer is out; let it arrive.
+    /// The response is sent. The connection closes once the response has arrived.
     Close,
-    /// The client is gone, or must see that its answer is not whole.
+    /// The client is gone, or must notice that its response is incomplete.
     Abort,
-    /// What comes from now on is the tunnel's.
+    /// The following bytes belong to the tunnel.
     Tunnel(Box<Tunnel>),
-    /// What comes from now on is TLS, to be accepted in the target's place.
+    /// The following bytes are TLS, which outgate accepts in the target's place.
     Inspect(Box<InspectedTunnel>),
 }
 
-async fn serve_one(
+async fn serve_request(
     runtime: &Arc<Runtime>,
-    line: &Conn,
+    conn: &Conn,
     head: RequestHead,
     caller: &Arc<Caller>,
-    stay: &ConnectionLifetime,
+    lifetime: &ConnectionLifetime,
 ) -> AfterResponse {
     let idle = runtime.active_config().plan.timeouts.idle;
     let RequestHead { method, target, version, fields, keep_alive, .. } = head;
-    // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
-    let interim = (version == Version::HTTP_11).then(|| interim(line));
+    // HTTP/1.0 has no interim responses (RFC 9110 §15.2).
+    let interim = (version == Version::HTTP_11).then(|| interim_callback(conn));
     let arrival = ProxyRequest {
         method: method.clone(),
         version,
         target,
         fields,
-        body: Box::pin(line.body()),
+        body: Box::pin(conn.body()),
         caller: Arc::clone(caller),
         interim,
     };
     let response = {
         let delivering = pin!(delivery::deliver(runtime, arrival));
-        let Some(response) = unless(line.hangs_up(), delivering).await else { return AfterResponse::Abort };
+        let Some(response) = run_until_hangup(conn.hangup(), delivering).await else { return AfterResponse::Abort };
         response
     };
-    // The target's answer to half an upload may be all that it wants of this client.
-    let is_ours = matches!(response.body(), ResponseBody::Full(_));
-    let keep_alive = keep_alive && !stay.should_close() && line.can_drain_body(lingering::limit(runtime), is_ours);
+    // If a target responds to half an upload, the client should stop sending: an unlimited rest is discarded only after
+    // a response of outgate's own.
+    let is_local_reply = matches!(response.body(), ResponseBody::Full(_));
+    let keep_alive =
+        keep_alive && !lifetime.should_close() && conn.can_discard_body(lingering::bytes_max(runtime), is_local_reply);
     let deadline = response.body().deadline();
-    let answer = ResponseWriter::new(response, &method, version, keep_alive);
-    let closes = answer.closes();
+    let writer = ResponseWriter::new(response, &method, version, keep_alive);
+    let closes_connection = writer.closes_connection();
     let written = {
-        let mut writing = pin!(answer.write(line, idle));
+        let mut writing = pin!(writer.write(conn, idle));
         let writing = async {
             match deadline {
                 Some(deadline) => {
-                    tokio::time::timeout_at(deadline, &mut writing).await.unwrap_or_else(|late| Err(late.into()))
+                    tokio::time::timeout_at(deadline, &mut writing).await.unwrap_or_else(|elapsed| Err(elapsed.into()))
                 }
                 None => writing.await,
             }
@@ -147,55 +150,55 @@ async fn serve_one(
         tokio::select! {
             biased;
             written = writing => written,
-            () = line.hangs_up() => return AfterResponse::Abort,
+            () = conn.hangup() => return AfterResponse::Abort,
         }
     };
     match written {
         Err(_) => AfterResponse::Abort,
-        Ok(()) if closes => AfterResponse::Close,
+        Ok(()) if closes_connection => AfterResponse::Close,
         Ok(()) => AfterResponse::KeepAlive,
     }
 }
 
-fn interim(line: &Conn) -> InterimCallback {
-    let line = line.interim_writer();
+fn interim_callback(conn: &Conn) -> InterimCallback {
+    let writer = conn.interim_writer();
     Box::new(move |status, fields| {
         let mut head = Vec::new();
         response::write_head(&mut head, status, status.canonical_reason().unwrap_or_default(), fields);
-        line.interim(&head);
+        writer.write(&head);
     })
 }
 
-/// Lets the answer arrive at a client that is still writing its request. True if another one may follow. A connection of
-/// an unidentified peer may be evicted meanwhile.
-async fn finish(runtime: &Runtime, line: &Conn, stay: &ConnectionLifetime, keeps: bool) -> bool {
-    let (most, deadline) = (lingering::limit(runtime), Instant::now() + lingering::TOTAL);
-    let draining = async {
-        let is_whole = line.drain_body(most, deadline).await;
-        if keeps && is_whole {
+/// Discards the rest of the request, so that the response arrives at a client that is still sending. Returns whether
+/// the next request may follow. A connection of an unidentified peer may be evicted meanwhile.
+async fn discard_rest(runtime: &Runtime, conn: &Conn, lifetime: &ConnectionLifetime, keep_alive: bool) -> bool {
+    let (max_bytes, deadline) = (lingering::bytes_max(runtime), Instant::now() + lingering::LINGERING_TIME);
+    let discarding = async {
+        let is_complete = conn.discard_body(max_bytes, deadline).await;
+        if keep_alive && is_complete {
             return true;
         }
-        line.lingering_close(most, deadline).await;
+        conn.lingering_close(max_bytes, deadline).await;
         false
     };
     tokio::select! {
-        may_follow = draining => may_follow,
-        () = stay.evicted_unidentified() => false,
+        may_follow = discarding => may_follow,
+        () = lifetime.evicted_unidentified() => false,
     }
 }
 
-/// What cannot be read as a request is answered and recorded like any refusal, and ends the connection: where the next
-/// request would begin is anybody's guess.
-async fn refuse_malformed(
+/// Refuses a request that cannot be parsed, records it like every refusal, and closes the connection: the start of the
+/// next request is unknown.
+async fn refuse_invalid(
     runtime: &Arc<Runtime>,
-    line: &Conn,
-    unread: InvalidRequest,
+    conn: &Conn,
+    invalid: InvalidRequest,
     caller: &Caller,
     idle: Duration,
 ) -> AfterResponse {
-    let InvalidRequest { why: RequestError(status, detail), asked } = unread;
-    let response = delivery::refuse_unread(runtime, caller, asked.as_ref(), (status, detail));
-    match ResponseWriter::new(response, &Method::GET, Version::HTTP_11, false).write(line, idle).await {
+    let InvalidRequest { error: RequestError(status, detail), request_line } = invalid;
+    let response = delivery::refuse_unread(runtime, caller, request_line.as_ref(), (status, detail));
+    match ResponseWriter::new(response, &Method::GET, Version::HTTP_11, false).write(conn, idle).await {
         Ok(()) => AfterResponse::Close,
         Err(_) => AfterResponse::Abort,
     }

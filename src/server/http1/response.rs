@@ -1,5 +1,5 @@
-//! Writing an answer in HTTP/1.1.
-//! How does the client know where the answer ends?
+//! Writes a response in HTTP/1.1.
+//! How does the client recognise the end of the response?
 
 use std::borrow::Cow;
 use std::future::poll_fn;
@@ -16,10 +16,10 @@ use super::conn::Conn;
 use crate::delivery::ResponseBody;
 use crate::delivery::refusal::ReasonPhrase;
 
-/// Small pieces are gathered to this size, larger ones written as they are.
-const GATHER: usize = 16 * 1024;
+/// The size to which small chunks of the body are coalesced, in bytes. Larger ones are written directly.
+const COALESCE_MAX: usize = 16 * 1024;
 
-/// How the end of the body is told (RFC 9112 §6.3).
+/// The framing that marks the end of the body (RFC 9112 §6.3).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ResponseFraming {
     None,
@@ -31,7 +31,7 @@ enum ResponseFraming {
 pub(super) struct ResponseWriter {
     response: Response<ResponseBody>,
     framing: ResponseFraming,
-    closes: bool,
+    closes_connection: bool,
     reason: Cow<'static, str>,
 }
 
@@ -42,11 +42,11 @@ impl ResponseWriter {
         version: Version,
         keep_alive: bool,
     ) -> Self {
-        let framing = frame(&mut response, method, version);
+        let framing = set_framing(&mut response, method, version);
         let says_close = response.headers().contains_key(header::CONNECTION);
-        let closes = !keep_alive || says_close || framing == ResponseFraming::UntilClose;
+        let closes_connection = !keep_alive || says_close || framing == ResponseFraming::UntilClose;
         let fields = response.headers_mut();
-        if closes {
+        if closes_connection {
             fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if !fields.contains_key(header::DATE) {
@@ -54,84 +54,84 @@ impl ResponseWriter {
             fields.extend(HeaderValue::try_from(now).ok().map(|now| (header::DATE, now)));
         }
         let status = response.status();
-        let opens = *method == Method::CONNECT && status.is_success();
+        let opens_tunnel = *method == Method::CONNECT && status.is_success();
         let reason = match response.extensions_mut().remove::<ReasonPhrase>() {
             Some(reason) => reason.into(),
-            // What clients have been told since there are tunnels.
-            None if opens => "Connection established".into(),
+            // The reason phrase that clients of CONNECT traditionally get.
+            None if opens_tunnel => "Connection established".into(),
             None => status.canonical_reason().unwrap_or_default().into(),
         };
-        Self { response, framing, closes, reason }
+        Self { response, framing, closes_connection, reason }
     }
 
-    /// Whether the connection ends with this answer.
-    pub(super) fn closes(&self) -> bool {
-        self.closes
+    /// Returns whether the connection closes after this response.
+    pub(super) fn closes_connection(&self) -> bool {
+        self.closes_connection
     }
 
-    /// An error leaves the client's connection in the middle of the answer: it must be dropped.
-    pub(super) async fn write(self, line: &Conn, patience: Duration) -> io::Result<()> {
-        // Where the end of the connection is the end of the answer, it must not look so before.
-        line.set_abort_on_drop(self.framing == ResponseFraming::UntilClose);
+    /// Writes the response. After an error the response is incomplete, and the connection must be dropped.
+    pub(super) async fn write(self, conn: &Conn, write_timeout: Duration) -> io::Result<()> {
+        // Where the end of the connection marks the end of the response, an early drop must not look like that end.
+        conn.set_abort_on_drop(self.framing == ResponseFraming::UntilClose);
         let (head, mut body) = self.response.into_parts();
         let mut out = Vec::with_capacity(1024);
         write_head(&mut out, head.status, &self.reason, &head.headers);
-        // Counted here, whatever the body says of itself: the client finds the next response by this number.
-        let mut missing = if self.framing == ResponseFraming::Length { body.size_hint().exact() } else { None };
-        while self.framing != ResponseFraming::None && missing != Some(0) {
-            // What is there already goes out with the head, in one piece.
+        // Counted independently of the body: the client finds the next response by Content-Length.
+        let mut remaining = if self.framing == ResponseFraming::Length { body.size_hint().exact() } else { None };
+        while self.framing != ResponseFraming::None && remaining != Some(0) {
+            // Data that is ready is written together with the head.
             let next = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
             let next = match next {
                 Poll::Ready(next) => next,
                 Poll::Pending => {
-                    line.write_all(&out, patience).await?;
+                    conn.write_all(&out, write_timeout).await?;
                     out.clear();
                     poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
                 }
             };
             let Some(frame) = next else { break };
             let Ok(frame) = frame else {
-                // The client gets as much as there was, and sees that it is not all.
-                line.write_all(&out, patience).await?;
-                return Err(io::Error::other("the target broke off"));
+                // The client gets the data up to here, and notices that the response is incomplete.
+                conn.write_all(&out, write_timeout).await?;
+                return Err(io::Error::other("the response body ended with an error"));
             };
-            // Trailers are dropped (RFC 9110 §6.5.1): nobody announced them to the client.
+            // Trailers are dropped (RFC 9110 §6.5.1): they were not announced to the client.
             let Ok(data) = frame.into_data() else { continue };
-            if let Some(missing) = &mut missing {
-                let left = missing.checked_sub(data.len() as u64);
-                *missing = left.ok_or_else(|| io::Error::other("the body is longer than announced"))?;
+            if let Some(remaining) = &mut remaining {
+                let left = remaining.checked_sub(data.len() as u64);
+                *remaining = left.ok_or_else(|| io::Error::other("the body is longer than announced"))?;
             }
-            self.framing.write(&mut out, &data, line, patience).await?;
+            self.framing.write_data(&mut out, &data, conn, write_timeout).await?;
         }
         if self.framing == ResponseFraming::Chunked {
             out.extend_from_slice(b"0\r\n\r\n");
         }
-        line.write_all(&out, patience).await?;
-        if missing.is_some_and(|missing| missing > 0) {
+        conn.write_all(&out, write_timeout).await?;
+        if remaining.is_some_and(|remaining| remaining > 0) {
             return Err(io::Error::other("the body is shorter than announced"));
         }
-        line.set_abort_on_drop(false);
+        conn.set_abort_on_drop(false);
         if self.framing == ResponseFraming::UntilClose {
-            line.half_close().await; // what is left of the request is read away afterwards
+            conn.half_close().await; // the caller then discards the rest of the request
         }
         Ok(())
     }
 }
 
 impl ResponseFraming {
-    async fn write(self, out: &mut Vec<u8>, data: &Bytes, line: &Conn, patience: Duration) -> io::Result<()> {
+    async fn write_data(self, out: &mut Vec<u8>, data: &Bytes, conn: &Conn, write_timeout: Duration) -> io::Result<()> {
         if data.is_empty() {
             return Ok(()); // an empty chunk would end the body
         }
         if self == ResponseFraming::Chunked {
             write!(out, "{:x}\r\n", data.len())?;
         }
-        if out.len() + data.len() <= GATHER {
+        if out.len() + data.len() <= COALESCE_MAX {
             out.extend_from_slice(data);
         } else {
-            line.write_all(out, patience).await?;
+            conn.write_all(out, write_timeout).await?;
             out.clear();
-            line.write_all(data, patience).await?;
+            conn.write_all(data, write_timeout).await?;
         }
         if self == ResponseFraming::Chunked {
             out.extend_from_slice(b"\r\n");
@@ -140,18 +140,18 @@ impl ResponseFraming {
     }
 }
 
-fn frame(response: &mut Response<ResponseBody>, method: &Method, version: Version) -> ResponseFraming {
+fn set_framing(response: &mut Response<ResponseBody>, method: &Method, version: Version) -> ResponseFraming {
     let status = response.status();
     let length = response.body().size_hint().exact();
     let fields = response.headers_mut();
     fields.remove(header::TRANSFER_ENCODING);
-    // RFC 9110 §8.6, §9.3.6: neither has a body, nor a length of one.
+    // Neither response has a body or a Content-Length (RFC 9110 §8.6, §9.3.6).
     if status == StatusCode::NO_CONTENT || (method == Method::CONNECT && status.is_success()) {
         fields.remove(header::CONTENT_LENGTH);
         return ResponseFraming::None;
     }
     if method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
-        return ResponseFraming::None; // Content-Length, if any, is what GET would have got
+        return ResponseFraming::None; // Content-Length is the one of a GET response
     }
     fields.remove(header::CONTENT_LENGTH);
     match length {

@@ -56,13 +56,13 @@ impl RemainingBody {
             let Ok(mut incoming) = self.0.await else { return };
             let mut left = most;
             while left > 0
-                && let Ok(Some(Ok(data))) = timeout(lingering::STALL, incoming.data()).await
+                && let Ok(Some(Ok(data))) = timeout(lingering::LINGERING_TIMEOUT, incoming.data()).await
             {
                 left = left.saturating_sub(data.len() as u64);
                 let _ = incoming.flow_control().release_capacity(data.len());
             }
         };
-        let _ = timeout(lingering::TOTAL, draining).await;
+        let _ = timeout(lingering::LINGERING_TIME, draining).await;
     }
 }
 

@@ -18,7 +18,7 @@ use crate::delivery::tunnel::{self, ConnectOutcome};
 use crate::delivery::{ProxyRequest, ResponseBody};
 use crate::policy::authn::Caller;
 use crate::server::client_io::ClientIo;
-use crate::server::hangup::unless;
+use crate::server::hangup::run_until_hangup;
 use crate::server::http1;
 use crate::server::inspect::ServeInspected;
 use crate::state::Runtime;
@@ -45,13 +45,13 @@ pub(super) async fn serve(
     };
     let connected = {
         let connecting = pin!(tunnel::connect(runtime, arrival));
-        unless(reply.is_reset(), connecting).await?
+        run_until_hangup(reply.is_reset(), connecting).await?
     };
     match connected {
         ConnectOutcome::Refused(response) => return Some((response, incoming)),
         ConnectOutcome::Tunnel(tunnel) => {
             if let Ok(outgoing) = reply.open(tunnel.answer(runtime)) {
-                http1::carry(runtime, Box::new(UpgradedStream::new(incoming, outgoing)), tunnel, caller).await;
+                http1::serve_tunnel(runtime, Box::new(UpgradedStream::new(incoming, outgoing)), tunnel, caller).await;
             }
         }
         ConnectOutcome::Inspected(inspection) => {

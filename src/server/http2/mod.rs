@@ -23,9 +23,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::client_io::ClientIo;
-use super::hangup::unless;
+use super::hangup::run_until_hangup;
 use super::inspect::ServeInspected;
-use super::lifetime::{ConnectionLifetime, evicted};
+use super::lifetime::{ConnectionLifetime, wait_for_eviction};
 use super::lingering;
 use super::request_error::{HEAD_MAX, RequestError};
 use crate::delivery::{self, ProxyRequest, ResponseBody};
@@ -95,13 +95,13 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     let mut tasks = JoinSet::new();
     let unanswered = Arc::new(watch::Sender::new(0));
     let mut all_answered = unanswered.subscribe();
-    let mut over = pin!(stay.drained());
+    let mut over = pin!(stay.expired());
     let (mut is_leaving, mut goodbye) = (false, GOODBYE);
     // Pings and settings are no reason to stay.
     let mut quiet_since = Instant::now();
     loop {
         let patience = if is_leaving { goodbye } else { runtime.active_config().plan.timeouts.idle };
-        let idle = (tasks.is_empty() && !is_leaving).then(|| stay.idle()).flatten();
+        let idle = (tasks.is_empty() && !is_leaving).then(|| stay.mark_idle()).flatten();
         // What comes after a response, such as the rest of a refused request, keeps no unidentified peer's connection.
         let waits = *all_answered.borrow_and_update() == 0 && !is_leaving;
         let is_over = tokio::select! {
@@ -138,7 +138,7 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
                 })
                 .await;
             }
-            () = evicted(idle.as_ref()) => {
+            () = wait_for_eviction(idle.as_ref()) => {
                 // What the client has asked for just now it may ask for elsewhere: it was not seen (RFC 9113 §6.8).
                 connection.abrupt_shutdown(Reason::NO_ERROR);
                 (is_leaving, goodbye) = (true, EVICTED_GOODBYE);
@@ -212,7 +212,7 @@ async fn answer(
                 interim: Some(reply.interim()),
             };
             let delivering = pin!(delivery::deliver(runtime, arrival));
-            let Some(response) = unless(reply.is_reset(), delivering).await else { return };
+            let Some(response) = run_until_hangup(reply.is_reset(), delivering).await else { return };
             (response, unread)
         }
         Err(RequestError(status, detail)) => {
@@ -237,6 +237,6 @@ async fn answer(
     .await;
     // Whatever is left open when this ends is reset, so that no client takes the half for the whole.
     if let Ok(Ok(())) = sent {
-        unread.drain(lingering::limit(runtime)).await;
+        unread.drain(lingering::bytes_max(runtime)).await;
     }
 }

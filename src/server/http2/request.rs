@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use crate::net::field_filter::Violation;
 use crate::net::hpack::UNENCODED_PATH;
 use crate::server::request_error::{
-    FIELDS_MAX, RequestError, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad_request, expects_continue,
-    judge_method, judge_target,
+    FIELDS_MAX, RequestError, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad_request, check_method, check_target,
+    expects_continue,
 };
 
 #[derive(Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) fn read(head: &mut Parts) -> Result<ParsedHead, RequestError> {
     if head.headers.len() > FIELDS_MAX || Violation::of(&head.headers).is_some() {
         return Err(TOO_MANY_FIELDS);
     }
-    judge_method(head.method.as_str())?;
+    check_method(head.method.as_str())?;
     if head.headers.values().any(has_outer_space) {
         return Err(bad_request("white space around a field value"));
     }
@@ -80,7 +80,7 @@ fn target(head: &Parts, unencoded: Option<&str>) -> Result<String, RequestError>
     if target.len() > TARGET_MAX {
         return Err(TARGET_TOO_LONG);
     }
-    judge_target(&target)?;
+    check_target(&target)?;
     Ok(target)
 }
 

@@ -1,5 +1,5 @@
-//! Headers of both versions, whole, in pieces, and broken.
-//! Is an address believed only where the header says it beyond doubt?
+//! Tests of valid, split and invalid headers of both versions.
+//! Is an address accepted only from an unambiguous header?
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn rest(source: &[u8], length: usize) -> Vec<u8> {
     rest
 }
 
-fn good() -> Vec<(Vec<u8>, ProxiedSource)> {
+fn valid_headers() -> Vec<(Vec<u8>, ProxiedSource)> {
     let ip = |text: &str| ProxiedSource::Address(text.parse().unwrap());
     let v6: Ipv6Addr = "2001:db8::7".parse().unwrap();
     let mapped: Ipv6Addr = "::ffff:192.0.2.7".parse().unwrap();
@@ -37,15 +37,15 @@ fn good() -> Vec<(Vec<u8>, ProxiedSource)> {
         (v2(0x20, 0x00, b""), ProxiedSource::Sender),
         (v2(0x20, 0x11, &rest(&[192, 0, 2, 7], 12)), ProxiedSource::Sender),
         (v2(0x20, 0xff, b""), ProxiedSource::Sender),
-        (v2(0x21, 0x11, &vec![1; V2_REST_MAX]), ip("1.1.1.1")),
+        (v2(0x21, 0x11, &vec![1; V2_PAYLOAD_MAX]), ip("1.1.1.1")),
     ]
 }
 
 #[test]
-fn good_headers_are_understood_however_they_arrive() {
-    for (header, origin) in good() {
-        let followed = [&header[..], b"PROXY GET / \r\n"].concat();
-        assert_eq!(parse(&followed), Ok(Some((origin, header.len()))), "{header:?}");
+fn proxy_header_parser_takes_valid_headers_at_every_split() {
+    for (header, source) in valid_headers() {
+        let with_next_bytes = [&header[..], b"PROXY GET / \r\n"].concat();
+        assert_eq!(parse(&with_next_bytes), Ok(Some((source, header.len()))), "{header:?}");
         for end in 0..header.len() {
             assert_eq!(parse(&header[..end]), Ok(None), "{end} bytes of {header:?}");
         }
@@ -53,8 +53,8 @@ fn good_headers_are_understood_however_they_arrive() {
 }
 
 #[test]
-fn bad_headers_are_refused_for_what_they_are() {
-    for (header, fault) in [
+fn proxy_header_parser_rejects_invalid_headers_with_their_error() {
+    for (header, error) in [
         (b"GET / HTTP/1.1\r\n".to_vec(), ProxyHeaderError::Missing),
         (b"\x16\x03\x01".to_vec(), ProxyHeaderError::Missing),
         (b"proxy TCP4".to_vec(), ProxyHeaderError::Missing),
@@ -90,25 +90,25 @@ fn bad_headers_are_refused_for_what_they_are() {
         (v2(0x21, 0x11, &rest(&[], 11)), ProxyHeaderError::Addresses),
         (v2(0x21, 0x21, &rest(&[], 35)), ProxyHeaderError::Addresses),
         (v2(0x21, 0x31, &rest(&[], 215)), ProxyHeaderError::Addresses),
-        (v2(0x21, 0x11, &vec![1; V2_REST_MAX + 1]), ProxyHeaderError::TooLong),
+        (v2(0x21, 0x11, &vec![1; V2_PAYLOAD_MAX + 1]), ProxyHeaderError::TooLong),
     ] {
-        assert_eq!(parse(&header), Err(fault), "{:?}", String::from_utf8_lossy(&header));
+        assert_eq!(parse(&header), Err(error), "{:?}", String::from_utf8_lossy(&header));
     }
 }
 
 #[tokio::test]
-async fn what_follows_the_header_is_left_for_others() {
-    for (header, origin) in good() {
-        let (mut near, far) = tokio::io::duplex(7);
+async fn proxy_header_reader_leaves_the_bytes_after_the_header() {
+    for (header, source) in valid_headers() {
+        let (mut client, server) = tokio::io::duplex(7);
         let sent = [&header[..], b"\x16\x03\x01 and more"].concat();
-        let writing = tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut near, &sent).await });
-        let (mut far, mut buffer) = (far, BytesMut::new());
-        assert_eq!(receive(&mut far, &mut buffer).await, Ok(origin));
+        let writing = tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut client, &sent).await });
+        let (mut server, mut buffer) = (server, BytesMut::new());
+        assert_eq!(read_header(&mut server, &mut buffer).await, Ok(source));
         let mut rest = buffer.to_vec();
-        far.read_to_end(&mut rest).await.unwrap();
+        server.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"\x16\x03\x01 and more");
         writing.await.unwrap().unwrap();
     }
-    assert_eq!(receive(&mut &b"PROXY TCP4 1"[..], &mut BytesMut::new()).await, Err(ProxyHeaderError::Cut));
-    assert_eq!(receive(&mut &b""[..], &mut BytesMut::new()).await, Err(ProxyHeaderError::Cut));
+    assert_eq!(read_header(&mut &b"PROXY TCP4 1"[..], &mut BytesMut::new()).await, Err(ProxyHeaderError::Cut));
+    assert_eq!(read_header(&mut &b""[..], &mut BytesMut::new()).await, Err(ProxyHeaderError::Cut));
 }

@@ -84,7 +84,7 @@ fn one_address_has_so_many_and_no_more() {
     assert!(is_answered(&scene, [127, 0, 0, 9]));
     ask(&scene, &mut second);
     assert!(has_metric(&scene, "outgate_client_connections_closed_total{reason=\"max_connections_per_ip\"} 3"));
-    let warning = ["from 127.0.0.1 was closed: its address has as many as"];
+    let warning = ["from 127.0.0.1 was closed: its address has reached the limit of"];
     assert_eq!(scene.outgate.log.count(1, &warning), 1, "logged once");
     drop(first);
     let deadline = Instant::now() + PATIENCE;

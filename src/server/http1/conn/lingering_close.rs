@@ -1,5 +1,5 @@
-//! Reading away what a client still sends behind its answer.
-//! Does the answer reach a client that is still writing its request?
+//! Discards the bytes that a client sends after its response.
+//! How does a response arrive at a client that is still sending its request?
 
 use std::future::poll_fn;
 use std::io;
@@ -16,41 +16,41 @@ use crate::server::client_io::poll_discard;
 use crate::server::http1::body::{Decoded, Framing};
 use crate::server::lingering;
 
-/// For the half-close to be written, and between two pieces behind it.
-const LINGER: Duration = Duration::from_secs(1);
+/// The time for the half-close to be written, and between two reads after it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Conn {
-    /// Reads away up to `most` bytes of the body, so that a client which is still writing comes to read its answer. True
-    /// if the body was read to its end, and the next request may follow.
-    pub(in crate::server::http1) async fn drain_body(&self, most: u64, deadline: Instant) -> bool {
-        self.abandon_body();
-        let mut left = most;
+    /// Discards up to `max_bytes` bytes of the body, so that a client that is still sending comes to read its response.
+    /// Returns whether the body was read to its end. The next request may then follow.
+    pub(in crate::server::http1) async fn discard_body(&self, max_bytes: u64, deadline: Instant) -> bool {
+        self.invalidate_body();
+        let mut remaining = max_bytes;
         while !self.body_has_ended() {
-            let piece = poll_fn(|cx| self.0.lock().poll_drain(cx));
-            match timeout_at(deadline.min(Instant::now() + lingering::STALL), piece).await {
-                Ok(Ok(length)) if length <= left => left -= length,
+            let piece = poll_fn(|cx| self.0.lock().poll_discard_body(cx));
+            match timeout_at(deadline.min(Instant::now() + lingering::LINGERING_TIMEOUT), piece).await {
+                Ok(Ok(length)) if length <= remaining => remaining -= length,
                 _ => return false,
             }
         }
         true
     }
 
-    /// Ends our direction: the client sees that no more comes, and may still write.
+    /// Ends the sending direction. The client sees the end of the stream, and may still send.
     pub(in crate::server::http1) async fn half_close(&self) {
         let shutdown = poll_fn(|cx| pin!(self.0.lock().stream.shutdown()).poll(cx));
-        // On a connection that is gone already, which reading will tell.
-        let _ = timeout(LINGER, shutdown).await;
+        // An error means that the connection is gone; the next read returns it, too.
+        let _ = timeout(CLOSE_TIMEOUT, shutdown).await;
     }
 
-    /// Ends the connection so that the answer arrives: a close with unread bytes in the kernel would reset it
-    /// (RFC 9112 §9.6), so what still comes is read away until the client has closed.
-    pub(in crate::server::http1) async fn lingering_close(&self, most: u64, deadline: Instant) {
+    /// Closes the connection so that the response arrives. A close with unread bytes in the kernel would reset the
+    /// connection (RFC 9112 §9.6), so the bytes that still arrive are discarded until the client has closed.
+    pub(in crate::server::http1) async fn lingering_close(&self, max_bytes: u64, deadline: Instant) {
         self.half_close().await;
-        let mut left = most;
-        while left > 0 {
-            let piece = poll_fn(|cx| self.0.lock().poll_discard(left, cx));
-            match timeout_at(deadline.min(Instant::now() + LINGER), piece).await {
-                Ok(Ok(length)) if length > 0 => left -= length,
+        let mut remaining = max_bytes;
+        while remaining > 0 {
+            let piece = poll_fn(|cx| self.0.lock().poll_discard(remaining, cx));
+            match timeout_at(deadline.min(Instant::now() + CLOSE_TIMEOUT), piece).await {
+                Ok(Ok(length)) if length > 0 => remaining -= length,
                 _ => return,
             }
         }
@@ -58,17 +58,18 @@ impl Conn {
 }
 
 impl ConnState {
-    /// Reads away some of the body; gives the length in bytes, which may be 0.
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
-        if self.owes_continue {
-            // The client sends the body or leaves it out: where the next request begins is unknown (RFC 9110 §10.1.1).
+    /// Discards a part of the body. Returns its length in bytes, which may be 0.
+    fn poll_discard_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        if self.continue_pending {
+            // The client may send the body or leave it out: the start of the next request is unknown (RFC 9110
+            // §10.1.1).
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         loop {
             match self.framing {
-                Framing::Length(left) if self.buffer.is_empty() => {
-                    let length = ready!(self.poll_discard(left, cx))?;
-                    self.framing = Framing::length(left - length);
+                Framing::Length(remaining) if self.buffer.is_empty() => {
+                    let length = ready!(self.poll_discard(remaining, cx))?;
+                    self.framing = Framing::length(remaining - length);
                     let is_closed = length == 0;
                     return Poll::Ready(if is_closed { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(length) });
                 }
@@ -83,11 +84,11 @@ impl ConnState {
         }
     }
 
-    /// Reads away up to `most` bytes, whatever they are, those in the buffer first, and keeps none of them.
-    fn poll_discard(&mut self, most: u64, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
+    /// Discards up to `max_bytes` bytes of any content, those in the buffer first.
+    fn poll_discard(&mut self, max_bytes: u64, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
         if !self.buffer.is_empty() {
             return Poll::Ready(Ok(std::mem::replace(&mut self.buffer, BytesMut::new()).len() as u64));
         }
-        poll_discard(&mut self.stream, most, cx).map_ok(|length| length as u64)
+        poll_discard(&mut self.stream, max_bytes, cx).map_ok(|length| length as u64)
     }
 }
