@@ -1,5 +1,5 @@
 //! The body of an HTTP/2 request.
-//! When is it asked for, how much may come ahead, and what if nobody wants the rest?
+//! When is `100 Continue` sent, how much may the client send ahead, and what becomes of an unread rest?
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,54 +15,57 @@ use crate::delivery::RequestBodyError;
 use crate::server::lingering;
 
 pub(super) struct Http2Body {
-    /// `None` once this is being dropped.
+    /// `None` while the value is being dropped.
     incoming: Option<RecvStream>,
-    unread: Option<oneshot::Sender<RecvStream>>,
-    /// What is still to come, if the client has told: h2 sees to it that this is true.
-    left: Option<u64>,
-    /// Through which `100 Continue` goes, while it is due.
-    continues: Option<Responder>,
+    on_drop: Option<oneshot::Sender<RecvStream>>,
+    /// The number of bytes that remain, if the client announced a length. h2 enforces that the length is true.
+    remaining: Option<u64>,
+    /// The sender of `100 Continue`, until it is sent.
+    pending_continue: Option<Responder>,
 }
 
-/// What still comes of a body that was dropped before its end.
+/// The rest of a body that was dropped before its end.
 pub(super) struct RemainingBody(oneshot::Receiver<RecvStream>);
 
 impl Http2Body {
     pub(super) fn new(
         incoming: RecvStream,
         length: Option<u64>,
-        continues: Option<Responder>,
+        pending_continue: Option<Responder>,
     ) -> (Self, RemainingBody) {
-        let (unread, rest) = oneshot::channel();
-        (Self { incoming: Some(incoming), unread: Some(unread), left: length, continues }, RemainingBody(rest))
+        let (on_drop, receiver) = oneshot::channel();
+        (
+            Self { incoming: Some(incoming), on_drop: Some(on_drop), remaining: length, pending_continue },
+            RemainingBody(receiver),
+        )
     }
 }
 
 impl Drop for Http2Body {
     fn drop(&mut self) {
-        if let (Some(incoming), Some(unread)) = (self.incoming.take(), self.unread.take())
+        if let (Some(incoming), Some(on_drop)) = (self.incoming.take(), self.on_drop.take())
             && !incoming.is_end_stream()
         {
-            let _ = unread.send(incoming);
+            let _ = on_drop.send(incoming);
         }
     }
 }
 
 impl RemainingBody {
-    /// Reads away up to `most` bytes of it, as in HTTP/1: to reset a stream right behind its answer is permitted (RFC 9113
-    /// §8.1), but makes clients in the middle of sending drop the answer.
-    pub(super) async fn drain(self, most: u64) {
-        let draining = async {
+    /// Discards up to `max_bytes` bytes of the rest, as in HTTP/1. A reset directly after the response is permitted
+    /// (RFC 9113 §8.1), but makes clients that are still sending drop the response.
+    pub(super) async fn discard(self, max_bytes: u64) {
+        let discarding = async {
             let Ok(mut incoming) = self.0.await else { return };
-            let mut left = most;
-            while left > 0
+            let mut remaining = max_bytes;
+            while remaining > 0
                 && let Ok(Some(Ok(data))) = timeout(lingering::LINGERING_TIMEOUT, incoming.data()).await
             {
-                left = left.saturating_sub(data.len() as u64);
+                remaining = remaining.saturating_sub(data.len() as u64);
                 let _ = incoming.flow_control().release_capacity(data.len());
             }
         };
-        let _ = timeout(lingering::LINGERING_TIME, draining).await;
+        let _ = timeout(lingering::LINGERING_TIME, discarding).await;
     }
 }
 
@@ -74,23 +77,25 @@ impl Body for Http2Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let Self { incoming: Some(incoming), left, continues, .. } = &mut *self else { return Poll::Ready(None) };
+        let Self { incoming: Some(incoming), remaining, pending_continue, .. } = &mut *self else {
+            return Poll::Ready(None);
+        };
         let mut polled = incoming.poll_data(cx);
         if polled.is_pending()
-            && let Some(reply) = continues.take()
+            && let Some(responder) = pending_continue.take()
         {
-            reply.proceed();
+            responder.send_continue();
             polled = incoming.poll_data(cx);
         }
-        // Trailers are dropped, as those of HTTP/1 are.
+        // Trailers are dropped, as in HTTP/1.
         Poll::Ready(match ready!(polled) {
             Some(Ok(data)) => {
-                // The window opens again by what was taken in: a client cannot send faster than that.
+                // The window grows by the bytes taken: a client cannot send faster than the target accepts them.
                 let _ = incoming.flow_control().release_capacity(data.len());
-                *left = left.map(|left| left.saturating_sub(data.len() as u64));
+                *remaining = remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
                 Some(Ok(Frame::data(data)))
             }
-            Some(Err(fault)) if fault.is_library() => Some(Err(RequestBodyError::Malformed)),
+            Some(Err(error)) if error.is_library() => Some(Err(RequestBodyError::Malformed)),
             Some(Err(_)) => Some(Err(RequestBodyError::ClientGone)),
             None => None,
         })
@@ -101,9 +106,9 @@ impl Body for Http2Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.left {
+        match self.remaining {
             _ if self.is_end_stream() => SizeHint::with_exact(0),
-            Some(left) => SizeHint::with_exact(left),
+            Some(remaining) => SizeHint::with_exact(remaining),
             None => SizeHint::default(),
         }
     }

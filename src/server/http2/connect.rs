@@ -1,5 +1,5 @@
 //! CONNECT over HTTP/2: one stream of the connection becomes a tunnel (RFC 9113 §8.5).
-//! How do frames become bytes, and who gets them?
+//! How does a stream of frames become a stream of bytes?
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -23,60 +23,60 @@ use crate::server::http1;
 use crate::server::inspect::ServeInspected;
 use crate::state::Runtime;
 
-/// Gives the answer to a CONNECT that is refused; a tunnel is served to its end.
+/// Serves a tunnel until it closes. Returns the response to a CONNECT that is refused.
 pub(super) async fn serve(
     runtime: &Arc<Runtime>,
     head: Parts,
     target: String,
     incoming: RecvStream,
-    reply: &Responder,
+    responder: &Responder,
     caller: &Arc<Caller>,
-    inside: ServeInspected,
+    serve_inspected: ServeInspected,
 ) -> Option<(Response<ResponseBody>, RecvStream)> {
     let arrival = ProxyRequest {
         method: head.method,
         version: Version::HTTP_2,
         target,
         fields: head.headers,
-        // What comes is the tunnel's.
+        // The DATA frames belong to the tunnel.
         body: Box::pin(Empty::new().map_err(|never| match never {})),
         caller: Arc::clone(caller),
         interim: None,
     };
     let connected = {
         let connecting = pin!(tunnel::connect(runtime, arrival));
-        run_until_hangup(reply.is_reset(), connecting).await?
+        run_until_hangup(responder.reset_by_client(), connecting).await?
     };
     match connected {
         ConnectOutcome::Refused(response) => return Some((response, incoming)),
         ConnectOutcome::Tunnel(tunnel) => {
-            if let Ok(outgoing) = reply.open(tunnel.answer(runtime)) {
+            if let Ok(outgoing) = responder.send_head(tunnel.answer(runtime)) {
                 http1::serve_tunnel(runtime, Box::new(UpgradedStream::new(incoming, outgoing)), tunnel, caller).await;
             }
         }
         ConnectOutcome::Inspected(inspection) => {
-            if let Ok(outgoing) = reply.open(inspection.answer()) {
-                let outside = Box::new(UpgradedStream::new(incoming, outgoing));
-                inside(Arc::clone(runtime), outside, inspection, Arc::clone(caller)).await;
+            if let Ok(outgoing) = responder.send_head(inspection.answer()) {
+                let stream = Box::new(UpgradedStream::new(incoming, outgoing));
+                serve_inspected(Arc::clone(runtime), stream, inspection, Arc::clone(caller)).await;
             }
         }
     }
     None
 }
 
-/// Both directions of a stream, as bytes. Dropped before it was shut down, it is reset: RFC 9113 §8.5 takes any end but
-/// an orderly one for an error.
+/// Both directions of an HTTP/2 stream, as bytes. A stream that is dropped before its shutdown is reset: RFC 9113 §8.5
+/// treats every end but an orderly one as an error.
 struct UpgradedStream {
     incoming: RecvStream,
-    /// Came, and was not read yet.
-    ahead: Bytes,
+    /// Received bytes that were not read yet.
+    read_buffer: Bytes,
     outgoing: SendStream<Bytes>,
     has_ended: bool,
 }
 
 impl UpgradedStream {
     fn new(incoming: RecvStream, outgoing: SendStream<Bytes>) -> Self {
-        Self { incoming, ahead: Bytes::new(), outgoing, has_ended: false }
+        Self { incoming, read_buffer: Bytes::new(), outgoing, has_ended: false }
     }
 }
 
@@ -89,10 +89,10 @@ impl Drop for UpgradedStream {
 }
 
 impl ClientIo for UpgradedStream {
-    /// It always does.
+    /// Does nothing: the stream is always reset on drop.
     fn resets_when_dropped(&mut self, _: bool) {}
 
-    /// An orderly end is seen by `poll_read` alone, behind what came before it.
+    /// Resolves on a reset. Only `poll_read` returns an orderly end, after the bytes that precede it.
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.outgoing.poll_reset(cx).map(drop)
     }
@@ -100,17 +100,17 @@ impl ClientIo for UpgradedStream {
 
 impl AsyncRead for UpgradedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while self.ahead.is_empty() {
+        while self.read_buffer.is_empty() {
             match ready!(self.incoming.poll_data(cx)) {
-                Some(Ok(data)) => self.ahead = data,
-                Some(Err(fault)) => return Poll::Ready(Err(broken(fault))),
+                Some(Ok(data)) => self.read_buffer = data,
+                Some(Err(error)) => return Poll::Ready(Err(to_io_error(error))),
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let length = self.ahead.len().min(buf.remaining());
-        buf.put_slice(&self.ahead[..length]);
-        self.ahead.advance(length);
-        // The window opens again by what was taken: a client cannot send faster than the target takes it.
+        let length = self.read_buffer.len().min(buf.remaining());
+        buf.put_slice(&self.read_buffer[..length]);
+        self.read_buffer.advance(length);
+        // The window grows by the bytes taken: a client cannot send faster than the target accepts them.
         let _ = self.incoming.flow_control().release_capacity(length);
         Poll::Ready(Ok(()))
     }
@@ -122,33 +122,33 @@ impl AsyncWrite for UpgradedStream {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         self.outgoing.reserve_capacity(bytes.len());
-        // What is left of an earlier grant is not announced again.
+        // `poll_capacity` does not report the rest of an earlier grant again.
         while self.outgoing.capacity() == 0 {
             match ready!(self.outgoing.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(fault)) => return Poll::Ready(Err(broken(fault))),
+                Some(Err(error)) => return Poll::Ready(Err(to_io_error(error))),
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
         let length = self.outgoing.capacity().min(bytes.len());
         let sent = self.outgoing.send_data(Bytes::copy_from_slice(&bytes[..length]), false);
-        Poll::Ready(sent.map(|()| length).map_err(broken))
+        Poll::Ready(sent.map(|()| length).map_err(to_io_error))
     }
 
-    /// h2 writes as it can: there is nothing to push.
+    /// Does nothing: h2 writes as soon as it can.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.has_ended {
-            self.outgoing.send_data(Bytes::new(), true).map_err(broken)?;
+            self.outgoing.send_data(Bytes::new(), true).map_err(to_io_error)?;
             self.has_ended = true;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-fn broken(fault: h2::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, fault)
+fn to_io_error(error: h2::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

@@ -1,9 +1,10 @@
-//! A client's connection behind the filter of its fields, and the streams of it that h2 resets.
-//! When has a client had so many streams reset that its connection ends?
+//! A client's HTTP/2 connection behind the filter of fields. It counts the streams that h2 resets.
+//! After how many stream resets by h2 does a connection end?
 //!
-//! h2 counts them over the whole life of a connection, which a busy client exceeds in time. Here they are counted as they
-//! are written, and forgotten at a rate. Until it is written, each waits in memory, in about 2 KiB: h2 reads all that has
-//! come before it writes, and a client may read nothing. So the frames that could cause a reset are counted between writes.
+//! h2 counts its resets over the whole life of a connection, so a busy client exceeds every limit in time. This module
+//! counts resets as they are written, in a leaky bucket. A reset that waits to be written takes about 2 KiB of memory.
+//! h2 reads all input before it writes, and a client may read nothing. So this module also limits the frames between
+//! two writes that could cause a reset.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,32 +18,32 @@ use crate::net::field_filter::{FieldFilter, MessageKind};
 use crate::net::leaky_bucket::LeakyBucket;
 use crate::server::request_error::HEAD_MAX;
 
-/// Streams of one connection that h2 may reset at once.
+/// The capacity of the leaky bucket: the streams of one connection that h2 may reset at once.
 const RESETS_MAX: u64 = 4096;
-/// So many of them are forgotten in a second: to reset them costs a few milliseconds.
-const RESETS_FORGOTTEN_PER_SECOND: u64 = 1024;
-/// Frames that h2 may answer with a reset and after which it reads no more until it has written all answers. One read more
-/// may come on top. Of an honest client these are the heads of its requests.
-const UNWRITTEN_MAX: usize = 1024;
+/// The leak rate of the bucket. That number of resets costs a few milliseconds.
+const RESETS_LEAK_PER_SECOND: u64 = 1024;
+/// Limits the frames that may cause a reset until h2 has written all its responses to them. h2 reads no more at the
+/// limit; one further read may exceed it. The frames of an honest client are its request heads.
+const PENDING_RESETS_MAX: usize = 1024;
 
-const FRAME_HEAD: usize = 9;
+const FRAME_HEADER_LEN: usize = 9;
 const RST_STREAM: u8 = 3;
-/// Bytes of the payload of RST_STREAM: an error code.
-const CODE: usize = 4;
+/// The length of the payload of RST_STREAM, an error code, in bytes.
+const ERROR_CODE_LEN: usize = 4;
 
 /// A client's connection behind the filter.
 pub(super) struct FilteredStream<S> {
     stream: S,
     filter: FieldFilter,
-    /// Judged, and not read yet.
-    passed: BytesMut,
-    written: ResetScanner,
-    /// Streams that h2 has reset lately.
+    /// Bytes that passed the filter and were not read yet.
+    read_buffer: BytesMut,
+    scanner: ResetScanner,
+    /// The streams that h2 has reset recently.
     resets: LeakyBucket,
-    /// Frames that h2 may answer with a reset, since it last wrote all that was queued.
-    unwritten: usize,
-    /// h2 has found nothing to read, and no write of it was held up since. Whenever it finds nothing, it writes all that is
-    /// queued; before each other read it writes only what its buffer has no room for, such as answers to PING.
+    /// The frames since the last complete write that h2 may respond to with a reset.
+    pending_resets: usize,
+    /// h2 has found nothing to read, and no write has blocked since. After such a read h2 writes everything that is
+    /// queued. Before other reads h2 writes only what exceeds its buffer, such as responses to PING.
     writes_all: bool,
 }
 
@@ -51,24 +52,24 @@ impl<S> FilteredStream<S> {
         Self {
             stream,
             filter: FieldFilter::new(MessageKind::Requests, HEAD_MAX),
-            passed: BytesMut::new(),
-            written: ResetScanner::default(),
-            resets: LeakyBucket::new(RESETS_FORGOTTEN_PER_SECOND),
-            unwritten: 0,
+            read_buffer: BytesMut::new(),
+            scanner: ResetScanner::default(),
+            resets: LeakyBucket::new(RESETS_LEAK_PER_SECOND),
+            pending_resets: 0,
             writes_all: false,
         }
     }
 
-    /// Takes note of what a write of these bytes came to.
-    fn note<'a>(&mut self, written: &Poll<io::Result<usize>>, slices: impl Iterator<Item = &'a [u8]>) {
+    /// Updates the counters after a write of `slices`.
+    fn observe_write<'a>(&mut self, written: &Poll<io::Result<usize>>, slices: impl Iterator<Item = &'a [u8]>) {
         self.writes_all &= written.is_ready();
         let Poll::Ready(Ok(mut count)) = *written else { return };
         for slice in slices {
             let (part, _) = slice.split_at(count.min(slice.len()));
             count -= part.len();
-            self.written.read(part, |stream, code| {
+            self.scanner.scan(part, |stream, code| {
                 self.filter.forget(stream);
-                if is_of_library(code) && self.resets.add(1, Instant::now()) > RESETS_MAX {
+                if is_sent_by_h2(code) && self.resets.add(1, Instant::now()) > RESETS_MAX {
                     self.filter.end_connection();
                 }
             });
@@ -76,42 +77,43 @@ impl<S> FilteredStream<S> {
     }
 }
 
-/// Returns whether h2 resets streams with this code by itself; we do with the others.
-fn is_of_library(code: u32) -> bool {
+/// Returns whether h2 itself resets streams with this code. outgate uses the other codes.
+fn is_sent_by_h2(code: u32) -> bool {
     use h2::Reason;
-    let by_itself = [Reason::PROTOCOL_ERROR, Reason::FLOW_CONTROL_ERROR, Reason::STREAM_CLOSED, Reason::REFUSED_STREAM];
-    by_itself.contains(&code.into())
+    let sent_by_h2 =
+        [Reason::PROTOCOL_ERROR, Reason::FLOW_CONTROL_ERROR, Reason::STREAM_CLOSED, Reason::REFUSED_STREAM];
+    sent_by_h2.contains(&code.into())
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for FilteredStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if std::mem::take(&mut this.writes_all) {
-            this.unwritten = 0;
+            this.pending_resets = 0;
         }
-        if this.unwritten >= UNWRITTEN_MAX {
+        if this.pending_resets >= PENDING_RESETS_MAX {
             this.writes_all = true;
-            return Poll::Pending; // `poll_flush` wakes
+            return Poll::Pending; // `poll_flush` wakes the task
         }
-        while this.passed.is_empty() {
+        while this.read_buffer.is_empty() {
             let before = buf.filled().len();
             let read = Pin::new(&mut this.stream).poll_read(cx, buf);
             this.writes_all = read.is_pending();
             ready!(read)?;
             let input = &buf.filled()[before..];
-            let has_come = !input.is_empty();
-            let passes = this.filter.read(input, &mut this.passed);
-            buf.set_filled(before + passes);
-            this.unwritten += this.filter.take_answerable();
-            if passes > 0 || !has_come || this.filter.has_ended() && this.passed.is_empty() {
+            let has_input = !input.is_empty();
+            let passed_len = this.filter.read(input, &mut this.read_buffer);
+            buf.set_filled(before + passed_len);
+            this.pending_resets += this.filter.take_answerable();
+            if passed_len > 0 || !has_input || this.filter.has_ended() && this.read_buffer.is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
-        let length = this.passed.len().min(buf.remaining());
-        buf.put_slice(&this.passed[..length]);
-        this.passed.advance(length);
-        if this.passed.is_empty() {
-            this.passed = BytesMut::new(); // the room is not needed while the connection waits
+        let length = this.read_buffer.len().min(buf.remaining());
+        buf.put_slice(&this.read_buffer[..length]);
+        this.read_buffer.advance(length);
+        if this.read_buffer.is_empty() {
+            this.read_buffer = BytesMut::new(); // frees the memory while the connection is idle
         }
         Poll::Ready(Ok(()))
     }
@@ -120,7 +122,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FilteredStream<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for FilteredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note(&written, std::iter::once(bytes));
+        self.observe_write(&written, std::iter::once(bytes));
         written
     }
 
@@ -130,7 +132,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FilteredStream<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.note(&written, slices.iter().map(|slice| &**slice));
+        self.observe_write(&written, slices.iter().map(|slice| &**slice));
         written
     }
 
@@ -141,8 +143,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FilteredStream<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.writes_all &= flushed.is_ready();
-        if self.writes_all && self.unwritten >= UNWRITTEN_MAX {
-            cx.waker().wake_by_ref(); // to read on
+        if self.writes_all && self.pending_resets >= PENDING_RESETS_MAX {
+            cx.waker().wake_by_ref(); // reading may continue
         }
         flushed
     }
@@ -152,34 +154,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FilteredStream<S> {
     }
 }
 
-/// The frames that are written, however they are split.
+/// Finds RST_STREAM frames in the written bytes, at every split.
 #[derive(Default)]
 struct ResetScanner {
-    /// The head of a frame, and an error code, as far as they have come.
+    /// The bytes of a frame header, and of an error code, that were scanned so far.
     frame: Vec<u8>,
-    /// Bytes of a payload that are of no interest.
-    skips: usize,
+    /// The number of payload bytes to skip.
+    skip: usize,
 }
 
 impl ResetScanner {
     /// Calls `reset` with the stream and the error code of each RST_STREAM.
-    fn read(&mut self, mut bytes: &[u8], mut reset: impl FnMut(u32, u32)) {
+    fn scan(&mut self, mut bytes: &[u8], mut reset: impl FnMut(u32, u32)) {
         while !bytes.is_empty() {
-            let wanted = match self.frame.len() {
-                0 if self.skips > 0 => self.skips,
-                length @ ..FRAME_HEAD => FRAME_HEAD - length,
-                length => FRAME_HEAD + CODE - length,
+            let needed = match self.frame.len() {
+                0 if self.skip > 0 => self.skip,
+                length @ ..FRAME_HEADER_LEN => FRAME_HEADER_LEN - length,
+                length => FRAME_HEADER_LEN + ERROR_CODE_LEN - length,
             };
-            let (part, rest) = bytes.split_at(wanted.min(bytes.len()));
+            let (part, rest) = bytes.split_at(needed.min(bytes.len()));
             bytes = rest;
-            if self.skips > 0 {
-                self.skips -= part.len();
+            if self.skip > 0 {
+                self.skip -= part.len();
                 continue;
             }
             self.frame.extend_from_slice(part);
             match self.frame[..] {
                 [a, b, c, kind, _, _, _, _, _] if kind != RST_STREAM => {
-                    self.skips = u32::from_be_bytes([0, a, b, c]) as usize;
+                    self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
                     self.frame.clear();
                 }
                 [_, _, _, _, _, a, b, c, d, e, f, g, h] => {
@@ -197,14 +199,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resets_are_found_however_the_frames_are_split() {
+    fn reset_scanner_finds_rst_stream_at_every_split() {
         let frames = b"\0\0\x04\0\0\0\0\0\x01\0\0\x04\x03\0\0\x04\x03\0\0\0\0\x05\0\0\0\x07\0\0\0\x04\x01\0\0\0\0\
             \0\0\x04\x03\0\0\0\0\x07\0\0\0\x08";
         for split in 0..=frames.len() {
-            let (mut written, mut resets) = (ResetScanner::default(), Vec::new());
+            let (mut scanner, mut resets) = (ResetScanner::default(), Vec::new());
             let (first, second) = frames.split_at(split);
             for part in [first, second] {
-                written.read(part, |stream, code| resets.push((stream, code)));
+                scanner.scan(part, |stream, code| resets.push((stream, code)));
             }
             assert_eq!(resets, [(5, 7), (7, 8)], "{split}");
         }

@@ -1,5 +1,5 @@
-//! HTTP/2 towards clients: the requests of one connection, each a task of its own.
-//! What keeps a connection open, and what ends it?
+//! HTTP/2 with clients: the requests of one connection, each in a task of its own.
+//! When does a connection stay open after its responses, and when does it close?
 
 mod body;
 mod connect;
@@ -36,102 +36,104 @@ use body::Http2Body;
 use filtered_stream::FilteredStream;
 use respond::Responder;
 
-/// Requests at a time on one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
+/// Limits the concurrent requests of one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
 const STREAMS_MAX: u32 = 128;
-/// Tasks of a connection. A client that resets its streams may open others before their tasks have ended, but only so
-/// many: beyond, it wants to see us busy (CVE-2023-44487).
+/// Limits the tasks of one connection. A client that resets streams may open others before the tasks of the former have
+/// ended. A client with more tasks is attacking (CVE-2023-44487).
 const TASKS_MAX: usize = 4 * STREAMS_MAX as usize;
-/// Streams that the client resets before they are accepted: more end the connection.
-const RESETS_UNSEEN_MAX: usize = 64;
-/// Bytes of a body that a client may send before they are read.
+/// Limits the streams that the client resets before they are accepted. More of them end the connection.
+const PENDING_ACCEPT_RESETS_MAX: usize = 64;
+/// The window of a stream: the bytes of a body that a client may send before they are read.
 const STREAM_WINDOW: u32 = 64 * 1024;
-/// Bytes of all bodies of a connection. It covers the windows of all streams: bodies that wait for a limit must not keep
-/// other requests of the connection from being sent.
+/// The window of a connection, in bytes. It covers the windows of all streams: bodies that wait for a limit must not
+/// block other requests of the connection.
 const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
-/// What may wait to be sent, for one answer.
-const SEND_BUFFER: usize = 64 * 1024;
-/// For a client to take note of GOAWAY.
-const GOODBYE: Duration = Duration::from_secs(1);
-/// The same where another connection waits for the room.
-const EVICTED_GOODBYE: Duration = Duration::from_millis(200);
+/// Limits the bytes of one response that wait to be sent.
+const SEND_BUFFER_MAX: usize = 64 * 1024;
+/// The time for a client to observe GOAWAY.
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time for a client to observe GOAWAY while another connection waits for capacity.
+const EVICTED_GOAWAY_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Serves one connection to its end.
+/// Serves a connection until it closes.
 pub(super) async fn serve(
     runtime: Arc<Runtime>,
     stream: impl ClientIo,
     caller: Arc<Caller>,
-    stay: ConnectionLifetime,
-    inside: ServeInspected,
+    lifetime: ConnectionLifetime,
+    serve_inspected: ServeInspected,
 ) {
     let handshake = Builder::new()
         .max_concurrent_streams(STREAMS_MAX)
-        .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
-        .max_local_error_reset_streams(None) // see `filtered`
-        // Decompressed (RFC 9113 §10.5.1): more is answered 431, by the filter's help. h2 limits CONTINUATION frames by it, too.
+        .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
+        .max_local_error_reset_streams(None) // `filtered_stream` counts them instead
+        // The size after decompression (RFC 9113 §10.5.1). The filter lets outgate respond with 431 to a larger one. h2
+        // limits CONTINUATION frames by this size, too.
         .max_header_list_size(HEAD_MAX as u32)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
+        .max_send_buffer_size(SEND_BUFFER_MAX)
         .handshake(FilteredStream::new(stream));
     let idle = runtime.active_config().plan.timeouts.idle;
     let handshaken = tokio::select! {
         biased;
         handshaken = timeout(idle, handshake) => handshaken,
-        () = stay.evicted_unidentified() => return,
+        () = lifetime.evicted_unidentified() => return,
     };
     if let Ok(Ok(connection)) = handshaken {
-        accept(runtime, connection, caller, stay, inside).await;
+        serve_connection(runtime, connection, caller, lifetime, serve_inspected).await;
     }
 }
 
-/// Dropped, it ends its requests: their tasks are the connection's.
-async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+/// Serves the requests of a connection. Dropping the future cancels them, because their tasks belong to the connection.
+async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin>(
     runtime: Arc<Runtime>,
     mut connection: Connection<S, Bytes>,
     caller: Arc<Caller>,
-    stay: ConnectionLifetime,
-    inside: ServeInspected,
+    lifetime: ConnectionLifetime,
+    serve_inspected: ServeInspected,
 ) {
     let mut tasks = JoinSet::new();
-    let unanswered = Arc::new(watch::Sender::new(0));
-    let mut all_answered = unanswered.subscribe();
-    let mut over = pin!(stay.expired());
-    let (mut is_leaving, mut goodbye) = (false, GOODBYE);
-    // Pings and settings are no reason to stay.
-    let mut quiet_since = Instant::now();
+    let pending = Arc::new(watch::Sender::new(0));
+    let mut pending_changed = pending.subscribe();
+    let mut expired = pin!(lifetime.expired());
+    let (mut goaway_sent, mut goaway_timeout) = (false, GOAWAY_TIMEOUT);
+    // PING and SETTINGS frames do not reset the idle timeout.
+    let mut idle_since = Instant::now();
     loop {
-        let patience = if is_leaving { goodbye } else { runtime.active_config().plan.timeouts.idle };
-        let idle = (tasks.is_empty() && !is_leaving).then(|| stay.mark_idle()).flatten();
-        // What comes after a response, such as the rest of a refused request, keeps no unidentified peer's connection.
-        let waits = *all_answered.borrow_and_update() == 0 && !is_leaving;
-        let is_over = tokio::select! {
+        let idle_timeout = if goaway_sent { goaway_timeout } else { runtime.active_config().plan.timeouts.idle };
+        let idle = (tasks.is_empty() && !goaway_sent).then(|| lifetime.mark_idle()).flatten();
+        // The rest of a refused request, for example, does not protect the connection of an unidentified peer from
+        // eviction.
+        let may_evict = *pending_changed.borrow_and_update() == 0 && !goaway_sent;
+        let is_expired = tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok(_)) if tasks.len() >= TASKS_MAX => {
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     false
                 }
-                Some(Ok((request, reply))) => {
-                    stay.begin_request();
-                    let (runtime, caller, open) = (Arc::clone(&runtime), Arc::clone(&caller), runtime.open_stream());
-                    let unanswered = PendingResponse::begin(&unanswered);
+                Some(Ok((request, responder))) => {
+                    lifetime.begin_request();
+                    let (runtime, caller, open_stream) = (Arc::clone(&runtime), Arc::clone(&caller), runtime.open_stream());
+                    let pending_response = PendingResponse::start(&pending);
                     tasks.spawn(async move {
-                        answer(&runtime, request, reply, &caller, inside, unanswered).await;
-                        drop(open);
+                        serve_request(&runtime, request, responder, &caller, serve_inspected, pending_response).await;
+                        drop(open_stream);
                     });
                     false
                 }
                 _ => return,
             },
             Some(_) = tasks.join_next() => {
-                quiet_since = Instant::now();
+                idle_since = Instant::now();
                 false
             }
-            Ok(()) = all_answered.changed() => false,
-            () = sleep_until(quiet_since + patience), if tasks.is_empty() => true,
-            () = &mut over, if !is_leaving => true,
-            () = stay.evicted_unidentified(), if waits => {
+            Ok(()) = pending_changed.changed() => false,
+            () = sleep_until(idle_since + idle_timeout), if tasks.is_empty() => true,
+            () = &mut expired, if !goaway_sent => true,
+            () = lifetime.evicted_unidentified(), if may_evict => {
                 connection.abrupt_shutdown(Reason::NO_ERROR);
-                // One poll writes GOAWAY; another connection waits for the room.
+                // One poll writes GOAWAY. The close waits for nothing else: another connection waits for the capacity.
                 return poll_fn(|cx| {
                     let _ = connection.poll_accept(cx);
                     Poll::Ready(())
@@ -139,29 +141,30 @@ async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
                 .await;
             }
             () = wait_for_eviction(idle.as_ref()) => {
-                // What the client has asked for just now it may ask for elsewhere: it was not seen (RFC 9113 §6.8).
+                // The client may retry a request that outgate has not accepted: GOAWAY names the last one (RFC 9113
+                // §6.8).
                 connection.abrupt_shutdown(Reason::NO_ERROR);
-                (is_leaving, goodbye) = (true, EVICTED_GOODBYE);
-                quiet_since = Instant::now();
+                (goaway_sent, goaway_timeout) = (true, EVICTED_GOAWAY_TIMEOUT);
+                idle_since = Instant::now();
                 false
             }
         };
-        if is_over && is_leaving {
+        if is_expired && goaway_sent {
             return;
-        } else if is_over {
-            is_leaving = true;
-            quiet_since = Instant::now();
+        } else if is_expired {
+            goaway_sent = true;
+            idle_since = Instant::now();
             connection.graceful_shutdown();
         }
     }
 }
 
-/// A request whose response is not out, counted until this is dropped.
+/// Counts a request whose response is not sent yet, until the value is dropped.
 struct PendingResponse(Arc<watch::Sender<usize>>);
 
 impl PendingResponse {
-    fn begin(count: &Arc<watch::Sender<usize>>) -> Self {
-        // Only the connection adds, and it reads the count next.
+    fn start(count: &Arc<watch::Sender<usize>>) -> Self {
+        // Only the connection's task adds, and reads the count next: no notification is needed.
         count.send_if_modified(|count| {
             *count += 1;
             false
@@ -179,64 +182,65 @@ impl Drop for PendingResponse {
     }
 }
 
-/// One request, from its head to the last byte of its answer. A client that resets the stream, or goes, ends it where
-/// it is.
-async fn answer(
+/// Serves one request from its head to the last byte of its response. A stream reset or the end of the connection
+/// cancels the request.
+async fn serve_request(
     runtime: &Arc<Runtime>,
     request: Request<RecvStream>,
-    reply: SendResponse<Bytes>,
+    send_response: SendResponse<Bytes>,
     caller: &Arc<Caller>,
-    inside: ServeInspected,
-    unanswered: PendingResponse,
+    serve_inspected: ServeInspected,
+    pending_response: PendingResponse,
 ) {
     let (mut head, incoming) = request.into_parts();
-    let reply = Responder::new(reply);
-    let patience = runtime.active_config().plan.timeouts.idle;
+    let responder = Responder::new(send_response);
+    let write_timeout = runtime.active_config().plan.timeouts.idle;
     let method = head.method.clone();
-    let (response, unread) = match request::read(&mut head) {
-        Ok(asked) if method == Method::CONNECT => {
-            let refused = connect::serve(runtime, head, asked.target, incoming, &reply, caller, inside).await;
+    let (response, remaining_body) = match request::parse_head(&mut head) {
+        Ok(parsed) if method == Method::CONNECT => {
+            let refused =
+                connect::serve(runtime, head, parsed.target, incoming, &responder, caller, serve_inspected).await;
             let Some((response, incoming)) = refused else { return };
             (response, Http2Body::new(incoming, None, None).1)
         }
-        Ok(asked) => {
-            let continues = asked.expects_continue.then(|| reply.clone());
-            let (body, unread) = Http2Body::new(incoming, asked.length, continues);
+        Ok(parsed) => {
+            let pending_continue = parsed.expects_continue.then(|| responder.clone());
+            let (body, remaining_body) = Http2Body::new(incoming, parsed.length, pending_continue);
             let arrival = ProxyRequest {
                 method: head.method,
                 version: Version::HTTP_2,
-                target: asked.target,
+                target: parsed.target,
                 fields: head.headers,
                 body: Box::pin(body),
                 caller: Arc::clone(caller),
-                interim: Some(reply.interim()),
+                interim: Some(responder.interim_callback()),
             };
             let delivering = pin!(delivery::deliver(runtime, arrival));
-            let Some(response) = run_until_hangup(reply.is_reset(), delivering).await else { return };
-            (response, unread)
+            let Some(response) = run_until_hangup(responder.reset_by_client(), delivering).await else { return };
+            (response, remaining_body)
         }
         Err(RequestError(status, detail)) => {
-            let (_, unread) = Http2Body::new(incoming, None, None);
-            // With Outgate-Target the URI is not where the request is for. In the place of a head that was too large stands
-            // another one.
-            let is_own = !head.headers.contains_key("outgate-target") && Violation::of(&head.headers).is_none();
-            let asked = is_own.then(|| (method.clone(), head.uri.to_string()));
-            (delivery::refuse_unread(runtime, caller, asked.as_ref(), (status, detail)), unread)
+            let (_, remaining_body) = Http2Body::new(incoming, None, None);
+            // The record omits a URI that is not the request's own: with Outgate-Target it names outgate, and the
+            // filter replaces a head that is too large by another one.
+            let is_own_uri = !head.headers.contains_key("outgate-target") && Violation::of(&head.headers).is_none();
+            let request_line = is_own_uri.then(|| (method.clone(), head.uri.to_string()));
+            (delivery::refuse_unread(runtime, caller, request_line.as_ref(), (status, detail)), remaining_body)
         }
     };
-    let deadline = response.body().deadline().unwrap_or_else(|| Instant::now() + patience);
-    let is_ours = matches!(response.body(), ResponseBody::Full(_));
-    let mut sending = pin!(timeout_at(deadline, reply.send(response, &method)));
-    let mut unanswered = Some(unanswered);
+    let deadline = response.body().deadline().unwrap_or_else(|| Instant::now() + write_timeout);
+    let is_local_reply = matches!(response.body(), ResponseBody::Full(_));
+    let mut sending = pin!(timeout_at(deadline, responder.send(response, &method)));
+    let mut pending_response = Some(pending_response);
     let sent = poll_fn(|cx| {
         let polled = sending.as_mut().poll(cx);
-        // A refusal is out as far as the client has opened its windows: we do not wait for it to open them further.
-        unanswered.take_if(|_| is_ours || polled.is_ready());
+        // A refusal counts as sent once the client's windows are used up: outgate does not wait for more capacity.
+        pending_response.take_if(|_| is_local_reply || polled.is_ready());
         polled
     })
     .await;
-    // Whatever is left open when this ends is reset, so that no client takes the half for the whole.
+    // A stream that is still open when this function returns is reset: the client must not take a part for the whole.
     if let Ok(Ok(())) = sent {
-        unread.drain(lingering::bytes_max(runtime)).await;
+        remaining_body.discard(lingering::bytes_max(runtime)).await;
     }
 }

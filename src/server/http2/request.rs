@@ -1,5 +1,5 @@
-//! The head of an HTTP/2 request, beyond what its framing has proved, in the terms of HTTP/1.
-//! What is asked for, and could anybody read it otherwise?
+//! Parses the head of an HTTP/2 request into the terms of HTTP/1.
+//! Is the head valid by the rules of HTTP/1, and which target does it name?
 //!
 //! h2 resets a stream whose head breaks RFC 9113 §8.2 and §8.3 (upper case, `Connection` and its like, pseudo-fields
 //! that are missing or too many), or whose body is longer or shorter than its `Content-Length`.
@@ -16,43 +16,49 @@ use crate::server::request_error::{
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ParsedHead {
-    /// In absolute-form; in origin-form where `Outgate-Target` has the target; in authority-form for CONNECT.
+    /// The request target: in absolute-form, in origin-form with `Outgate-Target`, or in authority-form for CONNECT.
     pub(super) target: String,
-    /// Of the body, if the client tells.
+    /// The length of the body, if the client announced one.
     pub(super) length: Option<u64>,
     /// The client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
     pub(super) expects_continue: bool,
 }
 
-/// A request's fate does not depend on its version. (But h2 cuts off a fragment before anybody can see it.)
-pub(super) fn read(head: &mut Parts) -> Result<ParsedHead, RequestError> {
-    let path = unencoded_path(&mut head.headers)?;
+/// Checks a head by the rules of HTTP/1, so that the version does not matter. (h2 removes a fragment before this
+/// check.)
+pub(super) fn parse_head(head: &mut Parts) -> Result<ParsedHead, RequestError> {
+    let path = take_unencoded_path(&mut head.headers)?;
     if head.headers.len() > FIELDS_MAX || Violation::of(&head.headers).is_some() {
         return Err(TOO_MANY_FIELDS);
     }
     check_method(head.method.as_str())?;
-    if head.headers.values().any(has_outer_space) {
+    if head.headers.values().any(has_surrounding_space) {
         return Err(bad_request("white space around a field value"));
     }
     let expects_continue = expects_continue(&head.headers)?;
-    let asked = ParsedHead { target: target(head, path.as_deref())?, length: length(&head.headers)?, expects_continue };
-    if head.method == Method::CONNECT && asked.length.is_some() {
+    let parsed = ParsedHead {
+        target: build_target(head, path.as_deref())?,
+        length: parse_content_length(&head.headers)?,
+        expects_continue,
+    };
+    if head.method == Method::CONNECT && parsed.length.is_some() {
         return Err(bad_request("a CONNECT has no body"));
     }
-    name_host(head);
+    insert_host(head);
     join_cookies(&mut head.headers);
-    Ok(asked)
+    Ok(parsed)
 }
 
-/// RFC 9113 §8.2.1: HTTP/1 strips such white space, so that two parsers could read two values.
-fn has_outer_space(value: &HeaderValue) -> bool {
+/// Returns whether white space surrounds the value (RFC 9113 §8.2.1). HTTP/1 strips it, so parsers could read different
+/// values.
+fn has_surrounding_space(value: &HeaderValue) -> bool {
     let is_space = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
     is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
 }
 
-/// The path, byte for byte, where it has characters that h2 refuses. A client that sends the field itself has written a
-/// path, and no more.
-fn unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, RequestError> {
+/// Takes the path, byte for byte, if it has characters that h2 refuses. The filter passes it in this field. A client
+/// that sends the field itself gains nothing: its value is only a path.
+fn take_unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, RequestError> {
     let mut paths = fields.get_all(UNENCODED_PATH).iter();
     let path = match (paths.next(), paths.next()) {
         (None, _) => return Ok(None),
@@ -63,14 +69,14 @@ fn unencoded_path(fields: &mut HeaderMap) -> Result<Option<String>, RequestError
     path.map(Some).ok_or(bad_request("Outgate-Unencoded-Path is no field of clients"))
 }
 
-fn target(head: &Parts, unencoded: Option<&str>) -> Result<String, RequestError> {
+fn build_target(head: &Parts, unencoded: Option<&str>) -> Result<String, RequestError> {
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     if head.method == Method::CONNECT {
         return Ok(authority.to_owned());
     }
     let scheme = head.uri.scheme_str().unwrap_or_default();
-    one_host(&head.headers, scheme, authority)?;
-    // RFC 9113 §8.3.1: the path of an OPTIONS that asks the server as a whole.
+    check_host(&head.headers, scheme, authority)?;
+    // `*` is the path of an OPTIONS request for the server as a whole (RFC 9113 §8.3.1).
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
     let path = unencoded.unwrap_or(if path == "*" { "" } else { path });
     let target = match authority.is_empty() || head.headers.contains_key("outgate-target") {
@@ -84,26 +90,26 @@ fn target(head: &Parts, unencoded: Option<&str>) -> Result<String, RequestError>
     Ok(target)
 }
 
-/// RFC 9113 §8.3.1: a `Host` that names another than `:authority` is malformed.
-fn one_host(fields: &HeaderMap, scheme: &str, authority: &str) -> Result<(), RequestError> {
+/// Checks that `Host` names the same host as `:authority` (RFC 9113 §8.3.1).
+fn check_host(fields: &HeaderMap, scheme: &str, authority: &str) -> Result<(), RequestError> {
     let mut hosts = fields.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(bad_request("more than one Host")),
-        (Some(host), None) if !authority.is_empty() && !is_same(host.as_bytes(), authority, scheme) => {
+        (Some(host), None) if !authority.is_empty() && !is_same_authority(host.as_bytes(), authority, scheme) => {
             Err(bad_request("Host is not :authority"))
         }
         _ => Ok(()),
     }
 }
 
-/// Case and the scheme's own port say nothing (RFC 3986 §6.2).
-fn is_same(host: &[u8], authority: &str, scheme: &str) -> bool {
+/// Compares two authorities without case and the scheme's default port (RFC 3986 §6.2).
+fn is_same_authority(host: &[u8], authority: &str, scheme: &str) -> bool {
     let port: &[u8] = if scheme == "https" { b":443" } else { b":80" };
     let bare = |host: &[u8]| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
     bare(host) == bare(authority.as_bytes())
 }
 
-fn length(fields: &HeaderMap) -> Result<Option<u64>, RequestError> {
+fn parse_content_length(fields: &HeaderMap) -> Result<Option<u64>, RequestError> {
     let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(None),
@@ -115,8 +121,8 @@ fn length(fields: &HeaderMap) -> Result<Option<u64>, RequestError> {
     }
 }
 
-/// RFC 9113 §8.3.1: whoever takes a request on to HTTP/1.1 makes `Host` from `:authority`.
-fn name_host(head: &mut Parts) {
+/// Adds `Host` from `:authority`, as a conversion to HTTP/1.1 requires (RFC 9113 §8.3.1).
+fn insert_host(head: &mut Parts) {
     if let Some(authority) = head.uri.authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
@@ -124,11 +130,11 @@ fn name_host(head: &mut Parts) {
     }
 }
 
-/// HTTP/2 may send a cookie in pieces, which nobody else takes for one (RFC 9113 §8.2.3).
+/// Joins the `Cookie` fields into one, as a conversion to HTTP/1.1 requires (RFC 9113 §8.2.3).
 fn join_cookies(fields: &mut HeaderMap) {
-    let crumbs: Vec<&[u8]> = fields.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() > 1
-        && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    let cookies: Vec<&[u8]> = fields.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
     {
         fields.insert(header::COOKIE, whole);
     }
@@ -140,17 +146,17 @@ mod tests {
 
     use super::*;
 
-    fn asked(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<ParsedHead, u16> {
+    fn parse(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<ParsedHead, u16> {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        read(&mut request.body(()).unwrap().into_parts().0).map_err(|malformed| malformed.0.as_u16())
+        parse_head(&mut request.body(()).unwrap().into_parts().0).map_err(|error| error.0.as_u16())
     }
 
     #[test]
-    fn every_form_has_its_target() {
-        let target = |method, uri, fields| asked(method, uri, fields).unwrap().target;
+    fn http2_request_target_has_the_form_of_its_method() {
+        let target = |method, uri, fields| parse(method, uri, fields).unwrap().target;
         assert_eq!(target("POST", "https://h.example/in?a=%2F", &[]), "https://h.example/in?a=%2F");
         assert_eq!(target("POST", "http://h.example:8080/", &[("host", "h.example:8080")]), "http://h.example:8080/");
         assert_eq!(target("POST", "https://proxy:1/any?x", &[("outgate-target", "https://h.example/")]), "/any?x");
@@ -160,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn one_host_is_named_however_it_is_spelled() {
+    fn http2_request_rejects_a_host_that_differs_from_authority() {
         for (uri, host, is_good) in [
             ("https://h.example/", "h.example", true),
             ("https://h.example/", "H.Example:443", true),
@@ -172,13 +178,13 @@ mod tests {
             ("https://h.example:8443/", "h.example", false),
         ] {
             let expected = if is_good { Ok(()) } else { Err(400) };
-            assert_eq!(asked("POST", uri, &[("host", host)]).map(|_| ()), expected, "{uri} {host}");
+            assert_eq!(parse("POST", uri, &[("host", host)]).map(|_| ()), expected, "{uri} {host}");
         }
-        assert_eq!(asked("POST", "https://h/", &[("host", "h"), ("host", "h")]), Err(400));
+        assert_eq!(parse("POST", "https://h/", &[("host", "h"), ("host", "h")]), Err(400));
     }
 
     #[test]
-    fn what_http_1_would_refuse_is_refused() {
+    fn http2_request_rejects_what_http1_rejects() {
         for (fields, status) in [
             (vec![("content-length", "+1")], 400),
             (vec![("content-length", "")], 400),
@@ -189,21 +195,21 @@ mod tests {
             (vec![("x", " ")], 400),
             (vec![("x", "y"); FIELDS_MAX + 1], 431),
         ] {
-            assert_eq!(asked("POST", "https://h/", &fields), Err(status), "{fields:?}");
+            assert_eq!(parse("POST", "https://h/", &fields), Err(status), "{fields:?}");
         }
-        assert_eq!(asked(&"M".repeat(33), "https://h/", &[]), Err(501));
-        assert_eq!(asked("GET", &format!("https://h/{}", "a".repeat(TARGET_MAX)), &[]), Err(414));
-        assert_eq!(asked("GET", "https://h/a\\b", &[]), Err(400));
-        let good = asked("POST", "https://h/", &[("content-length", "12"), ("expect", "100-Continue")]).unwrap();
-        assert_eq!((good.length, good.expects_continue), (Some(12), true));
+        assert_eq!(parse(&"M".repeat(33), "https://h/", &[]), Err(501));
+        assert_eq!(parse("GET", &format!("https://h/{}", "a".repeat(TARGET_MAX)), &[]), Err(414));
+        assert_eq!(parse("GET", "https://h/a\\b", &[]), Err(400));
+        let parsed = parse("POST", "https://h/", &[("content-length", "12"), ("expect", "100-Continue")]).unwrap();
+        assert_eq!((parsed.length, parsed.expects_continue), (Some(12), true));
     }
 
     #[test]
-    fn what_http_2_leaves_out_or_apart_is_as_in_http_1() {
+    fn http2_request_joins_cookies_and_inserts_host() {
         let mut head = Request::builder().uri("https://h/").header("cookie", "a=1").header("cookie", "b=2");
         head = head.header("x", "y");
         let mut head = head.body(()).unwrap().into_parts().0;
-        read(&mut head).unwrap();
+        parse_head(&mut head).unwrap();
         assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
         assert_eq!(head.headers["host"], "h");
     }

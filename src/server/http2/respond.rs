@@ -1,5 +1,5 @@
-//! Writing an answer in HTTP/2, interim ones first.
-//! How fast does the client take it, and does it still want it?
+//! Writes responses in HTTP/2, interim ones included.
+//! At which speed does the client read a response, and has it reset the stream?
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 
 use crate::delivery::{InterimCallback, ResponseBody};
 
-/// Fields that HTTP/2 has no place for (RFC 9113 §8.2.2).
-static OF_THE_CONNECTION: [HeaderName; 5] = [
+/// The connection-specific fields, which HTTP/2 forbids (RFC 9113 §8.2.2).
+static CONNECTION_FIELDS: [HeaderName; 5] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
@@ -25,11 +25,11 @@ static OF_THE_CONNECTION: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// The way back to the client, shared by the delivery that answers and the body that asks to continue.
+/// Sends to the client. The delivery that responds and the body that sends `100 Continue` share it.
 #[derive(Clone)]
 pub(super) struct Responder(Arc<Mutex<SendResponse<Bytes>>>);
 
-/// The answer did not get out whole.
+/// The response was not sent completely.
 pub(super) struct IncompleteResponse;
 
 impl From<h2::Error> for IncompleteResponse {
@@ -39,41 +39,41 @@ impl From<h2::Error> for IncompleteResponse {
 }
 
 impl Responder {
-    pub(super) fn new(reply: SendResponse<Bytes>) -> Self {
-        Self(Arc::new(Mutex::new(reply)))
+    pub(super) fn new(inner: SendResponse<Bytes>) -> Self {
+        Self(Arc::new(Mutex::new(inner)))
     }
 
-    /// Says `100 Continue`.
-    pub(super) fn proceed(&self) {
-        self.inform(StatusCode::CONTINUE, &HeaderMap::new());
+    /// Sends `100 Continue`.
+    pub(super) fn send_continue(&self) {
+        self.send_informational(StatusCode::CONTINUE, &HeaderMap::new());
     }
 
-    pub(super) fn interim(&self) -> InterimCallback {
-        let reply = self.clone();
-        Box::new(move |status, fields| reply.inform(status, fields))
+    pub(super) fn interim_callback(&self) -> InterimCallback {
+        let responder = self.clone();
+        Box::new(move |status, fields| responder.send_informational(status, fields))
     }
 
-    fn inform(&self, status: StatusCode, fields: &HeaderMap) {
+    fn send_informational(&self, status: StatusCode, fields: &HeaderMap) {
         let mut head = Response::new(());
         *head.status_mut() = status;
         *head.headers_mut() = fields.clone();
-        // Lost on a stream that is gone, which whoever waits for the answer will notice.
+        // An error means that the stream is gone, which the delivery notices by itself.
         let _ = self.0.lock().send_informational(head);
     }
 
-    /// Resolves when the client wants no answer any more, or has gone.
-    pub(super) async fn is_reset(&self) {
+    /// Resolves when the client resets the stream or disconnects.
+    pub(super) async fn reset_by_client(&self) {
         poll_fn(|cx| self.0.lock().poll_reset(cx).map(drop)).await;
     }
 
-    /// Sends the head of an answer that opens a tunnel.
-    pub(super) fn open(&self, response: Response<ResponseBody>) -> Result<SendStream<Bytes>, IncompleteResponse> {
+    /// Sends the head of a response that opens a tunnel.
+    pub(super) fn send_head(&self, response: Response<ResponseBody>) -> Result<SendStream<Bytes>, IncompleteResponse> {
         let mut head = response.map(drop);
-        complete(head.headers_mut());
+        finalize_fields(head.headers_mut());
         Ok(self.0.lock().send_response(head, false)?)
     }
 
-    /// Sends the answer, as fast as the client reads.
+    /// Sends a response, as fast as the client reads it.
     pub(super) async fn send(
         &self,
         response: Response<ResponseBody>,
@@ -82,17 +82,17 @@ impl Responder {
         let (mut head, mut body) = response.into_parts();
         let has_body = method != Method::HEAD && head.status != StatusCode::NOT_MODIFIED;
         if has_body || head.status == StatusCode::NO_CONTENT {
-            head.headers.remove(header::CONTENT_LENGTH); // it is the body's own from here (RFC 9110 §8.6)
+            head.headers.remove(header::CONTENT_LENGTH); // the length of the body replaces it (RFC 9110 §8.6)
         }
         let has_body = has_body && head.status != StatusCode::NO_CONTENT;
         if has_body && let Some(length) = body.size_hint().exact() {
             head.headers.insert(header::CONTENT_LENGTH, length.into());
         }
-        complete(&mut head.headers);
+        finalize_fields(&mut head.headers);
         let length = body.size_hint().exact().filter(|_| has_body);
-        let ends = !has_body || body.is_end_stream();
-        let stream = self.0.lock().send_response(Response::from_parts(head, ()), ends)?;
-        let mut stream = ResponseStream { stream, has_ended: ends };
+        let end_of_stream = !has_body || body.is_end_stream();
+        let stream = self.0.lock().send_response(Response::from_parts(head, ()), end_of_stream)?;
+        let mut stream = ResponseStream { stream, has_ended: end_of_stream };
         let mut sent = 0;
         while !stream.has_ended {
             let frame = poll_fn(|cx| {
@@ -102,25 +102,25 @@ impl Responder {
                 Pin::new(&mut body).poll_frame(cx).map(Ok)
             });
             let Ok(frame) = frame.await?.transpose() else {
-                // A reset discards what h2 has not written yet: the connection's task gets its turn before.
+                // A reset discards data that h2 has not written yet: the connection's task runs before it.
                 tokio::task::yield_now().await;
                 return Err(IncompleteResponse);
             };
-            let ends = frame.is_none() || body.is_end_stream();
-            // Trailers are dropped (RFC 9110 §6.5.1): the client was not told of them.
+            let end_of_stream = frame.is_none() || body.is_end_stream();
+            // Trailers are dropped (RFC 9110 §6.5.1): they were not announced to the client.
             let data = frame.and_then(|frame| frame.into_data().ok()).unwrap_or_default();
             sent += data.len() as u64;
-            if ends && length.is_some_and(|length| length != sent) {
+            if end_of_stream && length.is_some_and(|length| length != sent) {
                 return Err(IncompleteResponse);
             }
-            stream.send(data, ends).await?;
+            stream.send(data, end_of_stream).await?;
         }
         Ok(())
     }
 }
 
-fn complete(fields: &mut HeaderMap) {
-    for name in &OF_THE_CONNECTION {
+fn finalize_fields(fields: &mut HeaderMap) {
+    for name in &CONNECTION_FIELDS {
         fields.remove(name);
     }
     if !fields.contains_key(header::DATE) {
@@ -129,35 +129,35 @@ fn complete(fields: &mut HeaderMap) {
     }
 }
 
-/// The stream of a response. Dropped before its end, it is reset with an error: some HTTP clients take CANCEL, which h2 would
-/// send, for the end of the body.
+/// The stream of a response. A drop before its end resets the stream with an error. h2 would send CANCEL, which some
+/// HTTP clients take for the end of the body.
 struct ResponseStream {
     stream: SendStream<Bytes>,
     has_ended: bool,
 }
 
 impl ResponseStream {
-    /// Sends what the client's window has room for, piece by piece: no more of a response is held here than one frame.
-    /// END_STREAM goes out with the last piece, an empty one too.
-    async fn send(&mut self, mut data: Bytes, ends: bool) -> Result<(), IncompleteResponse> {
+    /// Sends data in chunks as the client's window allows, so that at most one frame of a response is held here. The
+    /// last chunk carries END_STREAM, even if it is empty.
+    async fn send(&mut self, mut data: Bytes, end_of_stream: bool) -> Result<(), IncompleteResponse> {
         while !data.is_empty() {
             self.stream.reserve_capacity(data.len());
-            // What is left of an earlier grant is not announced again.
+            // `poll_capacity` does not report the rest of an earlier grant again.
             while self.stream.capacity() == 0 {
                 poll_fn(|cx| self.stream.poll_capacity(cx)).await.ok_or(IncompleteResponse)??;
             }
-            let piece = data.split_to(self.stream.capacity().min(data.len()));
-            self.send_piece(piece, ends && data.is_empty())?;
+            let chunk = data.split_to(self.stream.capacity().min(data.len()));
+            self.send_chunk(chunk, end_of_stream && data.is_empty())?;
         }
-        if ends && !self.has_ended {
-            self.send_piece(Bytes::new(), true)?;
+        if end_of_stream && !self.has_ended {
+            self.send_chunk(Bytes::new(), true)?;
         }
         Ok(())
     }
 
-    fn send_piece(&mut self, piece: Bytes, ends: bool) -> Result<(), IncompleteResponse> {
-        self.stream.send_data(piece, ends)?;
-        self.has_ended = ends;
+    fn send_chunk(&mut self, chunk: Bytes, end_of_stream: bool) -> Result<(), IncompleteResponse> {
+        self.stream.send_data(chunk, end_of_stream)?;
+        self.has_ended = end_of_stream;
         Ok(())
     }
 }
