@@ -55,7 +55,7 @@ fn signer(scheme: &str, algorithm: &str, more: &str) -> std::sync::Arc<Signer> {
     );
     let path = std::env::temp_dir().join(format!("outgate-bench-{}.toml", std::process::id()));
     std::fs::write(&path, text).unwrap();
-    let loaded = config::load_in(Path::new(&path), &|name| (name == "KEY").then(|| secret.clone()));
+    let loaded = config::load_with_environment(Path::new(&path), &|name| (name == "KEY").then(|| secret.clone()));
     std::fs::remove_file(&path).unwrap();
     let Ok(loaded) = loaded else { panic!("{scheme}: the configuration is not valid") };
     let mut problems = Vec::new();

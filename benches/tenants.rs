@@ -35,7 +35,7 @@ fn best<T>(mut once: impl FnMut() -> T) -> (T, f64) {
 }
 
 fn read(path: &Path, known: &KeyDirs) -> Config {
-    let Ok(loaded) = config::load_after(path, known) else { panic!("the configuration is not valid") };
+    let Ok(loaded) = config::load_incremental(path, known) else { panic!("the configuration is not valid") };
     loaded.config
 }
 

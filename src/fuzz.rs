@@ -153,7 +153,7 @@ pub fn configuration(data: &[u8]) {
         Err(rejected) => (rejected.problems, rejected.sources),
     };
     let _ = config::render(&problems, &sources, true);
-    let _ = config::one_line_each(&problems, &sources);
+    let _ = config::to_log_lines(&problems, &sources);
     let _ = config::to_json(&problems, &sources);
 }
 

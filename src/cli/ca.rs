@@ -19,8 +19,8 @@ use crate::names::Host;
 use crate::sysexits;
 
 /// Clocks of clients may be behind.
-const BEFORE: i64 = 3600;
-const YEAR: i64 = 365 * 86_400;
+const CLOCK_SKEW_SECONDS: i64 = 3600;
+const YEAR_SECONDS: i64 = 365 * 86_400;
 
 #[derive(Subcommand)]
 pub(super) enum Ca {
@@ -45,14 +45,14 @@ pub(super) struct NewCa {
     #[arg(long, default_value = "outgate inspection CA")]
     name: String,
     /// A domain that it is good for, with all below; more than once for more; without it, for every host
-    #[arg(long, value_name = "DOMAIN", value_parser = domain)]
+    #[arg(long, value_name = "DOMAIN", value_parser = parse_domain)]
     permit: Vec<String>,
     /// Years until it ends
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=30))]
     years: u8,
 }
 
-fn domain(text: &str) -> Result<String, String> {
+fn parse_domain(text: &str) -> Result<String, String> {
     match host::canonical(text) {
         Ok(Host::Name(name)) => Ok(name.to_string()),
         Ok(Host::Ip(_)) => Err("an address is no domain".to_owned()),
@@ -63,17 +63,17 @@ fn domain(text: &str) -> Result<String, String> {
 impl Ca {
     pub(super) fn run(self) -> ExitCode {
         let Ca::New(new) = self;
-        let made = match new.make(Timestamp::now().as_second()) {
-            Ok(made) => made,
-            Err(fault) => {
-                eprintln!("outgate: the authority cannot be made: {fault}");
+        let generated = match new.generate(Timestamp::now().as_second()) {
+            Ok(generated) => generated,
+            Err(error) => {
+                eprintln!("outgate: the authority cannot be made: {error}");
                 return ExitCode::from(sysexits::SOFTWARE);
             }
         };
-        match new.write(&made) {
+        match new.write(&generated) {
             Ok(()) => ExitCode::SUCCESS,
-            Err((path, fault)) => {
-                eprintln!("outgate: cannot write {}: {fault}", path.display());
+            Err((path, error)) => {
+                eprintln!("outgate: cannot write {}: {error}", path.display());
                 ExitCode::from(sysexits::CANNOT_CREATE)
             }
         }
@@ -86,18 +86,18 @@ struct GeneratedCa {
 }
 
 impl NewCa {
-    fn make(&self, now: i64) -> Result<GeneratedCa, Box<dyn std::error::Error>> {
+    fn generate(&self, now: i64) -> Result<GeneratedCa, Box<dyn std::error::Error>> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, self.name.as_str());
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = OffsetDateTime::from_unix_timestamp(now - BEFORE)?;
-        params.not_after = OffsetDateTime::from_unix_timestamp(now + i64::from(self.years) * YEAR)?;
+        params.not_before = OffsetDateTime::from_unix_timestamp(now - CLOCK_SKEW_SECONDS)?;
+        params.not_after = OffsetDateTime::from_unix_timestamp(now + i64::from(self.years) * YEAR_SECONDS)?;
         if !self.permit.is_empty() {
             // RFC 5280 §4.2.1.10: a domain stands for itself and all below. Other kinds of names are not constrained
             // by it, so addresses are excluded one and all.
             let permitted_subtrees = self.permit.iter().cloned().map(GeneralSubtree::DnsName).collect();
-            let excluded_subtrees = vec![every_v4(), every_v6()];
+            let excluded_subtrees = vec![all_ipv4(), all_ipv6()];
             params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees });
         }
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
@@ -105,21 +105,21 @@ impl NewCa {
         Ok(GeneratedCa { certificate: certificate.pem(), key: key.serialize_pem() })
     }
     /// Both files or none: half of an authority is of no use, and is in the way of the next one.
-    fn write(&self, made: &GeneratedCa) -> Result<(), (&Path, io::Error)> {
-        let written = new_file::write_secret(&self.key, &made.key);
-        written.map_err(|fault| (self.key.as_path(), fault))?;
-        new_file::write_public(&self.certificate, &made.certificate).map_err(|fault| {
+    fn write(&self, generated: &GeneratedCa) -> Result<(), (&Path, io::Error)> {
+        let result = new_file::write_secret(&self.key, &generated.key);
+        result.map_err(|error| (self.key.as_path(), error))?;
+        new_file::write_public(&self.certificate, &generated.certificate).map_err(|error| {
             // If it stays, the next attempt says so.
             let _ = fs::remove_file(&self.key);
-            (self.certificate.as_path(), fault)
+            (self.certificate.as_path(), error)
         })
     }
 }
 
-fn every_v4() -> GeneralSubtree {
+fn all_ipv4() -> GeneralSubtree {
     GeneralSubtree::IpAddress(rcgen::CidrSubnet::V4([0; 4], [0; 4]))
 }
 
-fn every_v6() -> GeneralSubtree {
+fn all_ipv6() -> GeneralSubtree {
     GeneralSubtree::IpAddress(rcgen::CidrSubnet::V6([0; 16], [0; 16]))
 }

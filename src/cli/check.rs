@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::service::{Account, Unit};
-use super::{FOLDER, find, load, print_problems};
+use super::{CONFIG_DIR, find_config, load_config, print_problems};
 use crate::config::{self, Bind, DeliveryLog, Located, Problem, Severity};
 use crate::names::counted;
 use crate::net::listen;
@@ -39,18 +39,18 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> ExitCode {
-        let account = match self.account() {
+        let account = match self.assume_account() {
             Ok(account) => account,
-            Err((code, why)) => {
-                eprintln!("outgate: {why}");
+            Err((code, reason)) => {
+                eprintln!("outgate: {reason}");
                 return ExitCode::from(code);
             }
         };
         let files = account.map_or(String::new(), |account| format!(", files as user {} has them", account.name));
-        let (found, sources, acknowledged) = match load(self.config.as_deref()) {
+        let (found, sources, acknowledged) = match load_config(self.config.as_deref()) {
             Ok(valid) => {
                 let mut found = valid.warnings;
-                found.extend(log_fault(&valid.config.log.deliveries));
+                found.extend(delivery_log_problem(&valid.config.log.deliveries));
                 let sockets = valid.config.server.listen.iter().chain(&valid.config.admin.listen);
                 found.extend(sockets.filter_map(socket_fault));
                 (found, valid.config.sources, valid.acknowledged)
@@ -78,21 +78,21 @@ impl Check {
     }
 
     /// The user that `check` runs as, so that the kernel judges what it can open; `None`: the user who started it.
-    fn account(&self) -> Result<Option<Account>, (u8, String)> {
+    fn assume_account(&self) -> Result<Option<Account>, (u8, String)> {
         let is_root = rustix::process::geteuid().is_root();
         let unit = Unit::read();
         let account = if let Some(user) = &self.user {
-            Account::find(user, unit.as_ref()).map_err(|why| (sysexits::NO_USER, why))?
+            Account::find(user, unit.as_ref()).map_err(|reason| (sysexits::NO_USER, reason))?
         } else {
-            let is_installed = find(self.config.as_deref())
+            let is_installed = find_config(self.config.as_deref())
                 .and_then(|path| path.canonicalize().ok())
-                .is_some_and(|path| path.starts_with(FOLDER));
+                .is_some_and(|path| path.starts_with(CONFIG_DIR));
             let user = unit.as_ref().and_then(|unit| unit.user.as_deref()).filter(|_| is_root && is_installed);
             let Some(user) = user else { return Ok(None) };
             match Account::find(user, unit.as_ref()) {
                 Ok(account) => account,
-                Err(why) => {
-                    eprintln!("outgate: files are judged as root has them: {why}");
+                Err(reason) => {
+                    eprintln!("outgate: files are judged as root has them: {reason}");
                     return Ok(None);
                 }
             }
@@ -100,12 +100,12 @@ impl Check {
         match () {
             () if account.is_current() && (!is_root || account.is_root()) => {}
             () if !is_root => {
-                let why = format!("only root can check as user {}: run this with sudo", account.name);
-                return Err((sysexits::NO_PERMISSION, why));
+                let reason = format!("only root can check as user {}: run this with sudo", account.name);
+                return Err((sysexits::NO_PERMISSION, reason));
             }
             () => account
                 .assume()
-                .map_err(|fault| (sysexits::OS_ERROR, format!("cannot become user {}: {fault}", account.name)))?,
+                .map_err(|error| (sysexits::OS_ERROR, format!("cannot become user {}: {error}", account.name)))?,
         }
         Ok(Some(account))
     }
@@ -113,17 +113,17 @@ impl Check {
 
 /// A start would end with it.
 fn socket_fault(bind: &Located<Bind>) -> Option<Problem> {
-    let fault = listen::probe(bind).err()?;
+    let error = listen::probe(bind).err()?;
     let problem = Problem::at(bind.span, format!("outgate could not listen on {}", bind.address));
     let help = "make its folder, let the user that outgate runs as write there, and name a group of this host";
-    Some(problem.label(fault.to_string()).help(help))
+    Some(problem.label(error.to_string()).help(help))
 }
 
 /// A start would end with it.
-fn log_fault(deliveries: &Located<DeliveryLog>) -> Option<Problem> {
-    let fault = records::probe(deliveries).err()?;
+fn delivery_log_problem(deliveries: &Located<DeliveryLog>) -> Option<Problem> {
+    let error = records::probe(deliveries).err()?;
     let DeliveryLog::File(path) = &deliveries.value else { return None };
     let problem = Problem::at(deliveries.span, "the delivery log cannot be written");
     let help = "make its folder, and let the user that outgate runs as write there; or write \"stdout\"";
-    Some(problem.label(format!("{}: {fault}", path.display())).help(help))
+    Some(problem.label(format!("{}: {error}", path.display())).help(help))
 }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{load_or_say, number};
+use super::{json_number, load_or_report};
 use crate::names::PoolName;
 use crate::net::dial;
 use crate::policy::egress::{AnnouncedRange, Pool, RangePhase};
@@ -69,7 +69,7 @@ pub(super) struct VerifySources {
 }
 
 /// Addresses named one by one, or bound for a try, in one range; of a larger one, the first of these.
-const SAMPLE: usize = 4096;
+const CHECKED_PER_RANGE_MAX: usize = 4096;
 
 impl Egress {
     pub(super) fn run(self) -> ExitCode {
@@ -83,12 +83,12 @@ impl Egress {
 
 impl ListRanges {
     fn run(self) -> ExitCode {
-        let plan = match load_or_say(self.config.as_deref()) {
+        let plan = match load_or_report(self.config.as_deref()) {
             Ok(valid) => valid.plan,
             Err(code) => return code,
         };
-        let wanted = |name: &PoolName| self.pool.as_deref().is_none_or(|pool| pool == name.as_str());
-        let pools: Vec<_> = plan.pools.iter().filter(|(name, _)| wanted(name)).collect();
+        let is_selected = |name: &PoolName| self.pool.as_deref().is_none_or(|pool| pool == name.as_str());
+        let pools: Vec<_> = plan.pools.iter().filter(|(name, _)| is_selected(name)).collect();
         if let (Some(pool), true) = (&self.pool, pools.is_empty()) {
             eprintln!("outgate: there is no pool {pool:?}");
             return ExitCode::from(sysexits::USAGE);
@@ -96,15 +96,18 @@ impl ListRanges {
         let (now, longest) = (Timestamp::now(), plan.routes.longest());
         match self.format {
             RangeFormat::Text => {
-                let mut ranges: Vec<IpNet> =
-                    pools.iter().flat_map(|(_, pool)| published(pool, longest, now)).map(|range| range.cidr).collect();
+                let mut ranges: Vec<IpNet> = pools
+                    .iter()
+                    .flat_map(|(_, pool)| announced_ranges(pool, longest, now))
+                    .map(|range| range.cidr)
+                    .collect();
                 ranges = IpNet::aggregate(&ranges);
                 ranges.iter().for_each(|range| println!("{range}"));
             }
             RangeFormat::Json => {
                 println!(
                     "{:#}",
-                    json!(pools.iter().map(|(name, pool)| listed(name, pool, longest, now)).collect::<Vec<_>>())
+                    json!(pools.iter().map(|(name, pool)| pool_json(name, pool, longest, now)).collect::<Vec<_>>())
                 )
             }
         }
@@ -112,16 +115,16 @@ impl ListRanges {
     }
 }
 
-fn listed(name: &PoolName, pool: &Pool, longest: Duration, now: Timestamp) -> serde_json::Value {
-    let ranges: Vec<_> = published(pool, longest, now)
-        .map(|range| json!({ "cidr": range.cidr.to_string(), "from": range.from, "until": range.until, "state": state(&range) }))
+fn pool_json(name: &PoolName, pool: &Pool, longest: Duration, now: Timestamp) -> serde_json::Value {
+    let ranges: Vec<_> = announced_ranges(pool, longest, now)
+        .map(|range| json!({ "cidr": range.cidr.to_string(), "from": range.from, "until": range.until, "state": range_state(&range) }))
         .collect();
     json!({ "pool": name.as_str(), "ranges": ranges })
 }
 
 /// What customers must allow: what is in use, what is announced, whose firewalls must be first, and what has ended for no
 /// longer than deliveries may last that began before.
-fn published(pool: &Pool, longest: Duration, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
+fn announced_ranges(pool: &Pool, longest: Duration, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
     let is_gone = move |range: &AnnouncedRange| {
         range.standing == RangePhase::Ended
             && range.until.is_none_or(|until| now.duration_since(until).unsigned_abs() > longest)
@@ -129,7 +132,7 @@ fn published(pool: &Pool, longest: Duration, now: Timestamp) -> impl Iterator<It
     pool.announced(now).filter(move |range| !is_gone(range))
 }
 
-fn state(range: &AnnouncedRange) -> &'static str {
+fn range_state(range: &AnnouncedRange) -> &'static str {
     match (range.standing, range.until) {
         (RangePhase::Upcoming, _) => "announced",
         (_, Some(_)) => "retiring",
@@ -139,7 +142,7 @@ fn state(range: &AnnouncedRange) -> &'static str {
 
 impl VerifySources {
     fn run(self) -> ExitCode {
-        let plan = match load_or_say(self.config.as_deref()) {
+        let plan = match load_or_report(self.config.as_deref()) {
             Ok(valid) => valid.plan,
             Err(code) => return code,
         };
@@ -147,39 +150,39 @@ impl VerifySources {
         sources.refresh();
         let (now, view) = (Timestamp::now(), sources.view());
         let mut report = Vec::new();
-        let mut whole = true;
+        let mut all_usable = true;
         for (name, pool) in &plan.pools {
             let ranges = pool.in_force(now);
             let missing: Vec<_> = ranges
                 .iter()
-                .flat_map(|range| range.hosts_and_edges().take(SAMPLE))
+                .flat_map(|range| range.all_addresses().take(CHECKED_PER_RANGE_MAX))
                 .filter(|source| !view.has(*source) || dial::try_source(*source).is_err())
                 .collect();
             let (configured, usable) = (total(&ranges), view.count(&ranges));
             let ok = missing.is_empty() && usable == configured && configured > 0;
-            whole &= ok;
+            all_usable &= ok;
             if !self.json {
                 println!("{name}: {usable} usable of {configured} addresses{}", if ok { "" } else { ", missing:" });
                 missing.iter().for_each(|source| println!("  {source}"));
             }
             report.push(json!({
-                "pool": name.as_str(), "configured": number(configured), "usable": number(usable), "missing": missing,
+                "pool": name.as_str(), "configured": json_number(configured), "usable": json_number(usable), "missing": missing,
             }));
         }
         if self.json {
             println!("{:#}", serde_json::Value::from(report));
         }
-        if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if all_usable { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
 trait AllAddresses {
-    fn hosts_and_edges(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>>;
+    fn all_addresses(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>>;
 }
 
 impl AllAddresses for IpNet {
     /// With the first and the last, which are addresses like any other where the whole range is routed to the host.
-    fn hosts_and_edges(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>> {
+    fn all_addresses(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>> {
         match *self {
             IpNet::V4(net) => {
                 let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));

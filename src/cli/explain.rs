@@ -9,8 +9,8 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::alone::{self, SenderArgs};
-use super::{control, load_or_say};
+use super::local_runtime::{self, SenderArgs};
+use super::{control, load_or_report};
 use crate::delivery::{self, ExplainRequest};
 use crate::names::TenantName;
 use crate::policy::authn::ANONYMOUS;
@@ -70,10 +70,10 @@ impl Explain {
     }
 
     fn judge(&self) -> Result<Value, ExitCode> {
-        let valid = load_or_say(self.config.as_deref())?;
+        let valid = load_or_report(self.config.as_deref())?;
         let (client, tenant) = (self.sender.client(&valid.plan)?, self.sender.tenant());
         let (tenant, now) = (tenant.as_ref(), Timestamp::now());
         let question = ExplainRequest { method: &self.method, url: &self.url, client: &client, tenant, now };
-        Ok(delivery::explain(&valid.plan, &question, &alone::own(&valid.config)).as_json())
+        Ok(delivery::explain(&valid.plan, &question, &local_runtime::own_addresses(&valid.config)).as_json())
     }
 }

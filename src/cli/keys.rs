@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{load_or_say, new_file};
+use super::{load_or_report, new_file};
 use crate::names::TenantName;
 use crate::policy::Plan;
 use crate::policy::sign::{self, ListedKey, NewKeyError};
@@ -111,9 +111,9 @@ impl NewSigningKey {
     fn run(self) -> ExitCode {
         let key = match sign::new_key(&self.scheme, self.algorithm.as_deref()) {
             Ok(key) => key,
-            Err(fault) => {
-                eprintln!("outgate: {fault}");
-                let is_usage = fault != NewKeyError::NoRandomness;
+            Err(error) => {
+                eprintln!("outgate: {error}");
+                let is_usage = error != NewKeyError::NoRandomness;
                 return ExitCode::from(if is_usage { sysexits::USAGE } else { sysexits::SOFTWARE });
             }
         };
@@ -123,8 +123,8 @@ impl NewSigningKey {
         };
         match new_file::write_secret(&path, &format!("{}\n", key.as_str())) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(fault) => {
-                eprintln!("outgate: cannot write {}: {fault}", path.display());
+            Err(error) => {
+                eprintln!("outgate: cannot write {}: {error}", path.display());
                 ExitCode::from(sysexits::CANNOT_CREATE)
             }
         }
@@ -133,28 +133,28 @@ impl NewSigningKey {
 
 impl ListKeys {
     fn run(self) -> ExitCode {
-        let plan = match load_or_say(self.config.as_deref()) {
+        let plan = match load_or_report(self.config.as_deref()) {
             Ok(valid) => valid.plan,
             Err(code) => return code,
         };
         let tenant = self.tenant.map(TenantName::new);
-        say_whose(&plan, tenant.as_ref());
-        let keys = listed(&plan, tenant.as_ref(), Timestamp::now());
+        report_tenant_keys(&plan, tenant.as_ref());
+        let keys = list_keys(&plan, tenant.as_ref(), Timestamp::now());
         if self.json {
-            println!("{:#}", Value::from(keys.iter().map(as_json).collect::<Vec<_>>()));
+            println!("{:#}", Value::from(keys.iter().map(key_json).collect::<Vec<_>>()));
         } else {
-            println!("{}", table(&keys));
+            println!("{}", format_table(&keys));
         }
         ExitCode::SUCCESS
     }
 }
 
-fn listed<'a>(plan: &'a Plan, tenant: Option<&'a TenantName>, now: Timestamp) -> Vec<ListedKey<'a>> {
+fn list_keys<'a>(plan: &'a Plan, tenant: Option<&'a TenantName>, now: Timestamp) -> Vec<ListedKey<'a>> {
     plan.signers.values().flat_map(|signer| signer.list(tenant, now)).collect()
 }
 
 /// On stderr, where what is listed is not all there is to say.
-fn say_whose(plan: &Plan, tenant: Option<&TenantName>) {
+fn report_tenant_keys(plan: &Plan, tenant: Option<&TenantName>) {
     for signer in plan.signers.values() {
         match (tenant, signer.tenants()) {
             (_, None) => {}
@@ -178,7 +178,7 @@ fn say_whose(plan: &Plan, tenant: Option<&TenantName>) {
     }
 }
 
-fn as_json(key: &ListedKey<'_>) -> Value {
+fn key_json(key: &ListedKey<'_>) -> Value {
     json!({
         "signer": key.signer.as_str(), "scheme": key.scheme, "tenant": key.tenant.map(TenantName::as_str),
         "id": key.id.as_str(), "algorithm": key.algorithm.name(), "from": key.from, "until": key.until, "state": key.state.as_str(),
@@ -187,7 +187,7 @@ fn as_json(key: &ListedKey<'_>) -> Value {
 }
 
 /// Columns as wide as what stands in them.
-fn table(keys: &[ListedKey<'_>]) -> String {
+fn format_table(keys: &[ListedKey<'_>]) -> String {
     let time = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.to_string());
     let head = ["SIGNER", "SCHEME", "TENANT", "KEY", "ALGORITHM", "FROM", "UNTIL", "STATE"].map(str::to_owned);
     let row = |key: &ListedKey<'_>| {
@@ -207,7 +207,7 @@ fn table(keys: &[ListedKey<'_>]) -> String {
 
 impl PublicKeys {
     fn run(self) -> ExitCode {
-        let mut plan = match load_or_say(self.config.as_deref()) {
+        let mut plan = match load_or_report(self.config.as_deref()) {
             Ok(valid) => valid.plan,
             Err(code) => return code,
         };
@@ -220,7 +220,7 @@ impl PublicKeys {
         }
         let (now, tenant) = (Timestamp::now(), self.tenant.map(TenantName::new));
         let tenant = tenant.as_ref();
-        say_whose(&plan, tenant);
+        report_tenant_keys(&plan, tenant);
         match self.format {
             PublicKeyFormat::Jwks => println!("{:#}", sign::jwks(&plan.signers, tenant, now)),
             PublicKeyFormat::Directory => println!("{:#}", sign::directory(&plan.signers, tenant, now)),

@@ -4,7 +4,6 @@
 #[macro_use]
 mod print; // first: its `println!` hides std's in all that follows
 
-mod alone;
 mod ca;
 mod check;
 mod control;
@@ -12,6 +11,7 @@ mod demo;
 mod egress;
 mod explain;
 mod keys;
+mod local_runtime;
 mod new_file;
 mod run;
 mod send;
@@ -32,7 +32,7 @@ use crate::state::observability::log;
 use crate::sysexits;
 
 /// The folder of the service's configuration, its own keys among it.
-const FOLDER: &str = "/etc/outgate";
+const CONFIG_DIR: &str = "/etc/outgate";
 /// Where the packages put it.
 const DEFAULT_PATH: &str = "/etc/outgate/config.toml";
 
@@ -82,7 +82,7 @@ enum Command {
 
 impl Arguments {
     pub fn run(self) -> ExitCode {
-        print::finish(self.command.run())
+        print::final_exit_code(self.command.run())
     }
 }
 
@@ -108,8 +108,8 @@ impl Command {
 }
 
 /// The file named, else the installed one, else none: then the built-in configuration serves.
-fn find(named: Option<&Path>) -> Option<PathBuf> {
-    match named {
+fn find_config(explicit_path: Option<&Path>) -> Option<PathBuf> {
+    match explicit_path {
         Some(path) => Some(path.to_owned()),
         None => Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.exists()),
     }
@@ -131,8 +131,8 @@ struct InvalidConfig {
     sources: SourceMap,
 }
 
-fn load(named: Option<&Path>) -> Result<ValidConfig, InvalidConfig> {
-    let path = find(named);
+fn load_config(explicit_path: Option<&Path>) -> Result<ValidConfig, InvalidConfig> {
+    let path = find_config(explicit_path);
     let now = jiff::Timestamp::now();
     let loaded = match &path {
         Some(path) => config::load(path),
@@ -141,16 +141,16 @@ fn load(named: Option<&Path>) -> Result<ValidConfig, InvalidConfig> {
     match loaded {
         Ok(config::Loaded { config, mut warnings }) => match policy::compile(&config, now) {
             Ok((plan, more)) => {
-                warnings.extend(config.rollback.map(unfinished));
+                warnings.extend(config.rollback.map(unfinished_rollback_warning));
                 warnings.extend(more);
                 warnings.extend(fd_limit::warning(&config));
                 warnings.extend(resolve::warnings(&config.resolver));
-                let (warnings, acknowledged) = config::acknowledge(warnings, &config.acknowledge);
+                let (warnings, acknowledged) = config::apply_acknowledgements(warnings, &config.acknowledge);
                 Ok(ValidConfig { path, config, plan, warnings, acknowledged })
             }
             Err(problems) => {
                 warnings.extend(problems);
-                let warnings = config::without_acknowledged(warnings, &config.acknowledge);
+                let warnings = config::remove_acknowledged(warnings, &config.acknowledge);
                 Err(InvalidConfig { problems: warnings, sources: config.sources })
             }
         },
@@ -162,15 +162,15 @@ fn load(named: Option<&Path>) -> Result<ValidConfig, InvalidConfig> {
 }
 
 /// Files that are not what counts.
-fn unfinished(rollback: u64) -> Problem {
+fn unfinished_rollback_warning(rollback: u64) -> Problem {
     let message =
         format!("a rollback to configuration {rollback} has not finished: its files count, wherever they stand");
     Problem::warning(WarningCode::UnfinishedRollback, None, message).help("run `outgate rollback --finish`")
 }
 
 /// For commands that only need a valid configuration: its problems on stderr, and the exit code for it.
-fn load_or_say(named: Option<&Path>) -> Result<ValidConfig, ExitCode> {
-    load(named).map_err(|invalid| {
+fn load_or_report(explicit_path: Option<&Path>) -> Result<ValidConfig, ExitCode> {
+    load_config(explicit_path).map_err(|invalid| {
         print_problems(&invalid.problems, &invalid.sources);
         ExitCode::from(sysexits::CONFIG)
     })
@@ -178,25 +178,25 @@ fn load_or_say(named: Option<&Path>) -> Result<ValidConfig, ExitCode> {
 
 fn print_problems(problems: &[Problem], sources: &SourceMap) {
     if !problems.is_empty() {
-        eprintln!("{}", config::render(&config::summary(problems), sources, log::has_colours()));
+        eprintln!("{}", config::render(&config::summarize(problems), sources, log::has_colours()));
     }
 }
 
 /// Random bytes from the operating system.
-fn random<const N: usize>() -> [u8; N] {
+fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has random bytes");
     bytes
 }
 
 /// What others have written, for a terminal to show and not to obey.
-fn visible(text: &str) -> String {
+fn escape_control_characters(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().map(shown).collect()
 }
 
 /// A count as JSON: a number, also where a pool of IPv6 has more addresses than fit into 64 bits.
-fn number(count: u128) -> serde_json::Value {
+fn json_number(count: u128) -> serde_json::Value {
     u64::try_from(count).map_or_else(|_| (count as f64).into(), Into::into)
 }
 

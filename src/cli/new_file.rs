@@ -6,12 +6,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use super::FOLDER;
+use super::CONFIG_DIR;
 
 /// For the service's group: the service runs as another user than the one who makes its keys.
 const SERVICE_MODE: u32 = 0o640;
 /// For the owner alone.
-const OWN_MODE: u32 = 0o600;
+const OWNER_MODE: u32 = 0o600;
 
 /// Writes a new file that its owner alone can read; below `/etc/outgate` also the folder's group. A file that is there stays
 /// as it is: signatures and certificates of what it holds would fail from that moment.
@@ -25,14 +25,15 @@ pub(super) fn write_public(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn write(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(OWN_MODE).open(path).map_err(explain)?;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(OWNER_MODE).open(path).map_err(describe_error)?;
     let group = service_group(path);
-    let written = || {
+    let write_contents = || {
         // The mode is set before the text is written: no other user can read it in between.
         if let Some(group) = group? {
-            fchown(&file, None, Some(group)).map_err(|fault| {
-                let why = format!("cannot give it to the folder's group {group}, run this as root: {fault}");
-                io::Error::new(fault.kind(), why)
+            fchown(&file, None, Some(group)).map_err(|error| {
+                let message = format!("cannot give it to the folder's group {group}, run this as root: {error}");
+                io::Error::new(error.kind(), message)
             })?;
             file.set_permissions(Permissions::from_mode(mode.unwrap_or(SERVICE_MODE)))?;
         } else if let Some(mode) = mode {
@@ -40,7 +41,7 @@ fn write(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
         }
         file.write_all(text.as_bytes())
     };
-    written().inspect_err(|_| {
+    write_contents().inspect_err(|_| {
         let _ = fs::remove_file(path);
     })
 }
@@ -52,15 +53,15 @@ fn service_group(path: &Path) -> io::Result<Option<u32>> {
         _ => Path::new("."),
     };
     let folder = folder.canonicalize()?;
-    match folder.starts_with(FOLDER) {
+    match folder.starts_with(CONFIG_DIR) {
         true => Ok(Some(fs::metadata(folder)?.gid())),
         false => Ok(None),
     }
 }
 
-fn explain(fault: io::Error) -> io::Error {
-    match fault.kind() {
-        io::ErrorKind::AlreadyExists => io::Error::new(fault.kind(), "a file is there already, and is left as it is"),
-        _ => fault,
+fn describe_error(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => io::Error::new(error.kind(), "a file is there already, and is left as it is"),
+        _ => error,
     }
 }

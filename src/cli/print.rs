@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::sysexits;
 
 /// The first failed write to stdout that was not due to a closed pipe, such as a full disk.
-static FAULT: Mutex<Option<io::Error>> = Mutex::new(None);
+static FIRST_ERROR: Mutex<Option<io::Error>> = Mutex::new(None);
 
 macro_rules! print {
     ($($words:tt)*) => { $crate::cli::print::to_stdout(format_args!($($words)*)) };
@@ -33,7 +33,7 @@ macro_rules! eprintln {
 }
 
 pub(super) fn to_stdout(words: fmt::Arguments<'_>) {
-    note(io::stdout().lock().write_fmt(words));
+    record_error(io::stdout().lock().write_fmt(words));
 }
 
 /// Ignores a failed write: there is no other stream to report it on.
@@ -42,21 +42,21 @@ pub(super) fn to_stderr(words: fmt::Arguments<'_>) {
 }
 
 /// The exit code of a command: `code`, unless its answer could not be written out.
-pub(super) fn finish(code: ExitCode) -> ExitCode {
-    note(io::stdout().lock().flush());
-    match FAULT.lock().take() {
-        Some(fault) if code == ExitCode::SUCCESS => {
-            eprintln!("outgate: cannot write to stdout: {fault}");
+pub(super) fn final_exit_code(code: ExitCode) -> ExitCode {
+    record_error(io::stdout().lock().flush());
+    match FIRST_ERROR.lock().take() {
+        Some(error) if code == ExitCode::SUCCESS => {
+            eprintln!("outgate: cannot write to stdout: {error}");
             ExitCode::from(sysexits::IO_ERROR)
         }
         _ => code,
     }
 }
 
-fn note(written: io::Result<()>) {
-    if let Err(fault) = written
-        && fault.kind() != io::ErrorKind::BrokenPipe
+fn record_error(result: io::Result<()>) {
+    if let Err(error) = result
+        && error.kind() != io::ErrorKind::BrokenPipe
     {
-        FAULT.lock().get_or_insert(fault);
+        FIRST_ERROR.lock().get_or_insert(error);
     }
 }

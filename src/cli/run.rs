@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use clap::Args;
 use tracing::{Level, warn};
 
-use super::{InvalidConfig, load};
+use super::{InvalidConfig, load_config};
 use crate::app::{self, StartupConfig};
-use crate::config::journal::absolute;
-use crate::config::{Problem, SourceMap, render, summary};
+use crate::config::pending_rollback::absolute;
+use crate::config::{Problem, SourceMap, render, summarize};
 use crate::state::observability::log;
 use crate::sysexits;
 
@@ -30,8 +30,8 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self) -> ExitCode {
         // From here on stderr is the log's alone: a full pipe must not delay the start either.
-        if let Err(fault) = log::start() {
-            eprintln!("outgate: cannot start the thread that writes the log: {fault}");
+        if let Err(error) = log::start() {
+            eprintln!("outgate: cannot start the thread that writes the log: {error}");
             return ExitCode::from(sysexits::OS_ERROR);
         }
         log::find_style();
@@ -43,7 +43,7 @@ impl Run {
     fn serve(self) -> ExitCode {
         // Whoever asks what runs may stand in another folder.
         let path = self.config.as_deref().map(absolute);
-        let valid = match load(path.as_deref()) {
+        let valid = match load_config(path.as_deref()) {
             Ok(valid) => valid,
             Err(InvalidConfig { problems, sources }) => {
                 log_problems(Level::ERROR, &problems, &sources);
@@ -61,6 +61,6 @@ impl Run {
 
 fn log_problems(level: Level, problems: &[Problem], sources: &SourceMap) {
     if !problems.is_empty() {
-        log::text(level, &render(&summary(problems), sources, log::has_colours() && !log::is_formatted()));
+        log::text(level, &render(&summarize(problems), sources, log::has_colours() && !log::is_formatted()));
     }
 }

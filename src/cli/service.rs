@@ -11,7 +11,7 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
 /// systemd.unit(5): a unit in an earlier folder hides those in later ones.
-const UNIT_FOLDERS: [&str; 5] = [
+const UNIT_DIRS: [&str; 5] = [
     "/etc/systemd/system",
     "/run/systemd/system",
     "/usr/local/lib/systemd/system",
@@ -42,7 +42,7 @@ pub(super) struct Account {
 impl Unit {
     /// `None`: this host has no unit of outgate.
     pub(super) fn read() -> Option<Self> {
-        let main = UNIT_FOLDERS.iter().find_map(|folder| fs::read_to_string(Path::new(folder).join(UNIT)).ok())?;
+        let main = UNIT_DIRS.iter().find_map(|folder| fs::read_to_string(Path::new(folder).join(UNIT)).ok())?;
         let mut unit = Self::default();
         unit.apply(&main);
         for path in drop_ins() {
@@ -60,10 +60,10 @@ impl Unit {
             }
             let Some((key, value)) = line.split_once('=').filter(|_| is_service) else { continue };
             let value = value.trim();
-            let one = Some(value).filter(|value| !value.is_empty()).map(str::to_owned);
+            let single = Some(value).filter(|value| !value.is_empty()).map(str::to_owned);
             match key.trim_end() {
-                "User" => self.user = one,
-                "Group" => self.group = one,
+                "User" => self.user = single,
+                "Group" => self.group = single,
                 "SupplementaryGroups" if value.is_empty() => self.supplementary_groups.clear(),
                 "SupplementaryGroups" => {
                     self.supplementary_groups.extend(value.split_whitespace().map(str::to_owned));
@@ -77,7 +77,7 @@ impl Unit {
 /// In the order of their names; of two with one name that in the earlier folder.
 fn drop_ins() -> impl Iterator<Item = PathBuf> {
     let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
-    for folder in UNIT_FOLDERS.iter().rev() {
+    for folder in UNIT_DIRS.iter().rev() {
         let entries = fs::read_dir(Path::new(folder).join(format!("{UNIT}.d"))).into_iter().flatten().flatten();
         let is_setting = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "conf");
         let paths = entries.map(|entry| entry.path()).filter(is_setting);
@@ -90,7 +90,7 @@ impl Account {
     /// The user called `name`, or of that number, as this host knows it; a directory in the network is not asked. With the
     /// groups of `unit`, where that runs as this user.
     pub(super) fn find(name: &str, unit: Option<&Unit>) -> Result<Self, String> {
-        let read = |path| fs::read_to_string(path).map_err(|fault| format!("cannot read {path}: {fault}"));
+        let read = |path| fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"));
         Self::find_in(&read(USERS)?, &read(GROUPS)?, name, unit)
     }
 
@@ -110,24 +110,24 @@ impl Account {
             Some((fields[0], fields.get(2)?.parse::<u32>().ok()?, fields.get(3).copied().unwrap_or_default()))
         });
         let all: Vec<_> = all.collect();
-        let numbered = |wanted: &str| {
+        let group_id = |wanted: &str| {
             let known = all.iter().find(|(group, ..)| *group == wanted).map(|(_, number, _)| *number);
             let number = known.or_else(|| wanted.parse().ok());
             number.ok_or_else(|| format!("this host has no group \"{wanted}\", which {UNIT} names"))
         };
         let is_member = |members: &str| members.split(',').any(|member| member == name);
-        let mut of_user: Vec<u32> =
+        let mut group_ids: Vec<u32> =
             all.iter().filter(|(.., members)| is_member(members)).map(|(_, number, _)| *number).collect();
         if let Some(unit) = unit.filter(|unit| unit.user.as_deref() == Some(&*name)) {
             if let Some(group) = &unit.group {
-                gid = numbered(group)?;
+                gid = group_id(group)?;
             }
             for group in &unit.supplementary_groups {
-                of_user.push(numbered(group)?);
+                group_ids.push(group_id(group)?);
             }
         }
-        of_user.push(gid);
-        Ok(Self { name, uid, gid, groups: of_user })
+        group_ids.push(gid);
+        Ok(Self { name, uid, gid, groups: group_ids })
     }
 
     pub(super) fn is_root(&self) -> bool {
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unit_says_as_whom_it_runs() {
+    fn unit_file_names_the_service_user_and_groups() {
         let mut unit = Unit::default();
         unit.apply("[Unit]\nUser=nobody\n[Service]\n#User=x\nUser = outgate\nSupplementaryGroups=a b\n");
         unit.apply("[Service]\nSupplementaryGroups=\nSupplementaryGroups=ssl-cert\nGroup=keys\n[Install]\nGroup=y\n");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_has_the_groups_of_the_host_and_of_the_unit() {
+    fn account_has_the_groups_of_the_host_and_of_the_unit() {
         let users = "root:x:0:0::/:/bin/sh\noutgate:x:101:102::/:/bin/false\n";
         let groups = "root:x:0:\noutgate:x:102:\nssl-cert:x:103:postgres,outgate\nkeys:x:104:\n";
         let mut unit = Unit::default();

@@ -30,7 +30,7 @@ pub(super) struct NewToken {
 impl Token {
     pub(super) fn run(self) -> ExitCode {
         let Token::New(new) = self;
-        let token = fresh();
+        let token = generate_token();
         let hash = format!("sha256:{}", super::hex(digest(&SHA256, token.as_bytes()).as_ref()));
         if new.json {
             println!("{}", serde_json::json!({ "token": token, "hash": hash }));
@@ -42,6 +42,6 @@ impl Token {
 }
 
 /// 256 random bits: nobody guesses it, so its hash needs no salt.
-pub(super) fn fresh() -> String {
-    format!("ogt_{}", URL_SAFE_NO_PAD.encode(super::random::<32>()))
+pub(super) fn generate_token() -> String {
+    format!("ogt_{}", URL_SAFE_NO_PAD.encode(super::random_bytes::<32>()))
 }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::named::read_word;
+use super::named_sections::read_word;
 use super::problem::Problem;
-use super::read::{Reader, Table, Value};
-use super::{Located, Secret, keys, secret};
+use super::reader::{Reader, Table, Value};
+use super::{Located, Secret, schema, secret};
 use crate::names::CredentialName;
 
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ impl CredentialType {
     ];
 
     /// With what to write.
-    fn needs(self) -> &'static [(&'static str, &'static str)] {
+    fn required_keys(self) -> &'static [(&'static str, &'static str)] {
         const SECRET: &str = "\"file:PATH\", \"credential:NAME\" or \"env:NAME\"";
         match self {
             CredentialType::Basic => &[("username", "\"outgate\""), ("password", SECRET)],
@@ -85,74 +85,75 @@ impl CredentialType {
     }
 
     /// Besides.
-    fn takes(self) -> &'static [&'static str] {
+    fn optional_keys(self) -> &'static [&'static str] {
         match self {
             CredentialType::OAuth2 => &["client_auth", "scopes", "audience", "parameters"],
             _ => &[],
         }
     }
 
-    fn keys(self) -> impl Iterator<Item = &'static str> {
-        self.needs().iter().map(|(key, _)| *key).chain(self.takes().iter().copied())
+    fn all_keys(self) -> impl Iterator<Item = &'static str> {
+        self.required_keys().iter().map(|(key, _)| *key).chain(self.optional_keys().iter().copied())
     }
 }
 
-pub(super) fn all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<CredentialName, Located<Credential>> {
-    let tables = reader.named_tables(files, "credentials", &keys::CREDENTIAL);
+pub(super) fn read_all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<CredentialName, Located<Credential>> {
+    let tables = reader.named_tables(files, "credentials", &schema::CREDENTIAL);
     let credentials = tables.into_iter().map(|(name, table)| {
-        let value = credential(reader, &table)?;
+        let value = read_credential(reader, &table)?;
         Some((CredentialName::new(name), Located { value, span: table.span }))
     });
     credentials.flatten().collect()
 }
 
-fn credential(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Credential> {
+fn read_credential(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Credential> {
     table.require(reader, "type", "write type = \"basic\", \"bearer\", \"header\" or \"oauth2\"");
-    let plaintext =
-        table.one(reader, "plaintext", |reader, value| reader.choice(value, &[("refuse", false), ("allow", true)]));
-    let kind = table.one(reader, "type", |reader, value| reader.choice(value, &CredentialType::ALL))?.value;
-    for (key, what) in kind.needs() {
-        table.require(reader, key, &format!("write {key} = {what}"));
+    let plaintext = table
+        .read(reader, "plaintext", |reader, value| reader.parse_choice(value, &[("refuse", false), ("allow", true)]));
+    let kind = table.read(reader, "type", |reader, value| reader.parse_choice(value, &CredentialType::ALL))?.value;
+    for (key, example) in kind.required_keys() {
+        table.require(reader, key, &format!("write {key} = {example}"));
     }
-    refuse_the_rest(reader, table, kind);
+    reject_keys_of_other_types(reader, table, kind);
     let scheme = match kind {
         CredentialType::Basic => {
-            let (username, password) = (text(reader, table, "username"), table.one(reader, "password", secret::read));
+            let (username, password) =
+                (read_text(reader, table, "username"), table.read(reader, "password", secret::read));
             Authentication::Basic { username: username?, password: password? }
         }
-        CredentialType::Bearer => Authentication::Bearer { token: table.one(reader, "token", secret::read)? },
+        CredentialType::Bearer => Authentication::Bearer { token: table.read(reader, "token", secret::read)? },
         CredentialType::Header => {
-            let (name, value) = (table.one(reader, "name", read_word), table.one(reader, "value", secret::read));
+            let (name, value) = (table.read(reader, "name", read_word), table.read(reader, "value", secret::read));
             Authentication::Header { name: name?, value: value? }
         }
-        CredentialType::OAuth2 => Authentication::OAuth2(Box::new(oauth2(reader, table)?)),
+        CredentialType::OAuth2 => Authentication::OAuth2(Box::new(read_oauth2(reader, table)?)),
     };
     Some(Credential { scheme, plaintext: plaintext.is_some_and(|plaintext| plaintext.value) })
 }
 
 /// A key of another type says that one of the two was not meant.
-fn refuse_the_rest(reader: &mut Reader<'_>, table: &Table<'_>, kind: CredentialType) {
-    let of_types: Vec<&str> = CredentialType::ALL.iter().flat_map(|(_, other)| other.keys()).collect();
+fn reject_keys_of_other_types(reader: &mut Reader<'_>, table: &Table<'_>, kind: CredentialType) {
+    let all_keys: Vec<&str> = CredentialType::ALL.iter().flat_map(|(_, other)| other.all_keys()).collect();
     let name = CredentialType::ALL.iter().find(|(_, other)| *other == kind).map_or("", |(name, _)| name);
-    for key in of_types.into_iter().filter(|key| kind.keys().all(|own| own != *key)) {
+    for key in all_keys.into_iter().filter(|key| kind.all_keys().all(|own| own != *key)) {
         if let Some(value) = table.get(key) {
             let problem = Problem::at(value.span, format!("`{}` is not of type \"{name}\"", value.key));
-            let keys: Vec<&str> = kind.keys().collect();
+            let keys: Vec<&str> = kind.all_keys().collect();
             reader.problems.push(problem.help(format!("the keys of this type are {}", keys.join(", "))));
         }
     }
 }
 
-fn oauth2(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OAuth2> {
-    let token_url = table.one(reader, "token_url", read_word);
-    let client_id = text(reader, table, "client_id");
-    let client_secret = table.one(reader, "client_secret", secret::read);
-    let client_auth = table.one(reader, "client_auth", |reader, value| {
-        reader.choice(value, &[("basic", ClientAuth::Basic), ("body", ClientAuth::Body)])
+fn read_oauth2(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OAuth2> {
+    let token_url = table.read(reader, "token_url", read_word);
+    let client_id = read_text(reader, table, "client_id");
+    let client_secret = table.read(reader, "client_secret", secret::read);
+    let client_auth = table.read(reader, "client_auth", |reader, value| {
+        reader.parse_choice(value, &[("basic", ClientAuth::Basic), ("body", ClientAuth::Body)])
     });
-    let scopes = table.many(reader, "scopes", None, read_word);
-    let audience = text(reader, table, "audience");
-    let parameters = table.get("parameters").map(|value| parameters(reader, &value));
+    let scopes = table.read_list(reader, "scopes", None, read_word);
+    let audience = read_text(reader, table, "audience");
+    let parameters = table.get("parameters").map(|value| read_parameters(reader, &value));
     Some(OAuth2 {
         token_url: token_url?,
         client_id: client_id?,
@@ -164,23 +165,23 @@ fn oauth2(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<OAuth2> {
     })
 }
 
-fn parameters(reader: &mut Reader<'_>, value: &Value<'_>) -> Vec<(Located<String>, Located<String>)> {
+fn read_parameters(reader: &mut Reader<'_>, value: &Value<'_>) -> Vec<(Located<String>, Located<String>)> {
     let members = reader.members(value, "write { resource = \"https://api.acme.example\" }");
     let parameter = |(name, value): (Located<&str>, Value<'_>)| {
         let text = reader.text(&value)?.to_owned();
-        Some((Located { value: name.value.to_owned(), span: name.span }, value.at(text)))
+        Some((Located { value: name.value.to_owned(), span: name.span }, value.located(text)))
     };
     members.into_iter().filter_map(parameter).collect()
 }
 
-fn text(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<Located<String>> {
-    table.one(reader, key, |reader, value| {
+fn read_text(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<Located<String>> {
+    table.read(reader, key, |reader, value| {
         let text = reader.text(value)?.to_owned();
         if text.is_empty() {
             let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
             reader.problems.push(problem.help("write it, or leave it out"));
             return None;
         }
-        Some(value.at(text))
+        Some(value.located(text))
     })
 }

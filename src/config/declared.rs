@@ -3,7 +3,7 @@
 
 use super::Config;
 use super::problem::{Problem, Severity, SourceSpan};
-use super::read::Table;
+use super::reader::Table;
 
 /// Every `[SECTION.NAME]` of the files.
 #[derive(Clone, Debug, Default)]
@@ -16,24 +16,26 @@ struct DeclaredSection {
     name: String,
     span: SourceSpan,
     /// From each key to the end of its value.
-    parts: Vec<SourceSpan>,
+    key_spans: Vec<SourceSpan>,
 }
 
 impl DeclaredSections {
     pub(super) fn add(&mut self, kind: &str, name: &str, table: &Table<'_>) {
         let (kind, name) = (kind.to_owned(), name.to_owned());
-        self.0.push(DeclaredSection { kind, name, span: table.span, parts: table.parts() });
+        self.0.push(DeclaredSection { kind, name, span: table.span, key_spans: table.key_spans() });
     }
 
     /// The sections that a part of could not be read. What is said of such a section as a whole may be the consequence.
-    pub fn broken(&self, problems: &[Problem]) -> Vec<SourceSpan> {
+    pub fn broken_sections(&self, problems: &[Problem]) -> Vec<SourceSpan> {
         let problems = problems.iter().filter(|problem| problem.severity == Severity::Problem);
-        let places: Vec<SourceSpan> = problems.filter_map(|problem| problem.span).collect();
+        let problem_spans: Vec<SourceSpan> = problems.filter_map(|problem| problem.span).collect();
         let is_inside = |part: &SourceSpan, place: &SourceSpan| {
             part.file == place.file && part.start <= place.start && place.end <= part.end
         };
         let is_broken = |section: &&DeclaredSection| {
-            places.iter().any(|place| *place == section.span || section.parts.iter().any(|part| is_inside(part, place)))
+            problem_spans
+                .iter()
+                .any(|place| *place == section.span || section.key_spans.iter().any(|part| is_inside(part, place)))
         };
         self.0.iter().filter(is_broken).map(|section| section.span).collect()
     }
@@ -50,6 +52,6 @@ impl Config {
             "credentials" => self.credentials.contains_key(name),
             _ => self.limits.contains_key(name),
         };
-        is_read || self.declared.0.iter().any(|section| section.kind == kind && section.name == name)
+        is_read || self.declared_sections.0.iter().any(|section| section.kind == kind && section.name == name)
     }
 }

@@ -18,7 +18,7 @@ pub(super) const FILE_MAX: u64 = 8 << 20;
 pub(super) const INCLUDES_MAX: usize = 10_000;
 /// Two changes within this time may bear the same time: file systems have clocks of their own, most with ticks of
 /// milliseconds, some of two seconds.
-const SETTLED: Duration = Duration::from_secs(3);
+const STAT_SETTLE_TIME: Duration = Duration::from_secs(3);
 
 /// Why a file cannot be read.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl From<io::Error> for FileError {
 /// A file's bytes, and what it looked like before they were read.
 pub(super) struct FileContent {
     pub(super) bytes: Vec<u8>,
-    pub(super) seen: FileStat,
+    pub(super) stat: FileStat,
 }
 
 /// What a file or a folder looks like from outside: the same as before means the same content, once it is settled. It
@@ -81,23 +81,24 @@ pub(super) struct FileStat {
     size: i64,
     mode: u32,
     /// Nanoseconds since 1970.
-    changed: i128,
+    ctime_ns: i128,
 }
 
 impl FileStat {
-    pub(super) fn of(stat: &Stat) -> Self {
+    pub(super) fn from_stat(stat: &Stat) -> Self {
         let changed = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
-        Self { device: stat.st_dev, inode: stat.st_ino, size: stat.st_size, mode: stat.st_mode, changed }
+        Self { device: stat.st_dev, inode: stat.st_ino, size: stat.st_size, mode: stat.st_mode, ctime_ns: changed }
     }
 
     /// Whether a change after `now` would show.
     pub(super) fn is_settled(&self, now: SystemTime) -> bool {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        i128::try_from(now.saturating_sub(SETTLED).as_nanos()).is_ok_and(|nanoseconds| self.changed < nanoseconds)
+        i128::try_from(now.saturating_sub(STAT_SETTLE_TIME).as_nanos())
+            .is_ok_and(|nanoseconds| self.ctime_ns < nanoseconds)
     }
 
     /// Whether any user of this host may read it, or worse.
-    pub(super) fn is_for_everybody(&self) -> bool {
+    pub(super) fn is_world_accessible(&self) -> bool {
         self.mode & 0o007 != 0
     }
 }
@@ -125,30 +126,30 @@ impl FileTracker {
 
     /// A file that cannot be read is remembered too: that it appears is a change.
     pub(super) fn read(&mut self, path: &Path, max: u64) -> Result<FileContent, FileError> {
-        self.remember(path);
+        self.track(path);
         let content = read(path, max)?;
-        self.digest(path.as_os_str().as_encoded_bytes());
-        self.digest(&content.bytes);
+        self.update_digest(path.as_os_str().as_encoded_bytes());
+        self.update_digest(&content.bytes);
         self.contents.insert(path.to_owned(), sha256(&content.bytes));
         Ok(content)
     }
 
     /// As if these were the bytes of the file.
-    pub(super) fn read_as(&mut self, path: &Path, bytes: &[u8]) -> Vec<u8> {
-        self.remember(path);
-        self.digest(path.as_os_str().as_encoded_bytes());
-        self.digest(bytes);
+    pub(super) fn read_overlaid(&mut self, path: &Path, bytes: &[u8]) -> Vec<u8> {
+        self.track(path);
+        self.update_digest(path.as_os_str().as_encoded_bytes());
+        self.update_digest(bytes);
         bytes.to_vec()
     }
 
     /// What stands at a path, where that is more than a file.
-    pub(super) fn note(&mut self, path: PathBuf, digest: [u8; 32]) {
-        self.digest(&digest);
+    pub(super) fn record_digest(&mut self, path: PathBuf, digest: [u8; 32]) {
+        self.update_digest(&digest);
         self.contents.insert(path, digest);
     }
 
     /// Content that is part of the configuration and stands in no file of ours.
-    pub(super) fn digest(&mut self, bytes: &[u8]) {
+    pub(super) fn update_digest(&mut self, bytes: &[u8]) {
         // The length keeps "ab", "c" and "a", "bc" apart.
         self.digest.update(&(bytes.len() as u64).to_be_bytes());
         self.digest.update(bytes);
@@ -156,13 +157,13 @@ impl FileTracker {
 
     /// The files of a directory whose names match, sorted by name; as in a shell `*` does not match a leading dot, so
     /// that an editor's scratch file is no configuration. The directory is remembered: a new file in it is a change.
-    pub(super) fn matching(&mut self, directory: &Path, pattern: &str) -> Result<Vec<PathBuf>, FileError> {
-        self.remember(directory);
+    pub(super) fn glob(&mut self, directory: &Path, pattern: &str) -> Result<Vec<PathBuf>, FileError> {
+        self.track(directory);
         let mut found = Vec::new();
         for entry in fs::read_dir(directory)? {
             let name = entry?.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with('.') != pattern.starts_with('.') || !matches(pattern, name) {
+            if name.starts_with('.') != pattern.starts_with('.') || !matches_pattern(pattern, name) {
                 continue;
             }
             if found.len() == INCLUDES_MAX {
@@ -174,7 +175,7 @@ impl FileTracker {
         Ok(found)
     }
 
-    pub(super) fn remember(&mut self, path: &Path) {
+    pub(super) fn track(&mut self, path: &Path) {
         self.paths.insert(path.to_owned());
     }
 
@@ -194,34 +195,34 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// What files and folders look like from outside. Two that are equal, and settled, stand for the same content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatFingerprint {
-    print: [u8; 32],
+    digest: [u8; 32],
     /// Whether a change after the time that was asked about would show.
     pub is_settled: bool,
 }
 
 impl StatFingerprint {
     /// Of what was read at `then`.
-    pub fn of<'a>(paths: impl Iterator<Item = &'a Path>, then: SystemTime) -> Self {
+    pub fn compute<'a>(paths: impl Iterator<Item = &'a Path>, read_at: SystemTime) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut is_settled = true;
         for path in paths {
-            let seen = rustix::fs::stat(path).ok().map(|stat| FileStat::of(&stat));
-            is_settled &= seen.is_none_or(|seen| seen.is_settled(then));
-            context.update(format!("{path:?} {seen:?};").as_bytes());
+            let stat = rustix::fs::stat(path).ok().map(|stat| FileStat::from_stat(&stat));
+            is_settled &= stat.is_none_or(|stat| stat.is_settled(read_at));
+            context.update(format!("{path:?} {stat:?};").as_bytes());
         }
-        let mut print = [0; 32];
-        print.copy_from_slice(context.finish().as_ref());
-        Self { print, is_settled }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        Self { digest, is_settled }
     }
 }
 
 fn read(path: &Path, max: u64) -> Result<FileContent, FileError> {
     // O_NONBLOCK: opening a FIFO would wait for a writer, and what the path names may change after any check of it.
-    read_opened(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?, max)
+    read_open_file(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?, max)
 }
 
 /// Of a file that was opened so that it does not block.
-pub(super) fn read_opened(file: File, max: u64) -> Result<FileContent, FileError> {
+pub(super) fn read_open_file(file: File, max: u64) -> Result<FileContent, FileError> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(FileError::IsDirectory);
@@ -229,18 +230,18 @@ pub(super) fn read_opened(file: File, max: u64) -> Result<FileContent, FileError
     if !metadata.is_file() {
         return Err(FileError::NotRegular);
     }
-    let seen = FileStat::of(&rustix::fs::fstat(&file).map_err(io::Error::from)?);
+    let stat = FileStat::from_stat(&rustix::fs::fstat(&file).map_err(io::Error::from)?);
     // Sized at once, so that no half-grown copy of a secret stays behind in memory.
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(max) + 1).unwrap_or_default());
     file.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
         return Err(FileError::TooLarge { max });
     }
-    Ok(FileContent { bytes, seen })
+    Ok(FileContent { bytes, stat })
 }
 
 /// `*` stands for any text, and nothing else is special.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
+pub(super) fn matches_pattern(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
     let mut parts = parts.peekable();
@@ -265,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns() {
+    fn include_pattern_star_matches_any_text() {
         for (pattern, name, expected) in [
             ("*.toml", "a.toml", true),
             ("*.toml", ".toml", true),
@@ -279,40 +280,40 @@ mod tests {
             ("a", "ab", false),
             ("[a]?", "[a]?", true),
         ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+            assert_eq!(matches_pattern(pattern, name), expected, "{pattern} {name}");
         }
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
+    fn file_read_refuses_directories_devices_and_fifos_without_blocking() {
         assert!(matches!(read(Path::new("/"), 9), Err(FileError::IsDirectory)));
         assert!(matches!(read(Path::new("/dev/zero"), 9), Err(FileError::NotRegular)));
         assert!(matches!(read(Path::new("/dev/null/x"), 9), Err(FileError::Missing)));
         let path = std::env::temp_dir().join(format!("outgate-fifo-{}", std::process::id()));
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
-        let fault = read(&path, 9);
+        let error = read(&path, 9);
         fs::remove_file(&path).unwrap();
-        assert!(matches!(fault, Err(FileError::NotRegular)));
+        assert!(matches!(error, Err(FileError::NotRegular)));
     }
 
     #[test]
-    fn a_change_shows_once_it_cannot_share_its_time() {
-        let seen = |changed| FileStat { device: 1, inode: 1, size: 1, mode: 0o600, changed };
+    fn file_stat_is_settled_after_the_clock_resolution() {
+        let stat_changed_at = |changed| FileStat { device: 1, inode: 1, size: 1, mode: 0o600, ctime_ns: changed };
         let now = UNIX_EPOCH + Duration::from_secs(1_000);
         for (age, expected) in [(0, false), (2_999_999_999, false), (3_000_000_001, true), (-5_000_000_000, false)] {
-            assert_eq!(seen(1_000_000_000_000 - age).is_settled(now), expected, "{age}");
+            assert_eq!(stat_changed_at(1_000_000_000_000 - age).is_settled(now), expected, "{age}");
         }
     }
 
     #[test]
-    fn limits_paths_and_digests() {
+    fn file_tracker_limits_sizes_and_digests_contents() {
         let path = std::env::temp_dir().join(format!("outgate-files-{}", std::process::id()));
         fs::write(&path, b"12345").unwrap();
         let digest = |max| {
             let mut files = FileTracker::new();
-            let fault = files.read(&path, max).is_err();
-            let looked = files.finish();
-            (fault, (looked.paths, looked.digest))
+            let error = files.read(&path, max).is_err();
+            let read_set = files.finish();
+            (error, (read_set.paths, read_set.digest))
         };
         let (whole, short) = (digest(5), digest(4));
         fs::write(&path, b"12346").unwrap();

@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 /// Containers that start before a place and end before it, too, between it and the one that it is in.
-const STEPS_MAX: usize = 64;
+const NESTING_STEPS_MAX: usize = 64;
 
 /// The dotted paths of keys, and where they and their values stand.
 pub(super) struct KeyIndex {
@@ -18,7 +18,7 @@ pub(super) struct KeyIndex {
 }
 
 impl KeyIndex {
-    pub(super) fn of(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let mut index = Self { paths: Vec::new(), leaves: Vec::new(), containers: Vec::new() };
         index.add(DeTable::parse_recoverable(text).0.get_ref(), "");
         index.leaves.sort_by_key(|(span, _)| span.start);
@@ -27,18 +27,18 @@ impl KeyIndex {
     }
 
     /// The path of the innermost key whose name or value is at `offset`.
-    pub(super) fn at(&self, offset: usize) -> Option<&str> {
+    pub(super) fn key_at(&self, offset: usize) -> Option<&str> {
         let find = |spans: &[(Range<usize>, usize)]| {
             let before = spans.partition_point(|(span, _)| span.start <= offset);
-            let found = spans[..before].iter().rev().take(STEPS_MAX).find(|(span, _)| span.contains(&offset));
+            let found = spans[..before].iter().rev().take(NESTING_STEPS_MAX).find(|(span, _)| span.contains(&offset));
             found.map(|(_, path)| self.paths[*path].as_str())
         };
         find(&self.leaves).or_else(|| find(&self.containers))
     }
 
-    fn add(&mut self, table: &DeTable<'_>, above: &str) {
+    fn add(&mut self, table: &DeTable<'_>, prefix: &str) {
         for (key, value) in table {
-            let path = match above {
+            let path = match prefix {
                 "" => key.get_ref().to_string(),
                 above => format!("{above}.{}", key.get_ref()),
             };

@@ -4,10 +4,10 @@
 use ipnet::IpNet;
 
 use super::WarningCode;
-use super::keys::Schema;
 use super::problem::Problem;
-use super::read::{Reader, Table, Value};
-use super::{Listen, Located, PemFile, Secret, Server, keys, pem, secret, units};
+use super::reader::{Reader, Table, Value};
+use super::schema::Schema;
+use super::{Listen, Located, PemFile, Secret, Server, pem, schema, secret, units};
 
 /// One entry of `listen`: an address and its own settings.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub enum Alpn {
 
 impl Bind {
     /// Without settings of its own.
-    pub fn plain(address: Listen) -> Self {
+    pub fn new(address: Listen) -> Self {
         Self { address, tls: BindTls::Inherited, alpn: None, mode: None, group: None }
     }
 
@@ -87,26 +87,26 @@ pub struct Ca {
     pub key: Located<Secret>,
 }
 
-pub(super) fn tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ListenerTls>> {
-    let table = Table::open(reader, value, &keys::SERVER_TLS)?;
+pub(super) fn read_tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ListenerTls>> {
+    let table = Table::open(reader, value, &schema::SERVER_TLS)?;
     table.require(reader, "certificate", "write certificate = \"listener.pem\": the chain that clients are shown");
     table.require(reader, "key", "write key = \"listener.key\", or \"credential:NAME\" (systemd)");
-    let certificate = table.one(reader, "certificate", pem::certificates);
-    let key = table.one(reader, "key", secret::read_key);
-    let client_ca = table.one(reader, "client_ca", pem::certificates);
-    let client_crls = table.many(reader, "client_crls", None, pem::revocation_lists).unwrap_or_default();
+    let certificate = table.read(reader, "certificate", pem::read_certificates);
+    let key = table.read(reader, "key", secret::read_key);
+    let client_ca = table.read(reader, "client_ca", pem::read_certificates);
+    let client_crls = table.read_list(reader, "client_crls", None, pem::read_revocation_lists).unwrap_or_default();
     if let (None, Some(crls)) = (table.get("client_ca"), table.get("client_crls").filter(|_| !client_crls.is_empty())) {
         let problem = Problem::at(crls.span, "`client_crls` would revoke no certificate: there is no `client_ca`");
         reader.problems.push(problem.help("add client_ca, or leave client_crls out"));
     }
-    Some(value.at(ListenerTls { certificate: certificate?, key: key?, client_ca, client_crls }))
+    Some(value.located(ListenerTls { certificate: certificate?, key: key?, client_ca, client_crls }))
 }
 
 /// An address, or a table with an address and the listener's own settings.
-pub(super) fn server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
-    let (table, bind) = bind(reader, value, &keys::SERVER_LISTEN)?;
-    let Some(table) = table else { return Some(value.at(bind)) };
-    let off = |reader: &mut Reader<'_>, value: &Value<'_>| {
+pub(super) fn read_server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
+    let (table, bind) = read_bind(reader, value, &schema::SERVER_LISTEN)?;
+    let Some(table) = table else { return Some(value.located(bind)) };
+    let read_tls_off = |reader: &mut Reader<'_>, value: &Value<'_>| {
         let is_on = reader.boolean(value)?.value;
         if is_on {
             let problem = Problem::at(value.span, "`tls` names no certificate");
@@ -114,44 +114,50 @@ pub(super) fn server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Optio
         }
         (!is_on).then_some(BindTls::Off)
     };
-    let tls = table.one(reader, "tls", |reader, value| match value.is_boolean() {
-        true => off(reader, value),
-        false => tls(reader, value).map(|tls| BindTls::Own(Box::new(tls))),
+    let tls = table.read(reader, "tls", |reader, value| match value.is_boolean() {
+        true => read_tls_off(reader, value),
+        false => read_tls(reader, value).map(|tls| BindTls::Own(Box::new(tls))),
     });
     let choices = [("h2", Alpn::Http2), ("http/1.1", Alpn::Http1)];
     let if_empty = Some("write [\"h2\", \"http/1.1\"], or one of them");
-    let alpn = table.many(reader, "alpn", if_empty, |reader, value| Some(reader.choice(value, &choices)?.value));
+    let alpn =
+        table.read_list(reader, "alpn", if_empty, |reader, value| Some(reader.parse_choice(value, &choices)?.value));
     for key in ["tls", "alpn"] {
         if let (Listen::Unix(_), Some(value)) = (&bind.address, table.get(key)) {
             let problem = Problem::at(value.span, format!("`{key}` on a unix socket, which has no TLS"));
             reader.problems.push(problem.help("leave it out"));
         }
     }
-    Some(value.at(Bind { tls: tls.unwrap_or(BindTls::Inherited), alpn, ..bind }))
+    Some(value.located(Bind { tls: tls.unwrap_or(BindTls::Inherited), alpn, ..bind }))
 }
 
 /// The same of the admin listener, which has no TLS.
-pub(super) fn admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
-    let (_, bind) = bind(reader, value, &keys::ADMIN_LISTEN)?;
+pub(super) fn read_admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
+    let (_, bind) = read_bind(reader, value, &schema::ADMIN_LISTEN)?;
     if bind.mode.is_some_and(|mode| mode & 0o002 != 0) {
         let message = "every user of this host may change the proxy's configuration through this socket";
         let help = "write a mode without permissions for others, \"0660\", and a group";
         reader.problems.push(Problem::warning(WarningCode::AdminSocketMode, Some(value.span), message).help(help));
     }
-    Some(value.at(bind))
+    Some(value.located(bind))
 }
 
 /// `None`: the entry is no table.
-fn bind<'a>(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Schema) -> Option<(Option<Table<'a>>, Bind)> {
+fn read_bind<'a>(
+    reader: &mut Reader<'_>,
+    value: &Value<'a>,
+    schema: &'static Schema,
+) -> Option<(Option<Table<'a>>, Bind)> {
     if !value.is_table() {
-        let address = reader.parsed(value, units::listen)?;
-        return Some((None, Bind::plain(address.value)));
+        let address = reader.parse(value, units::listen)?;
+        return Some((None, Bind::new(address.value)));
     }
-    let table = Table::open(reader, value, shape)?;
+    let table = Table::open(reader, value, schema)?;
     table.require(reader, "address", "write address = \"0.0.0.0:4750\" or \"unix:/path\"");
-    let address = table.one(reader, "address", |reader, value| reader.parsed(value, units::listen));
-    let mode = table.one(reader, "mode", |reader, value| reader.parsed(value, units::mode));
-    let group = table.one(reader, "group", |reader, value| reader.text(value).map(|text| value.at(text.to_owned())));
+    let address = table.read(reader, "address", |reader, value| reader.parse(value, units::listen));
+    let mode = table.read(reader, "mode", |reader, value| reader.parse(value, units::mode));
+    let group =
+        table.read(reader, "group", |reader, value| reader.text(value).map(|text| value.located(text.to_owned())));
     let address = address?.value;
     for key in ["mode", "group"] {
         if let (false, Some(value)) = (matches!(address, Listen::Unix(_)), table.get(key)) {
@@ -160,46 +166,46 @@ fn bind<'a>(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Schema) 
             reader.problems.push(problem.help(help));
         }
     }
-    Some((Some(table), Bind { mode: mode.map(|mode| mode.value), group, ..Bind::plain(address) }))
+    Some((Some(table), Bind { mode: mode.map(|mode| mode.value), group, ..Bind::new(address) }))
 }
 
 /// A socket can be listened on once. Port 0 is another port each time, but then nothing tells two entries apart.
-pub(super) fn no_socket_twice(reader: &mut Reader<'_>, server: &[Located<Bind>], admin: &[Located<Bind>]) {
+pub(super) fn reject_duplicate_sockets(reader: &mut Reader<'_>, server: &[Located<Bind>], admin: &[Located<Bind>]) {
     let mut seen: Vec<&Located<Bind>> = Vec::new();
     for bind in server.iter().chain(admin) {
         let is_any_port = matches!(bind.address, Listen::Tcp(address) if address.port() == 0);
         match seen.iter().find(|other| other.address == bind.address) {
             Some(other) if !is_any_port || bind.has_own_settings() || other.has_own_settings() => {
                 let problem = Problem::at(bind.span, "the same socket twice").label("again here");
-                reader.problems.push(problem.also(other.span, "first here").help("write another port or path"));
+                reader.problems.push(problem.related(other.span, "first here").help("write another port or path"));
             }
             _ => seen.push(bind),
         }
     }
 }
 
-pub(super) fn ca(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Ca>> {
-    let table = Table::open(reader, value, &keys::SERVER_CA)?;
+pub(super) fn read_ca(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Ca>> {
+    let table = Table::open(reader, value, &schema::SERVER_CA)?;
     table.require(reader, "certificate", "write certificate = \"ca.pem\": `outgate ca new` makes it");
     table.require(reader, "key", "write key = \"ca.key\", or \"credential:NAME\" (systemd)");
-    let certificate = table.one(reader, "certificate", pem::certificates);
-    let key = table.one(reader, "key", secret::read_key);
-    Some(value.at(Ca { certificate: certificate?, key: key? }))
+    let certificate = table.read(reader, "certificate", pem::read_certificates);
+    let key = table.read(reader, "key", secret::read_key);
+    Some(value.located(Ca { certificate: certificate?, key: key? }))
 }
 
 /// `false`, or who may send it. A bare `true` would let whoever connects say that they are somebody else.
-pub(super) fn proxy_protocol(
+pub(super) fn read_proxy_protocol(
     reader: &mut Reader<'_>,
     value: &Value<'_>,
     listen: &[Located<Bind>],
 ) -> Option<Located<ProxyProtocol>> {
     const HELP: &str = "write false, or { from = [\"10.0.0.0/8\"] } with the networks of your load balancers";
     if value.is_table() {
-        let table = Table::open(reader, value, &keys::PROXY_PROTOCOL)?;
+        let table = Table::open(reader, value, &schema::PROXY_PROTOCOL)?;
         table.require(reader, "from", HELP);
-        let read = |reader: &mut Reader<'_>, value: &Value<'_>| reader.parsed(value, units::network);
-        let from = table.many(reader, "from", Some(HELP), read)?;
-        return Some(value.at(ProxyProtocol::From(from)));
+        let read = |reader: &mut Reader<'_>, value: &Value<'_>| reader.parse(value, units::network);
+        let from = table.read_list(reader, "from", Some(HELP), read)?;
+        return Some(value.located(ProxyProtocol::From(from)));
     }
     if !value.is_boolean() {
         reader.wrong_type(value, "false or a table", HELP);
@@ -208,16 +214,17 @@ pub(super) fn proxy_protocol(
     if !reader.boolean(value)?.value {
         return None;
     }
-    if let Some(open) = listen.iter().find(|bind| !is_of_this_host(&bind.address)) {
-        let problem = Problem::at(value.span, "anybody could claim any address").also(open.span, "reached from here");
+    if let Some(exposed) = listen.iter().find(|bind| !is_local(&bind.address)) {
+        let problem =
+            Problem::at(value.span, "anybody could claim any address").related(exposed.span, "reached from here");
         reader.problems.push(problem.help(HELP));
         return None;
     }
-    Some(value.at(ProxyProtocol::AnyPeer))
+    Some(value.located(ProxyProtocol::AnyPeer))
 }
 
 /// Where systemd's sockets listen is not known here.
-fn is_of_this_host(listen: &Listen) -> bool {
+fn is_local(listen: &Listen) -> bool {
     match listen {
         Listen::Tcp(address) => address.ip().to_canonical().is_loopback(),
         Listen::Unix(_) => true,

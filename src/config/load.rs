@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::conceal::redact;
 use super::files::{self, FILE_MAX, FileError, FileTracker, INCLUDES_MAX};
-use super::journal::{self, Overlay, UnreadableRollback};
+use super::pending_rollback::{self, Overlay, UnreadableRollback};
 use super::problem::{PROBLEMS_MAX, Problem, Severity, SourceMap};
-use super::read::{Environment, Reader, Table, Value};
-use super::written::SourceSnapshot;
-use super::{Config, KeyDirs, credential, keys, log, named, sections, signer, syntax, trust, warning};
+use super::reader::{Environment, Reader, Table, Value};
+use super::redact::redact;
+use super::snapshot::SourceSnapshot;
+use super::{Config, KeyDirs, credential, log, named_sections, schema, sections, signer, syntax, trust, warning};
 
 /// A configuration without problems, so far as its text tells.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub struct LoadError {
     /// What the next reading need not read again.
     pub key_dirs: KeyDirs,
     /// What could be read, unless a file is no TOML: compile it to find the problems of meaning too, and for nothing else.
-    pub rest: Option<Box<Config>>,
+    pub partial: Option<Box<Config>>,
 }
 
 impl fmt::Display for LoadError {
@@ -52,68 +52,68 @@ impl std::error::Error for LoadError {}
 
 /// Reads a configuration file and all that it names.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    load_after(path, &KeyDirs::new())
+    load_incremental(path, &KeyDirs::new())
 }
 
 /// The same, where some of it is known from a reading before: what has not changed since is not read again.
-pub fn load_after(path: &Path, known: &KeyDirs) -> Result<Loaded, LoadError> {
-    load_with(path, &|name| std::env::var_os(name), known, journal::read(path))
+pub fn load_incremental(path: &Path, previous: &KeyDirs) -> Result<Loaded, LoadError> {
+    load_from(path, &|name| std::env::var_os(name), previous, pending_rollback::read(path))
 }
 
 /// The same, as it would be with other files in the place of these.
-pub fn load_over(path: &Path, known: &KeyDirs, overlay: Overlay) -> Result<Loaded, LoadError> {
-    load_with(path, &|name| std::env::var_os(name), known, Ok(Some(overlay)))
+pub fn load_with_overlay(path: &Path, previous: &KeyDirs, overlay: Overlay) -> Result<Loaded, LoadError> {
+    load_from(path, &|name| std::env::var_os(name), previous, Ok(Some(overlay)))
 }
 
 /// The same, with another environment than that of this process.
-pub fn load_in(path: &Path, environment: &Environment<'_>) -> Result<Loaded, LoadError> {
-    load_with(path, environment, &KeyDirs::new(), journal::read(path))
+pub fn load_with_environment(path: &Path, environment: &Environment<'_>) -> Result<Loaded, LoadError> {
+    load_from(path, environment, &KeyDirs::new(), pending_rollback::read(path))
 }
 
-fn load_with(
+fn load_from(
     path: &Path,
     environment: &Environment<'_>,
-    known: &KeyDirs,
+    previous: &KeyDirs,
     overlay: Result<Option<Overlay>, UnreadableRollback>,
 ) -> Result<Loaded, LoadError> {
-    let mut reader = Reader::new(environment, known);
+    let mut reader = Reader::new(environment, previous);
     match overlay {
         Ok(overlay) => reader.overlay = overlay,
         // Neither the files in their places nor those of the folder can be trusted to belong together.
         Err(unreadable) => {
             let problem = Problem::general(format!("an unfinished rollback: {unreadable}"));
             reader.problems.push(problem.help("run `outgate rollback --finish`, as who began it"));
-            return Err(reader.reject(None));
+            return Err(reader.into_load_error(None));
         }
     }
-    match reader.source(path) {
-        Ok((file, text)) => compose(reader, file, &text),
-        Err(fault) => {
-            let problem = Problem::general(format!("{} {fault}", path.display()));
+    match reader.read_source(path) {
+        Ok((file, text)) => build(reader, file, &text),
+        Err(error) => {
+            let problem = Problem::general(format!("{} {error}", path.display()));
             reader.problems.push(problem.help("write the path of a configuration file: --config PATH"));
-            Err(reader.reject(None))
+            Err(reader.into_load_error(None))
         }
     }
 }
 
 /// The configuration that a text is; relative paths in it are relative to where `path` stands.
 pub fn parse(text: &str, path: &Path) -> Result<Loaded, LoadError> {
-    let known = KeyDirs::new();
-    let mut reader = Reader::new(&|name| std::env::var_os(name), &known);
-    reader.files.digest(text.as_bytes());
+    let previous = KeyDirs::new();
+    let mut reader = Reader::new(&|name| std::env::var_os(name), &previous);
+    reader.files.update_digest(text.as_bytes());
     let file = reader.sources.add(path, text);
-    compose(reader, file, text)
+    build(reader, file, text)
 }
 
 /// What runs where no file is: strangers on loopback may send to every public host, from these addresses of ours.
 pub fn builtin(addresses: &[IpAddr]) -> Result<Loaded, LoadError> {
     let path = Path::new("(built in)");
     if addresses.is_empty() {
-        let known = KeyDirs::new();
-        let mut reader = Reader::new(&|_| None, &known);
+        let previous = KeyDirs::new();
+        let mut reader = Reader::new(&|_| None, &previous);
         let problem = Problem::general("this host has no global address to send from");
         reader.problems.push(problem.help("write a configuration with a pool of addresses, [egress.default]"));
-        return Err(reader.reject(None));
+        return Err(reader.into_load_error(None));
     }
     let ranges: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
     let ranges = ranges.join(", ");
@@ -129,64 +129,65 @@ enum SourceError {
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(fault) => fault.fmt(f),
+            Self::File(error) => error.fmt(f),
             Self::NotUtf8 { line } => write!(f, "is not UTF-8 (line {line})"),
         }
     }
 }
 
 impl<'e> Reader<'e> {
-    fn new(environment: &'e Environment<'e>, known: &'e KeyDirs) -> Self {
+    fn new(environment: &'e Environment<'e>, previous: &'e KeyDirs) -> Self {
         Self {
             environment,
             sources: SourceMap::default(),
             files: FileTracker::new(),
-            known,
+            previous_key_dirs: previous,
             key_dirs: KeyDirs::new(),
             problems: Vec::new(),
-            syntax: Vec::new(),
+            syntax_errors: Vec::new(),
             overlay: None,
-            declared: super::DeclaredSections::default(),
+            declared_sections: super::DeclaredSections::default(),
         }
     }
 
-    fn source(&mut self, path: &Path) -> Result<(u16, Arc<str>), SourceError> {
+    fn read_source(&mut self, path: &Path) -> Result<(u16, Arc<str>), SourceError> {
         let bytes = match self.overlay.as_ref().and_then(|overlay| overlay.text(path)) {
-            Some(bytes) => self.files.read_as(path, bytes),
+            Some(bytes) => self.files.read_overlaid(path, bytes),
             None => self.files.read(path, FILE_MAX).map_err(SourceError::File)?.bytes,
         };
         let text: Arc<str> = String::from_utf8(bytes)
             .map_err(|error| {
-                let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                SourceError::NotUtf8 { line: 1 + good.iter().filter(|byte| **byte == b'\n').count() }
+                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                SourceError::NotUtf8 { line: 1 + valid.iter().filter(|byte| **byte == b'\n').count() }
             })?
             .into();
         Ok((self.sources.add(path, text.clone()), text))
     }
 
     /// Parses, and hides the secrets of the text that problems will show.
-    fn document<'a>(&mut self, file: u16, text: &'a str) -> DeTable<'a> {
+    fn parse_document<'a>(&mut self, file: u16, text: &'a str) -> DeTable<'a> {
         let (table, problems) = syntax::parse(file, text);
         let broken: Vec<_> =
             problems.iter().filter_map(|problem| problem.span).map(|at| at.start as usize..at.end as usize).collect();
         self.sources.replace(file, redact(text, &table, &broken));
-        self.syntax.extend(problems);
+        self.syntax_errors.extend(problems);
         table
     }
 
     /// The texts of the files that `include` names, each once.
-    fn included(&mut self, main: u16, table: &Table<'_>) -> Vec<(u16, Arc<str>)> {
-        let mut seen: BTreeSet<PathBuf> = self.sources.get(main).map(|(path, _)| path.to_owned()).into_iter().collect();
+    fn read_includes(&mut self, main: u16, table: &Table<'_>) -> Vec<(u16, Arc<str>)> {
+        let mut visited: BTreeSet<PathBuf> =
+            self.sources.get(main).map(|(path, _)| path.to_owned()).into_iter().collect();
         let mut texts = Vec::new();
         let patterns = table.get("include").and_then(|value| self.list(&value, None)).unwrap_or_default();
         for value in patterns {
-            for path in self.expand(&value) {
-                if texts.len() == INCLUDES_MAX || !seen.insert(path.clone()) {
+            for path in self.expand_pattern(&value) {
+                if texts.len() == INCLUDES_MAX || !visited.insert(path.clone()) {
                     continue;
                 }
-                match self.source(&path) {
+                match self.read_source(&path) {
                     Ok(text) => texts.push(text),
-                    Err(fault) => self.include_fault(&value, &format!("{} {fault}", path.display())),
+                    Err(error) => self.report_include_error(&value, &format!("{} {error}", path.display())),
                 }
             }
         }
@@ -194,56 +195,56 @@ impl<'e> Reader<'e> {
     }
 
     /// The files that one pattern names.
-    fn expand(&mut self, value: &Value<'_>) -> Vec<PathBuf> {
+    fn expand_pattern(&mut self, value: &Value<'_>) -> Vec<PathBuf> {
         let Some(text) = self.text(value) else { return Vec::new() };
-        let path = self.resolve(value.span, text);
+        let path = self.resolve_path(value.span, text);
         let Some(pattern) = path.file_name().and_then(OsStr::to_str).filter(|_| !text.ends_with('/')) else {
-            self.include_fault(value, "names no file");
+            self.report_include_error(value, "names no file");
             return Vec::new();
         };
         let directory = path.parent().unwrap_or(Path::new(""));
         if text.trim_end_matches(pattern).contains('*') {
-            self.include_fault(value, "* stands for a part of a file's name, not of a directory's");
+            self.report_include_error(value, "* stands for a part of a file's name, not of a directory's");
             return Vec::new();
         }
         if !pattern.contains('*') {
             return vec![path];
         }
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        let found = match self.files.matching(directory, pattern) {
+        let found = match self.files.glob(directory, pattern) {
             Ok(paths) => paths,
             // As with a directory that is empty: a package may bring it later.
             Err(FileError::Missing) => Vec::new(),
-            Err(fault) => {
-                self.include_fault(value, &format!("{} {fault}", directory.display()));
+            Err(error) => {
+                self.report_include_error(value, &format!("{} {error}", directory.display()));
                 Vec::new()
             }
         };
         match &self.overlay {
-            Some(overlay) => overlay.expand(directory, |name| files::matches(pattern, name), found),
+            Some(overlay) => overlay.expand(directory, |name| files::matches_pattern(pattern, name), found),
             None => found,
         }
     }
 
-    fn include_fault(&mut self, value: &Value<'_>, why: &str) {
-        let problem = Problem::at(value.span, "cannot be included").label(why);
+    fn report_include_error(&mut self, value: &Value<'_>, reason: &str) {
+        let problem = Problem::at(value.span, "cannot be included").label(reason);
         self.problems.push(problem.help("write paths of files, the last part with * if need be: \"conf.d/*.toml\""));
     }
 
-    fn reject(self, rest: Option<Box<Config>>) -> LoadError {
-        let problems = in_order(self.problems, self.syntax, &self.sources);
+    fn into_load_error(self, partial: Option<Box<Config>>) -> LoadError {
+        let problems = sort_and_truncate(self.problems, self.syntax_errors, &self.sources);
         let files = self.files.finish().paths;
-        LoadError { problems, sources: self.sources, files, key_dirs: self.key_dirs, rest }
+        LoadError { problems, sources: self.sources, files, key_dirs: self.key_dirs, partial }
     }
 }
 
 /// In the order of the text, without what is said of lines that are no TOML, and no more than can be read.
-fn in_order(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: &SourceMap) -> Vec<Problem> {
+fn sort_and_truncate(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: &SourceMap) -> Vec<Problem> {
     let count = problems.len() + syntax.len();
     let line = |problem: &Problem| {
-        let place = problem.span?;
-        let (_, text) = sources.get(place.file)?;
-        Some((place.file, syntax::line_of(text, place)))
+        let span = problem.span?;
+        let (_, text) = sources.get(span.file)?;
+        Some((span.file, syntax::line_of(text, span)))
     };
     problems.sort_by_key(|problem| problem.span);
     problems.truncate(PROBLEMS_MAX);
@@ -261,16 +262,16 @@ fn in_order(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: &SourceMa
 }
 
 /// Reads the sections of the main file and of those that it includes.
-fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadError> {
+fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadError> {
     if text.trim().is_empty() {
         // Some editors empty a file before they write it: that moment is not a configuration to adopt.
         let problem = Problem::general("the configuration file is empty");
         reader.problems.push(problem.help("write at least a [server] section"));
     }
-    let nodes = reader.document(main, text);
-    let file = Table::of_file(&mut reader, main, &nodes, &keys::FILE);
-    let texts = reader.included(main, &file);
-    let documents: Vec<_> = texts.iter().map(|(file, text)| (*file, reader.document(*file, text))).collect();
+    let root = reader.parse_document(main, text);
+    let file = Table::from_file(&mut reader, main, &root, &schema::FILE);
+    let texts = reader.read_includes(main, &file);
+    let documents: Vec<_> = texts.iter().map(|(file, text)| (*file, reader.parse_document(*file, text))).collect();
     let mut files = vec![file];
     for ((file, nodes), (_, text)) in documents.iter().zip(&texts) {
         if text.is_empty() {
@@ -278,51 +279,51 @@ fn compose(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, Load
             let problem = Problem::general(format!("the included file {} is empty", path.display()));
             reader.problems.push(problem.help("remove it, or write what belongs there: a comment will do"));
         }
-        let table = Table::of_file(&mut reader, *file, nodes, &keys::FILE);
-        for key in keys::MAIN_ONLY.iter().filter_map(|key| table.get(key)) {
+        let table = Table::from_file(&mut reader, *file, nodes, &schema::FILE);
+        for key in schema::MAIN_ONLY.iter().filter_map(|key| table.get(key)) {
             let problem = Problem::at(key.span, format!("`{}` stands in an included file", key.key));
             reader.problems.push(problem.help("move it to the main file"));
         }
         files.push(table);
     }
-    let [file, ..] = files.as_slice() else { return Err(reader.reject(None)) };
+    let [file, ..] = files.as_slice() else { return Err(reader.into_load_error(None)) };
 
-    let server = sections::server(&mut reader, file);
-    let admin = sections::admin(&mut reader, file);
-    super::listener::no_socket_twice(&mut reader, &server.listen, &admin.listen);
+    let server = sections::read_server(&mut reader, file);
+    let admin = sections::read_admin(&mut reader, file);
+    super::listener::reject_duplicate_sockets(&mut reader, &server.listen, &admin.listen);
     let mut config = Config {
         server,
         admin,
-        egress: named::pools(&mut reader, &files),
-        clients: named::clients(&mut reader, &files),
-        routes: named::routes(&mut reader, &files),
-        trust: trust::trusts(&mut reader, &files),
-        signers: signer::all(&mut reader, &files),
-        credentials: credential::all(&mut reader, &files),
-        limits: named::limits(&mut reader, &files),
-        declared: super::DeclaredSections::default(),
-        guard: sections::guard(&mut reader, file),
-        resolver: sections::resolver(&mut reader, file),
-        timeouts: sections::timeouts(&mut reader, file),
-        circuit: sections::circuit(&mut reader, file),
-        log: log::read(&mut reader, file),
-        acknowledge: warning::acknowledged(&mut reader, file),
+        egress: named_sections::read_pools(&mut reader, &files),
+        clients: named_sections::read_clients(&mut reader, &files),
+        routes: named_sections::read_routes(&mut reader, &files),
+        trust: trust::read_all(&mut reader, &files),
+        signers: signer::read_all(&mut reader, &files),
+        credentials: credential::read_all(&mut reader, &files),
+        limits: named_sections::read_limits(&mut reader, &files),
+        declared_sections: super::DeclaredSections::default(),
+        guard: sections::read_guard(&mut reader, file),
+        resolver: sections::read_resolver(&mut reader, file),
+        timeouts: sections::read_timeouts(&mut reader, file),
+        circuit: sections::read_circuit(&mut reader, file),
+        log: log::read_log(&mut reader, file),
+        acknowledge: warning::read_acknowledged(&mut reader, file),
         sources: reader.sources.clone(),
         files: Vec::new(),
         key_dirs: reader.key_dirs.clone(),
-        written: Arc::default(),
+        snapshot: Arc::default(),
         rollback: reader.overlay.as_ref().map(|overlay| overlay.number),
         digest: [0; 32],
     };
-    config.declared = reader.declared.clone();
-    let whole = reader.syntax.is_empty();
-    if !whole || reader.problems.iter().any(|problem| problem.severity == Severity::Problem) {
-        return Err(reader.reject(whole.then(|| Box::new(config))));
+    config.declared_sections = reader.declared_sections.clone();
+    let is_valid_toml = reader.syntax_errors.is_empty();
+    if !is_valid_toml || reader.problems.iter().any(|problem| problem.severity == Severity::Problem) {
+        return Err(reader.into_load_error(is_valid_toml.then(|| Box::new(config))));
     }
-    let warnings = in_order(reader.problems, Vec::new(), &reader.sources);
-    let looked = reader.files.finish();
-    (config.files, config.digest) = (looked.paths, looked.digest);
+    let warnings = sort_and_truncate(reader.problems, Vec::new(), &reader.sources);
+    let read_set = reader.files.finish();
+    (config.files, config.digest) = (read_set.paths, read_set.digest);
     let texts = std::iter::once((main, text.into())).chain(texts);
-    config.written = Arc::new(SourceSnapshot::new(texts, &config.sources, looked.contents, config.digest));
+    config.snapshot = Arc::new(SourceSnapshot::new(texts, &config.sources, read_set.contents, config.digest));
     Ok(Loaded { config, warnings })
 }

@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use super::problem::{Problem, nearest};
-use super::read::{Reader, Table};
-use super::{Located, keys};
+use super::problem::{Problem, closest_match};
+use super::reader::{Reader, Table};
+use super::{Located, schema};
 
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -35,23 +35,23 @@ pub enum DeliveryLog {
     Off,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
-    let table = file.section(reader, "log", &keys::LOG);
-    let deliveries = table.one(reader, "deliveries", |reader, value| {
+pub(super) fn read_log(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
+    let table = file.section(reader, "log", &schema::LOG);
+    let deliveries = table.read(reader, "deliveries", |reader, value| {
         let text = reader.text(value)?;
         let deliveries = match (text, text.strip_prefix("file:")) {
             ("stdout", _) => DeliveryLog::Stdout,
             ("off", _) => DeliveryLog::Off,
-            (_, Some(path)) if !path.is_empty() => DeliveryLog::File(reader.resolve(value.span, path)),
+            (_, Some(path)) if !path.is_empty() => DeliveryLog::File(reader.resolve_path(value.span, path)),
             _ => {
-                reader.no_choice(value, "write one of \"stdout\", \"file:PATH\", \"off\"");
+                reader.report_unknown_value(value, "write one of \"stdout\", \"file:PATH\", \"off\"");
                 return None;
             }
         };
-        Some(value.at(deliveries))
+        Some(value.located(deliveries))
     });
     let deliveries = deliveries.unwrap_or(Located { value: DeliveryLog::Stdout, span: table.span });
-    let level = table.one(reader, "level", |reader, value| {
+    let level = table.read(reader, "level", |reader, value| {
         let text = reader.text(value)?;
         if let Err(ValueError { what, help }) = check_level(text) {
             let problem = Problem::at(value.span, format!("`{}` is not a log level: {what}", value.key));
@@ -61,7 +61,7 @@ pub(super) fn read(reader: &mut Reader<'_>, file: &Table<'_>) -> Log {
         Some(text.to_owned())
     });
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let format = table.one(reader, "format", |reader, value| reader.choice(value, &formats));
+    let format = table.read(reader, "format", |reader, value| reader.parse_choice(value, &formats));
     let format = format.map_or(LogFormat::Text, |format| format.value);
     Log { deliveries, level: level.unwrap_or("info".into()), format }
 }
@@ -86,7 +86,7 @@ fn check_level(text: &str) -> Result<(), ValueError> {
                 let is_path = module.split("::").all(|part| !part.is_empty() && part.chars().all(is_of_name));
                 if !CRATES.contains(&name) || !is_path {
                     let all = || format!("a module is of {}, such as \"info,outgate::net=debug\"", CRATES.join(", "));
-                    let help = nearest(name, CRATES).filter(|near| *near != name);
+                    let help = closest_match(name, CRATES).filter(|near| *near != name);
                     let help = help.map_or_else(all, |near| format!("did you mean `{near}`?"));
                     return Err(ValueError { what: format!("no module is called `{module}`"), help });
                 }
@@ -106,7 +106,7 @@ fn check_word(word: &str) -> Result<(), ValueError> {
         return Ok(());
     }
     let lower = word.to_ascii_lowercase();
-    let near = if lower == "warning" { Some("warn") } else { nearest(&lower, LEVELS) };
+    let near = if lower == "warning" { Some("warn") } else { closest_match(&lower, LEVELS) };
     let all = || "write \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\", or one a module, \"info,outgate::net=debug\"";
     let help = near.map_or_else(|| all().to_owned(), |near| format!("did you mean `{near}`?"));
     Err(ValueError { what: format!("there is no level `{word}`"), help })
@@ -141,8 +141,8 @@ mod tests {
             ("info,outgate[span]=debug", "a module is of outgate, h2"),
             ("h2=debug", "write \"info,h2=debug\""),
         ] {
-            let fault = check_level(wrong).expect_err(wrong);
-            assert!(fault.help.starts_with(help), "{wrong}: {}", fault.help);
+            let error = check_level(wrong).expect_err(wrong);
+            assert!(error.help.starts_with(help), "{wrong}: {}", error.help);
         }
     }
 }

@@ -1,35 +1,35 @@
 //! The configuration as written: one struct a section, every value with the place it was read from.
 //! What may an operator write?
 
-mod conceal;
+mod control_paths;
 mod credential;
 mod declared;
 pub mod difference;
 mod files;
-pub mod journal;
 mod key_dir;
 mod key_index;
-mod keys;
 mod listener;
 mod load;
 mod log;
-mod named;
-mod operating;
+mod named_sections;
 mod pem;
+pub mod pending_rollback;
 pub mod problem;
 mod public_key;
-mod read;
+mod reader;
+mod redact;
 mod render;
+mod schema;
 mod secret;
 mod sections;
 mod signer;
+pub mod snapshot;
 mod syntax;
-mod times;
+mod timeouts;
 mod trust;
 mod units;
 mod upstream;
 mod warning;
-pub mod written;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,27 +42,27 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::names::{ClientName, CredentialName, Host, LimitName, PoolName, SignerName, TrustName};
+pub use control_paths::ControlPaths;
 pub use credential::{Authentication, ClientAuth, Credential, OAuth2};
 pub use declared::DeclaredSections;
 pub use files::StatFingerprint;
 #[cfg(any(test, fuzzing))]
 pub use key_dir::key_files;
 pub use key_dir::{KeyDir, KeyDirs, KeyFile, KeyFolder};
-pub use keys::known as known_keys;
 pub use listener::{Alpn, Bind, BindTls, Ca, ListenerTls, ProxyProtocol};
-pub use load::{LoadError, Loaded, builtin, load, load_after, load_in, load_over, parse};
+pub use load::{LoadError, Loaded, builtin, load, load_incremental, load_with_environment, load_with_overlay, parse};
 pub use log::{DeliveryLog, Log, LogFormat};
-pub use operating::ControlPaths;
-pub use problem::{Problem, Severity, SourceMap, SourceSpan, few};
-pub use read::Environment;
-pub use render::{one_line_each, render, to_json};
+pub use problem::{Problem, Severity, SourceMap, SourceSpan, truncate_similar};
+pub use reader::Environment;
+pub use render::{render, to_json, to_log_lines};
+pub use schema::known as known_keys;
 pub use signer::{Encoding, HmacAlgorithm, SignatureParams, Signer, SigningKey};
-pub use times::{Circuit, RouteTimeouts, Timeouts};
+pub use snapshot::SourceSnapshot;
+pub use timeouts::{Circuit, RouteTimeouts, Timeouts};
 pub use trust::{ClientIdentity, CrlPolicy, Roots, TlsVersion, Trust, VerifyMode};
 pub use units::duration_argument;
 pub use upstream::{ClientConnections, ResponseHeadMax};
-pub use warning::{WarningCode, acknowledge, summary, without_acknowledged};
-pub use written::SourceSnapshot;
+pub use warning::{WarningCode, apply_acknowledgements, remove_acknowledged, summarize};
 
 /// A value and the place in a file where it was written.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ pub struct Config {
     pub signers: BTreeMap<SignerName, Located<Signer>>,
     pub credentials: BTreeMap<CredentialName, Located<Credential>>,
     pub limits: BTreeMap<LimitName, Located<Limit>>,
-    pub declared: DeclaredSections,
+    pub declared_sections: DeclaredSections,
     pub guard: Guard,
     pub resolver: Resolver,
     pub timeouts: Timeouts,
@@ -108,7 +108,7 @@ pub struct Config {
     /// Of the configuration that is being put back, where a rollback has not finished.
     pub rollback: Option<u64>,
     /// As the files say it, to be compared with another and kept.
-    pub written: Arc<SourceSnapshot>,
+    pub snapshot: Arc<SourceSnapshot>,
     /// SHA-256 over path and content of `files`, and the system's roots if used: equal means nothing changed.
     pub digest: [u8; 32],
 }
@@ -241,7 +241,7 @@ impl AuthMethod {
         }
     }
     /// The key that its material is written under.
-    pub fn key(self) -> &'static str {
+    pub fn config_key(self) -> &'static str {
         match self {
             AuthMethod::Network => "networks",
             AuthMethod::Token => "tokens",
@@ -288,7 +288,7 @@ pub struct Split {
     /// Hundredths of a percent, of 10,000.
     pub share: u32,
     /// The route as it is for them.
-    pub other: Box<Route>,
+    pub route: Box<Route>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ pub struct SourceSpan {
 }
 
 /// Of problems that are alike, one for each of thousands of tenants, these are told.
-const FEW: usize = 20;
+const SIMILAR_MAX: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -45,12 +45,12 @@ pub struct Problem {
     /// What to write instead.
     pub help: Option<String>,
     /// Another place that matters: "first defined here".
-    pub also: Option<(SourceSpan, String)>,
+    pub related: Option<(SourceSpan, String)>,
 }
 
 impl Problem {
-    pub fn at(place: SourceSpan, message: impl Into<String>) -> Self {
-        Self { span: Some(place), ..Self::general(message) }
+    pub fn at(span: SourceSpan, message: impl Into<String>) -> Self {
+        Self { span: Some(span), ..Self::general(message) }
     }
     pub fn general(message: impl Into<String>) -> Self {
         Self {
@@ -60,14 +60,14 @@ impl Problem {
             message: message.into(),
             label: String::new(),
             help: None,
-            also: None,
+            related: None,
         }
     }
-    pub fn warning(code: WarningCode, place: Option<SourceSpan>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, code: Some(code), span: place, ..Self::general(message) }
+    pub fn warning(code: WarningCode, span: Option<SourceSpan>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, code: Some(code), span, ..Self::general(message) }
     }
-    pub fn contained(place: SourceSpan, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Contained, ..Self::at(place, message) }
+    pub fn contained(span: SourceSpan, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Contained, ..Self::at(span, message) }
     }
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
@@ -80,8 +80,8 @@ impl Problem {
         self
     }
     #[must_use]
-    pub fn also(mut self, place: SourceSpan, label: impl Into<String>) -> Self {
-        self.also = Some((place, label.into()));
+    pub fn related(mut self, span: SourceSpan, label: impl Into<String>) -> Self {
+        self.related = Some((span, label.into()));
         self
     }
 }
@@ -125,32 +125,32 @@ impl SourceMap {
 }
 
 /// The first of them, problems before warnings, and how many more there are.
-pub fn few(problems: impl Iterator<Item = Problem>, place: &str) -> Vec<Problem> {
+pub fn truncate_similar(problems: impl Iterator<Item = Problem>, location: &str) -> Vec<Problem> {
     let (warnings, problems): (Vec<_>, Vec<_>) = problems.partition(|problem| problem.severity == Severity::Warning);
-    let mut told = Vec::new();
-    for (mut list, what) in [(problems, "more problem"), (warnings, "more warning")] {
-        let more = list.len().saturating_sub(FEW);
-        list.truncate(FEW);
+    let mut shown = Vec::new();
+    for (mut list, noun) in [(problems, "more problem"), (warnings, "more warning")] {
+        let more = list.len().saturating_sub(SIMILAR_MAX);
+        list.truncate(SIMILAR_MAX);
         let last = list.last().filter(|_| more > 0).map(|last| Problem {
             severity: last.severity,
             code: last.code,
             span: last.span,
-            ..Problem::general(format!("{} {place}", counted(more, what)))
+            ..Problem::general(format!("{} {location}", counted(more, noun)))
         });
-        told.extend(list.into_iter().chain(last));
+        shown.extend(list.into_iter().chain(last));
     }
-    told
+    shown
 }
 
 /// The candidate nearest to a mistyped word, if one is near enough to be meant.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let near = candidates.into_iter().map(|candidate| (edits(word, candidate), candidate));
+pub fn closest_match<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = candidates.into_iter().map(|candidate| (levenshtein(word, candidate), candidate));
     let (distance, candidate) = near.min_by_key(|&(distance, _)| distance)?;
     (distance <= (word.chars().count() / 3).max(1)).then_some(candidate)
 }
 
 /// Levenshtein distance: insertions, deletions and replacements from one word to the other.
-fn edits(from: &str, to: &str) -> usize {
+fn levenshtein(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (i, a) in from.chars().enumerate() {
@@ -167,19 +167,22 @@ fn edits(from: &str, to: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{FEW, Problem, Severity, few, nearest};
+    use super::{Problem, SIMILAR_MAX, Severity, closest_match, truncate_similar};
 
     #[test]
-    fn a_few_stand_for_many() {
+    fn truncate_similar_keeps_the_first_problems_and_counts_the_rest() {
         let many = |count, severity| (0..count).map(move |i| Problem { severity, ..Problem::general(format!("{i}")) });
-        let told = few(many(FEW, Severity::Warning).chain(many(10_000, Severity::Contained)), "below /keys");
-        let severities = |severity| told.iter().filter(|problem| problem.severity == severity).count();
-        assert_eq!((severities(Severity::Contained), severities(Severity::Warning)), (FEW + 1, FEW));
-        assert_eq!(told[FEW].message, "9980 more problems below /keys");
+        let shown = truncate_similar(
+            many(SIMILAR_MAX, Severity::Warning).chain(many(10_000, Severity::Contained)),
+            "below /keys",
+        );
+        let severities = |severity| shown.iter().filter(|problem| problem.severity == severity).count();
+        assert_eq!((severities(Severity::Contained), severities(Severity::Warning)), (SIMILAR_MAX + 1, SIMILAR_MAX));
+        assert_eq!(shown[SIMILAR_MAX].message, "9980 more problems below /keys");
     }
 
     #[test]
-    fn a_typo_finds_its_word_and_another_word_finds_none() {
+    fn closest_match_finds_typos_and_no_unrelated_word() {
         let names = ["default", "public", "per-host"];
         for (word, expected) in [
             ("defualt", Some("default")),
@@ -188,8 +191,8 @@ mod tests {
             ("billing", None),
             ("x", None),
         ] {
-            assert_eq!(nearest(word, names), expected, "{word}");
+            assert_eq!(closest_match(word, names), expected, "{word}");
         }
-        assert_eq!(nearest("anything", []), None);
+        assert_eq!(closest_match("anything", []), None);
     }
 }

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::files::FILE_MAX;
 use super::problem::Problem;
-use super::read::{Reader, Value};
+use super::reader::{Reader, Value};
 use super::{Located, PublicKey};
 
 const HELP: &str = "write the path of a PEM file with the public key: `openssl pkey -in PRIVATE -pubout`";
@@ -16,9 +16,9 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Loc
     let text = reader.text(value)?;
     match from_file(reader, value, text) {
         Ok(keys) => Some(keys),
-        Err((why, help)) => {
+        Err((reason, help)) => {
             let problem = Problem::at(value.span, format!("`{}` has no public key", value.key));
-            reader.problems.push(problem.label(why).help(help));
+            reader.problems.push(problem.label(reason).help(help));
             None
         }
     }
@@ -32,20 +32,20 @@ fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, text: &str) -> KeysResu
         // A key that was pasted is not repeated, whichever half it is.
         return Err(("a key is not written here, but where it stands".into(), HELP));
     }
-    let path = reader.resolve(value.span, text);
-    let shown = path.display();
-    let content = reader.files.read(&path, FILE_MAX).map_err(|fault| (format!("{shown} {fault}"), HELP))?;
+    let path = reader.resolve_path(value.span, text);
+    let display_path = path.display();
+    let content = reader.files.read(&path, FILE_MAX).map_err(|error| (format!("{display_path} {error}"), HELP))?;
     let bytes = Zeroizing::new(content.bytes);
     // Also an encrypted one, or of a kind that the reader of PEM passes over.
     if memchr::memmem::find(&bytes, b"PRIVATE KEY-----").is_some() {
         return Err((
-            format!("{shown} holds a private key"),
+            format!("{display_path} holds a private key"),
             "leave that with the client, and write the public half here",
         ));
     }
     let sections: Result<Vec<_>, _> = <(SectionKind, Vec<u8>)>::pem_slice_iter(&bytes).collect();
-    let sections = sections.map_err(|_| (format!("{shown} is not PEM"), HELP))?;
+    let sections = sections.map_err(|_| (format!("{display_path} is not PEM"), HELP))?;
     let keys = sections.into_iter().filter(|(kind, _)| *kind == SectionKind::PublicKey);
-    let keys: Vec<_> = keys.map(|(_, der)| value.at(PublicKey { path: path.clone(), der })).collect();
-    if keys.is_empty() { Err((format!("{shown} has no PUBLIC KEY in it"), HELP)) } else { Ok(keys) }
+    let keys: Vec<_> = keys.map(|(_, der)| value.located(PublicKey { path: path.clone(), der })).collect();
+    if keys.is_empty() { Err((format!("{display_path} has no PUBLIC KEY in it"), HELP)) } else { Ok(keys) }
 }

@@ -24,13 +24,13 @@ pub fn render(problems: &[Problem], sources: &SourceMap, styled: bool) -> String
         if !out.is_empty() {
             out.push('\n');
         }
-        out.push_str(&renderer.render(&[group(problem, sources)]));
+        out.push_str(&renderer.render(&[render_problem(problem, sources)]));
         out.push('\n');
     }
     out
 }
 
-fn group<'a>(problem: &'a Problem, sources: &'a SourceMap) -> Group<'a> {
+fn render_problem<'a>(problem: &'a Problem, sources: &'a SourceMap) -> Group<'a> {
     let level = match problem.severity {
         Severity::Problem | Severity::Contained => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -42,15 +42,18 @@ fn group<'a>(problem: &'a Problem, sources: &'a SourceMap) -> Group<'a> {
     });
     let first =
         problem.span.map(|place| Annotation { span: place, kind: AnnotationKind::Primary, label: &problem.label });
-    let second =
-        problem.also.as_ref().map(|(place, label)| Annotation { span: *place, kind: AnnotationKind::Context, label });
+    let second = problem.related.as_ref().map(|(place, label)| Annotation {
+        span: *place,
+        kind: AnnotationKind::Context,
+        label,
+    });
     match (first, second) {
-        (Some(first), Some(second)) if are_near(first.span, second.span) => {
-            group = excerpt(group, sources, &[first, second]);
+        (Some(first), Some(second)) if fit_in_one_excerpt(first.span, second.span) => {
+            group = add_excerpt(group, sources, &[first, second]);
         }
         (first, second) => {
             for mark in [first, second].into_iter().flatten() {
-                group = excerpt(group, sources, &[mark]);
+                group = add_excerpt(group, sources, &[mark]);
             }
         }
     }
@@ -61,7 +64,7 @@ fn group<'a>(problem: &'a Problem, sources: &'a SourceMap) -> Group<'a> {
 }
 
 /// Whether both fit into one excerpt: what is between them is searched for line ends.
-fn are_near(first: SourceSpan, second: SourceSpan) -> bool {
+fn fit_in_one_excerpt(first: SourceSpan, second: SourceSpan) -> bool {
     first.file == second.file && first.start.abs_diff(second.start) <= EXCERPT_MAX
 }
 
@@ -73,13 +76,13 @@ struct Annotation<'a> {
 }
 
 /// The lines from the first mark to the last: all marks are in one file.
-fn excerpt<'a>(group: Group<'a>, sources: &'a SourceMap, marks: &[Annotation<'a>]) -> Group<'a> {
+fn add_excerpt<'a>(group: Group<'a>, sources: &'a SourceMap, marks: &[Annotation<'a>]) -> Group<'a> {
     let file = marks.first().map(|mark| mark.span.file);
     let Some((file, (path, text))) = file.and_then(|file| Some((file, sources.get(file)?))) else {
         return group;
     };
-    let path = shown(path);
-    let spans: Vec<Range<usize>> = marks.iter().map(|mark| within(text, mark.span)).collect();
+    let path = display_path(path);
+    let spans: Vec<Range<usize>> = marks.iter().map(|mark| clamp_span(text, mark.span)).collect();
     if spans.iter().all(|span| span.end == 0) {
         // Nothing was written: the problem is with the file as a whole.
         return group.element(Origin::path(path));
@@ -94,14 +97,14 @@ fn excerpt<'a>(group: Group<'a>, sources: &'a SourceMap, marks: &[Annotation<'a>
     group.element(snippet)
 }
 
-fn shown(path: &Path) -> Cow<'_, str> {
+fn display_path(path: &Path) -> Cow<'_, str> {
     path.to_string_lossy()
 }
 
 /// The bytes of a place, cut to what the text has.
-fn within(text: &str, place: SourceSpan) -> Range<usize> {
-    let cut = |offset: u32| text.floor_char_boundary(offset as usize);
-    cut(place.start)..cut(place.end.max(place.start))
+fn clamp_span(text: &str, span: SourceSpan) -> Range<usize> {
+    let clamp = |offset: u32| text.floor_char_boundary(offset as usize);
+    clamp(span.start)..clamp(span.end.max(span.start))
 }
 
 fn line_start(text: &str, offset: usize) -> usize {
@@ -113,11 +116,12 @@ fn line_end(text: &str, offset: usize) -> usize {
 }
 
 /// `FILE:LINE:COLUMN: MESSAGE; LABEL; HELP [CODE]`, for a log.
-pub fn one_line_each(problems: &[Problem], sources: &SourceMap) -> Vec<String> {
+pub fn to_log_lines(problems: &[Problem], sources: &SourceMap) -> Vec<String> {
     let line = |problem: &Problem| {
         let position = problem.span.and_then(|place| position(place, sources));
-        let place =
-            position.map(|(path, line, column)| format!("{}:{line}:{column}: ", shown(path))).unwrap_or_default();
+        let place = position
+            .map(|(path, line, column)| format!("{}:{line}:{column}: ", display_path(path)))
+            .unwrap_or_default();
         let texts = [problem.message.as_str(), &problem.label, problem.help.as_deref().unwrap_or_default()];
         let texts: Vec<&str> = texts.into_iter().filter(|text| !text.is_empty()).collect();
         let code = problem.code.map_or(String::new(), |code| format!(" [{code}]"));
@@ -127,20 +131,20 @@ pub fn one_line_each(problems: &[Problem], sources: &SourceMap) -> Vec<String> {
 }
 
 /// The file, line and column of a place; both from 1, the column in characters.
-fn position(place: SourceSpan, sources: &SourceMap) -> Option<(&Path, usize, usize)> {
-    let (path, text) = sources.get(place.file)?;
-    let start = within(text, place).start;
-    Some((path, sources.line(place.file, start), 1 + text[line_start(text, start)..start].chars().count()))
+fn position(span: SourceSpan, sources: &SourceMap) -> Option<(&Path, usize, usize)> {
+    let (path, text) = sources.get(span.file)?;
+    let start = clamp_span(text, span).start;
+    Some((path, sources.line(span.file, start), 1 + text[line_start(text, start)..start].chars().count()))
 }
 
 /// An array with an object a problem: `severity`, `file`, `line`, `column` (both from 1; the column counts
 /// characters), `key`, `code` (of warnings), `message`, `label`, `help`; `null` where there is none.
 pub fn to_json(problems: &[Problem], sources: &SourceMap) -> Value {
     let mut keys = BTreeMap::new();
-    problems.iter().map(|problem| object(problem, sources, &mut keys)).collect()
+    problems.iter().map(|problem| problem_to_json(problem, sources, &mut keys)).collect()
 }
 
-fn object(problem: &Problem, sources: &SourceMap, keys: &mut BTreeMap<u16, KeyIndex>) -> Value {
+fn problem_to_json(problem: &Problem, sources: &SourceMap, keys: &mut BTreeMap<u16, KeyIndex>) -> Value {
     let severity = match problem.severity {
         Severity::Problem | Severity::Contained => "problem",
         Severity::Warning => "warning",
@@ -149,15 +153,15 @@ fn object(problem: &Problem, sources: &SourceMap, keys: &mut BTreeMap<u16, KeyIn
         "severity": severity, "code": problem.code.map(WarningCode::as_str), "file": null, "line": null, "column": null, "key": null,
         "message": problem.message, "label": problem.label, "help": problem.help,
     });
-    if let Some(place) = problem.span
-        && let Some((path, line, column)) = position(place, sources)
-        && let Some((_, text)) = sources.get(place.file)
+    if let Some(span) = problem.span
+        && let Some((path, line, column)) = position(span, sources)
+        && let Some((_, text)) = sources.get(span.file)
     {
-        object["file"] = shown(path).into();
+        object["file"] = display_path(path).into();
         object["line"] = line.into();
         object["column"] = column.into();
-        let keys = keys.entry(place.file).or_insert_with(|| KeyIndex::of(text));
-        object["key"] = keys.at(place.start as usize).into();
+        let keys = keys.entry(span.file).or_insert_with(|| KeyIndex::parse(text));
+        object["key"] = keys.key_at(span.start as usize).into();
     }
     object
 }
@@ -175,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_and_logs_learn_the_place() {
+    fn problems_have_file_line_and_column_in_json_and_log_lines() {
         let mut sources = SourceMap::default();
         sources.add(Path::new("c.toml"), TEXT);
         let problems = [
@@ -189,18 +193,18 @@ mod tests {
             (&json!("server.listen"), &json!(2), &json!(16))
         );
         assert_eq!((&json[1]["key"], &json[1]["help"]), (&json!("routes.name"), &json!("yes")));
-        let lines = one_line_each(&problems, &sources);
+        let lines = to_log_lines(&problems, &sources);
         assert_eq!(lines, ["c.toml:2:16: no", "c.toml:8:8: no; yes", "all of it [unused]"]);
         assert_eq!((&json[2]["severity"], &json[2]["file"]), (&json!("warning"), &Value::Null));
     }
 
     #[test]
-    fn a_place_beyond_the_text_is_no_panic() {
+    fn render_accepts_a_span_beyond_the_text() {
         let mut sources = SourceMap::default();
         sources.add(Path::new("c.toml"), "é");
         for (start, end) in [(0, 0), (1, 1), (1, 9), (9, 3)] {
             let problem = Problem::at(SourceSpan { file: 0, start, end }, "m")
-                .also(SourceSpan { file: 7, start: 0, end: 1 }, "n");
+                .related(SourceSpan { file: 7, start: 0, end: 1 }, "n");
             assert!(render(&[problem], &sources, false).starts_with("error: m"));
         }
     }

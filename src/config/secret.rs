@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::WarningCode;
 use super::files::FileError;
 use super::problem::Problem;
-use super::read::{Reader, Value};
+use super::reader::{Reader, Value};
 use super::{Located, Secret};
 
 /// No key is longer.
@@ -58,9 +58,9 @@ fn resolve(
 ) -> Option<Located<Secret>> {
     let bytes = match reference {
         Some(SecretReference::File("")) => Err(("no path".into(), "write \"file:PATH\"".into())),
-        Some(SecretReference::File(path)) => from_file(reader, value, &reader.resolve(value.span, path)),
-        Some(SecretReference::Credential(name)) => from_credential(reader, name),
-        Some(SecretReference::Env(name)) => from_environment(reader, name),
+        Some(SecretReference::File(path)) => read_file(reader, value, &reader.resolve_path(value.span, path)),
+        Some(SecretReference::Credential(name)) => read_credential(reader, name),
+        Some(SecretReference::Env(name)) => read_environment(reader, name),
         None => Err((
             "a secret is not written here, but where it stands".into(),
             "write \"file:PATH\", \"credential:NAME\" or \"env:NAME\"".into(),
@@ -70,14 +70,14 @@ fn resolve(
         Ok(bytes) => {
             let secret = bytes.trim_ascii();
             if !secret.is_empty() {
-                return Some(value.at(Secret::new(secret.to_vec())));
+                return Some(value.located(Secret::new(secret.to_vec())));
             }
             let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
             reader.problems.push(problem.help("put the secret where this points to"));
         }
-        Err((why, help)) => {
+        Err((reason, help)) => {
             let problem = Problem::at(value.span, format!("`{}` has no secret", value.key));
-            reader.problems.push(problem.label(why).help(help));
+            reader.problems.push(problem.label(reason).help(help));
         }
     }
     None
@@ -86,10 +86,10 @@ fn resolve(
 /// Why there is no secret, and what to do.
 type SecretBytes = Result<Zeroizing<Vec<u8>>, (String, String)>;
 
-fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> SecretBytes {
-    let content = reader.files.read(path, SECRET_MAX).map_err(|fault| explain(path, &fault))?;
+fn read_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> SecretBytes {
+    let content = reader.files.read(path, SECRET_MAX).map_err(|error| describe_error(path, &error))?;
     let bytes = Zeroizing::new(content.bytes);
-    if content.seen.is_for_everybody() {
+    if content.stat.is_world_accessible() {
         let message = format!("every user of this host can open {}", path.display());
         reader.problems.push(
             Problem::warning(WarningCode::ReadableSecret, Some(value.span), message)
@@ -99,7 +99,7 @@ fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> SecretB
     Ok(bytes)
 }
 
-fn from_credential(reader: &mut Reader<'_>, name: &str) -> SecretBytes {
+fn read_credential(reader: &mut Reader<'_>, name: &str) -> SecretBytes {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Err(("not the name of a credential".into(), "write the name that LoadCredential= gives it".into()));
     }
@@ -109,30 +109,30 @@ fn from_credential(reader: &mut Reader<'_>, name: &str) -> SecretBytes {
         return Err(("no credentials were passed: $CREDENTIALS_DIRECTORY is not set".into(), help));
     };
     let path = PathBuf::from(directory).join(name);
-    let content = reader.files.read(&path, SECRET_MAX).map_err(|fault| match fault {
+    let content = reader.files.read(&path, SECRET_MAX).map_err(|error| match error {
         FileError::Missing => {
             (format!("no credential {name} was passed"), format!("add LoadCredential={name}:PATH to the service"))
         }
-        fault => explain(&path, &fault),
+        error => describe_error(&path, &error),
     })?;
     Ok(Zeroizing::new(content.bytes))
 }
 
-fn from_environment(reader: &mut Reader<'_>, name: &str) -> SecretBytes {
+fn read_environment(reader: &mut Reader<'_>, name: &str) -> SecretBytes {
     let Some(secret) = (reader.environment)(name) else {
-        let why = "this environment variable is not set".to_owned();
-        return Err((why, format!("set {name}, or write \"file:PATH\"")));
+        let reason = "this environment variable is not set".to_owned();
+        return Err((reason, format!("set {name}, or write \"file:PATH\"")));
     };
     let bytes = Zeroizing::new(secret.into_encoded_bytes());
     if bytes.len() as u64 > SECRET_MAX {
-        let why = format!("this environment variable is longer than {} KiB", SECRET_MAX >> 10);
-        return Err((why, "no key is that long".into()));
+        let reason = format!("this environment variable is longer than {} KiB", SECRET_MAX >> 10);
+        return Err((reason, "no key is that long".into()));
     }
     Ok(bytes)
 }
 
-fn explain(path: &Path, fault: &FileError) -> (String, String) {
-    let help = match fault {
+fn describe_error(path: &Path, error: &FileError) -> (String, String) {
+    let help = match error {
         FileError::Missing => "write the path of a file that exists; `outgate keys new` makes a signing key".into(),
         FileError::PermissionDenied => {
             let path = path.display();
@@ -140,5 +140,5 @@ fn explain(path: &Path, fault: &FileError) -> (String, String) {
         }
         _ => "write the path of a file that holds one secret".into(),
     };
-    (format!("{} {fault}", path.display()), help)
+    (format!("{} {error}", path.display()), help)
 }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::problem::{Problem, SourceSpan};
-use super::read::{Reader, Table, Value};
+use super::reader::{Reader, Table, Value};
 use super::{
-    Admin, Bind, Circuit, DeniedNetwork, Guard, Listen, Located, Resolver, Server, Timeouts, keys, listener, units,
+    Admin, Bind, Circuit, DeniedNetwork, Guard, Listen, Located, Resolver, Server, Timeouts, listener, schema, units,
 };
 use crate::host;
 use crate::names::Host;
@@ -22,27 +22,27 @@ const HISTORY_MAX: u32 = 10_000;
 /// Who waits for more does not mean a circuit.
 const FAILURES_MAX: u32 = 1_000_000;
 
-pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
-    let table = file.section(reader, "server", &keys::SERVER);
+pub(super) fn read_server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
+    let table = file.section(reader, "server", &schema::SERVER);
     let if_empty = Some("write at least one socket, \"127.0.0.1:4750\"");
-    let name = table.one(reader, "name", |reader, value| reader.parsed(value, units::pseudonym));
-    let listen = table.many(reader, "listen", if_empty, listener::server_listen);
-    let tls = table.one(reader, "tls", listener::tls);
-    let ca = table.one(reader, "ca", listener::ca);
+    let name = table.read(reader, "name", |reader, value| reader.parse(value, units::pseudonym));
+    let listen = table.read_list(reader, "listen", if_empty, listener::read_server_listen);
+    let tls = table.read(reader, "tls", listener::read_tls);
+    let ca = table.read(reader, "ca", listener::read_ca);
     let listen = listen.unwrap_or_else(|| vec![Located { value: loopback(4750), span: table.span }]);
     let proxy_protocol =
-        table.one(reader, "proxy_protocol", |reader, value| listener::proxy_protocol(reader, value, &listen));
-    let allow_anonymous = table.one(reader, "allow_anonymous", |reader, value| reader.boolean(value));
-    let mut connections = |key| table.one(reader, key, |reader, value| reader.integer(value, 1..=CONNECTIONS_MAX));
+        table.read(reader, "proxy_protocol", |reader, value| listener::read_proxy_protocol(reader, value, &listen));
+    let allow_anonymous = table.read(reader, "allow_anonymous", |reader, value| reader.boolean(value));
+    let mut connections = |key| table.read(reader, key, |reader, value| reader.integer(value, 1..=CONNECTIONS_MAX));
     let (max_connections, max_connections_per_ip) =
         (connections("max_connections"), connections("max_connections_per_ip"));
     let max_deliveries = connections("max_deliveries");
-    let drain_timeout = table.one(reader, "drain_timeout", |reader, value| reader.parsed(value, units::duration));
-    let reuse_port = table.one(reader, "reuse_port", |reader, value| reader.boolean(value));
-    let workers = table.one(reader, "workers", |reader, value| reader.integer(value, 1..=WORKERS_MAX));
-    let state = table.one(reader, "state", |reader, value| state(reader, value));
-    let history = table.one(reader, "history", |reader, value| reader.integer(value, 1..=HISTORY_MAX));
-    let watch = table.one(reader, "watch", |reader, value| reader.boolean(value));
+    let drain_timeout = table.read(reader, "drain_timeout", |reader, value| reader.parse(value, units::duration));
+    let reuse_port = table.read(reader, "reuse_port", |reader, value| reader.boolean(value));
+    let workers = table.read(reader, "workers", |reader, value| reader.integer(value, 1..=WORKERS_MAX));
+    let state = table.read(reader, "state", |reader, value| read_state_dir(reader, value));
+    let history = table.read(reader, "history", |reader, value| reader.integer(value, 1..=HISTORY_MAX));
+    let watch = table.read(reader, "watch", |reader, value| reader.boolean(value));
     Server {
         name: name.map_or("outgate".into(), |name| name.value),
         listen,
@@ -63,28 +63,28 @@ pub(super) fn server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
     }
 }
 
-fn state(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<PathBuf>> {
+fn read_state_dir(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<PathBuf>> {
     let text = reader.text(value)?;
     if text.is_empty() {
         let problem = Problem::at(value.span, "`server.state` is empty");
         reader.problems.push(problem.help("write the path of a directory, \"/var/lib/outgate\""));
         return None;
     }
-    Some(value.at(reader.resolve(value.span, text)))
+    Some(value.located(reader.resolve_path(value.span, text)))
 }
 
 fn loopback(port: u16) -> Bind {
-    Bind::plain(Listen::Tcp(([127, 0, 0, 1], port).into()))
+    Bind::new(Listen::Tcp(([127, 0, 0, 1], port).into()))
 }
 
-pub(super) fn admin(reader: &mut Reader<'_>, file: &Table<'_>) -> Admin {
-    let table = file.section(reader, "admin", &keys::ADMIN);
-    let listen = table.many(reader, "listen", None, listener::admin_listen);
-    let hosts = table.many(reader, "hosts", None, admin_host).unwrap_or_default();
+pub(super) fn read_admin(reader: &mut Reader<'_>, file: &Table<'_>) -> Admin {
+    let table = file.section(reader, "admin", &schema::ADMIN);
+    let listen = table.read_list(reader, "listen", None, listener::read_admin_listen);
+    let hosts = table.read_list(reader, "hosts", None, read_admin_host).unwrap_or_default();
     Admin { listen: listen.unwrap_or_else(|| vec![Located { value: loopback(4751), span: table.span }]), hosts }
 }
 
-fn admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
+fn read_admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
     let text = reader.text(value)?;
     match host::canonical(text) {
         Ok(host @ Host::Name(_)) => Some(host),
@@ -101,37 +101,36 @@ fn admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
     }
 }
 
-pub(super) fn guard(reader: &mut Reader<'_>, file: &Table<'_>) -> Guard {
-    let table = file.section(reader, "guard", &keys::GUARD);
-    let mut networks =
-        |key| table.many(reader, key, None, |reader, value| reader.parsed(value, units::network)).unwrap_or_default();
+pub(super) fn read_guard(reader: &mut Reader<'_>, file: &Table<'_>) -> Guard {
+    let table = file.section(reader, "guard", &schema::GUARD);
+    let mut networks = |key| {
+        table.read_list(reader, key, None, |reader, value| reader.parse(value, units::network)).unwrap_or_default()
+    };
     let allow = networks("allow");
-    let deny = table.many(reader, "deny", None, denied).unwrap_or_default();
-    let ports = table.many(reader, "ports", None, |reader, value| reader.port(value));
+    let deny = table.read_list(reader, "deny", None, read_denied_network).unwrap_or_default();
+    let ports = table.read_list(reader, "ports", None, |reader, value| reader.port(value));
     Guard { allow, deny, ports: ports.unwrap_or_else(|| vec![Located { value: 443, span: table.span }]) }
 }
 
 /// A network alone, or one that only reports.
-fn denied(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<DeniedNetwork>> {
+fn read_denied_network(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<DeniedNetwork>> {
     if !value.is_table() {
-        let cidr = reader.parsed(value, units::network)?;
-        return Some(value.at(DeniedNetwork { cidr: cidr.value, report_only: false }));
+        let cidr = reader.parse(value, units::network)?;
+        return Some(value.located(DeniedNetwork { cidr: cidr.value, report_only: false }));
     }
-    let table = Table::open(reader, value, &keys::DENIED)?;
+    let table = Table::open(reader, value, &schema::DENIED)?;
     table.require(reader, "cidr", "write cidr = \"203.0.113.0/24\"");
-    let cidr = table.one(reader, "cidr", |reader, value| reader.parsed(value, units::network));
-    let report_only = table.one(reader, "report_only", |reader, value| reader.boolean(value));
-    Some(
-        value.at(DeniedNetwork {
-            cidr: cidr?.value,
-            report_only: report_only.is_some_and(|report_only| report_only.value),
-        }),
-    )
+    let cidr = table.read(reader, "cidr", |reader, value| reader.parse(value, units::network));
+    let report_only = table.read(reader, "report_only", |reader, value| reader.boolean(value));
+    Some(value.located(DeniedNetwork {
+        cidr: cidr?.value,
+        report_only: report_only.is_some_and(|report_only| report_only.value),
+    }))
 }
 
-pub(super) fn resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolver {
-    let table = file.section(reader, "resolver", &keys::RESOLVER);
-    let servers = table.many(reader, "servers", None, |reader, value| reader.parsed(value, units::server));
+pub(super) fn read_resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolver {
+    let table = file.section(reader, "resolver", &schema::RESOLVER);
+    let servers = table.read_list(reader, "servers", None, |reader, value| reader.parse(value, units::server));
     let mut hosts = BTreeMap::new();
     // The same name may be written twice in two spellings.
     let mut first: BTreeMap<Host, SourceSpan> = BTreeMap::new();
@@ -139,13 +138,15 @@ pub(super) fn resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolver {
     for (name, value) in members.unwrap_or_default() {
         let if_empty = Some("write the host's addresses, or leave the name out");
         let addresses = reader.list(&value, if_empty).unwrap_or_default();
-        let addresses = addresses.iter().filter_map(|value| reader.parsed(value, units::host_address));
+        let addresses = addresses.iter().filter_map(|value| reader.parse(value, units::host_address));
         let addresses: Vec<IpAddr> = addresses.map(|address| address.value).collect();
         match host::canonical(&name) {
             Ok(host @ Host::Name(_)) => {
                 if let Some(first) = first.insert(host.clone(), name.span) {
                     let problem = Problem::at(name.span, format!("`{host}` has its addresses twice"));
-                    reader.problems.push(problem.label("again here").also(first, "first here").help("write one list"));
+                    reader
+                        .problems
+                        .push(problem.label("again here").related(first, "first here").help("write one list"));
                 }
                 hosts.insert(host, addresses);
             }
@@ -162,11 +163,11 @@ pub(super) fn resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolver {
     Resolver { servers: servers.unwrap_or_default(), hosts }
 }
 
-pub(super) fn timeouts(reader: &mut Reader<'_>, file: &Table<'_>) -> Timeouts {
-    let table = file.section(reader, "timeouts", &keys::TIMEOUTS);
+pub(super) fn read_timeouts(reader: &mut Reader<'_>, file: &Table<'_>) -> Timeouts {
+    let table = file.section(reader, "timeouts", &schema::TIMEOUTS);
     let mut seconds = |key, default| {
-        let written = table.one(reader, key, |reader, value| reader.parsed(value, units::positive_duration));
-        written.map_or(Duration::from_secs(default), |duration| duration.value)
+        let value = table.read(reader, key, |reader, value| reader.parse(value, units::positive_duration));
+        value.map_or(Duration::from_secs(default), |duration| duration.value)
     };
     Timeouts {
         dns: seconds("dns", 3),
@@ -181,17 +182,17 @@ pub(super) fn timeouts(reader: &mut Reader<'_>, file: &Table<'_>) -> Timeouts {
     }
 }
 
-pub(super) fn circuit(reader: &mut Reader<'_>, file: &Table<'_>) -> Circuit {
-    let table = file.section(reader, "circuit", &keys::CIRCUIT);
-    let failures = table.one(reader, "failures", |reader, value| reader.integer(value, 0..=FAILURES_MAX));
+pub(super) fn read_circuit(reader: &mut Reader<'_>, file: &Table<'_>) -> Circuit {
+    let table = file.section(reader, "circuit", &schema::CIRCUIT);
+    let failures = table.read(reader, "failures", |reader, value| reader.integer(value, 0..=FAILURES_MAX));
     let mut seconds = |key, default| {
-        let written = table.one(reader, key, |reader, value| reader.parsed(value, units::positive_duration));
-        written.unwrap_or(Located { value: Duration::from_secs(default), span: table.span })
+        let value = table.read(reader, key, |reader, value| reader.parse(value, units::positive_duration));
+        value.unwrap_or(Located { value: Duration::from_secs(default), span: table.span })
     };
     let (window, open, open_max) = (seconds("window", 30), seconds("open", 10), seconds("open_max", 120));
     if open.value > open_max.value {
         let problem = Problem::at(open.span, "a pause that begins longer than it may grow");
-        reader.problems.push(problem.also(open_max.span, "the longest").help("write a longer open_max"));
+        reader.problems.push(problem.related(open_max.span, "the longest").help("write a longer open_max"));
     }
     Circuit {
         failures: failures.map_or(10, |failures| failures.value),

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::named::{period, read_word};
+use super::named_sections::{read_period, read_word};
 use super::problem::Problem;
-use super::read::{Reader, Table, Value};
-use super::{KeyDir, Located, Secret, key_dir, keys, secret, units};
+use super::reader::{Reader, Table, Value};
+use super::{KeyDir, Located, Secret, key_dir, schema, secret, units};
 use crate::names::{KeyId, SignerName};
 
 /// What is `None` was not written: whether a scheme takes it, and what it is then, is for the scheme to say.
@@ -30,7 +30,7 @@ pub struct Signer {
     pub encoding: Option<Located<Encoding>>,
     /// `NAME: VALUE`, with `{placeholders}`.
     pub headers: Option<Vec<Located<String>>>,
-    pub profile: SignatureParams,
+    pub signature_params: SignatureParams,
 }
 
 /// The parameters of a message signature (RFC 9421) that the configuration sets.
@@ -84,66 +84,80 @@ const KEY_ENCODINGS: [(&str, Encoding); 3] =
 const ENCODINGS: [(&str, Encoding); 3] =
     [("hex", Encoding::Hex), ("base64", Encoding::Base64), ("base64url", Encoding::Base64Url)];
 
-pub(super) fn all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<SignerName, Located<Signer>> {
-    let tables = reader.named_tables(files, "signers", &keys::SIGNER);
+pub(super) fn read_all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<SignerName, Located<Signer>> {
+    let tables = reader.named_tables(files, "signers", &schema::SIGNER);
     let signers = tables.into_iter().map(|(name, table)| {
-        let value = signer(reader, &table)?;
+        let value = read_signer(reader, &table)?;
         Some((SignerName::new(name), Located { value, span: table.span }))
     });
     signers.flatten().collect()
 }
 
-fn signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
+fn read_signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
     let help = "write keys = [{ id = \"2026-11\", secret = \"file:PATH\" }]";
     table.require(reader, "scheme", "write scheme = \"standard-webhooks\"");
-    if !table.says("key_dir") {
+    if !table.has("key_dir") {
         table.require(reader, "keys", help);
     }
-    let key_dir = table.one(reader, "key_dir", key_dir::read);
-    let scheme = table.one(reader, "scheme", read_word);
-    let keys = table.many(reader, "keys", Some(help), signing_key).unwrap_or_default();
+    let key_dir = table.read(reader, "key_dir", key_dir::read);
+    let scheme = table.read(reader, "scheme", read_word);
+    let keys = table.read_list(reader, "keys", Some(help), read_signing_key).unwrap_or_default();
     let mut first = BTreeMap::new();
-    for (id, place) in keys.iter().map(|(id, _)| (id.value.as_str(), id.span)) {
-        if let Some(first) = first.insert(id, place) {
-            let problem = Problem::at(place, format!("two keys of `{}` are called {id:?}", table.key));
-            let problem = problem.label("again here").also(first, "first here");
+    for (id, span) in keys.iter().map(|(id, _)| (id.value.as_str(), id.span)) {
+        if let Some(first) = first.insert(id, span) {
+            let problem = Problem::at(span, format!("two keys of `{}` are called {id:?}", table.key));
+            let problem = problem.label("again here").related(first, "first here");
             reader.problems.push(problem.help("give each key an id of its own"));
         }
     }
-    let algorithm = table.one(reader, "algorithm", |reader, value| reader.choice(value, &ALGORITHMS));
-    let key_encoding = table.one(reader, "key_encoding", |reader, value| reader.choice(value, &KEY_ENCODINGS));
-    let message = table.one(reader, "message", text);
-    let encoding = table.one(reader, "encoding", |reader, value| reader.choice(value, &ENCODINGS));
-    let headers = table.many(reader, "headers", Some("write headers = [\"X-Acme-Signature: {signature}\"]"), text);
+    let algorithm = table.read(reader, "algorithm", |reader, value| reader.parse_choice(value, &ALGORITHMS));
+    let key_encoding = table.read(reader, "key_encoding", |reader, value| reader.parse_choice(value, &KEY_ENCODINGS));
+    let message = table.read(reader, "message", read_text);
+    let encoding = table.read(reader, "encoding", |reader, value| reader.parse_choice(value, &ENCODINGS));
+    let headers =
+        table.read_list(reader, "headers", Some("write headers = [\"X-Acme-Signature: {signature}\"]"), read_text);
     let keys = keys.into_iter().filter_map(|(_, key)| key).collect();
-    let profile = profile(reader, table);
-    Some(Signer { scheme: scheme?, keys, key_dir, algorithm, key_encoding, message, encoding, headers, profile })
+    let signature_params = read_signature_params(reader, table);
+    Some(Signer {
+        scheme: scheme?,
+        keys,
+        key_dir,
+        algorithm,
+        key_encoding,
+        message,
+        encoding,
+        headers,
+        signature_params,
+    })
 }
 
-fn profile(reader: &mut Reader<'_>, table: &Table<'_>) -> SignatureParams {
+fn read_signature_params(reader: &mut Reader<'_>, table: &Table<'_>) -> SignatureParams {
     let help = "write components = [\"@authority\", \"content-digest\"]";
     SignatureParams {
-        tag: table.one(reader, "tag", text),
-        label: table.one(reader, "label", text),
-        components: table.many(reader, "components", Some(help), text),
-        lifetime: table.one(reader, "lifetime", |reader, value| reader.parsed(value, units::positive_duration)),
-        signature_agent: table.one(reader, "signature_agent", text),
+        tag: table.read(reader, "tag", read_text),
+        label: table.read(reader, "label", read_text),
+        components: table.read_list(reader, "components", Some(help), read_text),
+        lifetime: table.read(reader, "lifetime", |reader, value| reader.parse(value, units::positive_duration)),
+        signature_agent: table.read(reader, "signature_agent", read_text),
     }
 }
 
-fn text(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<String>> {
-    reader.text(value).map(|text| value.at(text.to_owned()))
+fn read_text(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<String>> {
+    reader.text(value).map(|text| value.located(text.to_owned()))
 }
 
 /// The id too, so that two keys of one id are found even if one of them has no secret.
-fn signing_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<(Located<String>, Option<Located<SigningKey>>)> {
-    let table = Table::open(reader, value, &keys::SIGNING_KEY)?;
+fn read_signing_key(
+    reader: &mut Reader<'_>,
+    value: &Value<'_>,
+) -> Option<(Located<String>, Option<Located<SigningKey>>)> {
+    let table = Table::open(reader, value, &schema::SIGNING_KEY)?;
     table.require(reader, "id", "write id = \"2026-11\": records tell keys by it");
     table.require(reader, "secret", "write secret = \"file:PATH\", \"credential:NAME\" or \"env:NAME\"");
-    let id = table.one(reader, "id", |reader, value| reader.parsed(value, |text| units::name(text).map(str::to_owned)));
-    let secret = table.one(reader, "secret", secret::read);
-    let (from, until) = period(reader, &table);
+    let id = table.read(reader, "id", |reader, value| reader.parse(value, |text| units::name(text).map(str::to_owned)));
+    let secret = table.read(reader, "secret", secret::read);
+    let (from, until) = read_period(reader, &table);
     let id = id?;
-    let key = secret.map(|secret| value.at(SigningKey { id: KeyId::new(id.as_str()), secret, from, until }));
+    let key = secret.map(|secret| value.located(SigningKey { id: KeyId::new(id.as_str()), secret, from, until }));
     Some((id, key))
 }

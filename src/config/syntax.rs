@@ -4,20 +4,21 @@
 use toml::de::DeTable;
 
 use super::problem::{PROBLEMS_MAX, Problem, SourceSpan};
-use super::read;
+use super::reader;
 
 /// The table that could be made out, and the problems.
 pub(super) fn parse(file: u16, text: &str) -> (DeTable<'_>, Vec<Problem>) {
     let (table, errors) = DeTable::parse_recoverable(text);
-    if let (Some(first), Some((language, start))) = (errors.first(), other_language(text)) {
-        let place = read::to_span(file, start..start + 1);
-        let problem = Problem::at(place, format!("this is {language}, and not TOML: {}", first.message()));
+    if let (Some(first), Some((language, start))) = (errors.first(), detect_other_format(text)) {
+        let span = reader::to_span(file, start..start + 1);
+        let problem = Problem::at(span, format!("this is {language}, and not TOML: {}", first.message()));
         return (
             table.into_inner(),
             vec![problem.help("write TOML: [server] and below it listen = [\"127.0.0.1:4750\"]")],
         );
     }
-    let mut problems: Vec<Problem> = errors.iter().take(PROBLEMS_MAX).map(|error| problem(file, text, error)).collect();
+    let mut problems: Vec<Problem> =
+        errors.iter().take(PROBLEMS_MAX).map(|error| to_problem(file, text, error)).collect();
     problems.sort_by_key(|problem| problem.span);
     // What follows on the same line is mostly an echo.
     problems.dedup_by_key(|problem| problem.span.map(|place| line_of(text, place)));
@@ -25,7 +26,7 @@ pub(super) fn parse(file: u16, text: &str) -> (DeTable<'_>, Vec<Problem>) {
 }
 
 /// The language that a text is in, and where that shows: by its first line that says something.
-fn other_language(text: &str) -> Option<(&'static str, usize)> {
+fn detect_other_format(text: &str) -> Option<(&'static str, usize)> {
     let lines = text.split_inclusive('\n').scan(0, |offset, line| {
         let start = *offset;
         *offset += line.len();
@@ -47,58 +48,58 @@ fn other_language(text: &str) -> Option<(&'static str, usize)> {
     }
 }
 
-fn problem(file: u16, text: &str, error: &toml::de::Error) -> Problem {
-    let place = read::to_span(file, error.span().unwrap_or_default());
+fn to_problem(file: u16, text: &str, error: &toml::de::Error) -> Problem {
+    let span = reader::to_span(file, error.span().unwrap_or_default());
     // The parser has only words for what it found; `tests/golden/duplicate-keys.toml` notices if they change.
     if error.message() == "duplicate key" {
-        let problem = Problem::at(place, "written twice").label("again here").help("keep one of them");
-        return match first_writing(text, place) {
-            Some(first) => problem.also(first, "first here"),
+        let problem = Problem::at(span, "written twice").label("again here").help("keep one of them");
+        return match first_definition(text, span) {
+            Some(first) => problem.related(first, "first here"),
             None => problem,
         };
     }
-    Problem::at(place, format!("not TOML: {}", error.message()))
+    Problem::at(span, format!("not TOML: {}", error.message()))
 }
 
 /// The number of the line where a place starts.
-pub(super) fn line_of(text: &str, place: SourceSpan) -> usize {
-    memchr::memchr_iter(b'\n', &text.as_bytes()[..text.len().min(place.start as usize)]).count()
+pub(super) fn line_of(text: &str, span: SourceSpan) -> usize {
+    memchr::memchr_iter(b'\n', &text.as_bytes()[..text.len().min(span.start as usize)]).count()
 }
 
 /// Where a header or a key was written before: the parser forgets it.
-fn first_writing(text: &str, again: SourceSpan) -> Option<SourceSpan> {
+fn first_definition(text: &str, duplicate: SourceSpan) -> Option<SourceSpan> {
     let key = |line: &str| line.split(['=', '#']).next().map(|key| key.trim().to_owned());
     let lines = text.split_inclusive('\n').scan(0, |offset, line| {
         let start = *offset;
         *offset += line.len();
         Some((start, line))
     });
-    let before: Vec<(usize, &str)> = lines.take_while(|(start, _)| *start <= again.start as usize).collect();
+    let before: Vec<(usize, &str)> = lines.take_while(|(start, _)| *start <= duplicate.start as usize).collect();
     let ((_, line), before) = before.split_last()?;
-    let header = line.trim_start().starts_with('[');
+    let is_header = line.trim_start().starts_with('[');
     // A key's namesake stands in the same table, a table's anywhere.
-    let same_table = |(_, line): &&&(usize, &str)| header || !line.trim_start().starts_with('[');
+    let is_same_table = |(_, line): &&&(usize, &str)| is_header || !line.trim_start().starts_with('[');
     let (start, first) =
-        before.iter().rev().take_while(|line| same_table(&line)).find(|(_, other)| key(other) == key(line))?;
+        before.iter().rev().take_while(|line| is_same_table(&line)).find(|(_, other)| key(other) == key(line))?;
     let start = start + (first.len() - first.trim_start().len());
     let length = key(first)?.len();
-    Some(read::to_span(again.file, start..start + length))
+    Some(reader::to_span(duplicate.file, start..start + length))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn first(text: &str) -> Option<&str> {
+    fn first_definition_in(text: &str) -> Option<&str> {
         let (_, problems) = parse(0, text);
-        let (place, _) = problems.first()?.also.as_ref()?;
-        text.get(place.start as usize..place.end as usize)
+        let (span, _) = problems.first()?.related.as_ref()?;
+        text.get(span.start as usize..span.end as usize)
     }
 
     #[test]
-    fn both_writings_are_named() {
-        assert_eq!(first("[a]\n x = 1 # one\ny = 2\nx = 2\n"), Some("x"));
-        assert_eq!(first("[a.b] # one\nx = 1\n[c]\n[a.b]\n"), Some("[a.b]"));
-        assert_eq!(first("[a]\nx = 1\n[b]\ny = { x = 1, x = 2 }\n"), None);
+    fn duplicate_key_problem_names_the_first_definition() {
+        assert_eq!(first_definition_in("[a]\n x = 1 # one\ny = 2\nx = 2\n"), Some("x"));
+        assert_eq!(first_definition_in("[a.b] # one\nx = 1\n[c]\n[a.b]\n"), Some("[a.b]"));
+        assert_eq!(first_definition_in("[a]\nx = 1\n[b]\ny = { x = 1, x = 2 }\n"), None);
     }
 }

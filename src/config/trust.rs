@@ -10,8 +10,8 @@ use rustls_pki_types::pem::PemObject;
 use super::WarningCode;
 use super::files::FILE_MAX;
 use super::problem::Problem;
-use super::read::{Reader, Table, Value};
-use super::{Located, PemFile, Secret, keys, pem, secret, units};
+use super::reader::{Reader, Table, Value};
+use super::{Located, PemFile, Secret, pem, schema, secret, units};
 use crate::names::TrustName;
 
 #[derive(Clone, Debug)]
@@ -78,29 +78,29 @@ pub struct ClientIdentity {
     pub key: Located<Secret>,
 }
 
-pub(super) fn trusts(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<TrustName, Located<Trust>> {
-    let tables = reader.named_tables(files, "trust", &keys::TRUST);
+pub(super) fn read_all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap<TrustName, Located<Trust>> {
+    let tables = reader.named_tables(files, "trust", &schema::TRUST);
     let at = |table: &Table<'_>, value| Located { value, span: table.span };
-    tables.into_iter().map(|(name, table)| (TrustName::new(name), at(&table, trust(reader, &table)))).collect()
+    tables.into_iter().map(|(name, table)| (TrustName::new(name), at(&table, read_trust(reader, &table)))).collect()
 }
 
-fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
+fn read_trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
     let if_empty = Some("no target could prove its name: write [\"mozilla\"], or leave it out for that");
-    let roots = table.many(reader, "roots", if_empty, roots);
-    let min_version = table.one(reader, "min_version", |reader, value| {
-        reader.choice(value, &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)])
+    let roots = table.read_list(reader, "roots", if_empty, read_roots);
+    let min_version = table.read(reader, "min_version", |reader, value| {
+        reader.parse_choice(value, &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)])
     });
-    let verify = table.one(reader, "verify", |reader, value| {
-        reader.choice(value, &[("full", VerifyMode::Full), ("none", VerifyMode::None)])
+    let verify = table.read(reader, "verify", |reader, value| {
+        reader.parse_choice(value, &[("full", VerifyMode::Full), ("none", VerifyMode::None)])
     });
-    let strict = table.one(reader, "strict", |reader, value| reader.boolean(value));
-    let pins = table.many(reader, "pins", None, |reader, value| reader.parsed(value, units::pin));
-    let intermediates = table.many(reader, "intermediates", None, pem::certificates);
-    let crls = table.many(reader, "crls", None, pem::revocation_lists);
-    let crl_policy = table.one(reader, "crl_policy", |reader, value| {
-        reader.choice(value, &[("require", CrlPolicy::Require), ("lenient", CrlPolicy::Lenient)])
+    let strict = table.read(reader, "strict", |reader, value| reader.boolean(value));
+    let pins = table.read_list(reader, "pins", None, |reader, value| reader.parse(value, units::pin));
+    let intermediates = table.read_list(reader, "intermediates", None, pem::read_certificates);
+    let crls = table.read_list(reader, "crls", None, pem::read_revocation_lists);
+    let crl_policy = table.read(reader, "crl_policy", |reader, value| {
+        reader.parse_choice(value, &[("require", CrlPolicy::Require), ("lenient", CrlPolicy::Lenient)])
     });
-    let identity = table.one(reader, "identity", identity);
+    let identity = table.read(reader, "identity", read_identity);
     Trust {
         roots: roots.unwrap_or_else(|| vec![Located { value: Roots::Mozilla, span: table.span }]),
         min_version: min_version.map_or(TlsVersion::V1_2, |version| version.value),
@@ -114,25 +114,25 @@ fn trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
     }
 }
 
-fn identity(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ClientIdentity>> {
-    let table = Table::open(reader, value, &keys::TRUST_IDENTITY)?;
+fn read_identity(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ClientIdentity>> {
+    let table = Table::open(reader, value, &schema::TRUST_IDENTITY)?;
     table.require(reader, "certificate", "write certificate = \"client.pem\": the chain that targets are shown");
     table.require(reader, "key", "write key = \"client.key\", or \"credential:NAME\" (systemd)");
-    let certificate = table.one(reader, "certificate", pem::certificates);
-    let key = table.one(reader, "key", secret::read_key);
-    Some(value.at(ClientIdentity { certificate: certificate?, key: key? }))
+    let certificate = table.read(reader, "certificate", pem::read_certificates);
+    let key = table.read(reader, "key", secret::read_key);
+    Some(value.located(ClientIdentity { certificate: certificate?, key: key? }))
 }
 
-fn roots(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Roots>> {
+fn read_roots(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Roots>> {
     let roots = match reader.text(value)? {
         "mozilla" => Some(Roots::Mozilla),
-        "system" => system(reader, value),
-        path => certificates(reader, value, &reader.resolve(value.span, path)),
+        "system" => read_system_roots(reader, value),
+        path => read_root_file(reader, value, &reader.resolve_path(value.span, path)),
     };
-    Some(value.at(roots?))
+    Some(value.located(roots?))
 }
 
-fn system(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots> {
+fn read_system_roots(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots> {
     let found = rustls_native_certs::load_native_certs();
     let certificates: Vec<Vec<u8>> = found.certs.iter().map(|certificate| certificate.to_vec()).collect();
     if certificates.is_empty() {
@@ -145,25 +145,25 @@ fn system(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots> {
         let message = format!("a part of the system's store cannot be read: {error}");
         reader.problems.push(Problem::warning(WarningCode::SystemStore, Some(value.span), message));
     }
-    certificates.iter().for_each(|certificate| reader.files.digest(certificate));
+    certificates.iter().for_each(|certificate| reader.files.update_digest(certificate));
     Some(Roots::System(certificates))
 }
 
-fn certificates(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Option<Roots> {
+fn read_root_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> Option<Roots> {
     let help = "write \"mozilla\", \"system\" or the path of a PEM file of CA certificates";
-    let mut wrong = |label: String| {
+    let mut reject = |label: String| {
         let problem = Problem::at(value.span, format!("`{}` has no certificates", value.key));
         reader.problems.push(problem.label(label).help(help));
         None
     };
     let bytes = match reader.files.read(path, FILE_MAX) {
         Ok(content) => content.bytes,
-        Err(fault) => return wrong(format!("{} {fault}", path.display())),
+        Err(error) => return reject(format!("{} {error}", path.display())),
     };
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match certificates {
-        Ok(found) if found.is_empty() => wrong(format!("{} has no certificate in it", path.display())),
+        Ok(found) if found.is_empty() => reject(format!("{} has no certificate in it", path.display())),
         Ok(found) => Some(Roots::File(path.to_owned(), found.iter().map(|der| der.to_vec()).collect())),
-        Err(_) => wrong(format!("{} is not PEM", path.display())),
+        Err(_) => reject(format!("{} is not PEM", path.display())),
     }
 }

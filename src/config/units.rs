@@ -16,19 +16,19 @@ use super::{Listen, Rate};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValueError {
     /// "a duration"
-    pub(super) what: &'static str,
+    pub(super) expected: &'static str,
     /// What stands under the underline.
     pub(super) reason: String,
     /// What to write instead.
     pub(super) help: String,
 }
 
-fn wrong(what: &'static str, why: impl Into<String>, help: impl Into<String>) -> ValueError {
-    ValueError { what, reason: why.into(), help: help.into() }
+fn invalid(expected: &'static str, reason: impl Into<String>, help: impl Into<String>) -> ValueError {
+    ValueError { expected, reason: reason.into(), help: help.into() }
 }
 
 /// Longer is a slip of the pen, and would overflow the clock.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The number and the unit of `250ms`, `1 MiB`.
 fn number_and_unit(text: &str) -> (&str, &str) {
@@ -36,47 +36,47 @@ fn number_and_unit(text: &str) -> (&str, &str) {
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
-    const WHAT: &str = "a duration";
+    const EXPECTED: &str = "a duration";
     const HELP: &str = "write one whole number and one unit, ms, s, m or h: \"250ms\", \"30s\", \"5m\"";
     let (number, unit) = number_and_unit(text);
     let unit = match unit {
-        _ if number.is_empty() => return Err(wrong(WHAT, "does not start with a number", HELP)),
+        _ if number.is_empty() => return Err(invalid(EXPECTED, "does not start with a number", HELP)),
         "ms" => Duration::from_millis(1),
         "s" => Duration::from_secs(1),
         "m" => Duration::from_secs(60),
         "h" => Duration::from_secs(3600),
-        "" => return Err(wrong(WHAT, "no unit", HELP)),
-        _ => return Err(wrong(WHAT, "unknown unit", HELP)),
+        "" => return Err(invalid(EXPECTED, "no unit", HELP)),
+        _ => return Err(invalid(EXPECTED, "unknown unit", HELP)),
     };
     number
         .parse()
         .ok()
         .and_then(|number| unit.checked_mul(number))
-        .filter(|duration| *duration <= LONGEST)
-        .ok_or_else(|| wrong(WHAT, "longer than a year", "write a shorter one"))
+        .filter(|duration| *duration <= DURATION_MAX)
+        .ok_or_else(|| invalid(EXPECTED, "longer than a year", "write a shorter one"))
 }
 
 /// A duration in which something can happen.
 pub(super) fn positive_duration(text: &str) -> Result<Duration, ValueError> {
     let duration = duration(text)?;
     if duration.is_zero() {
-        return Err(wrong("a usable duration", "is over before it begins", "write 1ms or more"));
+        return Err(invalid("a usable duration", "is over before it begins", "write 1ms or more"));
     }
     Ok(duration)
 }
 
 /// The same for an argument of a command.
 pub fn duration_argument(text: &str) -> Result<Duration, String> {
-    positive_duration(text).map_err(|wrong| format!("{}: {}", wrong.reason, wrong.help))
+    positive_duration(text).map_err(|error| format!("{}: {}", error.reason, error.help))
 }
 
 /// Bytes; `KB` is 1000 of them and `KiB` 1024 (IEC 80000-13).
 pub(super) fn size(text: &str) -> Result<u64, ValueError> {
-    const WHAT: &str = "a size";
+    const EXPECTED: &str = "a size";
     const HELP: &str = "write one whole number and one unit, B, KB, MB, GB, KiB, MiB or GiB: \"512 B\", \"64 KiB\"";
     let (number, unit) = number_and_unit(text);
     let unit = match unit.strip_prefix(' ').unwrap_or(unit) {
-        _ if number.is_empty() => return Err(wrong(WHAT, "does not start with a number", HELP)),
+        _ if number.is_empty() => return Err(invalid(EXPECTED, "does not start with a number", HELP)),
         "B" => 1,
         "KB" => 1_000,
         "MB" => 1_000_000,
@@ -84,37 +84,37 @@ pub(super) fn size(text: &str) -> Result<u64, ValueError> {
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        "" => return Err(wrong(WHAT, "no unit", HELP)),
-        _ => return Err(wrong(WHAT, "unknown unit", HELP)),
+        "" => return Err(invalid(EXPECTED, "no unit", HELP)),
+        _ => return Err(invalid(EXPECTED, "unknown unit", HELP)),
     };
     let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(unit));
-    bytes.ok_or_else(|| wrong(WHAT, "too large", "write a smaller one"))
+    bytes.ok_or_else(|| invalid(EXPECTED, "too large", "write a smaller one"))
 }
 
 /// Bytes a second.
 pub(super) fn bandwidth(text: &str) -> Result<u64, ValueError> {
-    const WHAT: &str = "a bandwidth";
+    const EXPECTED: &str = "a bandwidth";
     const HELP: &str = "write a size and /s: \"10 MiB/s\", \"500 KB/s\"";
-    let Some(bytes) = text.strip_suffix("/s") else { return Err(wrong(WHAT, "no /s at its end", HELP)) };
-    size(bytes).map_err(|ValueError { reason: why, .. }| wrong(WHAT, why, HELP))
+    let Some(bytes) = text.strip_suffix("/s") else { return Err(invalid(EXPECTED, "no /s at its end", HELP)) };
+    size(bytes).map_err(|ValueError { reason, .. }| invalid(EXPECTED, reason, HELP))
 }
 
 pub(super) fn rate(text: &str) -> Result<Rate, ValueError> {
-    const WHAT: &str = "a rate";
+    const EXPECTED: &str = "a rate";
     const HELP: &str = "write a whole number, a slash and s, m or h: \"50/s\", \"10/m\"";
     let Some((count, period)) = text.split_once('/') else {
-        return Err(wrong(WHAT, "no period", HELP));
+        return Err(invalid(EXPECTED, "no period", HELP));
     };
     let period = match period {
         "s" => Duration::from_secs(1),
         "m" => Duration::from_secs(60),
         "h" => Duration::from_secs(3600),
-        _ => return Err(wrong(WHAT, "unknown period", HELP)),
+        _ => return Err(invalid(EXPECTED, "unknown period", HELP)),
     };
     if count.is_empty() || !count.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(wrong(WHAT, "does not start with a whole number", HELP));
+        return Err(invalid(EXPECTED, "does not start with a whole number", HELP));
     }
-    let count = count.parse().map_err(|_| wrong(WHAT, "too large", HELP))?;
+    let count = count.parse().map_err(|_| invalid(EXPECTED, "too large", HELP))?;
     Ok(Rate { count, period })
 }
 
@@ -125,23 +125,23 @@ pub(super) fn timestamp(text: &str) -> Result<Timestamp, ValueError> {
             Some(date) => format!("write \"{date}T00:00:00Z\""),
             None => "write date, time and offset as in RFC 3339: \"2027-01-01T00:00:00Z\"".into(),
         };
-        let why = if text.parse::<jiff::civil::DateTime>().is_ok() { "no offset from UTC" } else { "not RFC 3339" };
-        wrong("a point in time", why, help)
+        let reason = if text.parse::<jiff::civil::DateTime>().is_ok() { "no offset from UTC" } else { "not RFC 3339" };
+        invalid("a point in time", reason, help)
     })
 }
 
 fn address(text: &str) -> Result<IpAddr, ValueError> {
     text.parse()
-        .map_err(|_| wrong("an IP address", "not an IPv4 or IPv6 address", "write \"192.0.2.1\" or \"2001:db8::1\""))
+        .map_err(|_| invalid("an IP address", "not an IPv4 or IPv6 address", "write \"192.0.2.1\" or \"2001:db8::1\""))
 }
 
 /// A network; an address alone is a network of one.
 pub(super) fn network(text: &str) -> Result<IpNet, ValueError> {
-    const WHAT: &str = "a network";
+    const EXPECTED: &str = "a network";
     let parsed = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     let Some(network) = parsed else {
         let help = "write an address and a prefix length, \"192.0.2.0/28\", or an address";
-        return Err(wrong(WHAT, "not in CIDR notation", help));
+        return Err(invalid(EXPECTED, "not in CIDR notation", help));
     };
     // Nothing on the wire is in an IPv4-mapped network: to sockets these are IPv4 (RFC 4291 §2.5.5.2).
     if let IpNet::V6(v6) = network
@@ -149,12 +149,16 @@ pub(super) fn network(text: &str) -> Result<IpNet, ValueError> {
         && let Some(prefix) = v6.prefix_len().checked_sub(96)
         && let Ok(v4) = Ipv4Net::new(v4, prefix)
     {
-        return Err(wrong(WHAT, "an IPv4-mapped network", format!("write \"{}\"", v4.trunc())));
+        return Err(invalid(EXPECTED, "an IPv4-mapped network", format!("write \"{}\"", v4.trunc())));
     }
     if network.trunc() != network {
-        let (host, whole) = (network.addr(), network.trunc());
-        let why = format!("has bits set beyond /{}", network.prefix_len());
-        return Err(wrong(WHAT, why, format!("write the network, \"{whole}\", or the one address, \"{host}\"")));
+        let (host, network_address) = (network.addr(), network.trunc());
+        let reason = format!("has bits set beyond /{}", network.prefix_len());
+        return Err(invalid(
+            EXPECTED,
+            reason,
+            format!("write the network, \"{network_address}\", or the one address, \"{host}\""),
+        ));
     }
     Ok(network)
 }
@@ -163,17 +167,17 @@ pub(super) fn network(text: &str) -> Result<IpNet, ValueError> {
 const UNIX_PATH_MAX: usize = 107;
 
 pub(super) fn listen(text: &str) -> Result<Listen, ValueError> {
-    const WHAT: &str = "a socket to listen on";
+    const EXPECTED: &str = "a socket to listen on";
     if text == "systemd" {
         return Ok(Listen::Systemd);
     }
     if let Some(path) = text.strip_prefix("unix:") {
         return match Path::new(path) {
             relative if relative.is_relative() => {
-                Err(wrong(WHAT, "not an absolute path", "write \"unix:/run/outgate/proxy.sock\""))
+                Err(invalid(EXPECTED, "not an absolute path", "write \"unix:/run/outgate/proxy.sock\""))
             }
             _ if path.len() > UNIX_PATH_MAX => {
-                Err(wrong(WHAT, "too long for a unix socket", format!("write at most {UNIX_PATH_MAX} bytes")))
+                Err(invalid(EXPECTED, "too long for a unix socket", format!("write at most {UNIX_PATH_MAX} bytes")))
             }
             path => Ok(Listen::Unix(PathBuf::from(path))),
         };
@@ -187,14 +191,14 @@ pub(super) fn listen(text: &str) -> Result<Listen, ValueError> {
         Some(("" | "*", port)) => format!("write \"0.0.0.0:{port}\" or \"[::]:{port}\" for all addresses of this host"),
         _ => "write \"127.0.0.1:4750\", \"[::1]:4750\", \"unix:/path\" or \"systemd\"".to_owned(),
     };
-    Err(wrong(WHAT, "not an address and a port", help))
+    Err(invalid(EXPECTED, "not an address and a port", help))
 }
 
 /// Permissions of a file, in octal.
 pub(super) fn mode(text: &str) -> Result<u32, ValueError> {
     let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
     let mode = if is_octal { u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777) } else { None };
-    mode.ok_or_else(|| wrong("the permissions of a file", "not three octal digits", "write \"0660\""))
+    mode.ok_or_else(|| invalid("the permissions of a file", "not three octal digits", "write \"0660\""))
 }
 
 /// A DNS server; port 53 unless it says otherwise.
@@ -202,20 +206,20 @@ pub(super) fn server(text: &str) -> Result<SocketAddr, ValueError> {
     let bare = || text.parse().ok().map(|address: IpAddr| SocketAddr::new(address, 53));
     text.parse().ok().or_else(bare).filter(|server: &SocketAddr| server.port() != 0).ok_or_else(|| {
         let help = "write an IP address, with a port if it is not 53: \"192.0.2.53\", \"[2001:db8::53]:5353\"";
-        wrong("the address of a DNS server", "not an IP address", help)
+        invalid("the address of a DNS server", "not an IP address", help)
     })
 }
 
 /// `sha256:` and 64 hexadecimal digits.
 pub(super) fn token_hash(text: &str) -> Result<[u8; 32], ValueError> {
-    const WHAT: &str = "the hash of a token";
+    const EXPECTED: &str = "the hash of a token";
     const HELP: &str = "write \"sha256:\" and 64 hexadecimal digits; `outgate token new` makes a token and its hash";
     let Some(hex) = text.strip_prefix("sha256:") else {
-        return Err(wrong(WHAT, "does not start with sha256:", HELP));
+        return Err(invalid(EXPECTED, "does not start with sha256:", HELP));
     };
     let mut hash = [0; 32];
     if hex.len() != 2 * hash.len() || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(wrong(WHAT, "not 64 hexadecimal digits", HELP));
+        return Err(invalid(EXPECTED, "not 64 hexadecimal digits", HELP));
     }
     for (byte, digits) in hash.iter_mut().zip(hex.as_bytes().chunks(2)) {
         *byte = digits.iter().fold(0, |byte, digit| byte << 4 | hex_digit(*digit));
@@ -230,14 +234,14 @@ fn hex_digit(digit: u8) -> u8 {
 
 /// `sha256/` and the hash of a SubjectPublicKeyInfo in base64, as RFC 7469 §2.4 computes it.
 pub(super) fn pin(text: &str) -> Result<[u8; 32], ValueError> {
-    const WHAT: &str = "a pin";
+    const EXPECTED: &str = "a pin";
     const HELP: &str = "write \"sha256/…=\": `openssl x509 -in FILE -pubkey -noout | openssl pkey -pubin -outform der | \
                         openssl dgst -sha256 -binary | base64` prints what follows the slash";
     let Some(hash) = text.strip_prefix("sha256/") else {
-        return Err(wrong(WHAT, "does not begin with sha256/", HELP));
+        return Err(invalid(EXPECTED, "does not begin with sha256/", HELP));
     };
-    let Ok(bytes) = STANDARD.decode(hash) else { return Err(wrong(WHAT, "is not base64", HELP)) };
-    bytes.try_into().map_err(|_| wrong(WHAT, "does not have the 32 bytes of SHA-256", HELP))
+    let Ok(bytes) = STANDARD.decode(hash) else { return Err(invalid(EXPECTED, "is not base64", HELP)) };
+    bytes.try_into().map_err(|_| invalid(EXPECTED, "does not have the 32 bytes of SHA-256", HELP))
 }
 
 /// A name that an operator gives: it becomes a metric's label, a user name (which ends at a colon, RFC 7617 §2) and
@@ -246,7 +250,7 @@ pub(super) fn name(text: &str) -> Result<&str, ValueError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if text.is_empty() || text.len() > 64 || !text.bytes().all(plain) {
         let help = "write 1 to 64 letters, digits, hyphens, underscores and dots";
-        return Err(wrong("a name", "not a plain name", help));
+        return Err(invalid("a name", "not a plain name", help));
     }
     Ok(text)
 }
@@ -255,17 +259,17 @@ pub(super) fn name(text: &str) -> Result<&str, ValueError> {
 pub(super) fn pseudonym(text: &str) -> Result<String, ValueError> {
     match name(text) {
         Ok(name) if name.starts_with(|c: char| c.is_ascii_alphabetic()) => Ok(name.to_owned()),
-        Ok(_) => Err(wrong("a name", "does not start with a letter", "write \"outgate\" or the like")),
-        Err(wrong) => Err(wrong),
+        Ok(_) => Err(invalid("a name", "does not start with a letter", "write \"outgate\" or the like")),
+        Err(error) => Err(error),
     }
 }
 
 /// Text that is not empty and has nothing in it that no header could carry.
 pub(super) fn word(text: &str) -> Result<String, ValueError> {
     match text {
-        "" => Err(wrong("a word", "empty", "write a word, or leave it out")),
+        "" => Err(invalid("a word", "empty", "write a word, or leave it out")),
         _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
-            Err(wrong("a word", "has white space in it", "write one word"))
+            Err(invalid("a word", "has white space in it", "write one word"))
         }
         _ => Ok(text.to_owned()),
     }
@@ -275,7 +279,7 @@ pub(super) fn word(text: &str) -> Result<String, ValueError> {
 pub(super) fn host_address(text: &str) -> Result<IpAddr, ValueError> {
     let address = address(text)?.to_canonical();
     if address.is_unspecified() {
-        return Err(wrong("the address of a host", "stands for no host", "write the host's own address"));
+        return Err(invalid("the address of a host", "stands for no host", "write the host's own address"));
     }
     Ok(address)
 }
@@ -286,7 +290,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn durations() {
+    fn durations_are_one_number_and_one_unit() {
         for (text, milliseconds) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
@@ -297,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_one_number_and_one_unit() {
         let good = [("512 B", 512), ("64 KiB", 65_536), ("1MB", 1_000_000), ("1 MiB", 1 << 20), ("2GiB", 2 << 30)];
         for (text, bytes) in good {
             assert_eq!(size(text), Ok(bytes), "{text}");
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn rates() {
+    fn rates_are_a_count_and_a_period() {
         assert_eq!(rate("50/s"), Ok(Rate { count: 50, period: Duration::from_secs(1) }));
         assert_eq!(rate("10/m"), Ok(Rate { count: 10, period: Duration::from_secs(60) }));
         assert_eq!(rate("5/h"), Ok(Rate { count: 5, period: Duration::from_secs(3600) }));
@@ -318,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn bandwidths() {
+    fn bandwidths_are_a_size_per_second() {
         assert_eq!((bandwidth("10 MiB/s"), bandwidth("1KB/s")), (Ok(10 << 20), Ok(1000)));
         for text in ["", "/s", "10/s", "10 MiB", "10 MiB/m", "10 Mbit/s", "10 MiB / s", "99999999999 GiB/s"] {
             assert!(bandwidth(text).is_err(), "{text}");
@@ -326,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn times() {
+    fn timestamps_need_an_offset_from_utc() {
         assert!(timestamp("2027-01-01T00:00:00Z").is_ok());
         assert_eq!(timestamp("2027-01-01T01:00:00+01:00"), timestamp("2027-01-01T00:00:00Z"));
         assert_eq!(timestamp("2027-01-01T00:00:00").unwrap_err().reason, "no offset from UTC");
@@ -335,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn networks() {
+    fn networks_are_in_cidr_notation_without_host_bits() {
         assert_eq!(network("192.0.2.7").unwrap().to_string(), "192.0.2.7/32");
         assert_eq!(network("2001:db8::7").unwrap().to_string(), "2001:db8::7/128");
         assert_eq!(network("2001:db8::/32").unwrap().to_string(), "2001:db8::/32");
@@ -348,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets() {
+    fn listen_sockets_are_tcp_unix_or_systemd() {
         for text in ["127.0.0.1:4750", "[::1]:0", "unix:/run/outgate/proxy.sock", "systemd"] {
             assert!(listen(text).is_ok(), "{text}");
         }
@@ -363,7 +367,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_hash_reads_back(hash: [u8; 32]) {
+        fn token_hash_round_trips(hash: [u8; 32]) {
             let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
             prop_assert_eq!(token_hash(&format!("sha256:{hex}")), Ok(hash));
             prop_assert_eq!(token_hash(&format!("sha256:{}", hex.to_uppercase())), Ok(hash));
@@ -372,7 +376,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_fatal(text: String) {
+        fn value_parsers_never_panic(text: String) {
             let _ = (duration(&text), size(&text), rate(&text), bandwidth(&text), timestamp(&text), network(&text), listen(&text));
             let _ = (server(&text), token_hash(&text), name(&text).is_ok(), pseudonym(&text), word(&text));
         }

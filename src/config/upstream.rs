@@ -2,8 +2,8 @@
 //! Which clients share a connection, and how large may a response head be?
 
 use super::problem::Problem;
-use super::read::{Reader, Table, Value};
-use super::{Located, keys, units};
+use super::reader::{Reader, Table, Value};
+use super::{Located, schema, units};
 
 /// Whether deliveries of different clients may use one connection to a target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub struct ResponseHeadMax {
 }
 
 /// Values that an operator may write for `count`; the HTTP/1.1 parser allocates 64 bytes for each.
-const COUNT: std::ops::RangeInclusive<u32> = 1..=2_000;
+const COUNT_RANGE: std::ops::RangeInclusive<u32> = 1..=2_000;
 /// Values that an operator may write for `bytes`; one response head is held in memory.
-const BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 20;
+const BYTES_RANGE: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 20;
 
 impl Default for ResponseHeadMax {
     fn default() -> Self {
@@ -36,13 +36,13 @@ impl Default for ResponseHeadMax {
 }
 
 /// Reads `response_head_max = { count = 100, bytes = "64 KiB" }`; a missing key has its default.
-pub(super) fn response_head_max(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<ResponseHeadMax> {
-    let table = Table::open(reader, value, &keys::RESPONSE_HEAD_MAX)?;
+pub(super) fn read_response_head_max(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<ResponseHeadMax> {
+    let table = Table::open(reader, value, &schema::RESPONSE_HEAD_MAX)?;
     let default = ResponseHeadMax::default();
-    let count = table.one(reader, "count", |reader, value| reader.integer(value, COUNT));
-    let bytes = table.one(reader, "bytes", |reader, value| {
-        let bytes = reader.parsed(value, units::size)?;
-        if !BYTES.contains(&bytes.value) {
+    let count = table.read(reader, "count", |reader, value| reader.integer(value, COUNT_RANGE));
+    let bytes = table.read(reader, "bytes", |reader, value| {
+        let bytes = reader.parse(value, units::size)?;
+        if !BYTES_RANGE.contains(&bytes.value) {
             let problem = Problem::at(value.span, format!("`{}` is out of range", value.key));
             reader.problems.push(problem.help("write a size from \"1 KiB\" to \"1 MiB\""));
         }
@@ -54,7 +54,10 @@ pub(super) fn response_head_max(reader: &mut Reader<'_>, value: &Value<'_>) -> O
 }
 
 /// Reads `client_connections`.
-pub(super) fn client_connections(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ClientConnections>> {
+pub(super) fn read_client_connections(
+    reader: &mut Reader<'_>,
+    value: &Value<'_>,
+) -> Option<Located<ClientConnections>> {
     let choices = [("separate", ClientConnections::Separate), ("shared", ClientConnections::Shared)];
-    reader.choice(value, &choices)
+    reader.parse_choice(value, &choices)
 }

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Located;
-use super::keys;
-use super::problem::{Problem, Severity, nearest};
-use super::read::{Reader, Table};
+use super::problem::{Problem, Severity, closest_match};
+use super::reader::{Reader, Table};
+use super::schema;
 use crate::names::counted;
 
 /// Warnings of one kind that are shown; the others are counted.
-const SHOWN: usize = 25;
+const WARNINGS_PER_CODE_MAX: usize = 25;
 /// Longer lists of problems are not read.
-const PROBLEMS_SHOWN: usize = 1000;
+const PROBLEMS_SHOWN_MAX: usize = 1000;
 
 macro_rules! codes {
     ($($name:ident $text:literal;)*) => {
@@ -79,29 +79,29 @@ impl fmt::Display for WarningCode {
 }
 
 /// The codes of `acknowledge`.
-pub(super) fn acknowledged(reader: &mut Reader<'_>, file: &Table<'_>) -> Vec<Located<WarningCode>> {
-    let read = |reader: &mut Reader<'_>, value: &super::read::Value<'_>| {
+pub(super) fn read_acknowledged(reader: &mut Reader<'_>, file: &Table<'_>) -> Vec<Located<WarningCode>> {
+    let read = |reader: &mut Reader<'_>, value: &super::reader::Value<'_>| {
         let text = reader.text(value)?;
         let found = WarningCode::ALL.iter().find(|code| code.as_str() == text);
         if found.is_none() {
             let problem = Problem::at(value.span, format!("no warning has the code \"{text}\""));
-            let help = match nearest(text, WarningCode::ALL.iter().map(|code| code.as_str())) {
-                Some(near) => format!("did you mean \"{near}\"?"),
+            let help = match closest_match(text, WarningCode::ALL.iter().map(|code| code.as_str())) {
+                Some(closest) => format!("did you mean \"{closest}\"?"),
                 None => "write the code that `outgate check` shows with a warning: warning[CODE]".to_owned(),
             };
             reader.problems.push(problem.help(help));
         }
-        found.map(|code| value.at(*code))
+        found.map(|code| value.located(*code))
     };
-    file.many(reader, keys::ACKNOWLEDGE, None, read).unwrap_or_default()
+    file.read_list(reader, schema::ACKNOWLEDGE, None, read).unwrap_or_default()
 }
 
 /// Takes out the warnings that the operator has acknowledged, and warns of codes that no warning has. Gives what is left, and
 /// how many were taken out.
-pub fn acknowledge(found: Vec<Problem>, acknowledged: &[Located<WarningCode>]) -> (Vec<Problem>, usize) {
-    let (before, present) = (found.len(), codes(&found));
-    let mut found = without_acknowledged(found, acknowledged);
-    let taken = before - found.len();
+pub fn apply_acknowledgements(found: Vec<Problem>, acknowledged: &[Located<WarningCode>]) -> (Vec<Problem>, usize) {
+    let (before, present) = (found.len(), count_by_code(&found));
+    let mut found = remove_acknowledged(found, acknowledged);
+    let removed = before - found.len();
     let is_acknowledged = |code| acknowledged.iter().any(|other| other.value == code);
     if !is_acknowledged(WarningCode::AcknowledgedNothing) {
         let unused = acknowledged.iter().filter(|code| !present.contains_key(&code.value));
@@ -111,34 +111,34 @@ pub fn acknowledge(found: Vec<Problem>, acknowledged: &[Located<WarningCode>]) -
                 .help("take it out of `acknowledge`")
         }));
     }
-    (found, taken)
+    (found, removed)
 }
 
 /// The same, where not all warnings are known yet.
-pub fn without_acknowledged(mut found: Vec<Problem>, acknowledged: &[Located<WarningCode>]) -> Vec<Problem> {
+pub fn remove_acknowledged(mut found: Vec<Problem>, acknowledged: &[Located<WarningCode>]) -> Vec<Problem> {
     found.retain(|problem| problem.code.is_none_or(|code| acknowledged.iter().all(|other| other.value != code)));
     found
 }
 
 /// The first problems, and the first warnings of each kind, with a summary of the others. Whatever there is, it can be read.
-pub fn summary(found: &[Problem]) -> Vec<Problem> {
+pub fn summarize(found: &[Problem]) -> Vec<Problem> {
     let mut seen: BTreeMap<Option<WarningCode>, usize> = BTreeMap::new();
     let is_shown = |problem: &&Problem| {
         let count = seen.entry(problem.code).or_default();
         *count += 1;
-        *count <= if problem.code.is_some() { SHOWN } else { PROBLEMS_SHOWN }
+        *count <= if problem.code.is_some() { WARNINGS_PER_CODE_MAX } else { PROBLEMS_SHOWN_MAX }
     };
     let mut shown: Vec<Problem> = found.iter().filter(is_shown).cloned().collect();
     for (code, count) in seen {
         match code {
-            Some(code) if count > SHOWN => {
-                let message = format!("{} of this kind", counted(count - SHOWN, "more warning"));
+            Some(code) if count > WARNINGS_PER_CODE_MAX => {
+                let message = format!("{} of this kind", counted(count - WARNINGS_PER_CODE_MAX, "more warning"));
                 let help =
                     format!("acknowledge = [\"{code}\"] at the top of the main file keeps `check` quiet about them");
                 shown.push(Problem::warning(code, None, message).help(help));
             }
-            None if count > PROBLEMS_SHOWN => {
-                shown.push(Problem::general(counted(count - PROBLEMS_SHOWN, "more problem")));
+            None if count > PROBLEMS_SHOWN_MAX => {
+                shown.push(Problem::general(counted(count - PROBLEMS_SHOWN_MAX, "more problem")));
             }
             _ => {}
         }
@@ -146,7 +146,7 @@ pub fn summary(found: &[Problem]) -> Vec<Problem> {
     shown
 }
 
-fn codes(found: &[Problem]) -> BTreeMap<WarningCode, usize> {
+fn count_by_code(found: &[Problem]) -> BTreeMap<WarningCode, usize> {
     let mut codes = BTreeMap::new();
     for code in found.iter().filter(|problem| problem.severity == Severity::Warning).filter_map(|problem| problem.code)
     {
@@ -161,7 +161,7 @@ mod tests {
     use crate::config::SourceSpan;
 
     #[test]
-    fn codes_are_unique_words() {
+    fn warning_codes_are_unique_and_sorted() {
         let mut words: Vec<_> = WarningCode::ALL.iter().map(|code| code.as_str()).collect();
         words.dedup();
         assert_eq!(words.len(), WarningCode::ALL.len());
@@ -169,21 +169,22 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_shown_up_to_a_bound_with_a_summary() {
+    fn summarize_limits_warnings_per_code_and_counts_the_rest() {
         let many = (0..80_000).map(|number| Problem::warning(WarningCode::Plaintext, None, number.to_string()));
         let found: Vec<_> =
             many.chain([Problem::warning(WarningCode::Unused, None, "x"), Problem::general("y")]).collect();
-        let shown = summary(&found);
-        assert_eq!(shown.len(), SHOWN + 3);
+        let shown = summarize(&found);
+        assert_eq!(shown.len(), WARNINGS_PER_CODE_MAX + 3);
         assert_eq!(shown.last().unwrap().message, "79975 more warnings of this kind");
     }
 
     #[test]
-    fn an_acknowledged_code_that_no_warning_has_is_told() {
+    fn acknowledged_code_without_a_warning_is_reported() {
         let at = |value| Located { value, span: SourceSpan { file: 0, start: 0, end: 0 } };
         let found = vec![Problem::warning(WarningCode::Unused, None, "x"), Problem::general("y")];
-        let (left, taken) = acknowledge(found, &[at(WarningCode::Unused), at(WarningCode::Plaintext)]);
-        let codes: Vec<_> = left.iter().map(|problem| problem.code).collect();
-        assert_eq!((codes, taken), (vec![None, Some(WarningCode::AcknowledgedNothing)], 1));
+        let (remaining, removed) =
+            apply_acknowledgements(found, &[at(WarningCode::Unused), at(WarningCode::Plaintext)]);
+        let codes: Vec<_> = remaining.iter().map(|problem| problem.code).collect();
+        assert_eq!((codes, removed), (vec![None, Some(WarningCode::AcknowledgedNothing)], 1));
     }
 }

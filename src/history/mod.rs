@@ -22,8 +22,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::config::difference::Difference;
-use crate::config::written::hex;
-use crate::config::{SourceSnapshot, journal};
+use crate::config::snapshot::hex;
+use crate::config::{SourceSnapshot, pending_rollback};
 pub use durable::FolderLock;
 
 /// Where the packages have our own folder.
@@ -194,7 +194,7 @@ impl History {
         let texts: Vec<&str> = written.texts.iter().map(|(_, text)| &**text).collect();
         let texts = serde_json::to_vec(&texts).map_err(io::Error::other)?;
         entry.texts = digest(&texts);
-        entry.files = written.texts.iter().map(|(path, _)| journal::absolute(path)).collect();
+        entry.files = written.texts.iter().map(|(path, _)| pending_rollback::absolute(path)).collect();
         entry.modes = entry.files.iter().map(|path| Some(fs::metadata(path).ok()?.mode() & 0o666)).collect();
         let _lock = FolderLock::acquire(&self.folder)?;
         let key = self.key_or_new()?;

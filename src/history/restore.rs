@@ -2,7 +2,7 @@
 //! Which files are written, in which order, and when does it count?
 //!
 //! The steps: the whole set into a folder without its name; the name, from which moment the set counts
-//! ([`crate::config::journal`]); each file in its place; the name away, the folder after it. What stood in a
+//! ([`crate::config::pending_rollback`]); each file in its place; the name away, the folder after it. What stood in a
 //! place and differs is kept beside it, under a name that nothing includes.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use super::HistoryEntry;
 use super::durable::{FolderLock, put_in_place, remove_folder, sync_folder};
 pub use super::trusted::check_folder;
 use super::trusted::resolve;
-use crate::config::journal::{self, MANIFEST, Manifest, Overlay};
+use crate::config::pending_rollback::{self, MANIFEST, Manifest, Overlay};
 use crate::config::{self, KeyDirs, SourceSnapshot};
 
 /// Files of former rollbacks that may stand beside one file.
@@ -29,7 +29,7 @@ pub struct PendingRollback {
 
 /// Writes the whole set. From when this returns it is the configuration, whatever happens.
 pub fn begin(main: &Path, overlay: Overlay) -> io::Result<PendingRollback> {
-    let main = journal::absolute(main);
+    let main = pending_rollback::absolute(main);
     let unfinished = beside(&main, "rollback-unfinished");
     let begun = PendingRollback { main, overlay };
     remove_folder(&unfinished)?;
@@ -43,7 +43,7 @@ pub fn begin(main: &Path, overlay: Overlay) -> io::Result<PendingRollback> {
 
 /// A configuration that was adopted, in the place of what is on disk.
 pub fn overlay(main: &Path, entry: &HistoryEntry, written: &SourceSnapshot) -> Overlay {
-    let texts = written.texts.iter().map(|(path, text)| (journal::absolute(path), text.as_bytes().to_vec()));
+    let texts = written.texts.iter().map(|(path, text)| (pending_rollback::absolute(path), text.as_bytes().to_vec()));
     let modes = entry.files.iter().zip(&entry.modes).filter_map(|(path, mode)| Some((path.clone(), (*mode)?)));
     let mut overlay =
         Overlay { number: entry.number, texts: texts.collect(), modes: modes.collect(), removed: BTreeSet::new() };
@@ -54,9 +54,9 @@ pub fn overlay(main: &Path, entry: &HistoryEntry, written: &SourceSnapshot) -> O
 
 /// The main file, and what it includes.
 fn read_by(main: &Path, overlay: &Overlay) -> BTreeSet<PathBuf> {
-    match config::load_over(main, &KeyDirs::new(), overlay.clone()) {
-        Ok(loaded) => loaded.config.sources.paths().map(journal::absolute).collect(),
-        Err(rejected) => rejected.sources.paths().map(journal::absolute).collect(),
+    match config::load_with_overlay(main, &KeyDirs::new(), overlay.clone()) {
+        Ok(loaded) => loaded.config.sources.paths().map(pending_rollback::absolute).collect(),
+        Err(rejected) => rejected.sources.paths().map(pending_rollback::absolute).collect(),
     }
 }
 
@@ -99,9 +99,9 @@ pub fn lock(main: &Path) -> io::Result<Option<FolderLock>> {
 }
 
 /// One that somebody else began.
-pub fn begun(main: &Path) -> Result<Option<PendingRollback>, journal::UnreadableRollback> {
-    let main = journal::absolute(main);
-    Ok(journal::read(&main)?.map(|overlay| PendingRollback { main, overlay }))
+pub fn begun(main: &Path) -> Result<Option<PendingRollback>, pending_rollback::UnreadableRollback> {
+    let main = pending_rollback::absolute(main);
+    Ok(pending_rollback::read(&main)?.map(|overlay| PendingRollback { main, overlay }))
 }
 
 impl PendingRollback {
@@ -131,7 +131,7 @@ impl PendingRollback {
         let opened = File::open(unfinished)?;
         give(&opened, &FileAttributes::of(&folder))?;
         opened.set_permissions(fs::Permissions::from_mode(folder.mode() & 0o7777))?;
-        put_in_place(unfinished, &journal::path(main))
+        put_in_place(unfinished, &pending_rollback::path(main))
     }
 
     /// As if it had never begun; for one whose files are not in their places yet.
@@ -198,7 +198,7 @@ impl PendingRollback {
     fn clear(&self) -> io::Result<()> {
         let unfinished = beside(&self.main, "rollback-unfinished");
         remove_folder(&unfinished)?;
-        put_in_place(&journal::path(&self.main), &unfinished)?;
+        put_in_place(&pending_rollback::path(&self.main), &unfinished)?;
         remove_folder(&unfinished)
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn load_certified_key(
         problems.push(Problem::at(certificate.span, message).help("an X.509 certificate of version 3"));
     }
     let mut wrong = |message: String, help: &str| {
-        let problem = Problem::at(key.span, message).also(certificate.span, "its certificate");
+        let problem = Problem::at(key.span, message).related(certificate.span, "its certificate");
         problems.push(problem.help(help));
         None
     };

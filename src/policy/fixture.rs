@@ -19,7 +19,7 @@ pub(crate) fn config() -> Config {
         server: Server {
             ca: None,
             name: "outgate".into(),
-            listen: vec![at(0, Bind::plain(Listen::Tcp(([127, 0, 0, 1], 4750).into())))],
+            listen: vec![at(0, Bind::new(Listen::Tcp(([127, 0, 0, 1], 4750).into())))],
             allow_anonymous: at(1, false),
             max_connections: Some(at(5, 10)),
             max_connections_per_ip: None,
@@ -41,7 +41,7 @@ pub(crate) fn config() -> Config {
         signers: BTreeMap::new(),
         credentials: BTreeMap::new(),
         limits: BTreeMap::new(),
-        declared: crate::config::DeclaredSections::default(),
+        declared_sections: crate::config::DeclaredSections::default(),
         guard: Guard { allow: vec![], deny: vec![], ports: vec![at(3, 443)] },
         resolver: Resolver { servers: vec![], hosts: BTreeMap::new() },
         timeouts: Timeouts {
@@ -61,7 +61,7 @@ pub(crate) fn config() -> Config {
         sources: SourceMap::default(),
         files: vec![],
         key_dirs: KeyDirs::new(),
-        written: std::sync::Arc::default(),
+        snapshot: std::sync::Arc::default(),
         rollback: None,
         digest: [0; 32],
     }
@@ -96,7 +96,7 @@ pub(crate) fn signer(scheme: &str) -> Signer {
         message: None,
         encoding: None,
         headers: None,
-        profile: crate::config::SignatureParams::default(),
+        signature_params: crate::config::SignatureParams::default(),
     }
 }
 

@@ -269,7 +269,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
                     Some(allow.span),
                     format!("`{}` never has an effect: deny beats allow", allow.value),
                 )
-                .also(deny.span, "denied here"),
+                .related(deny.span, "denied here"),
             );
         }
         if let Some(metadata) = rows().find(|row| row.metadata && overlap(&row.cidr, &allow.value)) {

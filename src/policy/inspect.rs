@@ -74,7 +74,7 @@ fn authority(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> O
     };
     if key.der_bytes() != &*certificate.public_key().subject_public_key.data {
         let problem = Problem::at(ca.key.span, "the key and the certificate do not belong together");
-        problems.push(problem.also(place, "its certificate").help("the key of the first certificate of the file"));
+        problems.push(problem.related(place, "its certificate").help("the key of the first certificate of the file"));
         return None;
     }
     let Ok(issuer) = Issuer::from_ca_cert_der(&CertificateDer::from_slice(der), key) else {

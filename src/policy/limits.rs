@@ -202,7 +202,7 @@ fn limit(name: &LimitName, written: &Located<config::Limit>, problems: &mut Vec<
     }
     for (i, per) in written.per.iter().enumerate() {
         if let Some(first) = written.per[..i].iter().find(|first| first.value == per.value) {
-            problems.push(Problem::at(per.span, "written twice").also(first.span, "first here"));
+            problems.push(Problem::at(per.span, "written twice").related(first.span, "first here"));
         }
     }
     Limit {
@@ -235,7 +235,7 @@ fn quota(written: &config::Limit, problems: &mut Vec<Problem>) -> Option<Quota> 
     if quota.time_for(quota.burst.get()) > REFILL_MAX {
         let place = written.burst.as_ref().map_or(rate.span, |burst| burst.span);
         let problem = Problem::at(place, "at this rate the burst takes more than 30 days to come back");
-        problems.push(problem.also(rate.span, "the rate").help("a smaller burst or a higher rate"));
+        problems.push(problem.related(rate.span, "the rate").help("a smaller burst or a higher rate"));
         return None;
     }
     Some(quota)

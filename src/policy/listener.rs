@@ -152,7 +152,7 @@ fn warn_of_public(config: &Config, tls: &HashMap<Listen, ServerTls>, problems: &
         let message = format!("tokens cross networks in plaintext to {}", bind.address);
         let help = "add tls to the listener or to [server], or listen on a loopback or private address";
         let problem = Problem::warning(WarningCode::TokensInPlaintext, Some(bind.span), message).help(help);
-        problems.push(problem.also(client.span, format!("{name} has a token")));
+        problems.push(problem.related(client.span, format!("{name} has a token")));
     }
 }
 

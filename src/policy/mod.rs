@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, without_acknowledged};
+use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, remove_acknowledged};
 use crate::names::{CredentialName, Host, PoolName, TrustName};
 
 /// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
@@ -134,15 +134,15 @@ pub fn compile_after(
 
 /// What the text alone tells, and what the parts of it that could be read would mean.
 pub fn every_problem(rejected: LoadError, now: Timestamp) -> (Vec<Problem>, SourceMap) {
-    let LoadError { mut problems, sources, rest, .. } = rejected;
+    let LoadError { mut problems, sources, partial: rest, .. } = rejected;
     if let Some(rest) = rest {
         if let Err(more) = compile(&rest, now) {
             // What is said of a section that was not read as a whole may be no more than the consequence.
-            let broken = rest.declared.broken(&problems);
+            let broken = rest.declared_sections.broken_sections(&problems);
             let is_consequence = |problem: &Problem| problem.span.is_some_and(|place| broken.contains(&place));
             problems.extend(more.into_iter().filter(|problem| !is_consequence(problem)));
         }
-        problems = without_acknowledged(problems, &rest.acknowledge);
+        problems = remove_acknowledged(problems, &rest.acknowledge);
     }
     (problems, sources)
 }

@@ -40,7 +40,7 @@ impl KeyFolderWatcher {
 
     /// Watches all of these, and nothing else. True if there is one among them that was not watched before.
     pub(super) async fn follow(&mut self, key_dirs: &KeyDirs) -> bool {
-        let paths: Vec<PathBuf> = key_dirs.values().flat_map(|key_dir| key_dir.folders()).collect();
+        let paths: Vec<PathBuf> = key_dirs.values().flat_map(|key_dir| key_dir.folder_paths()).collect();
         if paths.is_empty() && self.inotify.is_none() {
             return false;
         }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::config::difference::Difference;
-use crate::config::journal::{self, Overlay};
+use crate::config::pending_rollback::{self, Overlay};
 use crate::config::{self, Config, Problem};
 use crate::history::{History, HistoryEntry, restore};
 use crate::state::Runtime;
@@ -75,8 +75,8 @@ impl HistoryWriter {
             cause: config
                 .rollback
                 .map_or_else(|| ReloadSource::Start.to_string(), |number| format!("rollback to {number}")),
-            written: Arc::clone(&config.written),
-            warnings: config::one_line_each(warnings, &config.sources),
+            written: Arc::clone(&config.snapshot),
+            warnings: config::to_log_lines(warnings, &config.sources),
             ..AdoptedConfig::default()
         };
         if !has_file {
@@ -165,7 +165,7 @@ impl HistoryWriter {
         let reading = self.writer.run(move || {
             let history = history.get().cloned().flatten().ok_or("no adopted configurations are kept")?;
             let entry = history.entry(number).map_err(|fault| not_in_history(number, &fault))?;
-            if entry.files.first() != Some(&journal::absolute(&main)) {
+            if entry.files.first() != Some(&pending_rollback::absolute(&main)) {
                 return Err(format!("configuration {number} is of another file than {}", main.display()));
             }
             let written = history.written(&entry).map_err(|fault| not_in_history(number, &fault))?;

@@ -321,7 +321,7 @@ impl Reloader {
             by: asked.by.clone(),
             cause: config.rollback.map_or_else(|| asked.how.to_owned(), |number| format!("rollback to {number}")),
             difference: difference.clone(),
-            written: Arc::clone(&config.written),
+            written: Arc::clone(&config.snapshot),
             warnings: left_out.iter().chain(&warnings).cloned().collect(),
             restart: restart.clone(),
         };

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::config::difference::Difference;
-use crate::config::journal::{self, Overlay};
+use crate::config::pending_rollback::{self, Overlay};
 use crate::config::{self, Config, KeyDirs, LoadError, Problem, Severity, SourceMap, SourceSnapshot, StatFingerprint};
 use crate::net::fd_limit;
 use crate::net::resolve::{self, ResolverConfig};
@@ -61,17 +61,18 @@ impl WatchSet {
     fn at(rejected: &LoadError, known: &KeyDirs) -> Self {
         let mut key_dirs = known.clone();
         key_dirs.extend(rejected.key_dirs.clone());
-        let system = rejected.rest.as_ref().map_or(&[][..], |config| ResolverConfig::files(&config.resolver));
+        let system = rejected.partial.as_ref().map_or(&[][..], |config| ResolverConfig::files(&config.resolver));
         Self { files: rejected.files.clone(), key_dirs, system }
     }
 
     /// All of it, from outside; `then`: it was read, or is looked at.
     pub(super) fn sight(&self, main: &Path, then: SystemTime) -> StatFingerprint {
-        let rollback = journal::path(main);
+        let rollback = pending_rollback::path(main);
         let folders = self.key_dirs.values();
-        let keys: Vec<PathBuf> = folders.flat_map(|key_dir| key_dir.folders().chain(key_dir.files())).collect();
+        let keys: Vec<PathBuf> =
+            folders.flat_map(|key_dir| key_dir.folder_paths().chain(key_dir.key_paths())).collect();
         let paths = self.files.iter().chain(&keys).chain([&rollback]).map(PathBuf::as_path);
-        StatFingerprint::of(paths.chain(self.system.iter().map(Path::new)), then)
+        StatFingerprint::compute(paths.chain(self.system.iter().map(Path::new)), then)
     }
 }
 
@@ -94,11 +95,11 @@ pub(super) struct ProblemReport {
 
 impl ProblemReport {
     pub(super) fn of(problems: &[Problem], sources: &SourceMap) -> Self {
-        let summary = config::summary(problems);
+        let summary = config::summarize(problems);
         let report = config::render(&summary, sources, false);
         let (warnings, faults): (Vec<_>, Vec<_>) =
             summary.into_iter().partition(|problem| problem.severity == Severity::Warning);
-        let [lines, warnings] = [faults, warnings].map(|some| config::one_line_each(&some, sources));
+        let [lines, warnings] = [faults, warnings].map(|some| config::to_log_lines(&some, sources));
         Self { lines, warnings, json: config::to_json(problems, sources), report }
     }
 
@@ -117,8 +118,8 @@ pub(super) fn prepare(
 ) -> Result<PreparedConfig, Box<Rejection>> {
     let (now, then) = (Timestamp::now(), SystemTime::now());
     let loaded = match files {
-        ConfigFiles::OnDisk => config::load_after(path, known),
-        ConfigFiles::Overlaid(overlay) => config::load_over(path, known, overlay),
+        ConfigFiles::OnDisk => config::load_incremental(path, known),
+        ConfigFiles::Overlaid(overlay) => config::load_with_overlay(path, known, overlay),
     };
     let loaded = loaded.map_err(|rejected| {
         let looked = WatchSet::at(&rejected, known);
@@ -140,14 +141,14 @@ pub(super) fn prepare(
     warnings.extend(more);
     warnings.extend(fd_limit::warning(&config));
     warnings.extend(resolve::warnings(&config.resolver));
-    let (warnings, _) = config::acknowledge(warnings, &config.acknowledge);
+    let (warnings, _) = config::apply_acknowledgements(warnings, &config.acknowledge);
     let (left_out, warnings): (Vec<_>, Vec<_>) =
         warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
     let [left_out, warnings] =
-        [left_out, warnings].map(|told| config::one_line_each(&config::summary(&told), &config.sources));
+        [left_out, warnings].map(|told| config::to_log_lines(&config::summarize(&told), &config.sources));
     let active = ActiveConfig::new(plan, &config.resolver, Some(before))
         .map_err(|fault| rejection(ProblemReport::general(format!("cannot resolve names: {fault}"))))?;
-    let mut difference = Difference::between(written, &config.written);
+    let mut difference = Difference::between(written, &config.snapshot);
     if !resolves_the_same && difference.is_empty() {
         difference.changes.push("resolver: what the system says of it changed".to_owned());
     }

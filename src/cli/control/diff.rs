@@ -8,10 +8,10 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::super::load_or_say;
-use super::socket::{AdminError, AdminRequest, AdminSocket, send};
-use super::{count, file_exists, print_outcome, rejected};
-use crate::config::journal::absolute;
+use super::super::load_or_report;
+use super::admin_client::{AdminError, AdminRequest, AdminSocket, send};
+use super::{describe_change_count, file_exists, print_outcome, print_rejection};
+use crate::config::pending_rollback::absolute;
 use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 use crate::sysexits;
 
@@ -45,27 +45,27 @@ impl Diff {
         }
         let sockets = match &self.admin {
             Some(socket) => vec![socket.clone()],
-            None => AdminSocket::of(self.config.as_deref()),
+            None => AdminSocket::from_config(self.config.as_deref()),
         };
-        let body = match self.other_file(&sockets) {
+        let body = match self.file_to_compare(&sockets) {
             Ok(None) => Vec::new(),
             // Read by whoever asks: the proxy reads no file because somebody names it.
-            Ok(Some(path)) => match load_or_say(Some(&absolute(path))) {
-                Ok(valid) => json!(Arc::unwrap_or_clone(valid.config.written)).to_string().into_bytes(),
+            Ok(Some(path)) => match load_or_report(Some(&absolute(path))) {
+                Ok(valid) => json!(Arc::unwrap_or_clone(valid.config.snapshot)).to_string().into_bytes(),
                 Err(code) => return code,
             },
-            Err(unasked) => return unasked.say(),
+            Err(error) => return error.report(),
         };
         let outcome: ReloadOutcome = match send(&sockets, &AdminRequest::post("/diff", body)) {
             Ok(outcome) => outcome,
-            Err(unasked) => return unasked.say(),
+            Err(error) => return error.report(),
         };
         if self.json {
             println!("{:#}", json!(outcome));
         }
         match outcome.outcome {
             ReloadVerdict::Rejected if self.json => ExitCode::from(sysexits::CONFIG),
-            ReloadVerdict::Rejected => rejected(&outcome),
+            ReloadVerdict::Rejected => print_rejection(&outcome),
             ReloadVerdict::Unchanged | ReloadVerdict::Adopted => {
                 if !self.json {
                     eprintln!("no difference to configuration {}", outcome.number);
@@ -75,7 +75,7 @@ impl Diff {
             ReloadVerdict::Different => {
                 if !self.json {
                     print_outcome(&outcome);
-                    eprintln!("{} to configuration {}", count(&outcome), outcome.number);
+                    eprintln!("{} to configuration {}", describe_change_count(&outcome), outcome.number);
                 }
                 ExitCode::FAILURE
             }
@@ -83,11 +83,11 @@ impl Diff {
     }
 
     /// `None`: the file of what runs is meant, which the proxy reads as it would for a reload, with its own secrets.
-    fn other_file(&self, sockets: &[AdminSocket]) -> Result<Option<&Path>, AdminError> {
+    fn file_to_compare(&self, sockets: &[AdminSocket]) -> Result<Option<&Path>, AdminError> {
         let Some(path) = &self.config else { return Ok(None) };
         let status: Value = send(sockets, &AdminRequest::get("/status"))?;
         let running = status["configuration"]["file"].as_str().map(Path::new);
-        let same = |a: &Path, b: &Path| a == b || a.canonicalize().ok() == b.canonicalize().ok();
-        Ok((!running.is_some_and(|running| same(running, path))).then_some(path.as_path()))
+        let is_same_file = |a: &Path, b: &Path| a == b || a.canonicalize().ok() == b.canonicalize().ok();
+        Ok((!running.is_some_and(|running| is_same_file(running, path))).then_some(path.as_path()))
     }
 }

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::super::{DEFAULT_PATH, visible};
+use super::super::{DEFAULT_PATH, escape_control_characters};
 use super::ProxySelector;
-use super::socket::{AdminRequest, send};
+use super::admin_client::{AdminRequest, send};
 use crate::config::ControlPaths;
 use crate::history::{self, HistoryEntry};
 use crate::sysexits;
@@ -30,7 +30,7 @@ pub(in crate::cli) struct History {
     /// What this one changed
     number: Option<u64>,
     #[command(flatten)]
-    pub(super) which: ProxySelector,
+    pub(super) proxy: ProxySelector,
     #[command(flatten)]
     pub(super) location: HistoryLocation,
     /// As JSON
@@ -48,13 +48,13 @@ pub(super) struct HistoryLocation {
 
 impl HistoryLocation {
     /// As the one that runs says, where one does.
-    pub(super) fn open(&self, which: &ProxySelector, running: Option<&Value>) -> history::History {
+    pub(super) fn open(&self, proxy: &ProxySelector, running: Option<&Value>) -> history::History {
         let folder = match (&self.state, running.and_then(|running| running["history"].as_str())) {
             (Some(state), _) => state.join("history"),
             (None, Some(folder)) => PathBuf::from(folder),
             (None, None) => {
-                let file = which.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
-                let state = ControlPaths::read(&file).state;
+                let file = proxy.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+                let state = ControlPaths::read(&file).state_dir;
                 state.unwrap_or_else(|| history::DEFAULT_STATE.into()).join("history")
             }
         };
@@ -63,67 +63,77 @@ impl HistoryLocation {
 }
 
 /// Why they cannot be read, and the exit code for it.
-fn unread(history: &history::History, fault: &io::Error) -> ExitCode {
+fn report_unreadable(history: &history::History, error: &io::Error) -> ExitCode {
     let folder = history.folder().display();
-    match fault.kind() {
+    match error.kind() {
         io::ErrorKind::PermissionDenied => eprintln!("outgate: {folder} is not for you: ask as root"),
-        _ => eprintln!("outgate: no configurations are kept in {folder}: {fault}"),
+        _ => eprintln!("outgate: no configurations are kept in {folder}: {error}"),
     }
     ExitCode::from(sysexits::NO_INPUT)
 }
 
 /// Why one of them cannot be read.
-pub(super) fn no_entry(history: &history::History, number: u64, fault: &io::Error) -> ExitCode {
-    if fault.kind() == io::ErrorKind::NotFound && history.entries().is_ok() {
+pub(super) fn report_missing_entry(history: &history::History, number: u64, error: &io::Error) -> ExitCode {
+    if error.kind() == io::ErrorKind::NotFound && history.entries().is_ok() {
         eprintln!("outgate: there is no configuration {number}: `outgate history` lists them");
         return ExitCode::from(sysexits::USAGE);
     }
-    if fault.kind() == io::ErrorKind::InvalidData {
-        eprintln!("outgate: configuration {number} in {} is damaged: {fault}", history.folder().display());
+    if error.kind() == io::ErrorKind::InvalidData {
+        eprintln!("outgate: configuration {number} in {} is damaged: {error}", history.folder().display());
         return ExitCode::from(sysexits::NO_INPUT);
     }
-    unread(history, fault)
+    report_unreadable(history, error)
 }
 
 impl History {
     pub(in crate::cli) fn run(self) -> ExitCode {
-        if let Err(code) = self.which.check() {
+        if let Err(code) = self.proxy.check() {
             return code;
         }
-        let running: Option<Value> = send(&self.which.sockets(), &AdminRequest::get("/status")).ok();
-        let history = self.location.open(&self.which, running.as_ref());
-        let in_force = running.and_then(|running| running["configuration"]["number"].as_u64());
+        let running: Option<Value> = send(&self.proxy.sockets(), &AdminRequest::get("/status")).ok();
+        let history = self.location.open(&self.proxy, running.as_ref());
+        let active_number = running.and_then(|running| running["configuration"]["number"].as_u64());
         let entries = match self.number {
             Some(number) => history.entry(number).map(|entry| vec![entry]),
             None => history.entries(),
         };
         let entries = match entries {
             Ok(entries) => entries,
-            Err(fault) => {
-                return self
-                    .number
-                    .map_or_else(|| unread(&history, &fault), |number| no_entry(&history, number, &fault));
+            Err(error) => {
+                return self.number.map_or_else(
+                    || report_unreadable(&history, &error),
+                    |number| report_missing_entry(&history, number, &error),
+                );
             }
         };
         let newest_first = entries.iter().rev();
         if self.json {
             let entry = |entry: &HistoryEntry| {
                 let mut entry_json = json!(entry);
-                entry_json["in_force"] = (Some(entry.number) == in_force).into();
+                entry_json["in_force"] = (Some(entry.number) == active_number).into();
                 entry_json
             };
             println!("{:#}", Value::from(newest_first.map(entry).collect::<Vec<_>>()));
             return ExitCode::SUCCESS;
         }
         for entry in newest_first {
-            let mark = if Some(entry.number) == in_force { '*' } else { ' ' };
+            let mark = if Some(entry.number) == active_number { '*' } else { ' ' };
             let HistoryEntry { number, at, by, how, difference, .. } = entry;
             match self.number {
                 Some(_) => {
-                    println!("{mark}{number}  {at:.0}  {}  {}", visible(how), visible(by));
-                    print!("{}", visible(&difference.to_string()));
+                    println!(
+                        "{mark}{number}  {at:.0}  {}  {}",
+                        escape_control_characters(how),
+                        escape_control_characters(by)
+                    );
+                    print!("{}", escape_control_characters(&difference.to_string()));
                 }
-                None => println!("{mark}{number:<5} {at:.0}  {:<14} {}  {}", visible(how), visible(by), summary(entry)),
+                None => println!(
+                    "{mark}{number:<5} {at:.0}  {:<14} {}  {}",
+                    escape_control_characters(how),
+                    escape_control_characters(by),
+                    summary(entry)
+                ),
             }
         }
         ExitCode::SUCCESS
@@ -133,11 +143,11 @@ impl History {
 fn summary(entry: &HistoryEntry) -> String {
     let count = entry.difference.changes.len() + entry.difference.more;
     let Some(first) = entry.difference.changes.first() else { return "-".to_owned() };
-    let first = visible(first);
+    let first = escape_control_characters(first);
     let end = first.floor_char_boundary(SUMMARY_MAX);
-    let cut = if end < first.len() { " …" } else { "" };
+    let ellipsis = if end < first.len() { " …" } else { "" };
     match count {
-        1 => format!("{}{cut}", &first[..end]),
-        _ => format!("{}{cut} and {} more", &first[..end], count - 1),
+        1 => format!("{}{ellipsis}", &first[..end]),
+        _ => format!("{}{ellipsis} and {} more", &first[..end], count - 1),
     }
 }

@@ -1,11 +1,11 @@
 //! The commands that ask a running proxy, over the unix socket of its admin listener.
 //! What is said where, and with which exit code does it end?
 
+mod admin_client;
 pub(super) mod diff;
 pub(super) mod history;
 pub(super) mod reload;
 pub(super) mod rollback;
-mod socket;
 pub(super) mod status;
 
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::{load_or_say, visible};
+use super::{escape_control_characters, load_or_report};
 use crate::state::config::status::ReloadOutcome;
 use crate::sysexits;
-use socket::AdminRequest;
-pub(super) use socket::AdminSocket;
+use admin_client::AdminRequest;
+pub(super) use admin_client::AdminSocket;
 
 /// Which proxy is meant.
 #[derive(Args)]
@@ -41,7 +41,7 @@ impl ProxySelector {
     fn sockets(&self) -> Vec<AdminSocket> {
         match &self.admin {
             Some(socket) => vec![socket.clone()],
-            None => AdminSocket::of(self.config.as_deref()),
+            None => AdminSocket::from_config(self.config.as_deref()),
         }
     }
 }
@@ -51,23 +51,23 @@ pub(super) fn explain(config: Option<PathBuf>, admin: Option<AdminSocket>, webho
     let which = ProxySelector { config, admin };
     which.check()?;
     let sockets = which.sockets();
-    let question = AdminRequest::post("/explain", webhook.to_string().into_bytes());
-    socket::send(&sockets, &question).map_err(socket::AdminError::say)
+    let request = AdminRequest::post("/explain", webhook.to_string().into_bytes());
+    admin_client::send(&sockets, &request).map_err(admin_client::AdminError::report)
 }
 
 /// Shows that a file that is named does not exist, as `explain` does.
 fn file_exists(config: Option<&Path>) -> Result<(), ExitCode> {
     match config {
-        Some(path) if path.try_exists().is_ok_and(|exists| !exists) => load_or_say(Some(path)).map(drop),
+        Some(path) if path.try_exists().is_ok_and(|exists| !exists) => load_or_report(Some(path)).map(drop),
         _ => Ok(()),
     }
 }
 
 /// Changes, and what is to be said beside them.
 fn print_outcome(outcome: &ReloadOutcome) {
-    print!("{}", visible(&outcome.difference.to_string()));
+    print!("{}", escape_control_characters(&outcome.difference.to_string()));
     for warning in &outcome.warnings {
-        eprintln!("warning: {}", visible(warning));
+        eprintln!("warning: {}", escape_control_characters(warning));
     }
     for key in &outcome.restart {
         eprintln!("{key} waits for a restart");
@@ -75,12 +75,12 @@ fn print_outcome(outcome: &ReloadOutcome) {
 }
 
 /// As `check` shows them, and the exit code for it.
-fn rejected(outcome: &ReloadOutcome) -> ExitCode {
-    eprint!("{}", visible(&outcome.report));
+fn print_rejection(outcome: &ReloadOutcome) -> ExitCode {
+    eprint!("{}", escape_control_characters(&outcome.report));
     ExitCode::from(sysexits::CONFIG)
 }
 
-fn count(outcome: &ReloadOutcome) -> String {
+fn describe_change_count(outcome: &ReloadOutcome) -> String {
     match outcome.difference.changes.len() + outcome.difference.more {
         0 => "nothing but comments, white space or order".to_owned(),
         1 => "1 change".to_owned(),

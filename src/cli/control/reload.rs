@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::super::visible;
-use super::socket::{AdminRequest, send};
-use super::{ProxySelector, count, print_outcome, rejected};
+use super::super::escape_control_characters;
+use super::admin_client::{AdminRequest, send};
+use super::{ProxySelector, describe_change_count, print_outcome, print_rejection};
 use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 use crate::sysexits;
 
@@ -21,7 +21,7 @@ use crate::sysexits;
 Exit code 0: it is active, or was already. 78: it has problems, which are shown; the active configuration stays. 69: outgate does not run.")]
 pub(in crate::cli) struct Reload {
     #[command(flatten)]
-    which: ProxySelector,
+    proxy: ProxySelector,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -29,12 +29,12 @@ pub(in crate::cli) struct Reload {
 
 impl Reload {
     pub(in crate::cli) fn run(self) -> ExitCode {
-        if let Err(code) = self.which.check() {
+        if let Err(code) = self.proxy.check() {
             return code;
         }
-        let outcome: ReloadOutcome = match send(&self.which.sockets(), &AdminRequest::post("/reload", Vec::new())) {
+        let outcome: ReloadOutcome = match send(&self.proxy.sockets(), &AdminRequest::post("/reload", Vec::new())) {
             Ok(outcome) => outcome,
-            Err(unasked) => return unasked.say(),
+            Err(error) => return error.report(),
         };
         if self.json {
             println!("{:#}", json!(outcome));
@@ -44,18 +44,21 @@ impl Reload {
         let ReloadOutcome { number, at, by, .. } = &outcome;
         match outcome.outcome {
             ReloadVerdict::Rejected => {
-                let code = rejected(&outcome);
+                let code = print_rejection(&outcome);
                 eprintln!("not adopted: configuration {number} stays in force");
                 code
             }
             ReloadVerdict::Adopted => {
                 print_outcome(&outcome);
-                eprintln!("configuration {number} is in force: {}", count(&outcome));
+                eprintln!("configuration {number} is in force: {}", describe_change_count(&outcome));
                 ExitCode::SUCCESS
             }
             ReloadVerdict::Unchanged | ReloadVerdict::Different => {
                 print_outcome(&outcome);
-                eprintln!("unchanged: configuration {number} is in force since {at}, by {}", visible(by));
+                eprintln!(
+                    "unchanged: configuration {number} is in force since {at}, by {}",
+                    escape_control_characters(by)
+                );
                 ExitCode::SUCCESS
             }
         }

@@ -11,12 +11,12 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::super::{DEFAULT_PATH, print_problems as show_problems, visible};
-use super::history::{HistoryLocation, no_entry};
-use super::socket::{AdminError, AdminRequest, AdminSocket, send};
-use super::{ProxySelector, count, print_outcome, rejected};
+use super::super::{DEFAULT_PATH, escape_control_characters, print_problems as show_problems};
+use super::admin_client::{AdminError, AdminRequest, AdminSocket, send};
+use super::history::{HistoryLocation, report_missing_entry};
+use super::{ProxySelector, describe_change_count, print_outcome, print_rejection};
 use crate::config::difference::Difference;
-use crate::config::journal::{self, Overlay};
+use crate::config::pending_rollback::{self, Overlay};
 use crate::config::{self, KeyDirs};
 use crate::history::restore::{self, PendingRollback, Unwritable};
 use crate::history::{FolderLock, History, HistoryEntry};
@@ -43,7 +43,7 @@ pub(in crate::cli) struct Rollback {
     #[arg(required_unless_present = "finish")]
     number: Option<u64>,
     #[command(flatten)]
-    which: ProxySelector,
+    proxy: ProxySelector,
     #[command(flatten)]
     location: HistoryLocation,
     /// Only show what would change
@@ -63,65 +63,70 @@ impl Rollback {
     }
 
     fn roll_back(&self) -> Result<ExitCode, ExitCode> {
-        self.which.check()?;
+        self.proxy.check()?;
         // Never by the word of who answers: whoever took over the proxy would choose what root writes.
-        let main = journal::absolute(self.which.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH)));
-        let asked = self.asked(&main)?;
-        let _held = if self.dry_run { None } else { Some(held(&main)?) };
+        let main = pending_rollback::absolute(self.proxy.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH)));
+        let running = self.query_status(&main)?;
+        let _lock = if self.dry_run { None } else { Some(lock_config_dir(&main)?) };
         if !self.dry_run {
-            finish_former(&main)?;
+            finish_interrupted(&main)?;
         }
-        let Some(number) = self.number else { return tell(&self.which.sockets(), asked.is_some(), None) };
-        let history = self.location.open(&self.which, asked.as_ref());
-        let entry = history.entry(number).map_err(|fault| no_entry(&history, number, &fault))?;
-        let overlay = overlay(&history, &entry, &main)?;
-        let sockets = self.which.sockets();
-        let outcome = judge(&sockets, asked.is_some(), &main, &overlay, &history)?;
-        let differs = differing(&overlay);
+        let Some(number) = self.number else {
+            return report_active_config(&self.proxy.sockets(), running.is_some(), None);
+        };
+        let history = self.location.open(&self.proxy, running.as_ref());
+        let entry = history.entry(number).map_err(|error| report_missing_entry(&history, number, &error))?;
+        let overlay = load_overlay(&history, &entry, &main)?;
+        let sockets = self.proxy.sockets();
+        let outcome = check_adoptable(&sockets, running.is_some(), &main, &overlay, &history)?;
+        let differing = differing_files(&overlay);
         print_outcome(&outcome);
-        if outcome.outcome == ReloadVerdict::Unchanged && differs.is_empty() {
+        if outcome.outcome == ReloadVerdict::Unchanged && differing.is_empty() {
             eprintln!("nothing to do: configuration {number} is on disk, and in force");
             return Ok(ExitCode::SUCCESS);
         }
         if self.dry_run {
-            differs.iter().for_each(|path| eprintln!("{} would change", path.display()));
-            eprintln!("{}, by a rollback to configuration {number}; nothing was written", count(&outcome));
+            differing.iter().for_each(|path| eprintln!("{} would change", path.display()));
+            eprintln!(
+                "{}, by a rollback to configuration {number}; nothing was written",
+                describe_change_count(&outcome)
+            );
             return Ok(ExitCode::FAILURE);
         }
-        let begun = restore::begin(&main, overlay).map_err(|fault| unwritten(&main, &fault))?;
-        if asked.is_none() {
-            put_in_place(begun).map_err(|fault| unwritten(&main, &fault))?;
-            return tell(&[], false, None);
+        let pending = restore::begin(&main, overlay).map_err(|error| report_write_error(&main, &error))?;
+        if running.is_none() {
+            put_in_place(pending).map_err(|error| report_write_error(&main, &error))?;
+            return report_active_config(&[], false, None);
         }
         // In force first, then in its places: what is read until then is the same.
-        let taken = begun_is_in_force(&sockets, begun, &main)?;
+        let adopted = activate(&sockets, pending, &main)?;
         // What is in force now may listen elsewhere.
-        tell(&[self.which.sockets(), sockets].concat(), true, taken)
+        report_active_config(&[self.proxy.sockets(), sockets].concat(), true, adopted)
     }
 
     /// What the proxy says of itself, which must be the one of this file. `None`: it is not to be asked.
-    fn asked(&self, main: &Path) -> Result<Option<Value>, ExitCode> {
+    fn query_status(&self, main: &Path) -> Result<Option<Value>, ExitCode> {
         if self.offline {
             return Ok(None);
         }
-        let running: Value = match send(&self.which.sockets(), &AdminRequest::get("/status")) {
+        let running: Value = match send(&self.proxy.sockets(), &AdminRequest::get("/status")) {
             Ok(running) => running,
             // Nothing depends on its word: nothing is written, or what is counts already.
             Err(AdminError::NotListening(_)) if self.dry_run || self.finish => return Ok(None),
-            Err(unasked) => {
-                let code = unasked.say();
+            Err(error) => {
+                let code = error.report();
                 eprintln!("nothing was written: outgate does not run; --offline writes the files without asking it");
                 return Err(code);
             }
         };
         let file = running["configuration"]["file"].as_str().map(Path::new);
-        let same = |file: &Path| file == main || file.canonicalize().ok() == main.canonicalize().ok();
-        if file.is_none_or(same) {
+        let is_same_file = |file: &Path| file == main || file.canonicalize().ok() == main.canonicalize().ok();
+        if file.is_none_or(is_same_file) {
             return Ok(Some(running));
         }
         eprintln!(
             "outgate: what runs is of {}, not of {}: name the one that is meant with --config",
-            visible(&file.unwrap_or(Path::new("")).display().to_string()),
+            escape_control_characters(&file.unwrap_or(Path::new("")).display().to_string()),
             main.display()
         );
         Err(ExitCode::from(sysexits::USAGE))
@@ -129,40 +134,40 @@ impl Rollback {
 }
 
 /// The folder of the main file, in which nobody else may write, and nobody else does meanwhile.
-fn held(main: &Path) -> Result<FolderLock, ExitCode> {
-    let home = main.parent().unwrap_or(Path::new("/"));
-    let place = journal::path(main);
-    let folders = [Some(home), place.symlink_metadata().is_ok().then_some(place.as_path())];
+fn lock_config_dir(main: &Path) -> Result<FolderLock, ExitCode> {
+    let config_dir = main.parent().unwrap_or(Path::new("/"));
+    let pending_dir = pending_rollback::path(main);
+    let folders = [Some(config_dir), pending_dir.symlink_metadata().is_ok().then_some(pending_dir.as_path())];
     for folder in folders.into_iter().flatten() {
-        restore::check_folder(folder).map_err(|fault| unwritten(main, &fault))?;
+        restore::check_folder(folder).map_err(|error| report_write_error(main, &error))?;
     }
-    restore::lock(main).map_err(|fault| unwritten(main, &fault))?.ok_or_else(|| {
+    restore::lock(main).map_err(|error| report_write_error(main, &error))?.ok_or_else(|| {
         eprintln!("outgate: another rollback of {} is under way", main.display());
         ExitCode::from(sysexits::TEMPORARY)
     })
 }
 
 /// The files that are to be there, if they are of this configuration.
-fn overlay(history: &History, entry: &HistoryEntry, main: &Path) -> Result<Overlay, ExitCode> {
+fn load_overlay(history: &History, entry: &HistoryEntry, main: &Path) -> Result<Overlay, ExitCode> {
     if entry.files.first().is_none_or(|file| file != main) {
         let file = entry.files.first().map_or_else(Default::default, |file| file.display().to_string());
         eprintln!("outgate: configuration {} is of {file}, not of {}", entry.number, main.display());
         return Err(ExitCode::from(sysexits::USAGE));
     }
-    let written = history.written(entry).map_err(|fault| no_entry(history, entry.number, &fault))?;
-    let overlay = restore::overlay(main, entry, &written);
-    no_strangers(main, &overlay)?;
+    let snapshot = history.written(entry).map_err(|error| report_missing_entry(history, entry.number, &error))?;
+    let overlay = restore::overlay(main, entry, &snapshot);
+    refuse_foreign_files(main, &overlay)?;
     Ok(overlay)
 }
 
-fn no_strangers(main: &Path, overlay: &Overlay) -> Result<(), ExitCode> {
+fn refuse_foreign_files(main: &Path, overlay: &Overlay) -> Result<(), ExitCode> {
     let Err(unwritable) = restore::check(main, overlay) else { return Ok(()) };
     match unwritable {
-        Unwritable::Folder(fault) => eprintln!("outgate: configuration {} is not put back: {fault}", overlay.number),
+        Unwritable::Folder(error) => eprintln!("outgate: configuration {} is not put back: {error}", overlay.number),
         Unwritable::Stranger(stranger) => eprintln!(
             "outgate: configuration {} has {}, which is not of it, or neither below {} nor of the one on disk: put it back by hand",
             overlay.number,
-            visible(&stranger.display().to_string()),
+            escape_control_characters(&stranger.display().to_string()),
             main.parent().unwrap_or(Path::new("/")).display()
         ),
     }
@@ -170,7 +175,7 @@ fn no_strangers(main: &Path, overlay: &Overlay) -> Result<(), ExitCode> {
 }
 
 /// Whether it would be adopted today: by the word of the one that runs, which has its own secrets, else by ours.
-fn judge(
+fn check_adoptable(
     sockets: &[AdminSocket],
     is_running: bool,
     main: &Path,
@@ -178,11 +183,11 @@ fn judge(
     history: &History,
 ) -> Result<ReloadOutcome, ExitCode> {
     if is_running {
-        let question = AdminRequest::post(&format!("/diff?entry={}", overlay.number), Vec::new());
-        let outcome: ReloadOutcome = send(sockets, &question).map_err(AdminError::say)?;
+        let request = AdminRequest::post(&format!("/diff?entry={}", overlay.number), Vec::new());
+        let outcome: ReloadOutcome = send(sockets, &request).map_err(AdminError::report)?;
         return match outcome.outcome {
             ReloadVerdict::Rejected => {
-                let code = rejected(&outcome);
+                let code = print_rejection(&outcome);
                 eprintln!("not put back: configuration {} would not be adopted today", overlay.number);
                 Err(code)
             }
@@ -190,15 +195,15 @@ fn judge(
         };
     }
     let now = jiff::Timestamp::now();
-    let loaded = config::load_over(main, &KeyDirs::new(), overlay.clone());
+    let loaded = config::load_with_overlay(main, &KeyDirs::new(), overlay.clone());
     let compiled = match loaded {
         Ok(loaded) => match policy::compile(&loaded.config, now) {
-            Ok(_) => Ok(loaded.config.written),
+            Ok(_) => Ok(loaded.config.snapshot),
             Err(problems) => Err((problems, loaded.config.sources)),
         },
-        Err(found) => Err(policy::every_problem(found, now)),
+        Err(load_error) => Err(policy::every_problem(load_error, now)),
     };
-    let written = compiled.map_err(|(problems, sources)| {
+    let snapshot = compiled.map_err(|(problems, sources)| {
         show_problems(&problems, &sources);
         eprintln!(
             "not put back: configuration {} would not be adopted today (nobody runs here who could say it better)",
@@ -207,49 +212,52 @@ fn judge(
         ExitCode::from(sysexits::CONFIG)
     })?;
     let difference = history.last().and_then(|last| {
-        let compared = history.difference(&last, &written);
-        compared.inspect_err(|fault| eprintln!("cannot compare with configuration {}: {fault}", last.number)).ok()
+        let compared = history.difference(&last, &snapshot);
+        compared.inspect_err(|error| eprintln!("cannot compare with configuration {}: {error}", last.number)).ok()
     });
-    let difference = difference.unwrap_or_else(|| Difference::between(&config::SourceSnapshot::default(), &written));
+    let difference = difference.unwrap_or_else(|| Difference::between(&config::SourceSnapshot::default(), &snapshot));
     let outcome = if difference.is_empty() { ReloadVerdict::Unchanged } else { ReloadVerdict::Different };
     Ok(ReloadOutcome { outcome, difference, ..ReloadOutcome::default() })
 }
 
 /// The files that are not on disk as they would be.
-fn differing(overlay: &Overlay) -> Vec<&Path> {
-    let differs = |(path, text): &(&PathBuf, &Vec<u8>)| std::fs::read(path).ok().as_ref() != Some(text);
-    overlay.texts.iter().filter(differs).map(|(path, _)| path).chain(&overlay.removed).map(PathBuf::as_path).collect()
+fn differing_files(overlay: &Overlay) -> Vec<&Path> {
+    let is_different = |(path, text): &(&PathBuf, &Vec<u8>)| std::fs::read(path).ok().as_ref() != Some(text);
+    overlay
+        .texts
+        .iter()
+        .filter(is_different)
+        .map(|(path, _)| path)
+        .chain(&overlay.removed)
+        .map(PathBuf::as_path)
+        .collect()
 }
 
 /// What came of it, if anybody was there to take it.
-fn begun_is_in_force(
-    sockets: &[AdminSocket],
-    begun: PendingRollback,
-    main: &Path,
-) -> Result<Option<ReloadOutcome>, ExitCode> {
+fn activate(sockets: &[AdminSocket], begun: PendingRollback, main: &Path) -> Result<Option<ReloadOutcome>, ExitCode> {
     let number = begun.overlay().number;
-    let taken: Result<ReloadOutcome, AdminError> = send(sockets, &AdminRequest::post("/reload", Vec::new()));
-    let finish = |begun: PendingRollback| {
-        put_in_place(begun).map_err(|fault| {
-            let code = unwritten(main, &fault);
+    let result: Result<ReloadOutcome, AdminError> = send(sockets, &AdminRequest::post("/reload", Vec::new()));
+    let finish = |pending: PendingRollback| {
+        put_in_place(pending).map_err(|error| {
+            let code = report_write_error(main, &error);
             eprintln!(
                 "configuration {number} counts, and is not whole in its places: `outgate rollback --finish` goes on"
             );
             code
         })
     };
-    match taken {
+    match result {
         Ok(outcome) if outcome.outcome == ReloadVerdict::Rejected => {
-            begun.give_up().map_err(|fault| unwritten(main, &fault))?;
-            let code = rejected(&outcome);
+            begun.give_up().map_err(|error| report_write_error(main, &error))?;
+            let code = print_rejection(&outcome);
             eprintln!("not put back: configuration {} stays in force, and on disk", outcome.number);
             Err(code)
         }
         Ok(outcome) => finish(begun).map(|()| Some(outcome)),
         // Whoever ran is gone by now: the next start finds it.
         Err(AdminError::NotListening(_)) => finish(begun).map(|()| None),
-        Err(unasked) => {
-            let code = unasked.say();
+        Err(error) => {
+            let code = error.report();
             eprintln!(
                 "configuration {number} counts from the next reading: `outgate rollback --finish` puts it in its places"
             );
@@ -264,43 +272,47 @@ fn put_in_place(begun: PendingRollback) -> io::Result<()> {
     Ok(())
 }
 
-fn finish_former(main: &Path) -> Result<(), ExitCode> {
-    let begun = restore::begun(main).map_err(|unreadable| {
+fn finish_interrupted(main: &Path) -> Result<(), ExitCode> {
+    let pending = restore::begun(main).map_err(|unreadable| {
         eprintln!("outgate: a rollback that was broken off: {unreadable}");
         ExitCode::from(sysexits::NO_INPUT)
     })?;
-    let Some(begun) = begun else { return Ok(()) };
-    no_strangers(main, begun.overlay())?;
-    let number = begun.overlay().number;
-    put_in_place(begun).map_err(|fault| unwritten(main, &fault))?;
+    let Some(pending) = pending else { return Ok(()) };
+    refuse_foreign_files(main, pending.overlay())?;
+    let number = pending.overlay().number;
+    put_in_place(pending).map_err(|error| report_write_error(main, &error))?;
     eprintln!("the rollback to configuration {number} that was broken off is finished");
     Ok(())
 }
 
 /// What is in force in the end; `taken`: as it was before the files were in their places.
-fn tell(sockets: &[AdminSocket], is_running: bool, taken: Option<ReloadOutcome>) -> Result<ExitCode, ExitCode> {
+fn report_active_config(
+    sockets: &[AdminSocket],
+    is_running: bool,
+    earlier_outcome: Option<ReloadOutcome>,
+) -> Result<ExitCode, ExitCode> {
     if !is_running {
         eprintln!("outgate was not asked: the configuration on disk is active from the next start or reload");
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome: ReloadOutcome = match (send(sockets, &AdminRequest::post("/reload", Vec::new())), taken) {
+    let outcome: ReloadOutcome = match (send(sockets, &AdminRequest::post("/reload", Vec::new())), earlier_outcome) {
         (Ok(outcome), _) | (Err(_), Some(outcome)) => outcome,
-        (Err(unasked), None) => return Err(unasked.say()),
+        (Err(error), None) => return Err(error.report()),
     };
     if outcome.outcome == ReloadVerdict::Rejected {
-        return Ok(rejected(&outcome));
+        return Ok(print_rejection(&outcome));
     }
     eprintln!(
         "configuration {} is in force since {:.0}: {}, by {}",
         outcome.number,
         outcome.at,
-        visible(&outcome.how),
-        visible(&outcome.by)
+        escape_control_characters(&outcome.how),
+        escape_control_characters(&outcome.by)
     );
     Ok(ExitCode::SUCCESS)
 }
 
-fn unwritten(main: &Path, fault: &io::Error) -> ExitCode {
-    eprintln!("outgate: cannot write beside {}: {fault}", main.display());
+fn report_write_error(main: &Path, error: &io::Error) -> ExitCode {
+    eprintln!("outgate: cannot write beside {}: {error}", main.display());
     ExitCode::from(sysexits::CANNOT_CREATE)
 }

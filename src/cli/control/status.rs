@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::ProxySelector;
-use super::socket::{AdminRequest, send};
+use super::admin_client::{AdminRequest, send};
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -17,7 +17,7 @@ use super::socket::{AdminRequest, send};
 Exit code 0: it is ready, and nothing is wrong. 1: something is. 69: outgate does not run.")]
 pub(in crate::cli) struct Status {
     #[command(flatten)]
-    which: ProxySelector,
+    proxy: ProxySelector,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -25,25 +25,27 @@ pub(in crate::cli) struct Status {
 
 impl Status {
     pub(in crate::cli) fn run(self) -> ExitCode {
-        if let Err(code) = self.which.check() {
+        if let Err(code) = self.proxy.check() {
             return code;
         }
-        let status: Value = match send(&self.which.sockets(), &AdminRequest::get("/status")) {
+        let status: Value = match send(&self.proxy.sockets(), &AdminRequest::get("/status")) {
             Ok(status) => status,
-            Err(unasked) => return unasked.say(),
+            Err(error) => return error.report(),
         };
         if self.json {
             println!("{status:#}");
         } else {
-            lines(&status).iter().for_each(|(what, words)| println!("{what:<14} {}", super::super::visible(words)));
+            status_lines(&status)
+                .iter()
+                .for_each(|(name, text)| println!("{name:<14} {}", super::super::escape_control_characters(text)));
         }
-        let is_well = list(&status["blocked"]).chain(list(&status["degraded"])).next().is_none();
-        if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        let is_healthy = list(&status["blocked"]).chain(list(&status["degraded"])).next().is_none();
+        if is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
 /// What, and how it is.
-fn lines(status: &Value) -> Vec<(&'static str, String)> {
+fn status_lines(status: &Value) -> Vec<(&'static str, String)> {
     let configuration = &status["configuration"];
     let digest: String = text(&configuration["digest"]).chars().take(12).collect();
     let mut lines = vec![
@@ -70,8 +72,8 @@ fn lines(status: &Value) -> Vec<(&'static str, String)> {
         lines.push(("rejected", format!("at {}, by {}", text(&rejected["at"]), text(&rejected["by"]))));
         lines.extend(list(&rejected["problems"]).map(|problem| ("  problem", problem)));
     }
-    lines.extend(list(&status["blocked"]).map(|why| ("not ready", why)));
-    lines.extend(list(&status["degraded"]).map(|why| ("degraded", why)));
+    lines.extend(list(&status["blocked"]).map(|reason| ("not ready", reason)));
+    lines.extend(list(&status["degraded"]).map(|reason| ("degraded", reason)));
     lines.extend(list(&status["listeners"]["server"]).map(|name| ("listens", name)));
     lines.extend(list(&status["listeners"]["admin"]).map(|name| ("admin", name)));
     for pool in status["pools"].as_array().into_iter().flatten() {

@@ -1,10 +1,10 @@
 //! `outgate demo`: the newcomer's first minute.
 //! What does the whole product look like at work?
 
+mod client;
 mod receiver;
 mod receivers;
-mod scenes;
-mod sender;
+mod scenarios;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use clap::Args;
 use super::new_file::write_secret;
 use crate::app::{Proxy, StartupConfig};
 use crate::sysexits;
+use client::DemoClient;
 use receivers::Receivers;
-use sender::DemoClient;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -61,44 +61,47 @@ impl Drop for TempDir {
 struct Demonstration {
     /// Of the client `billing`.
     token: String,
-    folder: TempDir,
+    dir: TempDir,
     receivers: Receivers,
-    sender: DemoClient,
+    client: DemoClient,
 }
 
 impl Demo {
     pub(super) fn run(self) -> ExitCode {
         let runtime = match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime,
-            Err(fault) => return failed(&fault.to_string()),
+            Err(error) => return exit_with_error(&error.to_string()),
         };
         runtime.block_on(async {
             if let Some(path) = self.receiver {
                 return receiver::run(path, self.listen)
                     .await
-                    .map_or_else(|fault| failed(&fault), |()| ExitCode::SUCCESS);
+                    .map_or_else(|error| exit_with_error(&error), |()| ExitCode::SUCCESS);
             }
             let path = std::env::temp_dir().join(format!("outgate-demo-{}", std::process::id()));
             let folder = match TempDir::new(path) {
                 Ok(folder) => folder,
-                Err(fault) => return failed(&fault.to_string()),
+                Err(error) => return exit_with_error(&error.to_string()),
             };
-            match self.play(folder).await {
+            match self.run_scenarios(folder).await {
                 Ok(code) => code,
-                Err(fault) => failed(&fault),
+                Err(error) => exit_with_error(&error),
             }
         })
     }
 
-    async fn play(self, folder: TempDir) -> Result<ExitCode, String> {
-        let secret = crate::policy::sign::new_key("standard-webhooks", None).map_err(|fault| fault.to_string())?;
-        let token = super::token::fresh();
-        let receivers = Receivers::start(&secret).map_err(|fault| format!("no receivers: {fault}"))?;
-        write(&folder.path("ca.pem"), &receivers.ca)?;
-        write(&folder.path("key"), &secret)?;
-        write(&folder.path("config.toml"), &scenes::configuration(&receivers, &token, scenes::LIMIT))?;
+    async fn run_scenarios(self, folder: TempDir) -> Result<ExitCode, String> {
+        let secret = crate::policy::sign::new_key("standard-webhooks", None).map_err(|error| error.to_string())?;
+        let token = super::token::generate_token();
+        let receivers = Receivers::start(&secret).map_err(|error| format!("no receivers: {error}"))?;
+        write_private_file(&folder.path("ca.pem"), &receivers.ca)?;
+        write_private_file(&folder.path("key"), &secret)?;
+        write_private_file(
+            &folder.path("config.toml"),
+            &scenarios::configuration(&receivers, &token, scenarios::LIMIT),
+        )?;
         let config = folder.path("config.toml");
-        let valid = super::load(Some(&config)).map_err(|invalid| {
+        let valid = super::load_config(Some(&config)).map_err(|invalid| {
             super::print_problems(&invalid.problems, &invalid.sources);
             "the demo's configuration is not valid".to_owned()
         })?;
@@ -109,28 +112,28 @@ impl Demo {
         let address =
             proxy.addresses.first().and_then(|address| address.parse().ok()).ok_or("the proxy has no address")?;
 
-        println!("outgate {} on http://{address}, leaving from {}\n", env!("CARGO_PKG_VERSION"), scenes::POOL);
-        let stage = Demonstration { token, folder, receivers, sender: DemoClient { proxy: address } };
-        let (stage, passed) = tokio::task::spawn_blocking(move || {
-            let passed = scenes::play(&stage);
-            (stage, passed)
+        println!("outgate {} on http://{address}, leaving from {}\n", env!("CARGO_PKG_VERSION"), scenarios::POOL);
+        let demo = Demonstration { token, dir: folder, receivers, client: DemoClient { proxy: address } };
+        let (demo, passed) = tokio::task::spawn_blocking(move || {
+            let passed = scenarios::run_all(&demo);
+            (demo, passed)
         })
         .await
-        .map_err(|fault| format!("the demo broke off: {fault}"))?;
+        .map_err(|error| format!("the demo broke off: {error}"))?;
 
-        show_evidence(&proxy, &stage);
+        print_sample_record_and_metric(&proxy, &demo);
         if self.once {
             proxy.stop().await;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        invite(&stage);
+        print_next_steps(&demo);
         Ok(proxy.until_told_to_stop().await)
     }
 }
 
 /// One record and one metric, of the many that a proxy writes.
-fn show_evidence(proxy: &Proxy, stage: &Demonstration) {
-    let (records, metrics) = (proxy.written_records(&stage.folder.path(scenes::RECORDS)), proxy.metrics());
+fn print_sample_record_and_metric(proxy: &Proxy, demo: &Demonstration) {
+    let (records, metrics) = (proxy.written_records(&demo.dir.path(scenarios::RECORDS)), proxy.metrics());
     let is_delivered = |line: &&str| line.contains("\"code\":\"delivered\"") && line.contains("\"signatures\":[");
     if let Some(record) = records.lines().find(is_delivered) {
         println!("\nA record of a delivery, one of {}\n  {record}", records.lines().count());
@@ -141,9 +144,9 @@ fn show_evidence(proxy: &Proxy, stage: &Demonstration) {
     }
 }
 
-fn invite(stage: &Demonstration) {
-    let (proxy, port) = (stage.sender.proxy, stage.receivers.good.port());
-    let config = stage.folder.path("config.toml");
+fn print_next_steps(demo: &Demonstration) {
+    let (proxy, port) = (demo.client.proxy, demo.receivers.valid.port());
+    let config = demo.dir.path("config.toml");
     println!(
         "\nIt stays up until Ctrl-C. Try, in another terminal:
 
@@ -161,11 +164,11 @@ fn invite(stage: &Demonstration) {
 }
 
 /// Writes a new file that this user alone can read: one of them is a key.
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    write_secret(path, text).map_err(|fault| format!("cannot write {}: {fault}", path.display()))
+fn write_private_file(path: &Path, text: &str) -> Result<(), String> {
+    write_secret(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-fn failed(why: &str) -> ExitCode {
-    eprintln!("outgate demo: {why}");
+fn exit_with_error(reason: &str) -> ExitCode {
+    eprintln!("outgate demo: {reason}");
     ExitCode::from(sysexits::UNAVAILABLE)
 }

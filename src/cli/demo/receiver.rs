@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::receivers::{DemoError, authority, leaf, receive};
-use super::{TempDir, write};
+use super::receivers::{DemoError, issue_leaf, new_ca, start_receiver};
+use super::{TempDir, write_private_file};
 
 /// The name in the receiver's certificate.
 const HOST: &str = "hooks.customer.example";
@@ -17,13 +17,13 @@ const HOST: &str = "hooks.customer.example";
 pub(super) async fn run(path: PathBuf, listen: SocketAddr) -> Result<(), String> {
     let signals = || Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
     let (mut interrupt, mut terminate) =
-        signals().map_err(|fault: std::io::Error| format!("cannot listen for signals: {fault}"))?;
-    let secret = crate::policy::sign::new_key("standard-webhooks", None).map_err(|fault| fault.to_string())?;
-    let (address, ca) = start(listen, &secret).map_err(|fault| format!("cannot listen on {listen}: {fault}"))?;
+        signals().map_err(|error: std::io::Error| format!("cannot listen for signals: {error}"))?;
+    let secret = crate::policy::sign::new_key("standard-webhooks", None).map_err(|error| error.to_string())?;
+    let (address, ca) = start(listen, &secret).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let folder =
-        TempDir::new(path.clone()).map_err(|fault| format!("cannot make the folder {}: {fault}", path.display()))?;
-    write(&folder.path("ca.pem"), &ca)?;
-    write(&folder.path("key"), &secret)?;
+        TempDir::new(path.clone()).map_err(|error| format!("cannot make the folder {}: {error}", path.display()))?;
+    write_private_file(&folder.path("ca.pem"), &ca)?;
+    write_private_file(&folder.path("key"), &secret)?;
     println!(
         "{HOST} is on {address} until Ctrl-C. {0}/ca.pem is its certificate authority, {0}/key its signing key.",
         path.display()
@@ -36,11 +36,11 @@ pub(super) async fn run(path: PathBuf, listen: SocketAddr) -> Result<(), String>
 }
 
 fn start(listen: SocketAddr, secret: &str) -> Result<(SocketAddr, String), DemoError> {
-    let ca = authority()?;
-    let observer = Arc::new(|seen: &super::receivers::ReceivedWebhook| {
-        let signature = if seen.verified { "signature verified" } else { "signature NOT verified" };
-        println!("{} from {}: {signature}", seen.request, seen.from);
+    let ca = new_ca()?;
+    let observer = Arc::new(|webhook: &super::receivers::ReceivedWebhook| {
+        let signature = if webhook.verified { "signature verified" } else { "signature NOT verified" };
+        println!("{} from {}: {signature}", webhook.request, webhook.from);
     });
-    let address = receive(listen, leaf(HOST, &ca, false)?, secret, observer)?;
+    let address = start_receiver(listen, issue_leaf(HOST, &ca, false)?, secret, observer)?;
     Ok((address, ca.pem()))
 }

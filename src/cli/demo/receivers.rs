@@ -15,12 +15,12 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 pub(super) struct Receivers {
-    pub(super) good: SocketAddr,
+    pub(super) valid: SocketAddr,
     pub(super) self_signed: SocketAddr,
     pub(super) expired: SocketAddr,
     /// The throw-away CA's certificate.
     pub(super) ca: String,
-    seen: Arc<Mutex<Vec<ReceivedWebhook>>>,
+    received: Arc<Mutex<Vec<ReceivedWebhook>>>,
 }
 
 #[derive(Clone)]
@@ -41,43 +41,47 @@ const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
 
 /// A request of the demo is far smaller.
 const BODY_MAX: usize = 64 * 1024;
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Receivers {
     pub(super) fn start(secret: &str) -> Result<Self, DemoError> {
-        let ca = authority()?;
-        let seen: Arc<Mutex<Vec<ReceivedWebhook>>> = Arc::default();
-        let list = Arc::clone(&seen);
-        let observer: Observer = Arc::new(move |one| list.lock().push(one.clone()));
-        let start = |identity| receive(LOOPBACK, identity, secret, Arc::clone(&observer));
+        let ca = new_ca()?;
+        let received: Arc<Mutex<Vec<ReceivedWebhook>>> = Arc::default();
+        let list = Arc::clone(&received);
+        let observer: Observer = Arc::new(move |webhook| list.lock().push(webhook.clone()));
+        let start = |identity| start_receiver(LOOPBACK, identity, secret, Arc::clone(&observer));
         Ok(Self {
-            good: start(leaf("good.example", &ca, false)?)?,
+            valid: start(issue_leaf("good.example", &ca, false)?)?,
             self_signed: start(self_signed("self-signed.example")?)?,
-            expired: start(leaf("expired.example", &ca, true)?)?,
+            expired: start(issue_leaf("expired.example", &ca, true)?)?,
             ca: ca.pem(),
-            seen,
+            received,
         })
     }
 
     /// What arrived last, once it has.
     pub(super) fn last(&self) -> Option<ReceivedWebhook> {
-        self.seen.lock().last().cloned()
+        self.received.lock().last().cloned()
     }
     pub(super) fn count(&self) -> usize {
-        self.seen.lock().len()
+        self.received.lock().len()
     }
 }
 
 type ServerIdentity = (rustls_pki_types::CertificateDer<'static>, KeyPair);
 
-pub(super) fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, DemoError> {
+pub(super) fn new_ca() -> Result<CertifiedIssuer<'static, KeyPair>, DemoError> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     ca.distinguished_name.push(rcgen::DnType::CommonName, "outgate demo, thrown away");
     Ok(CertifiedIssuer::self_signed(ca, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?)
 }
 
-pub(super) fn leaf(name: &str, ca: &CertifiedIssuer<'_, KeyPair>, expired: bool) -> Result<ServerIdentity, DemoError> {
+pub(super) fn issue_leaf(
+    name: &str,
+    ca: &CertifiedIssuer<'_, KeyPair>,
+    expired: bool,
+) -> Result<ServerIdentity, DemoError> {
     let mut params = CertificateParams::new(vec![name.to_owned()])?;
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     if expired {
@@ -99,7 +103,7 @@ fn signing_key(secret: &str) -> Result<hmac::Key, DemoError> {
 }
 
 /// Starts a receiver. It runs until the process ends.
-pub(super) fn receive(
+pub(super) fn start_receiver(
     listen: SocketAddr,
     (certificate, key): ServerIdentity,
     secret: &str,
@@ -131,14 +135,14 @@ fn serve(
     secret: &hmac::Key,
     observer: &Observer,
 ) -> Result<(), DemoError> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let from = stream.peer_addr()?.ip();
-    let mut wire = BufReader::new(StreamOwned::new(ServerConnection::new(config)?, stream));
+    let mut stream = BufReader::new(StreamOwned::new(ServerConnection::new(config)?, stream));
     loop {
         let mut head = Vec::new();
         loop {
             let mut line = String::new();
-            if wire.read_line(&mut line)? == 0 {
+            if stream.read_line(&mut line)? == 0 {
                 return Ok(());
             }
             if line == "\r\n" {
@@ -152,14 +156,14 @@ fn serve(
         };
         let length = field("content-length").parse::<usize>().unwrap_or(0).min(BODY_MAX);
         let mut body = vec![0; length];
-        wire.read_exact(&mut body)?;
+        stream.read_exact(&mut body)?;
         let verified =
             verify(secret, field("webhook-id"), field("webhook-timestamp"), field("webhook-signature"), &body);
         let request = head.first().and_then(|line| line.strip_suffix(" HTTP/1.1")).unwrap_or_default().to_owned();
         observer(&ReceivedWebhook { request, from, verified });
-        let word = if verified { "signature verified" } else { "signature NOT verified" };
-        let answer = format!("from {from}: {word}\n");
-        write!(wire.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len())?;
+        let verdict = if verified { "signature verified" } else { "signature NOT verified" };
+        let response_body = format!("from {from}: {verdict}\n");
+        write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{response_body}", response_body.len())?;
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::super::alone::{SenderArgs, misused, with_runtime};
-use super::super::{load_or_say, number, visible};
+use super::super::local_runtime::{SenderArgs, run_locally, usage_error};
+use super::super::{escape_control_characters, json_number, load_or_report};
 use crate::config::duration_argument;
 use crate::delivery::refusal::{Code, Refusal};
 use crate::delivery::{self, ProbeReport, ProbeRequest, ProbeResult, milliseconds};
@@ -57,13 +57,13 @@ impl Probe {
     }
 
     fn probe(self) -> Result<ExitCode, ExitCode> {
-        let valid = load_or_say(self.config.as_deref())?;
+        let valid = load_or_report(self.config.as_deref())?;
         let client = self.sender.client(&valid.plan)?;
         let pool = match &self.pool {
             None => None,
             Some(name) => match valid.plan.pools.get(&PoolName::new(name.as_str())) {
                 Some(pool) => Some(pool.clone()),
-                None => return Err(misused(&format!("there is no pool {name:?}"))),
+                None => return Err(usage_error(&format!("there is no pool {name:?}"))),
             },
         };
         let tenant = self.sender.tenant();
@@ -75,11 +75,11 @@ impl Probe {
             most: self.sample.into(),
             timeout: self.timeout,
         };
-        let probed = with_runtime(valid, async |runtime| delivery::probe(runtime, &asked).await)?;
+        let probed = run_locally(valid, async |runtime| delivery::probe(runtime, &asked).await)?;
         match &probed {
             Ok(probed) if self.json => println!("{:#}", as_json(probed)),
             Ok(probed) => tell(probed),
-            Err(refusal) if refusal.code == Code::RequestMalformed => return Err(misused(refusal.detail())),
+            Err(refusal) if refusal.code == Code::RequestMalformed => return Err(usage_error(refusal.detail())),
             Err(refusal) if self.json => println!("{:#}", json!({ "refusal": refusal_as_json(refusal) })),
             Err(refusal) => println!("{}", refused(refusal)),
         }
@@ -90,7 +90,11 @@ impl Probe {
 
 fn refused(refusal: &Refusal) -> String {
     let cause = refusal.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();
-    visible(&format!("refused before anything was dialled: {}: {}{cause}", result(refusal), refusal.detail()))
+    escape_control_characters(&format!(
+        "refused before anything was dialled: {}: {}{cause}",
+        result(refusal),
+        refusal.detail()
+    ))
 }
 
 /// The code, and the word within it.
@@ -128,7 +132,7 @@ fn row(met: &ProbeResult) -> [String; 6] {
     let certificate = match &met.outcome {
         Ok(Some(shown)) => {
             let unverified = if shown.proof.verified { "" } else { "NOT VERIFIED, " };
-            visible(&format!("{unverified}until {}, by {}", shown.proof.expires, shown.issuer))
+            escape_control_characters(&format!("{unverified}until {}, by {}", shown.proof.expires, shown.issuer))
         }
         Ok(None) => "none: plaintext".to_owned(),
         Err(_) => String::new(),
@@ -160,7 +164,7 @@ fn as_json(probed: &ProbeReport) -> Value {
         "pool": route.pool.name().as_str(),
         "trust": route.trust.name.as_str(),
         "dns": { "addresses": probed.addresses, "ms": milliseconds(probed.resolved) },
-        "usable": number(survey.of),
+        "usable": json_number(survey.of),
         "probed": survey.sources.len(),
         "sampled": survey.is_sample(),
         "connections": probed.met.iter().map(met_as_json).collect::<Vec<_>>(),

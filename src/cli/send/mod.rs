@@ -1,9 +1,9 @@
 //! `outgate send`: one webhook, sent now, and everything that came of it.
 //! Does it arrive, by which way, and how long does each step take?
 
-mod answer;
-mod straight;
-mod through;
+mod direct;
+mod result;
+mod via_proxy;
 
 use std::fs;
 use std::io::{self, Read};
@@ -14,9 +14,9 @@ use bytes::Bytes;
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::alone::{SenderArgs, misused};
-use super::load_or_say;
-use through::ProxyUrl;
+use super::load_or_report;
+use super::local_runtime::{SenderArgs, usage_error};
+use via_proxy::ProxyUrl;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -36,7 +36,7 @@ pub(super) struct Send {
     #[arg(short = 'X', long = "request", value_name = "METHOD", default_value = "POST")]
     method: Method,
     /// A header field; may be given more than once
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = field)]
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = parse_field)]
     header: Vec<(HeaderName, HeaderValue)>,
     /// The body; @FILE for what is in a file, @- for stdin
     #[arg(short, long, value_name = "BODY")]
@@ -63,7 +63,7 @@ struct RequestSpec {
 }
 
 /// Said by whoever frames the message and knows the target.
-const NOT_TO_BE_SAID: [HeaderName; 4] =
+const RESERVED_FIELDS: [HeaderName; 4] =
     [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
 
 impl Send {
@@ -72,27 +72,27 @@ impl Send {
     }
 
     fn send(self) -> Result<ExitCode, ExitCode> {
-        let errand = self.errand().map_err(|why| misused(&why))?;
-        let answer = match &self.proxy {
-            Some(proxy) => through::send(proxy, &errand)?,
+        let request = self.request_spec().map_err(|reason| usage_error(&reason))?;
+        let result = match &self.proxy {
+            Some(proxy) => via_proxy::send(proxy, &request)?,
             None => {
-                let valid = load_or_say(self.config.as_deref())?;
+                let valid = load_or_report(self.config.as_deref())?;
                 let client = self.sender.client(&valid.plan)?;
                 if valid.plan.clients.get(&client).is_none() {
-                    return Err(misused("anonymous clients are not allowed: name one with --client NAME"));
+                    return Err(usage_error("anonymous clients are not allowed: name one with --client NAME"));
                 }
-                straight::send(valid, client, &errand)?
+                direct::send(valid, client, &request)?
             }
         };
         if self.json {
-            println!("{:#}", answer.as_json());
+            println!("{:#}", result.as_json());
         } else {
-            print!("{}", answer.in_words());
+            print!("{}", result.to_text());
         }
-        Ok(answer.exit_code())
+        Ok(result.exit_code())
     }
 
-    fn errand(&self) -> Result<RequestSpec, String> {
+    fn request_spec(&self) -> Result<RequestSpec, String> {
         if self.method == Method::CONNECT {
             return Err("a CONNECT opens a tunnel; it is not sent".to_owned());
         }
@@ -101,8 +101,8 @@ impl Send {
         if self.data.is_some() {
             fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        let said: HeaderMap = self.header.iter().cloned().collect();
-        for name in said.keys() {
+        let custom_fields: HeaderMap = self.header.iter().cloned().collect();
+        for name in custom_fields.keys() {
             fields.remove(name);
         }
         for (name, value) in &self.header {
@@ -112,27 +112,27 @@ impl Send {
             let tenant = HeaderValue::try_from(tenant.as_str()).map_err(|_| "a tenant is plain text")?;
             fields.insert("outgate-tenant", tenant);
         }
-        let body = self.data.as_deref().map_or(Ok(Bytes::new()), body)?;
+        let body = self.data.as_deref().map_or(Ok(Bytes::new()), read_body)?;
         Ok(RequestSpec { method: self.method.clone(), url: self.url.clone(), fields, body })
     }
 }
 
-fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+fn parse_field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write it as NAME: VALUE")?;
     let name: HeaderName = name.trim().parse().map_err(|_| "that is no name of a header field")?;
-    if NOT_TO_BE_SAID.contains(&name) {
+    if RESERVED_FIELDS.contains(&name) {
         return Err("the message's length and the target's name are not for you to say".to_owned());
     }
     let value = HeaderValue::try_from(value.trim()).map_err(|_| "that may not stand in a header field")?;
     Ok((name, value))
 }
 
-fn body(data: &str) -> Result<Bytes, String> {
+fn read_body(data: &str) -> Result<Bytes, String> {
     let Some(path) = data.strip_prefix('@') else { return Ok(Bytes::copy_from_slice(data.as_bytes())) };
     let mut bytes = Vec::new();
     let read = match path {
         "-" => io::stdin().read_to_end(&mut bytes).map(drop),
         path => fs::read(path).map(|read| bytes = read),
     };
-    read.map(|()| bytes.into()).map_err(|fault| format!("cannot read {path}: {fault}"))
+    read.map(|()| bytes.into()).map_err(|error| format!("cannot read {path}: {error}"))
 }

@@ -4,7 +4,7 @@
 //! The trees of TOML are compared, not what was made of them: so no key can be forgotten here.
 
 mod node;
-mod referenced;
+mod referenced_files;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -17,10 +17,10 @@ use node::{Document, Node};
 /// Changes that are told one by one: nobody reads more.
 const CHANGES_MAX: usize = 100;
 /// What is decided when the process starts.
-const AT_START: [&str; 3] = ["server.reuse_port", "server.workers", "server.state"];
+const RESTART_KEYS: [&str; 3] = ["server.reuse_port", "server.workers", "server.state"];
 /// Their elements are listeners, of which those that systemd passes are passed once.
-const LISTENERS: [&str; 2] = ["server.listen", "admin.listen"];
-const RESTART: &str = " (takes effect at the next restart)";
+const LISTENER_KEYS: [&str; 2] = ["server.listen", "admin.listen"];
+const RESTART_NOTE: &str = " (takes effect at the next restart)";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
@@ -35,9 +35,9 @@ impl Difference {
     pub fn between(before: &SourceSnapshot, after: &SourceSnapshot) -> Self {
         let mut difference = Self::default();
         // Borrowed: nothing is copied of a configuration with a hundred thousand routes.
-        let texts = (own_texts(before, after), own_texts(after, before));
-        difference.compare(&KeyPath::default(), Node::of_files(&texts.0), Node::of_files(&texts.1));
-        referenced::compare(before, after, &mut difference);
+        let texts = (changed_documents(before, after), changed_documents(after, before));
+        difference.compare(&KeyPath::default(), Node::from_documents(&texts.0), Node::from_documents(&texts.1));
+        referenced_files::compare(before, after, &mut difference);
         difference
     }
 
@@ -45,7 +45,7 @@ impl Difference {
         self.changes.is_empty()
     }
 
-    fn tell(&mut self, change: impl FnOnce() -> String) {
+    fn push(&mut self, change: impl FnOnce() -> String) {
         if self.changes.len() < CHANGES_MAX {
             self.changes.push(change());
         } else {
@@ -53,13 +53,13 @@ impl Difference {
         }
     }
 
-    fn compare(&mut self, place: &KeyPath, before: Node<'_>, after: Node<'_>) {
+    fn compare(&mut self, path: &KeyPath, before: Node<'_>, after: Node<'_>) {
         if let (Some(before), Some(after)) = (before.members(), after.members()) {
-            self.compare_members(place, before, after);
+            self.compare_members(path, before, after);
         } else if let (Some(before), Some(after)) = (before.elements(), after.elements()) {
-            self.compare_elements(place, &before, &after);
-        } else if !before.same(&after) {
-            self.tell(|| format!("{place} {before} → {after}{}", place.restart("")));
+            self.compare_elements(path, &before, &after);
+        } else if !before.is_equal(&after) {
+            self.push(|| format!("{path} {before} → {after}{}", path.restart_note("")));
         }
     }
 
@@ -73,66 +73,66 @@ impl Difference {
         let mut sides: BTreeMap<&str, (Option<Node<'_>>, Option<Node<'_>>)> = BTreeMap::new();
         for (name, after) in after {
             let before = before.remove(name);
-            if !before.as_ref().is_some_and(|before| before.same(&after)) {
+            if !before.as_ref().is_some_and(|before| before.is_equal(&after)) {
                 sides.insert(name, (before, Some(after)));
             }
         }
         sides.extend(before.into_iter().map(|(name, before)| (name, (Some(before), None))));
         for (name, sides) in sides {
-            let place = path.inside(name);
+            let path = path.child(name);
             let is_table = |node: &Node<'_>| node.members().is_some();
             match sides {
-                (Some(before), Some(after)) => self.compare(&place, before, after),
+                (Some(before), Some(after)) => self.compare(&path, before, after),
                 // A section is not a thing of its own, but its members are.
-                (Some(before), None) if place.is_section() && is_table(&before) => {
-                    self.compare(&place, before, Node::empty());
+                (Some(before), None) if path.is_section() && is_table(&before) => {
+                    self.compare(&path, before, Node::empty());
                 }
-                (None, Some(after)) if place.is_section() && is_table(&after) => {
-                    self.compare(&place, Node::empty(), after);
+                (None, Some(after)) if path.is_section() && is_table(&after) => {
+                    self.compare(&path, Node::empty(), after);
                 }
-                (Some(before), None) if is_table(&before) => self.tell(|| format!("{}: removed", place.full())),
-                (None, Some(after)) if is_table(&after) => self.tell(|| format!("{}: added: {after}", place.full())),
-                (Some(node), None) => self.tell(|| format!("{place} {node} removed{}", place.restart(""))),
-                (None, Some(node)) => self.tell(|| format!("{place} {node} added{}", place.restart(""))),
+                (Some(before), None) if is_table(&before) => self.push(|| format!("{}: removed", path.dotted())),
+                (None, Some(after)) if is_table(&after) => self.push(|| format!("{}: added: {after}", path.dotted())),
+                (Some(node), None) => self.push(|| format!("{path} {node} removed{}", path.restart_note(""))),
+                (None, Some(node)) => self.push(|| format!("{path} {node} added{}", path.restart_note(""))),
                 (None, None) => {}
             }
         }
     }
 
     /// Lists are sets to a reader; what is only in another order is said to be that.
-    fn compare_elements(&mut self, place: &KeyPath, before: &[Node<'_>], after: &[Node<'_>]) {
+    fn compare_elements(&mut self, path: &KeyPath, before: &[Node<'_>], after: &[Node<'_>]) {
         // By their spelling, for there may be many of them.
         let mut unmatched: HashMap<String, usize> = HashMap::new();
         for element in before {
-            *unmatched.entry(element.spelled()).or_default() += 1;
+            *unmatched.entry(element.canonical_text()).or_default() += 1;
         }
-        let mut take = |element: &&Node<'_>| match unmatched.get_mut(&element.spelled()) {
+        let mut take_match = |element: &&Node<'_>| match unmatched.get_mut(&element.canonical_text()) {
             Some(count) if *count > 0 => {
                 *count -= 1;
                 true
             }
             _ => false,
         };
-        let added: Vec<_> = after.iter().filter(|element| !take(element)).collect();
-        let removed: Vec<_> = before.iter().filter(take).collect();
+        let added: Vec<_> = after.iter().filter(|element| !take_match(element)).collect();
+        let removed: Vec<_> = before.iter().filter(take_match).collect();
         if removed.is_empty() && added.is_empty() {
-            return self.tell(|| format!("{place} in another order"));
+            return self.push(|| format!("{path} in another order"));
         }
         let removed = removed.into_iter().map(|element| (element, "removed"));
-        for (element, what) in removed.chain(added.into_iter().map(|element| (element, "added"))) {
-            self.tell(|| {
+        for (element, change) in removed.chain(added.into_iter().map(|element| (element, "added"))) {
+            self.push(|| {
                 let element = element.to_string();
-                format!("{place} {element} {what}{}", place.restart(&element))
+                format!("{path} {element} {change}{}", path.restart_note(&element))
             });
         }
     }
 }
 
 /// A file whose text is the same on the other side says the same.
-fn own_texts<'a>(written: &'a SourceSnapshot, other: &SourceSnapshot) -> Vec<Document<'a>> {
+fn changed_documents<'a>(snapshot: &'a SourceSnapshot, other: &SourceSnapshot) -> Vec<Document<'a>> {
     let others: HashMap<_, _> = other.texts.iter().map(|(path, text)| (path, text)).collect();
-    let own = written.texts.iter().filter(|(path, text)| others.get(path) != Some(&text));
-    own.map(|(path, text)| Document::new(path, text)).collect()
+    let changed = snapshot.texts.iter().filter(|(path, text)| others.get(path) != Some(&text));
+    changed.map(|(path, text)| Document::new(path, text)).collect()
 }
 
 /// Where something stands: the key `egress` of `routes.acme`.
@@ -143,20 +143,20 @@ struct KeyPath {
 }
 
 impl KeyPath {
-    fn inside(&self, name: &str) -> Self {
-        Self { table: self.full(), key: name.to_owned() }
+    fn child(&self, name: &str) -> Self {
+        Self { table: self.dotted(), key: name.to_owned() }
     }
-    fn full(&self) -> String {
+    fn dotted(&self) -> String {
         if self.table.is_empty() { self.key.clone() } else { format!("{}.{}", self.table, self.key) }
     }
     fn is_section(&self) -> bool {
         self.table.is_empty()
     }
 
-    fn restart(&self, element: &str) -> &'static str {
-        let full = self.full();
-        let is_passed = LISTENERS.contains(&full.as_str()) && element == "\"systemd\"";
-        if AT_START.contains(&full.as_str()) || is_passed { RESTART } else { "" }
+    fn restart_note(&self, element: &str) -> &'static str {
+        let dotted = self.dotted();
+        let is_systemd_socket = LISTENER_KEYS.contains(&dotted.as_str()) && element == "\"systemd\"";
+        if RESTART_KEYS.contains(&dotted.as_str()) || is_systemd_socket { RESTART_NOTE } else { "" }
     }
 }
 

@@ -9,10 +9,10 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::conceal;
+use crate::config::redact;
 
 /// Keys that name the tables of a list.
-const NAMES: [&str; 2] = ["name", "id"];
+const NAME_KEYS: [&str; 2] = ["name", "id"];
 /// A value is shown up to here.
 const SHOWN_MAX: usize = 200;
 /// Of the 64 digits of a hash.
@@ -29,12 +29,12 @@ pub(super) struct Document<'a> {
 impl<'a> Document<'a> {
     pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
         let table = DeTable::parse_recoverable(text).0.into_inner();
-        let mut secrets = conceal::secrets(&table);
+        let mut secrets = redact::secret_spans(&table);
         secrets.sort_by_key(|span| span.start);
         Self { path, table, secrets }
     }
 
-    fn hides(&self, span: &Range<usize>) -> bool {
+    fn is_secret(&self, span: &Range<usize>) -> bool {
         let after = self.secrets.partition_point(|secret| secret.start <= span.start);
         after > 0 && self.secrets[after - 1].end >= span.end
     }
@@ -54,20 +54,20 @@ impl<'a> Node<'a> {
     }
 
     /// The sections of all files.
-    pub(super) fn of_files(documents: &'a [Document<'a>]) -> Self {
+    pub(super) fn from_documents(documents: &'a [Document<'a>]) -> Self {
         let mut sections: BTreeMap<&str, Vec<Node<'_>>> = BTreeMap::new();
         for document in documents {
             for (name, value) in &document.table {
                 sections.entry(name.get_ref()).or_default().push(Node::Value(document, value));
             }
         }
-        Self::Members(sections.into_iter().map(|(name, parts)| (name, Self::whole(parts))).collect())
+        Self::Members(sections.into_iter().map(|(name, parts)| (name, Self::merge(parts))).collect())
     }
 
     /// A section that several files have parts of.
-    fn whole(mut parts: Vec<Self>) -> Self {
+    fn merge(mut parts: Vec<Self>) -> Self {
         if parts.len() > 1 {
-            let lists: Option<Vec<_>> = parts.iter().map(Self::listed).collect();
+            let lists: Option<Vec<_>> = parts.iter().map(Self::to_list).collect();
             if let Some(lists) = lists {
                 return Self::Elements(lists.concat());
             }
@@ -89,7 +89,7 @@ impl<'a> Node<'a> {
         {
             return Some(table.iter().map(|(name, value)| (&**name.get_ref(), Node::Value(document, value))).collect());
         }
-        let elements = self.listed().filter(|elements| !elements.is_empty())?;
+        let elements = self.to_list().filter(|elements| !elements.is_empty())?;
         let count = elements.len();
         let named: Option<BTreeMap<_, _>> =
             elements.into_iter().map(|element| Some((element.name()?, element))).collect();
@@ -99,10 +99,10 @@ impl<'a> Node<'a> {
 
     /// Of a list without names.
     pub(super) fn elements(&self) -> Option<Vec<Node<'a>>> {
-        self.listed()
+        self.to_list()
     }
 
-    fn listed(&self) -> Option<Vec<Node<'a>>> {
+    fn to_list(&self) -> Option<Vec<Node<'a>>> {
         match self {
             Node::Elements(elements) => Some(elements.clone()),
             Node::Members(_) => None,
@@ -116,13 +116,13 @@ impl<'a> Node<'a> {
     fn name(&self) -> Option<&'a str> {
         let Node::Value(_, value) = self else { return None };
         let table = value.get_ref().as_table()?;
-        NAMES.iter().find_map(|name| table.get(*name)?.get_ref().as_str())
+        NAME_KEYS.iter().find_map(|name| table.get(*name)?.get_ref().as_str())
     }
 
     /// Of equal meaning, however it is spelled.
-    pub(super) fn same(&self, other: &Self) -> bool {
+    pub(super) fn is_equal(&self, other: &Self) -> bool {
         match (self, other) {
-            (Node::Value(_, one), Node::Value(_, other)) => same(one.get_ref(), other.get_ref()),
+            (Node::Value(_, one), Node::Value(_, other)) => values_are_equal(one.get_ref(), other.get_ref()),
             _ => false, // to be looked into
         }
     }
@@ -130,16 +130,16 @@ impl<'a> Node<'a> {
 
 impl Node<'_> {
     /// All of it, for nobody's eyes: equal for equal values.
-    pub(super) fn spelled(&self) -> String {
+    pub(super) fn canonical_text(&self) -> String {
         let mut text = String::new();
         if let Node::Value(_, value) = self {
-            spell(None, value, &mut text);
+            write_toml(None, value, &mut text);
         }
         text
     }
 }
 
-fn same(one: &DeValue<'_>, other: &DeValue<'_>) -> bool {
+fn values_are_equal(one: &DeValue<'_>, other: &DeValue<'_>) -> bool {
     match (one, other) {
         (DeValue::String(one), DeValue::String(other)) => one == other,
         (DeValue::Integer(one), DeValue::Integer(other)) => {
@@ -150,11 +150,11 @@ fn same(one: &DeValue<'_>, other: &DeValue<'_>) -> bool {
         (DeValue::Datetime(one), DeValue::Datetime(other)) => one == other,
         (DeValue::Array(one), DeValue::Array(other)) => {
             one.len() == other.len()
-                && one.iter().zip(other.iter()).all(|(one, other)| same(one.get_ref(), other.get_ref()))
+                && one.iter().zip(other.iter()).all(|(one, other)| values_are_equal(one.get_ref(), other.get_ref()))
         }
         (DeValue::Table(one), DeValue::Table(other)) => {
             let has = |name: &str, value: &Spanned<_>| {
-                other.get(name).is_some_and(|other| same(value.get_ref(), other.get_ref()))
+                other.get(name).is_some_and(|other| values_are_equal(value.get_ref(), other.get_ref()))
             };
             one.len() == other.len() && one.iter().all(|(name, value)| has(name.get_ref(), value))
         }
@@ -167,7 +167,7 @@ impl fmt::Display for Node<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
         match self {
-            Node::Value(document, value) => spell(Some(document), value, &mut text),
+            Node::Value(document, value) => write_toml(Some(document), value, &mut text),
             // Only what is looked into further is made of several files.
             Node::Members(_) | Node::Elements(_) => text.push('…'),
         }
@@ -178,7 +178,7 @@ impl fmt::Display for Node<'_> {
 }
 
 /// To be shown, where the value stands in a `document`: then short, and without secrets.
-fn spell(document: Option<&Document<'_>>, value: &Spanned<DeValue<'_>>, out: &mut String) {
+fn write_toml(document: Option<&Document<'_>>, value: &Spanned<DeValue<'_>>, out: &mut String) {
     if document.is_some() && out.len() > SHOWN_MAX {
         return;
     }
@@ -187,7 +187,7 @@ fn spell(document: Option<&Document<'_>>, value: &Spanned<DeValue<'_>>, out: &mu
             out.push('[');
             for (number, value) in array.iter().enumerate() {
                 out.push_str(if number > 0 { ", " } else { "" });
-                spell(document, value, out);
+                write_toml(document, value, out);
             }
             out.push(']');
         }
@@ -197,11 +197,11 @@ fn spell(document: Option<&Document<'_>>, value: &Spanned<DeValue<'_>>, out: &mu
                 out.push_str(if number > 0 { ", " } else { "" });
                 out.push_str(name.get_ref());
                 out.push_str(" = ");
-                spell(document, value, out);
+                write_toml(document, value, out);
             }
             out.push_str(" }");
         }
-        _ if document.is_some_and(|document| document.hides(&value.span())) => out.push_str("(hidden)"),
+        _ if document.is_some_and(|document| document.is_secret(&value.span())) => out.push_str("(hidden)"),
         DeValue::String(text) => match text.strip_prefix("sha256:").filter(|_| document.is_some()) {
             Some(hash) if hash.len() > HASH_SHOWN => {
                 out.push_str(&format!("\"sha256:{}…\"", &hash[..hash.floor_char_boundary(HASH_SHOWN)]));

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::*;
 
-fn written(files: &[(&str, &str)], contents: &[(&str, &str)]) -> SourceSnapshot {
+fn snapshot(files: &[(&str, &str)], contents: &[(&str, &str)]) -> SourceSnapshot {
     SourceSnapshot {
         texts: files.iter().map(|(path, text)| ((*path).into(), Arc::from(*text))).collect(),
         contents: contents.iter().map(|(path, digest)| ((*path).into(), (*digest).into())).collect(),
@@ -15,22 +15,22 @@ fn written(files: &[(&str, &str)], contents: &[(&str, &str)]) -> SourceSnapshot 
 }
 
 fn changes(before: &str, after: &str) -> Vec<String> {
-    let [before, after] = [before, after].map(|text| written(&[("/etc/c.toml", text)], &[]));
+    let [before, after] = [before, after].map(|text| snapshot(&[("/etc/c.toml", text)], &[]));
     Difference::between(&before, &after).changes
 }
 
 #[test]
-fn what_stands_beside_another_file_is_compared_with_what_stands_beside_ours() {
+fn difference_compares_files_relative_to_the_main_file() {
     let text = "[server.tls]\ncertificate = \"c.pem\"\n[trust.public]\nroots = [\"/etc/ca.pem\"]";
     let ours =
-        |digest| written(&[("/etc/outgate/c.toml", text)], &[("/etc/outgate/c.pem", digest), ("/etc/ca.pem", "2")]);
-    let theirs = |digest| written(&[("/staging/n.toml", text)], &[("/staging/c.pem", digest), ("/etc/ca.pem", "2")]);
+        |digest| snapshot(&[("/etc/outgate/c.toml", text)], &[("/etc/outgate/c.pem", digest), ("/etc/ca.pem", "2")]);
+    let theirs = |digest| snapshot(&[("/staging/n.toml", text)], &[("/staging/c.pem", digest), ("/etc/ca.pem", "2")]);
     assert!(Difference::between(&ours("1"), &theirs("1")).is_empty());
     assert_eq!(Difference::between(&ours("1"), &theirs("3")).changes, ["server.tls: /etc/outgate/c.pem changed"]);
 }
 
 #[test]
-fn every_kind_of_change_is_told() {
+fn difference_reports_every_kind_of_change() {
     for (before, after, expected) in [
         ("[server]\nlisten = [\"a\"] # one", "server.listen = ['a']", &[][..]),
         (
@@ -89,8 +89,8 @@ fn every_kind_of_change_is_told() {
 }
 
 #[test]
-fn what_is_secret_is_not_told() {
-    let told = changes(
+fn difference_hides_secrets() {
+    let changes = changes(
         "[clients.a]\ntoken = \"hunter1\"\ntokens = [\"sha256:0000000000000000000000000000000000000000000000000000000000000000\"]",
         "[clients.a]\ntoken = \"hunter2\"\ntokens = [\"sha256:1111111111111111111111111111111111111111111111111111111111111111\"]",
     );
@@ -99,31 +99,31 @@ fn what_is_secret_is_not_told() {
         "clients.a: tokens \"sha256:0000000000000000…\" removed",
         "clients.a: tokens \"sha256:1111111111111111…\" added",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(changes, expected);
 }
 
 #[test]
-fn includes_are_one_configuration() {
+fn difference_merges_included_files() {
     let main = "include = [\"conf.d/*\"]\n[[routes]]\nname = \"a\"\n";
-    let before = written(&[("/e/c.toml", main), ("/e/conf.d/1", "[[routes]]\nname = \"b\"\n[clients.x]\n")], &[]);
-    let after = written(
+    let before = snapshot(&[("/e/c.toml", main), ("/e/conf.d/1", "[[routes]]\nname = \"b\"\n[clients.x]\n")], &[]);
+    let after = snapshot(
         &[("/e/c.toml", "include = [\"conf.d/*\"]\n"), ("/e/conf.d/2", "[[routes]]\nname = \"a\"\nports = [1]\n")],
         &[],
     );
-    let told = Difference::between(&before, &after).changes;
-    assert_eq!(told, ["clients.x: removed", "routes.a: ports [1] added", "routes.b: removed"]);
+    let changes = Difference::between(&before, &after).changes;
+    assert_eq!(changes, ["clients.x: removed", "routes.a: ports [1] added", "routes.b: removed"]);
 }
 
 #[test]
-fn content_of_files_is_told_by_who_names_them() {
+fn difference_attributes_changed_files_to_the_sections_that_name_them() {
     let text = "[trust.public]\ncrls = [\"crls/x.pem\"]\n[signers.s]\nkey_dir = \"keys\"\nkeys = [{ id = \"1\", secret = \"file:k\" }]\n\
                 [credentials.c]\npassword = \"credential:pw\"\n[server]\ntls = { certificate = \"l.pem\" }";
     let files = |digest, more: &[&str]| {
         let paths = ["/e/crls/x.pem", "/e/k", "/run/credentials/pw", "/e/l.pem", "/e/keys/acme"];
         let contents: Vec<_> = paths.iter().chain(more).map(|path| (*path, digest)).collect();
-        written(&[("/e/c.toml", text)], &contents)
+        snapshot(&[("/e/c.toml", text)], &contents)
     };
-    let told = Difference::between(&files("1", &["/e/keys/beta"]), &files("2", &["/e/keys/gamma"])).changes;
+    let changes = Difference::between(&files("1", &["/e/keys/beta"]), &files("2", &["/e/keys/gamma"])).changes;
     let mut expected = [
         "trust.public: /e/crls/x.pem changed",
         "signers.s: /e/k changed",
@@ -134,19 +134,19 @@ fn content_of_files_is_told_by_who_names_them() {
         "credentials.c: /run/credentials/pw changed",
     ];
     expected.sort_by_key(|line| line.split(": ").nth(1).unwrap_or_default().to_owned());
-    assert_eq!(told, expected);
+    assert_eq!(changes, expected);
     assert!(Difference::between(&files("1", &[]), &files("1", &[])).is_empty());
 }
 
 #[test]
-fn a_hundred_thousand_routes_are_compared_soon_and_told_shortly() {
+fn difference_of_a_hundred_thousand_routes_is_fast_and_truncated() {
     let route = |number: usize, egress: &str| {
         format!("[[routes]]\nname = \"r{number}\"\nhosts = [\"h{number}.example\"]\negress = \"{egress}\"\n")
     };
     let text = |egress: &str| (0..100_000).map(|number| route(number, egress)).collect::<String>();
     let (before, after) = (text("default"), text("eu"));
     let start = Instant::now();
-    let [before, after] = [&before, &after].map(|text| written(&[("/e/c.toml", text)], &[]));
+    let [before, after] = [&before, &after].map(|text| snapshot(&[("/e/c.toml", text)], &[]));
     let difference = Difference::between(&before, &after);
     // Unoptimized it takes twenty times as long as in a release.
     assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());

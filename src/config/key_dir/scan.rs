@@ -15,16 +15,16 @@ use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
-use super::{KeyDir, KeyDirProblem, KeyFile, KeyFolder, name};
+use super::{KeyDir, KeyDirProblem, KeyFile, KeyFolder, file_name};
 use crate::config::Secret;
-use crate::config::files::{FileError, FileStat, read_opened};
+use crate::config::files::{FileError, FileStat, read_open_file};
 use crate::config::secret::SECRET_MAX;
 use crate::names::{KeyId, TENANT_MAX, TenantName};
 
 /// Each is watched, and held in memory.
-const TENANTS_MAX: usize = 250_000;
+const TENANT_FOLDERS_MAX: usize = 250_000;
 /// Files in a tenant's folder: while keys rotate there are two or three.
-const FILES_MAX: usize = 1_000;
+const KEY_FILES_MAX: usize = 1_000;
 /// How often a directory is read that changes each time while it is read. The change that was the last is heard, too.
 const SCANS_MAX: usize = 5;
 
@@ -35,15 +35,15 @@ const SCANS_MAX: usize = 5;
 pub(super) fn scan(
     found: &mut KeyDir,
     before: Option<&KeyDir>,
-    nobodys: &mut Vec<KeyDirProblem>,
+    unattributed: &mut Vec<KeyDirProblem>,
 ) -> Result<(), FileError> {
     let root = open(CWD, &found.path, OFlags::DIRECTORY)?;
-    let seen = || fstat(&root).map(|stat| FileStat::of(&stat)).map_err(fault);
+    let seen = || fstat(&root).map(|stat| FileStat::from_stat(&stat)).map_err(from_errno);
     for _ in 0..SCANS_MAX {
         let start = seen()?;
         found.tenants.clear();
-        nobodys.clear();
-        scan_once(&root, found, before, nobodys)?;
+        unattributed.clear();
+        scan_once(&root, found, before, unattributed)?;
         if seen()? == start {
             break;
         }
@@ -55,26 +55,28 @@ fn scan_once(
     root: &OwnedFd,
     found: &mut KeyDir,
     before: Option<&KeyDir>,
-    nobodys: &mut Vec<KeyDirProblem>,
+    unattributed: &mut Vec<KeyDirProblem>,
 ) -> Result<(), FileError> {
     let now = SystemTime::now();
     let KeyDir { path, tenants } = found;
-    for entry in entries(root, TENANTS_MAX)? {
+    for entry in read_entries(root, TENANT_FOLDERS_MAX)? {
         if !entry.may_be_folder(root) {
             continue;
         }
-        let Some(tenant) = tenant(path, &entry.name, nobodys) else { continue };
-        let known = before.and_then(|before| before.tenants.get(&tenant));
-        if let Some(known) = known.filter(|known| known.is_unchanged(root, &tenant)) {
-            tenants.insert(tenant, Arc::clone(known));
+        let Some(tenant) = parse_tenant(path, &entry.name, unattributed) else { continue };
+        let previous_folder = before.and_then(|previous| previous.tenants.get(&tenant));
+        if let Some(previous_folder) =
+            previous_folder.filter(|previous_folder| previous_folder.is_unchanged(root, &tenant))
+        {
+            tenants.insert(tenant, Arc::clone(previous_folder));
             continue;
         }
         let path = path.join(tenant.as_str());
-        let folder = match read(root, &path, &tenant, now) {
+        let folder = match read_folder(root, &path, &tenant, now) {
             Ok(folder) => folder,
             // Gone while we looked: as if it had never been there.
             Err(FileError::Missing) => continue,
-            Err(fault) => KeyFolder::broken(vec![KeyDirProblem::unreadable(&path, &fault)]),
+            Err(error) => KeyFolder::broken(vec![KeyDirProblem::unreadable(&path, &error)]),
         };
         tenants.insert(tenant, Arc::new(folder));
     }
@@ -88,10 +90,10 @@ struct DirEntry {
 }
 
 /// In the order of their names. What begins with a dot is hidden: an editor's, or not there yet.
-fn entries(folder: &OwnedFd, max: usize) -> Result<Vec<DirEntry>, FileError> {
+fn read_entries(folder: &OwnedFd, max: usize) -> Result<Vec<DirEntry>, FileError> {
     let mut entries = Vec::new();
-    for entry in Dir::read_from(folder).map_err(fault)? {
-        let entry = entry.map_err(fault)?;
+    for entry in Dir::read_from(folder).map_err(from_errno)? {
+        let entry = entry.map_err(from_errno)?;
         let name = entry.file_name().to_string_lossy();
         if name.starts_with('.') {
             continue;
@@ -116,75 +118,75 @@ impl DirEntry {
 }
 
 /// The tenant whose folder is called so.
-fn tenant(path: &Path, name: &str, nobodys: &mut Vec<KeyDirProblem>) -> Option<TenantName> {
+fn parse_tenant(path: &Path, name: &str, unattributed: &mut Vec<KeyDirProblem>) -> Option<TenantName> {
     if name.len() > TENANT_MAX || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         let help = format!("a tenant's name is 1 to {TENANT_MAX} visible ASCII characters, as in Outgate-Tenant");
-        nobodys.push(KeyDirProblem::new(&path.join(name), "is the folder of no tenant", help));
+        unattributed.push(KeyDirProblem::new(&path.join(name), "is the folder of no tenant", help));
         return None;
     }
     Some(TenantName::new(name))
 }
 
 impl KeyFolder {
-    fn broken(faults: Vec<KeyDirProblem>) -> Self {
-        let digest = digest(faults.iter().map(|fault| fault.message.as_bytes()));
-        Self { digest, keys: Vec::new(), faults, strays: Vec::new(), seen: None }
+    fn broken(problems: Vec<KeyDirProblem>) -> Self {
+        let digest = digest(problems.iter().map(|error| error.message.as_bytes()));
+        Self { digest, keys: Vec::new(), problems, unrecognized: Vec::new(), stat: None }
     }
 
     /// Nothing is opened to tell.
     fn is_unchanged(&self, root: &OwnedFd, tenant: &TenantName) -> bool {
-        let seen = |path: &str| Some(FileStat::of(&statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?));
-        self.seen.is_some_and(|before| seen(tenant.as_str()) == Some(before))
-            && self.keys.iter().all(|key| seen(&format!("{tenant}/{}", key.name)) == Some(key.seen))
+        let stat_of = |path: &str| Some(FileStat::from_stat(&statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?));
+        self.stat.is_some_and(|before| stat_of(tenant.as_str()) == Some(before))
+            && self.keys.iter().all(|key| stat_of(&format!("{tenant}/{}", key.file_name)) == Some(key.stat))
     }
 }
 
-fn read(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime) -> Result<KeyFolder, FileError> {
+fn read_folder(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime) -> Result<KeyFolder, FileError> {
     let folder = open(root, Path::new(tenant.as_str()), OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
     // Before anything is read: what changes from here on has another time.
-    let seen = FileStat::of(&fstat(&folder).map_err(fault)?);
-    let (mut keys, mut strays, mut faults) = (Vec::<KeyFile>::new(), Vec::new(), Vec::new());
-    for entry in entries(&folder, FILES_MAX)? {
-        match key(&folder, path, &entry.name) {
+    let stat = FileStat::from_stat(&fstat(&folder).map_err(from_errno)?);
+    let (mut keys, mut unrecognized, mut problems) = (Vec::<KeyFile>::new(), Vec::new(), Vec::new());
+    for entry in read_entries(&folder, KEY_FILES_MAX)? {
+        match read_key(&folder, path, &entry.name) {
             Some(Ok(key)) => match keys.iter().find(|other| other.id == key.id) {
                 Some(other) => {
-                    let what = format!("and {} have the same id, {}", other.name, key.id);
+                    let problem = format!("and {} have the same id, {}", other.file_name, key.id);
                     let help = "records tell a tenant's keys apart by their id";
-                    faults.push(KeyDirProblem::new(&path.join(&entry.name), what, help));
+                    problems.push(KeyDirProblem::new(&path.join(&entry.name), problem, help));
                 }
                 None => keys.push(key),
             },
             Some(Err(None)) => {}
-            Some(Err(Some(fault))) => faults.push(fault),
+            Some(Err(Some(error))) => problems.push(error),
             None if entry.is_folder => {}
-            None => strays.push(entry.name),
+            None => unrecognized.push(entry.name),
         }
     }
-    if !faults.is_empty() {
-        return Ok(KeyFolder::broken(faults));
+    if !problems.is_empty() {
+        return Ok(KeyFolder::broken(problems));
     }
-    let settled = seen.is_settled(now) && keys.iter().all(|key| key.seen.is_settled(now));
+    let is_settled = stat.is_settled(now) && keys.iter().all(|key| key.stat.is_settled(now));
     keys.shrink_to_fit();
-    let digest = digest(keys.iter().flat_map(|key| [key.name.as_bytes(), key.secret.expose()]));
-    Ok(KeyFolder { digest, keys, faults, strays, seen: settled.then_some(seen) })
+    let digest = digest(keys.iter().flat_map(|key| [key.file_name.as_bytes(), key.secret.expose()]));
+    Ok(KeyFolder { digest, keys, problems, unrecognized, stat: is_settled.then_some(stat) })
 }
 
 /// `None`: not called like one. `Err(None)`: gone while we looked.
-fn key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile, Option<KeyDirProblem>>> {
+fn read_key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile, Option<KeyDirProblem>>> {
     let path = path.join(file);
-    let named = match name::parse(file)? {
-        Ok(named) => named,
-        Err(wrong) => {
-            let what = format!("is not named like a key: not {}, {}", wrong.what, wrong.reason);
-            return Some(Err(Some(KeyDirProblem::new(&path, what, wrong.help))));
+    let parsed = match file_name::parse(file)? {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let problem = format!("is not named like a key: not {}, {}", error.expected, error.reason);
+            return Some(Err(Some(KeyDirProblem::new(&path, problem, error.help))));
         }
     };
     let opened = open(folder, Path::new(file), OFlags::NOFOLLOW);
-    let content = opened.and_then(|opened| read_opened(File::from(opened), SECRET_MAX));
+    let content = opened.and_then(|opened| read_open_file(File::from(opened), SECRET_MAX));
     let content = match content {
         Ok(content) => content,
         Err(FileError::Missing) => return Some(Err(None)),
-        Err(fault) => return Some(Err(Some(KeyDirProblem::unreadable(&path, &fault)))),
+        Err(error) => return Some(Err(Some(KeyDirProblem::unreadable(&path, &error)))),
     };
     let bytes = zeroize::Zeroizing::new(content.bytes);
     let secret = bytes.trim_ascii();
@@ -193,12 +195,12 @@ fn key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile, Opti
         return Some(Err(Some(KeyDirProblem::new(&path, "is empty", help))));
     }
     Some(Ok(KeyFile {
-        id: KeyId::new(named.id),
-        from: named.from,
-        until: named.until,
+        id: KeyId::new(parsed.id),
+        from: parsed.from,
+        until: parsed.until,
         secret: Secret::new(secret.to_vec()),
-        name: file.to_owned(),
-        seen: content.seen,
+        file_name: file.to_owned(),
+        stat: content.stat,
     }))
 }
 
@@ -214,15 +216,15 @@ fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
 }
 
 /// O_NONBLOCK: opening a FIFO would wait for a writer. Under O_NOFOLLOW a link is ELOOP, and with O_DIRECTORY ENOTDIR.
-fn open(at: impl AsFd, path: &Path, how: OFlags) -> Result<OwnedFd, FileError> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | how;
+fn open(at: impl AsFd, path: &Path, extra_flags: OFlags) -> Result<OwnedFd, FileError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | extra_flags;
     openat(at, path, flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::LOOP | Errno::NOTDIR if how.contains(OFlags::NOFOLLOW) => FileError::Symlink,
-        errno => fault(errno),
+        Errno::LOOP | Errno::NOTDIR if extra_flags.contains(OFlags::NOFOLLOW) => FileError::Symlink,
+        errno => from_errno(errno),
     })
 }
 
-fn fault(errno: Errno) -> FileError {
+fn from_errno(errno: Errno) -> FileError {
     std::io::Error::from(errno).into()
 }
 

@@ -27,7 +27,7 @@ impl Drop for SocketDir {
 }
 
 fn one(listen: &Listen) -> io::Result<Listener> {
-    bind(&Bind::plain(listen.clone()), Successor::AfterClose).map(|mut listeners| listeners.remove(0))
+    bind(&Bind::new(listen.clone()), Successor::AfterClose).map(|mut listeners| listeners.remove(0))
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn only_a_stale_socket_is_replaced() {
 #[tokio::test]
 async fn a_unix_socket_beside_another_takes_its_path() {
     let folder = SocketDir::new("beside");
-    let at = Bind::plain(Listen::Unix(folder.socket()));
+    let at = Bind::new(Listen::Unix(folder.socket()));
     let mut first = bind(&at, Successor::Concurrent).unwrap().remove(0);
     let early = UnixStream::connect(folder.socket()).await.unwrap();
     let second = bind(&at, Successor::Concurrent).unwrap().remove(0);

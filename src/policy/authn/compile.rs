@@ -31,7 +31,7 @@ impl Clients {
             let allow = config.server.allow_anonymous.span;
             let problem = Problem::at(allow, "allow_anonymous on a listener that strangers can reach is an open proxy");
             let help = "listen on loopback or a unix socket only, or leave this out and add a [clients.NAME]";
-            problems.push(problem.also(listen.span, "strangers can reach this").help(help));
+            problems.push(problem.related(listen.span, "strangers can reach this").help(help));
         }
 
         let mut clients = Clients {
@@ -178,7 +178,7 @@ fn check(
     }
     for proof in &client.require {
         if !material(client).contains(&proof.value) {
-            let key = proof.key();
+            let key = proof.config_key();
             let message = format!("{name} must prove itself by {}, and has no {key}", proof.as_str());
             problems.push(Problem::at(proof.span, message).help(format!("add {key}, or leave this out")));
         }
@@ -190,7 +190,7 @@ fn check(
         let place = client.networks.first().map_or(client.span, |network| network.span);
         let problem = Problem::at(place, format!("every address alone proves the client {name}: an open proxy"));
         let help = "add tokens, certificates or public_keys, or narrower networks";
-        problems.push(problem.also(listen.span, "strangers can reach this").help(help));
+        problems.push(problem.related(listen.span, "strangers can reach this").help(help));
     }
 }
 
@@ -204,7 +204,7 @@ fn first_of<'a, K: Ord>(
 ) {
     let (first, there) = *claimed.entry(key).or_insert((name, place));
     if first != name {
-        problems.push(Problem::at(place, message).also(there, format!("already a proof of {first}")));
+        problems.push(Problem::at(place, message).related(there, format!("already a proof of {first}")));
     }
 }
 

@@ -212,7 +212,7 @@ fn certificates_prove_restrict_and_contradict() {
 fn problems() {
     let token: &[u8] = b"t";
     let open = |listen: Listen, mut config: Config| {
-        config.server.listen.push(at(9, Bind::plain(listen)));
+        config.server.listen.push(at(9, Bind::new(listen)));
         config
     };
     let anyone = |mut config: Config| {
@@ -282,6 +282,6 @@ fn a_shared_token_is_told_with_both_places() {
     let config = with(vec![("a", client(10, &[b"t"], &[], &[])), ("b", client(20, &[b"t"], &[], &[]))]);
     let mut problems = vec![];
     Clients::compile(&config, &mut problems);
-    let places = (problems[0].span.unwrap().start, problems[0].also.as_ref().unwrap().0.start);
+    let places = (problems[0].span.unwrap().start, problems[0].related.as_ref().unwrap().0.start);
     assert_eq!(places, (21, 11));
 }

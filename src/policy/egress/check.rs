@@ -118,7 +118,7 @@ fn check_overlaps(ranges: &[Located<PoolRange>], problems: &mut Vec<Problem>) {
         }) {
             problems.push(
                 Problem::at(range.span, format!("`{}` overlaps `{}`", range.cidr, first.cidr))
-                    .also(first.span, "first used here")
+                    .related(first.span, "first used here")
                     .help("write each address once, or give the ranges times that do not meet"),
             );
         }
@@ -162,7 +162,7 @@ fn check_shared(pools: &Pools, problems: &mut Vec<Problem>) {
                         Some(*place),
                         format!("`{}` is shared by egress.{other} and egress.{name}", range.cidr),
                     )
-                    .also(*first, format!("in egress.{other} here")),
+                    .related(*first, format!("in egress.{other} here")),
                 );
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::credential;
 use super::{NamedTables, Route, Routes, Split, WHOLE_BODY_MAX, paths, reachability, split};
-use crate::config::problem::nearest;
+use crate::config::problem::closest_match;
 use crate::config::{self, Config, ConnectPolicy, Located, PlaintextPolicy, Problem, Timeouts, WarningCode};
 use crate::host::{self, HostPattern};
 use crate::names::{ClientName, RouteName, TenantName};
@@ -68,7 +68,7 @@ impl Routes {
         }
         problems.extend(ambiguous.into_iter().map(|(first, second)| {
             let problem = Problem::at(second, "this route matches the same as another: which one would be chosen?");
-            problem.also(first, "matches the same").help("give one of them another host, path, tenant or client")
+            problem.related(first, "matches the same").help("give one of them another host, path, tenant or client")
         }));
         routes.settle();
         reachability::check(&routes, config, &names, problems);
@@ -86,7 +86,8 @@ fn unique_names(routes: &[Located<config::Route>], problems: &mut Vec<Problem>) 
         match first.get(&name.value) {
             Some(&first) => {
                 let problem = Problem::at(name.span, format!("two routes are named {:?}", name.value));
-                problems.push(problem.also(first, "first here").help("records and limits tell routes by their name"));
+                problems
+                    .push(problem.related(first, "first here").help("records and limits tell routes by their name"));
             }
             None => drop(first.insert(&name.value, name.span)),
         }
@@ -187,7 +188,7 @@ fn route<'a>(
         None => None,
         Some(split) => {
             let mut of_other = Vec::new();
-            let other = route(&split.other, config, tables, used, &mut of_other);
+            let other = route(&split.route, config, tables, used, &mut of_other);
             // What is wrong with what both have was told once.
             of_other.retain(|problem| !problems[told..].contains(problem));
             problems.append(&mut of_other);
@@ -242,7 +243,7 @@ fn unknown<'a>(
     section: &str,
     problems: &mut Vec<Problem>,
 ) {
-    let help = match nearest(name, known) {
+    let help = match closest_match(name, known) {
         Some(near) => format!("did you mean {near:?}?"),
         None => format!("add [{section}.{}]", name.value),
     };

@@ -225,7 +225,7 @@ fn the_sides_of_a_split_and_tunnels() {
             route.paths = paths.iter().map(|path| at(7, (*path).to_owned())).collect();
             let (sign, credential) = (some(other[0]).into_iter().collect(), some(other[1]));
             let other = config::Route { sign, credential, ..route.clone() };
-            route.split = Some(at(8, config::Split { share: 100, other: Box::new(other) }));
+            route.split = Some(at(8, config::Split { share: 100, route: Box::new(other) }));
         });
         let value = at(2, Secret::new(b"k".to_vec()));
         let scheme = Authentication::Header { name: at(2, "X-Key".into()), value };
@@ -246,15 +246,15 @@ fn the_other_side_of_a_split_is_checked_like_any_route() {
         route.sign.clear();
         route.body_max = Some(at(7, (64 << 20) + 1));
         let other = config::Route { body_max: route.body_max.clone(), ..signed };
-        route.split = Some(at(8, config::Split { share: 1, other: Box::new(other) }));
+        route.split = Some(at(8, config::Split { share: 1, route: Box::new(other) }));
     });
     let expected =
         ["platform and platform write the same headers", "a body to be signed is held in memory, at most 64 MiB of it"];
     assert_eq!(messages(&compile(&config).1), expected);
     // What is used there is used.
     config.routes[0].value.body_max = None;
-    config.routes[0].value.split.as_mut().unwrap().value.other.sign.truncate(1);
-    config.routes[0].value.split.as_mut().unwrap().value.other.body_max = None;
+    config.routes[0].value.split.as_mut().unwrap().value.route.sign.truncate(1);
+    config.routes[0].value.split.as_mut().unwrap().value.route.body_max = None;
     assert_eq!(messages(&compile(&config).1), Vec::<String>::new());
 }
 
@@ -299,7 +299,7 @@ fn two_routes_that_cannot_be_told_apart() {
         config.routes.push(other);
         let (_, problems) = compile(&config);
         let places: Vec<_> =
-            problems.iter().map(|p| (p.span.unwrap().start, p.also.as_ref().unwrap().0.start)).collect();
+            problems.iter().map(|p| (p.span.unwrap().start, p.related.as_ref().unwrap().0.start)).collect();
         assert_eq!(places, Vec::from_iter(expected.then_some((200, 100))), "{i} {problems:?}");
     }
 }
@@ -335,7 +335,7 @@ fn routes_that_nothing_can_take() {
             config.routes.push(route);
         }
         let (_, problems) = compile(&config);
-        let found: Vec<_> = problems.iter().map(|p| (p.span.unwrap().start, p.also.is_some())).collect();
+        let found: Vec<_> = problems.iter().map(|p| (p.span.unwrap().start, p.related.is_some())).collect();
         let expected: Vec<_> = expected.iter().map(|number| (100 * (*number as u32 + 1), true)).collect();
         assert_eq!(found, expected, "{i} {problems:?}");
     }

@@ -32,7 +32,7 @@ pub(super) fn check(
             let help = "plaintext = \"upgrade\" or \"refuse\" here, or plaintext = \"allow\" at the credential, too";
             Problem::at(place, message).help(help)
         };
-        problems.push(problem.also(written.plaintext.span, "because of this"));
+        problems.push(problem.related(written.plaintext.span, "because of this"));
     }
     if trust.is_some_and(|trust| trust.verify == VerifyMode::None) {
         let message =

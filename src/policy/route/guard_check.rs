@@ -39,7 +39,7 @@ pub fn check_reach(config: &Config, routes: &Routes, guard: &Guard, problems: &m
                     _ => warn(format!("resolver.hosts says {address}, {rule}")),
                 };
                 match config.guard.deny.iter().find(|deny| !deny.report_only && deny.cidr.contains(&address)) {
-                    Some(deny) => problem.also(deny.span, "denied here"),
+                    Some(deny) => problem.related(deny.span, "denied here"),
                     None => problem.help("guard.allow makes exceptions for addresses"),
                 }
             }

@@ -96,14 +96,14 @@ pub(super) fn check(
         match by {
             Some(by) => {
                 Problem::at(place, "no webhook can take this route: every client has one of its own for the same")
-                    .also(by, "this one, for example")
+                    .related(by, "this one, for example")
                     .help("leave it out, or give it another host or path")
             }
             None => {
                 let problem =
                     Problem::at(place, "no webhook can take this route: none of its clients may send for its tenants");
                 match config.clients.values().next() {
-                    Some(client) => problem.also(client.span, "`tenants` of the clients say for whom each may send"),
+                    Some(client) => problem.related(client.span, "`tenants` of the clients say for whom each may send"),
                     None => problem,
                 }
                 .help("add the tenants to `tenants` of a client that the route is for")

@@ -38,7 +38,8 @@ fn signer(
     let mut ids = HashMap::new();
     for key in &written.keys {
         if let Some(first) = ids.insert(&key.id, key.span) {
-            let problem = Problem::at(key.span, format!("two keys have the id {}", key.id)).also(first, "first here");
+            let problem =
+                Problem::at(key.span, format!("two keys have the id {}", key.id)).related(first, "first here");
             problems.push(problem.help("records tell keys apart by their id"));
         }
         if let (Some(from), Some(until)) = (key.from, key.until)
@@ -66,7 +67,7 @@ fn signer(
         scheme: known.name,
         algorithm: written.algorithm.as_ref().map(|algorithm| algorithm.value),
         key_encoding: written.key_encoding.as_ref().map(|encoding| encoding.value),
-        tag: written.profile.tag.as_ref().map(|tag| tag.value.clone()),
+        tag: written.signature_params.tag.as_ref().map(|tag| tag.value.clone()),
     };
     let before = before.filter(|before| before.key_format == told).and_then(|before| before.tenants.as_ref());
     let tenants = written
@@ -93,7 +94,7 @@ fn one_after_the_other(scheme: &str, keys: &[Located<config::SigningKey>], probl
         let (first, second) = (&keys[first], &keys[second]);
         let message = format!("the keys {} and {} begin at the same time", first.id, second.id);
         let help = format!("{scheme} carries one signature: write `from` where the newer key takes over");
-        problems.push(Problem::at(second.span, message).also(first.span, "first here").help(help));
+        problems.push(Problem::at(second.span, message).related(first.span, "first here").help(help));
     }
 }
 

@@ -9,7 +9,7 @@ use super::algorithm::Algorithm;
 use super::key::{hex, new_shared};
 use super::scheme::{Scheme, SchemeSpec};
 use super::template::{Template, TemplatePart};
-use crate::config::problem::nearest;
+use crate::config::problem::closest_match;
 use crate::config::{self, Encoding, HmacAlgorithm, Located, Problem};
 
 /// Other schemes take few of them or none.
@@ -156,7 +156,7 @@ fn pieces(
             return None;
         };
         let Some((_, piece)) = known.iter().find(|(known, _)| *known == name) else {
-            let near = nearest(name, known.iter().map(|(name, _)| *name));
+            let near = closest_match(name, known.iter().map(|(name, _)| *name));
             let help = near.map_or_else(all, |near| format!("did you mean {{{near}}}? there is: {}", all()));
             problems.push(Problem::at(place.span, format!("nothing is called {{{name}}} here")).help(help));
             return None;

@@ -7,7 +7,7 @@ use super::algorithm::Algorithm;
 use super::error::NewKeyError;
 use super::scheme::{NewKey, SchemeSpec};
 use super::{github, hmac, rfc9421, sendgrid, shopify, slack, standard_webhooks, stripe, twilio};
-use crate::config::problem::nearest;
+use crate::config::problem::closest_match;
 use crate::config::{self, Located, Problem, SourceSpan};
 
 static SCHEMES: [SchemeSpec; 9] = [
@@ -34,7 +34,7 @@ pub fn schemes() -> impl Iterator<Item = &'static str> {
 /// Which scheme might be meant, and which there are.
 pub(super) fn which(scheme: &str) -> String {
     let known: Vec<&str> = schemes().collect();
-    let meant = nearest(scheme, schemes()).map_or(String::new(), |near| format!("did you mean {near:?}? "));
+    let meant = closest_match(scheme, schemes()).map_or(String::new(), |near| format!("did you mean {near:?}? "));
     format!("{meant}there is: {}", known.join(", "))
 }
 
@@ -59,7 +59,7 @@ pub(super) fn reject_unsupported_options(spec: &SchemeSpec, written: &config::Si
     let list = |list: &Option<Vec<Located<String>>>| {
         list.as_ref().map(|list| list.first().map_or(written.scheme.span, |first| first.span))
     };
-    let profile = &written.profile;
+    let profile = &written.signature_params;
     for (name, place, other) in [
         ("algorithm", place(&written.algorithm), hmac::KNOWN.name),
         ("key_encoding", place(&written.key_encoding), hmac::KNOWN.name),

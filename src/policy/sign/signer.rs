@@ -11,7 +11,7 @@ use super::error::SignError;
 use super::keyring::Keyring;
 use super::scheme::{Mutations, Scheme, SignerKey, SigningInput};
 use super::tenants::TenantKeyrings;
-use crate::config::{Encoding, HmacAlgorithm, Problem, SourceSpan, WarningCode, few};
+use crate::config::{Encoding, HmacAlgorithm, Problem, SourceSpan, WarningCode, truncate_similar};
 use crate::names::{KeyId, SignerName, TenantName};
 
 /// What is added to a webhook, and the keys it came from.
@@ -130,7 +130,7 @@ impl Signer {
         });
         let mut problems = Vec::from_iter(shared.map(|problem| problem.help(help)));
         if let Some(tenants) = &self.tenants {
-            problems.extend(few(tenants.warnings(self.place, now), &tenants.location()));
+            problems.extend(truncate_similar(tenants.warnings(self.place, now), &tenants.location()));
         }
         problems
     }

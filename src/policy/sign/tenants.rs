@@ -11,7 +11,7 @@ use super::error::KeyParseError;
 use super::keyring::{KeyStart, Keyring, same_start};
 use super::scheme::{Scheme, SignerKey};
 use crate::config::WarningCode;
-use crate::config::{KeyDir, KeyFolder, Located, Problem, SourceSpan, few};
+use crate::config::{KeyDir, KeyFolder, Located, Problem, SourceSpan, truncate_similar};
 use crate::names::{SignerName, TenantName};
 
 pub(super) struct TenantKeyrings {
@@ -45,7 +45,7 @@ impl TenantKeyrings {
                 folders.insert(tenant.clone(), Arc::clone(known));
                 continue;
             }
-            let path = written.folder(tenant);
+            let path = written.folder_path(tenant);
             let mut fault = |fault: KeyFileFault| {
                 let message = format!("{} {} {}", fault.before, path.join(fault.file).display(), fault.message);
                 wrong.push(Problem::contained(written.span, message).help(fault.help));
@@ -57,7 +57,7 @@ impl TenantKeyrings {
             folders.insert(tenant.clone(), Arc::new(TenantFolder { digest: read.digest, keys, is_broken }));
         }
         let tenants = Self { signer: signer.clone(), path: written.path.clone(), folders };
-        problems.extend(few(wrong.into_iter(), &tenants.location()));
+        problems.extend(truncate_similar(wrong.into_iter(), &tenants.location()));
         tenants
     }
 
@@ -115,16 +115,16 @@ fn keyring<'a>(
                 keys.push(SignerKey { id: file.id.clone(), from: file.from, until: file.until, secret, public });
             }
             Err(KeyParseError { message, help }) => {
-                fault(KeyFileFault { before: "the secret in", file: file.name(), message, help })
+                fault(KeyFileFault { before: "the secret in", file: file.file_name(), message, help })
             }
         }
     }
     let starts: Vec<KeyStart<'_>> = read.keys.iter().map(|file| (&file.id, file.from)).collect();
     let twins: Vec<_> = same_start(&starts).filter(|_| scheme.carries_one()).collect();
     for (first, second) in &twins {
-        let message = format!("begins at the same time as {}", read.keys[*first].name());
+        let message = format!("begins at the same time as {}", read.keys[*first].file_name());
         let help = format!("{known_as} carries one signature: say in the newer key's name when it takes over, .from-…");
-        fault(KeyFileFault { before: "the key", file: read.keys[*second].name(), message, help });
+        fault(KeyFileFault { before: "the key", file: read.keys[*second].file_name(), message, help });
     }
     let is_whole = keys.len() == read.keys.len() && twins.is_empty();
     is_whole.then(|| Keyring::new(keys))

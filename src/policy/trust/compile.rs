@@ -228,7 +228,7 @@ pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>
     ];
     for (key, at) in without_effect.into_iter().filter_map(|(key, at)| at.map(|at| (key, at))) {
         let problem = Problem::at(at, format!("trust {name} verifies nothing: {key} would have no effect"));
-        problems.push(problem.also(place, "because of this").help(format!("verify = \"full\", or no {key}")));
+        problems.push(problem.related(place, "because of this").help(format!("verify = \"full\", or no {key}")));
     }
 }
 

@@ -143,7 +143,7 @@ pub(super) fn status(runtime: &Runtime) -> Value {
         "blocked": state.blocked,
         "degraded": state.degraded,
         "configuration": {
-            "file": adopted.written.path(),
+            "file": adopted.written.main_path(),
             "number": adopted.number,
             "digest": adopted.written.digest,
             "at": adopted.at,

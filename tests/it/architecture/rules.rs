@@ -54,12 +54,12 @@ const RESTRICTED: &[(&[&str], &[&str], &str)] = &[
     (
         &["TcpStream::connect"],
         // Name servers are asked from whatever address routes to them.
-        &["src/cli/demo", "src/cli/send/through.rs", "src/net/resolve/query.rs"],
+        &["src/cli/demo", "src/cli/send/via_proxy.rs", "src/net/resolve/query.rs"],
         "it connects from whatever address the kernel likes",
     ),
     (
         &["by_operator"],
-        &["src/policy/authn/mod.rs", "src/cli/send/straight.rs"],
+        &["src/policy/authn/mod.rs", "src/cli/send/direct.rs"],
         "who comes over the network proves who it is",
     ),
     (
@@ -382,7 +382,7 @@ fn rules_tell_right_from_wrong() {
         (restricted, "src/policy/trust.rs", "use std::fs;", 1),
         (restricted, "src/config/load.rs", "use std::fs;", 0),
         (restricted, "src/configure.rs", "use std::fs;", 1),
-        (restricted, "src/cli/demo/sender.rs", "TcpStream::connect(proxy)", 0),
+        (restricted, "src/cli/demo/client.rs", "TcpStream::connect(proxy)", 0),
         (restricted, "src/server/entrance.rs", "Caller { stated: Some(Stated::by_operator(name)), ..caller }", 1),
         (purity, "src/policy/egress.rs", "async fn f() { Instant::now(); }", 2),
         (purity, "src/policy/egress.rs", "let c = '\"'; tracing::info!(\"x\"); let r = r#\"tokio\"#;", 1),

@@ -8,7 +8,7 @@ use outgate::config::{self, DeliveryLog, Loaded};
 use toml::de::{DeTable, DeValue};
 
 fn load(path: &str) -> Loaded {
-    config::load_in(Path::new(path), &|_| None)
+    config::load_with_environment(Path::new(path), &|_| None)
         .unwrap_or_else(|rejected| panic!("{}", config::render(&rejected.problems, &rejected.sources, false)))
 }
 

@@ -35,7 +35,9 @@ impl Folder {
 
     fn load(&self) -> Result<Loaded, LoadError> {
         let folder = OsString::from(self.0.join("credentials"));
-        config::load_in(&self.0.join("config.toml"), &|name| (name == "CREDENTIALS_DIRECTORY").then(|| folder.clone()))
+        config::load_with_environment(&self.0.join("config.toml"), &|name| {
+            (name == "CREDENTIALS_DIRECTORY").then(|| folder.clone())
+        })
     }
 
     fn config(&self) -> Config {
@@ -223,7 +225,8 @@ fn only_the_folder_that_changed_is_read_again_and_compiled() {
     let text = "[egress.default]\nranges = [\"192.0.2.1\"]\n\
                 [signers.a]\nscheme = \"standard-webhooks\"\nkey_dir = \"keys\"\n";
     folder.write("config.toml", 0o644, text.as_bytes());
-    let again = |known: &Config| config::load_after(&folder.0.join("config.toml"), &known.key_dirs).unwrap().config;
+    let again =
+        |known: &Config| config::load_incremental(&folder.0.join("config.toml"), &known.key_dirs).unwrap().config;
     let is_same = |one: &Config, other: &Config| {
         names.each_ref().map(|name| Arc::ptr_eq(tenant(one, name.as_str()), tenant(other, name.as_str())))
     };
@@ -274,7 +277,7 @@ fn a_directory_of_keys_is_watched_as_a_whole_also_where_a_key_is_broken() {
     fs::create_dir_all(folder.0.join("keys/empty")).unwrap();
     folder.write("config.toml", 0o644, b"[signers.a]\nscheme = \"stripe\"\nkey_dir = \"keys\"\n");
     let config = folder.config();
-    let mut watched: Vec<PathBuf> = config.key_dirs.values().flat_map(|key_dir| key_dir.folders()).collect();
+    let mut watched: Vec<PathBuf> = config.key_dirs.values().flat_map(|key_dir| key_dir.folder_paths()).collect();
     watched.sort();
     assert_eq!(watched, ["keys", "keys/acme", "keys/broken", "keys/empty"].map(|name| folder.0.join(name)));
     assert!(config.files.contains(&folder.0.join("keys")), "{:?}", config.files);

@@ -28,7 +28,7 @@ fn cases(extension: &str) -> Vec<PathBuf> {
 }
 
 fn answer(path: &Path) -> String {
-    let (problems, sources) = match config::load_in(path, &environment) {
+    let (problems, sources) = match config::load_with_environment(path, &environment) {
         Ok(loaded) if loaded.warnings.is_empty() => return "no problems\n".into(),
         Ok(loaded) => (loaded.warnings, loaded.config.sources),
         Err(rejected) => (rejected.problems, rejected.sources),
@@ -61,7 +61,7 @@ fn each_answer_has_its_configuration() {
 #[test]
 fn no_answer_shows_a_secret() {
     for path in cases("toml") {
-        let shown = match config::load_in(&path, &environment) {
+        let shown = match config::load_with_environment(&path, &environment) {
             Ok(loaded) => config::to_json(&loaded.warnings, &loaded.config.sources).to_string(),
             Err(rejected) => config::to_json(&rejected.problems, &rejected.sources).to_string(),
         };
@@ -100,7 +100,7 @@ proptest! {
         let text: String = text.into_iter().collect();
         if let Err(rejected) = config::parse(&text, path) {
             prop_assert!(!config::render(&rejected.problems, &rejected.sources, true).is_empty());
-            prop_assert_eq!(config::one_line_each(&rejected.problems, &rejected.sources).len(), rejected.problems.len());
+            prop_assert_eq!(config::to_log_lines(&rejected.problems, &rejected.sources).len(), rejected.problems.len());
             config::to_json(&rejected.problems, &rejected.sources);
         }
     }

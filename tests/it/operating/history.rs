@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
-use outgate::config::{self, written};
+use outgate::config::{self, snapshot};
 use outgate::history::{History, restore};
 use support::control::{asked, json, placed, run, said, status};
 use support::scene::{Scene, config as scene_config, scene_of};
@@ -49,7 +49,7 @@ fn write(scene: &Scene, version: &Version) {
 fn versions(main: &Path) -> BTreeSet<String> {
     let loaded = config::load(main)
         .unwrap_or_else(|rejected| panic!("{}", config::render(&rejected.problems, &rejected.sources, false)));
-    let texts = &loaded.config.written.texts;
+    let texts = &loaded.config.snapshot.texts;
     let names: Vec<_> = texts.iter().map(|(path, _)| path.file_name().unwrap().to_owned()).collect();
     let first = |text: &str| text.lines().find(|line| line.starts_with("# v")).unwrap().to_owned();
     let found: BTreeSet<_> = texts.iter().map(|(_, text)| first(text)).collect();
@@ -181,7 +181,7 @@ fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
     let include = folder.path("conf.d/a.toml").display().to_string();
     let texts = fs::read_to_string(kept.join("texts.json")).unwrap();
     let named = texts.replacen("conf.d/*.toml", "link.pem", 1);
-    let hash = |text: &str| written::hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    let hash = |text: &str| snapshot::hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
     for text in [&texts, &named] {
         fs::write(kept.join("texts.json"), text).unwrap();
         let entry = entry.replace(&include, link.to_str().unwrap()).replace(&hash(&texts), &hash(text));
@@ -575,11 +575,11 @@ fn history_keeps_keyed_digests_of_secrets() {
     while entry().is_err() {
         assert!(Instant::now() < deadline, "no entry");
     }
-    let plain = written::hex(digest::digest(&digest::SHA256, &fs::read(&key).unwrap()).as_ref());
+    let plain = snapshot::hex(digest::digest(&digest::SHA256, &fs::read(&key).unwrap()).as_ref());
     let kept: serde_json::Value = serde_json::from_str(&entry().unwrap()).unwrap();
     assert!(kept["contents"][key.to_str().unwrap()].is_string() && !kept.to_string().contains(&plain), "{kept:#}");
     let loaded = config::load(&folder.path("config.toml")).unwrap();
-    assert!(!kept.to_string().contains(&loaded.config.written.digest), "{kept:#}");
+    assert!(!kept.to_string().contains(&loaded.config.snapshot.digest), "{kept:#}");
     let metadata = fs::metadata(folder.path("state/history.key")).unwrap();
     assert_eq!((metadata.len(), std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777), (32, 0o600));
     // A restart with the same files is the same configuration; with another secret it is another.
@@ -611,7 +611,7 @@ fn history_says_that_it_cannot_compare_when_the_key_of_its_digests_is_lost() {
         |lines: &[String]| lines.iter().any(|line| line.contains("cannot compare with configuration 1")).then_some(());
     outgate.log.until("word of it", told);
     // The new key is not that of the first entry.
-    let written = config::load(&outgate.folder.path("config.toml")).unwrap().config.written.clone();
+    let written = config::load(&outgate.folder.path("config.toml")).unwrap().config.snapshot.clone();
     let fault = history.difference(&entries[0], &written).unwrap_err();
     assert_eq!(fault.to_string(), "its digests were made with another key");
     assert!(history.is_same(&entries[1], &written));

@@ -42,7 +42,7 @@ pub(super) struct SignatureProfile {
 impl SignatureProfile {
     /// All problems are reported; with one there is no profile.
     pub(super) fn compile(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Self> {
-        let (before, written, scheme) = (problems.len(), &written.profile, written.scheme.span);
+        let (before, written, scheme) = (problems.len(), &written.signature_params, written.scheme.span);
         let mut wrong = |problem: Problem, help: &str| problems.push(problem.help(help));
         let tag = written.tag.as_ref().map_or(TAG, |tag| tag.as_str());
         if let Some(written) = &written.tag
@@ -167,7 +167,10 @@ mod tests {
 
     fn compiled(profile: config::SignatureParams) -> (Option<SignatureProfile>, Vec<String>) {
         let mut problems = Vec::new();
-        let compiled = SignatureProfile::compile(&config::Signer { profile, ..signer("rfc9421") }, &mut problems);
+        let compiled = SignatureProfile::compile(
+            &config::Signer { signature_params: profile, ..signer("rfc9421") },
+            &mut problems,
+        );
         (compiled, problems.into_iter().map(|problem| problem.message).collect())
     }
 

@@ -210,7 +210,7 @@ fn web_bot_auth_covers_its_agent_and_takes_no_shared_secret() {
         signature_agent: Some(at(43, "https://signer.example".into())),
         ..crate::config::SignatureParams::default()
     };
-    let written = crate::config::Signer { profile, ..crate::policy::fixture::signer("rfc9421") };
+    let written = crate::config::Signer { signature_params: profile, ..crate::policy::fixture::signer("rfc9421") };
     let scheme = MessageSignatures(SignatureProfile::compile(&written, &mut Vec::new()).unwrap());
     assert_eq!(
         scheme.parse_key(&[b'A'; 44]).err().unwrap().message,

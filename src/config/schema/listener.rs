@@ -19,7 +19,7 @@ pub(in crate::config) static SERVER_TLS: Schema = Schema {
     aliases: &[("cert", "certificate"), ("chain", "certificate"), ("ca", "client_ca"), ("crls", "client_crls")],
 };
 
-const LISTEN_RENAMED: &[(&str, &str)] = &[
+const LISTEN_ALIASES: &[(&str, &str)] = &[
     ("bind", "address"),
     ("listen", "address"),
     ("socket", "address"),
@@ -36,7 +36,7 @@ pub(in crate::config) static SERVER_LISTEN: Schema = Schema {
     title: "an entry of server.listen",
     keys: &["address", "tls", "alpn", "mode", "group"],
     reserved: &[],
-    aliases: LISTEN_RENAMED,
+    aliases: LISTEN_ALIASES,
 };
 
 /// One entry of `admin.listen`.
@@ -45,7 +45,7 @@ pub(in crate::config) static ADMIN_LISTEN: Schema = Schema {
     title: "an entry of admin.listen",
     keys: &["address", "mode", "group"],
     reserved: &[],
-    aliases: LISTEN_RENAMED,
+    aliases: LISTEN_ALIASES,
 };
 
 pub(in crate::config) static PROXY_PROTOCOL: Schema = Schema {

@@ -15,19 +15,19 @@ pub struct ControlPaths {
     /// The unix sockets of `admin.listen`.
     pub sockets: Vec<PathBuf>,
     /// `server.state`.
-    pub state: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
 }
 
 impl ControlPaths {
     pub fn read(path: &Path) -> Self {
         let content = FileTracker::new().read(path, FILE_MAX).ok();
         let text = content.and_then(|content| String::from_utf8(content.bytes).ok()).unwrap_or_default();
-        let operating = Self::of(&text);
-        let state = operating.state.map(|state| path.parent().unwrap_or(Path::new("")).join(state));
-        Self { state, ..operating }
+        let paths = Self::parse(&text);
+        let state_dir = paths.state_dir.map(|state| path.parent().unwrap_or(Path::new("")).join(state));
+        Self { state_dir, ..paths }
     }
 
-    fn of(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         let table = DeTable::parse_recoverable(text).0.into_inner();
         let listen = |table: &DeTable<'_>| -> Option<Vec<PathBuf>> {
             let list = table.get("admin")?.get_ref().as_table()?.get("listen")?.get_ref().as_array()?;
@@ -44,7 +44,7 @@ impl ControlPaths {
         let state = |table: &DeTable<'_>| {
             table.get("server")?.get_ref().as_table()?.get("state")?.get_ref().as_str().map(PathBuf::from)
         };
-        Self { sockets: listen(&table).unwrap_or_default(), state: state(&table) }
+        Self { sockets: listen(&table).unwrap_or_default(), state_dir: state(&table) }
     }
 }
 
@@ -53,12 +53,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn state_is_found() {
-        assert_eq!(ControlPaths::of("[server]\nstate = \"/s\"\nlisten = [").state, Some("/s".into()));
+    fn control_paths_include_the_state_directory() {
+        assert_eq!(ControlPaths::parse("[server]\nstate = \"/s\"\nlisten = [").state_dir, Some("/s".into()));
     }
 
     #[test]
-    fn sockets_are_found_in_broken_files_too() {
+    fn control_paths_find_admin_sockets_in_broken_files() {
         for (text, expected) in [
             ("[admin]\nlisten = [\"127.0.0.1:1\", \"unix:/a\", \"unix:b\"]", &["/a"][..]),
             ("[server\nlisten = [1]\n[admin]\nlisten = [\"unix:/a\"]\n[[routes]\n", &["/a"]),
@@ -66,7 +66,7 @@ mod tests {
             ("", &[]),
         ] {
             let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
-            assert_eq!(ControlPaths::of(text).sockets, expected, "{text}");
+            assert_eq!(ControlPaths::parse(text).sockets, expected, "{text}");
         }
     }
 }

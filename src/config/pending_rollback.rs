@@ -65,10 +65,10 @@ pub fn read(main: &Path) -> Result<Option<Overlay>, UnreadableRollback> {
     let manifest = match files.read(&folder.join(MANIFEST), FILE_MAX) {
         Ok(manifest) => manifest.bytes,
         Err(FileError::Missing) if !folder.exists() => return Ok(None),
-        Err(fault) => return Err(UnreadableRollback(format!("{}/{MANIFEST} {fault}", folder.display()))),
+        Err(error) => return Err(UnreadableRollback(format!("{}/{MANIFEST} {error}", folder.display()))),
     };
     let manifest: Manifest = serde_json::from_slice(&manifest)
-        .map_err(|fault| UnreadableRollback(format!("{}/{MANIFEST}: {fault}", folder.display())))?;
+        .map_err(|error| UnreadableRollback(format!("{}/{MANIFEST}: {error}", folder.display())))?;
     let mut texts = BTreeMap::new();
     for (number, path) in manifest.files.into_iter().enumerate() {
         let file = folder.join(number.to_string());
@@ -76,7 +76,7 @@ pub fn read(main: &Path) -> Result<Option<Overlay>, UnreadableRollback> {
             Ok(content) => texts.insert(path, content.bytes),
             // It was finished, and went, while it was read.
             Err(FileError::Missing) if !folder.exists() => return Ok(None),
-            Err(fault) => return Err(UnreadableRollback(format!("{} {fault}", file.display()))),
+            Err(error) => return Err(UnreadableRollback(format!("{} {error}", file.display()))),
         };
     }
     Ok(Some(Overlay { number: manifest.number, texts, modes: manifest.modes, removed: manifest.removed }))
@@ -90,9 +90,9 @@ impl Overlay {
     /// What a pattern finds: `found` on disk, but for what counts instead.
     pub(super) fn expand(&self, directory: &Path, matches: impl Fn(&str) -> bool, found: Vec<PathBuf>) -> Vec<PathBuf> {
         let folder = absolute(directory);
-        let own = self.texts.keys().filter(|path| path.parent() == Some(&folder));
-        let own = own.filter_map(|path| path.file_name()).filter(|name| name.to_str().is_some_and(&matches));
-        let mut all: BTreeSet<PathBuf> = own.map(|name| directory.join(name)).collect();
+        let overlaid = self.texts.keys().filter(|path| path.parent() == Some(&folder));
+        let overlaid = overlaid.filter_map(|path| path.file_name()).filter(|name| name.to_str().is_some_and(&matches));
+        let mut all: BTreeSet<PathBuf> = overlaid.map(|name| directory.join(name)).collect();
         all.extend(found.into_iter().filter(|path| !self.removed.contains(&absolute(path))));
         all.into_iter().collect()
     }

@@ -10,34 +10,34 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
 
 use super::super::ValidConfig;
-use super::super::alone::with_runtime;
+use super::super::local_runtime::run_locally;
 use super::RequestSpec;
-use super::answer::SendResult;
+use super::result::SendResult;
 use crate::delivery::{self, ProxyRequest};
 use crate::names::ClientName;
 use crate::policy::authn::{AssertedClient, Caller};
 use crate::state::Runtime;
 
-pub(super) fn send(valid: ValidConfig, client: ClientName, errand: &RequestSpec) -> Result<SendResult, ExitCode> {
+pub(super) fn send(valid: ValidConfig, client: ClientName, request: &RequestSpec) -> Result<SendResult, ExitCode> {
     let caller = Caller { stated: Some(AssertedClient::by_operator(client)), ..Caller::default() };
-    with_runtime(valid, async |runtime| deliver(runtime, caller, errand).await)
+    run_locally(valid, async |runtime| deliver(runtime, caller, request).await)
 }
 
-async fn deliver(runtime: &Arc<Runtime>, caller: Caller, errand: &RequestSpec) -> SendResult {
-    let body: Full<Bytes> = errand.body.clone().into();
-    let arrival = ProxyRequest {
-        method: errand.method.clone(),
+async fn deliver(runtime: &Arc<Runtime>, caller: Caller, request: &RequestSpec) -> SendResult {
+    let body: Full<Bytes> = request.body.clone().into();
+    let proxy_request = ProxyRequest {
+        method: request.method.clone(),
         version: Version::HTTP_11,
-        target: errand.url.clone(),
-        fields: errand.fields.clone(),
+        target: request.url.clone(),
+        fields: request.fields.clone(),
         body: Box::pin(body.map_err(|never| match never {})),
         caller: Arc::new(caller),
         interim: None,
     };
     let started = Instant::now();
-    let response = delivery::deliver(runtime, arrival).await;
-    let mut answer = SendResult::read(response, started).await;
+    let response = delivery::deliver(runtime, proxy_request).await;
+    let mut result = SendResult::read(response, started).await;
     // The answer was read to its end, so the delivery has left its record.
-    answer.record = serde_json::from_slice(&runtime.records.drain()).ok();
-    answer
+    result.record = serde_json::from_slice(&runtime.records.drain()).ok();
+    result
 }

@@ -1,7 +1,7 @@
 //! The keys of signers.
 //! What may be said of how webhooks are signed?
 
-use super::{FROM_UNTIL, Schema};
+use super::{PERIOD_ALIASES, Schema};
 
 pub(in crate::config) static SIGNER: Schema = Schema {
     path: "signers.*",
@@ -56,5 +56,5 @@ pub(in crate::config) static SIGNING_KEY: Schema = Schema {
     title: "a key of [signers.NAME]",
     keys: &["id", "secret", "from", "until"],
     reserved: &[],
-    aliases: FROM_UNTIL,
+    aliases: PERIOD_ALIASES,
 };

@@ -2,19 +2,19 @@
 //! Is this key known, and if not, which was meant?
 
 mod credential;
-mod gradual;
 mod listener;
+mod rollout;
 mod signer;
-mod times;
+mod timeouts;
 mod trust;
 mod upstream;
 
-use super::problem::nearest;
+use super::problem::closest_match;
 pub(super) use credential::CREDENTIAL;
-pub(super) use gradual::{DENIED, SPLIT};
 pub(super) use listener::{ADMIN_LISTEN, PROXY_PROTOCOL, SERVER_CA, SERVER_LISTEN, SERVER_TLS};
+pub(super) use rollout::{DENIED, SPLIT};
 pub(super) use signer::{SIGNER, SIGNING_KEY};
-pub(super) use times::{CIRCUIT, ROUTE_TIMEOUTS, TIMEOUTS};
+pub(super) use timeouts::{CIRCUIT, ROUTE_TIMEOUTS, TIMEOUTS};
 pub(super) use trust::{TRUST, TRUST_IDENTITY};
 pub(super) use upstream::RESPONSE_HEAD_MAX;
 
@@ -167,11 +167,11 @@ pub(super) static RANGE: Schema = Schema {
     title: "a range of [egress.NAME]",
     keys: &["cidr", "from", "until"],
     reserved: &[],
-    aliases: FROM_UNTIL,
+    aliases: PERIOD_ALIASES,
 };
 
 /// What people write for what is in force for a time, a range or a key.
-const FROM_UNTIL: &[(&str, &str)] = &[
+const PERIOD_ALIASES: &[(&str, &str)] = &[
     ("range", "cidr"),
     ("start", "from"),
     ("since", "from"),
@@ -322,7 +322,7 @@ pub(super) static LOG: Schema = Schema {
     aliases: &[("access", "deliveries"), ("access_log", "deliveries"), ("requests", "deliveries"), ("filter", "level")],
 };
 
-static SHAPES: [&Schema; 27] = [
+static SCHEMAS: [&Schema; 27] = [
     &FILE,
     &SERVER,
     &SERVER_TLS,
@@ -367,25 +367,25 @@ pub(super) enum UnknownKey {
 }
 
 impl Schema {
-    pub(super) fn knows(&self, key: &str) -> bool {
+    pub(super) fn contains(&self, key: &str) -> bool {
         self.keys.contains(&key)
     }
 
-    pub(super) fn judge(&self, key: &str) -> UnknownKey {
+    pub(super) fn classify(&self, key: &str) -> UnknownKey {
         // People write `drain-timeout` and `drainTimeout` too.
-        let plain = key.replace('-', "_").to_ascii_lowercase();
+        let normalized = key.replace('-', "_").to_ascii_lowercase();
         if self.reserved.contains(&key) {
             return UnknownKey::Reserved;
         }
         // A name of several tables is only right where the table has the key.
-        if let Some((_, name)) = self.aliases.iter().find(|(old, name)| *old == plain && self.knows(name)) {
+        if let Some((_, name)) = self.aliases.iter().find(|(old, name)| *old == normalized && self.contains(name)) {
             return UnknownKey::Alias(name);
         }
-        if let Some(near) = nearest(&plain, self.keys.iter().copied()) {
-            return UnknownKey::Similar(near);
+        if let Some(similar) = closest_match(&normalized, self.keys.iter().copied()) {
+            return UnknownKey::Similar(similar);
         }
-        match SHAPES.iter().find(|shape| shape.knows(key)) {
-            Some(shape) => UnknownKey::OtherTable(shape.title),
+        match SCHEMAS.iter().find(|schema| schema.contains(key)) {
+            Some(schema) => UnknownKey::OtherTable(schema.title),
             None => UnknownKey::Unrecognized,
         }
     }
@@ -393,7 +393,10 @@ impl Schema {
 
 /// Every key as a dotted path, `*` for a name: `server.listen`, `egress.*.ranges`.
 pub fn known() -> impl Iterator<Item = String> {
-    SHAPES.iter().flat_map(|shape| {
-        shape.keys.iter().map(|key| if shape.path.is_empty() { (*key).into() } else { format!("{}.{key}", shape.path) })
+    SCHEMAS.iter().flat_map(|schema| {
+        schema
+            .keys
+            .iter()
+            .map(|key| if schema.path.is_empty() { (*key).into() } else { format!("{}.{key}", schema.path) })
     })
 }

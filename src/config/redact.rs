@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::{secret, units};
 
 /// Keys whose values are no secret, where those of their neighbours may be.
-const OPEN: [&str; 20] = [
+const NON_SECRET_KEYS: [&str; 20] = [
     "id",
     "scheme",
     "from",
@@ -31,18 +31,18 @@ const OPEN: [&str; 20] = [
     "require",
 ];
 /// Of a credential, whose other values are all hidden: `token_url` sounds secretive, and is not.
-const OPEN_IN_CREDENTIALS: [&str; 8] =
+const NON_SECRET_CREDENTIAL_KEYS: [&str; 8] =
     ["type", "name", "token_url", "client_id", "client_auth", "scopes", "audience", "plaintext"];
 /// Words in a key that make its value a secret anywhere.
-const SECRETIVE: [&str; 4] = ["secret", "token", "passw", "passphrase"];
+const SECRET_KEY_WORDS: [&str; 4] = ["secret", "token", "passw", "passphrase"];
 
 /// The text, byte for byte as long, with asterisks for every value that may be a secret: all but references and hashes
 /// in the sections of clients, signers and credentials and below keys that sound like it. `errors`: where the text is no TOML, so
 /// that `table` does not hold it all.
 pub(super) fn redact(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) -> String {
-    let mut spans = secrets(table);
+    let mut spans = secret_spans(table);
     if !errors.is_empty() {
-        spans.extend(broken_lines(text, errors));
+        spans.extend(broken_line_spans(text, errors));
     }
     let mut bytes = text.as_bytes().to_vec();
     for span in spans {
@@ -58,64 +58,77 @@ pub(super) fn redact(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) -
 }
 
 /// Where the values stand that may be secrets.
-pub(super) fn secrets(table: &DeTable<'_>) -> Vec<Range<usize>> {
+pub(super) fn secret_spans(table: &DeTable<'_>) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     for (key, value) in table {
         let section = key.get_ref();
-        let inside = secretive(section);
+        let is_sensitive = is_secret_key(section);
         match value.get_ref() {
-            DeValue::Table(members) if is_private(section) => {
-                let open = if is_credentials(section) { &OPEN_IN_CREDENTIALS[..] } else { &OPEN };
+            DeValue::Table(members) if is_sensitive_section(section) => {
+                let non_secret =
+                    if is_credentials_section(section) { &NON_SECRET_CREDENTIAL_KEYS[..] } else { &NON_SECRET_KEYS };
                 // One level down stand names, and below them what they name.
                 for (_, member) in members {
-                    gather(member, true, open, &mut spans);
+                    collect_secret_spans(member, true, non_secret, &mut spans);
                 }
             }
-            _ => gather(value, inside, &OPEN, &mut spans),
+            _ => collect_secret_spans(value, is_sensitive, &NON_SECRET_KEYS, &mut spans),
         }
     }
     spans
 }
 
-fn is_credentials(section: &str) -> bool {
+fn is_credentials_section(section: &str) -> bool {
     ["cred", "auth", "oauth"].iter().any(|start| section.starts_with(start))
 }
 
-fn is_private(section: &str) -> bool {
-    section.starts_with("client") || section.starts_with("sign") || is_credentials(section)
+fn is_sensitive_section(section: &str) -> bool {
+    section.starts_with("client") || section.starts_with("sign") || is_credentials_section(section)
 }
 
-fn secretive(key: &str) -> bool {
+fn is_secret_key(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    SECRETIVE.iter().any(|word| key.contains(word))
+    SECRET_KEY_WORDS.iter().any(|word| key.contains(word))
 }
 
 /// The spans of what must not be seen in a value; `inside`: it stands where secrets do.
-fn gather(value: &toml::Spanned<DeValue<'_>>, inside: bool, open: &[&str], spans: &mut Vec<Range<usize>>) {
+fn collect_secret_spans(
+    value: &toml::Spanned<DeValue<'_>>,
+    is_sensitive: bool,
+    non_secret: &[&str],
+    spans: &mut Vec<Range<usize>>,
+) {
     match value.get_ref() {
         DeValue::Table(table) => {
             for (key, value) in table {
-                let is_open = open.contains(&key.get_ref().as_ref());
-                gather(value, (inside || secretive(key.get_ref())) && !is_open, open, spans);
+                let is_open = non_secret.contains(&key.get_ref().as_ref());
+                collect_secret_spans(
+                    value,
+                    (is_sensitive || is_secret_key(key.get_ref())) && !is_open,
+                    non_secret,
+                    spans,
+                );
             }
         }
-        DeValue::Array(array) => array.iter().for_each(|element| gather(element, inside, open, spans)),
+        DeValue::Array(array) => {
+            array.iter().for_each(|element| collect_secret_spans(element, is_sensitive, non_secret, spans))
+        }
         DeValue::String(text) => {
             // Standard Webhooks prefixes its secrets, and PEM names them, so that they are known wherever they turn up.
-            let known = text.starts_with("whsec_") || text.starts_with("whsk_") || text.contains("PRIVATE KEY");
+            let is_secret = text.starts_with("whsec_") || text.starts_with("whsk_") || text.contains("PRIVATE KEY");
             // A URL may bring a password along.
-            let known = known || text.contains("://") && text.contains('@');
-            if known || inside && !secret::is_reference(text) && units::token_hash(text).is_err() {
+            let is_secret = is_secret || text.contains("://") && text.contains('@');
+            if is_secret || is_sensitive && !secret::is_reference(text) && units::token_hash(text).is_err() {
                 spans.push(value.span());
             }
         }
-        _ if inside => spans.push(value.span()),
+        _ if is_sensitive => spans.push(value.span()),
         _ => {}
     }
 }
 
 /// In a text that is no TOML, what follows the first `=` of each line that an error touches or that sounds secretive.
-fn broken_lines(text: &str, errors: &[Range<usize>]) -> Vec<Range<usize>> {
+fn broken_line_spans(text: &str, errors: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     let (mut start, mut section) = (0, "");
     for line in text.split_inclusive('\n') {
@@ -124,9 +137,13 @@ fn broken_lines(text: &str, errors: &[Range<usize>]) -> Vec<Range<usize>> {
         if header {
             section = line.trim_matches(|c: char| c == '[' || c.is_whitespace());
         }
-        let touched = errors.iter().any(|error| error.start < end && start <= error.end);
-        let private = is_private(section);
-        if !header && (secretive(line) || line.contains("whsec_") || line.contains("PRIVATE KEY") || touched && private)
+        let has_error = errors.iter().any(|error| error.start < end && start <= error.end);
+        let is_sensitive = is_sensitive_section(section);
+        if !header
+            && (is_secret_key(line)
+                || line.contains("whsec_")
+                || line.contains("PRIVATE KEY")
+                || has_error && is_sensitive)
         {
             spans.push(line.find('=').map_or(start, |equals| start + equals + 1)..end);
         }
@@ -139,16 +156,16 @@ fn broken_lines(text: &str, errors: &[Range<usize>]) -> Vec<Range<usize>> {
 mod tests {
     use super::*;
 
-    fn concealed(text: &str) -> String {
+    fn redacted(text: &str) -> String {
         let (table, errors) = DeTable::parse_recoverable(text);
         let errors: Vec<_> = errors.iter().filter_map(toml::de::Error::span).collect();
-        let concealed = redact(text, table.get_ref(), &errors);
-        assert_eq!(concealed.len(), text.len());
-        concealed
+        let redacted = redact(text, table.get_ref(), &errors);
+        assert_eq!(redacted.len(), text.len());
+        redacted
     }
 
     #[test]
-    fn what_is_a_secret_is_hidden() {
+    fn redact_hides_secret_values() {
         for text in [
             "[signers.a]\nkeys = [{ id = \"1\", secret = \"hunter2\" }]",
             "[signers.a]\nkeys = [\"hunter2\", \"file:x\"]",
@@ -172,12 +189,12 @@ mod tests {
             "[credentials.a]\nvalue = hunter2",
             "[server]\ntls = { key = \"\"\"-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\" }",
         ] {
-            assert!(!concealed(text).contains("hunter2"), "{text}\n{}", concealed(text));
+            assert!(!redacted(text).contains("hunter2"), "{text}\n{}", redacted(text));
         }
     }
 
     #[test]
-    fn what_is_none_is_shown() {
+    fn redact_keeps_values_that_are_not_secret() {
         let hash = "sha256:".to_owned() + &"0a".repeat(32);
         for text in [
             "[signers.a]\nscheme = \"standard-webhooks\"\nkeys = [{ id = \"1\", secret = \"env:KEY\", from = \"soon\" }]",
@@ -186,9 +203,9 @@ mod tests {
             "[credentials.a]\ntype = \"oauth2\"\ntoken_url = \"https://login.example/\"\nclient_secret = \"env:KEY\"",
             "[server\nlisten = [\"[::1]:1\"]",
         ] {
-            assert_eq!(concealed(text), text);
+            assert_eq!(redacted(text), text);
         }
         let text = format!("[clients.a]\ntokens = [\"{hash}\"]");
-        assert_eq!(concealed(&text), text);
+        assert_eq!(redacted(&text), text);
     }
 }

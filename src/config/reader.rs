@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::files::FileTracker;
-use super::journal::Overlay;
-use super::keys::{Schema, UnknownKey};
-use super::problem::{Problem, SourceMap, SourceSpan, nearest};
+use super::pending_rollback::Overlay;
+use super::problem::{Problem, SourceMap, SourceSpan, closest_match};
+use super::schema::{Schema, UnknownKey};
 use super::units::{self, ValueError};
 use super::{KeyDirs, Located};
 
@@ -24,14 +24,14 @@ pub(super) struct Reader<'e> {
     pub(super) sources: SourceMap,
     pub(super) files: FileTracker,
     /// Of the reading before, and of this one.
-    pub(super) known: &'e KeyDirs,
+    pub(super) previous_key_dirs: &'e KeyDirs,
     pub(super) key_dirs: KeyDirs,
     pub(super) problems: Vec<Problem>,
     /// What is no TOML, apart: what is made of the rest of such a line says nothing.
-    pub(super) syntax: Vec<Problem>,
+    pub(super) syntax_errors: Vec<Problem>,
     /// What counts in the place of what stands on disk.
     pub(super) overlay: Option<Overlay>,
-    pub(super) declared: super::DeclaredSections,
+    pub(super) declared_sections: super::DeclaredSections,
 }
 
 /// A table whose keys are all known ones, or reported.
@@ -40,10 +40,10 @@ pub(super) struct Table<'a> {
     /// Dotted: `egress.default`; empty for a file.
     pub(super) key: String,
     /// `None`: not written.
-    nodes: Option<&'a DeTable<'a>>,
-    shape: &'static Schema,
+    entries: Option<&'a DeTable<'a>>,
+    schema: &'static Schema,
     /// Keys that were written under a wrong name: they are not missing.
-    meant: Vec<&'static str>,
+    aliased: Vec<&'static str>,
 }
 
 /// A value, whatever its type, and the key that it belongs to.
@@ -57,7 +57,7 @@ pub(super) struct Value<'a> {
 pub(super) type EmptyListHelp = Option<&'static str>;
 
 impl<'a> Value<'a> {
-    pub(super) fn at<T>(&self, value: T) -> Located<T> {
+    pub(super) fn located<T>(&self, value: T) -> Located<T> {
         Located { value, span: self.span }
     }
 
@@ -65,7 +65,7 @@ impl<'a> Value<'a> {
         Value { span: to_span(self.span.file, node.span()), key, node: node.get_ref() }
     }
 
-    fn kind(&self) -> &'static str {
+    fn type_description(&self) -> &'static str {
         match self.node {
             DeValue::String(_) => "this is a string",
             DeValue::Integer(_) => "this is a whole number",
@@ -86,7 +86,7 @@ impl<'a> Value<'a> {
     }
 
     /// `false` and `[]` ask for nothing.
-    fn is_nothing(&self) -> bool {
+    fn is_empty_or_false(&self) -> bool {
         match self.node {
             DeValue::Boolean(written) => !written,
             DeValue::Array(array) => array.is_empty(),
@@ -102,58 +102,63 @@ pub(super) fn to_span(file: u16, span: std::ops::Range<usize>) -> SourceSpan {
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn of_file(reader: &mut Reader<'_>, file: u16, nodes: &'a DeTable<'a>, shape: &'static Schema) -> Self {
-        Self::checked(reader, to_span(file, 0..0), String::new(), nodes, shape)
+    pub(super) fn from_file(
+        reader: &mut Reader<'_>,
+        file: u16,
+        entries: &'a DeTable<'a>,
+        schema: &'static Schema,
+    ) -> Self {
+        Self::checked(reader, to_span(file, 0..0), String::new(), entries, schema)
     }
 
     /// The table that a value is.
-    pub(super) fn open(reader: &mut Reader<'_>, value: &Value<'a>, shape: &'static Schema) -> Option<Self> {
-        let DeValue::Table(nodes) = value.node else {
-            let help = format!("write {} with its keys: {}", shape.title, shape.keys.join(", "));
+    pub(super) fn open(reader: &mut Reader<'_>, value: &Value<'a>, schema: &'static Schema) -> Option<Self> {
+        let DeValue::Table(entries) = value.node else {
+            let help = format!("write {} with its keys: {}", schema.title, schema.keys.join(", "));
             reader.wrong_type(value, "a table", help);
             return None;
         };
-        Some(Self::checked(reader, value.span, value.key.clone(), nodes, shape))
+        Some(Self::checked(reader, value.span, value.key.clone(), entries, schema))
     }
 
     /// The section `key` of a file; all defaults if it is not written.
-    pub(super) fn section(&self, reader: &mut Reader<'_>, key: &str, shape: &'static Schema) -> Self {
-        let written = self.one(reader, key, |reader, value| Self::open(reader, value, shape));
-        written.unwrap_or_else(|| Self { span: self.span, key: key.into(), nodes: None, shape, meant: Vec::new() })
+    pub(super) fn section(&self, reader: &mut Reader<'_>, key: &str, schema: &'static Schema) -> Self {
+        let value = self.read(reader, key, |reader, value| Self::open(reader, value, schema));
+        value.unwrap_or_else(|| Self { span: self.span, key: key.into(), entries: None, schema, aliased: Vec::new() })
     }
 
     fn checked(
         reader: &mut Reader<'_>,
         span: SourceSpan,
         key: String,
-        nodes: &'a DeTable<'a>,
-        shape: &'static Schema,
+        entries: &'a DeTable<'a>,
+        schema: &'static Schema,
     ) -> Self {
-        let mut table = Self { span, key, nodes: Some(nodes), shape, meant: Vec::new() };
-        for (word, node) in nodes {
-            if !shape.knows(word.get_ref()) {
+        let mut table = Self { span, key, entries: Some(entries), schema, aliased: Vec::new() };
+        for (word, node) in entries {
+            if !schema.contains(word.get_ref()) {
                 let value = Value {
                     span: self::to_span(span.file, word.span()),
-                    key: table.key_of(word.get_ref()),
+                    key: table.child_key(word.get_ref()),
                     node: node.get_ref(),
                 };
-                table.meant.extend(reader.unknown_key(&value, word.get_ref(), shape));
+                table.aliased.extend(reader.unknown_key(&value, word.get_ref(), schema));
             }
         }
         table
     }
 
-    pub(super) fn key_of(&self, key: &str) -> String {
+    pub(super) fn child_key(&self, key: &str) -> String {
         if self.key.is_empty() { key.into() } else { format!("{}.{key}", self.key) }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
-        debug_assert!(self.shape.knows(key), "{key} is not a key of {}", self.shape.title);
-        let node = self.nodes?.get(key)?;
-        Some(Value { span: to_span(self.span.file, node.span()), key: self.key_of(key), node: node.get_ref() })
+        debug_assert!(self.schema.contains(key), "{key} is not a key of {}", self.schema.title);
+        let node = self.entries?.get(key)?;
+        Some(Value { span: to_span(self.span.file, node.span()), key: self.child_key(key), node: node.get_ref() })
     }
 
-    pub(super) fn one<T>(
+    pub(super) fn read<T>(
         &self,
         reader: &mut Reader<'_>,
         key: &str,
@@ -162,7 +167,7 @@ impl<'a> Table<'a> {
         self.get(key).and_then(|value| read(reader, &value))
     }
 
-    pub(super) fn many<T>(
+    pub(super) fn read_list<T>(
         &self,
         reader: &mut Reader<'_>,
         key: &str,
@@ -174,45 +179,45 @@ impl<'a> Table<'a> {
     }
 
     /// Whether the key is there, under whatever name.
-    pub(super) fn says(&self, key: &str) -> bool {
-        self.get(key).is_some() || self.meant.contains(&key)
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some() || self.aliased.contains(&key)
     }
 
     /// Whether the key is there, however wrong its value; if not, that is a problem.
     /// From each key to the end of its value.
-    pub(super) fn parts(&self) -> Vec<SourceSpan> {
-        let nodes = self.nodes.into_iter().flatten();
-        nodes.map(|(key, value)| to_span(self.span.file, key.span().start..value.span().end)).collect()
+    pub(super) fn key_spans(&self) -> Vec<SourceSpan> {
+        let entries = self.entries.into_iter().flatten();
+        entries.map(|(key, value)| to_span(self.span.file, key.span().start..value.span().end)).collect()
     }
 
     pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str, help: &str) {
-        if !self.says(key) && !reader.is_broken(self.span.file) {
+        if !self.has(key) && !reader.has_syntax_errors(self.span.file) {
             reader.problems.push(Problem::at(self.span, format!("`{}` has no `{key}`", self.key)).help(help));
         }
     }
 }
 
 impl Reader<'_> {
-    pub(super) fn is_broken(&self, file: u16) -> bool {
-        self.syntax.iter().any(|problem| problem.span.is_some_and(|place| place.file == file))
+    pub(super) fn has_syntax_errors(&self, file: u16) -> bool {
+        self.syntax_errors.iter().any(|problem| problem.span.is_some_and(|span| span.file == file))
     }
 
     /// Relative paths are relative to the file that names them.
-    pub(super) fn resolve(&self, place: SourceSpan, path: &str) -> PathBuf {
-        let directory = self.sources.get(place.file).and_then(|(file, _)| file.parent()).unwrap_or(Path::new(""));
+    pub(super) fn resolve_path(&self, span: SourceSpan, path: &str) -> PathBuf {
+        let directory = self.sources.get(span.file).and_then(|(file, _)| file.parent()).unwrap_or(Path::new(""));
         directory.join(path)
     }
 
     pub(super) fn wrong_type(&mut self, value: &Value<'_>, expected: &str, help: impl Into<String>) {
         let message = format!("`{}` is not {expected}", value.key);
-        self.problems.push(Problem::at(value.span, message).label(value.kind()).help(help));
+        self.problems.push(Problem::at(value.span, message).label(value.type_description()).help(help));
     }
 
     /// Reports a key that is not of this table; the key that was meant, if that is clear.
-    fn unknown_key(&mut self, value: &Value<'_>, word: &str, shape: &'static Schema) -> Option<&'static str> {
+    fn unknown_key(&mut self, value: &Value<'_>, word: &str, schema: &'static Schema) -> Option<&'static str> {
         let problem = Problem::at(value.span, format!("unknown key `{}`", value.key));
-        let (problem, meant) = match shape.judge(word) {
-            UnknownKey::Reserved if value.is_nothing() => return None,
+        let (problem, intended) = match schema.classify(word) {
+            UnknownKey::Reserved if value.is_empty_or_false() => return None,
             UnknownKey::Reserved => {
                 let message = format!("this version does not support \"{word}\" yet");
                 (Problem::at(value.span, message).help("leave it out"), None)
@@ -221,11 +226,11 @@ impl Reader<'_> {
             UnknownKey::Similar(name) => (problem.help(format!("did you mean `{name}`?")), Some(name)),
             UnknownKey::OtherTable(title) => (problem.help(format!("`{word}` belongs to {title}")), None),
             UnknownKey::Unrecognized => {
-                (problem.help(format!("the keys of {} are {}", shape.title, shape.keys.join(", "))), None)
+                (problem.help(format!("the keys of {} are {}", schema.title, schema.keys.join(", "))), None)
             }
         };
         self.problems.push(problem);
-        meant
+        intended
     }
 
     pub(super) fn text<'a>(&mut self, value: &Value<'a>) -> Option<&'a str> {
@@ -239,7 +244,7 @@ impl Reader<'_> {
     }
 
     /// Text that means something.
-    pub(super) fn parsed<T>(
+    pub(super) fn parse<T>(
         &mut self,
         value: &Value<'_>,
         parse: fn(&str) -> Result<T, ValueError>,
@@ -257,10 +262,10 @@ impl Reader<'_> {
         };
         match parse(&text) {
             Ok(_) if unquoted => self.wrong_type(value, "a string", "write it in quotes"),
-            Ok(parsed) => return Some(value.at(parsed)),
-            Err(ValueError { what, reason: why, help }) => {
-                let message = format!("`{}` is not {what}", value.key);
-                self.problems.push(Problem::at(value.span, message).label(why).help(help));
+            Ok(parsed) => return Some(value.located(parsed)),
+            Err(ValueError { expected, reason, help }) => {
+                let message = format!("`{}` is not {expected}", value.key);
+                self.problems.push(Problem::at(value.span, message).label(reason).help(help));
             }
         }
         None
@@ -271,7 +276,7 @@ impl Reader<'_> {
             self.wrong_type(value, "true or false", "write true or false, without quotes");
             return None;
         };
-        Some(value.at(*written))
+        Some(value.located(*written))
     }
 
     pub(super) fn integer(&mut self, value: &Value<'_>, range: RangeInclusive<u32>) -> Option<Located<u32>> {
@@ -285,7 +290,7 @@ impl Reader<'_> {
             self.problems.push(Problem::at(value.span, format!("`{}` is out of range", value.key)).help(help));
             return None;
         };
-        Some(value.at(number))
+        Some(value.located(number))
     }
 
     /// In hundredths; no more than two places.
@@ -308,16 +313,16 @@ impl Reader<'_> {
         if hundredths.is_none() {
             self.problems.push(Problem::at(value.span, format!("`{}` is no percentage", value.key)).help(HELP));
         }
-        hundredths.map(|hundredths| value.at(hundredths))
+        hundredths.map(|hundredths| value.located(hundredths))
     }
 
     pub(super) fn port(&mut self, value: &Value<'_>) -> Option<Located<u16>> {
         let port = self.integer(value, 1..=u16::MAX.into())?;
-        u16::try_from(port.value).ok().map(|port| value.at(port))
+        u16::try_from(port.value).ok().map(|port| value.located(port))
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, value: &Value<'_>, choices: &[(&str, T)]) -> Option<Located<T>> {
+    pub(super) fn parse_choice<T: Copy>(&mut self, value: &Value<'_>, choices: &[(&str, T)]) -> Option<Located<T>> {
         let quoted: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let all = format!("write one of {}", quoted.join(", "));
         let DeValue::String(text) = value.node else {
@@ -325,14 +330,14 @@ impl Reader<'_> {
             return None;
         };
         if let Some((_, chosen)) = choices.iter().find(|(word, _)| *word == text) {
-            return Some(value.at(*chosen));
+            return Some(value.located(*chosen));
         }
-        let near = nearest(&text.to_ascii_lowercase(), choices.iter().map(|(word, _)| *word));
-        self.no_choice(value, near.map_or(all, |word| format!("did you mean \"{word}\"?")));
+        let closest = closest_match(&text.to_ascii_lowercase(), choices.iter().map(|(word, _)| *word));
+        self.report_unknown_value(value, closest.map_or(all, |word| format!("did you mean \"{word}\"?")));
         None
     }
 
-    pub(super) fn no_choice(&mut self, value: &Value<'_>, help: impl Into<String>) {
+    pub(super) fn report_unknown_value(&mut self, value: &Value<'_>, help: impl Into<String>) {
         self.problems.push(Problem::at(value.span, format!("unknown value for `{}`", value.key)).help(help));
     }
 
@@ -350,7 +355,7 @@ impl Reader<'_> {
 
     /// The members of a table whose keys are names, in the order of the text.
     pub(super) fn members<'a>(&mut self, value: &Value<'a>, help: &str) -> Vec<(Located<&'a str>, Value<'a>)> {
-        let DeValue::Table(nodes) = value.node else {
+        let DeValue::Table(entries) = value.node else {
             self.wrong_type(value, "a table", help);
             return Vec::new();
         };
@@ -359,7 +364,7 @@ impl Reader<'_> {
             let at = Located { value: &**name, span: to_span(value.span.file, word.span()) };
             (at, value.child(node, format!("{}.{name}", value.key)))
         };
-        let mut members: Vec<_> = nodes.iter().map(member).collect();
+        let mut members: Vec<_> = entries.iter().map(member).collect();
         members.sort_by_key(|(name, _)| name.span);
         members
     }
@@ -369,7 +374,7 @@ impl Reader<'_> {
         &mut self,
         files: &[Table<'a>],
         section: &str,
-        shape: &'static Schema,
+        schema: &'static Schema,
     ) -> Vec<(&'a str, Table<'a>)> {
         let mut first = BTreeMap::new();
         let mut tables = Vec::new();
@@ -380,17 +385,17 @@ impl Reader<'_> {
                     self.wrong_type(&value, "a table", help.as_str());
                     continue;
                 }
-                if let Err(wrong) = units::name(&name) {
-                    let message = format!("`{}` is not {}", value.key, wrong.what);
-                    self.problems.push(Problem::at(name.span, message).label(wrong.reason).help(wrong.help));
+                if let Err(error) = units::name(&name) {
+                    let message = format!("`{}` is not {}", value.key, error.expected);
+                    self.problems.push(Problem::at(name.span, message).label(error.reason).help(error.help));
                 }
-                let Some(table) = Table::open(self, &value, shape) else { continue };
+                let Some(table) = Table::open(self, &value, schema) else { continue };
                 if let Some(first) = first.insert(name.value, name.span) {
                     let message = format!("`{}` is defined twice", value.key);
-                    let problem = Problem::at(name.span, message).label("again here").also(first, "first here");
+                    let problem = Problem::at(name.span, message).label("again here").related(first, "first here");
                     self.problems.push(problem.help("give one of them another name"));
                 }
-                self.declared.add(section, name.value, &table);
+                self.declared_sections.add(section, name.value, &table);
                 tables.push((name.value, table));
             }
         }

@@ -15,14 +15,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::super::alone::{misused, runtime};
+use super::super::local_runtime::{new_tokio_runtime, usage_error};
 use super::RequestSpec;
-use super::answer::SendResult;
+use super::result::SendResult;
 use crate::names::encode_path;
 use crate::sysexits;
 
 /// Longer than the proxy gives a delivery, unless it was told otherwise.
-const PATIENCE: Duration = Duration::from_secs(180);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Where a proxy listens, and what proves the client to it.
 #[derive(Clone)]
@@ -48,24 +48,24 @@ impl FromStr for ProxyUrl {
     }
 }
 
-pub(super) fn send(proxy: &ProxyUrl, errand: &RequestSpec) -> Result<SendResult, ExitCode> {
-    let request = request(proxy, errand).map_err(misused)?;
-    let asked = runtime()?.block_on(async { timeout(PATIENCE, exchange(proxy, request)).await });
-    asked.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))).map_err(|why| {
-        eprintln!("outgate: {}:{}: {why}", proxy.host, proxy.port);
+pub(super) fn send(proxy: &ProxyUrl, spec: &RequestSpec) -> Result<SendResult, ExitCode> {
+    let request = build_request(proxy, spec).map_err(usage_error)?;
+    let result = new_tokio_runtime()?.block_on(async { timeout(RESPONSE_TIMEOUT, exchange(proxy, request)).await });
+    result.unwrap_or_else(|_| Err(format!("no answer within {RESPONSE_TIMEOUT:?}"))).map_err(|reason| {
+        eprintln!("outgate: {}:{}: {reason}", proxy.host, proxy.port);
         ExitCode::from(sysexits::UNAVAILABLE)
     })
 }
 
 /// In absolute-form (RFC 9112 §3.2.2).
-fn request(proxy: &ProxyUrl, errand: &RequestSpec) -> Result<Request<Full<Bytes>>, &'static str> {
-    let uri: Uri = encode_path(&errand.url).parse().map_err(|_| "the target is no URL")?;
+fn build_request(proxy: &ProxyUrl, spec: &RequestSpec) -> Result<Request<Full<Bytes>>, &'static str> {
+    let uri: Uri = encode_path(&spec.url).parse().map_err(|_| "the target is no URL")?;
     let authority = uri.authority().filter(|_| uri.scheme().is_some()).ok_or("the target is no absolute URL")?;
     let host = HeaderValue::try_from(authority.as_str()).map_err(|_| "the target's host is no text")?;
-    let mut request = Request::new(Full::from(errand.body.clone()));
-    *request.method_mut() = errand.method.clone();
+    let mut request = Request::new(Full::from(spec.body.clone()));
+    *request.method_mut() = spec.method.clone();
     *request.uri_mut() = uri;
-    *request.headers_mut() = errand.fields.clone();
+    *request.headers_mut() = spec.fields.clone();
     request.headers_mut().insert(header::HOST, host);
     if let Some(credential) = &proxy.credential {
         request.headers_mut().insert(header::PROXY_AUTHORIZATION, credential.clone());
@@ -74,10 +74,10 @@ fn request(proxy: &ProxyUrl, errand: &RequestSpec) -> Result<Request<Full<Bytes>
 }
 
 async fn exchange(proxy: &ProxyUrl, request: Request<Full<Bytes>>) -> Result<SendResult, String> {
-    let stream = TcpStream::connect((proxy.host.as_str(), proxy.port)).await.map_err(|fault| fault.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|fault| fault.to_string())?;
+    let stream = TcpStream::connect((proxy.host.as_str(), proxy.port)).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     tokio::spawn(connection);
     let started = Instant::now();
-    let response = sender.send_request(request).await.map_err(|fault| fault.to_string())?;
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     Ok(SendResult::read(response, started).await)
 }

@@ -29,16 +29,16 @@ pub struct RouteTimeouts {
 impl RouteTimeouts {
     /// What is not said here is as said there.
     #[must_use]
-    pub fn or(self, there: &Self) -> Self {
+    pub fn or_inherit(self, fallback: &Self) -> Self {
         Self {
-            dns: self.dns.or(there.dns),
-            connect: self.connect.or(there.connect),
-            tls: self.tls.or(there.tls),
-            body: self.body.or(there.body),
-            response: self.response.or(there.response),
-            idle: self.idle.or(there.idle),
-            total: self.total.or(there.total),
-            tunnel: self.tunnel.or(there.tunnel),
+            dns: self.dns.or(fallback.dns),
+            connect: self.connect.or(fallback.connect),
+            tls: self.tls.or(fallback.tls),
+            body: self.body.or(fallback.body),
+            response: self.response.or(fallback.response),
+            idle: self.idle.or(fallback.idle),
+            total: self.total.or(fallback.total),
+            tunnel: self.tunnel.or(fallback.tunnel),
         }
     }
 }

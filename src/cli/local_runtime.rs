@@ -34,7 +34,7 @@ impl SenderArgs {
     pub(super) fn client(&self, plan: &Plan) -> Result<ClientName, ExitCode> {
         let client = ClientName::new(self.client.as_deref().unwrap_or(ANONYMOUS));
         if self.client.is_some() && plan.clients.get(&client).is_none() {
-            return Err(misused(&format!("there is no client {:?}", client.as_str())));
+            return Err(usage_error(&format!("there is no client {:?}", client.as_str())));
         }
         Ok(client)
     }
@@ -49,43 +49,43 @@ impl SenderArgs {
 }
 
 /// Wrong usage, and the exit code for it.
-pub(super) fn misused(why: &str) -> ExitCode {
-    failed(sysexits::USAGE, why)
+pub(super) fn usage_error(reason: &str) -> ExitCode {
+    exit_with_error(sysexits::USAGE, reason)
 }
 
 /// Runs `work` beside what a proxy with this configuration would have.
-pub(super) fn with_runtime<T>(valid: ValidConfig, work: impl AsyncFnOnce(&Arc<Runtime>) -> T) -> Result<T, ExitCode> {
-    runtime()?.block_on(async {
-        let active = ActiveConfig::new(valid.plan, &valid.config.resolver, None)
-            .map_err(|fault| failed(sysexits::CONFIG, &format!("cannot resolve names: {fault}")))?;
-        let runtime = Arc::new(Runtime::new(active, Records::kept()));
-        runtime.sources.listening(listeners(&valid.config));
+pub(super) fn run_locally<T>(valid: ValidConfig, work: impl AsyncFnOnce(&Arc<Runtime>) -> T) -> Result<T, ExitCode> {
+    new_tokio_runtime()?.block_on(async {
+        let active_config = ActiveConfig::new(valid.plan, &valid.config.resolver, None)
+            .map_err(|error| exit_with_error(sysexits::CONFIG, &format!("cannot resolve names: {error}")))?;
+        let runtime = Arc::new(Runtime::new(active_config, Records::kept()));
+        runtime.sources.listening(listener_addresses(&valid.config));
         Ok(work(&runtime).await)
     })
 }
 
 /// For one thing at a time.
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
+pub(super) fn new_tokio_runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|fault| failed(sysexits::OS_ERROR, &format!("cannot start: {fault}")))
+    runtime.map_err(|error| exit_with_error(sysexits::OS_ERROR, &format!("cannot start: {error}")))
 }
 
-fn failed(code: u8, why: &str) -> ExitCode {
-    eprintln!("outgate: {why}");
+fn exit_with_error(code: u8, reason: &str) -> ExitCode {
+    eprintln!("outgate: {reason}");
     ExitCode::from(code)
 }
 
 /// What the guard keeps a proxy of this configuration from reaching, on this host.
-pub(super) fn own(config: &Config) -> Arc<LocalAddresses> {
+pub(super) fn own_addresses(config: &Config) -> Arc<LocalAddresses> {
     let sources = Sources::new();
-    sources.listening(listeners(config));
+    sources.listening(listener_addresses(config));
     sources.own()
 }
 
 /// Where the proxy of this configuration listens: as little as it would we send anything there.
-fn listeners(config: &Config) -> Vec<SocketAddr> {
-    let written = config.server.listen.iter().chain(&config.admin.listen);
-    let tcp = written.filter_map(|listen| match listen.address {
+fn listener_addresses(config: &Config) -> Vec<SocketAddr> {
+    let binds = config.server.listen.iter().chain(&config.admin.listen);
+    let tcp = binds.filter_map(|listen| match listen.address {
         Listen::Tcp(address) => Some(address),
         Listen::Unix(_) | Listen::Systemd => None,
     });

@@ -12,12 +12,12 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::super::visible;
+use super::super::escape_control_characters;
 use crate::delivery::milliseconds;
 use crate::sysexits;
 
 /// Bytes of an answer's body that are shown.
-const SHOWN_MAX: usize = 64 * 1024;
+const BODY_SHOWN_MAX: usize = 64 * 1024;
 
 /// In the order of the story, as a record names them.
 const STEPS: [&str; 8] = ["admit", "take_in", "resolve", "connect", "tls", "sign", "response", "total"];
@@ -28,8 +28,8 @@ pub(super) struct SendResult {
     /// Of the whole body, in bytes.
     length: u64,
     /// It came to its end.
-    whole: bool,
-    took: Duration,
+    is_complete: bool,
+    elapsed: Duration,
     /// The delivery's own, where it was made here.
     pub(super) record: Option<Value>,
 }
@@ -38,17 +38,17 @@ impl SendResult {
     /// To its end, whatever is kept of it: a delivery that is not heard out would be recorded as one that was left.
     pub(super) async fn read<B: Body<Data = bytes::Bytes> + Unpin>(response: Response<B>, started: Instant) -> Self {
         let (head, mut incoming) = response.into_parts();
-        let (mut body, mut length, mut whole) = (Vec::new(), 0, true);
+        let (mut body, mut length, mut is_complete) = (Vec::new(), 0, true);
         while let Some(frame) = incoming.frame().await {
             let Ok(frame) = frame else {
-                whole = false;
+                is_complete = false;
                 break;
             };
             let Ok(data) = frame.into_data() else { continue };
             length += data.len() as u64;
-            body.extend_from_slice(&data[..data.len().min(SHOWN_MAX - body.len())]);
+            body.extend_from_slice(&data[..data.len().min(BODY_SHOWN_MAX - body.len())]);
         }
-        Self { head, body, length, whole, took: started.elapsed(), record: None }
+        Self { head, body, length, is_complete, elapsed: started.elapsed(), record: None }
     }
 
     fn field(&self, name: &str) -> Option<String> {
@@ -61,7 +61,7 @@ impl SendResult {
     }
 
     fn is_delivered(&self) -> bool {
-        self.field("outgate-error").is_none() && self.whole
+        self.field("outgate-error").is_none() && self.is_complete
     }
 
     pub(super) fn exit_code(&self) -> ExitCode {
@@ -73,7 +73,7 @@ impl SendResult {
     }
 
     /// The problem details of a refusal (RFC 9457), which tell more than its code.
-    fn problem(&self) -> Option<Value> {
+    fn refusal_json(&self) -> Option<Value> {
         self.field("outgate-error").map(|code| {
             let problem: Value = serde_json::from_slice(&self.body).unwrap_or_default();
             let mut refusal = json!({ "code": code, "retry_after": self.field("retry-after") });
@@ -101,23 +101,23 @@ impl SendResult {
             "headers": headers,
             "body": text(&self.body),
             "body_bytes": self.length,
-            "whole": self.whole,
-            "ms": milliseconds(self.took),
-            "refusal": self.problem(),
+            "whole": self.is_complete,
+            "ms": milliseconds(self.elapsed),
+            "refusal": self.refusal_json(),
             "record": self.record,
         })
     }
 
-    pub(super) fn in_words(&self) -> String {
+    pub(super) fn to_text(&self) -> String {
         let mut text = String::new();
         let mut line = |name: &str, value: &str| {
             if !value.is_empty() {
-                let _ = writeln!(text, "{name:<10} {}", visible(value));
+                let _ = writeln!(text, "{name:<10} {}", escape_control_characters(value));
             }
         };
         line("request", &self.field("outgate-request-id").unwrap_or_else(|| "no outgate has answered".to_owned()));
         line("source", &self.source().unwrap_or_default());
-        for (name, value) in self.way() {
+        for (name, value) in self.delivery_lines() {
             line(name, &value);
         }
         match &self.record {
@@ -126,49 +126,50 @@ impl SendResult {
                     line(step, &format!("{took:>9.3} ms"));
                 }
             }),
-            None => line("total", &format!("{:>9.3} ms", milliseconds(self.took))),
+            None => line("total", &format!("{:>9.3} ms", milliseconds(self.elapsed))),
         }
-        if let Some(problem) = self.problem() {
-            refusal_in_words(&problem, &mut line);
+        if let Some(problem) = self.refusal_json() {
+            write_refusal(&problem, &mut line);
         }
-        if !self.whole {
-            line("broke off", words(self.recorded("code")).as_deref().unwrap_or("before the end of the answer"));
+        if !self.is_complete {
+            line("broke off", string(self.recorded("code")).as_deref().unwrap_or("before the end of the answer"));
         }
         let _ = writeln!(text, "\n{:?} {}", self.head.version, self.head.status);
-        text.push_str(&head_in_words(&self.head.headers));
-        if self.problem().is_none() {
-            text.push_str(&self.body_in_words());
+        text.push_str(&head_text(&self.head.headers));
+        if self.refusal_json().is_none() {
+            text.push_str(&self.body_text());
         }
         text
     }
 
     /// What the record alone knows.
-    fn way(&self) -> Vec<(&'static str, String)> {
+    fn delivery_lines(&self) -> Vec<(&'static str, String)> {
         let Some(record) = &self.record else { return Vec::new() };
-        let get = |key: &str| words(&record[key]);
-        let mut way = Vec::new();
-        way.extend(get("address").map(|address| ("target", address)));
+        let get = |key: &str| string(&record[key]);
+        let mut lines = Vec::new();
+        lines.extend(get("address").map(|address| ("target", address)));
         let tenant = get("tenant").map(|tenant| format!(", tenant {tenant}")).unwrap_or_default();
-        way.extend(get("client").map(|client| ("client", format!("{client}{tenant}"))));
-        way.extend(get("route").map(|route| ("route", route)));
+        lines.extend(get("client").map(|client| ("client", format!("{client}{tenant}"))));
+        lines.extend(get("route").map(|route| ("route", route)));
         let tls = &record["tls"];
         if let (Some(version), Some(suite), Some(expires)) =
-            (words(&tls["version"]), words(&tls["suite"]), words(&tls["certificate_expires"]))
+            (string(&tls["version"]), string(&tls["suite"]), string(&tls["certificate_expires"]))
         {
             let unverified = if tls["verified"] == false { ", NOT VERIFIED" } else { "" };
-            way.push(("tls", format!("{version}, {suite}, certificate until {expires}{unverified}")));
+            lines.push(("tls", format!("{version}, {suite}, certificate until {expires}{unverified}")));
         }
         let keys = record["signatures"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let keys: Vec<_> = keys.iter().filter_map(words).collect();
-        way.push(("signed", if keys.is_empty() { "by no key".to_owned() } else { format!("by {}", keys.join(", ")) }));
-        way
+        let keys: Vec<_> = keys.iter().filter_map(string).collect();
+        lines
+            .push(("signed", if keys.is_empty() { "by no key".to_owned() } else { format!("by {}", keys.join(", ")) }));
+        lines
     }
 
-    fn body_in_words(&self) -> String {
+    fn body_text(&self) -> String {
         if self.body.is_empty() {
             return String::new();
         }
-        let mut text = format!("\n{}", visible(&String::from_utf8_lossy(&self.body)));
+        let mut text = format!("\n{}", escape_control_characters(&String::from_utf8_lossy(&self.body)));
         if !text.ends_with('\n') {
             text.push('\n');
         }
@@ -180,8 +181,8 @@ impl SendResult {
     }
 }
 
-fn refusal_in_words(problem: &Value, line: &mut impl FnMut(&str, &str)) {
-    let get = |key: &str| words(&problem[key]);
+fn write_refusal(problem: &Value, line: &mut impl FnMut(&str, &str)) {
+    let get = |key: &str| string(&problem[key]);
     let details = get("details").map(|word| format!(" ({word})")).unwrap_or_default();
     let detail = get("detail").map(|detail| format!(": {detail}")).unwrap_or_default();
     line("refused", &format!("{}{details}{detail}", get("code").unwrap_or_default()));
@@ -195,13 +196,13 @@ fn refusal_in_words(problem: &Value, line: &mut impl FnMut(&str, &str)) {
     }
 }
 
-fn head_in_words(headers: &HeaderMap) -> String {
+fn head_text(headers: &HeaderMap) -> String {
     let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-        format!("{name}: {}\n", visible(&String::from_utf8_lossy(value.as_bytes())))
+        format!("{name}: {}\n", escape_control_characters(&String::from_utf8_lossy(value.as_bytes())))
     };
     headers.iter().map(line).collect()
 }
 
-fn words(value: &Value) -> Option<String> {
+fn string(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }

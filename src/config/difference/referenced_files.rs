@@ -12,7 +12,7 @@ use super::{Difference, SourceSnapshot};
 
 /// Tells of content that changed at the same path. That another path is named stands in the text.
 pub(super) fn compare(before: &SourceSnapshot, after: &SourceSnapshot, difference: &mut Difference) {
-    let after = &*in_the_place_of(before, after);
+    let after = &*rebase(before, after);
     let is_other = |(path, digest): &(&PathBuf, &String)| before.contents.get(*path) != Some(*digest);
     let gone = before.contents.keys().filter(|path| !after.contents.contains_key(*path));
     let changed: BTreeSet<&Path> =
@@ -20,40 +20,42 @@ pub(super) fn compare(before: &SourceSnapshot, after: &SourceSnapshot, differenc
     if changed.is_empty() {
         return;
     }
-    let mut users = References { changed: &changed, by: BTreeMap::new() };
-    for written in [after, before] {
-        for (path, text) in &written.texts {
-            users.find(&Document::new(path, text));
+    let mut references = References { changed: &changed, by_path: BTreeMap::new() };
+    for snapshot in [after, before] {
+        for (path, text) in &snapshot.texts {
+            references.collect_from(&Document::new(path, text));
         }
     }
     for path in &changed {
-        let what = match (before.contents.contains_key(*path), after.contents.contains_key(*path)) {
+        let change = match (before.contents.contains_key(*path), after.contents.contains_key(*path)) {
             (true, true) => "changed",
             (false, _) => "added",
             (_, false) => "removed",
         };
-        let user = users.by.get(*path);
-        let folder = path.parent().and_then(|folder| users.by.get(folder));
-        match (user, folder) {
+        let referrer = references.by_path.get(*path);
+        let folder = path.parent().and_then(|folder| references.by_path.get(folder));
+        match (referrer, folder) {
             // What is named now and was not before, or the other way round, is told by the text.
-            (Some(_), _) if what != "changed" => {}
-            (Some(user), _) | (None, Some(user)) => difference.tell(|| format!("{user}: {} {what}", path.display())),
-            (None, None) => difference.tell(|| format!("{} {what}", path.display())),
+            (Some(_), _) if change != "changed" => {}
+            (Some(user), _) | (None, Some(user)) => difference.push(|| format!("{user}: {} {change}", path.display())),
+            (None, None) => difference.push(|| format!("{} {change}", path.display())),
         }
     }
 }
 
 /// A configuration that stands in another folder, as if it stood there: what is named beside it is compared with what is
 /// named beside the other.
-fn in_the_place_of<'w>(before: &SourceSnapshot, after: &'w SourceSnapshot) -> Cow<'w, SourceSnapshot> {
-    let [there, here] = [before, after].map(|written| written.path().parent().unwrap_or(Path::new("")));
-    if there == here {
+fn rebase<'w>(before: &SourceSnapshot, after: &'w SourceSnapshot) -> Cow<'w, SourceSnapshot> {
+    let [before_dir, after_dir] =
+        [before, after].map(|snapshot| snapshot.main_path().parent().unwrap_or(Path::new("")));
+    if before_dir == after_dir {
         return Cow::Borrowed(after);
     }
-    let place = |path: &Path| path.strip_prefix(here).map_or_else(|_| path.to_owned(), |rest| there.join(rest));
+    let rebased =
+        |path: &Path| path.strip_prefix(after_dir).map_or_else(|_| path.to_owned(), |rest| before_dir.join(rest));
     Cow::Owned(SourceSnapshot {
-        texts: after.texts.iter().map(|(path, text)| (place(path), text.clone())).collect(),
-        contents: after.contents.iter().map(|(path, digest)| (place(path), digest.clone())).collect(),
+        texts: after.texts.iter().map(|(path, text)| (rebased(path), text.clone())).collect(),
+        contents: after.contents.iter().map(|(path, digest)| (rebased(path), digest.clone())).collect(),
         digest: after.digest.clone(),
     })
 }
@@ -62,24 +64,24 @@ fn in_the_place_of<'w>(before: &SourceSnapshot, after: &'w SourceSnapshot) -> Co
 struct References<'a> {
     changed: &'a BTreeSet<&'a Path>,
     /// Dotted: `trust.public`.
-    by: BTreeMap<PathBuf, String>,
+    by_path: BTreeMap<PathBuf, String>,
 }
 
 impl References<'_> {
-    fn find(&mut self, document: &Document<'_>) {
+    fn collect_from(&mut self, document: &Document<'_>) {
         for (section, value) in &document.table {
             match value.get_ref() {
                 DeValue::Array(array) => {
                     array.iter().for_each(|value| self.visit_value(document, section.get_ref(), value.get_ref()));
                 }
-                DeValue::Table(table) => self.look_into(document, section.get_ref(), table),
+                DeValue::Table(table) => self.visit_section(document, section.get_ref(), table),
                 value => self.visit_value(document, section.get_ref(), value),
             }
         }
     }
 
     /// The tables of a section that stand below names.
-    fn look_into(&mut self, document: &Document<'_>, section: &str, table: &DeTable<'_>) {
+    fn visit_section(&mut self, document: &Document<'_>, section: &str, table: &DeTable<'_>) {
         for (name, value) in table {
             match value.get_ref() {
                 value @ DeValue::Table(_) => {
@@ -90,18 +92,20 @@ impl References<'_> {
         }
     }
 
-    fn visit_value(&mut self, document: &Document<'_>, user: &str, value: &DeValue<'_>) {
+    fn visit_value(&mut self, document: &Document<'_>, referrer: &str, value: &DeValue<'_>) {
         match value {
             DeValue::Table(table) => {
-                table.iter().for_each(|(_, value)| self.visit_value(document, user, value.get_ref()))
+                table.iter().for_each(|(_, value)| self.visit_value(document, referrer, value.get_ref()))
             }
-            DeValue::Array(array) => array.iter().for_each(|value| self.visit_value(document, user, value.get_ref())),
-            DeValue::String(text) => self.add_if_changed(document, user, text),
+            DeValue::Array(array) => {
+                array.iter().for_each(|value| self.visit_value(document, referrer, value.get_ref()))
+            }
+            DeValue::String(text) => self.add_if_changed(document, referrer, text),
             _ => {}
         }
     }
 
-    fn add_if_changed(&mut self, document: &Document<'_>, user: &str, text: &str) {
+    fn add_if_changed(&mut self, document: &Document<'_>, referrer: &str, text: &str) {
         let found = match text.split_once(':') {
             // Where systemd put it, the file bears the name of the credential.
             Some(("credential", name)) => self
@@ -109,20 +113,20 @@ impl References<'_> {
                 .iter()
                 .find(|path| path.file_name().is_some_and(|file| file == name))
                 .map(|path| (*path).to_owned()),
-            Some(("file", path)) => Some(self.resolved(document, path)),
-            _ => Some(self.resolved(document, text)),
+            Some(("file", path)) => Some(self.resolve_path(document, path)),
+            _ => Some(self.resolve_path(document, text)),
         };
         // A folder of keys is named by what stands above it.
-        let is_ours = |path: &PathBuf| {
+        let is_changed = |path: &PathBuf| {
             self.changed.contains(path.as_path())
                 || self.changed.range(path.as_path()..).next().is_some_and(|next| next.parent() == Some(path))
         };
-        if let Some(path) = found.filter(is_ours) {
-            self.by.entry(path).or_insert_with(|| user.to_owned());
+        if let Some(path) = found.filter(is_changed) {
+            self.by_path.entry(path).or_insert_with(|| referrer.to_owned());
         }
     }
 
-    fn resolved(&self, document: &Document<'_>, path: &str) -> PathBuf {
+    fn resolve_path(&self, document: &Document<'_>, path: &str) -> PathBuf {
         document.path.parent().unwrap_or(Path::new("")).join(path)
     }
 }

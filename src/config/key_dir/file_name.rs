@@ -28,29 +28,29 @@ pub(super) fn parse(name: &str) -> Option<Result<ParsedName<'_>, ValueError>> {
 }
 
 fn parse_stem(stem: &str) -> Result<ParsedName<'_>, ValueError> {
-    let (stem, until) = period(stem, UNTIL)?;
-    let (id, from) = period(stem, FROM)?;
+    let (stem, until) = split_timestamp(stem, UNTIL)?;
+    let (id, from) = split_timestamp(stem, FROM)?;
     units::name(id)?;
     if let (Some(from), Some(until)) = (from, until)
         && from >= until
     {
-        let (what, why) = ("a time for a key", "it ends before it begins".to_owned());
-        return Err(ValueError { what, reason: why, help: "write an `until` that is later than `from`".into() });
+        let (expected, reason) = ("a time for a key", "it ends before it begins".to_owned());
+        return Err(ValueError { expected, reason, help: "write an `until` that is later than `from`".into() });
     }
     Ok(ParsedName { id, from, until })
 }
 
 /// The last part, if it is this one. A day begins at midnight UTC.
-fn period<'a>(stem: &'a str, word: &str) -> Result<(&'a str, Option<Timestamp>), ValueError> {
-    let Some((stem, text)) = stem.rsplit_once(word) else { return Ok((stem, None)) };
+fn split_timestamp<'a>(stem: &'a str, marker: &str) -> Result<(&'a str, Option<Timestamp>), ValueError> {
+    let Some((stem, text)) = stem.rsplit_once(marker) else { return Ok((stem, None)) };
     let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-11-01".len());
     let midnight = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok()).map(|day| day.timestamp());
     match midnight {
         Some(midnight) => Ok((stem, Some(midnight))),
         None => {
             let help =
-                format!("write a day or a time after {word}: 2026-11-01, 2026-11-01T12:00:00Z, 20261101T120000Z");
-            let time = units::timestamp(text).map_err(|wrong| ValueError { help, ..wrong })?;
+                format!("write a day or a time after {marker}: 2026-11-01, 2026-11-01T12:00:00Z, 20261101T120000Z");
+            let time = units::timestamp(text).map_err(|error| ValueError { help, ..error })?;
             Ok((stem, Some(time)))
         }
     }
@@ -60,9 +60,9 @@ fn period<'a>(stem: &'a str, word: &str) -> Result<(&'a str, Option<Timestamp>),
 #[cfg(any(test, fuzzing))]
 pub fn key_files(data: &[u8]) {
     let Ok(name) = std::str::from_utf8(data) else { return };
-    if let Some(Ok(named)) = parse(name) {
-        assert!(name.starts_with(named.id) && units::name(named.id).is_ok(), "{name:?}");
-        assert!(named.from.zip(named.until).is_none_or(|(from, until)| from < until), "{name:?}");
+    if let Some(Ok(parsed)) = parse(name) {
+        assert!(name.starts_with(parsed.id) && units::name(parsed.id).is_ok(), "{name:?}");
+        assert!(parsed.from.zip(parsed.until).is_none_or(|(from, until)| from < until), "{name:?}");
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_keys() {
+    fn key_file_names_carry_id_and_period() {
         let noon = "2026-11-01T12:00:00Z";
         for (name, id, from, until) in [
             ("2026-11.key", "2026-11", None, None),
@@ -97,11 +97,11 @@ mod tests {
     }
 
     #[test]
-    fn names_of_no_key() {
+    fn key_file_names_with_faults_are_refused() {
         for name in ["", "k1", "k1.key.bak", "k1.key~", "k1.pub", "key", "k1.KEY"] {
             assert_eq!(parse(name), None, "{name}");
         }
-        for (name, why) in [
+        for (name, reason) in [
             (".key", "not a plain name"),
             ("a b.key", "not a plain name"),
             (".from-2026-11-01.key", "not a plain name"),
@@ -111,8 +111,8 @@ mod tests {
             ("a.until-2026-11-01.from-2025-11-01.key", "not RFC 3339"),
             ("a.from-2026-11-01.until-2026-11-01.key", "it ends before it begins"),
         ] {
-            let wrong = parse(name).unwrap().unwrap_err();
-            assert_eq!(wrong.reason, why, "{name}");
+            let error = parse(name).unwrap().unwrap_err();
+            assert_eq!(error.reason, reason, "{name}");
         }
     }
 }

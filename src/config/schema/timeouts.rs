@@ -8,7 +8,7 @@ pub(in crate::config) static TIMEOUTS: Schema = Schema {
     title: "[timeouts]",
     keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "tunnel", "reuse"],
     reserved: &[],
-    aliases: TIMES,
+    aliases: TIMEOUT_ALIASES,
 };
 
 pub(in crate::config) static ROUTE_TIMEOUTS: Schema = Schema {
@@ -16,11 +16,11 @@ pub(in crate::config) static ROUTE_TIMEOUTS: Schema = Schema {
     title: "the timeouts of [[routes]]",
     keys: &["dns", "connect", "tls", "body", "response", "idle", "total", "tunnel"],
     reserved: &[],
-    aliases: TIMES,
+    aliases: TIMEOUT_ALIASES,
 };
 
 /// What people write for the timeouts.
-const TIMES: &[(&str, &str)] = &[
+const TIMEOUT_ALIASES: &[(&str, &str)] = &[
     ("resolve", "dns"),
     ("tcp", "connect"),
     ("handshake", "tls"),

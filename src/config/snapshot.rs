@@ -37,7 +37,7 @@ impl SourceSnapshot {
     }
 
     /// The path of the main file.
-    pub fn path(&self) -> &Path {
+    pub fn main_path(&self) -> &Path {
         self.texts.first().map_or(Path::new(""), |(path, _)| path)
     }
 }

@@ -16,15 +16,15 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::super::alone::runtime;
-use super::super::{DEFAULT_PATH, visible};
+use super::super::local_runtime::new_tokio_runtime;
+use super::super::{DEFAULT_PATH, escape_control_characters};
 use crate::config::ControlPaths;
 use crate::sysexits;
 
 /// Where the packages have it.
 const DEFAULT_SOCKET: &str = "/run/outgate/admin.sock";
 /// As long as the proxy keeps a connection that asks.
-const PATIENCE: Duration = Duration::from_secs(70);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(70);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) struct AdminSocket(PathBuf);
@@ -43,7 +43,7 @@ impl FromStr for AdminSocket {
 impl AdminSocket {
     /// Those of a configuration; without a file named, also where the packages have it: what runs may be older than the
     /// file.
-    pub(super) fn of(config: Option<&Path>) -> Vec<Self> {
+    pub(super) fn from_config(config: Option<&Path>) -> Vec<Self> {
         let mut sockets = ControlPaths::read(config.unwrap_or(Path::new(DEFAULT_PATH))).sockets;
         if sockets.is_empty() || config.is_none() {
             sockets.push(DEFAULT_SOCKET.into());
@@ -78,55 +78,55 @@ pub(super) enum AdminError {
 
 impl AdminError {
     /// Says so, and gives the exit code for it.
-    pub(super) fn say(self) -> ExitCode {
-        let (Self::NotListening(why) | Self::Failed(why)) = self;
-        eprintln!("outgate: {why}");
+    pub(super) fn report(self) -> ExitCode {
+        let (Self::NotListening(message) | Self::Failed(message)) = self;
+        eprintln!("outgate: {message}");
         ExitCode::from(sysexits::UNAVAILABLE)
     }
 }
 
 /// Asks the first of the sockets where somebody listens.
-pub(super) fn send<T: DeserializeOwned>(sockets: &[AdminSocket], question: &AdminRequest) -> Result<T, AdminError> {
-    let runtime = runtime().map_err(|_| AdminError::Failed("cannot wait for an answer".into()))?;
+pub(super) fn send<T: DeserializeOwned>(sockets: &[AdminSocket], request: &AdminRequest) -> Result<T, AdminError> {
+    let runtime = new_tokio_runtime().map_err(|_| AdminError::Failed("cannot wait for an answer".into()))?;
     let (status, body) = runtime.block_on(async {
-        let asking = async {
+        let exchange_with_any = async {
             let (stream, socket) = connect(sockets).await?;
-            let failed = |fault: hyper::Error| AdminError::Failed(format!("unix:{}: {fault}", socket.0.display()));
-            exchange_once(stream, question).await.map_err(failed)
+            let failed = |error: hyper::Error| AdminError::Failed(format!("unix:{}: {error}", socket.0.display()));
+            exchange_once(stream, request).await.map_err(failed)
         };
-        let late = |_| AdminError::Failed(format!("no answer within {PATIENCE:?}"));
-        timeout(PATIENCE, asking).await.map_err(late).flatten()
+        let on_timeout = |_| AdminError::Failed(format!("no answer within {RESPONSE_TIMEOUT:?}"));
+        timeout(RESPONSE_TIMEOUT, exchange_with_any).await.map_err(on_timeout).flatten()
     })?;
-    let refused = || visible(String::from_utf8_lossy(&body).trim_end());
+    let error_text = || escape_control_characters(String::from_utf8_lossy(&body).trim_end());
     if !status.is_success() && status != StatusCode::UNPROCESSABLE_ENTITY {
-        return Err(AdminError::Failed(refused()));
+        return Err(AdminError::Failed(error_text()));
     }
-    serde_json::from_slice(&body).map_err(|fault| AdminError::Failed(format!("an answer that says nothing: {fault}")))
+    serde_json::from_slice(&body).map_err(|error| AdminError::Failed(format!("an answer that says nothing: {error}")))
 }
 
 async fn connect(sockets: &[AdminSocket]) -> Result<(UnixStream, &AdminSocket), AdminError> {
-    let (mut why, mut may_be_there) = (Vec::new(), false);
+    let (mut errors, mut may_be_listening) = (Vec::new(), false);
     for socket in sockets {
         match UnixStream::connect(&socket.0).await {
             Ok(stream) => return Ok((stream, socket)),
-            Err(fault) => {
-                may_be_there |= !is_nobody(&fault);
-                why.push(explain(socket, &fault));
+            Err(error) => {
+                may_be_listening |= !is_not_listening(&error);
+                errors.push(describe_error(socket, &error));
             }
         }
     }
-    let why = why.join("\n");
-    Err(if may_be_there { AdminError::Failed(why) } else { AdminError::NotListening(why) })
+    let message = errors.join("\n");
+    Err(if may_be_listening { AdminError::Failed(message) } else { AdminError::NotListening(message) })
 }
 
-fn is_nobody(fault: &io::Error) -> bool {
-    matches!(fault.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+fn is_not_listening(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-fn explain(AdminSocket(path): &AdminSocket, fault: &io::Error) -> String {
+fn describe_error(AdminSocket(path): &AdminSocket, error: &io::Error) -> String {
     let path = path.display();
-    match fault.kind() {
-        _ if is_nobody(fault) => {
+    match error.kind() {
+        _ if is_not_listening(error) => {
             format!(
                 "no process listens on unix:{path}: is outgate running, and does its admin.listen have that socket? \
                  --admin names another one"
@@ -135,7 +135,7 @@ fn explain(AdminSocket(path): &AdminSocket, fault: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => {
             format!("unix:{path} is not for you: ask as root, or as a member of the group that outgate runs as")
         }
-        _ => format!("unix:{path}: {fault}"),
+        _ => format!("unix:{path}: {error}"),
     }
 }
 
