@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{Level, info, warn};
 
 use crate::config::{Config, Problem};
-use crate::names::counted;
+use crate::names::pluralize;
 use crate::net::fd_limit;
 use crate::policy::Plan;
 use crate::reload::Reloader;
@@ -172,7 +172,7 @@ impl Proxy {
             true => "new requests are refused",
             false => "new connections are the next process's",
         };
-        info!("draining {} for at most {within:?}; {newcomers}", counted(self.connections.count(), "connection"));
+        info!("draining {} for at most {within:?}; {newcomers}", pluralize(self.connections.count(), "connection"));
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         self.tasks.spawn(extend_stop_timeout());
         let all_closed = async {
@@ -184,7 +184,7 @@ impl Proxy {
             () = self.signals.stop() => false,
         };
         if !finished {
-            warn!("{} still open: cut now", counted(self.connections.count(), "connection"));
+            warn!("{} still open: cut now", pluralize(self.connections.count(), "connection"));
         }
         self.runtime.cut();
         self.tasks.shutdown().await;
@@ -209,7 +209,7 @@ impl Proxy {
             let ranges = pool.in_force(now);
             let (configured, usable) = (crate::state::upstreams::sources::total(&ranges), view.count(&ranges));
             if usable == configured && usable > 0 {
-                info!("egress pool {name}: {}", counted(usable, "usable address"));
+                info!("egress pool {name}: {}", pluralize(usable, "usable address"));
             } else {
                 warn!(
                     "egress pool {name}: {usable} usable of {configured} addresses; `outgate egress verify` names the others"

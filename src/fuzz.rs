@@ -1,8 +1,8 @@
-//! Where our own parsers are handed any bytes at all: by cargo-fuzz, and by a test here with seeds and small mutations.
-//! Which input makes one panic, or say two things about the same text?
+//! The fuzz targets of outgate's parsers, for cargo-fuzz and for a test here that mutates seeds.
+//! Which input makes a parser panic or contradict itself?
 //!
-//! Another parser is a function here (or beside the parser, if that is private), its line in `ENTRIES`, a file each in
-//! `fuzz/fuzz_targets` and `fuzz/seeds`, and its name in `fuzz/Cargo.toml`.
+//! A new fuzz target needs a function here (or beside a private parser), its line in `TARGETS`, a file in
+//! `fuzz/fuzz_targets`, a folder in `fuzz/seeds`, and its name in `fuzz/Cargo.toml`.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -18,7 +18,7 @@ pub use crate::config::key_files;
 use crate::delivery::{self, ExplainRequest};
 use crate::host::HostPattern;
 use crate::names::ClientName;
-pub use crate::net::client_hello::hellos;
+pub use crate::net::client_hello::client_hellos;
 pub use crate::net::field_filter::fuzz::fields;
 pub use crate::net::http_client::trailers;
 use crate::policy::authn::{self, Caller, PresentedCredentials, SignableRequest};
@@ -26,20 +26,20 @@ use crate::policy::credential::{OAuth2, refuses_token};
 use crate::policy::guard::LocalAddresses;
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
-pub use crate::server::proxy_protocol::introductions;
+pub use crate::server::proxy_protocol::proxy_headers;
 use crate::{config, host};
 
-/// Each entry, with the name of its target and of its folder of seeds.
-pub const ENTRIES: &[FuzzTarget] = &[
+/// Each fuzz target: its name, which its folder of seeds has too, and its function.
+pub const TARGETS: &[FuzzTarget] = &[
     ("requests", requests),
     ("chunks", chunks),
     ("fields", fields),
     ("trailers", trailers),
-    ("introductions", introductions),
-    ("hellos", hellos),
+    ("proxy_headers", proxy_headers),
+    ("client_hellos", client_hellos),
     ("hosts", hosts),
     ("urls", urls),
-    ("proofs", proofs),
+    ("client_credentials", client_credentials),
     ("tokens", tokens),
     ("key_files", key_files),
     ("configuration", configuration),
@@ -48,56 +48,59 @@ pub const ENTRIES: &[FuzzTarget] = &[
 
 type FuzzTarget = (&'static str, fn(&[u8]));
 
-/// Built in: strangers are let in, and nobody else is known.
+/// The plan of the built-in configuration: it accepts anonymous clients, and has no others.
 static PLAN: LazyLock<Plan> = LazyLock::new(|| {
     let loaded = config::builtin(&["192.0.2.1".parse().expect("an address")]).expect("the built-in configuration");
     policy::compile(&loaded.config, Timestamp::UNIX_EPOCH).expect("a plan").0
 });
 
-/// Two texts with a line of dashes between them: what differs one way differs the other way, and from itself nothing does.
+/// Compares two configurations, separated by a line of dashes. The comparison is symmetric, and finds no difference
+/// between equal texts.
 pub fn differences(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (before, after) = text.split_once("\n---\n").unwrap_or((text, ""));
-    let written = |text: &str| SourceSnapshot {
+    let snapshot = |text: &str| SourceSnapshot {
         texts: vec![(Path::new("/c.toml").into(), text.into())],
         ..SourceSnapshot::default()
     };
-    let (before, after) = (written(before), written(after));
-    let [there, back] = [(&before, &after), (&after, &before)].map(|(one, other)| Difference::between(one, other));
-    assert_eq!(there.is_empty(), back.is_empty(), "{text:?}: {there} {back}");
+    let (before, after) = (snapshot(before), snapshot(after));
+    let [forward, backward] =
+        [(&before, &after), (&after, &before)].map(|(one, other)| Difference::between(one, other));
+    assert_eq!(forward.is_empty(), backward.is_empty(), "{text:?}: {forward} {backward}");
     assert!(Difference::between(&after, &after).is_empty(), "{text:?}");
 }
 
-/// A canonical host is its own canonical form.
+/// Canonicalising a host is idempotent.
 pub fn hosts(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(host) = host::canonical(text) {
         let again = host.to_string();
         assert_eq!(host::canonical(&again).as_ref(), Ok(&host), "{text:?} is {again:?}");
     }
-    // A pattern that stands for one host stands for that host.
+    // A pattern without a wildcard is the canonical host itself.
     if let (Ok(HostPattern::Exact(pattern)), Ok(host)) = (HostPattern::parse(text), host::canonical(text)) {
         assert_eq!(pattern, host, "{text:?}");
     }
 }
 
-/// What a URL is taken for is what is taken from that again.
+/// Parsing the displayed target of a URL gives the same target.
 pub fn urls(data: &[u8]) {
     let target = |url: &str| {
         let (method, client) = (&Method::POST, &ClientName::new(authn::ANONYMOUS));
-        let question = ExplainRequest { method, url, client, tenant: None, now: Timestamp::UNIX_EPOCH };
-        let told = delivery::explain(&PLAN, &question, &LocalAddresses::default());
-        told.lines.into_iter().find(|(step, _)| *step == "target").map(|(_, target)| target)
+        let request = ExplainRequest { method, url, client, tenant: None, now: Timestamp::UNIX_EPOCH };
+        let explanation = delivery::explain(&PLAN, &request, &LocalAddresses::default());
+        explanation.lines.into_iter().find(|(step, _)| *step == "target").map(|(_, target)| target)
     };
     let Ok(text) = std::str::from_utf8(data) else { return };
-    if let Some(once) = target(text) {
-        assert_eq!(target(&once).as_ref(), Some(&once), "{text:?}");
+    if let Some(canonical) = target(text) {
+        assert_eq!(target(&canonical).as_ref(), Some(&canonical), "{text:?}");
     }
 }
 
-/// A target, and fields that may claim to prove who calls: where nobody has a credential, none proves anybody. The parts
-/// of a token stand between tildes and in clear, so that it is its content that is played with.
-pub fn proofs(data: &[u8]) {
+/// Authenticates a request whose first line is its target, and whose other lines are fields. The plan has no client
+/// with a credential, so no request may be authenticated as one. The parts of a token stand in clear between tildes, so
+/// that mutations change their contents.
+pub fn client_credentials(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.lines();
     let target = lines.next().unwrap_or_default();
@@ -110,23 +113,23 @@ pub fn proofs(data: &[u8]) {
         fields.append(name, value);
     }
     let value = |name: &HeaderName| fields.get(name).map(HeaderValue::as_bytes);
-    let claim = PresentedCredentials {
+    let presented = PresentedCredentials {
         caller: &Caller::default(),
         credential: value(&header::PROXY_AUTHORIZATION),
         validation: value(&authn::CLIENT_VALIDATION),
         sent: SignableRequest { method: &Method::POST, target, fields: &fields, has_body: true },
     };
-    if let Ok(known) = PLAN.clients.authenticate(&claim, Timestamp::UNIX_EPOCH) {
-        assert!(known.proof.is_none() && known.signed.is_none(), "{text:?}");
-        assert!(claim.credential.is_none() && claim.validation.is_none(), "{text:?}");
+    if let Ok(client) = PLAN.clients.authenticate(&presented, Timestamp::UNIX_EPOCH) {
+        assert!(client.proof.is_none() && client.signed.is_none(), "{text:?}");
+        assert!(presented.credential.is_none() && presented.validation.is_none(), "{text:?}");
     }
     authn::take_out_proofs(&mut fields);
-    let taken = [header::PROXY_AUTHORIZATION, authn::CLIENT_VALIDATION.clone()];
-    assert!(!taken.iter().any(|name| fields.contains_key(name)), "{text:?}");
+    let removed = [header::PROXY_AUTHORIZATION, authn::CLIENT_VALIDATION.clone()];
+    assert!(!removed.iter().any(|name| fields.contains_key(name)), "{text:?}");
 }
 
-/// What a token endpoint says, or a target of a token: one that is shown is no more than one header, and secret; a
-/// refusal of one is a refusal however it is spaced.
+/// Parses the response of a token endpoint, and the challenge of a target. An accepted token is a sensitive header
+/// value of one line. A challenge keeps its meaning with additional white space.
 pub fn tokens(data: &[u8]) {
     if let Ok(grant) = OAuth2::judge(StatusCode::OK, data) {
         let token = grant.value.as_bytes().strip_prefix(b"Bearer ").expect("a scheme");
@@ -134,15 +137,15 @@ pub fn tokens(data: &[u8]) {
         assert!(grant.refresh_after() <= grant.usable_for());
     }
     assert!(OAuth2::judge(StatusCode::UNAUTHORIZED, data).is_err());
-    let refuses = |data: &[u8]| {
+    let is_rejected = |data: &[u8]| {
         let fields =
             HeaderValue::from_bytes(data).map(|value| HeaderMap::from_iter([(header::WWW_AUTHENTICATE, value)]));
         fields.is_ok_and(|fields| refuses_token(StatusCode::UNAUTHORIZED, &fields))
     };
-    assert_eq!(refuses(data), refuses(&[b" ,", data, b"\t"].concat()), "{data:?}");
+    assert_eq!(is_rejected(data), is_rejected(&[b" ,", data, b"\t"].concat()), "{data:?}");
 }
 
-/// Whatever is wrong with a configuration can be shown.
+/// Renders the problems of any configuration without a panic.
 pub fn configuration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (problems, sources) = match config::parse(text, Path::new("/nowhere/config.toml")) {
@@ -165,18 +168,18 @@ mod tests {
 
     use super::*;
 
-    /// A piece that is removed, and what comes in its place.
+    /// A range that is removed, and the bytes that replace it.
     #[derive(Debug, Clone)]
     struct Edit {
         at: Index,
         length: usize,
-        put: Replacement,
+        replacement: Replacement,
     }
 
     #[derive(Debug, Clone)]
     enum Replacement {
         Bytes(Vec<u8>),
-        /// A piece of this or another seed.
+        /// A range of this or another seed.
         Copy {
             seed: Index,
             at: Index,
@@ -185,15 +188,15 @@ mod tests {
     }
 
     fn edits() -> impl Strategy<Value = Vec<Edit>> {
-        let telling = prop::sample::select(b"\r\n\0 \t:;,.-+=/\\#@[]{}\"'0aAfF\x7f\x80\xff".to_vec());
-        let bytes = vec(prop_oneof![telling, any::<u8>()], 0..4).prop_map(Replacement::Bytes);
+        let special = prop::sample::select(b"\r\n\0 \t:;,.-+=/\\#@[]{}\"'0aAfF\x7f\x80\xff".to_vec());
+        let bytes = vec(prop_oneof![special, any::<u8>()], 0..4).prop_map(Replacement::Bytes);
         let copy = (any::<Index>(), any::<Index>(), 1usize..40).prop_map(|(seed, at, length)| Replacement::Copy {
             seed,
             at,
             length,
         });
         let edit = (any::<Index>(), 0usize..6, prop_oneof![3 => bytes, 1 => copy]);
-        vec(edit.prop_map(|(at, length, put)| Edit { at, length, put }), 0..6)
+        vec(edit.prop_map(|(at, length, put)| Edit { at, length, replacement: put }), 0..6)
     }
 
     fn seeds(name: &str) -> Vec<Vec<u8>> {
@@ -205,7 +208,7 @@ mod tests {
 
     fn mutated(seeds: &[Vec<u8>], seed: Index, edits: &[Edit]) -> Vec<u8> {
         let mut data = seed.get(seeds).clone();
-        for Edit { at, length, put } in edits {
+        for Edit { at, length, replacement: put } in edits {
             let at = at.index(data.len() + 1);
             let end = data.len().min(at + length);
             let put = match put {
@@ -221,10 +224,10 @@ mod tests {
         data
     }
 
-    /// So many mutations take a few seconds; they begin elsewhere in every run.
+    /// The mutations take a few seconds. Each run has another random seed.
     #[test]
-    fn every_entry_holds() {
-        for (name, entry) in ENTRIES {
+    fn fuzz_targets_hold_for_seeds_and_mutations() {
+        for (name, entry) in TARGETS {
             let seeds = seeds(name);
             seeds.iter().for_each(|seed| entry(seed));
             let config = ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() };
@@ -233,16 +236,16 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_is_a_target() {
+    fn fuzz_targets_are_listed_in_the_fuzz_manifest() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let manifest = std::fs::read_to_string(root.join("fuzz/Cargo.toml")).unwrap();
         let targets = std::fs::read_dir(root.join("fuzz/fuzz_targets")).unwrap();
         let mut targets: Vec<_> = targets.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         targets.sort();
-        let mut names: Vec<_> = ENTRIES.iter().map(|(name, _)| format!("{name}.rs")).collect();
+        let mut names: Vec<_> = TARGETS.iter().map(|(name, _)| format!("{name}.rs")).collect();
         names.sort();
         assert_eq!(targets, names);
-        for (name, _) in ENTRIES {
+        for (name, _) in TARGETS {
             assert!(manifest.contains(&format!("name = \"{name}\"\n")), "{name}");
         }
     }

@@ -1,5 +1,5 @@
-//! Host names in one canonical form, so that no later step can be told two stories about one host.
-//! When are two spellings the same host?
+//! Parses host names and addresses into one canonical form, so that all later steps compare the same text.
+//! When do two spellings denote the same host?
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,17 +10,18 @@ use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
 use crate::names::Host;
 
-/// RFC 1035 §2.3.4: 255 octets on the wire, which is 253 characters of text.
+/// The longest host name, in characters: 255 octets on the wire (RFC 1035 §2.3.4).
 const NAME_MAX: usize = 253;
-/// RFC 1035 §2.3.4.
+/// The longest label, in octets (RFC 1035 §2.3.4).
 const LABEL_MAX: usize = 63;
-/// No name of 253 characters is longer in UTF-8; what is longer is not worth mapping.
+/// The longest text that is mapped by UTS 46, in bytes. A valid name of 253 characters takes at most as many in UTF-8.
 const TEXT_MAX: usize = 4 * (NAME_MAX + 1);
 
-/// All of ASCII but letters, digits, hyphen and dot (RFC 1123 §2.1), and the underscore, which names in the DNS do have.
-const NOT_IN_NAMES: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~");
+/// ASCII characters that a host name must not contain: all but letters, digits, hyphen and dot (RFC 1123 §2.1), and the
+/// underscore. Names in the DNS do contain underscores.
+const FORBIDDEN_IN_NAMES: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~");
 
-/// Why a text is not a host.
+/// The reason that a text is not a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostError {
     Empty,
@@ -30,9 +31,9 @@ pub enum HostError {
     /// A label starts or ends with a hyphen.
     Hyphen,
     Character(char),
-    /// UTS 46 has no A-label for it, or an A-label decodes to nothing valid.
+    /// UTS 46 has no A-label for the name, or an A-label decodes to an invalid label.
     Idna,
-    /// Numeric, but not four decimal octets: `127.1`, `0x7f.1`, `2130706433`, `127.0.0.1.`, `①②⑦.⓪.⓪.①`.
+    /// The text is numeric, but not four decimal octets: `127.1`, `0x7f.1`, `2130706433`, `127.0.0.1.`, `①②⑦.⓪.⓪.①`.
     InvalidIpv4,
     InvalidIpv6,
     ZoneId,
@@ -57,10 +58,11 @@ impl fmt::Display for HostError {
 
 impl std::error::Error for HostError {}
 
-/// The host of a URI or of an authority (RFC 3986 §3.2.2), in its one form.
+/// Parses the host of a URI or of an authority (RFC 3986 §3.2.2) into its canonical form.
 ///
-/// A name is mapped by UTS 46 and loses one trailing dot. An IPv6 address stands in brackets. An IPv4 address has only
-/// its dotted-decimal form: the others, which `inet_aton` and browsers read, are how filters are walked around.
+/// A name is mapped by UTS 46 and loses one trailing dot. An IPv6 address stands in brackets. An IPv4 address is
+/// accepted in dotted-decimal form only: attackers use the other forms that `inet_aton` and browsers read to bypass
+/// filters.
 pub fn canonical(text: &str) -> Result<Host, HostError> {
     if let Some(rest) = text.strip_prefix('[') {
         let address = rest.strip_suffix(']').ok_or(HostError::InvalidIpv6)?;
@@ -72,12 +74,12 @@ pub fn canonical(text: &str) -> Result<Host, HostError> {
     if text.len() > TEXT_MAX {
         return Err(HostError::TooLong);
     }
-    let mapped = if is_plain(text) { Cow::Borrowed(text) } else { idna(text)? };
-    // After the mapping, since an ideographic full stop becomes a dot, too.
+    let mapped = if is_plain_ascii(text) { Cow::Borrowed(text) } else { idna_to_ascii(text)? };
+    // The mapping comes first, because it turns an ideographic full stop into a dot.
     let name = mapped.strip_suffix('.').unwrap_or(&mapped);
     let last = check_labels(name)?;
-    if is_number(last) {
-        // Of the text as it came: no dot at the end, nothing that was mapped.
+    if is_numeric_label(last) {
+        // The original text is parsed: a trailing dot and mapped characters are not part of an address.
         return text.parse::<Ipv4Addr>().map(|ip| Host::Ip(ip.into())).map_err(|_| HostError::InvalidIpv4);
     }
     Ok(Host::Name(Arc::from(name)))
@@ -85,31 +87,31 @@ pub fn canonical(text: &str) -> Result<Host, HostError> {
 
 fn ipv6(text: &str) -> Result<Ipv6Addr, HostError> {
     if text.contains('%') {
-        // RFC 6874: a zone means something on one machine only.
+        // A zone has a meaning on one machine only (RFC 6874).
         return Err(HostError::ZoneId);
     }
     text.parse().map_err(|_| HostError::InvalidIpv6)
 }
 
-/// Whether UTS 46 would give the text back as it is: the usual case, decided without asking it.
-fn is_plain(text: &str) -> bool {
+/// Returns whether UTS 46 maps the text to itself. This is the usual case, and the check is cheaper than the mapping.
+fn is_plain_ascii(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_'))
-        // An A-label has to decode to something valid.
+        // An A-label must be decoded to be validated.
         && !bytes.windows(4).any(|four| four == b"xn--")
 }
 
-fn idna(text: &str) -> Result<Cow<'_, str>, HostError> {
-    let refused = |c: &char| !matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_') && c.is_ascii();
-    if let Some(c) = text.chars().find(refused) {
+fn idna_to_ascii(text: &str) -> Result<Cow<'_, str>, HostError> {
+    let is_forbidden = |c: &char| !matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_') && c.is_ascii();
+    if let Some(c) = text.chars().find(is_forbidden) {
         return Err(HostError::Character(c));
     }
     Uts46::new()
-        .to_ascii(text.as_bytes(), NOT_IN_NAMES, Hyphens::CheckFirstLast, DnsLength::Ignore)
+        .to_ascii(text.as_bytes(), FORBIDDEN_IN_NAMES, Hyphens::CheckFirstLast, DnsLength::Ignore)
         .map_err(|_| HostError::Idna)
 }
 
-/// The last label of a name whose labels are all well formed.
+/// Checks each label of a name, and returns the last label.
 fn check_labels(name: &str) -> Result<&str, HostError> {
     if name.len() > NAME_MAX {
         return Err(HostError::TooLong);
@@ -126,26 +128,27 @@ fn check_labels(name: &str) -> Result<&str, HostError> {
     Ok(last)
 }
 
-/// Whether a name that ends in this label is an IPv4 address or nothing (WHATWG URL, "ends in a number").
-fn is_number(label: &str) -> bool {
+/// Returns whether a name that ends in this label can only be an IPv4 address (WHATWG URL, "ends in a number").
+fn is_numeric_label(label: &str) -> bool {
     match label.strip_prefix("0x") {
         Some(hex) => hex.bytes().all(|b| b.is_ascii_hexdigit()),
         None => label.bytes().all(|b| b.is_ascii_digit()),
     }
 }
 
-/// Which hosts an entry of `hosts` means.
+/// A pattern of `hosts`, which matches a set of hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HostPattern {
     Exact(Host),
-    /// `*.acme.example`, kept as `acme.example`: everything below it, at any depth, but not itself.
+    /// `*.acme.example`, stored as `acme.example`. The pattern matches all names below it, at any depth, but not the
+    /// name itself.
     Subdomains(Arc<str>),
-    /// `*`
+    /// `*`: all hosts.
     Any,
 }
 
 impl HostPattern {
-    /// Reads a pattern; an IPv6 address may go without its brackets here, where no port can follow.
+    /// Parses a pattern. An IPv6 address may stand without brackets, because a pattern has no port.
     pub fn parse(text: &str) -> Result<Self, HostError> {
         if text == "*" {
             return Ok(Self::Any);
@@ -166,18 +169,18 @@ impl HostPattern {
         match (self, host) {
             (Self::Any, _) => true,
             (Self::Exact(exact), host) => exact == host,
-            (Self::Subdomains(parent), Host::Name(name)) => is_below(name, parent),
+            (Self::Subdomains(parent), Host::Name(name)) => is_subdomain_of(name, parent),
             (Self::Subdomains(_), Host::Ip(_)) => false,
         }
     }
 }
 
-/// Whether canonical `name` is a subdomain of canonical `parent`.
-pub fn is_below(name: &str, parent: &str) -> bool {
+/// Returns whether the canonical `name` is a subdomain of the canonical `parent`.
+pub fn is_subdomain_of(name: &str, parent: &str) -> bool {
     name.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// The host of a URL, or of a host with a port.
+/// Returns the host if the text is a URL or a host with a port; `None` otherwise.
 pub fn of_url(text: &str) -> Option<&str> {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next()?;
@@ -196,13 +199,13 @@ mod tests {
 
     use super::*;
 
-    /// Every spelling, with what it is: the canonical text, or why it is refused.
+    /// The table has a spelling, and either its canonical text or the error.
     #[test]
-    fn spellings() {
+    fn host_spellings_are_canonicalised_or_rejected() {
         use HostError::*;
         let long = |n: usize| "a".repeat(n);
         let table: &[(&str, Result<&str, HostError>)] = &[
-            // Ways to write 127.0.0.1, 0.0.0.0 and 169.254.169.254 that got past filters.
+            // Spellings of 127.0.0.1, 0.0.0.0 and 169.254.169.254 that have bypassed filters.
             ("127.1", Err(InvalidIpv4)),
             ("0x7f.0.0.1", Err(InvalidIpv4)),
             ("0X7F.1", Err(InvalidIpv4)),
@@ -284,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns() {
+    fn host_patterns_match_exact_hosts_and_subdomains() {
         let table = [
             ("*", "anything.example", true),
             ("*", "192.0.2.1", true),
@@ -311,23 +314,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn canonical_is_a_fixed_point(text in "[a-zA-Z0-9üßΣ日。.x_\\-①Å\u{ad}\u{200d}]{1,20}|\\[[0-9a-f:.]{2,20}\\]|\\PC{1,30}") {
+        fn canonical_host_is_a_fixed_point(text in "[a-zA-Z0-9üßΣ日。.x_\\-①Å\u{ad}\u{200d}]{1,20}|\\[[0-9a-f:.]{2,20}\\]|\\PC{1,30}") {
             if let Ok(host) = canonical(&text) {
                 prop_assert_eq!(canonical(&host.to_string()), Ok(host.clone()));
                 prop_assert_eq!(canonical(&host.to_string().to_uppercase()), Ok(host));
             }
         }
 
-        /// The short way gives what the long way would.
+        /// The fast path gives the same result as the mapping.
         #[test]
-        fn plain_names_need_no_idna(text in "[a-z0-9_.-]{1,30}") {
-            if is_plain(&text) && check_labels(text.strip_suffix('.').unwrap_or(&text)).is_ok() {
-                prop_assert_eq!(idna(&text), Ok(Cow::Borrowed(text.as_str())));
+        fn plain_host_names_are_unchanged_by_idna(text in "[a-z0-9_.-]{1,30}") {
+            if is_plain_ascii(&text) && check_labels(text.strip_suffix('.').unwrap_or(&text)).is_ok() {
+                prop_assert_eq!(idna_to_ascii(&text), Ok(Cow::Borrowed(text.as_str())));
             }
         }
 
         #[test]
-        fn addresses_keep_their_text(bits in any::<u128>(), short in any::<u32>()) {
+        fn ip_hosts_round_trip_through_text(bits in any::<u128>(), short in any::<u32>()) {
             for ip in [IpAddr::V6(bits.into()), IpAddr::V4(short.into())] {
                 prop_assert_eq!(canonical(&Host::Ip(ip).to_string()), Ok(Host::Ip(ip)));
             }

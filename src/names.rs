@@ -1,12 +1,12 @@
-//! Shared nouns without behaviour: the names an operator gives to things, and where a webhook is going.
-//! Which types do all modules share?
+//! Types that all modules share: the names that an operator gives in the configuration, and the target of a webhook.
+//! Which types does every layer use?
 
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A name from the configuration: cheap to clone, compared by its text.
+/// Defines a type for a name from the configuration. It is cheap to clone, and is compared by its text.
 macro_rules! name {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -40,19 +40,19 @@ macro_rules! name {
 }
 
 name! {
-    /// `[clients.NAME]`: who calls.
+    /// `[clients.NAME]`: a client of the proxy.
     ClientName;
-    /// `Outgate-Tenant`: for whom a client calls.
+    /// `Outgate-Tenant`: the tenant that a client acts for.
     TenantName;
     /// `[[routes]] name`.
     RouteName;
     /// `[egress.NAME]`: a pool of source addresses.
     PoolName;
-    /// `[trust.NAME]`: what a target must prove.
+    /// `[trust.NAME]`: the rules by which a target's certificate is verified.
     TrustName;
     /// `[signers.NAME]`.
     SignerName;
-    /// `[credentials.NAME]`: what we show to a target.
+    /// `[credentials.NAME]`: a credential that outgate presents to a target.
     CredentialName;
     /// `[limits.NAME]`.
     LimitName;
@@ -60,19 +60,19 @@ name! {
     KeyId;
 }
 
-/// A tenant's name is written into keys, records and folders: it has an end.
-pub const TENANT_MAX: usize = 128;
+/// The longest tenant name, in bytes. Keys, records and folders contain the name.
+pub const TENANT_NAME_MAX: usize = 128;
 
-/// The host of a target or a pattern, canonical: see [`crate::host`], its only maker from text.
+/// The canonical host of a target or a pattern. Only [`crate::host`] makes one from text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Host {
-    /// Lower case, no trailing dot, IDNA A-labels.
+    /// A name in lower case, without a trailing dot, with IDNA A-labels.
     Name(Arc<str>),
     Ip(IpAddr),
 }
 
 impl fmt::Display for Host {
-    /// As in a URI: an IPv6 address stands in brackets.
+    /// Writes the host as in a URI: an IPv6 address stands in brackets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Host::Name(name) => f.write_str(name),
@@ -82,7 +82,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// How the onward hop speaks.
+/// The scheme of a target.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scheme {
     Https,
@@ -104,31 +104,32 @@ impl Scheme {
     }
 }
 
-/// Characters that stand in no path or query (RFC 3986 §3.3, §3.4), but that senders write there as they are.
-pub fn is_unencoded(byte: u8) -> bool {
+/// Returns whether a byte must be percent-encoded in a path or query (RFC 3986 §3.3, §3.4), although senders write it
+/// unencoded.
+pub fn needs_encoding(byte: u8) -> bool {
     matches!(byte, b'<' | b'>' | b'"' | b'{' | b'}' | b'|' | b'^' | b'`')
 }
 
-/// Percent-encodes the characters of a path and query that [`is_unencoded`] names, and no other.
+/// Percent-encodes the characters for which [`needs_encoding`] returns true, and no others.
 pub fn encode_path(path_and_query: &str) -> Cow<'_, str> {
-    if !path_and_query.bytes().any(is_unencoded) {
+    if !path_and_query.bytes().any(needs_encoding) {
         return path_and_query.into();
     }
     let mut encoded = String::with_capacity(path_and_query.len() + 8);
     for character in path_and_query.chars() {
         match u8::try_from(character) {
-            Ok(byte) if is_unencoded(byte) => encoded.push_str(&format!("%{byte:02X}")),
+            Ok(byte) if needs_encoding(byte) => encoded.push_str(&format!("%{byte:02X}")),
             _ => encoded.push(character),
         }
     }
     encoded.into()
 }
 
-/// Says which character a request target must not have; `None`: it has none. A fragment is never sent (RFC 9112 §3.2), and
-/// a backslash is a slash to some readers and not to others.
-pub fn refused_character(target: &str) -> Option<&'static str> {
-    let refused = target.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '\\'))?;
-    Some(match refused {
+/// Returns a message about the first character that a request target must not contain; `None`: the target is valid. A
+/// fragment is never sent (RFC 9112 §3.2). Some readers take a backslash for a slash, and others do not.
+pub fn invalid_target_character(target: &str) -> Option<&'static str> {
+    let invalid = target.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '\\'))?;
+    Some(match invalid {
         '\\' => "the request target has a backslash: write it as %5C",
         '#' => "the request target has a fragment (#), which is never sent: write %23 for the character itself",
         ' ' => "the request target has a space: write it as %20",
@@ -137,7 +138,7 @@ pub fn refused_character(target: &str) -> Option<&'static str> {
     })
 }
 
-/// Where a webhook is going.
+/// The target of a webhook: scheme, host and port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Target {
     pub scheme: Scheme,
@@ -146,7 +147,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// The authority as `Host` carries it: the default port is left out (RFC 9110 §7.2, RFC 3986 §6.2.3).
+    /// Returns the authority in the form of the Host field: the default port is left out (RFC 9110 §7.2, RFC 3986
+    /// §6.2.3).
     pub fn authority(&self) -> String {
         if self.port == self.scheme.default_port() {
             self.host.to_string()
@@ -163,7 +165,7 @@ impl fmt::Display for Target {
 }
 
 /// Returns a number with its noun: `1 warning`, `2 warnings`, `2 addresses`.
-pub fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+pub fn pluralize<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     let ending = match noun.ends_with('s') {
         _ if count == N::from(1) => "",
         true => "es",

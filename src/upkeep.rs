@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use crate::names::{PoolName, counted};
+use crate::names::{PoolName, pluralize};
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 use crate::state::upstreams::breaker::CircuitTransition;
@@ -126,10 +126,10 @@ fn tell_of_pools(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<V
     for (name, count) in &counts {
         match before.iter().flatten().find(|(other, _)| other == name) {
             Some((_, then)) if then > count => {
-                warn!("egress pool {name}: {} left of {then}", counted(*count, "usable address"))
+                warn!("egress pool {name}: {} left of {then}", pluralize(*count, "usable address"))
             }
             Some((_, then)) if then < count => {
-                info!("egress pool {name}: {}, {then} before", counted(*count, "usable address"))
+                info!("egress pool {name}: {}, {then} before", pluralize(*count, "usable address"))
             }
             _ => {}
         }

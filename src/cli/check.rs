@@ -9,7 +9,7 @@ use clap::Args;
 use super::service::{Account, Unit};
 use super::{CONFIG_DIR, find_config, load_config, print_problems};
 use crate::config::{self, Bind, DeliveryLog, Located, Problem, Severity};
-use crate::names::counted;
+use crate::names::pluralize;
 use crate::net::listen;
 use crate::state::observability::records;
 use crate::sysexits;
@@ -68,11 +68,11 @@ impl Check {
             0 => String::new(),
             count => format!(" and {count} acknowledged"),
         };
-        let warnings = format!("{}{acknowledged}{files}", counted(warnings, "warning"));
+        let warnings = format!("{}{acknowledged}{files}", pluralize(warnings, "warning"));
         match (problems, contained) {
             (0, 0) => eprintln!("valid, with {warnings}"),
-            (0, _) => eprintln!("valid but for single tenants: {}, {warnings}", counted(contained, "problem")),
-            (_, _) => eprintln!("not valid: {}, {warnings}", counted(problems + contained, "problem")),
+            (0, _) => eprintln!("valid but for single tenants: {}, {warnings}", pluralize(contained, "problem")),
+            (_, _) => eprintln!("not valid: {}, {warnings}", pluralize(problems + contained, "problem")),
         }
         if problems + contained == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

@@ -156,7 +156,7 @@ impl VerifySources {
             let missing: Vec<_> = ranges
                 .iter()
                 .flat_map(|range| range.all_addresses().take(CHECKED_PER_RANGE_MAX))
-                .filter(|source| !view.has(*source) || dial::try_source(*source).is_err())
+                .filter(|source| !view.has(*source) || dial::check_source(*source).is_err())
                 .collect();
             let (configured, usable) = (total(&ranges), view.count(&ranges));
             let ok = missing.is_empty() && usable == configured && configured > 0;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::WarningCode;
-use crate::names::counted;
+use crate::names::pluralize;
 
 /// More problems than these nobody reads.
 pub(super) const PROBLEMS_MAX: usize = 1000;
@@ -135,7 +135,7 @@ pub fn truncate_similar(problems: impl Iterator<Item = Problem>, location: &str)
             severity: last.severity,
             code: last.code,
             span: last.span,
-            ..Problem::general(format!("{} {location}", counted(more, noun)))
+            ..Problem::general(format!("{} {location}", pluralize(more, noun)))
         });
         shown.extend(list.into_iter().chain(last));
     }

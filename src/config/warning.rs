@@ -8,7 +8,7 @@ use super::Located;
 use super::problem::{Problem, Severity, closest_match};
 use super::reader::{Reader, Table};
 use super::schema;
-use crate::names::counted;
+use crate::names::pluralize;
 
 /// Warnings of one kind that are shown; the others are counted.
 const WARNINGS_PER_CODE_MAX: usize = 25;
@@ -132,13 +132,13 @@ pub fn summarize(found: &[Problem]) -> Vec<Problem> {
     for (code, count) in seen {
         match code {
             Some(code) if count > WARNINGS_PER_CODE_MAX => {
-                let message = format!("{} of this kind", counted(count - WARNINGS_PER_CODE_MAX, "more warning"));
+                let message = format!("{} of this kind", pluralize(count - WARNINGS_PER_CODE_MAX, "more warning"));
                 let help =
                     format!("acknowledge = [\"{code}\"] at the top of the main file keeps `check` quiet about them");
                 shown.push(Problem::warning(code, None, message).help(help));
             }
             None if count > PROBLEMS_SHOWN_MAX => {
-                shown.push(Problem::general(counted(count - PROBLEMS_SHOWN_MAX, "more problem")));
+                shown.push(Problem::general(pluralize(count - PROBLEMS_SHOWN_MAX, "more problem")));
             }
             _ => {}
         }

@@ -56,7 +56,7 @@ impl UpstreamConnector<'_> {
     pub(super) async fn open(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
         let may_serve = |connection: &Connection| {
             // Connections of before the target has demanded HTTP/1.1 do not count either.
-            let is_version_fit = connection.http() != "2" || !self.runtime.http1_only.contains(self.target);
+            let is_version_fit = connection.http_version() != "2" || !self.runtime.http1_only.contains(self.target);
             self.hops.contains(&connection.hop()) && is_version_fit
         };
         for from in self.chosen_sources() {
@@ -96,7 +96,7 @@ impl UpstreamConnector<'_> {
         let deadline = Instant::now() + self.remaining_timeout(self.route.timeouts.tls, Duration::ZERO);
         let shaken = tls::handshake(socket, &terms, self.tenant, &self.target.host, offer, deadline).await;
         record.step(Step::Tls);
-        shaken.map_err(|HandshakeError { fault, certificate }| {
+        shaken.map_err(|HandshakeError { error: fault, certificate }| {
             let verdict = match (&fault, self.route.trust.verify) {
                 (TlsError::Certificate { fault, .. }, _) => fault.as_str(),
                 (_, VerifyMode::Full) => "accepted",
@@ -232,22 +232,23 @@ impl UpstreamConnector<'_> {
                     return Ok(response);
                 }
                 Err(SendError::Malformed(violation)) => {
-                    lease.end_exchange(); // only its stream has ended
+                    lease.finish_exchange(); // only its stream has ended
                     self.runtime.source_health.responded(lease.hop().from());
                     return Err(errors::malformed_response(violation, self.route.response_head_max));
                 }
                 Err(SendError::Lost(fault)) => {
-                    lease.end_exchange(); // by the target's word: a stream that it resets ends nothing else
+                    lease.finish_exchange(); // by the target's word: a stream that it resets ends nothing else
                     let inbound = progress.as_ref().and_then(|progress| progress.fault());
-                    let refusal = inbound.map(Refusal::from).or(lease.alert().map(Refusal::from));
+                    let refusal = inbound.map(Refusal::from).or(lease.alert_error().map(Refusal::from));
                     let received = lease.response_bytes().saturating_sub(interims.bytes.load(Ordering::Relaxed));
                     let lost = || {
-                        map_hyper_error(&fault, self.route.response_head_max, received).with_cause(lease.cause(&fault))
+                        map_hyper_error(&fault, self.route.response_head_max, received)
+                            .with_cause(lease.failure_cause(&fault))
                     };
                     let refusal = refusal.unwrap_or_else(lost);
                     let is_unanswered = refusal.code == Code::ConnectionLost && !lease.response_has_begun();
                     return Err(match is_oversized && is_unanswered && !lease.requires_http1() {
-                        true if lease.http() == "2" => oversized(head, lease),
+                        true if lease.http_version() == "2" => oversized(head, lease),
                         // It has no such limit to announce, and a target that restarts looks the same.
                         true => refusal.with_details(LARGE_HEAD),
                         false => refusal,
@@ -257,7 +258,7 @@ impl UpstreamConnector<'_> {
                     if why == Unprocessed::RequiresHttp1 {
                         self.runtime.http1_only.remember(self.target); // and nothing new goes over this connection
                     } else {
-                        lease.end_exchange();
+                        lease.finish_exchange();
                     }
                     request = match returned.filter(|_| returns.may_resend(why)) {
                         Some(returned) => *returned,
@@ -266,7 +267,7 @@ impl UpstreamConnector<'_> {
                                 Unprocessed::Refused if is_oversized => returned_oversized(head, lease),
                                 _ => not_processed(why),
                             };
-                            return Err(lease.alert().map_or_else(refusal, Into::into));
+                            return Err(lease.alert_error().map_or_else(refusal, Into::into));
                         }
                     };
                     *lease = if lease.accepts_head(head).await {
@@ -381,11 +382,11 @@ pub(super) async fn dial(
     record.dials(hops);
     let dialling = dial::dial(hops, Instant::now() + timeout).await;
     record.dialled(&dialling);
-    for source in dialling.unusable {
+    for source in dialling.unusable_sources {
         runtime.sources.refused(source);
     }
     let answered = dialling.outcome.as_ref().ok().map(|dialled| dialled.hop);
-    runtime.source_health.observe_dial(host, tenant, answered, &dialling.unanswered);
+    runtime.source_health.observe_dial(host, tenant, answered, &dialling.unresponsive_hops);
     dialling.outcome
 }
 

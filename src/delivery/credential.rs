@@ -189,7 +189,7 @@ async fn request_token(
     let late = || Refusal::new(Code::ResponseTimeout, "no whole answer within the response timeout");
     let body = read.map_err(|_| late())?.map_err(|fault| broken(fault.as_ref(), route))?.to_bytes();
     record.step(Step::Response);
-    lease.end_exchange();
+    lease.finish_exchange();
     OAuth2::judge(status, &body).map_err(Refusal::from)
 }
 

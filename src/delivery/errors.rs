@@ -110,12 +110,12 @@ pub(super) fn head_too_large(max: ResponseHeadMax, limit: HeadLimit) -> Refusal 
 pub(super) fn map_hyper_error(fault: &hyper::Error, head_max: ResponseHeadMax, received: usize) -> Refusal {
     let refusal = if fault.is_parse_too_large() {
         head_too_large(head_max, if received < head_max.bytes { HeadLimit::Count } else { HeadLimit::Bytes })
-    } else if http_client::breaks_the_protocol(fault) {
+    } else if http_client::is_protocol_error(fault) {
         Refusal::new(Code::ResponseMalformed, "the target's answer breaks HTTP")
     } else {
         Refusal::new(Code::ConnectionLost, "the connection ended before the answer; the webhook may have arrived")
     };
-    let refusal = if http_client::shows_a_response(fault) { refusal.responded() } else { refusal };
+    let refusal = if http_client::implies_response(fault) { refusal.responded() } else { refusal };
     refusal.with_cause(fault)
 }
 
@@ -149,7 +149,7 @@ fn acceptable(answer: &Response<impl Body>, limit: u64, head: ResponseHeadMax) -
         if answer.headers().len() > head.count {
             return Err(head_too_large(head, HeadLimit::Count));
         }
-        if http_client::list_size(answer.headers()) > head.bytes {
+        if http_client::field_section_size(answer.headers()) > head.bytes {
             return Err(head_too_large(head, HeadLimit::Bytes));
         }
     }

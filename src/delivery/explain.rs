@@ -16,7 +16,7 @@ use super::request_target::RequestTarget;
 use super::steps::affinity_hash;
 use super::tunnel_mode::TunnelMode;
 use crate::config::{AuthMethod, CrlPolicy, LimitScope, SelectionPolicy, Timeouts, TlsVersion, VerifyMode};
-use crate::names::{ClientName, Host, KeyId, TenantName, counted};
+use crate::names::{ClientName, Host, KeyId, TenantName, pluralize};
 use crate::policy::Plan;
 use crate::policy::authn::{Authenticated, Client};
 use crate::policy::egress;
@@ -207,22 +207,22 @@ fn trust_in_words(trust: &Trust) -> String {
     let mut words = match trust.verify {
         VerifyMode::None => format!("{}: certificates are NOT verified, TLS {version} or newer", trust.name),
         VerifyMode::Full => {
-            let roots = counted(trust.roots.len(), "root");
+            let roots = pluralize(trust.roots.len(), "root");
             format!("{}: certificates are verified against {roots}, TLS {version} or newer", trust.name)
         }
     };
     if trust.own() > 0 && trust.verify == VerifyMode::Full {
-        words.push_str(&format!(", {} trusted individually", counted(trust.own(), "certificate")));
+        words.push_str(&format!(", {} trusted individually", pluralize(trust.own(), "certificate")));
     }
     if trust.strict && trust.verify == VerifyMode::Full {
         words.push_str(", under the rules of the Web PKI");
     }
     if !trust.pins.is_empty() {
-        words.push_str(&format!(", {}", counted(trust.pins.len(), "pinned key")));
+        words.push_str(&format!(", {}", pluralize(trust.pins.len(), "pinned key")));
     }
     if trust.lists() > 0 {
         let policy = if trust.crl_policy == CrlPolicy::Require { "required" } else { "if they speak of it" };
-        words.push_str(&format!(", {}, {policy}", counted(trust.lists(), "revocation list")));
+        words.push_str(&format!(", {}, {policy}", pluralize(trust.lists(), "revocation list")));
     }
     if trust.identity.is_some() {
         words.push_str(", and we show a certificate of our own");

@@ -156,7 +156,7 @@ async fn go(hop: Hop, route: &Route, target: &Target, tenant: Option<&TenantName
     let tls = Some(start.elapsed());
     let outcome =
         shaken.map(|(wire, proof)| Some(ProbeHandshake { proof, issuer: tls::issuer(&wire).unwrap_or_default() }));
-    ProbeResult { hop, connect, tls, outcome: outcome.map_err(|failed| failed.fault.into()) }
+    ProbeResult { hop, connect, tls, outcome: outcome.map_err(|failed| failed.error.into()) }
 }
 
 impl ProbeResult {

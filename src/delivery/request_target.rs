@@ -12,7 +12,7 @@ use super::record::Record;
 use super::refusal::{Code, Refusal};
 use crate::config::PlaintextPolicy;
 use crate::host;
-use crate::names::{Host, Scheme, TENANT_MAX, Target, TenantName, encode_path, refused_character};
+use crate::names::{Host, Scheme, TENANT_NAME_MAX, Target, TenantName, encode_path, invalid_target_character};
 use crate::policy::authn::TunnelContext;
 use crate::policy::route::Route;
 
@@ -184,8 +184,8 @@ fn tenant_inside(fields: &HeaderMap, of_tunnel: Option<&TenantName>) -> Result<O
 
 fn sized(tenant: TenantName) -> Result<TenantName, Refusal> {
     match tenant.as_str().len() {
-        1..=TENANT_MAX => Ok(tenant),
-        _ => Err(Refusal::malformed(format!("Outgate-Tenant is a name of at most {TENANT_MAX} characters"))),
+        1..=TENANT_NAME_MAX => Ok(tenant),
+        _ => Err(Refusal::malformed(format!("Outgate-Tenant is a name of at most {TENANT_NAME_MAX} characters"))),
     }
 }
 
@@ -211,7 +211,7 @@ fn parse_tunnel(authority: &str) -> Result<RequestTarget, Refusal> {
 /// An http or https URL. Of its path and query nothing changes (RFC 9110 §7.7) but characters that may not stand there:
 /// they are percent-encoded, for no receiver is to depend on which of them the libraries on the way let through.
 fn parse_url(url: &str, method: &Method) -> Result<RequestTarget, Refusal> {
-    if let Some(why) = refused_character(url) {
+    if let Some(why) = invalid_target_character(url) {
         return Err(Refusal::malformed(why));
     }
     let (scheme, host, port, path) = split_url(url)?;

@@ -241,8 +241,8 @@ impl RelayedBody {
     }
 
     fn fail(&mut self, fault: &hyper::Error) -> ResponseAborted {
-        let malformed = http_client::breaks_the_protocol(fault);
-        let cause = self.lease.as_ref().map(|lease| lease.cause(fault));
+        let malformed = http_client::is_protocol_error(fault);
+        let cause = self.lease.as_ref().map(|lease| lease.failure_cause(fault));
         self.abort(if malformed { Code::ResponseMalformed } else { Code::ConnectionLost }, cause)
     }
 
@@ -262,7 +262,7 @@ impl RelayedBody {
 }
 
 fn release(mut lease: PooledConnection, keeps: bool) {
-    if keeps { lease.release() } else { lease.end_exchange() }
+    if keeps { lease.release() } else { lease.finish_exchange() }
 }
 
 /// Waits for the END_STREAM of a response whose announced length has arrived, and returns the connection to the pool. A

@@ -256,7 +256,7 @@ impl Tunnel {
             greeted?;
             let (idle, count) = (route.timeouts.idle, |up, down| record.passed(up, down));
             let mut socket = Throttled::new(socket, permit.tolls());
-            let piped = tunnel::both(&mut client, &mut socket, Vec::new(), idle, until, count);
+            let piped = tunnel::copy_bidirectional(&mut client, &mut socket, Vec::new(), idle, until, count);
             match piped.await {
                 Ok(()) | Err(CopyError::Idle | CopyError::MaxDuration) => Ok(()),
                 Err(fault) => Err(Refusal::from(fault)),

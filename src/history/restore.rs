@@ -84,8 +84,8 @@ pub fn check(main: &Path, overlay: &Overlay) -> Result<(), Unwritable> {
     }
     for path in overlay.texts.keys().chain(&overlay.removed) {
         let is_plain = path.components().all(|part| part != Component::ParentDir) && path.starts_with(home);
-        let is_below = resolve(home, path).map_err(Unwritable::Folder)?.starts_with(&real_home);
-        let is_at_home = is_plain && is_below;
+        let is_subdomain_of = resolve(home, path).map_err(Unwritable::Folder)?.starts_with(&real_home);
+        let is_at_home = is_plain && is_subdomain_of;
         if !is_at_home && !on_disk.contains(path) {
             return Err(Unwritable::Stranger(path.clone()));
         }

@@ -1,5 +1,5 @@
-//! The first bytes of a TLS client, read along without taking part.
-//! Whom does this client mean to talk to?
+//! Reads the ClientHello of a tunnelled connection without taking part in the handshake.
+//! Which host does the client intend to reach?
 
 use std::io;
 use std::time::Duration;
@@ -13,46 +13,46 @@ use crate::host;
 use crate::names::Host;
 use crate::net::tls::accept::TlsAcceptError;
 
-/// What a ClientHello may take, in bytes. Post-quantum key shares make it a few thousand.
+/// The largest ClientHello, in bytes. With post-quantum key shares one takes a few thousand.
 const HELLO_MAX: usize = 32 * 1024;
-/// Read at once; the usual one comes in one or two pieces.
-const PIECE: usize = 4 * 1024;
-/// For a client to read an alert and close. Until then the rest of what it sends is read: data that is left unread
-/// would reset the connection, and the reset can overtake the alert.
-const ALERT_WITHIN: Duration = Duration::from_secs(2);
-/// Bytes that are read meanwhile.
-const ALERT_REST_MAX: u64 = 256 * 1024;
+/// Bytes that are read at once. A typical ClientHello arrives in one or two reads.
+const READ_LEN: usize = 4 * 1024;
+/// Time for a client to read an alert and close. Meanwhile outgate discards what the client sends: closing a socket
+/// with unread data resets the connection, and the reset can overtake the alert.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that are discarded meanwhile.
+const ALERT_DISCARD_MAX: u64 = 256 * 1024;
 
-/// The rule whether a ClientHello must name the host (Server Name Indication, RFC 6066 §3).
+/// Whether a ClientHello must name the host (Server Name Indication, RFC 6066 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SniRequirement {
-    /// The target chooses its certificate by the name.
+    /// The ClientHello must name the host: the target chooses its certificate by the name.
     Required,
-    /// The certificate is chosen without it. A name that is there must be the host's.
+    /// The ClientHello may omit the name. A name that is present must be the host's.
     Optional,
 }
 
-/// Why the first bytes are not those of a client that means the host.
+/// The reason that the first bytes are not a ClientHello for the host.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientHelloError {
-    /// The first byte begins no handshake record.
+    /// The first byte does not begin a handshake record.
     NotTls,
-    /// A handshake record that holds no valid ClientHello.
+    /// A handshake record contains no valid ClientHello.
     Malformed,
     TooLarge,
-    /// Server Name Indication (RFC 6066 §3) names another host, or none.
+    /// Server Name Indication (RFC 6066 §3) names another host, or no host.
     ServerNameMismatch(Option<String>),
-    /// Nothing came in time.
+    /// The client sent nothing within the timeout.
     Timeout,
-    /// A ClientHello began, and did not end in time.
+    /// The client sent a part of a ClientHello within the timeout.
     Stalled,
     Closed,
 }
 
-/// Of a connection on which no first byte came.
+/// Converts the error of a connection on which no byte arrived.
 impl From<TlsAcceptError> for ClientHelloError {
-    fn from(fault: TlsAcceptError) -> Self {
-        match fault {
+    fn from(error: TlsAcceptError) -> Self {
+        match error {
             TlsAcceptError::Timeout => ClientHelloError::Timeout,
             TlsAcceptError::Failed(_) => ClientHelloError::Closed,
         }
@@ -60,7 +60,7 @@ impl From<TlsAcceptError> for ClientHelloError {
 }
 
 impl ClientHelloError {
-    /// The alert that tells the client why its ClientHello is refused (RFC 8446 §6.2); `None` where it sent none.
+    /// Returns the alert for the client (RFC 8446 §6.2); `None`: the client sent no ClientHello.
     fn alert(&self) -> Option<AlertDescription> {
         match self {
             ClientHelloError::ServerNameMismatch(Some(_)) => Some(AlertDescription::UnrecognisedName),
@@ -74,35 +74,35 @@ impl ClientHelloError {
 }
 
 /// Returns whether the first byte of a client begins a TLS handshake (RFC 8446 §5.1).
-pub fn begins_handshake(first: u8) -> bool {
+pub fn is_handshake_record(first: u8) -> bool {
     first == u8::from(ContentType::Handshake)
 }
 
-/// Reads a ClientHello that means `host`: gives the bytes, all that came, unchanged. An address is meant by naming
-/// none (RFC 6066 §3).
+/// Reads a ClientHello for `host`, and returns all bytes that were read, unchanged. A ClientHello for an address names
+/// no host (RFC 6066 §3).
 pub async fn read(
     client: &mut (impl AsyncRead + Unpin),
     host: &Host,
     sni: SniRequirement,
-    within: Duration,
+    max_wait: Duration,
 ) -> Result<Vec<u8>, ClientHelloError> {
-    let mut all = Vec::with_capacity(PIECE);
-    match timeout(within, gather(client, host, sni, &mut all)).await {
-        Ok(gathered) => gathered.map(|()| all),
-        Err(_) if all.is_empty() => Err(ClientHelloError::Timeout),
+    let mut received = Vec::with_capacity(READ_LEN);
+    match timeout(max_wait, read_hello(client, host, sni, &mut received)).await {
+        Ok(result) => result.map(|()| received),
+        Err(_) if received.is_empty() => Err(ClientHelloError::Timeout),
         Err(_) => Err(ClientHelloError::Stalled),
     }
 }
 
-/// Ends the connection of a client whose ClientHello is refused: with a fatal alert, where it speaks TLS.
-pub async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), fault: &ClientHelloError) {
-    if let Some(alert) = fault.alert() {
+/// Ends the connection of a client whose ClientHello is refused. A client that speaks TLS gets a fatal alert.
+pub async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), error: &ClientHelloError) {
+    if let Some(alert) = error.alert() {
         send_alert(client, alert).await;
     }
 }
 
 /// The same where the ClientHello was taken, and outgate cannot go on.
-pub async fn deny(client: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+pub async fn send_access_denied(client: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     send_alert(client, AlertDescription::AccessDenied).await;
 }
 
@@ -113,12 +113,12 @@ async fn send_alert(client: &mut (impl AsyncRead + AsyncWrite + Unpin), alert: A
     let sending = async {
         client.write_all(&record).await?;
         client.shutdown().await?;
-        tokio::io::copy(&mut client.take(ALERT_REST_MAX), &mut tokio::io::sink()).await
+        tokio::io::copy(&mut client.take(ALERT_DISCARD_MAX), &mut tokio::io::sink()).await
     };
-    let _ = timeout(ALERT_WITHIN, sending).await;
+    let _ = timeout(ALERT_TIMEOUT, sending).await;
 }
 
-async fn gather(
+async fn read_hello(
     client: &mut (impl AsyncRead + Unpin),
     host: &Host,
     sni: SniRequirement,
@@ -130,28 +130,28 @@ async fn gather(
         if start > HELLO_MAX {
             return Err(ClientHelloError::TooLarge);
         }
-        all.reserve(PIECE);
+        all.reserve(READ_LEN);
         match client.read_buf(all).await {
             Ok(length) if length > 0 => {}
             _ => return Err(ClientHelloError::Closed),
         }
-        if !begins_handshake(all[0]) {
+        if !is_handshake_record(all[0]) {
             return Err(ClientHelloError::NotTls);
         }
-        if let Some(named) = parse_server_name(&mut acceptor, &all[start..])? {
-            return if means(named.as_deref(), host, sni) {
+        if let Some(server_name) = parse_server_name(&mut acceptor, &all[start..])? {
+            return if matches_host(server_name.as_deref(), host, sni) {
                 Ok(())
             } else {
-                Err(ClientHelloError::ServerNameMismatch(named))
+                Err(ClientHelloError::ServerNameMismatch(server_name))
             };
         }
     }
 }
 
-/// The name in the ClientHello, once it is there.
-fn parse_server_name(acceptor: &mut Acceptor, mut piece: &[u8]) -> Result<Option<Option<String>>, ClientHelloError> {
-    while !piece.is_empty() {
-        let read: io::Result<usize> = acceptor.read_tls(&mut piece);
+/// Returns the name in the ClientHello; `None`: the ClientHello is not complete.
+fn parse_server_name(acceptor: &mut Acceptor, mut fragment: &[u8]) -> Result<Option<Option<String>>, ClientHelloError> {
+    while !fragment.is_empty() {
+        let read: io::Result<usize> = acceptor.read_tls(&mut fragment);
         read.map_err(|_| ClientHelloError::Malformed)?;
         match acceptor.accept() {
             Ok(None) => {}
@@ -162,23 +162,23 @@ fn parse_server_name(acceptor: &mut Acceptor, mut piece: &[u8]) -> Result<Option
     Ok(None)
 }
 
-/// Whether a ClientHello that names this is meant for the host.
-fn means(named: Option<&str>, host: &Host, sni: SniRequirement) -> bool {
-    match (named, host) {
+/// Returns whether a ClientHello with this name is for the host.
+fn matches_host(server_name: Option<&str>, host: &Host, sni: SniRequirement) -> bool {
+    match (server_name, host) {
         (None, Host::Ip(_)) => true,
         (None, Host::Name(_)) => sni == SniRequirement::Optional,
-        (Some(named), Host::Name(_)) => host::canonical(named).as_ref() == Ok(host),
+        (Some(server_name), Host::Name(_)) => host::canonical(server_name).as_ref() == Ok(host),
         _ => false,
     }
 }
 
-/// Any bytes at all: however they come, the same host is named.
+/// Parses any bytes, whole and one by one: the result is the same.
 #[cfg(any(test, fuzzing))]
-pub fn hellos(data: &[u8]) {
-    if let Ok(Some(named)) = parse_server_name(&mut Acceptor::default(), data) {
+pub fn client_hellos(data: &[u8]) {
+    if let Ok(Some(server_name)) = parse_server_name(&mut Acceptor::default(), data) {
         let mut acceptor = Acceptor::default();
         let again = data.chunks(1).find_map(|byte| parse_server_name(&mut acceptor, byte).transpose());
-        assert_eq!(again, Some(Ok(named)), "{data:?}");
+        assert_eq!(again, Some(Ok(server_name)), "{data:?}");
     }
 }
 
@@ -213,8 +213,8 @@ mod tests {
         let (mut client, mut near) = tokio::io::duplex(64 * 1024);
         let host = host::canonical(host).unwrap();
         let sending = async {
-            for piece in pieces {
-                client.write_all(piece).await.unwrap();
+            for fragment in pieces {
+                client.write_all(fragment).await.unwrap();
                 tokio::task::yield_now().await;
             }
             drop(client);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_host_must_be_named_and_an_address_must_not() {
+    async fn client_hello_requires_sni_of_the_host_and_none_for_an_address() {
         let (name, address) = (hello("hook.example"), hello("192.0.2.1"));
         assert_eq!(judge(&[&name], "Hook.Example.").await.as_ref(), Ok(&name));
         assert_eq!(judge(&[&address], "192.0.2.1").await.as_ref(), Ok(&address));
@@ -236,29 +236,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hello_may_come_in_pieces_and_with_more_behind_it() {
+    async fn client_hello_is_read_at_every_split_and_over_two_records() {
         let whole = hello("hook.example");
         for end in (1..whole.len()).step_by(13) {
             assert_eq!(judge(&[&whole[..end], &whole[end..]], "hook.example").await.as_ref(), Ok(&whole), "{end}");
         }
-        // The same handshake message, over two records (RFC 8446 §5.1).
+        // The same handshake message in two records (RFC 8446 §5.1).
         let (record, message) = whole.split_at(5);
         let (one, two) = message.split_at(100);
-        let fragment = |part: &[u8]| [&record[..3], &(part.len() as u16).to_be_bytes(), part].concat();
+        let fragment = |bytes: &[u8]| [&record[..3], &(bytes.len() as u16).to_be_bytes(), bytes].concat();
         let fragmented = [fragment(one), fragment(two), b"early".to_vec()].concat();
         assert_eq!(judge(&[&fragmented], "hook.example").await.as_ref(), Ok(&fragmented));
     }
 
     #[tokio::test]
-    async fn what_is_no_hello_is_told_apart() {
+    async fn client_hello_errors_distinguish_no_tls_malformed_and_closed() {
         let whole = hello("hook.example");
         let mut alert = whole.clone();
         alert[0] = 21;
         for bad in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &alert, b"SSH-2.0-x\r\n"] {
             assert_eq!(judge(&[bad], "hook.example").await, Err(ClientHelloError::NotTls), "{bad:?}");
         }
-        let broken: &[u8] = b"\x16\x03\x01\x00\x05hello";
-        assert_eq!(judge(&[broken], "hook.example").await, Err(ClientHelloError::Malformed));
+        let malformed: &[u8] = b"\x16\x03\x01\x00\x05hello";
+        assert_eq!(judge(&[malformed], "hook.example").await, Err(ClientHelloError::Malformed));
         for end in [0, 1, 4, 5, 6, whole.len() - 1] {
             assert_eq!(judge(&[&whole[..end]], "hook.example").await, Err(ClientHelloError::Closed), "{end}");
         }

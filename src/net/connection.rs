@@ -1,5 +1,5 @@
-//! A connection that was dialled: the socket, what is spoken on it, and a way to ask whether it still lives.
-//! Has the peer gone while nobody looked?
+//! The socket of an outgoing connection, and a handle that checks whether the connection is still usable.
+//! Has the peer closed an idle connection?
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -17,45 +17,46 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What HTTP is spoken on towards a target: TLS, or plaintext where a route allows it.
+/// The stream that carries HTTP to a target: TLS, or plaintext if the route allows it.
 pub type MaybeTlsStream = MaybeHttpsStream<TokioIo<OutboundSocket>>;
 
-/// The one owner of an outgoing TCP connection, made by [`super::dial`] alone; it closes when dropped.
+/// The only owner of an outgoing TCP connection. Only [`super::dial`] makes one. Dropping it closes the connection.
 ///
-/// tokio's `TcpStream` behind an `Arc`, so that a [`Liveness`] can look at the same descriptor without keeping it
-/// open and without ever seeing a number that was reused.
+/// The `TcpStream` is behind an `Arc`, so that a [`Liveness`] refers to the same descriptor. A [`Liveness`] neither
+/// keeps the connection open nor refers to a descriptor number that was reused.
 #[derive(Debug)]
 pub struct OutboundSocket(Arc<TcpStream>);
 
-/// Asks whether an idle connection may still be used.
+/// A weak handle that checks whether an idle connection is still usable.
 #[derive(Clone, Debug)]
 pub struct Liveness(Weak<TcpStream>);
 
 impl Liveness {
-    /// True while the peer has neither closed nor sent anything. Both end a connection that waits for its next
-    /// request: bytes that nobody asked for are a farewell (408, a TLS alert) or the start of a smuggled answer
-    /// (RFC 9112 §9.2 wants such a connection closed).
+    /// Returns whether the peer has neither closed the connection nor sent anything. Either makes an idle connection
+    /// unusable. Unsolicited bytes are the end of the connection (408, a TLS alert) or the start of a smuggled response
+    /// (RFC 9112 §9.2 requires that such a connection is closed).
     ///
-    /// One system call, which neither waits nor consumes.
+    /// The check is one system call, which neither blocks nor consumes bytes.
     pub fn is_idle_and_open(&self) -> bool {
         let Some(stream) = self.0.upgrade() else { return false };
-        let peeked = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        peeked.is_err_and(|errno| errno == Errno::AGAIN)
+        let received = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        received.is_err_and(|errno| errno == Errno::AGAIN)
     }
 
-    /// True once the peer has closed, whatever it said before and nobody has read yet.
-    pub fn has_ended(&self) -> bool {
+    /// Returns whether the peer has closed the connection and all bytes before the end have been read.
+    pub fn is_closed_by_peer(&self) -> bool {
         let Some(stream) = self.0.upgrade() else { return true };
-        let peeked = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        peeked.map_or_else(|errno| errno != Errno::AGAIN, |(_, count)| count == 0)
+        let received = rustix::net::recv(&*stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        received.map_or_else(|errno| errno != Errno::AGAIN, |(_, count)| count == 0)
     }
 }
 
 impl Liveness {
-    /// From now on to drop the connection resets it: what the peer has not taken yet does not wait in the kernel.
+    /// Sets SO_LINGER to zero: dropping the connection resets it, and the kernel discards what the peer has not
+    /// received.
     pub fn set_linger_zero(&self) {
         if let Some(stream) = self.0.upgrade() {
-            // It fails only on a connection that is gone already.
+            // The call fails only if the connection has already ended.
             let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
         }
     }
@@ -74,30 +75,30 @@ impl OutboundSocket {
         self.0.local_addr()
     }
 
-    /// Waits until the peer has sent something, or has closed.
+    /// Waits until the peer has sent bytes or closed the connection.
     pub async fn readable(&self) -> io::Result<()> {
         self.0.readable().await
     }
 
-    /// The wire without TLS.
+    /// Returns a stream without TLS.
     pub fn into_plaintext(self) -> MaybeTlsStream {
         MaybeTlsStream::from(TokioIo::new(self))
     }
 }
 
-/// Read at once.
-const SCRATCH: usize = 16 * 1024;
+/// Bytes that are read at once.
+const SCRATCH_LEN: usize = 16 * 1024;
 
 thread_local! {
-    /// A reader's buffer comes uninitialised, and to zero it for each read costs more than to copy what a webhook's
-    /// answer usually is.
-    static SCRATCH_BUFFER: RefCell<Box<[u8; SCRATCH]>> = RefCell::new(Box::new([0; SCRATCH]));
+    /// A buffer for reads. The reader's own buffer is uninitialised, and zeroing it for each read costs more than
+    /// copying a typical response.
+    static SCRATCH_BUFFER: RefCell<Box<[u8; SCRATCH_LEN]>> = RefCell::new(Box::new([0; SCRATCH_LEN]));
 }
 
 impl AsyncRead for OutboundSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let wanted = buf.remaining().min(SCRATCH);
-        if wanted == 0 {
+        let max_len = buf.remaining().min(SCRATCH_LEN);
+        if max_len == 0 {
             return Poll::Ready(Ok(()));
         }
         loop {
@@ -105,14 +106,14 @@ impl AsyncRead for OutboundSocket {
             let mut read = None;
             let outcome = self.0.try_io(Interest::READABLE, || {
                 let count = SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-                    let (_, count) = rustix::net::recv(&*self.0, &mut scratch[..wanted], RecvFlags::empty())?;
+                    let (_, count) = rustix::net::recv(&*self.0, &mut scratch[..max_len], RecvFlags::empty())?;
                     buf.put_slice(&scratch[..count]);
                     Ok::<_, io::Error>(count)
                 })?;
                 read = Some(count);
-                // A short read has emptied the socket. Saying so saves the system call that would find nothing, as
-                // tokio's own `poll_read` does; the end of the stream stays readable.
-                if 0 < count && count < wanted { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                // A short read means that the socket is empty. WouldBlock clears tokio's readiness and saves the next
+                // system call, as in tokio's own `poll_read`. The end of the stream stays readable.
+                if 0 < count && count < max_len { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match (read, outcome) {
                 (Some(_), _) => return Poll::Ready(Ok(())),
@@ -142,7 +143,7 @@ impl AsyncWrite for OutboundSocket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // nothing is buffered on this side of the kernel
+        Poll::Ready(Ok(())) // the socket has no buffer outside the kernel
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_pass_both_ways_whatever_the_buffer() {
+    async fn outbound_socket_transfers_bytes_both_ways_for_every_buffer_size() {
         let (mut near, mut far) = pair().await;
         let sent: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
         for size in [1, 7, 4096, 65536] {
@@ -204,12 +205,12 @@ mod tests {
         near.shutdown().await.unwrap();
         assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0, "a shutdown reaches the peer");
         drop(far);
-        assert_eq!(near.read(&mut [0; 1]).await.unwrap(), 0, "so does the peer's");
-        assert_eq!(near.read(&mut [0; 1]).await.unwrap(), 0, "the end does not wait to be asked twice");
+        assert_eq!(near.read(&mut [0; 1]).await.unwrap(), 0, "a shutdown by the peer arrives");
+        assert_eq!(near.read(&mut [0; 1]).await.unwrap(), 0, "the end of the stream is sticky");
     }
 
     #[tokio::test]
-    async fn a_connection_is_quiet_until_the_peer_speaks() {
+    async fn liveness_is_idle_and_open_until_the_peer_sends() {
         let (near, mut far) = pair().await;
         let liveness = near.liveness();
         assert!(liveness.is_idle_and_open());
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_not_quiet_once_the_peer_has_closed() {
+    async fn liveness_is_not_idle_and_open_after_the_peer_closes() {
         let (near, far) = pair().await;
         let liveness = near.liveness();
         drop(far);

@@ -1,4 +1,4 @@
-//! The only code that opens an outgoing connection, always bound to the source address of a [`Hop`] first.
+//! The only code that opens an outgoing connection. It always binds the socket to the source address of a [`Hop`].
 //! How does a webhook leave from the source address that was chosen for it?
 
 use std::fmt;
@@ -18,30 +18,31 @@ use super::connection::OutboundSocket;
 use super::{local, sockopt};
 use crate::policy::egress::Hop;
 
-/// How long one attempt may stay alone before the next one starts beside it (RFC 8305 §5, Connection Attempt Delay).
+/// The delay before the next attempt starts beside a pending one (RFC 8305 §5, Connection Attempt Delay).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// What came of dialling.
+/// The outcome of dialling, and what each attempt observed.
 #[derive(Debug)]
 pub struct DialReport {
     pub outcome: Result<DialledSocket, DialError>,
-    /// The hop of the attempt that decided the outcome: the last one with the fault of the outcome.
+    /// The hop of the attempt that decided the outcome. After a failure it is the last one with the error of the
+    /// outcome.
     pub hop: Option<Hop>,
-    /// In the order in which they ended.
+    /// All attempts, in the order in which they ended.
     pub attempts: Vec<ConnectAttempt>,
-    /// Sources that turned out not to be this host's.
-    pub unusable: Vec<IpAddr>,
-    /// Ways that were refused, had no answer until the deadline, or none for as long as the next one waits.
-    pub unanswered: Vec<Hop>,
+    /// Sources that are not addresses of this host.
+    pub unusable_sources: Vec<IpAddr>,
+    /// Hops that were refused or unreachable, or that did not answer before the deadline or within [`ATTEMPT_DELAY`].
+    pub unresponsive_hops: Vec<Hop>,
 }
 
-/// One attempt to connect.
+/// One attempt to connect, for the record.
 #[derive(Debug)]
 pub struct ConnectAttempt {
     pub hop: Hop,
-    /// `connected`, `abandoned` (another attempt had connected), or what its fault is called in records.
+    /// `connected`, `abandoned` (another attempt had connected), or [`DialError::as_str`].
     pub outcome: &'static str,
-    pub took: Duration,
+    pub elapsed: Duration,
 }
 
 #[derive(Debug)]
@@ -50,19 +51,19 @@ pub struct DialledSocket {
     pub hop: Hop,
 }
 
-/// Why no hop led to a connection: of several reasons, the one that says most about the target.
+/// The reason that no hop led to a connection. Of several reasons, it is the one that is most specific to the target.
 #[derive(Debug)]
 pub enum DialError {
     Refused,
     Timeout,
     Unreachable,
-    /// No source could be used: not an address of this host, or out of ports towards this target.
+    /// No source is usable: each is not an address of this host, or has no free port towards this target.
     NoSource,
     Other(io::Error),
 }
 
 impl DialError {
-    /// For records.
+    /// Returns the name of the error in records.
     fn as_str(&self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -95,99 +96,103 @@ impl std::error::Error for DialError {
     }
 }
 
-/// Tries the hops in their order, as RFC 8305 §5 says: the next one starts when the last has failed or has not
-/// answered for [`ATTEMPT_DELAY`]; the first to connect wins, and the others are closed with their futures.
+/// Tries the hops in their order (RFC 8305 §5). The next attempt starts when the last one has failed or has not
+/// answered for [`ATTEMPT_DELAY`]. The first attempt that connects wins, and dropping the others closes them.
 pub async fn dial(hops: &[Hop], deadline: Instant) -> DialReport {
-    let (mut unusable, mut unanswered, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
-    let mut fault = (DialError::NoSource, None);
-    let mut waiting = hops.iter().copied();
-    let mut running: Vec<AttemptInFlight> = Vec::new();
+    let (mut unusable_sources, mut unresponsive_hops, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut decisive = (DialError::NoSource, None);
+    let mut untried = hops.iter().copied();
+    let mut in_flight: Vec<AttemptInFlight> = Vec::new();
     let outcome = loop {
-        match waiting.find(|hop| !unusable.contains(&hop.from())) {
-            Some(hop) => running.push(AttemptInFlight { hop, since: Instant::now(), attempt: Box::pin(connect(hop)) }),
-            None if running.is_empty() => break Err(fault),
+        match untried.find(|hop| !unusable_sources.contains(&hop.from())) {
+            Some(hop) => {
+                in_flight.push(AttemptInFlight { hop, started: Instant::now(), connect: Box::pin(connect_hop(hop)) })
+            }
+            None if in_flight.is_empty() => break Err(decisive),
             None => {}
         }
-        let until = if waiting.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
-        match timeout_at(until, first(&mut running)).await {
-            Ok((hop, since, ended)) => {
-                let outcome = ended.as_ref().map_or_else(ConnectFailure::as_str, |_| "connected");
-                attempts.push(ConnectAttempt { hop, outcome, took: since.elapsed() });
-                let next = match ended {
+        let until = if untried.len() == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT_DELAY) };
+        match timeout_at(until, next_completed(&mut in_flight)).await {
+            Ok((hop, since, result)) => {
+                let outcome = result.as_ref().map_or_else(ConnectFailure::as_str, |_| "connected");
+                attempts.push(ConnectAttempt { hop, outcome, elapsed: since.elapsed() });
+                let next = match result {
                     Ok(socket) => break Ok(DialledSocket { socket, hop }),
                     Err(ConnectFailure::SourceUnavailable) => {
-                        unusable.push(hop.from());
+                        unusable_sources.push(hop.from());
                         DialError::NoSource
                     }
                     Err(ConnectFailure::Failed(next)) => next,
                 };
                 if matches!(next, DialError::Refused | DialError::Timeout | DialError::Unreachable) {
-                    unanswered.push(hop);
+                    unresponsive_hops.push(hop);
                 }
-                fault = more_telling(fault, (next, Some(hop)));
+                decisive = more_specific(decisive, (next, Some(hop)));
             }
             Err(_) if Instant::now() < deadline => {}
             Err(_) => {
-                let last = running.last().map(|running| running.hop);
-                break Err(more_telling(fault, (DialError::Timeout, last)));
+                let last = in_flight.last().map(|running| running.hop);
+                break Err(more_specific(decisive, (DialError::Timeout, last)));
             }
         }
     };
-    let has_waited = |running: &&AttemptInFlight| outcome.is_err() || running.since.elapsed() >= ATTEMPT_DELAY;
-    unanswered.extend(running.iter().filter(has_waited).map(|running| running.hop));
-    let unended = if outcome.is_ok() { "abandoned" } else { DialError::Timeout.as_str() };
+    let was_overtaken = |running: &&AttemptInFlight| outcome.is_err() || running.started.elapsed() >= ATTEMPT_DELAY;
+    unresponsive_hops.extend(in_flight.iter().filter(was_overtaken).map(|running| running.hop));
+    let unfinished = if outcome.is_ok() { "abandoned" } else { DialError::Timeout.as_str() };
     let attempt = |running: &AttemptInFlight| ConnectAttempt {
         hop: running.hop,
-        outcome: unended,
-        took: running.since.elapsed(),
+        outcome: unfinished,
+        elapsed: running.started.elapsed(),
     };
-    attempts.extend(running.iter().map(attempt));
+    attempts.extend(in_flight.iter().map(attempt));
     let (outcome, hop) = match outcome {
-        Ok(dialled) => {
-            let hop = Some(dialled.hop);
-            (Ok(dialled), hop)
+        Ok(connected) => {
+            let hop = Some(connected.hop);
+            (Ok(connected), hop)
         }
-        Err((fault, hop)) => (Err(fault), hop),
+        Err((error, hop)) => (Err(error), hop),
     };
-    DialReport { outcome, hop, attempts, unusable, unanswered }
+    DialReport { outcome, hop, attempts, unusable_sources, unresponsive_hops }
 }
 
-/// Is this an address that connections can leave from and answers come back to?
+/// Checks that this host can send from the address and receives the answers.
 ///
-/// An IPv6 address is bindable whether this host has it or not, since [`bound`] asks for that: there, the routing
-/// table decides.
-pub fn try_source(ip: IpAddr) -> io::Result<()> {
-    bound(ip)?;
+/// Binding an IPv6 address always succeeds, because [`bind_source`] sets IPV6_FREEBIND. So the local routing table
+/// decides about an IPv6 address.
+pub fn check_source(ip: IpAddr) -> io::Result<()> {
+    bind_source(ip)?;
     if ip.is_ipv6() && !local::read()?.contains(ip) {
         return Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
     }
     Ok(())
 }
 
-/// An attempt under way.
+/// An attempt that has not ended.
 struct AttemptInFlight {
     hop: Hop,
-    since: Instant,
-    attempt: Pin<Box<dyn Future<Output = Result<OutboundSocket, ConnectFailure>> + Send>>,
+    started: Instant,
+    connect: Pin<Box<dyn Future<Output = Result<OutboundSocket, ConnectFailure>> + Send>>,
 }
 
-/// Waits for whichever attempt ends first, and takes it out.
-async fn first(running: &mut Vec<AttemptInFlight>) -> (Hop, Instant, Result<OutboundSocket, ConnectFailure>) {
-    let (index, ended) = poll_fn(|cx| {
-        for (index, running) in running.iter_mut().enumerate() {
-            if let Poll::Ready(ended) = running.attempt.as_mut().poll(cx) {
-                return Poll::Ready((index, ended));
+/// Waits until one of the attempts ends, and removes it.
+async fn next_completed(
+    in_flight: &mut Vec<AttemptInFlight>,
+) -> (Hop, Instant, Result<OutboundSocket, ConnectFailure>) {
+    let (index, result) = poll_fn(|cx| {
+        for (index, running) in in_flight.iter_mut().enumerate() {
+            if let Poll::Ready(result) = running.connect.as_mut().poll(cx) {
+                return Poll::Ready((index, result));
             }
         }
         Poll::Pending
     })
     .await;
-    let AttemptInFlight { hop, since, .. } = running.remove(index);
-    (hop, since, ended)
+    let AttemptInFlight { hop, started: since, .. } = in_flight.remove(index);
+    (hop, since, result)
 }
 
 enum ConnectFailure {
-    /// The kernel does not let this host speak from the address.
+    /// The kernel does not let this host send from the address.
     SourceUnavailable,
     Failed(DialError),
 }
@@ -196,69 +201,75 @@ impl ConnectFailure {
     fn as_str(&self) -> &'static str {
         match self {
             Self::SourceUnavailable => DialError::NoSource.as_str(),
-            Self::Failed(fault) => fault.as_str(),
+            Self::Failed(error) => error.as_str(),
         }
     }
 }
 
-async fn connect(hop: Hop) -> Result<OutboundSocket, ConnectFailure> {
-    let socket = bound(hop.from()).map_err(|error| match error.raw_os_error() {
-        // EAFNOSUPPORT: a host without IPv6 has none of its addresses.
+async fn connect_hop(hop: Hop) -> Result<OutboundSocket, ConnectFailure> {
+    let socket = bind_source(hop.from()).map_err(|error| match error.raw_os_error() {
+        // EAFNOSUPPORT: a host without IPv6 has no IPv6 address.
         Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT) => ConnectFailure::SourceUnavailable,
         _ => ConnectFailure::Failed(DialError::Other(error)),
     })?;
-    let stream = socket.connect(hop.to()).await.map_err(|error| ConnectFailure::Failed(told_by_connect(error)))?;
-    left_from(&stream, hop.from()).map_err(|error| ConnectFailure::Failed(DialError::Other(error)))?;
+    let stream =
+        socket.connect(hop.to()).await.map_err(|error| ConnectFailure::Failed(classify_connect_error(error)))?;
+    verify_source(&stream, hop.from()).map_err(|error| ConnectFailure::Failed(DialError::Other(error)))?;
     Ok(OutboundSocket::new(stream))
 }
 
-/// A socket that can leave from nowhere but `ip`.
-fn bound(ip: IpAddr) -> io::Result<TcpSocket> {
+/// Returns a socket that is bound to the source address `ip`.
+fn bind_source(ip: IpAddr) -> io::Result<TcpSocket> {
     let socket = if ip.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if ip.is_ipv6() {
         let options = SockRef::from(&socket);
-        // A local route for a whole prefix (AnyIP) is enough to bind any IPv4 address of it, but not an IPv6 one:
-        // EADDRNOTAVAIL for each, until the socket asks to bind freely. An address that does not come back to this
-        // host is bindable then too; `net::local` tells the two apart.
+        // With a local route for a prefix (AnyIP), the kernel lets a socket bind any IPv4 address of the prefix. It
+        // returns EADDRNOTAVAIL for an IPv6 address, unless the socket has IPV6_FREEBIND. That option also permits
+        // addresses that are not routed to this host; [`check_source`] detects them.
         options.set_freebind_v6(true)?;
-        // Otherwise an IPv4-mapped target would leave from an IPv4 address that nobody chose.
+        // Without the option, a connection to an IPv4-mapped target would have an IPv4 source address that was not
+        // chosen.
         options.set_only_v6(true)?;
     }
-    sockopt::defer_port(socket.as_fd())?;
+    sockopt::defer_port_selection(socket.as_fd())?;
     socket.set_nodelay(true)?;
     socket.bind(SocketAddr::new(ip, 0))?;
     Ok(socket)
 }
 
-/// The kernel was told where to leave from; the promise is worth the question whether it did.
-fn left_from(stream: &TcpStream, from: IpAddr) -> io::Result<()> {
+/// Checks that the kernel used the source address. This is defence in depth: `bind` already fixes it.
+fn verify_source(stream: &TcpStream, from: IpAddr) -> io::Result<()> {
     if stream.local_addr()?.ip() == from {
         Ok(())
     } else {
-        Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the connection left from another address than its own"))
+        Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            "the kernel connected from another source address than the bound one",
+        ))
     }
 }
 
-fn told_by_connect(error: io::Error) -> DialError {
+fn classify_connect_error(error: io::Error) -> DialError {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => DialError::Refused,
         Some(libc::ETIMEDOUT) => DialError::Timeout,
-        // A local firewall says EPERM or EACCES.
+        // A local firewall causes EPERM or EACCES.
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES | libc::EPERM) => {
             DialError::Unreachable
         }
-        // At connect, not at bind: every port of this source is taken towards this target. Another hop may do.
+        // `connect`, unlike `bind`, returns EADDRNOTAVAIL if all ports of the source are in use towards this target.
+        // Another hop may succeed.
         Some(libc::EADDRNOTAVAIL) => DialError::NoSource,
         _ => DialError::Other(error),
     }
 }
 
-/// A fault and the hop of it; of two that say the same, the later one.
+/// An error and its hop.
 type DecisiveError = (DialError, Option<Hop>);
 
-fn more_telling(one: DecisiveError, other: DecisiveError) -> DecisiveError {
-    let weight = |fault: &DialError| match fault {
-        DialError::Refused => 4, // the target has answered
+fn more_specific(one: DecisiveError, other: DecisiveError) -> DecisiveError {
+    let weight = |error: &DialError| match error {
+        DialError::Refused => 4, // the target answered
         DialError::Timeout => 3,
         DialError::Unreachable => 2,
         DialError::Other(_) => 1,

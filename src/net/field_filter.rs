@@ -1,10 +1,10 @@
-//! The bytes of an HTTP/2 peer before h2 reads them: a malformed field must not end the connection.
-//! How does a malformed field end its stream alone (RFC 9113 §8.1.1)?
+//! Filters the frames of an HTTP/2 peer before h2 reads them, so that a malformed field does not end the connection.
+//! How does a malformed field end only its stream (RFC 9113 §8.1.1)?
 //!
-//! h2 treats an upper-case name or a control character like a block that it cannot decompress, and ends the connection.
-//! White space around a value and pseudo-header fields of trailers pass it. So each block is judged here first. One
-//! with a malformed field is replaced by one with a field that h2 resets the stream for. From then on h2 gets each block
-//! rewritten so that it refers to no block of before. All other bytes pass as they are.
+//! h2 treats an upper-case name or a control character like a compression error, and ends the connection. It accepts
+//! white space around a value, and pseudo-header fields in trailers. So this filter validates each block first. A block
+//! with a malformed field is replaced by a block for which h2 resets the stream. From then on each block is rewritten
+//! without references to earlier blocks, because h2's dynamic table lacks entries. All other bytes pass unchanged.
 
 mod replacement;
 
@@ -19,20 +19,21 @@ use super::hpack::{CheckedBlock, FieldRule, FieldSection, HpackDecoder, Rewritte
 use super::leaky_bucket::LeakyBucket;
 use replacement::HeadersFrame;
 
-const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
-const FRAME_HEAD: usize = 9;
-/// SETTINGS_MAX_FRAME_SIZE, which we leave as it is by default (RFC 9113 §6.5.2), in bytes.
-const FRAME_MAX: usize = 16 * 1024;
-/// Frames of one block after its first, at least. h2 takes five where it takes fields of less than 80 KiB.
-const CONTINUATIONS_LEAST: usize = 8;
-/// A request head that decodes to so many times what h2 accepts ends the connection; h2 does the same (RFC 9113 §10.5.1).
-const REQUEST_MARGIN: usize = 4;
-/// Bytes that rewriting may add at once: an index of one byte becomes a field of up to 4 KiB. Four times what the heads of
-/// 128 streams can share.
+const PREFACE_LEN: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+const FRAME_HEADER_LEN: usize = 9;
+/// The default of SETTINGS_MAX_FRAME_SIZE, in bytes, which outgate does not change (RFC 9113 §6.5.2).
+const FRAME_SIZE_MAX: usize = 16 * 1024;
+/// The lower bound of the limit of CONTINUATION frames in a block. h2 accepts five for a list limit below 80 KiB.
+const CONTINUATIONS_MIN: usize = 8;
+/// The factor of h2's list limit above which a request head ends the connection; h2 does the same (RFC 9113 §10.5.1).
+const REQUEST_HEADER_LIST_FACTOR: usize = 4;
+/// The bytes that rewriting may add in a burst: an index of one byte becomes a field of up to 4 KiB. This is four times
+/// the bytes that the heads of 128 streams can share.
 const EXPANSION_MAX: u64 = 2 * 1024 * 1024;
-const EXPANSION_FORGOTTEN_PER_SECOND: u64 = 4 * 1024 * 1024;
-/// Streams that are remembered to have begun a body; the oldest is forgotten for one more, and its trailers pass as a head.
-const BODIES_MAX: usize = 1024;
+const EXPANSION_LEAK_PER_SECOND: u64 = 4 * 1024 * 1024;
+/// The largest number of streams with an open body that are remembered. Above it the lowest stream is forgotten, and
+/// its trailers are taken for a head.
+const OPEN_BODIES_MAX: usize = 1024;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -52,24 +53,25 @@ pub enum MessageKind {
     Responses,
 }
 
-/// Why a message is refused.
+/// The reason that a message is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
     Field(FieldRule),
-    /// Its head is larger than the limit.
+    /// The head of the message exceeds the limit.
     TooLarge,
 }
 
-/// The field that tells a [`Violation`] behind h2, in the place of the refused head. A peer that sends it refuses its own message.
-const VIOLATION: &str = "outgate-response-violation";
+/// The field that carries a [`Violation`] through h2, in the replacement of the rejected head. A peer that sends this
+/// field rejects its own message.
+const VIOLATION_FIELD: &str = "outgate-response-violation";
 const TOO_LARGE: &str = "too_large";
 
 impl Violation {
-    /// Returns what is wrong with the message that had this head in its place.
+    /// Returns the violation that the replacement `head` carries.
     pub fn of(head: &HeaderMap) -> Option<Self> {
-        let word = head.get(VIOLATION)?.as_bytes();
-        let rule = FieldRule::ALL.into_iter().find(|rule| rule.as_str().as_bytes() == word);
-        rule.map(Violation::Field).or((word == TOO_LARGE.as_bytes()).then_some(Violation::TooLarge))
+        let code = head.get(VIOLATION_FIELD)?.as_bytes();
+        let rule = FieldRule::ALL.into_iter().find(|rule| rule.as_str().as_bytes() == code);
+        rule.map(Violation::Field).or((code == TOO_LARGE.as_bytes()).then_some(Violation::TooLarge))
     }
 
     fn as_str(self) -> &'static str {
@@ -80,306 +82,321 @@ impl Violation {
     }
 }
 
-/// Frames in, frames out.
+/// A filter that reads frames of a connection, and writes frames for h2.
 pub struct FieldFilter {
     messages: MessageKind,
-    /// Bytes of a section for which h2 refuses it (SETTINGS_MAX_HEADER_LIST_SIZE).
+    /// The size from which h2 rejects a section, in bytes (SETTINGS_MAX_HEADER_LIST_SIZE).
     list_max: usize,
     decoder: HpackDecoder,
-    /// Bytes of the frame at hand that are still to come, the preface at first.
-    left: usize,
-    /// The frame at hand begins or continues a block; its head is in `raw` from here.
-    gathers_from: Option<usize>,
-    /// The head of the next frame, as far as it has come.
-    head: Vec<u8>,
-    /// The block that is gathered: its frames as they came, and what they carry.
+    /// The bytes of the current frame that have not arrived; at first, those of the preface.
+    remaining: usize,
+    /// The start of the current frame in `raw`, if the frame begins or continues a block.
+    frame_start: Option<usize>,
+    /// The part of the next frame header that has arrived.
+    frame_header: Vec<u8>,
+    /// The frames of the current block, unchanged.
     raw: Vec<u8>,
-    block: Vec<u8>,
-    opening: Option<HeadersFrame>,
-    /// Streams whose head has come, and whose end has not.
-    bodies: BTreeSet<u32>,
-    /// h2's dynamic table is empty: what refers to ours is written out.
-    rewrites: bool,
-    /// The connection is to end before the next frame.
-    ends: bool,
-    /// Frames since the last call of [`FieldFilter::take_answerable`] that h2 may answer with a reset.
-    answerable: usize,
-    /// Bytes that rewriting has added lately.
+    /// The field block fragments of the current block.
+    field_block: Vec<u8>,
+    headers: Option<HeadersFrame>,
+    /// The streams whose head has arrived and whose end has not.
+    open_bodies: BTreeSet<u32>,
+    /// h2's dynamic table is empty, so blocks are rewritten without references to it.
+    is_rewriting: bool,
+    /// The connection must end before the next frame.
+    end_requested: bool,
+    /// The number of frames since the last call of [`FieldFilter::take_resettable`] that h2 may answer with a reset.
+    resettable: usize,
+    /// The bytes that rewriting has added lately.
     expansion: LeakyBucket,
-    /// Nothing passes any more: h2 ends the connection for what has passed.
+    /// No more bytes pass: h2 ends the connection for the last frame.
     has_ended: bool,
 }
 
 impl FieldFilter {
-    /// `list_max`: bytes of a field section, above which h2 is set to refuse it.
+    /// Creates a filter; `list_max`: h2's limit of a field section, in bytes.
     pub fn new(messages: MessageKind, list_max: usize) -> Self {
         Self {
             messages,
             list_max,
             decoder: HpackDecoder::default(),
-            left: if messages == MessageKind::Requests { PREFACE } else { 0 },
-            gathers_from: None,
-            head: Vec::new(),
+            remaining: if messages == MessageKind::Requests { PREFACE_LEN } else { 0 },
+            frame_start: None,
+            frame_header: Vec::new(),
             raw: Vec::new(),
-            block: Vec::new(),
-            opening: None,
-            bodies: BTreeSet::new(),
-            rewrites: false,
-            ends: false,
-            answerable: 0,
-            expansion: LeakyBucket::new(EXPANSION_FORGOTTEN_PER_SECOND),
+            field_block: Vec::new(),
+            headers: None,
+            open_bodies: BTreeSet::new(),
+            is_rewriting: false,
+            end_requested: false,
+            resettable: 0,
+            expansion: LeakyBucket::new(EXPANSION_LEAK_PER_SECOND),
             has_ended: false,
         }
     }
 
-    /// Takes the next bytes of the connection. Returns how many of them pass first, as they are; what comes behind these is
-    /// added to `rest`.
-    pub fn read(&mut self, input: &[u8], rest: &mut BytesMut) -> usize {
+    /// Filters the next bytes of the connection. Returns the length of the prefix that passes unchanged; the bytes that
+    /// follow it are appended to `rest`.
+    pub fn process(&mut self, input: &[u8], rest: &mut BytesMut) -> usize {
         let (mut output, mut at) = (FilterOutput::new(input, rest), 0);
         while at < input.len() && !self.has_ended {
-            let wanted = if self.left > 0 { self.left } else { FRAME_HEAD - self.head.len() };
-            let end = input.len().min(at + wanted);
-            if self.left == 0 {
-                let held = self.head.len();
-                self.head.extend_from_slice(&input[at..end]);
-                if self.head.len() == FRAME_HEAD {
-                    let whole = self.begin(held, at..end, &mut output);
-                    at = whole.unwrap_or(end);
+            let needed = if self.remaining > 0 { self.remaining } else { FRAME_HEADER_LEN - self.frame_header.len() };
+            let end = input.len().min(at + needed);
+            if self.remaining == 0 {
+                let buffered = self.frame_header.len();
+                self.frame_header.extend_from_slice(&input[at..end]);
+                if self.frame_header.len() == FRAME_HEADER_LEN {
+                    let frame_end = self.begin_frame(buffered, at..end, &mut output);
+                    at = frame_end.unwrap_or(end);
                     continue;
                 }
-            } else if self.gathers_from.is_some() {
+            } else if self.frame_start.is_some() {
                 self.raw.extend_from_slice(&input[at..end]);
-                self.left -= end - at;
+                self.remaining -= end - at;
             } else {
-                output.pass(at..end);
-                self.left -= end - at;
+                output.pass_through(at..end);
+                self.remaining -= end - at;
             }
             at = end;
-            if self.left == 0 && self.head.is_empty() {
-                self.end(&mut output);
+            if self.remaining == 0 && self.frame_header.is_empty() {
+                self.end_frame(&mut output);
             }
         }
-        output.passes()
+        output.passthrough()
     }
 
-    /// Ends the connection before the next frame, with ENHANCE_YOUR_CALM.
+    /// Makes h2 end the connection before the next frame, with ENHANCE_YOUR_CALM.
     pub fn end_connection(&mut self) {
-        self.ends = true;
+        self.end_requested = true;
     }
 
-    /// Returns whether nothing passes any more.
+    /// Returns whether no more bytes pass.
     pub fn has_ended(&self) -> bool {
         self.has_ended
     }
 
     /// Forgets a stream that was reset.
-    pub fn forget(&mut self, stream: u32) {
-        self.bodies.remove(&stream);
+    pub fn forget_stream(&mut self, stream: u32) {
+        self.open_bodies.remove(&stream);
     }
 
-    /// Returns how many frames h2 may have answered with a reset since the last call.
-    pub fn take_answerable(&mut self) -> usize {
-        std::mem::take(&mut self.answerable)
+    /// Returns the number of frames since the last call that h2 may have answered with a reset.
+    pub fn take_resettable(&mut self) -> usize {
+        std::mem::take(&mut self.resettable)
     }
 
-    /// Begins a frame whose head has come, `held` bytes of it before this input. Returns where the frame ends in the input, if
-    /// the frame was judged where it lies.
-    fn begin(&mut self, held: usize, place: std::ops::Range<usize>, output: &mut FilterOutput<'_>) -> Option<usize> {
-        let length = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
-        let (kind, flags, stream) = (self.head[3], self.head[4], stream(&self.head[5..]));
-        let continues = match &mut self.opening {
-            None if self.ends => {
-                self.end_calmly(stream, output);
+    /// Begins a frame whose header is complete; `buffered`: the bytes of it that arrived before this input. Returns the
+    /// end of the frame in the input if the whole frame was filtered in place.
+    fn begin_frame(
+        &mut self,
+        buffered: usize,
+        range: std::ops::Range<usize>,
+        output: &mut FilterOutput<'_>,
+    ) -> Option<usize> {
+        let length = u32::from_be_bytes([0, self.frame_header[0], self.frame_header[1], self.frame_header[2]]) as usize;
+        let (kind, flags, stream) = (self.frame_header[3], self.frame_header[4], stream_id(&self.frame_header[5..]));
+        let carries_block = match &mut self.headers {
+            None if self.end_requested => {
+                self.end_for_excess(stream, output);
                 return None;
             }
             None => kind == HEADERS,
-            Some(opening) => {
-                opening.continuations += 1;
-                kind == CONTINUATION && stream == opening.stream
+            Some(headers) => {
+                headers.continuations += 1;
+                kind == CONTINUATION && stream == headers.stream
             }
         };
-        // A push was not permitted (RFC 9113 §8.4).
-        if self.opening.is_some() && !continues || kind == PUSH_PROMISE {
-            self.end_misplaced(stream, output);
+        // The client never permits a push (RFC 9113 §8.4).
+        if self.headers.is_some() && !carries_block || kind == PUSH_PROMISE {
+            self.end_with_protocol_error(stream, output);
             return None;
         }
-        if length > FRAME_MAX {
-            output.write(&self.head); // h2 reads no further: FRAME_SIZE_ERROR
+        if length > FRAME_SIZE_MAX {
+            output.write(&self.frame_header); // h2 ends the connection: FRAME_SIZE_ERROR
             self.stop();
             return None;
         }
-        if self.opening.as_ref().is_some_and(|opening| opening.continuations > self.continuations_max()) {
+        if self.headers.as_ref().is_some_and(|headers| headers.continuations > self.continuations_max()) {
             self.end_too_large(output);
             return None;
         }
-        self.left = length;
-        if continues {
-            let whole = place.end + length;
-            if held == 0 && self.opening.is_none() && flags & END_HEADERS != 0 && whole <= output.input().len() {
-                self.left = 0;
-                self.head.clear();
-                self.judge_frame(place.start..whole, output);
-                return Some(whole);
+        self.remaining = length;
+        if carries_block {
+            let frame_end = range.end + length;
+            if buffered == 0 && self.headers.is_none() && flags & END_HEADERS != 0 && frame_end <= output.input().len()
+            {
+                self.remaining = 0;
+                self.frame_header.clear();
+                self.filter_frame(range.start..frame_end, output);
+                return Some(frame_end);
             }
-            self.gathers_from = Some(self.raw.len());
-            self.raw.extend_from_slice(&self.head);
+            self.frame_start = Some(self.raw.len());
+            self.raw.extend_from_slice(&self.frame_header);
         } else {
-            self.note(kind, flags, stream);
-            output.write(&self.head[..held]);
-            output.pass(place);
+            self.observe_frame(kind, flags, stream);
+            output.write(&self.frame_header[..buffered]);
+            output.pass_through(range);
         }
-        self.head.clear();
+        self.frame_header.clear();
         if length == 0 {
-            self.end(output);
+            self.end_frame(output);
         }
         None
     }
 
-    /// Takes note of a frame that carries no block.
-    fn note(&mut self, kind: u8, flags: u8, stream: u32) {
+    /// Tracks a frame that carries no block.
+    fn observe_frame(&mut self, kind: u8, flags: u8, stream: u32) {
         match kind {
-            DATA if self.bodies.contains(&stream) => {}
-            DATA | PRIORITY_FRAME => self.answerable += 1,
+            DATA if self.open_bodies.contains(&stream) => {}
+            DATA | PRIORITY_FRAME => self.resettable += 1,
             _ => {}
         }
         if kind == RST_STREAM || kind == DATA && flags & END_STREAM != 0 {
-            self.bodies.remove(&stream);
+            self.open_bodies.remove(&stream);
         }
     }
 
-    /// Ends a frame that has come in pieces.
-    fn end(&mut self, output: &mut FilterOutput<'_>) {
-        let Some(from) = self.gathers_from.take() else { return };
+    /// Completes a frame that arrived in pieces.
+    fn end_frame(&mut self, output: &mut FilterOutput<'_>) {
+        let Some(from) = self.frame_start.take() else { return };
         let frame = &self.raw[from..];
-        let Some(fragment) = fragment(frame) else { return self.end_misplaced(stream(&frame[5..]), output) };
-        self.block.extend_from_slice(fragment);
+        let Some(fragment) = fragment(frame) else {
+            return self.end_with_protocol_error(stream_id(&frame[5..]), output);
+        };
+        self.field_block.extend_from_slice(fragment);
         let ends_block = frame[4] & END_HEADERS != 0;
-        let opening = self.opening.get_or_insert_with(|| HeadersFrame::of(frame));
+        let headers = self.headers.get_or_insert_with(|| HeadersFrame::of(frame));
         if !ends_block {
             return;
         }
-        let (opening, raw, block) = (opening.clone(), std::mem::take(&mut self.raw), std::mem::take(&mut self.block));
-        self.opening = None;
-        if self.judge(&opening, &block, output) {
-            // h2 counts frames: a block in many small ones would end the connection.
-            match opening.continuations < CONTINUATIONS_LEAST / 2 {
+        let (headers, raw, block) =
+            (headers.clone(), std::mem::take(&mut self.raw), std::mem::take(&mut self.field_block));
+        self.headers = None;
+        if self.filter_block(&headers, &block, output) {
+            // h2 limits the frames of a block. A block in many small frames would end the connection.
+            match headers.continuations < CONTINUATIONS_MIN / 2 {
                 true => output.write(&raw),
-                false => output.write_block(&opening, &block),
+                false => output.write_block(&headers, &block),
             }
         }
     }
 
-    /// Judges a frame of the input with a whole block.
-    fn judge_frame(&mut self, place: std::ops::Range<usize>, output: &mut FilterOutput<'_>) {
-        let frame = &output.input()[place.clone()];
-        let Some(fragment) = fragment(frame) else { return self.end_misplaced(stream(&frame[5..]), output) };
-        if self.judge(&HeadersFrame::of(frame), fragment, output) {
-            output.pass(place);
+    /// Filters a frame that contains a whole block, in place.
+    fn filter_frame(&mut self, range: std::ops::Range<usize>, output: &mut FilterOutput<'_>) {
+        let frame = &output.input()[range.clone()];
+        let Some(fragment) = fragment(frame) else {
+            return self.end_with_protocol_error(stream_id(&frame[5..]), output);
+        };
+        if self.filter_block(&HeadersFrame::of(frame), fragment, output) {
+            output.pass_through(range);
         }
     }
 
-    /// Returns whether a block passes as it came; else writes what h2 gets in its place.
-    fn judge(&mut self, opening: &HeadersFrame, block: &[u8], output: &mut FilterOutput<'_>) -> bool {
-        self.answerable += 1;
-        self.rewrites |= opening.depends_on_itself;
+    /// Returns whether a block passes unchanged; otherwise writes its replacement.
+    fn filter_block(&mut self, headers: &HeadersFrame, block: &[u8], output: &mut FilterOutput<'_>) -> bool {
+        self.resettable += 1;
+        self.is_rewriting |= headers.depends_on_itself;
         let head = if self.messages == MessageKind::Requests { FieldSection::Request } else { FieldSection::Response };
-        let section = if self.bodies.contains(&opening.stream) { FieldSection::Trailers } else { head };
+        let section = if self.open_bodies.contains(&headers.stream) { FieldSection::Trailers } else { head };
         let is_request = matches!(section, FieldSection::Request);
-        self.rewrites = self.rewrites || is_request && self.decoder.has_unencoded_path(block);
-        let mut rewritten = self.rewrites.then(|| RewrittenBlock::new(self.list_max));
-        let checked = self.decoder.check(block, section, rewritten.as_mut());
-        let Ok(CheckedBlock { size, broken, is_interim }) = checked else {
-            output.write_undecodable(opening.stream);
+        self.is_rewriting = self.is_rewriting || is_request && self.decoder.has_unencoded_path(block);
+        let mut rewritten = self.is_rewriting.then(|| RewrittenBlock::new(self.list_max));
+        let checked = self.decoder.decode_and_validate(block, section, rewritten.as_mut());
+        let Ok(CheckedBlock { size, violated, is_interim }) = checked else {
+            output.write_undecodable(headers.stream);
             self.stop();
             return false;
         };
         let is_too_large = match self.messages {
-            MessageKind::Requests if size > REQUEST_MARGIN * self.list_max => {
-                self.end_calmly(opening.stream, output);
+            MessageKind::Requests if size > REQUEST_HEADER_LIST_FACTOR * self.list_max => {
+                self.end_for_excess(headers.stream, output);
                 return false;
             }
             MessageKind::Requests => false,
             MessageKind::Responses => size >= self.list_max,
         };
-        // RFC 9113 §8.1: an interim response ends no stream.
-        let broken = broken.or((is_interim && opening.ends_stream).then_some(FieldRule::Status)).map(Violation::Field);
-        if let Some(violation) = broken.or(is_too_large.then_some(Violation::TooLarge)) {
-            self.rewrites = true;
-            self.bodies.remove(&opening.stream);
+        // An interim response must not end its stream (RFC 9113 §8.1).
+        let violation =
+            violated.or((is_interim && headers.ends_stream).then_some(FieldRule::Status)).map(Violation::Field);
+        if let Some(violation) = violation.or(is_too_large.then_some(Violation::TooLarge)) {
+            self.is_rewriting = true;
+            self.open_bodies.remove(&headers.stream);
             match section {
-                FieldSection::Response => output.write_violation(opening.stream, violation),
-                FieldSection::Request | FieldSection::Trailers => output.write_malformed(opening),
+                FieldSection::Response => output.write_violation(headers.stream, violation),
+                FieldSection::Request | FieldSection::Trailers => output.write_malformed(headers),
             }
             return false;
         }
-        if opening.ends_stream {
-            self.bodies.remove(&opening.stream);
+        if headers.ends_stream {
+            self.open_bodies.remove(&headers.stream);
         } else if !is_interim {
-            self.bodies.insert(opening.stream);
-            if self.bodies.len() > BODIES_MAX {
-                self.bodies.pop_first();
+            self.open_bodies.insert(headers.stream);
+            if self.open_bodies.len() > OPEN_BODIES_MAX {
+                self.open_bodies.pop_first();
             }
         }
-        // h2 would answer 431 without a record, or not see the path that is carried past it.
+        // h2 would answer 431 without a record, or would not read the path that is carried in a field.
         let size = rewritten.as_ref().map_or(size, |rewritten| size.max(rewritten.size));
         if is_request && size >= self.list_max {
-            self.rewrites = true;
-            output.write_large_request(opening);
+            self.is_rewriting = true;
+            output.write_large_request(headers);
             return false;
         }
         let Some(RewrittenBlock { block: rewritten, .. }) = rewritten else { return true };
         let added = rewritten.len().saturating_sub(block.len());
         if self.expansion.add(added as u64, Instant::now()) > EXPANSION_MAX {
-            self.end_calmly(opening.stream, output);
+            self.end_for_excess(headers.stream, output);
         } else {
-            output.write_block(opening, &rewritten);
+            output.write_block(headers, &rewritten);
         }
         false
     }
 
-    /// Has h2 end the connection with PROTOCOL_ERROR. What came must not pass: h2 ends no more than a stream for some of it.
-    fn end_misplaced(&mut self, stream: u32, output: &mut FilterOutput<'_>) {
+    /// Makes h2 end the connection with PROTOCOL_ERROR. The input must not pass, because h2 ends only the stream for
+    /// some of it.
+    fn end_with_protocol_error(&mut self, stream: u32, output: &mut FilterOutput<'_>) {
         output.write_misplaced(stream);
         self.stop();
     }
 
-    /// A block of more frames than are taken ends the connection, and still names the limit.
+    /// Ends the connection for a block with too many frames, and reports the exceeded limit.
     fn end_too_large(&mut self, output: &mut FilterOutput<'_>) {
-        let Some(opening) = self.opening.take() else { return };
-        if self.messages == MessageKind::Responses && !self.bodies.contains(&opening.stream) {
-            output.write_violation(opening.stream, Violation::TooLarge);
+        let Some(headers) = self.headers.take() else { return };
+        if self.messages == MessageKind::Responses && !self.open_bodies.contains(&headers.stream) {
+            output.write_violation(headers.stream, Violation::TooLarge);
         }
-        self.end_calmly(opening.stream, output);
+        self.end_for_excess(headers.stream, output);
     }
 
-    /// Has h2 end the connection: with ENHANCE_YOUR_CALM where a client may read that.
-    fn end_calmly(&mut self, stream: u32, output: &mut FilterOutput<'_>) {
+    /// Makes h2 end the connection, with ENHANCE_YOUR_CALM if the peer is a client.
+    fn end_for_excess(&mut self, stream: u32, output: &mut FilterOutput<'_>) {
         match self.messages {
-            // The frame that was to come may have been of no stream, such as PING.
-            MessageKind::Requests => output.write_endless(stream.max(1), self.continuations_max()),
+            // The next frame may belong to no stream, such as PING.
+            MessageKind::Requests => output.write_excess_continuations(stream.max(1), self.continuations_max()),
             MessageKind::Responses => output.write_undecodable(stream),
         }
         self.stop();
     }
 
     fn continuations_max(&self) -> usize {
-        CONTINUATIONS_LEAST.max(self.list_max / FRAME_MAX * 5 / 4)
+        CONTINUATIONS_MIN.max(self.list_max / FRAME_SIZE_MAX * 5 / 4)
     }
 
-    /// Judges no further, and holds nothing for it.
+    /// Stops filtering, and frees the buffers.
     fn stop(&mut self) {
-        *self = Self { has_ended: true, left: 0, ..Self::new(self.messages, self.list_max) };
+        *self = Self { has_ended: true, remaining: 0, ..Self::new(self.messages, self.list_max) };
     }
 }
 
-/// Reads the identifier of a stream, without the bit that is reserved (RFC 9113 §4.1).
-fn stream(number: &[u8]) -> u32 {
+/// Reads a stream identifier, and ignores the reserved bit (RFC 9113 §4.1).
+fn stream_id(number: &[u8]) -> u32 {
     u32::from_be_bytes([number[0], number[1], number[2], number[3]]) & (u32::MAX >> 1)
 }
 
-/// The part of a block that a frame carries, without padding and priority (RFC 9113 §6.2).
+/// Returns the field block fragment of a frame, without padding and priority (RFC 9113 §6.2); `None`: the frame is
+/// malformed.
 fn fragment(frame: &[u8]) -> Option<&[u8]> {
-    let (head, mut payload) = frame.split_at(FRAME_HEAD);
+    let (head, mut payload) = frame.split_at(FRAME_HEADER_LEN);
     let flags = if head[3] == HEADERS { head[4] } else { 0 };
     let mut padding = 0;
     if flags & PADDED != 0 {
@@ -392,7 +409,7 @@ fn fragment(frame: &[u8]) -> Option<&[u8]> {
     payload.get(..payload.len().checked_sub(padding)?)
 }
 
-/// Any bytes come out the same however they arrive, and hold no malformed field afterwards.
+/// Properties of the filter for any bytes.
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 

@@ -1,4 +1,4 @@
-//! The output of a filter of bytes: those that came, as they are, and others in their place.
+//! The output of a byte filter: a part of the input that passes unchanged, and replaced bytes behind it.
 //! How much of the input need not be copied?
 
 use std::ops::Range;
@@ -7,30 +7,30 @@ use bytes::BytesMut;
 
 pub(super) struct FilterOutput<'a> {
     input: &'a [u8],
-    /// Bytes of the input that pass first, as they are.
-    passes: usize,
+    /// The length of the input's prefix that passes unchanged.
+    passthrough: usize,
     rest: &'a mut BytesMut,
 }
 
 impl<'a> FilterOutput<'a> {
     pub(super) fn new(input: &'a [u8], rest: &'a mut BytesMut) -> Self {
-        Self { input, passes: 0, rest }
+        Self { input, passthrough: 0, rest }
     }
 
     pub(super) fn input(&self) -> &'a [u8] {
         self.input
     }
 
-    pub(super) fn passes(&self) -> usize {
-        self.passes
+    pub(super) fn passthrough(&self) -> usize {
+        self.passthrough
     }
 
-    /// Passes a part of the input: without a copy, as long as nothing was held back or written before.
-    pub(super) fn pass(&mut self, part: Range<usize>) {
-        if part.start == self.passes && self.rest.is_empty() {
-            self.passes = part.end;
+    /// Passes a part of the input. It is not copied while nothing was held back or written before it.
+    pub(super) fn pass_through(&mut self, range: Range<usize>) {
+        if range.start == self.passthrough && self.rest.is_empty() {
+            self.passthrough = range.end;
         } else {
-            self.rest.extend_from_slice(&self.input[part]);
+            self.rest.extend_from_slice(&self.input[range]);
         }
     }
 

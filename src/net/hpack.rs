@@ -1,5 +1,5 @@
-//! HPACK (RFC 7541) as far as it takes to judge fields before h2 reads them.
-//! Is a field section well-formed, and what stands in the place of one that refers to fields of before?
+//! An HPACK decoder (RFC 7541) that validates fields before h2 reads them.
+//! Is a field section well-formed, and how is it rewritten without references to earlier fields?
 
 mod huffman;
 mod rules;
@@ -16,39 +16,40 @@ use static_table::STATIC_TABLE;
 pub use unencoded_path::UNENCODED_PATH;
 use unencoded_path::{PLACEHOLDER, is_unencoded};
 
-/// SETTINGS_HEADER_TABLE_SIZE, which we leave as it is by default (RFC 9113 §6.5.2).
+/// The default of SETTINGS_HEADER_TABLE_SIZE, which outgate does not change (RFC 9113 §6.5.2).
 const TABLE_MAX: usize = 4096;
-/// What an entry takes beyond its name and value (RFC 7541 §4.1); a field section counts it for each field, too.
+/// The overhead of a table entry, in bytes, beyond its name and value (RFC 7541 §4.1). A field section counts it for
+/// each field, too.
 const ENTRY_OVERHEAD: usize = 32;
-/// Octets of an integer; h2 takes no more.
+/// The largest number of octets of an integer, as in h2.
 const INTEGER_MAX: u32 = 5;
-/// The bits of a literal that becomes an entry of the table (RFC 7541 §6.2.1).
+/// The bits of a literal field with incremental indexing (RFC 7541 §6.2.1).
 const WITH_INDEXING: u8 = 0x40;
-/// The bits of a literal that does not (RFC 7541 §6.2.2).
+/// The bits of a literal field without indexing (RFC 7541 §6.2.2).
 const WITHOUT_INDEXING: u8 = 0;
 
-/// Sets the limit of the dynamic table to 0, which empties it (RFC 7541 §6.3).
+/// A dynamic table size update to 0, which empties the table (RFC 7541 §6.3).
 pub const EMPTY_TABLE: u8 = 0x20;
 
-/// The block cannot be decompressed: the state of the connection is lost with it (RFC 7541 §2.3.3).
+/// The block cannot be decompressed, so the state of the connection is lost (RFC 7541 §2.3.3).
 #[derive(Debug, PartialEq, Eq)]
 pub struct CompressionError;
 
-/// The result of judging a block.
+/// The result of validating a block.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CheckedBlock {
-    /// Bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113 §6.5.2).
+    /// The size in bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts it (RFC 9113 §6.5.2).
     pub size: usize,
-    /// The first rule that a field breaks.
-    pub broken: Option<FieldRule>,
-    /// The head of an interim response (1xx).
+    /// The first rule that a field violates.
+    pub violated: Option<FieldRule>,
+    /// The section is the head of an interim response (1xx).
     pub is_interim: bool,
 }
 
-/// The dynamic table of one direction of a connection.
+/// The decoder of one direction of a connection, with its dynamic table.
 #[derive(Default)]
 pub struct HpackDecoder {
-    /// The newest first.
+    /// The dynamic table, the newest entry first.
     entries: VecDeque<TableEntry>,
     size: usize,
     limit: Option<usize>,
@@ -59,64 +60,64 @@ struct TableEntry {
     value: Box<[u8]>,
     class: NameClass,
     kind: FieldKind,
-    /// It is a path that h2 must not see: judged once, for thousands of indices may name it.
+    /// The entry is a path that h2 must not read. It is computed once, because thousands of indices may refer to the
+    /// entry.
     is_unencoded: bool,
 }
 
-/// The name of a literal.
+/// The name of a literal field.
 enum LiteralName<'a> {
     Literal(Cow<'a, [u8]>),
     Static(&'static [u8]),
     Entry(Arc<[u8]>),
 }
 
-/// A block that says the same as another, without the dynamic table.
+/// A block with the fields of another, without references to the dynamic table.
 pub struct RewrittenBlock {
     pub block: Vec<u8>,
-    /// Bytes of a section for which h2 refuses it: what comes behind does not matter.
+    /// The size from which h2 rejects a section, in bytes. Fields after that are left out.
     list_max: usize,
-    /// Bytes of the fields, as h2 counts them.
+    /// The size of the fields in bytes, as h2 counts it.
     pub size: usize,
-    /// A path that stands in [`UNENCODED_PATH`], behind all else.
+    /// The path for the field [`UNENCODED_PATH`], which is written last.
     path: Option<Vec<u8>>,
 }
 
 impl HpackDecoder {
-    /// Reads a block, which may refer to those before, and judges it. Writes the same fields to `rewritten`, where h2 is
-    /// not to have the block as it is.
-    pub fn check(
+    /// Decodes a block with the dynamic table, and validates it. Writes the same fields to `rewritten` if it is given.
+    pub fn decode_and_validate(
         &mut self,
         block: &[u8],
         section: FieldSection,
         mut rewritten: Option<&mut RewrittenBlock>,
     ) -> Result<CheckedBlock, CompressionError> {
-        let (mut reader, mut judge, mut size) = (BlockReader { block, at: 0 }, SectionValidator::new(section), 0);
+        let (mut reader, mut validator, mut size) = (BlockReader { block, at: 0 }, SectionValidator::new(section), 0);
         while let Some(first) = reader.block.get(reader.at).copied() {
             match first {
                 0x80.. => {
                     let index = reader.integer(7)?.checked_sub(1).ok_or(CompressionError)?;
-                    size += self.indexed(index, &mut judge, rewritten.as_deref_mut())?;
+                    size += self.indexed(index, &mut validator, rewritten.as_deref_mut())?;
                 }
                 0x20..0x40 => self.resize(reader.integer(5)?)?,
-                _ => size += self.literal(&mut reader, first, &mut judge, rewritten.as_deref_mut())?,
+                _ => size += self.literal(&mut reader, first, &mut validator, rewritten.as_deref_mut())?,
             }
         }
         if let Some(rewritten) = rewritten {
-            rewritten.end();
+            rewritten.finish();
         }
-        let (broken, is_interim) = judge.end();
-        Ok(CheckedBlock { size, broken, is_interim })
+        let (violated, is_interim) = validator.finish();
+        Ok(CheckedBlock { size, violated, is_interim })
     }
 
-    /// Returns the size of the field. `index`: counted from 0.
+    /// Decodes an indexed field, and returns its size; `index` is counted from 0.
     fn indexed(
         &self,
         index: usize,
-        judge: &mut SectionValidator,
+        validator: &mut SectionValidator,
         rewritten: Option<&mut RewrittenBlock>,
     ) -> Result<usize, CompressionError> {
         if let Some((name, value)) = STATIC_TABLE.get(index) {
-            judge.judge(NameClass::of(name.as_bytes()).judge(value.as_bytes()));
+            validator.add(NameClass::of(name.as_bytes()).validate(value.as_bytes()));
             let size = name.len() + value.len() + ENTRY_OVERHEAD;
             if let Some(rewritten) = rewritten {
                 rewritten.push(size, |block| block.push(0x80 | (index + 1) as u8));
@@ -124,19 +125,19 @@ impl HpackDecoder {
             return Ok(size);
         }
         let entry = self.entries.get(index - STATIC_TABLE.len()).ok_or(CompressionError)?;
-        judge.judge(entry.kind);
+        validator.add(entry.kind);
         if let Some(rewritten) = rewritten {
             rewritten.field(entry.is_unencoded, &entry.name, &entry.value);
         }
         Ok(entry.size())
     }
 
-    /// Returns the size of the field.
+    /// Decodes a literal field, and returns its size.
     fn literal(
         &mut self,
         reader: &mut BlockReader<'_>,
         first: u8,
-        judge: &mut SectionValidator,
+        validator: &mut SectionValidator,
         rewritten: Option<&mut RewrittenBlock>,
     ) -> Result<usize, CompressionError> {
         let is_indexed = first & WITH_INDEXING != 0;
@@ -146,11 +147,11 @@ impl HpackDecoder {
                 let class = NameClass::of(&name);
                 (LiteralName::Literal(name), class)
             }
-            index => self.name(index - 1)?,
+            index => self.literal_name(index - 1)?,
         };
         let value = reader.string()?;
-        let kind = class.judge(&value);
-        judge.judge(kind);
+        let kind = class.validate(&value);
+        validator.add(kind);
         let size = name.bytes().len() + value.len() + ENTRY_OVERHEAD;
         let is_unencoded = is_unencoded(class, &value);
         if let Some(rewritten) = rewritten {
@@ -162,7 +163,7 @@ impl HpackDecoder {
         Ok(size)
     }
 
-    fn name(&self, index: usize) -> Result<(LiteralName<'static>, NameClass), CompressionError> {
+    fn literal_name(&self, index: usize) -> Result<(LiteralName<'static>, NameClass), CompressionError> {
         if let Some((name, _)) = STATIC_TABLE.get(index) {
             return Ok((LiteralName::Static(name.as_bytes()), NameClass::of(name.as_bytes())));
         }
@@ -170,7 +171,7 @@ impl HpackDecoder {
         Ok((LiteralName::Entry(Arc::clone(&entry.name)), entry.class))
     }
 
-    /// An entry that is larger than the table empties it (RFC 7541 §4.4).
+    /// Adds an entry. One that is larger than the table empties it (RFC 7541 §4.4).
     fn insert(&mut self, entry: TableEntry) {
         self.size += entry.size();
         self.entries.push_front(entry);
@@ -219,7 +220,8 @@ impl LiteralName<'_> {
 }
 
 impl RewrittenBlock {
-    /// `list_max`: bytes of a section for which h2 refuses it, as [`CheckedBlock::size`] counts them.
+    /// Creates an empty block; `list_max`: the size from which h2 rejects a section, as [`CheckedBlock::size`] counts
+    /// it.
     pub fn new(list_max: usize) -> Self {
         Self { block: vec![EMPTY_TABLE], list_max, size: 0, path: None }
     }
@@ -235,15 +237,15 @@ impl RewrittenBlock {
         self.push(name.len() + value.len() + ENTRY_OVERHEAD, |block| encode(block, WITHOUT_INDEXING, name, value));
     }
 
-    fn end(&mut self) {
+    fn finish(&mut self) {
         if let Some(path) = self.path.take() {
             let name = UNENCODED_PATH.as_bytes();
             self.push(name.len() + path.len() + ENTRY_OVERHEAD, |block| encode(block, WITHOUT_INDEXING, name, &path));
         }
     }
 
-    /// Adds a field of `size` bytes. In the place of the first that makes the section too large stands one of plain bytes: an
-    /// index of one byte may stand for thousands.
+    /// Adds a field of `size` bytes. The first field that exceeds the limit is replaced by one of plain bytes, because
+    /// its index of one byte could become thousands.
     fn push(&mut self, size: usize, write: impl FnOnce(&mut Vec<u8>)) {
         if self.size >= self.list_max {
             return;
@@ -257,7 +259,7 @@ impl RewrittenBlock {
     }
 }
 
-/// Adds a literal whose name is no index, and nothing compressed; `kind`: the bits that say what becomes of it.
+/// Writes a literal field without an indexed name or Huffman coding; `kind`: the bits of its representation.
 pub fn encode(block: &mut Vec<u8>, kind: u8, name: &[u8], value: &[u8]) {
     block.push(kind);
     for text in [name, value] {
@@ -266,7 +268,7 @@ pub fn encode(block: &mut Vec<u8>, kind: u8, name: &[u8], value: &[u8]) {
     }
 }
 
-/// An integer with a prefix of 7 bits (RFC 7541 §5.1).
+/// Writes an integer with a prefix of 7 bits (RFC 7541 §5.1).
 fn encode_length(block: &mut Vec<u8>, length: usize) {
     let Some(mut rest) = length.checked_sub(127) else { return block.push(length as u8) };
     block.push(127);

@@ -1,33 +1,32 @@
-//! A count that is forgotten at a rate.
-//! Has there been too much of something lately?
+//! A leaky bucket: a counter that decreases at a constant rate.
+//! Has an event been too frequent lately?
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Nanoseconds of a second.
-const NANOSECONDS: u128 = 1_000_000_000;
+const NANOSECONDS_PER_SECOND: u128 = 1_000_000_000;
 
-/// Units that leak away at a constant rate.
+/// A counter of units that leak at a constant rate.
 pub struct LeakyBucket {
-    forgotten_per_second: u64,
+    leak_per_second: u64,
     count: u64,
-    /// When the count was brought down last.
-    since: Option<Instant>,
+    /// The time up to which leaked units are subtracted.
+    last_leak: Option<Instant>,
 }
 
 impl LeakyBucket {
     pub fn new(forgotten_per_second: u64) -> Self {
-        Self { forgotten_per_second, count: 0, since: None }
+        Self { leak_per_second: forgotten_per_second, count: 0, last_leak: None }
     }
 
-    /// Returns how many there are with these.
+    /// Adds units, and returns the new count.
     pub fn add(&mut self, count: u64, now: Instant) -> u64 {
-        let since = self.since.get_or_insert(now);
-        let rate = u128::from(self.forgotten_per_second);
-        let forgotten = now.saturating_duration_since(*since).as_nanos() * rate / NANOSECONDS;
-        // What is less than a unit is left for the next call.
-        *since += Duration::from_nanos(u64::try_from(forgotten * NANOSECONDS / rate).unwrap_or(u64::MAX));
+        let since = self.last_leak.get_or_insert(now);
+        let rate = u128::from(self.leak_per_second);
+        let forgotten = now.saturating_duration_since(*since).as_nanos() * rate / NANOSECONDS_PER_SECOND;
+        // A fraction of a unit is left for the next call.
+        *since += Duration::from_nanos(u64::try_from(forgotten * NANOSECONDS_PER_SECOND / rate).unwrap_or(u64::MAX));
         self.count = self.count.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
         self.count = self.count.saturating_add(count);
         self.count
@@ -39,14 +38,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_are_forgotten_at_the_rate() {
+    fn leaky_bucket_leaks_at_the_rate() {
         let (mut leaky, start) = (LeakyBucket::new(1024), Instant::now());
         assert_eq!(leaky.add(4096, start), 4096);
         assert_eq!(leaky.add(1, start), 4097);
         let later = start + Duration::from_secs(1);
         assert_eq!(leaky.add(1, later), 4098 - 1024);
         assert_eq!(leaky.add(1, later + Duration::from_secs(60)), 1);
-        // Many small steps forget no less than one large one.
+        // Many small steps leak no less than a large one.
         let mut leaky = LeakyBucket::new(1024);
         leaky.add(5000, start);
         let last = (1..=1000).map(|step| leaky.add(0, start + step * Duration::from_micros(1900))).last();

@@ -1,5 +1,5 @@
-//! Sockets to listen on: TCP, unix, and those that systemd passes.
-//! Where do clients come in?
+//! Listening sockets: TCP, unix, and those that systemd passes.
+//! How is a socket bound, replaced and closed?
 
 mod stream;
 mod syn_filter;
@@ -21,20 +21,21 @@ use tokio::net::{TcpListener, UnixListener};
 pub use self::stream::{ClientSocket, ClientStream};
 use crate::config::{Bind, Listen};
 
-/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`, 4096 by default.
+/// The length of the accept queue. The kernel caps it at `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
-/// Permissions of a unix socket that has none of its own: for the user and the group of the process.
-const UNIX_MODE: u32 = 0o660;
-const GROUPS: &str = "/etc/group";
+/// The default mode of a unix socket: access for the user and the group of the process.
+const DEFAULT_UNIX_MODE: u32 = 0o660;
+const GROUP_FILE: &str = "/etc/group";
 
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    /// With its file, where it is ours and not systemd's.
+    /// A unix socket, with its file if this process created it; systemd's files are not owned.
     Unix(UnixListener, Option<SocketFile>),
 }
 
-/// The file of a unix socket of ours: gone with it, unless another stands in its place by then.
+/// The file of a unix socket that this process created. Dropping it removes the file, unless another file has replaced
+/// it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -42,14 +43,14 @@ pub struct SocketFile {
     inode: u64,
 }
 
-/// Which process accepts the connections that arrive once this one has begun to stop.
+/// The process that accepts the connections that arrive while this one stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Successor {
-    /// None can bind before this process has closed its socket.
+    /// No process can bind before this one has closed its socket.
     AfterClose,
-    /// The next one that is given the same socket. The kernel queues connections until then.
+    /// The next process inherits the same socket. The kernel queues connections until then.
     InheritsSocket,
-    /// Another one that listens on the same address already (SO_REUSEPORT), or on another socket at the same path.
+    /// Another process already listens on the same address (SO_REUSEPORT), or on another socket at the same path.
     Concurrent,
 }
 
@@ -63,27 +64,27 @@ impl Successor {
     }
 }
 
-/// One listener, but of `systemd` as many as it passes, which can be taken once in the life of the process. Call it
-/// within the runtime.
+/// Returns one listener, or all that systemd passes, which can be taken only once in the life of the process. It must
+/// be called within the runtime.
 pub fn bind(bind: &Bind, successor: Successor) -> io::Result<Vec<Listener>> {
     match &bind.address {
-        Listen::Tcp(address) => Ok(vec![tcp(*address, successor)?]),
-        Listen::Unix(path) => Ok(vec![unix(path, bind, successor)?]),
-        Listen::Systemd => systemd(ListenFd::from_env()),
+        Listen::Tcp(address) => Ok(vec![bind_tcp(*address, successor)?]),
+        Listen::Unix(path) => Ok(vec![bind_unix(path, bind, successor)?]),
+        Listen::Systemd => take_systemd_sockets(ListenFd::from_env()),
     }
 }
 
 impl Listener {
-    /// The next client. Every error is one of this process or host (no descriptors, no memory), to be answered by
-    /// waiting: a connection that died before it was accepted is skipped.
+    /// Accepts the next client. An error concerns this process or host (no descriptors, no memory): the caller should
+    /// wait and retry. A connection that failed before it was accepted is skipped.
     pub async fn accept(&self) -> io::Result<(ClientStream, Option<SocketAddr>)> {
         loop {
             let accepted = match self {
                 Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
-                    // Answers are small and complete. This fails only on a connection that is gone already, and
-                    // reading from it will say so.
+                    // Responses are small and complete. The call fails only if the connection has ended, and the next
+                    // read reports that.
                     let _ = stream.set_nodelay(true);
-                    // On a dual-stack socket an IPv4 client shows as an IPv4-mapped address.
+                    // A dual-stack socket reports an IPv4 client as an IPv4-mapped address.
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     (ClientStream::tcp(stream), Some(peer))
                 }),
@@ -98,17 +99,17 @@ impl Listener {
         }
     }
 
-    /// Sends new clients to the process that listens beside this one. Connections that have begun, in the queue or in
-    /// their TCP handshake, can still be accepted.
-    pub fn turn_away(&mut self) {
+    /// Leaves new clients to the process that listens on the same address. Connections in the queue or in their TCP
+    /// handshake can still be accepted.
+    pub fn stop_new_connections(&mut self) {
         match self {
-            // Where it fails, closing the socket resets what arrives in between.
-            Self::Tcp(listener) => drop(syn_filter::ignore_new(listener)),
+            // If the call fails, closing the socket resets connections that arrive in between.
+            Self::Tcp(listener) => drop(syn_filter::drop_syn(listener)),
             Self::Unix(_, file) => *file = None,
         }
     }
 
-    /// `None`: a unix socket.
+    /// Returns the bound address; `None`: a unix socket.
     pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Some),
@@ -116,7 +117,7 @@ impl Listener {
         }
     }
 
-    /// As the configuration would spell it.
+    /// Returns the address in the configuration's syntax.
     pub fn name(&self) -> String {
         match self {
             Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string()),
@@ -130,7 +131,7 @@ impl Listener {
     }
 }
 
-/// accept(2) hands on what the network has already done to the new connection.
+/// Returns whether an error of accept(2) is about the accepted connection, not about the listener.
 fn is_transient_accept_error(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -143,91 +144,91 @@ fn is_transient_accept_error(error: &io::Error) -> bool {
                 | libc::EHOSTDOWN
                 | libc::EHOSTUNREACH
                 | libc::ETIMEDOUT
-                | libc::EPERM // a firewall's verdict
+                | libc::EPERM // a firewall rejected the connection
         )
     )
 }
 
-fn tcp(address: SocketAddr, successor: Successor) -> io::Result<Listener> {
+fn bind_tcp(address: SocketAddr, successor: Successor) -> io::Result<Listener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
-    // A restart must not wait for the old connections' TIME_WAIT.
+    // A restarted process must be able to bind despite connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if successor == Successor::Concurrent {
-        socket.set_reuse_port(true)?; // the kernel lets only processes of the same user share it
+        socket.set_reuse_port(true)?; // the kernel shares an address only among processes of one user
     }
     if address.is_ipv6() {
-        socket.set_only_v6(true)?; // `[::]` beside `0.0.0.0`: what is written is what is bound
+        socket.set_only_v6(true)?; // `[::]` must not include `0.0.0.0`, which may be configured besides
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(Listener::Tcp(TcpListener::from_std(socket.into())?))
 }
 
-fn unix(path: &Path, bind: &Bind, successor: Successor) -> io::Result<Listener> {
-    let group = group(bind)?;
-    // Another process keeps listening at the path until this one can.
-    let at = match successor {
-        Successor::Concurrent => beside(path)?,
+fn bind_unix(path: &Path, bind: &Bind, successor: Successor) -> io::Result<Listener> {
+    let group = resolve_group(bind)?;
+    // Another process listens at the path until the file is replaced.
+    let bind_path = match successor {
+        Successor::Concurrent => temporary_path(path)?,
         Successor::AfterClose | Successor::InheritsSocket => path.to_owned(),
     };
-    remove_stale(&at)?;
+    remove_stale(&bind_path)?;
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    socket.bind(&SockAddr::unix(&at)?)?;
-    let mut file = SocketFile::of(&at)?;
-    // Between bind and listen, so that nobody gets in under the umask's mode.
-    set_owner(&at, group, bind.mode)?;
+    socket.bind(&SockAddr::unix(&bind_path)?)?;
+    let mut file = SocketFile::of(&bind_path)?;
+    // The owner and mode are set before `listen`, so that no client connects under the umask's mode.
+    set_owner_and_mode(&bind_path, group, bind.mode)?;
     socket.listen(BACKLOG)?;
-    if at != path {
-        fs::rename(&at, path)?;
+    if bind_path != path {
+        fs::rename(&bind_path, path)?;
         path.clone_into(&mut file.path);
     }
     Ok(Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?, Some(file)))
 }
 
-/// Returns why a unix socket could not be made: this host does not know its group, or its folder cannot be written. Nothing
-/// is created. A folder below `/run` is not judged: systemd makes it when the service starts (RuntimeDirectory=).
+/// Checks that a unix socket can be created: the host knows its group, and its folder is writable. Nothing is created.
+/// A folder below `/run` is not checked, because systemd creates it when the service starts (RuntimeDirectory=).
 pub fn probe(bind: &Bind) -> io::Result<()> {
     let Listen::Unix(path) = &bind.address else { return Ok(()) };
-    group(bind)?;
+    resolve_group(bind)?;
     if ["/run", "/var/run"].iter().any(|run| path.starts_with(run)) {
         return Ok(());
     }
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    let fault = |fault: io::Error| io::Error::new(fault.kind(), format!("{}: {fault}", folder.display()));
-    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| fault(errno.into()))
+    let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| with_path(errno.into()))
 }
 
-/// Gives the socket's file the group and mode of `bind`: what a reload changes of a socket that stays.
-pub fn apply_mode(bind: &Bind) -> io::Result<()> {
+/// Sets the group and mode of the socket's file after a reload that keeps the socket.
+pub fn apply_owner_and_mode(bind: &Bind) -> io::Result<()> {
     match &bind.address {
-        Listen::Unix(path) => set_owner(path, group(bind)?, bind.mode),
+        Listen::Unix(path) => set_owner_and_mode(path, resolve_group(bind)?, bind.mode),
         Listen::Tcp(_) | Listen::Systemd => Ok(()),
     }
 }
 
-fn set_owner(path: &Path, group: Option<u32>, mode: Option<u32>) -> io::Result<()> {
-    // The group first: a mode that lets the group in is for the new one.
+fn set_owner_and_mode(path: &Path, group: Option<u32>, mode: Option<u32>) -> io::Result<()> {
+    // The group is changed first, so that the mode never grants access to the former group.
     let group = group.unwrap_or_else(|| rustix::process::getegid().as_raw());
-    lchown(path, None, Some(group)).map_err(|fault| {
-        let why = format!("cannot change its group to {group}: the process is not a member: {fault}");
-        io::Error::new(fault.kind(), why)
+    lchown(path, None, Some(group)).map_err(|error| {
+        let message = format!("cannot change its group to {group}; add the process's user to the group: {error}");
+        io::Error::new(error.kind(), message)
     })?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode.unwrap_or(UNIX_MODE)))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode.unwrap_or(DEFAULT_UNIX_MODE)))
 }
 
-/// The number of the group that is written, as this host knows it; a directory in the network is not asked.
-fn group(bind: &Bind) -> io::Result<Option<u32>> {
+/// Returns the number of the configured group from /etc/group. Directory services are not queried.
+fn resolve_group(bind: &Bind) -> io::Result<Option<u32>> {
     let Some(name) = &bind.group else { return Ok(None) };
     if let Ok(number) = name.parse() {
         return Ok(Some(number));
     }
-    let groups = fs::read_to_string(GROUPS)?;
+    let groups = fs::read_to_string(GROUP_FILE)?;
     let number = group_number(&groups, name);
-    let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("this host has no group \"{}\"", name.value));
-    number.map(Some).ok_or_else(unknown)
+    let not_found = || io::Error::new(io::ErrorKind::NotFound, format!("this host has no group \"{}\"", name.value));
+    number.map(Some).ok_or_else(not_found)
 }
 
-/// group(5): `name:password:number:members`
+/// Finds the number of a group in group(5): `name:password:number:members`.
 fn group_number(groups: &str, name: &str) -> Option<u32> {
     let number = |line: &str| {
         let mut fields = line.split(':');
@@ -238,25 +239,25 @@ fn group_number(groups: &str, name: &str) -> Option<u32> {
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
-        let (device, inode) = file_at(path)?;
+        let (device, inode) = device_and_inode(path)?;
         Ok(Self { path: path.to_owned(), device, inode })
     }
 }
 
-fn file_at(path: &Path) -> io::Result<(u64, u64)> {
+fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if file_at(&self.path).is_ok_and(|now| now == (self.device, self.inode)) {
-            let _ = fs::remove_file(&self.path); // the next who listens there removes what is stale
+        if device_and_inode(&self.path).is_ok_and(|current| current == (self.device, self.inode)) {
+            let _ = fs::remove_file(&self.path); // the next process at this path removes a stale file
         }
     }
 }
 
-/// Returns the path at which the socket is made that is to replace the one at `path`. What is not a socket is not replaced.
-fn beside(path: &Path) -> io::Result<PathBuf> {
+/// Returns the temporary path of the socket that replaces the one at `path`. A file that is not a socket is an error.
+fn temporary_path(path: &Path) -> io::Result<PathBuf> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => Err(not_a_socket()),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -269,11 +270,11 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn not_a_socket() -> io::Error {
-    io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket stands there")
+    io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket")
 }
 
-/// A process that was killed leaves its socket file behind. One that still answers, and anything that is not a
-/// socket, is left alone.
+/// Removes the socket file of a process that was killed. A socket with a listener, or a file that is not a socket, is
+/// an error.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -281,21 +282,21 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Ok(metadata) if !metadata.file_type().is_socket() => Err(not_a_socket()),
         Ok(_) => match probe_unix_socket(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-            // More are waiting already than it lets wait (connect(2), EAGAIN).
+            // The listener's queue is full (connect(2), EAGAIN).
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
+            _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens at this path")),
         },
     }
 }
 
-/// Waits for nobody: who listens there may never accept.
+/// Connects without blocking, because the listener may never accept.
 fn probe_unix_socket(path: &Path) -> io::Result<()> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)
 }
 
-fn systemd(mut passed: ListenFd) -> io::Result<Vec<Listener>> {
+fn take_systemd_sockets(mut passed: ListenFd) -> io::Result<Vec<Listener>> {
     let mut listeners = Vec::with_capacity(passed.len());
     for index in 0..passed.len() {
         if let Ok(Some(listener)) = passed.take_tcp_listener(index) {
@@ -307,7 +308,10 @@ fn systemd(mut passed: ListenFd) -> io::Result<Vec<Listener>> {
         }
     }
     if listeners.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "systemd has passed no sockets, or they are taken"));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "systemd passed no sockets to this process, or they were already taken",
+        ));
     }
     Ok(listeners)
 }

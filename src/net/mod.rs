@@ -1,5 +1,5 @@
-//! What touches the network: no opinions.
-//! How do bytes come in, and how do they leave from the address that was chosen?
+//! The network I/O: listeners, DNS, connections to targets, TLS and HTTP. It applies no policy.
+//! How do bytes arrive, and how do they leave from the chosen source address?
 
 pub mod client_hello;
 pub mod connection;

@@ -1,5 +1,5 @@
-//! The socket options that no library offers.
-//! How is a source address used by a hundred thousand connections at once, and what keeps a client from waiting?
+//! Socket options that neither socket2 nor rustix wraps.
+//! How do a hundred thousand connections share one source address?
 
 #![expect(unsafe_code, reason = "setsockopt for options that neither socket2 nor rustix wraps")]
 
@@ -10,48 +10,51 @@ use std::sync::OnceLock;
 
 use libc::c_int;
 
-/// `linux/in.h`, since Linux 6.3; not in the libc crate.
+/// The option's number in `linux/in.h`, since Linux 6.3. The libc crate does not have it.
 const IP_LOCAL_PORT_RANGE: c_int = 51;
 const PORT_RANGE_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// Says, before `bind`, that the port is to be chosen at `connect`.
+/// Defers the choice of the source port from `bind` to `connect`. It must be called before `bind`.
 ///
-/// A plain `bind(address, 0)` takes a port from every destination at once: measured with the default range, one
-/// source address ends at 28,234 connections (EADDRINUSE), whatever their number of destinations, and `bind` slows
-/// from 34 µs to 7 ms on the way. With IP_BIND_ADDRESS_NO_PORT the kernel wants the four-tuple unique and no more:
-/// 112,938 connections to four destinations.
+/// A plain `bind(address, 0)` reserves a port for all destinations. Measured with the default range, one source address
+/// is exhausted at 28,234 connections (EADDRINUSE), whatever the number of destinations. Meanwhile `bind` slows down
+/// from 34 µs to 7 ms. With IP_BIND_ADDRESS_NO_PORT the kernel requires a unique four-tuple only: 112,938 connections
+/// to four destinations.
 ///
-/// That alone still ends at 2 ms a `connect`, since the kernel first searches the ports of one parity only and
-/// scans ever longer past half of the range. With an explicit IP_LOCAL_PORT_RANGE it searches all of them: 35 µs at
-/// first, 39 µs at the last port. So the socket gets the range that it would have had in any case.
+/// With this option alone, `connect` slows down to 2 ms: the kernel first searches the ports of one parity, and the
+/// search grows past half of the range. With an explicit IP_LOCAL_PORT_RANGE it searches all ports: 35 µs at first, 39
+/// µs at the last port. So the socket gets the system's range explicitly.
 ///
-/// Both are options of level IP on IPv6 sockets too, and both need no privilege. Without them (an older kernel, a
-/// sandbox) connections still leave from the bound address, only fewer of them: not an error.
-pub(super) fn defer_port(socket: BorrowedFd<'_>) -> io::Result<()> {
-    optional(set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1))?;
+/// Both options have level IP on IPv6 sockets too, and need no privilege. If the kernel lacks them (an older kernel, a
+/// sandbox), connections still leave from the bound address, but fewer fit: this is not an error.
+pub(super) fn defer_port_selection(socket: BorrowedFd<'_>) -> io::Result<()> {
+    ignore_unsupported(set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1))?;
     static RANGE: OnceLock<Option<u32>> = OnceLock::new();
     let range = RANGE.get_or_init(|| fs::read_to_string(PORT_RANGE_SYSCTL).ok().and_then(|text| port_range(&text)));
     match range {
-        Some(range) => optional(set(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range.cast_signed())),
+        Some(range) => {
+            ignore_unsupported(set_option(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, range.cast_signed()))
+        }
         None => Ok(()),
     }
 }
 
-/// Has the kernel filter a netlink dump by the fields of the request: a router's table may hold a million routes,
-/// and those that are wanted are a handful. Kernels before 4.20 send everything.
-pub(super) fn filter_dumps(netlink: BorrowedFd<'_>) -> io::Result<()> {
-    optional(set(netlink, libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, 1))
+/// Makes the kernel filter a netlink dump by the fields of the request. A router's table may hold a million routes, of
+/// which outgate needs a handful. Kernels before 4.20 send all of them.
+pub(super) fn enable_strict_dumps(netlink: BorrowedFd<'_>) -> io::Result<()> {
+    ignore_unsupported(set_option(netlink, libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, 1))
 }
 
-/// Sends the acknowledgment that the kernel delays (tcp(7), TCP_QUICKACK). The kernel goes back to delayed ones by itself.
+/// Sends the delayed acknowledgment now (tcp(7), TCP_QUICKACK). The kernel returns to delayed acknowledgments by
+/// itself.
 ///
-/// A client with Nagle's algorithm on (RFC 896) that writes a request's head and body apart sends the body when the head
-/// is acknowledged, 40 ms later: Python's requests and urllib3 do so.
-pub(super) fn acknowledge(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
+/// Some clients, such as Python's requests and urllib3, write the head and the body of a request separately with
+/// Nagle's algorithm on (RFC 896). They send the body when the head is acknowledged, which takes 40 ms otherwise.
+pub(super) fn set_quickack(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
-/// `32768\t60999` as the option wants it: the upper bound in the upper half.
+/// Converts `32768\t60999` into the value of the option, which has the upper bound in the upper half.
 fn port_range(text: &str) -> Option<u32> {
     let mut bounds = text.split_whitespace().map(str::parse::<u16>);
     match (bounds.next(), bounds.next()) {
@@ -60,14 +63,14 @@ fn port_range(text: &str) -> Option<u32> {
     }
 }
 
-fn optional(outcome: io::Result<()>) -> io::Result<()> {
+fn ignore_unsupported(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => Ok(()),
         outcome => outcome,
     }
 }
 
-fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+fn set_option(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the descriptor is borrowed and so open; the kernel reads one `c_int`, which outlives the call.
     let outcome = unsafe {
         libc::setsockopt(
@@ -90,21 +93,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_families_take_the_options() {
+    fn sockopt_defers_the_port_for_both_families() {
         for domain in [Domain::IPV4, Domain::IPV6] {
             let Ok(socket) = Socket::new(domain, Type::STREAM, None) else { continue };
-            defer_port(socket.as_fd()).unwrap();
+            defer_port_selection(socket.as_fd()).unwrap();
             let address: std::net::SocketAddr =
                 if domain == Domain::IPV4 { "127.0.0.9:0".parse().unwrap() } else { "[::1]:0".parse().unwrap() };
             if socket.bind(&address.into()).is_ok() {
                 let port = socket.local_addr().unwrap().as_socket().unwrap().port();
-                assert_eq!(port, 0, "no port is taken before connect");
+                assert_eq!(port, 0, "the kernel chooses the port at connect");
             }
         }
     }
 
     #[test]
-    fn the_range_is_packed_high_half_first() {
+    fn sockopt_port_range_is_packed_high_half_first() {
         assert_eq!(port_range("32768\t60999\n"), Some(60999 << 16 | 32768));
         for bad in ["", "1", "2 1", "1 65536", "a b"] {
             assert_eq!(port_range(bad), None, "{bad:?}");

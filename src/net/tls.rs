@@ -1,5 +1,5 @@
-//! TLS towards a target that must prove its name.
-//! Who is at the other end, and if it is not who it should be, in what way?
+//! TLS handshakes with targets.
+//! Is the peer the target's host, and if not, which check failed?
 
 pub mod accept;
 mod certificate;
@@ -31,39 +31,40 @@ pub use client_tls::ClientTls;
 pub use error::{HandshakeError, TlsError};
 use verify::CapturedVerification;
 
-/// RFC 9113 §3.2.
-const HTTP_2: &[u8] = b"h2";
-/// RFC 7301 §6.
-const HTTP_1_1: &[u8] = b"http/1.1";
+/// The ALPN identifier of HTTP/2 (RFC 9113 §3.2).
+const ALPN_H2: &[u8] = b"h2";
+/// The ALPN identifier of HTTP/1.1 (RFC 7301 §6).
+const ALPN_HTTP_1_1: &[u8] = b"http/1.1";
 
-/// The versions of HTTP that are offered to a target (RFC 7301).
+/// The HTTP versions that are offered to a target (ALPN, RFC 7301).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlpnOffer {
     Http2OrHttp1,
     Http1,
 }
 
-/// Time for a peer to close its end of a connection that has ended.
+/// Time for a peer to close its direction.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
-/// Bytes that are read meanwhile.
-const CLOSE_READ_MAX: u64 = 64 * 1024;
+/// Bytes that are discarded meanwhile.
+const CLOSE_DISCARD_MAX: u64 = 64 * 1024;
 
-/// What a finished handshake has shown.
+/// The result of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeInfo {
-    /// `TLSv1.3`.
+    /// The protocol version: `TLSv1.3` or `TLSv1.2`.
     pub version: &'static str,
-    /// The name in the IANA registry.
+    /// The cipher suite's name in the IANA registry.
     pub suite: &'static str,
-    /// The end of the target's own certificate.
+    /// The end of the validity of the target's certificate.
     pub expires: Timestamp,
-    /// `false`: under this trust any certificate would have done.
+    /// `false`: the trust accepts any certificate.
     pub verified: bool,
-    /// The target chose HTTP/2 (RFC 7301).
+    /// The target selected HTTP/2 (ALPN, RFC 7301).
     pub speaks_http2: bool,
 }
 
-/// Proves that the peer of `socket` is `host`, under `terms` and with the sessions of `tenant` alone.
+/// Performs a handshake on `socket`, and verifies that the peer is `host`. `tenant`: only sessions of this tenant are
+/// resumed.
 pub async fn handshake(
     socket: OutboundSocket,
     terms: &ClientTls,
@@ -75,58 +76,62 @@ pub async fn handshake(
     let (config, name) = (terms.config(tenant), server_name(host)?);
     let versions = match offer {
         AlpnOffer::Http2OrHttp1 => config.alpn_protocols.clone(),
-        AlpnOffer::Http1 => vec![HTTP_1_1.to_vec()],
+        AlpnOffer::Http1 => vec![ALPN_HTTP_1_1.to_vec()],
     };
     let connector = TlsConnector::from(Arc::clone(&config));
     let connect = connector.with_alpn(versions).connect(name.clone(), TokioIo::new(TokioIo::new(socket)));
-    let (connected, CapturedVerification { leaf, refused }) = verify::watched(timeout_at(deadline, connect)).await;
+    let (connected, CapturedVerification { leaf, rejection: refused }) =
+        verify::capture(timeout_at(deadline, connect)).await;
     let connected = connected
         .map_err(|_| TlsError::Timeout)
         .and_then(|connected| connected.map_err(|error| refused.map_or_else(|| error.into(), TlsError::from)));
-    let stream = connected.map_err(|fault| HandshakeError::with(fault, leaf.as_deref()))?;
+    let stream = connected.map_err(|error| HandshakeError::with_certificate(error, leaf.as_deref()))?;
     let connection = stream.get_ref().1;
-    let proof = settle(connection, terms.trust(), &name, config.time_provider.current_time());
-    let leaf = shown(connection).ok().map(|(leaf, _)| leaf.as_ref());
-    let proof = proof.map_err(|fault| HandshakeError::with(fault, leaf))?;
-    Ok((MaybeTlsStream::from(stream), proof))
+    let info = finish_handshake(connection, terms.trust(), &name, config.time_provider.current_time());
+    let leaf = peer_chain(connection).ok().map(|(leaf, _)| leaf.as_ref());
+    let info = info.map_err(|error| HandshakeError::with_certificate(error, leaf))?;
+    Ok((MaybeTlsStream::from(stream), info))
 }
 
-/// Judges a resumed session anew: its certificates were good when the session began.
-fn settle(
+/// Verifies the certificates of a resumed session again: they were verified when the session began, and may have
+/// expired since.
+fn finish_handshake(
     connection: &ClientConnection,
     trust: &Trust,
     name: &ServerName<'_>,
     now: Option<UnixTime>,
 ) -> Result<HandshakeInfo, TlsError> {
     if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
-        let (leaf, intermediates) = shown(connection)?;
+        let (leaf, intermediates) = peer_chain(connection)?;
         trust.judge(leaf, intermediates, name, now.ok_or(TlsError::Timeout)?)?;
     }
-    proof(connection, trust)
+    handshake_info(connection, trust)
 }
 
-/// Ends a connection on which nothing but a handshake was spoken, and waits for the peer to end it too, for a bounded
-/// time: a peer that serves one connection at a time is then free for the next.
-pub async fn close(wire: MaybeTlsStream) {
-    let mut stream = TokioIo::new(wire);
+/// Closes a connection on which only a handshake took place. It waits up to [`CLOSE_TIMEOUT`] for the peer to close it
+/// too: a peer that serves one connection at a time is then free for the next.
+pub async fn close(stream: MaybeTlsStream) {
+    let mut stream = TokioIo::new(stream);
     let closed = async {
         stream.shutdown().await?;
-        // The peer's session tickets are read: bytes left unread would turn the close into a reset.
-        tokio::io::copy(&mut stream.take(CLOSE_READ_MAX), &mut tokio::io::sink()).await
+        // The peer's session tickets are read, because closing a socket with unread bytes resets the connection.
+        tokio::io::copy(&mut stream.take(CLOSE_DISCARD_MAX), &mut tokio::io::sink()).await
     };
-    // However it ends, the connection is dropped here.
+    // Whatever the result, the connection is dropped here.
     let _: Result<io::Result<u64>, _> = timeout(CLOSE_TIMEOUT, closed).await;
 }
 
-/// Who has issued what the peer shows, for people to read.
-pub fn issuer(wire: &MaybeTlsStream) -> Option<String> {
-    let MaybeTlsStream::Https(stream) = wire else { return None };
-    let (leaf, _) = shown(stream.inner().get_ref().1).ok()?;
+/// Returns the issuer of the peer's certificate, as text for an operator.
+pub fn issuer(stream: &MaybeTlsStream) -> Option<String> {
+    let MaybeTlsStream::Https(stream) = stream else { return None };
+    let (leaf, _) = peer_chain(stream.inner().get_ref().1).ok()?;
     let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
     Some(leaf.issuer().to_string())
 }
 
-fn shown(connection: &ClientConnection) -> Result<(&CertificateDer<'static>, &[CertificateDer<'static>]), TlsError> {
+fn peer_chain(
+    connection: &ClientConnection,
+) -> Result<(&CertificateDer<'static>, &[CertificateDer<'static>]), TlsError> {
     let chain = connection.peer_certificates().and_then(<[_]>::split_first);
     chain.ok_or(CertificateFault::Malformed.into())
 }
@@ -134,7 +139,7 @@ fn shown(connection: &ClientConnection) -> Result<(&CertificateDer<'static>, &[C
 fn server_name(host: &Host) -> Result<ServerName<'static>, CertificateFault> {
     match host {
         Host::Ip(ip) => Ok(ServerName::from(*ip)),
-        // What is no DNS name can stand in no certificate.
+        // A host that is not a valid DNS name cannot be in a certificate.
         Host::Name(name) => {
             let name = DnsName::try_from(String::from(&**name)).map_err(|_| CertificateFault::NameMismatch)?;
             Ok(ServerName::DnsName(name))
@@ -142,24 +147,27 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, CertificateFault> {
     }
 }
 
-fn proof(connection: &ClientConnection, trust: &Trust) -> Result<HandshakeInfo, TlsError> {
-    let (leaf, _) = shown(connection)?;
+fn handshake_info(connection: &ClientConnection, trust: &Trust) -> Result<HandshakeInfo, TlsError> {
+    let (leaf, _) = peer_chain(connection)?;
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| CertificateFault::Malformed)?;
     Ok(HandshakeInfo {
         version: match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",
         },
-        suite: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).map_or("", registered),
-        // RFC 5280 §4.1.2.5: 99991231235959Z says "does not expire", and is beyond what a `Timestamp` holds.
+        suite: connection
+            .negotiated_cipher_suite()
+            .and_then(|suite| suite.suite().as_str())
+            .map_or("", iana_suite_name),
+        // 99991231235959Z means "no expiry" (RFC 5280 §4.1.2.5), and exceeds the range of `Timestamp`.
         expires: Timestamp::from_second(leaf.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX),
         verified: trust.verify == VerifyMode::Full,
-        speaks_http2: connection.alpn_protocol() == Some(HTTP_2),
+        speaks_http2: connection.alpn_protocol() == Some(ALPN_H2),
     })
 }
 
-/// rustls marks the suites of TLS 1.3 in its own way.
-fn registered(suite: &'static str) -> &'static str {
+/// Converts rustls's name of a suite into the IANA name: they differ for TLS 1.3.
+fn iana_suite_name(suite: &'static str) -> &'static str {
     match suite {
         "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256",
         "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384",

@@ -1,5 +1,5 @@
-//! Bytes both ways between two connections, until both have ended.
-//! What moves through a tunnel, and what does an idle one hold?
+//! Copies bytes in both directions between two connections until both have ended.
+//! When does a tunnel end, and which memory does an idle tunnel hold?
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -11,84 +11,88 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
-/// Moved at once.
-const CHUNK: usize = 64 * 1024;
+/// Bytes that are copied at once.
+const BUFFER_LEN: usize = 64 * 1024;
 
 thread_local! {
-    /// One for all tunnels of a thread: a chunk is read and, nearly always, written in one go.
-    static SCRATCH: RefCell<Box<[u8; CHUNK]>> = RefCell::new(Box::new([0; CHUNK]));
+    /// The buffer of all tunnels of a thread: bytes are read into it and, almost always, written at once.
+    static SCRATCH_BUFFER: RefCell<Box<[u8; BUFFER_LEN]>> = RefCell::new(Box::new([0; BUFFER_LEN]));
 }
 
-/// One way through.
+/// One direction of a tunnel.
 #[derive(Default)]
 struct CopyDirection {
-    /// What was read and could not be written yet: empty, and without memory, unless the reader is slow.
-    pending: Vec<u8>,
+    /// Bytes that were read and not yet written. The buffer is empty and unallocated unless the reader is slow.
+    buffered: Vec<u8>,
     written: usize,
-    /// The sender has ended: what is pending goes out, and then the end (RFC 9110 §9.3.6).
-    ended: bool,
+    /// The sender has closed its direction. The buffered bytes are written first, and then the end (RFC 9110 §9.3.6).
+    read_closed: bool,
     done: bool,
-    /// The receiver takes no more. What it sent before still goes the other way.
-    unwritable: Option<io::Error>,
+    /// The error of the last write. The receiver accepts no more bytes; bytes that it sent are still copied.
+    write_error: Option<io::Error>,
 }
 
-/// How a pipe ended, if not by both sides' doing.
+/// The reason that a tunnel ended before both sides had closed.
 #[derive(Debug)]
 pub enum CopyError {
-    /// Nothing moved for as long as was allowed.
+    /// No byte was copied for the idle timeout.
     Idle,
-    /// It was open for as long as was allowed.
+    /// The tunnel reached its maximum duration.
     MaxDuration,
-    /// The first side broke off, or the second.
+    /// The connection of the first side failed.
     First(io::Error),
+    /// The connection of the second side failed.
     Second(io::Error),
 }
 
 /// Moves bytes between `first` and `second`; `opening` came from the first already. `count` hears how many went to the second side, and how many to the first.
-pub async fn both<A, B>(
+pub async fn copy_bidirectional<A, B>(
     first: &mut A,
     second: &mut B,
-    opening: Vec<u8>,
+    initial: Vec<u8>,
     idle: Duration,
-    until: Instant,
+    deadline: Instant,
     mut count: impl FnMut(u64, u64),
 ) -> Result<(), CopyError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    count(opening.len() as u64, 0);
-    let (mut there, mut back) =
-        (CopyDirection { pending: opening, ..CopyDirection::default() }, CopyDirection::default());
-    let mut last = Instant::now();
-    let mut timer = pin!(sleep_until(until.min(last + idle)));
+    count(initial.len() as u64, 0);
+    let (mut first_to_second, mut second_to_first) =
+        (CopyDirection { buffered: initial, ..CopyDirection::default() }, CopyDirection::default());
+    let mut last_activity = Instant::now();
+    let mut timer = pin!(sleep_until(deadline.min(last_activity + idle)));
     poll_fn(|cx| {
-        let (mut went, mut came) = (0, 0);
-        let polled = (there.poll(cx, first, second, &mut went), back.poll(cx, second, first, &mut came));
+        let (mut sent, mut received) = (0, 0);
+        let polled = (
+            first_to_second.poll_copy(cx, first, second, &mut sent),
+            second_to_first.poll_copy(cx, second, first, &mut received),
+        );
         let polled = match polled {
-            (Poll::Ready(Err(fault)), _) => Poll::Ready(Err(CopyError::First(fault))),
-            (_, Poll::Ready(Err(fault))) => Poll::Ready(Err(CopyError::Second(fault))),
+            (Poll::Ready(Err(error)), _) => Poll::Ready(Err(CopyError::First(error))),
+            (_, Poll::Ready(Err(error))) => Poll::Ready(Err(CopyError::Second(error))),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
-                Poll::Ready(match (there.unwritable.take(), back.unwritable.take()) {
-                    (Some(fault), _) => Err(CopyError::Second(fault)),
-                    (None, Some(fault)) => Err(CopyError::First(fault)),
+                Poll::Ready(match (first_to_second.write_error.take(), second_to_first.write_error.take()) {
+                    (Some(error), _) => Err(CopyError::Second(error)),
+                    (None, Some(error)) => Err(CopyError::First(error)),
                     (None, None) => Ok(()),
                 })
             }
             _ => Poll::Pending,
         };
-        if went + came > 0 {
-            count(went, came);
-            last = Instant::now();
+        if sent + received > 0 {
+            count(sent, received);
+            last_activity = Instant::now();
         }
-        // The timer is not moved for every byte: when it fires, it is asked whether it should have.
+        // The timer is not reset for every byte. When it fires, the deadlines are compared again.
         while polled.is_pending() {
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
             match () {
-                () if until <= now => return Poll::Ready(Err(CopyError::MaxDuration)),
-                () if last + idle <= now => return Poll::Ready(Err(CopyError::Idle)),
-                () => timer.as_mut().reset(until.min(last + idle)),
+                () if deadline <= now => return Poll::Ready(Err(CopyError::MaxDuration)),
+                () if last_activity + idle <= now => return Poll::Ready(Err(CopyError::Idle)),
+                () => timer.as_mut().reset(deadline.min(last_activity + idle)),
             }
         }
         polled
@@ -96,31 +100,38 @@ where
     .await
 }
 
-/// Whose fault.
+/// The side whose error ended a direction.
 enum FailedSide {
     Reader(io::Error),
     Writer(io::Error),
 }
 
 impl CopyDirection {
-    /// Fails where `from` breaks off.
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W, moved: &mut u64) -> Poll<io::Result<()>>
+    /// Copies in one direction, and returns the error of the reader `from`. An error of the writer is stored in
+    /// `write_error`.
+    fn poll_copy<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        moved: &mut u64,
+    ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        Poll::Ready(match ready!(self.advance(cx, from, to, moved)) {
+        Poll::Ready(match ready!(self.poll_advance(cx, from, to, moved)) {
             Ok(()) => Ok(()),
-            Err(FailedSide::Reader(fault)) => Err(fault),
-            Err(FailedSide::Writer(fault)) => {
+            Err(FailedSide::Reader(error)) => Err(error),
+            Err(FailedSide::Writer(error)) => {
                 self.done = true;
-                self.unwritable = Some(fault);
+                self.write_error = Some(error);
                 Ok(())
             }
         })
     }
 
-    fn advance<R, W>(
+    fn poll_advance<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
@@ -132,36 +143,36 @@ impl CopyDirection {
         W: AsyncWrite + Unpin,
     {
         while !self.done {
-            while self.written < self.pending.len() {
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending[self.written..]));
-                self.written += some(written).map_err(FailedSide::Writer)?;
+            while self.written < self.buffered.len() {
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffered[self.written..]));
+                self.written += nonzero(written).map_err(FailedSide::Writer)?;
             }
-            self.pending.clear();
+            self.buffered.clear();
             self.written = 0;
-            if self.ended {
+            if self.read_closed {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(FailedSide::Writer)?;
                 self.done = true;
                 break;
             }
             let Poll::Ready(read) = self.poll_chunk(cx, from, to)? else {
-                self.pending = Vec::new();
-                // A TLS writer may hold what it could not send.
+                self.buffered = Vec::new();
+                // A TLS writer may hold unsent records.
                 ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(FailedSide::Writer)?;
                 return Poll::Pending;
             };
-            self.ended = read == 0;
+            self.read_closed = read == 0;
             *moved += read as u64;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Reads a chunk and writes as much of it as goes; the rest is pending.
+    /// Reads once and writes as much of it as possible; the rest is buffered.
     fn poll_chunk<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Result<Poll<usize>, FailedSide>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
             let mut chunk = ReadBuf::new(&mut scratch[..]);
             match Pin::new(from).poll_read(cx, &mut chunk) {
                 Poll::Pending => return Ok(Poll::Pending),
@@ -172,16 +183,16 @@ impl CopyDirection {
                 true => 0,
                 false => match Pin::new(to).poll_write(cx, chunk) {
                     Poll::Pending => 0,
-                    Poll::Ready(written) => some(written).map_err(FailedSide::Writer)?,
+                    Poll::Ready(written) => nonzero(written).map_err(FailedSide::Writer)?,
                 },
             };
-            self.pending.extend_from_slice(&chunk[written..]);
+            self.buffered.extend_from_slice(&chunk[written..]);
             Ok(Poll::Ready(chunk.len()))
         })
     }
 }
 
-fn some(written: io::Result<usize>) -> io::Result<usize> {
+fn nonzero(written: io::Result<usize>) -> io::Result<usize> {
     match written? {
         0 => Err(io::ErrorKind::WriteZero.into()),
         written => Ok(written),
@@ -194,22 +205,29 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn bytes_and_ends_pass_both_ways_however_small_the_buffers() {
+    async fn copy_bidirectional_passes_bytes_and_half_closes_for_every_buffer_size() {
         for size in [1, 7, 1000, 1 << 20] {
             let ((mut client, mut near), (mut far, mut server)) = (duplex(size), duplex(size));
             let sent: Vec<u8> = (0..20_000_u32).map(|n| n as u8).collect();
             let (mut up, mut down) = (0, 0);
-            let opening = sent[..5000].to_vec();
-            let piping = both(&mut near, &mut far, opening, LONG, Instant::now() + LONG, |went, came| {
-                up += went;
-                down += came;
-            });
+            let initial = sent[..5000].to_vec();
+            let copying = copy_bidirectional(
+                &mut near,
+                &mut far,
+                initial,
+                LONG_TIMEOUT,
+                Instant::now() + LONG_TIMEOUT,
+                |sent, received| {
+                    up += sent;
+                    down += received;
+                },
+            );
             let serving = async {
                 let mut got = Vec::new();
-                server.read_to_end(&mut got).await.unwrap(); // the client's half is closed, ours still open
+                server.read_to_end(&mut got).await.unwrap(); // the client's direction is closed, the server's is still open
                 server.write_all(&got).await.unwrap();
                 server.shutdown().await.unwrap();
             };
@@ -220,23 +238,24 @@ mod tests {
                 client.read_to_end(&mut got).await.unwrap();
                 assert!(got == sent);
             };
-            let (piped, (), ()) = tokio::join!(piping, serving, asking);
-            piped.unwrap();
+            let (copied, (), ()) = tokio::join!(copying, serving, asking);
+            copied.unwrap();
             assert_eq!((up, down), (20_000, 20_000));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_pipe_ends_and_a_busy_one_too_in_the_end() {
+    async fn copy_bidirectional_ends_at_the_idle_timeout_and_the_deadline() {
         let ((mut client, mut near), (mut far, _server)) = (duplex(64), duplex(1 << 20));
         let second = Duration::from_secs(1);
         let begun = Instant::now();
-        let ended = both(&mut near, &mut far, Vec::new(), second, begun + LONG, |_, _| {}).await;
+        let ended = copy_bidirectional(&mut near, &mut far, Vec::new(), second, begun + LONG_TIMEOUT, |_, _| {}).await;
         assert!(matches!(ended, Err(CopyError::Idle)) && begun.elapsed() == second, "{ended:?}");
 
-        // Nobody takes what came first.
+        // The server does not read the initial bytes.
         let ((_client, mut one), (mut other, _server), begun) = (duplex(64), duplex(64), Instant::now());
-        let ended = both(&mut one, &mut other, vec![0; 1000], second, begun + LONG, |_, _| {}).await;
+        let ended =
+            copy_bidirectional(&mut one, &mut other, vec![0; 1000], second, begun + LONG_TIMEOUT, |_, _| {}).await;
         assert!(matches!(ended, Err(CopyError::Idle)) && begun.elapsed() == second, "{ended:?}");
 
         let begun = Instant::now();
@@ -248,15 +267,15 @@ mod tests {
         };
         let until = begun + 5 * second;
         let ended = tokio::select! {
-            ended = both(&mut near, &mut far, Vec::new(), second, until, |_, _| {}) => ended,
+            ended = copy_bidirectional(&mut near, &mut far, Vec::new(), second, until, |_, _| {}) => ended,
             () = chatting => unreachable!(),
         };
         assert!(matches!(ended, Err(CopyError::MaxDuration)) && Instant::now() == until, "{ended:?}");
     }
 
-    /// A target may answer, and take no more of what it is sent.
+    /// A target may respond, and accept no more of the upload.
     #[tokio::test]
-    async fn tunnel_passes_on_the_last_words_of_a_side_that_takes_no_more() {
+    async fn copy_bidirectional_delivers_the_last_bytes_of_a_side_that_refuses_writes() {
         /// A socket whose peer has reset it after it sent `0`.
         struct Reset(&'static [u8]);
         impl AsyncRead for Reset {
@@ -282,7 +301,15 @@ mod tests {
                 true => client.shutdown().await.unwrap(),
                 false => client.write_all(b"upload").await.unwrap(),
             }
-            let ended = both(&mut near, &mut far, Vec::new(), LONG, Instant::now() + LONG, |_, _| {}).await;
+            let ended = copy_bidirectional(
+                &mut near,
+                &mut far,
+                Vec::new(),
+                LONG_TIMEOUT,
+                Instant::now() + LONG_TIMEOUT,
+                |_, _| {},
+            )
+            .await;
             assert!(matches!(ended, Err(CopyError::Second(_))), "{ended:?}");
             drop(near);
             let mut got = Vec::new();
@@ -292,12 +319,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_side_that_breaks_off_is_named() {
+    async fn copy_bidirectional_error_names_the_side_that_failed() {
         let ((client, mut near), (mut far, server)) = (duplex(64), duplex(64));
         drop(server);
         let (mut client_read, mut client) = tokio::io::split(client);
         client.write_all(b"x").await.unwrap();
-        let ended = both(&mut near, &mut far, Vec::new(), LONG, Instant::now() + LONG, |_, _| {}).await;
+        let ended =
+            copy_bidirectional(&mut near, &mut far, Vec::new(), LONG_TIMEOUT, Instant::now() + LONG_TIMEOUT, |_, _| {})
+                .await;
         assert!(matches!(ended, Err(CopyError::Second(_))), "{ended:?}");
         drop(near);
         assert_eq!(client_read.read(&mut [0; 1]).await.unwrap(), 0);

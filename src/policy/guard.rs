@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::addresses::{SpecialRange, embedded, listed, overlap, rows, special};
 use crate::config::WarningCode;
 use crate::config::{self, Config, Located, Problem};
-use crate::host::is_below;
+use crate::host::is_subdomain_of;
 use crate::names::{Host, PoolName, Scheme, Target};
 
 /// Names that mean something on this machine or network, or nothing at all, and everything below them.
@@ -189,7 +189,7 @@ impl Guard {
 
     /// Why nothing will be sent to any host below this one.
     pub fn shuts_below(&self, parent: &str) -> Option<Forbidden> {
-        let vouched = || self.pinned_names.keys().any(|name| is_below(name, parent));
+        let vouched = || self.pinned_names.keys().any(|name| is_subdomain_of(name, parent));
         (is_special_use(parent) && !vouched()).then_some(Forbidden::Name)
     }
 
@@ -250,7 +250,7 @@ fn is_local(address: IpAddr, own: &LocalAddresses) -> bool {
 }
 
 fn is_special_use(name: &str) -> bool {
-    SPECIAL_USE.iter().any(|special| name == *special || is_below(name, special))
+    SPECIAL_USE.iter().any(|special| name == *special || is_subdomain_of(name, special))
 }
 
 fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {

@@ -124,7 +124,7 @@ impl Listeners {
     pub fn commit(&self, change: ListenerChange) {
         let mut state = self.state.lock();
         for (kind, bind) in change.kept {
-            if let Err(fault) = listen::apply_mode(&bind) {
+            if let Err(fault) = listen::apply_owner_and_mode(&bind) {
                 warn!("{} keeps its mode and group: {fault}", bind.address);
             }
             let same = |open: &&mut OpenListener| open.kind == kind && open.bind.address == bind.address;

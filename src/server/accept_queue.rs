@@ -44,7 +44,7 @@ impl AcceptQueue {
                 () = self.shutdown.closing() => {}
                 accepted = self.listener.accept() => return Some(accepted),
             }
-            self.listener.turn_away();
+            self.listener.stop_new_connections();
             self.accept_until = Some(Instant::now() + HANDSHAKE_GRACE);
         }
         tokio::select! {

@@ -39,7 +39,7 @@ impl ClientIo for listen::ClientStream {
     }
 
     fn acknowledge(&mut self) {
-        listen::ClientStream::acknowledge(self);
+        listen::ClientStream::quickack(self);
     }
 }
 

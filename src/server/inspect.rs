@@ -80,7 +80,7 @@ async fn accept_tls<S: ClientIo>(
     let config = match inspection.issue_leaf(Timestamp::now()) {
         Ok(config) => config,
         Err(error) => {
-            client_hello::deny(&mut stream).await;
+            client_hello::send_access_denied(&mut stream).await;
             return Err(InspectError::Mint(error));
         }
     };

@@ -179,7 +179,7 @@ fn v2_source<const LENGTH: usize>(rest: &[u8]) -> Option<[u8; LENGTH]> {
 
 /// Checks that further bytes never change the result of the parser.
 #[cfg(any(test, fuzzing))]
-pub fn introductions(data: &[u8]) {
+pub fn proxy_headers(data: &[u8]) {
     let mut result = None;
     for end in 0..=data.len() {
         let found = parse(&data[..end]);

@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use crate::names::refused_character;
+use crate::names::invalid_target_character;
 
 /// Limits the request line of HTTP/1 and the target of HTTP/2, in bytes.
 pub(super) const TARGET_MAX: usize = 16 * 1024;
@@ -46,7 +46,7 @@ pub(super) fn check_method(method: &str) -> Result<(), RequestError> {
 }
 
 pub(super) fn check_target(target: &str) -> Result<(), RequestError> {
-    refused_character(target).map_or(Ok(()), |detail| Err(bad_request(detail)))
+    invalid_target_character(target).map_or(Ok(()), |detail| Err(bad_request(detail)))
 }
 
 /// Returns whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).

@@ -19,7 +19,7 @@ use super::{KeyDir, KeyDirProblem, KeyFile, KeyFolder, file_name};
 use crate::config::Secret;
 use crate::config::files::{FileError, FileStat, read_open_file};
 use crate::config::secret::SECRET_MAX;
-use crate::names::{KeyId, TENANT_MAX, TenantName};
+use crate::names::{KeyId, TENANT_NAME_MAX, TenantName};
 
 /// Each is watched, and held in memory.
 const TENANT_FOLDERS_MAX: usize = 250_000;
@@ -119,8 +119,8 @@ impl DirEntry {
 
 /// The tenant whose folder is called so.
 fn parse_tenant(path: &Path, name: &str, unattributed: &mut Vec<KeyDirProblem>) -> Option<TenantName> {
-    if name.len() > TENANT_MAX || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let help = format!("a tenant's name is 1 to {TENANT_MAX} visible ASCII characters, as in Outgate-Tenant");
+    if name.len() > TENANT_NAME_MAX || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let help = format!("a tenant's name is 1 to {TENANT_NAME_MAX} visible ASCII characters, as in Outgate-Tenant");
         unattributed.push(KeyDirProblem::new(&path.join(name), "is the folder of no tenant", help));
         return None;
     }

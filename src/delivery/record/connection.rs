@@ -66,14 +66,14 @@ impl Record {
             source: attempt.hop.from(),
             address: attempt.hop.to().ip(),
             outcome: attempt.outcome,
-            ms: milliseconds(attempt.took),
+            ms: milliseconds(attempt.elapsed),
         }));
     }
 
     pub(in super::super) fn set_connection(&mut self, connection: &Connection, reused: bool) {
         self.leaves_by(connection.hop());
-        (self.reused, self.http, self.tls) = (Some(reused), Some(connection.http()), None);
-        connection.proof().into_iter().for_each(|proof| self.proven(proof));
+        (self.reused, self.http, self.tls) = (Some(reused), Some(connection.http_version()), None);
+        connection.handshake_info().into_iter().for_each(|proof| self.proven(proof));
         self.timer.mark();
     }
 

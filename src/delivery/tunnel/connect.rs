@@ -108,10 +108,10 @@ impl Tunnel {
 
 /// Sends `hello`; false if the target closed the connection instead of answering.
 async fn is_answered(socket: &mut OutboundSocket, hello: &[u8]) -> bool {
-    if socket.liveness().has_ended() || socket.write_all(hello).await.is_err() {
+    if socket.liveness().is_closed_by_peer() || socket.write_all(hello).await.is_err() {
         return false;
     }
     // A slower target is not waited for: what it answers goes to the client.
     let _ = timeout(EARLY_CLOSE, socket.readable()).await;
-    !socket.liveness().has_ended()
+    !socket.liveness().is_closed_by_peer()
 }

@@ -1,5 +1,5 @@
-//! Dialling over real sockets of 127.0.0.0/8.
-//! Does the target see the source that was chosen?
+//! Tests of dialling over real sockets of 127.0.0.0/8.
+//! Does the target see the chosen source address?
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -22,7 +22,7 @@ fn listening() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// A port where nobody listens: bound, so that nobody else can take it.
+/// Returns a port without a listener. The socket is bound, so that no other process takes the port.
 fn refusing() -> (RawSocket, SocketAddr) {
     let socket = RawSocket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -30,7 +30,7 @@ fn refusing() -> (RawSocket, SocketAddr) {
     (socket, address)
 }
 
-/// A listener whose queue is full, so that the kernel drops every further SYN.
+/// Returns a listener whose queue is full, so that the kernel drops every further SYN.
 fn black_hole() -> (Vec<RawSocket>, SocketAddr) {
     let (socket, address) = refusing();
     socket.listen(0).unwrap();
@@ -49,57 +49,57 @@ fn within(milliseconds: u64) -> Instant {
 }
 
 #[tokio::test]
-async fn the_target_sees_the_chosen_source() {
+async fn dial_connects_from_the_chosen_source() {
     let (listener, to) = listening();
     for from in ["127.0.7.3", "127.200.1.1", "127.0.0.1"] {
-        let dialled = dial(&[hop(from, to)], within(2000)).await.outcome.unwrap();
+        let connected = dial(&[hop(from, to)], within(2000)).await.outcome.unwrap();
         let (accepted, peer) = listener.accept().unwrap();
         assert_eq!(peer.ip(), ip(from));
-        assert_eq!(dialled.socket.local_addr().unwrap(), peer);
-        assert_eq!(accepted.local_addr().unwrap(), dialled.hop.to());
+        assert_eq!(connected.socket.local_addr().unwrap(), peer);
+        assert_eq!(accepted.local_addr().unwrap(), connected.hop.to());
     }
 }
 
 #[tokio::test]
-async fn ipv6_likewise() {
+async fn dial_connects_from_the_chosen_ipv6_source() {
     let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
     let to = listener.local_addr().unwrap();
-    let dialled = dial(&[hop("::1", to)], within(2000)).await.outcome.unwrap();
-    assert_eq!(dialled.socket.local_addr().unwrap().ip(), ip("::1"));
+    let connected = dial(&[hop("::1", to)], within(2000)).await.outcome.unwrap();
+    assert_eq!(connected.socket.local_addr().unwrap().ip(), ip("::1"));
 }
 
 #[tokio::test]
-async fn a_refusal_goes_on_to_the_next_hop_at_once() {
+async fn dial_tries_the_next_hop_at_once_after_a_refused_connect() {
     let (_closed, refused) = refusing();
     let (_listener, to) = listening();
     let start = Instant::now();
-    let dialled = dial(&[hop("127.0.0.2", refused), hop("127.0.0.3", to)], within(5000)).await.outcome.unwrap();
-    assert_eq!(dialled.hop, hop("127.0.0.3", to));
-    assert!(start.elapsed() < ATTEMPT_DELAY, "no need to wait for the delay");
-    let dialling = dial(&[hop("127.0.0.2", refused)], within(5000)).await;
-    assert!(matches!(dialling.outcome, Err(DialError::Refused)));
-    assert!(dialling.unusable.is_empty());
+    let connected = dial(&[hop("127.0.0.2", refused), hop("127.0.0.3", to)], within(5000)).await.outcome.unwrap();
+    assert_eq!(connected.hop, hop("127.0.0.3", to));
+    assert!(start.elapsed() < ATTEMPT_DELAY, "a refused connect must not wait for the delay");
+    let report = dial(&[hop("127.0.0.2", refused)], within(5000)).await;
+    assert!(matches!(report.outcome, Err(DialError::Refused)));
+    assert!(report.unusable_sources.is_empty());
 }
 
 #[tokio::test]
-async fn silence_ends_at_the_deadline() {
+async fn dial_times_out_at_the_deadline() {
     let (_held, silent) = black_hole();
     let start = Instant::now();
-    let dialling = dial(&[hop("127.0.0.2", silent)], within(100)).await;
-    assert!(matches!(dialling.outcome, Err(DialError::Timeout)));
+    let report = dial(&[hop("127.0.0.2", silent)], within(100)).await;
+    assert!(matches!(report.outcome, Err(DialError::Timeout)));
     assert!(start.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test]
-async fn silence_starts_the_next_hop_and_the_loser_is_closed() {
+async fn dial_starts_the_next_hop_after_the_attempt_delay_and_closes_the_loser() {
     let (_held, silent) = black_hole();
     let (_listener, to) = listening();
     let start = Instant::now();
-    let dialled = dial(&[hop("127.99.0.2", silent), hop("127.99.0.3", to)], within(5000)).await.outcome.unwrap();
-    assert_eq!(dialled.hop, hop("127.99.0.3", to));
+    let connected = dial(&[hop("127.99.0.2", silent), hop("127.99.0.3", to)], within(5000)).await.outcome.unwrap();
+    assert_eq!(connected.hop, hop("127.99.0.3", to));
     assert!(start.elapsed() >= ATTEMPT_DELAY);
-    // Addresses stand in /proc/net/tcp as hexadecimal words, the local one first. The port of the target tells this
-    // test's connections from those of another run on the same host.
+    // /proc/net/tcp has addresses in hexadecimal, the local one first. The port of the target distinguishes this test's
+    // connections from those of another run on the same host.
     let seen = |from: Ipv4Addr, to: SocketAddr| {
         let [from, host] = [from, Ipv4Addr::LOCALHOST].map(|address| u32::from_ne_bytes(address.octets()));
         let (local, remote) = (format!("{from:08X}:"), format!("{host:08X}:{:04X}", to.port()));
@@ -114,30 +114,30 @@ async fn silence_starts_the_next_hop_and_the_loser_is_closed() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_ours_is_reported_and_never_replaced() {
+async fn dial_reports_an_unusable_source_and_never_replaces_it() {
     let (listener, to) = listening();
     listener.set_nonblocking(true).unwrap();
-    let dialling = dial(&[hop("192.0.2.77", to), hop("192.0.2.77", to)], within(2000)).await;
-    assert!(matches!(dialling.outcome, Err(DialError::NoSource)));
-    assert_eq!(dialling.unusable, [ip("192.0.2.77")]);
+    let report = dial(&[hop("192.0.2.77", to), hop("192.0.2.77", to)], within(2000)).await;
+    assert!(matches!(report.outcome, Err(DialError::NoSource)));
+    assert_eq!(report.unusable_sources, [ip("192.0.2.77")]);
     assert!(listener.accept().is_err(), "nothing has reached the target");
 
-    let dialling = dial(&[hop("192.0.2.77", to), hop("127.0.0.4", to)], within(2000)).await;
-    assert_eq!(dialling.outcome.unwrap().hop.from(), ip("127.0.0.4"));
-    assert_eq!(dialling.unusable, [ip("192.0.2.77")]);
+    let report = dial(&[hop("192.0.2.77", to), hop("127.0.0.4", to)], within(2000)).await;
+    assert_eq!(report.outcome.unwrap().hop.from(), ip("127.0.0.4"));
+    assert_eq!(report.unusable_sources, [ip("192.0.2.77")]);
 }
 
 #[tokio::test]
-async fn of_several_faults_the_most_telling_is_told() {
+async fn dial_returns_the_most_specific_error() {
     let (_closed, refused) = refusing();
     let (_held, silent) = black_hole();
     let (_listener, to) = listening();
-    let told = async |hops: &[Hop]| dial(hops, within(400)).await.outcome.unwrap_err();
-    let [gone, closed, mute] = [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.2", silent)];
-    assert!(matches!(told(&[gone, closed]).await, DialError::Refused));
-    assert!(matches!(told(&[closed, mute]).await, DialError::Refused));
-    assert!(matches!(told(&[mute, gone]).await, DialError::Timeout));
-    assert!(matches!(told(&[]).await, DialError::NoSource));
+    let error_of = async |hops: &[Hop]| dial(hops, within(400)).await.outcome.unwrap_err();
+    let [absent, closed, silent_hop] = [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.2", silent)];
+    assert!(matches!(error_of(&[absent, closed]).await, DialError::Refused));
+    assert!(matches!(error_of(&[closed, silent_hop]).await, DialError::Refused));
+    assert!(matches!(error_of(&[silent_hop, absent]).await, DialError::Timeout));
+    assert!(matches!(error_of(&[]).await, DialError::NoSource));
 }
 
 #[tokio::test]
@@ -145,23 +145,23 @@ async fn dialling_reports_every_attempt_and_the_hop_that_decided() {
     let (_closed, refused) = refusing();
     let (_held, silent) = black_hole();
     let (_listener, to) = listening();
-    let [gone, closed, mute, good] =
+    let [absent, closed, silent_hop, good] =
         [hop("192.0.2.77", to), hop("127.0.0.2", refused), hop("127.0.0.3", silent), hop("127.0.0.4", to)];
     for (hops, decided, expected) in [
-        (&[gone, closed, mute][..], Some(closed), &["no_source", "refused", "timeout"][..]),
-        (&[mute, gone], Some(mute), &["no_source", "timeout"]),
-        (&[mute, good], Some(good), &["connected", "abandoned"]),
+        (&[absent, closed, silent_hop][..], Some(closed), &["no_source", "refused", "timeout"][..]),
+        (&[silent_hop, absent], Some(silent_hop), &["no_source", "timeout"]),
+        (&[silent_hop, good], Some(good), &["connected", "abandoned"]),
         (&[closed, closed], Some(closed), &["refused", "refused"]),
         (&[], None, &[]),
     ] {
-        let dialling = dial(hops, within(400)).await;
-        let outcomes: Vec<_> = dialling.attempts.iter().map(|attempt| attempt.outcome).collect();
-        assert_eq!((dialling.hop, outcomes.as_slice()), (decided, expected), "{hops:?}");
+        let report = dial(hops, within(400)).await;
+        let outcomes: Vec<_> = report.attempts.iter().map(|attempt| attempt.outcome).collect();
+        assert_eq!((report.hop, outcomes.as_slice()), (decided, expected), "{hops:?}");
     }
 }
 
 #[tokio::test]
-async fn families_do_not_mix() {
+async fn dial_rejects_a_source_of_the_other_family() {
     let (listener, to) = listening();
     listener.set_nonblocking(true).unwrap();
     let mapped = SocketAddr::new(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(), to.port());
@@ -172,7 +172,7 @@ async fn families_do_not_mix() {
 }
 
 #[test]
-fn what_connect_says() {
+fn connect_errors_are_classified_by_errno() {
     let cases = [
         (libc::ECONNREFUSED, "Refused"),
         (libc::ETIMEDOUT, "Timeout"),
@@ -183,16 +183,16 @@ fn what_connect_says() {
         (libc::EADDRNOTAVAIL, "NoSource"),
         (libc::EMFILE, "Other"),
     ];
-    for (errno, fault) in cases {
-        let told = format!("{:?}", told_by_connect(io::Error::from_raw_os_error(errno)));
-        assert!(told.starts_with(fault), "{errno}: {told}");
+    for (errno, error) in cases {
+        let actual = format!("{:?}", classify_connect_error(io::Error::from_raw_os_error(errno)));
+        assert!(actual.starts_with(error), "{errno}: {actual}");
     }
 }
 
 #[tokio::test]
-async fn sources_are_tried() {
-    assert!(try_source(ip("127.1.2.3")).is_ok());
+async fn check_source_accepts_local_addresses_only() {
+    assert!(check_source(ip("127.1.2.3")).is_ok());
     for absent in ["192.0.2.77", "2001:db8::77"] {
-        assert!(try_source(ip(absent)).is_err(), "{absent}");
+        assert!(check_source(ip(absent)).is_err(), "{absent}");
     }
 }

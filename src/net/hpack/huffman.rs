@@ -1,9 +1,9 @@
-//! The Huffman code of HPACK (RFC 7541 §5.2).
-//! What text does a compressed string stand for?
+//! Decodes the Huffman code of HPACK (RFC 7541 §5.2).
+//! Which text does a compressed string represent?
 
 use super::CompressionError;
 
-/// Lengths of the codes of all octets and of the end, in bits (RFC 7541 Appendix B).
+/// The lengths of the codes of all octets and of EOS, in bits (RFC 7541 Appendix B).
 static CODE_LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
     28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
@@ -15,23 +15,24 @@ static CODE_LENGTHS: [u8; 257] = [
     27, 27, 27, 20, 24, 20, 21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28,
     27, 27, 27, 27, 27, 26, 30,
 ];
-const LONGEST_CODE: usize = 30;
-const END: usize = 256;
+const CODE_LENGTH_MAX: usize = 30;
+const EOS: usize = 256;
 
-/// The code is canonical: codes of one length are numbers in a row, in the order of what they stand for.
+/// The decoding tables. The code is canonical: codes of one length are consecutive numbers, in the order of their
+/// symbols.
 struct Huffman {
-    /// By length: the first code, and where its symbol is.
-    first: [(u32, usize); LONGEST_CODE + 2],
+    /// The first code of each length, and the index of its symbol.
+    first: [(u32, usize); CODE_LENGTH_MAX + 2],
     symbols: [u16; 257],
-    /// By the next eight bits: the symbol and the length of its code; 0: the code is longer.
+    /// The symbol and the length of its code for each value of the next eight bits; length 0: the code is longer.
     short: [(u8, u8); 256],
 }
 
 static HUFFMAN: Huffman = {
-    let (mut first, mut symbols) = ([(0_u32, 0_usize); LONGEST_CODE + 2], [0_u16; 257]);
+    let (mut first, mut symbols) = ([(0_u32, 0_usize); CODE_LENGTH_MAX + 2], [0_u16; 257]);
     let mut short = [(0_u8, 0_u8); 256];
     let (mut length, mut code, mut count) = (1, 0_u32, 0);
-    while length <= LONGEST_CODE {
+    while length <= CODE_LENGTH_MAX {
         first[length] = (code, count);
         let mut symbol = 0;
         while symbol < 257 {
@@ -52,26 +53,26 @@ static HUFFMAN: Huffman = {
         code <<= 1;
         length += 1;
     }
-    first[LONGEST_CODE + 1] = (0, count);
+    first[CODE_LENGTH_MAX + 1] = (0, count);
     Huffman { first, symbols, short }
 };
 
 impl Huffman {
-    /// Returns the symbol that the bits begin with, and the length of its code.
+    /// Returns the first symbol of the bits, and the length of its code.
     fn symbol(&self, bits: u32) -> (usize, usize) {
-        let (symbol, length) = self.short[(bits >> (LONGEST_CODE - 8)) as usize];
+        let (symbol, length) = self.short[(bits >> (CODE_LENGTH_MAX - 8)) as usize];
         if length > 0 {
             return (usize::from(symbol), usize::from(length));
         }
-        for length in 9..LONGEST_CODE {
+        for length in 9..CODE_LENGTH_MAX {
             let ((first, start), (_, end)) = (self.first[length], self.first[length + 1]);
-            let offset = (bits >> (LONGEST_CODE - length)).checked_sub(first);
+            let offset = (bits >> (CODE_LENGTH_MAX - length)).checked_sub(first);
             if let Some(symbol) = offset.map(|offset| start + offset as usize).filter(|symbol| *symbol < end) {
                 return (usize::from(self.symbols[symbol]), length);
             }
         }
-        let (first, start) = self.first[LONGEST_CODE];
-        (usize::from(self.symbols[start + (bits - first) as usize]), LONGEST_CODE)
+        let (first, start) = self.first[CODE_LENGTH_MAX];
+        (usize::from(self.symbols[start + (bits - first) as usize]), CODE_LENGTH_MAX)
     }
 }
 
@@ -85,22 +86,22 @@ pub(super) fn decompress(bytes: &[u8]) -> Result<Vec<u8>, CompressionError> {
             buffer = buffer << 8 | u64::from(*byte);
             count += 8;
         }
-        // Bits that are missing count as ones, like padding (RFC 7541 §5.2).
-        let bits = match count.checked_sub(LONGEST_CODE) {
+        // Missing bits are ones, like padding (RFC 7541 §5.2).
+        let bits = match count.checked_sub(CODE_LENGTH_MAX) {
             Some(surplus) => buffer >> surplus,
-            None => (buffer << (LONGEST_CODE - count)) | ((1 << (LONGEST_CODE - count)) - 1),
+            None => (buffer << (CODE_LENGTH_MAX - count)) | ((1 << (CODE_LENGTH_MAX - count)) - 1),
         };
-        let (symbol, length) = HUFFMAN.symbol((bits & ((1 << LONGEST_CODE) - 1)) as u32);
+        let (symbol, length) = HUFFMAN.symbol((bits & ((1 << CODE_LENGTH_MAX) - 1)) as u32);
         if length > count {
             break;
         }
-        if symbol == END {
+        if symbol == EOS {
             return Err(CompressionError);
         }
         text.push(symbol as u8);
         count -= length;
     }
-    // What is left is padding: the beginning of the end's code, which is all ones (RFC 7541 §5.2).
+    // The remaining bits are padding: a prefix of the code of EOS, which is all ones (RFC 7541 §5.2).
     let ones = (1_u64 << count) - 1;
     if count < 8 && buffer & ones == ones { Ok(text) } else { Err(CompressionError) }
 }
@@ -119,7 +120,7 @@ mod tests {
         );
         assert_eq!(decompress(&hex("9d29ad171863c78f0b97c8e9ae82ae43d3")).unwrap(), b"https://www.example.com");
         for broken in ["ff", "ffffffff", "1c"] {
-            assert_eq!(decompress(&hex(broken)), Err(CompressionError), "{broken}: padding is seven ones at most");
+            assert_eq!(decompress(&hex(broken)), Err(CompressionError), "{broken}: padding must be at most seven ones");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The rules of RFC 9113 for the fields of one section: a message that breaks one is malformed (§8.1.1).
-//! Which rule does a field break, and does it depend on where the field stands?
+//! The rules of RFC 9113 for the fields of one section: a message that violates one is malformed (§8.1.1).
+//! Which rule does a field violate, and does it depend on the section?
 
-/// What a field section is.
+/// The kind of a field section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldSection {
     Request,
@@ -9,20 +9,20 @@ pub enum FieldSection {
     Trailers,
 }
 
-/// A rule that a field breaks.
+/// A rule that a field violates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldRule {
-    /// §8.2.1: an upper-case letter, or what is no letter of a name at all.
+    /// A name has an upper-case letter or an invalid character (§8.2.1).
     FieldName,
-    /// §8.2.1: a control character.
+    /// A value has a control character (§8.2.1).
     FieldValue,
-    /// §8.2.1: white space around a value.
+    /// A value begins or ends with white space (§8.2.1).
     WhiteSpace,
-    /// §8.2.2: a field of the connection.
+    /// A field is connection-specific (§8.2.2).
     ConnectionField,
-    /// §8.3: a pseudo-header field that is unknown, missing or repeated, or stands where it must not.
+    /// A pseudo-header field is unknown, missing, repeated or misplaced (§8.3).
     PseudoHeader,
-    /// §8.3.2: no status code, or 101 (§8.6).
+    /// `:status` is not a status code (§8.3.2), or is 101 (§8.6).
     Status,
 }
 
@@ -36,7 +36,7 @@ impl FieldRule {
         FieldRule::Status,
     ];
 
-    /// Returns the word that names the rule in a refusal.
+    /// Returns the name of the rule in a refusal.
     pub fn as_str(self) -> &'static str {
         match self {
             FieldRule::FieldName => "field_name",
@@ -49,11 +49,11 @@ impl FieldRule {
     }
 }
 
-/// What a name is, judged once: a block may name thousands of fields by one entry.
+/// The class of a field name. An entry stores it, because a block may refer to one entry thousands of times.
 #[derive(Clone, Copy)]
 pub(super) enum NameClass {
     Pseudo(PseudoHeader),
-    /// RFC 9113 §8.2.2.
+    /// The field is connection-specific (RFC 9113 §8.2.2).
     Connection,
     Te,
     Regular,
@@ -70,14 +70,14 @@ pub(super) enum PseudoHeader {
     Status,
 }
 
-/// What a field is, wherever it stands.
+/// The kind of a field, independent of its section.
 #[derive(Clone, Copy)]
 pub(super) enum FieldKind {
     Regular,
-    /// There is white space around its value.
+    /// The value begins or ends with white space.
     SurroundedBySpace,
     Pseudo(PseudoHeader),
-    /// `:status` of an interim response.
+    /// The field is `:status` of an interim response.
     Interim,
     Malformed(FieldRule),
 }
@@ -101,8 +101,8 @@ impl NameClass {
         }
     }
 
-    /// Judges a field of this name.
-    pub(super) fn judge(self, value: &[u8]) -> FieldKind {
+    /// Validates a field of this name.
+    pub(super) fn validate(self, value: &[u8]) -> FieldKind {
         match self {
             NameClass::Malformed(rule) => return FieldKind::Malformed(rule),
             NameClass::Connection => return FieldKind::Malformed(FieldRule::ConnectionField),
@@ -112,9 +112,9 @@ impl NameClass {
             _ => {}
         }
         let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-        let is_spaced = is_space(value.first()) || is_space(value.last());
+        let has_outer_space = is_space(value.first()) || is_space(value.last());
         match self {
-            NameClass::Pseudo(_) if is_spaced => FieldKind::Malformed(FieldRule::WhiteSpace),
+            NameClass::Pseudo(_) if has_outer_space => FieldKind::Malformed(FieldRule::WhiteSpace),
             NameClass::Pseudo(PseudoHeader::Status) => match value {
                 b"101" => FieldKind::Malformed(FieldRule::Status),
                 [b'1', b'0'..=b'9', b'0'..=b'9'] => FieldKind::Interim,
@@ -122,45 +122,45 @@ impl NameClass {
                 _ => FieldKind::Malformed(FieldRule::Status),
             },
             NameClass::Pseudo(PseudoHeader::Method) if !is_token(value) => FieldKind::Malformed(FieldRule::FieldValue),
-            // h2 has no other text of a pseudo-header field.
+            // h2 represents pseudo-header fields as UTF-8.
             NameClass::Pseudo(_) if std::str::from_utf8(value).is_err() => FieldKind::Malformed(FieldRule::FieldValue),
             NameClass::Pseudo(pseudo) => FieldKind::Pseudo(pseudo),
             NameClass::Te if value != b"trailers" => FieldKind::Malformed(FieldRule::ConnectionField),
-            _ if is_spaced => FieldKind::SurroundedBySpace,
+            _ if has_outer_space => FieldKind::SurroundedBySpace,
             _ => FieldKind::Regular,
         }
     }
 }
 
-/// RFC 9110 §5.6.2.
+/// Returns whether the text is a token (RFC 9110 §5.6.2).
 fn is_token(text: &[u8]) -> bool {
     let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !text.is_empty() && text.len() <= NAME_MAX && text.iter().all(is_tchar)
 }
 
 const DELETE: u8 = 0x7f;
-/// Bytes of a name that the `http` crate can hold.
+/// The longest name that the `http` crate supports, in bytes.
 const NAME_MAX: usize = (1 << 16) - 1;
 
-/// Judges the fields of one section in their order.
+/// Validates the fields of one section in their order.
 pub(super) struct SectionValidator {
     section: FieldSection,
-    /// A bit for each pseudo-header field that has come.
-    pseudo: u8,
+    /// A bit for each pseudo-header field that was added.
+    seen_pseudo: u8,
     has_regular: bool,
     is_interim: bool,
-    broken: Option<FieldRule>,
+    violated: Option<FieldRule>,
 }
 
 impl SectionValidator {
     pub(super) fn new(section: FieldSection) -> Self {
-        Self { section, pseudo: 0, has_regular: false, is_interim: false, broken: None }
+        Self { section, seen_pseudo: 0, has_regular: false, is_interim: false, violated: None }
     }
 
-    pub(super) fn judge(&mut self, kind: FieldKind) {
-        let broken = match kind {
+    pub(super) fn add(&mut self, kind: FieldKind) {
+        let violated = match kind {
             FieldKind::Malformed(rule) => Some(rule),
-            // A request with one is refused with a response, and recorded.
+            // The server refuses such a request with a response and a record.
             FieldKind::SurroundedBySpace if self.section != FieldSection::Request => Some(FieldRule::WhiteSpace),
             FieldKind::Regular | FieldKind::SurroundedBySpace => {
                 self.has_regular = true;
@@ -168,30 +168,30 @@ impl SectionValidator {
             }
             FieldKind::Interim => {
                 self.is_interim = true;
-                self.pseudo(PseudoHeader::Status)
+                self.add_pseudo(PseudoHeader::Status)
             }
-            FieldKind::Pseudo(pseudo) => self.pseudo(pseudo),
+            FieldKind::Pseudo(pseudo) => self.add_pseudo(pseudo),
         };
-        self.broken = self.broken.or(broken);
+        self.violated = self.violated.or(violated);
     }
 
-    fn pseudo(&mut self, pseudo: PseudoHeader) -> Option<FieldRule> {
+    fn add_pseudo(&mut self, pseudo: PseudoHeader) -> Option<FieldRule> {
         let bit = 1 << pseudo as u8;
         let is_of_section = match self.section {
             FieldSection::Request => pseudo != PseudoHeader::Status,
             FieldSection::Response => pseudo == PseudoHeader::Status,
             FieldSection::Trailers => false,
         };
-        let is_repeated = self.pseudo & bit != 0;
-        self.pseudo |= bit;
+        let is_repeated = self.seen_pseudo & bit != 0;
+        self.seen_pseudo |= bit;
         (!is_of_section || is_repeated || self.has_regular).then_some(FieldRule::PseudoHeader)
     }
 
-    /// Returns the first rule that was broken, and whether it is the head of an interim response.
-    pub(super) fn end(self) -> (Option<FieldRule>, bool) {
-        // What a request must have depends on its method: h2 knows.
-        let has_status = self.pseudo & (1 << PseudoHeader::Status as u8) != 0;
+    /// Returns the first violated rule, and whether the section is the head of an interim response.
+    pub(super) fn finish(self) -> (Option<FieldRule>, bool) {
+        // The required pseudo-header fields of a request depend on its method; h2 checks them.
+        let has_status = self.seen_pseudo & (1 << PseudoHeader::Status as u8) != 0;
         let is_missing = self.section == FieldSection::Response && !has_status;
-        (self.broken.or(is_missing.then_some(FieldRule::PseudoHeader)), self.is_interim)
+        (self.violated.or(is_missing.then_some(FieldRule::PseudoHeader)), self.is_interim)
     }
 }

@@ -1,7 +1,7 @@
 //! The static table of HPACK (RFC 7541 Appendix A).
-//! Which fields have an index on every connection?
+//! Which fields have an index in every connection?
 
-/// Names and values, from index 1 on.
+/// The names and values; the first entry has the index 1.
 pub(super) static STATIC_TABLE: [(&str, &str); 61] = [
     (":authority", ""),
     (":method", "GET"),

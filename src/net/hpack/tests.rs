@@ -1,5 +1,5 @@
-//! Blocks of the RFC, and what hostile peers make of blocks.
-//! Which sections are malformed, and does a block that is rewritten say the same?
+//! Tests with blocks of the RFC, and of hostile peers.
+//! Which sections are malformed, and does a rewritten block have the same fields?
 
 use FieldSection::{Request, Response, Trailers};
 
@@ -22,20 +22,20 @@ fn entries(decoder: &HpackDecoder) -> Vec<(String, usize)> {
     decoder.entries.iter().map(|entry| (String::from_utf8_lossy(&entry.name).into_owned(), entry.size())).collect()
 }
 
-fn broken(decoder: &mut HpackDecoder, section: FieldSection, block: &[u8]) -> Option<FieldRule> {
-    decoder.check(block, section, None).unwrap().broken
+fn violated_rule(decoder: &mut HpackDecoder, section: FieldSection, block: &[u8]) -> Option<FieldRule> {
+    decoder.decode_and_validate(block, section, None).unwrap().violated
 }
 
-/// The fields of a block that refers to nothing.
+/// Returns the block, rewritten without references.
 fn rewritten(decoder: &mut HpackDecoder, block: &[u8]) -> Vec<u8> {
     let mut rewritten = RewrittenBlock::new(LIST_MAX);
-    assert_eq!(decoder.check(block, Request, Some(&mut rewritten)).unwrap().broken, None);
+    assert_eq!(decoder.decode_and_validate(block, Request, Some(&mut rewritten)).unwrap().violated, None);
     rewritten.block
 }
 
 /// RFC 7541 Appendix C.3 and C.4: the same requests, without and with Huffman coding.
 #[test]
-fn requests_of_the_rfc_are_well_formed_and_fill_the_table() {
+fn hpack_decodes_the_rfc_requests_and_fills_the_table() {
     for blocks in [
         [
             "828684410f7777772e6578616d706c652e636f6d",
@@ -52,7 +52,7 @@ fn requests_of_the_rfc_are_well_formed_and_fill_the_table() {
         let written: Vec<_> = blocks.iter().map(|block| rewritten(&mut decoder, &hex(block))).collect();
         let expected = [("custom-key", 54), ("cache-control", 53), (":authority", 57)];
         assert_eq!(entries(&decoder), expected.map(|(name, size)| (name.to_owned(), size)));
-        // Rewritten, each refers to nothing but the static table.
+        // Each rewritten block refers only to the static table.
         let authority = field(0, b":authority", b"www.example.com");
         let last =
             [&[EMPTY_TABLE, 0x82, 0x87, 0x85][..], &authority, &field(0, b"custom-key", b"custom-value")].concat();
@@ -65,21 +65,24 @@ fn requests_of_the_rfc_are_well_formed_and_fill_the_table() {
 
 /// RFC 7541 Appendix C.6, whose table holds 256 bytes, and RFC 9113 §6.5.2.
 #[test]
-fn responses_of_the_rfc_are_well_formed_and_have_their_size() {
+fn hpack_decodes_the_rfc_responses_with_their_size() {
     let mut decoder = HpackDecoder::default();
     let first = "3fe101488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8e9ae\
                  82ae43d3";
     let fields = [7 + 3, 13 + 7, 4 + 29, 8 + 23];
     let size = fields.iter().sum::<usize>() + fields.len() * ENTRY_OVERHEAD;
-    assert_eq!(decoder.check(&hex(first), Response, None), Ok(CheckedBlock { size, broken: None, is_interim: false }));
+    assert_eq!(
+        decoder.decode_and_validate(&hex(first), Response, None),
+        Ok(CheckedBlock { size, violated: None, is_interim: false })
+    );
     // `:status: 307` evicts `:status: 302`.
-    assert_eq!(broken(&mut decoder, Response, &hex("4883640effc1c0bf")), None);
+    assert_eq!(violated_rule(&mut decoder, Response, &hex("4883640effc1c0bf")), None);
     let names: Vec<String> = entries(&decoder).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, [":status", "location", "date", "cache-control"]);
 }
 
 #[test]
-fn malformed_fields_break_the_rule_that_they_break() {
+fn hpack_reports_the_rule_that_a_malformed_field_violates() {
     let status = field(0, b":status", b"200");
     for (name, value, rule) in [
         ("X", "y", FieldRule::FieldName),
@@ -98,23 +101,31 @@ fn malformed_fields_break_the_rule_that_they_break() {
         (":unknown", "x", FieldRule::PseudoHeader),
     ] {
         let bad = field(0, name.as_bytes(), value.as_bytes());
-        assert_eq!(broken(&mut HpackDecoder::default(), Request, &bad), Some(rule), "{name}: {value:?}");
-        assert_eq!(broken(&mut HpackDecoder::default(), Trailers, &bad), Some(rule), "{name}: {value:?}");
+        assert_eq!(violated_rule(&mut HpackDecoder::default(), Request, &bad), Some(rule), "{name}: {value:?}");
+        assert_eq!(violated_rule(&mut HpackDecoder::default(), Trailers, &bad), Some(rule), "{name}: {value:?}");
         let block = [status.clone(), bad].concat();
-        assert_eq!(broken(&mut HpackDecoder::default(), Response, &block), Some(rule), "{name}: {value:?}");
+        assert_eq!(violated_rule(&mut HpackDecoder::default(), Response, &block), Some(rule), "{name}: {value:?}");
     }
     for value in [" x", "x ", "\tx", "x\t", " "] {
         let spaced = field(0, b"x", value.as_bytes());
-        assert_eq!(broken(&mut HpackDecoder::default(), Trailers, &spaced), Some(FieldRule::WhiteSpace), "{value:?}");
+        assert_eq!(
+            violated_rule(&mut HpackDecoder::default(), Trailers, &spaced),
+            Some(FieldRule::WhiteSpace),
+            "{value:?}"
+        );
         let block = [status.clone(), spaced.clone()].concat();
-        assert_eq!(broken(&mut HpackDecoder::default(), Response, &block), Some(FieldRule::WhiteSpace), "{value:?}");
-        // A request is refused with a response.
-        assert_eq!(broken(&mut HpackDecoder::default(), Request, &spaced), None, "{value:?}");
+        assert_eq!(
+            violated_rule(&mut HpackDecoder::default(), Response, &block),
+            Some(FieldRule::WhiteSpace),
+            "{value:?}"
+        );
+        // The server refuses such a request with a response.
+        assert_eq!(violated_rule(&mut HpackDecoder::default(), Request, &spaced), None, "{value:?}");
     }
     for (name, value) in [("x", "a b"), ("x", ""), ("x", "\u{e9}"), ("te", "trailers"), ("x!#$%&'*+-.^_`|~9", "\u{80}")]
     {
         assert_eq!(
-            broken(&mut HpackDecoder::default(), Trailers, &field(0, name.as_bytes(), value.as_bytes())),
+            violated_rule(&mut HpackDecoder::default(), Trailers, &field(0, name.as_bytes(), value.as_bytes())),
             None,
             "{name}"
         );
@@ -122,7 +133,7 @@ fn malformed_fields_break_the_rule_that_they_break() {
 }
 
 #[test]
-fn pseudo_header_fields_stand_once_and_first_where_they_belong() {
+fn hpack_requires_pseudo_headers_once_and_before_regular_fields() {
     let pseudo = |name: &str, value: &str| field(0, name.as_bytes(), value.as_bytes());
     let (path, status, other) = (pseudo(":path", "/"), pseudo(":status", "200"), pseudo("x", "y"));
     for (section, block, rule) in [
@@ -145,53 +156,57 @@ fn pseudo_header_fields_stand_once_and_first_where_they_belong() {
         (Trailers, vec![&path, &other], Some(FieldRule::PseudoHeader)),
     ] {
         let block: Vec<u8> = block.into_iter().flatten().copied().collect();
-        assert_eq!(broken(&mut HpackDecoder::default(), section, &block), rule, "{section:?} {block:?}");
+        assert_eq!(violated_rule(&mut HpackDecoder::default(), section, &block), rule, "{section:?} {block:?}");
     }
     for (status, rule) in [("200", None), ("103", None), ("999", None)]
         .into_iter()
         .chain(["101", "20", "2000", "099", "2x0", ""].map(|status| (status, Some(FieldRule::Status))))
     {
-        let checked = HpackDecoder::default().check(&pseudo(":status", status), Response, None).unwrap();
-        assert_eq!((checked.broken, checked.is_interim), (rule, status == "103"), "{status}");
+        let checked = HpackDecoder::default().decode_and_validate(&pseudo(":status", status), Response, None).unwrap();
+        assert_eq!((checked.violated, checked.is_interim), (rule, status == "103"), "{status}");
     }
 }
 
 #[test]
-fn an_entry_is_judged_wherever_it_is_used() {
+fn hpack_validates_a_table_entry_at_each_use() {
     let mut decoder = HpackDecoder::default();
     let bad = field(WITH_INDEXING, b"x-name", b"a\0");
-    assert_eq!(broken(&mut decoder, Request, &bad), Some(FieldRule::FieldValue));
-    assert_eq!(broken(&mut decoder, Request, &[0x80 | 62]), Some(FieldRule::FieldValue));
-    // Its name is none the worse.
+    assert_eq!(violated_rule(&mut decoder, Request, &bad), Some(FieldRule::FieldValue));
+    assert_eq!(violated_rule(&mut decoder, Request, &[0x80 | 62]), Some(FieldRule::FieldValue));
+    // The name of the entry is still valid.
     assert_eq!(
         rewritten(&mut decoder, &[WITH_INDEXING | 62, 1, b'v']),
         [&[EMPTY_TABLE][..], &field(0, b"x-name", b"v")].concat()
     );
     assert_eq!(rewritten(&mut decoder, &[0x80 | 62]), [&[EMPTY_TABLE][..], &field(0, b"x-name", b"v")].concat());
     let spaced = field(WITH_INDEXING, b"x", b" y");
-    assert_eq!(broken(&mut decoder, Request, &spaced), None);
-    assert_eq!(broken(&mut decoder, Trailers, &[0x80 | 62]), Some(FieldRule::WhiteSpace));
+    assert_eq!(violated_rule(&mut decoder, Request, &spaced), None);
+    assert_eq!(violated_rule(&mut decoder, Trailers, &[0x80 | 62]), Some(FieldRule::WhiteSpace));
 }
 
-/// 4,000 bytes that each of the others names in one or three.
+/// The field has 4,000 bytes, and each later reference has one or three.
 #[test]
-fn a_block_that_names_one_field_over_and_over_is_not_written_out() {
+fn hpack_bounds_the_rewritten_size_of_a_repeated_field() {
     for uses in [vec![0x80 | 62; 10_000], [0x0f, 0x2f, 1, b'v'].repeat(10_000)] {
         let block = [field(WITH_INDEXING, &[b'n'; 4000], b"v"), uses].concat();
         let mut rewritten = RewrittenBlock::new(LIST_MAX);
-        let checked = HpackDecoder::default().check(&block, Request, Some(&mut rewritten)).unwrap();
+        let checked = HpackDecoder::default().decode_and_validate(&block, Request, Some(&mut rewritten)).unwrap();
         assert_eq!(checked.size, 10_001 * (4001 + ENTRY_OVERHEAD));
         assert!(rewritten.block.len() < LIST_MAX + 100, "{}", rewritten.block.len());
-        // And yet h2 sees that it is too large.
-        let size = HpackDecoder::default().check(&rewritten.block, Request, None).unwrap().size;
+        // h2 still finds that the section is too large.
+        let size = HpackDecoder::default().decode_and_validate(&rewritten.block, Request, None).unwrap().size;
         assert!(size >= LIST_MAX, "{size}");
     }
 }
 
 #[test]
-fn block_that_cannot_be_decompressed_is_told_apart() {
+fn hpack_reports_a_compression_error() {
     for block in [&[0x80][..], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x80 | 62], &[0, 5, b'x'], &[0x3f, 0xe2, 0x1f]]
     {
-        assert_eq!(HpackDecoder::default().check(block, Request, None), Err(CompressionError), "{block:?}");
+        assert_eq!(
+            HpackDecoder::default().decode_and_validate(block, Request, None),
+            Err(CompressionError),
+            "{block:?}"
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! Paths with characters that senders should have percent-encoded, and that h2 would reset the stream for.
-//! How does such a path get past h2?
+//! Carries a path through h2 whose characters the sender should have percent-encoded; h2 would reset its stream.
+//! How does the server read such a path byte for byte?
 //!
-//! In its place h2 reads another one, and the path follows as a field. The server reads it there, byte for byte: what a
-//! client has signed of it must still verify.
+//! h2 reads a placeholder, and the path follows in a field. The server reads the path from the field, byte for byte,
+//! because a client's signature may cover it.
 
 use super::rules::{NameClass, PseudoHeader};
 use super::static_table::STATIC_TABLE;
@@ -12,35 +12,35 @@ use crate::names;
 /// The field that carries the path.
 pub const UNENCODED_PATH: &str = "outgate-unencoded-path";
 
-/// The path that h2 reads in its place.
+/// The path that h2 reads instead.
 pub(super) const PLACEHOLDER: &[u8] = b"/";
 
-/// Whether a path is to be carried past h2. One with another character that may not stand in a path is left for h2.
+/// Returns whether a path must be carried in a field. A path with any other invalid character is left to h2.
 pub(super) fn is_unencoded(class: NameClass, value: &[u8]) -> bool {
     matches!(class, NameClass::Pseudo(PseudoHeader::Path))
         && value.starts_with(b"/")
-        && value.iter().copied().any(names::is_unencoded)
+        && value.iter().copied().any(names::needs_encoding)
         && value.iter().all(u8::is_ascii_graphic)
 }
 
 impl HpackDecoder {
-    /// Whether the block has such a path. Changes nothing: entries that the block itself makes are only counted, since a
-    /// path among them is seen where it is made.
+    /// Returns whether the block has such a path. The dynamic table does not change. Entries that the block itself adds
+    /// are only counted, because a path among them is found where it is added.
     pub fn has_unencoded_path(&self, block: &[u8]) -> bool {
         self.find_unencoded_path(block).unwrap_or(false)
     }
 
     fn find_unencoded_path(&self, block: &[u8]) -> Result<bool, CompressionError> {
-        let (mut reader, mut made) = (BlockReader { block, at: 0 }, 0);
-        let entry = |index: usize, made: usize| {
-            let index = index.checked_sub(STATIC_TABLE.len() + 1)?.checked_sub(made)?;
+        let (mut reader, mut inserted) = (BlockReader { block, at: 0 }, 0);
+        let entry = |index: usize, inserted: usize| {
+            let index = index.checked_sub(STATIC_TABLE.len() + 1)?.checked_sub(inserted)?;
             self.entries.get(index)
         };
         while let Some(first) = reader.block.get(reader.at).copied() {
             match first {
                 0x80.. => {
                     let index = reader.integer(7)?;
-                    if entry(index, made).is_some_and(|entry| entry.is_unencoded) {
+                    if entry(index, inserted).is_some_and(|entry| entry.is_unencoded) {
                         return Ok(true);
                     }
                 }
@@ -51,7 +51,7 @@ impl HpackDecoder {
                         0 => NameClass::of(&reader.string()?),
                         index => match STATIC_TABLE.get(index - 1) {
                             Some((name, _)) => NameClass::of(name.as_bytes()),
-                            None => entry(index, made).map_or(NameClass::Regular, |entry| entry.class),
+                            None => entry(index, inserted).map_or(NameClass::Regular, |entry| entry.class),
                         },
                     };
                     if matches!(class, NameClass::Pseudo(PseudoHeader::Path)) {
@@ -61,7 +61,7 @@ impl HpackDecoder {
                     } else {
                         reader.skip_string()?;
                     }
-                    made += usize::from(is_indexed);
+                    inserted += usize::from(is_indexed);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! HTTP spoken over a new stream, and driven until either side closes it.
+//! Performs the HTTP handshake over a new stream, and spawns the connection's driver.
 //! Which limits does a connection to a target have?
 
 use std::future::poll_fn;
@@ -16,81 +16,82 @@ use super::tap::TappedStream;
 use crate::config::ResponseHeadMax;
 use crate::net::connection::Liveness;
 
-/// Until the target says how many streams it allows: no target says this, for h2 takes none for `usize::MAX`, and any other
-/// has 32 bits (RFC 9113 §6.5.2).
+/// The stream limit before the target's SETTINGS. No target announces this value: h2 represents no limit as
+/// `usize::MAX`, and any other limit has 32 bits (RFC 9113 §6.5.2).
 const STREAMS_UNKNOWN: usize = usize::MAX - 1;
-/// Bytes of a response that a target may send before its client reads them.
+/// The bytes of a response that a target may send before the client reads them.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// Bytes of all responses on a connection. It covers the windows of all streams: clients that do not read must not stall
-/// the other streams.
+/// The bytes of all responses that a target may send on a connection. It covers the windows of all streams, so that
+/// slow clients do not stall other streams.
 const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
-/// A connection that many deliveries share is asked whether it still lives while they wait.
-const PING_AFTER: Duration = Duration::from_secs(10);
-const PONG_WITHIN: Duration = Duration::from_secs(5);
-/// Bytes that hyper may read ahead over HTTP/1.1, whatever the limit of a response head.
-const READ_AHEAD: usize = 64 * 1024;
-/// A response head of up to so many times the limit is read over HTTP/2. The filter refuses a larger one unread.
-const HEAD_MARGIN: usize = 4;
+/// The interval of PING frames, which detect a dead connection while deliveries wait.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The bytes that hyper may read ahead over HTTP/1.1, whatever the limit of a response head.
+const READ_AHEAD_MAX: usize = 64 * 1024;
+/// The factor by which h2's limit of a response head exceeds the configured one. The filter rejects a larger head
+/// before h2 reads it.
+const HEADER_LIST_FACTOR: usize = 4;
 
-/// Returns the bytes of a field section that are read over HTTP/2, as RFC 9113 §6.5.2 counts them.
-pub(super) fn list_max(head_max: ResponseHeadMax) -> usize {
-    head_max.bytes * HEAD_MARGIN
+/// Returns h2's limit of a response's field section, in bytes as RFC 9113 §6.5.2 counts them.
+pub(super) fn header_list_max(head_max: ResponseHeadMax) -> usize {
+    head_max.bytes * HEADER_LIST_FACTOR
 }
 
 pub(super) async fn open_http1(
-    wire: TappedStream,
+    io: TappedStream,
     liveness: &Liveness,
     head_max: ResponseHeadMax,
 ) -> Result<(RequestSender, Arc<DriverHandle>), hyper::Error> {
-    let (sender, driver) = http1::Builder::new()
-        .allow_spaces_after_header_name_in_responses(true) // and they are removed: RFC 9112 §5.1
-        .max_buf_size(READ_AHEAD.max(head_max.bytes))
+    let (sender, connection) = http1::Builder::new()
+        .allow_spaces_after_header_name_in_responses(true) // hyper removes the spaces (RFC 9112 §5.1)
+        .max_buf_size(READ_AHEAD_MAX.max(head_max.bytes))
         .max_header_size(head_max.bytes)
         .max_headers(head_max.count)
-        .handshake(wire)
+        .handshake(io)
         .await?;
-    let (held, hold) = driver::new(liveness);
-    // Whoever waits for a response hears of an error there; on an idle connection it is no news.
-    hold.drive(driver);
-    Ok((RequestSender::Http1(sender), held))
+    let (handle, driver) = driver::pair(liveness);
+    // An error is reported to the pending exchange. On an idle connection it has no consequence.
+    driver.spawn(connection);
+    Ok((RequestSender::Http1(sender), handle))
 }
 
 pub(super) async fn open_http2(
-    wire: TappedStream,
+    io: TappedStream,
     liveness: &Liveness,
     streams: Arc<Streams>,
     head_max: ResponseHeadMax,
 ) -> Result<(RequestSender, Arc<DriverHandle>), hyper::Error> {
-    let (held, hold) = driver::new(liveness);
-    let (sender, driver) = http2::Builder::new(hold.clone())
+    let (handle, driver) = driver::pair(liveness);
+    let (sender, connection) = http2::Builder::new(driver.clone())
         .timer(TokioTimer::new())
         .initial_max_send_streams(STREAMS_UNKNOWN)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(list_max(head_max)).unwrap_or(u32::MAX))
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PONG_WITHIN)
-        .handshake(wire)
+        .max_header_list_size(u32::try_from(header_list_max(head_max)).unwrap_or(u32::MAX))
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .handshake(io)
         .await?;
-    let told = Arc::clone(&streams);
-    hold.drive(async move {
-        let (mut driver, mut most) = (pin!(driver), STREAMS_UNKNOWN);
-        let mut drives = poll_fn(|cx| {
-            let polled = driver.as_mut().poll(cx);
-            let before = std::mem::replace(&mut most, driver.current_max_send_streams());
-            if most != before {
-                told.allow(most);
+    let driver_streams = Arc::clone(&streams);
+    driver.spawn(async move {
+        let (mut connection, mut max_streams) = (pin!(connection), STREAMS_UNKNOWN);
+        let mut drive = poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            let before = std::mem::replace(&mut max_streams, connection.current_max_send_streams());
+            if max_streams != before {
+                driver_streams.set_max_streams(max_streams);
             }
             polled
         });
-        // Of SETTINGS nobody wakes it: another task of hyper's reads them.
+        // hyper does not wake this task for SETTINGS, because another task reads them.
         loop {
             tokio::select! {
                 biased;
-                _ = &mut drives => break,
-                () = told.settings_poll_requested() => {}
+                _ = &mut drive => break,
+                () = driver_streams.settings_poll_requested() => {}
             }
         }
     });
-    Ok((RequestSender::Http2 { sender, streams, slot: None }, held))
+    Ok((RequestSender::Http2 { sender, streams, permit: None }, handle))
 }

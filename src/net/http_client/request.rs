@@ -1,16 +1,16 @@
-//! The form of a request in each version of HTTP.
-//! Where do host and path stand, and how large is the head?
+//! Converts a request into the form of each HTTP version.
+//! Where do host and path belong, and how large is the head?
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 
 use super::Upload;
 
-/// What RFC 9113 §6.5.2 adds to the name and the value of each field.
+/// The overhead of each field, in bytes, beyond its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
 /// Returns the size of a field section in bytes (RFC 9113 §6.5.2).
-pub fn list_size(fields: &HeaderMap) -> usize {
+pub fn field_section_size(fields: &HeaderMap) -> usize {
     fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum()
 }
 
@@ -18,13 +18,13 @@ pub fn list_size(fields: &HeaderMap) -> usize {
 pub fn head_size(request: &Request<Upload>) -> usize {
     let path = request.uri().path_and_query().map_or(1, |path| path.as_str().len());
     let method = request.method().as_str().len();
-    // Host stands among the fields here, and is `:authority` there.
+    // The Host field counts for `:authority`.
     let pseudo = [":method".len() + method, ":scheme".len() + "https".len(), ":path".len() + path];
-    list_size(request.headers()) + pseudo.iter().map(|length| length + FIELD_OVERHEAD).sum::<usize>()
+    field_section_size(request.headers()) + pseudo.iter().map(|length| length + FIELD_OVERHEAD).sum::<usize>()
 }
 
-/// RFC 9112 §3.2.1: the path alone, and the host in a field.
-pub(super) fn for_http1(mut request: Request<Upload>) -> Request<Upload> {
+/// Converts a request for HTTP/1.1: the target is the path, and the host is a field (RFC 9112 §3.2.1).
+pub(super) fn into_http1(mut request: Request<Upload>) -> Request<Upload> {
     if let Some(authority) = request.uri().authority() {
         let host = HeaderValue::from_str(authority.as_str());
         request.headers_mut().extend(host.ok().map(|host| (header::HOST, host)));
@@ -34,8 +34,9 @@ pub(super) fn for_http1(mut request: Request<Upload>) -> Request<Upload> {
     request
 }
 
-/// RFC 9113 §8.3.1: all of the target in pseudo-fields; and §8.2.2: nothing about the connection.
-pub(super) fn for_http2(mut request: Request<Upload>) -> Request<Upload> {
+/// Converts a request for HTTP/2: the target is in pseudo-header fields (RFC 9113 §8.3.1), and connection-specific
+/// fields are removed (§8.2.2).
+pub(super) fn into_http2(mut request: Request<Upload>) -> Request<Upload> {
     request.headers_mut().remove(header::TRANSFER_ENCODING);
     if let Some(host) = request.headers_mut().remove(header::HOST) {
         let mut parts = http::uri::Parts::default();
@@ -49,11 +50,11 @@ pub(super) fn for_http2(mut request: Request<Upload>) -> Request<Upload> {
     request
 }
 
-/// A copy of a request's head, from which the request is made once more.
+/// A copy of a request's head, for another attempt.
 pub(super) struct RetryHead(Request<()>);
 
 impl RetryHead {
-    /// Copies what [`for_http2`] changes, as it was before.
+    /// Copies the parts of the head that [`into_http2`] changes.
     pub(super) fn of(request: &Request<Upload>) -> Self {
         let mut head = Request::new(());
         *head.method_mut() = request.method().clone();
@@ -62,7 +63,7 @@ impl RetryHead {
         Self(head)
     }
 
-    pub(super) fn with(self, body: Upload) -> Box<Request<Upload>> {
+    pub(super) fn with_body(self, body: Upload) -> Box<Request<Upload>> {
         Box::new(self.0.map(|()| body))
     }
 }

@@ -1,5 +1,5 @@
-//! How many exchanges one HTTP/2 connection carries, and how many it may.
-//! Is there room for one more, has its upload left, and has the connection been idle?
+//! Counts the streams of an HTTP/2 connection against the target's limit.
+//! Is there room for another exchange, is its upload finished, and how long was the connection idle?
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,109 +8,110 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-/// Exchanges that one connection carries at a time, even if its target allows more.
+/// The largest number of concurrent exchanges on a connection, even if its target allows more.
 pub(super) const STREAMS_MAX: u32 = 128;
 
-/// Of all handles on one connection.
+/// The stream count that all handles on one connection share.
 pub(super) struct Streams {
     open: AtomicUsize,
-    /// SETTINGS_MAX_CONCURRENT_STREAMS of the target, as last heard. Before that one may go: who opened the connection.
-    most: watch::Sender<Option<usize>>,
+    /// The target's last SETTINGS_MAX_CONCURRENT_STREAMS; `None`: not received yet. Until then only one exchange is
+    /// allowed.
+    max_streams: watch::Sender<Option<usize>>,
     poll_requested: Notify,
-    used: Mutex<Instant>,
+    last_used: Mutex<Instant>,
 }
 
-/// The right to one stream, until it is dropped, and all of its upload.
+/// A permit for one stream. The stream stays counted until the permit and all [`UploadPermit`]s of it are dropped.
 pub(super) struct StreamPermit {
     stream: Arc<OpenStreamGuard>,
-    /// Closed while no [`UploadPermit`] exists.
+    /// The channel is closed while no [`UploadPermit`] exists.
     uploading: watch::Sender<()>,
 }
 
-/// What an upload has of the slot, and each piece of it.
+/// The share of an upload, and of each of its chunks, in the permit.
 #[derive(Clone)]
 pub(super) struct UploadPermit {
-    _place: Arc<OpenStreamGuard>, // goes first: who hears that the last part has gone finds the place free
+    _stream: Arc<OpenStreamGuard>, // dropped first: the stream is free when `upload_finished` resolves
     uploading: watch::Receiver<()>,
 }
 
-/// One of the streams that are open.
+/// A counted stream.
 struct OpenStreamGuard(Arc<Streams>);
 
 impl Streams {
     pub(super) fn new() -> Self {
-        let (open, most) = (AtomicUsize::new(0), watch::Sender::new(None));
-        Self { open, most, poll_requested: Notify::new(), used: Mutex::new(Instant::now()) }
+        let (open, max_streams) = (AtomicUsize::new(0), watch::Sender::new(None));
+        Self { open, max_streams, poll_requested: Notify::new(), last_used: Mutex::new(Instant::now()) }
     }
 
-    /// A stream more than the target allows would wait inside this process, for who knows how long.
-    pub(super) fn slot(self: &Arc<Self>) -> Option<StreamPermit> {
-        let most = self.most.borrow().unwrap_or(1).min(STREAMS_MAX as usize);
-        let more = |open| (open < most).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+    /// Acquires a permit within the limits. h2 would queue a stream above the target's limit for an unbounded time.
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<StreamPermit> {
+        let max_streams = self.max_streams.borrow().unwrap_or(1).min(STREAMS_MAX as usize);
+        let increment = |open| (open < max_streams).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, increment).ok()?;
         Some(StreamPermit { stream: Arc::new(OpenStreamGuard(Arc::clone(self))), uploading: watch::Sender::new(()) })
     }
 
-    pub(super) fn allow(&self, most: usize) {
-        self.most.send_replace(Some(most));
+    pub(super) fn set_max_streams(&self, max_streams: usize) {
+        self.max_streams.send_replace(Some(max_streams));
     }
 
-    pub(super) fn is_heard(&self) -> bool {
-        self.most.borrow().is_some()
+    pub(super) fn is_settings_known(&self) -> bool {
+        self.max_streams.borrow().is_some()
     }
 
-    /// The target may have said something: whoever can tell is to have a look, where nobody knows yet.
+    /// Requests a poll of the connection's SETTINGS while they are unknown.
     pub(super) fn request_settings_poll(&self) {
-        if !self.is_heard() {
+        if !self.is_settings_known() {
             self.poll_requested.notify_one();
         }
     }
 
-    /// Resolves when somebody wants to know.
+    /// Resolves when a poll of SETTINGS is requested.
     pub(super) async fn settings_poll_requested(&self) {
         self.poll_requested.notified().await;
     }
 
-    /// Resolves when the target has said how many it allows.
+    /// Resolves when the target's stream limit is known.
     pub(super) async fn settings_known(&self) {
-        let _ = self.most.subscribe().wait_for(Option::is_some).await;
+        let _ = self.max_streams.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// For how long there has been no exchange.
-    pub(super) fn idle(&self) -> Duration {
+    /// Returns the time since the last exchange ended.
+    pub(super) fn idle_time(&self) -> Duration {
         match self.open.load(Ordering::Relaxed) {
-            0 => self.used.lock().elapsed(),
+            0 => self.last_used.lock().elapsed(),
             _ => Duration::ZERO,
         }
     }
 }
 
 impl StreamPermit {
-    pub(super) fn part(&self) -> UploadPermit {
-        UploadPermit { _place: Arc::clone(&self.stream), uploading: self.uploading.subscribe() }
+    pub(super) fn upload_permit(&self) -> UploadPermit {
+        UploadPermit { _stream: Arc::clone(&self.stream), uploading: self.uploading.subscribe() }
     }
 
-    /// Whether nobody has a part of it.
-    pub(super) fn is_uploaded(&self) -> bool {
+    /// Returns whether no [`UploadPermit`] exists.
+    pub(super) fn is_upload_finished(&self) -> bool {
         self.uploading.is_closed()
     }
 
-    /// Resolves when nobody has.
-    pub(super) async fn uploaded(&self) {
+    /// Resolves when no [`UploadPermit`] exists.
+    pub(super) async fn upload_finished(&self) {
         self.uploading.closed().await;
     }
 }
 
 impl UploadPermit {
-    /// Resolves when the slot has been dropped: the exchange is over, and its upload is not.
-    pub(super) async fn outlives_slot(mut self) {
+    /// Resolves when the [`StreamPermit`] was dropped: the exchange has ended before its upload.
+    pub(super) async fn exchange_ended(mut self) {
         while self.uploading.changed().await.is_ok() {}
     }
 }
 
 impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
-        *self.0.used.lock() = Instant::now();
+        *self.0.last_used.lock() = Instant::now();
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -120,36 +121,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_is_held_until_it_is_dropped() {
+    fn stream_permit_is_released_on_drop() {
         let streams = Arc::new(Streams::new());
-        let opener = streams.slot().unwrap();
-        assert!(streams.slot().is_none(), "nobody knows yet");
+        let opener = streams.try_acquire().unwrap();
+        assert!(streams.try_acquire().is_none(), "the limit is unknown");
         drop(opener);
-        streams.allow(2);
-        let (first, second) = (streams.slot().unwrap(), streams.slot().unwrap());
-        assert!(streams.slot().is_none());
-        assert_eq!(streams.idle(), Duration::ZERO);
+        streams.set_max_streams(2);
+        let (first, second) = (streams.try_acquire().unwrap(), streams.try_acquire().unwrap());
+        assert!(streams.try_acquire().is_none());
+        assert_eq!(streams.idle_time(), Duration::ZERO);
         drop(first);
-        let third = streams.slot().unwrap();
-        streams.allow(1);
+        let third = streams.try_acquire().unwrap();
+        streams.set_max_streams(1);
         drop((second, third));
-        assert!(streams.slot().is_some());
+        assert!(streams.try_acquire().is_some());
     }
 
     #[tokio::test]
-    async fn an_upload_has_its_slot_until_all_of_it_is_gone() {
+    async fn upload_permit_holds_the_stream_until_the_last_chunk_is_dropped() {
         let streams = Arc::new(Streams::new());
-        let slot = streams.slot().unwrap();
-        assert!(slot.is_uploaded(), "there is none");
-        let (upload, piece) = (slot.part(), slot.part());
+        let permit = streams.try_acquire().unwrap();
+        assert!(permit.is_upload_finished(), "no upload has begun");
+        let (upload, chunk) = (permit.upload_permit(), permit.upload_permit());
         drop(upload);
-        assert!(!slot.is_uploaded());
-        drop(piece);
-        slot.uploaded().await;
-        let upload = slot.part();
-        drop(slot);
-        assert!(streams.slot().is_none());
-        upload.outlives_slot().await;
-        assert!(streams.slot().is_some());
+        assert!(!permit.is_upload_finished());
+        drop(chunk);
+        permit.upload_finished().await;
+        let upload = permit.upload_permit();
+        drop(permit);
+        assert!(streams.try_acquire().is_none());
+        upload.exchange_ended().await;
+        assert!(streams.try_acquire().is_some());
     }
 }

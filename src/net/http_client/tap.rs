@@ -1,13 +1,12 @@
-//! A listener on the wire: for the alert by which a target refuses us when the handshake seems over, for the first bytes
-//! of a response, and for a failed write that a response may explain.
-//! Has the target sent us away, and in which words?
+//! Observes the bytes and errors below hyper: TLS alerts, the first bytes of a response, HTTP/2 frames, and failed writes.
+//! Why did the target reject or end the connection?
 //!
-//! With TLS 1.3 a target judges our certificate, or misses it, after we have finished and begun to speak HTTP (RFC 8446
-//! §4.4.2.4). What becomes of the error on its way through HTTP's layers differs; here it comes by in any case.
+//! With TLS 1.3 a target rejects a client certificate, or requires a missing one, after the client has finished the
+//! handshake and begun to send HTTP (RFC 8446 §4.4.2.4). hyper and h2 report the alert inconsistently; this stream sees it.
 //!
 //! A target may respond before it has the whole request, and then reset the connection (RFC 9112 §9.5). The kernel
 //! delivers what arrived before the reset, but reports the reset to the next write first. So a failed write does not end
-//! the connection here: what is written after it is discarded, and the read side decides what the exchange was.
+//! the connection here: later writes are discarded, and the read side determines the outcome of the exchange.
 
 use std::cell::RefCell;
 use std::io;
@@ -27,76 +26,77 @@ use super::frame_scanner::{FrameEvent, FrameScanner};
 use super::streams::Streams;
 use super::trailer_filter::TrailerFilter;
 
-/// Bytes read at once while they are observed; they are copied.
-const SCRATCH: usize = 16 * 1024;
+/// Bytes that are read at once while they are observed. They are copied.
+const SCRATCH_LEN: usize = 16 * 1024;
 
 thread_local! {
-    static SCRATCH_BUFFER: RefCell<Box<[u8; SCRATCH]>> = RefCell::new(Box::new([0; SCRATCH]));
+    static SCRATCH_BUFFER: RefCell<Box<[u8; SCRATCH_LEN]>> = RefCell::new(Box::new([0; SCRATCH_LEN]));
 }
 
-/// Malformed responses over one HTTP/2 connection, behind which it takes no new exchange. The library ends a connection
-/// after 1,024 streams that it has reset; those that are under way may be among them.
-const MALFORMED_MAX: usize = 512;
-const NEXT: u8 = 1;
-/// The response to HEAD.
-const NEXT_TO_HEAD: u8 = 2;
-/// RFC 9113 §7.
+/// The number of malformed responses after which an HTTP/2 connection takes no new exchange. h2 ends a connection after
+/// 1,024 streams that it has reset, and open exchanges may be among them.
+const MALFORMED_RESPONSES_MAX: usize = 512;
+const EXPECT_RESPONSE: u8 = 1;
+/// The expected response is one to HEAD.
+const EXPECT_HEAD_RESPONSE: u8 = 2;
+/// The error code HTTP_1_1_REQUIRED (RFC 9113 §7).
 const HTTP_1_1_REQUIRED: u32 = 13;
 
-/// What one connection has heard.
+/// The observations of one connection, shared with its handles.
 #[derive(Clone, Default)]
 pub(super) struct ConnObserver(Arc<ConnObservations>);
 
 #[derive(Default)]
 struct ConnObservations {
     alert: OnceLock<AlertDescription>,
-    answered: AtomicBool,
-    /// HTTP/1.1: a request was sent whose response head is not complete.
+    has_response: AtomicBool,
+    /// HTTP/1.1: a request was sent, and its response head is not complete.
     awaits_response: AtomicBool,
-    /// HTTP/1.1: [`NEXT`] or [`NEXT_TO_HEAD`] if a request is sent of whose response nothing was read.
-    next: AtomicU8,
-    /// HTTP/1.1: bytes that came since the last request was sent, until its response head was complete.
+    /// HTTP/1.1: [`EXPECT_RESPONSE`] or [`EXPECT_HEAD_RESPONSE`] if a request was sent and no byte of its response was
+    /// read; otherwise 0.
+    expected_response: AtomicU8,
+    /// HTTP/1.1: the bytes since the last request, until its response head is complete.
     response_bytes: AtomicUsize,
     is_unwritable: AtomicBool,
-    /// HTTP/2: SETTINGS_MAX_HEADER_LIST_SIZE of the target, and 1 more; 0 while it has announced none.
+    /// HTTP/2: the target's SETTINGS_MAX_HEADER_LIST_SIZE plus 1; 0: not announced.
     head_max: AtomicU64,
-    /// HTTP/2: responses that have begun.
-    begun: AtomicUsize,
-    /// HTTP/2: those among them that their exchanges have received.
-    taken: AtomicUsize,
-    /// HTTP/2: the target has ended the connection with HTTP_1_1_REQUIRED.
+    /// HTTP/2: the number of responses that have begun.
+    responses_begun: AtomicUsize,
+    /// HTTP/2: the number of responses that their exchanges have received.
+    responses_received: AtomicUsize,
+    /// HTTP/2: the target ended the connection with HTTP_1_1_REQUIRED.
     requires_http1: AtomicBool,
-    /// HTTP/2: the error code of the target's last GOAWAY, and 1 more; 0 while there is none.
+    /// HTTP/2: the error code of the target's last GOAWAY plus 1; 0: none.
     goaway: AtomicU64,
-    /// HTTP/2: malformed responses, whose streams were reset.
-    malformed: AtomicUsize,
+    /// HTTP/2: the number of malformed responses, whose streams were reset.
+    malformed_responses: AtomicUsize,
 }
 
 impl ConnObserver {
-    /// Counts the bytes of the next response, of HTTP/1.1; `to_head`: to a request with the method HEAD.
+    /// Starts to count the bytes of the next response over HTTP/1.1; `to_head`: the request method is HEAD.
     pub(super) fn expect_response(&self, to_head: bool) {
-        self.0.next.store(if to_head { NEXT_TO_HEAD } else { NEXT }, Ordering::Relaxed);
+        self.0.expected_response.store(if to_head { EXPECT_HEAD_RESPONSE } else { EXPECT_RESPONSE }, Ordering::Relaxed);
         self.0.response_bytes.store(0, Ordering::Relaxed);
         self.0.awaits_response.store(true, Ordering::Relaxed);
     }
 
-    /// From now on an alert ends a connection that was good, and refuses nobody.
-    pub(super) fn answered(&self) {
-        self.0.answered.store(true, Ordering::Relaxed);
+    /// Records a response. A later alert is not a rejection of the connection.
+    pub(super) fn response_received(&self) {
+        self.0.has_response.store(true, Ordering::Relaxed);
         self.0.awaits_response.store(false, Ordering::Relaxed);
     }
 
-    /// Returns the bytes of the response that have arrived before its head was complete.
+    /// Returns the bytes of the response that arrived before its head was complete.
     pub(super) fn response_bytes(&self) -> usize {
         self.0.response_bytes.load(Ordering::Relaxed)
     }
 
-    /// Returns whether a write has failed: the connection carries no further request.
+    /// Returns whether a write failed. Then the connection carries no further request.
     pub(super) fn is_unwritable(&self) -> bool {
         self.0.is_unwritable.load(Ordering::Relaxed)
     }
 
-    /// Returns the largest request head that the target has announced, in bytes; `None`: it has announced none.
+    /// Returns the largest request head that the target has announced, in bytes; `None`: not announced.
     pub(super) fn head_max(&self) -> Option<usize> {
         let announced = self.0.head_max.load(Ordering::Relaxed).checked_sub(1)?;
         Some(usize::try_from(announced).unwrap_or(usize::MAX))
@@ -112,36 +112,35 @@ impl ConnObserver {
         u32::try_from(self.0.goaway.load(Ordering::Relaxed).checked_sub(1)?).ok()
     }
 
-    /// Counts a response that was malformed, and ended no more than its stream.
+    /// Counts a malformed response, which ended only its stream.
     pub(super) fn count_malformed(&self) {
-        self.0.malformed.fetch_add(1, Ordering::Relaxed);
+        self.0.malformed_responses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns whether the connection is to be replaced: the HTTP/2 library would end it, with all of its streams.
-    pub(super) fn is_spent(&self) -> bool {
-        self.0.malformed.load(Ordering::Relaxed) >= MALFORMED_MAX
+    /// Returns whether the connection must be replaced, before h2 ends it with all of its streams.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.0.malformed_responses.load(Ordering::Relaxed) >= MALFORMED_RESPONSES_MAX
     }
 
     /// Returns how many responses have begun over HTTP/2.
-    pub(super) fn begun(&self) -> usize {
-        self.0.begun.load(Ordering::Relaxed)
+    pub(super) fn responses_begun(&self) -> usize {
+        self.0.responses_begun.load(Ordering::Relaxed)
     }
 
     /// Counts a response that its exchange has received over HTTP/2.
-    pub(super) fn take_response(&self) {
-        self.0.taken.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_response(&self) {
+        self.0.responses_received.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns whether a response may have begun to an exchange that has received none: `before` had begun when its request
-    /// was sent. Where several exchanges wait it may be any of theirs, since the HTTP/2 library does not
-    /// tell the number of a stream.
-    pub(super) fn may_have_responded(&self, before: usize) -> bool {
-        self.begun() > before.max(self.0.taken.load(Ordering::Relaxed))
+    /// Returns whether a response may have begun for an exchange that has received none; `before`: the count before its
+    /// request. The response may belong to another pending exchange, because h2 does not expose the stream identifier.
+    pub(super) fn may_have_responded(&self, headers_before: usize) -> bool {
+        self.responses_begun() > headers_before.max(self.0.responses_received.load(Ordering::Relaxed))
     }
 
-    fn notice(&self, notice: FrameEvent) {
+    fn record_frame(&self, notice: FrameEvent) {
         match notice {
-            FrameEvent::Response => drop(self.0.begun.fetch_add(1, Ordering::Relaxed)),
+            FrameEvent::Response => drop(self.0.responses_begun.fetch_add(1, Ordering::Relaxed)),
             FrameEvent::Settings { header_list_max: Some(max) } => {
                 self.0.head_max.store(u64::from(max) + 1, Ordering::Relaxed);
             }
@@ -153,39 +152,39 @@ impl ConnObserver {
         }
     }
 
-    pub(super) fn fault(&self) -> Option<TlsError> {
-        let alert = self.0.alert.get().filter(|_| !self.0.answered.load(Ordering::Relaxed))?;
+    pub(super) fn alert_error(&self) -> Option<TlsError> {
+        let alert = self.0.alert.get().filter(|_| !self.0.has_response.load(Ordering::Relaxed))?;
         Some(Error::AlertReceived(*alert).into())
     }
 
     fn capture_alert(&self, error: &io::Error) {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
         if let Some(Error::AlertReceived(alert)) = inner {
-            let _ = self.0.alert.set(*alert); // the first is the last
+            let _ = self.0.alert.set(*alert); // a connection has at most one alert
         }
     }
 }
 
-/// The wire, listened to.
+/// The stream below hyper, observed.
 pub(super) struct TappedStream {
-    wire: MaybeTlsStream,
-    farewell: ConnObserver,
+    io: MaybeTlsStream,
+    observer: ConnObserver,
     version: ObservedVersion,
-    /// Bytes that were read and, where it was necessary, changed. hyper has not read them yet.
-    passed: BytesMut,
+    /// Bytes that were read, and rewritten if necessary, and that hyper has not read yet.
+    read_buffer: BytesMut,
 }
 
-/// The version of HTTP, with what is read of it beside the library.
+/// The HTTP version, with the filters and scanners of it.
 enum ObservedVersion {
     Http1(TrailerFilter),
     Http2 { streams: Arc<Streams>, frames: FrameScanner, filter: Box<FieldFilter> },
 }
 
 impl TappedStream {
-    /// `streams`: of HTTP/2; `list_max`: bytes of a field section that HTTP/2 is set to accept.
+    /// Wraps a stream. `streams`: the stream count of HTTP/2; `list_max`: h2's limit of a field section, in bytes.
     pub(super) fn new(
-        wire: MaybeTlsStream,
-        farewell: ConnObserver,
+        io: MaybeTlsStream,
+        observer: ConnObserver,
         streams: Option<Arc<Streams>>,
         list_max: usize,
     ) -> Self {
@@ -196,79 +195,80 @@ impl TappedStream {
             }
             None => ObservedVersion::Http1(TrailerFilter::default()),
         };
-        Self { wire, farewell, version, passed: BytesMut::new() }
+        Self { io, observer, version, read_buffer: BytesMut::new() }
     }
 
     fn is_observed(&mut self) -> bool {
         let ObservedVersion::Http1(trailers) = &mut self.version else { return true };
-        match self.farewell.0.next.swap(0, Ordering::Relaxed) {
+        match self.observer.0.expected_response.swap(0, Ordering::Relaxed) {
             0 => {}
-            next => trailers.expect(next == NEXT_TO_HEAD),
+            next => trailers.begin_response(next == EXPECT_HEAD_RESPONSE),
         }
-        let awaits_response = self.farewell.0.awaits_response.load(Ordering::Relaxed);
-        awaits_response || !trailers.is_passing() || !self.passed.is_empty() || self.farewell.is_unwritable()
+        let awaits_response = self.observer.0.awaits_response.load(Ordering::Relaxed);
+        awaits_response || !trailers.is_passing() || !self.read_buffer.is_empty() || self.observer.is_unwritable()
     }
 
     fn poll_read_observed(&mut self, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        while self.passed.is_empty() {
+        while self.read_buffer.is_empty() {
             let is_done = ready!(SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-                let room = buf.remaining().min(SCRATCH);
+                let room = buf.remaining().min(SCRATCH_LEN);
                 let mut read = ReadBuf::new(&mut scratch[..room]);
-                ready!(Pin::new(&mut self.wire).poll_read(cx, read.unfilled()))?;
-                let passes = self.observe(read.filled())?;
-                buf.put_slice(&read.filled()[..passes]);
-                Poll::Ready(io::Result::Ok(passes > 0 || read.filled().is_empty() || self.has_ended()))
+                ready!(Pin::new(&mut self.io).poll_read(cx, read.unfilled()))?;
+                let passed_len = self.observe(read.filled())?;
+                buf.put_slice(&read.filled()[..passed_len]);
+                Poll::Ready(io::Result::Ok(passed_len > 0 || read.filled().is_empty() || self.has_ended()))
             }))?;
             if is_done {
                 return Poll::Ready(Ok(()));
             }
         }
-        let length = self.passed.len().min(buf.remaining());
-        buf.put_slice(&self.passed[..length]);
-        self.passed.advance(length);
-        if self.passed.is_empty() {
-            self.passed = BytesMut::new(); // the room is not needed while the connection waits
+        let length = self.read_buffer.len().min(buf.remaining());
+        buf.put_slice(&self.read_buffer[..length]);
+        self.read_buffer.advance(length);
+        if self.read_buffer.is_empty() {
+            self.read_buffer = BytesMut::new(); // an idle connection needs no buffer
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Returns how many of the bytes pass first, as they are. What comes behind these is added to `passed`.
+    /// Returns the length of the prefix that passes unchanged. The bytes that follow it are appended to `read_buffer`.
     fn observe(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.version {
             ObservedVersion::Http1(trailers) => {
-                self.farewell.0.response_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
-                let passes = trailers.read(bytes, &mut self.passed);
-                self.end(bytes).map(|()| passes)
+                self.observer.0.response_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+                let passed_len = trailers.process(bytes, &mut self.read_buffer);
+                self.check_end(bytes).map(|()| passed_len)
             }
             ObservedVersion::Http2 { frames, filter, .. } => {
-                frames.read(bytes, |notice| self.farewell.notice(notice));
-                Ok(filter.read(bytes, &mut self.passed))
+                frames.scan(bytes, |notice| self.observer.record_frame(notice));
+                Ok(filter.process(bytes, &mut self.read_buffer))
             }
         }
     }
 
     /// Returns whether the filter has ended the connection.
     fn has_ended(&self) -> bool {
-        matches!(&self.version, ObservedVersion::Http2 { filter, .. } if filter.has_ended() && self.passed.is_empty())
+        matches!(&self.version, ObservedVersion::Http2 { filter, .. } if filter.has_ended() && self.read_buffer.is_empty())
     }
 
-    /// Returns the end of the connection as an error where it may not be an orderly one.
-    fn end(&self, bytes: &[u8]) -> io::Result<()> {
-        // The failed write took the socket's error away. Without TLS nothing else tells a reset from an orderly end,
-        // which would make a response whole that only the end of the connection delimits.
-        if bytes.is_empty() && self.farewell.is_unwritable() && matches!(self.wire, MaybeTlsStream::Http(_)) {
+    /// Returns an error if the end of the connection may not be an orderly one.
+    fn check_end(&self, bytes: &[u8]) -> io::Result<()> {
+        // The failed write consumed the socket's error. Without TLS a reset then looks like an orderly end, which would
+        // complete a response that is delimited by the end of the connection.
+        if bytes.is_empty() && self.observer.is_unwritable() && matches!(self.io, MaybeTlsStream::Http(_)) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         Ok(())
     }
 
-    /// Returns what a write of `length` bytes came to. A failed write is taken for a whole one: see the module.
-    fn written(&self, written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+    /// Returns the result of a write of `length` bytes. A failed write is reported as complete: see the module's
+    /// documentation.
+    fn absorb_write_error(&self, written: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(count)) if count > 0 || length == 0 => Poll::Ready(Ok(count)),
             Poll::Pending => Poll::Pending,
             Poll::Ready(_) => {
-                self.farewell.0.is_unwritable.store(true, Ordering::Relaxed);
+                self.observer.0.is_unwritable.store(true, Ordering::Relaxed);
                 Poll::Ready(Ok(length))
             }
         }
@@ -281,11 +281,11 @@ impl Read for TappedStream {
         let read = if this.is_observed() {
             this.poll_read_observed(cx, buf)
         } else {
-            Pin::new(&mut this.wire).poll_read(cx, buf)
+            Pin::new(&mut this.io).poll_read(cx, buf)
         };
         match (&read, &this.version) {
-            (Poll::Ready(Err(error)), _) => this.farewell.capture_alert(error),
-            // Who waits for more has acted on all that came before.
+            (Poll::Ready(Err(error)), _) => this.observer.capture_alert(error),
+            // `Pending` means that hyper has consumed all earlier bytes, SETTINGS included.
             (Poll::Pending, ObservedVersion::Http2 { streams, .. }) => streams.request_settings_poll(),
             _ => {}
         }
@@ -296,28 +296,28 @@ impl Read for TappedStream {
 impl Write for TappedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.farewell.is_unwritable() {
+        if this.observer.is_unwritable() {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let written = Pin::new(&mut this.wire).poll_write(cx, bytes);
-        this.written(written, bytes.len())
+        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.absorb_write_error(written, bytes.len())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.farewell.is_unwritable() {
+        if this.observer.is_unwritable() {
             return Poll::Ready(Ok(()));
         }
-        let flushed = Pin::new(&mut this.wire).poll_flush(cx);
-        this.written(flushed.map_ok(|()| 0), 0).map_ok(|_| ())
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.absorb_write_error(flushed.map_ok(|()| 0), 0).map_ok(|_| ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().wire).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.wire.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -327,10 +327,10 @@ impl Write for TappedStream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let length = slices.iter().map(|slice| slice.len()).sum();
-        if this.farewell.is_unwritable() {
+        if this.observer.is_unwritable() {
             return Poll::Ready(Ok(length));
         }
-        let written = Pin::new(&mut this.wire).poll_write_vectored(cx, slices);
-        this.written(written, length)
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.absorb_write_error(written, length)
     }
 }

@@ -1,49 +1,49 @@
-//! The trailer fields of an HTTP/1.1 response, from which white space before the colon is removed.
-//! Where does the trailer section begin, however the bytes arrive?
+//! Removes white space before the colon of the trailer fields of an HTTP/1.1 response.
+//! Where does the trailer section begin, however the bytes are split?
 //!
-//! A proxy must remove this white space from a response (RFC 9112 §5.1). hyper removes it from the head, and refuses a
-//! trailer section that has it. So each response is followed here, from its status line to the end of its chunks.
+//! A proxy must remove this white space from a response (RFC 9112 §5.1). hyper removes it from the head, and rejects a
+//! trailer section that has it. So this filter parses each response from its status line to the end of its chunks.
 
 use bytes::BytesMut;
 
 use crate::net::filter_output::FilterOutput;
 
-/// Bytes of a line that are kept. The lines that tell the framing are shorter.
+/// The bytes of a line that are kept. The lines that determine the framing are shorter.
 const LINE_MAX: usize = 256;
-/// White space that is held until the next byte tells whether it is removed, in bytes. More of it passes, and hyper refuses
-/// it.
-const SPACE_MAX: usize = 64;
+/// The white space that is held back until the next byte determines whether it is removed, in bytes. More white space
+/// passes, and hyper rejects it.
+const WHITE_SPACE_MAX: usize = 64;
 
-/// Follows the responses of one connection. Where the framing is not understood, everything passes until the next response:
-/// hyper judges it.
+/// Parses the responses of one connection. If the framing is not understood, all bytes pass until the next response,
+/// and hyper validates them.
 #[derive(Default)]
 pub(super) struct TrailerFilter {
     state: TrailerState,
-    /// HEAD was requested: the response has no body, whatever its fields say (RFC 9110 §9.3.2).
+    /// The request method was HEAD: the response has no body, whatever its fields say (RFC 9110 §9.3.2).
     responds_to_head: bool,
-    /// The line so far, without the rest of a line that is longer than [`LINE_MAX`].
+    /// The line so far, truncated to [`LINE_MAX`].
     line: Vec<u8>,
-    /// White space behind the name of a trailer field.
+    /// The white space after the name of a trailer field.
     space: Vec<u8>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum TrailerState {
-    /// No trailer section comes before the next response.
+    /// The response has no trailer section.
     #[default]
     Passing,
     StatusLine,
     Head(ResponseHeadInfo),
     ChunkHeader,
-    /// So many bytes of a chunk are still to come.
+    /// The number of bytes of the chunk that have not arrived.
     Data(u64),
-    /// The end of line behind a chunk.
+    /// The end of line after a chunk's data.
     DataEnd,
     TrailerName,
     TrailerValue,
 }
 
-/// What is known of the response's framing (RFC 9112 §6.3).
+/// The framing of the response (RFC 9112 §6.3).
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct ResponseHeadInfo {
     is_interim: bool,
@@ -52,26 +52,26 @@ struct ResponseHeadInfo {
 }
 
 impl TrailerFilter {
-    /// Begins the next response; `to_head`: to a request with the method HEAD.
-    pub(super) fn expect(&mut self, to_head: bool) {
+    /// Begins the next response; `to_head`: the request method is HEAD.
+    pub(super) fn begin_response(&mut self, to_head: bool) {
         *self = Self { state: TrailerState::StatusLine, responds_to_head: to_head, ..Self::default() };
     }
 
-    /// Returns whether nothing needs to be read before the next response.
+    /// Returns whether all bytes pass until the next response.
     pub(super) fn is_passing(&self) -> bool {
         self.state == TrailerState::Passing
     }
 
-    /// Takes the next bytes of the connection. Returns how many of them pass first, as they are; what comes behind these is
-    /// added to `rest`.
-    pub(super) fn read(&mut self, input: &[u8], rest: &mut BytesMut) -> usize {
+    /// Filters the next bytes of the connection. Returns the length of the prefix that passes unchanged; the bytes that
+    /// follow it are appended to `rest`.
+    pub(super) fn process(&mut self, input: &[u8], rest: &mut BytesMut) -> usize {
         let (mut output, mut at) = (FilterOutput::new(input, rest), 0);
         while let Some(byte) = input.get(at) {
-            let left = input.len() - at;
+            let remaining = input.len() - at;
             let taken = match &mut self.state {
-                TrailerState::Passing => left,
+                TrailerState::Passing => remaining,
                 TrailerState::Data(size) => {
-                    let taken = usize::try_from(*size).unwrap_or(usize::MAX).min(left);
+                    let taken = usize::try_from(*size).unwrap_or(usize::MAX).min(remaining);
                     *size -= taken as u64;
                     if *size == 0 {
                         self.state = TrailerState::DataEnd;
@@ -79,7 +79,7 @@ impl TrailerFilter {
                     taken
                 }
                 TrailerState::TrailerName => {
-                    if matches!(byte, b' ' | b'\t') && !self.line.is_empty() && self.space.len() < SPACE_MAX {
+                    if matches!(byte, b' ' | b'\t') && !self.line.is_empty() && self.space.len() < WHITE_SPACE_MAX {
                         self.space.push(*byte);
                         at += 1;
                         continue;
@@ -96,10 +96,10 @@ impl TrailerFilter {
                 }
                 _ => self.take_line(&input[at..]),
             };
-            output.pass(at..at + taken);
+            output.pass_through(at..at + taken);
             at += taken;
         }
-        output.passes()
+        output.passthrough()
     }
 
     /// Takes the bytes up to the end of the line, and returns their number.
@@ -118,14 +118,14 @@ impl TrailerFilter {
     fn end_line(&self) -> TrailerState {
         let line = self.line.trim_ascii_end();
         match self.state {
-            TrailerState::StatusLine if line.is_empty() => TrailerState::StatusLine, // before it, hyper ignores those
-            TrailerState::StatusLine => self.status(line).map_or(TrailerState::Passing, TrailerState::Head),
+            TrailerState::StatusLine if line.is_empty() => TrailerState::StatusLine, // hyper ignores empty lines before it
+            TrailerState::StatusLine => self.parse_status_line(line).map_or(TrailerState::Passing, TrailerState::Head),
             TrailerState::Head(head) if !line.is_empty() => {
                 head.with_field(line, self.line.len() == LINE_MAX).map_or(TrailerState::Passing, TrailerState::Head)
             }
             TrailerState::Head(head) if head.is_interim => TrailerState::StatusLine,
             TrailerState::Head(head) if head.has_body && head.is_chunked => TrailerState::ChunkHeader,
-            TrailerState::ChunkHeader => match chunk_size(line) {
+            TrailerState::ChunkHeader => match parse_chunk_size(line) {
                 Some(0) => TrailerState::TrailerName,
                 Some(size) => TrailerState::Data(size),
                 None => TrailerState::Passing,
@@ -136,7 +136,7 @@ impl TrailerFilter {
         }
     }
 
-    fn status(&self, line: &[u8]) -> Option<ResponseHeadInfo> {
+    fn parse_status_line(&self, line: &[u8]) -> Option<ResponseHeadInfo> {
         let code = line.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
         let is_interim = code[0] == b'1' && code != b"101";
         let has_body = !self.responds_to_head && !matches!(code, b"101" | b"204" | b"304");
@@ -145,7 +145,7 @@ impl TrailerFilter {
 }
 
 impl ResponseHeadInfo {
-    /// Returns `None` where the line may be read in two ways. `is_cut`: its rest was not kept.
+    /// Returns `None` if the line is ambiguous. `is_cut`: the line was truncated.
     fn with_field(self, line: &[u8], is_cut: bool) -> Option<Self> {
         let colon = line.iter().position(|byte| *byte == b':').filter(|_| !line[0].is_ascii_whitespace())?;
         let (name, value) = (line[..colon].trim_ascii_end(), &line[colon + 1..]);
@@ -155,30 +155,30 @@ impl ResponseHeadInfo {
         if is_cut || !value.is_ascii() {
             return None;
         }
-        // The last coding of the last line counts, for hyper as well.
+        // The last coding of the last line applies, as in hyper.
         let last = value.rsplit(|byte| *byte == b',').next()?;
         Some(Self { is_chunked: last.trim_ascii().eq_ignore_ascii_case(b"chunked"), ..self })
     }
 }
 
-/// Reads the size before the chunk extensions (RFC 9112 §7.1).
-fn chunk_size(line: &[u8]) -> Option<u64> {
+/// Parses the size before the chunk extensions (RFC 9112 §7.1).
+fn parse_chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits == LINE_MAX {
-        return None; // the last ones may be missing
+        return None; // the line may be truncated
     }
     u64::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()
 }
 
-/// Any bytes come out the same however they arrive, and nothing but white space is removed.
+/// Filters any bytes, whole and in pieces: the output is the same, and only white space is removed.
 #[cfg(any(test, fuzzing))]
 pub fn trailers(data: &[u8]) {
     let run = |input: &[u8], step: usize| {
         let (mut trailers, mut out, mut rest) = (TrailerFilter::default(), Vec::new(), BytesMut::new());
-        trailers.expect(false);
+        trailers.begin_response(false);
         for piece in input.chunks(step) {
-            let passes = trailers.read(piece, &mut rest);
-            out.extend_from_slice(&piece[..passes]);
+            let passed_len = trailers.process(piece, &mut rest);
+            out.extend_from_slice(&piece[..passed_len]);
             out.extend_from_slice(&rest.split());
         }
         out.extend_from_slice(&trailers.space);
@@ -189,8 +189,8 @@ pub fn trailers(data: &[u8]) {
         assert_eq!(run(data, step), whole, "in pieces of {step}");
     }
     assert_eq!(run(&whole, whole.len().max(1)), whole);
-    let solid = |bytes: &[u8]| bytes.iter().copied().filter(|byte| !b" \t".contains(byte)).collect::<Vec<u8>>();
-    assert_eq!(solid(data), solid(&whole));
+    let without_space = |bytes: &[u8]| bytes.iter().copied().filter(|byte| !b" \t".contains(byte)).collect::<Vec<u8>>();
+    assert_eq!(without_space(data), without_space(&whole));
 }
 
 #[cfg(test)]
@@ -199,14 +199,14 @@ mod tests {
 
     fn read(input: &[u8], to_head: bool) -> String {
         let (mut trailers, mut rest) = (TrailerFilter::default(), BytesMut::new());
-        trailers.expect(to_head);
-        let passes = trailers.read(input, &mut rest);
+        trailers.begin_response(to_head);
+        let passed_len = trailers.process(input, &mut rest);
         assert!(trailers.is_passing(), "{}", String::from_utf8_lossy(input));
-        String::from_utf8([&input[..passes], &rest].concat()).unwrap()
+        String::from_utf8([&input[..passed_len], &rest].concat()).unwrap()
     }
 
     #[test]
-    fn white_space_is_removed_from_the_trailer_section_alone() {
+    fn trailer_filter_removes_white_space_from_the_trailer_section_only() {
         let head = "HTTP/1.1 103 Early Hints\r\nLink : x\r\n\r\nHTTP/1.1 200 OK\r\nX : y\r\nTransfer-Encoding : gzip, Chunked\r\n\r\n";
         let chunks = "7;a : b\r\nc : d\r\n\r\n0\r\n";
         let input = format!("{head}{chunks}Sum \t: 1 : 2\r\nPlain: a : b\r\nBare \n: x\r\n\r\nHTTP/1.1 200 : x");
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_chunked_response_passes_as_it_is() {
+    fn trailer_filter_passes_responses_that_are_not_chunked_unchanged() {
         const CHUNKED: &str = "Transfer-Encoding: chunked";
         const BODY: &str = "0\r\nX : y\r\n\r\n";
         let zeros = "0".repeat(LINE_MAX);

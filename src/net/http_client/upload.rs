@@ -1,5 +1,5 @@
-//! A request body on its way to a target.
-//! What does the connection send after the head, and has all of it left?
+//! A request body that is sent to a target, and that can be replayed while it is buffered.
+//! What does the connection send after the head, and is all of it sent?
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -16,14 +16,14 @@ use super::streams::UploadPermit;
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>;
 
-/// Bytes of a streaming body that are kept until the response begins, so that a request that the target has not
-/// processed can be sent again.
-const KEPT_MAX: usize = 64 * 1024;
+/// The largest part of a streaming body, in bytes, that is buffered until the response begins. A request that the
+/// target has not processed can then be sent again.
+const REPLAY_BUFFER_MAX: usize = 64 * 1024;
 
 pub struct Upload {
     content: UploadContent,
-    slot: Option<UploadPermit>,
-    /// The task that sends it can be ended: see [`driver::bind`].
+    permit: Option<UploadPermit>,
+    /// The task that sends the body can be ended; see [`driver::bind_upload`].
     is_bound: bool,
 }
 
@@ -33,24 +33,24 @@ enum UploadContent {
     Replayable(ReplayAttempt),
 }
 
-/// One sending of a body that may be sent again.
+/// An attempt to send a body that can be replayed.
 struct ReplayAttempt {
     source: Arc<Mutex<ReplaySource>>,
-    /// What an earlier sending has read, still to be sent by this one.
-    first: Bytes,
-    /// Counted from 0. Only the last sending may read on.
-    sending: usize,
+    /// The bytes that an earlier attempt has read, and that this attempt has not sent.
+    replayed: Bytes,
+    /// The number of the attempt, from 0. Only the last attempt may read the body.
+    attempt: usize,
 }
 
 struct ReplaySource {
     body: BoxBody,
-    /// All that was read of `body`; `None`: more than [`KEPT_MAX`], or no longer needed.
-    kept: Option<BytesMut>,
-    /// The last sending.
-    sending: usize,
+    /// All bytes that were read of `body`; `None`: more than [`REPLAY_BUFFER_MAX`], or no longer needed.
+    buffered: Option<BytesMut>,
+    /// The number of the last attempt.
+    attempt: usize,
 }
 
-/// The body of a request that is being sent, to be sent again; until it is dropped, the body is kept.
+/// Replays the body of a request. The body is buffered until the handle is dropped.
 pub(super) struct ReplayHandle(ReplayContent);
 
 enum ReplayContent {
@@ -59,86 +59,89 @@ enum ReplayContent {
     Nothing,
 }
 
-/// Some of it. It has the slot of its stream until it is written: HTTP/2 may keep it back for as long as the target
-/// opens no window, whatever became of the exchange.
+/// A chunk of a body. It holds the stream's permit until it is written: h2 may buffer it while the target opens no
+/// window, even after the exchange has ended.
 pub struct UploadChunk {
     bytes: Bytes,
-    _slot: Option<UploadPermit>,
+    _permit: Option<UploadPermit>,
 }
 
 impl Upload {
     pub fn whole(bytes: Bytes) -> Self {
-        Self { content: UploadContent::Whole((!bytes.is_empty()).then_some(bytes)), slot: None, is_bound: false }
+        Self { content: UploadContent::Whole((!bytes.is_empty()).then_some(bytes)), permit: None, is_bound: false }
     }
 
     pub fn stream(body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
-        Self { content: UploadContent::Stream(Box::pin(body)), slot: None, is_bound: false }
+        Self { content: UploadContent::Stream(Box::pin(body)), permit: None, is_bound: false }
     }
 
-    /// Keeps what is sent of the body from now on.
+    /// Starts to buffer the bytes that are sent of the body.
     pub(super) fn buffer_for_replay(&mut self) -> ReplayHandle {
         let source = match std::mem::replace(&mut self.content, UploadContent::Whole(None)) {
             UploadContent::Whole(bytes) => {
                 self.content = UploadContent::Whole(bytes.clone());
                 return ReplayHandle(bytes.map_or(ReplayContent::Nothing, ReplayContent::Whole));
             }
-            // It is sent for the second time, or a later one.
-            UploadContent::Replayable(sharing) => {
-                let source = Arc::clone(&sharing.source);
-                self.content = UploadContent::Replayable(sharing);
+            // This is the second attempt, or a later one.
+            UploadContent::Replayable(attempt) => {
+                let source = Arc::clone(&attempt.source);
+                self.content = UploadContent::Replayable(attempt);
                 return ReplayHandle(ReplayContent::Source(source));
             }
             UploadContent::Stream(body) => {
-                Arc::new(Mutex::new(ReplaySource { body, kept: Some(BytesMut::new()), sending: 0 }))
+                Arc::new(Mutex::new(ReplaySource { body, buffered: Some(BytesMut::new()), attempt: 0 }))
             }
         };
-        self.content =
-            UploadContent::Replayable(ReplayAttempt { source: Arc::clone(&source), first: Bytes::new(), sending: 0 });
+        self.content = UploadContent::Replayable(ReplayAttempt {
+            source: Arc::clone(&source),
+            replayed: Bytes::new(),
+            attempt: 0,
+        });
         ReplayHandle(ReplayContent::Source(source))
     }
 
-    /// On which stream it goes from now on.
-    pub(super) fn goes_on(&mut self, slot: Option<UploadPermit>) {
-        self.slot = slot;
+    /// Sets the permit of the stream that sends the body.
+    pub(super) fn set_stream(&mut self, permit: Option<UploadPermit>) {
+        self.permit = permit;
         self.is_bound = false;
     }
 }
 
 impl ReplayHandle {
-    /// Returns the same body for another sending; `None`: too much of it has gone. The sending before reads no more.
-    pub(super) fn again(mut self) -> Option<Upload> {
+    /// Returns the same body for another attempt; `None`: too much of it was sent. The earlier attempt reads no more.
+    pub(super) fn replay(mut self) -> Option<Upload> {
         let content = match std::mem::replace(&mut self.0, ReplayContent::Nothing) {
             ReplayContent::Nothing => UploadContent::Whole(None),
             ReplayContent::Whole(bytes) => UploadContent::Whole(Some(bytes)),
             ReplayContent::Source(source) => {
                 let mut locked = source.lock();
-                let first = Bytes::copy_from_slice(locked.kept.as_ref()?);
-                locked.sending += 1;
-                let sending = locked.sending;
+                let first = Bytes::copy_from_slice(locked.buffered.as_ref()?);
+                locked.attempt += 1;
+                let attempt = locked.attempt;
                 drop(locked);
-                UploadContent::Replayable(ReplayAttempt { source, first, sending })
+                UploadContent::Replayable(ReplayAttempt { source, replayed: first, attempt })
             }
         };
-        Some(Upload { content, slot: None, is_bound: false })
+        Some(Upload { content, permit: None, is_bound: false })
     }
 }
 
 impl ReplayAttempt {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if !self.first.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
+        if !self.replayed.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.replayed)))));
         }
         let mut source = self.source.lock();
-        if source.sending != self.sending {
+        if source.attempt != self.attempt {
             return Poll::Ready(Some(Err("the request is sent over another connection".into())));
         }
         let frame = ready!(source.body.as_mut().poll_frame(cx));
-        let ReplaySource { kept, .. } = &mut *source;
+        let ReplaySource { buffered: kept, .. } = &mut *source;
         match frame.as_ref().and_then(|frame| frame.as_ref().ok()).map(Frame::data_ref) {
-            Some(Some(data)) if kept.as_ref().is_some_and(|kept| kept.len() + data.len() <= KEPT_MAX) => {
+            Some(Some(data)) if kept.as_ref().is_some_and(|kept| kept.len() + data.len() <= REPLAY_BUFFER_MAX) => {
                 kept.iter_mut().for_each(|kept| kept.extend_from_slice(data));
             }
-            // Too much, or trailers, which are not kept.
+            // The body is too large to be buffered, or has trailers, which are not buffered.
             Some(_) => *kept = None,
             None => {}
         }
@@ -146,7 +149,7 @@ impl ReplayAttempt {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (mut hint, first) = (self.source.lock().body.size_hint(), self.first.len() as u64);
+        let (mut hint, first) = (self.source.lock().body.size_hint(), self.replayed.len() as u64);
         match hint.exact() {
             Some(rest) => hint.set_exact(rest + first),
             None => hint.set_lower(hint.lower() + first),
@@ -163,33 +166,33 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<UploadChunk>, BodyError>>> {
-        let Self { content, slot, is_bound } = &mut *self;
+        let Self { content, permit, is_bound } = &mut *self;
         if !*is_bound
-            && let Some(part) = slot
+            && let Some(permit) = permit
             && !matches!(content, UploadContent::Whole(_))
         {
-            *is_bound = driver::bind(part);
+            *is_bound = driver::bind_upload(permit);
             if !*is_bound {
-                // hyper polls it once before it spawns the task that sends it.
+                // hyper polls the body once before it spawns the task that sends it.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }
-        let piece = |bytes| UploadChunk { bytes, _slot: slot.clone() };
+        let chunk = |bytes| UploadChunk { bytes, _permit: permit.clone() };
         let frame = match content {
-            UploadContent::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(piece(bytes))))),
+            UploadContent::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(chunk(bytes))))),
             UploadContent::Stream(body) => body.as_mut().poll_frame(cx),
-            UploadContent::Replayable(sharing) => sharing.poll_frame(cx),
+            UploadContent::Replayable(attempt) => attempt.poll_frame(cx),
         };
-        frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
+        frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             UploadContent::Whole(bytes) => bytes.is_none(),
             UploadContent::Stream(body) => body.is_end_stream(),
-            UploadContent::Replayable(sharing) => {
-                sharing.first.is_empty() && sharing.source.lock().body.is_end_stream()
+            UploadContent::Replayable(attempt) => {
+                attempt.replayed.is_empty() && attempt.source.lock().body.is_end_stream()
             }
         }
     }
@@ -198,7 +201,7 @@ impl Body for Upload {
         match &self.content {
             UploadContent::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             UploadContent::Stream(body) => body.size_hint(),
-            UploadContent::Replayable(sharing) => sharing.size_hint(),
+            UploadContent::Replayable(attempt) => attempt.size_hint(),
         }
     }
 }
@@ -206,7 +209,7 @@ impl Body for Upload {
 impl Drop for ReplayHandle {
     fn drop(&mut self) {
         if let ReplayContent::Source(source) = &self.0 {
-            source.lock().kept = None;
+            source.lock().buffered = None;
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A client's connection, and whether the client has ended it behind bytes that are still unread.
-//! Has the client gone while its bytes wait?
+//! A client's connection, which detects a closed peer even while bytes are unread.
+//! Has the client hung up behind unread bytes?
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,12 +16,12 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::net::sockopt;
 
-/// A client's connection.
+/// A client's connection, over TCP or a unix socket.
 #[derive(Debug)]
 pub struct ClientStream {
     socket: ClientSocket,
-    /// Bytes may be unread although tokio takes the socket for empty.
-    hides_bytes: bool,
+    /// tokio's readiness was cleared although bytes may be unread.
+    readiness_cleared: bool,
 }
 
 #[derive(Debug)]
@@ -32,37 +32,37 @@ pub enum ClientSocket {
 
 impl ClientStream {
     pub(super) fn tcp(stream: TcpStream) -> Self {
-        Self { socket: ClientSocket::Tcp(stream), hides_bytes: false }
+        Self { socket: ClientSocket::Tcp(stream), readiness_cleared: false }
     }
 
     pub(super) fn unix(stream: UnixStream) -> Self {
-        Self { socket: ClientSocket::Unix(stream), hides_bytes: false }
+        Self { socket: ClientSocket::Unix(stream), readiness_cleared: false }
     }
 
     pub fn socket(&self) -> &ClientSocket {
         &self.socket
     }
 
-    /// Sets whether dropping the stream resets the connection instead of ending it.
-    pub fn set_abort_on_drop(&self, resets: bool) {
+    /// Sets whether dropping the stream resets the connection instead of closing it in order.
+    pub fn set_abort_on_drop(&self, abort: bool) {
         if let ClientSocket::Tcp(stream) = &self.socket {
-            // It fails only on a connection that is gone already.
-            let _ = SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO));
+            // The call fails only if the connection has already ended.
+            let _ = SockRef::from(stream).set_linger(abort.then_some(Duration::ZERO));
         }
     }
 
-    /// Acknowledges at once what has arrived over TCP. Without the option the acknowledgment comes some 40 ms later.
-    pub fn acknowledge(&self) {
+    /// Acknowledges over TCP at once. Otherwise the kernel delays the acknowledgment by some 40 ms.
+    pub fn quickack(&self) {
         if let ClientSocket::Tcp(stream) = &self.socket {
-            let _ = sockopt::acknowledge(stream.as_fd());
+            let _ = sockopt::set_quickack(stream.as_fd());
         }
     }
 
-    /// Waits until the client has ended its direction, or the connection, whatever is still unread. It takes the waker of
-    /// `poll_read`.
+    /// Waits until the client has closed its direction or the connection, even if bytes are unread. It replaces the
+    /// waker of `poll_read`.
     ///
-    /// A socket with unread bytes stays readable, and would wake the task for ever. So tokio is told that it is empty, and
-    /// wakes the task again when more comes: bytes, or the end. The next `poll_read` looks for itself.
+    /// A socket with unread bytes stays readable, and would wake the task again and again. So tokio's readiness is
+    /// cleared, and tokio wakes the task at the next event: bytes or the end. The next `poll_read` calls `recv` itself.
     pub fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let ready = match &self.socket {
@@ -72,31 +72,33 @@ impl ClientStream {
             if ready!(ready).is_err() {
                 return Poll::Ready(());
             }
-            self.hides_bytes = true;
-            // What comes between the look and the clearing is not cleared.
-            let look = || if has_ended(self.socket.as_fd()) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
-            let ended = match &self.socket {
-                ClientSocket::Tcp(stream) => stream.try_io(Interest::READABLE, look),
-                ClientSocket::Unix(stream) => stream.try_io(Interest::READABLE, look),
+            self.readiness_cleared = true;
+            // tokio does not clear an event that arrives between the check and the clearing.
+            let check =
+                || if is_read_closed(self.socket.as_fd()) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+            let checked = match &self.socket {
+                ClientSocket::Tcp(stream) => stream.try_io(Interest::READABLE, check),
+                ClientSocket::Unix(stream) => stream.try_io(Interest::READABLE, check),
             };
-            if ended.is_ok() {
+            if checked.is_ok() {
                 return Poll::Ready(());
             }
         }
     }
 
-    /// Reads without asking tokio first. Pending: the socket is empty, and tokio is right about it again.
-    fn read_hidden(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let room = buf.initialize_unfilled();
-        let wanted = room.len();
-        match rustix::net::recv(self.socket.as_fd(), room, RecvFlags::DONTWAIT) {
+    /// Reads without checking tokio's readiness. `Pending` means that the socket is empty and tokio's readiness is
+    /// right again.
+    fn try_recv(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let unfilled = buf.initialize_unfilled();
+        let requested = unfilled.len();
+        match rustix::net::recv(self.socket.as_fd(), unfilled, RecvFlags::DONTWAIT) {
             Ok((_, length)) => {
-                self.hides_bytes = length == wanted;
+                self.readiness_cleared = length == requested;
                 buf.advance(length);
                 Poll::Ready(Ok(()))
             }
             Err(Errno::AGAIN) => {
-                self.hides_bytes = false;
+                self.readiness_cleared = false;
                 Poll::Pending
             }
             Err(errno) => Poll::Ready(Err(errno.into())),
@@ -113,18 +115,18 @@ impl AsFd for ClientSocket {
     }
 }
 
-/// One system call, which neither waits nor reads.
-fn has_ended(socket: BorrowedFd<'_>) -> bool {
-    let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
-    // It fails only without memory: the delivery ends then too.
-    rustix::event::poll(&mut asked, Some(&Timespec::default())) != Ok(0)
+/// Returns whether the peer has closed its direction: one system call, which neither blocks nor reads.
+fn is_read_closed(socket: BorrowedFd<'_>) -> bool {
+    let mut poll_fds = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+    // The call fails only for lack of memory; then the delivery ends too.
+    rustix::event::poll(&mut poll_fds, Some(&Timespec::default())) != Ok(0)
 }
 
 impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
-        if stream.hides_bytes
-            && let Poll::Ready(read) = stream.read_hidden(buf)
+        if stream.readiness_cleared
+            && let Poll::Ready(read) = stream.try_recv(buf)
         {
             return Poll::Ready(read);
         }
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hang_up_is_noticed_behind_unread_bytes() {
+    async fn hangup_is_detected_behind_unread_bytes() {
         for (mut near, mut far) in pairs().await {
             let mut read = [0; 10_000];
             for sent in [&b"first"[..], b"second", &[7; 10_000]] {
@@ -201,8 +203,11 @@ mod tests {
                     polls += 1;
                     near.poll_read_closed(cx)
                 });
-                assert!(tokio::time::timeout(Duration::from_millis(50), waiting).await.is_err(), "nobody hung up");
-                assert!(polls < 10, "{polls} polls: unread bytes wake it again and again");
+                assert!(
+                    tokio::time::timeout(Duration::from_millis(50), waiting).await.is_err(),
+                    "the client has not hung up"
+                );
+                assert!(polls < 10, "{polls} polls: unread bytes must not wake the task repeatedly");
                 near.read_exact(&mut read[..sent.len()]).await.unwrap();
                 assert_eq!(&read[..sent.len()], sent);
             }

@@ -1,12 +1,12 @@
-//! Sockets on loopback and in folders of their own.
-//! Is each listener bound where the configuration says, and no other socket replaced?
+//! Tests with sockets on loopback and in temporary folders.
+//! Is each listener bound to its configured address, and is no other socket replaced?
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::*;
 
-/// A folder of its own, gone with the test.
+/// A temporary folder, removed at the end of the test.
 struct SocketDir(PathBuf);
 
 impl SocketDir {
@@ -26,14 +26,14 @@ impl Drop for SocketDir {
     }
 }
 
-fn one(listen: &Listen) -> io::Result<Listener> {
+fn bind_one(listen: &Listen) -> io::Result<Listener> {
     bind(&Bind::new(listen.clone()), Successor::AfterClose).map(|mut listeners| listeners.remove(0))
 }
 
 #[tokio::test]
-async fn tcp_tells_the_peer() {
+async fn tcp_listener_reports_the_peer_address() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let Ok(listener) = one(&Listen::Tcp(address.parse().unwrap())) else { continue };
+        let Ok(listener) = bind_one(&Listen::Tcp(address.parse().unwrap())) else { continue };
         let bound = listener.local_addr().unwrap().unwrap();
         assert_ne!(bound.port(), 0);
         assert_eq!(listener.name(), bound.to_string());
@@ -50,17 +50,17 @@ async fn tcp_tells_the_peer() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_an_error() {
-    let listener = one(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-    let again = one(&Listen::Tcp(listener.local_addr().unwrap().unwrap()));
+async fn tcp_listener_rejects_an_address_in_use() {
+    let listener = bind_one(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+    let again = bind_one(&Listen::Tcp(listener.local_addr().unwrap().unwrap()));
     assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AddrInUse);
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_for_user_and_group_and_has_no_peer() {
+async fn unix_listener_has_mode_0660_and_no_peer_address() {
     let folder = SocketDir::new("mode");
-    let listener = one(&Listen::Unix(folder.socket())).unwrap();
-    assert_eq!(fs::metadata(folder.socket()).unwrap().permissions().mode() & 0o777, UNIX_MODE);
+    let listener = bind_one(&Listen::Unix(folder.socket())).unwrap();
+    assert_eq!(fs::metadata(folder.socket()).unwrap().permissions().mode() & 0o777, DEFAULT_UNIX_MODE);
     assert_eq!(listener.name(), format!("unix:{}", folder.socket().display()));
     assert_eq!(listener.local_addr().unwrap(), None);
     let mut client = UnixStream::connect(folder.socket()).await.unwrap();
@@ -74,43 +74,43 @@ async fn a_unix_socket_is_for_user_and_group_and_has_no_peer() {
 }
 
 #[tokio::test]
-async fn only_a_stale_socket_is_replaced() {
+async fn unix_listener_replaces_only_a_stale_socket() {
     let folder = SocketDir::new("stale");
-    let first = one(&Listen::Unix(folder.socket())).unwrap();
-    let second = one(&Listen::Unix(folder.socket()));
-    assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse, "the first still answers");
+    let first = bind_one(&Listen::Unix(folder.socket())).unwrap();
+    let second = bind_one(&Listen::Unix(folder.socket()));
+    assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse, "the first still listens");
     drop(first);
-    assert!(!folder.socket().exists(), "it goes with its listener");
-    // A process that was killed leaves its own behind.
+    assert!(!folder.socket().exists(), "the file is removed with its listener");
+    // A process that was killed leaves its socket file behind.
     drop(std::os::unix::net::UnixListener::bind(folder.socket()).unwrap());
-    let third = one(&Listen::Unix(folder.socket())).unwrap();
+    let third = bind_one(&Listen::Unix(folder.socket())).unwrap();
     fs::remove_file(folder.socket()).unwrap();
     fs::write(folder.socket(), "precious").unwrap();
     drop(third);
-    let fourth = one(&Listen::Unix(folder.socket()));
+    let fourth = bind_one(&Listen::Unix(folder.socket()));
     assert_eq!(fourth.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(folder.socket()).unwrap(), b"precious");
 }
 
 #[tokio::test]
-async fn a_unix_socket_beside_another_takes_its_path() {
+async fn unix_listener_takes_over_the_path_of_a_running_one() {
     let folder = SocketDir::new("beside");
     let at = Bind::new(Listen::Unix(folder.socket()));
     let mut first = bind(&at, Successor::Concurrent).unwrap().remove(0);
     let early = UnixStream::connect(folder.socket()).await.unwrap();
     let second = bind(&at, Successor::Concurrent).unwrap().remove(0);
     assert_eq!(second.name(), format!("unix:{}", folder.socket().display()));
-    first.turn_away();
+    first.stop_new_connections();
     let late = UnixStream::connect(folder.socket()).await.unwrap();
     first.accept().await.unwrap();
     second.accept().await.unwrap();
     drop((first, early, late));
-    assert!(folder.socket().exists(), "the path is the second one's");
+    assert!(folder.socket().exists(), "the second listener owns the path");
     drop(second);
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
 }
 
 #[test]
-fn systemd_without_sockets_is_an_error() {
-    assert_eq!(systemd(ListenFd::empty()).unwrap_err().kind(), io::ErrorKind::NotFound);
+fn systemd_listener_without_sockets_is_an_error() {
+    assert_eq!(take_systemd_sockets(ListenFd::empty()).unwrap_err().kind(), io::ErrorKind::NotFound);
 }

@@ -1,5 +1,5 @@
-//! The kernel's answers, made up byte by byte and asked of the live host.
-//! Are our addresses told from everybody else's?
+//! Tests with synthetic netlink messages, and with the real host.
+//! Are the host's addresses distinguished from all others?
 
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ fn with_attribute(mut body: Vec<u8>, kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let mut message = u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes().to_vec();
+    let mut message = u32::try_from(NLMSG_HEADER_LEN + body.len()).unwrap().to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
     message.extend([0; 8]);
@@ -50,7 +50,7 @@ fn interface_address(address: &str, index: u32, scope: u8, flags: u32) -> Vec<u8
 }
 
 #[test]
-fn local_routes_are_ours_and_no_others() {
+fn local_prefixes_contain_local_routes_only() {
     const BROADCAST: u8 = libc::RTN_BROADCAST;
     let cases = [
         (route("198.51.100.0/24", 255, libc::RTN_LOCAL), Some("198.51.100.0/24")),
@@ -68,7 +68,7 @@ fn local_routes_are_ours_and_no_others() {
 }
 
 #[test]
-fn addresses_to_send_from() {
+fn global_addresses_leave_out_unusable_ones() {
     let cases = [
         (interface_address("192.0.2.2", 2, 0, 0x80), true),
         (interface_address("192.0.2.3", 2, 0, 0x81), true), // an IPv4 secondary
@@ -89,28 +89,28 @@ fn addresses_to_send_from() {
 }
 
 #[test]
-fn a_dump_is_walked_to_its_end() {
+fn netlink_dump_is_read_until_done() {
     let one = route("192.0.2.2/32", 255, libc::RTN_LOCAL);
     let datagram = [message(libc::RTM_NEWROUTE, 2, &one), message(99, 2, b"odd"), message(libc::RTM_NEWROUTE, 2, &one)];
     let mut interrupted = false;
     let mut bodies = 0;
-    let walked = messages(&datagram.concat(), libc::RTM_NEWROUTE, &mut interrupted, |body| {
+    let walked = walk_messages(&datagram.concat(), libc::RTM_NEWROUTE, &mut interrupted, |body| {
         assert_eq!(body, one);
         bodies += 1;
     });
     assert_eq!((walked.unwrap(), bodies, interrupted), (DumpProgress::More, 2, false));
 
     let done = message(libc::NLMSG_DONE as u16, libc::NLM_F_DUMP_INTR as u16, &[0; 4]);
-    assert_eq!(messages(&done, 0, &mut interrupted, |_| {}).unwrap(), DumpProgress::Done);
+    assert_eq!(walk_messages(&done, 0, &mut interrupted, |_| {}).unwrap(), DumpProgress::Done);
     assert!(interrupted);
 
     let refused = message(libc::NLMSG_ERROR as u16, 0, &(-libc::EPERM).to_ne_bytes());
-    let error = messages(&refused, 0, &mut interrupted, |_| {}).unwrap_err();
+    let error = walk_messages(&refused, 0, &mut interrupted, |_| {}).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EPERM));
 }
 
 #[test]
-fn prefixes_are_searched_exactly() {
+fn local_prefixes_search_is_exact() {
     let nets = ["127.0.0.0/8", "127.0.0.1/32", "192.0.2.2/32", "198.51.100.0/25", "198.51.100.128/25", "::1/128"];
     let local: LocalPrefixes = nets.iter().map(|net| net.parse::<IpNet>().unwrap()).collect();
     assert_eq!(local.prefixes().len(), 4, "covered and adjacent prefixes are merged");
@@ -145,9 +145,9 @@ fn this_very_host() {
 
 proptest! {
     #[test]
-    fn no_answer_is_too_odd(datagram in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn netlink_parser_does_not_panic_on_any_bytes(datagram in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut interrupted = false;
-        let _ = messages(&datagram, libc::RTM_NEWROUTE, &mut interrupted, |body| { local_prefix(body); });
+        let _ = walk_messages(&datagram, libc::RTM_NEWROUTE, &mut interrupted, |body| { local_prefix(body); });
         local_prefix(&datagram);
         global_address(&datagram);
     }

@@ -1,5 +1,5 @@
-//! TLS towards clients, who may prove who they are.
-//! Is this a handshake, and which names does the client's certificate hold?
+//! TLS handshakes with clients, which may present a certificate.
+//! Did the handshake succeed, and which names does the client's certificate have?
 
 use std::fmt;
 use std::io;
@@ -21,14 +21,15 @@ use crate::config::Alpn;
 use crate::policy::authn::PeerCertificate;
 use crate::policy::listener::ServerTls;
 
-/// TLS sessions that may be resumed.
-const SESSIONS: usize = 4096;
+/// The largest number of TLS sessions that are stored for resumption.
+const SESSIONS_MAX: usize = 4096;
 
-/// Why there is no TLS connection.
+/// The reason that a TLS handshake failed.
 #[derive(Debug)]
 pub enum TlsAcceptError {
     Timeout,
-    /// The client hung up, or speaks no TLS, or we have no common ground, or its certificate is not believed.
+    /// The client hung up, does not speak TLS, has no common version or suite with outgate, or has a certificate that
+    /// is not trusted.
     Failed(io::Error),
 }
 
@@ -50,74 +51,76 @@ impl std::error::Error for TlsAcceptError {
     }
 }
 
-/// The configuration of every handshake under one certificate and one set of authorities.
+/// Builds the rustls configuration of a TLS listener.
 pub fn server_config(tls: &ServerTls) -> Arc<ServerConfig> {
-    // Named here, so that no process-wide default decides.
+    // The provider is explicit, so that no process-wide default applies.
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for both versions");
-    let shown = Arc::new(SingleCertAndKey::from(tls.certified_key.clone()));
+    let cert_resolver = Arc::new(SingleCertAndKey::from(tls.certified_key.clone()));
     let mut config = match &tls.clients {
         None => {
-            let mut config = config.with_no_client_auth().with_cert_resolver(shown);
-            config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+            let mut config = config.with_no_client_auth().with_cert_resolver(cert_resolver);
+            config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
             config
         }
         Some(clients) => {
-            let mut config = config.with_client_cert_verifier(Arc::clone(clients)).with_cert_resolver(shown);
-            // A session that is resumed brings its certificate along unjudged, expired or revoked as it may be by now.
+            let mut config = config.with_client_cert_verifier(Arc::clone(clients)).with_cert_resolver(cert_resolver);
+            // A resumed session would restore the client's certificate without verification, although it may have
+            // expired or been revoked.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             config
         }
     };
     let protocol = |alpn: &Alpn| match alpn {
-        Alpn::Http2 => super::HTTP_2.to_vec(),
-        Alpn::Http1 => super::HTTP_1_1.to_vec(),
+        Alpn::Http2 => super::ALPN_H2.to_vec(),
+        Alpn::Http1 => super::ALPN_HTTP_1_1.to_vec(),
     };
     config.alpn_protocols = tls.alpn.iter().map(protocol).collect();
     Arc::new(config)
 }
 
-/// Gives the connection, and the certificate that the client has proved to hold.
+/// Performs a handshake. Returns the connection, and the client's verified certificate.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     config: &Arc<ServerConfig>,
-    under: [u8; 32],
+    config_fingerprint: [u8; 32],
     deadline: Instant,
 ) -> Result<(TlsStream<S>, PeerCertificate), TlsAcceptError> {
     let accept = TlsAcceptor::from(Arc::clone(config)).accept(stream).into_fallible();
     match timeout_at(deadline, accept).await {
         Err(_) => Err(TlsAcceptError::Timeout),
         Ok(Err((error, mut stream))) => {
-            // An alert is out: let it arrive.
+            // The shutdown lets the alert arrive.
             let _ = timeout_at(deadline, stream.shutdown()).await;
             Err(TlsAcceptError::Failed(error))
         }
         Ok(Ok(stream)) => {
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-            let names = chain.first().map(names).unwrap_or_default();
-            let until = chain.iter().map(end).min().unwrap_or(i64::MAX);
-            Ok((stream, PeerCertificate { names, chain, under, until }))
+            let names = chain.first().map(subject_alt_names).unwrap_or_default();
+            let until = chain.iter().map(not_after).min().unwrap_or(i64::MAX);
+            Ok((stream, PeerCertificate { names, chain, under: config_fingerprint, until }))
         }
     }
 }
 
-/// The subject's alternative names (RFC 5280 §4.2.1.6); what stands in the common name proves nothing (RFC 9525 §2).
-fn names(leaf: &CertificateDer<'_>) -> Vec<String> {
+/// Returns the subject alternative names (RFC 5280 §4.2.1.6). The common name is not an identity (RFC 9525 §2).
+fn subject_alt_names(leaf: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return Vec::new() };
     let Ok(Some(names)) = leaf.subject_alternative_name() else { return Vec::new() };
-    names.value.general_names.iter().filter_map(name).collect()
+    names.value.general_names.iter().filter_map(san_to_string).collect()
 }
 
-/// RFC 5280 §4.1.2.5: the last second of its validity. What cannot be read is judged again at every request.
-fn end(certificate: &CertificateDer<'_>) -> i64 {
+/// Returns the last second of the validity (RFC 5280 §4.1.2.5). An unreadable certificate yields the earliest time, so
+/// that it is verified again at every request.
+fn not_after(certificate: &CertificateDer<'_>) -> i64 {
     X509Certificate::from_der(certificate).map_or(i64::MIN, |(_, parsed)| parsed.validity().not_after.timestamp())
 }
 
-/// As text; a name of one kind that looks like one of another is left out, so that none is taken for what it is not.
-fn name(name: &GeneralName<'_>) -> Option<String> {
+/// Returns the name as text. A name that looks like one of another kind is left out, so that it is not mistaken for it.
+fn san_to_string(name: &GeneralName<'_>) -> Option<String> {
     let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
     match name {
         GeneralName::DNSName(name) => {
@@ -141,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_every_kind_are_read_as_text() {
+    fn subject_alt_names_of_every_kind_are_read_as_text() {
         let mut params = CertificateParams::new(vec!["Billing.Internal".to_owned()]).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, "admin");
         params.subject_alt_names.extend([
@@ -157,8 +160,11 @@ mod tests {
         ]);
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         let expected = ["billing.internal", "spiffe://acme/Billing", "ops@acme.example", "192.0.2.7", "2001:db8::7"];
-        assert_eq!(names(certificate.der()), expected);
+        assert_eq!(subject_alt_names(certificate.der()), expected);
         let nameless = CertificateParams::default().self_signed(&KeyPair::generate().unwrap()).unwrap();
-        assert!(names(nameless.der()).is_empty() && names(&CertificateDer::from_slice(b"?")).is_empty());
+        assert!(
+            subject_alt_names(nameless.der()).is_empty()
+                && subject_alt_names(&CertificateDer::from_slice(b"?")).is_empty()
+        );
     }
 }

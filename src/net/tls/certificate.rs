@@ -1,5 +1,5 @@
-//! The contents of a target's certificate, for people who must find out what is wrong with it.
-//! Whose certificate is it, who issued it, and when is it valid?
+//! A summary of a target's certificate, with which an operator diagnoses a failed handshake.
+//! Which names, issuer and validity does the certificate have?
 
 use std::net::IpAddr;
 
@@ -10,29 +10,30 @@ use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-/// Names of subjectAltName that are kept.
+/// The number of subject alternative names that are kept.
 const NAMES_MAX: usize = 5;
-/// Characters of a name. The target writes it.
+/// The largest number of characters of a text, because the target controls it.
 const TEXT_MAX: usize = 200;
-/// Octets of a serial number: RFC 5280 §4.1.2.2 allows 20.
+/// The largest number of octets of a serial number; RFC 5280 §4.1.2.2 allows 20.
 const SERIAL_MAX: usize = 32;
-/// The tag of a `dNSName` (RFC 5280 §4.2.1.6).
-const DNS_NAME: Tag = Tag(2);
+/// The ASN.1 tag of a `dNSName` (RFC 5280 §4.2.1.6).
+const DNS_NAME_TAG: Tag = Tag(2);
 
-/// All texts are bounded and without control characters. Of what cannot be read there is the digest alone.
+/// The contents of a certificate. All texts are bounded and free of control characters. An unreadable certificate has
+/// only its digest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CertificateSummary {
     pub common_name: Option<String>,
-    /// DNS names and addresses, the first few.
+    /// The first DNS names and addresses, at most [`NAMES_MAX`].
     pub names: Vec<String>,
-    /// The number of those that are left out.
+    /// The number of names that are left out.
     pub more_names: usize,
     pub issuer: Option<String>,
     pub not_before: Option<Timestamp>,
     pub not_after: Option<Timestamp>,
-    /// In hexadecimal.
+    /// The serial number in hexadecimal.
     pub serial: Option<String>,
-    /// Of the DER, in hexadecimal.
+    /// The SHA-256 digest of the DER in hexadecimal.
     pub sha256: String,
 }
 
@@ -42,43 +43,43 @@ impl CertificateSummary {
         let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Self { sha256, ..Self::default() } };
         let alternative = parsed.subject_alternative_name().ok().flatten();
         let alternative = alternative.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
-        let mut names = alternative.iter().filter_map(server_name);
+        let mut names = alternative.iter().filter_map(san_to_string);
         let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
         let serial = parsed.raw_serial();
         Self {
-            common_name: common_name.map(shown),
+            common_name: common_name.map(sanitized),
             names: names.by_ref().take(NAMES_MAX).collect(),
             more_names: names.count(),
-            issuer: Some(shown(&parsed.issuer().to_string())),
-            not_before: time(parsed.validity().not_before),
-            not_after: time(parsed.validity().not_after),
+            issuer: Some(sanitized(&parsed.issuer().to_string())),
+            not_before: to_timestamp(parsed.validity().not_before),
+            not_after: to_timestamp(parsed.validity().not_after),
             serial: Some(hex(&serial[..serial.len().min(SERIAL_MAX)])),
             sha256,
         }
     }
 }
 
-fn server_name(name: &GeneralName<'_>) -> Option<String> {
+fn san_to_string(name: &GeneralName<'_>) -> Option<String> {
     match name {
-        GeneralName::DNSName(name) => Some(shown(name)),
+        GeneralName::DNSName(name) => Some(sanitized(name)),
         GeneralName::IPAddress(bytes) => {
             let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
             v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok().map(|ip| ip.to_string())
         }
-        // What is no UTF-8 is shown as such.
-        GeneralName::Invalid(DNS_NAME, bytes) => Some(shown(&String::from_utf8_lossy(bytes))),
+        // Bytes that are not UTF-8 become replacement characters.
+        GeneralName::Invalid(DNS_NAME_TAG, bytes) => Some(sanitized(&String::from_utf8_lossy(bytes))),
         _ => None,
     }
 }
 
-/// RFC 5280 §4.1.2.5: 99991231235959Z says "does not expire", and is beyond what a `Timestamp` holds.
-fn time(time: ASN1Time) -> Option<Timestamp> {
+/// Converts a time. 99991231235959Z means "no expiry" (RFC 5280 §4.1.2.5), and exceeds the range of `Timestamp`.
+fn to_timestamp(time: ASN1Time) -> Option<Timestamp> {
     let seconds = time.timestamp();
     Timestamp::from_second(seconds).ok().or((seconds > 0).then_some(Timestamp::MAX))
 }
 
-/// Cuts a text, and replaces characters that a terminal would act on or hide.
-fn shown(text: &str) -> String {
+/// Truncates a text, and replaces characters that a terminal would interpret or hide.
+fn sanitized(text: &str) -> String {
     let is_hidden = |c: char| {
         let is_format = matches!(
             c,
@@ -117,8 +118,8 @@ mod tests {
         assert_eq!(certificate.not_after.unwrap().to_string(), "2030-01-01T00:00:00Z");
         assert_eq!((certificate.sha256.len(), certificate.serial.is_some()), (64, true));
         let hidden = "\u{ad}\u{61c}\u{180e}\u{200b}\u{202e}\u{2060}\u{feff}\u{fff9}\u{fffb}\u{e0001}\u{e007f}";
-        assert!(shown(hidden).chars().all(|c| c == char::REPLACEMENT_CHARACTER), "{:?}", shown(hidden));
-        // A DNS name that is no UTF-8 is one of the names.
+        assert!(sanitized(hidden).chars().all(|c| c == char::REPLACEMENT_CHARACTER), "{:?}", sanitized(hidden));
+        // A DNS name that is not UTF-8 is kept.
         let invalid: Vec<u8> = memchr::memmem::find(&der, b"n4.example")
             .map_or(der.clone(), |at| [&der[..at], b"\xff4.example", &der[at + 10..]].concat());
         let certificate = CertificateSummary::read(&invalid);

@@ -1,8 +1,8 @@
-//! What every handshake under one trust has in common, and the sessions that may be resumed.
-//! Which handshakes may know of each other?
+//! The rustls configuration of the handshakes under one trust, and their TLS sessions.
+//! Which handshakes may resume each other's sessions?
 //!
-//! A session belongs to one trust, which is to say to one set of roots, rules and lists and one identity of ours, and to
-//! one tenant. A trust that verifies nothing resumes nothing.
+//! A session belongs to one trust and one tenant. A trust is one set of roots, rules and revocation lists, and one client
+//! certificate. A trust that verifies nothing resumes no session.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,23 +19,25 @@ use crate::lru::LruCache;
 use crate::names::TenantName;
 use crate::policy::trust::Trust;
 
-/// TLS sessions of deliveries for no tenant; rustls keeps up to eight for each of the most recent hosts.
-const SESSIONS: usize = 4096;
-/// Of each tenant.
-const SESSIONS_OF_TENANT: usize = 128;
-/// Tenants whose sessions are kept.
+/// The largest number of stored TLS sessions of deliveries without a tenant. rustls stores up to eight for each of the
+/// most recent hosts.
+const SESSIONS_WITHOUT_TENANT_MAX: usize = 4096;
+/// The largest number of stored TLS sessions of each tenant.
+const SESSIONS_PER_TENANT_MAX: usize = 128;
+/// The largest number of tenants whose sessions are stored.
 const TENANTS_MAX: usize = 1024;
 
 pub struct ClientTls {
     trust: Arc<Trust>,
     config: Arc<ClientConfig>,
-    /// A new tenant evicts the least recently used one, whose sessions are then not resumed.
+    /// The configurations with the sessions of each tenant. A new tenant evicts the least recently used one, with its
+    /// sessions.
     tenants: Mutex<LruCache<TenantName, Arc<ClientConfig>>>,
 }
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Terms").field(&self.trust).finish()
+        f.debug_tuple("ClientTls").field(&self.trust).finish()
     }
 }
 
@@ -49,26 +51,26 @@ impl ClientTls {
         &self.trust
     }
 
-    /// With the sessions of this tenant.
+    /// Returns the configuration that stores the sessions of this tenant.
     pub(super) fn config(&self, tenant: Option<&TenantName>) -> Arc<ClientConfig> {
         let Some(tenant) = tenant else { return Arc::clone(&self.config) };
         let mut tenants = self.tenants.lock();
         let config = tenants.get_or_insert_with(tenant, || {
             let mut config = ClientConfig::clone(&self.config);
-            config.resumption = resumption(&self.trust, SESSIONS_OF_TENANT);
+            config.resumption = resumption(&self.trust, SESSIONS_PER_TENANT_MAX);
             Arc::new(config)
         });
         Arc::clone(config)
     }
 
     #[cfg(test)]
-    pub(super) fn at(&mut self, time: Arc<dyn rustls::time_provider::TimeProvider>) {
+    pub(super) fn set_time_provider(&mut self, time: Arc<dyn rustls::time_provider::TimeProvider>) {
         Arc::make_mut(&mut self.config).time_provider = time;
     }
 }
 
 fn client_config(trust: &Arc<Trust>) -> ClientConfig {
-    // Named here, so that no process-wide default decides.
+    // The provider is explicit, so that no process-wide default applies.
     let provider = Arc::new(aws_lc_rs::default_provider());
     let versions: &[&SupportedProtocolVersion] = match trust.min_version {
         TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
@@ -84,15 +86,15 @@ fn client_config(trust: &Arc<Trust>) -> ClientConfig {
         None => config.with_no_client_auth(),
         Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from((**identity).clone()))),
     };
-    config.alpn_protocols = vec![super::HTTP_2.to_vec(), super::HTTP_1_1.to_vec()];
-    config.resumption = resumption(trust, SESSIONS);
+    config.alpn_protocols = vec![super::ALPN_H2.to_vec(), super::ALPN_HTTP_1_1.to_vec()];
+    config.resumption = resumption(trust, SESSIONS_WITHOUT_TENANT_MAX);
     config
 }
 
 fn resumption(trust: &Trust, sessions: usize) -> Resumption {
     match trust.verify {
         VerifyMode::Full => Resumption::in_memory_sessions(sessions),
-        // A resumed session is judged by the certificates that it was made with; here nothing is judged.
+        // A resumed session is verified by the certificates of its first handshake; this trust verifies none.
         VerifyMode::None => Resumption::disabled(),
     }
 }
@@ -106,9 +108,9 @@ mod tests {
     #[test]
     fn tls_session_cache_evicts_one_tenant_for_a_new_tenant() {
         let (roots, provider) = (RootCertStore::empty(), aws_lc_rs::default_provider());
-        let terms =
+        let client_tls =
             ClientTls::new(&Arc::new(Trust::plain(roots, TlsVersion::V1_2, VerifyMode::Full, false, &provider)));
-        let config = |number: usize| terms.config(Some(&TenantName::new(number.to_string())));
+        let config = |number: usize| client_tls.config(Some(&TenantName::new(number.to_string())));
         let first = (0..TENANTS_MAX).map(config).collect::<Vec<_>>();
         config(0);
         config(TENANTS_MAX);

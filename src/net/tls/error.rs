@@ -1,5 +1,5 @@
-//! What can be wrong with a handshake, told apart by type.
-//! What does a target's operator need to mend?
+//! The errors of a TLS handshake with a target, distinguished by type.
+//! What does the target's operator need to fix?
 
 use std::error::Error as StdError;
 use std::{fmt, io};
@@ -9,20 +9,20 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 use super::CertificateSummary;
 use crate::policy::trust::fault::{CertificateFault, CertificateRejection};
 
-/// Why a handshake came to nothing.
+/// The reason that a handshake failed.
 #[derive(Debug)]
 pub enum TlsError {
     Certificate {
         fault: CertificateFault,
-        /// For `unknown_issuer`, in sentences.
+        /// An explanation of `unknown_issuer`, in sentences.
         issuer: Option<String>,
     },
-    /// The target has refused us, in these words of the IANA registry of TLS alerts.
+    /// The target rejected the handshake with an alert; `name` is its name in the IANA registry of TLS alerts.
     Alert {
         id: u8,
         name: &'static str,
     },
-    /// The target chose a version, suite or key exchange that we do not speak.
+    /// The target selected a version, suite or key exchange that outgate does not support.
     Incompatible(PeerIncompatible),
     /// The target does not speak TLS on this port.
     Plaintext,
@@ -32,27 +32,27 @@ pub enum TlsError {
     Lost(io::Error),
 }
 
-/// A handshake that failed, and the certificate that the target has shown in it.
+/// A failed handshake, with the certificate that the target presented in it.
 #[derive(Debug)]
 pub struct HandshakeError {
-    pub fault: TlsError,
+    pub error: TlsError,
     pub certificate: Option<Box<CertificateSummary>>,
 }
 
 impl HandshakeError {
-    /// `leaf`: in DER.
-    pub(super) fn with(fault: TlsError, leaf: Option<&[u8]>) -> Self {
-        Self { fault, certificate: leaf.map(|der| Box::new(CertificateSummary::read(der))) }
+    /// Adds the target's certificate; `leaf` is its DER.
+    pub(super) fn with_certificate(error: TlsError, leaf: Option<&[u8]>) -> Self {
+        Self { error, certificate: leaf.map(|der| Box::new(CertificateSummary::read(der))) }
     }
 }
 
 impl From<CertificateFault> for HandshakeError {
-    fn from(fault: CertificateFault) -> Self {
-        Self { fault: fault.into(), certificate: None }
+    fn from(error: CertificateFault) -> Self {
+        Self { error: error.into(), certificate: None }
     }
 }
 
-/// What [`super::verify`] says, and what rustls finds by itself: that the peer does not hold the certificate's key.
+/// Converts the error of [`super::verify`], or of rustls itself: the peer does not hold the certificate's key.
 fn certificate_fault(error: &CertificateError) -> CertificateFault {
     use CertificateError as E;
     match error {
@@ -71,8 +71,8 @@ fn certificate_fault(error: &CertificateError) -> CertificateFault {
 }
 
 impl From<CertificateFault> for TlsError {
-    fn from(fault: CertificateFault) -> Self {
-        CertificateRejection::from(fault).into()
+    fn from(error: CertificateFault) -> Self {
+        CertificateRejection::from(error).into()
     }
 }
 
@@ -83,7 +83,7 @@ impl From<CertificateRejection> for TlsError {
 }
 
 impl From<io::Error> for TlsError {
-    /// tokio-rustls wraps what rustls says in an I/O error; what it does not wrap is the network's.
+    /// Converts an I/O error of tokio-rustls, which wraps an error of rustls or comes from the network.
     fn from(error: io::Error) -> Self {
         match error.downcast::<Error>() {
             Ok(error) => error.into(),
@@ -97,8 +97,8 @@ impl From<Error> for TlsError {
         match error {
             Error::InvalidCertificate(error) => certificate_fault(&error).into(),
             Error::AlertReceived(alert) => Self::Alert { id: alert.into(), name: alert_name(alert) },
-            Error::PeerIncompatible(what) => Self::Incompatible(what),
-            // The first byte of every record is its type, and no text protocol begins with one of those five.
+            Error::PeerIncompatible(incompatibility) => Self::Incompatible(incompatibility),
+            // The first byte of every record is its type, and no text protocol begins with one of the five types.
             Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::Plaintext,
             error => Self::Protocol(error),
         }
@@ -108,7 +108,7 @@ impl From<Error> for TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Certificate { .. } => f.write_str("the target has not proved its name"),
+            Self::Certificate { .. } => f.write_str("the target's certificate is not valid for its name"),
             Self::Alert { id, name } => write!(f, "the target refused the handshake with alert {id} ({name})"),
             Self::Incompatible(_) => f.write_str("no common TLS version or suite"),
             Self::Plaintext => f.write_str("the target does not speak TLS on this port"),

@@ -1,5 +1,5 @@
-//! Certificates of targets, made on demand, for clients that trust our own authority.
-//! What do we show in the place of this target?
+//! Issues certificates for intercepted targets on demand, signed by the inspection authority.
+//! Which certificate does a client of an inspected tunnel get?
 
 use std::sync::Arc;
 
@@ -16,27 +16,29 @@ use crate::lru::LruCache;
 use crate::names::Host;
 use crate::policy::inspect::InspectionCa;
 
-/// Clocks of clients may be behind.
-const BEFORE: SignedDuration = SignedDuration::from_hours(1);
-/// Short, since nobody can revoke them; minted anew when half of it has passed.
-const LIFETIME: SignedDuration = SignedDuration::from_hours(7 * 24);
-const HOSTS_MAX: usize = 10_000;
+/// The tolerance for clients whose clocks are slow.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(1);
+/// The lifetime of a certificate. It is short, because such a certificate cannot be revoked. A new one is issued after
+/// half of it.
+const LEAF_LIFETIME: SignedDuration = SignedDuration::from_hours(7 * 24);
+const LEAVES_MAX: usize = 10_000;
 
-/// Mints in the name of one authority.
+/// Issues and caches the certificates of one authority.
 pub struct LeafIssuer {
-    /// One for all leaves: what it could give away is gone with the process.
+    /// The key of all leaf certificates. It is never stored, and lost when the process ends.
     key: KeyPair,
     provider: Arc<CryptoProvider>,
-    /// Clients choose hosts, as far as routes let them: a new host evicts the least recently used one.
+    /// The cached certificates. Clients choose the hosts within the routes; a new host evicts the least recently used
+    /// one.
     leaves: Mutex<LruCache<Host, IssuedLeaf>>,
 }
 
 struct IssuedLeaf {
     config: Arc<ServerConfig>,
-    renewed: Timestamp,
+    renew_at: Timestamp,
 }
 
-/// A host that no certificate can name, or an authority that cannot sign.
+/// The authority is missing or cannot sign, or a certificate cannot contain the host.
 #[derive(Debug)]
 pub enum IssueError {
     NoAuthority,
@@ -46,7 +48,7 @@ pub enum IssueError {
 impl std::fmt::Display for IssueError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoAuthority => f.write_str("there is no authority"),
+            Self::NoAuthority => f.write_str("there is no inspection authority"),
             Self::Failed(why) => f.write_str(why),
         }
     }
@@ -63,37 +65,38 @@ impl From<rcgen::Error> for IssueError {
 impl LeafIssuer {
     pub fn new() -> Result<Self, IssueError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let leaves = Mutex::new(LruCache::new(HOSTS_MAX));
+        let leaves = Mutex::new(LruCache::new(LEAVES_MAX));
         Ok(Self { key, provider: Arc::new(aws_lc_rs::default_provider()), leaves })
     }
 
-    /// What a client is shown that asks for `host`.
+    /// Returns the rustls configuration for a client that connects to `host`.
     pub fn server_config(
         &self,
         authority: &InspectionCa,
         host: &Host,
         now: Timestamp,
     ) -> Result<Arc<ServerConfig>, IssueError> {
-        if let Some(leaf) = self.leaves.lock().get(host).filter(|leaf| now < leaf.renewed) {
+        if let Some(leaf) = self.leaves.lock().get(host).filter(|leaf| now < leaf.renew_at) {
             return Ok(Arc::clone(&leaf.config));
         }
-        let leaf = self.mint(authority, host, now)?;
+        let leaf = self.issue(authority, host, now)?;
         let config = Arc::clone(&leaf.config);
         self.leaves.lock().insert(host.clone(), leaf);
         Ok(config)
     }
 
-    fn mint(&self, authority: &InspectionCa, host: &Host, now: Timestamp) -> Result<IssuedLeaf, IssueError> {
-        let until = authority.ends.min(now + LIFETIME);
+    fn issue(&self, authority: &InspectionCa, host: &Host, now: Timestamp) -> Result<IssuedLeaf, IssueError> {
+        let not_after = authority.ends.min(now + LEAF_LIFETIME);
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![match host {
             Host::Name(name) => SanType::DnsName((**name).try_into()?),
             Host::Ip(ip) => SanType::IpAddress(*ip),
         }];
-        // What stands in the common name proves nothing (RFC 9525 §2), but an empty subject would have to be critical.
+        // The common name is not an identity (RFC 9525 §2). But the extension would have to be critical if the subject
+        // was empty.
         params.distinguished_name.push(DnType::CommonName, "inspected by outgate");
-        params.not_before = date(now - BEFORE)?;
-        params.not_after = date(until)?;
+        params.not_before = date(now - CLOCK_SKEW)?;
+        params.not_after = date(not_after)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
@@ -105,11 +108,11 @@ impl LeafIssuer {
             .with_safe_default_protocol_versions()
             .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
             .map_err(|error| IssueError::Failed(error.to_string()))?;
-        // A store of sessions for each host would weigh more than all the rest.
+        // A session store for each host would need more memory than the rest.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        config.alpn_protocols = vec![super::HTTP_2.to_vec(), super::HTTP_1_1.to_vec()];
-        Ok(IssuedLeaf { config: Arc::new(config), renewed: now + until.duration_since(now) / 2 })
+        config.alpn_protocols = vec![super::ALPN_H2.to_vec(), super::ALPN_HTTP_1_1.to_vec()];
+        Ok(IssuedLeaf { config: Arc::new(config), renew_at: now + not_after.duration_since(now) / 2 })
     }
 }
 
@@ -134,12 +137,12 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn authority(permitted: &[&str], ends: Timestamp) -> (InspectionCa, CertificateDer<'static>) {
+    fn authority(permitted: &[&str], expires_at: Timestamp) -> (InspectionCa, CertificateDer<'static>) {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.distinguished_name.push(DnType::CommonName, "test");
-        (params.not_before, params.not_after) = (date(at(NOW - 100_000)).unwrap(), date(ends).unwrap());
+        (params.not_before, params.not_after) = (date(at(NOW - 100_000)).unwrap(), date(expires_at).unwrap());
         if !permitted.is_empty() {
             let permitted_subtrees = permitted.iter().map(|name| GeneralSubtree::DnsName((*name).to_owned())).collect();
             params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
@@ -147,7 +150,7 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let der = params.self_signed(&key).unwrap().der().clone();
         let chain = vec![der.clone()];
-        (InspectionCa { fingerprint: [0; 32], issuer: Issuer::new(params, key), chain, ends }, der)
+        (InspectionCa { fingerprint: [0; 32], issuer: Issuer::new(params, key), chain, ends: expires_at }, der)
     }
 
     #[derive(Debug)]
@@ -159,15 +162,16 @@ mod tests {
         }
     }
 
-    /// A handshake of a client that trusts `root` with what the mint shows for a host: when that ends.
-    fn shown(
-        mint: &LeafIssuer,
+    /// Performs a handshake of a client that trusts `root`. Returns the expiry of the certificate that the client
+    /// received.
+    fn handshake_expiry(
+        issuer: &LeafIssuer,
         authority: &InspectionCa,
         root: &CertificateDer<'static>,
         name: &str,
     ) -> Result<i64, Error> {
         let host = host::canonical(name).unwrap();
-        let leaf = mint.mint(authority, &host, at(NOW)).unwrap();
+        let leaf = issuer.issue(authority, &host, at(NOW)).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(root.clone()).unwrap();
         let config = ClientConfig::builder_with_details(Arc::new(aws_lc_rs::default_provider()), Arc::new(FixedTime))
@@ -193,35 +197,35 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_the_authority_believe_what_is_minted_and_for_no_longer_than_it() {
-        let mint = LeafIssuer::new().unwrap();
+    fn leaf_issuer_certificates_are_trusted_until_the_authority_expires() {
+        let issuer = LeafIssuer::new().unwrap();
         let (long, root) = authority(&[], at(NOW + 100 * 86_400));
         for name in ["hook.example", "192.0.2.1", "2001:db8::1"] {
             let host = if name.contains("::") { format!("[{name}]") } else { name.to_owned() };
-            let leaf = mint.mint(&long, &host::canonical(&host).unwrap(), at(NOW)).unwrap();
-            assert_eq!(leaf.renewed, at(NOW + 7 * 86_400 / 2), "{name}");
+            let leaf = issuer.issue(&long, &host::canonical(&host).unwrap(), at(NOW)).unwrap();
+            assert_eq!(leaf.renew_at, at(NOW + 7 * 86_400 / 2), "{name}");
         }
-        assert_eq!(shown(&mint, &long, &root, "hook.example"), Ok(NOW + 7 * 86_400));
-        assert_eq!(shown(&mint, &long, &root, "192.0.2.1"), Ok(NOW + 7 * 86_400));
+        assert_eq!(handshake_expiry(&issuer, &long, &root, "hook.example"), Ok(NOW + 7 * 86_400));
+        assert_eq!(handshake_expiry(&issuer, &long, &root, "192.0.2.1"), Ok(NOW + 7 * 86_400));
         let (short, root) = authority(&[], at(NOW + 86_400));
-        assert_eq!(shown(&mint, &short, &root, "hook.example"), Ok(NOW + 86_400));
+        assert_eq!(handshake_expiry(&issuer, &short, &root, "hook.example"), Ok(NOW + 86_400));
     }
 
     #[test]
-    fn an_authority_for_some_names_is_good_for_no_other() {
-        let mint = LeafIssuer::new().unwrap();
+    fn leaf_issuer_respects_the_name_constraints_of_the_authority() {
+        let issuer = LeafIssuer::new().unwrap();
         let (authority, root) = authority(&["acme.example"], at(NOW + 100 * 86_400));
-        assert!(shown(&mint, &authority, &root, "hooks.acme.example").is_ok());
-        let other = shown(&mint, &authority, &root, "bank.example").unwrap_err();
+        assert!(handshake_expiry(&issuer, &authority, &root, "hooks.acme.example").is_ok());
+        let other = handshake_expiry(&issuer, &authority, &root, "bank.example").unwrap_err();
         assert!(matches!(other, Error::InvalidCertificate(CertificateError::Other(_))), "{other:?}");
     }
 
     #[test]
-    fn a_leaf_is_kept_for_half_of_its_life() {
-        let mint = LeafIssuer::new().unwrap();
+    fn leaf_issuer_caches_a_leaf_for_half_of_its_lifetime() {
+        let issuer = LeafIssuer::new().unwrap();
         let (authority, _) = authority(&[], at(NOW + 100 * 86_400));
         let host = host::canonical("hook.example").unwrap();
-        let get = |second| mint.server_config(&authority, &host, at(second)).unwrap();
+        let get = |second| issuer.server_config(&authority, &host, at(second)).unwrap();
         let first = get(NOW);
         assert!(Arc::ptr_eq(&first, &get(NOW + 3 * 86_400)));
         assert!(!Arc::ptr_eq(&first, &get(NOW + 4 * 86_400)));

@@ -1,5 +1,5 @@
-//! Handshakes with servers that are wrong in one way each, over loopback.
-//! Is every certificate failure told apart?
+//! Tests of handshakes over loopback with servers that each have one defect.
+//! Is every certificate error distinguished?
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::config::TlsVersion;
 
-const NAME: &str = "hooks.acme.example";
+const TARGET_NAME: &str = "hooks.acme.example";
 
 type TestAuthority = CertifiedIssuer<'static, KeyPair>;
 
@@ -43,7 +43,7 @@ fn authority(common_name: &str) -> TestAuthority {
     CertifiedIssuer::self_signed(authority_params(common_name), KeyPair::generate().unwrap()).unwrap()
 }
 
-/// What a server shows: a chain, leaf first, and a key.
+/// The chain and key of a server, leaf first.
 #[derive(Debug)]
 struct FixedCertResolver(Arc<CertifiedKey>);
 
@@ -53,23 +53,23 @@ impl ResolvesServerCert for FixedCertResolver {
     }
 }
 
-fn shown(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> FixedCertResolver {
+fn cert_resolver(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> FixedCertResolver {
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     FixedCertResolver(Arc::new(CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(&key).unwrap())))
 }
 
-fn issued(params: &CertificateParams, by: &TestAuthority, with: &[&TestAuthority]) -> FixedCertResolver {
+fn issued_chain(params: &CertificateParams, by: &TestAuthority, with: &[&TestAuthority]) -> FixedCertResolver {
     let key = KeyPair::generate().unwrap();
     let leaf = params.signed_by(&key, by).unwrap().der().clone();
-    shown([leaf].into_iter().chain(with.iter().map(|authority| authority.der().clone())).collect(), &key)
+    cert_resolver([leaf].into_iter().chain(with.iter().map(|authority| authority.der().clone())).collect(), &key)
 }
 
 fn self_signed(params: &CertificateParams) -> FixedCertResolver {
     let key = KeyPair::generate().unwrap();
-    shown(vec![params.self_signed(&key).unwrap().der().clone()], &key)
+    cert_resolver(vec![params.self_signed(&key).unwrap().der().clone()], &key)
 }
 
-fn trusting(roots: &[&CertificateDer<'static>], min_version: TlsVersion, verify: VerifyMode) -> ClientTls {
+fn client_tls(roots: &[&CertificateDer<'static>], min_version: TlsVersion, verify: VerifyMode) -> ClientTls {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add((*root).clone()).unwrap();
@@ -78,17 +78,17 @@ fn trusting(roots: &[&CertificateDer<'static>], min_version: TlsVersion, verify:
     ClientTls::new(&Arc::new(Trust::plain(store, min_version, verify, false, &provider)))
 }
 
-fn server(shown: FixedCertResolver, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
+fn server(resolver: FixedCertResolver, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(shown));
+        .with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
 }
 
-/// Handshakes with a peer that does `serve` with the connection.
+/// Performs a handshake with a peer that runs `serve` on the connection.
 async fn with_peer<F: Future>(
     serve: impl FnOnce(TcpStream) -> F,
     config: &ClientTls,
@@ -106,10 +106,10 @@ async fn with_peer<F: Future>(
         outcome = &mut handshake => outcome,
         _ = &mut serve => handshake.await,
     };
-    outcome.map_err(|failed| failed.fault)
+    outcome.map_err(|failed| failed.error)
 }
 
-async fn meet(
+async fn handshake_with(
     server: Arc<ServerConfig>,
     config: &ClientTls,
     host: &Host,
@@ -125,26 +125,27 @@ async fn meet(
 }
 
 fn name() -> Host {
-    Host::Name(NAME.into())
+    Host::Name(TARGET_NAME.into())
 }
 
 fn ip(text: &str) -> Host {
     Host::Ip(text.parse::<IpAddr>().unwrap())
 }
 
-const ALL: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+const ALL_VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 
 #[tokio::test]
-async fn a_good_chain_is_proof() {
+async fn tls_handshake_accepts_a_valid_chain() {
     let root = authority("root");
-    let config = trusting(&[root.der()], TlsVersion::V1_2, VerifyMode::Full);
-    let mut leaf = params("leaf", &[NAME, "192.0.2.7", "2001:db8::7"]);
+    let config = client_tls(&[root.der()], TlsVersion::V1_2, VerifyMode::Full);
+    let mut leaf = params("leaf", &[TARGET_NAME, "192.0.2.7", "2001:db8::7"]);
     leaf.not_after = date_time_ymd(2090, 1, 2);
     for host in [name(), ip("192.0.2.7"), ip("2001:db8::7")] {
-        let (_, proof) = meet(server(issued(&leaf, &root, &[]), ALL), &config, &host).await.unwrap();
+        let (_, info) =
+            handshake_with(server(issued_chain(&leaf, &root, &[]), ALL_VERSIONS), &config, &host).await.unwrap();
         let expires = "2090-01-02T00:00:00Z".parse().unwrap();
         assert_eq!(
-            proof,
+            info,
             HandshakeInfo {
                 version: "TLSv1.3",
                 suite: "TLS_AES_256_GCM_SHA384",
@@ -154,21 +155,24 @@ async fn a_good_chain_is_proof() {
             }
         );
     }
-    let (_, proof) = meet(server(issued(&leaf, &root, &[]), &[&version::TLS12]), &config, &name()).await.unwrap();
-    assert_eq!((proof.version, proof.suite), ("TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"));
+    let (_, info) =
+        handshake_with(server(issued_chain(&leaf, &root, &[]), &[&version::TLS12]), &config, &name()).await.unwrap();
+    assert_eq!((info.version, info.suite), ("TLSv1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"));
 
     let middle = TestAuthority::signed_by(authority_params("middle"), KeyPair::generate().unwrap(), &root).unwrap();
-    assert!(meet(server(issued(&leaf, &middle, &[&middle]), ALL), &config, &name()).await.is_ok());
+    assert!(
+        handshake_with(server(issued_chain(&leaf, &middle, &[&middle]), ALL_VERSIONS), &config, &name()).await.is_ok()
+    );
 }
 
 #[tokio::test]
-async fn each_certificate_failure_is_told() {
+async fn tls_handshake_reports_each_certificate_error() {
     use CertificateFault as F;
     let root = authority("root");
     let stranger = authority("stranger");
     let impostor = authority("root");
-    let config = trusting(&[root.der()], TlsVersion::V1_2, VerifyMode::Full);
-    let good = || params("leaf", &[NAME]);
+    let config = client_tls(&[root.der()], TlsVersion::V1_2, VerifyMode::Full);
+    let good = || params("leaf", &[TARGET_NAME]);
     let altered = |alter: &dyn Fn(&mut CertificateParams)| {
         let mut params = good();
         alter(&mut params);
@@ -188,7 +192,7 @@ async fn each_certificate_failure_is_told() {
         TestAuthority::signed_by(params("no authority", &[]), KeyPair::generate().unwrap(), &root).unwrap();
     let key = KeyPair::generate().unwrap();
     let anothers_key = |params: &CertificateParams| {
-        shown(vec![params.signed_by(&key, &root).unwrap().der().clone()], &KeyPair::generate().unwrap())
+        cert_resolver(vec![params.signed_by(&key, &root).unwrap().der().clone()], &KeyPair::generate().unwrap())
     };
 
     let cases = [
@@ -196,97 +200,105 @@ async fn each_certificate_failure_is_told() {
         ("self-signed authority", self_signed(&is_authority), name(), F::SelfSigned),
         ("self-signed and expired", self_signed(&expired), name(), F::SelfSigned),
         ("self-signed for another name", self_signed(&params("leaf", &["other.example"])), name(), F::SelfSigned),
-        ("stranger", issued(&good(), &stranger, &[]), name(), F::UnknownIssuer),
-        ("stranger with its root", issued(&good(), &stranger, &[&stranger]), name(), F::UnknownIssuer),
-        ("expired", issued(&expired, &root, &[]), name(), F::Expired),
-        ("expired, of a stranger", issued(&expired, &stranger, &[]), name(), F::Expired),
-        ("not yet valid", issued(&future, &root, &[]), name(), F::NotYetValid),
-        ("other name", issued(&params("leaf", &["other.example"]), &root, &[]), name(), F::NameMismatch),
-        ("name of the common name only", issued(&params(NAME, &[]), &root, &[]), name(), F::NoSubjectAltName),
-        ("deeper than its wildcard", issued(&params("l", &["*.example"]), &root, &[]), name(), F::NameMismatch),
-        ("address in no SAN", issued(&good(), &root, &[]), ip("192.0.2.7"), F::NameMismatch),
-        ("other address", issued(&params("l", &["192.0.2.8"]), &root, &[]), ip("192.0.2.7"), F::NameMismatch),
-        ("for clients", issued(&for_clients, &root, &[]), name(), F::WrongUsage),
-        ("an authority's", issued(&is_authority, &root, &[]), name(), F::CaAsLeaf),
-        ("issued by a leaf", issued(&good(), &no_authority, &[&no_authority]), name(), F::WrongUsage),
-        ("issuer constrained", issued(&good(), &constrained, &[&constrained]), name(), F::WrongUsage),
-        ("impostor", issued(&good(), &impostor, &[]), name(), F::UnknownIssuer),
+        ("stranger", issued_chain(&good(), &stranger, &[]), name(), F::UnknownIssuer),
+        ("stranger with its root", issued_chain(&good(), &stranger, &[&stranger]), name(), F::UnknownIssuer),
+        ("expired", issued_chain(&expired, &root, &[]), name(), F::Expired),
+        ("expired, of a stranger", issued_chain(&expired, &stranger, &[]), name(), F::Expired),
+        ("not yet valid", issued_chain(&future, &root, &[]), name(), F::NotYetValid),
+        ("other name", issued_chain(&params("leaf", &["other.example"]), &root, &[]), name(), F::NameMismatch),
+        (
+            "name of the common name only",
+            issued_chain(&params(TARGET_NAME, &[]), &root, &[]),
+            name(),
+            F::NoSubjectAltName,
+        ),
+        ("deeper than its wildcard", issued_chain(&params("l", &["*.example"]), &root, &[]), name(), F::NameMismatch),
+        ("address in no SAN", issued_chain(&good(), &root, &[]), ip("192.0.2.7"), F::NameMismatch),
+        ("other address", issued_chain(&params("l", &["192.0.2.8"]), &root, &[]), ip("192.0.2.7"), F::NameMismatch),
+        ("for clients", issued_chain(&for_clients, &root, &[]), name(), F::WrongUsage),
+        ("an authority's", issued_chain(&is_authority, &root, &[]), name(), F::CaAsLeaf),
+        ("issued by a leaf", issued_chain(&good(), &no_authority, &[&no_authority]), name(), F::WrongUsage),
+        ("issuer constrained", issued_chain(&good(), &constrained, &[&constrained]), name(), F::WrongUsage),
+        ("impostor", issued_chain(&good(), &impostor, &[]), name(), F::UnknownIssuer),
         ("another's key", anothers_key(&good()), name(), F::BadSignature),
-        ("no certificate", shown(vec![b"junk".to_vec().into()], &key), name(), F::Malformed),
+        ("no certificate", cert_resolver(vec![b"junk".to_vec().into()], &key), name(), F::Malformed),
     ];
-    for (what, shown, host, expected) in cases {
-        match meet(server(shown, ALL), &config, &host).await {
+    for (what, resolver, host, expected) in cases {
+        match handshake_with(server(resolver, ALL_VERSIONS), &config, &host).await {
             Err(TlsError::Certificate { fault, .. }) => assert_eq!(fault, expected, "{what}"),
-            other => panic!("{what}: {:?}", other.map(|(_, proof)| proof)),
+            other => panic!("{what}: {:?}", other.map(|(_, info)| info)),
         }
     }
 }
 
 #[tokio::test]
-async fn a_self_signed_root_is_a_root() {
+async fn tls_handshake_accepts_a_self_signed_root() {
     let key = KeyPair::generate().unwrap();
-    let mut leaf = params("leaf", &[NAME]);
+    let mut leaf = params("leaf", &[TARGET_NAME]);
     let show = |leaf: &CertificateParams| {
         let certificate = leaf.self_signed(&key).unwrap().der().clone();
-        (trusting(&[&certificate], TlsVersion::V1_2, VerifyMode::Full), server(shown(vec![certificate], &key), ALL))
+        (
+            client_tls(&[&certificate], TlsVersion::V1_2, VerifyMode::Full),
+            server(cert_resolver(vec![certificate], &key), ALL_VERSIONS),
+        )
     };
     let (config, good) = show(&leaf);
-    assert!(meet(good, &config, &name()).await.is_ok());
+    assert!(handshake_with(good, &config, &name()).await.is_ok());
     leaf.not_after = date_time_ymd(2001, 1, 1);
     let (config, expired) = show(&leaf);
-    let fault = meet(expired, &config, &name()).await.unwrap_err();
-    assert!(matches!(fault, TlsError::Certificate { fault: CertificateFault::Expired, .. }), "{fault:?}");
+    let error = handshake_with(expired, &config, &name()).await.unwrap_err();
+    assert!(matches!(error, TlsError::Certificate { fault: CertificateFault::Expired, .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn unverified_still_proves_the_key() {
-    let config = trusting(&[], TlsVersion::V1_2, VerifyMode::None);
+async fn tls_handshake_without_verification_still_requires_the_key() {
+    let config = client_tls(&[], TlsVersion::V1_2, VerifyMode::None);
     let leaf = params("leaf", &["other.example"]);
-    assert!(meet(server(self_signed(&leaf), ALL), &config, &name()).await.is_ok());
+    assert!(handshake_with(server(self_signed(&leaf), ALL_VERSIONS), &config, &name()).await.is_ok());
     let certificate = leaf.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
     for versions in [&[&version::TLS13], &[&version::TLS12]] {
-        let stolen = shown(vec![certificate.clone()], &KeyPair::generate().unwrap());
-        let fault = meet(server(stolen, versions), &config, &name()).await.unwrap_err();
-        assert!(matches!(fault, TlsError::Certificate { fault: CertificateFault::BadSignature, .. }), "{fault:?}");
+        let stolen = cert_resolver(vec![certificate.clone()], &KeyPair::generate().unwrap());
+        let error = handshake_with(server(stolen, versions), &config, &name()).await.unwrap_err();
+        assert!(matches!(error, TlsError::Certificate { fault: CertificateFault::BadSignature, .. }), "{error:?}");
     }
 }
 
 #[tokio::test]
-async fn a_version_too_old_is_an_alert() {
+async fn tls_handshake_reports_the_alert_for_an_old_version() {
     let root = authority("root");
-    let config = trusting(&[root.der()], TlsVersion::V1_3, VerifyMode::Full);
-    let old = server(issued(&params("leaf", &[NAME]), &root, &[]), &[&version::TLS12]);
-    let fault = meet(old, &config, &name()).await.unwrap_err();
-    assert!(matches!(fault, TlsError::Alert { id: 70, name: "protocol_version" }), "{fault:?}");
+    let config = client_tls(&[root.der()], TlsVersion::V1_3, VerifyMode::Full);
+    let old = server(issued_chain(&params("leaf", &[TARGET_NAME]), &root, &[]), &[&version::TLS12]);
+    let error = handshake_with(old, &config, &name()).await.unwrap_err();
+    assert!(matches!(error, TlsError::Alert { id: 70, name: "protocol_version" }), "{error:?}");
 }
 
 #[tokio::test]
-async fn peers_that_do_not_speak_tls() {
-    let config = trusting(&[authority("root").der()], TlsVersion::V1_2, VerifyMode::Full);
+async fn tls_handshake_distinguishes_peers_without_tls() {
+    let config = client_tls(&[authority("root").der()], TlsVersion::V1_2, VerifyMode::Full);
     let second = Duration::from_secs(10);
     for greeting in ["HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "220 mail.example ESMTP\r\n"] {
         let speak = async |mut stream: TcpStream| {
             stream.write_all(greeting.as_bytes()).await.unwrap();
             stream.read_to_end(&mut Vec::new()).await
         };
-        let fault = with_peer(speak, &config, &name(), second).await.unwrap_err();
-        assert!(matches!(fault, TlsError::Plaintext), "{greeting:?}: {fault:?}");
+        let error = with_peer(speak, &config, &name(), second).await.unwrap_err();
+        assert!(matches!(error, TlsError::Plaintext), "{greeting:?}: {error:?}");
     }
     let close = async |mut stream: TcpStream| stream.read(&mut [0; 4096]).await.map(drop);
-    let fault = with_peer(close, &config, &name(), second).await.unwrap_err();
-    assert!(matches!(fault, TlsError::Lost(_)), "{fault:?}");
+    let error = with_peer(close, &config, &name(), second).await.unwrap_err();
+    assert!(matches!(error, TlsError::Lost(_)), "{error:?}");
 
     let stall = async |_stream: TcpStream| std::future::pending::<()>().await;
-    let fault = with_peer(stall, &config, &name(), Duration::from_millis(50)).await.unwrap_err();
-    assert!(matches!(fault, TlsError::Timeout), "{fault:?}");
+    let error = with_peer(stall, &config, &name(), Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, TlsError::Timeout), "{error:?}");
 }
 
 #[tokio::test]
-async fn what_is_no_dns_name_is_never_proved() {
-    let config = trusting(&[authority("root").der()], TlsVersion::V1_2, VerifyMode::Full);
+async fn tls_handshake_rejects_a_name_that_is_no_dns_name() {
+    let config = client_tls(&[authority("root").der()], TlsVersion::V1_2, VerifyMode::Full);
     let stall = async |_stream: TcpStream| std::future::pending::<()>().await;
-    let fault = with_peer(stall, &config, &Host::Name("a b".into()), Duration::from_secs(10)).await.unwrap_err();
-    assert!(matches!(fault, TlsError::Certificate { fault: CertificateFault::NameMismatch, .. }), "{fault:?}");
+    let error = with_peer(stall, &config, &Host::Name("a b".into()), Duration::from_secs(10)).await.unwrap_err();
+    assert!(matches!(error, TlsError::Certificate { fault: CertificateFault::NameMismatch, .. }), "{error:?}");
 }
 
 #[derive(Debug)]
@@ -299,15 +311,15 @@ impl TimeProvider for TestTime {
 }
 
 #[tokio::test]
-async fn a_resumed_session_does_not_outlive_its_certificate() {
+async fn tls_resumption_revalidates_the_certificate() {
     const NOON: u64 = 1_800_014_400; // 2027-01-15, noon
     let root = authority("root");
-    let mut leaf = params("leaf", &[NAME]);
+    let mut leaf = params("leaf", &[TARGET_NAME]);
     leaf.not_after = date_time_ymd(2027, 1, 16);
-    let server = server(issued(&leaf, &root, &[]), ALL);
-    let mut config = trusting(&[root.der()], TlsVersion::V1_2, VerifyMode::Full);
+    let server = server(issued_chain(&leaf, &root, &[]), ALL_VERSIONS);
+    let mut config = client_tls(&[root.der()], TlsVersion::V1_2, VerifyMode::Full);
     let mut at = async |time: u64| {
-        config.at(Arc::new(TestTime(time)));
+        config.set_time_provider(Arc::new(TestTime(time)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
@@ -319,14 +331,14 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
         };
         let ask = async {
             let deadline = Instant::now() + Duration::from_secs(10);
-            let (wire, _) =
+            let (stream, _) =
                 handshake(OutboundSocket::new(client), &config, None, &name(), AlpnOffer::Http2OrHttp1, deadline)
                     .await
-                    .map_err(|failed| failed.fault)?;
-            let mut wire = TokioIo::new(wire);
-            let read = wire.read(&mut [0; 1]).await.unwrap(); // and with it the tickets
+                    .map_err(|failed| failed.error)?;
+            let mut stream = TokioIo::new(stream);
+            let read = stream.read(&mut [0; 1]).await.unwrap(); // this reads the session tickets too
             assert_eq!(read, 1);
-            let MaybeTlsStream::Https(stream) = wire.into_inner() else { panic!() };
+            let MaybeTlsStream::Https(stream) = stream.into_inner() else { panic!() };
             Ok::<_, TlsError>(stream.inner().get_ref().1.handshake_kind().unwrap())
         };
         let (_stream, asked) = tokio::join!(serve, ask);
@@ -334,6 +346,6 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
     };
     assert_eq!(at(NOON).await.unwrap(), HandshakeKind::Full);
     assert_eq!(at(NOON + 3600).await.unwrap(), HandshakeKind::Resumed);
-    let fault = at(NOON + 13 * 3600).await.unwrap_err();
-    assert!(matches!(fault, TlsError::Certificate { fault: CertificateFault::Expired, .. }), "{fault:?}");
+    let error = at(NOON + 13 * 3600).await.unwrap_err();
+    assert!(matches!(error, TlsError::Certificate { fault: CertificateFault::Expired, .. }), "{error:?}");
 }

@@ -1,5 +1,5 @@
-//! The judgement of a trust policy as rustls asks for it.
-//! May this handshake go on?
+//! Adapts a trust policy to rustls's certificate verifier.
+//! May this handshake continue?
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use crate::policy::trust::Trust;
 use crate::policy::trust::fault::{CertificateFault, CertificateRejection};
 
 tokio::task_local! {
-    /// What is seen in the handshake of this task: rustls's errors that make an alert have no room for it.
+    /// The evidence of the handshake in this task. The rustls errors that determine the alert cannot carry it.
     static CAPTURED: RefCell<CapturedVerification>;
 }
 
-/// The evidence of a handshake, successful or not.
+/// The evidence of a handshake, whether it succeeds or fails.
 #[derive(Default)]
 pub(super) struct CapturedVerification {
-    /// The target's own certificate.
+    /// The target's certificate.
     pub(super) leaf: Option<CertificateDer<'static>>,
-    /// The certificate that the trust has refused.
-    pub(super) refused: Option<CertificateRejection>,
+    /// The trust's rejection of a certificate.
+    pub(super) rejection: Option<CertificateRejection>,
 }
 
-/// Drives a handshake, and gives what was seen in it.
-pub(super) async fn watched<T>(handshake: impl Future<Output = T>) -> (T, CapturedVerification) {
+/// Runs a handshake, and returns its result with the evidence.
+pub(super) async fn capture<T>(handshake: impl Future<Output = T>) -> (T, CapturedVerification) {
     let scope = async { (handshake.await, CAPTURED.with(RefCell::take)) };
     CAPTURED.scope(RefCell::default(), scope).await
 }
 
-/// Whatever the trust lets pass: that the peer holds the certificate's key is always proved.
+/// Verifies certificates by the trust. The peer must always prove that it holds the certificate's key.
 #[derive(Debug)]
 pub(super) struct TrustVerifier {
     pub(super) trust: Arc<Trust>,
@@ -48,15 +48,15 @@ impl ServerCertVerifier for TrustVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // Outside of a handshake of ours nothing is seen.
-        let see = |change: &dyn Fn(&mut CapturedVerification)| {
-            CAPTURED.try_with(|seen| change(&mut seen.borrow_mut())).unwrap_or_default()
+        // Outside the scope of [`capture`] nothing is recorded.
+        let record = |change: &dyn Fn(&mut CapturedVerification)| {
+            CAPTURED.try_with(|captured| change(&mut captured.borrow_mut())).unwrap_or_default()
         };
-        see(&|seen| seen.leaf = Some(leaf.clone().into_owned()));
+        record(&|captured| captured.leaf = Some(leaf.clone().into_owned()));
         match self.trust.judge(leaf, intermediates, name, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(refused) => {
-                see(&|seen| seen.refused = Some(refused.clone()));
+                record(&|captured| captured.rejection = Some(refused.clone()));
                 Err(Error::InvalidCertificate(to_rustls_error(refused.fault)))
             }
         }
@@ -85,7 +85,7 @@ impl ServerCertVerifier for TrustVerifier {
     }
 }
 
-/// In rustls's words where it has them: from these it makes the alert that the target hears.
+/// Converts the error into rustls's, from which rustls derives the alert to the target.
 fn to_rustls_error(fault: CertificateFault) -> CertificateError {
     match fault {
         CertificateFault::UnknownIssuer => CertificateError::UnknownIssuer,

@@ -87,7 +87,7 @@ pub async fn accept(runtime: Arc<Runtime>, listener: Listener, shutdown: Listene
 }
 
 async fn serve(runtime: &Arc<Runtime>, stream: ClientStream, shutdown: &ListenerShutdown) {
-    let peer = peer::of(&stream);
+    let peer = peer::from_stream(&stream);
     let (peer, is_tcp) = (peer.as_ref(), matches!(stream.socket(), ClientSocket::Tcp(_)));
     let service = service_fn(|request| async move {
         let checked =

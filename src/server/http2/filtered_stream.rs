@@ -68,7 +68,7 @@ impl<S> FilteredStream<S> {
             let (part, _) = slice.split_at(count.min(slice.len()));
             count -= part.len();
             self.scanner.scan(part, |stream, code| {
-                self.filter.forget(stream);
+                self.filter.forget_stream(stream);
                 if is_sent_by_h2(code) && self.resets.add(1, Instant::now()) > RESETS_MAX {
                     self.filter.end_connection();
                 }
@@ -102,9 +102,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for FilteredStream<S> {
             ready!(read)?;
             let input = &buf.filled()[before..];
             let has_input = !input.is_empty();
-            let passed_len = this.filter.read(input, &mut this.read_buffer);
+            let passed_len = this.filter.process(input, &mut this.read_buffer);
             buf.set_filled(before + passed_len);
-            this.pending_resets += this.filter.take_answerable();
+            this.pending_resets += this.filter.take_resettable();
             if passed_len > 0 || !has_input || this.filter.has_ended() && this.read_buffer.is_empty() {
                 return Poll::Ready(Ok(()));
             }

@@ -40,7 +40,7 @@ impl ActiveConfig {
     /// Prepares `plan` for the network. What `before` has for the same trust is kept, and with it the sessions that
     /// can be resumed; likewise the resolver and its cache.
     pub fn new(mut plan: Plan, resolver: &config::Resolver, before: Option<&ActiveConfig>) -> io::Result<Self> {
-        fd_limit::cap(&mut plan);
+        fd_limit::cap_plan(&mut plan);
         let basis = ResolverConfig::read(resolver)?;
         let resolver = match before.map(|before| &before.resolver) {
             Some(kept) if *kept.basis() == basis => Arc::clone(kept),

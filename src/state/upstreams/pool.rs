@@ -169,8 +169,9 @@ impl ConnectionPool {
                 let mut shared = shard.get_mut(key)?.shared.iter_mut().enumerate().skip(seen);
                 let (index, number, handle) =
                     shared.find_map(|(index, SharedConnection { connection, number, idle })| {
-                        let is_recent = connection.idle().unwrap_or_default() < limits.idle;
-                        let fit = is_recent && !connection.is_closed() && connection.born().elapsed() < limits.reuse;
+                        let is_recent = connection.idle_time().unwrap_or_default() < limits.idle;
+                        let fit =
+                            is_recent && !connection.is_closed() && connection.created_at().elapsed() < limits.reuse;
                         let handle = (fit && may_serve(connection)).then(|| connection.share()).flatten();
                         *idle = if handle.is_some() { limits.idle.max(*idle) } else { *idle };
                         handle.map(|handle| (index, number, handle))
@@ -197,7 +198,7 @@ impl ConnectionPool {
         while let Some(idle) = self.pop(key) {
             let connection = &idle.connection;
             let stays = IdleTimeout { route: limits.idle, ..idle.stay }.longest();
-            let is_fit = idle.since.elapsed() < stays && connection.born().elapsed() < limits.reuse;
+            let is_fit = idle.since.elapsed() < stays && connection.created_at().elapsed() < limits.reuse;
             if !is_fit || connection.is_closed() {
                 continue;
             }
@@ -301,7 +302,7 @@ impl ConnectionPool {
             let mut shard = shard.lock();
             shard.retain(|key, kept| {
                 let stays = |connection: &Connection, idle: Duration, idle_most: Duration| {
-                    let is_young = idle < idle_most && connection.born().elapsed() < age_most;
+                    let is_young = idle < idle_most && connection.created_at().elapsed() < age_most;
                     keeps(key.from) && is_young && !connection.is_closed()
                 };
                 let stays_or_goes = |stays: bool, number: u64| {
@@ -312,11 +313,11 @@ impl ConnectionPool {
                 };
                 kept.idle.retain(|idle| {
                     let since = idle.since.elapsed();
-                    let is_settled = since < SETTLED_WITHIN || idle.connection.upload_is_through();
+                    let is_settled = since < SETTLED_WITHIN || idle.connection.is_upload_finished();
                     stays_or_goes(is_settled && stays(&idle.connection, since, idle.stay.longest()), idle.number)
                 });
                 kept.shared.retain(|SharedConnection { connection, number, idle }| {
-                    stays_or_goes(stays(connection, connection.idle().unwrap_or_default(), *idle), *number)
+                    stays_or_goes(stays(connection, connection.idle_time().unwrap_or_default(), *idle), *number)
                 });
                 kept.idle.len() + kept.shared.len() > 0
             });
@@ -333,7 +334,7 @@ impl PooledConnection {
     /// Takes note of how long the target keeps the connection, as its response says: `Keep-Alive: timeout=5, max=100`
     /// (RFC 2068 §19.7.1.1). A response without the field changes nothing; HTTP/2 has no such field (RFC 9113 §8.2.2).
     pub fn observe_keep_alive(&mut self, fields: &HeaderMap) {
-        if self.connection.idle().is_none()
+        if self.connection.idle_time().is_none()
             && let Some(announced) = keep_alive::read(fields)
         {
             self.stay.announced = Some(announced);
@@ -344,15 +345,15 @@ impl PooledConnection {
     /// off if the target goes on owing it to take the request; the sweep looks after those that serve one at a time.
     pub fn release(self) {
         let PooledConnection { mut connection, key, home, stay } = self;
-        if connection.idle().is_none() {
-            connection.end_exchange();
+        if connection.idle_time().is_none() {
+            connection.finish_exchange();
             home.push(&key, connection, Instant::now(), stay);
-        } else if connection.upload_is_through() {
-            connection.end_exchange();
+        } else if connection.is_upload_finished() {
+            connection.finish_exchange();
         } else {
             tokio::spawn(async move {
-                if connection.upload_gets_through().await {
-                    connection.end_exchange();
+                if connection.upload_finished().await {
+                    connection.finish_exchange();
                 }
             });
         }

@@ -277,7 +277,7 @@ fn a_socket_on_which_nobody_accepts_is_taken_and_holds_up_nobody() {
     write(&scene, &listening(&scene, &format!("\"127.0.0.1:0\", \"unix:{}\"", path.display())));
     let (code, _, err) = said(&run(&scene, &["reload"]));
     assert_eq!(code, 78, "{err}");
-    assert!(err.contains("another process listens there"), "{err}");
+    assert!(err.contains("another process listens at this path"), "{err}");
     assert_eq!(scene.outgate.post(&scene.good_url(), "", "x").status, 200);
 }
 
