@@ -11,7 +11,7 @@
 //! | 2 | [`policy`] | pure decisions: identify, route, admit, guard, egress, trust, sign |
 //! | 2 | [`history`] | configurations that were adopted, and putting one back |
 //! | 1 | [`config`] | the text as written; the only code that opens configuration files |
-//! | 0 | [`names`], [`host`] | shared types |
+//! | 0 | [`names`], [`host`], [`lru`], [`single_flight`] | shared types, a bounded cache, one flight for many callers |
 //!
 //! The steps of a webhook, in the order of `delivery::deliver`: identify the client, find the route, admit the delivery
 //! under the limits, read the body, resolve the name, check every address with the guard, choose the egress address,
@@ -31,6 +31,7 @@ pub mod net;
 pub mod policy;
 pub mod reload;
 pub mod server;
+pub mod single_flight;
 pub mod state;
 pub mod sysexits;
 pub mod upkeep;

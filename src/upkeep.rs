@@ -62,7 +62,7 @@ async fn sweep(runtime: &Runtime, active: &ActiveConfig) {
     runtime.limits.sweep().await;
     runtime.replay_cache.sweep(now);
     runtime.circuit_breakers.sweep(active.plan.fuse.as_ref());
-    runtime.tokens.sweep(|print| credentials.values().any(|credential| credential.fetches_as(print)));
+    runtime.tokens.sweep(Instant::now(), |print| credentials.values().any(|credential| credential.fetches_as(print)));
     runtime.sweep_connections();
 }
 

@@ -47,7 +47,7 @@ impl TargetCredential {
         if let Some((key, token)) = &self.token
             && refuses_token(answer.status(), answer.headers())
         {
-            runtime.tokens.refused(key, token);
+            runtime.tokens.refused(key, token, Instant::now().into_std());
         }
     }
 }
@@ -88,7 +88,7 @@ async fn token(
     key: &TokenKey,
 ) -> Result<AccessToken, FetchFailure> {
     loop {
-        let (found, errand) = runtime.tokens.find(key);
+        let (found, errand) = runtime.tokens.find(key, Instant::now().into_std());
         if let Some(errand) = errand {
             // A task of its own: whoever asked first may hang up, and others wait for the same token.
             let errand =
@@ -98,9 +98,9 @@ async fn token(
         match found {
             TokenLookup::Token(token) => return Ok(token),
             TokenLookup::Failed(failed) => return Err(failed),
-            TokenLookup::Pending(coming) => match coming.outcome().await {
+            TokenLookup::Pending(mut fetch) => match fetch.result().await {
                 Some(outcome) => return outcome,
-                None => tokio::task::yield_now().await, // its errand was dropped: it is ours, or another's
+                None => tokio::task::yield_now().await, // the leader was dropped: this delivery or another one fetches
             },
         }
     }
@@ -128,7 +128,7 @@ fn to_refusal(failed: &FetchFailure, record: &mut Record) -> Refusal {
     };
     record.lacks_token(evidence.clone());
     let refusal = refusal.clone();
-    if refusal.is_retryable() { refusal.retry_after(failed.again_in()) } else { refusal }
+    if refusal.is_retryable() { refusal.retry_after(failed.retry_after(Instant::now().into_std())) } else { refusal }
 }
 
 async fn run_fetch(
@@ -142,8 +142,8 @@ async fn run_fetch(
     let result = fetched.as_ref().map_or_else(|failed| failed.refusal.code.name(), |_| "granted");
     runtime.metrics.token_request(&oauth2.credential, result);
     match fetched {
-        Ok(grant) => errand.granted(grant),
-        Err(failed) => errand.failed(Arc::new(failed)),
+        Ok(grant) => errand.granted(grant, Instant::now().into_std()),
+        Err(failed) => errand.failed(Arc::new(failed), Instant::now().into_std()),
     }
 }
 

@@ -147,18 +147,18 @@ impl Resolver {
     fn slot(&self, name: &Arc<str>, v6: bool) -> Result<FamilyState, ResolveError> {
         let key = QueryKey { name: Arc::clone(name), v6 };
         match self.cache.lookup(key, std::time::Instant::now()) {
-            CacheLookup::Hit(half, since) => Ok(FamilyState::Answered(half, since.into())),
+            CacheLookup::Hit(answer, since) => Ok(FamilyState::Answered(answer, since.into())),
             CacheLookup::InFlight(waiter) => Ok(FamilyState::Pending(waiter)),
             CacheLookup::Full => Err(ResolveError::Busy),
-            CacheLookup::Miss(question, waiter) => {
+            CacheLookup::Miss(guard, waiter) => {
                 let (servers, name) = (Arc::clone(&self.servers), Arc::clone(name));
                 let kind = if v6 { RecordType::AAAA } else { RecordType::A };
                 tokio::spawn(async move {
                     let found = tokio::select! {
-                        found = servers.find(&name, kind, &question.flight) => found,
-                        () = question.is_unwanted_for(LINGER) => return,
+                        found = servers.find(&name, kind, guard.flight()) => found,
+                        () = guard.unwanted_for(LINGER) => return,
                     };
-                    question.answer(found, std::time::Instant::now());
+                    guard.answer(found, std::time::Instant::now());
                 });
                 Ok(FamilyState::Pending(waiter))
             }
@@ -190,9 +190,9 @@ impl FamilyState {
 
     fn give_up(&mut self, servers: &NameServers) {
         if let Self::Pending(waiter) = self {
-            let fault = match waiter.flight.fault() {
+            let fault = match waiter.progress().error() {
                 Some(code) => ResolveError::Failed(code),
-                None if servers.health.explains(waiter.flight.started) => ResolveError::Outage,
+                None if servers.health.explains(waiter.progress().started) => ResolveError::Outage,
                 None => ResolveError::Timeout,
             };
             *self = Self::Failed(fault);
@@ -209,7 +209,7 @@ fn wait_until(v6: &FamilyState, v4: &FamilyState, give_up: Instant) -> Option<In
         (FamilyState::Pending(other), FamilyState::Answered(FamilyAnswer::Addresses(_), since))
         | (FamilyState::Answered(FamilyAnswer::Addresses(_), since), FamilyState::Pending(other)) => {
             // A question that was asked long ago has had its time already.
-            Some(give_up.min((*since).max(other.flight.started.into()) + RESOLUTION_DELAY))
+            Some(give_up.min((*since).max(other.progress().started.into()) + RESOLUTION_DELAY))
         }
         (FamilyState::Pending(_), _) | (_, FamilyState::Pending(_)) => Some(give_up),
         _ => None,

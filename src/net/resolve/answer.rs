@@ -33,7 +33,7 @@ pub(super) enum FamilyAnswer {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AnswerWithTtl {
-    pub(super) half: FamilyAnswer,
+    pub(super) answer: FamilyAnswer,
     pub(super) ttl: Duration,
 }
 
@@ -46,7 +46,10 @@ pub(super) enum ParsedResponse {
 
 impl AnswerWithTtl {
     pub(super) fn nothing(no_such_name: bool, ttl: Duration) -> Self {
-        Self { half: FamilyAnswer::NoData { no_such_name }, ttl: ttl.clamp(*NEGATIVE_TTL.start(), *NEGATIVE_TTL.end()) }
+        Self {
+            answer: FamilyAnswer::NoData { no_such_name },
+            ttl: ttl.clamp(*NEGATIVE_TTL.start(), *NEGATIVE_TTL.end()),
+        }
     }
 }
 
@@ -101,7 +104,7 @@ pub(super) fn read(
     }
     if !addresses.is_empty() {
         let ttl = ttl.clamp(*TTL.start(), *TTL.end());
-        return Ok(ParsedResponse::Answer(AnswerWithTtl { half: FamilyAnswer::Addresses(addresses.into()), ttl }));
+        return Ok(ParsedResponse::Answer(AnswerWithTtl { answer: FamilyAnswer::Addresses(addresses.into()), ttl }));
     }
     match negative_ttl(response) {
         None if aliases > 0 => Ok(ParsedResponse::Alias(name.clone(), ttl)),

@@ -15,7 +15,7 @@ use hickory_proto::rr::{Name, RecordType};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::answer::{self, AnswerWithTtl, FamilyAnswer, ParsedResponse};
-use super::cache::InFlightQuery;
+use super::cache::QueryFlight;
 use super::health::ServerHealth;
 use super::query;
 
@@ -64,7 +64,7 @@ impl NameServers {
     ///
     /// A chain of aliases that leads nowhere is the fault of the servers that gave it, and the others are asked for the
     /// name from the beginning.
-    pub(super) async fn find(self: &Arc<Self>, name: &str, kind: RecordType, flight: &InFlightQuery) -> AnswerWithTtl {
+    pub(super) async fn find(self: &Arc<Self>, name: &str, kind: RecordType, flight: &QueryFlight) -> AnswerWithTtl {
         // The last dot makes it absolute: there are no search domains.
         let Ok(name) = Name::from_ascii(format!("{name}.")) else { return AnswerWithTtl::nothing(true, Duration::MAX) };
         let mut distrusted = vec![None; self.addresses.len()];
@@ -78,9 +78,9 @@ impl NameServers {
                 distrusted[*server] = Some(code);
             }
             if chain.is_empty() || distrusted.iter().all(Option::is_some) {
-                return AnswerWithTtl { half: FamilyAnswer::Failed(code), ttl: Duration::ZERO };
+                return AnswerWithTtl { answer: FamilyAnswer::Failed(code), ttl: Duration::ZERO };
             }
-            flight.note(code);
+            flight.progress().set_error(code);
         }
     }
 
@@ -89,7 +89,7 @@ impl NameServers {
         self: &Arc<Self>,
         name: &Name,
         kind: RecordType,
-        flight: &InFlightQuery,
+        flight: &QueryFlight,
         distrusted: &[Option<&'static str>],
         chain: &mut Vec<usize>,
     ) -> Result<AnswerWithTtl, &'static str> {
@@ -112,7 +112,7 @@ impl NameServers {
         self: &Arc<Self>,
         name: &Name,
         (kind, ttl): (RecordType, Duration),
-        flight: &InFlightQuery,
+        flight: &QueryFlight,
         distrusted: &[Option<&'static str>],
     ) -> Result<(usize, ParsedResponse), &'static str> {
         let (start, count) = (Instant::now(), self.addresses.len());
@@ -152,7 +152,7 @@ impl NameServers {
                                         return Ok((server, read));
                                     }
                                     Err(code) => {
-                                        flight.note(code);
+                                        flight.progress().set_error(code);
                                         faults[server] = Some(code);
                                     }
                                 }
@@ -178,7 +178,7 @@ impl NameServers {
                         }
                     }
                     // A response may still come for whom nobody waits for; nothing is repeated for that.
-                    () = sleep_until(until), if flight.has_waiters() => break,
+                    () = sleep_until(until), if flight.has_followers() => break,
                 }
             }
         }

@@ -1,37 +1,37 @@
-//! Tokens that were fetched for credentials, and who is fetching one now.
-//! Is there a token to show, and if not, whose turn is it to fetch one?
+//! OAuth2 tokens that were fetched for credentials, and the fetches in flight.
+//! Is there a token to send, and if not, which delivery fetches one?
 
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
-use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::lru::LruCache;
 use crate::names::{PoolName, TenantName};
 use crate::policy::credential::{Grant, backoff};
+use crate::single_flight::{Flight, Follower, Leader};
 
-/// Everything that makes a token what it is: what was said for it, from where, and to whom.
+/// Everything that distinguishes one token from another: the request for it, the way to the endpoint, and the tenant.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TokenKey {
-    /// The fingerprint of what is said to the token endpoint.
+    /// The fingerprint of the request to the token endpoint.
     pub credential: [u8; 32],
     pub pool: PoolName,
     /// The fingerprint of the trust that the endpoint satisfied.
     pub trust: [u8; 32],
-    /// `None`: for all that the route is for.
+    /// `None`: the token serves all clients of the route.
     pub tenant: Option<TenantName>,
 }
 
-/// Configurations name far fewer; reloads leave some behind.
+/// The capacity of the cache. A configuration names far fewer; reloads leave some behind.
 const TOKENS_MAX: usize = 10_000;
-/// A target that takes no token at all does not make us fetch one for each webhook.
-const REFUSED_AGAIN: Duration = Duration::from_secs(30);
+/// The time between two fetches for a target that refuses its tokens. A target that takes no token must not cause a
+/// fetch for each webhook.
+const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A new key evicts the least recently used one. Deliveries that wait for a fetch of an evicted key get its outcome all
-/// the same.
+/// The tokens by key. A new key evicts the least recently used one. Deliveries that wait for a fetch of an evicted key
+/// still get its result.
 pub struct TokenCache(Mutex<LruCache<TokenKey, TokenEntry>>);
 
 impl Default for TokenCache {
@@ -40,16 +40,16 @@ impl Default for TokenCache {
     }
 }
 
-/// What is known of one key.
+/// The state of one key.
 #[derive(Default)]
 struct TokenEntry {
-    kept: Option<CachedToken>,
-    failed: Option<FetchFailure>,
-    /// In a row.
+    token: Option<CachedToken>,
+    failure: Option<FetchFailure>,
+    /// The fetches that have failed in a row.
     failures: u32,
-    /// While somebody fetches.
-    coming: Option<PendingFetch>,
-    /// When the target last made us forget a token.
+    /// The fetch in flight.
+    fetch: Option<Flight<FetchResult>>,
+    /// The last time that the target refused a token, so that the cache dropped it.
     refused: Option<Instant>,
 }
 
@@ -59,7 +59,7 @@ struct CachedToken {
     until: Instant,
 }
 
-/// A header's value. Two that were fetched one after the other are not the same, even if they read alike.
+/// The value of a header with a token. Two tokens of two fetches differ, even if their text is equal.
 #[derive(Clone)]
 pub struct AccessToken(Arc<HeaderValue>);
 
@@ -69,100 +69,89 @@ impl AccessToken {
     }
 }
 
-/// Nobody asks again for a moment.
+/// A failed fetch. The next fetch waits until the backoff is over.
 #[derive(Clone)]
 pub struct FetchFailure {
-    /// For whoever fetches tokens to say, and to understand.
+    /// The error of the code that fetches tokens; the cache does not read it.
     pub error: Arc<dyn Error + Send + Sync>,
     until: Instant,
 }
 
 impl FetchFailure {
-    pub fn again_in(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
+    /// Returns the time until the next fetch may begin.
+    pub fn retry_after(&self, now: Instant) -> Duration {
+        self.until.saturating_duration_since(now)
     }
 }
 
 type FetchResult = Result<AccessToken, FetchFailure>;
 
-/// A token that somebody is fetching.
-#[derive(Clone)]
-pub struct PendingFetch(watch::Receiver<Option<FetchResult>>);
-
-impl PendingFetch {
-    /// `None`: whoever was fetching has given up without a word.
-    pub async fn outcome(mut self) -> Option<FetchResult> {
-        self.0.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
-    }
-}
-
 pub enum TokenLookup {
     Token(AccessToken),
     Failed(FetchFailure),
-    Pending(PendingFetch),
+    /// A fetch is in flight. Its result is `None` if the leader gave up.
+    Pending(Follower<FetchResult>),
 }
 
-/// The duty to fetch a token: at any time one for each key. Dropping it without an outcome hands it on.
+/// The duty to fetch a token: each key has one fetch in flight at most. Dropping it without a result lets another
+/// delivery fetch.
 pub struct FetchGuard {
     key: TokenKey,
-    home: Arc<TokenCache>,
-    result: watch::Sender<Option<FetchResult>>,
+    cache: Arc<TokenCache>,
+    leader: Leader<FetchResult>,
 }
 
 impl TokenCache {
-    /// What there is to show, to wait for or to say. Whoever is given an errand runs it, and may show what is found
-    /// meanwhile: a token is fetched anew before it ends.
-    pub fn find(self: &Arc<Self>, key: &TokenKey) -> (TokenLookup, Option<FetchGuard>) {
-        let now = Instant::now();
-        let mut entries = self.0.lock();
+    /// Returns the token, the last failure, or a fetch to wait for. A caller that gets a [`FetchGuard`] must run the
+    /// fetch; a token that is due for a refresh serves meanwhile.
+    pub fn find(self: &Arc<Self>, key: &TokenKey, now: Instant) -> (TokenLookup, Option<FetchGuard>) {
+        let mut entries = self.entries();
         let entry = entries.get_or_insert_with(key, TokenEntry::default);
-        let resting = entry.failed.as_ref().filter(|failed| now < failed.until);
-        if let Some(kept) = entry.kept.as_ref().filter(|kept| now < kept.until) {
-            let found = TokenLookup::Token(kept.token.clone());
-            let is_due = kept.refresh <= now && entry.coming.is_none() && resting.is_none();
-            return (found, is_due.then(|| self.errand(key, entry).0));
+        let failure = entry.failure.as_ref().filter(|failure| now < failure.until);
+        if let Some(cached) = entry.token.as_ref().filter(|cached| now < cached.until) {
+            let token = TokenLookup::Token(cached.token.clone());
+            let is_due = cached.refresh <= now && entry.fetch.is_none() && failure.is_none();
+            return (token, is_due.then(|| self.begin_fetch(key, entry)));
         }
-        match (&entry.coming, resting) {
-            (Some(coming), _) => (TokenLookup::Pending(coming.clone()), None),
-            (None, Some(failed)) => (TokenLookup::Failed(failed.clone()), None),
+        match (&entry.fetch, failure) {
+            (Some(fetch), _) => (TokenLookup::Pending(fetch.join()), None),
+            (None, Some(failure)) => (TokenLookup::Failed(failure.clone()), None),
             (None, None) => {
-                let (errand, coming) = self.errand(key, entry);
-                (TokenLookup::Pending(coming), Some(errand))
+                let guard = self.begin_fetch(key, entry);
+                (TokenLookup::Pending(guard.leader.flight().join()), Some(guard))
             }
         }
     }
 
-    fn errand(self: &Arc<Self>, key: &TokenKey, entry: &mut TokenEntry) -> (FetchGuard, PendingFetch) {
-        let (word, heard) = watch::channel(None);
-        let coming = PendingFetch(heard);
-        entry.coming = Some(coming.clone());
-        (FetchGuard { key: key.clone(), home: Arc::clone(self), result: word }, coming)
+    fn begin_fetch(self: &Arc<Self>, key: &TokenKey, entry: &mut TokenEntry) -> FetchGuard {
+        let leader = Flight::begin(());
+        entry.fetch = Some(leader.flight().clone());
+        FetchGuard { key: key.clone(), cache: Arc::clone(self), leader }
     }
 
-    /// The target does not take this token: the next delivery fetches another, unless that was done a moment ago.
-    pub fn refused(&self, key: &TokenKey, token: &AccessToken) {
-        let now = Instant::now();
-        let mut entries = self.0.lock();
+    /// Drops a token that the target refused, so that the next delivery fetches another. Refusals within
+    /// [`REFETCH_INTERVAL`] of the last one change nothing.
+    pub fn refused(&self, key: &TokenKey, token: &AccessToken, now: Instant) {
+        let mut entries = self.entries();
         let Some(entry) = entries.peek(key) else { return };
-        // Many may have been on their way with the same token: what came after it is another.
-        let is_kept = entry.kept.as_ref().is_some_and(|kept| Arc::ptr_eq(&kept.token.0, &token.0));
-        if is_kept && entry.refused.is_none_or(|last| now.duration_since(last) >= REFUSED_AGAIN) {
-            entry.kept = None;
+        // Several deliveries may have sent the same token: the cache may hold its successor already.
+        let is_cached = entry.token.as_ref().is_some_and(|cached| Arc::ptr_eq(&cached.token.0, &token.0));
+        if is_cached && entry.refused.is_none_or(|last| now.duration_since(last) >= REFETCH_INTERVAL) {
+            entry.token = None;
             entry.refused = Some(now);
         }
     }
 
-    /// Forgets what is over, and what belongs to a credential that is no longer configured.
-    pub fn sweep(&self, is_configured: impl Fn(&[u8; 32]) -> bool) {
-        let now = Instant::now();
-        self.0.lock().retain(|key, entry| {
+    /// Removes the entries that have expired, and those of credentials that are no longer configured.
+    pub fn sweep(&self, now: Instant, is_configured: impl Fn(&[u8; 32]) -> bool) {
+        self.entries().retain(|key, entry| {
             let is_over = |until: Option<Instant>| until.is_none_or(|until| until <= now);
             let ends = [
-                entry.kept.as_ref().map(|kept| kept.until),
-                entry.failed.as_ref().map(|failed| failed.until),
-                entry.refused.map(|last| last + REFUSED_AGAIN),
+                entry.token.as_ref().map(|cached| cached.until),
+                entry.failure.as_ref().map(|failure| failure.until),
+                entry.refused.map(|last| last + REFETCH_INTERVAL),
             ];
-            entry.coming.is_some() || is_configured(&key.credential) && !ends.into_iter().all(is_over)
+            entry.fetch.is_some() || is_configured(&key.credential) && !ends.into_iter().all(is_over)
         });
     }
 }
@@ -172,36 +161,35 @@ impl FetchGuard {
         self.key.tenant.as_ref()
     }
 
-    pub fn granted(self, grant: Grant) {
-        let now = Instant::now();
+    pub fn granted(self, grant: Grant, now: Instant) {
         let (refresh, until) = (now + grant.refresh_after(), now + grant.usable_for());
         let token = AccessToken(Arc::new(grant.value));
-        if let Some(entry) = self.home.0.lock().peek(&self.key) {
-            entry.kept = Some(CachedToken { token: token.clone(), refresh, until });
-            (entry.failed, entry.failures) = (None, 0);
+        if let Some(entry) = self.cache.entries().peek(&self.key) {
+            entry.token = Some(CachedToken { token: token.clone(), refresh, until });
+            (entry.failure, entry.failures) = (None, 0);
         }
-        // Whoever has waited may show it, however short its life is.
-        self.result.send_replace(Some(Ok(token)));
+        // Deliveries that waited send the token, however short its lifetime is.
+        self.leader.finish(Ok(token));
     }
 
-    pub fn failed(self, why: Arc<dyn Error + Send + Sync>) {
-        let mut failed = FetchFailure { error: why, until: Instant::now() };
-        if let Some(entry) = self.home.0.lock().peek(&self.key) {
+    pub fn failed(self, error: Arc<dyn Error + Send + Sync>, now: Instant) {
+        let mut failure = FetchFailure { error, until: now };
+        if let Some(entry) = self.cache.entries().peek(&self.key) {
             entry.failures = entry.failures.saturating_add(1);
-            failed.until += backoff(entry.failures);
-            entry.failed = Some(failed.clone());
+            failure.until += backoff(entry.failures);
+            entry.failure = Some(failure.clone());
         }
-        self.result.send_replace(Some(Err(failed)));
+        self.leader.finish(Err(failure));
     }
 }
 
 impl Drop for FetchGuard {
     fn drop(&mut self) {
-        let mut entries = self.home.0.lock();
+        let mut entries = self.cache.entries();
         let Some(entry) = entries.peek(&self.key) else { return };
         // After an eviction the entry may belong to a later fetch.
-        if entry.coming.as_ref().is_some_and(|coming| coming.0.same_channel(&self.result.subscribe())) {
-            entry.coming = None;
+        if entry.fetch.as_ref().is_some_and(|fetch| self.leader.leads(fetch)) {
+            entry.fetch = None;
         }
     }
 }
@@ -223,116 +211,132 @@ mod tests {
         OAuth2::judge(StatusCode::OK, body.as_bytes()).unwrap()
     }
 
-    fn error() -> Arc<dyn Error + Send + Sync> {
-        Arc::new(std::io::Error::other("no"))
-    }
-
-    fn shown(tokens: &Arc<TokenCache>, key: &TokenKey) -> String {
-        match tokens.find(key) {
-            (TokenLookup::Token(token), None) => token.value().to_str().unwrap().to_owned(),
-            (TokenLookup::Token(_), Some(_)) => panic!("due"),
-            (TokenLookup::Failed(failed), _) => panic!("{}", failed.error),
-            (TokenLookup::Pending(_), _) => panic!("not there"),
-        }
-    }
-
-    #[tokio::test]
-    async fn one_fetches_and_all_the_others_wait_for_it() {
-        let (tokens, key) = (Arc::new(TokenCache::default()), key(None));
-        let (TokenLookup::Pending(first), Some(errand)) = tokens.find(&key) else { panic!("nothing to wait for") };
-        let (TokenLookup::Pending(second), None) = tokens.find(&key) else { panic!("two errands") };
-        errand.granted(grant("t", 3600));
-        for coming in [first, second] {
-            assert_eq!(coming.outcome().await.unwrap().ok().unwrap().value(), "Bearer t");
-        }
-        assert_eq!(shown(&tokens, &key), "Bearer t");
-        assert!(matches!(tokens.find(&super::tests::key(Some("acme"))), (TokenLookup::Pending(_), Some(_))));
-    }
-
-    #[tokio::test]
-    async fn a_token_without_a_life_is_shown_to_those_who_waited() {
-        let (tokens, key) = (Arc::new(TokenCache::default()), key(None));
-        let (TokenLookup::Pending(coming), Some(errand)) = tokens.find(&key) else { panic!("nothing to wait for") };
-        errand.granted(grant("t", 0));
-        assert!(coming.outcome().await.unwrap().is_ok());
-        assert!(matches!(tokens.find(&key), (TokenLookup::Pending(_), Some(_))));
-    }
-
-    #[tokio::test]
-    async fn a_failure_is_everybodys_and_rests() {
-        let (tokens, key) = (Arc::new(TokenCache::default()), key(None));
-        let (TokenLookup::Pending(coming), Some(errand)) = tokens.find(&key) else { panic!("nothing to wait for") };
-        errand.failed(error());
-        assert!(coming.outcome().await.unwrap().is_err());
-        let (TokenLookup::Failed(failed), None) = tokens.find(&key) else { panic!("asked again at once") };
-        assert!(failed.again_in() > Duration::from_millis(500) && failed.again_in() <= Duration::from_secs(1));
-    }
-
-    #[tokio::test]
-    async fn an_errand_that_is_dropped_is_somebody_elses() {
-        let (tokens, key) = (Arc::new(TokenCache::default()), key(None));
-        let (TokenLookup::Pending(coming), Some(errand)) = tokens.find(&key) else { panic!("nothing to wait for") };
-        drop(errand);
-        assert!(coming.outcome().await.is_none());
-        assert!(matches!(tokens.find(&key), (TokenLookup::Pending(_), Some(_))));
-    }
-
-    #[tokio::test]
-    async fn a_refused_token_is_forgotten_once_and_only_itself() {
-        let (tokens, key) = (Arc::new(TokenCache::default()), key(None));
-        let fetch = |token| match tokens.find(&key) {
-            (TokenLookup::Pending(_), Some(errand)) => errand.granted(grant(token, 3600)),
-            _ => panic!("no errand"),
-        };
-        let token = || match tokens.find(&key) {
+    fn cached(tokens: &Arc<TokenCache>, key: &TokenKey, now: Instant) -> AccessToken {
+        match tokens.find(key, now) {
             (TokenLookup::Token(token), None) => token,
-            _ => panic!("no token"),
-        };
+            (TokenLookup::Token(_), Some(_)) => panic!("a refresh is due"),
+            (TokenLookup::Failed(failure), _) => panic!("{}", failure.error),
+            (TokenLookup::Pending(_), _) => panic!("no token"),
+        }
+    }
+
+    fn begin_fetch(tokens: &Arc<TokenCache>, key: &TokenKey, now: Instant) -> (Follower<FetchResult>, FetchGuard) {
+        match tokens.find(key, now) {
+            (TokenLookup::Pending(follower), Some(guard)) => (follower, guard),
+            _ => panic!("no fetch to run"),
+        }
+    }
+
+    #[tokio::test]
+    async fn token_cache_fetches_once_and_gives_all_waiting_deliveries_the_token() {
+        let (tokens, key, now) = (Arc::new(TokenCache::default()), key(None), Instant::now());
+        let (first, guard) = begin_fetch(&tokens, &key, now);
+        let (TokenLookup::Pending(second), None) = tokens.find(&key, now) else { panic!("two fetches") };
+        guard.granted(grant("t", 3600), now);
+        for mut follower in [first, second] {
+            assert_eq!(follower.result().await.unwrap().ok().unwrap().value(), "Bearer t");
+        }
+        assert_eq!(cached(&tokens, &key, now).value(), "Bearer t");
+        begin_fetch(&tokens, &super::tests::key(Some("acme")), now);
+    }
+
+    #[tokio::test]
+    async fn token_that_expires_at_once_serves_the_deliveries_that_waited() {
+        let (tokens, key, now) = (Arc::new(TokenCache::default()), key(None), Instant::now());
+        let (mut follower, guard) = begin_fetch(&tokens, &key, now);
+        guard.granted(grant("t", 0), now);
+        assert!(follower.result().await.unwrap().is_ok());
+        begin_fetch(&tokens, &key, now);
+    }
+
+    #[test]
+    fn token_is_refreshed_before_it_expires() {
+        let (tokens, key, now) = (Arc::new(TokenCache::default()), key(None), Instant::now());
+        begin_fetch(&tokens, &key, now).1.granted(grant("old", 3600), now);
+        let (refresh_after, usable_for) = (grant("old", 3600).refresh_after(), grant("old", 3600).usable_for());
+        assert_eq!(cached(&tokens, &key, now + refresh_after - Duration::from_secs(1)).value(), "Bearer old");
+        let due = now + refresh_after;
+        let (TokenLookup::Token(token), Some(guard)) = tokens.find(&key, due) else { panic!("no refresh") };
+        assert_eq!(token.value(), "Bearer old", "it serves while the next one is fetched");
+        assert_eq!(cached(&tokens, &key, due).value(), "Bearer old", "one refresh at a time");
+        guard.granted(grant("new", 3600), due);
+        assert_eq!(cached(&tokens, &key, now + usable_for).value(), "Bearer new");
+    }
+
+    #[tokio::test]
+    async fn token_fetch_failure_is_shared_until_its_backoff_is_over() {
+        let (tokens, key, now) = (Arc::new(TokenCache::default()), key(None), Instant::now());
+        let (mut follower, guard) = begin_fetch(&tokens, &key, now);
+        guard.failed(Arc::new(std::io::Error::other("no")), now);
+        assert!(follower.result().await.unwrap().is_err());
+        let (TokenLookup::Failed(failure), None) = tokens.find(&key, now) else { panic!("a fetch without backoff") };
+        let backoff = failure.retry_after(now);
+        assert!(backoff > Duration::from_millis(500) && backoff <= Duration::from_secs(1), "{backoff:?}");
+        begin_fetch(&tokens, &key, now + backoff);
+    }
+
+    #[tokio::test]
+    async fn token_fetch_that_is_dropped_lets_another_delivery_fetch() {
+        let (tokens, key, now) = (Arc::new(TokenCache::default()), key(None), Instant::now());
+        let (mut follower, guard) = begin_fetch(&tokens, &key, now);
+        drop(guard);
+        assert!(follower.result().await.is_none());
+        begin_fetch(&tokens, &key, now);
+    }
+
+    #[test]
+    fn refused_token_is_dropped_once_in_an_interval() {
+        let (tokens, key, now) = (Arc::new(TokenCache::default()), key(None), Instant::now());
+        let fetch = |token| begin_fetch(&tokens, &key, now).1.granted(grant(token, 3600), now);
         fetch("old");
-        let old = token();
-        tokens.refused(&key, &old);
+        let old = cached(&tokens, &key, now);
+        tokens.refused(&key, &old, now);
         fetch("new");
-        tokens.refused(&key, &old);
-        assert_eq!(shown(&tokens, &key), "Bearer new");
-        tokens.refused(&key, &token());
-        assert_eq!(shown(&tokens, &key), "Bearer new", "twice in a row is the target's doing");
+        tokens.refused(&key, &old, now);
+        assert_eq!(cached(&tokens, &key, now).value(), "Bearer new", "only the refused token is dropped");
+        let new = cached(&tokens, &key, now);
+        tokens.refused(&key, &new, now);
+        assert_eq!(cached(&tokens, &key, now).value(), "Bearer new", "the target refuses every token");
+        tokens.refused(&key, &new, now + REFETCH_INTERVAL);
+        begin_fetch(&tokens, &key, now + REFETCH_INTERVAL);
     }
 
-    #[tokio::test]
-    async fn what_is_over_is_swept_away() {
-        let tokens = Arc::new(TokenCache::default());
-        let (_, errand) = tokens.find(&key(None));
-        let (_, _under_way) = tokens.find(&key(Some("under way")));
-        errand.unwrap().granted(grant("t", 3600));
-        tokens.sweep(|_| true);
-        assert_eq!(shown(&tokens, &key(None)), "Bearer t");
-        tokens.sweep(|_| false);
-        assert_eq!(tokens.0.lock().len(), 1, "what is under way stays");
+    #[test]
+    fn token_sweep_removes_expired_and_unconfigured_tokens_but_no_fetch_in_flight() {
+        let (tokens, now) = (Arc::new(TokenCache::default()), Instant::now());
+        begin_fetch(&tokens, &key(None), now).1.granted(grant("t", 3600), now);
+        let (_follower, _guard) = begin_fetch(&tokens, &key(Some("in flight")), now);
+        tokens.sweep(now, |_| true);
+        assert_eq!(cached(&tokens, &key(None), now).value(), "Bearer t");
+        tokens.sweep(now, |_| false);
+        assert_eq!(tokens.entries().len(), 1, "the fetch in flight stays");
+        begin_fetch(&tokens, &key(None), now).1.granted(grant("t", 3600), now);
+        tokens.sweep(now + Duration::from_secs(3600), |_| true);
+        assert_eq!(tokens.entries().len(), 1, "the token has expired");
     }
 
-    #[tokio::test]
-    async fn token_cache_evicts_one_token_for_a_new_key() {
-        let tokens = Arc::new(TokenCache::default());
+    #[test]
+    fn token_cache_evicts_one_token_for_a_new_key() {
+        let (tokens, now) = (Arc::new(TokenCache::default()), Instant::now());
         let tenant = |number: usize| key(Some(&number.to_string()));
         for number in 0..TOKENS_MAX {
-            tokens.find(&tenant(number)).1.unwrap().granted(grant("t", 3600));
+            begin_fetch(&tokens, &tenant(number), now).1.granted(grant("t", 3600), now);
         }
-        assert_eq!(shown(&tokens, &tenant(0)), "Bearer t");
-        let (_, _fetching) = tokens.find(&tenant(TOKENS_MAX));
-        assert_eq!(tokens.0.lock().len(), TOKENS_MAX);
-        assert_eq!(shown(&tokens, &tenant(0)), "Bearer t", "used after all others");
-        assert_eq!(shown(&tokens, &tenant(2)), "Bearer t");
-        assert!(tokens.0.lock().peek(&tenant(1)).is_none(), "the least recently used");
+        cached(&tokens, &tenant(0), now);
+        let (_follower, _guard) = begin_fetch(&tokens, &tenant(TOKENS_MAX), now);
+        assert_eq!(tokens.entries().len(), TOKENS_MAX);
+        cached(&tokens, &tenant(0), now);
+        cached(&tokens, &tenant(2), now);
+        assert!(tokens.entries().peek(&tenant(1)).is_none(), "the least recently used");
     }
 
-    #[tokio::test]
-    async fn token_fetch_of_an_evicted_key_leaves_the_next_fetch_alone() {
-        let tokens = Arc::new(TokenCache::default());
-        let (_, first) = tokens.find(&key(None));
-        tokens.0.lock().retain(|_, _| false);
-        let (TokenLookup::Pending(coming), Some(_second)) = tokens.find(&key(None)) else { panic!("no second fetch") };
+    #[test]
+    fn token_fetch_of_an_evicted_key_leaves_the_next_fetch_alone() {
+        let (tokens, now) = (Arc::new(TokenCache::default()), Instant::now());
+        let (_, first) = begin_fetch(&tokens, &key(None), now);
+        tokens.entries().retain(|_, _| false);
+        let (_follower, _second) = begin_fetch(&tokens, &key(None), now);
         drop(first);
-        let (TokenLookup::Pending(again), None) = tokens.find(&key(None)) else { panic!("a third fetch") };
-        assert!(again.0.same_channel(&coming.0));
+        let (TokenLookup::Pending(_), None) = tokens.find(&key(None), now) else { panic!("a third fetch") };
     }
 }

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("names", 0),
     ("host", 0),
     ("lru", 0),
+    ("single_flight", 0),
     ("config", 1),
     ("policy", 2),
     ("history", 2),
