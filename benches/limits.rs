@@ -122,5 +122,5 @@ fn measure(name: &str, keys: usize) {
             threads.map(|thread| thread.join().unwrap()).into_iter().fold(0.0, f64::max)
         })
     });
-    println!("{name:<12} {:>9} {bytes:>12} {alone:>13.0} {together:>14.0}", limits.keys());
+    println!("{name:<12} {:>9} {bytes:>12} {alone:>13.0} {together:>14.0}", limits.key_count());
 }

@@ -167,10 +167,11 @@ mod tests {
         let joins_again = async {
             drop(follower);
             tokio::time::sleep(linger / 2).await;
-            drop(flight.join());
+            let _follower = flight.join();
+            tokio::time::sleep(linger).await;
         };
         tokio::join!(leader.unwanted_for(linger), joins_again);
-        assert_eq!(begun.elapsed(), linger + linger / 2);
+        assert_eq!(begun.elapsed(), linger / 2 + linger + linger);
         assert!(!flight.has_followers());
     }
 

@@ -249,7 +249,7 @@ impl From<LimitExceeded> for Refusal {
             LimitKind::Concurrency => format!("limit {name:?} allows no more deliveries at once"),
         };
         let refusal = Refusal::new(self::limited(limited.kind), detail).retry_after(limited.retry_after);
-        let fields = limits::headers(&limited.standings).into_iter().flatten();
+        let fields = limits::headers(&limited.statuses).into_iter().flatten();
         fields.fold(refusal, |refusal, (name, value)| refusal.field(name, value))
     }
 }

@@ -136,7 +136,7 @@ async fn relay(
     let _pass = steps::acquire_slot(runtime, &active.plan, record).await?;
     // Timed before it is paced: the time that a limit takes is not the client's.
     let body = request_body::timed(arrival.body, route.timeouts.body);
-    let arrival = ProxyRequest { body: throttle::inbound(body, permit.tolls()), ..arrival };
+    let arrival = ProxyRequest { body: throttle::inbound(body, permit.bandwidth_limiter()), ..arrival };
     let shown = credential::obtain(runtime, active, route, tenant.as_ref(), record).await?;
     record.begin(Step::ReadBody);
     let mut webhook = Webhook::prepare(arrival, ask, target.clone(), route, pledge, &active.plan.name).await?;

@@ -89,7 +89,7 @@ pub(super) fn relay(
     }
     let relayed = RelayedBody {
         missing: if has_body { body.size_hint().exact() } else { Some(0) },
-        body: Some(Throttled::new(body, held.permit.tolls())),
+        body: Some(Throttled::new(body, held.permit.bandwidth_limiter())),
         lease: Some(lease),
         keeps,
         is_http2: version == Version::HTTP_2,

@@ -249,13 +249,13 @@ impl Tunnel {
 
     /// Carries what the client and the target have to say to each other, until both have ended.
     pub async fn carry(mut self: Box<Self>, client: impl AsyncRead + AsyncWrite + Unpin) {
-        let mut client = Throttled::new(client, self.permit.tolls());
+        let mut client = Throttled::new(client, self.permit.bandwidth_limiter());
         let greeted = self.greet(&mut client).await;
         let Self { socket, route, until, mut record, permit, slot: _place, _counted, .. } = *self;
         let passed = async {
             greeted?;
             let (idle, count) = (route.timeouts.idle, |up, down| record.passed(up, down));
-            let mut socket = Throttled::new(socket, permit.tolls());
+            let mut socket = Throttled::new(socket, permit.bandwidth_limiter());
             let piped = tunnel::copy_bidirectional(&mut client, &mut socket, Vec::new(), idle, until, count);
             match piped.await {
                 Ok(()) | Err(CopyError::Idle | CopyError::MaxDuration) => Ok(()),

@@ -40,7 +40,7 @@ pub(super) fn now(
         host: &target.host,
         egress: route.pool.name(),
     };
-    let limits: Vec<_> = route.limits.iter().map(|limit| (limit, runtime.limits.fullness(limit, &who))).collect();
+    let limits: Vec<_> = route.limits.iter().map(|limit| (limit, runtime.limits.usage(limit, &who))).collect();
     // A delivery takes its place in every limit before its tokens.
     let refused = |exceeds: fn(&Limit, &LimitUsage) -> bool, kind: LimitKind| {
         let exceeded = limits.iter().any(|(limit, now)| !limit.report_only && exceeds(limit, now));
@@ -60,7 +60,7 @@ pub(super) fn now(
 
 /// Whether a delivery would be refused for want of a place. A limit with a wait holds it back instead.
 fn is_full(limit: &Limit, now: &LimitUsage) -> bool {
-    now.maximum.is_some_and(|most| now.in_flight >= most) && limit.wait.is_zero()
+    now.max_in_flight.is_some_and(|most| now.in_flight >= most) && limit.wait.is_zero()
 }
 
 /// Whether a delivery would be refused for want of a token: the next one comes later than the limit lets it wait.
@@ -76,7 +76,7 @@ fn in_words(limit: &Limit, now: &LimitUsage) -> String {
             parts.push(format!("the next in {:?}", rate.next));
         }
     }
-    match now.maximum {
+    match now.max_in_flight {
         Some(most) => parts.push(format!("{} of {most} under way", now.in_flight)),
         None => parts.push(format!("{} under way", now.in_flight)),
     }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
+
 use super::answer::{AnswerWithTtl, FamilyAnswer};
 use crate::single_flight::{Flight, Follower, Leader};
 
@@ -70,11 +72,11 @@ impl QueryProgress {
 
     /// Keeps the error of a server for the callers that give up before another server answers.
     pub(super) fn set_error(&self, error: &'static str) {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.error.lock() = Some(error);
     }
 
     pub(super) fn error(&self) -> Option<&'static str> {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.error.lock()
     }
 }
 
@@ -132,8 +134,7 @@ impl DnsCache {
     /// Returns the shard of a name, which holds both of its families.
     fn shard(&self, key: &QueryKey) -> MutexGuard<'_, CacheShard> {
         let index = self.seed.hash_one(&key.name) as usize % SHARDS;
-        // The map is consistent between any two calls, so a panic cannot leave a partial change.
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[index].lock()
     }
 }
 
@@ -270,7 +271,7 @@ mod tests {
             let seconds = 60 + number as u64;
             miss(cache.lookup(name(&format!("{number}.example")), now)).0.answer(answer(seconds), now);
         }
-        let entries: usize = cache.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        let entries: usize = cache.shards.iter().map(|shard| shard.lock().len()).sum();
         assert!(entries <= capacity && entries > capacity / 2, "{entries}");
         let last = name(&format!("{}.example", 2 * capacity - 1));
         assert!(is_hit(&cache.lookup(last, now)));

@@ -1,5 +1,5 @@
-//! What a delivery pays, in bytes, before they pass: the share that each of its limits has for it now.
-//! How many of these bytes may go on?
+//! The bandwidth of one direction of a delivery, which all of its limits restrict.
+//! How many of these bytes may be forwarded now?
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,53 +7,52 @@ use std::task::{Context, Poll, ready};
 
 use crate::state::limits::limiter_state::{BytesGrant, LimiterState};
 
-/// To the buckets of a delivery's limits that have a bandwidth. One direction's: each waits for itself.
+/// The shares of a delivery in the bandwidths of its limits, for one direction. Each direction waits by itself.
 pub struct BandwidthLimiter(Vec<BandwidthShare>);
 
 struct BandwidthShare {
-    bucket: Arc<LimiterState>,
-    /// Paid for, while another limit is waited for.
+    limiter: Arc<LimiterState>,
+    /// The bytes that this limit has given, while the body waits for another limit.
     credit: u64,
     waiting: Option<BytesGrant>,
 }
 
 impl BandwidthLimiter {
-    pub(in crate::state) fn to(buckets: impl Iterator<Item = Arc<LimiterState>>) -> Self {
-        Self(buckets.map(|bucket| BandwidthShare { bucket, credit: 0, waiting: None }).collect())
+    pub(in crate::state) fn new(limiters: impl Iterator<Item = Arc<LimiterState>>) -> Self {
+        Self(limiters.map(|limiter| BandwidthShare { limiter, credit: 0, waiting: None }).collect())
     }
 
-    /// Pays for some of `most` bytes, which are at hand: at least one, if there is one. Those that it gives may pass, and
-    /// must.
-    pub fn poll_acquire(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<usize> {
-        let most = most as u64;
-        for toll in &mut self.0 {
-            if toll.credit == 0 && most > 0 {
-                toll.credit = ready!(toll.poll_take(cx, most));
+    /// Acquires at least one and at most `max_bytes` bytes, which are at hand. The caller must forward the acquired bytes.
+    pub fn poll_acquire(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Poll<usize> {
+        let max_bytes = max_bytes as u64;
+        for share in &mut self.0 {
+            if share.credit == 0 && max_bytes > 0 {
+                share.credit = ready!(share.poll_take(cx, max_bytes));
             }
         }
-        let paid = self.0.iter().map(|toll| toll.credit).fold(most, u64::min);
-        self.0.iter_mut().for_each(|toll| toll.credit -= paid);
-        Poll::Ready(paid as usize) // no more than `most`, which was one
+        let acquired = self.0.iter().map(|share| share.credit).fold(max_bytes, u64::min);
+        self.0.iter_mut().for_each(|share| share.credit -= acquired);
+        Poll::Ready(acquired as usize) // at most `max_bytes`, which was a usize
     }
 }
 
 impl Drop for BandwidthShare {
     fn drop(&mut self) {
         if self.credit > 0 {
-            self.bucket.refund_bytes(self.credit);
+            self.limiter.refund_bytes(self.credit);
         }
     }
 }
 
 impl BandwidthShare {
-    fn poll_take(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<u64> {
+    fn poll_take(&mut self, cx: &mut Context<'_>, max_bytes: u64) -> Poll<u64> {
         if self.waiting.is_none()
-            && let Some(taken) = self.bucket.take_bytes(most)
+            && let Some(taken) = self.limiter.try_take_bytes(max_bytes)
         {
             return Poll::Ready(taken);
         }
-        let bucket = &self.bucket;
-        let waiting = self.waiting.get_or_insert_with(|| bucket.wait_for_bytes(most));
+        let limiter = &self.limiter;
+        let waiting = self.waiting.get_or_insert_with(|| limiter.wait_for_bytes(max_bytes));
         let taken = ready!(Pin::new(waiting).poll(cx));
         self.waiting = None;
         Poll::Ready(taken)
@@ -68,81 +67,85 @@ mod tests {
     use std::time::Duration;
     use tokio::time::{Instant, timeout_at};
 
-    /// Bytes that pass until then.
-    async fn pass(mut tolls: BandwidthLimiter, at_hand: usize, until: Instant) -> usize {
-        let mut passed = 0;
-        while let Ok(paid) = timeout_at(until, poll_fn(|cx| tolls.poll_acquire(cx, at_hand))).await {
-            assert!((1..=at_hand).contains(&paid));
-            passed += paid;
+    /// Returns the bytes that are forwarded until then.
+    async fn forward(mut bandwidth: BandwidthLimiter, at_hand: usize, until: Instant) -> usize {
+        let mut forwarded = 0;
+        while let Ok(acquired) = timeout_at(until, poll_fn(|cx| bandwidth.poll_acquire(cx, at_hand))).await {
+            assert!((1..=at_hand).contains(&acquired));
+            forwarded += acquired;
         }
-        passed
+        forwarded
     }
 
-    fn bucket(bandwidth: u64) -> Arc<LimiterState> {
-        let bucket = Arc::new(LimiterState::default());
-        bucket.open_flow(bandwidth);
-        bucket
+    fn limiter(bandwidth: u64) -> Arc<LimiterState> {
+        let limiter = Arc::new(LimiterState::default());
+        limiter.set_bandwidth(bandwidth);
+        limiter
+    }
+
+    fn body(limiter: &Arc<LimiterState>) -> BandwidthLimiter {
+        BandwidthLimiter::new([Arc::clone(limiter)].into_iter())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_of_a_key_share_alike_all_that_is_due() {
-        let bucket = bucket(100_000);
+    async fn bandwidth_of_a_key_is_shared_evenly_and_used_fully() {
+        let limiter = limiter(100_000);
         let until = Instant::now() + Duration::from_secs(10);
-        let tolls = || BandwidthLimiter::to([Arc::clone(&bucket)].into_iter());
-        // One has little at hand at a time, one much; a third hangs up in the middle.
-        let leaves = Instant::now() + Duration::from_secs(1);
-        let (one, other, third) =
-            tokio::join!(pass(tolls(), 10_000, until), pass(tolls(), 1 << 20, until), pass(tolls(), 64, leaves));
-        let all = one + other + third;
-        assert!((1_080_000..=1_100_000).contains(&all), "{all}: a second's worth, and ten seconds");
-        assert!(one.abs_diff(other) < 400_000, "{one} and {other}");
+        // The first body has few bytes at hand at a time, the second many; the third ends after a second.
+        let ends = Instant::now() + Duration::from_secs(1);
+        let (first, second, third) = tokio::join!(
+            forward(body(&limiter), 10_000, until),
+            forward(body(&limiter), 1 << 20, until),
+            forward(body(&limiter), 64, ends)
+        );
+        let all = first + second + third;
+        assert!((1_080_000..=1_100_000).contains(&all), "{all}: the full bucket, and ten seconds");
+        assert!(first.abs_diff(second) < 400_000, "{first} and {second}");
     }
 
-    /// Its client has stopped reading: it got a turn in the queue, and nobody asks for it.
+    /// A client that has stopped reading gets a grant, and its body is not polled for it.
     #[tokio::test(start_paused = true)]
     async fn bandwidth_of_a_stuck_reader_goes_to_the_others() {
-        let bucket = bucket(100_000);
-        let tolls = || BandwidthLimiter::to([Arc::clone(&bucket)].into_iter());
-        let mut stuck: Vec<BandwidthLimiter> = (0..10).map(|_| tolls()).collect();
+        let limiter = limiter(100_000);
+        let mut stuck: Vec<BandwidthLimiter> = (0..10).map(|_| body(&limiter)).collect();
         let poll_once =
-            |tolls: &mut BandwidthLimiter| tolls.poll_acquire(&mut Context::from_waker(Waker::noop()), 1 << 20);
-        for tolls in &mut stuck {
-            while poll_once(tolls).is_ready() {}
+            |body: &mut BandwidthLimiter| body.poll_acquire(&mut Context::from_waker(Waker::noop()), 1 << 20);
+        for body in &mut stuck {
+            while poll_once(body).is_ready() {}
         }
-        // The first second's worth has gone, and each of them holds one turn.
+        // The bucket is empty, and each stuck body waits for one grant.
         let until = Instant::now() + Duration::from_secs(10);
-        let passed = pass(tolls(), 4096, until).await;
-        assert!((860_000..=1_000_000).contains(&passed), "{passed}: all but ten turns of 12,500 bytes");
-        // What they were granted and did not take comes back, up to a second's worth.
-        let before = pass(tolls(), 1 << 20, Instant::now()).await;
+        let forwarded = forward(body(&limiter), 4096, until).await;
+        assert!((860_000..=1_000_000).contains(&forwarded), "{forwarded}: all but ten grants of 12,500 bytes");
+        // Grants that were not taken return to the bucket, up to its capacity.
+        let before = forward(body(&limiter), 1 << 20, Instant::now()).await;
         drop(stuck);
-        let after = pass(tolls(), 1 << 20, Instant::now()).await;
+        let after = forward(body(&limiter), 1 << 20, Instant::now()).await;
         assert!(before < 20_000 && (87_500..=100_000).contains(&after), "{before} and {after}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_limits_hold_at_once_and_waste_nothing() {
-        let (narrow, wide) = (bucket(10_000), bucket(30_000));
+    async fn bandwidths_of_two_limits_apply_together_and_waste_nothing() {
+        let (narrow, wide) = (limiter(10_000), limiter(30_000));
         let until = Instant::now() + Duration::from_secs(9);
-        let both = BandwidthLimiter::to([Arc::clone(&wide), narrow].into_iter());
-        let (limited, alone) =
-            tokio::join!(pass(both, 4096, until), pass(BandwidthLimiter::to([wide].into_iter()), 4096, until));
+        let both = BandwidthLimiter::new([Arc::clone(&wide), narrow].into_iter());
+        let (limited, alone) = tokio::join!(forward(both, 4096, until), forward(body(&wide), 4096, until));
         assert!((95_000..=100_000).contains(&limited), "{limited}");
-        assert!((190_000..=200_000).contains(&alone), "{alone}: what the other leaves");
+        assert!((190_000..=200_000).contains(&alone), "{alone}: the rest of the wide limit");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_bandwidth_reaches_those_who_wait() {
-        let bucket = bucket(1);
+    async fn bandwidth_that_a_reload_raises_reaches_bodies_that_wait() {
+        let limiter = limiter(1);
         let begun = Instant::now();
-        let mut tolls = BandwidthLimiter::to([Arc::clone(&bucket)].into_iter());
-        poll_fn(|cx| tolls.poll_acquire(cx, 1)).await;
-        let waiting = poll_fn(|cx| tolls.poll_acquire(cx, 1));
-        let widened = async {
+        let mut body = body(&limiter);
+        poll_fn(|cx| body.poll_acquire(cx, 1)).await;
+        let waiting = poll_fn(|cx| body.poll_acquire(cx, 1));
+        let raised = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            bucket.open_flow(1000);
+            limiter.set_bandwidth(1000);
         };
-        tokio::join!(waiting, widened);
+        tokio::join!(waiting, raised);
         assert!(begun.elapsed() < Duration::from_millis(110), "{:?}", begun.elapsed());
     }
 }

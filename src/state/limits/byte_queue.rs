@@ -1,67 +1,51 @@
-//! The bodies and tunnels that wait for bytes of one bucket, in order of arrival.
-//! Who gets the next bytes, whether or not somebody looks for them?
+//! The bodies and tunnels that wait for bytes of one key, in order of arrival.
+//! Which body gets the next bytes, whether or not it is polled for them?
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
-/// A queue whose turns are granted from outside. A body whose reader is slow is not polled: if it had to take its turn by
-/// itself, it would keep all behind it waiting. Its grant waits for it instead, and the queue goes on.
+use crate::state::limits::wait_queue::{Ticket, WaitQueue};
+
+/// A queue that a task serves. A body whose reader is slow is not polled: if it had to take its bytes itself, the bodies
+/// behind it would wait as well. Its grant waits for it instead, and the queue goes on.
 #[derive(Default)]
 pub(in crate::state) struct ByteQueue {
-    waiting: VecDeque<ByteWaiter>,
-    next: u64,
-    /// A task grants the turns: see [`ByteQueue::grant`].
+    /// The request is the number of bytes at hand.
+    waiters: WaitQueue<u64, u64>,
+    /// A task serves the queue: see [`ByteQueue::grant`].
     is_served: bool,
-    /// The bandwidth is another than before.
-    pub(in crate::state) changed: Arc<Notify>,
-}
-
-struct ByteWaiter {
-    number: u64,
-    most: u64,
-    grant: oneshot::Sender<u64>,
+    pub(in crate::state) bandwidth_changed: Arc<Notify>,
 }
 
 impl ByteQueue {
     pub(in crate::state) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiters.is_empty()
     }
 
-    /// Joins the queue. Returns its number there, where the grant arrives, and whether the caller must start the task that
-    /// grants the turns.
-    pub(in crate::state) fn join(&mut self, most: u64) -> (u64, oneshot::Receiver<u64>, bool) {
-        let ((grant, granted), number) = (oneshot::channel(), self.next);
-        self.next += 1;
-        self.waiting.push_back(ByteWaiter { number, most, grant });
-        (number, granted, !std::mem::replace(&mut self.is_served, true))
+    /// Adds a body with this many bytes at hand. Also returns whether the caller must start the task that serves the
+    /// queue.
+    pub(in crate::state) fn join(&mut self, max_bytes: u64) -> (Ticket<u64>, bool) {
+        (self.waiters.join(max_bytes), !std::mem::replace(&mut self.is_served, true))
     }
 
-    pub(in crate::state) fn leave(&mut self, number: u64) {
-        if let Ok(place) = self.waiting.binary_search_by_key(&number, |waiter| waiter.number) {
-            self.waiting.remove(place);
-        }
+    /// Removes a body. Returns bytes that it was granted and did not take.
+    pub(in crate::state) fn leave(&mut self, ticket: &mut Ticket<u64>) -> Option<u64> {
+        self.waiters.leave(ticket)
     }
 
-    /// Grants what `take` gives of the bytes that each wants, until it gives none. Returns when there will be some, or
-    /// `None` where nothing waits, and the task ends. Pushes to `unclaimed` what was granted to a waiter that has gone.
+    /// Grants to each body what `try_take` gives for its request, until it gives nothing. Returns the time until it gives
+    /// more. `None`: no body waits, and the task ends.
     pub(in crate::state) fn grant(
         &mut self,
-        mut take: impl FnMut(u64) -> Result<u64, Duration>,
-        mut unclaimed: impl FnMut(u64),
+        mut try_take: impl FnMut(u64) -> Result<u64, Duration>,
     ) -> Option<Duration> {
-        while let Some(first) = self.waiting.front() {
-            match take(first.most) {
+        while let Some(max_bytes) = self.waiters.first() {
+            match try_take(*max_bytes) {
                 Err(wait) => return Some(wait),
-                Ok(bytes) => {
-                    let first = self.waiting.pop_front();
-                    if first.is_some_and(|first| first.grant.send(bytes).is_err()) {
-                        unclaimed(bytes);
-                    }
-                }
-            }
+                Ok(bytes) => self.waiters.grant(bytes),
+            };
         }
         self.is_served = false;
         None

@@ -1,5 +1,5 @@
-//! One key's counter of one limit: how many are under way, how many more its rate allows, how many bytes.
-//! Is there room for one more, and if not, when?
+//! The state of one key of one limit: its deliveries in flight, its rate, and its bandwidth.
+//! Is there room for another delivery, and if not, when?
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,27 +7,27 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::policy::limits::{Quota, RateStatus};
 use crate::state::limits::byte_bucket::ByteBucket;
 use crate::state::limits::byte_queue::ByteQueue;
-use crate::state::limits::queue::{QueueHead, Resource, WaiterQueues};
 use crate::state::limits::rate::GcraState;
+use crate::state::limits::token_queue::{TokenQueue, TokenTurns};
+use crate::state::limits::wait_queue::{Ticket, WaitQueue};
 
-/// Deliveries held back by one bucket for each of its two reasons; more are refused at once.
+/// The length of each of the two queues of deliveries; more are refused at once.
 const WAITING_MAX: usize = 1000;
 
-/// What is not known is when others will end: ask again soon.
+/// The advice to a delivery that gets no permit. When the deliveries in flight end is unknown, so it is short.
 const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
 
-/// Handed out to one delivery at a time: few enough for others to get their turn soon, enough to be worth the trouble.
-const BYTES_AT_ONCE: u64 = 16 * 1024;
-/// And no more than come in this part of a second.
-const TURNS_A_SECOND: u64 = 8;
+/// The largest grant of bytes: small enough that other bodies get their turn soon, large enough to be efficient.
+const GRANT_MAX: u64 = 16 * 1024;
+/// A grant is also at most this part of one second's bytes.
+const GRANTS_PER_SECOND: u64 = 8;
 
-/// There may be millions of them: 64 bytes, with the counts of their `Arc`.
+/// The state of one key. There may be millions of them: each takes 64 bytes with the counts of its `Arc`.
 #[derive(Default)]
 pub(in crate::state) struct LimiterState(Mutex<LimiterInner>);
 
@@ -35,35 +35,43 @@ pub(in crate::state) struct LimiterState(Mutex<LimiterInner>);
 struct LimiterInner {
     rate: GcraState,
     in_flight: u32,
-    /// As the newest arrival has it, so that after a reload it holds for those in line too.
-    maximum: u32,
-    /// What few keys have.
-    rare: Option<Box<Extras>>,
+    /// The limit of the newest arrival: after a reload it also applies to the deliveries that wait.
+    max_in_flight: u32,
+    extras: Option<Box<Extras>>,
 }
 
+/// The state that few keys need.
 #[derive(Default)]
 struct Extras {
-    queues: WaiterQueues,
-    flow: Option<ByteBucket>,
-    turns: ByteQueue,
+    /// The grant is a permit; its value is the number of permits left.
+    ///
+    /// Deliveries that wait for a token hold a permit already, so they must not wait behind these.
+    permits: WaitQueue<u32>,
+    tokens: TokenQueue,
+    byte_bucket: Option<ByteBucket>,
+    bytes: ByteQueue,
 }
 
-/// One delivery under way; its drop makes room.
+impl Extras {
+    fn is_unused(&self) -> bool {
+        self.permits.is_empty() && self.tokens.len() == 0 && self.byte_bucket.is_none() && self.bytes.is_empty()
+    }
+}
+
+/// One delivery in flight. Dropping it frees its place for the next delivery.
 pub(in crate::state) struct ConcurrencyPermit(Arc<LimiterState>);
 
 impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
-        let mut state = self.0.0.lock();
-        state.in_flight -= 1;
-        state.call(Resource::Concurrency);
+        self.0.0.lock().release_permit();
     }
 }
 
-/// No room; perhaps after this time.
+/// There is no room. The value is the time after which a retry may succeed.
 #[derive(Debug)]
 pub(in crate::state) struct Exhausted(pub(in crate::state) Duration);
 
-/// How full a bucket is.
+/// How full a key is.
 pub(in crate::state) struct LimiterUsage {
     pub(in crate::state) rate: Option<RateStatus>,
     pub(in crate::state) in_flight: u32,
@@ -71,259 +79,267 @@ pub(in crate::state) struct LimiterUsage {
 }
 
 impl LimiterState {
-    /// For one of those that this one counted together: it owes what all of them owe. What it has under way here, it may
-    /// have once more there.
+    /// Makes the state of a key that this state has counted among others. It inherits their debt of tokens and bytes, and
+    /// none of their permits.
     pub(in crate::state) fn inherit(&self) -> Self {
-        let state = self.0.lock();
-        let flow = state.rare.as_ref().and_then(|rare| rare.flow.clone());
-        let rare = flow.map(|flow| Box::new(Extras { flow: Some(flow), ..Extras::default() }));
-        Self(Mutex::new(LimiterInner { rate: state.rate, rare, ..LimiterInner::default() }))
+        let inner = self.0.lock();
+        let byte_bucket = inner.extras.as_ref().and_then(|extras| extras.byte_bucket.clone());
+        let extras = byte_bucket.map(|bucket| Box::new(Extras { byte_bucket: Some(bucket), ..Extras::default() }));
+        Self(Mutex::new(LimiterInner { rate: inner.rate, extras, ..LimiterInner::default() }))
     }
 
-    /// A place at once, and how many are left; nobody overtakes those in line.
+    /// Takes a permit without waiting, unless other deliveries wait. Also returns the number of permits left.
     pub(in crate::state) fn try_acquire_permit(
         self: &Arc<Self>,
-        maximum: u32,
+        max_in_flight: u32,
     ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
-        let mut state = self.0.lock();
-        if maximum > state.maximum {
-            state.call(Resource::Concurrency);
+        let mut inner = self.0.lock();
+        inner.max_in_flight = max_in_flight;
+        inner.grant_permits();
+        if inner.waiting_for_permit() > 0 || inner.in_flight >= max_in_flight {
+            return Err(Exhausted(CONCURRENCY_RETRY));
         }
-        state.maximum = maximum;
-        if state.waiting(Resource::Concurrency) == 0 {
-            self.occupy(&mut state)
-        } else {
-            Err(Exhausted(CONCURRENCY_RETRY))
-        }
+        inner.in_flight += 1;
+        Ok((ConcurrencyPermit(Arc::clone(self)), max_in_flight - inner.in_flight))
     }
 
-    /// A place by the deadline, in order of arrival.
-    pub(in crate::state) async fn wait_to_enter(
+    /// Waits for a permit until the deadline, in order of arrival.
+    pub(in crate::state) async fn acquire_permit(
         self: &Arc<Self>,
         deadline: Instant,
     ) -> Result<(ConcurrencyPermit, u32), Exhausted> {
-        let in_line = self.queue(Resource::Concurrency, |ahead| match ahead < WAITING_MAX {
-            true => Ok(()),
-            false => Err(Exhausted(CONCURRENCY_RETRY)),
-        })?;
-        let first_in_line = async {
-            let _first = in_line.head.first().await;
-            loop {
-                if let Ok(entered) = self.occupy(&mut self.0.lock()) {
-                    return entered;
-                }
-                in_line.head.notified().await;
+        let mut waiter = {
+            let mut inner = self.0.lock();
+            if inner.waiting_for_permit() >= WAITING_MAX {
+                return Err(Exhausted(CONCURRENCY_RETRY));
             }
+            let ticket = inner.extras.get_or_insert_default().permits.join(());
+            inner.grant_permits();
+            PermitWaiter { limiter: self, ticket }
         };
-        timeout_at(deadline, first_in_line).await.map_err(|_| Exhausted(CONCURRENCY_RETRY))
-    }
-
-    fn occupy(self: &Arc<Self>, state: &mut LimiterInner) -> Result<(ConcurrencyPermit, u32), Exhausted> {
-        if state.in_flight >= state.maximum {
-            return Err(Exhausted(CONCURRENCY_RETRY));
+        match timeout_at(deadline, &mut waiter.ticket).await {
+            Ok(Some(left)) => Ok((ConcurrencyPermit(Arc::clone(self)), left)),
+            Ok(None) | Err(_) => Err(Exhausted(CONCURRENCY_RETRY)),
         }
-        state.in_flight += 1;
-        Ok((ConcurrencyPermit(self.clone()), state.maximum - state.in_flight))
     }
 
-    /// A token at once, and how many are left; nobody overtakes those in line, for whom a new quota holds too.
+    /// Takes a token without waiting, unless other deliveries wait. Returns the number of tokens left. A new quota also
+    /// applies to the deliveries that wait.
     pub(in crate::state) fn try_take_token(&self, quota: &Quota, now: u64) -> Result<u32, Exhausted> {
-        let mut state = self.0.lock();
-        if state.rate.adopt(quota, now) {
-            state.call(Resource::Token);
+        let mut inner = self.0.lock();
+        if inner.rate.set_quota(quota, now)
+            && let Some(extras) = &inner.extras
+        {
+            extras.tokens.notify_quota_changed();
         }
-        match state.waiting(Resource::Token) {
-            0 => state.rate.try_take(now).map_err(Exhausted),
-            ahead => Err(Exhausted(after(quota, ahead + 1))),
+        match inner.waiting_for_token() {
+            0 => inner.rate.try_take(now).map_err(Exhausted),
+            ahead => Err(Exhausted(time_of_tokens(quota, ahead + 1))),
         }
     }
 
-    /// A token by the deadline, in order of arrival, once [`Self::try_take_token`] had none. Who cannot get one in time is
-    /// not made to wait for a refusal.
-    pub(in crate::state) async fn wait_to_take(
+    /// Waits for a token until the deadline, in order of arrival, after [`Self::try_take_token`] had none. A delivery that
+    /// cannot get one in time is refused at once.
+    pub(in crate::state) async fn take_token(
         &self,
         quota: &Quota,
         clock: impl Fn() -> u64,
         deadline: Instant,
     ) -> Result<u32, Exhausted> {
-        let in_time = |ahead| Instant::now() + after(quota, ahead) <= deadline;
-        let in_line = self.queue(Resource::Token, |ahead| match ahead < WAITING_MAX && in_time(ahead) {
-            true => Ok(()),
-            false => Err(Exhausted(after(quota, ahead + 1))),
-        })?;
-        let first = timeout_at(deadline, in_line.head.first()).await;
-        let _first = first.map_err(|_| Exhausted(quota.interval()))?;
+        let waiter = {
+            let mut inner = self.0.lock();
+            let ahead = inner.waiting_for_token();
+            if ahead >= WAITING_MAX || Instant::now() + time_of_tokens(quota, ahead) > deadline {
+                return Err(Exhausted(time_of_tokens(quota, ahead + 1)));
+            }
+            TokenWaiter { limiter: self, turns: inner.extras.get_or_insert_default().tokens.join() }
+        };
+        let turn = timeout_at(deadline, waiter.turns.turn()).await;
+        let _turn = turn.map_err(|_| Exhausted(quota.interval()))?;
         loop {
             let taken = self.0.lock().rate.try_take(clock());
             match taken {
                 Err(wait) if Instant::now() + wait <= deadline => {
-                    tokio::select! { () = sleep(wait) => {}, () = in_line.head.notified() => {} }
+                    tokio::select! { () = sleep(wait) => {}, () = waiter.turns.quota_changed() => {} }
                 }
                 decided => return decided.map_err(Exhausted),
             }
         }
     }
 
-    /// From now on its deliveries share so many bytes a second, those under way too.
-    pub(in crate::state) fn open_flow(&self, bandwidth: u64) {
+    /// Sets the bytes a second that all deliveries of the key share, including those in flight.
+    pub(in crate::state) fn set_bandwidth(&self, bandwidth: u64) {
         let now = Instant::now();
-        let mut state = self.0.lock();
-        let rare = state.rare.get_or_insert_default();
-        let changed = rare.flow.get_or_insert_with(|| ByteBucket::new(bandwidth, now)).adopt(bandwidth, now);
-        if changed {
-            rare.turns.changed.notify_one();
+        let mut inner = self.0.lock();
+        let extras = inner.extras.get_or_insert_default();
+        let bucket = extras.byte_bucket.get_or_insert_with(|| ByteBucket::new(bandwidth, now));
+        if bucket.set_bandwidth(bandwidth, now) {
+            extras.bytes.bandwidth_changed.notify_one();
         }
     }
 
-    /// Some of these bytes, now; none where others are in line for theirs.
-    pub(in crate::state) fn take_bytes(&self, most: u64) -> Option<u64> {
-        let mut state = self.0.lock();
-        let is_first = state.rare.as_ref().is_none_or(|rare| rare.turns.is_empty());
-        is_first.then(|| state.take_bytes(most).ok())?
-    }
-
-    /// Some of these bytes, in order of arrival, whether or not the caller polls for them.
-    pub(in crate::state) fn wait_for_bytes(self: &Arc<Self>, most: u64) -> BytesGrant {
-        let (number, granted, is_first) = self.0.lock().rare.get_or_insert_default().turns.join(most);
-        if is_first {
-            tokio::spawn(Arc::clone(self).serve());
+    /// Takes at most `max_bytes` without waiting. `None`: none are due, or other bodies wait.
+    pub(in crate::state) fn try_take_bytes(&self, max_bytes: u64) -> Option<u64> {
+        let mut inner = self.0.lock();
+        let Some(extras) = &mut inner.extras else { return Some(max_bytes) };
+        match &mut extras.byte_bucket {
+            _ if !extras.bytes.is_empty() => None,
+            Some(bucket) => try_take_grant(bucket, max_bytes, Instant::now()).ok(),
+            None => Some(max_bytes),
         }
-        BytesGrant { bucket: Arc::clone(self), number, granted }
     }
 
-    /// Bytes that were taken and did not pass.
+    /// Waits for at most `max_bytes`, in order of arrival, whether or not the caller polls.
+    pub(in crate::state) fn wait_for_bytes(self: &Arc<Self>, max_bytes: u64) -> BytesGrant {
+        let (ticket, must_serve) = self.0.lock().extras.get_or_insert_default().bytes.join(max_bytes);
+        if must_serve {
+            tokio::spawn(Arc::clone(self).serve_bytes());
+        }
+        BytesGrant { limiter: Arc::clone(self), ticket }
+    }
+
+    /// Returns bytes that were taken and not forwarded.
     pub(in crate::state) fn refund_bytes(&self, bytes: u64) {
-        if let Some(flow) = self.0.lock().rare.as_mut().and_then(|rare| rare.flow.as_mut()) {
-            flow.refund(bytes);
+        if let Some(bucket) = self.0.lock().extras.as_mut().and_then(|extras| extras.byte_bucket.as_mut()) {
+            bucket.refund(bytes);
         }
     }
 
-    /// Grants turns until no body waits.
-    async fn serve(self: Arc<Self>) {
+    /// Grants bytes until no body waits.
+    async fn serve_bytes(self: Arc<Self>) {
         loop {
-            let (wait, changed) = {
-                let mut state = self.0.lock();
-                let Some(rare) = &mut state.rare else { return };
-                let Extras { flow, turns, .. } = &mut **rare;
-                let (now, mut unclaimed) = (Instant::now(), 0);
-                let take = |most| match flow.as_mut() {
-                    Some(flow) => take_from(flow, most, now),
-                    None => Ok(most),
+            let (wait, bandwidth_changed) = {
+                let mut inner = self.0.lock();
+                let Some(extras) = &mut inner.extras else { return };
+                let Extras { byte_bucket, bytes, .. } = &mut **extras;
+                let now = Instant::now();
+                let try_take = |max_bytes| match byte_bucket {
+                    Some(bucket) => try_take_grant(bucket, max_bytes, now),
+                    None => Ok(max_bytes),
                 };
-                let wait = turns.grant(take, |bytes| unclaimed += bytes);
-                flow.iter_mut().for_each(|flow| flow.refund(unclaimed));
-                let Some(wait) = wait else { return };
-                (wait, Arc::clone(&turns.changed))
+                let Some(wait) = bytes.grant(try_take) else { return };
+                (wait, Arc::clone(&bytes.bandwidth_changed))
             };
-            tokio::select! { () = sleep(wait) => {}, () = changed.notified() => {} }
+            tokio::select! { () = sleep(wait) => {}, () = bandwidth_changed.notified() => {} }
         }
     }
 
-    /// Nothing would be forgotten by dropping it: nobody is in it, and its rate is as if never used.
+    /// Returns whether dropping the state loses nothing: no permit is in use, and the rate and the bytes are unused.
     pub(in crate::state) fn is_idle(&self, now: u64) -> bool {
-        let state = self.0.lock();
-        let flow = state.rare.as_ref().and_then(|rare| rare.flow.as_ref());
-        state.in_flight == 0 && state.rate.is_full(now) && flow.is_none_or(|flow| flow.is_full(Instant::now()))
+        let inner = self.0.lock();
+        let bucket = inner.extras.as_ref().and_then(|extras| extras.byte_bucket.as_ref());
+        inner.in_flight == 0 && inner.rate.is_full(now) && bucket.is_none_or(|bucket| bucket.is_full(Instant::now()))
     }
 
-    /// How full it is under this quota, which it does not take up.
-    pub(in crate::state) fn level(&self, quota: Option<&Quota>, now: u64) -> LimiterUsage {
-        let state = self.0.lock();
+    /// Returns the usage under this quota, without adopting it.
+    pub(in crate::state) fn usage(&self, quota: Option<&Quota>, now: u64) -> LimiterUsage {
+        let inner = self.0.lock();
         let rate = quota.map(|quota| {
-            let mut rate = state.rate;
-            rate.adopt(quota, now);
-            rate.left(now)
+            let mut rate = inner.rate;
+            rate.set_quota(quota, now);
+            rate.status(now)
         });
-        let waiting = state.waiting(Resource::Concurrency) + state.waiting(Resource::Token);
-        LimiterUsage { rate, in_flight: state.in_flight, waiting }
-    }
-
-    /// Stands in line, if `wants` says so of as many as are ahead.
-    fn queue(
-        &self,
-        what: Resource,
-        wants: impl FnOnce(usize) -> Result<(), Exhausted>,
-    ) -> Result<QueueTicket<'_>, Exhausted> {
-        let mut state = self.0.lock();
-        wants(state.waiting(what))?;
-        Ok(self.join(what, &mut state))
-    }
-
-    fn join(&self, what: Resource, state: &mut LimiterInner) -> QueueTicket<'_> {
-        let turn = state.rare.get_or_insert_default().queues.join(what);
-        QueueTicket { bucket: self, what, head: turn }
+        let waiting = inner.waiting_for_permit() + inner.waiting_for_token();
+        LimiterUsage { rate, in_flight: inner.in_flight, waiting }
     }
 }
 
-/// The time that so many tokens take.
-fn after(quota: &Quota, tokens: usize) -> Duration {
+/// Returns the time in which the quota gives this many tokens.
+fn time_of_tokens(quota: &Quota, tokens: usize) -> Duration {
     quota.interval().saturating_mul(u32::try_from(tokens).unwrap_or(u32::MAX))
 }
 
+fn try_take_grant(bucket: &mut ByteBucket, max_bytes: u64, now: Instant) -> Result<u64, Duration> {
+    let grant_max = GRANT_MAX.min(bucket.bandwidth() / GRANTS_PER_SECOND).max(1);
+    bucket.try_take(max_bytes.min(grant_max), now)
+}
+
 impl LimiterInner {
-    fn waiting(&self, what: Resource) -> usize {
-        self.rare.as_ref().map_or(0, |rare| rare.queues.waiting(what))
+    fn waiting_for_permit(&self) -> usize {
+        self.extras.as_ref().map_or(0, |extras| extras.permits.len())
     }
 
-    fn call(&self, what: Resource) {
-        if let Some(rare) = &self.rare {
-            rare.queues.call(what);
+    fn waiting_for_token(&self) -> usize {
+        self.extras.as_ref().map_or(0, |extras| extras.tokens.len())
+    }
+
+    fn release_permit(&mut self) {
+        self.in_flight -= 1;
+        self.grant_permits();
+    }
+
+    /// Grants the free permits to the deliveries that wait.
+    fn grant_permits(&mut self) {
+        let Some(extras) = &mut self.extras else { return };
+        while self.in_flight < self.max_in_flight && !extras.permits.is_empty() {
+            let left = self.max_in_flight - self.in_flight - 1;
+            self.in_flight += u32::from(extras.permits.grant(left));
         }
     }
 
-    fn take_bytes(&mut self, most: u64) -> Result<u64, Duration> {
-        let Some(flow) = self.rare.as_mut().and_then(|rare| rare.flow.as_mut()) else { return Ok(most) };
-        take_from(flow, most, Instant::now())
+    fn drop_unused_extras(&mut self) {
+        if self.extras.as_ref().is_some_and(|extras| extras.is_unused()) {
+            self.extras = None;
+        }
     }
 }
 
-fn take_from(flow: &mut ByteBucket, most: u64, now: Instant) -> Result<u64, Duration> {
-    let at_once = BYTES_AT_ONCE.min(flow.bandwidth() / TURNS_A_SECOND).max(1);
-    flow.try_take(most.min(at_once), now)
-}
-
-/// The bytes that a body waits for. Dropping it leaves the queue, and gives back what was granted meanwhile.
+/// The bytes that a body waits for. Dropping it leaves the queue, and returns bytes that were granted meanwhile.
 pub(in crate::state) struct BytesGrant {
-    bucket: Arc<LimiterState>,
-    number: u64,
-    granted: oneshot::Receiver<u64>,
+    limiter: Arc<LimiterState>,
+    ticket: Ticket<u64>,
 }
 
 impl Future for BytesGrant {
     type Output = u64;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<u64> {
-        // The task that grants ends without a grant where the runtime ends: one byte at a time is no bandwidth then.
-        Poll::Ready(ready!(Pin::new(&mut self.granted).poll(cx)).unwrap_or(1))
+        // The task that grants ends without a grant when tokio shuts down: then the bandwidth no longer matters.
+        Poll::Ready(ready!(Pin::new(&mut self.ticket).poll(cx)).unwrap_or(1))
     }
 }
 
 impl Drop for BytesGrant {
     fn drop(&mut self) {
-        if let Some(rare) = &mut self.bucket.0.lock().rare {
-            rare.turns.leave(self.number);
-        }
-        if let Ok(bytes) = self.granted.try_recv() {
-            self.bucket.refund_bytes(bytes);
+        let mut inner = self.limiter.0.lock();
+        let Some(extras) = &mut inner.extras else { return };
+        if let Some(bytes) = extras.bytes.leave(&mut self.ticket)
+            && let Some(bucket) = &mut extras.byte_bucket
+        {
+            bucket.refund(bytes);
         }
     }
 }
 
-/// Somebody waiting, counted until dropped.
-struct QueueTicket<'a> {
-    bucket: &'a LimiterState,
-    what: Resource,
-    head: Arc<QueueHead>,
+/// A delivery that waits for a permit. Dropping it leaves the queue, and releases a permit that was granted meanwhile.
+struct PermitWaiter<'a> {
+    limiter: &'a LimiterState,
+    ticket: Ticket<u32>,
 }
 
-impl Drop for QueueTicket<'_> {
+impl Drop for PermitWaiter<'_> {
     fn drop(&mut self) {
-        let mut state = self.bucket.0.lock();
-        let Some(rare) = &mut state.rare else { return };
-        rare.queues.leave(self.what);
-        if rare.queues.are_empty() && rare.flow.is_none() && rare.turns.is_empty() {
-            state.rare = None;
+        let mut inner = self.limiter.0.lock();
+        let Some(extras) = &mut inner.extras else { return };
+        if extras.permits.leave(&mut self.ticket).is_some() {
+            inner.release_permit();
         }
+        inner.drop_unused_extras();
+    }
+}
+
+/// A delivery that waits for a token. Dropping it leaves the queue.
+struct TokenWaiter<'a> {
+    limiter: &'a LimiterState,
+    turns: Arc<TokenTurns>,
+}
+
+impl Drop for TokenWaiter<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.limiter.0.lock();
+        let Some(extras) = &mut inner.extras else { return };
+        extras.tokens.leave();
+        inner.drop_unused_extras();
     }
 }
 
@@ -332,7 +348,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_is_small() {
+    fn limiter_state_takes_64_bytes() {
         assert_eq!(size_of::<LimiterState>() + 2 * size_of::<usize>(), 64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn concurrency_permit_that_is_granted_to_a_gone_delivery_goes_to_the_next() {
+        let limiter = Arc::new(LimiterState::default());
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let (first, _) = limiter.try_acquire_permit(1).ok().unwrap();
+        let (second, third) = (Arc::clone(&limiter), Arc::clone(&limiter));
+        let second = tokio::spawn(async move { second.acquire_permit(deadline).await.map(drop) });
+        tokio::task::yield_now().await;
+        let third = tokio::spawn(async move { third.acquire_permit(deadline).await.map(drop) });
+        tokio::task::yield_now().await;
+        assert_eq!(limiter.usage(None, 0).waiting, 2);
+        drop(first);
+        // The second delivery has got the permit, and is not polled again.
+        second.abort();
+        assert!(second.await.unwrap_err().is_cancelled());
+        assert!(third.await.unwrap().is_ok());
+        let usage = limiter.usage(None, 0);
+        assert_eq!((usage.in_flight, usage.waiting), (0, 0));
+        assert!(limiter.0.lock().extras.is_none());
     }
 }

@@ -1,14 +1,15 @@
-//! The counters of every limit, which outlive reloads and are bounded in number.
-//! Is there room for one more delivery, now?
+//! The state of every limit, which outlives reloads and is bounded in number.
+//! Do the limits of a route allow one more delivery now?
 
 pub mod admission;
 pub mod bandwidth;
 mod byte_bucket;
 mod byte_queue;
 mod limiter_state;
-mod queue;
 mod rate;
 mod table;
+mod token_queue;
+mod wait_queue;
 mod wait_slots;
 
 use std::collections::HashMap;
@@ -23,50 +24,51 @@ use tokio::task::yield_now;
 use crate::names::LimitName;
 use crate::policy::limits::{Limit, LimitDescriptor, LimitStatus, RateStatus};
 use crate::state::limits::bandwidth::BandwidthLimiter;
-use crate::state::limits::limiter_state::{ConcurrencyPermit, Exhausted, LimiterState};
+use crate::state::limits::limiter_state::{ConcurrencyPermit, Exhausted, LimiterState, LimiterUsage};
 use crate::state::limits::table::{LimitTable, SHARDS};
 use crate::state::limits::wait_slots::{LimitWait, WAITING_MAX, WaitSlots};
 
-/// Keys one limit counts apart. Clients choose keys (a tenant, a host), so there must be an end to them. This many fill
-/// the hash tables of a limit to the brim (7 in 8 of 32,768 slots, 64 times): 160 MiB, or 92 bytes each.
+/// The number of keys that one limit counts separately. Clients choose the keys (a tenant, a host), so their number must be
+/// bounded. This many fill the hash tables of a limit completely (7 in 8 of 32,768 slots, 64 times): 160 MiB, or 92 bytes
+/// each.
 pub const KEYS_MAX: usize = 64 * 28_672;
 
-/// The state of all limits, by name and key. It knows no quota and no maximum: those come with each delivery, from the
-/// plan that it runs under.
+/// The state of all limits, by name and key. It holds no configured value: each delivery brings the quota and the maximum
+/// from its plan.
 ///
-/// A limit goes by its name, and a key by what the limit counts by: under another name, or counted `per` something else,
-/// a delivery counts anew.
+/// A limit that gets another name, or counts `per` something else, starts with new state. The clock is a parameter, so that
+/// tests set the time.
 pub struct Limits<C: Clock = DefaultClock> {
     tables: RwLock<HashMap<LimitName, LimitTable>>,
     clock: C,
     epoch: C::Instant,
     keys_max: usize,
-    waiting: WaitSlots,
+    wait_slots: WaitSlots,
 }
 
-/// What one delivery holds of its limits, freed on drop: keep it until the last byte of the response.
+/// The permits of one delivery under all of its limits. Keep it until the last byte of the response: dropping it frees them.
 pub struct LimitPermit {
-    shares: Vec<LimitClaim>,
-    /// What limits that only report would have said.
+    claims: Vec<LimitClaim>,
+    /// The limits that only report, and that would have refused the delivery.
     would_refuse: Vec<(LimitKind, LimitName)>,
 }
 
-/// A delivery's share of one limit.
+/// The claim of one delivery on one limit.
 struct LimitClaim {
-    standing: LimitStatus,
-    bucket: Arc<LimiterState>,
+    status: LimitStatus,
+    limiter: Arc<LimiterState>,
     permit: Option<ConcurrencyPermit>,
 }
 
-/// Refused, and by what.
+/// The refusal of a delivery by one of its limits.
 #[derive(Debug)]
 pub struct LimitExceeded {
     pub kind: LimitKind,
     pub limit: LimitName,
-    /// Before this time there is no room, as far as is known.
+    /// The earliest time at which a retry may succeed.
     pub retry_after: Duration,
-    /// For [`headers`](crate::policy::limits::headers): what this delivery was let through, and what it was not.
-    pub standings: Vec<LimitStatus>,
+    /// The status of each enforced limit, for [`headers`](crate::policy::limits::headers).
+    pub statuses: Vec<LimitStatus>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,43 +77,43 @@ pub enum LimitKind {
     Concurrency,
 }
 
-/// How full a limit is for one key.
+/// The usage of a limit by one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitUsage {
-    /// Where there is a rate.
+    /// `None`: the limit has no rate.
     pub rate: Option<RateStatus>,
     pub in_flight: u32,
-    pub maximum: Option<u32>,
-    /// Held back, for a place or a token.
+    pub max_in_flight: Option<u32>,
+    /// The deliveries that wait for a permit or a token.
     pub waiting: usize,
 }
 
 impl fmt::Display for LimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
+        let kind = match self.kind {
             LimitKind::Rate => "rate",
             LimitKind::Concurrency => "concurrency",
         };
-        write!(f, "{what} limit {} reached", self.limit)
+        write!(f, "{kind} limit {} reached", self.limit)
     }
 }
 
 impl std::error::Error for LimitExceeded {}
 
 impl LimitPermit {
-    /// For [`headers`](crate::policy::limits::headers).
-    pub fn standings(&self) -> impl Iterator<Item = &LimitStatus> {
-        self.shares.iter().filter(|share| share.is_enforced()).map(|share| &share.standing)
+    /// Returns the status of each enforced limit, for [`headers`](crate::policy::limits::headers).
+    pub fn statuses(&self) -> impl Iterator<Item = &LimitStatus> {
+        self.claims.iter().filter(|claim| claim.is_enforced()).map(|claim| &claim.status)
     }
 
-    /// What its bytes cost in one direction; `None`: nothing.
-    pub fn tolls(&self) -> Option<BandwidthLimiter> {
-        let mut paced = self.shares.iter().filter(|share| share.bandwidth().is_some()).peekable();
-        paced.peek()?;
-        Some(BandwidthLimiter::to(paced.map(|share| Arc::clone(&share.bucket))))
+    /// Returns the bandwidth limiter for one direction. `None`: no limit restricts the bandwidth.
+    pub fn bandwidth_limiter(&self) -> Option<BandwidthLimiter> {
+        let mut limited = self.claims.iter().filter(|claim| claim.bandwidth().is_some()).peekable();
+        limited.peek()?;
+        Some(BandwidthLimiter::new(limited.map(|claim| Arc::clone(&claim.limiter))))
     }
 
-    /// By which limits that only report it would have been refused.
+    /// Returns the limits that only report, and that would have refused the delivery.
     pub fn would_refuse(&self) -> &[(LimitKind, LimitName)] {
         &self.would_refuse
     }
@@ -132,84 +134,87 @@ impl Default for Limits {
 impl<C: Clock> Limits<C> {
     pub fn with_clock(clock: C) -> Self {
         let epoch = clock.now();
-        Self { tables: RwLock::default(), clock, epoch, keys_max: KEYS_MAX, waiting: WaitSlots::new(WAITING_MAX) }
+        Self { tables: RwLock::default(), clock, epoch, keys_max: KEYS_MAX, wait_slots: WaitSlots::new(WAITING_MAX) }
     }
 
-    /// All of the limits or none. Places are taken first, since they can be given back; the tokens of a rate cannot,
-    /// so where a later limit's rate refuses, those taken from an earlier one are spent. Limits that only report are
-    /// asked last, of what the others let through, and never make it wait.
+    /// Acquires all of the limits, or none.
     ///
-    /// Each limit may hold the delivery back for its own `wait` from now, so all together for the longest of them.
-    /// Give limits in one order everywhere (a route has them by name): two deliveries that wait for a place which the
-    /// other holds would wait in vain.
+    /// The order has reasons. Permits come first, since they can be returned. Tokens cannot: if the rate of a later limit
+    /// refuses, the tokens of the earlier ones are spent. Limits that only report come last; they count the deliveries that
+    /// the others allow, and never make one wait.
+    ///
+    /// Each limit may delay the delivery by its own `wait` from now, so all together by the longest of them. All callers
+    /// must pass the limits in the same order (a route has them by name): otherwise two deliveries could each hold the
+    /// permit that the other waits for.
     pub async fn acquire(
         &self,
         limits: &[Arc<Limit>],
-        who: &LimitDescriptor<'_>,
+        descriptor: &LimitDescriptor<'_>,
     ) -> Result<LimitPermit, LimitExceeded> {
-        let mut shares: Vec<LimitClaim> = limits.iter().map(|limit| self.share(limit, who)).collect();
-        let mut wait = LimitWait::new(&self.waiting, who.client);
-        for share in shares.iter_mut().filter(|share| share.is_enforced()) {
-            if let Err(Exhausted(after)) = share.acquire_permit(&mut wait).await {
-                let limit = share.standing.limit.name.clone();
-                return Err(LimitExceeded::new(LimitKind::Concurrency, limit, after, shares));
+        let mut claims: Vec<LimitClaim> = limits.iter().map(|limit| self.claim(limit, descriptor)).collect();
+        let mut wait = LimitWait::new(&self.wait_slots, descriptor.client);
+        for claim in claims.iter_mut().filter(|claim| claim.is_enforced()) {
+            if let Err(Exhausted(retry_after)) = claim.acquire_permit(&mut wait).await {
+                let limit = claim.status.limit.name.clone();
+                return Err(LimitExceeded::new(LimitKind::Concurrency, limit, retry_after, claims));
             }
         }
-        for share in shares.iter_mut().filter(|share| share.is_enforced()) {
-            if let Err(Exhausted(after)) = share.take_token(|| self.now(), &mut wait).await {
-                let limit = share.standing.limit.name.clone();
-                return Err(LimitExceeded::new(LimitKind::Rate, limit, after, shares));
+        for claim in claims.iter_mut().filter(|claim| claim.is_enforced()) {
+            if let Err(Exhausted(retry_after)) = claim.take_token(|| self.now(), &mut wait).await {
+                let limit = claim.status.limit.name.clone();
+                return Err(LimitExceeded::new(LimitKind::Rate, limit, retry_after, claims));
             }
         }
-        let reporting = shares.iter_mut().filter(|share| !share.is_enforced());
-        let would_refuse = reporting.filter_map(|share| {
-            let kind = share.judge(self.now()).err()?;
-            Some((kind, share.standing.limit.name.clone()))
+        let reporting = claims.iter_mut().filter(|claim| !claim.is_enforced());
+        let would_refuse = reporting.filter_map(|claim| {
+            let kind = claim.try_acquire(self.now()).err()?;
+            Some((kind, claim.status.limit.name.clone()))
         });
         let would_refuse = would_refuse.collect();
-        for share in &shares {
-            share.bandwidth().into_iter().for_each(|bandwidth| share.bucket.open_flow(bandwidth));
+        for claim in &claims {
+            claim.bandwidth().into_iter().for_each(|bandwidth| claim.limiter.set_bandwidth(bandwidth));
         }
-        Ok(LimitPermit { shares, would_refuse })
+        Ok(LimitPermit { claims, would_refuse })
     }
 
-    /// How full a limit is for a key, for who wants to know: nothing is taken, and no counter begun.
-    pub fn fullness(&self, limit: &Limit, who: &LimitDescriptor<'_>) -> LimitUsage {
-        let bucket = self.tables.read().get(&limit.name).map(|table| table.peek(limit.key(who))).unwrap_or_default();
-        let level = bucket.level(limit.quota.as_ref(), self.now());
-        LimitUsage { rate: level.rate, in_flight: level.in_flight, maximum: limit.concurrency, waiting: level.waiting }
+    /// Returns the usage of a limit by a key. It takes nothing, and adds no key.
+    pub fn usage(&self, limit: &Limit, descriptor: &LimitDescriptor<'_>) -> LimitUsage {
+        let table_peek = |table: &LimitTable| table.peek(limit.key(descriptor));
+        let limiter = self.tables.read().get(&limit.name).map(table_peek).unwrap_or_default();
+        let LimiterUsage { rate, in_flight, waiting } = limiter.usage(limit.quota.as_ref(), self.now());
+        LimitUsage { rate, in_flight, max_in_flight: limit.concurrency, waiting }
     }
 
-    /// Drops what is as if it had never been used. Call it from time to time: keys of limits that no plan names any
-    /// more go this way too. Others get their turn between the parts of a large table.
+    /// Drops the state that is as if it had never been used, including that of limits that no plan names any more. Call it
+    /// periodically. It yields between the shards of a large table.
     pub async fn sweep(&self) {
-        for part in 0..SHARDS {
+        for shard in 0..SHARDS {
             let now = self.now();
-            self.tables.read().values().for_each(|table| table.sweep(part, now));
+            self.tables.read().values().for_each(|table| table.sweep(shard, now));
             yield_now().await;
         }
         let now = self.now();
         self.tables.write().retain(|_, table| !table.is_idle(now));
     }
 
-    /// How many keys are counted.
-    pub fn keys(&self) -> usize {
-        self.tables.read().values().map(LimitTable::keys).sum()
+    /// Returns the number of keys of all limits.
+    pub fn key_count(&self) -> usize {
+        self.tables.read().values().map(LimitTable::len).sum()
     }
 
-    fn share(&self, limit: &Arc<Limit>, who: &LimitDescriptor<'_>) -> LimitClaim {
-        let standing = LimitStatus { limit: limit.clone(), rate: None, concurrency_left: None };
-        LimitClaim { standing, bucket: self.bucket(limit, who), permit: None }
+    fn claim(&self, limit: &Arc<Limit>, descriptor: &LimitDescriptor<'_>) -> LimitClaim {
+        let status = LimitStatus { limit: limit.clone(), rate: None, concurrency_left: None };
+        LimitClaim { status, limiter: self.limiter(limit, descriptor), permit: None }
     }
 
-    fn bucket(&self, limit: &Limit, who: &LimitDescriptor<'_>) -> Arc<LimiterState> {
-        let key = limit.key(who);
+    fn limiter(&self, limit: &Limit, descriptor: &LimitDescriptor<'_>) -> Arc<LimiterState> {
+        let key = limit.key(descriptor);
         if let Some(table) = self.tables.read().get(&limit.name) {
-            return table.bucket(key, || self.now());
+            return table.limiter(key, || self.now());
         }
         let mut tables = self.tables.write();
         let table = tables.entry(limit.name.clone()).or_insert_with(|| LimitTable::new(self.keys_max));
-        table.bucket(key, || self.now())
+        table.limiter(key, || self.now())
     }
 
     fn now(&self) -> u64 {
@@ -219,58 +224,59 @@ impl<C: Clock> Limits<C> {
 
 impl LimitClaim {
     fn is_enforced(&self) -> bool {
-        !self.standing.limit.report_only
+        !self.status.limit.report_only
     }
 
-    /// A limit that only reports makes nobody slower.
+    /// Returns the bandwidth to enforce. A limit that only reports has none.
     fn bandwidth(&self) -> Option<u64> {
-        self.standing.limit.bandwidth.filter(|_| self.is_enforced())
+        self.status.limit.bandwidth.filter(|_| self.is_enforced())
     }
 
-    /// A place by the limit's concurrency.
+    /// Takes a permit if the limit has a concurrency.
     async fn acquire_permit(&mut self, wait: &mut LimitWait<'_>) -> Result<(), Exhausted> {
-        let Some(maximum) = self.standing.limit.concurrency else { return Ok(()) };
-        let entered = match self.bucket.try_acquire_permit(maximum) {
-            Err(full) => match wait.deadline(self.standing.limit.wait) {
-                Some(deadline) => self.bucket.wait_to_enter(deadline).await,
-                None => Err(full),
+        let Some(max_in_flight) = self.status.limit.concurrency else { return Ok(()) };
+        let acquired = match self.limiter.try_acquire_permit(max_in_flight) {
+            Err(exhausted) => match wait.deadline(self.status.limit.wait) {
+                Some(deadline) => self.limiter.acquire_permit(deadline).await,
+                None => Err(exhausted),
             },
-            entered => entered,
+            acquired => acquired,
         };
-        self.standing.concurrency_left = Some(entered.as_ref().map_or(0, |(_, left)| *left));
-        self.permit = Some(entered?.0);
+        self.status.concurrency_left = Some(acquired.as_ref().map_or(0, |(_, left)| *left));
+        self.permit = Some(acquired?.0);
         Ok(())
     }
 
-    /// A token by the limit's rate.
+    /// Takes a token if the limit has a rate.
     async fn take_token(&mut self, now: impl Fn() -> u64, wait: &mut LimitWait<'_>) -> Result<(), Exhausted> {
-        let limit = &self.standing.limit;
+        let limit = &self.status.limit;
         let Some(quota) = &limit.quota else { return Ok(()) };
-        let taken = match self.bucket.try_take_token(quota, now()) {
-            Err(full) => match wait.deadline(limit.wait) {
-                Some(deadline) => self.bucket.wait_to_take(quota, now, deadline).await,
-                None => Err(full),
+        let taken = match self.limiter.try_take_token(quota, now()) {
+            Err(exhausted) => match wait.deadline(limit.wait) {
+                Some(deadline) => self.limiter.take_token(quota, now, deadline).await,
+                None => Err(exhausted),
             },
             taken => taken,
         };
-        let left = match &taken {
+        let status = match &taken {
             Ok(remaining) => RateStatus { remaining: *remaining, next: quota.interval() },
-            Err(Exhausted(after)) => RateStatus { remaining: 0, next: *after },
+            Err(Exhausted(retry_after)) => RateStatus { remaining: 0, next: *retry_after },
         };
-        self.standing.rate = Some(left);
+        self.status.rate = Some(status);
         taken.map(drop)
     }
 
-    /// As if it were enforced, but for its `wait`.
-    fn judge(&mut self, now: u64) -> Result<(), LimitKind> {
-        let limit = &self.standing.limit;
-        if let Some(maximum) = limit.concurrency {
-            self.permit = Some(self.bucket.try_acquire_permit(maximum).map_err(|_| LimitKind::Concurrency)?.0);
+    /// Takes a permit and a token without waiting. The error says which of them there is none of.
+    fn try_acquire(&mut self, now: u64) -> Result<(), LimitKind> {
+        let limit = &self.status.limit;
+        if let Some(max_in_flight) = limit.concurrency {
+            let acquired = self.limiter.try_acquire_permit(max_in_flight);
+            self.permit = Some(acquired.map_err(|_| LimitKind::Concurrency)?.0);
         }
         if let Some(quota) = &limit.quota
-            && self.bucket.try_take_token(quota, now).is_err()
+            && self.limiter.try_take_token(quota, now).is_err()
         {
-            self.permit = None; // what is refused takes no room
+            self.permit = None; // a delivery that the limit would refuse takes no permit
             return Err(LimitKind::Rate);
         }
         Ok(())
@@ -278,9 +284,9 @@ impl LimitClaim {
 }
 
 impl LimitExceeded {
-    fn new(kind: LimitKind, limit: LimitName, retry_after: Duration, shares: Vec<LimitClaim>) -> Self {
-        let enforced = shares.into_iter().filter(LimitClaim::is_enforced);
-        Self { kind, limit, retry_after, standings: enforced.map(|share| share.standing).collect() }
+    fn new(kind: LimitKind, limit: LimitName, retry_after: Duration, claims: Vec<LimitClaim>) -> Self {
+        let enforced = claims.into_iter().filter(LimitClaim::is_enforced);
+        Self { kind, limit, retry_after, statuses: enforced.map(|claim| claim.status).collect() }
     }
 }
 
@@ -297,8 +303,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Nothing here waits for a timer, so no runtime is needed.
-    fn done<T>(future: impl Future<Output = T>) -> T {
+    /// Polls a future that waits for no timer until it is ready.
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
         let (mut future, mut context) = (pin!(future), Context::from_waker(Waker::noop()));
         loop {
             if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
@@ -318,7 +324,7 @@ mod tests {
         limit: &Arc<Limit>,
         host: usize,
     ) -> Result<LimitPermit, LimitExceeded> {
-        with_host(host, |who| done(limits.acquire(std::slice::from_ref(limit), who)))
+        with_host(host, |descriptor| block_on(limits.acquire(std::slice::from_ref(limit), descriptor)))
     }
 
     fn limit(count: u32, burst: u32, concurrency: u32) -> Arc<Limit> {
@@ -335,61 +341,65 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_bounded_and_no_newcomer_resets_anyone() {
+    fn limit_keys_are_bounded_and_a_flood_of_new_keys_resets_none() {
         let clock = FakeRelativeClock::default();
         let limits = Limits { keys_max: SHARDS, ..Limits::with_clock(clock.clone()) };
         let limit = limit(1, 1, 1);
         let admitted = |host| acquire(&limits, &limit, host).is_ok();
         let flood = (0..5000).filter(|&host| admitted(host)).count();
-        assert_eq!((limits.keys(), flood), (SHARDS, 2 * SHARDS), "one each, and one for all others together");
-        assert!(!admitted(0), "the first key still knows what it used");
-        assert!(!admitted(9000), "and so do newcomers");
+        assert_eq!(
+            (limits.key_count(), flood),
+            (SHARDS, 2 * SHARDS),
+            "one for each key in the table, and one for each overflow"
+        );
+        assert!(!admitted(0), "the first key keeps its state");
+        assert!(!admitted(9000), "and the overflow keeps its own");
 
-        // An hour later nobody owes anything, and old keys make room for new ones.
+        // An hour later all tokens are back, and idle keys make room for new ones.
         clock.advance(HOUR);
         let again = (5000..10_000).filter(|&host| admitted(host)).count();
-        assert_eq!((limits.keys(), again), (SHARDS, 2 * SHARDS));
+        assert_eq!((limits.key_count(), again), (SHARDS, 2 * SHARDS));
 
-        done(limits.sweep());
-        assert_eq!(limits.keys(), SHARDS, "not one of them is idle");
+        block_on(limits.sweep());
+        assert_eq!(limits.key_count(), SHARDS, "none of them is idle");
         clock.advance(HOUR);
-        done(limits.sweep());
-        assert_eq!((limits.keys(), limits.tables.read().len()), (0, 0));
+        block_on(limits.sweep());
+        assert_eq!((limits.key_count(), limits.tables.read().len()), (0, 0));
     }
 
-    /// A key that counted among the others, for want of room, does not begin anew when it gets its own counter.
+    /// A key that was counted in the overflow inherits its debt when it gets its own state.
     #[test]
-    fn room_resets_nobody() {
+    fn limit_key_that_leaves_the_overflow_inherits_its_debt() {
         let clock = FakeRelativeClock::default();
         let limits = Limits { keys_max: SHARDS, ..Limits::with_clock(clock.clone()) };
         let limit = limit(10, 10, 2000);
-        let left = || with_host(5000, |who| limits.fullness(&limit, who).rate.unwrap().remaining);
+        let left = || with_host(5000, |descriptor| limits.usage(&limit, descriptor).rate.unwrap().remaining);
         (0..5000).for_each(|host| drop(acquire(&limits, &limit, host)));
-        assert_eq!((limits.keys(), left()), (SHARDS, 0), "the others have used up what they have together");
-        // One token comes back to everybody: those with a counter of their own have used no more.
+        assert_eq!((limits.key_count(), left()), (SHARDS, 0), "the overflow is used up");
+        // One token comes back to each: the keys in the table have used no more than one.
         clock.advance(HOUR / 10);
-        done(limits.sweep());
-        assert_eq!((limits.keys(), left()), (0, 1));
+        block_on(limits.sweep());
+        assert_eq!((limits.key_count(), left()), (0, 1));
         let used = (0..10).filter(|_| acquire(&limits, &limit, 5000).is_ok()).count();
-        assert_eq!((limits.keys(), used), (1, 1));
+        assert_eq!((limits.key_count(), used), (1, 1));
     }
 
     #[test]
-    fn fullness_is_told_and_begins_no_counter() {
+    fn limit_usage_adds_no_key() {
         let clock = FakeRelativeClock::default();
         let limits = Limits::with_clock(clock.clone());
         let limit = limit(2, 3, 2);
-        let fullness = |host| with_host(host, |who| limits.fullness(&limit, who));
+        let usage = |host| with_host(host, |descriptor| limits.usage(&limit, descriptor));
         let fresh = RateStatus { remaining: 3, next: Duration::ZERO };
-        let unused = LimitUsage { rate: Some(fresh), in_flight: 0, maximum: Some(2), waiting: 0 };
-        assert_eq!((fullness(1), limits.keys()), (unused, 0));
+        let unused = LimitUsage { rate: Some(fresh), in_flight: 0, max_in_flight: Some(2), waiting: 0 };
+        assert_eq!((usage(1), limits.key_count()), (unused, 0));
         let held = acquire(&limits, &limit, 1);
         let rate = Some(RateStatus { remaining: 2, next: HOUR / 2 });
-        assert_eq!(fullness(1), LimitUsage { rate, in_flight: 1, ..unused });
-        assert_eq!((fullness(2), limits.keys()), (unused, 1));
+        assert_eq!(usage(1), LimitUsage { rate, in_flight: 1, ..unused });
+        assert_eq!((usage(2), limits.key_count()), (unused, 1));
         drop(held);
         clock.advance(HOUR / 4);
         let rate = Some(RateStatus { remaining: 2, next: HOUR / 4 });
-        assert_eq!(fullness(1), LimitUsage { rate, ..unused });
+        assert_eq!(usage(1), LimitUsage { rate, ..unused });
     }
 }

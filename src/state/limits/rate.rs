@@ -1,4 +1,4 @@
-//! One key's rate: what governor's algorithm (GCRA) remembers of it, one number, and the quota that it counts under.
+//! The rate of one key: the state of governor's algorithm (GCRA), which is one number, and the quota.
 //! Is a token due now, and if not, when?
 
 use std::cell::Cell;
@@ -13,83 +13,83 @@ use governor::{Quota as Pace, RateLimiter};
 
 use crate::policy::limits::{Quota, RateStatus};
 
-/// Times are nanoseconds since the limits began.
+/// The state of GCRA. Times are nanoseconds since the epoch of the limits.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::state) struct GcraState {
-    /// When the whole burst is there again, if nothing more is taken: the "theoretical arrival time" of GCRA.
-    full_at: u64,
-    /// Nanoseconds a token; zero before there was a quota.
+    /// The time at which the whole burst is available again: the "theoretical arrival time" of GCRA.
+    theoretical_arrival: u64,
+    /// In nanoseconds per token. Zero: no quota was set yet.
     interval: u64,
     burst: u32,
 }
 
 impl GcraState {
-    /// Goes on under this quota; whether it is another than before.
+    /// Sets the quota, and returns whether it has changed.
     ///
-    /// What was left of the old is left of the new, to the fraction of a token, up to the new burst: reloads neither
-    /// refill nor starve, however often they come.
-    pub(in crate::state) fn adopt(&mut self, quota: &Quota, now: u64) -> bool {
-        let (interval, burst) = (nanoseconds(quota.interval()).max(1), quota.burst.get());
+    /// The tokens left stay, to the fraction of a token, up to the new burst. So reloads neither refill nor starve a key.
+    pub(in crate::state) fn set_quota(&mut self, quota: &Quota, now: u64) -> bool {
+        let (interval, burst) = (saturating_nanos(quota.interval()).max(1), quota.burst.get());
         if (interval, burst) == (self.interval, self.burst) {
             return false;
         }
         let before = std::mem::replace(self, Self { interval, burst, ..*self });
         if before.interval > 0 {
-            let left = before.whole().saturating_sub(before.debt(now)) * u128::from(interval);
-            let debt = self.whole().saturating_sub(left / u128::from(before.interval));
-            self.full_at = now.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX));
+            let left = before.burst_time().saturating_sub(before.debt(now)) * u128::from(interval);
+            let debt = self.burst_time().saturating_sub(left / u128::from(before.interval));
+            self.theoretical_arrival = now.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX));
         }
         true
     }
 
-    /// One token, and how many are left; or the time until there is one.
+    /// Takes one token, and returns the number left. The error is the time until there is one.
     pub(in crate::state) fn try_take(&mut self, now: u64) -> Result<u32, Duration> {
         let (Some(burst), Some(pace)) =
             (NonZeroU32::new(self.burst), Pace::with_period(Duration::from_nanos(self.interval)))
         else {
             return Ok(u32::MAX); // there is no quota
         };
-        let (state, clock) = (SingleKeyStore(Cell::new(self.full_at)), FixedClock(Cell::new(Nanos::new(0))));
+        let (state, clock) =
+            (SingleKeyStore(Cell::new(self.theoretical_arrival)), FixedClock(Cell::new(Nanos::new(0))));
         let limiter = RateLimiter::<_, _, _, StateInformationMiddleware>::new(pace.allow_burst(burst), state, clock);
         limiter.clock().0.set(Nanos::new(now));
         let checked = limiter.check();
-        self.full_at = limiter.into_state_store().0.get();
+        self.theoretical_arrival = limiter.into_state_store().0.get();
         match checked {
             Ok(left) => Ok(left.remaining_burst_capacity()),
             Err(until) => Err(until.wait_time_from(Nanos::new(now))),
         }
     }
 
-    /// How many tokens there are, and within what time there is one more; nothing to wait for if all of them are.
-    pub(in crate::state) fn left(&self, now: u64) -> RateStatus {
-        let (whole, debt, interval) = (self.whole(), self.debt(now), u128::from(self.interval.max(1)));
+    /// Returns the number of tokens, and the time until there is another; zero if the burst is full.
+    pub(in crate::state) fn status(&self, now: u64) -> RateStatus {
+        let (whole, debt, interval) = (self.burst_time(), self.debt(now), u128::from(self.interval.max(1)));
         let remaining = whole.saturating_sub(debt) / interval;
         let next = if debt == 0 { 0 } else { debt - (whole - (remaining + 1) * interval) };
         let next = Duration::from_nanos(u64::try_from(next).unwrap_or(u64::MAX));
         RateStatus { remaining: u32::try_from(remaining).unwrap_or(u32::MAX), next }
     }
 
-    /// As if it had never been used.
+    /// Returns whether the state is as if it had never been used.
     pub(in crate::state) fn is_full(&self, now: u64) -> bool {
-        self.full_at <= now
+        self.theoretical_arrival <= now
     }
 
-    /// The whole burst as time.
-    fn whole(&self) -> u128 {
+    /// Returns the time that the whole burst takes to refill.
+    fn burst_time(&self) -> u128 {
         u128::from(self.burst) * u128::from(self.interval)
     }
 
-    /// What was taken and has not come back, as time.
+    /// Returns the time that the tokens taken take to refill.
     fn debt(&self, now: u64) -> u128 {
-        u128::from(self.full_at.saturating_sub(now))
+        u128::from(self.theoretical_arrival.saturating_sub(now))
     }
 }
 
-pub(in crate::state) fn nanoseconds(time: Duration) -> u64 {
+pub(in crate::state) fn saturating_nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The state that governor keeps of a key, taken out of it.
+/// A store of governor for the state of one key.
 struct SingleKeyStore(Cell<u64>);
 
 impl StateStore for SingleKeyStore {
@@ -99,13 +99,13 @@ impl StateStore for SingleKeyStore {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let (outcome, full_at) = measure(Some(Nanos::new(self.0.get())))?;
-        self.0.set(full_at.into());
+        let (outcome, theoretical_arrival) = measure(Some(Nanos::new(self.0.get())))?;
+        self.0.set(theoretical_arrival.into());
         Ok(outcome)
     }
 }
 
-/// The time it was told: governor counts from what it hears first.
+/// A clock that stands still. Governor counts from the first time that it reads.
 struct FixedClock(Cell<Nanos>);
 
 impl Clock for FixedClock {
@@ -127,10 +127,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_told_without_taking_it() {
+    fn gcra_status_takes_no_token() {
         let mut rate = GcraState::default();
-        rate.adopt(&quota(2, 1, 3), SECOND);
-        let left = |rate: &GcraState, now| (rate.left(now).remaining, rate.left(now).next.as_millis());
+        rate.set_quota(&quota(2, 1, 3), SECOND);
+        let left = |rate: &GcraState, now| (rate.status(now).remaining, rate.status(now).next.as_millis());
         assert_eq!(left(&rate, SECOND), (3, 0));
         assert_eq!(rate.try_take(SECOND), Ok(2));
         assert_eq!(left(&rate, SECOND), (2, 500));
@@ -144,9 +144,9 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_gives_nothing_twice() {
+    fn gcra_gives_no_token_twice_when_the_clock_goes_back() {
         let mut rate = GcraState::default();
-        rate.adopt(&quota(1, 1, 2), 10 * SECOND);
+        rate.set_quota(&quota(1, 1, 2), 10 * SECOND);
         assert_eq!((rate.try_take(10 * SECOND), rate.try_take(10 * SECOND)), (Ok(1), Ok(0)));
         assert_eq!(rate.try_take(5 * SECOND), Err(Duration::from_secs(6)));
         assert_eq!(rate.try_take(11 * SECOND), Ok(0));

@@ -1,5 +1,5 @@
-//! The keys that one limit counts apart, each with its bucket, bounded in number.
-//! Which bucket counts for this key?
+//! The keys that one limit counts separately, bounded in number.
+//! Which limiter counts for this key?
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -9,24 +9,24 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::state::limits::limiter_state::LimiterState;
-use crate::state::limits::rate::nanoseconds;
+use crate::state::limits::rate::saturating_nanos;
 
-/// Locks one limit's keys are spread over.
+/// The number of locks that the keys of one limit are spread over.
 pub(in crate::state) const SHARDS: usize = 64;
 
-/// A full shard is searched for idle keys at most this often: a flood of new keys must not pay for a search each.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// The time between two searches of a full shard for idle keys. A flood of new keys must not cost a search each.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The keys of one limit.
 pub(in crate::state) struct LimitTable {
     shards: [Mutex<TableShard>; SHARDS],
     shard_max: usize,
-    /// Keyed at random, since clients choose keys.
+    /// Seeded at random, since clients choose the keys.
     hashers: [RandomState; 2],
 }
 
-/// A key is known by its hash alone, in 128 bits under keys that nobody knows: names would take more room than all the
-/// rest. That any two of a million meet has the chance of 1 to 10^26.
+/// The hash of a key in 128 bits, with secret seeds. The table stores no key, since names would take most of its memory.
+/// The chance that any two of a million keys collide is 1 in 10^26.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct KeyHash([u64; 2]);
 
@@ -36,7 +36,7 @@ impl Hash for KeyHash {
     }
 }
 
-/// Of what is a hash already.
+/// The hasher of a map whose keys are hashes.
 #[derive(Default)]
 struct IdentityHasher(u64);
 
@@ -54,9 +54,9 @@ impl Hasher for IdentityHasher {
 
 #[derive(Default)]
 struct TableShard {
-    buckets: HashMap<KeyHash, Arc<LimiterState>, std::hash::BuildHasherDefault<IdentityHasher>>,
-    swept: Option<u64>,
-    /// Where there is no room for a new key, newcomers count together: none of them gets a fresh start.
+    limiters: HashMap<KeyHash, Arc<LimiterState>, std::hash::BuildHasherDefault<IdentityHasher>>,
+    swept_at: Option<u64>,
+    /// When the shard is full, all new keys share this limiter. A key that gets its own later inherits its debt.
     overflow: Arc<LimiterState>,
 }
 
@@ -69,66 +69,67 @@ impl LimitTable {
         }
     }
 
-    pub(in crate::state) fn bucket(&self, key: impl Hash, now: impl Fn() -> u64) -> Arc<LimiterState> {
-        let (print, mut shard) = self.shard_of(key);
-        if let Some(bucket) = shard.buckets.get(&print) {
-            return Arc::clone(bucket);
+    /// Returns the limiter of a key, and adds it to the table if it is new.
+    pub(in crate::state) fn limiter(&self, key: impl Hash, now: impl Fn() -> u64) -> Arc<LimiterState> {
+        let (hash, mut shard) = self.shard_of(key);
+        if let Some(limiter) = shard.limiters.get(&hash) {
+            return Arc::clone(limiter);
         }
-        if shard.buckets.len() >= self.shard_max && !shard.make_room(now()) {
+        if shard.limiters.len() >= self.shard_max && !shard.make_room(now()) {
             return Arc::clone(&shard.overflow);
         }
-        let bucket = Arc::new(shard.overflow.inherit());
-        shard.buckets.insert(print, Arc::clone(&bucket));
-        bucket
+        let limiter = Arc::new(shard.overflow.inherit());
+        shard.limiters.insert(hash, Arc::clone(&limiter));
+        limiter
     }
 
-    /// As [`bucket`](Self::bucket), for who only looks: what there is, or what a new one would begin as.
+    /// Returns the same limiter as [`limiter`](Self::limiter), without adding a new key to the table.
     pub(in crate::state) fn peek(&self, key: impl Hash) -> Arc<LimiterState> {
-        let (print, shard) = self.shard_of(key);
-        match shard.buckets.get(&print) {
-            Some(bucket) => Arc::clone(bucket),
-            None if shard.buckets.len() >= self.shard_max => Arc::clone(&shard.overflow),
+        let (hash, shard) = self.shard_of(key);
+        match shard.limiters.get(&hash) {
+            Some(limiter) => Arc::clone(limiter),
+            None if shard.limiters.len() >= self.shard_max => Arc::clone(&shard.overflow),
             None => Arc::new(shard.overflow.inherit()),
         }
     }
 
     fn shard_of(&self, key: impl Hash) -> (KeyHash, MutexGuard<'_, TableShard>) {
-        let print = KeyHash([self.hashers[0].hash_one(&key), self.hashers[1].hash_one(&key)]);
-        (print, self.shards[(print.0[0] % SHARDS as u64) as usize].lock())
+        let hash = KeyHash([self.hashers[0].hash_one(&key), self.hashers[1].hash_one(&key)]);
+        (hash, self.shards[(hash.0[0] % SHARDS as u64) as usize].lock())
     }
 
-    /// Drops what is idle of a part of the keys.
-    pub(in crate::state) fn sweep(&self, part: usize, now: u64) {
-        self.shards[part % SHARDS].lock().sweep(now);
+    /// Drops the idle limiters of one shard.
+    pub(in crate::state) fn sweep(&self, shard: usize, now: u64) {
+        self.shards[shard % SHARDS].lock().sweep(now);
     }
 
-    pub(in crate::state) fn keys(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().buckets.len()).sum()
+    pub(in crate::state) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().limiters.len()).sum()
     }
 
     pub(in crate::state) fn is_idle(&self, now: u64) -> bool {
         self.shards.iter().all(|shard| {
             let shard = shard.lock();
             let overflow = &shard.overflow;
-            shard.buckets.is_empty() && Arc::strong_count(overflow) == 1 && overflow.is_idle(now)
+            shard.limiters.is_empty() && Arc::strong_count(overflow) == 1 && overflow.is_idle(now)
         })
     }
 }
 
 impl TableShard {
     fn make_room(&mut self, now: u64) -> bool {
-        if self.swept.is_some_and(|swept| now < swept + nanoseconds(SWEEP_EVERY)) {
+        if self.swept_at.is_some_and(|swept_at| now < swept_at + saturating_nanos(SWEEP_INTERVAL)) {
             return false;
         }
-        let before = self.buckets.len();
+        let before = self.limiters.len();
         self.sweep(now);
-        self.buckets.len() < before
+        self.limiters.len() < before
     }
 
-    /// Nobody can take hold of a bucket that only the shard holds, while the shard is locked.
+    /// Drops the limiters that are idle and that no delivery holds. While the shard is locked, no delivery can get one.
     fn sweep(&mut self, now: u64) {
-        self.swept = Some(now);
-        self.buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_idle(now));
-        self.buckets.shrink_to(self.buckets.len() * 2);
+        self.swept_at = Some(now);
+        self.limiters.retain(|_, limiter| Arc::strong_count(limiter) > 1 || !limiter.is_idle(now));
+        self.limiters.shrink_to(self.limiters.len() * 2);
     }
 }

@@ -1,5 +1,5 @@
-//! The deliveries that wait for their limits, bounded in number.
-//! Is there room for one more to wait, and for the clients that come after it?
+//! The number of deliveries that wait for their limits, bounded for each client.
+//! May one more delivery of this client wait?
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use crate::names::ClientName;
 
-/// Deliveries that wait for a limit. Each holds a connection or a stream, the head of its request, and what was read ahead
-/// to notice a hang-up: over HTTP/1 about 8 KiB of the body.
+/// The number of deliveries that may wait for a limit. Each holds a connection or a stream, the head of its request, and
+/// the bytes read ahead to notice a hang-up: over HTTP/1 about 8 KiB of the body.
 pub(in crate::state) const WAITING_MAX: usize = 20_000;
 
-/// Counts the deliveries that wait. A client may have as many of them as there are free places left. So one client takes
-/// half of all, a second one a quarter, and no client finds all of them taken.
+/// The slots of the deliveries that wait. A client may have as many as are free. So one client takes half of all, a second
+/// one a quarter, and a new client always finds a free slot.
 pub(in crate::state) struct WaitSlots {
     counts: Arc<Mutex<WaitCounts>>,
     max: usize,
@@ -27,33 +27,33 @@ struct WaitCounts {
     by_client: HashMap<ClientName, usize>,
 }
 
-/// One delivery that waits, until it is dropped.
+/// The slot of one delivery that waits; dropping it frees the slot.
 pub(in crate::state) struct WaitSlotGuard {
     counts: Arc<Mutex<WaitCounts>>,
     client: ClientName,
 }
 
-/// The wait of one delivery for its limits: its beginning, and its place among all that wait.
+/// The wait of one delivery for all of its limits. It takes a slot when it begins.
 pub(in crate::state) struct LimitWait<'a> {
-    waiting: &'a WaitSlots,
+    slots: &'a WaitSlots,
     client: &'a ClientName,
     begun: Option<(Instant, WaitSlotGuard)>,
 }
 
 impl<'a> LimitWait<'a> {
-    pub(in crate::state) fn new(waiting: &'a WaitSlots, client: &'a ClientName) -> Self {
-        Self { waiting, client, begun: None }
+    pub(in crate::state) fn new(slots: &'a WaitSlots, client: &'a ClientName) -> Self {
+        Self { slots, client, begun: None }
     }
 
-    /// Until when it may last. `None`: not at all, for too many deliveries wait.
-    pub(in crate::state) fn deadline(&mut self, longest: Duration) -> Option<Instant> {
-        if longest.is_zero() {
+    /// Returns the end of a wait of `max_wait` from its beginning. `None`: the limit allows no wait, or no slot is free.
+    pub(in crate::state) fn deadline(&mut self, max_wait: Duration) -> Option<Instant> {
+        if max_wait.is_zero() {
             return None;
         }
         if self.begun.is_none() {
-            self.begun = Some((Instant::now(), self.waiting.acquire(self.client)?));
+            self.begun = Some((Instant::now(), self.slots.acquire(self.client)?));
         }
-        self.begun.as_ref().map(|(begun, _)| *begun + longest)
+        self.begun.as_ref().map(|(begun, _)| *begun + max_wait)
     }
 }
 
@@ -62,7 +62,7 @@ impl WaitSlots {
         Self { counts: Arc::default(), max }
     }
 
-    /// `None`: there is no room.
+    /// Takes a slot. `None`: no slot is free for this client.
     pub(in crate::state) fn acquire(&self, client: &ClientName) -> Option<WaitSlotGuard> {
         let mut counts = self.counts.lock();
         let own = counts.by_client.get(client).copied().unwrap_or_default();
@@ -93,17 +93,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limit_waiters_of_one_client_leave_room_for_the_others() {
-        let waiting = WaitSlots::new(100);
+    fn wait_slots_of_one_client_leave_some_for_the_others() {
+        let slots = WaitSlots::new(100);
         let all_of = |client: &str| -> Vec<WaitSlotGuard> {
-            std::iter::from_fn(|| waiting.acquire(&ClientName::new(client))).collect()
+            std::iter::from_fn(|| slots.acquire(&ClientName::new(client))).collect()
         };
         let (first, second, third) = (all_of("first"), all_of("second"), all_of("third"));
         assert_eq!((first.len(), second.len(), third.len()), (50, 25, 13));
         drop(first);
-        assert_eq!(all_of("first").len(), 31, "of the 62 that are free");
+        assert_eq!(all_of("first").len(), 31, "half of the 62 that are free");
         drop((second, third));
-        let counts = waiting.counts.lock();
+        let counts = slots.counts.lock();
         assert_eq!((counts.all, counts.by_client.len()), (0, 0));
     }
 }

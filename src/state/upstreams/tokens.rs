@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use parking_lot::Mutex;
 
 use crate::lru::LruCache;
 use crate::names::{PoolName, TenantName};
@@ -105,7 +106,7 @@ impl TokenCache {
     /// Returns the token, the last failure, or a fetch to wait for. A caller that gets a [`FetchGuard`] must run the
     /// fetch; a token that is due for a refresh serves meanwhile.
     pub fn find(self: &Arc<Self>, key: &TokenKey, now: Instant) -> (TokenLookup, Option<FetchGuard>) {
-        let mut entries = self.entries();
+        let mut entries = self.0.lock();
         let entry = entries.get_or_insert_with(key, TokenEntry::default);
         let failure = entry.failure.as_ref().filter(|failure| now < failure.until);
         if let Some(cached) = entry.token.as_ref().filter(|cached| now < cached.until) {
@@ -132,7 +133,7 @@ impl TokenCache {
     /// Drops a token that the target refused, so that the next delivery fetches another. Refusals within
     /// [`REFETCH_INTERVAL`] of the last one change nothing.
     pub fn refused(&self, key: &TokenKey, token: &AccessToken, now: Instant) {
-        let mut entries = self.entries();
+        let mut entries = self.0.lock();
         let Some(entry) = entries.peek(key) else { return };
         // Several deliveries may have sent the same token: the cache may hold its successor already.
         let is_cached = entry.token.as_ref().is_some_and(|cached| Arc::ptr_eq(&cached.token.0, &token.0));
@@ -144,7 +145,7 @@ impl TokenCache {
 
     /// Removes the entries that have expired, and those of credentials that are no longer configured.
     pub fn sweep(&self, now: Instant, is_configured: impl Fn(&[u8; 32]) -> bool) {
-        self.entries().retain(|key, entry| {
+        self.0.lock().retain(|key, entry| {
             let is_over = |until: Option<Instant>| until.is_none_or(|until| until <= now);
             let ends = [
                 entry.token.as_ref().map(|cached| cached.until),
@@ -164,7 +165,7 @@ impl FetchGuard {
     pub fn granted(self, grant: Grant, now: Instant) {
         let (refresh, until) = (now + grant.refresh_after(), now + grant.usable_for());
         let token = AccessToken(Arc::new(grant.value));
-        if let Some(entry) = self.cache.entries().peek(&self.key) {
+        if let Some(entry) = self.cache.0.lock().peek(&self.key) {
             entry.token = Some(CachedToken { token: token.clone(), refresh, until });
             (entry.failure, entry.failures) = (None, 0);
         }
@@ -174,7 +175,7 @@ impl FetchGuard {
 
     pub fn failed(self, error: Arc<dyn Error + Send + Sync>, now: Instant) {
         let mut failure = FetchFailure { error, until: now };
-        if let Some(entry) = self.cache.entries().peek(&self.key) {
+        if let Some(entry) = self.cache.0.lock().peek(&self.key) {
             entry.failures = entry.failures.saturating_add(1);
             failure.until += backoff(entry.failures);
             entry.failure = Some(failure.clone());
@@ -185,7 +186,7 @@ impl FetchGuard {
 
 impl Drop for FetchGuard {
     fn drop(&mut self) {
-        let mut entries = self.cache.entries();
+        let mut entries = self.cache.0.lock();
         let Some(entry) = entries.peek(&self.key) else { return };
         // After an eviction the entry may belong to a later fetch.
         if entry.fetch.as_ref().is_some_and(|fetch| self.leader.leads(fetch)) {
@@ -309,10 +310,10 @@ mod tests {
         tokens.sweep(now, |_| true);
         assert_eq!(cached(&tokens, &key(None), now).value(), "Bearer t");
         tokens.sweep(now, |_| false);
-        assert_eq!(tokens.entries().len(), 1, "the fetch in flight stays");
+        assert_eq!(tokens.0.lock().len(), 1, "the fetch in flight stays");
         begin_fetch(&tokens, &key(None), now).1.granted(grant("t", 3600), now);
         tokens.sweep(now + Duration::from_secs(3600), |_| true);
-        assert_eq!(tokens.entries().len(), 1, "the token has expired");
+        assert_eq!(tokens.0.lock().len(), 1, "the token has expired");
     }
 
     #[test]
@@ -324,17 +325,17 @@ mod tests {
         }
         cached(&tokens, &tenant(0), now);
         let (_follower, _guard) = begin_fetch(&tokens, &tenant(TOKENS_MAX), now);
-        assert_eq!(tokens.entries().len(), TOKENS_MAX);
+        assert_eq!(tokens.0.lock().len(), TOKENS_MAX);
         cached(&tokens, &tenant(0), now);
         cached(&tokens, &tenant(2), now);
-        assert!(tokens.entries().peek(&tenant(1)).is_none(), "the least recently used");
+        assert!(tokens.0.lock().peek(&tenant(1)).is_none(), "the least recently used");
     }
 
     #[test]
     fn token_fetch_of_an_evicted_key_leaves_the_next_fetch_alone() {
         let (tokens, now) = (Arc::new(TokenCache::default()), Instant::now());
         let (_, first) = begin_fetch(&tokens, &key(None), now);
-        tokens.entries().retain(|_, _| false);
+        tokens.0.lock().retain(|_, _| false);
         let (_follower, _second) = begin_fetch(&tokens, &key(None), now);
         drop(first);
         let (TokenLookup::Pending(_), None) = tokens.find(&key(None), now) else { panic!("a third fetch") };

@@ -111,14 +111,14 @@ fn a_burst_passes_then_the_rate() {
     let refused = bench.now(std::slice::from_ref(&limit)).err().unwrap();
     assert_eq!((refused.kind, refused.limit.as_str()), (LimitKind::Rate, "l"));
     assert_eq!(refused.retry_after, Duration::from_millis(500));
-    let [(_, policy), (_, left)] = headers(&refused.standings).unwrap();
+    let [(_, policy), (_, left)] = headers(&refused.statuses).unwrap();
     assert_eq!((policy.to_str().unwrap(), left.to_str().unwrap()), (r#""l";q=3;w=2"#, r#""l";r=0;t=1"#));
 
     bench.clock.advance(refused.retry_after);
     assert_eq!(bench.pass(&limit), 1);
     bench.clock.advance(HOUR);
     let permit = bench.now(std::slice::from_ref(&limit)).ok().unwrap();
-    let [_, (_, left)] = headers(permit.standings()).unwrap();
+    let [_, (_, left)] = headers(permit.statuses()).unwrap();
     assert_eq!(left.to_str().unwrap(), r#""l";r=2;t=1"#);
     assert_eq!(bench.pass(&limit), 2);
 }
@@ -329,8 +329,8 @@ fn a_sweep_drops_no_counter_that_a_delivery_has_hold_of() {
     let permit = bench.now(&limit);
     bench.clock.advance(HOUR);
     runtime().block_on(bench.limits.sweep());
-    assert_eq!(bench.limits.keys(), 1);
+    assert_eq!(bench.limits.key_count(), 1);
     drop(permit);
     runtime().block_on(bench.limits.sweep());
-    assert_eq!(bench.limits.keys(), 0);
+    assert_eq!(bench.limits.key_count(), 0);
 }
