@@ -1,47 +1,25 @@
-//! The circuit of a target: whether a delivery may contact the target, and what its outcome says.
-//! Is a target that keeps failing left alone, and does nobody else suffer for it?
+//! The report of an attempt's outcome to the circuit breaker of its target.
+//! Does this outcome show that the target fails, that it works, or neither?
 
-use super::connector::LARGE_HEAD;
+use super::connector::LARGE_REQUEST_HEAD;
+use super::context::Delivery;
 use super::refusal::{Blame, Code, Refusal};
-use crate::policy::breaker::BreakerOpen;
-use crate::state::Runtime;
-use crate::state::config::ActiveConfig;
-use crate::state::upstreams::breaker::{BreakerKey, UpstreamAttempt, UpstreamFailure, UpstreamSuccess};
+use crate::state::upstreams::breaker::{UpstreamAttempt, UpstreamFailure, UpstreamSuccess};
 
-/// Refuses a delivery to a target whose circuit is open, before anything is spent on it: no token of a limit, no memory
-/// for its body, no wait.
-pub(super) fn check(runtime: &Runtime, active: &ActiveConfig, key: &BreakerKey) -> Result<(), Refusal> {
-    if active.plan.fuse.is_none() {
-        return Ok(());
-    }
-    Ok(runtime.circuit_breakers.check(key)?)
-}
-
-/// Begins the attempt, just before it contacts the target: a delivery that waits for its limits or for its client's body
-/// keeps no other from probing. `None`: this configuration has no circuits.
-pub(super) fn begin(
-    runtime: &Runtime,
-    active: &ActiveConfig,
-    key: BreakerKey,
-) -> Result<Option<UpstreamAttempt>, Refusal> {
-    let Some(fuse) = active.plan.fuse else { return Ok(None) };
-    Ok(Some(runtime.circuit_breakers.begin(key, fuse)?))
-}
-
-/// Counts what this says of the target; what failed for other reasons says nothing. `success`: what `Ok` shows.
+/// Reports the outcome of an attempt. `success`: the evidence that `Ok` is.
 pub(super) fn observe<T>(
-    runtime: &Runtime,
+    delivery: &Delivery<'_>,
     attempt: Option<UpstreamAttempt>,
     success: UpstreamSuccess,
-    reached: &Result<T, Refusal>,
+    result: &Result<T, Refusal>,
 ) {
     let Some(attempt) = attempt else { return };
-    match reached.as_ref().map_err(outcome) {
+    match result.as_ref().map_err(classify) {
         Ok(_) => attempt.succeeded(success),
         Err(BreakerOutcome::Responded) => attempt.succeeded(UpstreamSuccess::Response),
         Err(BreakerOutcome::Failure(failure, code)) => {
             if attempt.failed(failure, code) {
-                runtime.metrics.circuits_opened.inc();
+                delivery.runtime.metrics.circuits_opened.inc();
             }
         }
         Err(BreakerOutcome::Unknown) => {}
@@ -52,15 +30,17 @@ enum BreakerOutcome {
     /// The target has responded; outgate refuses the response.
     Responded,
     Failure(UpstreamFailure, &'static str),
+    /// The refusal is no evidence of the target's health.
     Unknown,
 }
 
-/// A certificate that proves nothing says nothing here: who waits for it to be mended wants to hear of it at each try.
-fn outcome(refusal: &Refusal) -> BreakerOutcome {
+/// Classifies a refusal. An untrusted certificate opens no circuit: its owner must see at each retry whether the new
+/// certificate works.
+fn classify(refusal: &Refusal) -> BreakerOutcome {
     let failure = match refusal.code {
-        _ if refusal.is_unheard() => return BreakerOutcome::Unknown,
+        _ if refusal.is_client_gone() => return BreakerOutcome::Unknown,
         _ if refusal.effective_blame() != Blame::Target => return BreakerOutcome::Unknown,
-        // A resolver that lost its upstream fails for every name alike.
+        // A resolver without its upstream fails for every name.
         Code::NameTimeout => return BreakerOutcome::Unknown,
         // The pool lacks the target's address family.
         Code::ConnectUnreachable if !refusal.is_retryable() => return BreakerOutcome::Unknown,
@@ -68,9 +48,9 @@ fn outcome(refusal: &Refusal) -> BreakerOutcome {
         Code::ConnectRefused | Code::ConnectTimeout | Code::ConnectUnreachable | Code::TlsFailed => {
             UpstreamFailure::Unreachable
         }
-        // One client's request head is reason enough.
-        Code::ConnectionLost if refusal.details() == Some(LARGE_HEAD) => return BreakerOutcome::Unknown,
-        // The handshake was cut off.
+        // The size of one client's request head can explain this failure.
+        Code::ConnectionLost if refusal.details() == Some(LARGE_REQUEST_HEAD) => return BreakerOutcome::Unknown,
+        // The target closed the connection during the handshake.
         Code::ConnectionLost if refusal.details() == Some("tls") => UpstreamFailure::Unreachable,
         Code::ResponseTimeout | Code::ResponseMalformed | Code::ConnectionLost => UpstreamFailure::NoResponse,
         _ => return BreakerOutcome::Unknown,
@@ -78,24 +58,14 @@ fn outcome(refusal: &Refusal) -> BreakerOutcome {
     BreakerOutcome::Failure(failure, refusal.code.name())
 }
 
-impl From<BreakerOpen> for Refusal {
-    fn from(BreakerOpen { again_in }: BreakerOpen) -> Self {
-        Refusal::new(
-            Code::TargetCircuitOpen,
-            "the target failed too often, and its circuit is open: retry after the time in Retry-After",
-        )
-        .retry_after(again_in)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_lost_counts_for_the_circuit_unless_one_clients_large_head_explains_it() {
+    fn breaker_counts_a_lost_connection_unless_a_large_request_head_explains_it() {
         let lost = || Refusal::new(Code::ConnectionLost, "");
-        assert!(matches!(outcome(&lost()), BreakerOutcome::Failure(UpstreamFailure::NoResponse, _)));
-        assert!(matches!(outcome(&lost().with_details(LARGE_HEAD)), BreakerOutcome::Unknown));
+        assert!(matches!(classify(&lost()), BreakerOutcome::Failure(UpstreamFailure::NoResponse, _)));
+        assert!(matches!(classify(&lost().with_details(LARGE_REQUEST_HEAD)), BreakerOutcome::Unknown));
     }
 }

@@ -1,7 +1,7 @@
-//! The header by which a target knows us: as it is written, or with a token that is fetched for it.
-//! What is this target shown, and does it take it?
+//! The credential that a target demands: a header as it is configured, or a token that outgate fetches.
+//! Which header does the target get, and did the target accept it?
 //!
-//! The request for a token leaves by the same doors as the webhook: the route's pool, guard, resolver, trust and timeouts.
+//! The request for a token takes the same steps as a webhook: the route's pool, guard, resolver, trust and timeouts.
 
 use std::error::Error;
 use std::fmt;
@@ -13,23 +13,24 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connector::UpstreamConnector;
+use super::context::Delivery;
 use super::errors::map_hyper_error;
 use super::record::{Record, Step, TokenEndpointEvidence};
 use super::refusal::{Code, Refusal};
 use super::webhook::SignedRequest;
-use super::{errors, steps};
-use crate::names::TenantName;
+use super::{response, steps};
+use crate::names::ClientName;
 use crate::net::http_client::Upload;
-use crate::policy::credential::{CredentialValue, Grant, GrantError, OAuth2, refuses_token};
+use crate::policy::credential::{CredentialValue, Grant, OAuth2, refuses_token};
 use crate::policy::route::Route;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
 use crate::state::upstreams::tokens::{AccessToken, FetchFailure, FetchGuard, TokenKey, TokenLookup};
 
-/// A token endpoint's answer is a few hundred bytes, even where its token has claims in it.
-const ANSWER_MAX: usize = 64 << 10;
+/// Size limit of a token endpoint's response, in bytes. A response with a large token has a few thousand.
+const TOKEN_RESPONSE_MAX: usize = 64 << 10;
 
-/// What a target is shown.
+/// The header that authenticates outgate at a target.
 pub(super) struct TargetCredential {
     name: HeaderName,
     value: HeaderValue,
@@ -41,25 +42,19 @@ impl TargetCredential {
         (self.name.clone(), self.value.clone())
     }
 
-    /// A token that the target does not take is not shown again. The webhook is not sent again, either: its answer is
-    /// the client's.
-    pub(super) fn observe_response(&self, answer: &Response<Incoming>, runtime: &Runtime) {
+    /// Discards a token that the target refuses. The client gets the response: outgate does not send the webhook again.
+    pub(super) fn observe_response(&self, response: &Response<Incoming>, runtime: &Runtime) {
         if let Some((key, token)) = &self.token
-            && refuses_token(answer.status(), answer.headers())
+            && refuses_token(response.status(), response.headers())
         {
             runtime.tokens.refused(key, token, Instant::now().into_std());
         }
     }
 }
 
-/// What the route's target is shown; `None` where the route has no credential.
-pub(super) async fn obtain(
-    runtime: &Arc<Runtime>,
-    active: &Arc<ActiveConfig>,
-    route: &Arc<Route>,
-    tenant: Option<&TenantName>,
-    record: &mut Record,
-) -> Result<Option<TargetCredential>, Refusal> {
+/// Returns the credential of the route; `None` if the route has none.
+pub(super) async fn obtain(delivery: &Delivery<'_>, record: &mut Record) -> Result<Option<TargetCredential>, Refusal> {
+    let &Delivery { route, tenant, .. } = delivery;
     let Some(credential) = &route.credential else { return Ok(None) };
     let name = credential.header.clone();
     let oauth2 = match &credential.proof {
@@ -75,32 +70,28 @@ pub(super) async fn obtain(
         tenant: tenant.filter(|_| route.is_for_tenants).cloned(),
     };
     record.begin(Step::Token);
-    let token = token(runtime, active, route, oauth2, &key).await.map_err(|failed| to_refusal(&failed, record))?;
+    let token = await_token(delivery, oauth2, &key).await.map_err(|failure| to_refusal(&failure, record))?;
     record.step(Step::Token);
     Ok(Some(TargetCredential { name, value: token.value(), token: Some((key, token)) }))
 }
 
-async fn token(
-    runtime: &Arc<Runtime>,
-    active: &Arc<ActiveConfig>,
-    route: &Arc<Route>,
+async fn await_token(
+    delivery: &Delivery<'_>,
     oauth2: &Arc<OAuth2>,
     key: &TokenKey,
 ) -> Result<AccessToken, FetchFailure> {
     loop {
-        let (found, errand) = runtime.tokens.find(key, Instant::now().into_std());
-        if let Some(errand) = errand {
-            // A task of its own: whoever asked first may hang up, and others wait for the same token.
-            let errand =
-                run_fetch(Arc::clone(runtime), Arc::clone(active), Arc::clone(route), Arc::clone(oauth2), errand);
-            tokio::spawn(errand);
+        let (lookup, guard) = delivery.runtime.tokens.find(key, Instant::now().into_std());
+        if let Some(guard) = guard {
+            // A task of its own: the first client may hang up while other deliveries wait for the same token.
+            tokio::spawn(TokenFetch::new(delivery, oauth2, guard).run());
         }
-        match found {
+        match lookup {
             TokenLookup::Token(token) => return Ok(token),
-            TokenLookup::Failed(failed) => return Err(failed),
-            TokenLookup::Pending(mut fetch) => match fetch.result().await {
+            TokenLookup::Failed(failure) => return Err(failure),
+            TokenLookup::Pending(mut pending) => match pending.result().await {
                 Some(outcome) => return outcome,
-                None => tokio::task::yield_now().await, // the leader was dropped: this delivery or another one fetches
+                None => tokio::task::yield_now().await, // the fetch was dropped: this delivery or another starts a new one
             },
         }
     }
@@ -121,99 +112,98 @@ impl fmt::Display for TokenFetchError {
 
 impl Error for TokenFetchError {}
 
-/// What the one who asked was told, in its record, too.
-fn to_refusal(failed: &FetchFailure, record: &mut Record) -> Refusal {
-    let Some(TokenFetchError { refusal, evidence }) = failed.error.downcast_ref() else {
+/// Returns the refusal of a fetch that failed, and records its evidence.
+fn to_refusal(failure: &FetchFailure, record: &mut Record) -> Refusal {
+    let Some(TokenFetchError { refusal, evidence }) = failure.error.downcast_ref() else {
         return Refusal::new(Code::Internal, "no token could be fetched");
     };
     record.lacks_token(evidence.clone());
     let refusal = refusal.clone();
-    if refusal.is_retryable() { refusal.retry_after(failed.retry_after(Instant::now().into_std())) } else { refusal }
+    if refusal.is_retryable() { refusal.retry_after(failure.retry_after(Instant::now().into_std())) } else { refusal }
 }
 
-async fn run_fetch(
+/// One fetch of a token, for every delivery that waits for it.
+struct TokenFetch {
     runtime: Arc<Runtime>,
     active: Arc<ActiveConfig>,
     route: Arc<Route>,
+    /// The client of the delivery that started the fetch.
+    client: ClientName,
     oauth2: Arc<OAuth2>,
-    errand: FetchGuard,
-) {
-    let fetched = fetch(&runtime, &active, &route, &oauth2, errand.tenant()).await;
-    let result = fetched.as_ref().map_or_else(|failed| failed.refusal.code.name(), |_| "granted");
-    runtime.metrics.token_request(&oauth2.credential, result);
-    match fetched {
-        Ok(grant) => errand.granted(grant, Instant::now().into_std()),
-        Err(failed) => errand.failed(Arc::new(failed), Instant::now().into_std()),
+    guard: FetchGuard,
+}
+
+impl TokenFetch {
+    fn new(delivery: &Delivery<'_>, oauth2: &Arc<OAuth2>, guard: FetchGuard) -> Self {
+        let Delivery { runtime, active, route, client, .. } = *delivery;
+        Self {
+            runtime: Arc::clone(runtime),
+            active: Arc::clone(active),
+            route: Arc::clone(route),
+            client: client.clone(),
+            oauth2: Arc::clone(oauth2),
+            guard,
+        }
+    }
+
+    async fn run(self) {
+        let fetched = self.fetch().await;
+        let result = fetched.as_ref().map_or_else(|error| error.refusal.code.name(), |_| "granted");
+        self.runtime.metrics.token_request(&self.oauth2.credential, result);
+        match fetched {
+            Ok(grant) => self.guard.granted(grant, Instant::now().into_std()),
+            Err(error) => self.guard.failed(Arc::new(error), Instant::now().into_std()),
+        }
+    }
+
+    /// Fetches a token within the route's timeouts: each bounds its step, and the total timeout bounds the whole fetch.
+    async fn fetch(&self) -> Result<Grant, TokenFetchError> {
+        let Self { runtime, active, route, client, oauth2, guard } = self;
+        let mut record = Record::for_internal_request(runtime);
+        let delivery = Delivery {
+            runtime,
+            active,
+            route,
+            client,
+            tenant: guard.tenant(),
+            target: &oauth2.endpoint,
+            separates_clients: false,
+            started: record.started(),
+        };
+        let fetched = timeout(route.timeouts.total, request_token(&delivery, oauth2, &mut record)).await;
+        let timed_out = || Refusal::new(Code::ResponseTimeout, "it was not there within the total timeout");
+        fetched.unwrap_or_else(|_| Err(timed_out())).map_err(|refusal| TokenFetchError {
+            refusal: refusal.of_token_endpoint(&oauth2.endpoint),
+            evidence: record.into_endpoint_evidence(oauth2),
+        })
     }
 }
 
-/// Bounded by the route's timeouts: each for its step, and the total, which no delivery's end sets here.
-async fn fetch(
-    runtime: &Arc<Runtime>,
-    active: &ActiveConfig,
-    route: &Route,
-    oauth2: &OAuth2,
-    tenant: Option<&TenantName>,
-) -> Result<Grant, TokenFetchError> {
-    let mut record = Record::for_internal_request(runtime);
-    let asked = timeout(route.timeouts.total, request_token(runtime, active, route, oauth2, tenant, &mut record)).await;
-    let late = || Refusal::new(Code::ResponseTimeout, "it was not there within the total timeout");
-    asked.unwrap_or_else(|_| Err(late())).map_err(|refusal| TokenFetchError {
-        refusal: refusal.of_token_endpoint(&oauth2.endpoint),
-        evidence: record.into_endpoint_evidence(oauth2),
-    })
-}
-
-/// The steps of a webhook, for a request of our own.
-async fn request_token(
-    runtime: &Arc<Runtime>,
-    active: &ActiveConfig,
-    route: &Route,
-    oauth2: &OAuth2,
-    tenant: Option<&TenantName>,
-    record: &mut Record,
-) -> Result<Grant, Refusal> {
-    let target = &oauth2.endpoint;
-    // Its port is open because the operator has written it.
+/// Requests a token, in the steps of a webhook.
+async fn request_token(delivery: &Delivery<'_>, oauth2: &OAuth2, record: &mut Record) -> Result<Grant, Refusal> {
+    let &Delivery { active, route, target, .. } = delivery;
+    // The operator has configured the endpoint, and thereby allowed its port.
     active.plan.guard.judge_name(target, &[target.port], false)?;
-    let hops = steps::plan_hops(runtime, active, route, tenant, target, record).await?;
-    let passage =
-        UpstreamConnector { runtime, active, route, target, tenant, client: None, hops, started: record.started() };
-    let lease = passage.open(record).await?;
+    let hops = steps::plan_hops(delivery, record).await?;
+    let connector = UpstreamConnector::new(delivery, hops);
+    let connection = connector.open(record).await?;
     let deadline = Instant::now() + route.timeouts.response;
     let request = SignedRequest { request: oauth2.request().map(Upload::whole), progress: None, interim: None };
-    let (mut lease, answer) = passage.forward(lease, request, record).await?;
-    errors::final_answer(&answer, ANSWER_MAX as u64, route.response_head_max)?;
-    let status = answer.status();
-    let read = timeout_at(deadline, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
-    let late = || Refusal::new(Code::ResponseTimeout, "no whole answer within the response timeout");
-    let body = read.map_err(|_| late())?.map_err(|fault| broken(fault.as_ref(), route))?.to_bytes();
+    let (mut connection, response) = connector.forward(connection, request, record).await?;
+    response::check(&response, TOKEN_RESPONSE_MAX as u64, route.response_head_max)?;
+    let status = response.status();
+    let read = timeout_at(deadline, Limited::new(response.into_body(), TOKEN_RESPONSE_MAX).collect()).await;
+    let timed_out = || Refusal::new(Code::ResponseTimeout, "no whole answer within the response timeout");
+    let body = read.map_err(|_| timed_out())?.map_err(|error| map_body_error(error.as_ref(), route))?.to_bytes();
     record.step(Step::Response);
-    lease.finish_exchange();
+    connection.finish_exchange();
     OAuth2::judge(status, &body).map_err(Refusal::from)
 }
 
-fn broken(fault: &(dyn std::error::Error + Send + Sync + 'static), route: &Route) -> Refusal {
-    if fault.is::<LengthLimitError>() {
+fn map_body_error(error: &(dyn Error + Send + Sync + 'static), route: &Route) -> Refusal {
+    if error.is::<LengthLimitError>() {
         return Refusal::new(Code::ResponseTooLarge, "an answer longer than any token");
     }
-    let broke_off = || Refusal::new(Code::ConnectionLost, "the answer broke off").with_cause(fault);
-    fault.downcast_ref().map_or_else(broke_off, |fault| map_hyper_error(fault, route.response_head_max, 0))
-}
-
-impl From<GrantError> for Refusal {
-    fn from(fault: GrantError) -> Self {
-        match fault {
-            // It is for the operator to mend: neither the client nor the target can.
-            GrantError::Refused(status, word) => {
-                let refusal =
-                    Refusal::new(Code::Internal, format!("it answers {} and grants nothing", status.as_u16()));
-                word.into_iter().fold(refusal, Refusal::with_details)
-            }
-            GrantError::Unavailable(status) => {
-                Refusal::new(Code::TargetCircuitOpen, format!("it answers {}", status.as_u16()))
-            }
-            GrantError::Malformed(why) => Refusal::new(Code::ResponseMalformed, format!("it answers with {why}")),
-        }
-    }
+    let incomplete = || Refusal::new(Code::ConnectionLost, "the answer broke off").with_cause(error);
+    error.downcast_ref().map_or_else(incomplete, |error| map_hyper_error(error, route.response_head_max, 0))
 }

@@ -1,5 +1,5 @@
-//! The steps that a webhook and a tunnel have in common.
-//! Who asks, may they now, and which ways lead there?
+//! The steps before the network, in the order in which webhooks and tunnels take them.
+//! May this delivery contact its target now, and over which hops?
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,98 +7,108 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{Context, SHA256};
 use jiff::Timestamp;
 
-use super::errors;
+use super::context::Delivery;
 use super::record::{Record, Step};
 use super::refusal::{Code, Refusal};
-use crate::names::{ClientName, Host, LimitName, Target, TenantName};
-use crate::policy::Plan;
-use crate::policy::egress::{self, Hop, HopError, Pool};
-use crate::policy::limits::LimitDescriptor;
+use crate::names::{Host, LimitName, TenantName};
+use crate::policy::egress::{self, Families, Hop, HopError, Pool};
+use crate::policy::guard::ClearedAddresses;
 use crate::policy::route::Route;
 use crate::state::Runtime;
-use crate::state::config::ActiveConfig;
 use crate::state::limits::LimitPermit;
 use crate::state::limits::admission::InFlightGuard;
+use crate::state::upstreams::breaker::{BreakerKey, UpstreamAttempt};
 
-/// One of those in flight, wherever they go. Comes before all that costs something and after all that refuses strangers,
-/// whose requests would else push others out of the line.
-pub(super) async fn acquire_slot(
-    runtime: &Runtime,
-    plan: &Plan,
-    record: &mut Record,
-) -> Result<InFlightGuard, Refusal> {
-    let entered = runtime.admission.acquire(plan.max_deliveries).await;
-    entered.map_err(|busy| {
-        runtime.metrics.deliveries_shed.inc();
-        record.limited("server.max_deliveries", BTreeMap::new());
-        busy.into()
-    })
+/// Refuses a delivery to a target whose circuit is open. The refused delivery has cost no token of a limit, no memory for
+/// its body, and no wait.
+pub(super) fn check_breaker(delivery: &Delivery<'_>, key: &BreakerKey) -> Result<(), Refusal> {
+    if delivery.active.plan.fuse.is_none() {
+        return Ok(());
+    }
+    Ok(delivery.runtime.circuit_breakers.check(key)?)
 }
 
-pub(super) async fn acquire_limits(
-    runtime: &Runtime,
-    route: &Route,
-    client: &ClientName,
-    tenant: Option<&TenantName>,
-    target: &Target,
-    record: &mut Record,
-) -> Result<LimitPermit, Refusal> {
-    let who = LimitDescriptor { client, tenant, route: &route.name, host: &target.host, egress: route.pool.name() };
-    // The parts of the key that the limit of this name counts by.
+/// Takes a place under each limit of the route, and waits for it as long as the limit allows.
+pub(super) async fn acquire_limits(delivery: &Delivery<'_>, record: &mut Record) -> Result<LimitPermit, Refusal> {
+    let (limits, descriptor) = (&delivery.route.limits, delivery.limit_descriptor());
+    // The parts of the key by which the limit of this name counts.
     let key = |name: &LimitName| {
-        let limit = route.limits.iter().find(|limit| limit.name == *name);
-        limit.map(|limit| limit.key(&who).parts()).unwrap_or_default()
+        let limit = limits.iter().find(|limit| limit.name == *name);
+        limit.map(|limit| limit.key(&descriptor).parts()).unwrap_or_default()
     };
     record.begin(Step::Admit);
-    let permit = runtime.limits.acquire(&route.limits, &who).await.map_err(|limited| {
-        record.limited(limited.limit.as_str(), key(&limited.limit));
-        Refusal::from(limited)
+    let permit = delivery.runtime.limits.acquire(limits, &descriptor).await.map_err(|exceeded| {
+        record.limited(exceeded.limit.as_str(), key(&exceeded.limit));
+        Refusal::from(exceeded)
     })?;
     for (kind, limit) in permit.would_refuse() {
-        record.limit_would_refuse(limit.as_str(), errors::limited(*kind), key(limit));
+        record.limit_would_refuse(limit.as_str(), Code::from(*kind), key(limit));
     }
     record.step(Step::Admit);
     Ok(permit)
 }
 
-/// The ways to a target, all judged: from an address of the pool that is usable, to one that the guard clears.
-pub(super) async fn plan_hops(
-    runtime: &Runtime,
-    active: &ActiveConfig,
-    route: &Route,
-    tenant: Option<&TenantName>,
-    target: &Target,
-    record: &mut Record,
-) -> Result<Vec<Hop>, Refusal> {
+/// Takes a place under `server.max_deliveries`.
+///
+/// This step precedes everything that costs memory or sockets. It follows authentication, because requests of unknown
+/// clients would otherwise push others out of the queue.
+pub(super) async fn acquire_slot(delivery: &Delivery<'_>, record: &mut Record) -> Result<InFlightGuard, Refusal> {
+    let slot = delivery.runtime.admission.acquire(delivery.active.plan.max_deliveries).await;
+    slot.map_err(|overloaded| {
+        delivery.runtime.metrics.deliveries_shed.inc();
+        record.limited("server.max_deliveries", BTreeMap::new());
+        overloaded.into()
+    })
+}
+
+/// Begins the attempt to contact the target. `None`: the configuration has no circuit breaker.
+///
+/// A half-open circuit admits one attempt. A delivery begins it only now, so that its waits keep no other from probing.
+pub(super) fn begin_attempt(delivery: &Delivery<'_>, key: BreakerKey) -> Result<Option<UpstreamAttempt>, Refusal> {
+    let Some(config) = delivery.active.plan.fuse else { return Ok(None) };
+    Ok(Some(delivery.runtime.circuit_breakers.begin(key, config)?))
+}
+
+/// Resolves the target, and chooses the hops: each leads from a usable source of the pool to an address that the guard
+/// clears.
+pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> Result<Vec<Hop>, Refusal> {
+    let &Delivery { runtime, active, route, tenant, target, .. } = delivery;
     record.begin(Step::Resolve);
-    // What left the pool since the delivery began opens no connection any more: the pool is the one in force now.
     let families = pool_now(runtime, route)?.families(Timestamp::now());
     if !families.v4 && !families.v6 {
         return Err(HopError::NoUsableSource.into());
     }
-    let answers = active.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
-    let cleared = active.plan.guard.clear(target, &answers.addresses, &runtime.sources.own())?;
+    let cleared = resolve(delivery, families).await?;
     if let Some(denied) = cleared.would_deny() {
         record.would_refuse("guard", &denied.to_string(), Code::TargetForbidden);
     }
+    // A reload may have changed the pool while the name was resolved.
     let pool = &pool_now(runtime, route)?;
-    let turn = active.next_rotation(pool, &cleared);
-    let (view, stick, now) = (runtime.sources.view(), affinity_hash(tenant, &target.host), Timestamp::now());
-    let choose = |usable: &dyn Fn(_) -> bool| egress::choose(pool, &cleared, stick, turn, now, usable);
-    // An address that nobody answers is used where there is no other: it is of the pool, too.
+    let rotation = active.next_rotation(pool, &cleared);
+    let (view, affinity, now) = (runtime.sources.view(), affinity_hash(tenant, &target.host), Timestamp::now());
+    let choose = |usable: &dyn Fn(_) -> bool| egress::choose(pool, &cleared, affinity, rotation, now, usable);
+    // A source that is deprioritised serves where the pool has no other.
     let hops = choose(&|source| view.has(source) && !runtime.source_health.is_resting(source))
         .or_else(|_| choose(&|source| view.has(source)))?;
     record.step(Step::Resolve);
     Ok(hops)
 }
 
-/// The pool as it is in force now.
+/// Resolves the target's name to addresses of these families, and checks every address with the guard.
+pub(super) async fn resolve(delivery: &Delivery<'_>, families: Families) -> Result<ClearedAddresses, Refusal> {
+    let &Delivery { runtime, active, route, target, .. } = delivery;
+    let answer = active.resolver.resolve(&target.host, families, route.timeouts.dns).await?;
+    Ok(active.plan.guard.clear(target, &answer.addresses, &runtime.sources.own())?)
+}
+
+/// Returns the pool of the configuration that is active now: a removed address opens no connection.
 fn pool_now(runtime: &Runtime, route: &Route) -> Result<Arc<Pool>, HopError> {
     runtime.active_config().plan.pools.get(route.pool.name()).cloned().ok_or(HopError::NoUsableSource)
 }
 
-/// What sticky selection sticks to. The same in every process, release and build: a customer's source address must not
-/// move because a library's hash did.
+/// Returns the hash by which sticky selection chooses a source.
+///
+/// It is the same in every process, release and build: the source address of a tenant must not change with a library.
 pub(super) fn affinity_hash(tenant: Option<&TenantName>, host: &Host) -> u64 {
     let mut context = Context::new(&SHA256);
     let tenant = tenant.map_or("", TenantName::as_str);

@@ -1,5 +1,5 @@
-//! Bodies and tunnels that pass no faster than the bandwidth of their limits.
-//! When may these bytes go on?
+//! Bodies and tunnels that stay within the bandwidth of their limits.
+//! When may these bytes pass?
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -9,47 +9,47 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::RequestBody;
+use super::request::RequestBody;
 use crate::state::limits::bandwidth::BandwidthLimiter;
 
-/// Read of a tunnel at once.
-const CHUNK: usize = 16 * 1024;
+/// Bytes that one read of a tunnel takes at most.
+const READ_CHUNK: usize = 16 * 1024;
 
-/// Where nothing is to be paid it is as if it were not there.
+/// A body or stream under a bandwidth limit. Without a limit, every call goes to the inner one.
 pub(super) struct Throttled<T> {
     inner: T,
-    gate: Option<Box<Throttle>>,
+    throttle: Option<Box<Throttle>>,
 }
 
-/// Bytes are paid for when they are at hand, so nobody has paid for what does not come.
+/// The bandwidth limit, and the bytes that wait for it. Bytes take their share after they have arrived.
 struct Throttle {
-    tolls: BandwidthLimiter,
+    limiter: BandwidthLimiter,
     pending: Bytes,
 }
 
-/// A request's body.
-pub(super) fn inbound(body: RequestBody, tolls: Option<BandwidthLimiter>) -> RequestBody {
-    if tolls.is_some() { Box::pin(Throttled::new(body, tolls)) } else { body }
+/// Returns the body under a bandwidth limit.
+pub(super) fn request_body(body: RequestBody, limiter: Option<BandwidthLimiter>) -> RequestBody {
+    if limiter.is_some() { Box::pin(Throttled::new(body, limiter)) } else { body }
 }
 
 impl<T> Throttled<T> {
-    pub(super) fn new(inner: T, tolls: Option<BandwidthLimiter>) -> Self {
-        Self { inner, gate: tolls.map(|tolls| Box::new(Throttle { tolls, pending: Bytes::new() })) }
+    pub(super) fn new(inner: T, limiter: Option<BandwidthLimiter>) -> Self {
+        Self { inner, throttle: limiter.map(|limiter| Box::new(Throttle { limiter, pending: Bytes::new() })) }
     }
 
     fn pending(&self) -> usize {
-        self.gate.as_ref().map_or(0, |gate| gate.pending.len())
+        self.throttle.as_ref().map_or(0, |throttle| throttle.pending.len())
     }
 }
 
 impl Throttle {
-    /// Some of what is pending.
-    fn poll_pass(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Bytes> {
-        let paid = ready!(self.tolls.poll_acquire(cx, self.pending.len().min(most)));
-        if paid == self.pending.len() {
-            return Poll::Ready(std::mem::take(&mut self.pending)); // whose memory is not kept
+    /// Returns at most `max` of the pending bytes.
+    fn poll_release(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Bytes> {
+        let granted = ready!(self.limiter.poll_acquire(cx, self.pending.len().min(max)));
+        if granted == self.pending.len() {
+            return Poll::Ready(std::mem::take(&mut self.pending)); // frees the buffer
         }
-        Poll::Ready(self.pending.split_to(paid))
+        Poll::Ready(self.pending.split_to(granted))
     }
 }
 
@@ -58,16 +58,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Throttled<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let Self { inner, gate } = self.get_mut();
-        let Some(gate) = gate else { return Pin::new(inner).poll_frame(cx) };
-        if gate.pending.is_empty() {
+        let Self { inner, throttle } = self.get_mut();
+        let Some(throttle) = throttle else { return Pin::new(inner).poll_frame(cx) };
+        if throttle.pending.is_empty() {
             let Some(frame) = ready!(Pin::new(inner).poll_frame(cx)).transpose()? else { return Poll::Ready(None) };
             match frame.into_data() {
-                Ok(data) => gate.pending = data,
+                Ok(data) => throttle.pending = data,
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             }
         }
-        gate.poll_pass(cx, usize::MAX).map(|data| Some(Ok(Frame::data(data))))
+        throttle.poll_release(cx, usize::MAX).map(|data| Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -89,14 +89,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Throttled<B> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Throttled<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { inner, gate } = self.get_mut();
-        let Some(gate) = gate else { return Pin::new(inner).poll_read(cx, buf) };
-        if gate.pending.is_empty() {
-            let mut chunk = BytesMut::with_capacity(CHUNK);
+        let Self { inner, throttle } = self.get_mut();
+        let Some(throttle) = throttle else { return Pin::new(inner).poll_read(cx, buf) };
+        if throttle.pending.is_empty() {
+            let mut chunk = BytesMut::with_capacity(READ_CHUNK);
             ready!(pin!(inner.read_buf(&mut chunk)).poll(cx))?;
-            gate.pending = chunk.freeze();
+            throttle.pending = chunk.freeze();
         }
-        buf.put_slice(&ready!(gate.poll_pass(cx, buf.remaining())));
+        buf.put_slice(&ready!(throttle.poll_release(cx, buf.remaining())));
         Poll::Ready(Ok(()))
     }
 }

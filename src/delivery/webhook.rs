@@ -1,5 +1,5 @@
-//! The request that the target will see: the client's, without what was for us, with what we add.
-//! What is forwarded, and what proves it is ours?
+//! The request that the target gets: the client's request, without the fields for outgate, and with outgate's own.
+//! Which fields and which body are forwarded, and which signatures are added?
 
 use std::sync::Arc;
 
@@ -8,25 +8,23 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, he
 use http_body::Body;
 use jiff::Timestamp;
 
+use super::context::Delivery;
+use super::errors;
+use super::judge::Routed;
 use super::record::Record;
 use super::refusal::Refusal;
-use super::request_body::{self, RequestBody, UploadProgress};
-use super::request_target::{self, RequestTarget};
-use super::{InterimCallback, ProxyRequest, errors, fields};
-use crate::config;
-use crate::names::{Target, TenantName};
+use super::request::body::{self, UploadProgress};
+use super::request::{InterimCallback, ProxyRequest, RequestBody, fields, max_forwards, webhook_id};
+use crate::config::InterimPolicy;
 use crate::net::http_client::Upload;
 use crate::policy::authn::{self, BodyCheck};
 use crate::policy::route::{Route, WHOLE_BODY_MAX};
-use crate::policy::sign::{self, SignError, Signer, SigningInput};
+use crate::policy::sign::{SignError, Signer, SigningInput};
 
-static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-
-/// A webhook taken in: its fields cleaned, its body at hand or on its way.
-pub(super) struct Webhook {
+/// A webhook before it is signed. Its body is buffered or about to stream.
+pub(super) struct Webhook<'a> {
+    delivery: &'a Delivery<'a>,
     method: Method,
-    target: Target,
-    tenant: Option<TenantName>,
     path_and_query: String,
     fields: HeaderMap,
     body: WebhookBody,
@@ -38,53 +36,30 @@ enum WebhookBody {
     Streaming(Upload, Arc<UploadProgress>),
 }
 
-/// A request that nothing will change any more, and what goes on around it while it is sent.
+/// A request that is ready to send: no step changes it.
 pub(super) struct SignedRequest {
     pub(super) request: Request<Upload>,
+    /// `None`: the body is buffered.
     pub(super) progress: Option<Arc<UploadProgress>>,
     pub(super) interim: Option<InterimCallback>,
 }
 
-/// Returns the id of a webhook that is signed: the client's own, or one that is made of the request's.
-pub(super) fn id(fields: &HeaderMap, request_id: &str) -> Result<String, Refusal> {
-    Ok(given_id(fields)?.map_or_else(|| format!("msg_{request_id}"), str::to_owned))
-}
-
-/// Returns the id that the client gave, if it gave one. The error: it is malformed.
-pub(super) fn given_id(fields: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    if fields.get_all(&WEBHOOK_ID).iter().nth(1).is_some() {
-        return Err(Refusal::malformed("Webhook-Id stands there more than once"));
-    }
-    let malformed = || Refusal::malformed("Webhook-Id may have letters, digits and -_~+@, up to 256 of them");
-    match fields.contains_key(&WEBHOOK_ID) {
-        false => Ok(None),
-        true => own_id(fields).map(Some).ok_or_else(malformed),
-    }
-}
-
-/// Returns the id that the client gave, if it is one.
-pub(super) fn own_id(fields: &HeaderMap) -> Option<&str> {
-    let mut ids = fields.get_all(&WEBHOOK_ID).iter();
-    let (id, None) = (ids.next()?, ids.next()) else { return None };
-    id.to_str().ok().filter(|id| sign::valid_id(id))
-}
-
-impl Webhook {
-    /// Reads the body whole if a signer must see it or the client has signed it, or prepares to stream it, under the
-    /// route's cap either way.
+impl<'a> Webhook<'a> {
+    /// Takes the fields that outgate forwards, and buffers the body or prepares to stream it.
+    ///
+    /// The body is buffered if outgate signs it or the client has signed it. Either way it is at most as long as the
+    /// route allows.
     pub(super) async fn prepare(
-        arrival: ProxyRequest,
-        request_target: RequestTarget,
-        target: Target,
-        route: &Route,
-        body_check: Option<BodyCheck>,
-        pseudonym: &str,
+        delivery: &'a Delivery<'a>,
+        routed: &Routed<'_>,
+        request: ProxyRequest,
     ) -> Result<Self, Refusal> {
-        let ProxyRequest { method, version, mut fields, body, interim, .. } = arrival;
-        if fields::names_end_to_end(&fields) {
+        let &Delivery { route, target, .. } = delivery;
+        let ProxyRequest { method, version, mut fields, body, interim, .. } = request;
+        if fields::connection_names_end_to_end(&fields) {
             return Err(Refusal::malformed("Connection names a field that is not the connection's"));
         }
-        request_target::count_forward(&method, &mut fields);
+        max_forwards::decrement(&method, &mut fields);
         fields::strip(&mut fields);
         authn::take_out_proofs(&mut fields);
         fields.remove(header::EXPECT);
@@ -92,37 +67,41 @@ impl Webhook {
         let host = HeaderValue::try_from(target.authority())
             .map_err(|_| Refusal::malformed("the target's host is malformed"))?;
         fields.insert(header::HOST, host);
-        fields::add_via(&mut fields, version, pseudonym);
+        fields::add_via(&mut fields, version, delivery.pseudonym());
 
-        let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == config::InterimPolicy::Forward);
-        let body = Self::body(body, route, body_check).await?;
-        let RequestTarget { path_and_query, tenant, .. } = request_target;
-        Ok(Self { method, target, tenant, path_and_query, fields, body, interim })
+        let interim = interim.filter(|_| version == Version::HTTP_2 || route.interim == InterimPolicy::Forward);
+        let body = Self::prepare_body(body, route, routed.body_check.as_ref()).await?;
+        let path_and_query = routed.request_target.path_and_query.clone();
+        Ok(Self { delivery, method, path_and_query, fields, body, interim })
     }
 
-    async fn body(body: RequestBody, route: &Route, pledge: Option<BodyCheck>) -> Result<WebhookBody, Refusal> {
-        if route.signers.is_empty() && pledge.is_none() {
-            request_body::judge_length(&body, route.body_max)?;
-            let (upload, progress) = request_body::stream(body, route.body_max);
+    async fn prepare_body(
+        body: RequestBody,
+        route: &Route,
+        body_check: Option<&BodyCheck>,
+    ) -> Result<WebhookBody, Refusal> {
+        if route.signers.is_empty() && body_check.is_none() {
+            body::check_length(&body, route.body_max)?;
+            let (upload, progress) = body::stream(body, route.body_max);
             return Ok(WebhookBody::Streaming(upload, progress));
         }
-        let most = route.body_max.min(WHOLE_BODY_MAX);
-        request_body::judge_length(&body, most)?;
-        let body = request_body::buffer(body, most).await?;
-        pledge.map_or(Ok(()), |pledge| pledge.verify(&body))?;
+        let max = route.body_max.min(WHOLE_BODY_MAX);
+        body::check_length(&body, max)?;
+        let body = body::buffer(body, max).await?;
+        body_check.map_or(Ok(()), |check| check.verify(&body))?;
         Ok(WebhookBody::Buffered(body))
     }
 
-    /// Adds the route's credential; what a client sent under its name is none.
+    /// Sets the route's credential, in place of a field of this name that the client sent.
     pub(super) fn set_credential(&mut self, (name, value): (HeaderName, HeaderValue)) {
         self.fields.insert(name, value);
     }
 
-    /// Signs and closes it: nothing is changed afterwards.
-    pub(super) fn sign(mut self, route: &Route, now: Timestamp, record: &mut Record) -> Result<SignedRequest, Refusal> {
+    /// Signs the webhook with every signer of the route.
+    pub(super) fn sign(mut self, now: Timestamp, record: &mut Record) -> Result<SignedRequest, Refusal> {
         let (upload, progress) = match std::mem::replace(&mut self.body, WebhookBody::Buffered(Bytes::new())) {
             WebhookBody::Buffered(body) => {
-                self.add_signatures(&body, route, now, record)?;
+                self.add_signatures(&body, now, record)?;
                 record.body_length(body.len() as u64);
                 (Upload::whole(body), None)
             }
@@ -135,7 +114,7 @@ impl Webhook {
             .path_and_query
             .parse()
             .map_err(|_| Refusal::malformed("a character that may not stand in the target's path or query"))?;
-        self.frame(&upload);
+        self.set_framing(&upload);
         let mut request = Request::new(upload);
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
@@ -143,65 +122,56 @@ impl Webhook {
         Ok(SignedRequest { request, progress, interim: self.interim })
     }
 
-    /// Says how long the body is where hyper would say nothing: it leaves out the length of an empty body, for which
-    /// servers answer 411 (RFC 9110 §8.6), and sends no stream of unknown length with a GET.
-    fn frame(&mut self, upload: &Upload) {
-        let takes_a_body = !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
+    /// Sets the length or the framing of the body where hyper sets none.
+    ///
+    /// hyper omits the length of an empty body, for which servers answer 411 (RFC 9110 §8.6). It sends no stream of
+    /// unknown length with a GET.
+    fn set_framing(&mut self, upload: &Upload) {
+        let allows_body = !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
         match upload.size_hint().exact() {
-            Some(0) if takes_a_body => self.fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0")),
+            Some(0) if allows_body => self.fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0")),
             None => self.fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
             Some(_) => None,
         };
     }
 
-    fn add_signatures(
-        &mut self,
-        body: &[u8],
-        route: &Route,
-        now: Timestamp,
-        record: &mut Record,
-    ) -> Result<(), Refusal> {
+    fn add_signatures(&mut self, body: &[u8], now: Timestamp, record: &mut Record) -> Result<(), Refusal> {
+        let route = self.delivery.route;
         if route.signers.is_empty() {
-            return Ok(()); // it was taken in whole for the client's signature, not for one of ours
+            return Ok(()); // the body is buffered for the client's signature only
         }
-        let id = id(&self.fields, record.request_id())?;
+        let id = webhook_id::given_or_generated(&self.fields, record.request_id())?;
         for signer in &route.signers {
-            let changes =
-                signer.mutations(&self.draft(body, now, &id)).map_err(|fault| self.unsigned(signer, fault))?;
-            self.set(changes.headers);
-            if let Some(changed) = changes.path_and_query {
-                self.path_and_query = changed;
+            let mutations =
+                signer.mutations(&self.signing_input(body, now, &id)).map_err(|error| self.unsigned(signer, error))?;
+            self.set_fields(mutations.headers);
+            if let Some(path_and_query) = mutations.path_and_query {
+                self.path_and_query = path_and_query;
             }
         }
         for signer in &route.signers {
-            let signature = signer.sign(&self.draft(body, now, &id)).map_err(|fault| self.unsigned(signer, fault))?;
-            // What a client sent of them is not the signer's word, even where the signer has none.
+            let signature =
+                signer.sign(&self.signing_input(body, now, &id)).map_err(|error| self.unsigned(signer, error))?;
+            // A target must not take the client's fields for the signer's, even if this signature sets none of them.
             signer.headers().iter().for_each(|name| drop(self.fields.remove(name)));
-            self.set(signature.headers);
+            self.set_fields(signature.headers);
             record.signed_by(signature.keys);
         }
         Ok(())
     }
 
-    fn draft<'a>(&'a self, body: &'a [u8], now: Timestamp, id: &'a str) -> SigningInput<'a> {
-        SigningInput {
-            method: &self.method,
-            target: &self.target,
-            tenant: self.tenant.as_ref(),
-            path_and_query: &self.path_and_query,
-            headers: &self.fields,
-            body,
-            now,
-            id,
-        }
+    fn signing_input<'b>(&'b self, body: &'b [u8], now: Timestamp, id: &'b str) -> SigningInput<'b> {
+        let &Delivery { target, tenant, .. } = self.delivery;
+        let (method, path_and_query) = (&self.method, self.path_and_query.as_str());
+        SigningInput { method, target, tenant, path_and_query, headers: &self.fields, body, now, id }
     }
 
-    fn unsigned(&self, signer: &Signer, fault: SignError) -> Refusal {
-        errors::unsigned(signer, self.tenant.as_ref(), fault)
+    fn unsigned(&self, signer: &Signer, error: SignError) -> Refusal {
+        errors::unsigned(signer, self.delivery.tenant, error)
     }
 
-    fn set(&mut self, headers: Vec<(HeaderName, HeaderValue)>) {
-        for (name, value) in headers {
+    fn set_fields(&mut self, fields: Vec<(HeaderName, HeaderValue)>) {
+        for (name, value) in fields {
             self.fields.insert(name, value);
         }
     }

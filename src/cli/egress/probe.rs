@@ -67,23 +67,23 @@ impl Probe {
             },
         };
         let tenant = self.sender.tenant();
-        let asked = ProbeRequest {
+        let request = ProbeRequest {
             url: &self.url,
             client: &client,
             tenant: tenant.as_ref(),
             pool: pool.as_ref(),
-            most: self.sample.into(),
+            max_sources: self.sample.into(),
             timeout: self.timeout,
         };
-        let probed = run_locally(valid, async |runtime| delivery::probe(runtime, &asked).await)?;
-        match &probed {
-            Ok(probed) if self.json => println!("{:#}", as_json(probed)),
-            Ok(probed) => tell(probed),
+        let report = run_locally(valid, async |runtime| delivery::probe(runtime, &request).await)?;
+        match &report {
+            Ok(report) if self.json => println!("{:#}", as_json(report)),
+            Ok(report) => print_report(report),
             Err(refusal) if refusal.code == Code::RequestMalformed => return Err(usage_error(refusal.detail())),
             Err(refusal) if self.json => println!("{:#}", json!({ "refusal": refusal_as_json(refusal) })),
             Err(refusal) => println!("{}", refused(refusal)),
         }
-        let all = probed.is_ok_and(|probed| probed.met.iter().all(|met| met.outcome.is_ok()));
+        let all = report.is_ok_and(|report| report.results.iter().all(|result| result.outcome.is_ok()));
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(sysexits::UNAVAILABLE) })
     }
 }
@@ -92,22 +92,22 @@ fn refused(refusal: &Refusal) -> String {
     let cause = refusal.cause().map(|cause| format!(" ({cause})")).unwrap_or_default();
     escape_control_characters(&format!(
         "refused before anything was dialled: {}: {}{cause}",
-        result(refusal),
+        code(refusal),
         refusal.detail()
     ))
 }
 
-/// The code, and the word within it.
-fn result(refusal: &Refusal) -> String {
-    let word = refusal.details().map(|word| format!(": {word}")).unwrap_or_default();
-    format!("{}{word}", refusal.code.name())
+/// Returns the code and the details of a refusal.
+fn code(refusal: &Refusal) -> String {
+    let details = refusal.details().map(|details| format!(": {details}")).unwrap_or_default();
+    format!("{}{details}", refusal.code.name())
 }
 
-fn tell(probed: &ProbeReport) {
-    let ProbeReport { target, route, survey, met, .. } = probed;
+fn print_report(report: &ProbeReport) {
+    let ProbeReport { target, route, survey, results, .. } = report;
     println!("{target} by route {}, pool {}, trust {}", route.name, route.pool.name(), route.trust.name);
-    let addresses: Vec<_> = probed.addresses.iter().map(ToString::to_string).collect();
-    println!("dns      {}: {}", in_words(probed.resolved), addresses.join(", "));
+    let addresses: Vec<_> = report.addresses.iter().map(ToString::to_string).collect();
+    println!("dns      {}: {}", format_time(report.resolved), addresses.join(", "));
     let sources = survey.sources.len();
     match survey.is_sample() {
         true => println!("sources  {sources} of {} usable ones, a sample spread over their ranges", survey.of),
@@ -115,45 +115,45 @@ fn tell(probed: &ProbeReport) {
     }
     println!();
     let mut table = vec![["SOURCE", "TARGET", "TCP", "TLS", "RESULT", "CERTIFICATE"].map(str::to_owned)];
-    table.extend(met.iter().map(row));
+    table.extend(results.iter().map(row));
     let widths: [usize; 6] = std::array::from_fn(|cell| table.iter().map(|row| row[cell].len()).max().unwrap_or(0));
     for row in &table {
         let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         println!("{}", cells.join("  ").trim_end());
     }
-    let good = met.iter().filter(|met| met.outcome.is_ok()).count();
-    println!("\n{good} of {} connections came through.", met.len());
-    for gap in &probed.gaps {
+    let good = results.iter().filter(|result| result.outcome.is_ok()).count();
+    println!("\n{good} of {} connections came through.", results.len());
+    for gap in &report.gaps {
         println!("{gap}{}", if survey.is_sample() { " (of a larger pool, by a sample)" } else { "" });
     }
 }
 
-fn row(met: &ProbeResult) -> [String; 6] {
-    let certificate = match &met.outcome {
-        Ok(Some(shown)) => {
-            let unverified = if shown.proof.verified { "" } else { "NOT VERIFIED, " };
-            escape_control_characters(&format!("{unverified}until {}, by {}", shown.proof.expires, shown.issuer))
+fn row(result: &ProbeResult) -> [String; 6] {
+    let certificate = match &result.outcome {
+        Ok(Some(handshake)) => {
+            let unverified = if handshake.info.verified { "" } else { "NOT VERIFIED, " };
+            escape_control_characters(&format!("{unverified}until {}, by {}", handshake.info.expires, handshake.issuer))
         }
         Ok(None) => "none: plaintext".to_owned(),
         Err(_) => String::new(),
     };
     [
-        met.hop.from().to_string(),
-        met.hop.to().to_string(),
-        in_words(met.connect),
-        met.tls.map_or_else(|| "-".to_owned(), in_words),
-        met.outcome.as_ref().map_or_else(result, |_| "ok".to_owned()),
+        result.hop.from().to_string(),
+        result.hop.to().to_string(),
+        format_time(result.connect),
+        result.tls.map_or_else(|| "-".to_owned(), format_time),
+        result.outcome.as_ref().map_or_else(code, |_| "ok".to_owned()),
         certificate,
     ]
 }
 
-fn in_words(time: Duration) -> String {
+fn format_time(time: Duration) -> String {
     format!("{:.1} ms", milliseconds(time))
 }
 
-fn as_json(probed: &ProbeReport) -> Value {
-    let ProbeReport { target, route, survey, .. } = probed;
-    let gaps = probed.gaps.iter().map(|gap| {
+fn as_json(report: &ProbeReport) -> Value {
+    let ProbeReport { target, route, survey, .. } = report;
+    let gaps = report.gaps.iter().map(|gap| {
         let mut value = json!(gap);
         value["words"] = gap.to_string().into();
         value
@@ -163,29 +163,29 @@ fn as_json(probed: &ProbeReport) -> Value {
         "route": route.name.as_str(),
         "pool": route.pool.name().as_str(),
         "trust": route.trust.name.as_str(),
-        "dns": { "addresses": probed.addresses, "ms": milliseconds(probed.resolved) },
+        "dns": { "addresses": report.addresses, "ms": milliseconds(report.resolved) },
         "usable": json_number(survey.of),
         "probed": survey.sources.len(),
         "sampled": survey.is_sample(),
-        "connections": probed.met.iter().map(met_as_json).collect::<Vec<_>>(),
+        "connections": report.results.iter().map(result_as_json).collect::<Vec<_>>(),
         "gaps": gaps.collect::<Vec<_>>(),
         "refusal": null,
     })
 }
 
-fn met_as_json(met: &ProbeResult) -> Value {
-    let shown = met.outcome.as_ref().ok().and_then(Option::as_ref);
-    let certificate = shown.map(|shown| {
-        let proof = &shown.proof;
-        json!({ "issuer": shown.issuer, "expires": proof.expires, "verified": proof.verified })
+fn result_as_json(result: &ProbeResult) -> Value {
+    let handshake = result.outcome.as_ref().ok().and_then(Option::as_ref);
+    let certificate = handshake.map(|handshake| {
+        let info = &handshake.info;
+        json!({ "issuer": handshake.issuer, "expires": info.expires, "verified": info.verified })
     });
     json!({
-        "source": met.hop.from(),
-        "target": met.hop.to(),
-        "ms": { "connect": milliseconds(met.connect), "tls": met.tls.map(milliseconds) },
-        "tls": shown.map(|shown| json!({ "version": shown.proof.version, "suite": shown.proof.suite })),
+        "source": result.hop.from(),
+        "target": result.hop.to(),
+        "ms": { "connect": milliseconds(result.connect), "tls": result.tls.map(milliseconds) },
+        "tls": handshake.map(|handshake| json!({ "version": handshake.info.version, "suite": handshake.info.suite })),
         "certificate": certificate,
-        "refusal": met.outcome.as_ref().err().map(refusal_as_json),
+        "refusal": result.outcome.as_ref().err().map(refusal_as_json),
     })
 }
 

@@ -1,5 +1,5 @@
-//! The evidence of the way to a target: each attempt to connect, and the certificate of a handshake that failed.
-//! Which addresses did a delivery use, and what did the target's certificate say?
+//! The evidence of a connection: each attempt to connect, and the certificate of a handshake that failed.
+//! Which addresses did a delivery use, and which certificate did the target send?
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::net::http_client::Connection;
 use crate::net::tls::{self, CertificateSummary};
 use crate::policy::egress::Hop;
 
-/// Attempts that one record has.
+/// Attempts that one record has at most.
 const ATTEMPTS_MAX: usize = 16;
 
 /// One attempt to connect.
@@ -20,17 +20,17 @@ const ATTEMPTS_MAX: usize = 16;
 pub(super) struct AttemptEvidence {
     source: IpAddr,
     address: IpAddr,
-    /// A word of [`crate::net::dial::ConnectAttempt`].
+    /// The outcome of a [`crate::net::dial::ConnectAttempt`].
     outcome: &'static str,
     ms: f64,
 }
 
-/// The certificate of a target, in a handshake that failed.
+/// The certificate that a target sent in a handshake that failed.
 #[derive(Serialize, Clone, Debug)]
 pub(super) struct FailedCertificate {
     #[serde(flatten)]
     certificate: Box<CertificateSummary>,
-    /// The word of the refusal, or `accepted`, or `unverified` where the trust verifies nothing.
+    /// The details of the refusal, or `accepted`, or `unverified` if the trust verifies nothing.
     verdict: &'static str,
 }
 
@@ -44,25 +44,25 @@ pub(super) struct TlsEvidence {
 }
 
 impl Record {
-    /// A new connection is needed: what is known of a former one is not its evidence.
-    pub(in super::super) fn needs_connection(&mut self) {
+    /// Clears the evidence of a former connection before a new one is opened.
+    pub(in crate::delivery) fn needs_connection(&mut self) {
         (self.reused, self.http, self.tls) = (None, None, None);
     }
 
-    /// The first of the hops is in the record of a delivery that ends meanwhile.
-    pub(in super::super) fn dials(&mut self, hops: &[Hop]) {
-        hops.first().into_iter().for_each(|hop| self.leaves_by(*hop));
+    /// Begins the step. A delivery that ends during the step has the first hop in its record.
+    pub(in crate::delivery) fn dials(&mut self, hops: &[Hop]) {
+        hops.first().into_iter().for_each(|hop| self.set_hop(*hop));
         self.begin(Step::Connect);
     }
 
-    pub(in super::super) fn dialled(&mut self, dialling: &DialReport) {
+    pub(in crate::delivery) fn dialled(&mut self, report: &DialReport) {
         self.step(Step::Connect);
-        dialling.hop.into_iter().for_each(|hop| self.leaves_by(hop));
-        if dialling.outcome.is_ok() && dialling.attempts.len() == 1 {
+        report.hop.into_iter().for_each(|hop| self.set_hop(hop));
+        if report.outcome.is_ok() && report.attempts.len() == 1 {
             return;
         }
         let room = ATTEMPTS_MAX - self.attempts.len();
-        self.attempts.extend(dialling.attempts.iter().take(room).map(|attempt| AttemptEvidence {
+        self.attempts.extend(report.attempts.iter().take(room).map(|attempt| AttemptEvidence {
             source: attempt.hop.from(),
             address: attempt.hop.to().ip(),
             outcome: attempt.outcome,
@@ -70,25 +70,25 @@ impl Record {
         }));
     }
 
-    pub(in super::super) fn set_connection(&mut self, connection: &Connection, reused: bool) {
-        self.leaves_by(connection.hop());
+    pub(in crate::delivery) fn set_connection(&mut self, connection: &Connection, reused: bool) {
+        self.set_hop(connection.hop());
         (self.reused, self.http, self.tls) = (Some(reused), Some(connection.http_version()), None);
-        connection.handshake_info().into_iter().for_each(|proof| self.proven(proof));
+        connection.handshake_info().into_iter().for_each(|handshake| self.set_handshake(handshake));
         self.timer.mark();
     }
 
-    pub(in super::super) fn leaves_by(&mut self, hop: Hop) {
+    pub(in crate::delivery) fn set_hop(&mut self, hop: Hop) {
         (self.source, self.address) = (Some(hop.from()), Some(hop.to().ip()));
     }
 
-    /// On this connection, or of a tunnel's target on one of our own.
-    pub(in super::super) fn proven(&mut self, proof: &tls::HandshakeInfo) {
-        let &tls::HandshakeInfo { version, suite, expires, verified, .. } = proof;
+    /// Sets the evidence of the handshake that has verified the target.
+    pub(in crate::delivery) fn set_handshake(&mut self, handshake: &tls::HandshakeInfo) {
+        let &tls::HandshakeInfo { version, suite, expires, verified, .. } = handshake;
         self.tls = Some(TlsEvidence { version, suite, certificate_expires: expires, verified });
     }
 
-    /// The target has shown this certificate in a handshake that failed.
-    pub(in super::super) fn failed_certificate(
+    /// Sets the certificate that the target sent in a handshake that failed.
+    pub(in crate::delivery) fn failed_certificate(
         &mut self,
         certificate: Option<Box<CertificateSummary>>,
         verdict: &'static str,

@@ -1,5 +1,5 @@
-//! The line that a record becomes.
-//! Which names does a delivery log have?
+//! The line of JSON that a record becomes.
+//! Which fields does a line of the delivery log have?
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,19 +11,19 @@ use super::connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
 use super::timing::StepTimes;
 use super::token_endpoint::TokenEndpointEvidence;
 
-/// By what only reports, a limit for example.
+/// The refusal of a report-only rule, such as a limit.
 #[derive(Serialize)]
 pub(super) struct WouldRefuse {
     pub(super) kind: &'static str,
     pub(super) name: String,
     pub(super) code: &'static str,
-    /// Of a limit that counts by something.
+    /// The key of a limit that counts by a part of the request.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) key: LimitKeyParts,
 }
 
-/// The parts that a limit counts by; `None`: a delivery for no tenant.
-pub(in super::super) type LimitKeyParts = BTreeMap<&'static str, Option<String>>;
+/// The parts of a limit's key. `None`: the delivery is for no tenant.
+pub(in crate::delivery) type LimitKeyParts = BTreeMap<&'static str, Option<String>>;
 
 /// The limit that refused a request.
 #[derive(Serialize)]
@@ -32,7 +32,7 @@ pub(super) struct RefusingLimit {
     pub(super) key: LimitKeyParts,
 }
 
-/// The line. Names are part of the product's surface.
+/// The line. Operators' tools read its field names, so a name never changes.
 #[derive(Serialize)]
 pub(super) struct RecordLine<'a> {
     pub(super) time: Timestamp,
@@ -57,23 +57,23 @@ pub(super) struct RecordLine<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) attempts: &'a [AttemptEvidence],
     pub(super) reused: Option<bool>,
-    /// The version spoken with the target.
+    /// The version of HTTP to the target.
     pub(super) http: Option<&'static str>,
     pub(super) tls: Option<&'a TlsEvidence>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certificate: Option<&'a FailedCertificate>,
     pub(super) signatures: Vec<&'a str>,
     pub(super) status: Option<u16>,
-    /// Of the target's response.
+    /// The status class of the target's response.
     pub(super) status_class: Option<&'static str>,
     pub(super) code: &'static str,
     pub(super) blame: &'static str,
-    /// As in the response.
+    /// The value in the response to the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retryable: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) details: Option<&'static str>,
-    /// As in the response.
+    /// The value in the response to the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,13 +1,13 @@
-//! The time that each step of a delivery took, in the record of deliveries that fail, too.
+//! The time that each step of a delivery took, including the step in which it failed.
 //! How long did each step take, and in which step did the delivery end?
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// The steps that are timed.
+/// The steps that a record times.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Step {
+pub(in crate::delivery) enum Step {
     Admit,
     Token,
     ReadBody,
@@ -18,7 +18,7 @@ pub(in super::super) enum Step {
     Response,
 }
 
-/// Milliseconds by step; `None`: the delivery did not come to it, or not in this way.
+/// Milliseconds of each step. `None`: the delivery did not take the step.
 #[derive(Serialize, Default, Clone, Debug)]
 pub(super) struct StepTimes {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,72 +44,73 @@ pub(super) struct StepTimer {
     started: Instant,
     /// The end of the last step.
     last: Instant,
-    underway: Option<Step>,
-    took: StepTimes,
+    current: Option<Step>,
+    times: StepTimes,
 }
 
 impl StepTimer {
     pub(super) fn start() -> Self {
         let now = Instant::now();
-        Self { started: now, last: now, underway: None, took: StepTimes::default() }
+        Self { started: now, last: now, current: None, times: StepTimes::default() }
     }
 
     pub(super) fn started(&self) -> Instant {
         self.started
     }
 
-    /// What is between two steps counts for the second, but not for the way to the target.
+    /// Begins a step. The time since the last step counts for it, except for the steps of a connection.
     pub(super) fn begin(&mut self, step: Step) {
         if matches!(step, Step::Connect | Step::Tls) {
             self.mark();
         }
-        self.underway = Some(step);
+        self.current = Some(step);
     }
 
-    /// Ends a step, which has taken the time since the end of the last one. A step that is taken again, such as a second connection, counts with the first.
+    /// Ends a step, which has taken the time since the end of the last one. A second time, such as that of a second
+    /// connection, is added to the first.
     pub(super) fn end(&mut self, step: Step) {
-        let took = self.last.elapsed();
+        let elapsed = self.last.elapsed();
         let slot = match step {
-            Step::Admit => &mut self.took.admit,
-            Step::Token => &mut self.took.token,
-            Step::ReadBody => &mut self.took.take_in,
-            Step::Resolve => &mut self.took.resolve,
-            Step::Connect => &mut self.took.connect,
-            Step::Tls => &mut self.took.tls,
-            Step::Sign => &mut self.took.sign,
-            Step::Response => &mut self.took.response,
+            Step::Admit => &mut self.times.admit,
+            Step::Token => &mut self.times.token,
+            Step::ReadBody => &mut self.times.take_in,
+            Step::Resolve => &mut self.times.resolve,
+            Step::Connect => &mut self.times.connect,
+            Step::Tls => &mut self.times.tls,
+            Step::Sign => &mut self.times.sign,
+            Step::Response => &mut self.times.response,
         };
-        *slot = Some(milliseconds(took + Duration::from_secs_f64(slot.unwrap_or_default() / 1e3)));
-        self.underway = None;
+        *slot = Some(milliseconds(elapsed + Duration::from_secs_f64(slot.unwrap_or_default() / 1e3)));
+        self.current = None;
         self.mark();
     }
 
-    /// The next step begins now.
+    /// Sets the beginning of the next step to now.
     pub(super) fn mark(&mut self) {
         self.last = Instant::now();
     }
 
-    /// Ends the step under way, if there is one.
+    /// Ends the current step, if there is one.
     pub(super) fn stop(&mut self) {
-        self.underway.into_iter().for_each(|step| self.end(step));
+        self.current.into_iter().for_each(|step| self.end(step));
     }
 
-    /// Returns the time of the whole delivery.
+    /// Ends the timing, and returns the time of the whole delivery.
     pub(super) fn finish(&mut self) -> Duration {
         self.stop();
-        let took = self.started.elapsed();
-        self.took.total = milliseconds(took);
-        took
+        let elapsed = self.started.elapsed();
+        self.times.total = milliseconds(elapsed);
+        elapsed
     }
 
-    /// Ends the timing, and gives its times away.
+    /// Ends the timing, and returns its times.
     pub(super) fn take_times(&mut self) -> StepTimes {
         self.finish();
-        std::mem::take(&mut self.took)
+        std::mem::take(&mut self.times)
     }
 
     pub(super) fn milliseconds(&self) -> &StepTimes {
-        &self.took
+        &self.times
     }
 }
 

@@ -1,5 +1,5 @@
-//! The evidence of a token that could not be fetched: the token endpoint, and the connection to it.
-//! From where was the endpoint asked, and how far did the request come?
+//! The evidence of a token fetch that failed: the token endpoint, and the connection to it.
+//! From which source did the request leave, and which step failed?
 
 use std::net::IpAddr;
 
@@ -10,9 +10,9 @@ use super::connection::{AttemptEvidence, FailedCertificate, TlsEvidence};
 use super::timing::StepTimes;
 use crate::policy::credential::OAuth2;
 
-/// Names are those of the record, with the endpoint in the target's place.
+/// The fields have the names of the record, with the endpoint in the target's place.
 #[derive(Serialize, Clone, Debug)]
-pub(in super::super) struct TokenEndpointEvidence {
+pub(in crate::delivery) struct TokenEndpointEvidence {
     credential: String,
     scheme: &'static str,
     host: String,
@@ -31,8 +31,8 @@ pub(in super::super) struct TokenEndpointEvidence {
 }
 
 impl Record {
-    /// Gives what this record of a request for a token has gathered.
-    pub(in super::super) fn into_endpoint_evidence(mut self, oauth2: &OAuth2) -> TokenEndpointEvidence {
+    /// Returns the evidence in this record of a request for a token.
+    pub(in crate::delivery) fn into_endpoint_evidence(mut self, oauth2: &OAuth2) -> TokenEndpointEvidence {
         let endpoint = &oauth2.endpoint;
         TokenEndpointEvidence {
             credential: oauth2.credential.to_string(),
@@ -51,8 +51,8 @@ impl Record {
         }
     }
 
-    /// Says why this delivery has no token. Deliveries that wait for one fetch have the same evidence.
-    pub(in super::super) fn lacks_token(&mut self, evidence: TokenEndpointEvidence) {
+    /// Sets why this delivery has no token. Deliveries that wait for the same fetch get the same evidence.
+    pub(in crate::delivery) fn lacks_token(&mut self, evidence: TokenEndpointEvidence) {
         self.token_endpoint = Some(Box::new(evidence));
     }
 }

@@ -45,7 +45,7 @@ fn the_page_of_refusals_has_every_word_for_a_certificate_and_no_other() {
 fn fields(code: &str, of: &str) -> Vec<String> {
     let body = code.split(&format!("pub(super) struct {of}")).nth(1);
     let body = body.or_else(|| code.split(&format!("pub struct {of}")).nth(1));
-    let body = body.or_else(|| code.split(&format!("pub(in super::super) struct {of}")).nth(1)).expect(of);
+    let body = body.or_else(|| code.split(&format!("pub(in crate::delivery) struct {of}")).nth(1)).expect(of);
     let lines = body.lines().skip(1).take_while(|line| *line != "}").map(str::trim);
     let lines = lines.filter(|line| !line.starts_with("//") && !line.starts_with('#'));
     let names = lines.filter_map(|line| line.split_once(": "));

@@ -1,5 +1,5 @@
-//! The decisions of the story, told instead of acted on.
-//! What would happen to this webhook, and which rule says so?
+//! The explanation of a delivery: its decisions as text, without their effects.
+//! What would happen to this webhook, and which rule decides it?
 
 mod current_state;
 mod route_match;
@@ -10,12 +10,14 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::judge::{JudgeInput, Judgment, JudgmentOutcome, Routed, judge};
-use super::refusal::{Code, Refusal};
-use super::request_target::RequestTarget;
-use super::steps::affinity_hash;
-use super::tunnel_mode::TunnelMode;
+use current_state::{CurrentState, explain_current_state};
+
 use crate::config::{AuthMethod, CrlPolicy, LimitScope, SelectionPolicy, Timeouts, TlsVersion, VerifyMode};
+use crate::delivery::judge::{JudgeInput, Judgment, JudgmentOutcome, Routed, judge};
+use crate::delivery::refusal::{Code, Refusal};
+use crate::delivery::request::target::RequestTarget;
+use crate::delivery::request::tunnel_mode::TunnelMode;
+use crate::delivery::steps::affinity_hash;
 use crate::names::{ClientName, Host, KeyId, TenantName, pluralize};
 use crate::policy::Plan;
 use crate::policy::authn::{Authenticated, Client};
@@ -27,7 +29,7 @@ use crate::policy::sign::Signer;
 use crate::policy::trust::Trust;
 use crate::state::Runtime;
 
-/// Steps with what was decided in each, and the refusal that ended them, if one did.
+/// The decision of each step, and the refusal that ends them, if there is one.
 pub struct Explanation {
     pub lines: Vec<(&'static str, String)>,
     pub refusal: Option<Code>,
@@ -35,15 +37,15 @@ pub struct Explanation {
 
 impl Explanation {
     pub fn as_json(&self) -> Value {
-        let steps: Vec<_> = self.lines.iter().map(|(step, what)| json!({ "step": step, "what": what })).collect();
+        let steps: Vec<_> = self.lines.iter().map(|(step, text)| json!({ "step": step, "what": text })).collect();
         json!({ "steps": steps, "refusal": self.refusal.map(Code::name) })
     }
 }
 
-/// A webhook that would be sent, or a tunnel that would be opened.
+/// A webhook or a tunnel that no client has sent.
 pub struct ExplainRequest<'a> {
     pub method: &'a Method,
-    /// Of a CONNECT, host and port.
+    /// The URL, or the host and port of a CONNECT.
     pub url: &'a str,
     pub client: &'a ClientName,
     pub tenant: Option<&'a TenantName>,
@@ -56,37 +58,37 @@ impl ExplainRequest<'_> {
     }
 }
 
-/// No name is resolved: for a target that is a name, and that the configuration gives no address, the guard's verdict on
-/// its addresses stays open.
-pub fn explain(plan: &Plan, question: &ExplainRequest<'_>, own: &LocalAddresses) -> Explanation {
-    routed(plan, question, own).0
+/// Explains a delivery under a plan.
+///
+/// It resolves no name, so it has no verdict of the guard on the addresses of a name, unless the configuration pins them.
+pub fn explain(plan: &Plan, request: &ExplainRequest<'_>, local: &LocalAddresses) -> Explanation {
+    explain_routed(plan, request, local).0
 }
 
-/// The same by the plan in force, with what the proxy knows at this moment.
-pub fn explain_now(runtime: &Runtime, question: &ExplainRequest<'_>) -> Explanation {
+/// Explains a delivery under the active plan, with the current state of the proxy.
+pub fn explain_now(runtime: &Runtime, request: &ExplainRequest<'_>) -> Explanation {
     let active = runtime.active_config();
-    let (mut explained, routed) = routed(&active.plan, question, &runtime.sources.own());
-    // A request that is refused before comes to no limit.
-    let Some(routed) = routed else { return explained };
-    let current_state::Now { lines, not_admitted, no_egress } =
-        current_state::now(runtime, &active.plan, question, &routed);
-    explained.lines.extend(lines);
-    // In the order of a delivery: the configuration's own refusal comes from the pool or the guard.
-    explained.refusal = not_admitted.or(explained.refusal).or(no_egress);
-    explained
+    let (mut explanation, routed) = explain_routed(&active.plan, request, &runtime.sources.own());
+    // A request that the judgement refuses takes no place of a limit.
+    let Some(routed) = routed else { return explanation };
+    let CurrentState { lines, not_admitted, no_egress } =
+        explain_current_state(runtime, &active.plan, request, &routed);
+    explanation.lines.extend(lines);
+    // The order is that of a delivery: the refusal that the plan implies comes from the pool or the guard.
+    explanation.refusal = not_admitted.or(explanation.refusal).or(no_egress);
+    explanation
 }
 
-/// Returns the explanation, and the decisions if nothing refuses the request before it is admitted.
-fn routed<'p>(
+/// Returns the explanation, and the routed request unless the judgement refuses it.
+fn explain_routed<'p>(
     plan: &'p Plan,
-    question: &ExplainRequest<'p>,
-    own: &LocalAddresses,
+    request: &ExplainRequest<'p>,
+    local: &LocalAddresses,
 ) -> (Explanation, Option<Routed<'p>>) {
     let mut lines = Vec::new();
-    let judged = judged(plan, question, &mut lines);
-    let (routed, refusal) = match judged {
+    let (routed, refusal) = match explain_judgment(plan, request, &mut lines) {
         Ok(Some(routed)) => {
-            let refusal = foretell(plan, question, own, &routed, &mut lines).err();
+            let refusal = explain_steps(plan, request, local, &routed, &mut lines).err();
             (Some(routed), refusal)
         }
         Ok(None) => (None, None),
@@ -102,70 +104,71 @@ fn routed<'p>(
     (Explanation { lines, refusal: refusal.map(|refusal| refusal.code) }, routed)
 }
 
-/// Adds what was decided before anything is waited for.
-fn judged<'p>(
+/// Adds the decisions of the judgement.
+fn explain_judgment<'p>(
     plan: &'p Plan,
-    question: &ExplainRequest<'p>,
+    request: &ExplainRequest<'p>,
     lines: &mut Vec<(&'static str, String)>,
 ) -> Result<Option<Routed<'p>>, Refusal> {
-    let &ExplainRequest { method, url, client, tenant, now } = question;
-    let ask = RequestTarget::of(method, url, tenant.cloned())?;
-    let mut known = None;
-    let Judgment { decided, outcome } = judge(plan, JudgeInput::question(method, Ok(ask.clone()), now), |_| {
+    let &ExplainRequest { method, url, client, tenant, now } = request;
+    let request_target = RequestTarget::parse(method, url, tenant.cloned())?;
+    let mut configured = None;
+    let input = JudgeInput::hypothetical(method, Ok(request_target.clone()), now);
+    let Judgment { decisions, outcome } = judge(plan, input, |_| {
         let client = plan.clients.get(client);
         let client =
             client.ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not allowed"))?;
-        known = Some(client);
+        configured = Some(client);
         Ok(Authenticated { client, proof: None, signed: None }.into())
     });
-    lines.extend(known.map(|client| ("client", client_in_words(client))));
-    lines.extend(tenant.filter(|_| decided.client.is_some()).map(|tenant| ("tenant", tenant.to_string())));
-    if let Some((shadow, refused)) = decided.shadow {
+    lines.extend(configured.map(|client| ("client", describe_client(client))));
+    lines.extend(tenant.filter(|_| decisions.client.is_some()).map(|tenant| ("tenant", tenant.to_string())));
+    if let Some((shadow, refused)) = decisions.shadow {
         let refused = refused.map(|code| format!(", and would refuse it as {}", code.name())).unwrap_or_default();
         lines.push(("shadow", format!("{} would be taken, but only reports{refused}", shadow.name)));
     }
-    if let Some(route) = decided.route {
-        let (written, why) = route_match::reason(plan, question, &ask, route);
-        lines.push(("route", format!("{}: {why}", route.name)));
+    if let Some(route) = decisions.route {
+        let (written, reason) = route_match::explain_match(plan, request, &request_target, route);
+        lines.push(("route", format!("{}: {reason}", route.name)));
         let split = written.split.as_ref();
-        lines.extend(split.map(|split| ("split", split_in_words(split, route, tenant, &ask.host))));
+        lines.extend(split.map(|split| ("split", describe_split(split, route, tenant, &request_target.host))));
     }
-    lines.extend(decided.target.map(|target| ("target", target.to_string())));
-    lines.extend(decided.opens.map(|opens| ("tunnel", tunnel_in_words(opens))));
+    lines.extend(decisions.target.map(|target| ("target", target.to_string())));
+    lines.extend(decisions.tunnel_mode.map(|mode| ("tunnel", describe_tunnel(mode))));
     match outcome? {
         JudgmentOutcome::Routed(routed) => Ok(Some(routed)),
         JudgmentOutcome::LocalOptions => Ok(None),
     }
 }
 
-/// Adds what the steps come to that follow, as far as the configuration tells, so that the first refusal is the same.
-fn foretell(
+/// Adds the decisions of the steps that follow, as far as the plan implies them, up to the first refusal.
+fn explain_steps(
     plan: &Plan,
-    question: &ExplainRequest<'_>,
-    own: &LocalAddresses,
+    request: &ExplainRequest<'_>,
+    local: &LocalAddresses,
     routed: &Routed<'_>,
     lines: &mut Vec<(&'static str, String)>,
 ) -> Result<(), Refusal> {
-    let &ExplainRequest { tenant, now, .. } = question;
-    let Routed { route, target, opens, .. } = routed;
-    lines.extend(route.limits.iter().map(|limit| ("limit", limit_in_words(limit))));
-    if opens.is_some_and(|opens| opens != TunnelMode::Passthrough) {
+    let &ExplainRequest { tenant, now, .. } = request;
+    let Routed { route, target, tunnel_mode, .. } = routed;
+    lines.extend(route.limits.iter().map(|limit| ("limit", describe_limit(limit))));
+    if tunnel_mode.is_some_and(|mode| mode != TunnelMode::Passthrough) {
         return Ok(());
     }
     if route.pool.in_force(now).is_empty() {
         return Err(egress::HopError::NoUsableSource.into());
     }
     let addresses = plan.guard.pinned(&target.host);
-    let cleared = addresses.map(|addresses| plan.guard.clear(target, addresses, own)).transpose()?;
+    let cleared = addresses.map(|addresses| plan.guard.clear(target, addresses, local)).transpose()?;
     let denied = cleared.as_ref().and_then(ClearedAddresses::would_deny);
     lines.extend(denied.map(|denied| ("guard", format!("{denied} would deny it, but only reports"))));
-    lines.push(("egress", egress_in_words(route, &target.host, cleared.as_ref(), question)?));
-    lines.push(("trust", trust_in_words(&route.trust)));
+    lines.push(("egress", describe_egress(route, &target.host, cleared.as_ref(), request)?));
+    lines.push(("trust", describe_trust(&route.trust)));
     let timeouts = &route.timeouts;
-    if question.is_tunnel() {
+    if request.is_tunnel() {
         let Timeouts { dns, connect, tls, idle, tunnel, .. } = timeouts;
-        let words = format!("dns {dns:?}, connect {connect:?}, tls {tls:?}, idle {idle:?}, tunnel {tunnel:?}");
-        lines.push(("timeouts", words));
+        let text = format!("dns {dns:?}, connect {connect:?}, tls {tls:?}, idle {idle:?}, tunnel {tunnel:?}");
+        lines.push(("timeouts", text));
         return Ok(());
     }
     if let Some(credential) = &route.credential {
@@ -173,7 +176,7 @@ fn foretell(
     }
     match route.signers.as_slice() {
         [] => lines.push(("sign", "unsigned: the body streams".to_owned())),
-        signers => lines.extend(signers.iter().map(|signer| ("sign", signer_in_words(signer, tenant, now)))),
+        signers => lines.extend(signers.iter().map(|signer| ("sign", describe_signer(signer, tenant, now)))),
     }
     lines.push(("body", format!("at most {} bytes within {:?}", route.body_max, timeouts.body)));
     lines.push((
@@ -186,25 +189,25 @@ fn foretell(
     Ok(())
 }
 
-/// `route` is the side that is taken.
-fn split_in_words(split: &Split, route: &Route, tenant: Option<&TenantName>, host: &Host) -> String {
-    let (percent, place) = (split.percent(), route.split_percentile(tenant, host));
+/// Describes a split. `route`: the side that the request takes.
+fn describe_split(split: &Split, route: &Route, tenant: Option<&TenantName>, host: &Host) -> String {
+    let (percent, percentile) = (split.percent(), route.split_percentile(tenant, host));
     let side = if route.is_trial() { "on the other side, with what the split says" } else { "not on the other side" };
-    format!("{percent} %: this tenant and host, at {place:.2} % of all, are {side}")
+    format!("{percent} %: this tenant and host, at {percentile:.2} % of all, are {side}")
 }
 
-fn tunnel_in_words(opens: TunnelMode) -> String {
-    let words = match opens {
+fn describe_tunnel(mode: TunnelMode) -> String {
+    let text = match mode {
         TunnelMode::Passthrough => "opened when the target has proven its name: what is inside is not seen",
         TunnelMode::Inspect => "inspected: each request inside is judged for itself, by its own URL",
         TunnelMode::Plaintext => "served: each plaintext request inside is judged for itself, and goes over TLS",
     };
-    words.to_owned()
+    text.to_owned()
 }
 
-fn trust_in_words(trust: &Trust) -> String {
-    let version = version(trust.min_version);
-    let mut words = match trust.verify {
+fn describe_trust(trust: &Trust) -> String {
+    let version = version_name(trust.min_version);
+    let mut text = match trust.verify {
         VerifyMode::None => format!("{}: certificates are NOT verified, TLS {version} or newer", trust.name),
         VerifyMode::Full => {
             let roots = pluralize(trust.roots.len(), "root");
@@ -212,68 +215,68 @@ fn trust_in_words(trust: &Trust) -> String {
         }
     };
     if trust.own() > 0 && trust.verify == VerifyMode::Full {
-        words.push_str(&format!(", {} trusted individually", pluralize(trust.own(), "certificate")));
+        text.push_str(&format!(", {} trusted individually", pluralize(trust.own(), "certificate")));
     }
     if trust.strict && trust.verify == VerifyMode::Full {
-        words.push_str(", under the rules of the Web PKI");
+        text.push_str(", under the rules of the Web PKI");
     }
     if !trust.pins.is_empty() {
-        words.push_str(&format!(", {}", pluralize(trust.pins.len(), "pinned key")));
+        text.push_str(&format!(", {}", pluralize(trust.pins.len(), "pinned key")));
     }
     if trust.lists() > 0 {
         let policy = if trust.crl_policy == CrlPolicy::Require { "required" } else { "if they speak of it" };
-        words.push_str(&format!(", {}, {policy}", pluralize(trust.lists(), "revocation list")));
+        text.push_str(&format!(", {}, {policy}", pluralize(trust.lists(), "revocation list")));
     }
     if trust.identity.is_some() {
-        words.push_str(", and we show a certificate of our own");
+        text.push_str(", and we show a certificate of our own");
     }
-    words
+    text
 }
 
-fn client_in_words(client: &Client) -> String {
-    let words = |proofs: &[AuthMethod]| proofs.iter().map(|proof| proof.as_str()).collect::<Vec<_>>();
+fn describe_client(client: &Client) -> String {
+    let names = |proofs: &[AuthMethod]| proofs.iter().map(|proof| proof.as_str()).collect::<Vec<_>>();
     let (proofs, require) = client.proofs();
     let credentials: Vec<AuthMethod> = proofs.iter().copied().filter(|proof| *proof != AuthMethod::Network).collect();
-    let how = match (proofs, credentials.as_slice(), require) {
+    let methods = match (proofs, credentials.as_slice(), require) {
         ([], ..) => "nothing proves it".to_owned(),
         (_, [], _) => "proven by network".to_owned(),
-        (_, any, []) => format!("proven by {}", words(any).join(" or ")),
-        (_, _, all) => format!("proven by {}, all of it", words(all).join(" and ")),
+        (_, any, []) => format!("proven by {}", names(any).join(" or ")),
+        (_, _, all) => format!("proven by {}, all of it", names(all).join(" and ")),
     };
     let only =
         if proofs.contains(&AuthMethod::Network) && !credentials.is_empty() { ", from its networks only" } else { "" };
-    format!("{}: {how}{only}", client.name())
+    format!("{}: {methods}{only}", client.name())
 }
 
-fn version(version: TlsVersion) -> &'static str {
+fn version_name(version: TlsVersion) -> &'static str {
     match version {
         TlsVersion::V1_2 => "1.2",
         TlsVersion::V1_3 => "1.3",
     }
 }
 
-fn signer_in_words(signer: &Signer, tenant: Option<&TenantName>, now: Timestamp) -> String {
+fn describe_signer(signer: &Signer, tenant: Option<&TenantName>, now: Timestamp) -> String {
     let keys: Vec<_> = signer.signing_keys(tenant, now).map(KeyId::as_str).collect();
-    let whose = match (signer.tenants(), tenant) {
+    let owner = match (signer.tenants(), tenant) {
         (None, _) => String::new(),
         (Some(_), Some(tenant)) if signer.has_own_keys(tenant) => format!(", of tenant {tenant} alone"),
         (Some(_), Some(tenant)) => format!(", which tenants share: {tenant} has no folder of its own"),
         (Some(_), None) => ", which tenants share: none is named".to_owned(),
     };
     format!(
-        "{}: {} with {}{whose}",
+        "{}: {} with {}{owner}",
         signer.name(),
         signer.scheme(),
         if keys.is_empty() { "NO KEY".into() } else { keys.join(" and ") }
     )
 }
 
-fn limit_in_words(limit: &Limit) -> String {
+fn describe_limit(limit: &Limit) -> String {
     let mut parts = Vec::new();
     if let Some(quota) = &limit.quota {
         parts.push(format!("{} per {:?}, burst {}", quota.count, quota.period, quota.burst));
     }
-    parts.extend(limit.concurrency.map(|most| format!("{most} at once")));
+    parts.extend(limit.concurrency.map(|max| format!("{max} at once")));
     parts.extend(limit.bandwidth.map(|bytes| format!("{bytes} bytes per second")));
     if !limit.per.is_empty() {
         let per = limit.per.iter().map(|per| match per {
@@ -295,8 +298,8 @@ fn limit_in_words(limit: &Limit) -> String {
     format!("{}: {}", limit.name, parts.join(", "))
 }
 
-/// Where the addresses are known, the very source of their family; else one of each family, as far as the pool goes.
-fn egress_in_words(
+/// Describes the sources that the delivery would use. Unless the target's addresses are known, they are one of each family.
+fn describe_egress(
     route: &Route,
     host: &Host,
     cleared: Option<&ClearedAddresses>,
@@ -308,13 +311,13 @@ fn egress_in_words(
         egress::choose(pool, cleared, affinity_hash(tenant, host), 0, now, &|_| true)?;
     }
     if select != SelectionPolicy::Sticky {
-        let how = if select == SelectionPolicy::Spread { "each in turn" } else { "at random" };
-        return Ok(format!("pool {name}, {how}"));
+        let order = if select == SelectionPolicy::Spread { "each in turn" } else { "at random" };
+        return Ok(format!("pool {name}, {order}"));
     }
-    let reaches = |source: &IpAddr| {
+    let has_family = |source: &IpAddr| {
         cleared.is_none_or(|to| to.addresses().iter().any(|address| address.is_ipv6() == source.is_ipv6()))
     };
-    let sources = pool.sticky(affinity_hash(tenant, host), now).filter(reaches);
+    let sources = pool.sticky(affinity_hash(tenant, host), now).filter(has_family);
     let sources: Vec<_> = sources.map(|source| source.to_string()).collect();
     Ok(format!("pool {name}, always {} for this tenant and host while it is usable", sources.join(" or ")))
 }

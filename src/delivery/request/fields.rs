@@ -36,13 +36,13 @@ const END_TO_END: [&str; 15] = [
 ];
 
 /// Whether `Connection` names an end-to-end field. A request that does so is refused; in an answer the name is ignored.
-pub(super) fn names_end_to_end(fields: &HeaderMap) -> bool {
+pub(in crate::delivery) fn connection_names_end_to_end(fields: &HeaderMap) -> bool {
     named_by_connection(fields).any(|name| END_TO_END.contains(&name.as_str()))
 }
 
 /// Takes out the fields of the hop they came over, and every `Outgate-*`: from a client they were for us, from a
 /// target they would be forged.
-pub(super) fn strip(fields: &mut HeaderMap) {
+pub(in crate::delivery) fn strip(fields: &mut HeaderMap) {
     let named: Vec<_> = named_by_connection(fields).filter(|name| !END_TO_END.contains(&name.as_str())).collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         fields.remove(name);
@@ -73,7 +73,7 @@ fn is_common_option(option: &[u8]) -> bool {
 }
 
 /// Removes a Content-Length that is not one number (RFC 9110 §8.6), where no body proves it: in responses to HEAD, and 304.
-pub(super) fn check_content_length(fields: &mut HeaderMap) {
+pub(in crate::delivery) fn remove_malformed_content_length(fields: &mut HeaderMap) {
     let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
     let is_number = |length: &HeaderValue| {
         let length = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -85,13 +85,13 @@ pub(super) fn check_content_length(fields: &mut HeaderMap) {
 }
 
 /// Removes from an interim response (1xx) the fields of the hop, and the length that it must not have (RFC 9110 §8.6).
-pub(super) fn strip_interim(fields: &mut HeaderMap) {
+pub(in crate::delivery) fn strip_interim(fields: &mut HeaderMap) {
     strip(fields);
     fields.remove(header::CONTENT_LENGTH);
 }
 
 /// RFC 9110 §7.6.3: appended on requests and responses, with the version they were received in, under our pseudonym.
-pub(super) fn add_via(fields: &mut HeaderMap, version: Version, pseudonym: &str) {
+pub(in crate::delivery) fn add_via(fields: &mut HeaderMap, version: Version, pseudonym: &str) {
     let version = match version {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2",
@@ -103,7 +103,7 @@ pub(super) fn add_via(fields: &mut HeaderMap, version: Version, pseudonym: &str)
 }
 
 /// Whether a message already came through us.
-pub(super) fn has_via(fields: &HeaderMap, pseudonym: &str) -> bool {
+pub(in crate::delivery) fn has_via(fields: &HeaderMap, pseudonym: &str) -> bool {
     fields.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value
             .split(',')
@@ -144,7 +144,7 @@ mod tests {
             map.insert(name, HeaderValue::from_static("kept"));
             map.append(header::CONNECTION, HeaderValue::from_static(name));
             map.insert("outgate-error", HeaderValue::from_static("forged"));
-            assert!(names_end_to_end(&map), "{name}");
+            assert!(connection_names_end_to_end(&map), "{name}");
             strip(&mut map);
             assert!(map.contains_key(name) && !map.contains_key("outgate-error"), "{name}");
         }

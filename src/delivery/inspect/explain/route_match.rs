@@ -1,50 +1,49 @@
 //! The rule that chose the route of a webhook or a tunnel.
-//! Why did this route win?
+//! Why did the request get this route and not another?
 
 use std::sync::Arc;
 
-use super::super::request_target::RequestTarget;
-use super::super::tunnel_mode::TunnelMode;
 use super::ExplainRequest;
-
+use crate::delivery::request::target::RequestTarget;
+use crate::delivery::request::tunnel_mode::TunnelMode;
 use crate::policy::Plan;
 use crate::policy::route::{Match, Route};
 
-/// Returns the chosen route as it is written, before its split, and why it was chosen.
-pub(super) fn reason<'p>(
+/// Returns the chosen route as it is configured, before its split, and the reason for the choice.
+pub(super) fn explain_match<'p>(
     plan: &'p Plan,
-    question: &ExplainRequest<'_>,
+    request: &ExplainRequest<'_>,
     request_target: &RequestTarget,
     chosen: &'p Arc<Route>,
 ) -> (&'p Arc<Route>, String) {
-    let &ExplainRequest { client, tenant, .. } = question;
-    // The path of what a tunnel carries is unknown: what the candidates are for every path is one reason of two.
+    let &ExplainRequest { client, tenant, .. } = request;
+    // The path of a request inside a tunnel is unknown, so for a tunnel these are the candidates for every path.
     let candidates = plan.routes.candidates(client, tenant, &request_target.host, request_target.path());
     let first = candidates.first().map(|(_, found)| found.route);
-    let written = match question.is_tunnel() {
+    let written = match request.is_tunnel() {
         true => plan.routes.choose_for_tunnel(client, tenant, request_target.authority()).map(|(written, _)| written),
         false => first,
     };
     let written = written.unwrap_or(chosen);
-    let why = match first {
+    let reason = match first {
         Some(first) if Arc::ptr_eq(first, written) => match_reason(&candidates),
-        first => settles(request_target, written, first),
+        first => tunnel_reason(request_target, written, first),
     };
-    (written, why)
+    (written, reason)
 }
 
-/// Of a tunnel, by some path of all that may be asked for inside.
-fn settles(ask: &RequestTarget, route: &Route, instead: Option<&Arc<Route>>) -> String {
-    let does = match ask.opens(route) {
+/// Returns why a tunnel has this route: a request inside could take it, and its policy is stricter than that of `better`.
+fn tunnel_reason(request_target: &RequestTarget, route: &Route, better: Option<&Arc<Route>>) -> String {
+    let policy = match request_target.tunnel_mode(route) {
         Ok(TunnelMode::Plaintext) => "sends plaintext requests over TLS",
         Ok(TunnelMode::Inspect | TunnelMode::Passthrough) => "inspects tunnels",
         Err(_) => "refuses tunnels",
     };
-    let instead = instead.map(|other| format!(", so {} does not settle it", other.name)).unwrap_or_default();
-    format!("what is inside of a tunnel could take it, and it {does}{instead}")
+    let better = better.map(|other| format!(", so {} does not settle it", other.name)).unwrap_or_default();
+    format!("what is inside of a tunnel could take it, and it {policy}{better}")
 }
 
-/// By what the first goes before the second, and that there are others.
+/// Returns why the first candidate precedes the second, with the names of all others.
 fn match_reason(candidates: &[(usize, Match<'_>)]) -> String {
     let [(host, best), (other_host, next), others @ ..] = candidates else {
         return "the only route that matches".to_owned();

@@ -1,5 +1,5 @@
-//! The evidence of one delivery: a line of JSON, written when the delivery is over, however it ends.
-//! What happened, to whom, from where, and how long did each step take?
+//! The record of one delivery: a line of JSON that is written when the delivery ends, however it ends.
+//! What happened in this delivery, and how long did each step take?
 
 mod connection;
 mod line;
@@ -14,7 +14,7 @@ use http::{Method, StatusCode};
 use jiff::Timestamp;
 
 use super::refusal::{Blame, Code, Refusal};
-use super::request_body::UploadProgress;
+use super::request::body::UploadProgress;
 use crate::names::{ClientName, KeyId, RouteName, Target, TenantName};
 use crate::policy::authn::Caller;
 use crate::policy::route::Route;
@@ -27,33 +27,34 @@ use timing::StepTimer;
 pub use timing::milliseconds;
 pub(super) use token_endpoint::TokenEndpointEvidence;
 
-/// Filled in as the delivery goes; dropping it writes the line, so a client that hangs up leaves one too.
-/// Bodies, queries, tokens and secrets have no field to stand in.
+/// The evidence that the steps of a delivery leave. Dropping it writes the line, so a client that hangs up leaves one too.
+///
+/// It has no field for a body, a query, a token or a secret.
 pub(super) struct Record {
-    /// `false`: of a request of our own, which leaves no line.
+    /// `false`: the record of a request for a token, which writes no line.
     is_written: bool,
     runtime: Arc<Runtime>,
     timer: StepTimer,
     request_id: String,
     peer: Option<IpAddr>,
-    /// `None`: what came could not be read.
+    /// `None`: the server could not read the request.
     method: Option<Method>,
     client: Option<ClientName>,
     proof: Option<&'static str>,
-    /// The client that a request names without a proof.
+    /// The client that a request names without proof.
     claimed_client: Option<String>,
     tenant: Option<TenantName>,
     route: Option<RouteName>,
-    /// Of a route that is split.
+    /// The side of a split that the delivery is on.
     side: Option<&'static str>,
-    /// The route that would have been taken, if those that only report were in force.
+    /// The route that the request would take if report-only routes were enforced.
     would_take: Option<RouteName>,
-    /// With the path, unless that is out of sight.
+    /// The target, and the path if outgate sees it.
     target: Option<(Target, Option<String>)>,
     webhook_id: Option<String>,
     source: Option<IpAddr>,
     address: Option<IpAddr>,
-    /// Where there was more than one, or none that connected.
+    /// The attempts to connect, if there was more than one, or if none succeeded.
     attempts: Vec<AttemptEvidence>,
     reused: Option<bool>,
     http: Option<&'static str>,
@@ -62,7 +63,7 @@ pub(super) struct Record {
     signatures: Vec<KeyId>,
     would_refuse: Vec<WouldRefuse>,
     limit: Option<RefusingLimit>,
-    /// Where its credential's token could not be fetched.
+    /// Set if outgate could not fetch the token of the route's credential.
     token_endpoint: Option<Box<TokenEndpointEvidence>>,
     status_class: Option<&'static str>,
     outcome: RecordOutcome,
@@ -71,10 +72,10 @@ pub(super) struct Record {
 }
 
 enum RecordOutcome {
-    /// Nobody finished it: the client hung up, or the drain was over.
+    /// No step has finished the delivery: the client hung up, or the drain timeout ended it.
     Pending,
-    /// The head of the target's answer went out; `fault` and `cause` say why its body did not.
-    Responded { status: u16, fault: Option<Code>, cause: Option<String>, complete: bool },
+    /// The client got the head of a response. `error` and `cause` state why the response is incomplete.
+    Responded { status: u16, error: Option<Code>, cause: Option<String>, complete: bool },
     Refused {
         status: u16,
         code: Code,
@@ -86,7 +87,7 @@ enum RecordOutcome {
     },
 }
 
-/// Of the body, to the target.
+/// The bytes of the request body that the target got.
 enum RequestBytes {
     Buffered(u64),
     Streaming(Arc<UploadProgress>),
@@ -117,7 +118,7 @@ impl Record {
             route: None,
             side: None,
             would_take: None,
-            // Inside of a tunnel every request is for its host.
+            // Inside a tunnel, every request is for the tunnel's host.
             target: caller.inside.as_ref().map(|inside| (inside.target.clone(), None)),
             webhook_id: None,
             source: None,
@@ -138,8 +139,7 @@ impl Record {
         }
     }
 
-    /// What a request of our own goes by, beside the delivery that needs it: nothing of it is written, and nothing counted
-    /// but what would be refused, which nobody else would notice before it is.
+    /// Returns the record of a request for a token. It writes no line, and counts the refusals of report-only rules only.
     pub(super) fn for_internal_request(runtime: &Arc<Runtime>) -> Self {
         let mut record = Self::open(runtime, None, &Caller::default());
         record.is_written = false;
@@ -161,7 +161,7 @@ impl Record {
         self.tenant.as_ref()
     }
 
-    /// As the request names it, whether its client may send for it or not.
+    /// Sets the tenant that the request names. The client may lack the permission to send for it.
     pub(super) fn for_tenant(&mut self, tenant: Option<&TenantName>) {
         self.tenant = tenant.cloned();
     }
@@ -177,18 +177,18 @@ impl Record {
     pub(super) fn route(&mut self, route: &Route) {
         (self.route, self.side) = (Some(route.name.clone()), route.side);
     }
-    /// The code by which it would have refused, as far as its head tells.
+    /// Sets the report-only route that the request would take, and the code of its refusal.
     pub(super) fn would_take(&mut self, shadow: &Route, refused: Option<Code>) {
         self.would_take = Some(shadow.name.clone());
         if let Some(code) = refused {
             self.would_refuse("route", shadow.name.as_str(), code);
         }
     }
-    /// The path is kept, the query is not.
-    pub(super) fn target(&mut self, target: &Target, path: Option<&str>) {
-        self.target = Some((target.clone(), path.map(str::to_owned)));
+    /// Sets the target as the client asks for it. `path`: without the query.
+    pub(super) fn target(&mut self, target: Target, path: Option<&str>) {
+        self.target = Some((target, path.map(str::to_owned)));
     }
-    /// The target as the route makes it. The path stays as it was read.
+    /// Sets the target under the policy of the route. The path stays the same.
     pub(super) fn route_target(&mut self, target: Target) {
         let path = self.target.take().and_then(|(_, path)| path);
         self.target = Some((target, path));
@@ -196,7 +196,7 @@ impl Record {
     pub(super) fn signed_by(&mut self, keys: Vec<KeyId>) {
         self.signatures.extend(keys);
     }
-    /// By something of the configuration that only reports: its kind, and its name.
+    /// Adds the refusal of a report-only rule of this kind and name.
     pub(super) fn would_refuse(&mut self, kind: &'static str, name: &str, code: Code) {
         self.would_refuse.push(WouldRefuse {
             kind,
@@ -211,7 +211,7 @@ impl Record {
     pub(super) fn limited(&mut self, name: &str, key: LimitKeyParts) {
         self.limit = Some(RefusingLimit { name: name.to_owned(), key });
     }
-    /// The head of the target's response has come, whatever becomes of it.
+    /// Sets the status class of the target's response.
     pub(super) fn responded(&mut self, status: StatusCode) {
         self.status_class = Some(match status.as_u16() / 100 {
             1 => "1xx",
@@ -228,8 +228,8 @@ impl Record {
     pub(super) fn uploads(&mut self, progress: Arc<UploadProgress>) {
         self.sent = RequestBytes::Streaming(progress);
     }
-    /// Bytes through a tunnel, to the target and back.
-    pub(super) fn passed(&mut self, up: u64, down: u64) {
+    /// Adds the bytes that a tunnel has carried to the target and to the client.
+    pub(super) fn carried(&mut self, up: u64, down: u64) {
         self.sent = RequestBytes::Buffered(self.sent.bytes() + up);
         self.received += down;
     }
@@ -241,38 +241,39 @@ impl Record {
         self.received += bytes;
     }
 
-    /// Begins a step. If the delivery ends in it, the record has the time until then.
+    /// Begins a step. If the delivery ends during the step, the record has the time until then.
     pub(super) fn begin(&mut self, step: Step) {
         self.timer.begin(step);
     }
-    /// Ends a step: the time since the step before.
+    /// Ends a step, which has taken the time since the end of the last step.
     pub(super) fn step(&mut self, step: Step) {
         self.timer.end(step);
     }
 
     pub(super) fn answered(&mut self, status: u16) {
-        self.outcome = RecordOutcome::Responded { status, fault: None, cause: None, complete: false };
+        self.outcome = RecordOutcome::Responded { status, error: None, cause: None, complete: false };
     }
     pub(super) fn complete(&mut self) {
         if let RecordOutcome::Responded { complete, .. } = &mut self.outcome {
             *complete = true;
         }
     }
-    pub(super) fn broke_off(&mut self, code: Code, why: Option<String>) {
-        if let RecordOutcome::Responded { fault, cause, .. } = &mut self.outcome {
-            (*fault, *cause) = (Some(code), why);
+    /// Sets why the response is incomplete.
+    pub(super) fn aborted(&mut self, code: Code, reason: Option<String>) {
+        if let RecordOutcome::Responded { error, cause, .. } = &mut self.outcome {
+            (*error, *cause) = (Some(code), reason);
         }
     }
     pub(super) fn refused(&mut self, refusal: &Refusal) {
-        self.ended_by(refusal, refusal.effective_status().as_u16());
+        self.end(refusal, refusal.effective_status().as_u16());
     }
-    /// A tunnel that was open was closed again: its client heard no more of us.
-    pub(super) fn cut(&mut self, refusal: &Refusal) {
-        self.ended_by(refusal, 200);
+    /// Sets why a tunnel was closed after its client had got 200.
+    pub(super) fn tunnel_closed(&mut self, refusal: &Refusal) {
+        self.end(refusal, 200);
     }
-    fn ended_by(&mut self, refusal: &Refusal, status: u16) {
+    fn end(&mut self, refusal: &Refusal, status: u16) {
         self.timer.stop();
-        if refusal.is_unheard() {
+        if refusal.is_client_gone() {
             return;
         }
         self.outcome = RecordOutcome::Refused {
@@ -295,18 +296,18 @@ impl Drop for Record {
         if !self.is_written {
             return;
         }
-        let took = self.timer.finish();
+        let elapsed = self.timer.finish();
         let (status, code, blame) = match &self.outcome {
             RecordOutcome::Pending if self.runtime.is_cut() => (None, Code::Draining.name(), "outgate"),
             RecordOutcome::Pending => (None, "client_gone", "client"),
-            RecordOutcome::Responded { status, fault: Some(code), .. } => {
+            RecordOutcome::Responded { status, error: Some(code), .. } => {
                 (Some(*status), code.name(), code.row().blame.as_str())
             }
             RecordOutcome::Responded { status, complete: true, .. } => (Some(*status), "delivered", "none"),
             RecordOutcome::Responded { status, .. } if self.runtime.is_cut() => {
                 (Some(*status), Code::Draining.name(), "outgate")
             }
-            // Delivered, but the client did not stay for the whole answer.
+            // The target got the webhook, but the client closed the connection before the end of the response.
             RecordOutcome::Responded { status, .. } => (Some(*status), "client_gone", "client"),
             RecordOutcome::Refused { status, code, blame, .. } => (Some(*status), code.name(), blame.as_str()),
         };
@@ -319,7 +320,7 @@ impl Drop for Record {
         };
         let route = self.route.as_ref().map(RouteName::as_str);
         let is_tunnel = self.method.as_ref() == Some(&Method::CONNECT);
-        self.runtime.metrics.delivery(self.route.as_ref(), code, blame, (!is_tunnel).then_some(took));
+        self.runtime.metrics.delivery(self.route.as_ref(), code, blame, (!is_tunnel).then_some(elapsed));
         if let (Some(route), Some(false)) = (&self.route, self.tls.as_ref().map(|tls| tls.verified)) {
             self.runtime.metrics.unverified(route);
         }
@@ -334,7 +335,7 @@ impl Drop for Record {
         }
         let target = self.target.as_ref();
         let line = RecordLine {
-            time: Timestamp::try_from(std::time::SystemTime::now() - took).unwrap_or_default(),
+            time: Timestamp::try_from(std::time::SystemTime::now() - elapsed).unwrap_or_default(),
             request_id: &self.request_id,
             peer: self.peer,
             client: self.client.as_ref().map(ClientName::as_str),

@@ -257,7 +257,7 @@ impl Refusal {
         self.case.cause.as_deref()
     }
 
-    pub fn is_unheard(&self) -> bool {
+    pub fn is_client_gone(&self) -> bool {
         self.case.is_client_gone
     }
 

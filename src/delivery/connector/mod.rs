@@ -1,0 +1,195 @@
+//! Connections to the target: one that is open already, or a new one that is dialled and verified.
+//! Over which connection does this delivery reach its target?
+
+mod interim;
+mod send;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::context::Delivery;
+use super::errors::map_hyper_error;
+use super::record::{Record, Step};
+use super::refusal::Refusal;
+use crate::config::VerifyMode;
+use crate::names::{Host, Scheme, TenantName};
+use crate::net::connection::{MaybeTlsStream, OutboundSocket};
+use crate::net::dial::{self, DialError, DialReport, DialledSocket};
+use crate::net::http_client::Connection;
+use crate::net::tls::{self, AlpnOffer, HandshakeError, HandshakeInfo, TlsError};
+use crate::policy::egress::Hop;
+use crate::state::Runtime;
+use crate::state::upstreams::pool::{ConnectionPool, PoolKey, PooledConnection};
+
+pub(super) use send::LARGE_REQUEST_HEAD;
+
+/// Opens connections for one delivery. Every connection goes over one of its hops.
+pub(super) struct UpstreamConnector<'a> {
+    delivery: &'a Delivery<'a>,
+    /// The hops in the order of trying. All come from the pool, and the guard has cleared all.
+    hops: Vec<Hop>,
+}
+
+impl<'a> UpstreamConnector<'a> {
+    pub(super) fn new(delivery: &'a Delivery<'a>, hops: Vec<Hop>) -> Self {
+        Self { delivery, hops }
+    }
+
+    pub(super) fn delivery(&self) -> &'a Delivery<'a> {
+        self.delivery
+    }
+
+    /// Returns a pooled connection that equals a new one in every respect, or else opens a new one.
+    pub(super) async fn open(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
+        let is_eligible = |connection: &Connection| {
+            // A target that requires HTTP/1.1 gets no request over HTTP/2 connections that are still open.
+            let has_right_version = connection.http_version() != "2" || !self.requires_http1();
+            self.hops.contains(&connection.hop()) && has_right_version
+        };
+        let (pool, timeouts) = (&self.delivery.runtime.connection_pool, &self.delivery.route.timeouts);
+        for from in self.chosen_sources() {
+            if let Some(connection) = pool.acquire(&self.pool_key(from), timeouts, is_eligible).await {
+                record.set_connection(&connection, true);
+                return Ok(connection);
+            }
+        }
+        self.dial(record).await
+    }
+
+    /// Returns the chosen source of each address family, in the order of the hops. The other sources are for failover.
+    fn chosen_sources(&self) -> impl Iterator<Item = IpAddr> {
+        let first = self.hops.first().map(Hop::from);
+        let other =
+            self.hops.iter().map(Hop::from).find(|from| Some(from.is_ipv4()) != first.map(|from| from.is_ipv4()));
+        first.into_iter().chain(other)
+    }
+
+    /// Verifies the target by a handshake, and closes the connection, which carries no data.
+    pub(super) async fn verify(&self, socket: OutboundSocket, record: &mut Record) -> Result<HandshakeInfo, TlsError> {
+        let (stream, handshake) = self.handshake(socket, AlpnOffer::Http2OrHttp1, record).await?;
+        tls::close(stream).await;
+        Ok(handshake)
+    }
+
+    async fn handshake(
+        &self,
+        socket: OutboundSocket,
+        offer: AlpnOffer,
+        record: &mut Record,
+    ) -> Result<(MaybeTlsStream, HandshakeInfo), TlsError> {
+        let Delivery { active, route, tenant, target, .. } = self.delivery;
+        record.begin(Step::Tls);
+        let client_tls = active.tls_terms(&route.trust);
+        let deadline = Instant::now() + self.remaining_timeout(route.timeouts.tls, Duration::ZERO);
+        let result = tls::handshake(socket, &client_tls, *tenant, &target.host, offer, deadline).await;
+        record.step(Step::Tls);
+        result.map_err(|HandshakeError { error, certificate }| {
+            let verdict = match (&error, route.trust.verify) {
+                (TlsError::Certificate { fault, .. }, _) => fault.as_str(),
+                (_, VerifyMode::Full) => "accepted",
+                (_, VerifyMode::None) => "unverified",
+            };
+            record.failed_certificate(certificate, verdict);
+            error
+        })
+    }
+
+    /// Opens a TCP connection over one of these hops.
+    pub(super) async fn connect(&self, hops: &[Hop], record: &mut Record) -> Result<DialledSocket, DialError> {
+        let &Delivery { runtime, route, tenant, target, .. } = self.delivery;
+        let timeout = self.remaining_timeout(route.timeouts.connect, Duration::ZERO);
+        let report = dial(hops, timeout, record).await;
+        observe_dial(runtime, &target.host, tenant, report)
+    }
+
+    pub(super) fn hops(&self) -> &[Hop] {
+        &self.hops
+    }
+
+    /// Opens a new connection that other deliveries may use as well.
+    async fn dial(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
+        let connection = self.dial_new(record).await?;
+        let (key, idle) = (self.pool_key(connection.hop().from()), self.delivery.route.timeouts.idle);
+        let connection = ConnectionPool::lease(&self.delivery.runtime.connection_pool, key, connection, idle);
+        record.set_connection(&connection, false);
+        Ok(connection)
+    }
+
+    /// Opens a new connection for this delivery alone.
+    async fn dial_dedicated(&self, record: &mut Record) -> Result<PooledConnection, Refusal> {
+        let connection = self.dial_new(record).await?;
+        let key = self.pool_key(connection.hop().from());
+        let connection = ConnectionPool::lease_dedicated(&self.delivery.runtime.connection_pool, key, connection);
+        record.set_connection(&connection, false);
+        Ok(connection)
+    }
+
+    async fn dial_new(&self, record: &mut Record) -> Result<Connection, Refusal> {
+        record.needs_connection();
+        let DialledSocket { socket, hop } = self.connect(&self.hops, record).await?;
+        let liveness = socket.liveness();
+        let (stream, handshake) = match self.delivery.target.scheme {
+            Scheme::Http => (socket.into_plaintext(), None),
+            Scheme::Https => {
+                let offer = if self.requires_http1() { AlpnOffer::Http1 } else { AlpnOffer::Http2OrHttp1 };
+                let (stream, handshake) = self.handshake(socket, offer, record).await?;
+                (stream, Some(handshake))
+            }
+        };
+        let head_max = self.delivery.route.response_head_max;
+        let opening = Connection::open(stream, liveness, hop, handshake, head_max);
+        Box::pin(opening).await.map_err(|error| map_hyper_error(&error, head_max, 0))
+    }
+
+    fn requires_http1(&self) -> bool {
+        self.delivery.runtime.http1_only.contains(self.delivery.target)
+    }
+
+    fn pool_key(&self, from: IpAddr) -> PoolKey {
+        let &Delivery { route, client, tenant, target, separates_clients, .. } = self.delivery;
+        PoolKey {
+            from,
+            target: target.clone(),
+            trust: route.trust.fingerprint,
+            tenant: tenant.cloned(),
+            client: separates_clients.then(|| client.clone()),
+            head_max: route.response_head_max,
+        }
+    }
+
+    /// Returns the time that a step may take from now on, in which outgate waits for the target.
+    ///
+    /// If the total timeout ends the step earlier and the target has had most of that time, the step is cut short, so that
+    /// its own refusal names the target. Otherwise the total timeout ends the delivery. `waited`: the time that this
+    /// upload has waited for the target already.
+    fn remaining_timeout(&self, timeout: Duration, waited: Duration) -> Duration {
+        let total = self.delivery.route.timeouts.total;
+        let remaining = total.saturating_sub(self.delivery.started.elapsed());
+        if waited + remaining >= total / 2 { timeout.min(remaining) } else { timeout }
+    }
+}
+
+/// Dials one of the hops, and records the attempts.
+pub(super) async fn dial(hops: &[Hop], timeout: Duration, record: &mut Record) -> DialReport {
+    record.dials(hops);
+    let report = dial::dial(hops, Instant::now() + timeout).await;
+    record.dialled(&report);
+    report
+}
+
+/// Updates the health of the sources after attempts to connect to `host`, and returns the connection.
+pub(super) fn observe_dial(
+    runtime: &Runtime,
+    host: &Host,
+    tenant: Option<&TenantName>,
+    report: DialReport,
+) -> Result<DialledSocket, DialError> {
+    for source in report.unusable_sources {
+        runtime.sources.refused(source);
+    }
+    let connected = report.outcome.as_ref().ok().map(|dialled| dialled.hop);
+    runtime.source_health.observe_dial(host, tenant, connected, &report.unresponsive_hops);
+    report.outcome
+}

@@ -1,0 +1,150 @@
+//! Refusals of the request itself: errors of authentication, routing, limits, the body and the signing keys.
+//! Which refusal does a client get whose request contacts no target?
+
+use std::time::Duration;
+
+use crate::delivery::refusal::{Code, Refusal};
+use crate::delivery::request::RequestBodyError;
+use crate::names::TenantName;
+use crate::policy::authn::AuthnError;
+use crate::policy::limits;
+use crate::policy::route::AmbiguousPath;
+use crate::policy::sign::{SignError, Signer};
+use crate::state::Draining;
+use crate::state::limits::admission::Overloaded;
+use crate::state::limits::{LimitExceeded, LimitKind};
+use crate::state::replay::ReplayError;
+
+/// Characters of an ambiguous path's reading that the detail has.
+const READING_CHARS_MAX: usize = 200;
+/// Time after which a client may retry if the whole proxy is busy.
+const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl From<Draining> for Refusal {
+    fn from(Draining: Draining) -> Self {
+        Refusal::new(
+            Code::Draining,
+            "this proxy is shutting down; another one, or a restarted one, will take the webhook",
+        )
+    }
+}
+
+impl From<AuthnError> for Refusal {
+    fn from(error: AuthnError) -> Self {
+        let unauthenticated = |detail: &str| Refusal::new(Code::ClientUnauthenticated, detail).with_cause(error);
+        match error {
+            AuthnError::NoCredential => unauthenticated("Proxy-Authorization is missing"),
+            AuthnError::Invalid => unauthenticated("the credential does not prove a client"),
+            AuthnError::Conflicting => unauthenticated("the credentials are those of different clients"),
+            AuthnError::Signature(reason) => unauthenticated(&format!("the signature is refused: {reason}")),
+            AuthnError::MissingProof(missing) => {
+                unauthenticated(&format!("the client must prove itself by {}, too", missing.as_str()))
+            }
+            AuthnError::CertificateExpired(_) | AuthnError::CertificateRevoked | AuthnError::CertificateUntrusted => {
+                unauthenticated(&format!("{error}: connect again with a valid one"))
+            }
+            AuthnError::ForbiddenNetwork => {
+                Refusal::new(Code::ClientForbidden, "the client may not call from this network")
+            }
+        }
+    }
+}
+
+impl From<ReplayError> for Refusal {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Replayed => {
+                Refusal::new(Code::ClientUnauthenticated, "the signature is refused: it was used before")
+            }
+            ReplayError::CacheFull => {
+                let detail = "more requests are signed than can be told from those sent again";
+                Refusal::new(Code::RateLimited, detail).retry_after(BUSY_RETRY_AFTER)
+            }
+        }
+    }
+}
+
+impl From<AmbiguousPath> for Refusal {
+    fn from(error: AmbiguousPath) -> Self {
+        let detail = match error {
+            AmbiguousPath::DifferentRoute { reading, steps, has_route } => {
+                let reading: String = reading.chars().take(READING_CHARS_MAX).collect();
+                let outcome = if has_route { "another route matches" } else { "no route matches" };
+                format!("the path is ambiguous: with {steps} it is {reading:?}, which {outcome}")
+            }
+            AmbiguousPath::TooManyReadings => {
+                "the path is ambiguous: its escapes and dot segments can be read in too many ways".to_owned()
+            }
+        };
+        Refusal::malformed(detail).with_details("ambiguous_path")
+    }
+}
+
+impl From<LimitKind> for Code {
+    fn from(kind: LimitKind) -> Self {
+        match kind {
+            LimitKind::Rate => Code::RateLimited,
+            LimitKind::Concurrency => Code::ConcurrencyLimited,
+        }
+    }
+}
+
+impl From<LimitExceeded> for Refusal {
+    fn from(exceeded: LimitExceeded) -> Self {
+        let name = exceeded.limit.as_str();
+        let detail = match exceeded.kind {
+            LimitKind::Rate => format!("the rate of limit {name:?} is exhausted"),
+            LimitKind::Concurrency => format!("limit {name:?} allows no more deliveries at once"),
+        };
+        let refusal = Refusal::new(exceeded.kind.into(), detail).retry_after(exceeded.retry_after);
+        let fields = limits::headers(&exceeded.statuses).into_iter().flatten();
+        fields.fold(refusal, |refusal, (name, value)| refusal.field(name, value))
+    }
+}
+
+impl From<Overloaded> for Refusal {
+    fn from(Overloaded: Overloaded) -> Self {
+        busy("the proxy as a whole is busy: it has as many deliveries in flight as it may")
+    }
+}
+
+/// The refusal of a tunnel if the open tunnels use all file descriptors that they may.
+pub(in crate::delivery) fn too_many_tunnels() -> Refusal {
+    busy("the proxy as a whole is busy: it has as many tunnels open as it may")
+}
+
+fn busy(detail: &'static str) -> Refusal {
+    Refusal::new(Code::ConcurrencyLimited, detail).retry_after(BUSY_RETRY_AFTER).with_details("busy")
+}
+
+impl From<RequestBodyError> for Refusal {
+    fn from(error: RequestBodyError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RequestBodyError::Malformed => Refusal::malformed(detail),
+            RequestBodyError::ClientGone => Refusal::malformed(detail).client_gone(),
+            RequestBodyError::TooLarge => Refusal::new(Code::BodyTooLarge, detail),
+            RequestBodyError::Timeout => Refusal::new(Code::BodyTimeout, detail),
+        }
+    }
+}
+
+/// The refusal of a webhook that `signer` cannot sign.
+pub(in crate::delivery) fn unsigned(signer: &Signer, tenant: Option<&TenantName>, error: SignError) -> Refusal {
+    let tenant = tenant.map_or("", TenantName::as_str);
+    let refusal = match error {
+        SignError::Unsignable(reason) => return Refusal::malformed(reason),
+        SignError::NoTenant => Refusal::new(
+            Code::ClientForbidden,
+            "webhooks of this route are signed with their tenant's own key: name the tenant in Outgate-Tenant",
+        )
+        .with_details("no_tenant"),
+        SignError::NoTenantKeys => {
+            Refusal::new(Code::ClientForbidden, format!("there is no signing key for tenant {tenant:?}"))
+                .with_details("no_tenant_key")
+        }
+        SignError::NoActiveKey => Refusal::new(Code::Internal, "no signing key is in force"),
+        SignError::BackendFailed => Refusal::new(Code::Internal, "the webhook could not be signed"),
+    };
+    refusal.with_cause(format!("signer {}: {error}", signer.name()))
+}

@@ -1,0 +1,10 @@
+//! The conversion of every error into a refusal: of the client's side, of the target's side, and of tunnels.
+//! Which refusal does the client get for this error?
+
+mod client;
+mod target;
+mod tunnel;
+
+pub(super) use client::{too_many_tunnels, unsigned};
+pub(super) use target::{HeadLimit, head_too_large, malformed_response, map_hyper_error};
+pub use tunnel::InspectError;

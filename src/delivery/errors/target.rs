@@ -1,0 +1,195 @@
+//! Refusals for what happened on the way to the target: the guard, DNS, the connection, TLS and the response.
+//! Which refusal does a client get whose request did not get a response from its target?
+
+use crate::config::ResponseHeadMax;
+use crate::delivery::refusal::{Blame, Code, Refusal};
+use crate::net::dial::DialError;
+use crate::net::hpack::FieldRule;
+use crate::net::http_client::{self, Violation};
+use crate::net::resolve::ResolveError;
+use crate::net::tls::TlsError;
+use crate::policy::breaker::BreakerOpen;
+use crate::policy::credential::GrantError;
+use crate::policy::egress::HopError;
+use crate::policy::guard::Forbidden;
+
+impl From<BreakerOpen> for Refusal {
+    fn from(BreakerOpen { again_in }: BreakerOpen) -> Self {
+        Refusal::new(
+            Code::TargetCircuitOpen,
+            "the target failed too often, and its circuit is open: retry after the time in Retry-After",
+        )
+        .retry_after(again_in)
+    }
+}
+
+impl From<Forbidden> for Refusal {
+    fn from(forbidden: Forbidden) -> Self {
+        match forbidden {
+            Forbidden::Port(port) => Refusal::new(Code::TargetPortForbidden, format!("port {port} is not allowed")),
+            Forbidden::Name => Refusal::new(Code::TargetForbidden, "the target's name is reserved and never public")
+                .with_cause("special-use name"),
+            // The rule would tell an attacker which networks are inside: only the operator's record has it.
+            Forbidden::Address { address, rule } => {
+                Refusal::new(Code::TargetForbidden, "the target is not a public address")
+                    .with_cause(format!("{address}: {rule}"))
+            }
+            Forbidden::LoopsBack => Refusal::new(Code::TargetLoopsBack, "the target is this proxy itself"),
+        }
+    }
+}
+
+impl From<ResolveError> for Refusal {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::NotFound => Refusal::new(Code::NameNotFound, "the target's name has no address"),
+            ResolveError::NoFamily => HopError::NoCommonFamily.into(),
+            ResolveError::Timeout => {
+                Refusal::new(Code::NameTimeout, "the target's name did not resolve within the dns timeout")
+            }
+            ResolveError::Outage => Refusal::new(Code::NameTimeout, "no name server of this proxy responds")
+                .blame(Blame::Outgate)
+                .with_details("no_server_responds"),
+            // This failure may be temporary: only NXDOMAIN and a name without addresses show that there is no address.
+            ResolveError::Failed(cause) => {
+                Refusal::new(Code::NameTimeout, format!("the target's name did not resolve: {cause}"))
+                    .proxy_status("dns_error")
+                    .with_cause(error)
+            }
+            ResolveError::Busy => Refusal::new(Code::NameTimeout, "too many names are being resolved")
+                .blame(Blame::Outgate)
+                .with_details("busy"),
+        }
+    }
+}
+
+impl From<HopError> for Refusal {
+    fn from(error: HopError) -> Self {
+        match error {
+            HopError::NoUsableSource => Refusal::new(Code::NoEgress, "no source address of the pool is usable"),
+            // A retry succeeds only after the target gets an address of the other family, or the pool gets a source.
+            HopError::NoCommonFamily => Refusal::new(
+                Code::ConnectUnreachable,
+                "the target has no address of an IP version that the route's pool has source addresses of",
+            )
+            .with_details("address_family")
+            .not_retryable(),
+        }
+    }
+}
+
+impl From<DialError> for Refusal {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Refused => Refusal::new(Code::ConnectRefused, "the target refused the connection"),
+            DialError::Timeout => Refusal::new(Code::ConnectTimeout, "no connection within the connect timeout"),
+            DialError::Unreachable => Refusal::new(Code::ConnectUnreachable, "no network path to the target"),
+            DialError::NoSource => Refusal::new(Code::NoEgress, "no source address of the pool is usable"),
+            DialError::Other(cause) => {
+                Refusal::new(Code::Internal, "the connection could not be made").with_cause(cause)
+            }
+        }
+    }
+}
+
+impl From<TlsError> for Refusal {
+    fn from(error: TlsError) -> Self {
+        let failed = |detail: &str| Refusal::new(Code::TlsFailed, detail);
+        match error {
+            TlsError::Certificate { fault, issuer } => {
+                let issuer = issuer.map(|issuer| format!(": {issuer}")).unwrap_or_default();
+                let detail = format!("the target's certificate is refused: {fault}{issuer}");
+                Refusal::new(Code::CertificateUntrusted, detail).with_details(fault.as_str())
+            }
+            TlsError::Alert { id, name } => {
+                failed(&format!("the target ended the handshake with the alert {name}")).alert(id, name)
+            }
+            TlsError::Incompatible(cause) => failed("the target offers no TLS version or suite that the route accepts")
+                .with_details("no_common")
+                .with_cause(format!("{cause:?}")),
+            TlsError::Plaintext => failed("the target's port does not speak TLS").with_details("plaintext"),
+            TlsError::Protocol(cause) => {
+                failed("the target's handshake breaks the protocol").with_details("protocol").with_cause(cause)
+            }
+            TlsError::Timeout => {
+                Refusal::new(Code::ConnectTimeout, "the TLS handshake did not end within the tls timeout")
+                    .with_details("tls")
+            }
+            TlsError::Lost(cause) => Refusal::new(Code::ConnectionLost, "the target hung up during the TLS handshake")
+                .with_details("tls")
+                .with_cause(cause),
+        }
+    }
+}
+
+/// Returns the refusal for an error of a connection. `received`: bytes of the final response that hyper has read.
+pub(in crate::delivery) fn map_hyper_error(
+    error: &hyper::Error,
+    head_max: ResponseHeadMax,
+    received: usize,
+) -> Refusal {
+    let refusal = if error.is_parse_too_large() {
+        head_too_large(head_max, if received < head_max.bytes { HeadLimit::Count } else { HeadLimit::Bytes })
+    } else if http_client::is_protocol_error(error) {
+        Refusal::new(Code::ResponseMalformed, "the target's answer breaks HTTP")
+    } else {
+        Refusal::new(Code::ConnectionLost, "the connection ended before the answer; the webhook may have arrived")
+    };
+    let refusal = if http_client::implies_response(error) { refusal.responded() } else { refusal };
+    refusal.with_cause(error)
+}
+
+/// A limit of a response head.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::delivery) enum HeadLimit {
+    Count,
+    Bytes,
+}
+
+pub(in crate::delivery) fn head_too_large(max: ResponseHeadMax, limit: HeadLimit) -> Refusal {
+    let (detail, details) = match limit {
+        HeadLimit::Count => {
+            (format!("more than {} fields (the route's response_head_max.count)", max.count), "response_head_count")
+        }
+        HeadLimit::Bytes => {
+            (format!("more than {} bytes (the route's response_head_max.bytes)", max.bytes), "response_head_bytes")
+        }
+    };
+    let refusal = Refusal::new(Code::ResponseTooLarge, format!("the head of the target's response has {detail}"));
+    refusal.proxy_status("http_response_header_section_size").with_details(details)
+}
+
+/// Returns the refusal for a malformed response over HTTP/2. Such a response ends its own stream only.
+pub(in crate::delivery) fn malformed_response(violation: Violation, head_max: ResponseHeadMax) -> Refusal {
+    let rule = match violation {
+        Violation::TooLarge => return head_too_large(head_max, HeadLimit::Bytes).responded(),
+        Violation::Field(rule) => rule,
+    };
+    let violation = match rule {
+        FieldRule::FieldName => "a field name that has an upper-case letter, or is no name",
+        FieldRule::FieldValue => "a field value with a control character",
+        FieldRule::WhiteSpace => "white space around a field value",
+        FieldRule::ConnectionField => "a field of the connection, such as Connection or Transfer-Encoding",
+        FieldRule::PseudoHeader => "a pseudo-header field that is unknown, missing, repeated or out of place",
+        FieldRule::Status => "a :status that HTTP/2 does not permit",
+    };
+    let detail = format!("the target's response breaks HTTP/2: {violation}");
+    Refusal::new(Code::ResponseMalformed, detail).with_details(rule.as_str()).responded()
+}
+
+impl From<GrantError> for Refusal {
+    fn from(error: GrantError) -> Self {
+        match error {
+            // Only the operator can correct this: the client and the target cannot.
+            GrantError::Refused(status, details) => {
+                let refusal =
+                    Refusal::new(Code::Internal, format!("it answers {} and grants nothing", status.as_u16()));
+                details.into_iter().fold(refusal, Refusal::with_details)
+            }
+            GrantError::Unavailable(status) => {
+                Refusal::new(Code::TargetCircuitOpen, format!("it answers {}", status.as_u16()))
+            }
+            GrantError::Malformed(reason) => Refusal::new(Code::ResponseMalformed, format!("it answers with {reason}")),
+        }
+    }
+}

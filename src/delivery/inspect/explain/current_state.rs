@@ -1,0 +1,128 @@
+//! The part of an explanation that depends on the state of the running proxy: limits, circuits and usable sources.
+//! What would happen to this webhook right now?
+
+use super::ExplainRequest;
+use crate::delivery::judge::Routed;
+use crate::delivery::refusal::Code;
+use crate::delivery::request::tunnel_mode::TunnelMode;
+use crate::names::Target;
+use crate::policy::Plan;
+use crate::policy::limits::{Limit, LimitDescriptor};
+use crate::policy::route::Route;
+use crate::state::Runtime;
+use crate::state::limits::{LimitKind, LimitUsage};
+use crate::state::upstreams::breaker::BreakerKey;
+use crate::state::upstreams::sources;
+
+/// The lines about the current state, and the refusals that it implies.
+pub(super) struct CurrentState {
+    /// The order of the lines is not that of the steps.
+    pub(super) lines: Vec<(&'static str, String)>,
+    /// The circuit or a limit would refuse the delivery, before the pool and the guard decide.
+    pub(super) not_admitted: Option<Code>,
+    /// No address of the pool is usable.
+    pub(super) no_egress: Option<Code>,
+}
+
+pub(super) fn explain_current_state(
+    runtime: &Runtime,
+    plan: &Plan,
+    request: &ExplainRequest<'_>,
+    &Routed { route, ref target, tunnel_mode, .. }: &Routed<'_>,
+) -> CurrentState {
+    // The CONNECT of a tunnel that ends at outgate contacts no target.
+    let needs_source = tunnel_mode.is_none_or(|mode| mode == TunnelMode::Passthrough);
+    let descriptor = LimitDescriptor {
+        client: request.client,
+        tenant: request.tenant,
+        route: &route.name,
+        host: &target.host,
+        egress: route.pool.name(),
+    };
+    let limits: Vec<_> = route.limits.iter().map(|limit| (limit, runtime.limits.usage(limit, &descriptor))).collect();
+    // A delivery takes its place under every limit before its tokens.
+    let refused = |exceeds: fn(&Limit, &LimitUsage) -> bool, kind: LimitKind| {
+        let exceeded = limits.iter().any(|(limit, usage)| !limit.report_only && exceeds(limit, usage));
+        exceeded.then(|| Code::from(kind))
+    };
+    let limited = refused(is_concurrency_exhausted, LimitKind::Concurrency)
+        .or_else(|| refused(is_rate_exhausted, LimitKind::Rate));
+    let (egress, no_egress) = describe_egress(runtime, route, request, needs_source);
+    let circuit = plan.fuse.and_then(|_| describe_circuit(runtime, route, target, request));
+    let open = circuit.as_ref().and_then(|(_, open)| *open);
+
+    let mut texts: Vec<String> = limits.iter().map(|(limit, usage)| describe_usage(limit, usage)).collect();
+    texts.push(egress);
+    texts.extend(circuit.map(|(text, _)| text));
+    let lines = texts.into_iter().map(|text| ("now", text)).collect();
+    CurrentState { lines, not_admitted: open.or(limited), no_egress }
+}
+
+/// Returns whether the limit would refuse a delivery because no place is free. A limit with a wait delays it instead.
+fn is_concurrency_exhausted(limit: &Limit, usage: &LimitUsage) -> bool {
+    usage.max_in_flight.is_some_and(|max| usage.in_flight >= max) && limit.wait.is_zero()
+}
+
+/// Returns whether the limit would refuse a delivery because the next token comes later than the limit lets it wait.
+fn is_rate_exhausted(limit: &Limit, usage: &LimitUsage) -> bool {
+    usage.rate.is_some_and(|rate| rate.remaining == 0 && rate.next > limit.wait)
+}
+
+fn describe_usage(limit: &Limit, usage: &LimitUsage) -> String {
+    let mut parts = Vec::new();
+    if let (Some(quota), Some(rate)) = (&limit.quota, &usage.rate) {
+        parts.push(format!("{} of {} left", rate.remaining, quota.burst));
+        if rate.remaining == 0 {
+            parts.push(format!("the next in {:?}", rate.next));
+        }
+    }
+    match usage.max_in_flight {
+        Some(max) => parts.push(format!("{} of {max} under way", usage.in_flight)),
+        None => parts.push(format!("{} under way", usage.in_flight)),
+    }
+    if usage.waiting > 0 {
+        parts.push(format!("{} waiting", usage.waiting));
+    }
+    let refused = match () {
+        () if limit.report_only => String::new(),
+        () if is_concurrency_exhausted(limit, usage) => {
+            format!(": refused as {}", Code::from(LimitKind::Concurrency).name())
+        }
+        () if is_rate_exhausted(limit, usage) => format!(": refused as {}", Code::from(LimitKind::Rate).name()),
+        () => String::new(),
+    };
+    format!("limit {}: {}{refused}", limit.name, parts.join(", "))
+}
+
+fn describe_egress(
+    runtime: &Runtime,
+    route: &Route,
+    request: &ExplainRequest<'_>,
+    is_needed: bool,
+) -> (String, Option<Code>) {
+    let (view, ranges) = (runtime.sources.view(), route.pool.in_force(request.now));
+    let (usable, all) = (view.count(&ranges), sources::total(&ranges));
+    let text = format!("pool {}: {usable} of {all} addresses usable", route.pool.name());
+    match is_needed && usable == 0 {
+        true => (format!("{text}: refused as {}", Code::NoEgress.name()), Some(Code::NoEgress)),
+        false => (text, None),
+    }
+}
+
+fn describe_circuit(
+    runtime: &Runtime,
+    route: &Route,
+    target: &Target,
+    request: &ExplainRequest<'_>,
+) -> Option<(String, Option<Code>)> {
+    let key = BreakerKey::of(route, target, request.client, request.tenant);
+    let retry_after = runtime.circuit_breakers.peek(&key)?;
+    Some(match retry_after.is_zero() {
+        true => ("its circuit is open, and the next delivery tries".to_owned(), None),
+        false => {
+            let seconds = retry_after.as_secs() + 1;
+            let text = format!("its circuit is open: refused as target_circuit_open for {seconds} s");
+            (text, Some(Code::TargetCircuitOpen))
+        }
+    })
+}

@@ -1,0 +1,214 @@
+//! Connections to one target from many source addresses, opened as deliveries open them. A probe sends no request.
+//! Which source addresses does this target accept, and which certificate does it send to them?
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
+
+use http::Method;
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::delivery::context::Delivery;
+use crate::delivery::judge::{JudgeInput, JudgedClient, Judgment, judge};
+use crate::delivery::refusal::{Code, Refusal};
+use crate::delivery::request::target::RequestTarget;
+use crate::delivery::steps;
+use crate::names::{ClientName, Scheme, Target, TenantName};
+use crate::net::tls::{AlpnOffer, ClientTls, HandshakeInfo};
+use crate::net::{dial, tls};
+use crate::policy::authn::Authenticated;
+use crate::policy::egress::allow_list_gap::{AddressRange, AllowListGap};
+use crate::policy::egress::{self, Hop, Pool, Survey};
+use crate::policy::route::Route;
+use crate::state::Runtime;
+use crate::state::config::ActiveConfig;
+
+/// Connections that a probe opens at the same time. A target that counts connections must not take it for an attack.
+const CONNECTIONS_MAX: usize = 16;
+
+pub struct ProbeRequest<'a> {
+    pub url: &'a str,
+    pub client: &'a ClientName,
+    pub tenant: Option<&'a TenantName>,
+    /// The pool to use instead of the route's.
+    pub pool: Option<&'a Arc<Pool>>,
+    /// Source addresses to try at most. Of a larger pool, the probe tries a sample.
+    pub max_sources: usize,
+    /// The timeout of DNS, TCP and TLS each, instead of the route's.
+    pub timeout: Option<Duration>,
+}
+
+pub struct ProbeReport {
+    pub target: Target,
+    /// The route of deliveries to the target, with the pool and the timeout of the probe.
+    pub route: Arc<Route>,
+    /// The addresses of the target's name.
+    pub addresses: Vec<IpAddr>,
+    pub resolved: Duration,
+    pub survey: Survey,
+    /// The results in the order of the survey's hops.
+    pub results: Vec<ProbeResult>,
+    pub gaps: Vec<AllowListGap>,
+}
+
+/// The result for one hop.
+pub struct ProbeResult {
+    pub hop: Hop,
+    /// The time until TCP was connected, or failed.
+    pub connect: Duration,
+    /// The time of the handshake, if there was one.
+    pub tls: Option<Duration>,
+    /// `Ok(None)`: the target speaks plaintext.
+    pub outcome: Result<Option<ProbeHandshake>, Refusal>,
+}
+
+pub struct ProbeHandshake {
+    pub info: HandshakeInfo,
+    pub issuer: String,
+}
+
+/// Connects to the target of a URL from the sources of its pool.
+///
+/// The judgement, the resolver, the guard, the dialling and the handshake are those of deliveries. A probe resumes no TLS
+/// session: what one source gets is no evidence for another.
+pub async fn probe(runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Result<ProbeReport, Refusal> {
+    let active = runtime.active_config();
+    let (target, route) = judge_probe(&active, request)?;
+    let started = Clock::now();
+    let delivery = Delivery {
+        runtime,
+        active: &active,
+        route: &route,
+        client: request.client,
+        tenant: request.tenant,
+        target: &target,
+        separates_clients: true,
+        started,
+    };
+    let cleared = steps::resolve(&delivery, route.pool.families(Timestamp::now())).await?;
+    let resolved = started.elapsed();
+    let now = Timestamp::now();
+    let usable = runtime.sources.view().of(&route.pool.in_force(now));
+    let survey = egress::survey(&route.pool, &cleared, &usable, request.max_sources, now)?;
+    let results = probe_hops(&delivery, &survey.hops).await;
+    let gaps = gaps(&target, &survey, &results);
+    let addresses = cleared.addresses().to_vec();
+    Ok(ProbeReport { target, route, addresses, resolved, survey, results, gaps })
+}
+
+/// Judges the URL as a webhook without a body, and returns its target and route.
+fn judge_probe(active: &ActiveConfig, request: &ProbeRequest<'_>) -> Result<(Target, Arc<Route>), Refusal> {
+    let plan = &active.plan;
+    let request_target = RequestTarget::parse(&Method::POST, request.url, request.tenant.cloned());
+    let input = JudgeInput::hypothetical(&Method::POST, request_target, Timestamp::now());
+    // An unknown client is not refused, because a probe sends no request. It gets the route of clients that no route names.
+    let Judgment { decisions, outcome } = judge(plan, input, |_| {
+        let client = plan.clients.get(request.client);
+        let authenticated = client.map(|client| Authenticated { client, proof: None, signed: None });
+        Ok(JudgedClient { name: request.client, authenticated })
+    });
+    let (route, target) = match (outcome, decisions.route, decisions.target) {
+        (Ok(_), Some(route), Some(target)) => (route, target),
+        (Err(refusal), Some(route), Some(target)) if decisions.is_target_allowed && lacks_key(&refusal) => {
+            (route, target)
+        }
+        (Err(refusal), ..) => return Err(refusal),
+        (Ok(_), ..) => return Err(Refusal::new(Code::Internal, "the request has no target")),
+    };
+    let mut route = Route::clone(route);
+    if let Some(pool) = request.pool {
+        route.pool = Arc::clone(pool);
+    }
+    if let Some(timeout) = request.timeout {
+        (route.timeouts.dns, route.timeouts.connect, route.timeouts.tls) = (timeout, timeout, timeout);
+    }
+    Ok((target, Arc::new(route)))
+}
+
+/// Returns whether only a signing key is missing, given that the target is allowed. A probe signs nothing.
+fn lacks_key(refusal: &Refusal) -> bool {
+    matches!(refusal.code, Code::ClientForbidden | Code::Internal)
+}
+
+/// Probes each hop, several at a time, and returns the results in the order of the hops.
+async fn probe_hops(delivery: &Delivery<'_>, hops: &[Hop]) -> Vec<ProbeResult> {
+    let mut waiting = hops.iter().copied().enumerate();
+    let mut running = JoinSet::new();
+    let mut ended: Vec<(usize, ProbeResult)> = Vec::new();
+    loop {
+        for (index, hop) in waiting.by_ref().take(CONNECTIONS_MAX - running.len()) {
+            let (route, target) = (Arc::clone(delivery.route), delivery.target.clone());
+            let tenant = delivery.tenant.cloned();
+            running.spawn(async move { (index, probe_hop(hop, &route, &target, tenant.as_ref()).await) });
+        }
+        match running.join_next().await {
+            Some(Ok(result)) => ended.push(result),
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => break,
+        }
+    }
+    ended.sort_unstable_by_key(|(index, _)| *index);
+    ended.into_iter().map(|(_, result)| result).collect()
+}
+
+async fn probe_hop(hop: Hop, route: &Route, target: &Target, tenant: Option<&TenantName>) -> ProbeResult {
+    let started = Clock::now();
+    let dialled = dial::dial(&[hop], Instant::now() + route.timeouts.connect).await.outcome;
+    let connect = started.elapsed();
+    let socket = match dialled {
+        Ok(dialled) => dialled.socket,
+        Err(error) => return ProbeResult { hop, connect, tls: None, outcome: Err(error.into()) },
+    };
+    if target.scheme == Scheme::Http {
+        return ProbeResult { hop, connect, tls: None, outcome: Ok(None) };
+    }
+    let (client_tls, started) = (ClientTls::new(&route.trust), Clock::now());
+    let (offer, deadline) = (AlpnOffer::Http2OrHttp1, Instant::now() + route.timeouts.tls);
+    let handshake = tls::handshake(socket, &client_tls, tenant, &target.host, offer, deadline).await;
+    let tls = Some(started.elapsed());
+    let outcome =
+        handshake.map(|(stream, info)| Some(ProbeHandshake { info, issuer: tls::issuer(&stream).unwrap_or_default() }));
+    ProbeResult { hop, connect, tls, outcome: outcome.map_err(|error| error.error.into()) }
+}
+
+impl ProbeResult {
+    /// Returns whether the target or a firewall has rejected the source: TCP failed, or the handshake got no byte.
+    fn is_rejected(&self) -> bool {
+        use Code::{ConnectRefused, ConnectTimeout, ConnectUnreachable, ConnectionLost};
+        let code = self.outcome.as_ref().err().map(|refusal| refusal.code);
+        matches!(code, Some(ConnectRefused | ConnectTimeout | ConnectUnreachable | ConnectionLost))
+    }
+
+    /// Returns whether the target itself has sent a byte of the handshake.
+    fn is_answered(&self) -> bool {
+        let code = self.outcome.as_ref().err().map(|refusal| refusal.code);
+        matches!(code, None | Some(Code::CertificateUntrusted | Code::TlsFailed))
+    }
+}
+
+/// Returns the gaps of each address of the target by itself, which may have a firewall of its own.
+fn gaps(target: &Target, survey: &Survey, results: &[ProbeResult]) -> Vec<AllowListGap> {
+    let mut addresses: Vec<_> = results.iter().map(|result| result.hop.to()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let is_only_address = addresses.len() == 1;
+    let gap = |to: SocketAddr| {
+        let of_address = || results.iter().filter(move |result| result.hop.to() == to);
+        let sources = |matches: fn(&ProbeResult) -> bool| -> Vec<_> {
+            let matching: Vec<_> =
+                of_address().filter(|result| matches(result)).map(|result| result.hop.from()).collect();
+            if !survey.is_sample() {
+                return AddressRange::exactly(matching);
+            }
+            let probed: Vec<_> = of_address().map(|result| result.hop.from()).collect();
+            AddressRange::between(&probed, |source| matching.contains(&source))
+        };
+        let (answers, lacks) = (sources(ProbeResult::is_answered), sources(ProbeResult::is_rejected));
+        let at = if is_only_address { String::new() } else { format!(" at {}", to.ip()) };
+        let target = format!("{}:{}{at}", target.host, target.port);
+        (!answers.is_empty() && !lacks.is_empty()).then_some(AllowListGap { target, answers, lacks })
+    };
+    addresses.into_iter().filter_map(gap).collect()
+}

@@ -1,0 +1,68 @@
+//! The authentication of a request's client, and the check that its signature is not replayed.
+//! Which client sent this request?
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http_body::Body;
+use jiff::Timestamp;
+
+use crate::delivery::record::Record;
+use crate::delivery::refusal::Refusal;
+use crate::delivery::request::ProxyRequest;
+use crate::policy::Plan;
+use crate::policy::authn::{Authenticated, CLIENT_VALIDATION, PresentedCredentials, SignableRequest};
+use crate::state::Runtime;
+
+/// Authenticates the client. A refused webhook uses its signature up as well: a client signs each attempt.
+pub(super) fn authenticate<'p>(
+    runtime: &Runtime,
+    plan: &'p Plan,
+    request: &ProxyRequest,
+    now: Timestamp,
+    record: &mut Record,
+) -> Result<Authenticated<'p>, Refusal> {
+    let fields = &request.fields;
+    let credentials = PresentedCredentials {
+        caller: &request.caller,
+        credential: single_credential(fields, &header::PROXY_AUTHORIZATION)?,
+        validation: single_credential(fields, &CLIENT_VALIDATION)?,
+        sent: SignableRequest {
+            method: &request.method,
+            target: &request.target,
+            fields,
+            has_body: !request.body.is_end_stream(),
+        },
+    };
+    let result = verify_credentials(runtime, plan, &credentials, now);
+    match result {
+        Ok(_) => request.caller.set_identified(),
+        Err(_) => record.claimed(plan.clients.claimed(&credentials)),
+    }
+    result
+}
+
+fn verify_credentials<'p>(
+    runtime: &Runtime,
+    plan: &'p Plan,
+    credentials: &PresentedCredentials<'_>,
+    now: Timestamp,
+) -> Result<Authenticated<'p>, Refusal> {
+    plan.listener.judge_held(&credentials.caller.certificate, credentials.caller.listen.as_deref(), now)?;
+    let authenticated = plan.clients.authenticate(credentials, now)?;
+    if let Some(signed) = &authenticated.signed {
+        runtime.replay_cache.check_and_record(authenticated.client.name(), &signed.once, now)?;
+    }
+    Ok(authenticated)
+}
+
+/// Returns the value of a field that carries a credential. Of two credentials, outgate would verify one and record
+/// another, so a request with two is refused.
+fn single_credential<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut values = fields.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) if *name == header::PROXY_AUTHORIZATION => {
+            Err(Refusal::malformed("Proxy-Authorization is given more than once"))
+        }
+        (_, Some(_)) => Err(Refusal::malformed("Twilio-Client-Validation is given more than once")),
+        (value, None) => Ok(value.map(HeaderValue::as_bytes)),
+    }
+}

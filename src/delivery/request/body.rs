@@ -1,0 +1,267 @@
+//! The body of a request: buffered if it is signed, and otherwise streamed under the same limit.
+//! How many bytes does outgate accept from a client, and for how long?
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+
+use super::{RequestBody, RequestBodyError};
+use crate::net::http_client::Upload;
+
+/// The largest buffer that outgate allocates for an announced length, in bytes. Above it, the buffer grows with the bytes
+/// that arrive.
+const PREALLOCATE_MAX: u64 = 64 * 1024;
+
+/// Checks an announced length before the single_frame byte, so that a client gets no `100 Continue` for a body that is refused.
+pub(in crate::delivery) fn check_length(body: &RequestBody, max: u64) -> Result<(), RequestBodyError> {
+    if body.size_hint().lower() > max { Err(RequestBodyError::TooLarge) } else { Ok(()) }
+}
+
+/// Bounds the time that the client takes for its body.
+pub(in crate::delivery) fn with_timeout(body: RequestBody, timeout: Duration) -> RequestBody {
+    if body.is_end_stream() { body } else { Box::pin(TimeoutBody { body, remaining: timeout, sleep: None }) }
+}
+
+/// A body with a timeout that runs only while outgate waits for the client.
+///
+/// The delivery polls for no frame, and the timeout stops, while the target accepts no more bytes or a bandwidth limit
+/// holds them back.
+struct TimeoutBody {
+    body: RequestBody,
+    /// The time that the client has left.
+    remaining: Duration,
+    /// Set while outgate waits for the client.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body for TimeoutBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let polled = self.body.as_mut().poll_frame(cx);
+        if polled.is_ready() {
+            if let Some(sleep) = self.sleep.take() {
+                self.remaining = sleep.deadline().saturating_duration_since(Instant::now());
+            }
+            return polled;
+        }
+        let remaining = self.remaining;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(remaining)));
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Some(Err(RequestBodyError::Timeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Reads the whole body.
+pub(in crate::delivery) async fn buffer(mut body: RequestBody, max: u64) -> Result<Bytes, RequestBodyError> {
+    let expected = body.size_hint().lower();
+    let mut single_frame = Bytes::new();
+    let mut buffer = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if (single_frame.len() + buffer.len() + data.len()) as u64 > max {
+            return Err(RequestBodyError::TooLarge);
+        }
+        if single_frame.is_empty() && buffer.is_empty() && (data.len() as u64) == expected {
+            single_frame = data; // most webhooks arrive in one frame, which is not copied
+            continue;
+        }
+        if buffer.is_empty() {
+            buffer.reserve(usize::try_from(expected.min(PREALLOCATE_MAX)).unwrap_or(0));
+            buffer.extend_from_slice(&std::mem::take(&mut single_frame));
+        }
+        buffer.extend_from_slice(&data);
+    }
+    Ok(if buffer.is_empty() { single_frame } else { buffer.freeze() })
+}
+
+/// Returns a body that streams, and its progress.
+pub(in crate::delivery) fn stream(body: RequestBody, max: u64) -> (Upload, Arc<UploadProgress>) {
+    let progress = Arc::new(UploadProgress::default());
+    if body.is_end_stream() {
+        progress.finish();
+        return (Upload::whole(Bytes::new()), progress);
+    }
+    let limited = LimitedBody { body, remaining: max, progress: Arc::clone(&progress) };
+    (Upload::stream(limited), progress)
+}
+
+/// The progress of an upload that streams, shared by the connection that sends it and the delivery.
+pub(in crate::delivery) struct UploadProgress {
+    bytes: AtomicU64,
+    error: OnceLock<RequestBodyError>,
+    wait: Mutex<UploadWait>,
+    /// Notified when the upload waits for the target again.
+    changed: Notify,
+}
+
+/// The time that an upload waits, by the side that it waits for.
+struct UploadWait {
+    stage: UploadStage,
+    /// The sum of the waits for the target before this stage.
+    waited_for_target: Duration,
+}
+
+impl UploadWait {
+    fn set_stage(&mut self, stage: UploadStage) {
+        if let UploadStage::Target(since) = self.stage {
+            self.waited_for_target += since.elapsed();
+        }
+        self.stage = stage;
+    }
+}
+
+/// The side that an upload waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UploadStage {
+    Client,
+    /// The connection has accepted every byte so far, and has not polled for more since.
+    Target(Instant),
+    /// The last byte has passed, or the upload has failed.
+    Ended(Instant),
+}
+
+impl Default for UploadProgress {
+    fn default() -> Self {
+        let wait =
+            Mutex::new(UploadWait { stage: UploadStage::Target(Instant::now()), waited_for_target: Duration::ZERO });
+        Self { bytes: AtomicU64::default(), error: OnceLock::new(), wait, changed: Notify::new() }
+    }
+}
+
+impl UploadProgress {
+    pub(in crate::delivery) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns the error of the body. The connection that sent it reports only that the upload failed.
+    pub(in crate::delivery) fn error(&self) -> Option<RequestBodyError> {
+        self.error.get().copied()
+    }
+
+    /// Restarts the wait for the target when the request is sent.
+    pub(in crate::delivery) fn restart(&self) {
+        if let UploadStage::Target(since) | UploadStage::Ended(since) = &mut self.wait.lock().stage {
+            *since = Instant::now();
+        }
+    }
+
+    /// Resolves when the target has accepted no byte for the time that `timeout` returns, or has not responded within that
+    /// time after the last byte. Only one caller may wait.
+    ///
+    /// `timeout` is called at the beginning of each wait, with the sum of the upload's earlier waits for the target.
+    pub(in crate::delivery) async fn stalled(&self, timeout: impl Fn(Duration) -> Duration) {
+        let mut wait: Option<(Instant, Instant)> = None;
+        loop {
+            let (stage, waited) = {
+                let wait = self.wait.lock();
+                (wait.stage, wait.waited_for_target)
+            };
+            match stage {
+                UploadStage::Client => self.changed.notified().await,
+                UploadStage::Target(since) | UploadStage::Ended(since) => match wait {
+                    Some((begun, due)) if begun == since && due <= Instant::now() => return,
+                    Some((begun, due)) if begun == since => tokio::time::sleep_until(due).await,
+                    _ => wait = Some((since, since + timeout(waited))),
+                },
+            }
+        }
+    }
+
+    pub(in crate::delivery) fn has_ended(&self) -> bool {
+        matches!(self.wait.lock().stage, UploadStage::Ended(_))
+    }
+
+    fn finish(&self) {
+        let mut wait = self.wait.lock();
+        if !matches!(wait.stage, UploadStage::Ended(_)) {
+            wait.set_stage(UploadStage::Ended(Instant::now()));
+            self.changed.notify_one();
+        }
+    }
+
+    /// The connection polls for more bytes.
+    fn on_poll(&self) {
+        let mut wait = self.wait.lock();
+        if matches!(wait.stage, UploadStage::Target(_)) {
+            wait.set_stage(UploadStage::Client);
+        }
+    }
+
+    fn on_data(&self, length: u64) {
+        self.bytes.fetch_add(length, Ordering::Relaxed);
+        self.wait.lock().set_stage(UploadStage::Target(Instant::now()));
+        self.changed.notify_one();
+    }
+}
+
+/// A body that fails when it exceeds its limit.
+struct LimitedBody {
+    body: RequestBody,
+    /// Bytes that the client may still send.
+    remaining: u64,
+    progress: Arc<UploadProgress>,
+}
+
+impl LimitedBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        self.progress.on_poll();
+        let Some(frame) = ready!(self.body.as_mut().poll_frame(cx)).transpose()? else { return Poll::Ready(None) };
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.remaining = self.remaining.checked_sub(length).ok_or(RequestBodyError::TooLarge)?;
+        self.progress.on_data(length);
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl Drop for LimitedBody {
+    fn drop(&mut self) {
+        self.progress.finish();
+    }
+}
+
+impl Body for LimitedBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = ready!(self.poll(cx));
+        if let Some(Err(error)) = &polled {
+            let _ = self.progress.error.set(*error);
+        }
+        // After the last byte of a known length, hyper does not poll the body again.
+        if !matches!(polled, Some(Ok(_))) || self.body.is_end_stream() {
+            self.progress.finish();
+        }
+        Poll::Ready(polled.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

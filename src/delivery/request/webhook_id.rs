@@ -1,0 +1,33 @@
+//! The id of a webhook, in the field `Webhook-Id`.
+//! Which id does a webhook have, and is it well-formed?
+
+use http::{HeaderMap, HeaderName};
+
+use crate::delivery::refusal::Refusal;
+use crate::policy::sign;
+
+static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+
+/// Returns the id of a webhook that is signed: the client's own, or one that contains the request's id.
+pub(in crate::delivery) fn given_or_generated(fields: &HeaderMap, request_id: &str) -> Result<String, Refusal> {
+    Ok(given(fields)?.map_or_else(|| format!("msg_{request_id}"), str::to_owned))
+}
+
+/// Returns the id that the client gave, if it gave one. A malformed id is refused.
+pub(in crate::delivery) fn given(fields: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    if fields.get_all(&WEBHOOK_ID).iter().nth(1).is_some() {
+        return Err(Refusal::malformed("Webhook-Id stands there more than once"));
+    }
+    let malformed = || Refusal::malformed("Webhook-Id may have letters, digits and -_~+@, up to 256 of them");
+    match fields.contains_key(&WEBHOOK_ID) {
+        false => Ok(None),
+        true => well_formed(fields).map(Some).ok_or_else(malformed),
+    }
+}
+
+/// Returns the id that the client gave, unless it is malformed.
+pub(in crate::delivery) fn well_formed(fields: &HeaderMap) -> Option<&str> {
+    let mut ids = fields.get_all(&WEBHOOK_ID).iter();
+    let (id, None) = (ids.next()?, ids.next()) else { return None };
+    id.to_str().ok().filter(|id| sign::valid_id(id))
+}

@@ -1,0 +1,50 @@
+//! The check of a target's response before outgate forwards it.
+//! May the client get this response?
+
+use http::{Response, StatusCode, Version, header};
+use http_body::Body;
+
+use crate::config::ResponseHeadMax;
+use crate::delivery::errors::{HeadLimit, head_too_large};
+use crate::delivery::refusal::{Code, Refusal};
+use crate::net::http_client;
+
+/// Checks the head of a response. `body_max`: in bytes.
+///
+/// A response that is refused shows, too, that the target has got the request.
+pub(in crate::delivery) fn check(
+    response: &Response<impl Body>,
+    body_max: u64,
+    head_max: ResponseHeadMax,
+) -> Result<(), Refusal> {
+    check_head(response, body_max, head_max).map_err(Refusal::responded)
+}
+
+fn check_head(response: &Response<impl Body>, body_max: u64, head_max: ResponseHeadMax) -> Result<(), Refusal> {
+    // Over HTTP/1.1, the parser enforces both limits.
+    if response.version() == Version::HTTP_2 {
+        if response.headers().len() > head_max.count {
+            return Err(head_too_large(head_max, HeadLimit::Count));
+        }
+        if http_client::field_section_size(response.headers()) > head_max.bytes {
+            return Err(head_too_large(head_max, HeadLimit::Bytes));
+        }
+    }
+    // outgate requests no upgrade.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Refusal::new(Code::ResponseMalformed, "the target switched protocols, unasked"));
+    }
+    let mut codings = response.headers().get_all(header::TRANSFER_ENCODING).iter();
+    // outgate decodes chunked only: the client would get any other coding without its name.
+    if codings.any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        let refusal = Refusal::new(Code::ResponseMalformed, "the target used a transfer coding that nobody asked for");
+        return Err(refusal.proxy_status("http_response_transfer_coding"));
+    }
+    if response.body().size_hint().lower() > body_max {
+        return Err(Refusal::new(
+            Code::ResponseTooLarge,
+            "the target's answer is longer than the route's response_max",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Refusals of connections that bring no readable request.
+//! What does a client get that sends something other than a request, or TLS where it is plaintext?
+
+use std::sync::Arc;
+
+use http::{Method, Response, StatusCode};
+
+use super::{ResponseBody, refuse};
+use crate::delivery::record::Record;
+use crate::delivery::refusal::Refusal;
+use crate::delivery::request::target;
+use crate::policy::authn::Caller;
+use crate::state::Runtime;
+
+/// Refuses a request that a server could not read. `request_line`: the method and the target, if the server has read
+/// them.
+pub fn refuse_unread(
+    runtime: &Arc<Runtime>,
+    caller: &Caller,
+    request_line: Option<&(Method, String)>,
+    (status, detail): (StatusCode, &str),
+) -> Response<ResponseBody> {
+    let mut record = Box::new(Record::open(runtime, request_line.map(|(method, _)| method), caller));
+    if let Some((target, path)) = request_line.and_then(|(method, target)| target::readable(method, target)) {
+        record.target(target, path.as_deref());
+    }
+    refuse(Refusal::malformed(detail).status(status), record, &runtime.active_config().plan.name)
+}
+
+/// Refuses TLS on a listener that speaks plaintext HTTP.
+pub fn refuse_tls(runtime: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
+    let record = Box::new(Record::open(runtime, None, caller));
+    let detail = "this listener speaks plaintext, and the client began with TLS: write http:// for the proxy's URL";
+    refuse(Refusal::malformed(detail).with_details("tls"), record, &runtime.active_config().plan.name)
+}
+
+/// Refuses a plaintext HTTP request on a listener that speaks TLS.
+pub fn refuse_plaintext(runtime: &Arc<Runtime>, caller: &Caller) -> Response<ResponseBody> {
+    let record = Box::new(Record::open(runtime, None, caller));
+    let detail = "this port speaks TLS, and the request came in plaintext: connect to the proxy by https://";
+    refuse(Refusal::malformed(detail).with_details("plaintext"), record, &runtime.active_config().plan.name)
+}
