@@ -1,5 +1,5 @@
-//! A limit with a million live keys: memory a key, and time a decision, from one thread and from two.
-//! What does it cost to count?
+//! Measures a limit with a million keys in use: memory per key, and time per decision from one thread and from two.
+//! What does a limit cost?
 //!
 //! `cargo bench --bench limits`
 
@@ -17,7 +17,7 @@ use outgate::names::{ClientName, Host, LimitName, PoolName, RouteName, TenantNam
 use outgate::policy::limits::{Limit, LimitDescriptor, Quota};
 use outgate::state::limits::Limits;
 
-/// As the proxy itself.
+/// The allocator of the proxy.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -25,7 +25,7 @@ const TENANTS: usize = 1000;
 const HOSTS: usize = 1000;
 const KEYS_MAX: usize = TENANTS * HOSTS;
 
-/// Decisions in a round, and rounds: the best is what it costs, the others what the machine does besides.
+/// Decisions in a round, and rounds. The fastest round has the least noise from other processes.
 const DECISIONS: usize = 500_000;
 const ROUNDS: usize = 9;
 
@@ -48,7 +48,7 @@ impl Names {
         }
     }
 
-    fn who(&self, key: usize) -> LimitDescriptor<'_> {
+    fn descriptor(&self, key: usize) -> LimitDescriptor<'_> {
         let (tenant, host) = (Some(&self.tenants[key % TENANTS]), &self.hosts[key / TENANTS % HOSTS]);
         LimitDescriptor { client: &self.client, tenant, route: &self.route, host, egress: &self.egress }
     }
@@ -68,32 +68,32 @@ fn limit(name: &str, rate: bool, concurrency: bool) -> Arc<Limit> {
     })
 }
 
-/// One decision, and the end of its delivery.
-fn admit(limits: &Limits, by: &[Arc<Limit>], who: &LimitDescriptor<'_>) {
-    let polled = pin!(limits.acquire(by, who)).poll(&mut Context::from_waker(Waker::noop()));
+/// Acquires and releases the permit of one delivery.
+fn acquire_and_release(limits: &Limits, route_limits: &[Arc<Limit>], descriptor: &LimitDescriptor<'_>) {
+    let polled = pin!(limits.acquire(route_limits, descriptor)).poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(Ok(permit)) = polled else { panic!("no room") };
     drop(black_box(permit));
 }
 
-/// Resident memory of this process in bytes.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
-/// Nanoseconds a decision, over keys in an order that no cache foresees.
-fn decide(limits: &Limits, by: &[Arc<Limit>], names: &Names, keys: usize, seed: usize) -> f64 {
+/// Returns the nanoseconds per decision, over keys in an order that defeats the caches.
+fn decide(limits: &Limits, route_limits: &[Arc<Limit>], names: &Names, keys: usize, seed: usize) -> f64 {
     let start = Instant::now();
     let mut key = seed;
     for _ in 0..DECISIONS {
         key = key.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        admit(limits, by, &names.who((key >> 33) % keys));
+        acquire_and_release(limits, route_limits, &names.descriptor((key >> 33) % keys));
     }
     start.elapsed().as_nanos() as f64 / DECISIONS as f64
 }
 
-/// A process for each, since memory that one has left is not new to the next.
+/// Measures each case in a process of its own, because a process reuses memory that an earlier case has freed.
 fn main() {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--one").skip(1);
     if let (Some(name), Some(keys)) = (arguments.next(), arguments.next()) {
@@ -109,18 +109,18 @@ fn main() {
 
 fn measure(name: &str, keys: usize) {
     let (names, limits) = (Names::new(), Limits::new());
-    let by = [limit(name, name != "concurrency", name != "rate")];
+    let route_limits = [limit(name, name != "concurrency", name != "rate")];
     let before = resident();
-    (0..keys).for_each(|key| admit(&limits, &by, &names.who(key)));
+    (0..keys).for_each(|key| acquire_and_release(&limits, &route_limits, &names.descriptor(key)));
     let bytes = (resident() - before) / keys;
     let best = |times: &mut dyn FnMut() -> f64| (0..ROUNDS).map(|_| times()).fold(f64::INFINITY, f64::min);
-    let alone = best(&mut || decide(&limits, &by, &names, keys, 1));
-    let together = best(&mut || {
+    let one_thread = best(&mut || decide(&limits, &route_limits, &names, keys, 1));
+    let two_threads = best(&mut || {
         std::thread::scope(|scope| {
-            let decide = |seed| decide(&limits, &by, &names, keys, seed);
+            let decide = |seed| decide(&limits, &route_limits, &names, keys, seed);
             let threads = [1, 2].map(|seed| scope.spawn(move || decide(seed)));
             threads.map(|thread| thread.join().unwrap()).into_iter().fold(0.0, f64::max)
         })
     });
-    println!("{name:<12} {:>9} {bytes:>12} {alone:>13.0} {together:>14.0}", limits.key_count());
+    println!("{name:<12} {:>9} {bytes:>12} {one_thread:>13.0} {two_threads:>14.0}", limits.key_count());
 }

@@ -1,8 +1,7 @@
-//! Deliveries, uploads and tunnels through the real binary, for a while without and for a while with ten reloads a
-//! second, in turns.
-//! Who notices a reload?
+//! Measures deliveries, uploads and tunnels through the real binary, alternately without and with ten reloads a second.
+//! How much latency does a reload add?
 //!
-//! `cargo bench --bench reload`; `-- 300 1000` for as many seconds under reloads and as many other routes.
+//! `cargo bench --bench reload`; `-- 300 1000` sets the seconds under reloads, and the number of other routes.
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a benchmark that cannot go on ends, and needs not all of the tests")]
 
@@ -19,28 +18,28 @@ use stage::pki::{Identity, Pki};
 use stage::tunnel::trusting;
 use stage::{Client, Outgate, post, scene};
 
-/// How long each turn lasts.
+/// The duration of each turn.
 const TURN: Duration = Duration::from_secs(10);
 const BETWEEN_RELOADS: Duration = Duration::from_millis(100);
 const UPLOAD: usize = 256 * 1024;
 
-/// What is sent, by how many at once.
+/// The kinds of requests, and the number of concurrent senders of each.
 const LOAD: [(Kind, usize); 3] = [(Kind::Webhook, 8), (Kind::Upload, 2), (Kind::Tunnel, 2)];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// 1 KiB, signed, over a connection that is kept.
+    /// A signed webhook of 1 KiB over a persistent connection.
     Webhook,
-    /// Streamed.
+    /// A streamed upload.
     Upload,
-    /// A request inside of a tunnel that stays open.
+    /// A request inside a tunnel that stays open.
     Tunnel,
 }
 
-/// What one turn saw: how long each exchange took, in microseconds, by kind.
+/// The duration of each exchange in microseconds, by kind, and the number of failures.
 #[derive(Default)]
-struct Seen {
-    took: [Vec<u32>; 3],
+struct Measurements {
+    durations: [Vec<u32>; 3],
     failed: usize,
 }
 
@@ -48,16 +47,16 @@ fn main() {
     let mut arguments = std::env::args().skip(1).filter_map(|argument| argument.parse::<u64>().ok());
     let (seconds, routes) = (arguments.next().unwrap_or(20), arguments.next().unwrap_or(1000));
     let pki = Pki::new();
-    let port = receive(pki.leaf(&["hook.example", "upload.example", "tunnel.example"]));
+    let port = start_target(pki.leaf(&["hook.example", "upload.example", "tunnel.example"]));
     let folder = scene::folder(&pki);
     let dir = folder.path("").display().to_string();
     let text = config(port, routes).replace("{dir}", &dir);
     let outgate = Outgate::run(folder, &text);
-    let (mut quiet, mut busy) = (Seen::default(), Seen::default());
+    let (mut quiet, mut busy) = (Measurements::default(), Measurements::default());
     let mut memory = Vec::new();
     for _ in 0..seconds.div_ceil(TURN.as_secs()) {
-        turn(&outgate, port, &pki.pem, &mut quiet, None);
-        turn(&outgate, port, &pki.pem, &mut busy, Some(&text));
+        run_turn(&outgate, port, &pki.pem, &mut quiet, None);
+        run_turn(&outgate, port, &pki.pem, &mut busy, Some(&text));
         memory.push(resident(outgate.pid()));
     }
     let reloads = outgate.log.all().iter().filter(|line| line.contains("configuration reloaded")).count();
@@ -65,14 +64,15 @@ fn main() {
     println!("MiB of memory after each turn: {memory:?}");
     println!("{:<10} {:>10} {:>22} {:>22} {:>6}", "", "", "ms without, p50 p99", "ms with, p50 p99", "p99");
     for (at, name) in ["webhooks", "uploads", "in tunnels"].iter().enumerate() {
-        let count = quiet.took[at].len() + busy.took[at].len();
-        let [(p50, p99), (with_p50, with_p99)] = [&mut quiet, &mut busy].map(|seen| percentiles(&mut seen.took[at]));
+        let count = quiet.durations[at].len() + busy.durations[at].len();
+        let [(p50, p99), (with_p50, with_p99)] =
+            [&mut quiet, &mut busy].map(|measurements| percentiles(&mut measurements.durations[at]));
         let ratio = with_p99 / p99;
         println!("{name:<10} {count:>10} {p50:>11.2} {p99:>10.2} {with_p50:>11.2} {with_p99:>10.2} {ratio:>6.2}");
     }
 }
 
-/// Routes that nobody takes stand before those of the load.
+/// Returns a configuration in which unused routes precede those of the load.
 fn config(port: u16, others: u64) -> String {
     let others: String = (0..others)
         .map(|n| format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h{n}.acme.com\"]\npaths = [\"/a\", \"/b\"]\n"))
@@ -95,7 +95,7 @@ fn config(port: u16, others: u64) -> String {
     .concat()
 }
 
-fn turn(outgate: &Outgate, port: u16, ca: &str, seen: &mut Seen, reloading: Option<&str>) {
+fn run_turn(outgate: &Outgate, port: u16, ca: &str, measurements: &mut Measurements, reloading: Option<&str>) {
     let end = Instant::now() + TURN;
     std::thread::scope(|scope| {
         let work = |kind| move || exchange(outgate, kind, port, ca, end);
@@ -108,14 +108,14 @@ fn turn(outgate: &Outgate, port: u16, ca: &str, seen: &mut Seen, reloading: Opti
             reload_until(end, outgate, text);
         }
         for (kind, sender) in senders {
-            let (took, failed) = sender.join().unwrap();
-            seen.took[kind as usize].extend(took);
-            seen.failed += failed;
+            let (durations, failed) = sender.join().unwrap();
+            measurements.durations[kind as usize].extend(durations);
+            measurements.failed += failed;
         }
     });
 }
 
-/// Each change means something: a limit is another, and so is a route's timeout.
+/// Reloads until `end`. Each reload changes a limit and the timeout of a route.
 fn reload_until(end: Instant, outgate: &Outgate, text: &str) {
     let mut next_at = Instant::now();
     for count in 1u64.. {
@@ -132,9 +132,9 @@ fn reload_until(end: Instant, outgate: &Outgate, text: &str) {
     }
 }
 
-/// Sends one after the other over one connection, and says how long each took and how many failed.
+/// Sends requests in sequence over one connection. Returns the duration of each, and the number of failures.
 fn exchange(outgate: &Outgate, kind: Kind, port: u16, ca: &str, end: Instant) -> (Vec<u32>, usize) {
-    let (mut took, mut failed) = (Vec::new(), 0);
+    let (mut durations, mut failed) = (Vec::new(), 0);
     let request = match kind {
         Kind::Webhook => post(&format!("https://hook.example:{port}/in"), "", &"x".repeat(1024)),
         Kind::Upload => post(&format!("https://upload.example:{port}/in"), "", &"x".repeat(UPLOAD)),
@@ -150,18 +150,18 @@ fn exchange(outgate: &Outgate, kind: Kind, port: u16, ca: &str, end: Instant) ->
     let mut client: Client = open();
     while Instant::now() < end {
         let start = Instant::now();
-        let answer = client.try_send(&request).then(|| client.answer());
-        took.push(u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX));
-        if answer.is_none_or(|answer| answer.status != 200) {
+        let response = client.try_send(&request).then(|| client.answer());
+        durations.push(u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX));
+        if response.is_none_or(|response| response.status != 200) {
             failed += 1;
             client = open();
         }
     }
-    (took, failed)
+    (durations, failed)
 }
 
-/// Answers 200 to whatever has a length, over connections that are kept; remembers nothing.
-fn receive(identity: Identity) -> u16 {
+/// Starts a target that responds with 200 to each request with a length, over persistent connections.
+fn start_target(identity: Identity) -> u16 {
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -173,13 +173,13 @@ fn receive(identity: Identity) -> u16 {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let config = Arc::clone(&config);
-            std::thread::spawn(move || answer_all(StreamOwned::new(ServerConnection::new(config).unwrap(), stream)));
+            std::thread::spawn(move || serve_target(StreamOwned::new(ServerConnection::new(config).unwrap(), stream)));
         }
     });
     port
 }
 
-fn answer_all(mut stream: StreamOwned<ServerConnection, TcpStream>) -> Option<()> {
+fn serve_target(mut stream: StreamOwned<ServerConnection, TcpStream>) -> Option<()> {
     let _ = stream.sock.set_nodelay(true);
     let (mut buffer, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
@@ -193,23 +193,25 @@ fn answer_all(mut stream: StreamOwned<ServerConnection, TcpStream>) -> Option<()
         let fields = std::str::from_utf8(&buffer[..head]).ok()?.to_ascii_lowercase();
         let (_, length) = fields.split_once("content-length:")?;
         let length: usize = length.lines().next()?.trim().parse().ok()?;
-        let mut missing = (head + length).saturating_sub(buffer.len());
+        let mut remaining = (head + length).saturating_sub(buffer.len());
         buffer.drain(..buffer.len().min(head + length));
-        while missing > 0 {
-            let most = missing.min(piece.len());
-            missing -= stream.read(&mut piece[..most]).ok().filter(|length| *length > 0)?;
+        while remaining > 0 {
+            let limit = remaining.min(piece.len());
+            remaining -= stream.read(&mut piece[..limit]).ok().filter(|length| *length > 0)?;
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").ok()?;
     }
 }
 
-fn percentiles(took: &mut [u32]) -> (f64, f64) {
-    took.sort_unstable();
-    let at = |share: f64| took.get((took.len() as f64 * share) as usize).map_or(f64::NAN, |us| f64::from(*us) / 1e3);
+fn percentiles(durations: &mut [u32]) -> (f64, f64) {
+    durations.sort_unstable();
+    let at = |share: f64| {
+        durations.get((durations.len() as f64 * share) as usize).map_or(f64::NAN, |us| f64::from(*us) / 1e3)
+    };
     (at(0.5), at(0.99))
 }
 
-/// MiB.
+/// Returns the resident memory of a process in MiB.
 fn resident(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -1,4 +1,4 @@
-//! Time on the processor to find the route of a webhook among few and among many, and to read and compile many.
+//! Measures the CPU time to find a route among few and among many, and to read and compile many routes.
 //! What do a hundred thousand routes cost?
 //!
 //! `cargo bench --bench routes`
@@ -17,23 +17,23 @@ use outgate::names::{ClientName, Host, TenantName};
 use outgate::policy;
 
 const COUNTS: [usize; 4] = [10, 1_000, 100_000, 1_000_000];
-/// Files that the largest table of an installation is parted into.
+/// The number of files that contain the largest table of routes.
 const FILES: usize = 1_000;
 const LOOKUPS: u32 = 10_000;
-/// Different ones among them that are busy.
+/// The number of distinct routes that a busy client uses.
 const HOT: usize = 10;
 
-/// What all routes have in common, and what tells them apart.
+/// The property in which the routes differ. They share the others.
 #[derive(Clone, Copy)]
-enum Apart {
+enum DifferBy {
     Hosts,
-    /// Of one host.
+    /// Paths of one host.
     Paths,
-    /// Of one host and path.
+    /// Tenants of one host and path.
     Tenants,
 }
 
-impl Apart {
+impl DifferBy {
     fn route(self, n: usize) -> String {
         match self {
             Self::Hosts => format!("[[routes]]\nname = \"r{n}\"\nhosts = [\"h{n}.acme.com\"]\n"),
@@ -44,8 +44,8 @@ impl Apart {
         }
     }
 
-    /// What a webhook on the route brings: host, path, tenant.
-    fn asks(self, n: usize) -> (Host, String, Option<TenantName>) {
+    /// Returns host, path and tenant of a webhook that matches route `n`.
+    fn request(self, n: usize) -> (Host, String, Option<TenantName>) {
         let host = |name: String| Host::Name(name.into());
         match self {
             Self::Hosts => (host(format!("h{n}.acme.com")), "/in".into(), None),
@@ -58,7 +58,7 @@ impl Apart {
 const HEAD: &str = "[egress.default]\nranges = [\"192.0.2.1\"]\n[clients.c]\nnetworks = [\"10.0.0.0/8\"]\n\
                     tenants = [\"*\"]\n";
 
-/// A folder that goes with the benchmark.
+/// A folder that is removed with the value.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
@@ -67,14 +67,14 @@ impl Drop for Folder {
     }
 }
 
-/// The routes in so many files, which a main file includes.
-fn written(apart: Apart, count: usize, files: usize) -> Folder {
+/// Writes the routes into `files` files, which a main file includes.
+fn write_files(differ_by: DifferBy, count: usize, files: usize) -> Folder {
     let folder = Folder(std::env::temp_dir().join(format!("outgate-bench-routes-{}", std::process::id())));
     std::fs::create_dir_all(folder.0.join("conf.d")).unwrap();
     std::fs::write(folder.0.join("config.toml"), format!("include = [\"conf.d/*.toml\"]\n{HEAD}")).unwrap();
     let each = count.div_ceil(files);
     for file in 0..files {
-        let text: String = (file * each..count.min((file + 1) * each)).map(|n| apart.route(n)).collect();
+        let text: String = (file * each..count.min((file + 1) * each)).map(|n| differ_by.route(n)).collect();
         std::fs::write(folder.0.join(format!("conf.d/{file:04}.toml")), text).unwrap();
     }
     folder
@@ -87,23 +87,23 @@ fn load(folder: &Folder) -> Config {
     }
 }
 
-fn lookups(apart: Apart, name: &str) {
+fn lookups(differ_by: DifferBy, name: &str) {
     for count in COUNTS {
-        let folder = written(apart, count, count.div_ceil(1_000).min(FILES));
+        let folder = write_files(differ_by, count, count.div_ceil(1_000).min(FILES));
         let config = load(&folder);
         let before = resident();
         let Ok((plan, _)) = policy::compile(&config, Timestamp::now()) else { panic!("not valid") };
         let bytes = resident().saturating_sub(before) / count as u64;
         drop(config);
         let client = ClientName::new("c");
-        // Few are asked for again and again, as busy customers are; then many, spread over the whole table: what is not
-        // in the processor's caches comes from memory, three or four times a lookup, however it is done.
-        let [warm, cold] = [HOT, LOOKUPS as usize].map(|different| {
-            let asks = |n: usize| apart.asks((n % different).wrapping_mul(7_919) % count);
-            let asked: Vec<_> = (0..LOOKUPS as usize).map(asks).collect();
-            let mut asked = asked.iter().cycle();
+        // Warm lookups repeat a few routes, like busy customers. Cold lookups spread over the whole table: each one
+        // loads three or four cache lines from memory, whatever the data structure.
+        let [warm, cold] = [HOT, LOOKUPS as usize].map(|distinct| {
+            let request = |n: usize| differ_by.request((n % distinct).wrapping_mul(7_919) % count);
+            let requests: Vec<_> = (0..LOOKUPS as usize).map(request).collect();
+            let mut requests = requests.iter().cycle();
             let cost = support::microseconds(LOOKUPS, || {
-                let (host, path, tenant) = asked.next().unwrap();
+                let (host, path, tenant) = requests.next().unwrap();
                 assert!(
                     plan.routes
                         .choose(&client, tenant.as_ref(), black_box(host), path)
@@ -118,24 +118,24 @@ fn lookups(apart: Apart, name: &str) {
 
 fn main() {
     println!("{:<10} {:>9} {:>9} {:>9} {:>9}", "apart by", "routes", "warm, ns", "cold, ns", "bytes");
-    lookups(Apart::Hosts, "hosts");
-    lookups(Apart::Paths, "paths");
-    lookups(Apart::Tenants, "tenants");
-    let folder = written(Apart::Hosts, 100_000, FILES);
+    lookups(DifferBy::Hosts, "hosts");
+    lookups(DifferBy::Paths, "paths");
+    lookups(DifferBy::Tenants, "tenants");
+    let folder = write_files(DifferBy::Hosts, 100_000, FILES);
     let start = Instant::now();
     let config = load(&folder);
     let read = start.elapsed();
     let start = Instant::now();
     let compiled = policy::compile(&config, Timestamp::now());
-    let took = start.elapsed();
+    let compile_time = start.elapsed();
     assert!(compiled.is_ok());
-    println!("100,000 routes in {FILES} files: read in {read:.2?}, compiled in {took:.2?}");
+    println!("100,000 routes in {FILES} files: read in {read:.2?}, compiled in {compile_time:.2?}");
     let start = Instant::now();
     drop((compiled, config));
     println!("and freed in {:.2?}", start.elapsed());
 }
 
-/// Bytes of this process in memory.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -1,5 +1,4 @@
-//! Time on the processor for a signature by each scheme, over a body of 1 KiB, and for a receiver's part in it: the same
-//! message again, and the verification of what was signed.
+//! Measures the CPU time to sign a body of 1 KiB by each scheme, and to verify the signature as a receiver does.
 //! What does it cost to sign a webhook, and to verify one?
 //!
 //! `cargo bench --bench signatures`
@@ -28,7 +27,7 @@ const BODY: [u8; 1024] = [b'x'; 1024];
 
 const SIGNATURES: u32 = 200;
 
-/// Scheme, algorithm, and what else the signer is told.
+/// Scheme, algorithm, and further keys of the signer's configuration.
 const SIGNERS: &[(&str, &str, &str)] = &[
     ("standard-webhooks", "hmac-sha256", ""),
     ("standard-webhooks", "ed25519", ""),
@@ -46,7 +45,7 @@ const SIGNERS: &[(&str, &str, &str)] = &[
     ("hmac", "hmac-sha256", "message = \"{timestamp}.{id}.{body}\"\nheaders = [\"X-Acme: {signature}\"]"),
 ];
 
-/// The signer with one new key, through the configuration.
+/// Returns a signer with one new key, compiled from a configuration.
 fn signer(scheme: &str, algorithm: &str, more: &str) -> std::sync::Arc<Signer> {
     let secret: OsString = sign::new_key(scheme, Some(algorithm)).unwrap().as_str().into();
     let text = format!(
@@ -64,33 +63,34 @@ fn signer(scheme: &str, algorithm: &str, more: &str) -> std::sync::Arc<Signer> {
     signers["s"].clone()
 }
 
-/// What an algorithm itself costs, over 1 KiB: to sign, and to verify.
+/// Returns the microseconds to sign and to verify 1 KiB with the bare algorithm.
 fn primitive(algorithm: &str) -> (f64, f64) {
     let random = SystemRandom::new();
-    let pair = |sign: &dyn Fn() -> Vec<u8>, public: &[u8], by: &'static dyn VerificationAlgorithm| {
-        let (made, public) = (sign(), ParsedPublicKey::new(by, public).unwrap());
-        let signs = support::microseconds(SIGNATURES, || drop(black_box(sign())));
-        let verifies = support::microseconds(SIGNATURES, || public.verify_sig(black_box(&BODY), &made).unwrap());
-        (signs, verifies)
+    let measure = |sign: &dyn Fn() -> Vec<u8>, public: &[u8], by: &'static dyn VerificationAlgorithm| {
+        let (signature, public) = (sign(), ParsedPublicKey::new(by, public).unwrap());
+        let sign_time = support::microseconds(SIGNATURES, || drop(black_box(sign())));
+        let verify_time =
+            support::microseconds(SIGNATURES, || public.verify_sig(black_box(&BODY), &signature).unwrap());
+        (sign_time, verify_time)
     };
     match algorithm {
         "ed25519" => {
             let key = Ed25519KeyPair::generate().unwrap();
-            pair(&|| key.sign(&BODY).as_ref().to_vec(), key.public_key().as_ref(), &ED25519)
+            measure(&|| key.sign(&BODY).as_ref().to_vec(), key.public_key().as_ref(), &ED25519)
         }
         "ecdsa-p256-sha256" => {
             let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
             let sign = || key.sign(&random, &BODY).unwrap().as_ref().to_vec();
-            pair(&sign, key.public_key().as_ref(), &ECDSA_P256_SHA256_FIXED)
+            measure(&sign, key.public_key().as_ref(), &ECDSA_P256_SHA256_FIXED)
         }
         "rsa-pss-sha512" => {
             let key = RsaKeyPair::generate(KeySize::Rsa3072).unwrap();
             let sign = || {
-                let mut made = vec![0; key.public_modulus_len()];
-                key.sign(&RSA_PSS_SHA512, &random, &BODY, &mut made).unwrap();
-                made
+                let mut signature = vec![0; key.public_modulus_len()];
+                key.sign(&RSA_PSS_SHA512, &random, &BODY, &mut signature).unwrap();
+                signature
             };
-            pair(&sign, key.public_key().as_ref(), &RSA_PSS_2048_8192_SHA512)
+            measure(&sign, key.public_key().as_ref(), &RSA_PSS_2048_8192_SHA512)
         }
         _ => (0.0, 0.0),
     }
@@ -101,7 +101,7 @@ fn main() {
     let mut headers = HeaderMap::new();
     headers.insert("host", HeaderValue::from_static("hooks.acme.example"));
     headers.insert("content-type", HeaderValue::from_static("application/json"));
-    let draft = SigningInput {
+    let input = SigningInput {
         method: &Method::POST,
         target: &target,
         tenant: None,
@@ -114,20 +114,20 @@ fn main() {
     println!("{:<20} {:<20} {:>8} {:>8}", "scheme", "algorithm", "sign µs", "verify µs");
     for (scheme, algorithm, more) in SIGNERS {
         let signer = signer(scheme, algorithm, more);
-        // As it is before it signs: with what the scheme adds.
-        let changes = signer.mutations(&draft).unwrap();
+        // The input of a signature includes the fields that the scheme adds.
+        let mutations = signer.mutations(&input).unwrap();
         let mut headers = headers.clone();
-        headers.extend(changes.headers);
-        let path_and_query = changes.path_and_query.as_deref().unwrap_or(draft.path_and_query);
-        let changed = SigningInput { headers: &headers, path_and_query, ..draft };
+        headers.extend(mutations.headers);
+        let path_and_query = mutations.path_and_query.as_deref().unwrap_or(input.path_and_query);
+        let mutated_input = SigningInput { headers: &headers, path_and_query, ..input };
         let best = support::microseconds(SIGNATURES, || {
-            black_box(signer.mutations(black_box(&draft)).unwrap());
-            black_box(signer.sign(black_box(&changed)).unwrap());
+            black_box(signer.mutations(black_box(&input)).unwrap());
+            black_box(signer.sign(black_box(&mutated_input)).unwrap());
         });
-        // Whoever verifies makes the message again. By a shared secret that is all of it; of a key pair the private
-        // half's work falls away, and the public half's comes in its place.
-        let (signs, verifies) = primitive(algorithm);
-        let verify = best - signs + verifies;
+        // A receiver builds the same message again. With a shared secret that is all of its work. With a key pair, the
+        // verification by the public key replaces the signature by the private key.
+        let (sign_time, verify_time) = primitive(algorithm);
+        let verify = best - sign_time + verify_time;
         println!("{scheme:<20} {algorithm:<20} {best:>8.1} {verify:>8.1}");
     }
 }

@@ -1,4 +1,4 @@
-//! Time until the signing keys of ten thousand tenants are read and compiled: at the start, and after one has changed.
+//! Measures the time to read and compile the signing keys of ten thousand tenants: at the start, and after one change.
 //! What does a `key_dir` cost?
 //!
 //! `cargo bench --bench tenants`
@@ -15,32 +15,32 @@ use outgate::policy::{self, Plan, sign};
 
 const TENANTS: usize = 10_000;
 
-/// As many readings as this; the best is what it costs, the others what the machine does besides.
+/// Rounds. The fastest round has the least noise from other processes.
 const ROUNDS: usize = 5;
 
-/// Longer than changes may share a time for, so that what is old is known to be.
+/// Longer than the resolution of file times: older files count as settled.
 const SETTLED: Duration = Duration::from_secs(4);
 
-/// Scheme and algorithm: the cheapest key to read, and two that are pairs.
+/// Scheme and algorithm: the key that is cheapest to read, and two key pairs.
 const SIGNERS: &[(&str, &str)] =
     &[("standard-webhooks", "hmac-sha256"), ("standard-webhooks", "ed25519"), ("rfc9421", "ecdsa-p256-sha256")];
 
-fn best<T>(mut once: impl FnMut() -> T) -> (T, f64) {
+fn best<T>(mut work: impl FnMut() -> T) -> (T, f64) {
     let timed = |_| {
         let start = Instant::now();
-        let done = once();
-        (done, start.elapsed().as_secs_f64() * 1e3)
+        let result = work();
+        (result, start.elapsed().as_secs_f64() * 1e3)
     };
     (0..ROUNDS).map(timed).min_by(|(_, one), (_, other)| one.total_cmp(other)).unwrap()
 }
 
-fn read(path: &Path, known: &KeyDirs) -> Config {
-    let Ok(loaded) = config::load_incremental(path, known) else { panic!("the configuration is not valid") };
+fn read(path: &Path, previous_dirs: &KeyDirs) -> Config {
+    let Ok(loaded) = config::load_incremental(path, previous_dirs) else { panic!("the configuration is not valid") };
     loaded.config
 }
 
-fn compile(config: &Config, before: Option<&Plan>) -> Plan {
-    let Ok((plan, _)) = policy::compile_after(config, before, Timestamp::now()) else { panic!("it is not valid") };
+fn compile(config: &Config, previous: Option<&Plan>) -> Plan {
+    let Ok((plan, _)) = policy::compile_after(config, previous, Timestamp::now()) else { panic!("it is not valid") };
     plan
 }
 

@@ -1,5 +1,5 @@
-//! Time on the processor to verify what others prove: a client its request, by each algorithm, and a target its name.
-//! What does it cost not to believe?
+//! Measures the CPU time to verify the signature of a client's request by each algorithm, and a target's certificate.
+//! What does verification cost?
 //!
 //! `cargo bench --bench verification`
 
@@ -24,10 +24,10 @@ const HOST: &str = "hooks.acme.example";
 const URL: &str = "https://hooks.acme.example/webhooks/in";
 const TIMES: u32 = 200;
 
-/// A file for the configuration, gone with the benchmark.
-struct Scratch(PathBuf);
+/// A configuration file that is removed with the value.
+struct TempFile(PathBuf);
 
-impl Scratch {
+impl TempFile {
     fn new(name: &str, text: &str) -> Self {
         let path = std::env::temp_dir().join(format!("outgate-bench-{}-{name}", std::process::id()));
         std::fs::write(&path, text).unwrap();
@@ -35,13 +35,13 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TempFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-fn configured(more: &str) -> config::Config {
+fn parse_config(more: &str) -> config::Config {
     let text = format!("[egress.default]\nranges = [\"192.0.2.1\"]\n{more}\n");
     let Ok(loaded) = config::parse(&text, &std::env::temp_dir().join("outgate-bench.toml")) else {
         panic!("the configuration is not valid:\n{text}")
@@ -49,11 +49,12 @@ fn configured(more: &str) -> config::Config {
     loaded.config
 }
 
-/// A request with a body of 1 KiB and these fields, identified: the signature, and the body under it.
+/// Measures the authentication of a request with a body of 1 KiB and these fields: the signature, and the digest of the
+/// body.
 fn client(name: &str, algorithm: &str, key: &sign::Key, fields: &str) {
     let body = "x".repeat(1024);
-    let public = Scratch::new("client.pem", &key.public_pem());
-    let config = configured(&format!("[clients.billing]\npublic_keys = [{:?}]", public.0));
+    let public = TempFile::new("client.pem", &key.public_pem());
+    let config = parse_config(&format!("[clients.billing]\npublic_keys = [{:?}]", public.0));
     let mut problems = Vec::new();
     let clients = Clients::compile(&config, &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
@@ -64,14 +65,14 @@ fn client(name: &str, algorithm: &str, key: &sign::Key, fields: &str) {
     }
     let sent = SignableRequest { method: &Method::POST, target: URL, fields: &headers, has_body: true };
     let validation = headers.get(&CLIENT_VALIDATION).map(HeaderValue::as_bytes);
-    let claim = PresentedCredentials { caller: &Caller::default(), credential: None, validation, sent };
+    let credentials = PresentedCredentials { caller: &Caller::default(), credential: None, validation, sent };
     let now = Timestamp::now();
     let cost = support::microseconds(TIMES, || {
-        let Ok(identified) = clients.authenticate(black_box(&claim), now) else {
+        let Ok(identified) = clients.authenticate(black_box(&credentials), now) else {
             panic!("{name} {algorithm}: unknown")
         };
-        let pledge = identified.signed.unwrap().body_check.unwrap();
-        assert!(pledge.verify(black_box(body.as_bytes())).is_ok(), "{name} {algorithm}: another body");
+        let body_check = identified.signed.unwrap().body_check.unwrap();
+        assert!(body_check.verify(black_box(body.as_bytes())).is_ok(), "{name} {algorithm}: another body");
     });
     println!("{name:<26} {algorithm:<20} {cost:>8.1}");
 }
@@ -99,22 +100,22 @@ fn authority(name: &str) -> CertificateParams {
     params
 }
 
-/// The judgement of a chain of leaf, intermediate and root, all of P-256, under the rules of the Web PKI.
+/// Measures the verification of a chain of leaf, intermediate and root, all P-256, under the rules of the Web PKI.
 fn target() {
     let (root, root_key) = (authority("root"), KeyPair::generate().unwrap());
     let root_certificate = root.self_signed(&root_key).unwrap();
-    let (below, below_key) = (authority("intermediate"), KeyPair::generate().unwrap());
+    let (intermediate_params, intermediate_key) = (authority("intermediate"), KeyPair::generate().unwrap());
     let intermediate: CertificateDer<'_> =
-        below.signed_by(&below_key, &Issuer::new(root, root_key)).unwrap().der().clone();
+        intermediate_params.signed_by(&intermediate_key, &Issuer::new(root, root_key)).unwrap().der().clone();
     let mut params = CertificateParams::new([HOST.to_owned()]).unwrap();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.not_before = time::OffsetDateTime::now_utc() - time::Duration::days(1);
     params.not_after = params.not_before + time::Duration::days(40);
-    let issuer = Issuer::new(below, below_key);
+    let issuer = Issuer::new(intermediate_params, intermediate_key);
     let leaf: CertificateDer<'_> = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone();
 
-    let roots = Scratch::new("roots.pem", &root_certificate.pem());
-    let config = configured(&format!("[trust.t]\nroots = [{:?}]\nstrict = true", roots.0));
+    let roots = TempFile::new("roots.pem", &root_certificate.pem());
+    let config = parse_config(&format!("[trust.t]\nroots = [{:?}]\nstrict = true", roots.0));
     let trusts = trust::compile(&config, &mut Vec::new());
     let name = ServerName::try_from(HOST).unwrap();
     let cost = support::microseconds(TIMES, || {

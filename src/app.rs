@@ -18,7 +18,7 @@ use crate::names::pluralize;
 use crate::net::fd_limit;
 use crate::policy::Plan;
 use crate::reload::Reloader;
-use crate::reload::kept::HistoryWriter;
+use crate::reload::history_writer::HistoryWriter;
 use crate::reload::listeners::Listeners;
 use crate::server::Connections;
 use crate::state::Runtime;

@@ -1,21 +1,21 @@
-//! outgate, layer by layer. A module imports only from lower layers, and its own.
-//! Which module performs each step of a webhook's life?
+//! The library of outgate, in layers. A module imports only from lower layers and from itself.
+//! Which module performs each step of a delivery?
 //!
 //! | layer | module | what it does |
 //! | --- | --- | --- |
-//! | 7 | [`app`], [`reload`], [`cli`] | assembles, signals, systemd; one file a command |
-//! | 6 | [`server`] | accepts, speaks HTTP to clients |
+//! | 7 | [`app`], [`reload`], [`cli`] | assembles the process; signals, systemd, reloads; one file per command |
+//! | 6 | [`server`] | accepts connections, and speaks HTTP with clients |
 //! | 5 | [`delivery`] | **the story**: the life of one webhook |
-//! | 4 | [`state`] | what outlives a delivery: active configuration, limits, connections, records, metrics |
-//! | 3 | [`net`] | touches the network: listen, resolve, dial, TLS, HTTP to targets |
-//! | 2 | [`policy`] | pure decisions: identify, route, admit, guard, egress, trust, sign |
-//! | 2 | [`history`] | configurations that were adopted, and putting one back |
-//! | 1 | [`config`] | the text as written; the only code that opens configuration files |
-//! | 0 | [`names`], [`host`], [`lru`], [`single_flight`] | shared types, a bounded cache, one flight for many callers |
+//! | 4 | [`state`] | holds what outlives a delivery: active configuration, limits, connections, records, metrics |
+//! | 3 | [`net`] | uses the network: listen, resolve, dial, TLS, HTTP to targets |
+//! | 2 | [`policy`] | makes pure decisions: identify, route, admit, guard, egress, trust, sign |
+//! | 2 | [`history`] | stores adopted configurations, and restores one |
+//! | 1 | [`config`] | represents the configuration as written; the only code that opens configuration files |
+//! | 0 | [`names`], [`host`], [`lru`], [`single_flight`] | shared types; a bounded cache; one call for concurrent callers |
 //!
-//! The steps of a webhook, in the order of `delivery::deliver`: identify the client, find the route, admit the delivery
-//! under the limits, read the body, resolve the name, check every address with the guard, choose the egress address,
-//! connect and verify, sign, forward. The record is written when the delivery ends, however it ends.
+//! The steps of a webhook, in the order of `delivery::deliver`: identify the client, find the route, acquire the
+//! permits of the limits, read the body, resolve the name, check every address with the guard, choose the egress
+//! address, connect and verify, sign, forward. Each delivery writes a record when it ends, successful or not.
 
 pub mod app;
 pub mod cli;

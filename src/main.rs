@@ -1,12 +1,12 @@
-//! Parses the arguments, runs one command, returns its exit code.
-//! Which command was meant?
+//! Parses the arguments, runs one command, and returns its exit code.
+//! Which command does the user run?
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use outgate::cli::Arguments;
 
-/// A delivery makes a few dozen small allocations and frees them soon: what this allocator is made for.
+/// mimalloc suits deliveries: each makes a few dozen small allocations and frees them soon.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,9 +1,9 @@
-//! Files put back as they were, step by step, so that whoever is killed between two steps leaves one whole configuration.
-//! Which files are written, in which order, and when does it count?
+//! Restores the files of a configuration in steps, so that an interruption leaves one complete configuration.
+//! Which files are written, in which order, and when does the restored configuration become valid?
 //!
-//! The steps: the whole set into a folder without its name; the name, from which moment the set counts
-//! ([`crate::config::pending_rollback`]); each file in its place; the name away, the folder after it. What stood in a
-//! place and differs is kept beside it, under a name that nothing includes.
+//! The steps: the complete set is written into a temporary folder; a rename of the folder makes the set valid
+//! ([`crate::config::pending_rollback`]); each file is put in its place; the folder is renamed again, and removed. A
+//! file that is replaced by a different one is saved beside it, under a name that no `include` matches.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -12,94 +12,95 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
 use super::HistoryEntry;
-use super::durable::{FolderLock, put_in_place, remove_folder, sync_folder};
+use super::durable::{FolderLock, remove_dir, rename_durably, sync_dir};
 pub use super::trusted::check_folder;
 use super::trusted::resolve;
 use crate::config::pending_rollback::{self, MANIFEST, Manifest, Overlay};
 use crate::config::{self, KeyDirs, SourceSnapshot};
 
-/// Files of former rollbacks that may stand beside one file.
+/// Limits the files of former rollbacks beside one file.
 const SAVED_MAX: usize = 100;
 
-/// A rollback that counts, and is not finished.
+/// A rollback that is valid, but not finished.
 pub struct PendingRollback {
     main: PathBuf,
     overlay: Overlay,
 }
 
-/// Writes the whole set. From when this returns it is the configuration, whatever happens.
+/// Writes the complete set. Once the function has returned, the set is the configuration, whatever happens.
 pub fn begin(main: &Path, overlay: Overlay) -> io::Result<PendingRollback> {
     let main = pending_rollback::absolute(main);
-    let unfinished = beside(&main, "rollback-unfinished");
-    let begun = PendingRollback { main, overlay };
-    remove_folder(&unfinished)?;
+    let unfinished = sibling(&main, "rollback-unfinished");
+    let pending = PendingRollback { main, overlay };
+    remove_dir(&unfinished)?;
     fs::create_dir(&unfinished)?;
-    let written = begun.write(&unfinished);
+    let written = pending.write(&unfinished);
     if written.is_err() {
-        let _ = remove_folder(&unfinished); // what is wrong with the disk was told
+        let _ = remove_dir(&unfinished); // the error of the write is returned
     }
-    written.map(|()| begun)
+    written.map(|()| pending)
 }
 
-/// A configuration that was adopted, in the place of what is on disk.
-pub fn overlay(main: &Path, entry: &HistoryEntry, written: &SourceSnapshot) -> Overlay {
-    let texts = written.texts.iter().map(|(path, text)| (pending_rollback::absolute(path), text.as_bytes().to_vec()));
+/// Returns the overlay that replaces the files on disk by those of a history entry.
+pub fn overlay(main: &Path, entry: &HistoryEntry, snapshot: &SourceSnapshot) -> Overlay {
+    let texts = snapshot.texts.iter().map(|(path, text)| (pending_rollback::absolute(path), text.as_bytes().to_vec()));
     let modes = entry.files.iter().zip(&entry.modes).filter_map(|(path, mode)| Some((path.clone(), (*mode)?)));
     let mut overlay =
         Overlay { number: entry.number, texts: texts.collect(), modes: modes.collect(), removed: BTreeSet::new() };
-    // Files that came later, and that its patterns would find.
-    overlay.removed = read_by(main, &overlay).into_iter().filter(|path| !overlay.texts.contains_key(path)).collect();
+    // Later files that the patterns of the entry's configuration would include.
+    overlay.removed =
+        files_read_by(main, &overlay).into_iter().filter(|path| !overlay.texts.contains_key(path)).collect();
     overlay
 }
 
-/// The main file, and what it includes.
-fn read_by(main: &Path, overlay: &Overlay) -> BTreeSet<PathBuf> {
+/// Returns the main file and the files that it includes.
+fn files_read_by(main: &Path, overlay: &Overlay) -> BTreeSet<PathBuf> {
     match config::load_with_overlay(main, &KeyDirs::new(), overlay.clone()) {
         Ok(loaded) => loaded.config.sources.paths().map(pending_rollback::absolute).collect(),
         Err(rejected) => rejected.sources.paths().map(pending_rollback::absolute).collect(),
     }
 }
 
-/// Why a file must not be written.
+/// The reason why a file must not be written.
 pub enum Unwritable {
-    /// It is not of the configuration, or stands elsewhere.
-    Stranger(PathBuf),
-    /// Another user may choose where its path leads, or its folders cannot be read.
+    /// The file does not belong to the configuration, or is outside of its folder.
+    Foreign(PathBuf),
+    /// Another user can redirect its path, or a folder on the path cannot be read.
     Folder(io::Error),
 }
 
-/// Fails for the first file that must not be written. What was kept is the proxy's to write, and root puts it back. So
-/// each file must be one that the configuration reads as its text. Each must stand below the main file's folder, links
-/// followed, or be of the configuration that is on disk. And no other user may choose where its path leads.
+/// Fails for the first file that must not be written. The proxy's user can write the history, and root restores from
+/// it. So each file must be one that the configuration reads. With all links followed, it must be below the main file's
+/// folder, or belong to the configuration on disk. No other user may be able to redirect its path.
 pub fn check(main: &Path, overlay: &Overlay) -> Result<(), Unwritable> {
-    let home = main.parent().unwrap_or(Path::new("/"));
-    let (read, mut on_disk) = (read_by(main, overlay), read_by(main, &Overlay::default()));
-    let real_home = home.canonicalize().map_err(Unwritable::Folder)?;
-    // A file that another user may write can name any other file in `include`.
-    if on_disk.iter().any(|path| resolve(home, path).is_err()) {
+    let config_dir = main.parent().unwrap_or(Path::new("/"));
+    let (read_files, mut on_disk) = (files_read_by(main, overlay), files_read_by(main, &Overlay::default()));
+    let canonical_dir = config_dir.canonicalize().map_err(Unwritable::Folder)?;
+    // A file that another user can write could name any other file in `include`.
+    if on_disk.iter().any(|path| resolve(config_dir, path).is_err()) {
         on_disk.clear();
     }
-    if let Some(text) = overlay.texts.keys().find(|path| !read.contains(*path)) {
-        return Err(Unwritable::Stranger(text.clone()));
+    if let Some(text) = overlay.texts.keys().find(|path| !read_files.contains(*path)) {
+        return Err(Unwritable::Foreign(text.clone()));
     }
     for path in overlay.texts.keys().chain(&overlay.removed) {
-        let is_plain = path.components().all(|part| part != Component::ParentDir) && path.starts_with(home);
-        let is_subdomain_of = resolve(home, path).map_err(Unwritable::Folder)?.starts_with(&real_home);
-        let is_at_home = is_plain && is_subdomain_of;
-        if !is_at_home && !on_disk.contains(path) {
-            return Err(Unwritable::Stranger(path.clone()));
+        let is_plain = path.components().all(|part| part != Component::ParentDir) && path.starts_with(config_dir);
+        let is_below = resolve(config_dir, path).map_err(Unwritable::Folder)?.starts_with(&canonical_dir);
+        let is_in_config_dir = is_plain && is_below;
+        if !is_in_config_dir && !on_disk.contains(path) {
+            return Err(Unwritable::Foreign(path.clone()));
         }
     }
     Ok(())
 }
 
-/// Keeps a second one from writing the same files, while it is held.
+/// Locks the configuration against a second rollback. Returns `None` if another process holds the lock.
 pub fn lock(main: &Path) -> io::Result<Option<FolderLock>> {
     FolderLock::try_acquire(main.parent().unwrap_or(Path::new("/")))
 }
 
-/// One that somebody else began.
-pub fn begun(main: &Path) -> Result<Option<PendingRollback>, pending_rollback::UnreadableRollback> {
+/// Returns the rollback that another process has begun, if there is one.
+pub fn find_pending(main: &Path) -> Result<Option<PendingRollback>, pending_rollback::UnreadableRollback> {
     let main = pending_rollback::absolute(main);
     Ok(pending_rollback::read(&main)?.map(|overlay| PendingRollback { main, overlay }))
 }
@@ -109,7 +110,7 @@ impl PendingRollback {
         &self.overlay
     }
 
-    /// All of it into a folder, and that to where it counts.
+    /// Writes the set into a temporary folder, and renames the folder.
     fn write(&self, unfinished: &Path) -> io::Result<()> {
         let Self { main, overlay } = self;
         let files = [main.clone()].into_iter().chain(overlay.texts.keys().filter(|path| *path != main).cloned());
@@ -121,125 +122,127 @@ impl PendingRollback {
         };
         for (number, path) in manifest.files.iter().enumerate() {
             let text = overlay.texts.get(path).ok_or_else(|| io::Error::other("no main file"))?;
-            let like = like(path, overlay.modes.get(path).copied())?;
-            write_like(&unfinished.join(number.to_string()), text, &like)?;
+            let attributes = attributes_for(path, overlay.modes.get(path).copied())?;
+            write_with_attributes(&unfinished.join(number.to_string()), text, &attributes)?;
         }
         let json = serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?;
-        // Whoever may look into the folder may know what is there.
+        // The manifest is as readable as the folder of the main file.
         let folder = fs::metadata(main.parent().unwrap_or(Path::new("/")))?;
-        write_like(&unfinished.join(MANIFEST), &json, &FileAttributes::of(&folder))?;
+        write_with_attributes(&unfinished.join(MANIFEST), &json, &FileAttributes::of(&folder))?;
         let opened = File::open(unfinished)?;
-        give(&opened, &FileAttributes::of(&folder))?;
+        set_owner(&opened, &FileAttributes::of(&folder))?;
         opened.set_permissions(fs::Permissions::from_mode(folder.mode() & 0o7777))?;
-        put_in_place(unfinished, &pending_rollback::path(main))
+        rename_durably(unfinished, &pending_rollback::path(main))
     }
 
-    /// As if it had never begun; for one whose files are not in their places yet.
-    pub fn give_up(self) -> io::Result<()> {
-        self.clear()
+    /// Cancels the rollback. No file may be in its place yet.
+    pub fn abort(self) -> io::Result<()> {
+        self.remove_pending()
     }
 
-    /// Puts each file in its place, and returns the files that keep what stood there. To do it again, from wherever it was
-    /// broken off, does what is left.
+    /// Puts each file in its place, and returns the files that save the replaced ones. After an interruption, another
+    /// call performs the remaining steps.
     pub fn finish(self) -> io::Result<Vec<PathBuf>> {
         let mut saved = Vec::new();
         for (path, text) in &self.overlay.texts {
             saved.extend(self.replace(path, text)?);
         }
         for path in &self.overlay.removed {
-            // The link is moved away, not the file that it leads to.
+            // The link is renamed, not the file that it leads to.
             let (folder, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
-            resolve(self.home(), path)?;
-            let path = &resolve(self.home(), folder)?.join(name);
+            resolve(self.config_dir(), path)?;
+            let path = &resolve(self.config_dir(), folder)?.join(name);
             match fs::read(path) {
                 Ok(before) => {
-                    let keeps = saved_name(path, &before)?;
-                    fs::rename(path, &keeps)?;
-                    saved.push(keeps);
+                    let saved_path = saved_name(path, &before)?;
+                    fs::rename(path, &saved_path)?;
+                    saved.push(saved_path);
                 }
-                Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
-                Err(fault) => return Err(fault),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
-            sync_folder(path.parent().unwrap_or(Path::new("/")))?;
+            sync_dir(path.parent().unwrap_or(Path::new("/")))?;
         }
-        self.clear().map(|()| saved)
+        self.remove_pending().map(|()| saved)
     }
 
-    fn home(&self) -> &Path {
+    fn config_dir(&self) -> &Path {
         self.main.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Where a link leads to, the file is replaced, not the link. The link is followed once, by the check of its folders.
+    /// Replaces the file that a link leads to, not the link. The link is resolved once, by the check of its folders.
     fn replace(&self, path: &Path, text: &[u8]) -> io::Result<Option<PathBuf>> {
         let mode = self.overlay.modes.get(path).copied();
-        let path = &resolve(self.home(), path)?;
-        let like = like(path, mode)?;
+        let path = &resolve(self.config_dir(), path)?;
+        let attributes = attributes_for(path, mode)?;
         let saved = match fs::read(path) {
             Ok(before) if before == text => return Ok(None),
             Ok(before) => {
-                let keeps = saved_name(path, &before)?;
-                let next = beside(path, "rollback-next");
-                write_anew(&next, &before, &like)?;
-                put_in_place(&next, &keeps)?;
-                Some(keeps)
+                let saved_path = saved_name(path, &before)?;
+                let next = sibling(path, "rollback-next");
+                overwrite_with_attributes(&next, &before, &attributes)?;
+                rename_durably(&next, &saved_path)?;
+                Some(saved_path)
             }
-            Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
                 None
             }
-            Err(fault) => return Err(fault),
+            Err(error) => return Err(error),
         };
-        let next = beside(path, "rollback-next");
-        write_anew(&next, text, &like)?;
-        put_in_place(&next, path).map(|()| saved)
+        let next = sibling(path, "rollback-next");
+        overwrite_with_attributes(&next, text, &attributes)?;
+        rename_durably(&next, path).map(|()| saved)
     }
 
-    /// The name first: half of the set must not count.
-    fn clear(&self) -> io::Result<()> {
-        let unfinished = beside(&self.main, "rollback-unfinished");
-        remove_folder(&unfinished)?;
-        put_in_place(&pending_rollback::path(&self.main), &unfinished)?;
-        remove_folder(&unfinished)
+    /// Removes the pending rollback. The rename comes first: a partly removed set must not be valid.
+    fn remove_pending(&self) -> io::Result<()> {
+        let unfinished = sibling(&self.main, "rollback-unfinished");
+        remove_dir(&unfinished)?;
+        rename_durably(&pending_rollback::path(&self.main), &unfinished)?;
+        remove_dir(&unfinished)
     }
 }
 
-/// Returns the name under which what stands at `path` is kept: one that is free, or that keeps the same `content` already.
+/// Returns the name under which the file at `path` is saved: a free one, or one that has the same `content` already.
 fn saved_name(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     for number in 1..=SAVED_MAX {
         let suffix = if number == 1 { String::new() } else { format!("-{number}") };
-        let name = beside(path, &format!("before-rollback{suffix}"));
+        let name = sibling(path, &format!("before-rollback{suffix}"));
         match fs::read(&name) {
-            Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(name),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(name),
             Ok(kept) if content == kept => return Ok(name),
             Ok(_) => {}
-            Err(fault) => return Err(fault),
+            Err(error) => return Err(error),
         }
     }
     let folder = path.parent().unwrap_or(Path::new("/")).display();
-    Err(io::Error::other(format!("{folder} has {SAVED_MAX} files of former rollbacks (.before-rollback): remove some")))
+    Err(io::Error::other(format!(
+        "{folder} has {SAVED_MAX} files of former rollbacks (.before-rollback): remove some, then run the rollback again"
+    )))
 }
 
-/// `.NAME.WHAT`: an editor's scratch file, for patterns that `include` has.
-fn beside(path: &Path, what: &str) -> PathBuf {
-    path.with_file_name(format!(".{}.{what}", path.file_name().unwrap_or_default().to_string_lossy()))
+/// Returns `.NAME.SUFFIX` beside `path`. The patterns of `include` ignore it like an editor's temporary file.
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    path.with_file_name(format!(".{}.{suffix}", path.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// Whose a file is to be, and who may read it: as it is now, else by the mode that it had, in a folder of those whose
-/// folder it is.
-fn like(path: &Path, mode: Option<u32>) -> io::Result<FileAttributes> {
+/// Returns the attributes for a file: those of the existing file, or else `mode` with the owner and group of the
+/// folder.
+fn attributes_for(path: &Path, mode: Option<u32>) -> io::Result<FileAttributes> {
     match fs::metadata(path) {
-        Ok(found) => Ok(FileAttributes::of(&found)),
-        Err(fault) if fault.kind() == io::ErrorKind::NotFound => {
+        Ok(metadata) => Ok(FileAttributes::of(&metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = path.ancestors().skip(1).find_map(|folder| fs::metadata(folder).ok());
             let folder = folder.ok_or(io::ErrorKind::NotFound)?;
             let mode = mode.map_or(0o640, |mode| mode & 0o644);
             Ok(FileAttributes { mode, ..FileAttributes::of(&folder) })
         }
-        Err(fault) => Err(fault),
+        Err(error) => Err(error),
     }
 }
 
-/// Whose a file is, and who may read it.
+/// The owner, group and mode of a file.
 #[derive(Clone, Copy)]
 struct FileAttributes {
     uid: u32,
@@ -248,33 +251,33 @@ struct FileAttributes {
 }
 
 impl FileAttributes {
-    /// Of a folder: without what makes it one.
-    fn of(found: &fs::Metadata) -> Self {
-        Self { uid: found.uid(), gid: found.gid(), mode: found.mode() & 0o666 }
+    /// Takes the attributes from a file or a folder. The bits that only folders need are removed.
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { uid: metadata.uid(), gid: metadata.gid(), mode: metadata.mode() & 0o666 }
     }
 }
 
-fn write_anew(path: &Path, bytes: &[u8], like: &FileAttributes) -> io::Result<()> {
+fn overwrite_with_attributes(path: &Path, bytes: &[u8], attributes: &FileAttributes) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(fault) if fault.kind() != io::ErrorKind::NotFound => Err(fault),
-        _ => write_like(path, bytes, like),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => write_with_attributes(path, bytes, attributes),
     }
 }
 
-/// A new file, on the disk.
-fn write_like(path: &Path, bytes: &[u8], like: &FileAttributes) -> io::Result<()> {
+/// Writes a new file with these attributes, and syncs it to the disk.
+fn write_with_attributes(path: &Path, bytes: &[u8], attributes: &FileAttributes) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    give(&file, like)?;
-    file.set_permissions(fs::Permissions::from_mode(like.mode))?;
+    set_owner(&file, attributes)?;
+    file.set_permissions(fs::Permissions::from_mode(attributes.mode))?;
     file.sync_all()
 }
 
-/// To its owner and group, where they are others' than ours.
-fn give(file: &File, like: &FileAttributes) -> io::Result<()> {
-    let own = file.metadata()?;
-    if (own.uid(), own.gid()) == (like.uid, like.gid) {
+/// Sets the owner and the group, if they differ.
+fn set_owner(file: &File, attributes: &FileAttributes) -> io::Result<()> {
+    let current = file.metadata()?;
+    if (current.uid(), current.gid()) == (attributes.uid, attributes.gid) {
         return Ok(());
     }
-    fchown(file, Some(like.uid), Some(like.gid))
+    fchown(file, Some(attributes.uid), Some(attributes.gid))
 }

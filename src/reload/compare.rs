@@ -1,4 +1,4 @@
-//! The difference between the configuration in use and another one, without a change.
+//! Compares the active configuration with another one, without a change.
 //! What would a reload or a rollback change?
 
 use std::sync::Arc;
@@ -11,29 +11,29 @@ use crate::config::difference::Difference;
 use crate::state::config::reload_queue::ComparisonTarget;
 use crate::state::config::status::{ReloadOutcome, ReloadVerdict};
 
-/// Changes that the log names one by one.
-const LOGGED_MAX: usize = 20;
+/// Limits the changes of one reload that are logged.
+const LOGGED_CHANGES_MAX: usize = 20;
 
 impl Reloader {
-    pub(super) fn rejected(&self, problems: ProblemReport) -> ReloadOutcome {
+    pub(super) fn rejected_outcome(&self, problems: ProblemReport) -> ReloadOutcome {
         let ProblemReport { json, report, .. } = problems;
         ReloadOutcome { problems: json, report, ..self.runtime.config_status.outcome(ReloadVerdict::Rejected) }
     }
 
-    /// Changes nothing.
-    pub(super) async fn compare(&self, with: ComparisonTarget) -> ReloadOutcome {
-        let files = match with {
+    /// Compares the active configuration with `target`.
+    pub(super) async fn compare(&self, target: ComparisonTarget) -> ReloadOutcome {
+        let files = match target {
             ComparisonTarget::Disk => ConfigFiles::OnDisk,
-            ComparisonTarget::History(number) => match self.kept.overlay(&self.path, number).await {
+            ComparisonTarget::History(number) => match self.history.overlay(&self.path, number).await {
                 Ok(overlay) => ConfigFiles::Overlaid(overlay),
-                Err(why) => return self.rejected(ProblemReport::general(why)),
+                Err(reason) => return self.rejected_outcome(ProblemReport::general(reason)),
             },
-            ComparisonTarget::Snapshot(with) => {
-                let before = Arc::clone(&self.runtime.config_status.adopted().written);
+            ComparisonTarget::Snapshot(other) => {
+                let active = Arc::clone(&self.runtime.config_status.adopted().written);
                 let difference = self
                     .runtime
                     .config_worker
-                    .run(move || Difference::between(&before, &with))
+                    .run(move || Difference::between(&active, &other))
                     .await
                     .unwrap_or_default();
                 let verdict = if difference.is_empty() { ReloadVerdict::Unchanged } else { ReloadVerdict::Different };
@@ -41,10 +41,10 @@ impl Reloader {
             }
         };
         match self.read(files).await {
-            Err(rejection) => self.rejected(rejection.problems),
+            Err(rejection) => self.rejected_outcome(rejection.problems),
             Ok(PreparedConfig { change: None, .. }) => self.runtime.config_status.outcome(ReloadVerdict::Unchanged),
             Ok(PreparedConfig { change: Some(change), .. }) => ReloadOutcome {
-                warnings: change.left_out.into_iter().chain(change.warnings).collect(),
+                warnings: change.contained.into_iter().chain(change.warnings).collect(),
                 difference: change.difference,
                 ..self.runtime.config_status.outcome(ReloadVerdict::Different)
             },
@@ -53,10 +53,10 @@ impl Reloader {
 }
 
 pub(super) fn log_difference(difference: &Difference) {
-    for change in difference.changes.iter().take(LOGGED_MAX) {
+    for change in difference.changes.iter().take(LOGGED_CHANGES_MAX) {
         info!("changed: {change}");
     }
-    let more = difference.changes.len().saturating_sub(LOGGED_MAX) + difference.more;
+    let more = difference.changes.len().saturating_sub(LOGGED_CHANGES_MAX) + difference.more;
     if more > 0 {
         info!("changed: and {more} more");
     }

@@ -1,5 +1,5 @@
-//! The listeners that are open, and their change: the new ones are there before any of the old ones goes.
-//! Where do clients and operators come in, now and after this reload?
+//! The open listeners, and their change on a reload: new ones are bound before old ones close.
+//! On which addresses does outgate listen, now and after a reload?
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,11 +21,11 @@ enum ListenerKind {
     Admin,
 }
 
-/// All of one process.
+/// All listeners of the process.
 pub struct Listeners {
     runtime: Arc<Runtime>,
     connections: Connections,
-    /// `server.reuse_port`, as it was at the start.
+    /// The value of `server.reuse_port` at the start.
     reuse_port: bool,
     state: Mutex<ListenerSet>,
 }
@@ -33,40 +33,40 @@ pub struct Listeners {
 #[derive(Default)]
 struct ListenerSet {
     open: Vec<OpenListener>,
-    /// One a listener; it lasts until the last who came in there has left.
+    /// One task for each listener. It ends when the last connection of the listener closes.
     tasks: JoinSet<()>,
 }
 
-/// What one entry of `listen` stands for.
+/// The sockets of one entry of `listen`.
 struct OpenListener {
     kind: ListenerKind,
     bind: Bind,
     names: Vec<String>,
     addresses: Vec<SocketAddr>,
-    keepers: Vec<ShutdownHandle>,
+    shutdown_handles: Vec<ShutdownHandle>,
 }
 
 /// Listeners that close because another process takes them over.
 pub struct HandedOver {
     pub listens: Vec<Listen>,
-    keepers: Vec<ShutdownHandle>,
+    shutdown_handles: Vec<ShutdownHandle>,
 }
 
 impl HandedOver {
-    /// Resolves when they and their connections are closed.
+    /// Resolves when the listeners and their connections are closed.
     pub async fn all_closed(&self) {
-        for keeper in &self.keepers {
-            keeper.all_closed().await;
+        for handle in &self.shutdown_handles {
+            handle.all_closed().await;
         }
     }
 }
 
-/// What is bound already, and takes nobody yet; and what is to go.
+/// The new listeners, which are bound but do not accept yet, and the listeners to close.
 pub struct ListenerChange {
     added: Vec<(ListenerKind, Bind, Vec<Listener>)>,
     removed: Vec<OpenListener>,
-    /// Sockets that stay, as they are written now, whose files get another mode or group.
-    kept: Vec<(ListenerKind, Bind)>,
+    /// Unix sockets that stay open and whose files get another mode or group.
+    reconfigured: Vec<(ListenerKind, Bind)>,
 }
 
 impl Listeners {
@@ -74,61 +74,62 @@ impl Listeners {
         Self { runtime, connections, reuse_port, state: Mutex::default() }
     }
 
-    /// Opens all, also what systemd passes, when the process starts.
+    /// Opens all listeners at the start of the process, including those that systemd passes.
     pub fn start(&self, config: &Config) -> Result<(), (Listen, io::Error)> {
         let mut added = Vec::new();
         for (kind, bind) in configured_binds(config) {
-            let bound = self.bind(bind).map_err(|fault| (bind.address.clone(), fault))?;
+            let bound = self.bind(bind).map_err(|error| (bind.address.clone(), error))?;
             added.push((kind, bind.value.clone(), bound));
         }
-        self.commit(ListenerChange { added, removed: Vec::new(), kept: Vec::new() });
+        self.commit(ListenerChange { added, removed: Vec::new(), reconfigured: Vec::new() });
         Ok(())
     }
 
-    /// Binds what is new. Where one of them cannot be had nothing has changed. What systemd passes was passed at the
-    /// start: it stays as it is.
+    /// Binds the new listeners. On an error nothing has changed. Listeners that systemd passed at the start stay as
+    /// they are.
     pub fn prepare(&self, config: &Config) -> Result<ListenerChange, Vec<Problem>> {
         let mut state = self.state.lock();
-        let mut kept: Vec<bool> = state.open.iter().map(|open| open.bind.address == Listen::Systemd).collect();
-        let (mut added, mut changed, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        let mut is_kept: Vec<bool> = state.open.iter().map(|open| open.bind.address == Listen::Systemd).collect();
+        let (mut added, mut reconfigured, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (kind, bind) in configured_binds(config).filter(|(_, bind)| bind.address != Listen::Systemd) {
-            let same = |(at, open): &(usize, &OpenListener)| {
-                !kept[*at] && (open.kind, &open.bind.address) == (kind, &bind.address)
+            let is_same = |(at, open): &(usize, &OpenListener)| {
+                !is_kept[*at] && (open.kind, &open.bind.address) == (kind, &bind.address)
             };
-            if let Some((at, _)) = state.open.iter().enumerate().find(same) {
-                kept[at] = true;
+            if let Some((at, _)) = state.open.iter().enumerate().find(is_same) {
+                is_kept[at] = true;
                 let before = &state.open[at].bind;
                 let group = |bind: &Bind| bind.group.as_ref().map(|group| group.value.clone());
                 if (before.mode, group(before)) != (bind.mode, group(bind)) {
-                    changed.push((kind, bind.value.clone()));
+                    reconfigured.push((kind, bind.value.clone()));
                 }
                 continue;
             }
             match self.bind(bind) {
                 Ok(bound) => added.push((kind, bind.value.clone(), bound)),
-                Err(fault) => problems.push(cannot_listen(bind, &fault)),
+                Err(error) => problems.push(listen_problem(bind, &error)),
             }
         }
         if !problems.is_empty() {
             return Err(problems);
         }
-        let mut kept = kept.into_iter();
-        let removed = state.open.extract_if(.., |_| !kept.next().unwrap_or(true)).collect();
-        let change = ListenerChange { added, removed, kept: changed };
-        // Before anybody comes in there: the guard keeps deliveries away from our own doors, and from those that close.
+        let mut is_kept = is_kept.into_iter();
+        let removed = state.open.extract_if(.., |_| !is_kept.next().unwrap_or(true)).collect();
+        let change = ListenerChange { added, removed, reconfigured };
+        // Set before the first accept: the guard keeps deliveries away from outgate's own listeners, closing ones
+        // included.
         self.runtime.sources.listening(change.addresses(&state.open));
         Ok(change)
     }
 
-    /// Lets in where it was bound, and lets nobody in any more where it goes.
+    /// Accepts connections on the new listeners, and closes the removed ones.
     pub fn commit(&self, change: ListenerChange) {
         let mut state = self.state.lock();
-        for (kind, bind) in change.kept {
-            if let Err(fault) = listen::apply_owner_and_mode(&bind) {
-                warn!("{} keeps its mode and group: {fault}", bind.address);
+        for (kind, bind) in change.reconfigured {
+            if let Err(error) = listen::apply_owner_and_mode(&bind) {
+                warn!("cannot change the mode and group of {}, which keeps the old ones: {error}", bind.address);
             }
-            let same = |open: &&mut OpenListener| open.kind == kind && open.bind.address == bind.address;
-            if let Some(open) = state.open.iter_mut().find(same) {
+            let is_same = |open: &&mut OpenListener| open.kind == kind && open.bind.address == bind.address;
+            if let Some(open) = state.open.iter_mut().find(is_same) {
                 open.bind = bind;
             }
         }
@@ -138,15 +139,15 @@ impl Listeners {
                 info!("{} listening on {name}", kind.as_str());
             }
             let addresses = addresses(&bound).collect();
-            let serve = |listener| self.serve(&mut state.tasks, kind, &bind, listener);
-            let keepers = bound.into_iter().map(serve).collect();
-            state.open.push(OpenListener { kind, bind, names, addresses, keepers });
+            let serve = |listener| self.spawn_accept_loop(&mut state.tasks, kind, &bind, listener);
+            let shutdown_handles = bound.into_iter().map(serve).collect();
+            state.open.push(OpenListener { kind, bind, names, addresses, shutdown_handles });
         }
         for open in change.removed {
             for name in &open.names {
-                info!("{} listens no longer on {name}", open.kind.as_str());
+                info!("{} stopped listening on {name}", open.kind.as_str());
             }
-            open.keepers.iter().for_each(ShutdownHandle::close);
+            open.shutdown_handles.iter().for_each(ShutdownHandle::close);
         }
         while state.tasks.try_join_next().is_some() {}
         let names = |kind| state.open.iter().filter(move |open| open.kind == kind).flat_map(|open| open.names.clone());
@@ -157,17 +158,23 @@ impl Listeners {
         self.runtime.sources.listening(state.open.iter().flat_map(|open| open.addresses.clone()).collect());
     }
 
-    fn serve(&self, tasks: &mut JoinSet<()>, kind: ListenerKind, bind: &Bind, listener: Listener) -> ShutdownHandle {
-        let (keeper, door) = ShutdownHandle::new(self.successor(bind));
+    fn spawn_accept_loop(
+        &self,
+        tasks: &mut JoinSet<()>,
+        kind: ListenerKind,
+        bind: &Bind,
+        listener: Listener,
+    ) -> ShutdownHandle {
+        let (handle, shutdown) = ShutdownHandle::new(self.successor(bind));
         let runtime = Arc::clone(&self.runtime);
         match kind {
             ListenerKind::Server => {
                 let connections = self.connections.clone();
-                tasks.spawn(server::accept(runtime, listener, bind.address.clone(), connections, door))
+                tasks.spawn(server::accept(runtime, listener, bind.address.clone(), connections, shutdown))
             }
-            ListenerKind::Admin => tasks.spawn(server::admin::accept(runtime, listener, door)),
+            ListenerKind::Admin => tasks.spawn(server::admin::accept(runtime, listener, shutdown)),
         };
-        keeper
+        handle
     }
 
     fn bind(&self, bind: &Bind) -> io::Result<Vec<Listener>> {
@@ -178,20 +185,20 @@ impl Listeners {
         Successor::of(&bind.address, self.reuse_port)
     }
 
-    /// Closes the listeners that another process takes over. Connections that came in there are served.
+    /// Closes the listeners that another process takes over. Their connections are still served.
     pub fn hand_over(&self) -> HandedOver {
-        let (mut listens, mut keepers) = (Vec::new(), Vec::new());
+        let (mut listens, mut shutdown_handles) = (Vec::new(), Vec::new());
         for open in &mut self.state.lock().open {
             if self.successor(&open.bind) != Successor::AfterClose {
-                open.keepers.iter().for_each(ShutdownHandle::close);
-                keepers.append(&mut open.keepers);
+                open.shutdown_handles.iter().for_each(ShutdownHandle::close);
+                shutdown_handles.append(&mut open.shutdown_handles);
                 listens.push(open.bind.address.clone());
             }
         }
-        HandedOver { listens, keepers }
+        HandedOver { listens, shutdown_handles }
     }
 
-    /// Closes all, and cuts who is in.
+    /// Closes all listeners, and aborts their connections.
     pub async fn shutdown(&self) {
         let mut tasks = std::mem::take(&mut self.state.lock().tasks);
         tasks.shutdown().await;
@@ -208,10 +215,10 @@ impl ListenerKind {
 }
 
 impl ListenerChange {
-    /// Of all that is open before and after.
-    fn addresses(&self, kept: &[OpenListener]) -> Vec<SocketAddr> {
-        let open = kept.iter().chain(&self.removed).flat_map(|open| open.addresses.iter().copied());
-        open.chain(self.added.iter().flat_map(|(_, _, bound)| addresses(bound))).collect()
+    /// Returns the addresses that are open before or after the change.
+    fn addresses(&self, open: &[OpenListener]) -> Vec<SocketAddr> {
+        let open_addresses = open.iter().chain(&self.removed).flat_map(|open| open.addresses.iter().copied());
+        open_addresses.chain(self.added.iter().flat_map(|(_, _, bound)| addresses(bound))).collect()
     }
 }
 
@@ -224,12 +231,11 @@ fn addresses(bound: &[Listener]) -> impl Iterator<Item = SocketAddr> {
     bound.iter().filter_map(|listener| listener.local_addr().ok().flatten())
 }
 
-fn cannot_listen(bind: &Located<Bind>, fault: &io::Error) -> Problem {
-    let problem = Problem::at(bind.span, format!("cannot listen on {}", bind.address)).label(fault.to_string());
-    match fault.kind() {
-        io::ErrorKind::AddrInUse => problem.help(
-            "write an address that is free; one that overlaps with an address that goes is free after another reload",
-        ),
+fn listen_problem(bind: &Located<Bind>, error: &io::Error) -> Problem {
+    let problem = Problem::at(bind.span, format!("cannot listen on {}", bind.address)).label(error.to_string());
+    match error.kind() {
+        io::ErrorKind::AddrInUse => problem
+            .help("use a free address; an address that overlaps with a removed one becomes free with the next reload"),
         _ => problem,
     }
 }

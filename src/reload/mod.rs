@@ -1,13 +1,13 @@
-//! Hot reload: from a changed file, a signal or a request to a new plan, on one path, one at a time.
-//! When is the configuration read again, and what happens if it is wrong?
+//! Hot reload: reads and compiles the configuration again, and adopts it. Every reload takes this path, one at a time.
+//! When is the configuration read again, and what happens if it has problems?
 
 mod compare;
-mod folders;
-pub mod kept;
+mod file_watcher;
+pub mod history_writer;
+mod key_folder_watcher;
 pub mod listeners;
 mod prepare;
-mod started;
-mod watch;
+mod startup_settings;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -26,80 +26,81 @@ use crate::state::config::status::{
 use crate::state::observability::log;
 use crate::state::observability::records::RecordDestination;
 use compare::log_difference;
-use folders::KeyFolderWatcher;
-use kept::HistoryWriter;
+use file_watcher::FileWatcher;
+use history_writer::HistoryWriter;
+use key_folder_watcher::KeyFolderWatcher;
 use listeners::Listeners;
 use prepare::{ConfigChange, ConfigFiles, PreparedConfig, ProblemReport, Rejection, WatchSet, prepare};
-use started::StartupSettings;
-use watch::FileWatcher;
+use startup_settings::StartupSettings;
 
-/// Editors write in several steps; what follows within this time is one change.
+/// The quiet time that ends a change. Editors write a file in several steps.
 const DEBOUNCE: Duration = Duration::from_millis(200);
-/// The longest wait after the first change, however long they go on.
+/// Limits the time from the first step of a change to the reload.
 const DEBOUNCE_MAX: Duration = Duration::from_millis(800);
-/// How many looks in a row may find another change before one is taken up.
-const LOOKS_MAX: u32 = 3;
-/// How often the files are looked at that are not watched, or whose change went unheard.
-const LOOK: Duration = Duration::from_secs(2);
-/// And no more than this part of the time is spent on it.
-const LOOK_SHARE: u32 = 50;
+/// The number of consecutive polls that may find the files still changing before the configuration is read anyway.
+const UNSETTLED_POLLS_MAX: u32 = 3;
+/// The interval of the polls that find changes which file notification has missed or does not cover.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Limits the time spent on polling, to the reciprocal of this number.
+const POLL_TIME_SHARE: u32 = 50;
 
+/// Reloads the configuration on request and on changes. It owns what is known of the files on disk.
 pub struct Reloader {
     path: PathBuf,
-    /// What the process started with, and cannot change.
-    started: StartupSettings,
-    /// Whether files are read again when they change, and not only when somebody asks.
-    watches: bool,
-    /// By the last reading.
-    looked: WatchSet,
-    /// Why what stands on disk was not adopted the last time.
+    /// The settings that take effect only at the start of the process.
+    startup_settings: StartupSettings,
+    /// Whether outgate reloads when a file changes, and not only on request.
+    is_watching: bool,
+    /// The files of the last read.
+    watch_set: WatchSet,
+    /// The problems of the configuration on disk, if it was rejected at the last reload.
     last_problems: Vec<String>,
-    /// The digest of a configuration without problems whose listeners could not be opened.
+    /// The digest of a valid configuration that was rejected because its listeners could not be opened.
     failed_to_listen: Option<[u8; 32]>,
-    /// What the files looked like when they were read the last time; `None`: they might have changed at that moment.
-    sight: Option<StatFingerprint>,
-    /// What they look like since, if that is something else, and in how many looks they did not look the same.
-    changed: Option<(StatFingerprint, u32)>,
-    kept: HistoryWriter,
+    /// The fingerprint of the files at the last read. `None`: the files may have changed during that read.
+    fingerprint: Option<StatFingerprint>,
+    /// A different fingerprint found since, and the number of polls in which the fingerprint kept changing.
+    unsettled: Option<(StatFingerprint, u32)>,
+    history: HistoryWriter,
     runtime: Arc<Runtime>,
     listeners: Arc<Listeners>,
 }
 
-/// Why a reading begins.
+/// The reason for a reload.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ReloadCause {
-    /// Somebody, or something that changed, asked for it.
+enum ReloadReason {
+    /// A user, a signal or a file change has requested it.
     Requested,
-    /// It was found to have changed, unheard: silent where nothing has.
+    /// A poll has found a change. Problems that are logged already are not logged again.
     DriftDetected,
 }
 
-/// On whose behalf.
+/// The user, signal or file change that requested a reload.
 struct Requester {
     by: String,
-    how: &'static str,
+    cause: &'static str,
 }
 
 impl Requester {
-    fn by(by: &[ReloadSource]) -> Self {
-        let nobody = [ReloadSource::FileChange];
-        let by = if by.is_empty() { &nobody[..] } else { by };
-        Self { by: describe_sources(by), how: reload_cause(by) }
+    fn new(by: &[ReloadSource]) -> Self {
+        let file_change = [ReloadSource::FileChange];
+        let by = if by.is_empty() { &file_change[..] } else { by };
+        Self { by: describe_sources(by), cause: reload_cause(by) }
     }
 }
 
-/// Asks for a reload because a file has changed.
+/// Requests a reload because a file has changed.
 #[derive(Clone)]
 struct ReloadTrigger(Weak<ReloadQueue>);
 
 impl ReloadTrigger {
     fn request_reload(&self) {
-        if let Some(desk) = self.0.upgrade() {
-            desk.request(ReloadSource::FileChange);
+        if let Some(queue) = self.0.upgrade() {
+            queue.request(ReloadSource::FileChange);
         }
     }
-    /// Whether nobody is there any more to reload.
-    fn is_dead(&self) -> bool {
+    /// Returns whether the reloader is gone.
+    fn is_closed(&self) -> bool {
         self.0.strong_count() == 0
     }
 }
@@ -108,24 +109,24 @@ impl Reloader {
     pub fn new(
         path: PathBuf,
         config: Config,
-        kept: HistoryWriter,
+        history: HistoryWriter,
         runtime: Arc<Runtime>,
         listeners: Arc<Listeners>,
     ) -> Self {
         runtime.reload_queue.set_ready();
         runtime.config_status.rolls_back(config.rollback);
-        let started = StartupSettings::of(&config);
-        let (watches, looked, told) = (config.server.watch, WatchSet::of(&config), Vec::new());
+        let startup_settings = StartupSettings::from_config(&config);
+        let (is_watching, watch_set, last_problems) = (config.server.watch, WatchSet::from_config(&config), Vec::new());
         Self {
             path,
-            started,
-            watches,
-            looked,
-            last_problems: told,
+            startup_settings,
+            is_watching,
+            watch_set,
+            last_problems,
             failed_to_listen: None,
-            sight: None,
-            changed: None,
-            kept,
+            fingerprint: None,
+            unsettled: None,
+            history,
             runtime,
             listeners,
         }
@@ -134,66 +135,69 @@ impl Reloader {
     pub async fn run(mut self) {
         let trigger = ReloadTrigger(Arc::downgrade(&self.runtime.reload_queue));
         let (mut watch, mut folders) = (FileWatcher::new(trigger.clone()), KeyFolderWatcher::new(trigger.clone()));
-        self.follow(&trigger, &mut watch, &mut folders).await;
-        self.kept.keep_first().await;
-        let mut next_look = Instant::now() + LOOK;
+        self.update_watches(&trigger, &mut watch, &mut folders).await;
+        self.history.write_startup_config().await;
+        let mut next_poll = Instant::now() + POLL_INTERVAL;
         loop {
             tokio::select! {
                 () = self.runtime.reload_queue.arrived() => {}
-                () = tokio::time::sleep_until(next_look.into()) => {
+                () = tokio::time::sleep_until(next_poll.into()) => {
                     let start = Instant::now();
                     if self.poll().await {
-                        self.follow(&trigger, &mut watch, &mut folders).await;
+                        self.update_watches(&trigger, &mut watch, &mut folders).await;
                     }
-                    next_look = Instant::now() + LOOK.max(start.elapsed() * LOOK_SHARE);
+                    next_poll = Instant::now() + POLL_INTERVAL.max(start.elapsed() * POLL_TIME_SHARE);
                     continue;
                 }
             }
-            // All of them at once: what begins now is after each of them asked.
+            // One reload serves all pending requests, because it begins after each of them.
             let waiting = self.runtime.reload_queue.drain();
             if !waiting.by.is_empty() {
-                let _ = sd_notify::notify(&reloading());
-                let outcome = self.reload(&Requester::by(&waiting.by), ReloadCause::Requested).await;
-                for told in waiting.replies {
-                    let _ = told.send(outcome.clone()); // who asked may have gone
+                let _ = sd_notify::notify(&reloading_state());
+                let outcome = self.reload(&Requester::new(&waiting.by), ReloadReason::Requested).await;
+                for reply in waiting.replies {
+                    let _ = reply.send(outcome.clone()); // the client may be gone
                 }
-                self.follow(&trigger, &mut watch, &mut folders).await;
+                self.update_watches(&trigger, &mut watch, &mut folders).await;
                 let _ = sd_notify::notify(&[NotifyState::Ready]);
             }
-            for ComparisonRequest { with, reply: told } in
-                waiting.comparisons.into_iter().filter(|asked| !asked.reply.is_closed())
+            for ComparisonRequest { with, reply } in
+                waiting.comparisons.into_iter().filter(|comparison| !comparison.reply.is_closed())
             {
-                let _ = told.send(self.compare(with).await);
+                let _ = reply.send(self.compare(with).await);
             }
         }
     }
 
-    /// Whether the files are still what was read. Where they are watched a change went unheard if it is there for a while:
-    /// it is taken up. Where they are not, it is told. True if they were read.
+    /// Compares the files on disk with the last read. A change that was not notified and persists is reloaded where
+    /// files are watched, and otherwise reported as drift. Returns whether the files were read.
     async fn poll(&mut self) -> bool {
-        let (main, looked) = (self.path.clone(), self.looked.clone());
-        let Ok(sight) = self.runtime.config_worker.run(move || looked.sight(&main, SystemTime::now())).await else {
+        let (main, watch_set) = (self.path.clone(), self.watch_set.clone());
+        let Ok(fingerprint) =
+            self.runtime.config_worker.run(move || watch_set.fingerprint(&main, SystemTime::now())).await
+        else {
             return false;
         };
-        if self.sight == Some(sight) {
+        if self.fingerprint == Some(fingerprint) {
             return false;
         }
-        if self.watches {
-            // Not in the middle of a change, unless it does not end.
-            let looks = self.changed.map_or(1, |(_, looks)| looks + 1);
-            let is_over = self.changed.is_some_and(|(before, _)| before == sight) || looks >= LOOKS_MAX;
-            self.changed = Some((sight, looks));
-            if is_over {
-                self.reload(&Requester::by(&[]), ReloadCause::DriftDetected).await;
+        if self.is_watching {
+            // The reload waits until two polls find the same files, at most for `UNSETTLED_POLLS_MAX` polls.
+            let polls = self.unsettled.map_or(1, |(_, polls)| polls + 1);
+            let is_settled =
+                self.unsettled.is_some_and(|(last, _)| last == fingerprint) || polls >= UNSETTLED_POLLS_MAX;
+            self.unsettled = Some((fingerprint, polls));
+            if is_settled {
+                self.reload(&Requester::new(&[]), ReloadReason::DriftDetected).await;
             }
-            return is_over;
+            return is_settled;
         }
         let drift = match self.read(ConfigFiles::OnDisk).await {
-            Ok(PreparedConfig { change, looked, sight, config }) => {
-                self.saw(looked, Some(sight));
+            Ok(PreparedConfig { change, watch_set, fingerprint, config }) => {
+                self.record_read(watch_set, Some(fingerprint));
                 self.runtime.config_status.rolls_back(config.rollback);
                 if self.failed_to_listen != Some(config.digest) {
-                    self.forget_rejection();
+                    self.clear_rejection();
                 }
                 self.runtime.config_worker.drop_later(config);
                 change.map(|change| {
@@ -202,104 +206,106 @@ impl Reloader {
                 })
             }
             Err(rejection) => {
-                self.saw(rejection.looked, rejection.sight);
+                self.record_read(rejection.watch_set, rejection.fingerprint);
                 if rejection.problems.lines != self.last_problems {
-                    self.forget_rejection();
+                    self.clear_rejection();
                 }
                 rejection.problems.lines.into_iter().next()
             }
         };
-        self.drifts(drift);
+        self.set_drift(drift);
         true
     }
 
-    fn saw(&mut self, looked: WatchSet, sight: Option<StatFingerprint>) {
-        self.looked = looked;
-        self.sight = sight.filter(|sight| sight.is_settled);
-        self.changed = None;
+    fn record_read(&mut self, watch_set: WatchSet, fingerprint: Option<StatFingerprint>) {
+        self.watch_set = watch_set;
+        self.fingerprint = fingerprint.filter(|fingerprint| fingerprint.is_settled);
+        self.unsettled = None;
     }
 
-    /// What was rejected is not on disk any more.
-    fn forget_rejection(&mut self) {
+    /// Forgets a rejection, because the rejected configuration is no longer on disk.
+    fn clear_rejection(&mut self) {
         self.last_problems.clear();
         self.failed_to_listen = None;
         self.runtime.unreject();
     }
 
-    /// Told when it begins and when it ends.
-    fn drifts(&self, what: Option<String>) {
+    /// Sets or clears the drift. Its begin and its end are logged.
+    fn set_drift(&self, what: Option<String>) {
         self.runtime.metrics.config_drift.set(i64::from(what.is_some()));
-        let line = what.clone();
+        let drift = what.clone();
         if self.runtime.config_status.drifts(what) {
-            match line {
-                Some(line) => warn!("the configuration on disk differs from the active one: {line}"),
+            match drift {
+                Some(drift) => warn!("the configuration on disk differs from the active one: {drift}"),
                 None => info!("the configuration on disk is the active one again"),
             }
         }
     }
 
-    /// What changed after it was read and before it was watched has gone unseen: it is read once more.
-    async fn follow(&self, trigger: &ReloadTrigger, watch: &mut FileWatcher, folders: &mut KeyFolderWatcher) {
-        let none = WatchSet::default();
-        let looked = if self.watches { &self.looked } else { &none };
-        let is_wider = watch.follow(&looked.files, &self.runtime.config_worker).await;
-        if folders.follow(&looked.key_dirs).await || is_wider {
+    /// Watches the files of the last read. A new watch triggers another reload, because changes between the read and
+    /// the watch were missed.
+    async fn update_watches(&self, trigger: &ReloadTrigger, watch: &mut FileWatcher, folders: &mut KeyFolderWatcher) {
+        let nothing = WatchSet::default();
+        let watch_set = if self.is_watching { &self.watch_set } else { &nothing };
+        let is_extended = watch.update(&watch_set.files, &self.runtime.config_worker).await;
+        if folders.update(&watch_set.key_dirs).await || is_extended {
             trigger.request_reload();
         }
     }
 
-    /// What these files say, or why they cannot be adopted.
+    /// Reads and compiles the files. Returns a rejection if the configuration has problems.
     async fn read(&self, files: ConfigFiles) -> Result<PreparedConfig, Box<Rejection>> {
-        let (path, before, known) = (self.path.clone(), self.runtime.active_config(), self.looked.key_dirs.clone());
-        let written = Arc::clone(&self.runtime.config_status.adopted().written);
-        let reading = self.runtime.config_worker.run(move || prepare(&path, &before, &written, &known, files));
+        let (path, active, previous) =
+            (self.path.clone(), self.runtime.active_config(), self.watch_set.key_dirs.clone());
+        let snapshot = Arc::clone(&self.runtime.config_status.adopted().written);
+        let reading = self.runtime.config_worker.run(move || prepare(&path, &active, &snapshot, &previous, files));
         reading.await.unwrap_or_else(|_| {
             let problems = ProblemReport::general("the configuration could not be read");
-            Err(Box::new(Rejection { problems, looked: self.looked.clone(), sight: None }))
+            Err(Box::new(Rejection { problems, watch_set: self.watch_set.clone(), fingerprint: None }))
         })
     }
 
-    /// Put in force only as a whole and without problems.
-    async fn reload(&mut self, asked: &Requester, cause: ReloadCause) -> ReloadOutcome {
-        let PreparedConfig { config, looked, change, sight } = match self.read(ConfigFiles::OnDisk).await {
+    /// Reads the configuration and adopts it as a whole, if it has no problems.
+    async fn reload(&mut self, requester: &Requester, reason: ReloadReason) -> ReloadOutcome {
+        let PreparedConfig { config, watch_set, change, fingerprint } = match self.read(ConfigFiles::OnDisk).await {
             Ok(next) => next,
             Err(rejection) => {
-                self.saw(rejection.looked, rejection.sight);
+                self.record_read(rejection.watch_set, rejection.fingerprint);
                 self.failed_to_listen = None;
-                return self.reject(rejection.problems, asked, cause);
+                return self.reject(rejection.problems, requester, reason);
             }
         };
-        self.saw(looked, Some(sight));
+        self.record_read(watch_set, Some(fingerprint));
         self.runtime.config_status.rolls_back(config.rollback);
         let outcome = match change {
             None => {
-                self.forget_rejection();
-                self.drifts(None);
-                self.runtime.config_status.log_unchanged(asked.how, &asked.by);
+                self.clear_rejection();
+                self.set_drift(None);
+                self.runtime.config_status.log_unchanged(requester.cause, &requester.by);
                 self.runtime.config_status.outcome(ReloadVerdict::Unchanged)
             }
-            Some(change) => match self.open(&config).await {
+            Some(change) => match self.open_resources(&config).await {
                 Err(problems) => {
                     self.failed_to_listen = Some(config.digest);
-                    self.reject(ProblemReport::of(&problems, &config.sources), asked, cause)
+                    self.reject(ProblemReport::new(&problems, &config.sources), requester, reason)
                 }
-                Ok(opened) => self.adopt(change, opened, &config, asked).await,
+                Ok(resources) => self.adopt(change, resources, &config, requester).await,
             },
         };
         self.runtime.config_worker.drop_later(config);
         outcome
     }
 
-    /// Opens what is new of sockets and files, before anything changes.
-    async fn open(
+    /// Opens new sockets and files before anything changes.
+    async fn open_resources(
         &self,
         config: &Config,
     ) -> Result<(listeners::ListenerChange, Option<RecordDestination>), Vec<Problem>> {
         let deliveries = &config.log.deliveries;
         let destination = match self.runtime.records.go_to(deliveries) {
             true => None,
-            false => Some(RecordDestination::open(deliveries).await.map_err(|fault| {
-                let problem = Problem::at(deliveries.span, "cannot open the delivery log").label(fault.to_string());
+            false => Some(RecordDestination::open(deliveries).await.map_err(|error| {
+                let problem = Problem::at(deliveries.span, "cannot open the delivery log").label(error.to_string());
                 vec![problem.help("let the user that outgate runs as write there, or write another path")]
             })?),
         };
@@ -311,27 +317,27 @@ impl Reloader {
         change: ConfigChange,
         (listeners, destination): (listeners::ListenerChange, Option<RecordDestination>),
         config: &Config,
-        asked: &Requester,
+        requester: &Requester,
     ) -> ReloadOutcome {
-        let ConfigChange { active, difference, left_out, warnings } = change;
-        let restart = self.started.needed_by(&StartupSettings::of(config));
+        let ConfigChange { active, difference, contained, warnings } = change;
+        let restart = self.startup_settings.restart_required_keys(&StartupSettings::from_config(config));
         let adopted = AdoptedConfig {
             number: self.runtime.config_status.adopted().number + 1,
             at: Timestamp::now(),
-            by: asked.by.clone(),
-            cause: config.rollback.map_or_else(|| asked.how.to_owned(), |number| format!("rollback to {number}")),
+            by: requester.by.clone(),
+            cause: config.rollback.map_or_else(|| requester.cause.to_owned(), |number| format!("rollback to {number}")),
             difference: difference.clone(),
             written: Arc::clone(&config.snapshot),
-            warnings: left_out.iter().chain(&warnings).cloned().collect(),
+            warnings: contained.iter().chain(&warnings).cloned().collect(),
             restart: restart.clone(),
         };
-        let (how, by) = (adopted.cause.clone(), format!(", by {}", asked.by));
-        let by = if how == asked.by { "" } else { &by };
-        let new_warnings = self.unlogged(warnings);
+        let (cause, by) = (adopted.cause.clone(), format!(", by {}", requester.by));
+        let by = if cause == requester.by { "" } else { &by };
+        let new_warnings = self.without_logged(warnings);
         let all_warnings = adopted.warnings.clone();
         self.last_problems.clear();
         self.failed_to_listen = None;
-        self.watches = config.server.watch;
+        self.is_watching = config.server.watch;
         self.runtime.adopt(active, adopted.clone());
         let runtime = Arc::clone(&self.runtime);
         drop(self.runtime.config_worker.run(move || runtime.metrics.prune(&runtime.active_config().plan)));
@@ -340,16 +346,16 @@ impl Reloader {
             self.runtime.records.replace(destination);
         }
         log::configure(&config.log);
-        self.drifts(None);
-        self.kept.write_adopted(adopted, config.server.history).await;
-        left_out.iter().for_each(|problem| error!("{problem}"));
+        self.set_drift(None);
+        self.history.write_adopted(adopted, config.server.history).await;
+        contained.iter().for_each(|problem| error!("{problem}"));
         new_warnings.iter().for_each(|warning| warn!("{warning}"));
         for key in &restart {
             warn!("{key} changed: it takes effect at the next restart");
         }
         log_difference(&difference);
         let number = self.runtime.config_status.adopted().number;
-        info!("configuration reloaded from {}: number {number}, {how}{by}", self.path.display());
+        info!("configuration reloaded from {}: number {number}, {cause}{by}", self.path.display());
         ReloadOutcome {
             difference,
             warnings: all_warnings,
@@ -357,35 +363,35 @@ impl Reloader {
         }
     }
 
-    /// Returns the warnings that the configuration in force does not have: it has logged its own.
-    fn unlogged(&self, mut warnings: Vec<String>) -> Vec<String> {
+    /// Removes the warnings of the active configuration, which are logged already.
+    fn without_logged(&self, mut warnings: Vec<String>) -> Vec<String> {
         let adopted = self.runtime.config_status.adopted();
         warnings.retain(|warning| !adopted.warnings.contains(warning));
         warnings
     }
 
-    fn reject(&mut self, problems: ProblemReport, asked: &Requester, cause: ReloadCause) -> ReloadOutcome {
-        if cause == ReloadCause::Requested || problems.lines != self.last_problems {
+    fn reject(&mut self, problems: ProblemReport, requester: &Requester, reason: ReloadReason) -> ReloadOutcome {
+        if reason == ReloadReason::Requested || problems.lines != self.last_problems {
             self.runtime.reject(RejectedConfig {
                 at: Timestamp::now(),
-                by: asked.by.clone(),
+                by: requester.by.clone(),
                 problems: problems.lines.clone(),
             });
-            self.unlogged(problems.warnings.clone()).iter().for_each(|warning| warn!("{warning}"));
+            self.without_logged(problems.warnings.clone()).iter().for_each(|warning| warn!("{warning}"));
             for problem in &problems.lines {
                 error!("{problem}");
             }
-            error!("configuration not adopted: the active one stays");
+            error!("configuration not adopted: outgate keeps the active one; fix the problems above and reload");
             self.last_problems.clone_from(&problems.lines);
         }
         self.runtime.metrics.config_drift.set(1);
-        self.runtime.config_status.drifts(problems.lines.first().cloned()); // it is told as what it is
-        self.rejected(problems)
+        self.runtime.config_status.drifts(problems.lines.first().cloned()); // logged above, as a rejection
+        self.rejected_outcome(problems)
     }
 }
 
-/// RELOADING=1 wants the time it began, for systemd to tell this reload from the last (sd_notify(3)).
-fn reloading() -> Vec<NotifyState<'static>> {
+/// Returns the RELOADING=1 message. systemd requires its time to tell this reload from the last (sd_notify(3)).
+fn reloading_state() -> Vec<NotifyState<'static>> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
     vec![NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]

@@ -1,5 +1,5 @@
-//! The files read, compiled and made ready, away from the threads that carry traffic.
-//! Would what is on disk now be adopted, and what would it change?
+//! Reads and compiles the configuration, away from the threads that carry traffic.
+//! Would the configuration on disk be adopted, and what would it change?
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -15,142 +15,152 @@ use crate::net::resolve::{self, ResolverConfig};
 use crate::policy;
 use crate::state::config::ActiveConfig;
 
-/// A configuration without problems.
+/// A configuration without problems, compiled.
 pub(super) struct PreparedConfig {
     pub(super) config: Config,
-    pub(super) looked: WatchSet,
-    /// `None`: it is the one that is in force.
+    pub(super) watch_set: WatchSet,
+    /// `None`: the configuration equals the active one.
     pub(super) change: Option<ConfigChange>,
-    /// Of the files as they were read.
-    pub(super) sight: StatFingerprint,
+    /// The fingerprint of the files at the time of the read.
+    pub(super) fingerprint: StatFingerprint,
 }
 
+/// The changes that an adoption would make.
 pub(super) struct ConfigChange {
     pub(super) active: ActiveConfig,
     pub(super) difference: Difference,
-    /// What is wrong with single tenants' keys.
-    pub(super) left_out: Vec<String>,
+    /// Problems in the keys of single tenants, which do not reject the configuration.
+    pub(super) contained: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
 
-/// Why a configuration is not adopted, and what might mend it.
+/// A configuration with problems, and the files whose change might fix it.
 pub(super) struct Rejection {
     pub(super) problems: ProblemReport,
-    pub(super) looked: WatchSet,
-    pub(super) sight: Option<StatFingerprint>,
+    pub(super) watch_set: WatchSet,
+    pub(super) fingerprint: Option<StatFingerprint>,
 }
 
-/// All that a reading looked at, whatever came of it.
+/// All files that a read accessed, whether it succeeded or not.
 #[derive(Clone, Default)]
 pub(super) struct WatchSet {
-    /// What is watched.
+    /// The files to watch.
     pub(super) files: Vec<PathBuf>,
-    /// What was read of tenants' keys.
+    /// The folders of tenants' keys.
     pub(super) key_dirs: KeyDirs,
-    /// What this host says of names: in a folder where too much goes on to be watched.
-    system: &'static [&'static str],
+    /// The host's resolver files. Their folder has too many changes to be watched, so they are only polled.
+    resolver_files: &'static [&'static str],
 }
 
 impl WatchSet {
-    pub(super) fn of(config: &Config) -> Self {
+    pub(super) fn from_config(config: &Config) -> Self {
         let (files, key_dirs) = (config.files.clone(), config.key_dirs.clone());
-        Self { files, key_dirs, system: ResolverConfig::files(&config.resolver) }
+        Self { files, key_dirs, resolver_files: ResolverConfig::files(&config.resolver) }
     }
 
-    /// Where the text is broken not all of it was read, and what was `known` is needed again.
-    fn at(rejected: &LoadError, known: &KeyDirs) -> Self {
-        let mut key_dirs = known.clone();
-        key_dirs.extend(rejected.key_dirs.clone());
-        let system = rejected.partial.as_ref().map_or(&[][..], |config| ResolverConfig::files(&config.resolver));
-        Self { files: rejected.files.clone(), key_dirs, system }
+    /// Returns the files that are known after an error. Not all folders of keys were read then, so the previous ones
+    /// stay.
+    fn from_error(error: &LoadError, previous: &KeyDirs) -> Self {
+        let mut key_dirs = previous.clone();
+        key_dirs.extend(error.key_dirs.clone());
+        let resolver_files = error.partial.as_ref().map_or(&[][..], |config| ResolverConfig::files(&config.resolver));
+        Self { files: error.files.clone(), key_dirs, resolver_files }
     }
 
-    /// All of it, from outside; `then`: it was read, or is looked at.
-    pub(super) fn sight(&self, main: &Path, then: SystemTime) -> StatFingerprint {
+    /// Computes the fingerprint of all files. `read_at` is the time of the read or of the poll.
+    pub(super) fn fingerprint(&self, main: &Path, read_at: SystemTime) -> StatFingerprint {
         let rollback = pending_rollback::path(main);
         let folders = self.key_dirs.values();
         let keys: Vec<PathBuf> =
             folders.flat_map(|key_dir| key_dir.folder_paths().chain(key_dir.key_paths())).collect();
         let paths = self.files.iter().chain(&keys).chain([&rollback]).map(PathBuf::as_path);
-        StatFingerprint::compute(paths.chain(self.system.iter().map(Path::new)), then)
+        StatFingerprint::compute(paths.chain(self.resolver_files.iter().map(Path::new)), read_at)
     }
 }
 
-/// Which files are meant.
+/// The files to read.
 pub(super) enum ConfigFiles {
     OnDisk,
-    /// With these in the place of those on disk.
+    /// The files on disk, with some replaced by those of the overlay.
     Overlaid(Overlay),
 }
 
-/// Problems as a log has them, as a script and as a person reads them.
+/// Problems in the forms for the log, for scripts and for people.
 pub(super) struct ProblemReport {
-    /// What keeps it from being adopted, one a line.
+    /// The problems that reject the configuration, one a line.
     pub(super) lines: Vec<String>,
-    /// One a line.
+    /// The warnings, one a line.
     pub(super) warnings: Vec<String>,
     pub(super) json: Value,
     pub(super) report: String,
 }
 
 impl ProblemReport {
-    pub(super) fn of(problems: &[Problem], sources: &SourceMap) -> Self {
+    pub(super) fn new(problems: &[Problem], sources: &SourceMap) -> Self {
         let summary = config::summarize(problems);
         let report = config::render(&summary, sources, false);
-        let (warnings, faults): (Vec<_>, Vec<_>) =
+        let (warnings, errors): (Vec<_>, Vec<_>) =
             summary.into_iter().partition(|problem| problem.severity == Severity::Warning);
-        let [lines, warnings] = [faults, warnings].map(|some| config::to_log_lines(&some, sources));
+        let [lines, warnings] = [errors, warnings].map(|some| config::to_log_lines(&some, sources));
         Self { lines, warnings, json: config::to_json(problems, sources), report }
     }
 
-    /// About no place in a file.
-    pub(super) fn general(why: impl Into<String>) -> Self {
-        Self::of(&[Problem::general(why)], &SourceMap::default())
+    /// Reports a problem that has no position in a file.
+    pub(super) fn general(message: impl Into<String>) -> Self {
+        Self::new(&[Problem::general(message)], &SourceMap::default())
     }
 }
 
+/// Reads, compiles and compares a configuration.
 pub(super) fn prepare(
     path: &Path,
-    before: &ActiveConfig,
-    written: &SourceSnapshot,
-    known: &KeyDirs,
+    active: &ActiveConfig,
+    snapshot: &SourceSnapshot,
+    previous: &KeyDirs,
     files: ConfigFiles,
 ) -> Result<PreparedConfig, Box<Rejection>> {
-    let (now, then) = (Timestamp::now(), SystemTime::now());
+    let (now, read_at) = (Timestamp::now(), SystemTime::now());
     let loaded = match files {
-        ConfigFiles::OnDisk => config::load_incremental(path, known),
-        ConfigFiles::Overlaid(overlay) => config::load_with_overlay(path, known, overlay),
+        ConfigFiles::OnDisk => config::load_incremental(path, previous),
+        ConfigFiles::Overlaid(overlay) => config::load_with_overlay(path, previous, overlay),
     };
-    let loaded = loaded.map_err(|rejected| {
-        let looked = WatchSet::at(&rejected, known);
-        let sight = Some(looked.sight(path, then));
-        let (problems, sources) = policy::every_problem(rejected, now);
-        Box::new(Rejection { problems: ProblemReport::of(&problems, &sources), looked, sight })
+    let loaded = loaded.map_err(|error| {
+        let watch_set = WatchSet::from_error(&error, previous);
+        let fingerprint = Some(watch_set.fingerprint(path, read_at));
+        let (problems, sources) = policy::every_problem(error, now);
+        Box::new(Rejection { problems: ProblemReport::new(&problems, &sources), watch_set, fingerprint })
     })?;
     let config::Loaded { config, mut warnings } = loaded;
-    let looked = WatchSet::of(&config);
-    let sight = looked.sight(path, then);
-    let rejection = |problems| Box::new(Rejection { problems, looked: WatchSet::of(&config), sight: Some(sight) });
-    let (plan, more) = policy::compile_after(&config, Some(&before.plan), now)
-        .map_err(|problems| rejection(ProblemReport::of(&problems, &config.sources)))?;
+    let watch_set = WatchSet::from_config(&config);
+    let fingerprint = watch_set.fingerprint(path, read_at);
+    let rejection = |problems| {
+        Box::new(Rejection { problems, watch_set: WatchSet::from_config(&config), fingerprint: Some(fingerprint) })
+    };
+    let (plan, more) = policy::compile_after(&config, Some(&active.plan), now)
+        .map_err(|problems| rejection(ProblemReport::new(&problems, &config.sources)))?;
     let basis = ResolverConfig::read(&config.resolver);
-    let resolves_the_same = basis.is_ok_and(|basis| basis == *before.resolver.basis());
-    if config.digest == before.plan.digest && resolves_the_same {
-        return Ok(PreparedConfig { config, looked, change: None, sight });
+    let is_same_resolver = basis.is_ok_and(|basis| basis == *active.resolver.basis());
+    if config.digest == active.plan.digest && is_same_resolver {
+        return Ok(PreparedConfig { config, watch_set, change: None, fingerprint });
     }
     warnings.extend(more);
     warnings.extend(fd_limit::warning(&config));
     warnings.extend(resolve::warnings(&config.resolver));
     let (warnings, _) = config::apply_acknowledgements(warnings, &config.acknowledge);
-    let (left_out, warnings): (Vec<_>, Vec<_>) =
+    let (contained, warnings): (Vec<_>, Vec<_>) =
         warnings.into_iter().partition(|problem| problem.severity == Severity::Contained);
-    let [left_out, warnings] =
-        [left_out, warnings].map(|told| config::to_log_lines(&config::summarize(&told), &config.sources));
-    let active = ActiveConfig::new(plan, &config.resolver, Some(before))
-        .map_err(|fault| rejection(ProblemReport::general(format!("cannot resolve names: {fault}"))))?;
-    let mut difference = Difference::between(written, &config.snapshot);
-    if !resolves_the_same && difference.is_empty() {
-        difference.changes.push("resolver: what the system says of it changed".to_owned());
+    let [contained, warnings] =
+        [contained, warnings].map(|problems| config::to_log_lines(&config::summarize(&problems), &config.sources));
+    let next = ActiveConfig::new(plan, &config.resolver, Some(active))
+        .map_err(|error| rejection(ProblemReport::general(format!("cannot resolve names: {error}"))))?;
+    let mut difference = Difference::between(snapshot, &config.snapshot);
+    if !is_same_resolver && difference.is_empty() {
+        difference.changes.push("resolver: the resolver files of the system changed".to_owned());
     }
-    Ok(PreparedConfig { config, looked, change: Some(ConfigChange { active, difference, left_out, warnings }), sight })
+    Ok(PreparedConfig {
+        config,
+        watch_set,
+        change: Some(ConfigChange { active: next, difference, contained, warnings }),
+        fingerprint,
+    })
 }

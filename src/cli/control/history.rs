@@ -58,7 +58,7 @@ impl HistoryLocation {
                 state.unwrap_or_else(|| history::DEFAULT_STATE.into()).join("history")
             }
         };
-        history::History::at(folder)
+        history::History::for_reading(folder)
     }
 }
 

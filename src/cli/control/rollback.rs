@@ -154,7 +154,7 @@ fn load_overlay(history: &History, entry: &HistoryEntry, main: &Path) -> Result<
         eprintln!("outgate: configuration {} is of {file}, not of {}", entry.number, main.display());
         return Err(ExitCode::from(sysexits::USAGE));
     }
-    let snapshot = history.written(entry).map_err(|error| report_missing_entry(history, entry.number, &error))?;
+    let snapshot = history.snapshot(entry).map_err(|error| report_missing_entry(history, entry.number, &error))?;
     let overlay = restore::overlay(main, entry, &snapshot);
     refuse_foreign_files(main, &overlay)?;
     Ok(overlay)
@@ -164,7 +164,7 @@ fn refuse_foreign_files(main: &Path, overlay: &Overlay) -> Result<(), ExitCode> 
     let Err(unwritable) = restore::check(main, overlay) else { return Ok(()) };
     match unwritable {
         Unwritable::Folder(error) => eprintln!("outgate: configuration {} is not put back: {error}", overlay.number),
-        Unwritable::Stranger(stranger) => eprintln!(
+        Unwritable::Foreign(stranger) => eprintln!(
             "outgate: configuration {} has {}, which is not of it, or neither below {} nor of the one on disk: put it back by hand",
             overlay.number,
             escape_control_characters(&stranger.display().to_string()),
@@ -248,7 +248,7 @@ fn activate(sockets: &[AdminSocket], begun: PendingRollback, main: &Path) -> Res
     };
     match result {
         Ok(outcome) if outcome.outcome == ReloadVerdict::Rejected => {
-            begun.give_up().map_err(|error| report_write_error(main, &error))?;
+            begun.abort().map_err(|error| report_write_error(main, &error))?;
             let code = print_rejection(&outcome);
             eprintln!("not put back: configuration {} stays in force, and on disk", outcome.number);
             Err(code)
@@ -273,7 +273,7 @@ fn put_in_place(begun: PendingRollback) -> io::Result<()> {
 }
 
 fn finish_interrupted(main: &Path) -> Result<(), ExitCode> {
-    let pending = restore::begun(main).map_err(|unreadable| {
+    let pending = restore::find_pending(main).map_err(|unreadable| {
         eprintln!("outgate: a rollback that was broken off: {unreadable}");
         ExitCode::from(sysexits::NO_INPUT)
     })?;

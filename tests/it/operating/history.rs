@@ -278,9 +278,9 @@ fn rollback_follows_no_link_in_a_folder_that_another_user_may_write() {
 fn rollback_checks_the_folders_again_when_it_writes() {
     let left = Left::new();
     let folder = &left.scene.outgate.folder;
-    let history = History::at(folder.path("state/history"));
+    let history = History::for_reading(folder.path("state/history"));
     let entry = history.entry(2).unwrap();
-    let overlay = restore::overlay(&left.main, &entry, &history.written(&entry).unwrap());
+    let overlay = restore::overlay(&left.main, &entry, &history.snapshot(&entry).unwrap());
     let begun = restore::begin(&left.main, overlay).unwrap();
     set_mode(&folder.path("conf.d"), 0o777);
     let fault = begun.finish().unwrap_err();
@@ -530,9 +530,9 @@ fn between_any_two_steps_the_whole_set_counts() {
     let left = Left::new();
     let folder = &left.scene.outgate.folder;
     let (one, two) = (BTreeSet::from(["# v1".to_owned()]), BTreeSet::from(["# v2".to_owned()]));
-    let history = History::at(folder.path("state/history"));
+    let history = History::for_reading(folder.path("state/history"));
     let entry = history.entry(2).unwrap();
-    let overlay = || restore::overlay(&left.main, &entry, &history.written(&entry).unwrap());
+    let overlay = || restore::overlay(&left.main, &entry, &history.snapshot(&entry).unwrap());
     assert_eq!(overlay().removed, BTreeSet::from([folder.path("conf.d/b.toml")]));
 
     // Before it has its name, it is nothing.
@@ -584,11 +584,11 @@ fn history_keeps_keyed_digests_of_secrets() {
     assert_eq!((metadata.len(), std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777), (32, 0o600));
     // A restart with the same files is the same configuration; with another secret it is another.
     let outgate = scene.outgate.restarted();
-    assert_eq!(History::at(history.clone()).entries().unwrap().len(), 1);
+    assert_eq!(History::for_reading(history.clone()).entries().unwrap().len(), 1);
     outgate.folder.write("key", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD");
     let changed = |lines: &[String]| lines.iter().any(|line| line.contains("configuration reloaded")).then_some(());
     outgate.log.until("a reload", changed);
-    assert_eq!(History::at(history).entries().unwrap().len(), 2);
+    assert_eq!(History::for_reading(history).entries().unwrap().len(), 2);
 }
 
 /// Without the key of its digests, nothing can be said of an entry: neither that nothing changed nor that every file did.
@@ -596,7 +596,7 @@ fn history_keeps_keyed_digests_of_secrets() {
 fn history_says_that_it_cannot_compare_when_the_key_of_its_digests_is_lost() {
     let scene = scene_of(&|text| text.to_owned());
     let path = scene.outgate.folder.path("state/history");
-    let history = History::at(path.clone());
+    let history = History::for_reading(path.clone());
     let entries = |count: usize| {
         until("an entry", || history.entries().is_ok_and(|entries| entries.len() == count));
         history.entries().unwrap()

@@ -1,8 +1,8 @@
 //! Watches the folders of tenants' keys, of which there may be tens of thousands.
-//! When has a tenant's key changed, and what if not all of them can be watched?
+//! How is a change of a tenant's key noticed, also if not all folders can be watched?
 //!
-//! By an inotify of our own: the one that watches the other files hears of each file that is opened, and reading ten
-//! thousand folders would flood it.
+//! This module has its own inotify instance. The one for the other files reports each file that is opened, so a read of
+//! ten thousand folders would flood it.
 
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
@@ -15,21 +15,22 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::{DEBOUNCE, LOOK, ReloadTrigger};
+use super::{DEBOUNCE, POLL_INTERVAL, ReloadTrigger};
 use crate::config::KeyDirs;
 
-/// How long the thread that listens lives on when it is not needed any more.
-const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
+/// The time after which the event thread notices that it is no longer needed.
+const POLL_TIMEOUT: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
-/// Of events: some hundreds at once.
-const BUFFER: usize = 16 << 10;
+/// The size of the event buffer in bytes: some hundreds of events.
+const EVENT_BUFFER_SIZE: usize = 16 << 10;
 
+/// Watches key folders, and triggers a reload when a key changes.
 pub(super) struct KeyFolderWatcher {
     trigger: ReloadTrigger,
     inotify: Option<Arc<OwnedFd>>,
-    /// By inotify's numbers: it knows a folder again that is called otherwise now.
+    /// The watch descriptors. They identify a folder even after it was renamed.
     watched: BTreeSet<i32>,
-    /// How many are not, because this host allows no more.
+    /// The number of folders that are not watched, because the host allows no more watches.
     unwatched: usize,
 }
 
@@ -38,32 +39,32 @@ impl KeyFolderWatcher {
         Self { trigger, inotify: None, watched: BTreeSet::new(), unwatched: 0 }
     }
 
-    /// Watches all of these, and nothing else. True if there is one among them that was not watched before.
-    pub(super) async fn follow(&mut self, key_dirs: &KeyDirs) -> bool {
+    /// Watches exactly these folders. Returns whether a folder is newly watched.
+    pub(super) async fn update(&mut self, key_dirs: &KeyDirs) -> bool {
         let paths: Vec<PathBuf> = key_dirs.values().flat_map(|key_dir| key_dir.folder_paths()).collect();
         if paths.is_empty() && self.inotify.is_none() {
             return false;
         }
         let inotify = match self.open() {
             Ok(inotify) => inotify,
-            Err(fault) => {
-                self.tell(paths.len(), paths.len(), &fault.to_string());
+            Err(error) => {
+                self.log_unwatched(paths.len(), paths.len(), &error.to_string());
                 return false;
             }
         };
         let (before, count) = (std::mem::take(&mut self.watched), paths.len());
-        // Away from the threads that carry traffic.
+        // On a blocking thread, because tens of thousands of system calls would delay traffic.
         let watching = tokio::task::spawn_blocking(move || {
-            let (watched, missed) = watch(&inotify, &paths);
+            let (watched, missed) = add_watches(&inotify, &paths);
             for gone in before.difference(&watched) {
-                let _ = inotify::remove_watch(&*inotify, *gone); // gone by itself, with its folder
+                let _ = inotify::remove_watch(&*inotify, *gone); // fails for a folder that was deleted
             }
             (watched.is_subset(&before), watched, missed)
         });
-        let Ok((is_no_wider, watched, missed)) = watching.await else { return true };
+        let Ok((is_subset, watched, missed)) = watching.await else { return true };
         self.watched = watched;
-        self.tell(missed, count, "the limit fs.inotify.max_user_watches is reached");
-        !is_no_wider
+        self.log_unwatched(missed, count, "the limit fs.inotify.max_user_watches is reached");
+        !is_subset
     }
 
     fn open(&mut self) -> std::io::Result<Arc<OwnedFd>> {
@@ -71,16 +72,19 @@ impl KeyFolderWatcher {
             return Ok(Arc::clone(inotify));
         }
         let inotify = Arc::new(inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?);
-        let (theirs, trigger) = (Arc::clone(&inotify), self.trigger.clone());
-        std::thread::Builder::new().name("key-folders".into()).spawn(move || listen(&theirs, &trigger))?;
+        let (thread_inotify, trigger) = (Arc::clone(&inotify), self.trigger.clone());
+        std::thread::Builder::new()
+            .name("key-folders".into())
+            .spawn(move || run_event_loop(&thread_inotify, &trigger))?;
         Ok(Arc::clone(self.inotify.insert(inotify)))
     }
 
-    /// Once, not each time.
-    fn tell(&mut self, missed: usize, count: usize, why: &str) {
+    /// Logs when folders become unwatched, and when all are watched again.
+    fn log_unwatched(&mut self, missed: usize, count: usize, reason: &str) {
         if missed > 0 && self.unwatched == 0 {
             warn!(
-                "{missed} of {count} folders of keys are not watched: {why}; they are looked over every {LOOK:?} instead"
+                "{missed} of {count} folders of keys are not watched: {reason}; \
+                 outgate polls them every {POLL_INTERVAL:?} instead"
             );
         } else if missed == 0 && self.unwatched > 0 {
             info!("all {count} folders of keys are watched again");
@@ -89,8 +93,8 @@ impl KeyFolderWatcher {
     }
 }
 
-/// The folders that could be watched, and how many more there are than may be.
-fn watch(inotify: &OwnedFd, paths: &[PathBuf]) -> (BTreeSet<i32>, usize) {
+/// Adds watches. Returns their descriptors, and the number of folders for which the host allows no watch.
+fn add_watches(inotify: &OwnedFd, paths: &[PathBuf]) -> (BTreeSet<i32>, usize) {
     let flags = WatchFlags::ONLYDIR
         | WatchFlags::EXCL_UNLINK
         | WatchFlags::ATTRIB
@@ -106,35 +110,35 @@ fn watch(inotify: &OwnedFd, paths: &[PathBuf]) -> (BTreeSet<i32>, usize) {
         match inotify::add_watch(inotify, path.as_path(), flags) {
             Ok(number) => drop(watched.insert(number)),
             Err(Errno::NOSPC | Errno::NOMEM) => missed += 1,
-            // Gone, or not to be read: the folder above it hears if that changes.
+            // The folder is gone or unreadable. The watch of its parent folder reports when that changes.
             Err(_) => {}
         }
     }
     (watched, missed)
 }
 
-/// Pulls the trigger when something has changed in a folder that is watched, and what changes together has changed. On a
-/// thread of its own, until nobody is there to pull it for.
-fn listen(inotify: &OwnedFd, trigger: &ReloadTrigger) {
-    while !trigger.is_dead() {
+/// Requests a reload after each change in a watched folder, once the change is complete. Runs on its own thread until
+/// the reloader is gone.
+fn run_event_loop(inotify: &OwnedFd, trigger: &ReloadTrigger) {
+    while !trigger.is_closed() {
         let mut wait = [PollFd::new(inotify, PollFlags::IN)];
-        if poll(&mut wait, Some(&PATIENCE)).is_ok_and(|ready| ready > 0) {
+        if poll(&mut wait, Some(&POLL_TIMEOUT)).is_ok_and(|ready| ready > 0) {
             std::thread::sleep(DEBOUNCE);
-            if drain(inotify) {
+            if drain_events(inotify) {
                 trigger.request_reload();
             }
         }
     }
 }
 
-/// Reads all events there are: whether one of them is about a key.
-fn drain(inotify: &OwnedFd) -> bool {
-    let mut buffer = [MaybeUninit::uninit(); BUFFER];
+/// Reads all pending events. Returns whether one of them is about a key.
+fn drain_events(inotify: &OwnedFd) -> bool {
+    let mut buffer = [MaybeUninit::uninit(); EVENT_BUFFER_SIZE];
     let mut events = Reader::new(inotify, &mut buffer);
     let mut has_changed = false;
     while let Ok(event) = events.next() {
         let is_hidden = event.file_name().is_some_and(|name| name.to_bytes().starts_with(b"."));
-        // Where events were lost, the kernel says that; that no watch is left is our own doing, or follows a deletion.
+        // An overflow event counts as a change. IGNORED follows a removed watch or a deletion, and is none.
         has_changed |= !is_hidden && !event.events().contains(ReadFlags::IGNORED);
     }
     has_changed

@@ -1,0 +1,241 @@
+//! Stores each adopted configuration in the history, and gives it its number.
+//! How does the history get an entry without delaying reloads?
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::config::difference::Difference;
+use crate::config::pending_rollback::{self, Overlay};
+use crate::config::{self, Config, Problem};
+use crate::history::{History, HistoryEntry, restore};
+use crate::state::Runtime;
+use crate::state::config::status::{AdoptedConfig, ReloadSource};
+use crate::state::config::worker::BackgroundWorker;
+
+/// systemd sets this variable for a unit with StateDirectory= (systemd.exec(5)). It is a list if there are several.
+const STATE_DIRECTORY_VARIABLE: &str = "STATE_DIRECTORY";
+
+/// Limits how long a reload waits for the disk. Within that time, the history contains the adopted configuration when
+/// the reload returns.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Limits how long a comparison with a history entry waits for the disk. No reload begins meanwhile.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Limits the configurations that wait in memory for a disk that hangs.
+const PENDING_WRITES_MAX: usize = 10;
+
+/// Writes the history on a thread of its own. Without a history folder, configurations are only numbered.
+pub struct HistoryWriter {
+    /// The history, set once the writer thread has opened the folder. `None` in it: there is no folder.
+    history: Arc<OnceLock<Option<History>>>,
+    max_entries: usize,
+    runtime: Arc<Runtime>,
+    /// The configuration of the start, until the process listens.
+    startup_config: Option<AdoptedConfig>,
+    /// The only thread that accesses the folder: a disk that hangs delays nothing else.
+    writer: BackgroundWorker,
+    pending_writes: Arc<AtomicUsize>,
+}
+
+impl HistoryWriter {
+    fn new(runtime: &Arc<Runtime>, max_entries: usize) -> Self {
+        let writer = BackgroundWorker::with_name("history");
+        Self {
+            history: Arc::default(),
+            max_entries,
+            runtime: Arc::clone(runtime),
+            startup_config: None,
+            writer,
+            pending_writes: Arc::default(),
+        }
+    }
+
+    /// Opens the history, and returns the state of the configuration that the process starts with. A missing history or
+    /// a slow disk does not prevent the start: the folder is opened when the disk responds. Without a configuration
+    /// file (`has_file`), nothing is stored.
+    pub async fn open(
+        config: &Config,
+        warnings: &[Problem],
+        has_file: bool,
+        runtime: &Arc<Runtime>,
+    ) -> (Self, AdoptedConfig) {
+        let state_directory =
+            std::env::var_os(STATE_DIRECTORY_VARIABLE).and_then(|list| std::env::split_paths(&list).next());
+        let state_directory = state_directory.filter(|path| path.is_absolute());
+        let (configured, max_entries) = (config.server.state.clone(), config.server.history);
+        let mut writer = Self::new(runtime, max_entries);
+        let mut adopted = AdoptedConfig {
+            number: 1,
+            at: Timestamp::now(),
+            by: ReloadSource::Start.to_string(),
+            cause: config
+                .rollback
+                .map_or_else(|| ReloadSource::Start.to_string(), |number| format!("rollback to {number}")),
+            written: Arc::clone(&config.snapshot),
+            warnings: config::to_log_lines(warnings, &config.sources),
+            ..AdoptedConfig::default()
+        };
+        if !has_file {
+            let _ = writer.history.set(None); // unset until here
+            return (writer, adopted);
+        }
+        let (history, shared_runtime, mut numbered) =
+            (Arc::clone(&writer.history), Arc::clone(runtime), adopted.clone());
+        let opening = writer.writer.run(move || {
+            let opened =
+                History::open(configured.as_deref(), state_directory.as_deref(), max_entries).unwrap_or_else(|error| {
+                    let state =
+                        state_directory.as_deref().or(configured.as_deref()).unwrap_or(Path::new("server.state"));
+                    report_result(
+                        &shared_runtime,
+                        Err(io::Error::new(error.kind(), format!("{}: {error}", state.display()))),
+                    );
+                    None
+                });
+            if let Some(history) = &opened {
+                shared_runtime.config_status.keeps_history(history.folder().to_owned());
+            }
+            let is_new = opened.as_ref().is_some_and(|history| assign_number(history, &mut numbered));
+            let _ = history.set(opened); // only this task sets it
+            (numbered, is_new)
+        });
+        let is_new = match timeout(WRITE_TIMEOUT, opening).await {
+            Ok(Ok((numbered, is_new))) => {
+                adopted = numbered;
+                is_new
+            }
+            Ok(Err(_)) => false,
+            Err(_) => {
+                report_result(
+                    runtime,
+                    Err(io::Error::other(format!("the disk has not answered within {WRITE_TIMEOUT:?}"))),
+                );
+                true
+            }
+        };
+        writer.startup_config = is_new.then(|| adopted.clone());
+        (writer, adopted)
+    }
+
+    /// Stores the configuration of the start. It is called once the process listens: a start that failed is not stored.
+    pub(super) async fn write_startup_config(&mut self) {
+        if let Some(adopted) = self.startup_config.take() {
+            self.write(adopted, true).await;
+        }
+    }
+
+    pub(super) async fn write_adopted(&mut self, adopted: AdoptedConfig, max_entries: usize) {
+        self.max_entries = max_entries;
+        self.write(adopted, false).await;
+    }
+
+    /// Stores a configuration, and waits up to [`WRITE_TIMEOUT`]. If another process has used the number in the
+    /// meantime, the active configuration gets the number of its entry. With `is_startup`, nothing is written if the
+    /// last entry is equal.
+    async fn write(&self, mut adopted: AdoptedConfig, is_startup: bool) {
+        if matches!(self.history.get(), Some(None)) {
+            return;
+        }
+        if self.pending_writes.fetch_add(1, Ordering::Relaxed) >= PENDING_WRITES_MAX {
+            self.pending_writes.fetch_sub(1, Ordering::Relaxed);
+            return report_result(
+                &self.runtime,
+                Err(io::Error::other("the disk has not stored the previous ones yet")),
+            );
+        }
+        let (history, runtime, pending_writes) =
+            (Arc::clone(&self.history), Arc::clone(&self.runtime), Arc::clone(&self.pending_writes));
+        let max_entries = self.max_entries;
+        let writing = self.writer.run(move || {
+            if let Some(mut history) = history.get().cloned().flatten() {
+                history.set_max_entries(max_entries);
+                let provisional = adopted.number;
+                let added = match is_startup && !assign_number(&history, &mut adopted) {
+                    true => Ok(adopted.number),
+                    false => add_entry(&history, &adopted),
+                };
+                if let Ok(number) = added {
+                    runtime.config_status.renumber(provisional, number);
+                }
+                report_result(&runtime, added);
+            }
+            pending_writes.fetch_sub(1, Ordering::Relaxed);
+        });
+        let _ = timeout(WRITE_TIMEOUT, writing).await;
+    }
+
+    /// Returns the files of history entry `number`, as an overlay over those on disk.
+    pub(super) async fn overlay(&self, main: &Path, number: u64) -> Result<Overlay, String> {
+        if matches!(self.history.get(), Some(None)) {
+            return Err("outgate stores no history: set server.state to a folder".to_owned());
+        }
+        let (history, main) = (Arc::clone(&self.history), main.to_owned());
+        let reading = self.writer.run(move || {
+            let history = history.get().cloned().flatten().ok_or("outgate stores no history")?;
+            let entry = history.entry(number).map_err(|error| unreadable_entry(number, &error))?;
+            if entry.files.first() != Some(&pending_rollback::absolute(&main)) {
+                return Err(format!("configuration {number} does not belong to {}", main.display()));
+            }
+            let snapshot = history.snapshot(&entry).map_err(|error| unreadable_entry(number, &error))?;
+            Ok(restore::overlay(&main, &entry, &snapshot))
+        });
+        match timeout(READ_TIMEOUT, reading).await {
+            Ok(read) => read.unwrap_or_else(|_| Err(format!("configuration {number} could not be read"))),
+            Err(_) => Err(format!("configuration {number} could not be read within {READ_TIMEOUT:?}: the disk hangs")),
+        }
+    }
+}
+
+/// Sets the number and the difference of the configuration of a start. Returns false if it equals the last entry.
+fn assign_number(history: &History, adopted: &mut AdoptedConfig) -> bool {
+    let last = history.last();
+    if let Some(last) = last.as_ref().filter(|last| history.is_same(last, &adopted.written)) {
+        adopted.number = last.number;
+        return false;
+    }
+    adopted.number = history.next_number().max(adopted.number);
+    let Some(last) = last else { return true };
+    adopted.difference = history.difference(&last, &adopted.written).unwrap_or_else(|error| {
+        let unknown = format!("cannot compare with configuration {}: {error}", last.number);
+        warn!("the changes of configuration {} are unknown: {unknown}", adopted.number);
+        Difference { changes: vec![unknown], more: 0 }
+    });
+    true
+}
+
+fn unreadable_entry(number: u64, error: &io::Error) -> String {
+    format!("cannot read configuration {number} from the history: {error}")
+}
+
+fn add_entry(history: &History, adopted: &AdoptedConfig) -> io::Result<u64> {
+    let entry = HistoryEntry {
+        number: adopted.number,
+        at: adopted.at,
+        by: adopted.by.clone(),
+        how: adopted.cause.clone(),
+        difference: adopted.difference.clone(),
+        digest: adopted.written.digest.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        files: Vec::new(),
+        modes: Vec::new(),
+        texts: String::new(),
+        contents: Default::default(),
+        is_keyed: false,
+        key_id: String::new(),
+    };
+    history.add(entry, &adopted.written)
+}
+
+fn report_result(runtime: &Runtime, result: io::Result<u64>) {
+    let reason = result.err().map(|error| error.to_string());
+    if let Some(reason) = &reason {
+        warn!("the history does not contain the active configuration, so a rollback cannot restore it: {reason}");
+    }
+    runtime.set_history_error(reason);
+}
