@@ -1,5 +1,5 @@
-//! A client's connection as bytes, whatever they come through.
-//! What is there to read, and how does it end?
+//! A client's stream of bytes, independent of its transport.
+//! Which operations does every transport of a client support?
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -18,20 +18,21 @@ use crate::delivery::tunnel::TunnelBytes;
 use crate::net::listen;
 use crate::net::tls::accept::TlsAcceptError;
 
+/// A client's stream: a socket, TLS over it, a stream of HTTP/2, or the inside of a tunnel.
 pub(super) trait ClientIo: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Whether to drop it resets the connection, so that nobody takes its end for the end of an answer.
-    fn resets_when_dropped(&mut self, resets: bool);
+    /// Sets whether dropping the stream resets the connection, so that no peer takes its end for the end of a response.
+    fn set_abort_on_drop(&mut self, abort: bool);
 
-    /// Waits, beside all that is still unread, until no more will come. In place of `poll_read`: it takes its waker.
+    /// Resolves when the peer will send no more, even if bytes are still unread. It replaces the waker of `poll_read`.
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Acknowledges at once what has arrived, where the stream is TCP: the client holds back what follows (RFC 896).
+    /// Makes TCP acknowledge the received bytes at once: the client may delay the next ones until then (RFC 896).
     fn acknowledge(&mut self) {}
 }
 
 impl ClientIo for listen::ClientStream {
-    fn resets_when_dropped(&mut self, resets: bool) {
-        listen::ClientStream::set_abort_on_drop(self, resets);
+    fn set_abort_on_drop(&mut self, abort: bool) {
+        listen::ClientStream::set_abort_on_drop(self, abort);
     }
 
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -43,9 +44,9 @@ impl ClientIo for listen::ClientStream {
     }
 }
 
-/// In place of a stream that was taken out.
+/// Replaces a stream that was taken out of its connection.
 impl ClientIo for tokio::io::Empty {
-    fn resets_when_dropped(&mut self, _: bool) {}
+    fn set_abort_on_drop(&mut self, _: bool) {}
 
     fn poll_read_closed(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
@@ -54,7 +55,7 @@ impl ClientIo for tokio::io::Empty {
 
 #[cfg(test)]
 impl ClientIo for tokio::io::DuplexStream {
-    fn resets_when_dropped(&mut self, _: bool) {}
+    fn set_abort_on_drop(&mut self, _: bool) {}
 
     fn poll_read_closed(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
@@ -62,8 +63,8 @@ impl ClientIo for tokio::io::DuplexStream {
 }
 
 impl ClientIo for Box<dyn ClientIo> {
-    fn resets_when_dropped(&mut self, resets: bool) {
-        (**self).resets_when_dropped(resets);
+    fn set_abort_on_drop(&mut self, abort: bool) {
+        (**self).set_abort_on_drop(abort);
     }
 
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -76,8 +77,8 @@ impl ClientIo for Box<dyn ClientIo> {
 }
 
 impl<S: ClientIo> ClientIo for TlsStream<S> {
-    fn resets_when_dropped(&mut self, resets: bool) {
-        self.get_mut().0.resets_when_dropped(resets);
+    fn set_abort_on_drop(&mut self, abort: bool) {
+        self.get_mut().0.set_abort_on_drop(abort);
     }
 
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -89,90 +90,90 @@ impl<S: ClientIo> ClientIo for TlsStream<S> {
     }
 }
 
-/// Bytes of empty lines before a request.
+/// Limits the empty lines before a request, in bytes.
 const EMPTY_LINES_MAX: usize = 64;
 
-/// With less room than this, more is made.
-const ROOM_LEAST: usize = 1024;
-const ROOM: usize = 8 * 1024;
+/// The free capacity below which a read buffer grows, in bytes.
+const READ_BUFFER_MIN: usize = 1024;
+const READ_BUFFER_LEN: usize = 8 * 1024;
 
 thread_local! {
-    /// Where the first bytes of a request arrive.
-    static SCRATCH: RefCell<Box<[u8; 2 * ROOM]>> = RefCell::new(Box::new([0; 2 * ROOM]));
+    /// The buffer for the first bytes of a request. Each thread shares one among its idle connections.
+    static SCRATCH_BUFFER: RefCell<Box<[u8; 2 * READ_BUFFER_LEN]>> = RefCell::new(Box::new([0; 2 * READ_BUFFER_LEN]));
 }
 
-/// Reads what there is. A buffer that has never had room gets as much as has come, and none before: whoever waits for the
-/// next request holds no memory for it.
+/// Reads available bytes into `buffer`. A buffer without capacity gets exactly as much as has arrived, and only then:
+/// an idle connection holds no memory for its next request.
 pub(super) fn poll_read(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     if buffer.capacity() == 0 {
-        return SCRATCH.with_borrow_mut(|scratch| {
+        return SCRATCH_BUFFER.with_borrow_mut(|scratch| {
             let mut read = ReadBuf::new(&mut scratch[..]);
             ready!(Pin::new(stream).poll_read(cx, &mut read))?;
             buffer.extend_from_slice(read.filled());
             Poll::Ready(Ok(read.filled().len()))
         });
     }
-    if buffer.capacity() - buffer.len() < ROOM_LEAST {
-        buffer.reserve(ROOM);
+    if buffer.capacity() - buffer.len() < READ_BUFFER_MIN {
+        buffer.reserve(READ_BUFFER_LEN);
     }
     pin!(stream.read_buf(buffer)).poll(cx)
 }
 
-/// Returns whether the first byte is that of a request in plain HTTP (a method begins with a letter, a TLS handshake does
-/// not), and the stream from its first byte on. Empty lines before a request are skipped (RFC 9112 §2.2).
+/// Returns whether the client speaks plain HTTP, and the stream with its first bytes restored. A method begins with a
+/// letter, a TLS handshake does not. Empty lines before a request are skipped (RFC 9112 §2.2).
 pub(super) async fn detect_http<S: ClientIo>(
     mut stream: S,
     deadline: Instant,
 ) -> Result<(bool, Rewind<S>), TlsAcceptError> {
-    let mut first = BytesMut::new();
+    let mut received = BytesMut::new();
     loop {
-        let read = timeout_at(deadline, poll_fn(|cx| poll_read(&mut stream, &mut first, cx))).await;
+        let read = timeout_at(deadline, poll_fn(|cx| poll_read(&mut stream, &mut received, cx))).await;
         if read.map_err(|_| TlsAcceptError::Timeout)?.map_err(TlsAcceptError::Failed)? == 0 {
             return Err(TlsAcceptError::Failed(io::ErrorKind::UnexpectedEof.into()));
         }
-        let begin = first.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));
-        if begin.is_some() || first.len() > EMPTY_LINES_MAX {
-            let is_http = begin.is_some_and(u8::is_ascii_alphabetic);
-            return Ok((is_http, Rewind::new(first, stream)));
+        let first_byte = received.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));
+        if first_byte.is_some() || received.len() > EMPTY_LINES_MAX {
+            let is_http = first_byte.is_some_and(u8::is_ascii_alphabetic);
+            return Ok((is_http, Rewind::new(received, stream)));
         }
     }
 }
 
-/// Reads up to `most` bytes and drops them; gives their number, 0 at the end of the stream.
+/// Reads up to `max_bytes` bytes and discards them. Returns their number, or 0 at the end of the stream.
 pub(super) fn poll_discard(
     stream: &mut (impl AsyncRead + Unpin),
-    most: u64,
+    max_bytes: u64,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(scratch.len());
-        let mut read = ReadBuf::new(&mut scratch[..most]);
+    SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(scratch.len());
+        let mut read = ReadBuf::new(&mut scratch[..max_bytes]);
         ready!(Pin::new(stream).poll_read(cx, &mut read))?;
         Poll::Ready(Ok(read.filled().len()))
     })
 }
 
-/// A stream whose first bytes were read already, to see what they are.
+/// A stream whose first bytes were read already, and are returned again.
 pub(super) struct Rewind<S> {
-    first: BytesMut,
+    prefix: BytesMut,
     stream: S,
 }
 
 impl<S: ClientIo> Rewind<S> {
-    pub(super) fn new(first: BytesMut, stream: S) -> Self {
-        // A buffer with nothing in it has room all the same, for as long as the connection lives.
-        let first = if first.is_empty() { BytesMut::new() } else { first };
-        Self { first, stream }
+    pub(super) fn new(prefix: BytesMut, stream: S) -> Self {
+        // An empty buffer may have capacity, which would last as long as the connection.
+        let prefix = if prefix.is_empty() { BytesMut::new() } else { prefix };
+        Self { prefix, stream }
     }
 }
 
 impl<S: ClientIo> ClientIo for Rewind<S> {
-    fn resets_when_dropped(&mut self, resets: bool) {
-        self.stream.resets_when_dropped(resets);
+    fn set_abort_on_drop(&mut self, abort: bool) {
+        self.stream.set_abort_on_drop(abort);
     }
 
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -186,14 +187,14 @@ impl<S: ClientIo> ClientIo for Rewind<S> {
 
 impl<S: ClientIo> AsyncRead for Rewind<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
+        if self.prefix.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        let length = self.first.len().min(buf.remaining());
-        buf.put_slice(&self.first[..length]);
-        self.first.advance(length);
-        if self.first.is_empty() {
-            self.first = BytesMut::new(); // the room it took is not needed for as long as the connection lives
+        let length = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..length]);
+        self.prefix.advance(length);
+        if self.prefix.is_empty() {
+            self.prefix = BytesMut::new(); // frees its memory while the connection is open
         }
         Poll::Ready(Ok(()))
     }
@@ -225,15 +226,15 @@ impl<S: ClientIo> AsyncWrite for Rewind<S> {
     }
 }
 
-/// The client's end of a tunnel that ends here: its bytes are counted.
+/// The client's stream of an inspected tunnel. It counts the tunnel's bytes.
 pub(super) struct CountingStream<S> {
     pub(super) stream: S,
-    pub(super) passed: Arc<TunnelBytes>,
+    pub(super) counters: Arc<TunnelBytes>,
 }
 
 impl<S: ClientIo> ClientIo for CountingStream<S> {
-    fn resets_when_dropped(&mut self, resets: bool) {
-        self.stream.resets_when_dropped(resets);
+    fn set_abort_on_drop(&mut self, abort: bool) {
+        self.stream.set_abort_on_drop(abort);
     }
 
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -249,7 +250,7 @@ impl<S: ClientIo> AsyncRead for CountingStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.passed.up.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        self.counters.up.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
         read
     }
 }
@@ -257,7 +258,7 @@ impl<S: ClientIo> AsyncRead for CountingStream<S> {
 impl<S: ClientIo> AsyncWrite for CountingStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.count_down(&written);
+        self.count_written(&written);
         written
     }
 
@@ -267,7 +268,7 @@ impl<S: ClientIo> AsyncWrite for CountingStream<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.count_down(&written);
+        self.count_written(&written);
         written
     }
 
@@ -285,9 +286,9 @@ impl<S: ClientIo> AsyncWrite for CountingStream<S> {
 }
 
 impl<S> CountingStream<S> {
-    fn count_down(&self, written: &Poll<io::Result<usize>>) {
+    fn count_written(&self, written: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(written)) = written {
-            self.passed.down.fetch_add(*written as u64, Ordering::Relaxed);
+            self.counters.down.fetch_add(*written as u64, Ordering::Relaxed);
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) enum InspectedStream {
 }
 
 pub(super) async fn accept(outer: Box<dyn ClientIo>, inspection: &mut InspectedTunnel) -> InspectedStream {
-    let stream = CountingStream { stream: outer, passed: Arc::clone(&inspection.passed) };
+    let stream = CountingStream { stream: outer, counters: Arc::clone(&inspection.passed) };
     if inspection.inside.target.scheme == Scheme::Http {
         return InspectedStream::Http(Box::new(stream)); // port 80 of a route that allows plaintext, or upgrades it
     }

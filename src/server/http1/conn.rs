@@ -153,7 +153,7 @@ impl Conn {
         let mut state = self.0.lock();
         if state.abort_on_drop != abort_on_drop {
             state.abort_on_drop = abort_on_drop;
-            state.stream.resets_when_dropped(abort_on_drop);
+            state.stream.set_abort_on_drop(abort_on_drop);
         }
     }
 

@@ -90,7 +90,7 @@ impl Drop for UpgradedStream {
 
 impl ClientIo for UpgradedStream {
     /// Does nothing: the stream is always reset on drop.
-    fn resets_when_dropped(&mut self, _: bool) {}
+    fn set_abort_on_drop(&mut self, _: bool) {}
 
     /// Resolves on a reset. Only `poll_read` returns an orderly end, after the bytes that precede it.
     fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
