@@ -40,7 +40,7 @@ fn read(path: &Path, previous_dirs: &KeyDirs) -> Config {
 }
 
 fn compile(config: &Config, previous: Option<&Plan>) -> Plan {
-    let Ok((plan, _)) = policy::compile_after(config, previous, Timestamp::now()) else { panic!("it is not valid") };
+    let Ok((plan, _)) = policy::recompile(config, previous, Timestamp::now()) else { panic!("it is not valid") };
     plan
 }
 

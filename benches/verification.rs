@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use outgate::config;
 use outgate::policy::authn::{Caller, Clients, PresentedCredentials, SignableRequest};
-use outgate::policy::{authn::CLIENT_VALIDATION, trust};
+use outgate::policy::{authn::TWILIO_CLIENT_VALIDATION, trust};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -64,14 +64,19 @@ fn client(name: &str, algorithm: &str, key: &sign::Key, fields: &str) {
         headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
     }
     let sent = SignableRequest { method: &Method::POST, target: URL, fields: &headers, has_body: true };
-    let validation = headers.get(&CLIENT_VALIDATION).map(HeaderValue::as_bytes);
-    let credentials = PresentedCredentials { caller: &Caller::default(), credential: None, validation, sent };
+    let validation = headers.get(&TWILIO_CLIENT_VALIDATION).map(HeaderValue::as_bytes);
+    let credentials = PresentedCredentials {
+        caller: &Caller::default(),
+        proxy_authorization: None,
+        client_validation: validation,
+        request: sent,
+    };
     let now = Timestamp::now();
     let cost = support::microseconds(TIMES, || {
         let Ok(identified) = clients.authenticate(black_box(&credentials), now) else {
             panic!("{name} {algorithm}: unknown")
         };
-        let body_check = identified.signed.unwrap().body_check.unwrap();
+        let body_check = identified.signature.unwrap().body_check.unwrap();
         assert!(body_check.verify(black_box(body.as_bytes())).is_ok(), "{name} {algorithm}: another body");
     });
     println!("{name:<26} {algorithm:<20} {cost:>8.1}");
@@ -119,7 +124,7 @@ fn target() {
     let trusts = trust::compile(&config, &mut Vec::new());
     let name = ServerName::try_from(HOST).unwrap();
     let cost = support::microseconds(TIMES, || {
-        let verdict = trusts["t"].judge(black_box(&leaf), std::slice::from_ref(&intermediate), &name, UnixTime::now());
+        let verdict = trusts["t"].verify(black_box(&leaf), std::slice::from_ref(&intermediate), &name, UnixTime::now());
         assert_eq!(verdict, Ok(()));
     });
     println!("{:<26} {:<20} {cost:>8.1}", "target, chain of three", "ecdsa-p256-sha256");

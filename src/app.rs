@@ -206,7 +206,7 @@ impl Proxy {
     fn announce(&self) {
         let (now, view, active) = (Timestamp::now(), self.runtime.sources.view(), self.runtime.active_config());
         for (name, pool) in &active.plan.pools {
-            let ranges = pool.in_force(now);
+            let ranges = pool.active_ranges(now);
             let (configured, usable) = (crate::state::upstreams::sources::total(&ranges), view.count(&ranges));
             if usable == configured && usable > 0 {
                 info!("egress pool {name}: {}", pluralize(usable, "usable address"));

@@ -22,7 +22,7 @@ pub use crate::net::client_hello::client_hellos;
 pub use crate::net::field_filter::fuzz::fields;
 pub use crate::net::http_client::trailers;
 use crate::policy::authn::{self, Caller, PresentedCredentials, SignableRequest};
-use crate::policy::credential::{OAuth2, refuses_token};
+use crate::policy::credential::{OAuth2, rejects_token};
 use crate::policy::guard::LocalAddresses;
 use crate::policy::{self, Plan};
 pub use crate::server::http1::fuzz::{chunks, requests};
@@ -107,7 +107,7 @@ pub fn client_credentials(data: &[u8]) {
     let mut fields = HeaderMap::new();
     for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
         let encoded: Vec<String> = value.split('~').map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).collect();
-        let value = if authn::CLIENT_VALIDATION == name { &encoded.join(".") } else { value };
+        let value = if authn::TWILIO_CLIENT_VALIDATION == name { &encoded.join(".") } else { value };
         let Ok(name) = HeaderName::try_from(name) else { continue };
         let Ok(value) = HeaderValue::try_from(value) else { continue };
         fields.append(name, value);
@@ -115,32 +115,32 @@ pub fn client_credentials(data: &[u8]) {
     let value = |name: &HeaderName| fields.get(name).map(HeaderValue::as_bytes);
     let presented = PresentedCredentials {
         caller: &Caller::default(),
-        credential: value(&header::PROXY_AUTHORIZATION),
-        validation: value(&authn::CLIENT_VALIDATION),
-        sent: SignableRequest { method: &Method::POST, target, fields: &fields, has_body: true },
+        proxy_authorization: value(&header::PROXY_AUTHORIZATION),
+        client_validation: value(&authn::TWILIO_CLIENT_VALIDATION),
+        request: SignableRequest { method: &Method::POST, target, fields: &fields, has_body: true },
     };
     if let Ok(client) = PLAN.clients.authenticate(&presented, Timestamp::UNIX_EPOCH) {
-        assert!(client.proof.is_none() && client.signed.is_none(), "{text:?}");
-        assert!(presented.credential.is_none() && presented.validation.is_none(), "{text:?}");
+        assert!(client.proof.is_none() && client.signature.is_none(), "{text:?}");
+        assert!(presented.proxy_authorization.is_none() && presented.client_validation.is_none(), "{text:?}");
     }
-    authn::take_out_proofs(&mut fields);
-    let removed = [header::PROXY_AUTHORIZATION, authn::CLIENT_VALIDATION.clone()];
+    authn::strip_credentials(&mut fields);
+    let removed = [header::PROXY_AUTHORIZATION, authn::TWILIO_CLIENT_VALIDATION.clone()];
     assert!(!removed.iter().any(|name| fields.contains_key(name)), "{text:?}");
 }
 
 /// Parses the response of a token endpoint, and the challenge of a target. An accepted token is a sensitive header
 /// value of one line. A challenge keeps its meaning with additional white space.
 pub fn tokens(data: &[u8]) {
-    if let Ok(grant) = OAuth2::judge(StatusCode::OK, data) {
+    if let Ok(grant) = OAuth2::parse_response(StatusCode::OK, data) {
         let token = grant.value.as_bytes().strip_prefix(b"Bearer ").expect("a scheme");
         assert!(grant.value.is_sensitive() && token.iter().all(u8::is_ascii_graphic), "{token:?}");
         assert!(grant.refresh_after() <= grant.usable_for());
     }
-    assert!(OAuth2::judge(StatusCode::UNAUTHORIZED, data).is_err());
+    assert!(OAuth2::parse_response(StatusCode::UNAUTHORIZED, data).is_err());
     let is_rejected = |data: &[u8]| {
         let fields =
             HeaderValue::from_bytes(data).map(|value| HeaderMap::from_iter([(header::WWW_AUTHENTICATE, value)]));
-        fields.is_ok_and(|fields| refuses_token(StatusCode::UNAUTHORIZED, &fields))
+        fields.is_ok_and(|fields| rejects_token(StatusCode::UNAUTHORIZED, &fields))
     };
     assert_eq!(is_rejected(data), is_rejected(&[b" ,", data, b"\t"].concat()), "{data:?}");
 }

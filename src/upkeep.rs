@@ -50,7 +50,7 @@ pub async fn run(runtime: Arc<Runtime>) {
 /// How long until the next of our ranges ends, if that is soon.
 fn next_end(active: &ActiveConfig) -> Duration {
     let now = Timestamp::now();
-    let ranges = active.plan.pools.values().flat_map(|pool| pool.announced(now));
+    let ranges = active.plan.pools.values().flat_map(|pool| pool.announced_ranges(now));
     let ends = ranges.filter_map(|range| range.until).filter(|until| *until > now);
     ends.min().map_or(2 * EVERY, |until| until.duration_since(now).unsigned_abs())
 }
@@ -61,8 +61,10 @@ async fn sweep(runtime: &Runtime, active: &ActiveConfig) {
     runtime.sweep_retired();
     runtime.limits.sweep().await;
     runtime.replay_cache.sweep(now);
-    runtime.circuit_breakers.sweep(active.plan.fuse.as_ref());
-    runtime.tokens.sweep(Instant::now(), |print| credentials.values().any(|credential| credential.fetches_as(print)));
+    runtime.circuit_breakers.sweep(active.plan.breaker.as_ref());
+    runtime
+        .tokens
+        .sweep(Instant::now(), |print| credentials.values().any(|credential| credential.has_fingerprint(print)));
     runtime.sweep_connections();
 }
 
@@ -121,7 +123,7 @@ fn log_dns_outage(active: &ActiveConfig, was_outage: &mut bool) {
 /// How many addresses of each pool are usable, where that has changed.
 fn tell_of_pools(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) {
     let (now, view) = (Timestamp::now(), runtime.sources.view());
-    let counts = active.plan.pools.iter().map(|(name, pool)| (name.clone(), view.count(&pool.in_force(now))));
+    let counts = active.plan.pools.iter().map(|(name, pool)| (name.clone(), view.count(&pool.active_ranges(now))));
     let counts: Vec<_> = counts.collect();
     for (name, count) in &counts {
         match before.iter().flatten().find(|(other, _)| other == name) {

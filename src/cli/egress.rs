@@ -93,7 +93,7 @@ impl ListRanges {
             eprintln!("outgate: there is no pool {pool:?}");
             return ExitCode::from(sysexits::USAGE);
         }
-        let (now, longest) = (Timestamp::now(), plan.routes.longest());
+        let (now, longest) = (Timestamp::now(), plan.routes.max_duration());
         match self.format {
             RangeFormat::Text => {
                 let mut ranges: Vec<IpNet> = pools
@@ -126,14 +126,14 @@ fn pool_json(name: &PoolName, pool: &Pool, longest: Duration, now: Timestamp) ->
 /// longer than deliveries may last that began before.
 fn announced_ranges(pool: &Pool, longest: Duration, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
     let is_gone = move |range: &AnnouncedRange| {
-        range.standing == RangePhase::Ended
+        range.phase == RangePhase::Ended
             && range.until.is_none_or(|until| now.duration_since(until).unsigned_abs() > longest)
     };
-    pool.announced(now).filter(move |range| !is_gone(range))
+    pool.announced_ranges(now).filter(move |range| !is_gone(range))
 }
 
 fn range_state(range: &AnnouncedRange) -> &'static str {
-    match (range.standing, range.until) {
+    match (range.phase, range.until) {
         (RangePhase::Upcoming, _) => "announced",
         (_, Some(_)) => "retiring",
         (_, None) => "active",
@@ -152,7 +152,7 @@ impl VerifySources {
         let mut report = Vec::new();
         let mut all_usable = true;
         for (name, pool) in &plan.pools {
-            let ranges = pool.in_force(now);
+            let ranges = pool.active_ranges(now);
             let missing: Vec<_> = ranges
                 .iter()
                 .flat_map(|range| range.all_addresses().take(CHECKED_PER_RANGE_MAX))

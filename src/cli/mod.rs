@@ -155,7 +155,7 @@ fn load_config(explicit_path: Option<&Path>) -> Result<ValidConfig, InvalidConfi
             }
         },
         Err(rejected) => {
-            let (problems, sources) = policy::every_problem(rejected, now);
+            let (problems, sources) = policy::all_problems(rejected, now);
             Err(InvalidConfig { problems, sources })
         }
     }

@@ -50,7 +50,7 @@ impl<'a> Delivery<'a> {
     }
 
     pub(super) fn pseudonym(&self) -> &'a str {
-        &self.active.plan.name
+        &self.active.plan.pseudonym
     }
 
     pub(super) fn breaker_key(&self) -> BreakerKey {

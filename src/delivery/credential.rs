@@ -21,7 +21,7 @@ use super::webhook::SignedRequest;
 use super::{response, steps};
 use crate::names::ClientName;
 use crate::net::http_client::Upload;
-use crate::policy::credential::{CredentialValue, Grant, OAuth2, refuses_token};
+use crate::policy::credential::{CredentialValue, Grant, OAuth2, rejects_token};
 use crate::policy::route::Route;
 use crate::state::Runtime;
 use crate::state::config::ActiveConfig;
@@ -45,7 +45,7 @@ impl TargetCredential {
     /// Discards a token that the target refuses. The client gets the response: outgate does not send the webhook again.
     pub(super) fn observe_response(&self, response: &Response<Incoming>, runtime: &Runtime) {
         if let Some((key, token)) = &self.token
-            && refuses_token(response.status(), response.headers())
+            && rejects_token(response.status(), response.headers())
         {
             runtime.tokens.refused(key, token, Instant::now().into_std());
         }
@@ -57,7 +57,7 @@ pub(super) async fn obtain(delivery: &Delivery<'_>, record: &mut Record) -> Resu
     let &Delivery { route, tenant, .. } = delivery;
     let Some(credential) = &route.credential else { return Ok(None) };
     let name = credential.header.clone();
-    let oauth2 = match &credential.proof {
+    let oauth2 = match &credential.value {
         CredentialValue::Static(value) => {
             return Ok(Some(TargetCredential { name, value: value.clone(), token: None }));
         }
@@ -183,7 +183,7 @@ impl TokenFetch {
 async fn request_token(delivery: &Delivery<'_>, oauth2: &OAuth2, record: &mut Record) -> Result<Grant, Refusal> {
     let &Delivery { active, route, target, .. } = delivery;
     // The operator has configured the endpoint, and thereby allowed its port.
-    active.plan.guard.judge_name(target, &[target.port], false)?;
+    active.plan.guard.check_name(target, &[target.port], false)?;
     let hops = steps::plan_hops(delivery, record).await?;
     let connector = UpstreamConnector::new(delivery, hops);
     let connection = connector.open(record).await?;
@@ -197,7 +197,7 @@ async fn request_token(delivery: &Delivery<'_>, oauth2: &OAuth2, record: &mut Re
     let body = read.map_err(|_| timed_out())?.map_err(|error| map_body_error(error.as_ref(), route))?.to_bytes();
     record.step(Step::Response);
     connection.finish_exchange();
-    OAuth2::judge(status, &body).map_err(Refusal::from)
+    OAuth2::parse_response(status, &body).map_err(Refusal::from)
 }
 
 fn map_body_error(error: &(dyn Error + Send + Sync + 'static), route: &Route) -> Refusal {

@@ -48,7 +48,7 @@ use crate::state::upstreams::pool::PooledConnection;
 /// The delivery keeps the configuration that is active when it starts: a reload does not change it.
 pub async fn deliver(runtime: &Arc<Runtime>, request: ProxyRequest) -> Response<ResponseBody> {
     let active = runtime.active_config();
-    let pseudonym = &active.plan.name;
+    let pseudonym = &active.plan.pseudonym;
     let started = Instant::now();
     let mut record = Box::new(Record::open(runtime, Some(&request.method), &request.caller));
     webhook_id::well_formed(&request.fields).into_iter().for_each(|id| record.webhook_id(id));

@@ -22,7 +22,7 @@ use crate::state::upstreams::breaker::{BreakerKey, UpstreamAttempt};
 /// Refuses a delivery to a target whose circuit is open. The refused delivery has cost no token of a limit, no memory for
 /// its body, and no wait.
 pub(super) fn check_breaker(delivery: &Delivery<'_>, key: &BreakerKey) -> Result<(), Refusal> {
-    if delivery.active.plan.fuse.is_none() {
+    if delivery.active.plan.breaker.is_none() {
         return Ok(());
     }
     Ok(delivery.runtime.circuit_breakers.check(key)?)
@@ -34,7 +34,7 @@ pub(super) async fn acquire_limits(delivery: &Delivery<'_>, record: &mut Record)
     // The parts of the key by which the limit of this name counts.
     let key = |name: &LimitName| {
         let limit = limits.iter().find(|limit| limit.name == *name);
-        limit.map(|limit| limit.key(&descriptor).parts()).unwrap_or_default()
+        limit.map(|limit| limit.key(&descriptor).dimensions()).unwrap_or_default()
     };
     record.begin(Step::Admit);
     let permit = delivery.runtime.limits.acquire(limits, &descriptor).await.map_err(|exceeded| {
@@ -65,7 +65,7 @@ pub(super) async fn acquire_slot(delivery: &Delivery<'_>, record: &mut Record) -
 ///
 /// A half-open circuit admits one attempt. A delivery begins it only now, so that its waits keep no other from probing.
 pub(super) fn begin_attempt(delivery: &Delivery<'_>, key: BreakerKey) -> Result<Option<UpstreamAttempt>, Refusal> {
-    let Some(config) = delivery.active.plan.fuse else { return Ok(None) };
+    let Some(config) = delivery.active.plan.breaker else { return Ok(None) };
     Ok(Some(delivery.runtime.circuit_breakers.begin(key, config)?))
 }
 
@@ -86,7 +86,7 @@ pub(super) async fn plan_hops(delivery: &Delivery<'_>, record: &mut Record) -> R
     let pool = &pool_now(runtime, route)?;
     let rotation = active.next_rotation(pool, &cleared);
     let (view, affinity, now) = (runtime.sources.view(), affinity_hash(tenant, &target.host), Timestamp::now());
-    let choose = |usable: &dyn Fn(_) -> bool| egress::choose(pool, &cleared, affinity, rotation, now, usable);
+    let choose = |usable: &dyn Fn(_) -> bool| egress::select_hops(pool, &cleared, affinity, rotation, now, usable);
     // A source that is deprioritised serves where the pool has no other.
     let hops = choose(&|source| view.has(source) && !runtime.source_health.is_resting(source))
         .or_else(|_| choose(&|source| view.has(source)))?;

@@ -61,7 +61,7 @@ impl<'a> Webhook<'a> {
         }
         max_forwards::decrement(&method, &mut fields);
         fields::strip(&mut fields);
-        authn::take_out_proofs(&mut fields);
+        authn::strip_credentials(&mut fields);
         fields.remove(header::EXPECT);
         fields.remove(header::CONTENT_LENGTH);
         let host = HeaderValue::try_from(target.authority())

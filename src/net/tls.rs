@@ -103,7 +103,7 @@ fn finish_handshake(
 ) -> Result<HandshakeInfo, TlsError> {
     if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
         let (leaf, intermediates) = peer_chain(connection)?;
-        trust.judge(leaf, intermediates, name, now.ok_or(TlsError::Timeout)?)?;
+        trust.verify(leaf, intermediates, name, now.ok_or(TlsError::Timeout)?)?;
     }
     handshake_info(connection, trust)
 }

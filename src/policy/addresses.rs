@@ -20,12 +20,12 @@ pub struct SpecialRange {
     /// The RFC that says so.
     pub reference: &'static str,
     /// Where a cloud tells a machine its credentials.
-    pub metadata: bool,
+    pub is_metadata: bool,
 }
 
 impl fmt::Display for SpecialRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.metadata {
+        if self.is_metadata {
             write!(f, "cloud metadata, {}", self.name)
         } else {
             write!(f, "{}, {}", self.name, self.reference)
@@ -34,32 +34,35 @@ impl fmt::Display for SpecialRange {
 }
 
 /// Why an address is not the public Internet, judged also by the IPv4 addresses inside it; `None`: it is public.
-pub fn special(ip: IpAddr) -> Option<&'static SpecialRange> {
-    let inner = || embedded(ip).filter_map(|inner| listed(inner.address.into()));
+pub fn special_range(ip: IpAddr) -> Option<&'static SpecialRange> {
+    let inner = || embedded_ipv4(ip).filter_map(|inner| registered_range(inner.address.into()));
     // Metadata first: it is the one finding that no configuration lifts.
-    inner().find(|special| special.metadata).or_else(|| listed(ip)).or_else(|| inner().next())
+    inner().find(|range| range.is_metadata).or_else(|| registered_range(ip)).or_else(|| inner().next())
 }
 
 /// Why an address is not the public Internet, judged as it stands, without looking inside it.
-pub fn listed(ip: IpAddr) -> Option<&'static SpecialRange> {
+pub fn registered_range(ip: IpAddr) -> Option<&'static SpecialRange> {
     match ip {
-        IpAddr::V4(ip) => find(&TABLE.v4, ip.to_bits()),
-        IpAddr::V6(ip) if ip.segments()[0] & 0xe000 == 0x2000 => find(&TABLE.v6, ip.to_bits()),
-        IpAddr::V6(ip) => find(&TABLE.v6, ip.to_bits()).or(Some(&NOT_GLOBAL_UNICAST)),
+        IpAddr::V4(ip) => find_range(&TABLE.v4, ip.to_bits()),
+        IpAddr::V6(ip) if ip.segments()[0] & 0xe000 == 0x2000 => find_range(&TABLE.v6, ip.to_bits()),
+        IpAddr::V6(ip) => find_range(&TABLE.v6, ip.to_bits()).or(Some(&NOT_GLOBAL_UNICAST)),
     }
 }
 
 /// Every range that is not public.
-pub fn rows() -> impl Iterator<Item = &'static SpecialRange> {
+pub fn special_ranges() -> impl Iterator<Item = &'static SpecialRange> {
     TABLE.v4.iter().map(|(_, row)| row).chain(TABLE.v6.iter().map(|(_, row)| row))
 }
 
-fn find<T: PartialOrd>(rows: &'static [(RangeInclusive<T>, SpecialRange)], bits: T) -> Option<&'static SpecialRange> {
+fn find_range<T: PartialOrd>(
+    rows: &'static [(RangeInclusive<T>, SpecialRange)],
+    bits: T,
+) -> Option<&'static SpecialRange> {
     rows.iter().find(|(range, _)| range.contains(&bits)).map(|(_, special)| special)
 }
 
 /// Whether two ranges have an address in common.
-pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
+pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
@@ -73,10 +76,10 @@ pub struct EmbeddedIpv4 {
 }
 
 /// The IPv4 addresses that an IPv6 address may stand for.
-pub fn embedded(ip: IpAddr) -> impl Iterator<Item = EmbeddedIpv4> {
+pub fn embedded_ipv4(ip: IpAddr) -> impl Iterator<Item = EmbeddedIpv4> {
     let mut found = [None; 5];
     if let IpAddr::V6(ip) = ip {
-        unwrap_v6(ip.to_bits(), |index, translation, bits| {
+        extract_ipv4(ip.to_bits(), |index, translation, bits| {
             found[index] = Some(EmbeddedIpv4 { address: Ipv4Addr::from_bits(bits), translation });
         });
     }
@@ -84,35 +87,35 @@ pub fn embedded(ip: IpAddr) -> impl Iterator<Item = EmbeddedIpv4> {
 }
 
 /// Tells each IPv4 address in the IPv6 address `bits`, at its own index.
-fn unwrap_v6(bits: u128, mut tell: impl FnMut(usize, Option<u8>, u32)) {
+fn extract_ipv4(bits: u128, mut emit: impl FnMut(usize, Option<u8>, u32)) {
     let low = bits as u32;
     match (bits >> 32, bits >> 80, bits >> 96, bits >> 112) {
         // IPv4-compatible (RFC 4291 §2.5.5.1), which `::` and `::1` are not; -mapped (§2.5.5.2); -translated (RFC 2765
         // §2.1); the well-known translation prefix 64:ff9b::/96 (RFC 6052 §2.1).
-        (0, ..) if low > 1 => tell(0, None, low),
-        (0xffff | 0xffff_0000 | 0x0064_ff9b_0000_0000_0000_0000, ..) => tell(0, None, low),
+        (0, ..) if low > 1 => emit(0, None, low),
+        (0xffff | 0xffff_0000 | 0x0064_ff9b_0000_0000_0000_0000, ..) => emit(0, None, low),
         // 64:ff9b:1::/48, local-use translation (RFC 8215), in every layout of RFC 6052 §2.2 that fits. Octet 8 (bits
         // 64 to 71) is skipped.
         (_, 0x0064_ff9b_0001, ..) => {
             let before = (bits >> 64) as u64;
             let after = (bits as u64) << 8;
-            tell(0, Some(48), ((before << 16) as u32) | (after >> 48) as u32);
-            tell(1, Some(56), ((before << 24) as u32) | (after >> 40) as u32);
-            tell(2, Some(64), (after >> 32) as u32);
-            tell(3, Some(96), low);
+            emit(0, Some(48), ((before << 16) as u32) | (after >> 48) as u32);
+            emit(1, Some(56), ((before << 24) as u32) | (after >> 40) as u32);
+            emit(2, Some(64), (after >> 32) as u32);
+            emit(3, Some(96), low);
         }
         // Teredo (RFC 4380 §4): the server, and the client with its bits inverted.
         (_, _, 0x2001_0000, _) => {
-            tell(0, None, (bits >> 64) as u32);
-            tell(1, None, !low);
+            emit(0, None, (bits >> 64) as u32);
+            emit(1, None, !low);
         }
         // 6to4 (RFC 3056 §2).
-        (_, _, _, 0x2002) => tell(0, None, (bits >> 80) as u32),
+        (_, _, _, 0x2002) => emit(0, None, (bits >> 80) as u32),
         _ => {}
     }
     // ISATAP (RFC 5214 §6.1) is told by its interface identifier, under any prefix.
     if matches!((bits >> 32) as u32, 0x0000_5efe | 0x0200_5efe) {
-        tell(4, None, low);
+        emit(4, None, low);
     }
 }
 
@@ -127,20 +130,20 @@ struct SpecialRangeTable {
 impl SpecialRangeTable {
     fn new() -> Self {
         let cidr = |text: &str| text.parse::<IpNet>().expect("the rows below are CIDRs");
-        let metadata = METADATA.iter().map(|&(text, name)| SpecialRange {
+        let metadata = METADATA_RANGES.iter().map(|&(text, name)| SpecialRange {
             cidr: cidr(text),
             name,
             reference: "cloud metadata",
-            metadata: true,
+            is_metadata: true,
         });
-        let registry = REGISTRY.iter().chain(OTHERS).map(|&(text, name, reference)| SpecialRange {
+        let registry = IANA_RANGES.iter().chain(OTHER_RANGES).map(|&(text, name, reference)| SpecialRange {
             cidr: cidr(text),
             name,
             reference,
-            metadata: false,
+            is_metadata: false,
         });
         let mut rows: Vec<_> = metadata.chain(registry).collect();
-        rows.sort_by_key(|row| (!row.metadata, std::cmp::Reverse(row.cidr.prefix_len())));
+        rows.sort_by_key(|row| (!row.is_metadata, std::cmp::Reverse(row.cidr.prefix_len())));
         let mut table = Self { v4: Vec::new(), v6: Vec::new() };
         for row in rows {
             match row.cidr {
@@ -157,11 +160,11 @@ static NOT_GLOBAL_UNICAST: SpecialRange = SpecialRange {
     cidr: IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
     name: "outside Global Unicast 2000::/3",
     reference: "RFC 4291",
-    metadata: false,
+    is_metadata: false,
 };
 
 /// The two IANA registries, in their order.
-const REGISTRY: &[(&str, &str, &str)] = &[
+const IANA_RANGES: &[(&str, &str, &str)] = &[
     ("0.0.0.0/8", "This network", "RFC 791"),
     ("0.0.0.0/32", "This host on this network", "RFC 1122"),
     ("10.0.0.0/8", "Private-Use", "RFC 1918"),
@@ -216,7 +219,7 @@ const REGISTRY: &[(&str, &str, &str)] = &[
 ];
 
 /// What the two registries leave out.
-const OTHERS: &[(&str, &str, &str)] = &[
+const OTHER_RANGES: &[(&str, &str, &str)] = &[
     ("224.0.0.0/4", "Multicast", "RFC 5771"),
     ("::/96", "IPv4-compatible (deprecated)", "RFC 4291"),
     ("::ffff:0:0:0/96", "IPv4-translated (SIIT, obsolete)", "RFC 2765 and 7915"),
@@ -225,7 +228,7 @@ const OTHERS: &[(&str, &str, &str)] = &[
 ];
 
 /// From the clouds' own documentation.
-const METADATA: &[(&str, &str)] = &[
+const METADATA_RANGES: &[(&str, &str)] = &[
     ("169.254.169.254/32", "AWS, Azure, Google, IBM, Linode, Oracle, DigitalOcean, Hetzner, OpenStack and others"),
     ("fd00:ec2::254/128", "AWS"),
     ("169.254.170.2/32", "AWS ECS task credentials"),
@@ -254,15 +257,15 @@ const METADATA: &[(&str, &str)] = &[
 mod tests {
     use super::*;
 
-    fn found(text: &str) -> Option<String> {
-        special(text.parse().unwrap()).map(ToString::to_string)
+    fn special_name(text: &str) -> Option<String> {
+        special_range(text.parse().unwrap()).map(ToString::to_string)
     }
 
     #[test]
-    fn every_row_is_found_by_its_first_and_last_address() {
-        for row in rows() {
+    fn special_ranges_contain_their_first_and_last_address() {
+        for row in special_ranges() {
             for ip in [row.cidr.network(), row.cidr.broadcast()] {
-                let hit = listed(ip).unwrap();
+                let hit = registered_range(ip).unwrap();
                 assert!(row.cidr.contains(&hit.cidr), "{row} is shadowed by {hit} at {ip}");
             }
         }
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_public_internet_is_public() {
+    fn public_addresses_are_in_no_special_range() {
         for text in [
             "1.1.1.1",
             "9.255.255.255",
@@ -294,20 +297,20 @@ mod tests {
             // ISATAP around a public IPv4 address
             "2606:4700::200:5efe:101:101",
         ] {
-            assert_eq!(found(text), None, "{text}");
+            assert_eq!(special_name(text), None, "{text}");
         }
     }
 
     #[test]
-    fn what_is_outside_global_unicast_is_not() {
+    fn ipv6_outside_global_unicast_is_special() {
         for text in ["1fff:ffff::1", "4000::1", "200::1", "8000::", "fe00::1"] {
-            assert_eq!(found(text).as_deref(), Some("outside Global Unicast 2000::/3, RFC 4291"), "{text}");
+            assert_eq!(special_name(text).as_deref(), Some("outside Global Unicast 2000::/3, RFC 4291"), "{text}");
         }
     }
 
     /// Every form, around 169.254.169.254: metadata must show through, or an `allow` for the form would reach it.
     #[test]
-    fn metadata_shows_through_every_embedding() {
+    fn metadata_addresses_are_found_in_every_ipv6_embedding() {
         for text in [
             "169.254.169.254",
             "::ffff:169.254.169.254",
@@ -325,24 +328,24 @@ mod tests {
             "2001:db8::5efe:a9fe:a9fe",
             "2606:4700::200:5efe:a9fe:a9fe",
         ] {
-            assert!(special(text.parse().unwrap()).is_some_and(|special| special.metadata), "{text}");
+            assert!(special_range(text.parse().unwrap()).is_some_and(|special| special.is_metadata), "{text}");
         }
-        assert!(special("168.63.129.16".parse().unwrap()).unwrap().metadata);
-        assert!(special("64:ff9b::a83f:8110".parse().unwrap()).unwrap().metadata);
-        assert!(special("fd00:ec2::254".parse().unwrap()).unwrap().metadata);
-        assert!(special("fd00:a9fe:a9fe::1".parse().unwrap()).unwrap().metadata);
+        assert!(special_range("168.63.129.16".parse().unwrap()).unwrap().is_metadata);
+        assert!(special_range("64:ff9b::a83f:8110".parse().unwrap()).unwrap().is_metadata);
+        assert!(special_range("fd00:ec2::254".parse().unwrap()).unwrap().is_metadata);
+        assert!(special_range("fd00:a9fe:a9fe::1".parse().unwrap()).unwrap().is_metadata);
     }
 
     #[test]
-    fn private_addresses_show_through_where_the_prefix_is_public() {
-        assert_eq!(found("2606:4700::5efe:a00:1").as_deref(), Some("Private-Use, RFC 1918"));
-        assert_eq!(found("192.0.0.9").as_deref(), Some("Port Control Protocol Anycast, RFC 7723"));
+    fn private_addresses_are_found_under_public_ipv6_prefixes() {
+        assert_eq!(special_name("2606:4700::5efe:a00:1").as_deref(), Some("Private-Use, RFC 1918"));
+        assert_eq!(special_name("192.0.0.9").as_deref(), Some("Port Control Protocol Anycast, RFC 7723"));
     }
 
     #[test]
     fn loopback_and_unspecified_are_not_ipv4_compatible() {
         for text in ["::", "::1"] {
-            assert_eq!(embedded(text.parse().unwrap()).count(), 0, "{text}");
+            assert_eq!(embedded_ipv4(text.parse().unwrap()).count(), 0, "{text}");
         }
     }
 }

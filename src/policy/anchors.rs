@@ -20,9 +20,9 @@ pub enum Purpose {
 #[derive(Default)]
 pub(super) struct Anchors {
     /// In order, so that of several with one name and key the strictest comes first, wherever it was configured.
-    facts: Vec<AnchorInfo>,
+    anchors: Vec<AnchorInfo>,
     /// Each is trusted alone, with its own names.
-    own: Vec<CertificateDer<'static>>,
+    directly_trusted: Vec<CertificateDer<'static>>,
 }
 
 /// What a trust anchor (RFC 5280 §6.1.1 (d)) leaves out of the certificate that it was made of.
@@ -31,13 +31,13 @@ pub(super) struct AnchorInfo {
     subject: Vec<u8>,
     key: Vec<u8>,
     /// `false` is the stricter value and comes first.
-    pub(super) may_sign_lists: bool,
+    pub(super) may_sign_crls: bool,
     pub(super) key_id: Option<Vec<u8>>,
 }
 
 impl AnchorInfo {
     fn parts(&self) -> [Option<&[u8]>; 4] {
-        let may_sign_lists: &[u8] = if self.may_sign_lists { &[1] } else { &[0] };
+        let may_sign_lists: &[u8] = if self.may_sign_crls { &[1] } else { &[0] };
         [Some(&self.subject), Some(&self.key), Some(may_sign_lists), self.key_id.as_deref()]
     }
 }
@@ -61,26 +61,26 @@ impl Anchors {
         purpose: Purpose,
         store: &mut RootCertStore,
     ) -> Result<Option<String>, String> {
-        let parsed = signed_der::certificate(der).ok_or("it cannot be read as a certificate (RFC 5280 §4.1)")?;
-        if let Some(reason) = no_authority(&parsed, purpose)? {
+        let parsed = signed_der::parse_certificate(der).ok_or("it cannot be read as a certificate (RFC 5280 §4.1)")?;
+        if let Some(reason) = ca_violation(&parsed, purpose)? {
             if !serves(&parsed, purpose) {
                 let why = reason.meaning(purpose);
                 let auth = purpose.extended_key_usage();
                 return Err(format!("it {why}. Its extended key usage lacks {auth}: it is of no use itself, either"));
             }
             webpki::EndEntityCert::try_from(&CertificateDer::from_slice(der)).map_err(|error| error.to_string())?;
-            self.own.push(CertificateDer::from(der.to_vec()));
+            self.directly_trusted.push(CertificateDer::from(der.to_vec()));
             return Ok(Some(reason.consequence(purpose)));
         }
         store.add(CertificateDer::from_slice(der)).map_err(|error| error.to_string())?;
-        self.facts.push(AnchorInfo {
-            subject: signed_der::contents(parsed.subject().as_raw()).to_vec(),
-            key: signed_der::contents(parsed.public_key().raw).to_vec(),
+        self.anchors.push(AnchorInfo {
+            subject: signed_der::sequence_contents(parsed.subject().as_raw()).to_vec(),
+            key: signed_der::sequence_contents(parsed.public_key().raw).to_vec(),
             key_id: signed_der::subject_key_id(&parsed).map(<[u8]>::to_vec),
-            may_sign_lists: signed_der::may_sign_lists(&parsed),
+            may_sign_crls: signed_der::may_sign_lists(&parsed),
         });
-        self.facts.sort_unstable();
-        self.facts.dedup();
+        self.anchors.sort_unstable();
+        self.anchors.dedup();
         // Before version 3 a certificate could not say what it is for: the operator's word stands.
         let is_old = parsed.version() != X509Version::V3;
         Ok(is_old.then(|| {
@@ -95,50 +95,50 @@ impl Anchors {
         der: &[u8],
         purpose: Purpose,
         store: &mut RootCertStore,
-        (what, place): (&str, SourceSpan),
+        (label, place): (&str, SourceSpan),
         problems: &mut Vec<Problem>,
     ) {
         match self.add(der, purpose, store) {
             Ok(None) => {}
             Ok(Some(consequence)) => {
-                let subject = signed_der::certificate(der).map(|parsed| parsed.subject().to_string());
-                let message = format!("{what} ({}) {consequence}", subject.unwrap_or_default());
+                let subject = signed_der::parse_certificate(der).map(|parsed| parsed.subject().to_string());
+                let message = format!("{label} ({}) {consequence}", subject.unwrap_or_default());
                 let help = "put the authority's certificate in its place, unless that is what you want";
                 problems.push(Problem::warning(WarningCode::UnusualRoot, Some(place), message).help(help));
             }
             Err(error) => {
-                let word = if purpose == Purpose::Servers { "a root" } else { "an authority" };
-                let problem = Problem::at(place, format!("{what} is not usable as {word}: {error}"));
+                let role = if purpose == Purpose::Servers { "a root" } else { "an authority" };
+                let problem = Problem::at(place, format!("{label} is not usable as {role}: {error}"));
                 problems.push(problem.help("an X.509 certificate of a certification authority"));
             }
         }
     }
 
-    pub(super) fn facts(&self, anchor: &TrustAnchor<'_>) -> Option<&AnchorInfo> {
-        self.facts.iter().find(|facts| {
+    pub(super) fn info(&self, anchor: &TrustAnchor<'_>) -> Option<&AnchorInfo> {
+        self.anchors.iter().find(|facts| {
             facts.subject == anchor.subject.as_ref() && facts.key == anchor.subject_public_key_info.as_ref()
         })
     }
 
     /// Returns all facts in order, each as its parts: the terms of a trust.
     pub(super) fn terms(&self) -> Vec<[Option<&[u8]>; 4]> {
-        self.facts.iter().map(AnchorInfo::parts).collect()
+        self.anchors.iter().map(AnchorInfo::parts).collect()
     }
 
     /// Trusted for themselves alone.
-    pub(super) fn own(&self) -> &[CertificateDer<'static>] {
-        &self.own
+    pub(super) fn directly_trusted(&self) -> &[CertificateDer<'static>] {
+        &self.directly_trusted
     }
 }
 
 /// Whether a certificate may issue others; one that cannot be read is a problem elsewhere.
-pub(super) fn is_authority(der: &[u8], purpose: Purpose) -> bool {
-    signed_der::certificate(der).is_none_or(|parsed| matches!(no_authority(&parsed, purpose), Ok(None) | Err(_)))
+pub(super) fn is_ca(der: &[u8], purpose: Purpose) -> bool {
+    signed_der::parse_certificate(der).is_none_or(|parsed| matches!(ca_violation(&parsed, purpose), Ok(None) | Err(_)))
 }
 
 /// Returns why a certificate may not issue others. The error is an extension that is there twice or cannot be read: it
 /// may hold the restriction that is asked for.
-fn no_authority(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option<CaViolation>, String> {
+fn ca_violation(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option<CaViolation>, String> {
     if parsed.version() != X509Version::V3 {
         return Ok(None);
     }
@@ -153,8 +153,9 @@ fn no_authority(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option
     }
     let purposes = parsed.extended_key_usage().map_err(unreadable("extended key usage"))?;
     let fits = purposes.is_none_or(|purposes| {
-        let of_use = if purpose == Purpose::Servers { purposes.value.server_auth } else { purposes.value.client_auth };
-        of_use || purposes.value.any
+        let has_purpose =
+            if purpose == Purpose::Servers { purposes.value.server_auth } else { purposes.value.client_auth };
+        has_purpose || purposes.value.any
     });
     Ok((!fits).then_some(CaViolation::MissingPurpose))
 }

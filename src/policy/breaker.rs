@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use crate::config;
 
 /// Pauses differ by up to this part, so that circuits that opened together are not tried together.
-const JITTER: u32 = 10;
+const JITTER_DIVISOR: u32 = 10;
 
 /// The least time from the first counted failure to the last. One event, such as a restart of the target or the end of a
 /// shared connection, fails many deliveries at once and says no more than one failure.
-const SPREAD: Duration = Duration::from_secs(1);
+const FAILURE_SPREAD_MIN: Duration = Duration::from_secs(1);
 
 /// A probe that has no outcome after this time lets another delivery probe. Its client may be slow to send the body, and
 /// the target may have recovered.
@@ -29,7 +29,7 @@ pub struct BreakerConfig {
     /// All of them within this time.
     window: Duration,
     /// A failure that follows a counted one sooner than this is not counted.
-    spacing: Duration,
+    failure_spacing: Duration,
     open: Duration,
     open_max: Duration,
 }
@@ -38,15 +38,21 @@ impl BreakerConfig {
     /// `None`: no circuit ever opens.
     pub fn compile(config: &config::Circuit) -> Option<Self> {
         let config::Circuit { failures, window, open, open_max } = *config;
-        let spacing = SPREAD.min(window / 2) / failures.saturating_sub(1).max(1);
-        (failures > 0).then_some(Self { failures, window, spacing, open, open_max: open_max.max(open) })
+        let spacing = FAILURE_SPREAD_MIN.min(window / 2) / failures.saturating_sub(1).max(1);
+        (failures > 0).then_some(Self {
+            failures,
+            window,
+            failure_spacing: spacing,
+            open,
+            open_max: open_max.max(open),
+        })
     }
 
     /// What follows on `pauses` that were for nothing; `dice` is any number.
-    fn backoff(&self, pauses: u32, dice: u64) -> Duration {
-        let doubled = self.open.saturating_mul(1_u32.checked_shl(pauses).unwrap_or(u32::MAX));
-        let pause = doubled.min(self.open_max);
-        pause + (pause / JITTER).mul_f64((dice % 1024) as f64 / 1024.0)
+    fn backoff(&self, failed_probes: u32, dice: u64) -> Duration {
+        let exponential = self.open.saturating_mul(1_u32.checked_shl(failed_probes).unwrap_or(u32::MAX));
+        let capped = exponential.min(self.open_max);
+        capped + (capped / JITTER_DIVISOR).mul_f64((dice % 1024) as f64 / 1024.0)
     }
 }
 
@@ -66,7 +72,7 @@ enum BreakerState {
         failed: Instant,
         until: Instant,
         /// Pauses so far, this one not counted.
-        pauses: u32,
+        failed_probes: u32,
         /// When the newest probe that has no outcome began.
         probe: Option<Instant>,
     },
@@ -84,7 +90,7 @@ pub enum BreakerPermit {
 /// No leave before this time has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerOpen {
-    pub again_in: Duration,
+    pub retry_after: Duration,
 }
 
 impl CircuitBreaker {
@@ -97,53 +103,53 @@ impl CircuitBreaker {
     pub fn check(&self, now: Instant) -> Result<BreakerPermit, BreakerOpen> {
         match self.state {
             BreakerState::Closed { .. } => Ok(BreakerPermit::Normal),
-            BreakerState::Open { until, .. } if now < until => Err(BreakerOpen { again_in: until - now }),
+            BreakerState::Open { until, .. } if now < until => Err(BreakerOpen { retry_after: until - now }),
             BreakerState::Open { probe: Some(began), .. } if now < began + PROBE_MAX => {
-                Err(BreakerOpen { again_in: began + PROBE_MAX - now })
+                Err(BreakerOpen { retry_after: began + PROBE_MAX - now })
             }
             BreakerState::Open { .. } => Ok(BreakerPermit::Probe),
         }
     }
 
     /// The same for a delivery that contacts the target now. The probe is taken.
-    pub fn begin(&mut self, now: Instant) -> Result<BreakerPermit, BreakerOpen> {
-        let leave = self.check(now)?;
-        if let (BreakerPermit::Probe, BreakerState::Open { probe, .. }) = (leave, &mut self.state) {
+    pub fn acquire(&mut self, now: Instant) -> Result<BreakerPermit, BreakerOpen> {
+        let permit = self.check(now)?;
+        if let (BreakerPermit::Probe, BreakerState::Open { probe, .. }) = (permit, &mut self.state) {
             *probe = Some(now);
         }
-        Ok(leave)
+        Ok(permit)
     }
 
     /// Counts the failure of an attempt that began at `began`. Returns whether this has opened the circuit.
-    pub fn failed(
+    pub fn observe_failure(
         &mut self,
-        leave: BreakerPermit,
+        permit: BreakerPermit,
         began: Instant,
-        fuse: &BreakerConfig,
+        config: &BreakerConfig,
         now: Instant,
-        dice: u64,
+        jitter: u64,
     ) -> bool {
         match &mut self.state {
             BreakerState::Closed { failures, first, last } => {
-                if now.saturating_duration_since(*first) > fuse.window {
+                if now.saturating_duration_since(*first) > config.window {
                     (*failures, *first) = (0, now);
                 }
-                if *failures > 0 && now.saturating_duration_since(*last) < fuse.spacing {
+                if *failures > 0 && now.saturating_duration_since(*last) < config.failure_spacing {
                     return false;
                 }
                 (*failures, *last) = (*failures + 1, now);
-                if *failures < fuse.failures {
+                if *failures < config.failures {
                     return false;
                 }
-                let until = now + fuse.backoff(0, dice);
-                self.state = BreakerState::Open { since: now, failed: now, until, pauses: 0, probe: None };
+                let until = now + config.backoff(0, jitter);
+                self.state = BreakerState::Open { since: now, failed: now, until, failed_probes: 0, probe: None };
                 true
             }
-            BreakerState::Open { failed, until, pauses, probe, .. } => {
+            BreakerState::Open { failed, until, failed_probes: pauses, probe, .. } => {
                 // What began before the last failure says nothing new: the circuit opened since, or another probe failed.
-                if leave == BreakerPermit::Probe && began > *failed {
+                if permit == BreakerPermit::Probe && began > *failed {
                     *pauses += 1;
-                    (*failed, *until, *probe) = (now, now + fuse.backoff(*pauses, dice), None);
+                    (*failed, *until, *probe) = (now, now + config.backoff(*pauses, jitter), None);
                 }
                 false
             }
@@ -151,7 +157,7 @@ impl CircuitBreaker {
     }
 
     /// The probe that began at this time has ended, and nothing is known of the target: another delivery may probe.
-    pub fn released(&mut self, began: Instant) {
+    pub fn release(&mut self, began: Instant) {
         if let BreakerState::Open { probe, .. } = &mut self.state
             && *probe == Some(began)
         {
@@ -160,7 +166,7 @@ impl CircuitBreaker {
     }
 
     /// Since when, and until when nobody may try.
-    pub fn open(&self) -> Option<(Instant, Instant)> {
+    pub fn open_period(&self) -> Option<(Instant, Instant)> {
         match self.state {
             BreakerState::Open { since, until, .. } => Some((since, until)),
             BreakerState::Closed { .. } => None,
@@ -169,12 +175,12 @@ impl CircuitBreaker {
 
     /// Whether to forget it changes nothing. An open circuit that no delivery comes to probe goes with its longest pause:
     /// the next delivery is one, and its failure counts like the first.
-    pub fn is_idle(&self, fuse: &BreakerConfig, now: Instant) -> bool {
+    pub fn is_idle(&self, config: &BreakerConfig, now: Instant) -> bool {
         match self.state {
-            BreakerState::Closed { first, .. } => now.saturating_duration_since(first) > fuse.window,
+            BreakerState::Closed { first, .. } => now.saturating_duration_since(first) > config.window,
             BreakerState::Open { until, probe, .. } => {
                 let quiet_since = probe.map_or(until, |began| until.max(began + PROBE_MAX));
-                now.saturating_duration_since(quiet_since) > fuse.open_max
+                now.saturating_duration_since(quiet_since) > config.open_max
             }
         }
     }
@@ -187,63 +193,63 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn fuse() -> BreakerConfig {
+    fn breaker_config() -> BreakerConfig {
         let config = config::Circuit { failures: 3, window: 30 * SECOND, open: 10 * SECOND, open_max: 60 * SECOND };
         BreakerConfig::compile(&config).unwrap()
     }
 
-    fn plain(circuit: &mut CircuitBreaker, now: Instant) -> bool {
-        circuit.failed(BreakerPermit::Normal, now, &fuse(), now, 0)
+    fn observe_normal_failure(circuit: &mut CircuitBreaker, now: Instant) -> bool {
+        circuit.observe_failure(BreakerPermit::Normal, now, &breaker_config(), now, 0)
     }
 
     /// A circuit that opened at the moment it gives.
-    fn opened() -> (CircuitBreaker, Instant) {
+    fn opened_breaker() -> (CircuitBreaker, Instant) {
         let start = Instant::now();
         let mut circuit = CircuitBreaker::new(start);
-        let heard = [0, 1, 2].map(|second| plain(&mut circuit, start + second * SECOND));
-        assert_eq!(heard, [false, false, true]);
+        let opened = [0, 1, 2].map(|second| observe_normal_failure(&mut circuit, start + second * SECOND));
+        assert_eq!(opened, [false, false, true]);
         (circuit, start + 2 * SECOND)
     }
 
     #[test]
-    fn circuit_opens_after_failures_in_a_row_within_the_window() {
-        let (mut circuit, now) = opened();
-        assert_eq!(circuit.begin(now), Err(BreakerOpen { again_in: 10 * SECOND }));
+    fn breaker_opens_after_consecutive_failures_within_the_window() {
+        let (mut circuit, now) = opened_breaker();
+        assert_eq!(circuit.acquire(now), Err(BreakerOpen { retry_after: 10 * SECOND }));
         let mut slow = CircuitBreaker::new(now);
         for second in [0, 20, 40, 60, 80] {
-            assert!(!plain(&mut slow, now + second * SECOND), "{second}");
+            assert!(!observe_normal_failure(&mut slow, now + second * SECOND), "{second}");
         }
-        assert_eq!(slow.begin(now), Ok(BreakerPermit::Normal));
+        assert_eq!(slow.acquire(now), Ok(BreakerPermit::Normal));
     }
 
     #[test]
-    fn circuit_counts_failures_that_arrive_together_once() {
+    fn breaker_counts_simultaneous_failures_once() {
         let (start, burst) = (Instant::now(), Duration::from_millis(1));
         let mut circuit = CircuitBreaker::new(start);
-        assert!((0..100).all(|failure| !plain(&mut circuit, start + failure * burst)));
-        assert!((0..100).all(|failure| !plain(&mut circuit, start + SECOND / 2 + failure * burst)));
-        assert!(plain(&mut circuit, start + SECOND), "three events, a second apart");
+        assert!((0..100).all(|failure| !observe_normal_failure(&mut circuit, start + failure * burst)));
+        assert!((0..100).all(|failure| !observe_normal_failure(&mut circuit, start + SECOND / 2 + failure * burst)));
+        assert!(observe_normal_failure(&mut circuit, start + SECOND), "three events, a second apart");
         // One failure opens it where the operator has said so.
         let config = config::Circuit { failures: 1, window: SECOND, open: SECOND, open_max: SECOND };
-        let fuse = BreakerConfig::compile(&config).unwrap();
-        assert!(CircuitBreaker::new(start).failed(BreakerPermit::Normal, start, &fuse, start, 0));
+        let breaker_config = BreakerConfig::compile(&config).unwrap();
+        assert!(CircuitBreaker::new(start).observe_failure(BreakerPermit::Normal, start, &breaker_config, start, 0));
         // A short window has room for all of the failures.
         let config = config::Circuit { failures: 10, window: SECOND / 10, open: SECOND, open_max: SECOND };
-        let fuse = BreakerConfig::compile(&config).unwrap();
+        let breaker_config = BreakerConfig::compile(&config).unwrap();
         let mut circuit = CircuitBreaker::new(start);
-        let heard = (0..10).map(|failure| {
+        let opened = (0..10).map(|failure| {
             let now = start + failure * SECOND / 100;
-            circuit.failed(BreakerPermit::Normal, now, &fuse, now, 0)
+            circuit.observe_failure(BreakerPermit::Normal, now, &breaker_config, now, 0)
         });
-        assert_eq!(heard.filter(|opened| *opened).count(), 1);
+        assert_eq!(opened.filter(|opened| *opened).count(), 1);
     }
 
     #[test]
-    fn circuit_probe_that_fails_doubles_the_pause() {
-        let (mut circuit, start) = opened();
+    fn breaker_doubles_the_backoff_after_a_failed_probe() {
+        let (mut circuit, start) = opened_breaker();
         let (mut now, mut pauses) = (start, vec![]);
         for _ in 0..5 {
-            let Err(BreakerOpen { again_in }) = circuit.begin(now) else { panic!("it is open") };
+            let Err(BreakerOpen { retry_after: again_in }) = circuit.acquire(now) else { panic!("it is open") };
             pauses.push(again_in.as_secs());
             now += again_in;
             assert_eq!(
@@ -251,53 +257,53 @@ mod tests {
                 (Ok(BreakerPermit::Probe), Ok(BreakerPermit::Probe)),
                 "takes nothing"
             );
-            assert_eq!(circuit.begin(now), Ok(BreakerPermit::Probe));
-            assert_eq!(circuit.begin(now), Err(BreakerOpen { again_in: PROBE_MAX }), "one at a time");
-            assert!(!plain(&mut circuit, now), "what began before says nothing");
-            assert_eq!(circuit.begin(now), Err(BreakerOpen { again_in: PROBE_MAX }));
-            assert!(!circuit.failed(BreakerPermit::Probe, now, &fuse(), now, 0));
+            assert_eq!(circuit.acquire(now), Ok(BreakerPermit::Probe));
+            assert_eq!(circuit.acquire(now), Err(BreakerOpen { retry_after: PROBE_MAX }), "one at a time");
+            assert!(!observe_normal_failure(&mut circuit, now), "what began before says nothing");
+            assert_eq!(circuit.acquire(now), Err(BreakerOpen { retry_after: PROBE_MAX }));
+            assert!(!circuit.observe_failure(BreakerPermit::Probe, now, &breaker_config(), now, 0));
         }
         assert_eq!(pauses, [10, 20, 40, 60, 60]);
     }
 
     #[test]
-    fn circuit_probe_without_an_outcome_lets_another_delivery_probe() {
-        let (mut circuit, now) = opened();
+    fn breaker_allows_another_probe_when_the_first_has_no_outcome() {
+        let (mut circuit, now) = opened_breaker();
         let first = now + 10 * SECOND;
-        assert_eq!(circuit.begin(first), Ok(BreakerPermit::Probe));
-        circuit.released(first);
-        assert_eq!(circuit.begin(first), Ok(BreakerPermit::Probe));
+        assert_eq!(circuit.acquire(first), Ok(BreakerPermit::Probe));
+        circuit.release(first);
+        assert_eq!(circuit.acquire(first), Ok(BreakerPermit::Probe));
         let second = first + PROBE_MAX;
-        assert!(circuit.begin(second - Duration::from_millis(1)).is_err());
-        assert_eq!(circuit.begin(second), Ok(BreakerPermit::Probe), "the first has had its time");
-        circuit.released(first);
-        assert!(circuit.begin(second).is_err(), "the second goes on");
+        assert!(circuit.acquire(second - Duration::from_millis(1)).is_err());
+        assert_eq!(circuit.acquire(second), Ok(BreakerPermit::Probe), "the first has had its time");
+        circuit.release(first);
+        assert!(circuit.acquire(second).is_err(), "the second goes on");
         // Of two probes that fail, one doubles the pause.
         let failed = second + SECOND / 10;
         for began in [first, second] {
-            circuit.failed(BreakerPermit::Probe, began, &fuse(), failed, 0);
-            assert_eq!(circuit.begin(failed), Err(BreakerOpen { again_in: 20 * SECOND }));
+            circuit.observe_failure(BreakerPermit::Probe, began, &breaker_config(), failed, 0);
+            assert_eq!(circuit.acquire(failed), Err(BreakerOpen { retry_after: 20 * SECOND }));
         }
     }
 
     #[test]
-    fn circuit_is_forgotten_when_that_changes_nothing() {
-        let (mut circuit, now) = opened();
+    fn breaker_is_idle_when_its_failures_no_longer_count() {
+        let (mut circuit, now) = opened_breaker();
         let closed = CircuitBreaker::new(now);
-        assert_eq!([29, 31].map(|second| closed.is_idle(&fuse(), now + second * SECOND)), [false, true]);
-        assert_eq!([69, 71].map(|second| circuit.is_idle(&fuse(), now + second * SECOND)), [false, true]);
-        assert_eq!(circuit.begin(now + 30 * SECOND), Ok(BreakerPermit::Probe));
-        assert_eq!([90, 92].map(|second| circuit.is_idle(&fuse(), now + second * SECOND)), [false, true]);
+        assert_eq!([29, 31].map(|second| closed.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
+        assert_eq!([69, 71].map(|second| circuit.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
+        assert_eq!(circuit.acquire(now + 30 * SECOND), Ok(BreakerPermit::Probe));
+        assert_eq!([90, 92].map(|second| circuit.is_idle(&breaker_config(), now + second * SECOND)), [false, true]);
     }
 
     proptest! {
         #[test]
-        fn a_pause_is_never_shorter_than_written_nor_much_longer_than_the_longest(
+        fn breaker_backoff_is_at_least_open_and_at_most_open_max_with_jitter(
             open in 1_u64..1000, longest in 1_u64..100_000, pauses in 0_u32..100, dice in any::<u64>(),
         ) {
             let [open, open_max] = [open, longest.max(open)].map(Duration::from_secs);
-            let pause = BreakerConfig { open, open_max, ..fuse() }.backoff(pauses, dice);
-            prop_assert!(pause >= open && pause <= open_max + open_max / JITTER, "{:?}", pause);
+            let pause = BreakerConfig { open, open_max, ..breaker_config() }.backoff(pauses, dice);
+            prop_assert!(pause >= open && pause <= open_max + open_max / JITTER_DIVISOR, "{:?}", pause);
         }
     }
 }

@@ -21,25 +21,25 @@ pub(super) fn load_certified_key(
         let message = format!("the first certificate of {} cannot be read", certificate.path.display());
         problems.push(Problem::at(certificate.span, message).help("an X.509 certificate of version 3"));
     }
-    let mut wrong = |message: String, help: &str| {
+    let mut report = |message: String, help: &str| {
         let problem = Problem::at(key.span, message).related(certificate.span, "its certificate");
         problems.push(problem.help(help));
         None
     };
     let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose()) else {
-        return wrong("no private key in PEM stands there".into(), "a PRIVATE KEY block that is not encrypted");
+        return report("no private key in PEM stands there".into(), "a PRIVATE KEY block that is not encrypted");
     };
     let key = match provider.key_provider.load_private_key(key) {
         Ok(key) => key,
         Err(error) => {
-            return wrong(format!("the private key is not usable: {error}"), "a key of ECDSA, RSA or Ed25519");
+            return report(format!("the private key is not usable: {error}"), "a key of ECDSA, RSA or Ed25519");
         }
     };
     let chain = certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(certified),
-        Err(_) => wrong(
+        Err(_) => report(
             "the key and the certificate do not belong together".into(),
             "the key of the first certificate of the file; the certificates of authorities follow it",
         ),

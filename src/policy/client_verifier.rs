@@ -19,7 +19,7 @@ use super::signed_der;
 pub(super) struct ClientCertificateVerifier {
     pub(super) roots: RootCertStore,
     pub(super) anchors: Anchors,
-    pub(super) lists: Vec<Crl>,
+    pub(super) crls: Vec<Crl>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
     /// Whose certificates a client is asked for.
     pub(super) hints: Vec<DistinguishedName>,
@@ -32,22 +32,22 @@ impl fmt::Debug for ClientCertificateVerifier {
 }
 
 impl ClientCertificateVerifier {
-    fn judge(
+    fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), CertificateError> {
         let parsed = EndEntityCert::try_from(leaf).map_err(to_certificate_error)?;
-        match self.judge_chain(&parsed, others, now) {
+        match self.verify_chain(&parsed, others, now) {
             // Trust in the certificate itself is older than its revocation.
             Err(CertificateError::Revoked) => Err(CertificateError::Revoked),
-            Err(_) if self.anchors.own().contains(leaf) => self.judge_own(leaf, now),
+            Err(_) if self.anchors.directly_trusted().contains(leaf) => self.verify_directly_trusted(leaf, now),
             judged => judged,
         }
     }
 
-    fn judge_chain(
+    fn verify_chain(
         &self,
         leaf: &EndEntityCert<'_>,
         others: &[CertificateDer<'_>],
@@ -56,7 +56,7 @@ impl ClientCertificateVerifier {
         // webpki tries other paths when a rule refuses one, and its error cannot hold the reason.
         let refused = OnceCell::new();
         let rules = |path: &VerifiedPath<'_>| {
-            self.judge_path(path, now).map_err(|error| {
+            self.verify_path(path, now).map_err(|error| {
                 refused.get_or_init(|| error);
                 Error::CertDistrusted
             })
@@ -69,10 +69,10 @@ impl ClientCertificateVerifier {
     }
 
     /// Judges a path that webpki has verified up to an authority.
-    fn judge_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
-        self.unrevoked(path, now)?;
+    fn verify_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
+        self.check_revocation(path, now)?;
         for intermediate in path.intermediate_certificates().map(|certificate| certificate.der()) {
-            let parsed = signed_der::certificate(&intermediate).ok_or(CertificateError::BadEncoding)?;
+            let parsed = signed_der::parse_certificate(&intermediate).ok_or(CertificateError::BadEncoding)?;
             if !signed_der::may_sign_certificates(&parsed).map_err(|_| CertificateError::BadEncoding)? {
                 return Err(CertificateError::InvalidPurpose);
             }
@@ -81,22 +81,22 @@ impl ClientCertificateVerifier {
     }
 
     /// A list that is out of date still counts here; a missing one does not let pass.
-    fn unrevoked(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
-        if self.lists.is_empty() {
+    fn check_revocation(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
+        if self.crls.is_empty() {
             return Ok(());
         }
-        let lenient = RevocationPolicy { unknown: false, stale: true };
+        let policy = RevocationPolicy { allow_unknown: false, allow_stale: true };
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let said = revocation::check(&self.lists, path, &self.anchors, lenient, self.algorithms.all, now);
-        said.map_err(|said| match said {
+        let result = revocation::check(&self.crls, path, &self.anchors, policy, self.algorithms.all, now);
+        result.map_err(|revocation| match revocation {
             RevocationError::Revoked => CertificateError::Revoked,
             RevocationError::Unknown | RevocationError::Stale => CertificateError::UnknownRevocationStatus,
         })
     }
 
     /// A certificate that is trusted for itself alone: its holder proves its key, and nobody vouches for it.
-    fn judge_own(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
-        let parsed = signed_der::certificate(leaf).ok_or(CertificateError::BadEncoding)?;
+    fn verify_directly_trusted(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
+        let parsed = signed_der::parse_certificate(leaf).ok_or(CertificateError::BadEncoding)?;
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if parsed.validity().not_after.timestamp() < now {
             Err(CertificateError::Expired)
@@ -139,7 +139,7 @@ impl ClientCertVerifier for ClientCertificateVerifier {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.judge(leaf, others, now)
+        self.verify(leaf, others, now)
             .map(|()| ClientCertVerified::assertion())
             .map_err(rustls::Error::InvalidCertificate)
     }

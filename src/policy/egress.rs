@@ -25,9 +25,9 @@ pub use survey::{Survey, survey};
 
 /// How many addresses of a target are dialled at most: a name with a thousand of them must not make us knock a thousand
 /// times for one webhook.
-pub const TARGETS_MAX: usize = 16;
+pub const TARGET_ADDRESSES_MAX: usize = 16;
 /// How often an address is drawn before the pool is walked instead. With half of a pool unusable, one draw in two misses.
-const DRAWS: u64 = 64;
+const DRAWS_MAX: u64 = 64;
 /// How many addresses a walk asks about: all of a small pool, so that its last usable one is found.
 const WALK_MAX: u128 = 4096;
 
@@ -74,31 +74,31 @@ pub struct Families {
 ///
 /// `stick` is a hash of whom to keep at one address; `turn` counts deliveries, or is a random number where the pool says
 /// `random`. `usable` tells what this host can bind; it is asked a bounded number of times.
-pub fn choose(
+pub fn select_hops(
     pool: &Pool,
     cleared: &ClearedAddresses,
     affinity: u64,
     sequence: u64,
     now: Timestamp,
-    usable: &dyn Fn(IpAddr) -> bool,
+    is_usable: &dyn Fn(IpAddr) -> bool,
 ) -> Result<Vec<Hop>, HopError> {
-    let wanted = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
-    let pick = |v6, usable: &dyn Fn(IpAddr) -> bool| pool.pick(v6, affinity, sequence, now, usable);
+    let has_family = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
+    let pick = |v6, usable: &dyn Fn(IpAddr) -> bool| pool.select_source(v6, affinity, sequence, now, usable);
     // By family, IPv4 at 0 and IPv6 at 1.
-    let sources = [false, true].map(|v6| if wanted(v6) { pick(v6, usable) } else { None });
+    let sources = [false, true].map(|v6| if has_family(v6) { pick(v6, is_usable) } else { None });
     if sources == [None, None] {
-        let elsewhere = [false, true].into_iter().any(|v6| !wanted(v6) && pick(v6, usable).is_some());
+        let elsewhere = [false, true].into_iter().any(|v6| !has_family(v6) && pick(v6, is_usable).is_some());
         return Err(if elsewhere { HopError::NoCommonFamily } else { HopError::NoUsableSource });
     }
     let has_more = |from: &IpAddr| pool.failover && pool.size(now, from.is_ipv6()) > 1;
-    let other = |from: IpAddr| pick(from.is_ipv6(), &|ip| ip != from && usable(ip));
+    let other = |from: IpAddr| pick(from.is_ipv6(), &|ip| ip != from && is_usable(ip));
     let others = sources.map(|from| from.filter(has_more).and_then(other));
 
-    let mut hops = Vec::with_capacity(2 * cleared.addresses().len().min(TARGETS_MAX));
+    let mut hops = Vec::with_capacity(2 * cleared.addresses().len().min(TARGET_ADDRESSES_MAX));
     for sources in [sources, others] {
-        let ways = interleave(cleared.addresses())
+        let candidates = interleave(cleared.addresses())
             .filter_map(|to| Some(Hop { from: sources[usize::from(to.is_ipv6())]?, to: (to, cleared.port()).into() }));
-        hops.extend(ways.take(TARGETS_MAX));
+        hops.extend(candidates.take(TARGET_ADDRESSES_MAX));
     }
     Ok(hops)
 }
@@ -147,7 +147,7 @@ pub struct AnnouncedRange {
     pub cidr: IpNet,
     pub from: Option<Timestamp>,
     pub until: Option<Timestamp>,
-    pub standing: RangePhase,
+    pub phase: RangePhase,
 }
 
 /// Where a moment stands in the time of a range.
@@ -182,9 +182,9 @@ impl Pool {
     }
 
     /// Exactly the addresses that deliveries may leave from, in as few CIDRs as there can be.
-    pub fn in_force(&self, now: Timestamp) -> Vec<IpNet> {
-        let in_force = self.ranges.iter().filter(|range| range.standing(now) == RangePhase::Active);
-        IpNet::aggregate(&in_force.flat_map(SourceRange::nets).collect())
+    pub fn active_ranges(&self, now: Timestamp) -> Vec<IpNet> {
+        let in_force = self.ranges.iter().filter(|range| range.phase(now) == RangePhase::Active);
+        IpNet::aggregate(&in_force.flat_map(SourceRange::to_nets).collect())
     }
 
     /// How many addresses of one family are in force.
@@ -198,24 +198,24 @@ impl Pool {
     }
 
     pub fn contains(&self, ip: IpAddr, now: Timestamp) -> bool {
-        self.ranges(now, ip.is_ipv6()).any(|range| range.has(number(ip)))
+        self.ranges(now, ip.is_ipv6()).any(|range| range.contains(ip_to_u128(ip)))
     }
 
     /// Everything that was, is or will be in force, for those who have to allow it in time.
-    pub fn announced(&self, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
+    pub fn announced_ranges(&self, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
         self.ranges.iter().flat_map(move |range| {
-            let standing = range.standing(now);
-            range.nets().map(move |cidr| AnnouncedRange { cidr, from: range.from, until: range.until, standing })
+            let phase = range.phase(now);
+            range.to_nets().map(move |cidr| AnnouncedRange { cidr, from: range.from, until: range.until, phase })
         })
     }
 
     /// The source of each family that `stick` sticks to while it is usable.
-    pub fn sticky(&self, affinity: u64, now: Timestamp) -> impl Iterator<Item = IpAddr> {
-        [true, false].into_iter().filter_map(move |v6| self.pick(v6, affinity, 0, now, &|_| true))
+    pub fn sticky_sources(&self, affinity: u64, now: Timestamp) -> impl Iterator<Item = IpAddr> {
+        [true, false].into_iter().filter_map(move |v6| self.select_source(v6, affinity, 0, now, &|_| true))
     }
 
     fn ranges(&self, now: Timestamp, v6: bool) -> impl Iterator<Item = &SourceRange> {
-        self.ranges.iter().filter(move |range| range.is_v6() == v6 && range.standing(now) == RangePhase::Active)
+        self.ranges.iter().filter(move |range| range.is_v6() == v6 && range.phase(now) == RangePhase::Active)
     }
 
     fn spans(&self, now: Timestamp, v6: bool) -> impl Iterator<Item = &AddressSpan> {
@@ -223,26 +223,35 @@ impl Pool {
     }
 
     /// A source of one family, by `select`, of those that are usable.
-    fn pick(&self, v6: bool, stick: u64, turn: u64, now: Timestamp, usable: &dyn Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    fn select_source(
+        &self,
+        v6: bool,
+        affinity: u64,
+        sequence: u64,
+        now: Timestamp,
+        is_usable: &dyn Fn(IpAddr) -> bool,
+    ) -> Option<IpAddr> {
         let size = self.size(now, v6);
         if size == 0 {
             return None;
         }
-        let seed = if self.select == SelectionPolicy::Sticky { stick } else { turn };
-        for draw in 0..DRAWS {
+        let seed = if self.select == SelectionPolicy::Sticky { affinity } else { sequence };
+        for draw in 0..DRAWS_MAX {
             let ip = match self.select {
                 SelectionPolicy::Sticky => self.rendezvous(v6, mix(seed, draw), now),
-                SelectionPolicy::Spread if draw == 0 => self.nth(v6, u128::from(turn) % size, now),
-                SelectionPolicy::Spread | SelectionPolicy::Random => self.nth(v6, wide(mix(seed, draw)) % size, now),
+                SelectionPolicy::Spread if draw == 0 => self.nth(v6, u128::from(sequence) % size, now),
+                SelectionPolicy::Spread | SelectionPolicy::Random => {
+                    self.nth(v6, mix_u128(mix(seed, draw)) % size, now)
+                }
             };
-            if let Some(ip) = ip.filter(|ip| usable(*ip)) {
+            if let Some(ip) = ip.filter(|ip| is_usable(*ip)) {
                 return Some(ip);
             }
         }
         // Hardly anything is left: walk on from where the dice fell.
-        let start = wide(mix(seed, DRAWS)) % size;
+        let start = mix_u128(mix(seed, DRAWS_MAX)) % size;
         let walk = (0..size.min(WALK_MAX)).map(|step| (start + step) % size);
-        walk.filter_map(|index| self.nth(v6, index, now)).find(|ip| usable(*ip))
+        walk.filter_map(|index| self.nth(v6, index, now)).find(|ip| is_usable(*ip))
     }
 
     /// The address that `seed` draws from all that the ranges have as written; `None`: it is excluded.
@@ -254,8 +263,8 @@ impl Pool {
     fn rendezvous(&self, v6: bool, seed: u64, now: Timestamp) -> Option<IpAddr> {
         let scored = self.ranges(now, v6).map(|range| (range.score(seed), range));
         let (_, winner) = scored.min_by(|(a, _), (b, _)| a.total_cmp(b))?;
-        let drawn = winner.draw(seed);
-        winner.has(drawn).then(|| address(drawn, v6))
+        let drawn = winner.draw_address(seed);
+        winner.contains(drawn).then(|| u128_to_ip(drawn, v6))
     }
 
     /// The address at `index` of those in force.
@@ -263,7 +272,7 @@ impl Pool {
         for span in self.spans(now, v6) {
             match index.checked_sub(span.size()) {
                 Some(rest) => index = rest,
-                None => return Some(address(span.first + index, v6)),
+                None => return Some(u128_to_ip(span.first + index, v6)),
             }
         }
         None
@@ -287,7 +296,7 @@ impl SourceRange {
         is_v6(&self.cidr)
     }
 
-    fn standing(&self, now: Timestamp) -> RangePhase {
+    fn phase(&self, now: Timestamp) -> RangePhase {
         if self.from.is_some_and(|from| now < from) {
             RangePhase::Upcoming
         } else if self.until.is_some_and(|until| until <= now) {
@@ -297,7 +306,7 @@ impl SourceRange {
         }
     }
 
-    fn has(&self, number: u128) -> bool {
+    fn contains(&self, number: u128) -> bool {
         self.spans.iter().any(|span| (span.first..=span.last).contains(&number))
     }
 
@@ -314,19 +323,19 @@ impl SourceRange {
     }
 
     /// An address of the range as written: its size is a power of two, so that random low bits are a fair draw.
-    fn draw(&self, seed: u64) -> u128 {
+    fn draw_address(&self, seed: u64) -> u128 {
         let AddressSpan { first, last } = AddressSpan::of(&self.cidr);
-        first | (wide(mix(seed, !self.id)) & (first ^ last))
+        first | (mix_u128(mix(seed, !self.id)) & (first ^ last))
     }
 
-    fn nets(&self) -> impl Iterator<Item = IpNet> {
-        self.spans.iter().flat_map(|span| span.nets(self.is_v6()))
+    fn to_nets(&self) -> impl Iterator<Item = IpNet> {
+        self.spans.iter().flat_map(|span| span.to_nets(self.is_v6()))
     }
 }
 
 impl AddressSpan {
     fn of(net: &IpNet) -> Self {
-        Self { first: number(net.network()), last: number(net.broadcast()) }
+        Self { first: ip_to_u128(net.network()), last: ip_to_u128(net.broadcast()) }
     }
 
     /// A range that would overflow this is refused: see [`check`].
@@ -344,7 +353,7 @@ impl AddressSpan {
         [before, after].into_iter().flatten()
     }
 
-    fn nets(&self, v6: bool) -> IpSubnets {
+    fn to_nets(&self, v6: bool) -> IpSubnets {
         if v6 {
             Ipv6Subnets::new(Ipv6Addr::from_bits(self.first), Ipv6Addr::from_bits(self.last), 0).into()
         } else {
@@ -357,14 +366,14 @@ fn is_v6(net: &IpNet) -> bool {
     matches!(net, IpNet::V6(_))
 }
 
-fn number(ip: IpAddr) -> u128 {
+fn ip_to_u128(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => ip.to_bits().into(),
         IpAddr::V6(ip) => ip.to_bits(),
     }
 }
 
-fn address(number: u128, v6: bool) -> IpAddr {
+fn u128_to_ip(number: u128, v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::from_bits(number).into() } else { v4(number).into() }
 }
 
@@ -384,7 +393,7 @@ fn mix(seed: u64, value: u64) -> u64 {
     finish(finish(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ value)
 }
 
-fn wide(seed: u64) -> u128 {
+fn mix_u128(seed: u64) -> u128 {
     u128::from(mix(seed, 1)) << 64 | u128::from(mix(seed, 2))
 }
 

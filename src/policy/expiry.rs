@@ -11,11 +11,11 @@ use crate::config::WarningCode;
 use crate::config::{Config, CrlPolicy, Located, PemFile, Problem, Roots, SourceSpan};
 
 /// Who renews by hand needs this long; an authority of our own must reach our clients first.
-const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
-const SOON_FOR_AUTHORITY: SignedDuration = SignedDuration::from_hours(30 * 24);
+const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
+const WARN_BEFORE_CA: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// What is short-lived is renewed later: with this part of its life left, something has gone wrong.
-const LAST_PART: i32 = 4;
+const WARN_LIFETIME_DIVISOR: i32 = 4;
 
 /// What a certificate or list is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,39 +71,39 @@ pub struct Expiry {
     pub path: PathBuf,
     /// Counted from 1 in a file of several that are none another's chain.
     number: Option<usize>,
-    from: i64,
-    pub ends: Timestamp,
-    soon: SignedDuration,
+    valid_from: i64,
+    pub expires_at: Timestamp,
+    warn_before: SignedDuration,
 }
 
 /// Every certificate and list that a file of the configuration holds; those that need care are warned about.
 pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Vec<Expiry> {
     let mut all = ExpiryCollector(Vec::new());
     for tls in config.server.all_tls() {
-        all.chain(CertificateUse::Listener, "", &tls.certificate);
-        tls.client_ca.iter().for_each(|ca| all.authorities(CertificateUse::ClientCa, Purpose::Clients, "", ca));
-        tls.client_crls.iter().for_each(|list| all.each(CertificateUse::ClientCrl, "", list, life_of_list));
+        all.add_chain(CertificateUse::Listener, "", &tls.certificate);
+        tls.client_ca.iter().for_each(|ca| all.add_authorities(CertificateUse::ClientCa, Purpose::Clients, "", ca));
+        tls.client_crls.iter().for_each(|list| all.each(CertificateUse::ClientCrl, "", list, crl_validity));
     }
-    config.server.ca.iter().for_each(|ca| all.chain(CertificateUse::Ca, "", &ca.certificate));
+    config.server.ca.iter().for_each(|ca| all.add_chain(CertificateUse::Ca, "", &ca.certificate));
     for (name, trust) in &config.trust {
         let name = name.as_str();
         for roots in &trust.roots {
             if let Roots::File(path, parts) = &roots.value {
                 let file = PemFile { path: path.clone(), parts: parts.clone() };
                 let file = Located { value: file, span: roots.span };
-                all.authorities(CertificateUse::Roots, Purpose::Servers, name, &file);
+                all.add_authorities(CertificateUse::Roots, Purpose::Servers, name, &file);
             }
         }
         let intermediates = &trust.intermediates;
-        intermediates.iter().for_each(|file| all.each(CertificateUse::Intermediates, name, file, life_of_certificate));
+        intermediates.iter().for_each(|file| all.each(CertificateUse::Intermediates, name, file, certificate_validity));
         let usage = CertificateUse::Crl(trust.crl_policy());
-        trust.crls.iter().for_each(|list| all.each(usage, name, list, life_of_list));
-        trust.identity.iter().for_each(|identity| all.chain(CertificateUse::Identity, name, &identity.certificate));
+        trust.crls.iter().for_each(|list| all.each(usage, name, list, crl_validity));
+        trust.identity.iter().for_each(|identity| all.add_chain(CertificateUse::Identity, name, &identity.certificate));
     }
     for (place, expiry) in &all.0 {
         // That our own authority has ended is a problem, and said where it is compiled.
-        let is_said = expiry.usage == CertificateUse::Ca && expiry.ends < now;
-        if let Some(message) = expiry.warning(now).filter(|_| !is_said) {
+        let is_reported = expiry.usage == CertificateUse::Ca && expiry.expires_at < now;
+        if let Some(message) = expiry.warning(now).filter(|_| !is_reported) {
             problems.push(Problem::warning(WarningCode::ExpiresSoon, Some(*place), message).help(expiry.help()));
         }
     }
@@ -113,29 +113,29 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
 impl Expiry {
     /// What there is to say about it now, if anything.
     pub fn warning(&self, now: Timestamp) -> Option<String> {
-        let (what, ends, then) = (self.what(), self.ends, self.usage.consequence());
+        let (label, expires_at, consequence) = (self.label(), self.expires_at, self.usage.consequence());
         let is_list = matches!(self.usage, CertificateUse::Crl(_) | CertificateUse::ClientCrl);
-        if ends < now {
+        if expires_at < now {
             Some(match is_list {
-                true => format!("{what} is out of date since {ends}: {then}"),
-                false => format!("{what} has expired at {ends}: {then}"),
+                true => format!("{label} is out of date since {expires_at}: {consequence}"),
+                false => format!("{label} has expired at {expires_at}: {consequence}"),
             })
-        } else if self.is_soon(now) {
-            Some(format!("{what} {} at {ends}", if is_list { "will be out of date" } else { "expires" }))
-        } else if self.from > now.as_second() && is_list {
-            Some(format!("{what} has a thisUpdate in the future: it is ignored until then"))
-        } else if self.from > now.as_second() {
-            Some(format!("{what} is not valid yet: {then}"))
+        } else if self.is_expiring(now) {
+            Some(format!("{label} {} at {expires_at}", if is_list { "will be out of date" } else { "expires" }))
+        } else if self.valid_from > now.as_second() && is_list {
+            Some(format!("{label} has a thisUpdate in the future: it is ignored until then"))
+        } else if self.valid_from > now.as_second() {
+            Some(format!("{label} is not valid yet: {consequence}"))
         } else {
             None
         }
     }
 
-    fn is_soon(&self, now: Timestamp) -> bool {
-        self.ends.duration_since(now) < self.soon
+    fn is_expiring(&self, now: Timestamp) -> bool {
+        self.expires_at.duration_since(now) < self.warn_before
     }
 
-    fn what(&self) -> String {
+    fn label(&self) -> String {
         let path = self.path.display();
         match (self.usage, self.number) {
             (CertificateUse::ClientCrl | CertificateUse::Crl(_), number) => {
@@ -162,8 +162,8 @@ struct ExpiryCollector(Vec<(SourceSpan, Expiry)>);
 
 impl ExpiryCollector {
     /// A chain ends with its first certificate that does.
-    fn chain(&mut self, usage: CertificateUse, trust: &str, file: &Located<PemFile>) {
-        let lives: Vec<_> = file.parts.iter().filter_map(|der| life_of_certificate(der)).collect();
+    fn add_chain(&mut self, usage: CertificateUse, trust: &str, file: &Located<PemFile>) {
+        let lives: Vec<_> = file.parts.iter().filter_map(|der| certificate_validity(der)).collect();
         let from = lives.iter().map(|(from, _)| *from).max();
         let until = lives.iter().map(|(_, until)| *until).min();
         if let (Some(from), Some(until)) = (from, until) {
@@ -178,17 +178,16 @@ impl ExpiryCollector {
         file: &Located<PemFile>,
         life: fn(&[u8]) -> Option<(i64, i64)>,
     ) {
-        for (index, life) in file.parts.iter().enumerate().filter_map(|(index, der)| Some((index, life(der)?))) {
-            self.add(usage, trust, file, Some(index + 1), life);
+        for (index, validity) in file.parts.iter().enumerate().filter_map(|(index, der)| Some((index, life(der)?))) {
+            self.add(usage, trust, file, Some(index + 1), validity);
         }
     }
 
     /// What stands among authorities, and is one or not.
-    fn authorities(&mut self, usage: CertificateUse, purpose: Purpose, trust: &str, file: &Located<PemFile>) {
+    fn add_authorities(&mut self, usage: CertificateUse, purpose: Purpose, trust: &str, file: &Located<PemFile>) {
         for (index, der) in file.parts.iter().enumerate() {
-            let Some(life) = life_of_certificate(der) else { continue };
-            let usage =
-                if anchors::is_authority(der, purpose) { usage } else { CertificateUse::DirectlyTrusted(purpose) };
+            let Some(life) = certificate_validity(der) else { continue };
+            let usage = if anchors::is_ca(der, purpose) { usage } else { CertificateUse::DirectlyTrusted(purpose) };
             self.add(usage, trust, file, Some(index + 1), life);
         }
     }
@@ -202,23 +201,31 @@ impl ExpiryCollector {
         life: (i64, i64),
     ) {
         let (from, until) = life;
-        let most = if usage == CertificateUse::Ca { SOON_FOR_AUTHORITY } else { SOON };
-        let part = SignedDuration::from_secs(until.saturating_sub(from)) / LAST_PART;
+        let warn_before_max = if usage == CertificateUse::Ca { WARN_BEFORE_CA } else { WARN_BEFORE };
+        let part = SignedDuration::from_secs(until.saturating_sub(from)) / WARN_LIFETIME_DIVISOR;
         // RFC 5280 §4.1.2.5: the last date there is says "does not expire", and is beyond what a `Timestamp` holds.
         let ends = Timestamp::from_second(until).unwrap_or(Timestamp::MAX);
         let path = file.path.clone();
-        let expiry = Expiry { usage, trust: trust.to_owned(), path, number, from, ends, soon: most.min(part) };
+        let expiry = Expiry {
+            usage,
+            trust: trust.to_owned(),
+            path,
+            number,
+            valid_from: from,
+            expires_at: ends,
+            warn_before: warn_before_max.min(part),
+        };
         self.0.push((file.span, expiry));
     }
 }
 
 /// From when until when, in seconds; what cannot be read is a problem elsewhere.
-fn life_of_certificate(der: &[u8]) -> Option<(i64, i64)> {
+fn certificate_validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
 }
 
-fn life_of_list(der: &[u8]) -> Option<(i64, i64)> {
+fn crl_validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, list) = CertificateRevocationList::from_der(der).ok()?;
     Some((list.last_update().timestamp(), list.next_update()?.timestamp()))
 }

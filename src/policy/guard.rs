@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::addresses::{SpecialRange, embedded, listed, overlap, rows, special};
+use super::addresses::{SpecialRange, embedded_ipv4, overlaps, registered_range, special_range, special_ranges};
 use crate::config::WarningCode;
 use crate::config::{self, Config, Located, Problem};
 use crate::host::is_subdomain_of;
 use crate::names::{Host, PoolName, Scheme, Target};
 
 /// Names that mean something on this machine or network, or nothing at all, and everything below them.
-const SPECIAL_USE: &[&str] = &[
+const SPECIAL_USE_NAMES: &[&str] = &[
     // RFC 6761 §6
     "localhost",
     "test",
@@ -43,7 +43,7 @@ pub struct Guard {
     allow: Vec<IpNet>,
     deny: Vec<IpNet>,
     /// What these would refuse is told, and let through.
-    reporting: Vec<IpNet>,
+    deny_report_only: Vec<IpNet>,
     ports: Vec<u16>,
     /// Names that the operator gave addresses to, and so vouches for.
     pinned_names: BTreeMap<Arc<str>, Vec<IpAddr>>,
@@ -54,7 +54,7 @@ pub struct Guard {
 /// What this host answers for.
 #[derive(Clone, Debug, Default)]
 pub struct LocalAddresses {
-    pub local: Vec<IpNet>,
+    pub prefixes: Vec<IpNet>,
     /// Our own sockets; a wildcard stands for every address of this host.
     pub listeners: Vec<SocketAddr>,
 }
@@ -108,8 +108,8 @@ impl Guard {
     ) -> Self {
         let cidrs = |list: &[Located<IpNet>]| list.iter().map(|cidr| cidr.trunc()).collect();
         let denied = |report_only| {
-            let meant = guard.deny.iter().filter(|deny| deny.report_only == report_only);
-            meant.map(|deny| deny.cidr.trunc()).collect()
+            let matching = guard.deny.iter().filter(|deny| deny.report_only == report_only);
+            matching.map(|deny| deny.cidr.trunc()).collect()
         };
         let name = |(host, addresses): (&Host, &Vec<IpAddr>)| match host {
             Host::Name(name) => Some((Arc::clone(name), addresses.clone())),
@@ -122,7 +122,7 @@ impl Guard {
         Self {
             allow: cidrs(&guard.allow),
             deny: denied(false),
-            reporting: denied(true),
+            deny_report_only: denied(true),
             ports: guard.ports.iter().map(|port| port.value).collect(),
             pinned_names: resolver.hosts.iter().filter_map(name).collect(),
             pools: egress.iter().flat_map(ranges).collect(),
@@ -130,7 +130,7 @@ impl Guard {
     }
 
     /// Judges port and name, before DNS.
-    pub fn judge_name(&self, target: &Target, route_ports: &[u16], plaintext_allowed: bool) -> Result<(), Forbidden> {
+    pub fn check_name(&self, target: &Target, route_ports: &[u16], plaintext_allowed: bool) -> Result<(), Forbidden> {
         let port = target.port;
         let plaintext = target.scheme == Scheme::Http && plaintext_allowed && port == Scheme::Http.default_port();
         if !plaintext && !self.ports.contains(&port) && !route_ports.contains(&port) {
@@ -155,20 +155,20 @@ impl Guard {
             Host::Name(_) => answers,
         };
         for &address in answers {
-            self.judge(address, target.port, own)?;
+            self.check_address(address, target.port, own)?;
         }
         // An IPv4-mapped address is dialled as the IPv4 address that it was judged as, from a source of that family:
         // the kernel would send IPv4 from an IPv6 socket, from another source than the one bound.
         let addresses = answers.iter().map(IpAddr::to_canonical).collect();
         let would_deny = self
-            .reporting
+            .deny_report_only
             .iter()
-            .find(|deny| answers.iter().any(|address| self.embedded_forms(*address).any(|face| deny.contains(&face))));
+            .find(|deny| answers.iter().any(|address| self.embedded_forms(*address).any(|form| deny.contains(&form))));
         Ok(ClearedAddresses { addresses, port: target.port, would_deny: would_deny.copied() })
     }
 
     /// The addresses that a host has without being resolved: its own, or those that the operator gave it.
-    pub fn pinned<'a>(&'a self, host: &'a Host) -> Option<&'a [IpAddr]> {
+    pub fn pinned_addresses<'a>(&'a self, host: &'a Host) -> Option<&'a [IpAddr]> {
         match host {
             Host::Ip(address) => Some(std::slice::from_ref(address)),
             Host::Name(name) => self.pinned_names.get(name).map(Vec::as_slice),
@@ -177,44 +177,44 @@ impl Guard {
 
     /// Why nothing will be sent to this host, whatever the port, and whatever this host's own addresses are.
     pub fn denies(&self, host: &Host) -> Option<Forbidden> {
-        let judge = |address: &IpAddr| self.judge(*address, 0, &LocalAddresses::default()).err();
+        let check_address = |address: &IpAddr| self.check_address(*address, 0, &LocalAddresses::default()).err();
         match host {
-            Host::Ip(address) => judge(address),
+            Host::Ip(address) => check_address(address),
             Host::Name(name) => match self.pinned_names.get(name) {
-                Some(addresses) => addresses.iter().find_map(judge),
+                Some(addresses) => addresses.iter().find_map(check_address),
                 None => is_special_use(name).then_some(Forbidden::Name),
             },
         }
     }
 
     /// Why nothing will be sent to any host below this one.
-    pub fn shuts_below(&self, parent: &str) -> Option<Forbidden> {
-        let vouched = || self.pinned_names.keys().any(|name| is_subdomain_of(name, parent));
-        (is_special_use(parent) && !vouched()).then_some(Forbidden::Name)
+    pub fn denies_subdomains(&self, parent: &str) -> Option<Forbidden> {
+        let has_pinned_name = || self.pinned_names.keys().any(|name| is_subdomain_of(name, parent));
+        (is_special_use(parent) && !has_pinned_name()).then_some(Forbidden::Name)
     }
 
-    fn judge(&self, address: IpAddr, port: u16, own: &LocalAddresses) -> Result<(), Forbidden> {
-        if self.embedded_forms(address).any(|face| self.loops_back(face, port, own)) {
+    fn check_address(&self, address: IpAddr, port: u16, local: &LocalAddresses) -> Result<(), Forbidden> {
+        if self.embedded_forms(address).any(|form| self.loops_back(form, port, local)) {
             return Err(Forbidden::LoopsBack);
         }
         let refuse = |rule: String| Err(Forbidden::Address { address, rule });
-        if let Some(metadata) = special(address).filter(|special| special.metadata) {
+        if let Some(metadata) = special_range(address).filter(|range| range.is_metadata) {
             return refuse(metadata.to_string());
         }
-        for face in self.embedded_forms(address) {
-            if let Some(deny) = self.deny.iter().find(|deny| deny.contains(&face)) {
+        for form in self.embedded_forms(address) {
+            if let Some(deny) = self.deny.iter().find(|deny| deny.contains(&form)) {
                 return refuse(format!("guard.deny {deny}"));
             }
-            if self.allow.iter().any(|allow| allow.contains(&face)) {
+            if self.allow.iter().any(|allow| allow.contains(&form)) {
                 continue;
             }
-            if let Some(special) = listed(face) {
-                return refuse(special.to_string());
+            if let Some(range) = registered_range(form) {
+                return refuse(range.to_string());
             }
-            if let Some((pool, _)) = self.pools.iter().find(|(_, range)| range.contains(&face)) {
+            if let Some((pool, _)) = self.pools.iter().find(|(_, range)| range.contains(&form)) {
                 return refuse(format!("an address of egress.{pool}"));
             }
-            if is_local(face, own) {
+            if is_local(form, local) {
                 return refuse("an address of this host".to_owned());
             }
         }
@@ -231,13 +231,13 @@ impl Guard {
             let prefixes = self.allow.iter().filter(|allow| allow.contains(&address)).map(IpNet::prefix_len);
             prefixes.max().is_none_or(|allowed| allowed == length || !matches!(allowed, 48 | 56 | 64 | 96))
         };
-        let inner = embedded(address).filter(move |inner| inner.translation.is_none_or(layout));
+        let inner = embedded_ipv4(address).filter(move |inner| inner.translation.is_none_or(layout));
         iter::once(address).chain(inner.map(|inner| IpAddr::V4(inner.address)))
     }
 
-    fn loops_back(&self, address: IpAddr, port: u16, own: &LocalAddresses) -> bool {
-        own.listeners.iter().any(|listener| {
-            let here = || is_local(address, own) || self.pools.iter().any(|(_, range)| range.contains(&address));
+    fn loops_back(&self, address: IpAddr, port: u16, local: &LocalAddresses) -> bool {
+        local.listeners.iter().any(|listener| {
+            let here = || is_local(address, local) || self.pools.iter().any(|(_, range)| range.contains(&address));
             listener.port() == port
                 // Linux takes the unspecified address for this host.
                 && (listener.ip() == address || address.is_unspecified() || (listener.ip().is_unspecified() && here()))
@@ -245,12 +245,12 @@ impl Guard {
     }
 }
 
-fn is_local(address: IpAddr, own: &LocalAddresses) -> bool {
-    address.is_loopback() || own.local.iter().any(|net| net.contains(&address))
+fn is_local(address: IpAddr, local: &LocalAddresses) -> bool {
+    address.is_loopback() || local.prefixes.iter().any(|net| net.contains(&address))
 }
 
 fn is_special_use(name: &str) -> bool {
-    SPECIAL_USE.iter().any(|special| name == *special || is_subdomain_of(name, special))
+    SPECIAL_USE_NAMES.iter().any(|special| name == *special || is_subdomain_of(name, special))
 }
 
 fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
@@ -272,7 +272,7 @@ fn check_allow(guard: &config::Guard, problems: &mut Vec<Problem>) {
                 .related(deny.span, "denied here"),
             );
         }
-        if let Some(metadata) = rows().find(|row| row.metadata && overlap(&row.cidr, &allow.value)) {
+        if let Some(metadata) = special_ranges().find(|row| row.is_metadata && overlaps(&row.cidr, &allow.value)) {
             let SpecialRange { cidr, name, .. } = metadata;
             problems.push(
                 Problem::warning(

@@ -17,7 +17,7 @@ pub struct InspectionCa {
     /// Shown behind every leaf: the authority, and whoever stands between it and the one that clients trust.
     pub chain: Vec<CertificateDer<'static>>,
     /// Nothing that it signs is good for longer.
-    pub ends: Timestamp,
+    pub expires_at: Timestamp,
 }
 
 pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Option<InspectionCa> {
@@ -42,13 +42,13 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
                     "no route has `connect = \"inspect\"`, so this authority is unused",
                 ));
             }
-            authority(ca, now, problems)
+            compile_ca(ca, now, problems)
         }
     }
 }
 
-fn authority(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> Option<InspectionCa> {
-    let mut wrong = |place, message: String, help: &str| {
+fn compile_ca(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> Option<InspectionCa> {
+    let mut report = |place, message: String, help: &str| {
         problems.push(Problem::at(place, message).help(help));
         None
     };
@@ -56,21 +56,25 @@ fn authority(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> O
     let path = ca.certificate.path.display();
     let der = ca.certificate.parts.first()?;
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
-        return wrong(place, format!("the first certificate of {path} cannot be read"), "an X.509 certificate");
+        return report(place, format!("the first certificate of {path} cannot be read"), "an X.509 certificate");
     };
     if !certificate.is_ca() {
         let help = "the certificate of an authority (CA:TRUE), as `outgate ca new` makes it";
-        return wrong(place, format!("the first certificate of {path} may not sign others"), help);
+        return report(place, format!("the first certificate of {path} may not sign others"), help);
     }
     // RFC 5280 §4.1.2.5: the last date there is says "does not expire", and is beyond what a `Timestamp` holds.
-    let ends = Timestamp::from_second(certificate.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
-    if ends < now {
-        return wrong(place, format!("the authority has ended at {ends}"), "make another one with `outgate ca new`");
+    let expires_at = Timestamp::from_second(certificate.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
+    if expires_at < now {
+        return report(
+            place,
+            format!("the authority has ended at {expires_at}"),
+            "make another one with `outgate ca new`",
+        );
     }
     let pem = std::str::from_utf8(ca.key.expose()).ok();
     let Some(key) = pem.and_then(|pem| KeyPair::from_pem(pem).ok()) else {
         let help = "a PRIVATE KEY block (PKCS #8) of ECDSA, Ed25519 or RSA, not encrypted";
-        return wrong(ca.key.span, "no private key that can sign stands there".to_owned(), help);
+        return report(ca.key.span, "no private key that can sign stands there".to_owned(), help);
     };
     if key.der_bytes() != &*certificate.public_key().subject_public_key.data {
         let problem = Problem::at(ca.key.span, "the key and the certificate do not belong together");
@@ -78,10 +82,10 @@ fn authority(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> O
         return None;
     }
     let Ok(issuer) = Issuer::from_ca_cert_der(&CertificateDer::from_slice(der), key) else {
-        return wrong(place, format!("the first certificate of {path} is not usable"), "one of `outgate ca new`");
+        return report(place, format!("the first certificate of {path} is not usable"), "one of `outgate ca new`");
     };
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(digest(&SHA256, &ca.certificate.parts.concat()).as_ref());
     let chain = ca.certificate.parts.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    Some(InspectionCa { fingerprint, issuer, chain, ends })
+    Some(InspectionCa { fingerprint, issuer, chain, expires_at })
 }

@@ -78,7 +78,7 @@ pub struct LimitKey<'a> {
 
 impl LimitKey<'_> {
     /// Returns the parts that the limit counts by, under their names in `per`; the tenant is `None` where there is none.
-    pub fn parts(&self) -> BTreeMap<&'static str, Option<String>> {
+    pub fn dimensions(&self) -> BTreeMap<&'static str, Option<String>> {
         let part = |name, text: Option<Option<String>>| text.map(|text| (name, text));
         let parts = [
             part("client", self.client.map(|name| Some(name.to_string()))),
@@ -93,14 +93,14 @@ impl LimitKey<'_> {
 
 impl Limit {
     /// Unambiguous within this limit; another limit counts on its own.
-    pub fn key<'a>(&self, who: &LimitDescriptor<'a>) -> LimitKey<'a> {
-        let per = |what| self.per.contains(&what);
+    pub fn key<'a>(&self, descriptor: &LimitDescriptor<'a>) -> LimitKey<'a> {
+        let per = |dimension| self.per.contains(&dimension);
         LimitKey {
-            client: per(LimitScope::Client).then_some(who.client),
-            tenant: per(LimitScope::Tenant).then_some(who.tenant),
-            route: per(LimitScope::Route).then_some(who.route),
-            host: per(LimitScope::Host).then_some(who.host),
-            egress: per(LimitScope::Egress).then_some(who.egress),
+            client: per(LimitScope::Client).then_some(descriptor.client),
+            tenant: per(LimitScope::Tenant).then_some(descriptor.tenant),
+            route: per(LimitScope::Route).then_some(descriptor.route),
+            host: per(LimitScope::Host).then_some(descriptor.host),
+            egress: per(LimitScope::Egress).then_some(descriptor.egress),
         }
     }
 }
@@ -118,36 +118,38 @@ pub struct LimitStatus {
 pub struct RateStatus {
     pub remaining: u32,
     /// Within this time one more is allowed.
-    pub next: Duration,
+    pub retry_after: Duration,
 }
 
 /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10); none where nothing is limited.
 ///
 /// `q` in `w` seconds is the rate, or the burst and the time it takes to come back where the burst is larger, so that
 /// `r` never exceeds `q`.
-pub fn headers<'a>(standings: impl IntoIterator<Item = &'a LimitStatus>) -> Option<[(HeaderName, HeaderValue); 2]> {
-    let (mut policy, mut left) = (String::new(), String::new());
-    for LimitStatus { limit, rate, concurrency_left: places } in standings {
+pub fn rate_limit_headers<'a>(
+    standings: impl IntoIterator<Item = &'a LimitStatus>,
+) -> Option<[(HeaderName, HeaderValue); 2]> {
+    let (mut policy, mut status) = (String::new(), String::new());
+    for LimitStatus { limit, rate, concurrency_left } in standings {
         if let Some(quota) = limit.quota {
             let q = quota.burst.max(quota.count).get();
             let w = whole_seconds(quota.time_for(q));
-            item(&mut policy, &limit.name, "", format_args!(";q={q};w={w}"));
-            if let Some(RateStatus { remaining, next }) = rate {
-                item(&mut left, &limit.name, "", format_args!(";r={remaining};t={}", whole_seconds(*next)));
+            push_item(&mut policy, &limit.name, "", format_args!(";q={q};w={w}"));
+            if let Some(RateStatus { remaining, retry_after: next }) = rate {
+                push_item(&mut status, &limit.name, "", format_args!(";r={remaining};t={}", whole_seconds(*next)));
             }
         }
         if let Some(maximum) = limit.concurrency {
             // A policy is known by its name: a limit of both kinds needs two.
             let suffix = if limit.quota.is_some() { "/concurrency" } else { "" };
-            item(&mut policy, &limit.name, suffix, format_args!(";q={maximum};qu=\"concurrent-requests\""));
-            if let Some(places) = places {
-                item(&mut left, &limit.name, suffix, format_args!(";r={places}"));
+            push_item(&mut policy, &limit.name, suffix, format_args!(";q={maximum};qu=\"concurrent-requests\""));
+            if let Some(places) = concurrency_left {
+                push_item(&mut status, &limit.name, suffix, format_args!(";r={places}"));
             }
         }
     }
     let value = |text: &str| HeaderValue::from_str(text).ok().filter(|value| !value.is_empty());
     let policy = (HeaderName::from_static("ratelimit-policy"), value(&policy)?);
-    Some([policy, (HeaderName::from_static("ratelimit"), value(&left)?)])
+    Some([policy, (HeaderName::from_static("ratelimit"), value(&status)?)])
 }
 
 /// `Retry-After` in whole seconds (RFC 9110 §10.2.3): never too early, never "at once".
@@ -156,7 +158,7 @@ pub fn whole_seconds(time: Duration) -> u64 {
 }
 
 /// Appends an Item with parameters to a List (RFC 9651 §3.1); a String holds printable ASCII only (§3.3.3).
-fn item(list: &mut String, name: &LimitName, suffix: &str, parameters: std::fmt::Arguments<'_>) {
+fn push_item(list: &mut String, name: &LimitName, suffix: &str, parameters: std::fmt::Arguments<'_>) {
     list.push_str(if list.is_empty() { "\"" } else { ", \"" });
     for c in name.as_str().chars().chain(suffix.chars()) {
         match c {
@@ -171,11 +173,12 @@ fn item(list: &mut String, name: &LimitName, suffix: &str, parameters: std::fmt:
 }
 
 pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<LimitName, Arc<Limit>> {
-    let limits = config.limits.iter().map(|(name, written)| (name.clone(), Arc::new(limit(name, written, problems))));
+    let limits =
+        config.limits.iter().map(|(name, written)| (name.clone(), Arc::new(compile_limit(name, written, problems))));
     limits.collect()
 }
 
-fn limit(name: &LimitName, written: &Located<config::Limit>, problems: &mut Vec<Problem>) -> Limit {
+fn compile_limit(name: &LimitName, written: &Located<config::Limit>, problems: &mut Vec<Problem>) -> Limit {
     if written.rate.is_none() && written.concurrency.is_none() && written.bandwidth.is_none() {
         let help = "add rate = \"50/s\", concurrency = 20 or bandwidth = \"10 MiB/s\"";
         problems.push(Problem::at(written.span, format!("the limit {name} limits nothing")).help(help));
@@ -207,7 +210,7 @@ fn limit(name: &LimitName, written: &Located<config::Limit>, problems: &mut Vec<
     }
     Limit {
         name: name.clone(),
-        quota: quota(written, problems),
+        quota: compile_quota(written, problems),
         concurrency: written.concurrency.as_ref().map(|concurrency| concurrency.value),
         per: written.per.iter().map(|per| per.value).collect(),
         wait: written.wait.min(WAIT_MAX),
@@ -216,7 +219,7 @@ fn limit(name: &LimitName, written: &Located<config::Limit>, problems: &mut Vec<
     }
 }
 
-fn quota(written: &config::Limit, problems: &mut Vec<Problem>) -> Option<Quota> {
+fn compile_quota(written: &config::Limit, problems: &mut Vec<Problem>) -> Option<Quota> {
     let rate = written.rate.as_ref()?;
     let count = NonZeroU32::new(rate.count);
     if count.is_none() || rate.period.is_zero() {

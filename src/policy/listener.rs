@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::UnixTime;
 
-use super::addresses::special;
+use super::addresses::special_range;
 use super::anchors::{Anchors, Purpose};
 use super::authn::{AuthnError, PeerCertificate};
 use super::certified_key::load_certified_key;
@@ -29,7 +29,7 @@ use crate::config::{self, Alpn, BindTls, Config, Listen, ListenerTls, Located, P
 pub struct Listener {
     /// TLS of each entry of `server.listen` that has it, on TCP.
     tls: HashMap<Listen, ServerTls>,
-    pub proxies: Option<ProxyProtocolPeers>,
+    pub proxy_protocol: Option<ProxyProtocolPeers>,
 }
 
 /// TLS towards clients, compiled.
@@ -39,7 +39,7 @@ pub struct ServerTls {
     pub fingerprint: [u8; 32],
     pub certified_key: CertifiedKey,
     /// `None`: certificates are not asked for.
-    pub clients: Option<Arc<dyn ClientCertVerifier>>,
+    pub client_verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// Versions of HTTP that are offered (RFC 7301), the preferred one first.
     pub alpn: Vec<Alpn>,
 }
@@ -63,17 +63,22 @@ impl Listener {
 
     /// Judges a certificate again that was taken when its connection began: an authority or a list may have changed since,
     /// and the certificate or one of its issuers may have expired.
-    pub fn judge_held(&self, held: &PeerCertificate, at: Option<&Listen>, now: Timestamp) -> Result<(), AuthnError> {
-        let Some((leaf, others)) = held.chain.split_first() else { return Ok(()) };
+    pub fn recheck_certificate(
+        &self,
+        certificate: &PeerCertificate,
+        at: Option<&Listen>,
+        now: Timestamp,
+    ) -> Result<(), AuthnError> {
+        let Some((leaf, others)) = certificate.chain.split_first() else { return Ok(()) };
         let Some(tls) = at.and_then(|at| self.tls(at)) else { return Err(AuthnError::CertificateUntrusted) };
-        if tls.fingerprint == held.under && now.as_second() <= held.until {
+        if tls.fingerprint == certificate.listener_fingerprint && now.as_second() <= certificate.valid_until {
             return Ok(());
         }
-        let clients = tls.clients.as_ref().ok_or(AuthnError::CertificateUntrusted)?;
+        let clients = tls.client_verifier.as_ref().ok_or(AuthnError::CertificateUntrusted)?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
-        clients.verify_client_cert(leaf, others, time).map(|_| ()).map_err(|fault| match fault {
+        clients.verify_client_cert(leaf, others, time).map(|_| ()).map_err(|error| match error {
             rustls::Error::InvalidCertificate(CertificateError::Revoked) => AuthnError::CertificateRevoked,
-            _ if now.as_second() > held.until => AuthnError::CertificateExpired(held.until),
+            _ if now.as_second() > certificate.valid_until => AuthnError::CertificateExpired(certificate.valid_until),
             _ => AuthnError::CertificateUntrusted,
         })
     }
@@ -81,7 +86,7 @@ impl Listener {
 
 impl ServerTls {
     /// With other versions of HTTP, if some are written.
-    fn offering(mut self, alpn: Option<&[Alpn]>) -> Self {
+    fn with_alpn(mut self, alpn: Option<&[Alpn]>) -> Self {
         let Some(alpn) = alpn else { return self };
         self.alpn = alpn.to_vec();
         let mut digest = Context::new(&SHA256);
@@ -94,7 +99,7 @@ impl ServerTls {
 
 impl ProxyProtocolPeers {
     /// Behind a unix socket stands a process of this host, which its mode lets in.
-    pub fn has(&self, peer: Option<IpAddr>) -> bool {
+    pub fn contains(&self, peer: Option<IpAddr>) -> bool {
         match (self, peer.map(|peer| peer.to_canonical())) {
             (ProxyProtocolPeers::Any, _) | (_, None) => true,
             (ProxyProtocolPeers::Networks(networks), Some(peer)) => {
@@ -120,7 +125,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
             BindTls::Inherited => shared.clone(),
             BindTls::Own(own) => compile_tls(own, problems),
         };
-        tls.extend(own.map(|tls| (bind.address.clone(), tls.offering(bind.alpn.as_deref()))));
+        tls.extend(own.map(|tls| (bind.address.clone(), tls.with_alpn(bind.alpn.as_deref()))));
     }
     if config.server.all_tls().all(|tls| tls.client_ca.is_none())
         && let Some(name) = config.clients.values().find_map(|client| client.certificates.first())
@@ -129,12 +134,12 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
         let help = "add client_ca to server.tls, or to the tls of a listener: the authority that issues certificates to clients";
         problems.push(Problem::warning(WarningCode::NoClientCa, Some(name.span), message).help(help));
     }
-    warn_of_public(config, &tls, problems);
-    Listener { tls, proxies }
+    warn_public_listeners(config, &tls, problems);
+    Listener { tls, proxy_protocol: proxies }
 }
 
 /// Warns of listeners on public addresses.
-fn warn_of_public(config: &Config, tls: &HashMap<Listen, ServerTls>, problems: &mut Vec<Problem>) {
+fn warn_public_listeners(config: &Config, tls: &HashMap<Listen, ServerTls>, problems: &mut Vec<Problem>) {
     for bind in config.admin.listen.iter().filter(|bind| is_public(&bind.address)) {
         let message = format!("strangers can reach the admin listener on {}", bind.address);
         let help = "write a loopback or private address, or \"unix:/path\": nothing there asks for a credential";
@@ -162,7 +167,7 @@ fn is_public(listen: &Listen) -> bool {
     match listen {
         Listen::Tcp(address) => {
             let ip = address.ip().to_canonical();
-            ip.is_unspecified() || special(ip).is_none()
+            ip.is_unspecified() || special_range(ip).is_none()
         }
         Listen::Unix(_) | Listen::Systemd => false,
     }
@@ -173,17 +178,17 @@ fn compile_tls(tls: &ListenerTls, problems: &mut Vec<Problem>) -> Option<ServerT
     let certified = load_certified_key(&tls.certificate, &tls.key, &provider, problems);
     let clients = match &tls.client_ca {
         None => None,
-        Some(ca) => Some(clients(ca, &tls.client_crls, &provider, problems)?),
+        Some(ca) => Some(compile_client_verifier(ca, &tls.client_crls, &provider, problems)?),
     };
     Some(ServerTls {
         fingerprint: fingerprint(tls),
         certified_key: certified?,
-        clients,
+        client_verifier: clients,
         alpn: vec![Alpn::Http2, Alpn::Http1],
     })
 }
 
-fn clients(
+fn compile_client_verifier(
     ca: &Located<PemFile>,
     lists: &[Located<PemFile>],
     provider: &CryptoProvider,
@@ -195,12 +200,12 @@ fn clients(
         let what = format!("certificate {} of {}", index + 1, ca.path.display());
         anchors.add_at(der, Purpose::Clients, &mut roots, (&what, ca.span), problems);
     }
-    let lists = revocation::lists(lists, problems);
+    let lists = revocation::compile(lists, problems);
     if problems[before..].iter().any(|problem| problem.severity == Severity::Problem) {
         return None;
     }
     let (hints, algorithms) = (roots.subjects(), provider.signature_verification_algorithms);
-    Some(Arc::new(ClientCertificateVerifier { roots, anchors, lists, algorithms, hints }))
+    Some(Arc::new(ClientCertificateVerifier { roots, anchors, crls: lists, algorithms, hints }))
 }
 
 /// The key is the certificate's: it need not be part of it.

@@ -35,7 +35,7 @@ use crate::names::{CredentialName, Host, PoolName, TrustName};
 /// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
 pub struct Plan {
     /// Our pseudonym in `Via` and `Proxy-Status`.
-    pub name: String,
+    pub pseudonym: String,
     pub clients: authn::Clients,
     pub routes: route::Routes,
     pub guard: guard::Guard,
@@ -45,12 +45,12 @@ pub struct Plan {
     pub credentials: BTreeMap<CredentialName, Arc<credential::Credential>>,
     pub listener: listener::Listener,
     /// Where routes inspect tunnels.
-    pub authority: Option<inspect::InspectionCa>,
+    pub inspection_ca: Option<inspect::InspectionCa>,
     /// When what stands in files ends.
     pub expiries: Vec<expiry::Expiry>,
     pub timeouts: Timeouts,
     /// `None`: no circuit ever opens.
-    pub fuse: Option<breaker::BreakerConfig>,
+    pub breaker: Option<breaker::BreakerConfig>,
     pub drain_timeout: Duration,
     pub max_connections: usize,
     /// As written; see [`Plan::connections_per_ip`].
@@ -62,34 +62,34 @@ pub struct Plan {
 }
 
 /// Connections of clients, where the configuration does not say.
-const CONNECTIONS: usize = 20_000;
+const MAX_CONNECTIONS_DEFAULT: usize = 20_000;
 /// A default of [`Plan::connections_per_ip`] that is lower would hold back honest senders where `max_connections` is low.
-const CONNECTIONS_PER_IP_LEAST: usize = 1000;
+const MAX_CONNECTIONS_PER_IP_FLOOR: usize = 1000;
 
 impl Plan {
     /// Connections of one client's address. By default half of all: one address cannot take every connection, and no
     /// sender keeps so many busy, since `max_deliveries` is 10,000.
     pub fn connections_per_ip(&self) -> usize {
-        self.max_connections_per_ip.unwrap_or((self.max_connections / 2).max(CONNECTIONS_PER_IP_LEAST))
+        self.max_connections_per_ip.unwrap_or((self.max_connections / 2).max(MAX_CONNECTIONS_PER_IP_FLOOR))
     }
 }
 
 /// The one compiler: start, reload, `check` and `explain` all come through here. Gives the plan and its warnings (and what
 /// is wrong with single tenants), or everything that is wrong.
 pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
-    compile_after(config, None, now)
+    recompile(config, None, now)
 }
 
 /// The same; of what is costly to compile, tenants' keys, what has not changed is that of the plan before.
-pub fn compile_after(
+pub fn recompile(
     config: &Config,
-    before: Option<&Plan>,
+    previous: Option<&Plan>,
     now: Timestamp,
 ) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
     let pools = egress::compile(config, now, &mut problems);
     let trusts = trust::compile(config, &mut problems);
-    let signers = sign::compile(config, before.map(|before| &before.signers), &mut problems);
+    let signers = sign::compile(config, previous.map(|before| &before.signers), &mut problems);
     problems.extend(signers.values().flat_map(|signer| signer.problems(now)));
     let credentials = credential::compile(config, &mut problems);
     let limits = limits::compile(config, &mut problems);
@@ -101,21 +101,25 @@ pub fn compile_after(
         limits: &limits,
     };
     let guard = guard::Guard::compile(config, &mut problems);
-    credential::check_reach(config, &credentials, &guard, &mut problems);
+    credential::check_guard(config, &credentials, &guard, &mut problems);
     let routes = route::Routes::compile(config, &tables, &mut problems);
-    route::check_reach(config, &routes, &guard, &mut problems);
+    route::check_guard(config, &routes, &guard, &mut problems);
     let plan = Plan {
-        name: config.server.name.clone(),
+        pseudonym: config.server.name.clone(),
         clients: authn::Clients::compile(config, &mut problems),
         routes,
         guard,
         listener: listener::compile(config, &mut problems),
-        authority: inspect::compile(config, now, &mut problems),
+        inspection_ca: inspect::compile(config, now, &mut problems),
         expiries: expiry::compile(config, now, &mut problems),
         timeouts: config.timeouts.clone(),
-        fuse: breaker::BreakerConfig::compile(&config.circuit),
+        breaker: breaker::BreakerConfig::compile(&config.circuit),
         drain_timeout: config.server.drain_timeout,
-        max_connections: config.server.max_connections.as_ref().map_or(CONNECTIONS, |written| written.value),
+        max_connections: config
+            .server
+            .max_connections
+            .as_ref()
+            .map_or(MAX_CONNECTIONS_DEFAULT, |written| written.value),
         max_connections_per_ip: config.server.max_connections_per_ip,
         max_deliveries: config.server.max_deliveries,
         admin_hosts: config.admin.hosts.iter().cloned().collect(),
@@ -133,14 +137,14 @@ pub fn compile_after(
 }
 
 /// What the text alone tells, and what the parts of it that could be read would mean.
-pub fn every_problem(rejected: LoadError, now: Timestamp) -> (Vec<Problem>, SourceMap) {
+pub fn all_problems(rejected: LoadError, now: Timestamp) -> (Vec<Problem>, SourceMap) {
     let LoadError { mut problems, sources, partial: rest, .. } = rejected;
     if let Some(rest) = rest {
-        if let Err(more) = compile(&rest, now) {
+        if let Err(new_problems) = compile(&rest, now) {
             // What is said of a section that was not read as a whole may be no more than the consequence.
             let broken = rest.declared_sections.broken_sections(&problems);
             let is_consequence = |problem: &Problem| problem.span.is_some_and(|place| broken.contains(&place));
-            problems.extend(more.into_iter().filter(|problem| !is_consequence(problem)));
+            problems.extend(new_problems.into_iter().filter(|problem| !is_consequence(problem)));
         }
         problems = remove_acknowledged(problems, &rest.acknowledge);
     }

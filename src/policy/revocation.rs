@@ -41,8 +41,8 @@ const TAG_NUMBER: u8 = 0x1F;
 /// Which certificates of its issuer a list speaks of (§5.2.5).
 #[derive(Default)]
 struct CrlScope {
-    only_users: bool,
-    only_authorities: bool,
+    only_end_entities: bool,
+    only_cas: bool,
     /// `None`: those of every distribution point.
     points: Option<Vec<PointName>>,
 }
@@ -67,19 +67,19 @@ pub(super) enum RevocationError {
 /// What passes though lists do not say that it is good.
 #[derive(Clone, Copy)]
 pub(super) struct RevocationPolicy {
-    pub(super) unknown: bool,
-    pub(super) stale: bool,
+    pub(super) allow_unknown: bool,
+    pub(super) allow_stale: bool,
 }
 
 /// Who has issued a certificate of a path.
 struct IssuerKey<'a> {
     key: SubjectPublicKeyInfoDer<'a>,
     key_id: Option<Vec<u8>>,
-    may_sign_lists: bool,
+    may_sign_crls: bool,
 }
 
 /// The lists of all files; of those that speak for a certificate the first counts, so the newest comes first.
-pub(super) fn lists(files: &[Located<PemFile>], problems: &mut Vec<Problem>) -> Vec<Crl> {
+pub(super) fn compile(files: &[Located<PemFile>], problems: &mut Vec<Problem>) -> Vec<Crl> {
     let mut found = Vec::new();
     for file in files {
         for (index, der) in file.parts.iter().enumerate() {
@@ -102,7 +102,7 @@ pub(super) fn check(
     lists: &[Crl],
     path: &VerifiedPath<'_>,
     anchors: &Anchors,
-    lenient: RevocationPolicy,
+    policy: RevocationPolicy,
     algorithms: &[&dyn SignatureVerificationAlgorithm],
     now: i64,
 ) -> Result<(), RevocationError> {
@@ -110,20 +110,20 @@ pub(super) fn check(
     let intermediates: Vec<_> = path.intermediate_certificates().map(|certificate| certificate.der()).collect();
     let ders: Vec<&[u8]> = std::iter::once(&leaf).chain(&intermediates).map(|der| der.as_ref()).collect();
     for (at, der) in ders.iter().enumerate() {
-        let certificate = signed_der::certificate(der).ok_or(RevocationError::Unknown)?;
-        let issuer = match ders.get(at + 1).map(|der| signed_der::certificate(der)) {
+        let certificate = signed_der::parse_certificate(der).ok_or(RevocationError::Unknown)?;
+        let issuer = match ders.get(at + 1).map(|der| signed_der::parse_certificate(der)) {
             Some(issuer) => IssuerKey::of(&issuer.ok_or(RevocationError::Unknown)?),
             None => {
-                let known = anchors.facts(path.anchor());
+                let info = anchors.info(path.anchor());
                 IssuerKey {
-                    key: signed_der::sequence(&path.anchor().subject_public_key_info).into(),
-                    key_id: known.and_then(|known| known.key_id.clone()),
-                    may_sign_lists: known.is_none_or(|known| known.may_sign_lists),
+                    key: signed_der::wrap_sequence(&path.anchor().subject_public_key_info).into(),
+                    key_id: info.and_then(|known| known.key_id.clone()),
+                    may_sign_crls: info.is_none_or(|known| known.may_sign_crls),
                 }
             }
         };
-        match check_certificate(lists, &certificate, &issuer, lenient, algorithms, now) {
-            Err(RevocationError::Unknown) if lenient.unknown => {}
+        match check_certificate(lists, &certificate, &issuer, policy, algorithms, now) {
+            Err(RevocationError::Unknown) if policy.allow_unknown => {}
             said => said?,
         }
     }
@@ -134,27 +134,31 @@ fn check_certificate(
     lists: &[Crl],
     certificate: &X509Certificate<'_>,
     issuer: &IssuerKey<'_>,
-    lenient: RevocationPolicy,
+    policy: RevocationPolicy,
     algorithms: &[&dyn SignatureVerificationAlgorithm],
     now: i64,
 ) -> Result<(), RevocationError> {
-    if !issuer.may_sign_lists {
+    if !issuer.may_sign_crls {
         return Err(RevocationError::Unknown);
     }
     // The issuer's own word for its key, else the certificate's.
     let key_id = issuer.key_id.as_deref().or(signed_der::authority_key_id(certificate));
-    let speaks = |list: &&Crl| {
+    let applies = |list: &&Crl| {
         let is_of_this_key = list.key_id.as_deref().zip(key_id).is_none_or(|(list, issuer)| list == issuer);
         // §6.3.3 says nothing of a list of the future. It was made by a clock that is wrong, or to be used then.
         list.this_update <= now && is_of_this_key && list.covers(certificate)
     };
     let is_signed =
         |list: &&Crl| SignedDer::read(&list.der).is_some_and(|list| list.verify(&issuer.key, algorithms).is_ok());
-    let list = lists.iter().filter(speaks).find(is_signed).ok_or(RevocationError::Unknown)?;
-    if list.next_update <= now && !lenient.stale {
+    let list = lists.iter().filter(applies).find(is_signed).ok_or(RevocationError::Unknown)?;
+    if list.next_update <= now && !policy.allow_stale {
         return Err(RevocationError::Stale);
     }
-    if list.revoked.contains(without_zeros(certificate.raw_serial())) { Err(RevocationError::Revoked) } else { Ok(()) }
+    if list.revoked.contains(trim_leading_zeros(certificate.raw_serial())) {
+        Err(RevocationError::Revoked)
+    } else {
+        Ok(())
+    }
 }
 
 impl<'a> IssuerKey<'a> {
@@ -162,7 +166,7 @@ impl<'a> IssuerKey<'a> {
         Self {
             key: issuer.public_key().raw.to_vec().into(),
             key_id: signed_der::subject_key_id(issuer).map(<[u8]>::to_vec),
-            may_sign_lists: signed_der::may_sign_lists(issuer),
+            may_sign_crls: signed_der::may_sign_lists(issuer),
         }
     }
 }
@@ -189,7 +193,7 @@ impl Crl {
         match OwnedCertRevocationList::from_der(der) {
             // webpki wants a distribution point there; §5.2.5 does not.
             Ok(_) | Err(Error::UnsupportedCrlIssuingDistributionPoint) => {}
-            Err(error) => return Err(meaning(&error)),
+            Err(error) => return Err(describe(&error)),
         }
         let mut revoked = HashSet::new();
         for entry in parsed.iter_revoked_certificates() {
@@ -200,7 +204,7 @@ impl Crl {
             if entry.extensions().iter().any(|found| found.critical && !is_known(found.parsed_extension())) {
                 return Err("an entry has a critical extension that is not known here");
             }
-            revoked.insert(without_zeros(entry.raw_serial()).into());
+            revoked.insert(trim_leading_zeros(entry.raw_serial()).into());
         }
         Ok(Self {
             issuer: parsed.issuer().as_raw().to_vec(),
@@ -216,7 +220,7 @@ impl Crl {
 
     /// The issuer's name, without the SEQUENCE around it.
     pub(super) fn issuer(&self) -> &[u8] {
-        signed_der::contents(&self.issuer)
+        signed_der::sequence_contents(&self.issuer)
     }
 
     /// §6.3.3 (b).
@@ -225,13 +229,13 @@ impl Crl {
             return false;
         }
         let is_authority = certificate.is_ca();
-        if (self.scope.only_users && is_authority) || (self.scope.only_authorities && !is_authority) {
+        if (self.scope.only_end_entities && is_authority) || (self.scope.only_cas && !is_authority) {
             return false;
         }
         let Some(points) = &self.scope.points else { return true };
         // A certificate without distribution points has one in effect: its issuer's name.
         points.contains(&PointName::Directory(self.issuer.clone()))
-            || points_of(certificate).iter().any(|name| points.contains(name))
+            || distribution_points(certificate).iter().any(|name| points.contains(name))
     }
 }
 
@@ -240,7 +244,8 @@ impl CrlScope {
     fn read(point: &IssuingDistributionPoint<'_>, der: &[u8]) -> Result<Self, &'static str> {
         // x509-parser skips a distribution point that it cannot read, and all fields behind it. It cannot read a name
         // relative to the issuer as RFC 5280 A.2 encodes it. It also skips fields that are out of order.
-        let tags = signed_der::tags(signed_der::contents(der)).ok_or("its issuingDistributionPoint cannot be read")?;
+        let tags = signed_der::tags(signed_der::sequence_contents(der))
+            .ok_or("its issuingDistributionPoint cannot be read")?;
         let is_point_skipped = tags.contains(&DISTRIBUTION_POINT) && point.distribution_point.is_none();
         if is_point_skipped || !tags.is_sorted_by(|a, b| a & TAG_NUMBER < b & TAG_NUMBER) {
             return Err("the name of its distribution point cannot be read, or is relative to its issuer");
@@ -256,7 +261,7 @@ impl CrlScope {
             }
         };
         let (only_users, only_authorities) = (point.only_contains_user_certs, point.only_contains_ca_certs);
-        Ok(Self { only_users, only_authorities, points })
+        Ok(Self { only_end_entities: only_users, only_cas: only_authorities, points })
     }
 }
 
@@ -271,7 +276,7 @@ impl PointName {
 }
 
 /// Where a certificate says that it would be listed (§4.2.1.13), as far as that is a complete list of its own issuer.
-fn points_of(certificate: &X509Certificate<'_>) -> Vec<PointName> {
+fn distribution_points(certificate: &X509Certificate<'_>) -> Vec<PointName> {
     let points = certificate.extensions().iter().filter_map(|extension| match extension.parsed_extension() {
         ParsedExtension::CRLDistributionPoints(points) => Some(points.iter()),
         _ => None,
@@ -284,12 +289,12 @@ fn points_of(certificate: &X509Certificate<'_>) -> Vec<PointName> {
     names.flatten().collect()
 }
 
-fn without_zeros(number: &[u8]) -> &[u8] {
+fn trim_leading_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     number.get(zeros..).unwrap_or_default()
 }
 
-fn meaning(error: &Error) -> &'static str {
+fn describe(error: &Error) -> &'static str {
     match error {
         Error::UnsupportedDeltaCrl => "it lists changes to another list only",
         Error::UnsupportedIndirectCrl => "it speaks for other issuers than its own",

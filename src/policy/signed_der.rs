@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 /// The three parts, as they stand.
 pub(super) struct SignedDer<'a> {
     /// With its tag and length: this is what was signed.
-    text: &'a [u8],
+    tbs: &'a [u8],
     /// The contents of the AlgorithmIdentifier.
     algorithm: &'a [u8],
     signature: &'a [u8],
@@ -28,12 +28,12 @@ pub(super) enum SignatureError {
 impl<'a> SignedDer<'a> {
     pub(super) fn read(der: &'a [u8]) -> Option<Self> {
         let whole = DerElement::read(der)?;
-        let text = DerElement::read(whole.contents)?;
-        let algorithm = DerElement::read(text.rest)?;
+        let tbs = DerElement::read(whole.contents)?;
+        let algorithm = DerElement::read(tbs.rest)?;
         let signature = DerElement::read(algorithm.rest)?;
         // The first byte of a BIT STRING counts the bits that its last byte leaves unused.
         let signature = signature.contents.strip_prefix(&[0])?;
-        Some(Self { text: text.whole, algorithm: algorithm.contents, signature })
+        Some(Self { tbs: tbs.whole, algorithm: algorithm.contents, signature })
     }
 
     pub(super) fn verify(
@@ -44,7 +44,7 @@ impl<'a> SignedDer<'a> {
         let key = RawPublicKeyEntity::try_from(key).map_err(|_| SignatureError::Unsupported)?;
         let mut fault = SignatureError::Unsupported;
         for algorithm in algorithms.iter().filter(|algorithm| algorithm.signature_alg_id().as_ref() == self.algorithm) {
-            match key.verify_signature(*algorithm, self.text, self.signature) {
+            match key.verify_signature(*algorithm, self.tbs, self.signature) {
                 Ok(()) => return Ok(()),
                 // One name stands for several: ECDSA with SHA-256 for one algorithm a curve.
                 Err(Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
@@ -79,7 +79,7 @@ impl<'a> DerElement<'a> {
 }
 
 /// The contents of a SEQUENCE, which is how a trust anchor holds its names and keys, as a whole (X.690 §8.1.3).
-pub(super) fn sequence(contents: &[u8]) -> Vec<u8> {
+pub(super) fn wrap_sequence(contents: &[u8]) -> Vec<u8> {
     let length = contents.len().to_be_bytes();
     let length: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
     let mut der = vec![0x30];
@@ -106,11 +106,11 @@ pub(super) fn tags(mut elements: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The reverse of [`sequence`].
-pub(super) fn contents(der: &[u8]) -> &[u8] {
+pub(super) fn sequence_contents(der: &[u8]) -> &[u8] {
     DerElement::read(der).map_or(&[], |element| element.contents)
 }
 
-pub(super) fn certificate(der: &[u8]) -> Option<X509Certificate<'_>> {
+pub(super) fn parse_certificate(der: &[u8]) -> Option<X509Certificate<'_>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
 }
 
@@ -157,7 +157,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     #[test]
-    fn a_signature_verifies_with_its_key_and_no_other() {
+    fn signed_der_verifies_with_its_key_only() {
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
         let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
         let der = CertificateParams::new([]).unwrap().self_signed(&key).unwrap().der().to_vec();
@@ -167,10 +167,10 @@ mod tests {
         };
         assert_eq!(verify(&der, &key), Ok(()));
         assert_eq!(verify(&der, &other), Err(SignatureError::Invalid));
-        let mut bent = der.clone();
-        *bent.last_mut().unwrap() ^= 1;
-        assert_eq!(verify(&bent, &key), Err(SignatureError::Invalid));
-        assert_eq!(sequence(contents(&der)), der);
+        let mut tampered = der.clone();
+        *tampered.last_mut().unwrap() ^= 1;
+        assert_eq!(verify(&tampered, &key), Err(SignatureError::Invalid));
+        assert_eq!(wrap_sequence(sequence_contents(&der)), der);
     }
 
     #[test]
@@ -190,13 +190,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_that_are_no_certificate_are_none(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn signed_der_refuses_arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let key = SubjectPublicKeyInfoDer::from(bytes.as_slice());
             let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
             if let Some(signed) = SignedDer::read(&bytes) {
                 prop_assert!(signed.verify(&key, algorithms).is_err());
             }
-            prop_assert!(contents(&bytes).len() <= bytes.len());
+            prop_assert!(sequence_contents(&bytes).len() <= bytes.len());
         }
     }
 }

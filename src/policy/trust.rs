@@ -24,7 +24,7 @@ use crate::names::TrustName;
 pub use compile::compile;
 
 /// The trust of a route that names none.
-pub const PUBLIC: &str = "public";
+pub const PUBLIC_TRUST: &str = "public";
 
 /// A trust policy, compiled.
 pub struct Trust {
@@ -47,7 +47,7 @@ pub struct Trust {
     /// What a target that asks is shown.
     pub identity: Option<Arc<CertifiedKey>>,
     /// The newest of an issuer first.
-    lists: Vec<Crl>,
+    crls: Vec<Crl>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -59,13 +59,13 @@ impl fmt::Debug for Trust {
 
 impl Trust {
     /// How many revocation lists are asked.
-    pub fn lists(&self) -> usize {
-        self.lists.len()
+    pub fn crl_count(&self) -> usize {
+        self.crls.len()
     }
 
     /// How many certificates are trusted for themselves alone.
-    pub fn own(&self) -> usize {
-        self.anchors.own().len()
+    pub fn directly_trusted_count(&self) -> usize {
+        self.anchors.directly_trusted().len()
     }
 }
 
@@ -86,41 +86,41 @@ struct FingerprintInput<'a> {
 }
 
 /// Roots, pins and lists count as sets: neither their order nor where they were read from says whom they trust.
-fn fingerprint(terms: &FingerprintInput<'_>) -> [u8; 32] {
+fn fingerprint(input: &FingerprintInput<'_>) -> [u8; 32] {
     let mut digest = Context::new(&SHA256);
     digest.update(b"outgate trust\0");
     digest.update(&[
-        match terms.min_version {
+        match input.min_version {
             TlsVersion::V1_2 => 2,
             TlsVersion::V1_3 => 3,
         },
-        match terms.verify {
+        match input.verify {
             VerifyMode::Full => 1,
             VerifyMode::None => 0,
         },
-        u8::from(terms.strict),
-        match terms.crl_policy {
+        u8::from(input.strict),
+        match input.crl_policy {
             CrlPolicy::Require => 1,
             CrlPolicy::Lenient => 0,
         },
     ]);
-    let anchors = terms.roots.roots.iter().map(|anchor| {
+    let anchors = input.roots.roots.iter().map(|anchor| {
         let constraints = anchor.name_constraints.as_deref();
         [Some(anchor.subject.as_ref()), Some(anchor.subject_public_key_info.as_ref()), constraints]
     });
     let mut anchors: Vec<[Option<&[u8]>; 3]> = anchors.collect();
     anchors.sort_unstable();
     anchors.dedup();
-    let chain = terms.identity.map(|identity| identity.cert.as_slice()).unwrap_or_default();
-    let own: Vec<&[u8]> = terms.anchors.own().iter().map(|der| der.as_ref()).collect();
+    let chain = input.identity.map(|identity| identity.cert.as_slice()).unwrap_or_default();
+    let own: Vec<&[u8]> = input.anchors.directly_trusted().iter().map(|der| der.as_ref()).collect();
     let parts: [Vec<Option<&[u8]>>; 7] = [
         anchors.into_iter().flatten().collect(),
-        terms.pins.iter().map(|pin| Some(pin.as_slice())).collect(),
-        set(&terms.crls),
-        set(&own),
+        input.pins.iter().map(|pin| Some(pin.as_slice())).collect(),
+        sorted_set(&input.crls),
+        sorted_set(&own),
         // They say whose revocation lists count.
-        terms.anchors.terms().into_iter().flatten().collect(),
-        set(&terms.intermediates),
+        input.anchors.terms().into_iter().flatten().collect(),
+        sorted_set(&input.intermediates),
         // The key is the leaf's: it need not be part of it.
         chain.iter().map(|der| Some(der.as_ref())).collect(),
     ];
@@ -137,7 +137,7 @@ fn fingerprint(terms: &FingerprintInput<'_>) -> [u8; 32] {
     fingerprint
 }
 
-fn set<'a>(ders: &[&'a [u8]]) -> Vec<Option<&'a [u8]>> {
+fn sorted_set<'a>(ders: &[&'a [u8]]) -> Vec<Option<&'a [u8]>> {
     let set: BTreeSet<&[u8]> = ders.iter().copied().collect();
     set.into_iter().map(Some).collect()
 }

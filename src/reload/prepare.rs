@@ -127,7 +127,7 @@ pub(super) fn prepare(
     let loaded = loaded.map_err(|error| {
         let watch_set = WatchSet::from_error(&error, previous);
         let fingerprint = Some(watch_set.fingerprint(path, read_at));
-        let (problems, sources) = policy::every_problem(error, now);
+        let (problems, sources) = policy::all_problems(error, now);
         Box::new(Rejection { problems: ProblemReport::new(&problems, &sources), watch_set, fingerprint })
     })?;
     let config::Loaded { config, mut warnings } = loaded;
@@ -136,7 +136,7 @@ pub(super) fn prepare(
     let rejection = |problems| {
         Box::new(Rejection { problems, watch_set: WatchSet::from_config(&config), fingerprint: Some(fingerprint) })
     };
-    let (plan, more) = policy::compile_after(&config, Some(&active.plan), now)
+    let (plan, more) = policy::recompile(&config, Some(&active.plan), now)
         .map_err(|problems| rejection(ProblemReport::new(&problems, &config.sources)))?;
     let basis = ResolverConfig::read(&config.resolver);
     let is_same_resolver = basis.is_ok_and(|basis| basis == *active.resolver.basis());

@@ -109,7 +109,7 @@ pub(super) async fn establish(
     let reading_header = read_proxy_protocol(&active, stream, peer);
     let (stream, address) = unless_evicted(&evictable, reading_header).await.map_err(rejected)?;
     enforce_per_ip_limit(runtime, &active, conn, address)?;
-    if active.plan.listener.proxies.is_some() {
+    if active.plan.listener.proxy_protocol.is_some() {
         // A connection that waits for capacity is not evictable.
         drop(evictable);
         conn.wait_for_capacity(active.plan.max_connections).await;
@@ -131,7 +131,7 @@ pub(super) async fn establish(
     };
     let (stream, certificate) = unless_evicted(&evictable, Box::pin(accepting)).await.map_err(rejected)?;
     let transport = if certificate.is_some() { Transport::Tls } else { Transport::UnexpectedPlaintext };
-    let caller = Caller { certificate: certificate.unwrap_or_default(), ..caller };
+    let caller = Caller { peer_certificate: certificate.unwrap_or_default(), ..caller };
     Ok(Established { stream, caller, evictable, transport })
 }
 
@@ -166,8 +166,8 @@ async fn read_proxy_protocol(
     mut stream: listen::ClientStream,
     peer: Option<IpAddr>,
 ) -> Result<(Box<dyn ClientIo>, Option<IpAddr>), RejectReason> {
-    let Some(proxies) = &active.plan.listener.proxies else { return Ok((Box::new(stream), peer)) };
-    if !proxies.has(peer) {
+    let Some(proxies) = &active.plan.listener.proxy_protocol else { return Ok((Box::new(stream), peer)) };
+    if !proxies.contains(peer) {
         return Err(RejectReason::UntrustedProxy);
     }
     let mut rest = BytesMut::new();

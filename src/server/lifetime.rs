@@ -58,13 +58,13 @@ impl ConnectionLifetime {
 
     /// Allows an identified connection to be evicted until the value is dropped.
     pub(super) fn mark_idle(&self) -> Option<Evictable> {
-        self.context.as_ref().filter(|_| self.is_identified()).map(|context| context.connections.mark_idle())
+        self.context.as_ref().filter(|_| self.is_authenticated()).map(|context| context.connections.mark_idle())
     }
 
     /// Resolves when a connection without an identified client should close, whether or not part of a head has arrived.
     /// The connection stays evictable until [`ConnectionLifetime::begin_request`].
     pub(super) async fn evicted_unidentified(&self) {
-        let Some(context) = self.context.as_ref().filter(|_| !self.is_identified()) else { return pending().await };
+        let Some(context) = self.context.as_ref().filter(|_| !self.is_authenticated()) else { return pending().await };
         let mark = || Arc::new(context.connections.mark_unidentified(context.id));
         let evictable = Arc::clone(self.unidentified.lock().get_or_insert_with(mark));
         evictable.evicted().await;
@@ -76,8 +76,8 @@ impl ConnectionLifetime {
         *self.unidentified.lock() = None;
     }
 
-    pub(super) fn is_identified(&self) -> bool {
-        self.caller.is_identified()
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.caller.is_authenticated()
     }
 
     /// Returns whether the client connected before its listener was handed over and has sent no request yet. Such a

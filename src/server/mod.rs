@@ -69,7 +69,7 @@ pub async fn accept(
                 let (max_connections, mut conn) = (active.plan.max_connections, connections.open(&runtime));
                 // An address at its limit takes no capacity from others. Behind a load balancer, only the PROXY header
                 // names the client's address.
-                let expects_proxy_header = active.plan.listener.proxies.is_some();
+                let expects_proxy_header = active.plan.listener.proxy_protocol.is_some();
                 if !expects_proxy_header
                     && let Err(rejected) = entrance::enforce_per_ip_limit(&runtime, &active, &mut conn, peer)
                 {

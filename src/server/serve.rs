@@ -63,7 +63,7 @@ fn serve_inspected(
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         let accepted = inspect::accept(outer, &mut inspection).await;
-        let caller = Caller { inside: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
+        let caller = Caller { tunnel: Some(inspection.inside.clone()), ..Caller::clone(&caller) };
         let caller = Arc::new(caller);
         let lifetime = ConnectionLifetime::new(&runtime, &caller, Some(inspection.until), None);
         match accepted {

@@ -15,7 +15,7 @@ impl Runtime {
         let (now, view, active) = (Timestamp::now(), self.sources.view(), self.active_config());
         self.metrics.prune(&active.plan);
         for (name, pool) in &active.plan.pools {
-            let ranges = pool.in_force(now);
+            let ranges = pool.active_ranges(now);
             self.metrics.pool(name, sources::total(&ranges), view.count(&ranges));
         }
         self.metrics.tenants(

@@ -25,7 +25,7 @@ impl Runtime {
         let (now, view, active) = (Timestamp::now(), self.sources.view(), self.active_config());
         let mut usable = 0;
         for (name, pool) in &active.plan.pools {
-            let ranges = pool.in_force(now);
+            let ranges = pool.active_ranges(now);
             let (count, configured) = (view.count(&ranges), sources::total(&ranges));
             usable += count;
             match count {

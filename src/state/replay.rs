@@ -74,13 +74,13 @@ impl ReplayCache {
         used.count -= of_client.expire(now.as_second());
         let mut key = TokenHash::default();
         key.copy_from_slice(&once.key[..16]);
-        if of_client.by_second.get(&once.until).is_some_and(|keys| keys.contains(&key)) {
+        if of_client.by_second.get(&once.valid_until).is_some_and(|keys| keys.contains(&key)) {
             return Err(ReplayError::Replayed);
         }
         if of_client.count >= self.client_max || used.count >= self.all_max {
             return Err(ReplayError::CacheFull);
         }
-        of_client.by_second.entry(once.until).or_default().insert(key);
+        of_client.by_second.entry(once.valid_until).or_default().insert(key);
         of_client.count += 1;
         used.count += 1;
         Ok(())
@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn once(key: u8, until: i64) -> ReplayToken {
-        ReplayToken { key: [key; 32], until }
+        ReplayToken { key: [key; 32], valid_until: until }
     }
 
     #[test]

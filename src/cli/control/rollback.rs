@@ -201,7 +201,7 @@ fn check_adoptable(
             Ok(_) => Ok(loaded.config.snapshot),
             Err(problems) => Err((problems, loaded.config.sources)),
         },
-        Err(load_error) => Err(policy::every_problem(load_error, now)),
+        Err(load_error) => Err(policy::all_problems(load_error, now)),
     };
     let snapshot = compiled.map_err(|(problems, sources)| {
         show_problems(&problems, &sources);

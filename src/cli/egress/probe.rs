@@ -110,7 +110,7 @@ fn print_report(report: &ProbeReport) {
     println!("dns      {}: {}", format_time(report.resolved), addresses.join(", "));
     let sources = survey.sources.len();
     match survey.is_sample() {
-        true => println!("sources  {sources} of {} usable ones, a sample spread over their ranges", survey.of),
+        true => println!("sources  {sources} of {} usable ones, a sample spread over their ranges", survey.population),
         false => println!("sources  {sources}, every usable one"),
     }
     println!();
@@ -164,7 +164,7 @@ fn as_json(report: &ProbeReport) -> Value {
         "pool": route.pool.name().as_str(),
         "trust": route.trust.name.as_str(),
         "dns": { "addresses": report.addresses, "ms": milliseconds(report.resolved) },
-        "usable": json_number(survey.of),
+        "usable": json_number(survey.population),
         "probed": survey.sources.len(),
         "sampled": survey.is_sample(),
         "connections": report.results.iter().map(result_as_json).collect::<Vec<_>>(),

@@ -19,7 +19,7 @@ use crate::policy::authn::{AssertedClient, Caller};
 use crate::state::Runtime;
 
 pub(super) fn send(valid: ValidConfig, client: ClientName, request: &RequestSpec) -> Result<SendResult, ExitCode> {
-    let caller = Caller { stated: Some(AssertedClient::by_operator(client)), ..Caller::default() };
+    let caller = Caller { asserted: Some(AssertedClient::by_operator(client)), ..Caller::default() };
     run_locally(valid, async |runtime| deliver(runtime, caller, request).await)
 }
 

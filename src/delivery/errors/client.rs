@@ -67,9 +67,9 @@ impl From<ReplayError> for Refusal {
 impl From<AmbiguousPath> for Refusal {
     fn from(error: AmbiguousPath) -> Self {
         let detail = match error {
-            AmbiguousPath::DifferentRoute { reading, steps, has_route } => {
+            AmbiguousPath::DifferentRoute { reading, steps, is_routed } => {
                 let reading: String = reading.chars().take(READING_CHARS_MAX).collect();
-                let outcome = if has_route { "another route matches" } else { "no route matches" };
+                let outcome = if is_routed { "another route matches" } else { "no route matches" };
                 format!("the path is ambiguous: with {steps} it is {reading:?}, which {outcome}")
             }
             AmbiguousPath::TooManyReadings => {
@@ -97,7 +97,7 @@ impl From<LimitExceeded> for Refusal {
             LimitKind::Concurrency => format!("limit {name:?} allows no more deliveries at once"),
         };
         let refusal = Refusal::new(exceeded.kind.into(), detail).retry_after(exceeded.retry_after);
-        let fields = limits::headers(&exceeded.statuses).into_iter().flatten();
+        let fields = limits::rate_limit_headers(&exceeded.statuses).into_iter().flatten();
         fields.fold(refusal, |refusal, (name, value)| refusal.field(name, value))
     }
 }

@@ -14,12 +14,12 @@ use crate::policy::egress::HopError;
 use crate::policy::guard::Forbidden;
 
 impl From<BreakerOpen> for Refusal {
-    fn from(BreakerOpen { again_in }: BreakerOpen) -> Self {
+    fn from(BreakerOpen { retry_after }: BreakerOpen) -> Self {
         Refusal::new(
             Code::TargetCircuitOpen,
             "the target failed too often, and its circuit is open: retry after the time in Retry-After",
         )
-        .retry_after(again_in)
+        .retry_after(retry_after)
     }
 }
 

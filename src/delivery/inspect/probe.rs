@@ -90,7 +90,7 @@ pub async fn probe(runtime: &Arc<Runtime>, request: &ProbeRequest<'_>) -> Result
     let cleared = steps::resolve(&delivery, route.pool.families(Timestamp::now())).await?;
     let resolved = started.elapsed();
     let now = Timestamp::now();
-    let usable = runtime.sources.view().of(&route.pool.in_force(now));
+    let usable = runtime.sources.view().of(&route.pool.active_ranges(now));
     let survey = egress::survey(&route.pool, &cleared, &usable, request.max_sources, now)?;
     let results = probe_hops(&delivery, &survey.hops).await;
     let gaps = gaps(&target, &survey, &results);
@@ -106,7 +106,7 @@ fn judge_probe(active: &ActiveConfig, request: &ProbeRequest<'_>) -> Result<(Tar
     // An unknown client is not refused, because a probe sends no request. It gets the route of clients that no route names.
     let Judgment { decisions, outcome } = judge(plan, input, |_| {
         let client = plan.clients.get(request.client);
-        let authenticated = client.map(|client| Authenticated { client, proof: None, signed: None });
+        let authenticated = client.map(|client| Authenticated { client, proof: None, signature: None });
         Ok(JudgedClient { name: request.client, authenticated })
     });
     let (route, target) = match (outcome, decisions.route, decisions.target) {
@@ -200,10 +200,10 @@ fn gaps(target: &Target, survey: &Survey, results: &[ProbeResult]) -> Vec<AllowL
             let matching: Vec<_> =
                 of_address().filter(|result| matches(result)).map(|result| result.hop.from()).collect();
             if !survey.is_sample() {
-                return AddressRange::exactly(matching);
+                return AddressRange::from_addresses(matching);
             }
             let probed: Vec<_> = of_address().map(|result| result.hop.from()).collect();
-            AddressRange::between(&probed, |source| matching.contains(&source))
+            AddressRange::from_sample(&probed, |source| matching.contains(&source))
         };
         let (answers, lacks) = (sources(ProbeResult::is_answered), sources(ProbeResult::is_rejected));
         let at = if is_only_address { String::new() } else { format!(" at {}", to.ip()) };

@@ -9,7 +9,7 @@ use crate::delivery::record::Record;
 use crate::delivery::refusal::Refusal;
 use crate::delivery::request::ProxyRequest;
 use crate::policy::Plan;
-use crate::policy::authn::{Authenticated, CLIENT_VALIDATION, PresentedCredentials, SignableRequest};
+use crate::policy::authn::{Authenticated, PresentedCredentials, SignableRequest, TWILIO_CLIENT_VALIDATION};
 use crate::state::Runtime;
 
 /// Authenticates the client. A refused webhook uses its signature up as well: a client signs each attempt.
@@ -23,9 +23,9 @@ pub(super) fn authenticate<'p>(
     let fields = &request.fields;
     let credentials = PresentedCredentials {
         caller: &request.caller,
-        credential: single_credential(fields, &header::PROXY_AUTHORIZATION)?,
-        validation: single_credential(fields, &CLIENT_VALIDATION)?,
-        sent: SignableRequest {
+        proxy_authorization: single_credential(fields, &header::PROXY_AUTHORIZATION)?,
+        client_validation: single_credential(fields, &TWILIO_CLIENT_VALIDATION)?,
+        request: SignableRequest {
             method: &request.method,
             target: &request.target,
             fields,
@@ -34,8 +34,8 @@ pub(super) fn authenticate<'p>(
     };
     let result = verify_credentials(runtime, plan, &credentials, now);
     match result {
-        Ok(_) => request.caller.set_identified(),
-        Err(_) => record.claimed(plan.clients.claimed(&credentials)),
+        Ok(_) => request.caller.set_authenticated(),
+        Err(_) => record.claimed(plan.clients.claimed_client(&credentials)),
     }
     result
 }
@@ -46,10 +46,14 @@ fn verify_credentials<'p>(
     credentials: &PresentedCredentials<'_>,
     now: Timestamp,
 ) -> Result<Authenticated<'p>, Refusal> {
-    plan.listener.judge_held(&credentials.caller.certificate, credentials.caller.listen.as_deref(), now)?;
+    plan.listener.recheck_certificate(
+        &credentials.caller.peer_certificate,
+        credentials.caller.listen.as_deref(),
+        now,
+    )?;
     let authenticated = plan.clients.authenticate(credentials, now)?;
-    if let Some(signed) = &authenticated.signed {
-        runtime.replay_cache.check_and_record(authenticated.client.name(), &signed.once, now)?;
+    if let Some(signed) = &authenticated.signature {
+        runtime.replay_cache.check_and_record(authenticated.client.name(), &signed.replay_token, now)?;
     }
     Ok(authenticated)
 }

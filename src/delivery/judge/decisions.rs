@@ -62,9 +62,9 @@ pub(super) fn decide_by_route(
     let target =
         if head.is_tunnel() { request_target.tunnel_target(route) } else { request_target.upstream_target(route)? };
     decisions.target = Some(target.clone());
-    plan.guard.judge_name(&target, &route.ports, route.plaintext == PlaintextPolicy::Allow)?;
+    plan.guard.check_name(&target, &route.ports, route.plaintext == PlaintextPolicy::Allow)?;
     decisions.is_target_allowed = true;
-    fields.map_or(Ok(()), |fields| check_loop(fields, &plan.name))?;
+    fields.map_or(Ok(()), |fields| check_loop(fields, &plan.pseudonym))?;
     if head.is_tunnel() {
         decisions.tunnel_mode = Some(request_target.tunnel_mode(route)?);
         return Ok(target);

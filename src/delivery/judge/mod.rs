@@ -115,7 +115,7 @@ fn decide<'p>(
     decisions.route = Some(route);
     let target = decisions::decide_by_route(plan, route, &request_target, head, decisions)?;
     let tunnel_mode = decisions.tunnel_mode;
-    let (proof, signed) = authenticated.map_or((None, None), |known| (known.proof, known.signed));
+    let (proof, signed) = authenticated.map_or((None, None), |known| (known.proof, known.signature));
     let body_check = signed.and_then(|signed| signed.body_check);
     Ok(JudgmentOutcome::Routed(Routed { request_target, client, proof, body_check, route, target, tunnel_mode }))
 }
@@ -129,9 +129,9 @@ fn choose_route<'p>(
     let RequestTarget { host, tenant, .. } = request_target;
     let route = match head.is_tunnel() {
         true => {
-            plan.routes.choose_for_tunnel(client, tenant.as_ref(), request_target.authority()).map(|(_, route)| route)
+            plan.routes.select_for_tunnel(client, tenant.as_ref(), request_target.authority()).map(|(_, route)| route)
         }
-        false => plan.routes.choose(client, tenant.as_ref(), host, request_target.path())?,
+        false => plan.routes.select(client, tenant.as_ref(), host, request_target.path())?,
     };
     let detail = || format!("no route matches {host} for this client, tenant and path");
     route.ok_or_else(|| Refusal::new(Code::NoRoute, detail()))
@@ -154,7 +154,7 @@ pub(super) fn judge_request<'p>(
     let Judgment { decisions, outcome } = judge(plan, input, |tenant| {
         record.for_tenant(tenant);
         let authenticated = authn::authenticate(runtime, plan, request, now, record)?;
-        let proof = authenticated.proof.map_or(caller.unproven(), AuthMethod::as_str);
+        let proof = authenticated.proof.map_or(caller.unauthenticated_label(), AuthMethod::as_str);
         record.client(authenticated.client.name(), proof);
         Ok(authenticated.into())
     });

@@ -119,7 +119,7 @@ impl Record {
             side: None,
             would_take: None,
             // Inside a tunnel, every request is for the tunnel's host.
-            target: caller.inside.as_ref().map(|inside| (inside.target.clone(), None)),
+            target: caller.tunnel.as_ref().map(|inside| (inside.target.clone(), None)),
             webhook_id: None,
             source: None,
             address: None,

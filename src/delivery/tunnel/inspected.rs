@@ -57,7 +57,7 @@ impl InspectedTunnel {
 
     /// Returns the 200 of the CONNECT.
     pub fn answer(&self) -> Response<ResponseBody> {
-        replies::established(&self.record, &self.active.plan.name)
+        replies::established(&self.record, &self.active.plan.pseudonym)
     }
 
     pub fn tls_timeout(&self) -> Duration {
@@ -71,7 +71,7 @@ impl InspectedTunnel {
 
     /// Refuses a plaintext HTTP request inside a tunnel for TLS.
     pub fn refuse_plaintext(&mut self) -> Response<ResponseBody> {
-        replies::refuse_plaintext(&mut self.record, &self.active.plan.name)
+        replies::refuse_plaintext(&mut self.record, &self.active.plan.pseudonym)
     }
 
     /// Closes a tunnel in which no request was served.

@@ -43,7 +43,7 @@ pub enum ConnectOutcome {
 /// Judges a CONNECT, and opens its tunnel.
 pub async fn connect(runtime: &Arc<Runtime>, request: ProxyRequest) -> ConnectOutcome {
     let active = runtime.active_config();
-    let pseudonym = &active.plan.name;
+    let pseudonym = &active.plan.pseudonym;
     let started = Instant::now();
     let mut record = Box::new(Record::open(runtime, Some(&Method::CONNECT), &request.caller));
     let routed = match judge_request(runtime, &active.plan, &request, &mut record) {

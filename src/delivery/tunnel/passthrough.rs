@@ -82,7 +82,7 @@ impl Tunnel {
 
     /// Returns the 200 of the CONNECT.
     pub fn answer(&self, runtime: &Runtime) -> Response<ResponseBody> {
-        replies::established(&self.record, &runtime.active_config().plan.name)
+        replies::established(&self.record, &runtime.active_config().plan.pseudonym)
     }
 
     /// Returns the time at which the client must have begun TLS. `None`: the tunnel carries any bytes.
@@ -92,7 +92,7 @@ impl Tunnel {
 
     /// Refuses a plaintext HTTP request inside a tunnel for TLS.
     pub fn refuse_plaintext(&mut self, runtime: &Runtime) -> Response<ResponseBody> {
-        replies::refuse_plaintext(&mut self.record, &runtime.active_config().plan.name)
+        replies::refuse_plaintext(&mut self.record, &runtime.active_config().plan.pseudonym)
     }
 
     /// Closes a tunnel that has carried no byte.

@@ -58,7 +58,7 @@ pub fn server_config(tls: &ServerTls) -> Arc<ServerConfig> {
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for both versions");
     let cert_resolver = Arc::new(SingleCertAndKey::from(tls.certified_key.clone()));
-    let mut config = match &tls.clients {
+    let mut config = match &tls.client_verifier {
         None => {
             let mut config = config.with_no_client_auth().with_cert_resolver(cert_resolver);
             config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
@@ -101,7 +101,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
             let names = chain.first().map(subject_alt_names).unwrap_or_default();
             let until = chain.iter().map(not_after).min().unwrap_or(i64::MAX);
-            Ok((stream, PeerCertificate { names, chain, under: config_fingerprint, until }))
+            Ok((stream, PeerCertificate { names, chain, listener_fingerprint: config_fingerprint, valid_until: until }))
         }
     }
 }

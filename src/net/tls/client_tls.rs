@@ -109,7 +109,7 @@ mod tests {
     fn tls_session_cache_evicts_one_tenant_for_a_new_tenant() {
         let (roots, provider) = (RootCertStore::empty(), aws_lc_rs::default_provider());
         let client_tls =
-            ClientTls::new(&Arc::new(Trust::plain(roots, TlsVersion::V1_2, VerifyMode::Full, false, &provider)));
+            ClientTls::new(&Arc::new(Trust::with_roots(roots, TlsVersion::V1_2, VerifyMode::Full, false, &provider)));
         let config = |number: usize| client_tls.config(Some(&TenantName::new(number.to_string())));
         let first = (0..TENANTS_MAX).map(config).collect::<Vec<_>>();
         config(0);

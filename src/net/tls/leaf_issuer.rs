@@ -86,7 +86,7 @@ impl LeafIssuer {
     }
 
     fn issue(&self, authority: &InspectionCa, host: &Host, now: Timestamp) -> Result<IssuedLeaf, IssueError> {
-        let not_after = authority.ends.min(now + LEAF_LIFETIME);
+        let not_after = authority.expires_at.min(now + LEAF_LIFETIME);
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![match host {
             Host::Name(name) => SanType::DnsName((**name).try_into()?),
@@ -150,7 +150,7 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let der = params.self_signed(&key).unwrap().der().clone();
         let chain = vec![der.clone()];
-        (InspectionCa { fingerprint: [0; 32], issuer: Issuer::new(params, key), chain, ends: expires_at }, der)
+        (InspectionCa { fingerprint: [0; 32], issuer: Issuer::new(params, key), chain, expires_at }, der)
     }
 
     #[derive(Debug)]

@@ -75,7 +75,7 @@ fn client_tls(roots: &[&CertificateDer<'static>], min_version: TlsVersion, verif
         store.add((*root).clone()).unwrap();
     }
     let provider = aws_lc_rs::default_provider();
-    ClientTls::new(&Arc::new(Trust::plain(store, min_version, verify, false, &provider)))
+    ClientTls::new(&Arc::new(Trust::with_roots(store, min_version, verify, false, &provider)))
 }
 
 fn server(resolver: FixedCertResolver, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {

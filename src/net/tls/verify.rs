@@ -53,7 +53,7 @@ impl ServerCertVerifier for TrustVerifier {
             CAPTURED.try_with(|captured| change(&mut captured.borrow_mut())).unwrap_or_default()
         };
         record(&|captured| captured.leaf = Some(leaf.clone().into_owned()));
-        match self.trust.judge(leaf, intermediates, name, now) {
+        match self.trust.verify(leaf, intermediates, name, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(refused) => {
                 record(&|captured| captured.rejection = Some(refused.clone()));

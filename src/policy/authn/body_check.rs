@@ -21,16 +21,16 @@ impl BodyCheck {
             Self::RequestHash { texts, expected } => {
                 // Of an empty body Twilio's libraries hash nothing, and write nothing.
                 let body = if body.is_empty() { String::new() } else { hex(&sha256(body)) };
-                let fits = |text: &Vec<u8>| {
+                let matches = |text: &Vec<u8>| {
                     let hash = hex(&sha256(&[text, body.as_bytes()].concat()));
                     bool::from(hash.as_bytes().ct_eq(expected.as_bytes()))
                 };
-                let fits = texts.iter().any(fits);
-                if fits { Ok(()) } else { Err(AuthnError::Signature("the request is not the one that was signed")) }
+                let is_match = texts.iter().any(matches);
+                if is_match { Ok(()) } else { Err(AuthnError::Signature("the request is not the one that was signed")) }
             }
             Self::ContentDigest(digests) => {
-                let fits = digests.iter().all(|digest| digest.fits(body));
-                if fits { Ok(()) } else { Err(AuthnError::Signature("the body is not that of Content-Digest")) }
+                let is_match = digests.iter().all(|digest| digest.matches(body));
+                if is_match { Ok(()) } else { Err(AuthnError::Signature("the body is not that of Content-Digest")) }
             }
         }
     }

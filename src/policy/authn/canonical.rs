@@ -10,29 +10,29 @@ use crate::policy::message::SignableRequest;
 /// The canonical form of a path or query stands for many. What is forwarded must be the one that was signed, so the
 /// canonical form counts only where it equals what was sent. Then the two differ in the port of `Host` at most. `names`
 /// are sorted; `None` if a field is missing.
-pub(super) fn texts(sent: &SignableRequest<'_>, names: &[&str]) -> Option<Vec<Vec<u8>>> {
-    let as_sent = text(sent, names, false)?;
-    let canonical = is_canonical(sent).then(|| text(sent, names, true)).flatten();
+pub(super) fn signed_texts(request: &SignableRequest<'_>, names: &[&str]) -> Option<Vec<Vec<u8>>> {
+    let as_sent = canonical_text(request, names, false)?;
+    let canonical = is_canonical(request).then(|| canonical_text(request, names, true)).flatten();
     Some(std::iter::once(as_sent.clone()).chain(canonical.filter(|canonical| *canonical != as_sent)).collect())
 }
 
 /// Every library sorts the parameters before it hashes them.
-pub(super) fn is_sorted(sent: &SignableRequest<'_>) -> bool {
-    let query = sent.query().unwrap_or_default();
-    sorted(query) == query
+pub(super) fn is_sorted(request: &SignableRequest<'_>) -> bool {
+    let query = request.query().unwrap_or_default();
+    sort_query(query) == query
 }
 
-fn is_canonical(sent: &SignableRequest<'_>) -> bool {
-    let query = sent.query().unwrap_or_default();
-    path(sent.path()) == sent.path() && canonical_query(query) == query
+fn is_canonical(request: &SignableRequest<'_>) -> bool {
+    let query = request.query().unwrap_or_default();
+    canonical_path(request.path()) == request.path() && canonical_query(query) == query
 }
 
 /// `bare_host`: `Host` without the default port of the target's scheme.
-fn text(sent: &SignableRequest<'_>, names: &[&str], bare_host: bool) -> Option<Vec<u8>> {
-    let (path, query) = (sent.path(), sent.query().unwrap_or_default());
-    let mut text = format!("{}\n{path}\n{query}\n", sent.method).into_bytes();
+fn canonical_text(request: &SignableRequest<'_>, names: &[&str], bare_host: bool) -> Option<Vec<u8>> {
+    let (path, query) = (request.path(), request.query().unwrap_or_default());
+    let mut text = format!("{}\n{path}\n{query}\n", request.method).into_bytes();
     for name in names {
-        let mut values: Vec<&[u8]> = sent.fields.get_all(*name).iter().map(|value| value.as_bytes()).collect();
+        let mut values: Vec<&[u8]> = request.fields.get_all(*name).iter().map(|value| value.as_bytes()).collect();
         if values.is_empty() {
             return None;
         }
@@ -40,7 +40,7 @@ fn text(sent: &SignableRequest<'_>, names: &[&str], bare_host: bool) -> Option<V
         let mut value = values.join(&b',');
         if bare_host && *name == header::HOST.as_str() {
             // Another scheme's port says where the request goes. Without a scheme, the field that names the target does.
-            let ports: &[&[u8]] = match sent.scheme() {
+            let ports: &[&[u8]] = match request.scheme() {
                 Some(scheme) if scheme.eq_ignore_ascii_case("https") => &[b":443"],
                 Some(_) => &[b":80"],
                 None => &[b":443", b":80"],
@@ -59,18 +59,18 @@ fn text(sent: &SignableRequest<'_>, names: &[&str], bare_host: bool) -> Option<V
     Some(text)
 }
 
-fn sorted(query: &str) -> String {
+fn sort_query(query: &str) -> String {
     let mut pairs: Vec<&str> = query.split('&').collect();
     pairs.sort_unstable();
     pairs.join("&")
 }
 
 fn canonical_query(query: &str) -> String {
-    sorted(&query.replace('+', "%20").replace('*', "%2A").replace("%7E", "~"))
+    sort_query(&query.replace('+', "%20").replace('*', "%2A").replace("%7E", "~"))
 }
 
 /// Without empty and dot segments; each segment decoded and encoded anew.
-fn path(path: &str) -> String {
+fn canonical_path(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_open = false;
     for segment in path.split('/') {
@@ -129,9 +129,11 @@ mod tests {
     }
 
     #[test]
-    fn published_paths_and_queries() {
+    fn canonical_form_matches_published_paths_and_queries() {
         let vectors = vectors();
-        for (list, form) in [("canonical_path", path as fn(&str) -> String), ("canonical_query", canonical_query)] {
+        for (list, form) in
+            [("canonical_path", canonical_path as fn(&str) -> String), ("canonical_query", canonical_query)]
+        {
             for vector in vectors[list].as_array().unwrap() {
                 let input = vector["input"].as_str().unwrap();
                 assert_eq!(form(input), vector["expected"].as_str().unwrap(), "{list} {input}");
@@ -140,17 +142,20 @@ mod tests {
     }
 
     #[test]
-    fn a_slash_at_the_end_stays() {
-        assert_eq!((path("/in/").as_str(), path("/in/..").as_str(), path("/%2f%").as_str()), ("/in/", "/", "/%2F%25"));
+    fn canonical_path_keeps_a_trailing_slash() {
+        assert_eq!(
+            (canonical_path("/in/").as_str(), canonical_path("/in/..").as_str(), canonical_path("/%2f%").as_str()),
+            ("/in/", "/", "/%2F%25")
+        );
     }
 
     /// The hash of the canonical form of what is sent would be the same for all of these.
     #[test]
-    fn a_canonical_form_counts_only_for_what_is_sent_in_it() {
+    fn canonical_form_counts_only_for_requests_sent_in_it() {
         let host = |host: &'static str| HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
         let forms = |target: &str, host: &HeaderMap| {
             let sent = SignableRequest { method: &Method::POST, target, fields: host, has_body: true };
-            (is_sorted(&sent), texts(&sent, &["host"]).unwrap().len())
+            (is_sorted(&sent), signed_texts(&sent, &["host"]).unwrap().len())
         };
         let (bare, tls, plain) = (host("a.example"), host("a.example:443"), host("a.example:80"));
         for (target, host, expected) in [
@@ -169,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn published_request_hashes() {
+    fn canonical_request_hashes_match_published_ones() {
         for vector in vectors()["request_hash"].as_array().unwrap() {
             let text = |key: &str| vector[key].as_str().unwrap();
             let headers = vector["headers"].as_array().unwrap().iter();
@@ -183,10 +188,10 @@ mod tests {
             // As it must be sent: the hash does not tell other ways to write the same from each other.
             let (sent_path, query) = text("target").split_once('?').unwrap_or((text("target"), ""));
             let query = if query.is_empty() { String::new() } else { format!("?{}", canonical_query(query)) };
-            let target = path(sent_path) + &query;
+            let target = canonical_path(sent_path) + &query;
             let sent = SignableRequest { method: &method, target: &target, fields: &map, has_body: true };
             let names: Vec<&str> = text("hrh").split(';').collect();
-            let texts = texts(&sent, &names).unwrap();
+            let texts = signed_texts(&sent, &names).unwrap();
             let pledge = BodyCheck::RequestHash { texts, expected: text("rqh").to_owned() };
             assert_eq!(pledge.verify(text("body").as_bytes()), Ok(()), "{}", text("name"));
             assert!(pledge.verify(b"another").is_err(), "{}", text("name"));

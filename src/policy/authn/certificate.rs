@@ -9,7 +9,7 @@ use crate::host;
 use crate::names::Host;
 
 /// `None` where no client has any of these names.
-pub(super) fn client<'c>(clients: &'c Clients, proven: &[String]) -> Result<Option<&'c Arc<Client>>, AuthnError> {
+pub(super) fn authenticate<'c>(clients: &'c Clients, proven: &[String]) -> Result<Option<&'c Arc<Client>>, AuthnError> {
     let mut known = proven.iter().filter_map(|name| clients.by_certificate.get(name));
     let Some(client) = known.next() else { return Ok(None) };
     if known.all(|other| Arc::ptr_eq(other, client)) { Ok(Some(client)) } else { Err(AuthnError::Conflicting) }
@@ -17,7 +17,7 @@ pub(super) fn client<'c>(clients: &'c Clients, proven: &[String]) -> Result<Opti
 
 /// A subject alternative name as an operator writes it, in the form that a connection proves it in: an address or a
 /// DNS name in its canonical form, a URI or an e-mail address as it stands (RFC 5280 §4.2.1.6).
-pub(super) fn name(written: &str) -> Result<String, &'static str> {
+pub(super) fn canonical_san(written: &str) -> Result<String, &'static str> {
     if let Ok(address) = written.parse::<IpAddr>() {
         return Ok(address.to_string());
     }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_as_connections_prove_them() {
+    fn certificate_names_are_canonicalised_or_refused() {
         for (written, expected) in [
             ("billing.internal", Some("billing.internal")),
             ("Billing.Internal", Some("billing.internal")),
@@ -73,7 +73,7 @@ mod tests {
             ("bill ing", None),
             ("192.0.2.999", None),
         ] {
-            assert_eq!(name(written).ok().as_deref(), expected, "{written}");
+            assert_eq!(canonical_san(written).ok().as_deref(), expected, "{written}");
         }
     }
 }

@@ -8,14 +8,14 @@ const UNKNOWN: &str = "unknown";
 
 impl Clients {
     /// Returns the configured client that a token or signature names, or that has the token. `None` if nothing is named.
-    pub fn claimed(&self, claim: &PresentedCredentials<'_>) -> Option<&str> {
+    pub fn claimed_client(&self, credentials: &PresentedCredentials<'_>) -> Option<&str> {
         let names = [
-            claim.credential.and_then(token::user),
-            claim.validation.and_then(client_validation::issuer),
-            message_signature::keyid(claim.sent.fields),
+            credentials.proxy_authorization.and_then(token::basic_user),
+            credentials.client_validation.and_then(client_validation::unverified_issuer),
+            message_signature::unverified_keyid(credentials.request.fields),
         ];
         let known = names.iter().flatten().find_map(|name| self.by_name.get(name.as_str()));
-        let holder = claim.credential.and_then(|credential| token::client(self, credential));
+        let holder = credentials.proxy_authorization.and_then(|credential| token::authenticate(self, credential));
         let unknown = names.iter().flatten().next().map(|_| UNKNOWN);
         known.or(holder).map(|client| client.name.as_str()).or(unknown)
     }

@@ -16,7 +16,7 @@ impl Clients {
     pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Clients {
         // Whom the PROXY protocol tells of is whoever reaches the load balancer.
         let proxied = config.server.proxy_protocol.is_some();
-        let open = config.server.listen.iter().find(|bind| proxied || strangers_reach(&bind.address));
+        let public_bind = config.server.listen.iter().find(|bind| proxied || is_publicly_reachable(&bind.address));
         let anonymous = config.server.allow_anonymous.value;
         if config.clients.is_empty() && !anonymous {
             let help =
@@ -27,7 +27,7 @@ impl Clients {
                     .help(help),
             );
         }
-        if let (true, Some(listen)) = (anonymous, open) {
+        if let (true, Some(listen)) = (anonymous, public_bind) {
             let allow = config.server.allow_anonymous.span;
             let problem = Problem::at(allow, "allow_anonymous on a listener that strangers can reach is an open proxy");
             let help = "listen on loopback or a unix socket only, or leave this out and add a [clients.NAME]";
@@ -39,12 +39,12 @@ impl Clients {
             by_token: HashMap::new(),
             by_certificate: HashMap::new(),
             by_network: Vec::new(),
-            anonymous: anonymous.then(|| Arc::new(stranger())),
+            anonymous: anonymous.then(|| Arc::new(anonymous_client())),
         };
-        let mut claimed = ClaimedProofs::default();
+        let mut claims = ClaimedProofs::default();
         for (name, written) in &config.clients {
-            check(name, written, open, problems);
-            clients.add(name, written, &mut claimed, problems);
+            check_client(name, written, public_bind, problems);
+            clients.add(name, written, &mut claims, problems);
         }
         clients.by_network.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
         clients
@@ -54,20 +54,20 @@ impl Clients {
         &mut self,
         name: &'w ClientName,
         written: &'w config::Client,
-        claimed: &mut ClaimedProofs<'w>,
+        claims: &mut ClaimedProofs<'w>,
         problems: &mut Vec<Problem>,
     ) {
-        let client = Arc::new(client(name, written, problems));
+        let client = Arc::new(compile_client(name, written, problems));
         for token in &written.tokens {
             let message = "a token proves one client only";
-            first_of(&mut claimed.tokens, token.value, (name, token.span), message, problems);
+            claim_proof(&mut claims.tokens, token.value, (name, token.span), message, problems);
             self.by_token.insert(token.value, client.clone());
         }
         for written in &written.certificates {
-            match certificate::name(written) {
+            match certificate::canonical_san(written) {
                 Ok(key) => {
                     let message = "a name in a certificate proves one client only";
-                    first_of(&mut claimed.certificates, key.clone(), (name, written.span), message, problems);
+                    claim_proof(&mut claims.certificates, key.clone(), (name, written.span), message, problems);
                     self.by_certificate.insert(key, client.clone());
                 }
                 Err(why) => {
@@ -82,7 +82,7 @@ impl Clients {
             for network in &written.networks {
                 let key = network.trunc();
                 let message = "a network alone proves one client only";
-                first_of(&mut claimed.networks, key, (name, network.span), message, problems);
+                claim_proof(&mut claims.networks, key, (name, network.span), message, problems);
                 self.by_network.push((key, client.clone()));
             }
         }
@@ -99,14 +99,14 @@ struct ClaimedProofs<'w> {
     networks: BTreeMap<IpNet, (&'w ClientName, SourceSpan)>,
 }
 
-fn client(name: &ClientName, written: &config::Client, problems: &mut Vec<Problem>) -> Client {
+fn compile_client(name: &ClientName, written: &config::Client, problems: &mut Vec<Problem>) -> Client {
     Client {
         name: name.clone(),
         tokens: written.tokens.iter().map(|token| token.value).collect(),
-        public_keys: written.public_keys.iter().filter_map(|key| public_key(key, problems)).collect(),
+        public_keys: written.public_keys.iter().filter_map(|key| compile_public_key(key, problems)).collect(),
         networks: written.networks.iter().map(|network| network.trunc()).collect(),
         require: written.require.iter().map(|proof| proof.value).collect(),
-        proofs: material(written),
+        proofs: available_proofs(written),
         tenants: match written.tenants.iter().any(|tenant| tenant.value == "*") {
             true => AllowedTenants::All,
             false => AllowedTenants::Only(written.tenants.iter().map(|t| TenantName::new(t.as_str())).collect()),
@@ -114,7 +114,7 @@ fn client(name: &ClientName, written: &config::Client, problems: &mut Vec<Proble
     }
 }
 
-fn stranger() -> Client {
+fn anonymous_client() -> Client {
     Client {
         name: ClientName::new(ANONYMOUS),
         tokens: vec![],
@@ -126,7 +126,7 @@ fn stranger() -> Client {
     }
 }
 
-fn public_key(written: &Located<config::PublicKey>, problems: &mut Vec<Problem>) -> Option<VerifyingKey> {
+fn compile_public_key(written: &Located<config::PublicKey>, problems: &mut Vec<Problem>) -> Option<VerifyingKey> {
     let unusable = match VerifyingKey::parse(&written.der) {
         Ok(key) => return Some(key),
         Err(unusable) => unusable,
@@ -143,7 +143,7 @@ fn public_key(written: &Located<config::PublicKey>, problems: &mut Vec<Problem>)
 }
 
 /// The proofs that it has material for, the weakest first.
-fn material(client: &config::Client) -> Vec<AuthMethod> {
+fn available_proofs(client: &config::Client) -> Vec<AuthMethod> {
     let all = [
         (AuthMethod::Network, client.networks.is_empty()),
         (AuthMethod::Token, client.tokens.is_empty()),
@@ -158,7 +158,7 @@ fn has_only_networks(client: &config::Client) -> bool {
     client.tokens.is_empty() && client.certificates.is_empty() && client.public_keys.is_empty()
 }
 
-fn check(
+fn check_client(
     name: &ClientName,
     client: &Located<config::Client>,
     open: Option<&Located<Bind>>,
@@ -177,7 +177,7 @@ fn check(
         problems.push(Problem::at(client.span, format!("nothing proves the client {name}")).help(help));
     }
     for proof in &client.require {
-        if !material(client).contains(&proof.value) {
+        if !available_proofs(client).contains(&proof.value) {
             let key = proof.config_key();
             let message = format!("{name} must prove itself by {}, and has no {key}", proof.as_str());
             problems.push(Problem::at(proof.span, message).help(format!("add {key}, or leave this out")));
@@ -195,21 +195,21 @@ fn check(
 }
 
 /// Keeps who was first to claim something, and tells whoever else does.
-fn first_of<'a, K: Ord>(
+fn claim_proof<'a, K: Ord>(
     claimed: &mut BTreeMap<K, (&'a ClientName, SourceSpan)>,
     key: K,
     (name, place): (&'a ClientName, SourceSpan),
     message: &str,
     problems: &mut Vec<Problem>,
 ) {
-    let (first, there) = *claimed.entry(key).or_insert((name, place));
+    let (first, first_place) = *claimed.entry(key).or_insert((name, place));
     if first != name {
-        problems.push(Problem::at(place, message).related(there, format!("already a proof of {first}")));
+        problems.push(Problem::at(place, message).related(first_place, format!("already a proof of {first}")));
     }
 }
 
 /// Can anyone but this host's own processes connect? Where systemd's sockets listen is not known here.
-fn strangers_reach(listen: &Listen) -> bool {
+fn is_publicly_reachable(listen: &Listen) -> bool {
     match listen {
         Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
         Listen::Unix(_) => false,

@@ -8,8 +8,8 @@ use sfv::{BareItem, Dictionary, FieldType, InnerList, ListEntry, Parser};
 
 use super::public_key::SignatureAlgorithm;
 use super::{
-    AuthnError, BodyCheck, Client, Clients, LIFETIME_MAX, OF_ONE_HOP, REMOVED, ReplayToken, SKEW, SignableRequest,
-    VerifiedSignature,
+    AuthnError, BodyCheck, CLOCK_SKEW, Client, Clients, OF_ONE_HOP, REMOVED_BY_CONNECTION, ReplayToken,
+    SIGNATURE_LIFETIME_MAX, SignableRequest, VerifiedSignature,
 };
 use crate::policy::message;
 use crate::policy::message::digest::{self, CONTENT_DIGEST};
@@ -37,89 +37,95 @@ pub(super) struct OutgateSignature<'a> {
     signature: Vec<u8>,
 }
 
-fn fault(why: &'static str) -> AuthnError {
+fn signature_error(why: &'static str) -> AuthnError {
     AuthnError::Signature(why)
 }
 
-fn concerns_us(line: &HeaderValue) -> bool {
+fn has_outgate_tag(line: &HeaderValue) -> bool {
     memchr::memmem::find(line.as_bytes(), TAG).is_some()
 }
 
 /// The one signature of a request that is for us.
-pub(super) fn ours(fields: &HeaderMap) -> Result<Option<OutgateSignature<'_>>, AuthnError> {
-    if !fields.get_all(&SIGNATURE_INPUT).iter().any(concerns_us) {
+pub(super) fn find_outgate_signature(fields: &HeaderMap) -> Result<Option<OutgateSignature<'_>>, AuthnError> {
+    if !fields.get_all(&SIGNATURE_INPUT).iter().any(has_outgate_tag) {
         return Ok(None);
     }
     const INPUTS: &str = "Signature-Input is not a dictionary in which each label stands once (RFC 9651 §3.2)";
     const SIGNATURES: &str = "Signature is not a dictionary in which each label stands once (RFC 9651 §3.2)";
-    let inputs = members::all(fields, &SIGNATURE_INPUT).ok_or(fault(INPUTS))?;
-    let mut ours = inputs.iter().filter_map(|member| Some((member, tagged(member)?)));
-    let Some((member, list)) = ours.next() else { return Ok(None) };
-    if ours.next().is_some() {
-        return Err(fault("more than one has the tag outgate"));
+    let inputs = members::parse_all(fields, &SIGNATURE_INPUT).ok_or(signature_error(INPUTS))?;
+    let mut tagged_members = inputs.iter().filter_map(|member| Some((member, outgate_member(member)?)));
+    let Some((member, list)) = tagged_members.next() else { return Ok(None) };
+    if tagged_members.next().is_some() {
+        return Err(signature_error("more than one has the tag outgate"));
     }
-    let signatures = members::all(fields, &SIGNATURE).ok_or(fault(SIGNATURES))?;
+    let signatures = members::parse_all(fields, &SIGNATURE).ok_or(signature_error(SIGNATURES))?;
     let signature = signatures.iter().find(|signature| signature.label == member.label);
-    let signature = signature.and_then(Member::bytes).ok_or(fault("Signature has no byte sequence under its label"))?;
-    read(member, &list, signature).map(Some)
+    let signature =
+        signature.and_then(Member::bytes).ok_or(signature_error("Signature has no byte sequence under its label"))?;
+    parse_member(member, &list, signature).map(Some)
 }
 
 /// Returns the client's name under the signature that is for us.
-pub(super) fn keyid(fields: &HeaderMap) -> Option<String> {
-    ours(fields).ok().flatten().map(|ours| ours.keyid)
+pub(super) fn unverified_keyid(fields: &HeaderMap) -> Option<String> {
+    find_outgate_signature(fields).ok().flatten().map(|signature| signature.keyid)
 }
 
 /// The inner list of a member with our tag.
-fn tagged(member: &Member<'_>) -> Option<InnerList> {
+fn outgate_member(member: &Member<'_>) -> Option<InnerList> {
     let parsed: Dictionary = Parser::new(member.text).parse().ok()?;
     let Some((_, ListEntry::InnerList(list))) = parsed.into_iter().next() else { return None };
     let tag = list.params.get("tag").and_then(BareItem::as_string);
     tag.is_some_and(|tag| tag.as_str().as_bytes() == &TAG[1..TAG.len() - 1]).then_some(list)
 }
 
-fn read<'a>(member: &Member<'a>, list: &InnerList, signature: Vec<u8>) -> Result<OutgateSignature<'a>, AuthnError> {
+fn parse_member<'a>(
+    member: &Member<'a>,
+    list: &InnerList,
+    signature: Vec<u8>,
+) -> Result<OutgateSignature<'a>, AuthnError> {
     let params = member.text.split_once('=').map_or("", |(_, params)| params);
     // What is signed is the strict serialization (RFC 9421 §2.3). What is written otherwise, with a parameter twice
     // perhaps, would be one thing to read and another to verify.
-    let alone: Dictionary = Parser::new(member.text).parse().map_err(|_| fault("Signature-Input is malformed"))?;
-    if alone.serialize().as_deref() != Some(member.text) {
-        return Err(fault("Signature-Input is not written as RFC 9651 §4.1 serializes it"));
+    let dictionary: Dictionary =
+        Parser::new(member.text).parse().map_err(|_| signature_error("Signature-Input is malformed"))?;
+    if dictionary.serialize().as_deref() != Some(member.text) {
+        return Err(signature_error("Signature-Input is not written as RFC 9651 §4.1 serializes it"));
     }
-    let (mut created, mut expires, mut keyid, mut algorithms) = (None, None, None, ANY);
+    let (mut created, mut expires, mut keyid, mut algorithms) = (None, None, None, ALL_ALGORITHMS);
     for (name, value) in &list.params {
         match (name.as_str(), value) {
             ("created", BareItem::Integer(time)) => created = Some(i64::from(*time)),
             ("expires", BareItem::Integer(time)) => expires = Some(i64::from(*time)),
             ("keyid", BareItem::String(text)) => keyid = Some(text.as_str().to_owned()),
             ("alg", BareItem::String(text)) => {
-                algorithms = self::algorithms(text.as_str()).ok_or(fault("its alg is not supported"))?;
+                algorithms = self::algorithms_of(text.as_str()).ok_or(signature_error("its alg is not supported"))?;
             }
             ("nonce" | "tag", BareItem::String(_)) => {}
             ("created" | "expires" | "keyid" | "alg" | "nonce" | "tag", _) => {
-                return Err(fault("a parameter is of the wrong type"));
+                return Err(signature_error("a parameter is of the wrong type"));
             }
-            _ => return Err(fault("a parameter is not supported")),
+            _ => return Err(signature_error("a parameter is not supported")),
         }
     }
     let mut covered = Vec::with_capacity(list.items.len());
     for item in &list.items {
-        let Some(name) = item.bare_item.as_string() else { return Err(fault("a component is not a string")) };
+        let Some(name) = item.bare_item.as_string() else { return Err(signature_error("a component is not a string")) };
         if !item.params.is_empty() {
-            return Err(fault("a component has parameters: none of sf, key, bs, req, tr, name is supported"));
+            return Err(signature_error("a component has parameters: none of sf, key, bs, req, tr, name is supported"));
         }
         covered.push(name.as_str().to_owned());
     }
     let mut names: Vec<&String> = covered.iter().collect();
     names.sort_unstable();
     if !names.is_sorted_by(|one, next| one < next) {
-        return Err(fault("a component is covered twice"));
+        return Err(signature_error("a component is covered twice"));
     }
-    let created = created.ok_or(fault("created is missing"))?;
-    let keyid = keyid.ok_or(fault("keyid, the client's name, is missing"))?;
+    let created = created.ok_or(signature_error("created is missing"))?;
+    let keyid = keyid.ok_or(signature_error("keyid, the client's name, is missing"))?;
     Ok(OutgateSignature { label: member.label, covered, params, created, expires, keyid, algorithms, signature })
 }
 
-const ANY: &[SignatureAlgorithm] = &[
+const ALL_ALGORITHMS: &[SignatureAlgorithm] = &[
     SignatureAlgorithm::Ed25519,
     SignatureAlgorithm::EcdsaP256Sha256,
     SignatureAlgorithm::RsaPssSha512,
@@ -127,7 +133,7 @@ const ANY: &[SignatureAlgorithm] = &[
 ];
 
 /// The registry of RFC 9421 §6.2, without what is symmetric and what no client may have a key for.
-fn algorithms(name: &str) -> Option<&'static [SignatureAlgorithm]> {
+fn algorithms_of(name: &str) -> Option<&'static [SignatureAlgorithm]> {
     match name {
         "ed25519" => Some(&[SignatureAlgorithm::Ed25519]),
         "ecdsa-p256-sha256" => Some(&[SignatureAlgorithm::EcdsaP256Sha256]),
@@ -139,36 +145,39 @@ fn algorithms(name: &str) -> Option<&'static [SignatureAlgorithm]> {
 
 pub(super) fn verify<'c>(
     clients: &'c Clients,
-    ours: &OutgateSignature<'_>,
-    sent: &SignableRequest<'_>,
+    signature: &OutgateSignature<'_>,
+    request: &SignableRequest<'_>,
     now: i64,
 ) -> Result<(&'c Arc<Client>, VerifiedSignature), AuthnError> {
-    covers_enough(&ours.covered, sent).map_err(fault)?;
-    let until = in_time(ours, now).map_err(fault)?;
-    let covered = ours.covered.iter().map(String::as_str);
-    let base = message::base(covered, ours.params, sent).map_err(fault)?;
-    let pledge = compile_body_check(&ours.covered, sent).map_err(fault)?;
+    check_coverage(&signature.covered, request).map_err(signature_error)?;
+    let until = check_validity(signature, now).map_err(signature_error)?;
+    let covered = signature.covered.iter().map(String::as_str);
+    let base = message::signature_base(covered, signature.params, request).map_err(signature_error)?;
+    let body_check = compile_body_check(&signature.covered, request).map_err(signature_error)?;
 
-    let client = clients.by_name.get(ours.keyid.as_str()).ok_or(AuthnError::Invalid)?;
+    let client = clients.by_name.get(signature.keyid.as_str()).ok_or(AuthnError::Invalid)?;
     let mut keys = client.public_keys.iter();
-    let algorithm = keys.find_map(|key| key.verify(ours.algorithms, base.as_bytes(), &ours.signature));
-    let once = ReplayToken { key: algorithm.ok_or(AuthnError::Invalid)?.identity(&ours.signature), until };
-    match pledge {
-        Some(pledge) if sent.has_body => Ok((client, VerifiedSignature { once, body_check: Some(pledge) })),
-        pledge => {
-            pledge.map_or(Ok(()), |pledge| pledge.verify(b""))?;
-            Ok((client, VerifiedSignature { once, body_check: None }))
+    let algorithm = keys.find_map(|key| key.verify(signature.algorithms, base.as_bytes(), &signature.signature));
+    let replay_token =
+        ReplayToken { key: algorithm.ok_or(AuthnError::Invalid)?.replay_key(&signature.signature), valid_until: until };
+    match body_check {
+        Some(body_check) if request.has_body => {
+            Ok((client, VerifiedSignature { replay_token, body_check: Some(body_check) }))
+        }
+        body_check => {
+            body_check.map_or(Ok(()), |pledge| pledge.verify(b""))?;
+            Ok((client, VerifiedSignature { replay_token, body_check: None }))
         }
     }
 }
 
 /// What is not covered may be changed on the way, and must not matter to us.
-fn covers_enough(covered: &[String], sent: &SignableRequest<'_>) -> Result<(), &'static str> {
+fn check_coverage(covered: &[String], request: &SignableRequest<'_>) -> Result<(), &'static str> {
     let covers = |name: &str| covered.iter().any(|covered| covered == name);
     if !covers("@method") {
         return Err("it does not cover @method");
     }
-    let is_connect = *sent.method == Method::CONNECT;
+    let is_connect = *request.method == Method::CONNECT;
     if is_connect && !covers("@authority") && !covers("@request-target") {
         return Err("it covers neither @authority nor @request-target, and a CONNECT has nothing else");
     }
@@ -178,65 +187,65 @@ fn covers_enough(covered: &[String], sent: &SignableRequest<'_>) -> Result<(), &
     // An attacker could ask for http instead of https, and read what the target's name was to protect. Without a scheme,
     // the target stands in a field.
     let covers_scheme = ["@target-uri", "@scheme", "@request-target"].into_iter().any(covers);
-    if !is_connect && sent.scheme().is_some() && !covers_scheme {
+    if !is_connect && request.scheme().is_some() && !covers_scheme {
         return Err("it covers neither @target-uri nor @scheme, and the request is in absolute-form");
     }
-    if covered.iter().any(|name| sent.is_removed_by_connection(name)) {
-        return Err(REMOVED);
+    if covered.iter().any(|name| request.is_removed_by_connection(name)) {
+        return Err(REMOVED_BY_CONNECTION);
     }
     if covered.iter().any(|name| message::is_of_one_hop(name)) {
         return Err(OF_ONE_HOP);
     }
-    if sent.has_body && !covers(CONTENT_DIGEST.as_str()) {
+    if request.has_body && !covers(CONTENT_DIGEST.as_str()) {
         return Err("it does not cover content-digest, and the request has a body");
     }
     // Where to, over what, and for whom.
     let is_uncovered = |name: &HeaderName| name.as_str().starts_with("outgate-") && !covers(name.as_str());
-    if sent.fields.keys().any(is_uncovered) {
+    if request.fields.keys().any(is_uncovered) {
         return Err("it does not cover every Outgate- field of the request");
     }
     Ok(())
 }
 
 /// The last second that it is good for.
-fn in_time(ours: &OutgateSignature<'_>, now: i64) -> Result<i64, &'static str> {
-    if ours.created > now + SKEW {
+fn check_validity(signature: &OutgateSignature<'_>, now: i64) -> Result<i64, &'static str> {
+    if signature.created > now + CLOCK_SKEW {
         return Err("it was created in the future");
     }
-    if ours.created < now - LIFETIME_MAX {
+    if signature.created < now - SIGNATURE_LIFETIME_MAX {
         return Err("it was created more than 300 seconds ago");
     }
-    if ours.expires.is_some_and(|expires| expires <= now) {
+    if signature.expires.is_some_and(|expires| expires <= now) {
         return Err("it has expired");
     }
-    let last = ours.created + LIFETIME_MAX;
-    Ok(ours.expires.map_or(last, |expires| expires.min(last)))
+    let last = signature.created + SIGNATURE_LIFETIME_MAX;
+    Ok(signature.expires.map_or(last, |expires| expires.min(last)))
 }
 
 /// RFC 9530 §2, if it is covered: every digest that we know must fit, and one of them must be there.
-fn compile_body_check(covered: &[String], sent: &SignableRequest<'_>) -> Result<Option<BodyCheck>, &'static str> {
+fn compile_body_check(covered: &[String], request: &SignableRequest<'_>) -> Result<Option<BodyCheck>, &'static str> {
     const FORM: &str = "Content-Digest is malformed, or has neither sha-256 nor sha-512";
     if !covered.iter().any(|name| name == CONTENT_DIGEST.as_str()) {
         return Ok(None);
     }
-    let digests = digest::of(sent.fields).ok_or(FORM)?;
+    let digests = digest::parse(request.fields).ok_or(FORM)?;
     if digests.is_empty() { Err(FORM) } else { Ok(Some(BodyCheck::ContentDigest(digests))) }
 }
 
 /// Takes our member out of both fields; the others stay byte for byte.
-pub(super) fn take_out(fields: &mut HeaderMap) {
-    let Ok(Some(OutgateSignature { label, .. })) = ours(fields) else { return };
+pub(super) fn remove_outgate_signature(fields: &mut HeaderMap) {
+    let Ok(Some(OutgateSignature { label, .. })) = find_outgate_signature(fields) else { return };
     let label = label.to_owned();
     for name in [&SIGNATURE_INPUT, &SIGNATURE] {
-        let lines: Vec<_> = fields.get_all(name).iter().filter_map(|line| without(line, &label)).collect();
+        let lines: Vec<_> = fields.get_all(name).iter().filter_map(|line| remove_member(line, &label)).collect();
         fields.remove(name);
         fields.extend(lines.into_iter().map(|line| (name.clone(), line)));
     }
 }
 
 /// `None`: nothing is left of the line.
-fn without(line: &HeaderValue, label: &str) -> Option<HeaderValue> {
-    let members = members::of(line)?;
+fn remove_member(line: &HeaderValue, label: &str) -> Option<HeaderValue> {
+    let members = members::parse_line(line)?;
     if !members.iter().any(|member| member.label == label) {
         return Some(line.clone());
     }

@@ -33,16 +33,16 @@ use public_key::VerifyingKey;
 pub const ANONYMOUS: &str = "anonymous";
 
 /// How a client is known that a command on this host sends for.
-const STATED: &str = "stated";
+const ASSERTED: &str = "stated";
 
 /// Twilio's public key client validation.
-pub static CLIENT_VALIDATION: HeaderName = HeaderName::from_static("twilio-client-validation");
+pub static TWILIO_CLIENT_VALIDATION: HeaderName = HeaderName::from_static("twilio-client-validation");
 
 /// A signature made further in the future than this was made by no clock that is right.
-const SKEW: i64 = 60;
+const CLOCK_SKEW: i64 = 60;
 
 /// Seconds that a signature may be good for. What was used is remembered as long: see `live::replay`.
-const LIFETIME_MAX: i64 = 300;
+const SIGNATURE_LIFETIME_MAX: i64 = 300;
 
 /// All who may call.
 pub struct Clients {
@@ -81,13 +81,13 @@ pub struct Caller {
     pub address: Option<IpAddr>,
     /// The socket that it connected to.
     pub listen: Option<Arc<Listen>>,
-    pub certificate: PeerCertificate,
+    pub peer_certificate: PeerCertificate,
     /// The tunnel that the connection is the inside of.
-    pub inside: Option<TunnelContext>,
+    pub tunnel: Option<TunnelContext>,
     /// No connection: somebody on this host runs a command.
-    pub stated: Option<AssertedClient>,
+    pub asserted: Option<AssertedClient>,
     /// Whether a request on the connection has been identified. All clones share it.
-    pub identified: Arc<AtomicBool>,
+    pub is_authenticated: Arc<AtomicBool>,
 }
 
 /// A client by the word of whoever can read the configuration, and needs no proxy to do what it may do.
@@ -103,17 +103,17 @@ impl AssertedClient {
 
 impl Caller {
     /// Records that a client was identified on this connection.
-    pub fn set_identified(&self) {
-        self.identified.store(true, Ordering::Relaxed);
+    pub fn set_authenticated(&self) {
+        self.is_authenticated.store(true, Ordering::Relaxed);
     }
 
-    pub fn is_identified(&self) -> bool {
-        self.identified.load(Ordering::Relaxed)
+    pub fn is_authenticated(&self) -> bool {
+        self.is_authenticated.load(Ordering::Relaxed)
     }
 
     /// What stands in a record where nothing was proven.
-    pub fn unproven(&self) -> &'static str {
-        if self.stated.is_some() { STATED } else { ANONYMOUS }
+    pub fn unauthenticated_label(&self) -> &'static str {
+        if self.asserted.is_some() { ASSERTED } else { ANONYMOUS }
     }
 }
 
@@ -124,9 +124,9 @@ pub struct PeerCertificate {
     /// The leaf first.
     pub chain: Vec<CertificateDer<'static>>,
     /// What the listener believed when it was shown: its fingerprint.
-    pub under: [u8; 32],
+    pub listener_fingerprint: [u8; 32],
     /// The last second, since 1970, that the whole chain is valid in. After it the chain is judged again.
-    pub until: i64,
+    pub valid_until: i64,
 }
 
 /// What a CONNECT has settled for all that is asked inside of its tunnel.
@@ -142,10 +142,10 @@ pub struct TunnelContext {
 pub struct PresentedCredentials<'a> {
     pub caller: &'a Caller,
     /// `Proxy-Authorization`.
-    pub credential: Option<&'a [u8]>,
+    pub proxy_authorization: Option<&'a [u8]>,
     /// `Twilio-Client-Validation`.
-    pub validation: Option<&'a [u8]>,
-    pub sent: SignableRequest<'a>,
+    pub client_validation: Option<&'a [u8]>,
+    pub request: SignableRequest<'a>,
 }
 
 /// A client, and how it is known.
@@ -153,12 +153,12 @@ pub struct Authenticated<'p> {
     pub client: &'p Arc<Client>,
     /// The strongest that it gave; `None`: nothing proves a stranger.
     pub proof: Option<AuthMethod>,
-    pub signed: Option<VerifiedSignature>,
+    pub signature: Option<VerifiedSignature>,
 }
 
 /// A request's signature, verified, and what is left to do about it.
 pub struct VerifiedSignature {
-    pub once: ReplayToken,
+    pub replay_token: ReplayToken,
     /// What it says of a body that has not been read yet.
     pub body_check: Option<BodyCheck>,
 }
@@ -168,11 +168,12 @@ pub struct ReplayToken {
     /// The same for every way of writing the same signature.
     pub key: [u8; 32],
     /// The last second, since 1970, that it could be accepted in.
-    pub until: i64,
+    pub valid_until: i64,
 }
 
 /// What a signature covers must reach the target.
-const REMOVED: &str = "Connection names a field that it covers, so the target would not receive the field";
+const REMOVED_BY_CONNECTION: &str =
+    "Connection names a field that it covers, so the target would not receive the field";
 const OF_ONE_HOP: &str =
     "it covers a field that each hop has for itself (TE, Via and the like), so the target would not receive it";
 
@@ -251,34 +252,36 @@ impl Clients {
     /// network may let us tell callers apart by tokens.
     pub fn authenticate(
         &self,
-        claim: &PresentedCredentials<'_>,
+        credentials: &PresentedCredentials<'_>,
         now: Timestamp,
     ) -> Result<Authenticated<'_>, AuthnError> {
-        if let Some(AssertedClient(name)) = &claim.caller.stated {
+        if let Some(AssertedClient(name)) = &credentials.caller.asserted {
             let client = self.get(name).ok_or(AuthnError::NoCredential)?;
-            return Ok(Authenticated { client, proof: None, signed: None });
+            return Ok(Authenticated { client, proof: None, signature: None });
         }
-        if let Some(inside) = &claim.caller.inside {
+        if let Some(tunnel) = &credentials.caller.tunnel {
             // A reload may have taken the client away meanwhile.
-            let client = self.get(&inside.client).ok_or(AuthnError::NoCredential)?;
-            if !client.may_call_from(claim.caller.address.map(|ip| ip.to_canonical())) {
+            let client = self.get(&tunnel.client).ok_or(AuthnError::NoCredential)?;
+            if !client.may_call_from(credentials.caller.address.map(|ip| ip.to_canonical())) {
                 return Err(AuthnError::ForbiddenNetwork);
             }
-            return Ok(Authenticated { client, proof: inside.proof, signed: None });
+            return Ok(Authenticated { client, proof: tunnel.proof, signature: None });
         }
         // On a dual-stack listener an IPv4 peer looks like ::ffff:192.0.2.1.
-        let peer = claim.caller.address.map(|ip| ip.to_canonical());
-        let token = claim.credential.map(|credential| token::client(self, credential).ok_or(AuthnError::Invalid));
+        let peer = credentials.caller.address.map(|ip| ip.to_canonical());
+        let token = credentials
+            .proxy_authorization
+            .map(|credential| token::authenticate(self, credential).ok_or(AuthnError::Invalid));
         let token = token.transpose()?;
-        let certificate = certificate::client(self, &claim.caller.certificate.names)?;
-        let (signer, signed) = self.signer(claim, now)?.unzip();
+        let certificate = certificate::authenticate(self, &credentials.caller.peer_certificate.names)?;
+        let (signer, signed) = self.authenticate_by_signature(credentials, now)?.unzip();
 
         let proven =
             [(AuthMethod::Token, token), (AuthMethod::Certificate, certificate), (AuthMethod::Signature, signer)];
         let strongest = proven.iter().rev().find_map(|(proof, client)| Some((*proof, (*client)?)));
         let Some((strongest, client)) = strongest else {
-            return match claim.caller.certificate.names.is_empty() {
-                true => self.without_credential(peer),
+            return match credentials.caller.peer_certificate.names.is_empty() {
+                true => self.authenticate_by_network(peer),
                 false => Err(AuthnError::Invalid),
             };
         };
@@ -294,29 +297,29 @@ impl Clients {
         };
         match client.require.iter().find(|proof| !is_given(**proof)) {
             Some(missing) => Err(AuthnError::MissingProof(*missing)),
-            None => Ok(Authenticated { client, proof: Some(strongest), signed }),
+            None => Ok(Authenticated { client, proof: Some(strongest), signature: signed }),
         }
     }
 
-    fn without_credential(&self, peer: Option<IpAddr>) -> Result<Authenticated<'_>, AuthnError> {
-        let known = peer.and_then(|ip| self.by_network.iter().find(|(network, _)| network.contains(&ip)));
-        let known = known.map(|(_, client)| (client, Some(AuthMethod::Network)));
+    fn authenticate_by_network(&self, peer: Option<IpAddr>) -> Result<Authenticated<'_>, AuthnError> {
+        let client_and_proof = peer.and_then(|ip| self.by_network.iter().find(|(network, _)| network.contains(&ip)));
+        let client_and_proof = client_and_proof.map(|(_, client)| (client, Some(AuthMethod::Network)));
         let anonymous = || self.anonymous.as_ref().map(|client| (client, None));
-        let (client, proof) = known.or_else(anonymous).ok_or(AuthnError::NoCredential)?;
-        Ok(Authenticated { client, proof, signed: None })
+        let (client, proof) = client_and_proof.or_else(anonymous).ok_or(AuthnError::NoCredential)?;
+        Ok(Authenticated { client, proof, signature: None })
     }
 
-    fn signer(
+    fn authenticate_by_signature(
         &self,
-        claim: &PresentedCredentials<'_>,
+        credentials: &PresentedCredentials<'_>,
         now: Timestamp,
     ) -> Result<Option<(&Arc<Client>, VerifiedSignature)>, AuthnError> {
         let now = now.as_second();
-        let member = message_signature::ours(claim.sent.fields)?;
-        match (claim.validation, member) {
+        let member = message_signature::find_outgate_signature(credentials.request.fields)?;
+        match (credentials.client_validation, member) {
             (None, None) => Ok(None),
-            (Some(token), None) => client_validation::verify(self, token, &claim.sent, now).map(Some),
-            (None, Some(member)) => message_signature::verify(self, &member, &claim.sent, now).map(Some),
+            (Some(token), None) => client_validation::verify(self, token, &credentials.request, now).map(Some),
+            (None, Some(member)) => message_signature::verify(self, &member, &credentials.request, now).map(Some),
             (Some(_), Some(_)) => Err(AuthnError::Signature("Twilio-Client-Validation beside a Signature for us")),
         }
     }
@@ -328,10 +331,10 @@ impl Clients {
 }
 
 /// Takes out of a request what proves its client to us: the target could use it against us, or against the client.
-pub fn take_out_proofs(fields: &mut HeaderMap) {
+pub fn strip_credentials(fields: &mut HeaderMap) {
     fields.remove(header::PROXY_AUTHORIZATION);
-    fields.remove(&CLIENT_VALIDATION);
-    message_signature::take_out(fields);
+    fields.remove(&TWILIO_CLIENT_VALIDATION);
+    message_signature::remove_outgate_signature(fields);
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -16,8 +16,8 @@ use super::super::signed_der::bits;
 use super::sha256;
 
 /// Bits of the modulus.
-const RSA_MIN: usize = 2048;
-const RSA_MAX: usize = 8192;
+const RSA_BITS_MIN: usize = 2048;
+const RSA_BITS_MAX: usize = 8192;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignatureAlgorithm {
@@ -64,7 +64,7 @@ impl VerifyingKey {
         let algorithms: &[SignatureAlgorithm] = if *kind == OID_PKCS1_RSAENCRYPTION {
             let Ok(Parsed::RSA(rsa)) = info.parsed() else { return Err(VerifyingKeyError::Malformed) };
             match bits(rsa.modulus) {
-                RSA_MIN..=RSA_MAX => &[
+                RSA_BITS_MIN..=RSA_BITS_MAX => &[
                     SignatureAlgorithm::RsaV15Sha256,
                     SignatureAlgorithm::RsaPssSha256,
                     SignatureAlgorithm::RsaPssSha512,
@@ -83,7 +83,7 @@ impl VerifyingKey {
             return Err(VerifyingKeyError::UnsupportedKind);
         };
         let key = |algorithm: &SignatureAlgorithm| {
-            let key = ParsedPublicKey::new(algorithm.verification(), &info.subject_public_key.data);
+            let key = ParsedPublicKey::new(algorithm.verification_algorithm(), &info.subject_public_key.data);
             key.map(|key| (*algorithm, key)).map_err(|_| VerifyingKeyError::Malformed)
         };
         algorithms.iter().map(key).collect::<Result<_, _>>().map(Self)
@@ -96,15 +96,15 @@ impl VerifyingKey {
         message: &[u8],
         signature: &[u8],
     ) -> Option<SignatureAlgorithm> {
-        let fits = |(algorithm, key): &&(SignatureAlgorithm, ParsedPublicKey)| {
+        let matches = |(algorithm, key): &&(SignatureAlgorithm, ParsedPublicKey)| {
             by.contains(algorithm) && key.verify_sig(message, signature).is_ok()
         };
-        self.0.iter().find(fits).map(|(algorithm, _)| *algorithm)
+        self.0.iter().find(matches).map(|(algorithm, _)| *algorithm)
     }
 }
 
 impl SignatureAlgorithm {
-    fn verification(self) -> &'static dyn VerificationAlgorithm {
+    fn verification_algorithm(self) -> &'static dyn VerificationAlgorithm {
         match self {
             Self::RsaV15Sha256 => &RSA_PKCS1_2048_8192_SHA256,
             Self::RsaPssSha256 => &RSA_PSS_2048_8192_SHA256,
@@ -116,7 +116,7 @@ impl SignatureAlgorithm {
 
     /// The same for every signature that anyone could make out of a good one without the key: of an ECDSA signature
     /// (r, s) that is (r, n-s), as good as the first.
-    pub(super) fn identity(self, signature: &[u8]) -> [u8; 32] {
+    pub(super) fn replay_key(self, signature: &[u8]) -> [u8; 32] {
         match self {
             Self::EcdsaP256Sha256 => sha256(&signature[..signature.len() / 2]),
             _ => sha256(signature),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_taken() {
+    fn verifying_keys_accept_supported_kinds_only() {
         let p256 = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let ed25519 = Ed25519KeyPair::generate().unwrap();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_rsa_key_of_1024_bits_is_too_short() {
+    fn verifying_key_refuses_rsa_of_1024_bits() {
         // SubjectPublicKeyInfo { rsaEncryption, NULL }, BIT STRING { SEQUENCE { INTEGER of 1024 bits, 65537 } }
         let mut der = vec![0x30, 0x81, 0x9f, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
         der.extend([0x01, 0x05, 0x00, 0x03, 0x81, 0x8d, 0x00, 0x30, 0x81, 0x89, 0x02, 0x81, 0x81, 0x00]);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_understood_as_its_key_says() {
+    fn verifying_key_checks_only_algorithms_of_its_kind() {
         let key = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let mut signature = vec![0; key.public_modulus_len()];
         key.sign(&RSA_PSS_SHA256, &SystemRandom::new(), b"message", &mut signature).unwrap();
@@ -184,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn an_ecdsa_signature_turned_over_is_the_same_signature() {
+    fn replay_key_is_equal_for_malleated_ecdsa_signatures() {
         let (one, other) = ([[1; 32], [2; 32]].concat(), [[1; 32], [3; 32]].concat());
         assert_eq!(
-            SignatureAlgorithm::EcdsaP256Sha256.identity(&one),
-            SignatureAlgorithm::EcdsaP256Sha256.identity(&other)
+            SignatureAlgorithm::EcdsaP256Sha256.replay_key(&one),
+            SignatureAlgorithm::EcdsaP256Sha256.replay_key(&other)
         );
-        assert_ne!(SignatureAlgorithm::Ed25519.identity(&one), SignatureAlgorithm::Ed25519.identity(&other));
+        assert_ne!(SignatureAlgorithm::Ed25519.replay_key(&one), SignatureAlgorithm::Ed25519.replay_key(&other));
     }
 }

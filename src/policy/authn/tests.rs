@@ -23,13 +23,13 @@ fn client(start: u32, tokens: &[&[u8]], networks: &[&str], tenants: &[&str]) -> 
     at(start, client)
 }
 
-fn with(clients: Vec<(&str, Located<crate::config::Client>)>) -> Config {
+fn config_with_clients(clients: Vec<(&str, Located<crate::config::Client>)>) -> Config {
     let clients = clients.into_iter().map(|(name, client)| (ClientName::new(name), client)).collect();
     Config { clients, ..config() }
 }
 
-fn four() -> Config {
-    with(vec![
+fn sample_config() -> Config {
+    config_with_clients(vec![
         ("billing", client(10, &[b"old", b"new"], &[], &["*"])),
         ("inside", client(20, &[b"in:side\xff"], &["10.1.0.0/16", "2001:db8::/32"], &["acme"])),
         ("lan", client(30, &[], &["10.0.0.0/8"], &[])),
@@ -44,7 +44,7 @@ fn with_certificates(client: Located<crate::config::Client>, names: &[&str]) -> 
     Located { value: crate::config::Client { certificates, ..client.value }, span: client.span }
 }
 
-fn keyed(start: u32, der: &[u8]) -> Located<crate::config::Client> {
+fn client_with_public_key(start: u32, der: &[u8]) -> Located<crate::config::Client> {
     let key = crate::config::PublicKey { path: "a.pem".into(), der: der.to_vec() };
     let client = client(start, &[], &[], &[]);
     Located {
@@ -53,31 +53,35 @@ fn keyed(start: u32, der: &[u8]) -> Located<crate::config::Client> {
     }
 }
 
-fn requiring(client: Located<crate::config::Client>, require: &[AuthMethod]) -> Located<crate::config::Client> {
+fn with_required_proofs(
+    client: Located<crate::config::Client>,
+    require: &[AuthMethod],
+) -> Located<crate::config::Client> {
     let require = require.iter().map(|proof| at(client.span.start + 8, *proof)).collect();
     Located { value: crate::config::Client { require, ..client.value }, span: client.span }
 }
 
 /// The address is empty for a unix socket.
-fn from(address: &str, certificate: &[&str]) -> Caller {
+fn caller_from(address: &str, certificate: &[&str]) -> Caller {
     let certificate = certificate.iter().map(|name| (*name).to_owned()).collect();
     let certificate = PeerCertificate { names: certificate, ..PeerCertificate::default() };
-    Caller { address: address.parse().ok(), certificate, ..Caller::default() }
+    Caller { address: address.parse().ok(), peer_certificate: certificate, ..Caller::default() }
 }
 
 fn identify(clients: &Clients, caller: &Caller, credential: Option<&[u8]>) -> Result<(String, String), AuthnError> {
     let fields = HeaderMap::new();
     let sent =
         SignableRequest { method: &Method::GET, target: "http://hook.example/", fields: &fields, has_body: false };
-    let claim = PresentedCredentials { caller, credential, validation: None, sent };
+    let claim =
+        PresentedCredentials { caller, proxy_authorization: credential, client_validation: None, request: sent };
     let known = clients.authenticate(&claim, Timestamp::UNIX_EPOCH)?;
     Ok((known.client.name().to_string(), known.proof.map_or(ANONYMOUS, AuthMethod::as_str).to_owned()))
 }
 
 #[test]
-fn identifies() {
+fn authn_accepts_valid_and_refuses_invalid_credentials() {
     let mut problems = vec![];
-    let clients = Clients::compile(&four(), &mut problems);
+    let clients = Clients::compile(&sample_config(), &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
     let basic = |text: &[u8]| format!("Basic {}", BASE64_STANDARD.encode(text)).into_bytes();
     let huge = basic(&vec![b'a'; 1 << 20]);
@@ -118,7 +122,7 @@ fn identifies() {
         (lan, Some(format!("Basic {}", BASE64_URL_SAFE.encode("billing:>>>???")).into()), Err(AuthnError::Invalid)),
     ];
     for (peer, credential, expected) in table {
-        let found = identify(&clients, &from(peer, &[]), credential.as_deref()).map(|(client, _)| client);
+        let found = identify(&clients, &caller_from(peer, &[]), credential.as_deref()).map(|(client, _)| client);
         assert_eq!(
             found.as_deref(),
             expected.as_ref().map(|name| *name),
@@ -129,8 +133,8 @@ fn identifies() {
 }
 
 #[test]
-fn speaks_for_those_it_names() {
-    let clients = Clients::compile(&four(), &mut vec![]);
+fn client_may_act_for_its_listed_tenants_only() {
+    let clients = Clients::compile(&sample_config(), &mut vec![]);
     for (client, tenant, expected) in
         [("billing", "anyone", true), ("inside", "acme", true), ("inside", "acm", false), ("lan", "acme", false)]
     {
@@ -139,34 +143,34 @@ fn speaks_for_those_it_names() {
 }
 
 #[test]
-fn strangers_come_in_only_where_allowed_and_never_with_a_wrong_credential() {
-    let mut config = four();
+fn anonymous_clients_are_accepted_only_without_a_credential() {
+    let mut config = sample_config();
     config.server.allow_anonymous.value = true;
     let mut problems = vec![];
     let clients = Clients::compile(&config, &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
-    assert_eq!(identify(&clients, &from("", &[]), None), Ok(("anonymous".into(), "anonymous".into())));
-    assert_eq!(identify(&clients, &from("", &[]), Some(b"Bearer wrong")), Err(AuthnError::Invalid));
-    assert_eq!(identify(&clients, &from("", &["stranger.internal"]), None), Err(AuthnError::Invalid));
+    assert_eq!(identify(&clients, &caller_from("", &[]), None), Ok(("anonymous".into(), "anonymous".into())));
+    assert_eq!(identify(&clients, &caller_from("", &[]), Some(b"Bearer wrong")), Err(AuthnError::Invalid));
+    assert_eq!(identify(&clients, &caller_from("", &["stranger.internal"]), None), Err(AuthnError::Invalid));
     assert!(!clients.get(&ClientName::new(ANONYMOUS)).unwrap().may_act_for(&TenantName::new("acme")));
 }
 
 #[test]
-fn certificates_prove_restrict_and_contradict() {
+fn authn_by_certificate_accepts_restricts_and_conflicts() {
     use AuthMethod::{Certificate, Network, Token};
     let spiffe = "spiffe://acme.example/billing";
     let clients = Clients::compile(
-        &with(vec![
+        &config_with_clients(vec![
             ("billing", with_certificates(client(10, &[b"bill"], &[], &[]), &["Billing.Internal", spiffe])),
             ("crm", with_certificates(client(20, &[], &["10.1.0.0/16"], &[]), &["crm.internal"])),
             (
                 "both",
-                requiring(
+                with_required_proofs(
                     with_certificates(client(30, &[b"both"], &[], &[]), &["both.internal"]),
                     &[Token, Certificate],
                 ),
             ),
-            ("near", requiring(client(40, &[b"near"], &["10.1.0.0/16"], &[]), &[Network, Token])),
+            ("near", with_required_proofs(client(40, &[b"near"], &["10.1.0.0/16"], &[]), &[Network, Token])),
             ("lan", client(50, &[], &["10.0.0.0/8"], &[])),
         ]),
         &mut vec![],
@@ -203,13 +207,13 @@ fn certificates_prove_restrict_and_contradict() {
         (inside, &[], near, known("near", "token")),
         (lan, &[], near, Err(AuthnError::ForbiddenNetwork)),
     ] {
-        let found = identify(&clients, &from(address, certificate), credential);
+        let found = identify(&clients, &caller_from(address, certificate), credential);
         assert_eq!(found, expected, "{address} {certificate:?} {credential:?}");
     }
 }
 
 #[test]
-fn problems() {
+fn clients_compile_reports_each_problem() {
     let token: &[u8] = b"t";
     let open = |listen: Listen, mut config: Config| {
         config.server.listen.push(at(9, Bind::new(listen)));
@@ -222,42 +226,51 @@ fn problems() {
     let public = || Listen::Tcp(([0, 0, 0, 0], 4750).into());
     const OPEN_PROXY: &str = "allow_anonymous on a listener that strangers can reach is an open proxy";
     const EVERYONE: &str = "every address alone proves the client a: an open proxy";
-    let halves = || with(vec![("a", client(10, &[], &["0.0.0.0/1", "128.0.0.0/1"], &[]))]);
+    let halves = || config_with_clients(vec![("a", client(10, &[], &["0.0.0.0/1", "128.0.0.0/1"], &[]))]);
     let table: Vec<(Config, &[&str])> = vec![
         (config(), &["warning: no client is configured: nobody can use this"]),
         (anyone(config()), &[]),
         (open(Listen::Unix("/run/x".into()), anyone(config())), &[]),
         (open(public(), anyone(config())), &[OPEN_PROXY]),
         (open(Listen::Systemd, anyone(config())), &[OPEN_PROXY]),
-        (with(vec![("a", client(10, &[], &[], &[]))]), &["nothing proves the client a"]),
+        (config_with_clients(vec![("a", client(10, &[], &[], &[]))]), &["nothing proves the client a"]),
         (halves(), &[]),
         (open(public(), halves()), &[EVERYONE]),
-        (open(public(), with(vec![("a", client(10, &[], &["::/0"], &[]))])), &[EVERYONE]),
-        (open(public(), with(vec![("a", client(10, &[token], &["::/0"], &[]))])), &[]),
+        (open(public(), config_with_clients(vec![("a", client(10, &[], &["::/0"], &[]))])), &[EVERYONE]),
+        (open(public(), config_with_clients(vec![("a", client(10, &[token], &["::/0"], &[]))])), &[]),
         (
-            with(vec![("a", client(10, &[token], &[], &[])), ("b", client(20, &[token], &[], &[]))]),
+            config_with_clients(vec![("a", client(10, &[token], &[], &[])), ("b", client(20, &[token], &[], &[]))]),
             &["a token proves one client only"],
         ),
         (
-            with(vec![("a", client(10, &[], &["10.0.0.0/8"], &[])), ("b", client(20, &[], &["10.0.0.0/8"], &[]))]),
+            config_with_clients(vec![
+                ("a", client(10, &[], &["10.0.0.0/8"], &[])),
+                ("b", client(20, &[], &["10.0.0.0/8"], &[])),
+            ]),
             &["a network alone proves one client only"],
         ),
         (
-            with(vec![
+            config_with_clients(vec![
                 ("a", with_certificates(client(10, &[], &[], &[]), &["A.internal"])),
                 ("b", with_certificates(client(20, &[], &[], &[]), &["a.internal"])),
             ]),
             &["a name in a certificate proves one client only"],
         ),
         (
-            with(vec![("a", with_certificates(client(10, &[], &[], &[]), &["*.internal"]))]),
+            config_with_clients(vec![("a", with_certificates(client(10, &[], &[], &[]), &["*.internal"]))]),
             &["this is no name of a certificate"],
         ),
-        (open(public(), with(vec![("a", with_certificates(client(10, &[], &["::/0"], &[]), &["a.internal"]))])), &[]),
         (
-            with(vec![(
+            open(
+                public(),
+                config_with_clients(vec![("a", with_certificates(client(10, &[], &["::/0"], &[]), &["a.internal"]))]),
+            ),
+            &[],
+        ),
+        (
+            config_with_clients(vec![(
                 "a",
-                requiring(
+                with_required_proofs(
                     client(10, &[token], &[], &[]),
                     &[AuthMethod::Token, AuthMethod::Signature, AuthMethod::Network],
                 ),
@@ -267,8 +280,14 @@ fn problems() {
                 "a must prove itself by network, and has no networks",
             ],
         ),
-        (with(vec![("a", keyed(10, b"no key"))]), &["the public key in a.pem is malformed"]),
-        (with(vec![("anonymous", client(10, &[token], &[], &[]))]), &["the name \"anonymous\" is kept for strangers"]),
+        (
+            config_with_clients(vec![("a", client_with_public_key(10, b"no key"))]),
+            &["the public key in a.pem is malformed"],
+        ),
+        (
+            config_with_clients(vec![("anonymous", client(10, &[token], &[], &[]))]),
+            &["the name \"anonymous\" is kept for strangers"],
+        ),
     ];
     for (config, expected) in table {
         let mut problems = vec![];
@@ -278,8 +297,8 @@ fn problems() {
 }
 
 #[test]
-fn a_shared_token_is_told_with_both_places() {
-    let config = with(vec![("a", client(10, &[b"t"], &[], &[])), ("b", client(20, &[b"t"], &[], &[]))]);
+fn clients_compile_reports_a_shared_token_with_both_places() {
+    let config = config_with_clients(vec![("a", client(10, &[b"t"], &[], &[])), ("b", client(20, &[b"t"], &[], &[]))]);
     let mut problems = vec![];
     Clients::compile(&config, &mut problems);
     let places = (problems[0].span.unwrap().start, problems[0].related.as_ref().unwrap().0.start);

@@ -20,28 +20,28 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// `Basic` (RFC 7617) or `Bearer` (RFC 6750 §2.1): a scheme in any case, one or more spaces (RFC 9110 §11.4).
-pub(super) fn client<'c>(clients: &'c Clients, credential: &[u8]) -> Option<&'c Arc<Client>> {
-    let (scheme, proof) = split(credential)?;
+pub(super) fn authenticate<'c>(clients: &'c Clients, credential: &[u8]) -> Option<&'c Arc<Client>> {
+    let (scheme, proof) = split_scheme(credential)?;
     if scheme.eq_ignore_ascii_case(b"bearer") {
         clients.by_token.get(&sha256(proof))
     } else if scheme.eq_ignore_ascii_case(b"basic") {
-        let (user, token) = basic(proof)?;
+        let (user, token) = decode_basic(proof)?;
         let token = sha256(&token);
         let client = clients.by_name.get(user.as_str())?;
-        has(client, &token).then_some(client)
+        has_token(client, &token).then_some(client)
     } else {
         None
     }
 }
 
 /// Returns the name in a `Basic` credential.
-pub(super) fn user(credential: &[u8]) -> Option<String> {
-    let (scheme, proof) = split(credential)?;
-    scheme.eq_ignore_ascii_case(b"basic").then(|| basic(proof))?.map(|(user, _)| user)
+pub(super) fn basic_user(credential: &[u8]) -> Option<String> {
+    let (scheme, proof) = split_scheme(credential)?;
+    scheme.eq_ignore_ascii_case(b"basic").then(|| decode_basic(proof))?.map(|(user, _)| user)
 }
 
 /// Splits a credential into its scheme and the rest.
-fn split(credential: &[u8]) -> Option<(&[u8], &[u8])> {
+fn split_scheme(credential: &[u8]) -> Option<(&[u8], &[u8])> {
     if credential.len() > CREDENTIAL_MAX {
         return None;
     }
@@ -51,7 +51,7 @@ fn split(credential: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Returns the name and the token of a `Basic` credential. The first colon ends the name; a token may contain more of them
 /// (RFC 7617 §2).
-fn basic(proof: &[u8]) -> Option<(String, Vec<u8>)> {
+fn decode_basic(proof: &[u8]) -> Option<(String, Vec<u8>)> {
     let mut name = BASE64.decode(proof).ok()?;
     let colon = name.iter().position(|&byte| byte == b':')?;
     let token = name.split_off(colon + 1);
@@ -60,6 +60,6 @@ fn basic(proof: &[u8]) -> Option<(String, Vec<u8>)> {
 }
 
 /// Every token is compared, and in constant time: how long a wrong one takes tells nothing.
-fn has(client: &Client, token: &[u8; 32]) -> bool {
+fn has_token(client: &Client, token: &[u8; 32]) -> bool {
     client.tokens.iter().fold(Choice::from(0), |found, own| found | own.ct_eq(token)).into()
 }

@@ -4,16 +4,16 @@
 use http::{HeaderMap, StatusCode, header};
 
 /// Whether the target refuses the very token, and not what is done with it.
-pub fn refuses_token(status: StatusCode, fields: &HeaderMap) -> bool {
+pub fn rejects_token(status: StatusCode, fields: &HeaderMap) -> bool {
     status == StatusCode::UNAUTHORIZED
-        && fields.get_all(header::WWW_AUTHENTICATE).iter().any(|value| says_invalid_token(value.as_bytes()))
+        && fields.get_all(header::WWW_AUTHENTICATE).iter().any(|value| has_invalid_token_error(value.as_bytes()))
 }
 
 /// A list of challenges, whose parameters are separated by commas as they are themselves (RFC 9110 §11.6.1): what has a
 /// word and white space in front of its name begins a new one.
-fn says_invalid_token(list: &[u8]) -> bool {
+fn has_invalid_token_error(list: &[u8]) -> bool {
     let mut is_bearer = false;
-    for element in elements(list) {
+    for element in split_elements(list) {
         let name_end = element.iter().position(|byte| b"= \t".contains(byte)).unwrap_or(element.len());
         let parameter = match element.get(name_end) {
             Some(b'=') => element,
@@ -36,7 +36,7 @@ fn says_invalid_token(list: &[u8]) -> bool {
 }
 
 /// What stands between commas that are not quoted.
-fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn split_elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let is_end = move |byte: &u8| {
         match (*byte, is_escaped) {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn challenges() {
+    fn token_rejection_is_read_from_bearer_challenges_only() {
         for (value, expected) in [
             (r#"Bearer error="invalid_token""#, true),
             (r#"bearer realm="a, b", error="invalid_token", error_description="expired""#, true),
@@ -75,8 +75,8 @@ mod tests {
             ("", false),
         ] {
             let fields = HeaderMap::from_iter([(header::WWW_AUTHENTICATE, value.parse().unwrap())]);
-            assert_eq!(refuses_token(StatusCode::UNAUTHORIZED, &fields), expected, "{value}");
-            assert!(!refuses_token(StatusCode::FORBIDDEN, &fields));
+            assert_eq!(rejects_token(StatusCode::UNAUTHORIZED, &fields), expected, "{value}");
+            assert!(!rejects_token(StatusCode::FORBIDDEN, &fields));
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::names::{CredentialName, Scheme, Target};
 use crate::policy::guard::{Guard, LocalAddresses};
 
 /// What makes the message what it is, belongs to the connection, or is somebody's signature.
-const TAKEN: [&str; 23] = [
+const RESERVED_HEADERS: [&str; 23] = [
     "connection",
     "content-digest",
     "content-encoding",
@@ -47,7 +47,7 @@ const TAKEN: [&str; 23] = [
 ];
 
 /// What the grant is made of, and no operator's to say.
-const PARAMETERS_TAKEN: [&str; 6] =
+const RESERVED_PARAMETERS: [&str; 6] =
     ["grant_type", "client_id", "client_secret", "scope", "client_assertion", "client_assertion_type"];
 
 pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<CredentialName, Arc<Credential>> {
@@ -57,7 +57,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<Credent
                 ("basic", header::AUTHORIZATION, CredentialValue::Static(basic(username, password, problems)?))
             }
             Authentication::Bearer { token } => {
-                ("bearer", header::AUTHORIZATION, CredentialValue::Static(token_of(token, problems)?))
+                ("bearer", header::AUTHORIZATION, CredentialValue::Static(bearer_value(token, problems)?))
             }
             Authentication::Header { name, value } => {
                 let (name, value) = (header_name(name, problems), header_value(value, problems));
@@ -68,13 +68,13 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<Credent
             }
         };
         let allows_plaintext = written.plaintext;
-        Some((name.clone(), Arc::new(Credential { name: name.clone(), header, proof, allows_plaintext, kind })))
+        Some((name.clone(), Arc::new(Credential { name: name.clone(), header, value: proof, allows_plaintext, kind })))
     };
     config.credentials.iter().filter_map(credential).collect()
 }
 
 /// A token endpoint that the guard refuses, as far as that is known without DNS.
-pub fn check_reach(
+pub fn check_guard(
     config: &Config,
     credentials: &BTreeMap<CredentialName, Arc<Credential>>,
     guard: &Guard,
@@ -82,11 +82,11 @@ pub fn check_reach(
 ) {
     for (name, written) in &config.credentials {
         let Authentication::OAuth2(written) = &written.scheme else { continue };
-        let Some(CredentialValue::OAuth2(oauth2)) = credentials.get(name).map(|credential| &credential.proof) else {
+        let Some(CredentialValue::OAuth2(oauth2)) = credentials.get(name).map(|credential| &credential.value) else {
             continue;
         };
         let endpoint = &oauth2.endpoint;
-        let judged = guard.judge_name(endpoint, &[endpoint.port], false);
+        let judged = guard.check_name(endpoint, &[endpoint.port], false);
         if judged.is_err() || guard.clear(endpoint, &[], &LocalAddresses::default()).is_err() {
             let problem = Problem::at(written.token_url.span, "the guard lets nothing reach this token endpoint");
             problems.push(problem.help("guard.allow makes exceptions for addresses, resolver.hosts for names"));
@@ -96,18 +96,18 @@ pub fn check_reach(
 
 /// RFC 7617 §2: the first colon ends the name, and neither part has control characters.
 fn basic(username: &Located<String>, password: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
-    let mut is_good = true;
+    let mut is_valid = true;
     if username.contains(':') || username.contains(char::is_control) {
         let problem = Problem::at(username.span, "a user's name has neither colons nor control characters");
         problems.push(problem.help("RFC 7617 §2: what follows a colon would be read as the password"));
-        is_good = false;
+        is_valid = false;
     }
     if password.expose().iter().any(u8::is_ascii_control) {
         let problem = Problem::at(password.span, "a password has no control characters");
         problems.push(problem.help("put the password alone, on one line, where this points to"));
-        is_good = false;
+        is_valid = false;
     }
-    is_good.then(|| basic_value(username.as_bytes(), password.expose())).flatten()
+    is_valid.then(|| basic_value(username.as_bytes(), password.expose())).flatten()
 }
 
 fn basic_value(user: &[u8], password: &[u8]) -> Option<HeaderValue> {
@@ -117,7 +117,7 @@ fn basic_value(user: &[u8], password: &[u8]) -> Option<HeaderValue> {
     secret_value(&[b"Basic ", encoded.get(..length)?])
 }
 
-fn token_of(token: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
+fn bearer_value(token: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
     let value = bearer(token.expose());
     if value.is_none() {
         let problem =
@@ -134,7 +134,7 @@ fn header_name(written: &Located<String>, problems: &mut Vec<Problem>) -> Option
         return None;
     };
     let is_ours = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
-    if is_ours || TAKEN.contains(&name.as_str()) {
+    if is_ours || RESERVED_HEADERS.contains(&name.as_str()) {
         let problem = Problem::at(written.span, format!("{name} is no header for a credential"));
         problems.push(problem.help("one that the target reads for nothing else: \"Authorization\", \"X-Api-Key\""));
         return None;
@@ -174,9 +174,9 @@ fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Pr
     let authority = endpoint.authority();
     let mut digest = Context::new(&SHA256);
     let proof = authorization.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
-    let said: [&[u8]; 5] =
+    let fingerprinted: [&[u8]; 5] =
         [name.as_str().as_bytes(), authority.as_bytes(), path_and_query.as_str().as_bytes(), proof, &body];
-    for part in said {
+    for part in fingerprinted {
         digest.update(&(part.len() as u64).to_be_bytes());
         digest.update(part);
     }
@@ -227,8 +227,8 @@ fn check_parameters(written: &config::OAuth2, problems: &mut Vec<Problem>) {
         if name.is_empty() {
             problems.push(Problem::at(name.span, "a parameter without a name").help("leave it out"));
         }
-        let is_said = name.as_str() == "audience" && written.audience.is_some();
-        if PARAMETERS_TAKEN.contains(&name.as_str()) || is_said {
+        let is_reserved_audience = name.as_str() == "audience" && written.audience.is_some();
+        if RESERVED_PARAMETERS.contains(&name.as_str()) || is_reserved_audience {
             let problem = Problem::at(name.span, format!("the parameter {} is said elsewhere", name.value));
             problems.push(problem.help("leave it out: client_id, client_secret, scopes and audience say it"));
         }

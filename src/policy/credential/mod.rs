@@ -12,8 +12,8 @@ use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use crate::names::CredentialName;
-pub use challenge::refuses_token;
-pub use compile::{check_reach, compile};
+pub use challenge::rejects_token;
+pub use compile::{check_guard, compile};
 pub use oauth2::{Grant, GrantError, OAuth2, backoff};
 
 /// What a route's `credential` names.
@@ -21,7 +21,7 @@ pub struct Credential {
     pub name: CredentialName,
     /// What a client sent under this name is replaced.
     pub header: HeaderName,
-    pub proof: CredentialValue,
+    pub value: CredentialValue,
     /// It may leave over plaintext http, where the route does.
     pub allows_plaintext: bool,
     /// As the configuration calls it.
@@ -35,8 +35,8 @@ pub enum CredentialValue {
 
 impl Credential {
     /// Whether tokens of this fingerprint are for it.
-    pub fn fetches_as(&self, fingerprint: &[u8; 32]) -> bool {
-        matches!(&self.proof, CredentialValue::OAuth2(oauth2) if oauth2.fingerprint == *fingerprint)
+    pub fn has_fingerprint(&self, fingerprint: &[u8; 32]) -> bool {
+        matches!(&self.value, CredentialValue::OAuth2(oauth2) if oauth2.fingerprint == *fingerprint)
     }
 
     /// As the configuration calls it: `basic`, `bearer`, `header` or `oauth2`.
@@ -51,8 +51,8 @@ const TOKEN_MAX: usize = 16 << 10;
 /// RFC 6750 §2.1. Its `b64token` is not insisted on, since tokens with a `!` or `|` are given out; but white space would
 /// end the token, and what is not ASCII would be read by each target in its own way.
 fn bearer(token: &[u8]) -> Option<HeaderValue> {
-    let is_one = (1..=TOKEN_MAX).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
-    is_one.then(|| secret_value(&[b"Bearer ", token])).flatten()
+    let is_valid = (1..=TOKEN_MAX).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
+    is_valid.then(|| secret_value(&[b"Bearer ", token])).flatten()
 }
 
 /// Wiped when the last copy of it is dropped, left out of `Debug`, and of HPACK's tables (RFC 7541 §7.1.3).

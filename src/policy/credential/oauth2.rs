@@ -50,10 +50,10 @@ const LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
 /// Nobody's token is good for as long; and if it were, to ask once a day costs nothing.
 const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A token is not used in its last minute: the webhook is still on its way, and clocks differ.
-const MARGIN_MAX: Duration = Duration::from_secs(60);
+const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(60);
 
 /// The words of RFC 6749 §5.2. Its `error_description` is not read: it may hold what we sent.
-const ERRORS: [&str; 6] = [
+const ERROR_CODES: [&str; 6] = [
     "invalid_request",
     "invalid_client",
     "invalid_grant",
@@ -62,12 +62,12 @@ const ERRORS: [&str; 6] = [
     "invalid_scope",
 ];
 
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// How long an endpoint is left alone after it has failed this many times in a row.
 pub fn backoff(failures: u32) -> Duration {
-    PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(PAUSE_MAX)
+    BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(BACKOFF_MAX)
 }
 
 impl OAuth2 {
@@ -87,7 +87,7 @@ impl OAuth2 {
     }
 
     /// RFC 6749 §5.1 and §5.2. What is not said there is ignored, as it wants; what is said twice is not.
-    pub fn judge(status: StatusCode, body: &[u8]) -> Result<Grant, GrantError> {
+    pub fn parse_response(status: StatusCode, body: &[u8]) -> Result<Grant, GrantError> {
         #[derive(Deserialize)]
         struct TokenResponse<'a> {
             #[serde(borrow)]
@@ -99,18 +99,18 @@ impl OAuth2 {
         match status {
             status if status.is_success() => {}
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => return Err(GrantError::Unavailable(status)),
-            status if status.is_client_error() => return Err(GrantError::Refused(status, error_word(body))),
+            status if status.is_client_error() => return Err(GrantError::Refused(status, error_code(body))),
             status if status.is_server_error() => return Err(GrantError::Unavailable(status)),
             _ => return Err(GrantError::Malformed("a redirection, which is not followed")),
         }
-        let given: TokenResponse<'_> =
+        let response: TokenResponse<'_> =
             serde_json::from_slice(body).map_err(|_| GrantError::Malformed("not the JSON of RFC 6749 §5.1"))?;
-        if !given.token_type.eq_ignore_ascii_case("bearer") {
+        if !response.token_type.eq_ignore_ascii_case("bearer") {
             return Err(GrantError::Malformed("a token of another type than Bearer"));
         }
-        let value = bearer(given.access_token.as_bytes());
+        let value = bearer(response.access_token.as_bytes());
         let value = value.ok_or(GrantError::Malformed("a token that fits into no header"))?;
-        let lifetime = match given.expires_in {
+        let lifetime = match response.expires_in {
             None => LIFETIME_DEFAULT,
             Some(Seconds::Number(seconds)) => Duration::from_secs(seconds),
             Some(Seconds::Text(text)) => {
@@ -130,14 +130,14 @@ enum Seconds {
     Text(String),
 }
 
-fn error_word(body: &[u8]) -> Option<&'static str> {
+fn error_code(body: &[u8]) -> Option<&'static str> {
     #[derive(Deserialize)]
     struct ErrorResponse<'a> {
         #[serde(borrow)]
         error: Cow<'a, str>,
     }
     let fault: ErrorResponse<'_> = serde_json::from_slice(body).ok()?;
-    ERRORS.into_iter().find(|word| *word == fault.error)
+    ERROR_CODES.into_iter().find(|code| *code == fault.error)
 }
 
 impl Grant {
@@ -152,7 +152,7 @@ impl Grant {
     }
 
     fn margin(&self) -> Duration {
-        (self.lifetime / 4).min(MARGIN_MAX)
+        (self.lifetime / 4).min(EXPIRY_MARGIN_MAX)
     }
 }
 
@@ -161,12 +161,12 @@ mod tests {
     use super::super::TOKEN_MAX;
     use super::*;
 
-    fn judge(status: u16, body: &str) -> Result<Grant, GrantError> {
-        OAuth2::judge(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    fn parse(status: u16, body: &str) -> Result<Grant, GrantError> {
+        OAuth2::parse_response(StatusCode::from_u16(status).unwrap(), body.as_bytes())
     }
 
     #[test]
-    fn tokens_and_their_times() {
+    fn token_response_gives_the_token_and_its_lifetime() {
         for (body, usable, refresh) in [
             (r#"{"access_token":"t","token_type":"Bearer","expires_in":3600}"#, 3540, 3480),
             (r#"{"expires_in":"300","token_type":"bEARER","access_token":"t","scope":"a","x":[1]}"#, 240, 180),
@@ -176,18 +176,18 @@ mod tests {
             (r#"{"access_token":"t","token_type":"bearer","expires_in":0}"#, 0, 0),
             (r#"{"access_token":"t","token_type":"bearer","expires_in":18446744073709551615}"#, 86_340, 86_280),
         ] {
-            let grant = judge(200, body).unwrap();
+            let grant = parse(200, body).unwrap();
             assert_eq!((grant.value.as_bytes(), grant.value.is_sensitive()), (&b"Bearer t"[..], true));
             assert_eq!((grant.usable_for().as_secs(), grant.refresh_after().as_secs()), (usable, refresh), "{body}");
         }
         assert_eq!(
-            judge(201, "{\"access_token\":\"a!|b\\u003d\",\"token_type\":\"bearer\"}").unwrap().value,
+            parse(201, "{\"access_token\":\"a!|b\\u003d\",\"token_type\":\"bearer\"}").unwrap().value,
             "Bearer a!|b="
         );
     }
 
     #[test]
-    fn what_is_no_token() {
+    fn token_response_refuses_malformed_tokens() {
         let no_json = "not the JSON of RFC 6749 §5.1";
         let no_header = "a token that fits into no header";
         for (body, why) in [
@@ -209,14 +209,14 @@ mod tests {
             (r#"{"access_token":"t","token_type":"bearer","expires_in":"+5"}"#, "expires_in is no number of seconds"),
             (r#"{"access_token":"t","token_type":"bearer","expires_in":""}"#, "expires_in is no number of seconds"),
         ] {
-            assert_eq!(judge(200, body).unwrap_err(), GrantError::Malformed(why), "{body}");
+            assert_eq!(parse(200, body).unwrap_err(), GrantError::Malformed(why), "{body}");
         }
         let long = format!(r#"{{"access_token":"{}","token_type":"bearer"}}"#, "t".repeat(TOKEN_MAX + 1));
-        assert_eq!(judge(200, &long).unwrap_err(), GrantError::Malformed(no_header));
+        assert_eq!(parse(200, &long).unwrap_err(), GrantError::Malformed(no_header));
     }
 
     #[test]
-    fn refusals_are_told_from_troubles() {
+    fn token_response_separates_refusals_from_failures() {
         let refused = |status: u16, word| GrantError::Refused(StatusCode::from_u16(status).unwrap(), word);
         let failing = |status: u16| GrantError::Unavailable(StatusCode::from_u16(status).unwrap());
         for (status, body, expected) in [
@@ -227,12 +227,12 @@ mod tests {
             (503, "", failing(503)),
             (302, "", GrantError::Malformed("a redirection, which is not followed")),
         ] {
-            assert_eq!(judge(status, body).unwrap_err(), expected, "{status}");
+            assert_eq!(parse(status, body).unwrap_err(), expected, "{status}");
         }
     }
 
     #[test]
-    fn an_endpoint_that_fails_is_left_alone_longer_each_time() {
+    fn token_endpoint_backoff_doubles_after_each_failure() {
         let seconds: Vec<u64> = [0, 1, 2, 3, 5, 6, 7, u32::MAX].map(|failures| backoff(failures).as_secs()).into();
         assert_eq!(seconds, [1, 1, 2, 4, 16, 30, 30, 30]);
     }

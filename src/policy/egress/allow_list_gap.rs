@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::{AddressSpan, number};
+use super::{AddressSpan, ip_to_u128};
 
 /// Named one by one; of more, that there are more.
-const NAMED_MAX: usize = 8;
+const LISTED_MAX: usize = 8;
 
 /// To be told with its evidence: it looks like an allow-list, but only whoever runs the target knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,24 +30,24 @@ pub struct AddressRange {
 
 impl AddressRange {
     /// Exactly these addresses, in as few ranges as there can be.
-    pub fn exactly(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<Self> {
+    pub fn from_addresses(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<Self> {
         let mut nets = IpNet::aggregate(&addresses.into_iter().map(IpNet::from).collect());
         nets.sort_unstable();
         nets.iter().map(|net| Self { first: net.network(), last: net.broadcast() }).collect()
     }
 
     /// Where only a sample was asked, `asked` in its order: from each that is `meant` to the last before one that is not.
-    pub fn between(asked: &[IpAddr], meant: impl Fn(IpAddr) -> bool) -> Vec<Self> {
-        let runs = asked.chunk_by(|one, next| one.is_ipv6() == next.is_ipv6() && meant(*one) == meant(*next));
+    pub fn from_sample(probed: &[IpAddr], is_member: impl Fn(IpAddr) -> bool) -> Vec<Self> {
+        let runs = probed.chunk_by(|one, next| one.is_ipv6() == next.is_ipv6() && is_member(*one) == is_member(*next));
         let ends = runs.filter_map(|run| Some(Self { first: *run.first()?, last: *run.last()? }));
-        ends.filter(|run| meant(run.first)).collect()
+        ends.filter(|run| is_member(run.first)).collect()
     }
 }
 
 impl fmt::Display for AddressRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { first, last } = self;
-        let mut nets = AddressSpan { first: number(*first), last: number(*last) }.nets(first.is_ipv6());
+        let mut nets = AddressSpan { first: ip_to_u128(*first), last: ip_to_u128(*last) }.to_nets(first.is_ipv6());
         match (nets.next(), nets.next()) {
             _ if first == last => first.fmt(f),
             (Some(net), None) => net.fmt(f),
@@ -64,18 +64,18 @@ impl Serialize for AddressRange {
 
 impl fmt::Display for AllowListGap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lacks = in_words(&self.lacks);
+        let lacks = join_ranges(&self.lacks);
         let is_one = matches!(&self.lacks[..], [one] if one.first == one.last);
-        write!(f, "{} answers {}, but not {lacks}: ", self.target, in_words(&self.answers))?;
+        write!(f, "{} answers {}, but not {lacks}: ", self.target, join_ranges(&self.answers))?;
         write!(f, "looks like an allow-list that lacks {}", if is_one { "it" } else { "them" })
     }
 }
 
 /// `a, b and c`.
-fn in_words(stretches: &[AddressRange]) -> String {
-    let mut words: Vec<String> = stretches.iter().take(NAMED_MAX).map(AddressRange::to_string).collect();
-    if stretches.len() > NAMED_MAX {
-        words.push(format!("{} more", stretches.len() - NAMED_MAX));
+fn join_ranges(stretches: &[AddressRange]) -> String {
+    let mut words: Vec<String> = stretches.iter().take(LISTED_MAX).map(AddressRange::to_string).collect();
+    if stretches.len() > LISTED_MAX {
+        words.push(format!("{} more", stretches.len() - LISTED_MAX));
     }
     match words.split_last() {
         Some((last, [])) => last.clone(),
@@ -92,39 +92,39 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn words(answers: Vec<AddressRange>, lacks: Vec<AddressRange>) -> String {
+    fn message(answers: Vec<AddressRange>, lacks: Vec<AddressRange>) -> String {
         AllowListGap { target: "hooks.acme.example:443".to_owned(), answers, lacks }.to_string()
     }
 
     #[test]
-    fn what_is_missing_is_named_as_a_firewall_takes_it() {
-        let exactly = |texts: &[&str]| AddressRange::exactly(ips(texts));
+    fn allow_list_gap_names_missing_addresses_as_ranges() {
+        let exactly = |texts: &[&str]| AddressRange::from_addresses(ips(texts));
         assert_eq!(
-            words(exactly(&["198.51.100.19", "198.51.100.17"]), exactly(&["198.51.100.18"])),
+            message(exactly(&["198.51.100.19", "198.51.100.17"]), exactly(&["198.51.100.18"])),
             "hooks.acme.example:443 answers 198.51.100.17 and 198.51.100.19, but not 198.51.100.18: \
              looks like an allow-list that lacks it"
         );
         let upper: Vec<String> = (24..32).map(|last| format!("198.51.100.{last}")).collect();
         let upper: Vec<&str> = upper.iter().map(String::as_str).collect();
         assert_eq!(
-            words(exactly(&["198.51.100.16", "198.51.100.17", "198.51.100.19"]), exactly(&upper)),
+            message(exactly(&["198.51.100.16", "198.51.100.17", "198.51.100.19"]), exactly(&upper)),
             "hooks.acme.example:443 answers 198.51.100.16/31 and 198.51.100.19, but not 198.51.100.24/29: \
              looks like an allow-list that lacks them"
         );
         let odd: Vec<String> = (0..20).map(|n| format!("198.51.100.{}", 2 * n + 1)).collect();
         let odd: Vec<&str> = odd.iter().map(String::as_str).collect();
-        assert!(in_words(&exactly(&odd)).ends_with("198.51.100.15 and 12 more"), "{}", in_words(&exactly(&odd)));
+        assert!(join_ranges(&exactly(&odd)).ends_with("198.51.100.15 and 12 more"), "{}", join_ranges(&exactly(&odd)));
     }
 
     #[test]
-    fn of_a_sample_the_ends_are_named() {
+    fn address_ranges_from_a_sample_name_their_ends() {
         let asked = ips(&["192.0.2.0", "192.0.2.100", "192.0.2.200", "192.0.2.255", "2001:db8::", "2001:db8::ffff"]);
-        let told = |meant: &dyn Fn(IpAddr) -> bool| {
-            AddressRange::between(&asked, meant).iter().map(AddressRange::to_string).collect::<Vec<_>>()
+        let ranges = |meant: &dyn Fn(IpAddr) -> bool| {
+            AddressRange::from_sample(&asked, meant).iter().map(AddressRange::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(told(&|_| true), ["192.0.2.0/24", "2001:db8::/112"]);
-        assert_eq!(told(&|ip| ip != asked[1]), ["192.0.2.0", "192.0.2.200 to 192.0.2.255", "2001:db8::/112"]);
-        assert_eq!(told(&|ip| ip == asked[1]), ["192.0.2.100"]);
-        assert_eq!(told(&|_| false), [""; 0]);
+        assert_eq!(ranges(&|_| true), ["192.0.2.0/24", "2001:db8::/112"]);
+        assert_eq!(ranges(&|ip| ip != asked[1]), ["192.0.2.0", "192.0.2.200 to 192.0.2.255", "2001:db8::/112"]);
+        assert_eq!(ranges(&|ip| ip == asked[1]), ["192.0.2.100"]);
+        assert_eq!(ranges(&|_| false), [""; 0]);
     }
 }

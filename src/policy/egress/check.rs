@@ -11,14 +11,14 @@ use super::{AddressSpan, Pool, RangePhase, SourceRange, is_v6};
 use crate::config::WarningCode;
 use crate::config::{self, Located, PoolRange, Problem};
 use crate::names::PoolName;
-use crate::policy::addresses::{self, overlap};
+use crate::policy::addresses::{self, overlaps};
 
 /// The widest range: no platform has more, and what is wider is a slip of the pen.
-const WIDEST_V4: u8 = 8;
-const WIDEST_V6: u8 = 16;
+const PREFIX_LEN_MIN_V4: u8 = 8;
+const PREFIX_LEN_MIN_V6: u8 = 16;
 
 /// What the kernel binds no connection to, or takes for "any address", which would be another source than the pool's.
-const NEVER_A_SOURCE: [(IpNet, &str); 7] = [
+const UNUSABLE_SOURCES: [(IpNet, &str); 7] = [
     (v4([0, 0, 0, 0], 32), "the unspecified address"),
     (v4([224, 0, 0, 0], 4), "multicast"),
     (v4([255, 255, 255, 255], 32), "the broadcast address"),
@@ -48,7 +48,7 @@ pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) 
         check_ended(name, pool, now, problems);
         check_overlaps(&pool.ranges, problems);
         for exclude in &pool.exclude {
-            if !pool.ranges.iter().any(|range| overlap(&range.cidr, exclude)) {
+            if !pool.ranges.iter().any(|range| overlaps(&range.cidr, exclude)) {
                 let message = format!("`{}` excludes nothing: no range of egress.{name} has it", exclude.value);
                 problems.push(Problem::warning(WarningCode::ExcludesNothing, Some(exclude.span), message));
             }
@@ -60,7 +60,7 @@ pub(super) fn check(pools: &Pools, now: Timestamp, problems: &mut Vec<Problem>) 
 
 fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems: &mut Vec<Problem>) {
     let cidr = range.cidr;
-    let widest = if is_v6(&cidr) { WIDEST_V6 } else { WIDEST_V4 };
+    let widest = if is_v6(&cidr) { PREFIX_LEN_MIN_V6 } else { PREFIX_LEN_MIN_V4 };
     if cidr.prefix_len() < widest {
         problems.push(
             Problem::at(range.span, format!("`{cidr}` is too wide for a pool"))
@@ -69,8 +69,8 @@ fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems:
         return;
     }
     let is_excluded = |net: &IpNet| exclude.iter().any(|excluded| excluded.contains(net));
-    if let Some((net, what)) = NEVER_A_SOURCE.iter().find(|(net, _)| overlap(net, &cidr) && !is_excluded(net)) {
-        let message = format!("`{cidr}` can never send: {net} is {what}, which no connection leaves from");
+    if let Some((net, reason)) = UNUSABLE_SOURCES.iter().find(|(net, _)| overlaps(net, &cidr) && !is_excluded(net)) {
+        let message = format!("`{cidr}` can never send: {net} is {reason}, which no connection leaves from");
         let help = "write addresses that are routed to this host; `exclude` leaves out some of a range";
         problems.push(Problem::at(range.span, message).help(help));
         return;
@@ -85,7 +85,8 @@ fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems:
         );
     }
     // A part of the range may be special, or all of it.
-    let special = addresses::listed(cidr.network()).or_else(|| addresses::rows().find(|row| overlap(&row.cidr, &cidr)));
+    let special = addresses::registered_range(cidr.network())
+        .or_else(|| addresses::special_ranges().find(|row| overlaps(&row.cidr, &cidr)));
     if let Some(special) = special {
         problems.push(
             Problem::warning(WarningCode::NotPublic, Some(range.span), format!("`{cidr}` is not public: {special}"))
@@ -114,7 +115,7 @@ fn check_overlaps(ranges: &[Located<PoolRange>], problems: &mut Vec<Problem>) {
     for (index, range) in ranges.iter().enumerate() {
         let earlier = &ranges[..index];
         if let Some(first) = earlier.iter().find(|first| {
-            overlap(&first.cidr, &range.cidr) && meet((first.from, first.until), (range.from, range.until))
+            overlaps(&first.cidr, &range.cidr) && windows_overlap((first.from, first.until), (range.from, range.until))
         }) {
             problems.push(
                 Problem::at(range.span, format!("`{}` overlaps `{}`", range.cidr, first.cidr))
@@ -132,8 +133,8 @@ fn check_empty(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, pr
             Problem::at(pool.span, format!("egress.{name} has no address"))
                 .help("write at least one range, and let `exclude` leave some of it"),
         );
-    } else if !ranges.iter().any(|range| range.standing(now) == RangePhase::Active) {
-        let upcoming = |range: &SourceRange| range.from.filter(|_| range.standing(now) == RangePhase::Upcoming);
+    } else if !ranges.iter().any(|range| range.phase(now) == RangePhase::Active) {
+        let upcoming = |range: &SourceRange| range.from.filter(|_| range.phase(now) == RangePhase::Upcoming);
         let message = match ranges.iter().filter_map(upcoming).min() {
             Some(from) => format!("egress.{name} has no address until {from}"),
             None => format!("egress.{name} has no address any more: every range has ended"),
@@ -155,7 +156,8 @@ fn check_shared(pools: &Pools, problems: &mut Vec<Problem>) {
     for (index, (name, ranges)) in compiled.iter().enumerate() {
         for (other, others) in &compiled[..index] {
             let pairs = ranges.iter().flat_map(|range| others.iter().map(move |other| (range, other)));
-            if let Some(((place, range), (first, _))) = pairs.into_iter().find(|((_, a), (_, b))| share(a, b)) {
+            if let Some(((place, range), (first, _))) = pairs.into_iter().find(|((_, a), (_, b))| ranges_overlap(a, b))
+            {
                 problems.push(
                     Problem::warning(
                         WarningCode::SharedRange,
@@ -169,13 +171,13 @@ fn check_shared(pools: &Pools, problems: &mut Vec<Problem>) {
     }
 }
 
-fn share(a: &SourceRange, b: &SourceRange) -> bool {
+fn ranges_overlap(a: &SourceRange, b: &SourceRange) -> bool {
     let touch = |x: &AddressSpan| b.spans.iter().any(|y| x.first <= y.last && y.first <= x.last);
-    a.is_v6() == b.is_v6() && meet((a.from, a.until), (b.from, b.until)) && a.spans.iter().any(touch)
+    a.is_v6() == b.is_v6() && windows_overlap((a.from, a.until), (b.from, b.until)) && a.spans.iter().any(touch)
 }
 
 /// Whether there is a moment at which both are in force.
-fn meet(a: ActiveWindow, b: ActiveWindow) -> bool {
+fn windows_overlap(a: ActiveWindow, b: ActiveWindow) -> bool {
     let before_end =
         |from: Option<Timestamp>, until: Option<Timestamp>| from.is_none_or(|f| until.is_none_or(|u| f < u));
     before_end(a.0, b.1) && before_end(b.0, a.1)

@@ -11,7 +11,7 @@ use crate::names::TenantName;
 /// Networks of targets that must find a source silent.
 pub const NETWORKS_MIN: usize = 4;
 /// Where several tenants deliver, so many of them count for each one: no tenant can eject a source that others use.
-const OF_A_TENANT_MAX: usize = NETWORKS_MIN / 2;
+const NETWORKS_PER_TENANT_MAX: usize = NETWORKS_MIN / 2;
 
 /// The bits that one operator of targets is given at least: of more addresses in them, they may all be one party's.
 const NETWORK_V4: u8 = 24;
@@ -36,7 +36,10 @@ impl TimeoutObservation {
 
 /// How many networks count. Names and addresses within one are one; a network that several tenants found silent counts
 /// for the one that has used up the least of what it may.
-pub fn networks<'w>(witnesses: impl IntoIterator<Item = &'w TimeoutObservation>, has_several_tenants: bool) -> usize {
+pub fn count_networks<'w>(
+    witnesses: impl IntoIterator<Item = &'w TimeoutObservation>,
+    has_several_tenants: bool,
+) -> usize {
     let mut tenants: BTreeMap<IpNet, BTreeSet<Option<&TenantName>>> = BTreeMap::new();
     for witness in witnesses {
         tenants.entry(witness.network).or_default().insert(witness.tenant.as_ref());
@@ -52,7 +55,7 @@ pub fn networks<'w>(witnesses: impl IntoIterator<Item = &'w TimeoutObservation>,
         let least = tenants.iter().min_by_key(|tenant| used.get(*tenant).copied().unwrap_or(0));
         let Some(count) = least.map(|tenant| used.entry(*tenant).or_default()) else { return false };
         *count += 1;
-        *count <= OF_A_TENANT_MAX
+        *count <= NETWORKS_PER_TENANT_MAX
     });
     counts.count()
 }
@@ -65,11 +68,11 @@ mod tests {
         let tenant = |name: &str| (!name.is_empty()).then(|| TenantName::new(name));
         let witnesses: Vec<_> =
             witnesses.iter().map(|(ip, name)| TimeoutObservation::new(ip.parse().unwrap(), tenant(name))).collect();
-        networks(&witnesses, has_several_tenants)
+        count_networks(&witnesses, has_several_tenants)
     }
 
     #[test]
-    fn hosts_are_counted_by_network_and_tenant() {
+    fn source_ejection_counts_hosts_by_network_and_tenant() {
         let one = [("192.0.2.1", "t"), ("192.0.2.2", "t"), ("192.0.2.200", "u"), ("::ffff:192.0.2.3", "v")];
         assert_eq!((count(&one, false), count(&one, true)), (1, 1), "all are in one /24");
         let v6 = [("2001:db8:0:1::1", "t"), ("2001:db8:0:2::1", "u"), ("2001:db8:1::1", "u")];

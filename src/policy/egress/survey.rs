@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::{AddressSpan, Hop, HopError, Pool, TARGETS_MAX, address, interleave, is_v6};
+use super::{AddressSpan, Hop, HopError, Pool, TARGET_ADDRESSES_MAX, interleave, is_v6, u128_to_ip};
 use crate::policy::guard::ClearedAddresses;
 
 /// One source after the other, to every address of the target that is of its family.
@@ -15,12 +15,12 @@ pub struct Survey {
     /// Where the hops start: in order, IPv4 first.
     pub sources: Vec<IpAddr>,
     /// The addresses that the sources stand for.
-    pub of: u128,
+    pub population: u128,
 }
 
 impl Survey {
     pub fn is_sample(&self) -> bool {
-        self.of > self.sources.len() as u128
+        self.population > self.sources.len() as u128
     }
 }
 
@@ -30,32 +30,33 @@ pub fn survey(
     pool: &Pool,
     cleared: &ClearedAddresses,
     usable: &[IpNet],
-    most: usize,
+    sources_max: usize,
     now: Timestamp,
 ) -> Result<Survey, HopError> {
-    let wanted = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
-    let families = [false, true].into_iter().filter(|v6| wanted(*v6));
-    let stretches: Vec<(bool, AddressSpan)> =
-        families.flat_map(|v6| stretches(usable, v6).into_iter().map(move |span| (v6, span))).collect();
-    if stretches.is_empty() {
+    let has_family = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
+    let families = [false, true].into_iter().filter(|v6| has_family(*v6));
+    let spans: Vec<(bool, AddressSpan)> =
+        families.flat_map(|v6| merge_spans(usable, v6).into_iter().map(move |span| (v6, span))).collect();
+    if spans.is_empty() {
         return Err(if usable.is_empty() { HopError::NoUsableSource } else { HopError::NoCommonFamily });
     }
-    let sizes: Vec<u128> = stretches.iter().map(|(_, span)| span.size()).collect();
-    let drawn = stretches.iter().zip(shares(&sizes, most)).flat_map(|((v6, span), share)| {
+    let sizes: Vec<u128> = spans.iter().map(|(_, span)| span.size()).collect();
+    let drawn = spans.iter().zip(allocate_shares(&sizes, sources_max)).flat_map(|((v6, span), share)| {
         let v6 = *v6;
-        span.sample(share).map(move |number| address(number, v6))
+        span.sample(share).map(move |number| u128_to_ip(number, v6))
     });
     let sources: Vec<IpAddr> = drawn.filter(|source| pool.contains(*source, now)).collect();
-    let of = sizes.iter().copied().fold(0, u128::saturating_add);
-    let ways = |from: IpAddr| {
-        let to = interleave(cleared.addresses()).filter(move |to| to.is_ipv6() == from.is_ipv6()).take(TARGETS_MAX);
+    let population = sizes.iter().copied().fold(0, u128::saturating_add);
+    let hops_from = |from: IpAddr| {
+        let to =
+            interleave(cleared.addresses()).filter(move |to| to.is_ipv6() == from.is_ipv6()).take(TARGET_ADDRESSES_MAX);
         to.map(move |to| Hop { from, to: (to, cleared.port()).into() })
     };
-    Ok(Survey { hops: sources.iter().copied().flat_map(ways).collect(), sources, of })
+    Ok(Survey { hops: sources.iter().copied().flat_map(hops_from).collect(), sources, population })
 }
 
 /// What lies side by side, as one.
-fn stretches(nets: &[IpNet], v6: bool) -> Vec<AddressSpan> {
+fn merge_spans(nets: &[IpNet], v6: bool) -> Vec<AddressSpan> {
     let mut spans: Vec<AddressSpan> = nets.iter().filter(|net| is_v6(net) == v6).map(AddressSpan::of).collect();
     spans.sort_unstable_by_key(|span| span.first);
     let mut merged: Vec<AddressSpan> = Vec::new();
@@ -69,10 +70,10 @@ fn stretches(nets: &[IpNet], v6: bool) -> Vec<AddressSpan> {
 }
 
 /// Divides `most` among sizes; what a small one does not need goes to the larger ones.
-fn shares(sizes: &[u128], most: usize) -> Vec<usize> {
+fn allocate_shares(sizes: &[u128], total: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     order.sort_by_key(|index| sizes[*index]);
-    let (mut shares, mut left) = (vec![0; sizes.len()], most);
+    let (mut shares, mut left) = (vec![0; sizes.len()], total);
     for (done, index) in order.into_iter().enumerate() {
         let fair = left / (sizes.len() - done);
         shares[index] = usize::try_from(sizes[index]).unwrap_or(usize::MAX).min(fair);
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_has_the_first_and_the_last() {
+    fn survey_sample_has_the_first_and_the_last_address() {
         assert_eq!(sampled(16, 31, 16), (16..=31).collect::<Vec<_>>());
         assert_eq!(sampled(16, 31, 99), (16..=31).collect::<Vec<_>>());
         assert_eq!(sampled(16, 31, 4), [16, 21, 26, 31]);
@@ -113,23 +114,23 @@ mod tests {
     }
 
     #[test]
-    fn every_stretch_gets_its_share_and_no_more_than_it_has() {
-        assert_eq!(shares(&[16, 1 << 64], 32), [16, 16]);
-        assert_eq!(shares(&[1 << 64, 4, 1 << 80], 32), [14, 4, 14]);
-        assert_eq!(shares(&[2, 3], 32), [2, 3]);
-        assert_eq!(shares(&[100; 3], 32), [10, 11, 11]);
-        assert_eq!(shares(&[100; 3], 2), [0, 1, 1]);
+    fn survey_shares_are_fair_and_never_exceed_a_span() {
+        assert_eq!(allocate_shares(&[16, 1 << 64], 32), [16, 16]);
+        assert_eq!(allocate_shares(&[1 << 64, 4, 1 << 80], 32), [14, 4, 14]);
+        assert_eq!(allocate_shares(&[2, 3], 32), [2, 3]);
+        assert_eq!(allocate_shares(&[100; 3], 32), [10, 11, 11]);
+        assert_eq!(allocate_shares(&[100; 3], 2), [0, 1, 1]);
     }
 
     #[test]
-    fn neighbours_are_one_stretch() {
+    fn survey_merges_adjacent_ranges() {
         let nets: Vec<IpNet> = ["192.0.2.18/31", "192.0.2.17/32", "192.0.2.20/30", "192.0.2.32/32", "2001:db8::/64"]
             .map(|net| net.parse().unwrap())
             .into();
         let ends = |v6| {
-            stretches(&nets, v6)
+            merge_spans(&nets, v6)
                 .iter()
-                .map(|span| (address(span.first, v6), address(span.last, v6)))
+                .map(|span| (u128_to_ip(span.first, v6), u128_to_ip(span.last, v6)))
                 .collect::<Vec<_>>()
         };
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();

@@ -56,15 +56,15 @@ fn cleared(answers: &[&str]) -> ClearedAddresses {
 const ALL: &dyn Fn(IpAddr) -> bool = &|_| true;
 
 /// The first source for an IPv4 target.
-fn source(pool: &Pool, stick: u64, turn: u64, usable: &dyn Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    pool.pick(false, stick, turn, january(2026), usable)
+fn first_source(pool: &Pool, stick: u64, turn: u64, usable: &dyn Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    pool.select_source(false, stick, turn, january(2026), usable)
 }
 
 #[test]
 fn hops_interleave_families_and_then_fail_over() {
     let ranges = ["198.51.100.0/31", "2001:db8:5::/127"];
     let targets = cleared(&["1.1.1.1", "1.0.0.1", "2001:db8::1", "9.9.9.9"]);
-    let hops = choose(&pool(&ranges, &[], SelectionPolicy::Spread), &targets, 0, 0, january(2026), ALL).unwrap();
+    let hops = select_hops(&pool(&ranges, &[], SelectionPolicy::Spread), &targets, 0, 0, january(2026), ALL).unwrap();
     let text: Vec<_> = hops.iter().map(|hop| format!("{} {}", hop.from(), hop.to())).collect();
     let expected = [
         "2001:db8:5:: [2001:db8::1]:443",
@@ -79,27 +79,34 @@ fn hops_interleave_families_and_then_fail_over() {
     assert_eq!(text, expected);
 
     let single = Pool { failover: false, ..pool(&ranges, &[], SelectionPolicy::Spread) };
-    assert_eq!(choose(&single, &targets, 0, 0, january(2026), ALL).unwrap(), hops[..4]);
+    assert_eq!(select_hops(&single, &targets, 0, 0, january(2026), ALL).unwrap(), hops[..4]);
     let only = |ip: IpAddr| ip == hops[1].from();
-    let alone = choose(&pool(&ranges, &[], SelectionPolicy::Spread), &targets, 0, 7, january(2026), &only).unwrap();
+    let alone =
+        select_hops(&pool(&ranges, &[], SelectionPolicy::Spread), &targets, 0, 7, january(2026), &only).unwrap();
     assert_eq!(alone, hops[1..4]);
 }
 
 #[test]
-fn a_target_with_many_addresses_is_not_knocked_at_for_all_of_them() {
+fn hops_are_capped_for_a_target_with_many_addresses() {
     let answers: Vec<_> = (0..1000).map(|n| format!("1.1.{}.{}", n / 250, n % 250)).collect();
     let answers: Vec<_> = answers.iter().map(String::as_str).collect();
-    let hops =
-        choose(&pool(&["198.51.100.0/28"], &[], SelectionPolicy::Sticky), &cleared(&answers), 0, 0, january(2026), ALL)
-            .unwrap();
-    assert_eq!(hops.len(), 2 * TARGETS_MAX);
+    let hops = select_hops(
+        &pool(&["198.51.100.0/28"], &[], SelectionPolicy::Sticky),
+        &cleared(&answers),
+        0,
+        0,
+        january(2026),
+        ALL,
+    )
+    .unwrap();
+    assert_eq!(hops.len(), 2 * TARGET_ADDRESSES_MAX);
 }
 
 #[test]
-fn without_a_source_there_is_no_hop() {
+fn hop_selection_fails_without_a_usable_source() {
     let v4 = pool(&["198.51.100.0/28"], &[], SelectionPolicy::Sticky);
     let later = pool(&["198.51.100.0/28 from 2027"], &[], SelectionPolicy::Sticky);
-    let why = |pool: &Pool, target: &str, usable| choose(pool, &cleared(&[target]), 0, 0, january(2026), usable);
+    let why = |pool: &Pool, target: &str, usable| select_hops(pool, &cleared(&[target]), 0, 0, january(2026), usable);
     assert_eq!(why(&v4, "2001:db8::1", ALL), Err(HopError::NoCommonFamily));
     assert_eq!(why(&v4, "1.1.1.1", &|_| false), Err(HopError::NoUsableSource));
     assert_eq!(why(&v4, "2001:db8::1", &|_| false), Err(HopError::NoUsableSource));
@@ -107,10 +114,10 @@ fn without_a_source_there_is_no_hop() {
 }
 
 #[test]
-fn ranges_come_and_go_in_time() {
+fn pool_ranges_are_active_from_their_start_until_their_end() {
     let ranges = ["198.51.100.16/28", "2001:db8:5::/64 from 2027", "192.0.2.0/28 until 2027", "198.51.100.0/28"];
     let pool = pool(&ranges, &["198.51.100.16/31", "192.0.2.15/32"], SelectionPolicy::Sticky);
-    let text = |year| pool.in_force(january(year)).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let text = |year| pool.active_ranges(january(year)).iter().map(ToString::to_string).collect::<Vec<_>>();
     let rest = ["198.51.100.0/28", "198.51.100.18/31", "198.51.100.20/30", "198.51.100.24/29"];
     let mut before = vec!["192.0.2.0/29", "192.0.2.8/30", "192.0.2.12/31", "192.0.2.14/32"];
     before.extend(rest);
@@ -122,13 +129,13 @@ fn ranges_come_and_go_in_time() {
     assert!(has("198.51.100.18", 2026) && has("192.0.2.14", 2026) && has("2001:db8:5::1", 2027));
     assert!(!has("198.51.100.17", 2026) && !has("192.0.2.15", 2026) && !has("192.0.2.14", 2027));
     assert!(!has("2001:db8:5::1", 2026) && !has("2001:db8:6::", 2027));
-    let standing: Vec<_> = pool.announced(january(2027)).map(|part| part.standing).collect();
+    let standing: Vec<_> = pool.announced_ranges(january(2027)).map(|part| part.phase).collect();
     assert_eq!(standing.iter().filter(|standing| **standing == RangePhase::Ended).count(), 4);
-    assert_eq!(pool.announced(january(2026)).last().unwrap().standing, RangePhase::Active);
+    assert_eq!(pool.announced_ranges(january(2026)).last().unwrap().phase, RangePhase::Active);
 }
 
 #[test]
-fn a_large_pool_is_not_enumerated() {
+fn source_selection_does_not_enumerate_a_large_pool() {
     let asked = Cell::new(0);
     let none = |_| {
         asked.set(asked.get() + 1);
@@ -137,21 +144,21 @@ fn a_large_pool_is_not_enumerated() {
     for select in [SelectionPolicy::Sticky, SelectionPolicy::Spread, SelectionPolicy::Random] {
         asked.set(0);
         let pool = pool(&["2001:db8:5::/64", "10.0.0.0/8"], &["2001:db8:5::/96"], select);
-        let hops = choose(&pool, &cleared(&["1.1.1.1", "2001:db8::1"]), 1, 2, january(2026), &none);
+        let hops = select_hops(&pool, &cleared(&["1.1.1.1", "2001:db8::1"]), 1, 2, january(2026), &none);
         assert_eq!(hops, Err(HopError::NoUsableSource));
-        assert!(asked.get() <= 2 * (u128::from(DRAWS) + WALK_MAX), "{select:?} asked {} times", asked.get());
+        assert!(asked.get() <= 2 * (u128::from(DRAWS_MAX) + WALK_MAX), "{select:?} asked {} times", asked.get());
     }
 }
 
 /// Many deliveries find every address about equally often, excluded ones never; also with half of them unusable.
 #[test]
-fn the_load_is_even() {
+fn source_selection_spreads_load_evenly() {
     for select in [SelectionPolicy::Sticky, SelectionPolicy::Spread, SelectionPolicy::Random] {
         let pool = pool(&["198.51.100.0/28", "192.0.2.0/30", "203.0.113.7/32"], &["198.51.100.0/29"], select);
-        for (usable, addresses) in [(ALL, 13), (&|ip| number(ip) & 1 == 0, 6)] {
+        for (usable, addresses) in [(ALL, 13), (&|ip| ip_to_u128(ip) & 1 == 0, 6)] {
             let mut load: HashMap<IpAddr, u32> = HashMap::new();
             for n in 0..13_000 {
-                *load.entry(source(&pool, mix(7, n), n, usable).unwrap()).or_default() += 1;
+                *load.entry(first_source(&pool, mix(7, n), n, usable).unwrap()).or_default() += 1;
             }
             assert_eq!(load.len(), addresses, "{select:?}");
             let fair = 13_000.0 / addresses as f64;
@@ -170,7 +177,7 @@ macro_rules! never {
 }
 
 #[test]
-fn problems_of_pools() {
+fn pool_check_reports_each_problem() {
     type Written<'a> = (&'a [&'a str], &'a [&'a str]);
     let table: &[(&[Written<'_>], &[&str])] = &[
         (&[(&["8.8.8.0/28", "2600::/64"], &["8.8.8.0/32"])], &[]),
@@ -239,27 +246,27 @@ fn selects() -> impl Strategy<Value = SelectionPolicy> {
 proptest! {
     /// Losing an address moves only those that were on it; its return moves them back.
     #[test]
-    fn losing_an_address_moves_only_its_own(lost in any::<[bool; 24]>(), next in 0u128..24, sticks in any::<[u64; 32]>()) {
+    fn sticky_selection_moves_only_keys_of_a_lost_address(lost in any::<[bool; 24]>(), next in 0u128..24, sticks in any::<[u64; 32]>()) {
         let pool = pool(&["198.51.100.0/28", "192.0.2.0/29"], &[], SelectionPolicy::Sticky);
         let next = pool.nth(false, next, january(2026)).unwrap();
-        let up = |ip: IpAddr| !lost[usize::try_from(number(ip) & 15).unwrap() + if pool.ranges[0].has(number(ip)) { 0 } else { 16 }];
+        let up = |ip: IpAddr| !lost[usize::try_from(ip_to_u128(ip) & 15).unwrap() + if pool.ranges[0].contains(ip_to_u128(ip)) { 0 } else { 16 }];
         for stick in sticks {
-            let before = source(&pool, stick, 0, &up);
-            let after = source(&pool, stick, 0, &|ip| ip != next && up(ip));
+            let before = first_source(&pool, stick, 0, &up);
+            let after = first_source(&pool, stick, 0, &|ip| ip != next && up(ip));
             prop_assert!(after == before || before == Some(next));
         }
     }
 
     /// So does excluding one; and a range that is added takes its share and moves nothing else.
     #[test]
-    fn adding_a_range_or_excluding_an_address_moves_only_its_share(stick: u64, host in 0u8..16) {
+    fn sticky_selection_moves_only_its_share_when_ranges_change(stick: u64, host in 0u8..16) {
         let ranges = ["198.51.100.0/28", "192.0.2.0/29"];
         let excluded = format!("198.51.100.{host}/32");
-        let before = source(&pool(&ranges, &[], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
-        let without = source(&pool(&ranges, &[&excluded], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
+        let before = first_source(&pool(&ranges, &[], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
+        let without = first_source(&pool(&ranges, &[&excluded], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
         prop_assert!(without == before || before.to_string() + "/32" == excluded);
         let more = [ranges[1], "203.0.113.0/27", ranges[0]];
-        let added = source(&pool(&more, &[&excluded], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
+        let added = first_source(&pool(&more, &[&excluded], SelectionPolicy::Sticky), stick, 0, ALL).unwrap();
         prop_assert!(added == without || added.to_string().starts_with("203.0.113."));
     }
 
@@ -268,24 +275,24 @@ proptest! {
     fn spread_visits_each_address_equally(start in 0..u64::MAX - 32) {
         let pool = pool(&["198.51.100.0/28", "192.0.2.0/30", "192.0.2.9/32"], &["198.51.100.4/30"], SelectionPolicy::Spread);
         let size = u64::try_from(pool.size(january(2026), false)).unwrap();
-        let seen: BTreeSet<_> = (start..start + size).map(|turn| source(&pool, 0, turn, ALL)).collect();
+        let seen: BTreeSet<_> = (start..start + size).map(|turn| first_source(&pool, 0, turn, ALL)).collect();
         prop_assert_eq!(seen.len() as u64, size);
     }
 
     /// Whatever is chosen is in force, usable, of the target's family, and in the list that customers get; and what is
     /// usable in a small pool is found.
     #[test]
-    fn only_usable_sources_in_force(
+    fn selected_sources_are_active_and_usable(
         select in selects(), stick: u64, turn: u64, year in 2024u16..2030, alive in proptest::collection::btree_set(0u128..4096, 0..3),
         excluded in 0u8..=255, targets in proptest::sample::subsequence(vec!["1.1.1.1", "2001:db8::1", "2001:db8::2"], 1..=3),
     ) {
         let ranges = ["198.51.100.0/24 until 2027", "10.0.0.0/20 from 2026", "2001:db8:5::/118", "2001:db8:6::/64 from 2028"];
         let pool = pool(&ranges, &[&format!("198.51.100.{excluded}/32"), "10.0.15.0/24"], select);
         let now = january(year);
-        let up = |ip: IpAddr| alive.contains(&(number(ip) & 0xfff)) && !ip.to_string().starts_with("2001:db8:6");
-        let in_force = pool.in_force(now);
+        let up = |ip: IpAddr| alive.contains(&(ip_to_u128(ip) & 0xfff)) && !ip.to_string().starts_with("2001:db8:6");
+        let in_force = pool.active_ranges(now);
         let listed = |ip: IpAddr| in_force.iter().any(|net| net.contains(&ip));
-        match choose(&pool, &cleared(&targets), stick, turn, now, &up) {
+        match select_hops(&pool, &cleared(&targets), stick, turn, now, &up) {
             Ok(hops) => for hop in hops {
                 prop_assert!(listed(hop.from()) && pool.contains(hop.from(), now) && up(hop.from()));
                 prop_assert_eq!(hop.from().is_ipv6(), hop.to().is_ipv6());

@@ -32,9 +32,9 @@ fn guard(allow: &[&str], deny: &[&str]) -> Guard {
     Guard::new(&section(allow, deny), &resolver, &[(PoolName::new("main"), at(pool))].into())
 }
 
-fn own() -> LocalAddresses {
+fn local_addresses() -> LocalAddresses {
     LocalAddresses {
-        local: vec!["127.0.0.0/8".parse().unwrap(), "9.9.9.9/32".parse().unwrap()],
+        prefixes: vec!["127.0.0.0/8".parse().unwrap(), "9.9.9.9/32".parse().unwrap()],
         listeners: vec!["127.0.0.1:4750".parse().unwrap(), "[::]:4751".parse().unwrap()],
     }
 }
@@ -46,7 +46,7 @@ fn target(host: &str, port: u16) -> Target {
 /// What is said of one address: `ok`, `loops back`, or the rule.
 fn verdict(guard: &Guard, address: &str, port: u16) -> String {
     let answers = ["1.0.0.1".parse().unwrap(), address.parse().unwrap()];
-    match guard.clear(&target("hooks.acme.com", port), &answers, &own()) {
+    match guard.clear(&target("hooks.acme.com", port), &answers, &local_addresses()) {
         Ok(cleared) => {
             assert_eq!((cleared.addresses().len(), cleared.port()), (2, port));
             "ok".to_owned()
@@ -61,7 +61,7 @@ fn verdict(guard: &Guard, address: &str, port: u16) -> String {
 }
 
 #[test]
-fn addresses() {
+fn guard_judges_addresses_by_registry_allow_deny_and_host() {
     let nat64 = "IPv4-IPv6 Translation (NAT64 well-known), RFC 6052";
     let mapped = "IPv4-mapped, RFC 4291";
     let imds = "cloud metadata, AWS, Azure, Google, IBM, Linode, Oracle, DigitalOcean, Hetzner, OpenStack and others";
@@ -121,7 +121,7 @@ fn addresses() {
 
 /// What only reports refuses nothing and opens nothing.
 #[test]
-fn denials_that_only_report() {
+fn guard_report_only_denials_refuse_nothing() {
     type Reported<'a> = (&'a [&'a str], &'a [&'a str], &'a str, Result<Option<&'a str>, &'a str>);
     let imds = "cloud metadata, AWS, Azure, Google, IBM, Linode, Oracle, DigitalOcean, Hetzner, OpenStack and others";
     let table: &[Reported<'_>] = &[
@@ -144,7 +144,7 @@ fn denials_that_only_report() {
     for (allow, deny, address, expected) in table {
         let guard = guard(allow, deny);
         let answers = ["1.0.0.1".parse().unwrap(), address.parse().unwrap()];
-        let found = guard.clear(&target("hooks.acme.com", 443), &answers, &own());
+        let found = guard.clear(&target("hooks.acme.com", 443), &answers, &local_addresses());
         let found = found.map(|cleared| cleared.would_deny().map(|deny| deny.to_string()));
         match (&found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found.as_deref(), *expected, "{address} {deny:?}"),
@@ -155,7 +155,7 @@ fn denials_that_only_report() {
 }
 
 #[test]
-fn own_listeners_are_never_reached() {
+fn guard_refuses_own_listeners_as_loops() {
     let open = guard(&["127.0.0.0/8", "::/8", "9.9.9.9/32", "8.8.8.0/24", "0.0.0.0/8", "64:ff9b::/96"], &[]);
     let table = [
         ("127.0.0.1", 4750, "loops back"),
@@ -177,16 +177,16 @@ fn own_listeners_are_never_reached() {
 }
 
 #[test]
-fn a_literal_is_judged_whatever_the_answers() {
+fn guard_judges_an_address_literal_without_dns_answers() {
     let guard = guard(&["::ffff:0:0/96"], &[]);
     let public = ["1.1.1.1".parse().unwrap()];
-    assert!(guard.clear(&target("10.0.0.1", 443), &public, &own()).is_err());
-    let cleared = guard.clear(&target("[::ffff:1.0.0.1]", 443), &[], &own()).unwrap();
+    assert!(guard.clear(&target("10.0.0.1", 443), &public, &local_addresses()).is_err());
+    let cleared = guard.clear(&target("[::ffff:1.0.0.1]", 443), &[], &local_addresses()).unwrap();
     assert_eq!(cleared.addresses(), ["1.0.0.1".parse::<IpAddr>().unwrap()]);
 }
 
 #[test]
-fn names_and_ports() {
+fn guard_judges_names_and_ports_before_dns() {
     let guard = guard(&[], &[]);
     let port = |port| Err(Forbidden::Port(port));
     use Scheme::{Http, Https};
@@ -217,14 +217,14 @@ fn names_and_ports() {
     ];
     for (scheme, host, port, plaintext, expected) in table {
         let target = Target { scheme, ..target(host, port) };
-        assert_eq!(guard.judge_name(&target, &[8443], plaintext), expected, "{target}");
+        assert_eq!(guard.check_name(&target, &[8443], plaintext), expected, "{target}");
     }
 }
 
 #[test]
 fn guard_refuses_the_metadata_host_names_of_clouds() {
     let guard = guard(&["0.0.0.0/0", "::/0"], &[]);
-    let judge = |host: &str| guard.judge_name(&target(host, 443), &[], false);
+    let judge = |host: &str| guard.check_name(&target(host, 443), &[], false);
     for host in [
         "metadata.google.internal",
         "metadata.goog",
@@ -243,7 +243,7 @@ fn guard_refuses_the_metadata_host_names_of_clouds() {
 }
 
 #[test]
-fn problems_of_allow() {
+fn guard_allow_reports_each_problem() {
     let table: &[(&str, &[&str], &[&str])] = &[
         ("10.0.0.0/8", &[], &[]),
         ("0.0.0.0/0", &[], &["`0.0.0.0/0` allows every address: an open door"]),

@@ -27,8 +27,8 @@ fn limit(name: &str, quota: Option<Quota>, concurrency: Option<u32>, per: &[Limi
 }
 
 #[test]
-fn headers_say_where_a_client_stands() {
-    let rate = |remaining, millis| Some(RateStatus { remaining, next: Duration::from_millis(millis) });
+fn rate_limit_headers_report_the_quota_and_what_remains() {
+    let rate = |remaining, millis| Some(RateStatus { remaining, retry_after: Duration::from_millis(millis) });
     let table = [
         (limit("m", Some(quota(100, 60, 100)), None, &[]), rate(0, 2001), None, r#""m";q=100;w=60"#, r#""m";r=0;t=3"#),
         // A burst larger than the count of the rate, and a smaller one.
@@ -44,12 +44,12 @@ fn headers_say_where_a_client_stands() {
         ),
     ];
     for (limit, rate, places, policy, left) in table {
-        let headers = headers(&[LimitStatus { limit, rate, concurrency_left: places }]).unwrap();
+        let headers = rate_limit_headers(&[LimitStatus { limit, rate, concurrency_left: places }]).unwrap();
         let [(_, first), (_, second)] = &headers;
         assert_eq!((first.to_str().unwrap(), second.to_str().unwrap()), (policy, left));
         assert_eq!((headers[0].0.as_str(), headers[1].0.as_str()), ("ratelimit-policy", "ratelimit"));
     }
-    assert!(headers(&[]).is_none());
+    assert!(rate_limit_headers(&[]).is_none());
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn retry_after_is_whole_seconds_and_never_too_early() {
 }
 
 #[test]
-fn keys_differ_in_what_the_limit_counts_by_and_in_nothing_else() {
+fn limit_keys_differ_exactly_in_the_dimensions_of_per() {
     let (client, route, egress) = (ClientName::new("c"), RouteName::new("r"), PoolName::new("e"));
     let hosts = ["a.example", "b.example"].map(|name| Host::Name(name.into()));
     let tenants = [None, Some(TenantName::new("")), Some(TenantName::new("a.example"))];
@@ -84,7 +84,7 @@ fn keys_differ_in_what_the_limit_counts_by_and_in_nothing_else() {
 }
 
 #[test]
-fn compiles() {
+fn limits_compile_or_report_each_problem() {
     let compiled =
         |count: Option<(u32, Duration)>, burst: Option<u32>, concurrency: Option<u32>, per: &[LimitScope]| {
             let limit = config::Limit {
@@ -118,7 +118,7 @@ fn compiles() {
 }
 
 #[test]
-fn no_wait_is_endless() {
+fn limit_wait_is_capped_at_one_hour() {
     let written = |wait| config::Limit { concurrency: Some(at(1, 1)), wait, ..config::Limit::default() };
     let name = LimitName::new("l");
     for (wait, expected) in [(HOUR, None), (Duration::MAX, Some("a wait of more than an hour"))] {
@@ -130,11 +130,11 @@ fn no_wait_is_endless() {
 }
 
 #[test]
-fn a_bandwidth_may_stand_alone() {
+fn limit_may_have_a_bandwidth_alone() {
     let written = |bandwidth, report_only| {
         let limit = config::Limit { bandwidth: Some(at(1, bandwidth)), report_only, ..config::Limit::default() };
         let mut problems = vec![];
-        let limit = super::limit(&LimitName::new("l"), &at(10, limit), &mut problems);
+        let limit = super::compile_limit(&LimitName::new("l"), &at(10, limit), &mut problems);
         (limit.bandwidth, messages(&problems))
     };
     assert_eq!(written(1000, false), (Some(1000), vec![]));
@@ -143,7 +143,7 @@ fn a_bandwidth_may_stand_alone() {
 }
 
 #[test]
-fn an_interval_is_never_shorter_than_the_rate_allows() {
+fn quota_interval_is_never_shorter_than_the_rate_allows() {
     for (count, seconds) in [(7, 1), (3, 60), (1, 3600), (u32::MAX, 1)] {
         let quota = quota(count, seconds, 1);
         assert!(quota.interval().as_nanos() * u128::from(count) >= quota.period.as_nanos(), "{count}/{seconds}s");

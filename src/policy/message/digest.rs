@@ -17,7 +17,7 @@ pub struct ContentDigest {
 }
 
 impl ContentDigest {
-    pub(crate) fn fits(&self, body: &[u8]) -> bool {
+    pub(crate) fn matches(&self, body: &[u8]) -> bool {
         digest::digest(self.algorithm, body).as_ref() == self.expected
     }
 }
@@ -32,15 +32,15 @@ fn algorithm(name: &str) -> Option<&'static digest::Algorithm> {
 }
 
 /// Every digest of the field that we know; `None` if it is malformed.
-pub(crate) fn of(fields: &HeaderMap) -> Option<Vec<ContentDigest>> {
+pub(crate) fn parse(fields: &HeaderMap) -> Option<Vec<ContentDigest>> {
     let known = |member: &members::Member<'_>| Some((algorithm(member.label)?, member.bytes()));
-    let all = members::all(fields, &CONTENT_DIGEST)?;
+    let all = members::parse_all(fields, &CONTENT_DIGEST)?;
     let known = all.iter().filter_map(known);
     known.map(|(algorithm, bytes)| Some(ContentDigest { algorithm, expected: bytes? })).collect()
 }
 
 /// The field for a body.
-pub(crate) fn sha256(body: &[u8]) -> String {
+pub(crate) fn sha256_field(body: &[u8]) -> String {
     format!("sha-256=:{}:", BASE64_STANDARD.encode(digest::digest(&SHA256, body)))
 }
 
@@ -51,10 +51,10 @@ mod tests {
 
     /// Of RFC 9421 Appendix B.2 and RFC 9530 Appendix B.
     #[test]
-    fn published_digests() {
+    fn content_digest_matches_published_digests() {
         let fields = |value| HeaderMap::from_iter([(CONTENT_DIGEST.clone(), HeaderValue::from_static(value))]);
         let body = br#"{"hello": "world"}"#;
-        assert_eq!(sha256(body), "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:");
+        assert_eq!(sha256_field(body), "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:");
         let sha512 =
             "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:";
         for (value, body, expected) in [
@@ -68,7 +68,8 @@ mod tests {
             ("sha-256", body, None),
             ("no dictionary", body, None),
         ] {
-            let found = of(&fields(value)).map(|all| all.iter().map(|digest| digest.fits(body)).collect::<Vec<_>>());
+            let found =
+                parse(&fields(value)).map(|all| all.iter().map(|digest| digest.matches(body)).collect::<Vec<_>>());
             assert_eq!(found, expected, "{value}");
         }
     }

@@ -27,8 +27,8 @@ impl Member<'_> {
 
 /// Of all lines of a field, in order; `None` if one of them is no dictionary, or if a label is there twice: the last
 /// would count (RFC 9651 §3.2), but not for every reader.
-pub(crate) fn all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<Member<'a>>> {
-    let lines = fields.get_all(name).iter().map(of).collect::<Option<Vec<_>>>()?;
+pub(crate) fn parse_all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<Member<'a>>> {
+    let lines = fields.get_all(name).iter().map(parse_line).collect::<Option<Vec<_>>>()?;
     let members: Vec<_> = lines.into_iter().flatten().collect();
     let mut labels: Vec<&str> = members.iter().map(|member| member.label).collect();
     labels.sort_unstable();
@@ -37,10 +37,10 @@ pub(crate) fn all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<Me
 
 /// Of one line. That it is a dictionary says the parser; where its members end is read from the text, and must come to
 /// the same.
-pub(crate) fn of(line: &HeaderValue) -> Option<Vec<Member<'_>>> {
+pub(crate) fn parse_line(line: &HeaderValue) -> Option<Vec<Member<'_>>> {
     let text = line.to_str().ok()?;
     let parsed: Dictionary = Parser::new(text).parse().ok()?;
-    let members: Vec<_> = parts(text).filter(|text| !text.is_empty()).map(member).collect();
+    let members: Vec<_> = split_members(text).filter(|text| !text.is_empty()).map(member).collect();
     let same = members.len() == parsed.len() && members.iter().all(|member| parsed.contains_key(member.label));
     same.then_some(members)
 }
@@ -51,7 +51,7 @@ fn member(text: &str) -> Member<'_> {
 
 /// Between the commas that stand in no string. In a Display String (`%"…"`) a backslash escapes nothing (RFC 9651
 /// §3.3.8).
-fn parts(text: &str) -> impl Iterator<Item = &str> {
+fn split_members(text: &str) -> impl Iterator<Item = &str> {
     let (mut in_string, mut escaped, mut is_display, mut before) = (false, false, false, ' ');
     let at_comma = move |c: char| {
         let ends = c == ',' && !in_string;
@@ -72,11 +72,12 @@ mod tests {
 
     fn texts(line: &str) -> Option<Vec<String>> {
         let line = HeaderValue::from_str(line).unwrap();
-        of(&line).map(|members| members.iter().map(|member| format!("{}|{}", member.label, member.text)).collect())
+        parse_line(&line)
+            .map(|members| members.iter().map(|member| format!("{}|{}", member.label, member.text)).collect())
     }
 
     #[test]
-    fn members_end_where_the_parser_says() {
+    fn dictionary_members_end_where_the_parser_says() {
         let some = |list: &[&str]| Some(list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
         for (line, expected) in [
             ("", some(&[])),
@@ -98,22 +99,22 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_there_once_in_all_lines() {
+    fn dictionary_labels_are_unique_across_lines() {
         let name = HeaderName::from_static("signature");
         let mut fields = HeaderMap::new();
         fields.append(&name, HeaderValue::from_static("a=1, b=2"));
         fields.append(&name, HeaderValue::from_static("c=3"));
-        assert_eq!(all(&fields, &name).unwrap().len(), 3);
+        assert_eq!(parse_all(&fields, &name).unwrap().len(), 3);
         fields.append(&name, HeaderValue::from_static("b=2"));
-        assert!(all(&fields, &name).is_none());
+        assert!(parse_all(&fields, &name).is_none());
     }
 
     proptest! {
         /// Whatever is taken for members reads back as the same dictionary.
         #[test]
-        fn nothing_is_lost_and_nothing_made_up(line in r#"[ab=,;"\\%()?01 :]{0,24}"#) {
+        fn dictionary_members_read_back_as_the_same_dictionary(line in r#"[ab=,;"\\%()?01 :]{0,24}"#) {
             let value = HeaderValue::from_str(&line).unwrap();
-            if let Some(members) = of(&value) {
+            if let Some(members) = parse_line(&value) {
                 let joined: Vec<&str> = members.iter().map(|member| member.text).collect();
                 let (again, once): (Dictionary, Dictionary) =
                     (Parser::new(&joined.join(", ")).parse().unwrap(), Parser::new(&line).parse().unwrap());

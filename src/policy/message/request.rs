@@ -39,7 +39,7 @@ pub struct SignableRequest<'a> {
 impl<'a> SignableRequest<'a> {
     /// `None` in origin-form: the request names its target in a field, and says only of itself where it goes.
     pub(crate) fn scheme(&self) -> Option<&'a str> {
-        self.absolute().map(|(scheme, _)| scheme)
+        self.split_absolute().map(|(scheme, _)| scheme)
     }
 
     /// Of an absolute-form target, else of `Host`; in lower case, without the default port (RFC 9421 §2.2.3). A CONNECT
@@ -48,7 +48,7 @@ impl<'a> SignableRequest<'a> {
         if *self.method == Method::CONNECT {
             return Some(self.target.to_ascii_lowercase());
         }
-        let Some((scheme, rest)) = self.absolute() else { return self.host() };
+        let Some((scheme, rest)) = self.split_absolute() else { return self.host() };
         let authority = rest.split(['/', '?']).next().unwrap_or_default().to_ascii_lowercase();
         let default = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
         let short = authority.strip_suffix(default).or_else(|| authority.strip_suffix(':'));
@@ -56,7 +56,7 @@ impl<'a> SignableRequest<'a> {
     }
 
     /// Whether `Host` says what an absolute-form target says, as RFC 9112 §3.2.2 wants it.
-    pub(crate) fn host_agrees(&self) -> bool {
+    pub(crate) fn host_matches_target(&self) -> bool {
         let Some(scheme) = self.scheme() else { return true };
         let default = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
         let host = self.host();
@@ -87,11 +87,11 @@ impl<'a> SignableRequest<'a> {
     }
 
     fn path_and_query(&self) -> &'a str {
-        let Some((_, rest)) = self.absolute() else { return self.target };
+        let Some((_, rest)) = self.split_absolute() else { return self.target };
         &rest[rest.find(['/', '?']).unwrap_or(rest.len())..]
     }
 
-    fn absolute(&self) -> Option<(&'a str, &'a str)> {
+    fn split_absolute(&self) -> Option<(&'a str, &'a str)> {
         if self.target.starts_with('/') { None } else { self.target.split_once("://") }
     }
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn components_are_what_was_sent() {
+    fn signature_components_are_taken_from_the_request() {
         let mut fields = fields("ignored.example");
         fields.append("x-two", HeaderValue::from_static("a "));
         fields.append("x-two", HeaderValue::from_static("b, c"));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn host_and_target_agree_up_to_case_and_default_port() {
+    fn host_matches_target_up_to_case_and_default_port() {
         for (target, host, expected) in [
             ("http://hook.example/in", "hook.example", true),
             ("http://hook.example/in", "HOOK.example:80", true),
@@ -195,7 +195,7 @@ mod tests {
         ] {
             let fields = fields(host);
             let sent = SignableRequest { method: &Method::GET, target, fields: &fields, has_body: false };
-            assert_eq!(sent.host_agrees(), expected, "{target} {host}");
+            assert_eq!(sent.host_matches_target(), expected, "{target} {host}");
         }
     }
 }

@@ -36,7 +36,7 @@ impl Routes {
             let message = "every route only reports: everything will be refused as no_route";
             problems.push(Problem::warning(WarningCode::NoRoute, None, message).help(help));
         }
-        unique_names(&config.routes, problems);
+        check_unique_names(&config.routes, problems);
         let mut used = UsedNames::default();
         // Where each route's name is written, for two that cannot be told apart.
         let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());
@@ -44,7 +44,9 @@ impl Routes {
             let patterns = patterns(written, problems);
             let paths = paths::compile(written, problems);
             let (tenants, clients) = (tenants(written), clients(written, config, problems));
-            let Some(route) = route(written, config, tables, &mut used, problems).map(Arc::new) else { continue };
+            let Some(route) = compile_route(written, config, tables, &mut used, problems).map(Arc::new) else {
+                continue;
+            };
             names.insert(Arc::as_ptr(&route), written.name.span);
             let into = match written.report_only {
                 true => routes.shadows.get_or_insert_default(),
@@ -54,7 +56,7 @@ impl Routes {
                 let table = match pattern {
                     HostPattern::Exact(host) => into.exact.entry(host).or_default(),
                     HostPattern::Subdomains(parent) => into.subdomains.entry(parent).or_default(),
-                    HostPattern::Any => &mut into.any,
+                    HostPattern::Any => &mut into.any_host,
                 };
                 for (path, tenant, client) in combinations(&paths, &tenants, &clients) {
                     if let Some(before) = table.insert(path, tenant, client, &route) {
@@ -62,25 +64,25 @@ impl Routes {
                     }
                 }
             }
-            let split = route.split.as_ref().map_or(0, |split| split.other.body_max);
+            let split = route.split.as_ref().map_or(0, |split| split.variant.body_max);
             into.body_max = into.body_max.max(route.body_max).max(split);
-            into.written.push(route);
+            into.routes.push(route);
         }
         problems.extend(ambiguous.into_iter().map(|(first, second)| {
             let problem = Problem::at(second, "this route matches the same as another: which one would be chosen?");
             problem.related(first, "matches the same").help("give one of them another host, path, tenant or client")
         }));
-        routes.settle();
+        routes.index_tunnels();
         reachability::check(&routes, config, &names, problems);
         if let Some(shadows) = &routes.shadows {
             reachability::check(shadows, config, &names, problems);
         }
-        warn_of_unused(config, &used, problems);
+        warn_unused_sections(config, &used, problems);
         routes
     }
 }
 
-fn unique_names(routes: &[Located<config::Route>], problems: &mut Vec<Problem>) {
+fn check_unique_names(routes: &[Located<config::Route>], problems: &mut Vec<Problem>) {
     let mut first = HashMap::new();
     for name in routes.iter().map(|route| &route.name) {
         match first.get(&name.value) {
@@ -126,7 +128,7 @@ fn clients(written: &config::Route, config: &Config, problems: &mut Vec<Problem>
     for client in &written.clients {
         if !config.declares("clients", client) && Some(client.as_str()) != anonymous {
             let known = config.clients.keys().map(ClientName::as_str).chain(anonymous);
-            unknown("client", client, known, "clients", problems);
+            report_unknown_name("client", client, known, "clients", problems);
         }
     }
     written.clients.iter().map(|client| ClientName::new(client.as_str())).collect()
@@ -142,17 +144,17 @@ struct UsedNames<'a> {
     limits: BTreeSet<&'a str>,
 }
 
-fn route<'a>(
+fn compile_route<'a>(
     written: &'a config::Route,
     config: &Config,
     tables: &NamedTables<'_>,
     used: &mut UsedNames<'a>,
     problems: &mut Vec<Problem>,
 ) -> Option<Route> {
-    let told = problems.len();
+    let problems_before = problems.len();
     let pool = match &written.egress {
         Some(name) => resolve_name("egress pool", name, tables.pools, config, "egress", problems),
-        None => default(POOL_DEFAULT, &written.name, tables.pools, config, problems),
+        None => resolve_default(POOL_DEFAULT, &written.name, tables.pools, config, problems),
     };
     used.pools.insert(written.egress.as_ref().map_or(POOL_DEFAULT, |name| name));
     let trust = match &written.trust {
@@ -165,8 +167,8 @@ fn route<'a>(
         signers.extend(resolve_name("signer", name, tables.signers, config, "signers", problems));
     }
     used.signers.extend(written.sign.iter().map(|name| name.as_str()));
-    disjoint(&signers, written, problems);
-    forgeable(&signers, written, problems);
+    check_header_conflicts(&signers, written, problems);
+    warn_shared_secrets(&signers, written, problems);
     let credential = written
         .credential
         .as_ref()
@@ -187,14 +189,14 @@ fn route<'a>(
     let split = match &written.split {
         None => None,
         Some(split) => {
-            let mut of_other = Vec::new();
-            let other = route(&split.route, config, tables, used, &mut of_other);
+            let mut variant_problems = Vec::new();
+            let other = compile_route(&split.route, config, tables, used, &mut variant_problems);
             // What is wrong with what both have was told once.
-            of_other.retain(|problem| !problems[told..].contains(problem));
-            problems.append(&mut of_other);
+            variant_problems.retain(|problem| !problems[problems_before..].contains(problem));
+            problems.append(&mut variant_problems);
             let mut other = Route { side: Some(split::SPLIT), ..other? };
-            other.connect = split::tunnels(written, connect, other.connect, split.span, problems);
-            Some(Split { share: split.share, other: Arc::new(other) })
+            other.connect = split::variant_connect(written, connect, other.connect, split.span, problems);
+            Some(Split { share: split.share, variant: Arc::new(other) })
         }
     };
     Some(Route {
@@ -222,7 +224,7 @@ fn route<'a>(
 /// What a route names in a table; `None` is already told: the name is unknown, or what it stands for is itself a
 /// problem.
 fn resolve_name<'t, N: Ord + Borrow<str>, T>(
-    what: &str,
+    kind: &str,
     name: &Located<String>,
     compiled: &'t BTreeMap<N, T>,
     config: &Config,
@@ -231,13 +233,13 @@ fn resolve_name<'t, N: Ord + Borrow<str>, T>(
 ) -> Option<&'t T> {
     let found = compiled.get(name.as_str());
     if found.is_none() && !config.declares(section, name) {
-        unknown(what, name, compiled.keys().map(N::borrow), section, problems);
+        report_unknown_name(kind, name, compiled.keys().map(N::borrow), section, problems);
     }
     found
 }
 
-fn unknown<'a>(
-    what: &str,
+fn report_unknown_name<'a>(
+    kind: &str,
     name: &Located<String>,
     known: impl Iterator<Item = &'a str>,
     section: &str,
@@ -247,10 +249,10 @@ fn unknown<'a>(
         Some(near) => format!("did you mean {near:?}?"),
         None => format!("add [{section}.{}]", name.value),
     };
-    problems.push(Problem::at(name.span, format!("no {what} is named {:?}", name.value)).help(help));
+    problems.push(Problem::at(name.span, format!("no {kind} is named {:?}", name.value)).help(help));
 }
 
-fn default<'t, N: Ord + Borrow<str>, T>(
+fn resolve_default<'t, N: Ord + Borrow<str>, T>(
     name: &str,
     route: &Located<String>,
     compiled: &'t BTreeMap<N, T>,
@@ -266,7 +268,7 @@ fn default<'t, N: Ord + Borrow<str>, T>(
 }
 
 /// Standard Webhooks wants a secret for each endpoint (spec, Signature scheme).
-fn forgeable(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
+fn warn_shared_secrets(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
     let Some(any) = written.hosts.iter().find(|host| host.value == "*") else { return };
     for signer in signers.iter().filter(|signer| signer.shares_a_secret()) {
         let message = format!("every receiver on this route has the secret of the signer {}", signer.name());
@@ -276,10 +278,10 @@ fn forgeable(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut V
 }
 
 /// A header cannot carry two signers' values: the receiver would take one of them and find it wrong.
-fn disjoint(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
+fn check_header_conflicts(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
     for (i, signer) in signers.iter().enumerate() {
-        let clash = signers[..i].iter().find(|first| first.headers().iter().any(|h| signer.headers().contains(h)));
-        if let Some(first) = clash {
+        let conflict = signers[..i].iter().find(|first| first.headers().iter().any(|h| signer.headers().contains(h)));
+        if let Some(first) = conflict {
             let place = written.sign.iter().find(|name| name.value == signer.name().as_str()).map(|name| name.span);
             let message = format!("{} and {} write the same headers", first.name(), signer.name());
             let help = "to sign with two keys, give both to one signer";
@@ -348,26 +350,26 @@ fn combinations<'a>(
     clients: &'a [ClientName],
 ) -> impl Iterator<Item = (&'a str, Option<&'a TenantName>, Option<&'a ClientName>)> {
     let pairs = move |path: &'a Arc<str>| {
-        each(tenants).flat_map(move |tenant| each(clients).map(move |client| (&**path, tenant, client)))
+        each_or_any(tenants).flat_map(move |tenant| each_or_any(clients).map(move |client| (&**path, tenant, client)))
     };
     paths.iter().flat_map(pairs)
 }
 
 /// Each name, or `None` once where any will do.
-fn each<T>(names: &[T]) -> impl Iterator<Item = Option<&T>> {
+fn each_or_any<T>(names: &[T]) -> impl Iterator<Item = Option<&T>> {
     names.iter().map(Some).chain(names.is_empty().then_some(None))
 }
 
-fn warn_of_unused(config: &Config, used: &UsedNames<'_>, problems: &mut Vec<Problem>) {
-    unused("egress pool", &config.egress, &used.pools, problems);
-    unused("trust", &config.trust, &used.trusts, problems);
-    unused("signer", &config.signers, &used.signers, problems);
-    unused("credential", &config.credentials, &used.credentials, problems);
-    unused("limit", &config.limits, &used.limits, problems);
+fn warn_unused_sections(config: &Config, used: &UsedNames<'_>, problems: &mut Vec<Problem>) {
+    warn_unused_names("egress pool", &config.egress, &used.pools, problems);
+    warn_unused_names("trust", &config.trust, &used.trusts, problems);
+    warn_unused_names("signer", &config.signers, &used.signers, problems);
+    warn_unused_names("credential", &config.credentials, &used.credentials, problems);
+    warn_unused_names("limit", &config.limits, &used.limits, problems);
 }
 
-fn unused<N: Borrow<str>, T>(
-    what: &str,
+fn warn_unused_names<N: Borrow<str>, T>(
+    kind: &str,
     written: &BTreeMap<N, Located<T>>,
     used: &BTreeSet<&str>,
     problems: &mut Vec<Problem>,
@@ -376,7 +378,7 @@ fn unused<N: Borrow<str>, T>(
         problems.push(Problem::warning(
             WarningCode::Unused,
             Some(at.span),
-            format!("no route uses the {what} {}", name.borrow()),
+            format!("no route uses the {kind} {}", name.borrow()),
         ));
     }
 }

@@ -42,7 +42,7 @@ fn limit() -> Located<Limit> {
 }
 
 /// One route for `hooks.acme.example`, beside one of everything it may name.
-fn one(change: impl FnOnce(&mut config::Route)) -> Config {
+fn config_with_route(change: impl FnOnce(&mut config::Route)) -> Config {
     let mut config = config();
     let anybodys = config::Client { tenants: vec![at(61, "*".into())], ..client() };
     config.clients.insert(ClientName::new("billing"), at(60, anybodys));
@@ -57,8 +57,8 @@ fn one(change: impl FnOnce(&mut config::Route)) -> Config {
 }
 
 #[test]
-fn a_route_means_what_it_says_and_the_rest_is_inherited() {
-    let config = one(|route| {
+fn route_inherits_what_it_does_not_set() {
+    let config = config_with_route(|route| {
         route.timeouts.response = Some(Duration::from_secs(30));
         route.tenants = vec![at(120, "acme".into())];
         route.ports = vec![at(121, 8443)];
@@ -67,7 +67,7 @@ fn a_route_means_what_it_says_and_the_rest_is_inherited() {
     let (routes, problems) = compile(&config);
     assert!(problems.is_empty(), "{problems:?}");
     let host = Host::Name("hooks.acme.example".into());
-    let route = routes.choose(&ClientName::new("c"), Some(&TenantName::new("acme")), &host, "/").unwrap().unwrap();
+    let route = routes.select(&ClientName::new("c"), Some(&TenantName::new("acme")), &host, "/").unwrap().unwrap();
     assert_eq!((route.pool.name().as_str(), route.trust.name.as_str()), ("default", "public"));
     assert_eq!((route.body_max, route.ports.as_slice()), (1 << 20, &[8443][..]));
     assert_eq!((route.signers.len(), route.limits.len()), (1, 1));
@@ -76,7 +76,7 @@ fn a_route_means_what_it_says_and_the_rest_is_inherited() {
 }
 
 #[test]
-fn problems() {
+fn routes_compile_reports_each_problem() {
     type Change = fn(&mut config::Route);
     let table: &[(Change, &[&str])] = &[
         (|_| {}, &[]),
@@ -109,12 +109,12 @@ fn problems() {
         (|r| r.limits.clear(), &["warning: no route uses the limit per-host"]),
     ];
     for (change, expected) in table {
-        assert_eq!(messages(&compile(&one(change)).1), *expected);
+        assert_eq!(messages(&compile(&config_with_route(change)).1), *expected);
     }
 }
 
 #[test]
-fn credentials_and_where_they_go() {
+fn route_credential_reports_where_it_would_leak() {
     type Change = fn(&mut Config);
     let plain: Change = |c| c.routes[0].value.plaintext.value = PlaintextPolicy::Allow;
     let tunnel: Change = |c| c.routes[0].value.connect = Some(at(3, ConnectPolicy::Tunnel));
@@ -155,7 +155,7 @@ fn credentials_and_where_they_go() {
         ),
     ];
     for (change, expected) in table {
-        let mut config = one(|route| {
+        let mut config = config_with_route(|route| {
             route.credential = Some(at(1, "key".into()));
             (route.sign, route.limits) = (vec![], vec![]);
         });
@@ -170,19 +170,19 @@ fn credentials_and_where_they_go() {
 }
 
 #[test]
-fn a_route_with_a_credential_opens_no_tunnel_unless_it_says_so() {
+fn route_with_a_credential_refuses_tunnels_by_default() {
     for (credential, connect, expected) in [
         (None, None, ConnectPolicy::Tunnel),
         (Some("key"), None, ConnectPolicy::Refuse),
         (Some("key"), Some(ConnectPolicy::Tunnel), ConnectPolicy::Tunnel),
         (Some("key"), Some(ConnectPolicy::Inspect), ConnectPolicy::Inspect),
     ] {
-        let config = one(|route| {
+        let config = config_with_route(|route| {
             route.sign.clear();
             route.credential = credential.map(|name| at(1, name.into()));
             route.connect = connect.map(|connect| at(2, connect));
         });
-        assert_eq!(compile(&config).0.written[0].connect, expected);
+        assert_eq!(compile(&config).0.routes[0].connect, expected);
     }
 }
 
@@ -190,7 +190,7 @@ fn a_route_with_a_credential_opens_no_tunnel_unless_it_says_so() {
 type Sides<'a> = ([&'a str; 2], Option<ConnectPolicy>, &'a [&'a str], [&'a str; 2], [ConnectPolicy; 2], &'a [&'a str]);
 
 #[test]
-fn the_sides_of_a_split_and_tunnels() {
+fn split_variant_restricts_tunnels() {
     use ConnectPolicy::{Inspect, Refuse, Tunnel};
     let (nothing, signs, shows) = (["", ""], ["platform", ""], ["", "key"]);
     let unseen: &[&str] = &["tunnels to these hosts would pass by what this split adds"];
@@ -218,8 +218,8 @@ fn the_sides_of_a_split_and_tunnels() {
         ),
     ];
     let some = |name: &str| (!name.is_empty()).then(|| at(5, name.to_owned()));
-    for (i, (main, connect, paths, other, expected, told)) in table.iter().enumerate() {
-        let mut config = one(|route| {
+    for (i, (main, connect, paths, other, expected, expected_messages)) in table.iter().enumerate() {
+        let mut config = config_with_route(|route| {
             (route.sign, route.credential) = (some(main[0]).into_iter().collect(), some(main[1]));
             route.connect = connect.map(|connect| at(6, connect));
             route.paths = paths.iter().map(|path| at(7, (*path).to_owned())).collect();
@@ -231,17 +231,17 @@ fn the_sides_of_a_split_and_tunnels() {
         let scheme = Authentication::Header { name: at(2, "X-Key".into()), value };
         config.credentials.insert(CredentialName::new("key"), at(2, Credential { scheme, plaintext: false }));
         let (routes, problems) = compile(&config);
-        let route = &routes.written[0];
-        assert_eq!([route.connect, route.split.as_ref().unwrap().other().connect], *expected, "{i}");
+        let route = &routes.routes[0];
+        assert_eq!([route.connect, route.split.as_ref().unwrap().variant().connect], *expected, "{i}");
         let told_of = messages(&problems).into_iter().filter(|message| !message.contains("no route uses"));
-        assert_eq!(told_of.collect::<Vec<_>>(), *told, "{i}");
+        assert_eq!(told_of.collect::<Vec<_>>(), *expected_messages, "{i}");
     }
 }
 
 /// What holds for the other side alone is found, too.
 #[test]
-fn the_other_side_of_a_split_is_checked_like_any_route() {
-    let mut config = one(|route| {
+fn split_variant_is_checked_like_any_route() {
+    let mut config = config_with_route(|route| {
         let signed = config::Route { sign: vec![at(5, "platform".into()), at(6, "platform".into())], ..route.clone() };
         route.sign.clear();
         route.body_max = Some(at(7, (64 << 20) + 1));
@@ -259,27 +259,27 @@ fn the_other_side_of_a_split_is_checked_like_any_route() {
 }
 
 #[test]
-fn names_are_suggested_and_sections_that_are_missing_named() {
+fn route_with_an_unknown_name_gets_a_suggestion() {
     for (name, help) in [("per-hots", "did you mean \"per-host\"?"), ("else", "add [limits.else]")] {
-        let (_, problems) = compile(&one(|route| route.limits.push(at(1, name.into()))));
+        let (_, problems) = compile(&config_with_route(|route| route.limits.push(at(1, name.into()))));
         assert_eq!(problems[0].help.as_deref(), Some(help));
     }
-    let mut config = one(|_| {});
+    let mut config = config_with_route(|_| {});
     config.egress = [(PoolName::new("eu"), at(2, pool()))].into();
     let expected = "the route \"acme\" names no egress pool, and there is none named \"default\"";
     assert_eq!(messages(&compile(&config).1), [expected, "warning: no route uses the egress pool eu"]);
 }
 
 #[test]
-fn what_is_wrong_itself_is_not_told_again_where_it_is_named() {
-    let mut config = one(|_| {});
+fn route_does_not_repeat_problems_of_what_it_names() {
+    let mut config = config_with_route(|_| {});
     let signer = config.signers.get_mut("platform").unwrap();
     signer.value.scheme.value = "x".into();
     assert_eq!(messages(&compile(&config).1), ["no scheme is named \"x\""]);
 }
 
 #[test]
-fn two_routes_that_cannot_be_told_apart() {
+fn routes_that_match_the_same_are_a_problem() {
     type Change = fn(&mut config::Route);
     let tenants = |route: &mut config::Route| route.tenants = vec![at(1, "acme".into()), at(1, "beta".into())];
     let table: &[(Change, Change, bool)] = &[
@@ -293,7 +293,7 @@ fn two_routes_that_cannot_be_told_apart() {
         (tenants, |r| r.clients = vec![at(1, "billing".into())], false),
     ];
     for (i, (first, second, expected)) in table.iter().enumerate() {
-        let mut config = one(first);
+        let mut config = config_with_route(first);
         let mut other = route(200, "other", "hooks.acme.example");
         second(&mut other.value);
         config.routes.push(other);
@@ -308,7 +308,7 @@ fn two_routes_that_cannot_be_told_apart() {
 type Hidden<'a> = (&'a [(&'a str, &'a [&'a str])], &'a [(&'a [&'a str], &'a [&'a str])], &'a [usize]);
 
 #[test]
-fn routes_that_nothing_can_take() {
+fn unreachable_routes_are_a_problem() {
     let table: &[Hidden<'_>] = &[
         (&[("a", &["t"])], &[(&["t"], &["a"])], &[]),
         (&[("a", &["t"])], &[(&["u"], &["a"])], &[0]),
@@ -343,7 +343,7 @@ fn routes_that_nothing_can_take() {
 
 /// (the first route reports, the second does, whether they are told apart).
 #[test]
-fn a_route_that_only_reports_hides_none_and_is_hidden_by_none() {
+fn report_only_route_does_not_shadow_other_routes() {
     for (first, second, expected) in [
         (false, false, &["this route matches the same as another: which one would be chosen?"][..]),
         (true, false, &[]),
@@ -357,7 +357,7 @@ fn a_route_that_only_reports_hides_none_and_is_hidden_by_none() {
             ],
         ),
     ] {
-        let mut config = one(|route| route.report_only = first);
+        let mut config = config_with_route(|route| route.report_only = first);
         let mut other = route(200, "other", "hooks.acme.example");
         other.value.report_only = second;
         config.routes.push(other);
@@ -365,14 +365,14 @@ fn a_route_that_only_reports_hides_none_and_is_hidden_by_none() {
         assert_eq!(messages(&problems), expected, "{first} {second}");
         let (client, host) = (ClientName::new("billing"), Host::Name("hooks.acme.example".into()));
         let shadow = routes.shadow(&client, None, &host, "/").map(|(route, _)| route);
-        let found = [routes.choose(&client, None, &host, "/").unwrap(), shadow]
+        let found = [routes.select(&client, None, &host, "/").unwrap(), shadow]
             .map(|route| route.map(|route| route.name.to_string()));
         if expected.is_empty() {
             assert_eq!(found.map(Option::unwrap), if first { ["other", "acme"] } else { ["acme", "other"] });
         }
     }
     // What nothing could take, were it in force, is told before it is.
-    let mut config = one(|_| {});
+    let mut config = config_with_route(|_| {});
     let mut other = route(200, "other", "else.acme.example");
     (other.value.report_only, other.value.clients) = (true, vec![at(201, "billing".into())]);
     other.value.tenants = vec![at(202, "acme".into())];
@@ -383,9 +383,9 @@ fn a_route_that_only_reports_hides_none_and_is_hidden_by_none() {
 }
 
 #[test]
-fn the_whole() {
+fn routes_compile_reports_a_missing_or_duplicate_route() {
     assert_eq!(messages(&compile(&config()).1), ["warning: no route: everything will be refused as no_route"]);
-    let mut config = one(|_| {});
+    let mut config = config_with_route(|_| {});
     config.routes.push(route(200, "acme", "*"));
     assert_eq!(messages(&compile(&config).1), ["two routes are named \"acme\""]);
 }
@@ -393,7 +393,7 @@ fn the_whole() {
 #[test]
 fn a_path_with_too_many_readings_is_a_problem() {
     let path = format!("/%{}2e", "25".repeat(1000));
-    let problems = compile(&one(|route| route.paths = vec![at(150, path)])).1;
+    let problems = compile(&config_with_route(|route| route.paths = vec![at(150, path)])).1;
     let expected = "servers can read this path in too many ways: each request to it would be refused as ambiguous";
     assert_eq!(messages(&problems), [expected]);
 }

@@ -9,18 +9,18 @@ use crate::names::Host;
 use crate::policy::guard::{Forbidden, Guard};
 
 /// Only warned about: to deny a customer's address in a hurry must not take a change of its route.
-pub fn check_reach(config: &Config, routes: &Routes, guard: &Guard, problems: &mut Vec<Problem>) {
-    let shut = |pattern: &HostPattern| match pattern {
+pub fn check_guard(config: &Config, routes: &Routes, guard: &Guard, problems: &mut Vec<Problem>) {
+    let denied = |pattern: &HostPattern| match pattern {
         HostPattern::Exact(host) => guard.denies(host),
-        HostPattern::Subdomains(parent) => guard.shuts_below(parent),
+        HostPattern::Subdomains(parent) => guard.denies_subdomains(parent),
         HostPattern::Any => None,
     };
     // There may be a hundred thousand hosts, and hardly ever one of these: the tables know what is written, the text where.
-    let has_shut = |routes: &Routes| {
+    let has_denied_host = |routes: &Routes| {
         routes.exact.keys().any(|host| guard.denies(host).is_some())
-            || routes.subdomains.keys().any(|parent| guard.shuts_below(parent).is_some())
+            || routes.subdomains.keys().any(|parent| guard.denies_subdomains(parent).is_some())
     };
-    if !has_shut(routes) && !routes.shadows.as_deref().is_some_and(has_shut) {
+    if !has_denied_host(routes) && !routes.shadows.as_deref().is_some_and(has_denied_host) {
         return;
     }
     for written in config.routes.iter().flat_map(|route| &route.hosts) {
@@ -32,7 +32,7 @@ pub fn check_reach(config: &Config, routes: &Routes, guard: &Guard, problems: &m
                 format!("the guard lets nothing through to this host: {why}"),
             )
         };
-        problems.extend(shut(&pattern).map(|forbidden| match forbidden {
+        problems.extend(denied(&pattern).map(|forbidden| match forbidden {
             Forbidden::Address { address, rule } => {
                 let problem = match pattern {
                     HostPattern::Exact(Host::Ip(_)) => warn(rule),
@@ -73,13 +73,13 @@ mod tests {
             Ok((_, warnings)) => warnings,
             Err(problems) => panic!("{problems:?}"),
         };
-        let said = messages(&problems);
+        let reported = messages(&problems);
         let prefix = "warning: the guard lets nothing through to this host: ";
-        said.iter().filter_map(|message| message.strip_prefix(prefix)).map(str::to_owned).collect()
+        reported.iter().filter_map(|message| message.strip_prefix(prefix)).map(str::to_owned).collect()
     }
 
     #[test]
-    fn a_host_that_the_guard_shuts_is_told_with_its_rule() {
+    fn route_host_denied_by_the_guard_is_reported_with_its_rule() {
         let reserved = Some("its name is reserved and never public");
         for (host, expected) in [
             ("localhost", reserved),

@@ -38,19 +38,19 @@ impl<'a> Callers<'a> {
         Self { all, tenants }
     }
 
-    fn may(&self, client: &ClientName, tenant: Option<&TenantName>) -> bool {
+    fn may_send(&self, client: &ClientName, tenant: Option<&TenantName>) -> bool {
         let tenants = self.all.get(client).map(Option::as_ref);
         tenants
             .is_some_and(|named| tenant.is_none_or(|tenant| named.is_none_or(|named| named.contains(tenant.as_str()))))
     }
 
-    fn anybody_may(&self, tenant: Option<&TenantName>) -> bool {
+    fn anyone_may_send(&self, tenant: Option<&TenantName>) -> bool {
         tenant.is_none_or(|tenant| self.tenants.as_ref().is_none_or(|named| named.contains(tenant.as_str())))
     }
 
     /// Of those who may, is each named by `calls`?
-    fn are_all_named(&self, calls: &ClientTable, tenant: Option<&TenantName>) -> bool {
-        self.all.keys().all(|client| calls.by(client).is_some() || !self.may(client, tenant))
+    fn all_have_own_route(&self, calls: &ClientTable, tenant: Option<&TenantName>) -> bool {
+        self.all.keys().all(|client| calls.for_client(client).is_some() || !self.may_send(client, tenant))
     }
 }
 
@@ -65,31 +65,31 @@ pub(super) fn check(
     if callers.all.is_empty() {
         return;
     }
-    let mut reached: HashSet<*const Route> = HashSet::new();
+    let mut reachable: HashSet<*const Route> = HashSet::new();
     // By a route, which is taken instead; or by the clients and tenants that there are.
-    let mut hidden: HashMap<*const Route, Option<SourceSpan>> = HashMap::new();
-    let tables = routes.exact.values().chain(routes.subdomains.values()).chain([&routes.any]);
-    for (tenant, calls) in tables.flat_map(|table| table.calls()) {
+    let mut unreachable: HashMap<*const Route, Option<SourceSpan>> = HashMap::new();
+    let tables = routes.exact.values().chain(routes.subdomains.values()).chain([&routes.any_host]);
+    for (tenant, calls) in tables.flat_map(|table| table.client_tables()) {
         for (client, route) in calls.clients() {
             // That there is no such client is told already.
-            if callers.may(client, tenant) || !callers.all.contains_key(client) {
-                reached.insert(Arc::as_ptr(route));
+            if callers.may_send(client, tenant) || !callers.all.contains_key(client) {
+                reachable.insert(Arc::as_ptr(route));
             } else {
-                hidden.entry(Arc::as_ptr(route)).or_default();
+                unreachable.entry(Arc::as_ptr(route)).or_default();
             }
         }
-        let Some(route) = calls.others() else { continue };
-        let by = calls.clients().next().and_then(|(_, instead)| names.get(&Arc::as_ptr(instead)));
-        if !callers.anybody_may(tenant) {
-            hidden.entry(Arc::as_ptr(route)).or_default();
-        } else if by.is_some() && callers.are_all_named(calls, tenant) {
-            hidden.insert(Arc::as_ptr(route), by.copied());
+        let Some(route) = calls.for_any_client() else { continue };
+        let by = calls.clients().next().and_then(|(_, preferred)| names.get(&Arc::as_ptr(preferred)));
+        if !callers.anyone_may_send(tenant) {
+            unreachable.entry(Arc::as_ptr(route)).or_default();
+        } else if by.is_some() && callers.all_have_own_route(calls, tenant) {
+            unreachable.insert(Arc::as_ptr(route), by.copied());
         } else {
-            reached.insert(Arc::as_ptr(route));
+            reachable.insert(Arc::as_ptr(route));
         }
     }
     // The tables have no order; their problems do.
-    let unreached = hidden.into_iter().filter(|(route, _)| !reached.contains(route));
+    let unreached = unreachable.into_iter().filter(|(route, _)| !reachable.contains(route));
     let mut unreached: Vec<_> = unreached.filter_map(|(route, by)| Some((*names.get(&route)?, by))).collect();
     unreached.sort_unstable();
     problems.extend(unreached.into_iter().map(|(place, by)| {

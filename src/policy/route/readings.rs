@@ -42,17 +42,17 @@ pub(super) struct TooManyReadings;
 
 /// Every reading of `path` other than itself, those of the fewest steps first.
 pub(super) fn readings(path: &[u8]) -> impl Iterator<Item = Result<Reading, TooManyReadings>> {
-    let mut waiting = VecDeque::new();
+    let mut queue = VecDeque::new();
     let mut seen = HashSet::new();
     if !is_plain(path) {
         seen.insert(path.to_vec());
-        waiting.push_back(Reading { path: path.to_vec(), steps: Vec::new() });
+        queue.push_back(Reading { path: path.to_vec(), steps: Vec::new() });
     }
     let mut found = VecDeque::new();
     let mut bytes = 0;
     std::iter::from_fn(move || {
         while found.is_empty() {
-            let from = waiting.pop_front()?;
+            let from = queue.pop_front()?;
             for (name, step) in STEPS {
                 let path = step(&from.path);
                 if seen.contains(&path) {
@@ -60,13 +60,13 @@ pub(super) fn readings(path: &[u8]) -> impl Iterator<Item = Result<Reading, TooM
                 }
                 bytes += path.len();
                 if bytes > READINGS_MAX {
-                    waiting.clear();
+                    queue.clear();
                     found.push_back(Err(TooManyReadings));
                     break;
                 }
                 seen.insert(path.clone());
                 let steps = [from.steps.as_slice(), &[name]].concat();
-                waiting.push_back(Reading { path: path.clone(), steps: steps.clone() });
+                queue.push_back(Reading { path: path.clone(), steps: steps.clone() });
                 found.push_back(Ok(Reading { path, steps }));
             }
         }
@@ -108,12 +108,12 @@ fn remove_dot_segments(path: &[u8], trailing: bool) -> Path {
 }
 
 /// Decodes each escape of a byte that `takes` takes, once; `%uXXXX` of IIS is an escape, too.
-fn decode(path: &[u8], takes: fn(u8) -> bool) -> Path {
+fn decode(path: &[u8], decodes: fn(u8) -> bool) -> Path {
     let mut decoded = Path::with_capacity(path.len());
     let mut rest = path;
     while let [first, after @ ..] = rest {
         let escape = if *first == b'%' { escaped(after) } else { None };
-        match escape.filter(|(byte, _)| takes(*byte)) {
+        match escape.filter(|(byte, _)| decodes(*byte)) {
             Some((byte, length)) => {
                 decoded.push(byte);
                 rest = &after[length..];
@@ -203,14 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_path_has_no_other_reading() {
+    fn readings_of_a_plain_path_are_empty() {
         for path in ["/", "/in", "/in/x.y/...", "/in/.x/..y/z~", "*", ""] {
             assert_eq!(all(path), [""; 0], "{path}");
         }
     }
 
     #[test]
-    fn dot_segments_are_found_in_every_encoding() {
+    fn readings_find_dot_segments_in_every_encoding() {
         for dots in [
             "..",
             "%2e%2e",
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_segments_are_read_in_each_way() {
+    fn readings_cover_each_treatment_of_empty_segments() {
         let found = all("//in//../x");
         for reading in ["/in/../x", "/x", "//in/x", "/in/x"] {
             assert!(found.contains(&reading.to_owned()), "{reading}: {found:?}");
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_with_readings_without_end_is_too_many() {
+    fn readings_stop_at_the_limit() {
         let path = format!("/%{}2e", "25".repeat(1000));
         assert!(readings(path.as_bytes()).any(|found| found.is_err()));
     }
@@ -276,7 +276,7 @@ mod tests {
     proptest! {
         /// The search ends, within its bound, for whatever a client sends.
         #[test]
-        fn readings_end(path in "/([a-b./\\\\;%]|%2e|%2f|%5c|%25|%c0%ae|%u002f|%3f|%00){0,40}") {
+        fn readings_stay_within_their_byte_limit(path in "/([a-b./\\\\;%]|%2e|%2f|%5c|%25|%c0%ae|%u002f|%3f|%00){0,40}") {
             let bytes: usize = readings(path.as_bytes()).map_while(Result::ok).map(|found| found.path.len()).sum();
             prop_assert!(bytes <= READINGS_MAX);
         }

@@ -11,7 +11,7 @@ use crate::config::{self, ConnectPolicy, Problem};
 use crate::names::{Host, RouteName, TenantName};
 
 /// Hundredths of a percent that make a whole.
-const WHOLE: u64 = 10_000;
+const SHARE_TOTAL: u64 = 10_000;
 
 /// The two sides, as records and metrics call them.
 pub(super) const MAIN: &str = "main";
@@ -22,7 +22,7 @@ pub struct Split {
     /// Hundredths of a percent.
     pub(super) share: u32,
     /// The route as it is for them.
-    pub(super) other: Arc<Route>,
+    pub(super) variant: Arc<Route>,
 }
 
 impl Split {
@@ -30,14 +30,14 @@ impl Split {
         f64::from(self.share) / 100.0
     }
 
-    pub fn other(&self) -> &Arc<Route> {
-        &self.other
+    pub fn variant(&self) -> &Arc<Route> {
+        &self.variant
     }
 }
 
 impl Route {
     /// It is what a route is for those on the other side of its split.
-    pub fn is_trial(&self) -> bool {
+    pub fn is_split_variant(&self) -> bool {
         self.side == Some(SPLIT)
     }
 
@@ -48,9 +48,9 @@ impl Route {
 
     /// This route, or what it is for the tenant and host. The same in every process and release, so that a customer stays
     /// on one side; and whoever is in a small share is in every larger one.
-    pub(super) fn side_for<'r>(self: &'r Arc<Self>, tenant: Option<&TenantName>, host: &Host) -> &'r Arc<Self> {
+    pub(super) fn variant_for<'r>(self: &'r Arc<Self>, tenant: Option<&TenantName>, host: &Host) -> &'r Arc<Self> {
         match &self.split {
-            Some(split) if split_position(&self.name, tenant, host) < u64::from(split.share) => &split.other,
+            Some(split) if split_position(&self.name, tenant, host) < u64::from(split.share) => &split.variant,
             _ => self,
         }
     }
@@ -59,7 +59,7 @@ impl Route {
 /// What the other side makes of tunnels. It opens none where the route opens none: that is not what is tried. Where it adds
 /// to webhooks what cannot be added inside of tunnels, it opens none either; but of a tunnel nobody knows the path, so the
 /// table asks a route of some paths once, for both of its sides.
-pub(super) fn tunnels(
+pub(super) fn variant_connect(
     written: &config::Route,
     route: ConnectPolicy,
     other: ConnectPolicy,
@@ -82,7 +82,7 @@ fn split_position(route: &RouteName, tenant: Option<&TenantName>, host: &Host) -
         context.update(part.as_bytes());
     }
     let number = context.finish().as_ref().iter().take(8).fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
-    number % WHOLE
+    number % SHARE_TOTAL
 }
 
 #[cfg(test)]
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_what_they_say_and_nobody_moves_when_they_grow() {
+    fn split_share_is_exact_and_members_stay_when_it_grows() {
         let (route, host) = (RouteName::new("r"), Host::Name("hooks.acme.example".into()));
         let places: Vec<u64> =
             (0..100_000).map(|n| split_position(&route, Some(&TenantName::new(format!("t{n}"))), &host)).collect();
@@ -100,12 +100,12 @@ mod tests {
             assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{share}: {found}");
         }
         // The same for ever: this is a promise to whoever is on one side.
-        assert_eq!(&places[..3], &PROMISED);
+        assert_eq!(&places[..3], &STABLE_POSITIONS);
         let other = RouteName::new("s");
         let moved =
             (0..1000).filter(|n| split_position(&other, Some(&TenantName::new(format!("t{n}"))), &host) != places[*n]);
         assert!(moved.count() > 990, "on another route others come first");
     }
 
-    const PROMISED: [u64; 3] = [8708, 6007, 3535];
+    const STABLE_POSITIONS: [u64; 3] = [8708, 6007, 3535];
 }

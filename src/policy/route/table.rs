@@ -35,7 +35,7 @@ pub(super) enum PathLookup<'q> {
 #[derive(Default)]
 pub(super) struct HostTable {
     /// Of every path.
-    whole: TenantTable,
+    all_paths: TenantTable,
     paths: Option<Box<PathTable>>,
 }
 
@@ -63,7 +63,7 @@ struct PathTable {
 pub(super) struct TenantTable {
     by_tenant: Option<Box<HashMap<TenantName, ClientTable>>>,
     /// Whoever it is for, or nobody.
-    others: ClientTable,
+    any_tenant: ClientTable,
 }
 
 /// Routes of one path and tenant.
@@ -72,7 +72,7 @@ pub(super) struct TenantTable {
 pub(super) struct ClientTable {
     by_client: Option<Box<HashMap<ClientName, Arc<Route>>>>,
     /// Whoever calls.
-    others: Option<Arc<Route>>,
+    any_client: Option<Arc<Route>>,
 }
 
 impl HostTable {
@@ -85,18 +85,18 @@ impl HostTable {
         route: &Arc<Route>,
     ) -> Option<Arc<Route>> {
         if path.is_empty() {
-            return self.whole.insert(tenant, client, route);
+            return self.all_paths.insert(tenant, client, route);
         }
-        self.paths.get_or_insert_default().ways_of(path.as_bytes()).insert(tenant, client, route)
+        self.paths.get_or_insert_default().entry(path.as_bytes()).insert(tenant, client, route)
     }
 
     /// To be called when all are there: of those that say something of tunnels, the longest path is asked.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn index_tunnels(&mut self) {
         let Some(paths) = &mut self.paths else { return };
-        paths.by_reading = paths.read();
+        paths.by_reading = paths.index_readings();
         let mut prefixes: Vec<_> = paths.by_prefix.iter().collect();
         prefixes.sort_unstable_by_key(|(prefix, _)| (Reverse(prefix.len()), *prefix));
-        for (tenant, client, route) in prefixes.into_iter().flat_map(|(_, ways)| ways.all()) {
+        for (tenant, client, route) in prefixes.into_iter().flat_map(|(_, tenant_table)| tenant_table.iter()) {
             match route.connect {
                 ConnectPolicy::Inspect => drop(paths.inspecting.insert(tenant, client, route)),
                 ConnectPolicy::Refuse => drop(paths.refusing.insert(tenant, client, route)),
@@ -108,59 +108,62 @@ impl HostTable {
         }
     }
 
-    pub(super) fn names_paths(&self) -> bool {
+    pub(super) fn has_paths(&self) -> bool {
         self.paths.is_some()
     }
 
     /// Everything that matches, the best first: the longest path, then who names the tenant, then who names the client.
-    pub(super) fn matching<'t, 'q>(
+    pub(super) fn matches<'t, 'q>(
         &'t self,
         client: &'q ClientName,
         tenant: Option<&'q TenantName>,
         path: PathLookup<'q>,
     ) -> impl Iterator<Item = Match<'t>> + use<'t, 'q> {
-        let by_path = self.paths.iter().flat_map(move |paths| paths.ways(path));
-        by_path
-            .chain([(0, &self.whole)])
-            .flat_map(move |(path, ways)| ways.matching(client, tenant).map(move |found| Match { path, ..found }))
+        let by_path = self.paths.iter().flat_map(move |paths| paths.matching_prefixes(path));
+        by_path.chain([(0, &self.all_paths)]).flat_map(move |(path, tenant_table)| {
+            tenant_table.matches(client, tenant).map(move |found| Match { path, ..found })
+        })
     }
 
     /// One that inspects tunnels, or refuses them, for some paths of all; and the one for all of them.
-    pub(super) fn of_tunnels(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 3] {
-        let of = |ways| self.of_some_paths(ways, client, tenant);
-        [of(|paths| &paths.inspecting), of(|paths| &paths.refusing), self.of_all_paths(client, tenant)]
+    pub(super) fn tunnel_routes(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 3] {
+        let lookup = |select| self.route_for_some_paths(select, client, tenant);
+        [lookup(|paths| &paths.inspecting), lookup(|paths| &paths.refusing), self.route_for_all_paths(client, tenant)]
     }
 
     /// A route that upgrades plaintext for some paths of all; and the one for all of them.
-    pub(super) fn upgrading(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 2] {
-        [self.of_some_paths(|paths| &paths.upgrading, client, tenant), self.of_all_paths(client, tenant)]
+    pub(super) fn upgrade_routes(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 2] {
+        [self.route_for_some_paths(|paths| &paths.upgrading, client, tenant), self.route_for_all_paths(client, tenant)]
     }
 
-    fn of_some_paths(
+    fn route_for_some_paths(
         &self,
-        ways: fn(&PathTable) -> &TenantTable,
+        select: fn(&PathTable) -> &TenantTable,
         client: &ClientName,
         tenant: Option<&TenantName>,
     ) -> Option<&Arc<Route>> {
-        let found = self.paths.as_ref().and_then(|paths| ways(paths).matching(client, tenant).next());
+        let found = self.paths.as_ref().and_then(|paths| select(paths).matches(client, tenant).next());
         found.map(|found| found.route)
     }
 
-    fn of_all_paths(&self, client: &ClientName, tenant: Option<&TenantName>) -> Option<&Arc<Route>> {
-        self.whole.matching(client, tenant).next().map(|found| found.route)
+    fn route_for_all_paths(&self, client: &ClientName, tenant: Option<&TenantName>) -> Option<&Arc<Route>> {
+        self.all_paths.matches(client, tenant).next().map(|found| found.route)
     }
 
     /// Each place in it: for the tenant, if it is for one, the calls.
-    pub(super) fn calls(&self) -> impl Iterator<Item = (Option<&TenantName>, &ClientTable)> {
-        let ways = self.paths.iter().flat_map(|paths| paths.by_prefix.values()).chain([&self.whole]);
-        ways.flat_map(TenantTable::calls)
+    pub(super) fn client_tables(&self) -> impl Iterator<Item = (Option<&TenantName>, &ClientTable)> {
+        let tenant_table = self.paths.iter().flat_map(|paths| paths.by_prefix.values()).chain([&self.all_paths]);
+        tenant_table.flat_map(TenantTable::client_tables)
     }
 }
 
 impl PathTable {
     /// Bytes are compared, so no character is cut. A path is asked about once for each length of which there are
     /// prefixes, whatever its own length and however many slashes it has.
-    fn ways<'t, 'q>(&'t self, path: PathLookup<'q>) -> impl Iterator<Item = (usize, &'t TenantTable)> + use<'t, 'q> {
+    fn matching_prefixes<'t, 'q>(
+        &'t self,
+        path: PathLookup<'q>,
+    ) -> impl Iterator<Item = (usize, &'t TenantTable)> + use<'t, 'q> {
         let (paths, path) = match path {
             PathLookup::AsSent(path) => (self, path),
             PathLookup::Reading(path) => (self.by_reading.as_deref().unwrap_or(self), path),
@@ -178,36 +181,38 @@ impl PathTable {
 
     /// A prefix as it is written goes before the reading of another one. A reading that prefixes of different routes share
     /// has none of them, so that no path is found by it: a server cannot tell which one is meant.
-    fn read(&self) -> Option<Box<PathTable>> {
+    fn index_readings(&self) -> Option<Box<PathTable>> {
         let others: Vec<(Vec<u8>, &TenantTable)> = self
             .by_prefix
             .iter()
             // A prefix of too many readings is a problem of the configuration.
-            .flat_map(|(prefix, ways)| readings(prefix).filter_map(Result::ok).map(move |found| (found.path, ways)))
+            .flat_map(|(prefix, tenant_table)| {
+                readings(prefix).filter_map(Result::ok).map(move |found| (found.path, tenant_table))
+            })
             .collect();
         if others.is_empty() {
             return None;
         }
         let mut read = Box::<PathTable>::default();
-        for (prefix, ways) in &self.by_prefix {
-            for (tenant, client, route) in ways.all() {
-                read.ways_of(prefix).insert(tenant, client, route);
+        for (prefix, tenant_table) in &self.by_prefix {
+            for (tenant, client, route) in tenant_table.iter() {
+                read.entry(prefix).insert(tenant, client, route);
             }
         }
         for (reading, ways) in others {
             let written = self.by_prefix.get(reading.as_slice());
-            for (tenant, client, route) in ways.all() {
+            for (tenant, client, route) in ways.iter() {
                 let is_written = written.is_some_and(|ways| ways.has(tenant, client));
-                if !is_written && read.ways_of(&reading).insert(tenant, client, route).is_some() {
+                if !is_written && read.entry(&reading).insert(tenant, client, route).is_some() {
                     // A copy is another route than any that a path as it was sent has.
-                    read.ways_of(&reading).replace(tenant, client, Arc::new(Route::clone(route)));
+                    read.entry(&reading).replace(tenant, client, Arc::new(Route::clone(route)));
                 }
             }
         }
         Some(read)
     }
 
-    fn ways_of(&mut self, prefix: &[u8]) -> &mut TenantTable {
+    fn entry(&mut self, prefix: &[u8]) -> &mut TenantTable {
         if let Err(at) = self.lengths.binary_search_by(|length| prefix.len().cmp(length)) {
             self.lengths.insert(at, prefix.len());
         }
@@ -223,72 +228,74 @@ impl TenantTable {
         route: &Arc<Route>,
     ) -> Option<Arc<Route>> {
         let calls = self.calls_of(tenant);
-        let there = match client {
+        let existing = match client {
             Some(client) => {
                 calls.by_client.get_or_insert_default().entry(client.clone()).or_insert_with(|| route.clone())
             }
-            None => calls.others.get_or_insert_with(|| route.clone()),
+            None => calls.any_client.get_or_insert_with(|| route.clone()),
         };
-        (!Arc::ptr_eq(there, route)).then(|| there.clone())
+        (!Arc::ptr_eq(existing, route)).then(|| existing.clone())
     }
 
     fn replace(&mut self, tenant: Option<&TenantName>, client: Option<&ClientName>, route: Arc<Route>) {
         let calls = self.calls_of(tenant);
         match client {
             Some(client) => drop(calls.by_client.get_or_insert_default().insert(client.clone(), route)),
-            None => calls.others = Some(route),
+            None => calls.any_client = Some(route),
         }
     }
 
     fn calls_of(&mut self, tenant: Option<&TenantName>) -> &mut ClientTable {
         match tenant {
             Some(tenant) => self.by_tenant.get_or_insert_default().entry(tenant.clone()).or_default(),
-            None => &mut self.others,
+            None => &mut self.any_tenant,
         }
     }
 
     /// Whether there is a route for exactly this tenant and client.
     fn has(&self, tenant: Option<&TenantName>, client: Option<&ClientName>) -> bool {
-        let calls = match tenant {
+        let client_table = match tenant {
             Some(tenant) => self.by_tenant.as_ref().and_then(|tenants| tenants.get(tenant)),
-            None => Some(&self.others),
+            None => Some(&self.any_tenant),
         };
-        let route = calls.and_then(|calls| client.map_or(calls.others(), |client| calls.by(client)));
+        let route =
+            client_table.and_then(|calls| client.map_or(calls.for_any_client(), |client| calls.for_client(client)));
         route.is_some()
     }
 
-    fn calls(&self) -> impl Iterator<Item = (Option<&TenantName>, &ClientTable)> {
+    fn client_tables(&self) -> impl Iterator<Item = (Option<&TenantName>, &ClientTable)> {
         let by_tenant = self.by_tenant.iter().flat_map(|tenants| tenants.iter());
-        by_tenant.map(|(tenant, calls)| (Some(tenant), calls)).chain([(None, &self.others)])
+        by_tenant.map(|(tenant, client_table)| (Some(tenant), client_table)).chain([(None, &self.any_tenant)])
     }
 
-    fn all(&self) -> impl Iterator<Item = (Option<&TenantName>, Option<&ClientName>, &Arc<Route>)> {
-        self.calls().flat_map(|(tenant, calls)| {
-            let by_client = calls.clients().map(move |(client, route)| (tenant, Some(client), route));
-            by_client.chain(calls.others.iter().map(move |route| (tenant, None, route)))
+    fn iter(&self) -> impl Iterator<Item = (Option<&TenantName>, Option<&ClientName>, &Arc<Route>)> {
+        self.client_tables().flat_map(|(tenant, client_table)| {
+            let by_client = client_table.clients().map(move |(client, route)| (tenant, Some(client), route));
+            by_client.chain(client_table.any_client.iter().map(move |route| (tenant, None, route)))
         })
     }
 
-    fn matching<'t, 'q>(
+    fn matches<'t, 'q>(
         &'t self,
         client: &'q ClientName,
         tenant: Option<&'q TenantName>,
     ) -> impl Iterator<Item = Match<'t>> + use<'t, 'q> {
-        let of_tenant = tenant.and_then(|tenant| self.by_tenant.as_ref()?.get(tenant)).map(|calls| (true, calls));
-        of_tenant.into_iter().chain([(false, &self.others)]).flat_map(move |(tenant, calls)| {
-            let found = [(true, calls.by(client)), (false, calls.others())];
+        let of_tenant =
+            tenant.and_then(|tenant| self.by_tenant.as_ref()?.get(tenant)).map(|client_table| (true, client_table));
+        of_tenant.into_iter().chain([(false, &self.any_tenant)]).flat_map(move |(tenant, client_table)| {
+            let found = [(true, client_table.for_client(client)), (false, client_table.for_any_client())];
             found.into_iter().filter_map(move |(client, route)| Some(Match { route: route?, path: 0, tenant, client }))
         })
     }
 }
 
 impl ClientTable {
-    pub(super) fn by(&self, client: &ClientName) -> Option<&Arc<Route>> {
+    pub(super) fn for_client(&self, client: &ClientName) -> Option<&Arc<Route>> {
         self.by_client.as_ref()?.get(client)
     }
 
-    pub(super) fn others(&self) -> Option<&Arc<Route>> {
-        self.others.as_ref()
+    pub(super) fn for_any_client(&self) -> Option<&Arc<Route>> {
+        self.any_client.as_ref()
     }
 
     pub(super) fn clients(&self) -> impl Iterator<Item = (&ClientName, &Arc<Route>)> {

@@ -37,7 +37,7 @@ fn names(routes: &Routes, host: &str, path: &str, tenant: &str, client: &str) ->
     let tenant = Some(TenantName::new(tenant)).filter(|tenant| !tenant.as_str().is_empty());
     let (client, host) = (ClientName::new(client), crate::host::canonical(host).unwrap());
     let candidates = routes.candidates(&client, tenant.as_ref(), &host, path);
-    let first = routes.choose(&client, tenant.as_ref(), &host, path);
+    let first = routes.select(&client, tenant.as_ref(), &host, path);
     // A path that is read in different ways is not chosen for; the candidates are those of the path as it is sent.
     if let Ok(first) = first {
         assert_eq!(first.map(Arc::as_ptr), candidates.first().map(|(_, found)| Arc::as_ptr(found.route)));
@@ -46,7 +46,7 @@ fn names(routes: &Routes, host: &str, path: &str, tenant: &str, client: &str) ->
 }
 
 #[test]
-fn the_best_match_first() {
+fn routes_are_ranked_by_host_path_tenant_and_client() {
     let routes = routes(&[
         ("any", "*", "", "", ""),
         ("client", "hooks.acme.example", "", "", "billing"),
@@ -81,7 +81,7 @@ fn the_best_match_first() {
 }
 
 #[test]
-fn paths() {
+fn route_paths_match_by_segment_prefix() {
     for (prefix, path, expected) in [
         ("/in", "/in", true),
         ("/in", "/in/", true),
@@ -102,7 +102,7 @@ fn paths() {
 proptest! {
     /// The tables find what asking each pattern would find.
     #[test]
-    fn a_lookup_is_a_search(
+    fn route_lookup_equals_a_linear_search_by_host(
         patterns in prop::collection::btree_set("(\\*|(\\*\\.)?([ab]\\.){0,3}acme\\.example)", 1..12),
         host in "([ab]\\.){0,4}acme\\.example",
     ) {
@@ -117,7 +117,7 @@ proptest! {
 
     /// And so it is with paths, tenants and clients.
     #[test]
-    fn the_best_of_all_that_match(
+    fn route_lookup_equals_a_linear_search_by_all_dimensions(
         written in prop::collection::btree_set(
             ("(\\*|(\\*\\.)?a\\.example)", "(|(/[ab]?){1,3})", "(|[tu])", "(|[cd])"), 1..20),
         asked in prop::collection::vec(("(a|b)\\.a\\.example|a\\.example|z", "(/[abc]?){1,4}", "(|[tuv])", "[cde]"), 1..20),
@@ -147,7 +147,7 @@ proptest! {
 /// `Err` where the path is ambiguous, else the name of the route.
 fn chosen(routes: &Routes, path: &str) -> Result<Option<String>, String> {
     let host = crate::host::canonical("a.example").unwrap();
-    let found = routes.choose(&ClientName::new("c"), None, &host, path);
+    let found = routes.select(&ClientName::new("c"), None, &host, path);
     found.map(|route| route.map(|route| route.name.to_string())).map_err(|fault| match fault {
         AmbiguousPath::DifferentRoute { reading, .. } => reading,
         AmbiguousPath::TooManyReadings => "too many".to_owned(),
@@ -155,7 +155,7 @@ fn chosen(routes: &Routes, path: &str) -> Result<Option<String>, String> {
 }
 
 #[test]
-fn a_path_with_dot_segments_has_a_route_only_if_its_readings_agree() {
+fn ambiguous_path_has_a_route_only_if_its_readings_agree() {
     let one = routes(&[("hooks", "a.example", "/webhooks/", "", "")]);
     let hooks = || Ok(Some("hooks".to_owned()));
     for (path, expected) in [
@@ -208,7 +208,7 @@ fn a_reading_that_two_prefixes_share_has_neither_route_in_every_process() {
 }
 
 #[test]
-fn a_prefix_with_escapes_is_found_by_its_readings() {
+fn route_prefix_with_escapes_matches_its_readings() {
     let table = routes(&[("spaced", "a.example", "/a%20b/", "", ""), ("slash", "a.example", "/c%2fd", "", "")]);
     for (path, expected) in [("/a%20b/x", "spaced"), ("/a%20b/x%20y", "spaced"), ("/c%2fd/x%20y", "slash")] {
         assert_eq!(chosen(&table, path), Ok(Some(expected.to_owned())));
@@ -293,7 +293,7 @@ mod servers {
 proptest! {
     /// Whatever server stands behind it, the path that it serves belongs to the route that was taken.
     #[test]
-    fn no_server_reads_a_routed_path_as_one_of_another_route(
+    fn routed_path_belongs_to_its_route_for_every_server(
         path in "/(a|b|in|/|\\.|%2e|%2E|%252e|%2f|%5c|%255c|\\\\|;|;x=1|%|%61|/\\.\\./|/\\./){0,12}",
         prefixes in prop::collection::btree_set("(|/in|/in/|/a/|/a/b|/b)", 1..5),
     ) {
@@ -304,7 +304,7 @@ proptest! {
                 let served = server(path.as_bytes());
                 let host = crate::host::canonical("a.example").unwrap();
                 let (client, seen) = (ClientName::new("c"), PathLookup::Reading(&served));
-                let owner = routes.matching(&client, None, &host, seen).next().map(|(_, found)| found.route.name.to_string());
+                let owner = routes.matches(&client, None, &host, seen).next().map(|(_, found)| found.route.name.to_string());
                 prop_assert_eq!(&owner, &found, "{} served as {}", path, String::from_utf8_lossy(&served));
             }
         }
@@ -312,7 +312,7 @@ proptest! {
 
     /// Paths without anything to read otherwise are looked up as they are.
     #[test]
-    fn a_plain_path_is_never_ambiguous(path in "(/[a-z.]{0,3}[a-z]){1,6}") {
+    fn plain_path_is_never_ambiguous(path in "(/[a-z.]{0,3}[a-z]){1,6}") {
         let routes = routes(&[("in", "a.example", "/in", "", ""), ("whole", "a.example", "", "", "")]);
         prop_assert!(chosen(&routes, &path).is_ok());
     }

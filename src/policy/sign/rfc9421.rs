@@ -78,11 +78,11 @@ impl Scheme for MessageSignatures {
         if !self.0.covers_body() {
             return Ok(Mutations::default());
         }
-        let digests = message::digest::of(draft.headers).unwrap_or_default();
-        if !digests.is_empty() && digests.iter().all(|digest| digest.fits(draft.body)) {
+        let digests = message::digest::parse(draft.headers).unwrap_or_default();
+        if !digests.is_empty() && digests.iter().all(|digest| digest.matches(draft.body)) {
             return Ok(Mutations::default());
         }
-        let digest = header(CONTENT_DIGEST.clone(), &message::digest::sha256(draft.body))?;
+        let digest = header(CONTENT_DIGEST.clone(), &message::digest::sha256_field(draft.body))?;
         Ok(Mutations { headers: vec![digest], path_and_query: None })
     }
 
@@ -150,7 +150,7 @@ impl DictionaryField {
     fn of(fields: &HeaderMap, name: &HeaderName) -> Result<Self, SignError> {
         const FOREIGN: &str = "Signature, Signature-Input or Signature-Agent is no dictionary in which each label \
                                stands once, and cannot have another member (RFC 9651 §3.2)";
-        let members = members::all(fields, name).ok_or(SignError::Unsignable(FOREIGN))?;
+        let members = members::parse_all(fields, name).ok_or(SignError::Unsignable(FOREIGN))?;
         Ok(Self(members.iter().map(|member| (member.label.to_owned(), member.text.to_owned())).collect()))
     }
 

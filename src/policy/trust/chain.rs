@@ -10,14 +10,14 @@ use super::fault::CertificateFault as Fault;
 use super::strict;
 
 /// Certificates that are looked at, from the leaf upwards. A chain that ends well has at most six.
-const DEPTH_MAX: usize = 8;
+const CHAIN_DEPTH_MAX: usize = 8;
 
 /// Signatures that are verified to explain one refusal, as many as webpki verifies to find a path. The target chooses how
 /// many issuers of one name it shows.
 const SIGNATURES_MAX: usize = 100;
 
 /// Characters of a name that a refusal shows: the target writes it.
-const NAME_SHOWN: usize = 200;
+const NAME_CHARS_MAX: usize = 200;
 
 /// Names of authorities that may have issued a certificate, with their keys.
 struct IssuerCandidate {
@@ -29,15 +29,15 @@ struct IssuerCandidate {
 impl Trust {
     /// What a signature that does not verify means. It is wrong only if the key is the one that the certificate says to
     /// be signed with; else the issuer is another authority of the same name.
-    pub(super) fn fault_of_signature(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Fault {
+    pub(super) fn signature_fault(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Fault {
         let (mut unsupported, mut left) = (false, SIGNATURES_MAX);
-        for certificate in chain(leaf, others) {
-            let candidates = self.issuers(&certificate, others);
+        for certificate in walk_chain(leaf, others) {
+            let candidates = self.issuer_candidates(&certificate, others);
             let Some(signed) = SignedDer::read(certificate.as_raw()) else { return Fault::Malformed };
             let tried = candidates.get(..left).unwrap_or(&candidates);
-            let said: Vec<_> = tried.iter().map(|issuer| signed.verify(&issuer.key, self.algorithms.all)).collect();
-            left -= said.len();
-            if candidates.is_empty() || said.contains(&Ok(())) {
+            let results: Vec<_> = tried.iter().map(|issuer| signed.verify(&issuer.key, self.algorithms.all)).collect();
+            left -= results.len();
+            if candidates.is_empty() || results.contains(&Ok(())) {
                 continue;
             }
             // The verifiers of RSA signatures take no shorter keys.
@@ -46,28 +46,28 @@ impl Trust {
             }
             let key_id = signed_der::authority_key_id(&certificate);
             let is_named = |issuer: &IssuerCandidate| key_id.is_some() && issuer.key_id.as_deref() == key_id;
-            let wrong = |(issuer, said): (&IssuerCandidate, &Result<(), SignatureError>)| {
-                is_named(issuer) && *said == Err(SignatureError::Invalid)
+            let wrong = |(issuer, result): (&IssuerCandidate, &Result<(), SignatureError>)| {
+                is_named(issuer) && *result == Err(SignatureError::Invalid)
             };
-            if candidates.iter().zip(&said).any(wrong) {
+            if candidates.iter().zip(&results).any(wrong) {
                 return Fault::BadSignature;
             }
-            if said.len() < candidates.len() {
+            if results.len() < candidates.len() {
                 return Fault::UnknownIssuer;
             }
-            unsupported |= said.iter().all(|said| *said == Err(SignatureError::Unsupported));
+            unsupported |= results.iter().all(|result| *result == Err(SignatureError::Unsupported));
         }
         if unsupported { Fault::UnsupportedAlgorithm } else { Fault::UnknownIssuer }
     }
 
     /// For `unknown_issuer`, in words for the target's operator.
-    pub(super) fn missing_issuer(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Option<String> {
-        let chain = chain(leaf, others);
+    pub(super) fn describe_missing_issuer(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Option<String> {
+        let chain = walk_chain(leaf, others);
         let last = chain.last()?;
-        let issuer = shown_name(&last.issuer().to_string());
+        let issuer = quote_name(&last.issuer().to_string());
         Some(if last.subject().as_raw() == last.issuer().as_raw() {
             format!("the chain that the server sent ends at {issuer}, which is no authority that is trusted here")
-        } else if self.issuers(last, others).is_empty() {
+        } else if self.issuer_candidates(last, others).is_empty() {
             format!(
                 "the server did not send the certificate of the issuer {issuer}. If that is an intermediate authority, \
                  configure the server to send its full chain; if it is a root, it is not trusted here"
@@ -78,28 +78,33 @@ impl Trust {
     }
 
     /// Anchors, and certificates beside the leaf, whose name is that of the certificate's issuer.
-    fn issuers(&self, certificate: &X509Certificate<'_>, others: &[CertificateDer<'_>]) -> Vec<IssuerCandidate> {
+    fn issuer_candidates(
+        &self,
+        certificate: &X509Certificate<'_>,
+        others: &[CertificateDer<'_>],
+    ) -> Vec<IssuerCandidate> {
         let name = certificate.issuer().as_raw();
-        let anchors = self.roots.roots.iter().filter(|anchor| anchor.subject.as_ref() == signed_der::contents(name));
+        let anchors =
+            self.roots.roots.iter().filter(|anchor| anchor.subject.as_ref() == signed_der::sequence_contents(name));
         let anchors = anchors.map(|anchor| {
-            let key = signed_der::sequence(&anchor.subject_public_key_info);
-            let key_id = self.anchors.facts(anchor).and_then(|facts| facts.key_id.clone());
+            let key = signed_der::wrap_sequence(&anchor.subject_public_key_info);
+            let key_id = self.anchors.info(anchor).and_then(|facts| facts.key_id.clone());
             IssuerCandidate { is_weak: strict::is_weak_key(&key), key: key.into(), key_id }
         });
-        let parsed = others.iter().filter_map(|der| signed_der::certificate(der));
-        let shown = parsed.filter(|other| other.subject().as_raw() == name).map(|other| IssuerCandidate {
-            is_weak: strict::is_weak(&other),
+        let parsed = others.iter().filter_map(|der| signed_der::parse_certificate(der));
+        let presented = parsed.filter(|other| other.subject().as_raw() == name).map(|other| IssuerCandidate {
+            is_weak: strict::has_weak_key(&other),
             key: other.public_key().raw.to_vec().into(),
             key_id: signed_der::subject_key_id(&other).map(<[u8]>::to_vec),
         });
-        anchors.chain(shown).collect()
+        anchors.chain(presented).collect()
     }
 }
 
 /// Returns the certificates from the leaf upwards, each issued by the next, as far as names tell, and each once.
-fn chain<'a>(leaf: &'a [u8], others: &'a [CertificateDer<'_>]) -> Vec<X509Certificate<'a>> {
-    let mut found: Vec<_> = signed_der::certificate(leaf).into_iter().collect();
-    while let Some(below) = found.last().filter(|_| found.len() < DEPTH_MAX) {
+fn walk_chain<'a>(leaf: &'a [u8], others: &'a [CertificateDer<'_>]) -> Vec<X509Certificate<'a>> {
+    let mut found: Vec<_> = signed_der::parse_certificate(leaf).into_iter().collect();
+    while let Some(below) = found.last().filter(|_| found.len() < CHAIN_DEPTH_MAX) {
         if below.subject().as_raw() == below.issuer().as_raw() {
             break;
         }
@@ -107,7 +112,9 @@ fn chain<'a>(leaf: &'a [u8], others: &'a [CertificateDer<'_>]) -> Vec<X509Certif
             other.subject().as_raw() == below.issuer().as_raw()
                 && found.iter().all(|seen| seen.as_raw() != other.as_raw())
         };
-        let Some(next) = others.iter().filter_map(|der| signed_der::certificate(der)).find(is_next) else { break };
+        let Some(next) = others.iter().filter_map(|der| signed_der::parse_certificate(der)).find(is_next) else {
+            break;
+        };
         found.push(next);
     }
     found
@@ -116,13 +123,13 @@ fn chain<'a>(leaf: &'a [u8], others: &'a [CertificateDer<'_>]) -> Vec<X509Certif
 /// Issued by its own subject, and signed with its own key: nobody else vouches for it. An issuer of one name with its
 /// leaf is another matter.
 pub(super) fn is_self_signed(trust: &Trust, leaf: &[u8]) -> bool {
-    let Some((parsed, signed)) = signed_der::certificate(leaf).zip(SignedDer::read(leaf)) else { return false };
+    let Some((parsed, signed)) = signed_der::parse_certificate(leaf).zip(SignedDer::read(leaf)) else { return false };
     let key = parsed.public_key().raw.to_vec().into();
     parsed.subject().as_raw() == parsed.issuer().as_raw() && signed.verify(&key, trust.algorithms.all).is_ok()
 }
 
-fn shown_name(name: &str) -> String {
-    format!("{:?}", name.chars().take(NAME_SHOWN).collect::<String>())
+fn quote_name(name: &str) -> String {
+    format!("{:?}", name.chars().take(NAME_CHARS_MAX).collect::<String>())
 }
 
 #[cfg(test)]
@@ -142,7 +149,7 @@ mod tests {
             named(name).signed_by(&key, &Issuer::new(named(issuer), &key)).unwrap().der().clone()
         };
         let (leaf, others) = (issued("leaf", "one"), [issued("one", "two"), issued("two", "one")]);
-        let names: Vec<_> = chain(&leaf, &others).iter().map(|found| found.subject().to_string()).collect();
+        let names: Vec<_> = walk_chain(&leaf, &others).iter().map(|found| found.subject().to_string()).collect();
         assert_eq!(names, ["CN=leaf", "CN=one", "CN=two"]);
     }
 }

@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::super::anchors::{Anchors, Purpose};
 use super::super::certified_key::load_certified_key;
 use super::super::{revocation, signed_der};
-use super::{FingerprintInput, PUBLIC, Trust, fingerprint};
+use super::{FingerprintInput, PUBLIC_TRUST, Trust, fingerprint};
 use crate::config::WarningCode;
 use crate::config::{self, Config, CrlPolicy, Located, Problem, Roots, TlsVersion, VerifyMode};
 use crate::names::TrustName;
@@ -23,37 +23,37 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<TrustNa
     let mut trusts: BTreeMap<_, _> = config
         .trust
         .iter()
-        .map(|(name, written)| (name.clone(), Arc::new(trust(name, written, &provider, problems))))
+        .map(|(name, written)| (name.clone(), Arc::new(compile_trust(name, written, &provider, problems))))
         .collect();
-    trusts.entry(TrustName::new(PUBLIC)).or_insert_with(|| Arc::new(public(&provider)));
+    trusts.entry(TrustName::new(PUBLIC_TRUST)).or_insert_with(|| Arc::new(public_trust(&provider)));
     trusts
 }
 
-fn trust(
+fn compile_trust(
     name: &TrustName,
     written: &Located<config::Trust>,
     provider: &CryptoProvider,
     problems: &mut Vec<Problem>,
 ) -> Trust {
-    let (roots, anchors) = store(name, written, problems);
-    let intermediates = intermediates(written, problems);
+    let (roots, anchors) = compile_roots(name, written, problems);
+    let intermediates = compile_intermediates(written, problems);
     match *written.verify {
-        VerifyMode::Full => warn_unfinished(&roots, written, problems),
+        VerifyMode::Full => warn_ineffective_settings(&roots, written, problems),
         VerifyMode::None => warn_unverified(name, written, problems),
     }
-    let pins = pins(written, problems);
-    let lists = revocation::lists(&written.crls, problems);
+    let pins = compile_pins(written, problems);
+    let lists = revocation::compile(&written.crls, problems);
     if *written.verify == VerifyMode::Full && !lists.is_empty() {
         let has_list = |subject: &[u8]| lists.iter().any(|list| list.issuer() == subject);
-        warn_unlisted(&roots, written, &has_list, problems);
+        warn_missing_crls(&roots, written, &has_list, problems);
     }
     let identity = written.identity.as_ref().and_then(|identity| {
-        warn_of_usage(identity, problems);
+        warn_identity_usage(identity, problems);
         load_certified_key(&identity.certificate, &identity.key, provider, problems)
     });
     let only_mozilla = written.roots.iter().all(|roots| matches!(roots.value, Roots::Mozilla));
     let strict = written.strict.as_ref().map_or(only_mozilla, |strict| strict.value);
-    let terms = FingerprintInput {
+    let input = FingerprintInput {
         roots: &roots,
         anchors: &anchors,
         intermediates: intermediates.iter().map(|der| der.as_ref()).collect(),
@@ -67,13 +67,13 @@ fn trust(
     };
     Trust {
         name: name.clone(),
-        fingerprint: fingerprint(&terms),
+        fingerprint: fingerprint(&input),
         min_version: written.min_version,
         verify: *written.verify,
         strict,
         crl_policy: written.crl_policy(),
         identity: identity.map(Arc::new),
-        lists,
+        crls: lists,
         algorithms: provider.signature_verification_algorithms,
         roots: Arc::new(roots),
         anchors,
@@ -83,13 +83,13 @@ fn trust(
 }
 
 /// What there is without a line of configuration.
-fn public(provider: &CryptoProvider) -> Trust {
-    Trust::plain(mozilla(), TlsVersion::V1_2, VerifyMode::Full, true, provider)
+fn public_trust(provider: &CryptoProvider) -> Trust {
+    Trust::with_roots(mozilla_roots(), TlsVersion::V1_2, VerifyMode::Full, true, provider)
 }
 
 impl Trust {
     /// Without pins, lists and identity.
-    pub(crate) fn plain(
+    pub(crate) fn with_roots(
         roots: RootCertStore,
         min_version: TlsVersion,
         verify: VerifyMode,
@@ -98,7 +98,7 @@ impl Trust {
     ) -> Self {
         let (pins, crl_policy) = (BTreeSet::new(), CrlPolicy::Require);
         let (crls, identity, anchors, intermediates) = (Vec::new(), None, Anchors::default(), Vec::new());
-        let terms = FingerprintInput {
+        let input = FingerprintInput {
             roots: &roots,
             anchors: &anchors,
             intermediates,
@@ -111,14 +111,14 @@ impl Trust {
             identity,
         };
         Self {
-            name: TrustName::new(PUBLIC),
-            fingerprint: fingerprint(&terms),
+            name: TrustName::new(PUBLIC_TRUST),
+            fingerprint: fingerprint(&input),
             min_version,
             verify,
             strict,
             crl_policy,
             identity: None,
-            lists: Vec::new(),
+            crls: Vec::new(),
             algorithms: provider.signature_verification_algorithms,
             roots: Arc::new(roots),
             anchors,
@@ -128,11 +128,11 @@ impl Trust {
     }
 }
 
-pub(super) fn mozilla() -> RootCertStore {
+pub(super) fn mozilla_roots() -> RootCertStore {
     webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
 }
 
-pub(super) fn store(
+pub(super) fn compile_roots(
     name: &TrustName,
     trust: &Located<config::Trust>,
     problems: &mut Vec<Problem>,
@@ -159,8 +159,8 @@ pub(super) fn store(
                     );
                 }
                 for (index, der) in certificates.iter().enumerate() {
-                    let what = format!("certificate {} of {}", index + 1, path.display());
-                    anchors.add_at(der, Purpose::Servers, &mut store, (&what, roots.span), problems);
+                    let label = format!("certificate {} of {}", index + 1, path.display());
+                    anchors.add_at(der, Purpose::Servers, &mut store, (&label, roots.span), problems);
                 }
             }
         }
@@ -175,18 +175,21 @@ pub(super) fn store(
 }
 
 /// Authorities for the middle of a path. A leaf in their place would be of no use, and was meant for something else.
-fn intermediates(written: &Located<config::Trust>, problems: &mut Vec<Problem>) -> Vec<CertificateDer<'static>> {
+fn compile_intermediates(
+    written: &Located<config::Trust>,
+    problems: &mut Vec<Problem>,
+) -> Vec<CertificateDer<'static>> {
     let mut found = Vec::new();
     for file in &written.intermediates {
         for (index, der) in file.parts.iter().enumerate() {
-            let what = format!("certificate {} of {}", index + 1, file.path.display());
-            let message = match signed_der::certificate(der) {
+            let label = format!("certificate {} of {}", index + 1, file.path.display());
+            let message = match signed_der::parse_certificate(der) {
                 Some(parsed) if parsed.is_ca() => {
                     found.push(CertificateDer::from(der.clone()));
                     continue;
                 }
-                Some(_) => format!("{what} is no authority: no path can lead through it"),
-                None => format!("{what} is not an X.509 certificate"),
+                Some(_) => format!("{label} is no authority: no path can lead through it"),
+                None => format!("{label} is not an X.509 certificate"),
             };
             let help = "the certificates of intermediate authorities that targets do not send";
             problems.push(Problem::at(file.span, message).help(help));
@@ -197,7 +200,7 @@ fn intermediates(written: &Located<config::Trust>, problems: &mut Vec<Problem>) 
 
 /// RFC 7469 §2.5 and §4.3: who pins one key alone is locked out when it is lost. A configuration is mended sooner than a
 /// header that browsers remember for months, but until then no webhook arrives: so a second pin is asked for.
-fn pins(written: &Located<config::Trust>, problems: &mut Vec<Problem>) -> BTreeSet<[u8; 32]> {
+fn compile_pins(written: &Located<config::Trust>, problems: &mut Vec<Problem>) -> BTreeSet<[u8; 32]> {
     let pins: BTreeSet<_> = written.pins.iter().map(|pin| pin.value).collect();
     if let (Some(pin), 1) = (written.pins.first(), pins.len()) {
         let message = "a pin without a backup: when this key is lost, no target can be reached until somebody mends it";
@@ -233,13 +236,13 @@ pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>
 }
 
 /// A policy about what is not there.
-fn warn_unfinished(roots: &RootCertStore, written: &Located<config::Trust>, problems: &mut Vec<Problem>) {
+fn warn_ineffective_settings(roots: &RootCertStore, written: &Located<config::Trust>, problems: &mut Vec<Problem>) {
     if let (Some(policy), true) = (&written.crl_policy, written.crls.is_empty()) {
         let problem = Problem::at(policy.span, "there are no revocation lists to have a policy about");
         problems.push(problem.help("add crls = [\"FILE\"], or leave crl_policy out"));
     }
-    let is_loose = written.strict.as_ref().filter(|strict| !strict.value);
-    if let (Some(strict), false) = (is_loose, roots.is_empty())
+    let not_strict = written.strict.as_ref().filter(|strict| !strict.value);
+    if let (Some(strict), false) = (not_strict, roots.is_empty())
         && written.roots.iter().any(|roots| matches!(roots.value, Roots::Mozilla))
     {
         let message = "certificates that no public authority may issue are believed, if one of them does";
@@ -248,7 +251,7 @@ fn warn_unfinished(roots: &RootCertStore, written: &Located<config::Trust>, prob
 }
 
 /// Which lists the operator has on purpose is not ours to know: an intermediate's authority shows itself with the target.
-fn warn_unlisted(
+fn warn_missing_crls(
     roots: &RootCertStore,
     written: &Located<config::Trust>,
     has_list: &dyn Fn(&[u8]) -> bool,
@@ -276,7 +279,7 @@ fn warn_unlisted(
 }
 
 /// RFC 5280 §4.2.1.12: a target may refuse what is not for clients.
-fn warn_of_usage(identity: &config::ClientIdentity, problems: &mut Vec<Problem>) {
+fn warn_identity_usage(identity: &config::ClientIdentity, problems: &mut Vec<Problem>) {
     let leaf = identity.certificate.parts.first().and_then(|der| X509Certificate::from_der(der).ok());
     let purposes = leaf.as_ref().and_then(|(_, leaf)| leaf.extended_key_usage().ok().flatten());
     if purposes.is_some_and(|purposes| !purposes.value.client_auth && !purposes.value.any) {

@@ -11,7 +11,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::{PublicKey, RSAPublicKey};
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::super::addresses::special;
+use super::super::addresses::special_range;
 use super::super::signed_der;
 use super::fault::CertificateFault as Fault;
 
@@ -35,25 +35,25 @@ const RESERVED_POLICIES: [&str; 4] = ["2.23.140.1.1", "2.23.140.1.2.1", "2.23.14
 
 /// BR §6.3.2 as of ballot SC-081v3: the end of the time of issuing, and the days that what is issued until then may be
 /// valid for. What was issued under older rules has expired.
-const VALIDITY_MAX: [(i64, i64); 3] = [
+const VALIDITY_DAYS_BY_ISSUE_DATE: [(i64, i64); 3] = [
     (1_773_532_800, 398), // 2026-03-15
     (1_805_068_800, 200), // 2027-03-15
     (1_868_227_200, 100), // 2029-03-15
 ];
-const VALIDITY_MAX_IN_THE_END: i64 = 47;
+const VALIDITY_DAYS_FINAL: i64 = 47;
 
 /// RFC 5280 §6.1.4 (n), which webpki leaves out; and keys that nobody could verify a signature of.
-pub(super) fn every_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
-    let leaf = read(leaf)?;
-    if is_weak(&leaf) {
+pub(super) fn check_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
+    let leaf = parse(leaf)?;
+    if has_weak_key(&leaf) {
         return Err(Fault::WeakKey);
     }
     if !is_supported(&leaf) {
         return Err(Fault::UnsupportedAlgorithm);
     }
     for der in intermediates {
-        let intermediate = read(der)?;
-        if is_weak(&intermediate) {
+        let intermediate = parse(der)?;
+        if has_weak_key(&intermediate) {
             return Err(Fault::WeakKey);
         }
         if !signed_der::may_sign_certificates(&intermediate).map_err(|_| Fault::Malformed)? {
@@ -66,17 +66,17 @@ pub(super) fn every_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fa
 /// What public authorities have promised of every certificate that they issue, as far as a client can see it and as far
 /// as it says whose key this is and for what. Where to ask for revocation (BR §7.1.2.7.7, §7.1.2.11.2) is not held: nothing
 /// is fetched.
-pub(super) fn web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
-    let leaf = read(leaf)?;
+pub(super) fn check_web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
+    let leaf = parse(leaf)?;
     // BR §7.1.2.7.8. webpki refuses it on a path, but not where it is trusted for itself.
     if leaf.is_ca() {
         return Err(Fault::CaAsLeaf);
     }
-    purposes_of_leaf(&leaf)?;
-    key_usage_of_leaf(&leaf)?;
+    check_leaf_extended_key_usage(&leaf)?;
+    check_leaf_key_usage(&leaf)?;
     // RFC 5280 §4.1.2.5: both ends are part of the period. BR §6.3.2: a second more than a day is a day more.
     let (from, until) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
-    if until - from + 1 > validity_max(from) * DAY {
+    if until - from + 1 > max_validity_days(from) * DAY {
         return Err(Fault::ValidityTooLong);
     }
     // BR §7.1.2.7.9: one of the policies says by which rules the name was validated.
@@ -98,13 +98,13 @@ pub(super) fn web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault>
         return Err(Fault::NotBaseline);
     }
     std::iter::once(Ok(leaf.clone()))
-        .chain(intermediates.iter().map(|der| read(der)))
-        .try_for_each(|parsed| key(&parsed?))?;
-    intermediates.iter().try_for_each(|der| authority(&read(der)?))
+        .chain(intermediates.iter().map(|der| parse(der)))
+        .try_for_each(|parsed| check_public_key(&parsed?))?;
+    intermediates.iter().try_for_each(|der| check_ca(&parse(der)?))
 }
 
 /// BR §7.1.2.7.10: extKeyUsage is there, says serverAuth, and none of those that must not be there.
-fn purposes_of_leaf(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
+fn check_leaf_extended_key_usage(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
     let purposes = leaf.extended_key_usage().map_err(|_| Fault::Malformed)?.ok_or(Fault::WrongUsage)?.value;
     let ExtendedKeyUsage { any, server_auth, code_signing, email_protection, time_stamping, ocsp_signing, .. } =
         purposes;
@@ -113,7 +113,7 @@ fn purposes_of_leaf(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
 }
 
 /// RFC 8446 §4.4.2.2: where keyUsage is there, it says digitalSignature. BR §7.1.2.7.11: and nothing of authorities.
-fn key_usage_of_leaf(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
+fn check_leaf_key_usage(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
     let usage = leaf.key_usage().map_err(|_| Fault::Malformed)?;
     let fits = usage
         .is_none_or(|usage| usage.value.digital_signature() && !usage.value.key_cert_sign() && !usage.value.crl_sign());
@@ -122,14 +122,14 @@ fn key_usage_of_leaf(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
 
 /// BR §7.1.2.7.12, §4.2.2 and §7.1.4.3: DNS names and addresses only, all of them public; the common name is one of them. Asked
 /// after the name, which says more where it is wrong.
-pub(super) fn web_pki_names(leaf: &[u8]) -> Result<(), Fault> {
-    let leaf = read(leaf)?;
+pub(super) fn check_web_pki_names(leaf: &[u8]) -> Result<(), Fault> {
+    let leaf = parse(leaf)?;
     let names = leaf.subject_alternative_name().map_err(|_| Fault::Malformed)?;
     // That there are none is said of the name.
     let Some(names) = names else { return Ok(()) };
     let fits = names.value.general_names.iter().all(|name| match name {
         GeneralName::DNSName(name) => is_public_name(name),
-        GeneralName::IPAddress(bytes) => address(bytes).is_some_and(|ip| special(ip).is_none()),
+        GeneralName::IPAddress(bytes) => address(bytes).is_some_and(|ip| special_range(ip).is_none()),
         _ => false,
     });
     let is_named = |common: &str| {
@@ -159,7 +159,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// BR §6.1.5 and §6.1.6: RSA keys of whole bytes with an odd exponent of 3 or more, or keys on P-256, P-384 or P-521.
-fn key(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
+fn check_public_key(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
     match certificate.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => {
             let is_whole = rsa_bits(&key).is_multiple_of(8);
@@ -173,7 +173,7 @@ fn key(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
 
 /// BR §7.1.2.10: basicConstraints and keyUsage are critical and there; extKeyUsage, where it is there, says serverAuth and
 /// not anyExtendedKeyUsage.
-fn authority(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
+fn check_ca(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
     let constraints = certificate.basic_constraints().map_err(|_| Fault::Malformed)?;
     let usage = certificate.key_usage().map_err(|_| Fault::Malformed)?;
     if !constraints.is_some_and(|constraints| constraints.critical) || !usage.is_some_and(|usage| usage.critical) {
@@ -184,22 +184,22 @@ fn authority(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
     if fits { Ok(()) } else { Err(Fault::WrongUsage) }
 }
 
-fn validity_max(issued: i64) -> i64 {
-    VALIDITY_MAX.iter().find(|(end, _)| issued < *end).map_or(VALIDITY_MAX_IN_THE_END, |(_, days)| *days)
+fn max_validity_days(issued: i64) -> i64 {
+    VALIDITY_DAYS_BY_ISSUE_DATE.iter().find(|(end, _)| issued < *end).map_or(VALIDITY_DAYS_FINAL, |(_, days)| *days)
 }
 
-fn read(der: &[u8]) -> Result<X509Certificate<'_>, Fault> {
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Fault> {
     X509Certificate::from_der(der).map(|(_, certificate)| certificate).map_err(|_| Fault::Malformed)
 }
 
 /// Only RSA keys can be too short: of elliptic curves there are none below 256 bits that we take.
-pub(super) fn is_weak(certificate: &X509Certificate<'_>) -> bool {
-    is_short(certificate.public_key())
+pub(super) fn has_weak_key(certificate: &X509Certificate<'_>) -> bool {
+    is_short_rsa_key(certificate.public_key())
 }
 
 /// The same of a SubjectPublicKeyInfo.
 pub(super) fn is_weak_key(der: &[u8]) -> bool {
-    SubjectPublicKeyInfo::from_der(der).is_ok_and(|(_, key)| is_short(&key))
+    SubjectPublicKeyInfo::from_der(der).is_ok_and(|(_, key)| is_short_rsa_key(&key))
 }
 
 /// Whether a handshake with this key can be verified: RSA, Ed25519, or a curve that our provider has.
@@ -213,7 +213,7 @@ fn is_supported(certificate: &X509Certificate<'_>) -> bool {
     }
 }
 
-fn is_short(key: &SubjectPublicKeyInfo<'_>) -> bool {
+fn is_short_rsa_key(key: &SubjectPublicKeyInfo<'_>) -> bool {
     matches!(key.parsed(), Ok(PublicKey::RSA(key)) if rsa_bits(&key) < RSA_BITS_MIN)
 }
 

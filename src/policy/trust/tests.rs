@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose};
 
-use super::compile::{mozilla, store, warn_unverified};
+use super::compile::{compile_roots, mozilla_roots, warn_unverified};
 use super::*;
 use crate::config::{self, Located, Roots, Severity, SourceSpan};
 
@@ -45,7 +45,7 @@ fn problems(roots: Vec<Roots>, verify: VerifyMode) -> Vec<(Severity, String)> {
     let mut problems = Vec::new();
     let trust = written(roots, verify);
     let name = TrustName::new("t");
-    store(&name, &trust, &mut problems);
+    compile_roots(&name, &trust, &mut problems);
     if verify == VerifyMode::None {
         warn_unverified(&name, &trust, &mut problems);
     }
@@ -54,38 +54,40 @@ fn problems(roots: Vec<Roots>, verify: VerifyMode) -> Vec<(Severity, String)> {
 }
 
 #[test]
-fn what_is_said() {
+fn trust_roots_report_each_problem() {
     let good = root("good");
-    let said = |roots, verify| problems(roots, verify).into_iter().map(|(_, message)| message).collect::<Vec<_>>();
-    assert_eq!(said(vec![Roots::Mozilla], VerifyMode::Full), [""; 0]);
-    assert_eq!(said(vec![file(&[&good])], VerifyMode::Full), [""; 0]);
-    assert_eq!(said(vec![Roots::System(vec![good.clone(), b"odd".to_vec()])], VerifyMode::Full), [""; 0]);
+    let messages = |roots, verify| problems(roots, verify).into_iter().map(|(_, message)| message).collect::<Vec<_>>();
+    assert_eq!(messages(vec![Roots::Mozilla], VerifyMode::Full), [""; 0]);
+    assert_eq!(messages(vec![file(&[&good])], VerifyMode::Full), [""; 0]);
+    assert_eq!(messages(vec![Roots::System(vec![good.clone(), b"odd".to_vec()])], VerifyMode::Full), [""; 0]);
     assert_eq!(
-        said(vec![Roots::System(vec![b"odd".to_vec()])], VerifyMode::Full),
+        messages(vec![Roots::System(vec![b"odd".to_vec()])], VerifyMode::Full),
         ["the system's store holds no usable root certificate"]
     );
-    assert_eq!(said(vec![file(&[])], VerifyMode::Full), ["roots.pem holds no certificate"]);
-    assert_eq!(said(vec![], VerifyMode::Full), ["trust t has no roots: no target could prove its name"]);
-    let two = said(vec![file(&[b"odd", &good, b"odd"])], VerifyMode::Full);
+    assert_eq!(messages(vec![file(&[])], VerifyMode::Full), ["roots.pem holds no certificate"]);
+    assert_eq!(messages(vec![], VerifyMode::Full), ["trust t has no roots: no target could prove its name"]);
+    let two = messages(vec![file(&[b"odd", &good, b"odd"])], VerifyMode::Full);
     assert_eq!(two.len(), 2, "every problem is reported");
     assert!(two[0].starts_with("certificate 1 of roots.pem is not usable as a root: "), "{two:?}");
     assert!(two[1].starts_with("certificate 3 of roots.pem"), "{two:?}");
 }
 
 #[test]
-fn unverified_trust_is_a_loud_warning_and_no_problem() {
-    let said = problems(vec![], VerifyMode::None);
-    assert_eq!(said.len(), 1);
-    assert_eq!(said[0].0, Severity::Warning);
-    assert!(said[0].1.starts_with("trust t verifies nothing"));
+fn unverified_trust_is_a_warning() {
+    let problems_of_trust = problems(vec![], VerifyMode::None);
+    assert_eq!(problems_of_trust.len(), 1);
+    assert_eq!(problems_of_trust[0].0, Severity::Warning);
+    assert!(problems_of_trust[0].1.starts_with("trust t verifies nothing"));
 }
 
 #[test]
-fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
+fn trust_fingerprint_covers_everything_trusted_and_the_identity() {
     let [a, b] = [root("a"), root("b")];
-    let stored = |roots: Vec<Roots>| store(&TrustName::new("t"), &written(roots, VerifyMode::Full), &mut Vec::new()).0;
-    let anchored =
-        |ders: &[&[u8]]| store(&TrustName::new("t"), &written(vec![file(ders)], VerifyMode::Full), &mut vec![]).1;
+    let stored =
+        |roots: Vec<Roots>| compile_roots(&TrustName::new("t"), &written(roots, VerifyMode::Full), &mut Vec::new()).0;
+    let anchored = |ders: &[&[u8]]| {
+        compile_roots(&TrustName::new("t"), &written(vec![file(ders)], VerifyMode::Full), &mut vec![]).1
+    };
     let ab = stored(vec![file(&[&a, &b])]);
     // The same name and key: only revocation tells them apart.
     let key = KeyPair::generate().unwrap();
@@ -160,6 +162,6 @@ fn the_fingerprint_is_of_what_is_trusted_and_of_who_we_are() {
 }
 
 #[test]
-fn mozilla_is_not_empty() {
-    assert!(mozilla().len() > 50);
+fn mozilla_roots_are_compiled_in() {
+    assert!(mozilla_roots().len() > 50);
 }

@@ -35,18 +35,18 @@ const WEAK_SIGNATURES: [&str; 6] = [
 
 impl Trust {
     /// Under `verify = "none"` everything passes.
-    pub fn judge(
+    pub fn verify(
         &self,
         leaf: &CertificateDer<'_>,
-        shown: &[CertificateDer<'_>],
+        presented: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<(), CertificateRejection> {
         if self.verify == VerifyMode::None {
             return Ok(());
         }
-        let others = self.others(shown);
-        let judged = self.judge_chain(leaf, &others, now).map_err(|found| match found {
+        let others = self.path_candidates(presented);
+        let judged = self.verify_chain(leaf, &others, now).map_err(|error| match error {
             ChainError::RuleViolation(fault) => fault.into(),
             ChainError::NoPath(_) if chain::is_self_signed(self, leaf) && !self.is_root(leaf) => {
                 Fault::SelfSigned.into()
@@ -57,33 +57,33 @@ impl Trust {
             // Trust in the certificate itself is older than its revocation.
             Err(refused) if refused.fault == Fault::Revoked => return Err(refused),
             // A certificate may have another way to be trusted, too.
-            Err(_) if self.anchors.own().contains(leaf) => self.judge_own(leaf, now)?,
+            Err(_) if self.anchors.directly_trusted().contains(leaf) => self.verify_directly_trusted(leaf, now)?,
             judged => judged?,
         }
         let parsed = EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
         parsed.verify_is_valid_for_subject_name(name).map_err(|error| match error {
-            Error::CertNotValidForName(_) if has_no_name(leaf) => Fault::NoSubjectAltName.into(),
+            Error::CertNotValidForName(_) if has_no_server_name(leaf) => Fault::NoSubjectAltName.into(),
             Error::CertNotValidForName(_) => Fault::NameMismatch.into(),
             _ => CertificateRejection::from(Fault::Malformed),
         })?;
-        if self.strict { strict::web_pki_names(leaf).map_err(CertificateRejection::from) } else { Ok(()) }
+        if self.strict { strict::check_web_pki_names(leaf).map_err(CertificateRejection::from) } else { Ok(()) }
     }
 
     /// What a path may be built of, beside leaf and root.
-    fn others<'a>(&'a self, shown: &'a [CertificateDer<'a>]) -> Cow<'a, [CertificateDer<'a>]> {
+    fn path_candidates<'a>(&'a self, presented: &'a [CertificateDer<'a>]) -> Cow<'a, [CertificateDer<'a>]> {
         if self.intermediates.is_empty() {
-            return shown.into();
+            return presented.into();
         }
         let configured = self.intermediates.iter().map(|der| CertificateDer::from_slice(der));
-        shown.iter().map(|der| CertificateDer::from_slice(der)).chain(configured).collect()
+        presented.iter().map(|der| CertificateDer::from_slice(der)).chain(configured).collect()
     }
 
     /// Judges a certificate that is trusted for itself alone: no authority vouches for it, so its own dates and uses count.
     /// It may say CA:TRUE, but then its key may not sign certificates: [`anchors`] takes others as authorities.
-    fn judge_own(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Fault> {
+    fn verify_directly_trusted(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Fault> {
         EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
-        let parsed = signed_der::certificate(leaf).ok_or(Fault::Malformed)?;
-        let now = seconds(now);
+        let parsed = signed_der::parse_certificate(leaf).ok_or(Fault::Malformed)?;
+        let now = unix_seconds(now);
         if parsed.validity().not_after.timestamp() < now {
             return Err(Fault::Expired);
         }
@@ -93,15 +93,15 @@ impl Trust {
         if !anchors::serves(&parsed, Purpose::Servers) {
             return Err(Fault::WrongUsage);
         }
-        strict::every_chain(leaf, &[])?;
+        strict::check_chain(leaf, &[])?;
         if self.strict {
-            strict::web_pki(leaf, &[])?;
+            strict::check_web_pki(leaf, &[])?;
         }
-        let is_pinned = self.pins.is_empty() || self.is_pin(parsed.public_key().raw);
+        let is_pinned = self.pins.is_empty() || self.is_pinned_key(parsed.public_key().raw);
         if is_pinned { Ok(()) } else { Err(Fault::PinMismatch) }
     }
 
-    fn judge_chain(
+    fn verify_chain(
         &self,
         leaf: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
@@ -109,42 +109,43 @@ impl Trust {
     ) -> Result<(), ChainError> {
         let leaf = EndEntityCert::try_from(leaf).map_err(ChainError::NoPath)?;
         // webpki goes on to other paths when ours refuse one, and its error has no room for our word.
-        let broken = Cell::new(None);
-        let rules = |path: &VerifiedPath<'_>| {
-            self.judge_path(path, now).map_err(|fault| {
-                broken.set(broken.get().or(Some(fault)));
+        let violation = Cell::new(None);
+        let path_rules = |path: &VerifiedPath<'_>| {
+            self.verify_path(path, now).map_err(|fault| {
+                violation.set(violation.get().or(Some(fault)));
                 Error::CertDistrusted
             })
         };
         let (algorithms, usage) = (self.algorithms.all, KeyUsage::server_auth());
-        match leaf.verify_for_usage(algorithms, &self.roots.roots, others, now, usage, None, Some(&rules)) {
+        match leaf.verify_for_usage(algorithms, &self.roots.roots, others, now, usage, None, Some(&path_rules)) {
             Ok(_) => Ok(()),
-            Err(error) => Err(broken.get().map_or(ChainError::NoPath(error), ChainError::RuleViolation)),
+            Err(error) => Err(violation.get().map_or(ChainError::NoPath(error), ChainError::RuleViolation)),
         }
     }
 
     /// A path that webpki has verified up to a root.
-    fn judge_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
-        self.unrevoked(path, now)?;
+    fn verify_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
+        self.check_revocation(path, now)?;
         let leaf = path.end_entity().der();
         let intermediates: Vec<_> = path.intermediate_certificates().map(|certificate| certificate.der()).collect();
         let intermediates: Vec<&[u8]> = intermediates.iter().map(|der| der.as_ref()).collect();
-        strict::every_chain(&leaf, &intermediates)?;
+        strict::check_chain(&leaf, &intermediates)?;
         if self.strict {
-            strict::web_pki(&leaf, &intermediates)?;
+            strict::check_web_pki(&leaf, &intermediates)?;
         }
         if self.pins.is_empty() || self.is_pinned(path) { Ok(()) } else { Err(Fault::PinMismatch) }
     }
 
     /// Without lists nothing is asked of them.
-    fn unrevoked(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
-        if self.lists.is_empty() {
+    fn check_revocation(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
+        if self.crls.is_empty() {
             return Ok(());
         }
-        let passes = self.crl_policy == CrlPolicy::Lenient;
-        let lenient = RevocationPolicy { unknown: passes, stale: passes };
-        let said = revocation::check(&self.lists, path, &self.anchors, lenient, self.algorithms.all, seconds(now));
-        said.map_err(|said| match said {
+        let is_lenient = self.crl_policy == CrlPolicy::Lenient;
+        let policy = RevocationPolicy { allow_unknown: is_lenient, allow_stale: is_lenient };
+        let checked =
+            revocation::check(&self.crls, path, &self.anchors, policy, self.algorithms.all, unix_seconds(now));
+        checked.map_err(|error| match error {
             RevocationError::Revoked => Fault::Revoked,
             RevocationError::Unknown => Fault::RevocationUnknown,
             RevocationError::Stale => Fault::RevocationStale,
@@ -153,19 +154,21 @@ impl Trust {
 
     /// RFC 7469 §2.6: one key of the validated chain, the root's included, is a pinned one.
     fn is_pinned(&self, path: &VerifiedPath<'_>) -> bool {
-        self.is_pin(&path.end_entity().subject_public_key_info())
-            || path.intermediate_certificates().any(|certificate| self.is_pin(&certificate.subject_public_key_info()))
-            || self.is_pin(&signed_der::sequence(&path.anchor().subject_public_key_info))
+        self.is_pinned_key(&path.end_entity().subject_public_key_info())
+            || path
+                .intermediate_certificates()
+                .any(|certificate| self.is_pinned_key(&certificate.subject_public_key_info()))
+            || self.is_pinned_key(&signed_der::wrap_sequence(&path.anchor().subject_public_key_info))
     }
 
-    fn is_pin(&self, key: &[u8]) -> bool {
+    fn is_pinned_key(&self, key: &[u8]) -> bool {
         self.pins.iter().any(|pin| pin == digest(&SHA256, key).as_ref())
     }
 
     /// A self-signed certificate that the operator has made a root is trusted; if it is refused, then for another
     /// reason.
     fn is_root(&self, leaf: &CertificateDer<'_>) -> bool {
-        self.anchors.own().contains(leaf)
+        self.anchors.directly_trusted().contains(leaf)
             || webpki::anchor_from_trusted_cert(leaf).is_ok_and(|leaf| {
                 let is_same = |root: &rustls_pki_types::TrustAnchor<'_>| {
                     root.subject == leaf.subject && root.subject_public_key_info == leaf.subject_public_key_info
@@ -175,9 +178,11 @@ impl Trust {
     }
 
     fn to_rejection(&self, error: &Error, leaf: &[u8], others: &[CertificateDer<'_>]) -> CertificateRejection {
-        let any = |is: fn(&X509Certificate<'_>) -> bool| {
+        let any = |predicate: fn(&X509Certificate<'_>) -> bool| {
             let certificates = std::iter::once(leaf).chain(others.iter().map(|der| der.as_ref()));
-            certificates.into_iter().any(|der| signed_der::certificate(der).is_some_and(|parsed| is(&parsed)))
+            certificates
+                .into_iter()
+                .any(|der| signed_der::parse_certificate(der).is_some_and(|parsed| predicate(&parsed)))
         };
         let fault = match error {
             Error::CertExpired { .. } => Fault::Expired,
@@ -188,7 +193,7 @@ impl Trust {
             | Error::NameConstraintViolation
             | Error::EmptyEkuExtension
             | Error::RequiredEkuNotFoundContext(_) => Fault::WrongUsage,
-            Error::InvalidSignatureForPublicKey => self.fault_of_signature(leaf, others),
+            Error::InvalidSignatureForPublicKey => self.signature_fault(leaf, others),
             Error::UnsupportedSignatureAlgorithmContext(_) if any(is_weakly_signed) => Fault::WeakSignature,
             Error::UnsupportedSignatureAlgorithmContext(_)
             | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Fault::UnsupportedAlgorithm,
@@ -201,7 +206,7 @@ impl Trust {
             | Error::MaximumNameConstraintComparisonsExceeded => Fault::UnknownIssuer,
             _ => Fault::Malformed,
         };
-        let issuer = if fault == Fault::UnknownIssuer { self.missing_issuer(leaf, others) } else { None };
+        let issuer = if fault == Fault::UnknownIssuer { self.describe_missing_issuer(leaf, others) } else { None };
         CertificateRejection { fault, issuer }
     }
 }
@@ -213,12 +218,12 @@ enum ChainError {
     RuleViolation(Fault),
 }
 
-fn seconds(now: UnixTime) -> i64 {
+fn unix_seconds(now: UnixTime) -> i64 {
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// RFC 9525 §6.3: a name in the subject's common name is no name of a server.
-fn has_no_name(leaf: &[u8]) -> bool {
+fn has_no_server_name(leaf: &[u8]) -> bool {
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return false };
     let is_of_a_server = |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_));
     match leaf.subject_alternative_name() {

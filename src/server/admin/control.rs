@@ -131,7 +131,7 @@ pub(super) fn status(runtime: &Runtime) -> Value {
         (runtime.config_status.adopted(), runtime.config_status.rejected(), runtime.readiness());
     let (now, view, active) = (Timestamp::now(), runtime.sources.view(), runtime.active_config());
     let pool = |(name, pool): (&crate::names::PoolName, &Arc<crate::policy::egress::Pool>)| {
-        let ranges = pool.in_force(now);
+        let ranges = pool.active_ranges(now);
         // As text: IPv6 pools have more addresses than a JSON number can say.
         let (configured, usable) = (sources::total(&ranges).to_string(), view.count(&ranges).to_string());
         json!({ "pool": name.as_str(), "configured": configured, "usable": usable })

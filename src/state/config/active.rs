@@ -75,7 +75,7 @@ impl ActiveConfig {
 
     /// What a client is shown in the place of `host`, where tunnels are inspected.
     pub fn issue_leaf(&self, host: &Host, now: Timestamp) -> Result<Arc<ServerConfig>, IssueError> {
-        match (&self.mint, &self.plan.authority) {
+        match (&self.mint, &self.plan.inspection_ca) {
             (Some(mint), Some(authority)) => mint.server_config(authority, host, now),
             _ => Err(IssueError::NoAuthority),
         }
@@ -94,9 +94,10 @@ impl ActiveConfig {
 
 /// What was minted in the name of the same authority is kept.
 fn mint(plan: &Plan, before: Option<&ActiveConfig>) -> io::Result<Option<Arc<LeafIssuer>>> {
-    let Some(authority) = &plan.authority else { return Ok(None) };
-    let same =
-        |before: &&ActiveConfig| before.plan.authority.as_ref().is_some_and(|b| b.fingerprint == authority.fingerprint);
+    let Some(authority) = &plan.inspection_ca else { return Ok(None) };
+    let same = |before: &&ActiveConfig| {
+        before.plan.inspection_ca.as_ref().is_some_and(|b| b.fingerprint == authority.fingerprint)
+    };
     match before.filter(same).and_then(|before| before.mint.clone()) {
         Some(kept) => Ok(Some(kept)),
         None => LeafIssuer::new().map(|mint| Some(Arc::new(mint))).map_err(io::Error::other),

@@ -67,7 +67,7 @@ pub struct LimitExceeded {
     pub limit: LimitName,
     /// The earliest time at which a retry may succeed.
     pub retry_after: Duration,
-    /// The status of each enforced limit, for [`headers`](crate::policy::limits::headers).
+    /// The status of each enforced limit, for [`headers`](crate::policy::limits::rate_limit_headers).
     pub statuses: Vec<LimitStatus>,
 }
 
@@ -101,7 +101,7 @@ impl fmt::Display for LimitExceeded {
 impl std::error::Error for LimitExceeded {}
 
 impl LimitPermit {
-    /// Returns the status of each enforced limit, for [`headers`](crate::policy::limits::headers).
+    /// Returns the status of each enforced limit, for [`headers`](crate::policy::limits::rate_limit_headers).
     pub fn statuses(&self) -> impl Iterator<Item = &LimitStatus> {
         self.claims.iter().filter(|claim| claim.is_enforced()).map(|claim| &claim.status)
     }
@@ -259,8 +259,8 @@ impl LimitClaim {
             taken => taken,
         };
         let status = match &taken {
-            Ok(remaining) => RateStatus { remaining: *remaining, next: quota.interval() },
-            Err(Exhausted(retry_after)) => RateStatus { remaining: 0, next: *retry_after },
+            Ok(remaining) => RateStatus { remaining: *remaining, retry_after: quota.interval() },
+            Err(Exhausted(retry_after)) => RateStatus { remaining: 0, retry_after: *retry_after },
         };
         self.status.rate = Some(status);
         taken.map(drop)
@@ -390,16 +390,16 @@ mod tests {
         let limits = Limits::with_clock(clock.clone());
         let limit = limit(2, 3, 2);
         let usage = |host| with_host(host, |descriptor| limits.usage(&limit, descriptor));
-        let fresh = RateStatus { remaining: 3, next: Duration::ZERO };
+        let fresh = RateStatus { remaining: 3, retry_after: Duration::ZERO };
         let unused = LimitUsage { rate: Some(fresh), in_flight: 0, max_in_flight: Some(2), waiting: 0 };
         assert_eq!((usage(1), limits.key_count()), (unused, 0));
         let held = acquire(&limits, &limit, 1);
-        let rate = Some(RateStatus { remaining: 2, next: HOUR / 2 });
+        let rate = Some(RateStatus { remaining: 2, retry_after: HOUR / 2 });
         assert_eq!(usage(1), LimitUsage { rate, in_flight: 1, ..unused });
         assert_eq!((usage(2), limits.key_count()), (unused, 1));
         drop(held);
         clock.advance(HOUR / 4);
-        let rate = Some(RateStatus { remaining: 2, next: HOUR / 4 });
+        let rate = Some(RateStatus { remaining: 2, retry_after: HOUR / 4 });
         assert_eq!(usage(1), LimitUsage { rate, ..unused });
     }
 }

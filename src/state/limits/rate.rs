@@ -66,7 +66,7 @@ impl GcraState {
         let remaining = whole.saturating_sub(debt) / interval;
         let next = if debt == 0 { 0 } else { debt - (whole - (remaining + 1) * interval) };
         let next = Duration::from_nanos(u64::try_from(next).unwrap_or(u64::MAX));
-        RateStatus { remaining: u32::try_from(remaining).unwrap_or(u32::MAX), next }
+        RateStatus { remaining: u32::try_from(remaining).unwrap_or(u32::MAX), retry_after: next }
     }
 
     /// Returns whether the state is as if it had never been used.
@@ -130,7 +130,7 @@ mod tests {
     fn gcra_status_takes_no_token() {
         let mut rate = GcraState::default();
         rate.set_quota(&quota(2, 1, 3), SECOND);
-        let left = |rate: &GcraState, now| (rate.status(now).remaining, rate.status(now).next.as_millis());
+        let left = |rate: &GcraState, now| (rate.status(now).remaining, rate.status(now).retry_after.as_millis());
         assert_eq!(left(&rate, SECOND), (3, 0));
         assert_eq!(rate.try_take(SECOND), Ok(2));
         assert_eq!(left(&rate, SECOND), (2, 500));

@@ -351,7 +351,7 @@ impl Metrics {
         for expiry in expiries {
             let (file, trust) = (expiry.path.display().to_string(), expiry.trust.clone());
             let gauge = self.expiries.get(&ExpiryLabels { usage: expiry.usage.as_str(), trust, file });
-            let ends = expiry.ends.as_second();
+            let ends = expiry.expires_at.as_second();
             if gauge.get() == 0 || ends < gauge.get() {
                 gauge.set(ends);
             }

@@ -123,7 +123,7 @@ impl CircuitBreakers {
             watched.check(&key, began)?; // of both, before a probe of one is taken
             for (circuit, leave) in key.circuits().iter().zip(&mut leave) {
                 let owned = watched.circuits.get_mut(circuit);
-                *leave = owned.map_or(Ok(BreakerPermit::Normal), |owned| owned.circuit.begin(began))?;
+                *leave = owned.map_or(Ok(BreakerPermit::Normal), |owned| owned.circuit.acquire(began))?;
             }
         }
         watched.attempts += 1;
@@ -154,7 +154,7 @@ impl CircuitBreakers {
     pub fn peek(&self, key: &BreakerKey) -> Option<Duration> {
         let shard = self.shard(&key.upstream);
         let watched = shard.get(&key.upstream)?;
-        let open = |circuit: &(RouteRequirements, CircuitScope)| watched.circuits.get(circuit)?.circuit.open();
+        let open = |circuit: &(RouteRequirements, CircuitScope)| watched.circuits.get(circuit)?.circuit.open_period();
         let until = key.circuits().iter().filter_map(open).map(|(_, until)| until).max()?;
         Some(until.saturating_duration_since(Instant::now()))
     }
@@ -165,7 +165,7 @@ impl CircuitBreakers {
             return 0;
         }
         let open_of = |watched: &UpstreamCircuits| {
-            watched.circuits.values().filter(|owned| owned.circuit.open().is_some()).count()
+            watched.circuits.values().filter(|owned| owned.circuit.open_period().is_some()).count()
         };
         self.shards.iter().map(|shard| shard.lock().values().map(open_of).sum::<usize>()).sum()
     }
@@ -239,7 +239,7 @@ impl UpstreamAttempt {
                 if !success.refutes(scope.failure()) {
                     return true;
                 }
-                let open = circuit.open();
+                let open = circuit.open_period();
                 if let Some((since, _)) = open.filter(|_| *terms == self.key.terms) {
                     closed.push((scope.clone(), now.saturating_duration_since(since)));
                     return false;
@@ -267,8 +267,8 @@ impl UpstreamAttempt {
             }
             let (owned, evicted) = self.circuit_to_count_in(watched, circuit, now);
             let dice = self.home.random.hash_one(now);
-            let has_opened = owned.circuit.failed(leave, self.began, &self.fuse, now, dice);
-            let open = owned.circuit.open().filter(|_| has_opened);
+            let has_opened = owned.circuit.observe_failure(leave, self.began, &self.fuse, now, dice);
+            let open = owned.circuit.open_period().filter(|_| has_opened);
             (open.map(|(_, until)| until.saturating_duration_since(now)), evicted)
         };
         if let Some((key, number)) = evicted {
@@ -316,7 +316,7 @@ impl Drop for UpstreamAttempt {
             let probed = circuits.iter().zip(self.leave).filter(|(_, leave)| *leave == BreakerPermit::Probe);
             for (circuit, _) in probed {
                 if let Some(owned) = watched.circuits.get_mut(circuit) {
-                    owned.circuit.released(self.began);
+                    owned.circuit.release(self.began);
                 }
             }
         }

@@ -15,7 +15,7 @@ use crate::names::{Host, TenantName};
 use crate::policy::egress::Hop;
 use crate::policy::egress::allow_list_gap::{AddressRange, AllowListGap};
 use crate::policy::egress::ejection::{self, NETWORKS_MIN, TimeoutObservation};
-use crate::policy::egress::observations::{MOMENT, TargetObservations};
+use crate::policy::egress::observations::{RESPONSE_FRESH_FOR, TargetObservations};
 
 /// Targets, by address, that left one of ours without an answer within [`WINDOW`]. With 64 of our addresses each they
 /// take some 20 MiB. One more makes the one go that was heard of least recently and is under no suspicion: who names
@@ -79,7 +79,7 @@ impl LastResponses {
     fn has(&self, source: IpAddr, now: Instant) -> bool {
         let second = u64::from(self.slot(source).load(Ordering::Relaxed));
         let now = now.saturating_duration_since(self.start).as_secs();
-        second > 0 && now + 1 - second.min(now + 1) <= MOMENT.as_secs()
+        second > 0 && now + 1 - second.min(now + 1) <= RESPONSE_FRESH_FOR.as_secs()
     }
 }
 
@@ -180,7 +180,7 @@ impl SourceHealth {
         let now = Instant::now();
         let mut places = self.state.lock();
         places.known.retain(|_, (_, last)| now.saturating_duration_since(*last) <= WINDOW);
-        places.known.values_mut().for_each(|(heard, _)| heard.forget(now, WINDOW));
+        places.known.values_mut().for_each(|(heard, _)| heard.evict(now, WINDOW));
         let mut news = places.rest(now, &self.answers, self.has_several_tenants.load(Ordering::Relaxed));
         news.extend(places.gaps());
         self.count.store(places.known.len(), Ordering::Relaxed);
@@ -205,15 +205,15 @@ impl HealthState {
 
     fn answered(&mut self, place: &TargetAddress, source: IpAddr, now: Instant) {
         if let Some((heard, last)) = self.known.get_mut(place) {
-            heard.answered(source, now);
+            heard.observe_response(source, now);
             *last = now;
         }
     }
 
     fn unanswered(&mut self, place: &TargetAddress, tenant: Option<&TenantName>, source: IpAddr, now: Instant) {
         let Some((heard, _)) = self.known.get_mut(place) else { return };
-        let is_counted = heard.unanswered(source, now);
-        if !is_counted || !heard.lacks(source) {
+        let is_counted = heard.observe_timeout(source, now);
+        if !is_counted || !heard.is_suspect(source) {
             return;
         }
         if self.suspects.len() >= SUSPECTS_MAX && !self.suspects.contains_key(&source) {
@@ -221,7 +221,7 @@ impl HealthState {
         }
         let witnesses = self.suspects.entry(source).or_default();
         if witnesses.len() >= WITNESSES_MAX {
-            witnesses.retain(|_, at| now.saturating_duration_since(*at) <= MOMENT);
+            witnesses.retain(|_, at| now.saturating_duration_since(*at) <= RESPONSE_FRESH_FOR);
         }
         if witnesses.len() < WITNESSES_MAX {
             witnesses.insert(TimeoutObservation::new(place.to.ip(), tenant.cloned()), now);
@@ -232,7 +232,7 @@ impl HealthState {
     fn gaps(&mut self) -> Vec<HealthEvent> {
         let gap = |(place, (heard, _)): (&TargetAddress, &(TargetObservations, Instant))| {
             let (answers, lacks) = heard.gap()?;
-            let [answers, lacks] = [answers, lacks].map(AddressRange::exactly);
+            let [answers, lacks] = [answers, lacks].map(AddressRange::from_addresses);
             let target = place.in_words();
             Some((target.clone(), AllowListGap { target, answers, lacks }.to_string()))
         };
@@ -264,11 +264,11 @@ impl HealthState {
             news.push(HealthEvent::HalfOpen(source));
         }
         self.suspects.retain(|_, witnesses| {
-            witnesses.retain(|_, at| now.saturating_duration_since(*at) <= MOMENT);
+            witnesses.retain(|_, at| now.saturating_duration_since(*at) <= RESPONSE_FRESH_FOR);
             !witnesses.is_empty()
         });
         for (source, witnesses) in &self.suspects {
-            let networks = ejection::networks(witnesses.keys(), has_several_tenants);
+            let networks = ejection::count_networks(witnesses.keys(), has_several_tenants);
             let is_used = !self.ejected.contains_key(source);
             if networks >= NETWORKS_MIN && is_used && !answers.has(*source, now) {
                 news.push(HealthEvent::Ejected(*source, networks));

@@ -82,7 +82,7 @@ impl Sources {
     pub fn new() -> Self {
         Self {
             view: ArcSwap::default(),
-            own: ArcSwap::from_pointee(LocalAddresses { local: Vec::new(), listeners: Vec::new() }),
+            own: ArcSwap::from_pointee(LocalAddresses { prefixes: Vec::new(), listeners: Vec::new() }),
             writing: Mutex::default(),
             stale: AtomicBool::new(false),
         }
@@ -112,7 +112,7 @@ impl Sources {
         self.stale.store(read.is_none(), Ordering::Relaxed);
         let local = read.or_else(|| self.view.load().local.clone());
         let prefixes = local.as_ref().map(|local| local.prefixes().to_vec()).unwrap_or_default();
-        self.own.store(Arc::new(LocalAddresses { local: prefixes, listeners: listeners.clone() }));
+        self.own.store(Arc::new(LocalAddresses { prefixes, listeners: listeners.clone() }));
         self.view.store(Arc::new(SourcesSnapshot { local, refused: HashSet::new() }));
     }
 

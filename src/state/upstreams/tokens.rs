@@ -209,7 +209,7 @@ mod tests {
 
     fn grant(token: &str, seconds: u64) -> Grant {
         let body = format!(r#"{{"access_token":"{token}","token_type":"bearer","expires_in":{seconds}}}"#);
-        OAuth2::judge(StatusCode::OK, body.as_bytes()).unwrap()
+        OAuth2::parse_response(StatusCode::OK, body.as_bytes()).unwrap()
     }
 
     fn cached(tokens: &Arc<TokenCache>, key: &TokenKey, now: Instant) -> AccessToken {

@@ -217,7 +217,7 @@ fn explain_gives_the_code_that_the_proxy_gives() {
         let loaded = outgate::config::load(&outgate.folder.path("config.toml")).ok().unwrap();
         let now = Timestamp::now();
         let (plan, _) = outgate::policy::compile(&loaded.config, now).ok().unwrap();
-        let own = LocalAddresses { local: vec!["127.0.0.0/8".parse().unwrap()], listeners: vec![outgate.proxy] };
+        let own = LocalAddresses { prefixes: vec!["127.0.0.0/8".parse().unwrap()], listeners: vec![outgate.proxy] };
         let (receiver, proxy) = (format!(":{}", target.port()), format!(":{}", outgate.proxy.port()));
         let ports = ["", ":443", ":80", &receiver, &receiver, &receiver, &proxy];
         for number in 0..REQUESTS {

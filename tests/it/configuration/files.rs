@@ -254,7 +254,7 @@ fn only_the_folder_that_changed_is_read_again_and_compiled() {
     let digests = |config: &Config| names.each_ref().map(|name| tenant(config, name.as_str()).digest);
     let (old, new) = (digests(&before), digests(&next));
     assert!(old[0] == new[0] && old[1] != new[1] && old[2] == new[2]);
-    let after = policy::compile_after(&next, Some(&plan), Timestamp::UNIX_EPOCH).unwrap().0;
+    let after = policy::recompile(&next, Some(&plan), Timestamp::UNIX_EPOCH).unwrap().0;
     let kept = names.each_ref().map(|name| {
         let keys = |plan: &policy::Plan| std::ptr::from_ref(plan.signers["a"].keys_of(Some(name)).unwrap());
         keys(&plan) == keys(&after)
@@ -263,7 +263,7 @@ fn only_the_folder_that_changed_is_read_again_and_compiled() {
 
     // What says how a secret is read makes other keys of the same files.
     folder.write("config.toml", 0o644, text.replace("standard-webhooks", "stripe").as_bytes());
-    let other = policy::compile_after(&again(&next), Some(&plan), Timestamp::UNIX_EPOCH).unwrap().0;
+    let other = policy::recompile(&again(&next), Some(&plan), Timestamp::UNIX_EPOCH).unwrap().0;
     let algorithm = |plan: &policy::Plan| plan.signers["a"].scheme();
     assert_eq!((algorithm(&plan), algorithm(&other)), ("standard-webhooks", "stripe"));
     let keys = |plan: &policy::Plan| std::ptr::from_ref(plan.signers["a"].keys_of(Some(&names[0])).unwrap());

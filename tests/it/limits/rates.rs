@@ -11,7 +11,7 @@ use std::time::Duration;
 use governor::clock::FakeRelativeClock;
 use outgate::config::LimitScope;
 use outgate::names::{ClientName, Host, LimitName, PoolName, RouteName};
-use outgate::policy::limits::{Limit, Quota, headers};
+use outgate::policy::limits::{Limit, Quota, rate_limit_headers};
 use outgate::state::limits::{LimitExceeded, LimitKind, LimitPermit, Limits};
 use proptest::prelude::*;
 
@@ -111,14 +111,14 @@ fn a_burst_passes_then_the_rate() {
     let refused = bench.now(std::slice::from_ref(&limit)).err().unwrap();
     assert_eq!((refused.kind, refused.limit.as_str()), (LimitKind::Rate, "l"));
     assert_eq!(refused.retry_after, Duration::from_millis(500));
-    let [(_, policy), (_, left)] = headers(&refused.statuses).unwrap();
+    let [(_, policy), (_, left)] = rate_limit_headers(&refused.statuses).unwrap();
     assert_eq!((policy.to_str().unwrap(), left.to_str().unwrap()), (r#""l";q=3;w=2"#, r#""l";r=0;t=1"#));
 
     bench.clock.advance(refused.retry_after);
     assert_eq!(bench.pass(&limit), 1);
     bench.clock.advance(HOUR);
     let permit = bench.now(std::slice::from_ref(&limit)).ok().unwrap();
-    let [_, (_, left)] = headers(permit.statuses()).unwrap();
+    let [_, (_, left)] = rate_limit_headers(permit.statuses()).unwrap();
     assert_eq!(left.to_str().unwrap(), r#""l";r=2;t=1"#);
     assert_eq!(bench.pass(&limit), 2);
 }

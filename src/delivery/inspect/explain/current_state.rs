@@ -48,7 +48,7 @@ pub(super) fn explain_current_state(
     let limited = refused(is_concurrency_exhausted, LimitKind::Concurrency)
         .or_else(|| refused(is_rate_exhausted, LimitKind::Rate));
     let (egress, no_egress) = describe_egress(runtime, route, request, needs_source);
-    let circuit = plan.fuse.and_then(|_| describe_circuit(runtime, route, target, request));
+    let circuit = plan.breaker.and_then(|_| describe_circuit(runtime, route, target, request));
     let open = circuit.as_ref().and_then(|(_, open)| *open);
 
     let mut texts: Vec<String> = limits.iter().map(|(limit, usage)| describe_usage(limit, usage)).collect();
@@ -65,7 +65,7 @@ fn is_concurrency_exhausted(limit: &Limit, usage: &LimitUsage) -> bool {
 
 /// Returns whether the limit would refuse a delivery because the next token comes later than the limit lets it wait.
 fn is_rate_exhausted(limit: &Limit, usage: &LimitUsage) -> bool {
-    usage.rate.is_some_and(|rate| rate.remaining == 0 && rate.next > limit.wait)
+    usage.rate.is_some_and(|rate| rate.remaining == 0 && rate.retry_after > limit.wait)
 }
 
 fn describe_usage(limit: &Limit, usage: &LimitUsage) -> String {
@@ -73,7 +73,7 @@ fn describe_usage(limit: &Limit, usage: &LimitUsage) -> String {
     if let (Some(quota), Some(rate)) = (&limit.quota, &usage.rate) {
         parts.push(format!("{} of {} left", rate.remaining, quota.burst));
         if rate.remaining == 0 {
-            parts.push(format!("the next in {:?}", rate.next));
+            parts.push(format!("the next in {:?}", rate.retry_after));
         }
     }
     match usage.max_in_flight {
@@ -100,7 +100,7 @@ fn describe_egress(
     request: &ExplainRequest<'_>,
     is_needed: bool,
 ) -> (String, Option<Code>) {
-    let (view, ranges) = (runtime.sources.view(), route.pool.in_force(request.now));
+    let (view, ranges) = (runtime.sources.view(), route.pool.active_ranges(request.now));
     let (usable, all) = (view.count(&ranges), sources::total(&ranges));
     let text = format!("pool {}: {usable} of {all} addresses usable", route.pool.name());
     match is_needed && usable == 0 {

@@ -119,7 +119,7 @@ fn explain_judgment<'p>(
         let client =
             client.ok_or_else(|| Refusal::new(Code::ClientUnauthenticated, "anonymous clients are not allowed"))?;
         configured = Some(client);
-        Ok(Authenticated { client, proof: None, signed: None }.into())
+        Ok(Authenticated { client, proof: None, signature: None }.into())
     });
     lines.extend(configured.map(|client| ("client", describe_client(client))));
     lines.extend(tenant.filter(|_| decisions.client.is_some()).map(|tenant| ("tenant", tenant.to_string())));
@@ -155,10 +155,10 @@ fn explain_steps(
     if tunnel_mode.is_some_and(|mode| mode != TunnelMode::Passthrough) {
         return Ok(());
     }
-    if route.pool.in_force(now).is_empty() {
+    if route.pool.active_ranges(now).is_empty() {
         return Err(egress::HopError::NoUsableSource.into());
     }
-    let addresses = plan.guard.pinned(&target.host);
+    let addresses = plan.guard.pinned_addresses(&target.host);
     let cleared = addresses.map(|addresses| plan.guard.clear(target, addresses, local)).transpose()?;
     let denied = cleared.as_ref().and_then(ClearedAddresses::would_deny);
     lines.extend(denied.map(|denied| ("guard", format!("{denied} would deny it, but only reports"))));
@@ -192,7 +192,8 @@ fn explain_steps(
 /// Describes a split. `route`: the side that the request takes.
 fn describe_split(split: &Split, route: &Route, tenant: Option<&TenantName>, host: &Host) -> String {
     let (percent, percentile) = (split.percent(), route.split_percentile(tenant, host));
-    let side = if route.is_trial() { "on the other side, with what the split says" } else { "not on the other side" };
+    let side =
+        if route.is_split_variant() { "on the other side, with what the split says" } else { "not on the other side" };
     format!("{percent} %: this tenant and host, at {percentile:.2} % of all, are {side}")
 }
 
@@ -214,8 +215,8 @@ fn describe_trust(trust: &Trust) -> String {
             format!("{}: certificates are verified against {roots}, TLS {version} or newer", trust.name)
         }
     };
-    if trust.own() > 0 && trust.verify == VerifyMode::Full {
-        text.push_str(&format!(", {} trusted individually", pluralize(trust.own(), "certificate")));
+    if trust.directly_trusted_count() > 0 && trust.verify == VerifyMode::Full {
+        text.push_str(&format!(", {} trusted individually", pluralize(trust.directly_trusted_count(), "certificate")));
     }
     if trust.strict && trust.verify == VerifyMode::Full {
         text.push_str(", under the rules of the Web PKI");
@@ -223,9 +224,9 @@ fn describe_trust(trust: &Trust) -> String {
     if !trust.pins.is_empty() {
         text.push_str(&format!(", {}", pluralize(trust.pins.len(), "pinned key")));
     }
-    if trust.lists() > 0 {
+    if trust.crl_count() > 0 {
         let policy = if trust.crl_policy == CrlPolicy::Require { "required" } else { "if they speak of it" };
-        text.push_str(&format!(", {}, {policy}", pluralize(trust.lists(), "revocation list")));
+        text.push_str(&format!(", {}, {policy}", pluralize(trust.crl_count(), "revocation list")));
     }
     if trust.identity.is_some() {
         text.push_str(", and we show a certificate of our own");
@@ -308,7 +309,7 @@ fn describe_egress(
     let pool = &route.pool;
     let (name, select) = (pool.name(), pool.select());
     if let Some(cleared) = cleared {
-        egress::choose(pool, cleared, affinity_hash(tenant, host), 0, now, &|_| true)?;
+        egress::select_hops(pool, cleared, affinity_hash(tenant, host), 0, now, &|_| true)?;
     }
     if select != SelectionPolicy::Sticky {
         let order = if select == SelectionPolicy::Spread { "each in turn" } else { "at random" };
@@ -317,7 +318,7 @@ fn describe_egress(
     let has_family = |source: &IpAddr| {
         cleared.is_none_or(|to| to.addresses().iter().any(|address| address.is_ipv6() == source.is_ipv6()))
     };
-    let sources = pool.sticky(affinity_hash(tenant, host), now).filter(has_family);
+    let sources = pool.sticky_sources(affinity_hash(tenant, host), now).filter(has_family);
     let sources: Vec<_> = sources.map(|source| source.to_string()).collect();
     Ok(format!("pool {name}, always {} for this tenant and host while it is usable", sources.join(" or ")))
 }

@@ -21,7 +21,7 @@ pub(super) fn explain_match<'p>(
     let candidates = plan.routes.candidates(client, tenant, &request_target.host, request_target.path());
     let first = candidates.first().map(|(_, found)| found.route);
     let written = match request.is_tunnel() {
-        true => plan.routes.choose_for_tunnel(client, tenant, request_target.authority()).map(|(written, _)| written),
+        true => plan.routes.select_for_tunnel(client, tenant, request_target.authority()).map(|(written, _)| written),
         false => first,
     };
     let written = written.unwrap_or(chosen);

@@ -43,14 +43,14 @@ fn fields(list: &[(&str, &str)]) -> HeaderMap {
 }
 
 #[test]
-fn published_signatures_verify_over_their_bases() {
+fn message_signature_verifies_published_signatures() {
     let vectors = vectors();
     for vector in vectors["signatures"].as_array().unwrap() {
         let text = |key: &str| vector[key].as_str().unwrap();
         let der = BASE64_STANDARD.decode(vectors["keys"][text("keyid")].as_str().unwrap()).unwrap();
-        let (key, by) = (VerifyingKey::parse(&der).unwrap(), algorithms(text("alg")).unwrap());
+        let (key, by) = (VerifyingKey::parse(&der).unwrap(), algorithms_of(text("alg")).unwrap());
         let signature = HeaderValue::from_str(text("signature")).unwrap();
-        let signature = members::of(&signature).unwrap()[0].bytes().unwrap();
+        let signature = members::parse_line(&signature).unwrap()[0].bytes().unwrap();
         let base = text("signature_base");
         assert!(key.verify(by, base.as_bytes(), &signature).is_some(), "{}", text("name"));
         assert!(key.verify(by, &base.as_bytes()[1..], &signature).is_none(), "{}", text("name"));
@@ -58,7 +58,7 @@ fn published_signatures_verify_over_their_bases() {
 }
 
 #[test]
-fn published_bases_are_built_anew() {
+fn message_signature_rebuilds_published_bases() {
     let vectors = vectors();
     let request = &vectors["request"];
     let headers: Vec<(&str, &str)> = request["headers"]
@@ -74,24 +74,25 @@ fn published_bases_are_built_anew() {
     for name in ["B.2.1 minimal", "B.2.3 full", "B.2.6 ed25519"] {
         let vector = vectors["signatures"].as_array().unwrap().iter().find(|vector| vector["name"] == name).unwrap();
         let input = HeaderValue::from_str(vector["signature_input"].as_str().unwrap()).unwrap();
-        let member = &members::of(&input).unwrap()[0];
+        let member = &members::parse_line(&input).unwrap()[0];
         let parsed: Dictionary = Parser::new(member.text).parse().unwrap();
         let Some(ListEntry::InnerList(list)) = parsed.get(member.label) else { panic!("{name}") };
-        let ours = read(member, list, vec![]).unwrap();
-        let base = message::base(ours.covered.iter().map(String::as_str), ours.params, &sent).unwrap();
+        let signature = parse_member(member, list, vec![]).unwrap();
+        let base =
+            message::signature_base(signature.covered.iter().map(String::as_str), signature.params, &sent).unwrap();
         assert_eq!(base, vector["signature_base"].as_str().unwrap(), "{name}");
     }
 }
 
 #[test]
-fn published_digests_are_kept() {
+fn message_signature_accepts_published_content_digests() {
     for vector in vectors()["digests"].as_array().unwrap() {
         let (body, expected) = (vector["body"].as_str().unwrap(), vector["expected"].as_str().unwrap());
         let fields = fields(&[("content-digest", expected)]);
         let sent = SignableRequest { method: &Method::POST, target: "/", fields: &fields, has_body: true };
-        let pledge = compile_body_check(&["content-digest".into()], &sent).unwrap().unwrap();
-        assert_eq!(pledge.verify(body.as_bytes()), Ok(()), "{expected}");
-        assert!(pledge.verify(format!("{body} ").as_bytes()).is_err(), "{expected}");
+        let body_check = compile_body_check(&["content-digest".into()], &sent).unwrap().unwrap();
+        assert_eq!(body_check.verify(body.as_bytes()), Ok(()), "{expected}");
+        assert!(body_check.verify(format!("{body} ").as_bytes()).is_err(), "{expected}");
     }
 }
 
@@ -154,18 +155,18 @@ impl Bench {
     }
 
     fn judge_fields(&self, case: &Case<'_>, fields: &HeaderMap) -> Result<String, AuthnError> {
-        let Some(ours) = ours(fields)? else { return Ok("none".into()) };
+        let Some(signature) = find_outgate_signature(fields)? else { return Ok("none".into()) };
         let sent = SignableRequest { method: &Method::POST, target: case.target, fields, has_body: case.has_body };
-        let (client, signed) = verify(&self.clients, &ours, &sent, NOW)?;
+        let (client, signed) = verify(&self.clients, &signature, &sent, NOW)?;
         if let Some(pledge) = signed.body_check {
             pledge.verify(BODY.as_bytes())?;
         }
-        Ok(format!("{} until {}", client.name(), signed.once.until - NOW))
+        Ok(format!("{} until {}", client.name(), signed.replay_token.valid_until - NOW))
     }
 }
 
 #[test]
-fn what_is_signed_is_let_through() {
+fn message_signature_accepts_a_covering_signature() {
     let bench = Bench::new();
     let all = r#""@method" "@scheme" "@authority" "@path" "@query" "content-digest""#;
     let form = r#""@method" "@request-target" "@authority" "@path" "@query" "content-digest""#;
@@ -192,7 +193,7 @@ fn what_is_signed_is_let_through() {
 }
 
 #[test]
-fn params_that_are_not_taken() {
+fn message_signature_refuses_bad_parameters() {
     let bench = Bench::new();
     let created = "created=1735689900";
     let rest = r#"keyid="billing";tag="outgate""#;
@@ -231,7 +232,7 @@ fn params_that_are_not_taken() {
 }
 
 #[test]
-fn too_little_or_something_strange_is_covered() {
+fn message_signature_refuses_insufficient_or_unsupported_coverage() {
     let bench = Bench::new();
     let parts = "it covers neither @target-uri nor all of @authority, @path and @query";
     let params = "a component has parameters: none of sf, key, bs, req, tr, name is supported";
@@ -263,13 +264,13 @@ fn too_little_or_something_strange_is_covered() {
 }
 
 #[test]
-fn a_covered_field_that_connection_names_is_refused() {
+fn message_signature_refuses_a_covered_field_named_by_connection() {
     let bench = Bench::new();
     let covered = r#""@method" "@target-uri" "content-digest" "x-event""#;
     for (connection, expected) in [
-        ("X-Event", Err(AuthnError::Signature(REMOVED))),
-        ("close ,\tx-event", Err(AuthnError::Signature(REMOVED))),
-        ("content-digest", Err(AuthnError::Signature(REMOVED))),
+        ("X-Event", Err(AuthnError::Signature(REMOVED_BY_CONNECTION))),
+        ("close ,\tx-event", Err(AuthnError::Signature(REMOVED_BY_CONNECTION))),
+        ("content-digest", Err(AuthnError::Signature(REMOVED_BY_CONNECTION))),
         ("close, x-other", Ok("billing until 300".to_owned())),
     ] {
         let fields = vec![("content-digest", DIGEST), ("x-event", "paid"), ("connection", connection)];
@@ -290,7 +291,7 @@ fn a_covered_field_of_one_hop_is_refused() {
 }
 
 #[test]
-fn digests_must_be_there_and_right() {
+fn message_signature_requires_a_matching_content_digest() {
     let bench = Bench::new();
     let form = "Content-Digest is malformed, or has neither sha-256 nor sha-512";
     let wrong = "the body is not that of Content-Digest";
@@ -315,7 +316,7 @@ fn digests_must_be_there_and_right() {
 }
 
 #[test]
-fn what_was_changed_on_the_way_is_seen() {
+fn message_signature_detects_changed_requests() {
     let bench = Bench::new();
     let case = Case::default();
     let good = bench.signed(&case);
@@ -350,7 +351,7 @@ fn what_was_changed_on_the_way_is_seen() {
 }
 
 #[test]
-fn our_member_is_taken_out_and_the_others_stay_byte_for_byte() {
+fn message_signature_removal_keeps_other_members_byte_for_byte() {
     let theirs = r#"a=("date"  "x,y");k="\"outgate", b;c=2"#;
     let mut fields = fields(&[
         ("signature-input", theirs),
@@ -359,14 +360,14 @@ fn our_member_is_taken_out_and_the_others_stay_byte_for_byte() {
         ("signature", "mine=:CC==:"),
         ("signature", "y=:DD==:"),
     ]);
-    take_out(&mut fields);
+    remove_outgate_signature(&mut fields);
     let lines = |name: &HeaderName| fields.get_all(name).iter().map(|line| line.to_str().unwrap()).collect::<Vec<_>>();
     assert_eq!(lines(&SIGNATURE_INPUT), [theirs, r#"x=("date");created=1, y=()"#]);
     assert_eq!(lines(&SIGNATURE), ["a=:AA==:,  x=:BB==:", "y=:DD==:"]);
     // What is not for us may be what it likes.
     let mut strange = self::fields(&[("signature", r#"keyId="x",algorithm="hs2019""#), ("signature-input", "!")]);
     let before = strange.clone();
-    take_out(&mut strange);
+    remove_outgate_signature(&mut strange);
     assert_eq!(strange, before);
-    assert!(ours(&strange).unwrap().is_none());
+    assert!(find_outgate_signature(&strange).unwrap().is_none());
 }

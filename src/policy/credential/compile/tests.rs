@@ -12,7 +12,7 @@ fn secret(text: &str) -> Located<Secret> {
     at(9, Secret::new(text.as_bytes().to_vec()))
 }
 
-fn one(scheme: Authentication) -> Result<Arc<Credential>, Vec<String>> {
+fn compile_one(scheme: Authentication) -> Result<Arc<Credential>, Vec<String>> {
     let mut config = config();
     config.credentials.insert(CredentialName::new("acme"), at(8, config::Credential { scheme, plaintext: false }));
     let mut problems = vec![];
@@ -21,7 +21,7 @@ fn one(scheme: Authentication) -> Result<Arc<Credential>, Vec<String>> {
 }
 
 fn value(credential: &Credential) -> (&str, String) {
-    let CredentialValue::Static(value) = &credential.proof else { panic!("a token") };
+    let CredentialValue::Static(value) = &credential.value else { panic!("a token") };
     assert!(value.is_sensitive());
     (credential.header.as_str(), value.to_str().unwrap().to_owned())
 }
@@ -48,15 +48,15 @@ fn oauth2(change: impl FnOnce(&mut config::OAuth2)) -> Authentication {
     Authentication::OAuth2(Box::new(written))
 }
 
-fn fetched(credential: &Credential) -> &OAuth2 {
-    match &credential.proof {
+fn oauth2_of(credential: &Credential) -> &OAuth2 {
+    match &credential.value {
         CredentialValue::OAuth2(oauth2) => oauth2,
         CredentialValue::Static(_) => panic!("no token"),
     }
 }
 
 #[test]
-fn headers() {
+fn credential_headers_have_the_value_of_their_scheme() {
     for (scheme, expected) in [
         // RFC 7617 §2.
         (basic("Aladdin", "open sesame"), ("authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")),
@@ -65,14 +65,14 @@ fn headers() {
         (header("X-Api-Key", "k 1"), ("x-api-key", "k 1")),
         (header("Authorization", "ApiKey k"), ("authorization", "ApiKey k")),
     ] {
-        let credential = one(scheme).unwrap();
+        let credential = compile_one(scheme).unwrap();
         let (name, value) = value(&credential);
         assert_eq!((name, value.as_str()), expected);
     }
 }
 
 #[test]
-fn problems() {
+fn credentials_compile_reports_each_problem() {
     let no_endpoint = |why: &str| format!("no token endpoint: {why}");
     let url = |text: &'static str| oauth2(|o| o.token_url.value = text.into());
     let named = |name: &'static str| oauth2(|o| o.parameters = vec![(at(1, name.into()), at(2, "x".into()))]);
@@ -105,19 +105,19 @@ fn problems() {
         (named("scope"), "the parameter scope is said elsewhere".into()),
         (named(""), "a parameter without a name".into()),
     ] {
-        assert_eq!(one(scheme).err(), Some(vec![expected]));
+        assert_eq!(compile_one(scheme).err(), Some(vec![expected]));
     }
 }
 
 #[test]
-fn a_token_endpoint_is_asked_as_the_grant_has_it() {
-    let credential = one(oauth2(|o| {
+fn token_request_follows_the_client_credentials_grant() {
+    let credential = compile_one(oauth2(|o| {
         o.scopes = vec![at(1, "a".into()), at(2, "b:c".into())];
         o.audience = Some(at(3, "https://api.example/?x".into()));
         o.parameters = vec![(at(4, "resource".into()), at(5, "ü &".into()))];
     }))
     .unwrap();
-    let request = fetched(&credential).request();
+    let request = oauth2_of(&credential).request();
     assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "/token?x=1"));
     // RFC 6749 §2.3.1.
     assert_eq!(request.headers()[header::AUTHORIZATION], "Basic czZCaGRSa3F0Mzo3RmpmcDBaQnIxS3REUmJuZlZkbUl3");
@@ -129,7 +129,7 @@ fn a_token_endpoint_is_asked_as_the_grant_has_it() {
 
 /// Names and secrets are form-encoded before they become Basic's; a plain base64 of the two is what many get wrong.
 #[test]
-fn the_client_proves_itself_in_a_header_or_in_the_body() {
+fn token_request_authenticates_in_a_header_or_in_the_body() {
     let odd = |auth| {
         oauth2(move |o| {
             o.client_id.value = "a:b c".into();
@@ -137,20 +137,20 @@ fn the_client_proves_itself_in_a_header_or_in_the_body() {
             o.client_auth = auth;
         })
     };
-    let (header, body) = (one(odd(ClientAuth::Basic)).unwrap(), one(odd(ClientAuth::Body)).unwrap());
-    let header = fetched(&header).request();
+    let (header, body) = (compile_one(odd(ClientAuth::Basic)).unwrap(), compile_one(odd(ClientAuth::Body)).unwrap());
+    let header = oauth2_of(&header).request();
     let value = header.headers()[header::AUTHORIZATION].to_str().unwrap().strip_prefix("Basic ").unwrap();
     let decoded = BASE64_STANDARD.decode(value).unwrap();
     assert_eq!(String::from_utf8(decoded).unwrap(), "a%3Ab+c:p%2B%2F%25%3D%C3%A9");
     assert_eq!(header.body(), b"grant_type=client_credentials".as_slice());
-    let body = fetched(&body).request();
+    let body = oauth2_of(&body).request();
     assert!(!body.headers().contains_key(header::AUTHORIZATION));
     let expected = "grant_type=client_credentials&client_id=a%3Ab+c&client_secret=p%2B%2F%25%3D%C3%A9";
     assert_eq!(body.body(), expected.as_bytes());
 }
 
 #[test]
-fn an_endpoint_that_the_guard_refuses_is_a_problem() {
+fn token_endpoint_refused_by_the_guard_is_a_problem() {
     for (url, is_refused) in [
         ("https://login.acme.com/", false),
         ("https://login.acme.com:8443/", false),
@@ -164,15 +164,15 @@ fn an_endpoint_that_the_guard_refuses_is_a_problem() {
         config.credentials.insert(CredentialName::new("acme"), at(8, config::Credential { scheme, plaintext: false }));
         let (mut problems, guard) = (vec![], Guard::compile(&config, &mut vec![]));
         let credentials = compile(&config, &mut problems);
-        check_reach(&config, &credentials, &guard, &mut problems);
+        check_guard(&config, &credentials, &guard, &mut problems);
         let expected = is_refused.then_some("the guard lets nothing reach this token endpoint".to_owned());
         assert_eq!(messages(&problems), Vec::from_iter(expected), "{url}");
     }
 }
 
 #[test]
-fn what_is_said_is_what_a_token_belongs_to() {
-    let print = |change: fn(&mut config::OAuth2)| fetched(&one(oauth2(change)).unwrap()).fingerprint;
+fn token_fingerprint_covers_everything_sent_to_the_endpoint() {
+    let fingerprint = |change: fn(&mut config::OAuth2)| oauth2_of(&compile_one(oauth2(change)).unwrap()).fingerprint;
     let changes: [fn(&mut config::OAuth2); 6] = [
         |_| {},
         |o| o.client_secret = secret("other"),
@@ -181,7 +181,7 @@ fn what_is_said_is_what_a_token_belongs_to() {
         |o| o.scopes = vec![at(1, "a".into())],
         |o| o.token_url.value = "https://login.example:8443/token?x=1".into(),
     ];
-    let prints: BTreeSet<_> = changes.into_iter().map(print).collect();
-    assert_eq!(prints.len(), changes.len());
-    assert_eq!(print(|_| {}), print(|o| o.token_url.value = "https://LOGIN.example:443/token?x=1".into()));
+    let fingerprints: BTreeSet<_> = changes.into_iter().map(fingerprint).collect();
+    assert_eq!(fingerprints.len(), changes.len());
+    assert_eq!(fingerprint(|_| {}), fingerprint(|o| o.token_url.value = "https://LOGIN.example:443/token?x=1".into()));
 }

@@ -69,7 +69,7 @@ impl UpstreamSuccess {
 
 impl BreakerKey {
     pub fn of(route: &Route, target: &Target, client: &ClientName, tenant: Option<&TenantName>) -> Self {
-        let trial = route.is_trial().then(|| route.name.clone());
+        let trial = route.is_split_variant().then(|| route.name.clone());
         let times = &route.timeouts;
         Self {
             upstream: Upstream { target: target.clone(), pool: route.pool.name().clone(), trial },

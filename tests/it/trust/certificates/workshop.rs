@@ -298,7 +298,7 @@ impl Case {
         let trust = &plan.trusts[&TrustName::new("t")];
         let shown: Vec<CertificateDer<'_>> = self.shown.iter().map(|der| der.as_slice().into()).collect();
         let (leaf, intermediates) = shown.split_first().unwrap();
-        trust.judge(leaf, intermediates, &self.name(), self.time()).err()
+        trust.verify(leaf, intermediates, &self.name(), self.time()).err()
     }
 
     /// The configuration that has its roots and lists; the error is what `outgate check` would say.
