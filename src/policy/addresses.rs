@@ -1,9 +1,9 @@
-//! The special-purpose address registries, and the IPv4 addresses that hide inside IPv6 addresses.
+//! The special-purpose address registries, and the IPv4 addresses that are embedded in IPv6 addresses.
 //! Which addresses are not the public Internet?
 //!
-//! Every row of the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890), revision of 2025-10-09, also those
-//! that are globally reachable, since none of them serves webhooks. Multicast and the deprecated forms of IPv6 are in
-//! other registries and marked so. Of IPv6, only Global Unicast `2000::/3` is public.
+//! The table holds every row of the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890), revision of
+//! 2025-10-09. It includes the globally reachable rows, since none of them serves webhooks. Multicast and deprecated
+//! IPv6 forms come from other registries and are marked so. In IPv6, only Global Unicast `2000::/3` is public.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,14 +12,14 @@ use std::sync::LazyLock;
 
 use ipnet::{IpNet, Ipv6Net};
 
-/// A range that is not the public Internet.
+/// An address range that is not part of the public Internet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SpecialRange {
     pub cidr: IpNet,
     pub name: &'static str,
-    /// The RFC that says so.
+    /// The RFC that defines the range.
     pub reference: &'static str,
-    /// Where a cloud tells a machine its credentials.
+    /// Whether a cloud provider serves instance credentials or other metadata from this range.
     pub is_metadata: bool,
 }
 
@@ -33,14 +33,15 @@ impl fmt::Display for SpecialRange {
     }
 }
 
-/// Why an address is not the public Internet, judged also by the IPv4 addresses inside it; `None`: it is public.
+/// Returns the special range of an address or of an IPv4 address embedded in it. `None` means that the address is
+/// public.
 pub fn special_range(ip: IpAddr) -> Option<&'static SpecialRange> {
     let inner = || embedded_ipv4(ip).filter_map(|inner| registered_range(inner.address.into()));
-    // Metadata first: it is the one finding that no configuration lifts.
+    // Metadata comes first, since no configuration can allow it.
     inner().find(|range| range.is_metadata).or_else(|| registered_range(ip)).or_else(|| inner().next())
 }
 
-/// Why an address is not the public Internet, judged as it stands, without looking inside it.
+/// Returns the special range of an address itself, without its embedded IPv4 addresses.
 pub fn registered_range(ip: IpAddr) -> Option<&'static SpecialRange> {
     match ip {
         IpAddr::V4(ip) => find_range(&TABLE.v4, ip.to_bits()),
@@ -49,7 +50,7 @@ pub fn registered_range(ip: IpAddr) -> Option<&'static SpecialRange> {
     }
 }
 
-/// Every range that is not public.
+/// Returns every special range of both families.
 pub fn special_ranges() -> impl Iterator<Item = &'static SpecialRange> {
     TABLE.v4.iter().map(|(_, row)| row).chain(TABLE.v6.iter().map(|(_, row)| row))
 }
@@ -61,21 +62,21 @@ fn find_range<T: PartialOrd>(
     rows.iter().find(|(range, _)| range.contains(&bits)).map(|(_, special)| special)
 }
 
-/// Whether two ranges have an address in common.
+/// Returns whether two ranges have an address in common.
 pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// An IPv4 address inside an IPv6 address: where a translator, a tunnel or the kernel may take it.
+/// An IPv4 address embedded in an IPv6 address. A translator, a tunnel or the kernel may send to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmbeddedIpv4 {
     pub address: Ipv4Addr,
-    /// For a translation prefix of the operator's own, the prefix length it would have (RFC 6052 §2.2): the same
-    /// address means something else under each.
+    /// The prefix length that an operator's translation prefix would need for this layout (RFC 6052 §2.2). The same
+    /// address embeds another IPv4 address for each length.
     pub translation: Option<u8>,
 }
 
-/// The IPv4 addresses that an IPv6 address may stand for.
+/// Returns the IPv4 addresses that an IPv6 address may embed.
 pub fn embedded_ipv4(ip: IpAddr) -> impl Iterator<Item = EmbeddedIpv4> {
     let mut found = [None; 5];
     if let IpAddr::V6(ip) = ip {
@@ -86,7 +87,7 @@ pub fn embedded_ipv4(ip: IpAddr) -> impl Iterator<Item = EmbeddedIpv4> {
     found.into_iter().flatten()
 }
 
-/// Tells each IPv4 address in the IPv6 address `bits`, at its own index.
+/// Calls `emit` with each IPv4 address in the IPv6 address `bits`. Each layout has its own index.
 fn extract_ipv4(bits: u128, mut emit: impl FnMut(usize, Option<u8>, u32)) {
     let low = bits as u32;
     match (bits >> 32, bits >> 80, bits >> 96, bits >> 112) {
@@ -113,7 +114,7 @@ fn extract_ipv4(bits: u128, mut emit: impl FnMut(usize, Option<u8>, u32)) {
         (_, _, _, 0x2002) => emit(0, None, (bits >> 80) as u32),
         _ => {}
     }
-    // ISATAP (RFC 5214 §6.1) is told by its interface identifier, under any prefix.
+    // ISATAP (RFC 5214 §6.1) is recognised by its interface identifier, under any prefix.
     if matches!((bits >> 32) as u32, 0x0000_5efe | 0x0200_5efe) {
         emit(4, None, low);
     }
@@ -121,7 +122,7 @@ fn extract_ipv4(bits: u128, mut emit: impl FnMut(usize, Option<u8>, u32)) {
 
 static TABLE: LazyLock<SpecialRangeTable> = LazyLock::new(SpecialRangeTable::new);
 
-/// The rows as numbers, metadata first and then the most specific first, so that the first hit is the answer.
+/// The special ranges as numbers, metadata first and then the most specific first. So the first match is the answer.
 struct SpecialRangeTable {
     v4: Vec<(RangeInclusive<u32>, SpecialRange)>,
     v6: Vec<(RangeInclusive<u128>, SpecialRange)>,
@@ -163,7 +164,7 @@ static NOT_GLOBAL_UNICAST: SpecialRange = SpecialRange {
     is_metadata: false,
 };
 
-/// The two IANA registries, in their order.
+/// The rows of the two IANA registries, in their order.
 const IANA_RANGES: &[(&str, &str, &str)] = &[
     ("0.0.0.0/8", "This network", "RFC 791"),
     ("0.0.0.0/32", "This host on this network", "RFC 1122"),
@@ -218,7 +219,7 @@ const IANA_RANGES: &[(&str, &str, &str)] = &[
     ("fe80::/10", "Link-Local Unicast", "RFC 4291"),
 ];
 
-/// What the two registries leave out.
+/// Special ranges that the two registries do not list.
 const OTHER_RANGES: &[(&str, &str, &str)] = &[
     ("224.0.0.0/4", "Multicast", "RFC 5771"),
     ("::/96", "IPv4-compatible (deprecated)", "RFC 4291"),
@@ -227,7 +228,7 @@ const OTHER_RANGES: &[(&str, &str, &str)] = &[
     ("ff00::/8", "Multicast", "RFC 4291"),
 ];
 
-/// From the clouds' own documentation.
+/// Metadata addresses, from the documentation of each cloud provider.
 const METADATA_RANGES: &[(&str, &str)] = &[
     ("169.254.169.254/32", "AWS, Azure, Google, IBM, Linode, Oracle, DigitalOcean, Hetzner, OpenStack and others"),
     ("fd00:ec2::254/128", "AWS"),
@@ -247,7 +248,7 @@ const METADATA_RANGES: &[(&str, &str)] = &[
     // techdocs.akamai.com/cloud-computing/docs/metadata-service-api
     ("fd00:a9fe:a9fe::1/128", "Linode (Akamai)"),
     ("fe80::a9fe:a9fe/128", "OpenStack and Linode (Akamai)"),
-    // Public addresses, which no registry has.
+    // These are public addresses, which no registry lists.
     ("168.63.129.16/32", "Azure WireServer"),
     ("192.80.8.124/32", "Equinix Metal"),
     ("161.26.0.0/16", "IBM Cloud service endpoints"),
@@ -308,7 +309,7 @@ mod tests {
         }
     }
 
-    /// Every form, around 169.254.169.254: metadata must show through, or an `allow` for the form would reach it.
+    /// Every embedding of 169.254.169.254 must be recognised, or an `allow` entry for the embedding would reach it.
     #[test]
     fn metadata_addresses_are_found_in_every_ipv6_embedding() {
         for text in [

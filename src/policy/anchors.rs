@@ -1,5 +1,6 @@
-//! Certificates that an operator trusts as they stand: authorities, and others that vouch for nobody but themselves.
-//! What does a certificate in `roots` or `client_ca` make its owner?
+//! Trust anchors that an operator configures: certificate authorities, and other certificates that are trusted
+//! directly.
+//! Is a certificate in `roots` or `client_ca` an authority, or is only the certificate itself trusted?
 
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
@@ -10,7 +11,7 @@ use super::signed_der;
 use crate::config::WarningCode;
 use crate::config::{Problem, SourceSpan};
 
-/// What the certificates below an anchor are for.
+/// The purpose of the certificates that an anchor issues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     Servers,
@@ -19,13 +20,13 @@ pub enum Purpose {
 
 #[derive(Default)]
 pub(super) struct Anchors {
-    /// In order, so that of several with one name and key the strictest comes first, wherever it was configured.
+    /// Sorted, so that the strictest of several with one name and key comes first, wherever it was configured.
     anchors: Vec<AnchorInfo>,
-    /// Each is trusted alone, with its own names.
+    /// Certificates that are no authorities. Each is trusted for its own names only.
     directly_trusted: Vec<CertificateDer<'static>>,
 }
 
-/// What a trust anchor (RFC 5280 §6.1.1 (d)) leaves out of the certificate that it was made of.
+/// Fields of a certificate that a trust anchor made from it lacks (RFC 5280 §6.1.1 (d)).
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct AnchorInfo {
     subject: Vec<u8>,
@@ -42,19 +43,20 @@ impl AnchorInfo {
     }
 }
 
-/// Why a certificate may not issue others.
+/// The reason why a certificate may not issue others.
 enum CaViolation {
     /// RFC 5280 §4.2.1.9.
     CaFalse,
     MissingBasicConstraints,
     /// RFC 5280 §4.2.1.3.
     MissingCertSign,
-    /// RFC 5280 §4.2.1.12, as OpenSSL and others hold it against roots, too.
+    /// RFC 5280 §4.2.1.12. OpenSSL and others apply it to roots as well.
     MissingPurpose,
 }
 
 impl Anchors {
-    /// Takes one certificate up: into `store`, or as trusted for itself alone. The error is for people.
+    /// Adds a certificate: an authority to `store`, any other to the directly trusted ones. Returns a warning if the
+    /// certificate is unusual. The error is text for the operator.
     pub(super) fn add(
         &mut self,
         der: &[u8],
@@ -81,7 +83,7 @@ impl Anchors {
         });
         self.anchors.sort_unstable();
         self.anchors.dedup();
-        // Before version 3 a certificate could not say what it is for: the operator's word stands.
+        // A certificate older than version 3 cannot state its purpose, so the operator's configuration decides.
         let is_old = parsed.version() != X509Version::V3;
         Ok(is_old.then(|| {
             "is older than version 3 and does not say whether it is an authority: it counts as one, for every name"
@@ -89,7 +91,8 @@ impl Anchors {
         }))
     }
 
-    /// The same with a warning or a problem at `place`; `what` names the certificate.
+    /// Adds a certificate as [`Self::add`] does and reports a warning or problem at `place`. `label` names the
+    /// certificate.
     pub(super) fn add_at(
         &mut self,
         der: &[u8],
@@ -120,24 +123,24 @@ impl Anchors {
         })
     }
 
-    /// Returns all facts in order, each as its parts: the terms of a trust.
+    /// Returns the fields of all anchors in order, as input of a trust fingerprint.
     pub(super) fn terms(&self) -> Vec<[Option<&[u8]>; 4]> {
         self.anchors.iter().map(AnchorInfo::parts).collect()
     }
 
-    /// Trusted for themselves alone.
+    /// Returns the certificates that are trusted directly, each for its own names only.
     pub(super) fn directly_trusted(&self) -> &[CertificateDer<'static>] {
         &self.directly_trusted
     }
 }
 
-/// Whether a certificate may issue others; one that cannot be read is a problem elsewhere.
+/// Returns whether a certificate may issue others. An unreadable certificate counts as an authority; `add` reports it.
 pub(super) fn is_ca(der: &[u8], purpose: Purpose) -> bool {
     signed_der::parse_certificate(der).is_none_or(|parsed| matches!(ca_violation(&parsed, purpose), Ok(None) | Err(_)))
 }
 
-/// Returns why a certificate may not issue others. The error is an extension that is there twice or cannot be read: it
-/// may hold the restriction that is asked for.
+/// Returns the reason why a certificate may not issue others. The error names a duplicate or unreadable extension,
+/// which may hold the restriction in question.
 fn ca_violation(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option<CaViolation>, String> {
     if parsed.version() != X509Version::V3 {
         return Ok(None);
@@ -160,8 +163,8 @@ fn ca_violation(parsed: &X509Certificate<'_>, purpose: Purpose) -> Result<Option
     Ok((!fits).then_some(CaViolation::MissingPurpose))
 }
 
-/// Returns whether a certificate may be shown itself for this purpose (RFC 5280 §4.2.1.12). webpki does not take
-/// anyExtendedKeyUsage of a server.
+/// Returns whether a peer may present the certificate itself for this purpose (RFC 5280 §4.2.1.12). webpki does not
+/// accept anyExtendedKeyUsage for a server.
 pub(super) fn serves(parsed: &X509Certificate<'_>, purpose: Purpose) -> bool {
     parsed.extended_key_usage().is_ok_and(|purposes| {
         purposes.is_none_or(|purposes| match purpose {

@@ -1,41 +1,42 @@
-//! The circuit of one target: closed while the target responds, open after it has failed too often, half-open while one
-//! delivery probes it.
-//! Is it worth contacting the target now?
+//! The circuit breaker of one target: closed while the target responds, open after too many failures, half-open while
+//! one delivery probes it.
+//! Should a delivery contact the target now?
 //!
-//! A target is a host and port as one pool reaches it: what fails from one pool's addresses may work from another's. Its
-//! circuit opens after so many failures in a row within a time. One response, to any client, begins the count anew, and
-//! failures that arrive together count once. So the path of one client that never responds does not close a shared host.
+//! A target is a host and port as reached from one pool: a failure from one pool's addresses may be a success from
+//! another's. The breaker opens after a number of consecutive failures within a window. One response to any client
+//! resets the count. Failures that arrive together count once. So one client whose path never responds does not open
+//! the breaker of a shared host.
 
 use std::time::{Duration, Instant};
 
 use crate::config;
 
-/// Pauses differ by up to this part, so that circuits that opened together are not tried together.
+/// The divisor of the backoff that bounds its jitter. Jitter keeps breakers that opened together from probing together.
 const JITTER_DIVISOR: u32 = 10;
 
-/// The least time from the first counted failure to the last. One event, such as a restart of the target or the end of a
-/// shared connection, fails many deliveries at once and says no more than one failure.
+/// The minimum time from the first counted failure to the last. One event, such as a restart of the target, fails many
+/// deliveries at once and counts as one failure.
 const FAILURE_SPREAD_MIN: Duration = Duration::from_secs(1);
 
-/// A probe that has no outcome after this time lets another delivery probe. Its client may be slow to send the body, and
-/// the target may have recovered.
+/// The time after which a probe without an outcome lets another delivery probe. Its client may send the body slowly,
+/// and the target may have recovered.
 pub const PROBE_MAX: Duration = Duration::from_secs(1);
 
-/// When a circuit opens, and for how long.
+/// The configuration of a circuit breaker: when it opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerConfig {
-    /// In a row.
+    /// The number of consecutive failures that open the breaker.
     failures: u32,
-    /// All of them within this time.
+    /// The time within which all of these failures occur.
     window: Duration,
-    /// A failure that follows a counted one sooner than this is not counted.
+    /// The minimum time between two counted failures. An earlier failure is not counted.
     failure_spacing: Duration,
     open: Duration,
     open_max: Duration,
 }
 
 impl BreakerConfig {
-    /// `None`: no circuit ever opens.
+    /// Returns `None` if the configuration disables circuit breaking.
     pub fn compile(config: &config::Circuit) -> Option<Self> {
         let config::Circuit { failures, window, open, open_max } = *config;
         let spacing = FAILURE_SPREAD_MIN.min(window / 2) / failures.saturating_sub(1).max(1);
@@ -48,7 +49,7 @@ impl BreakerConfig {
         })
     }
 
-    /// What follows on `pauses` that were for nothing; `dice` is any number.
+    /// Returns the backoff after a number of failed probes. `jitter` is any number.
     fn backoff(&self, failed_probes: u32, dice: u64) -> Duration {
         let exponential = self.open.saturating_mul(1_u32.checked_shl(failed_probes).unwrap_or(u32::MAX));
         let capped = exponential.min(self.open_max);
@@ -56,7 +57,7 @@ impl BreakerConfig {
     }
 }
 
-/// The recent failures of a target. A target without failures needs no circuit.
+/// The recent failures of one target. A target without failures needs no breaker.
 #[derive(Debug)]
 pub struct CircuitBreaker {
     state: BreakerState,
@@ -64,42 +65,43 @@ pub struct CircuitBreaker {
 
 #[derive(Debug)]
 enum BreakerState {
-    /// Counted failures in a row; when the first of them was, and the last.
+    /// The number of consecutive counted failures, and the times of the first and the last.
     Closed { failures: u32, first: Instant, last: Instant },
     Open {
         since: Instant,
-        /// When it opened, or a probe failed, for the last time.
+        /// The time at which the breaker opened or, later, at which the last probe failed.
         failed: Instant,
         until: Instant,
-        /// Pauses so far, this one not counted.
+        /// The number of failed probes so far.
         failed_probes: u32,
-        /// When the newest probe that has no outcome began.
+        /// The start of the newest probe without an outcome.
         probe: Option<Instant>,
     },
 }
 
-/// A delivery's leave to go on.
+/// The permit of a delivery to contact the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerPermit {
-    /// One of many.
+    /// The breaker is closed.
     Normal,
-    /// The one that probes a target whose circuit is open.
+    /// The breaker is half-open, and this delivery is its probe.
     Probe,
 }
 
-/// No leave before this time has passed.
+/// The breaker refuses the delivery until this time has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerOpen {
     pub retry_after: Duration,
 }
 
 impl CircuitBreaker {
-    /// Before the first failure.
+    /// Creates a closed breaker without failures.
     pub fn new(now: Instant) -> Self {
         Self { state: BreakerState::Closed { failures: 0, first: now, last: now } }
     }
 
-    /// Whether a delivery may go on, and as what. Takes nothing: a delivery asks this before anything is spent on it.
+    /// Returns the permit that a delivery would get now. Takes no probe, so a delivery can call this before it spends
+    /// anything.
     pub fn check(&self, now: Instant) -> Result<BreakerPermit, BreakerOpen> {
         match self.state {
             BreakerState::Closed { .. } => Ok(BreakerPermit::Normal),
@@ -111,7 +113,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// The same for a delivery that contacts the target now. The probe is taken.
+    /// Acquires a permit for a delivery that contacts the target now. A probe permit excludes other probes.
     pub fn acquire(&mut self, now: Instant) -> Result<BreakerPermit, BreakerOpen> {
         let permit = self.check(now)?;
         if let (BreakerPermit::Probe, BreakerState::Open { probe, .. }) = (permit, &mut self.state) {
@@ -120,7 +122,7 @@ impl CircuitBreaker {
         Ok(permit)
     }
 
-    /// Counts the failure of an attempt that began at `began`. Returns whether this has opened the circuit.
+    /// Counts the failure of an attempt that began at `began`. Returns whether this failure opened the breaker.
     pub fn observe_failure(
         &mut self,
         permit: BreakerPermit,
@@ -146,7 +148,8 @@ impl CircuitBreaker {
                 true
             }
             BreakerState::Open { failed, until, failed_probes: pauses, probe, .. } => {
-                // What began before the last failure says nothing new: the circuit opened since, or another probe failed.
+                // An attempt that began before the last failure adds no information: the breaker opened since, or
+                // another probe failed.
                 if permit == BreakerPermit::Probe && began > *failed {
                     *pauses += 1;
                     (*failed, *until, *probe) = (now, now + config.backoff(*pauses, jitter), None);
@@ -156,7 +159,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// The probe that began at this time has ended, and nothing is known of the target: another delivery may probe.
+    /// Releases the probe that began at this time without an outcome, so that another delivery may probe.
     pub fn release(&mut self, began: Instant) {
         if let BreakerState::Open { probe, .. } = &mut self.state
             && *probe == Some(began)
@@ -165,7 +168,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Since when, and until when nobody may try.
+    /// Returns when the breaker opened and until when it refuses deliveries. `None` if it is closed.
     pub fn open_period(&self) -> Option<(Instant, Instant)> {
         match self.state {
             BreakerState::Open { since, until, .. } => Some((since, until)),
@@ -173,8 +176,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// Whether to forget it changes nothing. An open circuit that no delivery comes to probe goes with its longest pause:
-    /// the next delivery is one, and its failure counts like the first.
+    /// Returns whether the breaker can be dropped without effect. An open breaker without a probe is dropped after its
+    /// longest backoff; the next delivery then counts as the first.
     pub fn is_idle(&self, config: &BreakerConfig, now: Instant) -> bool {
         match self.state {
             BreakerState::Closed { first, .. } => now.saturating_duration_since(first) > config.window,
@@ -202,7 +205,7 @@ mod tests {
         circuit.observe_failure(BreakerPermit::Normal, now, &breaker_config(), now, 0)
     }
 
-    /// A circuit that opened at the moment it gives.
+    /// Returns an open breaker and the time at which it opened.
     fn opened_breaker() -> (CircuitBreaker, Instant) {
         let start = Instant::now();
         let mut circuit = CircuitBreaker::new(start);
@@ -229,11 +232,11 @@ mod tests {
         assert!((0..100).all(|failure| !observe_normal_failure(&mut circuit, start + failure * burst)));
         assert!((0..100).all(|failure| !observe_normal_failure(&mut circuit, start + SECOND / 2 + failure * burst)));
         assert!(observe_normal_failure(&mut circuit, start + SECOND), "three events, a second apart");
-        // One failure opens it where the operator has said so.
+        // One failure opens the breaker if the operator configures so.
         let config = config::Circuit { failures: 1, window: SECOND, open: SECOND, open_max: SECOND };
         let breaker_config = BreakerConfig::compile(&config).unwrap();
         assert!(CircuitBreaker::new(start).observe_failure(BreakerPermit::Normal, start, &breaker_config, start, 0));
-        // A short window has room for all of the failures.
+        // A short window still fits all of the failures.
         let config = config::Circuit { failures: 10, window: SECOND / 10, open: SECOND, open_max: SECOND };
         let breaker_config = BreakerConfig::compile(&config).unwrap();
         let mut circuit = CircuitBreaker::new(start);
@@ -278,7 +281,7 @@ mod tests {
         assert_eq!(circuit.acquire(second), Ok(BreakerPermit::Probe), "the first has had its time");
         circuit.release(first);
         assert!(circuit.acquire(second).is_err(), "the second goes on");
-        // Of two probes that fail, one doubles the pause.
+        // Of two failed probes, only one doubles the backoff.
         let failed = second + SECOND / 10;
         for began in [first, second] {
             circuit.observe_failure(BreakerPermit::Probe, began, &breaker_config(), failed, 0);

@@ -1,5 +1,5 @@
-//! A certificate of our own and its key.
-//! Do the two belong together, and can we sign with them?
+//! The certificate chain and private key that outgate presents.
+//! Do the key and the certificate match, and is the key usable for signing?
 
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::{Located, PemFile, Problem, Secret};
 
-/// `None`: there is a problem.
+/// Loads a certificate chain with its private key. Returns `None` after it reported a problem.
 pub(super) fn load_certified_key(
     certificate: &Located<PemFile>,
     key: &Located<Secret>,

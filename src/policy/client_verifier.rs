@@ -1,5 +1,5 @@
-//! The judgement of a client's certificate, as rustls asks for it and as it is made again on an open connection.
-//! Does this chain lead to an authority that the listener believes, and is nothing of it revoked?
+//! The verification of client certificates, in the handshake and again on an open connection.
+//! Does this chain lead to an authority that the listener trusts, and is no certificate of it revoked?
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -21,7 +21,7 @@ pub(super) struct ClientCertificateVerifier {
     pub(super) anchors: Anchors,
     pub(super) crls: Vec<Crl>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
-    /// Whose certificates a client is asked for.
+    /// The names of the authorities that the CertificateRequest lists.
     pub(super) hints: Vec<DistinguishedName>,
 }
 
@@ -40,7 +40,7 @@ impl ClientCertificateVerifier {
     ) -> Result<(), CertificateError> {
         let parsed = EndEntityCert::try_from(leaf).map_err(to_certificate_error)?;
         match self.verify_chain(&parsed, others, now) {
-            // Trust in the certificate itself is older than its revocation.
+            // A revocation overrides direct trust, which is older.
             Err(CertificateError::Revoked) => Err(CertificateError::Revoked),
             Err(_) if self.anchors.directly_trusted().contains(leaf) => self.verify_directly_trusted(leaf, now),
             judged => judged,
@@ -53,7 +53,7 @@ impl ClientCertificateVerifier {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), CertificateError> {
-        // webpki tries other paths when a rule refuses one, and its error cannot hold the reason.
+        // webpki tries other paths when this callback rejects one, and its error cannot carry the reason.
         let refused = OnceCell::new();
         let rules = |path: &VerifiedPath<'_>| {
             self.verify_path(path, now).map_err(|error| {
@@ -68,7 +68,7 @@ impl ClientCertificateVerifier {
         }
     }
 
-    /// Judges a path that webpki has verified up to an authority.
+    /// Checks the rules that webpki leaves out on a path that webpki verified.
     fn verify_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
         self.check_revocation(path, now)?;
         for intermediate in path.intermediate_certificates().map(|certificate| certificate.der()) {
@@ -80,7 +80,7 @@ impl ClientCertificateVerifier {
         Ok(())
     }
 
-    /// A list that is out of date still counts here; a missing one does not let pass.
+    /// Checks the path against the revocation lists. An outdated list still counts; a missing list is an error.
     fn check_revocation(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), CertificateError> {
         if self.crls.is_empty() {
             return Ok(());
@@ -94,7 +94,8 @@ impl ClientCertificateVerifier {
         })
     }
 
-    /// A certificate that is trusted for itself alone: its holder proves its key, and nobody vouches for it.
+    /// Verifies a directly trusted certificate by its own dates and uses. The handshake has proven possession of its
+    /// key.
     fn verify_directly_trusted(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
         let parsed = signed_der::parse_certificate(leaf).ok_or(CertificateError::BadEncoding)?;
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
@@ -110,7 +111,7 @@ impl ClientCertificateVerifier {
     }
 }
 
-/// In rustls's words: from these it makes the alert that the client hears.
+/// Converts a webpki error to the rustls error that selects the TLS alert.
 fn to_certificate_error(error: Error) -> CertificateError {
     match error {
         Error::CertExpired { .. } => CertificateError::Expired,
@@ -124,7 +125,7 @@ fn to_certificate_error(error: Error) -> CertificateError {
 }
 
 impl ClientCertVerifier for ClientCertificateVerifier {
-    /// A certificate is one proof among others: which are asked for is the client's own section to say.
+    /// A certificate is optional in TLS: the client's section of the configuration says which proofs it requires.
     fn client_auth_mandatory(&self) -> bool {
         false
     }

@@ -1,8 +1,8 @@
-//! Pools of source addresses, and the choice among them: the only maker of a [`Hop`].
-//! From which of our addresses does this delivery leave?
+//! Pools of source addresses, and the selection of hops: the only module that creates a [`Hop`].
+//! From which source address does this delivery leave?
 //!
-//! Every address of a range is used, also the first and the last: the addresses are routed to this host, not shared on
-//! a link, so none of them is a network or broadcast address.
+//! Every address of a range is used, including the first and the last. The ranges are routed to this host, so they
+//! contain no network or broadcast address.
 
 pub mod allow_list_gap;
 mod check;
@@ -23,16 +23,17 @@ use crate::config::{self, Config, Problem, SelectionPolicy};
 use crate::names::PoolName;
 pub use survey::{Survey, survey};
 
-/// How many addresses of a target are dialled at most: a name with a thousand of them must not make us knock a thousand
-/// times for one webhook.
+/// The maximum number of a target's addresses to dial. A name with a thousand addresses must not cause a thousand
+/// connection attempts for one webhook.
 pub const TARGET_ADDRESSES_MAX: usize = 16;
-/// How often an address is drawn before the pool is walked instead. With half of a pool unusable, one draw in two misses.
+/// The number of random draws before the selection walks the pool. If half of a pool is unusable, every second draw
+/// fails.
 const DRAWS_MAX: u64 = 64;
-/// How many addresses a walk asks about: all of a small pool, so that its last usable one is found.
+/// The number of addresses that a walk tries. It covers all of a small pool, so that the last usable address is found.
 const WALK_MAX: u128 = 4096;
 
-/// One way to connect: from one of our addresses, to a judged one. Only [`choose`] and [`survey()`] make it, so a
-/// socket that is opened for a `Hop` is neither unbound nor unguarded.
+/// A pair of a source address of the pool and a cleared target address. Only [`select_hops`] and [`survey()`] create
+/// one, so a socket opened for a `Hop` is bound and guarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hop {
     from: IpAddr,
@@ -53,27 +54,27 @@ impl Hop {
     }
 }
 
-/// Why there is no way to connect.
+/// The reason why no hop exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HopError {
     /// No address of the pool is usable.
     NoUsableSource,
-    /// Some are, but of no family that the target has.
+    /// The pool has usable addresses, but none of the target's address families.
     NoCommonFamily,
 }
 
-/// The address families that a pool has sources of: a target's addresses of others are of no use.
+/// The address families of a pool's addresses. A target's addresses of other families are unreachable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Families {
     pub v4: bool,
     pub v6: bool,
 }
 
-/// The ways to connect, in the order to try them: the target's addresses with their families interleaved, IPv6 first
-/// (RFC 8305 §4), from one source per family; then, with `failover`, the same from one other source per family.
+/// Returns the hops in the order of attempts. The target's address families are interleaved, IPv6 first (RFC 8305 §4),
+/// from one source per family. With `failover`, the same hops follow from one other source per family.
 ///
-/// `stick` is a hash of whom to keep at one address; `turn` counts deliveries, or is a random number where the pool says
-/// `random`. `usable` tells what this host can bind; it is asked a bounded number of times.
+/// `affinity` is the hash that selects a sticky source. `sequence` counts deliveries, or is random if the pool's policy
+/// is `random`. `is_usable` returns whether this host can bind an address; the number of calls is bounded.
 pub fn select_hops(
     pool: &Pool,
     cleared: &ClearedAddresses,
@@ -84,7 +85,7 @@ pub fn select_hops(
 ) -> Result<Vec<Hop>, HopError> {
     let has_family = |v6| cleared.addresses().iter().any(|to| to.is_ipv6() == v6);
     let pick = |v6, usable: &dyn Fn(IpAddr) -> bool| pool.select_source(v6, affinity, sequence, now, usable);
-    // By family, IPv4 at 0 and IPv6 at 1.
+    // Indexed by family: IPv4 at 0 and IPv6 at 1.
     let sources = [false, true].map(|v6| if has_family(v6) { pick(v6, is_usable) } else { None });
     if sources == [None, None] {
         let elsewhere = [false, true].into_iter().any(|v6| !has_family(v6) && pick(v6, is_usable).is_some());
@@ -103,7 +104,7 @@ pub fn select_hops(
     Ok(hops)
 }
 
-/// The addresses by turns of their family, IPv6 first, each family in its own order.
+/// Interleaves the address families, IPv6 first, and keeps the order within each family.
 fn interleave(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
     let mut v6 = addresses.iter().filter(|ip| ip.is_ipv6());
     let mut v4 = addresses.iter().filter(|ip| ip.is_ipv4());
@@ -114,7 +115,7 @@ fn interleave(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
     })
 }
 
-/// A pool of source addresses, compiled.
+/// A compiled pool of source addresses.
 #[derive(Debug)]
 pub struct Pool {
     name: PoolName,
@@ -123,25 +124,26 @@ pub struct Pool {
     ranges: Vec<SourceRange>,
 }
 
-/// A range as written, and what `exclude` leaves of it.
+/// A configured range, and its addresses without the excluded ones.
 #[derive(Debug)]
 struct SourceRange {
     cidr: IpNet,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
-    /// Names the range in draws: a hash of its CIDR alone, so that its place in the pool does not matter.
+    /// The identity of the range in rendezvous hashing: a hash of its CIDR alone, so that its position in the pool does
+    /// not matter.
     id: u64,
     spans: Vec<AddressSpan>,
 }
 
-/// Addresses as numbers, both ends included.
+/// A span of addresses as numbers, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct AddressSpan {
     first: u128,
     last: u128,
 }
 
-/// A part of a range, with its time.
+/// A part of a configured range, with its active time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnnouncedRange {
     pub cidr: IpNet,
@@ -150,7 +152,7 @@ pub struct AnnouncedRange {
     pub phase: RangePhase,
 }
 
-/// Where a moment stands in the time of a range.
+/// The phase of a range at a point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangePhase {
     Upcoming,
@@ -158,7 +160,7 @@ pub enum RangePhase {
     Ended,
 }
 
-/// Compiles every pool, and tells what is wrong with each and between them.
+/// Compiles every pool, and reports the problems of each and between pools.
 pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> BTreeMap<PoolName, Arc<Pool>> {
     check::check(&config.egress, now, problems);
     config.egress.iter().map(|(name, pool)| (name.clone(), Arc::new(Pool::new(name, pool)))).collect()
@@ -181,13 +183,13 @@ impl Pool {
         self.failover
     }
 
-    /// Exactly the addresses that deliveries may leave from, in as few CIDRs as there can be.
+    /// Returns exactly the addresses that deliveries may leave from, in the smallest number of CIDRs.
     pub fn active_ranges(&self, now: Timestamp) -> Vec<IpNet> {
         let in_force = self.ranges.iter().filter(|range| range.phase(now) == RangePhase::Active);
         IpNet::aggregate(&in_force.flat_map(SourceRange::to_nets).collect())
     }
 
-    /// How many addresses of one family are in force.
+    /// Returns the number of active addresses of one family.
     pub fn size(&self, now: Timestamp, v6: bool) -> u128 {
         self.spans(now, v6).map(AddressSpan::size).sum()
     }
@@ -201,7 +203,7 @@ impl Pool {
         self.ranges(now, ip.is_ipv6()).any(|range| range.contains(ip_to_u128(ip)))
     }
 
-    /// Everything that was, is or will be in force, for those who have to allow it in time.
+    /// Returns every past, active and upcoming range, for customers who allow-list them in advance.
     pub fn announced_ranges(&self, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
         self.ranges.iter().flat_map(move |range| {
             let phase = range.phase(now);
@@ -209,7 +211,7 @@ impl Pool {
         })
     }
 
-    /// The source of each family that `stick` sticks to while it is usable.
+    /// Returns the sticky source of each family, if it is usable.
     pub fn sticky_sources(&self, affinity: u64, now: Timestamp) -> impl Iterator<Item = IpAddr> {
         [true, false].into_iter().filter_map(move |v6| self.select_source(v6, affinity, 0, now, &|_| true))
     }
@@ -222,7 +224,7 @@ impl Pool {
         self.ranges(now, v6).flat_map(|range| &range.spans)
     }
 
-    /// A source of one family, by `select`, of those that are usable.
+    /// Selects a usable source of one family by the pool's policy.
     fn select_source(
         &self,
         v6: bool,
@@ -248,18 +250,18 @@ impl Pool {
                 return Some(ip);
             }
         }
-        // Hardly anything is left: walk on from where the dice fell.
+        // Few addresses are usable: walk on from a random index.
         let start = mix_u128(mix(seed, DRAWS_MAX)) % size;
         let walk = (0..size.min(WALK_MAX)).map(|step| (start + step) % size);
         walk.filter_map(|index| self.nth(v6, index, now)).find(|ip| is_usable(*ip))
     }
 
-    /// The address that `seed` draws from all that the ranges have as written; `None`: it is excluded.
+    /// Returns the address that `seed` draws from the configured ranges; `None` if that address is excluded.
     ///
-    /// A weighted rendezvous over the ranges (the least of `-ln(u) / weight` wins), then a uniform draw inside the
-    /// winner. What may not be used is drawn again, not moved aside, which is what makes the law of minimal disruption
-    /// exact: a range or an address that comes takes its own share of everybody and moves nothing else; one that goes
-    /// gives back its own share; and the load on the others stays even.
+    /// This is weighted rendezvous hashing over the ranges (the least `-ln(u) / weight` wins), then a uniform draw
+    /// within the winner. An unusable address is drawn again. So the disruption is minimal: a new range or address
+    /// takes its own share of all keys and moves no other key. A removed one returns its own share, and the load on the
+    /// others stays even.
     fn rendezvous(&self, v6: bool, seed: u64, now: Timestamp) -> Option<IpAddr> {
         let scored = self.ranges(now, v6).map(|range| (range.score(seed), range));
         let (_, winner) = scored.min_by(|(a, _), (b, _)| a.total_cmp(b))?;
@@ -267,7 +269,7 @@ impl Pool {
         winner.contains(drawn).then(|| u128_to_ip(drawn, v6))
     }
 
-    /// The address at `index` of those in force.
+    /// Returns the active address at `index`.
     fn nth(&self, v6: bool, mut index: u128, now: Timestamp) -> Option<IpAddr> {
         for span in self.spans(now, v6) {
             match index.checked_sub(span.size()) {
@@ -314,15 +316,15 @@ impl SourceRange {
         self.cidr.max_prefix_len() - self.cidr.prefix_len()
     }
 
-    /// Exponentially distributed with the number of addresses as its rate; what is excluded counts, so that excluding an
-    /// address moves nobody but those on it.
+    /// Returns an exponentially distributed score whose rate is the number of addresses. Excluded addresses count, so
+    /// that an exclusion moves only the keys of that address.
     fn score(&self, seed: u64) -> f64 {
-        // 53 bits are what an f64 holds; the half keeps the logarithm finite.
+        // An f64 holds 53 bits; the half keeps the logarithm finite.
         let uniform = ((mix(seed, self.id) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         -uniform.ln() / f64::from(self.host_bits()).exp2()
     }
 
-    /// An address of the range as written: its size is a power of two, so that random low bits are a fair draw.
+    /// Draws an address of the configured range. Its size is a power of two, so random low bits are a uniform draw.
     fn draw_address(&self, seed: u64) -> u128 {
         let AddressSpan { first, last } = AddressSpan::of(&self.cidr);
         first | (mix_u128(mix(seed, !self.id)) & (first ^ last))
@@ -338,12 +340,12 @@ impl AddressSpan {
         Self { first: ip_to_u128(net.network()), last: ip_to_u128(net.broadcast()) }
     }
 
-    /// A range that would overflow this is refused: see [`check`].
+    /// Returns the number of addresses. [`check`] refuses ranges that would overflow it.
     fn size(&self) -> u128 {
         (self.last - self.first).saturating_add(1)
     }
 
-    /// What is left of it without the addresses in `hole`.
+    /// Returns the span without the addresses in `hole`.
     fn without(self, hole: &AddressSpan) -> impl Iterator<Item = AddressSpan> {
         if hole.last < self.first || self.last < hole.first {
             return [Some(self), None].into_iter().flatten();
@@ -357,7 +359,7 @@ impl AddressSpan {
         if v6 {
             Ipv6Subnets::new(Ipv6Addr::from_bits(self.first), Ipv6Addr::from_bits(self.last), 0).into()
         } else {
-            Ipv4Subnets::new(v4(self.first), v4(self.last), 0).into()
+            Ipv4Subnets::new(Ipv4Addr::from_bits(self.first as u32), Ipv4Addr::from_bits(self.last as u32), 0).into()
         }
     }
 }
@@ -374,16 +376,11 @@ fn ip_to_u128(ip: IpAddr) -> u128 {
 }
 
 fn u128_to_ip(number: u128, v6: bool) -> IpAddr {
-    if v6 { Ipv6Addr::from_bits(number).into() } else { v4(number).into() }
+    if v6 { Ipv6Addr::from_bits(number).into() } else { Ipv4Addr::from_bits(number as u32).into() }
 }
 
-/// A number of IPv4 has 32 bits.
-fn v4(number: u128) -> Ipv4Addr {
-    Ipv4Addr::from_bits(number as u32)
-}
-
-/// Mixes `value` into `seed`: the finaliser of SplitMix64, twice. Not for secrets; the same in every build, so that who
-/// sticks to an address does so across restarts.
+/// Mixes `value` into `seed` with the finaliser of SplitMix64, applied twice. It is not for secrets. It is equal in
+/// every build, so that a sticky source survives upgrades.
 fn mix(seed: u64, value: u64) -> u64 {
     let finish = |mut x: u64| {
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,5 +1,5 @@
-//! The ends of what stands in files: certificates, authorities, revocation lists.
-//! What runs out soon, and whom will that hurt?
+//! Expiry times of certificates, authorities and revocation lists in files.
+//! Which file expires soon, and what is the consequence?
 
 use std::path::PathBuf;
 
@@ -10,14 +10,15 @@ use super::anchors::{self, Purpose};
 use crate::config::WarningCode;
 use crate::config::{Config, CrlPolicy, Located, PemFile, Problem, Roots, SourceSpan};
 
-/// Who renews by hand needs this long; an authority of our own must reach our clients first.
+/// The warning time for certificates. Manual renewal takes this long.
 const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
 const WARN_BEFORE_CA: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// What is short-lived is renewed later: with this part of its life left, something has gone wrong.
+/// The part of a validity period, as a divisor, that may remain before a short-lived certificate is overdue for
+/// renewal.
 const WARN_LIFETIME_DIVISOR: i32 = 4;
 
-/// What a certificate or list is for.
+/// The use of a certificate or revocation list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateUse {
     Listener,
@@ -26,7 +27,7 @@ pub enum CertificateUse {
     Ca,
     Identity,
     Roots,
-    /// In `roots` or `client_ca`, but no authority.
+    /// A certificate in `roots` or `client_ca` that is no authority.
     DirectlyTrusted(Purpose),
     Intermediates,
     Crl(CrlPolicy),
@@ -46,7 +47,7 @@ impl CertificateUse {
         }
     }
 
-    /// And then?
+    /// Returns the consequence of an expiry.
     fn consequence(self) -> &'static str {
         match self {
             Self::Listener => "no client will believe it",
@@ -54,7 +55,7 @@ impl CertificateUse {
             Self::Ca => "no tunnel can be inspected",
             Self::DirectlyTrusted(_) => "peers that show it are refused",
             Self::Intermediates => "no path leads through it",
-            // RFC 5280 §6.1.1 (d): of an anchor the name and the key count, not its dates.
+            // RFC 5280 §6.1.1 (d): an anchor counts by its name and key, not by its dates.
             Self::ClientCa | Self::Roots => "what it issued counts all the same",
             Self::Crl(CrlPolicy::Require) => "targets that it speaks for are refused",
             Self::ClientCrl | Self::Crl(CrlPolicy::Lenient) => "until there is another, this one counts",
@@ -62,21 +63,22 @@ impl CertificateUse {
     }
 }
 
-/// One certificate, the one of a chain that ends first, or one list.
+/// The expiry of one certificate, of the first certificate of a chain to expire, or of one revocation list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Expiry {
     pub usage: CertificateUse,
-    /// The trust policy that it belongs to; empty for the listener's.
+    /// The trust policy that uses the file; empty for the listener's files.
     pub trust: String,
     pub path: PathBuf,
-    /// Counted from 1 in a file of several that are none another's chain.
+    /// The position in a file of several independent certificates or lists, from 1.
     number: Option<usize>,
     valid_from: i64,
     pub expires_at: Timestamp,
     warn_before: SignedDuration,
 }
 
-/// Every certificate and list that a file of the configuration holds; those that need care are warned about.
+/// Returns the expiry of every certificate and list in the configuration's files. Warns about those that need
+/// attention.
 pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> Vec<Expiry> {
     let mut all = ExpiryCollector(Vec::new());
     for tls in config.server.all_tls() {
@@ -101,7 +103,7 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
         trust.identity.iter().for_each(|identity| all.add_chain(CertificateUse::Identity, name, &identity.certificate));
     }
     for (place, expiry) in &all.0 {
-        // That our own authority has ended is a problem, and said where it is compiled.
+        // The compilation of the inspection authority reports its expiry as a problem.
         let is_reported = expiry.usage == CertificateUse::Ca && expiry.expires_at < now;
         if let Some(message) = expiry.warning(now).filter(|_| !is_reported) {
             problems.push(Problem::warning(WarningCode::ExpiresSoon, Some(*place), message).help(expiry.help()));
@@ -111,7 +113,7 @@ pub fn compile(config: &Config, now: Timestamp, problems: &mut Vec<Problem>) -> 
 }
 
 impl Expiry {
-    /// What there is to say about it now, if anything.
+    /// Returns the warning that applies at this time, if any.
     pub fn warning(&self, now: Timestamp) -> Option<String> {
         let (label, expires_at, consequence) = (self.label(), self.expires_at, self.usage.consequence());
         let is_list = matches!(self.usage, CertificateUse::Crl(_) | CertificateUse::ClientCrl);
@@ -161,7 +163,7 @@ impl Expiry {
 struct ExpiryCollector(Vec<(SourceSpan, Expiry)>);
 
 impl ExpiryCollector {
-    /// A chain ends with its first certificate that does.
+    /// Adds a chain, which expires with its first certificate to expire.
     fn add_chain(&mut self, usage: CertificateUse, trust: &str, file: &Located<PemFile>) {
         let lives: Vec<_> = file.parts.iter().filter_map(|der| certificate_validity(der)).collect();
         let from = lives.iter().map(|(from, _)| *from).max();
@@ -183,7 +185,7 @@ impl ExpiryCollector {
         }
     }
 
-    /// What stands among authorities, and is one or not.
+    /// Adds the certificates of a file of authorities; some of them may be no authorities.
     fn add_authorities(&mut self, usage: CertificateUse, purpose: Purpose, trust: &str, file: &Located<PemFile>) {
         for (index, der) in file.parts.iter().enumerate() {
             let Some(life) = certificate_validity(der) else { continue };
@@ -203,7 +205,7 @@ impl ExpiryCollector {
         let (from, until) = life;
         let warn_before_max = if usage == CertificateUse::Ca { WARN_BEFORE_CA } else { WARN_BEFORE };
         let part = SignedDuration::from_secs(until.saturating_sub(from)) / WARN_LIFETIME_DIVISOR;
-        // RFC 5280 §4.1.2.5: the last date there is says "does not expire", and is beyond what a `Timestamp` holds.
+        // RFC 5280 §4.1.2.5: the maximum date means "does not expire" and exceeds the range of `Timestamp`.
         let ends = Timestamp::from_second(until).unwrap_or(Timestamp::MAX);
         let path = file.path.clone();
         let expiry = Expiry {
@@ -219,7 +221,7 @@ impl ExpiryCollector {
     }
 }
 
-/// From when until when, in seconds; what cannot be read is a problem elsewhere.
+/// Returns the validity period in seconds. An unreadable certificate is reported elsewhere.
 fn certificate_validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))

@@ -1,4 +1,4 @@
-//! The least configuration, for tests to build on.
+//! A minimal configuration that tests extend.
 //! What does a test start from?
 
 use std::collections::BTreeMap;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::config::*;
 use crate::names::PoolName;
 
-/// A value at a place of its own, so that a test can tell which place a problem points to.
+/// Returns a value with its own span, so that a test can tell which span a problem points to.
 pub(crate) fn at<T>(start: u32, value: T) -> Located<T> {
     Located { value, span: SourceSpan { file: 0, start, end: start + 1 } }
 }
 
-/// A loopback listener, the pool `default`, nothing else.
+/// Returns a configuration with a loopback listener and the pool `default`.
 pub(crate) fn config() -> Config {
     let second = Duration::from_secs(1);
     Config {
@@ -72,7 +72,7 @@ pub(crate) fn pool() -> Pool {
     Pool { ranges: vec![at(4, range)], exclude: vec![], select: SelectionPolicy::Sticky, failover: true }
 }
 
-/// With no proof, for no tenant.
+/// Returns a client without proofs and tenants.
 pub(crate) fn client() -> Client {
     Client {
         tokens: vec![],
@@ -84,7 +84,7 @@ pub(crate) fn client() -> Client {
     }
 }
 
-/// With no key.
+/// Returns a signer without keys.
 pub(crate) fn signer(scheme: &str) -> Signer {
     let scheme = at(11, scheme.into());
     Signer {
@@ -100,7 +100,7 @@ pub(crate) fn signer(scheme: &str) -> Signer {
     }
 }
 
-/// `name` reached by `host`, everything else left at its default.
+/// Returns the route `name` for `host`, with every other key at its default.
 pub(crate) fn route(start: u32, name: &str, host: &str) -> Located<Route> {
     let route = Route {
         name: at(start, name.into()),
@@ -128,7 +128,7 @@ pub(crate) fn route(start: u32, name: &str, host: &str) -> Located<Route> {
     at(start, route)
 }
 
-/// The messages alone, warnings marked.
+/// Returns the messages of problems; warnings and contained problems have a prefix.
 pub(crate) fn messages(problems: &[Problem]) -> Vec<String> {
     let text = |problem: &Problem| match problem.severity {
         Severity::Problem => problem.message.clone(),

@@ -1,8 +1,8 @@
-//! The guard against reaching what is not a customer's receiver.
-//! May anything be sent to this name, port and address?
+//! The guard against server-side request forgery.
+//! May a delivery go to this name, port and address?
 //!
-//! Names are judged before DNS, so that a forbidden one leaves no query; addresses after it, every one, because DNS is
-//! the attacker's pen. What may be dialled is evidence that only [`Guard::clear`] makes.
+//! The guard checks names before DNS, so that a forbidden name causes no query. It checks every address after DNS,
+//! because the attacker controls the answers. Only [`Guard::clear`] makes addresses that may be dialled.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -17,7 +17,7 @@ use crate::config::{self, Config, Located, Problem};
 use crate::host::is_subdomain_of;
 use crate::names::{Host, PoolName, Scheme, Target};
 
-/// Names that mean something on this machine or network, or nothing at all, and everything below them.
+/// Special-use names, with everything below them. They are local to this host or network, or never resolve.
 const SPECIAL_USE_NAMES: &[&str] = &[
     // RFC 6761 §6
     "localhost",
@@ -37,43 +37,43 @@ const SPECIAL_USE_NAMES: &[&str] = &[
     "kubernetes.default.svc",     // completed by a search list, in a cluster
 ];
 
-/// The guard, compiled.
+/// The compiled guard.
 #[derive(Debug)]
 pub struct Guard {
     allow: Vec<IpNet>,
     deny: Vec<IpNet>,
-    /// What these would refuse is told, and let through.
+    /// Denied networks that only report.
     deny_report_only: Vec<IpNet>,
     ports: Vec<u16>,
-    /// Names that the operator gave addresses to, and so vouches for.
+    /// Names with addresses that the operator configured, and so trusts.
     pinned_names: BTreeMap<Arc<str>, Vec<IpAddr>>,
-    /// Every range of every pool, in force or not: ours, even where this host does not answer for it.
+    /// Every range of every pool, active or not. They belong to outgate even if this host does not have them.
     pools: Vec<(PoolName, IpNet)>,
 }
 
-/// What this host answers for.
+/// The addresses and listeners of this host.
 #[derive(Clone, Debug, Default)]
 pub struct LocalAddresses {
     pub prefixes: Vec<IpNet>,
-    /// Our own sockets; a wildcard stands for every address of this host.
+    /// The listeners of outgate; a wildcard address stands for every address of this host.
     pub listeners: Vec<SocketAddr>,
 }
 
-/// Why nothing may be sent.
+/// The reason why a target is forbidden.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forbidden {
     Port(u16),
     Name,
-    /// The rule is for the operator's record; a client would learn from it what stands where.
+    /// The rule is for the operator's record. A client could learn the internal network from it.
     Address {
         address: IpAddr,
         rule: String,
     },
-    /// To one of our own listeners.
+    /// The target is a listener of outgate.
     LoopsBack,
 }
 
-/// Addresses of a target that were all judged: the proof that they may be dialled. Only [`Guard::clear`] makes it.
+/// The checked addresses of a target, which may be dialled. Only [`Guard::clear`] creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClearedAddresses {
     addresses: Vec<IpAddr>,
@@ -82,14 +82,14 @@ pub struct ClearedAddresses {
 }
 
 impl ClearedAddresses {
-    /// In the order of the answers.
+    /// Returns the addresses in the order of the DNS answer.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
     pub fn port(&self) -> u16 {
         self.port
     }
-    /// The entry of `guard.deny` that would have refused one of them, and only reports.
+    /// Returns the report-only entry of `guard.deny` that matches one of them.
     pub fn would_deny(&self) -> Option<IpNet> {
         self.would_deny
     }
@@ -129,7 +129,7 @@ impl Guard {
         }
     }
 
-    /// Judges port and name, before DNS.
+    /// Checks the port and the name, before DNS.
     pub fn check_name(&self, target: &Target, route_ports: &[u16], plaintext_allowed: bool) -> Result<(), Forbidden> {
         let port = target.port;
         let plaintext = target.scheme == Scheme::Http && plaintext_allowed && port == Scheme::Http.default_port();
@@ -142,8 +142,8 @@ impl Guard {
         }
     }
 
-    /// Judges every address that the target's name has, or the one that the target is: one that is forbidden condemns
-    /// the name, since the next lookup might offer that one alone.
+    /// Checks every address of the target. One forbidden address forbids the whole name, since the next lookup might
+    /// return that address alone.
     pub fn clear(
         &self,
         target: &Target,
@@ -157,8 +157,8 @@ impl Guard {
         for &address in answers {
             self.check_address(address, target.port, own)?;
         }
-        // An IPv4-mapped address is dialled as the IPv4 address that it was judged as, from a source of that family:
-        // the kernel would send IPv4 from an IPv6 socket, from another source than the one bound.
+        // An IPv4-mapped address is dialled as the IPv4 address that was checked, from an IPv4 source. From an IPv6
+        // socket, the kernel would send IPv4 from another source than the bound one.
         let addresses = answers.iter().map(IpAddr::to_canonical).collect();
         let would_deny = self
             .deny_report_only
@@ -167,7 +167,7 @@ impl Guard {
         Ok(ClearedAddresses { addresses, port: target.port, would_deny: would_deny.copied() })
     }
 
-    /// The addresses that a host has without being resolved: its own, or those that the operator gave it.
+    /// Returns the addresses that a host has without DNS: an address literal, or the operator's configured addresses.
     pub fn pinned_addresses<'a>(&'a self, host: &'a Host) -> Option<&'a [IpAddr]> {
         match host {
             Host::Ip(address) => Some(std::slice::from_ref(address)),
@@ -175,7 +175,7 @@ impl Guard {
         }
     }
 
-    /// Why nothing will be sent to this host, whatever the port, and whatever this host's own addresses are.
+    /// Returns the reason why every delivery to this host is refused, whatever the port and the local addresses.
     pub fn denies(&self, host: &Host) -> Option<Forbidden> {
         let check_address = |address: &IpAddr| self.check_address(*address, 0, &LocalAddresses::default()).err();
         match host {
@@ -187,7 +187,7 @@ impl Guard {
         }
     }
 
-    /// Why nothing will be sent to any host below this one.
+    /// Returns the reason why every delivery below this domain is refused.
     pub fn denies_subdomains(&self, parent: &str) -> Option<Forbidden> {
         let has_pinned_name = || self.pinned_names.keys().any(|name| is_subdomain_of(name, parent));
         (is_special_use(parent) && !has_pinned_name()).then_some(Forbidden::Name)
@@ -221,11 +221,11 @@ impl Guard {
         Ok(())
     }
 
-    /// What an address may turn out to be: itself, and the IPv4 addresses inside it. Each needs its own exception, so
-    /// that allowing a translation prefix allows translation, not what lies behind it.
+    /// Returns an address and the IPv4 addresses embedded in it. Each needs its own exception: an exception for a
+    /// translation prefix does not cover the addresses behind it.
     ///
-    /// Inside `64:ff9b:1::/48` the prefix length of `allow` says which layout the network's translator has, if it is
-    /// one that RFC 6052 §2.2 has; otherwise every layout counts, and hardly any address passes.
+    /// Inside `64:ff9b:1::/48`, the prefix length of an `allow` entry selects the translator's layout, if RFC 6052 §2.2
+    /// defines that length. Otherwise every layout counts, and almost no address passes.
     fn embedded_forms(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> {
         let layout = move |length: u8| {
             let prefixes = self.allow.iter().filter(|allow| allow.contains(&address)).map(IpNet::prefix_len);
@@ -239,7 +239,7 @@ impl Guard {
         local.listeners.iter().any(|listener| {
             let here = || is_local(address, local) || self.pools.iter().any(|(_, range)| range.contains(&address));
             listener.port() == port
-                // Linux takes the unspecified address for this host.
+                // Linux treats the unspecified address as this host.
                 && (listener.ip() == address || address.is_unspecified() || (listener.ip().is_unspecified() && here()))
         })
     }

@@ -1,5 +1,5 @@
-//! The authority in whose name inspected tunnels are answered: outgate's own, which its clients have been told to trust.
-//! May we stand in for a target, towards our own clients?
+//! The certificate authority that issues the certificates of inspected tunnels.
+//! Is this authority able to issue certificates that the clients of outgate trust?
 
 use ::aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
@@ -11,12 +11,13 @@ use crate::config::WarningCode;
 use crate::config::{Ca, Config, ConnectPolicy, Located, Problem};
 
 pub struct InspectionCa {
-    /// SHA-256 of its chain: what was minted under one is not shown under another.
+    /// SHA-256 of the chain. Leaf certificates are cached by this fingerprint, so a change of the authority invalidates
+    /// them.
     pub fingerprint: [u8; 32],
     pub issuer: Issuer<'static, KeyPair>,
-    /// Shown behind every leaf: the authority, and whoever stands between it and the one that clients trust.
+    /// The certificates that follow each leaf: the authority, and the intermediates up to the root that clients trust.
     pub chain: Vec<CertificateDer<'static>>,
-    /// Nothing that it signs is good for longer.
+    /// The end of the authority's validity. No leaf is valid for longer.
     pub expires_at: Timestamp,
 }
 
@@ -62,7 +63,7 @@ fn compile_ca(ca: &Located<Ca>, now: Timestamp, problems: &mut Vec<Problem>) -> 
         let help = "the certificate of an authority (CA:TRUE), as `outgate ca new` makes it";
         return report(place, format!("the first certificate of {path} may not sign others"), help);
     }
-    // RFC 5280 §4.1.2.5: the last date there is says "does not expire", and is beyond what a `Timestamp` holds.
+    // RFC 5280 §4.1.2.5: the maximum date means "does not expire" and exceeds the range of `Timestamp`.
     let expires_at = Timestamp::from_second(certificate.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
     if expires_at < now {
         return report(

@@ -1,5 +1,5 @@
-//! Limits as written, the keys they count by, and how a client is told where it stands.
-//! What is limited, and per what?
+//! Limits as configured, the keys that they count by, and the rate limit headers that report them to clients.
+//! Which deliveries does a limit count, and under which key?
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,28 +13,29 @@ use crate::config::WarningCode;
 use crate::config::{self, Config, LimitScope, Located, Problem};
 use crate::names::{ClientName, Host, LimitName, PoolName, RouteName, TenantName};
 
-/// A burst takes at most this long to come back: longer is a slip of the pen, and nanoseconds must fit in 64 bits.
+/// The maximum time in which a burst refills. A longer time is likely a typing error, and nanoseconds must fit in 64
+/// bits.
 const REFILL_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Who waits holds a connection and memory.
+/// The maximum wait. A waiting delivery holds a connection and memory.
 const WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// At most so many deliveries at a rate, or at once, for each key.
+/// A maximum rate, concurrency or bandwidth of deliveries for each key.
 #[derive(Debug)]
 pub struct Limit {
     pub name: LimitName,
     pub quota: Option<Quota>,
     pub concurrency: Option<u32>,
     pub per: Vec<LimitScope>,
-    /// How long a delivery may be held back before it is refused.
+    /// How long a delivery may wait before it is refused.
     pub wait: Duration,
-    /// Bytes a second, in both directions together.
+    /// Bytes per second, both directions together.
     pub bandwidth: Option<u64>,
-    /// Judged, recorded and counted, and not enforced.
+    /// Whether the limit is recorded and counted but not enforced.
     pub report_only: bool,
 }
 
-/// `count` in each `period`, and `burst` at once.
+/// A rate of `count` deliveries in each `period`, with bursts of up to `burst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     pub count: NonZeroU32,
@@ -43,7 +44,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// The time that one delivery costs; rounded up, so that never more than the rate pass.
+    /// Returns the time that one delivery consumes. It is rounded up, so that the rate is never exceeded.
     pub fn interval(&self) -> Duration {
         self.time_for(1)
     }
@@ -54,7 +55,7 @@ impl Quota {
     }
 }
 
-/// What a limit may count by.
+/// The properties of a delivery that a limit may count by.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitDescriptor<'a> {
     pub client: &'a ClientName,
@@ -64,9 +65,9 @@ pub struct LimitDescriptor<'a> {
     pub egress: &'a PoolName,
 }
 
-/// What one counter of a limit counts. A field is `None` where the limit does not count by it; a delivery for no tenant
-/// is `Some(None)`, so that it is told from a limit that does not ask. All of it goes into the hash that the counter is
-/// known by.
+/// The key of one counter of a limit. A field is `None` if the limit does not count by it. A delivery without a tenant
+/// has `Some(None)`, so that it differs from a limit that does not count by tenant. The hash of the counter covers all
+/// fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LimitKey<'a> {
     client: Option<&'a ClientName>,
@@ -77,7 +78,8 @@ pub struct LimitKey<'a> {
 }
 
 impl LimitKey<'_> {
-    /// Returns the parts that the limit counts by, under their names in `per`; the tenant is `None` where there is none.
+    /// Returns the dimensions that the limit counts by, under their names in `per`. The tenant is `None` for a delivery
+    /// without one.
     pub fn dimensions(&self) -> BTreeMap<&'static str, Option<String>> {
         let part = |name, text: Option<Option<String>>| text.map(|text| (name, text));
         let parts = [
@@ -92,7 +94,7 @@ impl LimitKey<'_> {
 }
 
 impl Limit {
-    /// Unambiguous within this limit; another limit counts on its own.
+    /// Returns the key of a delivery. It is unambiguous within this limit; every limit has its own counters.
     pub fn key<'a>(&self, descriptor: &LimitDescriptor<'a>) -> LimitKey<'a> {
         let per = |dimension| self.per.contains(&dimension);
         LimitKey {
@@ -105,26 +107,26 @@ impl Limit {
     }
 }
 
-/// Where a delivery's key stands in one limit.
+/// The status of a delivery's key in one limit.
 #[derive(Clone, Debug)]
 pub struct LimitStatus {
     pub limit: Arc<Limit>,
     pub rate: Option<RateStatus>,
-    /// How many more may be under way at once.
+    /// How many more deliveries may be in flight.
     pub concurrency_left: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateStatus {
     pub remaining: u32,
-    /// Within this time one more is allowed.
+    /// The time until one more delivery is allowed.
     pub retry_after: Duration,
 }
 
-/// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10); none where nothing is limited.
+/// Returns `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10), or `None` without limits.
 ///
-/// `q` in `w` seconds is the rate, or the burst and the time it takes to come back where the burst is larger, so that
-/// `r` never exceeds `q`.
+/// `q` in `w` seconds is the rate. If the burst is larger, it is the burst and its refill time, so that `r` never
+/// exceeds `q`.
 pub fn rate_limit_headers<'a>(
     standings: impl IntoIterator<Item = &'a LimitStatus>,
 ) -> Option<[(HeaderName, HeaderValue); 2]> {
@@ -139,7 +141,7 @@ pub fn rate_limit_headers<'a>(
             }
         }
         if let Some(maximum) = limit.concurrency {
-            // A policy is known by its name: a limit of both kinds needs two.
+            // A policy is identified by its name, so a limit of both kinds needs two names.
             let suffix = if limit.quota.is_some() { "/concurrency" } else { "" };
             push_item(&mut policy, &limit.name, suffix, format_args!(";q={maximum};qu=\"concurrent-requests\""));
             if let Some(places) = concurrency_left {
@@ -152,7 +154,7 @@ pub fn rate_limit_headers<'a>(
     Some([policy, (HeaderName::from_static("ratelimit"), value(&status)?)])
 }
 
-/// `Retry-After` in whole seconds (RFC 9110 §10.2.3): never too early, never "at once".
+/// Rounds up to whole seconds, at least 1, for `Retry-After` (RFC 9110 §10.2.3). So a retry is never too early.
 pub fn whole_seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }

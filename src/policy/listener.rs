@@ -1,5 +1,7 @@
-//! What a client meets before it can ask: who is shown to it, whose word counts for it.
-//! Which certificate do we show, which of theirs do we believe, and who may speak for others?
+//! Listeners: TLS towards clients, the authorities of client certificates, and the trusted senders of the PROXY
+//! protocol.
+//! Which certificate does outgate present, which client certificates does it accept, and whose PROXY headers does it
+//! trust?
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,45 +26,46 @@ use super::revocation;
 use crate::config::WarningCode;
 use crate::config::{self, Alpn, BindTls, Config, Listen, ListenerTls, Located, PemFile, Problem, Severity};
 
-/// What stands between a socket and HTTP.
+/// The settings that apply between a socket and HTTP.
 #[derive(Default)]
 pub struct Listener {
-    /// TLS of each entry of `server.listen` that has it, on TCP.
+    /// The TLS settings of each entry of `server.listen` on TCP that has them.
     tls: HashMap<Listen, ServerTls>,
     pub proxy_protocol: Option<ProxyProtocolPeers>,
 }
 
-/// TLS towards clients, compiled.
+/// The compiled TLS settings of a listener.
 #[derive(Clone)]
 pub struct ServerTls {
-    /// SHA-256 over what is shown, believed and offered: where it is equal, sessions may be resumed.
+    /// SHA-256 over the presented chain, the client authorities and the ALPN protocols. Sessions may be resumed under
+    /// an equal fingerprint.
     pub fingerprint: [u8; 32],
     pub certified_key: CertifiedKey,
-    /// `None`: certificates are not asked for.
+    /// `None` if the listener requests no client certificates.
     pub client_verifier: Option<Arc<dyn ClientCertVerifier>>,
-    /// Versions of HTTP that are offered (RFC 7301), the preferred one first.
+    /// The offered ALPN protocols (RFC 7301), the preferred one first.
     pub alpn: Vec<Alpn>,
 }
 
-/// Who sends the PROXY protocol.
+/// The peers that send the PROXY protocol.
 pub enum ProxyProtocolPeers {
     Any,
     Networks(Vec<IpNet>),
 }
 
 impl Listener {
-    /// TLS on this socket; `None`: plaintext.
+    /// Returns the TLS settings of this socket; `None` for plaintext.
     pub fn tls(&self, at: &Listen) -> Option<&ServerTls> {
         self.tls.get(at)
     }
 
-    /// All that has TLS.
+    /// Returns every socket with TLS.
     pub fn all_tls(&self) -> impl Iterator<Item = (&Listen, &ServerTls)> {
         self.tls.iter()
     }
 
-    /// Judges a certificate again that was taken when its connection began: an authority or a list may have changed since,
-    /// and the certificate or one of its issuers may have expired.
+    /// Verifies the client certificate of an open connection again. An authority or revocation list may have changed
+    /// since the handshake, and a certificate of the chain may have expired.
     pub fn recheck_certificate(
         &self,
         certificate: &PeerCertificate,
@@ -85,7 +88,7 @@ impl Listener {
 }
 
 impl ServerTls {
-    /// With other versions of HTTP, if some are written.
+    /// Replaces the ALPN protocols if the listener configures its own.
     fn with_alpn(mut self, alpn: Option<&[Alpn]>) -> Self {
         let Some(alpn) = alpn else { return self };
         self.alpn = alpn.to_vec();
@@ -98,7 +101,8 @@ impl ServerTls {
 }
 
 impl ProxyProtocolPeers {
-    /// Behind a unix socket stands a process of this host, which its mode lets in.
+    /// Returns whether a peer sends the PROXY protocol. The peer of a unix socket always does: it is a process of this
+    /// host that the socket's mode admits.
     pub fn contains(&self, peer: Option<IpAddr>) -> bool {
         match (self, peer.map(|peer| peer.to_canonical())) {
             (ProxyProtocolPeers::Any, _) | (_, None) => true,
@@ -116,7 +120,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
             ProxyProtocolPeers::Networks(networks.iter().map(|network| network.value).collect())
         }
     });
-    // Compiled once for all sockets that share it, so that its problems are told once.
+    // Sockets that inherit the settings share one compilation, so that its problems are reported once.
     let shared = config.server.tls.as_ref().and_then(|tls| compile_tls(tls, problems));
     let mut tls = HashMap::new();
     for bind in config.server.listen.iter().filter(|bind| !matches!(bind.address, Listen::Unix(_))) {
@@ -138,7 +142,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Listener {
     Listener { tls, proxy_protocol: proxies }
 }
 
-/// Warns of listeners on public addresses.
+/// Warns about an admin listener on a public address, and about tokens on a public listener without TLS.
 fn warn_public_listeners(config: &Config, tls: &HashMap<Listen, ServerTls>, problems: &mut Vec<Problem>) {
     for bind in config.admin.listen.iter().filter(|bind| is_public(&bind.address)) {
         let message = format!("strangers can reach the admin listener on {}", bind.address);
@@ -147,7 +151,7 @@ fn warn_public_listeners(config: &Config, tls: &HashMap<Listen, ServerTls>, prob
     }
     let Some((name, client)) = config.clients.iter().find(|(_, client)| !client.tokens.is_empty()) else { return };
     let is_open = |bind: &&Located<config::Bind>| is_public(&bind.address) && !tls.contains_key(&bind.address);
-    // Where TLS of a listener has a problem, that is what is told.
+    // A listener whose TLS settings have a problem reports that problem only.
     let has_tls = |bind: &Located<config::Bind>| match &bind.tls {
         BindTls::Off => false,
         BindTls::Inherited => config.server.tls.is_some(),
@@ -161,8 +165,8 @@ fn warn_public_listeners(config: &Config, tls: &HashMap<Listen, ServerTls>, prob
     }
 }
 
-/// Whether strangers can reach it: all addresses of the host, or one that no registry keeps from the Internet. Where
-/// systemd's sockets listen is not known here.
+/// Returns whether a listener is reachable from the Internet: it is on every address of the host, or on a public one.
+/// The addresses of systemd's sockets are not known here.
 fn is_public(listen: &Listen) -> bool {
     match listen {
         Listen::Tcp(address) => {
@@ -208,13 +212,13 @@ fn compile_client_verifier(
     Some(Arc::new(ClientCertificateVerifier { roots, anchors, crls: lists, algorithms, hints }))
 }
 
-/// The key is the certificate's: it need not be part of it.
+/// Returns the fingerprint of TLS settings. The private key is not part of it, since the certificate determines it.
 fn fingerprint(tls: &ListenerTls) -> [u8; 32] {
     let mut digest = Context::new(&SHA256);
     digest.update(b"outgate listener\0");
     let mut parts = |file: Option<&PemFile>| {
         let parts = file.map_or(&[][..], |file| &file.parts);
-        // Each part after its length, each file after its number of parts, so that no two read alike.
+        // Length prefixes make the encoding unambiguous.
         digest.update(&(parts.len() as u64).to_be_bytes());
         for part in parts {
             digest.update(&(part.len() as u64).to_be_bytes());

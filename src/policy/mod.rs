@@ -1,5 +1,5 @@
-//! Pure decisions over tables compiled from the configuration.
-//! May this webhook leave, from where, to whom, signed by whom?
+//! Pure decisions over tables that are compiled from the configuration.
+//! May this webhook leave, from which address, to which target, with which signature?
 
 pub mod addresses;
 mod anchors;
@@ -32,9 +32,9 @@ use jiff::Timestamp;
 use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, remove_acknowledged};
 use crate::names::{CredentialName, Host, PoolName, TrustName};
 
-/// What the configuration means: every table compiled, immutable. To hold one is the proof that it is valid.
+/// The compiled configuration. A `Plan` is immutable, and holding one proves that the configuration is valid.
 pub struct Plan {
-    /// Our pseudonym in `Via` and `Proxy-Status`.
+    /// The pseudonym of outgate in `Via` and `Proxy-Status` (RFC 9110 §7.6.3).
     pub pseudonym: String,
     pub clients: authn::Clients,
     pub routes: route::Routes,
@@ -44,43 +44,45 @@ pub struct Plan {
     pub signers: sign::Signers,
     pub credentials: BTreeMap<CredentialName, Arc<credential::Credential>>,
     pub listener: listener::Listener,
-    /// Where routes inspect tunnels.
+    /// The authority that signs leaf certificates for inspected tunnels. `None` if no authority is configured.
     pub inspection_ca: Option<inspect::InspectionCa>,
-    /// When what stands in files ends.
+    /// The expiry times of the certificates and revocation lists in the configuration's files.
     pub expiries: Vec<expiry::Expiry>,
     pub timeouts: Timeouts,
-    /// `None`: no circuit ever opens.
+    /// `None` disables circuit breaking.
     pub breaker: Option<breaker::BreakerConfig>,
     pub drain_timeout: Duration,
     pub max_connections: usize,
-    /// As written; see [`Plan::connections_per_ip`].
+    /// The configured value; [`Plan::connections_per_ip`] applies the default.
     pub max_connections_per_ip: Option<usize>,
     pub max_deliveries: usize,
-    /// Names by which the admin listener may be asked over TCP.
+    /// Host names that the admin listener accepts in `Host` over TCP.
     pub admin_hosts: BTreeSet<Host>,
     pub digest: [u8; 32],
 }
 
-/// Connections of clients, where the configuration does not say.
+/// The default of `max_connections`: client connections that are open at once.
 const MAX_CONNECTIONS_DEFAULT: usize = 20_000;
-/// A default of [`Plan::connections_per_ip`] that is lower would hold back honest senders where `max_connections` is low.
+/// The lowest default of [`Plan::connections_per_ip`]. A lower one would limit honest senders when `max_connections` is
+/// low.
 const MAX_CONNECTIONS_PER_IP_FLOOR: usize = 1000;
 
 impl Plan {
-    /// Connections of one client's address. By default half of all: one address cannot take every connection, and no
-    /// sender keeps so many busy, since `max_deliveries` is 10,000.
+    /// Returns the maximum number of connections from one client address. The default is half of all, so one address
+    /// cannot take every connection. No sender keeps that many busy, since `max_deliveries` is 10,000.
     pub fn connections_per_ip(&self) -> usize {
         self.max_connections_per_ip.unwrap_or((self.max_connections / 2).max(MAX_CONNECTIONS_PER_IP_FLOOR))
     }
 }
 
-/// The one compiler: start, reload, `check` and `explain` all come through here. Gives the plan and its warnings (and what
-/// is wrong with single tenants), or everything that is wrong.
+/// Compiles the configuration. Start, reload, `check` and `explain` all use this function.
+/// Returns the plan with its warnings and the problems that affect single tenants, or every problem found.
 pub fn compile(config: &Config, now: Timestamp) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     recompile(config, None, now)
 }
 
-/// The same; of what is costly to compile, tenants' keys, what has not changed is that of the plan before.
+/// Compiles as [`compile`] does, and reuses the unchanged tenant keys of the previous plan, since they are costly to
+/// compile.
 pub fn recompile(
     config: &Config,
     previous: Option<&Plan>,
@@ -136,12 +138,12 @@ pub fn recompile(
     }
 }
 
-/// What the text alone tells, and what the parts of it that could be read would mean.
+/// Returns every problem of a rejected configuration: those of its text, and those of the sections that could be read.
 pub fn all_problems(rejected: LoadError, now: Timestamp) -> (Vec<Problem>, SourceMap) {
     let LoadError { mut problems, sources, partial: rest, .. } = rejected;
     if let Some(rest) = rest {
         if let Err(new_problems) = compile(&rest, now) {
-            // What is said of a section that was not read as a whole may be no more than the consequence.
+            // A problem in a section that was read only in part may be a consequence of an earlier problem.
             let broken = rest.declared_sections.broken_sections(&problems);
             let is_consequence = |problem: &Problem| problem.span.is_some_and(|place| broken.contains(&place));
             problems.extend(new_problems.into_iter().filter(|problem| !is_consequence(problem)));

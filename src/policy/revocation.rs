@@ -1,5 +1,5 @@
-//! Revocation lists from files, and what they say of a path (RFC 5280 §6.3).
-//! Is a certificate of this path revoked, as far as lists know?
+//! Certificate revocation lists from files, and the check of a path against them (RFC 5280 §6.3).
+//! Does a list revoke a certificate of this path?
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -15,17 +15,17 @@ use super::anchors::Anchors;
 use super::signed_der::{self, SignedDer};
 use crate::config::{Located, PemFile, Problem};
 
-/// A complete list of one issuer, read once.
+/// A complete revocation list of one issuer.
 pub(super) struct Crl {
     der: Vec<u8>,
-    /// The issuer's name, a SEQUENCE.
+    /// The issuer's name as a SEQUENCE.
     issuer: Vec<u8>,
-    /// Whose of the keys under that name has signed it (§5.2.1).
+    /// The identifier of the issuer's key that signed the list (§5.2.1).
     key_id: Option<Vec<u8>>,
     /// Seconds since 1970.
     this_update: i64,
     next_update: i64,
-    /// crlNumber (§5.2.3) without leading zeros: the longer of two is the greater.
+    /// crlNumber (§5.2.3) without leading zeros, so that the longer of two is the greater.
     number: Vec<u8>,
     scope: CrlScope,
     /// Serial numbers without leading zeros.
@@ -38,47 +38,47 @@ const DISTRIBUTION_POINT: u8 = 0xA0;
 /// The bits of a tag that number it (X.690 §8.1.2.2).
 const TAG_NUMBER: u8 = 0x1F;
 
-/// Which certificates of its issuer a list speaks of (§5.2.5).
+/// The certificates of its issuer that a list covers (§5.2.5).
 #[derive(Default)]
 struct CrlScope {
     only_end_entities: bool,
     only_cas: bool,
-    /// `None`: those of every distribution point.
+    /// `None` covers every distribution point.
     points: Option<Vec<PointName>>,
 }
 
 #[derive(PartialEq, Eq)]
 enum PointName {
     Uri(String),
-    /// A name as it stands.
+    /// The name in DER.
     Directory(Vec<u8>),
 }
 
-/// What lists say against a path.
+/// The reason why a path fails the revocation check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RevocationError {
     Revoked,
-    /// No usable list speaks of a certificate.
+    /// No usable list covers a certificate.
     Unknown,
-    /// The list that does is past its nextUpdate.
+    /// The list that covers it is past its nextUpdate.
     Stale,
 }
 
-/// What passes though lists do not say that it is good.
+/// The failures that the check tolerates.
 #[derive(Clone, Copy)]
 pub(super) struct RevocationPolicy {
     pub(super) allow_unknown: bool,
     pub(super) allow_stale: bool,
 }
 
-/// Who has issued a certificate of a path.
+/// The issuer of a certificate of the path.
 struct IssuerKey<'a> {
     key: SubjectPublicKeyInfoDer<'a>,
     key_id: Option<Vec<u8>>,
     may_sign_crls: bool,
 }
 
-/// The lists of all files; of those that speak for a certificate the first counts, so the newest comes first.
+/// Reads the lists of all files, the newest first. The first list that covers a certificate counts.
 pub(super) fn compile(files: &[Located<PemFile>], problems: &mut Vec<Problem>) -> Vec<Crl> {
     let mut found = Vec::new();
     for file in files {
@@ -97,7 +97,7 @@ pub(super) fn compile(files: &[Located<PemFile>], problems: &mut Vec<Problem>) -
     found
 }
 
-/// Asks the lists about every certificate below the anchor.
+/// Checks every certificate below the anchor.
 pub(super) fn check(
     lists: &[Crl],
     path: &VerifiedPath<'_>,
@@ -141,11 +141,11 @@ fn check_certificate(
     if !issuer.may_sign_crls {
         return Err(RevocationError::Unknown);
     }
-    // The issuer's own word for its key, else the certificate's.
+    // The issuer's own key identifier, else the one in the certificate.
     let key_id = issuer.key_id.as_deref().or(signed_der::authority_key_id(certificate));
     let applies = |list: &&Crl| {
         let is_of_this_key = list.key_id.as_deref().zip(key_id).is_none_or(|(list, issuer)| list == issuer);
-        // §6.3.3 says nothing of a list of the future. It was made by a clock that is wrong, or to be used then.
+        // §6.3.3 does not cover a list with a future thisUpdate. A wrong clock made it, or it is for later use.
         list.this_update <= now && is_of_this_key && list.covers(certificate)
     };
     let is_signed =
@@ -181,7 +181,7 @@ impl Crl {
                     key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
                 }
                 ParsedExtension::IssuingDistributionPoint(point) => scope = CrlScope::read(point, extension.value)?,
-                // Without its scope a list would speak for every certificate of its issuer.
+                // Without its scope, a list would cover every certificate of its issuer.
                 ParsedExtension::ParseError { .. } | ParsedExtension::UnsupportedExtension { .. }
                     if extension.critical || extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT =>
                 {
@@ -191,7 +191,7 @@ impl Crl {
             }
         }
         match OwnedCertRevocationList::from_der(der) {
-            // webpki wants a distribution point there; §5.2.5 does not.
+            // webpki requires a distribution point there; §5.2.5 does not.
             Ok(_) | Err(Error::UnsupportedCrlIssuingDistributionPoint) => {}
             Err(error) => return Err(describe(&error)),
         }
@@ -200,7 +200,7 @@ impl Crl {
             let is_known = |extension: &ParsedExtension<'_>| {
                 matches!(extension, ParsedExtension::ReasonCode(_) | ParsedExtension::InvalidityDate(_))
             };
-            // Of those that are critical there is certificateIssuer (§5.3.3), which makes the entry another issuer's.
+            // The critical extension certificateIssuer (§5.3.3) assigns the entry to another issuer.
             if entry.extensions().iter().any(|found| found.critical && !is_known(found.parsed_extension())) {
                 return Err("an entry has a critical extension that is not known here");
             }
@@ -218,12 +218,12 @@ impl Crl {
         })
     }
 
-    /// The issuer's name, without the SEQUENCE around it.
+    /// Returns the issuer's name without its SEQUENCE header.
     pub(super) fn issuer(&self) -> &[u8] {
         signed_der::sequence_contents(&self.issuer)
     }
 
-    /// §6.3.3 (b).
+    /// Returns whether the list covers a certificate (§6.3.3 (b)).
     fn covers(&self, certificate: &X509Certificate<'_>) -> bool {
         if certificate.issuer().as_raw() != self.issuer {
             return false;
@@ -233,7 +233,7 @@ impl Crl {
             return false;
         }
         let Some(points) = &self.scope.points else { return true };
-        // A certificate without distribution points has one in effect: its issuer's name.
+        // A certificate without distribution points has its issuer's name as the implied one.
         points.contains(&PointName::Directory(self.issuer.clone()))
             || distribution_points(certificate).iter().any(|name| points.contains(name))
     }
@@ -275,7 +275,7 @@ impl PointName {
     }
 }
 
-/// Where a certificate says that it would be listed (§4.2.1.13), as far as that is a complete list of its own issuer.
+/// Returns the distribution points of a certificate (§4.2.1.13) that name a complete list of its own issuer.
 fn distribution_points(certificate: &X509Certificate<'_>) -> Vec<PointName> {
     let points = certificate.extensions().iter().filter_map(|extension| match extension.parsed_extension() {
         ParsedExtension::CRLDistributionPoints(points) => Some(points.iter()),

@@ -32,22 +32,22 @@ pub use split::Split;
 pub use table::Match;
 use table::{HostTable, PathLookup};
 
-/// Bytes. A body that is signed, by us or by its client, is held in memory as a whole.
+/// The maximum size in bytes of a body that outgate or its client signs, since it is held in memory.
 pub const WHOLE_BODY_MAX: u64 = 64 << 20;
 
-/// How a webhook is treated.
+/// The settings for webhooks that match.
 #[derive(Clone)]
 pub struct Route {
     pub name: RouteName,
-    /// Beyond those that the guard allows everywhere.
+    /// Ports in addition to those that the guard allows everywhere.
     pub ports: Vec<u16>,
     pub pool: Arc<Pool>,
     pub trust: Arc<Trust>,
     pub signers: Vec<Arc<Signer>>,
     pub credential: Option<Arc<Credential>>,
-    /// It names the tenants that it is for: what is fetched for one of them is no other's.
+    /// Whether the route names its tenants. A token that was fetched for one of them is not shared with others.
     pub is_for_tenants: bool,
-    /// By name, so that all deliveries take their places in one order: see `live::limits`.
+    /// Sorted by name, so that all deliveries acquire permits in one order and cannot deadlock.
     pub limits: Vec<Arc<Limit>>,
     pub plaintext: PlaintextPolicy,
     pub connect: ConnectPolicy,
@@ -58,13 +58,13 @@ pub struct Route {
     pub response_head_max: ResponseHeadMax,
     pub client_connections: ClientConnections,
     pub timeouts: Timeouts,
-    /// For some of its tenants and hosts it is another.
+    /// The variant of the route for some of its tenants and hosts.
     pub split: Option<Split>,
-    /// On which side of a split it is, in records and metrics.
+    /// The side of a split in records and metrics.
     pub side: Option<&'static str>,
 }
 
-/// What routes name, compiled before them.
+/// The compiled tables that routes refer to by name.
 pub struct NamedTables<'a> {
     pub pools: &'a BTreeMap<PoolName, Arc<Pool>>,
     pub trusts: &'a BTreeMap<TrustName, Arc<Trust>>,
@@ -73,21 +73,21 @@ pub struct NamedTables<'a> {
     pub limits: &'a BTreeMap<LimitName, Arc<Limit>>,
 }
 
-/// A path that servers can read as another one, which another route takes.
+/// A path that some servers read as another path, which another route takes.
 #[derive(Debug)]
 pub enum AmbiguousPath {
     DifferentRoute {
-        /// Of at most the bytes of the path itself.
+        /// The reading, at most as long as the path.
         reading: String,
-        /// What a server does to read the path so.
+        /// The steps by which a server reads the path so.
         steps: String,
-        /// A route takes the reading. Which one is not for clients to know.
+        /// Whether a route takes the reading. A client must not learn which one.
         is_routed: bool,
     },
     TooManyReadings,
 }
 
-/// All routes. A host is looked up, not searched for: there may be a hundred thousand.
+/// All routes, indexed by host, since there may be a hundred thousand.
 #[derive(Default)]
 pub struct Routes {
     routes: Vec<Arc<Route>>,
@@ -95,9 +95,9 @@ pub struct Routes {
     /// `*.acme.example` under `acme.example`.
     subdomains: HashMap<Arc<str>, HostTable>,
     any_host: HostTable,
-    /// The largest of all, in bytes.
+    /// The largest `body_max` of all routes, in bytes.
     body_max: u64,
-    /// Those that only report.
+    /// Routes that only report.
     shadows: Option<Box<Routes>>,
 }
 
@@ -107,12 +107,12 @@ impl Routes {
         self.body_max
     }
 
-    /// The best match: an exact host before the longest wildcard before `*`; then the longest path; then a route that
-    /// names the tenant, and one that names the client.
+    /// Returns the best match. An exact host precedes the longest wildcard, which precedes `*`; then the longest path
+    /// wins. Then a route that names the tenant precedes others, then one that names the client.
     ///
-    /// `path` is without the query, as it will be sent. `/in` means `/in` and what is below it; `/in/` means what begins
-    /// so. Bytes are compared as they are sent. Servers read some paths otherwise: `/in/../x` or `/in/%2e%2e/x` may be
-    /// `/x`. Such a path has a route only if each of its readings has the same one.
+    /// `path` has no query and is compared byte for byte as sent. `/in` matches `/in` and everything below it; `/in/`
+    /// matches everything that starts with it. Servers read some paths differently: `/in/../x` or `/in/%2e%2e/x` may be
+    /// `/x`. Such a path has a route only if all its readings have the same one.
     pub fn select(
         &self,
         client: &ClientName,
@@ -126,8 +126,8 @@ impl Routes {
         Ok(found.map(|route| route.variant_for(tenant, host)))
     }
 
-    /// The route that would be chosen if those that only report were in force, where it is one of them. The error: it
-    /// would not be chosen, since the path would be ambiguous.
+    /// Returns the report-only route that would be selected if report-only routes were enforced. The error means that
+    /// the path would be ambiguous instead.
     pub fn shadow(
         &self,
         client: &ClientName,
@@ -157,7 +157,8 @@ impl Routes {
         self.tables(host).any(|(_, table)| table.has_paths())
     }
 
-    /// The route of a CONNECT, as it is written and as it is for the tenant and host: see [`Self::settling`].
+    /// Returns the route of a CONNECT as configured, and its variant for the tenant and host. See
+    /// [`Self::tunnel_route`].
     pub fn select_for_tunnel(
         &self,
         client: &ClientName,
@@ -170,8 +171,8 @@ impl Routes {
         Some((written, written.variant_for(tenant, host)))
     }
 
-    /// The route that settles a CONNECT to port 80, where one of those that what is inside could take upgrades plaintext:
-    /// the requests inside are read, and each is judged for itself.
+    /// Returns the route that decides a CONNECT to port 80 if a route of its requests upgrades plaintext. outgate then
+    /// reads the requests in the tunnel and routes each by itself.
     fn upgrade_route(&self, client: &ClientName, tenant: Option<&TenantName>, host: &Host) -> Option<&Arc<Route>> {
         for (_, table) in self.tables(host) {
             let [for_some_paths, for_all_paths] = table.upgrade_routes(client, tenant);
@@ -186,9 +187,9 @@ impl Routes {
         None
     }
 
-    /// The route that settles a CONNECT, whose path nobody sees before it is open. So every route that what is inside
-    /// could take has a say, down to the one that takes every path: one that inspects settles it, since then each request
-    /// is judged for itself; else one that refuses does.
+    /// Returns the route that decides a CONNECT. Its path is unknown, so every route that a request in the tunnel could
+    /// take counts, down to one for all paths. A route that inspects decides first, since each request is then routed
+    /// by itself. A route that refuses decides next.
     fn tunnel_route(&self, client: &ClientName, tenant: Option<&TenantName>, host: &Host) -> Option<&Arc<Route>> {
         let mut refusing_route = None;
         for (_, table) in self.tables(host) {
@@ -205,8 +206,8 @@ impl Routes {
         refusing_route
     }
 
-    /// Everything that matches, the best first, each with how far the host pattern that it matches by is from the name: a
-    /// more specific one is nearer.
+    /// Returns every matching route, the best first, with the distance of its host pattern from the name. A more
+    /// specific pattern is nearer.
     pub fn candidates(
         &self,
         client: &ClientName,
@@ -216,7 +217,7 @@ impl Routes {
     ) -> Vec<(usize, Match<'_>)> {
         let mut candidates: Vec<(usize, Match<'_>)> = Vec::new();
         for (distance, found) in self.matches(client, tenant, host, PathLookup::AsSent(path.as_bytes())) {
-            // A route may match by more than one of its hosts and paths.
+            // A route may match by several of its hosts and paths.
             if !candidates.iter().any(|(_, candidate)| Arc::ptr_eq(candidate.route, found.route)) {
                 candidates.push((distance, found));
             }
@@ -230,14 +231,14 @@ impl Routes {
         self.shadows.iter_mut().for_each(|shadows| shadows.index_tunnels());
     }
 
-    /// Every route, with the other side of a split and those that only report.
+    /// Returns every route, with the variants of splits and the report-only routes.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
         let shadows = self.shadows.iter().flat_map(|shadows| &shadows.routes);
         let written = self.routes.iter().chain(shadows);
         written.flat_map(|route| [Some(route), route.split.as_ref().map(Split::variant)]).flatten()
     }
 
-    /// How long a delivery or a tunnel may last at most.
+    /// Returns the maximum duration of a delivery or tunnel.
     pub fn max_duration(&self) -> Duration {
         let sides = self.routes.iter().flat_map(|route| [Some(route), route.split.as_ref().map(Split::variant)]);
         let longest = sides.flatten().map(|route| route.timeouts.total.max(route.timeouts.tunnel)).max();
@@ -254,7 +255,8 @@ impl Routes {
         self.tables(host).flat_map(move |(at, table)| table.matches(client, tenant, path).map(move |found| (at, found)))
     }
 
-    /// All that is said of a host, the most specific first, each with its distance: 0 is the name itself, `*` is farthest.
+    /// Returns the tables of a host, the most specific first, each with its distance: 0 is the name itself, `*` is
+    /// farthest.
     fn tables<'t, 'q>(&'t self, host: &'q Host) -> impl Iterator<Item = (usize, &'t HostTable)> {
         let name = match host {
             Host::Name(name) => Some(&**name),
@@ -268,8 +270,8 @@ impl Routes {
     }
 }
 
-/// Returns what `look` finds for the path as it was sent, if it finds the same for every reading of it. `names_paths`:
-/// some route that `look` asks names a path, else readings make no difference.
+/// Returns the result of `lookup` for the path as sent, if every reading of the path has the same result. Readings make
+/// no difference unless `names_paths`: some route of the lookup names a path.
 fn unambiguous<'t>(
     path: &str,
     names_paths: bool,

@@ -1,5 +1,6 @@
-//! Certificates and revocation lists as what they have in common: a text, an algorithm and a signature (RFC 5280 §4.1.1).
-//! Did this key sign that?
+//! The common structure of certificates and revocation lists: a signed part, an algorithm and a signature (RFC 5280
+//! §4.1.1).
+//! Does this key verify the signature?
 
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::{Error, RawPublicKeyEntity};
@@ -7,21 +8,21 @@ use x509_parser::error::X509Error;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// The three parts, as they stand.
+/// The three parts in DER.
 pub(super) struct SignedDer<'a> {
-    /// With its tag and length: this is what was signed.
+    /// The signed part with its tag and length.
     tbs: &'a [u8],
     /// The contents of the AlgorithmIdentifier.
     algorithm: &'a [u8],
     signature: &'a [u8],
 }
 
-/// Why a signature does not verify.
+/// The reason why a signature does not verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignatureError {
-    /// No verifier takes the algorithm, or not with this key.
+    /// No verifier supports the algorithm with this key.
     Unsupported,
-    /// Another key made it, or it was changed, or its key is too short to prove anything.
+    /// Another key made the signature, the signed part was changed, or the key is too short.
     Invalid,
 }
 
@@ -46,7 +47,7 @@ impl<'a> SignedDer<'a> {
         for algorithm in algorithms.iter().filter(|algorithm| algorithm.signature_alg_id().as_ref() == self.algorithm) {
             match key.verify_signature(*algorithm, self.tbs, self.signature) {
                 Ok(()) => return Ok(()),
-                // One name stands for several: ECDSA with SHA-256 for one algorithm a curve.
+                // One identifier covers several verifiers: ECDSA with SHA-256 has one for each curve.
                 Err(Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
                 Err(_) => fault = SignatureError::Invalid,
             }
@@ -55,7 +56,7 @@ impl<'a> SignedDer<'a> {
     }
 }
 
-/// A DER element of definite length, and what follows it.
+/// A DER element of definite length, and the bytes after it.
 struct DerElement<'a> {
     whole: &'a [u8],
     contents: &'a [u8],
@@ -78,7 +79,7 @@ impl<'a> DerElement<'a> {
     }
 }
 
-/// The contents of a SEQUENCE, which is how a trust anchor holds its names and keys, as a whole (X.690 §8.1.3).
+/// Wraps contents in a SEQUENCE (X.690 §8.1.3). Trust anchors hold names and keys without it.
 pub(super) fn wrap_sequence(contents: &[u8]) -> Vec<u8> {
     let length = contents.len().to_be_bytes();
     let length: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
@@ -95,7 +96,7 @@ pub(super) fn wrap_sequence(contents: &[u8]) -> Vec<u8> {
     der
 }
 
-/// Returns the tag of each element, `None` if there is something else among them.
+/// Returns the tag of each element; `None` if the bytes are no sequence of elements.
 pub(super) fn tags(mut elements: &[u8]) -> Option<Vec<u8>> {
     let mut tags = Vec::new();
     while let Some(tag) = elements.first() {
@@ -105,7 +106,7 @@ pub(super) fn tags(mut elements: &[u8]) -> Option<Vec<u8>> {
     Some(tags)
 }
 
-/// The reverse of [`sequence`].
+/// Returns the contents of a SEQUENCE, as the reverse of [`wrap_sequence`].
 pub(super) fn sequence_contents(der: &[u8]) -> &[u8] {
     DerElement::read(der).map_or(&[], |element| element.contents)
 }
@@ -114,14 +115,14 @@ pub(super) fn parse_certificate(der: &[u8]) -> Option<X509Certificate<'_>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
 }
 
-/// Returns whether the key of an authority may verify certificates: its keyUsage, if there is one, has keyCertSign
-/// (RFC 5280 §6.1.4 (n), which webpki leaves out).
+/// Returns whether an authority's key may sign certificates: its keyUsage, if any, has keyCertSign (RFC 5280 §6.1.4
+/// (n)). webpki does not check that.
 pub(super) fn may_sign_certificates(authority: &X509Certificate<'_>) -> Result<bool, X509Error> {
     authority.key_usage().map(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
-/// Returns whether the key of an authority may verify revocation lists (RFC 5280 §6.3.3 (f)). With a keyUsage that
-/// cannot be read it may not.
+/// Returns whether an authority's key may sign revocation lists (RFC 5280 §6.3.3 (f)). An unreadable keyUsage permits
+/// nothing.
 pub(super) fn may_sign_lists(authority: &X509Certificate<'_>) -> bool {
     authority.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign()))
 }
@@ -134,7 +135,7 @@ pub(super) fn bits(number: &[u8]) -> usize {
     }
 }
 
-/// RFC 5280 §4.2.1.2.
+/// Returns the subjectKeyIdentifier (RFC 5280 §4.2.1.2).
 pub(super) fn subject_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
     certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
@@ -142,7 +143,7 @@ pub(super) fn subject_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option
     })
 }
 
-/// RFC 5280 §4.2.1.1.
+/// Returns the authorityKeyIdentifier (RFC 5280 §4.2.1.1).
 pub(super) fn authority_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
     certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0),

@@ -1,5 +1,5 @@
-//! What a target must prove, over which version of TLS, and what we prove to it.
-//! Whose word is good enough for this target?
+//! Trust policies: what a target must prove, over which TLS version, and which certificate outgate presents.
+//! Which targets are trusted under this policy?
 
 mod chain;
 mod compile;
@@ -23,30 +23,30 @@ use crate::config::{CrlPolicy, TlsVersion, VerifyMode};
 use crate::names::TrustName;
 pub use compile::compile;
 
-/// The trust of a route that names none.
+/// The trust policy of a route that names none.
 pub const PUBLIC_TRUST: &str = "public";
 
-/// A trust policy, compiled.
+/// A compiled trust policy.
 pub struct Trust {
     pub name: TrustName,
-    /// SHA-256 over all that makes a connection acceptable here, and over who we are on it, and over nothing else:
-    /// connections and TLS sessions may be shared exactly where it is equal. The name is not part of it.
+    /// SHA-256 over everything that makes a connection acceptable, and over the presented identity. Connections and TLS
+    /// sessions are shared exactly under an equal fingerprint. The name is not part of it.
     pub fingerprint: [u8; 32],
     pub roots: Arc<RootCertStore>,
     anchors: Anchors,
-    /// Paths may go through these, though targets do not send them. Nothing is trusted for being here.
+    /// Intermediates that targets may omit. They are not trusted by themselves.
     intermediates: Vec<CertificateDer<'static>>,
     pub min_version: TlsVersion,
     pub verify: VerifyMode,
-    /// The rules of the Web PKI count.
+    /// Whether the rules of the Web PKI apply.
     pub strict: bool,
-    /// One of them is in the chain; empty: any key will do.
+    /// SHA-256 of pinned keys, one of which must be in the chain. If empty, any key is accepted.
     pub pins: BTreeSet<[u8; 32]>,
-    /// Whether a certificate must have a current list that speaks of it, where there are lists.
+    /// Whether a current list must cover each certificate, if lists are configured.
     pub crl_policy: CrlPolicy,
-    /// What a target that asks is shown.
+    /// The certificate for targets that request one.
     pub identity: Option<Arc<CertifiedKey>>,
-    /// The newest of an issuer first.
+    /// Revocation lists, the newest of an issuer first.
     crls: Vec<Crl>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -58,18 +58,18 @@ impl fmt::Debug for Trust {
 }
 
 impl Trust {
-    /// How many revocation lists are asked.
+    /// Returns the number of revocation lists.
     pub fn crl_count(&self) -> usize {
         self.crls.len()
     }
 
-    /// How many certificates are trusted for themselves alone.
+    /// Returns the number of directly trusted certificates.
     pub fn directly_trusted_count(&self) -> usize {
         self.anchors.directly_trusted().len()
     }
 }
 
-/// What a fingerprint is of.
+/// The input of a trust fingerprint.
 struct FingerprintInput<'a> {
     roots: &'a RootCertStore,
     anchors: &'a Anchors,
@@ -79,13 +79,14 @@ struct FingerprintInput<'a> {
     verify: VerifyMode,
     strict: bool,
     pins: &'a BTreeSet<[u8; 32]>,
-    /// Lists in DER.
+    /// Revocation lists in DER.
     crls: Vec<&'a [u8]>,
     crl_policy: CrlPolicy,
     identity: Option<&'a CertifiedKey>,
 }
 
-/// Roots, pins and lists count as sets: neither their order nor where they were read from says whom they trust.
+/// Returns the fingerprint of a policy. Roots, pins and lists are sets: neither their order nor their source changes
+/// the trust.
 fn fingerprint(input: &FingerprintInput<'_>) -> [u8; 32] {
     let mut digest = Context::new(&SHA256);
     digest.update(b"outgate trust\0");
@@ -118,14 +119,14 @@ fn fingerprint(input: &FingerprintInput<'_>) -> [u8; 32] {
         input.pins.iter().map(|pin| Some(pin.as_slice())).collect(),
         sorted_set(&input.crls),
         sorted_set(&own),
-        // They say whose revocation lists count.
+        // They decide whose revocation lists count.
         input.anchors.terms().into_iter().flatten().collect(),
         sorted_set(&input.intermediates),
-        // The key is the leaf's: it need not be part of it.
+        // The private key is not part of it, since the leaf determines it.
         chain.iter().map(|der| Some(der.as_ref())).collect(),
     ];
     for parts in parts {
-        // Each list after its length and each part after its own, so that no two sets of terms read alike.
+        // Length prefixes make the encoding unambiguous.
         digest.update(&(parts.len() as u64).to_be_bytes());
         for part in parts {
             digest.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_be_bytes());

@@ -1,17 +1,18 @@
-//! What a verified signature says of the body, to be checked when the body is there.
-//! Is this the body that was signed?
+//! The check of a request body against its verified signature.
+//! Is this the body that the client signed?
 
 use subtle::ConstantTimeEq;
 
 use super::{AuthnError, sha256};
 use crate::policy::message::digest::ContentDigest;
 
-/// The body must be taken in whole, and keep what was said of it.
+/// A digest of the body that a signature covers. The check needs the whole body.
 #[derive(Debug)]
 pub enum BodyCheck {
-    /// Twilio's request hash: the hexadecimal SHA-256 of one of these texts, each followed by that of the body.
+    /// Twilio's request hash: the hexadecimal SHA-256 of one of these texts, followed by the hexadecimal SHA-256 of the
+    /// body.
     RequestHash { texts: Vec<Vec<u8>>, expected: String },
-    /// RFC 9530 §2, each of them.
+    /// The digests of `Content-Digest` (RFC 9530 §2), all of which must match.
     ContentDigest(Vec<ContentDigest>),
 }
 
@@ -19,7 +20,7 @@ impl BodyCheck {
     pub fn verify(&self, body: &[u8]) -> Result<(), AuthnError> {
         match self {
             Self::RequestHash { texts, expected } => {
-                // Of an empty body Twilio's libraries hash nothing, and write nothing.
+                // Twilio's libraries write no hash for an empty body.
                 let body = if body.is_empty() { String::new() } else { hex(&sha256(body)) };
                 let matches = |text: &Vec<u8>| {
                     let hash = hex(&sha256(&[text, body.as_bytes()].concat()));

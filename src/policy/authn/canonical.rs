@@ -1,22 +1,23 @@
-//! Requests in the form that Twilio's client libraries hash them: as sent, or in canonical form.
-//! Which text may the hash be of?
+//! The texts that Twilio's client libraries hash for a request: as sent, or in canonical form.
+//! Which texts may the request hash cover?
 
 use http::header;
 
 use crate::policy::message::SignableRequest;
 
-/// Everything before the hash of the body, once as Python's library has it and once as those of Java and Node have it.
+/// Returns the hashed text before the hash of the body: the form of the Python library, and that of the Java and Node
+/// libraries.
 ///
-/// The canonical form of a path or query stands for many. What is forwarded must be the one that was signed, so the
-/// canonical form counts only where it equals what was sent. Then the two differ in the port of `Host` at most. `names`
-/// are sorted; `None` if a field is missing.
+/// One canonical form stands for many paths and queries, but only the signed one may be forwarded. So the canonical
+/// form counts only if it equals the request as sent. The two then differ at most in the port of `Host`. `names` are
+/// sorted. Returns `None` if a field is missing.
 pub(super) fn signed_texts(request: &SignableRequest<'_>, names: &[&str]) -> Option<Vec<Vec<u8>>> {
     let as_sent = canonical_text(request, names, false)?;
     let canonical = is_canonical(request).then(|| canonical_text(request, names, true)).flatten();
     Some(std::iter::once(as_sent.clone()).chain(canonical.filter(|canonical| *canonical != as_sent)).collect())
 }
 
-/// Every library sorts the parameters before it hashes them.
+/// Returns whether the query parameters are sorted. Every library sorts them before it hashes them.
 pub(super) fn is_sorted(request: &SignableRequest<'_>) -> bool {
     let query = request.query().unwrap_or_default();
     sort_query(query) == query
@@ -27,7 +28,7 @@ fn is_canonical(request: &SignableRequest<'_>) -> bool {
     canonical_path(request.path()) == request.path() && canonical_query(query) == query
 }
 
-/// `bare_host`: `Host` without the default port of the target's scheme.
+/// Returns the text for these fields. `bare_host` removes the default port of the target's scheme from `Host`.
 fn canonical_text(request: &SignableRequest<'_>, names: &[&str], bare_host: bool) -> Option<Vec<u8>> {
     let (path, query) = (request.path(), request.query().unwrap_or_default());
     let mut text = format!("{}\n{path}\n{query}\n", request.method).into_bytes();
@@ -39,7 +40,8 @@ fn canonical_text(request: &SignableRequest<'_>, names: &[&str], bare_host: bool
         values.sort_unstable();
         let mut value = values.join(&b',');
         if bare_host && *name == header::HOST.as_str() {
-            // Another scheme's port says where the request goes. Without a scheme, the field that names the target does.
+            // The port of another scheme is significant. Without a scheme, the field that names the target says where
+            // the request goes.
             let ports: &[&[u8]] = match request.scheme() {
                 Some(scheme) if scheme.eq_ignore_ascii_case("https") => &[b":443"],
                 Some(_) => &[b":80"],
@@ -69,7 +71,7 @@ fn canonical_query(query: &str) -> String {
     sort_query(&query.replace('+', "%20").replace('*', "%2A").replace("%7E", "~"))
 }
 
-/// Without empty and dot segments; each segment decoded and encoded anew.
+/// Removes empty and dot segments, and normalises the percent-encoding of each segment.
 fn canonical_path(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_open = false;
@@ -92,7 +94,7 @@ fn canonical_path(path: &str) -> String {
     out
 }
 
-/// What is no `%` and two hexadecimal digits stays as it is.
+/// Decodes percent-encoding; malformed escapes stay unchanged.
 fn decode(segment: &str) -> Vec<u8> {
     let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
     let (bytes, mut out, mut at) = (segment.as_bytes(), Vec::with_capacity(segment.len()), 0);
@@ -107,7 +109,7 @@ fn decode(segment: &str) -> Vec<u8> {
     out
 }
 
-/// RFC 3986 §2.3: all but the unreserved characters.
+/// Percent-encodes everything but unreserved characters (RFC 3986 §2.3).
 fn encode(bytes: &[u8], out: &mut String) {
     for byte in bytes {
         match byte {
@@ -149,7 +151,7 @@ mod tests {
         );
     }
 
-    /// The hash of the canonical form of what is sent would be the same for all of these.
+    /// The canonical forms of all of these requests have the same hash.
     #[test]
     fn canonical_form_counts_only_for_requests_sent_in_it() {
         let host = |host: &'static str| HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
@@ -185,7 +187,7 @@ mod tests {
             let mut map = HeaderMap::new();
             map.extend(fields);
             let method = Method::from_bytes(text("method").as_bytes()).unwrap();
-            // As it must be sent: the hash does not tell other ways to write the same from each other.
+            // The request must be sent in this form, since the hash is equal for other forms.
             let (sent_path, query) = text("target").split_once('?').unwrap_or((text("target"), ""));
             let query = if query.is_empty() { String::new() } else { format!("?{}", canonical_query(query)) };
             let target = canonical_path(sent_path) + &query;

@@ -1,5 +1,5 @@
-//! Names in a client certificate, which the connection has proven before any request.
-//! Whose name does this caller's certificate carry?
+//! Authentication by the subject alternative names of a client certificate, which TLS has verified.
+//! Which client has this certificate?
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use super::{AuthnError, Client, Clients};
 use crate::host;
 use crate::names::Host;
 
-/// `None` where no client has any of these names.
+/// Returns the client of these names; `None` if no client has any of them.
 pub(super) fn authenticate<'c>(clients: &'c Clients, proven: &[String]) -> Result<Option<&'c Arc<Client>>, AuthnError> {
     let mut known = proven.iter().filter_map(|name| clients.by_certificate.get(name));
     let Some(client) = known.next() else { return Ok(None) };
     if known.all(|other| Arc::ptr_eq(other, client)) { Ok(Some(client)) } else { Err(AuthnError::Conflicting) }
 }
 
-/// A subject alternative name as an operator writes it, in the form that a connection proves it in: an address or a
-/// DNS name in its canonical form, a URI or an e-mail address as it stands (RFC 5280 §4.2.1.6).
+/// Returns a subject alternative name of the configuration in the form that connections report. Addresses and DNS names
+/// are canonical; URIs and e-mail addresses stay unchanged (RFC 5280 §4.2.1.6).
 pub(super) fn canonical_san(written: &str) -> Result<String, &'static str> {
     if let Ok(address) = written.parse::<IpAddr>() {
         return Ok(address.to_string());
@@ -38,7 +38,7 @@ pub(super) fn canonical_san(written: &str) -> Result<String, &'static str> {
         return if is_whole { Ok(written.to_owned()) } else { Err("not an e-mail address") };
     }
     if written.contains('*') {
-        // It would let in whoever the authority gives a certificate for any name below.
+        // A pattern would authenticate every holder of a certificate for a name below it.
         return Err("a pattern: write whole names");
     }
     match host::canonical(written) {

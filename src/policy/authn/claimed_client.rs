@@ -1,13 +1,13 @@
-//! The client that a request claims to be from, where the request does not prove it.
-//! Whose credential is it that does not work?
+//! The client that a request claims to come from without a proof.
+//! Which client's credential is invalid?
 
 use super::{Clients, PresentedCredentials, client_validation, message_signature, token};
 
-/// Stands for a name that no client has. The name itself may be a token that its sender put in the wrong place.
+/// The label for a name of no client. The name itself may be a token that its sender put in the wrong place.
 const UNKNOWN: &str = "unknown";
 
 impl Clients {
-    /// Returns the configured client that a token or signature names, or that has the token. `None` if nothing is named.
+    /// Returns the client that a token or signature names, or that has the token. `None` if the request names none.
     pub fn claimed_client(&self, credentials: &PresentedCredentials<'_>) -> Option<&str> {
         let names = [
             credentials.proxy_authorization.and_then(token::basic_user),

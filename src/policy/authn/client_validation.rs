@@ -1,5 +1,5 @@
-//! Twilio's public key client validation: a JSON Web Token that says which request it was made for.
-//! Did the client sign this very request, just now?
+//! Twilio's public key client validation: a JSON Web Token with a hash of the request.
+//! Did the client sign this request, just now?
 
 use std::sync::Arc;
 
@@ -15,16 +15,17 @@ use super::{
 };
 use crate::policy::message;
 
-/// A key of 8192 bits signs 1366 characters; the rest names a few fields.
+/// The maximum length of a token. The signature of an 8192-bit key takes 1366 characters; the rest names a few fields.
 const TOKEN_MAX: usize = 8192;
 
-/// RFC 7515 §4. `kid` is not read: whose key it is says `iss`, and a token does not choose among the client's keys.
+/// The JOSE header (RFC 7515 §4). `kid` is ignored: `iss` names the client, and a token does not choose among the
+/// client's keys.
 #[derive(Deserialize)]
 struct Header {
     alg: String,
     cty: String,
     typ: Option<String>,
-    /// Extensions that must be understood (§4.1.11): we know none.
+    /// Critical extensions (§4.1.11). None is supported.
     crit: Option<IgnoredAny>,
 }
 
@@ -32,9 +33,9 @@ struct Header {
 struct Claims {
     iss: String,
     exp: i64,
-    /// From Python's library alone.
+    /// The start of the validity, which only the Python library sends.
     nbf: Option<i64>,
-    /// Names of the fields that were signed.
+    /// The names of the signed fields.
     hrh: String,
     /// The hash of the request.
     rqh: String,
@@ -89,13 +90,13 @@ pub(super) fn verify<'c>(
     Ok((client, VerifiedSignature { replay_token, body_check: None }))
 }
 
-/// Returns the client's name in a token, whatever else is wrong with it.
+/// Returns the client that a token names, without verification.
 pub(super) fn unverified_issuer(token: &[u8]) -> Option<String> {
     let (signed, _) = split(token)?;
     decode_part::<Claims>(signed.split_once('.')?.1).map(|claims| claims.iss)
 }
 
-/// What was signed, and the signature.
+/// Splits a token into the signed part and the signature.
 fn split(token: &[u8]) -> Option<(&str, &str)> {
     if token.len() > TOKEN_MAX {
         return None;
@@ -103,13 +104,13 @@ fn split(token: &[u8]) -> Option<(&str, &str)> {
     std::str::from_utf8(token).ok()?.rsplit_once('.')
 }
 
-/// A member that is there twice is an error: two readers could take different ones.
+/// Decodes a part of the token. A duplicate member is an error, since two readers could take different values.
 fn decode_part<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
 }
 
-/// The signed fields. They must say where the request goes: `Host`, which says the same as the target, or the field
-/// that names the target. Whose webhook it is may be left out: the libraries sign `authorization;host` and no more.
+/// Returns the names of the signed fields. They must include the target: `Host`, which must match the request target,
+/// or the field that names the target. The tenant may be unsigned, since the libraries sign only `authorization;host`.
 fn covered_names<'n>(hrh: &'n str, request: &SignableRequest<'_>) -> Result<Vec<&'n str>, &'static str> {
     let names: Vec<&str> = hrh.split(';').collect();
     let is_lower = |name: &&str| !name.is_empty() && !name.bytes().any(|byte| byte.is_ascii_uppercase());

@@ -1,5 +1,5 @@
-//! From clients as they are written to the tables that know them.
-//! Does every client have a proof, and every proof one client?
+//! The compilation of clients into lookup tables.
+//! Has every client a proof, and does every proof belong to one client?
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::names::{ClientName, TenantName};
 
 impl Clients {
     pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> Clients {
-        // Whom the PROXY protocol tells of is whoever reaches the load balancer.
+        // The PROXY protocol reports the peers of the load balancer, which may be public.
         let proxied = config.server.proxy_protocol.is_some();
         let public_bind = config.server.listen.iter().find(|bind| proxied || is_publicly_reachable(&bind.address));
         let anonymous = config.server.allow_anonymous.value;
         if config.clients.is_empty() && !anonymous {
             let help =
                 "add a [clients.NAME] with tokens or networks; on loopback, server.allow_anonymous = true will do";
-            // Not a problem: a package installs so, and lets nothing through until somebody says what.
+            // This is only a warning: a fresh installation refuses every request until it is configured.
             problems.push(
                 Problem::warning(WarningCode::NoClient, None, "no client is configured: nobody can use this")
                     .help(help),
@@ -90,8 +90,8 @@ impl Clients {
     }
 }
 
-/// Who was first to claim each proof, and where. A public key is not among them: under each signature made with it
-/// stands the client's name.
+/// The first client with each proof, and its place. Public keys are not included, since each signature names its
+/// client.
 #[derive(Default)]
 struct ClaimedProofs<'w> {
     tokens: BTreeMap<[u8; 32], (&'w ClientName, SourceSpan)>,
@@ -142,7 +142,7 @@ fn compile_public_key(written: &Located<config::PublicKey>, problems: &mut Vec<P
     None
 }
 
-/// The proofs that it has material for, the weakest first.
+/// Returns the proofs that the client is configured for, the weakest first.
 fn available_proofs(client: &config::Client) -> Vec<AuthMethod> {
     let all = [
         (AuthMethod::Network, client.networks.is_empty()),
@@ -153,7 +153,7 @@ fn available_proofs(client: &config::Client) -> Vec<AuthMethod> {
     all.into_iter().filter(|(_, none)| !none).map(|(proof, _)| proof).collect()
 }
 
-/// Whether nothing but its networks proves it.
+/// Returns whether the client authenticates by network only.
 fn has_only_networks(client: &config::Client) -> bool {
     client.tokens.is_empty() && client.certificates.is_empty() && client.public_keys.is_empty()
 }
@@ -183,7 +183,7 @@ fn check_client(
             problems.push(Problem::at(proof.span, message).help(format!("add {key}, or leave this out")));
         }
     }
-    // Two halves of the Internet are as open as the whole.
+    // Two halves of the address space are as open as the whole.
     let networks: Vec<IpNet> = client.networks.iter().map(|network| network.value).collect();
     let everyone = IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0);
     if let (true, true, Some(listen)) = (has_only_networks(client), everyone, open) {
@@ -194,7 +194,7 @@ fn check_client(
     }
 }
 
-/// Keeps who was first to claim something, and tells whoever else does.
+/// Records the first client with a proof, and reports every other one.
 fn claim_proof<'a, K: Ord>(
     claimed: &mut BTreeMap<K, (&'a ClientName, SourceSpan)>,
     key: K,
@@ -208,7 +208,7 @@ fn claim_proof<'a, K: Ord>(
     }
 }
 
-/// Can anyone but this host's own processes connect? Where systemd's sockets listen is not known here.
+/// Returns whether other hosts can connect to a listener. The addresses of systemd's sockets are not known here.
 fn is_publicly_reachable(listen: &Listen) -> bool {
     match listen {
         Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),

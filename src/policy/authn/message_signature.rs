@@ -1,5 +1,5 @@
-//! HTTP message signatures (RFC 9421) that are meant for us: those whose `tag` is "outgate".
-//! Did the client sign this very request, just now?
+//! HTTP message signatures (RFC 9421) for outgate, which have the `tag` "outgate".
+//! Did the client sign this request, just now?
 
 use std::sync::Arc;
 
@@ -18,21 +18,20 @@ use crate::policy::message::members::{self, Member};
 static SIGNATURE: HeaderName = HeaderName::from_static("signature");
 static SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
 
-/// The tag as it stands in a line that has it: a string has no other form (RFC 9651 §4.1.6). A line without it is none
-/// of our business, and is not even read.
+/// The serialized tag, which has no other form (RFC 9651 §4.1.6). A line without it is not parsed.
 const TAG: &[u8] = b"\"outgate\"";
 
-/// A signature for us, and what it says of itself.
+/// A signature with outgate's tag, and its parameters.
 pub(super) struct OutgateSignature<'a> {
     label: &'a str,
-    /// Component names, in order.
+    /// The covered components, in order.
     covered: Vec<String>,
     /// The value of `@signature-params` (RFC 9421 §2.3).
     params: &'a str,
     created: i64,
     expires: Option<i64>,
     keyid: String,
-    /// By which of these it may have been made.
+    /// The algorithms that its `alg` parameter permits.
     algorithms: &'static [SignatureAlgorithm],
     signature: Vec<u8>,
 }
@@ -45,7 +44,7 @@ fn has_outgate_tag(line: &HeaderValue) -> bool {
     memchr::memmem::find(line.as_bytes(), TAG).is_some()
 }
 
-/// The one signature of a request that is for us.
+/// Returns the request's signature for outgate. More than one is an error.
 pub(super) fn find_outgate_signature(fields: &HeaderMap) -> Result<Option<OutgateSignature<'_>>, AuthnError> {
     if !fields.get_all(&SIGNATURE_INPUT).iter().any(has_outgate_tag) {
         return Ok(None);
@@ -65,12 +64,12 @@ pub(super) fn find_outgate_signature(fields: &HeaderMap) -> Result<Option<Outgat
     parse_member(member, &list, signature).map(Some)
 }
 
-/// Returns the client's name under the signature that is for us.
+/// Returns the client that the signature for outgate names, without verification.
 pub(super) fn unverified_keyid(fields: &HeaderMap) -> Option<String> {
     find_outgate_signature(fields).ok().flatten().map(|signature| signature.keyid)
 }
 
-/// The inner list of a member with our tag.
+/// Returns the inner list of a member with outgate's tag.
 fn outgate_member(member: &Member<'_>) -> Option<InnerList> {
     let parsed: Dictionary = Parser::new(member.text).parse().ok()?;
     let Some((_, ListEntry::InnerList(list))) = parsed.into_iter().next() else { return None };
@@ -84,8 +83,8 @@ fn parse_member<'a>(
     signature: Vec<u8>,
 ) -> Result<OutgateSignature<'a>, AuthnError> {
     let params = member.text.split_once('=').map_or("", |(_, params)| params);
-    // What is signed is the strict serialization (RFC 9421 §2.3). What is written otherwise, with a parameter twice
-    // perhaps, would be one thing to read and another to verify.
+    // The signature covers the strict serialization (RFC 9421 §2.3). Another serialization, such as one with a
+    // duplicate parameter, could be read and verified differently.
     let dictionary: Dictionary =
         Parser::new(member.text).parse().map_err(|_| signature_error("Signature-Input is malformed"))?;
     if dictionary.serialize().as_deref() != Some(member.text) {
@@ -132,7 +131,8 @@ const ALL_ALGORITHMS: &[SignatureAlgorithm] = &[
     SignatureAlgorithm::RsaV15Sha256,
 ];
 
-/// The registry of RFC 9421 §6.2, without what is symmetric and what no client may have a key for.
+/// Returns the algorithms of a registered name (RFC 9421 §6.2), except symmetric ones and those that no client key
+/// supports.
 fn algorithms_of(name: &str) -> Option<&'static [SignatureAlgorithm]> {
     match name {
         "ed25519" => Some(&[SignatureAlgorithm::Ed25519]),
@@ -171,7 +171,7 @@ pub(super) fn verify<'c>(
     }
 }
 
-/// What is not covered may be changed on the way, and must not matter to us.
+/// Checks that the signature covers everything outgate acts on. Uncovered parts may change in transit.
 fn check_coverage(covered: &[String], request: &SignableRequest<'_>) -> Result<(), &'static str> {
     let covers = |name: &str| covered.iter().any(|covered| covered == name);
     if !covers("@method") {
@@ -184,8 +184,7 @@ fn check_coverage(covered: &[String], request: &SignableRequest<'_>) -> Result<(
     if !is_connect && !covers("@target-uri") && !["@authority", "@path", "@query"].into_iter().all(covers) {
         return Err("it covers neither @target-uri nor all of @authority, @path and @query");
     }
-    // An attacker could ask for http instead of https, and read what the target's name was to protect. Without a scheme,
-    // the target stands in a field.
+    // An attacker could request http instead of https and read the webhook. Without a scheme, a field names the target.
     let covers_scheme = ["@target-uri", "@scheme", "@request-target"].into_iter().any(covers);
     if !is_connect && request.scheme().is_some() && !covers_scheme {
         return Err("it covers neither @target-uri nor @scheme, and the request is in absolute-form");
@@ -199,7 +198,7 @@ fn check_coverage(covered: &[String], request: &SignableRequest<'_>) -> Result<(
     if request.has_body && !covers(CONTENT_DIGEST.as_str()) {
         return Err("it does not cover content-digest, and the request has a body");
     }
-    // Where to, over what, and for whom.
+    // These fields select the target and the tenant.
     let is_uncovered = |name: &HeaderName| name.as_str().starts_with("outgate-") && !covers(name.as_str());
     if request.fields.keys().any(is_uncovered) {
         return Err("it does not cover every Outgate- field of the request");
@@ -207,7 +206,7 @@ fn check_coverage(covered: &[String], request: &SignableRequest<'_>) -> Result<(
     Ok(())
 }
 
-/// The last second that it is good for.
+/// Returns the last second in which the signature is valid.
 fn check_validity(signature: &OutgateSignature<'_>, now: i64) -> Result<i64, &'static str> {
     if signature.created > now + CLOCK_SKEW {
         return Err("it was created in the future");
@@ -222,7 +221,8 @@ fn check_validity(signature: &OutgateSignature<'_>, now: i64) -> Result<i64, &'s
     Ok(signature.expires.map_or(last, |expires| expires.min(last)))
 }
 
-/// RFC 9530 §2, if it is covered: every digest that we know must fit, and one of them must be there.
+/// Returns the check of a covered `Content-Digest` (RFC 9530 §2). Every digest of a known algorithm must match, and at
+/// least one must exist.
 fn compile_body_check(covered: &[String], request: &SignableRequest<'_>) -> Result<Option<BodyCheck>, &'static str> {
     const FORM: &str = "Content-Digest is malformed, or has neither sha-256 nor sha-512";
     if !covered.iter().any(|name| name == CONTENT_DIGEST.as_str()) {
@@ -232,7 +232,7 @@ fn compile_body_check(covered: &[String], request: &SignableRequest<'_>) -> Resu
     if digests.is_empty() { Err(FORM) } else { Ok(Some(BodyCheck::ContentDigest(digests))) }
 }
 
-/// Takes our member out of both fields; the others stay byte for byte.
+/// Removes outgate's member from both fields. Other members stay byte for byte.
 pub(super) fn remove_outgate_signature(fields: &mut HeaderMap) {
     let Ok(Some(OutgateSignature { label, .. })) = find_outgate_signature(fields) else { return };
     let label = label.to_owned();
@@ -243,7 +243,7 @@ pub(super) fn remove_outgate_signature(fields: &mut HeaderMap) {
     }
 }
 
-/// `None`: nothing is left of the line.
+/// Removes a member from a line; `None` if no member remains.
 fn remove_member(line: &HeaderValue, label: &str) -> Option<HeaderValue> {
     let members = members::parse_line(line)?;
     if !members.iter().any(|member| member.label == label) {

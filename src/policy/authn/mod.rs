@@ -1,5 +1,5 @@
-//! Who is calling, by what proof: a token, a certificate, a signature or the network it calls from.
-//! Which client is this?
+//! Authentication of clients: by a token, a certificate, a signature or the client's network.
+//! Which client sent this request?
 
 mod body_check;
 mod canonical;
@@ -29,42 +29,42 @@ pub use crate::policy::message::SignableRequest;
 pub use body_check::BodyCheck;
 use public_key::VerifyingKey;
 
-/// What strangers are called where `allow_anonymous` lets them in.
+/// The client name of unauthenticated requests that `allow_anonymous` admits.
 pub const ANONYMOUS: &str = "anonymous";
 
-/// How a client is known that a command on this host sends for.
+/// The recorded proof of a client that an operator's command asserts.
 const ASSERTED: &str = "stated";
 
-/// Twilio's public key client validation.
+/// The request field of Twilio's public key client validation.
 pub static TWILIO_CLIENT_VALIDATION: HeaderName = HeaderName::from_static("twilio-client-validation");
 
-/// A signature made further in the future than this was made by no clock that is right.
+/// Seconds by which the creation time of a signature may lie in the future, since clocks differ.
 const CLOCK_SKEW: i64 = 60;
 
-/// Seconds that a signature may be good for. What was used is remembered as long: see `live::replay`.
+/// The maximum age of a signature in seconds. The replay cache remembers each signature as long.
 const SIGNATURE_LIFETIME_MAX: i64 = 300;
 
-/// All who may call.
+/// All clients, with the tables that find a client by its credential.
 pub struct Clients {
     by_name: HashMap<ClientName, Arc<Client>>,
-    /// A lookup by hash may take the time it likes: whoever learns from it something of the SHA-256 of a token is no
-    /// nearer to the token, which is drawn at random.
+    /// A hash lookup need not be constant-time. Its timing reveals at most a part of the token's SHA-256, which does
+    /// not help to find the random token.
     by_token: HashMap<[u8; 32], Arc<Client>>,
     by_certificate: HashMap<String, Arc<Client>>,
-    /// Of the clients that nothing but their network proves; the longest prefix first.
+    /// The networks of clients that authenticate by network only, the longest prefix first.
     by_network: Vec<(IpNet, Arc<Client>)>,
     anonymous: Option<Arc<Client>>,
 }
 
-/// One caller, known.
+/// One configured client.
 pub struct Client {
     name: ClientName,
     tokens: Vec<[u8; 32]>,
     public_keys: Vec<VerifyingKey>,
     networks: Vec<IpNet>,
-    /// All of these; none: any one.
+    /// The required proofs, all of them; if empty, any one is enough.
     require: Vec<AuthMethod>,
-    /// What it has material for, the weakest first.
+    /// The proofs that the client is configured for, the weakest first.
     proofs: Vec<AuthMethod>,
     tenants: AllowedTenants,
 }
@@ -74,35 +74,37 @@ enum AllowedTenants {
     Only(Vec<TenantName>),
 }
 
-/// What a client's connection shows of who is at its other end.
+/// The client's connection, as far as it identifies the client.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
-    /// `None` behind a unix socket: such a caller has no network.
+    /// The client's address; `None` on a unix socket, which has no network.
     pub address: Option<IpAddr>,
-    /// The socket that it connected to.
+    /// The listener that accepted the connection.
     pub listen: Option<Arc<Listen>>,
     pub peer_certificate: PeerCertificate,
-    /// The tunnel that the connection is the inside of.
+    /// The tunnel that carries the connection, if any.
     pub tunnel: Option<TunnelContext>,
-    /// No connection: somebody on this host runs a command.
+    /// The client that an operator's command asserts, without a connection.
     pub asserted: Option<AssertedClient>,
-    /// Whether a request on the connection has been identified. All clones share it.
+    /// Whether a request on the connection was authenticated. All clones share the flag.
     pub is_authenticated: Arc<AtomicBool>,
 }
 
-/// A client by the word of whoever can read the configuration, and needs no proxy to do what it may do.
+/// A client that an operator's command asserts. An operator can read the configuration and needs no proxy for what the
+/// client may do.
 #[derive(Clone, Debug)]
 pub struct AssertedClient(ClientName);
 
 impl AssertedClient {
-    /// A door that the network does not have: see `tests/it/architecture/rules.rs`.
+    /// Asserts a client without a proof. `tests/it/architecture/rules.rs` limits the callers, so that no network
+    /// request gets here.
     pub fn by_operator(client: ClientName) -> Self {
         Self(client)
     }
 }
 
 impl Caller {
-    /// Records that a client was identified on this connection.
+    /// Records that a request on this connection was authenticated.
     pub fn set_authenticated(&self) {
         self.is_authenticated.store(true, Ordering::Relaxed);
     }
@@ -111,25 +113,25 @@ impl Caller {
         self.is_authenticated.load(Ordering::Relaxed)
     }
 
-    /// What stands in a record where nothing was proven.
+    /// Returns the recorded label of an unauthenticated caller.
     pub fn unauthenticated_label(&self) -> &'static str {
         if self.asserted.is_some() { ASSERTED } else { ANONYMOUS }
     }
 }
 
-/// The certificate that a caller has proven to hold; empty without one.
+/// The verified client certificate of a connection; empty without one.
 #[derive(Clone, Debug, Default)]
 pub struct PeerCertificate {
     pub names: Vec<String>,
-    /// The leaf first.
+    /// The chain, the leaf first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// What the listener believed when it was shown: its fingerprint.
+    /// The fingerprint of the listener's TLS settings that verified the chain.
     pub listener_fingerprint: [u8; 32],
-    /// The last second, since 1970, that the whole chain is valid in. After it the chain is judged again.
+    /// The last second, since 1970, in which the whole chain is valid. The chain is verified again after it.
     pub valid_until: i64,
 }
 
-/// What a CONNECT has settled for all that is asked inside of its tunnel.
+/// The decisions of a CONNECT request that hold for every request inside its tunnel.
 #[derive(Clone, Debug)]
 pub struct TunnelContext {
     pub client: ClientName,
@@ -138,7 +140,7 @@ pub struct TunnelContext {
     pub target: Target,
 }
 
-/// All that a request brings to say who calls.
+/// The credentials of one request.
 pub struct PresentedCredentials<'a> {
     pub caller: &'a Caller,
     /// `Proxy-Authorization`.
@@ -148,56 +150,56 @@ pub struct PresentedCredentials<'a> {
     pub request: SignableRequest<'a>,
 }
 
-/// A client, and how it is known.
+/// An authenticated client. Only [`Clients::authenticate`] creates it.
 pub struct Authenticated<'p> {
     pub client: &'p Arc<Client>,
-    /// The strongest that it gave; `None`: nothing proves a stranger.
+    /// The strongest proof that the request presented; `None` for anonymous and asserted clients.
     pub proof: Option<AuthMethod>,
     pub signature: Option<VerifiedSignature>,
 }
 
-/// A request's signature, verified, and what is left to do about it.
+/// A verified request signature, with the checks that remain.
 pub struct VerifiedSignature {
     pub replay_token: ReplayToken,
-    /// What it says of a body that has not been read yet.
+    /// The check of a body that has not been read yet.
     pub body_check: Option<BodyCheck>,
 }
 
-/// A signature is good for one request.
+/// The identity of a signature, which may be used once.
 pub struct ReplayToken {
-    /// The same for every way of writing the same signature.
+    /// A hash that is equal for every encoding of the same signature.
     pub key: [u8; 32],
-    /// The last second, since 1970, that it could be accepted in.
+    /// The last second, since 1970, in which the signature is acceptable.
     pub valid_until: i64,
 }
 
-/// What a signature covers must reach the target.
+/// A signature must not cover what the target does not receive.
 const REMOVED_BY_CONNECTION: &str =
     "Connection names a field that it covers, so the target would not receive the field";
 const OF_ONE_HOP: &str =
     "it covers a field that each hop has for itself (TE, Via and the like), so the target would not receive it";
 
-/// Why a caller is not known.
+/// The reason why a request is not authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthnError {
-    /// No credential, and no network that proves a client.
+    /// The request has no credential, and its network belongs to no client.
     NoCredential,
-    /// A credential that no client has, or none that can be read.
+    /// A credential belongs to no client, or is malformed.
     Invalid,
-    /// Credentials of different clients.
+    /// The credentials belong to different clients.
     Conflicting,
-    /// A signature that cannot be accepted, whoever made it.
+    /// The signature is unacceptable, whichever client made it.
     Signature(&'static str),
-    /// Known, but not by all that its client requires.
+    /// The client requires a proof that the request lacks.
     MissingProof(AuthMethod),
-    /// The right credential from a network that its client may not call from.
+    /// The credential is valid, but the client may not use it from this network.
     ForbiddenNetwork,
-    /// The certificate or one of its issuers has expired on the open connection: the last second that all were valid in,
-    /// since 1970.
+    /// A certificate of the chain has expired since the handshake. Carries the last second, since 1970, in which all
+    /// were valid.
     CertificateExpired(i64),
-    /// A list that has come since names it.
+    /// A revocation list that was added since the handshake revokes the certificate.
     CertificateRevoked,
-    /// The listener's authorities have changed since.
+    /// The listener no longer trusts the certificate's issuer.
     CertificateUntrusted,
 }
 
@@ -234,7 +236,7 @@ impl Client {
         }
     }
 
-    /// The proofs that it has material for, and whether it must give more than one of them.
+    /// Returns the proofs that the client is configured for, and those that it requires.
     pub fn proofs(&self) -> (&[AuthMethod], &[AuthMethod]) {
         (&self.proofs, &self.require)
     }
@@ -245,11 +247,11 @@ impl Client {
 }
 
 impl Clients {
-    /// A credential that is wrong stays wrong, even where the network or nothing at all would have been proof enough:
-    /// whoever sends one believes to be somebody else. Several must prove the same client.
+    /// Authenticates a request. All its credentials must belong to the same client.
     ///
-    /// A certificate that no client has does no harm beside a credential: whoever issues them to all that is on a
-    /// network may let us tell callers apart by tokens.
+    /// An invalid credential is an error even if the network alone would authenticate the request, since its sender
+    /// expects to be another client. A certificate of no client is ignored beside another credential. A network may
+    /// issue certificates to all its hosts and leave it to tokens to tell clients apart.
     pub fn authenticate(
         &self,
         credentials: &PresentedCredentials<'_>,
@@ -260,14 +262,14 @@ impl Clients {
             return Ok(Authenticated { client, proof: None, signature: None });
         }
         if let Some(tunnel) = &credentials.caller.tunnel {
-            // A reload may have taken the client away meanwhile.
+            // A reload may have removed the client since the CONNECT.
             let client = self.get(&tunnel.client).ok_or(AuthnError::NoCredential)?;
             if !client.may_call_from(credentials.caller.address.map(|ip| ip.to_canonical())) {
                 return Err(AuthnError::ForbiddenNetwork);
             }
             return Ok(Authenticated { client, proof: tunnel.proof, signature: None });
         }
-        // On a dual-stack listener an IPv4 peer looks like ::ffff:192.0.2.1.
+        // A dual-stack listener shows an IPv4 peer as ::ffff:192.0.2.1.
         let peer = credentials.caller.address.map(|ip| ip.to_canonical());
         let token = credentials
             .proxy_authorization
@@ -288,7 +290,7 @@ impl Clients {
         if proven.iter().filter_map(|(_, proven)| *proven).any(|other| !Arc::ptr_eq(other, client)) {
             return Err(AuthnError::Conflicting);
         }
-        // Whoever may not call from here learns no more than that.
+        // A client that may not call from here must not learn which proofs it lacks.
         if !client.may_call_from(peer) {
             return Err(AuthnError::ForbiddenNetwork);
         }
@@ -324,13 +326,13 @@ impl Clients {
         }
     }
 
-    /// A client by its name, proof aside; `anonymous` where strangers are let in.
+    /// Returns a client by its name, without authentication. Finds `anonymous` if anonymous requests are allowed.
     pub fn get(&self, name: &ClientName) -> Option<&Arc<Client>> {
         self.by_name.get(name).or(self.anonymous.as_ref().filter(|anonymous| anonymous.name == *name))
     }
 }
 
-/// Takes out of a request what proves its client to us: the target could use it against us, or against the client.
+/// Removes the client's credentials from a request. The target could use them against outgate or the client.
 pub fn strip_credentials(fields: &mut HeaderMap) {
     fields.remove(header::PROXY_AUTHORIZATION);
     fields.remove(&TWILIO_CLIENT_VALIDATION);

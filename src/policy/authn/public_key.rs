@@ -1,5 +1,5 @@
-//! Public keys of clients, and the only algorithms that each may verify with.
-//! Did the holder of the private half sign this?
+//! Public keys of clients, with the algorithms that each may verify with.
+//! Did the holder of the private key sign this message?
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 use super::super::signed_der::bits;
 use super::sha256;
 
-/// Bits of the modulus.
+/// The permitted size of an RSA modulus in bits.
 const RSA_BITS_MIN: usize = 2048;
 const RSA_BITS_MAX: usize = 8192;
 
@@ -33,14 +33,14 @@ pub(super) enum SignatureAlgorithm {
     Ed25519,
 }
 
-/// A key once for each algorithm that it may be used with. An algorithm of another kind of key finds no key here: a
-/// message cannot choose how its signature is understood.
+/// A public key, parsed once for each algorithm that it supports. An algorithm of another kind of key finds no key, so
+/// a message cannot choose how its signature is read.
 pub(super) struct VerifyingKey(Vec<(SignatureAlgorithm, ParsedPublicKey)>);
 
-/// Why a key is not taken.
+/// The reason why a key is unusable.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum VerifyingKeyError {
-    /// No SubjectPublicKeyInfo, or not a key of its kind.
+    /// The bytes are no SubjectPublicKeyInfo, or no key of the stated kind.
     Malformed,
     UnsupportedKind,
     RsaBits(usize),
@@ -57,7 +57,7 @@ impl fmt::Display for VerifyingKeyError {
 }
 
 impl VerifyingKey {
-    /// From a DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
+    /// Parses a DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
     pub(super) fn parse(der: &[u8]) -> Result<Self, VerifyingKeyError> {
         let Ok(([], info)) = SubjectPublicKeyInfo::from_der(der) else { return Err(VerifyingKeyError::Malformed) };
         let kind = &info.algorithm.algorithm;
@@ -89,7 +89,7 @@ impl VerifyingKey {
         algorithms.iter().map(key).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The first of these algorithms by which the signature is good.
+    /// Returns the first of these algorithms with which the signature verifies.
     pub(super) fn verify(
         &self,
         by: &[SignatureAlgorithm],
@@ -114,8 +114,8 @@ impl SignatureAlgorithm {
         }
     }
 
-    /// The same for every signature that anyone could make out of a good one without the key: of an ECDSA signature
-    /// (r, s) that is (r, n-s), as good as the first.
+    /// Returns a hash that is equal for every valid signature derived from one without the key. For an ECDSA signature
+    /// (r, s), another valid one is (r, n-s).
     pub(super) fn replay_key(self, signature: &[u8]) -> [u8; 32] {
         match self {
             Self::EcdsaP256Sha256 => sha256(&signature[..signature.len() / 2]),

@@ -1,5 +1,5 @@
-//! Credentials, certificates and networks, right and wrong; configurations that would let anyone in.
-//! Is everyone known who should be, and nobody else?
+//! Tests with valid and invalid credentials, certificates and networks, and with configurations that are too open.
+//! Is a request authenticated exactly as the client that it proves to be?
 
 use super::*;
 use crate::config::{Bind, Config, Listen, Located};
@@ -37,7 +37,7 @@ fn sample_config() -> Config {
     ])
 }
 
-/// Known by its certificate as well.
+/// Adds certificate names to a client.
 fn with_certificates(client: Located<crate::config::Client>, names: &[&str]) -> Located<crate::config::Client> {
     let start = client.span.start + 5;
     let certificates = (start..).zip(names).map(|(place, name)| at(place, (*name).to_owned())).collect();
@@ -61,7 +61,7 @@ fn with_required_proofs(
     Located { value: crate::config::Client { require, ..client.value }, span: client.span }
 }
 
-/// The address is empty for a unix socket.
+/// Returns a caller; an empty address stands for a unix socket.
 fn caller_from(address: &str, certificate: &[&str]) -> Caller {
     let certificate = certificate.iter().map(|name| (*name).to_owned()).collect();
     let certificate = PeerCertificate { names: certificate, ..PeerCertificate::default() };
@@ -96,16 +96,16 @@ fn authn_accepts_valid_and_refuses_invalid_credentials() {
         (outside, Some(format!("bAsIc  {}", BASE64_STANDARD_NO_PAD.encode("billing:old")).into()), Ok("billing")),
         (inside, Some(basic(b"inside:in:side\xff")), Ok("inside")),
         ("10.1.2.3", Some(b"Bearer in:side\xff".to_vec()), Ok("inside")),
-        // The right credential from elsewhere, and from a unix socket.
+        // A valid credential from a forbidden network, and from a unix socket.
         (outside, Some(basic(b"inside:in:side\xff")), Err(AuthnError::ForbiddenNetwork)),
         ("", Some(basic(b"inside:in:side\xff")), Err(AuthnError::ForbiddenNetwork)),
-        // The network alone; the longest prefix wins.
+        // Authentication by network; the longest prefix wins.
         (lan, None, Ok("lan")),
         (rack, None, Ok("rack")),
         (outside, None, Err(AuthnError::NoCredential)),
         ("", None, Err(AuthnError::NoCredential)),
         (inside, None, Err(AuthnError::NoCredential)),
-        // Wrong stays wrong, wherever it comes from.
+        // An invalid credential is refused from every network.
         (lan, Some(basic(b"billing:wrong")), Err(AuthnError::Invalid)),
         (lan, Some(basic(b"lan:")), Err(AuthnError::Invalid)),
         (lan, Some(basic(b"nobody:old")), Err(AuthnError::Invalid)),
@@ -187,19 +187,19 @@ fn authn_by_certificate_accepts_restricts_and_conflicts() {
         (outside, &["BILLING.internal"], None, Err(AuthnError::Invalid)),
         (outside, &["a.billing.internal"], None, Err(AuthnError::Invalid)),
         (outside, &["spiffe://acme.example/billing/x"], None, Err(AuthnError::Invalid)),
-        // Whoever has a certificate that nobody knows is somebody else, unless a token says who.
+        // A certificate of no client is refused unless a token names the client.
         (lan, &["stranger.internal"], None, Err(AuthnError::Invalid)),
         (lan, &["stranger.internal"], bill, known("billing", "token")),
         (lan, &["stranger.internal"], Some(b"Bearer wrong"), Err(AuthnError::Invalid)),
-        // Two clients at once.
+        // Proofs of two clients conflict.
         (inside, &["billing.internal", "crm.internal"], None, Err(AuthnError::Conflicting)),
         (inside, &["crm.internal"], bill, Err(AuthnError::Conflicting)),
-        // A client that has a certificate is not proven by its network any more.
+        // A client with a certificate does not authenticate by network.
         (inside, &[], None, known("lan", "network")),
         (inside, &["crm.internal"], None, known("crm", "certificate")),
         (lan, &["crm.internal"], None, Err(AuthnError::ForbiddenNetwork)),
         ("", &["crm.internal"], None, Err(AuthnError::ForbiddenNetwork)),
-        // All that is required.
+        // Clients with required proofs.
         (outside, &["both.internal"], both, known("both", "certificate")),
         (outside, &["both.internal"], None, Err(AuthnError::MissingProof(Token))),
         (outside, &[], both, Err(AuthnError::MissingProof(Certificate))),

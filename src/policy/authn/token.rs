@@ -1,5 +1,5 @@
-//! Tokens, which a client shows in `Proxy-Authorization`.
-//! Whose token is this?
+//! Authentication by a token in `Proxy-Authorization`.
+//! Which client has this token?
 
 use std::sync::Arc;
 
@@ -10,16 +10,17 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::{Client, Clients, sha256};
 
-/// Longer credentials are not decoded: nobody's token is a kilobyte.
+/// The maximum length of a credential. Tokens are far shorter than 4 KiB.
 const CREDENTIAL_MAX: usize = 4096;
 
-/// Clients may leave the padding out.
+/// Base64 with optional padding, which some clients omit.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// `Basic` (RFC 7617) or `Bearer` (RFC 6750 §2.1): a scheme in any case, one or more spaces (RFC 9110 §11.4).
+/// Returns the client of a `Basic` (RFC 7617) or `Bearer` (RFC 6750 §2.1) credential. The scheme has any case, and one
+/// or more spaces follow it (RFC 9110 §11.4).
 pub(super) fn authenticate<'c>(clients: &'c Clients, credential: &[u8]) -> Option<&'c Arc<Client>> {
     let (scheme, proof) = split_scheme(credential)?;
     if scheme.eq_ignore_ascii_case(b"bearer") {
@@ -59,7 +60,8 @@ fn decode_basic(proof: &[u8]) -> Option<(String, Vec<u8>)> {
     Some((String::from_utf8(name).ok()?, token))
 }
 
-/// Every token is compared, and in constant time: how long a wrong one takes tells nothing.
+/// Returns whether the client has this token. Every token is compared in constant time, so that the duration reveals
+/// nothing.
 fn has_token(client: &Client, token: &[u8; 32]) -> bool {
     client.tokens.iter().fold(Choice::from(0), |found, own| found | own.ct_eq(token)).into()
 }

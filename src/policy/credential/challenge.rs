@@ -1,23 +1,23 @@
-//! What a target says of a token that it does not take (RFC 6750 §3, in `WWW-Authenticate`).
-//! Does it want another token?
+//! The challenge of a target that rejects a token (`WWW-Authenticate`, RFC 6750 §3).
+//! Does the target need another token?
 
 use http::{HeaderMap, StatusCode, header};
 
-/// Whether the target refuses the very token, and not what is done with it.
+/// Returns whether the target rejects the token itself, and not the operation.
 pub fn rejects_token(status: StatusCode, fields: &HeaderMap) -> bool {
     status == StatusCode::UNAUTHORIZED
         && fields.get_all(header::WWW_AUTHENTICATE).iter().any(|value| has_invalid_token_error(value.as_bytes()))
 }
 
-/// A list of challenges, whose parameters are separated by commas as they are themselves (RFC 9110 §11.6.1): what has a
-/// word and white space in front of its name begins a new one.
+/// Returns whether a Bearer challenge has the error `invalid_token`. Commas separate both challenges and parameters
+/// (RFC 9110 §11.6.1). An element that begins with a word and white space starts a new challenge.
 fn has_invalid_token_error(list: &[u8]) -> bool {
     let mut is_bearer = false;
     for element in split_elements(list) {
         let name_end = element.iter().position(|byte| b"= \t".contains(byte)).unwrap_or(element.len());
         let parameter = match element.get(name_end) {
             Some(b'=') => element,
-            // `error = x`, with the white space that RFC 9110 §5.6.3 calls bad.
+            // RFC 9110 §5.6.3 calls the white space in `error = x` bad.
             Some(_) if element[name_end..].trim_ascii_start().starts_with(b"=") => element,
             _ => {
                 is_bearer = element[..name_end].eq_ignore_ascii_case(b"bearer");
@@ -35,7 +35,7 @@ fn has_invalid_token_error(list: &[u8]) -> bool {
     false
 }
 
-/// What stands between commas that are not quoted.
+/// Splits a list at its unquoted commas.
 fn split_elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let is_end = move |byte: &u8| {

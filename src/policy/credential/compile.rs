@@ -1,5 +1,5 @@
-//! Credentials from what is written.
-//! Can a target be shown this?
+//! The compilation of credentials.
+//! Is this credential a valid header for a target?
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::host;
 use crate::names::{CredentialName, Scheme, Target};
 use crate::policy::guard::{Guard, LocalAddresses};
 
-/// What makes the message what it is, belongs to the connection, or is somebody's signature.
+/// Headers that frame the message, belong to the connection, or carry a signature.
 const RESERVED_HEADERS: [&str; 23] = [
     "connection",
     "content-digest",
@@ -46,7 +46,7 @@ const RESERVED_HEADERS: [&str; 23] = [
     "webhook-timestamp",
 ];
 
-/// What the grant is made of, and no operator's to say.
+/// Parameters of the grant that other keys configure.
 const RESERVED_PARAMETERS: [&str; 6] =
     ["grant_type", "client_id", "client_secret", "scope", "client_assertion", "client_assertion_type"];
 
@@ -73,7 +73,7 @@ pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<Credent
     config.credentials.iter().filter_map(credential).collect()
 }
 
-/// A token endpoint that the guard refuses, as far as that is known without DNS.
+/// Reports token endpoints that the guard refuses, as far as that is known without DNS.
 pub fn check_guard(
     config: &Config,
     credentials: &BTreeMap<CredentialName, Arc<Credential>>,
@@ -94,7 +94,8 @@ pub fn check_guard(
     }
 }
 
-/// RFC 7617 §2: the first colon ends the name, and neither part has control characters.
+/// Validates a `Basic` credential (RFC 7617 §2): the first colon ends the name, and neither part has control
+/// characters.
 fn basic(username: &Located<String>, password: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
     let mut is_valid = true;
     if username.contains(':') || username.contains(char::is_control) {
@@ -142,7 +143,7 @@ fn header_name(written: &Located<String>, problems: &mut Vec<Problem>) -> Option
     Some(name)
 }
 
-/// RFC 9110 §5.5, without what is obsolete there.
+/// Validates a field value (RFC 9110 §5.5) without its obsolete forms.
 fn header_value(written: &Located<Secret>, problems: &mut Vec<Problem>) -> Option<HeaderValue> {
     let is_text = written.expose().iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
     if !is_text {
@@ -166,7 +167,7 @@ fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Pr
     let (endpoint, path_and_query) = endpoint.ok()?;
     let (id, secret) = (written.client_id.as_bytes(), written.client_secret.expose());
     let authorization = match written.client_auth {
-        // RFC 6749 §2.3.1: each as in a form, before the two become Basic's.
+        // RFC 6749 §2.3.1: each part is form-encoded before both become a `Basic` credential.
         ClientAuth::Basic => Some(basic_value(&encoded(id), &encoded(secret))?),
         ClientAuth::Body => None,
     };
@@ -185,10 +186,10 @@ fn oauth2(name: &CredentialName, written: &config::OAuth2, problems: &mut Vec<Pr
     Some(OAuth2 { credential: name.clone(), fingerprint, endpoint, path_and_query, authorization, body })
 }
 
-/// Why a text is no token endpoint, and what to write.
+/// The reason why a text is no token endpoint, and the text of its help.
 type EndpointError = (&'static str, &'static str);
 
-/// RFC 6749 §3.2: over TLS, and without a fragment.
+/// Parses the URL of a token endpoint, which has https and no fragment (RFC 6749 §3.2).
 fn endpoint(text: &str) -> Result<(Target, PathAndQuery), EndpointError> {
     const HELP: &str = "\"https://login.acme.example/oauth2/token\"";
     if text.contains('#') {
@@ -211,7 +212,7 @@ fn endpoint(text: &str) -> Result<(Target, PathAndQuery), EndpointError> {
     Ok((Target { scheme: Scheme::Https, host, port }, path_and_query))
 }
 
-/// RFC 6749 §3.3: `scope-token`.
+/// Validates each scope as a `scope-token` (RFC 6749 §3.3).
 fn check_scopes(scopes: &[Located<String>], problems: &mut Vec<Problem>) {
     for scope in scopes {
         if !scope.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte)) {
@@ -221,7 +222,7 @@ fn check_scopes(scopes: &[Located<String>], problems: &mut Vec<Problem>) {
     }
 }
 
-/// RFC 6749 §3.2: none more than once.
+/// Reports parameters that would occur twice (RFC 6749 §3.2).
 fn check_parameters(written: &config::OAuth2, problems: &mut Vec<Problem>) {
     for (name, _) in &written.parameters {
         if name.is_empty() {
@@ -235,7 +236,7 @@ fn check_parameters(written: &config::OAuth2, problems: &mut Vec<Problem>) {
     }
 }
 
-/// The request's body (RFC 6749 §4.4.2).
+/// Returns the body of the token request (RFC 6749 §4.4.2).
 fn form(written: &config::OAuth2) -> Bytes {
     let scopes = written.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ");
     let mut fields: Vec<(&str, &[u8])> = vec![("grant_type", b"client_credentials")];
@@ -257,7 +258,8 @@ fn form(written: &config::OAuth2) -> Bytes {
     secret_bytes(&parts.iter().map(|part| part.as_slice()).collect::<Vec<_>>())
 }
 
-/// As `application/x-www-form-urlencoded` (RFC 6749 Appendix B). Sized for the worst at once: no copy stays behind.
+/// Encodes as `application/x-www-form-urlencoded` (RFC 6749 Appendix B). The buffer never grows, so no copy of a secret
+/// stays in memory.
 fn encoded(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut encoded = Zeroizing::new(Vec::with_capacity(3 * bytes.len()));
     byte_serialize(bytes).for_each(|piece| encoded.extend_from_slice(piece.as_bytes()));

@@ -1,5 +1,5 @@
-//! Credentials: a header by which a target knows us, as it is written or with a token that is fetched for it.
-//! What does a target that lets nobody in without want to see?
+//! Credentials of outgate towards targets: a configured header, or an OAuth 2.0 token that outgate fetches.
+//! Which header authenticates outgate to the target?
 
 mod challenge;
 mod compile;
@@ -16,15 +16,15 @@ pub use challenge::rejects_token;
 pub use compile::{check_guard, compile};
 pub use oauth2::{Grant, GrantError, OAuth2, backoff};
 
-/// What a route's `credential` names.
+/// A credential that routes refer to.
 pub struct Credential {
     pub name: CredentialName,
-    /// What a client sent under this name is replaced.
+    /// The header to set. It replaces the client's header of this name.
     pub header: HeaderName,
     pub value: CredentialValue,
-    /// It may leave over plaintext http, where the route does.
+    /// Whether it may be sent over plaintext http on a route that allows that.
     pub allows_plaintext: bool,
-    /// As the configuration calls it.
+    /// The scheme as the configuration calls it.
     kind: &'static str,
 }
 
@@ -34,35 +34,36 @@ pub enum CredentialValue {
 }
 
 impl Credential {
-    /// Whether tokens of this fingerprint are for it.
+    /// Returns whether tokens of this fingerprint belong to this credential.
     pub fn has_fingerprint(&self, fingerprint: &[u8; 32]) -> bool {
         matches!(&self.value, CredentialValue::OAuth2(oauth2) if oauth2.fingerprint == *fingerprint)
     }
 
-    /// As the configuration calls it: `basic`, `bearer`, `header` or `oauth2`.
+    /// Returns the scheme: `basic`, `bearer`, `header` or `oauth2`.
     pub fn kind(&self) -> &'static str {
         self.kind
     }
 }
 
-/// A longer token fits into the head of no request.
+/// The maximum length of a token. A longer one does not fit into a request head.
 const TOKEN_MAX: usize = 16 << 10;
 
-/// RFC 6750 §2.1. Its `b64token` is not insisted on, since tokens with a `!` or `|` are given out; but white space would
-/// end the token, and what is not ASCII would be read by each target in its own way.
+/// Returns the `Bearer` credential of a token (RFC 6750 §2.1). Some servers issue tokens beyond `b64token`, with `!` or
+/// `|`, so any visible ASCII passes. White space would end the token, and targets read other bytes differently.
 fn bearer(token: &[u8]) -> Option<HeaderValue> {
     let is_valid = (1..=TOKEN_MAX).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
     is_valid.then(|| secret_value(&[b"Bearer ", token])).flatten()
 }
 
-/// Wiped when the last copy of it is dropped, left out of `Debug`, and of HPACK's tables (RFC 7541 §7.1.3).
+/// Builds a secret header value. It is wiped when its last copy is dropped, and kept out of `Debug` and HPACK's tables
+/// (RFC 7541 §7.1.3).
 fn secret_value(parts: &[&[u8]]) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_maybe_shared(secret_bytes(parts)).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// Sized at once, so that no half-grown copy stays behind in memory.
+/// Concatenates the parts of a secret. The buffer never grows, so no partial copy stays in memory.
 fn secret_bytes(parts: &[&[u8]]) -> Bytes {
     let mut bytes = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
     parts.iter().for_each(|part| bytes.extend_from_slice(part));

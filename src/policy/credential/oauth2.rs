@@ -1,5 +1,6 @@
-//! OAuth 2.0's client credentials grant (RFC 6749 §4.4), as far as it is words: the request, the answer, the times.
-//! What is asked of the token endpoint, and is what it says a token?
+//! The client credentials grant of OAuth 2.0 (RFC 6749 §4.4): the request, the parsed response and the lifetimes,
+//! without I/O.
+//! Which request fetches a token, and is the response a token?
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,47 +13,48 @@ use serde::Deserialize;
 use super::bearer;
 use crate::names::{CredentialName, Target};
 
-/// Where a token comes from, and what is said there.
+/// A token endpoint, and the request that fetches a token.
 pub struct OAuth2 {
     pub credential: CredentialName,
-    /// SHA-256 over the name of the credential and all that is said: tokens are shared exactly where it is equal.
+    /// SHA-256 over the credential's name and the request. Tokens are shared exactly under an equal fingerprint.
     pub fingerprint: [u8; 32],
     pub endpoint: Target,
     pub(super) path_and_query: PathAndQuery,
-    /// Where the client proves itself in a header.
+    /// The `Authorization` value if the client authenticates in a header.
     pub(super) authorization: Option<HeaderValue>,
-    /// A form, with all that the client proves itself with where that is not in a header.
+    /// The form, including the client's secret if it is not in a header.
     pub(super) body: Bytes,
 }
 
-/// A token, ready to be shown.
+/// A token as a header value.
 #[derive(Debug)]
 pub struct Grant {
     pub value: HeaderValue,
-    /// From its giving.
+    /// The lifetime from the response on.
     lifetime: Duration,
 }
 
-/// Why there is no token, though there was an answer.
+/// The reason why a response is no token.
 #[derive(Debug, PartialEq, Eq)]
 pub enum GrantError {
-    /// The endpoint does not take us for who we say we are, or not for what we ask; with its word for that, of those in
-    /// RFC 6749 §5.2.
+    /// The endpoint rejected the client or the request, with an error code of RFC 6749 §5.2 if it sent one.
     Refused(StatusCode, Option<&'static str>),
-    /// It has troubles of its own, or is asked too often.
+    /// The endpoint failed, or limits the rate of requests.
     Unavailable(StatusCode),
-    /// What it says is no token.
+    /// The response is no token.
     Malformed(&'static str),
 }
 
-/// Where the endpoint does not say (RFC 6749 §5.1 leaves it to its documentation): short enough for most of them.
+/// The lifetime of a token without `expires_in` (RFC 6749 §5.1 leaves it to documentation). It is short enough for most
+/// endpoints.
 const LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
-/// Nobody's token is good for as long; and if it were, to ask once a day costs nothing.
+/// The maximum lifetime. One request a day costs nothing.
 const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
-/// A token is not used in its last minute: the webhook is still on its way, and clocks differ.
+/// The maximum margin before the expiry in which a token is not used: the webhook is still in transit, and clocks
+/// differ.
 const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(60);
 
-/// The words of RFC 6749 §5.2. Its `error_description` is not read: it may hold what we sent.
+/// The error codes of RFC 6749 §5.2. `error_description` is ignored, since it may contain what outgate sent.
 const ERROR_CODES: [&str; 6] = [
     "invalid_request",
     "invalid_client",
@@ -65,13 +67,13 @@ const ERROR_CODES: [&str; 6] = [
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// How long an endpoint is left alone after it has failed this many times in a row.
+/// Returns how long to wait after this number of consecutive failures.
 pub fn backoff(failures: u32) -> Duration {
     BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(BACKOFF_MAX)
 }
 
 impl OAuth2 {
-    /// The same each time.
+    /// Returns the token request.
     pub fn request(&self) -> Request<Bytes> {
         let mut request = Request::new(self.body.clone());
         *request.method_mut() = Method::POST;
@@ -86,7 +88,8 @@ impl OAuth2 {
         request
     }
 
-    /// RFC 6749 §5.1 and §5.2. What is not said there is ignored, as it wants; what is said twice is not.
+    /// Parses a token response (RFC 6749 §5.1, §5.2). Unknown members are ignored, as the RFC requires; duplicate
+    /// members are an error.
     pub fn parse_response(status: StatusCode, body: &[u8]) -> Result<Grant, GrantError> {
         #[derive(Deserialize)]
         struct TokenResponse<'a> {
@@ -122,7 +125,7 @@ impl OAuth2 {
     }
 }
 
-/// RFC 6749 wants a number; well-known endpoints write it as text.
+/// RFC 6749 defines a number; some well-known endpoints send a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Seconds {
@@ -141,12 +144,12 @@ fn error_code(body: &[u8]) -> Option<&'static str> {
 }
 
 impl Grant {
-    /// For how long it is shown.
+    /// Returns how long the token may be sent.
     pub fn usable_for(&self) -> Duration {
         self.lifetime - self.margin()
     }
 
-    /// From when on another is fetched, while this one is still good.
+    /// Returns the time after which outgate fetches a new token while this one is still valid.
     pub fn refresh_after(&self) -> Duration {
         self.lifetime - 2 * self.margin()
     }

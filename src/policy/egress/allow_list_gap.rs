@@ -1,5 +1,5 @@
-//! A target that answers some of our addresses and not others, as people and their firewalls read it.
-//! Which addresses does an allow-list seem to lack?
+//! The report about a target that responds to some source addresses and not to others.
+//! Which source addresses does the target's allow-list seem to lack?
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,19 +9,19 @@ use serde::{Serialize, Serializer};
 
 use super::{AddressSpan, ip_to_u128};
 
-/// Named one by one; of more, that there are more.
+/// The maximum number of ranges in a report; more are summarised by their number.
 const LISTED_MAX: usize = 8;
 
-/// To be told with its evidence: it looks like an allow-list, but only whoever runs the target knows.
+/// The evidence that a target's allow-list lacks some source addresses. Only the target's operator can confirm it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AllowListGap {
-    /// Host and port.
+    /// The target as host and port.
     pub target: String,
     pub answers: Vec<AddressRange>,
     pub lacks: Vec<AddressRange>,
 }
 
-/// Our addresses from one to another, both included.
+/// A range of source addresses, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressRange {
     first: IpAddr,
@@ -29,14 +29,14 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
-    /// Exactly these addresses, in as few ranges as there can be.
+    /// Returns exactly these addresses, in the smallest number of ranges.
     pub fn from_addresses(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<Self> {
         let mut nets = IpNet::aggregate(&addresses.into_iter().map(IpNet::from).collect());
         nets.sort_unstable();
         nets.iter().map(|net| Self { first: net.network(), last: net.broadcast() }).collect()
     }
 
-    /// Where only a sample was asked, `asked` in its order: from each that is `meant` to the last before one that is not.
+    /// Returns ranges from a sorted sample of probed addresses. Each range spans consecutive members of the sample.
     pub fn from_sample(probed: &[IpAddr], is_member: impl Fn(IpAddr) -> bool) -> Vec<Self> {
         let runs = probed.chunk_by(|one, next| one.is_ipv6() == next.is_ipv6() && is_member(*one) == is_member(*next));
         let ends = runs.filter_map(|run| Some(Self { first: *run.first()?, last: *run.last()? }));
@@ -71,7 +71,7 @@ impl fmt::Display for AllowListGap {
     }
 }
 
-/// `a, b and c`.
+/// Joins ranges as `a, b and c`.
 fn join_ranges(stretches: &[AddressRange]) -> String {
     let mut words: Vec<String> = stretches.iter().take(LISTED_MAX).map(AddressRange::to_string).collect();
     if stretches.len() > LISTED_MAX {

@@ -1,5 +1,5 @@
-//! What is wrong with the pools as written.
-//! Which ranges would surprise their operator, or the customers who allow-list them?
+//! The validation of configured pools.
+//! Which ranges would surprise the operator, or the customers who allow-list them?
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,11 +13,12 @@ use crate::config::{self, Located, PoolRange, Problem};
 use crate::names::PoolName;
 use crate::policy::addresses::{self, overlaps};
 
-/// The widest range: no platform has more, and what is wider is a slip of the pen.
+/// The shortest prefix of a range. A wider range is likely a typing error, since no platform has that many addresses.
 const PREFIX_LEN_MIN_V4: u8 = 8;
 const PREFIX_LEN_MIN_V6: u8 = 16;
 
-/// What the kernel binds no connection to, or takes for "any address", which would be another source than the pool's.
+/// Ranges that the kernel binds no connection to, or treats as "any address", which would choose a source outside the
+/// pool.
 const UNUSABLE_SOURCES: [(IpNet, &str); 7] = [
     (v4([0, 0, 0, 0], 32), "the unspecified address"),
     (v4([224, 0, 0, 0], 4), "multicast"),
@@ -36,7 +37,7 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length))
 }
 
-/// `from` and `until`.
+/// The `from` and `until` of a range.
 type ActiveWindow = (Option<Timestamp>, Option<Timestamp>);
 type Pools = BTreeMap<PoolName, Located<config::Pool>>;
 
@@ -84,7 +85,7 @@ fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems:
                 .help("write a later `until`"),
         );
     }
-    // A part of the range may be special, or all of it.
+    // The range may be special in part or as a whole.
     let special = addresses::registered_range(cidr.network())
         .or_else(|| addresses::special_ranges().find(|row| overlaps(&row.cidr, &cidr)));
     if let Some(special) = special {
@@ -95,8 +96,8 @@ fn check_range(range: &Located<PoolRange>, exclude: &[Located<IpNet>], problems:
     }
 }
 
-/// What has ended stands there for those who must still allow it, and longer where it was forgotten. A pool of which
-/// nothing is left is told of as a whole.
+/// Warns about ended ranges, which may be in the configuration for customers or by mistake. [`check_empty`] reports a
+/// pool without other ranges.
 fn check_ended(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, problems: &mut Vec<Problem>) {
     let ended = |range: &&Located<PoolRange>| range.until.is_some_and(|until| until <= now && range.from < Some(until));
     if pool.ranges.iter().all(|range| ended(&range)) {
@@ -110,7 +111,7 @@ fn check_ended(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, pr
     }
 }
 
-/// At no moment may an address be in a pool twice: it would count twice.
+/// Reports ranges that overlap in addresses and time: their addresses would count twice.
 fn check_overlaps(ranges: &[Located<PoolRange>], problems: &mut Vec<Problem>) {
     for (index, range) in ranges.iter().enumerate() {
         let earlier = &ranges[..index];
@@ -146,7 +147,7 @@ fn check_empty(name: &PoolName, pool: &Located<config::Pool>, now: Timestamp, pr
     }
 }
 
-/// Two pools may share an address, but a customer who allows one of them then hears from both.
+/// Warns about addresses of two pools: a customer who allows one pool then receives webhooks from both.
 fn check_shared(pools: &Pools, problems: &mut Vec<Problem>) {
     let compiled = |(name, pool): (&PoolName, &Located<config::Pool>)| {
         let ranges = pool.ranges.iter().map(|range| (range.span, SourceRange::new(range, pool)));
@@ -176,7 +177,7 @@ fn ranges_overlap(a: &SourceRange, b: &SourceRange) -> bool {
     a.is_v6() == b.is_v6() && windows_overlap((a.from, a.until), (b.from, b.until)) && a.spans.iter().any(touch)
 }
 
-/// Whether there is a moment at which both are in force.
+/// Returns whether both windows are active at some time.
 fn windows_overlap(a: ActiveWindow, b: ActiveWindow) -> bool {
     let before_end =
         |from: Option<Timestamp>, until: Option<Timestamp>| from.is_none_or(|f| until.is_none_or(|u| f < u));

@@ -1,5 +1,5 @@
-//! Whether silence towards one source address comes from so many sides that the address must be at fault.
-//! Who has seen it, and could one party alone have made it look so?
+//! The count of target networks that time out for one source address.
+//! Do enough independent networks time out to blame the source, and could one party alone cause that?
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -8,20 +8,21 @@ use ipnet::IpNet;
 
 use crate::names::TenantName;
 
-/// Networks of targets that must find a source silent.
+/// The number of target networks that must time out before a source is ejected.
 pub const NETWORKS_MIN: usize = 4;
-/// Where several tenants deliver, so many of them count for each one: no tenant can eject a source that others use.
+/// The maximum number of networks that count for one tenant if several tenants deliver. So no tenant can eject a source
+/// that others use.
 const NETWORKS_PER_TENANT_MAX: usize = NETWORKS_MIN / 2;
 
-/// The bits that one operator of targets is given at least: of more addresses in them, they may all be one party's.
+/// The prefix length of a target network. One party may own all addresses within it.
 const NETWORK_V4: u8 = 24;
 const NETWORK_V6: u8 = 48;
 
-/// One network of targets that does not answer a source, as one tenant's deliveries found out.
+/// A target network that timed out for a source, as observed by the deliveries of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TimeoutObservation {
     network: IpNet,
-    /// `None`: of deliveries without a tenant.
+    /// `None` for deliveries without a tenant.
     tenant: Option<TenantName>,
 }
 
@@ -34,8 +35,8 @@ impl TimeoutObservation {
     }
 }
 
-/// How many networks count. Names and addresses within one are one; a network that several tenants found silent counts
-/// for the one that has used up the least of what it may.
+/// Returns the number of networks that count. Targets within one network count once. A network that several tenants
+/// observed counts for the tenant that has used least of its allowance.
 pub fn count_networks<'w>(
     witnesses: impl IntoIterator<Item = &'w TimeoutObservation>,
     has_several_tenants: bool,
@@ -47,7 +48,7 @@ pub fn count_networks<'w>(
     if !has_several_tenants {
         return tenants.len();
     }
-    // Those with the least choice first.
+    // Networks that the fewest tenants observed come first.
     let mut tenants: Vec<_> = tenants.into_values().collect();
     tenants.sort_by_key(BTreeSet::len);
     let mut used: HashMap<Option<&TenantName>, usize> = HashMap::new();

@@ -1,21 +1,21 @@
-//! What one address of a target has answered to our addresses, and which of them it seems not to let in.
-//! Is it silent to everybody, or to some of us?
+//! The responses and timeouts of one target address, for each source address.
+//! Does the target time out for every source, or only for some?
 //!
-//! That one address of ours gets no answer says nothing: the target may be down. It says something when another one had
-//! an answer a moment before. So only such silence is counted, and an answer takes it all back.
+//! A timeout of one source alone proves nothing, since the target may be down. It counts only if another source got a
+//! response shortly before. One response resets the count.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long an answer to another address of ours makes silence suspicious.
+/// The time after another source's response in which a timeout is suspicious.
 pub const RESPONSE_FRESH_FOR: Duration = Duration::from_secs(60);
-/// Such silences in a row: a packet gets lost, a second one too.
+/// The number of consecutive suspicious timeouts that make a source suspect. One or two packets may get lost.
 const TIMEOUTS_MIN: u32 = 3;
-/// Addresses of ours that are told apart at one target.
+/// The maximum number of source addresses that are tracked for one target.
 const SOURCES_MAX: usize = 64;
 
-/// One address of a target, since it first left one of ours without an answer.
+/// The observations of one target address, from its first timeout on.
 #[derive(Debug, Default)]
 pub struct TargetObservations {
     sources: HashMap<IpAddr, SourceObservation>,
@@ -24,9 +24,9 @@ pub struct TargetObservations {
 #[derive(Debug, Default, Clone, Copy)]
 struct SourceObservation {
     last_response: Option<Instant>,
-    /// While others had answers; since the last answer of its own.
+    /// Timeouts since the last response, counted while other sources got responses.
     timeouts: u32,
-    /// The last of them.
+    /// The time of the last of these timeouts.
     last_timeout: Option<Instant>,
 }
 
@@ -37,7 +37,7 @@ impl TargetObservations {
         }
     }
 
-    /// True if it is counted: another of our addresses had an answer a moment ago.
+    /// Returns whether the timeout counts: another source got a response shortly before.
     pub fn observe_timeout(&mut self, source: IpAddr, now: Instant) -> bool {
         let is_recent = |at: Instant| now.saturating_duration_since(at) <= RESPONSE_FRESH_FOR;
         let is_up = self
@@ -52,7 +52,7 @@ impl TargetObservations {
         is_counted
     }
 
-    /// Those that had answers and those that have none, each in order; neither is empty.
+    /// Returns the sources with responses and the suspect sources, each sorted. `None` if either is empty.
     pub fn gap(&self) -> Option<(Vec<IpAddr>, Vec<IpAddr>)> {
         let mut lacks: Vec<_> = self.sources_where(|source| source.timeouts >= TIMEOUTS_MIN).collect();
         let mut answers: Vec<_> =
@@ -70,15 +70,15 @@ impl TargetObservations {
         self.sources.get(&source).is_some_and(|known| known.timeouts >= TIMEOUTS_MIN)
     }
 
-    /// One more silence, and the address is suspicious again.
+    /// Makes a suspect source eligible again. One more timeout makes it suspect.
     pub fn half_open(&mut self, source: IpAddr) {
         if let Some(known) = self.sources.get_mut(&source) {
             known.timeouts = known.timeouts.min(TIMEOUTS_MIN - 1);
         }
     }
 
-    /// Addresses of ours that were not heard of for so long: who left the pool must not stay suspected, since nobody can
-    /// take it back by an answer.
+    /// Evicts sources without an observation in the window. A source that left the pool gets no response that could
+    /// clear it.
     pub fn evict(&mut self, now: Instant, window: Duration) {
         let is_new = |at: Instant| now.saturating_duration_since(at) <= window;
         self.sources.retain(|_, source| source.last_response.max(source.last_timeout).is_some_and(is_new));
@@ -88,7 +88,7 @@ impl TargetObservations {
         self.sources.iter().filter(move |(_, observations)| predicate(observations)).map(|(source, _)| *source)
     }
 
-    /// `None`: there are too many, and none of them can be forgotten for this one.
+    /// Returns the entry of a source. `None` if the table is full and every entry is suspect.
     fn entry(&mut self, source: IpAddr) -> Option<&mut SourceObservation> {
         if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&source) {
             let evictable = self.sources.iter().filter(|(_, known)| known.timeouts == 0);
@@ -107,7 +107,7 @@ mod tests {
         IpAddr::from([198, 51, 100, last])
     }
 
-    /// What is heard by source, at so many seconds: `true` is an answer.
+    /// Replays observations of sources at given seconds; `true` is a response.
     fn gap_after(story: &[(u8, u64, bool)]) -> Option<(Vec<IpAddr>, Vec<IpAddr>)> {
         let (mut observations, start) = (TargetObservations::default(), Instant::now());
         for &(source, second, is_answer) in story {

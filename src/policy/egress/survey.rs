@@ -1,5 +1,5 @@
-//! The ways to a target from many addresses of a pool at once, for whoever asks which of them it answers.
-//! From which addresses must one knock, to know about all?
+//! The selection of many source addresses of a pool, to find out which of them a target accepts.
+//! Which source addresses must be probed to represent the whole pool?
 
 use std::net::IpAddr;
 
@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use super::{AddressSpan, Hop, HopError, Pool, TARGET_ADDRESSES_MAX, interleave, is_v6, u128_to_ip};
 use crate::policy::guard::ClearedAddresses;
 
-/// One source after the other, to every address of the target that is of its family.
+/// The hops from each source, in turn, to every target address of its family.
 pub struct Survey {
     pub hops: Vec<Hop>,
-    /// Where the hops start: in order, IPv4 first.
+    /// The sources of the hops in order, IPv4 first.
     pub sources: Vec<IpAddr>,
-    /// The addresses that the sources stand for.
+    /// The number of addresses that the sources represent.
     pub population: u128,
 }
 
@@ -24,8 +24,8 @@ impl Survey {
     }
 }
 
-/// From every address of the pool that is in `usable`, or, where there are more, from `most` of them: each stretch of
-/// addresses gets its share, and of its share the first and the last.
+/// Returns hops from every address of the pool in `usable`, or from a sample of `total` addresses if there are more.
+/// Each span gets its share of the sample, which includes its first and last address.
 pub fn survey(
     pool: &Pool,
     cleared: &ClearedAddresses,
@@ -55,7 +55,7 @@ pub fn survey(
     Ok(Survey { hops: sources.iter().copied().flat_map(hops_from).collect(), sources, population })
 }
 
-/// What lies side by side, as one.
+/// Merges adjacent and overlapping networks into spans.
 fn merge_spans(nets: &[IpNet], v6: bool) -> Vec<AddressSpan> {
     let mut spans: Vec<AddressSpan> = nets.iter().filter(|net| is_v6(net) == v6).map(AddressSpan::of).collect();
     spans.sort_unstable_by_key(|span| span.first);
@@ -69,7 +69,7 @@ fn merge_spans(nets: &[IpNet], v6: bool) -> Vec<AddressSpan> {
     merged
 }
 
-/// Divides `most` among sizes; what a small one does not need goes to the larger ones.
+/// Divides `total` among spans by their sizes. Larger spans get what smaller ones do not need.
 fn allocate_shares(sizes: &[u128], total: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     order.sort_by_key(|index| sizes[*index]);
@@ -83,7 +83,7 @@ fn allocate_shares(sizes: &[u128], total: usize) -> Vec<usize> {
 }
 
 impl AddressSpan {
-    /// At most `count` of its addresses, as numbers, evenly apart from the first to the last.
+    /// Returns at most `count` addresses as numbers, evenly spaced from the first to the last.
     fn sample(self, count: usize) -> impl Iterator<Item = u128> {
         let count = (count as u128).min(self.size());
         let gaps = count.saturating_sub(1).max(1);

@@ -1,5 +1,5 @@
-//! The choice of a source held to its laws, and the problems of pools as written.
-//! Does a delivery ever leave from where it should not?
+//! Properties of source selection, and the problems of configured pools.
+//! Does every delivery leave from a permitted source?
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
@@ -17,7 +17,7 @@ fn at<T>(value: T) -> Located<T> {
     Located { value, span: SourceSpan { file: 0, start: 0, end: 0 } }
 }
 
-/// A range as `CIDR`, `CIDR from YEAR`, `CIDR until YEAR` or both.
+/// Parses a range from `CIDR`, `CIDR from YEAR`, `CIDR until YEAR` or both.
 fn range(text: &str) -> PoolRange {
     let words: Vec<_> = text.split(' ').collect();
     let year = |key: &str| {
@@ -55,7 +55,7 @@ fn cleared(answers: &[&str]) -> ClearedAddresses {
 
 const ALL: &dyn Fn(IpAddr) -> bool = &|_| true;
 
-/// The first source for an IPv4 target.
+/// Returns the first source for an IPv4 target.
 fn first_source(pool: &Pool, stick: u64, turn: u64, usable: &dyn Fn(IpAddr) -> bool) -> Option<IpAddr> {
     pool.select_source(false, stick, turn, january(2026), usable)
 }
@@ -150,7 +150,8 @@ fn source_selection_does_not_enumerate_a_large_pool() {
     }
 }
 
-/// Many deliveries find every address about equally often, excluded ones never; also with half of them unusable.
+/// Many deliveries use every address about equally often and never an excluded one, even if half of the addresses are
+/// unusable.
 #[test]
 fn source_selection_spreads_load_evenly() {
     for select in [SelectionPolicy::Sticky, SelectionPolicy::Spread, SelectionPolicy::Random] {
@@ -244,7 +245,7 @@ fn selects() -> impl Strategy<Value = SelectionPolicy> {
 }
 
 proptest! {
-    /// Losing an address moves only those that were on it; its return moves them back.
+    /// The loss of an address moves only the keys on it; its return moves them back.
     #[test]
     fn sticky_selection_moves_only_keys_of_a_lost_address(lost in any::<[bool; 24]>(), next in 0u128..24, sticks in any::<[u64; 32]>()) {
         let pool = pool(&["198.51.100.0/28", "192.0.2.0/29"], &[], SelectionPolicy::Sticky);
@@ -257,7 +258,7 @@ proptest! {
         }
     }
 
-    /// So does excluding one; and a range that is added takes its share and moves nothing else.
+    /// An exclusion also moves only the keys of that address. An added range takes its share and moves no other key.
     #[test]
     fn sticky_selection_moves_only_its_share_when_ranges_change(stick: u64, host in 0u8..16) {
         let ranges = ["198.51.100.0/28", "192.0.2.0/29"];
@@ -270,7 +271,7 @@ proptest! {
         prop_assert!(added == without || added.to_string().starts_with("203.0.113."));
     }
 
-    /// Round robin: as many turns as there are addresses visit each exactly once.
+    /// Round robin visits each address exactly once in as many deliveries as there are addresses.
     #[test]
     fn spread_visits_each_address_equally(start in 0..u64::MAX - 32) {
         let pool = pool(&["198.51.100.0/28", "192.0.2.0/30", "192.0.2.9/32"], &["198.51.100.4/30"], SelectionPolicy::Spread);
@@ -279,8 +280,8 @@ proptest! {
         prop_assert_eq!(seen.len() as u64, size);
     }
 
-    /// Whatever is chosen is in force, usable, of the target's family, and in the list that customers get; and what is
-    /// usable in a small pool is found.
+    /// A selected source is active, usable, of the target's family, and in the published list. Every usable source of a
+    /// small pool is found.
     #[test]
     fn selected_sources_are_active_and_usable(
         select in selects(), stick: u64, turn: u64, year in 2024u16..2030, alive in proptest::collection::btree_set(0u128..4096, 0..3),
@@ -297,7 +298,7 @@ proptest! {
                 prop_assert!(listed(hop.from()) && pool.contains(hop.from(), now) && up(hop.from()));
                 prop_assert_eq!(hop.from().is_ipv6(), hop.to().is_ipv6());
             },
-            // A large pool, here with the /64, may be given up on.
+            // The selection may give up on a large pool, here one with a /64.
             Err(_) if year >= 2028 => {}
             Err(_) => {
                 let usable = |v6: bool| (0..pool.size(now, v6)).any(|index| up(pool.nth(v6, index, now).unwrap()));

@@ -1,5 +1,5 @@
-//! What the guard says of every kind of name, port and address.
-//! Is there a way around it?
+//! The guard's decision for every kind of name, port and address.
+//! Is there a way around the guard?
 
 use super::*;
 use crate::config::SourceSpan;
@@ -9,7 +9,7 @@ fn at<T>(value: T) -> Located<T> {
     Located { value, span: SourceSpan { file: 0, start: 0, end: 0 } }
 }
 
-/// What is to be denied only reports where it begins with `?`.
+/// Returns a guard section; a denied network with a leading `?` only reports.
 fn section(allow: &[&str], deny: &[&str]) -> config::Guard {
     let denied = |text: &&str| {
         let cidr = text.trim_start_matches('?').parse().unwrap();
@@ -43,7 +43,7 @@ fn target(host: &str, port: u16) -> Target {
     Target { scheme: Scheme::Https, host: canonical(host).unwrap(), port }
 }
 
-/// What is said of one address: `ok`, `loops back`, or the rule.
+/// Returns the decision for one address: `ok`, `loops back`, or the rule.
 fn verdict(guard: &Guard, address: &str, port: u16) -> String {
     let answers = ["1.0.0.1".parse().unwrap(), address.parse().unwrap()];
     match guard.clear(&target("hooks.acme.com", port), &answers, &local_addresses()) {
@@ -80,7 +80,7 @@ fn guard_judges_addresses_by_registry_allow_deny_and_host() {
         (&["10.0.0.0/8"], &["10.1.0.0/16"], "10.1.0.1", "guard.deny 10.1.0.0/16"),
         (&["10.1.0.0/16"], &["10.0.0.0/8"], "10.1.0.1", "guard.deny 10.0.0.0/8"),
         (&["::1/128"], none, "::1", "ok"),
-        // our own
+        // addresses of this host and of pools
         (none, none, "9.9.9.9", "an address of this host"),
         (none, none, "8.8.8.15", "an address of egress.main"),
         (none, none, "8.8.8.16", "ok"),
@@ -90,7 +90,7 @@ fn guard_judges_addresses_by_registry_allow_deny_and_host() {
         (&["169.254.0.0/16"], none, "169.254.169.254", imds),
         (&["169.254.169.254/32"], none, "169.254.169.254", imds),
         (&["168.63.0.0/16"], none, "168.63.129.16", "cloud metadata, Azure WireServer"),
-        // An exception for an embedding is not one for what is embedded, nor the other way about.
+        // An exception for an embedding does not cover the embedded address, nor the other way round.
         (&["64:ff9b::/96"], none, "64:ff9b::101:101", "ok"),
         (&["64:ff9b::/96"], none, "64:ff9b::a00:1", "Private-Use, RFC 1918"),
         (&["64:ff9b::/96"], none, "64:ff9b::a9fe:a9fe", imds),
@@ -104,7 +104,7 @@ fn guard_judges_addresses_by_registry_allow_deny_and_host() {
         (&["10.0.0.0/8"], none, "::ffff:10.0.0.1", mapped),
         (&["2002::/16"], none, "2002:a00:1::1", "Private-Use, RFC 1918"),
         (&["2001::/32"], none, "2001:0:101:101:8000:cfc6:f5ff:fffe", "Private-Use, RFC 1918"),
-        // A translation prefix of one's own has the layout of its length.
+        // A local translation prefix has the layout of its length.
         (&["64:ff9b:1::/96"], none, "64:ff9b:1::101:101", "ok"),
         (&["64:ff9b:1::/96"], none, "64:ff9b:1::a00:1", "Private-Use, RFC 1918"),
         (&["64:ff9b:1::/48"], none, "64:ff9b:1:101:1:100::", "ok"),
@@ -119,7 +119,7 @@ fn guard_judges_addresses_by_registry_allow_deny_and_host() {
     }
 }
 
-/// What only reports refuses nothing and opens nothing.
+/// A report-only entry refuses nothing and allows nothing.
 #[test]
 fn guard_report_only_denials_refuse_nothing() {
     type Reported<'a> = (&'a [&'a str], &'a [&'a str], &'a str, Result<Option<&'a str>, &'a str>);
@@ -130,12 +130,12 @@ fn guard_report_only_denials_refuse_nothing() {
         (&[], &["?1.1.1.0/24"], "1.1.2.7", Ok(None)),
         (&[], &["?1.1.1.0/24"], "2606:4700::5efe:101:107", Ok(Some("1.1.1.0/24"))),
         (&["64:ff9b::/96"], &["?1.1.1.0/24"], "64:ff9b::101:107", Ok(Some("1.1.1.0/24"))),
-        // It beats allow as it would if it were in force.
+        // It takes precedence over allow, as an enforced entry does.
         (&["10.0.0.0/8"], &["?10.1.0.0/16"], "10.1.0.1", Ok(Some("10.1.0.0/16"))),
-        // What is denied is denied, in whatever order.
+        // An enforced entry refuses whatever its position.
         (&[], &["?1.1.1.0/24", "1.1.1.7/32"], "1.1.1.7", Err("guard.deny 1.1.1.7/32")),
         (&[], &["1.1.1.0/24", "?1.1.1.7/32"], "1.1.1.7", Err("guard.deny 1.1.1.0/24")),
-        // The registry, metadata and our own addresses are no more open for it.
+        // A report-only entry does not override the registry, metadata and local addresses.
         (&[], &["?10.0.0.0/8"], "10.0.0.1", Err("Private-Use, RFC 1918")),
         (&["169.254.0.0/16"], &["?169.254.0.0/16"], "169.254.169.254", Err(imds)),
         (&[], &["?9.9.9.9/32"], "9.9.9.9", Err("an address of this host")),

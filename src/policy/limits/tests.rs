@@ -1,4 +1,4 @@
-//! Limits as compiled, their keys, and the fields that tell clients of them.
+//! Tests of compiled limits, their keys and the rate limit headers.
 //! What does each setting allow?
 
 use super::*;
@@ -31,7 +31,7 @@ fn rate_limit_headers_report_the_quota_and_what_remains() {
     let rate = |remaining, millis| Some(RateStatus { remaining, retry_after: Duration::from_millis(millis) });
     let table = [
         (limit("m", Some(quota(100, 60, 100)), None, &[]), rate(0, 2001), None, r#""m";q=100;w=60"#, r#""m";r=0;t=3"#),
-        // A burst larger than the count of the rate, and a smaller one.
+        // A burst that is larger than the count of the rate, and a smaller one.
         (limit("b", Some(quota(50, 1, 100)), None, &[]), rate(99, 20), None, r#""b";q=100;w=2"#, r#""b";r=99;t=1"#),
         (limit("s", Some(quota(50, 1, 1)), None, &[]), rate(0, 20), None, r#""s";q=50;w=1"#, r#""s";r=0;t=1"#),
         (limit("c", None, Some(20), &[]), None, Some(19), r#""c";q=20;qu="concurrent-requests""#, r#""c";r=19"#),

@@ -1,5 +1,5 @@
-//! `Content-Digest` (RFC 9530 §2).
-//! Is this the body that the field speaks of?
+//! The `Content-Digest` field (RFC 9530 §2).
+//! Does this body match the digest in the field?
 
 use aws_lc_rs::digest::{self, SHA256, SHA512};
 use base64::Engine;
@@ -22,7 +22,7 @@ impl ContentDigest {
     }
 }
 
-/// The algorithms that are still active (RFC 9530 §5).
+/// Returns an algorithm that is still active (RFC 9530 §5).
 fn algorithm(name: &str) -> Option<&'static digest::Algorithm> {
     match name {
         "sha-256" => Some(&SHA256),
@@ -31,7 +31,7 @@ fn algorithm(name: &str) -> Option<&'static digest::Algorithm> {
     }
 }
 
-/// Every digest of the field that we know; `None` if it is malformed.
+/// Returns every digest of a known algorithm; `None` if the field is malformed.
 pub(crate) fn parse(fields: &HeaderMap) -> Option<Vec<ContentDigest>> {
     let known = |member: &members::Member<'_>| Some((algorithm(member.label)?, member.bytes()));
     let all = members::parse_all(fields, &CONTENT_DIGEST)?;
@@ -39,7 +39,7 @@ pub(crate) fn parse(fields: &HeaderMap) -> Option<Vec<ContentDigest>> {
     known.map(|(algorithm, bytes)| Some(ContentDigest { algorithm, expected: bytes? })).collect()
 }
 
-/// The field for a body.
+/// Returns the field value for a body.
 pub(crate) fn sha256_field(body: &[u8]) -> String {
     format!("sha-256=:{}:", BASE64_STANDARD.encode(digest::digest(&SHA256, body)))
 }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    /// Of RFC 9421 Appendix B.2 and RFC 9530 Appendix B.
+    /// Vectors of RFC 9421 Appendix B.2 and RFC 9530 Appendix B.
     #[test]
     fn content_digest_matches_published_digests() {
         let fields = |value| HeaderMap::from_iter([(CONTENT_DIGEST.clone(), HeaderValue::from_static(value))]);

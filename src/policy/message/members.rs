@@ -1,5 +1,5 @@
-//! The members of a dictionary field, each with the text that it was written in.
-//! Which bytes are whose?
+//! The members of a dictionary field, each with its original text.
+//! Which bytes belong to which member?
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
@@ -7,12 +7,12 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 /// A member of a dictionary (RFC 9651 §3.2).
 pub(crate) struct Member<'a> {
     pub(crate) label: &'a str,
-    /// As it stands, without the white space around it.
+    /// The original text without surrounding white space.
     pub(crate) text: &'a str,
 }
 
 impl Member<'_> {
-    /// Its value, if that is a byte sequence without parameters.
+    /// Returns the value if it is a byte sequence without parameters.
     pub(crate) fn bytes(&self) -> Option<Vec<u8>> {
         let parsed: Dictionary = Parser::new(self.text).parse().ok()?;
         match parsed.into_iter().next() {
@@ -25,8 +25,8 @@ impl Member<'_> {
     }
 }
 
-/// Of all lines of a field, in order; `None` if one of them is no dictionary, or if a label is there twice: the last
-/// would count (RFC 9651 §3.2), but not for every reader.
+/// Returns the members of all lines of a field, in order. `None` if a line is no dictionary or a label occurs twice.
+/// The last one would count (RFC 9651 §3.2), but not every reader does so.
 pub(crate) fn parse_all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Vec<Member<'a>>> {
     let lines = fields.get_all(name).iter().map(parse_line).collect::<Option<Vec<_>>>()?;
     let members: Vec<_> = lines.into_iter().flatten().collect();
@@ -35,8 +35,8 @@ pub(crate) fn parse_all<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<
     labels.is_sorted_by(|one, next| one < next).then_some(members)
 }
 
-/// Of one line. That it is a dictionary says the parser; where its members end is read from the text, and must come to
-/// the same.
+/// Returns the members of one line. The parser validates the dictionary; the member boundaries are found in the text
+/// and must agree with it.
 pub(crate) fn parse_line(line: &HeaderValue) -> Option<Vec<Member<'_>>> {
     let text = line.to_str().ok()?;
     let parsed: Dictionary = Parser::new(text).parse().ok()?;
@@ -49,8 +49,7 @@ fn member(text: &str) -> Member<'_> {
     Member { label: text.split(['=', ';']).next().unwrap_or_default(), text }
 }
 
-/// Between the commas that stand in no string. In a Display String (`%"…"`) a backslash escapes nothing (RFC 9651
-/// §3.3.8).
+/// Splits at the commas outside strings. In a Display String (`%"…"`) a backslash escapes nothing (RFC 9651 §3.3.8).
 fn split_members(text: &str) -> impl Iterator<Item = &str> {
     let (mut in_string, mut escaped, mut is_display, mut before) = (false, false, false, ' ');
     let at_comma = move |c: char| {
@@ -110,7 +109,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken for members reads back as the same dictionary.
+        /// The members of a line always parse as the same dictionary.
         #[test]
         fn dictionary_members_read_back_as_the_same_dictionary(line in r#"[ab=,;"\\%()?01 :]{0,24}"#) {
             let value = HeaderValue::from_str(&line).unwrap();

@@ -1,5 +1,5 @@
-//! HTTP messages as their signatures speak of them (RFC 9421, RFC 9530): what was sent, fields member by member, digests.
-//! Which bytes does a signature stand for?
+//! HTTP messages as signatures cover them (RFC 9421, RFC 9530): requests, dictionary members and digests.
+//! Which bytes does a signature cover?
 
 pub(crate) mod digest;
 pub(crate) mod members;
@@ -8,8 +8,8 @@ mod request;
 pub use request::SignableRequest;
 pub(crate) use request::is_of_one_hop;
 
-/// What is signed (RFC 9421 §2.5): a line for each component, then `params`, the value of `@signature-params`, without
-/// an end of line.
+/// Returns the signature base (RFC 9421 §2.5): a line for each component, then `params`, the value of
+/// `@signature-params`, without a line end.
 pub(crate) fn signature_base<'a>(
     covered: impl IntoIterator<Item = &'a str>,
     params: &str,

@@ -1,12 +1,12 @@
-//! A request whose parts are signed: as its client sent it, before anything of it is changed, or as it leaves.
-//! What stands in which part?
+//! A request whose components are signed, as the client sent it or as outgate forwards it.
+//! Which value has each component?
 
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, Method, header};
 
-/// Fields of a request that a proxy takes out or changes, whatever `Connection` says (RFC 9110 §7.6.1, §7.6.2, §10.1.1).
-/// `Proxy-Authorization` is not among them: like every `Outgate-` field it is for this proxy.
+/// Request fields that a proxy removes or changes in any case (RFC 9110 §7.6.1, §7.6.2, §10.1.1). `Proxy-Authorization`
+/// is not among them: like every `Outgate-` field, it is for this proxy.
 const OF_THIS_HOP: [&str; 10] = [
     "connection",
     "expect",
@@ -20,30 +20,30 @@ const OF_THIS_HOP: [&str; 10] = [
     "via",
 ];
 
-/// Returns whether the target gets another field of this name, in lower case, or none.
+/// Returns whether a field, in lower case, belongs to one hop: the target receives another field of this name or none.
 pub(crate) fn is_of_one_hop(name: &str) -> bool {
     OF_THIS_HOP.contains(&name)
 }
 
-/// The parts that signatures speak of, byte for byte.
+/// The parts of a request that signatures cover, byte for byte.
 #[derive(Clone, Copy)]
 pub struct SignableRequest<'a> {
     pub method: &'a Method,
     /// The request target, in absolute-form or origin-form.
     pub target: &'a str,
     pub fields: &'a HeaderMap,
-    /// Also one that may turn out to be empty.
+    /// Whether a body follows; it may be empty.
     pub has_body: bool,
 }
 
 impl<'a> SignableRequest<'a> {
-    /// `None` in origin-form: the request names its target in a field, and says only of itself where it goes.
+    /// Returns the scheme of the target. `None` in origin-form, where a field names the target.
     pub(crate) fn scheme(&self) -> Option<&'a str> {
         self.split_absolute().map(|(scheme, _)| scheme)
     }
 
-    /// Of an absolute-form target, else of `Host`; in lower case, without the default port (RFC 9421 §2.2.3). A CONNECT
-    /// has it for its target, and what its `Host` says differs from client to client.
+    /// Returns the authority of an absolute-form target, else of `Host`, in lower case without the default port (RFC
+    /// 9421 §2.2.3). The authority of a CONNECT is its target, since clients differ in its `Host`.
     pub(crate) fn authority(&self) -> Option<String> {
         if *self.method == Method::CONNECT {
             return Some(self.target.to_ascii_lowercase());
@@ -55,7 +55,7 @@ impl<'a> SignableRequest<'a> {
         Some(short.map(str::to_owned).unwrap_or(authority))
     }
 
-    /// Whether `Host` says what an absolute-form target says, as RFC 9112 §3.2.2 wants it.
+    /// Returns whether `Host` matches an absolute-form target, as RFC 9112 §3.2.2 requires.
     pub(crate) fn host_matches_target(&self) -> bool {
         let Some(scheme) = self.scheme() else { return true };
         let default = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
@@ -64,8 +64,8 @@ impl<'a> SignableRequest<'a> {
         host == self.authority().as_deref()
     }
 
-    /// Whether `Connection` lists the field, in lower case, as one of this hop alone (RFC 9110 §7.6.1): then it is removed
-    /// before the request is forwarded. `Connection` itself is hardly ever covered, so anyone on the path could add it.
+    /// Returns whether `Connection` lists the field, in lower case (RFC 9110 §7.6.1), so that it is not forwarded.
+    /// Signatures rarely cover `Connection`, so anyone on the path could add it.
     pub(crate) fn is_removed_by_connection(&self, name: &str) -> bool {
         let lines = self.fields.get_all(header::CONNECTION).iter();
         let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
@@ -76,7 +76,7 @@ impl<'a> SignableRequest<'a> {
         self.fields.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase)
     }
 
-    /// An empty path is `/` (RFC 9421 §2.2.6).
+    /// Returns the path; an empty path is `/` (RFC 9421 §2.2.6).
     pub(crate) fn path(&self) -> &'a str {
         let path = self.path_and_query().split('?').next().unwrap_or_default();
         if path.is_empty() { "/" } else { path }
@@ -95,7 +95,7 @@ impl<'a> SignableRequest<'a> {
         if self.target.starts_with('/') { None } else { self.target.split_once("://") }
     }
 
-    /// The value of a component of RFC 9421 §2: a derived one, or a field.
+    /// Returns the value of a derived component or a field (RFC 9421 §2).
     pub(crate) fn component(&self, name: &str) -> Result<Cow<'a, str>, &'static str> {
         const OWN_SCHEME: &str =
             "a request to this proxy itself has no scheme to cover: cover @authority, @path, @query";
@@ -112,7 +112,7 @@ impl<'a> SignableRequest<'a> {
         })
     }
 
-    /// All values of a field, in order (RFC 9421 §2.1).
+    /// Returns all values of a field, in order (RFC 9421 §2.1).
     fn field(&self, name: &str) -> Result<String, &'static str> {
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err("it covers a field by a name that is not in lower case");

@@ -1,5 +1,5 @@
-//! Routes from the configuration, and everything that may be wrong with them.
-//! What does each route mean, and can two be mistaken for each other?
+//! The compilation of routes, and their problems.
+//! What does each route mean, and can every webhook be assigned to one route?
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -38,7 +38,7 @@ impl Routes {
         }
         check_unique_names(&config.routes, problems);
         let mut used = UsedNames::default();
-        // Where each route's name is written, for two that cannot be told apart.
+        // The place of each route's name, for routes that match the same.
         let (mut names, mut ambiguous) = (HashMap::new(), BTreeSet::new());
         for written in &config.routes {
             let patterns = patterns(written, problems);
@@ -104,7 +104,7 @@ fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPat
     let mut patterns = Vec::new();
     for host in &written.hosts {
         match HostPattern::parse(host) {
-            // Written twice is as good as once.
+            // A duplicate pattern has no effect.
             Ok(pattern) if !patterns.contains(&pattern) => patterns.push(pattern),
             Ok(_) => {}
             Err(error) => {
@@ -118,7 +118,7 @@ fn patterns(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<HostPat
     patterns
 }
 
-/// Without any, the empty path, below which are all.
+/// Returns the tenants that a route names.
 fn tenants(written: &config::Route) -> Arc<[TenantName]> {
     written.tenants.iter().map(|tenant| TenantName::new(tenant.as_str())).collect()
 }
@@ -134,7 +134,7 @@ fn clients(written: &config::Route, config: &Config, problems: &mut Vec<Problem>
     written.clients.iter().map(|client| ClientName::new(client.as_str())).collect()
 }
 
-/// The names that some route gives.
+/// The names that routes refer to.
 #[derive(Default)]
 struct UsedNames<'a> {
     pools: BTreeSet<&'a str>,
@@ -191,7 +191,7 @@ fn compile_route<'a>(
         Some(split) => {
             let mut variant_problems = Vec::new();
             let other = compile_route(&split.route, config, tables, used, &mut variant_problems);
-            // What is wrong with what both have was told once.
+            // A problem of both sides is already reported.
             variant_problems.retain(|problem| !problems[problems_before..].contains(problem));
             problems.append(&mut variant_problems);
             let mut other = Route { side: Some(split::SPLIT), ..other? };
@@ -221,7 +221,7 @@ fn compile_route<'a>(
     })
 }
 
-/// What a route names in a table; `None` is already told: the name is unknown, or what it stands for is itself a
+/// Returns the table entry that a route names. `None` is already reported: the name is unknown, or its section has a
 /// problem.
 fn resolve_name<'t, N: Ord + Borrow<str>, T>(
     kind: &str,
@@ -267,7 +267,8 @@ fn resolve_default<'t, N: Ord + Borrow<str>, T>(
     found
 }
 
-/// Standard Webhooks wants a secret for each endpoint (spec, Signature scheme).
+/// Warns about a symmetric signer for every host. Standard Webhooks requires a secret for each endpoint (spec,
+/// Signature scheme).
 fn warn_shared_secrets(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
     let Some(any) = written.hosts.iter().find(|host| host.value == "*") else { return };
     for signer in signers.iter().filter(|signer| signer.shares_a_secret()) {
@@ -277,7 +278,7 @@ fn warn_shared_secrets(signers: &[&Arc<Signer>], written: &config::Route, proble
     }
 }
 
-/// A header cannot carry two signers' values: the receiver would take one of them and find it wrong.
+/// Reports signers that set the same header: the receiver would take one value and find it invalid.
 fn check_header_conflicts(signers: &[&Arc<Signer>], written: &config::Route, problems: &mut Vec<Problem>) {
     for (i, signer) in signers.iter().enumerate() {
         let conflict = signers[..i].iter().find(|first| first.headers().iter().any(|h| signer.headers().contains(h)));
@@ -321,7 +322,8 @@ fn check_values(written: &config::Route, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Nothing can be put into a tunnel: a route that signs, or has a credential, opens one only where that is said.
+/// Returns the tunnel policy. outgate adds nothing inside a tunnel, so a route with signers or a credential permits
+/// tunnels only if configured.
 fn connect(written: &config::Route) -> ConnectPolicy {
     let adds_nothing = written.sign.is_empty() && written.credential.is_none();
     let default = if adds_nothing { ConnectPolicy::Tunnel } else { ConnectPolicy::Refuse };
@@ -343,7 +345,7 @@ fn timeouts(written: &config::Route, config: &Config) -> Timeouts {
     }
 }
 
-/// Each way in to a route: by each of its paths, for each of its tenants, from each of its clients.
+/// Returns every combination of the route's paths, tenants and clients.
 fn combinations<'a>(
     paths: &'a [Arc<str>],
     tenants: &'a [TenantName],
@@ -355,7 +357,7 @@ fn combinations<'a>(
     paths.iter().flat_map(pairs)
 }
 
-/// Each name, or `None` once where any will do.
+/// Returns each name, or `None` once if there are no names.
 fn each_or_any<T>(names: &[T]) -> impl Iterator<Item = Option<&T>> {
     names.iter().map(Some).chain(names.is_empty().then_some(None))
 }

@@ -1,5 +1,5 @@
-//! What is told of routes that mean nothing, or too much.
-//! Does each mistake get its own sentence?
+//! Tests of compiled routes, and of the problem of each invalid one.
+//! Does each mistake get its own message?
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn limit() -> Located<Limit> {
     at(50, Limit { rate: Some(at(51, rate)), per, ..Limit::default() })
 }
 
-/// One route for `hooks.acme.example`, beside one of everything it may name.
+/// Returns one route for `hooks.acme.example`, and one section of every kind that it may name.
 fn config_with_route(change: impl FnOnce(&mut config::Route)) -> Config {
     let mut config = config();
     let anybodys = config::Client { tenants: vec![at(61, "*".into())], ..client() };
@@ -186,7 +186,8 @@ fn route_with_a_credential_refuses_tunnels_by_default() {
     }
 }
 
-/// (what the route has, its `connect`, its paths; what the other side has; what each makes of tunnels).
+/// (the route's signer and credential, its `connect`, its paths; the variant's signer and credential; the tunnel policy
+/// of each side; the problems).
 type Sides<'a> = ([&'a str; 2], Option<ConnectPolicy>, &'a [&'a str], [&'a str; 2], [ConnectPolicy; 2], &'a [&'a str]);
 
 #[test]
@@ -207,7 +208,7 @@ fn split_variant_restricts_tunnels() {
         (nothing, Some(Refuse), &["/in"], signs, [Refuse, Refuse], &[]),
         (nothing, Some(Inspect), &["/in"], signs, [Inspect, Inspect], &[]),
         (nothing, Some(Tunnel), &[], signs, [Tunnel, Tunnel], &[unsigned]),
-        // Told once, though it is so of both.
+        // Reported once, although it applies to both sides.
         (
             signs,
             Some(Tunnel),
@@ -238,7 +239,7 @@ fn split_variant_restricts_tunnels() {
     }
 }
 
-/// What holds for the other side alone is found, too.
+/// Problems of the variant alone are found, too.
 #[test]
 fn split_variant_is_checked_like_any_route() {
     let mut config = config_with_route(|route| {
@@ -251,7 +252,7 @@ fn split_variant_is_checked_like_any_route() {
     let expected =
         ["platform and platform write the same headers", "a body to be signed is held in memory, at most 64 MiB of it"];
     assert_eq!(messages(&compile(&config).1), expected);
-    // What is used there is used.
+    // Names that only the variant refers to are in use.
     config.routes[0].value.body_max = None;
     config.routes[0].value.split.as_mut().unwrap().value.route.sign.truncate(1);
     config.routes[0].value.split.as_mut().unwrap().value.route.body_max = None;
@@ -304,7 +305,7 @@ fn routes_that_match_the_same_are_a_problem() {
     }
 }
 
-/// (clients as name and tenants, routes as tenants and clients, which of them nothing can take).
+/// (clients with their tenants, routes with their tenants and clients, the unreachable routes).
 type Hidden<'a> = (&'a [(&'a str, &'a [&'a str])], &'a [(&'a [&'a str], &'a [&'a str])], &'a [usize]);
 
 #[test]
@@ -319,7 +320,7 @@ fn unreachable_routes_are_a_problem() {
         (&[("a", &["*"]), ("b", &["*"])], &[(&[], &["a"]), (&[], &["b"]), (&[], &[])], &[2]),
         (&[("a", &["*"]), ("b", &["*"])], &[(&[], &["a"]), (&["t"], &["b"]), (&[], &[])], &[]),
         (&[("a", &["t"]), ("b", &["u"])], &[(&["t"], &["a"]), (&["t"], &[]), (&[], &[])], &[1]),
-        // Nobody may call: that is another matter.
+        // Without clients, another problem is reported.
         (&[], &[(&["t"], &[])], &[]),
     ];
     let list = |names: &[&str]| names.iter().map(|name| at(1, (*name).to_owned())).collect::<Vec<_>>();
@@ -341,7 +342,7 @@ fn unreachable_routes_are_a_problem() {
     }
 }
 
-/// (the first route reports, the second does, whether they are told apart).
+/// Whether the first route only reports, whether the second does, and the problems.
 #[test]
 fn report_only_route_does_not_shadow_other_routes() {
     for (first, second, expected) in [
@@ -371,7 +372,7 @@ fn report_only_route_does_not_shadow_other_routes() {
             assert_eq!(found.map(Option::unwrap), if first { ["other", "acme"] } else { ["acme", "other"] });
         }
     }
-    // What nothing could take, were it in force, is told before it is.
+    // An unreachable report-only route is reported before it is enforced.
     let mut config = config_with_route(|_| {});
     let mut other = route(200, "other", "else.acme.example");
     (other.value.report_only, other.value.clients) = (true, vec![at(201, "billing".into())]);

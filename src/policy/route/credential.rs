@@ -1,5 +1,5 @@
-//! A route's credential, beside all else that the route says.
-//! To whom would it be shown?
+//! The check of a route's credential against the other settings of the route.
+//! Which targets could receive this credential?
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Hosts of routes to which the guard lets nothing through, whoever asks.
-//! Is there a webhook that this host of a route could be for?
+//! Route hosts that the guard refuses in every case.
+//! Can a webhook reach this host of a route?
 
 use super::Routes;
 use crate::config::WarningCode;
@@ -8,14 +8,16 @@ use crate::host::HostPattern;
 use crate::names::Host;
 use crate::policy::guard::{Forbidden, Guard};
 
-/// Only warned about: to deny a customer's address in a hurry must not take a change of its route.
+/// Warns about hosts that the guard refuses. This is no problem, so that an operator can deny an address in a hurry
+/// without a change of its route.
 pub fn check_guard(config: &Config, routes: &Routes, guard: &Guard, problems: &mut Vec<Problem>) {
     let denied = |pattern: &HostPattern| match pattern {
         HostPattern::Exact(host) => guard.denies(host),
         HostPattern::Subdomains(parent) => guard.denies_subdomains(parent),
         HostPattern::Any => None,
     };
-    // There may be a hundred thousand hosts, and hardly ever one of these: the tables know what is written, the text where.
+    // There may be a hundred thousand hosts and rarely a refused one, so the compiled tables are checked before the
+    // text is searched.
     let has_denied_host = |routes: &Routes| {
         routes.exact.keys().any(|host| guard.denies(host).is_some())
             || routes.subdomains.keys().any(|parent| guard.denies_subdomains(parent).is_some())
@@ -90,7 +92,7 @@ mod tests {
             ("127.0.7.1", Some("Loopback, RFC 1122")),
             ("a.internal", Some("resolver.hosts says 10.0.0.1, Private-Use, RFC 1918")),
             ("c.acme.com", Some("resolver.hosts says 8.8.8.8, guard.deny 8.8.8.0/24")),
-            // The operator vouches for names below it.
+            // The operator configured addresses for names below it.
             ("*.internal", None),
             ("b.test", None),
             ("10.0.1.7", None),

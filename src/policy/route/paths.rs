@@ -1,5 +1,5 @@
-//! The paths of a route, as they are written and as requests have them.
-//! Can a request have this path, and can servers agree on it?
+//! The paths of a route, normalised as requests have them.
+//! Can a request have this path, and do servers agree on its meaning?
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::readings::readings;
 use crate::config::{self, Problem};
 use crate::names::encode_path;
 
-/// Returns each path once, as it is forwarded; a route that names none is for all of them.
+/// Returns each path once, in the form that is forwarded. A route without paths matches all of them.
 pub(super) fn compile(written: &config::Route, problems: &mut Vec<Problem>) -> Vec<Arc<str>> {
     if written.paths.is_empty() {
         return vec!["".into()];
@@ -26,7 +26,6 @@ pub(super) fn compile(written: &config::Route, problems: &mut Vec<Problem>) -> V
             problems.push(Problem::at(path.span, message).help("write it with fewer escapes and dot segments"));
         }
     }
-    // As they are forwarded.
     let paths = written.paths.iter().map(|path| encode_path(path));
     BTreeSet::from_iter(paths).into_iter().map(Arc::from).collect()
 }

@@ -1,8 +1,8 @@
-//! Routes that no webhook can ever take, because of who may call and who else is taken for.
-//! Is there anybody for whom this route is the best?
+//! Routes that no webhook can take, because of the configured clients and the other routes.
+//! Is there a webhook for which this route is the best match?
 //!
-//! What is not found: a route that only all the paths below it leave nothing for, and one whose clients are known by
-//! networks that no listener hears.
+//! Two cases are not found: a route whose longer paths leave no path for it, and one whose clients have networks that
+//! no listener can see.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::config::{Config, Problem};
 use crate::names::{ClientName, TenantName};
 use crate::policy::authn::ANONYMOUS;
 
-/// Whoever may call, and for whom.
+/// The configured clients and their tenants.
 struct Callers<'a> {
-    /// By name; `None`: for every tenant.
+    /// The tenants of each client; `None` for every tenant.
     all: HashMap<ClientName, Option<HashSet<&'a str>>>,
-    /// Tenants that somebody may send for; `None`: all.
+    /// The tenants that any client may send for; `None` for all.
     tenants: Option<HashSet<&'a str>>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Callers<'a> {
         tenant.is_none_or(|tenant| self.tenants.as_ref().is_none_or(|named| named.contains(tenant.as_str())))
     }
 
-    /// Of those who may, is each named by `calls`?
+    /// Returns whether every client that may send for the tenant has its own route.
     fn all_have_own_route(&self, calls: &ClientTable, tenant: Option<&TenantName>) -> bool {
         self.all.keys().all(|client| calls.for_client(client).is_some() || !self.may_send(client, tenant))
     }
@@ -61,17 +61,17 @@ pub(super) fn check(
     problems: &mut Vec<Problem>,
 ) {
     let callers = Callers::of(config);
-    // Without clients nobody gets in at all, which is told elsewhere.
+    // A configuration without clients is reported elsewhere.
     if callers.all.is_empty() {
         return;
     }
     let mut reachable: HashSet<*const Route> = HashSet::new();
-    // By a route, which is taken instead; or by the clients and tenants that there are.
+    // The preferred route, or `None` if the configured clients and tenants leave no sender.
     let mut unreachable: HashMap<*const Route, Option<SourceSpan>> = HashMap::new();
     let tables = routes.exact.values().chain(routes.subdomains.values()).chain([&routes.any_host]);
     for (tenant, calls) in tables.flat_map(|table| table.client_tables()) {
         for (client, route) in calls.clients() {
-            // That there is no such client is told already.
+            // An unknown client is already reported.
             if callers.may_send(client, tenant) || !callers.all.contains_key(client) {
                 reachable.insert(Arc::as_ptr(route));
             } else {
@@ -88,7 +88,7 @@ pub(super) fn check(
             reachable.insert(Arc::as_ptr(route));
         }
     }
-    // The tables have no order; their problems do.
+    // The tables are unordered; their problems are sorted.
     let unreached = unreachable.into_iter().filter(|(route, _)| !reachable.contains(route));
     let mut unreached: Vec<_> = unreached.filter_map(|(route, by)| Some((*names.get(&route)?, by))).collect();
     unreached.sort_unstable();

@@ -1,17 +1,17 @@
-//! Readings of a path: what servers make of dot segments, escapes, backslashes and empty segments.
+//! The readings of a path: how servers interpret dot segments, escapes, backslashes and empty segments.
 //! Which paths can this path mean to the server that receives it?
 //!
-//! Servers apply these steps in different orders and numbers, so the readings of a path are all that any sequence of the
-//! steps leads to. RFC 3986 §5.2.4 and §6.2.2 define two of the steps; the others are what servers do beyond them.
+//! Servers apply these steps in different orders and numbers. So the readings of a path are the results of every
+//! sequence of steps. RFC 3986 §5.2.4 and §6.2.2 define two of the steps; servers implement the others beyond them.
 
 use std::collections::{HashSet, VecDeque};
 
-/// Bytes that all readings of one path have together. Ordinary paths have a few hundred.
+/// The maximum total size in bytes of the readings of one path. Ordinary paths need a few hundred.
 const READINGS_MAX: usize = 256 << 10;
 
 type Path = Vec<u8>;
 
-/// What a server does to a path, with its name in refusals.
+/// A transformation that servers apply to paths, with its name in refusals.
 type Step = (&'static str, fn(&[u8]) -> Path);
 
 const STEPS: [Step; 11] = [
@@ -22,14 +22,14 @@ const STEPS: [Step; 11] = [
     ("backslashes read as slashes", |path| path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect()),
     ("repeated slashes merged", merge_slashes),
     ("path parameters removed", remove_parameters),
-    // As `path.Clean` of Go and `normpath` of Python do it.
+    // `path.Clean` of Go and `normpath` of Python work so.
     ("dot segments removed without a trailing slash", |path| remove_dot_segments(path, false)),
     ("overlong UTF-8 decoded", decode_overlong),
     ("read as a network-path reference", remove_authority),
     ("cut at a decoded `?`, `#` or NUL", cut_at_decoded_end),
 ];
 
-/// Another path that the same bytes can mean.
+/// Another path that a server may read.
 pub(super) struct Reading {
     pub(super) path: Path,
     /// The steps that lead to it, in their order.
@@ -40,7 +40,7 @@ pub(super) struct Reading {
 #[derive(Debug)]
 pub(super) struct TooManyReadings;
 
-/// Every reading of `path` other than itself, those of the fewest steps first.
+/// Returns every reading of `path` other than itself, those of the fewest steps first.
 pub(super) fn readings(path: &[u8]) -> impl Iterator<Item = Result<Reading, TooManyReadings>> {
     let mut queue = VecDeque::new();
     let mut seen = HashSet::new();
@@ -74,7 +74,7 @@ pub(super) fn readings(path: &[u8]) -> impl Iterator<Item = Result<Reading, TooM
     })
 }
 
-/// No step changes such a path. Most paths are plain, and this is all that they cost.
+/// Returns whether no step changes the path. Most paths are plain and cost only this check.
 fn is_plain(path: &[u8]) -> bool {
     let is_special = |byte: &u8| matches!(byte, b'%' | b'\\' | b';') || !byte.is_ascii();
     !path.iter().any(is_special)
@@ -86,7 +86,7 @@ fn is_dot_segment(segment: &[u8]) -> bool {
     matches!(segment, b"." | b"..")
 }
 
-/// RFC 3986 §5.2.4. `trailing`: a dot segment at the end leaves its slash.
+/// Removes dot segments (RFC 3986 §5.2.4). `trailing`: a dot segment at the end leaves its slash.
 fn remove_dot_segments(path: &[u8], trailing: bool) -> Path {
     let Some(rest) = path.strip_prefix(b"/") else { return path.to_vec() };
     let segments: Vec<&[u8]> = rest.split(|byte| *byte == b'/').collect();
@@ -107,7 +107,7 @@ fn remove_dot_segments(path: &[u8], trailing: bool) -> Path {
     [b"/", kept.join(&b'/').as_slice()].concat()
 }
 
-/// Decodes each escape of a byte that `takes` takes, once; `%uXXXX` of IIS is an escape, too.
+/// Decodes once each escape of a byte that `decodes` accepts, including `%uXXXX` of IIS.
 fn decode(path: &[u8], decodes: fn(u8) -> bool) -> Path {
     let mut decoded = Path::with_capacity(path.len());
     let mut rest = path;
@@ -127,7 +127,7 @@ fn decode(path: &[u8], decodes: fn(u8) -> bool) -> Path {
     decoded
 }
 
-/// The byte that an escape stands for, and how many bytes of it follow the `%`.
+/// Returns the byte of an escape, and the length of the escape after the `%`.
 fn escaped(after: &[u8]) -> Option<(u8, usize)> {
     let hex = |digits: &[u8]| digits.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?));
     match after {
@@ -136,12 +136,13 @@ fn escaped(after: &[u8]) -> Option<(u8, usize)> {
     }
 }
 
-/// RFC 3986 §2.3.
+/// Returns whether a byte is unreserved (RFC 3986 §2.3).
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// ASCII in two to four bytes of UTF-8, which RFC 3629 §3 forbids and some decoders take: `C0 AE` for a dot.
+/// Decodes ASCII in two to four bytes of UTF-8, such as `C0 AE` for a dot. RFC 3629 §3 forbids it, but some decoders
+/// accept it.
 fn decode_overlong(path: &[u8]) -> Path {
     let mut decoded = Path::with_capacity(path.len());
     let mut rest = path;
@@ -162,8 +163,8 @@ fn decode_overlong(path: &[u8]) -> Path {
     }
 }
 
-/// A server that decodes before it parses reads a query or a fragment there, and one that is written in C an end of the
-/// text. A path has none of the three unless it was decoded.
+/// Cuts the path at a decoded `?`, `#` or NUL. A server that decodes before it parses reads a query or fragment there;
+/// a server in C reads the end of the text. Only decoding produces these bytes in a path.
 fn cut_at_decoded_end(path: &[u8]) -> Path {
     let end = path.iter().position(|byte| matches!(byte, b'?' | b'#' | 0));
     path[..end.unwrap_or(path.len())].to_vec()
@@ -175,14 +176,14 @@ fn merge_slashes(path: &[u8]) -> Path {
     merged
 }
 
-/// A `;` and what follows it in its segment, as servlet containers remove it before they look for dot segments.
+/// Removes a `;` and the rest of its segment, as servlet containers do before they resolve dot segments.
 fn remove_parameters(path: &[u8]) -> Path {
     let segments = path.split(|byte| *byte == b'/');
     let bare = segments.map(|segment| segment.split(|byte| *byte == b';').next().unwrap_or_default());
     bare.collect::<Vec<_>>().join(&b'/')
 }
 
-/// `//a/b` is `/b` of the host `a` to a parser of URL references (RFC 3986 §4.2).
+/// Removes an authority: `//a/b` is `/b` of the host `a` to a parser of URL references (RFC 3986 §4.2).
 fn remove_authority(path: &[u8]) -> Path {
     match path.strip_prefix(b"//") {
         Some(rest) => match rest.iter().position(|byte| *byte == b'/') {
@@ -274,7 +275,7 @@ mod tests {
     }
 
     proptest! {
-        /// The search ends, within its bound, for whatever a client sends.
+        /// The search ends within its bound for every path.
         #[test]
         fn readings_stay_within_their_byte_limit(path in "/([a-b./\\\\;%]|%2e|%2f|%5c|%25|%c0%ae|%u002f|%3f|%00){0,40}") {
             let bytes: usize = readings(path.as_bytes()).map_while(Result::ok).map(|found| found.path.len()).sum();

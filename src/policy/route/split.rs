@@ -1,5 +1,5 @@
-//! Routes of which some tenants and hosts are treated otherwise: a change that is tried on few first.
-//! On which side of the split is this webhook?
+//! Splits of a route: a variant that applies to some tenants and hosts, to try a change on a small share first.
+//! Which side of the split does this webhook take?
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use crate::config::problem::SourceSpan;
 use crate::config::{self, ConnectPolicy, Problem};
 use crate::names::{Host, RouteName, TenantName};
 
-/// Hundredths of a percent that make a whole.
+/// The whole in hundredths of a percent.
 const SHARE_TOTAL: u64 = 10_000;
 
-/// The two sides, as records and metrics call them.
+/// The names of the two sides in records and metrics.
 pub(super) const MAIN: &str = "main";
 pub(super) const SPLIT: &str = "split";
 
 #[derive(Clone)]
 pub struct Split {
-    /// Hundredths of a percent.
+    /// The share of the variant in hundredths of a percent.
     pub(super) share: u32,
-    /// The route as it is for them.
+    /// The route for this share.
     pub(super) variant: Arc<Route>,
 }
 
@@ -36,18 +36,18 @@ impl Split {
 }
 
 impl Route {
-    /// It is what a route is for those on the other side of its split.
+    /// Returns whether this is the variant of a split.
     pub fn is_split_variant(&self) -> bool {
         self.side == Some(SPLIT)
     }
 
-    /// Where the tenant and host stand on this route, in percent: below the split's, they are on its other side.
+    /// Returns the position of a tenant and host in percent. Below the share of the split, the variant applies.
     pub fn split_percentile(&self, tenant: Option<&TenantName>, host: &Host) -> f64 {
         split_position(&self.name, tenant, host) as f64 / 100.0
     }
 
-    /// This route, or what it is for the tenant and host. The same in every process and release, so that a customer stays
-    /// on one side; and whoever is in a small share is in every larger one.
+    /// Returns this route or its variant for the tenant and host. The choice is equal in every process and release. A
+    /// tenant in a small share is also in every larger one.
     pub(super) fn variant_for<'r>(self: &'r Arc<Self>, tenant: Option<&TenantName>, host: &Host) -> &'r Arc<Self> {
         match &self.split {
             Some(split) if split_position(&self.name, tenant, host) < u64::from(split.share) => &split.variant,
@@ -56,9 +56,11 @@ impl Route {
     }
 }
 
-/// What the other side makes of tunnels. It opens none where the route opens none: that is not what is tried. Where it adds
-/// to webhooks what cannot be added inside of tunnels, it opens none either; but of a tunnel nobody knows the path, so the
-/// table asks a route of some paths once, for both of its sides.
+/// Returns the variant's tunnel policy. The variant permits no tunnels if the route permits none. It permits none
+/// either if it signs or has a credential, unless configured.
+///
+/// The path of a tunnel is unknown, so the table asks a route with paths once for both sides. So a route with paths
+/// must state its policy if only the variant signs or has a credential.
 pub(super) fn variant_connect(
     written: &config::Route,
     route: ConnectPolicy,
@@ -74,7 +76,7 @@ pub(super) fn variant_connect(
     if route == ConnectPolicy::Refuse { route } else { other }
 }
 
-/// Where in the whole a tenant and host stand, on this route: other ones come first on another.
+/// Returns the position of a tenant and host within the whole. Positions differ between routes.
 fn split_position(route: &RouteName, tenant: Option<&TenantName>, host: &Host) -> u64 {
     let mut context = Context::new(&SHA256);
     for part in [route.as_str(), tenant.map_or("", TenantName::as_str), &host.to_string()] {
@@ -99,7 +101,7 @@ mod tests {
             let expected = share as f64 * 10.0;
             assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{share}: {found}");
         }
-        // The same for ever: this is a promise to whoever is on one side.
+        // These positions must never change: tenants rely on their side of a split.
         assert_eq!(&places[..3], &STABLE_POSITIONS);
         let other = RouteName::new("s");
         let moved =

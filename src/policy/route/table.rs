@@ -1,5 +1,5 @@
-//! The routes of one host pattern: by path, then by tenant, then by client, each looked up by what it is.
-//! Which of them does this webhook take, however many there are?
+//! The routes of one host pattern, indexed by path, then tenant, then client.
+//! Which of these routes matches this webhook, at constant cost?
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -10,31 +10,31 @@ use super::readings::readings;
 use crate::config::{ConnectPolicy, PlaintextPolicy};
 use crate::names::{ClientName, TenantName};
 
-/// A route that matches, and by what of it.
+/// A matching route, and the dimensions that matched.
 #[derive(Clone, Copy)]
 pub struct Match<'t> {
     pub route: &'t Arc<Route>,
-    /// The length of its path; 0: all paths.
+    /// The length of its path; 0 for all paths.
     pub path: usize,
-    /// It names the tenant.
+    /// Whether the route names the tenant.
     pub tenant: bool,
-    /// It names the client.
+    /// Whether the route names the client.
     pub client: bool,
 }
 
 /// A path to look up.
 #[derive(Clone, Copy)]
 pub(super) enum PathLookup<'q> {
-    /// Byte for byte: it is compared with prefixes as they are written.
+    /// The path as sent. It is compared byte for byte with the configured prefixes.
     AsSent(&'q [u8]),
-    /// What a server may make of it: it is compared with what the server would make of the prefixes.
+    /// A reading of the path. It is compared with the readings of the prefixes.
     Reading(&'q [u8]),
 }
 
-/// Small where there is one route, since most hosts have one.
+/// The table of one host pattern. It is small with one route, since most hosts have one.
 #[derive(Default)]
 pub(super) struct HostTable {
-    /// Of every path.
+    /// Routes for every path.
     all_paths: TenantTable,
     paths: Option<Box<PathTable>>,
 }
@@ -42,19 +42,19 @@ pub(super) struct HostTable {
 #[derive(Default)]
 struct PathTable {
     by_prefix: HashMap<Box<[u8]>, TenantTable>,
-    /// Of the prefixes, the longest first.
+    /// The lengths of the prefixes, the longest first.
     lengths: Vec<usize>,
-    /// Of those that look inside of tunnels, and of those that open none: which path a tunnel is for, nobody knows.
+    /// Routes with paths that inspect tunnels, and those that refuse them. The path of a tunnel is unknown.
     inspecting: TenantTable,
     refusing: TenantTable,
-    /// Of those that send requests in plaintext over TLS.
+    /// Routes with paths that upgrade plaintext requests to TLS.
     upgrading: TenantTable,
-    /// The same routes by every reading of their prefixes, where a prefix has more than one: for paths that are not as
-    /// they were sent.
+    /// Routes indexed by the readings of their prefixes, if a prefix has several. It serves paths that are readings
+    /// themselves.
     by_reading: Option<Box<PathTable>>,
 }
 
-/// Routes of one path.
+/// The routes of one path.
 #[derive(Default)]
 #[expect(
     clippy::box_collection,
@@ -62,21 +62,21 @@ struct PathTable {
 )]
 pub(super) struct TenantTable {
     by_tenant: Option<Box<HashMap<TenantName, ClientTable>>>,
-    /// Whoever it is for, or nobody.
+    /// Routes for any tenant, and for deliveries without one.
     any_tenant: ClientTable,
 }
 
-/// Routes of one path and tenant.
+/// The routes of one path and tenant.
 #[derive(Default)]
 #[expect(clippy::box_collection, reason = "as above")]
 pub(super) struct ClientTable {
     by_client: Option<Box<HashMap<ClientName, Arc<Route>>>>,
-    /// Whoever calls.
+    /// The route for any client.
     any_client: Option<Arc<Route>>,
 }
 
 impl HostTable {
-    /// Another route is there already for the same: it stays, and is given back.
+    /// Inserts a route. Returns the existing route if there is one for the same key, and keeps it.
     pub(super) fn insert(
         &mut self,
         path: &str,
@@ -90,7 +90,7 @@ impl HostTable {
         self.paths.get_or_insert_default().entry(path.as_bytes()).insert(tenant, client, route)
     }
 
-    /// To be called when all are there: of those that say something of tunnels, the longest path is asked.
+    /// Indexes the routes that decide about tunnels, the longest path first. It is called after the last insertion.
     pub(super) fn index_tunnels(&mut self) {
         let Some(paths) = &mut self.paths else { return };
         paths.by_reading = paths.index_readings();
@@ -112,7 +112,7 @@ impl HostTable {
         self.paths.is_some()
     }
 
-    /// Everything that matches, the best first: the longest path, then who names the tenant, then who names the client.
+    /// Returns every matching route, the best first: the longest path, then a named tenant, then a named client.
     pub(super) fn matches<'t, 'q>(
         &'t self,
         client: &'q ClientName,
@@ -125,13 +125,13 @@ impl HostTable {
         })
     }
 
-    /// One that inspects tunnels, or refuses them, for some paths of all; and the one for all of them.
+    /// Returns a route with paths that inspects tunnels, one that refuses them, and the route for all paths.
     pub(super) fn tunnel_routes(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 3] {
         let lookup = |select| self.route_for_some_paths(select, client, tenant);
         [lookup(|paths| &paths.inspecting), lookup(|paths| &paths.refusing), self.route_for_all_paths(client, tenant)]
     }
 
-    /// A route that upgrades plaintext for some paths of all; and the one for all of them.
+    /// Returns a route with paths that upgrades plaintext, and the route for all paths.
     pub(super) fn upgrade_routes(&self, client: &ClientName, tenant: Option<&TenantName>) -> [Option<&Arc<Route>>; 2] {
         [self.route_for_some_paths(|paths| &paths.upgrading, client, tenant), self.route_for_all_paths(client, tenant)]
     }
@@ -150,7 +150,7 @@ impl HostTable {
         self.all_paths.matches(client, tenant).next().map(|found| found.route)
     }
 
-    /// Each place in it: for the tenant, if it is for one, the calls.
+    /// Returns the client tables, each with its tenant if it is for one.
     pub(super) fn client_tables(&self) -> impl Iterator<Item = (Option<&TenantName>, &ClientTable)> {
         let tenant_table = self.paths.iter().flat_map(|paths| paths.by_prefix.values()).chain([&self.all_paths]);
         tenant_table.flat_map(TenantTable::client_tables)
@@ -158,8 +158,8 @@ impl HostTable {
 }
 
 impl PathTable {
-    /// Bytes are compared, so no character is cut. A path is asked about once for each length of which there are
-    /// prefixes, whatever its own length and however many slashes it has.
+    /// Returns the tables of the prefixes of a path, the longest first. The comparison is by bytes, so no character is
+    /// cut. There is one lookup for each distinct prefix length, whatever the length of the path.
     fn matching_prefixes<'t, 'q>(
         &'t self,
         path: PathLookup<'q>,
@@ -179,13 +179,13 @@ impl PathTable {
             .filter_map(move |&length| Some((length, paths.by_prefix.get(&path[..length])?)))
     }
 
-    /// A prefix as it is written goes before the reading of another one. A reading that prefixes of different routes share
-    /// has none of them, so that no path is found by it: a server cannot tell which one is meant.
+    /// Indexes the readings of the prefixes. A configured prefix precedes a reading of another one. If prefixes of
+    /// different routes share a reading, no route is found by it, since a server could mean either.
     fn index_readings(&self) -> Option<Box<PathTable>> {
         let others: Vec<(Vec<u8>, &TenantTable)> = self
             .by_prefix
             .iter()
-            // A prefix of too many readings is a problem of the configuration.
+            // A prefix with too many readings is reported as a problem of the configuration.
             .flat_map(|(prefix, tenant_table)| {
                 readings(prefix).filter_map(Result::ok).map(move |found| (found.path, tenant_table))
             })
@@ -204,7 +204,7 @@ impl PathTable {
             for (tenant, client, route) in ways.iter() {
                 let is_written = written.is_some_and(|ways| ways.has(tenant, client));
                 if !is_written && read.entry(&reading).insert(tenant, client, route).is_some() {
-                    // A copy is another route than any that a path as it was sent has.
+                    // A copy differs from every route that a path as sent can have.
                     read.entry(&reading).replace(tenant, client, Arc::new(Route::clone(route)));
                 }
             }
@@ -252,7 +252,7 @@ impl TenantTable {
         }
     }
 
-    /// Whether there is a route for exactly this tenant and client.
+    /// Returns whether a route exists for exactly this tenant and client.
     fn has(&self, tenant: Option<&TenantName>, client: Option<&ClientName>) -> bool {
         let client_table = match tenant {
             Some(tenant) => self.by_tenant.as_ref().and_then(|tenants| tenants.get(tenant)),

@@ -1,12 +1,12 @@
-//! Routes looked up in tables made by hand.
-//! Is the best match found, and does a path with several readings have a route only where they agree?
+//! Tests of route lookups.
+//! Is the best match found, and does an ambiguous path have a route only if its readings agree?
 
 use super::*;
 use crate::policy::fixture::{self, at, config, route};
 use crate::policy::{egress, trust};
 use proptest::prelude::*;
 
-/// (name, host, path, tenant, client), the last three empty where the route does not say.
+/// (name, host, path, tenant, client); the last three are empty if the route does not name them.
 type Written<'a> = (&'a str, &'a str, &'a str, &'a str, &'a str);
 
 fn routes(written: &[Written<'_>]) -> Routes {
@@ -16,7 +16,7 @@ fn routes(written: &[Written<'_>]) -> Routes {
         let named = |text: &str| Vec::from_iter((!text.is_empty()).then(|| at(99, text.to_owned())));
         (route.value.paths, route.value.tenants, route.value.clients) = (named(path), named(tenant), named(client));
         config.routes.push(route);
-        // And one more than the routes name, for those that name none.
+        // Another client exists, for routes that name none.
         for name in [client, "anybody"].into_iter().filter(|name| !name.is_empty()) {
             let client = crate::config::Client { tenants: vec![at(97, "*".into())], ..fixture::client() };
             config.clients.insert(ClientName::new(name), at(98, client));
@@ -38,7 +38,7 @@ fn names(routes: &Routes, host: &str, path: &str, tenant: &str, client: &str) ->
     let (client, host) = (ClientName::new(client), crate::host::canonical(host).unwrap());
     let candidates = routes.candidates(&client, tenant.as_ref(), &host, path);
     let first = routes.select(&client, tenant.as_ref(), &host, path);
-    // A path that is read in different ways is not chosen for; the candidates are those of the path as it is sent.
+    // An ambiguous path selects no route; the candidates are those of the path as sent.
     if let Ok(first) = first {
         assert_eq!(first.map(Arc::as_ptr), candidates.first().map(|(_, found)| Arc::as_ptr(found.route)));
     }
@@ -66,7 +66,7 @@ fn routes_are_ranked_by_host_path_tenant_and_client() {
         ("hooks.acme.example", "/", "acme", "other", &["tenant", "host", "acme", "any"]),
         ("hooks.acme.example", "/", "", "billing", &["client", "host", "acme", "any"]),
         ("hooks.acme.example", "/", "other", "other", &["host", "acme", "any"]),
-        // A longer path goes before whom the route is for, a host before any path.
+        // A longer path precedes a named tenant or client; a host precedes any path.
         ("hooks.acme.example", "/in/deep/x", "", "x", &["deep", "path", "host", "acme-path", "acme", "any"]),
         ("hooks.acme.example", "/in/deeper", "", "x", &["path", "host", "acme", "any"]),
         ("a.eu.acme.example", "/in/deep", "", "x", &["eu", "acme-path", "acme", "any"]),
@@ -100,7 +100,7 @@ fn route_paths_match_by_segment_prefix() {
 }
 
 proptest! {
-    /// The tables find what asking each pattern would find.
+    /// The lookup equals a linear search over the host patterns.
     #[test]
     fn route_lookup_equals_a_linear_search_by_host(
         patterns in prop::collection::btree_set("(\\*|(\\*\\.)?([ab]\\.){0,3}acme\\.example)", 1..12),
@@ -115,7 +115,7 @@ proptest! {
         prop_assert_eq!(names(&routes, &host, "/", "", "c"), expected);
     }
 
-    /// And so it is with paths, tenants and clients.
+    /// The lookup equals a linear search over paths, tenants and clients as well.
     #[test]
     fn route_lookup_equals_a_linear_search_by_all_dimensions(
         written in prop::collection::btree_set(
@@ -144,7 +144,7 @@ proptest! {
     }
 }
 
-/// `Err` where the path is ambiguous, else the name of the route.
+/// Returns the name of the route, or `Err` if the path is ambiguous.
 fn chosen(routes: &Routes, path: &str) -> Result<Option<String>, String> {
     let host = crate::host::canonical("a.example").unwrap();
     let found = routes.select(&ClientName::new("c"), None, &host, path);
@@ -180,10 +180,10 @@ fn ambiguous_path_has_a_route_only_if_its_readings_agree() {
             assert_eq!(found, expected, "{path}");
         }
     }
-    // Where no route of the host names paths, there is nothing to be led astray from.
+    // If no route of the host names paths, no path is ambiguous.
     let whole = routes(&[("whole", "a.example", "", "", ""), ("other", "b.example", "/in", "", "")]);
     assert_eq!(chosen(&whole, "/webhooks/../admin"), Ok(Some("whole".to_owned())));
-    // A wildcard's paths count for the host, too.
+    // The paths of a wildcard count for the host, too.
     let wild = routes(&[("whole", "a.example", "", "", ""), ("other", "*.example", "/in", "", "")]);
     assert_eq!(
         chosen(&wild, "/in/../admin"),
@@ -194,7 +194,7 @@ fn ambiguous_path_has_a_route_only_if_its_readings_agree() {
 
 #[test]
 fn a_reading_that_two_prefixes_share_has_neither_route_in_every_process() {
-    // A map has another order each time.
+    // The iteration order of a map varies.
     for _ in 0..16 {
         let table = routes(&[("lower", "a.example", "/a%2fb", "", ""), ("upper", "a.example", "/a%2Fb", "", "")]);
         for path in ["/a%2fb", "/a%2Fb", "/a%2fb/x", "/a%2Fb/x"] {
@@ -202,7 +202,7 @@ fn a_reading_that_two_prefixes_share_has_neither_route_in_every_process() {
         }
         assert_eq!(chosen(&table, "/a/b"), Ok(None));
     }
-    // A prefix that is written has its own place, and another tenant's route does not take that.
+    // A configured prefix is not taken by a reading of another tenant's route.
     let table = routes(&[("written", "a.example", "/a/b", "acme", ""), ("escaped", "a.example", "/a%2fb", "", "")]);
     assert_eq!(chosen(&table, "/a%2fb/x"), Ok(Some("escaped".to_owned())));
 }
@@ -220,7 +220,7 @@ fn route_prefix_with_escapes_matches_its_readings() {
     );
 }
 
-/// What servers do with a path, each written down by itself.
+/// How real servers resolve a path, each implemented independently.
 mod servers {
     fn decode(path: &[u8]) -> Vec<u8> {
         let (mut decoded, mut at) = (Vec::new(), 0);
@@ -291,7 +291,7 @@ mod servers {
 }
 
 proptest! {
-    /// Whatever server stands behind it, the path that it serves belongs to the route that was taken.
+    /// The path that a server resolves belongs to the selected route, whatever the server.
     #[test]
     fn routed_path_belongs_to_its_route_for_every_server(
         path in "/(a|b|in|/|\\.|%2e|%2E|%252e|%2f|%5c|%255c|\\\\|;|;x=1|%|%61|/\\.\\./|/\\./){0,12}",
@@ -310,7 +310,7 @@ proptest! {
         }
     }
 
-    /// Paths without anything to read otherwise are looked up as they are.
+    /// Plain paths are looked up as they are.
     #[test]
     fn plain_path_is_never_ambiguous(path in "(/[a-z.]{0,3}[a-z]){1,6}") {
         let routes = routes(&[("in", "a.example", "/in", "", ""), ("whole", "a.example", "", "", "")]);

@@ -1,5 +1,5 @@
-//! The links of a chain that leads to no root: who issued which certificate, as far as their names go.
-//! Where does it break off, and what would the target's operator have to change?
+//! The explanation of a chain that leads to no root: its certificates, linked by issuer name.
+//! Where does the chain break, and what must the target's operator change?
 
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use x509_parser::certificate::X509Certificate;
@@ -9,17 +9,17 @@ use super::Trust;
 use super::fault::CertificateFault as Fault;
 use super::strict;
 
-/// Certificates that are looked at, from the leaf upwards. A chain that ends well has at most six.
+/// The maximum number of certificates to examine, from the leaf upwards. Valid chains have at most six.
 const CHAIN_DEPTH_MAX: usize = 8;
 
-/// Signatures that are verified to explain one refusal, as many as webpki verifies to find a path. The target chooses how
-/// many issuers of one name it shows.
+/// The maximum number of signatures to verify for one explanation, equal to webpki's limit. The target chooses how many
+/// issuers of one name it sends.
 const SIGNATURES_MAX: usize = 100;
 
-/// Characters of a name that a refusal shows: the target writes it.
+/// The maximum length of a name in a refusal, in characters. The target controls the name.
 const NAME_CHARS_MAX: usize = 200;
 
-/// Names of authorities that may have issued a certificate, with their keys.
+/// A possible issuer of a certificate, with its key.
 struct IssuerCandidate {
     key: SubjectPublicKeyInfoDer<'static>,
     key_id: Option<Vec<u8>>,
@@ -27,8 +27,8 @@ struct IssuerCandidate {
 }
 
 impl Trust {
-    /// What a signature that does not verify means. It is wrong only if the key is the one that the certificate says to
-    /// be signed with; else the issuer is another authority of the same name.
+    /// Returns the fault behind a signature that does not verify. The signature is bad only if the certificate
+    /// identifies the key. Otherwise the issuer is another authority of the same name.
     pub(super) fn signature_fault(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Fault {
         let (mut unsupported, mut left) = (false, SIGNATURES_MAX);
         for certificate in walk_chain(leaf, others) {
@@ -40,7 +40,7 @@ impl Trust {
             if candidates.is_empty() || results.contains(&Ok(())) {
                 continue;
             }
-            // The verifiers of RSA signatures take no shorter keys.
+            // RSA verifiers reject short keys.
             if candidates.iter().any(|issuer| issuer.is_weak) {
                 return Fault::WeakKey;
             }
@@ -60,7 +60,7 @@ impl Trust {
         if unsupported { Fault::UnsupportedAlgorithm } else { Fault::UnknownIssuer }
     }
 
-    /// For `unknown_issuer`, in words for the target's operator.
+    /// Describes the missing issuer of `unknown_issuer` for the target's operator.
     pub(super) fn describe_missing_issuer(&self, leaf: &[u8], others: &[CertificateDer<'_>]) -> Option<String> {
         let chain = walk_chain(leaf, others);
         let last = chain.last()?;
@@ -77,7 +77,7 @@ impl Trust {
         })
     }
 
-    /// Anchors, and certificates beside the leaf, whose name is that of the certificate's issuer.
+    /// Returns the anchors and sent certificates whose name is the certificate's issuer.
     fn issuer_candidates(
         &self,
         certificate: &X509Certificate<'_>,
@@ -101,7 +101,7 @@ impl Trust {
     }
 }
 
-/// Returns the certificates from the leaf upwards, each issued by the next, as far as names tell, and each once.
+/// Returns the certificates from the leaf upwards, each issued by the next according to its name, and each once.
 fn walk_chain<'a>(leaf: &'a [u8], others: &'a [CertificateDer<'_>]) -> Vec<X509Certificate<'a>> {
     let mut found: Vec<_> = signed_der::parse_certificate(leaf).into_iter().collect();
     while let Some(below) = found.last().filter(|_| found.len() < CHAIN_DEPTH_MAX) {
@@ -120,8 +120,8 @@ fn walk_chain<'a>(leaf: &'a [u8], others: &'a [CertificateDer<'_>]) -> Vec<X509C
     found
 }
 
-/// Issued by its own subject, and signed with its own key: nobody else vouches for it. An issuer of one name with its
-/// leaf is another matter.
+/// Returns whether a certificate is issued by its own subject and signed with its own key. An issuer that only shares
+/// the leaf's name does not count.
 pub(super) fn is_self_signed(trust: &Trust, leaf: &[u8]) -> bool {
     let Some((parsed, signed)) = signed_der::parse_certificate(leaf).zip(SignedDer::read(leaf)) else { return false };
     let key = parsed.public_key().raw.to_vec().into();

@@ -1,5 +1,5 @@
-//! From `[trust.NAME]` to a trust policy, with what is wrong or weak in it.
-//! What has the operator made of this trust?
+//! The compilation of `[trust.NAME]` into trust policies, with their problems.
+//! Is this trust policy valid, and where is it weak?
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::config::WarningCode;
 use crate::config::{self, Config, CrlPolicy, Located, Problem, Roots, TlsVersion, VerifyMode};
 use crate::names::TrustName;
 
-/// Every `[trust.NAME]`; `public` is there whether it is configured or not.
+/// Compiles every `[trust.NAME]`. `public` exists whether it is configured or not.
 pub fn compile(config: &Config, problems: &mut Vec<Problem>) -> BTreeMap<TrustName, Arc<Trust>> {
     let provider = aws_lc_rs::default_provider();
     let mut trusts: BTreeMap<_, _> = config
@@ -82,13 +82,13 @@ fn compile_trust(
     }
 }
 
-/// What there is without a line of configuration.
+/// Returns the policy `public` of an empty configuration.
 fn public_trust(provider: &CryptoProvider) -> Trust {
     Trust::with_roots(mozilla_roots(), TlsVersion::V1_2, VerifyMode::Full, true, provider)
 }
 
 impl Trust {
-    /// Without pins, lists and identity.
+    /// Returns a policy without pins, revocation lists and identity.
     pub(crate) fn with_roots(
         roots: RootCertStore,
         min_version: TlsVersion,
@@ -141,7 +141,7 @@ pub(super) fn compile_roots(
     for roots in &trust.roots {
         match &roots.value {
             Roots::Mozilla => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            // A distribution's store may hold a certificate that no verifier takes; the rest of it is good.
+            // A distribution's store may hold a certificate that verifiers reject; its other certificates are usable.
             Roots::System(certificates) => {
                 let add = |der: &Vec<u8>| anchors.add(der, Purpose::Servers, &mut store).is_ok();
                 if certificates.iter().map(add).filter(|is_usable| *is_usable).count() == 0 {
@@ -174,7 +174,7 @@ pub(super) fn compile_roots(
     (store, anchors)
 }
 
-/// Authorities for the middle of a path. A leaf in their place would be of no use, and was meant for something else.
+/// Compiles the configured intermediates. A leaf among them is a problem, since no path can lead through it.
 fn compile_intermediates(
     written: &Located<config::Trust>,
     problems: &mut Vec<Problem>,
@@ -198,8 +198,8 @@ fn compile_intermediates(
     found
 }
 
-/// RFC 7469 §2.5 and §4.3: who pins one key alone is locked out when it is lost. A configuration is mended sooner than a
-/// header that browsers remember for months, but until then no webhook arrives: so a second pin is asked for.
+/// Compiles the pins. A single pin is a problem (RFC 7469 §2.5, §4.3): if its key is lost, no webhook arrives until an
+/// operator changes the configuration.
 fn compile_pins(written: &Located<config::Trust>, problems: &mut Vec<Problem>) -> BTreeSet<[u8; 32]> {
     let pins: BTreeSet<_> = written.pins.iter().map(|pin| pin.value).collect();
     if let (Some(pin), 1) = (written.pins.first(), pins.len()) {
@@ -235,7 +235,7 @@ pub(super) fn warn_unverified(name: &TrustName, written: &Located<config::Trust>
     }
 }
 
-/// A policy about what is not there.
+/// Reports settings that have no effect or weaken public roots.
 fn warn_ineffective_settings(roots: &RootCertStore, written: &Located<config::Trust>, problems: &mut Vec<Problem>) {
     if let (Some(policy), true) = (&written.crl_policy, written.crls.is_empty()) {
         let problem = Problem::at(policy.span, "there are no revocation lists to have a policy about");
@@ -250,7 +250,8 @@ fn warn_ineffective_settings(roots: &RootCertStore, written: &Located<config::Tr
     }
 }
 
-/// Which lists the operator has on purpose is not ours to know: an intermediate's authority shows itself with the target.
+/// Warns about roots without a revocation list. Lists of intermediates cannot be checked here, since targets send these
+/// certificates.
 fn warn_missing_crls(
     roots: &RootCertStore,
     written: &Located<config::Trust>,
@@ -278,7 +279,7 @@ fn warn_missing_crls(
     problems.push(problem);
 }
 
-/// RFC 5280 §4.2.1.12: a target may refuse what is not for clients.
+/// Warns about an identity whose extended key usage excludes clients (RFC 5280 §4.2.1.12): targets may refuse it.
 fn warn_identity_usage(identity: &config::ClientIdentity, problems: &mut Vec<Problem>) {
     let leaf = identity.certificate.parts.first().and_then(|der| X509Certificate::from_der(der).ok());
     let purposes = leaf.as_ref().and_then(|(_, leaf)| leaf.extended_key_usage().ok().flatten());

@@ -1,9 +1,10 @@
-//! What can be wrong with a target's certificate, told apart.
-//! What does the target's operator need to mend?
+//! The faults of a target's certificate chain.
+//! What must the target's operator fix?
 
 use std::{error, fmt};
 
-/// One word each, as in the `details` of a refusal; [`super::verify`] says which is told where several are true.
+/// Defines each fault with its code for the `details` of a refusal. [`super::verify`] documents the order of
+/// precedence.
 macro_rules! faults {
     ($($fault:ident $word:literal $meaning:literal;)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,7 +13,7 @@ macro_rules! faults {
         impl CertificateFault {
             pub const ALL: &[Self] = &[$(Self::$fault,)*];
 
-            /// As in the `details` of a refusal.
+            /// Returns the code for the `details` of a refusal.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$fault => $word,)* }
             }
@@ -54,11 +55,11 @@ impl fmt::Display for CertificateFault {
 
 impl error::Error for CertificateFault {}
 
-/// A fault, and what the target's operator should know of it beyond the word.
+/// A fault, with the information that the target's operator needs beyond its code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateRejection {
     pub fault: CertificateFault,
-    /// Of `unknown_issuer`: which issuer is missing, in a sentence or two. It has names that the target wrote.
+    /// The missing issuer of `unknown_issuer`, in one or two sentences. It contains names that the target wrote.
     pub issuer: Option<String>,
 }
 

@@ -1,5 +1,6 @@
-//! Rules for a chain beyond those that webpki holds: what RFC 5280 asks of every chain, and what the Web PKI asks of its own.
-//! Is this path, which verifies, one that should exist?
+//! Rules for a chain beyond webpki's: those of RFC 5280 for every chain, and those of the Web PKI for public
+//! authorities.
+//! Does this verified path keep the rules for its certificates?
 //!
 //! BR: the CA/Browser Forum's Baseline Requirements for TLS server certificates.
 
@@ -15,10 +16,10 @@ use super::super::addresses::special_range;
 use super::super::signed_der;
 use super::fault::CertificateFault as Fault;
 
-/// BR §6.1.5, and the least that our verifier of signatures takes.
+/// The minimum size of an RSA key (BR §6.1.5), which signature verifiers also require.
 const RSA_BITS_MIN: usize = 2048;
 
-/// RFC 3279 §2.3.1, RFC 5480 §2.1.1 and RFC 8410 §3.
+/// Key types of RFC 3279 §2.3.1, RFC 5480 §2.1.1 and RFC 8410 §3.
 const RSA_KEY: &str = "1.2.840.113549.1.1.1";
 const EC_KEY: &str = "1.2.840.10045.2.1";
 const ED25519_KEY: &str = "1.3.101.112";
@@ -27,14 +28,14 @@ const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"
 
 const DAY: i64 = 86_400;
 
-/// Octets (BR §7.1, RFC 5280 §4.1.2.2). A zero before them is a sign and does not count.
+/// The maximum length of a serial number in octets (BR §7.1, RFC 5280 §4.1.2.2), without a leading zero for the sign.
 const SERIAL_MAX: usize = 20;
 
 /// BR §7.1.6.1: extended, domain, organisation and individual validation.
 const RESERVED_POLICIES: [&str; 4] = ["2.23.140.1.1", "2.23.140.1.2.1", "2.23.140.1.2.2", "2.23.140.1.2.3"];
 
-/// BR §6.3.2 as of ballot SC-081v3: the end of the time of issuing, and the days that what is issued until then may be
-/// valid for. What was issued under older rules has expired.
+/// The end of an issuing period, and the maximum validity in days of certificates issued before it (BR §6.3.2, ballot
+/// SC-081v3). Certificates issued under older rules have expired.
 const VALIDITY_DAYS_BY_ISSUE_DATE: [(i64, i64); 3] = [
     (1_773_532_800, 398), // 2026-03-15
     (1_805_068_800, 200), // 2027-03-15
@@ -42,7 +43,7 @@ const VALIDITY_DAYS_BY_ISSUE_DATE: [(i64, i64); 3] = [
 ];
 const VALIDITY_DAYS_FINAL: i64 = 47;
 
-/// RFC 5280 §6.1.4 (n), which webpki leaves out; and keys that nobody could verify a signature of.
+/// Checks the rules for every chain: RFC 5280 §6.1.4 (n), which webpki leaves out, and key types that can be verified.
 pub(super) fn check_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
     let leaf = parse(leaf)?;
     if has_weak_key(&leaf) {
@@ -63,23 +64,22 @@ pub(super) fn check_chain(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fa
     Ok(())
 }
 
-/// What public authorities have promised of every certificate that they issue, as far as a client can see it and as far
-/// as it says whose key this is and for what. Where to ask for revocation (BR §7.1.2.7.7, §7.1.2.11.2) is not held: nothing
-/// is fetched.
+/// Checks the Baseline Requirements that concern the identity and use of the key and that a client can observe.
+/// Revocation sources (BR §7.1.2.7.7, §7.1.2.11.2) are not checked, since outgate fetches nothing.
 pub(super) fn check_web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), Fault> {
     let leaf = parse(leaf)?;
-    // BR §7.1.2.7.8. webpki refuses it on a path, but not where it is trusted for itself.
+    // BR §7.1.2.7.8. webpki checks it on a path, but not for a directly trusted certificate.
     if leaf.is_ca() {
         return Err(Fault::CaAsLeaf);
     }
     check_leaf_extended_key_usage(&leaf)?;
     check_leaf_key_usage(&leaf)?;
-    // RFC 5280 §4.1.2.5: both ends are part of the period. BR §6.3.2: a second more than a day is a day more.
+    // RFC 5280 §4.1.2.5: both ends belong to the period. BR §6.3.2: a second more than a day counts as another day.
     let (from, until) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
     if until - from + 1 > max_validity_days(from) * DAY {
         return Err(Fault::ValidityTooLong);
     }
-    // BR §7.1.2.7.9: one of the policies says by which rules the name was validated.
+    // BR §7.1.2.7.9: one of the policies states the rules by which the name was validated.
     let is_reserved = |extension: &X509Extension<'_>| match extension.parsed_extension() {
         ParsedExtension::CertificatePolicies(policies) => {
             policies.iter().any(|policy| RESERVED_POLICIES.contains(&policy.policy_id.to_id_string().as_str()))
@@ -103,7 +103,7 @@ pub(super) fn check_web_pki(leaf: &[u8], intermediates: &[&[u8]]) -> Result<(), 
     intermediates.iter().try_for_each(|der| check_ca(&parse(der)?))
 }
 
-/// BR §7.1.2.7.10: extKeyUsage is there, says serverAuth, and none of those that must not be there.
+/// Checks extKeyUsage (BR §7.1.2.7.10): it is present, has serverAuth, and has no forbidden purpose.
 fn check_leaf_extended_key_usage(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
     let purposes = leaf.extended_key_usage().map_err(|_| Fault::Malformed)?.ok_or(Fault::WrongUsage)?.value;
     let ExtendedKeyUsage { any, server_auth, code_signing, email_protection, time_stamping, ocsp_signing, .. } =
@@ -112,7 +112,8 @@ fn check_leaf_extended_key_usage(leaf: &X509Certificate<'_>) -> Result<(), Fault
     if *server_auth && !forbidden.into_iter().any(|is| *is) { Ok(()) } else { Err(Fault::WrongUsage) }
 }
 
-/// RFC 8446 §4.4.2.2: where keyUsage is there, it says digitalSignature. BR §7.1.2.7.11: and nothing of authorities.
+/// Checks keyUsage: if present, it has digitalSignature (RFC 8446 §4.4.2.2) and no usage of authorities (BR
+/// §7.1.2.7.11).
 fn check_leaf_key_usage(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
     let usage = leaf.key_usage().map_err(|_| Fault::Malformed)?;
     let fits = usage
@@ -120,12 +121,12 @@ fn check_leaf_key_usage(leaf: &X509Certificate<'_>) -> Result<(), Fault> {
     if fits { Ok(()) } else { Err(Fault::WrongUsage) }
 }
 
-/// BR §7.1.2.7.12, §4.2.2 and §7.1.4.3: DNS names and addresses only, all of them public; the common name is one of them. Asked
-/// after the name, which says more where it is wrong.
+/// Checks the names (BR §7.1.2.7.12, §4.2.2, §7.1.4.3): only public DNS names and addresses, and the common name is one
+/// of them. It runs after the check of the target's name, whose error is more helpful.
 pub(super) fn check_web_pki_names(leaf: &[u8]) -> Result<(), Fault> {
     let leaf = parse(leaf)?;
     let names = leaf.subject_alternative_name().map_err(|_| Fault::Malformed)?;
-    // That there are none is said of the name.
+    // The check of the target's name reports a missing subjectAltName.
     let Some(names) = names else { return Ok(()) };
     let fits = names.value.general_names.iter().all(|name| match name {
         GeneralName::DNSName(name) => is_public_name(name),
@@ -144,8 +145,8 @@ pub(super) fn check_web_pki_names(leaf: &[u8]) -> Result<(), Fault> {
     if fits { Ok(()) } else { Err(Fault::NotBaseline) }
 }
 
-/// Letters, digits and hyphens, a wildcard for the whole first label at most, and more than one label: a name of one is
-/// an internal one (BR §1.6.1, §3.2.2.6, §4.2.2).
+/// Returns whether a DNS name is public: letters, digits and hyphens, at most one leading wildcard label, and more than
+/// one label. A single label is an internal name (BR §1.6.1, §3.2.2.6, §4.2.2).
 fn is_public_name(name: &str) -> bool {
     let rest = name.strip_prefix("*.").unwrap_or(name);
     let is_label =
@@ -158,7 +159,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-/// BR §6.1.5 and §6.1.6: RSA keys of whole bytes with an odd exponent of 3 or more, or keys on P-256, P-384 or P-521.
+/// Checks the key (BR §6.1.5, §6.1.6): RSA of whole bytes with an odd exponent of 3 or more, or P-256, P-384 or P-521.
 fn check_public_key(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
     match certificate.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => {
@@ -171,8 +172,8 @@ fn check_public_key(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
     }
 }
 
-/// BR §7.1.2.10: basicConstraints and keyUsage are critical and there; extKeyUsage, where it is there, says serverAuth and
-/// not anyExtendedKeyUsage.
+/// Checks an authority (BR §7.1.2.10): basicConstraints and keyUsage are present and critical. extKeyUsage, if present,
+/// has serverAuth without anyExtendedKeyUsage.
 fn check_ca(certificate: &X509Certificate<'_>) -> Result<(), Fault> {
     let constraints = certificate.basic_constraints().map_err(|_| Fault::Malformed)?;
     let usage = certificate.key_usage().map_err(|_| Fault::Malformed)?;
@@ -192,17 +193,17 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Fault> {
     X509Certificate::from_der(der).map(|(_, certificate)| certificate).map_err(|_| Fault::Malformed)
 }
 
-/// Only RSA keys can be too short: of elliptic curves there are none below 256 bits that we take.
+/// Returns whether the key is too short. Only RSA keys can be, since every supported curve has at least 256 bits.
 pub(super) fn has_weak_key(certificate: &X509Certificate<'_>) -> bool {
     is_short_rsa_key(certificate.public_key())
 }
 
-/// The same of a SubjectPublicKeyInfo.
+/// Returns whether a SubjectPublicKeyInfo holds a key that is too short.
 pub(super) fn is_weak_key(der: &[u8]) -> bool {
     SubjectPublicKeyInfo::from_der(der).is_ok_and(|(_, key)| is_short_rsa_key(&key))
 }
 
-/// Whether a handshake with this key can be verified: RSA, Ed25519, or a curve that our provider has.
+/// Returns whether a handshake with this key can be verified: RSA, Ed25519, or a supported curve.
 fn is_supported(certificate: &X509Certificate<'_>) -> bool {
     let key = certificate.public_key();
     let curve = key.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
@@ -217,7 +218,7 @@ fn is_short_rsa_key(key: &SubjectPublicKeyInfo<'_>) -> bool {
     matches!(key.parsed(), Ok(PublicKey::RSA(key)) if rsa_bits(&key) < RSA_BITS_MIN)
 }
 
-/// Returns the bits of the modulus; x509-parser counts whole bytes. A modulus is not negative: such a one has no bits.
+/// Returns the size of the modulus in bits; x509-parser counts whole bytes. A negative modulus has 0 bits.
 fn rsa_bits(key: &RSAPublicKey<'_>) -> usize {
     let is_negative = key.modulus.first().is_some_and(|byte| byte >> 7 == 1);
     if is_negative { 0 } else { signed_der::bits(key.modulus) }

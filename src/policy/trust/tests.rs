@@ -1,5 +1,5 @@
-//! Trust compiled from configurations made by hand.
-//! What is said about roots that trust nobody?
+//! Tests of compiled trust policies and their fingerprints.
+//! Does each invalid root get its problem, and does every relevant setting change the fingerprint?
 
 use std::path::PathBuf;
 
@@ -40,7 +40,7 @@ fn written(roots: Vec<Roots>, verify: VerifyMode) -> Located<config::Trust> {
     })
 }
 
-/// The problems of one trust, as (severity, message).
+/// Returns the problems of one trust policy as (severity, message).
 fn problems(roots: Vec<Roots>, verify: VerifyMode) -> Vec<(Severity, String)> {
     let mut problems = Vec::new();
     let trust = written(roots, verify);
@@ -89,7 +89,7 @@ fn trust_fingerprint_covers_everything_trusted_and_the_identity() {
         compile_roots(&TrustName::new("t"), &written(vec![file(ders)], VerifyMode::Full), &mut vec![]).1
     };
     let ab = stored(vec![file(&[&a, &b])]);
-    // The same name and key: only revocation tells them apart.
+    // These anchors share name and key and differ only for revocation.
     let key = KeyPair::generate().unwrap();
     let with = |change: &dyn Fn(&mut CertificateParams)| {
         let mut params = CertificateParams::new([]).unwrap();

@@ -1,11 +1,13 @@
-//! The judgement of a target's chain: webpki's, with the rules that it leaves out held on the very path that it found.
-//! Does this chain prove this name under this trust, and if not, what is the one thing to say about it?
+//! The verification of a target's chain: webpki's checks, and the rules that it leaves out on the path that it finds.
+//! Does this chain prove this name under this trust policy, and if not, which fault is reported?
 //!
-//! Where several things are wrong, one is told. First self_signed, because webpki does not know it (it sees an unknown
-//! issuer, or the date first): an expired self-signed certificate is self-signed, a new date would not help it. Then
-//! what keeps webpki from a path, in its own order: malformed; ca_as_leaf; expired or not_yet_valid; wrong_usage;
-//! unknown_issuer, weak_key, weak_signature, unsupported_algorithm or bad_signature. Then what is wrong with a path that
-//! it did find: revocation, a key, a usage, the validity, the pins. Last the name, and under `strict` the other names.
+//! If several faults are present, the first in this order is reported:
+//!
+//! 1. self_signed. webpki reports an unknown issuer or the date instead, and a new date would not help.
+//! 2. Faults that keep webpki from a path, in its own order: malformed; ca_as_leaf; expired or not_yet_valid;
+//! wrong_usage; unknown_issuer, weak_key, weak_signature, unsupported_algorithm or bad_signature.
+//! 3. Faults of the path found: revocation, a key, a usage, the validity, the pins.
+//! 4. The target's name, and under `strict` the other names.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -23,7 +25,7 @@ use super::fault::{CertificateFault as Fault, CertificateRejection};
 use super::{Trust, chain, strict};
 use crate::config::{CrlPolicy, VerifyMode};
 
-/// Signatures with hashes that no longer prove anything: MD2, MD5 and SHA-1 with RSA, SHA-1 with DSA and ECDSA.
+/// Algorithms with broken hashes: MD2, MD5 and SHA-1 with RSA, SHA-1 with DSA and ECDSA.
 const WEAK_SIGNATURES: [&str; 6] = [
     "1.2.840.113549.1.1.2",
     "1.2.840.113549.1.1.4",
@@ -34,7 +36,7 @@ const WEAK_SIGNATURES: [&str; 6] = [
 ];
 
 impl Trust {
-    /// Under `verify = "none"` everything passes.
+    /// Verifies a target's chain and name. With `verify = "none"`, every chain passes.
     pub fn verify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -54,9 +56,9 @@ impl Trust {
             ChainError::NoPath(error) => self.to_rejection(&error, leaf, &others),
         });
         match judged {
-            // Trust in the certificate itself is older than its revocation.
+            // A revocation overrides direct trust, which is older.
             Err(refused) if refused.fault == Fault::Revoked => return Err(refused),
-            // A certificate may have another way to be trusted, too.
+            // The certificate may be directly trusted as well.
             Err(_) if self.anchors.directly_trusted().contains(leaf) => self.verify_directly_trusted(leaf, now)?,
             judged => judged?,
         }
@@ -69,7 +71,7 @@ impl Trust {
         if self.strict { strict::check_web_pki_names(leaf).map_err(CertificateRejection::from) } else { Ok(()) }
     }
 
-    /// What a path may be built of, beside leaf and root.
+    /// Returns the certificates for a path between leaf and root: those that the target sent, and the configured ones.
     fn path_candidates<'a>(&'a self, presented: &'a [CertificateDer<'a>]) -> Cow<'a, [CertificateDer<'a>]> {
         if self.intermediates.is_empty() {
             return presented.into();
@@ -78,8 +80,8 @@ impl Trust {
         presented.iter().map(|der| CertificateDer::from_slice(der)).chain(configured).collect()
     }
 
-    /// Judges a certificate that is trusted for itself alone: no authority vouches for it, so its own dates and uses count.
-    /// It may say CA:TRUE, but then its key may not sign certificates: [`anchors`] takes others as authorities.
+    /// Verifies a directly trusted certificate by its own dates and uses. It may have CA:TRUE only if its key may not
+    /// sign certificates: [`anchors`] treats others as authorities.
     fn verify_directly_trusted(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Fault> {
         EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
         let parsed = signed_der::parse_certificate(leaf).ok_or(Fault::Malformed)?;
@@ -108,7 +110,7 @@ impl Trust {
         now: UnixTime,
     ) -> Result<(), ChainError> {
         let leaf = EndEntityCert::try_from(leaf).map_err(ChainError::NoPath)?;
-        // webpki goes on to other paths when ours refuse one, and its error has no room for our word.
+        // webpki tries other paths when this callback rejects one, and its error cannot carry the fault.
         let violation = Cell::new(None);
         let path_rules = |path: &VerifiedPath<'_>| {
             self.verify_path(path, now).map_err(|fault| {
@@ -123,7 +125,7 @@ impl Trust {
         }
     }
 
-    /// A path that webpki has verified up to a root.
+    /// Checks the remaining rules on a path that webpki verified.
     fn verify_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
         self.check_revocation(path, now)?;
         let leaf = path.end_entity().der();
@@ -136,7 +138,7 @@ impl Trust {
         if self.pins.is_empty() || self.is_pinned(path) { Ok(()) } else { Err(Fault::PinMismatch) }
     }
 
-    /// Without lists nothing is asked of them.
+    /// Checks the path against the revocation lists, if any are configured.
     fn check_revocation(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Fault> {
         if self.crls.is_empty() {
             return Ok(());
@@ -152,7 +154,7 @@ impl Trust {
         })
     }
 
-    /// RFC 7469 §2.6: one key of the validated chain, the root's included, is a pinned one.
+    /// Returns whether a key of the validated chain, including the root's, is pinned (RFC 7469 §2.6).
     fn is_pinned(&self, path: &VerifiedPath<'_>) -> bool {
         self.is_pinned_key(&path.end_entity().subject_public_key_info())
             || path
@@ -165,7 +167,7 @@ impl Trust {
         self.pins.iter().any(|pin| pin == digest(&SHA256, key).as_ref())
     }
 
-    /// A self-signed certificate that the operator has made a root is trusted; if it is refused, then for another
+    /// Returns whether the operator configured this self-signed certificate as a root. If so, a refusal has another
     /// reason.
     fn is_root(&self, leaf: &CertificateDer<'_>) -> bool {
         self.anchors.directly_trusted().contains(leaf)
@@ -197,7 +199,7 @@ impl Trust {
             Error::UnsupportedSignatureAlgorithmContext(_) if any(is_weakly_signed) => Fault::WeakSignature,
             Error::UnsupportedSignatureAlgorithmContext(_)
             | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Fault::UnsupportedAlgorithm,
-            // Nobody whom we know vouches for it, or the way to them is longer than anybody should look for.
+            // No trusted root is found, or the path exceeds the limits of the search.
             Error::UnknownIssuer
             | Error::CertDistrusted
             | Error::MaximumPathDepthExceeded
@@ -214,7 +216,7 @@ impl Trust {
 enum ChainError {
     /// No path to a root.
     NoPath(Error),
-    /// A path that breaks a rule of ours.
+    /// A path that violates a rule beyond webpki's.
     RuleViolation(Fault),
 }
 
@@ -222,7 +224,7 @@ fn unix_seconds(now: UnixTime) -> i64 {
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// RFC 9525 §6.3: a name in the subject's common name is no name of a server.
+/// Returns whether subjectAltName has no server name. The subject's common name does not count (RFC 9525 §6.3).
 fn has_no_server_name(leaf: &[u8]) -> bool {
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return false };
     let is_of_a_server = |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_));

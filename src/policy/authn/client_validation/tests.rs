@@ -1,5 +1,5 @@
-//! Tokens of Twilio's libraries, published and made here, and what others would like to pass for one.
-//! Is exactly what a client signed let through?
+//! Tests with tokens of Twilio's libraries, with tokens made here, and with forged or malformed ones.
+//! Is a request accepted exactly if its client signed it?
 
 use super::*;
 use crate::config::{self, Config};
@@ -54,13 +54,13 @@ fn client_validation_accepts_the_token_of_the_official_library() {
     let body_check = signed.body_check.unwrap();
     assert_eq!(body_check.verify(b"foobar"), Ok(()));
     assert!(body_check.verify(b"foobaz").is_err() && body_check.verify(b"").is_err());
-    // The hash is of the sorted query: the order in which it was sent is not covered, so anyone could change it.
+    // The hash covers the sorted query, so anyone could change the order of the parameters.
     let unsorted = "the query's parameters are not sorted, and the request hash does not cover their order";
     assert_eq!(
         at(NOW, &SignableRequest { target: text("target"), ..request }).err(),
         Some(AuthnError::Signature(unsorted))
     );
-    // What Python sends through a proxy.
+    // The form that the Python library sends through a proxy.
     let target = "http://api.twilio.com/Messages?Limit=10&PageSize=5";
     assert!(at(NOW, &SignableRequest { target, ..request }).unwrap().1.body_check.unwrap().verify(b"foobar").is_ok());
     let other =
@@ -69,7 +69,7 @@ fn client_validation_accepts_the_token_of_the_official_library() {
     assert!(
         at(NOW, &SignableRequest { target: "http://evil.example/Messages?PageSize=5&Limit=10", ..request }).is_err()
     );
-    // Its time.
+    // The validity period.
     assert!(at(NOW + 299, &request).is_ok() && at(NOW + 300, &request).is_err());
     assert!(at(NOW - 60, &request).is_ok() && at(NOW - 61, &request).is_err());
 }
@@ -137,7 +137,7 @@ fn client_validation_accepts_rs256_and_ps256_only() {
     assert_eq!(bench.judge(&bench.signed(HEADER, &claims, &RSA_PKCS1_SHA256)), ok);
     let pss = HEADER.replace("RS256", "PS256");
     assert_eq!(bench.judge(&bench.signed(&pss, &claims, &RSA_PSS_SHA256)), ok);
-    // The header says one, the signature is the other.
+    // The header names one algorithm, and the signature uses the other.
     assert_eq!(bench.judge(&bench.signed(HEADER, &claims, &RSA_PSS_SHA256)), Err(AuthnError::Invalid));
     assert_eq!(bench.judge(&bench.signed(&pss, &claims, &RSA_PKCS1_SHA256)), Err(AuthnError::Invalid));
     let why = Err(AuthnError::Signature("alg is neither RS256 nor PS256"));
@@ -147,7 +147,7 @@ fn client_validation_accepts_rs256_and_ps256_only() {
         let unsigned = format!("{}.{}.", URL_SAFE_NO_PAD.encode(&header), URL_SAFE_NO_PAD.encode(&claims));
         assert_eq!(bench.judge(&unsigned), why, "{alg}");
     }
-    // The public key, which everybody may have, as a secret.
+    // The public key, which is no secret, used as an HMAC key.
     let der: PublicKeyX509Der<'static> = bench.key.public_key().as_der().unwrap();
     let header = URL_SAFE_NO_PAD.encode(HEADER.replace("RS256", "HS256"));
     let input = format!("{header}.{}", URL_SAFE_NO_PAD.encode(&claims));

@@ -1,5 +1,5 @@
-//! Signatures of RFC 9421, published and made here, and what others would like to pass for one.
-//! Is exactly what a client signed let through?
+//! Tests with the signatures of RFC 9421, with signatures made here, and with forged or malformed ones.
+//! Is a request accepted exactly if its client signed it?
 
 use super::*;
 use crate::config::{self, Config};
@@ -70,7 +70,7 @@ fn message_signature_rebuilds_published_bases() {
     let fields = fields(&headers);
     let target = request["target"].as_str().unwrap();
     let sent = SignableRequest { method: &Method::POST, target, fields: &fields, has_body: true };
-    // The others are of a response, of another request, or cover a component that is refused here.
+    // The other vectors sign a response or another request, or cover an unsupported component.
     for name in ["B.2.1 minimal", "B.2.3 full", "B.2.6 ed25519"] {
         let vector = vectors["signatures"].as_array().unwrap().iter().find(|vector| vector["name"] == name).unwrap();
         let input = HeaderValue::from_str(vector["signature_input"].as_str().unwrap()).unwrap();
@@ -101,7 +101,7 @@ struct Bench {
     clients: Clients,
 }
 
-/// A request, and what is said of it; each test spoils one part.
+/// A request and its signature parameters; each test changes one part.
 struct Case<'a> {
     target: &'a str,
     covered: &'a str,
@@ -309,7 +309,7 @@ fn message_signature_requires_a_matching_content_digest() {
     }
     let both = format!("{DIGEST}, md5=:AAAA:");
     assert!(bench.judge(&Case { fields: vec![("content-digest", &both)], ..Case::default() }).is_ok());
-    // Without a body it is judged at once.
+    // Without a body, the digest is checked at once.
     assert_eq!(bench.judge(&Case { has_body: false, ..Case::default() }), Err(AuthnError::Signature(wrong)));
     let none = Case { has_body: false, fields: vec![("content-digest", empty)], ..Case::default() };
     assert!(bench.judge(&none).is_ok());
@@ -364,7 +364,7 @@ fn message_signature_removal_keeps_other_members_byte_for_byte() {
     let lines = |name: &HeaderName| fields.get_all(name).iter().map(|line| line.to_str().unwrap()).collect::<Vec<_>>();
     assert_eq!(lines(&SIGNATURE_INPUT), [theirs, r#"x=("date");created=1, y=()"#]);
     assert_eq!(lines(&SIGNATURE), ["a=:AA==:,  x=:BB==:", "y=:DD==:"]);
-    // What is not for us may be what it likes.
+    // Signatures without outgate's tag may be malformed.
     let mut strange = self::fields(&[("signature", r#"keyId="x",algorithm="hs2019""#), ("signature-input", "!")]);
     let before = strange.clone();
     remove_outgate_signature(&mut strange);

@@ -1,5 +1,5 @@
-//! What is made of each credential, and what is told of one that no target can be shown.
-//! Does each mistake get its own sentence?
+//! Tests of the compiled credentials, and of the problem of each invalid one.
+//! Does each mistake get its own message?
 
 use std::collections::BTreeSet;
 
@@ -127,7 +127,7 @@ fn token_request_follows_the_client_credentials_grant() {
     assert_eq!(request.body(), expected.as_bytes());
 }
 
-/// Names and secrets are form-encoded before they become Basic's; a plain base64 of the two is what many get wrong.
+/// Names and secrets are form-encoded before the `Basic` encoding; many clients encode them without that.
 #[test]
 fn token_request_authenticates_in_a_header_or_in_the_body() {
     let odd = |auth| {
