@@ -3,7 +3,6 @@
 
 use super::Config;
 use super::problem::{Problem, Severity, SourceSpan};
-use super::reader::Table;
 
 /// Every `[SECTION.NAME]` of the files.
 #[derive(Clone, Debug, Default)]
@@ -20,9 +19,8 @@ struct DeclaredSection {
 }
 
 impl DeclaredSections {
-    pub(super) fn add(&mut self, kind: &str, name: &str, table: &Table<'_>) {
-        let (kind, name) = (kind.to_owned(), name.to_owned());
-        self.0.push(DeclaredSection { kind, name, span: table.span, key_spans: table.key_spans() });
+    pub(super) fn add(&mut self, kind: &str, name: &str, span: SourceSpan, key_spans: Vec<SourceSpan>) {
+        self.0.push(DeclaredSection { kind: kind.to_owned(), name: name.to_owned(), span, key_spans });
     }
 
     /// The sections that a part of could not be read. What is said of such a section as a whole may be the consequence.

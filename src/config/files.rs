@@ -12,6 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::digest;
 use rustix::fs::Stat;
 
+/// The bytes of a secret at most: no key is longer.
+pub(super) const SECRET_MAX: u64 = 64 << 10;
+
 /// No configuration or certificate file is larger.
 pub(super) const FILE_MAX: u64 = 8 << 20;
 /// No pattern may name more files.

@@ -11,14 +11,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::WarningCode;
+use super::Secret;
 use super::files::{FileError, FileStat};
-use super::problem::{Problem, truncate_similar};
-use super::reader::{Reader, Value};
-use super::{Located, Secret};
 use crate::names::{KeyId, TenantName};
 #[cfg(any(test, fuzzing))]
 pub use file_name::key_files;
+pub(super) use scan::scan;
 
 /// A `key_dir` as it was found.
 #[derive(Debug)]
@@ -39,7 +37,7 @@ pub struct KeyFolder {
     pub digest: [u8; 32],
     /// None, if anything is wrong with any of them: the tenant would have fewer keys than it thinks.
     pub keys: Vec<KeyFile>,
-    problems: Vec<KeyDirProblem>,
+    pub(super) problems: Vec<KeyDirProblem>,
     /// Files that are called like no key.
     unrecognized: Vec<String>,
     /// Of the folder itself; `None`: it could change again without that being seen.
@@ -91,46 +89,9 @@ impl KeyDir {
     }
 }
 
-/// Reads the directory, or what has changed of it since the reading before. What is wrong with a folder is its tenant's
-/// alone: one of thousands must neither keep the others from starting nor from new keys.
-pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Arc<KeyDir>>> {
-    let text = reader.text(value)?;
-    if text.is_empty() {
-        let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
-        reader.problems.push(problem.help("write the path of a directory with one folder a tenant"));
-        return None;
-    }
-    let path = reader.resolve_path(value.span, text);
-    if let Some(cached) = reader.key_dirs.get(&path) {
-        return Some(value.located(Arc::clone(cached)));
-    }
-    reader.files.track(&path);
-    let mut unattributed = Vec::new();
-    let mut key_dir = KeyDir { path, tenants: BTreeMap::new() };
-    let previous = reader.previous_key_dirs.get(&key_dir.path).map(Arc::as_ref);
-    if let Err(error) = scan::scan(&mut key_dir, previous, &mut unattributed) {
-        let KeyDirProblem { message, help } = KeyDirProblem::unreadable(&key_dir.path, &error);
-        reader.problems.push(Problem::at(value.span, message).help(help));
-    }
-    let problems = unattributed.iter().chain(key_dir.tenants.values().flat_map(|folder| &folder.problems));
-    let problems = problems.map(|error| Problem::contained(value.span, &error.message).help(&error.help));
-    let warnings = key_dir.warnings();
-    let warnings = warnings
-        .map(|error| Problem::warning(WarningCode::TenantKeys, Some(value.span), error.message).help(error.help));
-    reader.problems.extend(truncate_similar(problems.chain(warnings), &format!("below {}", key_dir.path.display())));
-    reader.files.update_digest(key_dir.path.as_os_str().as_encoded_bytes());
-    for (tenant, folder) in &key_dir.tenants {
-        reader.files.update_digest(tenant.as_str().as_bytes());
-        reader.files.record_digest(key_dir.folder_path(tenant), folder.digest);
-    }
-    let key_dir = Arc::new(key_dir);
-    reader.key_dirs.insert(key_dir.path.clone(), Arc::clone(&key_dir));
-    Some(value.located(key_dir))
-}
-
 impl KeyDir {
     /// Of folders that were not opened this time, too.
-    fn warnings(&self) -> impl Iterator<Item = KeyDirProblem> {
+    pub(super) fn warnings(&self) -> impl Iterator<Item = KeyDirProblem> {
         self.tenants.iter().flat_map(|(tenant, folder)| {
             let path = self.folder_path(tenant);
             let unrecognized = folder
@@ -148,9 +109,9 @@ impl KeyDir {
 
 /// What is wrong below a `key_dir`.
 #[derive(Debug)]
-struct KeyDirProblem {
-    message: String,
-    help: String,
+pub(super) struct KeyDirProblem {
+    pub(super) message: String,
+    pub(super) help: String,
 }
 
 impl KeyDirProblem {
@@ -158,7 +119,7 @@ impl KeyDirProblem {
         Self { message: format!("{} {problem}", path.display()), help: help.into() }
     }
 
-    fn unreadable(path: &Path, error: &FileError) -> Self {
+    pub(super) fn unreadable(path: &Path, error: &FileError) -> Self {
         let help = match error {
             FileError::Missing => "write the path of a directory with one folder a tenant".into(),
             FileError::PermissionDenied => format!("let the user that outgate runs as read {}", path.display()),

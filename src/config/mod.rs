@@ -30,6 +30,7 @@ mod trust;
 mod units;
 mod upstream;
 mod warning;
+mod warning_code;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -62,7 +63,8 @@ pub use timeouts::{Circuit, RouteTimeouts, Timeouts};
 pub use trust::{ClientIdentity, CrlPolicy, Roots, TlsVersion, Trust, VerifyMode};
 pub use units::duration_argument;
 pub use upstream::{ClientConnections, ResponseHeadMax};
-pub use warning::{WarningCode, apply_acknowledgements, remove_acknowledged, summarize};
+pub use warning::{apply_acknowledgements, remove_acknowledged, summarize};
+pub use warning_code::WarningCode;
 
 /// A value and the place in a file where it was written.
 #[derive(Clone, Debug)]

@@ -395,7 +395,7 @@ impl Reader<'_> {
                     let problem = Problem::at(name.span, message).label("again here").related(first, "first here");
                     self.problems.push(problem.help("give one of them another name"));
                 }
-                self.declared_sections.add(section, name.value, &table);
+                self.declared_sections.add(section, name.value, table.span, table.key_spans());
                 tables.push((name.value, table));
             }
         }

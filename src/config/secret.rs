@@ -6,13 +6,10 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::WarningCode;
-use super::files::FileError;
+use super::files::{FileError, SECRET_MAX};
 use super::problem::Problem;
 use super::reader::{Reader, Value};
 use super::{Located, Secret};
-
-/// No key is longer.
-pub(super) const SECRET_MAX: u64 = 64 << 10;
 
 /// Where a secret stands. Anything else may be the secret itself and is never shown.
 enum SecretReference<'a> {

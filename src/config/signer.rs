@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::WarningCode;
+use super::key_dir::{KeyDirProblem, scan};
 use super::named_sections::{read_period, read_word};
-use super::problem::Problem;
+use super::problem::{Problem, truncate_similar};
 use super::reader::{Reader, Table, Value};
-use super::{KeyDir, Located, Secret, key_dir, schema, secret, units};
+use super::{KeyDir, Located, Secret, schema, secret, units};
 use crate::names::{KeyId, SignerName};
 
 /// What is `None` was not written: whether a scheme takes it, and what it is then, is for the scheme to say.
@@ -99,7 +101,7 @@ fn read_signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
     if !table.has("key_dir") {
         table.require(reader, "keys", help);
     }
-    let key_dir = table.read(reader, "key_dir", key_dir::read);
+    let key_dir = table.read(reader, "key_dir", read_key_dir);
     let scheme = table.read(reader, "scheme", read_word);
     let keys = table.read_list(reader, "keys", Some(help), read_signing_key).unwrap_or_default();
     let mut first = BTreeMap::new();
@@ -160,4 +162,41 @@ fn read_signing_key(
     let id = id?;
     let key = secret.map(|secret| value.located(SigningKey { id: KeyId::new(id.as_str()), secret, from, until }));
     Some((id, key))
+}
+
+/// Reads the directory, or what has changed of it since the reading before. What is wrong with a folder is its tenant's
+/// alone: one of thousands must neither keep the others from starting nor from new keys.
+fn read_key_dir(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Arc<KeyDir>>> {
+    let text = reader.text(value)?;
+    if text.is_empty() {
+        let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
+        reader.problems.push(problem.help("write the path of a directory with one folder a tenant"));
+        return None;
+    }
+    let path = reader.resolve_path(value.span, text);
+    if let Some(cached) = reader.key_dirs.get(&path) {
+        return Some(value.located(Arc::clone(cached)));
+    }
+    reader.files.track(&path);
+    let mut unattributed = Vec::new();
+    let mut key_dir = KeyDir { path, tenants: BTreeMap::new() };
+    let previous = reader.previous_key_dirs.get(&key_dir.path).map(Arc::as_ref);
+    if let Err(error) = scan(&mut key_dir, previous, &mut unattributed) {
+        let KeyDirProblem { message, help } = KeyDirProblem::unreadable(&key_dir.path, &error);
+        reader.problems.push(Problem::at(value.span, message).help(help));
+    }
+    let problems = unattributed.iter().chain(key_dir.tenants.values().flat_map(|folder| &folder.problems));
+    let problems = problems.map(|error| Problem::contained(value.span, &error.message).help(&error.help));
+    let warnings = key_dir.warnings();
+    let warnings = warnings
+        .map(|error| Problem::warning(WarningCode::TenantKeys, Some(value.span), error.message).help(error.help));
+    reader.problems.extend(truncate_similar(problems.chain(warnings), &format!("below {}", key_dir.path.display())));
+    reader.files.update_digest(key_dir.path.as_os_str().as_encoded_bytes());
+    for (tenant, folder) in &key_dir.tenants {
+        reader.files.update_digest(tenant.as_str().as_bytes());
+        reader.files.record_digest(key_dir.folder_path(tenant), folder.digest);
+    }
+    let key_dir = Arc::new(key_dir);
+    reader.key_dirs.insert(key_dir.path.clone(), Arc::clone(&key_dir));
+    Some(value.located(key_dir))
 }

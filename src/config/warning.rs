@@ -2,81 +2,18 @@
 //! Which warnings has the operator decided about?
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use super::Located;
 use super::problem::{Problem, Severity, closest_match};
 use super::reader::{Reader, Table};
 use super::schema;
+use super::warning_code::WarningCode;
 use crate::names::pluralize;
 
 /// Warnings of one kind that are shown; the others are counted.
 const WARNINGS_PER_CODE_MAX: usize = 25;
 /// Longer lists of problems are not read.
 const PROBLEMS_SHOWN_MAX: usize = 1000;
-
-macro_rules! codes {
-    ($($name:ident $text:literal;)*) => {
-        /// A kind of warning.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum WarningCode { $($name),* }
-
-        impl WarningCode {
-            pub const ALL: &[Self] = &[$(Self::$name),*];
-
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $text),* }
-            }
-        }
-    };
-}
-
-codes! {
-    AcknowledgedNothing "acknowledged_nothing";
-    AdminPublic "admin_public";
-    AdminSocketMode "admin_socket_mode";
-    AllowMetadata "allow_metadata";
-    AllowWithoutEffect "allow_without_effect";
-    BandwidthReports "bandwidth_reports";
-    ColonInName "colon_in_name";
-    CredentialEverywhere "credential_everywhere";
-    CredentialInPlaintext "credential_in_plaintext";
-    CredentialUnverified "credential_unverified";
-    CrlMissing "crl_missing";
-    ExcludesNothing "excludes_nothing";
-    ExpiresSoon "expires_soon";
-    FileDescriptors "file_descriptors";
-    GuardedHost "guarded_host";
-    IdentityUsage "identity_usage";
-    NameServers "name_servers";
-    NoAddress "no_address";
-    NoClient "no_client";
-    NoClientCa "no_client_ca";
-    NoKeyInForce "no_key_in_force";
-    NoRoute "no_route";
-    NotPublic "not_public";
-    NotStrict "not_strict";
-    Plaintext "plaintext";
-    RangeEnded "range_ended";
-    ReadableSecret "readable_secret";
-    SharedRange "shared_range";
-    SharedSecret "shared_secret";
-    SystemStore "system_store";
-    TenantKeys "tenant_keys";
-    TokensInPlaintext "tokens_in_plaintext";
-    TunnelPaths "tunnel_paths";
-    TunnelUnsigned "tunnel_unsigned";
-    UnfinishedRollback "unfinished_rollback";
-    Unused "unused";
-    UnusualRoot "unusual_root";
-    Unverified "unverified";
-}
-
-impl fmt::Display for WarningCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// The codes of `acknowledge`.
 pub(super) fn read_acknowledged(reader: &mut Reader<'_>, file: &Table<'_>) -> Vec<Located<WarningCode>> {

@@ -17,8 +17,7 @@ use rustix::io::Errno;
 
 use super::{KeyDir, KeyDirProblem, KeyFile, KeyFolder, file_name};
 use crate::config::Secret;
-use crate::config::files::{FileError, FileStat, read_open_file};
-use crate::config::secret::SECRET_MAX;
+use crate::config::files::{FileError, FileStat, SECRET_MAX, read_open_file};
 use crate::names::{KeyId, TENANT_NAME_MAX, TenantName};
 
 /// Each is watched, and held in memory.
@@ -32,7 +31,7 @@ const SCANS_MAX: usize = 5;
 ///
 /// From the beginning if folders were renamed meanwhile: of two that became each other's, one could be read before and
 /// one after, and both tenants would have the key of one.
-pub(super) fn scan(
+pub(in crate::config) fn scan(
     found: &mut KeyDir,
     before: Option<&KeyDir>,
     unattributed: &mut Vec<KeyDirProblem>,
