@@ -3,7 +3,14 @@
 //!
 //! `cargo bench --bench reload`; `-- 300 1000` sets the seconds under reloads, and the number of other routes.
 
-#![allow(clippy::unwrap_used, dead_code, reason = "a benchmark that cannot go on ends, and needs not all of the tests")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a benchmark that cannot go on ends, and needs not all of the tests"
+)]
 
 #[path = "../tests/it/support/mod.rs"]
 mod stage;

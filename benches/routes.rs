@@ -3,7 +3,13 @@
 //!
 //! `cargo bench --bench routes`
 
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot go on ends"
+)]
 
 mod support;
 

@@ -3,7 +3,14 @@
 //!
 //! `cargo bench --bench verification`
 
-#![allow(clippy::unwrap_used, dead_code, reason = "a benchmark that cannot go on ends, and needs not all of the tests")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a benchmark that cannot go on ends, and needs not all of the tests"
+)]
 
 #[path = "../tests/it/identity/proofs/sign.rs"]
 mod sign;

@@ -17,6 +17,8 @@
 //! permits of the limits, read the body, resolve the name, check every address with the guard, choose the egress
 //! address, connect and verify, sign, forward. Each delivery writes a record when it ends, successful or not.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests play clients, targets and operators"))]
+
 pub mod app;
 pub mod cli;
 pub mod config;

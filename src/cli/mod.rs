@@ -1,6 +1,8 @@
 //! The commands, one file each.
 //! What can an operator ask of outgate?
 
+#![expect(clippy::disallowed_methods, reason = "commands are programs: they use files, standard streams and sockets")]
+
 #[macro_use]
 mod print; // first: its `println!` hides std's in all that follows
 

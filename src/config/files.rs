@@ -1,6 +1,8 @@
 //! The only code of the configuration that opens files: never blocks on one, never reads without a limit, forgets none.
 //! What stands in this file, and which files were looked at?
 
+#![expect(clippy::disallowed_methods, reason = "opens the configuration and the files that it names")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};

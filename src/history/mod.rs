@@ -5,6 +5,8 @@
 //! separate file: a copy of an entry does not suffice to guess a secret. It contains hashes of tokens, so only
 //! outgate's own user can read it.
 
+#![expect(clippy::disallowed_methods, reason = "keeps configurations in files")]
+
 mod durable;
 pub mod restore;
 mod trusted;

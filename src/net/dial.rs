@@ -219,6 +219,7 @@ async fn connect_hop(hop: Hop) -> Result<OutboundSocket, ConnectFailure> {
 }
 
 /// Returns a socket that is bound to the source address `ip`.
+#[expect(clippy::disallowed_methods, reason = "the one outbound socket to targets, bound to an address of the pool")]
 fn bind_source(ip: IpAddr) -> io::Result<TcpSocket> {
     let socket = if ip.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if ip.is_ipv6() {

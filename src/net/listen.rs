@@ -1,6 +1,8 @@
 //! Listening sockets: TCP, unix, and those that systemd passes.
 //! How is a socket bound, replaced and closed?
 
+#![expect(clippy::disallowed_methods, reason = "makes listening sockets and the files of Unix sockets")]
+
 mod stream;
 mod syn_filter;
 #[cfg(test)]

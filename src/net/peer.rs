@@ -18,6 +18,7 @@ pub struct Peer {
 
 /// Returns the client's process as it was when it connected (unix(7), SO_PEERCRED); `None`: the client connected over
 /// TCP.
+#[expect(clippy::disallowed_methods, reason = "the names of this host's users")]
 pub fn from_stream(stream: &ClientStream) -> Option<Peer> {
     let ClientSocket::Unix(stream) = stream.socket() else { return None };
     let credentials = stream.peer_cred().ok()?;

@@ -27,6 +27,7 @@ const PORT_RANGE_SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 ///
 /// Both options have level IP on IPv6 sockets too, and need no privilege. If the kernel lacks them (an older kernel, a
 /// sandbox), connections still leave from the bound address, but fewer fit: this is not an error.
+#[expect(clippy::disallowed_methods, reason = "the kernel's range of local ports")]
 pub(super) fn defer_port_selection(socket: BorrowedFd<'_>) -> io::Result<()> {
     ignore_unsupported(set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1))?;
     static RANGE: OnceLock<Option<u32>> = OnceLock::new();

@@ -32,7 +32,8 @@ use jiff::Timestamp;
 use crate::config::{Config, LoadError, Problem, Severity, SourceMap, Timeouts, remove_acknowledged};
 use crate::names::{CredentialName, Host, PoolName, TrustName};
 
-/// The compiled configuration. A `Plan` is immutable, and holding one proves that the configuration is valid.
+/// The compiled configuration. A `Plan` is immutable, and holding one proves that the configuration is valid: only
+/// [`compile`] makes one, because no other module can set the private field.
 pub struct Plan {
     /// The pseudonym of outgate in `Via` and `Proxy-Status` (RFC 9110 §7.6.3).
     pub pseudonym: String,
@@ -54,7 +55,7 @@ pub struct Plan {
     pub drain_timeout: Duration,
     pub max_connections: usize,
     /// The configured value; [`Plan::connections_per_ip`] applies the default.
-    pub max_connections_per_ip: Option<usize>,
+    max_connections_per_ip: Option<usize>,
     pub max_deliveries: usize,
     /// Host names that the admin listener accepts in `Host` over TCP.
     pub admin_hosts: BTreeSet<Host>,

@@ -3,6 +3,8 @@
 //! Tests that need other programs are skipped where these are missing, and required with `OUTGATE_TEST_ALL=1`. Those that
 //! need namespaces of their own are in `tests/privileged`.
 
+#![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests play clients, targets and operators")]
+
 mod support;
 
 mod architecture;

@@ -2,6 +2,8 @@
 //!
 //! Skipped where namespaces cannot be made, and required with `OUTGATE_TEST_ALL=1`.
 
+#![allow(clippy::disallowed_methods, clippy::print_stderr, reason = "tests play clients, targets and operators")]
+
 #[path = "../it/support/mod.rs"]
 mod support;
 

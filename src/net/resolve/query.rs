@@ -1,6 +1,8 @@
 //! One question to one name server: UDP, without EDNS where the server cannot read it, TCP where the response is long.
 //! What does this server respond?
 
+#![expect(clippy::disallowed_methods, reason = "asks name servers, from whatever address routes to them")]
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

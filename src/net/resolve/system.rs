@@ -1,6 +1,8 @@
 //! What this host says of names and name servers: `/etc/hosts` and `/etc/resolv.conf`.
 //! Which servers are asked where the configuration names none?
 
+#![expect(clippy::disallowed_methods, reason = "reads the system's resolv.conf and hosts")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;

@@ -273,10 +273,12 @@ pub(in crate::state) enum LineSink {
 }
 
 impl LineSink {
+    #[expect(clippy::disallowed_methods, reason = "duplicates the descriptor: no write passes through the stream")]
     pub(in crate::state) fn stdout() -> io::Result<Self> {
         Ok(Self::Stream(io::stdout().as_fd().try_clone_to_owned()?.into()))
     }
 
+    #[expect(clippy::disallowed_methods, reason = "duplicates the descriptor: no write passes through the stream")]
     pub(in crate::state) fn stderr() -> io::Result<Self> {
         Ok(Self::Stream(io::stderr().as_fd().try_clone_to_owned()?.into()))
     }
@@ -333,11 +335,13 @@ impl LineSink {
 }
 
 /// Records name clients and targets: nobody but the owner and the group reads them.
+#[expect(clippy::disallowed_methods, reason = "appends records and log lines to a file")]
 fn append_to(path: &Path, flags: i32) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)
 }
 
 /// Returns whether lines can be appended to `path`. The file is not created, and nothing is written.
+#[expect(clippy::disallowed_methods, reason = "appends records and log lines to a file")]
 pub(in crate::state) fn probe(path: &Path) -> io::Result<()> {
     match OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(_) => Ok(()),

@@ -82,6 +82,7 @@ pub fn configure(log: &Log) {
 }
 
 /// Returns whether text on stderr has colours: on a terminal, unless `NO_COLOR` is set to something (no-color.org).
+#[expect(clippy::disallowed_methods, reason = "asks about the descriptor and writes nothing")]
 pub fn has_colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -92,6 +93,7 @@ pub fn is_formatted() -> bool {
 }
 
 /// systemd.exec(5): `JOURNAL_STREAM` has device and inode of the journal, which stderr may have left since.
+#[expect(clippy::disallowed_methods, reason = "asks about the descriptor and writes nothing")]
 fn is_journal() -> bool {
     let Some(journal) = std::env::var("JOURNAL_STREAM").ok() else { return false };
     let stat = rustix::fs::fstat(io::stderr());

@@ -1,5 +1,5 @@
-//! Just enough reading of Rust and Markdown for the architecture rules, without a parser.
-//! What does a file say outside its comments and strings, and which of our modules does it use?
+//! Reading of Rust and Markdown for the architecture rules, without a parser.
+//! What does a file contain outside its comments and strings, and which modules of the crate does it use?
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,30 +29,48 @@ impl File {
         self.module().swap_remove(0)
     }
 
-    /// Every path into this crate, from its root, with the line it stands on.
-    pub(crate) fn uses(&self) -> Vec<(usize, Vec<String>)> {
+    /// Every path into this crate that `text` (the file's code, or its production code) has, from the crate's root, with
+    /// its line.
+    pub(crate) fn uses(&self, text: &str) -> Vec<(usize, Vec<String>)> {
         let mut found = Vec::new();
-        for (start, _) in self.code.match_indices("crate::").chain(self.code.match_indices("outgate::")) {
-            if begins_word(&self.code, start) && !self.code[..start].ends_with(':') {
-                let after = start + self.code[start..].find("::").expect("just matched") + 2;
-                expand(&self.code[after..], &mut Vec::new(), &mut |path| {
-                    found.push((line_of(&self.code, start), path))
-                });
+        for (start, _) in text.match_indices("crate::").chain(text.match_indices("outgate::")) {
+            if begins_word(text, start) && !text[..start].ends_with(':') {
+                let after = start + text[start..].find("::").expect("just matched") + 2;
+                expand(&text[after..], &mut Vec::new(), &mut |path| found.push((line_of(text, start), path)));
             }
         }
-        for (start, _) in self.code.match_indices("super::") {
-            if !begins_word(&self.code, start) || self.code[..start].ends_with("::") {
+        for (start, _) in text.match_indices("super::") {
+            if !begins_word(text, start) || text[..start].ends_with("::") {
                 continue;
             }
             let mut above = self.module();
             if self.production.get(start..start + 5) != Some("super") {
                 above.push("tests".to_owned());
             }
-            let mut rest = &self.code[start..];
+            let mut rest = &text[start..];
             while let Some(outer) = rest.strip_prefix("super::") {
                 (rest, _) = (outer, above.pop());
             }
-            expand(rest, &mut above, &mut |path| found.push((line_of(&self.code, start), path)));
+            expand(rest, &mut above, &mut |path| found.push((line_of(text, start), path)));
+        }
+        found
+    }
+
+    /// The names that the file re-exports from its own modules, each with the path of the item.
+    pub(crate) fn reexports(&self) -> Vec<(Vec<String>, Vec<String>)> {
+        let mut found = Vec::new();
+        for statement in self.production.split(';') {
+            let Some((before, tree)) = statement.rsplit_once("use ") else { continue };
+            let before = before.trim_end();
+            if !(before.ends_with("pub") || before.rsplit_once("pub(").is_some_and(|(_, scope)| scope.ends_with(')'))) {
+                continue;
+            }
+            let mut prefix = if tree.starts_with("crate::") { Vec::new() } else { self.module() };
+            let tree = tree.trim_start_matches("crate::").trim_start_matches("self::");
+            expand(tree, &mut prefix, &mut |path| {
+                let name = [self.module(), path[path.len() - 1..].to_vec()].concat();
+                found.push((name, path));
+            });
         }
         found
     }

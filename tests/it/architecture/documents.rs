@@ -1,0 +1,102 @@
+//! Rules of the documents: they exist, name no machine, and show commands that exist.
+//! Does a document still say what is so?
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use super::reading::{root, snippets};
+
+/// Documents that must be there.
+const DOCUMENTS: &[&str] = &[
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "README.md",
+    "SECURITY.md",
+    "config.toml.example",
+];
+
+/// Commands that a document shows and `outgate --help` does not list. `help` answers for a list of words before `--help`.
+fn unknown_commands(document: &str, help: &dyn Fn(&[&str]) -> String) -> Vec<String> {
+    let listed =
+        |words: &[&str], name: &str| help(words).lines().any(|line| line.split_whitespace().next() == Some(name));
+    let is_name =
+        |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase()) && !word.contains(['.', ':', '/', '=']);
+    let mut wrong = BTreeSet::new();
+    for shown in snippets(document) {
+        let mut words = shown.trim_start_matches("$ ").trim_start_matches("sudo ").split_whitespace();
+        match words.next() {
+            Some("outgate") => {}
+            Some("cargo") if shown.contains("cargo run ") => drop(words.by_ref().find(|word| *word == "--")),
+            _ => continue,
+        }
+        for alternative in words.next().filter(is_name).unwrap_or_default().split('|').filter(|name| !name.is_empty()) {
+            if !listed(&[], alternative) {
+                wrong.insert(format!("outgate {alternative}"));
+            } else if let Some(inner) = words.clone().next().filter(is_name)
+                && help(&[alternative]).contains("\nCommands:")
+                && !inner.split('|').all(|inner| listed(&[alternative], inner))
+            {
+                wrong.insert(format!("outgate {alternative} {inner}"));
+            }
+        }
+    }
+    wrong.into_iter().collect()
+}
+
+/// Paths of the machine that a file was written on. (Spelled in halves: this file is read, too.)
+fn machine_paths(text: &str) -> Vec<String> {
+    let paths = [concat!("/wo", "rk/"), concat!("/tmp/", "wt"), concat!("/root", "/"), concat!("../sha", "red")];
+    paths.iter().filter(|path| text.contains(*path)).map(|path| format!("names {path}")).collect()
+}
+
+#[test]
+fn the_documents_exist_and_name_no_machine() {
+    for document in DOCUMENTS {
+        assert!(root().join(document).is_file(), "{document} is missing");
+    }
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().expect("git runs");
+    if !listed.status.success() {
+        return; // a source archive: nothing is tracked
+    }
+    let names = String::from_utf8(listed.stdout).expect("names are UTF-8");
+    let mut wrong = Vec::new();
+    for name in names.split_terminator('\0') {
+        // A file that is deleted but still tracked, or is not text, names nothing.
+        let text = fs::read_to_string(root().join(name)).unwrap_or_default();
+        wrong.extend(machine_paths(&text).into_iter().map(|fault| format!("{name}: {fault}")));
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn commands_in_the_documents_exist() {
+    let help = |words: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_outgate")).args(words).arg("--help").output().expect("outgate runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let pages = fs::read_dir(root().join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let documents = ["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|name| root().join(name));
+    for document in pages.chain(documents) {
+        let text = fs::read_to_string(&document).expect("a readable document");
+        assert_eq!(unknown_commands(&text, &help), [""; 0], "{}", document.display());
+    }
+}
+
+#[test]
+fn commands_and_machine_paths_are_seen() {
+    let help = |words: &[&str]| match words {
+        [] => "Usage: outgate\n\nCommands:\n  run     x\n  egress  y\n".to_owned(),
+        ["egress"] => "Usage\n\nCommands:\n  list  x\n".to_owned(),
+        _ => "Usage\n".to_owned(),
+    };
+    let readme = "Try `outgate run` or `outgate fly`.\n```sh\n$ outgate egress list --pool p\nsudo outgate egress mend\n\
+                  outgate run fast # outgate swims\ncargo run --release -- demo --once\ncargo test\n```\noutgate sinks";
+    assert_eq!(unknown_commands(readme, &help), ["outgate demo", "outgate egress mend", "outgate fly"]);
+    assert_eq!(machine_paths(concat!("see /wo", "rk/main")).len(), 1);
+    assert_eq!(machine_paths("GET /works and /usr/bin"), [""; 0]);
+}

@@ -1,0 +1,214 @@
+//! Rules of names and doc comments: standard terms, one module for a name, sentences with the subject first.
+//! Does a newcomer understand the names and the first words of each comment?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::reading::{File, find, sources};
+use super::{assert_found, assert_kept};
+
+/// The modules that may define a type of one name: its form in the configuration, and its compiled form.
+const MODULES_OF_A_TYPE_MAX: usize = 2;
+
+/// Names that say nothing to an engineer of the field. Each had a meaning of its own here, and has the field's term now.
+const PRIVATE_NAMES: &[&str] = &[
+    "Aside",
+    "Attended",
+    "Crowd",
+    "Desk",
+    "Door",
+    "Doorkeeper",
+    "Errand",
+    "Farewell",
+    "Fuse",
+    "InForce",
+    "Live",
+    "Meters",
+    "NotFresh",
+    "Passage",
+    "Pledge",
+    "Proven",
+    "Rarely",
+    "Reach",
+    "Reminders",
+    "Retired",
+    "Reuse",
+    "Shown",
+    "Stay",
+    "Toll",
+    "Tolls",
+    "Turned",
+];
+
+/// Words that no doc comment begins with: a comment names its subject first.
+const NOT_A_SUBJECT: &[&str] = &[
+    "about",
+    "above",
+    "across",
+    "after",
+    "against",
+    "among",
+    "at",
+    "before",
+    "behind",
+    "below",
+    "beneath",
+    "beside",
+    "besides",
+    "between",
+    "beyond",
+    "by",
+    "despite",
+    "during",
+    "except",
+    "for",
+    "from",
+    "in",
+    "into",
+    "nobody",
+    "of",
+    "off",
+    "on",
+    "onto",
+    "over",
+    "per",
+    "since",
+    "through",
+    "to",
+    "towards",
+    "under",
+    "until",
+    "upon",
+    "what",
+    "whatever",
+    "whichever",
+    "who",
+    "whoever",
+    "whom",
+    "whose",
+    "with",
+    "within",
+    "without",
+];
+
+/// Files and folders whose doc comments are still to be rewritten.
+const UNREVISED: &[&str] = &[
+    "src/app.rs",
+    "src/cli",
+    "src/config",
+    "src/delivery",
+    "src/fuzz.rs",
+    "src/history",
+    "src/net",
+    "src/policy/addresses.rs",
+    "src/policy/anchors.rs",
+    "src/policy/authn",
+    "src/policy/breaker.rs",
+    "src/policy/certified_key.rs",
+    "src/policy/client_verifier.rs",
+    "src/policy/credential",
+    "src/policy/egress",
+    "src/policy/egress.rs",
+    "src/policy/expiry.rs",
+    "src/policy/guard",
+    "src/policy/guard.rs",
+    "src/policy/inspect.rs",
+    "src/policy/limits",
+    "src/policy/limits.rs",
+    "src/policy/listener.rs",
+    "src/policy/message",
+    "src/policy/revocation.rs",
+    "src/policy/route",
+    "src/policy/route.rs",
+    "src/policy/signed_der.rs",
+    "src/policy/trust",
+    "src/policy/trust.rs",
+    "src/reload",
+    "src/server",
+    "src/state",
+    "src/upkeep.rs",
+];
+
+fn private_names(file: &File) -> Vec<String> {
+    let found = PRIVATE_NAMES.iter().flat_map(|name| find(&file.code, name).map(move |line| (line, name)));
+    found.map(|(line, name)| format!("line {line}: `{name}` is a private name: use the field's term")).collect()
+}
+
+fn subject_first(file: &File) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut previous = "";
+    for (line, text) in file.text.lines().map(str::trim_start).enumerate() {
+        let comment = match text.strip_prefix("///") {
+            Some(comment) if !previous.starts_with("///") => Some(comment),
+            None if line == 0 => text.strip_prefix("//!"),
+            _ => None,
+        };
+        let first = comment.and_then(|comment| comment.split_whitespace().next()).unwrap_or_default();
+        let word = first.trim_end_matches([',', ':', '.']).to_ascii_lowercase();
+        if NOT_A_SUBJECT.contains(&&*word) {
+            violations
+                .push(format!("line {}: the doc comment begins with {first:?}: name its subject first", line + 1));
+        }
+        previous = text;
+    }
+    violations
+}
+
+/// The types of one name that more modules define than a reader can tell apart.
+fn shared_names(files: &[File]) -> Vec<String> {
+    let mut modules: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for file in files {
+        for line in file.production.lines() {
+            let mut words = line
+                .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+                .skip_while(|word| ["", "pub", "crate", "super", "in", "unsafe"].contains(word));
+            // An associated type is indented.
+            let kinds: &[&str] =
+                if line.starts_with(' ') { &[] } else { &["struct", "enum", "trait", "type", "union"] };
+            if words.next().is_some_and(|kind| kinds.contains(&kind))
+                && let Some(name) = words.next()
+            {
+                modules.entry(name).or_default().insert(&file.path);
+            }
+        }
+    }
+    modules.retain(|_, files| files.len() > MODULES_OF_A_TYPE_MAX);
+    modules.into_iter().map(|(name, files)| format!("{name}: {files:?}")).collect()
+}
+
+/// Whether the file is, or is below, the path.
+fn is_below(file: &File, path: &str) -> bool {
+    Path::new(&file.path).starts_with(path)
+}
+
+fn subject_first_where_revised(file: &File) -> Vec<String> {
+    if UNREVISED.iter().any(|path| is_below(file, path)) { Vec::new() } else { subject_first(file) }
+}
+
+#[test]
+fn names_and_doc_comments_use_standard_terms() {
+    assert_kept(&[private_names, subject_first_where_revised]);
+    let files = sources();
+    assert_eq!(shared_names(&files), [""; 0]);
+    let is_revised =
+        |path: &&&str| files.iter().filter(|file| is_below(file, path)).all(|file| subject_first(file).is_empty());
+    let stale: Vec<_> = UNREVISED.iter().filter(is_revised).collect();
+    assert!(stale.is_empty(), "these keep the rule: remove them from UNREVISED: {stale:?}");
+}
+
+#[test]
+fn names_find_each_violation() {
+    assert_found(&[
+        (private_names, "src/host.rs", "struct Farewell(Desk); // Reach\nenum Reachability { Stays }", 2),
+        (subject_first, "src/host.rs", "//! What a host is.\n//! What is it?\n\n/// Of a host.\nstruct A;", 2),
+        (subject_first, "src/host.rs", "//! Hosts.\n//! In which form?\n\n/// A host\n/// of a target.\nstruct A;", 0),
+        (subject_first, "src/host.rs", "mod a {\n    /// Whoever.\n    // Of\n    fn f() {}\n}", 1),
+        (subject_first, "src/host.rs", "/// Offers, `with` care.\nfn f() {}\n/// Forwards.\nfn g() {}", 0),
+    ]);
+    let of = |one: &str, two: &str, three: &str| {
+        let files = [("src/a.rs", one), ("src/b.rs", two), ("src/c.rs", three)];
+        shared_names(&files.map(|(path, text)| File::new(path, text))).len()
+    };
+    assert_eq!(of("pub struct A;", "enum A {}", "pub(in crate::a) type A = u8;"), 1);
+    assert_eq!(of("pub struct A;", "enum A {}", "impl T for U {\n    type A = u8;\n}\n/* struct A; */"), 0);
+}
