@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use super::problem::SourceMap;
@@ -32,16 +33,12 @@ impl SourceSnapshot {
         for (path, _) in &texts {
             contents.remove(path);
         }
-        let contents = contents.into_iter().map(|(path, digest)| (path, hex(&digest))).collect();
-        Self { texts, contents, digest: hex(&digest) }
+        let contents = contents.into_iter().map(|(path, digest)| (path, HEXLOWER.encode(&digest))).collect();
+        Self { texts, contents, digest: HEXLOWER.encode(&digest) }
     }
 
     /// The path of the main file.
     pub fn main_path(&self) -> &Path {
         self.texts.first().map_or(Path::new(""), |(path, _)| path)
     }
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

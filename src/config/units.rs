@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
 
@@ -217,19 +218,8 @@ pub(super) fn token_hash(text: &str) -> Result<[u8; 32], ValueError> {
     let Some(hex) = text.strip_prefix("sha256:") else {
         return Err(invalid(EXPECTED, "does not start with sha256:", HELP));
     };
-    let mut hash = [0; 32];
-    if hex.len() != 2 * hash.len() || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(invalid(EXPECTED, "not 64 hexadecimal digits", HELP));
-    }
-    for (byte, digits) in hash.iter_mut().zip(hex.as_bytes().chunks(2)) {
-        *byte = digits.iter().fold(0, |byte, digit| byte << 4 | hex_digit(*digit));
-    }
-    Ok(hash)
-}
-
-/// Of a byte known to be a hexadecimal digit.
-fn hex_digit(digit: u8) -> u8 {
-    if digit.is_ascii_digit() { digit - b'0' } else { (digit | 0x20) - b'a' + 10 }
+    let hash = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok().and_then(|hash| hash.try_into().ok());
+    hash.ok_or_else(|| invalid(EXPECTED, "not 64 hexadecimal digits", HELP))
 }
 
 /// `sha256/` and the hash of a SubjectPublicKeyInfo in base64, as RFC 7469 §2.4 computes it.

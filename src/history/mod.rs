@@ -20,11 +20,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::{digest, hmac, rand};
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::config::difference::Difference;
-use crate::config::snapshot::hex;
 use crate::config::{SourceSnapshot, pending_rollback};
 pub use durable::FolderLock;
 
@@ -271,18 +271,18 @@ impl History {
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {
-    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+    HEXLOWER.encode(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
 /// Returns the snapshot with keyed digests.
 fn with_keyed_digests(key: &hmac::Key, snapshot: &SourceSnapshot) -> SourceSnapshot {
-    let tag = |digest: &String| hex(hmac::sign(key, digest.as_bytes()).as_ref());
+    let tag = |digest: &String| HEXLOWER.encode(hmac::sign(key, digest.as_bytes()).as_ref());
     let contents = snapshot.contents.iter().map(|(path, digest)| (path.clone(), tag(digest))).collect();
     SourceSnapshot { texts: snapshot.texts.clone(), contents, digest: tag(&snapshot.digest) }
 }
 
 fn key_id(key: &hmac::Key) -> String {
-    hex(hmac::sign(key, KEY_ID_OF).as_ref())
+    HEXLOWER.encode(hmac::sign(key, KEY_ID_OF).as_ref())
 }
 
 fn corrupt_entry(message: &str) -> io::Error {

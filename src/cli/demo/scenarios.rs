@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 
-use super::super::hex;
 use super::Demonstration;
 use super::client::DemoResponse;
 use super::receivers::Receivers;
@@ -20,7 +20,7 @@ const BODY: &str = r#"{"type":"invoice.paid","data":{"id":"in_1"}}"#;
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn configuration(receivers: &Receivers, token: &str, burst: u32) -> String {
-    let hash = hex(digest(&SHA256, token.as_bytes()).as_ref());
+    let hash = HEXLOWER.encode(digest(&SHA256, token.as_bytes()).as_ref());
     let ports = [receivers.valid.port(), receivers.self_signed.port(), receivers.expired.port()];
     format!(
         r#"# The demo's configuration. Edit it while the demo runs: it is watched.

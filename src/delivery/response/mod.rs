@@ -14,6 +14,7 @@ use super::record::Record;
 use super::refusal::Refusal;
 use super::request::fields;
 use super::throttle::Throttled;
+use crate::net::http_client::has_close_option;
 use crate::state::limits::LimitPermit;
 use crate::state::limits::admission::InFlightGuard;
 use crate::state::upstreams::pool::PooledConnection;
@@ -55,8 +56,9 @@ pub(super) fn relay(
     let version = response.version();
     let (mut head, body) = response.into_parts();
     // hyper would speak HTTP/1.0 to this target from now on, which has no chunks to send a stream in.
-    let ends_connection =
-        version == Version::HTTP_10 || has_connection_close(&head.headers) || precedes_close(head.status);
+    let ends_connection = version == Version::HTTP_10
+        || has_close_option(&head.headers, &header::CONNECTION)
+        || precedes_close(head.status);
     // A response over HTTP/2 ends no more than its stream.
     let is_reusable = version == Version::HTTP_2 || !ends_connection;
     fields::strip(&mut head.headers);
@@ -145,10 +147,4 @@ fn allows_body(method: &Method, status: StatusCode) -> bool {
 /// They do so after 408 (RFC 9110 §15.5.9), and after 413, which leaves a body that the server does not read (§15.5.14).
 fn precedes_close(status: StatusCode) -> bool {
     matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE)
-}
-
-fn has_connection_close(headers: &HeaderMap) -> bool {
-    headers.get_all(header::CONNECTION).iter().any(|value| {
-        value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-    })
 }

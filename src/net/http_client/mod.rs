@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::time::timeout;
@@ -336,4 +336,11 @@ pub fn on_interim(request: &mut Request<Upload>, on_response: impl Fn(StatusCode
     hyper::ext::on_informational(request, move |response| {
         on_response(response.status(), response.headers());
     });
+}
+
+/// Returns whether the field (`Connection`, or `Proxy-Connection`) has the option `close` (RFC 9112 §9.6).
+pub fn has_close_option(fields: &HeaderMap, name: &HeaderName) -> bool {
+    fields.get_all(name).iter().any(|value| {
+        value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    })
 }

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde::Serialize;
 use x509_parser::asn1_rs::Tag;
@@ -39,7 +40,7 @@ pub struct CertificateSummary {
 
 impl CertificateSummary {
     pub(super) fn read(der: &[u8]) -> Self {
-        let sha256 = hex(digest(&SHA256, der).as_ref());
+        let sha256 = HEXLOWER.encode(digest(&SHA256, der).as_ref());
         let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Self { sha256, ..Self::default() } };
         let alternative = parsed.subject_alternative_name().ok().flatten();
         let alternative = alternative.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
@@ -53,7 +54,7 @@ impl CertificateSummary {
             issuer: Some(sanitized(&parsed.issuer().to_string())),
             not_before: to_timestamp(parsed.validity().not_before),
             not_after: to_timestamp(parsed.validity().not_after),
-            serial: Some(hex(&serial[..serial.len().min(SERIAL_MAX)])),
+            serial: Some(HEXLOWER.encode(&serial[..serial.len().min(SERIAL_MAX)])),
             sha256,
         }
     }
@@ -89,10 +90,6 @@ fn sanitized(text: &str) -> String {
         c.is_control() || is_format
     };
     text.chars().take(TEXT_MAX).map(|c| if is_hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

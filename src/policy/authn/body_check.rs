@@ -1,6 +1,7 @@
 //! The check of a request body against its verified signature.
 //! Is this the body that the client signed?
 
+use data_encoding::HEXLOWER;
 use subtle::ConstantTimeEq;
 
 use super::{AuthnError, sha256};
@@ -21,9 +22,9 @@ impl BodyCheck {
         match self {
             Self::RequestHash { texts, expected } => {
                 // Twilio's libraries write no hash for an empty body.
-                let body = if body.is_empty() { String::new() } else { hex(&sha256(body)) };
+                let body = if body.is_empty() { String::new() } else { HEXLOWER.encode(&sha256(body)) };
                 let matches = |text: &Vec<u8>| {
-                    let hash = hex(&sha256(&[text, body.as_bytes()].concat()));
+                    let hash = HEXLOWER.encode(&sha256(&[text, body.as_bytes()].concat()));
                     bool::from(hash.as_bytes().ct_eq(expected.as_bytes()))
                 };
                 let is_match = texts.iter().any(matches);
@@ -35,8 +36,4 @@ impl BodyCheck {
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
 }

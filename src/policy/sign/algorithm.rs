@@ -1,9 +1,9 @@
-//! The algorithms that keys sign by.
-//! What is each called?
+//! The algorithms of signing keys.
+//! Which name does each algorithm have?
 
 use crate::config::HmacAlgorithm;
 
-/// By their names in the registry of RFC 9421 §6.2, which has none for the other HMACs.
+/// The algorithm of a key. Names are those of the registry of RFC 9421 §6.2, which has none for the other HMACs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     HmacSha1,

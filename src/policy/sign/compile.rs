@@ -1,4 +1,4 @@
-//! Signers from what is written.
+//! Compiles signers from the configuration.
 //! Can these keys sign by this scheme?
 
 use std::collections::{BTreeMap, HashMap};
@@ -6,29 +6,29 @@ use std::sync::Arc;
 
 use super::error::KeyParseError;
 use super::keyring::{KeyStart, Keyring, same_start};
-use super::registry::{find, reject_unsupported_options, which};
+use super::registry::{find_scheme, reject_unsupported_options, suggest_schemes};
 use super::scheme::{Scheme, SignerKey};
 use super::signer::{KeyFormat, Signer, Signers};
 use super::tenants::TenantKeyrings;
 use crate::config::{self, Config, Located, Problem};
 use crate::names::SignerName;
 
-/// `before`: those of the plan before, whose tenants' keys are kept where their files are the same.
-pub fn compile(config: &Config, before: Option<&Signers>, problems: &mut Vec<Problem>) -> Signers {
+/// Compiles every signer. Keys of tenants whose files have not changed are taken from the `previous` plan's signers.
+pub fn compile(config: &Config, previous: Option<&Signers>, problems: &mut Vec<Problem>) -> Signers {
     let mut signers = BTreeMap::new();
     for (name, written) in &config.signers {
-        let before = before.and_then(|before| before.get(name)).map(|before| &**before);
-        if let Some(signer) = signer(name, written, before, problems) {
+        let previous = previous.and_then(|signers| signers.get(name)).map(|signer| &**signer);
+        if let Some(signer) = compile_signer(name, written, previous, problems) {
             signers.insert(name.clone(), Arc::new(signer));
         }
     }
     signers
 }
 
-fn signer(
+fn compile_signer(
     name: &SignerName,
     written: &Located<config::Signer>,
-    before: Option<&Signer>,
+    previous: Option<&Signer>,
     problems: &mut Vec<Problem>,
 ) -> Option<Signer> {
     if written.keys.is_empty() && written.key_dir.is_none() {
@@ -48,47 +48,38 @@ fn signer(
             problems.push(Problem::at(key.span, format!("the key {} ends before it begins", key.id)));
         }
     }
-    let Some(known) = find(&written.scheme) else {
+    let Some(spec) = find_scheme(&written.scheme) else {
         let message = format!("no scheme is named {:?}", written.scheme.value);
-        problems.push(Problem::at(written.scheme.span, message).help(which(&written.scheme)));
+        problems.push(Problem::at(written.scheme.span, message).help(suggest_schemes(&written.scheme)));
         return None;
     };
-    reject_unsupported_options(known, written, problems);
-    let scheme = (known.build)(written, problems)?;
-    if scheme.carries_one() {
-        one_after_the_other(known.name, &written.keys, problems);
+    reject_unsupported_options(spec, written, problems);
+    let scheme = (spec.build)(written, problems)?;
+    if scheme.is_single_signature() {
+        check_distinct_starts(spec.name, &written.keys, problems);
     }
     let keys: Vec<SignerKey> =
-        written.keys.iter().filter_map(|written| key(scheme.as_ref(), written, problems)).collect();
-    // Whether a key is missing cannot be judged: the rejected one may be it.
+        written.keys.iter().filter_map(|written| compile_key(scheme.as_ref(), written, problems)).collect();
+    // A rejected key may be the one that would be in force: a gap cannot be judged.
     let is_complete = !written.keys.is_empty() && keys.len() == written.keys.len();
     let shared = Some(Keyring::new(keys)).filter(|_| !written.keys.is_empty() || written.key_dir.is_none());
-    let told = KeyFormat {
-        scheme: known.name,
+    let key_format = KeyFormat {
+        scheme: spec.name,
         algorithm: written.algorithm.as_ref().map(|algorithm| algorithm.value),
         key_encoding: written.key_encoding.as_ref().map(|encoding| encoding.value),
         tag: written.signature_params.tag.as_ref().map(|tag| tag.value.clone()),
     };
-    let before = before.filter(|before| before.key_format == told).and_then(|before| before.tenants.as_ref());
+    let previous = previous.filter(|signer| signer.key_format == key_format).and_then(|signer| signer.tenants.as_ref());
     let tenants = written
         .key_dir
         .as_ref()
-        .map(|key_dir| TenantKeyrings::compile(name, known.name, scheme.as_ref(), key_dir, before, problems));
+        .map(|key_dir| TenantKeyrings::compile(name, spec.name, scheme.as_ref(), key_dir, previous, problems));
     let name = name.clone();
-    Some(Signer {
-        name,
-        known_as: known.name,
-        scheme,
-        key_format: told,
-        shared,
-        is_complete,
-        tenants,
-        place: written.span,
-    })
+    Some(Signer { name, scheme_name: spec.name, scheme, key_format, shared, is_complete, tenants, span: written.span })
 }
 
-/// Where receivers read one signature, it must be clear which key signs: the one that began last.
-fn one_after_the_other(scheme: &str, keys: &[Located<config::SigningKey>], problems: &mut Vec<Problem>) {
+/// Reports keys that begin at the same time. A receiver that reads one signature gets that of the key that began last.
+fn check_distinct_starts(scheme: &str, keys: &[Located<config::SigningKey>], problems: &mut Vec<Problem>) {
     let starts: Vec<KeyStart<'_>> = keys.iter().map(|key| (&key.id, key.from)).collect();
     for (first, second) in same_start(&starts) {
         let (first, second) = (&keys[first], &keys[second]);
@@ -98,7 +89,7 @@ fn one_after_the_other(scheme: &str, keys: &[Located<config::SigningKey>], probl
     }
 }
 
-fn key(scheme: &dyn Scheme, written: &config::SigningKey, problems: &mut Vec<Problem>) -> Option<SignerKey> {
+fn compile_key(scheme: &dyn Scheme, written: &config::SigningKey, problems: &mut Vec<Problem>) -> Option<SignerKey> {
     match scheme.parse_key(written.secret.expose()) {
         Ok(secret) => {
             let public = secret.public();

@@ -1,9 +1,9 @@
-//! What goes wrong with keys and signatures.
+//! The errors of keys and signatures.
 //! Why is there no key, or no signature?
 
 use std::fmt;
 
-/// What is wrong with a secret, without saying any of it; `message` goes on after "the secret of the key ID ".
+/// An error in a secret, which never quotes the secret. `message` continues "the secret of the key ID".
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct KeyParseError {
     pub(super) message: String,
@@ -14,7 +14,7 @@ pub(super) fn key_parse_error(message: impl Into<String>, help: impl Into<String
     KeyParseError { message: message.into(), help: help.into() }
 }
 
-/// Why a webhook is not signed.
+/// The reason that a webhook is not signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignError {
     NoActiveKey,
@@ -22,9 +22,9 @@ pub enum SignError {
     NoTenant,
     /// The tenant has no keys, and none are shared.
     NoTenantKeys,
-    /// The library could not.
+    /// The cryptographic library failed.
     BackendFailed,
-    /// The request is such that no signature of it would hold: what is wrong with it.
+    /// No signature of this request would verify; the text says why.
     Unsignable(&'static str),
 }
 
@@ -35,30 +35,30 @@ impl fmt::Display for SignError {
             Self::NoTenant => "each tenant has keys of its own, and no tenant is named",
             Self::NoTenantKeys => "the tenant has no keys",
             Self::BackendFailed => "the key could not sign",
-            Self::Unsignable(why) => why,
+            Self::Unsignable(reason) => reason,
         })
     }
 }
 
 impl std::error::Error for SignError {}
 
-/// Why there is no new key.
+/// The reason that no key was generated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NewKeyError {
-    /// With what there is instead.
+    /// The name, and the schemes that exist.
     UnknownScheme(String, String),
-    /// Of this scheme, with what there is instead.
+    /// The name, and the algorithms of the scheme's keys.
     UnknownAlgorithm(String, String),
-    /// The system gave no random bytes.
+    /// The system returned no random bytes.
     NoRandomness,
 }
 
 impl fmt::Display for NewKeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownScheme(scheme, which) => write!(f, "no scheme is named {scheme:?}; {which}"),
-            Self::UnknownAlgorithm(algorithm, which) => {
-                write!(f, "the scheme has no keys for {algorithm:?}; there is: {which}")
+            Self::UnknownScheme(scheme, suggestion) => write!(f, "no scheme is named {scheme:?}; {suggestion}"),
+            Self::UnknownAlgorithm(algorithm, available) => {
+                write!(f, "the scheme has no keys for {algorithm:?}; there is: {available}")
             }
             Self::NoRandomness => f.write_str("no random bytes"),
         }

@@ -1,5 +1,5 @@
 //! A webhook to sign, for the tests of the schemes.
-//! What do the tests start from?
+//! Which webhook do the tests sign?
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use jiff::Timestamp;
@@ -39,8 +39,8 @@ impl<'a> Sample<'a> {
         headers
     }
 
-    fn draft<T>(&self, headers: &HeaderMap, what: impl FnOnce(&SigningInput<'_>) -> T) -> T {
-        what(&SigningInput {
+    fn with_headers<T>(&self, headers: &HeaderMap, f: impl FnOnce(&SigningInput<'_>) -> T) -> T {
+        f(&SigningInput {
             method: &Method::POST,
             target: &self.target,
             tenant: None,
@@ -52,16 +52,16 @@ impl<'a> Sample<'a> {
         })
     }
 
-    /// What comes of the webhook as it is before anybody has prepared it.
-    pub(super) fn drafted<T>(&self, what: impl FnOnce(&SigningInput<'_>) -> T) -> T {
-        self.draft(&self.headers(), what)
+    /// Calls `f` with the webhook as it is before any signer has changed it.
+    pub(super) fn with_input<T>(&self, f: impl FnOnce(&SigningInput<'_>) -> T) -> T {
+        self.with_headers(&self.headers(), f)
     }
 
     pub(super) fn mutations(&self, scheme: &dyn Scheme) -> Result<Mutations, SignError> {
-        self.draft(&self.headers(), |draft| scheme.mutations(draft))
+        self.with_headers(&self.headers(), |input| scheme.mutations(input))
     }
 
-    /// With these keys, which are called `k0`, `k1`.
+    /// Signs with these keys, whose ids are `k0`, `k1` and so on.
     pub(super) fn sign_with(
         &self,
         scheme: &dyn Scheme,
@@ -80,18 +80,18 @@ impl<'a> Sample<'a> {
         headers.extend(changes.headers);
         let path_and_query = changes.path_and_query.unwrap_or(self.path_and_query.clone());
         let changed = Self { path_and_query, fields: vec![], target: self.target.clone(), ..*self };
-        let signed = changed.draft(&headers, |draft| scheme.sign(draft, &keys.iter().collect::<Vec<_>>()))?;
+        let signed = changed.with_headers(&headers, |input| scheme.sign(input, &keys.iter().collect::<Vec<_>>()))?;
         Ok(signed.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect())
     }
 
-    /// With these secrets as they are, however short: published ones are.
+    /// Signs with these secrets, which may be shorter than a scheme accepts: published ones are.
     pub(super) fn sign(&self, scheme: &dyn Scheme, secrets: &[&str]) -> Result<Vec<(String, String)>, SignError> {
         let keys = secrets.iter().map(|secret| SecretKey::hmac(HmacAlgorithm::Sha256, secret.as_bytes()));
         self.sign_with(scheme, keys.collect())
     }
 }
 
-pub(super) fn platforms(name: &str) -> Vec<Value> {
+pub(super) fn platform_vectors(name: &str) -> Vec<Value> {
     let vectors: Value = serde_json::from_str(include_str!("../../../tests/vectors/platforms.json")).unwrap();
     vectors[name].as_array().unwrap().clone()
 }

@@ -1,32 +1,33 @@
-//! HMAC for everybody else: what is signed and how it is sent are written in the configuration.
-//! What does the platform sign, and where do its receivers look?
+//! The scheme `hmac`: the configuration says which text is signed and which headers carry the signature.
+//! Which text does a platform sign, and where do its receivers look for the signature?
 
 use std::borrow::Cow;
 
+use data_encoding::HEXLOWER;
 use http::HeaderName;
 
 use super::algorithm::Algorithm;
-use super::key::{hex, new_shared};
+use super::key::generate_shared_secret;
 use super::scheme::{Scheme, SchemeSpec};
 use super::template::{Template, TemplatePart};
 use crate::config::problem::closest_match;
 use crate::config::{self, Encoding, HmacAlgorithm, Located, Problem};
 
-/// Other schemes take few of them or none.
+/// The keys of `[signers.NAME]` that this scheme takes. Other schemes take few of them, or none.
 const OPTIONS: &[&str] = &["algorithm", "key_encoding", "message", "encoding", "headers"];
 
-pub(super) const KNOWN: SchemeSpec = SchemeSpec {
+pub(super) const SPEC: SchemeSpec = SchemeSpec {
     name: "hmac",
     options: OPTIONS,
     build,
     new_keys: &[
-        (Algorithm::HmacSha256, || new_shared("", hex)),
-        (Algorithm::HmacSha512, || new_shared("", hex)),
-        (Algorithm::HmacSha1, || new_shared("", hex)),
+        (Algorithm::HmacSha256, || generate_shared_secret("", |bytes| HEXLOWER.encode(bytes))),
+        (Algorithm::HmacSha512, || generate_shared_secret("", |bytes| HEXLOWER.encode(bytes))),
+        (Algorithm::HmacSha1, || generate_shared_secret("", |bytes| HEXLOWER.encode(bytes))),
     ],
 };
 
-const IN_MESSAGE: &[(&str, TemplatePart)] = &[
+const MESSAGE_PLACEHOLDERS: &[(&str, TemplatePart)] = &[
     ("body", TemplatePart::Body),
     ("id", TemplatePart::Id),
     ("timestamp", TemplatePart::Timestamp),
@@ -37,7 +38,7 @@ const IN_MESSAGE: &[(&str, TemplatePart)] = &[
     ("path", TemplatePart::Path),
 ];
 
-const IN_HEADERS: &[(&str, TemplatePart)] = &[
+const HEADER_PLACEHOLDERS: &[(&str, TemplatePart)] = &[
     ("signature", TemplatePart::Signature),
     ("id", TemplatePart::Id),
     ("timestamp", TemplatePart::Timestamp),
@@ -46,8 +47,8 @@ const IN_HEADERS: &[(&str, TemplatePart)] = &[
     ("key_id", TemplatePart::KeyId),
 ];
 
-/// What makes the message what it is, or belongs to the connection, to the client or to another scheme.
-const TAKEN: &[&str] = &[
+/// Headers that a signature cannot be in: they describe the message, or belong to the connection or to another scheme.
+const RESERVED_HEADERS: &[&str] = &[
     "authorization",
     "connection",
     "content-digest",
@@ -70,7 +71,7 @@ const TAKEN: &[&str] = &[
 fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dyn Scheme>> {
     let message = match &written.message {
         None => Some(vec![TemplatePart::Body]),
-        Some(text) => message(text, problems),
+        Some(text) => compile_message(text, problems),
     };
     let headers = match &written.headers {
         None => {
@@ -78,7 +79,7 @@ fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dy
             problems.push(problem.help("headers = [\"X-Acme-Signature: {signature}\"]"));
             None
         }
-        Some(lines) => headers(lines, problems),
+        Some(lines) => compile_headers(lines, problems),
     };
     Some(Box::new(Template {
         algorithm: written.algorithm.as_ref().map_or(HmacAlgorithm::Sha256, |algorithm| algorithm.value),
@@ -90,48 +91,51 @@ fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dy
     }))
 }
 
-fn message(written: &Located<String>, problems: &mut Vec<Problem>) -> Option<Vec<TemplatePart>> {
-    let pieces = pieces(written, &written.value, IN_MESSAGE, problems)?;
-    if pieces.contains(&TemplatePart::Body) {
-        return Some(pieces);
+fn compile_message(written: &Located<String>, problems: &mut Vec<Problem>) -> Option<Vec<TemplatePart>> {
+    let parts = parse_template(written, &written.value, MESSAGE_PLACEHOLDERS, problems)?;
+    if parts.contains(&TemplatePart::Body) {
+        return Some(parts);
     }
     let problem = Problem::at(written.span, "`message` leaves the body unsigned: anybody could write another");
     problems.push(problem.help("\"{timestamp}.{body}\", for example"));
     None
 }
 
-fn headers(written: &[Located<String>], problems: &mut Vec<Problem>) -> Option<Vec<(HeaderName, Vec<TemplatePart>)>> {
+fn compile_headers(
+    written: &[Located<String>],
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<(HeaderName, Vec<TemplatePart>)>> {
     let mut headers: Vec<(HeaderName, Vec<TemplatePart>)> = Vec::new();
     for line in written {
-        let mut wrong = |message: String, help: &str| problems.push(Problem::at(line.span, message).help(help));
+        let mut report = |message: String, help: &str| problems.push(Problem::at(line.span, message).help(help));
         let Some((name, value)) = line.split_once(':').map(|(name, value)| (name, value.trim())) else {
-            wrong("no name and value".into(), "write \"NAME: VALUE\", as in a request");
+            report("no name and value".into(), "write \"NAME: VALUE\", as in a request");
             return None;
         };
         let Ok(name) = HeaderName::try_from(name) else {
-            wrong(format!("{name:?} cannot be the name of a header"), "letters, digits and hyphens");
+            report(format!("{name:?} cannot be the name of a header"), "letters, digits and hyphens");
             return None;
         };
-        let is_ours = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
-        if is_ours || TAKEN.contains(&name.as_str()) {
-            wrong(format!("{name} is no header for a signature"), "one that the receiver reads for nothing else");
+        let is_reserved = name.as_str().starts_with("outgate-") || name.as_str().starts_with("proxy-");
+        if is_reserved || RESERVED_HEADERS.contains(&name.as_str()) {
+            report(format!("{name} is no header for a signature"), "one that the receiver reads for nothing else");
             return None;
         }
         if headers.iter().any(|(other, _)| *other == name) {
-            wrong(format!("{name} is there twice"), "one value for each header");
+            report(format!("{name} is there twice"), "one value for each header");
             return None;
         }
         if value.is_empty() || value.contains(|c: char| c.is_control() || !c.is_ascii()) {
-            wrong(
+            report(
                 format!("the value of {name} is empty, or not of visible ASCII"),
                 "\"X-Acme-Signature: {signature}\"",
             );
             return None;
         }
-        headers.push((name, pieces(line, value, IN_HEADERS, problems)?));
+        headers.push((name, parse_template(line, value, HEADER_PLACEHOLDERS, problems)?));
     }
     if let Some(first) = written.first()
-        && !headers.iter().any(|(_, pieces)| pieces.contains(&TemplatePart::Signature))
+        && !headers.iter().any(|(_, parts)| parts.contains(&TemplatePart::Signature))
     {
         let problem = Problem::at(first.span, "no header carries the signature");
         problems.push(problem.help("\"X-Acme-Signature: {signature}\", for example"));
@@ -140,33 +144,34 @@ fn headers(written: &[Located<String>], problems: &mut Vec<Problem>) -> Option<V
     (!headers.is_empty()).then_some(headers)
 }
 
-/// The text around the braces, and what is meant in them.
-fn pieces(
-    place: &Located<String>,
+/// Splits a template into its text and its placeholders.
+fn parse_template(
+    written: &Located<String>,
     text: &str,
     known: &[(&str, TemplatePart)],
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<TemplatePart>> {
     let all = || known.iter().map(|(name, _)| format!("{{{name}}}")).collect::<Vec<_>>().join(" ");
-    let mut pieces = Vec::new();
+    let mut parts = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {
         let Some((name, after)) = after.split_once('}') else {
-            problems.push(Problem::at(place.span, "a brace that is not closed").help(all()));
+            problems.push(Problem::at(written.span, "a brace that is not closed").help(all()));
             return None;
         };
-        let Some((_, piece)) = known.iter().find(|(known, _)| *known == name) else {
-            let near = closest_match(name, known.iter().map(|(name, _)| *name));
-            let help = near.map_or_else(all, |near| format!("did you mean {{{near}}}? there is: {}", all()));
-            problems.push(Problem::at(place.span, format!("nothing is called {{{name}}} here")).help(help));
+        let Some((_, part)) = known.iter().find(|(known, _)| *known == name) else {
+            let suggestion = closest_match(name, known.iter().map(|(name, _)| *name));
+            let help =
+                suggestion.map_or_else(all, |suggestion| format!("did you mean {{{suggestion}}}? there is: {}", all()));
+            problems.push(Problem::at(written.span, format!("nothing is called {{{name}}} here")).help(help));
             return None;
         };
-        pieces.extend([TemplatePart::Text(Cow::Owned(before.into())), piece.clone()]);
+        parts.extend([TemplatePart::Text(Cow::Owned(before.into())), part.clone()]);
         rest = after;
     }
-    pieces.push(TemplatePart::Text(Cow::Owned(rest.into())));
-    pieces.retain(|piece| *piece != TemplatePart::Text(Cow::Borrowed("")));
-    Some(pieces)
+    parts.push(TemplatePart::Text(Cow::Owned(rest.into())));
+    parts.retain(|part| *part != TemplatePart::Text(Cow::Borrowed("")));
+    Some(parts)
 }
 
 #[cfg(test)]
@@ -188,9 +193,9 @@ mod tests {
         Sample::body("{}").sign(scheme.as_ref(), &["secret"]).unwrap()
     }
 
-    /// What `printf '%s' MESSAGE | openssl dgst -sha256 -hmac secret` says.
+    /// The expected values are those of `printf '%s' MESSAGE | openssl dgst -sha256 -hmac secret`.
     #[test]
-    fn texts_are_filled_in() {
+    fn hmac_template_fills_every_placeholder() {
         let everything = "{method} {url} {path} {id} {timestamp} {timestamp_ms} {timestamp_rfc3339} {body}";
         let headers: &[&str] =
             &["X-A: v1={signature};k={key_id}", "X-B: {timestamp} {timestamp_ms} {timestamp_rfc3339} {id}"];
@@ -203,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_alone_in_each_encoding() {
+    fn hmac_signs_the_body_in_each_encoding() {
         for (encoding, expected) in [
             (Encoding::Hex, "77325902caca812dc259733aacd046b73817372c777b8d95b402647474516e13"),
             (Encoding::Base64, "dzJZAsrKgS3CWXM6rNBGtzgXNyx3e42VtAJkdHRRbhM="),
@@ -216,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_a_problem() {
+    fn hmac_template_reports_each_problem() {
         let good: Option<&[&str]> = Some(&["X-A: {signature}"]);
         for (message, headers, expected) in [
             (None, None, "the scheme hmac must be told its `headers`"),

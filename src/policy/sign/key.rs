@@ -1,11 +1,12 @@
-//! Secrets that sign: shared ones, and the private halves of key pairs.
-//! What is the signature of these bytes?
+//! Secret keys: shared secrets, and the private halves of key pairs.
+//! Which signature do these bytes get?
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{self, SystemRandom};
 use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PSS_SHA512, RsaKeyPair};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
@@ -13,18 +14,18 @@ use super::error::{KeyParseError, NewKeyError, SignError, key_parse_error};
 use super::public::PublicKey;
 use crate::config::{Encoding, HmacAlgorithm};
 
-/// What guessing has to work against, at the least: 128 bits.
-const SHARED_MIN: usize = 16;
+/// The length of the shortest shared secret: 128 bits.
+const SHARED_BYTES_MIN: usize = 16;
 
-/// Of what `new_shared` makes: the length of SHA-256, beyond which nothing is won (RFC 2104 §3).
-const SHARED_NEW: usize = 32;
+/// The length of a generated secret: that of SHA-256. A longer one is no stronger (RFC 2104 §3).
+const SHARED_BYTES_NEW: usize = 32;
 
-/// The library wipes what it holds when it is dropped.
+/// A key that signs. The cryptographic library wipes it when it is dropped.
 pub(super) enum SecretKey {
-    /// The key schedule is computed once.
+    /// The key schedule, which is computed once.
     Hmac(HmacAlgorithm, Box<hmac::Key>),
     Ed25519(Ed25519KeyPair),
-    /// It knows whether its signatures are r and s or DER.
+    /// The pair, which knows whether its signatures are r and s or DER.
     EcdsaP256(EcdsaKeyPair),
     RsaPss(Box<RsaKeyPair>),
 }
@@ -48,22 +49,22 @@ impl SecretKey {
         }
     }
 
-    /// The raw signature of these parts, one after the other.
+    /// Returns the raw signature of the concatenated parts.
     pub(super) fn sign(&self, message: &[&[u8]]) -> Result<Vec<u8>, SignError> {
-        let whole = || message.concat();
+        let concatenated = || message.concat();
         let signature = match self {
             Self::Hmac(_, key) => {
                 let mut context = hmac::Context::with_key(key);
                 message.iter().for_each(|part| context.update(part));
                 Ok(context.sign().as_ref().to_vec())
             }
-            Self::Ed25519(pair) => pair.try_sign(&whole()).map(|signature| signature.as_ref().to_vec()),
+            Self::Ed25519(pair) => pair.try_sign(&concatenated()).map(|signature| signature.as_ref().to_vec()),
             Self::EcdsaP256(pair) => {
-                pair.sign(&SystemRandom::new(), &whole()).map(|signature| signature.as_ref().to_vec())
+                pair.sign(&SystemRandom::new(), &concatenated()).map(|signature| signature.as_ref().to_vec())
             }
             Self::RsaPss(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PSS_SHA512, &SystemRandom::new(), &whole(), &mut signature).map(|()| signature)
+                pair.sign(&RSA_PSS_SHA512, &SystemRandom::new(), &concatenated(), &mut signature).map(|()| signature)
             }
         };
         signature.map_err(|_| SignError::BackendFailed)
@@ -79,48 +80,45 @@ impl SecretKey {
     }
 }
 
-/// A secret that both sides have, as it is kept.
-pub(super) fn shared(algorithm: HmacAlgorithm, encoding: Encoding, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
+/// Parses a shared secret in the encoding in which the operator keeps it.
+pub(super) fn parse_shared_secret(
+    algorithm: HmacAlgorithm,
+    encoding: Encoding,
+    secret: &[u8],
+) -> Result<SecretKey, KeyParseError> {
     const HELP: &str = "`outgate keys new` makes one; the receiver must have the same";
     if is_pem(secret) {
         return Err(key_parse_error("is a PEM file, and the scheme takes a secret that both sides have", HELP));
     }
     let decoded = Zeroizing::new(match encoding {
         Encoding::Text => secret.to_vec(),
-        Encoding::Hex => unhex(secret).ok_or_else(|| key_parse_error("is not hexadecimal", HELP))?,
+        Encoding::Hex => HEXLOWER_PERMISSIVE.decode(secret).map_err(|_| key_parse_error("is not hexadecimal", HELP))?,
         Encoding::Base64 | Encoding::Base64Url => {
             BASE64_STANDARD.decode(secret).map_err(|_| key_parse_error("is not base64 with padding", HELP))?
         }
     });
-    if decoded.len() < SHARED_MIN {
-        return Err(key_parse_error(format!("is too short: {} bytes, not {SHARED_MIN} or more", decoded.len()), HELP));
+    if decoded.len() < SHARED_BYTES_MIN {
+        return Err(key_parse_error(
+            format!("is too short: {} bytes, not {SHARED_BYTES_MIN} or more", decoded.len()),
+            HELP,
+        ));
     }
     Ok(SecretKey::hmac(algorithm, &decoded))
 }
 
-/// Whoever keeps one where the other belongs is told so.
+/// Returns whether the secret is a PEM file, so that an error can say that the wrong kind of key stands here.
 pub(super) fn is_pem(secret: &[u8]) -> bool {
     memchr::memmem::find(secret, b"-----BEGIN ").is_some()
 }
 
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (pairs, []) = text.as_chunks::<2>() else { return None };
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
-}
-
-/// In lower case. Half of what a signature costs went here once, into formatting each byte.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
-}
-
-/// A new secret, in this prefix and writing.
-pub(super) fn new_shared(prefix: &str, write: fn(&[u8]) -> String) -> Result<Zeroizing<String>, NewKeyError> {
-    let mut secret = Zeroizing::new([0; SHARED_NEW]);
+/// Generates a shared secret with this prefix and encoding.
+pub(super) fn generate_shared_secret(
+    prefix: &str,
+    encode: fn(&[u8]) -> String,
+) -> Result<Zeroizing<String>, NewKeyError> {
+    let mut secret = Zeroizing::new([0; SHARED_BYTES_NEW]);
     rand::fill(secret.as_mut()).map_err(|_| NewKeyError::NoRandomness)?;
-    Ok(Zeroizing::new(format!("{prefix}{}", Zeroizing::new(write(secret.as_ref())).as_str())))
+    Ok(Zeroizing::new(format!("{prefix}{}", Zeroizing::new(encode(secret.as_ref())).as_str())))
 }
 
 pub(super) fn base64(bytes: &[u8]) -> String {
@@ -130,9 +128,10 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use data_encoding::HEXLOWER;
 
     #[test]
-    fn shared_secrets() {
+    fn shared_secrets_are_decoded_or_refused() {
         let long = "0123456789abcdef";
         for (encoding, secret, expected) in [
             (Encoding::Text, long, None),
@@ -150,14 +149,16 @@ mod tests {
                 Some("is a PEM file, and the scheme takes a secret that both sides have"),
             ),
         ] {
-            let message = shared(HmacAlgorithm::Sha256, encoding, secret.as_bytes()).err().map(|bad| bad.message);
+            let message = parse_shared_secret(HmacAlgorithm::Sha256, encoding, secret.as_bytes())
+                .err()
+                .map(|error| error.message);
             assert_eq!(message.as_deref(), expected, "{secret}");
         }
     }
 
     /// RFC 2202 §3, case 2, and RFC 4231 §4.3.
     #[test]
-    fn published_hmacs() {
+    fn hmac_matches_published_vectors() {
         for (algorithm, expected) in [
             (HmacAlgorithm::Sha1, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"),
             (HmacAlgorithm::Sha256, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
@@ -167,7 +168,11 @@ mod tests {
             ),
         ] {
             let key = SecretKey::hmac(algorithm, b"Jefe");
-            assert_eq!(hex(&key.sign(&[b"what do ya want ", b"for nothing?"]).unwrap()), expected, "{algorithm:?}");
+            assert_eq!(
+                HEXLOWER.encode(&key.sign(&[b"what do ya want ", b"for nothing?"]).unwrap()),
+                expected,
+                "{algorithm:?}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The keys of one owner, of one tenant or of all that share them, in time.
-//! Which of them sign now, and when will none of them?
+//! The keys of one owner in time: of one tenant, or of all tenants that share them.
+//! Which keys sign now, and when will there be none?
 
 use std::fmt::Display;
 
@@ -8,12 +8,13 @@ use jiff::{SignedDuration, Timestamp};
 use super::scheme::SignerKey;
 use crate::names::KeyId;
 
-/// How long before the last key ends an operator is told.
+/// The time before the end of the last key at which the warning begins.
 const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
 
+/// The keys of one owner.
 #[derive(Default)]
 pub struct Keyring {
-    /// The newest first.
+    /// The keys, the newest first.
     pub(super) keys: Vec<SignerKey>,
 }
 
@@ -24,23 +25,23 @@ pub(super) struct KeyGap {
 }
 
 impl Keyring {
-    /// A key without a beginning is the oldest; equals stay as they are.
+    /// Sorts the keys. A key without a beginning is the oldest; keys that begin together keep their order.
     pub(super) fn new(mut keys: Vec<SignerKey>) -> Self {
         keys.sort_by_key(|key| std::cmp::Reverse(key.from));
         Self { keys }
     }
 
-    pub(super) fn signing(&self, now: Timestamp, carries_one: bool) -> impl Iterator<Item = &SignerKey> {
-        self.in_force(now).take(if carries_one { 1 } else { usize::MAX })
+    pub(super) fn signing_keys(&self, now: Timestamp, is_single_signature: bool) -> impl Iterator<Item = &SignerKey> {
+        self.active_keys(now).take(if is_single_signature { 1 } else { usize::MAX })
     }
 
-    pub(super) fn in_force(&self, now: Timestamp) -> impl Iterator<Item = &SignerKey> {
-        let in_force = move |key: &&SignerKey| key.from.is_none_or(|t| t <= now) && key.until.is_none_or(|t| now < t);
-        self.keys.iter().filter(in_force)
+    pub(super) fn active_keys(&self, now: Timestamp) -> impl Iterator<Item = &SignerKey> {
+        let is_active = move |key: &&SignerKey| key.from.is_none_or(|t| t <= now) && key.until.is_none_or(|t| now < t);
+        self.keys.iter().filter(is_active)
     }
 
-    /// That there is no key, or soon will be none.
-    pub(super) fn gap(&self, owner: impl Display, now: Timestamp) -> Option<KeyGap> {
+    /// Returns the gap that is now or will be soon.
+    pub(super) fn upcoming_gap(&self, owner: impl Display, now: Timestamp) -> Option<KeyGap> {
         let gap = self.next_gap(now)?;
         let next = self.keys.iter().filter_map(|key| key.from).filter(|&from| from > gap).min();
         let until = next.map_or(String::new(), |next| format!(" until {next}"));
@@ -50,11 +51,11 @@ impl Keyring {
         (gap.duration_since(now) <= WARN_BEFORE).then_some(KeyGap { is_now, message })
     }
 
-    /// The first moment from `now` on without a key; `None`: there is always one.
+    /// Returns the first moment without a key; `None` if there is always one.
     fn next_gap(&self, now: Timestamp) -> Option<Timestamp> {
         let mut gap = now;
         loop {
-            let ends: Vec<_> = self.in_force(gap).map(|key| key.until).collect();
+            let ends: Vec<_> = self.active_keys(gap).map(|key| key.until).collect();
             if ends.contains(&None) {
                 return None;
             }
@@ -66,10 +67,10 @@ impl Keyring {
     }
 }
 
-/// A key, and when it begins.
+/// The id of a key, and the time at which the key begins.
 pub(super) type KeyStart<'a> = (&'a KeyId, Option<Timestamp>);
 
-/// Those that begin together with one before them.
+/// Returns the pairs of keys that begin at the same time, by their positions.
 pub(super) fn same_start<'a>(keys: &'a [KeyStart<'a>]) -> impl Iterator<Item = (usize, usize)> + 'a {
     keys.iter().enumerate().filter_map(|(i, (id, from))| {
         let first = keys[..i].iter().position(|(other, begins)| begins == from && other != id)?;

@@ -1,5 +1,5 @@
-//! The keys of all signers, and those that everybody may know.
-//! Which keys are there, and what do receivers verify with?
+//! Lists of keys: those of a signer, and the public halves that receivers verify with.
+//! Which keys are there, and which of them are published?
 
 use std::collections::BTreeSet;
 
@@ -11,11 +11,11 @@ use super::public::PublicKey;
 use super::signer::{Signer, Signers};
 use crate::names::{KeyId, SignerName, TenantName};
 
-/// A key, as its operator wants to see it.
+/// A key as `outgate keys` lists it.
 pub struct ListedKey<'a> {
     pub signer: &'a SignerName,
     pub scheme: &'static str,
-    /// Whose key it is; `None`: of all that have none of their own.
+    /// The tenant whose key it is; `None` if the tenants without keys of their own share it.
     pub tenant: Option<&'a TenantName>,
     pub id: &'a KeyId,
     pub algorithm: Algorithm,
@@ -23,18 +23,19 @@ pub struct ListedKey<'a> {
     pub until: Option<Timestamp>,
     pub state: KeyState,
     pub public: Option<&'a PublicKey>,
-    /// The public half in the scheme's own writing, if it has one.
+    /// The public half in the scheme's own encoding, if it has one.
     pub written: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// It begins later.
+    /// The key begins later.
     Announced,
-    /// It signs.
+    /// The key signs.
     Active,
-    /// It is in force, and its scheme carries one signature, which is a newer key's.
+    /// The key is in force, but the scheme carries one signature, and a newer key makes it.
     Replaced,
+    /// The key signs no more.
     Ended,
 }
 
@@ -50,14 +51,14 @@ impl KeyState {
 }
 
 impl Signer {
-    /// Those of this tenant, or those that are shared if it is `None` or has none of its own; the newest first.
+    /// Lists the keys of this tenant, the newest first; the shared keys if `tenant` is `None` or has no folder.
     pub fn list<'a>(&'a self, tenant: Option<&'a TenantName>, now: Timestamp) -> impl Iterator<Item = ListedKey<'a>> {
         let active: BTreeSet<&KeyId> = self.signing_keys(tenant, now).collect();
         let owner = tenant.filter(|tenant| self.has_own_keys(tenant));
         let keys = self.keys_of(tenant).into_iter().flat_map(|keys| &keys.keys);
         keys.map(move |key| ListedKey {
             signer: &self.name,
-            scheme: self.known_as,
+            scheme: self.scheme_name,
             tenant: owner,
             id: &key.id,
             algorithm: key.secret.algorithm(),
@@ -70,37 +71,37 @@ impl Signer {
                 () => KeyState::Replaced,
             },
             public: key.public.as_ref(),
-            written: key.public.as_ref().and_then(|public| self.scheme.write_public(public)),
+            written: key.public.as_ref().and_then(|public| self.scheme.encode_public_key(public)),
         })
     }
 }
 
-/// How long after its end a key is published: receivers take what it signed a moment before.
-const VERIFIES: SignedDuration = SignedDuration::from_mins(5);
+/// The time that a key stays published after its end: a receiver may verify a signature of the last moment.
+const PUBLISHED_AFTER_END: SignedDuration = SignedDuration::from_mins(5);
 
-/// Every public half that verifies something of this tenant, or will: receivers must have a key before it signs. `None`:
-/// what is shared, and nothing that is a tenant's own.
+/// Returns every public half that verifies a signature for this tenant, now or later: receivers must have a key before it
+/// signs. If `tenant` is `None`, these are the shared keys.
 pub fn published<'a>(
     signers: &'a Signers,
     tenant: Option<&'a TenantName>,
     now: Timestamp,
 ) -> impl Iterator<Item = (ListedKey<'a>, &'a PublicKey)> {
     let listed = signers.values().flat_map(move |signer| signer.list(tenant, now));
-    let is_of_use = move |key: &ListedKey<'_>| key.until.is_none_or(|until| now < until + VERIFIES);
-    listed.filter(is_of_use).filter_map(|key| key.public.map(|public| (key, public)))
+    let is_published = move |key: &ListedKey<'_>| key.until.is_none_or(|until| now < until + PUBLISHED_AFTER_END);
+    listed.filter(is_published).filter_map(|key| key.public.map(|public| (key, public)))
 }
 
-/// A JWK Set (RFC 7517 §5): keys are known by their thumbprints.
+/// Returns a JWK Set (RFC 7517 §5). The id of a key is its thumbprint.
 pub fn jwks(signers: &Signers, tenant: Option<&TenantName>, now: Timestamp) -> Value {
     let mut seen = BTreeSet::new();
     let keys = published(signers, tenant, now).filter(|(_, public)| seen.insert(public.thumbprint()));
     json!({ "keys": keys.map(|(_, public)| public.jwk()).collect::<Vec<_>>() })
 }
 
-/// A key directory for HTTP Message Signatures: keys are known by their thumbprints.
+/// Returns a key directory for HTTP Message Signatures. The id of a key is its thumbprint.
 pub fn directory(signers: &Signers, tenant: Option<&TenantName>, now: Timestamp) -> Value {
     let mut seen = BTreeSet::new();
     let keys = published(signers, tenant, now)
-        .filter(|(key, public)| key.scheme == super::rfc9421::KNOWN.name && seen.insert(public.thumbprint()));
+        .filter(|(key, public)| key.scheme == super::rfc9421::SPEC.name && seen.insert(public.thumbprint()));
     json!({ "keys": keys.map(|(key, public)| public.directory_entry(key.from, key.until)).collect::<Vec<_>>() })
 }

@@ -1,5 +1,5 @@
-//! Signers: named keys under one scheme; which of them are in force, and what they say about a webhook.
-//! Which headers prove to the receiver that this came from us?
+//! Signatures of webhooks: signers, the schemes that they sign by, and the keys that they sign with.
+//! Which headers prove to the receiver that a webhook came from the platform?
 
 mod algorithm;
 mod compile;

@@ -1,5 +1,5 @@
 //! Private keys in PEM: PKCS #8, SEC 1 and PKCS #1.
-//! Which key pair is this, and may it be signed with?
+//! Which key pair is this, and may it sign?
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::encoding::Pkcs8V1Der;
@@ -21,30 +21,33 @@ use super::error::{KeyParseError, NewKeyError, key_parse_error};
 use super::key::SecretKey;
 use super::pem_encoding::encode;
 
-/// Bits of the modulus; what the library signs with, too.
+/// The shortest RSA modulus, in bits. The cryptographic library has the same limits.
 const RSA_MIN: usize = 2048;
 const RSA_MAX: usize = 8192;
 
-/// The key pairs of RFC 9421 Appendix B.1, by their thumbprints: everybody has their private halves.
-const PUBLISHED: [&str; 4] = [
+/// The thumbprints of the key pairs in RFC 9421 Appendix B.1, whose private halves are public.
+const PUBLISHED_THUMBPRINTS: [&str; 4] = [
     "BHj8s0GPnMEQtkaULIM-PLgEhLBbuGUQ1vMxmBWZzEo",
     "oD0HwocPBSfpNy5W3bpJeyFGY_IQ_YpqxSjQ3Yd-CLA",
     "ydQXMtvbsOsZyFir-Y7A8t7fKEM1gbKPvyFkdpu4fvI",
     "poqkLGiymh_W0uP6PZFw-dvez3QJT5SolqXBCW38r0U",
 ];
 
-/// The one private key of a PEM file. `form`: how it writes its signatures, if it is of P-256.
-pub(super) fn private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
-    let key = any_private(secret, form)?;
-    if key.public().is_some_and(|public| PUBLISHED.contains(&public.thumbprint())) {
-        return Err(key_parse_error("is published in RFC 9421: everybody has it", NEW));
+/// Parses a PEM file with one private key. `algorithm` says how a P-256 key encodes its signatures.
+pub(super) fn parse_private_key(
+    secret: &[u8],
+    algorithm: &'static EcdsaSigningAlgorithm,
+) -> Result<SecretKey, KeyParseError> {
+    let key = parse_any_private_key(secret, algorithm)?;
+    if key.public().is_some_and(|public| PUBLISHED_THUMBPRINTS.contains(&public.thumbprint())) {
+        return Err(key_parse_error("is published in RFC 9421: everybody has it", NEW_KEY_HELP));
     }
     Ok(key)
 }
 
-const NEW: &str = "`outgate keys new` makes one";
+const NEW_KEY_HELP: &str = "`outgate keys new` makes one";
 
-fn any_private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
+fn parse_any_private_key(secret: &[u8], algorithm: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
     const HELP: &str =
         "write the path of a PEM file with one private key, without a passphrase; `outgate keys new` makes one";
     let sections: Result<Vec<_>, _> = <(SectionKind, Vec<u8>)>::pem_slice_iter(secret)
@@ -56,9 +59,9 @@ fn any_private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<Se
     let mut keys = sections.iter().filter(|(kind, _)| is_private(*kind));
     match (keys.next(), keys.next()) {
         (Some((kind, der)), None) => match kind {
-            SectionKind::PrivateKey => pkcs8(der, form),
-            SectionKind::EcPrivateKey => ec(der, form),
-            _ => rsa(der),
+            SectionKind::PrivateKey => parse_pkcs8(der, algorithm),
+            SectionKind::EcPrivateKey => parse_ec(der, algorithm),
+            _ => parse_rsa(der),
         },
         (Some(_), Some(_)) => {
             Err(key_parse_error("is more than one private key", "give each key a file and an id of its own"))
@@ -71,28 +74,30 @@ fn any_private(secret: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<Se
     }
 }
 
-/// RFC 5958 §2.
-fn pkcs8(der: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
-    let (algorithm, key) = info(der).ok_or_else(|| key_parse_error("is malformed", NEW))?;
-    let kind = &algorithm.algorithm;
+/// Parses a PrivateKeyInfo (RFC 5958 §2).
+fn parse_pkcs8(der: &[u8], algorithm: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
+    let (identifier, key) = private_key_info(der).ok_or_else(|| key_parse_error("is malformed", NEW_KEY_HELP))?;
+    let kind = &identifier.algorithm;
     if *kind == OID_SIG_ED25519 {
-        Ed25519KeyPair::from_pkcs8(der).map(SecretKey::Ed25519).map_err(|_| key_parse_error("is malformed", NEW))
+        Ed25519KeyPair::from_pkcs8(der)
+            .map(SecretKey::Ed25519)
+            .map_err(|_| key_parse_error("is malformed", NEW_KEY_HELP))
     } else if *kind == OID_KEY_TYPE_EC_PUBLIC_KEY {
-        let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+        let curve = identifier.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
         if curve == Some(OID_EC_P256) {
-            ec(der, form)
+            parse_ec(der, algorithm)
         } else {
-            Err(key_parse_error("is of another curve than P-256", NEW))
+            Err(key_parse_error("is of another curve than P-256", NEW_KEY_HELP))
         }
     } else if *kind == OID_PKCS1_RSAENCRYPTION || *kind == OID_PKCS1_RSASSAPSS {
-        rsa(key)
+        parse_rsa(key)
     } else {
         Err(key_parse_error("is of a kind that is not supported", "there is: Ed25519, ECDSA P-256, RSA"))
     }
 }
 
-/// The algorithm and the octets of a PrivateKeyInfo.
-fn info(der: &[u8]) -> Option<(AlgorithmIdentifier<'_>, &[u8])> {
+/// Returns the algorithm and the octets of a PrivateKeyInfo.
+fn private_key_info(der: &[u8]) -> Option<(AlgorithmIdentifier<'_>, &[u8])> {
     let (_, sequence) = Any::from_der(der).ok()?;
     let (rest, _version) = Integer::from_der(sequence.data).ok()?;
     let (rest, algorithm) = AlgorithmIdentifier::from_der(rest).ok()?;
@@ -100,17 +105,18 @@ fn info(der: &[u8]) -> Option<(AlgorithmIdentifier<'_>, &[u8])> {
     Some((algorithm, key))
 }
 
-fn ec(der: &[u8], form: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
-    let pair = EcdsaKeyPair::from_private_key_der(form, der);
-    pair.map(SecretKey::EcdsaP256).map_err(|_| key_parse_error("is malformed, or of another curve than P-256", NEW))
+fn parse_ec(der: &[u8], algorithm: &'static EcdsaSigningAlgorithm) -> Result<SecretKey, KeyParseError> {
+    let pair = EcdsaKeyPair::from_private_key_der(algorithm, der);
+    pair.map(SecretKey::EcdsaP256)
+        .map_err(|_| key_parse_error("is malformed, or of another curve than P-256", NEW_KEY_HELP))
 }
 
-/// RFC 8017 §A.1.2.
-fn rsa(der: &[u8]) -> Result<SecretKey, KeyParseError> {
-    let malformed = || key_parse_error("is malformed", NEW);
+/// Parses an RSAPrivateKey (RFC 8017 §A.1.2).
+fn parse_rsa(der: &[u8]) -> Result<SecretKey, KeyParseError> {
+    let malformed = || key_parse_error("is malformed", NEW_KEY_HELP);
     let bits = modulus_bits(der).ok_or_else(malformed)?;
     if !(RSA_MIN..=RSA_MAX).contains(&bits) {
-        return Err(key_parse_error(format!("is RSA of {bits} bits, not {RSA_MIN} to {RSA_MAX}"), NEW));
+        return Err(key_parse_error(format!("is RSA of {bits} bits, not {RSA_MIN} to {RSA_MAX}"), NEW_KEY_HELP));
     }
     RsaKeyPair::from_der(der).map(|pair| SecretKey::RsaPss(Box::new(pair))).map_err(|_| malformed())
 }
@@ -124,22 +130,22 @@ fn modulus_bits(der: &[u8]) -> Option<usize> {
     Some(8 * (modulus.len() - first) - modulus[first].leading_zeros() as usize)
 }
 
-/// A new private key, in PKCS #8.
-pub(super) fn new(algorithm: Algorithm) -> Result<Zeroizing<String>, NewKeyError> {
+/// Generates a private key, in PKCS #8.
+pub(super) fn generate(algorithm: Algorithm) -> Result<Zeroizing<String>, NewKeyError> {
     let no_random = |_| NewKeyError::NoRandomness;
-    let armoured = |der: &[u8]| encode("PRIVATE KEY", der);
+    let to_pem = |der: &[u8]| encode("PRIVATE KEY", der);
     Ok(match algorithm {
         Algorithm::EcdsaP256Sha256 => {
             let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(no_random)?;
-            armoured(pair.to_pkcs8v1().map_err(no_random)?.as_ref())
+            to_pem(pair.to_pkcs8v1().map_err(no_random)?.as_ref())
         }
         Algorithm::RsaPssSha512 => {
             let pair = rsa::KeyPair::generate(KeySize::Rsa3072).map_err(no_random)?;
-            armoured(AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(no_random)?.as_ref())
+            to_pem(AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(no_random)?.as_ref())
         }
         _ => {
             let pair = Ed25519KeyPair::generate().map_err(no_random)?;
-            armoured(AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(no_random)?.as_ref())
+            to_pem(AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(no_random)?.as_ref())
         }
     })
 }
@@ -152,29 +158,29 @@ mod tests {
     use serde_json::Value;
 
     fn message(pem: &str) -> Result<Algorithm, String> {
-        let key = private(pem.as_bytes(), &ECDSA_P256_SHA256_FIXED_SIGNING);
-        key.map(|key| key.algorithm()).map_err(|bad| bad.message)
+        let key = parse_private_key(pem.as_bytes(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        key.map(|key| key.algorithm()).map_err(|error| error.message)
     }
 
     #[test]
-    fn new_keys_are_taken() {
+    fn pem_parses_generated_keys() {
         for algorithm in [Algorithm::Ed25519, Algorithm::EcdsaP256Sha256, Algorithm::RsaPssSha512] {
-            let (one, other) = (new(algorithm).unwrap(), new(algorithm).unwrap());
+            let (one, other) = (generate(algorithm).unwrap(), generate(algorithm).unwrap());
             assert_ne!(one, other);
             assert_eq!(message(&one), Ok(algorithm));
             assert!(one.lines().all(|line| line.len() <= 64), "{algorithm:?}");
         }
     }
 
-    /// In PKCS #8, with the identifier of RSASSA-PSS too, in SEC 1 and in PKCS #1.
+    /// The keys are in PKCS #8 (one with the identifier of RSASSA-PSS), in SEC 1 and in PKCS #1.
     #[test]
-    fn keys_of_rfc_9421_are_read_and_refused() {
+    fn pem_refuses_the_published_keys_of_rfc_9421() {
         let vectors: Value = serde_json::from_str(include_str!("../../../tests/vectors/private_keys.json")).unwrap();
         let keys = vectors["keys"].as_object().unwrap();
         assert_eq!(keys.len(), 4);
         for (name, key) in keys {
             let pem = key["private_pem"].as_str().unwrap();
-            let read = any_private(pem.as_bytes(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+            let read = parse_any_private_key(pem.as_bytes(), &ECDSA_P256_SHA256_FIXED_SIGNING);
             let public = read.ok().and_then(|key| key.public()).unwrap();
             assert_eq!(public.thumbprint(), key["rfc7638_thumbprint"].as_str().unwrap(), "{name}");
             assert_eq!(message(pem), Err("is published in RFC 9421: everybody has it".into()), "{name}");
@@ -182,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_sign_is_refused() {
+    fn pem_refuses_unsupported_keys() {
         let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
         let sec1 = |pair: &EcdsaKeyPair| {
             let der: EcPrivateKeyRfc5915Der<'_> = pair.private_key().as_der().unwrap();
@@ -193,7 +199,7 @@ mod tests {
         let mut short = vec![0x30, 0x81, 0x87, 0x02, 0x01, 0x00, 0x02, 0x81, 0x81, 0x00];
         short.extend([0xff; 128]);
         let pkcs8_p384 = p384.to_pkcs8v1().unwrap();
-        let ed25519 = new(Algorithm::Ed25519).unwrap();
+        let ed25519 = generate(Algorithm::Ed25519).unwrap();
         let public = encode("PUBLIC KEY", Ed25519KeyPair::generate().unwrap().public_key().as_ref());
         for (pem, expected) in [
             (sec1(&p256).as_str(), Ok(Algorithm::EcdsaP256Sha256)),

@@ -1,14 +1,14 @@
-//! PEM, written (RFC 7468).
-//! How do people pass keys around?
+//! The encoder of PEM (RFC 7468).
+//! How is a key written as text?
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
-/// Characters in a line (RFC 7468 §2).
+/// The characters of a line (RFC 7468 §2).
 const LINE: usize = 64;
 
-/// RFC 7468 §3; it ends without an end of line.
+/// Encodes DER as PEM (RFC 7468 §3), without a line break at the end.
 pub(super) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
     let text = Zeroizing::new(BASE64_STANDARD.encode(der));
     let mut out = String::with_capacity(text.len() + text.len() / LINE + 64);

@@ -1,5 +1,5 @@
 //! The public halves of signing keys, for receivers to verify with: JWK (RFC 7517), PEM, thumbprints (RFC 7638).
-//! What may everybody know of a key?
+//! Which part of a key is public, and in which encodings?
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,15 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::pem_encoding::encode;
 
+/// The public half of a signing key.
 pub struct PublicKey {
-    /// SubjectPublicKeyInfo.
+    /// The SubjectPublicKeyInfo (RFC 5280 §4.1).
     der: Vec<u8>,
-    /// The members that make the key what it is, in their order, without which there is no thumbprint.
+    /// The required members of the JWK, in the order of the thumbprint (RFC 7638 §3.2).
     members: BTreeMap<&'static str, String>,
-    /// JWA's name of what it verifies (RFC 7518 §3.1, RFC 8037 §3.1).
+    /// The name of the algorithm in JWA (RFC 7518 §3.1, RFC 8037 §3.1).
     algorithm: &'static str,
-    /// As it is, where a receiver knows the kind from elsewhere: of Ed25519 only.
+    /// The bytes alone, for schemes that know the kind of the key. Only Ed25519 keys have them.
     raw: Option<[u8; 32]>,
     thumbprint: String,
 }
@@ -36,20 +37,20 @@ fn url(bytes: &[u8]) -> String {
 }
 
 impl PublicKey {
-    /// RFC 8037 §2.
+    /// The key as an OKP (RFC 8037 §2).
     pub(super) fn ed25519(key: &Ed25519PublicKey) -> Option<Self> {
         let members = BTreeMap::from([("crv", "Ed25519".into()), ("kty", "OKP".into()), ("x", url(key.as_ref()))]);
         Self::of(key.as_der(), members, "EdDSA", key.as_ref().try_into().ok())
     }
 
-    /// RFC 7518 §6.2.1; the library has the point without compression (SEC 1 §2.3.3).
+    /// The key as an EC key (RFC 7518 §6.2.1). The library has the uncompressed point (SEC 1 §2.3.3).
     pub(super) fn p256(key: &EcdsaPublicKey) -> Option<Self> {
         let (x, y) = key.as_ref().strip_prefix(&[4])?.split_at_checked(32)?;
         let members = [("crv", "P-256".into()), ("kty", "EC".into()), ("x", url(x)), ("y", url(y))];
         Self::of(key.as_der(), members.into(), "ES256", None)
     }
 
-    /// RFC 7518 §6.3.1: numbers without zeros before them.
+    /// The key as an RSA key (RFC 7518 §6.3.1), whose numbers have no leading zeros.
     pub(super) fn rsa(key: &RsaSubjectPublicKey) -> Option<Self> {
         let der: EncodedKey = key.as_der();
         let info = SubjectPublicKeyInfo::from_der(der.as_ref().ok()?.as_ref()).ok()?.1;
@@ -65,12 +66,12 @@ impl PublicKey {
         algorithm: &'static str,
         raw: Option<[u8; 32]>,
     ) -> Option<Self> {
-        // RFC 7638 §3: of the members in order, without white space.
+        // RFC 7638 §3: the hash of the members in order, without white space.
         let thumbprint = url(digest(&SHA256, json!(members).to_string().as_bytes()).as_ref());
         Some(Self { der: der.ok()?.as_ref().to_vec(), members, algorithm, raw, thumbprint })
     }
 
-    /// The same wherever the key is, and no other key's.
+    /// Returns the thumbprint (RFC 7638), which no other key has.
     pub fn thumbprint(&self) -> &str {
         &self.thumbprint
     }
@@ -91,7 +92,7 @@ impl PublicKey {
         jwk
     }
 
-    /// For a key directory (draft-meunier-webbotauth-httpsig-protocol): keys are known there by their thumbprints.
+    /// Returns the JWK for a key directory (draft-meunier-webbotauth-httpsig-protocol). Its id is the thumbprint.
     pub(super) fn directory_entry(&self, from: Option<Timestamp>, until: Option<Timestamp>) -> Value {
         let mut jwk = json!(self.members);
         jwk["kid"] = self.thumbprint().into();
@@ -112,7 +113,7 @@ mod tests {
 
     /// RFC 8037 Appendix A.
     #[test]
-    fn the_published_key() {
+    fn public_key_matches_the_published_jwk() {
         let seed = BASE64_URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
         let key = PublicKey::ed25519(pair.public_key()).unwrap();

@@ -1,5 +1,5 @@
-//! The schemes there are, where their names become code.
-//! Which scheme is meant, and what does it take?
+//! The list of the signature schemes.
+//! Which scheme has this name, and which options does it take?
 
 use zeroize::Zeroizing;
 
@@ -11,71 +11,71 @@ use crate::config::problem::closest_match;
 use crate::config::{self, Located, Problem, SourceSpan};
 
 static SCHEMES: [SchemeSpec; 9] = [
-    standard_webhooks::KNOWN,
-    rfc9421::KNOWN,
-    twilio::KNOWN,
-    sendgrid::KNOWN,
-    stripe::KNOWN,
-    github::KNOWN,
-    slack::KNOWN,
-    shopify::KNOWN,
-    hmac::KNOWN,
+    standard_webhooks::SPEC,
+    rfc9421::SPEC,
+    twilio::SPEC,
+    sendgrid::SPEC,
+    stripe::SPEC,
+    github::SPEC,
+    slack::SPEC,
+    shopify::SPEC,
+    hmac::SPEC,
 ];
 
-pub(super) fn find(name: &str) -> Option<&'static SchemeSpec> {
-    SCHEMES.iter().find(|known| known.name == name)
+pub(super) fn find_scheme(name: &str) -> Option<&'static SchemeSpec> {
+    SCHEMES.iter().find(|spec| spec.name == name)
 }
 
-/// The schemes a signer may name.
+/// Returns the names of the schemes that a signer may have.
 pub fn schemes() -> impl Iterator<Item = &'static str> {
-    SCHEMES.iter().map(|known| known.name)
+    SCHEMES.iter().map(|spec| spec.name)
 }
 
-/// Which scheme might be meant, and which there are.
-pub(super) fn which(scheme: &str) -> String {
-    let known: Vec<&str> = schemes().collect();
-    let meant = closest_match(scheme, schemes()).map_or(String::new(), |near| format!("did you mean {near:?}? "));
-    format!("{meant}there is: {}", known.join(", "))
+/// Returns a hint: the scheme with the most similar name, and all that exist.
+pub(super) fn suggest_schemes(scheme: &str) -> String {
+    let names: Vec<&str> = schemes().collect();
+    let suggestion = closest_match(scheme, schemes()).map_or(String::new(), |near| format!("did you mean {near:?}? "));
+    format!("{suggestion}there is: {}", names.join(", "))
 }
 
-/// A new secret for a key of this scheme, to be kept in a file or a credential.
+/// Generates the secret of a key for this scheme, which the operator keeps in a file or a credential.
 pub fn new_key(scheme: &str, algorithm: Option<&str>) -> Result<Zeroizing<String>, NewKeyError> {
-    let known = find(scheme).ok_or_else(|| NewKeyError::UnknownScheme(scheme.into(), which(scheme)))?;
-    let asked = |(has, _): &&(Algorithm, NewKey)| algorithm.is_none_or(|asked| asked == has.name());
-    match known.new_keys.iter().find(asked) {
+    let spec = find_scheme(scheme).ok_or_else(|| NewKeyError::UnknownScheme(scheme.into(), suggest_schemes(scheme)))?;
+    let matches = |(candidate, _): &&(Algorithm, NewKey)| algorithm.is_none_or(|name| name == candidate.name());
+    match spec.new_keys.iter().find(matches) {
         Some((_, new_key)) => new_key(),
         None => {
-            let all: Vec<&str> = known.new_keys.iter().map(|(has, _)| has.name()).collect();
+            let all: Vec<&str> = spec.new_keys.iter().map(|(algorithm, _)| algorithm.name()).collect();
             Err(NewKeyError::UnknownAlgorithm(algorithm.unwrap_or_default().into(), all.join(", ")))
         }
     }
 }
 
-/// What is written and says nothing here.
+/// Reports the options that are written and that the scheme does not take.
 pub(super) fn reject_unsupported_options(spec: &SchemeSpec, written: &config::Signer, problems: &mut Vec<Problem>) {
-    fn place<T>(value: &Option<Located<T>>) -> Option<SourceSpan> {
+    fn span_of<T>(value: &Option<Located<T>>) -> Option<SourceSpan> {
         value.as_ref().map(|value| value.span)
     }
     let list = |list: &Option<Vec<Located<String>>>| {
         list.as_ref().map(|list| list.first().map_or(written.scheme.span, |first| first.span))
     };
     let profile = &written.signature_params;
-    for (name, place, other) in [
-        ("algorithm", place(&written.algorithm), hmac::KNOWN.name),
-        ("key_encoding", place(&written.key_encoding), hmac::KNOWN.name),
-        ("message", place(&written.message), hmac::KNOWN.name),
-        ("encoding", place(&written.encoding), hmac::KNOWN.name),
-        ("headers", list(&written.headers), hmac::KNOWN.name),
-        ("tag", place(&profile.tag), rfc9421::KNOWN.name),
-        ("label", place(&profile.label), rfc9421::KNOWN.name),
-        ("components", list(&profile.components), rfc9421::KNOWN.name),
-        ("lifetime", place(&profile.lifetime), rfc9421::KNOWN.name),
-        ("signature_agent", place(&profile.signature_agent), rfc9421::KNOWN.name),
+    for (name, span, other) in [
+        ("algorithm", span_of(&written.algorithm), hmac::SPEC.name),
+        ("key_encoding", span_of(&written.key_encoding), hmac::SPEC.name),
+        ("message", span_of(&written.message), hmac::SPEC.name),
+        ("encoding", span_of(&written.encoding), hmac::SPEC.name),
+        ("headers", list(&written.headers), hmac::SPEC.name),
+        ("tag", span_of(&profile.tag), rfc9421::SPEC.name),
+        ("label", span_of(&profile.label), rfc9421::SPEC.name),
+        ("components", list(&profile.components), rfc9421::SPEC.name),
+        ("lifetime", span_of(&profile.lifetime), rfc9421::SPEC.name),
+        ("signature_agent", span_of(&profile.signature_agent), rfc9421::SPEC.name),
     ] {
-        if let Some(place) = place.filter(|_| !spec.options.contains(&name)) {
+        if let Some(span) = span.filter(|_| !spec.options.contains(&name)) {
             let message = format!("the scheme {} takes no `{name}`", spec.name);
             let help = format!("leave it out; the scheme {other:?} can be told it");
-            problems.push(Problem::at(place, message).help(help));
+            problems.push(Problem::at(span, message).help(help));
         }
     }
 }

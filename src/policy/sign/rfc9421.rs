@@ -1,5 +1,5 @@
 //! HTTP Message Signatures (RFC 9421), with a `Content-Digest` (RFC 9530) for the body.
-//! What of a webhook is covered, and how does our signature stand beside those that are there already?
+//! Which parts of a webhook does the signature cover, and how does it join the signatures that are there already?
 
 mod component;
 mod profile;
@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName};
 
 use super::algorithm::Algorithm;
 use super::error::{KeyParseError, SignError, key_parse_error};
-use super::key::{SecretKey, base64, is_pem, new_shared, shared};
+use super::key::{SecretKey, base64, generate_shared_secret, is_pem, parse_shared_secret};
 use super::pem;
 use super::scheme::{Headers, Mutations, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 use crate::config::{Encoding, HmacAlgorithm};
@@ -23,76 +23,79 @@ use profile::SignatureProfile;
 
 static SIGNATURE: HeaderName = HeaderName::from_static("signature");
 static SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
-/// Where the signer's key directory is (draft-meunier-webbotauth-httpsig-protocol).
+/// The header with the URL of the signer's key directory (draft-meunier-webbotauth-httpsig-protocol).
 static SIGNATURE_AGENT: HeaderName = HeaderName::from_static("signature-agent");
 
 /// SHA-256 of the shared secret of RFC 9421 §B.1.5.
-const PUBLISHED: [u8; 32] = [
+const PUBLISHED_SECRET_SHA256: [u8; 32] = [
     0xdc, 0x52, 0x4b, 0x94, 0x6c, 0xca, 0xe6, 0x16, 0x16, 0x61, 0x8b, 0xae, 0xfc, 0x80, 0x73, 0x4d, 0x16, 0xf0, 0xa8,
     0xb8, 0x30, 0xcb, 0xcb, 0x15, 0x2c, 0x44, 0x80, 0xc1, 0x5c, 0x4d, 0xa2, 0xea,
 ];
 
-const NEW: &str = "`outgate keys new --scheme rfc9421` makes one";
+const NEW_KEY_HELP: &str = "`outgate keys new --scheme rfc9421` makes one";
 
-pub(super) const KNOWN: SchemeSpec = SchemeSpec {
+pub(super) const SPEC: SchemeSpec = SchemeSpec {
     name: "rfc9421",
     options: profile::OPTIONS,
     build: |written, problems| Some(Box::new(MessageSignatures(SignatureProfile::compile(written, problems)?))),
     new_keys: &[
-        (Algorithm::Ed25519, || pem::new(Algorithm::Ed25519)),
-        (Algorithm::EcdsaP256Sha256, || pem::new(Algorithm::EcdsaP256Sha256)),
-        (Algorithm::RsaPssSha512, || pem::new(Algorithm::RsaPssSha512)),
-        (Algorithm::HmacSha256, || new_shared("", base64)),
+        (Algorithm::Ed25519, || pem::generate(Algorithm::Ed25519)),
+        (Algorithm::EcdsaP256Sha256, || pem::generate(Algorithm::EcdsaP256Sha256)),
+        (Algorithm::RsaPssSha512, || pem::generate(Algorithm::RsaPssSha512)),
+        (Algorithm::HmacSha256, || generate_shared_secret("", base64)),
     ],
 };
 
 struct MessageSignatures(SignatureProfile);
 
 impl Scheme for MessageSignatures {
-    /// What a client sent of them stays, as a part of what we send.
+    /// The members that a client sent stay in the headers that outgate sends.
     fn headers(&self) -> Vec<HeaderName> {
         let agent = self.0.agent.iter().map(|_| SIGNATURE_AGENT.clone());
         [SIGNATURE.clone(), SIGNATURE_INPUT.clone()].into_iter().chain(agent).collect()
     }
 
-    fn carries_one(&self) -> bool {
+    fn is_single_signature(&self) -> bool {
         false
     }
 
     /// The kind of the key says which algorithm it is for: PEM holds key pairs, and base64 a shared secret.
     fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
         if is_pem(secret) {
-            return pem::private(secret, &ECDSA_P256_SHA256_FIXED_SIGNING);
+            return pem::parse_private_key(secret, &ECDSA_P256_SHA256_FIXED_SIGNING);
         }
         if self.0.is_web_bot_auth() {
-            return Err(key_parse_error("is a shared secret, and web-bot-auth allows key pairs alone", NEW));
+            return Err(key_parse_error("is a shared secret, and web-bot-auth allows key pairs alone", NEW_KEY_HELP));
         }
-        if digest(&SHA256, secret).as_ref() == PUBLISHED {
-            return Err(key_parse_error("is published in RFC 9421: everybody has it", NEW));
+        if digest(&SHA256, secret).as_ref() == PUBLISHED_SECRET_SHA256 {
+            return Err(key_parse_error("is published in RFC 9421: everybody has it", NEW_KEY_HELP));
         }
-        shared(HmacAlgorithm::Sha256, Encoding::Base64, secret)
+        parse_shared_secret(HmacAlgorithm::Sha256, Encoding::Base64, secret)
     }
 
-    /// A `Content-Digest` that is right stays: somebody else's signature may cover it.
-    fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
+    /// Adds a `Content-Digest` unless the client sent a right one, which its own signature may cover.
+    fn mutations(&self, input: &SigningInput<'_>) -> Result<Mutations, SignError> {
         if !self.0.covers_body() {
             return Ok(Mutations::default());
         }
-        let digests = message::digest::parse(draft.headers).unwrap_or_default();
-        if !digests.is_empty() && digests.iter().all(|digest| digest.matches(draft.body)) {
+        let digests = message::digest::parse(input.headers).unwrap_or_default();
+        if !digests.is_empty() && digests.iter().all(|digest| digest.matches(input.body)) {
             return Ok(Mutations::default());
         }
-        let digest = header(CONTENT_DIGEST.clone(), &message::digest::sha256_field(draft.body))?;
+        let digest = header(CONTENT_DIGEST.clone(), &message::digest::sha256_field(input.body))?;
         Ok(Mutations { headers: vec![digest], path_and_query: None })
     }
 
-    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
-        let (mut inputs, mut signatures) =
-            (DictionaryField::of(draft.headers, &SIGNATURE_INPUT)?, DictionaryField::of(draft.headers, &SIGNATURE)?);
-        let labels: Vec<String> = self.0.labels(|label| inputs.has(label) || signatures.has(label), keys.len());
-        let (mut fields, mut added) = (Cow::Borrowed(draft.headers), Headers::new());
+    fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
+        let (mut inputs, mut signatures) = (
+            DictionaryField::parse(input.headers, &SIGNATURE_INPUT)?,
+            DictionaryField::parse(input.headers, &SIGNATURE)?,
+        );
+        let labels: Vec<String> =
+            self.0.free_labels(|label| inputs.contains(label) || signatures.contains(label), keys.len());
+        let (mut fields, mut added) = (Cow::Borrowed(input.headers), Headers::new());
         if let Some(agent) = &self.0.agent {
-            let mut agents = DictionaryField::of(draft.headers, &SIGNATURE_AGENT)?;
+            let mut agents = DictionaryField::parse(input.headers, &SIGNATURE_AGENT)?;
             agents.0.retain(|(label, _)| !labels.contains(label));
             agents.0.extend(labels.iter().map(|label| (label.clone(), format!("{label}=\"{agent}\""))));
             let (name, value) = header(SIGNATURE_AGENT.clone(), &agents.to_line())?;
@@ -101,14 +104,14 @@ impl Scheme for MessageSignatures {
         }
         for (key, label) in keys.iter().zip(labels) {
             let (mut base, mut covered) = (String::new(), Vec::new());
-            let own = self.0.agent_component(&label);
-            for component in self.0.components.iter().chain(&own) {
-                if let Some(value) = component.value(draft, &fields)? {
+            let agent = self.0.agent_component(&label);
+            for component in self.0.components.iter().chain(&agent) {
+                if let Some(value) = component.value(input, &fields)? {
                     base.push_str(&format!("{}: {value}\n", component.identifier));
                     covered.push(component.identifier.as_str());
                 }
             }
-            let params = self.params(&covered, draft.now.as_second(), key)?;
+            let params = self.signature_params(&covered, input.now.as_second(), key)?;
             base.push_str(&format!("\"@signature-params\": {params}"));
             let signature = base64(&key.secret.sign(&[base.as_bytes()])?);
             inputs.0.push((label.clone(), format!("{label}={params}")));
@@ -121,13 +124,13 @@ impl Scheme for MessageSignatures {
 }
 
 impl MessageSignatures {
-    /// The value of `@signature-params`, as RFC 9651 §4.1 serializes it: the id of a key, the tag and what is made here
-    /// have no character that would be escaped.
+    /// Returns the value of `@signature-params`, as RFC 9651 §4.1 serializes it. Neither the id of a key nor the tag has a
+    /// character that would be escaped.
     ///
-    /// A key pair is known by its thumbprint, in `/keys` and in the key directory, too: the id that an operator gave it may
-    /// be another key's of another signer.
-    fn params(&self, covered: &[&str], now: i64, key: &SignerKey) -> Result<String, SignError> {
-        // Two webhooks that are equal to the byte have different signatures, so that a receiver can take each once.
+    /// The id of a key pair is its thumbprint, as in `/keys` and in the key directory: two signers may have keys with the
+    /// same operator-given id.
+    fn signature_params(&self, covered: &[&str], now: i64, key: &SignerKey) -> Result<String, SignError> {
+        // Equal webhooks get different signatures, so that a receiver can accept each signature once.
         let mut nonce = [0; 16];
         rand::fill(&mut nonce).map_err(|_| SignError::BackendFailed)?;
         Ok(format!(
@@ -142,23 +145,23 @@ impl MessageSignatures {
     }
 }
 
-/// The members of a dictionary by their labels, each as it stands.
+/// The members of a dictionary field, each by its label and as it was written.
 struct DictionaryField(Vec<(String, String)>);
 
 impl DictionaryField {
-    /// Of what the client sent, which may be another's signature.
-    fn of(fields: &HeaderMap, name: &HeaderName) -> Result<Self, SignError> {
+    /// Parses the field that the client sent, which may have signatures of its own.
+    fn parse(fields: &HeaderMap, name: &HeaderName) -> Result<Self, SignError> {
         const FOREIGN: &str = "Signature, Signature-Input or Signature-Agent is no dictionary in which each label \
                                stands once, and cannot have another member (RFC 9651 §3.2)";
         let members = members::parse_all(fields, name).ok_or(SignError::Unsignable(FOREIGN))?;
         Ok(Self(members.iter().map(|member| (member.label.to_owned(), member.text.to_owned())).collect()))
     }
 
-    fn has(&self, label: &str) -> bool {
+    fn contains(&self, label: &str) -> bool {
         self.0.iter().any(|(other, _)| other == label)
     }
 
-    /// In one line, which even those understand who read no more than the first.
+    /// Joins the members in one line, because some receivers read only the first line of a field.
     fn to_line(&self) -> String {
         self.0.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(", ")
     }

@@ -1,5 +1,5 @@
-//! What a signing scheme is: keys of a kind, headers, and how signatures stand in them.
-//! What must a scheme know, and what is it given?
+//! The trait of signature schemes, and its inputs and outputs.
+//! Which methods does a scheme have, and which data does it get?
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
@@ -14,39 +14,39 @@ use crate::names::{KeyId, Target, TenantName};
 
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
-/// A scheme, told all that it wants to know.
+/// A signature scheme with its options: which kinds of keys it takes, and how its headers carry signatures.
 pub(super) trait Scheme: Send + Sync {
-    /// The headers that are its own: what a client sent of them goes, and two signers of one webhook must not set the
-    /// same.
+    /// Returns the headers that the scheme owns. outgate removes those that the client sent, and two signers of one
+    /// webhook must not own the same header.
     fn headers(&self) -> Vec<HeaderName>;
 
-    /// Whether receivers read one signature and no more. Then the newest key in force signs alone.
-    fn carries_one(&self) -> bool;
+    /// Returns whether receivers read only one signature. If so, only the newest key in force signs.
+    fn is_single_signature(&self) -> bool;
 
-    /// From the secret as an operator keeps it. By the key's format and nothing else that the scheme was told.
+    /// Parses a secret as the operator keeps it. Of the options, the result depends only on those of `KeyFormat`.
     fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError>;
 
-    /// What must change about the webhook before anybody signs it.
+    /// Returns the changes that the webhook needs before any signer signs it.
     fn mutations(&self, _draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
         Ok(Mutations::default())
     }
 
-    /// The headers for these keys, at least one, the newest first.
-    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError>;
+    /// Signs with these keys, of which there is at least one, the newest first; returns the headers.
+    fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError>;
 
-    /// A public key in the scheme's own writing, if it has one.
-    fn write_public(&self, _key: &PublicKey) -> Option<String> {
+    /// Returns a public key in the scheme's own encoding, if it has one.
+    fn encode_public_key(&self, _key: &PublicKey) -> Option<String> {
         None
     }
 }
 
-/// A scheme before it is told anything.
+/// A scheme without options, as the registry lists it.
 pub(super) struct SchemeSpec {
     pub(super) name: &'static str,
-    /// The keys of `[signers.NAME]` that it takes, besides those that each takes.
+    /// The keys of `[signers.NAME]` that the scheme takes besides those of every scheme.
     pub(super) options: &'static [&'static str],
     pub(super) build: Build,
-    /// Of each algorithm that its keys may be for, one that the scheme takes; the first unless another is asked for.
+    /// The generator of a key for each algorithm; the first is the default.
     pub(super) new_keys: &'static [(Algorithm, NewKey)],
 }
 
@@ -54,29 +54,29 @@ pub(super) type Build = fn(&config::Signer, &mut Vec<Problem>) -> Option<Box<dyn
 
 pub(super) type NewKey = fn() -> Result<Zeroizing<String>, NewKeyError>;
 
-/// A key and when it is in force.
+/// A key, and the time in which it is in force.
 pub(super) struct SignerKey {
     pub(super) id: KeyId,
-    /// Inclusive; `None`: always was.
+    /// The first moment; `None` if the key has no beginning.
     pub(super) from: Option<Timestamp>,
-    /// Exclusive; `None`: for ever.
+    /// The first moment after the end; `None` if the key has no end.
     pub(super) until: Option<Timestamp>,
     pub(super) secret: SecretKey,
-    /// `None`: a secret that both sides have.
+    /// `None` if the key is a shared secret.
     pub(super) public: Option<PublicKey>,
 }
 
-/// A webhook about to leave.
+/// A webhook to sign.
 pub struct SigningInput<'a> {
     pub method: &'a Method,
     pub target: &'a Target,
     pub tenant: Option<&'a TenantName>,
     pub path_and_query: &'a str,
-    /// With `Host`.
+    /// The headers, `Host` included.
     pub headers: &'a HeaderMap,
     pub body: &'a [u8],
     pub now: Timestamp,
-    /// `Webhook-Id`: [valid](super::valid_id), the same on each attempt.
+    /// The `Webhook-Id`, which is [valid](super::valid_id) and the same on each attempt.
     pub id: &'a str,
 }
 
@@ -85,13 +85,13 @@ impl SigningInput<'_> {
         format!("{}{}", self.target, self.path_and_query)
     }
 
-    /// Seconds since 1970, of this attempt and not of the event.
+    /// Returns the time of this attempt (not of the event), in seconds since 1970.
     pub(super) fn timestamp(&self) -> String {
         self.now.as_second().to_string()
     }
 }
 
-/// What a signature needs of the webhook that it is for.
+/// The changes that a signature requires of the webhook.
 #[derive(Debug, Default)]
 pub struct Mutations {
     pub path_and_query: Option<String>,
@@ -99,7 +99,7 @@ pub struct Mutations {
 }
 
 pub(super) fn header(name: HeaderName, value: &str) -> Result<(HeaderName, HeaderValue), SignError> {
-    // Digits, signatures and the texts of schemes always are a header's value; only the id comes from elsewhere.
+    // Digits, signatures and the texts of schemes are valid values; only the id comes from a client.
     let value = HeaderValue::from_str(value).map_err(|_| SignError::Unsignable("the webhook id cannot be signed"))?;
     Ok((name, value))
 }

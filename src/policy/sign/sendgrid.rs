@@ -1,5 +1,5 @@
 //! SendGrid's Signed Event Webhook: ECDSA over the timestamp and the body.
-//! What do SendGrid's libraries verify?
+//! Which signature do SendGrid's libraries verify?
 //!
 //! <https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features>
 
@@ -15,11 +15,11 @@ use super::scheme::{Headers, Scheme, SchemeSpec, SignerKey, SigningInput, header
 static SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-email-event-webhook-signature");
 static TIMESTAMP: HeaderName = HeaderName::from_static("x-twilio-email-event-webhook-timestamp");
 
-pub(super) const KNOWN: SchemeSpec = SchemeSpec {
+pub(super) const SPEC: SchemeSpec = SchemeSpec {
     name: "sendgrid",
     options: &[],
     build: |_, _| Some(Box::new(SendGrid)),
-    new_keys: &[(Algorithm::EcdsaP256Sha256, || pem::new(Algorithm::EcdsaP256Sha256))],
+    new_keys: &[(Algorithm::EcdsaP256Sha256, || pem::generate(Algorithm::EcdsaP256Sha256))],
 };
 
 struct SendGrid;
@@ -29,12 +29,12 @@ impl Scheme for SendGrid {
         vec![SIGNATURE.clone(), TIMESTAMP.clone()]
     }
 
-    fn carries_one(&self) -> bool {
+    fn is_single_signature(&self) -> bool {
         true
     }
 
     fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
-        let key = pem::private(secret, &ECDSA_P256_SHA256_ASN1_SIGNING)?;
+        let key = pem::parse_private_key(secret, &ECDSA_P256_SHA256_ASN1_SIGNING)?;
         if key.algorithm() == Algorithm::EcdsaP256Sha256 {
             return Ok(key);
         }
@@ -42,10 +42,10 @@ impl Scheme for SendGrid {
         Err(key_parse_error(message, "`outgate keys new --scheme sendgrid` makes one"))
     }
 
-    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
+    fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
         let key = keys.first().ok_or(SignError::NoActiveKey)?;
-        let timestamp = draft.timestamp();
-        let signature = base64(&key.secret.sign(&[timestamp.as_bytes(), draft.body])?);
+        let timestamp = input.timestamp();
+        let signature = base64(&key.secret.sign(&[timestamp.as_bytes(), input.body])?);
         Ok(vec![header(SIGNATURE.clone(), &signature)?, header(TIMESTAMP.clone(), &timestamp)?])
     }
 }
@@ -53,7 +53,7 @@ impl Scheme for SendGrid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::sign::fixture::{Sample, platforms};
+    use crate::policy::sign::fixture::{Sample, platform_vectors};
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, EcdsaKeyPair, KeyPair, ParsedPublicKey};
     use base64::Engine;
     use base64::prelude::BASE64_STANDARD;
@@ -64,10 +64,10 @@ mod tests {
         key.verify_sig(format!("{timestamp}{body}").as_bytes(), &BASE64_STANDARD.decode(signature).unwrap()).is_ok()
     }
 
-    /// What is published says what a receiver verifies; what is signed here is verified in the same way.
+    /// The published signatures show how a receiver verifies; those of this scheme are verified in the same way.
     #[test]
-    fn signs_what_published_signatures_are_of() {
-        let vectors = platforms("sendgrid");
+    fn sendgrid_signature_verifies_like_published_ones() {
+        let vectors = platform_vectors("sendgrid");
         for vector in &vectors {
             let text = |name: &str| vector[name].as_str().unwrap();
             let key = BASE64_STANDARD.decode(text("public_key_spki_b64")).unwrap();
@@ -85,10 +85,10 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_are_refused() {
-        let key = |algorithm| SendGrid.parse_key(pem::new(algorithm).unwrap().as_bytes()).map(|_| ());
+    fn sendgrid_refuses_keys_of_other_algorithms() {
+        let key = |algorithm| SendGrid.parse_key(pem::generate(algorithm).unwrap().as_bytes()).map(|_| ());
         assert_eq!(key(Algorithm::EcdsaP256Sha256), Ok(()));
         let expected = "is for ed25519, and receivers verify ECDSA P-256";
-        assert_eq!(key(Algorithm::Ed25519).map_err(|bad| bad.message), Err(expected.to_owned()));
+        assert_eq!(key(Algorithm::Ed25519).map_err(|error| error.message), Err(expected.to_owned()));
     }
 }

@@ -14,7 +14,7 @@ use super::tenants::TenantKeyrings;
 use crate::config::{Encoding, HmacAlgorithm, Problem, SourceSpan, WarningCode, truncate_similar};
 use crate::names::{KeyId, SignerName, TenantName};
 
-/// What is added to a webhook, and the keys it came from.
+/// The headers of a signature, and the keys that made it.
 #[derive(Debug)]
 pub struct Signature {
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -23,31 +23,31 @@ pub struct Signature {
 
 pub type Signers = BTreeMap<SignerName, Arc<Signer>>;
 
-/// All that says how a secret is read.
+/// The options on which the parsing of a secret depends.
 #[derive(PartialEq, Eq)]
 pub(super) struct KeyFormat {
     pub(super) scheme: &'static str,
     pub(super) algorithm: Option<HmacAlgorithm>,
     pub(super) key_encoding: Option<Encoding>,
-    /// Some tags allow key pairs alone.
+    /// The tag, because some tags allow only key pairs.
     pub(super) tag: Option<String>,
 }
 
-/// A signer: what a route's `sign` names.
+/// A signer, which the `sign` of a route names.
 pub struct Signer {
     pub(super) name: SignerName,
     /// The name of its scheme.
-    pub(super) known_as: &'static str,
+    pub(super) scheme_name: &'static str,
     pub(super) scheme: Box<dyn Scheme>,
-    /// What its keys were read by.
+    /// The format in which its keys were parsed.
     pub(super) key_format: KeyFormat,
-    /// Of all tenants that have none of their own, if there are any.
+    /// The keys of all tenants without keys of their own, if there are any.
     pub(super) shared: Option<Keyring>,
-    /// Whether these are all that are written. Of a rejected key, or of none at all, is reported elsewhere.
+    /// Whether every written key was parsed. Rejected keys, and a signer without keys, are reported by the compiler.
     pub(super) is_complete: bool,
-    /// Each with keys of its own.
+    /// The keys of tenants with keys of their own.
     pub(super) tenants: Option<TenantKeyrings>,
-    pub(super) place: SourceSpan,
+    pub(super) span: SourceSpan,
 }
 
 impl Signer {
@@ -56,89 +56,89 @@ impl Signer {
     }
 
     pub fn scheme(&self) -> &'static str {
-        self.known_as
+        self.scheme_name
     }
 
-    /// The headers that are its own, lower case.
+    /// Returns the headers that its scheme owns, in lower case.
     pub fn headers(&self) -> Vec<HeaderName> {
         self.scheme.headers()
     }
 
-    /// What must change about the webhook before any signer signs it: what one changed after another had signed would
-    /// break the first signature.
-    pub fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
-        self.scheme.mutations(draft)
+    /// Returns the changes that the webhook needs before any signer signs it. A change after a signature would break that
+    /// signature.
+    pub fn mutations(&self, input: &SigningInput<'_>) -> Result<Mutations, SignError> {
+        self.scheme.mutations(input)
     }
 
-    /// Signs with every key in force at `draft.now`: while keys rotate, a receiver may know the old or the new one.
-    /// Where the scheme carries one signature, the newest signs.
-    pub fn sign(&self, draft: &SigningInput<'_>) -> Result<Signature, SignError> {
-        if !valid_id(draft.id) {
+    /// Signs with every key in force at `input.now`: while keys rotate, a receiver may know the old or the new one.
+    /// If the scheme carries one signature, only the newest key signs.
+    pub fn sign(&self, input: &SigningInput<'_>) -> Result<Signature, SignError> {
+        if !valid_id(input.id) {
             return Err(SignError::Unsignable("the webhook id cannot be signed"));
         }
-        let keys: Vec<&SignerKey> = self.keys_of(draft.tenant)?.signing(draft.now, self.scheme.carries_one()).collect();
+        let keys: Vec<&SignerKey> =
+            self.keys_of(input.tenant)?.signing_keys(input.now, self.scheme.is_single_signature()).collect();
         if keys.is_empty() {
             return Err(SignError::NoActiveKey);
         }
-        let headers = self.scheme.sign(draft, &keys)?;
+        let headers = self.scheme.sign(input, &keys)?;
         Ok(Signature { headers, keys: keys.iter().map(|key| key.id.clone()).collect() })
     }
 
-    /// How many tenants have keys of their own; `None`: none can.
+    /// Returns how many tenants have keys of their own; `None` if the signer has no `key_dir`.
     pub fn tenants(&self) -> Option<usize> {
         self.tenants.as_ref().map(TenantKeyrings::count)
     }
 
-    /// Whether receivers verify with the very secret that signs, and tenants have the same.
+    /// Returns whether all tenants share a secret with which receivers also verify.
     pub fn shares_a_secret(&self) -> bool {
         self.shared.iter().flat_map(|keys| &keys.keys).any(|key| key.public.is_none())
     }
 
-    /// Whether the tenant has a folder of its own, whatever stands in it.
+    /// Returns whether the tenant has a folder of its own, even an empty one.
     pub fn has_own_keys(&self, tenant: &TenantName) -> bool {
         self.tenants.as_ref().is_some_and(|tenants| tenants.keyring(tenant).is_some())
     }
 
-    /// Tenants whose folder is broken: they keep the keys that they had, and have none if they had none.
+    /// Returns the tenants whose folder has a problem. They keep the keys of the previous plan, if any.
     pub fn broken_tenants(&self) -> impl Iterator<Item = &TenantName> {
         self.tenants.iter().flat_map(TenantKeyrings::broken)
     }
 
-    /// What signs for this tenant: its own keys where it has a folder, and be it an empty one; else those that all share,
-    /// if there are any. Never another tenant's.
+    /// Returns the keys that sign for this tenant: those of its folder if it has one, even an empty one; otherwise the
+    /// shared keys. They are never those of another tenant.
     pub fn keys_of(&self, tenant: Option<&TenantName>) -> Result<&Keyring, SignError> {
         let own = self.tenants.as_ref().zip(tenant).and_then(|(tenants, tenant)| tenants.keyring(tenant));
         let none = if tenant.is_some() { SignError::NoTenantKeys } else { SignError::NoTenant };
         own.or(self.shared.as_ref()).ok_or(none)
     }
 
-    /// The keys that sign for this tenant at this time, the newest first.
+    /// Returns the keys that sign for this tenant at this time, the newest first.
     pub fn signing_keys(&self, tenant: Option<&TenantName>, now: Timestamp) -> impl Iterator<Item = &KeyId> {
         let keys = self.keys_of(tenant).into_iter();
-        keys.flat_map(move |keys| keys.signing(now, self.scheme.carries_one())).map(|key| &key.id)
+        keys.flat_map(move |keys| keys.signing_keys(now, self.scheme.is_single_signature())).map(|key| &key.id)
     }
 
-    /// What an operator should know of its keys at this time: none of the shared ones in force is a problem, a gap to
-    /// come is a warning. So is a tenant without a key: one of thousands must not keep the others from starting.
+    /// Returns the problems of the keys at this time. No shared key in force is a problem; a later gap is a warning. A
+    /// tenant without a key is only a warning: one of thousands must not prevent a start.
     pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
         let help = "add a key, or move from and until so that one follows the other";
         let shared = self.shared.as_ref().filter(|_| self.is_complete);
-        let shared = shared.and_then(|keys| keys.gap(format_args!("the signer {}", self.name), now));
+        let shared = shared.and_then(|keys| keys.upcoming_gap(format_args!("the signer {}", self.name), now));
         let shared = shared.map(|gap| match gap.is_now {
-            true => Problem::at(self.place, gap.message),
-            false => Problem::warning(WarningCode::NoKeyInForce, Some(self.place), gap.message),
+            true => Problem::at(self.span, gap.message),
+            false => Problem::warning(WarningCode::NoKeyInForce, Some(self.span), gap.message),
         });
         let mut problems = Vec::from_iter(shared.map(|problem| problem.help(help)));
         if let Some(tenants) = &self.tenants {
-            problems.extend(truncate_similar(tenants.warnings(self.place, now), &tenants.location()));
+            problems.extend(truncate_similar(tenants.warnings(self.span, now), &tenants.location()));
         }
         problems
     }
 }
 
-/// May a client's `Webhook-Id` be kept? Only of letters, digits and `-_~+@`, none of which separates the id from what
-/// follows it in what is signed or in a header: Standard Webhooks ends it with a full stop, templates with what they
-/// like. Not so long that it makes the header a burden.
+/// Returns whether a client's `Webhook-Id` may be kept: 1 to 256 letters, digits and `-_~+@`. None of these separates the
+/// id from the text that follows it in a signed message: Standard Webhooks uses a full stop, templates any other text.
 pub fn valid_id(id: &str) -> bool {
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~+@".contains(&byte);
     (1..=256).contains(&id.len()) && id.bytes().all(is_safe)

@@ -1,21 +1,22 @@
 //! Slack: `X-Slack-Signature`, version 0.
-//! What does Slack's documentation tell receivers to check?
+//! Which signature does Slack's documentation tell receivers to verify?
 //!
 //! <https://docs.slack.dev/authentication/verifying-requests-from-slack>
 
+use data_encoding::HEXLOWER;
 use http::HeaderName;
 
 use super::algorithm::Algorithm;
-use super::key::{hex, new_shared};
+use super::key::generate_shared_secret;
 use super::scheme::SchemeSpec;
 use super::template::{Template, TemplatePart, text};
 use crate::config::{Encoding, HmacAlgorithm};
 
-pub(super) const KNOWN: SchemeSpec = SchemeSpec {
+pub(super) const SPEC: SchemeSpec = SchemeSpec {
     name: "slack",
     options: &[],
     build: |_, _| Some(Box::new(template())),
-    new_keys: &[(Algorithm::HmacSha256, || new_shared("", hex))],
+    new_keys: &[(Algorithm::HmacSha256, || generate_shared_secret("", |bytes| HEXLOWER.encode(bytes)))],
 };
 
 fn template() -> Template {
@@ -37,11 +38,11 @@ fn template() -> Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::sign::fixture::{Sample, platforms};
+    use crate::policy::sign::fixture::{Sample, platform_vectors};
 
     #[test]
-    fn signs_as_published() {
-        let vector = &platforms("slack")[0];
+    fn slack_signature_matches_the_published_vector() {
+        let vector = &platform_vectors("slack")[0];
         let text = |name: &str| vector[name].as_str().unwrap();
         let (timestamp, body) = (vector["timestamp"].as_i64().unwrap(), text("payload"));
         let headers = Sample { timestamp, ..Sample::body(body) }.sign(&template(), &[text("signing_secret")]).unwrap();

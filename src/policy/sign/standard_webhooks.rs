@@ -1,5 +1,5 @@
 //! Standard Webhooks 1.0.0: symmetric signatures (`v1`) and asymmetric ones (`v1a`), together in one header.
-//! What does <https://www.standardwebhooks.com> ask for?
+//! Which headers does <https://www.standardwebhooks.com> require?
 
 use std::ops::RangeInclusive;
 
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::algorithm::Algorithm;
 use super::error::{KeyParseError, NewKeyError, SignError, key_parse_error};
-use super::key::{SecretKey, base64, new_shared};
+use super::key::{SecretKey, base64, generate_shared_secret};
 use super::public::PublicKey;
 use super::scheme::{Headers, Mutations, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 use crate::config::HmacAlgorithm;
@@ -30,24 +30,27 @@ const SECRET_BYTES: RangeInclusive<usize> = 24..=64;
 
 const SEED_BYTES: usize = 32;
 
-pub(super) const KNOWN: SchemeSpec = SchemeSpec {
+pub(super) const SPEC: SchemeSpec = SchemeSpec {
     name: "standard-webhooks",
     options: &[],
     build: |_, _| Some(Box::new(StandardWebhooks)),
-    new_keys: &[(Algorithm::HmacSha256, || new_shared(SECRET_PREFIX, base64)), (Algorithm::Ed25519, new_key_pair)],
+    new_keys: &[
+        (Algorithm::HmacSha256, || generate_shared_secret(SECRET_PREFIX, base64)),
+        (Algorithm::Ed25519, new_key_pair),
+    ],
 };
 
 struct StandardWebhooks;
 
 impl Scheme for StandardWebhooks {
-    /// Also those that the scheme grew out of: Svix's libraries look for each of them first.
+    /// The headers of Svix, from which the scheme grew, are included: Svix's libraries look for them first.
     fn headers(&self) -> Vec<HeaderName> {
         let svix = ["svix-id", "svix-timestamp", "svix-signature"].map(HeaderName::from_static);
         [ID.clone(), TIMESTAMP.clone(), SIGNATURE.clone()].into_iter().chain(svix).collect()
     }
 
-    /// A receiver takes any one, and passes over versions that it does not know.
-    fn carries_one(&self) -> bool {
+    /// A receiver accepts any one signature, and skips versions that it does not know.
+    fn is_single_signature(&self) -> bool {
         false
     }
 
@@ -73,14 +76,14 @@ impl Scheme for StandardWebhooks {
         Ok(SecretKey::hmac(HmacAlgorithm::Sha256, &secret))
     }
 
-    /// The id is there before others sign, so that they can cover it.
-    fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
-        Ok(Mutations { headers: vec![header(ID.clone(), draft.id)?], path_and_query: None })
+    /// Adds the id before other signers sign, so that they can cover it.
+    fn mutations(&self, input: &SigningInput<'_>) -> Result<Mutations, SignError> {
+        Ok(Mutations { headers: vec![header(ID.clone(), input.id)?], path_and_query: None })
     }
 
-    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
-        let timestamp = draft.timestamp();
-        let message: [&[u8]; 5] = [draft.id.as_bytes(), b".", timestamp.as_bytes(), b".", draft.body];
+    fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
+        let timestamp = input.timestamp();
+        let message: [&[u8]; 5] = [input.id.as_bytes(), b".", timestamp.as_bytes(), b".", input.body];
         let mut signatures = String::with_capacity(96 * keys.len());
         for key in keys {
             if !signatures.is_empty() {
@@ -91,23 +94,23 @@ impl Scheme for StandardWebhooks {
             BASE64_STANDARD.encode_string(key.secret.sign(&message)?, &mut signatures);
         }
         Ok(vec![
-            header(ID.clone(), draft.id)?,
+            header(ID.clone(), input.id)?,
             header(TIMESTAMP.clone(), &timestamp)?,
             header(SIGNATURE.clone(), &signatures)?,
         ])
     }
 
-    fn write_public(&self, key: &PublicKey) -> Option<String> {
+    fn encode_public_key(&self, key: &PublicKey) -> Option<String> {
         key.raw().map(|raw| format!("{PUBLIC_PREFIX}{}", base64(raw)))
     }
 }
 
-/// As strict as the strictest receiver's library: padded and canonical.
+/// Decodes base64, which must be padded and canonical: the strictest library of a receiver requires that.
 fn decode(encoded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     BASE64_STANDARD.decode(encoded).ok().map(Zeroizing::new)
 }
 
-/// The seed and the public half, as svix keeps them.
+/// Generates a key pair: the seed and the public half, as Svix keeps them.
 fn new_key_pair() -> Result<Zeroizing<String>, NewKeyError> {
     let pair = Ed25519KeyPair::generate().map_err(|_| NewKeyError::NoRandomness)?;
     let seed = pair.seed().map_err(|_| NewKeyError::NoRandomness)?;
@@ -123,7 +126,7 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn signs_as_published() {
+    fn standard_webhooks_signature_matches_published_vectors() {
         let vectors: Value =
             serde_json::from_str(include_str!("../../../tests/vectors/standard_webhooks.json")).unwrap();
         let list = |name: &str| vectors[name].as_array().unwrap();
@@ -150,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_stand_in_one_header_and_the_public_half_is_written_as_published() {
+    fn standard_webhooks_puts_both_versions_in_one_header() {
         let vectors: Value =
             serde_json::from_str(include_str!("../../../tests/vectors/standard_webhooks.json")).unwrap();
         let pair = &vectors["asymmetric"][0];
         let key = |secret: &str| StandardWebhooks.parse_key(secret.as_bytes()).ok().unwrap();
         let (shared, pair_key) =
             (key(vectors["sign"][0]["secret"].as_str().unwrap()), key(pair["secret_key"].as_str().unwrap()));
-        let public = StandardWebhooks.write_public(&pair_key.public().unwrap());
+        let public = StandardWebhooks.encode_public_key(&pair_key.public().unwrap());
         assert_eq!(public.as_deref(), pair["public_key"].as_str());
         let (id, body) = (pair["msg_id"].as_str().unwrap(), pair["payload"].as_str().unwrap());
         let sample = Sample { id, ..Sample::body(body) };
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets() {
+    fn standard_webhooks_refuses_malformed_secrets() {
         let encoded = |prefix: &str, bytes: usize| format!("{prefix}{}", BASE64_STANDARD.encode(vec![7; bytes]));
         let padding = "is not whsec_ and base64 with padding";
         for (secret, expected) in [
@@ -184,14 +187,14 @@ mod tests {
             (encoded("whsk_", 32), Some("is 32 bytes long, not 64")),
             ("whsk_****".into(), Some("is not whsk_ and base64 with padding")),
         ] {
-            let message = StandardWebhooks.parse_key(secret.as_bytes()).err().map(|bad| bad.message);
+            let message = StandardWebhooks.parse_key(secret.as_bytes()).err().map(|error| error.message);
             assert_eq!(message.as_deref(), expected, "{secret}");
         }
     }
 
     #[test]
-    fn new_keys_differ_and_are_taken() {
-        for (algorithm, new) in KNOWN.new_keys {
+    fn standard_webhooks_parses_generated_keys() {
+        for (algorithm, new) in SPEC.new_keys {
             let (one, other) = (new().unwrap(), new().unwrap());
             assert_ne!(one, other);
             assert_eq!(StandardWebhooks.parse_key(one.as_bytes()).ok().unwrap().algorithm(), *algorithm);

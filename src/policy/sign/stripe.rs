@@ -1,5 +1,5 @@
 //! Stripe: `Stripe-Signature`, with a `v1` for each key.
-//! What does Stripe's documentation tell receivers to check?
+//! Which signature does Stripe's documentation tell receivers to verify?
 //!
 //! <https://docs.stripe.com/webhooks#verify-manually>
 
@@ -8,17 +8,19 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::HeaderName;
 
 use super::algorithm::Algorithm;
-use super::key::new_shared;
+use super::key::generate_shared_secret;
 use super::scheme::SchemeSpec;
 use super::template::{Template, TemplatePart, text};
 use crate::config::{Encoding, HmacAlgorithm};
 
-pub(super) const KNOWN: SchemeSpec = SchemeSpec {
+pub(super) const SPEC: SchemeSpec = SchemeSpec {
     name: "stripe",
     options: &[],
     build: |_, _| Some(Box::new(template())),
-    // Unlike that of Standard Webhooks, it is the key as it is written, prefix and all.
-    new_keys: &[(Algorithm::HmacSha256, || new_shared("whsec_", |bytes| BASE64_URL_SAFE_NO_PAD.encode(bytes)))],
+    // The whole text is the key, prefix included; in Standard Webhooks the prefix is no part of it.
+    new_keys: &[(Algorithm::HmacSha256, || {
+        generate_shared_secret("whsec_", |bytes| BASE64_URL_SAFE_NO_PAD.encode(bytes))
+    })],
 };
 
 fn template() -> Template {
@@ -36,11 +38,11 @@ fn template() -> Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::sign::fixture::{Sample, platforms};
+    use crate::policy::sign::fixture::{Sample, platform_vectors};
 
     #[test]
-    fn signs_as_published_and_with_two_keys() {
-        for vector in platforms("stripe") {
+    fn stripe_signature_matches_published_vectors_and_carries_two_keys() {
+        for vector in platform_vectors("stripe") {
             let text = |name: &str| vector[name].as_str().unwrap();
             let sample = Sample { timestamp: vector["timestamp"].as_i64().unwrap(), ..Sample::body(text("payload")) };
             let sign = |secrets: &[&str]| sample.sign(&template(), secrets).unwrap()[0].1.clone();

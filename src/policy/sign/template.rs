@@ -1,24 +1,25 @@
-//! HMAC over a text with gaps, in headers with gaps: what nearly every platform's scheme comes to.
-//! What stands in which gap?
+//! HMAC over a text with placeholders, in headers with placeholders: the scheme of most platforms.
+//! Which value replaces which placeholder?
 
 use std::borrow::Cow;
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use data_encoding::HEXLOWER;
 use http::HeaderName;
 
 use super::error::{KeyParseError, SignError};
-use super::key::{SecretKey, hex, shared};
+use super::key::{SecretKey, parse_shared_secret};
 use super::scheme::{Headers, Mutations, Scheme, SignerKey, SigningInput, header};
 use crate::config::{Encoding, HmacAlgorithm};
 
-/// A part of a text.
+/// A part of a template: text, or a placeholder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TemplatePart {
     Text(Cow<'static, str>),
     Method,
     Url,
-    /// With the query.
+    /// The path and the query.
     Path,
     Body,
     Id,
@@ -33,13 +34,14 @@ pub(super) const fn text(text: &'static str) -> TemplatePart {
     TemplatePart::Text(Cow::Borrowed(text))
 }
 
+/// The templates of the signed text and of the headers.
 pub(super) struct Template {
     pub(super) algorithm: HmacAlgorithm,
     pub(super) key_encoding: Encoding,
     pub(super) message: Vec<TemplatePart>,
     pub(super) encoding: Encoding,
     pub(super) headers: Vec<(HeaderName, Vec<TemplatePart>)>,
-    /// What each further key adds to the first header; `None`: its receivers read one signature.
+    /// The addition to the first header for each further key; `None` if receivers read one signature.
     pub(super) additional: Option<Vec<TemplatePart>>,
 }
 
@@ -48,12 +50,13 @@ impl Template {
         match self.encoding {
             Encoding::Base64 => BASE64_STANDARD.encode(signature),
             Encoding::Base64Url => BASE64_URL_SAFE_NO_PAD.encode(signature),
-            Encoding::Hex | Encoding::Text => hex(signature),
+            Encoding::Hex | Encoding::Text => HEXLOWER.encode(signature),
         }
     }
 
-    fn signature(&self, draft: &SigningInput<'_>, key: &SignerKey) -> Result<String, SignError> {
-        let parts: Vec<Cow<'_, [u8]>> = self.message.iter().map(|piece| fill(piece, draft, Some(key), "")).collect();
+    fn signature(&self, input: &SigningInput<'_>, key: &SignerKey) -> Result<String, SignError> {
+        let parts: Vec<Cow<'_, [u8]>> =
+            self.message.iter().map(|part| render_part(part, input, Some(key), "")).collect();
         let parts: Vec<&[u8]> = parts.iter().map(AsRef::as_ref).collect();
         Ok(self.encode(&key.secret.sign(&parts)?))
     }
@@ -64,56 +67,56 @@ impl Scheme for Template {
         self.headers.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    fn carries_one(&self) -> bool {
+    fn is_single_signature(&self) -> bool {
         self.additional.is_none()
     }
 
     fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
-        shared(self.algorithm, self.key_encoding, secret)
+        parse_shared_secret(self.algorithm, self.key_encoding, secret)
     }
 
-    /// What no key has a part in is there before others sign, so that they cover what will be sent.
-    fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
-        let by_key = |piece: &TemplatePart| matches!(piece, TemplatePart::KeyId | TemplatePart::Signature);
-        let headers = self.headers.iter().filter(|(_, pieces)| !pieces.iter().any(by_key));
-        let headers = headers.map(|(name, pieces)| header(name.clone(), &join(pieces, draft, None, "")));
+    /// Adds the headers that depend on no key before other signers sign, so that these cover the headers as sent.
+    fn mutations(&self, input: &SigningInput<'_>) -> Result<Mutations, SignError> {
+        let depends_on_key = |part: &TemplatePart| matches!(part, TemplatePart::KeyId | TemplatePart::Signature);
+        let headers = self.headers.iter().filter(|(_, parts)| !parts.iter().any(depends_on_key));
+        let headers = headers.map(|(name, parts)| header(name.clone(), &render(parts, input, None, "")));
         Ok(Mutations { headers: headers.collect::<Result<_, _>>()?, path_and_query: None })
     }
 
-    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
+    fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
         let (first, others) = keys.split_first().ok_or(SignError::NoActiveKey)?;
-        let signature = self.signature(draft, first)?;
+        let signature = self.signature(input, first)?;
         let mut values: Vec<String> =
-            self.headers.iter().map(|(_, pieces)| join(pieces, draft, Some(first), &signature)).collect();
-        if let (Some(further), Some(value)) = (&self.additional, values.first_mut()) {
+            self.headers.iter().map(|(_, parts)| render(parts, input, Some(first), &signature)).collect();
+        if let (Some(additional), Some(value)) = (&self.additional, values.first_mut()) {
             for key in others {
-                value.push_str(&join(further, draft, Some(key), &self.signature(draft, key)?));
+                value.push_str(&render(additional, input, Some(key), &self.signature(input, key)?));
             }
         }
         self.headers.iter().zip(values).map(|((name, _), value)| header(name.clone(), &value)).collect()
     }
 }
 
-fn join(pieces: &[TemplatePart], draft: &SigningInput<'_>, key: Option<&SignerKey>, signature: &str) -> String {
-    pieces.iter().map(|piece| String::from_utf8_lossy(&fill(piece, draft, key, signature)).into_owned()).collect()
+fn render(parts: &[TemplatePart], input: &SigningInput<'_>, key: Option<&SignerKey>, signature: &str) -> String {
+    parts.iter().map(|part| String::from_utf8_lossy(&render_part(part, input, key, signature)).into_owned()).collect()
 }
 
-fn fill<'a>(
-    piece: &'a TemplatePart,
-    draft: &SigningInput<'a>,
+fn render_part<'a>(
+    part: &'a TemplatePart,
+    input: &SigningInput<'a>,
     key: Option<&'a SignerKey>,
     signature: &'a str,
 ) -> Cow<'a, [u8]> {
-    match piece {
+    match part {
         TemplatePart::Text(text) => text.as_bytes().into(),
-        TemplatePart::Method => draft.method.as_str().as_bytes().into(),
-        TemplatePart::Url => draft.url().into_bytes().into(),
-        TemplatePart::Path => draft.path_and_query.as_bytes().into(),
-        TemplatePart::Body => draft.body.into(),
-        TemplatePart::Id => draft.id.as_bytes().into(),
-        TemplatePart::Timestamp => draft.timestamp().into_bytes().into(),
-        TemplatePart::TimestampMillis => draft.now.as_millisecond().to_string().into_bytes().into(),
-        TemplatePart::TimestampRfc3339 => format!("{:.0}", draft.now).into_bytes().into(),
+        TemplatePart::Method => input.method.as_str().as_bytes().into(),
+        TemplatePart::Url => input.url().into_bytes().into(),
+        TemplatePart::Path => input.path_and_query.as_bytes().into(),
+        TemplatePart::Body => input.body.into(),
+        TemplatePart::Id => input.id.as_bytes().into(),
+        TemplatePart::Timestamp => input.timestamp().into_bytes().into(),
+        TemplatePart::TimestampMillis => input.now.as_millisecond().to_string().into_bytes().into(),
+        TemplatePart::TimestampRfc3339 => format!("{:.0}", input.now).into_bytes().into(),
         TemplatePart::KeyId => key.map_or("", |key| key.id.as_str()).as_bytes().into(),
         TemplatePart::Signature => signature.as_bytes().into(),
     }

@@ -1,5 +1,5 @@
-//! Keys of many tenants, each its own; those whose files have not changed are the same as in the plan before.
-//! Which keys has this tenant?
+//! The keys of tenants that have keys of their own. Unchanged keys are taken from the previous plan.
+//! Which keys does this tenant have?
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,50 +14,52 @@ use crate::config::WarningCode;
 use crate::config::{KeyDir, KeyFolder, Located, Problem, SourceSpan, truncate_similar};
 use crate::names::{SignerName, TenantName};
 
+/// The keyrings of the tenants of one signer.
 pub(super) struct TenantKeyrings {
     signer: SignerName,
     path: PathBuf,
     folders: BTreeMap<TenantName, Arc<TenantFolder>>,
 }
 
-/// The keys of a tenant, and the digest of what stands in its folder.
+/// The keys of a tenant, and the digest of its folder.
 struct TenantFolder {
     digest: [u8; 32],
     keys: Arc<Keyring>,
-    /// Something is wrong there: the keys are those from before, or none.
+    /// Whether the folder has a problem. Then the keys are those of the previous plan, or none.
     is_broken: bool,
 }
 
 impl TenantKeyrings {
-    /// `before`: those of the same signer, if its keys were read in the same way.
+    /// Compiles the keys of each tenant. `previous` has those of the same signer, if it read keys in the same format.
     pub(super) fn compile(
         signer: &SignerName,
-        known_as: &str,
+        scheme_name: &str,
         scheme: &dyn Scheme,
         written: &Located<Arc<KeyDir>>,
-        before: Option<&TenantKeyrings>,
+        previous: Option<&TenantKeyrings>,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let (mut folders, mut wrong) = (BTreeMap::new(), Vec::new());
+        let (mut folders, mut contained) = (BTreeMap::new(), Vec::new());
         for (tenant, read) in &written.tenants {
-            let known = before.and_then(|before| before.folders.get(tenant));
-            if let Some(known) = known.filter(|known| known.digest == read.digest && !known.is_broken) {
-                folders.insert(tenant.clone(), Arc::clone(known));
+            let previous = previous.and_then(|tenants| tenants.folders.get(tenant));
+            if let Some(unchanged) = previous.filter(|folder| folder.digest == read.digest && !folder.is_broken) {
+                folders.insert(tenant.clone(), Arc::clone(unchanged));
                 continue;
             }
             let path = written.folder_path(tenant);
-            let mut fault = |fault: KeyFileFault| {
-                let message = format!("{} {} {}", fault.before, path.join(fault.file).display(), fault.message);
-                wrong.push(Problem::contained(written.span, message).help(fault.help));
+            let mut report = |problem: KeyFileProblem| {
+                let message = format!("{} {} {}", problem.prefix, path.join(problem.file).display(), problem.message);
+                contained.push(Problem::contained(written.span, message).help(problem.help));
             };
-            let keys = if read.is_broken() { None } else { keyring(known_as, scheme, read, &mut fault) };
+            let keys = if read.is_broken() { None } else { compile_keyring(scheme_name, scheme, read, &mut report) };
             let is_broken = keys.is_none();
-            // Never those that all share: whoever has a folder has keys of its own.
-            let keys = keys.map(Arc::new).or_else(|| known.map(|known| Arc::clone(&known.keys))).unwrap_or_default();
+            // A tenant with a folder never signs with the shared keys.
+            let keys =
+                keys.map(Arc::new).or_else(|| previous.map(|folder| Arc::clone(&folder.keys))).unwrap_or_default();
             folders.insert(tenant.clone(), Arc::new(TenantFolder { digest: read.digest, keys, is_broken }));
         }
         let tenants = Self { signer: signer.clone(), path: written.path.clone(), folders };
-        problems.extend(truncate_similar(wrong.into_iter(), &tenants.location()));
+        problems.extend(truncate_similar(contained.into_iter(), &tenants.location()));
         tenants
     }
 
@@ -69,7 +71,7 @@ impl TenantKeyrings {
         self.folders.len()
     }
 
-    /// Those whose folder is broken.
+    /// Returns the tenants whose folder has a problem.
     pub(super) fn broken(&self) -> impl Iterator<Item = &TenantName> {
         self.folders.iter().filter(|(_, folder)| folder.is_broken).map(|(tenant, _)| tenant)
     }
@@ -78,34 +80,36 @@ impl TenantKeyrings {
         format!("below {}", self.path.display())
     }
 
-    /// Of tenants that have no key, or soon will have none.
-    pub(super) fn warnings(&self, place: SourceSpan, now: Timestamp) -> impl Iterator<Item = Problem> {
-        let whole = self.folders.iter().filter(|(_, folder)| !folder.is_broken);
-        whole.filter_map(move |(tenant, folder)| {
-            let gap = folder.keys.gap(format_args!("the tenant {tenant} of the signer {}", self.signer), now)?;
+    /// Returns a warning for each tenant that has no key, or soon will have none.
+    pub(super) fn warnings(&self, span: SourceSpan, now: Timestamp) -> impl Iterator<Item = Problem> {
+        let readable = self.folders.iter().filter(|(_, folder)| !folder.is_broken);
+        readable.filter_map(move |(tenant, folder)| {
+            let gap =
+                folder.keys.upcoming_gap(format_args!("the tenant {tenant} of the signer {}", self.signer), now)?;
             let help = format!(
                 "put a key into {}; its webhooks are refused meanwhile",
                 self.path.join(tenant.as_str()).display()
             );
-            Some(Problem::warning(WarningCode::NoKeyInForce, Some(place), gap.message).help(help))
+            Some(Problem::warning(WarningCode::NoKeyInForce, Some(span), gap.message).help(help))
         })
     }
 }
 
-/// What is wrong with a file.
-struct KeyFileFault<'a> {
-    before: &'static str,
+/// A problem of the file of a key.
+struct KeyFileProblem<'a> {
+    prefix: &'static str,
     file: &'a str,
     message: String,
     help: String,
 }
 
-/// `None`: a fault was told. Without the keys at fault the tenant would have fewer than it thinks.
-fn keyring<'a>(
-    known_as: &str,
+/// Compiles the keys of a folder. Returns `None` after a problem: without the rejected key, the tenant would have fewer
+/// keys than it has files.
+fn compile_keyring<'a>(
+    scheme_name: &str,
     scheme: &dyn Scheme,
     read: &'a KeyFolder,
-    fault: &mut impl FnMut(KeyFileFault<'a>),
+    report: &mut impl FnMut(KeyFileProblem<'a>),
 ) -> Option<Keyring> {
     let mut keys = Vec::with_capacity(read.keys.len());
     for file in &read.keys {
@@ -115,17 +119,18 @@ fn keyring<'a>(
                 keys.push(SignerKey { id: file.id.clone(), from: file.from, until: file.until, secret, public });
             }
             Err(KeyParseError { message, help }) => {
-                fault(KeyFileFault { before: "the secret in", file: file.file_name(), message, help })
+                report(KeyFileProblem { prefix: "the secret in", file: file.file_name(), message, help })
             }
         }
     }
     let starts: Vec<KeyStart<'_>> = read.keys.iter().map(|file| (&file.id, file.from)).collect();
-    let twins: Vec<_> = same_start(&starts).filter(|_| scheme.carries_one()).collect();
-    for (first, second) in &twins {
+    let conflicts: Vec<_> = same_start(&starts).filter(|_| scheme.is_single_signature()).collect();
+    for (first, second) in &conflicts {
         let message = format!("begins at the same time as {}", read.keys[*first].file_name());
-        let help = format!("{known_as} carries one signature: say in the newer key's name when it takes over, .from-…");
-        fault(KeyFileFault { before: "the key", file: read.keys[*second].file_name(), message, help });
+        let help =
+            format!("{scheme_name} carries one signature: say in the newer key's name when it takes over, .from-…");
+        report(KeyFileProblem { prefix: "the key", file: read.keys[*second].file_name(), message, help });
     }
-    let is_whole = keys.len() == read.keys.len() && twins.is_empty();
-    is_whole.then(|| Keyring::new(keys))
+    let is_complete = keys.len() == read.keys.len() && conflicts.is_empty();
+    is_complete.then(|| Keyring::new(keys))
 }

@@ -1,5 +1,5 @@
 //! Twilio: `X-Twilio-Signature`, by the account's auth token (HMAC-SHA1) or by a shared key (HMAC-SHA256).
-//! What do Twilio's libraries validate?
+//! Which signature do Twilio's libraries validate?
 //!
 //! <https://www.twilio.com/docs/usage/webhooks/webhooks-security>, and `request_validator.py` of twilio-python, which
 //! knows shared keys since 9.13.
@@ -7,30 +7,34 @@
 use std::collections::BTreeSet;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use http::{HeaderName, header::CONTENT_TYPE};
 
 use super::algorithm::Algorithm;
 use super::error::{KeyParseError, SignError};
-use super::key::{SecretKey, base64, hex, new_shared, shared};
+use super::key::{SecretKey, base64, generate_shared_secret, parse_shared_secret};
 use super::scheme::{Headers, Mutations, Scheme, SchemeSpec, SignerKey, SigningInput, header};
 use crate::config::{self, Encoding, HmacAlgorithm, Problem};
 
 static SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-signature");
-/// Beside signatures by shared keys alone.
+/// The header that names the shared key; signatures by the auth token have none.
 static SETTINGS: HeaderName = HeaderName::from_static("x-twilio-webhooks-signature-settings");
 
 /// The query parameter that carries the hash of a body that is no form.
 const BODY_HASH: &str = "bodySHA256";
 
-/// Sorting a body that is all separators would take a hundred times its memory. Frameworks take fewer: PHP 1000
-/// (`max_input_vars`), Node's body-parser 1000 (`parameterLimit`).
+/// The parameters of a form: sorting a body that is all separators would take a hundred times its memory. Frameworks
+/// accept fewer: PHP 1000 (`max_input_vars`), Node's body-parser 1000 (`parameterLimit`).
 const PARAMETERS_MAX: usize = 4096;
 
-pub(super) const KNOWN: SchemeSpec = SchemeSpec {
+pub(super) const SPEC: SchemeSpec = SchemeSpec {
     name: "twilio",
     options: &["algorithm"],
     build,
-    new_keys: &[(Algorithm::HmacSha1, || new_shared("", hex)), (Algorithm::HmacSha256, || new_shared("", hex))],
+    new_keys: &[
+        (Algorithm::HmacSha1, || generate_shared_secret("", |bytes| HEXLOWER.encode(bytes))),
+        (Algorithm::HmacSha256, || generate_shared_secret("", |bytes| HEXLOWER.encode(bytes))),
+    ],
 };
 
 struct Twilio {
@@ -51,51 +55,51 @@ fn build(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Box<dy
 }
 
 impl Scheme for Twilio {
-    /// Both, whichever it signs by: settings of somebody else's would have the receiver verify by another algorithm.
+    /// Both headers, whatever the algorithm: settings from the client would make the receiver verify by another one.
     fn headers(&self) -> Vec<HeaderName> {
         vec![SIGNATURE.clone(), SETTINGS.clone()]
     }
 
-    fn carries_one(&self) -> bool {
+    fn is_single_signature(&self) -> bool {
         true
     }
 
     fn parse_key(&self, secret: &[u8]) -> Result<SecretKey, KeyParseError> {
-        shared(self.algorithm, Encoding::Text, secret)
+        parse_shared_secret(self.algorithm, Encoding::Text, secret)
     }
 
-    /// The hash of a body that is no form goes into the URL that is requested, and is signed with it.
-    fn mutations(&self, draft: &SigningInput<'_>) -> Result<Mutations, SignError> {
-        let query = draft.path_and_query.split_once('?').map(|(_, query)| query);
+    /// Adds the hash of a body that is no form to the URL, with which it is signed.
+    fn mutations(&self, input: &SigningInput<'_>) -> Result<Mutations, SignError> {
+        let query = input.path_and_query.split_once('?').map(|(_, query)| query);
         let parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-        let there: Vec<_> = parameters.filter(|(name, _)| name == BODY_HASH).collect();
-        if draft.body.is_empty() || is_form(draft) {
+        let body_hashes: Vec<_> = parameters.filter(|(name, _)| name == BODY_HASH).collect();
+        if input.body.is_empty() || is_form(input) {
             const HASHED: &str = "the query has a bodySHA256, and receivers would look for a body that is no form";
-            return if there.is_empty() { Ok(Mutations::default()) } else { Err(SignError::Unsignable(HASHED)) };
+            return if body_hashes.is_empty() { Ok(Mutations::default()) } else { Err(SignError::Unsignable(HASHED)) };
         }
-        let hash = hex(digest(&SHA256, draft.body).as_ref());
-        match there.as_slice() {
+        let hash = HEXLOWER.encode(digest(&SHA256, input.body).as_ref());
+        match body_hashes.as_slice() {
             [] => {
                 let separator = match query {
                     None => "?",
                     Some("") => "",
                     Some(_) => "&",
                 };
-                let path_and_query = format!("{}{separator}{BODY_HASH}={hash}", draft.path_and_query);
+                let path_and_query = format!("{}{separator}{BODY_HASH}={hash}", input.path_and_query);
                 Ok(Mutations { path_and_query: Some(path_and_query), headers: vec![] })
             }
-            [(_, there)] if *there == hash => Ok(Mutations::default()),
+            [(_, sent)] if *sent == hash => Ok(Mutations::default()),
             _ => Err(SignError::Unsignable("the query has a bodySHA256 that is not the body's")),
         }
     }
 
-    fn sign(&self, draft: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
+    fn sign(&self, input: &SigningInput<'_>, keys: &[&SignerKey]) -> Result<Headers, SignError> {
         let key = keys.first().ok_or(SignError::NoActiveKey)?;
-        let form = if is_form(draft) { draft.body } else { b"" };
+        let form = if is_form(input) { input.body } else { b"" };
         if form.split(|byte| *byte == b'&').nth(PARAMETERS_MAX).is_some() {
             return Err(SignError::Unsignable("the form has more parameters than receivers take"));
         }
-        let text = text(&draft.url(), form_urlencoded::parse(form));
+        let text = string_to_sign(&input.url(), form_urlencoded::parse(form));
         let mut headers = vec![header(SIGNATURE.clone(), &base64(&key.secret.sign(&[text.as_bytes()])?))?];
         if self.algorithm == HmacAlgorithm::Sha256 {
             headers.push(header(SETTINGS.clone(), &format!("key={},algorithm=HMAC_SHA256", key.id))?);
@@ -104,13 +108,13 @@ impl Scheme for Twilio {
     }
 }
 
-fn is_form(draft: &SigningInput<'_>) -> bool {
-    let essence = draft.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()?.split(';').next());
+fn is_form(input: &SigningInput<'_>) -> bool {
+    let essence = input.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()?.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
-/// The URL, then each parameter once by each of its values, sorted, with nothing between.
-fn text<T: AsRef<str> + Ord>(url: &str, parameters: impl Iterator<Item = (T, T)>) -> String {
+/// Returns the URL, then the sorted parameters and values without separators. Duplicates occur once.
+fn string_to_sign<T: AsRef<str> + Ord>(url: &str, parameters: impl Iterator<Item = (T, T)>) -> String {
     let sorted: BTreeSet<(T, T)> = parameters.collect();
     sorted.iter().fold(url.to_owned(), |text, (name, value)| text + name.as_ref() + value.as_ref())
 }
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn published_texts_have_the_published_signatures() {
+    fn twilio_signature_matches_published_vectors() {
         let vectors = vectors();
         for (list, secret, algorithm) in
             [("sha1", "auth_token", HmacAlgorithm::Sha1), ("sha256", "secret", HmacAlgorithm::Sha256)]
@@ -146,16 +150,16 @@ mod tests {
             for vector in vectors[list].as_array().unwrap() {
                 let field = |name: &str| vector[name].as_str().unwrap();
                 let key = SecretKey::hmac(algorithm, field(secret).as_bytes());
-                let text = text(field("signed_url"), parameters(vector).into_iter());
+                let text = string_to_sign(field("signed_url"), parameters(vector).into_iter());
                 assert_eq!(base64(&key.sign(&[text.as_bytes()]).unwrap()), field("expected"), "{}", field("name"));
             }
         }
         assert_eq!(vectors["sha1"].as_array().unwrap().len(), 22);
     }
 
-    /// Those without the parts of a URL that no target has: a user, an explicit default port, a path of other letters.
+    /// Vectors whose URL no target has are skipped: those with a user or an explicit default port.
     #[test]
-    fn webhooks_are_signed_as_published() {
+    fn twilio_signs_webhooks_like_published_vectors() {
         let mut count = 0;
         for vector in vectors()["sha1"].as_array().unwrap() {
             let url = vector["signed_url"].as_str().unwrap();
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_form_is_hashed_into_the_url() {
+    fn twilio_hashes_a_body_that_is_no_form_into_the_url() {
         let vectors = vectors();
         let (body, hash) =
             ("{\"property\": \"value\", \"boolean\": true}", &vectors["bodies"][0]["expected_sha256_hex"]);
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_has_an_end() {
+    fn twilio_refuses_forms_with_too_many_parameters() {
         let sign = |count: usize| {
             let body = "a&".repeat(count - 1) + "a";
             Sample { fields: vec![FORM], ..Sample::body(&body) }
@@ -233,14 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_key_is_named() {
+    fn twilio_names_the_shared_key() {
         let scheme = Twilio { algorithm: HmacAlgorithm::Sha256 };
         let signed = Sample { fields: vec![FORM], ..Sample::body("a=1") }.sign(&scheme, &["12345"]).unwrap();
         assert_eq!(signed[1], (SETTINGS.to_string(), "key=k0,algorithm=HMAC_SHA256".to_owned()));
     }
 
     #[test]
-    fn it_has_two_algorithms() {
+    fn twilio_supports_hmac_sha1_and_sha256_only() {
         let mut problems = vec![];
         let with = |algorithm| config::Signer { algorithm: Some(at(5, algorithm)), ..signer("twilio") };
         assert!(build(&with(HmacAlgorithm::Sha256), &mut problems).is_some() && problems.is_empty());

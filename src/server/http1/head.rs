@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::body::Framing;
+use crate::net::http_client::has_close_option;
 use crate::server::request_error::{
     FIELDS_MAX, HEAD_MAX, InvalidRequest, RequestError, TARGET_MAX, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad_request,
     check_method, check_target, expects_continue,
@@ -224,12 +225,10 @@ fn parse_content_length(text: &[u8]) -> Option<u64> {
 /// Returns whether the client allows the connection to persist (RFC 9112 §9.3). A proxy gives HTTP/1.0 clients no
 /// persistent connection (RFC 9112 §C.2.2).
 fn allows_keep_alive(fields: &HeaderMap, version: Version) -> bool {
-    let says_close = |value: &HeaderValue| {
-        value.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-    };
+    static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     version == Version::HTTP_11
-        && !fields.get_all(header::CONNECTION).iter().any(says_close)
-        && !fields.get_all("proxy-connection").iter().any(says_close)
+        && !has_close_option(fields, &header::CONNECTION)
+        && !has_close_option(fields, &PROXY_CONNECTION)
 }
 
 #[cfg(test)]

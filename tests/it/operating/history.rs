@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
-use outgate::config::{self, snapshot};
+use data_encoding::HEXLOWER;
+use outgate::config;
 use outgate::history::{History, restore};
 use support::control::{asked, json, placed, run, said, status};
 use support::scene::{Scene, config as scene_config, scene_of};
@@ -181,7 +182,7 @@ fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
     let include = folder.path("conf.d/a.toml").display().to_string();
     let texts = fs::read_to_string(kept.join("texts.json")).unwrap();
     let named = texts.replacen("conf.d/*.toml", "link.pem", 1);
-    let hash = |text: &str| snapshot::hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    let hash = |text: &str| HEXLOWER.encode(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
     for text in [&texts, &named] {
         fs::write(kept.join("texts.json"), text).unwrap();
         let entry = entry.replace(&include, link.to_str().unwrap()).replace(&hash(&texts), &hash(text));
@@ -575,7 +576,7 @@ fn history_keeps_keyed_digests_of_secrets() {
     while entry().is_err() {
         assert!(Instant::now() < deadline, "no entry");
     }
-    let plain = snapshot::hex(digest::digest(&digest::SHA256, &fs::read(&key).unwrap()).as_ref());
+    let plain = HEXLOWER.encode(digest::digest(&digest::SHA256, &fs::read(&key).unwrap()).as_ref());
     let kept: serde_json::Value = serde_json::from_str(&entry().unwrap()).unwrap();
     assert!(kept["contents"][key.to_str().unwrap()].is_string() && !kept.to_string().contains(&plain), "{kept:#}");
     let loaded = config::load(&folder.path("config.toml")).unwrap();

@@ -134,15 +134,14 @@ impl Replace for str {
 
 /// The builder's own tests: a change that changes nothing must fail.
 mod tests {
-    use super::Config;
-
     const TEXT: &str =
         "[server]\nlisten = [\"a\"]\n[[routes]]\nname = \"one\"\n[[routes]]\nname = \"two\"\nports = [1]\n";
 
     #[test]
     fn a_change_of_a_configuration_that_matches_nothing_panics() {
-        let config = Config::parse(TEXT);
-        let changes: [(&str, fn(&Config) -> Config); 8] = [
+        let config = super::Config::parse(TEXT);
+        type Change = fn(&super::Config) -> super::Config;
+        let changes: [(&str, Change); 8] = [
             ("the key is misspelt", |config| config.set("server.liste", ["b"])),
             ("one route lacks the key", |config| config.set("routes.*.ports", [2])),
             ("no such route", |config| config.set("routes.three.ports", [2])),
@@ -160,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_change_of_a_configuration_reaches_its_key_and_no_other() {
-        let config = Config::parse(TEXT)
+        let config = super::Config::parse(TEXT)
             .set("server.listen", ["b"])
             .add("limits.few.concurrency", 1)
             .add("routes.*.limits", ["few"])
@@ -169,7 +168,7 @@ mod tests {
             .remove("routes.two.name");
         let expected = "[server]\nlisten = [\"b\"]\n[limits.few]\nconcurrency = 1\n[[routes]]\nname = \"one\"\n\
                         limits = [\"few\"]\n[[routes]]\nports = [1, 2]\nlimits = [\"few\"]\n[[routes]]\nname = \"three\"\n";
-        assert_eq!(config, Config::parse(expected));
-        assert_eq!(Config::parse(&config.to_string()), config);
+        assert_eq!(config, super::Config::parse(expected));
+        assert_eq!(super::Config::parse(&config.to_string()), config);
     }
 }

@@ -1,5 +1,5 @@
-//! Signers and their keys, in time.
-//! Which key signs when, and what is an operator told?
+//! Tests of signers and of their keys in time.
+//! Which key signs at which time, and which problems are reported?
 
 use super::*;
 use crate::config::{HmacAlgorithm, Secret, SigningKey};
@@ -31,7 +31,7 @@ fn compiled(scheme: &str, keys: Vec<Located<SigningKey>>) -> (Option<Arc<Signer>
 }
 
 #[test]
-fn problems_of_what_is_written() {
+fn signers_compile_reports_each_problem() {
     let scheme = "standard-webhooks";
     let mut short = key(20, "a", None, None);
     short.value.secret.value = Secret::new(b"whsec_c2hvcnQ=".to_vec());
@@ -53,7 +53,7 @@ fn problems_of_what_is_written() {
 }
 
 #[test]
-fn keys_in_force_the_newest_first_and_gaps_told_in_time() {
+fn signer_lists_active_keys_newest_first_and_warns_of_gaps() {
     let keys = vec![
         key(20, "first", None, Some("2027-02-01")),
         key(30, "second", Some("2027-01-15"), Some("2027-03-01")),
@@ -74,14 +74,14 @@ fn keys_in_force_the_newest_first_and_gaps_told_in_time() {
         ("2027-03-10T00:00:00Z", &["third"], None),
     ] {
         let time: Timestamp = time.parse().unwrap();
-        let ids: Vec<&str> = signer.keys_of(None).unwrap().in_force(time).map(|key| key.id.as_str()).collect();
+        let ids: Vec<&str> = signer.keys_of(None).unwrap().active_keys(time).map(|key| key.id.as_str()).collect();
         assert_eq!(ids, expected, "{time}");
         assert_eq!(messages(&signer.problems(time)), Vec::from_iter(problem.cloned()), "{time}");
     }
 }
 
 #[test]
-fn ids_that_may_be_kept() {
+fn webhook_ids_are_restricted_to_safe_characters() {
     for (id, expected) in [
         ("msg_p5jXN8AQM9LWM0D4loKWxJek", true),
         ("a", true),
@@ -98,7 +98,7 @@ fn ids_that_may_be_kept() {
 }
 
 #[test]
-fn a_scheme_takes_its_own_options() {
+fn signing_schemes_refuse_options_of_other_schemes() {
     let (text, number) = (|start| Some(at(start, "{body}".to_owned())), |start| Some(at(start, HmacAlgorithm::Sha1)));
     let full = |scheme: &str| config::Signer {
         keys: vec![key_of(scheme, 20, "a", None, None)],
@@ -118,7 +118,7 @@ fn a_scheme_takes_its_own_options() {
 }
 
 #[test]
-fn one_signature_is_the_newest_keys() {
+fn single_signature_schemes_sign_with_the_newest_key() {
     for scheme in ["github", "slack", "shopify", "twilio", "sendgrid"] {
         let key = |start, id, from| key_of(scheme, start, id, from, None);
         let (signer, problems) = compiled(scheme, vec![key(20, "old", None), key(30, "new", Some("2027-01-15"))]);
@@ -145,7 +145,7 @@ fn one_signature_is_the_newest_keys() {
 }
 
 #[test]
-fn every_new_key_is_taken_by_its_scheme() {
+fn signing_schemes_parse_their_generated_keys() {
     for scheme in crate::policy::sign::schemes() {
         let headers = (scheme == "hmac").then(|| vec![at(33, "X-A: {signature}".to_owned())]);
         let keys = vec![key_of(scheme, 20, "a", None, None)];
@@ -158,7 +158,7 @@ fn every_new_key_is_taken_by_its_scheme() {
 }
 
 #[test]
-fn public_halves_are_published_from_before_they_sign_until_they_end() {
+fn public_keys_are_published_before_they_sign_until_they_end() {
     let keys = |scheme| {
         vec![
             key_of(scheme, 20, "ended", None, Some("2027-01-01")),

@@ -1,5 +1,5 @@
 //! The components that a signature covers (RFC 9421 §2): derived ones, fields, and members of fields.
-//! What does a component identifier stand for in a webhook that leaves?
+//! Which value does a component identifier have in a webhook?
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -11,10 +11,11 @@ use crate::policy::sign::error::SignError;
 use crate::policy::sign::scheme::SigningInput;
 
 /// The derived components of a request that take no parameter (RFC 9421 §2.2).
-const DERIVED: [&str; 7] = ["@method", "@target-uri", "@authority", "@scheme", "@request-target", "@path", "@query"];
+const DERIVED_COMPONENTS: [&str; 7] =
+    ["@method", "@target-uri", "@authority", "@scheme", "@request-target", "@path", "@query"];
 
-/// Fields that the receiver does not get as they are signed: each hop has its own, or HTTP/2 has none.
-const OF_ONE_HOP: [&str; 14] = [
+/// Fields that cannot be covered: each hop has its own, or HTTP/2 has none.
+const HOP_BY_HOP: [&str; 14] = [
     "connection",
     "content-length",
     "expect",
@@ -32,7 +33,7 @@ const OF_ONE_HOP: [&str; 14] = [
 ];
 
 /// Structured fields whose type is known, for the parameter `sf` (RFC 9421 §2.1.1).
-const STRUCTURED: [(&str, StructuredType); 8] = [
+const STRUCTURED_FIELDS: [(&str, StructuredType); 8] = [
     ("accept-ch", StructuredType::List),
     ("cache-status", StructuredType::List),
     ("content-digest", StructuredType::Dictionary),
@@ -50,7 +51,7 @@ enum StructuredType {
     Item,
 }
 
-/// What one signature covers of a webhook.
+/// A part of a webhook that a signature covers.
 #[derive(Debug)]
 pub(super) struct Component {
     /// The name in quotes, and the parameters, as RFC 9651 §4.1.3 serializes them.
@@ -61,25 +62,25 @@ pub(super) struct Component {
 #[derive(Debug)]
 enum ComponentSource {
     Derived(&'static str),
-    /// The value of one parameter of the query, whose name is given as it stands in the query.
+    /// The value of the query parameter with this encoded name.
     QueryParam(String),
     Field(HeaderName, FieldForm),
 }
 
-/// How the value of a field stands in the signature base.
+/// The form of a field's value in the signature base.
 #[derive(Debug)]
 enum FieldForm {
     Lines,
     Strict(StructuredType),
-    /// The member of this key (RFC 9421 §2.1.2).
+    /// The dictionary member of this key (RFC 9421 §2.1.2).
     Member(String),
     /// Each line as a byte sequence (RFC 9421 §2.1.3).
     Bytes,
 }
 
 impl Component {
-    /// Reads an identifier, whose name may stand without its quotes: `@method`, `x-event;bs`, `"priority";key="u"`. The
-    /// error goes on after the identifier.
+    /// Parses an identifier, whose name may have no quotes: `@method`, `x-event;bs`, `"priority";key="u"`. The error
+    /// continues a sentence that begins with the identifier.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let quoted = match text.find(';') {
             _ if text.starts_with('"') => text.to_owned(),
@@ -97,57 +98,57 @@ impl Component {
                 _ => return Err("needs the name of the query parameter: @query-param;name=\"NAME\"".into()),
             },
             "@status" => return Err("is a component of responses".into()),
-            name if name.starts_with('@') => match DERIVED.into_iter().find(|known| *known == name) {
+            name if name.starts_with('@') => match DERIVED_COMPONENTS.into_iter().find(|known| *known == name) {
                 Some(known) if parameters.is_empty() => ComponentSource::Derived(known),
                 Some(_) => return Err("takes no parameter in a request".into()),
-                None => return Err(format!("is not known; there is: {}, @query-param", DERIVED.join(", "))),
+                None => return Err(format!("is not known; there is: {}, @query-param", DERIVED_COMPONENTS.join(", "))),
             },
-            name => field(name, &parameters)?,
+            name => parse_field(name, &parameters)?,
         };
         Ok(Self { identifier: item.serialize(), part })
     }
 
-    /// The member of `Signature-Agent` that belongs to the signature with this label.
-    pub(super) fn agent_of(label: &str) -> Self {
+    /// Returns the member of `Signature-Agent` that belongs to the signature with this label.
+    pub(super) fn agent_member(label: &str) -> Self {
         let part = ComponentSource::Field(super::SIGNATURE_AGENT.clone(), FieldForm::Member(label.to_owned()));
         Self { identifier: format!("\"signature-agent\";key=\"{label}\""), part }
     }
 
-    /// Whether it is the whole of this field, in any form.
-    pub(super) fn is_field(&self, name: &HeaderName) -> bool {
+    /// Returns whether the component is the whole of this field, in any form.
+    pub(super) fn covers_field(&self, name: &HeaderName) -> bool {
         matches!(&self.part, ComponentSource::Field(field, FieldForm::Lines | FieldForm::Strict(_) | FieldForm::Bytes) if field == name)
     }
 
-    pub(super) fn names_field(&self, name: &HeaderName) -> bool {
+    pub(super) fn refers_to_field(&self, name: &HeaderName) -> bool {
         matches!(&self.part, ComponentSource::Field(field, _) if field == name)
     }
 
-    /// Whether it says which host the webhook is for.
+    /// Returns whether the component contains the host of the target.
     pub(super) fn is_destination(&self) -> bool {
         matches!(self.part, ComponentSource::Derived("@authority" | "@target-uri"))
     }
 
-    /// Its value in the signature base. `None`: the request has no such field, member or parameter.
-    pub(super) fn value(&self, draft: &SigningInput<'_>, fields: &HeaderMap) -> Result<Option<String>, SignError> {
+    /// Returns the value in the signature base; `None` if the request has no such field, member or parameter.
+    pub(super) fn value(&self, input: &SigningInput<'_>, fields: &HeaderMap) -> Result<Option<String>, SignError> {
         match &self.part {
-            ComponentSource::Derived("@target-uri") => Ok(Some(draft.url())),
-            ComponentSource::Derived("@scheme") => Ok(Some(draft.target.scheme.as_str().to_owned())),
+            ComponentSource::Derived("@target-uri") => Ok(Some(input.url())),
+            ComponentSource::Derived("@scheme") => Ok(Some(input.target.scheme.as_str().to_owned())),
             ComponentSource::Derived(name) => {
-                // In origin-form: the authority is that of `Host`, the target's.
+                // The target is in origin-form; `Host` has the authority of the target.
                 let sent =
-                    SignableRequest { method: draft.method, target: draft.path_and_query, fields, has_body: true };
+                    SignableRequest { method: input.method, target: input.path_and_query, fields, has_body: true };
                 sent.component(name).map(|value| Some(value.into_owned())).map_err(SignError::Unsignable)
             }
-            ComponentSource::QueryParam(name) => query_param(draft.path_and_query, name),
+            ComponentSource::QueryParam(name) => query_param(input.path_and_query, name),
             ComponentSource::Field(name, form) => match fields.get_all(name).iter().collect::<Vec<_>>()[..] {
                 [] => Ok(None),
-                ref lines => form.of(lines),
+                ref lines => form.value_of(lines),
             },
         }
     }
 }
 
-fn field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<ComponentSource, String> {
+fn parse_field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<ComponentSource, String> {
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err(format!("is not in lower case: write {}", name.to_ascii_lowercase()));
     }
@@ -155,14 +156,14 @@ fn field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<ComponentSource
     match name {
         "host" => return Err("is not there in HTTP/2: cover @authority".into()),
         "signature" | "signature-input" => return Err("has the signature itself, which cannot cover it".into()),
-        name if OF_ONE_HOP.contains(&name) || name.starts_with("outgate-") => {
+        name if HOP_BY_HOP.contains(&name) || name.starts_with("outgate-") => {
             return Err("is of one hop alone: the receiver gets another, or none".into());
         }
         _ => {}
     }
     let form = match parameters {
         [] => FieldForm::Lines,
-        [("sf", BareItem::Boolean(true))] => match STRUCTURED.iter().find(|(known, _)| *known == name) {
+        [("sf", BareItem::Boolean(true))] => match STRUCTURED_FIELDS.iter().find(|(known, _)| *known == name) {
             Some((_, structure)) => FieldForm::Strict(*structure),
             None => return Err("takes no `sf`: the type of the field is not known here; leave `sf` out".into()),
         },
@@ -175,7 +176,7 @@ fn field(name: &str, parameters: &[(&str, &BareItem)]) -> Result<ComponentSource
 }
 
 impl FieldForm {
-    fn of(&self, lines: &[&HeaderValue]) -> Result<Option<String>, SignError> {
+    fn value_of(&self, lines: &[&HeaderValue]) -> Result<Option<String>, SignError> {
         const NOT_ASCII: SignError = SignError::Unsignable("a field that the signature covers is not ASCII");
         const NOT_STRUCTURED: SignError =
             SignError::Unsignable("a field that the signature covers is no structured field (RFC 9651)");
@@ -206,7 +207,7 @@ impl FieldForm {
     }
 }
 
-/// RFC 9421 §2.2.8: percent-encoded anew, and not to be covered if it is there twice.
+/// Returns the parameter, percent-encoded again (RFC 9421 §2.2.8). A parameter that occurs twice cannot be covered.
 fn query_param(path_and_query: &str, name: &str) -> Result<Option<String>, SignError> {
     let query = path_and_query.split_once('?').map_or("", |(_, query)| query);
     // A space is `+` in a form, and `%20` in a component.
@@ -226,7 +227,7 @@ mod tests {
     use crate::policy::sign::fixture::Sample;
 
     #[test]
-    fn component_values_are_those_of_rfc_9421() {
+    fn components_have_the_values_of_rfc_9421() {
         let fields = vec![
             ("x-empty", ""),
             ("x-two", "a "),
@@ -263,12 +264,12 @@ mod tests {
             ("x-none", None),
         ] {
             let component = Component::parse(identifier).unwrap();
-            let value = sample.drafted(|draft| component.value(draft, draft.headers)).unwrap();
+            let value = sample.with_input(|input| component.value(input, input.headers)).unwrap();
             assert_eq!(value.as_deref(), expected, "{identifier}");
         }
         for identifier in ["@query-param;name=\"twice\"", "x-obs", "x-obs;key=\"a\""] {
             let component = Component::parse(identifier).unwrap();
-            assert!(sample.drafted(|draft| component.value(draft, draft.headers)).is_err(), "{identifier}");
+            assert!(sample.with_input(|input| component.value(input, input.headers)).is_err(), "{identifier}");
         }
     }
 

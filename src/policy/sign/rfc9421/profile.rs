@@ -1,5 +1,5 @@
-//! What an operator says of message signatures: tag, label, covered components, lifetime and key directory.
-//! Does such a signature prove anything to a receiver?
+//! The options of message signatures: tag, label, covered components, lifetime and key directory.
+//! Does a signature with these options prove anything to a receiver?
 
 use std::time::Duration;
 
@@ -10,62 +10,66 @@ use crate::config::{self, Located, Problem};
 /// The keys of `[signers.NAME]` that are for message signatures.
 pub(in crate::policy::sign) const OPTIONS: &[&str] = &["tag", "label", "components", "lifetime", "signature_agent"];
 
-/// What is covered by default, each where the request has it. Not `@target-uri` or `@scheme`, which a receiver behind a
-/// load balancer does not know; not `Host`, which HTTP/2 does not have.
+/// The components that are covered by default, if the request has them. A receiver behind a load balancer does not know
+/// `@target-uri` and `@scheme`, and HTTP/2 has no `Host`.
 const COMPONENTS: [&str; 7] =
     ["@method", "@authority", "@path", "@query", "content-digest", "content-type", "webhook-id"];
-/// Components of one signature: each is a line of text that is signed.
+/// The components of one signature at most: each is a line of the signed text.
 const COMPONENTS_MAX: usize = 64;
-/// As long as Standard Webhooks tolerates.
+/// The default lifetime: the tolerance of Standard Webhooks.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// The most that the draft of Web Bot Auth allows.
+/// The longest lifetime that the draft of Web Bot Auth allows.
 const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
-/// What a signature is for (RFC 9421 §2.3): one for another purpose is no signature of a webhook.
+/// The default tag, which says the purpose of a signature (RFC 9421 §2.3).
 const TAG: &str = "webhook";
 const WEB_BOT_AUTH: &str = "web-bot-auth";
-/// Further labels are numbered: sig1, sig2.
+/// The prefix of default labels, which are numbered: sig1, sig2.
 const LABEL: &str = "sig";
-/// Characters of a tag or label.
+/// The characters of a tag or label at most.
 const TEXT_MAX: usize = 64;
 
+/// The compiled options of message signatures.
 pub(super) struct SignatureProfile {
     pub(super) tag: String,
-    /// `None`: `sig1`, `sig2` and so on.
+    /// `None` if labels are `sig1`, `sig2` and so on.
     label: Option<String>,
     pub(super) components: Vec<Component>,
-    /// From `created` to `expires`, in seconds.
+    /// The seconds between `created` and `expires`.
     pub(super) lifetime: i64,
     /// The URL that `Signature-Agent` names.
     pub(super) agent: Option<String>,
 }
 
 impl SignatureProfile {
-    /// All problems are reported; with one there is no profile.
+    /// Compiles the options. Reports every problem, and returns `None` if there is one.
     pub(super) fn compile(written: &config::Signer, problems: &mut Vec<Problem>) -> Option<Self> {
         let (before, written, scheme) = (problems.len(), &written.signature_params, written.scheme.span);
-        let mut wrong = |problem: Problem, help: &str| problems.push(problem.help(help));
+        let mut report = |problem: Problem, help: &str| problems.push(problem.help(help));
         let tag = written.tag.as_ref().map_or(TAG, |tag| tag.as_str());
         if let Some(written) = &written.tag
             && !is_text(tag)
         {
-            wrong(Problem::at(written.span, "no tag"), "1 to 64 characters of visible ASCII, without \" and \\");
+            report(Problem::at(written.span, "no tag"), "1 to 64 characters of visible ASCII, without \" and \\");
         }
         if let Some(label) = &written.label
             && !is_label(label)
         {
             let help = "a lower-case letter, then up to 63 of a-z, 0-9, _ - . * (RFC 9651 §3.1.2)";
-            wrong(Problem::at(label.span, format!("{:?} is no label", label.value)), help);
+            report(Problem::at(label.span, format!("{:?} is no label", label.value)), help);
         }
         let lifetime = written.lifetime.as_ref().map_or(LIFETIME, |lifetime| lifetime.value);
         if let Some(written) = &written.lifetime
             && (lifetime.subsec_nanos() > 0 || lifetime.is_zero() || lifetime > LIFETIME_MAX)
         {
-            wrong(Problem::at(written.span, "no lifetime of a signature"), "whole seconds, from \"1s\" to \"24h\"");
+            report(Problem::at(written.span, "no lifetime of a signature"), "whole seconds, from \"1s\" to \"24h\"");
         }
         if let Some(agent) = &written.signature_agent
             && !(agent.starts_with("https://") && agent.len() > "https://".len() && is_visible(agent))
         {
-            wrong(Problem::at(agent.span, "no URL of a key directory"), "signature_agent = \"https://signer.example\"");
+            report(
+                Problem::at(agent.span, "no URL of a key directory"),
+                "signature_agent = \"https://signer.example\"",
+            );
         }
         let mut components: Vec<Component> = Vec::new();
         let default = COMPONENTS.map(|name| Located { value: name.to_owned(), span: scheme });
@@ -73,19 +77,19 @@ impl SignatureProfile {
         for text in list {
             match Component::parse(text) {
                 Ok(component) if components.iter().any(|other| other.identifier == component.identifier) => {
-                    wrong(Problem::at(text.span, format!("{} is there twice", text.value)), "cover it once");
+                    report(Problem::at(text.span, format!("{} is there twice", text.value)), "cover it once");
                 }
                 Ok(component) => components.push(component),
                 Err(why) => {
                     let help =
                         "an identifier of RFC 9421 §2: \"@authority\", \"content-type\", \"x-dict;key=\\\"a\\\"\"";
-                    wrong(Problem::at(text.span, format!("the component {:?} {why}", text.value)), help);
+                    report(Problem::at(text.span, format!("the component {:?} {why}", text.value)), help);
                 }
             }
         }
-        let place = list.first().map_or(scheme, |first| first.span);
+        let span = list.first().map_or(scheme, |first| first.span);
         if list.len() > COMPONENTS_MAX {
-            wrong(Problem::at(place, format!("{} components", list.len())), "64 at most");
+            report(Problem::at(span, format!("{} components", list.len())), "64 at most");
         }
         let agent = written.signature_agent.as_ref().map(|agent| agent.value.clone());
         let profile = Self {
@@ -96,25 +100,25 @@ impl SignatureProfile {
             agent,
         };
         if problems.len() == before {
-            profile.judge(place, problems);
+            profile.check_coverage(span, problems);
         }
         (problems.len() == before).then_some(profile)
     }
 
-    /// Whether the list as a whole proves something.
-    fn judge(&self, place: config::SourceSpan, problems: &mut Vec<Problem>) {
-        let mut wrong = |message: &str, help: &str| problems.push(Problem::at(place, message).help(help));
+    /// Reports a list of components that leaves the body or the target unsigned.
+    fn check_coverage(&self, span: config::SourceSpan, problems: &mut Vec<Problem>) {
+        let mut report = |message: &str, help: &str| problems.push(Problem::at(span, message).help(help));
         let has_destination = self.components.iter().any(Component::is_destination);
-        let names_digest = self.components.iter().any(|component| component.names_field(&CONTENT_DIGEST));
+        let names_digest = self.components.iter().any(|component| component.refers_to_field(&CONTENT_DIGEST));
         if names_digest && !self.covers_body() {
             let message = "the components cover a part of Content-Digest, which may not be there";
-            wrong(message, "cover \"content-digest\" as a whole");
+            report(message, "cover \"content-digest\" as a whole");
         } else if self.is_web_bot_auth() && !has_destination {
             let message = "a signature with the tag web-bot-auth must cover @authority or @target-uri";
-            wrong(message, "components = [\"@authority\"], for example");
+            report(message, "components = [\"@authority\"], for example");
         } else if !self.is_web_bot_auth() && !self.covers_body() {
             let message = "the components leave the body unsigned: anybody could write another";
-            wrong(message, "add \"content-digest\"; only the tag web-bot-auth goes without it");
+            report(message, "add \"content-digest\"; only the tag web-bot-auth goes without it");
         }
     }
 
@@ -123,18 +127,18 @@ impl SignatureProfile {
     }
 
     pub(super) fn covers_body(&self) -> bool {
-        self.components.iter().any(|component| component.is_field(&CONTENT_DIGEST))
+        self.components.iter().any(|component| component.covers_field(&CONTENT_DIGEST))
     }
 
-    /// The member of `Signature-Agent` that the signature with this label covers; `None` where it covers the whole field,
-    /// or there is none.
+    /// Returns the member of `Signature-Agent` that the signature with this label covers; `None` if it covers the whole
+    /// field, or if there is no agent.
     pub(super) fn agent_component(&self, label: &str) -> Option<Component> {
-        let is_covered = self.components.iter().any(|component| component.is_field(&SIGNATURE_AGENT));
-        (self.agent.is_some() && !is_covered).then(|| Component::agent_of(label))
+        let is_covered = self.components.iter().any(|component| component.covers_field(&SIGNATURE_AGENT));
+        (self.agent.is_some() && !is_covered).then(|| Component::agent_member(label))
     }
 
-    /// As many labels that are not taken, in order.
-    pub(super) fn labels(&self, is_taken: impl Fn(&str) -> bool, count: usize) -> Vec<String> {
+    /// Returns `count` labels that are not taken, in order.
+    pub(super) fn free_labels(&self, is_taken: impl Fn(&str) -> bool, count: usize) -> Vec<String> {
         let base = self.label.as_deref().unwrap_or(LABEL);
         // A label that an operator chose stands alone first.
         let first = self.label.iter().cloned();
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn component_lists_that_prove_nothing_are_refused() {
+    fn profile_refuses_components_that_leave_the_body_or_target_unsigned() {
         let body = "the components leave the body unsigned: anybody could write another";
         let destination = "a signature with the tag web-bot-auth must cover @authority or @target-uri";
         for (list, tag, expected) in [
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn profile_values_that_cannot_be_written_are_refused() {
+    fn profile_refuses_values_that_cannot_be_serialized() {
         let text = |text: &str| Some(at(42, text.to_owned()));
         let none = config::SignatureParams::default();
         for (profile, expected) in [
@@ -237,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn labels_that_are_taken_are_passed_over() {
+    fn profile_skips_labels_in_use() {
         let label = |label: Option<&str>| {
             let label = label.map(|label| at(42, label.to_owned()));
             compiled(config::SignatureParams { label, ..config::SignatureParams::default() }).0.unwrap()
         };
-        assert_eq!(label(None).labels(|label| label == "sig1", 2), ["sig2", "sig3"]);
-        assert_eq!(label(Some("bot")).labels(|_| false, 2), ["bot", "bot2"]);
-        assert_eq!(label(Some("bot")).labels(|label| label == "bot", 1), ["bot2"]);
+        assert_eq!(label(None).free_labels(|label| label == "sig1", 2), ["sig2", "sig3"]);
+        assert_eq!(label(Some("bot")).free_labels(|_| false, 2), ["bot", "bot2"]);
+        assert_eq!(label(Some("bot")).free_labels(|label| label == "bot", 1), ["bot2"]);
     }
 }

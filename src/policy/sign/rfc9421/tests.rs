@@ -1,5 +1,5 @@
-//! RFC 9421 as it publishes it, and signatures beside those of others.
-//! Is exactly the webhook signed that leaves?
+//! Tests of message signatures: the vectors of RFC 9421, and signatures beside those of clients.
+//! Does each signature verify for the webhook as sent?
 
 use super::*;
 use crate::policy::sign::PublicKey;
@@ -16,8 +16,8 @@ use sfv::{BareItem, Dictionary, FieldType, ListEntry, Parser};
 const BODY: &str = r#"{"hello": "world"}"#;
 const SHARED: &str = "uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ==";
 
-/// As an operator has it who says nothing more.
-fn usual() -> MessageSignatures {
+/// The scheme with default options.
+fn default_scheme() -> MessageSignatures {
     MessageSignatures(SignatureProfile::compile(&crate::policy::fixture::signer("rfc9421"), &mut Vec::new()).unwrap())
 }
 
@@ -29,7 +29,7 @@ fn value<'a>(signed: &'a [(String, String)], name: &str) -> &'a str {
     signed.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value)
 }
 
-/// What a receiver would rebuild, from nothing but what it got.
+/// Rebuilds the signature base from the received request, as a receiver does.
 fn base(sample: &Sample<'_>, input: &str, fields: &[(&str, &str)]) -> String {
     let (_, params) = input.split_once('=').unwrap();
     let names = params[1..params.find(')').unwrap()].split(' ').map(|name| name.trim_matches('"'));
@@ -51,9 +51,9 @@ fn signature(value: &str) -> Vec<u8> {
     BASE64_STANDARD.decode(bytes.strip_suffix(':').unwrap()).unwrap()
 }
 
-/// Those whose signature is the same each time.
+/// Only deterministic algorithms have published signatures to compare.
 #[test]
-fn published_bases_have_the_published_signatures() {
+fn message_signatures_match_published_vectors() {
     let read = |text| serde_json::from_str::<Value>(text).unwrap();
     let vectors = read(include_str!("../../../../tests/vectors/message_signatures.json"));
     let keys = read(include_str!("../../../../tests/vectors/private_keys.json"));
@@ -78,7 +78,7 @@ fn published_bases_have_the_published_signatures() {
 }
 
 #[test]
-fn each_algorithm_signs_what_the_receiver_gets() {
+fn message_signatures_verify_for_each_algorithm() {
     let (p256, rsa) = (
         EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
         RsaKeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap(),
@@ -101,7 +101,7 @@ fn each_algorithm_signs_what_the_receiver_gets() {
         SecretKey::RsaPss(Box::new(rsa)),
         SecretKey::hmac(HmacAlgorithm::Sha256, &[7; 32]),
     ];
-    let signed = sample.sign_with(&usual(), secrets).unwrap();
+    let signed = sample.sign_with(&default_scheme(), secrets).unwrap();
     let (inputs, signatures) = (value(&signed, "signature-input"), value(&signed, "signature"));
     let (inputs, signatures): (Vec<_>, Vec<_>) = (inputs.split(", ").collect(), signatures.split(", ").collect());
     assert_eq!((inputs.len(), signatures.len()), (4, 4));
@@ -119,8 +119,8 @@ fn each_algorithm_signs_what_the_receiver_gets() {
 }
 
 #[test]
-fn what_is_written_is_strict() {
-    let signed = Sample::body(BODY).sign_with(&usual(), vec![ed25519(), ed25519()]).unwrap();
+fn message_signatures_are_strictly_serialized() {
+    let signed = Sample::body(BODY).sign_with(&default_scheme(), vec![ed25519(), ed25519()]).unwrap();
     for (name, value) in &signed {
         let parsed: Dictionary = Parser::new(value).parse().unwrap();
         assert_eq!(parsed.serialize().as_deref(), Some(value.as_str()), "{name}");
@@ -137,7 +137,7 @@ fn what_is_written_is_strict() {
 }
 
 #[test]
-fn foreign_signatures_stay_and_their_labels_are_not_taken() {
+fn message_signatures_keep_foreign_signatures_and_labels() {
     let foreign = [
         ("signature-input", r#"sig1=("@method");created=1;keyid="x, y""#),
         ("signature-input", "proxy=();created=2"),
@@ -145,29 +145,29 @@ fn foreign_signatures_stay_and_their_labels_are_not_taken() {
         ("signature", "proxy=:CCCC:"),
     ];
     let sample = Sample { fields: foreign.to_vec(), ..Sample::body(BODY) };
-    let signed = sample.sign_with(&usual(), vec![ed25519(), ed25519()]).unwrap();
+    let signed = sample.sign_with(&default_scheme(), vec![ed25519(), ed25519()]).unwrap();
     let (inputs, signatures) = (value(&signed, "signature-input"), value(&signed, "signature"));
     assert!(inputs.starts_with(r#"sig1=("@method");created=1;keyid="x, y", proxy=();created=2, sig2=("#), "{inputs}");
     assert!(signatures.starts_with("sig1=:AAAA:, sig3=:BBBB:, proxy=:CCCC:, sig2=:"), "{signatures}");
     assert!(inputs.contains(", sig4=(") && signatures.contains(", sig4=:"), "{signed:?}");
     for broken in ["keyId=\"x\",signature=\"y\"", "sig1=:AAAA:, sig1=:BBBB:"] {
         let sample = Sample { fields: vec![("signature", broken)], ..Sample::body(BODY) };
-        let refused = sample.sign_with(&usual(), vec![ed25519()]).err();
+        let refused = sample.sign_with(&default_scheme(), vec![ed25519()]).err();
         assert!(matches!(refused, Some(SignError::Unsignable(_))), "{broken}");
     }
 }
 
 #[test]
-fn a_field_that_cannot_be_covered_is_refused() {
+fn message_signatures_refuse_a_field_that_is_not_ascii() {
     let sample = Sample { fields: vec![("content-type", "text/é")], ..Sample::body(BODY) };
     assert_eq!(
-        sample.sign_with(&usual(), vec![ed25519()]).err(),
+        sample.sign_with(&default_scheme(), vec![ed25519()]).err(),
         Some(SignError::Unsignable("a field that the signature covers is not ASCII"))
     );
 }
 
 #[test]
-fn a_right_digest_stays_and_a_wrong_one_goes() {
+fn content_digest_is_kept_if_it_matches_and_replaced_if_not() {
     let sha512 = "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:";
     let right = message::digest::sha256_field(BODY.as_bytes());
     for (there, stays) in [
@@ -180,7 +180,7 @@ fn a_right_digest_stays_and_a_wrong_one_goes() {
         ("broken".into(), false),
     ] {
         let sample = Sample { fields: vec![("content-digest", &there)], ..Sample::body(BODY) };
-        let changes = sample.mutations(&usual()).unwrap().headers;
+        let changes = sample.mutations(&default_scheme()).unwrap().headers;
         let set: Vec<_> = changes.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         let expected = if stays { vec![] } else { vec![("content-digest", right.as_str())] };
         assert_eq!(set, expected, "{there}");
@@ -188,11 +188,11 @@ fn a_right_digest_stays_and_a_wrong_one_goes() {
 }
 
 #[test]
-fn keys_are_of_the_kind_that_they_are_written_as() {
+fn message_signature_keys_have_the_algorithm_of_their_kind() {
     let algorithm = |secret: &str| {
-        usual().parse_key(secret.as_bytes()).map(|key| key.algorithm().name()).map_err(|bad| bad.message)
+        default_scheme().parse_key(secret.as_bytes()).map(|key| key.algorithm().name()).map_err(|error| error.message)
     };
-    for (known, make) in KNOWN.new_keys {
+    for (known, make) in SPEC.new_keys {
         assert_eq!(algorithm(&make().unwrap()), Ok(known.name()));
     }
     let refused = |message: &str| Err(message.to_owned());
@@ -202,7 +202,7 @@ fn keys_are_of_the_kind_that_they_are_written_as() {
 }
 
 #[test]
-fn web_bot_auth_covers_its_agent_and_takes_no_shared_secret() {
+fn web_bot_auth_covers_its_agent_and_refuses_shared_secrets() {
     let at = crate::policy::fixture::at::<String>;
     let profile = crate::config::SignatureParams {
         tag: Some(at(40, "web-bot-auth".into())),
