@@ -1,5 +1,5 @@
-//! A key of its own for each tenant, from a directory that an operator changes with `mv` and `cp`.
-//! Whose key signs this webhook, now, and is it ever another's?
+//! Keys of tenants in a `key_dir`, which an operator changes with `mv` and `cp`.
+//! Which key signs the webhook of a tenant, and can it be the key of another?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -16,7 +16,7 @@ use support::signature::verify;
 use support::tenants::{NAMES, Place, new_key, put, run, signed_by, swap, text};
 
 #[test]
-fn each_webhook_is_signed_with_its_tenants_key_and_no_others_also_after_a_swap() {
+fn key_dir_signs_with_the_key_of_the_tenant_also_after_a_swap() {
     let place = Place::new("");
     let secrets = place.secrets();
     let expect = |order: [usize; 3]| {
@@ -43,7 +43,7 @@ fn each_webhook_is_signed_with_its_tenants_key_and_no_others_also_after_a_swap()
 }
 
 #[test]
-fn swaps_under_load_never_lend_a_key() {
+fn key_dir_swaps_under_load_never_sign_with_the_key_of_another_tenant() {
     let place = Place::new("");
     let secrets = place.secrets();
     let (swaps, url) = (10, format!("https://hook.example:{}/in", place.receiver.port()));
@@ -76,7 +76,7 @@ fn swaps_under_load_never_lend_a_key() {
 }
 
 #[test]
-fn who_has_no_folder_is_refused() {
+fn key_dir_refuses_webhooks_of_tenants_without_a_folder() {
     let place = Place::new("");
     let (forbidden, missing, unknown) = ("client_forbidden".to_owned(), json!("no_tenant"), json!("no_tenant_key"));
     assert_eq!(place.refused(None), (403, forbidden.clone(), missing));
@@ -96,7 +96,7 @@ fn who_has_no_folder_is_refused() {
 }
 
 #[test]
-fn keys_are_rotated_with_cp_and_mv_alone() {
+fn key_dir_keys_are_rotated_with_cp_and_mv() {
     let place = Place::new("");
     let old = place.secret("acme/k1.key");
     let path = |name: &str| place.folder().path(&format!("keys/acme/{name}"));
@@ -114,7 +114,7 @@ fn keys_are_rotated_with_cp_and_mv_alone() {
 }
 
 #[test]
-fn shared_keys_are_for_those_without_a_folder_alone() {
+fn shared_keys_sign_only_for_tenants_without_a_folder() {
     let place = Place::new("keys = [{ id = \"shared\", secret = \"file:{dir}/key\" }]");
     let mut secrets = place.secrets();
     secrets.push(SECRET.to_owned());
@@ -138,9 +138,9 @@ fn shared_keys_are_for_those_without_a_folder_alone() {
     assert_eq!(signed_by(&place.deliver(Some("globex")), &secrets), [3]);
 }
 
-/// It has the operator's fault as its code, and costs neither a place of a limit nor a connection.
+/// The refusal has a code that blames the operator, and uses neither a permit of a limit nor a connection.
 #[test]
-fn a_tenant_without_a_key_in_force_is_refused_before_its_limits() {
+fn key_dir_refuses_a_tenant_without_an_active_key_before_its_limits() {
     let place = Place::new("");
     let path = |name: &str| place.folder().path(&format!("keys/acme/{name}"));
     place.adopts(|_| fs::rename(path("k1.key"), path("k1.until-2026-01-01.key")).unwrap());
@@ -157,7 +157,7 @@ fn a_tenant_without_a_key_in_force_is_refused_before_its_limits() {
 }
 
 #[test]
-fn keys_are_listed_and_published_for_one_tenant_at_a_time() {
+fn key_dir_keys_are_listed_and_published_per_tenant() {
     let pki = Pki::new();
     let receiver = Receiver::tls(pki.leaf(&["hook.example"]), ok());
     let folder = folder(&pki);
@@ -214,7 +214,7 @@ fn keys_are_listed_and_published_for_one_tenant_at_a_time() {
 }
 
 #[test]
-fn explain_tells_whose_key_signs() {
+fn explain_names_the_tenant_whose_key_signs() {
     let place = Place::new("");
     let url = format!("https://hook.example:{}/in", place.receiver.port());
     let explain =

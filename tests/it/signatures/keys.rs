@@ -1,5 +1,5 @@
-//! Signing keys from their making to their publication, and webhooks that need more than a header.
-//! What does an operator get, and what does a receiver?
+//! Signing keys from their generation to their publication, and schemes that change more than headers.
+//! Which keys does an operator get, and which signatures does a receiver get?
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -26,7 +26,7 @@ fn text(output: &Output) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn keys_new_makes_a_key_for_every_scheme_and_overwrites_none() {
+fn keys_new_generates_a_key_for_every_scheme_and_overwrites_no_file() {
     for (scheme, algorithm, prefix) in [
         ("standard-webhooks", "", "whsec_"),
         ("standard-webhooks", "ed25519", "whsk_"),
@@ -143,7 +143,7 @@ fn kids(set: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn keys_are_listed_and_their_public_halves_published() {
+fn keys_are_listed_and_public_keys_are_published() {
     let place = place();
     let file = place.outgate.folder.path("config.toml");
     let command = |words: &[&str]| {
@@ -219,7 +219,7 @@ fn keys_are_listed_and_their_public_halves_published() {
 }
 
 #[test]
-fn a_body_that_is_no_form_is_hashed_into_the_query_before_anybody_signs() {
+fn twilio_hashes_a_body_that_is_no_form_into_the_query_before_signers_sign() {
     let place = place();
     let port = place.receiver.port();
     let post = |path: &str, fields: &str, body: &str| {
@@ -244,7 +244,7 @@ fn a_body_that_is_no_form_is_hashed_into_the_query_before_anybody_signs() {
 }
 
 #[test]
-fn foreign_signatures_are_kept_and_broken_ones_refused() {
+fn message_signatures_of_clients_are_kept_and_malformed_ones_refused() {
     let place = place();
     let url = format!("https://hook.example:{}/", place.receiver.port());
     let foreign = "Signature-Input: theirs=(\"@method\");created=1\r\nSignature: theirs=:AAAA:\r\n";
@@ -258,7 +258,7 @@ fn foreign_signatures_are_kept_and_broken_ones_refused() {
 }
 
 #[test]
-fn what_a_platform_needs_can_be_said() {
+fn hmac_scheme_signs_as_a_platform_configures_it() {
     let place = place();
     let url = format!("https://acme.example:{}/", place.receiver.port());
     assert_eq!(place.outgate.post(&url, "Webhook-Id: evt_1\r\nX-Acme-Delivery: forged\r\n", "{}").status, 200);
@@ -275,7 +275,7 @@ fn what_a_platform_needs_can_be_said() {
 }
 
 #[test]
-fn two_signers_of_a_route_write_no_header_twice() {
+fn two_signers_of_a_route_must_not_own_the_same_header() {
     let place = place();
     let file = place.outgate.folder.path("config.toml");
     let written = std::fs::read_to_string(&file).unwrap();

@@ -1,5 +1,5 @@
-//! The libraries that receivers verify with, as they are, over what a real outgate delivered.
-//! Does each of them take our signatures, by the old key and the new, and none over another body?
+//! The libraries of receivers verify the webhooks that outgate delivered.
+//! Does each library accept signatures by the old and the new key, and none over another body?
 //!
 //! Needs what `tests/clients/install` installs: skipped where it is missing, required with `OUTGATE_TEST_ALL=1`.
 
@@ -18,8 +18,8 @@ use support::receiver::{Receiver, Seen, ok};
 use support::scene::{config, folder};
 use support::{Folder, Outgate};
 
-/// Name, scheme, algorithm of its keys, what else it is told, and whether its receivers read one signature only. Each
-/// has two keys.
+/// The signers, each with two keys: name, scheme, algorithm of the keys, further options, and whether receivers read only
+/// one signature.
 const SIGNERS: &[(&str, &str, &str, &str, bool)] = &[
     ("standard", "standard-webhooks", "hmac-sha256", "", false),
     ("stripe", "stripe", "hmac-sha256", "", false),
@@ -37,13 +37,13 @@ const SIGNERS: &[(&str, &str, &str, &str, bool)] = &[
     ("acme", "rfc9421", "ecdsa-p256-sha256", ACME, false),
 ];
 
-/// The profile of Web Bot Auth, and one of a receiver's own.
+/// The options of Web Bot Auth, and those of one receiver.
 const BOT: &str = "tag = \"web-bot-auth\"\nlabel = \"bot\"\nlifetime = \"1h\"\ncomponents = [\"@authority\"]\n\
                    signature_agent = \"https://signer.example\"";
 const ACME: &str = "tag = \"acme-events\"\nlabel = \"acme\"\ncomponents = [\"@method\", \"@target-uri\", \
                     '@query-param;name=\"b\"', \"content-digest;sf\", \"x-event;bs\", 'priority;key=\"u\"', \"x-absent\"]";
 
-/// Whose webhooks each library verifies.
+/// The signers whose webhooks each library verifies.
 const LIBRARIES: &[(Language, &str, &[&str])] = &[
     (Python, "standardwebhooks", &["standard"]),
     (Python, "svix", &["standard"]),
@@ -64,11 +64,11 @@ const FORM: (&str, &str) = (
     "application/x-www-form-urlencoded",
     "To=%2B18005551212&From=%2b14158675309&Body=It%27s+%C3%B1&Digits=5678&Digits=1234&Digits=1234&Empty=&body=x",
 );
-/// Of a client that signs for the receiver by itself.
+/// The headers of a client that signs for the receiver by itself.
 const FOREIGN: &str = "Signature-Input: sig1=(\"@method\");created=1;keyid=\"theirs\";tag=\"theirs\"\r\n\
                        Signature: sig1=:AAAA:\r\n";
 
-/// Of a platform that has come from Svix, whose libraries look for these first.
+/// The headers of a platform that used Svix before, whose libraries look for these first.
 const SVIX: &str = "Svix-Id: msg_theirs\r\nsvix-timestamp: 1\r\nSvix-Signature: v1,AAAA\r\n";
 
 struct Place {
@@ -183,7 +183,7 @@ fn tampered(seen: &Seen) -> Seen {
     seen
 }
 
-/// Each request, what it is, and whether it should be taken.
+/// Each request with its description, and whether the library should accept it.
 type Cases = Vec<(Value, String, bool)>;
 
 fn cases(place: &Place, library: &str, signer: &str) -> Cases {
@@ -221,7 +221,7 @@ fn cases(place: &Place, library: &str, signer: &str) -> Cases {
 }
 
 #[test]
-fn every_library_takes_what_was_signed_and_nothing_else() {
+fn receiver_libraries_accept_signed_webhooks_and_nothing_else() {
     let Some(workshop) = Workshop::open() else { return };
     let place = Place::new(workshop);
     for language in [Python, Node] {
@@ -249,7 +249,7 @@ fn every_library_takes_what_was_signed_and_nothing_else() {
 }
 
 #[test]
-fn what_a_library_does_not_know_it_passes_over() {
+fn receiver_libraries_skip_unknown_signature_versions() {
     let Some(workshop) = Workshop::open() else { return };
     let place = Place::new(workshop);
     let shared = place.keys[&("standard".to_owned(), "new".to_owned())].clone();
