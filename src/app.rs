@@ -29,10 +29,11 @@ use crate::state::observability::records::{RecordDestination, Records};
 use crate::sysexits;
 use crate::upkeep;
 
-/// For connections that were cut to be gone.
+/// The time that the process waits at the end for aborted connections to close.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Beyond the unit's `TimeoutStopSec`, each time that it is asked for. It must cover what follows the drain.
+/// The extension of the unit's `TimeoutStopSec` that each request to systemd asks for. It must cover the steps after the
+/// drain.
 const STOP_EXTENSION: Duration = Duration::from_secs(30);
 
 /// A valid configuration, and where it came from: `None` for the built-in one, which nothing can change.
@@ -228,7 +229,7 @@ impl Proxy {
     }
 }
 
-/// What an operator tells a running process.
+/// The signals that a running process receives.
 struct Signals {
     hangup: Signal,
     reopen: Signal,

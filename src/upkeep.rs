@@ -1,5 +1,5 @@
-//! What changes without being told: the host's addresses, the age of connections, what is remembered of others.
-//! Is what the proxy remembers still so, and has anything to be said?
+//! Periodic maintenance: refreshes the host's addresses, removes expired state, and logs what has changed.
+//! Is the remembered state still valid, and must the operator know of a change?
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,10 @@ use crate::state::config::ActiveConfig;
 use crate::state::upstreams::breaker::CircuitTransition;
 use crate::state::upstreams::health::HealthEvent;
 
+/// The time between two rounds.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// Runs the maintenance until the process ends.
 pub async fn run(runtime: Arc<Runtime>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -22,7 +24,7 @@ pub async fn run(runtime: Arc<Runtime>) {
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            // A range ends when it was said to, not some seconds later.
+            // A range ends at the configured time, not some seconds later.
             () = tokio::time::sleep(next_end(&runtime.active_config())) => {
                 runtime.sweep_connections();
                 continue;
@@ -35,9 +37,9 @@ pub async fn run(runtime: Arc<Runtime>) {
         for warning in runtime.expiry_warnings.due(&active.plan.expiries, Timestamp::now()) {
             warn!("{warning}");
         }
-        tell_of_keys(&runtime, &active).await;
-        tell_of_targets(&runtime);
-        tell_of_pools(&runtime, &active, &mut usable);
+        log_keys(&runtime, &active).await;
+        log_targets(&runtime);
+        log_pools(&runtime, &active, &mut usable);
         log_dns_outage(&active, &mut is_outage);
         log_readiness(&runtime, &mut was_ready);
         runtime.records.retry_reopen();
@@ -47,7 +49,7 @@ pub async fn run(runtime: Arc<Runtime>) {
     }
 }
 
-/// How long until the next of our ranges ends, if that is soon.
+/// Returns the time until the next range of a pool ends; two rounds if no range ends.
 fn next_end(active: &ActiveConfig) -> Duration {
     let now = Timestamp::now();
     let ranges = active.plan.pools.values().flat_map(|pool| pool.announced_ranges(now));
@@ -55,7 +57,7 @@ fn next_end(active: &ActiveConfig) -> Duration {
     ends.min().map_or(2 * EVERY, |until| until.duration_since(now).unsigned_abs())
 }
 
-/// Forgets what nobody needs any more.
+/// Removes expired state.
 async fn sweep(runtime: &Runtime, active: &ActiveConfig) {
     let (now, credentials) = (Timestamp::now(), &active.plan.credentials);
     runtime.sweep_retired();
@@ -68,22 +70,22 @@ async fn sweep(runtime: &Runtime, active: &ActiveConfig) {
     runtime.sweep_connections();
 }
 
-/// Which signers have no key, or soon will have none.
-async fn tell_of_keys(runtime: &Runtime, active: &Arc<ActiveConfig>) {
-    let (now, theirs) = (Timestamp::now(), Arc::clone(active));
+/// Logs the signers that have no key, or soon will have none.
+async fn log_keys(runtime: &Runtime, active: &Arc<ActiveConfig>) {
+    let (now, shared) = (Timestamp::now(), Arc::clone(active));
     // Not on the threads that carry traffic: tens of thousands of tenants may have keys.
-    let faults = runtime.admin_worker.run(move || {
-        let faults = theirs.plan.signers.values().flat_map(|signer| signer.problems(now));
-        faults.map(|fault| fault.message).collect()
+    let problems = runtime.admin_worker.run(move || {
+        let problems = shared.plan.signers.values().flat_map(|signer| signer.problems(now));
+        problems.map(|problem| problem.message).collect()
     });
-    let Ok(faults) = faults.await else { return };
-    for fault in runtime.signer_warnings.due(active.plan.digest, faults, now) {
-        warn!("{fault}");
+    let Ok(problems) = problems.await else { return };
+    for problem in runtime.signer_warnings.due(active.plan.digest, problems, now) {
+        warn!("{problem}");
     }
 }
 
-/// What deliveries have found out about those that they go to.
-fn tell_of_targets(runtime: &Runtime) {
+/// Logs the changes that deliveries observed at targets.
+fn log_targets(runtime: &Runtime) {
     for change in runtime.circuit_breakers.changes() {
         match change.now {
             CircuitTransition::Open { .. } => warn!("{change}"),
@@ -120,8 +122,8 @@ fn log_dns_outage(active: &ActiveConfig, was_outage: &mut bool) {
     *was_outage = outage.is_some();
 }
 
-/// How many addresses of each pool are usable, where that has changed.
-fn tell_of_pools(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) {
+/// Logs the number of usable addresses of each pool whose number has changed.
+fn log_pools(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<Vec<(PoolName, u128)>>) {
     let (now, view) = (Timestamp::now(), runtime.sources.view());
     let counts = active.plan.pools.iter().map(|(name, pool)| (name.clone(), view.count(&pool.active_ranges(now))));
     let counts: Vec<_> = counts.collect();
@@ -139,7 +141,7 @@ fn tell_of_pools(runtime: &Runtime, active: &ActiveConfig, before: &mut Option<V
     *before = Some(counts);
 }
 
-/// Logs when outgate becomes ready, and when it no longer is. How it started is in the log already.
+/// Logs when outgate becomes ready, and when it no longer is. The log already has the state at the start.
 fn log_readiness(runtime: &Runtime, was_ready: &mut Option<bool>) {
     let blocked = runtime.readiness().blocked;
     match (was_ready.replace(blocked.is_empty()), blocked.is_empty()) {

@@ -11,7 +11,6 @@ mod tap;
 mod trailer_filter;
 mod upload;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -288,9 +287,6 @@ impl Connection {
 
     pub fn hop(&self) -> Hop {
         self.hop
-    }
-    pub fn remote_addr(&self) -> SocketAddr {
-        self.hop.to()
     }
     /// Returns the HTTP version: `1.1` or `2`.
     pub fn http_version(&self) -> &'static str {
