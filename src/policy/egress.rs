@@ -355,7 +355,7 @@ impl AddressSpan {
         [before, after].into_iter().flatten()
     }
 
-    fn to_nets(&self, v6: bool) -> IpSubnets {
+    fn to_nets(self, v6: bool) -> IpSubnets {
         if v6 {
             Ipv6Subnets::new(Ipv6Addr::from_bits(self.first), Ipv6Addr::from_bits(self.last), 0).into()
         } else {

@@ -5,7 +5,7 @@
 //!
 //! 1. self_signed. webpki reports an unknown issuer or the date instead, and a new date would not help.
 //! 2. Faults that keep webpki from a path, in its own order: malformed; ca_as_leaf; expired or not_yet_valid;
-//! wrong_usage; unknown_issuer, weak_key, weak_signature, unsupported_algorithm or bad_signature.
+//!    wrong_usage; unknown_issuer, weak_key, weak_signature, unsupported_algorithm or bad_signature.
 //! 3. Faults of the path found: revocation, a key, a usage, the validity, the pins.
 //! 4. The target's name, and under `strict` the other names.
 
