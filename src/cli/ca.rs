@@ -1,5 +1,5 @@
-//! `outgate ca new`: the authority of inspected tunnels.
-//! In whose name do we answer for targets, towards our own clients?
+//! `outgate ca new`: generates the certificate authority of inspected tunnels.
+//! Which CA issues the certificates that clients see inside tunnels?
 
 use std::fs;
 use std::io;
@@ -18,13 +18,13 @@ use crate::host;
 use crate::names::Host;
 use crate::sysexits;
 
-/// Clocks of clients may be behind.
+/// The certificate begins this much earlier, because clocks of clients may be behind.
 const CLOCK_SKEW_SECONDS: i64 = 3600;
 const YEAR_SECONDS: i64 = 365 * 86_400;
 
 #[derive(Subcommand)]
 pub(super) enum Ca {
-    /// Make an authority: its certificate and its key
+    /// Generate a certificate authority: its certificate and its key
     New(NewCa),
 }
 
@@ -33,21 +33,21 @@ pub(super) enum Ca {
   outgate ca new /etc/outgate/ca.pem /etc/outgate/ca.key
   outgate ca new --permit acme.example --years 2 ca.pem ca.key
 
-Write `ca = { certificate = \"ca.pem\", key = \"ca.key\" }` under [server] and `connect = \"inspect\"` into the routes
-whose tunnels are to be looked into. Their clients must trust the certificate, and nobody else needs to: whoever has the
-key can pose as any host towards them, or as those below the domains of --permit.")]
+Write `ca = { certificate = \"ca.pem\", key = \"ca.key\" }` under [server], and `connect = \"inspect\"` into the routes whose
+tunnels outgate inspects. Only the clients of these routes must trust the certificate. The holder of the key can
+impersonate any host to them, or with --permit the hosts below these domains.")]
 pub(super) struct NewCa {
-    /// Where the certificate goes; a new file
+    /// A new file for the certificate
     certificate: PathBuf,
-    /// Where the key goes; a new file, readable by its owner alone; below /etc/outgate also by the folder's group
+    /// A new file for the key, readable only by its owner; below /etc/outgate also by the directory's group
     key: PathBuf,
-    /// What it is called where certificates are listed
+    /// The common name of the certificate
     #[arg(long, default_value = "outgate inspection CA")]
     name: String,
-    /// A domain that it is good for, with all below; more than once for more; without it, for every host
+    /// A domain that the CA may issue for, with its subdomains; may be repeated. Default: every host
     #[arg(long, value_name = "DOMAIN", value_parser = parse_domain)]
     permit: Vec<String>,
-    /// Years until it ends
+    /// Years until the certificate expires
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=30))]
     years: u8,
 }
@@ -55,7 +55,7 @@ pub(super) struct NewCa {
 fn parse_domain(text: &str) -> Result<String, String> {
     match host::canonical(text) {
         Ok(Host::Name(name)) => Ok(name.to_string()),
-        Ok(Host::Ip(_)) => Err("an address is no domain".to_owned()),
+        Ok(Host::Ip(_)) => Err("this is an address, not a domain".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -66,7 +66,7 @@ impl Ca {
         let generated = match new.generate(Timestamp::now().as_second()) {
             Ok(generated) => generated,
             Err(error) => {
-                eprintln!("outgate: the authority cannot be made: {error}");
+                eprintln!("outgate: cannot generate the certificate authority: {error}");
                 return ExitCode::from(sysexits::SOFTWARE);
             }
         };
@@ -94,8 +94,8 @@ impl NewCa {
         params.not_before = OffsetDateTime::from_unix_timestamp(now - CLOCK_SKEW_SECONDS)?;
         params.not_after = OffsetDateTime::from_unix_timestamp(now + i64::from(self.years) * YEAR_SECONDS)?;
         if !self.permit.is_empty() {
-            // RFC 5280 §4.2.1.10: a domain stands for itself and all below. Other kinds of names are not constrained
-            // by it, so addresses are excluded one and all.
+            // RFC 5280 §4.2.1.10: a domain permits itself and its subdomains. It does not constrain other kinds of
+            // names, so all addresses are excluded.
             let permitted_subtrees = self.permit.iter().cloned().map(GeneralSubtree::DnsName).collect();
             let excluded_subtrees = vec![all_ipv4(), all_ipv6()];
             params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees });
@@ -104,12 +104,12 @@ impl NewCa {
         let certificate = params.self_signed(&key)?;
         Ok(GeneratedCa { certificate: certificate.pem(), key: key.serialize_pem() })
     }
-    /// Both files or none: half of an authority is of no use, and is in the way of the next one.
+    /// Writes both files or none: one file alone is useless and would block the next attempt.
     fn write(&self, generated: &GeneratedCa) -> Result<(), (&Path, io::Error)> {
         let result = new_file::write_secret(&self.key, &generated.key);
         result.map_err(|error| (self.key.as_path(), error))?;
         new_file::write_public(&self.certificate, &generated.certificate).map_err(|error| {
-            // If it stays, the next attempt says so.
+            // If the key file stays, the next attempt reports it.
             let _ = fs::remove_file(&self.key);
             (self.certificate.as_path(), error)
         })

@@ -1,5 +1,5 @@
-//! `outgate check`: what is wrong, before it is made to run.
-//! Would this configuration be adopted?
+//! `outgate check`: reports every problem and warning of a configuration.
+//! Would outgate adopt this configuration?
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,18 +21,18 @@ use crate::sysexits;
   outgate check --json | jq '.[].message'
   outgate check --config new.toml --as outgate
 
-Run by root, it judges as the service's user whether files can be read and written: by default where the configuration stands
-below /etc/outgate and outgate.service is installed.
+Run by root, it checks file permissions as the user of the service. This is the default if the configuration is below
+/etc/outgate and outgate.service is installed.
 
-Exit code 0: would be adopted, perhaps with warnings. 1: has problems, if only in one tenant's keys. 2: wrong usage.")]
+Exit code 0: outgate would adopt it, perhaps with warnings. 1: it has problems, if only in one tenant's keys. 2: wrong usage.")]
 pub(super) struct Check {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Read and write as this user of the host, which takes root; by default as the service, see below
+    /// Check file permissions as this user of the host; requires root. Default: the user of the service, see below
     #[arg(long = "as", value_name = "USER")]
     user: Option<String>,
-    /// Problems and warnings as a JSON array on stdout
+    /// Print problems and warnings as a JSON array on stdout
     #[arg(long)]
     json: bool,
 }
@@ -46,7 +46,7 @@ impl Check {
                 return ExitCode::from(code);
             }
         };
-        let files = account.map_or(String::new(), |account| format!(", files as user {} has them", account.name));
+        let files = account.map_or(String::new(), |account| format!(", files checked as user {}", account.name));
         let (found, sources, acknowledged) = match load_config(self.config.as_deref()) {
             Ok(valid) => {
                 let mut found = valid.warnings;
@@ -71,13 +71,14 @@ impl Check {
         let warnings = format!("{}{acknowledged}{files}", pluralize(warnings, "warning"));
         match (problems, contained) {
             (0, 0) => eprintln!("valid, with {warnings}"),
-            (0, _) => eprintln!("valid but for single tenants: {}, {warnings}", pluralize(contained, "problem")),
+            (0, _) => eprintln!("valid, except for single tenants: {}, {warnings}", pluralize(contained, "problem")),
             (_, _) => eprintln!("not valid: {}, {warnings}", pluralize(problems + contained, "problem")),
         }
         if problems + contained == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    /// The user that `check` runs as, so that the kernel judges what it can open; `None`: the user who started it.
+    /// Assumes the account to check as, so that the kernel checks file permissions. `None`: the user who started the
+    /// command.
     fn assume_account(&self) -> Result<Option<Account>, (u8, String)> {
         let is_root = rustix::process::geteuid().is_root();
         let unit = Unit::read();
@@ -92,7 +93,7 @@ impl Check {
             match Account::find(user, unit.as_ref()) {
                 Ok(account) => account,
                 Err(reason) => {
-                    eprintln!("outgate: files are judged as root has them: {reason}");
+                    eprintln!("outgate: checking file permissions as root, not as the user of the service: {reason}");
                     return Ok(None);
                 }
             }
@@ -100,7 +101,7 @@ impl Check {
         match () {
             () if account.is_current() && (!is_root || account.is_root()) => {}
             () if !is_root => {
-                let reason = format!("only root can check as user {}: run this with sudo", account.name);
+                let reason = format!("only root can check as user {}: run this command with sudo", account.name);
                 return Err((sysexits::NO_PERMISSION, reason));
             }
             () => account
@@ -111,19 +112,19 @@ impl Check {
     }
 }
 
-/// A start would end with it.
+/// Returns a problem that would end a start.
 fn socket_fault(bind: &Located<Bind>) -> Option<Problem> {
     let error = listen::probe(bind).err()?;
-    let problem = Problem::at(bind.span, format!("outgate could not listen on {}", bind.address));
-    let help = "make its folder, let the user that outgate runs as write there, and name a group of this host";
+    let problem = Problem::at(bind.span, format!("outgate cannot listen on {}", bind.address));
+    let help = "create the directory, allow the user of outgate to write there, and name a group of this host";
     Some(problem.label(error.to_string()).help(help))
 }
 
-/// A start would end with it.
+/// Returns a problem that would end a start.
 fn delivery_log_problem(deliveries: &Located<DeliveryLog>) -> Option<Problem> {
     let error = records::probe(deliveries).err()?;
     let DeliveryLog::File(path) = &deliveries.value else { return None };
-    let problem = Problem::at(deliveries.span, "the delivery log cannot be written");
-    let help = "make its folder, and let the user that outgate runs as write there; or write \"stdout\"";
+    let problem = Problem::at(deliveries.span, "outgate cannot write the delivery log");
+    let help = "create the directory and allow the user of outgate to write there; or write \"stdout\"";
     Some(problem.label(format!("{}: {error}", path.display())).help(help))
 }

@@ -1,5 +1,5 @@
-//! `outgate egress`: the addresses that customers allow.
-//! Which are they, and does this host have them?
+//! `outgate egress`: lists and verifies the source addresses that customers allow.
+//! Which addresses does outgate send from, and does this host have them?
 
 mod probe;
 
@@ -21,7 +21,7 @@ use crate::sysexits;
 
 #[derive(Subcommand)]
 pub(super) enum Egress {
-    /// List the ranges to allow, as exact CIDRs
+    /// List the ranges that customers must allow, as exact CIDRs
     List(ListRanges),
     /// Check that this host has every address of every pool
     Verify(VerifySources),
@@ -31,9 +31,9 @@ pub(super) enum Egress {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum RangeFormat {
-    /// One CIDR a line, nothing else
+    /// One CIDR per line
     Text,
-    /// With pool, and when a range comes and goes
+    /// JSON with the pool, the validity period and the state of each range
     Json,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct ListRanges {
     config: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "text")]
     format: RangeFormat,
-    /// This pool only
+    /// Only this pool
     #[arg(long)]
     pool: Option<String>,
 }
@@ -57,18 +57,18 @@ pub(super) struct ListRanges {
   outgate egress verify
   outgate egress verify --json
 
-Exit code 0: every address is usable. 1: some are not; they are named. To give this host a whole range without
+Exit code 0: every address is usable. 1: some are not; the output names them. To give this host a whole range without
 adding each address: `ip route add local 198.51.100.16/28 dev lo`.")]
 pub(super) struct VerifySources {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Addresses named one by one, or bound for a try, in one range; of a larger one, the first of these.
+/// The most addresses per range that are bound as a test; of a larger range, the first ones.
 const CHECKED_PER_RANGE_MAX: usize = 4096;
 
 impl Egress {
@@ -122,8 +122,8 @@ fn pool_json(name: &PoolName, pool: &Pool, longest: Duration, now: Timestamp) ->
     json!({ "pool": name.as_str(), "ranges": ranges })
 }
 
-/// What customers must allow: what is in use, what is announced, whose firewalls must be first, and what has ended for no
-/// longer than deliveries may last that began before.
+/// Returns the ranges that customers must allow: active and announced ranges, and those that ended while earlier
+/// deliveries may still run.
 fn announced_ranges(pool: &Pool, longest: Duration, now: Timestamp) -> impl Iterator<Item = AnnouncedRange> {
     let is_gone = move |range: &AnnouncedRange| {
         range.phase == RangePhase::Ended
@@ -181,7 +181,8 @@ trait AllAddresses {
 }
 
 impl AllAddresses for IpNet {
-    /// With the first and the last, which are addresses like any other where the whole range is routed to the host.
+    /// Returns every address of the range. The first and the last are usable, because the whole range is routed to
+    /// the host.
     fn all_addresses(&self) -> Box<dyn Iterator<Item = std::net::IpAddr>> {
         match *self {
             IpNet::V4(net) => {

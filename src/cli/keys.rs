@@ -1,5 +1,5 @@
-//! `outgate keys`: the keys that webhooks are signed with.
-//! What signs, and what does a receiver verify with?
+//! `outgate keys`: generates and lists signing keys, and prints their public halves.
+//! Which keys sign webhooks, and which keys verify them?
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,11 +16,11 @@ use crate::sysexits;
 
 #[derive(Subcommand)]
 pub(super) enum Keys {
-    /// Make a signing key
+    /// Generate a signing key
     New(NewSigningKey),
-    /// List the keys of all signers: which signs, from when, until when
+    /// List the keys of all signers with their validity periods and states
     List(ListKeys),
-    /// The public halves of key pairs, for receivers to verify with
+    /// Print the public keys that receivers verify signatures with
     Public(PublicKeys),
 }
 
@@ -31,16 +31,16 @@ pub(super) enum Keys {
   outgate keys new --scheme rfc9421 --algorithm ecdsa-p256-sha256 --out p256.pem
   outgate keys new --scheme standard-webhooks --algorithm ed25519 --out ed25519.pem
 
-Name it in `[signers.NAME] keys` as `secret = \"file:/etc/outgate/keys/platform-2026-11\"`, or hand it over as a systemd
-credential. A shared secret is what the receiver gets, too; of a key pair it gets the public half: `outgate keys public`.")]
+Refer to it in `[signers.NAME] keys` as `secret = \"file:/etc/outgate/keys/platform-2026-11\"`, or pass it as a systemd
+credential. Give a shared secret to the receiver as well; of a key pair, give it the public key: `outgate keys public`.")]
 pub(super) struct NewSigningKey {
     /// The signing scheme: standard-webhooks, rfc9421, twilio, sendgrid, stripe, github, slack, shopify, hmac
     #[arg(long, default_value = "standard-webhooks")]
     scheme: String,
-    /// Where the scheme has keys for several: ed25519, ecdsa-p256-sha256, rsa-pss-sha512, hmac-sha256, hmac-sha1, hmac-sha512
+    /// The algorithm, if the scheme supports several: ed25519, ecdsa-p256-sha256, rsa-pss-sha512, hmac-sha256, hmac-sha1, hmac-sha512
     #[arg(long)]
     algorithm: Option<String>,
-    /// Write to a new file instead of stdout, readable by its owner alone; below /etc/outgate also by the folder's group
+    /// Write to a new file instead of stdout, readable only by its owner; below /etc/outgate also by the directory's group
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -51,16 +51,16 @@ pub(super) struct NewSigningKey {
   outgate keys list --tenant acme
   outgate keys list --json
 
-A key is announced (it begins later), active (it signs), replaced (it is in force, but the scheme carries one signature
-and a newer key signs) or ended. Keys that tenants have for themselves are listed one tenant at a time.")]
+A key is announced (it begins later), active (it signs), replaced (it is valid, but the scheme carries one signature and
+a newer key signs) or ended. For the keys of a single tenant, write --tenant NAME.")]
 pub(super) struct ListKeys {
-    /// What signs for this tenant; without it, what all tenants share
+    /// The keys that sign for this tenant. Default: the keys that all tenants share
     #[arg(long)]
     tenant: Option<String>,
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -69,7 +69,7 @@ pub(super) struct ListKeys {
 enum PublicKeyFormat {
     /// JWK Set (RFC 7517); `kid` is the thumbprint of the key (RFC 7638)
     Jwks,
-    /// PEM, with a line before each key that says which it is
+    /// PEM, with a line before each key that names it
     Pem,
     /// HTTP Message Signatures key directory: the keys of rfc9421 signers; `kid` is the thumbprint
     Directory,
@@ -81,18 +81,18 @@ enum PublicKeyFormat {
   outgate keys public --format pem --signer platform
   outgate keys public --tenant acme
 
-Keys that begin later are listed too, those that have ended are not. The admin listener serves the same at /keys and at
-/.well-known/http-message-signatures-directory, and with ?tenant=NAME what verifies a tenant's webhooks.")]
+The output has keys that begin later, and none that have ended. The admin listener serves the same at /keys and at
+/.well-known/http-message-signatures-directory, and with ?tenant=NAME the keys of a tenant.")]
 pub(super) struct PublicKeys {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "jwks")]
     format: PublicKeyFormat,
-    /// This signer's only
+    /// Only the keys of this signer
     #[arg(long)]
     signer: Option<String>,
-    /// What verifies the webhooks of this tenant; without it, what all tenants share
+    /// The keys that verify webhooks of this tenant. Default: the keys that all tenants share
     #[arg(long)]
     tenant: Option<String>,
 }
@@ -153,25 +153,28 @@ fn list_keys<'a>(plan: &'a Plan, tenant: Option<&'a TenantName>, now: Timestamp)
     plan.signers.values().flat_map(|signer| signer.list(tenant, now)).collect()
 }
 
-/// On stderr, where what is listed is not all there is to say.
+/// Reports on stderr which tenant keys the output does not have, and why.
 fn report_tenant_keys(plan: &Plan, tenant: Option<&TenantName>) {
     for signer in plan.signers.values() {
         match (tenant, signer.tenants()) {
             (_, None) => {}
             (None, Some(count)) => {
                 eprintln!(
-                    "signer {}: {count} tenants have keys of their own: --tenant NAME shows one's",
+                    "signer {}: {count} tenants have their own keys: --tenant NAME shows those of one",
                     signer.name()
                 );
             }
             (Some(tenant), Some(_)) if signer.keys_of(Some(tenant)).is_err() => {
-                eprintln!("signer {}: no key for tenant {tenant}: its webhooks are refused", signer.name());
+                eprintln!("signer {}: no key for tenant {tenant}: outgate refuses its webhooks", signer.name());
             }
             (Some(tenant), Some(_)) if signer.broken_tenants().any(|broken| broken == tenant) => {
-                eprintln!("signer {}: the folder of tenant {tenant} is broken: see `outgate check`", signer.name());
+                eprintln!(
+                    "signer {}: the key folder of tenant {tenant} has problems: run `outgate check`",
+                    signer.name()
+                );
             }
             (Some(tenant), Some(_)) if !signer.has_own_keys(tenant) => {
-                eprintln!("signer {}: tenant {tenant} has no folder of its own", signer.name());
+                eprintln!("signer {}: tenant {tenant} has no key folder of its own", signer.name());
             }
             (Some(_), Some(_)) => {}
         }
@@ -186,7 +189,7 @@ fn key_json(key: &ListedKey<'_>) -> Value {
     })
 }
 
-/// Columns as wide as what stands in them.
+/// Formats a table with aligned columns.
 fn format_table(keys: &[ListedKey<'_>]) -> String {
     let time = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.to_string());
     let head = ["SIGNER", "SCHEME", "TENANT", "KEY", "ALGORITHM", "FROM", "UNTIL", "STATE"].map(str::to_owned);
@@ -225,7 +228,7 @@ impl PublicKeys {
             PublicKeyFormat::Jwks => println!("{:#}", sign::jwks(&plan.signers, tenant, now)),
             PublicKeyFormat::Directory => println!("{:#}", sign::directory(&plan.signers, tenant, now)),
             PublicKeyFormat::Pem => sign::published(&plan.signers, tenant, now).for_each(|(key, public)| {
-                // What stands outside of the armour is for people (RFC 7468 §2).
+                // PEM parsers ignore text outside the boundaries (RFC 7468 §2).
                 let written = key.written.map_or(String::new(), |written| format!(" {written}"));
                 println!("{} {} {}{written}\n{}", key.signer, key.id, key.algorithm.name(), public.pem());
             }),

@@ -1,5 +1,5 @@
-//! A configuration put to work for one command, without a listener: what commands that ask or send as a client share.
-//! On whose behalf, and by which rules?
+//! Runs a configuration for one command, in this process and without listeners.
+//! How do `send`, `explain` and `egress probe` work without a running proxy?
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -19,13 +19,13 @@ use crate::state::observability::records::Records;
 use crate::state::upstreams::sources::Sources;
 use crate::sysexits;
 
-/// Whoever runs a command says who sends: nothing has to be proven on this side of the network.
+/// The client and tenant that a command acts as. The operator states them without authentication.
 #[derive(Args)]
 pub(super) struct SenderArgs {
-    /// As this client; without it, as an anonymous one
+    /// Act as this client; without it, as an anonymous client
     #[arg(long)]
     client: Option<String>,
-    /// For this tenant
+    /// Act for this tenant
     #[arg(long)]
     tenant: Option<String>,
 }
@@ -48,12 +48,12 @@ impl SenderArgs {
     }
 }
 
-/// Wrong usage, and the exit code for it.
+/// Prints a usage error and returns its exit code.
 pub(super) fn usage_error(reason: &str) -> ExitCode {
     exit_with_error(sysexits::USAGE, reason)
 }
 
-/// Runs `work` beside what a proxy with this configuration would have.
+/// Runs `work` with the state that a proxy with this configuration would have.
 pub(super) fn run_locally<T>(valid: ValidConfig, work: impl AsyncFnOnce(&Arc<Runtime>) -> T) -> Result<T, ExitCode> {
     new_tokio_runtime()?.block_on(async {
         let active_config = ActiveConfig::new(valid.plan, &valid.config.resolver, None)
@@ -64,10 +64,10 @@ pub(super) fn run_locally<T>(valid: ValidConfig, work: impl AsyncFnOnce(&Arc<Run
     })
 }
 
-/// For one thing at a time.
+/// Creates a single-threaded tokio runtime.
 pub(super) fn new_tokio_runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| exit_with_error(sysexits::OS_ERROR, &format!("cannot start: {error}")))
+    runtime.map_err(|error| exit_with_error(sysexits::OS_ERROR, &format!("cannot start the tokio runtime: {error}")))
 }
 
 fn exit_with_error(code: u8, reason: &str) -> ExitCode {
@@ -75,14 +75,14 @@ fn exit_with_error(code: u8, reason: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// What the guard keeps a proxy of this configuration from reaching, on this host.
+/// Returns the local addresses that the guard of this configuration denies.
 pub(super) fn own_addresses(config: &Config) -> Arc<LocalAddresses> {
     let sources = Sources::new();
     sources.listening(listener_addresses(config));
     sources.own()
 }
 
-/// Where the proxy of this configuration listens: as little as it would we send anything there.
+/// Returns the addresses that the proxy of this configuration listens on. The guard denies them as targets.
 fn listener_addresses(config: &Config) -> Vec<SocketAddr> {
     let binds = config.server.listen.iter().chain(&config.admin.listen);
     let tcp = binds.filter_map(|listen| match listen.address {

@@ -33,9 +33,9 @@ use crate::policy::{self, Plan};
 use crate::state::observability::log;
 use crate::sysexits;
 
-/// The folder of the service's configuration, its own keys among it.
+/// The directory of the service's configuration and keys.
 const CONFIG_DIR: &str = "/etc/outgate";
-/// Where the packages put it.
+/// The configuration file of the packages.
 const DEFAULT_PATH: &str = "/etc/outgate/config.toml";
 
 /// A static-egress webhook proxy: every webhook leaves from a fixed set of addresses, to a target that proved its name.
@@ -54,27 +54,27 @@ enum Command {
     Check(check::Check),
     /// Show which route, pool, source address, trust, signers and limits a webhook would get, and why
     Explain(explain::Explain),
-    /// Put into force what is on disk, and show what that changes
+    /// Reload the configuration from disk, and show what changes
     Reload(control::reload::Reload),
-    /// Show what would change, before it does
+    /// Show what a reload would change
     Diff(control::diff::Diff),
-    /// List the configurations that were adopted: when, by whom, how, and what they changed
+    /// List the adopted configurations: when, by whom and how each was adopted, and what it changed
     History(control::history::History),
-    /// Put a configuration back that was adopted before
+    /// Restore a configuration that was adopted before
     Rollback(control::rollback::Rollback),
-    /// Show what a running proxy has in force, since when, by whom, and what is wrong
+    /// Show the active configuration of a running proxy, who activated it and when, and what is wrong
     Status(control::status::Status),
-    /// Send one webhook now, and see every step of it
+    /// Send one webhook now, and show every step
     Send(send::Send),
-    /// See the whole product at work on loopback, with throw-away certificates
+    /// Run the whole product on loopback, with temporary certificates
     Demo(demo::Demo),
-    /// The source addresses: list them, verify them, probe a target from them
+    /// List or verify the source addresses, or probe a target from them
     #[command(subcommand)]
     Egress(egress::Egress),
     /// Client tokens
     #[command(subcommand)]
     Token(token::Token),
-    /// The authority of inspected tunnels
+    /// The certificate authority of inspected tunnels
     #[command(subcommand)]
     Ca(ca::Ca),
     /// Signing keys
@@ -109,7 +109,8 @@ impl Command {
     }
 }
 
-/// The file named, else the installed one, else none: then the built-in configuration serves.
+/// Returns the path that the operator gave, else the installed file if it exists. `None`: outgate uses the built-in
+/// configuration.
 fn find_config(explicit_path: Option<&Path>) -> Option<PathBuf> {
     match explicit_path {
         Some(path) => Some(path.to_owned()),
@@ -117,17 +118,17 @@ fn find_config(explicit_path: Option<&Path>) -> Option<PathBuf> {
     }
 }
 
-/// A configuration that is valid, with its warnings and what is wrong with single tenants.
+/// A valid configuration, with its warnings and the problems of single tenants.
 struct ValidConfig {
     path: Option<PathBuf>,
     config: Config,
     plan: Plan,
     warnings: Vec<Problem>,
-    /// How many warnings more the operator has acknowledged.
+    /// The number of acknowledged warnings, which `warnings` does not have.
     acknowledged: usize,
 }
 
-/// Everything that keeps a configuration from being valid.
+/// The problems of an invalid configuration.
 struct InvalidConfig {
     problems: Vec<Problem>,
     sources: SourceMap,
@@ -163,14 +164,15 @@ fn load_config(explicit_path: Option<&Path>) -> Result<ValidConfig, InvalidConfi
     }
 }
 
-/// Files that are not what counts.
+/// Returns the warning that an unfinished rollback replaces the files on disk.
 fn unfinished_rollback_warning(rollback: u64) -> Problem {
-    let message =
-        format!("a rollback to configuration {rollback} has not finished: its files count, wherever they stand");
+    let message = format!(
+        "the rollback to configuration {rollback} is unfinished: outgate reads its files instead of those on disk"
+    );
     Problem::warning(WarningCode::UnfinishedRollback, None, message).help("run `outgate rollback --finish`")
 }
 
-/// For commands that only need a valid configuration: its problems on stderr, and the exit code for it.
+/// Loads a valid configuration. Prints the problems of an invalid one and returns the exit code.
 fn load_or_report(explicit_path: Option<&Path>) -> Result<ValidConfig, ExitCode> {
     load_config(explicit_path).map_err(|invalid| {
         print_problems(&invalid.problems, &invalid.sources);
@@ -184,20 +186,20 @@ fn print_problems(problems: &[Problem], sources: &SourceMap) {
     }
 }
 
-/// Random bytes from the operating system.
+/// Returns random bytes from the operating system.
 fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has random bytes");
     bytes
 }
 
-/// What others have written, for a terminal to show and not to obey.
+/// Replaces control characters, so that a terminal does not interpret text from other sources.
 fn escape_control_characters(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().map(shown).collect()
 }
 
-/// A count as JSON: a number, also where a pool of IPv6 has more addresses than fit into 64 bits.
+/// Converts a count to a JSON number. A count above 64 bits, as of an IPv6 pool, becomes a float.
 fn json_number(count: u128) -> serde_json::Value {
     u64::try_from(count).map_or_else(|_| (count as f64).into(), Into::into)
 }

@@ -1,5 +1,5 @@
-//! Files that a command makes, such as keys.
-//! Which users can read a file that a command has made?
+//! Creates files with the right permissions, such as keys.
+//! Which users can read a file that a command has created?
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -8,13 +8,13 @@ use std::path::Path;
 
 use super::CONFIG_DIR;
 
-/// For the service's group: the service runs as another user than the one who makes its keys.
+/// The mode for the group of the service, which runs as another user than the one who generates keys.
 const SERVICE_MODE: u32 = 0o640;
-/// For the owner alone.
+/// The mode for the owner only.
 const OWNER_MODE: u32 = 0o600;
 
-/// Writes a new file that its owner alone can read; below `/etc/outgate` also the folder's group. A file that is there stays
-/// as it is: signatures and certificates of what it holds would fail from that moment.
+/// Writes a new file that only its owner can read; below `/etc/outgate`, the directory's group can, too. It never
+/// overwrites a file: that would invalidate the signatures or certificates of an existing key.
 pub(super) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     write(path, text, None)
 }
@@ -32,7 +32,8 @@ fn write(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
         // The mode is set before the text is written: no other user can read it in between.
         if let Some(group) = group? {
             fchown(&file, None, Some(group)).map_err(|error| {
-                let message = format!("cannot give it to the folder's group {group}, run this as root: {error}");
+                let message =
+                    format!("cannot set the group {group} of its directory, run this command as root: {error}");
                 io::Error::new(error.kind(), message)
             })?;
             file.set_permissions(Permissions::from_mode(mode.unwrap_or(SERVICE_MODE)))?;
@@ -46,7 +47,7 @@ fn write(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
     })
 }
 
-/// The group of the folder, below `/etc/outgate`.
+/// Returns the group of the directory, if it is below `/etc/outgate`.
 fn service_group(path: &Path) -> io::Result<Option<u32>> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -61,7 +62,7 @@ fn service_group(path: &Path) -> io::Result<Option<u32>> {
 
 fn describe_error(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::AlreadyExists => io::Error::new(error.kind(), "a file is there already, and is left as it is"),
+        io::ErrorKind::AlreadyExists => io::Error::new(error.kind(), "the file already exists and was not changed"),
         _ => error,
     }
 }

@@ -1,8 +1,8 @@
-//! `println!` and its kin for commands: those of std panic when the reader has closed the pipe, these do not.
-//! What becomes of a command's answer when its reader has gone?
+//! `println!` and similar macros for commands. Unlike those of std, they do not panic on a closed pipe.
+//! What happens to a command's output when its reader closes the pipe?
 //!
-//! The macros have std's names and hide std's within `cli`: no command can end by its own output. A command whose pipe is
-//! closed goes on quietly to its end, because some do more than print (`rollback`, `keys new`).
+//! The macros have the names of std's macros and shadow them within `cli`, so that no command panics when it prints.
+//! A command with a closed pipe runs to its end, because some do more than print (`rollback`, `keys new`).
 
 use std::fmt;
 use std::io::{self, Write};
@@ -41,7 +41,7 @@ pub(super) fn to_stderr(words: fmt::Arguments<'_>) {
     let _ = io::stderr().lock().write_fmt(words);
 }
 
-/// The exit code of a command: `code`, unless its answer could not be written out.
+/// Returns `code`, or an I/O error if the command succeeded but its output could not be written.
 pub(super) fn final_exit_code(code: ExitCode) -> ExitCode {
     record_error(io::stdout().lock().flush());
     match FIRST_ERROR.lock().take() {

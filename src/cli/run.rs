@@ -1,5 +1,5 @@
-//! `outgate run`: the proxy.
-//! With which configuration does it start?
+//! `outgate run`: starts the proxy.
+//! Which configuration does the proxy start with?
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,8 +19,8 @@ use crate::sysexits;
   outgate run --config /etc/outgate/config.toml
   outgate run                     # /etc/outgate/config.toml, else a built-in loopback proxy
 
-Without any file: a listener on 127.0.0.1:4750 for anyone on this host, the host's own global addresses as the pool
-`default`, every public host routed. SIGHUP reloads, SIGTERM drains and exits 0.")]
+Without a file, outgate listens on 127.0.0.1:4750 for every client of this host, uses the host's global addresses as the
+pool `default`, and routes every public host. SIGHUP reloads; SIGTERM drains and exits with 0.")]
 pub(super) struct Run {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -29,7 +29,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> ExitCode {
-        // From here on stderr is the log's alone: a full pipe must not delay the start either.
+        // From here on, only the log thread writes to stderr: a full pipe must not delay the start.
         if let Err(error) = log::start() {
             eprintln!("outgate: cannot start the thread that writes the log: {error}");
             return ExitCode::from(sysexits::OS_ERROR);
@@ -41,7 +41,7 @@ impl Run {
     }
 
     fn serve(self) -> ExitCode {
-        // Whoever asks what runs may stand in another folder.
+        // The admin listener shows the path, and its clients may have another working directory.
         let path = self.config.as_deref().map(absolute);
         let valid = match load_config(path.as_deref()) {
             Ok(valid) => valid,
@@ -53,7 +53,7 @@ impl Run {
         log::configure(&valid.config.log);
         log_problems(Level::WARN, &valid.warnings, &valid.config.sources);
         if valid.path.is_none() {
-            warn!("no configuration file: the built-in one serves this host alone");
+            warn!("no configuration file: using the built-in configuration, which serves only this host");
         }
         app::run(StartupConfig { path: valid.path, config: valid.config, plan: valid.plan, warnings: valid.warnings })
     }

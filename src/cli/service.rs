@@ -1,4 +1,4 @@
-//! The user that the service runs as: by its unit, and by this host's own lists of users and groups.
+//! Finds the user and groups of the service, from its systemd unit and the files of this host.
 //! Which user and groups does the service run as?
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
-/// systemd.unit(5): a unit in an earlier folder hides those in later ones.
+/// systemd.unit(5): a unit in an earlier directory hides those in later ones.
 const UNIT_DIRS: [&str; 5] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -22,7 +22,7 @@ const UNIT: &str = "outgate.service";
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
 
-/// The user and groups of the service's process, as its unit says.
+/// The user and groups that the unit of the service sets.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) user: Option<String>,
@@ -40,7 +40,7 @@ pub(super) struct Account {
 }
 
 impl Unit {
-    /// `None`: this host has no unit of outgate.
+    /// Reads the unit and its drop-ins. `None`: this host has no unit of outgate.
     pub(super) fn read() -> Option<Self> {
         let main = UNIT_DIRS.iter().find_map(|folder| fs::read_to_string(Path::new(folder).join(UNIT)).ok())?;
         let mut unit = Self::default();
@@ -51,7 +51,8 @@ impl Unit {
         Some(unit)
     }
 
-    /// A later setting replaces an earlier one. Lists grow, and an empty setting clears them.
+    /// Applies the settings of a file. A later setting replaces an earlier one. Lists grow, and an empty setting
+    /// clears them.
     fn apply(&mut self, text: &str) {
         let mut is_service = false;
         for line in text.lines().map(str::trim) {
@@ -74,7 +75,7 @@ impl Unit {
     }
 }
 
-/// In the order of their names; of two with one name that in the earlier folder.
+/// Returns the drop-ins sorted by name. Of two with the same name, the earlier directory wins.
 fn drop_ins() -> impl Iterator<Item = PathBuf> {
     let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
     for folder in UNIT_DIRS.iter().rev() {
@@ -87,8 +88,8 @@ fn drop_ins() -> impl Iterator<Item = PathBuf> {
 }
 
 impl Account {
-    /// The user called `name`, or of that number, as this host knows it; a directory in the network is not asked. With the
-    /// groups of `unit`, where that runs as this user.
+    /// Finds a user by name or number in /etc/passwd, without network directories. The groups of `unit` apply if it
+    /// runs as this user.
     pub(super) fn find(name: &str, unit: Option<&Unit>) -> Result<Self, String> {
         let read = |path| fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"));
         Self::find_in(&read(USERS)?, &read(GROUPS)?, name, unit)
@@ -138,7 +139,7 @@ impl Account {
         rustix::process::geteuid().as_raw() == self.uid
     }
 
-    /// Makes this thread, and those that it starts, act as this user. There is no way back.
+    /// Makes this thread, and those that it starts, run as this user. This cannot be undone.
     pub(super) fn assume(&self) -> io::Result<()> {
         let groups: Vec<Gid> = self.groups.iter().map(|group| Gid::from_raw(*group)).collect();
         set_thread_groups(&groups)?;

@@ -1,5 +1,5 @@
-//! `outgate token new`: a secret for a client, and its hash for the configuration.
-//! What does a client send, and what do we keep?
+//! `outgate token new`: generates a token for a client, and its hash for the configuration.
+//! What does a client send, and what does the configuration store?
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use data_encoding::HEXLOWER;
 
 #[derive(Subcommand)]
 pub(super) enum Token {
-    /// Make a token
+    /// Generate a token and its hash
     New(NewToken),
 }
 
@@ -20,10 +20,10 @@ pub(super) enum Token {
   outgate token new
   outgate token new --json
 
-The token goes to the client, which sends it as the password of its proxy URL or as `Proxy-Authorization: Bearer`.
-The hash goes into `[clients.NAME] tokens`: a configuration that leaks gives nobody a token.")]
+Give the token to the client, which sends it as the password of its proxy URL or as `Proxy-Authorization: Bearer`.
+Write the hash into `[clients.NAME] tokens`. A leaked configuration therefore reveals no token.")]
 pub(super) struct NewToken {
-    /// Token and hash as a JSON object
+    /// Print token and hash as a JSON object
     #[arg(long)]
     json: bool,
 }
@@ -42,7 +42,7 @@ impl Token {
     }
 }
 
-/// 256 random bits: nobody guesses it, so its hash needs no salt.
+/// Generates a token of 256 random bits, which no one can guess, so its hash needs no salt.
 pub(super) fn generate_token() -> String {
     format!("ogt_{}", URL_SAFE_NO_PAD.encode(super::random_bytes::<32>()))
 }

@@ -1,5 +1,5 @@
-//! What whoever operates a proxy needs of its configuration, also of one with problems: they are what is to be mended.
-//! Where can the proxy be asked, and where does it keep what it adopted?
+//! The admin sockets and the state directory of a configuration, read even if it has problems.
+//! How does a command find the proxy and its history if the configuration is broken?
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use super::Listen;
 use super::files::{FILE_MAX, FileTracker};
 use super::units;
 
-/// As far as it can be made out.
+/// The paths that commands need, as far as they can be read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ControlPaths {
     /// The unix sockets of `admin.listen`.

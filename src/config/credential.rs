@@ -1,5 +1,5 @@
-//! `[credentials.NAME]`: what we show to targets that let nobody in without.
-//! Who are we to the target, and by what does it know?
+//! Reads `[credentials.NAME]`: the credentials that outgate sends to targets.
+//! How does outgate authenticate itself to a target?
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::names::CredentialName;
 #[derive(Clone, Debug)]
 pub struct Credential {
     pub scheme: Authentication,
-    /// It may leave over plaintext http, where the route does.
+    /// Whether the credential may be sent over plaintext http, if the route allows plaintext.
     pub plaintext: bool,
 }
 
@@ -33,7 +33,7 @@ pub enum Authentication {
     OAuth2(Box<OAuth2>),
 }
 
-/// RFC 6749 §4.4.
+/// The settings of the client credentials grant (RFC 6749 §4.4).
 #[derive(Clone, Debug)]
 pub struct OAuth2 {
     pub token_url: Located<String>,
@@ -42,11 +42,11 @@ pub struct OAuth2 {
     pub client_auth: ClientAuth,
     pub scopes: Vec<Located<String>>,
     pub audience: Option<Located<String>>,
-    /// Further parameters of the request for a token, by name.
+    /// Additional parameters of the token request, by name.
     pub parameters: Vec<(Located<String>, Located<String>)>,
 }
 
-/// How we prove to a token endpoint who we are (RFC 6749 §2.3.1).
+/// How outgate authenticates itself to a token endpoint (RFC 6749 §2.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
     Basic,
@@ -69,7 +69,7 @@ impl CredentialType {
         ("oauth2", CredentialType::OAuth2),
     ];
 
-    /// With what to write.
+    /// Returns the required keys, each with an example value.
     fn required_keys(self) -> &'static [(&'static str, &'static str)] {
         const SECRET: &str = "\"file:PATH\", \"credential:NAME\" or \"env:NAME\"";
         match self {
@@ -84,7 +84,7 @@ impl CredentialType {
         }
     }
 
-    /// Besides.
+    /// Returns the optional keys.
     fn optional_keys(self) -> &'static [&'static str] {
         match self {
             CredentialType::OAuth2 => &["client_auth", "scopes", "audience", "parameters"],
@@ -131,13 +131,13 @@ fn read_credential(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Credent
     Some(Credential { scheme, plaintext: plaintext.is_some_and(|plaintext| plaintext.value) })
 }
 
-/// A key of another type says that one of the two was not meant.
+/// Reports keys of other types: either the key or the type is a mistake.
 fn reject_keys_of_other_types(reader: &mut Reader<'_>, table: &Table<'_>, kind: CredentialType) {
     let all_keys: Vec<&str> = CredentialType::ALL.iter().flat_map(|(_, other)| other.all_keys()).collect();
     let name = CredentialType::ALL.iter().find(|(_, other)| *other == kind).map_or("", |(name, _)| name);
     for key in all_keys.into_iter().filter(|key| kind.all_keys().all(|own| own != *key)) {
         if let Some(value) = table.get(key) {
-            let problem = Problem::at(value.span, format!("`{}` is not of type \"{name}\"", value.key));
+            let problem = Problem::at(value.span, format!("`{}` is not a key of type \"{name}\"", value.key));
             let keys: Vec<&str> = kind.all_keys().collect();
             reader.problems.push(problem.help(format!("the keys of this type are {}", keys.join(", "))));
         }
@@ -179,7 +179,7 @@ fn read_text(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<Lo
         let text = reader.text(value)?.to_owned();
         if text.is_empty() {
             let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
-            reader.problems.push(problem.help("write it, or leave it out"));
+            reader.problems.push(problem.help("write a value, or leave the key out"));
             return None;
         }
         Some(value.located(text))

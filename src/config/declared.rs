@@ -1,5 +1,5 @@
-//! Named sections as they are written, whatever could be read of them.
-//! Is a problem no more than the consequence of another?
+//! Named sections as they are written, including those with errors.
+//! Is a problem only the consequence of another problem?
 
 use super::Config;
 use super::problem::{Problem, Severity, SourceSpan};
@@ -10,11 +10,11 @@ pub struct DeclaredSections(Vec<DeclaredSection>);
 
 #[derive(Clone, Debug)]
 struct DeclaredSection {
-    /// As in `signers`.
+    /// The kind of section, such as `signers`.
     kind: String,
     name: String,
     span: SourceSpan,
-    /// From each key to the end of its value.
+    /// One span per entry, from its key to the end of its value.
     key_spans: Vec<SourceSpan>,
 }
 
@@ -23,7 +23,8 @@ impl DeclaredSections {
         self.0.push(DeclaredSection { kind: kind.to_owned(), name: name.to_owned(), span, key_spans });
     }
 
-    /// The sections that a part of could not be read. What is said of such a section as a whole may be the consequence.
+    /// Returns the spans of sections with a part that could not be read. A problem of such a section as a whole may
+    /// be a consequence of that part.
     pub fn broken_sections(&self, problems: &[Problem]) -> Vec<SourceSpan> {
         let problems = problems.iter().filter(|problem| problem.severity == Severity::Problem);
         let problem_spans: Vec<SourceSpan> = problems.filter_map(|problem| problem.span).collect();
@@ -40,7 +41,7 @@ impl DeclaredSections {
 }
 
 impl Config {
-    /// Returns whether `[SECTION.NAME]` is written, even if it was rejected: a reference to it is no second fault.
+    /// Returns whether `[SECTION.NAME]` is written, even if it was rejected: a reference to it is no second problem.
     pub fn declares(&self, kind: &str, name: &str) -> bool {
         let is_read = match kind {
             "egress" => self.egress.contains_key(name),

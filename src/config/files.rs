@@ -1,5 +1,5 @@
-//! The only code of the configuration that opens files: never blocks on one, never reads without a limit, forgets none.
-//! What stands in this file, and which files were looked at?
+//! The only configuration code that opens files: it never blocks, limits each read, and tracks every path.
+//! What does this file contain, and which files were read?
 
 #![expect(clippy::disallowed_methods, reason = "opens the configuration and the files that it names")]
 
@@ -14,15 +14,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::digest;
 use rustix::fs::Stat;
 
-/// The bytes of a secret at most: no key is longer.
+/// The largest secret, in bytes.
 pub(super) const SECRET_MAX: u64 = 64 << 10;
 
-/// No configuration or certificate file is larger.
+/// The largest configuration or certificate file, in bytes.
 pub(super) const FILE_MAX: u64 = 8 << 20;
-/// No pattern may name more files.
+/// The most files that patterns of `include` may match.
 pub(super) const INCLUDES_MAX: usize = 10_000;
-/// Two changes within this time may bear the same time: file systems have clocks of their own, most with ticks of
-/// milliseconds, some of two seconds.
+/// Two changes within this time may have the same timestamp: most file systems have ticks of milliseconds, some of
+/// two seconds.
 const STAT_SETTLE_TIME: Duration = Duration::from_secs(3);
 
 /// Why a file cannot be read.
@@ -53,7 +53,7 @@ impl fmt::Display for FileError {
             Self::NotRegular => f.write_str("is not a regular file"),
             Self::TooLarge { max } if *max < 1 << 20 => write!(f, "is larger than {} KiB", max >> 10),
             Self::TooLarge { max } => write!(f, "is larger than {} MiB", max >> 20),
-            Self::Symlink => f.write_str("is a link"),
+            Self::Symlink => f.write_str("is a symbolic link"),
             Self::TooMany { max } => write!(f, "has more than {max} files"),
             Self::Other(error) => write!(f, "cannot be read: {error}"),
         }
@@ -71,14 +71,14 @@ impl From<io::Error> for FileError {
     }
 }
 
-/// A file's bytes, and what it looked like before they were read.
+/// The bytes of a file, and its stat from before they were read.
 pub(super) struct FileContent {
     pub(super) bytes: Vec<u8>,
     pub(super) stat: FileStat,
 }
 
-/// What a file or a folder looks like from outside: the same as before means the same content, once it is settled. It
-/// includes the time of the last change of the inode (ctime), which no user can set back.
+/// The metadata of a file or directory. If it is settled, an equal stat means equal content. It includes the ctime,
+/// which no user can set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileStat {
     device: u64,
@@ -95,28 +95,28 @@ impl FileStat {
         Self { device: stat.st_dev, inode: stat.st_ino, size: stat.st_size, mode: stat.st_mode, ctime_ns: changed }
     }
 
-    /// Whether a change after `now` would show.
+    /// Returns whether a change after `now` would change the stat.
     pub(super) fn is_settled(&self, now: SystemTime) -> bool {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         i128::try_from(now.saturating_sub(STAT_SETTLE_TIME).as_nanos())
             .is_ok_and(|nanoseconds| self.ctime_ns < nanoseconds)
     }
 
-    /// Whether any user of this host may read it, or worse.
+    /// Returns whether any user of this host may read, write or execute the file.
     pub(super) fn is_world_accessible(&self) -> bool {
         self.mode & 0o007 != 0
     }
 }
 
-/// Every file and directory looked at, and the running digest of their content.
+/// Tracks every path that a load reads or lists, with a running digest of the contents.
 pub(super) struct FileTracker {
     paths: BTreeSet<PathBuf>,
-    /// SHA-256 of each file that was read, and of what else stands at a path.
+    /// SHA-256 of each file that was read, and of each tenant's folder of keys.
     contents: BTreeMap<PathBuf, [u8; 32]>,
     digest: digest::Context,
 }
 
-/// What reading has looked at.
+/// The paths and contents that a load has read.
 pub(super) struct ReadSet {
     pub(super) paths: Vec<PathBuf>,
     pub(super) contents: BTreeMap<PathBuf, [u8; 32]>,
@@ -129,7 +129,7 @@ impl FileTracker {
         Self { paths: BTreeSet::new(), contents: BTreeMap::new(), digest: digest::Context::new(&digest::SHA256) }
     }
 
-    /// A file that cannot be read is remembered too: that it appears is a change.
+    /// Reads and tracks a file. A file that cannot be read is tracked too, so that its appearance is a change.
     pub(super) fn read(&mut self, path: &Path, max: u64) -> Result<FileContent, FileError> {
         self.track(path);
         let content = read(path, max)?;
@@ -139,7 +139,7 @@ impl FileTracker {
         Ok(content)
     }
 
-    /// As if these were the bytes of the file.
+    /// Tracks a file whose bytes come from an overlay.
     pub(super) fn read_overlaid(&mut self, path: &Path, bytes: &[u8]) -> Vec<u8> {
         self.track(path);
         self.update_digest(path.as_os_str().as_encoded_bytes());
@@ -147,21 +147,21 @@ impl FileTracker {
         bytes.to_vec()
     }
 
-    /// What stands at a path, where that is more than a file.
+    /// Records the digest of a path that is not a single file.
     pub(super) fn record_digest(&mut self, path: PathBuf, digest: [u8; 32]) {
         self.update_digest(&digest);
         self.contents.insert(path, digest);
     }
 
-    /// Content that is part of the configuration and stands in no file of ours.
+    /// Adds content to the digest that is part of the configuration but of no tracked file.
     pub(super) fn update_digest(&mut self, bytes: &[u8]) {
         // The length keeps "ab", "c" and "a", "bc" apart.
         self.digest.update(&(bytes.len() as u64).to_be_bytes());
         self.digest.update(bytes);
     }
 
-    /// The files of a directory whose names match, sorted by name; as in a shell `*` does not match a leading dot, so
-    /// that an editor's scratch file is no configuration. The directory is remembered: a new file in it is a change.
+    /// Returns the files of a directory whose names match, sorted by name. As in a shell, `*` does not match a
+    /// leading dot, so an editor's scratch file is ignored. The directory is tracked: a new file in it is a change.
     pub(super) fn glob(&mut self, directory: &Path, pattern: &str) -> Result<Vec<PathBuf>, FileError> {
         self.track(directory);
         let mut found = Vec::new();
@@ -197,16 +197,16 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     sum
 }
 
-/// What files and folders look like from outside. Two that are equal, and settled, stand for the same content.
+/// A digest of the metadata of files and directories. Two equal, settled fingerprints mean equal content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatFingerprint {
     digest: [u8; 32],
-    /// Whether a change after the time that was asked about would show.
+    /// Whether any change after the time of reading would change the fingerprint.
     pub is_settled: bool,
 }
 
 impl StatFingerprint {
-    /// Of what was read at `then`.
+    /// Computes the fingerprint of paths that were read at `read_at`.
     pub fn compute<'a>(paths: impl Iterator<Item = &'a Path>, read_at: SystemTime) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut is_settled = true;
@@ -222,11 +222,11 @@ impl StatFingerprint {
 }
 
 fn read(path: &Path, max: u64) -> Result<FileContent, FileError> {
-    // O_NONBLOCK: opening a FIFO would wait for a writer, and what the path names may change after any check of it.
+    // O_NONBLOCK: opening a FIFO would wait for a writer, and a check before the open could be outdated.
     read_open_file(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?, max)
 }
 
-/// Of a file that was opened so that it does not block.
+/// Reads a file that was opened with O_NONBLOCK.
 pub(super) fn read_open_file(file: File, max: u64) -> Result<FileContent, FileError> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
@@ -236,7 +236,7 @@ pub(super) fn read_open_file(file: File, max: u64) -> Result<FileContent, FileEr
         return Err(FileError::NotRegular);
     }
     let stat = FileStat::from_stat(&rustix::fs::fstat(&file).map_err(io::Error::from)?);
-    // Sized at once, so that no half-grown copy of a secret stays behind in memory.
+    // Allocated once, so that no reallocation leaves a copy of a secret in memory.
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(max) + 1).unwrap_or_default());
     file.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
@@ -245,7 +245,7 @@ pub(super) fn read_open_file(file: File, max: u64) -> Result<FileContent, FileEr
     Ok(FileContent { bytes, stat })
 }
 
-/// `*` stands for any text, and nothing else is special.
+/// Returns whether a name matches a pattern, in which `*` matches any text and all else is literal.
 pub(super) fn matches_pattern(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
@@ -257,7 +257,7 @@ pub(super) fn matches_pattern(pattern: &str, name: &str) -> bool {
         if parts.peek().is_none() {
             return rest.ends_with(part);
         }
-        // The first place where a part fits leaves the most to the others.
+        // The leftmost match leaves the most text for the remaining parts.
         match rest.find(part) {
             Some(at) => rest = &rest[at + part.len()..],
             None => return false,

@@ -1,5 +1,5 @@
-//! Signing keys of many tenants: a directory with one folder a tenant, and in each one file a key.
-//! Which keys does each tenant have, and what is wrong with them?
+//! Signing keys per tenant: a directory with one folder per tenant and one file per key.
+//! Which keys does each tenant have, and which problems do they have?
 
 mod file_name;
 mod scan;
@@ -18,33 +18,34 @@ use crate::names::{KeyId, TenantName};
 pub use file_name::key_files;
 pub(super) use scan::scan;
 
-/// A `key_dir` as it was found.
+/// The content of a `key_dir`.
 #[derive(Debug)]
 pub struct KeyDir {
     pub path: PathBuf,
-    /// Every folder that a tenant can be called by, also what is empty or broken: its tenant is not without keys, as one
-    /// is that has no folder.
+    /// Every folder with the name of a tenant. A tenant with an empty or broken folder differs from a tenant without
+    /// a folder.
     pub tenants: BTreeMap<TenantName, Arc<KeyFolder>>,
 }
 
-/// Those that were read, by path: what the next reading need not open again.
+/// The key directories that were read, by path; the next load reuses their unchanged folders.
 pub type KeyDirs = BTreeMap<PathBuf, Arc<KeyDir>>;
 
-/// What stands in the folder of one tenant.
+/// The keys in the folder of one tenant.
 #[derive(Debug)]
 pub struct KeyFolder {
-    /// SHA-256 over the names and the contents of its keys, or what is wrong: equal means that nothing changed.
+    /// SHA-256 over the names and contents of the keys, or over the problems: equal means that nothing changed.
     pub digest: [u8; 32],
-    /// None, if anything is wrong with any of them: the tenant would have fewer keys than it thinks.
+    /// The keys; empty if any of them has a problem, so that a tenant never signs with fewer keys than its folder
+    /// has.
     pub keys: Vec<KeyFile>,
     pub(super) problems: Vec<KeyDirProblem>,
-    /// Files that are called like no key.
+    /// The names of files that are not those of keys.
     unrecognized: Vec<String>,
-    /// Of the folder itself; `None`: it could change again without that being seen.
+    /// The stat of the folder; `None`: another change might not change the stat.
     stat: Option<FileStat>,
 }
 
-/// A key, and from when until when it is in force; its file's name says so.
+/// A signing key and its validity period, which the name of its file states.
 #[derive(Debug)]
 pub struct KeyFile {
     pub id: KeyId,
@@ -56,26 +57,26 @@ pub struct KeyFile {
 }
 
 impl KeyFolder {
-    /// Whether what stands there cannot be told from here.
+    /// Returns whether any key of the folder has a problem.
     pub fn is_broken(&self) -> bool {
         !self.problems.is_empty()
     }
 }
 
 impl KeyFile {
-    /// Of the file, in its tenant's folder.
+    /// Returns the name of the file in its tenant's folder.
     pub fn file_name(&self) -> &str {
         &self.file_name
     }
 }
 
 impl KeyDir {
-    /// Itself, and every folder of a tenant.
+    /// Returns the paths of the directory and of every tenant's folder.
     pub fn folder_paths(&self) -> impl Iterator<Item = PathBuf> {
         std::iter::once(self.path.clone()).chain(self.tenants.keys().map(|tenant| self.folder_path(tenant)))
     }
 
-    /// Every file of a key.
+    /// Returns the paths of all key files.
     pub fn key_paths(&self) -> impl Iterator<Item = PathBuf> {
         self.tenants.iter().flat_map(|(tenant, folder)| {
             let path = self.folder_path(tenant);
@@ -83,14 +84,14 @@ impl KeyDir {
         })
     }
 
-    /// Where the keys of a tenant stand, or would.
+    /// Returns the path of a tenant's folder, which need not exist.
     pub fn folder_path(&self, tenant: &TenantName) -> PathBuf {
         self.path.join(tenant.as_str())
     }
 }
 
 impl KeyDir {
-    /// Of folders that were not opened this time, too.
+    /// Returns the warnings of all folders, including those that were not opened this time.
     pub(super) fn warnings(&self) -> impl Iterator<Item = KeyDirProblem> {
         self.tenants.iter().flat_map(|(tenant, folder)| {
             let path = self.folder_path(tenant);
@@ -107,7 +108,7 @@ impl KeyDir {
     }
 }
 
-/// What is wrong below a `key_dir`.
+/// A problem below a `key_dir`.
 #[derive(Debug)]
 pub(super) struct KeyDirProblem {
     pub(super) message: String,
@@ -121,16 +122,18 @@ impl KeyDirProblem {
 
     pub(super) fn unreadable(path: &Path, error: &FileError) -> Self {
         let help = match error {
-            FileError::Missing => "write the path of a directory with one folder a tenant".into(),
+            FileError::Missing => "write the path of a directory with one folder per tenant".into(),
             FileError::PermissionDenied => format!("let the user that outgate runs as read {}", path.display()),
-            FileError::Symlink => "put there what it leads to: below key_dir no link is followed".into(),
-            _ => "leave there a folder for each tenant, and in it a file for each key".to_owned(),
+            FileError::Symlink => {
+                "replace the link by its target: outgate follows no symbolic links below key_dir".into()
+            }
+            _ => "keep one folder per tenant there, with one file per key".to_owned(),
         };
         Self::new(path, error, help)
     }
 
     fn unrecognized(path: &Path) -> Self {
-        Self::new(path, "is not read: no key is called so", format!("call it {}", file_name::EXAMPLE))
+        Self::new(path, "is ignored: its name is not that of a key", format!("rename it to {}", file_name::EXAMPLE))
     }
 
     fn world_accessible(path: &Path) -> Self {

@@ -1,19 +1,19 @@
-//! The keys of a file by their places, so that problems which are found later have one.
-//! Which key stands here?
+//! An index of a file's keys by offset, for problems that are found after parsing.
+//! Which key is at this offset?
 
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-/// Containers that start before a place and end before it, too, between it and the one that it is in.
+/// The most containers that a lookup examines: those that end before the offset are skipped.
 const NESTING_STEPS_MAX: usize = 64;
 
-/// The dotted paths of keys, and where they and their values stand.
+/// The dotted paths of keys, with the spans of the keys and of their values.
 pub(super) struct KeyIndex {
     paths: Vec<String>,
-    /// By their start; none is in another.
+    /// Sorted by start; the spans do not overlap.
     leaves: Vec<(Range<usize>, usize)>,
-    /// By their start: values with tables in them.
+    /// The spans of values that contain tables, sorted by start.
     containers: Vec<(Range<usize>, usize)>,
 }
 
@@ -26,7 +26,7 @@ impl KeyIndex {
         index
     }
 
-    /// The path of the innermost key whose name or value is at `offset`.
+    /// Returns the path of the innermost key whose name or value is at `offset`.
     pub(super) fn key_at(&self, offset: usize) -> Option<&str> {
         let find = |spans: &[(Range<usize>, usize)]| {
             let before = spans.partition_point(|(span, _)| span.start <= offset);

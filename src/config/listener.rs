@@ -1,5 +1,5 @@
-//! What a listener does before HTTP: TLS, and the PROXY protocol; and what it does inside of tunnels.
-//! Who may connect how?
+//! Reads the settings of listeners: address, TLS, the PROXY protocol, and the CA of inspected tunnels.
+//! How may clients connect?
 
 use ipnet::IpNet;
 
@@ -14,7 +14,7 @@ use super::{Listen, Located, PemFile, Secret, Server, pem, schema, secret, units
 pub struct Bind {
     pub address: Listen,
     pub tls: BindTls,
-    /// What TLS offers; `None`: HTTP/2 and HTTP/1.1.
+    /// The protocols that TLS offers; `None`: HTTP/2 and HTTP/1.1.
     pub alpn: Option<Vec<Alpn>>,
     /// Permissions of a unix socket; `None`: 0660.
     pub mode: Option<u32>,
@@ -25,7 +25,7 @@ pub struct Bind {
 /// TLS of one listener.
 #[derive(Clone, Debug)]
 pub enum BindTls {
-    /// That of `server.tls`, if there is one.
+    /// The TLS of `server.tls`, if that is set.
     Inherited,
     Off,
     Own(Box<Located<ListenerTls>>),
@@ -38,7 +38,7 @@ pub enum Alpn {
 }
 
 impl Bind {
-    /// Without settings of its own.
+    /// Creates a listener without settings of its own.
     pub fn new(address: Listen) -> Self {
         Self { address, tls: BindTls::Inherited, alpn: None, mode: None, group: None }
     }
@@ -49,7 +49,7 @@ impl Bind {
 }
 
 impl Server {
-    /// The TLS of all listeners, the shared one once.
+    /// Returns the TLS settings of all listeners, the shared one once.
     pub fn all_tls(&self) -> impl Iterator<Item = &Located<ListenerTls>> {
         let own = self.listen.iter().filter_map(|bind| match &bind.tls {
             BindTls::Own(tls) => Some(&**tls),
@@ -59,50 +59,54 @@ impl Server {
     }
 }
 
-/// What clients are shown, and what they may show.
+/// The certificate that clients get, and the CA of certificates that clients may send.
 #[derive(Clone, Debug)]
 pub struct ListenerTls {
-    /// The leaf first.
+    /// The chain, the leaf first.
     pub certificate: Located<PemFile>,
-    /// In PEM.
+    /// The private key in PEM.
     pub key: Located<Secret>,
     pub client_ca: Option<Located<PemFile>>,
     pub client_crls: Vec<Located<PemFile>>,
 }
 
-/// Who must say, and is believed, for whom a connection is.
+/// The peers that must send a PROXY header, which outgate believes.
 #[derive(Clone, Debug)]
 pub enum ProxyProtocol {
-    /// Whoever can connect: only this host's own processes can.
+    /// Every peer. Valid only if all listeners are local to the host.
     AnyPeer,
     From(Vec<Located<IpNet>>),
 }
 
-/// Our own authority, in whose name inspected tunnels are answered.
+/// The CA that issues certificates for inspected tunnels.
 #[derive(Clone, Debug)]
 pub struct Ca {
-    /// It, and whoever stands between it and the one that clients trust.
+    /// The CA certificate, followed by intermediates up to the root that clients trust.
     pub certificate: Located<PemFile>,
-    /// In PEM.
+    /// The private key in PEM.
     pub key: Located<Secret>,
 }
 
 pub(super) fn read_tls(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ListenerTls>> {
     let table = Table::open(reader, value, &schema::SERVER_TLS)?;
-    table.require(reader, "certificate", "write certificate = \"listener.pem\": the chain that clients are shown");
+    table.require(
+        reader,
+        "certificate",
+        "write certificate = \"listener.pem\": the chain that outgate sends to clients",
+    );
     table.require(reader, "key", "write key = \"listener.key\", or \"credential:NAME\" (systemd)");
     let certificate = table.read(reader, "certificate", pem::read_certificates);
     let key = table.read(reader, "key", secret::read_key);
     let client_ca = table.read(reader, "client_ca", pem::read_certificates);
     let client_crls = table.read_list(reader, "client_crls", None, pem::read_revocation_lists).unwrap_or_default();
     if let (None, Some(crls)) = (table.get("client_ca"), table.get("client_crls").filter(|_| !client_crls.is_empty())) {
-        let problem = Problem::at(crls.span, "`client_crls` would revoke no certificate: there is no `client_ca`");
+        let problem = Problem::at(crls.span, "`client_crls` has no effect without `client_ca`");
         reader.problems.push(problem.help("add client_ca, or leave client_crls out"));
     }
     Some(value.located(ListenerTls { certificate: certificate?, key: key?, client_ca, client_crls }))
 }
 
-/// An address, or a table with an address and the listener's own settings.
+/// Reads an entry of `server.listen`: an address, or a table with an address and settings.
 pub(super) fn read_server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
     let (table, bind) = read_bind(reader, value, &schema::SERVER_LISTEN)?;
     let Some(table) = table else { return Some(value.located(bind)) };
@@ -124,25 +128,25 @@ pub(super) fn read_server_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> 
         table.read_list(reader, "alpn", if_empty, |reader, value| Some(reader.parse_choice(value, &choices)?.value));
     for key in ["tls", "alpn"] {
         if let (Listen::Unix(_), Some(value)) = (&bind.address, table.get(key)) {
-            let problem = Problem::at(value.span, format!("`{key}` on a unix socket, which has no TLS"));
+            let problem = Problem::at(value.span, format!("`{key}` is set for a unix socket, which has no TLS"));
             reader.problems.push(problem.help("leave it out"));
         }
     }
     Some(value.located(Bind { tls: tls.unwrap_or(BindTls::Inherited), alpn, ..bind }))
 }
 
-/// The same of the admin listener, which has no TLS.
+/// Reads an entry of `admin.listen`, which has no TLS.
 pub(super) fn read_admin_listen(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Bind>> {
     let (_, bind) = read_bind(reader, value, &schema::ADMIN_LISTEN)?;
     if bind.mode.is_some_and(|mode| mode & 0o002 != 0) {
-        let message = "every user of this host may change the proxy's configuration through this socket";
+        let message = "every user of this host can change the proxy's configuration through this socket";
         let help = "write a mode without permissions for others, \"0660\", and a group";
         reader.problems.push(Problem::warning(WarningCode::AdminSocketMode, Some(value.span), message).help(help));
     }
     Some(value.located(bind))
 }
 
-/// `None`: the entry is no table.
+/// Reads an entry. The table is `None` if the entry is only an address.
 fn read_bind<'a>(
     reader: &mut Reader<'_>,
     value: &Value<'a>,
@@ -161,23 +165,27 @@ fn read_bind<'a>(
     let address = address?.value;
     for key in ["mode", "group"] {
         if let (false, Some(value)) = (matches!(address, Listen::Unix(_)), table.get(key)) {
-            let problem = Problem::at(value.span, format!("`{key}` is for unix sockets alone"));
-            let help = "leave it out; systemd's sockets have SocketMode= and SocketGroup=";
+            let problem = Problem::at(value.span, format!("`{key}` applies only to unix sockets"));
+            let help = "leave it out; a socket unit of systemd has SocketMode= and SocketGroup=";
             reader.problems.push(problem.help(help));
         }
     }
     Some((Some(table), Bind { mode: mode.map(|mode| mode.value), group, ..Bind::new(address) }))
 }
 
-/// A socket can be listened on once. Port 0 is another port each time, but then nothing tells two entries apart.
+/// Reports two listeners with the same socket. Port 0 is another port each time, but two such entries may not have
+/// settings, because nothing tells them apart.
 pub(super) fn reject_duplicate_sockets(reader: &mut Reader<'_>, server: &[Located<Bind>], admin: &[Located<Bind>]) {
     let mut seen: Vec<&Located<Bind>> = Vec::new();
     for bind in server.iter().chain(admin) {
         let is_any_port = matches!(bind.address, Listen::Tcp(address) if address.port() == 0);
         match seen.iter().find(|other| other.address == bind.address) {
             Some(other) if !is_any_port || bind.has_own_settings() || other.has_own_settings() => {
-                let problem = Problem::at(bind.span, "the same socket twice").label("again here");
-                reader.problems.push(problem.related(other.span, "first here").help("write another port or path"));
+                let problem = Problem::at(bind.span, format!("two listeners have the socket {}", bind.address))
+                    .label("again here");
+                reader
+                    .problems
+                    .push(problem.related(other.span, "first here").help("give each listener its own port or path"));
             }
             _ => seen.push(bind),
         }
@@ -193,7 +201,8 @@ pub(super) fn read_ca(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Loca
     Some(value.located(Ca { certificate: certificate?, key: key? }))
 }
 
-/// `false`, or who may send it. A bare `true` would let whoever connects say that they are somebody else.
+/// Reads `false`, `true`, or the networks that send PROXY headers. `true` lets every client claim any address, so it
+/// requires local listeners.
 pub(super) fn read_proxy_protocol(
     reader: &mut Reader<'_>,
     value: &Value<'_>,
@@ -215,15 +224,15 @@ pub(super) fn read_proxy_protocol(
         return None;
     }
     if let Some(exposed) = listen.iter().find(|bind| !is_local(&bind.address)) {
-        let problem =
-            Problem::at(value.span, "anybody could claim any address").related(exposed.span, "reached from here");
+        let problem = Problem::at(value.span, "every client that can connect could claim any client address")
+            .related(exposed.span, "other hosts can connect here");
         reader.problems.push(problem.help(HELP));
         return None;
     }
     Some(value.located(ProxyProtocol::AnyPeer))
 }
 
-/// Where systemd's sockets listen is not known here.
+/// Returns whether only processes of this host can connect. The addresses of systemd's sockets are unknown.
 fn is_local(listen: &Listen) -> bool {
     match listen {
         Listen::Tcp(address) => address.ip().to_canonical().is_loopback(),

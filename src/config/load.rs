@@ -1,5 +1,5 @@
-//! From a path to a configuration: the file, its includes, and what they point to, with all that is wrong at once.
-//! Can this be adopted?
+//! Loads a configuration: the main file, its includes and the files they reference, with every problem at once.
+//! Is this configuration valid, as far as its text shows?
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -18,11 +18,11 @@ use super::redact::redact;
 use super::snapshot::SourceSnapshot;
 use super::{Config, KeyDirs, credential, log, named_sections, schema, sections, signer, syntax, trust, warning};
 
-/// A configuration without problems, so far as its text tells.
+/// A configuration whose text has no problems.
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// And what is wrong with single tenants.
+    /// Warnings, and problems that concern single tenants.
     pub warnings: Vec<Problem>,
 }
 
@@ -31,11 +31,12 @@ pub struct Loaded {
 pub struct LoadError {
     pub problems: Vec<Problem>,
     pub sources: SourceMap,
-    /// Every file and directory looked at, also those that are not there: to be watched for a better state.
+    /// Every path that was read or tried, including missing ones; the file watcher waits for their change.
     pub files: Vec<PathBuf>,
-    /// What the next reading need not read again.
+    /// The key directories that were read; the next load reuses their unchanged folders.
     pub key_dirs: KeyDirs,
-    /// What could be read, unless a file is no TOML: compile it to find the problems of meaning too, and for nothing else.
+    /// The valid parts, unless a file has a syntax error. A caller compiles them only to report semantic problems,
+    /// too.
     pub partial: Option<Box<Config>>,
 }
 
@@ -50,22 +51,22 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// Reads a configuration file and all that it names.
+/// Loads a configuration file and all files that it references.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     load_incremental(path, &KeyDirs::new())
 }
 
-/// The same, where some of it is known from a reading before: what has not changed since is not read again.
+/// Loads like [`load`], and reuses the unchanged key folders of a previous load.
 pub fn load_incremental(path: &Path, previous: &KeyDirs) -> Result<Loaded, LoadError> {
     load_from(path, &|name| std::env::var_os(name), previous, pending_rollback::read(path))
 }
 
-/// The same, as it would be with other files in the place of these.
+/// Loads like [`load`], with the files of `overlay` in place of those on disk.
 pub fn load_with_overlay(path: &Path, previous: &KeyDirs, overlay: Overlay) -> Result<Loaded, LoadError> {
     load_from(path, &|name| std::env::var_os(name), previous, Ok(Some(overlay)))
 }
 
-/// The same, with another environment than that of this process.
+/// Loads like [`load`], with another environment than that of this process.
 pub fn load_with_environment(path: &Path, environment: &Environment<'_>) -> Result<Loaded, LoadError> {
     load_from(path, environment, &KeyDirs::new(), pending_rollback::read(path))
 }
@@ -79,10 +80,10 @@ fn load_from(
     let mut reader = Reader::new(environment, previous);
     match overlay {
         Ok(overlay) => reader.overlay = overlay,
-        // Neither the files in their places nor those of the folder can be trusted to belong together.
+        // Neither the files on disk nor those of the rollback are known to be consistent.
         Err(unreadable) => {
-            let problem = Problem::general(format!("an unfinished rollback: {unreadable}"));
-            reader.problems.push(problem.help("run `outgate rollback --finish`, as who began it"));
+            let problem = Problem::general(format!("cannot read an unfinished rollback: {unreadable}"));
+            reader.problems.push(problem.help("run `outgate rollback --finish` as the user who began the rollback"));
             return Err(reader.into_load_error(None));
         }
     }
@@ -96,7 +97,7 @@ fn load_from(
     }
 }
 
-/// The configuration that a text is; relative paths in it are relative to where `path` stands.
+/// Parses a configuration. Relative paths in it are relative to the directory of `path`.
 pub fn parse(text: &str, path: &Path) -> Result<Loaded, LoadError> {
     let previous = KeyDirs::new();
     let mut reader = Reader::new(&|name| std::env::var_os(name), &previous);
@@ -105,7 +106,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, LoadError> {
     build(reader, file, text)
 }
 
-/// What runs where no file is: strangers on loopback may send to every public host, from these addresses of ours.
+/// Returns the built-in configuration: anonymous clients on loopback may send to every public host, from `addresses`.
 pub fn builtin(addresses: &[IpAddr]) -> Result<Loaded, LoadError> {
     let path = Path::new("(built in)");
     if addresses.is_empty() {
@@ -120,7 +121,7 @@ pub fn builtin(addresses: &[IpAddr]) -> Result<Loaded, LoadError> {
     parse(&include_str!("builtin.toml").replace("\"ADDRESSES\"", &ranges), path)
 }
 
-/// Why a text cannot be had.
+/// Why the text of a file cannot be read.
 enum SourceError {
     File(FileError),
     NotUtf8 { line: usize },
@@ -164,7 +165,7 @@ impl<'e> Reader<'e> {
         Ok((self.sources.add(path, text.clone()), text))
     }
 
-    /// Parses, and hides the secrets of the text that problems will show.
+    /// Parses a file, and redacts the secrets in the text that problems show.
     fn parse_document<'a>(&mut self, file: u16, text: &'a str) -> DeTable<'a> {
         let (table, problems) = syntax::parse(file, text);
         let broken: Vec<_> =
@@ -174,7 +175,7 @@ impl<'e> Reader<'e> {
         table
     }
 
-    /// The texts of the files that `include` names, each once.
+    /// Reads the files that `include` names, each once.
     fn read_includes(&mut self, main: u16, table: &Table<'_>) -> Vec<(u16, Arc<str>)> {
         let mut visited: BTreeSet<PathBuf> =
             self.sources.get(main).map(|(path, _)| path.to_owned()).into_iter().collect();
@@ -194,17 +195,17 @@ impl<'e> Reader<'e> {
         texts
     }
 
-    /// The files that one pattern names.
+    /// Returns the files that one pattern of `include` matches.
     fn expand_pattern(&mut self, value: &Value<'_>) -> Vec<PathBuf> {
         let Some(text) = self.text(value) else { return Vec::new() };
         let path = self.resolve_path(value.span, text);
         let Some(pattern) = path.file_name().and_then(OsStr::to_str).filter(|_| !text.ends_with('/')) else {
-            self.report_include_error(value, "names no file");
+            self.report_include_error(value, "names a directory, not a file");
             return Vec::new();
         };
         let directory = path.parent().unwrap_or(Path::new(""));
         if text.trim_end_matches(pattern).contains('*') {
-            self.report_include_error(value, "* stands for a part of a file's name, not of a directory's");
+            self.report_include_error(value, "* may be in the name of a file, but not of a directory");
             return Vec::new();
         }
         if !pattern.contains('*') {
@@ -213,7 +214,7 @@ impl<'e> Reader<'e> {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         let found = match self.files.glob(directory, pattern) {
             Ok(paths) => paths,
-            // As with a directory that is empty: a package may bring it later.
+            // Like an empty directory: a package may create it later.
             Err(FileError::Missing) => Vec::new(),
             Err(error) => {
                 self.report_include_error(value, &format!("{} {error}", directory.display()));
@@ -227,8 +228,8 @@ impl<'e> Reader<'e> {
     }
 
     fn report_include_error(&mut self, value: &Value<'_>, reason: &str) {
-        let problem = Problem::at(value.span, "cannot be included").label(reason);
-        self.problems.push(problem.help("write paths of files, the last part with * if need be: \"conf.d/*.toml\""));
+        let problem = Problem::at(value.span, "cannot read an entry of `include`").label(reason);
+        self.problems.push(problem.help("write paths of files; the last part may contain *: \"conf.d/*.toml\""));
     }
 
     fn into_load_error(self, partial: Option<Box<Config>>) -> LoadError {
@@ -238,7 +239,7 @@ impl<'e> Reader<'e> {
     }
 }
 
-/// In the order of the text, without what is said of lines that are no TOML, and no more than can be read.
+/// Sorts the problems by position, drops those on lines with a syntax error, and limits their number.
 fn sort_and_truncate(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: &SourceMap) -> Vec<Problem> {
     let count = problems.len() + syntax.len();
     let line = |problem: &Problem| {
@@ -256,7 +257,7 @@ fn sort_and_truncate(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: 
     problems.sort_by_key(|problem| problem.span);
     problems.truncate(PROBLEMS_MAX);
     if count > PROBLEMS_MAX {
-        problems.push(Problem::general(format!("more than {PROBLEMS_MAX} problems: these are the first")));
+        problems.push(Problem::general(format!("more than {PROBLEMS_MAX} problems; only the first are shown")));
     }
     problems
 }
@@ -264,7 +265,7 @@ fn sort_and_truncate(mut problems: Vec<Problem>, syntax: Vec<Problem>, sources: 
 /// Reads the sections of the main file and of those that it includes.
 fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadError> {
     if text.trim().is_empty() {
-        // Some editors empty a file before they write it: that moment is not a configuration to adopt.
+        // Some editors truncate a file before they write it: outgate must not adopt that state.
         let problem = Problem::general("the configuration file is empty");
         reader.problems.push(problem.help("write at least a [server] section"));
     }
@@ -277,11 +278,14 @@ fn build(mut reader: Reader<'_>, main: u16, text: &str) -> Result<Loaded, LoadEr
         if text.is_empty() {
             let (path, _) = reader.sources.get(*file).unwrap_or((Path::new(""), ""));
             let problem = Problem::general(format!("the included file {} is empty", path.display()));
-            reader.problems.push(problem.help("remove it, or write what belongs there: a comment will do"));
+            reader.problems.push(problem.help("remove the file, or write at least a comment into it"));
         }
         let table = Table::from_file(&mut reader, *file, nodes, &schema::FILE);
         for key in schema::MAIN_ONLY.iter().filter_map(|key| table.get(key)) {
-            let problem = Problem::at(key.span, format!("`{}` stands in an included file", key.key));
+            let problem = Problem::at(
+                key.span,
+                format!("`{}` is in an included file, and only the main file may have it", key.key),
+            );
             reader.problems.push(problem.help("move it to the main file"));
         }
         files.push(table);

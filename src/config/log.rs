@@ -1,5 +1,5 @@
-//! The section `log`: delivery records, and what else is said on stderr.
-//! Where does evidence go, and how much is said?
+//! Reads the section `log`: the sink of delivery records, and the level and format of log lines.
+//! Where do records and log lines go?
 
 use std::path::PathBuf;
 
@@ -10,17 +10,17 @@ use super::{Located, schema};
 #[derive(Clone, Debug)]
 pub struct Log {
     pub deliveries: Located<DeliveryLog>,
-    /// A tracing filter for diagnostics on stderr; default `info`.
+    /// A tracing filter for log lines on stderr; default `info`.
     pub level: String,
     pub format: LogFormat,
 }
 
-/// From the fewest lines to the most.
+/// The levels, from the fewest lines to the most.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The crates that write log lines: outgate, and its libraries for HTTP/2 and DNS messages.
 const CRATES: [&str; 3] = ["outgate", "h2", "hickory_proto"];
 
-/// The form of diagnostics on stderr.
+/// The format of log lines on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
@@ -72,7 +72,7 @@ struct ValueError {
     help: String,
 }
 
-/// Checks each directive. The filter itself takes an unknown word for a module: it would silence the whole log.
+/// Checks each directive. The filter takes an unknown word for the name of a module, which would silence the log.
 fn check_level(text: &str) -> Result<(), ValueError> {
     let mut has_default = false;
     for directive in text.split(',') {
@@ -83,7 +83,7 @@ fn check_level(text: &str) -> Result<(), ValueError> {
             }
             Some((module, level)) => {
                 let name = module.split("::").next().unwrap_or(module);
-                let is_path = module.split("::").all(|part| !part.is_empty() && part.chars().all(is_of_name));
+                let is_path = module.split("::").all(|part| !part.is_empty() && part.chars().all(is_module_name_char));
                 if !CRATES.contains(&name) || !is_path {
                     let all = || format!("a module is of {}, such as \"info,outgate::net=debug\"", CRATES.join(", "));
                     let help = closest_match(name, CRATES).filter(|near| *near != name);
@@ -98,7 +98,7 @@ fn check_level(text: &str) -> Result<(), ValueError> {
         return Ok(());
     }
     let help = format!("write \"info,{text}\"");
-    Err(ValueError { what: "it has no level for all other modules, which would be silent".to_owned(), help })
+    Err(ValueError { what: "it has no level for all other modules, which would log nothing".to_owned(), help })
 }
 
 fn check_word(word: &str) -> Result<(), ValueError> {
@@ -112,7 +112,7 @@ fn check_word(word: &str) -> Result<(), ValueError> {
     Err(ValueError { what: format!("there is no level `{word}`"), help })
 }
 
-fn is_of_name(c: char) -> bool {
+fn is_module_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
@@ -121,13 +121,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_level_takes_levels_and_modules_that_exist_alone() {
+    fn log_level_accepts_only_known_levels_and_modules() {
         for valid in
             ["error", "off", "info,outgate::net=debug", "outgate=debug,warn", "info,h2=trace,hickory_proto=off"]
         {
             assert!(check_level(valid).is_ok(), "{valid}");
         }
-        for (wrong, help) in [
+        for (invalid, help) in [
             ("warning", "did you mean `warn`?"),
             ("INFO", "did you mean `info`?"),
             ("verbose", "write \"error\""),
@@ -141,8 +141,8 @@ mod tests {
             ("info,outgate[span]=debug", "a module is of outgate, h2"),
             ("h2=debug", "write \"info,h2=debug\""),
         ] {
-            let error = check_level(wrong).expect_err(wrong);
-            assert!(error.help.starts_with(help), "{wrong}: {}", error.help);
+            let error = check_level(invalid).expect_err(invalid);
+            assert!(error.help.starts_with(help), "{invalid}: {}", error.help);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration as written: one struct a section, every value with the place it was read from.
+//! The configuration as written: one struct per section, each value with its span in the file.
 //! What may an operator write?
 
 mod control_paths;
@@ -66,7 +66,7 @@ pub use upstream::{ClientConnections, ResponseHeadMax};
 pub use warning::{apply_acknowledgements, remove_acknowledged, summarize};
 pub use warning_code::WarningCode;
 
-/// A value and the place in a file where it was written.
+/// A value, and the span in a file where it is written.
 #[derive(Clone, Debug)]
 pub struct Located<T> {
     pub value: T,
@@ -80,7 +80,7 @@ impl<T> Deref for Located<T> {
     }
 }
 
-/// The whole configuration, includes merged, files it names already read; it may still be meaningless.
+/// The whole configuration, with includes merged and referenced files read. Names in it may still refer to nothing.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,
@@ -98,18 +98,18 @@ pub struct Config {
     pub timeouts: Timeouts,
     pub circuit: Circuit,
     pub log: Log,
-    /// Kinds of warnings that the operator has decided about.
+    /// Codes of warnings that the operator has acknowledged.
     pub acknowledge: Vec<Located<WarningCode>>,
-    /// The text of each file, for problems to point into.
+    /// The text of each file; the spans of problems refer to it.
     pub sources: SourceMap,
-    /// Every file whose content is part of this configuration (the file, includes, keys, certificates), and every
-    /// directory that a pattern of `include` looked into: a file that appears there is a change too.
+    /// Every file whose content is part of this configuration (the main file, includes, keys, certificates), and
+    /// every directory that a pattern of `include` lists: a new file there is a change too.
     pub files: Vec<PathBuf>,
-    /// What the next reading need not read again.
+    /// The key directories that were read; the next load reuses their unchanged folders.
     pub key_dirs: KeyDirs,
-    /// Of the configuration that is being put back, where a rollback has not finished.
+    /// The number of the configuration that an unfinished rollback restores.
     pub rollback: Option<u64>,
-    /// As the files say it, to be compared with another and kept.
+    /// The texts of the files, for comparison with another configuration and for the history.
     pub snapshot: Arc<SourceSnapshot>,
     /// SHA-256 over path and content of `files`, and the system's roots if used: equal means nothing changed.
     pub digest: [u8; 32],
@@ -135,35 +135,35 @@ impl std::fmt::Display for Listen {
 
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Our pseudonym in `Via` and `Proxy-Status`; default `outgate`.
+    /// The pseudonym of outgate in `Via` and `Proxy-Status`; default `outgate`.
     pub name: String,
     pub listen: Vec<Located<Bind>>,
     pub ca: Option<Located<Ca>>,
     pub allow_anonymous: Located<bool>,
     /// `None`: 20,000.
     pub max_connections: Option<Located<usize>>,
-    /// For one client's address; `None`: half of all, see `Plan::max_connections_per_ip`.
+    /// Connections of one client address; `None`: half of all, see `Plan::max_connections_per_ip`.
     pub max_connections_per_ip: Option<usize>,
-    /// In flight; tunnels do not count.
+    /// Deliveries in flight; tunnels do not count.
     pub max_deliveries: usize,
     pub drain_timeout: Duration,
     /// Whether another process may listen on the same addresses (SO_REUSEPORT).
     pub reuse_port: bool,
-    /// Worker threads; `None`: one a core.
+    /// Worker threads; `None`: one per core.
     pub workers: Option<usize>,
-    /// Whether files are read again when they change.
+    /// Whether outgate reloads when a file changes.
     pub watch: bool,
-    /// A folder of our own; `None`: where the packages have it, if it is there.
+    /// The state directory of outgate; `None`: the directory of the packages, if it exists.
     pub state: Option<PathBuf>,
-    /// Adopted configurations that are kept.
+    /// The number of adopted configurations that the history keeps.
     pub history: usize,
-    /// On every TCP socket of `listen` without a `tls` of its own.
+    /// TLS for every TCP socket of `listen` that has no `tls` of its own.
     pub tls: Option<Located<ListenerTls>>,
-    /// On every socket of `listen`; `None`: nobody sends it.
+    /// The PROXY protocol on every socket of `listen`; `None`: clients send no PROXY header.
     pub proxy_protocol: Option<Located<ProxyProtocol>>,
 }
 
-/// What stands in a PEM file, part by part in DER.
+/// The content of a PEM file: each of its sections in DER.
 #[derive(Clone, Debug)]
 pub struct PemFile {
     pub path: PathBuf,
@@ -173,7 +173,7 @@ pub struct PemFile {
 #[derive(Clone, Debug)]
 pub struct Admin {
     pub listen: Vec<Located<Bind>>,
-    /// Names by which it is asked over TCP, besides addresses and `localhost`.
+    /// Names that a request over TCP may have in Host, besides addresses and `localhost`.
     pub hosts: Vec<Host>,
 }
 
@@ -195,7 +195,7 @@ pub struct PoolRange {
 /// How a delivery chooses among the addresses of its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SelectionPolicy {
-    /// By (tenant, host): the same pair leaves from the same address.
+    /// Hashes (tenant, host): the same pair leaves from the same address.
     Sticky,
     /// Round robin.
     Spread,
@@ -210,13 +210,13 @@ pub struct Client {
     pub certificates: Vec<Located<String>>,
     pub public_keys: Vec<Located<PublicKey>>,
     pub networks: Vec<Located<IpNet>>,
-    /// Proofs that must all be given; empty: any one.
+    /// Methods that must all succeed; empty: any one suffices.
     pub require: Vec<Located<AuthMethod>>,
     /// Names of tenants, or `*`.
     pub tenants: Vec<Located<String>>,
 }
 
-/// A public key, already read from where it stands.
+/// A public key that was read from its file.
 #[derive(Clone, Debug)]
 pub struct PublicKey {
     pub path: PathBuf,
@@ -224,7 +224,7 @@ pub struct PublicKey {
     pub der: Vec<u8>,
 }
 
-/// How a client shows who it is.
+/// A method to authenticate a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthMethod {
     Network,
@@ -242,7 +242,7 @@ impl AuthMethod {
             AuthMethod::Signature => "signature",
         }
     }
-    /// The key that its material is written under.
+    /// Returns the configuration key of the method's material.
     pub fn config_key(self) -> &'static str {
         match self {
             AuthMethod::Network => "networks",
@@ -259,7 +259,7 @@ pub struct Route {
     /// `hooks.acme.example`, `*.acme.example`, `*`, or an address; as written.
     pub hosts: Vec<Located<String>>,
     pub paths: Vec<Located<String>>,
-    /// Ports beyond `guard.ports`.
+    /// Ports that the route allows in addition to `guard.ports`.
     pub ports: Vec<Located<u16>>,
     pub tenants: Vec<Located<String>>,
     pub clients: Vec<Located<String>>,
@@ -278,18 +278,18 @@ pub struct Route {
     pub response_head_max: ResponseHeadMax,
     pub client_connections: ClientConnections,
     pub timeouts: RouteTimeouts,
-    /// For some of its tenants and hosts it is another.
+    /// A different route for a share of the tenants and hosts.
     pub split: Option<Located<Split>>,
-    /// It is judged beside the others, and not taken.
+    /// Whether the route is only evaluated and reported, and never taken.
     pub report_only: bool,
 }
 
-/// A part of a route's tenants and hosts, treated otherwise.
+/// A share of a route's tenants and hosts, with other settings.
 #[derive(Clone, Debug)]
 pub struct Split {
-    /// Hundredths of a percent, of 10,000.
+    /// The share in hundredths of a percent: 10,000 is all.
     pub share: u32,
-    /// The route as it is for them.
+    /// The route for this share.
     pub route: Box<Route>,
 }
 
@@ -325,7 +325,7 @@ impl Secret {
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(zeroize::Zeroizing::new(bytes))
     }
-    /// The bytes themselves; the only way to them.
+    /// Returns the bytes. No other method exposes them.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -343,9 +343,9 @@ pub struct Limit {
     pub burst: Option<Located<u32>>,
     pub concurrency: Option<Located<u32>>,
     pub per: Vec<Located<LimitScope>>,
-    /// How long a delivery may be paced before it is refused.
+    /// How long a delivery may wait for the limit before outgate refuses it.
     pub wait: Duration,
-    /// Bytes a second.
+    /// Bytes per second.
     pub bandwidth: Option<Located<u64>>,
     pub report_only: bool,
 }
@@ -369,7 +369,7 @@ pub enum LimitScope {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeniedNetwork {
     pub cidr: IpNet,
-    /// What it would refuse is recorded, and let through.
+    /// Whether a match is only recorded and the delivery continues.
     pub report_only: bool,
 }
 

@@ -1,5 +1,5 @@
-//! What the operator names, in any of the files: pools, clients, routes, limits.
-//! What has the operator made?
+//! Reads the sections that any file may have: pools, clients, routes and limits.
+//! Which named sections has the operator written?
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ fn read_pool(reader: &mut Reader<'_>, table: &Table<'_>) -> Pool {
     }
 }
 
-/// A network, or a table that says from when until when it is ours.
+/// Reads a network, or a table with a network and its validity period.
 fn read_range(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<PoolRange>> {
     if !value.is_table() {
         let cidr = reader.parse(value, units::network)?.value;
@@ -58,7 +58,7 @@ fn read_range(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Pool
     Some(Located { value: PoolRange { cidr, from, until }, span: place })
 }
 
-/// `from` and `until`: half-open, so that the end of one may be the start of the next.
+/// Reads `from` and `until`. The period is half-open, so that the end of one may be the start of the next.
 pub(super) fn read_period(
     reader: &mut Reader<'_>,
     table: &Table<'_>,
@@ -68,7 +68,8 @@ pub(super) fn read_period(
     if let (Some(from), Some(until)) = (&from, &until)
         && from.value >= until.value
     {
-        let problem = Problem::at(until.span, "ends before it begins").related(from.span, "begins here");
+        let problem = Problem::at(until.span, format!("`{}` is not later than `from`", table.child_key("until")))
+            .related(from.span, "`from` is here");
         reader.problems.push(problem.help("write an `until` that is later than `from`"));
     }
     (from.map(|from| from.value), until.map(|until| until.value))
@@ -90,13 +91,13 @@ const AUTH_METHODS: [(&str, AuthMethod); 4] = [
 ];
 
 fn read_client(reader: &mut Reader<'_>, table: &Table<'_>) -> Client {
-    // An empty list could be read as "from nowhere" or as "from anywhere": it must be neither.
-    let if_empty = Some("leave it out if the client may call from anywhere");
+    // An empty list could mean "from nowhere" or "from anywhere", so it is rejected.
+    let if_empty = Some("leave the key out if the client may connect from any network");
     let tokens = table.read_list(reader, "tokens", None, |reader, value| reader.parse(value, units::token_hash));
     let networks = table.read_list(reader, "networks", if_empty, |reader, value| reader.parse(value, units::network));
     let certificates = table.read_list(reader, "certificates", None, read_word);
     let public_keys = table.read_list(reader, "public_keys", None, public_key::read);
-    let if_empty = Some("leave it out if any one proof will do");
+    let if_empty = Some("leave the key out if any one method suffices");
     let require =
         table.read_list(reader, "require", if_empty, |reader, value| reader.parse_choice(value, &AUTH_METHODS));
     let tenants = table.read_list(reader, "tenants", None, read_word);
@@ -114,7 +115,7 @@ pub(super) fn read_word(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Lo
     reader.parse(value, units::word)
 }
 
-/// In the order of the files, and of each file.
+/// Reads the routes, in the order of the files and of each file.
 pub(super) fn read_routes(reader: &mut Reader<'_>, files: &[Table<'_>]) -> Vec<Located<Route>> {
     let mut routes = Vec::new();
     for value in files.iter().filter_map(|file| file.get("routes")) {
@@ -140,16 +141,16 @@ pub(super) fn read_routes(reader: &mut Reader<'_>, files: &[Table<'_>]) -> Vec<L
 }
 
 fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
-    table.require(reader, "name", "write name = \"acme\": refusals, records and metrics tell routes by it");
+    table.require(reader, "name", "write name = \"acme\": refusals, records and metrics name the route by it");
     table.require(reader, "hosts", "write hosts = [\"hooks.acme.example\"], or [\"*\"] for every host");
     let name =
         table.read(reader, "name", |reader, value| reader.parse(value, |text| units::name(text).map(str::to_owned)));
     let mut words = |key, if_empty| table.read_list(reader, key, if_empty, read_word).unwrap_or_default();
     let hosts = words("hosts", Some("write [\"*\"] for every host"));
-    // Here too an empty list could mean all or nothing.
-    let paths = words("paths", Some("leave it out for every path"));
-    let tenants = words("tenants", Some("leave it out for every tenant"));
-    let clients = words("clients", Some("leave it out for every client"));
+    // Here, too, an empty list could mean all or nothing.
+    let paths = words("paths", Some("leave the key out to match every path"));
+    let tenants = words("tenants", Some("leave the key out to match every tenant"));
+    let clients = words("clients", Some("leave the key out to match every client"));
     let sign = words("sign", None);
     let limits = words("limits", None);
     let egress = table.read(reader, "egress", read_word);
@@ -212,10 +213,10 @@ fn read_route(reader: &mut Reader<'_>, table: &Table<'_>) -> Route {
     route
 }
 
-/// What is not said of those in it is as for all others.
+/// Reads a split. Settings that it omits are those of the route.
 fn read_split(reader: &mut Reader<'_>, value: &Value<'_>, route: &Route) -> Option<Located<Split>> {
     let table = Table::open(reader, value, &schema::SPLIT)?;
-    table.require(reader, "percent", "write the part of tenants and hosts: percent = 1");
+    table.require(reader, "percent", "write the percentage of tenants and hosts: percent = 1");
     let share = table.read(reader, "percent", |reader, value| reader.percent(value));
     let mut split_route = route.clone();
     let (egress, trust) = (table.read(reader, "egress", read_word), table.read(reader, "trust", read_word));
@@ -225,8 +226,8 @@ fn read_split(reader: &mut Reader<'_>, value: &Value<'_>, route: &Route) -> Opti
         Table::open(reader, value, &schema::ROUTE_TIMEOUTS).map(|table| read_route_timeouts(reader, &table))
     });
     if egress.is_none() && trust.is_none() && sign.is_none() && credential.is_none() && timeouts.is_none() {
-        let problem = Problem::at(table.span, "a split between two that are the same");
-        reader.problems.push(problem.help("write what is other: egress, trust, sign, credential or timeouts"));
+        let problem = Problem::at(table.span, "this split changes nothing for its share of tenants and hosts");
+        reader.problems.push(problem.help("set at least one of egress, trust, sign, credential and timeouts"));
     }
     split_route.egress = egress.or(split_route.egress);
     split_route.trust = trust.or(split_route.trust);
@@ -270,7 +271,7 @@ fn read_limit(reader: &mut Reader<'_>, table: &Table<'_>) -> Limit {
         ("host", LimitScope::Host),
         ("egress", LimitScope::Egress),
     ];
-    // That a limit limits something at all is judged where limits are compiled.
+    // `policy::limits` checks that the limit has an effect.
     let per = table.read_list(reader, "per", None, |reader, value| reader.parse_choice(value, &LIMIT_SCOPES));
     let wait = table.read(reader, "wait", |reader, value| reader.parse(value, units::duration));
     let report_only = table.read(reader, "report_only", |reader, value| reader.boolean(value));

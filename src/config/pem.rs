@@ -1,5 +1,5 @@
-//! Certificates and revocation lists: what stands in PEM files.
-//! Does this file hold what its key promises?
+//! Reads certificates and revocation lists from PEM files.
+//! Does this file hold what its configuration key requires?
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
@@ -9,7 +9,7 @@ use super::problem::Problem;
 use super::reader::{Reader, Value};
 use super::{Located, PemFile};
 
-/// What a file may hold.
+/// The content that a file must have.
 struct PemKind {
     /// "a certificate"
     name: &'static str,

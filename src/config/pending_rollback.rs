@@ -1,9 +1,9 @@
-//! A rollback that has begun: the whole set of files that is to be there, beside the main file, until all of them are.
-//! Which files count while some are new and some are old?
+//! A pending rollback: a directory beside the main file with all files that the rollback restores.
+//! Which files are the configuration while a rollback is unfinished?
 //!
-//! Whoever puts files back does it one by one, and may be killed between two. So they are all written into one folder
-//! first, which appears under its name in one step: from then on the configuration is what stands there, whatever
-//! stands in their places, until they are what stands there and the folder is gone.
+//! A rollback replaces files one by one, and may be killed in between. It therefore writes all of them
+//! into one directory first, which gets its name atomically. From then on, the files of that directory
+//! are the configuration. After all files are in place, the rollback removes the directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,34 +13,34 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{FILE_MAX, FileError, FileTracker};
 
-/// Says what the files of the folder are; written like them before the folder has its name.
+/// The name of the manifest, which is written before the directory gets its name.
 pub const MANIFEST: &str = "manifest.json";
 
-/// File number `n` of the folder is called `n`.
+/// The list of restored files. The directory has file number `n` under the name `n`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Of the configuration that comes back.
+    /// The number of the configuration that is restored.
     pub number: u64,
-    /// Absolute, the main file first.
+    /// Absolute paths, the main file first.
     pub files: Vec<PathBuf>,
-    /// Files that patterns of `include` find, and that the configuration had not.
+    /// Files that match patterns of `include` but are not part of the restored configuration.
     pub removed: BTreeSet<PathBuf>,
     #[serde(default)]
     pub modes: BTreeMap<PathBuf, u32>,
 }
 
-/// What counts in the place of what stands on disk.
+/// Files that replace those on disk.
 #[derive(Clone, Debug, Default)]
 pub struct Overlay {
     pub number: u64,
-    /// By absolute path.
+    /// The texts by absolute path.
     pub texts: BTreeMap<PathBuf, Vec<u8>>,
-    /// Who might read them, as far as that is known.
+    /// The file modes, as far as they are known.
     pub modes: BTreeMap<PathBuf, u32>,
     pub removed: BTreeSet<PathBuf>,
 }
 
-/// A folder that is there and makes no sense: nothing can be told of the configuration then.
+/// The reason why a pending rollback cannot be read. The configuration is then unknown.
 #[derive(Debug)]
 pub struct UnreadableRollback(String);
 
@@ -52,13 +52,13 @@ impl fmt::Display for UnreadableRollback {
 
 impl std::error::Error for UnreadableRollback {}
 
-/// Where the folder of a main file stands.
+/// Returns the path of the pending rollback of a main file.
 pub fn path(main: &Path) -> PathBuf {
     let name = main.file_name().unwrap_or_default().to_string_lossy().into_owned();
     main.with_file_name(format!(".{name}.rollback"))
 }
 
-/// `None`: no rollback is under way.
+/// Reads the pending rollback of a main file; `None`: there is none.
 pub fn read(main: &Path) -> Result<Option<Overlay>, UnreadableRollback> {
     let folder = path(&absolute(main));
     let mut files = FileTracker::new();
@@ -74,7 +74,7 @@ pub fn read(main: &Path) -> Result<Option<Overlay>, UnreadableRollback> {
         let file = folder.join(number.to_string());
         match files.read(&file, FILE_MAX) {
             Ok(content) => texts.insert(path, content.bytes),
-            // It was finished, and went, while it was read.
+            // The rollback finished while its files were read.
             Err(FileError::Missing) if !folder.exists() => return Ok(None),
             Err(error) => return Err(UnreadableRollback(format!("{} {error}", file.display()))),
         };
@@ -87,7 +87,7 @@ impl Overlay {
         self.texts.get(&absolute(path)).map(Vec::as_slice)
     }
 
-    /// What a pattern finds: `found` on disk, but for what counts instead.
+    /// Returns the matches of a pattern: those on disk without the removed files, and those of the overlay.
     pub(super) fn expand(&self, directory: &Path, matches: impl Fn(&str) -> bool, found: Vec<PathBuf>) -> Vec<PathBuf> {
         let folder = absolute(directory);
         let overlaid = self.texts.keys().filter(|path| path.parent() == Some(&folder));
@@ -98,7 +98,7 @@ impl Overlay {
     }
 }
 
-/// From the root, without following anything.
+/// Returns the absolute path, without resolving symbolic links.
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,16 +1,17 @@
-//! What is wrong with a configuration, and where: file, line, column, the text underlined, what to write instead.
-//! How is an operator told?
+//! Problems of a configuration: the message, the span in the source, and the advice.
+//! What does a problem tell the operator?
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::WarningCode;
 use crate::names::pluralize;
 
-/// More problems than these nobody reads.
+/// The most problems that one load reports.
 pub(super) const PROBLEMS_MAX: usize = 1000;
 
-/// A range of bytes in one of the [`SourceMap`].
+/// A range of bytes in a file of the [`SourceMap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceSpan {
     pub file: u16,
@@ -18,16 +19,24 @@ pub struct SourceSpan {
     pub end: u32,
 }
 
-/// Of problems that are alike, one for each of thousands of tenants, these are told.
+impl SourceSpan {
+    /// Converts a range of offsets. Files are far smaller than 4 GiB.
+    pub(super) fn new(file: u16, range: Range<usize>) -> Self {
+        let offset = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
+        Self { file, start: offset(range.start), end: offset(range.end) }
+    }
+}
+
+/// The most similar problems that are listed, such as one for each of thousands of tenants.
 const SIMILAR_MAX: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// Keeps a configuration from being adopted.
+    /// Prevents the configuration from being adopted.
     Problem,
-    /// Of one tenant alone: the configuration is adopted, and what is wrong is left out.
+    /// Concerns one tenant: the configuration is adopted nevertheless.
     Contained,
-    /// Keeps nothing.
+    /// Prevents nothing.
     Warning,
 }
 
@@ -36,15 +45,15 @@ pub struct Problem {
     pub severity: Severity,
     /// The code of a warning; a problem has none.
     pub code: Option<WarningCode>,
-    /// `None`: about the whole, or a file that could not be read.
+    /// `None`: the problem concerns the whole configuration, or a file that could not be read.
     pub span: Option<SourceSpan>,
-    /// What is wrong, in lower case.
+    /// The problem, in lower case.
     pub message: String,
-    /// What stands under the underline, if the message alone is not enough.
+    /// The label of the underlined text; empty if the message suffices.
     pub label: String,
-    /// What to write instead.
+    /// The advice: what to write or do instead.
     pub help: Option<String>,
-    /// Another place that matters: "first defined here".
+    /// A related span with its label, such as "first here".
     pub related: Option<(SourceSpan, String)>,
 }
 
@@ -86,7 +95,7 @@ impl Problem {
     }
 }
 
-/// The files that were read, in order; a [`SourceSpan`] points into them by number.
+/// The files that were read, in order; [`SourceSpan::file`] is an index into them.
 #[derive(Clone, Debug, Default)]
 pub struct SourceMap(Vec<SourceFile>);
 
@@ -94,7 +103,7 @@ pub struct SourceMap(Vec<SourceFile>);
 struct SourceFile {
     path: PathBuf,
     text: Arc<str>,
-    /// Where each line but the first starts, once it was asked for: tens of thousands of warnings may be in one file.
+    /// The offset of each line but the first, computed once: one file may have tens of thousands of warnings.
     lines: Arc<OnceLock<Vec<usize>>>,
 }
 
@@ -106,7 +115,7 @@ impl SourceMap {
     pub fn get(&self, file: u16) -> Option<(&Path, &str)> {
         self.0.get(usize::from(file)).map(|source| (source.path.as_path(), &*source.text))
     }
-    /// The line of an offset in a file, counted from 1.
+    /// Returns the line of an offset in a file, counted from 1.
     pub(super) fn line(&self, file: u16, offset: usize) -> usize {
         let Some(source) = self.0.get(usize::from(file)) else { return 1 };
         let starts = || memchr::memchr_iter(b'\n', source.text.as_bytes()).map(|newline| newline + 1).collect();
@@ -115,16 +124,16 @@ impl SourceMap {
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().map(|source| source.path.as_path())
     }
-    /// Put another text in the place of a file's: the same, byte for byte, but for what may not be shown.
+    /// Replaces the text of a file by a redacted one of the same length.
     pub(super) fn replace(&mut self, file: u16, text: String) {
         if let Some(source) = self.0.get_mut(usize::from(file)) {
-            debug_assert_eq!(source.text.len(), text.len(), "places would point elsewhere");
+            debug_assert_eq!(source.text.len(), text.len(), "a redacted text keeps its length");
             (source.text, source.lines) = (text.into(), Arc::default());
         }
     }
 }
 
-/// The first of them, problems before warnings, and how many more there are.
+/// Returns the first problems, then the first warnings, each with the number of omitted ones.
 pub fn truncate_similar(problems: impl Iterator<Item = Problem>, location: &str) -> Vec<Problem> {
     let (warnings, problems): (Vec<_>, Vec<_>) = problems.partition(|problem| problem.severity == Severity::Warning);
     let mut shown = Vec::new();
@@ -142,7 +151,7 @@ pub fn truncate_similar(problems: impl Iterator<Item = Problem>, location: &str)
     shown
 }
 
-/// The candidate nearest to a mistyped word, if one is near enough to be meant.
+/// Returns the candidate closest to a mistyped word, if one is close enough.
 pub fn closest_match<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = candidates.into_iter().map(|candidate| (levenshtein(word, candidate), candidate));
     let (distance, candidate) = near.min_by_key(|&(distance, _)| distance)?;

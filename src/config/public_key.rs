@@ -1,5 +1,5 @@
-//! Public keys of clients, from PEM files; a private one has no business here.
-//! Which keys stand in this file?
+//! Reads public keys of clients from PEM files, and rejects private keys.
+//! Which public keys does this file hold?
 
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use zeroize::Zeroizing;
@@ -11,7 +11,7 @@ use super::{Located, PublicKey};
 
 const HELP: &str = "write the path of a PEM file with the public key: `openssl pkey -in PRIVATE -pubout`";
 
-/// Every public key of a file: while one replaces another, both may stand in it.
+/// Reads every public key of a file: during a rotation it may have two.
 pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Located<PublicKey>>> {
     let text = reader.text(value)?;
     match from_file(reader, value, text) {
@@ -24,23 +24,23 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Vec<Loc
     }
 }
 
-/// Why there is no key, and what to do.
+/// The keys, or the reason why there are none and the advice.
 type KeysResult = Result<Vec<Located<PublicKey>>, (String, &'static str)>;
 
 fn from_file(reader: &mut Reader<'_>, value: &Value<'_>, text: &str) -> KeysResult {
     if text.contains("-----") {
-        // A key that was pasted is not repeated, whichever half it is.
-        return Err(("a key is not written here, but where it stands".into(), HELP));
+        // A pasted key may be private, so the problem does not repeat it.
+        return Err(("this is a key; outgate needs the path of its file".into(), HELP));
     }
     let path = reader.resolve_path(value.span, text);
     let display_path = path.display();
     let content = reader.files.read(&path, FILE_MAX).map_err(|error| (format!("{display_path} {error}"), HELP))?;
     let bytes = Zeroizing::new(content.bytes);
-    // Also an encrypted one, or of a kind that the reader of PEM passes over.
+    // This also finds encrypted keys, and kinds of keys that the PEM reader skips.
     if memchr::memmem::find(&bytes, b"PRIVATE KEY-----").is_some() {
         return Err((
             format!("{display_path} holds a private key"),
-            "leave that with the client, and write the public half here",
+            "keep the private key at the client, and write the path of its public key here",
         ));
     }
     let sections: Result<Vec<_>, _> = <(SectionKind, Vec<u8>)>::pem_slice_iter(&bytes).collect();

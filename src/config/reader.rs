@@ -1,5 +1,5 @@
-//! Typed access to a parsed file that writes down what is wrong and goes on.
-//! Is what stands here of the right kind?
+//! Typed access to a parsed file; the reader collects problems and continues.
+//! Does this value have the expected type?
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,45 +15,45 @@ use super::schema::{Schema, UnknownKey};
 use super::units::{self, ValueError};
 use super::{KeyDirs, Located};
 
-/// Where `env:NAME` and `$CREDENTIALS_DIRECTORY` are looked up.
+/// Looks up environment variables, for `env:NAME` and `$CREDENTIALS_DIRECTORY`.
 pub type Environment<'e> = dyn Fn(&str) -> Option<OsString> + 'e;
 
-/// What reading gathers besides values.
+/// The state of one load: its inputs, and the problems and paths that it collects.
 pub(super) struct Reader<'e> {
     pub(super) environment: &'e Environment<'e>,
     pub(super) sources: SourceMap,
     pub(super) files: FileTracker,
-    /// Of the reading before, and of this one.
+    /// The key directories of the previous load, whose unchanged folders are reused.
     pub(super) previous_key_dirs: &'e KeyDirs,
     pub(super) key_dirs: KeyDirs,
     pub(super) problems: Vec<Problem>,
-    /// What is no TOML, apart: what is made of the rest of such a line says nothing.
+    /// Syntax errors, kept apart: other problems on the same line are mostly their consequences.
     pub(super) syntax_errors: Vec<Problem>,
-    /// What counts in the place of what stands on disk.
+    /// Files that replace those on disk, such as those of an unfinished rollback.
     pub(super) overlay: Option<Overlay>,
     pub(super) declared_sections: super::DeclaredSections,
 }
 
-/// A table whose keys are all known ones, or reported.
+/// A table whose unknown keys have been reported.
 pub(super) struct Table<'a> {
     pub(super) span: SourceSpan,
     /// Dotted: `egress.default`; empty for a file.
     pub(super) key: String,
-    /// `None`: not written.
+    /// `None`: the table is not written.
     entries: Option<&'a DeTable<'a>>,
     schema: &'static Schema,
-    /// Keys that were written under a wrong name: they are not missing.
+    /// Keys that the operator wrote under another name; they do not count as missing.
     aliased: Vec<&'static str>,
 }
 
-/// A value, whatever its type, and the key that it belongs to.
+/// A value of any type, and the dotted key that it belongs to.
 pub(super) struct Value<'a> {
     pub(super) span: SourceSpan,
     pub(super) key: String,
     node: &'a DeValue<'a>,
 }
 
-/// May a list be empty? If not, what to write instead.
+/// The advice for an empty list; `None`: the list may be empty.
 pub(super) type EmptyListHelp = Option<&'static str>;
 
 impl<'a> Value<'a> {
@@ -62,14 +62,14 @@ impl<'a> Value<'a> {
     }
 
     fn child(&self, node: &'a toml::Spanned<DeValue<'a>>, key: String) -> Value<'a> {
-        Value { span: to_span(self.span.file, node.span()), key, node: node.get_ref() }
+        Value { span: SourceSpan::new(self.span.file, node.span()), key, node: node.get_ref() }
     }
 
     fn type_description(&self) -> &'static str {
         match self.node {
             DeValue::String(_) => "this is a string",
             DeValue::Integer(_) => "this is a whole number",
-            DeValue::Float(_) => "this is a number with a point",
+            DeValue::Float(_) => "this is a decimal number",
             DeValue::Boolean(_) => "this is true or false",
             DeValue::Datetime(_) => "this is a date or time",
             DeValue::Array(_) => "this is a list",
@@ -85,7 +85,7 @@ impl<'a> Value<'a> {
         self.node.is_bool()
     }
 
-    /// `false` and `[]` ask for nothing.
+    /// Returns whether the value is `false` or `[]`, which request nothing.
     fn is_empty_or_false(&self) -> bool {
         match self.node {
             DeValue::Boolean(written) => !written,
@@ -95,23 +95,17 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Files are far smaller than 4 GiB.
-pub(super) fn to_span(file: u16, span: std::ops::Range<usize>) -> SourceSpan {
-    let offset = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
-    SourceSpan { file, start: offset(span.start), end: offset(span.end) }
-}
-
 impl<'a> Table<'a> {
     pub(super) fn from_file(
         reader: &mut Reader<'_>,
         file: u16,
-        entries: &'a DeTable<'a>,
+        root: &'a DeTable<'a>,
         schema: &'static Schema,
     ) -> Self {
-        Self::checked(reader, to_span(file, 0..0), String::new(), entries, schema)
+        Self::checked(reader, SourceSpan::new(file, 0..0), String::new(), root, schema)
     }
 
-    /// The table that a value is.
+    /// Opens a value as a table, and reports keys that the schema does not have.
     pub(super) fn open(reader: &mut Reader<'_>, value: &Value<'a>, schema: &'static Schema) -> Option<Self> {
         let DeValue::Table(entries) = value.node else {
             let help = format!("write {} with its keys: {}", schema.title, schema.keys.join(", "));
@@ -121,7 +115,7 @@ impl<'a> Table<'a> {
         Some(Self::checked(reader, value.span, value.key.clone(), entries, schema))
     }
 
-    /// The section `key` of a file; all defaults if it is not written.
+    /// Returns the section `key` of a file; an empty table if it is not written.
     pub(super) fn section(&self, reader: &mut Reader<'_>, key: &str, schema: &'static Schema) -> Self {
         let value = self.read(reader, key, |reader, value| Self::open(reader, value, schema));
         value.unwrap_or_else(|| Self { span: self.span, key: key.into(), entries: None, schema, aliased: Vec::new() })
@@ -138,7 +132,7 @@ impl<'a> Table<'a> {
         for (word, node) in entries {
             if !schema.contains(word.get_ref()) {
                 let value = Value {
-                    span: self::to_span(span.file, word.span()),
+                    span: SourceSpan::new(span.file, word.span()),
                     key: table.child_key(word.get_ref()),
                     node: node.get_ref(),
                 };
@@ -155,7 +149,11 @@ impl<'a> Table<'a> {
     pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
         debug_assert!(self.schema.contains(key), "{key} is not a key of {}", self.schema.title);
         let node = self.entries?.get(key)?;
-        Some(Value { span: to_span(self.span.file, node.span()), key: self.child_key(key), node: node.get_ref() })
+        Some(Value {
+            span: SourceSpan::new(self.span.file, node.span()),
+            key: self.child_key(key),
+            node: node.get_ref(),
+        })
     }
 
     pub(super) fn read<T>(
@@ -178,18 +176,18 @@ impl<'a> Table<'a> {
         Some(list.iter().filter_map(|value| read(reader, value)).collect())
     }
 
-    /// Whether the key is there, under whatever name.
+    /// Returns whether the key is written, even under an alias.
     pub(super) fn has(&self, key: &str) -> bool {
         self.get(key).is_some() || self.aliased.contains(&key)
     }
 
-    /// Whether the key is there, however wrong its value; if not, that is a problem.
-    /// From each key to the end of its value.
+    /// Returns one span per entry, from its key to the end of its value.
     pub(super) fn key_spans(&self) -> Vec<SourceSpan> {
         let entries = self.entries.into_iter().flatten();
-        entries.map(|(key, value)| to_span(self.span.file, key.span().start..value.span().end)).collect()
+        entries.map(|(key, value)| SourceSpan::new(self.span.file, key.span().start..value.span().end)).collect()
     }
 
+    /// Reports a problem if the key is not written.
     pub(super) fn require(&self, reader: &mut Reader<'_>, key: &'static str, help: &str) {
         if !self.has(key) && !reader.has_syntax_errors(self.span.file) {
             reader.problems.push(Problem::at(self.span, format!("`{}` has no `{key}`", self.key)).help(help));
@@ -202,7 +200,7 @@ impl Reader<'_> {
         self.syntax_errors.iter().any(|problem| problem.span.is_some_and(|span| span.file == file))
     }
 
-    /// Relative paths are relative to the file that names them.
+    /// Resolves a path relative to the file that names it.
     pub(super) fn resolve_path(&self, span: SourceSpan, path: &str) -> PathBuf {
         let directory = self.sources.get(span.file).and_then(|(file, _)| file.parent()).unwrap_or(Path::new(""));
         directory.join(path)
@@ -213,7 +211,7 @@ impl Reader<'_> {
         self.problems.push(Problem::at(value.span, message).label(value.type_description()).help(help));
     }
 
-    /// Reports a key that is not of this table; the key that was meant, if that is clear.
+    /// Reports a key that the table does not have. Returns the key that was probably intended.
     fn unknown_key(&mut self, value: &Value<'_>, word: &str, schema: &'static Schema) -> Option<&'static str> {
         let problem = Problem::at(value.span, format!("unknown key `{}`", value.key));
         let (problem, intended) = match schema.classify(word) {
@@ -234,16 +232,14 @@ impl Reader<'_> {
     }
 
     pub(super) fn text<'a>(&mut self, value: &Value<'a>) -> Option<&'a str> {
-        match value.node {
-            DeValue::String(text) => Some(text),
-            _ => {
-                self.wrong_type(value, "a string", "write a string, in quotes");
-                None
-            }
-        }
+        let DeValue::String(text) = value.node else {
+            self.wrong_type(value, "a string", "write a string, in quotes");
+            return None;
+        };
+        Some(text)
     }
 
-    /// Text that means something.
+    /// Parses a string or a TOML date-time.
     pub(super) fn parse<T>(
         &mut self,
         value: &Value<'_>,
@@ -251,7 +247,7 @@ impl Reader<'_> {
     ) -> Option<Located<T>> {
         let (unquoted, text) = match value.node {
             DeValue::String(text) => (false, text.to_string()),
-            // TOML has times of its own: no quotes needed.
+            // TOML has a type for times, so they need no quotes.
             DeValue::Datetime(time) => (false, time.to_string()),
             DeValue::Integer(number) => (true, number.to_string()),
             DeValue::Float(number) => (true, number.to_string()),
@@ -293,9 +289,9 @@ impl Reader<'_> {
         Some(value.located(number))
     }
 
-    /// In hundredths; no more than two places.
+    /// Reads a percentage with at most two decimal places. The result is in hundredths.
     pub(super) fn percent(&mut self, value: &Value<'_>) -> Option<Located<u32>> {
-        const HELP: &str = "write a number from 0 to 100 with up to two places, without quotes and sign: 1, 0.25";
+        const HELP: &str = "write a number from 0 to 100 with at most two decimals, without quotes or sign: 1, 0.25";
         let text = match value.node {
             DeValue::Integer(written) if written.radix() == 10 => written.as_str(),
             DeValue::Float(written) => written.as_str(),
@@ -311,7 +307,7 @@ impl Reader<'_> {
             .and_then(|number| number.parse().ok())
             .filter(|hundredths| *hundredths <= 10_000);
         if hundredths.is_none() {
-            self.problems.push(Problem::at(value.span, format!("`{}` is no percentage", value.key)).help(HELP));
+            self.problems.push(Problem::at(value.span, format!("`{}` is not a percentage", value.key)).help(HELP));
         }
         hundredths.map(|hundredths| value.located(hundredths))
     }
@@ -321,7 +317,7 @@ impl Reader<'_> {
         u16::try_from(port.value).ok().map(|port| value.located(port))
     }
 
-    /// One of a few words.
+    /// Parses one of a few fixed words.
     pub(super) fn parse_choice<T: Copy>(&mut self, value: &Value<'_>, choices: &[(&str, T)]) -> Option<Located<T>> {
         let quoted: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let all = format!("write one of {}", quoted.join(", "));
@@ -353,7 +349,7 @@ impl Reader<'_> {
         Some(array.iter().map(|node| value.child(node, value.key.clone())).collect())
     }
 
-    /// The members of a table whose keys are names, in the order of the text.
+    /// Returns the members of a table whose keys are names, in the order of the text.
     pub(super) fn members<'a>(&mut self, value: &Value<'a>, help: &str) -> Vec<(Located<&'a str>, Value<'a>)> {
         let DeValue::Table(entries) = value.node else {
             self.wrong_type(value, "a table", help);
@@ -361,7 +357,7 @@ impl Reader<'_> {
         };
         let member = |(word, node): (&'a toml::Spanned<_>, &'a toml::Spanned<_>)| {
             let name: &'a std::borrow::Cow<'a, str> = word.get_ref();
-            let at = Located { value: &**name, span: to_span(value.span.file, word.span()) };
+            let at = Located { value: &**name, span: SourceSpan::new(value.span.file, word.span()) };
             (at, value.child(node, format!("{}.{name}", value.key)))
         };
         let mut members: Vec<_> = entries.iter().map(member).collect();
@@ -369,7 +365,7 @@ impl Reader<'_> {
         members
     }
 
-    /// The named tables `[section.NAME]` of all files; a name stands for one thing.
+    /// Returns the named tables `[section.NAME]` of all files, and reports duplicate names.
     pub(super) fn named_tables<'a>(
         &mut self,
         files: &[Table<'a>],

@@ -1,5 +1,5 @@
-//! Secrets that were written into the configuration itself, hidden before anything of it is shown.
-//! Which text of a file may not be seen?
+//! Redacts secrets that were written into the configuration itself, before any of its text is shown.
+//! Which parts of a file may be secrets?
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{secret, units};
 
-/// Keys whose values are no secret, where those of their neighbours may be.
+/// Keys of sensitive sections whose values are not secret.
 const NON_SECRET_KEYS: [&str; 20] = [
     "id",
     "scheme",
@@ -30,15 +30,15 @@ const NON_SECRET_KEYS: [&str; 20] = [
     "public_keys",
     "require",
 ];
-/// Of a credential, whose other values are all hidden: `token_url` sounds secretive, and is not.
+/// Keys of a credential whose values are not secret, although `token_url` contains a secret word.
 const NON_SECRET_CREDENTIAL_KEYS: [&str; 8] =
     ["type", "name", "token_url", "client_id", "client_auth", "scopes", "audience", "plaintext"];
-/// Words in a key that make its value a secret anywhere.
+/// Words in a key that mark its value as a secret, in any section.
 const SECRET_KEY_WORDS: [&str; 4] = ["secret", "token", "passw", "passphrase"];
 
-/// The text, byte for byte as long, with asterisks for every value that may be a secret: all but references and hashes
-/// in the sections of clients, signers and credentials and below keys that sound like it. `errors`: where the text is no TOML, so
-/// that `table` does not hold it all.
+/// Returns the text with asterisks for every value that may be a secret; its length in bytes stays the same. These
+/// are all values in the sections of clients, signers and credentials and below keys with a secret word, except
+/// references and hashes. `errors` are the spans of syntax errors, where `table` is incomplete.
 pub(super) fn redact(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) -> String {
     let mut spans = secret_spans(table);
     if !errors.is_empty() {
@@ -47,17 +47,17 @@ pub(super) fn redact(text: &str, table: &DeTable<'_>, errors: &[Range<usize>]) -
     let mut bytes = text.as_bytes().to_vec();
     for span in spans {
         for byte in bytes.get_mut(span).into_iter().flatten() {
-            // Quotes stay, so that it still is a string.
+            // Quotes stay, so that the value is still a string.
             if !b"\n\"'".contains(byte) {
                 *byte = b'*';
             }
         }
     }
-    // Spans are those of whole values and lines, so this loses nothing; and if it did, nothing is shown that must not.
+    // Spans cover whole values or lines, so the text is still UTF-8. If not, all of it is redacted.
     String::from_utf8(bytes).unwrap_or_else(|_| "*".repeat(text.len()))
 }
 
-/// Where the values stand that may be secrets.
+/// Returns the spans of values that may be secrets.
 pub(super) fn secret_spans(table: &DeTable<'_>) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     for (key, value) in table {
@@ -67,7 +67,7 @@ pub(super) fn secret_spans(table: &DeTable<'_>) -> Vec<Range<usize>> {
             DeValue::Table(members) if is_sensitive_section(section) => {
                 let non_secret =
                     if is_credentials_section(section) { &NON_SECRET_CREDENTIAL_KEYS[..] } else { &NON_SECRET_KEYS };
-                // One level down stand names, and below them what they name.
+                // The first level has names; the values are below them.
                 for (_, member) in members {
                     collect_secret_spans(member, true, non_secret, &mut spans);
                 }
@@ -91,7 +91,8 @@ fn is_secret_key(key: &str) -> bool {
     SECRET_KEY_WORDS.iter().any(|word| key.contains(word))
 }
 
-/// The spans of what must not be seen in a value; `inside`: it stands where secrets do.
+/// Collects the spans of secrets in a value. `is_sensitive`: the value is in a section or below a key that may have
+/// secrets.
 fn collect_secret_spans(
     value: &toml::Spanned<DeValue<'_>>,
     is_sensitive: bool,
@@ -114,9 +115,9 @@ fn collect_secret_spans(
             array.iter().for_each(|element| collect_secret_spans(element, is_sensitive, non_secret, spans))
         }
         DeValue::String(text) => {
-            // Standard Webhooks prefixes its secrets, and PEM names them, so that they are known wherever they turn up.
+            // The prefixes of Standard Webhooks and the labels of PEM identify a secret anywhere.
             let is_secret = text.starts_with("whsec_") || text.starts_with("whsk_") || text.contains("PRIVATE KEY");
-            // A URL may bring a password along.
+            // A URL may contain a password.
             let is_secret = is_secret || text.contains("://") && text.contains('@');
             if is_secret || is_sensitive && !secret::is_reference(text) && units::token_hash(text).is_err() {
                 spans.push(value.span());
@@ -127,7 +128,8 @@ fn collect_secret_spans(
     }
 }
 
-/// In a text that is no TOML, what follows the first `=` of each line that an error touches or that sounds secretive.
+/// Returns the text after the first `=` of each line with a secret word, and of each line of a sensitive section with
+/// a syntax error.
 fn broken_line_spans(text: &str, errors: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     let (mut start, mut section) = (0, "");

@@ -1,4 +1,4 @@
-//! Problems as a person reads them, with the text underlined, as a log has them, and as a script reads them.
+//! Renders problems as annotated source text, as log lines, and as JSON.
 //! What does a problem look like?
 
 use std::borrow::Cow;
@@ -13,10 +13,10 @@ use super::WarningCode;
 use super::key_index::KeyIndex;
 use super::problem::{Problem, Severity, SourceMap, SourceSpan};
 
-/// Bytes from one mark of an excerpt to the other.
+/// The most bytes between two annotations of one excerpt.
 const EXCERPT_MAX: u32 = 64 * 1024;
 
-/// Every problem with its excerpt, a blank line between two; `styled` is for terminals.
+/// Renders problems with excerpts, separated by blank lines. `styled` adds colours for terminals.
 pub fn render(problems: &[Problem], sources: &SourceMap, styled: bool) -> String {
     let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
     let mut out = String::new();
@@ -63,19 +63,19 @@ fn render_problem<'a>(problem: &'a Problem, sources: &'a SourceMap) -> Group<'a>
     group
 }
 
-/// Whether both fit into one excerpt: what is between them is searched for line ends.
+/// Returns whether both fit into one excerpt. The renderer searches the text in between for line ends.
 fn fit_in_one_excerpt(first: SourceSpan, second: SourceSpan) -> bool {
     first.file == second.file && first.start.abs_diff(second.start) <= EXCERPT_MAX
 }
 
-/// What to underline, and what to write there.
+/// A span to underline, and its label.
 struct Annotation<'a> {
     span: SourceSpan,
     kind: AnnotationKind,
     label: &'a str,
 }
 
-/// The lines from the first mark to the last: all marks are in one file.
+/// Adds the lines from the first annotation to the last; all are in one file.
 fn add_excerpt<'a>(group: Group<'a>, sources: &'a SourceMap, marks: &[Annotation<'a>]) -> Group<'a> {
     let file = marks.first().map(|mark| mark.span.file);
     let Some((file, (path, text))) = file.and_then(|file| Some((file, sources.get(file)?))) else {
@@ -84,7 +84,7 @@ fn add_excerpt<'a>(group: Group<'a>, sources: &'a SourceMap, marks: &[Annotation
     let path = display_path(path);
     let spans: Vec<Range<usize>> = marks.iter().map(|mark| clamp_span(text, mark.span)).collect();
     if spans.iter().all(|span| span.end == 0) {
-        // Nothing was written: the problem is with the file as a whole.
+        // An empty span: the problem concerns the file as a whole.
         return group.element(Origin::path(path));
     }
     let start = spans.iter().map(|span| line_start(text, span.start)).min().unwrap_or(0);
@@ -101,7 +101,7 @@ fn display_path(path: &Path) -> Cow<'_, str> {
     path.to_string_lossy()
 }
 
-/// The bytes of a place, cut to what the text has.
+/// Clamps a span to the text.
 fn clamp_span(text: &str, span: SourceSpan) -> Range<usize> {
     let clamp = |offset: u32| text.floor_char_boundary(offset as usize);
     clamp(span.start)..clamp(span.end.max(span.start))
@@ -115,7 +115,7 @@ fn line_end(text: &str, offset: usize) -> usize {
     text[offset..].find('\n').map_or(text.len(), |newline| offset + newline)
 }
 
-/// `FILE:LINE:COLUMN: MESSAGE; LABEL; HELP [CODE]`, for a log.
+/// Renders each problem as `FILE:LINE:COLUMN: MESSAGE; LABEL; HELP [CODE]`, for a log.
 pub fn to_log_lines(problems: &[Problem], sources: &SourceMap) -> Vec<String> {
     let line = |problem: &Problem| {
         let position = problem.span.and_then(|place| position(place, sources));
@@ -130,14 +130,14 @@ pub fn to_log_lines(problems: &[Problem], sources: &SourceMap) -> Vec<String> {
     problems.iter().map(line).collect()
 }
 
-/// The file, line and column of a place; both from 1, the column in characters.
+/// Returns the file, line and column of a span. Both count from 1, and the column counts characters.
 fn position(span: SourceSpan, sources: &SourceMap) -> Option<(&Path, usize, usize)> {
     let (path, text) = sources.get(span.file)?;
     let start = clamp_span(text, span).start;
     Some((path, sources.line(span.file, start), 1 + text[line_start(text, start)..start].chars().count()))
 }
 
-/// An array with an object a problem: `severity`, `file`, `line`, `column` (both from 1; the column counts
+/// Renders an array with one object per problem: `severity`, `file`, `line`, `column` (both from 1; the column counts
 /// characters), `key`, `code` (of warnings), `message`, `label`, `help`; `null` where there is none.
 pub fn to_json(problems: &[Problem], sources: &SourceMap) -> Value {
     let mut keys = BTreeMap::new();

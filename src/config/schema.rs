@@ -1,5 +1,5 @@
-//! Every key there is, every key there will be, and the words that people write for them.
-//! Is this key known, and if not, which was meant?
+//! The schema of the configuration: its keys, reserved keys, and aliases that operators write.
+//! Is this key known, and if not, which key was intended?
 
 mod credential;
 mod listener;
@@ -20,14 +20,14 @@ pub(super) use upstream::RESPONSE_HEAD_MAX;
 
 /// The keys of one kind of table.
 pub(super) struct Schema {
-    /// Dotted, `*` for a name the operator gives; empty for the file.
+    /// The dotted path, with `*` for a name that the operator chooses; empty for the file.
     pub(super) path: &'static str,
-    /// As a person would name it.
+    /// The name of the table in messages.
     pub(super) title: &'static str,
     pub(super) keys: &'static [&'static str],
-    /// Of a later version.
+    /// Reserved for a later version.
     reserved: &'static [&'static str],
-    /// What other proxies call it, or what it could be called; a section may be an answer too.
+    /// Names that other proxies or operators use, each with the key of outgate.
     aliases: &'static [(&'static str, &'static str)],
 }
 
@@ -85,7 +85,7 @@ pub(super) static FILE: Schema = Schema {
     ],
 };
 
-/// What is said once, in the main file, and in no file that it includes.
+/// The keys that only the main file may have.
 pub(super) const MAIN_ONLY: [&str; 9] =
     ["include", ACKNOWLEDGE, "server", "admin", "guard", "resolver", "timeouts", "circuit", "log"];
 
@@ -170,7 +170,7 @@ pub(super) static RANGE: Schema = Schema {
     aliases: PERIOD_ALIASES,
 };
 
-/// What people write for what is in force for a time, a range or a key.
+/// Aliases in tables with a validity period: ranges and signing keys.
 const PERIOD_ALIASES: &[(&str, &str)] = &[
     ("range", "cidr"),
     ("start", "from"),
@@ -352,14 +352,12 @@ static SCHEMAS: [&Schema; 27] = [
     &LOG,
 ];
 
-/// What a key that is not of its table may be.
+/// The classification of a key that its table does not have.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum UnknownKey {
-    /// Of a later version.
     Reserved,
-    /// Another name for this key.
     Alias(&'static str),
-    /// Close to this key.
+    /// A likely misspelling of this key.
     Similar(&'static str),
     /// A key of the table with this title.
     OtherTable(&'static str),
@@ -377,7 +375,7 @@ impl Schema {
         if self.reserved.contains(&key) {
             return UnknownKey::Reserved;
         }
-        // A name of several tables is only right where the table has the key.
+        // An alias applies only in a table that has the key.
         if let Some((_, name)) = self.aliases.iter().find(|(old, name)| *old == normalized && self.contains(name)) {
             return UnknownKey::Alias(name);
         }
@@ -391,7 +389,7 @@ impl Schema {
     }
 }
 
-/// Every key as a dotted path, `*` for a name: `server.listen`, `egress.*.ranges`.
+/// Returns every key as a dotted path, `*` for a name: `server.listen`, `egress.*.ranges`.
 pub fn known() -> impl Iterator<Item = String> {
     SCHEMAS.iter().flat_map(|schema| {
         schema

@@ -1,5 +1,5 @@
-//! Secrets: where they stand is written in the configuration, what they are is not.
-//! What is the secret that this text points to?
+//! Resolves references to secrets: `file:PATH`, `credential:NAME` and `env:NAME`.
+//! Which secret does this reference name?
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::reader::{Reader, Value};
 use super::{Located, Secret};
 
-/// Where a secret stands. Anything else may be the secret itself and is never shown.
+/// A reference to a secret. Any other text may be the secret itself and is never shown.
 enum SecretReference<'a> {
     File(&'a str),
     /// A systemd credential: `$CREDENTIALS_DIRECTORY/NAME` (systemd.exec(5)).
@@ -30,7 +30,7 @@ impl<'a> SecretReference<'a> {
     }
 }
 
-/// Whether a text only says where a secret stands.
+/// Returns whether a text is a reference and not the secret itself.
 pub(super) fn is_reference(text: &str) -> bool {
     SecretReference::parse(text).is_some()
 }
@@ -40,10 +40,10 @@ pub(super) fn read(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located
     resolve(reader, value, SecretReference::parse(text))
 }
 
-/// A key that everybody else names by the path of its file: that will do here, too.
+/// Reads a private key. A bare path is accepted too, as other servers do.
 pub(super) fn read_key(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Secret>> {
     let text = reader.text(value)?;
-    // Whoever pastes the key itself must not find it in an error message.
+    // A pasted key must not appear in an error message.
     let path = Some(text).filter(|text| !text.is_empty() && !text.contains("-----"));
     resolve(reader, value, SecretReference::parse(text).or(path.map(SecretReference::File)))
 }
@@ -59,7 +59,7 @@ fn resolve(
         Some(SecretReference::Credential(name)) => read_credential(reader, name),
         Some(SecretReference::Env(name)) => read_environment(reader, name),
         None => Err((
-            "a secret is not written here, but where it stands".into(),
+            "this is not a reference; the configuration must not contain the secret itself".into(),
             "write \"file:PATH\", \"credential:NAME\" or \"env:NAME\"".into(),
         )),
     };
@@ -70,7 +70,7 @@ fn resolve(
                 return Some(value.located(Secret::new(secret.to_vec())));
             }
             let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
-            reader.problems.push(problem.help("put the secret where this points to"));
+            reader.problems.push(problem.help("write the secret to where this reference points"));
         }
         Err((reason, help)) => {
             let problem = Problem::at(value.span, format!("`{}` has no secret", value.key));
@@ -80,7 +80,7 @@ fn resolve(
     None
 }
 
-/// Why there is no secret, and what to do.
+/// The bytes, or the reason why there are none and the advice.
 type SecretBytes = Result<Zeroizing<Vec<u8>>, (String, String)>;
 
 fn read_file(reader: &mut Reader<'_>, value: &Value<'_>, path: &Path) -> SecretBytes {
@@ -123,7 +123,7 @@ fn read_environment(reader: &mut Reader<'_>, name: &str) -> SecretBytes {
     let bytes = Zeroizing::new(secret.into_encoded_bytes());
     if bytes.len() as u64 > SECRET_MAX {
         let reason = format!("this environment variable is longer than {} KiB", SECRET_MAX >> 10);
-        return Err((reason, "no key is that long".into()));
+        return Err((reason, format!("use a secret of at most {} KiB", SECRET_MAX >> 10)));
     }
     Ok(bytes)
 }

@@ -1,5 +1,5 @@
-//! The sections that stand once, in the main file: server, admin, guard, resolver, timeouts, circuit.
-//! How does the proxy itself behave?
+//! Reads the sections of the main file: server, admin, guard, resolver, timeouts, circuit.
+//! How is the process itself configured?
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,12 +14,12 @@ use super::{
 use crate::host;
 use crate::names::Host;
 
-/// More connections than any host has file descriptors for.
+/// The most connections to configure, above the file descriptors of any host.
 const CONNECTIONS_MAX: u32 = 1_000_000;
 const WORKERS_MAX: u32 = 1024;
-/// Each is read when they are listed.
+/// The most configurations in the history, which reads each to list them.
 const HISTORY_MAX: u32 = 10_000;
-/// Who waits for more does not mean a circuit.
+/// The most failures to configure before a circuit opens.
 const FAILURES_MAX: u32 = 1_000_000;
 
 pub(super) fn read_server(reader: &mut Reader<'_>, file: &Table<'_>) -> Server {
@@ -89,7 +89,10 @@ fn read_admin_host(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Host> {
     match host::canonical(text) {
         Ok(host @ Host::Name(_)) => Some(host),
         Ok(Host::Ip(_)) => {
-            let problem = Problem::at(value.span, "an address is always a name of the admin listener");
+            let problem = Problem::at(
+                value.span,
+                format!("`admin.hosts` need not list {text}: the admin listener accepts every address"),
+            );
             reader.problems.push(problem.help("leave it out"));
             None
         }
@@ -112,7 +115,7 @@ pub(super) fn read_guard(reader: &mut Reader<'_>, file: &Table<'_>) -> Guard {
     Guard { allow, deny, ports: ports.unwrap_or_else(|| vec![Located { value: 443, span: table.span }]) }
 }
 
-/// A network alone, or one that only reports.
+/// Reads an entry of `guard.deny`: a network, or a table with `report_only`.
 fn read_denied_network(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<DeniedNetwork>> {
     if !value.is_table() {
         let cidr = reader.parse(value, units::network)?;
@@ -132,7 +135,7 @@ pub(super) fn read_resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolv
     let table = file.section(reader, "resolver", &schema::RESOLVER);
     let servers = table.read_list(reader, "servers", None, |reader, value| reader.parse(value, units::server));
     let mut hosts = BTreeMap::new();
-    // The same name may be written twice in two spellings.
+    // Two spellings may name the same host.
     let mut first: BTreeMap<Host, SourceSpan> = BTreeMap::new();
     let members = table.get("hosts").map(|value| reader.members(&value, "write { \"NAME\" = [\"ADDRESS\"] }"));
     for (name, value) in members.unwrap_or_default() {
@@ -143,20 +146,20 @@ pub(super) fn read_resolver(reader: &mut Reader<'_>, file: &Table<'_>) -> Resolv
         match host::canonical(&name) {
             Ok(host @ Host::Name(_)) => {
                 if let Some(first) = first.insert(host.clone(), name.span) {
-                    let problem = Problem::at(name.span, format!("`{host}` has its addresses twice"));
-                    reader
-                        .problems
-                        .push(problem.label("again here").related(first, "first here").help("write one list"));
+                    let problem = Problem::at(name.span, format!("`resolver.hosts` has {host} twice"));
+                    reader.problems.push(
+                        problem.label("again here").related(first, "first here").help("write one list of addresses"),
+                    );
                 }
                 hosts.insert(host, addresses);
             }
             Ok(Host::Ip(_)) => {
-                let problem = Problem::at(name.span, "an address has no addresses of its own");
+                let problem = Problem::at(name.span, "`resolver.hosts` has an address in place of a host name");
                 reader.problems.push(problem.help("write a host name"));
             }
             Err(error) => {
                 let problem = Problem::at(name.span, format!("`{}` is not a host name", name.value));
-                reader.problems.push(problem.label(error.to_string()).help("write a name as in DNS"));
+                reader.problems.push(problem.label(error.to_string()).help("write a DNS name"));
             }
         }
     }
@@ -191,8 +194,10 @@ pub(super) fn read_circuit(reader: &mut Reader<'_>, file: &Table<'_>) -> Circuit
     };
     let (window, open, open_max) = (seconds("window", 30), seconds("open", 10), seconds("open_max", 120));
     if open.value > open_max.value {
-        let problem = Problem::at(open.span, "a pause that begins longer than it may grow");
-        reader.problems.push(problem.related(open_max.span, "the longest").help("write a longer open_max"));
+        let problem = Problem::at(open.span, "`circuit.open` is longer than `circuit.open_max`");
+        reader.problems.push(
+            problem.related(open_max.span, "`open_max` is here").help("write a shorter open or a longer open_max"),
+        );
     }
     Circuit {
         failures: failures.map_or(10, |failures| failures.value),

@@ -1,5 +1,5 @@
-//! Signers: their scheme, their keys, and what some schemes want to be told besides.
-//! How is a webhook to be signed, and with what?
+//! Reads `[signers.NAME]`: the scheme, the keys, and the settings of some schemes.
+//! How is a webhook signed, and with which keys?
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,22 +15,23 @@ use super::reader::{Reader, Table, Value};
 use super::{KeyDir, Located, Secret, schema, secret, units};
 use crate::names::{KeyId, SignerName};
 
-/// What is `None` was not written: whether a scheme takes it, and what it is then, is for the scheme to say.
+/// A signer as written. `None`: the setting is not written. The scheme decides whether it takes a setting, and its
+/// default.
 #[derive(Clone, Debug)]
 pub struct Signer {
     pub scheme: Located<String>,
-    /// Of all tenants that have none of their own.
+    /// The keys of all tenants that have no keys of their own.
     pub keys: Vec<Located<SigningKey>>,
-    /// Of one tenant each.
+    /// The directory with the keys of single tenants.
     pub key_dir: Option<Located<Arc<KeyDir>>>,
     pub algorithm: Option<Located<HmacAlgorithm>>,
-    /// How a secret stands where it is kept.
+    /// The encoding of a secret in its file or variable.
     pub key_encoding: Option<Located<Encoding>>,
-    /// What is signed, with `{placeholders}`.
+    /// The signed message, with `{placeholders}`.
     pub message: Option<Located<String>>,
-    /// How the signature is written.
+    /// The encoding of the signature.
     pub encoding: Option<Located<Encoding>>,
-    /// `NAME: VALUE`, with `{placeholders}`.
+    /// The header fields: `NAME: VALUE`, with `{placeholders}`.
     pub headers: Option<Vec<Located<String>>>,
     pub signature_params: SignatureParams,
 }
@@ -38,9 +39,9 @@ pub struct Signer {
 /// The parameters of a message signature (RFC 9421) that the configuration sets.
 #[derive(Clone, Debug, Default)]
 pub struct SignatureParams {
-    /// What the signature is for.
+    /// The purpose of the signature.
     pub tag: Option<Located<String>>,
-    /// Its name in `Signature` and `Signature-Input`.
+    /// The name of the signature in `Signature` and `Signature-Input`.
     pub label: Option<Located<String>>,
     /// Component identifiers.
     pub components: Option<Vec<Located<String>>>,
@@ -67,12 +68,12 @@ pub enum HmacAlgorithm {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// As it is.
+    /// The bytes as they are.
     Text,
-    /// In lower case.
+    /// Hexadecimal digits in lower case.
     Hex,
     Base64,
-    /// Of RFC 4648 §5, without padding.
+    /// The URL-safe alphabet of RFC 4648 §5, without padding.
     Base64Url,
 }
 
@@ -109,7 +110,7 @@ fn read_signer(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Signer> {
         if let Some(first) = first.insert(id, span) {
             let problem = Problem::at(span, format!("two keys of `{}` are called {id:?}", table.key));
             let problem = problem.label("again here").related(first, "first here");
-            reader.problems.push(problem.help("give each key an id of its own"));
+            reader.problems.push(problem.help("give each key its own id"));
         }
     }
     let algorithm = table.read(reader, "algorithm", |reader, value| reader.parse_choice(value, &ALGORITHMS));
@@ -148,13 +149,13 @@ fn read_text(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Strin
     reader.text(value).map(|text| value.located(text.to_owned()))
 }
 
-/// The id too, so that two keys of one id are found even if one of them has no secret.
+/// Reads a signing key and its id. The id is returned even without a secret, so that duplicate ids are found.
 fn read_signing_key(
     reader: &mut Reader<'_>,
     value: &Value<'_>,
 ) -> Option<(Located<String>, Option<Located<SigningKey>>)> {
     let table = Table::open(reader, value, &schema::SIGNING_KEY)?;
-    table.require(reader, "id", "write id = \"2026-11\": records tell keys by it");
+    table.require(reader, "id", "write id = \"2026-11\": records name the key by it");
     table.require(reader, "secret", "write secret = \"file:PATH\", \"credential:NAME\" or \"env:NAME\"");
     let id = table.read(reader, "id", |reader, value| reader.parse(value, |text| units::name(text).map(str::to_owned)));
     let secret = table.read(reader, "secret", secret::read);
@@ -164,13 +165,13 @@ fn read_signing_key(
     Some((id, key))
 }
 
-/// Reads the directory, or what has changed of it since the reading before. What is wrong with a folder is its tenant's
-/// alone: one of thousands must neither keep the others from starting nor from new keys.
+/// Reads the folders that have changed since the previous load. A problem in one folder concerns only its tenant: it
+/// must not keep thousands of others from a start or from new keys.
 fn read_key_dir(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<Arc<KeyDir>>> {
     let text = reader.text(value)?;
     if text.is_empty() {
         let problem = Problem::at(value.span, format!("`{}` is empty", value.key));
-        reader.problems.push(problem.help("write the path of a directory with one folder a tenant"));
+        reader.problems.push(problem.help("write the path of a directory with one folder per tenant"));
         return None;
     }
     let path = reader.resolve_path(value.span, text);

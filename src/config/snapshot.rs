@@ -1,5 +1,5 @@
-//! A configuration as its files say it: their texts, and of all that they name no more than a digest.
-//! What was adopted, so that it can be compared, shown and put back?
+//! A snapshot of a configuration: the texts of its files, and the digests of the files that they reference.
+//! What does the history store of an adopted configuration?
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::SourceMap;
 
-/// Holds no secret: a configuration that does is not adopted.
+/// The texts and digests of a configuration. It has no secret, because outgate does not adopt a configuration with
+/// one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SourceSnapshot {
     /// The main file, then those that it includes.
     pub texts: Vec<(PathBuf, Arc<str>)>,
     /// SHA-256, in hex, of each other file, and of each folder of a tenant's keys.
     pub contents: BTreeMap<PathBuf, String>,
-    /// Of all of it: [`Config::digest`](super::Config), in hex.
+    /// The digest of the whole: [`Config::digest`](super::Config), in hex.
     pub digest: String,
 }
 

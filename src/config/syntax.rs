@@ -1,17 +1,16 @@
-//! Text that is no TOML: the parser's findings, one a line, in our words where its own say too little.
-//! Where does this file stop being TOML?
+//! Parses TOML, and turns syntax errors into problems, one per line.
+//! Where is this file not valid TOML?
 
 use toml::de::DeTable;
 
 use super::problem::{PROBLEMS_MAX, Problem, SourceSpan};
-use super::reader;
 
-/// The table that could be made out, and the problems.
+/// Returns the table, as far as it could be parsed, and the problems.
 pub(super) fn parse(file: u16, text: &str) -> (DeTable<'_>, Vec<Problem>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     if let (Some(first), Some((language, start))) = (errors.first(), detect_other_format(text)) {
-        let span = reader::to_span(file, start..start + 1);
-        let problem = Problem::at(span, format!("this is {language}, and not TOML: {}", first.message()));
+        let span = SourceSpan::new(file, start..start + 1);
+        let problem = Problem::at(span, format!("this file is {language}, not TOML: {}", first.message()));
         return (
             table.into_inner(),
             vec![problem.help("write TOML: [server] and below it listen = [\"127.0.0.1:4750\"]")],
@@ -20,12 +19,12 @@ pub(super) fn parse(file: u16, text: &str) -> (DeTable<'_>, Vec<Problem>) {
     let mut problems: Vec<Problem> =
         errors.iter().take(PROBLEMS_MAX).map(|error| to_problem(file, text, error)).collect();
     problems.sort_by_key(|problem| problem.span);
-    // What follows on the same line is mostly an echo.
+    // Further errors on the same line are mostly consequences of the first.
     problems.dedup_by_key(|problem| problem.span.map(|place| line_of(text, place)));
     (table.into_inner(), problems)
 }
 
-/// The language that a text is in, and where that shows: by its first line that says something.
+/// Detects JSON or YAML by the first significant line. Returns the format and the offset of that line.
 fn detect_other_format(text: &str) -> Option<(&'static str, usize)> {
     let lines = text.split_inclusive('\n').scan(0, |offset, line| {
         let start = *offset;
@@ -49,10 +48,12 @@ fn detect_other_format(text: &str) -> Option<(&'static str, usize)> {
 }
 
 fn to_problem(file: u16, text: &str, error: &toml::de::Error) -> Problem {
-    let span = reader::to_span(file, error.span().unwrap_or_default());
-    // The parser has only words for what it found; `tests/golden/duplicate-keys.toml` notices if they change.
+    let span = SourceSpan::new(file, error.span().unwrap_or_default());
+    // The parser has no error codes; the test of `tests/golden/duplicate-keys.toml` fails if its texts change.
     if error.message() == "duplicate key" {
-        let problem = Problem::at(span, "written twice").label("again here").help("keep one of them");
+        let problem = Problem::at(span, "this key or table is defined twice")
+            .label("again here")
+            .help("remove one of the two definitions");
         return match first_definition(text, span) {
             Some(first) => problem.related(first, "first here"),
             None => problem,
@@ -61,12 +62,12 @@ fn to_problem(file: u16, text: &str, error: &toml::de::Error) -> Problem {
     Problem::at(span, format!("not TOML: {}", error.message()))
 }
 
-/// The number of the line where a place starts.
+/// Returns the line in which a span starts, counted from 0.
 pub(super) fn line_of(text: &str, span: SourceSpan) -> usize {
     memchr::memchr_iter(b'\n', &text.as_bytes()[..text.len().min(span.start as usize)]).count()
 }
 
-/// Where a header or a key was written before: the parser forgets it.
+/// Finds the first definition of a duplicate key or header, which the parser does not report.
 fn first_definition(text: &str, duplicate: SourceSpan) -> Option<SourceSpan> {
     let key = |line: &str| line.split(['=', '#']).next().map(|key| key.trim().to_owned());
     let lines = text.split_inclusive('\n').scan(0, |offset, line| {
@@ -77,13 +78,13 @@ fn first_definition(text: &str, duplicate: SourceSpan) -> Option<SourceSpan> {
     let before: Vec<(usize, &str)> = lines.take_while(|(start, _)| *start <= duplicate.start as usize).collect();
     let ((_, line), before) = before.split_last()?;
     let is_header = line.trim_start().starts_with('[');
-    // A key's namesake stands in the same table, a table's anywhere.
+    // A duplicate key is in the same table; a duplicate header may be anywhere before.
     let is_same_table = |(_, line): &&&(usize, &str)| is_header || !line.trim_start().starts_with('[');
     let (start, first) =
         before.iter().rev().take_while(|line| is_same_table(&line)).find(|(_, other)| key(other) == key(line))?;
     let start = start + (first.len() - first.trim_start().len());
     let length = key(first)?.len();
-    Some(reader::to_span(duplicate.file, start..start + length))
+    Some(SourceSpan::new(duplicate.file, start..start + length))
 }
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
-//! How long things may take, everywhere and on one route, and when a target that fails is left alone.
-//! When do we wait no longer?
+//! Timeouts, for all routes and for one route, and the settings of the circuit breaker.
+//! How long does each step wait?
 
 use std::time::Duration;
 
-/// When a target that fails is left alone, and for how long.
+/// The settings of the circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Circuit {
-    /// In a row; 0: never.
+    /// Consecutive failures that open the circuit; 0: never.
     pub failures: u32,
     pub window: Duration,
     pub open: Duration,
     pub open_max: Duration,
 }
 
-/// Each `None` is inherited from `[timeouts]`.
+/// The timeouts of a route; `None`: the value of `[timeouts]`.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTimeouts {
     pub dns: Option<Duration>,
@@ -27,7 +27,7 @@ pub struct RouteTimeouts {
 }
 
 impl RouteTimeouts {
-    /// What is not said here is as said there.
+    /// Fills the timeouts that are not set from `fallback`.
     #[must_use]
     pub fn or_inherit(self, fallback: &Self) -> Self {
         Self {
@@ -46,19 +46,19 @@ impl RouteTimeouts {
 #[derive(Clone, Debug)]
 pub struct Timeouts {
     pub dns: Duration,
-    /// TCP, over all addresses tried.
+    /// The TCP connect, over all addresses tried.
     pub connect: Duration,
     pub tls: Duration,
-    /// The client sending its body.
+    /// The upload of the client's body.
     pub body: Duration,
-    /// From the last byte of the request to the head of the response.
+    /// The time from the last byte of the request to the head of the response.
     pub response: Duration,
-    /// A client or target connection without a request.
+    /// An idle connection of a client or to a target.
     pub idle: Duration,
     /// The whole delivery, from head to last byte.
     pub total: Duration,
     /// A tunnel, from its opening to its end.
     pub tunnel: Duration,
-    /// How old a reusable connection may grow.
+    /// The maximum age of a reusable connection.
     pub reuse: Duration,
 }

@@ -1,5 +1,5 @@
-//! `[trust.NAME]`: what a target must prove, and what we prove to it.
-//! Whom does the operator trust, and how far?
+//! Reads `[trust.NAME]`: how outgate verifies a target, and its client certificate.
+//! Which evidence must a target present?
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,11 @@ pub struct Trust {
     pub roots: Vec<Located<Roots>>,
     pub min_version: TlsVersion,
     pub verify: Located<VerifyMode>,
-    /// The rules of the Web PKI; `None`: where the roots are Mozilla's alone.
+    /// Whether the rules of the Web PKI apply; `None`: only if all roots are Mozilla's.
     pub strict: Option<Located<bool>>,
-    /// SHA-256 of a SubjectPublicKeyInfo each; empty: any key.
+    /// SHA-256 of each allowed SubjectPublicKeyInfo; empty: any key.
     pub pins: Vec<Located<[u8; 32]>>,
-    /// For paths that targets leave out.
+    /// Intermediates for targets that send incomplete chains.
     pub intermediates: Vec<Located<PemFile>>,
     pub crls: Vec<Located<PemFile>>,
     pub crl_policy: Option<Located<CrlPolicy>>,
@@ -31,13 +31,13 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// A list that somebody went to the trouble of configuring is meant to be asked.
+    /// Returns the policy. The default requires a list, because an operator who configures lists relies on them.
     pub fn crl_policy(&self) -> CrlPolicy {
         self.crl_policy.as_ref().map_or(CrlPolicy::Require, |policy| policy.value)
     }
 }
 
-/// Trust anchors, already read from where they stand.
+/// Trust anchors that were read from their source.
 #[derive(Clone, Debug)]
 pub enum Roots {
     /// The Mozilla set, compiled in.
@@ -60,21 +60,21 @@ pub enum VerifyMode {
     None,
 }
 
-/// What becomes of a chain where a revocation list is missing or out of date.
+/// The treatment of a chain whose revocation list is missing or out of date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CrlPolicy {
-    /// It is refused.
+    /// The chain is rejected.
     Require,
-    /// The lists that are there count, however old; what they do not speak of passes.
+    /// Present lists apply, whatever their age; certificates without a list pass.
     Lenient,
 }
 
-/// What we show to a target that asks for a certificate.
+/// The client certificate for targets that request one.
 #[derive(Clone, Debug)]
 pub struct ClientIdentity {
-    /// The leaf first.
+    /// The chain, the leaf first.
     pub certificate: Located<PemFile>,
-    /// In PEM.
+    /// The private key in PEM.
     pub key: Located<Secret>,
 }
 
@@ -85,7 +85,8 @@ pub(super) fn read_all(reader: &mut Reader<'_>, files: &[Table<'_>]) -> BTreeMap
 }
 
 fn read_trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
-    let if_empty = Some("no target could prove its name: write [\"mozilla\"], or leave it out for that");
+    let if_empty =
+        Some("without roots no target can be verified: write [\"mozilla\"], or leave the key out for the same");
     let roots = table.read_list(reader, "roots", if_empty, read_roots);
     let min_version = table.read(reader, "min_version", |reader, value| {
         reader.parse_choice(value, &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)])
@@ -116,7 +117,7 @@ fn read_trust(reader: &mut Reader<'_>, table: &Table<'_>) -> Trust {
 
 fn read_identity(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Located<ClientIdentity>> {
     let table = Table::open(reader, value, &schema::TRUST_IDENTITY)?;
-    table.require(reader, "certificate", "write certificate = \"client.pem\": the chain that targets are shown");
+    table.require(reader, "certificate", "write certificate = \"client.pem\": the chain that outgate sends to targets");
     table.require(reader, "key", "write key = \"client.key\", or \"credential:NAME\" (systemd)");
     let certificate = table.read(reader, "certificate", pem::read_certificates);
     let key = table.read(reader, "key", secret::read_key);
@@ -136,13 +137,13 @@ fn read_system_roots(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Roots
     let found = rustls_native_certs::load_native_certs();
     let certificates: Vec<Vec<u8>> = found.certs.iter().map(|certificate| certificate.to_vec()).collect();
     if certificates.is_empty() {
-        let problem = Problem::at(value.span, "the system's store has no certificate")
+        let problem = Problem::at(value.span, "the system's certificate store is empty")
             .label(found.errors.first().map(ToString::to_string).unwrap_or_default());
         reader.problems.push(problem.help("install the package ca-certificates, or write \"mozilla\""));
         return None;
     }
     for error in found.errors {
-        let message = format!("a part of the system's store cannot be read: {error}");
+        let message = format!("cannot read a part of the system's certificate store: {error}");
         reader.problems.push(Problem::warning(WarningCode::SystemStore, Some(value.span), message));
     }
     certificates.iter().for_each(|certificate| reader.files.update_digest(certificate));

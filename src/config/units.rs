@@ -1,4 +1,4 @@
-//! What may stand inside a string: durations, sizes, rates, times, networks, sockets.
+//! Parses strings: durations, sizes, rates, times, networks, sockets.
 //! Which value does this text mean?
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,14 +13,14 @@ use jiff::Timestamp;
 
 use super::{Listen, Rate};
 
-/// Why a text is not what it should be: never repeats the text, which may be a secret.
+/// The reason why a text is invalid. It never repeats the text, which may be a secret.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValueError {
-    /// "a duration"
+    /// The expected value, such as "a duration".
     pub(super) expected: &'static str,
-    /// What stands under the underline.
+    /// The label of the underlined text.
     pub(super) reason: String,
-    /// What to write instead.
+    /// The advice: what to write instead.
     pub(super) help: String,
 }
 
@@ -28,10 +28,10 @@ fn invalid(expected: &'static str, reason: impl Into<String>, help: impl Into<St
     ValueError { expected, reason: reason.into(), help: help.into() }
 }
 
-/// Longer is a slip of the pen, and would overflow the clock.
+/// The longest duration; a longer one is a mistake and could overflow the clock.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// The number and the unit of `250ms`, `1 MiB`.
+/// Splits `250ms` or `1 MiB` into number and unit.
 fn number_and_unit(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
@@ -54,24 +54,24 @@ pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
         .ok()
         .and_then(|number| unit.checked_mul(number))
         .filter(|duration| *duration <= DURATION_MAX)
-        .ok_or_else(|| invalid(EXPECTED, "longer than a year", "write a shorter one"))
+        .ok_or_else(|| invalid(EXPECTED, "longer than a year", "write at most \"8784h\""))
 }
 
-/// A duration in which something can happen.
+/// Parses a duration longer than zero.
 pub(super) fn positive_duration(text: &str) -> Result<Duration, ValueError> {
     let duration = duration(text)?;
     if duration.is_zero() {
-        return Err(invalid("a usable duration", "is over before it begins", "write 1ms or more"));
+        return Err(invalid("a positive duration", "this is zero", "write \"1ms\" or more"));
     }
     Ok(duration)
 }
 
-/// The same for an argument of a command.
+/// Parses a duration longer than zero as an argument of a command.
 pub fn duration_argument(text: &str) -> Result<Duration, String> {
     positive_duration(text).map_err(|error| format!("{}: {}", error.reason, error.help))
 }
 
-/// Bytes; `KB` is 1000 of them and `KiB` 1024 (IEC 80000-13).
+/// Parses a size in bytes; `KB` is 1000 bytes and `KiB` 1024 (IEC 80000-13).
 pub(super) fn size(text: &str) -> Result<u64, ValueError> {
     const EXPECTED: &str = "a size";
     const HELP: &str = "write one whole number and one unit, B, KB, MB, GB, KiB, MiB or GiB: \"512 B\", \"64 KiB\"";
@@ -89,10 +89,10 @@ pub(super) fn size(text: &str) -> Result<u64, ValueError> {
         _ => return Err(invalid(EXPECTED, "unknown unit", HELP)),
     };
     let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(unit));
-    bytes.ok_or_else(|| invalid(EXPECTED, "too large", "write a smaller one"))
+    bytes.ok_or_else(|| invalid(EXPECTED, "too large", "write a size below 16 EiB"))
 }
 
-/// Bytes a second.
+/// Parses a bandwidth in bytes per second.
 pub(super) fn bandwidth(text: &str) -> Result<u64, ValueError> {
     const EXPECTED: &str = "a bandwidth";
     const HELP: &str = "write a size and /s: \"10 MiB/s\", \"500 KB/s\"";
@@ -136,7 +136,7 @@ fn address(text: &str) -> Result<IpAddr, ValueError> {
         .map_err(|_| invalid("an IP address", "not an IPv4 or IPv6 address", "write \"192.0.2.1\" or \"2001:db8::1\""))
 }
 
-/// A network; an address alone is a network of one.
+/// Parses a network; an address without a prefix length is a network of one address.
 pub(super) fn network(text: &str) -> Result<IpNet, ValueError> {
     const EXPECTED: &str = "a network";
     let parsed = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
@@ -168,7 +168,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, ValueError> {
 const UNIX_PATH_MAX: usize = 107;
 
 pub(super) fn listen(text: &str) -> Result<Listen, ValueError> {
-    const EXPECTED: &str = "a socket to listen on";
+    const EXPECTED: &str = "an address to listen on";
     if text == "systemd" {
         return Ok(Listen::Systemd);
     }
@@ -195,14 +195,14 @@ pub(super) fn listen(text: &str) -> Result<Listen, ValueError> {
     Err(invalid(EXPECTED, "not an address and a port", help))
 }
 
-/// Permissions of a file, in octal.
+/// Parses the mode of a file, in octal.
 pub(super) fn mode(text: &str) -> Result<u32, ValueError> {
     let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
     let mode = if is_octal { u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777) } else { None };
-    mode.ok_or_else(|| invalid("the permissions of a file", "not three octal digits", "write \"0660\""))
+    mode.ok_or_else(|| invalid("the mode of a file", "not three octal digits", "write \"0660\""))
 }
 
-/// A DNS server; port 53 unless it says otherwise.
+/// Parses the address of a DNS server; the default port is 53.
 pub(super) fn server(text: &str) -> Result<SocketAddr, ValueError> {
     let bare = || text.parse().ok().map(|address: IpAddr| SocketAddr::new(address, 53));
     text.parse().ok().or_else(bare).filter(|server: &SocketAddr| server.port() != 0).ok_or_else(|| {
@@ -211,7 +211,7 @@ pub(super) fn server(text: &str) -> Result<SocketAddr, ValueError> {
     })
 }
 
-/// `sha256:` and 64 hexadecimal digits.
+/// Parses `sha256:` and 64 hexadecimal digits.
 pub(super) fn token_hash(text: &str) -> Result<[u8; 32], ValueError> {
     const EXPECTED: &str = "the hash of a token";
     const HELP: &str = "write \"sha256:\" and 64 hexadecimal digits; `outgate token new` makes a token and its hash";
@@ -222,11 +222,11 @@ pub(super) fn token_hash(text: &str) -> Result<[u8; 32], ValueError> {
     hash.ok_or_else(|| invalid(EXPECTED, "not 64 hexadecimal digits", HELP))
 }
 
-/// `sha256/` and the hash of a SubjectPublicKeyInfo in base64, as RFC 7469 §2.4 computes it.
+/// Parses `sha256/` and the hash of a SubjectPublicKeyInfo in base64, as RFC 7469 §2.4 computes it.
 pub(super) fn pin(text: &str) -> Result<[u8; 32], ValueError> {
     const EXPECTED: &str = "a pin";
     const HELP: &str = "write \"sha256/…=\": `openssl x509 -in FILE -pubkey -noout | openssl pkey -pubin -outform der | \
-                        openssl dgst -sha256 -binary | base64` prints what follows the slash";
+                        openssl dgst -sha256 -binary | base64` prints the part after the slash";
     let Some(hash) = text.strip_prefix("sha256/") else {
         return Err(invalid(EXPECTED, "does not begin with sha256/", HELP));
     };
@@ -234,8 +234,8 @@ pub(super) fn pin(text: &str) -> Result<[u8; 32], ValueError> {
     bytes.try_into().map_err(|_| invalid(EXPECTED, "does not have the 32 bytes of SHA-256", HELP))
 }
 
-/// A name that an operator gives: it becomes a metric's label, a user name (which ends at a colon, RFC 7617 §2) and
-/// a structured field's key, so it is plain.
+/// Checks a name that an operator chooses. Names become metric labels, user names (which end at a colon, RFC 7617 §2)
+/// and keys of structured fields, so only plain characters are allowed.
 pub(super) fn name(text: &str) -> Result<&str, ValueError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if text.is_empty() || text.len() > 64 || !text.bytes().all(plain) {
@@ -245,31 +245,40 @@ pub(super) fn name(text: &str) -> Result<&str, ValueError> {
     Ok(text)
 }
 
-/// What we call ourselves: a token in `Via` (RFC 9110 §7.6.3) and in `Proxy-Status` (RFC 9209 §2, RFC 9651 §3.3.4).
+/// Parses the pseudonym of outgate: a token in `Via` (RFC 9110 §7.6.3) and in `Proxy-Status` (RFC 9209 §2, RFC 9651
+/// §3.3.4).
 pub(super) fn pseudonym(text: &str) -> Result<String, ValueError> {
     match name(text) {
         Ok(name) if name.starts_with(|c: char| c.is_ascii_alphabetic()) => Ok(name.to_owned()),
-        Ok(_) => Err(invalid("a name", "does not start with a letter", "write \"outgate\" or the like")),
+        Ok(_) => Err(invalid(
+            "a name",
+            "does not start with a letter",
+            "write a name that starts with a letter, such as \"outgate\"",
+        )),
         Err(error) => Err(error),
     }
 }
 
-/// Text that is not empty and has nothing in it that no header could carry.
+/// Parses a text that is not empty and has no white space or control characters.
 pub(super) fn word(text: &str) -> Result<String, ValueError> {
     match text {
         "" => Err(invalid("a word", "empty", "write a word, or leave it out")),
         _ if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
-            Err(invalid("a word", "has white space in it", "write one word"))
+            Err(invalid("a word", "has white space in it", "write one word without spaces"))
         }
         _ => Ok(text.to_owned()),
     }
 }
 
-/// The address of a host: not the unspecified one, which the kernel takes for this host.
+/// Parses the address of a host. The unspecified address is invalid, because the kernel takes it for this host.
 pub(super) fn host_address(text: &str) -> Result<IpAddr, ValueError> {
     let address = address(text)?.to_canonical();
     if address.is_unspecified() {
-        return Err(invalid("the address of a host", "stands for no host", "write the host's own address"));
+        return Err(invalid(
+            "the address of a host",
+            "this is the unspecified address",
+            "write the address of the host",
+        ));
     }
     Ok(address)
 }

@@ -1,4 +1,4 @@
-//! What a route says of connections to its targets and of the heads of their responses.
+//! Reads a route's settings for connections to targets and for response heads.
 //! Which clients share a connection, and how large may a response head be?
 
 use super::problem::Problem;

@@ -1,5 +1,5 @@
-//! The kinds of warnings, by the codes that an operator acknowledges them with.
-//! Which warnings has the operator decided about?
+//! Warning codes, and the list `acknowledge`, which hides warnings by their code.
+//! Which warnings has the operator acknowledged?
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use super::schema;
 use super::warning_code::WarningCode;
 use crate::names::pluralize;
 
-/// Warnings of one kind that are shown; the others are counted.
+/// The most warnings of one code that are shown; the others are counted.
 const WARNINGS_PER_CODE_MAX: usize = 25;
-/// Longer lists of problems are not read.
+/// The most problems that are shown; the others are counted.
 const PROBLEMS_SHOWN_MAX: usize = 1000;
 
-/// The codes of `acknowledge`.
+/// Reads the codes of `acknowledge`.
 pub(super) fn read_acknowledged(reader: &mut Reader<'_>, file: &Table<'_>) -> Vec<Located<WarningCode>> {
     let read = |reader: &mut Reader<'_>, value: &super::reader::Value<'_>| {
         let text = reader.text(value)?;
@@ -33,8 +33,8 @@ pub(super) fn read_acknowledged(reader: &mut Reader<'_>, file: &Table<'_>) -> Ve
     file.read_list(reader, schema::ACKNOWLEDGE, None, read).unwrap_or_default()
 }
 
-/// Takes out the warnings that the operator has acknowledged, and warns of codes that no warning has. Gives what is left, and
-/// how many were taken out.
+/// Removes acknowledged warnings, and warns of codes that no warning has. Returns the remaining problems and the
+/// number of removed ones.
 pub fn apply_acknowledgements(found: Vec<Problem>, acknowledged: &[Located<WarningCode>]) -> (Vec<Problem>, usize) {
     let (before, present) = (found.len(), count_by_code(&found));
     let mut found = remove_acknowledged(found, acknowledged);
@@ -45,19 +45,19 @@ pub fn apply_acknowledgements(found: Vec<Problem>, acknowledged: &[Located<Warni
         found.extend(unused.map(|code| {
             let message = format!("no warning has the code \"{code}\" now", code = code.value);
             Problem::warning(WarningCode::AcknowledgedNothing, Some(code.span), message)
-                .help("take it out of `acknowledge`")
+                .help("remove it from `acknowledge`")
         }));
     }
     (found, removed)
 }
 
-/// The same, where not all warnings are known yet.
+/// Removes acknowledged warnings. It does not report unused codes, because not all warnings are known yet.
 pub fn remove_acknowledged(mut found: Vec<Problem>, acknowledged: &[Located<WarningCode>]) -> Vec<Problem> {
     found.retain(|problem| problem.code.is_none_or(|code| acknowledged.iter().all(|other| other.value != code)));
     found
 }
 
-/// The first problems, and the first warnings of each kind, with a summary of the others. Whatever there is, it can be read.
+/// Returns the first problems and the first warnings of each code, with the number of the others.
 pub fn summarize(found: &[Problem]) -> Vec<Problem> {
     let mut seen: BTreeMap<Option<WarningCode>, usize> = BTreeMap::new();
     let is_shown = |problem: &&Problem| {
@@ -70,8 +70,7 @@ pub fn summarize(found: &[Problem]) -> Vec<Problem> {
         match code {
             Some(code) if count > WARNINGS_PER_CODE_MAX => {
                 let message = format!("{} of this kind", pluralize(count - WARNINGS_PER_CODE_MAX, "more warning"));
-                let help =
-                    format!("acknowledge = [\"{code}\"] at the top of the main file keeps `check` quiet about them");
+                let help = format!("to hide them, write acknowledge = [\"{code}\"] at the top of the main file");
                 shown.push(Problem::warning(code, None, message).help(help));
             }
             None if count > PROBLEMS_SHOWN_MAX => {

@@ -1,5 +1,5 @@
-//! The kinds of warnings, by the codes that an operator acknowledges them with.
-//! Which kinds of warnings are there?
+//! The codes of warnings, which an operator writes into `acknowledge`.
+//! Which warnings exist?
 
 use std::fmt;
 

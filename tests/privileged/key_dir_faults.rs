@@ -92,7 +92,7 @@ fn who_begins_with_a_broken_folder_is_refused_until_it_is_mended() {
     verify(&place.deliver(Some("nobody")), SECRET);
     assert_eq!(broken(&place), "3");
     let (is_valid, said) = check(place.folder());
-    assert!(!is_valid && said.contains("valid but for single tenants: 3 problems, "), "{said}");
+    assert!(!is_valid && said.contains("valid, except for single tenants: 3 problems, "), "{said}");
     place.after(|folder| put(folder, "keys/acme/k1.key", &key));
     verify(&place.deliver(Some("acme")), key.trim());
     assert_eq!(place.refused(Some("initech")).0, 500);
@@ -124,7 +124,7 @@ fn links_in_a_key_dir_are_problems() {
     for (link, to) in [("keys/mallory", "acme"), ("keys/globex/k2.key", "../acme/k1.key")] {
         symlink(to, folder.path(link)).unwrap();
         let (is_valid, said) = check(folder);
-        assert!(!is_valid && said.contains(&format!("{link} is a link")), "{said}");
+        assert!(!is_valid && said.contains(&format!("{link} is a symbolic link")), "{said}");
         fs::remove_file(folder.path(link)).unwrap();
     }
     assert!(check(folder).0);

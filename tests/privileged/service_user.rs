@@ -80,7 +80,7 @@ fn keys_new_below_etc_outgate_makes_keys_that_the_service_reads() {
     assert_eq!(outgate("keys new --out /etc/outgate/keys/k"), (0, String::new()));
     assert_eq!(owners("/etc/outgate/keys/k"), (0, SERVICE, 0o640));
     let (key, (code, said)) = (fs::read("/etc/outgate/keys/k").unwrap(), outgate("keys new --out /etc/outgate/keys/k"));
-    assert!(code == 73 && said.contains("a file is there already"), "{said}");
+    assert!(code == 73 && said.contains("the file already exists"), "{said}");
     assert_eq!(fs::read("/etc/outgate/keys/k").unwrap(), key);
 
     assert_eq!(outgate("ca new /etc/outgate/keys/ca.pem /etc/outgate/keys/ca.key"), (0, String::new()));

@@ -1,5 +1,5 @@
-//! HTTP over a unix socket, one request a connection.
-//! Where does the proxy listen, and what does it answer?
+//! A client of the admin listener: HTTP over a unix socket, with one request per connection.
+//! Where does the proxy listen, and what is its response?
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ use super::super::{DEFAULT_PATH, escape_control_characters};
 use crate::config::ControlPaths;
 use crate::sysexits;
 
-/// Where the packages have it.
+/// The admin socket of the packages.
 const DEFAULT_SOCKET: &str = "/run/outgate/admin.sock";
-/// As long as the proxy keeps a connection that asks.
+/// The time limit of a response: the proxy closes an admin connection then.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(70);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,14 +35,14 @@ impl FromStr for AdminSocket {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.strip_prefix("unix:") {
             Some(path) if !path.is_empty() => Ok(Self(path.into())),
-            _ => Err("write unix:PATH: over the network nobody would know who asks"),
+            _ => Err("write unix:PATH: only a unix socket identifies the user who runs the command"),
         }
     }
 }
 
 impl AdminSocket {
-    /// Those of a configuration; without a file named, also where the packages have it: what runs may be older than the
-    /// file.
+    /// Returns the admin sockets of a configuration. Without an explicit file, also that of the packages: the running
+    /// proxy may have an older configuration.
     pub(super) fn from_config(config: Option<&Path>) -> Vec<Self> {
         let mut sockets = ControlPaths::read(config.unwrap_or(Path::new(DEFAULT_PATH))).sockets;
         if sockets.is_empty() || config.is_none() {
@@ -52,7 +52,7 @@ impl AdminSocket {
     }
 }
 
-/// What to ask.
+/// A request to the admin listener.
 pub(super) struct AdminRequest {
     pub(super) method: Method,
     pub(super) path: String,
@@ -68,16 +68,16 @@ impl AdminRequest {
     }
 }
 
-/// Why there is no answer.
+/// The reason why there is no response.
 #[derive(Debug)]
 pub(super) enum AdminError {
-    /// Nobody listens there.
+    /// No process listens on the socket.
     NotListening(String),
     Failed(String),
 }
 
 impl AdminError {
-    /// Says so, and gives the exit code for it.
+    /// Prints the error and returns its exit code.
     pub(super) fn report(self) -> ExitCode {
         let (Self::NotListening(message) | Self::Failed(message)) = self;
         eprintln!("outgate: {message}");
@@ -85,23 +85,24 @@ impl AdminError {
     }
 }
 
-/// Asks the first of the sockets where somebody listens.
+/// Sends the request to the first socket that accepts a connection.
 pub(super) fn send<T: DeserializeOwned>(sockets: &[AdminSocket], request: &AdminRequest) -> Result<T, AdminError> {
-    let runtime = new_tokio_runtime().map_err(|_| AdminError::Failed("cannot wait for an answer".into()))?;
+    let runtime = new_tokio_runtime().map_err(|_| AdminError::Failed("cannot start the tokio runtime".into()))?;
     let (status, body) = runtime.block_on(async {
         let exchange_with_any = async {
             let (stream, socket) = connect(sockets).await?;
             let failed = |error: hyper::Error| AdminError::Failed(format!("unix:{}: {error}", socket.0.display()));
             exchange_once(stream, request).await.map_err(failed)
         };
-        let on_timeout = |_| AdminError::Failed(format!("no answer within {RESPONSE_TIMEOUT:?}"));
+        let on_timeout = |_| AdminError::Failed(format!("the proxy did not answer within {RESPONSE_TIMEOUT:?}"));
         timeout(RESPONSE_TIMEOUT, exchange_with_any).await.map_err(on_timeout).flatten()
     })?;
     let error_text = || escape_control_characters(String::from_utf8_lossy(&body).trim_end());
     if !status.is_success() && status != StatusCode::UNPROCESSABLE_ENTITY {
         return Err(AdminError::Failed(error_text()));
     }
-    serde_json::from_slice(&body).map_err(|error| AdminError::Failed(format!("an answer that says nothing: {error}")))
+    serde_json::from_slice(&body)
+        .map_err(|error| AdminError::Failed(format!("cannot parse the response of the proxy: {error}")))
 }
 
 async fn connect(sockets: &[AdminSocket]) -> Result<(UnixStream, &AdminSocket), AdminError> {
@@ -128,12 +129,11 @@ fn describe_error(AdminSocket(path): &AdminSocket, error: &io::Error) -> String 
     match error.kind() {
         _ if is_not_listening(error) => {
             format!(
-                "no process listens on unix:{path}: is outgate running, and does its admin.listen have that socket? \
-                 --admin names another one"
+                "no process listens on unix:{path}: start outgate, check its admin.listen, or write --admin unix:PATH"
             )
         }
         io::ErrorKind::PermissionDenied => {
-            format!("unix:{path} is not for you: ask as root, or as a member of the group that outgate runs as")
+            format!("permission denied for unix:{path}: run this command as root, or as a member of outgate's group")
         }
         _ => format!("unix:{path}: {error}"),
     }

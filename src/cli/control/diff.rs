@@ -1,5 +1,5 @@
-//! `outgate diff`: a change, before it is made.
-//! What would be different from what runs?
+//! `outgate diff`: compares a configuration with the active one.
+//! What would a reload change?
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,19 +21,19 @@ use crate::sysexits;
   outgate diff --config new.toml && echo the same
   outgate diff --json | jq -r '.changes[]'
 
-What differs is told by section and name and key; of secrets, only that they do. A running proxy takes up its files as soon as they
-change, unless it has `watch = false` in [server]: then there is a difference to see, and `outgate reload` makes it.
+The output names the section, name and key of each change; of a secret, only that it changed. A running proxy reloads its
+files when they change, unless [server] has `watch = false`: then `outgate reload` applies the differences.
 
-Exit code 0: no difference. 1: differences. 78: would not be adopted; its problems are shown. 69: outgate does not run. Whether new listeners
-can be opened is seen when they are.")]
+Exit code 0: no difference. 1: differences. 78: outgate would reject the configuration; the output has its problems.
+69: outgate does not run. The command does not check whether new listeners can be opened.")]
 pub(in crate::cli) struct Diff {
-    /// The configuration to compare with what runs; its admin.listen says where that is. Default: the file of what runs
+    /// The configuration to compare with the active one; its admin.listen has the admin socket. Default: the proxy's file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The unix socket of what runs
+    /// The admin socket of the running proxy
     #[arg(long, value_name = "unix:PATH")]
     admin: Option<AdminSocket>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -49,7 +49,7 @@ impl Diff {
         };
         let body = match self.file_to_compare(&sockets) {
             Ok(None) => Vec::new(),
-            // Read by whoever asks: the proxy reads no file because somebody names it.
+            // The command reads the file itself: the proxy must not read a file because a client names it.
             Ok(Some(path)) => match load_or_report(Some(&absolute(path))) {
                 Ok(valid) => json!(Arc::unwrap_or_clone(valid.config.snapshot)).to_string().into_bytes(),
                 Err(code) => return code,
@@ -68,7 +68,7 @@ impl Diff {
             ReloadVerdict::Rejected => print_rejection(&outcome),
             ReloadVerdict::Unchanged | ReloadVerdict::Adopted => {
                 if !self.json {
-                    eprintln!("no difference to configuration {}", outcome.number);
+                    eprintln!("no difference from configuration {}", outcome.number);
                 }
                 ExitCode::SUCCESS
             }
@@ -82,7 +82,8 @@ impl Diff {
         }
     }
 
-    /// `None`: the file of what runs is meant, which the proxy reads as it would for a reload, with its own secrets.
+    /// Returns the file to compare. `None`: the proxy compares its own file, which it reads as for a reload, with its
+    /// own secrets.
     fn file_to_compare(&self, sockets: &[AdminSocket]) -> Result<Option<&Path>, AdminError> {
         let Some(path) = &self.config else { return Ok(None) };
         let status: Value = send(sockets, &AdminRequest::get("/status"))?;

@@ -1,5 +1,5 @@
-//! `outgate history`: the configurations that were adopted.
-//! What ran when, who put it into force, and how?
+//! `outgate history`: lists the adopted configurations.
+//! Which configuration was active when, who activated it, and how?
 
 use std::io;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::config::ControlPaths;
 use crate::history::{self, HistoryEntry};
 use crate::sysexits;
 
-/// Of its changes, in the list.
+/// The most bytes of a change that the list shows.
 const SUMMARY_MAX: usize = 70;
 
 #[derive(Args)]
@@ -24,30 +24,30 @@ const SUMMARY_MAX: usize = 70;
   outgate history 41
   outgate history --json | jq '.[] | select(.how == \"reload\") | .by'
 
-The newest first; * marks the one in force. They stand in the folder that `server.state` or systemd names, and are read by root and
-by the user that outgate runs as.")]
+The newest is first; * marks the active one. The directory of `server.state` or of systemd has the history. Root and the user
+of outgate can read it.")]
 pub(in crate::cli) struct History {
-    /// What this one changed
+    /// Show the changes of this configuration
     number: Option<u64>,
     #[command(flatten)]
     pub(super) proxy: ProxySelector,
     #[command(flatten)]
     pub(super) location: HistoryLocation,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Where they are kept.
+/// The argument that selects the state directory.
 #[derive(Args)]
 pub(super) struct HistoryLocation {
-    /// The folder of server.state. Default: the running proxy's, else what the configuration says
+    /// The directory of server.state. Default: that of the running proxy, else that of the configuration
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 }
 
 impl HistoryLocation {
-    /// As the one that runs says, where one does.
+    /// Opens the history of `--state`, else of the running proxy, else of the configuration.
     pub(super) fn open(&self, proxy: &ProxySelector, running: Option<&Value>) -> history::History {
         let folder = match (&self.state, running.and_then(|running| running["history"].as_str())) {
             (Some(state), _) => state.join("history"),
@@ -62,20 +62,22 @@ impl HistoryLocation {
     }
 }
 
-/// Why they cannot be read, and the exit code for it.
+/// Reports that the history cannot be read, and returns the exit code.
 fn report_unreadable(history: &history::History, error: &io::Error) -> ExitCode {
     let folder = history.folder().display();
     match error.kind() {
-        io::ErrorKind::PermissionDenied => eprintln!("outgate: {folder} is not for you: ask as root"),
-        _ => eprintln!("outgate: no configurations are kept in {folder}: {error}"),
+        io::ErrorKind::PermissionDenied => {
+            eprintln!("outgate: permission denied for {folder}: run this command as root")
+        }
+        _ => eprintln!("outgate: cannot read the history in {folder}: {error}"),
     }
     ExitCode::from(sysexits::NO_INPUT)
 }
 
-/// Why one of them cannot be read.
+/// Reports that one configuration of the history cannot be read, and returns the exit code.
 pub(super) fn report_missing_entry(history: &history::History, number: u64, error: &io::Error) -> ExitCode {
     if error.kind() == io::ErrorKind::NotFound && history.entries().is_ok() {
-        eprintln!("outgate: there is no configuration {number}: `outgate history` lists them");
+        eprintln!("outgate: the history has no configuration {number}: run `outgate history` to list them");
         return ExitCode::from(sysexits::USAGE);
     }
     if error.kind() == io::ErrorKind::InvalidData {

@@ -1,5 +1,5 @@
-//! The commands that ask a running proxy, over the unix socket of its admin listener.
-//! What is said where, and with which exit code does it end?
+//! The commands that talk to a running proxy, over the unix socket of its admin listener.
+//! How do these commands report an outcome, and with which exit code?
 
 mod admin_client;
 pub(super) mod diff;
@@ -20,20 +20,20 @@ use crate::sysexits;
 use admin_client::AdminRequest;
 pub(super) use admin_client::AdminSocket;
 
-/// Which proxy is meant.
+/// The arguments that select a running proxy.
 #[derive(Args)]
 pub(super) struct ProxySelector {
-    /// The configuration file: its admin.listen says where the proxy can be asked
+    /// The configuration file; its admin.listen has the admin socket
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The unix socket itself
+    /// The admin socket, in place of that of the configuration
     #[arg(long, value_name = "unix:PATH")]
     admin: Option<AdminSocket>,
 }
 
 impl ProxySelector {
-    /// Shows that the configuration file does not exist, unless `--admin` names the proxy. The default socket may be another
-    /// proxy's.
+    /// Reports a missing configuration file, unless `--admin` names the proxy: the default socket may belong to
+    /// another proxy.
     fn check(&self) -> Result<(), ExitCode> {
         if self.admin.is_some() { Ok(()) } else { file_exists(self.config.as_deref()) }
     }
@@ -46,7 +46,7 @@ impl ProxySelector {
     }
 }
 
-/// What a running proxy says of a webhook.
+/// Asks a running proxy to explain its decisions about a webhook.
 pub(super) fn explain(config: Option<PathBuf>, admin: Option<AdminSocket>, webhook: &Value) -> Result<Value, ExitCode> {
     let which = ProxySelector { config, admin };
     which.check()?;
@@ -55,7 +55,7 @@ pub(super) fn explain(config: Option<PathBuf>, admin: Option<AdminSocket>, webho
     admin_client::send(&sockets, &request).map_err(admin_client::AdminError::report)
 }
 
-/// Shows that a file that is named does not exist, as `explain` does.
+/// Reports a configuration file that does not exist, as `explain` does.
 fn file_exists(config: Option<&Path>) -> Result<(), ExitCode> {
     match config {
         Some(path) if path.try_exists().is_ok_and(|exists| !exists) => load_or_report(Some(path)).map(drop),
@@ -63,18 +63,18 @@ fn file_exists(config: Option<&Path>) -> Result<(), ExitCode> {
     }
 }
 
-/// Changes, and what is to be said beside them.
+/// Prints the changes on stdout, and warnings and restart notes on stderr.
 fn print_outcome(outcome: &ReloadOutcome) {
     print!("{}", escape_control_characters(&outcome.difference.to_string()));
     for warning in &outcome.warnings {
         eprintln!("warning: {}", escape_control_characters(warning));
     }
     for key in &outcome.restart {
-        eprintln!("{key} waits for a restart");
+        eprintln!("{key} takes effect at the next restart");
     }
 }
 
-/// As `check` shows them, and the exit code for it.
+/// Prints the problems as `check` does, and returns the exit code.
 fn print_rejection(outcome: &ReloadOutcome) -> ExitCode {
     eprint!("{}", escape_control_characters(&outcome.report));
     ExitCode::from(sysexits::CONFIG)

@@ -1,5 +1,5 @@
-//! `outgate reload`: what is on disk, in force now.
-//! What changed by it, or why did nothing?
+//! `outgate reload`: makes a running proxy reload its configuration.
+//! What did the reload change, or why was it rejected?
 
 use std::process::ExitCode;
 
@@ -18,11 +18,11 @@ use crate::sysexits;
   outgate reload
   outgate reload --admin unix:/run/outgate/admin.sock --json
 
-Exit code 0: it is active, or was already. 78: it has problems, which are shown; the active configuration stays. 69: outgate does not run.")]
+Exit code 0: the configuration on disk is active. 78: it has problems; the active configuration stays. 69: outgate does not run.")]
 pub(in crate::cli) struct Reload {
     #[command(flatten)]
     proxy: ProxySelector,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -45,18 +45,18 @@ impl Reload {
         match outcome.outcome {
             ReloadVerdict::Rejected => {
                 let code = print_rejection(&outcome);
-                eprintln!("not adopted: configuration {number} stays in force");
+                eprintln!("rejected: configuration {number} stays active");
                 code
             }
             ReloadVerdict::Adopted => {
                 print_outcome(&outcome);
-                eprintln!("configuration {number} is in force: {}", describe_change_count(&outcome));
+                eprintln!("configuration {number} is active: {}", describe_change_count(&outcome));
                 ExitCode::SUCCESS
             }
             ReloadVerdict::Unchanged | ReloadVerdict::Different => {
                 print_outcome(&outcome);
                 eprintln!(
-                    "unchanged: configuration {number} is in force since {at}, by {}",
+                    "unchanged: configuration {number} is active since {at}, by {}",
                     escape_control_characters(by)
                 );
                 ExitCode::SUCCESS

@@ -1,8 +1,8 @@
-//! `outgate rollback`: an adopted configuration, back on disk and in force.
-//! What would change, may it, and what came of it?
+//! `outgate rollback`: restores an adopted configuration on disk, and activates it.
+//! What would a rollback change, is it valid today, and what is active afterwards?
 //!
-//! The proxy has no right to write its configuration. Whoever runs this has: it asks the proxy whether the old one would still be
-//! adopted, writes the files, and asks for a reload.
+//! The proxy may not write its configuration; the user of this command may. The command asks the proxy whether it
+//! would still adopt the old configuration, writes the files, and requests a reload.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,15 +29,16 @@ use crate::sysexits;
   outgate history
   outgate rollback 41 --dry-run
   outgate rollback 41
-  outgate rollback --finish           # one that was broken off
-  outgate rollback 41 --offline       # where outgate does not run
+  outgate rollback --finish           # finish an interrupted rollback
+  outgate rollback 41 --offline       # if outgate does not run
 
-Run it as root, or as who may write the configuration. The files that configuration had are written as they were; keys, certificates
-and lists are used as they are today. Files that differ are kept beside them as .NAME.before-rollback, or -2, -3 … where that name is taken.
-If it is interrupted at any point, a start or reload reads one whole configuration, the old or the new one.
+Run it as root, or as a user who may write the configuration. It restores the files of that configuration; keys,
+certificates and revocation lists stay as they are today. It keeps each file that it replaces beside it as
+.NAME.before-rollback, or -2, -3 … if that name exists. If it is interrupted at any point, a start or reload reads one
+whole configuration, the old or the new one.
 
-Exit code 0: it is in force, or nothing would change. 1: --dry-run, and something would. 69: outgate does not run; nothing was written. 75:
-another one is under way. 78: it would not be adopted today; nothing was written.")]
+Exit code 0: the configuration is active, or nothing would change. 1: --dry-run found changes. 69: outgate does not run;
+nothing was written. 75: another rollback is running. 78: outgate would reject the configuration today; nothing was written.")]
 pub(in crate::cli) struct Rollback {
     /// The number of the configuration, from `outgate history`
     #[arg(required_unless_present = "finish")]
@@ -46,13 +47,13 @@ pub(in crate::cli) struct Rollback {
     proxy: ProxySelector,
     #[command(flatten)]
     location: HistoryLocation,
-    /// Only show what would change
+    /// Show what would change, and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Ask no proxy: for one that does not run
+    /// Do not contact a proxy: for a proxy that does not run
     #[arg(long, conflicts_with = "admin")]
     offline: bool,
-    /// Finish one that was broken off
+    /// Finish an interrupted rollback
     #[arg(long, conflicts_with_all = ["number", "dry_run"])]
     finish: bool,
 }
@@ -64,7 +65,7 @@ impl Rollback {
 
     fn roll_back(&self) -> Result<ExitCode, ExitCode> {
         self.proxy.check()?;
-        // Never by the word of who answers: whoever took over the proxy would choose what root writes.
+        // The path never comes from the proxy: an attacker who controls the proxy could choose what root writes.
         let main = pending_rollback::absolute(self.proxy.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH)));
         let running = self.query_status(&main)?;
         let _lock = if self.dry_run { None } else { Some(lock_config_dir(&main)?) };
@@ -82,7 +83,7 @@ impl Rollback {
         let differing = differing_files(&overlay);
         print_outcome(&outcome);
         if outcome.outcome == ReloadVerdict::Unchanged && differing.is_empty() {
-            eprintln!("nothing to do: configuration {number} is on disk, and in force");
+            eprintln!("nothing to do: configuration {number} is on disk and active");
             return Ok(ExitCode::SUCCESS);
         }
         if self.dry_run {
@@ -98,24 +99,26 @@ impl Rollback {
             put_in_place(pending).map_err(|error| report_write_error(&main, &error))?;
             return report_active_config(&[], false, None);
         }
-        // In force first, then in its places: what is read until then is the same.
+        // Activated first, then moved into place: a load in between reads the same files.
         let adopted = activate(&sockets, pending, &main)?;
-        // What is in force now may listen elsewhere.
+        // The restored configuration may have other admin sockets.
         report_active_config(&[self.proxy.sockets(), sockets].concat(), true, adopted)
     }
 
-    /// What the proxy says of itself, which must be the one of this file. `None`: it is not to be asked.
+    /// Returns the status of the running proxy, which must have this configuration file. `None`: the command does not
+    /// contact a proxy.
     fn query_status(&self, main: &Path) -> Result<Option<Value>, ExitCode> {
         if self.offline {
             return Ok(None);
         }
         let running: Value = match send(&self.proxy.sockets(), &AdminRequest::get("/status")) {
             Ok(running) => running,
-            // Nothing depends on its word: nothing is written, or what is counts already.
+            // The status is not needed: the command writes nothing, or the pending rollback is already the
+            // configuration.
             Err(AdminError::NotListening(_)) if self.dry_run || self.finish => return Ok(None),
             Err(error) => {
                 let code = error.report();
-                eprintln!("nothing was written: outgate does not run; --offline writes the files without asking it");
+                eprintln!("nothing was written: outgate does not run; use --offline to write the files without it");
                 return Err(code);
             }
         };
@@ -125,7 +128,7 @@ impl Rollback {
             return Ok(Some(running));
         }
         eprintln!(
-            "outgate: what runs is of {}, not of {}: name the one that is meant with --config",
+            "outgate: the running proxy uses {}, not {}: select the file with --config",
             escape_control_characters(&file.unwrap_or(Path::new("")).display().to_string()),
             main.display()
         );
@@ -133,7 +136,7 @@ impl Rollback {
     }
 }
 
-/// The folder of the main file, in which nobody else may write, and nobody else does meanwhile.
+/// Locks the directory of the main file, after a check that no other user may write to it.
 fn lock_config_dir(main: &Path) -> Result<FolderLock, ExitCode> {
     let config_dir = main.parent().unwrap_or(Path::new("/"));
     let pending_dir = pending_rollback::path(main);
@@ -142,16 +145,20 @@ fn lock_config_dir(main: &Path) -> Result<FolderLock, ExitCode> {
         restore::check_folder(folder).map_err(|error| report_write_error(main, &error))?;
     }
     restore::lock(main).map_err(|error| report_write_error(main, &error))?.ok_or_else(|| {
-        eprintln!("outgate: another rollback of {} is under way", main.display());
+        eprintln!("outgate: another rollback of {} is running; try again when it has finished", main.display());
         ExitCode::from(sysexits::TEMPORARY)
     })
 }
 
-/// The files that are to be there, if they are of this configuration.
+/// Returns the files to restore, if the entry belongs to this main file.
 fn load_overlay(history: &History, entry: &HistoryEntry, main: &Path) -> Result<Overlay, ExitCode> {
     if entry.files.first().is_none_or(|file| file != main) {
         let file = entry.files.first().map_or_else(Default::default, |file| file.display().to_string());
-        eprintln!("outgate: configuration {} is of {file}, not of {}", entry.number, main.display());
+        eprintln!(
+            "outgate: configuration {} belongs to {file}, not to {}: select the file with --config",
+            entry.number,
+            main.display()
+        );
         return Err(ExitCode::from(sysexits::USAGE));
     }
     let snapshot = history.snapshot(entry).map_err(|error| report_missing_entry(history, entry.number, &error))?;
@@ -163,18 +170,19 @@ fn load_overlay(history: &History, entry: &HistoryEntry, main: &Path) -> Result<
 fn refuse_foreign_files(main: &Path, overlay: &Overlay) -> Result<(), ExitCode> {
     let Err(unwritable) = restore::check(main, overlay) else { return Ok(()) };
     match unwritable {
-        Unwritable::Folder(error) => eprintln!("outgate: configuration {} is not put back: {error}", overlay.number),
-        Unwritable::Foreign(stranger) => eprintln!(
-            "outgate: configuration {} has {}, which is not of it, or neither below {} nor of the one on disk: put it back by hand",
+        Unwritable::Folder(error) => eprintln!("outgate: configuration {} was not restored: {error}", overlay.number),
+        Unwritable::Foreign(file) => eprintln!(
+            "outgate: configuration {} has {}, which it does not read, or which is neither below {} nor part of the configuration on disk: restore it by hand",
             overlay.number,
-            escape_control_characters(&stranger.display().to_string()),
+            escape_control_characters(&file.display().to_string()),
             main.parent().unwrap_or(Path::new("/")).display()
         ),
     }
     Err(ExitCode::from(sysexits::CANNOT_CREATE))
 }
 
-/// Whether it would be adopted today: by the word of the one that runs, which has its own secrets, else by ours.
+/// Checks whether outgate would adopt the configuration today. The running proxy decides, with its own secrets;
+/// without one, this command does.
 fn check_adoptable(
     sockets: &[AdminSocket],
     is_running: bool,
@@ -188,7 +196,7 @@ fn check_adoptable(
         return match outcome.outcome {
             ReloadVerdict::Rejected => {
                 let code = print_rejection(&outcome);
-                eprintln!("not put back: configuration {} would not be adopted today", overlay.number);
+                eprintln!("not restored: outgate would reject configuration {} today", overlay.number);
                 Err(code)
             }
             ReloadVerdict::Adopted | ReloadVerdict::Unchanged | ReloadVerdict::Different => Ok(outcome),
@@ -206,7 +214,7 @@ fn check_adoptable(
     let snapshot = compiled.map_err(|(problems, sources)| {
         show_problems(&problems, &sources);
         eprintln!(
-            "not put back: configuration {} would not be adopted today (nobody runs here who could say it better)",
+            "not restored: outgate would reject configuration {} today (checked without a running proxy)",
             overlay.number
         );
         ExitCode::from(sysexits::CONFIG)
@@ -220,7 +228,7 @@ fn check_adoptable(
     Ok(ReloadOutcome { outcome, difference, ..ReloadOutcome::default() })
 }
 
-/// The files that are not on disk as they would be.
+/// Returns the files on disk that the rollback would change.
 fn differing_files(overlay: &Overlay) -> Vec<&Path> {
     let is_different = |(path, text): &(&PathBuf, &Vec<u8>)| std::fs::read(path).ok().as_ref() != Some(text);
     overlay
@@ -233,66 +241,66 @@ fn differing_files(overlay: &Overlay) -> Vec<&Path> {
         .collect()
 }
 
-/// What came of it, if anybody was there to take it.
-fn activate(sockets: &[AdminSocket], begun: PendingRollback, main: &Path) -> Result<Option<ReloadOutcome>, ExitCode> {
-    let number = begun.overlay().number;
+/// Activates the pending rollback with a reload, and finishes it. `None`: no proxy runs.
+fn activate(sockets: &[AdminSocket], pending: PendingRollback, main: &Path) -> Result<Option<ReloadOutcome>, ExitCode> {
+    let number = pending.overlay().number;
     let result: Result<ReloadOutcome, AdminError> = send(sockets, &AdminRequest::post("/reload", Vec::new()));
     let finish = |pending: PendingRollback| {
         put_in_place(pending).map_err(|error| {
             let code = report_write_error(main, &error);
             eprintln!(
-                "configuration {number} counts, and is not whole in its places: `outgate rollback --finish` goes on"
+                "configuration {number} is active, but not all its files are in place: run `outgate rollback --finish`"
             );
             code
         })
     };
     match result {
         Ok(outcome) if outcome.outcome == ReloadVerdict::Rejected => {
-            begun.abort().map_err(|error| report_write_error(main, &error))?;
+            pending.abort().map_err(|error| report_write_error(main, &error))?;
             let code = print_rejection(&outcome);
-            eprintln!("not put back: configuration {} stays in force, and on disk", outcome.number);
+            eprintln!("not restored: configuration {} stays active and on disk", outcome.number);
             Err(code)
         }
-        Ok(outcome) => finish(begun).map(|()| Some(outcome)),
-        // Whoever ran is gone by now: the next start finds it.
-        Err(AdminError::NotListening(_)) => finish(begun).map(|()| None),
+        Ok(outcome) => finish(pending).map(|()| Some(outcome)),
+        // The proxy has stopped meanwhile: the next start reads the files.
+        Err(AdminError::NotListening(_)) => finish(pending).map(|()| None),
         Err(error) => {
             let code = error.report();
             eprintln!(
-                "configuration {number} counts from the next reading: `outgate rollback --finish` puts it in its places"
+                "the next start or reload reads configuration {number}: run `outgate rollback --finish` to put its files in place"
             );
             Err(code)
         }
     }
 }
 
-/// Finishes a rollback, and names the files that keep what stood in the places of its own.
-fn put_in_place(begun: PendingRollback) -> io::Result<()> {
-    begun.finish()?.iter().for_each(|saved| eprintln!("kept as {}: what stood in its place", saved.display()));
+/// Finishes a rollback, and prints the names of the backups of replaced files.
+fn put_in_place(pending: PendingRollback) -> io::Result<()> {
+    pending.finish()?.iter().for_each(|saved| eprintln!("saved the replaced file as {}", saved.display()));
     Ok(())
 }
 
 fn finish_interrupted(main: &Path) -> Result<(), ExitCode> {
     let pending = restore::find_pending(main).map_err(|unreadable| {
-        eprintln!("outgate: a rollback that was broken off: {unreadable}");
+        eprintln!("outgate: cannot read the interrupted rollback: {unreadable}");
         ExitCode::from(sysexits::NO_INPUT)
     })?;
     let Some(pending) = pending else { return Ok(()) };
     refuse_foreign_files(main, pending.overlay())?;
     let number = pending.overlay().number;
     put_in_place(pending).map_err(|error| report_write_error(main, &error))?;
-    eprintln!("the rollback to configuration {number} that was broken off is finished");
+    eprintln!("finished the interrupted rollback to configuration {number}");
     Ok(())
 }
 
-/// What is in force in the end; `taken`: as it was before the files were in their places.
+/// Reports the active configuration. `earlier_outcome` is that of the reload before the files were in place.
 fn report_active_config(
     sockets: &[AdminSocket],
     is_running: bool,
     earlier_outcome: Option<ReloadOutcome>,
 ) -> Result<ExitCode, ExitCode> {
     if !is_running {
-        eprintln!("outgate was not asked: the configuration on disk is active from the next start or reload");
+        eprintln!("no running proxy was contacted: the next start or reload activates the configuration on disk");
         return Ok(ExitCode::SUCCESS);
     }
     let outcome: ReloadOutcome = match (send(sockets, &AdminRequest::post("/reload", Vec::new())), earlier_outcome) {
@@ -303,7 +311,7 @@ fn report_active_config(
         return Ok(print_rejection(&outcome));
     }
     eprintln!(
-        "configuration {} is in force since {:.0}: {}, by {}",
+        "configuration {} is active since {:.0}: {}, by {}",
         outcome.number,
         outcome.at,
         escape_control_characters(&outcome.how),
@@ -313,6 +321,6 @@ fn report_active_config(
 }
 
 fn report_write_error(main: &Path, error: &io::Error) -> ExitCode {
-    eprintln!("outgate: cannot write beside {}: {error}", main.display());
+    eprintln!("outgate: cannot write to the directory of {}: {error}", main.display());
     ExitCode::from(sysexits::CANNOT_CREATE)
 }

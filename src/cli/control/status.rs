@@ -1,5 +1,5 @@
-//! `outgate status`: how a running proxy is.
-//! What is in force, since when, and what is wrong?
+//! `outgate status`: shows the state of a running proxy.
+//! Which configuration is active, since when, and what is wrong?
 
 use std::process::ExitCode;
 
@@ -14,11 +14,11 @@ use super::admin_client::{AdminRequest, send};
   outgate status
   outgate status --json | jq .configuration.number
 
-Exit code 0: it is ready, and nothing is wrong. 1: something is. 69: outgate does not run.")]
+Exit code 0: outgate is ready, and nothing is wrong. 1: something is wrong. 69: outgate does not run.")]
 pub(in crate::cli) struct Status {
     #[command(flatten)]
     proxy: ProxySelector,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -44,7 +44,7 @@ impl Status {
     }
 }
 
-/// What, and how it is.
+/// Returns the lines of the output, each with its name and text.
 fn status_lines(status: &Value) -> Vec<(&'static str, String)> {
     let configuration = &status["configuration"];
     let digest: String = text(&configuration["digest"]).chars().take(12).collect();
@@ -66,7 +66,9 @@ fn status_lines(status: &Value) -> Vec<(&'static str, String)> {
     if let Some(more @ 1..) = configuration["more"].as_u64() {
         lines.push(("  changed", format!("and {more} more")));
     }
-    lines.extend(list(&configuration["restart"]).map(|key| ("  restart", format!("{key} waits for one"))));
+    lines.extend(
+        list(&configuration["restart"]).map(|key| ("  restart", format!("{key} takes effect at the next restart"))),
+    );
     lines.extend(list(&configuration["warnings"]).map(|warning| ("  warning", warning)));
     if let rejected @ Value::Object(_) = &status["rejected"] {
         lines.push(("rejected", format!("at {}, by {}", text(&rejected["at"]), text(&rejected["by"]))));
@@ -82,10 +84,10 @@ fn status_lines(status: &Value) -> Vec<(&'static str, String)> {
     }
     let count = |name: &str| status[name].to_string();
     let (running, waiting) = (count("deliveries_in_flight"), count("deliveries_waiting"));
-    lines.push(("deliveries", format!("{running} in flight, {waiting} wait to be admitted")));
+    lines.push(("deliveries", format!("{running} in flight, {waiting} waiting for admission")));
     let (clients, tunnels) = (count("client_connections"), count("tunnels"));
     let idle = count("idle_target_connections");
-    lines.push(("connections", format!("{clients} of clients, {tunnels} tunnels, {idle} to targets kept for reuse")));
+    lines.push(("connections", format!("{clients} of clients, {tunnels} tunnels, {idle} idle to targets")));
     lines
 }
 

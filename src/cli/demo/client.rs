@@ -1,5 +1,5 @@
-//! A client such as any platform has: it writes a request to the proxy and reads the answer.
-//! What does a sender see?
+//! An HTTP client of the proxy: it writes a request and reads the response.
+//! What does a client of the proxy see?
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,5 +1,5 @@
-//! `outgate demo`: the newcomer's first minute.
-//! What does the whole product look like at work?
+//! `outgate demo`: runs the whole product on loopback and reports on each scenario.
+//! What does outgate do, and does it work on this host?
 
 mod client;
 mod receiver;
@@ -20,25 +20,25 @@ use receivers::Receivers;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
-  outgate demo             # a report, then the proxy stays up for curl until Ctrl-C
-  outgate demo --once      # the report alone; exit code 0 only if everything went as it should
-  outgate demo --receiver first    # only a customer's server, for a proxy that you configure and run yourself
+  outgate demo             # a report, then the proxy runs until Ctrl-C, for curl
+  outgate demo --once      # only the report; exit code 0 if every scenario passed
+  outgate demo --receiver first    # only a receiver, for a proxy that you configure and run yourself
 
-Everything happens on loopback with certificates and keys that are thrown away: nothing leaves this host.")]
+The demo uses loopback addresses and temporary certificates and keys: no packet leaves this host.")]
 pub(super) struct Demo {
     /// Exit after the report
     #[arg(long)]
     once: bool,
-    /// Run only a receiver that verifies webhooks, until Ctrl-C; its certificate authority and signing key are put into
-    /// this new folder
+    /// Run only a receiver that verifies webhooks, until Ctrl-C; this new directory gets its CA certificate and signing
+    /// key
     #[arg(long, value_name = "FOLDER", conflicts_with = "once")]
     receiver: Option<PathBuf>,
-    /// Where the receiver listens
+    /// The address of the receiver
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443", requires = "receiver")]
     listen: SocketAddr,
 }
 
-/// Removed when the demo ends.
+/// A directory that is removed when the demo ends.
 struct TempDir(PathBuf);
 
 impl TempDir {
@@ -57,9 +57,9 @@ impl Drop for TempDir {
     }
 }
 
-/// Everything the scenes play with.
+/// The state that the scenarios share.
 struct Demonstration {
-    /// Of the client `billing`.
+    /// The token of the client `billing`.
     token: String,
     dir: TempDir,
     receivers: Receivers,
@@ -93,7 +93,7 @@ impl Demo {
     async fn run_scenarios(self, folder: TempDir) -> Result<ExitCode, String> {
         let secret = crate::policy::sign::new_key("standard-webhooks", None).map_err(|error| error.to_string())?;
         let token = super::token::generate_token();
-        let receivers = Receivers::start(&secret).map_err(|error| format!("no receivers: {error}"))?;
+        let receivers = Receivers::start(&secret).map_err(|error| format!("cannot start the receivers: {error}"))?;
         write_private_file(&folder.path("ca.pem"), &receivers.ca)?;
         write_private_file(&folder.path("key"), &secret)?;
         write_private_file(
@@ -119,7 +119,7 @@ impl Demo {
             (demo, passed)
         })
         .await
-        .map_err(|error| format!("the demo broke off: {error}"))?;
+        .map_err(|error| format!("the demo was aborted: {error}"))?;
 
         print_sample_record_and_metric(&proxy, &demo);
         if self.once {
@@ -131,7 +131,7 @@ impl Demo {
     }
 }
 
-/// One record and one metric, of the many that a proxy writes.
+/// Prints one record and one metric of those that the proxy wrote.
 fn print_sample_record_and_metric(proxy: &Proxy, demo: &Demonstration) {
     let (records, metrics) = (proxy.written_records(&demo.dir.path(scenarios::RECORDS)), proxy.metrics());
     let is_delivered = |line: &&str| line.contains("\"code\":\"delivered\"") && line.contains("\"signatures\":[");
@@ -163,7 +163,7 @@ fn print_next_steps(demo: &Demonstration) {
     );
 }
 
-/// Writes a new file that this user alone can read: one of them is a key.
+/// Writes a new file that only this user can read: one of the files is a key.
 fn write_private_file(path: &Path, text: &str) -> Result<(), String> {
     write_secret(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

@@ -1,5 +1,5 @@
-//! `outgate demo --receiver`: a customer's server for the newcomer's own proxy.
-//! How does a first request arrive, and is its signature right?
+//! `outgate demo --receiver`: a receiver that verifies webhooks, for a proxy that the operator configures.
+//! Does a webhook arrive, and is its signature valid?
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,15 +13,15 @@ use super::{TempDir, write_private_file};
 /// The name in the receiver's certificate.
 const HOST: &str = "hooks.customer.example";
 
-/// Runs until INT or TERM, and takes its folder along.
+/// Runs until SIGINT or SIGTERM, and then removes its directory.
 pub(super) async fn run(path: PathBuf, listen: SocketAddr) -> Result<(), String> {
     let signals = || Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
     let (mut interrupt, mut terminate) =
         signals().map_err(|error: std::io::Error| format!("cannot listen for signals: {error}"))?;
     let secret = crate::policy::sign::new_key("standard-webhooks", None).map_err(|error| error.to_string())?;
     let (address, ca) = start(listen, &secret).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
-    let folder =
-        TempDir::new(path.clone()).map_err(|error| format!("cannot make the folder {}: {error}", path.display()))?;
+    let folder = TempDir::new(path.clone())
+        .map_err(|error| format!("cannot create the directory {}: {error}", path.display()))?;
     write_private_file(&folder.path("ca.pem"), &ca)?;
     write_private_file(&folder.path("key"), &secret)?;
     println!(

@@ -1,5 +1,5 @@
-//! Customers' servers: a good one that verifies what it gets, and two that prove nothing.
-//! What does a receiver see, and how does it know that it was us?
+//! The receivers of the demo: one that verifies webhooks, and two with invalid certificates.
+//! What does a receiver get, and how does it verify the sender?
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -18,7 +18,7 @@ pub(super) struct Receivers {
     pub(super) valid: SocketAddr,
     pub(super) self_signed: SocketAddr,
     pub(super) expired: SocketAddr,
-    /// The throw-away CA's certificate.
+    /// The certificate of the temporary CA.
     pub(super) ca: String,
     received: Arc<Mutex<Vec<ReceivedWebhook>>>,
 }
@@ -36,10 +36,10 @@ pub(super) type Observer = Arc<dyn Fn(&ReceivedWebhook) + Send + Sync>;
 
 pub(super) type DemoError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Any free port.
+/// The loopback address with any free port.
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// A request of the demo is far smaller.
+/// The largest body; requests of the demo are far smaller.
 const BODY_MAX: usize = 64 * 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -59,7 +59,7 @@ impl Receivers {
         })
     }
 
-    /// What arrived last, once it has.
+    /// Returns the last webhook, if any has arrived.
     pub(super) fn last(&self) -> Option<ReceivedWebhook> {
         self.received.lock().last().cloned()
     }
@@ -122,7 +122,7 @@ pub(super) fn start_receiver(
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let (config, secret, observer) = (Arc::clone(&config), secret.clone(), Arc::clone(&observer));
-            // One that breaks off, as the proxy does where the certificate is bad, is none of the others' business.
+            // A failed connection, such as one with an invalid certificate, must not affect the others.
             std::thread::spawn(move || drop(serve(stream, config, &secret, &observer)));
         }
     });
@@ -167,7 +167,7 @@ fn serve(
     }
 }
 
-/// As Standard Webhooks 1.0.0 has it: one of the `v1` signatures must fit.
+/// Verifies a Standard Webhooks 1.0.0 signature: one of the `v1` signatures must match.
 fn verify(secret: &hmac::Key, id: &str, timestamp: &str, signatures: &str, body: &[u8]) -> bool {
     let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat();
     signatures

@@ -1,5 +1,5 @@
-//! What the demo shows, scene by scene.
-//! What is delivered, what is refused, and is each as it should be?
+//! The scenarios of the demo.
+//! Which webhooks are delivered and which are refused, and is each outcome as expected?
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use super::receivers::Receivers;
 /// The file of delivery records, in the demo's folder.
 pub(super) const RECORDS: &str = "deliveries.jsonl";
 pub(super) const POOL: &str = "127.0.7.0/28";
-/// Deliveries to the good receiver that the limit lets through at once.
+/// The burst of deliveries to the valid receiver that the limit allows.
 pub(super) const LIMIT: u32 = 8;
 const BODY: &str = r#"{"type":"invoice.paid","data":{"id":"in_1"}}"#;
-/// A reload is webhook within the debounce time and a moment.
+/// The time limit of a reload; the debounce time is far shorter.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn configuration(receivers: &Receivers, token: &str, burst: u32) -> String {
@@ -72,7 +72,7 @@ limits = ["per-host"]
     )
 }
 
-/// Plays every scene and prints what came of it. True if all went as they should.
+/// Runs every scenario and prints its outcome. Returns true if all passed.
 pub(super) fn run_all(demo: &Demonstration) -> bool {
     let good = format!("https://good.example:{}/", demo.receivers.valid.port());
     let upgrade = good.replace("https:", "http:");
@@ -118,7 +118,7 @@ pub(super) fn run_all(demo: &Demonstration) -> bool {
     println!("\nLimited, and changed while it runs");
     report(&format!("more than {LIMIT} a minute"), expect_rate_limited(demo, &good));
     report("a larger burst, written to the configuration", expect_reloaded(demo, &good));
-    println!("\n{}", if passed { "Everything went as it should." } else { "Something did not go as it should." });
+    println!("\n{}", if passed { "Every scenario passed." } else { "At least one scenario failed." });
     passed
 }
 
@@ -158,7 +158,7 @@ fn expect_refused(
     if matches && demo.receivers.count() == before { Ok(line) } else { Err(line) }
 }
 
-/// The deliveries above took some of the burst; this takes the rest.
+/// The earlier scenarios used a part of the burst; this one uses the rest.
 fn expect_rate_limited(demo: &Demonstration, target: &str) -> Result<String, String> {
     for _ in 0..=LIMIT {
         let response = post(demo, target, &[])?;
@@ -166,7 +166,7 @@ fn expect_rate_limited(demo: &Demonstration, target: &str) -> Result<String, Str
             return Ok(format!("{} rate_limited, Retry-After {}", response.status, response.field("retry-after")));
         }
     }
-    Err("the limit did not hold".to_owned())
+    Err("the limit did not refuse a request".to_owned())
 }
 
 fn expect_reloaded(demo: &Demonstration, target: &str) -> Result<String, String> {

@@ -1,5 +1,5 @@
-//! A delivery in this process, as the proxy of this configuration would make it.
-//! What does the story itself say of it?
+//! Makes the delivery in this process, as a proxy with this configuration would.
+//! What does the delivery itself report?
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ async fn deliver(runtime: &Arc<Runtime>, caller: Caller, request: &RequestSpec) 
     let started = Instant::now();
     let response = delivery::deliver(runtime, proxy_request).await;
     let mut result = SendResult::read(response, started).await;
-    // The answer was read to its end, so the delivery has left its record.
+    // The response was read to its end, so the delivery has written its record.
     result.record = serde_json::from_slice(&runtime.records.drain()).ok();
     result
 }

@@ -1,5 +1,5 @@
-//! `outgate send`: one webhook, sent now, and everything that came of it.
-//! Does it arrive, by which way, and how long does each step take?
+//! `outgate send`: sends one webhook and shows every step.
+//! Does the webhook arrive, from which source, and how long does each step take?
 
 mod direct;
 mod result;
@@ -24,37 +24,37 @@ use via_proxy::ProxyUrl;
   outgate send https://hooks.acme.example/in -d @event.json -H 'Webhook-Id: msg_1' --json
   outgate send https://hooks.acme.example/in -d @- --proxy http://billing:TOKEN@127.0.0.1:4750
 
-Straight from the configuration unless --proxy names a proxy that runs: the same delivery, in this process, with limits
-of its own and no line in the log. The client is then whoever --client says; a proxy must be shown its proof. The webhook
-really leaves, once, and is signed like any other.
+Without --proxy, this process makes the delivery from the configuration, with its own limits and without a record in the
+log, as the client of --client. With --proxy, it goes through a running proxy, which authenticates the client. In both
+cases the webhook is really sent, once, and is signed like any other.
 
 A body is application/json unless -H 'Content-Type: …' says otherwise. Exit code 0: the target answered 2xx. 1: it
-answered something else. 69: refused, or no whole answer. 2: wrong usage. 78: the configuration has problems.")]
+answered another status. 69: refused, or an incomplete response. 2: wrong usage. 78: the configuration has problems.")]
 pub(super) struct Send {
     /// The target, an https or http URL
     url: String,
     #[arg(short = 'X', long = "request", value_name = "METHOD", default_value = "POST")]
     method: Method,
-    /// A header field; may be given more than once
+    /// A header field; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = parse_field)]
     header: Vec<(HeaderName, HeaderValue)>,
-    /// The body; @FILE for what is in a file, @- for stdin
+    /// The body; @FILE reads it from a file, @- from stdin
     #[arg(short, long, value_name = "BODY")]
     data: Option<String>,
     #[command(flatten)]
     sender: SenderArgs,
-    /// Through this proxy, as any client of it: http://CLIENT:TOKEN@HOST:PORT
+    /// Send through this proxy: http://CLIENT:TOKEN@HOST:PORT
     #[arg(long, value_name = "URL", conflicts_with_all = ["client", "config"])]
     proxy: Option<ProxyUrl>,
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What is to be sent.
+/// The request to send.
 struct RequestSpec {
     method: Method,
     url: String,
@@ -62,7 +62,7 @@ struct RequestSpec {
     body: Bytes,
 }
 
-/// Said by whoever frames the message and knows the target.
+/// The fields that the HTTP client sets itself.
 const RESERVED_FIELDS: [HeaderName; 4] =
     [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
 
@@ -79,7 +79,9 @@ impl Send {
                 let valid = load_or_report(self.config.as_deref())?;
                 let client = self.sender.client(&valid.plan)?;
                 if valid.plan.clients.get(&client).is_none() {
-                    return Err(usage_error("anonymous clients are not allowed: name one with --client NAME"));
+                    return Err(usage_error(
+                        "the configuration does not allow anonymous clients: select one with --client NAME",
+                    ));
                 }
                 direct::send(valid, client, &request)?
             }
@@ -94,7 +96,7 @@ impl Send {
 
     fn request_spec(&self) -> Result<RequestSpec, String> {
         if self.method == Method::CONNECT {
-            return Err("a CONNECT opens a tunnel; it is not sent".to_owned());
+            return Err("CONNECT opens a tunnel, and `send` sends one request: use another method".to_owned());
         }
         let mut fields = HeaderMap::new();
         fields.insert(header::USER_AGENT, HeaderValue::from_static(concat!("outgate/", env!("CARGO_PKG_VERSION"))));
@@ -109,7 +111,8 @@ impl Send {
             fields.append(name, value.clone());
         }
         if let Some(tenant) = self.sender.tenant() {
-            let tenant = HeaderValue::try_from(tenant.as_str()).map_err(|_| "a tenant is plain text")?;
+            let tenant = HeaderValue::try_from(tenant.as_str())
+                .map_err(|_| "the tenant has characters that a header field cannot have")?;
             fields.insert("outgate-tenant", tenant);
         }
         let body = self.data.as_deref().map_or(Ok(Bytes::new()), read_body)?;
@@ -119,11 +122,13 @@ impl Send {
 
 fn parse_field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write it as NAME: VALUE")?;
-    let name: HeaderName = name.trim().parse().map_err(|_| "that is no name of a header field")?;
+    let name: HeaderName = name.trim().parse().map_err(|_| "this is not the name of a header field")?;
     if RESERVED_FIELDS.contains(&name) {
-        return Err("the message's length and the target's name are not for you to say".to_owned());
+        return Err("outgate sets Host, Content-Length, Transfer-Encoding and Connection itself: leave the field out"
+            .to_owned());
     }
-    let value = HeaderValue::try_from(value.trim()).map_err(|_| "that may not stand in a header field")?;
+    let value =
+        HeaderValue::try_from(value.trim()).map_err(|_| "the value has characters that a header field cannot have")?;
     Ok((name, value))
 }
 

@@ -1,5 +1,5 @@
-//! What came of a webhook that was sent: the answer, and what is known of the way there.
-//! What does an operator want to see of it?
+//! The result of a sent webhook: the response and, if known, the record of the delivery.
+//! How is the result shown to the operator?
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -16,26 +16,27 @@ use super::super::escape_control_characters;
 use crate::delivery::milliseconds;
 use crate::sysexits;
 
-/// Bytes of an answer's body that are shown.
+/// The most bytes of a response body that are shown.
 const BODY_SHOWN_MAX: usize = 64 * 1024;
 
-/// In the order of the story, as a record names them.
+/// The steps in the order of a delivery, by their names in a record.
 const STEPS: [&str; 8] = ["admit", "take_in", "resolve", "connect", "tls", "sign", "response", "total"];
 
 pub(super) struct SendResult {
     head: Parts,
     body: Vec<u8>,
-    /// Of the whole body, in bytes.
+    /// The length of the whole body in bytes.
     length: u64,
-    /// It came to its end.
+    /// Whether the response was complete.
     is_complete: bool,
     elapsed: Duration,
-    /// The delivery's own, where it was made here.
+    /// The record, if this process made the delivery.
     pub(super) record: Option<Value>,
 }
 
 impl SendResult {
-    /// To its end, whatever is kept of it: a delivery that is not heard out would be recorded as one that was left.
+    /// Reads the response to its end, even beyond what is kept. A delivery whose response is not read is recorded as
+    /// aborted by the client.
     pub(super) async fn read<B: Body<Data = bytes::Bytes> + Unpin>(response: Response<B>, started: Instant) -> Self {
         let (head, mut incoming) = response.into_parts();
         let (mut body, mut length, mut is_complete) = (Vec::new(), 0, true);
@@ -115,7 +116,10 @@ impl SendResult {
                 let _ = writeln!(text, "{name:<10} {}", escape_control_characters(value));
             }
         };
-        line("request", &self.field("outgate-request-id").unwrap_or_else(|| "no outgate has answered".to_owned()));
+        line(
+            "request",
+            &self.field("outgate-request-id").unwrap_or_else(|| "the response is not from outgate".to_owned()),
+        );
         line("source", &self.source().unwrap_or_default());
         for (name, value) in self.delivery_lines() {
             line(name, &value);
@@ -132,7 +136,7 @@ impl SendResult {
             write_refusal(&problem, &mut line);
         }
         if !self.is_complete {
-            line("broke off", string(self.recorded("code")).as_deref().unwrap_or("before the end of the answer"));
+            line("aborted", string(self.recorded("code")).as_deref().unwrap_or("the response is incomplete"));
         }
         let _ = writeln!(text, "\n{:?} {}", self.head.version, self.head.status);
         text.push_str(&head_text(&self.head.headers));
@@ -142,7 +146,7 @@ impl SendResult {
         text
     }
 
-    /// What the record alone knows.
+    /// Returns the lines that only the record can provide.
     fn delivery_lines(&self) -> Vec<(&'static str, String)> {
         let Some(record) = &self.record else { return Vec::new() };
         let get = |key: &str| string(&record[key]);
@@ -160,8 +164,7 @@ impl SendResult {
         }
         let keys = record["signatures"].as_array().map(Vec::as_slice).unwrap_or_default();
         let keys: Vec<_> = keys.iter().filter_map(string).collect();
-        lines
-            .push(("signed", if keys.is_empty() { "by no key".to_owned() } else { format!("by {}", keys.join(", ")) }));
+        lines.push(("signed", if keys.is_empty() { "no".to_owned() } else { format!("by {}", keys.join(", ")) }));
         lines
     }
 
@@ -175,7 +178,7 @@ impl SendResult {
         }
         let hidden = self.length - self.body.len() as u64;
         if hidden > 0 {
-            let _ = writeln!(text, "[{hidden} bytes more]");
+            let _ = writeln!(text, "[{hidden} more bytes]");
         }
         text
     }
@@ -190,8 +193,8 @@ fn write_refusal(problem: &Value, line: &mut impl FnMut(&str, &str)) {
     line("blame", &get("blame").unwrap_or_default());
     let after = get("retry_after").map(|seconds| format!(" after {seconds} s")).unwrap_or_default();
     match problem["retryable"].as_bool() {
-        Some(true) => line("advice", &format!("may be sent again{after}")),
-        Some(false) => line("advice", "do not send it again as it is"),
+        Some(true) => line("advice", &format!("may be retried{after}")),
+        Some(false) => line("advice", "do not retry unchanged"),
         None => {}
     }
 }

@@ -1,5 +1,5 @@
-//! A delivery through a proxy that runs, as any HTTP client would ask for it.
-//! What does the proxy say of it?
+//! Sends the request through a running proxy, as any HTTP client would.
+//! What does the proxy respond?
 
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -21,10 +21,10 @@ use super::result::SendResult;
 use crate::names::encode_path;
 use crate::sysexits;
 
-/// Longer than the proxy gives a delivery, unless it was told otherwise.
+/// The time limit of the response, above the default total timeout of a delivery.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Where a proxy listens, and what proves the client to it.
+/// The address of a proxy, and the credential of the client.
 #[derive(Clone)]
 pub(super) struct ProxyUrl {
     host: String,
@@ -36,13 +36,16 @@ impl FromStr for ProxyUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let uri: Uri = text.parse().map_err(|_| "that is no URL")?;
+        let uri: Uri = text.parse().map_err(|_| "this is not a URL")?;
         let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
         let authority = authority.ok_or("write http://HOST:PORT")?;
-        let port = authority.port_u16().ok_or("name the port that the proxy listens on")?;
+        let port = authority.port_u16().ok_or("add the port of the proxy: http://HOST:PORT")?;
         let secret = authority.as_str().rsplit_once('@').map(|(secret, _)| secret);
         let basic = |secret| HeaderValue::try_from(format!("Basic {}", STANDARD.encode(secret)));
-        let credential = secret.map(basic).transpose().map_err(|_| "the credential is no text")?;
+        let credential = secret
+            .map(basic)
+            .transpose()
+            .map_err(|_| "the credential has characters that a header field cannot have")?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self { host, port, credential })
     }
@@ -51,17 +54,21 @@ impl FromStr for ProxyUrl {
 pub(super) fn send(proxy: &ProxyUrl, spec: &RequestSpec) -> Result<SendResult, ExitCode> {
     let request = build_request(proxy, spec).map_err(usage_error)?;
     let result = new_tokio_runtime()?.block_on(async { timeout(RESPONSE_TIMEOUT, exchange(proxy, request)).await });
-    result.unwrap_or_else(|_| Err(format!("no answer within {RESPONSE_TIMEOUT:?}"))).map_err(|reason| {
+    result.unwrap_or_else(|_| Err(format!("the proxy did not answer within {RESPONSE_TIMEOUT:?}"))).map_err(|reason| {
         eprintln!("outgate: {}:{}: {reason}", proxy.host, proxy.port);
         ExitCode::from(sysexits::UNAVAILABLE)
     })
 }
 
-/// In absolute-form (RFC 9112 §3.2.2).
+/// Builds the request with its target in absolute-form (RFC 9112 §3.2.2).
 fn build_request(proxy: &ProxyUrl, spec: &RequestSpec) -> Result<Request<Full<Bytes>>, &'static str> {
-    let uri: Uri = encode_path(&spec.url).parse().map_err(|_| "the target is no URL")?;
-    let authority = uri.authority().filter(|_| uri.scheme().is_some()).ok_or("the target is no absolute URL")?;
-    let host = HeaderValue::try_from(authority.as_str()).map_err(|_| "the target's host is no text")?;
+    let uri: Uri = encode_path(&spec.url).parse().map_err(|_| "the target is not a URL")?;
+    let authority = uri
+        .authority()
+        .filter(|_| uri.scheme().is_some())
+        .ok_or("the target is not an absolute URL: write https://HOST/PATH")?;
+    let host = HeaderValue::try_from(authority.as_str())
+        .map_err(|_| "the target's host has characters that a header field cannot have")?;
     let mut request = Request::new(Full::from(spec.body.clone()));
     *request.method_mut() = spec.method.clone();
     *request.uri_mut() = uri;

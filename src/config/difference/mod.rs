@@ -1,7 +1,7 @@
-//! What differs between two configurations, in words: by section, name and key, whatever the keys are.
+//! The difference between two configurations, as one line of text per change.
 //! What would change?
 //!
-//! The trees of TOML are compared, not what was made of them: so no key can be forgotten here.
+//! The comparison works on the trees of TOML and not on `Config`, so that it covers every key.
 
 mod node;
 mod referenced_files;
@@ -14,27 +14,27 @@ use serde::{Deserialize, Serialize};
 use super::SourceSnapshot;
 use node::{Document, Node};
 
-/// Changes that are told one by one: nobody reads more.
+/// The most changes that are listed; the others are counted.
 const CHANGES_MAX: usize = 100;
-/// What is decided when the process starts.
+/// The keys that take effect only at a restart.
 const RESTART_KEYS: [&str; 3] = ["server.reuse_port", "server.workers", "server.state"];
-/// Their elements are listeners, of which those that systemd passes are passed once.
+/// The keys of listeners. systemd passes sockets only at the start.
 const LISTENER_KEYS: [&str; 2] = ["server.listen", "admin.listen"];
 const RESTART_NOTE: &str = " (takes effect at the next restart)";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// One a line: `routes.acme: egress "default" → "eu"`.
+    /// One line per change: `routes.acme: egress "default" → "eu"`.
     pub changes: Vec<String>,
-    /// How many more there are.
+    /// The number of changes that are not listed.
     pub more: usize,
 }
 
 impl Difference {
-    /// Between what is written; white space, comments and order are none.
+    /// Compares two configurations as written. White space, comments and the order of keys do not count.
     pub fn between(before: &SourceSnapshot, after: &SourceSnapshot) -> Self {
         let mut difference = Self::default();
-        // Borrowed: nothing is copied of a configuration with a hundred thousand routes.
+        // The documents borrow the texts: a configuration may have a hundred thousand routes.
         let texts = (changed_documents(before, after), changed_documents(after, before));
         difference.compare(&KeyPath::default(), Node::from_documents(&texts.0), Node::from_documents(&texts.1));
         referenced_files::compare(before, after, &mut difference);
@@ -69,7 +69,7 @@ impl Difference {
         mut before: BTreeMap<&'a str, Node<'a>>,
         after: BTreeMap<&'a str, Node<'a>>,
     ) {
-        // In the order of the names, whichever side they are of.
+        // Sorted by name, over both sides.
         let mut sides: BTreeMap<&str, (Option<Node<'_>>, Option<Node<'_>>)> = BTreeMap::new();
         for (name, after) in after {
             let before = before.remove(name);
@@ -83,7 +83,7 @@ impl Difference {
             let is_table = |node: &Node<'_>| node.members().is_some();
             match sides {
                 (Some(before), Some(after)) => self.compare(&path, before, after),
-                // A section is not a thing of its own, but its members are.
+                // A section as a whole is not reported; its members are.
                 (Some(before), None) if path.is_section() && is_table(&before) => {
                     self.compare(&path, before, Node::empty());
                 }
@@ -99,9 +99,9 @@ impl Difference {
         }
     }
 
-    /// Lists are sets to a reader; what is only in another order is said to be that.
+    /// Compares lists as sets. A list that is only in another order is reported as such.
     fn compare_elements(&mut self, path: &KeyPath, before: &[Node<'_>], after: &[Node<'_>]) {
-        // By their spelling, for there may be many of them.
+        // Keyed by the canonical text, because lists may be long.
         let mut unmatched: HashMap<String, usize> = HashMap::new();
         for element in before {
             *unmatched.entry(element.canonical_text()).or_default() += 1;
@@ -128,14 +128,14 @@ impl Difference {
     }
 }
 
-/// A file whose text is the same on the other side says the same.
+/// Returns the documents whose texts differ from the other side.
 fn changed_documents<'a>(snapshot: &'a SourceSnapshot, other: &SourceSnapshot) -> Vec<Document<'a>> {
     let others: HashMap<_, _> = other.texts.iter().map(|(path, text)| (path, text)).collect();
     let changed = snapshot.texts.iter().filter(|(path, text)| others.get(path) != Some(&text));
     changed.map(|(path, text)| Document::new(path, text)).collect()
 }
 
-/// Where something stands: the key `egress` of `routes.acme`.
+/// The path of a key, such as the key `egress` of `routes.acme`.
 #[derive(Default)]
 struct KeyPath {
     table: String,
@@ -167,7 +167,7 @@ impl fmt::Display for KeyPath {
 }
 
 impl fmt::Display for Difference {
-    /// One a line.
+    /// Writes one line per change.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for change in &self.changes {
             writeln!(f, "{change}")?;

@@ -1,5 +1,5 @@
-//! One side of a comparison: a value of a file, or what several files say together.
-//! What are the members of this value, is it the same as that one, and how is it shown?
+//! One side of a comparison: a value of one file, or the merged values of several files.
+//! What are the members of a value, and does it equal another?
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,16 +13,16 @@ use crate::config::redact;
 
 /// Keys that name the tables of a list.
 const NAME_KEYS: [&str; 2] = ["name", "id"];
-/// A value is shown up to here.
+/// The most bytes of a value that are shown.
 const SHOWN_MAX: usize = 200;
-/// Of the 64 digits of a hash.
+/// The digits of a hash that are shown, of 64.
 const HASH_SHOWN: usize = 16;
 
-/// One file.
+/// A parsed file.
 pub(super) struct Document<'a> {
     pub(super) path: &'a Path,
     pub(super) table: DeTable<'a>,
-    /// Where values stand that must not be shown.
+    /// The spans of values that must not be shown, sorted by start.
     secrets: Vec<Range<usize>>,
 }
 
@@ -43,7 +43,7 @@ impl<'a> Document<'a> {
 #[derive(Clone)]
 pub(super) enum Node<'a> {
     Value(&'a Document<'a>, &'a Spanned<DeValue<'a>>),
-    /// What several files have under one name, or nothing.
+    /// The merged members of several files, or no members.
     Members(BTreeMap<&'a str, Node<'a>>),
     Elements(Vec<Node<'a>>),
 }
@@ -53,7 +53,7 @@ impl<'a> Node<'a> {
         Self::Members(BTreeMap::new())
     }
 
-    /// The sections of all files.
+    /// Merges the sections of all files.
     pub(super) fn from_documents(documents: &'a [Document<'a>]) -> Self {
         let mut sections: BTreeMap<&str, Vec<Node<'_>>> = BTreeMap::new();
         for document in documents {
@@ -64,7 +64,7 @@ impl<'a> Node<'a> {
         Self::Members(sections.into_iter().map(|(name, parts)| (name, Self::merge(parts))).collect())
     }
 
-    /// A section that several files have parts of.
+    /// Merges the parts of a section from several files.
     fn merge(mut parts: Vec<Self>) -> Self {
         if parts.len() > 1 {
             let lists: Option<Vec<_>> = parts.iter().map(Self::to_list).collect();
@@ -79,7 +79,7 @@ impl<'a> Node<'a> {
         parts.swap_remove(0)
     }
 
-    /// By name; also of a list of tables that have names.
+    /// Returns the members by name, also of a list of tables that have names.
     pub(super) fn members(&self) -> Option<BTreeMap<&'a str, Node<'a>>> {
         if let Node::Members(members) = self {
             return Some(members.clone());
@@ -93,11 +93,11 @@ impl<'a> Node<'a> {
         let count = elements.len();
         let named: Option<BTreeMap<_, _>> =
             elements.into_iter().map(|element| Some((element.name()?, element))).collect();
-        // With a name twice it is a list like any other.
+        // A list with a duplicate name is a list without names.
         named.filter(|named| named.len() == count)
     }
 
-    /// Of a list without names.
+    /// Returns the elements of a list.
     pub(super) fn elements(&self) -> Option<Vec<Node<'a>>> {
         self.to_list()
     }
@@ -119,17 +119,17 @@ impl<'a> Node<'a> {
         NAME_KEYS.iter().find_map(|name| table.get(*name)?.get_ref().as_str())
     }
 
-    /// Of equal meaning, however it is spelled.
+    /// Returns whether both values mean the same, regardless of their spelling.
     pub(super) fn is_equal(&self, other: &Self) -> bool {
         match (self, other) {
             (Node::Value(_, one), Node::Value(_, other)) => values_are_equal(one.get_ref(), other.get_ref()),
-            _ => false, // to be looked into
+            _ => false, // compared by their members
         }
     }
 }
 
 impl Node<'_> {
-    /// All of it, for nobody's eyes: equal for equal values.
+    /// Returns the whole text, which is equal for equal values. It may contain secrets.
     pub(super) fn canonical_text(&self) -> String {
         let mut text = String::new();
         if let Node::Value(_, value) = self {
@@ -163,12 +163,12 @@ fn values_are_equal(one: &DeValue<'_>, other: &DeValue<'_>) -> bool {
 }
 
 impl fmt::Display for Node<'_> {
-    /// As TOML spells it on one line.
+    /// Writes the value as TOML on one line, shortened and without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
         match self {
             Node::Value(document, value) => write_toml(Some(document), value, &mut text),
-            // Only what is looked into further is made of several files.
+            // Merged nodes are compared by their members and never shown.
             Node::Members(_) | Node::Elements(_) => text.push('…'),
         }
         let end = text.floor_char_boundary(SHOWN_MAX);
@@ -177,7 +177,7 @@ impl fmt::Display for Node<'_> {
     }
 }
 
-/// To be shown, where the value stands in a `document`: then short, and without secrets.
+/// Writes a value as TOML. With a `document` the text is for display: shortened and without secrets.
 fn write_toml(document: Option<&Document<'_>>, value: &Spanned<DeValue<'_>>, out: &mut String) {
     if document.is_some() && out.len() > SHOWN_MAX {
         return;

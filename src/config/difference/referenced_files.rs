@@ -1,5 +1,5 @@
-//! What stands in the files that a configuration names: certificates, lists and keys, known by their digests alone.
-//! Which of them are not what they were, and for whom?
+//! Compares the digests of referenced files: certificates, revocation lists and keys.
+//! Which referenced files changed, and which sections name them?
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::node::Document;
 use super::{Difference, SourceSnapshot};
 
-/// Tells of content that changed at the same path. That another path is named stands in the text.
+/// Reports content that changed at the same path. Another path is already a difference of the text.
 pub(super) fn compare(before: &SourceSnapshot, after: &SourceSnapshot, difference: &mut Difference) {
     let after = &*rebase(before, after);
     let is_other = |(path, digest): &(&PathBuf, &String)| before.contents.get(*path) != Some(*digest);
@@ -35,7 +35,7 @@ pub(super) fn compare(before: &SourceSnapshot, after: &SourceSnapshot, differenc
         let referrer = references.by_path.get(*path);
         let folder = path.parent().and_then(|folder| references.by_path.get(folder));
         match (referrer, folder) {
-            // What is named now and was not before, or the other way round, is told by the text.
+            // A path that the text added or removed is already reported.
             (Some(_), _) if change != "changed" => {}
             (Some(user), _) | (None, Some(user)) => difference.push(|| format!("{user}: {} {change}", path.display())),
             (None, None) => difference.push(|| format!("{} {change}", path.display())),
@@ -43,8 +43,7 @@ pub(super) fn compare(before: &SourceSnapshot, after: &SourceSnapshot, differenc
     }
 }
 
-/// A configuration that stands in another folder, as if it stood there: what is named beside it is compared with what is
-/// named beside the other.
+/// Rebases `after` onto the directory of `before`, so that their relative paths compare equal.
 fn rebase<'w>(before: &SourceSnapshot, after: &'w SourceSnapshot) -> Cow<'w, SourceSnapshot> {
     let [before_dir, after_dir] =
         [before, after].map(|snapshot| snapshot.main_path().parent().unwrap_or(Path::new("")));
@@ -60,10 +59,10 @@ fn rebase<'w>(before: &SourceSnapshot, after: &'w SourceSnapshot) -> Cow<'w, Sou
     })
 }
 
-/// Who names a file.
+/// The sections that name changed files.
 struct References<'a> {
     changed: &'a BTreeSet<&'a Path>,
-    /// Dotted: `trust.public`.
+    /// The dotted section by path, such as `trust.public`.
     by_path: BTreeMap<PathBuf, String>,
 }
 
@@ -80,7 +79,7 @@ impl References<'_> {
         }
     }
 
-    /// The tables of a section that stand below names.
+    /// Visits the named tables of a section.
     fn visit_section(&mut self, document: &Document<'_>, section: &str, table: &DeTable<'_>) {
         for (name, value) in table {
             match value.get_ref() {
@@ -107,7 +106,7 @@ impl References<'_> {
 
     fn add_if_changed(&mut self, document: &Document<'_>, referrer: &str, text: &str) {
         let found = match text.split_once(':') {
-            // Where systemd put it, the file bears the name of the credential.
+            // systemd stores a credential in a file of that name.
             Some(("credential", name)) => self
                 .changed
                 .iter()
@@ -116,7 +115,7 @@ impl References<'_> {
             Some(("file", path)) => Some(self.resolve_path(document, path)),
             _ => Some(self.resolve_path(document, text)),
         };
-        // A folder of keys is named by what stands above it.
+        // The configuration names the parent of a key folder.
         let is_changed = |path: &PathBuf| {
             self.changed.contains(path.as_path())
                 || self.changed.range(path.as_path()..).next().is_some_and(|next| next.parent() == Some(path))

@@ -1,5 +1,5 @@
-//! Two configurations, and what is said of them.
-//! Is every kind of change told, once, and no secret with it?
+//! Tests of the difference between two configurations.
+//! Is every kind of change reported once, and without secrets?
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -148,7 +148,7 @@ fn difference_of_a_hundred_thousand_routes_is_fast_and_truncated() {
     let start = Instant::now();
     let [before, after] = [&before, &after].map(|text| snapshot(&[("/e/c.toml", text)], &[]));
     let difference = Difference::between(&before, &after);
-    // Unoptimized it takes twenty times as long as in a release.
+    // A debug build takes twenty times as long as a release build.
     assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
     assert_eq!((difference.changes.len(), difference.more), (CHANGES_MAX, 100_000 - CHANGES_MAX));
     assert!(difference.to_string().ends_with("and 99900 more\n"));

@@ -1,5 +1,5 @@
-//! What the name of a key's file says: `2026-11.from-2026-11-01.until-2027-12-01.key`.
-//! Which key is it, and when is it in force?
+//! Parses the name of a key file: `2026-11.from-2026-11-01.until-2027-12-01.key`.
+//! Which key does a file hold, and when is it valid?
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use crate::config::units::{self, ValueError};
 
 pub(super) const EXAMPLE: &str =
-    "ID.key or ID.pem, with times if need be: \"2026-11.from-2026-11-01.until-2027-12-01.key\"";
+    "ID.key or ID.pem, optionally with times: \"2026-11.from-2026-11-01.until-2027-12-01.key\"";
 
 const EXTENSIONS: [&str; 2] = [".key", ".pem"];
 const FROM: &str = ".from-";
@@ -21,7 +21,7 @@ pub(super) struct ParsedName<'a> {
     pub(super) until: Option<Timestamp>,
 }
 
-/// `None`: the name of no key.
+/// Parses the name of a file; `None`: its extension is not that of a key.
 pub(super) fn parse(name: &str) -> Option<Result<ParsedName<'_>, ValueError>> {
     let stem = EXTENSIONS.iter().find_map(|extension| name.strip_suffix(extension))?;
     Some(parse_stem(stem))
@@ -34,13 +34,13 @@ fn parse_stem(stem: &str) -> Result<ParsedName<'_>, ValueError> {
     if let (Some(from), Some(until)) = (from, until)
         && from >= until
     {
-        let (expected, reason) = ("a time for a key", "it ends before it begins".to_owned());
+        let (expected, reason) = ("the period of a key", "`until` is not later than `from`".to_owned());
         return Err(ValueError { expected, reason, help: "write an `until` that is later than `from`".into() });
     }
     Ok(ParsedName { id, from, until })
 }
 
-/// The last part, if it is this one. A day begins at midnight UTC.
+/// Splits off the timestamp after the last `marker`. A day begins at midnight UTC.
 fn split_timestamp<'a>(stem: &'a str, marker: &str) -> Result<(&'a str, Option<Timestamp>), ValueError> {
     let Some((stem, text)) = stem.rsplit_once(marker) else { return Ok((stem, None)) };
     let day = text.parse::<Date>().ok().filter(|_| text.len() == "2026-11-01".len());
@@ -56,7 +56,7 @@ fn split_timestamp<'a>(stem: &'a str, marker: &str) -> Result<(&'a str, Option<T
     }
 }
 
-/// Any bytes at all: a key's id is a plain name, and it begins before it ends.
+/// Fuzz target: a valid file name has a plain id, and a period that begins before it ends.
 #[cfg(any(test, fuzzing))]
 pub fn key_files(data: &[u8]) {
     let Ok(name) = std::str::from_utf8(data) else { return };
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn key_file_names_with_faults_are_refused() {
+    fn key_file_names_with_errors_are_rejected() {
         for name in ["", "k1", "k1.key.bak", "k1.key~", "k1.pub", "key", "k1.KEY"] {
             assert_eq!(parse(name), None, "{name}");
         }
@@ -109,7 +109,7 @@ mod tests {
             ("a.from-2026-13-01.key", "not RFC 3339"),
             ("a.from-2026-11-01T12:00:00.key", "no offset from UTC"),
             ("a.until-2026-11-01.from-2025-11-01.key", "not RFC 3339"),
-            ("a.from-2026-11-01.until-2026-11-01.key", "it ends before it begins"),
+            ("a.from-2026-11-01.until-2026-11-01.key", "`until` is not later than `from`"),
         ] {
             let error = parse(name).unwrap().unwrap_err();
             assert_eq!(error.reason, reason, "{name}");

@@ -1,9 +1,9 @@
-//! A directory of folders with keys, looked over: only what has changed since the last time is opened.
-//! What stands there now?
+//! Scans a directory of key folders, and opens only what has changed since the previous scan.
+//! Which keys does the directory hold now?
 //!
-//! Everything is looked up below a descriptor of the directory, and no link is followed: what one tenant's folder has in
-//! it can never be another's, or a file from elsewhere. The directory itself may be a link, so that all of it can be
-//! swapped at once.
+//! The scan resolves paths below a descriptor of the directory and follows no symbolic link.
+//! A tenant's folder thus never yields the key of another tenant or a file from elsewhere.
+//! The directory itself may be a symbolic link, so that an operator can replace it atomically.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,30 +20,31 @@ use crate::config::Secret;
 use crate::config::files::{FileError, FileStat, SECRET_MAX, read_open_file};
 use crate::names::{KeyId, TENANT_NAME_MAX, TenantName};
 
-/// Each is watched, and held in memory.
+/// The most folders; outgate watches each and holds it in memory.
 const TENANT_FOLDERS_MAX: usize = 250_000;
-/// Files in a tenant's folder: while keys rotate there are two or three.
+/// The most files in a tenant's folder; a rotation needs two or three.
 const KEY_FILES_MAX: usize = 1_000;
-/// How often a directory is read that changes each time while it is read. The change that was the last is heard, too.
+/// The most scans of a directory that changes during each scan. The watcher then causes another load.
 const SCANS_MAX: usize = 5;
 
-/// Every tenant's folder. One with a fault will be read again. `nobodys`: faults with what is no tenant's.
+/// Reads every tenant's folder; the next scan reads a folder with a problem again. `unattributed` receives the
+/// problems of entries that belong to no tenant.
 ///
-/// From the beginning if folders were renamed meanwhile: of two that became each other's, one could be read before and
-/// one after, and both tenants would have the key of one.
+/// The scan starts over if the directory changed meanwhile. If two folders were swapped between their reads, both
+/// tenants would get the same key.
 pub(in crate::config) fn scan(
-    found: &mut KeyDir,
-    before: Option<&KeyDir>,
+    key_dir: &mut KeyDir,
+    previous: Option<&KeyDir>,
     unattributed: &mut Vec<KeyDirProblem>,
 ) -> Result<(), FileError> {
-    let root = open(CWD, &found.path, OFlags::DIRECTORY)?;
-    let seen = || fstat(&root).map(|stat| FileStat::from_stat(&stat)).map_err(from_errno);
+    let root = open(CWD, &key_dir.path, OFlags::DIRECTORY)?;
+    let stat = || fstat(&root).map(|stat| FileStat::from_stat(&stat)).map_err(from_errno);
     for _ in 0..SCANS_MAX {
-        let start = seen()?;
-        found.tenants.clear();
+        let start = stat()?;
+        key_dir.tenants.clear();
         unattributed.clear();
-        scan_once(&root, found, before, unattributed)?;
-        if seen()? == start {
+        scan_once(&root, key_dir, previous, unattributed)?;
+        if stat()? == start {
             break;
         }
     }
@@ -52,18 +53,18 @@ pub(in crate::config) fn scan(
 
 fn scan_once(
     root: &OwnedFd,
-    found: &mut KeyDir,
-    before: Option<&KeyDir>,
+    key_dir: &mut KeyDir,
+    previous: Option<&KeyDir>,
     unattributed: &mut Vec<KeyDirProblem>,
 ) -> Result<(), FileError> {
     let now = SystemTime::now();
-    let KeyDir { path, tenants } = found;
+    let KeyDir { path, tenants } = key_dir;
     for entry in read_entries(root, TENANT_FOLDERS_MAX)? {
         if !entry.may_be_folder(root) {
             continue;
         }
         let Some(tenant) = parse_tenant(path, &entry.name, unattributed) else { continue };
-        let previous_folder = before.and_then(|previous| previous.tenants.get(&tenant));
+        let previous_folder = previous.and_then(|previous| previous.tenants.get(&tenant));
         if let Some(previous_folder) =
             previous_folder.filter(|previous_folder| previous_folder.is_unchanged(root, &tenant))
         {
@@ -73,7 +74,7 @@ fn scan_once(
         let path = path.join(tenant.as_str());
         let folder = match read_folder(root, &path, &tenant, now) {
             Ok(folder) => folder,
-            // Gone while we looked: as if it had never been there.
+            // The folder was removed during the scan.
             Err(FileError::Missing) => continue,
             Err(error) => KeyFolder::broken(vec![KeyDirProblem::unreadable(&path, &error)]),
         };
@@ -82,13 +83,14 @@ fn scan_once(
     Ok(())
 }
 
-/// Something that stands in a directory.
+/// An entry of a directory.
 struct DirEntry {
     name: String,
     is_folder: bool,
 }
 
-/// In the order of their names. What begins with a dot is hidden: an editor's, or not there yet.
+/// Returns the entries sorted by name. Names with a leading dot are skipped: scratch files, and files not yet renamed
+/// into place.
 fn read_entries(folder: &OwnedFd, max: usize) -> Result<Vec<DirEntry>, FileError> {
     let mut entries = Vec::new();
     for entry in Dir::read_from(folder).map_err(from_errno)? {
@@ -107,20 +109,21 @@ fn read_entries(folder: &OwnedFd, max: usize) -> Result<Vec<DirEntry>, FileError
 }
 
 impl DirEntry {
-    /// Or a link to one, which is not followed: its tenant must not count as one without a folder. Files beside the
-    /// folders are none of ours.
+    /// Returns whether the entry is a folder or a symbolic link to one. A link is reported and not followed, so that
+    /// its tenant does not count as one without a folder.
     fn may_be_folder(&self, root: &OwnedFd) -> bool {
         let is_folder = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        // Not every file system tells in its listing.
+        // Some file systems do not report the type of an entry in the listing.
         self.is_folder || statat(root, &self.name, AtFlags::empty()).is_ok_and(is_folder)
     }
 }
 
-/// The tenant whose folder is called so.
+/// Parses the name of a folder as the name of a tenant.
 fn parse_tenant(path: &Path, name: &str, unattributed: &mut Vec<KeyDirProblem>) -> Option<TenantName> {
     if name.len() > TENANT_NAME_MAX || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let help = format!("a tenant's name is 1 to {TENANT_NAME_MAX} visible ASCII characters, as in Outgate-Tenant");
-        unattributed.push(KeyDirProblem::new(&path.join(name), "is the folder of no tenant", help));
+        let help =
+            format!("rename the folder to 1 to {TENANT_NAME_MAX} visible ASCII characters, as in Outgate-Tenant");
+        unattributed.push(KeyDirProblem::new(&path.join(name), "does not have the name of a tenant", help));
         return None;
     }
     Some(TenantName::new(name))
@@ -132,7 +135,7 @@ impl KeyFolder {
         Self { digest, keys: Vec::new(), problems, unrecognized: Vec::new(), stat: None }
     }
 
-    /// Nothing is opened to tell.
+    /// Compares stats, without opening a file.
     fn is_unchanged(&self, root: &OwnedFd, tenant: &TenantName) -> bool {
         let stat_of = |path: &str| Some(FileStat::from_stat(&statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?));
         self.stat.is_some_and(|before| stat_of(tenant.as_str()) == Some(before))
@@ -142,7 +145,7 @@ impl KeyFolder {
 
 fn read_folder(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime) -> Result<KeyFolder, FileError> {
     let folder = open(root, Path::new(tenant.as_str()), OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
-    // Before anything is read: what changes from here on has another time.
+    // The stat precedes the reads, so that a later change has another ctime.
     let stat = FileStat::from_stat(&fstat(&folder).map_err(from_errno)?);
     let (mut keys, mut unrecognized, mut problems) = (Vec::<KeyFile>::new(), Vec::new(), Vec::new());
     for entry in read_entries(&folder, KEY_FILES_MAX)? {
@@ -150,7 +153,7 @@ fn read_folder(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime
             Some(Ok(key)) => match keys.iter().find(|other| other.id == key.id) {
                 Some(other) => {
                     let problem = format!("and {} have the same id, {}", other.file_name, key.id);
-                    let help = "records tell a tenant's keys apart by their id";
+                    let help = "give each key of a tenant its own id: records name keys by their id";
                     problems.push(KeyDirProblem::new(&path.join(&entry.name), problem, help));
                 }
                 None => keys.push(key),
@@ -170,7 +173,7 @@ fn read_folder(root: &OwnedFd, path: &Path, tenant: &TenantName, now: SystemTime
     Ok(KeyFolder { digest, keys, problems, unrecognized, stat: is_settled.then_some(stat) })
 }
 
-/// `None`: not called like one. `Err(None)`: gone while we looked.
+/// Reads a key file. `None`: the name is not that of a key. `Err(None)`: the file was removed during the scan.
 fn read_key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile, Option<KeyDirProblem>>> {
     let path = path.join(file);
     let parsed = match file_name::parse(file)? {
@@ -190,7 +193,7 @@ fn read_key(folder: &OwnedFd, path: &Path, file: &str) -> Option<Result<KeyFile,
     let bytes = zeroize::Zeroizing::new(content.bytes);
     let secret = bytes.trim_ascii();
     if secret.is_empty() {
-        let help = "put the secret there; move it there whole if this is seen while it is written";
+        let help = "write the secret to a temporary file with a leading dot, and rename that to the final name";
         return Some(Err(Some(KeyDirProblem::new(&path, "is empty", help))));
     }
     Some(Ok(KeyFile {
@@ -214,7 +217,8 @@ fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
     digest
 }
 
-/// O_NONBLOCK: opening a FIFO would wait for a writer. Under O_NOFOLLOW a link is ELOOP, and with O_DIRECTORY ENOTDIR.
+/// Opens a path with O_NONBLOCK, because opening a FIFO would wait for a writer. With O_NOFOLLOW a symbolic link
+/// gives ELOOP, or ENOTDIR with O_DIRECTORY.
 fn open(at: impl AsFd, path: &Path, extra_flags: OFlags) -> Result<OwnedFd, FileError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | extra_flags;
     openat(at, path, flags, Mode::empty()).map_err(|errno| match errno {
@@ -238,9 +242,9 @@ mod tests {
 
     use super::*;
 
-    /// Two folders become each other's at once, while those between them are read.
+    /// Swaps two folders atomically while the scan reads the folders between them.
     #[test]
-    fn key_dir_scan_never_gives_two_tenants_the_key_of_one_that_swap() {
+    fn key_dir_scan_never_mixes_the_keys_of_swapped_folders() {
         const BETWEEN: usize = 300;
         let path = std::env::temp_dir().join(format!("outgate-scan-{}", std::process::id()));
         let names = (0..BETWEEN).map(|number| format!("m{number}")).chain(["acme".into(), "zeta".into()]);
@@ -250,9 +254,9 @@ mod tests {
         }
         let keys: Vec<[Vec<u8>; 2]> = (0..30)
             .map(|round| {
-                // File systems have a clock of their own: the change of this round has another time than the last one's.
+                // File-system clocks are coarse: the pause gives the change of each round its own timestamp.
                 std::thread::sleep(Duration::from_millis(20));
-                let mut found = KeyDir { path: path.clone(), tenants: BTreeMap::new() };
+                let mut key_dir = KeyDir { path: path.clone(), tenants: BTreeMap::new() };
                 let start = Barrier::new(2);
                 std::thread::scope(|scope| {
                     scope.spawn(|| {
@@ -262,9 +266,9 @@ mod tests {
                         renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
                     });
                     start.wait();
-                    scan(&mut found, None, &mut Vec::new()).unwrap();
+                    scan(&mut key_dir, None, &mut Vec::new()).unwrap();
                 });
-                ["acme", "zeta"].map(|name| found.tenants[&TenantName::new(name)].keys[0].secret.expose().to_vec())
+                ["acme", "zeta"].map(|name| key_dir.tenants[&TenantName::new(name)].keys[0].secret.expose().to_vec())
             })
             .collect();
         fs::remove_dir_all(&path).unwrap();

@@ -1,5 +1,5 @@
 //! The keys of `[credentials.NAME]`.
-//! What may be said of what we show to a target that asks who calls?
+//! Which keys may a credential have?
 
 use super::Schema;
 

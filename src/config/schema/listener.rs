@@ -1,5 +1,5 @@
-//! The keys of what a listener does before HTTP.
-//! What may be said of TLS and of load balancers?
+//! The keys of listeners: addresses, TLS, the PROXY protocol, and the CA of inspected tunnels.
+//! Which keys may a listener have?
 
 use super::Schema;
 

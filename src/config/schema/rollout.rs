@@ -1,5 +1,5 @@
-//! The keys of what is tried before it is in force: a route's `split`, and an entry of `guard.deny` that only reports.
-//! What may be said of a change that is not to reach everybody yet?
+//! The keys for a gradual rollout: a route's `split`, and an entry of `guard.deny` with `report_only`.
+//! Which keys limit the effect of a change?
 
 use super::Schema;
 

@@ -1,5 +1,5 @@
-//! The keys of signers.
-//! What may be said of how webhooks are signed?
+//! The keys of `[signers.NAME]` and of its signing keys.
+//! Which keys may a signer have?
 
 use super::{PERIOD_ALIASES, Schema};
 

@@ -1,5 +1,5 @@
-//! The keys of `[timeouts]`, of a route's own, and of `[circuit]`.
-//! What may be said of how long we wait, and when we do not?
+//! The keys of `[timeouts]`, of a route's timeouts, and of `[circuit]`.
+//! Which timeouts and thresholds can an operator set?
 
 use super::Schema;
 
@@ -19,7 +19,7 @@ pub(in crate::config) static ROUTE_TIMEOUTS: Schema = Schema {
     aliases: TIMEOUT_ALIASES,
 };
 
-/// What people write for the timeouts.
+/// Aliases of the timeouts.
 const TIMEOUT_ALIASES: &[(&str, &str)] = &[
     ("resolve", "dns"),
     ("tcp", "connect"),

@@ -1,5 +1,5 @@
 //! The keys of `[trust.NAME]`.
-//! What may be said of whom we believe, and of who we are to them?
+//! Which keys may a trust section have?
 
 use super::Schema;
 

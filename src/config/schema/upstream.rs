@@ -1,5 +1,5 @@
 //! The keys of `response_head_max`.
-//! Which limits has a field section of a response?
+//! Which limits can an operator set for a response head?
 
 use super::Schema;
 

@@ -83,7 +83,7 @@ fn check_refuses_a_unix_listener_without_its_folder_or_group() {
         ("admin.sock", ", group = \"no-such-group\"", "this host has no group"),
     ] {
         let (code, _, said) = check(&text(socket, group), &[]);
-        assert!(code == 1 && said.contains("outgate could not listen on unix:") && said.contains(words), "{said}");
+        assert!(code == 1 && said.contains("outgate cannot listen on unix:") && said.contains(words), "{said}");
     }
     assert!(!folder.path("admin.sock").exists(), "check creates nothing");
     // systemd makes the folder when the service starts.

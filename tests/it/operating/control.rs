@@ -41,11 +41,11 @@ fn a_change_is_seen_before_it_is_made_and_told_when_it_is() {
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").status, 200);
     let (code, out, err) = said(&run(&scene, &["reload"]));
     assert_eq!((code, out.as_str()), (0, expected), "{err}");
-    assert!(err.contains("configuration 2 is in force: 4 changes"), "{err}");
+    assert!(err.contains("configuration 2 is active: 4 changes"), "{err}");
     assert_eq!(scene.outgate.post(&scene.plain_url(), "", "x").code(), "no_route");
     let (code, out, err) = said(&run(&scene, &["reload"]));
     assert_eq!((code, out.as_str()), (0, ""), "{err}");
-    assert!(err.contains("unchanged: configuration 2 is in force since"), "{err}");
+    assert!(err.contains("unchanged: configuration 2 is active since"), "{err}");
 
     let found = status(&scene);
     let configuration = &found["configuration"];

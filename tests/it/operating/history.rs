@@ -93,7 +93,7 @@ fn what_was_adopted_is_listed_and_comes_back_with_its_includes() {
 
         let (code, out, err) = said(&run(&scene, &["rollback", "2"]));
         assert!(code == 0 && out.contains("timeouts: idle \"2s\" → \"1s\""), "{out} {err}");
-        assert!(err.contains("configuration 4 is in force") && err.contains("rollback to 2"), "{err}");
+        assert!(err.contains("configuration 4 is active") && err.contains("rollback to 2"), "{err}");
         let expected = version(&scene, 1, false);
         assert_eq!(file(&scene, "config.toml"), Some(expected.main));
         assert_eq!(file(&scene, "conf.d/a.toml"), Some(expected.include.1));
@@ -132,7 +132,7 @@ fn what_would_not_be_adopted_today_is_not_put_back() {
     fs::remove_file(folder.path("key")).unwrap();
     for number in ["2", "3"] {
         let (code, _, err) = said(&run(&scene, &["rollback", number]));
-        assert!(code == 78 && err.contains("has no secret") && err.contains("not put back"), "{err}");
+        assert!(code == 78 && err.contains("has no secret") && err.contains("not restored"), "{err}");
     }
     assert_eq!(file(&scene, "config.toml"), Some(text));
     assert_eq!(status(&scene)["configuration"]["number"], 4);
@@ -187,7 +187,7 @@ fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
         fs::write(kept.join("texts.json"), text).unwrap();
         let entry = entry.replace(&include, link.to_str().unwrap()).replace(&hash(&texts), &hash(text));
         fs::write(kept.join("entry.json"), entry).unwrap();
-        is_refused(&["rollback", "2"], 73, "link.pem, which is not of it");
+        is_refused(&["rollback", "2"], 73, "link.pem, which it does not read");
     }
     fs::write(kept.join("texts.json"), texts.replacen("idle", "Idle", 1)).unwrap();
     fs::write(kept.join("entry.json"), &entry).unwrap();
@@ -204,7 +204,7 @@ fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
     fs::write(journal.join("1"), "").unwrap();
     fs::write(journal.join("manifest.json"), manifest.to_string()).unwrap();
     for words in [&["rollback", "2"][..], &["rollback", "--finish"]] {
-        is_refused(words, 73, "new, which is not of it");
+        is_refused(words, 73, "new, which it does not read");
         assert!(!elsewhere.path("new").exists());
     }
     fs::remove_dir_all(journal).unwrap();
@@ -217,7 +217,7 @@ fn whoever_took_over_the_proxy_does_not_choose_what_root_writes() {
 
     // Somebody else's socket, or a proxy of another file.
     let other = folder.write("other.toml", file(&scene, "config.toml").unwrap());
-    is_refused(&["rollback", "2", "--config", other.to_str().unwrap()], 2, "what runs is of ");
+    is_refused(&["rollback", "2", "--config", other.to_str().unwrap()], 2, "the running proxy uses ");
     assert_eq!(status(&scene)["configuration"]["number"], 3);
 }
 
@@ -336,7 +336,7 @@ fn a_rollback_may_move_the_socket_that_it_is_asked_over() {
     let before = format!("unix:{}", scene.outgate.folder.path("admin.sock").display());
     assert_eq!(said(&run(&scene, &["reload", "--admin", &before])).0, 0);
     let (code, _, err) = said(&run(&scene, &["rollback", "3"]));
-    assert!(code == 0 && err.contains("configuration 5 is in force") && err.contains("rollback to 3"), "{code} {err}");
+    assert!(code == 0 && err.contains("configuration 5 is active") && err.contains("rollback to 3"), "{code} {err}");
 }
 
 #[test]
@@ -556,7 +556,7 @@ fn between_any_two_steps_the_whole_set_counts() {
     let found = json(&asking.args(["status", "--json", "--config"]).arg(&left.main).output().unwrap());
     assert_eq!(found["configuration"]["how"], "rollback to 2");
     let (code, _, err) = said(&left.rollback(&["--finish"]).output().unwrap());
-    assert!(code == 0 && err.contains("the rollback to configuration 2 that was broken off is finished"), "{err}");
+    assert!(code == 0 && err.contains("finished the interrupted rollback to configuration 2"), "{err}");
     assert_eq!(versions(&left.main), one);
     assert_eq!(fs::read_to_string(folder.path("conf.d/a.toml")).unwrap(), version.include.1);
     until("it is told no more", || !running.admin("/readyz").text().contains("rollback"));

@@ -159,6 +159,6 @@ fn check_tests_that_the_delivery_log_can_be_written() {
     assert_eq!(check("file:{dir}/new.jsonl").0, 0);
     for wrong in ["file:{dir}/missing/new.jsonl", "file:{dir}/", "file:{dir}/key/new.jsonl"] {
         let (code, said) = check(wrong);
-        assert!(code == 1 && said.contains("the delivery log cannot be written"), "{wrong}: {said}");
+        assert!(code == 1 && said.contains("outgate cannot write the delivery log"), "{wrong}: {said}");
     }
 }

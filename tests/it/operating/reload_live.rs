@@ -180,7 +180,7 @@ fn a_listener_that_cannot_be_had_keeps_all_as_it_was() {
     write(&scene, &text(&scene, "").replace("admin.sock\"]", "admin.sock\", \"systemd\"]"));
     let (code, out, err) = said(&run(&scene, &["reload"]));
     assert!(code == 0 && out.contains("\"systemd\" added (takes effect at the next restart)"), "{out} {err}");
-    assert!(err.contains("admin.listen waits for a restart"), "{err}");
+    assert!(err.contains("admin.listen takes effect at the next restart"), "{err}");
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn through_a_proxy_it_is_a_client_like_any_other() {
     assert_eq!(scene.good.seen().len(), 1);
 
     let (code, text) = told(&send(&scene, &["https://elsewhere.example/", "--proxy", &proxy], ""));
-    assert!(code == 69 && text.contains("refused    no_route") && text.contains("do not send it again"), "{text}");
+    assert!(code == 69 && text.contains("refused    no_route") && text.contains("do not retry unchanged"), "{text}");
     let (_closed, refused) = refusing();
     let closed = format!("127.0.0.1:{refused}");
     let (code, text) = told(&send(&scene, &[&scene.good_url(), "--proxy", &format!("http://{closed}")], ""));
@@ -121,7 +121,7 @@ fn what_is_refused_says_why_and_what_to_do() {
     let (code, text) = told(&send(&scene, &[&url, "-d", "{}"], ""));
     assert_eq!(code, 69, "{text}");
     for expected in
-        ["certificate_untrusted (self_signed)", "blame      target", "do not send it again", "502 Bad Gateway"]
+        ["certificate_untrusted (self_signed)", "blame      target", "do not retry unchanged", "502 Bad Gateway"]
     {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }
